@@ -1,0 +1,239 @@
+//! What a refused request is told: one status, one or more facts, always in the same JSON form.
+//!
+//! The form is `{"errors":[{"status","code","title","source":{"pointer"|"parameter"},"meta"}]}` with `status` and every value of `meta` a
+//! string, because clients of the reference decode them as such. Status codes of errors appear in this file only; the cause of
+//! a server error goes to the log, never to the client.
+
+use std::borrow::Cow;
+
+/// Why a request was refused. Cheap to build, rendered once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    pub status: u16,
+    /// Never empty. The status belongs to all of them.
+    pub items: Vec<ErrorItem>,
+    /// Seconds for `Retry-After`, on 429 and 503.
+    pub retry_after_seconds: Option<u32>,
+}
+
+/// One fact about what was wrong and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorItem {
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// One sentence, for people. Never contains a secret or an internal name.
+    pub title: Cow<'static, str>,
+    /// JSON pointer into the body.
+    pub pointer: Option<String>,
+    /// Name of the query parameter or path segment.
+    pub parameter: Option<String>,
+    pub meta: Vec<(&'static str, String)>,
+}
+
+impl ErrorItem {
+    pub fn new(code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            title: title.into(),
+            pointer: None,
+            parameter: None,
+            meta: Vec::new(),
+        }
+    }
+}
+
+impl ApiError {
+    pub fn new(status: u16, code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            items: vec![ErrorItem::new(code, title)],
+            retry_after_seconds: None,
+        }
+    }
+
+    pub fn bad_request(code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, code, title)
+    }
+
+    /// A query parameter or path segment that cannot be used.
+    pub fn bad_parameter(
+        name: impl Into<String>,
+        code: &'static str,
+        title: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::bad_request(code, title).at_parameter(name)
+    }
+
+    /// A place in the body that cannot be used.
+    pub fn bad_body(
+        pointer: impl Into<String>,
+        code: &'static str,
+        title: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::bad_request(code, title).at_pointer(pointer)
+    }
+
+    pub fn unauthorized(title: &'static str) -> Self {
+        Self::new(401, "unauthorized", title)
+    }
+
+    pub fn forbidden(code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(403, code, title)
+    }
+
+    pub fn not_found(code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(404, code, title)
+    }
+
+    pub fn conflict(code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(409, code, title)
+    }
+
+    pub fn gone(code: &'static str, title: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(410, code, title)
+    }
+
+    pub fn internal(id: &str) -> Self {
+        let mut error = Self::new(
+            500,
+            "internal_error",
+            "The server failed on this request; the id finds the cause in its log",
+        );
+        error.items[0].meta.push(("id", id.to_owned()));
+        error
+    }
+
+    pub fn unavailable(
+        code: &'static str,
+        title: impl Into<Cow<'static, str>>,
+        retry_after_seconds: u32,
+    ) -> Self {
+        Self {
+            retry_after_seconds: Some(retry_after_seconds),
+            ..Self::new(503, code, title)
+        }
+    }
+
+    #[must_use]
+    pub fn at_parameter(mut self, name: impl Into<String>) -> Self {
+        self.items[0].parameter = Some(name.into());
+        self
+    }
+
+    #[must_use]
+    pub fn at_pointer(mut self, pointer: impl Into<String>) -> Self {
+        self.items[0].pointer = Some(pointer.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.items[0].meta.push((key, value.to_string()));
+        self
+    }
+
+    /// The body. Secrets never get in here: titles are ours and pointers and parameters name places, not values.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"errors\":[");
+        for (i, item) in self.items.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(b"{\"id\":null,\"status\":\"");
+            out.extend_from_slice(itoa::Buffer::new().format(self.status).as_bytes());
+            out.extend_from_slice(b"\",\"code\":");
+            write_string(out, item.code);
+            out.extend_from_slice(b",\"title\":");
+            write_string(out, &item.title);
+            if item.pointer.is_some() || item.parameter.is_some() {
+                out.extend_from_slice(b",\"source\":{");
+                if let Some(pointer) = &item.pointer {
+                    out.extend_from_slice(b"\"pointer\":");
+                    write_string(out, pointer);
+                }
+                if let Some(parameter) = &item.parameter {
+                    if item.pointer.is_some() {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(b"\"parameter\":");
+                    write_string(out, parameter);
+                }
+                out.push(b'}');
+            }
+            if !item.meta.is_empty() {
+                out.extend_from_slice(b",\"meta\":{");
+                for (j, (key, value)) in item.meta.iter().enumerate() {
+                    if j > 0 {
+                        out.push(b',');
+                    }
+                    write_string(out, key);
+                    out.push(b':');
+                    write_string(out, value);
+                }
+                out.push(b'}');
+            }
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"]}");
+    }
+}
+
+/// A JSON string with the escapes JSON demands and no others.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut plain = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        let escape: &[u8] = match byte {
+            b'"' => b"\\\"",
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            b'\t' => b"\\t",
+            0x08 => b"\\b",
+            0x0c => b"\\f",
+            0..0x20 => b"",
+            _ => continue,
+        };
+        out.extend_from_slice(&text.as_bytes()[plain..i]);
+        if escape.is_empty() {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(&[
+                b'\\',
+                b'u',
+                b'0',
+                b'0',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]);
+        } else {
+            out.extend_from_slice(escape);
+        }
+        plain = i + 1;
+    }
+    out.extend_from_slice(&text.as_bytes()[plain..]);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_json_whose_values_are_strings() {
+        let mut out = Vec::new();
+        ApiError::bad_body(
+            "/inputs/0/url",
+            "nomatch_pattern",
+            "No input type has this \"url\"\u{1}",
+        )
+        .with("index", 0)
+        .write(&mut out);
+        let json: serde_json::Value = serde_json::from_slice(&out).expect("errors are JSON");
+        let item = &json["errors"][0];
+        assert_eq!(item["status"], "400");
+        assert_eq!(item["code"], "nomatch_pattern");
+        assert_eq!(item["source"]["pointer"], "/inputs/0/url");
+        assert_eq!(item["meta"]["index"], "0");
+        assert_eq!(item["title"], "No input type has this \"url\"\u{1}");
+    }
+}
