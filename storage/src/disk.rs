@@ -1,0 +1,244 @@
+//! The directory a store lives in, as the few operations the store needs.
+//!
+//! Two implementations: `Directory`, the real one, and `sim::SimDisk`, which loses power. Everything about
+//! the order of operations (create aside, sync, rename, sync the directory) is decided by the callers, so that the
+//! simulation tests it.
+
+use crate::StoreError;
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+use std::any::Any;
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+/// A directory that belongs to one store. Names are file names inside it.
+pub trait Disk: Debug + Send + Sync {
+    /// For messages.
+    fn path(&self) -> &Path;
+    /// Creates the directory itself if it is absent (not its parents: a missing mount must not be papered over).
+    fn prepare(&self) -> Result<(), StoreError>;
+    /// Takes the directory for this process until the guard is dropped; `Locked` if somebody has it.
+    fn lock(&self) -> Result<Box<dyn Any + Send + Sync>, StoreError>;
+    /// Length of a file, `None` if it does not exist.
+    fn length(&self, name: &str) -> io::Result<Option<u64>>;
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
+    /// Creates an empty file; it must not exist.
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
+    /// Replaces `to` by `from` in one step.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; fine if there is none.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Makes the file `name` occupy `bytes` of space, cutting it if it is longer. On failure it occupies none.
+    fn occupy(&self, name: &str, bytes: u64) -> io::Result<()>;
+}
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+const LOCK: &str = "lock";
+
+impl Directory {
+    pub fn new(path: &Path) -> Self {
+        // "" is what `Path::parent` gives for a bare file name.
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        Directory { path: path.into() }
+    }
+
+    /// Opens a file of any size and owner for reading only.
+    pub(crate) fn open_read(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
+        let file = File::open(self.at(name))?;
+        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600); // records hold secrets
+    options
+}
+
+impl Disk for Directory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn prepare(&self) -> Result<(), StoreError> {
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(&self.path) {
+            Ok(()) => {
+                let parent = self
+                    .path
+                    .parent()
+                    .filter(|parent| !parent.as_os_str().is_empty());
+                File::open(parent.unwrap_or(Path::new(".")))
+                    .and_then(|parent| parent.sync_all())
+                    .map_err(|error| StoreError::io(&self.path, "create", error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(StoreError::io(&self.path, "create", error)),
+        }
+    }
+
+    fn lock(&self) -> Result<Box<dyn Any + Send + Sync>, StoreError> {
+        let path = self.at(LOCK);
+        let mut file = private(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false),
+        )
+        .open(&path)
+        .map_err(|error| StoreError::io(&path, "open", error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let pid = match file.read_to_string(&mut holder) {
+                    Ok(_) => holder.trim().parse().ok(),
+                    Err(_) => None,
+                };
+                return Err(StoreError::Locked {
+                    path: self.path.clone(),
+                    pid,
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(StoreError::io(&path, "lock", error)),
+        }
+        // The number is a help for humans only, so a full disk must not keep the store from opening.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Box::new(file))
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        match fs::metadata(self.at(name)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.at(name))?;
+        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
+        let file = private(OpenOptions::new().read(true).write(true).create_new(true))
+            .open(self.at(name))?;
+        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.at(from), self.at(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.at(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn occupy(&self, name: &str, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return self.remove(name);
+        }
+        let fill = || -> io::Result<()> {
+            let mut file = private(OpenOptions::new().write(true).create(true).truncate(false))
+                .open(self.at(name))?;
+            let length = file.metadata()?.len();
+            if length >= bytes {
+                file.set_len(bytes)?;
+            } else {
+                // Written, not only allocated: works on every file system, and what counts is that space is used up.
+                file.set_len(0)?;
+                let chunk = vec![0x5a; 1 << 20];
+                let mut left = bytes;
+                while left > 0 {
+                    let part = left.min(chunk.len() as u64);
+                    file.write_all(&chunk[..part as usize])?;
+                    left -= part;
+                }
+            }
+            file.sync_data()
+        };
+        fill().inspect_err(|_| {
+            let _ = self.remove(name);
+        })
+    }
+}
+
+/// A boxed file as the engine takes it.
+#[derive(Debug)]
+pub(crate) struct Backend(pub Box<dyn StorageBackend>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_shared_range(start, end)
+    }
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(start, end)
+    }
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.query_lock_range(start, end)
+    }
+}

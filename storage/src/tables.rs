@@ -1,0 +1,640 @@
+//! The redb file: tables of checksummed records, and one table about them.
+//!
+//! One call of `apply` is one engine transaction: the records, the digests of the shards they are in, and the head
+//! (log sequence number and stamp) become durable together or not at all. Knows nothing of directories, locks, creation
+//! or what to do after a failure: that is `store`.
+//!
+//! The engine panics on some damaged files instead of returning an error, so every call into it is caught. Handles are
+//! owned outside the caught call and dropped in calls of their own: a panic while unwinding would end the process.
+
+use crate::disk::Backend;
+use crate::record::{Digest, Digests, SHARDS, Seed};
+use crate::{Op, StoreError};
+use redb::{
+    Database, Durability, ReadableDatabase, StorageBackend, TableDefinition, TableError,
+    WriteTransaction,
+};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+
+/// What this program writes, and the newest it can read.
+pub const FORMAT: u16 = 1;
+/// The oldest program that may read what this one writes.
+pub const READER_MIN: u16 = 1;
+
+/// The table about the others. Rows, each sealed like a record:
+/// `format` = format u16, reader_min u16; `head` = store id u64, lsn u64, stamp u64;
+/// `digest/` + shard u8 + table name = count u64, sum u64; `backup` = see `Seal`.
+const META: &str = "weir.meta";
+const ROW_FORMAT: &[u8] = b"format";
+const ROW_HEAD: &[u8] = b"head";
+const ROW_BACKUP: &[u8] = b"backup";
+const ROW_DIGEST: &[u8] = b"digest/";
+
+const HEADER_BYTES: usize = 512;
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+/// Position of the engine's flags in its header, and the flag that is set while a writer has the file open.
+const FLAGS_AT: usize = 9;
+const FLAG_OPEN: u8 = 2;
+const FLAG_PRIMARY: u8 = 1;
+/// Position of the transaction number in the engine's two commit slots.
+const TRANSACTION_AT: [usize; 2] = [64 + 104, 192 + 104];
+
+type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Head {
+    pub store_id: u64,
+    pub lsn: u64,
+    pub stamp_ms: u64,
+}
+
+/// What a backup says about itself, so that nothing can be missing from it unnoticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Seal {
+    pub head: Head,
+    pub total: Digest,
+}
+
+pub(crate) struct Tables {
+    path: PathBuf,
+    db: Option<Database>,
+    pub head: Head,
+    pub seal: Option<Seal>,
+    pub format: u16,
+    digests: Digests,
+    order: Vec<u32>,
+    record: Vec<u8>,
+}
+
+pub(crate) struct Opening {
+    pub cache_bytes: usize,
+    /// After an unclean stop, a file up to this size is checked page by page.
+    pub check_bytes_max: u64,
+    /// Check whatever the size and however it was closed.
+    pub check: bool,
+}
+
+/// How the file was found.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    pub clean: bool,
+    pub checked: bool,
+}
+
+impl Tables {
+    /// Makes an empty database in an empty file.
+    pub fn create(
+        path: &Path,
+        backend: Box<dyn StorageBackend>,
+        cache_bytes: usize,
+        head: Head,
+    ) -> Result<Tables, StoreError> {
+        let mut tables = Tables {
+            path: path.into(),
+            db: None,
+            head,
+            seal: None,
+            format: FORMAT,
+            digests: Digests::default(),
+            order: Vec::new(),
+            record: Vec::new(),
+        };
+        tables.db = Some(tables.engine_open(backend, cache_bytes, false)?);
+        tables.transaction(Durability::Immediate, |tables, txn| {
+            let mut format = [0; 4];
+            format[..2].copy_from_slice(&FORMAT.to_le_bytes());
+            format[2..].copy_from_slice(&READER_MIN.to_le_bytes());
+            tables.put_meta(
+                txn,
+                &[(ROW_FORMAT.to_vec(), format.to_vec()), head_row(head)],
+            )
+        })?;
+        Ok(tables)
+    }
+
+    /// Opens a file made by `create`, whatever happened to it since.
+    pub fn open(
+        path: &Path,
+        backend: Box<dyn StorageBackend>,
+        opening: &Opening,
+    ) -> Result<(Tables, Found), StoreError> {
+        let length = backend
+            .len()
+            .map_err(|error| StoreError::io(path, "open", error))?;
+        let mut header = [0; HEADER_BYTES];
+        if length < HEADER_BYTES as u64 {
+            return Err(StoreError::file(
+                path,
+                format!("it is only {length} bytes long"),
+            ));
+        }
+        backend
+            .read(0, &mut header)
+            .map_err(|error| StoreError::io(path, "read", error))?;
+        if !header.starts_with(MAGIC) {
+            return Err(StoreError::file(path, "it is not a store"));
+        }
+        let clean = header[FLAGS_AT] & FLAG_OPEN == 0;
+        let primary = usize::from(header[FLAGS_AT] & FLAG_PRIMARY);
+        let transaction = |slot: usize| {
+            let bytes = header[TRANSACTION_AT[slot]..]
+                .first_chunk()
+                .expect("inside the header");
+            u64::from_le_bytes(*bytes)
+        };
+        // A clean close leaves the newest commit in charge. If an older one is, the choice between the two was damaged,
+        // and believing it would quietly undo what had been promised.
+        if clean && transaction(primary) < transaction(1 - primary) {
+            return Err(StoreError::file(
+                path,
+                "its header chooses an outdated commit",
+            ));
+        }
+        let check = opening.check || (!clean && length <= opening.check_bytes_max);
+        let mut tables = Tables {
+            path: path.into(),
+            db: None,
+            head: Head {
+                store_id: 0,
+                lsn: 0,
+                stamp_ms: 0,
+            },
+            seal: None,
+            format: 0,
+            digests: Digests::default(),
+            order: Vec::new(),
+            record: Vec::new(),
+        };
+        tables.db = Some(tables.engine_open(backend, opening.cache_bytes, check)?);
+        tables.read_meta()?;
+        Ok((
+            tables,
+            Found {
+                clean,
+                checked: check,
+            },
+        ))
+    }
+
+    fn engine_open(
+        &self,
+        backend: Box<dyn StorageBackend>,
+        cache_bytes: usize,
+        check: bool,
+    ) -> Result<Database, StoreError> {
+        self.caught("open", || {
+            let mut builder = Database::builder();
+            builder
+                .set_cache_size(cache_bytes)
+                .set_check_integrity_on_open(check);
+            builder
+                .create_with_backend(Backend(backend))
+                .map_err(|error| self.failed("open", error))
+        })
+    }
+
+    fn read_meta(&mut self) -> Result<(), StoreError> {
+        let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut wrong = None;
+        self.scan(META, None, &mut |key, record| {
+            match Seed::of(META).open(key, record) {
+                Ok((_, value)) => rows.push((key.to_vec(), value.to_vec())),
+                Err(what) => wrong = wrong.take().or(Some(self.corrupt(META, key, what))),
+            }
+            Ok(())
+        })?;
+        // The format decides how everything else is read, so it is judged first, before rows this program may not
+        // understand.
+        let format = rows
+            .iter()
+            .find(|(key, _)| key == ROW_FORMAT)
+            .and_then(|(_, value)| value.first_chunk::<4>());
+        if let Some([a, b, c, d]) = format {
+            let (format, reader_min) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+            if reader_min > FORMAT {
+                return Err(StoreError::Version {
+                    path: self.path.clone(),
+                    format,
+                    reader_min,
+                    supported: FORMAT,
+                });
+            }
+            self.format = format;
+        }
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        if format.is_none() {
+            return Err(self.corrupt(META, ROW_FORMAT, "the row is missing"));
+        }
+        let mut head = None;
+        for (key, value) in &rows {
+            if key == ROW_HEAD {
+                head = read_head(value);
+            } else if key == ROW_BACKUP {
+                self.seal = match (
+                    read_head(value),
+                    value.get(24..).and_then(Digest::from_bytes),
+                ) {
+                    (Some(head), Some(total)) => Some(Seal { head, total }),
+                    _ => return Err(self.corrupt(META, key, "the row cannot be read")),
+                };
+            } else if let Some(rest) = key.strip_prefix(ROW_DIGEST) {
+                let row = match (rest.split_first(), Digest::from_bytes(value)) {
+                    (Some((shard, table)), Some(digest)) => std::str::from_utf8(table)
+                        .ok()
+                        .map(|table| (*shard, table, digest)),
+                    _ => None,
+                };
+                let Some((shard, table, digest)) = row else {
+                    return Err(self.corrupt(META, key, "the row cannot be read"));
+                };
+                self.digests.entry(table)[usize::from(shard)] = digest;
+            }
+        }
+        self.head = head
+            .ok_or_else(|| self.corrupt(META, ROW_HEAD, "the row is missing or cannot be read"))?;
+        Ok(())
+    }
+
+    /// Gives every record of a table (or of one shard of it) in key order, after checking it. Fails when a record is
+    /// damaged, missing, doubled or out of order.
+    pub fn load(
+        &self,
+        table: &str,
+        shard: Option<u8>,
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<u64, StoreError> {
+        let seed = Seed::of(table);
+        let mut seen = [Digest::default(); SHARDS];
+        let mut last: Vec<u8> = Vec::new();
+        let mut count = 0;
+        self.scan(table, shard, &mut |key, record| {
+            let (checksum, value) = seed
+                .open(key, record)
+                .map_err(|what| self.corrupt(table, key, what))?;
+            if key <= last.as_slice() {
+                return Err(self.corrupt(table, key, "the key is out of order"));
+            }
+            last.clear();
+            last.extend_from_slice(key);
+            seen[usize::from(key[0])].add(checksum);
+            count += 1;
+            each(key, value);
+            Ok(())
+        })?;
+        let none = [Digest::default(); SHARDS];
+        let expected = self.digests.get(table).unwrap_or(&none);
+        for at in shard.map_or(0..SHARDS, |shard| {
+            usize::from(shard)..usize::from(shard) + 1
+        }) {
+            if seen[at] != expected[at] {
+                let what = format!(
+                    "shard {at} has {} records, {} were written{}",
+                    seen[at].count,
+                    expected[at].count,
+                    if seen[at].count == expected[at].count {
+                        ", and they are not the same ones"
+                    } else {
+                        ""
+                    }
+                );
+                return Err(self.corrupt(table, &[at as u8], what));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Iterates over what the engine returns, unchecked.
+    fn scan(
+        &self,
+        table: &str,
+        shard: Option<u8>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let db = self.db()?;
+        let txn = self.caught("read", || {
+            db.begin_read().map_err(|error| self.failed("read", error))
+        })?;
+        let opened = self.caught("read", || match txn.open_table(Definition::new(table)) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(self.failed("read", error)),
+        });
+        let mut result = Ok(());
+        match opened {
+            Err(error) => result = Err(error),
+            Ok(None) => {}
+            Ok(Some(opened)) => {
+                let low = shard.map_or(Vec::new(), |shard| vec![shard]);
+                let high = shard
+                    .and_then(|shard| shard.checked_add(1))
+                    .map(|next| vec![next]);
+                let range = self.caught("read", || {
+                    match &high {
+                        Some(high) => opened.range(low.as_slice()..high.as_slice()),
+                        None => opened.range(low.as_slice()..),
+                    }
+                    .map_err(|error| self.failed("read", error))
+                });
+                match range {
+                    Err(error) => result = Err(error),
+                    Ok(mut range) => {
+                        // A panic of the caller's own code is the caller's.
+                        let outside = Cell::new(false);
+                        let scanned = catch_unwind(AssertUnwindSafe(|| {
+                            for row in &mut range {
+                                let (key, record) =
+                                    row.map_err(|error| self.failed("read", error))?;
+                                if key.value().is_empty() {
+                                    return Err(self.corrupt(table, b"", "the key is empty"));
+                                }
+                                outside.set(true);
+                                each(key.value(), record.value())?;
+                                outside.set(false);
+                            }
+                            Ok(())
+                        }));
+                        result = match scanned {
+                            Ok(result) => result,
+                            Err(panic) if outside.get() => resume_unwind(panic),
+                            Err(panic) => Err(self.panicked("read", &*panic)),
+                        };
+                        discard(range);
+                    }
+                }
+                discard(opened);
+            }
+        }
+        discard(txn);
+        result
+    }
+
+    /// Makes a group of operations and the new head durable: all of it or nothing.
+    ///
+    /// After an error the outcome is unknown and this value is of no more use.
+    pub fn apply(&mut self, ops: &[Op], head: Head) -> Result<(), StoreError> {
+        self.transaction(Durability::Immediate, |tables, txn| {
+            let mut rows = tables.put_ops(txn, ops)?;
+            rows.push(head_row(head));
+            tables.put_meta(txn, &rows)
+        })?;
+        self.head = head;
+        Ok(())
+    }
+
+    /// Adds records without waiting for the disk: for filling a file that nobody depends on yet.
+    pub fn fill(&mut self, ops: &[Op]) -> Result<(), StoreError> {
+        self.transaction(Durability::None, |tables, txn| {
+            let rows = tables.put_ops(txn, ops)?;
+            tables.put_meta(txn, &rows)
+        })
+    }
+
+    /// Sets the head, and the seal if this is a backup; durable.
+    pub fn finish(&mut self, head: Head, sealed: bool) -> Result<(), StoreError> {
+        let seal = sealed.then(|| Seal {
+            head,
+            total: self.digests.total(),
+        });
+        self.transaction(Durability::Immediate, |tables, txn| {
+            let mut rows = vec![head_row(head)];
+            if let Some(seal) = seal {
+                let mut value = head_row(seal.head).1;
+                value.extend_from_slice(&seal.total.to_bytes());
+                rows.push((ROW_BACKUP.to_vec(), value));
+            } else {
+                let mut meta = txn
+                    .open_table(Definition::new(META))
+                    .map_err(|error| tables.failed("write", error))?;
+                meta.remove(ROW_BACKUP)
+                    .map_err(|error| tables.failed("write", error))?;
+            }
+            tables.put_meta(txn, &rows)
+        })?;
+        (self.head, self.seal) = (head, seal);
+        Ok(())
+    }
+
+    /// Applies the operations and returns the rows of the digests they changed.
+    fn put_ops(
+        &mut self,
+        txn: &WriteTransaction,
+        ops: &[Op],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        // In key order: neighbours share pages, and of several operations on one key only the last counts.
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(0..ops.len() as u32);
+        let at = |index: &u32| -> (&'static str, &[u8]) {
+            let op = &ops[*index as usize];
+            (op.table().0, op.key())
+        };
+        order.sort_unstable_by(|a, b| at(a).cmp(&at(b)).then(a.cmp(b)));
+        let mut rows = Vec::new();
+        for run in order.chunk_by(|a, b| at(a).0 == at(b).0) {
+            let name = at(&run[0]).0;
+            let seed = Seed::of(name);
+            let mut table = txn
+                .open_table(Definition::new(name))
+                .map_err(|error| self.failed("write", error))?;
+            for (position, index) in run.iter().enumerate() {
+                let key = at(index).1;
+                let next = run.get(position + 1).map(|next| at(next).1);
+                if next == Some(key) {
+                    continue;
+                }
+                let digest = &mut self.digests.entry(name)[usize::from(key[0])];
+                let old = match &ops[*index as usize] {
+                    Op::Put { value, .. } => {
+                        digest.add(seed.seal(key, value, &mut self.record));
+                        table.insert(key, self.record.as_slice())
+                    }
+                    Op::Delete { .. } => table.remove(key),
+                };
+                let old = match old {
+                    Ok(old) => old,
+                    Err(error) => {
+                        return Err(StoreError::engine(&self.path, "write", error.into()));
+                    }
+                };
+                if let Some(old) = old {
+                    let checked = seed
+                        .open(key, old.value())
+                        .map(|(checksum, _)| digest.remove(checksum));
+                    if checked != Ok(true) {
+                        let what = checked.err().unwrap_or("its shard should be empty");
+                        return Err(StoreError::Corrupt {
+                            path: self.path.clone(),
+                            table: name.into(),
+                            key: key.into(),
+                            what: what.into(),
+                        });
+                    }
+                }
+                if next.and_then(<[u8]>::first) != key.first() {
+                    let mut row = ROW_DIGEST.to_vec();
+                    row.push(key[0]);
+                    row.extend_from_slice(name.as_bytes());
+                    rows.push((row, digest.to_bytes().to_vec()));
+                }
+            }
+        }
+        self.order = order;
+        Ok(rows)
+    }
+
+    fn put_meta(
+        &mut self,
+        txn: &WriteTransaction,
+        rows: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), StoreError> {
+        let seed = Seed::of(META);
+        let mut record = std::mem::take(&mut self.record);
+        let mut meta = txn
+            .open_table(Definition::new(META))
+            .map_err(|error| self.failed("write", error))?;
+        for (key, value) in rows {
+            seed.seal(key, value, &mut record);
+            meta.insert(key.as_slice(), record.as_slice())
+                .map_err(|error| self.failed("write", error))?;
+        }
+        drop(meta);
+        self.record = record;
+        Ok(())
+    }
+
+    fn transaction(
+        &mut self,
+        durability: Durability,
+        write: impl FnOnce(&mut Tables, &WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let db = self.db()?;
+        let mut txn = self.caught("write", || {
+            db.begin_write()
+                .map_err(|error| self.failed("write", error))
+        })?;
+        // Quick repair: reopening after a crash takes the time of reading one page, not of walking the tree. It implies
+        // two-phase commit, which also keeps hostile contents from forging a commit.
+        txn.set_quick_repair(true);
+        txn.set_durability(durability)
+            .expect("no savepoints are used");
+        let path = self.path.clone();
+        let written = catch_unwind(AssertUnwindSafe(|| write(self, &txn)));
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                discard(txn);
+                return Err(error);
+            }
+            Err(panic) => {
+                discard(txn);
+                return Err(panicked(&path, "write", &*panic));
+            }
+        }
+        self.caught("write", || {
+            txn.commit().map_err(|error| self.failed("write", error))
+        })
+    }
+
+    /// Names of the tables with records in them.
+    pub fn names(&self) -> Vec<String> {
+        self.digests.names().map(str::to_owned).collect()
+    }
+
+    pub fn total(&self) -> Digest {
+        self.digests.total()
+    }
+
+    /// Closes the file, so that the next open finds it clean.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        match self.db.take() {
+            Some(db) => self.caught("close", || {
+                db.close().map_err(|error| self.failed("close", error))
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn db(&self) -> Result<&Database, StoreError> {
+        self.db.as_ref().ok_or_else(|| StoreError::Failed {
+            path: self.path.clone(),
+        })
+    }
+
+    fn caught<T>(
+        &self,
+        during: &'static str,
+        call: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catch_unwind(AssertUnwindSafe(call))
+            .unwrap_or_else(|panic| Err(self.panicked(during, &*panic)))
+    }
+
+    fn panicked(&self, during: &'static str, panic: &(dyn std::any::Any + Send)) -> StoreError {
+        panicked(&self.path, during, panic)
+    }
+
+    fn failed(&self, during: &'static str, error: impl Into<redb::Error>) -> StoreError {
+        StoreError::engine(&self.path, during, error.into())
+    }
+
+    fn corrupt(&self, table: &str, key: &[u8], what: impl Into<String>) -> StoreError {
+        StoreError::Corrupt {
+            path: self.path.clone(),
+            table: table.into(),
+            key: key.into(),
+            what: what.into(),
+        }
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        if let Some(db) = self.db.take() {
+            discard(db);
+        }
+    }
+}
+
+/// Drops a handle of the engine; some panic on a damaged file even then.
+fn discard<T>(handle: T) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(handle)));
+}
+
+fn panicked(path: &Path, during: &'static str, panic: &(dyn std::any::Any + Send)) -> StoreError {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    StoreError::file(
+        path,
+        format!("the engine gave up during {during}: {message}"),
+    )
+}
+
+fn head_row(head: Head) -> (Vec<u8>, Vec<u8>) {
+    let mut value = Vec::with_capacity(40);
+    for part in [head.store_id, head.lsn, head.stamp_ms] {
+        value.extend_from_slice(&part.to_le_bytes());
+    }
+    (ROW_HEAD.to_vec(), value)
+}
+
+fn read_head(value: &[u8]) -> Option<Head> {
+    let word = |at: usize| {
+        value
+            .get(at..at + 8)?
+            .try_into()
+            .ok()
+            .map(u64::from_le_bytes)
+    };
+    Some(Head {
+        store_id: word(0)?,
+        lsn: word(8)?,
+        stamp_ms: word(16)?,
+    })
+}

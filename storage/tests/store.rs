@@ -1,0 +1,425 @@
+//! A store seen through its API on a real directory: what is kept, what is refused, and how.
+
+mod common;
+
+use common::Random;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use weir_storage::{
+    Batch, FORMAT, Log, Op, Opened, Options, Store, StoreError, Table, backup, restore, verify,
+};
+
+const STREAM: Table = Table("stream");
+const NODE: Table = Table("streamer");
+
+type Model = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
+
+fn put(table: Table, key: &[u8], value: &[u8]) -> Op {
+    Op::Put {
+        table,
+        key: key.into(),
+        value: value.into(),
+    }
+}
+
+fn delete(table: Table, key: &[u8]) -> Op {
+    Op::Delete {
+        table,
+        key: key.into(),
+    }
+}
+
+fn batch(lsn: u64, ops: Vec<Op>) -> Batch {
+    Batch {
+        lsn,
+        stamp_ms: 1_000 + lsn,
+        ops,
+    }
+}
+
+fn open(path: &Path) -> (Store, Opened) {
+    Store::open(path, &Options::default()).expect("opens")
+}
+
+fn contents(store: &Store) -> Model {
+    let mut model = Model::new();
+    for table in [STREAM, NODE] {
+        let count = store
+            .load(table, None, &mut |key, value| {
+                model.insert((table.0, key.to_vec()), value.to_vec());
+            })
+            .expect("loads");
+        assert_eq!(
+            count,
+            model.keys().filter(|(name, _)| *name == table.0).count() as u64
+        );
+    }
+    model
+}
+
+/// Small enough to overwrite often, spread over four shards.
+fn key(n: u64) -> Vec<u8> {
+    let mut key = vec![(n % 4) as u8 * 85];
+    key.extend_from_slice(format!("name-{n:05}").as_bytes());
+    key
+}
+
+#[test]
+fn what_was_committed_is_there_after_reopening() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let path = dir.path().join("data");
+    let (mut store, opened) = open(&path);
+    assert_eq!((opened.lsn, opened.stamp_ms, opened.clean), (0, 0, true));
+    assert_ne!(opened.store_id, 0);
+    store
+        .commit(&batch(
+            3,
+            vec![
+                put(STREAM, b"\x01b", b"\x012"),
+                put(NODE, b"\xffn", b"\x01node"),
+                put(STREAM, b"\x01a", b"\x011"),
+            ],
+        ))
+        .expect("commits");
+    store
+        .commit(&batch(
+            9,
+            vec![delete(STREAM, b"\x01b"), delete(STREAM, b"\x01absent")],
+        ))
+        .expect("commits");
+    let before = contents(&store);
+    assert_eq!(before.len(), 2);
+    store.close().expect("closes");
+    let (store, again) = open(&path);
+    assert_eq!(
+        again,
+        Opened {
+            lsn: 9,
+            stamp_ms: 1_009,
+            clean: true,
+            checked: false,
+            ..opened
+        }
+    );
+    assert_eq!(contents(&store), before);
+    assert_eq!(
+        store
+            .load(Table("never"), None, &mut |_, _| panic!("nothing there"))
+            .expect("empty"),
+        0
+    );
+}
+
+#[test]
+fn the_last_of_several_operations_on_a_key_counts() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (mut store, _) = open(dir.path());
+    let ops = vec![
+        put(STREAM, b"\0a", b"1"),
+        put(STREAM, b"\0b", b"1"),
+        delete(STREAM, b"\0a"),
+        put(STREAM, b"\0b", b"2"),
+        put(STREAM, b"\0a", b"3"),
+        delete(STREAM, b"\0b"),
+        put(STREAM, b"\0c", b""),
+    ];
+    store.commit(&batch(1, ops)).expect("commits");
+    let expected = Model::from([
+        (("stream", b"\0a".to_vec()), b"3".to_vec()),
+        (("stream", b"\0c".to_vec()), vec![]),
+    ]);
+    assert_eq!(contents(&store), expected);
+}
+
+#[test]
+fn random_histories_agree_with_a_map_and_every_shard_with_its_part() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (mut store, _) = open(dir.path());
+    let (mut model, mut random, mut lsn) = (Model::new(), 7_u64, 0);
+    for _ in 0..60 {
+        let mut ops = Vec::new();
+        for _ in 0..40 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let (table, key) = (
+                if random >> 60 == 0 { NODE } else { STREAM },
+                key((random >> 40) % 300),
+            );
+            if (random >> 33) % 3 == 0 {
+                model.remove(&(table.0, key.clone()));
+                ops.push(delete(table, &key));
+            } else {
+                let value = vec![random as u8; (random >> 20) as usize % 900];
+                ops.push(put(table, &key, &value));
+                model.insert((table.0, key), value);
+            }
+        }
+        lsn += 1;
+        store.commit(&batch(lsn, ops)).expect("commits");
+        if lsn % 20 == 0 {
+            assert_eq!(store.reopen().expect("reopens").lsn, lsn);
+            assert_eq!(contents(&store), model);
+        }
+    }
+    std::thread::scope(|scope| {
+        for shard in [0, 85, 170, 255, 7] {
+            let (store, model) = (&store, &model);
+            scope.spawn(move || {
+                let mut part = Model::new();
+                store
+                    .load(STREAM, Some(shard), &mut |key, value| {
+                        part.insert((STREAM.0, key.to_vec()), value.to_vec());
+                    })
+                    .expect("loads");
+                let expected: Model = model
+                    .iter()
+                    .filter(|((table, key), _)| *table == STREAM.0 && key[0] == shard)
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect();
+                assert_eq!(part, expected);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_second_owner_is_refused_by_name_and_the_store_is_free_after_the_first() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (store, _) = open(dir.path());
+    let Err(StoreError::Locked { pid, .. }) = Store::open(dir.path(), &Options::default()) else {
+        panic!("not locked")
+    };
+    assert_eq!(pid, Some(std::process::id()));
+    drop(store);
+    open(dir.path());
+}
+
+#[test]
+fn leftovers_of_an_unfinished_creation_are_cleaned() {
+    let dir = tempfile::tempdir().expect("scratch");
+    std::fs::write(dir.path().join("weir.redb.new"), b"half").expect("writes");
+    let (store, opened) = open(dir.path());
+    assert_eq!(opened.lsn, 0);
+    drop(store);
+    std::fs::write(dir.path().join("weir.redb.new"), b"half").expect("writes");
+    assert_eq!(open(dir.path()).1.store_id, opened.store_id);
+    assert!(!dir.path().join("weir.redb.new").exists());
+}
+
+#[test]
+fn foreign_and_short_files_are_refused_and_left_alone() {
+    for contents in [
+        &b""[..],
+        b"hello",
+        &[0; 8192],
+        &b"redb\x1a\x0a\xa9\x0d\x0a".repeat(500),
+    ] {
+        let dir = tempfile::tempdir().expect("scratch");
+        let file = dir.path().join("weir.redb");
+        std::fs::write(&file, contents).expect("writes");
+        match Store::open(dir.path(), &Options::default()) {
+            Err(StoreError::Corrupt { .. }) => {}
+            other => panic!("{:?}", other.map(|(_, opened)| opened)),
+        }
+        assert_eq!(std::fs::read(&file).expect("reads"), contents);
+    }
+}
+
+#[test]
+fn a_missing_parent_is_an_error_that_says_so() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let Err(error) = Store::open(&dir.path().join("mount/data"), &Options::default()) else {
+        panic!("opened")
+    };
+    assert!(
+        error.to_string().contains("create the directory above"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_newer_format_is_refused_with_both_numbers() {
+    use redb::{Database, TableDefinition};
+    use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+    let dir = tempfile::tempdir().expect("scratch");
+    open(dir.path()).0.close().expect("closes");
+    for (reader_min, refused) in [(FORMAT, false), (FORMAT + 1, true)] {
+        let value = [(FORMAT + 7).to_le_bytes(), reader_min.to_le_bytes()].concat();
+        let parts = [
+            xxh3_64_with_seed(b"format", xxh3_64(b"weir.meta")).to_le_bytes(),
+            xxh3_64(&value).to_le_bytes(),
+        ];
+        let mut row = xxh3_64(&parts.concat()).to_le_bytes().to_vec();
+        row.extend(&value);
+        let db = Database::open(dir.path().join("weir.redb")).expect("opens");
+        let txn = db.begin_write().expect("begins");
+        txn.open_table(TableDefinition::<&[u8], &[u8]>::new("weir.meta"))
+            .expect("opens")
+            .insert(&b"format"[..], row.as_slice())
+            .expect("inserts");
+        txn.commit().expect("commits");
+        drop(db);
+        match Store::open(dir.path(), &Options::default()) {
+            Ok(_) => assert!(!refused),
+            Err(StoreError::Version {
+                format,
+                reader_min,
+                supported,
+                ..
+            }) => {
+                assert!(refused);
+                assert_eq!(
+                    (format, reader_min, supported),
+                    (FORMAT + 7, FORMAT + 1, FORMAT)
+                );
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_backup_restores_to_the_same_records_under_a_new_id() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (mut store, opened) = open(&dir.path().join("data"));
+    let ops = (0..500)
+        .map(|n| put(STREAM, &key(n), &[n as u8; 300]))
+        .chain([put(NODE, b"\x05x", b"1")])
+        .collect();
+    store.commit(&batch(77, ops)).expect("commits");
+    let before = contents(&store);
+    let file = dir.path().join("all.backup");
+    let feed = |model: &Model| -> Vec<_> {
+        let table = |name| if name == STREAM.0 { STREAM } else { NODE };
+        model
+            .iter()
+            .map(|((name, key), value)| {
+                (
+                    table(*name),
+                    key.as_slice().into(),
+                    Arc::from(value.as_slice()),
+                )
+            })
+            .collect()
+    };
+    let saved = backup(&file, opened.store_id, 77, 1_077, false, feed(&before)).expect("saves");
+    assert_eq!(
+        (saved.records, saved.lsn, saved.store_id),
+        (501, 77, opened.store_id)
+    );
+    assert_eq!(verify(&file).expect("verifies"), saved);
+    let refused = backup(&file, opened.store_id, 78, 1_078, false, feed(&before));
+    assert!(matches!(refused, Err(StoreError::Exists { .. })));
+    backup(&file, opened.store_id, 77, 1_077, true, feed(&before)).expect("replaces");
+
+    // In use, then there, then replaced.
+    let data = dir.path().join("data");
+    assert!(matches!(
+        restore(&file, &data, true, 0),
+        Err(StoreError::Locked { .. })
+    ));
+    store
+        .commit(&batch(78, vec![put(STREAM, b"\0later", b"")]))
+        .expect("commits");
+    let later = contents(&store);
+    store.close().expect("closes");
+    assert!(matches!(
+        restore(&file, &data, false, 0),
+        Err(StoreError::Exists { .. })
+    ));
+    assert_eq!(contents(&open(&data).0), later);
+    let restored = restore(&file, &data, true, 5_000).expect("restores");
+    assert_eq!(
+        (
+            restored.records,
+            restored.opened.lsn,
+            restored.opened.stamp_ms
+        ),
+        (501, 77, 5_000)
+    );
+    let (store, again) = open(&data);
+    assert_eq!(again.store_id, restored.opened.store_id);
+    assert_ne!(again.store_id, opened.store_id);
+    assert_eq!(contents(&store), before);
+    drop(store);
+
+    // Anywhere else as well, and a backup is no store.
+    let other = dir.path().join("other");
+    assert_eq!(
+        restore(&file, &other, false, 0)
+            .expect("restores")
+            .opened
+            .stamp_ms,
+        1_077
+    );
+    assert_eq!(contents(&open(&other).0), before);
+    std::fs::copy(&file, other.join("weir.redb")).expect("copies");
+    assert!(matches!(
+        Store::open(&other, &Options::default()),
+        Err(StoreError::Corrupt { .. })
+    ));
+}
+
+#[test]
+fn damaged_backups_are_refused_and_the_old_store_stays() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let data = dir.path().join("data");
+    let (mut store, _) = open(&data);
+    store
+        .commit(&batch(1, vec![put(NODE, b"\0old", b"old")]))
+        .expect("commits");
+    let old = contents(&store);
+    store.close().expect("closes");
+    let records: Vec<_> = (0..200)
+        .map(|n| {
+            (
+                STREAM,
+                key(n).into_boxed_slice(),
+                Arc::from([n as u8; 200].as_slice()),
+            )
+        })
+        .collect();
+    let file = dir.path().join("good.backup");
+    backup(&file, 1, 5, 5, false, records.clone()).expect("saves");
+    let good = std::fs::read(&file).expect("reads");
+    let bad = dir.path().join("bad.backup");
+    let (mut refused, mut random) = (0, Random::new(99));
+    common::quiet_engine();
+    for round in 0..200 {
+        let at = random.below(good.len() as u64) as usize;
+        let mut image = good.clone();
+        if round % 4 == 0 {
+            image.truncate(at);
+        } else {
+            image[at] ^= 1 << random.below(8);
+        }
+        std::fs::write(&bad, &image).expect("writes");
+        match restore(&bad, &data, true, 0) {
+            Err(_) => {
+                refused += 1;
+                assert_eq!(contents(&open(&data).0), old, "round {round}");
+            }
+            // A bit of a page nobody uses: then all must be there.
+            Ok(restored) => {
+                assert_eq!(restored.records, 200);
+                let (store, _) = open(&data);
+                let restored = contents(&store);
+                assert!(
+                    records
+                        .iter()
+                        .all(|(table, key, value)| restored[&(table.0, key.to_vec())][..]
+                            == value[..])
+                );
+                drop(store);
+                std::fs::remove_file(data.join("weir.redb")).expect("removes");
+                let (mut store, _) = open(&data);
+                store
+                    .commit(&batch(1, vec![put(NODE, b"\0old", b"old")]))
+                    .expect("commits");
+            }
+        }
+    }
+    assert!(refused >= 100, "only {refused} refused");
+}
