@@ -37,9 +37,6 @@ const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Position of the engine's flags in its header, and the flag that is set while a writer has the file open.
 const FLAGS_AT: usize = 9;
 const FLAG_OPEN: u8 = 2;
-const FLAG_PRIMARY: u8 = 1;
-/// Position of the transaction number in the engine's two commit slots.
-const TRANSACTION_AT: [usize; 2] = [64 + 104, 192 + 104];
 
 type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 
@@ -137,21 +134,6 @@ impl Tables {
             return Err(StoreError::file(path, "it is not a store"));
         }
         let clean = header[FLAGS_AT] & FLAG_OPEN == 0;
-        let primary = usize::from(header[FLAGS_AT] & FLAG_PRIMARY);
-        let transaction = |slot: usize| {
-            let bytes = header[TRANSACTION_AT[slot]..]
-                .first_chunk()
-                .expect("inside the header");
-            u64::from_le_bytes(*bytes)
-        };
-        // A clean close leaves the newest commit in charge. If an older one is, the choice between the two was damaged,
-        // and believing it would quietly undo what had been promised.
-        if clean && transaction(primary) < transaction(1 - primary) {
-            return Err(StoreError::file(
-                path,
-                "its header chooses an outdated commit",
-            ));
-        }
         let check = opening.check || (!clean && length <= opening.check_bytes_max);
         let mut tables = Tables {
             path: path.into(),
