@@ -82,18 +82,21 @@ impl Disk for Directory {
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.create(&self.path) {
-            Ok(()) => {
-                let parent = self
-                    .path
-                    .parent()
-                    .filter(|parent| !parent.as_os_str().is_empty());
-                File::open(parent.unwrap_or(Path::new(".")))
-                    .and_then(|parent| parent.sync_all())
-                    .map_err(|error| StoreError::io(&self.path, "create", error))
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(StoreError::io(&self.path, "create", error)),
+        let created = match builder.create(&self.path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(StoreError::io(&self.path, "create", error)),
+        };
+        // Also when it was there: an earlier attempt may have failed between creating and syncing.
+        let parent = self
+            .path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        match File::open(parent).and_then(|parent| parent.sync_all()) {
+            // Somebody else's directory, made for us.
+            Err(error) if !created && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            other => other.map_err(|error| StoreError::io(&self.path, "create", error)),
         }
     }
 

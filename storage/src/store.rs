@@ -64,6 +64,10 @@ impl Store {
             let file = self.disk.create(FILE_NEW).map_err(self.io("create"))?;
             Tables::create(&self.file(), file, self.options.cache_bytes, head)?.close()?;
             publish(&*self.disk)?;
+        } else {
+            // A creation may have failed between the rename and this. Without it everything committed from here on would be
+            // durable under a name that is not.
+            self.disk.sync().map_err(self.io("sync the directory of"))?;
         }
         let mut opened = match self.read() {
             Err(StoreError::Full { .. }) if self.options.reserve_bytes > 0 => {

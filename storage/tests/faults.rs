@@ -1,0 +1,345 @@
+//! Every single operation fails once: creation torn at each point, the Nth write, sync, rename or read refused, a full disk.
+//! Afterwards everything acknowledged is there, nothing is half there, and the store works again.
+
+mod common;
+
+use common::quiet_engine;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use weir_storage::disk::Disk;
+use weir_storage::sim::{Fault, SimDisk};
+use weir_storage::{Batch, Log, Op, Options, Store, StoreError, Table, backup, restore_on};
+
+const TABLE: Table = Table("stream");
+const BATCHES: u64 = 12;
+
+fn options() -> Options {
+    Options {
+        cache_bytes: 1 << 20,
+        check_bytes_max: 0,
+        reserve_bytes: 16 << 10,
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<(Store, weir_storage::Opened), StoreError> {
+    Store::open_on(Arc::new(disk.clone()), &options())
+}
+
+/// Batch `n` writes its number to some keys of its own and to one that all share.
+fn batch(n: u64) -> Batch {
+    let mut ops = vec![put(b"\0shared", n)];
+    ops.extend((0..5).map(|i| put(format!("\x01own-{n}-{i}").as_bytes(), n)));
+    if n > 2 {
+        ops.push(Op::Delete {
+            table: TABLE,
+            key: format!("\x01own-{}-4", n - 2).as_bytes().into(),
+        });
+    }
+    Batch {
+        lsn: n,
+        stamp_ms: n,
+        ops,
+    }
+}
+
+fn put(key: &[u8], n: u64) -> Op {
+    Op::Put {
+        table: TABLE,
+        key: key.into(),
+        value: vec![n as u8; 400].into(),
+    }
+}
+
+fn model(lsn: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut model = BTreeMap::new();
+    for op in (1..=lsn).flat_map(|n| batch(n).ops) {
+        match op {
+            Op::Put { key, value, .. } => model.insert(key.to_vec(), value.to_vec()),
+            Op::Delete { key, .. } => model.remove(&*key),
+        };
+    }
+    model
+}
+
+fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    store
+        .load(TABLE, None, &mut |key, value| {
+            found.insert(key.to_vec(), value.to_vec());
+        })
+        .expect("loads");
+    found
+}
+
+#[test]
+fn creation_torn_at_any_point_leaves_nothing_that_hinders_the_next() {
+    quiet_engine();
+    let whole = SimDisk::new();
+    open(&whole).expect("creates").0.close().expect("closes");
+    assert!(whole.operations() > 10);
+    for at in 1..=whole.operations() {
+        for seed in 0..20 {
+            let disk = SimDisk::new();
+            disk.set_fault(at, Fault::Cut);
+            let first = open(&disk).map(|(store, opened)| {
+                drop(store);
+                opened.store_id
+            });
+            let after = disk.power_cut(seed);
+            let (mut store, opened) =
+                open(&after).unwrap_or_else(|error| panic!("operation {at}, seed {seed}: {error}"));
+            assert_eq!(opened.lsn, 0);
+            if let Ok(id) = first {
+                assert_eq!(opened.store_id, id, "operation {at}, seed {seed}");
+            }
+            assert!(after.length("weir.redb.new").expect("alive").is_none());
+            store.commit(&batch(1)).expect("commits");
+            assert_eq!(contents(&store), model(1));
+        }
+    }
+}
+
+/// Opens, commits, closes; whenever something fails, opens again. Returns the sequence number acknowledged last.
+fn work(disk: &SimDisk, context: &str) {
+    let mut store = None;
+    let (mut acked, mut unknown, mut failures) = (0, None, 0);
+    while acked < BATCHES {
+        assert!(failures < 4, "{context}: one fault, {failures} failures");
+        let opened = match &mut store {
+            None => open(disk).map(|(new, opened)| {
+                store = Some(new);
+                Some(opened)
+            }),
+            Some(store) if store.is_failed() => store.reopen().map(Some),
+            Some(_) => Ok(None),
+        };
+        match opened {
+            Err(StoreError::Corrupt { what, .. }) => panic!("{context}: {what}"),
+            Err(_) => failures += 1,
+            Ok(Some(opened)) => {
+                assert!(
+                    opened.lsn == acked || Some(opened.lsn) == unknown,
+                    "{context}: {}",
+                    opened.lsn
+                );
+                acked = opened.lsn;
+                let store = store.as_ref().expect("open");
+                let mut found = BTreeMap::new();
+                // A read may be the operation that fails. What it gave does not count then.
+                let loaded = store.load(TABLE, None, &mut |key, value| {
+                    found.insert(key.to_vec(), value.to_vec());
+                });
+                match loaded {
+                    Ok(_) => assert!(found == model(acked), "{context}"),
+                    Err(StoreError::Corrupt { what, .. }) => panic!("{context}: {what}"),
+                    Err(_) => {
+                        failures += 1;
+                        assert!(failures < 4, "{context}: one fault, {failures} failures");
+                    }
+                }
+            }
+            Ok(None) => {}
+        }
+        let Some(store) = store.as_mut().filter(|store| !store.is_failed()) else {
+            continue;
+        };
+        while acked < BATCHES {
+            match store.commit(&batch(acked + 1)) {
+                Ok(()) => acked += 1,
+                Err(StoreError::Corrupt { what, .. }) => panic!("{context}: {what}"),
+                Err(_) => {
+                    failures += 1;
+                    if store.is_failed() {
+                        assert!(matches!(
+                            store.commit(&batch(acked + 1)),
+                            Err(StoreError::Failed { .. })
+                        ));
+                        unknown = Some(acked + 1);
+                    }
+                    break;
+                }
+            }
+        }
+    }
+    drop(store);
+    // What was acknowledged after the fault is as durable as before it, though the failed sync forgot what it held.
+    let (store, opened) =
+        open(&disk.power_cut(1)).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(opened.lsn, BATCHES, "{context}");
+    assert!(contents(&store) == model(BATCHES), "{context}");
+}
+
+#[test]
+fn any_one_operation_may_fail_without_losing_anything() {
+    quiet_engine();
+    let whole = SimDisk::new();
+    work(&whole, "without a fault");
+    let (operations, reads) = (whole.operations(), whole.reads());
+    assert!(operations > 200, "{operations}");
+    for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+        for at in 1..=operations {
+            let disk = SimDisk::new();
+            disk.set_fault(at, Fault::Once(kind));
+            work(&disk, &format!("operation {at} of {operations}: {kind}"));
+        }
+    }
+    for at in 1..=reads {
+        let disk = SimDisk::new();
+        disk.set_read_fault(at, ErrorKind::Other);
+        work(&disk, &format!("read {at} of {reads}"));
+    }
+}
+
+#[test]
+fn a_dead_disk_is_an_error_every_time_and_its_return_is_noticed() {
+    quiet_engine();
+    for at in [1, 2, 7, 20] {
+        let disk = SimDisk::new();
+        let (mut store, _) = open(&disk).expect("opens");
+        store.commit(&batch(1)).expect("commits");
+        disk.set_fault(at, Fault::Always(ErrorKind::Other));
+        let mut acked = 1;
+        while store.commit(&batch(acked + 1)).is_ok() {
+            acked += 1;
+        }
+        for _ in 0..3 {
+            assert!(matches!(
+                store.reopen(),
+                Err(StoreError::Io { .. } | StoreError::Failed { .. })
+            ));
+            assert!(store.is_failed());
+            assert!(matches!(
+                store.load(TABLE, None, &mut |_, _| {}),
+                Err(StoreError::Failed { .. })
+            ));
+        }
+        disk.clear_faults();
+        let opened = store.reopen().expect("reopens");
+        assert!(opened.lsn == acked || opened.lsn == acked + 1);
+        assert_eq!(contents(&store), model(opened.lsn));
+        store.commit(&batch(opened.lsn + 1)).expect("commits");
+    }
+}
+
+/// Goal: a full disk refuses writes, keeps what it has, still deletes, and recovers by itself.
+#[test]
+fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let options = Options {
+        reserve_bytes: 64 << 10,
+        ..options()
+    };
+    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
+    disk.set_bytes_max(disk.bytes_used() + (512 << 10));
+    let mut lsn = 0;
+    let big = |n: u64| Batch {
+        lsn: n,
+        stamp_ms: n,
+        ops: (0..8)
+            .map(|i| Op::Put {
+                table: TABLE,
+                key: format!("\0{n}-{i}").as_bytes().into(),
+                value: vec![n as u8; 2_000].into(),
+            })
+            .collect(),
+    };
+    let full = loop {
+        assert!(lsn < 1_000, "the disk has no end");
+        match store.commit(&big(lsn + 1)) {
+            Ok(()) => lsn += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, StoreError::Full { .. }), "{full}");
+    assert!(store.is_failed() && store.is_short_of_space());
+    let opened = store.reopen().expect("reopens on a full disk");
+    assert!(opened.lsn == lsn || opened.lsn == lsn + 1);
+    lsn = opened.lsn;
+    // Refused before anything is touched, so nothing has to be opened again.
+    for _ in 0..3 {
+        let refused = store.commit(&big(lsn + 1));
+        assert!(
+            matches!(refused, Err(StoreError::Full { bytes: 131_072, .. })),
+            "{refused:?}"
+        );
+        assert!(!store.is_failed());
+    }
+    let before = contents(&store).len();
+    let ops = (0..8)
+        .map(|i| Op::Delete {
+            table: TABLE,
+            key: format!("\x001-{i}").as_bytes().into(),
+        })
+        .collect();
+    lsn += 1;
+    store
+        .commit(&Batch {
+            lsn,
+            stamp_ms: lsn,
+            ops,
+        })
+        .expect("deletes");
+    assert_eq!(contents(&store).len(), before - 8);
+    disk.set_bytes_max(u64::MAX);
+    lsn += 1;
+    store
+        .commit(&big(lsn))
+        .expect("commits as soon as there is space");
+    assert!(!store.is_short_of_space());
+    assert_eq!(disk.length("reserve").expect("alive"), Some(64 << 10));
+    drop(store);
+    assert_eq!(open(&disk).expect("opens").1.lsn, lsn);
+}
+
+#[test]
+fn a_restore_cut_or_refused_at_any_point_leaves_the_old_store_or_the_new_one() {
+    quiet_engine();
+    let dir = tempfile::tempdir().expect("scratch");
+    let file = dir.path().join("backup");
+    let records = model(7);
+    let feed = records
+        .iter()
+        .map(|(key, value)| (TABLE, key.as_slice().into(), value.as_slice().into()));
+    backup(&file, 1, 7, 7, false, feed).expect("saves");
+    let source = SimDisk::file(&std::fs::read(&file).expect("reads"));
+    let prepared = || {
+        let disk = SimDisk::new();
+        let (mut store, opened) = open(&disk).expect("creates");
+        store.commit(&batch(1)).expect("commits");
+        store.close().expect("closes");
+        (disk, opened.store_id)
+    };
+    let (disk, _) = prepared();
+    let before = disk.operations();
+    restore_on(&disk, &file, &*source, true, 0).expect("restores");
+    let operations = disk.operations() - before;
+    assert!(operations > 10);
+    for at in 1..=operations {
+        for fault in [
+            Fault::Cut,
+            Fault::Once(ErrorKind::Other),
+            Fault::Once(ErrorKind::StorageFull),
+        ] {
+            let (disk, old) = prepared();
+            disk.set_fault(at, fault);
+            let result = restore_on(&disk, &file, &*source, true, 0);
+            assert!(result.is_err() || fault != Fault::Cut, "operation {at}");
+            let after = disk.power_cut(at);
+            let (store, opened) =
+                open(&after).unwrap_or_else(|error| panic!("operation {at}, {fault:?}: {error}"));
+            match result {
+                Ok(restored) => assert_eq!(opened.store_id, restored.opened.store_id),
+                Err(_) => assert!(
+                    opened.store_id == old || opened.lsn == 7,
+                    "operation {at}, {fault:?}"
+                ),
+            }
+            assert!(
+                contents(&store) == model(opened.lsn),
+                "operation {at}, {fault:?}"
+            );
+        }
+    }
+}
