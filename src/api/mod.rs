@@ -1,0 +1,4 @@
+//! What we serve.
+
+pub mod cursor;
+pub mod query;

@@ -1,0 +1,725 @@
+//! Reading canonical JSON text in place, without building a tree.
+//!
+//! The text is our own writing: valid JSON, no white space, members sorted by the bytes of their names, each name once. Everything here
+//! relies on that for its *answers* (a lookup stops at the first name that is greater) but never for its *safety*: on any other text
+//! every function answers something or `None`, reads nothing out of bounds, does not panic and does not recurse without bound. Whether a text from
+//! outside is JSON at all is decided by `json::parse`, never here.
+//!
+//! Containers are skipped 64 bytes at a time: one bit mask each of quotes, escapes, opening and closing brackets, so the cost does
+//! not depend on what is inside.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use crate::http::error::write_string;
+
+/// Arrays and objects inside each other, as accepted from outside. Deeper text is not ours and is answered with "nothing there".
+const DEPTH_MAX: usize = 64;
+
+/// A number as canonical text has it: integers exact in 64 bits, everything else a float.
+///
+/// The order is that of the real numbers: 2^53 + 1 and 2^53 as a float differ.
+#[derive(Debug, Clone, Copy)]
+pub enum Number {
+    Unsigned(u64),
+    /// Always below zero.
+    Negative(i64),
+    /// Always finite.
+    Float(f64),
+}
+
+/// A value at the end of a path, as filters and sort orders see it.
+#[derive(Debug, Clone)]
+pub enum Scalar<'a> {
+    /// Missing, null, and the strings "null" and "undefined".
+    Absent,
+    Number(Number),
+    Text(Cow<'a, str>),
+    Bool(bool),
+    /// The raw text of an array.
+    Array(&'a str),
+    /// The raw text of an object.
+    Object(&'a str),
+}
+
+/// Which members of an object are wanted: sorted by name, each name once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Projection {
+    pub name: Box<str>,
+    /// Empty: the whole value.
+    pub below: Vec<Projection>,
+}
+
+// ---- walking ------------------------------------------------------------------------------------------------------------------
+
+/// The raw text of a member of a canonical object.
+#[inline]
+pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    let bytes = object.as_bytes();
+    if bytes.first() != Some(&b'{') {
+        return None;
+    }
+    let mut at = 1;
+    loop {
+        let (key, value) = name_at(bytes, at)?;
+        let order = order_of_name(&bytes[at + 1..key], name);
+        if order == Ordering::Greater {
+            return None;
+        }
+        let end = value_end(bytes, value)?;
+        if order == Ordering::Equal {
+            return object.get(value..end);
+        }
+        at = end + 1;
+        if bytes.get(end) != Some(&b',') {
+            return None;
+        }
+    }
+}
+
+/// The value at the end of a path of member names; arrays are not looked into.
+pub fn at_path<'a>(text: &'a str, path: &[Box<str>]) -> Option<&'a str> {
+    path.iter().try_fold(text, |text, name| member(text, name))
+}
+
+/// Members of an object in the order of the text: the name as written (escapes and all, without quotes) and the raw value.
+/// Ends at the first thing that is not canonical.
+pub fn members(object: &str) -> Members<'_> {
+    Members {
+        text: object,
+        at: if object.starts_with('{') {
+            1
+        } else {
+            object.len()
+        },
+    }
+}
+
+pub struct Members<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (&'a str, &'a str);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        self.at = bytes.len();
+        let (key, value) = name_at(bytes, start)?;
+        let end = value_end(bytes, value)?;
+        if bytes.get(end) == Some(&b',') {
+            self.at = end + 1;
+        }
+        Some((
+            self.text.get(start + 1..key)?,
+            self.text.get(value..end)?,
+        ))
+    }
+}
+
+/// Elements of an array in order, raw. Ends at the first thing that is not canonical.
+pub fn elements(array: &str) -> Elements<'_> {
+    Elements {
+        text: array,
+        at: if array.starts_with('[') && !array.starts_with("[]") {
+            1
+        } else {
+            array.len()
+        },
+    }
+}
+
+pub struct Elements<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a str;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        self.at = bytes.len();
+        let end = value_end(bytes, start)?;
+        if bytes.get(end) == Some(&b',') {
+            self.at = end + 1;
+        }
+        self.text.get(start..end)
+    }
+}
+
+/// Shows `each` every value the path leads to until it answers true; answers whether it did.
+///
+/// Arrays on the way are mapped over; with `flatten`, so is an array at the end. A member that is missing is shown as `Absent`, once
+/// per element that lacks it. An empty array shows nothing: what that means is the caller's business.
+pub fn any<'a>(
+    text: &'a str,
+    path: &[Box<str>],
+    flatten: bool,
+    each: &mut dyn FnMut(Scalar<'a>) -> bool,
+) -> bool {
+    any_within(text, path, flatten, DEPTH_MAX, each)
+}
+
+fn any_within<'a>(
+    text: &'a str,
+    path: &[Box<str>],
+    flatten: bool,
+    depth: usize,
+    each: &mut dyn FnMut(Scalar<'a>) -> bool,
+) -> bool {
+    let mut text = text;
+    let mut path = path;
+    loop {
+        match (text.as_bytes().first(), path) {
+            (Some(b'['), _) if flatten || !path.is_empty() => {
+                return depth > 0
+                    && elements(text)
+                        .any(|element| any_within(element, path, flatten, depth - 1, each));
+            }
+            (_, []) => return each(read(text)),
+            (Some(b'{'), [name, rest @ ..]) => {
+                let Some(value) = member(text, name) else {
+                    return each(Scalar::Absent);
+                };
+                text = value;
+                path = rest;
+            }
+            _ => return each(Scalar::Absent),
+        }
+    }
+}
+
+/// Writes the wanted members of an object, in canonical order; a wanted member that is missing is written as null. Arrays are mapped
+/// over; nothing can be wanted from below a scalar, so that gives null.
+pub fn project(text: &str, wanted: &[Projection], out: &mut Vec<u8>) {
+    project_within(text, wanted, DEPTH_MAX, out);
+}
+
+fn project_within(text: &str, wanted: &[Projection], depth: usize, out: &mut Vec<u8>) {
+    match text.as_bytes().first() {
+        _ if wanted.is_empty() => out.extend_from_slice(text.as_bytes()),
+        Some(b'{') => {
+            out.push(b'{');
+            let mut members = members(text).peekable();
+            for (i, want) in wanted.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_string(out, &want.name);
+                out.push(b':');
+                while members
+                    .next_if(|(name, _)| {
+                        order_of_name(name.as_bytes(), &want.name) == Ordering::Less
+                    })
+                    .is_some()
+                {}
+                match members.next_if(|(name, _)| {
+                    order_of_name(name.as_bytes(), &want.name) == Ordering::Equal
+                }) {
+                    Some((_, value)) => project_within(value, &want.below, depth, out),
+                    None => out.extend_from_slice(b"null"),
+                }
+            }
+            out.push(b'}');
+        }
+        Some(b'[') if depth > 0 => {
+            out.push(b'[');
+            for (i, element) in elements(text).enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                project_within(element, wanted, depth - 1, out);
+            }
+            out.push(b']');
+        }
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+// ---- values -------------------------------------------------------------------------------------------------------------------
+
+/// A raw value, typed.
+#[inline]
+pub fn read(text: &str) -> Scalar<'_> {
+    match text.as_bytes() {
+        [b'"', ..] => match string(text) {
+            None => Scalar::Absent,
+            Some(text) => text_or_absent(text),
+        },
+        b"true" => Scalar::Bool(true),
+        b"false" => Scalar::Bool(false),
+        [b'[', ..] => Scalar::Array(text),
+        [b'{', ..] => Scalar::Object(text),
+        _ => number(text).map_or(Scalar::Absent, Scalar::Number),
+    }
+}
+
+/// The reference writes "nothing" in four ways; two of them are strings.
+#[inline]
+pub fn text_or_absent(text: Cow<'_, str>) -> Scalar<'_> {
+    match &*text {
+        "null" | "undefined" => Scalar::Absent,
+        _ => Scalar::Text(text),
+    }
+}
+
+/// What a raw string says; borrowed when nothing in it is escaped.
+#[inline]
+pub fn string(text: &str) -> Option<Cow<'_, str>> {
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    unescape(inner)
+}
+
+fn unescape(inner: &str) -> Option<Cow<'_, str>> {
+    let Some(first) = memchr::memchr(b'\\', inner.as_bytes()) else {
+        return Some(Cow::Borrowed(inner));
+    };
+    let mut out = String::with_capacity(inner.len());
+    let mut rest = inner;
+    let mut escape = first;
+    loop {
+        out.push_str(rest.get(..escape)?);
+        rest = rest.get(escape + 1..)?;
+        let letter = *rest.as_bytes().first()?;
+        let mut used = 1;
+        out.push(match letter {
+            b'"' | b'\\' | b'/' => char::from(letter),
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'u' => {
+                let high = hex4(rest.get(1..5)?)?;
+                used = 5;
+                match char::from_u32(high) {
+                    Some(letter) => letter,
+                    None => {
+                        // A pair of surrogates; we never write one, but the answer is well known.
+                        let low = hex4(rest.get(5..)?.strip_prefix("\\u")?.get(..4)?)?;
+                        if !(0xd800..0xdc00).contains(&high) || !(0xdc00..0xe000).contains(&low) {
+                            return None;
+                        }
+                        used = 11;
+                        char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))?
+                    }
+                }
+            }
+            _ => return None,
+        });
+        rest = rest.get(used..)?;
+        match memchr::memchr(b'\\', rest.as_bytes()) {
+            Some(next) => escape = next,
+            None => {
+                out.push_str(rest);
+                return Some(Cow::Owned(out));
+            }
+        }
+    }
+}
+
+fn hex4(text: &str) -> Option<u32> {
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        u32::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
+}
+
+/// A raw number; `None` for anything else, also for numbers that no finite value holds.
+#[inline]
+pub fn number(text: &str) -> Option<Number> {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut value: u64 = 0;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return float(text, byte);
+        }
+        match value
+            .checked_mul(10)
+            .and_then(|value| value.checked_add(u64::from(digit)))
+        {
+            Some(next) => value = next,
+            None => return float(text, byte),
+        }
+    }
+    if !negative {
+        return Some(Number::Unsigned(value));
+    }
+    match 0_i64.checked_sub_unsigned(value) {
+        Some(0) => Some(Number::Float(-0.0)),
+        Some(value) => Some(Number::Negative(value)),
+        None => float(text, b'0'),
+    }
+}
+
+#[cold]
+fn float(text: &str, stopped_at: u8) -> Option<Number> {
+    // `f64::from_str` also takes "inf" and "nan", which are no JSON.
+    if !matches!(stopped_at, b'.' | b'e' | b'E' | b'0'..=b'9') || text.starts_with('.') {
+        return None;
+    }
+    let value: f64 = text.parse().ok()?;
+    value.is_finite().then_some(Number::Float(value))
+}
+
+impl Number {
+    /// A finite float; integers stay what they are.
+    pub fn from_float(value: f64) -> Option<Number> {
+        value.is_finite().then_some(Number::Float(value))
+    }
+
+    pub fn from_signed(value: i64) -> Number {
+        u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned)
+    }
+
+    /// Shortest text that reads back as the same number.
+    pub fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Number::Unsigned(value) => {
+                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+            }
+            Number::Negative(value) => {
+                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+            }
+            Number::Float(value) => out.extend_from_slice(format!("{value:?}").as_bytes()),
+        }
+    }
+}
+
+impl Ord for Number {
+    fn cmp(&self, other: &Number) -> Ordering {
+        use Number::{Float, Negative, Unsigned};
+        match (*self, *other) {
+            (Unsigned(a), Unsigned(b)) => a.cmp(&b),
+            (Negative(a), Negative(b)) => a.cmp(&b),
+            (Negative(_), Unsigned(_)) => Ordering::Less,
+            (Unsigned(_), Negative(_)) => Ordering::Greater,
+            (Float(a), Float(b)) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
+            (Unsigned(a), Float(b)) => order_with_float(i128::from(a), b),
+            (Negative(a), Float(b)) => order_with_float(i128::from(a), b),
+            (Float(a), Unsigned(b)) => order_with_float(i128::from(b), a).reverse(),
+            (Float(a), Negative(b)) => order_with_float(i128::from(b), a).reverse(),
+        }
+    }
+}
+
+/// Exact: a 64-bit integer is never rounded to a float here.
+fn order_with_float(integer: i128, float: f64) -> Ordering {
+    // Casts saturate, and every 64-bit integer is far inside of i128.
+    let whole = float.trunc() as i128;
+    integer
+        .cmp(&whole)
+        .then_with(|| 0.0_f64.partial_cmp(&float.fract()).unwrap_or(Ordering::Equal))
+}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Number) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Number) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Number {}
+
+// ---- finding ends -------------------------------------------------------------------------------------------------------------
+
+/// A member starts at `at`: where its name ends (the closing quote) and where its value begins.
+#[inline]
+fn name_at(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+    if bytes.get(at) != Some(&b'"') {
+        return None;
+    }
+    let key = string_end(bytes, at + 1)?;
+    (bytes.get(key + 1) == Some(&b':')).then_some((key, key + 2))
+}
+
+/// How a name as written compares with a plain one.
+#[inline]
+fn order_of_name(written: &[u8], plain: &str) -> Ordering {
+    // Names are short: bytes up to the first difference beat a call of memcmp. A backslash is where writing and meaning part.
+    let plain = plain.as_bytes();
+    for (i, &byte) in written.iter().enumerate() {
+        if byte == b'\\' {
+            return order_of_escaped_name(written, plain);
+        }
+        match plain.get(i) {
+            None => return Ordering::Greater,
+            Some(&other) if other != byte => return byte.cmp(&other),
+            _ => {}
+        }
+    }
+    written.len().cmp(&plain.len())
+}
+
+#[cold]
+fn order_of_escaped_name(written: &[u8], plain: &[u8]) -> Ordering {
+    let meant = std::str::from_utf8(written).ok().and_then(unescape);
+    // A name that means nothing is no name: greater than all, so that a search ends.
+    meant.map_or(Ordering::Greater, |meant| meant.as_bytes().cmp(plain))
+}
+
+/// Where the value that starts at `at` ends: the offset after its last byte.
+#[inline]
+fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
+    match *bytes.get(at)? {
+        b'"' => string_end(bytes, at + 1).map(|quote| quote + 1),
+        b'{' | b'[' => container_end(bytes, at),
+        b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
+            let length = bytes[at..]
+                .iter()
+                .position(|byte| matches!(byte, b',' | b']' | b'}'));
+            Some(length.map_or(bytes.len(), |length| at + length))
+        }
+        _ => None,
+    }
+}
+
+/// The closing quote of the string whose first byte is at `at`.
+#[inline]
+fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += wide::quote_or_escape(bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+/// The end of the array or object that opens at `start`.
+fn container_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    let mut depth: usize = 0;
+    let mut inside_string: u64 = 0; // all ones while a string is open
+    let mut escape_pending = false; // the block before ended in an odd number of backslashes
+    loop {
+        let rest = bytes.get(at..)?;
+        let masks = if let Some(block) = rest.first_chunk::<64>() {
+            wide::masks(block)
+        } else {
+            if rest.is_empty() {
+                return None;
+            }
+            let mut block = [b' '; 64];
+            block[..rest.len()].copy_from_slice(rest);
+            wide::masks(&block)
+        };
+        let mut quotes = masks.quote;
+        if masks.escape != 0 || escape_pending {
+            quotes &= !escaped(masks.escape, &mut escape_pending);
+        }
+        let inside = prefix_xor(quotes) ^ inside_string;
+        inside_string = 0_u64.wrapping_sub(inside >> 63);
+        let open = masks.open & !inside;
+        let mut close = masks.close & !inside;
+        let closes = close.count_ones() as usize;
+        if closes >= depth {
+            // The end can only be in here. Brackets before the k-th closing one: opened so far minus k.
+            let mut closed = 0;
+            while close != 0 {
+                let bit = close & close.wrapping_neg();
+                closed += 1;
+                if depth + (open & (bit - 1)).count_ones() as usize == closed {
+                    return Some(at + bit.trailing_zeros() as usize + 1);
+                }
+                close ^= bit;
+            }
+        }
+        depth = (depth + open.count_ones() as usize).checked_sub(closes)?;
+        at += 64;
+    }
+}
+
+/// Bits of bytes that follow an active backslash.
+#[cold]
+fn escaped(backslashes: u64, pending: &mut bool) -> u64 {
+    let mut result = 0;
+    let mut active = *pending;
+    for i in 0..64 {
+        if active {
+            result |= 1 << i;
+            active = false;
+        } else {
+            active = backslashes & (1 << i) != 0;
+        }
+    }
+    *pending = active;
+    result
+}
+
+/// Each bit becomes the parity of itself and all bits below: from quotes to what is between them.
+#[inline]
+fn prefix_xor(mut bits: u64) -> u64 {
+    bits ^= bits << 1;
+    bits ^= bits << 2;
+    bits ^= bits << 4;
+    bits ^= bits << 8;
+    bits ^= bits << 16;
+    bits ^ (bits << 32)
+}
+
+struct Masks {
+    quote: u64,
+    escape: u64,
+    open: u64,
+    close: u64,
+}
+
+/// Many bytes at a time with SSE2.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    // SSE2 is part of x86-64 itself, but the compiler wants each entry into such code to be vouched for. Loads go through integers, so
+    // no pointer is involved.
+    #![allow(unsafe_code)]
+
+    use super::Masks;
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+    };
+
+    #[inline]
+    pub(super) fn quote_or_escape(bytes: &[u8]) -> Option<usize> {
+        // SAFETY: every x86-64 processor has SSE2.
+        unsafe { quote_or_escape_sse2(bytes) }
+    }
+
+    #[inline]
+    pub(super) fn masks(block: &[u8; 64]) -> Masks {
+        // SAFETY: every x86-64 processor has SSE2.
+        unsafe { masks_sse2(block) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn load(bytes: &[u8; 16]) -> __m128i {
+        let both = u128::from_le_bytes(*bytes);
+        _mm_set_epi64x((both >> 64) as i64, both as i64)
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn equal(lane: __m128i, byte: u8) -> u64 {
+        let mask = _mm_movemask_epi8(_mm_cmpeq_epi8(lane, _mm_set1_epi8(byte.cast_signed())));
+        u64::from(mask.cast_unsigned())
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn quote_or_escape_sse2(bytes: &[u8]) -> Option<usize> {
+        let mut rest = bytes;
+        let mut at = 0;
+        while let Some((chunk, tail)) = rest.split_first_chunk::<16>() {
+            let lane = load(chunk);
+            let mask = equal(lane, b'"') | equal(lane, b'\\');
+            if mask != 0 {
+                return Some(at + mask.trailing_zeros() as usize);
+            }
+            at += 16;
+            rest = tail;
+        }
+        rest.iter()
+            .position(|byte| matches!(byte, b'"' | b'\\'))
+            .map(|found| at + found)
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn masks_sse2(block: &[u8; 64]) -> Masks {
+        let mut masks = Masks {
+            quote: 0,
+            escape: 0,
+            open: 0,
+            close: 0,
+        };
+        let (chunks, _) = block.as_chunks::<16>();
+        for (i, chunk) in chunks.iter().enumerate() {
+            let lane = load(chunk);
+            // Square and curly brackets differ in one bit.
+            let folded = _mm_or_si128(lane, _mm_set1_epi8(0x20));
+            masks.quote |= equal(lane, b'"') << (16 * i);
+            masks.escape |= equal(lane, b'\\') << (16 * i);
+            masks.open |= equal(folded, b'{') << (16 * i);
+            masks.close |= equal(folded, b'}') << (16 * i);
+        }
+        masks
+    }
+}
+
+/// Eight bytes at a time, on any machine.
+#[cfg(any(not(target_arch = "x86_64"), test))]
+#[cfg_attr(target_arch = "x86_64", allow(dead_code))]
+mod narrow {
+    use super::Masks;
+
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+
+    /// One bit per byte of the word that equals `byte`, exact (no false hits behind a true one).
+    #[inline]
+    fn equal(word: u64, byte: u8) -> u64 {
+        let zero_where_equal = word ^ (ONES * u64::from(byte));
+        let high = !(((zero_where_equal & LOW) + LOW) | zero_where_equal | LOW);
+        // Gathers the eight high bits into the lowest byte, first byte first.
+        (high >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+    }
+
+    #[inline]
+    pub(super) fn quote_or_escape(bytes: &[u8]) -> Option<usize> {
+        let mut rest = bytes;
+        let mut at = 0;
+        while let Some((chunk, tail)) = rest.split_first_chunk::<8>() {
+            let word = u64::from_le_bytes(*chunk);
+            let mask = equal(word, b'"') | equal(word, b'\\');
+            if mask != 0 {
+                return Some(at + mask.trailing_zeros() as usize);
+            }
+            at += 8;
+            rest = tail;
+        }
+        rest.iter()
+            .position(|byte| matches!(byte, b'"' | b'\\'))
+            .map(|found| at + found)
+    }
+
+    #[inline]
+    pub(super) fn masks(block: &[u8; 64]) -> Masks {
+        let mut masks = Masks {
+            quote: 0,
+            escape: 0,
+            open: 0,
+            close: 0,
+        };
+        let (chunks, _) = block.as_chunks::<8>();
+        for (i, chunk) in chunks.iter().enumerate() {
+            let word = u64::from_le_bytes(*chunk);
+            let folded = word | (ONES * 0x20);
+            masks.quote |= equal(word, b'"') << (8 * i);
+            masks.escape |= equal(word, b'\\') << (8 * i);
+            masks.open |= equal(folded, b'{') << (8 * i);
+            masks.close |= equal(folded, b'}') << (8 * i);
+        }
+        masks
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+use narrow as wide;
