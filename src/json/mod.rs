@@ -1,6 +1,387 @@
-//! JSON as we write it. Knows text, knows no resource.
+//! JSON as the server sees it: one owned tree, one strict reader, one canonical writer.
+//!
+//! Promises: what was read is what is written, nothing is stored lossily; two equal values have the same text (sorted keys, no spaces,
+//! shortest numbers, minimal escapes), so that text can be compared, hashed and scanned (`scan`) instead of being read again.
+//! Leaves to others: what a document means (`schema`), patches (`patch`).
 
 pub mod field_type;
+mod parse;
+pub mod patch;
 pub mod scan;
 
 pub use field_type::FieldType;
+pub(crate) use parse::special_from;
+pub use parse::{DEPTH_MAX, NUMBER_CHARS_MAX, ParseError, parse};
+pub use patch::merge;
+
+use std::fmt;
+
+/// Any JSON value. Trees made by `parse` are at most `DEPTH_MAX` deep, and `merge` does not deepen them, so recursion over them is bounded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Value {
+    #[default]
+    Null,
+    Bool(bool),
+    Number(Number),
+    String(Box<str>),
+    Array(Vec<Value>),
+    Object(Object),
+}
+
+/// Integers are exact over the whole range of `u64` and `i64`; the rest is a finite double.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Number {
+    Unsigned(u64),
+    /// Always below zero.
+    Negative(i64),
+    /// Always finite. Written with a point or an exponent, so that it is read back as a float.
+    Float(f64),
+}
+
+/// Members sorted by the bytes of their keys, each key once.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Object {
+    members: Vec<(Key, Value)>,
+}
+
+/// How a key is held is nobody's business but this module's.
+type Key = Box<str>;
+
+impl Object {
+    pub const fn new() -> Self {
+        Self {
+            members: Vec::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.find(key).ok().map(|at| &self.members[at].1)
+    }
+
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
+        self.find(key).ok().map(|at| &mut self.members[at].1)
+    }
+
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.find(key).is_ok()
+    }
+
+    /// Returns what the key held before.
+    pub fn insert(&mut self, key: impl AsRef<str>, value: Value) -> Option<Value> {
+        let key = key.as_ref();
+        match self.find(key) {
+            Ok(at) => Some(std::mem::replace(&mut self.members[at].1, value)),
+            Err(at) => {
+                self.members.insert(at, (key.into(), value));
+                None
+            }
+        }
+    }
+
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        self.find(key).ok().map(|at| self.members.remove(at).1)
+    }
+
+    /// In the order of the keys.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &Value)> + ExactSizeIterator {
+        self.members.iter().map(|(key, value)| (&**key, value))
+    }
+
+    pub fn iter_mut(
+        &mut self,
+    ) -> impl DoubleEndedIterator<Item = (&str, &mut Value)> + ExactSizeIterator {
+        self.members.iter_mut().map(|(key, value)| (&**key, value))
+    }
+
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut Value) -> bool) {
+        self.members.retain_mut(|(key, value)| keep(key, value));
+    }
+
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.members.binary_search_by(|(held, _)| (**held).cmp(key))
+    }
+}
+
+impl IntoIterator for Object {
+    type Item = (Box<str>, Value);
+    type IntoIter = std::vec::IntoIter<(Box<str>, Value)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.members.into_iter()
+    }
+}
+
+/// Of members with the same key the last one stays.
+impl<K: AsRef<str>> FromIterator<(K, Value)> for Object {
+    fn from_iter<I: IntoIterator<Item = (K, Value)>>(members: I) -> Self {
+        let mut object = Self::new();
+        for (key, value) in members {
+            object.insert(key, value);
+        }
+        object
+    }
+}
+
+impl Value {
+    /// Member of an object; `None` for everything else.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.as_object().and_then(|object| object.get(key))
+    }
+
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
+        self.as_object_mut().and_then(|object| object.get_mut(key))
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self, Value::Null)
+    }
+
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Value::Number(Number::Unsigned(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn as_i64(&self) -> Option<i64> {
+        match self {
+            Value::Number(Number::Unsigned(value)) => i64::try_from(*value).ok(),
+            Value::Number(Number::Negative(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Any number as a double; large integers are rounded.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Value::Number(number) => Some(number.as_f64()),
+            _ => None,
+        }
+    }
+
+    pub fn as_array(&self) -> Option<&[Value]> {
+        match self {
+            Value::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub fn as_array_mut(&mut self) -> Option<&mut Vec<Value>> {
+        match self {
+            Value::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub fn as_object(&self) -> Option<&Object> {
+        match self {
+            Value::Object(object) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn as_object_mut(&mut self) -> Option<&mut Object> {
+        match self {
+            Value::Object(object) => Some(object),
+            _ => None,
+        }
+    }
+
+    /// Appends the canonical text.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::Bool(true) => out.extend_from_slice(b"true"),
+            Value::Bool(false) => out.extend_from_slice(b"false"),
+            Value::Number(number) => number.write(out),
+            Value::String(text) => write_string(text, out),
+            Value::Array(items) => {
+                out.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    item.write(out);
+                }
+                out.push(b']');
+            }
+            Value::Object(object) => object.write(out),
+        }
+    }
+
+    /// The canonical text.
+    pub fn to_text(&self) -> String {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        text_of(out)
+    }
+}
+
+impl Object {
+    /// Appends the canonical text.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (index, (key, value)) in self.members.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write_string(key, out);
+            out.push(b':');
+            value.write(out);
+        }
+        out.push(b'}');
+    }
+}
+
+/// What the writer produced, as text.
+pub(crate) fn text_of(written: Vec<u8>) -> String {
+    String::from_utf8(written).expect("the writer copies text and adds ASCII")
+}
+
+impl Number {
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Number::Unsigned(value) => value as f64,
+            Number::Negative(value) => value as f64,
+            Number::Float(value) => value,
+        }
+    }
+
+    /// Appends the shortest text that reads back as the same number.
+    pub fn write(self, out: &mut Vec<u8>) {
+        use std::io::Write;
+        match self {
+            Number::Unsigned(value) => {
+                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes())
+            }
+            Number::Negative(value) => {
+                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes())
+            }
+            Number::Float(value) => {
+                debug_assert!(value.is_finite(), "the reader refuses what is not finite");
+                // `Debug` is the shortest form that reads back equal and always has a point or an exponent; `Display` has neither for 5.0.
+                write!(out, "{value:?}").expect("a vector takes everything");
+            }
+        }
+    }
+
+    /// The same number as an integer, when it is one exactly.
+    pub fn to_integer(self) -> Option<Number> {
+        /// Above it doubles skip integers, so an integral double no longer says which integer was meant.
+        const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+        match self {
+            Number::Float(value) if value.fract() != 0.0 || value.abs() > EXACT_MAX => None,
+            Number::Float(value) if value < 0.0 => Some(Number::Negative(value as i64)),
+            Number::Float(value) => Some(Number::Unsigned(value as u64)),
+            integer => Some(integer),
+        }
+    }
+}
+
+/// Appends a string with its quotes: only quotes, backslashes and control characters are escaped, everything else is copied.
+pub fn write_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut copied = 0;
+    while let Some(at) = special_from(bytes, copied) {
+        out.extend_from_slice(&bytes[copied..at]);
+        match bytes[at] {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x09 => out.extend_from_slice(b"\\t"),
+            0x0a => out.extend_from_slice(b"\\n"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            0x0d => out.extend_from_slice(b"\\r"),
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(control >> 4)]);
+                out.push(HEX[usize::from(control & 15)]);
+            }
+        }
+        copied = at + 1;
+    }
+    out.extend_from_slice(&bytes[copied..]);
+    out.push(b'"');
+}
+
+/// Appends one step to a JSON pointer (RFC 6901).
+pub fn push_pointer(pointer: &mut String, step: &str) {
+    pointer.push('/');
+    if step.contains(['~', '/']) {
+        pointer.push_str(&step.replace('~', "~0").replace('/', "~1"));
+    } else {
+        pointer.push_str(step);
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text())
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Value::Bool(value)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Value::Number(Number::Unsigned(value))
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Value::Number(u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned))
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Value::String(value.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(value: String) -> Self {
+        Value::String(value.into())
+    }
+}
+
+impl From<Vec<Value>> for Value {
+    fn from(value: Vec<Value>) -> Self {
+        Value::Array(value)
+    }
+}
+
+impl From<Object> for Value {
+    fn from(value: Object) -> Self {
+        Value::Object(value)
+    }
+}

@@ -1,0 +1,539 @@
+//! The strict reader of JSON: bytes of a stranger in, a tree or one exact complaint out.
+//!
+//! Refuses what RFC 8259 refuses, and of what it leaves open everything that could not be stored and given back as it came: duplicate keys,
+//! lone surrogates, U+0000, a byte order mark, integers beyond 64 bits, doubles that overflow or vanish, nesting deeper than
+//! `DEPTH_MAX`. One pass, time linear in the length, recursion bounded by the depth. Says where (byte offset and JSON pointer) and what.
+
+use super::{Key, Number, Object, Value, push_pointer};
+
+/// How deep arrays and objects may nest. The deepest path of the schema has 9 levels; this bounds every recursion over a document.
+pub const DEPTH_MAX: usize = 64;
+
+/// Longest text of one number. The longest exact double needs 767 digits; above it somebody is only making us work.
+pub const NUMBER_CHARS_MAX: usize = 1024;
+
+/// Why a body was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseError {
+    /// `invalid_json`, `invalid_utf8`, `byte_order_mark`, `json_too_deep`, `duplicate_key`, `lone_surrogate`, `nul_character`,
+    /// `number_out_of_range`.
+    pub code: &'static str,
+    /// Byte of the body at which reading stopped.
+    pub offset: usize,
+    /// JSON pointer of the value that was being read.
+    pub pointer: String,
+    /// One sentence for people; names the offset.
+    pub title: String,
+}
+
+/// Reads one JSON text that fills the whole body.
+pub fn parse(body: &[u8]) -> Result<Value, ParseError> {
+    if body.starts_with(b"\xef\xbb\xbf") {
+        return Err(Fault::at(
+            "byte_order_mark",
+            0,
+            "A byte order mark is not part of JSON",
+        )
+        .finish());
+    }
+    let text = std::str::from_utf8(body).map_err(|error| {
+        Fault::at(
+            "invalid_utf8",
+            error.valid_up_to(),
+            "The body is not valid UTF-8",
+        )
+        .finish()
+    })?;
+    let mut reader = Reader {
+        text,
+        bytes: body,
+        at: 0,
+        depth: 0,
+        members: Vec::new(),
+        items: Vec::new(),
+    };
+    reader.document().map_err(|fault| fault.finish())
+}
+
+/// A complaint on its way out of the recursion; each level adds its step of the pointer.
+struct Fault {
+    code: &'static str,
+    offset: usize,
+    what: String,
+    /// Innermost first.
+    steps: Vec<String>,
+}
+
+impl Fault {
+    fn at(code: &'static str, offset: usize, what: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
+            code,
+            offset,
+            what: what.into(),
+            steps: Vec::new(),
+        })
+    }
+
+    fn inside(mut self: Box<Self>, step: String) -> Box<Self> {
+        self.steps.push(step);
+        self
+    }
+
+    fn finish(self: Box<Self>) -> ParseError {
+        let mut pointer = String::new();
+        for step in self.steps.iter().rev() {
+            push_pointer(&mut pointer, step);
+        }
+        ParseError {
+            code: self.code,
+            offset: self.offset,
+            pointer,
+            title: format!("{} (byte {}).", self.what, self.offset),
+        }
+    }
+}
+
+type Read<T> = Result<T, Box<Fault>>;
+
+struct Reader<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    depth: usize,
+    /// Members and items of all open objects and arrays; a finished one takes its own off the top in one exact allocation.
+    members: Vec<(Key, Value)>,
+    items: Vec<Value>,
+}
+
+impl<'a> Reader<'a> {
+    fn document(&mut self) -> Read<Value> {
+        self.skip_space();
+        if self.at == self.bytes.len() {
+            return Err(Fault::at("invalid_json", self.at, "The body is empty"));
+        }
+        let value = self.value()?;
+        self.skip_space();
+        if self.at < self.bytes.len() {
+            return Err(Fault::at(
+                "invalid_json",
+                self.at,
+                "There is more after the end of the JSON value",
+            ));
+        }
+        Ok(value)
+    }
+
+    /// The next byte is the first of the value: space was skipped.
+    fn value(&mut self) -> Read<Value> {
+        match self.peek() {
+            Some(b'"') => Ok(Value::String(self.string()?.into_box())),
+            Some(b'{') => self.nested(Self::object),
+            Some(b'[') => self.nested(Self::array),
+            Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
+            Some(b't') => self.word("true", Value::Bool(true)),
+            Some(b'f') => self.word("false", Value::Bool(false)),
+            Some(b'n') => self.word("null", Value::Null),
+            _ => Err(self.unexpected("a value")),
+        }
+    }
+
+    fn nested(&mut self, read: fn(&mut Self) -> Read<Value>) -> Read<Value> {
+        if self.depth == DEPTH_MAX {
+            return Err(Fault::at(
+                "json_too_deep",
+                self.at,
+                format!("Arrays and objects may be nested {DEPTH_MAX} deep"),
+            ));
+        }
+        self.depth += 1;
+        let value = read(self)?;
+        self.depth -= 1;
+        Ok(value)
+    }
+
+    fn array(&mut self) -> Read<Value> {
+        let first = self.items.len();
+        self.at += 1;
+        self.skip_space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(Value::Array(Vec::new()));
+        }
+        loop {
+            match self.value() {
+                Ok(item) => self.items.push(item),
+                Err(fault) => return Err(fault.inside((self.items.len() - first).to_string())),
+            }
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => break,
+                _ => return Err(self.unexpected("',' or ']'")),
+            }
+            self.skip_space();
+        }
+        self.at += 1;
+        Ok(Value::Array(self.items.drain(first..).collect()))
+    }
+
+    fn object(&mut self) -> Read<Value> {
+        let first = self.members.len();
+        let start = self.at;
+        let mut ascending = true;
+        self.at += 1;
+        self.skip_space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(Value::Object(Object::new()));
+        }
+        loop {
+            let key = self.key()?;
+            match self.value() {
+                Ok(value) => {
+                    ascending = ascending
+                        && (self.members.len() == first
+                            || *self.members[self.members.len() - 1].0 < *key);
+                    self.members.push((key, value));
+                }
+                Err(fault) => return Err(fault.inside(key.into_string())),
+            }
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => break,
+                _ => return Err(self.unexpected("',' or '}'")),
+            }
+            self.skip_space();
+        }
+        self.at += 1;
+        if !ascending {
+            let members = &mut self.members[first..];
+            members.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            if let Some(pair) = members.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                let key = pair[0].0.clone();
+                let offset = self.second(start, &key)?;
+                return Err(Fault::at(
+                    "duplicate_key",
+                    offset,
+                    "A key may be given once in an object",
+                )
+                .inside(key.into_string()));
+            }
+        }
+        Ok(Value::Object(Object {
+            members: self.members.drain(first..).collect(),
+        }))
+    }
+
+    /// A key, its colon and the space around them; stands on the value afterwards.
+    fn key(&mut self) -> Read<Key> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected("a key in double quotes"));
+        }
+        let key = self.string()?.into_box();
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected("':'").inside(key.into_string()));
+        }
+        self.at += 1;
+        self.skip_space();
+        Ok(key)
+    }
+
+    /// Where a key is given the second time in the (well-formed) object that begins at `start`. Only to complain, so it may read again.
+    fn second(&mut self, start: usize, wanted: &str) -> Read<usize> {
+        self.at = start;
+        let mut seen = false;
+        loop {
+            self.at += 1;
+            self.skip_space();
+            let offset = self.at;
+            if *self.key()? == *wanted {
+                if seen {
+                    return Ok(offset);
+                }
+                seen = true;
+            }
+            self.value()?;
+            self.skip_space();
+        }
+    }
+
+    fn word(&mut self, word: &str, value: Value) -> Read<Value> {
+        if !self.bytes[self.at..].starts_with(word.as_bytes()) {
+            return Err(self.unexpected("a value"));
+        }
+        self.at += word.len();
+        Ok(value)
+    }
+
+    fn number(&mut self) -> Read<Number> {
+        let start = self.at;
+        let negative = self.peek() == Some(b'-');
+        self.at += usize::from(negative);
+        let digits = self.at;
+        // Wrapping is harmless: the value is used only when there were at most 19 digits.
+        let mut integer = 0_u64;
+        while let Some(digit @ b'0'..=b'9') = self.peek() {
+            integer = integer
+                .wrapping_mul(10)
+                .wrapping_add(u64::from(digit - b'0'));
+            self.at += 1;
+        }
+        let count = self.at - digits;
+        if count == 0 {
+            return Err(self.unexpected("a digit"));
+        }
+        if count > 1 && self.bytes[digits] == b'0' {
+            return Err(Fault::at(
+                "invalid_json",
+                digits,
+                "A number may not begin with a zero",
+            ));
+        }
+        if matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
+            return self.float(start);
+        }
+        let too_large = || {
+            Fault::at(
+                "number_out_of_range",
+                start,
+                "An integer must fit in 64 bits",
+            )
+        };
+        if count > 19 {
+            // 20 digits are the most a 64-bit integer has, so `parse` sees a short text or none.
+            let text = &self.text[digits..self.at];
+            integer = if count == 20 {
+                text.parse().map_err(|_| too_large())?
+            } else {
+                return Err(too_large());
+            };
+        }
+        match (negative, integer) {
+            (false, integer) => Ok(Number::Unsigned(integer)),
+            // Minus zero is the integer zero; as a double it keeps its sign.
+            (true, 0) => Ok(Number::Unsigned(0)),
+            (true, integer) => 0_i64
+                .checked_sub_unsigned(integer)
+                .map(Number::Negative)
+                .ok_or_else(too_large),
+        }
+    }
+
+    /// Stands on the point or the exponent.
+    fn float(&mut self, start: usize) -> Read<Number> {
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        let text = &self.text[start..self.at];
+        if text.len() > NUMBER_CHARS_MAX {
+            return Err(Fault::at(
+                "number_out_of_range",
+                start,
+                format!("A number may have {NUMBER_CHARS_MAX} characters"),
+            ));
+        }
+        let value: f64 = text
+            .parse()
+            .map_err(|_| Fault::at("invalid_json", start, "This is not a number"))?;
+        let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
+        if value.is_infinite()
+            || (value == 0.0 && mantissa.contains(|digit| matches!(digit, '1'..='9')))
+        {
+            return Err(Fault::at(
+                "number_out_of_range",
+                start,
+                "A number must fit in a double",
+            ));
+        }
+        Ok(Number::Float(value))
+    }
+
+    fn digits(&mut self) -> Read<()> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at == start {
+            Err(self.unexpected("a digit"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Stands on the opening quote; afterwards behind the closing one.
+    fn string(&mut self) -> Read<Text<'a>> {
+        let start = self.at + 1;
+        let end = special_from(self.bytes, start).ok_or_else(|| self.unfinished())?;
+        if self.bytes[end] == b'"' {
+            self.at = end + 1;
+            return Ok(Text::Plain(&self.text[start..end]));
+        }
+        self.escaped(start, end).map(Text::Escaped)
+    }
+
+    #[cold]
+    fn escaped(&mut self, start: usize, first: usize) -> Read<String> {
+        let mut out = String::from(&self.text[start..first]);
+        self.at = first;
+        loop {
+            match self.bytes[self.at] {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(out);
+                }
+                b'\\' => out.push(self.escape()?),
+                _ => {
+                    return Err(Fault::at(
+                        "invalid_json",
+                        self.at,
+                        "A control character in a string must be escaped",
+                    ));
+                }
+            }
+            let next = special_from(self.bytes, self.at).ok_or_else(|| self.unfinished())?;
+            out.push_str(&self.text[self.at..next]);
+            self.at = next;
+        }
+    }
+
+    /// Stands on the backslash; afterwards behind the escape.
+    fn escape(&mut self) -> Read<char> {
+        let start = self.at;
+        let letter = *self.bytes.get(start + 1).ok_or_else(|| self.unfinished())?;
+        self.at += 2;
+        Ok(match letter {
+            b'"' => '"',
+            b'\\' => '\\',
+            b'/' => '/',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let lone = || {
+                    Fault::at(
+                        "lone_surrogate",
+                        start,
+                        "Half of a surrogate pair is not a character",
+                    )
+                };
+                let code = match self.hex()? {
+                    high @ 0xd800..=0xdbff => {
+                        if !self.bytes[self.at..].starts_with(b"\\u") {
+                            return Err(lone());
+                        }
+                        self.at += 2;
+                        match self.hex()? {
+                            low @ 0xdc00..=0xdfff => {
+                                0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00)
+                            }
+                            _ => return Err(lone()),
+                        }
+                    }
+                    code => code,
+                };
+                if code == 0 {
+                    return Err(Fault::at(
+                        "nul_character",
+                        start,
+                        "The character U+0000 is not accepted",
+                    ));
+                }
+                char::from_u32(code).ok_or_else(lone)?
+            }
+            _ => return Err(Fault::at("invalid_json", start, "There is no such escape")),
+        })
+    }
+
+    fn hex(&mut self) -> Read<u32> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16));
+            code = code * 16 + digit.ok_or_else(|| self.unexpected("four hexadecimal digits"))?;
+            self.at += 1;
+        }
+        Ok(code)
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    #[cold]
+    fn unexpected(&self, wanted: &str) -> Box<Fault> {
+        let what = match self
+            .text
+            .get(self.at..)
+            .and_then(|rest| rest.chars().next())
+        {
+            Some(found) => format!("Expected {wanted}, found {found:?}"),
+            None => format!("Expected {wanted}, found the end"),
+        };
+        Fault::at("invalid_json", self.at, what)
+    }
+
+    #[cold]
+    fn unfinished(&self) -> Box<Fault> {
+        Fault::at("invalid_json", self.bytes.len(), "A string has no end")
+    }
+}
+
+/// A string of the body: borrowed unless it had escapes.
+enum Text<'a> {
+    Plain(&'a str),
+    Escaped(String),
+}
+
+impl Text<'_> {
+    fn into_box(self) -> Box<str> {
+        match self {
+            Text::Plain(text) => text.into(),
+            Text::Escaped(text) => text.into(),
+        }
+    }
+}
+
+/// Position of the first quote, backslash or control character at or after `from`. Eight bytes at a time.
+pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    // The lowest set bit is exact; a borrow can only raise false alarms above a true one.
+    const fn zero_bytes(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word & HIGHS
+    }
+    let mut at = from;
+    while let Some(chunk) = bytes.get(at..at + 8) {
+        let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes were asked for"));
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        let hits = zero_bytes(word ^ (ONES * 0x22)) | zero_bytes(word ^ (ONES * 0x5c)) | control;
+        if hits != 0 {
+            return Some(at + (hits.trailing_zeros() / 8) as usize);
+        }
+        at += 8;
+    }
+    bytes
+        .get(at..)?
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))
+        .map(|found| at + found)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,204 @@
+//! JSON Merge Patch (RFC 7386) with the controls of the reference.
+//!
+//! Objects merge, `null` removes, everything else replaces: arrays as a whole. `"$reset": true` at any object level means that this
+//! object replaces the one that was there. `$position`, `$index` and `$delete`, which the reference admits without saying what they do, are dropped.
+
+use super::{Object, Value};
+
+/// Asks that the object it stands in replaces what is there.
+pub const RESET: &str = "$reset";
+
+/// A member that steers the merge and is never stored.
+pub fn is_control(key: &str) -> bool {
+    matches!(key, RESET | "$position" | "$index" | "$delete")
+}
+
+/// Applies `patch` to `target`. Recursion is bounded by the depth of the patch; the result is no deeper than the deeper of the two.
+pub fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(mut members) = patch else {
+        *target = without_controls(patch);
+        return;
+    };
+    if members.remove(RESET) == Some(Value::Bool(true)) {
+        *target = Value::Object(Object::new());
+    }
+    if !matches!(target, Value::Object(_)) {
+        *target = Value::Object(Object::new());
+    }
+    let Value::Object(object) = target else {
+        unreachable!("it was just made one")
+    };
+    for (key, value) in members {
+        if is_control(&key) {
+            continue;
+        }
+        if value.is_null() {
+            object.remove(&key);
+        } else if let Some(held) = object.get_mut(&key) {
+            merge(held, value);
+        } else {
+            let mut fresh = Value::Null;
+            merge(&mut fresh, value);
+            object.insert(key, fresh);
+        }
+    }
+}
+
+/// Inside an array nothing merges and `null` stays, but the controls are no data there either.
+fn without_controls(mut value: Value) -> Value {
+    fn clean(value: &mut Value) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(clean),
+            Value::Object(object) => object.retain(|key, value| {
+                clean(value);
+                !is_control(key)
+            }),
+            _ => {}
+        }
+    }
+    clean(&mut value);
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::parse;
+    use super::*;
+
+    fn merged(target: &str, patch: &str) -> String {
+        let mut target = parse(target.as_bytes()).expect("target");
+        merge(&mut target, parse(patch.as_bytes()).expect("patch"));
+        target.to_text()
+    }
+
+    /// The table of RFC 7386, appendix A.
+    #[test]
+    fn the_examples_of_the_rfc_hold() {
+        let table = [
+            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"a":null}"#, "{}"),
+            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+            (
+                r#"{"a":{"b":"c"}}"#,
+                r#"{"a":{"b":"d","c":null}}"#,
+                r#"{"a":{"b":"d"}}"#,
+            ),
+            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+            (r#"["a","b"]"#, r#"["c","d"]"#, r#"["c","d"]"#),
+            (r#"{"a":"b"}"#, r#"["c"]"#, r#"["c"]"#),
+            (r#"{"a":"foo"}"#, "null", "null"),
+            (r#"{"a":"foo"}"#, r#""bar""#, r#""bar""#),
+            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"a":1,"e":null}"#),
+            ("[1,2]", r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#),
+            ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+        ];
+        for (target, patch, result) in table {
+            assert_eq!(merged(target, patch), result, "{target} + {patch}");
+        }
+    }
+
+    #[test]
+    fn reset_replaces_the_object_it_stands_in() {
+        let table = [
+            (
+                r#"{"a":1,"b":{"c":2}}"#,
+                r#"{"$reset":true,"d":3}"#,
+                r#"{"d":3}"#,
+            ),
+            (
+                r#"{"a":1,"b":{"c":2,"d":3}}"#,
+                r#"{"b":{"$reset":true,"d":4}}"#,
+                r#"{"a":1,"b":{"d":4}}"#,
+            ),
+            (
+                r#"{"a":1}"#,
+                r#"{"$reset":false,"b":2}"#,
+                r#"{"a":1,"b":2}"#,
+            ),
+            (r#"{"a":1}"#, r#"{"$reset":null,"b":2}"#, r#"{"a":1,"b":2}"#),
+            (
+                r#"{"a":1}"#,
+                r#"{"$reset":"true","b":2}"#,
+                r#"{"a":1,"b":2}"#,
+            ),
+            (r#"{"a":1}"#, r#"{"$reset":true}"#, "{}"),
+            (
+                r#"{"a":{"b":{"c":1},"d":2}}"#,
+                r#"{"a":{"$reset":true,"b":{"e":1,"f":null}}}"#,
+                r#"{"a":{"b":{"e":1}}}"#,
+            ),
+            ("{}", r#"{"a":{"$reset":true,"b":1}}"#, r#"{"a":{"b":1}}"#),
+        ];
+        for (target, patch, result) in table {
+            assert_eq!(merged(target, patch), result, "{target} + {patch}");
+        }
+    }
+
+    #[test]
+    fn controls_are_never_stored() {
+        assert_eq!(
+            merged(
+                r#"{"a":{}}"#,
+                r#"{"$delete":true,"$index":1,"a":{"$position":2,"b":1}}"#
+            ),
+            r#"{"a":{"b":1}}"#
+        );
+        assert_eq!(
+            merged(
+                "{}",
+                r#"{"a":[{"$reset":true,"$index":0,"b":[{"$delete":true}],"c":null}]}"#
+            ),
+            r#"{"a":[{"b":[{}],"c":null}]}"#
+        );
+    }
+
+    /// The definition in RFC 7386, section 2, word by word.
+    fn by_the_book(target: Option<Value>, patch: &Value) -> Value {
+        let Value::Object(members) = patch else {
+            return patch.clone();
+        };
+        let mut object = match target {
+            Some(Value::Object(object)) => object,
+            _ => Object::new(),
+        };
+        for (key, value) in members.iter() {
+            let held = object.remove(key);
+            if !value.is_null() {
+                object.insert(key, by_the_book(held, value));
+            }
+        }
+        Value::Object(object)
+    }
+
+    fn has_null_member(value: &Value) -> bool {
+        value.as_object().is_some_and(|object| {
+            object
+                .iter()
+                .any(|(_, value)| value.is_null() || has_null_member(value))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_what_the_rfc_says(
+            target in super::super::parse::tests::any_value(),
+            patch in super::super::parse::tests::any_value(),
+        ) {
+            let expected = by_the_book(Some(target.clone()), &patch);
+            let mut once = target;
+            merge(&mut once, patch.clone());
+            prop_assert_eq!(&once, &expected);
+            let mut twice = once.clone();
+            merge(&mut twice, patch.clone());
+            prop_assert_eq!(&twice, &once, "a patch applied twice is as good as once");
+            let mut fresh = Value::Object(Object::new());
+            merge(&mut fresh, patch);
+            prop_assert!(!has_null_member(&fresh), "null is never stored as a member");
+        }
+    }
+}
