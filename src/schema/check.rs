@@ -1,0 +1,468 @@
+//! Is a whole document what the schema says? All of what is wrong is reported, each with its JSON pointer, up to a bound.
+//!
+//! Members the schema does not know are no violation: `prune` drops them. Members marked read-only are checked when present and never demanded.
+
+use std::fmt::Write;
+
+use super::Schema;
+use super::mask;
+use super::tree::{
+    self, ArrayRules, Kinds, Node, NodeId, ObjectRules, TextRules, Tree, Union, kind_of,
+};
+use crate::json::{self, Number, Object, Value};
+
+/// Most violations reported at once. Enough to repair a document by; a bound on the answer to a hostile one.
+pub const VIOLATIONS_MAX: usize = 20;
+
+/// One thing that is wrong with a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Stable, for programs: one of semantics' kinds, such as `not_integer` or `unknown_enum_option`.
+    pub code: &'static str,
+    /// JSON pointer (RFC 6901) to the value, or to where it should be.
+    pub pointer: String,
+    /// One sentence, for people. Never contains the value: it may be a secret.
+    pub title: String,
+    /// The bounds that were broken, named as in JSON Schema.
+    pub meta: Vec<(&'static str, String)>,
+}
+
+impl Schema {
+    /// Checks a complete document, after merging.
+    pub fn check(&self, merged: &Value) -> Result<(), Vec<Violation>> {
+        let mut check = Check {
+            tree: &self.tree,
+            found: Vec::new(),
+            most: VIOLATIONS_MAX,
+        };
+        check.value(self.root, merged, &Path::Root);
+        if check.found.is_empty() {
+            Ok(())
+        } else {
+            Err(check.found)
+        }
+    }
+}
+
+/// Where the walk is: a list on the stack, turned into a pointer only when something is wrong.
+enum Path<'a> {
+    Root,
+    Member(&'a Path<'a>, &'a str),
+    Item(&'a Path<'a>, usize),
+}
+
+impl Path<'_> {
+    fn pointer(&self) -> String {
+        match self {
+            Path::Root => String::new(),
+            Path::Member(parent, key) => {
+                let mut pointer = parent.pointer();
+                json::push_pointer(&mut pointer, key);
+                pointer
+            }
+            Path::Item(parent, index) => format!("{}/{index}", parent.pointer()),
+        }
+    }
+}
+
+struct Check<'a> {
+    tree: &'a Tree,
+    found: Vec<Violation>,
+    most: usize,
+}
+
+impl<'a> Check<'a> {
+    /// Recursion descends with the document, or through a union, and unions do not contain themselves.
+    fn value(&mut self, id: NodeId, value: &Value, path: &Path<'_>) {
+        let node = &self.tree[id];
+        let kind = kind_of(value);
+        if node.kinds & kind == 0 {
+            self.wrong_kind(node.kinds, kind, path);
+            return;
+        }
+        if kind == tree::NULL {
+            return;
+        }
+        if let Some(union) = &node.union {
+            self.union(union, value, path);
+        }
+        if !node.options.is_empty() && !node.options.contains(value) {
+            self.no_option(node, path);
+            return;
+        }
+        match value {
+            Value::Number(number) => self.number(node, *number, path),
+            Value::String(text) => self.string(node, text, path),
+            Value::Array(items) => {
+                if let Some(rules) = &node.array {
+                    self.array(rules, items, path);
+                }
+            }
+            Value::Object(object) => {
+                if let Some(rules) = &node.object {
+                    self.object(rules, object, path);
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn number(&mut self, node: &Node, number: Number, path: &Path<'_>) {
+        if node.minimum.is_some_and(|minimum| less(number, minimum))
+            || node.maximum.is_some_and(|maximum| less(maximum, number))
+        {
+            let text = |bound: Option<Number>| bound.map(|bound| Value::Number(bound).to_text());
+            let (minimum, maximum) = (text(node.minimum), text(node.maximum));
+            let title = between("Must be", minimum.as_deref(), maximum.as_deref(), "");
+            self.report(
+                "input_out_of_range",
+                path,
+                title,
+                [("minimum", minimum), ("maximum", maximum)],
+            );
+        }
+    }
+
+    fn string(&mut self, node: &Node, text: &str, path: &Path<'_>) {
+        let format = node.text.as_ref().and_then(|rules| rules.format);
+        let address = format.is_some_and(super::format::Format::is_address);
+        if (node.secret && text == mask::MASK) || (address && mask::has_masked_password(text)) {
+            let title =
+                "The mask stands for a secret that is not stored here; send the secret itself.";
+            self.report(
+                "wrong_format",
+                path,
+                title.into(),
+                [("format", Some("secret".into()))],
+            );
+            return;
+        }
+        if let Some(rules) = &node.text {
+            self.text(rules, text, path);
+        }
+    }
+
+    fn text(&mut self, rules: &TextRules, text: &str, path: &Path<'_>) {
+        if rules.length_min.is_some() || rules.length_max.is_some() {
+            let length = text.chars().count() as u64;
+            let bounds = || {
+                let text = |bound: Option<u64>| bound.map(|bound| bound.to_string());
+                (text(rules.length_min), text(rules.length_max))
+            };
+            let code = match (rules.length_min, rules.length_max) {
+                (Some(least), _) if length < least => Some("too_short"),
+                (_, Some(most)) if length > most => Some("too_long"),
+                _ => None,
+            };
+            if let Some(code) = code {
+                let (least, most) = bounds();
+                let title = between(
+                    "Must have",
+                    least.as_deref(),
+                    most.as_deref(),
+                    " characters",
+                );
+                self.report(
+                    code,
+                    path,
+                    title,
+                    [("minLength", least), ("maxLength", most)],
+                );
+            }
+        }
+        if let Some(pattern) = &rules.pattern
+            && !pattern.matches(text)
+        {
+            let title = format!("Must match {}.", pattern.source);
+            self.report(
+                "nomatch_pattern",
+                path,
+                title,
+                [("pattern", Some(pattern.source.to_string()))],
+            );
+            return;
+        }
+        if let Some(format) = rules.format
+            && !format.accepts(text)
+        {
+            self.report(
+                "wrong_format",
+                path,
+                format!("Must be {}.", format.wanted),
+                [("format", Some(format.name.into()))],
+            );
+        }
+    }
+
+    fn array(&mut self, rules: &ArrayRules, items: &[Value], path: &Path<'_>) {
+        let count = items.len() as u64;
+        let code = match (rules.items_min, rules.items_max) {
+            (Some(least), _) if count < least => Some("too_few_items"),
+            (_, Some(most)) if count > most => Some("too_many_items"),
+            _ => None,
+        };
+        if let Some(code) = code {
+            let text = |bound: Option<u64>| bound.map(|bound| bound.to_string());
+            let (least, most) = (text(rules.items_min), text(rules.items_max));
+            let title = between("Must have", least.as_deref(), most.as_deref(), " items");
+            self.report(code, path, title, [("minItems", least), ("maxItems", most)]);
+        }
+        let Some(id) = rules.items else { return };
+        let nullable = self.tree[id].kinds & tree::NULL != 0;
+        for (index, item) in items.iter().enumerate() {
+            if self.is_full() {
+                return;
+            }
+            if item.is_null() && !nullable {
+                let title = "An element of this array may not be null.";
+                self.report(
+                    "null_in_array_of_non_nullable",
+                    &Path::Item(path, index),
+                    title.into(),
+                    [],
+                );
+                continue;
+            }
+            self.value(id, item, &Path::Item(path, index));
+        }
+    }
+
+    fn object(&mut self, rules: &ObjectRules, object: &Object, path: &Path<'_>) {
+        if let Some(most) = rules.members_max.filter(|most| object.len() as u64 > *most) {
+            let title = format!("Must have at most {most} members.");
+            self.report(
+                "too_many_items",
+                path,
+                title,
+                [("maxProperties", Some(most.to_string()))],
+            );
+        }
+        for at in &rules.required {
+            let name = &*rules.properties[usize::from(*at)].name;
+            if object.get(name).is_none_or(Value::is_null) {
+                self.report(
+                    "missing_required",
+                    &Path::Member(path, name),
+                    "Must be given.".into(),
+                    [],
+                );
+            }
+        }
+        let mut from = 0;
+        for (key, value) in object.iter() {
+            if self.is_full() {
+                return;
+            }
+            if let Some(property) = rules.next_property(key, &mut from) {
+                self.value(property.node, value, &Path::Member(path, key));
+                continue;
+            }
+            let path = Path::Member(path, key);
+            if rules.closed {
+                self.report("extra_keys", &path, "There is no such member.".into(), []);
+                continue;
+            }
+            if let Some(text) = rules.names.and_then(|id| self.tree[id].text.as_ref()) {
+                self.text(text, key, &path);
+            }
+            if let Some(id) = rules.additional {
+                self.value(id, value, &path);
+            }
+        }
+    }
+
+    fn union(&mut self, union: &'a Union, value: &Value, path: &Path<'_>) {
+        let Some(member) = union.member() else {
+            self.free(union.variants(), value, path);
+            return;
+        };
+        let Value::Object(object) = value else { return };
+        match object.get(member) {
+            None | Some(Value::Null) => {
+                let title = format!(
+                    "Must be given: it tells which kind of object this is ({}).",
+                    known(union)
+                );
+                self.report(
+                    "discriminator_missing",
+                    &Path::Member(path, member),
+                    title,
+                    [],
+                );
+            }
+            Some(Value::String(text)) => match union.variant(text) {
+                Some(variant) => self.value(variant, value, path),
+                None => {
+                    let title = format!("Must be of a known kind: {}.", known(union));
+                    self.report(
+                        "discriminator_unmapped",
+                        &Path::Member(path, member),
+                        title,
+                        [],
+                    );
+                }
+            },
+            Some(_) => self.report(
+                "not_string",
+                &Path::Member(path, member),
+                "Must be a string.".into(),
+                [],
+            ),
+        }
+    }
+
+    /// Told apart by type where possible, because then the violations of the one variant that was meant are worth more than
+    /// "none of them".
+    fn free(&mut self, variants: &[NodeId], value: &Value, path: &Path<'_>) {
+        let kind = kind_of(value);
+        let mut fitting = variants
+            .iter()
+            .filter(|id| self.tree[**id].kinds & kind != 0);
+        let Some(first) = fitting.next() else { return };
+        let mut others = fitting.peekable();
+        if others.peek().is_none() {
+            self.value(*first, value, path);
+            return;
+        }
+        let fits = |id: &NodeId| {
+            let mut trial = Check {
+                tree: self.tree,
+                found: Vec::new(),
+                most: 1,
+            };
+            trial.value(*id, value, path);
+            trial.found.is_empty()
+        };
+        if !fits(first) && !others.any(fits) {
+            let count = variants.len();
+            self.report(
+                "unmatched_any",
+                path,
+                format!("Must be like one of the {count} forms that are described."),
+                [],
+            );
+        }
+    }
+
+    #[cold]
+    fn wrong_kind(&mut self, wanted: Kinds, _found: Kinds, path: &Path<'_>) {
+        let (code, title) = match wanted & !tree::NULL {
+            tree::BOOLEAN => ("not_boolean", "Must be true or false."),
+            tree::INTEGER => ("not_integer", "Must be an integer."),
+            tree::NUMBER => ("not_number", "Must be a number."),
+            tree::STRING => ("not_string", "Must be a string."),
+            tree::ARRAY => ("not_array", "Must be an array."),
+            tree::OBJECT => ("not_object", "Must be an object."),
+            0 => ("not_null", "Must be null."),
+            several => {
+                let names: Vec<&str> = KIND_NAMES
+                    .iter()
+                    .filter(|(kind, _)| several & kind != 0)
+                    .map(|(_, name)| *name)
+                    .collect();
+                let names = names.join(", ");
+                self.report(
+                    "invalid_type",
+                    path,
+                    format!("Must be one of these types: {names}."),
+                    [("type", Some(names.clone()))],
+                );
+                return;
+            }
+        };
+        self.report(code, path, title.into(), []);
+    }
+
+    #[cold]
+    fn no_option(&mut self, node: &Node, path: &Path<'_>) {
+        let mut options = String::new();
+        for (index, option) in node.options.iter().enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            match option {
+                Value::String(text) => write!(options, "{separator}{text}"),
+                other => write!(options, "{separator}{other}"),
+            }
+            .expect("a string takes everything");
+        }
+        if node.is_const {
+            self.report(
+                "not_const",
+                path,
+                format!("Must be {options}."),
+                [("const", Some(options.clone()))],
+            );
+        } else {
+            self.report(
+                "unknown_enum_option",
+                path,
+                format!("Must be one of: {options}."),
+                [("enum", Some(options.clone()))],
+            );
+        }
+    }
+
+    #[cold]
+    fn report<const N: usize>(
+        &mut self,
+        code: &'static str,
+        path: &Path<'_>,
+        title: String,
+        meta: [(&'static str, Option<String>); N],
+    ) {
+        if !self.is_full() {
+            let meta = meta
+                .into_iter()
+                .filter_map(|(name, bound)| Some((name, bound?)))
+                .collect();
+            self.found.push(Violation {
+                code,
+                pointer: path.pointer(),
+                title,
+                meta,
+            });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() >= self.most
+    }
+}
+
+const KIND_NAMES: [(Kinds, &str); 6] = [
+    (tree::BOOLEAN, "boolean"),
+    (tree::INTEGER, "integer"),
+    (tree::FLOAT, "number"),
+    (tree::STRING, "string"),
+    (tree::ARRAY, "array"),
+    (tree::OBJECT, "object"),
+];
+
+/// What a discriminator may say.
+fn known(union: &Union) -> String {
+    let names: Vec<&str> = match union {
+        Union::Free(_) => Vec::new(),
+        Union::Named { variants, .. } => variants.iter().map(|(name, _)| &**name).collect(),
+        Union::Addressed { schemes, .. } => schemes.iter().map(|(scheme, _)| &**scheme).collect(),
+    };
+    names.join(", ")
+}
+
+fn between(verb: &str, least: Option<&str>, most: Option<&str>, unit: &str) -> String {
+    match (least, most) {
+        (Some(least), Some(most)) => format!("{verb} {least} to {most}{unit}."),
+        (Some(least), None) => format!("{verb} at least {least}{unit}."),
+        (None, Some(most)) => format!("{verb} at most {most}{unit}."),
+        (None, None) => unreachable!("there was a bound to break"),
+    }
+}
+
+/// Exact among integers; as doubles when either is one.
+fn less(a: Number, b: Number) -> bool {
+    match (a, b) {
+        (Number::Unsigned(a), Number::Unsigned(b)) => a < b,
+        (Number::Negative(a), Number::Negative(b)) => a < b,
+        (Number::Negative(_), Number::Unsigned(_)) => true,
+        (Number::Unsigned(_), Number::Negative(_)) => false,
+        (a, b) => a.as_f64() < b.as_f64(),
+    }
+}

@@ -1,0 +1,152 @@
+//! The effective document: what was stored, with the defaults filled in where nothing was said.
+//!
+//! Both forms are kept as one text: the effective one, and the places in it that were filled in. Cutting those out gives back the stored text
+//! byte for byte, so that neither form has to be kept twice or computed again.
+
+use super::Schema;
+use super::tree::{NodeId, ObjectRules, Resolved, Tree};
+use crate::json::{self, Object, Value};
+
+/// A canonical text and what in it was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Effective {
+    pub text: String,
+    /// Start and length of each filled place, ascending, not overlapping; each with one comma, where there is one.
+    pub filled: Vec<(u32, u32)>,
+}
+
+impl Schema {
+    /// Fills in defaults of absent members, in every object that is there; no object is made up for them. Deprecated and read-only
+    /// members are not filled in.
+    pub fn effective(&self, stored: &Value) -> Effective {
+        let mut fill = Fill {
+            tree: &self.tree,
+            out: Vec::with_capacity(1024),
+            filled: Vec::new(),
+        };
+        fill.value(self.root, stored);
+        Effective {
+            text: json::text_of(fill.out),
+            filled: fill.filled,
+        }
+    }
+}
+
+/// Appends `text` without the filled places.
+pub fn without_filled(text: &str, filled: impl Iterator<Item = (u32, u32)>, out: &mut Vec<u8>) {
+    let bytes = text.as_bytes();
+    let mut kept = 0;
+    for (start, length) in filled {
+        let start = start as usize;
+        out.extend_from_slice(&bytes[kept..start]);
+        kept = start + length as usize;
+    }
+    out.extend_from_slice(&bytes[kept..]);
+}
+
+struct Fill<'a> {
+    tree: &'a Tree,
+    out: Vec<u8>,
+    filled: Vec<(u32, u32)>,
+}
+
+impl Fill<'_> {
+    fn value(&mut self, id: NodeId, value: &Value) {
+        // Most subtrees have no default in them: they are only written.
+        if !self.tree[id].fills {
+            value.write(&mut self.out);
+            return;
+        }
+        // A document that does not say which variant it is gets no defaults: it would be another variant's.
+        let Resolved::One(id) = self.tree.resolve(id, value) else {
+            value.write(&mut self.out);
+            return;
+        };
+        let node = &self.tree[id];
+        match value {
+            Value::Array(items) => {
+                let Some(id) = node.array.as_ref().and_then(|rules| rules.items) else {
+                    value.write(&mut self.out);
+                    return;
+                };
+                self.out.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        self.out.push(b',');
+                    }
+                    self.value(id, item);
+                }
+                self.out.push(b']');
+            }
+            Value::Object(object) => match &node.object {
+                Some(rules) => self.object(rules, object),
+                None => object.write(&mut self.out),
+            },
+            scalar => scalar.write(&mut self.out),
+        }
+    }
+
+    fn object(&mut self, rules: &ObjectRules, object: &Object) {
+        self.out.push(b'{');
+        let mut place = Place {
+            any: false,
+            stored: false,
+            left: object.len(),
+        };
+        let mut from = 0;
+        for (key, value) in object.iter() {
+            let passed = from;
+            let property = rules.next_property(key, &mut from);
+            self.fill(rules, passed..from, &mut place);
+            if place.stored {
+                self.out.push(b',');
+            }
+            place.any = true;
+            place.stored = true;
+            place.left -= 1;
+            json::write_string(key, &mut self.out);
+            self.out.push(b':');
+            match (property, rules.additional) {
+                (Some(property), _) => {
+                    from += 1;
+                    self.value(property.node, value);
+                }
+                (None, Some(id)) => self.value(id, value),
+                (None, None) => value.write(&mut self.out),
+            }
+        }
+        self.fill(rules, from..rules.properties.len(), &mut place);
+        self.out.push(b'}');
+    }
+
+    /// Writes the defaults of properties that the stored object passed over.
+    fn fill(&mut self, rules: &ObjectRules, passed: std::ops::Range<usize>, place: &mut Place) {
+        for property in &rules.properties[passed] {
+            let Some(default) = &property.default else {
+                continue;
+            };
+            let start = self.out.len();
+            // The comma that goes with a filled member is the one before it, once a stored member has been written, and else the one after it.
+            if place.stored || (place.any && place.left == 0) {
+                self.out.push(b',');
+            }
+            json::write_string(&property.name, &mut self.out);
+            self.out.push(b':');
+            self.out.extend_from_slice(default.as_bytes());
+            if !place.stored && place.left > 0 {
+                self.out.push(b',');
+            }
+            place.any = true;
+            self.filled
+                .push((start as u32, (self.out.len() - start) as u32));
+        }
+    }
+}
+
+/// What of an object has been written.
+struct Place {
+    any: bool,
+    stored: bool,
+    /// Stored members to come.
+    left: usize,
+}

@@ -1,0 +1,612 @@
+//! Secrets: shown as `***`, and put back when the mask comes back in a patch.
+//!
+//! A secret is every scalar in a member marked `x-secret`, and, in any string of a document, the password of a URL
+//! (`scheme://user:PASSWORD@host`) and the parameters `password`, `passphrase` and `token` of a URL. Empty secrets are not masked: there is
+//! nothing to hide, and an empty text must not become one that looks set. URLs of cameras are often malformed (`/`, `#` and `?` unescaped
+//! in the password); where a URL can be read in two ways, the reading that masks more is taken.
+//!
+//! Putting back never moves a secret to where it was not: the text around it (host, path, the other members of an element of an array)
+//! has to be the one it was stored with. A mask that cannot be put back stays, and `check` refuses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use memchr::memmem;
+
+use super::Schema;
+use super::tree::{NodeId, Tree};
+use crate::json::{self, Object, Value};
+
+/// Stands for a secret.
+pub const MASK: &str = "***";
+
+/// Which members are secret, whatever variant of a union an object is: a member that is secret in one variant is masked in all. States are
+/// sets of nodes, determinised once, so that a text can be masked without knowing what it says further on.
+pub(super) struct Masks {
+    states: Box<[State]>,
+    root: StateId,
+}
+
+type StateId = u16;
+
+/// Nothing below is secret by name.
+const PLAIN: StateId = 0;
+/// Everything below is.
+const SECRET: StateId = 1;
+
+#[derive(Default)]
+struct State {
+    /// Sorted; only those that are not `PLAIN`.
+    members: Box<[(Box<str>, StateId)]>,
+    /// Names that are known and plain, so that `rest` does not apply. Sorted.
+    plain: Box<[Box<str>]>,
+    rest: StateId,
+    items: StateId,
+}
+
+impl Masks {
+    pub(super) fn of(tree: &Tree, root: NodeId) -> Self {
+        let mut build = Build {
+            tree,
+            known: BTreeMap::new(),
+            states: vec![State::default(), State::default()],
+        };
+        let mut set = BTreeSet::new();
+        tree.spread(root, &mut set);
+        let root = build.state(set);
+        let useful = build.useful();
+        let keep = |id: StateId| if useful.contains(&id) { id } else { PLAIN };
+        for state in &mut build.states {
+            state.rest = keep(state.rest);
+            state.items = keep(state.items);
+            let (kept, plain): (Vec<_>, Vec<_>) = std::mem::take(&mut state.members)
+                .into_vec()
+                .into_iter()
+                .partition(|(_, next)| useful.contains(next));
+            state.members = kept.into();
+            state.plain = if state.rest == PLAIN {
+                Box::default()
+            } else {
+                plain.into_iter().map(|(name, _)| name).collect()
+            };
+        }
+        Self {
+            root: keep(root),
+            states: build.states.into(),
+        }
+    }
+
+    fn member(&self, state: StateId, key: &str) -> StateId {
+        if state <= SECRET {
+            return state;
+        }
+        let state = &self.states[usize::from(state)];
+        match state
+            .members
+            .binary_search_by(|(name, _)| (**name).cmp(key))
+        {
+            Ok(at) => state.members[at].1,
+            Err(_)
+                if state.rest != PLAIN
+                    && state
+                        .plain
+                        .binary_search_by(|name| (**name).cmp(key))
+                        .is_err() =>
+            {
+                state.rest
+            }
+            Err(_) => PLAIN,
+        }
+    }
+
+    fn items(&self, state: StateId) -> StateId {
+        if state <= SECRET {
+            state
+        } else {
+            self.states[usize::from(state)].items
+        }
+    }
+}
+
+struct Build<'a> {
+    tree: &'a Tree,
+    known: BTreeMap<BTreeSet<NodeId>, StateId>,
+    states: Vec<State>,
+}
+
+impl Build<'_> {
+    fn state(&mut self, set: BTreeSet<NodeId>) -> StateId {
+        if set.iter().any(|id| self.tree[*id].secret) {
+            return SECRET;
+        }
+        if let Some(id) = self.known.get(&set) {
+            return *id;
+        }
+        let id =
+            StateId::try_from(self.states.len()).expect("a schema has fewer states of masking");
+        self.states.push(State::default());
+        self.known.insert(set.clone(), id);
+        let (mut members, mut rest, mut items) = (
+            BTreeMap::<&str, BTreeSet<NodeId>>::new(),
+            BTreeSet::new(),
+            BTreeSet::new(),
+        );
+        for node in set.iter().map(|id| &self.tree[*id]) {
+            if let Some(rules) = &node.object {
+                for property in &rules.properties {
+                    self.spread(property.node, members.entry(&property.name).or_default());
+                }
+                rules
+                    .additional
+                    .iter()
+                    .for_each(|id| self.spread(*id, &mut rest));
+            }
+            node.array
+                .iter()
+                .filter_map(|rules| rules.items)
+                .for_each(|id| self.spread(id, &mut items));
+        }
+        let members: Vec<(Box<str>, StateId)> = members
+            .into_iter()
+            .map(|(name, set)| (name.into(), self.state(set)))
+            .collect();
+        let state = State {
+            members: members.into(),
+            plain: Box::default(),
+            rest: self.state(rest),
+            items: self.state(items),
+        };
+        self.states[usize::from(id)] = state;
+        id
+    }
+
+    /// Like the tree's, but a union may be marked secret as a whole.
+    fn spread(&self, id: NodeId, into: &mut BTreeSet<NodeId>) {
+        if self.tree[id].secret {
+            into.insert(id);
+        } else {
+            self.tree.spread(id, into);
+        }
+    }
+
+    /// States from which a secret can be reached.
+    fn useful(&self) -> BTreeSet<StateId> {
+        let mut useful = BTreeSet::from([SECRET]);
+        loop {
+            let before = useful.len();
+            for (id, state) in self.states.iter().enumerate() {
+                let reaches = |next: StateId| useful.contains(&next);
+                if reaches(state.rest)
+                    || reaches(state.items)
+                    || state.members.iter().any(|(_, next)| reaches(*next))
+                {
+                    useful.insert(id as StateId);
+                }
+            }
+            if useful.len() == before {
+                return useful;
+            }
+        }
+    }
+}
+
+impl Schema {
+    /// Whether masking would change anything.
+    pub fn has_secrets(&self, stored: &Value) -> bool {
+        self.masks.any(self.masks.root, stored)
+    }
+
+    /// A canonical text with its secrets masked, canonical again. Reads the text once and builds no tree.
+    pub fn mask(&self, text: &str) -> String {
+        let mut scan = Scan {
+            masks: &self.masks,
+            text,
+            at: 0,
+            copied: 0,
+            out: String::with_capacity(text.len() + 16),
+        };
+        scan.value(self.masks.root);
+        scan.out.push_str(&text[scan.copied..]);
+        scan.out
+    }
+
+    /// The same for a tree.
+    pub fn mask_value(&self, value: &mut Value) {
+        self.masks.cover(self.masks.root, value);
+    }
+
+    /// Puts back the secrets of `stored` where `patch` says what `mask` showed for them.
+    pub fn unmask(&self, patch: &mut Value, stored: &Value) {
+        self.masks.uncover(self.masks.root, patch, stored);
+    }
+}
+
+impl Masks {
+    fn any(&self, state: StateId, value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Bool(_) => false,
+            Value::Number(_) => state == SECRET,
+            Value::String(text) => masked(state, text).is_some(),
+            Value::Array(items) => {
+                let state = self.items(state);
+                items.iter().any(|item| self.any(state, item))
+            }
+            Value::Object(object) => object
+                .iter()
+                .any(|(key, value)| self.any(self.member(state, key), value)),
+        }
+    }
+
+    fn cover(&self, state: StateId, value: &mut Value) {
+        match value {
+            Value::Null | Value::Bool(_) => {}
+            Value::Number(_) => {
+                if state == SECRET {
+                    *value = Value::from(MASK);
+                }
+            }
+            Value::String(text) => {
+                if let Some(masked) = masked(state, text) {
+                    *text = masked.into();
+                }
+            }
+            Value::Array(items) => {
+                let state = self.items(state);
+                items.iter_mut().for_each(|item| self.cover(state, item));
+            }
+            Value::Object(object) => object
+                .iter_mut()
+                .for_each(|(key, value)| self.cover(self.member(state, key), value)),
+        }
+    }
+
+    fn uncover(&self, state: StateId, patch: &mut Value, stored: &Value) {
+        match (&mut *patch, stored) {
+            (Value::String(text), _) => {
+                if text.contains(MASK)
+                    && self
+                        .shown(state, stored)
+                        .is_some_and(|shown| *shown == **text)
+                {
+                    *patch = stored.clone();
+                }
+            }
+            (Value::Object(members), Value::Object(stored)) => {
+                for (key, value) in members.iter_mut() {
+                    if let Some(stored) = stored.get(key) {
+                        self.uncover(self.member(state, key), value, stored);
+                    }
+                }
+            }
+            (Value::Array(items), Value::Array(stored)) => {
+                self.uncover_items(self.items(state), items, stored)
+            }
+            _ => {}
+        }
+    }
+
+    /// What a scalar is shown as, when that is something else than it is.
+    fn shown(&self, state: StateId, stored: &Value) -> Option<String> {
+        match stored {
+            Value::String(text) => masked(state, text),
+            Value::Number(_) if state == SECRET => Some(MASK.to_owned()),
+            _ => None,
+        }
+    }
+
+    /// An array is sent as a whole, and its elements may have moved, come or gone. An element gets the secrets of the stored element that it
+    /// shows; which one that is must be beyond doubt.
+    fn uncover_items(&self, state: StateId, items: &mut [Value], stored: &[Value]) {
+        let open: Vec<usize> = (0..items.len())
+            .filter(|at| has_mask(&items[*at]))
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        // Each stored element with the text it is shown as.
+        let shown: Vec<(Value, String)> = stored
+            .iter()
+            .map(|item| {
+                let mut item = item.clone();
+                self.cover(state, &mut item);
+                let text = item.to_text();
+                (item, text)
+            })
+            .collect();
+        // First the elements that came back as they were shown, with defaults filled in or not. Elements that are shown alike are told
+        // apart by their order, provided that all of them are still there.
+        let mut groups: BTreeMap<&str, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        for (at, (_, text)) in shown.iter().enumerate() {
+            groups.entry(text).or_default().0.push(at);
+        }
+        let mut rest = Vec::new();
+        for at in open {
+            // The stored element that says most, so that `{"url"}` does not stand in for `{"title","url"}`.
+            let best = shown
+                .iter()
+                .filter(|(item, _)| covers(&items[at], item))
+                .max_by_key(|(_, text)| text.len());
+            match best {
+                Some((_, text)) => groups.entry(text).or_default().1.push(at),
+                None => rest.push(at),
+            }
+        }
+        for (sources, targets) in groups.values() {
+            let alike = sources.iter().all(|at| stored[*at] == stored[sources[0]]);
+            if alike || sources.len() == targets.len() {
+                for (nth, target) in targets.iter().enumerate() {
+                    let source = if alike { sources[0] } else { sources[nth] };
+                    self.uncover(state, &mut items[*target], &stored[source]);
+                }
+            }
+        }
+        // Then the ones that were edited. A URL carries the address its password belongs to, so it may be restored from any element that
+        // shows the same URL; a bare mask says nothing about where it came from and is not.
+        for at in rest {
+            if has_bare_mask(&items[at]) {
+                continue;
+            }
+            let mut found: Vec<Value> = Vec::new();
+            for source in stored {
+                let mut candidate = items[at].clone();
+                self.uncover(state, &mut candidate, source);
+                if !has_mask(&candidate) && !found.contains(&candidate) {
+                    found.push(candidate);
+                }
+            }
+            if found.len() == 1 {
+                items[at] = found.swap_remove(0);
+            }
+        }
+    }
+}
+
+/// Whether `sent` says everything that `shown` says; it may say more (defaults that were filled in).
+fn covers(sent: &Value, shown: &Value) -> bool {
+    match (sent, shown) {
+        (Value::Object(sent), Value::Object(shown)) => shown
+            .iter()
+            .all(|(key, value)| sent.get(key).is_some_and(|sent| covers(sent, value))),
+        (Value::Array(sent), Value::Array(shown)) => {
+            sent.len() == shown.len()
+                && sent
+                    .iter()
+                    .zip(shown)
+                    .all(|(sent, shown)| covers(sent, shown))
+        }
+        (sent, shown) => sent == shown,
+    }
+}
+
+fn has_mask(value: &Value) -> bool {
+    any_text(value, &|text| text.contains(MASK))
+}
+
+fn has_bare_mask(value: &Value) -> bool {
+    any_text(value, &|text| text == MASK)
+}
+
+fn any_text(value: &Value, test: &impl Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => test(text),
+        Value::Array(items) => items.iter().any(|item| any_text(item, test)),
+        Value::Object(object) => object_values(object).any(|value| any_text(value, test)),
+        _ => false,
+    }
+}
+
+fn object_values(object: &Object) -> impl Iterator<Item = &Value> {
+    object.iter().map(|(_, value)| value)
+}
+
+/// A string as it is shown; `None` when it has no secret.
+fn masked(state: StateId, text: &str) -> Option<String> {
+    if state == SECRET {
+        return (!text.is_empty()).then(|| MASK.to_owned());
+    }
+    let spans = url_secrets(text);
+    if spans.is_empty() {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut copied = 0;
+    for (start, end) in spans {
+        out.push_str(&text[copied..start]);
+        out.push_str(MASK);
+        copied = end;
+    }
+    out.push_str(&text[copied..]);
+    Some(out)
+}
+
+/// Whether a URL holds a mask where its secret should be.
+pub(super) fn has_masked_password(url: &str) -> bool {
+    // Nearly all have no asterisk at all.
+    memmem::find(url.as_bytes(), MASK.as_bytes()).is_some()
+        && url_secrets(url)
+            .iter()
+            .any(|(start, end)| &url[*start..*end] == MASK)
+}
+
+/// Byte ranges of the secrets of all URLs in a text, ascending, none empty. Linear in the text, however many URLs are in it.
+fn url_secrets(text: &str) -> Vec<(usize, usize)> {
+    let bytes = text.as_bytes();
+    let mut spans: Vec<(usize, usize)> = Vec::new();
+    // A URL ends where a space begins; in free text more may follow. Several may share one word, its end, and its last at sign.
+    let (mut word_end, mut word_at) = (0, None);
+    let mut from = 0;
+    while let Some(found) = memmem::find(&bytes[from..], b"://") {
+        let start = from + found + 3;
+        if start > word_end {
+            word_end = bytes[start..]
+                .iter()
+                .position(u8::is_ascii_whitespace)
+                .map_or(bytes.len(), |length| start + length);
+            word_at = memchr::memrchr(b'@', &bytes[start..word_end]).map(|at| start + at);
+        }
+        let last_at = word_at.filter(|at| *at >= start).map(|at| at - start);
+        let mut after = start;
+        if let Some((first, last)) = password(&text[start..word_end], last_at) {
+            spans.push((start + first, start + last));
+            after = start + last;
+        }
+        // What follows `://` is looked at on its own: it may be the URL in a parameter of this one.
+        let next =
+            memmem::find(&bytes[after..word_end], b"://").map_or(word_end, |length| after + length);
+        from = parameters(&bytes[..word_end], after, next, &mut spans);
+    }
+    spans
+}
+
+/// The password in what follows `://`. `last_at`: the last at sign in it.
+fn password(rest: &str, last_at: Option<usize>) -> Option<(usize, usize)> {
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    // `user:pa/ss@host`: what looks like a port is none, so the authority goes on to the at sign.
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    let split = !authority.contains('@')
+        && !port.bytes().all(|byte| byte.is_ascii_digit())
+        && !rest.starts_with('[');
+    let at = if split {
+        last_at?
+    } else {
+        authority.rfind('@')?
+    };
+    let colon = rest[..at].find(':')?;
+    (colon + 1 < at).then_some((colon + 1, at))
+}
+
+/// Finds the values of secret parameters that begin between `from` and `to`. `url` ends where the URL does. Where to go on reading.
+fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)>) -> usize {
+    const NAMES: [&[u8]; 3] = [b"password", b"passphrase", b"token"];
+    let mut at = from;
+    while at < to {
+        let Some(found) = url[at..to]
+            .iter()
+            .position(|byte| matches!(byte, b'?' | b'&' | b'#' | b';'))
+        else {
+            return to;
+        };
+        at += found + 1;
+        let named = NAMES.iter().find(|name| {
+            let end = at + name.len();
+            url.get(at..end)
+                .is_some_and(|found| found.eq_ignore_ascii_case(name))
+                && url.get(end) == Some(&b'=')
+        });
+        if let Some(name) = named {
+            let start = at + name.len() + 1;
+            // To the next parameter or the end. It may hold anything else, a URL included.
+            at = url[start..]
+                .iter()
+                .position(|byte| *byte == b'&')
+                .map_or(url.len(), |length| start + length);
+            if at > start {
+                spans.push((start, at));
+            }
+        }
+    }
+    at
+}
+
+/// Walks a canonical text, copying it with the secrets replaced. The text is ours, so it is well-formed and of bounded depth.
+struct Scan<'a> {
+    masks: &'a Masks,
+    text: &'a str,
+    at: usize,
+    /// Everything before it is in `out`.
+    copied: usize,
+    out: String,
+}
+
+impl Scan<'_> {
+    fn value(&mut self, state: StateId) {
+        match self.text.as_bytes()[self.at] {
+            b'{' => self.nested(b'}', |scan| {
+                let (start, end) = scan.string();
+                let next = if state <= SECRET {
+                    state
+                } else if scan.text[start..end].contains('\\') {
+                    scan.masks.member(state, &unescape(&scan.text[start..end]))
+                } else {
+                    scan.masks.member(state, &scan.text[start..end])
+                };
+                scan.at += 1; // the colon
+                scan.value(next);
+            }),
+            b'[' => {
+                let state = self.masks.items(state);
+                self.nested(b']', |scan| scan.value(state));
+            }
+            b'"' => {
+                let (start, end) = self.string();
+                let raw = &self.text[start..end];
+                // Unless the name says so, only a URL can hold a secret.
+                if state == SECRET || memmem::find(raw.as_bytes(), b"://").is_some() {
+                    let escaped = raw.contains('\\');
+                    let shown = if escaped {
+                        masked(state, &unescape(raw))
+                    } else {
+                        masked(state, raw)
+                    };
+                    if let Some(shown) = shown {
+                        let mut text = Vec::with_capacity(shown.len() + 2);
+                        json::write_string(&shown, &mut text);
+                        self.replace(start - 1, end + 1, &json::text_of(text));
+                    }
+                }
+            }
+            first => {
+                let start = self.at;
+                let length = self.text[start..]
+                    .find([',', ']', '}'])
+                    .unwrap_or(self.text.len() - start);
+                self.at += length;
+                if state == SECRET && (first == b'-' || first.is_ascii_digit()) {
+                    self.replace(start, self.at, "\"***\"");
+                }
+            }
+        }
+    }
+
+    fn nested(&mut self, close: u8, mut each: impl FnMut(&mut Self)) {
+        self.at += 1;
+        if self.text.as_bytes()[self.at] != close {
+            loop {
+                each(self);
+                if self.text.as_bytes()[self.at] == close {
+                    break;
+                }
+                self.at += 1; // the comma
+            }
+        }
+        self.at += 1;
+    }
+
+    /// Stands on the opening quote, afterwards behind the closing one. What is between them.
+    fn string(&mut self) -> (usize, usize) {
+        let bytes = self.text.as_bytes();
+        let start = self.at + 1;
+        let mut end = start;
+        loop {
+            end = json::special_from(bytes, end).expect("a canonical string is closed");
+            if bytes[end] == b'"' {
+                self.at = end + 1;
+                return (start, end);
+            }
+            end += 2;
+        }
+    }
+
+    fn replace(&mut self, start: usize, end: usize, with: &str) {
+        self.out.push_str(&self.text[self.copied..start]);
+        self.out.push_str(with);
+        self.copied = end;
+    }
+}
+
+/// What an escaped string of canonical text says.
+fn unescape(raw: &str) -> String {
+    match json::parse(format!("\"{raw}\"").as_bytes()) {
+        Ok(Value::String(text)) => text.into(),
+        _ => unreachable!("the text is canonical"),
+    }
+}

@@ -1,0 +1,133 @@
+//! Dropping what a client may not set, silently: members the schema does not know, and members that are read-only.
+//!
+//! Works on a patch and on a merged document, and twice is as good as once. Also settles how things are written down: an integral double
+//! in an integer field becomes the integer (`5.0` is 5), and a `null` member of an object inside an array, where nothing can be removed,
+//! is dropped, because absent and `null` mean the same in this API.
+
+use super::Schema;
+use super::tree::{self, NodeId, ObjectRules, Property, Resolved, Tree};
+use crate::json::{Value, patch::RESET};
+
+impl Schema {
+    /// Prunes a patch before it is merged, or a document after.
+    pub fn prune(&self, patch: &mut Value) {
+        Prune { tree: &self.tree }.value(self.root, patch, false);
+    }
+}
+
+struct Prune<'a> {
+    tree: &'a Tree,
+}
+
+impl Prune<'_> {
+    fn value(&self, id: NodeId, value: &mut Value, in_array: bool) {
+        match value {
+            Value::Number(number) => {
+                if self.tree[id].kinds & tree::NUMBER == tree::INTEGER
+                    && let Some(integer) = number.to_integer()
+                {
+                    *number = integer;
+                }
+            }
+            Value::Array(_) | Value::Object(_) => match self.tree.resolve(id, value) {
+                Resolved::One(id) => self.nested(&[id], value, in_array),
+                Resolved::Several => {
+                    let mut all = std::collections::BTreeSet::new();
+                    self.tree.spread(id, &mut all);
+                    self.nested(&Vec::from_iter(all), value, in_array);
+                }
+            },
+            Value::Null | Value::Bool(_) | Value::String(_) => {}
+        }
+    }
+
+    /// Of several nodes, when the document does not say which it is (a patch need not repeat the discriminator), everything is kept that
+    /// any of them lets a client set.
+    fn nested(&self, nodes: &[NodeId], value: &mut Value, in_array: bool) {
+        match value {
+            Value::Array(items) => {
+                let rules = nodes
+                    .iter()
+                    .find_map(|id| self.tree[*id].array.as_ref().and_then(|rules| rules.items));
+                if let Some(id) = rules {
+                    items.iter_mut().for_each(|item| self.value(id, item, true));
+                }
+            }
+            Value::Object(object) => {
+                let one = match nodes {
+                    [one] => self.tree[*one].object.as_deref(),
+                    _ => None,
+                };
+                if let Some(rules) = one {
+                    let mut from = 0;
+                    object.retain(|key, value| {
+                        self.member(
+                            rules,
+                            rules.next_property(key, &mut from),
+                            key,
+                            value,
+                            in_array,
+                        )
+                    });
+                    return;
+                }
+                let rules: Vec<&ObjectRules> = nodes
+                    .iter()
+                    .filter_map(|id| self.tree[*id].object.as_deref())
+                    .collect();
+                // Nothing is said about this object, or it is no object that belongs here: `check` will say so.
+                if rules.is_empty() {
+                    return;
+                }
+                object.retain(|key, value| {
+                    let mut knowing = rules.iter().filter(|rules| {
+                        rules
+                            .property(key)
+                            .is_some_and(|property| !property.read_only)
+                    });
+                    match knowing.next().or_else(|| {
+                        rules
+                            .iter()
+                            .find(|rules| rules.additional.is_some() || rules.is_open())
+                    }) {
+                        Some(rules) => {
+                            self.member(rules, rules.property(key), key, value, in_array)
+                        }
+                        None => key == RESET && !in_array,
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a member stays. Prunes what is in it.
+    fn member(
+        &self,
+        rules: &ObjectRules,
+        property: Option<&Property>,
+        key: &str,
+        value: &mut Value,
+        in_array: bool,
+    ) -> bool {
+        if value.is_null() && in_array {
+            return false;
+        }
+        match property {
+            Some(property) if property.read_only => false,
+            Some(property) => {
+                self.value(property.node, value, in_array);
+                true
+            }
+            None if key == RESET => !in_array,
+            None => match rules.additional {
+                Some(id) => {
+                    self.value(id, value, in_array);
+                    true
+                }
+                // A closed object keeps a stranger, so that `check` can name it.
+                None => rules.closed || rules.is_open(),
+            },
+        }
+    }
+}

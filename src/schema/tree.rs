@@ -1,0 +1,665 @@
+//! The compiled form of the schema: nodes in one table, found by index, their members sorted by name.
+//!
+//! References are resolved while compiling (a reference with rules beside it becomes a node of its own), so that walking never looks up a name.
+//! Cycles between objects are fine: a walk descends with the document. Cycles without descending are refused here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::{Map, Value as Json};
+
+use super::format::{self, Format};
+use super::pattern::{self, Pattern};
+use crate::json::{self, Number, Value};
+
+/// A set of JSON types. An integer is a number without a fraction; `NUMBER` includes it.
+pub(super) type Kinds = u8;
+pub(super) const NULL: Kinds = 1;
+pub(super) const BOOLEAN: Kinds = 2;
+pub(super) const INTEGER: Kinds = 4;
+pub(super) const FLOAT: Kinds = 8;
+pub(super) const NUMBER: Kinds = INTEGER | FLOAT;
+pub(super) const STRING: Kinds = 16;
+pub(super) const ARRAY: Kinds = 32;
+pub(super) const OBJECT: Kinds = 64;
+pub(super) const ANY: Kinds = 127;
+
+pub(super) fn kind_of(value: &Value) -> Kinds {
+    match value {
+        Value::Null => NULL,
+        Value::Bool(_) => BOOLEAN,
+        Value::Number(Number::Float(_)) => FLOAT,
+        Value::Number(_) => INTEGER,
+        Value::String(_) => STRING,
+        Value::Array(_) => ARRAY,
+        Value::Object(_) => OBJECT,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct NodeId(u32);
+
+/// All nodes a root reaches.
+pub(super) struct Tree {
+    nodes: Box<[Node]>,
+}
+
+impl std::ops::Index<NodeId> for Tree {
+    type Output = Node;
+
+    fn index(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+}
+
+/// What one value must be like. A rule about another type than the value has says nothing.
+#[derive(Default)]
+pub(super) struct Node {
+    /// Types the value may have. Of a union: what any variant may have.
+    pub(super) kinds: Kinds,
+    /// Its own `const` or `enum`; not empty means one of these.
+    pub(super) options: Box<[Value]>,
+    pub(super) is_const: bool,
+    pub(super) minimum: Option<Number>,
+    pub(super) maximum: Option<Number>,
+    pub(super) text: Option<Box<TextRules>>,
+    pub(super) array: Option<Box<ArrayRules>>,
+    pub(super) object: Option<Box<ObjectRules>>,
+    pub(super) union: Option<Box<Union>>,
+    /// Every scalar in it is shown masked.
+    pub(super) secret: bool,
+    /// There is a default to fill in here or below.
+    pub(super) fills: bool,
+}
+
+#[derive(Default)]
+pub(super) struct TextRules {
+    pub(super) format: Option<Format>,
+    pub(super) pattern: Option<Pattern>,
+    /// In characters.
+    pub(super) length_min: Option<u64>,
+    pub(super) length_max: Option<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct ArrayRules {
+    pub(super) items: Option<NodeId>,
+    pub(super) items_min: Option<u64>,
+    pub(super) items_max: Option<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct ObjectRules {
+    /// Sorted by name.
+    pub(super) properties: Box<[Property]>,
+    /// What a member that is no property must be like.
+    pub(super) additional: Option<NodeId>,
+    /// Rules for the keys of such members.
+    pub(super) names: Option<NodeId>,
+    /// A member that is no property is an error, not just dropped.
+    pub(super) closed: bool,
+    pub(super) members_max: Option<u64>,
+    /// Indexes of the properties demanded of input: read-only ones are not.
+    pub(super) required: Box<[u16]>,
+}
+
+pub(super) struct Property {
+    pub(super) name: Box<str>,
+    pub(super) node: NodeId,
+    pub(super) read_only: bool,
+    /// Canonical text of what stands in for an absent member in the effective document.
+    pub(super) default: Option<Box<str>>,
+}
+
+/// A value that is like one of several nodes. `oneOf` and `anyOf` are the same here: the first variant that fits is taken.
+pub(super) enum Union {
+    Free(Box<[NodeId]>),
+    /// The variant is named by a member.
+    Named {
+        member: Box<str>,
+        variants: Box<[(Box<str>, NodeId)]>,
+        fallback: Option<NodeId>,
+        all: Box<[NodeId]>,
+    },
+    /// The variant is told from the URL in a member: by its scheme, then by pattern, in the order of the schema.
+    Addressed {
+        member: Box<str>,
+        schemes: Box<[(Box<str>, Box<[Address]>)]>,
+        all: Box<[NodeId]>,
+    },
+}
+
+/// One variant of a scheme.
+pub(super) struct Address {
+    /// Absent when the scheme says enough.
+    pattern: Option<Pattern>,
+    node: NodeId,
+}
+
+impl Union {
+    pub(super) fn variants(&self) -> &[NodeId] {
+        match self {
+            Union::Free(all) | Union::Named { all, .. } | Union::Addressed { all, .. } => all,
+        }
+    }
+
+    /// Name of the member that tells the variant.
+    pub(super) fn member(&self) -> Option<&str> {
+        match self {
+            Union::Free(_) => None,
+            Union::Named { member, .. } | Union::Addressed { member, .. } => Some(member),
+        }
+    }
+
+    /// The variant that the discriminating text names.
+    pub(super) fn variant(&self, text: &str) -> Option<NodeId> {
+        match self {
+            Union::Free(_) => None,
+            Union::Named {
+                variants, fallback, ..
+            } => variants
+                .binary_search_by(|(name, _)| (**name).cmp(text))
+                .map_or(*fallback, |at| Some(variants[at].1)),
+            Union::Addressed { schemes, .. } => {
+                let scheme = text.split_once("://")?.0;
+                let at = schemes
+                    .binary_search_by(|(name, _)| (**name).cmp(scheme))
+                    .ok()?;
+                let fits = |address: &&Address| {
+                    address
+                        .pattern
+                        .as_ref()
+                        .is_none_or(|pattern| pattern.matches(text))
+                };
+                schemes[at].1.iter().find(fits).map(|address| address.node)
+            }
+        }
+    }
+}
+
+impl ObjectRules {
+    /// Known members and no rule for others: the rest is not ours. Without any rule everything belongs to it.
+    pub(super) fn is_open(&self) -> bool {
+        self.properties.is_empty() && self.additional.is_none() && !self.closed
+    }
+
+    pub(super) fn property(&self, name: &str) -> Option<&Property> {
+        self.properties
+            .binary_search_by(|property| (*property.name).cmp(name))
+            .ok()
+            .map(|at| &self.properties[at])
+    }
+
+    /// The same for names asked in ascending order: `from` remembers how far the table has been read.
+    pub(super) fn next_property(&self, name: &str, from: &mut usize) -> Option<&Property> {
+        let rest = &self.properties[*from..];
+        let passed = rest.partition_point(|property| *property.name < *name);
+        *from += passed;
+        rest.get(passed).filter(|property| *property.name == *name)
+    }
+}
+
+impl Tree {
+    /// The node that describes `value`: the variant it is, or the node itself if it is no union. `Several`: the value does not say which variant.
+    pub(super) fn resolve(&self, id: NodeId, value: &Value) -> Resolved {
+        let mut id = id;
+        loop {
+            let Some(union) = &self[id].union else {
+                return Resolved::One(id);
+            };
+            let next = match union.member() {
+                Some(member) => value
+                    .get(member)
+                    .and_then(Value::as_str)
+                    .and_then(|text| union.variant(text)),
+                None => {
+                    let kind = kind_of(value);
+                    let mut fitting = union
+                        .variants()
+                        .iter()
+                        .filter(|id| self[**id].kinds & kind != 0);
+                    match (fitting.next(), fitting.next()) {
+                        (Some(only), None) => Some(*only),
+                        _ => None,
+                    }
+                }
+            };
+            match next {
+                Some(next) => id = next,
+                None => return Resolved::Several,
+            }
+        }
+    }
+
+    /// The node and everything its unions may stand for, without the unions themselves.
+    pub(super) fn spread(&self, id: NodeId, into: &mut BTreeSet<NodeId>) {
+        match &self[id].union {
+            Some(union) => union
+                .variants()
+                .iter()
+                .for_each(|variant| self.spread(*variant, into)),
+            None => {
+                into.insert(id);
+            }
+        }
+    }
+}
+
+pub(super) enum Resolved {
+    One(NodeId),
+    Several,
+}
+
+/// Compiles the named schema and what it reaches. Panics when the files are wrong: they are part of the program.
+pub(super) fn compile(files: &[(&str, &str)], root: &str) -> (Tree, NodeId) {
+    let mut schemas = BTreeMap::new();
+    for (file, text) in files {
+        let json: Json =
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let Some(Json::Object(found)) = json.get("schemas").cloned() else {
+            panic!("{file}: no object \"schemas\"")
+        };
+        for (name, schema) in found {
+            assert!(
+                schemas.insert(name.clone(), schema).is_none(),
+                "{file}: {name} is described twice"
+            );
+        }
+    }
+    let mut compiler = Compiler {
+        schemas: &schemas,
+        nodes: Vec::new(),
+        known: HashMap::new(),
+    };
+    let root = compiler.reference(root, &Map::new());
+    let mut tree = Tree {
+        nodes: compiler
+            .nodes
+            .into_iter()
+            .map(|node| node.expect("every reserved node is compiled"))
+            .collect(),
+    };
+    settle_kinds(&mut tree);
+    settle_fills(&mut tree);
+    (tree, root)
+}
+
+struct Compiler<'a> {
+    schemas: &'a BTreeMap<String, Json>,
+    nodes: Vec<Option<Node>>,
+    /// Nodes of named schemas, by the name and the rules given beside the reference.
+    known: HashMap<(String, String), NodeId>,
+}
+
+/// What may stand beside a reference without changing what the value must be like.
+const NOTES: &[&str] = &[
+    "$ref",
+    "readOnly",
+    "default",
+    "deprecated",
+    "description",
+    "example",
+    "examples",
+    "title",
+];
+
+impl Compiler<'_> {
+    fn schema(&mut self, schema: &Json) -> NodeId {
+        let map = schema
+            .as_object()
+            .unwrap_or_else(|| panic!("a schema is an object, not {schema}"));
+        if let Some(target) = map.get("$ref") {
+            return self.reference(name_of(target), map);
+        }
+        let id = self.reserve();
+        self.nodes[id.0 as usize] = Some(self.node(map));
+        id
+    }
+
+    fn reference(&mut self, name: &str, beside: &Map<String, Json>) -> NodeId {
+        let beside: Map<String, Json> = beside
+            .iter()
+            .filter(|(key, _)| {
+                !NOTES.contains(&key.as_str())
+                    && (!key.starts_with("x-") || matches!(key.as_str(), "x-nullable" | "x-secret"))
+            })
+            .map(|(key, rule)| (key.clone(), rule.clone()))
+            .collect();
+        let key = (name.to_owned(), Json::Object(beside.clone()).to_string());
+        if let Some(id) = self.known.get(&key) {
+            return *id;
+        }
+        let mut map = beside;
+        let mut target = name;
+        for hops in 0.. {
+            assert!(hops < 16, "{name}: references that lead nowhere");
+            let schema = self
+                .schemas
+                .get(target)
+                .unwrap_or_else(|| panic!("{target} is not described"));
+            let schema = schema
+                .as_object()
+                .unwrap_or_else(|| panic!("{target}: a schema is an object"));
+            for (rule, value) in schema {
+                map.entry(rule.clone()).or_insert_with(|| value.clone());
+            }
+            match schema.get("$ref") {
+                Some(next) => target = name_of(next),
+                None => break,
+            }
+        }
+        map.remove("$ref");
+        let id = self.reserve();
+        self.known.insert(key, id);
+        self.nodes[id.0 as usize] = Some(self.node(&map));
+        id
+    }
+
+    fn reserve(&mut self) -> NodeId {
+        self.nodes.push(None);
+        NodeId((self.nodes.len() - 1) as u32)
+    }
+
+    fn node(&mut self, map: &Map<String, Json>) -> Node {
+        let flag = |name: &str| map.get(name) == Some(&Json::Bool(true));
+        let types = map
+            .get("x-types")
+            .or_else(|| map.get("x-demo-type"))
+            .or_else(|| map.get("type"));
+        let mut kinds = match types {
+            Some(Json::String(name)) => kind_named(name),
+            Some(Json::Array(names)) => names
+                .iter()
+                .map(|name| kind_named(name.as_str().unwrap_or_default()))
+                .fold(0, |a, b| a | b),
+            _ => ANY & !NULL,
+        };
+        if flag("x-nullable") || flag("nullable") || flag("x-any") || flag("x-unknown") {
+            kinds |= NULL;
+        }
+        let range = map
+            .get("format")
+            .and_then(Json::as_str)
+            .and_then(format::range);
+        let bound = |name: &str| map.get(name).and_then(number_of);
+        let options = match (map.get("const"), map.get("enum")) {
+            (Some(constant), _) => vec![value_of(constant)],
+            (None, Some(Json::Array(options))) => options.iter().map(value_of).collect(),
+            _ => Vec::new(),
+        };
+        Node {
+            kinds,
+            options: options.into(),
+            is_const: map.contains_key("const"),
+            minimum: bound("minimum").or(range.map(|(minimum, _)| minimum)),
+            maximum: bound("maximum").or(range.map(|(_, maximum)| maximum)),
+            text: text_rules(map),
+            array: self.array_rules(map),
+            object: self.object_rules(map),
+            union: self.union(map),
+            secret: flag("x-secret"),
+            fills: false,
+        }
+    }
+
+    fn array_rules(&mut self, map: &Map<String, Json>) -> Option<Box<ArrayRules>> {
+        let count = |name: &str| map.get(name).and_then(Json::as_u64);
+        let items = map.get("items").map(|items| self.schema(items));
+        let rules = ArrayRules {
+            items,
+            items_min: count("minItems"),
+            items_max: count("maxItems"),
+        };
+        (rules.items.is_some() || rules.items_min.is_some() || rules.items_max.is_some())
+            .then(|| Box::new(rules))
+    }
+
+    fn object_rules(&mut self, map: &Map<String, Json>) -> Option<Box<ObjectRules>> {
+        if ![
+            "properties",
+            "additionalProperties",
+            "propertyNames",
+            "maxProperties",
+        ]
+        .iter()
+        .any(|rule| map.contains_key(*rule))
+        {
+            return None;
+        }
+        let mut properties: Vec<Property> = map
+            .get("properties")
+            .and_then(Json::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(name, schema)| Property {
+                name: name.as_str().into(),
+                node: self.schema(schema),
+                read_only: schema.get("readOnly") == Some(&Json::Bool(true)),
+                // What is going away, or not the client's to set, is accepted but not advertised by filling it in.
+                default: schema
+                    .get("default")
+                    .filter(|_| {
+                        ["deprecated", "readOnly"]
+                            .iter()
+                            .all(|mark| schema.get(*mark) != Some(&Json::Bool(true)))
+                    })
+                    .map(|default| value_of(default).to_text().into()),
+            })
+            .collect();
+        properties.sort_by(|a, b| a.name.cmp(&b.name));
+        let required = map
+            .get("required")
+            .and_then(Json::as_array)
+            .into_iter()
+            .flatten()
+            .map(|name| {
+                let name = name.as_str().unwrap_or_default();
+                properties
+                    .iter()
+                    .position(|property| *property.name == *name)
+                    .unwrap_or_else(|| panic!("{name} is required but not described"))
+            });
+        let required = required
+            .filter(|at| !properties[*at].read_only)
+            .map(|at| at as u16)
+            .collect();
+        Some(Box::new(ObjectRules {
+            required,
+            properties: properties.into(),
+            additional: map
+                .get("additionalProperties")
+                .filter(|schema| schema.is_object())
+                .map(|schema| self.schema(schema)),
+            names: map.get("propertyNames").map(|schema| self.schema(schema)),
+            closed: map.get("additionalProperties") == Some(&Json::Bool(false)),
+            members_max: map.get("maxProperties").and_then(Json::as_u64),
+        }))
+    }
+
+    fn union(&mut self, map: &Map<String, Json>) -> Option<Box<Union>> {
+        let list = map
+            .get("oneOf")
+            .or_else(|| map.get("anyOf"))?
+            .as_array()
+            .expect("the variants of a union are an array");
+        let all: Box<[NodeId]> = list.iter().map(|schema| self.schema(schema)).collect();
+        let Some(discriminator) = map.get("discriminator") else {
+            return Some(Box::new(Union::Free(all)));
+        };
+        let member: Box<str> = discriminator
+            .get("propertyName")
+            .and_then(Json::as_str)
+            .expect("a discriminator names a member")
+            .into();
+        let named = |name: &Json| {
+            let at = list.iter().position(|schema| {
+                schema
+                    .get("$ref")
+                    .is_some_and(|target| name_of(target) == name_of(name))
+            });
+            at.unwrap_or_else(|| panic!("{name} is no variant of the union by {member}"))
+        };
+        if let Some(patterns) = discriminator.get("x-patterns").and_then(Json::as_object) {
+            // The order of the variants decides between patterns that overlap; the order of the members of an object is nothing to rely on.
+            let mut patterns: Vec<(usize, &str)> = patterns
+                .iter()
+                .map(|(source, name)| (named(name), source.as_str()))
+                .collect();
+            patterns.sort_unstable();
+            let mut schemes: BTreeMap<Box<str>, Vec<Address>> = BTreeMap::new();
+            for (at, source) in patterns {
+                let known = pattern::schemes(source).unwrap_or_else(|| {
+                    panic!("pattern {source:?} of a union must begin with its schemes")
+                });
+                for scheme in known {
+                    let pattern =
+                        (!pattern::takes_all_of(source, &scheme)).then(|| Pattern::compile(source));
+                    schemes.entry(scheme).or_default().push(Address {
+                        pattern,
+                        node: all[at],
+                    });
+                }
+            }
+            let schemes = schemes
+                .into_iter()
+                .map(|(scheme, list)| (scheme, list.into()))
+                .collect();
+            return Some(Box::new(Union::Addressed {
+                member,
+                schemes,
+                all,
+            }));
+        }
+        let mapping = discriminator
+            .get("mapping")
+            .and_then(Json::as_object)
+            .expect("a discriminator has a mapping or patterns");
+        let mut variants: Vec<(Box<str>, NodeId)> = mapping
+            .iter()
+            .map(|(name, target)| (name.as_str().into(), all[named(target)]))
+            .collect();
+        variants.sort_unstable();
+        let fallback = discriminator.get("x-fallback").map(|name| all[named(name)]);
+        Some(Box::new(Union::Named {
+            member,
+            variants: variants.into(),
+            fallback,
+            all,
+        }))
+    }
+}
+
+fn text_rules(map: &Map<String, Json>) -> Option<Box<TextRules>> {
+    let count = |name: &str| map.get(name).and_then(Json::as_u64);
+    let rules = TextRules {
+        format: map
+            .get("format")
+            .and_then(Json::as_str)
+            .and_then(format::text),
+        pattern: map
+            .get("pattern")
+            .and_then(Json::as_str)
+            .map(Pattern::compile),
+        length_min: count("minLength"),
+        length_max: count("maxLength"),
+    };
+    let some = rules.format.is_some()
+        || rules.pattern.is_some()
+        || rules.length_min.is_some()
+        || rules.length_max.is_some();
+    some.then(|| Box::new(rules))
+}
+
+fn kind_named(name: &str) -> Kinds {
+    match name {
+        "null" => NULL,
+        "boolean" => BOOLEAN,
+        "integer" => INTEGER,
+        "number" => NUMBER,
+        "string" => STRING,
+        "array" => ARRAY,
+        "object" => OBJECT,
+        _ => panic!("{name:?} is no type"),
+    }
+}
+
+/// `#/components/schemas/NAME`, or just the name.
+fn name_of(target: &Json) -> &str {
+    let target = target
+        .as_str()
+        .unwrap_or_else(|| panic!("{target} names no schema"));
+    target.rsplit('/').next().unwrap_or(target)
+}
+
+fn value_of(json: &Json) -> Value {
+    json::parse(json.to_string().as_bytes()).expect("what serde_json writes is JSON")
+}
+
+fn number_of(json: &Json) -> Option<Number> {
+    match value_of(json) {
+        Value::Number(number) => Some(number.to_integer().unwrap_or(number)),
+        _ => None,
+    }
+}
+
+/// The types of a union are those of its variants. Refuses a union that contains itself.
+fn settle_kinds(tree: &mut Tree) {
+    fn kinds(tree: &Tree, id: NodeId, open: &mut Vec<NodeId>) -> Kinds {
+        let node = &tree[id];
+        let Some(union) = &node.union else {
+            return node.kinds;
+        };
+        assert!(!open.contains(&id), "a union contains itself");
+        open.push(id);
+        let all = union
+            .variants()
+            .iter()
+            .fold(node.kinds & NULL, |all, variant| {
+                all | kinds(tree, *variant, open)
+            });
+        open.pop();
+        all
+    }
+    let settled: Vec<Kinds> = (0..tree.nodes.len())
+        .map(|at| kinds(tree, NodeId(at as u32), &mut Vec::new()))
+        .collect();
+    tree.nodes
+        .iter_mut()
+        .zip(settled)
+        .for_each(|(node, kinds)| node.kinds = kinds);
+}
+
+/// Marks every node that has a default somewhere below, so that filling skips the rest.
+fn settle_fills(tree: &mut Tree) {
+    loop {
+        let fills = |id: &NodeId| tree[*id].fills;
+        let found: Vec<usize> = tree
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| {
+                let array = node
+                    .array
+                    .as_ref()
+                    .and_then(|rules| rules.items)
+                    .is_some_and(|id| fills(&id));
+                let union = node
+                    .union
+                    .as_ref()
+                    .is_some_and(|union| union.variants().iter().any(fills));
+                let object = node.object.as_ref().is_some_and(|rules| {
+                    rules.additional.is_some_and(|id| fills(&id))
+                        || rules
+                            .properties
+                            .iter()
+                            .any(|it| it.default.is_some() || fills(&it.node))
+                });
+                !node.fills && (array || union || object)
+            })
+            .map(|(at, _)| at)
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        found.into_iter().for_each(|at| tree.nodes[at].fills = true);
+    }
+}
