@@ -1,0 +1,138 @@
+//! Lengths of time as people write them: `30s`, `1m30s`, `500ms`, `1.5h`, `2h`, or a plain number of milliseconds.
+//!
+//! The written form is Go's (the reference's environment uses it), plus `d` for days; a number without a unit is milliseconds because that is what the
+//! fields of the API hold. [`text`] writes the shortest form that [`parse`] reads back as the same length. Bounds are the caller's.
+
+use std::time::Duration;
+
+/// What may be written, for error messages.
+pub const ALLOWED: &str =
+    "a length of time such as 30s, 1m30s, 500ms, 2h or a number of milliseconds";
+
+/// Milliseconds of each unit, longest first.
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// `None` when the text is not a length of time, or does not fit 64 bits of milliseconds.
+pub fn parse(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text.is_empty() {
+        return None;
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().map(Duration::from_millis);
+    }
+    let mut rest = text;
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(number_end);
+        let unit_end = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        total = total.checked_add(milliseconds(number, *unit_ms)?)?;
+        rest = tail;
+    }
+    Some(Duration::from_millis(total))
+}
+
+/// `1.5` hours in milliseconds, in whole numbers all the way: at most nine digits of fraction, cut below the millisecond.
+fn milliseconds(number: &str, unit_ms: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(unit_ms)?;
+    let scale = 10_u64.pow(fraction.len() as u32);
+    let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(unit_ms) / u128::from(scale);
+    whole.checked_add(u64::try_from(part).ok()?)
+}
+
+/// The shortest text that reads back as the same whole milliseconds: `1m30s`, `500ms`, `0s`.
+pub fn text(duration: Duration) -> String {
+    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if rest == 0 {
+        return "0s".to_owned();
+    }
+    let mut out = String::new();
+    for (unit, unit_ms) in UNITS {
+        if rest >= unit_ms {
+            out.push_str(&format!("{}{unit}", rest / unit_ms));
+            rest %= unit_ms;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn written_lengths_are_read() {
+        for (text, ms) in [
+            ("30s", 30_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("2h", 7_200_000),
+            ("1h0m0s", 3_600_000),
+            ("1.5s", 1_500),
+            ("0.25h", 900_000),
+            ("1d", 86_400_000),
+            ("5000", 5_000),
+            ("0", 0),
+            (" 10s ", 10_000),
+            ("0.0009s", 0),
+        ] {
+            assert_eq!(parse(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for text in [
+            "",
+            " ",
+            "s",
+            "1x",
+            "1 s",
+            "-5s",
+            "+5s",
+            "1.s",
+            ".5s",
+            "1..5s",
+            "1.5",
+            "10s5",
+            "1e3",
+            "1S",
+            "30sec",
+            "५s",
+            "99999999999999999999",
+            "213503982335d",
+            "1.1234567890s",
+        ] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(ms in any::<u64>()) {
+            let duration = Duration::from_millis(ms);
+            prop_assert_eq!(parse(&text(duration)), Some(duration));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[0-9.dhms]{0,24}") {
+            let _ = parse(&text);
+        }
+    }
+}
