@@ -1,0 +1,503 @@
+//! What a channel of a playlist is as a stream: its name, title, input and labels.
+//!
+//! A name depends on the file alone, so importing the same file again finds the same streams:
+//! * from `tvg-id`, else the title, else `tvg-name`, else the path of the URL;
+//! * letters, marks and digits of any script, `_` and `.` are kept; every run of other characters becomes one `-`; dots and dashes at the ends go;
+//! * among channels of one name the first in the file keeps it, the others get `-2`, `-3`, … in the order of the file, whether or not those before
+//!   them can be imported: mending a line does not rename its neighbours;
+//! * a name that means something else in a path or a filter ([`RESERVED`]) starts at `-2`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
+
+use regex_automata::meta::Regex;
+
+use super::playlist::{Entry, Problem};
+
+/// A stream that a playlist asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    pub line: usize,
+    pub url_line: usize,
+    pub name: String,
+    /// Empty: none.
+    pub title: String,
+    pub url: String,
+    pub labels: BTreeMap<&'static str, String>,
+}
+
+/// Last parts of a path that are operations of the API, and words that mean "absent" in a filter.
+const RESERVED: [&str; 5] = [
+    "batch",
+    "layouts",
+    "preview_layout_change",
+    "null",
+    "undefined",
+];
+
+/// A file name or a path segment must still take the prefix and the number.
+const NAME_BYTES_MAX: usize = 100;
+
+/// Bound of the API on a label's value.
+const LABEL_CHARS_MAX: usize = 40;
+
+/// Channels that can be streams, in the order of the file; the others are problems.
+pub fn channels(entries: &[Entry], prefix: &str) -> (Vec<Channel>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut channels = Vec::new();
+    for (entry, name) in entries.iter().zip(names(entries)) {
+        let Some(name) = name else {
+            problems.push(Problem {
+                line: entry.line,
+                reason: "nothing in it makes a name".to_owned(),
+            });
+            continue;
+        };
+        if let Err(reason) = check_url(&entry.url) {
+            problems.push(Problem {
+                line: entry.url_line,
+                reason,
+            });
+            continue;
+        }
+        channels.push(Channel {
+            line: entry.line,
+            url_line: entry.url_line,
+            name: format!("{prefix}{name}"),
+            title: entry.title.clone(),
+            url: entry.url.clone(),
+            labels: labels(entry),
+        });
+    }
+    (channels, problems)
+}
+
+/// A name for each entry, unique in the file.
+fn names(entries: &[Entry]) -> Vec<Option<String>> {
+    let bases: Vec<Option<String>> = entries.iter().map(base_name).collect();
+    let reserved = || RESERVED.iter().map(|name| (*name).to_owned());
+    // Whoever bears a name by itself has it, also when a number made for an earlier channel would give the same.
+    let mut taken: HashSet<String> = bases.iter().flatten().cloned().chain(reserved()).collect();
+    let mut borne: HashSet<String> = reserved().collect();
+    let mut next: HashMap<&str, u64> = HashMap::new();
+    let mut named = Vec::with_capacity(bases.len());
+    for base in &bases {
+        named.push(base.as_ref().map(|base| {
+            if borne.insert(base.clone()) {
+                return base.clone();
+            }
+            let number = next.entry(base).or_insert(2);
+            loop {
+                let name = format!("{base}-{number}");
+                *number += 1;
+                if taken.insert(name.clone()) {
+                    return name;
+                }
+            }
+        }));
+    }
+    named
+}
+
+fn base_name(entry: &Entry) -> Option<String> {
+    let written = [
+        entry.attribute("tvg-id"),
+        Some(entry.title.as_str()),
+        entry.attribute("tvg-name"),
+    ];
+    written
+        .into_iter()
+        .flatten()
+        .map(slug)
+        .chain(std::iter::once_with(|| slug(url_path(&entry.url))))
+        .find(|name| !name.is_empty())
+}
+
+/// `live/one` of `http://host/live/one/index.m3u8?x=y`: the path without query, extension and the file names that all playlists have.
+fn url_path(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+    let path = rest
+        .split_once('/')
+        .map_or(rest, |(_, path)| path)
+        .trim_end_matches('/');
+    let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    if !folder.is_empty()
+        && [
+            "index",
+            "playlist",
+            "master",
+            "mono",
+            "video",
+            "live",
+            "chunklist",
+            "mpegts",
+        ]
+        .contains(&stem)
+    {
+        return folder;
+    }
+    &path[..path.len() - (file.len() - stem.len())]
+}
+
+/// A legal name out of any text; empty when nothing of it can stay.
+fn slug(text: &str) -> String {
+    static KEPT: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"[\p{L}\p{M}\p{Nd}_.]+").expect("the pattern is a constant"));
+    let mut name = String::new();
+    for run in KEPT.find_iter(text) {
+        if !name.is_empty() {
+            name.push('-');
+        }
+        name.push_str(&text[run.range()]);
+    }
+    let end = (0..=NAME_BYTES_MAX.min(name.len()))
+        .rev()
+        .find(|at| name.is_char_boundary(*at))
+        .unwrap_or(0);
+    name[..end].trim_matches(['.', '-']).to_owned()
+}
+
+/// Whether the text may be put before names: what may be in a name, and slashes between parts.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    let parts: Vec<&str> = prefix.split('/').collect();
+    let (last, folders) = parts
+        .split_last()
+        .expect("splitting gives at least one part");
+    let legal =
+        |part: &str| part.is_empty() || slug(&part.replace('-', "_")) == part.replace('-', "_");
+    if folders.iter().all(|part| !part.is_empty() && legal(part))
+        && legal(last.trim_end_matches('.'))
+    {
+        return Ok(());
+    }
+    Err("may hold letters, digits, _ . - and a / after each folder".to_owned())
+}
+
+fn labels(entry: &Entry) -> BTreeMap<&'static str, String> {
+    let group = entry.attribute("group-title").unwrap_or(&entry.group);
+    let values = [
+        ("country", entry.attribute("tvg-country").unwrap_or("")),
+        ("group", group),
+        ("language", entry.attribute("tvg-language").unwrap_or("")),
+    ];
+    values
+        .into_iter()
+        .map(|(key, value)| (key, label(value)))
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
+}
+
+/// `News (EN)` is `News-EN`. Labels are ASCII; a value of which nothing remains is left out.
+fn label(text: &str) -> String {
+    let mut value = String::new();
+    for part in text
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'))
+        .filter(|part| !part.is_empty())
+    {
+        if !value.is_empty() {
+            value.push('-');
+        }
+        value.push_str(part);
+    }
+    value.truncate(LABEL_CHARS_MAX);
+    value.trim_end_matches('-').to_owned()
+}
+
+/// Whether a streamer can pull from it: the address patterns of the API's input types, told in words.
+fn check_url(url: &str) -> Result<(), String> {
+    let shown = shorten(&without_password(url));
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(format!("{shown:?} is not a URL"));
+    };
+    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(format!("{shown:?} contains a space or control character"));
+    }
+    match scheme {
+        "http" | "https" => {
+            if rest.is_empty() || rest.starts_with(['/', '?', '#', ':']) {
+                return Err(format!("{shown:?} has no host"));
+            }
+            let hls = rest.ends_with(".m3u8") || rest.contains(".m3u8?") || rest.contains(".m3u8#");
+            if hls || rest.ends_with(".ts") || rest.ends_with("/mpegts") {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{shown:?} is no input: http addresses of inputs end in .m3u8, .ts or /mpegts (if it is HLS or MPEG-TS all the same, write hls:// or tshttp:// for http://)"
+                ))
+            }
+        }
+        _ if SCHEMES.contains(&scheme) && !rest.is_empty() => Ok(()),
+        _ => Err(format!(
+            "{shown:?} is no input: nothing pulls from {scheme}://"
+        )),
+    }
+}
+
+/// Schemes of input types, besides http and https.
+const SCHEMES: &[&str] = &[
+    "copy",
+    "decklink",
+    "dektec",
+    "dvb",
+    "fake",
+    "file",
+    "frip",
+    "h323",
+    "hls",
+    "hls2",
+    "hlss",
+    "hlss2",
+    "m4f",
+    "m4fs",
+    "m4s",
+    "m4ss",
+    "mixer",
+    "mosaic",
+    "mosaic2",
+    "mpts-dvb",
+    "mpts-http",
+    "mpts-https",
+    "mpts-udp",
+    "ndi",
+    "playlist",
+    "publish",
+    "rtmp",
+    "rtmps",
+    "rtp",
+    "rtsp",
+    "rtsp-udp",
+    "rtsp2",
+    "rtsps",
+    "shoutcast",
+    "shoutcasts",
+    "srt",
+    "srt1",
+    "srt2",
+    "st2110",
+    "timeshift",
+    "tshttp",
+    "tshttps",
+    "udp",
+    "udp1",
+    "udp2",
+    "udp3",
+    "v4l",
+    "v4l2",
+];
+
+/// `rtsp://user:***@host/path`: how lists of the API show it too.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    match authority
+        .rfind('@')
+        .and_then(|at| Some((at, authority[..at].find(':')?)))
+    {
+        Some((at, colon)) => format!("{scheme}://{}:***{}", &rest[..colon], &rest[at..]),
+        None => url.to_owned(),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    const CHARS_MAX: usize = 120;
+    if text.chars().count() <= CHARS_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(CHARS_MAX).chain("…".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(id: &str, title: &str) -> Entry {
+        Entry {
+            line: 1,
+            url_line: 2,
+            url: "http://h/a.m3u8".to_owned(),
+            title: title.to_owned(),
+            attributes: vec![("tvg-id".to_owned(), id.to_owned())],
+            ..Entry::default()
+        }
+    }
+
+    fn named(list: &[(&str, &str)]) -> Vec<String> {
+        let entries: Vec<Entry> = list.iter().map(|(id, title)| entry(id, title)).collect();
+        names(&entries)
+            .into_iter()
+            .map(|name| name.expect("something makes a name"))
+            .collect()
+    }
+
+    #[test]
+    fn names_keep_what_people_recognise() {
+        for (text, name) in [
+            ("A2CNN.al", "A2CNN.al"),
+            ("TV Orbis", "TV-Orbis"),
+            ("Kanali 7 Ⓢ", "Kanali-7"),
+            ("日本 / Japan", "日本-Japan"),
+            ("ČT24", "ČT24"),
+            ("हिन्दी", "हिन्दी"),
+            ("AnimaxAsia.sg@Japan", "AnimaxAsia.sg-Japan"),
+            ("Super!.it", "Super-.it"),
+            ("a  --  b", "a-b"),
+            ("../../etc/passwd", "etc-passwd"),
+            ("..", ""),
+            ("a\u{202e}b", "a-b"),
+            ("[NO]", "NO"),
+            ("!!!", ""),
+        ] {
+            assert_eq!(slug(text), name, "{text:?}");
+        }
+        assert_eq!(slug(&"é".repeat(80)).len(), 100);
+    }
+
+    #[test]
+    fn the_name_is_from_the_id_else_the_title_else_the_address() {
+        assert_eq!(named(&[("X.id", "Title")]), ["X.id"]);
+        assert_eq!(named(&[("", "Title")]), ["Title"]);
+        assert_eq!(named(&[("???", "Title")]), ["Title"]);
+        for (url, name) in [
+            ("http://h/live/one/index.m3u8?x=/y", "live-one"),
+            ("http://h/live/one.m3u8", "live-one"),
+            ("http://h/index.m3u8", "index"),
+            ("udp://239.0.0.1:5000", "239.0.0.1-5000"),
+            ("http://h/one/mpegts", "one"),
+        ] {
+            let bare = Entry {
+                url: url.to_owned(),
+                ..Entry::default()
+            };
+            assert_eq!(base_name(&bare).as_deref(), Some(name), "{url}");
+        }
+    }
+
+    #[test]
+    fn names_that_meet_are_numbered_in_file_order() {
+        assert_eq!(
+            named(&[("a", ""), ("a", ""), ("b", ""), ("a", "")]),
+            ["a", "a-2", "b", "a-3"]
+        );
+        assert_eq!(
+            named(&[("a", ""), ("a", ""), ("a-2", "")]),
+            ["a", "a-3", "a-2"],
+            "who bears a name by itself has it"
+        );
+        assert_eq!(named(&[("batch", ""), ("null", "")]), ["batch-2", "null-2"]);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_imported_keeps_its_number() {
+        let mut entries = vec![entry("a", ""), entry("a", "")];
+        entries[0].url = "https://www.youtube.com/watch?v=1".to_owned();
+        let (channels, problems) = channels(&entries, "tv/");
+        assert_eq!(channels.len(), 1);
+        assert_eq!(channels[0].name, "tv/a-2");
+        assert_eq!(problems[0].line, 2);
+    }
+
+    #[test]
+    fn addresses_that_no_input_type_takes_are_told() {
+        for url in [
+            "http://h/a.m3u8",
+            "https://h/a.m3u8?x=1",
+            "http://h/a.m3u8#x",
+            "http://h/a.ts",
+            "http://h/a/mpegts",
+            "rtmp://h/a",
+            "rtsp://u:p@h/a",
+            "udp://239.0.0.1:1",
+            "tshttp://h/a",
+            "hls://h/a",
+            "srt://h:1?streamid=a",
+        ] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+        for (url, word) in [
+            ("[NO PUBLIC STREAM]", "is not a URL"),
+            ("seg.ts", "is not a URL"),
+            ("https://www.youtube.com/@x/live", "is no input"),
+            ("http://h/a.m3u8s", "is no input"),
+            ("http://h/a.mpd", "is no input"),
+            ("http://h/a b.m3u8", "space"),
+            ("http:///a.m3u8", "no host"),
+            ("mms://h/a", "mms://"),
+            ("rtp://", "is no input"),
+            ("HTTP://h/a.m3u8", "is no input"),
+        ] {
+            let reason = check_url(url).expect_err(url);
+            assert!(reason.contains(word), "{url}: {reason}");
+        }
+        assert!(
+            !check_url("http://u:hidden@h/x")
+                .expect_err("no input")
+                .contains("hidden")
+        );
+    }
+
+    #[test]
+    fn labels_fit_the_bounds_of_the_api() {
+        for (text, value) in [
+            ("IT", "IT"),
+            ("日本 / Japan", "Japan"),
+            ("Bosnia and Herzegovina", "Bosnia-and-Herzegovina"),
+            ("News (EN)", "News-EN"),
+            ("日本", ""),
+            ("US;CA", "US-CA"),
+        ] {
+            assert_eq!(label(text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_folders_and_beginnings_of_names() {
+        for prefix in ["", "iptv/", "iptv-", "a/b/", "é.", "tv_"] {
+            assert_eq!(check_prefix(prefix), Ok(()), "{prefix:?}");
+        }
+        for prefix in ["/", "/a", "a//b", "../", "a b", "a?", "a,", "./x", "%2F"] {
+            assert!(check_prefix(prefix).is_err(), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_masked_as_the_api_does() {
+        assert_eq!(
+            without_password("rtsp://user:p@ss@h:554/a?x=1@2"),
+            "rtsp://user:***@h:554/a?x=1@2"
+        );
+        assert_eq!(
+            without_password("rtsp://user@h/a:b@c"),
+            "rtsp://user@h/a:b@c"
+        );
+        assert_eq!(without_password("text"), "text");
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_legal_unique_and_the_same_every_time(list in proptest::collection::vec(("(a|b|a-2|batch|\\PC{0,6})", "\\PC{0,12}"), 0..40)) {
+            let entries: Vec<Entry> = list.iter().map(|(id, title)| entry(id, title)).collect();
+            let first = names(&entries);
+            prop_assert_eq!(&first, &names(&entries));
+            let given: Vec<&String> = first.iter().flatten().collect();
+            let unique: HashSet<&String> = given.iter().copied().collect();
+            prop_assert_eq!(given.len(), unique.len());
+            for name in given {
+                prop_assert!(!RESERVED.contains(&name.as_str()));
+                prop_assert!(!name.starts_with(['.', '-']) && !name.ends_with(['.', '-']));
+                prop_assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control() || "/,?#%&\"\\".contains(c)), "{}", name);
+            }
+        }
+
+        #[test]
+        fn labels_are_legal(text in "\\PC{0,80}") {
+            let value = label(&text);
+            prop_assert!(value.len() <= LABEL_CHARS_MAX);
+            prop_assert!(value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)));
+        }
+    }
+}
