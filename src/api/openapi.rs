@@ -1,0 +1,704 @@
+//! The OpenAPI 3.1 document: a table of documented endpoints and the schema files become one JSON text.
+//!
+//! Promises a document that is valid, deterministic and complete: every endpoint given, every schema of the data files, every response of the
+//! error form. The words are in `docs` (endpoints) and in the data files (fields); nothing is described here but what belongs to the API as a
+//! whole. Built once at start, so clarity goes before speed.
+//!
+//! The data files are written for validation and for this document alike. On the way out the few extensions with a standard equivalent become
+//! that: `x-nullable` a `null` type, `example` an entry of `examples`. A union told apart by URL patterns keeps its patterns as
+//! `x-discriminator`, because OpenAPI's `discriminator` would make tools look for a fixed value.
+
+use crate::schema::data::FILES;
+use serde_json::{Map, Value, json};
+
+/// Both prefixes serve the same operations; clients of older versions know the second one.
+pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
+
+/// One operation as the document shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointDoc {
+    /// Upper case, as in a request line.
+    pub method: &'static str,
+    /// Without prefix; parameters in braces.
+    pub path: &'static str,
+    pub operation_id: &'static str,
+    pub tag: &'static str,
+    /// A short imperative without a full stop.
+    pub summary: &'static str,
+    pub description: &'static str,
+    pub parameters: &'static [ParamDoc],
+    pub request: Option<BodyDoc>,
+    pub responses: &'static [ResponseDoc],
+    /// An addition to the reference API (`x-since: later`).
+    pub extension: bool,
+    pub security: Security,
+}
+
+/// Which credentials open an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// None needed.
+    Open,
+    /// Those of an administrator.
+    Administrator,
+    /// Those of an administrator, or the node's own cluster key.
+    Node,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ParamDoc {
+    pub name: &'static str,
+    pub place: Place,
+    pub required: bool,
+    pub kind: Kind,
+    pub description: &'static str,
+    /// JSON text.
+    pub example: Option<&'static str>,
+    pub extension: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Path,
+    Query,
+    Header,
+}
+
+/// What a parameter or header can be.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Text,
+    Flag,
+    Choice(&'static [&'static str]),
+    Integer {
+        minimum: i64,
+        maximum: Option<i64>,
+        default: Option<i64>,
+    },
+    /// A moment in milliseconds.
+    Moment,
+    /// Values joined by commas.
+    List,
+    /// Any further query parameters: the filters of a collection.
+    Filters,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct BodyDoc {
+    pub shape: Shape,
+    pub description: &'static str,
+    /// JSON text.
+    pub example: &'static str,
+    /// The body is merged into what is stored: absent fields stay, `null` removes, `$reset` replaces.
+    pub partial: bool,
+}
+
+/// A body in terms of the named schemas.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    One(&'static str),
+    ArrayOf(&'static str),
+    AnyOf(&'static [&'static str]),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseDoc {
+    pub status: u16,
+    pub description: &'static str,
+    pub content: Content,
+    pub headers: &'static [HeaderDoc],
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Content {
+    None,
+    /// A body and an example of it as JSON text.
+    Json(Shape, &'static str),
+    /// The error form with this code and title.
+    Error {
+        code: &'static str,
+        title: &'static str,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HeaderDoc {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub description: &'static str,
+}
+
+/// Name and meaning of a group of operations.
+pub const TAGS: &[(&str, &str)] = &[
+    (
+        "stream",
+        "Streams of the cluster and where they are placed.",
+    ),
+    (
+        "streamer",
+        "Nodes of the cluster: streamers, inference and identification nodes.",
+    ),
+    (
+        "config-external",
+        "What a streamer polls: the configuration of the streams it has to run. These operations answer completely or not at all, \
+         because a streamer stops whatever is missing from an answer.",
+    ),
+    (
+        "monitoring",
+        "Probes for supervisors and load balancers. They need no credentials.",
+    ),
+];
+
+const ABOUT: &str = "\
+Weir keeps the configuration of a cluster of video streaming servers, decides which server does what, and tells each of them.
+
+**Prefixes.** Every operation is served under `/central/api/v3` and under `/streamer/api/v3`.
+
+**Credentials.** `Authorization: Bearer API_KEY`, or Basic with the editor's login. A node may read its own configuration with its cluster key.
+
+**Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): fields that are absent stay as they are, objects are merged, arrays are replaced as a \
+whole, `null` removes a field. `\"$reset\": true` in an object replaces that object with what is sent. Unknown and read-only fields are ignored; a \
+known field with a wrong value refuses the whole request. The answer to a save is the effective configuration, with defaults filled in. When an \
+answer is given, the change is on disk.
+
+**Collections.** Lists answer `estimated_count`, `next`, `prev`, `timing` and the items. `limit` sets the page size and `cursor` names the page. \
+`sort` takes fields joined by commas, `-` before a field turns its order; a field that is absent sorts first. `select` takes the fields to \
+return. Nested fields are written with dots and reach into the elements of arrays.
+
+**Filters.** Any other query parameter filters by the field of that name. `field=a,b` is equal to any of the values; the suffixes `_ne`, `_gt`, \
+`_gte`, `_lt`, `_lte`, `_like` (substring, in the case given), `_is=null` and `_is_not=null` choose another comparison; `field` without a \
+value means `true`. All filters must hold. A field the items do not have is no filter.
+
+**Errors.** Every answer of status 400 and above has `errors`, each with a stable `code`, a sentence in `title`, and in `source` the query \
+parameter or the JSON pointer of the place that is wrong.
+
+**Secrets.** Passwords and keys are shown on the object itself only. Elsewhere they read `***`, also inside URLs; a `***` that is written back \
+keeps the stored value.
+
+**Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. `updated_at` is assigned in the order of \
+commits and never repeats.";
+
+/// The whole document as JSON text.
+///
+/// # Panics
+/// When an example in the table is not JSON or two endpoints are the same: mistakes of ours that the tests find.
+pub fn document(endpoints: &[EndpointDoc], server_version: &str) -> String {
+    let mut paths = Map::new();
+    for endpoint in endpoints {
+        let item = paths
+            .entry(endpoint.path)
+            .or_insert_with(|| Value::Object(Map::new()));
+        let item = item.as_object_mut().expect("inserted as an object");
+        let twice = item.insert(endpoint.method.to_ascii_lowercase(), operation(endpoint));
+        assert!(
+            twice.is_none(),
+            "{} {} is documented twice",
+            endpoint.method,
+            endpoint.path
+        );
+    }
+    let servers: Vec<Value> = PREFIXES
+        .iter()
+        .zip([
+            "The usual prefix.",
+            "The prefix of older clients; the same operations.",
+        ])
+        .map(|(url, description)| json!({ "url": url, "description": description }))
+        .collect();
+    let tags: Vec<Value> = TAGS
+        .iter()
+        .map(|(name, description)| json!({ "name": name, "description": description }))
+        .collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Weir API",
+            "version": server_version,
+            "summary": "Control plane for clusters of video streaming servers.",
+            "description": ABOUT,
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+        },
+        "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
+        "servers": servers,
+        "tags": tags,
+        "security": security(Security::Administrator),
+        "paths": paths,
+        "components": { "schemas": components(), "securitySchemes": security_schemes() },
+    })
+    .to_string()
+}
+
+fn security_schemes() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The API key as it is in the configuration, or the key of an API token.",
+        },
+        "basic": {
+            "type": "http",
+            "scheme": "basic",
+            "description": "Login and password of the editor (`edit_auth`).",
+        },
+        "cluster": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Cluster T:SIGNATURE`: T is the current time in seconds since 1970 UTC, SIGNATURE the SHA-1 of `T:CLUSTER_KEY` in lower-case \
+                hexadecimal digits. Opens only what concerns the node whose key it is. T may differ from the server's clock by 300 seconds.",
+        },
+    })
+}
+
+fn security(kind: Security) -> Value {
+    match kind {
+        Security::Open => json!([]),
+        Security::Administrator => json!([{ "bearer": [] }, { "basic": [] }]),
+        Security::Node => json!([{ "bearer": [] }, { "basic": [] }, { "cluster": [] }]),
+    }
+}
+
+fn operation(endpoint: &EndpointDoc) -> Value {
+    let mut responses = Map::new();
+    for response in endpoint.responses {
+        responses.insert(response.status.to_string(), render_response(response));
+    }
+    responses.insert(
+        "default".to_owned(),
+        json!({
+            "description": "Any other failure, in the same form.",
+            "content": { "application/json": { "schema": reference("error_response") } },
+        }),
+    );
+    let mut out = Map::from_iter([
+        ("operationId".to_owned(), json!(endpoint.operation_id)),
+        ("tags".to_owned(), json!([endpoint.tag])),
+        ("summary".to_owned(), json!(endpoint.summary)),
+        ("description".to_owned(), json!(endpoint.description)),
+        ("responses".to_owned(), Value::Object(responses)),
+    ]);
+    if !endpoint.parameters.is_empty() {
+        let parameters: Vec<Value> = endpoint.parameters.iter().map(parameter).collect();
+        out.insert("parameters".to_owned(), Value::Array(parameters));
+    }
+    if let Some(body) = &endpoint.request {
+        out.insert("requestBody".to_owned(), request_body(body));
+    }
+    if endpoint.security != Security::Administrator {
+        out.insert("security".to_owned(), security(endpoint.security));
+    }
+    if endpoint.extension {
+        out.insert("x-since".to_owned(), json!("later"));
+    }
+    Value::Object(out)
+}
+
+fn parameter(doc: &ParamDoc) -> Value {
+    let place = match doc.place {
+        Place::Path => "path",
+        Place::Query => "query",
+        Place::Header => "header",
+    };
+    let mut out = Map::from_iter([
+        ("name".to_owned(), json!(doc.name)),
+        ("in".to_owned(), json!(place)),
+        ("required".to_owned(), json!(doc.required)),
+        ("description".to_owned(), json!(doc.description)),
+        ("schema".to_owned(), kind_schema(doc.kind)),
+    ]);
+    match doc.kind {
+        Kind::List => {
+            out.insert("style".to_owned(), json!("form"));
+            out.insert("explode".to_owned(), json!(false));
+        }
+        Kind::Filters => {
+            out.insert("style".to_owned(), json!("form"));
+            out.insert("explode".to_owned(), json!(true));
+        }
+        _ => {}
+    }
+    if let Some(example) = doc.example {
+        out.insert("example".to_owned(), literal(doc.name, example));
+    }
+    if doc.extension {
+        out.insert("x-since".to_owned(), json!("later"));
+    }
+    Value::Object(out)
+}
+
+fn kind_schema(kind: Kind) -> Value {
+    match kind {
+        Kind::Text => json!({ "type": "string" }),
+        Kind::Flag => json!({ "type": "boolean" }),
+        Kind::Choice(values) => json!({ "type": "string", "enum": values }),
+        Kind::Integer {
+            minimum,
+            maximum,
+            default,
+        } => {
+            let mut schema = json!({ "type": "integer", "minimum": minimum });
+            if let Some(maximum) = maximum {
+                schema["maximum"] = json!(maximum);
+            }
+            if let Some(default) = default {
+                schema["default"] = json!(default);
+            }
+            schema
+        }
+        Kind::Moment => json!({
+            "type": "integer",
+            "format": "utc_ms",
+            "minimum": 1_000_000_000_000_u64,
+            "maximum": 10_000_000_000_000_u64,
+        }),
+        Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Filters => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+    }
+}
+
+fn request_body(body: &BodyDoc) -> Value {
+    let mut schema = shape(body.shape);
+    if body.partial && matches!(body.shape, Shape::One(_)) {
+        schema = json!({
+            "allOf": [
+                schema,
+                {
+                    "type": "object",
+                    "properties": {
+                        "$reset": {
+                            "type": "boolean",
+                            "description": "`true` replaces what is stored with this body instead of merging the two.",
+                        },
+                    },
+                },
+            ],
+        });
+    }
+    let mut out = json!({
+        "description": body.description,
+        "required": true,
+        "content": { "application/json": { "schema": schema, "example": literal("body", body.example) } },
+    });
+    if body.partial {
+        out["x-partial-update"] = json!(true);
+    }
+    out
+}
+
+fn render_response(response: &ResponseDoc) -> Value {
+    let mut out = json!({ "description": response.description });
+    let content = match response.content {
+        Content::None => None,
+        Content::Json(of, example) => Some((shape(of), literal("response", example))),
+        Content::Error { code, title } => Some((
+            reference("error_response"),
+            json!({ "errors": [{ "id": null, "status": response.status.to_string(), "code": code, "title": title }] }),
+        )),
+    };
+    if let Some((schema, example)) = content {
+        out["content"] = json!({ "application/json": { "schema": schema, "example": example } });
+    }
+    for header in response.headers {
+        out["headers"][header.name] =
+            json!({ "description": header.description, "schema": kind_schema(header.kind) });
+    }
+    out
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn shape(of: Shape) -> Value {
+    match of {
+        Shape::One(name) => reference(name),
+        Shape::ArrayOf(name) => json!({ "type": "array", "items": reference(name) }),
+        Shape::AnyOf(names) => {
+            let variants: Vec<Value> = names.iter().map(|name| reference(name)).collect();
+            json!({ "anyOf": variants })
+        }
+    }
+}
+
+fn literal(what: &str, text: &str) -> Value {
+    serde_json::from_str(text)
+        .unwrap_or_else(|error| panic!("example of {what} is not JSON ({error}): {text}"))
+}
+
+/// All schemas of the data files in the form of the document.
+fn components() -> Map<String, Value> {
+    let mut all = Map::new();
+    for (file, text) in FILES {
+        let mut json: Value =
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let Value::Object(schemas) = json["schemas"].take() else {
+            panic!("{file} has no schemas");
+        };
+        for (name, mut schema) in schemas {
+            publish(&mut schema);
+            all.insert(name, schema);
+        }
+    }
+    all
+}
+
+/// Turns our extensions into their standard equivalents, at every level.
+fn publish(schema: &mut Value) {
+    let Value::Object(object) = schema else {
+        return;
+    };
+    for (key, inner) in object.iter_mut() {
+        match (key.as_str(), inner) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(publish),
+            ("items" | "additionalProperties" | "propertyNames", inner) => publish(inner),
+            ("oneOf" | "anyOf", Value::Array(variants)) => variants.iter_mut().for_each(publish),
+            _ => {}
+        }
+    }
+    if let Some(example) = object.remove("example") {
+        object.insert("examples".to_owned(), json!([example]));
+    }
+    if object
+        .get("discriminator")
+        .is_some_and(|discriminator| discriminator.get("x-patterns").is_some())
+    {
+        let mut by_pattern = object.remove("discriminator").expect("just seen");
+        by_pattern["patterns"] = by_pattern["x-patterns"].take();
+        by_pattern
+            .as_object_mut()
+            .expect("discriminators are objects")
+            .remove("x-patterns");
+        object.insert("x-discriminator".to_owned(), by_pattern);
+    }
+    if object.remove("x-nullable").is_some() {
+        admit_null(object);
+    }
+}
+
+fn admit_null(object: &mut Map<String, Value>) {
+    if let Some(constant) = object.remove("const") {
+        object.insert("enum".to_owned(), json!([constant]));
+    }
+    if let Some(Value::Array(values)) = object.get_mut("enum") {
+        values.push(Value::Null);
+    }
+    if let Some(kind) = object.get_mut("type") {
+        *kind = json!([kind.take(), "null"]);
+    } else if let Some(target) = object.remove("$ref") {
+        object.insert(
+            "anyOf".to_owned(),
+            json!([{ "$ref": target }, { "type": "null" }]),
+        );
+    } else {
+        for key in ["anyOf", "oneOf"] {
+            if let Some(Value::Array(variants)) = object.get_mut(key) {
+                variants.push(json!({ "type": "null" }));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::docs::ENDPOINT_DOCS;
+    use crate::schema::data::tests::Checker;
+    use std::collections::BTreeSet;
+
+    fn parsed() -> Value {
+        let text = document(ENDPOINT_DOCS, "1.2.3");
+        assert_eq!(
+            text,
+            document(ENDPOINT_DOCS, "1.2.3"),
+            "the document depends on chance"
+        );
+        serde_json::from_str(&text).expect("the document is JSON")
+    }
+
+    fn check_shape(checker: &mut Checker, of: Shape, value: &Value) -> Result<(), String> {
+        match of {
+            Shape::One(name) => checker.check_named(name, value),
+            Shape::ArrayOf(name) => value
+                .as_array()
+                .ok_or("not an array")?
+                .iter()
+                .try_for_each(|item| checker.check_named(name, item)),
+            Shape::AnyOf(names) => names
+                .iter()
+                .map(|name| checker.check_named(name, value))
+                .reduce(Result::or)
+                .expect("a union has variants"),
+        }
+    }
+
+    #[test]
+    fn every_reference_in_the_document_resolves() {
+        fn walk(root: &Value, value: &Value, found: &mut usize) {
+            match value {
+                Value::Object(object) => {
+                    if let Some(target) = object.get("$ref").and_then(Value::as_str) {
+                        let pointer = target.strip_prefix('#').expect("local references only");
+                        assert!(root.pointer(pointer).is_some(), "{target}");
+                        *found += 1;
+                    }
+                    object.values().for_each(|inner| walk(root, inner, found));
+                }
+                Value::Array(items) => items.iter().for_each(|inner| walk(root, inner, found)),
+                _ => {}
+            }
+        }
+        let document = parsed();
+        let mut found = 0;
+        walk(&document, &document, &mut found);
+        assert!(found > 400, "{found}");
+    }
+
+    #[test]
+    fn every_operation_is_documented_like_the_others() {
+        let document = parsed();
+        let mut ids = BTreeSet::new();
+        for endpoint in ENDPOINT_DOCS {
+            let id = endpoint.operation_id;
+            assert!(ids.insert(id), "{id} twice");
+            assert!(
+                endpoint.summary.len() > 8 && !endpoint.summary.ends_with('.'),
+                "{id}"
+            );
+            assert!(endpoint.description.ends_with('.'), "{id}");
+            assert!(TAGS.iter().any(|(tag, _)| *tag == endpoint.tag), "{id}");
+            let operation = &document["paths"][endpoint.path][endpoint.method.to_ascii_lowercase()];
+            assert_eq!(operation["operationId"], id);
+            assert!(operation["responses"]["default"].is_object(), "{id}");
+            let in_path: BTreeSet<_> = endpoint
+                .path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+                .collect();
+            let mut names = BTreeSet::new();
+            for parameter in endpoint.parameters {
+                assert!(
+                    names.insert((parameter.name, parameter.place as u8)),
+                    "{id}: {}",
+                    parameter.name
+                );
+                assert!(
+                    parameter.description.ends_with('.'),
+                    "{id}: {}",
+                    parameter.name
+                );
+            }
+            let documented: BTreeSet<_> = endpoint
+                .parameters
+                .iter()
+                .filter(|parameter| parameter.place == Place::Path)
+                .map(|parameter| parameter.name)
+                .collect();
+            assert_eq!(in_path, documented, "{id}");
+            let statuses: Vec<_> = endpoint
+                .responses
+                .iter()
+                .map(|response| response.status)
+                .collect();
+            assert!(
+                statuses.is_sorted() && statuses[0] < 300,
+                "{id}: {statuses:?}"
+            );
+            assert_eq!(
+                statuses.contains(&401),
+                endpoint.security != Security::Open,
+                "{id}"
+            );
+            assert_eq!(
+                endpoint.request.is_some(),
+                endpoint.method == "PUT" || endpoint.method == "POST",
+                "{id}"
+            );
+            assert_eq!(
+                operation["security"].as_array().map(Vec::len),
+                match endpoint.security {
+                    Security::Open => Some(0),
+                    Security::Administrator => None,
+                    Security::Node => Some(3),
+                },
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn examples_of_operations_are_valid() {
+        let mut checker = Checker::new();
+        for endpoint in ENDPOINT_DOCS {
+            let id = endpoint.operation_id;
+            if let Some(body) = &endpoint.request {
+                let example = literal(id, body.example);
+                check_shape(&mut checker, body.shape, &example)
+                    .unwrap_or_else(|error| panic!("{id}: {error}"));
+            }
+            for response in endpoint.responses {
+                match response.content {
+                    Content::None => assert!(response.status < 400, "{id}: {}", response.status),
+                    Content::Json(of, example) => {
+                        let example = literal(id, example);
+                        check_shape(&mut checker, of, &example)
+                            .unwrap_or_else(|error| panic!("{id}: {error}"));
+                    }
+                    Content::Error { .. } => {
+                        let rendered = render_response(response);
+                        let example = &rendered["content"]["application/json"]["example"];
+                        checker.check_named("error_response", example).expect(id);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extensions_with_a_standard_equivalent_are_replaced() {
+        let mut nullable =
+            json!({ "type": "string", "enum": ["a"], "x-nullable": true, "example": "a" });
+        publish(&mut nullable);
+        assert_eq!(
+            nullable,
+            json!({ "type": ["string", "null"], "enum": ["a", null], "examples": ["a"] })
+        );
+        let mut nullable = json!({ "$ref": "#/x", "x-nullable": true, "description": "d" });
+        publish(&mut nullable);
+        assert_eq!(
+            nullable,
+            json!({ "anyOf": [{ "$ref": "#/x" }, { "type": "null" }], "description": "d" })
+        );
+        let schemas = components();
+        let text = serde_json::to_string(&schemas).expect("it was JSON");
+        assert!(!text.contains("x-nullable") && !text.contains("x-patterns"));
+        assert!(schemas["stream_input"]["x-discriminator"]["patterns"]["^rtp://.*$"].is_string());
+        assert!(schemas["streamer_config"]["discriminator"]["mapping"]["streamer"].is_string());
+        assert_eq!(
+            schemas["central_streams_list"]["properties"]["next"]["type"],
+            json!(["string", "null"])
+        );
+    }
+
+    #[test]
+    fn what_is_added_to_the_reference_is_marked() {
+        let document = parsed();
+        assert_eq!(
+            document["paths"]["/streams/batch"]["put"]["x-since"],
+            "later"
+        );
+        assert!(
+            document["paths"]["/streams"]["get"]
+                .get("x-since")
+                .is_none()
+        );
+        let parameters = &document["paths"]["/streamers/{hostname}/streams"]["get"]["parameters"];
+        let marked: Vec<_> = parameters
+            .as_array()
+            .expect("it has parameters")
+            .iter()
+            .filter(|parameter| parameter["x-since"] == "later")
+            .map(|parameter| parameter["name"].as_str().expect("it has a name"))
+            .collect();
+        assert_eq!(marked, ["If-None-Match", "poll_timeout", "changes_since"]);
+    }
+}
