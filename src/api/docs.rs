@@ -176,9 +176,9 @@ const FORBIDDEN: ResponseDoc = refuse(
 );
 const TOO_LARGE: ResponseDoc = refuse(
     413,
-    "The body is larger than the server accepts.",
+    "The body is larger than this operation accepts, or a batch has more items.",
     "body_too_large",
-    "The body is too large",
+    "The body is larger than this operation accepts",
 );
 const RETRY_AFTER: HeaderDoc = HeaderDoc {
     name: "Retry-After",
@@ -314,11 +314,11 @@ pub const ENDPOINT_DOCS: &[EndpointDoc] = &[
         tag: "stream",
         summary: "Save several streams at once",
         description: "Creates the streams that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
-                      batch. No reader sees a part of it. Every item names its stream; the same name twice is an error.",
+                      batch. No reader sees a part of it. Every item names its stream.",
         parameters: &[],
         request: Some(BodyDoc {
             shape: Shape::ArrayOf("central_stream_config"),
-            description: "One merge patch per stream, with its `name`.",
+            description: "One merge patch per stream, with its `name`. At most 10,000.",
             example: r#"[{"name":"harbour/cam1","disabled":true},{"name":"harbour/cam2","inputs":[{"url":"rtsp://10.0.4.18/stream1"}]}]"#,
             partial: true,
         }),
@@ -348,7 +348,7 @@ pub const ENDPOINT_DOCS: &[EndpointDoc] = &[
         parameters: &[],
         request: Some(BodyDoc {
             shape: Shape::One("central_stream_layout_list"),
-            description: "The layouts. Every stream must exist.",
+            description: "The layouts. Every stream must exist. At most 10,000.",
             example: r#"{"layouts":[{"name":"harbour/cam1","ingest":"streamer1.example.com","dvr_backups":["streamer2.example.com"]}]}"#,
             partial: false,
         }),
@@ -532,7 +532,7 @@ pub const ENDPOINT_DOCS: &[EndpointDoc] = &[
         parameters: &[],
         request: Some(BodyDoc {
             shape: Shape::ArrayOf("streamer_config"),
-            description: "One merge patch per node, with its `hostname`. New nodes need `role` and `cluster_key`.",
+            description: "One merge patch per node, with its `hostname`. New nodes need `role` and `cluster_key`. At most 10,000.",
             example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","labels":{"zone":"north"}}]"#,
             partial: true,
         }),

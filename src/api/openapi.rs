@@ -626,6 +626,34 @@ mod tests {
     }
 
     #[test]
+    fn operations_have_the_names_clients_generate_code_from() {
+        let mut names: Vec<_> = ENDPOINT_DOCS.iter().map(|doc| doc.operation_id).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "batch_update_streams_layouts",
+                "liveness_probe",
+                "readiness_probe",
+                "stream_delete",
+                "stream_get",
+                "stream_layouts_get",
+                "stream_save",
+                "streamer_delete",
+                "streamer_dynamic_streams_list",
+                "streamer_get",
+                "streamer_save",
+                "streamer_streams_list",
+                "streamer_update_streams_list",
+                "streamers_batch_update",
+                "streamers_list",
+                "streams_batch_update",
+                "streams_list",
+            ]
+        );
+    }
+
+    #[test]
     fn examples_of_operations_are_valid() {
         let mut checker = Checker::new();
         for endpoint in ENDPOINT_DOCS {
