@@ -10,3 +10,5 @@ pub mod dist;
 pub mod duration;
 pub mod http;
 pub mod import;
+pub mod limits;
+pub mod rt;

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use super::parse::Refusal;
+
 /// Why a request was refused. Cheap to build, rendered once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -112,6 +114,105 @@ impl ApiError {
             retry_after_seconds: Some(retry_after_seconds),
             ..Self::new(503, code, title)
         }
+    }
+
+    /// A request that is refused for its form, before anybody asked what it means.
+    pub fn refused(refusal: Refusal) -> Self {
+        let (status, code, title) = match refusal {
+            Refusal::RequestLine => (
+                400,
+                "bad_request_line",
+                "The request line is not METHOD SP TARGET SP VERSION",
+            ),
+            Refusal::Version => (
+                505,
+                "http_version",
+                "This server speaks HTTP/1.1 and HTTP/1.0",
+            ),
+            Refusal::MethodUnknown => (
+                501,
+                "method_unknown",
+                "This server does not know this method",
+            ),
+            Refusal::MethodRefused => (
+                405,
+                "method_not_allowed",
+                "This server does not serve this method",
+            ),
+            Refusal::Target => (
+                400,
+                "bad_target",
+                "The request target contains characters that do not belong there",
+            ),
+            Refusal::TargetLong => (414, "target_too_long", "The request target is too long"),
+            Refusal::HeadLong => (431, "head_too_large", "The header fields are too large"),
+            Refusal::FieldsMany => (431, "too_many_fields", "There are too many header fields"),
+            Refusal::Field => (400, "bad_field", "A header field is malformed"),
+            Refusal::LineEnd => (400, "bad_line_end", "Lines must end with CR LF"),
+            Refusal::Host => (
+                400,
+                "bad_host",
+                "There must be exactly one valid Host field",
+            ),
+            Refusal::ContentLength => (
+                400,
+                "bad_content_length",
+                "Content-Length must be one decimal number",
+            ),
+            Refusal::TransferEncoding => (
+                400,
+                "bad_transfer_encoding",
+                "Transfer-Encoding must be `chunked` and nothing else",
+            ),
+            Refusal::TransferCoding => (
+                501,
+                "transfer_coding_unknown",
+                "The only transfer coding served is `chunked`",
+            ),
+            Refusal::LengthAndChunked => (
+                400,
+                "ambiguous_length",
+                "Content-Length and Transfer-Encoding exclude each other",
+            ),
+            Refusal::AuthorizationTwice => (
+                400,
+                "bad_authorization",
+                "There must be at most one Authorization field",
+            ),
+            Refusal::Expectation => (
+                417,
+                "expectation_unknown",
+                "The only expectation served is `100-continue`",
+            ),
+            Refusal::ContentCoding => (
+                415,
+                "content_coding_unknown",
+                "Bodies must be sent without a content coding",
+            ),
+            Refusal::ChunkSize => (400, "bad_chunk_size", "A chunk size is malformed"),
+            Refusal::ChunkExtension => (
+                400,
+                "bad_chunk_extension",
+                "A chunk extension is malformed or too long",
+            ),
+            Refusal::ChunkEnd => (
+                400,
+                "bad_chunk_end",
+                "A chunk does not end where its size says",
+            ),
+            Refusal::Trailer => (400, "bad_trailer", "A trailer field is malformed"),
+            Refusal::BodyLong => (
+                413,
+                "body_too_large",
+                "The body is larger than this operation accepts",
+            ),
+        };
+        Self::new(status, code, title)
+    }
+
+    /// A request that did not arrive in time.
+    pub fn too_slow() -> Self {
+        Self::new(408, "request_timeout", "The request did not arrive in time")
     }
 
     #[must_use]

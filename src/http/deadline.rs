@@ -1,0 +1,180 @@
+//! Deadlines of all connections of one core: a hashed wheel, turned by one tick.
+//!
+//! Promises: no timer and no allocation per deadline; moving a deadline further away, which every request does, is one store; a
+//! deadline never fires early. It may fire late by a tick. Slots are indices into the connection table, whose life is the owner's business.
+
+/// Ticks of one turn. Further deadlines are looked at once per turn.
+const BUCKETS: u32 = 1024;
+
+const NONE: u32 = u32::MAX;
+
+/// Doubly linked by slot, so that a connection that closes leaves nothing behind.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    next: u32,
+    previous: u32,
+    /// When it is due.
+    due: u32,
+    /// In whose bucket it hangs: at or before `due`. `NONE` when it hangs nowhere.
+    hangs_at: u32,
+}
+
+const LOOSE: Link = Link {
+    next: NONE,
+    previous: NONE,
+    due: NONE,
+    hangs_at: NONE,
+};
+
+pub(super) struct Wheel {
+    buckets: Box<[u32]>,
+    links: Vec<Link>,
+    /// Everything due up to here has fired.
+    now: u32,
+}
+
+impl Wheel {
+    pub(super) fn new() -> Self {
+        Self {
+            buckets: vec![NONE; BUCKETS as usize].into(),
+            links: Vec::new(),
+            now: 0,
+        }
+    }
+
+    /// Makes room for a slot; slots are handed out without gaps.
+    pub(super) fn add(&mut self, slot: u32) {
+        if slot as usize == self.links.len() {
+            if self.links.len() == self.links.capacity() {
+                self.links.reserve_exact(1024);
+            }
+            self.links.push(LOOSE);
+        }
+        debug_assert_eq!(self.links[slot as usize].hangs_at, NONE);
+    }
+
+    /// The deadline of a slot from now on.
+    pub(super) fn set(&mut self, slot: u32, due: u32) {
+        let due = due.max(self.now + 1);
+        let link = &mut self.links[slot as usize];
+        link.due = due;
+        // It is found at its old place first and moved then.
+        if link.hangs_at <= due {
+            return;
+        }
+        self.unlink(slot);
+        self.link(slot);
+    }
+
+    pub(super) fn clear(&mut self, slot: u32) {
+        self.unlink(slot);
+        self.links[slot as usize] = LOOSE;
+    }
+
+    pub(super) fn is_due(&self, slot: u32) -> bool {
+        self.links[slot as usize].due <= self.now
+    }
+
+    /// Moves to `now` and collects the slots that are due. A slot collected here has no deadline until it is set again.
+    pub(super) fn advance(&mut self, now: u32, due: &mut Vec<u32>) {
+        let first = now.saturating_sub(BUCKETS - 1).max(self.now + 1);
+        self.now = now.max(self.now);
+        for tick in first..=now {
+            let mut slot = std::mem::replace(&mut self.buckets[(tick % BUCKETS) as usize], NONE);
+            while slot != NONE {
+                let link = &mut self.links[slot as usize];
+                let next = link.next;
+                link.hangs_at = NONE;
+                if link.due <= now {
+                    due.push(slot);
+                } else {
+                    self.link(slot);
+                }
+                slot = next;
+            }
+        }
+    }
+
+    fn link(&mut self, slot: u32) {
+        let at = self.links[slot as usize].due.min(self.now + BUCKETS - 1);
+        let head = &mut self.buckets[(at % BUCKETS) as usize];
+        let next = std::mem::replace(head, slot);
+        let link = &mut self.links[slot as usize];
+        link.next = next;
+        link.previous = NONE;
+        link.hangs_at = at;
+        if next != NONE {
+            self.links[next as usize].previous = slot;
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Link {
+            next,
+            previous,
+            hangs_at,
+            ..
+        } = self.links[slot as usize];
+        if hangs_at == NONE {
+            return;
+        }
+        match previous {
+            NONE => self.buckets[(hangs_at % BUCKETS) as usize] = next,
+            _ => self.links[previous as usize].next = next,
+        }
+        if next != NONE {
+            self.links[next as usize].previous = previous;
+        }
+        self.links[slot as usize].hangs_at = NONE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        /// Against a map from slot to deadline: everything fires once, in the tick it is due or the first look after it.
+        #[test]
+        fn a_wheel_fires_what_is_due_and_nothing_else(
+            steps in prop::collection::vec((0_u32..40, 0_u32..3000, 0_u8..8), 1..400),
+        ) {
+            let mut wheel = Wheel::new();
+            let mut model = BTreeMap::new();
+            let mut now = 0;
+            for slot in 0..40 {
+                wheel.add(slot);
+            }
+            for (slot, delay, action) in steps {
+                match action {
+                    0 => {
+                        wheel.clear(slot);
+                        model.remove(&slot);
+                    }
+                    1..=4 => {
+                        wheel.set(slot, now + delay);
+                        model.insert(slot, (now + delay).max(now + 1));
+                    }
+                    _ => {
+                        now += if action == 5 { delay } else { delay % 7 };
+                        let mut due = Vec::new();
+                        wheel.advance(now, &mut due);
+                        due.sort_unstable();
+                        let expected: Vec<u32> = model
+                            .iter()
+                            .filter(|(_, at)| **at <= now)
+                            .map(|(slot, _)| *slot)
+                            .collect();
+                        model.retain(|_, at| *at > now);
+                        prop_assert_eq!(&due, &expected);
+                        for slot in due {
+                            prop_assert!(wheel.is_due(slot));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

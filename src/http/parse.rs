@@ -1,0 +1,820 @@
+//! Where a request begins and ends: head and body framing, a strict profile of RFC 9112 over httparse.
+//!
+//! Pure functions of bytes. Promises: whatever way the bytes were cut into reads, the outcome is the same; nothing is accepted whose end
+//! two readers could see in different places (a bare LF, a folded line, two lengths, a transfer coding other than `chunked`); every loop is
+//! bounded by `limits`. httparse finds the tokens; what it is lenient about is checked here. Meaning is left to others: paths and
+//! queries stay as they were sent, `api` decodes them once.
+
+use std::mem::MaybeUninit;
+
+use crate::limits::{
+    CHUNK_EXTENSION_BYTES_MAX, CHUNK_EXTENSIONS_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX,
+    CONTENT_LENGTH_DIGITS_MAX, FIELDS_MAX, HEAD_BYTES_MAX, HOST_BYTES_MAX, TARGET_BYTES_MAX,
+};
+
+/// Why a request is refused before anybody asks what it means. `error` gives each its status, code and sentence. All of them end the
+/// connection: we cannot or will not know where the next request begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    RequestLine,
+    Version,
+    MethodUnknown,
+    MethodRefused,
+    Target,
+    TargetLong,
+    HeadLong,
+    FieldsMany,
+    Field,
+    LineEnd,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    TransferCoding,
+    LengthAndChunked,
+    AuthorizationTwice,
+    Expectation,
+    ContentCoding,
+    ChunkSize,
+    ChunkExtension,
+    ChunkEnd,
+    Trailer,
+    BodyLong,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
+        }
+    }
+}
+
+/// How the end of the body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// No body.
+    None,
+    Length(u64),
+    Chunked,
+}
+
+/// Room for the fields of one head. Uninitialized, so it costs nothing but stack.
+pub type Fields<'a> = [MaybeUninit<httparse::Header<'a>>; FIELDS_MAX];
+
+pub const fn fields<'a>() -> Fields<'a> {
+    [const { MaybeUninit::uninit() }; FIELDS_MAX]
+}
+
+/// A request head that obeys every rule.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    pub method: Method,
+    /// As sent. Begins with `/`, or is `*` with `OPTIONS`.
+    pub path: &'a str,
+    /// As sent, without the `?`.
+    pub query: &'a str,
+    pub headers: Headers<'a>,
+    pub framing: Framing,
+    /// HTTP/1.0, which keeps a connection only when told so.
+    pub is_1_0: bool,
+    /// The client wants to send more on this connection.
+    pub keep_alive: bool,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// Bytes of the head, an empty line before it included.
+    pub len: usize,
+}
+
+/// Where the fields are that somebody always asks for; found in the one pass that checks framing.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    host: u8,
+    authorization: u8,
+    accept_encoding: u8,
+    if_none_match: u8,
+    content_type: u8,
+}
+
+const ABSENT: u8 = u8::MAX;
+
+/// The fields of a request, in the order they were sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers<'a> {
+    all: &'a [httparse::Header<'a>],
+    known: Known,
+}
+
+impl<'a> Headers<'a> {
+    fn at(&self, index: u8) -> Option<&'a [u8]> {
+        self.all.get(usize::from(index)).map(|field| field.value)
+    }
+
+    /// At most one: twice is refused.
+    pub fn authorization(&self) -> Option<&'a [u8]> {
+        self.at(self.known.authorization)
+    }
+
+    pub fn host(&self) -> Option<&'a [u8]> {
+        self.at(self.known.host)
+    }
+
+    pub fn if_none_match(&self) -> Option<&'a [u8]> {
+        self.at(self.known.if_none_match)
+    }
+
+    pub fn content_type(&self) -> Option<&'a [u8]> {
+        self.at(self.known.content_type)
+    }
+
+    pub fn accept_encoding(&self) -> Option<&'a [u8]> {
+        self.at(self.known.accept_encoding)
+    }
+
+    /// The codings a client takes, from `Accept-Encoding`.
+    pub fn accepts(&self) -> super::Accepts {
+        self.accept_encoding()
+            .map_or(super::Accepts::NONE, super::Accepts::parse)
+    }
+
+    /// The first field of this name, in whatever case.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.all
+            .iter()
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        self.all.iter().map(|field| (field.name, field.value))
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}
+
+/// Reads the head at the start of `bytes`. `None`: more bytes are needed.
+pub fn head<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<Head<'a>>, Refusal> {
+    // One empty line before a request is forgiven (RFC 9112 section 2.2); httparse would forgive any number, and bare LFs.
+    let start = match bytes {
+        [b'\r', b'\n', ..] => 2,
+        [b'\r'] | [] => return Ok(None),
+        [b'\r' | b'\n', ..] => return Err(Refusal::LineEnd),
+        _ => 0,
+    };
+    let text = &bytes[start..bytes.len().min(start + HEAD_BYTES_MAX)];
+    if let Some(b'\r' | b'\n') = text.first() {
+        return Err(Refusal::LineEnd);
+    }
+    if text.len() > TARGET_BYTES_MAX && target_is_long(text) {
+        return Err(Refusal::TargetLong);
+    }
+    let mut request = httparse::Request::new(&mut []);
+    let len = match request.parse_with_uninit_headers(text, fields) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return need_more(text),
+        Err(httparse::Error::Version) => {
+            return match version_is_foreign(text) {
+                Some(true) => Err(Refusal::Version),
+                Some(false) => Err(Refusal::RequestLine),
+                None => need_more(text),
+            };
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::FieldsMany),
+        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue) => {
+            return Err(Refusal::Field);
+        }
+        Err(httparse::Error::NewLine) => return Err(Refusal::LineEnd),
+        Err(httparse::Error::Token | httparse::Error::Status) => return Err(Refusal::RequestLine),
+    };
+    // httparse takes a bare LF for a line end; others do not, and that difference is how requests are smuggled.
+    if memchr::memchr_iter(b'\n', &text[..len]).any(|at| at == 0 || text[at - 1] != b'\r') {
+        return Err(Refusal::LineEnd);
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
+        return Err(Refusal::RequestLine);
+    };
+    decide(method, target, minor, request.headers, start + len).map(Some)
+}
+
+fn need_more<T>(text: &[u8]) -> Result<Option<T>, Refusal> {
+    if text.len() >= HEAD_BYTES_MAX {
+        Err(Refusal::HeadLong)
+    } else {
+        Ok(None)
+    }
+}
+
+/// Looked at before the tokens, so that the answer does not depend on how much of the rest has arrived.
+fn target_is_long(text: &[u8]) -> bool {
+    let method = text.iter().take_while(|byte| is_token(**byte)).count();
+    if method == 0 || text.get(method) != Some(&b' ') {
+        return false;
+    }
+    let target = &text[method + 1..];
+    target.len() > TARGET_BYTES_MAX
+        && target[..=TARGET_BYTES_MAX]
+            .iter()
+            .all(|byte| *byte > b' ' && *byte != 0x7f)
+}
+
+/// Of a request line whose version httparse does not know: `HTTP/` digit `.` digit, or not, or too little of it to tell.
+fn version_is_foreign(text: &[u8]) -> Option<bool> {
+    let mut spaces = memchr::memchr_iter(b' ', text);
+    spaces.next()?;
+    let version = &text[spaces.next()? + 1..];
+    for (i, pattern) in b"HTTP/0.0".iter().enumerate() {
+        let byte = *version.get(i)?;
+        let fits = match pattern {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == *pattern,
+        };
+        if !fits {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+/// What httparse has cut into tokens, judged. One pass over the fields.
+fn decide<'a>(
+    method: &str,
+    target: &'a str,
+    minor: u8,
+    all: &'a [httparse::Header<'a>],
+    len: usize,
+) -> Result<Head<'a>, Refusal> {
+    let is_1_0 = minor == 0;
+    let mut known = Known {
+        host: ABSENT,
+        authorization: ABSENT,
+        accept_encoding: ABSENT,
+        if_none_match: ABSENT,
+        content_type: ABSENT,
+    };
+    let mut length = None;
+    let mut chunked = false;
+    let mut close = false;
+    let mut keep = false;
+    let mut expects_continue = false;
+    let mut coded = false;
+    for (i, field) in all.iter().enumerate() {
+        let index = i as u8;
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        // The length of the name tells nearly all of them apart before a byte is compared.
+        match field.name.len() {
+            4 if is("host") => {
+                if known.host != ABSENT || !is_host(field.value) {
+                    return Err(Refusal::Host);
+                }
+                known.host = index;
+            }
+            6 if is("expect") => {
+                if !field.value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::Expectation);
+                }
+                expects_continue = !is_1_0;
+            }
+            10 if is("connection") => {
+                for option in list(field.value) {
+                    close |= option.eq_ignore_ascii_case(b"close");
+                    keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            12 if is("content-type") && known.content_type == ABSENT => known.content_type = index,
+            13 if is("authorization") => {
+                if known.authorization != ABSENT {
+                    return Err(Refusal::AuthorizationTwice);
+                }
+                known.authorization = index;
+            }
+            13 if is("if-none-match") && known.if_none_match == ABSENT => {
+                known.if_none_match = index;
+            }
+            14 if is("content-length") => {
+                if length.is_some() {
+                    return Err(Refusal::ContentLength);
+                }
+                length = Some(content_length(field.value)?);
+            }
+            15 if is("accept-encoding") && known.accept_encoding == ABSENT => {
+                known.accept_encoding = index;
+            }
+            16 if is("content-encoding") => {
+                coded |= !field.value.eq_ignore_ascii_case(b"identity");
+            }
+            17 if is("transfer-encoding") => {
+                if chunked || is_1_0 {
+                    return Err(Refusal::TransferEncoding);
+                }
+                transfer_encoding(field.value)?;
+                chunked = true;
+            }
+            _ => {}
+        }
+    }
+    if known.host == ABSENT && !is_1_0 {
+        return Err(Refusal::Host);
+    }
+    let framing = match (chunked, length) {
+        (true, Some(_)) => return Err(Refusal::LengthAndChunked),
+        (true, None) => Framing::Chunked,
+        (false, Some(bytes)) => Framing::Length(bytes),
+        (false, None) => Framing::None,
+    };
+    let method = match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" => Method::Post,
+        "PUT" => Method::Put,
+        "PATCH" => Method::Patch,
+        "DELETE" => Method::Delete,
+        "OPTIONS" => Method::Options,
+        "CONNECT" | "TRACE" => return Err(Refusal::MethodRefused),
+        _ => return Err(Refusal::MethodUnknown),
+    };
+    let (path, query) = split_target(method, target)?;
+    if coded && !matches!(framing, Framing::None | Framing::Length(0)) {
+        return Err(Refusal::ContentCoding);
+    }
+    Ok(Head {
+        method,
+        path,
+        query,
+        headers: Headers { all, known },
+        framing,
+        is_1_0,
+        keep_alive: !close && (!is_1_0 || keep),
+        expects_continue: expects_continue
+            && !matches!(framing, Framing::None | Framing::Length(0)),
+        len,
+    })
+}
+
+/// The elements of a comma-separated list, without the white space around them.
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim)
+}
+
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Digits and nothing else: no sign, no list, no space. Leading zeros are digits.
+fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+    if value.is_empty() || value.len() > CONTENT_LENGTH_DIGITS_MAX {
+        return Err(Refusal::ContentLength);
+    }
+    let mut length = 0_u64;
+    for byte in value {
+        if !byte.is_ascii_digit() {
+            return Err(Refusal::ContentLength);
+        }
+        // Nineteen digits fit.
+        length = length * 10 + u64::from(byte - b'0');
+    }
+    Ok(length)
+}
+
+/// `chunked`, once and alone. Another known-looking coding before it is "not implemented", everything else is a framing error.
+fn transfer_encoding(value: &[u8]) -> Result<(), Refusal> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    let mut codings = 0;
+    let mut chunked = 0;
+    let mut last_is_chunked = false;
+    for coding in list(value) {
+        if coding.is_empty() || !coding.iter().all(|byte| is_token(*byte)) {
+            return Err(Refusal::TransferEncoding);
+        }
+        last_is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        chunked += u32::from(last_is_chunked);
+        codings += 1;
+    }
+    if codings > 1 && chunked == 1 && last_is_chunked {
+        Err(Refusal::TransferCoding)
+    } else {
+        Err(Refusal::TransferEncoding)
+    }
+}
+
+/// A name or address with an optional port. Stricter than the grammar where the grammar allows what no name contains.
+fn is_host(value: &[u8]) -> bool {
+    if value.len() > HOST_BYTES_MAX {
+        return false;
+    }
+    let (name, port) = match value {
+        [b'[', rest @ ..] => {
+            let Some(end) = memchr::memchr(b']', rest) else {
+                return false;
+            };
+            let literal = &rest[..end];
+            let is_address = literal.len() >= 2
+                && literal
+                    .iter()
+                    .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+            if !is_address {
+                return false;
+            }
+            (literal, &rest[end + 1..])
+        }
+        _ => {
+            let end = memchr::memchr(b':', value).unwrap_or(value.len());
+            let name = &value[..end];
+            let is_name = name.iter().all(|byte| {
+                byte.is_ascii_alphanumeric()
+                    || matches!(
+                        byte,
+                        b'-' | b'.'
+                            | b'_'
+                            | b'~'
+                            | b'%'
+                            | b'!'
+                            | b'$'
+                            | b'&'
+                            | b'\''
+                            | b'('
+                            | b')'
+                            | b'*'
+                            | b'+'
+                            | b';'
+                            | b'='
+                    )
+            });
+            if !is_name {
+                return false;
+            }
+            (name, &value[end..])
+        }
+    };
+    let port_fits = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    !name.is_empty() && port_fits
+}
+
+/// What a byte of the target may be.
+const NEVER: u8 = 0;
+const IN_QUERY: u8 = 1;
+const ANYWHERE: u8 = 2;
+
+/// The grammar of RFC 3986, except that a query may carry the visible characters which clients forget to escape there.
+static TARGET: [u8; 256] = {
+    let mut table = [NEVER; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        table[byte] = match byte as u8 {
+            b'#' => NEVER,
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'[' | b']' => IN_QUERY,
+            _ => ANYWHERE,
+        };
+        byte += 1;
+    }
+    table
+};
+
+fn split_target(method: Method, target: &str) -> Result<(&str, &str), Refusal> {
+    let local = match target.as_bytes().first() {
+        Some(b'/') => target,
+        Some(b'*') if target == "*" && method == Method::Options => return Ok(("*", "")),
+        _ => absolute(target)?,
+    };
+    let (path, query) = match memchr::memchr(b'?', local.as_bytes()) {
+        Some(at) => (&local[..at], &local[at + 1..]),
+        None => (local, ""),
+    };
+    let path_fits = path
+        .bytes()
+        .all(|byte| TARGET[usize::from(byte)] == ANYWHERE);
+    let query_fits = query.bytes().all(|byte| TARGET[usize::from(byte)] != NEVER);
+    if path_fits && query_fits {
+        Ok((if path.is_empty() { "/" } else { path }, query))
+    } else {
+        Err(Refusal::Target)
+    }
+}
+
+/// `http://host/path`, as a proxy would send it. Every server has to understand it (RFC 9112 section 3.2.2); the host in it replaces
+/// `Host`, and as we serve one host by every name, only its form matters.
+fn absolute(target: &str) -> Result<&str, Refusal> {
+    let bytes = target.as_bytes();
+    let scheme = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|scheme| {
+            bytes.len() >= scheme.len() && bytes[..scheme.len()].eq_ignore_ascii_case(scheme)
+        })
+        .ok_or(Refusal::Target)?;
+    let rest = &bytes[scheme.len()..];
+    let end = rest
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
+        .unwrap_or(rest.len());
+    if !is_host(&rest[..end]) {
+        return Err(Refusal::Target);
+    }
+    // A host is ASCII, so this is a character boundary.
+    Ok(&target[scheme.len() + end..])
+}
+
+/// `token` of RFC 9110: names of methods, fields and codings.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// What a field value or a chunk extension may contain: no control characters but the tab.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// Decodes one chunked body, fed in pieces of any size.
+#[derive(Debug)]
+pub struct Chunked {
+    state: ChunkState,
+    /// Of the current chunk: its size while it is read, then what is left of it.
+    left: u64,
+    /// Significant digits of the current size.
+    digits: u32,
+    /// Of the current chunk, leading zeros of its size included.
+    extension_bytes: u32,
+    extensions_bytes: u32,
+    body_bytes: u64,
+    body_bytes_max: u64,
+    trailer_bytes: u32,
+    trailer_fields: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChunkState {
+    /// Before the first digit.
+    SizeStart,
+    Size,
+    /// White space after the size: only an extension may follow.
+    SizeSpace,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// At the start of a line after the last chunk.
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+}
+
+/// What became of a piece of a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fed {
+    /// Bytes that belong to this body. All of them, unless it is complete.
+    pub used: usize,
+    pub complete: bool,
+}
+
+impl Chunked {
+    pub fn new(body_bytes_max: u64) -> Self {
+        Self {
+            state: ChunkState::SizeStart,
+            left: 0,
+            digits: 0,
+            extension_bytes: 0,
+            extensions_bytes: 0,
+            body_bytes: 0,
+            body_bytes_max,
+            trailer_bytes: 0,
+            trailer_fields: 0,
+        }
+    }
+
+    /// Appends what `input` holds of the body to `body`. After `complete` it must not be fed again.
+    pub fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<Fed, Refusal> {
+        let mut at = 0;
+        while at < input.len() {
+            if self.state == ChunkState::Data {
+                let take = usize::try_from(self.left)
+                    .unwrap_or(usize::MAX)
+                    .min(input.len() - at);
+                body.extend_from_slice(&input[at..at + take]);
+                at += take;
+                self.left -= take as u64;
+                if self.left == 0 {
+                    self.state = ChunkState::DataCr;
+                }
+                continue;
+            }
+            let complete = self.step(input[at])?;
+            at += 1;
+            if complete {
+                return Ok(Fed {
+                    used: at,
+                    complete: true,
+                });
+            }
+        }
+        Ok(Fed {
+            used: at,
+            complete: false,
+        })
+    }
+
+    /// One byte that is not data. `true` with the last byte of the body.
+    fn step(&mut self, byte: u8) -> Result<bool, Refusal> {
+        use ChunkState::{
+            Data, DataCr, DataLf, EndLf, Extension, Size, SizeLf, SizeSpace, SizeStart, TrailerLf,
+            TrailerName, TrailerStart, TrailerValue,
+        };
+        self.state = match (self.state, byte) {
+            (SizeStart | Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.digit(byte)?;
+                Size
+            }
+            (Size | SizeSpace, b';') => {
+                self.extension_byte()?;
+                Extension
+            }
+            (Size | SizeSpace, b' ' | b'\t') => {
+                self.extension_byte()?;
+                SizeSpace
+            }
+            (Size | Extension, b'\r') => SizeLf,
+            (Extension, byte) if is_text(byte) => {
+                self.extension_byte()?;
+                Extension
+            }
+            (Extension, _) => return Err(Refusal::ChunkExtension),
+            (SizeLf, b'\n') => self.size_known()?,
+            (SizeStart | Size | SizeSpace | SizeLf, _) => return Err(Refusal::ChunkSize),
+            (DataCr, b'\r') => DataLf,
+            (DataLf, b'\n') => {
+                self.left = 0;
+                self.digits = 0;
+                self.extension_bytes = 0;
+                SizeStart
+            }
+            (DataCr | DataLf | Data, _) => return Err(Refusal::ChunkEnd),
+            (TrailerStart, b'\r') => EndLf,
+            (EndLf, b'\n') => return Ok(true),
+            (TrailerStart, byte) if is_token(byte) => {
+                self.trailer_fields += 1;
+                if self.trailer_fields > FIELDS_MAX as u32 {
+                    return Err(Refusal::FieldsMany);
+                }
+                self.trailer_byte()?;
+                TrailerName
+            }
+            (TrailerName, byte) if is_token(byte) => {
+                self.trailer_byte()?;
+                TrailerName
+            }
+            (TrailerName, b':') => {
+                self.trailer_byte()?;
+                TrailerValue
+            }
+            (TrailerValue, b'\r') => TrailerLf,
+            (TrailerValue, byte) if is_text(byte) => {
+                self.trailer_byte()?;
+                TrailerValue
+            }
+            (TrailerLf, b'\n') => TrailerStart,
+            (TrailerStart | TrailerName | TrailerValue | TrailerLf | EndLf, _) => {
+                return Err(Refusal::Trailer);
+            }
+        };
+        Ok(false)
+    }
+
+    fn digit(&mut self, byte: u8) -> Result<(), Refusal> {
+        let value = match byte {
+            b'0'..=b'9' => byte - b'0',
+            _ => (byte | 0x20) - b'a' + 10,
+        };
+        if self.digits == 0 && value == 0 {
+            // A leading zero means nothing; that there are not endlessly many is checked like an extension.
+            return self.extension_byte();
+        }
+        self.digits += 1;
+        if self.digits > CHUNK_SIZE_DIGITS_MAX {
+            return Err(Refusal::ChunkSize);
+        }
+        self.left = self.left << 4 | u64::from(value);
+        Ok(())
+    }
+
+    fn size_known(&mut self) -> Result<ChunkState, Refusal> {
+        if self.left == 0 {
+            return Ok(ChunkState::TrailerStart);
+        }
+        self.body_bytes = self
+            .body_bytes
+            .checked_add(self.left)
+            .filter(|bytes| *bytes <= self.body_bytes_max)
+            .ok_or(Refusal::BodyLong)?;
+        Ok(ChunkState::Data)
+    }
+
+    fn extension_byte(&mut self) -> Result<(), Refusal> {
+        self.extension_bytes += 1;
+        self.extensions_bytes += 1;
+        if self.extension_bytes > CHUNK_EXTENSION_BYTES_MAX
+            || self.extensions_bytes > CHUNK_EXTENSIONS_BYTES_MAX
+        {
+            return Err(Refusal::ChunkExtension);
+        }
+        Ok(())
+    }
+
+    fn trailer_byte(&mut self) -> Result<(), Refusal> {
+        self.trailer_bytes += 1;
+        if self.trailer_bytes > HEAD_BYTES_MAX as u32 {
+            return Err(Refusal::HeadLong);
+        }
+        Ok(())
+    }
+}
+
+/// The body after a head, of which `rest` has arrived. For callers that have all bytes at hand; `conn` does the same in steps.
+pub enum Whole<'a> {
+    Complete {
+        body: std::borrow::Cow<'a, [u8]>,
+        used: usize,
+    },
+    Partial,
+}
+
+pub fn body<'a>(
+    framing: Framing,
+    rest: &'a [u8],
+    body_bytes_max: u64,
+) -> Result<Whole<'a>, Refusal> {
+    match framing {
+        Framing::None => Ok(Whole::Complete {
+            body: (&[][..]).into(),
+            used: 0,
+        }),
+        Framing::Length(length) if length > body_bytes_max => Err(Refusal::BodyLong),
+        Framing::Length(length) => Ok(match rest.get(..length as usize) {
+            Some(body) => Whole::Complete {
+                body: body.into(),
+                used: body.len(),
+            },
+            None => Whole::Partial,
+        }),
+        Framing::Chunked => {
+            let mut body = Vec::new();
+            let fed = Chunked::new(body_bytes_max).feed(rest, &mut body)?;
+            Ok(if fed.complete {
+                Whole::Complete {
+                    body: body.into(),
+                    used: fed.used,
+                }
+            } else {
+                Whole::Partial
+            })
+        }
+    }
+}

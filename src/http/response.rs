@@ -1,0 +1,586 @@
+//! Answers, and the only writer of status lines and header fields.
+//!
+//! Promises: every answer has a date, a length where the status allows one, `nosniff` and the configured cross-origin permission; a
+//! field value cannot break out of its line; a body that many wait for is formatted once (`Prepared`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::encoding::{self, Accepts, Coding};
+use super::error::ApiError;
+use crate::limits::BODY_COPY_BYTES_MAX;
+
+pub const JSON: &str = "application/json";
+pub const TEXT: &str = "text/plain; charset=utf-8";
+pub const HTML: &str = "text/html; charset=utf-8";
+
+/// Every method that is served somewhere.
+pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// The credentials a client may bring (RFC 9110 section 11.6.1 wants them named with every 401).
+const CHALLENGE: &str = "Bearer realm=\"weir\", Basic realm=\"weir\", charset=\"UTF-8\"";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    Empty,
+    Owned(Vec<u8>),
+    /// Never copied per connection when large.
+    Shared(Arc<[u8]>),
+}
+
+impl Body {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Empty => &[],
+            Body::Owned(bytes) => bytes,
+            Body::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// An answer as the service means it. How it looks on the wire (compressed, without body for `HEAD`, last of its connection)
+/// is decided when it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    /// Empty for none.
+    pub content_type: &'static str,
+    /// The body already is in this coding. Otherwise an owned body may be compressed for clients that like it.
+    pub coding: Option<Coding>,
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
+    pub body: Body,
+    /// End the connection after it.
+    pub close: bool,
+}
+
+impl Response {
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            content_type: "",
+            coding: None,
+            headers: Vec::new(),
+            body: Body::Empty,
+            close: false,
+        }
+    }
+
+    pub fn json(status: u16, body: Vec<u8>) -> Self {
+        Self::with_body(status, JSON, Body::Owned(body))
+    }
+
+    /// A body that others are sent, too; in the coding it is already in.
+    pub fn shared(status: u16, coding: Option<Coding>, body: Arc<[u8]>) -> Self {
+        Self {
+            coding,
+            ..Self::with_body(status, JSON, Body::Shared(body))
+        }
+    }
+
+    pub fn with_body(status: u16, content_type: &'static str, body: Body) -> Self {
+        Self {
+            content_type,
+            body,
+            ..Self::new(status)
+        }
+    }
+
+    pub fn no_content() -> Self {
+        Self::new(204)
+    }
+
+    /// What the client has is still true.
+    pub fn not_modified(etag: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(304).header("ETag", etag)
+    }
+
+    /// The path exists, the method does not. `allow` names those that do.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        Self::from(&ApiError::new(
+            405,
+            "method_not_allowed",
+            "This path does not serve this method",
+        ))
+        .header("Allow", allow)
+    }
+
+    /// Adds a field. A control character in the value would be a hole in our own code, so it is a panic, which is a 500.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        let value = value.into();
+        assert!(
+            value.bytes().all(|byte| byte >= b' ' && byte != 0x7f),
+            "a field value has no control characters"
+        );
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl From<&ApiError> for Response {
+    fn from(error: &ApiError) -> Self {
+        let mut body = Vec::with_capacity(192);
+        error.write(&mut body);
+        let mut response = Response::json(error.status, body);
+        if let Some(seconds) = error.retry_after_seconds {
+            response = response.header("Retry-After", seconds.to_string());
+        }
+        if error.status == 401 {
+            response = response.header("WWW-Authenticate", CHALLENGE);
+        }
+        response
+    }
+}
+
+impl From<ApiError> for Response {
+    fn from(error: ApiError) -> Self {
+        Response::from(&error)
+    }
+}
+
+/// What the connection adds to an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    pub(super) head_only: bool,
+    pub(super) close: bool,
+    /// HTTP/1.0 has to be told that the connection stays open.
+    pub(super) is_1_0: bool,
+    pub(super) accepts: Accepts,
+}
+
+/// Appends `response` to `out`. A large body is not appended but returned, to be sent after `out` from where it is.
+pub(super) fn write(
+    mut response: Response,
+    style: Style,
+    common: &[u8],
+    out: &mut Vec<u8>,
+) -> Option<Body> {
+    let bodiless = matches!(response.status, 204 | 304);
+    let compressed = compress(&mut response, style.accepts);
+    status_line(response.status, out);
+    out.extend_from_slice(common);
+    if !bodiless {
+        if !response.content_type.is_empty() {
+            field(out, "Content-Type", response.content_type);
+        }
+        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(
+            itoa::Buffer::new()
+                .format(response.body.bytes().len())
+                .as_bytes(),
+        );
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(coding) = response.coding {
+        field(out, "Content-Encoding", coding.as_str());
+    }
+    if compressed.varies || response.coding.is_some() {
+        field(out, "Vary", "Accept-Encoding");
+    }
+    for (name, value) in &response.headers {
+        // A strong tag names one sequence of bytes, and we have just made another one.
+        if compressed.done && *name == "ETag" && !value.starts_with("W/") {
+            out.extend_from_slice(b"ETag: W/");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        } else {
+            field(out, name, value);
+        }
+    }
+    if style.close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if style.is_1_0 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if bodiless || style.head_only {
+        return None;
+    }
+    if response.body.bytes().len() < BODY_COPY_BYTES_MAX {
+        out.extend_from_slice(response.body.bytes());
+        None
+    } else {
+        Some(response.body)
+    }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+struct Compressed {
+    done: bool,
+    /// Another client would have been sent other bytes.
+    varies: bool,
+}
+
+fn compress(response: &mut Response, accepts: Accepts) -> Compressed {
+    let Body::Owned(body) = &response.body else {
+        return Compressed {
+            done: false,
+            varies: false,
+        };
+    };
+    let is_text = response.content_type == JSON || response.content_type.starts_with("text/");
+    if response.status != 200
+        || response.coding.is_some()
+        || !is_text
+        || !encoding::is_worth_it(body.len())
+    {
+        return Compressed {
+            done: false,
+            varies: false,
+        };
+    }
+    let small = accepts
+        .best()
+        .and_then(|coding| Some((coding, encoding::compress(body, coding)?)));
+    let done = small.is_some();
+    if let Some((coding, small)) = small {
+        response.coding = Some(coding);
+        response.body = Body::Owned(small);
+    }
+    Compressed { done, varies: true }
+}
+
+/// An answer that many connections are sent: formatted once, head and body in one piece, for the usual client. The others
+/// (HTTP/1.0, `HEAD`, last answer of a connection) get their variant cut out of it.
+#[derive(Debug)]
+pub struct Prepared {
+    whole: Vec<u8>,
+    head_len: usize,
+}
+
+impl Prepared {
+    /// `accepts` is what all of its receivers take.
+    pub(super) fn new(response: Response, accepts: Accepts, common: &[u8]) -> Self {
+        let style = Style {
+            head_only: false,
+            close: false,
+            is_1_0: false,
+            accepts,
+        };
+        let mut whole = Vec::new();
+        let large = write(response, style, common, &mut whole);
+        let head_len = memchr::memmem::find(&whole, b"\r\n\r\n")
+            .map(|at| at + 4)
+            .expect("every head ends with an empty line");
+        if let Some(body) = large {
+            whole.extend_from_slice(body.bytes());
+        }
+        Self { whole, head_len }
+    }
+
+    pub(super) fn whole(&self) -> &[u8] {
+        &self.whole
+    }
+
+    pub(super) fn write_variant(&self, style: Style, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.whole[..self.head_len - 2]);
+        if style.close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if style.is_1_0 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !style.head_only {
+            out.extend_from_slice(&self.whole[self.head_len..]);
+        }
+    }
+}
+
+/// The fields that every answer of a core has; made anew once a second.
+pub(super) fn common(now: SystemTime, cors_origin: Option<&str>) -> Vec<u8> {
+    let seconds = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let mut out = Vec::with_capacity(192);
+    out.extend_from_slice(b"Date: ");
+    out.extend_from_slice(&date(seconds));
+    out.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\n");
+    if let Some(origin) = cors_origin {
+        field(&mut out, "Access-Control-Allow-Origin", origin);
+        field(&mut out, "Access-Control-Expose-Headers", "*");
+    }
+    out
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn date(seconds: u64) -> [u8; 29] {
+    const WEEKDAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
+    const MONTHS: &[u8; 36] = b"MarAprMayJunJulAugSepOctNovDecJanFeb";
+    let days = seconds / 86_400;
+    let of_day = seconds % 86_400;
+    // Years are counted from March, so that a leap day ends its year; eras are 400 years of 146,097 days.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let of_era = shifted % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year_of_era + u64::from(month >= 10);
+    let mut out = *b"Thu, 00 Mar 0000 00:00:00 GMT";
+    let mut put = |at: usize, value: u64, digits: usize| {
+        let mut value = value;
+        for place in (at..at + digits).rev() {
+            out[place] = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    };
+    put(5, day, 2);
+    put(12, year, 4);
+    put(17, of_day / 3600, 2);
+    put(20, of_day / 60 % 60, 2);
+    put(23, of_day % 60, 2);
+    let weekday = (days % 7) as usize * 3;
+    out[..3].copy_from_slice(&WEEKDAYS[weekday..weekday + 3]);
+    let month = month as usize * 3;
+    out[8..11].copy_from_slice(&MONTHS[month..month + 3]);
+    out
+}
+
+fn status_line(status: u16, out: &mut Vec<u8>) {
+    let line: &[u8] = match status {
+        200 => b"HTTP/1.1 200 OK\r\n",
+        201 => b"HTTP/1.1 201 Created\r\n",
+        202 => b"HTTP/1.1 202 Accepted\r\n",
+        204 => b"HTTP/1.1 204 No Content\r\n",
+        206 => b"HTTP/1.1 206 Partial Content\r\n",
+        301 => b"HTTP/1.1 301 Moved Permanently\r\n",
+        302 => b"HTTP/1.1 302 Found\r\n",
+        303 => b"HTTP/1.1 303 See Other\r\n",
+        304 => b"HTTP/1.1 304 Not Modified\r\n",
+        307 => b"HTTP/1.1 307 Temporary Redirect\r\n",
+        308 => b"HTTP/1.1 308 Permanent Redirect\r\n",
+        400 => b"HTTP/1.1 400 Bad Request\r\n",
+        401 => b"HTTP/1.1 401 Unauthorized\r\n",
+        403 => b"HTTP/1.1 403 Forbidden\r\n",
+        404 => b"HTTP/1.1 404 Not Found\r\n",
+        405 => b"HTTP/1.1 405 Method Not Allowed\r\n",
+        406 => b"HTTP/1.1 406 Not Acceptable\r\n",
+        408 => b"HTTP/1.1 408 Request Timeout\r\n",
+        409 => b"HTTP/1.1 409 Conflict\r\n",
+        410 => b"HTTP/1.1 410 Gone\r\n",
+        412 => b"HTTP/1.1 412 Precondition Failed\r\n",
+        413 => b"HTTP/1.1 413 Content Too Large\r\n",
+        414 => b"HTTP/1.1 414 URI Too Long\r\n",
+        415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
+        417 => b"HTTP/1.1 417 Expectation Failed\r\n",
+        422 => b"HTTP/1.1 422 Unprocessable Content\r\n",
+        429 => b"HTTP/1.1 429 Too Many Requests\r\n",
+        431 => b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
+        500 => b"HTTP/1.1 500 Internal Server Error\r\n",
+        501 => b"HTTP/1.1 501 Not Implemented\r\n",
+        502 => b"HTTP/1.1 502 Bad Gateway\r\n",
+        503 => b"HTTP/1.1 503 Service Unavailable\r\n",
+        504 => b"HTTP/1.1 504 Gateway Timeout\r\n",
+        505 => b"HTTP/1.1 505 HTTP Version Not Supported\r\n",
+        507 => b"HTTP/1.1 507 Insufficient Storage\r\n",
+        _ => {
+            assert!((200..600).contains(&status), "a final status");
+            out.extend_from_slice(b"HTTP/1.1 ");
+            out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+            out.extend_from_slice(b" \r\n");
+            return;
+        }
+    };
+    out.extend_from_slice(line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Style = Style {
+        head_only: false,
+        close: false,
+        is_1_0: false,
+        accepts: Accepts::NONE,
+    };
+
+    fn text(response: Response, style: Style) -> String {
+        let mut out = Vec::new();
+        let large = write(response, style, b"Date: D\r\n", &mut out);
+        if let Some(body) = large {
+            out.extend_from_slice(body.bytes());
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
+            (4_102_444_800, "Fri, 01 Jan 2100 00:00:00 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+        ] {
+            assert_eq!(std::str::from_utf8(&date(seconds)), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn an_answer_has_a_length_and_its_body() {
+        assert_eq!(
+            text(Response::json(200, b"{}".to_vec()), PLAIN),
+            "HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        );
+    }
+
+    #[test]
+    fn no_content_and_not_modified_have_neither_length_nor_body() {
+        assert_eq!(
+            text(Response::no_content(), PLAIN),
+            "HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n"
+        );
+        assert_eq!(
+            text(Response::not_modified("\"7\""), PLAIN),
+            "HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: \"7\"\r\n\r\n"
+        );
+        let with_body = Response {
+            body: Body::Owned(b"x".to_vec()),
+            ..Response::no_content()
+        };
+        assert!(text(with_body, PLAIN).ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn head_has_the_length_of_get_and_no_body() {
+        let head = text(
+            Response::json(200, vec![b'x'; 500]),
+            Style {
+                head_only: true,
+                ..PLAIN
+            },
+        );
+        assert!(head.contains("Content-Length: 500\r\n") && head.ends_with("\r\n\r\n"));
+        let large = text(
+            Response::json(200, vec![b'x'; BODY_COPY_BYTES_MAX]),
+            Style {
+                head_only: true,
+                ..PLAIN
+            },
+        );
+        assert!(large.ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn the_fate_of_the_connection_is_said() {
+        let answer = |style| text(Response::no_content(), style);
+        assert!(
+            answer(Style {
+                close: true,
+                ..PLAIN
+            })
+            .contains("Connection: close\r\n")
+        );
+        assert!(
+            answer(Style {
+                is_1_0: true,
+                ..PLAIN
+            })
+            .contains("Connection: keep-alive\r\n")
+        );
+        let both = answer(Style {
+            is_1_0: true,
+            close: true,
+            ..PLAIN
+        });
+        assert!(both.contains("close") && !both.contains("keep-alive"));
+    }
+
+    #[test]
+    fn only_owned_text_of_some_size_is_compressed() {
+        let accepts = Accepts::parse(b"gzip");
+        let style = Style { accepts, ..PLAIN };
+        let body = b"{\"a\":1}".repeat(1000);
+        let compressed = text(
+            Response::json(200, body.clone()).header("ETag", "\"5\""),
+            style,
+        );
+        assert!(compressed.contains("Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"));
+        assert!(
+            compressed.contains("ETag: W/\"5\"\r\n"),
+            "the bytes are not those of the tag"
+        );
+        let plain = text(
+            Response::json(200, body.clone()).header("ETag", "\"5\""),
+            PLAIN,
+        );
+        assert!(!plain.contains("Content-Encoding") && plain.contains("Vary: Accept-Encoding"));
+        assert!(plain.contains("ETag: \"5\"\r\n"));
+        for untouched in [
+            Response::shared(200, None, body.clone().into()),
+            Response::json(400, body.clone()),
+            Response::json(200, b"{}".to_vec()),
+            Response::with_body(200, "image/png", Body::Owned(body.clone())),
+        ] {
+            let untouched = text(untouched, style);
+            assert!(!untouched.contains("Content-Encoding") && !untouched.contains("Vary"));
+        }
+        let ready = text(
+            Response::shared(200, Some(Coding::Zstd), body.clone().into()).header("ETag", "\"5\""),
+            style,
+        );
+        assert!(ready.contains("Content-Encoding: zstd\r\nVary: Accept-Encoding\r\n"));
+        assert!(ready.contains("ETag: \"5\"\r\n") && ready.contains("Content-Length: 7000\r\n"));
+    }
+
+    #[test]
+    fn errors_bring_the_fields_that_go_with_their_status() {
+        let busy = text(ApiError::unavailable("busy", "Later", 3).into(), PLAIN);
+        assert!(busy.starts_with("HTTP/1.1 503 ") && busy.contains("Retry-After: 3\r\n"));
+        let unknown = text(ApiError::unauthorized("Who?").into(), PLAIN);
+        assert!(unknown.contains("WWW-Authenticate: Bearer "));
+        let method = text(Response::method_not_allowed("GET, HEAD"), PLAIN);
+        assert!(method.contains("Allow: GET, HEAD\r\n"));
+    }
+
+    #[test]
+    #[should_panic(expected = "control characters")]
+    fn a_field_value_cannot_start_another_field() {
+        let _ = Response::new(200).header("X", "a\r\nSet-Cookie: b".to_owned());
+    }
+
+    #[test]
+    fn a_prepared_answer_is_the_same_answer() {
+        let response = || Response::json(200, b"{\"a\":1}".repeat(200)).header("ETag", "\"1\"");
+        for accepts in [Accepts::NONE, Accepts::parse(b"gzip")] {
+            let prepared = Prepared::new(response(), accepts, b"Date: D\r\n");
+            for close in [false, true] {
+                for is_1_0 in [false, true] {
+                    for head_only in [false, true] {
+                        let style = Style {
+                            head_only,
+                            close,
+                            is_1_0,
+                            accepts,
+                        };
+                        let mut direct = Vec::new();
+                        write(response(), style, b"Date: D\r\n", &mut direct);
+                        let mut variant = Vec::new();
+                        prepared.write_variant(style, &mut variant);
+                        assert_eq!(variant, direct);
+                        if !close && !is_1_0 && !head_only {
+                            assert_eq!(prepared.whole(), direct);
+                        }
+                    }
+                }
+            }
+        }
+        let large = Prepared::new(
+            Response::json(200, vec![b' '; BODY_COPY_BYTES_MAX * 2]),
+            Accepts::NONE,
+            b"",
+        );
+        assert!(large.whole().len() > BODY_COPY_BYTES_MAX * 2);
+    }
+}

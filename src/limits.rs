@@ -1,0 +1,141 @@
+//! Every hard bound of the edge, why it has this size, and the relations between bounds, asserted when compiling.
+//!
+//! What an operator may change starts from these values (`Limits`); what nobody needs to change stays a constant.
+
+/// Longest request head: request line and fields, with their line ends. Above: 431. The largest known legitimate heads are cookies of
+/// browsers behind single sign-on, 10-20 KiB.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest request target. Above: 414. A filter over several hundred names still fits.
+pub const TARGET_BYTES_MAX: usize = 16 * 1024;
+
+/// Most header fields of a request, and of trailers. Above: 431.
+pub const FIELDS_MAX: usize = 100;
+
+/// Longest `Host` worth reading: a DNS name has 253 bytes, a port 6.
+pub const HOST_BYTES_MAX: usize = 320;
+
+/// Significant hex digits of a chunk size: 64 bits.
+pub const CHUNK_SIZE_DIGITS_MAX: u32 = 16;
+
+/// Extension bytes of one chunk. Nobody uses extensions; they are skipped, not stored.
+pub const CHUNK_EXTENSION_BYTES_MAX: u32 = 256;
+
+/// Extension bytes of one body, so that a body of tiny chunks cannot hide megabytes in them.
+pub const CHUNK_EXTENSIONS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Decimal digits of a `Content-Length`: what 64 bits hold. More is 400, not a huge body.
+pub const CONTENT_LENGTH_DIGITS_MAX: usize = 19;
+
+/// One read of a socket, into a buffer that the whole core shares.
+pub const READ_BYTES: usize = 64 * 1024;
+
+/// Answers put into one write. While they are not taken by the socket, no further request of that connection is looked at.
+pub const ANSWERS_PER_WRITE_MAX: u32 = 16;
+
+/// A body of this size or more is sent from where it is; a smaller one is copied behind its head, which is cheaper than a second part.
+pub const BODY_COPY_BYTES_MAX: usize = 16 * 1024;
+
+/// Unsent answers of one connection, not counting one large body that is sent from where it is.
+pub const UNSENT_BYTES_MAX: usize =
+    ANSWERS_PER_WRITE_MAX as usize * (BODY_COPY_BYTES_MAX + 8 * 1024);
+
+/// Bytes kept for a client that sends further requests while one waits. When full, its socket is not read: TCP slows it down.
+pub const AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// What is read and thrown away after an answer that ends a connection, so that the reset does not overtake the answer.
+pub const LINGER_BYTES_MAX: usize = 64 * 1024;
+
+/// Sends between two looks at the sockets when many connections are answered or ended at once.
+pub const SENDS_PER_YIELD: usize = 256;
+
+/// How long to leave `accept` alone when descriptors are exhausted.
+pub const ACCEPT_PAUSE_MS: u64 = 10;
+
+/// Bodies below this are not worth compressing.
+pub const COMPRESS_BYTES_MIN: usize = 1024;
+
+/// Bodies above this are not compressed while the core waits: at about 200 MB/s this bounds the pause to 5 ms.
+pub const COMPRESS_BYTES_MAX: usize = 1024 * 1024;
+
+/// The limits that tests shorten and an operator may set. Times are milliseconds.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections of one core. Above: 503 and closed.
+    pub connections_max: usize,
+    /// From the connection to the first byte of its first request.
+    pub first_byte_ms: u32,
+    /// From the first byte of a request to the end of its head, in total and not per read. Then 408.
+    pub head_ms: u32,
+    /// A body may take this long before its rate matters.
+    pub body_grace_ms: u32,
+    /// Then it must have arrived at this rate since its start. Else 408.
+    pub body_bytes_per_second_min: u32,
+    /// An open connection without a request.
+    pub idle_ms: u32,
+    /// Answers that the client does not take, since its last progress.
+    pub send_ms: u32,
+    /// Longest wait for an answer that the service promised, whatever it asked for.
+    pub wait_ms_max: u32,
+    /// Reading on after the last answer.
+    pub linger_ms: u32,
+    /// How often deadlines are looked at. All of them may be late by this much.
+    pub tick_ms: u32,
+}
+
+impl Limits {
+    pub const DEFAULT: Limits = Limits {
+        // Below the usual descriptor limit of 20,000 with a reserve for files and outgoing connections.
+        connections_max: 19_900,
+        first_byte_ms: 10_000,
+        head_ms: 10_000,
+        body_grace_ms: 5_000,
+        body_bytes_per_second_min: 512,
+        idle_ms: 60_000,
+        send_ms: 30_000,
+        wait_ms_max: 60_000,
+        linger_ms: 1_000,
+        tick_ms: 100,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+const _: () = assert!(
+    TARGET_BYTES_MAX < HEAD_BYTES_MAX,
+    "the target is part of the head"
+);
+const _: () = assert!(
+    FIELDS_MAX < 255,
+    "a field's index fits a byte and 255 means absent"
+);
+const _: () = assert!(
+    AHEAD_BYTES_MAX >= HEAD_BYTES_MAX,
+    "a whole head must fit before the reading of ahead bytes stops"
+);
+const _: () = assert!(CONTENT_LENGTH_DIGITS_MAX == 19, "10^19 - 1 fits 64 bits");
+const _: () = assert!(
+    CHUNK_SIZE_DIGITS_MAX == 16,
+    "sixteen hex digits are 64 bits"
+);
+const _: () = assert!(
+    BODY_COPY_BYTES_MAX <= UNSENT_BYTES_MAX,
+    "one small answer always fits"
+);
+const _: () = assert!(
+    COMPRESS_BYTES_MIN < COMPRESS_BYTES_MAX,
+    "something can be compressed"
+);
+const _: () = assert!(
+    Limits::DEFAULT.idle_ms >= Limits::DEFAULT.head_ms
+        && Limits::DEFAULT.linger_ms < Limits::DEFAULT.send_ms,
+    "a slow head is found before an idle connection, and lingering is short"
+);
+const _: () = assert!(
+    Limits::DEFAULT.tick_ms <= Limits::DEFAULT.linger_ms / 2,
+    "the shortest limit spans several ticks"
+);

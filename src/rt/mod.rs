@@ -1,0 +1,396 @@
+//! The runtime of one core: the only module that knows monoio.
+//!
+//! Promises: the ring is built on the thread that uses it and is proved by building it (with fallback to epoll); `accept` and
+//! readiness futures lose nothing as long as they are not dropped while pending; bytes move by direct non-blocking system calls
+//! (`sys`), so a connection owns no buffer that the kernel could write into.
+//!
+//! The runtime it wraps has known defects (a dropped pending read loses bytes, a dropped pending accept leaks the descriptor, a task
+//! that wakes itself starves its core, a panic in a task ends the runtime). The rules that avoid them are kept by the callers: never drop
+//! what is pending, one accept task for life, `catch_unwind` around foreign code, `yield_now` and never `wake_by_ref` to let others run.
+
+mod inbox;
+pub mod sys;
+
+use std::cell::{Cell, OnceCell};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use monoio::net::{ListenerOpts, TcpListener, TcpStream};
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+pub use inbox::Inbox;
+
+/// Submission entries of one ring. More only helps when more than this many operations start between two visits of the kernel;
+/// a ring of this size is charged about 105 KB of locked memory.
+const RING_ENTRIES: u32 = 1024;
+
+/// Connections the kernel may hold for us before they are accepted; it clamps this to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// How a core talks to the kernel, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// `io_uring`, completions run when we ask for them: 1.7 times the throughput of plain flags.
+    RingDefer,
+    /// `io_uring` of Linux 5.19: completions run at our next system call.
+    RingCoop,
+    /// `io_uring` with default flags.
+    RingPlain,
+    /// No usable `io_uring` (old kernel, seccomp, locked-memory limit).
+    Epoll,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Driver::RingDefer => "io_uring (defer_taskrun)",
+            Driver::RingCoop => "io_uring (coop_taskrun)",
+            Driver::RingPlain => "io_uring",
+            Driver::Epoll => "epoll",
+        })
+    }
+}
+
+/// How to run one core.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Pin the thread to this processor.
+    pub pin_to_core: Option<usize>,
+    /// Skip the ring. Also switched on by `WEIR_RUNTIME=epoll` and `MONOIO_FORCE_LEGACY_DRIVER=1`.
+    pub force_epoll: bool,
+}
+
+thread_local! {
+    static DRIVER: Cell<Option<Driver>> = const { Cell::new(None) };
+    static YIELD: OnceCell<Yielder> = const { OnceCell::new() };
+}
+
+/// Runs `future` to its end on this thread, with a runtime built on this thread. Fails only when not even epoll can be built.
+pub fn run<F: Future>(options: &Options, future: F) -> io::Result<F::Output> {
+    if let Some(core) = options.pin_to_core
+        && let Err(error) = sys::pin_to_core(core)
+    {
+        tracing::warn!(core, %error, "this thread could not be pinned to its core");
+    }
+    if !(options.force_epoll || epoll_is_forced()) {
+        for driver in [Driver::RingDefer, Driver::RingCoop, Driver::RingPlain] {
+            match ring(driver) {
+                Ok(mut runtime) => {
+                    started(driver);
+                    return Ok(runtime.block_on(future));
+                }
+                // Refused flags (old kernel), EPERM (seccomp), ENOMEM (locked memory): only building the ring tells.
+                Err(error) => {
+                    tracing::info!(%driver, %error, "this kind of ring cannot be built here");
+                }
+            }
+        }
+    }
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
+        .enable_timer()
+        .build()?;
+    started(Driver::Epoll);
+    Ok(runtime.block_on(future))
+}
+
+fn ring(driver: Driver) -> io::Result<monoio::Runtime<monoio::time::TimeDriver<IoUringDriver>>> {
+    let mut ring = io_uring::IoUring::builder();
+    ring.setup_submit_all();
+    match driver {
+        Driver::RingDefer => {
+            ring.setup_single_issuer().setup_defer_taskrun();
+        }
+        Driver::RingCoop => {
+            ring.setup_coop_taskrun();
+        }
+        Driver::RingPlain => ring = io_uring::IoUring::builder(),
+        Driver::Epoll => unreachable!("epoll is no ring"),
+    }
+    RuntimeBuilder::<IoUringDriver>::new()
+        .with_entries(RING_ENTRIES)
+        .uring_builder(ring)
+        .enable_timer()
+        .build()
+}
+
+fn epoll_is_forced() -> bool {
+    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|found| found == value);
+    is("WEIR_RUNTIME", "epoll") || is("MONOIO_FORCE_LEGACY_DRIVER", "1")
+}
+
+fn started(driver: Driver) {
+    DRIVER.set(Some(driver));
+    tracing::info!(%driver, "core started");
+}
+
+/// The driver of this thread's runtime, `None` outside of one.
+pub fn driver() -> Option<Driver> {
+    DRIVER.get()
+}
+
+/// Starts a task on this core. A panic in it ends the runtime: whoever runs foreign code in it catches.
+pub fn spawn<F: Future<Output = ()> + 'static>(future: F) {
+    drop(monoio::spawn(future));
+}
+
+/// Costs several hundred bytes while armed and rounds up to the next 1-2 ms: for a few tasks per core, never one per connection.
+pub async fn sleep(duration: Duration) {
+    monoio::time::sleep(duration).await;
+}
+
+/// Lets everything that is ready on this core run before the caller goes on.
+///
+/// Waking oneself would not do: the runtime would put the task at the front of its queue. So the yield goes through the kernel: a
+/// readiness operation on a socket that is always readable.
+pub async fn yield_now() {
+    if driver() == Some(Driver::Epoll) {
+        // Readiness is cached there, the operation would complete without yielding.
+        sleep(Duration::from_millis(1)).await;
+        return;
+    }
+    let stream = YIELD.with(|cell| {
+        if cell.get().is_none()
+            && let Ok(yielder) = Yielder::new()
+        {
+            let _ = cell.set(yielder);
+        }
+        cell.get().map(|yielder| yielder.readable.clone())
+    });
+    match stream {
+        Some(stream) => drop(stream.readable(false).await),
+        None => sleep(Duration::from_millis(1)).await,
+    }
+}
+
+/// One end of a socket pair whose other end has written a byte that nobody ever reads.
+struct Yielder {
+    readable: std::rc::Rc<monoio::net::UnixStream>,
+    _writer: UnixStream,
+}
+
+impl Yielder {
+    fn new() -> io::Result<Self> {
+        let (reader, mut writer) = UnixStream::pair()?;
+        io::Write::write_all(&mut writer, b"y")?;
+        Ok(Self {
+            readable: std::rc::Rc::new(monoio::net::UnixStream::from_std(reader)?),
+            _writer: writer,
+        })
+    }
+}
+
+/// A listening socket of this core.
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Listens on `address` with `SO_REUSEPORT`, so that every core can have its own socket on the same port. Port 0 binds a free port: the
+/// first core asks for it, the others listen on the `local_addr` of the first.
+pub fn listen(address: SocketAddr) -> io::Result<Listener> {
+    let options = ListenerOpts::new()
+        .reuse_addr(true)
+        .reuse_port(true)
+        .backlog(BACKLOG);
+    let listener = TcpListener::bind_with_config(address, &options)?;
+    // Accepted sockets inherit it: one system call less for each of them.
+    sys::set_nodelay(listener.as_raw_fd())?;
+    let address = listener.local_addr()?;
+    Ok(Listener { listener, address })
+}
+
+/// Whether `address` is free. `SO_REUSEPORT` would let a second server of the same user share our port without a word, so the first
+/// core asks here before it listens.
+pub fn is_free(address: SocketAddr) -> io::Result<()> {
+    std::net::TcpListener::bind(address).map(drop)
+}
+
+impl Listener {
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection. To be awaited by one task until it ends by error: a pending accept that is dropped leaks a descriptor.
+    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        let (stream, peer) = self.listener.accept().await?;
+        Ok((Socket { stream }, peer))
+    }
+
+    /// Takes a connection accepted by `sys::accept_now`.
+    pub fn adopt(stream: std::net::TcpStream) -> io::Result<Socket> {
+        stream.set_nonblocking(true)?;
+        Ok(Socket {
+            stream: TcpStream::from_std(stream)?,
+        })
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
+}
+
+/// A connected socket. Bytes move through `sys` on its descriptor; this type waits and closes.
+pub struct Socket {
+    stream: TcpStream,
+}
+
+impl Socket {
+    /// Completes when a `recv` would not block: bytes, end of input or an error. Must be kept until it completes.
+    pub async fn readable(&self) {
+        // The outcome is what `recv` will say.
+        drop(self.stream.readable(false).await);
+    }
+
+    /// Completes when a `send` would not block. Must be kept until it completes.
+    pub async fn writable(&self) {
+        drop(self.stream.writable(false).await);
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::io::{Read, Write};
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    fn both(test: impl Fn(&Options)) {
+        test(&Options::default());
+        test(&Options {
+            force_epoll: true,
+            ..Options::default()
+        });
+    }
+
+    #[test]
+    fn epoll_runs_when_it_is_asked_for() {
+        let options = Options {
+            force_epoll: true,
+            ..Options::default()
+        };
+        let found = run(&options, async { driver() }).expect("epoll builds everywhere");
+        assert_eq!(found, Some(Driver::Epoll));
+    }
+
+    #[test]
+    fn cores_share_a_port_that_the_first_one_found() {
+        both(|options| {
+            run(options, async {
+                let first =
+                    listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+                let second = listen(first.local_addr()).expect("the same port");
+                assert_eq!(first.local_addr(), second.local_addr());
+                assert!(is_free(first.local_addr()).is_err());
+            })
+            .expect("a runtime");
+        });
+    }
+
+    #[test]
+    fn a_shutdown_of_the_listening_socket_ends_its_accept() {
+        both(|options| {
+            run(options, async {
+                let listener =
+                    Rc::new(listen("127.0.0.1:0".parse().expect("an address")).expect("a port"));
+                let pending = listener.clone();
+                let ended = Rc::new(Cell::new(false));
+                let seen = ended.clone();
+                spawn(async move {
+                    assert!(pending.accept().await.is_err());
+                    seen.set(true);
+                });
+                yield_now().await;
+                assert!(!ended.get());
+                sys::shutdown(listener.as_raw_fd(), sys::Side::Both);
+                while !ended.get() {
+                    yield_now().await;
+                }
+            })
+            .expect("a runtime");
+        });
+    }
+
+    #[test]
+    fn bytes_and_the_end_of_input_make_a_socket_readable() {
+        both(|options| {
+            run(options, async {
+                let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
+                let mut client =
+                    std::net::TcpStream::connect(listener.local_addr()).expect("we listen");
+                let (socket, peer) = listener.accept().await.expect("a client");
+                assert_eq!(peer, client.local_addr().expect("it is connected"));
+                client.write_all(b"hello").expect("it is connected");
+                socket.readable().await;
+                let mut buffer = [0; 16];
+                let got = sys::recv(socket.as_raw_fd(), &mut buffer).expect("it is readable");
+                assert_eq!(&buffer[..got], b"hello");
+                let empty = sys::recv(socket.as_raw_fd(), &mut buffer);
+                assert_eq!(
+                    empty.expect_err("nothing is there").kind(),
+                    io::ErrorKind::WouldBlock
+                );
+                sys::send_two(socket.as_raw_fd(), b"good", b"bye").expect("room");
+                sys::shutdown(socket.as_raw_fd(), sys::Side::Write);
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).expect("an end");
+                assert_eq!(answer, "goodbye");
+                drop(client);
+                socket.readable().await;
+                assert_eq!(sys::recv(socket.as_raw_fd(), &mut buffer).expect("EOF"), 0);
+            })
+            .expect("a runtime");
+        });
+    }
+
+    #[test]
+    fn a_yield_lets_other_tasks_and_other_threads_in() {
+        both(|options| {
+            run(options, async {
+                let order = Rc::new(RefCell::new(Vec::new()));
+                let other = order.clone();
+                spawn(async move {
+                    other.borrow_mut().push("task");
+                });
+                yield_now().await;
+                order.borrow_mut().push("caller");
+                assert_eq!(*order.borrow(), ["task", "caller"]);
+            })
+            .expect("a runtime");
+        });
+    }
+
+    #[test]
+    fn an_inbox_delivers_everything_in_order_and_wakes_a_sleeping_core() {
+        both(|options| {
+            let inbox = Arc::new(Inbox::new());
+            let sender = inbox.clone();
+            let thread = std::thread::spawn(move || {
+                for i in 0..10_000_u32 {
+                    sender.push(i);
+                }
+            });
+            run(options, async {
+                for expected in 0..10_000 {
+                    assert_eq!(inbox.recv().await, expected);
+                }
+                assert_eq!(inbox.try_recv(), None);
+            })
+            .expect("a runtime");
+            thread.join().expect("the sender does not panic");
+        });
+    }
+}
