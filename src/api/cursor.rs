@@ -249,9 +249,7 @@ fn operator<'a>(name: &'a str, sort: &SortKey) -> Option<&'a str> {
 
 fn parse_value(mark: &str, value: Cow<'_, str>, numeric: bool) -> Option<SortValue<'static>> {
     match (mark, numeric) {
-        ("$number", false) | ("", true) => {
-            crate::json::scan::number(&value).map(SortValue::Number)
-        }
+        ("$number", false) | ("", true) => crate::json::scan::number(&value).map(SortValue::Number),
         ("$text", true) | ("", false) => Some(SortValue::text(Cow::Owned(value.into_owned()))),
         ("$other", _) => match &*value {
             "false" => Some(SortValue::Bool(false)),

@@ -683,11 +683,7 @@ fn decode_component(raw: &str) -> Option<Cow<'_, str>> {
 
 impl Query {
     /// `own` are the parameters of the operation that are no filters; they are kept as they are.
-    pub fn parse(
-        raw: &str,
-        kind: &'static Kind,
-        own: &[&'static str],
-    ) -> Result<Query, ApiError> {
+    pub fn parse(raw: &str, kind: &'static Kind, own: &[&'static str]) -> Result<Query, ApiError> {
         let mut query = Query {
             kind,
             filters: Vec::new(),
@@ -736,10 +732,12 @@ impl Query {
                 "q" if !kind.search.is_empty() => {
                     let text = value.as_deref().unwrap_or("");
                     if text.len() > Q_BYTES_MAX {
-                        return Err(
-                            ApiError::bad_parameter("q", "too_long", "The search is too long")
-                                .with("maximum", Q_BYTES_MAX),
-                        );
+                        return Err(ApiError::bad_parameter(
+                            "q",
+                            "too_long",
+                            "The search is too long",
+                        )
+                        .with("maximum", Q_BYTES_MAX));
                     }
                     query.needle = (!text.is_empty()).then(|| Needle::new(text));
                 }

@@ -373,6 +373,11 @@ impl Connections {
         true
     }
 
+    /// Whether somebody still waits for this answer.
+    pub fn is_waiting(&self, ticket: Ticket) -> bool {
+        self.table.borrow_mut().waiting(ticket).is_some()
+    }
+
     /// Formats an answer once for many `complete_shared`. `accepts` is what all receivers take.
     pub fn prepare(&self, response: Response, accepts: Accepts) -> Prepared {
         Prepared::new(response, accepts, &self.common.borrow())

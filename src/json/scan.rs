@@ -113,10 +113,7 @@ impl<'a> Iterator for Members<'a> {
         if bytes.get(end) == Some(&b',') {
             self.at = end + 1;
         }
-        Some((
-            self.text.get(start + 1..key)?,
-            self.text.get(value..end)?,
-        ))
+        Some((self.text.get(start + 1..key)?, self.text.get(value..end)?))
     }
 }
 
@@ -421,9 +418,11 @@ impl Ord for Number {
 fn order_with_float(integer: i128, float: f64) -> Ordering {
     // Casts saturate, and every 64-bit integer is far inside of i128.
     let whole = float.trunc() as i128;
-    integer
-        .cmp(&whole)
-        .then_with(|| 0.0_f64.partial_cmp(&float.fract()).unwrap_or(Ordering::Equal))
+    integer.cmp(&whole).then_with(|| {
+        0.0_f64
+            .partial_cmp(&float.fract())
+            .unwrap_or(Ordering::Equal)
+    })
 }
 
 impl PartialOrd for Number {

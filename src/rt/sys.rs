@@ -151,6 +151,36 @@ pub fn is_closed(error: &io::Error) -> bool {
     )
 }
 
+/// Raises the number of descriptors this process may open as far as it is allowed, and tells how many that is.
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls read or write the one struct they are given.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return 1024;
+        }
+        let wanted = libc::rlimit {
+            rlim_cur: limit.rlim_max,
+            ..limit
+        };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) == 0 {
+            limit = wanted;
+        }
+    }
+    limit.rlim_cur
+}
+
+/// Asks for a better place in the processor's queue for the calling thread. Not being allowed to is fine.
+pub fn raise_priority() {
+    // SAFETY: takes three numbers; on Linux 0 means the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, -10);
+    }
+}
+
 /// Binds the calling thread to one processor.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as usize {

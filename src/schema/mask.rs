@@ -214,6 +214,23 @@ impl Schema {
         self.masks.cover(self.masks.root, value);
     }
 
+    /// Whether a dotted path, arrays mapped through, names a secret or something inside one.
+    pub fn is_secret(&self, path: &str) -> bool {
+        let mut state = self.masks.root;
+        for step in path.split('.') {
+            let direct = self.masks.member(state, step);
+            state = if direct == PLAIN {
+                self.masks.member(self.masks.items(state), step)
+            } else {
+                direct
+            };
+            if state == SECRET {
+                return true;
+            }
+        }
+        self.masks.items(state) == SECRET
+    }
+
     /// Puts back the secrets of `stored` where `patch` says what `mask` showed for them.
     pub fn unmask(&self, patch: &mut Value, stored: &Value) {
         self.masks.uncover(self.masks.root, patch, stored);

@@ -1,0 +1,245 @@
+//! Who is calling, and may they: one function, called in one place.
+//!
+//! Three credentials exist: the API key (`Bearer`), the operator's login (`Basic`) and a streamer's own cluster key (`Cluster`), which opens only
+//! the configuration of its own hostname. Secrets are kept and compared as digests of equal length in constant time. Nothing about a
+//! wrong credential is told apart: an unknown login and a wrong password get the same answer.
+
+use base64::Engine as _;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::http::error::ApiError;
+use crate::state::State;
+
+/// How far a streamer's clock may be from ours, seconds.
+pub const CLUSTER_SKEW_SECONDS_MAX: u64 = 300;
+
+/// Longest `Authorization` value that is looked at, bytes.
+const AUTHORIZATION_BYTES_MAX: usize = 8 * 1024;
+
+/// What an endpoint asks of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Anybody: the probes.
+    Public,
+    /// An administrator.
+    Admin,
+    /// An administrator, or the streamer the path names.
+    Config,
+}
+
+/// Who was recognised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caller {
+    Anybody,
+    Administrator,
+    /// The streamer that the path names.
+    Streamer,
+}
+
+/// Digests of what is configured.
+pub struct Auth {
+    api_key: [u8; 32],
+    /// Of `login:password`.
+    edit_auth: Option<[u8; 32]>,
+}
+
+impl Auth {
+    /// `edit_auth`: login and password of the operator, if one is configured.
+    pub fn new(api_key: &str, edit_auth: Option<(&str, &str)>) -> Self {
+        Self {
+            api_key: digest(api_key.as_bytes()),
+            edit_auth: edit_auth
+                .map(|(login, password)| digest(format!("{login}:{password}").as_bytes())),
+        }
+    }
+
+    /// Decides. `hostname` is the streamer the path names, if it names one; `now_seconds` is UTC.
+    pub fn authorize(
+        &self,
+        access: Access,
+        authorization: Option<&[u8]>,
+        hostname: Option<&str>,
+        state: &State,
+        now_seconds: u64,
+    ) -> Result<Caller, ApiError> {
+        if access == Access::Public {
+            return Ok(Caller::Anybody);
+        }
+        let header = authorization
+            .ok_or_else(|| ApiError::unauthorized("This needs an Authorization header"))?;
+        if header.len() > AUTHORIZATION_BYTES_MAX {
+            return Err(refused());
+        }
+        let (scheme, value) = match header.iter().position(|&byte| byte == b' ') {
+            Some(space) => (&header[..space], header[space + 1..].trim_ascii()),
+            None => return Err(refused()),
+        };
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            return if same(&digest(value), &self.api_key) {
+                Ok(Caller::Administrator)
+            } else {
+                Err(refused())
+            };
+        }
+        if scheme.eq_ignore_ascii_case(b"basic") {
+            let login = base64::engine::general_purpose::STANDARD
+                .decode(value)
+                .map_err(|_| refused())?;
+            let given = digest(&login);
+            // Compared even when no login is configured, so that time does not tell.
+            let known =
+                same(&given, &self.edit_auth.unwrap_or_default()) & self.edit_auth.is_some();
+            return if known {
+                Ok(Caller::Administrator)
+            } else {
+                Err(refused())
+            };
+        }
+        if scheme.eq_ignore_ascii_case(b"cluster") {
+            if access != Access::Config {
+                return Err(ApiError::forbidden(
+                    "forbidden",
+                    "A cluster key opens only the configuration of its own streamer",
+                ));
+            }
+            let signed_for = hostname.and_then(|hostname| state.streamer(hostname));
+            let key = signed_for.map_or("", |streamer| streamer.cluster_key.as_str());
+            if cluster_signature_holds(value, key, now_seconds)
+                && signed_for.is_some()
+                && !key.is_empty()
+            {
+                return Ok(Caller::Streamer);
+            }
+            return Err(ApiError::forbidden(
+                "wrong_cluster_key",
+                "The cluster key or its time does not fit this streamer",
+            ));
+        }
+        Err(refused())
+    }
+}
+
+fn refused() -> ApiError {
+    ApiError::unauthorized("The credentials are not known here")
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.ct_eq(b).into()
+}
+
+/// `<unix seconds>:<hex of sha1("<unix seconds>:<key>")>`, no further than the allowed skew from now.
+fn cluster_signature_holds(value: &[u8], key: &str, now_seconds: u64) -> bool {
+    let Some(colon) = value.iter().position(|&byte| byte == b':') else {
+        return false;
+    };
+    let (time, signature) = (&value[..colon], &value[colon + 1..]);
+    if time.is_empty() || time.len() > 12 || !time.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    let seconds = time
+        .iter()
+        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let expected = cluster_signature(key, time);
+    let equal: bool = expected
+        .as_slice()
+        .ct_eq(&signature.to_ascii_lowercase())
+        .into();
+    equal & (seconds.abs_diff(now_seconds) <= CLUSTER_SKEW_SECONDS_MAX)
+}
+
+fn cluster_signature(key: &str, time_as_sent: &[u8]) -> Vec<u8> {
+    let mut hash = Sha1::new();
+    hash.update(time_as_sent);
+    hash.update(b":");
+    hash.update(key.as_bytes());
+    let mut hex = Vec::with_capacity(40);
+    for byte in hash.finalize() {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        hex.push(HEX[usize::from(byte >> 4)]);
+        hex.push(HEX[usize::from(byte & 15)]);
+    }
+    hex
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worked_example_of_the_reference_holds() {
+        let signed = b"1700000000:28665cd1597a4cdd90d896012fef330bf5357bbe";
+        assert!(cluster_signature_holds(
+            signed,
+            "xS6i6Q3DCc5nEvnu",
+            1_700_000_300
+        ));
+        assert!(
+            !cluster_signature_holds(signed, "xS6i6Q3DCc5nEvnu", 1_700_000_301),
+            "too old"
+        );
+        assert!(
+            !cluster_signature_holds(signed, "xS6i6Q3DCc5nEvnv", 1_700_000_000),
+            "another key"
+        );
+        assert!(!cluster_signature_holds(
+            b"1700000001:28665cd1597a4cdd90d896012fef330bf5357bbe",
+            "xS6i6Q3DCc5nEvnu",
+            1_700_000_000
+        ));
+        for junk in [
+            "",
+            ":",
+            "x:y",
+            "99999999999999999999:28665cd1597a4cdd90d896012fef330bf5357bbe",
+            "1700000000",
+        ] {
+            assert!(
+                !cluster_signature_holds(junk.as_bytes(), "xS6i6Q3DCc5nEvnu", 1_700_000_000),
+                "{junk}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_configured_key_and_login_open_the_api() {
+        let auth = Auth::new("k1", Some(("admin", "pa:ss")));
+        let state = State::new(1, crate::state::node::RenderSettings::default());
+        let ask = |header: Option<&str>| {
+            auth.authorize(Access::Admin, header.map(str::as_bytes), None, &state, 0)
+                .map_err(|e| e.status)
+        };
+        assert_eq!(ask(Some("Bearer k1")), Ok(Caller::Administrator));
+        assert_eq!(ask(Some("bearer  k1")), Ok(Caller::Administrator));
+        assert_eq!(
+            ask(Some("Basic YWRtaW46cGE6c3M=")),
+            Ok(Caller::Administrator)
+        );
+        for bad in [
+            None,
+            Some(""),
+            Some("k1"),
+            Some("Bearer"),
+            Some("Bearer k2"),
+            Some("Bearer "),
+            Some("Basic !!"),
+            Some("Basic YWRtaW46eA=="),
+            Some("Digest k1"),
+        ] {
+            assert_eq!(ask(bad), Err(401), "{bad:?}");
+        }
+        assert_eq!(ask(Some("Cluster 1:2")), Err(403));
+        let closed = Auth::new("k1", None);
+        assert_eq!(
+            closed
+                .authorize(Access::Admin, Some(b"Basic Og=="), None, &state, 0)
+                .map_err(|e| e.status),
+            Err(401)
+        );
+    }
+}

@@ -1,0 +1,707 @@
+//! What a streamer is told to run. The product's heart, so its rule comes first: **completely or not at all**.
+//!
+//! A stream that is missing from an answer is stopped by the streamer at once. Whoever is unknown gets 404, any inconsistency is a 500, and a list
+//! is always of one revision: pages of one walk come from the revision of its first page, or end in 410.
+//!
+//! Three ways to ask for the list, from plain to cheap:
+//! * plainly: the whole list, rendered once per generation of this streamer and shared, in identity, gzip or zstd;
+//! * with `If-None-Match`: 304 while nothing changed for this streamer; with `poll_timeout` the answer waits for a change;
+//! * with `changes_since=REVISION`: only what changed since then, and what is gone; 410 if that is not known any more.
+
+use std::fmt::Write as _;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+
+use super::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
+use super::{Call, Core, Outcome};
+use crate::feed::rendered::Rendered;
+use crate::http::error::{ApiError, write_string};
+use crate::http::{Coding, Response};
+use crate::json::scan;
+use crate::schema;
+use crate::state::State;
+use crate::state::apply::streamer_not_found;
+use crate::state::name::{Hostname, StreamName};
+use crate::state::node::{Node, Restreaming, render, render_restream};
+
+/// Part of every ETag: increased when the same configuration is rendered differently by a new version.
+const RENDER_EPOCH: u64 = 1;
+/// How long pages of a walk can be had from the revision of its first page.
+const WALK_KEPT: Duration = Duration::from_secs(60);
+/// Walks kept at the same time, over all streamers; each may hold on to memory of a past revision.
+const WALKS_KEPT_MAX: usize = 256;
+/// Names that one question may list.
+const NAMES_MAX: usize = 10_000;
+
+/// What a parked poll of a streamer remembers.
+#[derive(Clone, Debug)]
+pub struct ConfigPoll {
+    pub coding: Option<Coding>,
+    /// The generation its client has.
+    pub generation: u64,
+    /// It asked for a delta since this revision.
+    pub since: Option<u64>,
+}
+
+/// `GET /streamers/{hostname}/streams`.
+pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let hostname = call.hostname()?;
+    let node = known_node(call.state, &hostname)?;
+    let Some(plain) = Plain::parse(call)? else {
+        return paged(call, &hostname, node);
+    };
+    if let Some(since) = plain.since {
+        if since == node.generation
+            && let Some(wait) = plain.wait
+        {
+            let poll = ConfigPoll {
+                coding: call.coding(),
+                generation: node.generation,
+                since: Some(since),
+            };
+            return Ok(Outcome::ParkConfig {
+                hostname,
+                poll,
+                wait,
+            });
+        }
+        return delta(call.state, &hostname, node, since)
+            .map(|body| Outcome::Reply(with_headers(call.core, Response::json(200, body))));
+    }
+    let etag = Etag {
+        store_id: call.state.store_id(),
+        generation: node.generation,
+        epoch: epoch(call.state),
+    };
+    if call
+        .request
+        .headers
+        .if_none_match()
+        .is_some_and(|header| etag.is_among(header))
+    {
+        return Ok(match plain.wait {
+            Some(wait) => {
+                let poll = ConfigPoll {
+                    coding: call.coding(),
+                    generation: node.generation,
+                    since: None,
+                };
+                Outcome::ParkConfig {
+                    hostname,
+                    poll,
+                    wait,
+                }
+            }
+            None => Outcome::Reply(unchanged(call.core, &etag, call.coding())),
+        });
+    }
+    whole(call.core, call.state, &hostname, node, call.coding()).map(Outcome::Reply)
+}
+
+/// The answer to a parked poll after a commit; nothing if it still has what there is.
+pub fn wake(
+    core: &Core,
+    state: &State,
+    hostname: &Hostname,
+    poll: &ConfigPoll,
+) -> Option<Result<Response, ApiError>> {
+    let node = match known_node(state, hostname) {
+        Ok(node) => node,
+        Err(error) => return Some(Err(error)),
+    };
+    if node.generation == poll.generation {
+        return None;
+    }
+    Some(match poll.since {
+        Some(since) => delta(state, hostname, node, since)
+            .map(|body| with_headers(core, Response::json(200, body))),
+        None => whole(core, state, hostname, node, poll.coding),
+    })
+}
+
+/// The answer to a parked poll whose time is over or whose server is stopping.
+pub fn expire(core: &Core, state: &State, hostname: &Hostname, poll: &ConfigPoll) -> Response {
+    if let Some(response) = wake(core, state, hostname, poll) {
+        return response.unwrap_or_else(|error| Response::from(&error));
+    }
+    match poll.since {
+        Some(_) => {
+            let updated_at = state.node(hostname).map_or(0, |node| node.updated_at);
+            let body = format!(
+                "{{\"removed\":[],\"revision\":{},\"streams\":[],\"updated_at\":{updated_at}}}",
+                poll.generation
+            );
+            with_headers(core, Response::json(200, body.into_bytes()))
+        }
+        None => {
+            let etag = Etag {
+                store_id: state.store_id(),
+                generation: poll.generation,
+                epoch: epoch(state),
+            };
+            unchanged(core, &etag, poll.coding)
+        }
+    }
+}
+
+/// `GET /streamers/{hostname}/update-streams?name=a,b`: of the running streams named, those that may go on.
+pub fn update_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    named(call, |state, node, hostname, name| {
+        let own = render_own(state, node, hostname, name)?;
+        Ok(own.or_else(|| render_dynamic(state, hostname, name)))
+    })
+}
+
+/// `GET /streamers/{hostname}/dynamic-streams?name=a`: how to get a stream that somebody asks this node for.
+pub fn dynamic_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    update_streams(call)
+}
+
+fn known_node<'s>(state: &'s State, hostname: &str) -> Result<&'s Arc<Node>, ApiError> {
+    if state.streamer(hostname).is_none() {
+        return Err(streamer_not_found());
+    }
+    state.node(hostname).ok_or_else(|| inconsistent(hostname))
+}
+
+/// The state contradicts itself: a bug, and the streamer must not see a shorter list because of it.
+fn inconsistent(hostname: &str) -> ApiError {
+    tracing::error!(
+        hostname,
+        "the state of this node is inconsistent; its configuration is withheld"
+    );
+    ApiError::new(
+        500,
+        "inconsistent_state",
+        "The configuration of this streamer cannot be told in full and is withheld",
+    )
+}
+
+// ---- the whole list ------------------------------------------------------------------------------------------------------------
+
+fn whole(
+    core: &Core,
+    state: &State,
+    hostname: &Hostname,
+    node: &Node,
+    coding: Option<Coding>,
+) -> Result<Response, ApiError> {
+    let rendered: Arc<Rendered> = core
+        .shared()
+        .rendered
+        .get(&node.rendered, || render_whole(state, hostname, node))?;
+    let etag = Etag {
+        store_id: state.store_id(),
+        generation: node.generation,
+        epoch: epoch(state),
+    };
+    let (coding, body) = rendered.body(coding);
+    Ok(with_headers(core, Response::shared(200, coding, body)).header("ETag", etag.text(coding)))
+}
+
+fn unchanged(core: &Core, etag: &Etag, coding: Option<Coding>) -> Response {
+    with_headers(core, Response::new(304)).header("ETag", etag.text(coding))
+}
+
+/// Streamers learn from these headers which questions to ask.
+fn with_headers(core: &Core, response: Response) -> Response {
+    let response = response
+        .header("X-Config-Server-Separate-Endpoints", "true")
+        .header("X-Config-Server-Episodes", "true")
+        .header("Cache-Control", "no-cache");
+    if core.state().settings().restreaming == Restreaming::Off {
+        response.header("X-Config-Server-Dynamic-Streams", "false")
+    } else {
+        response
+    }
+}
+
+fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<Vec<u8>, ApiError> {
+    let mut list = Vec::with_capacity(node.streams.len() * 512 + 256);
+    let mut count = 0usize;
+    for (name, role) in &node.streams {
+        let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
+        let before = list.len();
+        if count > 0 {
+            list.push(b',');
+        }
+        if render(state, stream, *role, hostname, &mut list) {
+            count += 1;
+        } else {
+            list.truncate(before);
+        }
+    }
+    let mut body = Vec::with_capacity(list.len() + 160);
+    let head = format!(
+        "{{\"estimated_count\":{count},\"next\":null,\"prev\":null,\"revision\":{},\"timing\":{{}},\"updated_at\":{},\"streams\":[",
+        node.generation, node.updated_at
+    );
+    body.extend_from_slice(head.as_bytes());
+    body.extend_from_slice(&list);
+    body.extend_from_slice(b"]}");
+    Ok(body)
+}
+
+/// Names one rendering of one node's answer, over restarts.
+struct Etag {
+    store_id: u64,
+    generation: u64,
+    epoch: u64,
+}
+
+impl Etag {
+    /// Strong, so it differs by coding.
+    fn text(&self, coding: Option<Coding>) -> String {
+        let Self {
+            store_id,
+            generation,
+            epoch,
+        } = self;
+        let suffix = match coding {
+            None => "",
+            Some(Coding::Gzip) => "-gzip",
+            Some(Coding::Zstd) => "-zstd",
+        };
+        format!("\"{store_id:016x}-{epoch:x}-{generation}{suffix}\"")
+    }
+
+    /// Whether `If-None-Match` names this rendering, in whatever coding the client holds it.
+    fn is_among(&self, header: &[u8]) -> bool {
+        let Ok(header) = std::str::from_utf8(header) else {
+            return false;
+        };
+        let plain = self.text(None);
+        let wanted = plain.trim_matches('"');
+        header.split(',').map(str::trim).any(|tag| {
+            let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
+            tag == "*" || tag.trim_end_matches("-gzip").trim_end_matches("-zstd") == wanted
+        })
+    }
+}
+
+/// Changes with everything besides the configuration that shapes an answer.
+fn epoch(state: &State) -> u64 {
+    let token = state.settings().pull_token.as_deref().unwrap_or_default();
+    xxhash_rust::xxh3::xxh3_64_with_seed(token.as_bytes(), RENDER_EPOCH) & 0xffff_ffff
+}
+
+// ---- deltas --------------------------------------------------------------------------------------------------------------------
+
+/// What changed for a node since a revision.
+fn delta(state: &State, hostname: &Hostname, node: &Node, since: u64) -> Result<Vec<u8>, ApiError> {
+    if since < node.delta_floor || since > state.revision() {
+        return Err(ApiError::gone(
+            "revision_too_old",
+            "What changed since this revision is not known any more; ask for the whole list",
+        )
+        .at_parameter("changes_since")
+        .with("oldest", node.delta_floor));
+    }
+    let mut body = Vec::with_capacity(1024);
+    body.extend_from_slice(b"{\"removed\":[");
+    let mut removed: Vec<&StreamName> = Vec::new();
+    for (_, name) in node
+        .removed
+        .iter()
+        .filter(|(revision, _)| *revision > since)
+    {
+        let is_back = node.streams.contains_key(name)
+            && state.stream(name).is_some_and(|stream| !stream.disabled);
+        if !is_back && !removed.contains(&name) {
+            removed.push(name);
+        }
+    }
+    for (i, name) in removed.iter().enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        write_string(&mut body, name);
+    }
+    let _infallible = write!(
+        StringOf(&mut body),
+        "],\"revision\":{},\"streams\":[",
+        node.generation
+    );
+    let mut first = true;
+    for (name, role) in &node.streams {
+        let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
+        if stream.rendered_at(*role) <= since {
+            continue;
+        }
+        let before = body.len();
+        if !first {
+            body.push(b',');
+        }
+        if render(state, stream, *role, hostname, &mut body) {
+            first = false;
+        } else {
+            body.truncate(before);
+        }
+    }
+    let _infallible = write!(
+        StringOf(&mut body),
+        "],\"updated_at\":{}}}",
+        node.updated_at
+    );
+    Ok(body)
+}
+
+/// Formats into bytes.
+struct StringOf<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for StringOf<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+// ---- parts of the list ---------------------------------------------------------------------------------------------------------
+
+/// A question for the whole list: no parameter that picks, orders or cuts.
+struct Plain {
+    wait: Option<Duration>,
+    since: Option<u64>,
+}
+
+impl Plain {
+    /// Nothing: the question needs the query engine.
+    fn parse(call: &Call<'_>) -> Result<Option<Self>, ApiError> {
+        let mut plain = Self {
+            wait: None,
+            since: None,
+        };
+        for pair in call
+            .request
+            .query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "host" => {}
+                "poll_timeout" => {
+                    plain.wait =
+                        super::poll_timeout(Some(value), call.core.shared().settings.poll_wait_max)?
+                }
+                "changes_since" => {
+                    plain.since = Some(value.parse().map_err(|_| {
+                        ApiError::bad_parameter(
+                            "changes_since",
+                            "not_integer",
+                            "A revision is a whole number, as an answer gave it",
+                        )
+                    })?);
+                }
+                _ => return Ok(None),
+            }
+        }
+        let pages = call.core.shared().settings.streams_limit > 0 && plain.since.is_none();
+        Ok(if pages { None } else { Some(plain) })
+    }
+}
+
+/// A stream as one node is told it.
+struct ConfigDoc<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Document for ConfigDoc<'_> {
+    fn key(&self) -> &str {
+        self.name
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        if name == "name" {
+            return Some(Raw::Text(self.name));
+        }
+        // The name stands first, out of order; the rest is sorted.
+        scan::members(self.text)
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| Raw::Json(value.into()))
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.text.as_bytes());
+    }
+}
+
+/// Rendered streams by name.
+struct ConfigDocs(Vec<(StreamName, String)>);
+
+impl ConfigDocs {
+    fn between(&self, range: (Bound<&str>, Bound<&str>)) -> &[(StreamName, String)] {
+        let start = match range.0 {
+            Bound::Unbounded => 0,
+            Bound::Included(key) => self.0.partition_point(|(name, _)| name.as_str() < key),
+            Bound::Excluded(key) => self.0.partition_point(|(name, _)| name.as_str() <= key),
+        };
+        let end = match range.1 {
+            Bound::Unbounded => self.0.len(),
+            Bound::Included(key) => self.0.partition_point(|(name, _)| name.as_str() <= key),
+            Bound::Excluded(key) => self.0.partition_point(|(name, _)| name.as_str() < key),
+        };
+        &self.0[start..end.max(start)]
+    }
+}
+
+fn config_doc((name, text): &(StreamName, String)) -> ConfigDoc<'_> {
+    ConfigDoc { name, text }
+}
+
+impl Source for ConfigDocs {
+    type Doc<'a> = ConfigDoc<'a>;
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<ConfigDoc<'_>> {
+        self.0
+            .binary_search_by(|(name, _)| name.as_str().cmp(key))
+            .ok()
+            .map(|at| config_doc(&self.0[at]))
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ConfigDoc<'a>> {
+        self.between((from, Bound::Unbounded))
+            .iter()
+            .map(config_doc)
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ConfigDoc<'a>> {
+        self.between((Bound::Unbounded, from))
+            .iter()
+            .rev()
+            .map(config_doc)
+    }
+}
+
+static REQUIRED: std::sync::LazyLock<Vec<Box<str>>> =
+    std::sync::LazyLock::new(|| vec![Box::from("name")]);
+
+static KIND: Kind = Kind {
+    collection: "streams",
+    key: "name",
+    key_order: KeyOrder::Text,
+    default_sort: "name",
+    stamp: None,
+    required: || &REQUIRED,
+    search: &[
+        Search {
+            path: "name",
+            url: false,
+        },
+        Search {
+            path: "title",
+            url: false,
+        },
+        Search {
+            path: "comment",
+            url: false,
+        },
+        Search {
+            path: "inputs.url",
+            url: true,
+        },
+    ],
+    field_type: |path| super::field_type(schema::stream(), path),
+    secret: |path| schema::stream().is_secret(path),
+};
+
+/// Parameters of these operations that are no filters. `name` is one of them: it lists what is asked for.
+const PARAMETERS: &[&str] = &["host", "name", "poll_timeout", "changes_since"];
+
+/// A list that the question picks, orders or cuts. All pages of a walk come from the revision of the first.
+fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outcome, ApiError> {
+    let mut query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
+    if query.own("name").is_some() {
+        // The older way of one endpoint for all three questions.
+        return update_streams(call);
+    }
+    if query.own("poll_timeout").is_some() || query.own("changes_since").is_some() {
+        return Err(ApiError::bad_parameter(
+            if query.own("poll_timeout").is_some() {
+                "poll_timeout"
+            } else {
+                "changes_since"
+            },
+            "not_combinable",
+            "Waiting and deltas are about the whole list; leave out select, sort, limit, cursor, q and filters",
+        ));
+    }
+    query.set_default_limit(call.core.shared().settings.streams_limit);
+    let earlier;
+    let (state, node) = match query.revision() {
+        Some(revision) if revision != call.state.revision() => {
+            earlier = call.core.shared().walks.get(revision).ok_or_else(|| {
+                ApiError::gone(
+                    "walk_expired",
+                    "The revision of this walk is not kept any more; begin with the first page",
+                )
+                .at_parameter("cursor")
+            })?;
+            let node = known_node(&earlier, hostname)?;
+            (&earlier, node)
+        }
+        _ => (call.state, node),
+    };
+    let mut docs = Vec::with_capacity(node.streams.len());
+    for (name, role) in &node.streams {
+        let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
+        let mut text = Vec::new();
+        if render(state, stream, *role, hostname, &mut text) {
+            docs.push((
+                name.clone(),
+                String::from_utf8(text).expect("rendered JSON is UTF-8"),
+            ));
+        }
+    }
+    query.pin_revision(state.revision());
+    let page = Execution::new(&query).run(&ConfigDocs(docs));
+    if page.next.is_some() || page.prev.is_some() {
+        call.core.shared().walks.keep(state);
+    }
+    let extra = format!(
+        "\"revision\":{},\"updated_at\":{}",
+        node.generation, node.updated_at
+    );
+    Ok(Outcome::Reply(with_headers(
+        call.core,
+        Response::json(200, page.into_body(&extra)),
+    )))
+}
+
+/// States that walks in progress read from. Shared by the cores, because a client's next page may come over another connection.
+#[derive(Default)]
+pub struct Walks {
+    kept: Mutex<Vec<(Instant, Arc<State>)>>,
+}
+
+impl Walks {
+    fn get(&self, revision: u64) -> Option<Arc<State>> {
+        let now = Instant::now();
+        let mut kept = self.kept.lock();
+        kept.retain(|(until, _)| *until > now);
+        kept.iter()
+            .find(|(_, state)| state.revision() == revision)
+            .map(|(_, state)| state.clone())
+    }
+
+    fn keep(&self, state: &Arc<State>) {
+        let until = Instant::now() + WALK_KEPT;
+        let mut kept = self.kept.lock();
+        kept.retain(|(_, other)| other.revision() != state.revision());
+        if kept.len() == WALKS_KEPT_MAX {
+            kept.remove(0);
+        }
+        kept.push((until, state.clone()));
+    }
+}
+
+// ---- single streams ------------------------------------------------------------------------------------------------------------
+
+/// Answers about the streams that `name` lists.
+fn named(
+    call: &Call<'_>,
+    tell: impl Fn(&State, &Node, &Hostname, &str) -> Result<Option<Vec<u8>>, ApiError>,
+) -> Result<Outcome, ApiError> {
+    let hostname = call.hostname()?;
+    let node = known_node(call.state, &hostname)?;
+    let query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
+    let mut names = names(call.request.query)?;
+    names.sort_unstable();
+    names.dedup();
+    let mut docs = Vec::new();
+    for name in names {
+        if let Some(text) = tell(call.state, node, &hostname, &name)? {
+            docs.push((
+                StreamName::trusted(&name),
+                String::from_utf8(text).expect("rendered JSON is UTF-8"),
+            ));
+        }
+    }
+    let mut query = query;
+    query.set_default_limit(0);
+    let page = Execution::new(&query).run(&ConfigDocs(docs));
+    let extra = format!("\"updated_at\":{}", node.updated_at);
+    Ok(Outcome::Reply(with_headers(
+        call.core,
+        Response::json(200, page.into_body(&extra)),
+    )))
+}
+
+/// The comma list in `name`. A comma separates also when it is escaped: no stream name holds one.
+fn names(query: &str) -> Result<Vec<String>, ApiError> {
+    let bad = |title: &'static str| ApiError::bad_parameter("name", "wrong_format", title);
+    let raw = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("name="))
+        .ok_or_else(|| {
+            ApiError::bad_parameter(
+                "name",
+                "missing_required",
+                "Name the streams that are asked for",
+            )
+        })?;
+    let spaced = raw.replace('+', " ");
+    let text = percent_decode_str(&spaced)
+        .decode_utf8()
+        .map_err(|_| bad("The names are not percent-encoded UTF-8"))?;
+    let names: Vec<String> = text
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if names.is_empty() {
+        return Err(ApiError::bad_parameter(
+            "name",
+            "missing_required",
+            "Name the streams that are asked for",
+        ));
+    }
+    if names.len() > NAMES_MAX {
+        return Err(ApiError::bad_parameter(
+            "name",
+            "too_many_items",
+            "At most 10,000 streams can be asked for at once",
+        )
+        .with("maximum", NAMES_MAX));
+    }
+    Ok(names)
+}
+
+/// A stream that is laid out on this node, as the whole list tells it.
+fn render_own(
+    state: &State,
+    node: &Node,
+    hostname: &Hostname,
+    name: &str,
+) -> Result<Option<Vec<u8>>, ApiError> {
+    let Some(role) = node.streams.get(name) else {
+        return Ok(None);
+    };
+    let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
+    let mut text = Vec::new();
+    Ok(render(state, stream, *role, hostname, &mut text).then_some(text))
+}
+
+/// A stream that this node does not hold, as a pull from the node that does, if this node may restream it.
+fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<u8>> {
+    let streamer = state.streamer(hostname)?;
+    let may = match state.settings().restreaming {
+        Restreaming::Off => false,
+        Restreaming::Flagged => streamer.is_restreamer,
+        Restreaming::All => true,
+    };
+    let stream = state.stream(name)?;
+    let same_namespace = stream.namespace.as_ref().map(|n| n.as_str())
+        == streamer.namespace.as_ref().map(|n| n.as_str());
+    let mut text = Vec::new();
+    (may && same_namespace && render_restream(state, stream, &mut text)).then_some(text)
+}

@@ -1,0 +1,56 @@
+//! Probes and the description of the API.
+//!
+//! Liveness answers from the core that took the connection. Readiness adds what a load balancer must know: the store takes writes and the
+//! process is not stopping. Both need no credentials and tell nothing but the version and the time.
+
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Call, Outcome};
+use crate::http::Response;
+use crate::http::error::ApiError;
+
+/// The build number: year, month, patch and commit count of the API this serves, as the reference writes them.
+const BUILD: u32 = 241_100_292;
+
+pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    Ok(Outcome::Reply(whoami(call)))
+}
+
+pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let shared = call.core.shared();
+    if shared.draining.load(Ordering::Acquire) {
+        return Err(ApiError::unavailable(
+            "shutting_down",
+            "The server is stopping",
+            1,
+        ));
+    }
+    if !shared.published.is_writable() {
+        return Err(ApiError::unavailable(
+            "storage_unavailable",
+            "The store does not take writes at present",
+            2,
+        ));
+    }
+    Ok(Outcome::Reply(whoami(call)))
+}
+
+fn whoami(call: &Call<'_>) -> Response {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
+    let started_at = call.core.shared().started_at_seconds;
+    let version = env!("CARGO_PKG_VERSION");
+    let body = format!(
+        "{{\"build\":{BUILD},\"now\":{now},\"server_version\":\"{version}\",\"started_at\":{started_at}}}"
+    );
+    Response::json(200, body.into_bytes())
+}
+
+pub fn openapi(_call: &Call<'_>) -> Result<Outcome, ApiError> {
+    Ok(Outcome::Reply(Response::json(
+        200,
+        super::openapi_document().as_bytes().to_vec(),
+    )))
+}

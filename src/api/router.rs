@@ -1,0 +1,235 @@
+//! From a method and a path to an endpoint.
+//!
+//! Names of streams may hold slashes, raw or as `%2F`. A path is therefore matched from both ends: the literals before the name, then the
+//! literals after it, longest first, and what is left between is the name. Only then is the name decoded, once.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use crate::http::Method;
+use crate::http::error::ApiError;
+
+/// Both prefixes of the reference; everything is served under either.
+pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
+
+/// What of a path is variable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parameter {
+    None,
+    /// One segment.
+    Segment(&'static str),
+    /// One segment or more.
+    Tail(&'static str),
+}
+
+/// `head`, then the parameter, then `tail`: `/streams/` `{name}` `/layouts`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    pub method: Method,
+    pub head: &'static str,
+    pub parameter: Parameter,
+    pub tail: &'static str,
+}
+
+impl Route {
+    /// The raw value of the parameter if the path (without prefix) has this form.
+    fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.head)?;
+        match self.parameter {
+            Parameter::None => rest.is_empty().then_some(""),
+            Parameter::Segment(_) => {
+                let value = rest.strip_suffix(self.tail)?;
+                (!value.is_empty() && !value.contains('/')).then_some(value)
+            }
+            Parameter::Tail(_) => {
+                let value = rest.strip_suffix(self.tail)?;
+                (!value.is_empty()).then_some(value)
+            }
+        }
+    }
+
+    /// The path as documentation writes it.
+    pub fn template(&self) -> String {
+        match self.parameter {
+            Parameter::None => self.head.to_owned(),
+            Parameter::Segment(name) | Parameter::Tail(name) => {
+                format!("{}{{{name}}}{}", self.head, self.tail)
+            }
+        }
+    }
+}
+
+/// What a path led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<'p> {
+    /// Index into the table and the decoded parameter.
+    Endpoint(usize, Cow<'p, str>),
+    /// The path exists, the method does not: the methods that do.
+    OtherMethods(Vec<Method>),
+    Nothing,
+}
+
+/// The path below either prefix.
+pub fn strip_prefix(path: &str) -> Option<&str> {
+    PREFIXES
+        .iter()
+        .find_map(|prefix| path.strip_prefix(prefix))
+        .filter(|rest| rest.starts_with('/'))
+}
+
+/// Finds the endpoint. `routes` holds routes with longer tails before those with shorter ones of the same head.
+pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found<'p>, ApiError> {
+    let Some(path) = strip_prefix(path) else {
+        return Ok(Found::Nothing);
+    };
+    let mut others = Vec::new();
+    let mut taken: Option<&Route> = None;
+    for (i, route) in routes.iter().enumerate() {
+        // A path that a more specific route claims does not fall through to a name: `PUT /streams/a/layouts` is a wrong method.
+        if taken.is_some_and(|claim| {
+            (claim.head, claim.parameter, claim.tail) != (route.head, route.parameter, route.tail)
+        }) {
+            break;
+        }
+        let Some(raw) = route.matches(path) else {
+            continue;
+        };
+        if route.method == method {
+            let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| {
+                ApiError::bad_parameter(
+                    "path",
+                    "wrong_format",
+                    "The path is not percent-encoded UTF-8",
+                )
+            })?;
+            if has_broken_escape(raw) {
+                return Err(ApiError::bad_parameter(
+                    "path",
+                    "wrong_format",
+                    "A % in the path is not followed by two hex digits",
+                ));
+            }
+            return Ok(Found::Endpoint(i, decoded));
+        }
+        others.push(route.method);
+        taken = Some(route);
+    }
+    Ok(if others.is_empty() {
+        Found::Nothing
+    } else {
+        Found::OtherMethods(others)
+    })
+}
+
+fn has_broken_escape(raw: &str) -> bool {
+    let bytes = raw.as_bytes();
+    bytes.iter().enumerate().any(|(i, &byte)| {
+        byte == b'%'
+            && !(bytes.get(i + 1).is_some_and(u8::is_ascii_hexdigit)
+                && bytes.get(i + 2).is_some_and(u8::is_ascii_hexdigit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &[Route] = &[
+        Route {
+            method: Method::Get,
+            head: "/streams",
+            parameter: Parameter::None,
+            tail: "",
+        },
+        Route {
+            method: Method::Put,
+            head: "/streams/batch",
+            parameter: Parameter::None,
+            tail: "",
+        },
+        Route {
+            method: Method::Get,
+            head: "/streams/",
+            parameter: Parameter::Tail("name"),
+            tail: "/layouts",
+        },
+        Route {
+            method: Method::Get,
+            head: "/streams/",
+            parameter: Parameter::Tail("name"),
+            tail: "",
+        },
+        Route {
+            method: Method::Put,
+            head: "/streams/",
+            parameter: Parameter::Tail("name"),
+            tail: "",
+        },
+        Route {
+            method: Method::Get,
+            head: "/streamers/",
+            parameter: Parameter::Segment("hostname"),
+            tail: "/streams",
+        },
+    ];
+
+    fn at(method: Method, path: &str) -> (Option<usize>, String) {
+        match find(ROUTES, method, &format!("/central/api/v3{path}")) {
+            Ok(Found::Endpoint(i, name)) => (Some(i), name.into_owned()),
+            Ok(Found::OtherMethods(methods)) => (None, format!("{methods:?}")),
+            Ok(Found::Nothing) => (None, "404".to_owned()),
+            Err(error) => (None, error.status.to_string()),
+        }
+    }
+
+    #[test]
+    fn suffixes_win_over_names_and_escapes_do_not_count_as_suffixes() {
+        assert_eq!(at(Method::Get, "/streams"), (Some(0), String::new()));
+        assert_eq!(at(Method::Get, "/streams/a/b"), (Some(3), "a/b".into()));
+        assert_eq!(at(Method::Get, "/streams/a%2Fb"), (Some(3), "a/b".into()));
+        assert_eq!(
+            at(Method::Get, "/streams/a/b/layouts"),
+            (Some(2), "a/b".into())
+        );
+        assert_eq!(
+            at(Method::Get, "/streams/a%2Flayouts"),
+            (Some(3), "a/layouts".into())
+        );
+        assert_eq!(at(Method::Put, "/streams/batch"), (Some(1), String::new()));
+        assert_eq!(
+            at(Method::Get, "/streamers/h/streams"),
+            (Some(5), "h".into())
+        );
+    }
+
+    #[test]
+    fn what_does_not_exist_is_told_from_what_cannot_be_done() {
+        assert_eq!(
+            at(Method::Put, "/streams/a/layouts"),
+            (None, "[Get]".into())
+        );
+        assert_eq!(
+            at(Method::Delete, "/streams/a"),
+            (None, "[Get, Put]".into())
+        );
+        assert_eq!(at(Method::Get, "/streams/"), (None, "404".into()));
+        assert_eq!(
+            at(Method::Get, "/streamers/a/b/streams"),
+            (None, "404".into())
+        );
+        assert_eq!(at(Method::Get, "/nothing"), (None, "404".into()));
+        assert_eq!(at(Method::Get, "/streams/%ff"), (None, "400".into()));
+        assert_eq!(at(Method::Get, "/streams/a%2"), (None, "400".into()));
+        assert_eq!(
+            find(ROUTES, Method::Get, "/streams"),
+            Ok(Found::Nothing),
+            "no prefix"
+        );
+        assert_eq!(
+            find(ROUTES, Method::Get, "/central/api/v3streams"),
+            Ok(Found::Nothing),
+            "no slash"
+        );
+    }
+}

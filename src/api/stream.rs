@@ -1,0 +1,516 @@
+//! Streams: what the cluster is to capture, and where it is captured.
+//!
+//! A stream is shown as its *effective* configuration (defaults filled in) together with `config_on_disk` (what the operator stored), its
+//! layout and its stamp. An administrator who reads one stream sees its secrets; lists mask them, in what they show and in what they filter and
+//! sort by.
+
+use std::borrow::Cow;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use super::query::{Document, Execution, Hints, KeyOrder, Kind, Place, Query, Raw, Search, Source};
+use super::{Call, Outcome};
+use crate::http::Response;
+use crate::http::error::{ApiError, write_string};
+use crate::json::FieldType;
+use crate::json::scan::{self, Number};
+use crate::schema;
+use crate::state::apply::stream_not_found;
+use crate::state::command::{Command, StreamPatch, batch_items, layout_items};
+use crate::state::name::StreamName;
+use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
+use crate::state::{SHARDS, State};
+
+/// Where the name of a stream comes from: all are configured.
+const NAMED_BY: &str = "config";
+
+/// Renders one stream. `masked` hides secrets.
+pub fn render(stream: &StreamRecord, masked: bool, out: &mut Vec<u8>) {
+    StreamDoc::new(stream, masked).render(out);
+}
+
+/// A stream as lists see it.
+pub struct StreamDoc<'a> {
+    stream: &'a StreamRecord,
+    /// The effective configuration, masked where it must be.
+    config: Cow<'a, str>,
+    masked: bool,
+}
+
+impl<'a> StreamDoc<'a> {
+    pub fn new(stream: &'a StreamRecord, masked: bool) -> Self {
+        let record: &'a ArchivedStream = stream;
+        let masked = masked && record.has_secrets;
+        let config = record.config.as_str();
+        let config = if masked {
+            Cow::Owned(schema::stream().mask(config))
+        } else {
+            Cow::Borrowed(config)
+        };
+        Self {
+            stream,
+            config,
+            masked,
+        }
+    }
+
+    fn config_on_disk(&self, out: &mut Vec<u8>) {
+        let mut stored = Vec::with_capacity(self.config.len());
+        schema::without_filled(&self.stream.config, self.stream.filled_spans(), &mut stored);
+        let stored = String::from_utf8(stored).expect("spans of defaults end at characters");
+        let stored = if self.masked {
+            schema::stream().mask(&stored)
+        } else {
+            stored
+        };
+        out.extend_from_slice(b"{\"name\":");
+        write_string(out, &self.stream.name);
+        if stored.len() > 2 {
+            out.push(b',');
+            out.extend_from_slice(&stored.as_bytes()[1..]);
+        } else {
+            out.push(b'}');
+        }
+    }
+}
+
+fn owned(render: impl FnOnce(&mut Vec<u8>)) -> Raw<'static> {
+    let mut out = Vec::new();
+    render(&mut out);
+    Raw::Json(Cow::Owned(
+        String::from_utf8(out).expect("rendered JSON is UTF-8"),
+    ))
+}
+
+impl Document for StreamDoc<'_> {
+    fn key(&self) -> &str {
+        &self.stream.name
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        match name {
+            "name" => Some(Raw::Text(&self.stream.name)),
+            "updated_at" => Some(Raw::Number(Number::Unsigned(
+                self.stream.updated_at.to_native(),
+            ))),
+            "named_by" => Some(Raw::Text(NAMED_BY)),
+            "layout" => self
+                .stream
+                .layout()
+                .map(|_| owned(|out| render_current_layout(self.stream, out))),
+            "config_on_disk" => Some(owned(|out| self.config_on_disk(out))),
+            _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
+        }
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.reserve(self.config.len() * 2 + 256);
+        out.extend_from_slice(b"{\"name\":");
+        write_string(out, &self.stream.name);
+        if self.config.len() > 2 {
+            out.push(b',');
+            out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
+        }
+        out.extend_from_slice(b",\"config_on_disk\":");
+        self.config_on_disk(out);
+        if self.stream.layout().is_some() {
+            out.extend_from_slice(b",\"layout\":");
+            render_current_layout(self.stream, out);
+        }
+        out.extend_from_slice(b",\"named_by\":\"config\",\"updated_at\":");
+        out.extend_from_slice(
+            itoa::Buffer::new()
+                .format(self.stream.updated_at.to_native())
+                .as_bytes(),
+        );
+        out.push(b'}');
+    }
+}
+
+/// The present layout with the last ingest nodes, members sorted.
+fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
+    if let Some(layout) = stream.layout() {
+        render_layout(layout, Some(stream), out);
+    }
+}
+
+fn render_layout(layout: &ArchivedLayout, history_of: Option<&ArchivedStream>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    if let Some(reason) = layout.change_reason.as_ref() {
+        out.extend_from_slice(b"\"change_reason\":");
+        write_string(out, reason);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"created_at\":");
+    out.extend_from_slice(
+        itoa::Buffer::new()
+            .format(layout.created_at.to_native())
+            .as_bytes(),
+    );
+    if !layout.dvr_backups.is_empty() {
+        out.extend_from_slice(b",\"dvr_backups\":[");
+        for (i, host) in layout.dvr_backups.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write_string(out, host);
+        }
+        out.push(b']');
+    }
+    for (field, host) in [
+        ("failover_from", &layout.failover_from),
+        ("inference", &layout.inference),
+        ("ingest", &layout.ingest),
+    ] {
+        if let Some(host) = host.as_ref() {
+            out.push(b',');
+            write_string(out, field);
+            out.push(b':');
+            write_string(out, host);
+        }
+    }
+    if let Some(stream) = history_of {
+        let history = stream.ingest_history();
+        if !history.is_empty() {
+            out.extend_from_slice(b",\"ingest_history\":[");
+            for (i, (since, host, by_layouter)) in history.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(b"{\"created_at\":");
+                out.extend_from_slice(itoa::Buffer::new().format(since).as_bytes());
+                out.extend_from_slice(b",\"ingest\":");
+                write_string(out, host);
+                out.extend_from_slice(b",\"originator\":");
+                write_string(out, originator(by_layouter));
+                out.push(b'}');
+            }
+            out.push(b']');
+        }
+    }
+    out.extend_from_slice(b",\"originator\":");
+    write_string(out, originator(layout.by_layouter));
+    out.push(b'}');
+}
+
+fn originator(by_layouter: bool) -> &'static str {
+    if by_layouter { "layouter" } else { "other" }
+}
+
+/// All streams of a state, as the query engine wants them.
+pub struct Streams<'s> {
+    state: &'s State,
+}
+
+impl<'s> Streams<'s> {
+    pub fn new(state: &'s State) -> Self {
+        Self { state }
+    }
+}
+
+impl Source for Streams<'_> {
+    type Doc<'a>
+        = StreamDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.state.streams_count() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<StreamDoc<'_>> {
+        self.state
+            .stream(key)
+            .map(|stream| StreamDoc::new(stream, true))
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamDoc<'a>> {
+        self.state
+            .streams_by_name(from)
+            .map(|stream| StreamDoc::new(stream, true))
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamDoc<'a>> {
+        self.state
+            .streams_by_name_descending(from)
+            .map(|stream| StreamDoc::new(stream, true))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        hints: &Hints<'_>,
+        place: &mut Place,
+        budget: usize,
+        each: &mut dyn FnMut(StreamDoc<'a>),
+    ) -> bool {
+        let mut left = budget.max(1);
+        // What changed since a stamp is found in the order of stamps: a long poll's question costs what changed, not what exists.
+        if let Some(stamp) = hints.stamp_min {
+            let from = (place.part as u64).max(stamp);
+            let after = place.after.take();
+            for stream in self.state.streams_changed_from(from, after.as_deref()) {
+                each(StreamDoc::new(stream, true));
+                left -= 1;
+                if left == 0 {
+                    place.part = stream.updated_at.to_native() as usize;
+                    place.after = Some(Box::from(stream.name.as_str()));
+                    return false;
+                }
+            }
+            return true;
+        }
+        if let Some((_, hosts)) = hints
+            .equal
+            .iter()
+            .find(|(path, _)| *path == "layout.ingest")
+        {
+            while let Some(host) = hosts.get(place.part) {
+                if let Some(node) = self.state.node(host) {
+                    let after = place.after.take();
+                    let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                    for (name, _) in node
+                        .streams
+                        .range::<_, str>((from, Bound::Unbounded))
+                        .filter(|(_, role)| **role == Role::Ingest)
+                    {
+                        if let Some(stream) = self.state.stream(name) {
+                            each(StreamDoc::new(stream, true));
+                        }
+                        left -= 1;
+                        if left == 0 {
+                            place.after = Some(Box::from(name.as_str()));
+                            return false;
+                        }
+                    }
+                }
+                place.part += 1;
+            }
+            return true;
+        }
+        while place.part < SHARDS {
+            let after = place.after.take();
+            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            for (name, stream) in self
+                .state
+                .shard(place.part)
+                .range::<_, str>((from, Bound::Unbounded))
+            {
+                each(StreamDoc::new(stream, true));
+                left -= 1;
+                if left == 0 {
+                    place.after = Some(Box::from(name.as_str()));
+                    return false;
+                }
+            }
+            place.part += 1;
+        }
+        true
+    }
+}
+
+/// What the query engine has to know about streams.
+pub static KIND: Kind = Kind {
+    collection: "streams",
+    key: "name",
+    key_order: KeyOrder::Text,
+    default_sort: "name",
+    stamp: Some("updated_at"),
+    required: || schema::stream().required(),
+    search: &[
+        Search {
+            path: "name",
+            url: false,
+        },
+        Search {
+            path: "title",
+            url: false,
+        },
+        Search {
+            path: "comment",
+            url: false,
+        },
+        Search {
+            path: "template",
+            url: false,
+        },
+        Search {
+            path: "inputs.url",
+            url: true,
+        },
+    ],
+    field_type: |path| super::field_type(schema::stream(), path),
+    secret: |path| schema::stream().is_secret(path),
+};
+
+/// Parameters of `GET /streams` that are no filters.
+const LIST_PARAMETERS: &[&str] = &[
+    "scheme",
+    "client_ip",
+    "poll_timeout",
+    "include_ingest_history",
+];
+
+pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let query = Query::parse(call.request.query, &KIND, LIST_PARAMETERS)?;
+    if let Some(scheme) = query.own("scheme")
+        && !matches!(scheme, "http" | "https")
+    {
+        return Err(ApiError::bad_parameter(
+            "scheme",
+            "unknown_enum_option",
+            "A scheme is \"http\" or \"https\"",
+        ));
+    }
+    let wait = super::poll_timeout(
+        query.own("poll_timeout"),
+        call.core.shared().settings.poll_wait_max,
+    )?;
+    Ok(Outcome::List {
+        query: Rc::new(query),
+        wait,
+    })
+}
+
+pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let name = call.stream_name()?;
+    let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
+    let mut body = Vec::new();
+    render(stream, false, &mut body);
+    Ok(Outcome::Reply(Response::json(200, body)))
+}
+
+pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let name = call.stream_name()?;
+    let patch = StreamPatch::from_body(call.json()?, &name, "")?;
+    Ok(Outcome::Command(Command::SaveStream { name, patch }))
+}
+
+pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    Ok(Outcome::Command(Command::DeleteStream {
+        name: call.stream_name()?,
+    }))
+}
+
+pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let items = batch_items(call.json()?, "name", StreamName::parse)?
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, item))| {
+            let patch = StreamPatch::from_body(item, &name, &format!("/{i}"))?;
+            Ok((name, patch))
+        })
+        .collect::<Result<Vec<_>, ApiError>>()?;
+    Ok(Outcome::Command(Command::SaveStreams { items }))
+}
+
+pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    Ok(Outcome::Command(Command::SetLayouts {
+        items: layout_items(call.json()?)?,
+    }))
+}
+
+/// One entry of a stream's history.
+struct LayoutDoc<'a> {
+    layout: &'a ArchivedLayout,
+    key: String,
+}
+
+/// The history of one stream; the key is the entry's place, newest first.
+struct Layouts<'a> {
+    stream: &'a StreamRecord,
+}
+
+impl<'a> Layouts<'a> {
+    fn doc(&self, index: usize) -> Option<LayoutDoc<'_>> {
+        self.stream.layouts.get(index).map(|layout| LayoutDoc {
+            layout,
+            key: layout.created_at.to_native().to_string(),
+        })
+    }
+
+    /// Index of the first entry, newest first, that is not newer than a key.
+    fn at(&self, key: &str) -> usize {
+        let created_at: u64 = key.parse().unwrap_or(u64::MAX);
+        self.stream
+            .layouts
+            .iter()
+            .take_while(|layout| layout.created_at.to_native() > created_at)
+            .count()
+    }
+}
+
+impl Document for LayoutDoc<'_> {
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        let mut text = Vec::new();
+        render_layout(self.layout, None, &mut text);
+        let text = String::from_utf8(text).expect("rendered JSON is UTF-8");
+        scan::member(&text, name).map(|value| Raw::Json(Cow::Owned(value.to_owned())))
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        render_layout(self.layout, None, out);
+    }
+}
+
+impl Source for Layouts<'_> {
+    type Doc<'a>
+        = LayoutDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.stream.layouts.len() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<LayoutDoc<'_>> {
+        self.doc(self.at(key)).filter(|doc| doc.key == key)
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = LayoutDoc<'a>> {
+        // Oldest first: from the end of the list up to the bound.
+        let until = match from {
+            Bound::Unbounded => self.stream.layouts.len(),
+            Bound::Included(key) => self.at(key) + usize::from(self.get(key).is_some()),
+            Bound::Excluded(key) => self.at(key),
+        };
+        (0..until).rev().filter_map(|index| self.doc(index))
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = LayoutDoc<'a>> {
+        let start = match from {
+            Bound::Unbounded => 0,
+            Bound::Included(key) => self.at(key),
+            Bound::Excluded(key) => self.at(key) + usize::from(self.get(key).is_some()),
+        };
+        (start..self.stream.layouts.len()).filter_map(|index| self.doc(index))
+    }
+}
+
+static LAYOUT_KIND: Kind = Kind {
+    collection: "layouts",
+    key: "created_at",
+    key_order: KeyOrder::Decimal,
+    default_sort: "-created_at",
+    stamp: None,
+    required: || &[],
+    search: &[],
+    field_type: |path| match path {
+        "created_at" => Some(FieldType::Integer),
+        "ingest" | "inference" | "dvr_backups" | "failover_from" | "originator"
+        | "change_reason" => Some(FieldType::String),
+        _ => None,
+    },
+    secret: |_| false,
+};
+
+pub fn layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let name = call.stream_name()?;
+    let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
+    let query = Query::parse(call.request.query, &LAYOUT_KIND, &[])?;
+    let page = Execution::new(&query).run(&Layouts { stream });
+    Ok(Outcome::Reply(Response::json(200, page.into_body(""))))
+}

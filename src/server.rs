@@ -1,0 +1,512 @@
+//! The life of a server: open the store, load the state, start the threads, wait, drain, close.
+//!
+//! Threads: one per io core (sockets, requests, waiting polls), the writer (the only one that changes anything), and this one, which waits
+//! for signals. Nothing listens before the state is complete, because an answer from half a state would stop streams.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use imbl::OrdMap;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{error, info, warn};
+use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
+
+use crate::api::auth::Auth;
+use crate::api::{ApiSettings, Core, Shared};
+use crate::cli::{Exit, Failure};
+use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
+use crate::dist::{self, Notice};
+use crate::feed::rendered::RenderedCache;
+use crate::http::{Connections, Options as HttpOptions, serve};
+use crate::limits::Limits;
+use crate::rt::{self, Inbox};
+use crate::state::name::{Hostname, StreamName};
+use crate::state::node::{RenderSettings, Restreaming};
+use crate::state::record::{NodeMark, NodeMarkRecord, RecordError, StreamRecord, StreamerRecord};
+use crate::state::{Loader, SHARDS, State};
+use crate::writer::{CoreMessage, Machine, NODES, Published, STREAMERS, STREAMS, Writer};
+
+/// Descriptors kept for everything that is not a connection: the store, rings, logs.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Runs until a signal. Returns how the program ends.
+pub fn run(config: &Config) -> Result<Exit, Failure> {
+    let settings = &config.settings;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    for address in settings
+        .http
+        .listen
+        .iter()
+        .filter(|address| address.port() != 0)
+    {
+        rt::is_free(*address).map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("cannot listen on {address}: {error}"),
+            )
+        })?;
+    }
+    let started = Instant::now();
+    let (store, opened) = open(settings)?;
+    let key = config::api_key(settings).map_err(|error| {
+        Failure::new(
+            Exit::Storage,
+            format!("the API key cannot be kept: {error}"),
+        )
+    })?;
+    let render_settings = render_settings(settings);
+    let state = load(&store, &opened, render_settings).map_err(storage_failure)?;
+    info!(
+        streams = state.streams_count(),
+        streamers = state.streamers().len(),
+        revision = state.revision(),
+        clean = opened.clean,
+        ms = started.elapsed().as_millis() as u64,
+        "state loaded"
+    );
+
+    let io_threads = settings
+        .http
+        .io_threads
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let inboxes: Vec<Arc<Inbox<CoreMessage>>> =
+        (0..io_threads).map(|_| Arc::new(Inbox::new())).collect();
+    let published = Arc::new(Published::new(state.clone()));
+    let (writer, commands, stop) = Writer::new(
+        Machine::new(state, store),
+        published.clone(),
+        inboxes.clone(),
+    );
+    let login = settings
+        .auth
+        .edit_auth
+        .as_ref()
+        .map(|login| (login.name.as_str(), login.password.expose()));
+    let shared = Arc::new(Shared {
+        published,
+        commands,
+        auth: Auth::new(key.key.expose(), login),
+        rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
+        walks: crate::api::config_external::Walks::default(),
+        settings: ApiSettings {
+            poll_wait_max: settings.http.poll_wait_max,
+            streams_limit: settings.feed.streams_limit,
+            log_requests: settings.log.requests,
+        },
+        started_at_seconds: now_ms() / 1000,
+        draining: AtomicBool::new(false),
+    });
+
+    let writer = thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || {
+            // A commit that waits for its processor is waited for by everybody.
+            rt::sys::raise_priority();
+            writer.run(now_ms)
+        })
+        .map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("the writer cannot be started: {error}"),
+            )
+        })?;
+
+    let addresses = start_cores(settings, &shared, &inboxes)?;
+    greet(settings, &addresses.bound, &key);
+    if let Err(error) = dist::notify(Notice::Ready) {
+        warn!(%error, "the service manager could not be told that the server is ready");
+    }
+
+    wait_for_signal().map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("signals cannot be waited for: {error}"),
+        )
+    })?;
+    if let Err(error) = dist::notify(Notice::Stopping) {
+        warn!(%error, "the service manager could not be told that the server is stopping");
+    }
+    info!("stopping: polls are answered, what runs is finished");
+    shared.draining.store(true, Ordering::Release);
+    for inbox in &inboxes {
+        inbox.push(CoreMessage::Drain);
+    }
+    let until = Instant::now() + settings.http.drain_timeout;
+    for _ in 0..io_threads {
+        if addresses
+            .drained
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+            .is_err()
+        {
+            warn!("some connections did not finish in time and are cut");
+            break;
+        }
+    }
+    stop.store(true, Ordering::Release);
+    let machine = writer
+        .join()
+        .map_err(|_| Failure::new(Exit::Runtime, "the writer panicked"))?;
+    machine.into_log().close().map_err(storage_failure)?;
+    info!("stopped");
+    Ok(Exit::Done)
+}
+
+/// `weir backup`: the whole store into one file, while no server runs on it.
+pub fn backup(config: &Config, file: &std::path::Path) -> Result<Exit, Failure> {
+    let (store, opened) = open(&config.settings)?;
+    let mut records = Vec::new();
+    for table in [STREAMS, STREAMERS, NODES] {
+        store
+            .load(table, None, &mut |key, value| {
+                records.push((table, Box::from(key), Arc::from(value)))
+            })
+            .map_err(storage_failure)?;
+    }
+    let saved = weir_storage::backup(
+        file,
+        opened.store_id,
+        opened.lsn,
+        opened.stamp_ms,
+        false,
+        records,
+    )
+    .map_err(storage_failure)?;
+    store.close().map_err(storage_failure)?;
+    println!(
+        "{} records at revision {} in {} bytes",
+        saved.records, saved.lsn, saved.bytes
+    );
+    Ok(Exit::Done)
+}
+
+/// `weir restore`: a data directory from a backup. Stamps continue above any that may have been handed out since it was made.
+pub fn restore(config: &Config, file: &std::path::Path, overwrite: bool) -> Result<Exit, Failure> {
+    let directory = &config.settings.store.data_dir;
+    let margin_ms = 60_000;
+    let restored = weir_storage::restore(file, directory, overwrite, now_ms() + margin_ms)
+        .map_err(storage_failure)?;
+    println!(
+        "{} records at revision {} in {}",
+        restored.records,
+        restored.opened.lsn,
+        directory.display()
+    );
+    Ok(Exit::Done)
+}
+
+fn open(settings: &Settings) -> Result<(Store, Opened), Failure> {
+    let options = StoreOptions {
+        cache_bytes: settings.store.cache_bytes,
+        ..StoreOptions::default()
+    };
+    Store::open(&settings.store.data_dir, &options).map_err(storage_failure)
+}
+
+fn storage_failure(error: StoreError) -> Failure {
+    let exit = if matches!(error, StoreError::Locked { .. }) {
+        Exit::Locked
+    } else {
+        Exit::Storage
+    };
+    Failure::new(exit, error.to_string())
+}
+
+fn render_settings(settings: &Settings) -> RenderSettings {
+    RenderSettings {
+        pull_token: settings
+            .feed
+            .pull_token
+            .as_ref()
+            .map(|token| token.expose().to_owned()),
+        restreaming: match settings.feed.restreaming {
+            RestreamingSetting::Off => Restreaming::Off,
+            RestreamingSetting::Marked => Restreaming::Flagged,
+            RestreamingSetting::All => Restreaming::All,
+        },
+    }
+}
+
+/// Reads every record, on all processors, and builds the state.
+pub fn load<L: Log>(
+    log: &L,
+    opened: &Opened,
+    settings: RenderSettings,
+) -> Result<Arc<State>, StoreError> {
+    let mut loader = Loader::new(opened.store_id, opened.lsn, opened.stamp_ms, settings);
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(SHARDS);
+    let shards = thread::scope(|scope| {
+        let work = || -> Result<Vec<(usize, OrdMap<StreamName, StreamRecord>)>, StoreError> {
+            let mut done = Vec::new();
+            loop {
+                let shard = next.fetch_add(1, Ordering::Relaxed);
+                if shard >= SHARDS {
+                    return Ok(done);
+                }
+                done.push((shard, load_shard(log, shard)?));
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("loading does not panic"))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    for (shard, streams) in shards.into_iter().flatten() {
+        loader.shard(shard, streams);
+    }
+    let mut bad = None;
+    log.load(
+        STREAMERS,
+        None,
+        &mut |key, value| match StreamerRecord::from_bytes(value) {
+            Ok(record) => loader.streamer(record),
+            Err(error) => bad = Some((STREAMERS.0, key.to_vec(), error)),
+        },
+    )?;
+    let mut marks: Vec<(Hostname, NodeMark)> = Vec::new();
+    log.load(NODES, None, &mut |key, value| match (
+        std::str::from_utf8(&key[1..]),
+        NodeMarkRecord::from_bytes(value),
+    ) {
+        (Ok(hostname), Ok(mark)) => marks.push((Hostname::trusted(hostname), mark.to_owned())),
+        (_, Err(error)) => bad = Some((NODES.0, key.to_vec(), error)),
+        (Err(_), _) => bad = Some((NODES.0, key.to_vec(), RecordError::Damaged)),
+    })?;
+    refuse(bad)?;
+    Ok(Arc::new(loader.finish(marks)))
+}
+
+fn load_shard<L: Log>(
+    log: &L,
+    shard: usize,
+) -> Result<OrdMap<StreamName, StreamRecord>, StoreError> {
+    let mut streams = OrdMap::new();
+    let mut bad = None;
+    log.load(
+        STREAMS,
+        Some(shard as u8),
+        &mut |key, value| match StreamRecord::from_bytes(value) {
+            Ok(record) => {
+                streams.insert(StreamName::trusted(&record.name), record);
+            }
+            Err(error) => bad = Some((STREAMS.0, key.to_vec(), error)),
+        },
+    )?;
+    refuse(bad)?;
+    Ok(streams)
+}
+
+/// A record that passed its checksum and still does not decode was written by another version of this program.
+fn refuse(bad: Option<(&'static str, Vec<u8>, RecordError)>) -> Result<(), StoreError> {
+    match bad {
+        None => Ok(()),
+        Some((table, key, why)) => {
+            error!(table, key = %String::from_utf8_lossy(&key).escape_debug(), %why, "a record cannot be read");
+            Err(StoreError::Corrupt {
+                path: "weir.redb".into(),
+                table: table.to_owned(),
+                key,
+                what: why.to_string(),
+            })
+        }
+    }
+}
+
+/// What the cores told when they started, and where they will tell that they are done.
+struct Started {
+    bound: Vec<SocketAddr>,
+    drained: mpsc::Receiver<usize>,
+}
+
+fn start_cores(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    inboxes: &[Arc<Inbox<CoreMessage>>],
+) -> Result<Started, Failure> {
+    let descriptors = rt::sys::raise_descriptor_limit();
+    let possible = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED))
+        .unwrap_or(usize::MAX)
+        .max(1);
+    let connections_max = settings
+        .http
+        .connections_max
+        .min(possible)
+        .div_ceil(inboxes.len());
+    let cors_origin = match &settings.http.cors {
+        Cors::Off => None,
+        Cors::Any => Some("*".to_owned()),
+        Cors::Origins(origins) => origins.first().cloned(),
+    };
+    let (drained_sender, drained) = mpsc::channel();
+    let mut bound = settings.http.listen.clone();
+    for (index, inbox) in inboxes.iter().enumerate() {
+        let (ready_sender, ready) = mpsc::channel();
+        let options = HttpOptions {
+            limits: Limits {
+                connections_max,
+                ..Limits::DEFAULT
+            },
+            cors_origin: cors_origin.clone(),
+        };
+        let (shared, inbox, addresses, drained) = (
+            shared.clone(),
+            inbox.clone(),
+            bound.clone(),
+            drained_sender.clone(),
+        );
+        thread::Builder::new()
+            .name(format!("io-{index}"))
+            .spawn(move || {
+                let failed = ready_sender.clone();
+                let life = core_life(
+                    index,
+                    shared,
+                    inbox,
+                    addresses,
+                    options,
+                    ready_sender,
+                    drained,
+                );
+                if let Err(error) = rt::run(&rt::Options::default(), life) {
+                    // Whoever started this core waits for the answer; if nobody does any more there is nothing to tell.
+                    let _ = failed.send(Err(error));
+                }
+            })
+            .map_err(|error| {
+                Failure::new(
+                    Exit::Runtime,
+                    format!("an io thread cannot be started: {error}"),
+                )
+            })?;
+        bound = ready
+            .recv()
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread ended")))
+            .map_err(|error| {
+                Failure::new(
+                    Exit::Runtime,
+                    format!("io core {index} cannot start: {error}"),
+                )
+            })?;
+    }
+    Ok(Started { bound, drained })
+}
+
+type Ready = mpsc::Sender<std::io::Result<Vec<SocketAddr>>>;
+
+/// One io core, from its first listener to the end of the process.
+async fn core_life(
+    index: usize,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox<CoreMessage>>,
+    addresses: Vec<SocketAddr>,
+    options: HttpOptions,
+    ready: Ready,
+    drained: mpsc::Sender<usize>,
+) {
+    let connections = Connections::new(options);
+    let core: Rc<Core> = Core::new(index, shared, connections.clone());
+    let listeners: std::io::Result<Vec<_>> = addresses
+        .iter()
+        .map(|address| rt::listen(*address))
+        .collect();
+    let listeners = match listeners {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let bound = listeners.iter().map(rt::Listener::local_addr).collect();
+    for listener in listeners {
+        let (core, connections) = (core.clone(), connections.clone());
+        rt::spawn(serve(listener, core, connections));
+    }
+    rt::spawn(core.dispatch(inbox));
+    if ready.send(Ok(bound)).is_err() {
+        return;
+    }
+    connections.drained().await;
+    let _ = drained.send(index);
+    // The process ends this thread: a runtime must not be dropped while the kernel still works for it.
+    std::future::pending::<()>().await;
+}
+
+/// Tells on stdout where the server is and how to talk to it.
+fn greet(settings: &Settings, bound: &[SocketAddr], key: &config::ApiKey) {
+    let mut out = std::io::stdout().lock();
+    let mut text = String::new();
+    for address in bound {
+        text.push_str(&format!("listening on http://{address}\n"));
+    }
+    let shown = if key.newly_generated {
+        text.push_str(&format!(
+            "API key, shown this once, kept in {}: {}\n",
+            settings.store.data_dir.join("api_key").display(),
+            key.key.expose()
+        ));
+        key.key.expose().to_owned()
+    } else if settings.auth.api_key.is_some() {
+        "$CENTRAL_API_KEY".to_owned()
+    } else {
+        format!(
+            "$(cat {})",
+            settings.store.data_dir.join("api_key").display()
+        )
+    };
+    if let Some(address) = bound.first() {
+        let base = settings
+            .http
+            .api_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{}", reachable(*address)));
+        text.push_str(&format!(
+            "try: curl -H \"Authorization: Bearer {shown}\" {base}/central/api/v3/streams\n"
+        ));
+    }
+    // Nobody may be reading; the server runs all the same.
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// An address that a client on this machine can use.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    address
+}
+
+/// Returns at the first TERM or INT. A second one ends the process at once.
+fn wait_for_signal() -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    signals.forever().next();
+    thread::spawn(move || {
+        signals.forever().next();
+        warn!("a second signal: stopping at once");
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,655 @@
+//! What a command changes. Pure: no clock, no I/O, no randomness.
+//!
+//! [`apply`] merges into the newest state, validates and returns the records to store and what each node can see of it; it never touches
+//! the state. A command is applied whole or not at all. A command that changes nothing returns no records: saving what is
+//! already saved moves no stamp and wakes nobody.
+
+use super::State;
+use super::command::{CHANGE_REASONS, Command, Done, LayoutPatch, StreamPatch};
+use super::name::{Hostname, StreamName};
+use super::node::{holders, pull_authority, render};
+use super::record::{
+    LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream, StreamRecord, Streamer,
+    StreamerRecord,
+};
+use crate::http::error::{ApiError, ErrorItem};
+use crate::json::{self, Object, Value, patch};
+use crate::schema::{self, Schema, Violation};
+
+/// When a command is applied: the sequence number of its batch and the batch's stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub revision: u64,
+    /// UTC ms, above every stamp of earlier batches.
+    pub ms: u64,
+}
+
+/// Records to store and indexes to move.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    pub revision: u64,
+    pub stamp_ms: u64,
+    pub streams: Vec<StreamChange>,
+    pub streamers: Vec<StreamerChange>,
+    pub nodes: Vec<NodeChange>,
+    pub done: Done,
+}
+
+#[derive(Debug, Clone)]
+pub struct StreamChange {
+    pub name: StreamName,
+    pub old: Option<StreamRecord>,
+    pub new: Option<StreamRecord>,
+}
+
+#[derive(Debug, Clone)]
+pub struct StreamerChange {
+    pub hostname: Hostname,
+    pub new: Option<StreamerRecord>,
+}
+
+/// How one node's view moves.
+#[derive(Debug, Clone)]
+pub struct NodeChange {
+    pub hostname: Hostname,
+    /// A stream's new role here, or that it is no longer laid out here.
+    pub holds: Option<(StreamName, Option<Role>)>,
+    /// What the node is sent changes.
+    pub visible: bool,
+    pub lost: Lost,
+}
+
+/// What a node's answer lost that no stream's record can tell later. Anything but `Nothing` leaves a mark in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    Nothing,
+    Stream(StreamName),
+    Deltas,
+}
+
+impl Changes {
+    fn none(stamp: Stamp, done: Done) -> Self {
+        Self {
+            revision: stamp.revision,
+            stamp_ms: stamp.ms,
+            streams: Vec::new(),
+            streamers: Vec::new(),
+            nodes: Vec::new(),
+            done,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty() && self.streamers.is_empty() && self.nodes.is_empty()
+    }
+}
+
+/// Decides what `command` changes at `stamp`.
+pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, ApiError> {
+    match command {
+        Command::SaveStream { name, patch } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            let record = save_stream(state, &name, patch, stamp, "", &mut changes)?;
+            changes.done = Done::Stream(record);
+            Ok(changes)
+        }
+        Command::SaveStreams { items } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            for (i, (name, patch)) in items.into_iter().enumerate() {
+                save_stream(state, &name, patch, stamp, &format!("/{i}"), &mut changes)?;
+            }
+            Ok(changes)
+        }
+        Command::DeleteStream { name } => {
+            let old = state.stream(&name).cloned().ok_or_else(stream_not_found)?;
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            move_nodes(state, Some(&old), None, &mut changes.nodes);
+            changes.streams.push(StreamChange {
+                name,
+                old: Some(old),
+                new: None,
+            });
+            Ok(changes)
+        }
+        Command::SetLayouts { items } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            for (i, (name, layout)) in items.into_iter().enumerate() {
+                let at = format!("/layouts/{i}");
+                let old = state
+                    .stream(&name)
+                    .ok_or_else(|| stream_not_found().at_pointer(format!("{at}/name")))?;
+                let mut stream = old.to_owned();
+                place(state, &mut stream, &layout, stamp, &at)?;
+                finish_stream(state, &name, Some(old), stream, stamp, &mut changes);
+            }
+            Ok(changes)
+        }
+        Command::SaveStreamer { hostname, patch } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            let record = save_streamer(state, &hostname, patch, stamp, "", &mut changes)?;
+            changes.done = Done::Streamer(record);
+            move_addresses(state, &mut changes);
+            Ok(changes)
+        }
+        Command::SaveStreamers { items } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            for (i, (hostname, patch)) in items.into_iter().enumerate() {
+                save_streamer(
+                    state,
+                    &hostname,
+                    patch,
+                    stamp,
+                    &format!("/{i}"),
+                    &mut changes,
+                )?;
+            }
+            move_addresses(state, &mut changes);
+            Ok(changes)
+        }
+        Command::DeleteStreamer { hostname } => {
+            if state.streamer(&hostname).is_none() {
+                return Err(streamer_not_found());
+            }
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            // Whoever waits for this node's configuration is told that it is no longer known.
+            changes.nodes.push(NodeChange {
+                hostname: hostname.clone(),
+                holds: None,
+                visible: true,
+                lost: Lost::Deltas,
+            });
+            changes.streamers.push(StreamerChange {
+                hostname,
+                new: None,
+            });
+            move_addresses(state, &mut changes);
+            Ok(changes)
+        }
+    }
+}
+
+/// The error for a stream that is not there.
+pub fn stream_not_found() -> ApiError {
+    ApiError::not_found("stream_not_found", "There is no stream of this name")
+}
+
+/// The error for a streamer that is not there.
+pub fn streamer_not_found() -> ApiError {
+    ApiError::not_found(
+        "streamer_not_found",
+        "There is no streamer of this hostname",
+    )
+}
+
+fn save_stream(
+    state: &State,
+    name: &StreamName,
+    patch: StreamPatch,
+    stamp: Stamp,
+    pointer: &str,
+    changes: &mut Changes,
+) -> Result<StreamRecord, ApiError> {
+    let old = state.stream(name);
+    let mut stream = match old {
+        Some(old) => old.to_owned(),
+        None => Stream {
+            name: name.to_string(),
+            ..Stream::default()
+        },
+    };
+    let merged = merge(
+        schema::stream(),
+        &stream.config,
+        &stream.filled,
+        patch.config,
+        pointer,
+    )?;
+    let namespace = merged
+        .get("namespace")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    if old.is_some() && namespace != stream.namespace {
+        return Err(namespace_is_fixed(pointer));
+    }
+    stream.namespace = namespace;
+    stream.disabled = merged
+        .get("disabled")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    let merged = Value::Object(merged);
+    stream.has_secrets = schema::stream().has_secrets(&merged);
+    let effective = schema::stream().effective(&merged);
+    stream.config = effective.text;
+    stream.filled = effective.filled;
+    if let Some(layout) = &patch.layout {
+        place(
+            state,
+            &mut stream,
+            layout,
+            stamp,
+            &format!("{pointer}/layout"),
+        )?;
+    }
+    Ok(finish_stream(state, name, old, stream, stamp, changes))
+}
+
+/// Gives a changed stream its stamps and finds the nodes that can see the change.
+fn finish_stream(
+    state: &State,
+    name: &StreamName,
+    old: Option<&StreamRecord>,
+    mut stream: Stream,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> StreamRecord {
+    if let Some(old) = old {
+        // Compared with the stamps of the old record: equal means that nothing else differs either.
+        let same = StreamRecord::new(&stream);
+        if same == *old {
+            return same;
+        }
+    }
+    stream.revision = stamp.revision;
+    stream.updated_at = stamp.ms;
+    let mut new = StreamRecord::new(&stream);
+    let moved = move_nodes(state, old, Some(&new), &mut changes.nodes);
+    if moved != [false; 3] {
+        for (role, moved) in moved.into_iter().enumerate() {
+            if moved {
+                stream.rendered[role] = stamp.revision;
+            }
+        }
+        new = StreamRecord::new(&stream);
+    }
+    changes.streams.push(StreamChange {
+        name: name.clone(),
+        old: old.cloned(),
+        new: Some(new.clone()),
+    });
+    new
+}
+
+/// Compares what each holder was told with what it will be told. Returns for which roles that moved.
+fn move_nodes(
+    state: &State,
+    old: Option<&StreamRecord>,
+    new: Option<&StreamRecord>,
+    nodes: &mut Vec<NodeChange>,
+) -> [bool; 3] {
+    let mut moved = [false; 3];
+    let Some(name) = old.or(new).map(|record| StreamName::trusted(&record.name)) else {
+        return moved;
+    };
+    let before: Vec<(&str, Role)> = old
+        .map(|record| holders(record).collect())
+        .unwrap_or_default();
+    let after: Vec<(&str, Role)> = new
+        .map(|record| holders(record).collect())
+        .unwrap_or_default();
+    if before.is_empty() && after.is_empty() {
+        return moved;
+    }
+    let (mut text_before, mut text_after) = (Vec::new(), Vec::new());
+    let tell = |record: Option<&StreamRecord>,
+                role: Option<Role>,
+                host: &str,
+                text: &mut Vec<u8>|
+     -> bool {
+        text.clear();
+        match (record, role) {
+            (Some(record), Some(role)) => render(state, record, role, host, text),
+            _ => false,
+        }
+    };
+    let role_of = |list: &[(&str, Role)], host: &str| {
+        list.iter()
+            .find(|(other, _)| *other == host)
+            .map(|(_, role)| *role)
+    };
+    for &(host, role) in &after {
+        let role_before = role_of(&before, host);
+        let was_told = tell(old, role_before, host, &mut text_before);
+        let is_told = tell(new, Some(role), host, &mut text_after);
+        let visible = was_told != is_told || text_before != text_after;
+        if visible && is_told {
+            moved[role as usize] = true;
+        }
+        let lost = if was_told && !is_told {
+            Lost::Stream(name.clone())
+        } else {
+            Lost::Nothing
+        };
+        if visible || role_before != Some(role) {
+            nodes.push(NodeChange {
+                hostname: Hostname::trusted(host),
+                holds: Some((name.clone(), Some(role))),
+                visible,
+                lost,
+            });
+        }
+    }
+    for &(host, role) in &before {
+        if role_of(&after, host).is_none() {
+            let was_told = tell(old, Some(role), host, &mut text_before);
+            let lost = if was_told {
+                Lost::Stream(name.clone())
+            } else {
+                Lost::Nothing
+            };
+            nodes.push(NodeChange {
+                hostname: Hostname::trusted(host),
+                holds: Some((name.clone(), None)),
+                visible: was_told,
+                lost,
+            });
+        }
+    }
+    moved
+}
+
+/// Writes a wanted layout into a stream. The whole of it must be possible: known nodes of the right role and namespace, no node twice.
+fn place(
+    state: &State,
+    stream: &mut Stream,
+    wanted: &LayoutPatch,
+    stamp: Stamp,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let current = stream.layouts.first().cloned().unwrap_or_default();
+    let mut next = current.clone();
+    let text = |host: &Option<Hostname>| host.as_ref().map(ToString::to_string);
+    if let Some(ingest) = &wanted.ingest {
+        next.ingest = text(ingest);
+    }
+    if let Some(inference) = &wanted.inference {
+        next.inference = text(inference);
+    }
+    if let Some(backups) = &wanted.dvr_backups {
+        next.dvr_backups = backups.iter().map(ToString::to_string).collect();
+    }
+    if let Some(failover_from) = &wanted.failover_from {
+        next.failover_from = text(failover_from);
+    }
+    // A node that is already there may have been deleted since: it is checked only when it is newly chosen.
+    let check = |host: &str, known: bool, role: NodeRole, at: String| -> Result<(), ApiError> {
+        if known {
+            return Ok(());
+        }
+        let Some(streamer) = state.streamer(host) else {
+            return Err(streamer_not_found_in_body(at, host));
+        };
+        let streamer_role = NodeRole::parse(streamer.role.as_str()).unwrap_or_default();
+        if streamer_role != role {
+            let title = "The node has another role";
+            return Err(ApiError::bad_body(at, "wrong_node_role", title)
+                .with("hostname", host)
+                .with("role", streamer.role.as_str()));
+        }
+        if streamer
+            .namespace
+            .as_ref()
+            .map(|namespace| namespace.as_str())
+            != stream.namespace.as_deref()
+        {
+            return Err(ApiError::bad_body(
+                at,
+                "namespace_mismatch",
+                "The stream and the node are in different namespaces",
+            )
+            .with("hostname", host));
+        }
+        Ok(())
+    };
+    if let Some(host) = &next.ingest {
+        check(
+            host,
+            next.ingest == current.ingest,
+            NodeRole::Streamer,
+            format!("{pointer}/ingest"),
+        )?;
+    }
+    if let Some(host) = &next.inference {
+        check(
+            host,
+            next.inference == current.inference,
+            NodeRole::Inference,
+            format!("{pointer}/inference"),
+        )?;
+    }
+    for (i, host) in next.dvr_backups.iter().enumerate() {
+        let at = format!("{pointer}/dvr_backups/{i}");
+        check(
+            host,
+            current.dvr_backups.contains(host),
+            NodeRole::Streamer,
+            at.clone(),
+        )?;
+        if next.ingest.as_ref() == Some(host) || next.dvr_backups[..i].contains(host) {
+            return Err(
+                ApiError::bad_body(at, "duplicate_node", "A node holds a stream once")
+                    .with("hostname", host),
+            );
+        }
+    }
+    let reason = wanted
+        .change_reason
+        .as_deref()
+        .filter(|reason| CHANGE_REASONS.contains(reason));
+    if next.same_nodes(&current) {
+        if wanted.change_reason.is_some() {
+            next.change_reason = reason.map(str::to_owned);
+        }
+        if next != current {
+            match stream.layouts.first_mut() {
+                Some(first) => *first = next,
+                None => return Ok(()),
+            }
+        }
+        return Ok(());
+    }
+    next.change_reason = match (reason, wanted.by_layouter) {
+        (Some(reason), _) => Some(reason.to_owned()),
+        (None, false) => Some("relayout_by_api".to_owned()),
+        (None, true) => None,
+    };
+    next.by_layouter = wanted.by_layouter;
+    next.created_at = stamp.ms;
+    stream.layouts.insert(0, next);
+    let oldest = stamp.ms.saturating_sub(LAYOUTS_KEPT_MS);
+    let mut kept = 0;
+    stream.layouts.retain(|layout: &Layout| {
+        kept += 1;
+        kept == 1 || (kept <= LAYOUTS_KEPT_MAX && layout.created_at >= oldest)
+    });
+    Ok(())
+}
+
+fn save_streamer(
+    state: &State,
+    hostname: &Hostname,
+    patch: Object,
+    stamp: Stamp,
+    pointer: &str,
+    changes: &mut Changes,
+) -> Result<StreamerRecord, ApiError> {
+    let old = state.streamer(hostname);
+    let mut streamer = match old {
+        Some(old) => old.to_owned(),
+        None => Streamer {
+            hostname: hostname.to_string(),
+            ..Streamer::default()
+        },
+    };
+    let merged = merge(
+        schema::streamer(),
+        &streamer.config,
+        &streamer.filled,
+        patch,
+        pointer,
+    )?;
+    let namespace = merged
+        .get("namespace")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    if old.is_some() && namespace != streamer.namespace {
+        return Err(namespace_is_fixed(pointer));
+    }
+    let role = merged
+        .get("role")
+        .and_then(Value::as_str)
+        .and_then(NodeRole::parse)
+        .unwrap_or_default();
+    streamer.namespace = namespace;
+    streamer.role = role;
+    streamer.cluster_key = merged
+        .get("cluster_key")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    streamer.is_restreamer = merged
+        .get("is_restreamer")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    (streamer.pull_tls, streamer.pull_authority) = pull_authority(&merged, hostname);
+    let merged = Value::Object(merged);
+    streamer.has_secrets = schema::streamer().has_secrets(&merged);
+    let effective = schema::streamer().effective(&merged);
+    streamer.config = effective.text;
+    streamer.filled = effective.filled;
+    let same = StreamerRecord::new(&streamer);
+    if old == Some(&same) {
+        return Ok(same);
+    }
+    streamer.revision = stamp.revision;
+    streamer.updated_at = stamp.ms;
+    let new = StreamerRecord::new(&streamer);
+    if old.is_none() {
+        // A node that was deleted and came back starts over.
+        changes.nodes.push(NodeChange {
+            hostname: hostname.clone(),
+            holds: None,
+            visible: true,
+            lost: Lost::Deltas,
+        });
+    }
+    changes.streamers.push(StreamerChange {
+        hostname: hostname.clone(),
+        new: Some(new.clone()),
+    });
+    Ok(new)
+}
+
+/// When a node that others pull from got another address, everybody who is told that address is told the new one.
+fn move_addresses(state: &State, changes: &mut Changes) {
+    let moved: Vec<&Hostname> = changes
+        .streamers
+        .iter()
+        .filter(|change| {
+            let before = state
+                .streamer(&change.hostname)
+                .map(|old| (old.pull_tls, old.pull_authority.to_string()));
+            let after = change
+                .new
+                .as_ref()
+                .map(|new| (new.pull_tls, new.pull_authority.to_string()));
+            let by_name = || (false, change.hostname.to_string());
+            let is_source = state
+                .node(&change.hostname)
+                .is_some_and(|node| node.is_source);
+            is_source && before.unwrap_or_else(by_name) != after.unwrap_or_else(by_name)
+        })
+        .map(|change| &change.hostname)
+        .collect();
+    if moved.is_empty() {
+        return;
+    }
+    // Rare enough for a scan of everything: an address is given when a node is set up, and then stays.
+    let mut told: std::collections::BTreeSet<Hostname> = std::collections::BTreeSet::new();
+    for shard in 0..super::SHARDS {
+        for stream in state.shard(shard).values() {
+            let named = |host: &str| moved.iter().any(|moved| moved.as_str() == host);
+            let names_it = holders(stream).any(|(host, _)| named(host))
+                || stream
+                    .ingest_history()
+                    .iter()
+                    .any(|(_, host, _)| named(host));
+            if names_it {
+                told.extend(holders(stream).map(|(host, _)| Hostname::trusted(host)));
+            }
+        }
+    }
+    for hostname in told {
+        changes.nodes.push(NodeChange {
+            hostname,
+            holds: None,
+            visible: true,
+            lost: Lost::Deltas,
+        });
+    }
+}
+
+/// Merges a patch into a stored configuration and validates the result.
+fn merge(
+    schema: &Schema,
+    config: &str,
+    filled: &[(u32, u32)],
+    mut patch: Object,
+    pointer: &str,
+) -> Result<Object, ApiError> {
+    let mut stored_text = Vec::new();
+    schema::without_filled(config, filled.iter().copied(), &mut stored_text);
+    let mut stored = if stored_text.is_empty() {
+        Value::Object(Object::default())
+    } else {
+        json::parse(&mut stored_text).expect("a stored configuration is JSON that was written here")
+    };
+    let mut patch_value = Value::Object(std::mem::take(&mut patch));
+    schema.unmask(&mut patch_value, &stored);
+    patch::merge(&mut stored, patch_value);
+    schema
+        .check(&stored)
+        .map_err(|violations| invalid(violations, pointer))?;
+    match stored {
+        Value::Object(object) => Ok(object),
+        _ => Err(ApiError::bad_body(
+            pointer,
+            "not_object",
+            "Expected a JSON object",
+        )),
+    }
+}
+
+fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
+    let items = violations
+        .into_iter()
+        .map(|violation| ErrorItem {
+            code: violation.code,
+            title: violation.title.into(),
+            pointer: Some(format!("{pointer}{}", violation.pointer)),
+            parameter: None,
+            meta: violation.meta,
+        })
+        .collect();
+    ApiError {
+        status: 400,
+        items,
+        retry_after_seconds: None,
+    }
+}
+
+fn namespace_is_fixed(pointer: &str) -> ApiError {
+    ApiError::bad_body(
+        format!("{pointer}/namespace"),
+        "immutable_field",
+        "A namespace is chosen at creation and cannot be changed",
+    )
+}
+
+fn streamer_not_found_in_body(pointer: String, host: &str) -> ApiError {
+    ApiError::bad_body(
+        pointer,
+        "streamer_not_found",
+        "There is no streamer of this hostname",
+    )
+    .with("hostname", host)
+}

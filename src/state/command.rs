@@ -1,0 +1,352 @@
+//! Everything that can be asked of the writer. What is not listed cannot happen.
+//!
+//! Commands carry what was checked on the io core (names, shapes) and nothing that must be decided on the newest state. They are made from bodies
+//! here, so that every place a body is read tells errors in the same way.
+
+use super::name::{Hostname, StreamName};
+use super::record::{StreamRecord, StreamerRecord};
+use crate::http::error::ApiError;
+use crate::json::{Object, Value};
+use crate::schema;
+
+/// Most items of one batch.
+pub const BATCH_ITEMS_MAX: usize = 10_000;
+
+/// A change somebody asks for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Create or change one stream.
+    SaveStream {
+        name: StreamName,
+        patch: StreamPatch,
+    },
+    /// Create or change many streams, all or none.
+    SaveStreams {
+        items: Vec<(StreamName, StreamPatch)>,
+    },
+    DeleteStream {
+        name: StreamName,
+    },
+    /// Place many streams, all or none.
+    SetLayouts {
+        items: Vec<(StreamName, LayoutPatch)>,
+    },
+    SaveStreamer {
+        hostname: Hostname,
+        patch: Object,
+    },
+    SaveStreamers {
+        items: Vec<(Hostname, Object)>,
+    },
+    DeleteStreamer {
+        hostname: Hostname,
+    },
+}
+
+/// What a command came to.
+#[derive(Debug, Clone)]
+pub enum Done {
+    Stream(StreamRecord),
+    Streamer(StreamerRecord),
+    /// Nothing to show: a deletion or a batch.
+    Nothing,
+}
+
+/// The wanted change of one stream.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamPatch {
+    /// Merge patch of the configuration, unknown and read-only fields dropped.
+    pub config: Object,
+    pub layout: Option<LayoutPatch>,
+}
+
+/// The wanted change of one layout. An absent member stays as it is, `null` clears.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayoutPatch {
+    pub ingest: Option<Option<Hostname>>,
+    pub inference: Option<Option<Hostname>>,
+    pub dvr_backups: Option<Vec<Hostname>>,
+    pub failover_from: Option<Option<Hostname>>,
+    /// A reason code of the reference; absent: the change came through the API.
+    pub change_reason: Option<String>,
+    pub by_layouter: bool,
+}
+
+/// Reasons that a layout may be given with.
+pub const CHANGE_REASONS: [&str; 15] = [
+    "stream_misses_node_required_labels",
+    "node_misses_stream_required_labels",
+    "node_become_offline",
+    "stream_disabled",
+    "node_deleted",
+    "node_channel_limit_exceeded",
+    "multistream_agent_ingest_conflict",
+    "streamer_dvr_size_exceeded",
+    "streamer_total_bandwidth_exceeded",
+    "preferred_labels_better_match",
+    "not_distributed",
+    "dvr_redundancy_adjust",
+    "node_cpu_pressure",
+    "relayout_by_api",
+    "namespace_mismatch",
+];
+
+impl StreamPatch {
+    /// From a body for one stream whose name the path gave, or for an item of a batch at `pointer`.
+    pub fn from_body(body: Value, name: &StreamName, pointer: &str) -> Result<Self, ApiError> {
+        let mut body = body;
+        check_key(&body, "name", name, pointer)?;
+        let layout = match &mut body {
+            Value::Object(object) => object.remove("layout"),
+            _ => None,
+        };
+        let layout = match layout {
+            Some(layout) => Some(LayoutPatch::from_body(
+                &layout,
+                &format!("{pointer}/layout"),
+            )?),
+            None => None,
+        };
+        schema::stream().prune(&mut body);
+        let Value::Object(mut config) = body else {
+            return Err(not_an_object(pointer));
+        };
+        // The key is the path's; the rest is the server's own.
+        for field in [
+            "name",
+            "layout",
+            "updated_at",
+            "stats",
+            "named_by",
+            "config_on_disk",
+        ] {
+            config.remove(field);
+        }
+        Ok(Self { config, layout })
+    }
+}
+
+impl LayoutPatch {
+    /// From a `layout` object or an item of `layouts`. Members that only the server writes (`created_at`, histories, decisions) are dropped.
+    pub fn from_body(body: &Value, pointer: &str) -> Result<Self, ApiError> {
+        let object = match body {
+            Value::Object(object) => object,
+            Value::Null => return Ok(Self::cleared()),
+            _ => return Err(not_an_object(pointer)),
+        };
+        let host = |field: &str| -> Result<Option<Option<Hostname>>, ApiError> {
+            match object.get(field) {
+                None => Ok(None),
+                Some(Value::Null) => Ok(Some(None)),
+                Some(value) => {
+                    parse_host(value, &format!("{pointer}/{field}")).map(|host| Some(Some(host)))
+                }
+            }
+        };
+        let dvr_backups = match object.get("dvr_backups") {
+            None => None,
+            Some(Value::Null) => Some(Vec::new()),
+            Some(Value::Array(hosts)) => Some(
+                hosts
+                    .iter()
+                    .enumerate()
+                    .map(|(i, host)| parse_host(host, &format!("{pointer}/dvr_backups/{i}")))
+                    .collect::<Result<Vec<_>, _>>()?,
+            ),
+            Some(_) => {
+                return Err(ApiError::bad_body(
+                    format!("{pointer}/dvr_backups"),
+                    "not_array",
+                    "Backups are an array of hostnames",
+                ));
+            }
+        };
+        let change_reason = match object.get("change_reason") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(reason)) if CHANGE_REASONS.contains(&&**reason) => {
+                Some(reason.to_string())
+            }
+            Some(_) => {
+                return Err(ApiError::bad_body(
+                    format!("{pointer}/change_reason"),
+                    "unknown_enum_option",
+                    "Not a reason for a layout change",
+                ));
+            }
+        };
+        let by_layouter = match object.get("originator") {
+            None | Some(Value::Null) => false,
+            Some(Value::String(originator)) if &**originator == "layouter" => true,
+            Some(Value::String(originator)) if &**originator == "other" => false,
+            Some(_) => {
+                return Err(ApiError::bad_body(
+                    format!("{pointer}/originator"),
+                    "unknown_enum_option",
+                    "An originator is \"layouter\" or \"other\"",
+                ));
+            }
+        };
+        Ok(Self {
+            ingest: host("ingest")?,
+            inference: host("inference")?,
+            dvr_backups,
+            failover_from: host("failover_from")?,
+            change_reason,
+            by_layouter,
+        })
+    }
+
+    fn cleared() -> Self {
+        Self {
+            ingest: Some(None),
+            inference: Some(None),
+            dvr_backups: Some(Vec::new()),
+            failover_from: Some(None),
+            ..Self::default()
+        }
+    }
+}
+
+/// From a body for one streamer; unknown and read-only fields dropped.
+pub fn streamer_patch(body: Value, hostname: &Hostname, pointer: &str) -> Result<Object, ApiError> {
+    let mut body = body;
+    check_key(&body, "hostname", hostname, pointer)?;
+    schema::streamer().prune(&mut body);
+    let Value::Object(mut patch) = body else {
+        return Err(not_an_object(pointer));
+    };
+    for field in ["hostname", "updated_at", "stats", "dvrs"] {
+        patch.remove(field);
+    }
+    Ok(patch)
+}
+
+/// The items of a batch: a bare array of objects, each naming itself in `key`; no name twice.
+pub fn batch_items<N: Ord + Clone>(
+    body: Value,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<N, &'static str>,
+) -> Result<Vec<(N, Value)>, ApiError> {
+    let Value::Array(items) = body else {
+        return Err(ApiError::bad_body(
+            "",
+            "not_array",
+            "A batch is a JSON array of objects",
+        ));
+    };
+    named_items(items, "", key, parse)
+}
+
+/// The items of `POST /streams/layouts`.
+pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiError> {
+    let Value::Object(mut body) = body else {
+        return Err(not_an_object(""));
+    };
+    let items = match body.remove("layouts") {
+        Some(Value::Array(items)) => items,
+        Some(_) => {
+            return Err(ApiError::bad_body(
+                "/layouts",
+                "not_array",
+                "Layouts are an array of objects",
+            ));
+        }
+        None => {
+            return Err(ApiError::bad_body(
+                "/layouts",
+                "missing_required",
+                "The body has no layouts",
+            ));
+        }
+    };
+    named_items(items, "/layouts", "name", StreamName::parse)?
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, item))| {
+            Ok((
+                name,
+                LayoutPatch::from_body(&item, &format!("/layouts/{i}"))?,
+            ))
+        })
+        .collect()
+}
+
+fn named_items<N: Ord + Clone>(
+    items: Vec<Value>,
+    pointer: &str,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<N, &'static str>,
+) -> Result<Vec<(N, Value)>, ApiError> {
+    if items.len() > BATCH_ITEMS_MAX {
+        let title = "A batch has at most 10,000 items";
+        return Err(
+            ApiError::bad_body(pointer, "too_many_items", title).with("maximum", BATCH_ITEMS_MAX)
+        );
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let mut named = Vec::with_capacity(items.len());
+    for (i, item) in items.into_iter().enumerate() {
+        let at = format!("{pointer}/{i}");
+        if !matches!(item, Value::Object(_)) {
+            return Err(not_an_object(&at));
+        }
+        let at_key = format!("{at}/{key}");
+        let name = match item.get(key) {
+            Some(Value::String(name)) => {
+                parse(name).map_err(|why| ApiError::bad_body(&at_key, "wrong_format", why))?
+            }
+            Some(_) => {
+                return Err(ApiError::bad_body(
+                    at_key,
+                    "not_string",
+                    "A name is a string",
+                ));
+            }
+            None => {
+                return Err(ApiError::bad_body(
+                    at_key,
+                    "missing_required",
+                    "An item of a batch names what it is for",
+                ));
+            }
+        };
+        if !seen.insert(name.clone()) {
+            return Err(ApiError::bad_body(
+                at_key,
+                "duplicate_item",
+                "A batch names each thing once",
+            ));
+        }
+        named.push((name, item));
+    }
+    Ok(named)
+}
+
+fn parse_host(value: &Value, pointer: &str) -> Result<Hostname, ApiError> {
+    match value {
+        Value::String(host) => {
+            Hostname::parse(host).map_err(|why| ApiError::bad_body(pointer, "wrong_format", why))
+        }
+        _ => Err(ApiError::bad_body(
+            pointer,
+            "not_string",
+            "A hostname is a string",
+        )),
+    }
+}
+
+fn check_key(body: &Value, key: &str, expected: &str, pointer: &str) -> Result<(), ApiError> {
+    match body.get(key) {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(given)) if &**given == expected => Ok(()),
+        Some(_) => Err(ApiError::bad_body(
+            format!("{pointer}/{key}"),
+            "key_mismatch",
+            "The body names something else than the path; names cannot be changed",
+        )),
+    }
+}
+
+fn not_an_object(pointer: &str) -> ApiError {
+    ApiError::bad_body(pointer, "not_object", "Expected a JSON object")
+}

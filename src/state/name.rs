@@ -1,0 +1,205 @@
+//! Names that other names are looked up by, checked once, on entry.
+//!
+//! A name that is accepted here can be a path, an item of a comma list and a log line without any further thought. What a
+//! *reference* to something else may look like (an agent's URL, a DVR's name) is the schema's business.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::http::error::ApiError;
+
+/// Longest stream name, bytes of UTF-8. Far above what operators use, far below redb's key limit and a path's.
+pub const STREAM_NAME_BYTES_MAX: usize = 512;
+/// Longest hostname, bytes; the limit of DNS.
+pub const HOSTNAME_BYTES_MAX: usize = 253;
+
+/// Last segments that name an operation, so that no stream can hide behind one: `PUT /streams/batch` is the batch.
+const RESERVED_SEGMENTS: [&str; 4] = ["layouts", "preview_layout_change", "batch", "layout"];
+
+/// Unique across the cluster; also the sharding key. Case-sensitive. May hold slashes: `sports/hd/1`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamName(Arc<str>);
+
+/// Key of a streamer; the name it polls under. Case-sensitive.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hostname(Arc<str>);
+
+impl StreamName {
+    /// Refuses what could not be told apart in a path or a list: empty names and segments, `.` and `..`, control characters, commas,
+    /// leading or trailing blanks, and a last segment that is an operation.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() {
+            return Err("A stream name cannot be empty");
+        }
+        if text.len() > STREAM_NAME_BYTES_MAX {
+            return Err("A stream name has at most 512 bytes");
+        }
+        if text.chars().any(char::is_control) {
+            return Err("A stream name cannot hold control characters");
+        }
+        if text.contains(',') {
+            return Err("A stream name cannot hold a comma: names are given in comma lists");
+        }
+        if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
+            return Err("A stream name cannot begin or end with a blank");
+        }
+        if text
+            .split('/')
+            .any(|segment| matches!(segment, "" | "." | ".."))
+        {
+            return Err(
+                "The parts of a stream name between slashes cannot be empty, \".\" or \"..\"",
+            );
+        }
+        if text
+            .rsplit('/')
+            .next()
+            .is_some_and(|last| RESERVED_SEGMENTS.contains(&last))
+        {
+            return Err(
+                "A stream name cannot end in the name of an operation (batch, layout, layouts, preview_layout_change)",
+            );
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// A name that was checked when it was first stored.
+    pub fn trusted(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+
+    pub fn shard(&self) -> usize {
+        shard_of(&self.0)
+    }
+}
+
+impl Hostname {
+    /// Letters, digits, `.`, `-`, `_` and `:`; at most 253 bytes.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() || text.len() > HOSTNAME_BYTES_MAX {
+            return Err("A hostname has 1 to 253 bytes");
+        }
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'))
+        {
+            return Err("A hostname holds only letters, digits and . - _ :");
+        }
+        if matches!(text, "." | "..") || RESERVED_SEGMENTS.contains(&text) {
+            return Err("This hostname is the name of an operation");
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// A name that was checked when it was first stored.
+    pub fn trusted(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+}
+
+/// Shard of a stream name: the unit of parallel loading and scanning. Part of the format on disk: never change it.
+pub fn shard_of(name: &str) -> usize {
+    (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) >> 60) as usize
+}
+
+/// The error for a path segment that is no stream name.
+pub fn bad_stream_name(why: &'static str) -> ApiError {
+    ApiError::bad_parameter("name", "wrong_format", why)
+}
+
+/// The error for a path segment that is no hostname.
+pub fn bad_hostname(why: &'static str) -> ApiError {
+    ApiError::bad_parameter("hostname", "wrong_format", why)
+}
+
+macro_rules! text_newtype {
+    ($name:ident) => {
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+        impl std::ops::Deref for $name {
+            type Target = str;
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+text_newtype!(StreamName);
+text_newtype!(Hostname);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_names_that_a_path_or_a_list_could_confuse_are_refused() {
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "a/../b",
+            "a,b",
+            " a",
+            "a ",
+            "a\nb",
+            "a\u{0}",
+            "x/layouts",
+            "batch",
+            &"n".repeat(513),
+        ] {
+            assert!(StreamName::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+        for good in [
+            "a",
+            "a/b",
+            "Первый канал",
+            "A b",
+            "a..b",
+            "...",
+            "layouts/a",
+            "a%2Fb",
+            "1+1=2",
+            &"n".repeat(512),
+        ] {
+            assert!(StreamName::parse(good).is_ok(), "{good:?} was refused");
+        }
+    }
+
+    #[test]
+    fn hostnames_are_what_dns_and_ports_need() {
+        for bad in ["", "a b", "a/b", "é", "..", "batch", &"h".repeat(254)] {
+            assert!(Hostname::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+        for good in ["s1", "s1.example.com", "10.0.0.1:8080", "::1", "a_b-c"] {
+            assert!(Hostname::parse(good).is_ok(), "{good:?} was refused");
+        }
+    }
+
+    #[test]
+    fn the_shard_of_a_name_is_part_of_the_format_on_disk() {
+        assert_eq!(
+            [shard_of("a"), shard_of("sports/hd/1"), shard_of("Первый")],
+            [14, 11, 13]
+        );
+    }
+}

@@ -1,0 +1,361 @@
+#![allow(unsafe_code)] // one unchecked access, on bytes that were checked when the record was made; see `view!`
+//! What is stored: typed records in one rkyv archive each, read in place.
+//!
+//! Typed fields are what the server decides on; `config` is the canonical JSON text of everything it only carries, with defaults filled
+//! in and the places of the defaults noted, so that rendering an answer is copying. The bytes in memory are the bytes on
+//! disk: `[schema version][rkyv archive]`. Access is checked once, when bytes become a record (from disk, or just serialised), and
+//! never again, because the bytes cannot change afterwards.
+//!
+//! Never change a struct in place: a new shape is a new module, a new version number and an upgrade from the old one; the
+//! golden files in `tests/golden` hold one record of each version that was ever released.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rkyv::rancor::Error as RkyvError;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// First byte of every record written by this version.
+pub const SCHEMA_VERSION: u8 = 1;
+
+/// Longest layout history kept per stream.
+pub const LAYOUTS_KEPT_MAX: usize = 100;
+/// Older entries of the layout history are dropped when a new one is made.
+pub const LAYOUTS_KEPT_MS: u64 = 90 * 24 * 3600 * 1000;
+/// Entries of `ingest_history` that are shown, and former ingest nodes that are named as archive sources.
+pub const INGEST_HISTORY_MAX: usize = 5;
+
+/// What a node does for a stream. The number is an index into [`Stream::rendered`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Role {
+    Ingest = 0,
+    Backup = 1,
+    Inference = 2,
+}
+
+/// One placement of a stream on nodes.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Layout {
+    pub ingest: Option<String>,
+    pub inference: Option<String>,
+    pub dvr_backups: Vec<String>,
+    pub failover_from: Option<String>,
+    /// When the nodes changed, UTC ms.
+    pub created_at: u64,
+    /// True: the layouter; false: anybody else.
+    pub by_layouter: bool,
+    /// One of the reference's reason codes.
+    pub change_reason: Option<String>,
+}
+
+impl Layout {
+    /// True when both place the stream on the same nodes.
+    pub fn same_nodes(&self, other: &Self) -> bool {
+        self.ingest == other.ingest
+            && self.inference == other.inference
+            && self.dvr_backups == other.dvr_backups
+    }
+}
+
+/// A stream.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stream {
+    pub name: String,
+    /// Log sequence number of the last change.
+    pub revision: u64,
+    /// Stamp of the last change of any field, UTC ms.
+    pub updated_at: u64,
+    /// By [`Role`]: the revision at which what a node of that role is told last changed. Nodes' generations are rebuilt from it.
+    pub rendered: [u64; 3],
+    pub disabled: bool,
+    /// `config` holds something that lists must mask.
+    pub has_secrets: bool,
+    pub namespace: Option<String>,
+    /// Newest first; the first is where the stream is now. Empty: never placed.
+    pub layouts: Vec<Layout>,
+    /// Canonical JSON object without `name`, defaults filled in.
+    pub config: String,
+    /// Byte ranges (start, length) of `config` that are defaults; the text without them is what the operator stored.
+    pub filled: Vec<(u32, u32)>,
+}
+
+/// What a streamer is for.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NodeRole {
+    #[default]
+    Streamer,
+    Inference,
+    Identification,
+}
+
+impl NodeRole {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "streamer" => Some(Self::Streamer),
+            "inference" => Some(Self::Inference),
+            "identification" => Some(Self::Identification),
+            _ => None,
+        }
+    }
+}
+
+/// A streamer, inference or identification node.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Streamer {
+    pub hostname: String,
+    pub revision: u64,
+    pub updated_at: u64,
+    pub role: NodeRole,
+    pub cluster_key: String,
+    /// `host[:port]` that other nodes pull from, and whether with TLS.
+    pub pull_authority: String,
+    pub pull_tls: bool,
+    pub is_restreamer: bool,
+    pub has_secrets: bool,
+    pub namespace: Option<String>,
+    pub config: String,
+    pub filled: Vec<(u32, u32)>,
+}
+
+/// What outlives the removal of a stream from a node's answer: a node's generation must not step back over a restart.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeMark {
+    /// The node's generation when the mark was written; also the oldest revision from which a delta can be told after a restart.
+    pub generation: u64,
+    /// Stamp of that change, UTC ms.
+    pub updated_at: u64,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordError {
+    Version { found: u8 },
+    Damaged,
+}
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version { found } => write!(
+                f,
+                "record of schema version {found}, this program reads up to {SCHEMA_VERSION}"
+            ),
+            Self::Damaged => f.write_str("record that does not decode"),
+        }
+    }
+}
+
+impl std::error::Error for RecordError {}
+
+macro_rules! view {
+    ($view:ident, $owned:ident, $archived:ident) => {
+        /// A stored record, shared and read in place.
+        #[derive(Clone)]
+        pub struct $view(Arc<[u8]>);
+
+        impl $view {
+            /// Serialises; the result is what goes to disk and what readers share.
+            pub fn new(record: &$owned) -> Self {
+                let archive = rkyv::to_bytes::<RkyvError>(record)
+                    .expect("serialising into memory cannot fail");
+                let mut bytes = Vec::with_capacity(archive.len() + 1);
+                bytes.push(SCHEMA_VERSION);
+                bytes.extend_from_slice(&archive);
+                Self(Arc::from(bytes))
+            }
+
+            /// Checks bytes that came from elsewhere.
+            pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+                let (&found, archive) = bytes.split_first().ok_or(RecordError::Damaged)?;
+                if found != SCHEMA_VERSION {
+                    return Err(RecordError::Version { found });
+                }
+                rkyv::access::<$archived, RkyvError>(archive).map_err(|_| RecordError::Damaged)?;
+                Ok(Self(Arc::from(bytes)))
+            }
+
+            pub fn bytes(&self) -> &Arc<[u8]> {
+                &self.0
+            }
+
+            /// An owned copy to change.
+            pub fn to_owned(&self) -> $owned {
+                rkyv::deserialize::<$owned, RkyvError>(&**self)
+                    .expect("a checked record deserialises")
+            }
+        }
+
+        impl std::ops::Deref for $view {
+            type Target = $archived;
+            fn deref(&self) -> &$archived {
+                // SAFETY: `new` serialised these bytes and `from_bytes` checked them; they are immutable behind the Arc, and
+                // the `unaligned` feature removes any demand on their address.
+                unsafe { rkyv::access_unchecked::<$archived>(&self.0[1..]) }
+            }
+        }
+
+        impl PartialEq for $view {
+            fn eq(&self, other: &Self) -> bool {
+                self.0 == other.0
+            }
+        }
+
+        impl fmt::Debug for $view {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.to_owned(), f)
+            }
+        }
+    };
+}
+
+view!(StreamRecord, Stream, ArchivedStream);
+view!(StreamerRecord, Streamer, ArchivedStreamer);
+view!(NodeMarkRecord, NodeMark, ArchivedNodeMark);
+
+impl ArchivedStream {
+    /// Where the stream is now.
+    pub fn layout(&self) -> Option<&ArchivedLayout> {
+        self.layouts.first()
+    }
+
+    pub fn ingest(&self) -> Option<&str> {
+        self.layout()
+            .and_then(|layout| layout.ingest.as_ref())
+            .map(|host| host.as_str())
+    }
+
+    pub fn inference(&self) -> Option<&str> {
+        self.layout()
+            .and_then(|layout| layout.inference.as_ref())
+            .map(|host| host.as_str())
+    }
+
+    pub fn backups(&self) -> impl Iterator<Item = &str> {
+        self.layout()
+            .into_iter()
+            .flat_map(|layout| layout.dvr_backups.iter().map(|host| host.as_str()))
+    }
+
+    pub fn rendered_at(&self, role: Role) -> u64 {
+        self.rendered[role as usize].to_native()
+    }
+
+    pub fn filled_spans(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.filled
+            .iter()
+            .map(|span| (span.0.to_native(), span.1.to_native()))
+    }
+
+    /// The last ingest nodes, newest first, the present one included: (since, hostname, placed by the layouter).
+    pub fn ingest_history(&self) -> Vec<(u64, &str, bool)> {
+        let mut history: Vec<(u64, &str, bool)> = Vec::new();
+        let mut run: Option<(u64, &str, bool)> = None;
+        for layout in self.layouts.iter() {
+            let entry = layout.ingest.as_ref().map(|host| {
+                (
+                    layout.created_at.to_native(),
+                    host.as_str(),
+                    layout.by_layouter,
+                )
+            });
+            match (run, entry) {
+                // Still the same node further back: it has been there since then.
+                (Some((_, host, _)), Some(older)) if host == older.1 => run = Some(older),
+                (Some(done), _) => {
+                    history.push(done);
+                    run = entry;
+                }
+                (None, _) => run = entry,
+            }
+            if history.len() == INGEST_HISTORY_MAX {
+                return history;
+            }
+        }
+        history.extend(run);
+        history
+    }
+}
+
+impl ArchivedStreamer {
+    pub fn filled_spans(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.filled
+            .iter()
+            .map(|span| (span.0.to_native(), span.1.to_native()))
+    }
+}
+
+impl ArchivedNodeRole {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Streamer => "streamer",
+            Self::Inference => "inference",
+            Self::Identification => "identification",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(ingest: Option<&str>, created_at: u64) -> Layout {
+        Layout {
+            ingest: ingest.map(str::to_owned),
+            created_at,
+            ..Layout::default()
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_what_was_put_in_and_refuses_damage() {
+        let stream = Stream {
+            name: "a".into(),
+            revision: 7,
+            layouts: vec![placed(Some("s1"), 5)],
+            config: r#"{"static":true}"#.into(),
+            filled: vec![(1, 13)],
+            ..Stream::default()
+        };
+        let record = StreamRecord::new(&stream);
+        assert_eq!(record.to_owned(), stream);
+        assert_eq!(
+            StreamRecord::from_bytes(record.bytes())
+                .expect("just written")
+                .to_owned(),
+            stream
+        );
+        assert_eq!(StreamRecord::from_bytes(&[]), Err(RecordError::Damaged));
+        let mut other_version = record.bytes().to_vec();
+        other_version[0] = 99;
+        assert_eq!(
+            StreamRecord::from_bytes(&other_version),
+            Err(RecordError::Version { found: 99 })
+        );
+        assert_eq!(
+            StreamRecord::from_bytes(&record.bytes()[..20]),
+            Err(RecordError::Damaged)
+        );
+    }
+
+    #[test]
+    fn ingest_history_names_each_stay_once_since_its_beginning() {
+        let stream = Stream {
+            layouts: vec![
+                placed(Some("c"), 60),
+                placed(Some("b"), 50),
+                placed(Some("b"), 40),
+                placed(None, 30),
+                placed(Some("a"), 20),
+                placed(Some("a"), 10),
+            ],
+            ..Stream::default()
+        };
+        let record = StreamRecord::new(&stream);
+        let history: Vec<_> = record
+            .ingest_history()
+            .into_iter()
+            .map(|(since, host, _)| (since, host))
+            .collect();
+        assert_eq!(history, [(60, "c"), (40, "b"), (10, "a")]);
+    }
+}
