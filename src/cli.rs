@@ -283,7 +283,11 @@ pub fn read(
                 .map_err(|error| Failure::new(Exit::Runtime, error.to_string()))?;
             return Ok(Task::Nothing);
         }
-        Err(error) => return Err(Failure::new(Exit::Usage, error.render().to_string())),
+        Err(error) => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            return Err(Failure::new(Exit::Usage, text));
+        }
     };
     let (before_file, before) = (line.file.path, line.settings.0);
     let config = |file: Option<PathBuf>, after: Flags| {
@@ -346,5 +350,195 @@ pub fn print(text: &str) -> io::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn run(line: &str) -> Result<Task, Failure> {
+        run_in(line, &[])
+    }
+
+    fn run_in(line: &str, environment: &[(&str, &str)]) -> Result<Task, Failure> {
+        let environment: Vec<(OsString, OsString)> = environment
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        read(
+            std::iter::once("weir")
+                .chain(line.split_whitespace())
+                .map(OsString::from),
+            &environment,
+        )
+    }
+
+    fn served(line: &str) -> config::Settings {
+        match run(line).expect(line) {
+            Task::Serve(config) => config.settings,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn no_verb_is_serve_and_flags_may_stand_on_either_side() {
+        for line in [
+            "--listen 127.0.0.1:7",
+            "serve --listen 127.0.0.1:7",
+            "--listen 127.0.0.1:7 serve",
+            "--listen :1 serve --listen 127.0.0.1:7",
+        ] {
+            assert_eq!(
+                served(line).http.listen,
+                ["127.0.0.1:7".parse().expect("an address")],
+                "{line}"
+            );
+        }
+        let settings = served(
+            "--listen :1 --listen [::1]:2 --log-requests serve --poll-wait-max 20s --data-dir /d",
+        );
+        assert_eq!(settings.http.listen.len(), 2);
+        assert!(settings.log.requests);
+        assert_eq!(settings.http.poll_wait_max, Duration::from_secs(20));
+        assert_eq!(settings.store.data_dir, PathBuf::from("/d"));
+        assert!(!served("--log-requests=false").log.requests);
+    }
+
+    #[test]
+    fn every_setting_has_its_flag_and_its_help() {
+        let mut command = CommandLine::command();
+        let help = command.render_long_help().to_string();
+        for setting in SETTINGS {
+            assert!(
+                help.contains(&format!("--{} ", setting.flag()))
+                    || help.contains(&format!("--{}[=", setting.flag())),
+                "{}",
+                setting.key
+            );
+            assert!(help.contains(&setting.variable()), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn verbs_carry_what_they_need() {
+        assert!(
+            matches!(run("backup /b --data-dir /d"), Ok(Task::Backup { config, file }) if file == "/b" && config.settings.store.data_dir == "/d")
+        );
+        assert!(matches!(
+            run("restore /b --overwrite"),
+            Ok(Task::Restore {
+                overwrite: true,
+                ..
+            })
+        ));
+        assert!(matches!(
+            run("restore /b"),
+            Ok(Task::Restore {
+                overwrite: false,
+                ..
+            })
+        ));
+        assert!(matches!(
+            run("print unit"),
+            Ok(Task::Print(Printable::Unit))
+        ));
+        assert!(matches!(
+            run("completions bash"),
+            Ok(Task::Completions(Shell::Bash))
+        ));
+        assert!(matches!(
+            run("check-config --http-port 80"),
+            Ok(Task::CheckConfig(_))
+        ));
+        match run(
+            "import list.m3u8 --dry-run --api-key k --url http://h --prefix tv/ --output json",
+        ) {
+            Ok(Task::Import { config, options }) => {
+                assert_eq!(config.settings.auth.api_key.expect("given").expose(), "k");
+                assert!(
+                    options.dry_run
+                        && !options.strict
+                        && options.batch == 500
+                        && options.prefix == "tv/"
+                );
+                assert_eq!(
+                    (options.url.as_deref(), options.output),
+                    (Some("http://h"), import::Output::Json)
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn mistakes_end_with_the_documented_codes() {
+        for (line, exit) in [
+            ("--no-such-flag", Exit::Usage),
+            ("no-such-verb", Exit::Usage),
+            ("backup", Exit::Usage),
+            ("import", Exit::Usage),
+            ("import x --batch 0", Exit::Usage),
+            ("import x --batch 10001", Exit::Usage),
+            ("import x --prefix /a", Exit::Usage),
+            ("import x --listen :1", Exit::Usage),
+            ("print nothing", Exit::Usage),
+            ("--http-port 99999", Exit::Config),
+            ("--config /no/such/file", Exit::Config),
+            ("check-config --log-level loud", Exit::Config),
+        ] {
+            assert_eq!(run(line).expect_err(line).exit, exit, "{line}");
+        }
+        let failure =
+            run_in("", &[("CENTRAL_API_KEY", "CANARY two words")]).expect_err("a bad key");
+        assert_eq!(failure.exit, Exit::Config);
+        assert!(
+            failure
+                .message
+                .contains("api_key = \"***\" (environment CENTRAL_API_KEY)"),
+            "{failure}"
+        );
+        let codes = [
+            Exit::Done,
+            Exit::Runtime,
+            Exit::Usage,
+            Exit::Storage,
+            Exit::Locked,
+            Exit::Config,
+        ]
+        .map(|exit| exit as u8);
+        assert_eq!(codes, [0, 1, 2, 74, 75, 78], "supervisors rely on these");
+    }
+
+    #[test]
+    fn the_environment_of_an_orchestrator_is_understood() {
+        let task = run_in(
+            "",
+            &[
+                ("CENTRAL_HTTP_PORT", "9019"),
+                ("CENTRAL_API_KEY", "0123456789abcdef"),
+                ("CENTRAL_EDIT_AUTH", "root secret"),
+                ("CENTRAL_LOG_LEVEL", "debug"),
+                ("CENTRAL_LOG_REQUESTS", "true"),
+                ("CENTRAL_DATABASE_URL", "postgresql://h/central"),
+                ("CENTRAL_REDIS_URL", "redis://h"),
+                ("CENTRAL_LICENSE_KEY", "x"),
+            ],
+        );
+        let Ok(Task::Serve(config)) = task else {
+            panic!("{task:?}")
+        };
+        assert_eq!(
+            config.settings.http.listen,
+            ["0.0.0.0:9019".parse().expect("an address")]
+        );
+        assert_eq!(config.settings.auth.edit_auth.expect("given").name, "root");
+        assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
     }
 }

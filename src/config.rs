@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -394,7 +394,7 @@ pub static SETTINGS: &[Setting] = &[
             },
         },
         default: "",
-        example: "a long random text",
+        example: "a-long-random-text",
         secret: true,
         group: Group::Access,
         doc: "The administrator's key, sent as `Authorization: Bearer KEY`. Not set: made at the first start, kept in the data directory (file `api_key`, readable by its owner only) and shown once.",
@@ -590,9 +590,8 @@ impl Setting {
         match self.kind {
             Kind::Text { .. } if self.key.ends_with("dir") => "DIR",
             Kind::Text { .. } if self.key.ends_with("url") => "URL",
-            Kind::Text { .. } => "TEXT",
             Kind::List { .. } if self.key == "listen" => "ADDR:PORT",
-            Kind::List { .. } => "TEXT",
+            Kind::Text { .. } | Kind::List { .. } => "TEXT",
             Kind::Number { .. } => "N",
             Kind::Bytes { .. } => "BYTES",
             Kind::Time { .. } => "TIME",
@@ -677,7 +676,7 @@ fn variable(key: &str) -> String {
     format!("CENTRAL_{}", key.to_ascii_uppercase())
 }
 
-fn within<T: PartialOrd>(value: Option<T>, min: T, max: T) -> Option<T> {
+fn within<T: PartialOrd + Copy>(value: Option<T>, min: T, max: T) -> Option<T> {
     value.filter(|value| *value >= min && *value <= max)
 }
 
@@ -862,13 +861,7 @@ impl Reading {
                 return;
             }
         };
-        let line_of = |offset: usize| {
-            text.as_bytes()[..offset.min(text.len())]
-                .iter()
-                .filter(|b| **b == b'\n')
-                .count()
-                + 1
-        };
+        let line_of = |offset: usize| text.get(..offset).unwrap_or(&text).matches('\n').count() + 1;
         let table = match DeTable::parse(&text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
@@ -939,17 +932,16 @@ impl Reading {
             let setting = known(&name)
                 .or_else(|| Setting::find(&name["CENTRAL_".len()..].to_ascii_lowercase()));
             let Some(setting) = setting else {
-                self.warnings
-                    .push(match IGNORED.iter().find(|(ignored, _)| *ignored == name) {
-                        Some((_, why)) => format!("{name} is ignored: {why}"),
-                        None => {
-                            let near = suggestion(&name["CENTRAL_".len()..].to_ascii_lowercase());
-                            let hint = near.map_or_else(String::new, |near| {
-                                format!(", did you mean {}?", variable(near))
-                            });
-                            format!("{name} is set, but this version has no such setting{hint}")
-                        }
+                let ignored = IGNORED.iter().find(|(ignored, _)| *ignored == name);
+                self.warnings.push(if let Some((_, why)) = ignored {
+                    format!("{name} is ignored: {why}")
+                } else {
+                    let near = suggestion(&name["CENTRAL_".len()..].to_ascii_lowercase());
+                    let hint = near.map_or_else(String::new, |near| {
+                        format!(", did you mean {}?", variable(near))
                     });
+                    format!("{name} is set, but this version has no such setting{hint}")
+                });
                 continue;
             };
             let origin = Origin::Environment { name };
@@ -1047,9 +1039,7 @@ impl Config {
         let mut out = String::new();
         for effective in &self.values {
             let (key, value, origin) = (effective.key, shown(effective), &effective.origin);
-            out.push_str(&format!(
-                "{key:key_width$}  {value:value_width$}  {origin}\n"
-            ));
+            _ = writeln!(out, "{key:key_width$}  {value:value_width$}  {origin}");
         }
         out
     }
@@ -1243,11 +1233,11 @@ pub fn example() -> String {
     for setting in SETTINGS {
         if group != Some(setting.group) {
             group = Some(setting.group);
-            out.push_str(&format!("\n## {}\n", setting.group.heading()));
+            _ = writeln!(out, "\n## {}", setting.group.heading());
         }
         out.push('\n');
         for line in wrap(setting.doc, 110) {
-            out.push_str(&format!("# {line}\n"));
+            _ = writeln!(out, "# {line}");
         }
         let (value, note) = if setting.default.is_empty() {
             (setting.example, " (not set by default)")
@@ -1255,14 +1245,14 @@ pub fn example() -> String {
             (setting.default, "")
         };
         for line in wrap(&format!("Allowed: {}{note}.", setting.allowed()), 110) {
-            out.push_str(&format!("# {line}\n"));
+            _ = writeln!(out, "# {line}");
         }
         let value = match setting.kind {
             Kind::Number { .. } | Kind::Switch { .. } => value.to_owned(),
             Kind::List { .. } => format!("[{value:?}]"),
             _ => format!("{value:?}"),
         };
-        out.push_str(&format!("#{} = {value}\n", setting.key));
+        _ = writeln!(out, "#{} = {value}", setting.key);
     }
     out
 }
@@ -1388,4 +1378,564 @@ fn generate_key() -> io::Result<String> {
         key.extend(drawn.take(API_KEY_LENGTH - key.len()));
     }
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
+    }
+
+    /// Read with a file of this text.
+    fn read_with(
+        text: &str,
+        pairs: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let path = folder.path().join("weir.toml");
+        fs::write(&path, text).expect("written");
+        let flags = flags
+            .iter()
+            .map(|(key, value)| (*key, vec![(*value).to_owned()]))
+            .collect();
+        read(Some(&path), &environment(pairs), &flags)
+    }
+
+    fn settings_with(text: &str) -> Settings {
+        read_with(text, &[], &[])
+            .expect("a good configuration")
+            .settings
+    }
+
+    fn problem(text: &str) -> String {
+        let error = read_with(text, &[], &[]).expect_err("a bad configuration");
+        assert_eq!(error.problems.len(), 1, "{error}");
+        error.problems[0].clone()
+    }
+
+    #[test]
+    fn nothing_given_is_the_documented_start() {
+        let config = read(None, &[], &Vec::new()).expect("defaults are good");
+        let settings = &config.settings;
+        assert_eq!(
+            settings.http.listen,
+            ["127.0.0.1:9019".parse().expect("an address")]
+        );
+        assert_eq!(settings.store.data_dir, Path::new("./weir-data"));
+        assert_eq!(
+            (settings.http.poll_wait_max, settings.store.cache_bytes),
+            (Duration::from_secs(50), 64 << 20)
+        );
+        assert_eq!(
+            (settings.feed.streams_limit, settings.feed.restreaming),
+            (0, Restreaming::Marked)
+        );
+        assert_eq!(
+            (
+                settings.log.level,
+                settings.log.requests,
+                &settings.http.cors
+            ),
+            (LogLevel::Info, false, &Cors::Off)
+        );
+        assert_eq!(config.warnings, Vec::<String>::new());
+        assert!(
+            config
+                .values
+                .iter()
+                .all(|effective| effective.origin == Origin::Default)
+        );
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+        let file = "log_level = \"error\"\n";
+        let env = [("CENTRAL_LOG_LEVEL", "debug")];
+        let flag = [("log_level", "alert")];
+        for (text, pairs, flags, level, origin) in [
+            ("", &[][..], &[][..], LogLevel::Info, "default"),
+            (file, &[], &[], LogLevel::Error, "weir.toml line 1"),
+            (
+                file,
+                &env,
+                &[],
+                LogLevel::Debug,
+                "environment CENTRAL_LOG_LEVEL",
+            ),
+            (file, &env, &flag, LogLevel::Alert, "flag --log-level"),
+            ("", &[], &flag, LogLevel::Alert, "flag --log-level"),
+        ] {
+            let config = read_with(text, pairs, flags).expect("good values");
+            assert_eq!(config.settings.log.level, level);
+            let effective = config
+                .values
+                .iter()
+                .find(|effective| effective.key == "log_level")
+                .expect("in the table");
+            assert!(
+                effective.origin.to_string().ends_with(origin),
+                "{}",
+                effective.origin
+            );
+        }
+    }
+
+    #[test]
+    fn every_setting_is_read_from_file_environment_and_flag() {
+        for setting in SETTINGS {
+            let value = if setting.default.is_empty() {
+                setting.example
+            } else {
+                setting.default
+            };
+            let origin_of = |config: Config| {
+                let effective = config
+                    .values
+                    .into_iter()
+                    .find(|effective| effective.key == setting.key);
+                effective.expect("in the table").origin
+            };
+            let file = format!("\n{} = {value:?}\n", setting.key);
+            assert!(
+                matches!(
+                    origin_of(read_with(&file, &[], &[]).expect(&file)),
+                    Origin::File { line: 2, .. }
+                ),
+                "{file}"
+            );
+            let pairs = [(setting.variable(), value)];
+            let pairs: Vec<(&str, &str)> = pairs
+                .iter()
+                .map(|(name, value)| (name.as_str(), *value))
+                .collect();
+            assert!(
+                matches!(
+                    origin_of(read_with("", &pairs, &[]).expect(value)),
+                    Origin::Environment { .. }
+                ),
+                "{value}"
+            );
+            assert!(matches!(
+                origin_of(read_with("", &[], &[(setting.key, value)]).expect(value)),
+                Origin::Flag { .. }
+            ));
+        }
+    }
+
+    #[test]
+    fn keys_variables_and_flags_are_unique_and_in_one_form() {
+        let mut seen = std::collections::BTreeSet::new();
+        for setting in SETTINGS {
+            for name in std::iter::once(&setting.key).chain(setting.aliases) {
+                assert!(seen.insert(*name), "{name} twice");
+                assert!(
+                    name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                    "{name}"
+                );
+            }
+            assert!(setting.doc.ends_with('.'), "{}", setting.key);
+            assert!(
+                setting.default.is_empty() != setting.example.is_empty(),
+                "{}: a default or an example",
+                setting.key
+            );
+            assert!(
+                !setting.secret || setting.default.is_empty(),
+                "{}: no secret has a default",
+                setting.key
+            );
+        }
+    }
+
+    #[test]
+    fn the_shipped_example_is_current_and_says_the_defaults() {
+        let shipped = include_str!("dist/weir.toml");
+        assert_eq!(
+            example(),
+            shipped,
+            "refresh it: cargo run -- print config > src/dist/weir.toml"
+        );
+        let switched_on: String = shipped
+            .lines()
+            .filter(|line| !line.starts_with("# ") && !line.starts_with("##"))
+            .map(|line| line.trim_start_matches('#').to_owned() + "\n")
+            .filter(|line| {
+                let key = line.split(' ').next().unwrap_or("");
+                Setting::find(key).is_some_and(|setting| !setting.default.is_empty())
+            })
+            .collect();
+        assert_eq!(
+            switched_on.lines().count(),
+            SETTINGS
+                .iter()
+                .filter(|setting| !setting.default.is_empty())
+                .count()
+        );
+        assert_eq!(settings_with(&switched_on), settings_with(""));
+        let everything: String = shipped
+            .lines()
+            .filter(|line| !line.starts_with("# ") && !line.starts_with("##"))
+            .map(|line| line.trim_start_matches('#').to_owned() + "\n")
+            .collect();
+        assert!(
+            read_with(&everything, &[], &[]).is_ok(),
+            "examples are good values"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_told_with_line_and_a_suggestion() {
+        let told = problem("# c\nlog_level = \"info\"\nlisen = \"127.0.0.1:1\"\n");
+        assert!(
+            told.starts_with("unknown setting \"lisen\" (")
+                && told.ends_with("weir.toml line 3): did you mean \"listen\"?"),
+            "{told}"
+        );
+        assert!(problem("[http]\nlisten = \"127.0.0.1:1\"\n").contains("unknown setting \"http\""));
+        assert!(problem("zzzzzz = 1").contains("`weir print config` shows all"));
+        assert!(problem("Log-Level = 1").contains("did you mean \"log_level\"?"));
+        assert!(
+            problem("log_level = \"info\"\nloglevel = \"error\"")
+                .contains("set twice, in lines 1 and 2")
+        );
+    }
+
+    #[test]
+    fn bad_values_are_told_with_what_is_allowed_and_where_they_came_from() {
+        let told = problem("\nhttp_port = 99999\n");
+        assert!(told.starts_with("http_port = \"99999\" ("), "{told}");
+        assert!(
+            told.ends_with("weir.toml line 2): must be a whole number from 1 to 65535"),
+            "{told}"
+        );
+        for (line, words) in [
+            ("poll_wait_max = \"soon\"", "must be a length of time"),
+            ("poll_wait_max = \"1h\"", "from 1s to 10m"),
+            ("io_threads = -1", "from 0 to 256"),
+            ("io_threads = \"+1\"", "from 0 to 256"),
+            ("io_threads = 1.5", "whole number"),
+            ("log_level = \"loud\"", "one of none, alert"),
+            ("log_requests = \"perhaps\"", "true or false"),
+            ("store_cache = \"64XB\"", "from 1MiB to 64GiB"),
+            ("store_cache = 99999999999999999999", "weir.toml line 1"),
+            ("listen = []", "addresses such as"),
+            ("listen = \"example.com:80\"", "addresses such as"),
+            ("listen = [\"127.0.0.1:1\", 5]", "an array in the file"),
+            ("listen = 1979-05-27", "a datetime in the file"),
+            ("data_dir = \"\"", "a path"),
+            ("api_url = \"ftp://h\"", "begins with http"),
+            ("cors_origins = [\"*\", \"http://a\"]", "origins such as"),
+            ("cors_origins = \"http://a/path\"", "origins such as"),
+            ("dynamic_streams_auth_token = \"a b\"", "letters, digits"),
+        ] {
+            let told = problem(line);
+            assert!(told.contains(words), "{line}: {told}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_also_in_values_that_are_overridden() {
+        let error = read_with(
+            "http_port = 0\nlog_level = \"loud\"\n",
+            &[
+                ("CENTRAL_IO_THREADS", "many"),
+                ("CENTRAL_LOG_LEVEL", "info"),
+            ],
+            &[("poll_wait_max", "never")],
+        )
+        .expect_err("four mistakes");
+        assert_eq!(error.problems.len(), 4, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("(environment CENTRAL_IO_THREADS)"),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("(flag --poll-wait-max)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn secrets_are_in_no_message_and_no_table() {
+        let canary = "CANARY with-space";
+        for (key, value) in [
+            ("api_key", canary),
+            ("edit_auth", "CANARY"),
+            ("dynamic_streams_auth_token", canary),
+            ("api_url", "http://u:CANARY@h"),
+        ] {
+            let told = problem(&format!("{key} = {value:?}"));
+            assert!(told.contains("***") && !told.contains("CANARY"), "{told}");
+        }
+        let broken = problem("api_key = \"CANARY\nlisten");
+        assert!(!broken.contains("CANARY"), "{broken}");
+        let config = read_with(
+            "",
+            &[],
+            &[
+                ("api_key", "CANARY-0123456789"),
+                ("edit_auth", "admin CANARY"),
+            ],
+        )
+        .expect("good");
+        assert!(!format!("{config:?}{}", config.table()).contains("CANARY"));
+        assert_eq!(
+            config.settings.auth.api_key.expect("given").expose(),
+            "CANARY-0123456789"
+        );
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_told() {
+        let error =
+            read(Some(Path::new("/no/such/file.toml")), &[], &Vec::new()).expect_err("no file");
+        assert!(
+            error
+                .to_string()
+                .contains("/no/such/file.toml: cannot be read"),
+            "{error}"
+        );
+        assert!(
+            problem("listen = ").contains("weir.toml line 1: "),
+            "syntax errors name the line"
+        );
+        let named = read(
+            None,
+            &environment(&[(CONFIG_VARIABLE, "/no/such/other.toml")]),
+            &Vec::new(),
+        );
+        assert!(
+            named
+                .expect_err("no file")
+                .to_string()
+                .contains("/no/such/other.toml")
+        );
+    }
+
+    #[test]
+    fn variables_that_do_nothing_are_warned_of() {
+        let config = read(
+            None,
+            &environment(&[
+                ("CENTRAL_DATABASE_URL", "postgres://u:CANARY@h/db"),
+                ("CENTRAL_LOG_LEVL", "x"),
+                ("CENTRAL_API_KEY", ""),
+                ("CENTRALISED", "x"),
+                ("HOME", "/"),
+            ]),
+            &Vec::new(),
+        )
+        .expect("warnings stop nothing");
+        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+        assert!(config.warnings[0].starts_with("CENTRAL_DATABASE_URL is ignored: "));
+        assert!(
+            config.warnings[1].ends_with("did you mean CENTRAL_LOG_LEVEL?"),
+            "{}",
+            config.warnings[1]
+        );
+        assert!(!config.warnings.concat().contains("CANARY"));
+        assert_eq!(
+            config.settings.auth.api_key, None,
+            "an empty variable is not set"
+        );
+    }
+
+    #[test]
+    fn the_stronger_of_listen_and_http_port_counts() {
+        let listen = |text: &str, pairs: &[(&str, &str)], flags: &[(&'static str, &str)]| {
+            let config = read_with(text, pairs, flags).expect("good");
+            let addresses: Vec<String> = config
+                .settings
+                .http
+                .listen
+                .iter()
+                .map(SocketAddr::to_string)
+                .collect();
+            (addresses.join(" "), config.warnings.len())
+        };
+        let port = [("CENTRAL_HTTP_PORT", "80")];
+        assert_eq!(listen("", &port, &[]), ("0.0.0.0:80".to_owned(), 0));
+        assert_eq!(
+            listen("listen = [\"127.0.0.1:1\", \"[::1]:2\"]", &[], &[]),
+            ("127.0.0.1:1 [::1]:2".to_owned(), 0)
+        );
+        assert_eq!(
+            listen("listen = \"127.0.0.1:1\"", &port, &[]),
+            ("0.0.0.0:80".to_owned(), 1)
+        );
+        assert_eq!(
+            listen("", &port, &[("listen", "localhost:0")]),
+            ("127.0.0.1:0".to_owned(), 1)
+        );
+        assert_eq!(
+            listen("listen = \":7\"\nhttp_port = 80", &[], &[]),
+            ("0.0.0.0:7".to_owned(), 1)
+        );
+    }
+
+    #[test]
+    fn values_take_the_forms_people_write() {
+        assert_eq!(
+            settings_with("store_cache = \"1GiB\"").store.cache_bytes,
+            1 << 30
+        );
+        assert_eq!(
+            settings_with("store_cache = \"64 M\"").store.cache_bytes,
+            64 << 20
+        );
+        assert_eq!(
+            settings_with("store_cache = \"2MB\"").store.cache_bytes,
+            2_000_000
+        );
+        assert_eq!(
+            settings_with("store_cache = 0x100000").store.cache_bytes,
+            1 << 20
+        );
+        assert_eq!(
+            settings_with("poll_wait_max = 30000").http.poll_wait_max,
+            Duration::from_secs(30)
+        );
+        assert_eq!(
+            settings_with("poll_wait_max = \"1m30s\"")
+                .http
+                .poll_wait_max,
+            Duration::from_secs(90)
+        );
+        assert!(settings_with("log_requests = true").log.requests);
+        assert!(settings_with("log_requests = \"on\"").log.requests);
+        assert_eq!(
+            settings_with("loglevel = \"Warning\"").log.level,
+            LogLevel::Warning
+        );
+        assert_eq!(settings_with("io_threads = 3").http.io_threads, Some(3));
+        assert_eq!(
+            settings_with("api_url = \"http://h:1/x/\"")
+                .http
+                .api_url
+                .as_deref(),
+            Some("http://h:1/x")
+        );
+        assert_eq!(settings_with("cors_origins = \"*\"").http.cors, Cors::Any);
+        let origins = Cors::Origins(vec![
+            "https://a.example".to_owned(),
+            "http://b:8080".to_owned(),
+        ]);
+        assert_eq!(
+            settings_with("cors_origins = \"https://A.example, http://b:8080\"")
+                .http
+                .cors,
+            origins
+        );
+    }
+
+    #[test]
+    fn the_first_space_or_colon_ends_the_login() {
+        for (text, name, password) in [
+            ("admin secret", "admin", "secret"),
+            ("admin:secret", "admin", "secret"),
+            ("admin se:cr et", "admin", "se:cr et"),
+            ("admin:se cret", "admin", "se cret"),
+        ] {
+            let login = login(text).expect(text);
+            assert_eq!(
+                (login.name.as_str(), login.password.expose()),
+                (name, password)
+            );
+        }
+        for text in ["admin", "admin:", " secret", ":secret", "a b\n"] {
+            assert_eq!(login(text), None, "{text:?}");
+        }
+    }
+
+    fn in_directory(folder: &Path) -> Settings {
+        let mut settings = Settings::default();
+        settings.store.data_dir = folder.to_path_buf();
+        settings
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_kept_for_its_owner() {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let settings = in_directory(folder.path());
+        fs::write(folder.path().join("api_key.tmp"), "cut off").expect("written");
+        let first = api_key(&settings).expect("made");
+        assert!(first.newly_generated);
+        assert_eq!(first.key.expose().len(), API_KEY_LENGTH);
+        let path = folder.path().join(API_KEY_FILE);
+        assert_eq!(
+            fs::metadata(&path).expect("there").permissions().mode() & 0o777,
+            0o600
+        );
+        let second = api_key(&settings).expect("read");
+        assert_eq!(
+            (second.key, second.newly_generated),
+            (first.key.clone(), false)
+        );
+        let other = tempfile::tempdir().expect("a scratch directory");
+        assert_ne!(
+            api_key(&in_directory(other.path())).expect("made").key,
+            first.key
+        );
+    }
+
+    #[test]
+    fn a_configured_key_counts_and_leaves_no_file() {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let mut settings = in_directory(folder.path());
+        settings.auth.api_key = Some(Secret::new("configured"));
+        let key = api_key(&settings).expect("given");
+        assert_eq!(
+            (key.key.expose(), key.newly_generated),
+            ("configured", false)
+        );
+        assert!(!folder.path().join(API_KEY_FILE).exists());
+    }
+
+    #[test]
+    fn a_key_file_that_cannot_be_trusted_is_an_error() {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let path = folder.path().join(API_KEY_FILE);
+        for text in ["", "\n", "two words", "caf\u{e9}"] {
+            fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+            let error = api_key(&in_directory(folder.path())).expect_err(text);
+            assert!(error.to_string().contains("no usable key"), "{error}");
+        }
+        fs::write(&path, "good-key").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
+        assert!(
+            api_key(&in_directory(folder.path()))
+                .expect_err("open to all")
+                .to_string()
+                .contains("everybody may read it")
+        );
+        let nowhere = in_directory(&folder.path().join("absent"));
+        assert!(
+            api_key(&nowhere)
+                .expect_err("no directory")
+                .to_string()
+                .contains("cannot be written")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_panics(text in "(listen|api_key|store_cache|\\PC{0,8}|[\\[\\]=\"'\n. 0-9]){0,12}") {
+            let _ = read_with(&text, &[], &[]);
+        }
+
+        #[test]
+        fn sizes_are_read_back(amount in 1_u64..1 << 44) {
+            prop_assert_eq!(bytes(&bytes_text(amount)), Some(amount));
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! The written form is Go's (the reference's environment uses it), plus `d` for days; a number without a unit is milliseconds because that is what the
 //! fields of the API hold. [`text`] writes the shortest form that [`parse`] reads back as the same length. Bounds are the caller's.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// What may be written, for error messages.
@@ -64,7 +65,7 @@ pub fn text(duration: Duration) -> String {
     let mut out = String::new();
     for (unit, unit_ms) in UNITS {
         if rest >= unit_ms {
-            out.push_str(&format!("{}{unit}", rest / unit_ms));
+            _ = write!(out, "{}{unit}", rest / unit_ms);
             rest %= unit_ms;
         }
     }

@@ -113,14 +113,16 @@ fn base_name(entry: &Entry) -> Option<String> {
         .find(|name| !name.is_empty())
 }
 
-/// `live/one` of `http://host/live/one/index.m3u8?x=y`: the path without query, extension and the file names that all playlists have.
+/// `live/one` of `http://host/live/one/index.m3u8?x=y`: the path without query, extension and the file names that all playlists have;
+/// the host and port when there is no path. Never the credentials.
 fn url_path(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-    let path = rest
-        .split_once('/')
-        .map_or(rest, |(_, path)| path)
-        .trim_end_matches('/');
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = path.trim_end_matches('/');
+    if path.is_empty() {
+        return authority.rsplit('@').next().unwrap_or(authority);
+    }
     let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     if !folder.is_empty()
@@ -205,7 +207,8 @@ fn label(text: &str) -> String {
     value.trim_end_matches('-').to_owned()
 }
 
-/// Whether a streamer can pull from it: the address patterns of the API's input types, told in words.
+/// Whether a streamer can pull from it: the address patterns of the API's input types, told in words. Case counts, as it does there.
+#[allow(clippy::case_sensitive_file_extension_comparisons)]
 fn check_url(url: &str) -> Result<(), String> {
     let shown = shorten(&without_password(url));
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -368,6 +371,7 @@ mod tests {
             ("http://h/index.m3u8", "index"),
             ("udp://239.0.0.1:5000", "239.0.0.1-5000"),
             ("http://h/one/mpegts", "one"),
+            ("rtsp://user:hidden@h:554/", "h-554"),
         ] {
             let bare = Entry {
                 url: url.to_owned(),

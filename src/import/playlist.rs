@@ -219,8 +219,8 @@ fn extinf(text: &str) -> Result<Entry, String> {
     }
 }
 
-/// The value and what follows. Titles with quotes inside are common, so a quote closes only where the value can end: before a
-/// space, a comma, the next attribute, or at the end of the line.
+/// The value and what follows. Values with quotes inside are common, so a quote closes where the value can end: before the
+/// title's comma, the next attribute or the end of the line. Only when there is no such place, any space after a quote will do.
 fn attribute_value(text: &str) -> Option<(&str, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text
@@ -228,20 +228,21 @@ fn attribute_value(text: &str) -> Option<(&str, &str)> {
             .unwrap_or(text.len());
         return Some(text.split_at(end));
     };
-    quoted
-        .match_indices('"')
-        .map(|(at, _)| (&quoted[..at], &quoted[at + 1..]))
-        .find(|(_, tail)| {
-            let next_attribute = || {
-                let key_end =
-                    tail.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
-                key_end.is_some_and(|end| end > 0 && tail[end..].starts_with("=\""))
-            };
-            tail.is_empty()
-                || tail.starts_with(',')
-                || tail.starts_with(char::is_whitespace)
-                || next_attribute()
-        })
+    let ends = || {
+        quoted
+            .match_indices('"')
+            .map(|(at, _)| (&quoted[..at], &quoted[at + 1..]))
+    };
+    let before_next = |(_, tail): &(&str, &str)| {
+        let tail = tail.trim_start();
+        let key_end = tail.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+        tail.is_empty()
+            || tail.starts_with(',')
+            || key_end.is_some_and(|end| end > 0 && tail[end..].starts_with('='))
+    };
+    ends()
+        .find(before_next)
+        .or_else(|| ends().find(|(_, tail)| tail.starts_with(char::is_whitespace)))
 }
 
 /// Without control characters (a tab is a space) and outer spaces.
@@ -367,8 +368,8 @@ mod tests {
 
         #[test]
         fn every_extinf_is_an_entry_or_a_problem(infos in proptest::collection::vec("[ a-z\"=,]{0,20}", 0..20)) {
-            let file: String = infos.iter().map(|info| format!("#EXTINF:-1 {info}\nhttp://h/a.ts\n")).collect();
-            let playlist = parse(file.as_bytes()).expect("no HLS tag in it");
+            let file: Vec<String> = infos.iter().map(|info| format!("#EXTINF:-1 {info}\nhttp://h/a.ts\n")).collect();
+            let playlist = parse(file.concat().as_bytes()).expect("no HLS tag in it");
             prop_assert_eq!(playlist.entries.len() + playlist.problems.len(), infos.len());
         }
     }
