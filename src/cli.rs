@@ -356,6 +356,7 @@ pub fn print(text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::time::Duration;
 
     fn run(line: &str) -> Result<Task, Failure> {
@@ -429,7 +430,7 @@ mod tests {
     #[test]
     fn verbs_carry_what_they_need() {
         assert!(
-            matches!(run("backup /b --data-dir /d"), Ok(Task::Backup { config, file }) if file == "/b" && config.settings.store.data_dir == "/d")
+            matches!(run("backup /b --data-dir /d"), Ok(Task::Backup { config, file }) if file == Path::new("/b") && config.settings.store.data_dir == Path::new("/d"))
         );
         assert!(matches!(
             run("restore /b --overwrite"),

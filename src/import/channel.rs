@@ -226,9 +226,7 @@ fn check_url(url: &str) -> Result<(), String> {
             if hls || rest.ends_with(".ts") || rest.ends_with("/mpegts") {
                 Ok(())
             } else {
-                Err(format!(
-                    "{shown:?} is no input: http addresses of inputs end in .m3u8, .ts or /mpegts (if it is HLS or MPEG-TS all the same, write hls:// or tshttp:// for http://)"
-                ))
+                Err(format!("{shown:?} is no input: {HTTP_ENDINGS}"))
             }
         }
         _ if SCHEMES.contains(&scheme) && !rest.is_empty() => Ok(()),
@@ -237,6 +235,8 @@ fn check_url(url: &str) -> Result<(), String> {
         )),
     }
 }
+
+pub const HTTP_ENDINGS: &str = "http addresses of inputs end in .m3u8, .ts or /mpegts";
 
 /// Schemes of input types, besides http and https.
 const SCHEMES: &[&str] = &[

@@ -96,6 +96,15 @@ pub fn run(options: &Options, config: &Config) -> Result<Exit, Failure> {
             for problem in &report.skipped {
                 eprintln!("line {}: {}", problem.line, problem.reason);
             }
+            if report
+                .skipped
+                .iter()
+                .any(|problem| problem.reason.ends_with(channel::HTTP_ENDINGS))
+            {
+                eprintln!(
+                    "An address that is HLS or MPEG-TS, though it does not end so, can be written with hls://, hlss://, tshttp:// or tshttps://."
+                );
+            }
             print(&report.table(options, outcome.is_ok()))?;
         }
         Output::Json => print(&report.json(options, outcome.as_ref().err()))?,
