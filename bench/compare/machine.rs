@@ -1,0 +1,180 @@
+//! The machine as it is: how busy a core was, what a process occupies, and one line that names it all.
+//!
+//! The headline divisor of the comparison is `busy` of the server's core out of `/proc/stat`: on loopback the
+//! receiver's TCP work is charged to the sender, so the CPU time of a process alone would mislead.
+
+use std::fs;
+
+use crate::sys;
+
+/// Which core the server and which the generator runs on; `None` leaves both to the scheduler.
+#[derive(Clone, Copy, Debug)]
+pub struct Cores {
+    pub pinned: bool,
+    pub count: usize,
+}
+
+impl Cores {
+    pub const SERVER: usize = 0;
+    pub const GENERATOR: usize = 1;
+
+    pub fn server(self) -> Option<usize> {
+        self.pinned.then_some(Cores::SERVER)
+    }
+
+    pub fn generator(self) -> Option<usize> {
+        self.pinned.then_some(Cores::GENERATOR)
+    }
+}
+
+/// Seconds of user + nice + system + irq + softirq out of one `cpu` line of `/proc/stat`.
+fn busy_of_line(line: &str, ticks_per_second: f64) -> f64 {
+    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal ..
+    [0, 1, 2, 5, 6].iter().filter_map(|&at| fields.get(at)).sum::<f64>() / ticks_per_second
+}
+
+/// `USER_HZ`: the kernel's promise to user space on every architecture we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+fn busy_in(stat: &str, core: Option<usize>) -> f64 {
+    let name = core.map_or_else(|| "cpu".to_owned(), |core| format!("cpu{core}"));
+    stat.lines()
+        .find(|line| line.split_whitespace().next() == Some(name.as_str()))
+        .map_or(0.0, |line| busy_of_line(line, TICKS_PER_SECOND))
+}
+
+/// A stopwatch over the server's core (unpinned: all cores less the generator's own CPU time), the generator's
+/// core, and, exact to the nanosecond, the server's processes.
+#[derive(Clone)]
+pub struct Meter {
+    pub cores: Cores,
+    pub pids: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    pub server: f64,
+    pub generator: f64,
+    pub exact: f64,
+}
+
+impl Meter {
+    pub fn read(&self) -> Reading {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let own = sys::cpu_seconds(std::process::id());
+        let server = match self.cores.server() {
+            Some(core) => busy_in(&stat, Some(core)),
+            None => busy_in(&stat, None) - own,
+        };
+        let generator = self.cores.generator().map_or(own, |core| busy_in(&stat, Some(core)));
+        Reading { server, generator, exact: self.pids.iter().map(|&pid| sys::cpu_seconds(pid)).sum() }
+    }
+}
+
+impl std::ops::Sub for Reading {
+    type Output = Reading;
+    fn sub(self, earlier: Reading) -> Reading {
+        Reading {
+            server: self.server - earlier.server,
+            generator: self.generator - earlier.generator,
+            exact: self.exact - earlier.exact,
+        }
+    }
+}
+
+/// A process and all its descendants (nginx and PostgreSQL work in children).
+pub fn family(root: u32) -> Vec<u32> {
+    let mut pids = vec![root];
+    let mut at = 0;
+    while at < pids.len() {
+        let pid = pids[at];
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        pids.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        at += 1;
+    }
+    pids
+}
+
+/// Resident bytes of a family of processes.
+pub fn resident_bytes(pids: &[u32]) -> f64 {
+    pids.iter()
+        .map(|pid| kilobytes_in(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), "VmRSS:") * 1024.0)
+        .sum()
+}
+
+/// Kernel memory in slabs (sockets of both ends among it).
+pub fn slab_bytes() -> f64 {
+    kilobytes_in(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Slab:") * 1024.0
+}
+
+fn kilobytes_in(text: &str, key: &str) -> f64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0.0)
+}
+
+/// File system type under a path: figures of a RAM disk would say nothing about durability.
+pub fn file_system(path: &std::path::Path) -> String {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(mount, _)| path.starts_with(mount))
+        .max_by_key(|(mount, _)| mount.len())
+        .map_or_else(|| "unknown".into(), |(_, kind)| kind.to_owned())
+}
+
+/// Processor, cores, memory, kernel, file system: what a figure must be read with.
+pub fn line(scratch: &std::path::Path, cores: usize) -> String {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processor
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split(':').nth(1))
+        .unwrap_or(" unknown processor")
+        .trim()
+        .to_owned();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let memory = kilobytes_in(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:") / 1024.0 / 1024.0;
+    let virtual_machine = if processor.contains("hypervisor") { " (virtual)" } else { "" };
+    format!(
+        "machine: {model}{virtual_machine}, {cores} cores, {memory:.0} GiB, Linux {}, {} for the data",
+        kernel.trim(),
+        file_system(scratch)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "cpu  300 20 100 5000 7 3 40 9 0 0\ncpu0 200 10 50 2000 5 1 30 4 0 0\ncpu1 100 10 50 3000 2 2 10 5 0 0\n";
+
+    #[test]
+    fn busy_counts_work_and_interrupts_but_neither_idle_nor_waiting_nor_stolen_time() {
+        assert_eq!(busy_in(STAT, Some(0)), 2.91);
+        assert_eq!(busy_in(STAT, Some(1)), 1.72);
+        assert_eq!(busy_in(STAT, None), 4.63);
+        assert_eq!(busy_in(STAT, Some(7)), 0.0);
+    }
+
+    #[test]
+    fn memory_lines_are_found_by_their_key() {
+        assert_eq!(kilobytes_in("Name:\tx\nVmRSS:\t   512 kB\n", "VmRSS:"), 512.0);
+        assert_eq!(kilobytes_in("", "VmRSS:"), 0.0);
+    }
+
+    #[test]
+    fn a_process_is_in_its_own_family_and_uses_memory() {
+        let own = std::process::id();
+        assert!(family(own).contains(&own));
+        assert!(resident_bytes(&[own]) > 100_000.0);
+    }
+}
