@@ -37,7 +37,9 @@ impl Bare {
 /// `POST` publishes its body, a whole answer with its head, as it is; anything else waits.
 pub fn serve() -> Result<(), Failure> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let SocketAddr::V4(address) = listener.local_addr()? else { return Err("bound to IPv4, got IPv6".into()) };
+    let SocketAddr::V4(address) = listener.local_addr()? else {
+        return Err("bound to IPv4, got IPv6".into());
+    };
     println!("{address}");
     listener.set_nonblocking(true)?;
     let mut epoll = sys::Epoll::new()?;
@@ -64,7 +66,9 @@ pub fn serve() -> Result<(), Failure> {
         epoll.wait(&mut ready, Some(Duration::from_millis(1)))?;
         for &token in &ready {
             let token = token as usize;
-            let Some(stream) = connections.get_mut(token).and_then(Option::as_mut) else { continue };
+            let Some(stream) = connections.get_mut(token).and_then(Option::as_mut) else {
+                continue;
+            };
             match stream.read(&mut buffer) {
                 Ok(0) => {
                     connections[token] = None;
@@ -75,7 +79,9 @@ pub fn serve() -> Result<(), Failure> {
                     }
                 }
                 Ok(count) if buffer.starts_with(b"POST") => {
-                    let end = memchr::memmem::find(&buffer[..count], b"\r\n\r\n").ok_or("a publish larger than one read")? + 4;
+                    let end = memchr::memmem::find(&buffer[..count], b"\r\n\r\n")
+                        .ok_or("a publish larger than one read")?
+                        + 4;
                     let answer = &buffer[end..count];
                     for waiter in waiting.drain(..) {
                         if let Some(stream) = connections[waiter].as_mut() {

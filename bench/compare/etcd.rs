@@ -31,14 +31,35 @@ impl Etcd {
             ("--initial-cluster", format!("default=http://{peers}")),
             ("--log-level", "error".into()),
         ];
-        let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        let arguments = arguments
+            .into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value])
+            .collect();
         let log = home.join("stderr.log");
-        let mut process = Process::start(Launch { name: "etcd", program: Path::new(PROGRAM), arguments, user: None, log }, bench.cores)?;
+        let mut process = Process::start(
+            Launch {
+                name: "etcd",
+                program: Path::new(PROGRAM),
+                arguments,
+                user: None,
+                log,
+            },
+            bench.cores,
+        )?;
         process.wait_for_port(to)?;
         // The port opens before there is a leader.
         let mut client = http::Client::new(to, "");
         let start = std::time::Instant::now();
-        while client.call("POST", "/v3/kv/put", "", b"{\"key\":\"YQ==\",\"value\":\"YQ==\"}")?.status != 200 {
+        while client
+            .call(
+                "POST",
+                "/v3/kv/put",
+                "",
+                b"{\"key\":\"YQ==\",\"value\":\"YQ==\"}",
+            )?
+            .status
+            != 200
+        {
             if start.elapsed().as_secs() > 30 {
                 return Err("etcd has no leader".into());
             }
@@ -55,13 +76,25 @@ pub struct Put<'a> {
 impl Work for Put<'_> {
     fn request(&mut self, _connection: usize, _last: bool, out: &mut Vec<u8>) {
         let (name, config) = (self.next)();
-        let body = format!("{{\"key\":\"{}\",\"value\":\"{}\"}}", STANDARD.encode(name), STANDARD.encode(config));
-        out.extend_from_slice(&http::request("POST", "/v3/kv/put", "", "", body.as_bytes()));
+        let body = format!(
+            "{{\"key\":\"{}\",\"value\":\"{}\"}}",
+            STANDARD.encode(name),
+            STANDARD.encode(config)
+        );
+        out.extend_from_slice(&http::request(
+            "POST",
+            "/v3/kv/put",
+            "",
+            "",
+            body.as_bytes(),
+        ));
     }
 
     fn answer(&mut self, _connection: usize, input: &[u8]) -> Result<Option<usize>, Failure> {
         match http::frame(input)? {
-            Some(frame) if frame.status != 200 => Err(format!("etcd answered {}", frame.status).into()),
+            Some(frame) if frame.status != 200 => {
+                Err(format!("etcd answered {}", frame.status).into())
+            }
             frame => Ok(frame.map(|frame| frame.total)),
         }
     }

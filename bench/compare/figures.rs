@@ -48,9 +48,16 @@ impl Spread {
         assert!(!sorted.is_empty(), "a spread needs at least one value");
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
-        let median =
-            if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
-        Spread { median, smallest: sorted[0], largest: sorted[sorted.len() - 1] }
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Spread {
+            median,
+            smallest: sorted[0],
+            largest: sorted[sorted.len() - 1],
+        }
     }
 }
 
@@ -66,8 +73,16 @@ pub enum Goal {
 impl Goal {
     pub fn verdict(self, spread: Spread) -> &'static str {
         let (must, stretch, worst_meets) = match self {
-            Goal::AtLeast(must, stretch) => (spread.median >= must, spread.median >= stretch, spread.smallest >= must),
-            Goal::AtMost(must, stretch) => (spread.median <= must, spread.median <= stretch, spread.largest <= must),
+            Goal::AtLeast(must, stretch) => (
+                spread.median >= must,
+                spread.median >= stretch,
+                spread.smallest >= must,
+            ),
+            Goal::AtMost(must, stretch) => (
+                spread.median <= must,
+                spread.median <= stretch,
+                spread.largest <= must,
+            ),
             Goal::Open => return "-",
         };
         match (stretch, must, worst_meets) {
@@ -105,8 +120,24 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn new(item: &'static str, what: impl Into<String>, against: impl Into<String>, unit: &'static str, goal: Goal) -> Row {
-        Row { item, what: what.into(), against: against.into(), unit, goal, spread: None, wall: None, notes: Vec::new(), failed: false }
+    pub fn new(
+        item: &'static str,
+        what: impl Into<String>,
+        against: impl Into<String>,
+        unit: &'static str,
+        goal: Goal,
+    ) -> Row {
+        Row {
+            item,
+            what: what.into(),
+            against: against.into(),
+            unit,
+            goal,
+            spread: None,
+            wall: None,
+            notes: Vec::new(),
+            failed: false,
+        }
     }
 
     pub fn values(mut self, values: impl IntoIterator<Item = f64>) -> Row {
@@ -156,40 +187,73 @@ pub fn figure(value: f64) -> String {
 
 /// A rate in thousands when it is large: `201 k`.
 pub fn rate(value: f64) -> String {
-    if value >= 10_000.0 { format!("{:.0} k", value / 1e3) } else { figure(value) }
+    if value >= 10_000.0 {
+        format!("{:.0} k", value / 1e3)
+    } else {
+        figure(value)
+    }
 }
 
 fn spread_text(spread: Option<Spread>) -> [String; 3] {
     match spread {
-        Some(spread) => [figure(spread.median), figure(spread.smallest), figure(spread.largest)],
+        Some(spread) => [
+            figure(spread.median),
+            figure(spread.smallest),
+            figure(spread.largest),
+        ],
         None => ["-".into(), "-".into(), "-".into()],
     }
 }
 
 /// The one table, aligned, notes below the rows they belong to.
 pub fn table(rows: &[Row]) -> String {
-    let header = ["#", "what", "against", "unit", "must", "stretch", "median", "smallest", "largest", "wall", "verdict"];
+    let header = [
+        "#", "what", "against", "unit", "must", "stretch", "median", "smallest", "largest", "wall",
+        "verdict",
+    ];
     let mut cells: Vec<Vec<String>> = vec![header.iter().map(ToString::to_string).collect()];
     for row in rows {
         let (must, stretch) = row.goal.words();
         let [median, smallest, largest] = spread_text(row.spread);
-        let wall = row.wall.map_or_else(|| "-".into(), |spread| figure(spread.median));
+        let wall = row
+            .wall
+            .map_or_else(|| "-".into(), |spread| figure(spread.median));
         cells.push(vec![
-            row.item.into(), row.what.clone(), row.against.clone(), row.unit.into(), must, stretch, median, smallest, largest, wall,
+            row.item.into(),
+            row.what.clone(),
+            row.against.clone(),
+            row.unit.into(),
+            must,
+            stretch,
+            median,
+            smallest,
+            largest,
+            wall,
             row.verdict().into(),
         ]);
     }
-    let widths: Vec<usize> =
-        (0..header.len()).map(|column| cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..header.len())
+        .map(|column| {
+            cells
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     let mut out = String::new();
     for (index, line) in cells.iter().enumerate() {
         let mut text = String::new();
         for (column, cell) in line.iter().enumerate() {
             let numeric = (4..=9).contains(&column);
             let pad = " ".repeat(widths[column] - cell.chars().count());
-            if numeric { text.push_str(&pad) }
+            if numeric {
+                text.push_str(&pad)
+            }
             text.push_str(cell);
-            if !numeric { text.push_str(&pad) }
+            if !numeric {
+                text.push_str(&pad)
+            }
             text.push_str("  ");
         }
         out.push_str(text.trim_end());
@@ -207,7 +271,10 @@ pub fn table(rows: &[Row]) -> String {
 }
 
 fn spread_json(spread: Option<Spread>) -> Value {
-    spread.map_or(Value::Null, |s| json!({"median": s.median, "smallest": s.smallest, "largest": s.largest}))
+    spread.map_or(
+        Value::Null,
+        |s| json!({"median": s.median, "smallest": s.smallest, "largest": s.largest}),
+    )
 }
 
 pub fn document(rows: &[Row], machine: &str, settings: &Value) -> Value {
@@ -236,9 +303,23 @@ mod tests {
 
     #[test]
     fn median_is_the_middle_or_the_mean_of_both_middles() {
-        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, smallest: 1.0, largest: 3.0 });
+        assert_eq!(
+            Spread::of([3.0, 1.0, 2.0]),
+            Spread {
+                median: 2.0,
+                smallest: 1.0,
+                largest: 3.0
+            }
+        );
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).median, 2.5);
-        assert_eq!(Spread::of([7.0]), Spread { median: 7.0, smallest: 7.0, largest: 7.0 });
+        assert_eq!(
+            Spread::of([7.0]),
+            Spread {
+                median: 7.0,
+                smallest: 7.0,
+                largest: 7.0
+            }
+        );
     }
 
     #[test]
@@ -251,7 +332,11 @@ mod tests {
         .expect("turns cannot fail here");
         use Side::{Candidate as A, Peer as B};
         assert_eq!(order, [A, B, B, A, A, B, B, A]);
-        assert!(pairs.iter().all(|(candidate, peer)| candidate.0 == A && peer.0 == B));
+        assert!(
+            pairs
+                .iter()
+                .all(|(candidate, peer)| candidate.0 == A && peer.0 == B)
+        );
         assert_eq!(pairs[1], ((A, 4), (B, 3)));
     }
 
@@ -262,12 +347,19 @@ mod tests {
             turns += 1;
             if turns == 3 { Err("refused") } else { Ok(()) }
         });
-        assert_eq!((outcome.expect_err("the third turn fails"), turns), ("refused", 3));
+        assert_eq!(
+            (outcome.expect_err("the third turn fails"), turns),
+            ("refused", 3)
+        );
     }
 
     #[test]
     fn verdict_separates_the_median_from_the_worst_pair() {
-        let spread = |smallest, median, largest| Spread { median, smallest, largest };
+        let spread = |smallest, median, largest| Spread {
+            median,
+            smallest,
+            largest,
+        };
         let goal = Goal::AtLeast(1.1, 1.35);
         assert_eq!(goal.verdict(spread(1.2, 1.4, 1.5)), "stretch");
         assert_eq!(goal.verdict(spread(1.0, 1.4, 1.5)), "stretch (median)");
@@ -283,7 +375,9 @@ mod tests {
     #[test]
     fn table_is_aligned_and_notes_follow_their_row() {
         let rows = [
-            Row::new("P1", "GET", "nginx", "x", Goal::AtLeast(1.1, 1.35)).values([1.2, 1.3, 1.25]).note("first"),
+            Row::new("P1", "GET", "nginx", "x", Goal::AtLeast(1.1, 1.35))
+                .values([1.2, 1.3, 1.25])
+                .note("first"),
             Row::failure("P2", "no server"),
         ];
         let text = table(&rows);

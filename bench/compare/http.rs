@@ -3,7 +3,7 @@
 //! Strict where a mistake of a server would flatter it: an answer without a length, a short body or an unexpected
 //! status is an error, never a sample.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
@@ -23,30 +23,61 @@ pub struct Frame {
 /// `None`: not all of it is here yet.
 pub fn frame(input: &[u8]) -> Result<Option<Frame>, Failure> {
     let Some(end) = memmem::find(input, b"\r\n\r\n") else {
-        return if input.len() > 64 * 1024 { Err("an answer head above 64 KiB".into()) } else { Ok(None) };
+        return if input.len() > 64 * 1024 {
+            Err("an answer head above 64 KiB".into())
+        } else {
+            Ok(None)
+        };
     };
     let head = end + 4;
     let status = status(input)?;
     if status < 200 || status == 204 || status == 304 {
-        return Ok(Some(Frame { status, head, total: head, chunked: false }));
+        return Ok(Some(Frame {
+            status,
+            head,
+            total: head,
+            chunked: false,
+        }));
     }
     if let Some(length) = header(&input[..head], "content-length") {
-        let length: usize = length.parse().map_err(|_| format!("Content-Length {length:?}"))?;
+        let length: usize = length
+            .parse()
+            .map_err(|_| format!("Content-Length {length:?}"))?;
         let total = head + length;
-        return Ok((input.len() >= total).then_some(Frame { status, head, total, chunked: false }));
+        return Ok((input.len() >= total).then_some(Frame {
+            status,
+            head,
+            total,
+            chunked: false,
+        }));
     }
-    if header(&input[..head], "transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
-        return Ok(chunks_end(&input[head..])?.map(|length| Frame { status, head, total: head + length, chunked: true }));
+    if header(&input[..head], "transfer-encoding")
+        .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+    {
+        return Ok(chunks_end(&input[head..])?.map(|length| Frame {
+            status,
+            head,
+            total: head + length,
+            chunked: true,
+        }));
     }
     Err(format!("an answer {status} without a length").into())
 }
 
 pub fn status(input: &[u8]) -> Result<u16, Failure> {
-    let digits = input.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    let digits = input
+        .strip_prefix(b"HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3));
     digits
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| digits.parse().ok())
-        .ok_or_else(|| format!("not an HTTP/1.1 answer: {:?}", String::from_utf8_lossy(&input[..input.len().min(60)])).into())
+        .ok_or_else(|| {
+            format!(
+                "not an HTTP/1.1 answer: {:?}",
+                String::from_utf8_lossy(&input[..input.len().min(60)])
+            )
+            .into()
+        })
 }
 
 /// Value of a header in a head, by name in any case.
@@ -64,7 +95,9 @@ pub fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
 fn chunks_end(body: &[u8]) -> Result<Option<usize>, Failure> {
     let mut at = 0;
     loop {
-        let Some(line) = memmem::find(&body[at..], b"\r\n") else { return Ok(None) };
+        let Some(line) = memmem::find(&body[at..], b"\r\n") else {
+            return Ok(None);
+        };
         let size = std::str::from_utf8(&body[at..at + line])
             .ok()
             .and_then(|text| usize::from_str_radix(text.split(';').next()?.trim(), 16).ok())
@@ -124,7 +157,8 @@ impl Answer {
     }
 
     pub fn json(&self) -> Result<serde_json::Value, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| format!("answer is not JSON ({error}): {}", self.text()).into())
+        serde_json::from_slice(&self.body)
+            .map_err(|error| format!("answer is not JSON ({error}): {}", self.text()).into())
     }
 
     pub fn expect(self, statuses: &[u16], what: &str) -> Result<Answer, Failure> {
@@ -133,7 +167,11 @@ impl Answer {
         }
         let text = self.text();
         let shown: String = text.chars().take(300).collect();
-        Err(format!("{what}: status {} instead of {statuses:?}: {shown}", self.status).into())
+        Err(format!(
+            "{what}: status {} instead of {statuses:?}: {shown}",
+            self.status
+        )
+        .into())
     }
 }
 
@@ -149,34 +187,69 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Client {
     pub fn new(to: SocketAddrV4, authorization: &str) -> Client {
-        Client { to, authorization: authorization.to_owned(), stream: None }
+        Client {
+            to,
+            authorization: authorization.to_owned(),
+            stream: None,
+        }
     }
 
     pub fn get(&mut self, target: &str) -> Result<Answer, Failure> {
         self.call("GET", target, "", b"")
     }
 
-    pub fn call(&mut self, method: &str, target: &str, extra: &str, body: &[u8]) -> Result<Answer, Failure> {
+    pub fn call(
+        &mut self,
+        method: &str,
+        target: &str,
+        extra: &str,
+        body: &[u8],
+    ) -> Result<Answer, Failure> {
         let bytes = request(method, target, &self.authorization, extra, body);
         self.exchange(&bytes)
     }
 
+    /// A kept connection may have been closed by the server meanwhile: then, and only then, once more on a new one.
     pub fn exchange(&mut self, request: &[u8]) -> Result<Answer, Failure> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = sys::connect(Ipv4Addr::LOCALHOST, self.to)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream
-            }
+        if let Some(stream) = self.stream.take()
+            && let Some(answer) = self.attempt(stream, request)?
+        {
+            return Ok(answer);
+        }
+        let stream = sys::connect(Ipv4Addr::LOCALHOST, self.to)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        self.attempt(stream, request)?
+            .ok_or_else(|| "the server closed the connection instead of answering".into())
+    }
+
+    /// `None`: the connection ended before the first byte of an answer.
+    fn attempt(
+        &mut self,
+        mut stream: TcpStream,
+        request: &[u8],
+    ) -> Result<Option<Answer>, Failure> {
+        let gone = |error: &std::io::Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            )
         };
-        stream.write_all(request)?;
+        match stream.write_all(request) {
+            Err(error) if gone(&error) => return Ok(None),
+            other => other?,
+        }
         let mut input = Vec::new();
         let mut buffer = vec![0; 256 * 1024];
         let found = loop {
-            let count = stream.read(&mut buffer)?;
+            let count = match stream.read(&mut buffer) {
+                Err(error) if gone(&error) => 0,
+                other => other?,
+            };
+            if count == 0 && input.is_empty() {
+                return Ok(None);
+            }
             if count == 0 {
-                return Err("the server closed the connection instead of answering".into());
+                return Err("the server closed the connection in the middle of an answer".into());
             }
             input.extend_from_slice(&buffer[..count]);
             if let Some(found) = frame(&input)? {
@@ -185,23 +258,43 @@ impl Client {
         };
         let head = input[..found.head].to_vec();
         let body = &input[found.head..found.total];
-        let body = if found.chunked { unchunk(body) } else { body.to_vec() };
+        let body = if found.chunked {
+            unchunk(body)
+        } else {
+            body.to_vec()
+        };
         if !header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             self.stream = Some(stream);
         }
-        Ok(Answer { status: found.status, head, body })
+        Ok(Some(Answer {
+            status: found.status,
+            head,
+            body,
+        }))
     }
 }
 
 /// One request as every generator sends it. `extra` is whole header lines, each with its CRLF.
-pub fn request(method: &str, target: &str, authorization: &str, extra: &str, body: &[u8]) -> Vec<u8> {
+pub fn request(
+    method: &str,
+    target: &str,
+    authorization: &str,
+    extra: &str,
+    body: &[u8],
+) -> Vec<u8> {
     let mut out = format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n").into_bytes();
     if !authorization.is_empty() {
         out.extend_from_slice(format!("Authorization: {authorization}\r\n").as_bytes());
     }
     out.extend_from_slice(extra.as_bytes());
     if !body.is_empty() {
-        out.extend_from_slice(format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).as_bytes());
+        out.extend_from_slice(
+            format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            )
+            .as_bytes(),
+        );
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
@@ -214,9 +307,14 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_only_with_its_last_byte() {
-        let bytes = b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 3\r\n\r\nabcHTTP/1.1 204 No Content\r\n\r\n";
+        let bytes =
+            b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 3\r\n\r\nabcHTTP/1.1 204 No Content\r\n\r\n";
         for cut in 0..41 {
-            assert_eq!(frame(&bytes[..cut]).expect("a prefix is no error"), None, "cut {cut}");
+            assert_eq!(
+                frame(&bytes[..cut]).expect("a prefix is no error"),
+                None,
+                "cut {cut}"
+            );
         }
         let first = frame(&bytes[..]).expect("valid").expect("whole");
         assert_eq!((first.status, first.head, first.total), (200, 38, 41));
@@ -230,7 +328,10 @@ mod tests {
         let found = frame(bytes).expect("valid").expect("whole");
         assert_eq!(&bytes[found.total..], b"REST");
         assert_eq!(unchunk(&bytes[found.head..found.total]), b"abcde");
-        assert_eq!(frame(&bytes[..found.total - 1]).expect("a prefix is no error"), None);
+        assert_eq!(
+            frame(&bytes[..found.total - 1]).expect("a prefix is no error"),
+            None
+        );
     }
 
     #[test]

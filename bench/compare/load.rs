@@ -97,7 +97,12 @@ struct Connection {
     closing: bool,
 }
 
-fn open(work: &mut dyn Work, epoll: &sys::Epoll, to: SocketAddrV4, token: usize) -> Result<Connection, Failure> {
+fn open(
+    work: &mut dyn Work,
+    epoll: &sys::Epoll,
+    to: SocketAddrV4,
+    token: usize,
+) -> Result<Connection, Failure> {
     let mut stream = sys::connect(source_address(), to)?;
     work.greet(&mut stream)?;
     stream.set_nonblocking(true)?;
@@ -131,7 +136,13 @@ enum Arrived {
 }
 
 impl Connection {
-    fn receive(&mut self, token: usize, work: &mut dyn Work, buffer: &mut [u8], bytes: &mut u64) -> Result<Arrived, Failure> {
+    fn receive(
+        &mut self,
+        token: usize,
+        work: &mut dyn Work,
+        buffer: &mut [u8],
+        bytes: &mut u64,
+    ) -> Result<Arrived, Failure> {
         let count = match self.stream.read(buffer) {
             Ok(0) => return Ok(Arrived::Closed),
             Ok(count) => count,
@@ -148,7 +159,9 @@ impl Connection {
         };
         let (mut at, mut answers) = (0, 0);
         while at < input.len() {
-            let Some(length) = work.answer(token, &input[at..])? else { break };
+            let Some(length) = work.answer(token, &input[at..])? else {
+                break;
+            };
             at += length;
             answers += 1;
         }
@@ -173,12 +186,25 @@ struct Window<'a> {
 impl<'a> Window<'a> {
     fn open(meter: &'a Meter) -> Window<'a> {
         let reading = meter.read();
-        Window { meter, opened: Instant::now(), reading, answers: 0, bytes: 0, latency: histogram() }
+        Window {
+            meter,
+            opened: Instant::now(),
+            reading,
+            answers: 0,
+            bytes: 0,
+            latency: histogram(),
+        }
     }
 
     fn close(self) -> Sample {
         let wall = self.opened.elapsed().as_secs_f64();
-        Sample { answers: self.answers, bytes: self.bytes, wall, busy: self.meter.read() - self.reading, latency: self.latency }
+        Sample {
+            answers: self.answers,
+            bytes: self.bytes,
+            wall,
+            busy: self.meter.read() - self.reading,
+            latency: self.latency,
+        }
     }
 }
 
@@ -215,23 +241,31 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
         for &token in &ready {
             let token = token as usize;
             let connection = &mut connections[token];
-            let bytes = window.as_mut().map_or(&mut ignored_bytes, |open| &mut open.bytes);
+            let bytes = window
+                .as_mut()
+                .map_or(&mut ignored_bytes, |open| &mut open.bytes);
             match connection.receive(token, work, &mut buffer, bytes)? {
                 Arrived::Closed if connection.closing => {
                     *connection = open(work, &epoll, plan.to, token)?;
                     ask(connection, token, plan, plan.pipeline, work, &mut out)?;
                 }
-                Arrived::Closed => return Err(format!("connection {token} was closed by the server").into()),
+                Arrived::Closed => {
+                    return Err(format!("connection {token} was closed by the server").into());
+                }
                 Arrived::Answers(0) => {}
                 Arrived::Answers(count) => {
                     let now = Instant::now();
                     last_answer = now;
                     served[token] = true;
                     for _ in 0..count {
-                        let since = connection.since.pop_front().ok_or("an answer that nobody asked for")?;
+                        let since = connection
+                            .since
+                            .pop_front()
+                            .ok_or("an answer that nobody asked for")?;
                         if let Some(open) = &mut window {
                             open.answers += 1;
-                            open.latency.saturating_record((now - since).as_nanos() as u64);
+                            open.latency
+                                .saturating_record((now - since).as_nanos() as u64);
                         }
                     }
                     ask(connection, token, plan, count, work, &mut out)?;
@@ -239,14 +273,20 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
             }
         }
     }
-    let sample = window.expect("the loop ends only with an open window").close();
+    let sample = window
+        .expect("the loop ends only with an open window")
+        .close();
     all_served(&served)?;
     Ok(sample)
 }
 
 fn all_served(served: &[bool]) -> Result<(), Failure> {
     let count = served.iter().filter(|&&yes| yes).count();
-    if count == served.len() { Ok(()) } else { Err(format!("only {count} of {} connections were served", served.len()).into()) }
+    if count == served.len() {
+        Ok(())
+    } else {
+        Err(format!("only {count} of {} connections were served", served.len()).into())
+    }
 }
 
 fn ask(
@@ -288,7 +328,13 @@ pub fn due_after(number: u64, per_second: f64) -> Duration {
 }
 
 /// Constant arrivals at `per_second`; latency from the due time.
-pub fn open_loop(plan: Plan, per_second: f64, turn: Turn, work: &mut dyn Work, meter: &Meter) -> Result<Sample, Failure> {
+pub fn open_loop(
+    plan: Plan,
+    per_second: f64,
+    turn: Turn,
+    work: &mut dyn Work,
+    meter: &Meter,
+) -> Result<Sample, Failure> {
     let mut epoll = sys::Epoll::new()?;
     let mut connections = Vec::with_capacity(plan.connections);
     for token in 0..plan.connections {
@@ -331,16 +377,24 @@ pub fn open_loop(plan: Plan, per_second: f64, turn: Turn, work: &mut dyn Work, m
         for &token in &ready {
             let token = token as usize;
             let connection = &mut connections[token];
-            let bytes = window.as_mut().map_or(&mut ignored_bytes, |open| &mut open.bytes);
+            let bytes = window
+                .as_mut()
+                .map_or(&mut ignored_bytes, |open| &mut open.bytes);
             match connection.receive(token, work, &mut buffer, bytes)? {
-                Arrived::Closed => return Err(format!("connection {token} was closed by the server").into()),
+                Arrived::Closed => {
+                    return Err(format!("connection {token} was closed by the server").into());
+                }
                 Arrived::Answers(count) => {
                     let now = Instant::now();
                     for _ in 0..count {
-                        let due = connection.since.pop_front().ok_or("an answer that nobody asked for")?;
+                        let due = connection
+                            .since
+                            .pop_front()
+                            .ok_or("an answer that nobody asked for")?;
                         if let Some(open) = &mut window {
                             open.answers += 1;
-                            open.latency.saturating_record((now - due).as_nanos() as u64);
+                            open.latency
+                                .saturating_record((now - due).as_nanos() as u64);
                         }
                         if turn == Turn::Free {
                             free.push(token);
@@ -350,21 +404,45 @@ pub fn open_loop(plan: Plan, per_second: f64, turn: Turn, work: &mut dyn Work, m
             }
         }
     }
-    let mut sample = window.expect("the loop ends only with an open window").close();
+    let mut sample = window
+        .expect("the loop ends only with an open window")
+        .close();
     // Requests that are still unanswered count with the time they have waited so far.
     let end = Instant::now();
-    let unanswered = connections.iter().flat_map(|connection| connection.since.iter()).chain(&waiting);
+    let unanswered = connections
+        .iter()
+        .flat_map(|connection| connection.since.iter())
+        .chain(&waiting);
     for due in unanswered {
-        sample.latency.saturating_record(end.saturating_duration_since(*due).as_nanos() as u64);
+        sample
+            .latency
+            .saturating_record(end.saturating_duration_since(*due).as_nanos() as u64);
     }
     if number >= plan.connections as u64 {
-        all_served(&connections.iter().map(|connection| connection.answered_ever > 0).collect::<Vec<_>>())
-            .or_else(|error| if turn == Turn::Round { Err(error) } else { Ok(()) })?;
+        all_served(
+            &connections
+                .iter()
+                .map(|connection| connection.answered_ever > 0)
+                .collect::<Vec<_>>(),
+        )
+        .or_else(|error| {
+            if turn == Turn::Round {
+                Err(error)
+            } else {
+                Ok(())
+            }
+        })?;
     }
     Ok(sample)
 }
 
-fn put(connection: &mut Connection, token: usize, due: Instant, work: &mut dyn Work, out: &mut Vec<u8>) -> Result<(), Failure> {
+fn put(
+    connection: &mut Connection,
+    token: usize,
+    due: Instant,
+    work: &mut dyn Work,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     out.clear();
     work.request(token, false, out);
     connection.since.push_back(due);
@@ -403,11 +481,15 @@ impl Work for Get {
                 // A closing answer may be shorter or longer by its Connection header: frame what is complete.
                 return Ok(http::frame(input)?.map(|frame| frame.total));
             }
-            if http::status(input)? == self.status && (input.len() == length || input[length..].starts_with(b"HTTP/1.1 ")) {
+            if http::status(input)? == self.status
+                && (input.len() == length || input[length..].starts_with(b"HTTP/1.1 "))
+            {
                 return Ok(Some(length));
             }
         }
-        let Some(frame) = http::frame(input)? else { return Ok(None) };
+        let Some(frame) = http::frame(input)? else {
+            return Ok(None);
+        };
         if frame.status != self.status {
             return Err(format!("status {} instead of {}", frame.status, self.status).into());
         }
@@ -428,7 +510,9 @@ mod tests {
     /// A server of its own threads; answers each request after `delay(number of the request on its connection)`.
     fn server(closes_after: Option<usize>, delay: fn(usize) -> Duration) -> SocketAddrV4 {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let SocketAddr::V4(to) = listener.local_addr().expect("bound") else { panic!("bound to IPv4") };
+        let SocketAddr::V4(to) = listener.local_addr().expect("bound") else {
+            panic!("bound to IPv4")
+        };
         thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
                 thread::spawn(move || {
@@ -451,48 +535,105 @@ mod tests {
     }
 
     fn plan(to: SocketAddrV4) -> Plan {
-        Plan { to, connections: 4, pipeline: 1, answers_per_connection: None, warm: Duration::from_millis(20), time: Duration::from_millis(200) }
+        Plan {
+            to,
+            connections: 4,
+            pipeline: 1,
+            answers_per_connection: None,
+            warm: Duration::from_millis(20),
+            time: Duration::from_millis(200),
+        }
     }
 
     fn meter() -> Meter {
-        Meter { cores: Cores { pinned: false, count: 1 }, pids: Vec::new() }
+        Meter {
+            cores: Cores {
+                pinned: false,
+                count: 1,
+            },
+            pids: Vec::new(),
+        }
     }
 
     #[test]
     fn closed_loop_counts_pipelined_answers_and_their_bytes() {
-        let plan = Plan { pipeline: 16, ..plan(server(None, |_| Duration::ZERO)) };
-        let sample = closed(plan, &mut Get::new("/", "", "", 200), &meter()).expect("the server answers");
+        let plan = Plan {
+            pipeline: 16,
+            ..plan(server(None, |_| Duration::ZERO))
+        };
+        let sample =
+            closed(plan, &mut Get::new("/", "", "", 200), &meter()).expect("the server answers");
         assert!(sample.answers > 64);
         assert_eq!(sample.latency.len(), sample.answers);
         // A window may begin or end inside a batch of answers, never inside one answer's count.
-        assert!(sample.bytes.abs_diff(sample.answers * ANSWER.len() as u64) <= (4 * 16 * ANSWER.len()) as u64);
+        assert!(
+            sample.bytes.abs_diff(sample.answers * ANSWER.len() as u64)
+                <= (4 * 16 * ANSWER.len()) as u64
+        );
     }
 
     #[test]
     fn connections_are_replaced_after_their_last_answer() {
-        let plan = Plan { answers_per_connection: Some(3), ..plan(server(Some(3), |_| Duration::ZERO)) };
-        let sample = closed(plan, &mut Get::new("/", "", "", 200), &meter()).expect("closing was agreed");
-        assert!(sample.answers > 12, "more than the first connections could answer: {}", sample.answers);
+        let plan = Plan {
+            answers_per_connection: Some(3),
+            ..plan(server(Some(3), |_| Duration::ZERO))
+        };
+        let sample =
+            closed(plan, &mut Get::new("/", "", "", 200), &meter()).expect("closing was agreed");
+        assert!(
+            sample.answers > 12,
+            "more than the first connections could answer: {}",
+            sample.answers
+        );
     }
 
     #[test]
     fn a_connection_that_closes_early_fails_the_run() {
-        let outcome = closed(plan(server(Some(2), |_| Duration::ZERO)), &mut Get::new("/", "", "", 200), &meter());
+        let outcome = closed(
+            plan(server(Some(2), |_| Duration::ZERO)),
+            &mut Get::new("/", "", "", 200),
+            &meter(),
+        );
         assert!(outcome.is_err());
     }
 
     #[test]
     fn an_unexpected_status_fails_the_run() {
-        assert!(closed(plan(server(None, |_| Duration::ZERO)), &mut Get::new("/", "", "", 304), &meter()).is_err());
+        assert!(
+            closed(
+                plan(server(None, |_| Duration::ZERO)),
+                &mut Get::new("/", "", "", 304),
+                &meter()
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn open_loop_charges_a_stall_to_every_request_that_was_due_during_it() {
         // One connection, 1,000 requests a second, one stall of 100 ms: about 100 requests wait 0..100 ms. Measured
         // from the time of sending, a single one would have been slow.
-        let to = server(None, |seen| if seen == 50 { Duration::from_millis(100) } else { Duration::ZERO });
-        let plan = Plan { connections: 1, warm: Duration::ZERO, time: Duration::from_millis(400), ..plan(to) };
-        let sample = open_loop(plan, 1000.0, Turn::Free, &mut Get::new("/", "", "", 200), &meter()).expect("the server answers");
+        let to = server(None, |seen| {
+            if seen == 50 {
+                Duration::from_millis(100)
+            } else {
+                Duration::ZERO
+            }
+        });
+        let plan = Plan {
+            connections: 1,
+            warm: Duration::ZERO,
+            time: Duration::from_millis(400),
+            ..plan(to)
+        };
+        let sample = open_loop(
+            plan,
+            1000.0,
+            Turn::Free,
+            &mut Get::new("/", "", "", 200),
+            &meter(),
+        )
+        .expect("the server answers");
         let slow = sample.latency.count_between(20_000_000, u64::MAX);
         assert!(slow >= 50, "{slow} requests felt the stall");
     }
@@ -508,7 +649,9 @@ mod tests {
     fn source_addresses_change_before_their_ports_run_out_and_stay_on_loopback() {
         assert_eq!(source_of(0), source_of(CONNECTIONS_PER_ADDRESS - 1));
         assert_ne!(source_of(0), source_of(CONNECTIONS_PER_ADDRESS));
-        for opened in (0..u32::MAX - CONNECTIONS_PER_ADDRESS).step_by(CONNECTIONS_PER_ADDRESS as usize * 997) {
+        for opened in
+            (0..u32::MAX - CONNECTIONS_PER_ADDRESS).step_by(CONNECTIONS_PER_ADDRESS as usize * 997)
+        {
             assert!(source_of(opened).is_loopback());
         }
     }

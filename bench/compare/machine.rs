@@ -29,9 +29,17 @@ impl Cores {
 
 /// Seconds of user + nice + system + irq + softirq out of one `cpu` line of `/proc/stat`.
 fn busy_of_line(line: &str, ticks_per_second: f64) -> f64 {
-    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<f64> = line
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
     // user nice system idle iowait irq softirq steal ..
-    [0, 1, 2, 5, 6].iter().filter_map(|&at| fields.get(at)).sum::<f64>() / ticks_per_second
+    [0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|&at| fields.get(at))
+        .sum::<f64>()
+        / ticks_per_second
 }
 
 /// `USER_HZ`: the kernel's promise to user space on every architecture we run on.
@@ -42,6 +50,22 @@ fn busy_in(stat: &str, core: Option<usize>) -> f64 {
     stat.lines()
         .find(|line| line.split_whitespace().next() == Some(name.as_str()))
         .map_or(0.0, |line| busy_of_line(line, TICKS_PER_SECOND))
+}
+
+/// Share of all cores that is busy over `time`, while the harness itself does nothing.
+pub fn busy_for(time: std::time::Duration) -> f64 {
+    let read = || fs::read_to_string("/proc/stat").unwrap_or_default();
+    let (before, start) = (busy_in(&read(), None), std::time::Instant::now());
+    std::thread::sleep(time);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let after = read();
+    let cores = after
+        .lines()
+        .filter(|line| line.starts_with("cpu"))
+        .count()
+        .saturating_sub(1)
+        .max(cores);
+    (busy_in(&after, None) - before) / start.elapsed().as_secs_f64() / cores as f64
 }
 
 /// A stopwatch over the server's core (unpinned: all cores less the generator's own CPU time), the generator's
@@ -67,8 +91,15 @@ impl Meter {
             Some(core) => busy_in(&stat, Some(core)),
             None => busy_in(&stat, None) - own,
         };
-        let generator = self.cores.generator().map_or(own, |core| busy_in(&stat, Some(core)));
-        Reading { server, generator, exact: self.pids.iter().map(|&pid| sys::cpu_seconds(pid)).sum() }
+        let generator = self
+            .cores
+            .generator()
+            .map_or(own, |core| busy_in(&stat, Some(core)));
+        Reading {
+            server,
+            generator,
+            exact: self.pids.iter().map(|&pid| sys::cpu_seconds(pid)).sum(),
+        }
     }
 }
 
@@ -89,8 +120,13 @@ pub fn family(root: u32) -> Vec<u32> {
     let mut at = 0;
     while at < pids.len() {
         let pid = pids[at];
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        pids.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        let children =
+            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        pids.extend(
+            children
+                .split_whitespace()
+                .filter_map(|child| child.parse::<u32>().ok()),
+        );
         at += 1;
     }
     pids
@@ -99,13 +135,21 @@ pub fn family(root: u32) -> Vec<u32> {
 /// Resident bytes of a family of processes.
 pub fn resident_bytes(pids: &[u32]) -> f64 {
     pids.iter()
-        .map(|pid| kilobytes_in(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), "VmRSS:") * 1024.0)
+        .map(|pid| {
+            kilobytes_in(
+                &fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(),
+                "VmRSS:",
+            ) * 1024.0
+        })
         .sum()
 }
 
 /// Kernel memory in slabs (sockets of both ends among it).
 pub fn slab_bytes() -> f64 {
-    kilobytes_in(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Slab:") * 1024.0
+    kilobytes_in(
+        &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+        "Slab:",
+    ) * 1024.0
 }
 
 fn kilobytes_in(text: &str, key: &str) -> f64 {
@@ -142,8 +186,16 @@ pub fn line(scratch: &std::path::Path, cores: usize) -> String {
         .trim()
         .to_owned();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let memory = kilobytes_in(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:") / 1024.0 / 1024.0;
-    let virtual_machine = if processor.contains("hypervisor") { " (virtual)" } else { "" };
+    let memory = kilobytes_in(
+        &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+        "MemTotal:",
+    ) / 1024.0
+        / 1024.0;
+    let virtual_machine = if processor.contains("hypervisor") {
+        " (virtual)"
+    } else {
+        ""
+    };
     format!(
         "machine: {model}{virtual_machine}, {cores} cores, {memory:.0} GiB, Linux {}, {} for the data",
         kernel.trim(),
@@ -167,7 +219,10 @@ mod tests {
 
     #[test]
     fn memory_lines_are_found_by_their_key() {
-        assert_eq!(kilobytes_in("Name:\tx\nVmRSS:\t   512 kB\n", "VmRSS:"), 512.0);
+        assert_eq!(
+            kilobytes_in("Name:\tx\nVmRSS:\t   512 kB\n", "VmRSS:"),
+            512.0
+        );
         assert_eq!(kilobytes_in("", "VmRSS:"), 0.0);
     }
 

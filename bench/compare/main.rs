@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::json;
 
-use crate::figures::Row;
+use crate::figures::{Goal, Row};
 use crate::machine::Cores;
 
 #[global_allocator]
@@ -41,7 +41,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub type Failure = Box<dyn std::error::Error>;
 
 #[derive(Parser, Debug)]
-#[command(name = "compare", about = "Weir beside nginx, nchan, PostgreSQL and etcd: one table of ratios")]
+#[command(
+    name = "compare",
+    about = "Weir beside nginx, nchan, PostgreSQL and etcd: one table of ratios"
+)]
 struct Arguments {
     /// Only these items, e.g. P1,P5,P9
     #[arg(long, value_delimiter = ',')]
@@ -135,9 +138,15 @@ fn main() -> ExitCode {
 
 fn compare(arguments: &Arguments) -> Result<bool, Failure> {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let cores = Cores { pinned: !arguments.unpinned, count };
+    let cores = Cores {
+        pinned: !arguments.unpinned,
+        count,
+    };
     if cores.pinned && count < 2 {
-        return Err("pinning needs two cores: one for the server, one for the generator (or --unpinned)".into());
+        return Err(
+            "pinning needs two cores: one for the server, one for the generator (or --unpinned)"
+                .into(),
+        );
     }
     let temporary = match &arguments.scratch {
         Some(_) => None,
@@ -164,7 +173,11 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
         cores,
         streams,
         waiters: arguments.waiters,
-        weir: if arguments.self_test { None } else { Some(find_weir(arguments.weir.as_deref())?) },
+        weir: if arguments.self_test {
+            None
+        } else {
+            Some(find_weir(arguments.weir.as_deref())?)
+        },
         self_test: arguments.self_test,
         etcd: arguments.etcd,
         quick: arguments.quick,
@@ -174,29 +187,62 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
     sys::raise_priority();
     sys::pin(cores.generator(), count)?;
 
+    let others = machine::busy_for(Duration::from_secs(2));
+    if others > 0.05 {
+        eprintln!(
+            "other processes keep {:.0} % of the machine busy: these figures will be noisy",
+            others * 100.0
+        );
+    }
     let mut rows: Vec<Row> = Vec::new();
     for group in items::GROUPS {
-        let wanted = |item: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only.eq_ignore_ascii_case(item));
-        let chosen: Vec<&'static str> = group.items.iter().copied().filter(|item| wanted(item)).collect();
+        let wanted = |item: &str| {
+            arguments.only.is_empty()
+                || arguments
+                    .only
+                    .iter()
+                    .any(|only| only.eq_ignore_ascii_case(item))
+        };
+        let chosen: Vec<&'static str> = group
+            .items
+            .iter()
+            .copied()
+            .filter(|item| wanted(item))
+            .collect();
         if chosen.is_empty() || (bench.self_test && !group.self_test) {
             continue;
         }
         eprintln!("{} ..", chosen.join(" "));
         let started = Instant::now();
-        let before = rows.len();
-        if let Err(error) = (group.run)(&bench, &chosen, &mut rows) {
-            rows.push(Row::failure(chosen[0], format!("{} stopped: {error}", chosen.join(" "))));
+        let mut measured = Vec::new();
+        if let Err(error) = (group.run)(&bench, &chosen, &mut measured) {
+            measured.push(Row::failure(
+                chosen[0],
+                format!("{} stopped: {error}", chosen.join(" ")),
+            ));
         }
-        rows.retain(|row| chosen.contains(&row.item));
-        eprint!("{}", figures::table(&rows[before.min(rows.len())..]));
+        // Items of a group share turns: P1 is measured for P3, but shown only when it was asked for.
+        measured.retain(|row| chosen.contains(&row.item));
+        eprint!("{}", figures::table(&measured));
         eprintln!("   ({:.0} s)", started.elapsed().as_secs_f64());
+        for row in &mut measured {
+            if bench.self_test {
+                row.goal = Goal::Open;
+            }
+        }
+        rows.append(&mut measured);
     }
-    let series = if cores.pinned { "server on core 0, generator on core 1" } else { "not pinned" };
+    let series = if cores.pinned {
+        "server on core 0, generator on core 1"
+    } else {
+        "not pinned"
+    };
     let machine = format!(
-        "{}; {}, nchan 1.3 (Debian), {}; {series}, {pairs} pairs of {seconds} s",
+        "{}; {}, nchan 1.3 (Debian), {}; {series}, {pairs} pairs of {seconds} s; {:.0} % busy with other work before",
         machine::line(&scratch, count),
         nginx::version(),
         postgres::version(),
+        others * 100.0,
     );
     println!("{}", figures::table(&rows));
     println!("{machine}");
@@ -208,7 +254,10 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
             "pairs": pairs, "seconds": seconds, "pinned": cores.pinned, "streams": bench.streams, "waiters": bench.waiters,
             "self_test": bench.self_test,
         });
-        fs::write(path, serde_json::to_string_pretty(&figures::document(&rows, &machine, &settings))?)?;
+        fs::write(
+            path,
+            serde_json::to_string_pretty(&figures::document(&rows, &machine, &settings))?,
+        )?;
     }
     Ok(rows.iter().all(|row| !row.failed))
 }
@@ -220,7 +269,10 @@ fn find_weir(given: Option<&Path>) -> Result<PathBuf, Failure> {
     }
     let own = std::env::current_exe()?;
     let directory = own.parent().ok_or("the harness has no directory")?;
-    let profile = directory.file_name().and_then(|name| name.to_str()).unwrap_or("release");
+    let profile = directory
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("release");
     let profile = if profile == "debug" { "dev" } else { profile };
     if profile != "release" {
         eprintln!("profile {profile}: a claim needs --release");

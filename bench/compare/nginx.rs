@@ -7,8 +7,9 @@ use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddrV4;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::http::Answer;
+use crate::http::{Answer, Client};
 use crate::machine::Cores;
 use crate::process::{self, Launch, Process};
 use crate::{Bench, Failure};
@@ -34,37 +35,67 @@ pub struct Compressed {
 }
 
 pub fn version() -> String {
-    let output = std::process::Command::new("/usr/sbin/nginx").arg("-v").output();
-    output.map_or_else(|_| "nginx ?".into(), |output| {
-        String::from_utf8_lossy(&output.stderr).trim().replace("nginx version: ", "")
-    })
+    let output = std::process::Command::new("/usr/sbin/nginx")
+        .arg("-v")
+        .output();
+    output.map_or_else(
+        |_| "nginx ?".into(),
+        |output| {
+            String::from_utf8_lossy(&output.stderr)
+                .trim()
+                .replace("nginx version: ", "")
+        },
+    )
 }
 
 impl Nginx {
-    pub fn start(bench: &Bench, fixed: Option<&Fixed>, compressed: Option<&Compressed>) -> Result<Nginx, Failure> {
+    pub fn start(
+        bench: &Bench,
+        fixed: Option<&Fixed>,
+        compressed: Option<&Compressed>,
+    ) -> Result<Nginx, Failure> {
         process::install(&[process::NGINX, process::NCHAN])?;
         let to = process::free_port()?;
         let directory = bench.directory(&format!("nginx-{}", to.port()))?;
         let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, configure(&directory, to, bench.cores, fixed, compressed)?)?;
+        fs::write(
+            &configuration,
+            configure(&directory, to, bench.cores, fixed, compressed)?,
+        )?;
         let mut process = Process::start(
             Launch {
                 name: "nginx",
                 program: Path::new("/usr/sbin/nginx"),
-                arguments: vec!["-p".into(), directory.display().to_string(), "-c".into(), configuration.display().to_string()],
+                arguments: vec![
+                    "-p".into(),
+                    directory.display().to_string(),
+                    "-c".into(),
+                    configuration.display().to_string(),
+                ],
                 user: None,
                 log: directory.join("stderr.log"),
             },
             bench.cores,
         )?;
         process.wait_for_port(to)?;
+        // The master listens before its worker exists; who is metered must be complete.
+        let started = Instant::now();
+        while process.pids().len() < 2 {
+            if started.elapsed() > Duration::from_secs(10) {
+                return Err("nginx has no worker".into());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Client::new(to, "").get("/")?;
         Ok(Nginx { process, to })
     }
 }
 
 fn quoted(text: &str) -> Result<String, Failure> {
     if text.contains('\'') && text.contains('"') {
-        return Err("a header or body with both kinds of quotes cannot be written into nginx.conf".into());
+        return Err(
+            "a header or body with both kinds of quotes cannot be written into nginx.conf".into(),
+        );
     }
     // nginx expands $ in these strings and knows no escape for it.
     if text.contains('$') {
@@ -83,7 +114,11 @@ fn configure(
 ) -> Result<String, Failure> {
     let directory = directory.display();
     let mut out = String::new();
-    let affinity = if cores.pinned { "worker_cpu_affinity 01;\n" } else { "" };
+    let affinity = if cores.pinned {
+        "worker_cpu_affinity 01;\n"
+    } else {
+        ""
+    };
     write!(
         out,
         "daemon off;\nuser root;\nworker_processes 1;\n{affinity}pid {directory}/nginx.pid;\nerror_log {directory}/error.log warn;\n\
@@ -103,7 +138,8 @@ fn configure(
         for (name, value) in fixed.answer.fields() {
             match name.to_ascii_lowercase().as_str() {
                 "content-type" => kind = value,
-                "date" | "content-length" | "connection" | "server" | "keep-alive" | "transfer-encoding" => {}
+                "date" | "content-length" | "connection" | "server" | "keep-alive"
+                | "transfer-encoding" => {}
                 _ => writeln!(headers, "   add_header {name} {};", quoted(&value)?)?,
             }
         }
@@ -123,7 +159,11 @@ fn configure(
     if let Some(compressed) = compressed {
         fs::create_dir_all(format!("{directory}/files"))?;
         fs::write(format!("{directory}/files/whole.json"), &compressed.body)?;
-        process::run(std::process::Command::new("gzip").args(["-9", "-k", "-f"]).arg(format!("{directory}/files/whole.json")))?;
+        process::run(
+            std::process::Command::new("gzip")
+                .args(["-9", "-k", "-f"])
+                .arg(format!("{directory}/files/whole.json")),
+        )?;
         write!(
             out,
             "location = /gzip-on/whole.json {{ alias {directory}/files/whole.json; default_type application/json; open_file_cache max=10;\n\

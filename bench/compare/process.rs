@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -42,21 +43,42 @@ impl Process {
         }
         line.extend(["nice".into(), "-n".into(), "-19".into()]);
         if let Some(user) = launch.user {
-            line.extend(["setpriv".into(), format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".into()]);
+            line.extend([
+                "setpriv".into(),
+                format!("--reuid={user}"),
+                format!("--regid={user}"),
+                "--init-groups".into(),
+            ]);
         }
         line.push(launch.program.display().to_string());
         line.extend(launch.arguments);
         let mut command = Command::new(&line[0]);
-        command.args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
-        command.stderr(File::options().create(true).append(true).open(&launch.log)?);
+        command
+            .args(&line[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command.stderr(
+            File::options()
+                .create(true)
+                .append(true)
+                .open(&launch.log)?,
+        );
         for (name, _) in std::env::vars() {
             if name.starts_with("CENTRAL_") || name.starts_with("PG") || name.starts_with("ETCD_") {
                 command.env_remove(name);
             }
         }
-        let mut child = command.spawn().map_err(|error| format!("{}: {error}", line.join(" ")))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", line.join(" ")))?;
         let stdout = child.stdout.take().map(BufReader::new);
-        Ok(Process { name: launch.name, child, stdout, log: launch.log, ended: false })
+        Ok(Process {
+            name: launch.name,
+            child,
+            stdout,
+            log: launch.log,
+            ended: false,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -68,7 +90,10 @@ impl Process {
     }
 
     pub fn meter(&self, cores: Cores) -> Meter {
-        Meter { cores, pids: self.pids() }
+        Meter {
+            cores,
+            pids: self.pids(),
+        }
     }
 
     /// The next line of its standard output.
@@ -82,11 +107,19 @@ impl Process {
     }
 
     fn death(&mut self) -> Failure {
-        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        let status = self
+            .child
+            .wait()
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
         self.ended = true;
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(5).collect();
-        format!("{} ended ({status}): {}", self.name, tail.into_iter().rev().collect::<Vec<_>>().join(" | ")).into()
+        format!(
+            "{} ended ({status}): {}",
+            self.name,
+            tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+        )
+        .into()
     }
 
     /// Waits until the port accepts.
@@ -115,7 +148,11 @@ impl Process {
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
             if start.elapsed() > TERM_PATIENCE {
-                eprintln!("{} (pid {}) did not end in {TERM_PATIENCE:?}: killed", self.name, self.pid());
+                eprintln!(
+                    "{} (pid {}) did not end in {TERM_PATIENCE:?}: killed",
+                    self.name,
+                    self.pid()
+                );
                 let _ = self.child.kill();
                 let _ = self.child.wait();
                 break;
@@ -135,16 +172,44 @@ impl Drop for Process {
 /// A loopback port that is free now.
 pub fn free_port() -> Result<SocketAddrV4, Failure> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr()?.port()))
+    Ok(SocketAddrV4::new(
+        Ipv4Addr::LOCALHOST,
+        listener.local_addr()?.port(),
+    ))
+}
+
+/// PostgreSQL refuses to run as root, and only root may become somebody else.
+pub fn root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+pub fn as_user(user: &str, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            format!("--reuid={user}"),
+            format!("--regid={user}"),
+            "--init-groups".into(),
+        ])
+        .arg(program);
+    command
 }
 
 /// Runs a short command to its end; its output, or its error text as the failure.
 pub fn run(command: &mut Command) -> Result<String, Failure> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()).into())
+    Err(format!(
+        "{command:?}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    )
+    .into())
 }
 
 /// A Debian package and a file that proves it is installed.
@@ -153,26 +218,49 @@ pub struct Package {
     pub proof: fn() -> bool,
 }
 
-pub const NGINX: Package = Package { name: "nginx", proof: || Path::new("/usr/sbin/nginx").exists() };
-pub const NCHAN: Package =
-    Package { name: "libnginx-mod-nchan", proof: || Path::new(crate::nginx::NCHAN_MODULE).exists() };
-pub const POSTGRESQL: Package = Package { name: "postgresql", proof: || crate::postgres::programs().is_some() };
-pub const ETCD: Package = Package { name: "etcd-server", proof: || Path::new(crate::etcd::PROGRAM).exists() };
+pub const NGINX: Package = Package {
+    name: "nginx",
+    proof: || Path::new("/usr/sbin/nginx").exists(),
+};
+pub const NCHAN: Package = Package {
+    name: "libnginx-mod-nchan",
+    proof: || Path::new(crate::nginx::NCHAN_MODULE).exists(),
+};
+pub const POSTGRESQL: Package = Package {
+    name: "postgresql",
+    proof: || crate::postgres::programs().is_some(),
+};
+pub const ETCD: Package = Package {
+    name: "etcd-server",
+    proof: || Path::new(crate::etcd::PROGRAM).exists(),
+};
 
 /// Installs what is missing, saying so. Nothing is touched when everything is there.
 pub fn install(packages: &[Package]) -> Result<(), Failure> {
-    let missing: Vec<&str> = packages.iter().filter(|package| !(package.proof)()).map(|package| package.name).collect();
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| !(package.proof)())
+        .map(|package| package.name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     eprintln!("installing Debian packages: {}", missing.join(" "));
-    let apt = |arguments: &[&str]| run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"));
+    let apt = |arguments: &[&str]| {
+        run(Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+    };
     apt(&["update", "-q"])?;
     let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
     arguments.extend(&missing);
     apt(&arguments)?;
     match packages.iter().find(|package| !(package.proof)()) {
-        Some(package) => Err(format!("package {} is installed but its files are not where Debian puts them", package.name).into()),
+        Some(package) => Err(format!(
+            "package {} is installed but its files are not where Debian puts them",
+            package.name
+        )
+        .into()),
         None => Ok(()),
     }
 }

@@ -25,23 +25,40 @@ impl Epoll {
         }
         // SAFETY: `raw` is a fresh descriptor that nobody else owns.
         let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
-        Ok(Epoll { descriptor, events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024] })
+        Ok(Epoll {
+            descriptor,
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024],
+        })
     }
 
     pub fn add(&self, socket: &TcpStream, token: u64) -> io::Result<()> {
         let interest = libc::EPOLLIN | libc::EPOLLRDHUP;
-        let mut event = libc::epoll_event { events: interest as u32, u64: token };
+        let mut event = libc::epoll_event {
+            events: interest as u32,
+            u64: token,
+        };
         // SAFETY: both descriptors are open and `event` lives across the call.
         let done = unsafe {
-            libc::epoll_ctl(self.descriptor.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event)
+            libc::epoll_ctl(
+                self.descriptor.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                socket.as_raw_fd(),
+                &raw mut event,
+            )
         };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Appends the tokens of ready sockets to `ready` (cleared first). `None` waits without end.
     pub fn wait(&mut self, ready: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
         ready.clear();
-        let millis = timeout.map_or(-1, |wait| i32::try_from(wait.as_millis()).unwrap_or(i32::MAX));
+        let millis = timeout.map_or(-1, |wait| {
+            i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)
+        });
         // SAFETY: the buffer holds `len` events and outlives the call.
         let count = unsafe {
             libc::epoll_wait(
@@ -53,7 +70,11 @@ impl Epoll {
         };
         if count < 0 {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::Interrupted {
+                Ok(())
+            } else {
+                Err(error)
+            };
         }
         ready.extend(self.events[..count as usize].iter().map(|event| event.u64));
         Ok(())
@@ -64,7 +85,9 @@ fn address(of: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: of.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(*of.ip()).to_be() },
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(*of.ip()).to_be(),
+        },
         sin_zero: [0; 8],
     }
 }
@@ -84,7 +107,13 @@ pub fn connect(from: Ipv4Addr, to: SocketAddrV4) -> io::Result<TcpStream> {
         let stream = TcpStream::from_raw_fd(raw);
         // The port is chosen at connect, per destination: otherwise bind itself runs out of ports.
         let size = mem::size_of_val(&one) as libc::socklen_t;
-        if libc::setsockopt(raw, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, (&raw const one).cast(), size) != 0
+        if libc::setsockopt(
+            raw,
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const one).cast(),
+            size,
+        ) != 0
             || libc::bind(raw, (&raw const source).cast(), length) != 0
             || libc::connect(raw, (&raw const target).cast(), length) != 0
         {
@@ -107,7 +136,11 @@ pub fn pin(core: Option<usize>, cores: usize) -> io::Result<()> {
         }
         libc::sched_setaffinity(0, mem::size_of_val(&set), &raw const set)
     };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Raises the priority of the whole process and of its autogroup, as far as we are allowed to.
@@ -125,10 +158,18 @@ pub fn signal(pid: u32, signal: i32) {
 /// CPU time of a whole process in seconds, exact to the nanosecond, which the ticks of `/proc/stat` are not.
 pub fn cpu_seconds(pid: u32) -> f64 {
     let mut clock: libc::clockid_t = 0;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: both out-pointers are valid for their calls.
     let done = unsafe {
-        libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) == 0 && libc::clock_gettime(clock, &raw mut time) == 0
+        libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) == 0
+            && libc::clock_gettime(clock, &raw mut time) == 0
     };
-    if done { time.tv_sec as f64 + time.tv_nsec as f64 / 1e9 } else { 0.0 }
+    if done {
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    } else {
+        0.0
+    }
 }

@@ -49,7 +49,10 @@ impl FanOut {
     }
 
     pub fn latencies_ms(&self) -> Vec<f64> {
-        self.woken.iter().map(|woken| (woken.at - self.published).as_secs_f64() * 1e3).collect()
+        self.woken
+            .iter()
+            .map(|woken| (woken.at - self.published).as_secs_f64() * 1e3)
+            .collect()
     }
 }
 
@@ -61,13 +64,22 @@ impl Waiters {
         let epoll = sys::Epoll::new()?;
         let mut connections = Vec::with_capacity(count + 1);
         for token in 0..=count {
-            let stream = sys::connect(source_address(), to)
-                .map_err(|error| format!("connection {token} of {count} was not admitted: {error}"))?;
+            let stream = sys::connect(source_address(), to).map_err(|error| {
+                format!("connection {token} of {count} was not admitted: {error}")
+            })?;
             stream.set_nonblocking(true)?;
             epoll.add(&stream, token as u64)?;
-            connections.push(Waiter { stream, partial: Vec::new() });
+            connections.push(Waiter {
+                stream,
+                partial: Vec::new(),
+            });
         }
-        Ok(Waiters { epoll, connections, buffer: vec![0; 256 * 1024], ready: Vec::new() })
+        Ok(Waiters {
+            epoll,
+            connections,
+            buffer: vec![0; 256 * 1024],
+            ready: Vec::new(),
+        })
     }
 
     pub fn count(&self) -> usize {
@@ -100,9 +112,14 @@ impl Waiters {
             self.epoll.wait(&mut self.ready, Some(left))?;
             if let Some(&token) = self.ready.first() {
                 let token = token as usize;
-                let count = self.connections[token].stream.read(&mut self.buffer).unwrap_or(0);
+                let count = self.connections[token]
+                    .stream
+                    .read(&mut self.buffer)
+                    .unwrap_or(0);
                 let shown = String::from_utf8_lossy(&self.buffer[..count.min(200)]).into_owned();
-                return Err(format!("waiter {token} was answered before the change: {shown:?}").into());
+                return Err(
+                    format!("waiter {token} was answered before the change: {shown:?}").into(),
+                );
             }
             if left.is_zero() {
                 return Ok(());
@@ -117,14 +134,23 @@ impl Waiters {
         while woken.len() < expected {
             self.collect(&mut woken, &mut None)?;
             if start.elapsed() > FAN_OUT_PATIENCE {
-                return Err(format!("{} of {expected} were answered within {FAN_OUT_PATIENCE:?}", woken.len()).into());
+                return Err(format!(
+                    "{} of {expected} were answered within {FAN_OUT_PATIENCE:?}",
+                    woken.len()
+                )
+                .into());
             }
         }
         Ok(woken)
     }
 
     /// Publishes one change and waits until exactly `concerned` waiters (all when `None`) have their bytes.
-    pub fn change(&mut self, publish: &[u8], concerned: Option<&HashSet<usize>>, meter: &Meter) -> Result<FanOut, Failure> {
+    pub fn change(
+        &mut self,
+        publish: &[u8],
+        concerned: Option<&HashSet<usize>>,
+        meter: &Meter,
+    ) -> Result<FanOut, Failure> {
         let expected = concerned.map_or(self.count(), HashSet::len);
         let publisher = self.connections.len() - 1;
         let mut woken = Vec::with_capacity(expected);
@@ -135,7 +161,11 @@ impl Waiters {
         while woken.len() < expected || answer.is_none() {
             self.collect(&mut woken, &mut answer)?;
             if published.elapsed() > FAN_OUT_PATIENCE {
-                return Err(format!("{} of {expected} waiters were woken within {FAN_OUT_PATIENCE:?}", woken.len()).into());
+                return Err(format!(
+                    "{} of {expected} waiters were woken within {FAN_OUT_PATIENCE:?}",
+                    woken.len()
+                )
+                .into());
             }
         }
         let busy = meter.read() - before;
@@ -145,21 +175,44 @@ impl Waiters {
                 return Err(format!("waiter {} was answered twice", each.waiter).into());
             }
             if concerned.is_some_and(|concerned| !concerned.contains(&each.waiter)) {
-                return Err(format!("waiter {} was woken although nothing changed for it", each.waiter).into());
+                return Err(format!(
+                    "waiter {} was woken although nothing changed for it",
+                    each.waiter
+                )
+                .into());
             }
             if each.status != 200 {
-                return Err(format!("waiter {} was answered with status {}", each.waiter, each.status).into());
+                return Err(format!(
+                    "waiter {} was answered with status {}",
+                    each.waiter, each.status
+                )
+                .into());
             }
         }
         let answer = answer.expect("the loop ends only with an answer");
         if answer.status >= 300 {
-            return Err(format!("the change was refused: {} {}", answer.status, answer.text()).into());
+            return Err(format!(
+                "the change was refused: {} {}",
+                answer.status,
+                answer.text()
+            )
+            .into());
         }
-        Ok(FanOut { published, answer, woken, busy })
+        Ok(FanOut {
+            published,
+            answer,
+            woken,
+            busy,
+        })
     }
 
-    fn collect(&mut self, woken: &mut Vec<Woken>, published: &mut Option<http::Answer>) -> Result<(), Failure> {
-        self.epoll.wait(&mut self.ready, Some(Duration::from_millis(200)))?;
+    fn collect(
+        &mut self,
+        woken: &mut Vec<Woken>,
+        published: &mut Option<http::Answer>,
+    ) -> Result<(), Failure> {
+        self.epoll
+            .wait(&mut self.ready, Some(Duration::from_millis(200)))?;
         for &token in &self.ready {
             let token = token as usize;
             let is_publisher = token + 1 == self.connections.len();
@@ -172,14 +225,26 @@ impl Waiters {
             };
             let at = Instant::now();
             waiter.partial.extend_from_slice(&self.buffer[..count]);
-            let Some(frame) = http::frame(&waiter.partial)? else { continue };
+            let Some(frame) = http::frame(&waiter.partial)? else {
+                continue;
+            };
             let head = &waiter.partial[..frame.head];
             if is_publisher {
                 let body = waiter.partial[frame.head..frame.total].to_vec();
-                *published = Some(http::Answer { status: frame.status, head: head.to_vec(), body });
+                *published = Some(http::Answer {
+                    status: frame.status,
+                    head: head.to_vec(),
+                    body,
+                });
             } else {
                 let etag = http::header(head, "etag").map(Box::from);
-                woken.push(Woken { waiter: token, at, status: frame.status, etag, bytes: frame.total });
+                woken.push(Woken {
+                    waiter: token,
+                    at,
+                    status: frame.status,
+                    etag,
+                    bytes: frame.total,
+                });
             }
             waiter.partial.drain(..frame.total);
             if !waiter.partial.is_empty() {

@@ -24,20 +24,42 @@ pub const BATCH: usize = 10_000;
 impl Weir {
     /// Starts on a data directory inside the scratch directory; an empty or absent one is a new store.
     pub fn start(bench: &Bench, data: &str) -> Result<Weir, Failure> {
-        let program = bench.weir.as_deref().ok_or("there is no Weir binary (self-test)")?;
+        let program = bench
+            .weir
+            .as_deref()
+            .ok_or("there is no Weir binary (self-test)")?;
         let directory = bench.directory(data)?;
         let log = bench.directory("logs")?.join(format!("weir-{data}.log"));
         let started = Instant::now();
         let arguments = [
-            "serve", "--data-dir", &directory.display().to_string(), "--listen", "127.0.0.1:0", "--api-key", KEY, "--io-threads", "1",
+            "serve",
+            "--data-dir",
+            &directory.display().to_string(),
+            "--listen",
+            "127.0.0.1:0",
+            "--api-key",
+            KEY,
+            "--io-threads",
+            "1",
         ];
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut process = Process::start(Launch { name: "weir", program, arguments, user: None, log }, bench.cores)?;
+        let mut process = Process::start(
+            Launch {
+                name: "weir",
+                program,
+                arguments,
+                user: None,
+                log,
+            },
+            bench.cores,
+        )?;
         let line = process.line()?;
         let to: SocketAddrV4 = line
             .strip_prefix("listening on http://")
             .and_then(|address| address.trim().parse().ok())
-            .ok_or_else(|| format!("the first line of output is {line:?}, not `listening on http://ADDR:PORT`"))?;
+            .ok_or_else(|| {
+                format!("the first line of output is {line:?}, not `listening on http://ADDR:PORT`")
+            })?;
         let mut client = Client::new(to, AUTHORIZATION);
         while client.get(&format!("{API}/monitoring/readiness"))?.status != 200 {
             if started.elapsed() > Duration::from_secs(300) {
@@ -45,7 +67,11 @@ impl Weir {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(Weir { process, to, ready_after: started.elapsed() })
+        Ok(Weir {
+            process,
+            to,
+            ready_after: started.elapsed(),
+        })
     }
 
     pub fn client(&self) -> Client {
@@ -60,9 +86,13 @@ impl Weir {
     pub fn save_streams(&self, numbers: std::ops::Range<usize>) -> Result<(), Failure> {
         let mut client = self.client();
         for first in numbers.clone().step_by(BATCH) {
-            let items: Vec<String> = (first..(first + BATCH).min(numbers.end)).map(|number| stream_json(number, 0)).collect();
+            let items: Vec<String> = (first..(first + BATCH).min(numbers.end))
+                .map(|number| stream_json(number, 0))
+                .collect();
             let body = format!("[{}]", items.join(","));
-            client.call("PUT", &format!("{API}/streams/batch"), "", body.as_bytes())?.expect(&[204, 200], "PUT /streams/batch")?;
+            client
+                .call("PUT", &format!("{API}/streams/batch"), "", body.as_bytes())?
+                .expect(&[204, 200], "PUT /streams/batch")?;
         }
         Ok(())
     }
@@ -70,22 +100,48 @@ impl Weir {
     pub fn save_streamers(&self, count: usize) -> Result<(), Failure> {
         let mut client = self.client();
         for first in (0..count).step_by(BATCH) {
-            let items: Vec<String> = (first..(first + BATCH).min(count)).map(streamer_json).collect();
+            let items: Vec<String> = (first..(first + BATCH).min(count))
+                .map(streamer_json)
+                .collect();
             let body = format!("[{}]", items.join(","));
-            client.call("PUT", &format!("{API}/streamers/batch"), "", body.as_bytes())?.expect(&[204, 200], "PUT /streamers/batch")?;
+            client
+                .call(
+                    "PUT",
+                    &format!("{API}/streamers/batch"),
+                    "",
+                    body.as_bytes(),
+                )?
+                .expect(&[204, 200], "PUT /streamers/batch")?;
         }
         Ok(())
     }
 
     /// Lays streams out: `ingest_of` names each stream's streamer.
-    pub fn lay_out(&self, streams: usize, ingest_of: impl Fn(usize) -> usize) -> Result<(), Failure> {
+    pub fn lay_out(
+        &self,
+        streams: usize,
+        ingest_of: impl Fn(usize) -> usize,
+    ) -> Result<(), Failure> {
         let mut client = self.client();
         for first in (0..streams).step_by(BATCH) {
             let items: Vec<String> = (first..(first + BATCH).min(streams))
-                .map(|number| format!("{{\"name\":\"{}\",\"ingest\":\"{}\"}}", stream_name(number), hostname(ingest_of(number))))
+                .map(|number| {
+                    format!(
+                        "{{\"name\":\"{}\",\"ingest\":\"{}\"}}",
+                        stream_name(number),
+                        hostname(ingest_of(number))
+                    )
+                })
                 .collect();
             let body = format!("{{\"layouts\":[{}]}}", items.join(","));
-            client.call("POST", &format!("{API}/streams/layouts"), "", body.as_bytes())?.expect(&[204, 200], "POST /streams/layouts")?;
+            client
+                .call(
+                    "POST",
+                    &format!("{API}/streams/layouts"),
+                    "",
+                    body.as_bytes(),
+                )?
+                .expect(&[204, 200], "POST /streams/layouts")?;
         }
         Ok(())
     }
@@ -115,7 +171,9 @@ pub fn bitrate(number: usize) -> usize {
 /// could be answered without writing.
 pub fn stream_json(number: usize, edition: u64) -> String {
     format!(
-        "{{\"name\":\"{}\",\"title\":\"Camera {number}, edition {edition}\",\"inputs\":[{{\"url\":\"rtsp://10.{}.{}.{}:554/live/{number}\"}}],\
+        "{{\"name\":\"{}\",\"title\":\"Camera {number}, edition {edition}\",\
+         \"comment\":\"North gate, pole {number}, faces the car park; contract 4711, maintained twice a year\",\
+         \"inputs\":[{{\"url\":\"rtsp://10.{}.{}.{}:554/live/{number}\"}},{{\"url\":\"rtsp://backup.example:554/live/{number}\"}}],\
          \"labels\":{{\"site\":\"{}\",\"floor\":\"{}\"}},\"claims\":{{\"bitrate\":{}}},\"dvr\":{{\"reference\":\"main\",\"expiration\":604800}}}}",
         stream_name(number),
         number >> 16 & 255,
@@ -129,15 +187,29 @@ pub fn stream_json(number: usize, edition: u64) -> String {
 
 pub fn streamer_json(number: usize) -> String {
     let hostname = hostname(number);
-    format!("{{\"hostname\":\"{hostname}\",\"role\":\"streamer\",\"cluster_key\":\"key-{number}\",\"api_url\":\"http://{hostname}:80\"}}")
+    format!(
+        "{{\"hostname\":\"{hostname}\",\"role\":\"streamer\",\"cluster_key\":\"key-{number}\",\"api_url\":\"http://{hostname}:80\"}}"
+    )
 }
 
 /// Title changes of one stream of each of the given ones, as one batch.
 pub fn batch_of_changes(numbers: impl Iterator<Item = usize>, edition: u64) -> Vec<u8> {
-    let items: Vec<String> =
-        numbers.map(|number| format!("{{\"name\":\"{}\",\"title\":\"edition {edition}\"}}", stream_name(number))).collect();
+    let items: Vec<String> = numbers
+        .map(|number| {
+            format!(
+                "{{\"name\":\"{}\",\"title\":\"edition {edition}\"}}",
+                stream_name(number)
+            )
+        })
+        .collect();
     let body = format!("[{}]", items.join(","));
-    http::request("PUT", &format!("{API}/streams/batch"), AUTHORIZATION, "", body.as_bytes())
+    http::request(
+        "PUT",
+        &format!("{API}/streams/batch"),
+        AUTHORIZATION,
+        "",
+        body.as_bytes(),
+    )
 }
 
 #[cfg(test)]
@@ -148,7 +220,8 @@ mod tests {
     #[test]
     fn streams_are_valid_json_with_distinct_bitrates() {
         for number in [0, 1, 65_536, 999_999] {
-            let value: serde_json::Value = serde_json::from_str(&stream_json(number, 3)).expect("valid JSON");
+            let value: serde_json::Value =
+                serde_json::from_str(&stream_json(number, 3)).expect("valid JSON");
             assert_eq!(value["name"], stream_name(number));
             assert_eq!(value["claims"]["bitrate"], bitrate(number));
         }
@@ -159,7 +232,9 @@ mod tests {
     #[test]
     fn a_site_is_shared_by_few_streams_of_a_million() {
         let wanted = site(7);
-        let matching = (0..1_000_000).filter(|&number| site(number) == wanted).count();
+        let matching = (0..1_000_000)
+            .filter(|&number| site(number) == wanted)
+            .count();
         assert!((1..100).contains(&matching), "{matching} fit on one page");
     }
 }

@@ -19,16 +19,32 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
     weir.lay_out(STREAMS, |_| 0)?;
     let target = format!("{API}/streamers/{}/streams", hostname(0));
     let mut client = weir.client();
-    let whole = client.get(&target)?.expect(&[200], "config of a streamer")?;
+    let whole = client
+        .get(&target)?
+        .expect(&[200], "config of a streamer")?;
     let count = whole.json()?["streams"].as_array().map_or(0, Vec::len);
     if count != STREAMS {
         return Err(format!("the streamer is told {count} streams instead of {STREAMS}").into());
     }
-    let etag = whole.header("etag").ok_or("a streamer's config without an ETag")?.to_owned();
+    let etag = whole
+        .header("etag")
+        .ok_or("a streamer's config without an ETag")?
+        .to_owned();
     let meter = weir.process.meter(bench.cores);
     let saturate = |to, target: &str, extra: &str, status, meter: &Meter| {
-        let plan = Plan { to, connections: 64, pipeline: 1, answers_per_connection: None, warm: bench.warm, time: bench.time };
-        load::closed(plan, &mut Get::new(target, AUTHORIZATION, extra, status), meter)
+        let plan = Plan {
+            to,
+            connections: 64,
+            pipeline: 1,
+            answers_per_connection: None,
+            warm: bench.warm,
+            time: bench.time,
+        };
+        load::closed(
+            plan,
+            &mut Get::new(target, AUTHORIZATION, extra, status),
+            meter,
+        )
     };
     if items.contains(&"P11") {
         let single = format!("{API}/streams/{}", stream_name(1));
@@ -38,19 +54,39 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             Side::Peer => saturate(weir.to, &single, "", 200, &meter),
         })?;
         rows.push(
-            Row::new("P11", format!("unchanged config of {STREAMS} streams (304)"), "its own single GET", "x per busy s", Goal::AtLeast(1.0, 1.0))
-                .values(ratios(&pairs, Sample::per_busy_second))
-                .wall(ratios(&pairs, Sample::per_second))
-                .note(rates_note(&pairs, ("304", "GET"))),
+            Row::new(
+                "P11",
+                format!("unchanged config of {STREAMS} streams (304)"),
+                "its own single GET",
+                "x per busy s",
+                Goal::AtLeast(1.0, 1.0),
+            )
+            .values(ratios(&pairs, Sample::per_busy_second))
+            .wall(ratios(&pairs, Sample::per_second))
+            .note(rates_note(&pairs, ("304", "GET"))),
         );
     }
     if items.contains(&"P12") {
-        let nginx = Nginx::start(bench, None, Some(&Compressed { body: whole.body.clone() }))?;
+        let nginx = Nginx::start(
+            bench,
+            None,
+            Some(&Compressed {
+                body: whole.body.clone(),
+            }),
+        )?;
         let peer = nginx.process.meter(bench.cores);
         let accept = "Accept-Encoding: gzip\r\n";
         for (path, against, goal) in [
-            ("/gzip-on/whole.json", "nginx gzip on, level 1", Goal::AtLeast(20.0, 50.0)),
-            ("/gzip-static/whole.json", "nginx gzip_static", Goal::AtLeast(1.0, 1.3)),
+            (
+                "/gzip-on/whole.json",
+                "nginx gzip on, level 1",
+                Goal::AtLeast(20.0, 50.0),
+            ),
+            (
+                "/gzip-static/whole.json",
+                "nginx gzip_static",
+                Goal::AtLeast(1.0, 1.3),
+            ),
         ] {
             let ours = client.call("GET", &target, accept, b"")?;
             let theirs = Client::new(nginx.to, AUTHORIZATION).call("GET", path, accept, b"")?;
@@ -64,26 +100,47 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
                 Side::Peer => saturate(nginx.to, path, accept, 200, &peer),
             })?;
             rows.push(
-                Row::new("P12", format!("the whole config of {STREAMS} streams, gzip"), against, "x per busy s", goal)
-                    .values(ratios(&pairs, Sample::per_busy_second))
-                    .wall(ratios(&pairs, Sample::per_second))
-                    .note(rates_note(&pairs, ("weir", "nginx")))
-                    .note(format!("{} B of JSON; compressed {} B, nginx {} B", whole.body.len(), ours.body.len(), theirs.body.len())),
+                Row::new(
+                    "P12",
+                    format!("the whole config of {STREAMS} streams, gzip"),
+                    against,
+                    "x per busy s",
+                    goal,
+                )
+                .values(ratios(&pairs, Sample::per_busy_second))
+                .wall(ratios(&pairs, Sample::per_second))
+                .note(rates_note(&pairs, ("weir", "nginx")))
+                .note(format!(
+                    "{} B of JSON; compressed {} B, nginx {} B",
+                    whole.body.len(),
+                    ours.body.len(),
+                    theirs.body.len()
+                )),
             );
         }
     }
     if items.contains(&"P13") {
         let revision = revision_of(&whole)?;
-        client.exchange(&batch_of_changes(std::iter::once(7), 1))?.expect(&[200, 204], "PUT /streams/batch")?;
-        let delta = client.get(&format!("{target}?changes_since={revision}"))?.expect(&[200], "changes of a streamer")?;
+        client
+            .exchange(&batch_of_changes(std::iter::once(7), 1))?
+            .expect(&[200, 204], "PUT /streams/batch")?;
+        let delta = client
+            .get(&format!("{target}?changes_since={revision}"))?
+            .expect(&[200], "changes of a streamer")?;
         let changed = delta.json()?["streams"].as_array().map_or(0, Vec::len);
         if changed != 1 {
             return Err(format!("the delta tells {changed} streams instead of 1").into());
         }
         rows.push(
-            Row::new("P13", format!("bytes of a delta, 1 of {STREAMS} streams changed"), "whole answer", "%", Goal::AtMost(1.0, 0.3))
-                .values([delta.body.len() as f64 / whole.body.len() as f64 * 100.0])
-                .note(format!("{} B of {} B", delta.body.len(), whole.body.len())),
+            Row::new(
+                "P13",
+                format!("bytes of a delta, 1 of {STREAMS} streams changed"),
+                "whole answer",
+                "%",
+                Goal::AtMost(1.0, 0.3),
+            )
+            .values([delta.body.len() as f64 / whole.body.len() as f64 * 100.0])
+            .note(format!("{} B of {} B", delta.body.len(), whole.body.len())),
         );
     }
     Ok(())
@@ -98,5 +155,7 @@ fn revision_of(whole: &crate::http::Answer) -> Result<String, Failure> {
         .iter()
         .find_map(|name| whole.header(name))
         .map(str::to_owned)
-        .ok_or_else(|| "a streamer's config names no revision, so a client cannot ask for changes".into())
+        .ok_or_else(|| {
+            "a streamer's config names no revision, so a client cannot ask for changes".into()
+        })
 }

@@ -10,14 +10,14 @@ use crate::load::{self, Plan, Turn, Work};
 use crate::machine;
 use crate::postgres::{self, Postgres, Session};
 use crate::waiters::Waiters;
-use crate::weir::{API, AUTHORIZATION, Weir, bitrate, hostname, site, stream_json, stream_name};
+use crate::weir::{API, AUTHORIZATION, Weir, hostname, site, stream_json, stream_name};
 use crate::{Bench, Failure, http, sys};
 
 const STREAMS_EACH: usize = 100;
 const POLL_SECONDS: f64 = 5.0;
 
 pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let data = prepare(bench, rows)?;
+    let data = prepare(bench)?;
     // Starting first: afterwards the server stays up for the rest.
     if items.contains(&"P16") {
         start(bench, &data, rows)?;
@@ -35,7 +35,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
 }
 
 /// Builds the cluster once per scratch directory; a kept one is used again.
-fn prepare(bench: &Bench, _rows: &mut [Row]) -> Result<String, Failure> {
+fn prepare(bench: &Bench) -> Result<String, Failure> {
     let data = format!("cluster-{}", bench.streams);
     let complete = bench.directory("logs")?.join(format!("{data}.complete"));
     if complete.exists() {
@@ -48,12 +48,23 @@ fn prepare(bench: &Bench, _rows: &mut [Row]) -> Result<String, Failure> {
     weir.save_streamers(streamers)?;
     weir.save_streams(0..bench.streams)?;
     weir.lay_out(bench.streams, |stream| stream % streamers)?;
-    let shown = weir.get("/streams?limit=1")?.expect(&[200], "GET /streams")?.json()?;
+    let shown = weir
+        .get("/streams?limit=1")?
+        .expect(&[200], "GET /streams")?
+        .json()?;
     if shown["estimated_count"].as_u64() != Some(bench.streams as u64) {
-        return Err(format!("the cluster holds {} streams instead of {}", shown["estimated_count"], bench.streams).into());
+        return Err(format!(
+            "the cluster holds {} streams instead of {}",
+            shown["estimated_count"], bench.streams
+        )
+        .into());
     }
     weir.process.end(libc::SIGTERM);
-    eprintln!("   {} streams over {streamers} streamers saved and laid out in {:.0} s", bench.streams, started.elapsed().as_secs_f64());
+    eprintln!(
+        "   {} streams over {streamers} streamers saved and laid out in {:.0} s",
+        bench.streams,
+        started.elapsed().as_secs_f64()
+    );
     std::fs::write(complete, "")?;
     Ok(data)
 }
@@ -67,32 +78,78 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
     for round in 0..bench.pairs {
         let mut weir = Weir::start(bench, data)?;
         clean.push(weir.ready_after.as_secs_f64());
-        resident.push((machine::resident_bytes(&weir.process.pids()) - base) / bench.streams as f64);
+        resident
+            .push((machine::resident_bytes(&weir.process.pids()) - base) / bench.streams as f64);
         // Saves in flight, the last one acknowledged, then the end without a warning.
         let title = format!("before the end, {round}");
         let body = format!("{{\"title\":\"{title}\"}}");
         let target = format!("{API}/streams/{}", stream_name(round));
-        weir.client().call("PUT", &target, "", body.as_bytes())?.expect(&[200], "PUT stream")?;
+        weir.client()
+            .call("PUT", &target, "", body.as_bytes())?
+            .expect(&[200], "PUT stream")?;
         let mut stream = sys::connect(Ipv4Addr::LOCALHOST, weir.to)?;
         for number in 0..64 {
             let target = format!("{API}/streams/{}", stream_name(1000 + number));
-            stream.write_all(&http::request("PUT", &target, AUTHORIZATION, "", b"{\"title\":\"in flight\"}"))?;
+            stream.write_all(&http::request(
+                "PUT",
+                &target,
+                AUTHORIZATION,
+                "",
+                b"{\"title\":\"in flight\"}",
+            ))?;
         }
         weir.process.end(libc::SIGKILL);
         let again = Weir::start(bench, data)?;
         killed.push(again.ready_after.as_secs_f64());
-        let shown = again.get(&format!("/streams/{}", stream_name(round)))?.expect(&[200], "GET stream")?.json()?;
+        let shown = again
+            .get(&format!("/streams/{}", stream_name(round)))?
+            .expect(&[200], "GET stream")?
+            .json()?;
         if shown["title"] != title.as_str() {
-            return Err(format!("an acknowledged save is gone after kill -9: {} instead of {title:?}", shown["title"]).into());
+            return Err(format!(
+                "an acknowledged save is gone after kill -9: {} instead of {title:?}",
+                shown["title"]
+            )
+            .into());
         }
     }
     let what = |how: &str| format!("start with {} streams until ready, {how}", bench.streams);
-    rows.push(Row::new("P16", what("after a clean stop"), "-", "s", Goal::AtMost(2.0, 0.1)).values(clean).note("files in the page cache"));
-    rows.push(Row::new("P16", what("after kill -9 with saves in flight"), "-", "s", Goal::AtMost(3.0, 0.1)).values(killed).note("the acknowledged save was there each time"));
     rows.push(
-        Row::new("P16", "resident memory per stream, ready", "-", "bytes", Goal::AtMost(1536.0, 512.0))
-            .values(resident)
-            .note(format!("beyond {:.1} MiB of an empty server; config of about {} B, laid out", base / 1048576.0, stream_json(1, 0).len())),
+        Row::new(
+            "P16",
+            what("after a clean stop"),
+            "-",
+            "s",
+            Goal::AtMost(2.0, 0.1),
+        )
+        .values(clean)
+        .note("files in the page cache"),
+    );
+    rows.push(
+        Row::new(
+            "P16",
+            what("after kill -9 with saves in flight"),
+            "-",
+            "s",
+            Goal::AtMost(3.0, 0.1),
+        )
+        .values(killed)
+        .note("the acknowledged save was there each time"),
+    );
+    rows.push(
+        Row::new(
+            "P16",
+            "resident memory per stream, ready",
+            "-",
+            "bytes",
+            Goal::AtMost(1536.0, 512.0),
+        )
+        .values(resident)
+        .note(format!(
+            "beyond {:.1} MiB of an empty server; config of about {} B, laid out",
+            base / 1048576.0,
+            stream_json(1, 0).len()
+        )),
     );
     Ok(())
 }
@@ -109,7 +166,9 @@ impl Work for Poll {
 
     fn answer(&mut self, _connection: usize, input: &[u8]) -> Result<Option<usize>, Failure> {
         match http::frame(input)? {
-            Some(frame) if frame.status != self.status => Err(format!("a poll was answered with {}", frame.status).into()),
+            Some(frame) if frame.status != self.status => {
+                Err(format!("a poll was answered with {}", frame.status).into())
+            }
             frame => Ok(frame.map(|frame| frame.total)),
         }
     }
@@ -122,35 +181,70 @@ fn fleet(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
     {
         let mut waiters = Waiters::connect(streamers, weir.to)?;
         for streamer in 0..streamers {
-            waiters.park(streamer, &http::request("GET", &target(streamer), AUTHORIZATION, "", b""))?;
+            waiters.park(
+                streamer,
+                &http::request("GET", &target(streamer), AUTHORIZATION, "", b""),
+            )?;
         }
         for answer in waiters.answers(streamers)? {
-            etags[answer.waiter] = answer.etag.ok_or("a streamer's config without an ETag")?.into();
+            etags[answer.waiter] = answer
+                .etag
+                .ok_or("a streamer's config without an ETag")?
+                .into();
         }
     }
     let meter = weir.process.meter(bench.cores);
-    for (what, condition) in [("with If-None-Match (304)", true), ("whole answers (200)", false)] {
+    for (what, condition) in [
+        ("with If-None-Match (304)", true),
+        ("whole answers (200)", false),
+    ] {
         let requests = (0..streamers)
             .map(|streamer| {
-                let extra = if condition { format!("If-None-Match: {}\r\n", etags[streamer]) } else { String::new() };
+                let extra = if condition {
+                    format!("If-None-Match: {}\r\n", etags[streamer])
+                } else {
+                    String::new()
+                };
                 http::request("GET", &target(streamer), AUTHORIZATION, &extra, b"")
             })
             .collect();
-        let mut work = Poll { requests, status: if condition { 304 } else { 200 } };
+        let mut work = Poll {
+            requests,
+            status: if condition { 304 } else { 200 },
+        };
         let mut samples = Vec::new();
         for _ in 0..bench.pairs {
             // One whole period to warm up, so that everybody was served once; then at least another.
             let period = std::time::Duration::from_secs_f64(POLL_SECONDS);
-            let plan = Plan { to: weir.to, connections: streamers, pipeline: 1, answers_per_connection: None, warm: period, time: period.max(bench.time) };
-            samples.push(load::open_loop(plan, streamers as f64 / POLL_SECONDS, Turn::Round, &mut work, &meter)?);
+            let plan = Plan {
+                to: weir.to,
+                connections: streamers,
+                pipeline: 1,
+                answers_per_connection: None,
+                warm: period,
+                time: period.max(bench.time),
+            };
+            samples.push(load::open_loop(
+                plan,
+                streamers as f64 / POLL_SECONDS,
+                Turn::Round,
+                &mut work,
+                &meter,
+            )?);
         }
         let p99 = Spread::of(samples.iter().map(|sample| sample.percentile_ms(99.0))).median;
         let per_second = Spread::of(samples.iter().map(load::Sample::per_second)).median;
+        let own = Spread::of(
+            samples
+                .iter()
+                .map(|sample| sample.busy.exact / sample.wall * 100.0),
+        )
+        .median;
         let bytes = samples[0].bytes as f64 / samples[0].answers as f64;
         rows.push(
             Row::new("P14", format!("{streamers} streamers x {STREAMS_EACH} streams every 5 s, {what}"), "the core", "% busy", Goal::AtMost(30.0, 10.0))
                 .values(samples.iter().map(|sample| sample.busy.server / sample.wall * 100.0))
-                .note(format!("{per_second:.0} polls/s, {bytes:.0} B each, p99 {} ms", figure(p99))),
+                .note(format!("{per_second:.0} polls/s, {bytes:.0} B each, p99 {} ms; the server's own CPU clock {own:.1} %", figure(p99))),
         );
     }
     Ok(())
@@ -171,7 +265,8 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
     session.query(postgres::TABLE)?;
     session.copy(
         "copy stream (name, config) from stdin",
-        (0..bench.streams).map(|number| format!("{}\t{}", stream_name(number), stream_json(number, 0))),
+        (0..bench.streams)
+            .map(|number| format!("{}\t{}", stream_name(number), stream_json(number, 0))),
     )?;
     session.query("vacuum analyze stream")?;
     let wanted = site(7);
@@ -198,22 +293,47 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
     for (number, question) in questions.iter().enumerate() {
         session.prepare(number + 1, &question.sql)?;
         let names = compare_names(weir, &mut session, number + 1, question)?;
-        let pairs = alternate(bench.pairs, |side| ask(weir, &mut session, number + 1, question, side))?;
+        let pairs = alternate(bench.pairs, |side| {
+            ask(weir, &mut session, number + 1, question, side)
+        })?;
         let times = medians(&pairs, |&each| each);
         let what = format!("{} streams: {}", bench.streams, question.what);
-        let note = format!("median ms: weir {}, PostgreSQL {}; the same {names} names from both", figure(times.0), figure(times.1));
+        let note = format!(
+            "median ms: weir {}, PostgreSQL {}; the same {names} names from both",
+            figure(times.0),
+            figure(times.1)
+        );
         if number == 0 {
-            rows.push(Row::new("P15", what, "-", "ms", Goal::AtMost(1.0, 0.3)).values(pairs.iter().map(|pair| pair.0)).note(note));
+            rows.push(
+                Row::new("P15", what, "-", "ms", Goal::AtMost(1.0, 0.3))
+                    .values(pairs.iter().map(|pair| pair.0))
+                    .note(note),
+            );
         } else {
-            rows.push(Row::new("P15", what, "PostgreSQL jsonb, warm", "x", Goal::AtMost(1.0, 0.2)).values(ratios(&pairs, |&each| each)).note(note));
+            rows.push(
+                Row::new(
+                    "P15",
+                    what,
+                    "PostgreSQL jsonb, warm",
+                    "x",
+                    Goal::AtMost(1.0, 0.2),
+                )
+                .values(ratios(&pairs, |&each| each))
+                .note(note),
+            );
         }
     }
-    debug_assert!(bitrate(1) != bitrate(2));
     Ok(())
 }
 
 /// Median time of one query in ms, alone on a kept connection, until the last byte is there.
-fn ask(weir: &Weir, session: &mut Session, prepared: usize, question: &Question, side: Side) -> Result<f64, Failure> {
+fn ask(
+    weir: &Weir,
+    session: &mut Session,
+    prepared: usize,
+    question: &Question,
+    side: Side,
+) -> Result<f64, Failure> {
     let mut client = weir.client();
     let target = format!("{API}{}", question.weir);
     let mut times = Vec::new();
@@ -236,17 +356,37 @@ fn ask(weir: &Weir, session: &mut Session, prepared: usize, question: &Question,
 }
 
 /// Both must give the same streams in the same order; how many.
-fn compare_names(weir: &Weir, session: &mut Session, prepared: usize, question: &Question) -> Result<usize, Failure> {
-    let answer = weir.get(&question.weir)?.expect(&[200], "GET /streams")?.json()?;
-    let ours: Vec<&str> =
-        answer["streams"].as_array().map(|streams| streams.iter().filter_map(|stream| stream["name"].as_str()).collect()).unwrap_or_default();
+fn compare_names(
+    weir: &Weir,
+    session: &mut Session,
+    prepared: usize,
+    question: &Question,
+) -> Result<usize, Failure> {
+    let answer = weir
+        .get(&question.weir)?
+        .expect(&[200], "GET /streams")?
+        .json()?;
+    let ours: Vec<&str> = answer["streams"]
+        .as_array()
+        .map(|streams| {
+            streams
+                .iter()
+                .filter_map(|stream| stream["name"].as_str())
+                .collect()
+        })
+        .unwrap_or_default();
     let rows = session.execute(prepared)?;
     let theirs: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
     if ours == theirs && !ours.is_empty() {
         return Ok(ours.len());
     }
     Err(format!(
-        "{}: Weir lists {} ({:?} ..), PostgreSQL {} ({:?} ..)", question.what, ours.len(), ours.first(), theirs.len(), theirs.first()
+        "{}: Weir lists {} ({:?} ..), PostgreSQL {} ({:?} ..)",
+        question.what,
+        ours.len(),
+        ours.first(),
+        theirs.len(),
+        theirs.first()
     )
     .into())
 }

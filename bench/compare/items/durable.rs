@@ -26,7 +26,10 @@ struct Saves {
 
 impl Saves {
     fn next(&mut self) -> (usize, u64) {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.state = self
+            .state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         self.edition += 1;
         ((self.state >> 33) as usize % NAMES, self.edition)
     }
@@ -40,21 +43,33 @@ impl Work for Put<'_> {
     fn request(&mut self, _connection: usize, _last: bool, out: &mut Vec<u8>) {
         let (number, edition) = self.saves.next();
         let target = format!("{API}/streams/{}", stream_name(number));
-        out.extend_from_slice(&http::request("PUT", &target, AUTHORIZATION, "", stream_json(number, edition).as_bytes()));
+        out.extend_from_slice(&http::request(
+            "PUT",
+            &target,
+            AUTHORIZATION,
+            "",
+            stream_json(number, edition).as_bytes(),
+        ));
     }
 
     fn answer(&mut self, _connection: usize, input: &[u8]) -> Result<Option<usize>, Failure> {
         match http::frame(input)? {
-            Some(frame) if frame.status != 200 => {
-                Err(format!("PUT was answered with {}: {}", frame.status, String::from_utf8_lossy(&input[frame.head..frame.total])).into())
-            }
+            Some(frame) if frame.status != 200 => Err(format!(
+                "PUT was answered with {}: {}",
+                frame.status,
+                String::from_utf8_lossy(&input[frame.head..frame.total])
+            )
+            .into()),
             frame => Ok(frame.map(|frame| frame.total)),
         }
     }
 }
 
 pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let mut saves = Saves { state: 42, edition: 0 };
+    let mut saves = Saves {
+        state: 42,
+        edition: 0,
+    };
     let weir = if bench.self_test {
         None
     } else {
@@ -74,7 +89,11 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
         )?;
         session.query("vacuum analyze stream")?;
         session.query("checkpoint")?;
-        for (clients, goal) in [(1, Goal::AtLeast(0.9, 1.2)), (32, Goal::AtLeast(3.0, 4.0)), (128, Goal::AtLeast(5.0, 8.0))] {
+        for (clients, goal) in [
+            (1, Goal::AtLeast(0.9, 1.2)),
+            (32, Goal::AtLeast(3.0, 4.0)),
+            (128, Goal::AtLeast(5.0, 8.0)),
+        ] {
             let pairs = alternate(bench.pairs, |side| match (side, &weir) {
                 (Side::Candidate, Some(weir)) => put(bench, weir, clients, &mut saves),
                 _ => upsert(bench, &postgres, clients, &mut saves),
@@ -94,12 +113,26 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             _ => {
                 let mut next = || {
                     let (number, edition) = saves.next();
-                    (stream_name(number), stream_json(number, edition).into_bytes())
+                    (
+                        stream_name(number),
+                        stream_json(number, edition).into_bytes(),
+                    )
                 };
-                load::closed(plan(bench, etcd.to, 32), &mut etcd::Put { next: &mut next }, &etcd.process.meter(bench.cores))
+                load::closed(
+                    plan(bench, etcd.to, 32),
+                    &mut etcd::Put { next: &mut next },
+                    &etcd.process.meter(bench.cores),
+                )
             }
         })?;
-        rows.push(save_row("P9b", 32, "etcd", Goal::AtLeast(6.0, 10.0), &pairs, bench));
+        rows.push(save_row(
+            "P9b",
+            32,
+            "etcd",
+            Goal::AtLeast(6.0, 10.0),
+            &pairs,
+            bench,
+        ));
     }
     if let Some(weir) = &weir {
         if items.contains(&"P10") {
@@ -110,61 +143,130 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
     Ok(())
 }
 
-fn save_row(item: &'static str, clients: usize, against: &str, goal: Goal, pairs: &[(Sample, Sample)], bench: &Bench) -> Row {
+fn save_row(
+    item: &'static str,
+    clients: usize,
+    against: &str,
+    goal: Goal,
+    pairs: &[(Sample, Sample)],
+    bench: &Bench,
+) -> Row {
     let name = if bench.self_test { "self-test" } else { "weir" };
     let busy = ratios(pairs, Sample::per_busy_second);
     let latency = medians(pairs, |sample| sample.percentile_ms(50.0));
     let slow = medians(pairs, |sample| sample.percentile_ms(99.0));
-    Row::new(item, format!("durable saves per second, {clients} clients"), against, "x per s", goal)
-        .values(ratios(pairs, Sample::per_second))
-        .note(rates_note(pairs, (name, against)))
-        .note(format!(
-            "per busy second of the core x{}; ms p50 / p99: {name} {} / {}, {against} {} / {}",
-            figure(crate::figures::Spread::of(busy).median), figure(latency.0), figure(slow.0), figure(latency.1), figure(slow.1)
-        ))
+    Row::new(
+        item,
+        format!("durable saves per second, {clients} clients"),
+        against,
+        "x per s",
+        goal,
+    )
+    .values(ratios(pairs, Sample::per_second))
+    .note(rates_note(pairs, (name, against)))
+    .note(format!(
+        "per busy second of the core x{}; ms p50 / p99: {name} {} / {}, {against} {} / {}",
+        figure(crate::figures::Spread::of(busy).median),
+        figure(latency.0),
+        figure(slow.0),
+        figure(latency.1),
+        figure(slow.1)
+    ))
 }
 
 fn plan(bench: &Bench, to: std::net::SocketAddrV4, connections: usize) -> Plan {
-    Plan { to, connections, pipeline: 1, answers_per_connection: None, warm: bench.warm, time: bench.time }
+    Plan {
+        to,
+        connections,
+        pipeline: 1,
+        answers_per_connection: None,
+        warm: bench.warm,
+        time: bench.time,
+    }
 }
 
 fn put(bench: &Bench, weir: &Weir, clients: usize, saves: &mut Saves) -> Result<Sample, Failure> {
-    load::closed(plan(bench, weir.to, clients), &mut Put { saves }, &weir.process.meter(bench.cores))
+    load::closed(
+        plan(bench, weir.to, clients),
+        &mut Put { saves },
+        &weir.process.meter(bench.cores),
+    )
 }
 
-fn upsert(bench: &Bench, postgres: &Postgres, clients: usize, saves: &mut Saves) -> Result<Sample, Failure> {
+fn upsert(
+    bench: &Bench,
+    postgres: &Postgres,
+    clients: usize,
+    saves: &mut Saves,
+) -> Result<Sample, Failure> {
     let mut next = || {
         let (number, edition) = saves.next();
-        (stream_name(number), stream_json(number, edition).into_bytes())
+        (
+            stream_name(number),
+            stream_json(number, edition).into_bytes(),
+        )
     };
-    load::closed(plan(bench, postgres.to, clients), &mut Upsert { next: &mut next }, &postgres.process.meter(bench.cores))
+    load::closed(
+        plan(bench, postgres.to, clients),
+        &mut Upsert { next: &mut next },
+        &postgres.process.meter(bench.cores),
+    )
 }
 
 /// P10: the disk is asked in the same run, in the same directory, between the turns of the server.
-fn answer_times(bench: &Bench, weir: &Weir, saves: &mut Saves, rows: &mut Vec<Row>) -> Result<(), Failure> {
+fn answer_times(
+    bench: &Bench,
+    weir: &Weir,
+    saves: &mut Saves,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     let saturation = put(bench, weir, 32, saves)?.per_second();
     let probe = |bench: &Bench| fdatasync(bench, bench.time);
     let open = alternate(bench.pairs, |side| match side {
         Side::Candidate => {
             let meter = weir.process.meter(bench.cores);
-            let sample = load::open_loop(plan(bench, weir.to, 32), saturation / 2.0, Turn::Free, &mut Put { saves }, &meter)?;
+            let sample = load::open_loop(
+                plan(bench, weir.to, 32),
+                saturation / 2.0,
+                Turn::Free,
+                &mut Put { saves },
+                &meter,
+            )?;
             Ok((sample.percentile_ms(50.0), sample.percentile_ms(99.0)))
         }
         Side::Peer => probe(bench),
     })?;
     let alone = alternate(bench.pairs, |side| match side {
-        Side::Candidate => put(bench, weir, 1, saves).map(|sample| (sample.percentile_ms(50.0), sample.percentile_ms(99.0))),
+        Side::Candidate => put(bench, weir, 1, saves)
+            .map(|sample| (sample.percentile_ms(50.0), sample.percentile_ms(99.0))),
         Side::Peer => probe(bench),
     })?;
     for (what, goal, pairs) in [
-        (format!("PUT p99, 32 clients, open loop at 50 % ({}/s)", rate(saturation / 2.0)), Goal::AtMost(3.0, 2.0), open),
+        (
+            format!(
+                "PUT p99, 32 clients, open loop at 50 % ({}/s)",
+                rate(saturation / 2.0)
+            ),
+            Goal::AtMost(3.0, 2.0),
+            open,
+        ),
         ("PUT p99, 1 client".to_owned(), Goal::Open, alone),
     ] {
-        let (p50, p99) = (medians(&pairs, |each: &(f64, f64)| each.0), medians(&pairs, |each: &(f64, f64)| each.1));
-        rows.push(Row::new("P10", what, "fdatasync p99", "x", goal).values(ratios(&pairs, |each| each.1)).note(format!(
-            "ms p50 / p99: PUT {} / {}, one 4 KiB write and fdatasync {} / {}",
-            figure(p50.0), figure(p99.0), figure(p50.1), figure(p99.1)
-        )));
+        let (p50, p99) = (
+            medians(&pairs, |each: &(f64, f64)| each.0),
+            medians(&pairs, |each: &(f64, f64)| each.1),
+        );
+        rows.push(
+            Row::new("P10", what, "fdatasync p99", "x", goal)
+                .values(ratios(&pairs, |each| each.1))
+                .note(format!(
+                    "ms p50 / p99: PUT {} / {}, one 4 KiB write and fdatasync {} / {}",
+                    figure(p50.0),
+                    figure(p99.0),
+                    figure(p50.1),
+                    figure(p99.1)
+                )),
+        );
     }
     Ok(())
 }
@@ -176,7 +278,11 @@ fn fdatasync(bench: &Bench, time: Duration) -> Result<(f64, f64), Failure> {
     let cores = bench.cores;
     let probe = std::thread::spawn(move || -> std::io::Result<_> {
         sys::pin(cores.server(), cores.count)?;
-        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)?;
         if file.metadata()?.len() < BYTES {
             file.write_all_at(&vec![1; BYTES as usize], 0)?;
             file.sync_all()?;
@@ -187,14 +293,22 @@ fn fdatasync(bench: &Bench, time: Duration) -> Result<(f64, f64), Failure> {
         while start.elapsed() < time {
             number += 1;
             let before = Instant::now();
-            file.write_all_at(&[number as u8; 4096], number.wrapping_mul(4096 * 7919) % BYTES / 4096 * 4096)?;
+            file.write_all_at(
+                &[number as u8; 4096],
+                number.wrapping_mul(4096 * 7919) % BYTES / 4096 * 4096,
+            )?;
             file.sync_data()?;
             latency.saturating_record(before.elapsed().as_nanos() as u64);
         }
         std::fs::remove_file(&path)?;
-        Ok((latency.value_at_percentile(50.0) as f64 / 1e6, latency.value_at_percentile(99.0) as f64 / 1e6))
+        Ok((
+            latency.value_at_percentile(50.0) as f64 / 1e6,
+            latency.value_at_percentile(99.0) as f64 / 1e6,
+        ))
     });
-    Ok(probe.join().map_err(|_| "the probe of the disk panicked")??)
+    Ok(probe
+        .join()
+        .map_err(|_| "the probe of the disk panicked")??)
 }
 
 /// What was answered must be there: the last save of a name is what a GET shows.
@@ -203,10 +317,17 @@ fn acknowledged_is_there(bench: &Bench, weir: &Weir, saves: &mut Saves) -> Resul
     for _ in 0..if bench.quick { 10 } else { 100 } {
         let (number, edition) = saves.next();
         let target = format!("{API}/streams/{}", stream_name(number));
-        client.call("PUT", &target, "", stream_json(number, edition).as_bytes())?.expect(&[200], "PUT stream")?;
+        client
+            .call("PUT", &target, "", stream_json(number, edition).as_bytes())?
+            .expect(&[200], "PUT stream")?;
         let shown = client.get(&target)?.expect(&[200], "GET stream")?.json()?;
         if shown["title"] != format!("Camera {number}, edition {edition}") {
-            return Err(format!("{} shows {} after edition {edition} was acknowledged", stream_name(number), shown["title"]).into());
+            return Err(format!(
+                "{} shows {} after edition {edition} was acknowledged",
+                stream_name(number),
+                shown["title"]
+            )
+            .into());
         }
     }
     Ok(())

@@ -14,9 +14,22 @@ use crate::{Bench, Failure};
 
 /// The question of all waiters, the change that answers it, and the bytes that go out.
 enum Feed {
-    Weir { to: SocketAddrV4, meter: Meter, since: u64, edition: u64 },
-    Nchan { to: SocketAddrV4, meter: Meter, body: Vec<u8> },
-    Bare { to: SocketAddrV4, meter: Meter, answer: Vec<u8> },
+    Weir {
+        to: SocketAddrV4,
+        meter: Meter,
+        since: u64,
+        edition: u64,
+    },
+    Nchan {
+        to: SocketAddrV4,
+        meter: Meter,
+        body: Vec<u8>,
+    },
+    Bare {
+        to: SocketAddrV4,
+        meter: Meter,
+        answer: Vec<u8>,
+    },
 }
 
 const STREAM: &str = "watched";
@@ -30,17 +43,22 @@ impl Feed {
 
     fn meter(&self) -> Meter {
         match self {
-            Feed::Weir { meter, .. } | Feed::Nchan { meter, .. } | Feed::Bare { meter, .. } => meter.clone(),
+            Feed::Weir { meter, .. } | Feed::Nchan { meter, .. } | Feed::Bare { meter, .. } => {
+                meter.clone()
+            }
         }
     }
 
     fn question(&self) -> Vec<u8> {
         match self {
             Feed::Weir { since, .. } => {
-                let target = format!("{API}/streams?name={STREAM}&updated_at_gt={since}&poll_timeout=50");
+                let target =
+                    format!("{API}/streams?name={STREAM}&updated_at_gt={since}&poll_timeout=50");
                 http::request("GET", &target, AUTHORIZATION, "", b"")
             }
-            Feed::Nchan { .. } | Feed::Bare { .. } => http::request("GET", "/wait", AUTHORIZATION, "", b""),
+            Feed::Nchan { .. } | Feed::Bare { .. } => {
+                http::request("GET", "/wait", AUTHORIZATION, "", b"")
+            }
         }
     }
 
@@ -49,7 +67,13 @@ impl Feed {
             Feed::Weir { edition, .. } => {
                 *edition += 1;
                 let body = format!("{{\"title\":\"edition {edition:06}\"}}");
-                http::request("PUT", &format!("{API}/streams/{STREAM}"), AUTHORIZATION, "", body.as_bytes())
+                http::request(
+                    "PUT",
+                    &format!("{API}/streams/{STREAM}"),
+                    AUTHORIZATION,
+                    "",
+                    body.as_bytes(),
+                )
             }
             Feed::Nchan { body, .. } => http::request("POST", "/publish", "", "", body),
             Feed::Bare { answer, .. } => http::request("POST", "/", "", "", answer),
@@ -58,7 +82,9 @@ impl Feed {
 
     fn published(&mut self, answer: &Answer) -> Result<(), Failure> {
         if let Feed::Weir { since, .. } = self {
-            *since = answer.json()?["updated_at"].as_u64().ok_or("a saved stream without updated_at")?;
+            *since = answer.json()?["updated_at"]
+                .as_u64()
+                .ok_or("a saved stream without updated_at")?;
         }
         Ok(())
     }
@@ -74,7 +100,11 @@ struct Turn {
 }
 
 pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let name = if bench.self_test { "nchan (self-test)" } else { "weir" };
+    let name = if bench.self_test {
+        "nchan (self-test)"
+    } else {
+        "weir"
+    };
     let rounds = if bench.quick { 2 } else { 8 };
     let body = learn_body(bench)?;
     if items.contains(&"P8") {
@@ -86,36 +116,98 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
     let (weir, second);
     let mut candidate = if bench.self_test {
         second = Nginx::start(bench, None, None)?;
-        Feed::Nchan { to: second.to, meter: second.process.meter(bench.cores), body: body.clone() }
+        Feed::Nchan {
+            to: second.to,
+            meter: second.process.meter(bench.cores),
+            body: body.clone(),
+        }
     } else {
         weir = start_weir(bench)?;
         feed_of(bench, &weir)?
     };
     let answer = raw_answer(&mut candidate)?;
     let nginx = Nginx::start(bench, None, None)?;
-    let mut peer = Feed::Nchan { to: nginx.to, meter: nginx.process.meter(bench.cores), body };
-    let pairs = alternate(bench.pairs, |side| fan_out(if side == Side::Candidate { &mut candidate } else { &mut peer }, bench.waiters, rounds))?;
+    let mut peer = Feed::Nchan {
+        to: nginx.to,
+        meter: nginx.process.meter(bench.cores),
+        body,
+    };
+    let pairs = alternate(bench.pairs, |side| {
+        fan_out(
+            if side == Side::Candidate {
+                &mut candidate
+            } else {
+                &mut peer
+            },
+            bench.waiters,
+            rounds,
+        )
+    })?;
     drop(nginx);
     let bytes = medians(&pairs, |turn| turn.bytes);
     rows.push(
-        wake_row("nchan", bench.waiters, Goal::AtLeast(1.6, 1.75), &pairs, (name, "nchan"))
-            .note(format!("{:.0} B out per waiter, nchan {:.0} B (same body length; nchan adds headers)", bytes.0, bytes.1)),
+        wake_row(
+            "nchan",
+            bench.waiters,
+            Goal::AtLeast(1.6, 1.75),
+            &pairs,
+            (name, "nchan"),
+        )
+        .note(format!(
+            "{:.0} B out per waiter, nchan {:.0} B (same body length; nchan adds headers)",
+            bytes.0, bytes.1
+        )),
     );
     let bare = Bare::start(bench)?;
-    let mut loop_of_sends = Feed::Bare { to: bare.to, meter: bare.process.meter(bench.cores), answer };
-    let against_bare =
-        alternate(bench.pairs, |side| fan_out(if side == Side::Candidate { &mut candidate } else { &mut loop_of_sends }, bench.waiters, rounds))?;
-    rows.push(wake_row("bare loop of sends", bench.waiters, Goal::AtLeast(0.92, 0.98), &against_bare, (name, "bare loop")));
+    let mut loop_of_sends = Feed::Bare {
+        to: bare.to,
+        meter: bare.process.meter(bench.cores),
+        answer,
+    };
+    let against_bare = alternate(bench.pairs, |side| {
+        fan_out(
+            if side == Side::Candidate {
+                &mut candidate
+            } else {
+                &mut loop_of_sends
+            },
+            bench.waiters,
+            rounds,
+        )
+    })?;
+    rows.push(wake_row(
+        "bare loop of sends",
+        bench.waiters,
+        Goal::AtLeast(0.92, 0.98),
+        &against_bare,
+        (name, "bare loop"),
+    ));
     let last = medians(&pairs, |turn| turn.last_ms);
     rows.push(
-        Row::new("P6", format!("until the last of {} waiters has its bytes", bench.waiters), "nchan", "x", Goal::AtMost(0.62, 0.57))
-            .values(ratios(&pairs, |turn| turn.last_ms))
-            .note(format!("median of rounds, from the publish being sent: {name} {} ms, nchan {} ms", figure(last.0), figure(last.1))),
+        Row::new(
+            "P6",
+            format!("until the last of {} waiters has its bytes", bench.waiters),
+            "nchan",
+            "x",
+            Goal::AtMost(0.62, 0.57),
+        )
+        .values(ratios(&pairs, |turn| turn.last_ms))
+        .note(format!(
+            "median of rounds, from the publish being sent: {name} {} ms, nchan {} ms",
+            figure(last.0),
+            figure(last.1)
+        )),
     );
     Ok(())
 }
 
-fn wake_row(against: &str, waiters: usize, goal: Goal, pairs: &[(Turn, Turn)], names: (&str, &str)) -> Row {
+fn wake_row(
+    against: &str,
+    waiters: usize,
+    goal: Goal,
+    pairs: &[(Turn, Turn)],
+    names: (&str, &str),
+) -> Row {
     let each = medians(pairs, |turn| turn.exact / turn.woken * 1e6);
     let stat = medians(pairs, |turn| turn.stat / turn.woken * 1e6);
     Row::new("P5", format!("wake-ups per busy core-second, {waiters} waiters"), against, "x per busy s", goal)
@@ -135,10 +227,18 @@ fn start_weir(bench: &Bench) -> Result<Weir, Failure> {
 }
 
 fn feed_of(bench: &Bench, weir: &Weir) -> Result<Feed, Failure> {
-    let body = b"{\"title\":\"edition 000000\",\"inputs\":[{\"url\":\"rtsp://10.0.0.1:554/live\"}]}";
-    let answer =
-        weir.client().call("PUT", &format!("{API}/streams/{STREAM}"), "", body)?.expect(&[200, 201], "PUT stream")?;
-    let mut feed = Feed::Weir { to: weir.to, meter: weir.process.meter(bench.cores), since: 0, edition: 0 };
+    let body =
+        b"{\"title\":\"edition 000000\",\"inputs\":[{\"url\":\"rtsp://10.0.0.1:554/live\"}]}";
+    let answer = weir
+        .client()
+        .call("PUT", &format!("{API}/streams/{STREAM}"), "", body)?
+        .expect(&[200, 201], "PUT stream")?;
+    let mut feed = Feed::Weir {
+        to: weir.to,
+        meter: weir.process.meter(bench.cores),
+        since: 0,
+        edition: 0,
+    };
     feed.published(&answer)?;
     Ok(feed)
 }
@@ -150,7 +250,11 @@ fn learn_body(bench: &Bench) -> Result<Vec<u8>, Failure> {
     }
     let weir = start_weir(bench)?;
     feed_of(bench, &weir)?;
-    let answer = weir.get(&format!("/streams?name={STREAM}&updated_at_gt=0&poll_timeout=50"))?.expect(&[200], "GET streams")?;
+    let answer = weir
+        .get(&format!(
+            "/streams?name={STREAM}&updated_at_gt=0&poll_timeout=50"
+        ))?
+        .expect(&[200], "GET streams")?;
     Ok(answer.body)
 }
 
@@ -177,7 +281,13 @@ fn raw_answer(feed: &mut Feed) -> Result<Vec<u8>, Failure> {
 fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<Turn, Failure> {
     let meter = feed.meter();
     let mut waiters = Waiters::connect(count, feed.to())?;
-    let mut turn = Turn { woken: 0.0, exact: 0.0, stat: 0.0, last_ms: 0.0, bytes: 0.0 };
+    let mut turn = Turn {
+        woken: 0.0,
+        exact: 0.0,
+        stat: 0.0,
+        last_ms: 0.0,
+        bytes: 0.0,
+    };
     let mut last = Vec::new();
     for round in 0..=rounds {
         let question = feed.question();
@@ -203,27 +313,51 @@ fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<Turn, Failure
 /// P8 on processes that have done nothing else: memory kept from earlier bursts would hide what a poll costs.
 fn memory(bench: &Bench, name: &str, body: &[u8], rows: &mut Vec<Row>) -> Result<(), Failure> {
     let count = bench.waiters;
-    let pairs = alternate(bench.pairs.min(3), |side| -> Result<waiters::Parked, Failure> {
-        if side == Side::Candidate && !bench.self_test {
-            let weir = start_weir(bench)?;
-            let feed = feed_of(bench, &weir)?;
-            park(&feed, count)
-        } else {
-            let nginx = Nginx::start(bench, None, None)?;
-            park(&Feed::Nchan { to: nginx.to, meter: nginx.process.meter(bench.cores), body: body.to_vec() }, count)
-        }
-    })?;
+    let pairs = alternate(
+        bench.pairs.min(3),
+        |side| -> Result<waiters::Parked, Failure> {
+            if side == Side::Candidate && !bench.self_test {
+                let weir = start_weir(bench)?;
+                let feed = feed_of(bench, &weir)?;
+                park(&feed, count)
+            } else {
+                let nginx = Nginx::start(bench, None, None)?;
+                park(
+                    &Feed::Nchan {
+                        to: nginx.to,
+                        meter: nginx.process.meter(bench.cores),
+                        body: body.to_vec(),
+                    },
+                    count,
+                )
+            }
+        },
+    )?;
     let kernel = medians(&pairs, |parked| parked.kernel_bytes);
     let user = medians(&pairs, |parked| parked.user_bytes);
     rows.push(
-        Row::new("P8", format!("user-space bytes per parked poll, {count} parked"), "nchan", "x", Goal::AtMost(0.2, 0.15))
-            .values(ratios(&pairs, |parked| parked.user_bytes))
-            .note(format!(
-                "{name} {:.0} B, nchan {:.0} B; kernel slab of both ends {:.0} B and {:.0} B", user.0, user.1, kernel.0, kernel.1
-            )),
+        Row::new(
+            "P8",
+            format!("user-space bytes per parked poll, {count} parked"),
+            "nchan",
+            "x",
+            Goal::AtMost(0.2, 0.15),
+        )
+        .values(ratios(&pairs, |parked| parked.user_bytes))
+        .note(format!(
+            "{name} {:.0} B, nchan {:.0} B; kernel slab of both ends {:.0} B and {:.0} B",
+            user.0, user.1, kernel.0, kernel.1
+        )),
     );
     rows.push(
-        Row::new("P8", "the same, absolute", "-", "bytes", Goal::AtMost(2048.0, 1536.0)).values(pairs.iter().map(|pair| pair.0.user_bytes)),
+        Row::new(
+            "P8",
+            "the same, absolute",
+            "-",
+            "bytes",
+            Goal::AtMost(2048.0, 1536.0),
+        )
+        .values(pairs.iter().map(|pair| pair.0.user_bytes)),
     );
     Ok(())
 }
@@ -233,7 +367,8 @@ fn park(feed: &Feed, count: usize) -> Result<waiters::Parked, Failure> {
     let mut first = Waiters::connect(1, feed.to())?;
     first.park(0, &feed.question())?;
     first.settle(&feed.meter())?;
-    let (parked, waiters) = waiters::parked_cost(count, feed.to(), &feed.meter(), |_| feed.question())?;
+    let (parked, waiters) =
+        waiters::parked_cost(count, feed.to(), &feed.meter(), |_| feed.question())?;
     drop(waiters);
     Ok(parked)
 }

@@ -39,24 +39,43 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
     let mut p99_of_one: Vec<(usize, Vec<f64>)> = Vec::new();
     for parked in PARKED.into_iter().filter(|&parked| parked <= most) {
         let mut one = Vec::new();
-        let mut measured: Vec<(usize, Vec<[f64; 5]>)> = CONCERNED.iter().map(|&(concerned, _)| (concerned, Vec::new())).collect();
+        let mut measured: Vec<(usize, Vec<[f64; 5]>)> = CONCERNED
+            .iter()
+            .map(|&(concerned, _)| (concerned, Vec::new()))
+            .collect();
         for _ in 0..bench.pairs {
             let services = CONCERNED
                 .iter()
-                .map(|&(concerned, rounds)| service_ms(&weir, concerned.min(most), rounds, most, &mut edition))
+                .map(|&(concerned, rounds)| {
+                    service_ms(&weir, concerned.min(most), rounds, most, &mut edition)
+                })
                 .collect::<Result<Vec<_>, Failure>>()?;
             let mut fleet = Fleet::park(&weir, parked, &meter)?;
             for (index, &(concerned, rounds)) in CONCERNED.iter().enumerate() {
                 let mut latencies = Vec::new();
                 for round in 0..rounds {
-                    latencies.extend(fleet.change(concerned.min(parked), round, &mut edition, &meter)?);
+                    latencies.extend(fleet.change(
+                        concerned.min(parked),
+                        round,
+                        &mut edition,
+                        &meter,
+                    )?);
                 }
                 let service = services[index][1] + send_ms * concerned as f64;
-                let (p50, p99) = (percentile(&mut latencies, 0.5), percentile(&mut latencies, 0.99));
+                let (p50, p99) = (
+                    percentile(&mut latencies, 0.5),
+                    percentile(&mut latencies, 0.99),
+                );
                 if concerned == 1 {
                     one.push(p99);
                 }
-                measured[index].1.push([p99 - service, p99, p50, services[index][1], services[index][0]]);
+                measured[index].1.push([
+                    p99 - service,
+                    p99,
+                    p50,
+                    services[index][1],
+                    services[index][0],
+                ]);
             }
         }
         p99_of_one.push((parked, one));
@@ -77,8 +96,19 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
     {
         let (base, grown) = (base.clone(), grown.clone());
         rows.push(
-            Row::new("P7", format!("growth of p99 from {few} to {many} parked, 1 concerned"), "itself", "x", Goal::AtMost(1.2, 1.05))
-                .values(grown.into_iter().zip(base).map(|(grown, base)| grown / base)),
+            Row::new(
+                "P7",
+                format!("growth of p99 from {few} to {many} parked, 1 concerned"),
+                "itself",
+                "x",
+                Goal::AtMost(1.2, 1.05),
+            )
+            .values(
+                grown
+                    .into_iter()
+                    .zip(base)
+                    .map(|(grown, base)| grown / base),
+            ),
         );
     }
     Ok(())
@@ -90,7 +120,13 @@ fn bare_send_ms(bench: &Bench) -> Result<f64, Failure> {
     let meter = bare.process.meter(bench.cores);
     let count = 2_000;
     let mut waiters = Waiters::connect(count, bare.to)?;
-    let publish = http::request("POST", "/", "", "", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let publish = http::request(
+        "POST",
+        "/",
+        "",
+        "",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    );
     let mut each = Vec::new();
     for _ in 0..5 {
         for waiter in 0..count {
@@ -103,14 +139,25 @@ fn bare_send_ms(bench: &Bench) -> Result<f64, Failure> {
 }
 
 /// p50 and p99 of the same batch with nobody parked.
-fn service_ms(weir: &Weir, concerned: usize, rounds: usize, most: usize, edition: &mut u64) -> Result<[f64; 2], Failure> {
+fn service_ms(
+    weir: &Weir,
+    concerned: usize,
+    rounds: usize,
+    most: usize,
+    edition: &mut u64,
+) -> Result<[f64; 2], Failure> {
     let mut client = weir.client();
     let mut times = Vec::new();
     for round in 0..rounds {
         *edition += 1;
-        let request = batch_of_changes((0..concerned).map(|each| chosen(each, round, most)), *edition);
+        let request = batch_of_changes(
+            (0..concerned).map(|each| chosen(each, round, most)),
+            *edition,
+        );
         let start = std::time::Instant::now();
-        client.exchange(&request)?.expect(&[200, 204], "PUT /streams/batch")?;
+        client
+            .exchange(&request)?
+            .expect(&[200, 204], "PUT /streams/batch")?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     Ok([percentile(&mut times, 0.5), percentile(&mut times, 0.99)])
@@ -131,12 +178,17 @@ impl Fleet {
         let mut waiters = Waiters::connect(count, weir.to)?;
         for streamer in 0..count {
             let target = format!("{API}/streamers/{}/streams", hostname(streamer));
-            waiters.park(streamer, &http::request("GET", &target, AUTHORIZATION, "", b""))?;
+            waiters.park(
+                streamer,
+                &http::request("GET", &target, AUTHORIZATION, "", b""),
+            )?;
         }
         let mut etags = vec![Box::from(""); count];
         for answer in waiters.answers(count)? {
             if answer.status != 200 {
-                return Err(format!("a streamer's config was answered with {}", answer.status).into());
+                return Err(
+                    format!("a streamer's config was answered with {}", answer.status).into(),
+                );
             }
             etags[answer.waiter] = answer.etag.ok_or("a streamer's config without an ETag")?;
         }
@@ -149,13 +201,25 @@ impl Fleet {
     }
 
     fn ask(&mut self, streamer: usize) -> Result<(), Failure> {
-        let target = format!("{API}/streamers/{}/streams?poll_timeout=50", hostname(streamer));
+        let target = format!(
+            "{API}/streamers/{}/streams?poll_timeout=50",
+            hostname(streamer)
+        );
         let condition = format!("If-None-Match: {}\r\n", self.etags[streamer]);
-        self.waiters.park(streamer, &http::request("GET", &target, AUTHORIZATION, &condition, b""))
+        self.waiters.park(
+            streamer,
+            &http::request("GET", &target, AUTHORIZATION, &condition, b""),
+        )
     }
 
     /// One batch; latencies of exactly those concerned, in ms, who then wait again.
-    fn change(&mut self, concerned: usize, round: usize, edition: &mut u64, meter: &Meter) -> Result<Vec<f64>, Failure> {
+    fn change(
+        &mut self,
+        concerned: usize,
+        round: usize,
+        edition: &mut u64,
+        meter: &Meter,
+    ) -> Result<Vec<f64>, Failure> {
         *edition += 1;
         let of = self.waiters.count();
         let streamers: Vec<usize> = (0..concerned).map(|each| chosen(each, round, of)).collect();
@@ -169,7 +233,12 @@ impl Fleet {
             self.ask(woken.waiter)?;
         }
         // Whoever was woken must be parked again before the next batch, and nobody else may be answered.
-        self.waiters.quiet_for(std::time::Duration::from_millis(if concerned > 100 { 25 } else { 4 }))?;
+        self.waiters
+            .quiet_for(std::time::Duration::from_millis(if concerned > 100 {
+                25
+            } else {
+                4
+            }))?;
         Ok(latencies)
     }
 }
@@ -181,7 +250,14 @@ mod tests {
     #[test]
     fn percentiles_take_the_value_at_or_above() {
         let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!((percentile(&mut values, 0.5), percentile(&mut values, 0.99), percentile(&mut values, 1.0)), (50.0, 99.0, 100.0));
+        assert_eq!(
+            (
+                percentile(&mut values, 0.5),
+                percentile(&mut values, 0.99),
+                percentile(&mut values, 1.0)
+            ),
+            (50.0, 99.0, 100.0)
+        );
         assert_eq!(percentile(&mut [7.0], 0.99), 7.0);
     }
 
@@ -189,7 +265,8 @@ mod tests {
     fn a_round_concerns_distinct_streamers() {
         for parked in PARKED {
             for (concerned, _) in CONCERNED {
-                let distinct: HashSet<usize> = (0..concerned).map(|each| chosen(each, 3, parked)).collect();
+                let distinct: HashSet<usize> =
+                    (0..concerned).map(|each| chosen(each, 3, parked)).collect();
                 assert_eq!(distinct.len(), concerned);
             }
         }
