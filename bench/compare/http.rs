@@ -183,7 +183,7 @@ pub struct Client {
 }
 
 /// Set-up requests may write 10,000 records; nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 impl Client {
     pub fn new(to: SocketAddrV4, authorization: &str) -> Client {

@@ -204,6 +204,7 @@ pub fn line(scratch: &std::path::Path, cores: usize) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // the same computation gives the same bits
 mod tests {
     use super::*;
 

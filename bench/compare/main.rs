@@ -179,7 +179,11 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
             Some(find_weir(arguments.weir.as_deref())?)
         },
         self_test: arguments.self_test,
-        etcd: arguments.etcd,
+        etcd: arguments.etcd
+            || arguments
+                .only
+                .iter()
+                .any(|only| only.eq_ignore_ascii_case("P9b")),
         quick: arguments.quick,
         scratch: scratch.clone(),
     };

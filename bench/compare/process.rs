@@ -132,7 +132,7 @@ impl Process {
             if self.child.try_wait()?.is_some() {
                 return Err(self.death());
             }
-            if start.elapsed() > Duration::from_secs(60) {
+            if start.elapsed() > Duration::from_mins(1) {
                 return Err(format!("{} does not accept on {to}", self.name).into());
             }
             std::thread::sleep(Duration::from_millis(5));

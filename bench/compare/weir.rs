@@ -62,7 +62,7 @@ impl Weir {
             })?;
         let mut client = Client::new(to, AUTHORIZATION);
         while client.get(&format!("{API}/monitoring/readiness"))?.status != 200 {
-            if started.elapsed() > Duration::from_secs(300) {
+            if started.elapsed() > Duration::from_mins(5) {
                 return Err("Weir is not ready after 300 s".into());
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -147,7 +147,7 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
         .values(resident)
         .note(format!(
             "beyond {:.1} MiB of an empty server; config of about {} B, laid out",
-            base / 1048576.0,
+            base / 1_048_576.0,
             stream_json(1, 0).len()
         )),
     );

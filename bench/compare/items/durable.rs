@@ -33,6 +33,14 @@ impl Saves {
         self.edition += 1;
         ((self.state >> 33) as usize % NAMES, self.edition)
     }
+
+    fn row(&mut self) -> (String, Vec<u8>) {
+        let (number, edition) = self.next();
+        (
+            stream_name(number),
+            stream_json(number, edition).into_bytes(),
+        )
+    }
 }
 
 struct Put<'a> {
@@ -108,22 +116,17 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
     if items.contains(&"P9b") && bench.etcd {
         bench.discard("etcd");
         let etcd = Etcd::start(bench)?;
-        let pairs = alternate(bench.pairs, |side| match (side, &weir) {
-            (Side::Candidate, Some(weir)) => put(bench, weir, 32, &mut saves),
-            _ => {
-                let mut next = || {
-                    let (number, edition) = saves.next();
-                    (
-                        stream_name(number),
-                        stream_json(number, edition).into_bytes(),
-                    )
-                };
-                load::closed(
-                    plan(bench, etcd.to, 32),
-                    &mut etcd::Put { next: &mut next },
-                    &etcd.process.meter(bench.cores),
-                )
+        let pairs = alternate(bench.pairs, |side| {
+            if let (Side::Candidate, Some(weir)) = (side, &weir) {
+                return put(bench, weir, 32, &mut saves);
             }
+            let mut next = || saves.row();
+            let mut work = etcd::Put { next: &mut next };
+            load::closed(
+                plan(bench, etcd.to, 32),
+                &mut work,
+                &etcd.process.meter(bench.cores),
+            )
         })?;
         rows.push(save_row(
             "P9b",
@@ -199,13 +202,7 @@ fn upsert(
     clients: usize,
     saves: &mut Saves,
 ) -> Result<Sample, Failure> {
-    let mut next = || {
-        let (number, edition) = saves.next();
-        (
-            stream_name(number),
-            stream_json(number, edition).into_bytes(),
-        )
-    };
+    let mut next = || saves.row();
     load::closed(
         plan(bench, postgres.to, clients),
         &mut Upsert { next: &mut next },

@@ -11,11 +11,14 @@ use crate::figures::{Row, Spread, rate};
 use crate::load::Sample;
 use crate::{Bench, Failure};
 
+/// Measures the items asked for and appends their rows.
+type Run = fn(&Bench, &[&'static str], &mut Vec<Row>) -> Result<(), Failure>;
+
 pub struct Group {
     pub items: &'static [&'static str],
     /// Makes sense with a peer in the place of Weir.
     pub self_test: bool,
-    pub run: fn(&Bench, &[&'static str], &mut Vec<Row>) -> Result<(), Failure>,
+    pub run: Run,
 }
 
 pub const GROUPS: &[Group] = &[

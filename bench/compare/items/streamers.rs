@@ -244,6 +244,7 @@ impl Fleet {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // the same computation gives the same bits
 mod tests {
     use super::*;
 
