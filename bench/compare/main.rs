@@ -41,6 +41,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub type Failure = Box<dyn std::error::Error>;
 
 #[derive(Parser, Debug)]
+#[allow(clippy::struct_excessive_bools)] // flags of a command line
 #[command(
     name = "compare",
     about = "Weir beside nginx, nchan, PostgreSQL and etcd: one table of ratios"
