@@ -14,8 +14,10 @@ use crate::{Failure, http, sys};
 
 pub struct Waiters {
     epoll: sys::Epoll,
-    /// The publisher is the last one.
     connections: Vec<Waiter>,
+    /// Opened for the first change: a connection that says nothing for long is closed by a careful server.
+    publisher: Option<Waiter>,
+    to: SocketAddrV4,
     buffer: Vec<u8>,
     ready: Vec<u64>,
 }
@@ -62,8 +64,8 @@ const FAN_OUT_PATIENCE: Duration = Duration::from_secs(30);
 impl Waiters {
     pub fn connect(count: usize, to: SocketAddrV4) -> Result<Waiters, Failure> {
         let epoll = sys::Epoll::new()?;
-        let mut connections = Vec::with_capacity(count + 1);
-        for token in 0..=count {
+        let mut connections = Vec::with_capacity(count);
+        for token in 0..count {
             let stream = sys::connect(source_address(), to).map_err(|error| {
                 format!("connection {token} of {count} was not admitted: {error}")
             })?;
@@ -77,13 +79,15 @@ impl Waiters {
         Ok(Waiters {
             epoll,
             connections,
+            publisher: None,
+            to,
             buffer: vec![0; 256 * 1024],
             ready: Vec::new(),
         })
     }
 
     pub fn count(&self) -> usize {
-        self.connections.len() - 1
+        self.connections.len()
     }
 
     /// Sends a waiter's question. It is parked once `settle` saw the server idle.
@@ -110,12 +114,14 @@ impl Waiters {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             self.epoll.wait(&mut self.ready, Some(left))?;
+            let publisher = self.count() as u64;
+            if self.ready.contains(&publisher) {
+                self.publisher = None;
+                self.ready.retain(|&token| token != publisher);
+            }
             if let Some(&token) = self.ready.first() {
-                let token = token as usize;
-                let count = self.connections[token]
-                    .stream
-                    .read(&mut self.buffer)
-                    .unwrap_or(0);
+                let waiter = &mut self.connections[token as usize];
+                let count = waiter.stream.read(&mut self.buffer).unwrap_or(0);
                 let shown = String::from_utf8_lossy(&self.buffer[..count.min(200)]).into_owned();
                 return Err(
                     format!("waiter {token} was answered before the change: {shown:?}").into(),
@@ -152,12 +158,21 @@ impl Waiters {
         meter: &Meter,
     ) -> Result<FanOut, Failure> {
         let expected = concerned.map_or(self.count(), HashSet::len);
-        let publisher = self.connections.len() - 1;
+        if self.publisher.is_none() {
+            let stream = sys::connect(source_address(), self.to)?;
+            stream.set_nonblocking(true)?;
+            self.epoll.add(&stream, self.count() as u64)?;
+            self.publisher = Some(Waiter {
+                stream,
+                partial: Vec::new(),
+            });
+        }
+        let publisher = self.publisher.as_mut().ok_or("there is a publisher")?;
         let mut woken = Vec::with_capacity(expected);
         let mut answer: Option<http::Answer> = None;
         let before = meter.read();
         let published = Instant::now();
-        send_all(&mut self.connections[publisher].stream, publish)?;
+        send_all(&mut publisher.stream, publish)?;
         while woken.len() < expected || answer.is_none() {
             self.collect(&mut woken, &mut answer)?;
             if published.elapsed() > FAN_OUT_PATIENCE {
@@ -215,8 +230,11 @@ impl Waiters {
             .wait(&mut self.ready, Some(Duration::from_millis(200)))?;
         for &token in &self.ready {
             let token = token as usize;
-            let is_publisher = token + 1 == self.connections.len();
-            let waiter = &mut self.connections[token];
+            let is_publisher = token == self.connections.len();
+            let waiter = match &mut self.publisher {
+                Some(publisher) if is_publisher => publisher,
+                _ => &mut self.connections[token],
+            };
             let count = match waiter.stream.read(&mut self.buffer) {
                 Ok(0) => return Err(format!("connection {token} was closed by the server").into()),
                 Ok(count) => count,
