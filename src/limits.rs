@@ -49,6 +49,9 @@ pub const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// Sends between two looks at the sockets when many connections are answered or ended at once.
 pub const SENDS_PER_YIELD: usize = 256;
 
+/// Reads of one connection before others get their turn, when its socket is always ready (epoll only: a ring asks the kernel each time).
+pub const TURNS_PER_POLL: usize = 16;
+
 /// How long to leave `accept` alone when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 

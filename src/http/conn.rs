@@ -17,7 +17,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +29,7 @@ use super::response::{self, Body, Prepared, Response, Style};
 use super::{Accepts, Admission, Answer, Request, Service, Ticket};
 use crate::limits::{
     ACCEPT_PAUSE_MS, AHEAD_BYTES_MAX, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, HEAD_BYTES_MAX,
-    LINGER_BYTES_MAX, Limits, READ_BYTES, SENDS_PER_YIELD, UNSENT_BYTES_MAX,
+    LINGER_BYTES_MAX, Limits, READ_BYTES, SENDS_PER_YIELD, TURNS_PER_POLL, UNSENT_BYTES_MAX,
 };
 use crate::rt::{self, Listener, Socket, sys};
 
@@ -102,6 +102,7 @@ enum Next {
 }
 
 /// One open connection. Its size is what an idle client costs, together with its task.
+#[allow(clippy::struct_excessive_bools)] // independent facts, one byte each
 struct Conn {
     /// Valid as long as the entry is in the table: the entry is removed before the socket closes.
     socket: RawFd,
@@ -159,14 +160,22 @@ struct ChunkedBody {
 }
 
 impl Input {
-    fn new(bytes: &[u8], progress: Progress) -> Box<Self> {
-        Box::new(Self {
+    fn new(bytes: &[u8], progress: Progress) -> Self {
+        Self {
             bytes: bytes.to_vec(),
             ready: false,
             seen: 0,
             body_received: 0,
             progress,
-        })
+        }
+    }
+
+    /// Complete or not, nobody has looked at it.
+    fn unseen(bytes: &[u8]) -> Self {
+        Self {
+            ready: true,
+            ..Self::new(bytes, Progress::Head)
+        }
     }
 
     /// Adds what was read. Says whether it is worth looking at the whole.
@@ -772,52 +781,65 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
     rt::spawn(connection(core.clone(), socket, slot));
 }
 
-/// The life of a connection, as far as it has to wait. Small on purpose: this is what every idle client keeps.
+/// The life of a connection, as far as it has to wait. Small on purpose, with a single place to wait: this is what every idle client
+/// keeps.
 async fn connection<S: Service + 'static>(core: Rc<Core<S>>, socket: Socket, slot: u32) {
     // Stays armed over everything else that happens: dropping it would keep the descriptor open in the kernel.
     let mut readable = pin!(None);
+    // Rare, so it costs a pointer and not its size.
+    let mut writable: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
     let mut next = Next::Readable;
-    loop {
-        match next {
-            Next::Readable => {
-                if readable.is_none() {
-                    readable.set(Some(socket.readable()));
+    poll_fn(|context| {
+        for _ in 0..TURNS_PER_POLL {
+            let is_time = match next {
+                Next::Readable => {
+                    if readable.is_none() {
+                        readable.set(Some(socket.readable()));
+                    }
+                    core.shared.is_woken(slot, context)
+                        || is_ready_or_none(readable.as_mut(), context)
                 }
-                poll_fn(|context| {
-                    if core.shared.is_woken(slot, context) {
-                        return Poll::Ready(());
+                Next::Writable => {
+                    let armed = writable.get_or_insert_with(|| Box::pin(socket.writable()));
+                    let is_time = armed.as_mut().poll(context).is_ready();
+                    if is_time {
+                        writable = None;
                     }
-                    let armed = readable.as_mut().as_pin_mut();
-                    let seen = armed.is_none_or(|armed| armed.poll(context).is_ready());
-                    if seen {
-                        readable.set(None);
-                        Poll::Ready(())
-                    } else {
-                        Poll::Pending
-                    }
-                })
-                .await;
+                    is_time
+                }
+                Next::Parked => core.shared.is_woken(slot, context),
+                Next::Close => is_ready_or_none(readable.as_mut(), context),
+            };
+            if !is_time {
+                return Poll::Pending;
             }
-            Next::Writable => socket.writable().await,
-            Next::Parked => {
-                poll_fn(|context| {
-                    if core.shared.is_woken(slot, context) {
-                        Poll::Ready(())
-                    } else {
-                        Poll::Pending
-                    }
-                })
-                .await;
+            if next == Next::Close {
+                return Poll::Ready(());
             }
-            Next::Close => break,
+            next = core.turn(slot);
+            if next == Next::Close {
+                core.release(slot);
+                if readable.is_some() {
+                    sys::shutdown(socket.as_raw_fd(), sys::Side::Both);
+                }
+            }
         }
-        next = core.turn(slot);
+        // With epoll a busy socket is readable at once, again and again: let the others in.
+        rt::wake_later(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
+fn is_ready_or_none<F: Future>(mut slot: Pin<&mut Option<F>>, context: &mut Context<'_>) -> bool {
+    let Some(future) = slot.as_mut().as_pin_mut() else {
+        return true;
+    };
+    let is_ready = future.poll(context).is_ready();
+    if is_ready {
+        slot.set(None);
     }
-    core.release(slot);
-    if let Some(armed) = readable.as_mut().as_pin_mut() {
-        sys::shutdown(socket.as_raw_fd(), sys::Side::Both);
-        armed.await;
-    }
+    is_ready
 }
 
 impl Connections {
@@ -1246,13 +1268,10 @@ impl<S: Service> Core<S> {
             }
             Ok(got) => {
                 add(&shared.count.bytes_in, got as u64);
-                match &mut conn.input {
-                    Some(input) => input.bytes.extend_from_slice(&scratch[..got]),
-                    None => {
-                        let mut input = Input::new(&scratch[..got], Progress::Head);
-                        input.ready = true;
-                        conn.input = Some(input);
-                    }
+                if let Some(input) = &mut conn.input {
+                    input.bytes.extend_from_slice(&scratch[..got]);
+                } else {
+                    conn.input = Some(Box::new(Input::unseen(&scratch[..got])));
                 }
                 if got == room {
                     Next::Parked
@@ -1432,14 +1451,12 @@ impl Connections {
                 conn.phase = Phase::Receiving;
                 let mut input = Input::new(rest, Progress::Head);
                 input.seen = rest.len();
-                conn.input = Some(input);
+                conn.input = Some(Box::new(input));
                 // From the first byte: later ones move nothing.
                 due = fresh.then(|| self.after(self.limits.head_ms));
             }
             End::Full => {
-                let mut input = Input::new(rest, Progress::Head);
-                input.ready = true;
-                conn.input = Some(input);
+                conn.input = Some(Box::new(Input::unseen(rest)));
             }
             End::Body {
                 progress,
@@ -1449,7 +1466,7 @@ impl Connections {
                 conn.phase = Phase::Receiving;
                 let mut input = Input::new(&rest[..keep], progress);
                 input.body_received = received;
-                conn.input = Some(input);
+                conn.input = Some(Box::new(input));
                 conn.since = self.now.get();
                 due = Some(self.body_deadline(conn.since, received));
             }
@@ -1461,9 +1478,7 @@ impl Connections {
                 conn.is_1_0 = style.is_1_0;
                 conn.accepts = style.accepts;
                 if !rest.is_empty() {
-                    let mut input = Input::new(rest, Progress::Head);
-                    input.ready = true;
-                    conn.input = Some(input);
+                    conn.input = Some(Box::new(Input::unseen(rest)));
                 }
                 self.count.waiting.set(self.count.waiting.get() + 1);
                 let ms = deadline.map_or(u32::MAX, |wait| {
@@ -1610,4 +1625,13 @@ async fn tick<S: Service + 'static>(core: Rc<Core<S>>) {
         }
     }
     shared.ticking.set(false);
+}
+
+/// Of a table entry and of the task's future, for the test that keeps them small.
+#[cfg(test)]
+pub(super) fn sizes<S: Service + 'static>() -> (usize, usize) {
+    fn of<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+    (size_of::<Option<Conn>>(), of(connection::<S>))
 }

@@ -429,49 +429,30 @@ fn is_host(value: &[u8]) -> bool {
     if value.len() > HOST_BYTES_MAX {
         return false;
     }
-    let (name, port) = match value {
-        [b'[', rest @ ..] => {
-            let Some(end) = memchr::memchr(b']', rest) else {
-                return false;
-            };
-            let literal = &rest[..end];
-            let is_address = literal.len() >= 2
-                && literal
-                    .iter()
-                    .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
-            if !is_address {
-                return false;
-            }
-            (literal, &rest[end + 1..])
+    let (name, port) = if let [b'[', rest @ ..] = value {
+        let Some(end) = memchr::memchr(b']', rest) else {
+            return false;
+        };
+        let literal = &rest[..end];
+        let is_address = literal.len() >= 2
+            && literal
+                .iter()
+                .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+        if !is_address {
+            return false;
         }
-        _ => {
-            let end = memchr::memchr(b':', value).unwrap_or(value.len());
-            let name = &value[..end];
-            let is_name = name.iter().all(|byte| {
-                byte.is_ascii_alphanumeric()
-                    || matches!(
-                        byte,
-                        b'-' | b'.'
-                            | b'_'
-                            | b'~'
-                            | b'%'
-                            | b'!'
-                            | b'$'
-                            | b'&'
-                            | b'\''
-                            | b'('
-                            | b')'
-                            | b'*'
-                            | b'+'
-                            | b';'
-                            | b'='
-                    )
-            });
-            if !is_name {
-                return false;
-            }
-            (name, &value[end..])
+        (literal, &rest[end + 1..])
+    } else {
+        let end = memchr::memchr(b':', value).unwrap_or(value.len());
+        let name = &value[..end];
+        // No comma: a list of hosts is what somebody smuggles.
+        let is_name = name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte));
+        if !is_name {
+            return false;
         }
+        (name, &value[end..])
     };
     let port_fits = match port {
         [] => true,
@@ -546,24 +527,7 @@ fn absolute(target: &str) -> Result<&str, Refusal> {
 
 /// `token` of RFC 9110: names of methods, fields and codings.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What a field value or a chunk extension may contain: no control characters but the tab.
@@ -786,11 +750,7 @@ pub enum Whole<'a> {
     Partial,
 }
 
-pub fn body<'a>(
-    framing: Framing,
-    rest: &'a [u8],
-    body_bytes_max: u64,
-) -> Result<Whole<'a>, Refusal> {
+pub fn body(framing: Framing, rest: &[u8], body_bytes_max: u64) -> Result<Whole<'_>, Refusal> {
     match framing {
         Framing::None => Ok(Whole::Complete {
             body: (&[][..]).into(),

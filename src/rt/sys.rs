@@ -198,3 +198,26 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Lets the close of this socket be a reset: the peer forgets the connection at once.
+pub fn reset_on_close(socket: RawFd) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option value is a C structure that lives during the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
