@@ -12,6 +12,8 @@ pub mod parse;
 pub mod response;
 
 #[cfg(test)]
+mod framing_tests;
+#[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
