@@ -330,11 +330,12 @@ impl Tables {
                             for row in &mut range {
                                 let (key, record) =
                                     row.map_err(|error| self.failed("read", error))?;
-                                if key.value().is_empty() {
+                                let (key, record) = (key.value(), record.value());
+                                if key.is_empty() {
                                     return Err(self.corrupt(table, b"", "the key is empty"));
                                 }
                                 outside.set(true);
-                                each(key.value(), record.value())?;
+                                each(key, record)?;
                                 outside.set(false);
                             }
                             Ok(())

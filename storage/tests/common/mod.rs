@@ -10,9 +10,10 @@ pub fn quiet_engine() {
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !info
-                .location()
-                .is_some_and(|at| at.file().contains("redb-") || at.file().contains("/rustc/"))
+            if std::env::var("WEIR_LOUD").is_ok()
+                || !info
+                    .location()
+                    .is_some_and(|at| at.file().contains("redb-") || at.file().contains("/rustc/"))
             {
                 usual(info);
             }
