@@ -9,7 +9,7 @@
 
 use crate::disk::{Directory, Disk};
 use crate::record::Digest;
-use crate::store::{FILE, FILE_NEW, opened, publish, random_id};
+use crate::store::{FILE, FILE_NEW, opened, publish};
 use crate::tables::{Head, Opening, Seal, Tables};
 use crate::{Op, Opened, StoreError, Table};
 use redb::StorageBackend;
@@ -121,7 +121,8 @@ pub fn verify(file: &Path) -> Result<Saved, StoreError> {
 }
 
 /// Makes the store in `directory` from the backup `source`. A store that is there is replaced only with `overwrite`, in
-/// one step and only after the backup was found whole; on any error it stays as it is.
+/// one step and only after the backup was found whole; on any error before that step it stays as it is. (The step is a rename;
+/// if only the sync of the directory after it fails, either store may be found after a power cut.)
 ///
 /// The stamp continues at `stamp_floor_ms` or the backup's own, whichever is greater. Pass the wall clock plus a margin:
 /// readers resume from stamps, and stamps handed out between the backup and now must not be handed out again.
@@ -163,7 +164,7 @@ pub fn restore_on(
     let result = copy(disk, source, file).and_then(|()| {
         let (mut tables, seal) = open_verified(source, disk.open(FILE_NEW).map_err(io)?)?;
         let head = Head {
-            store_id: random_id(&path)?,
+            store_id: disk.random().map_err(io)?,
             lsn: seal.head.lsn,
             stamp_ms: seal.head.stamp_ms.max(stamp_floor_ms),
         };

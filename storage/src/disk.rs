@@ -35,6 +35,8 @@ pub trait Disk: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Makes the file `name` occupy `bytes` of space, cutting it if it is longer. On failure it occupies none.
     fn occupy(&self, name: &str, bytes: u64) -> io::Result<()>;
+    /// A number nobody can guess, not 0.
+    fn random(&self) -> io::Result<u64>;
 }
 
 /// A directory of the operating system.
@@ -196,6 +198,13 @@ impl Disk for Directory {
         fill().inspect_err(|_| {
             let _ = self.remove(name);
         })
+    }
+
+    fn random(&self) -> io::Result<u64> {
+        // Zero is left out so that it can mean "none".
+        getrandom::u64()
+            .map(|number| number.max(1))
+            .map_err(io::Error::other)
     }
 }
 

@@ -561,6 +561,12 @@ impl Disk for SimDisk {
                 let _ = self.remove(name);
             })
     }
+
+    fn random(&self) -> io::Result<u64> {
+        // The same in every run, and another one after each operation.
+        let mut random = Random(self.state().operations.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        Ok(1 + random.below(u64::MAX >> 12))
+    }
 }
 
 #[cfg(test)]

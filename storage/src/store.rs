@@ -56,8 +56,9 @@ impl Store {
             .map_err(self.io("look at"))?
             .is_none();
         if created {
+            let store_id = self.disk.random().map_err(self.io("draw an id for"))?;
             let head = Head {
-                store_id: random_id(&self.file())?,
+                store_id,
                 lsn: 0,
                 stamp_ms: 0,
             };
@@ -261,11 +262,4 @@ pub(crate) fn publish(disk: &dyn Disk) -> Result<(), StoreError> {
         .map_err(io)?;
     disk.rename(FILE_NEW, FILE).map_err(io)?;
     disk.sync().map_err(io)
-}
-
-pub(crate) fn random_id(path: &Path) -> Result<u64, StoreError> {
-    // Zero is left out so that it can mean "none".
-    getrandom::u64()
-        .map(|id| id.max(1))
-        .map_err(|error| StoreError::io(path, "draw an id for", std::io::Error::other(error)))
 }

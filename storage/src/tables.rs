@@ -38,6 +38,10 @@ const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const FLAGS_AT: usize = 9;
 const FLAG_OPEN: u8 = 2;
 
+/// A row of `META`: key and value.
+type Row = (Vec<u8>, Vec<u8>);
+/// What a scan does with a key and a record.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,7 +182,7 @@ impl Tables {
     }
 
     fn read_meta(&mut self) -> Result<(), StoreError> {
-        let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut rows: Vec<Row> = Vec::new();
         let mut wrong = None;
         self.scan(META, None, &mut |key, record| {
             match Seed::of(META).open(key, record) {
@@ -290,12 +294,7 @@ impl Tables {
     }
 
     /// Iterates over what the engine returns, unchecked.
-    fn scan(
-        &self,
-        table: &str,
-        shard: Option<u8>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: &str, shard: Option<u8>, each: &mut Visit<'_>) -> Result<(), StoreError> {
         let db = self.db()?;
         let txn = self.caught("read", || {
             db.begin_read().map_err(|error| self.failed("read", error))
@@ -402,11 +401,7 @@ impl Tables {
     }
 
     /// Applies the operations and returns the rows of the digests they changed.
-    fn put_ops(
-        &mut self,
-        txn: &WriteTransaction,
-        ops: &[Op],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn put_ops(&mut self, txn: &WriteTransaction, ops: &[Op]) -> Result<Vec<Row>, StoreError> {
         // In key order: neighbours share pages, and of several operations on one key only the last counts.
         let mut order = std::mem::take(&mut self.order);
         order.clear();
@@ -469,11 +464,7 @@ impl Tables {
         Ok(rows)
     }
 
-    fn put_meta(
-        &mut self,
-        txn: &WriteTransaction,
-        rows: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(), StoreError> {
+    fn put_meta(&mut self, txn: &WriteTransaction, rows: &[Row]) -> Result<(), StoreError> {
         let seed = Seed::of(META);
         let mut record = std::mem::take(&mut self.record);
         let mut meta = txn
@@ -599,7 +590,7 @@ fn panicked(path: &Path, during: &'static str, panic: &(dyn std::any::Any + Send
     )
 }
 
-fn head_row(head: Head) -> (Vec<u8>, Vec<u8>) {
+fn head_row(head: Head) -> Row {
     let mut value = Vec::with_capacity(40);
     for part in [head.store_id, head.lsn, head.stamp_ms] {
         value.extend_from_slice(&part.to_le_bytes());

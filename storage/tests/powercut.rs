@@ -232,7 +232,7 @@ fn run(seed: u64, lying: bool, tally: &mut Tally) -> Result<(), String> {
 #[test]
 fn nothing_acknowledged_is_lost_and_no_batch_is_half_there() {
     quiet_engine();
-    let (cuts, first) = (number("WEIR_POWERCUTS", 3_000), number("WEIR_SEED", 1));
+    let (cuts, first) = (number("WEIR_POWERCUTS", 2_400), number("WEIR_SEED", 1));
     let mut tally = Tally::default();
     let mut seed = first;
     while tally.cuts < cuts {
