@@ -222,4 +222,22 @@ fn main() {
         );
     }
     println!("file {} MiB", store.file_bytes() >> 20);
+
+    // What a kill leaves: a copy of the file as it is while open.
+    let killed = scratch.path().join("killed");
+    std::fs::create_dir(&killed).expect("creates");
+    std::fs::copy(directory.join("weir.redb"), killed.join("weir.redb")).expect("copies");
+    let started = Instant::now();
+    let (_store, opened) = Store::open(
+        &killed,
+        &Options {
+            reserve_bytes: 0,
+            ..options
+        },
+    )
+    .expect("opens");
+    println!(
+        "open after a kill {:.2} ms {opened:?}",
+        started.elapsed().as_secs_f64() * 1e3
+    );
 }

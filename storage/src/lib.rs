@@ -16,6 +16,11 @@
 //! * One process at a time: a second one gets [`StoreError::Locked`].
 //! * Opening after a crash takes milliseconds at any size.
 //!
+//! What damage can still do: on some of it the engine panics, which is caught and becomes `Corrupt`, and rarely it panics
+//! again while cleaning up, which ends the process in the middle of a commit, that is, with nothing promised. (Catching needs
+//! `panic = "unwind"`.) And one bit of the file, the choice between the two newest commits, cannot be told from
+//! a crash when the store was not closed: flipped, it undoes the last batch.
+//!
 //! A disk that acknowledges a flush it has not done breaks the first point, and nothing here can help.
 //!
 //! # In the directory

@@ -15,7 +15,9 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn records() -> Vec<(Table, Box<[u8]>, std::sync::Arc<[u8]>)> {
+type Record = (Table, Box<[u8]>, std::sync::Arc<[u8]>);
+
+fn records() -> Vec<Record> {
     (0..40_u8)
         .map(|n| {
             let key = [&[n % 16][..], format!("name-{n}").as_bytes()].concat();
@@ -30,7 +32,7 @@ fn check(store: &Store) {
         let mut found = Vec::new();
         store
             .load(table, None, &mut |key, value| {
-                found.push((key.to_vec(), value.to_vec()))
+                found.push((key.to_vec(), value.to_vec()));
             })
             .expect("loads");
         let mut expected: Vec<_> = records()

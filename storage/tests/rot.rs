@@ -6,12 +6,17 @@ mod common;
 
 use common::{Random, number, quiet_engine};
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::sync::Arc;
 use weir_storage::sim::SimDisk;
 use weir_storage::{Batch, Log, Op, Options, Store, StoreError, Table};
 
 const TABLE: Table = Table("stream");
 const FILE: &str = "weir.redb";
+const CHILD: &str = "WEIR_ROT_CHILD";
+const SIGABRT: i32 = 6;
 /// Position of the engine's flags; the lowest bit says which of the two newest commits counts.
 const FLAGS_AT: usize = 9;
 
@@ -82,40 +87,36 @@ fn written() -> (SimDisk, Store, [Model; 2]) {
     (disk, store, [before, after])
 }
 
-#[derive(Default, Debug)]
-struct Tally {
-    refused_open: u32,
-    refused_load: u32,
-    refused_commit: u32,
-    refused_later: u32,
-    harmless: u32,
-    older_commit: u32,
-}
+/// What became of one flipped bit; none of these is other data.
+const OUTCOMES: [&str; 7] = [
+    "refused-open",
+    "refused-load",
+    "refused-commit",
+    "refused-later",
+    "harmless",
+    // One bit in an uncleanly stopped file cannot be told from a crash: the choice between the two newest commits.
+    "older-commit",
+    // The engine panicked while it cleaned up after a panic: the process is gone, having promised nothing.
+    "ended",
+];
 
-fn flip(image: &[u8], bit: usize, check_bytes_max: u64, models: &[Model; 2], tally: &mut Tally) {
+fn flip(image: &[u8], bit: usize, check_bytes_max: u64, models: &[Model; 2]) -> &'static str {
     let mut image = image.to_vec();
     image[bit / 8] ^= 1 << (bit % 8);
     let disk = SimDisk::new();
     disk.set_contents(FILE, &image);
-    let context = || format!("byte {} bit {}", bit / 8, bit % 8);
     let Ok((mut store, opened)) = open(&disk, check_bytes_max) else {
-        tally.refused_open += 1;
-        return;
+        return "refused-open";
     };
     let Ok(found) = contents(&store) else {
-        tally.refused_load += 1;
-        return;
+        return "refused-load";
     };
-    let mut model = if opened.lsn == 3 && found == models[1] {
-        models[1].clone()
-    } else if opened.lsn == 2 && found == models[0] {
-        // One bit in an uncleanly stopped file cannot be told from a crash: the choice between the two newest commits.
-        assert_eq!(bit, FLAGS_AT * 8, "{}: an older commit", context());
-        tally.older_commit += 1;
-        models[0].clone()
+    let (mut model, mut outcome) = (models[1].clone(), "harmless");
+    if opened.lsn == 2 && found == models[0] && bit == FLAGS_AT * 8 {
+        (model, outcome) = (found, "older-commit");
     } else {
-        panic!("{}: other records", context());
-    };
+        assert!(opened.lsn == 3 && found == model, "other records");
+    }
     // Damage in what is only read when writing must not turn into other data later.
     let ops: Vec<Op> = (0..60).map(|n| put(key(n * 20), vec![7; 150])).collect();
     for op in &ops {
@@ -132,26 +133,27 @@ fn flip(image: &[u8], bit: usize, check_bytes_max: u64, models: &[Model; 2], tal
         })
         .is_err()
     {
-        tally.refused_commit += 1;
-        return;
+        return "refused-commit";
     }
     drop(store);
     match open(&disk, check_bytes_max).and_then(|(store, _)| contents(&store)) {
         Ok(found) => {
-            assert!(
-                found == model,
-                "{}: other records after a commit",
-                context()
-            );
-            tally.harmless += 1;
+            assert!(found == model, "other records after a commit");
+            outcome
         }
-        Err(_) => tally.refused_later += 1,
+        Err(_) => "refused-later",
     }
 }
 
-#[test]
-fn a_flipped_bit_never_becomes_other_data() {
-    quiet_engine();
+struct Plan {
+    /// The files to damage, with the size up to which they are checked when opened.
+    images: [(Vec<u8>, u64); 3],
+    models: [Model; 2],
+    /// Image and bit.
+    bits: Vec<(usize, usize)>,
+}
+
+fn plan() -> Plan {
     let (flips, mut random) = (
         number("WEIR_FLIPS", 1_500),
         Random::new(number("WEIR_SEED", 5)),
@@ -160,32 +162,105 @@ fn a_flipped_bit_never_becomes_other_data() {
     let stopped = disk.contents(FILE).expect("there");
     store.close().expect("closes");
     let closed = disk.contents(FILE).expect("there");
-    for (name, image, check_bytes_max) in [
-        ("closed", &closed, 0),
-        ("stopped", &stopped, 0),
-        ("stopped, checked", &stopped, u64::MAX),
-    ] {
-        let mut tally = Tally::default();
-        // The engine's header decides about everything else: all its bits. Then any bit of the file.
-        let header = (0..320 * 8)
-            .step_by(if flips > 10_000 { 1 } else { 13 })
-            .chain(FLAGS_AT * 8..FLAGS_AT * 8 + 8);
-        for bit in header {
-            flip(image, bit, check_bytes_max, &models, &mut tally);
+    let images = [(closed, 0), (stopped.clone(), 0), (stopped, u64::MAX)];
+    let mut bits = Vec::new();
+    for (at, (image, _)) in images.iter().enumerate() {
+        // The engine's header decides about everything else. Then any bit of the file.
+        let step = if flips > 10_000 { 1 } else { 13 };
+        bits.extend(
+            (0..320 * 8)
+                .step_by(step)
+                .chain(FLAGS_AT * 8..FLAGS_AT * 8 + 8)
+                .map(|bit| (at, bit)),
+        );
+        bits.extend((0..flips / 3).map(|_| (at, random.below(image.len() as u64 * 8) as usize)));
+    }
+    Plan {
+        images,
+        models,
+        bits,
+    }
+}
+
+/// On some damage the engine ends the process, so the flips are made in one that may end.
+#[test]
+fn child_that_flips_bits() {
+    // Does nothing when run as a test; see the other one.
+    let Ok(from) = std::env::var(CHILD) else {
+        return;
+    };
+    quiet_engine();
+    let Plan {
+        images,
+        models,
+        bits,
+    } = plan();
+    let mut out = std::io::stdout();
+    for (index, (at, bit)) in bits
+        .iter()
+        .enumerate()
+        .skip(from.parse().expect("a number"))
+    {
+        let (image, check_bytes_max) = &images[*at];
+        let outcome = flip(image, *bit, *check_bytes_max, &models);
+        writeln!(out, "\nflip {index} {at} {outcome}")
+            .and_then(|()| out.flush())
+            .expect("the parent listens");
+    }
+}
+
+#[test]
+fn a_flipped_bit_never_becomes_other_data() {
+    let Plan { images, bits, .. } = plan();
+    let mut tally = [[0; OUTCOMES.len()]; 3];
+    let mut next = 0;
+    while next < bits.len() {
+        let output = Command::new(std::env::current_exe().expect("this binary"))
+            .args([
+                "--exact",
+                "child_that_flips_bits",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(CHILD, next.to_string())
+            .output()
+            .expect("runs");
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let parts: Vec<&str> = line.split(' ').collect();
+            if let ["flip", index, at, outcome] = parts[..] {
+                assert_eq!(index, next.to_string());
+                let outcome = OUTCOMES
+                    .iter()
+                    .position(|known| *known == outcome)
+                    .expect("known");
+                tally[at.parse::<usize>().expect("a number")][outcome] += 1;
+                next += 1;
+            }
         }
-        for _ in 0..flips / 3 {
-            flip(
-                image,
-                random.below(image.len() as u64 * 8) as usize,
-                check_bytes_max,
-                &models,
-                &mut tally,
+        if !output.status.success() {
+            let (at, bit) = bits[next];
+            let ended = output.status.signal() == Some(SIGABRT);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                ended,
+                "image {at}, byte {}, bit {}: {said}",
+                bit / 8,
+                bit % 8
             );
+            tally[at][OUTCOMES.len() - 1] += 1;
+            next += 1;
         }
-        println!("{name}: {} bytes: {tally:?}", image.len());
+    }
+    for ((name, (image, _)), tally) in ["closed", "stopped", "stopped, checked"]
+        .iter()
+        .zip(&images)
+        .zip(tally)
+    {
+        println!("{name}: {} bytes: {OUTCOMES:?} {tally:?}", image.len());
+        let [refused_open, refused_load, .., harmless, _, ended] = tally;
         assert!(
-            tally.refused_open + tally.refused_load > 50 && tally.harmless > 100,
-            "{tally:?}"
+            refused_open + refused_load > 50 && harmless > 100 && ended < 5,
+            "{name}: {tally:?}"
         );
     }
 }
