@@ -1,1 +1,29 @@
-//! loadtest
+//! weir-loadtest: fleets of simulated streamers and operators against a running server.
+//!
+//! Measures open-loop and proves: every simulated streamer builds its own copy from the answers it gets, and at the end
+//! the copies, fresh lists and the operators' acknowledged changes must agree. A run with a missed, duplicated,
+//! shortened, stale, torn or lost stream fails.
+//!
+//! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share, `streamers` and `requests`
+//! are the load, `copy`, `judge` and `truth` the proof, `net`, `wire`, `answer` and `sys` the machinery.
+//!
+//! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
+
+pub mod answer;
+pub mod cli;
+pub mod control;
+pub mod copy;
+pub mod judge;
+pub mod net;
+pub mod plan;
+pub mod prepare;
+pub mod report;
+pub mod requests;
+pub mod roster;
+pub mod scenario;
+pub mod schedule;
+pub mod seed;
+pub mod streamers;
+pub mod sys;
+pub mod truth;
+pub mod wire;

@@ -1,0 +1,533 @@
+//! Puts a run together: reads the cluster, starts the threads, watches the phases, proves, reports.
+
+use crate::answer;
+use crate::cli::{self, Cli, Command};
+use crate::control::{Control, Target};
+use crate::copy::FaultKind;
+use crate::judge;
+use crate::net::{self, Clock, Driver, Net};
+use crate::plan::{Plan, Times};
+use crate::prepare;
+use crate::report::{Fault, Faults, Proof, Report};
+use crate::requests::{self, EditField, Requests, Work};
+use crate::roster::Roster;
+use crate::schedule::{Nanos, SECOND};
+use crate::streamers::{self, Habit, Log, Streamers, Validator};
+use crate::sys;
+use crate::truth;
+use crate::wire::Response;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Streamers must all have their first list within this time.
+const LOAD_MAX: Nanos = 120 * SECOND;
+/// One in this many streams that only one node knows is moved about, when streams are moved at all.
+const MOVERS_SHARE: u64 = 8;
+/// Descriptors for everything that is not a connection under load.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// What a scenario consists of.
+#[derive(Default)]
+struct Parts {
+    fleets: Vec<streamers::Options>,
+    requests: Vec<(&'static str, requests::Options)>,
+    moves: bool,
+    storm: bool,
+    closed_loop: bool,
+}
+
+/// Runs what was asked for; whether it passed.
+pub fn run(cli: &Cli, target: Target) -> Result<bool, String> {
+    let mut control = Control::new(&target);
+    match &cli.command {
+        Command::Prepare(options) => prepare_cluster(cli, options, &mut control).map(|()| true),
+        Command::Verify => verify(cli, &target, &mut control),
+        _ => measure(cli, target, &mut control),
+    }
+}
+
+fn bar(length: u64, unit: &str) -> ProgressBar {
+    let template = format!("{{msg:<28}} [{{bar:40}}] {{pos}}/{{len}} {unit} {{eta}}");
+    let bar = ProgressBar::new(length); // hidden by itself when standard error is not a terminal
+    bar.set_style(ProgressStyle::with_template(&template).expect("the template is right").progress_chars("=> "));
+    bar
+}
+
+fn prepare_cluster(cli: &Cli, options: &cli::Prepare, control: &mut Control) -> Result<(), String> {
+    let options = prepare::Options {
+        streamers: options.streamers,
+        streams: options.streams,
+        spread: options.spread,
+        backups: options.backups,
+        labels: options.labels,
+        padding: options.padding,
+        batch: options.batch,
+        seed: cli.common.seed,
+    };
+    let layouts = if options.spread == prepare::Spread::None { 0 } else { options.streams };
+    let bar = bar(options.streamers + options.streams + layouts, "objects");
+    bar.set_message("preparing");
+    let clock = Clock::start();
+    prepare::run(control, &options, &mut |done| bar.set_position(done))?;
+    bar.finish_and_clear();
+    let seconds = clock.now() as f64 / 1e9;
+    println!("prepared {} streamers, {} streams, {layouts} layouts in {seconds:.1} s", options.streamers, options.streams);
+    Ok(())
+}
+
+fn parts(cli: &Cli, hosts: u64) -> Parts {
+    let fleet = |simulated: &cli::Simulated, habit: Habit, answers: &[cli::Answers]| streamers::Options {
+        count: simulated.streamers.unwrap_or(hosts),
+        first_host: 0,
+        habit,
+        validators: answers
+            .iter()
+            .map(|answers| match (habit, Validator::from(*answers)) {
+                (Habit::Park { .. }, Validator::None) => Validator::Etag,
+                (_, validator) => validator,
+            })
+            .collect(),
+        encodings: simulated.encoding.iter().map(|coding| coding.header()).collect(),
+        cluster_key: simulated.cluster_auth.then_some(cli.common.seed),
+    };
+    let requests = |work: Work, rate: Option<f64>, connections: u64, pipeline: u64| requests::Options {
+        work,
+        rate,
+        connections: connections.div_ceil(cli.common.threads) as usize,
+        pipeline: pipeline as usize,
+    };
+    let mut parts = Parts::default();
+    let mut operators = |operators: &cli::Operators, edits: f64, moves: f64| {
+        let work = Work::Edit { field: EditField::from(operators.field), touch: operators.touch as usize };
+        if edits > 0.0 {
+            parts.requests.push(("edit", requests(work, Some(edits), operators.connections, 1)));
+        }
+        if moves > 0.0 {
+            parts.moves = true;
+            parts.requests.push(("move", requests(Work::Move, Some(moves), operators.connections, 1)));
+        }
+    };
+    match &cli.command {
+        Command::Fleet(fleet_options) => {
+            operators(&fleet_options.operators, fleet_options.edits, fleet_options.moves);
+            let habit = Habit::Poll { interval: fleet_options.interval.max(1_000_000) };
+            parts.fleets.push(fleet(&fleet_options.simulated, habit, &fleet_options.answers));
+        }
+        Command::Longpoll(longpoll) => {
+            operators(&longpoll.operators, longpoll.edits, longpoll.moves);
+            let habit = Habit::Park { wait_seconds: longpoll.wait };
+            parts.fleets.push(fleet(&longpoll.simulated, habit, &longpoll.answers));
+        }
+        Command::Storm(storm) => {
+            parts.storm = true;
+            parts.fleets.push(fleet(&storm.simulated, Habit::Storm { rounds: storm.rounds }, &storm.answers));
+        }
+        Command::Mixed(mixed) => {
+            operators(&mixed.operators, mixed.edits, mixed.moves);
+            let mut polling = fleet(
+                &mixed.simulated,
+                Habit::Poll { interval: mixed.interval.max(1_000_000) },
+                &mixed.answers,
+            );
+            let mut parked = fleet(&mixed.simulated, Habit::Park { wait_seconds: mixed.wait }, &mixed.answers);
+            parked.count = polling.count.div_ceil(2);
+            polling.count -= parked.count;
+            polling.first_host = parked.count;
+            parts.fleets.extend([polling, parked]);
+            let few = mixed.operators.connections;
+            if mixed.gets > 0.0 {
+                parts.requests.push(("get", requests(Work::Get, Some(mixed.gets), few, 1)));
+            }
+            if mixed.lists > 0.0 {
+                parts.requests.push(("list", requests(Work::List { limit: 100 }, Some(mixed.lists), few.min(4), 1)));
+            }
+        }
+        Command::Get(rate) => {
+            parts.closed_loop = rate.rate.0.is_none();
+            parts.requests.push(("get", requests(Work::Get, rate.rate.0, rate.connections, rate.pipeline)));
+        }
+        Command::Put(put) => {
+            parts.closed_loop = put.rate.rate.0.is_none();
+            let work = Work::Edit { field: EditField::from(put.field), touch: put.touch as usize };
+            parts.requests.push(("put", requests(work, put.rate.rate.0, put.rate.connections, put.rate.pipeline)));
+        }
+        Command::List(list) => {
+            parts.closed_loop = list.rate.0.is_none();
+            let work = Work::List { limit: list.limit as usize };
+            parts.requests.push(("list", requests(work, list.rate.0, list.connections, 1)));
+        }
+        Command::Prepare(_) | Command::Verify => (),
+    }
+    parts.fleets.retain(|fleet| fleet.count > 0);
+    parts
+}
+
+/// What a thread brings back.
+struct Brought {
+    fleets: Vec<streamers::Outcome>,
+    requests: Vec<requests::Outcome>,
+    ended: Nanos,
+}
+
+fn thread_main(
+    plan: &Arc<Plan>,
+    parts: &Parts,
+    thread: u64,
+    clock: Clock,
+    sources: &[std::net::IpAddr],
+) -> std::io::Result<Brought> {
+    let mut net = Net::new(clock, plan.target.address, sources)?;
+    let mut index = 0;
+    let mut next_index = || {
+        index += 1;
+        index - 1
+    };
+    let mut fleets: Vec<Streamers> = parts
+        .fleets
+        .iter()
+        .map(|options| Streamers::new(plan, next_index(), thread, options.clone(), clock.now()))
+        .collect();
+    let mut requests: Vec<Requests> =
+        parts.requests.iter().map(|(_, options)| Requests::new(plan, next_index(), thread, *options)).collect();
+    plan.thread_ready();
+    let mut drivers: Vec<&mut dyn Driver> = Vec::new();
+    drivers.extend(fleets.iter_mut().map(|driver| driver as &mut dyn Driver));
+    drivers.extend(requests.iter_mut().map(|driver| driver as &mut dyn Driver));
+    net::run(&mut net, &mut drivers, &mut |_| plan.is_stopped())?;
+    Ok(Brought {
+        fleets: fleets.into_iter().map(Streamers::into_outcome).collect(),
+        requests: requests.into_iter().map(Requests::into_outcome).collect(),
+        ended: clock.now(),
+    })
+}
+
+fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, String> {
+    let common = &cli.common;
+    let descriptors = sys::descriptors_max();
+    let mut roster = Roster::load(control)?;
+    let hosts = roster.hosts.len() as u64;
+    let parts = parts(cli, hosts);
+    if roster.streams.is_empty() || (hosts == 0 && !parts.fleets.is_empty()) {
+        return Err("the cluster is empty: run `weir-loadtest prepare` first".into());
+    }
+    roster.choose_movers(if parts.moves { MOVERS_SHARE } else { 0 });
+    let threads = if parts.storm { 1 } else { common.threads };
+    let streamers: u64 = parts.fleets.iter().map(|fleet| fleet.count).sum();
+    let pools: u64 = parts.requests.iter().map(|(_, options)| options.connections as u64 * threads).sum();
+    if streamers + pools + DESCRIPTORS_SPARE > descriptors {
+        return Err(format!(
+            "{streamers} streamers and {pools} other connections do not fit into {descriptors} descriptors: \
+             raise `ulimit -n` or use several processes"
+        ));
+    }
+    let times = Times {
+        warm_up: if parts.storm { 0 } else { common.warm_up },
+        duration: common.duration.max(1_000_000),
+        timeout: common.timeout,
+        settle: common.settle,
+        grace: common.grace,
+    };
+    // Edits of this run are numbered above those of every earlier one: by the clock, a million per second.
+    let seq = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as u64);
+    let plan = Arc::new(Plan::new(target, roster, times, threads, common.seed, common.requests, seq));
+    let clock = Clock::start();
+
+    let (watched, brought) = thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (plan, parts, sources) = (&plan, &parts, &common.source);
+                scope.spawn(move || {
+                    let brought = thread_main(plan, parts, thread, clock, sources);
+                    if brought.is_err() {
+                        plan.stop();
+                    }
+                    brought
+                })
+            })
+            .collect();
+        let watched = watch(&plan, clock, threads, streamers, parts.storm, &|| handles.iter().all(|h| h.is_finished()));
+        let brought: Vec<_> =
+            handles.into_iter().map(|handle| handle.join().expect("a load thread panicked")).collect();
+        (watched, brought)
+    });
+    let brought = brought.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| format!("event loop: {error}"))?;
+    let report = conclude(cli, &plan, &parts, &watched, brought, control)?;
+    finish(cli, &report)
+}
+
+/// What the watching thread found out.
+struct Watched {
+    cpu: (f64, f64),
+    loaded: bool,
+}
+
+/// Opens the window when all streamers have their first list, takes the CPU time at its borders, moves the bar.
+fn watch(
+    plan: &Plan,
+    clock: Clock,
+    threads: u64,
+    streamers: u64,
+    storm: bool,
+    is_finished: &dyn Fn() -> bool,
+) -> Watched {
+    let bar = bar(streamers, "streamers");
+    bar.set_message("first lists");
+    let mut watched = Watched { cpu: (0.0, 0.0), loaded: true };
+    let mut cpu_at_start = None;
+    let mut cpu_at_end = None;
+    while !is_finished() {
+        thread::sleep(Duration::from_millis(10));
+        let now = clock.now();
+        let Some((begin, window)) = plan.begin() else {
+            bar.set_position(plan.streamers_ready());
+            let all_here = plan.threads_ready() == threads;
+            if all_here && (storm || plan.streamers_ready() >= streamers) {
+                bar.set_length((plan.times.warm_up + plan.times.duration) / 1_000_000);
+                bar.set_style(
+                    ProgressStyle::with_template("{msg:<28} [{bar:40}] {eta}")
+                        .expect("the template is right")
+                        .progress_chars("=> "),
+                );
+                plan.open_window(now);
+            } else if now > LOAD_MAX {
+                watched.loaded = false;
+                plan.stop();
+            }
+            continue;
+        };
+        if now >= window.warm_end && cpu_at_start.is_none() {
+            cpu_at_start = Some(sys::cpu_time());
+        }
+        if now >= window.end && cpu_at_end.is_none() {
+            cpu_at_end = Some(sys::cpu_time());
+        }
+        let phase = match now {
+            _ if now < window.warm_end => "warm-up",
+            _ if now < window.end => "measuring",
+            _ => "settling",
+        };
+        bar.set_message(format!("{phase}, {} answers", plan.answers.load(Ordering::Relaxed)));
+        bar.set_position(((now - begin) / 1_000_000).min(bar.length().unwrap_or(0)));
+    }
+    bar.finish_and_clear();
+    if let Some(start) = cpu_at_start {
+        let end = cpu_at_end.unwrap_or_else(sys::cpu_time);
+        watched.cpu = ((end.0 - start.0).as_secs_f64(), (end.1 - start.1).as_secs_f64());
+    }
+    watched
+}
+
+/// Merges what the threads brought, judges it and asks the server for the truth.
+fn conclude(
+    cli: &Cli,
+    plan: &Plan,
+    parts: &Parts,
+    watched: &Watched,
+    brought: Vec<Brought>,
+    control: &mut Control,
+) -> Result<Report, String> {
+    let mut report = Report {
+        scenario: scenario_name(&cli.command).to_owned(),
+        closed_loop: parts.closed_loop,
+        cpu_user: watched.cpu.0,
+        cpu_system: watched.cpu.1,
+        ..Report::default()
+    };
+    if !watched.loaded {
+        report.series.entry("first lists".into()).or_default().error("not all streamers got their first list in time");
+    }
+    let ended = brought.iter().map(|brought| brought.ended).max().unwrap_or(0);
+    if let Some((begin, window)) = plan.begin() {
+        let from = if parts.storm { begin } else { window.warm_end };
+        let to = if parts.storm { ended } else { window.end.min(ended) };
+        report.seconds = to.saturating_sub(from) as f64 / 1e9;
+    }
+    let (mut agents, mut edits, mut moves) = (Vec::new(), Vec::new(), Vec::new());
+    for thread in brought {
+        for fleet in thread.fleets {
+            for (name, series) in &fleet.series {
+                report.series.entry((*name).to_owned()).or_default().merge(series);
+            }
+            for (name, wake) in &fleet.wakes {
+                report.wakes.entry((*name).to_owned()).or_default().merge(wake);
+            }
+            for (name, count) in &fleet.counters {
+                *report.counters.entry((*name).to_owned()).or_default() += count;
+            }
+            report.faults.merge(fleet.faults);
+            agents.extend(fleet.agents);
+        }
+        for ((name, _), requests) in parts.requests.iter().zip(thread.requests) {
+            report.series.entry((*name).to_owned()).or_default().merge(&requests.series);
+            edits.extend(requests.edits);
+            moves.extend(requests.moves);
+        }
+    }
+    let logs: Vec<&Log> = agents.iter().map(|(log, _)| log).collect();
+    let verdict = judge::judge(&plan.roster, &edits, &moves, &logs, &|intended| plan.counts(intended));
+    report.faults.merge(verdict.faults);
+    report.wakes.extend(verdict.wakes.into_iter().map(|(name, wake)| (name.to_owned(), wake)));
+    if verdict.superseded > 0 {
+        report.counters.insert("edits replaced by later ones before they were read".into(), verdict.superseded);
+    }
+
+    if agents.is_empty() && edits.is_empty() && moves.is_empty() {
+        return Ok(report);
+    }
+    let now = Roster::load(control)?;
+    truth::compare_promises(&edits, &moves, &plan.roster, &now, &mut report.faults);
+    let now_hosts: HashMap<&str, u32> =
+        now.hosts.iter().enumerate().map(|(at, host)| (host.name.as_str(), at as u32)).collect();
+    let mut by_host = HashMap::<u32, Vec<usize>>::new();
+    for (at, (log, _)) in agents.iter().enumerate() {
+        by_host.entry(log.host).or_default().push(at);
+    }
+    let bar = bar(by_host.len() as u64, "streamers");
+    bar.set_message("proving");
+    for (host, mine) in &by_host {
+        let name = &plan.roster.hosts[*host as usize].name;
+        let fresh = truth::fresh_list(control, &plan.target.prefix, name)?;
+        for at in mine {
+            truth::compare_copy(name, &agents[*at].1, &fresh, &now, &mut report.faults);
+        }
+        match now_hosts.get(name.as_str()) {
+            Some(host) => truth::compare_roster(*host, &fresh, &now, &mut report.faults),
+            None => report.faults.add(Fault {
+                kind: FaultKind::Lost,
+                streamer: name.clone(),
+                stream: None,
+                what: "the streamer is gone from the list of streamers".into(),
+            }),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    report.proof = Some(Proof {
+        streamers: agents.len() as u64,
+        streams: agents.iter().map(|(_, copy)| copy.entries().len() as u64).sum(),
+        answers: agents.iter().map(|(log, _)| log.answers.len() as u64).sum(),
+        edits_acknowledged: edits.iter().filter(|edit| edit.acked.is_some()).count() as u64,
+        moves_acknowledged: moves.iter().filter(|moved| moved.acked.is_some()).count() as u64,
+    });
+    Ok(report)
+}
+
+fn scenario_name(command: &Command) -> &'static str {
+    match command {
+        Command::Prepare(_) => "prepare",
+        Command::Verify => "verify",
+        Command::Fleet(_) => "fleet",
+        Command::Longpoll(_) => "longpoll",
+        Command::Get(_) => "get",
+        Command::Put(_) => "put",
+        Command::List(_) => "list",
+        Command::Storm(_) => "storm",
+        Command::Mixed(_) => "mixed",
+    }
+}
+
+/// Prints the report; whether the run passed.
+fn finish(cli: &Cli, report: &Report) -> Result<bool, String> {
+    let did_something = report.proof.is_some() || report.series.values().any(|series| !series.statuses.is_empty());
+    let passed = did_something && report.faults.total() == 0 && report.errors() <= cli.common.errors_allowed;
+    match cli.common.json.as_deref() {
+        Some("-") => {
+            println!("{}", report.json(passed));
+            eprint!("{}", report.text(passed));
+        }
+        Some(file) => {
+            std::fs::write(file, report.json(passed) + "\n").map_err(|error| format!("{file}: {error}"))?;
+            print!("{}", report.text(passed));
+        }
+        None => print!("{}", report.text(passed)),
+    }
+    Ok(passed)
+}
+
+/// Asks every streamer's list in every way there is; all ways must tell the same.
+fn verify(cli: &Cli, target: &Target, control: &mut Control) -> Result<bool, String> {
+    let clock = Clock::start();
+    let roster = Roster::load(control)?;
+    let mut report = Report { scenario: "verify".into(), ..Report::default() };
+    let bar = bar(roster.hosts.len() as u64, "streamers");
+    bar.set_message("verifying");
+    let (mut streams, mut answers) = (0, 0);
+    for (at, host) in roster.hosts.iter().enumerate() {
+        let path = format!("{}/streamers/{}/streams", target.prefix, host.name);
+        let plain = control.expect("GET", &path, None)?;
+        let fresh = truth::fresh_list(control, &target.prefix, &host.name)?;
+        truth::compare_roster(at as u32, &fresh, &roster, &mut report.faults);
+        streams += fresh.len() as u64;
+        let mut ask = |path: &str, fields: &str| {
+            answers += 1;
+            control.request("GET", path, fields, None)
+        };
+        verify_ways(&host.name, &path, &plain, &mut ask, &mut report.faults)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    report.seconds = clock.now() as f64 / 1e9;
+    report.proof = Some(Proof { streamers: roster.hosts.len() as u64, streams, answers, ..Proof::default() });
+    finish(cli, &report)
+}
+
+/// One streamer: its validator, its encodings and its changes must agree with its plain list.
+fn verify_ways(
+    hostname: &str,
+    path: &str,
+    plain: &Response,
+    ask: &mut dyn FnMut(&str, &str) -> Result<Response, String>,
+    faults: &mut Faults,
+) -> Result<(), String> {
+    let mut torn = |what: String| {
+        faults.add(Fault { kind: FaultKind::Torn, streamer: hostname.to_owned(), stream: None, what });
+    };
+    let content = |body: &[u8]| {
+        let mut items = Vec::new();
+        answer::read(body, &mut |item| items.push((item.key(), item.hash))).map(|envelope| (envelope, items))
+    };
+    let (envelope, items) = match content(&plain.body) {
+        Ok(read) => read,
+        Err(what) => {
+            torn(format!("the plain list: {what}"));
+            return Ok(());
+        }
+    };
+    for encoding in ["gzip", "zstd"] {
+        let response = ask(path, &format!("Accept-Encoding: {encoding}\r\n"))?;
+        let same = response.status == 200
+            && response.decoded().ok().and_then(|body| content(&body).ok()).is_some_and(|(_, found)| found == items);
+        if !same {
+            torn(format!("the list as {encoding} differs from the plain one (status {})", response.status));
+        }
+    }
+    match &plain.etag {
+        None => torn("the list has no ETag".into()),
+        Some(etag) => {
+            let response = ask(path, &format!("If-None-Match: {etag}\r\n"))?;
+            if response.status != 304 {
+                torn(format!("nothing changed, yet If-None-Match is answered {}", response.status));
+            }
+        }
+    }
+    match envelope.revision {
+        None => torn("the list has no revision to ask for changes since".into()),
+        Some(revision) => {
+            let response = ask(&format!("{path}?changes_since={revision}"), "")?;
+            let empty = match response.status {
+                304 => true,
+                200 => content(&response.body)
+                    .is_ok_and(|(envelope, items)| items.is_empty() && envelope.removed.is_some_and(|r| r.is_empty())),
+                _ => false,
+            };
+            if !empty {
+                torn(format!("nothing changed, yet changes_since is not empty (status {})", response.status));
+            }
+        }
+    }
+    Ok(())
+}
