@@ -37,8 +37,12 @@ impl Item<'_> {
 pub fn edit_of(text: &[u8]) -> u64 {
     let mut found = 0;
     for at in memchr::memmem::find_iter(text, EDIT_MARK) {
-        let digits = text[at + EDIT_MARK.len()..].iter().take_while(|b| b.is_ascii_digit());
-        found = found.max(digits.fold(0u64, |n, b| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0'))));
+        let digits = text[at + EDIT_MARK.len()..]
+            .iter()
+            .take_while(|b| b.is_ascii_digit());
+        found = found.max(digits.fold(0u64, |n, b| {
+            n.wrapping_mul(10).wrapping_add(u64::from(b - b'0'))
+        }));
     }
     found
 }
@@ -83,7 +87,7 @@ pub fn read<'a>(body: &'a [u8], each: &mut dyn FnMut(Item<'a>)) -> Result<Envelo
             }
             b"next" => {
                 let (from, _) = (scan.at, scan.value(0)?);
-                envelope.next = scan.text(from).and_then(|text| text.map(Cow::into_owned));
+                envelope.next = scan.text(from).map(Cow::into_owned);
             }
             b"revision" => envelope.revision = scan.integer()?,
             b"updated_at" => envelope.updated_at = scan.integer()?,
@@ -96,11 +100,18 @@ pub fn read<'a>(body: &'a [u8], each: &mut dyn FnMut(Item<'a>)) -> Result<Envelo
     if scan.at != body.len() {
         return Err("something after the end of the answer");
     }
-    if envelope.has_streams { Ok(envelope) } else { Err("no streams member") }
+    if envelope.has_streams {
+        Ok(envelope)
+    } else {
+        Err("no streams member")
+    }
 }
 
+/// Name and raw value.
+pub type Member<'a> = (&'a [u8], &'a [u8]);
+
 /// The top-level members of one object: each name with the raw text of its value.
-pub fn members(body: &[u8]) -> Result<Vec<(&[u8], &[u8])>, &'static str> {
+pub fn members(body: &[u8]) -> Result<Vec<Member<'_>>, &'static str> {
     let mut scan = Scan { bytes: body, at: 0 };
     let mut found = Vec::new();
     scan.spaces();
@@ -116,7 +127,9 @@ pub fn members(body: &[u8]) -> Result<Vec<(&[u8], &[u8])>, &'static str> {
 /// A top-level integer member of one object.
 pub fn integer_member(body: &[u8], name: &str) -> Option<u64> {
     let members = members(body).ok()?;
-    let (_, raw) = members.iter().find(|(member, _)| *member == name.as_bytes())?;
+    let (_, raw) = members
+        .iter()
+        .find(|(member, _)| *member == name.as_bytes())?;
     std::str::from_utf8(raw).ok()?.parse().ok()
 }
 
@@ -133,7 +146,10 @@ impl<'a> Scan<'a> {
     }
 
     fn peek(&self) -> Result<u8, &'static str> {
-        self.bytes.get(self.at).copied().ok_or("the answer ends early")
+        self.bytes
+            .get(self.at)
+            .copied()
+            .ok_or("the answer ends early")
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), &'static str> {
@@ -208,10 +224,17 @@ impl<'a> Scan<'a> {
 
     fn scalar(&mut self) -> Result<&'a [u8], &'static str> {
         let from = self.at;
-        while matches!(self.bytes.get(self.at), Some(b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.')) {
+        while matches!(
+            self.bytes.get(self.at),
+            Some(b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.')
+        ) {
             self.at += 1;
         }
-        if from == self.at { Err("not JSON") } else { Ok(&self.bytes[from..self.at]) }
+        if from == self.at {
+            Err("not JSON")
+        } else {
+            Ok(&self.bytes[from..self.at])
+        }
     }
 
     fn integer(&mut self) -> Result<Option<u64>, &'static str> {
@@ -223,13 +246,13 @@ impl<'a> Scan<'a> {
         text.parse().map(Some).map_err(|_| "not a number")
     }
 
-    /// The string that begins at `from`, if a string begins there. Outer none: undecodable, treated as absent.
-    fn text(&self, from: usize) -> Option<Option<Cow<'a, str>>> {
+    /// The string that begins at `from` and ends here, if it is one.
+    fn text(&self, from: usize) -> Option<Cow<'a, str>> {
         let raw = &self.bytes[from..self.at];
         if raw.first() != Some(&b'"') || raw.len() < 2 {
             return None;
         }
-        Some(unescape(&raw[1..raw.len() - 1]).ok())
+        unescape(&raw[1..raw.len() - 1]).ok()
     }
 
     /// The hash of any value.
@@ -242,7 +265,8 @@ impl<'a> Scan<'a> {
                 self.at += 1;
                 let mut hash = 1u64;
                 while let Some(name) = self.member()? {
-                    hash = hash.wrapping_add(mix(xxh3_64(name) ^ self.value(depth + 1)?.rotate_left(23)));
+                    hash = hash
+                        .wrapping_add(mix(xxh3_64(name) ^ self.value(depth + 1)?.rotate_left(23)));
                 }
                 Ok(mix(hash))
             }
@@ -267,45 +291,67 @@ impl<'a> Scan<'a> {
             let from = self.at;
             let value = self.value(1)?;
             match member {
-                b"name" => name = self.text(from).flatten(),
+                b"name" => name = self.text(from),
                 b"updated_at" => {
-                    updated_at = std::str::from_utf8(&self.bytes[from..self.at]).ok().and_then(|t| t.parse().ok());
+                    updated_at = std::str::from_utf8(&self.bytes[from..self.at])
+                        .ok()
+                        .and_then(|t| t.parse().ok());
                 }
                 _ => (),
             }
             hash = hash.wrapping_add(mix(xxh3_64(member) ^ value.rotate_left(23)));
         }
         let name = name.ok_or("a stream without a name")?;
-        Ok(Item { name, hash: mix(hash), updated_at, text: &self.bytes[start..self.at] })
+        Ok(Item {
+            name,
+            hash: mix(hash),
+            updated_at,
+            text: &self.bytes[start..self.at],
+        })
     }
 }
 
 fn unescape(raw: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     if memchr::memchr(b'\\', raw).is_none() {
-        return std::str::from_utf8(raw).map(Cow::Borrowed).map_err(|_| "not UTF-8");
+        return std::str::from_utf8(raw)
+            .map(Cow::Borrowed)
+            .map_err(|_| "not UTF-8");
     }
     let mut quoted = Vec::with_capacity(raw.len() + 2);
     quoted.push(b'"');
     quoted.extend_from_slice(raw);
     quoted.push(b'"');
-    serde_json::from_slice::<String>(&quoted).map(Cow::Owned).map_err(|_| "a string that is not JSON")
+    serde_json::from_slice::<String>(&quoted)
+        .map(Cow::Owned)
+        .map_err(|_| "a string that is not JSON")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn items(body: &str) -> (Envelope, Vec<(String, u64, Option<u64>, u64)>) {
+    type Found = Vec<(String, u64, Option<u64>, u64)>;
+
+    fn items(body: &str) -> (Envelope, Found) {
         let mut found = Vec::new();
         let envelope = read(body.as_bytes(), &mut |item| {
-            found.push((item.name.to_string(), item.hash, item.updated_at, item.edit()));
+            found.push((
+                item.name.to_string(),
+                item.hash,
+                item.updated_at,
+                item.edit(),
+            ));
         });
         (envelope.unwrap(), found)
     }
 
     #[test]
     fn the_hash_sees_every_value_and_neither_spaces_nor_the_order_of_members() {
-        let one = items(r#"{"streams":[{"inputs":[{"url":"a"},{"url":"b"}],"name":"x","n":1.5,"t":true}]}"#).1[0].1;
+        let one = items(
+            r#"{"streams":[{"inputs":[{"url":"a"},{"url":"b"}],"name":"x","n":1.5,"t":true}]}"#,
+        )
+        .1[0]
+            .1;
         for same in [
             r#"{ "streams" : [ { "name" : "x", "t":true , "n":1.5,"inputs":[ { "url":"a" } , {"url":"b"}] } ] }"#,
             r#"{"timing":{"load":[1,{"a":"]}"}]},"streams":[{"t":true,"name":"x","inputs":[{"url":"a"},{"url":"b"}],"n":1.5}],"next":null}"#,
@@ -333,9 +379,18 @@ mod tests {
         assert_eq!(envelope.updated_at, Some(1_637_094_994_000));
         assert_eq!(envelope.removed.unwrap(), ["a/b", "\u{e9}"]);
         assert_eq!(envelope.next.as_deref(), Some("bmFtZQ=="));
-        assert_eq!((found[0].0.as_str(), found[0].2, found[0].3), ("q\"\\", Some(17), 41));
-        assert_eq!((found[1].0.as_str(), found[1].2, found[1].3), ("b", None, 9));
-        assert_eq!(integer_member(br#"{"a":{"updated_at":1},"updated_at":23}"#, "updated_at"), Some(23));
+        assert_eq!(
+            (found[0].0.as_str(), found[0].2, found[0].3),
+            ("q\"\\", Some(17), 41)
+        );
+        assert_eq!(
+            (found[1].0.as_str(), found[1].2, found[1].3),
+            ("b", None, 9)
+        );
+        assert_eq!(
+            integer_member(br#"{"a":{"updated_at":1},"updated_at":23}"#, "updated_at"),
+            Some(23)
+        );
     }
 
     #[test]
@@ -343,7 +398,10 @@ mod tests {
         let whole = r#"{"revision":12,"streams":[{"name":"a","x":[1,2,{"y":"z\""}]},{"name":"b"}],"updated_at":3}"#;
         items(whole);
         for end in 0..whole.len() {
-            assert!(read(&whole.as_bytes()[..end], &mut |_| ()).is_err(), "cut at {end}");
+            assert!(
+                read(&whole.as_bytes()[..end], &mut |_| ()).is_err(),
+                "cut at {end}"
+            );
         }
         for bad in [
             "[]",

@@ -28,7 +28,13 @@ pub struct Common {
     #[arg(long, global = true, default_value = "/central/api/v3")]
     pub prefix: String,
     /// Administrator's key
-    #[arg(long, global = true, env = "CENTRAL_API_KEY", hide_env_values = true, default_value = "")]
+    #[arg(
+        long,
+        global = true,
+        env = "CENTRAL_API_KEY",
+        hide_env_values = true,
+        default_value = ""
+    )]
     pub api_key: String,
     /// Allow a target that is not this machine
     #[arg(long, global = true)]
@@ -288,7 +294,12 @@ pub struct Mixed {
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub wait: u64,
     /// What streamers say they have, taken in turn
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "full,etag,delta")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "full,etag,delta"
+    )]
     pub answers: Vec<Answers>,
     #[command(flatten)]
     pub operators: Operators,
@@ -327,9 +338,13 @@ fn duration(text: &str) -> Result<Nanos, String> {
     let mut rest = text;
     let mut millis = 0u64;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit_end = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |at| digits + at);
         let scale = match &rest[digits..unit_end] {
             "h" => 3_600_000,
             "m" => 60_000,
@@ -338,24 +353,45 @@ fn duration(text: &str) -> Result<Nanos, String> {
             "" if digits == text.len() => 1,
             _ => return Err(bad()),
         };
-        millis = number.checked_mul(scale).and_then(|part| millis.checked_add(part)).ok_or_else(bad)?;
+        millis = number
+            .checked_mul(scale)
+            .and_then(|part| millis.checked_add(part))
+            .ok_or_else(bad)?;
         rest = &rest[unit_end..];
     }
-    if text.is_empty() || millis > DAY_MS { Err(bad()) } else { Ok(millis * 1_000_000) }
+    if text.is_empty() || millis > DAY_MS {
+        Err(bad())
+    } else {
+        Ok(millis * 1_000_000)
+    }
 }
 
 impl Cli {
     /// The server; refused when it is another machine's and nobody vouched for it.
     pub fn target(&self) -> Result<Target, String> {
-        let rest = self.common.url.strip_prefix("http://").ok_or("--url: only http:// is spoken here")?;
+        let rest = self
+            .common
+            .url
+            .strip_prefix("http://")
+            .ok_or("--url: only http:// is spoken here")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if !path.is_empty() || authority.is_empty() || authority.contains('@') {
-            return Err("--url: http://HOST[:PORT] without user and path (see --prefix, --api-key)".into());
+            return Err(
+                "--url: http://HOST[:PORT] without user and path (see --prefix, --api-key)".into(),
+            );
         }
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        let addresses: Vec<SocketAddr> =
-            with_port.to_socket_addrs().map_err(|error| format!("--url: {authority}: {error}"))?.collect();
+        let has_port = authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let with_port = if has_port {
+            authority.to_owned()
+        } else {
+            format!("{authority}:80")
+        };
+        let addresses: Vec<SocketAddr> = with_port
+            .to_socket_addrs()
+            .map_err(|error| format!("--url: {authority}: {error}"))?
+            .collect();
         let foreign = addresses.iter().find(|address| !is_loopback(address.ip()));
         if let Some(foreign) = foreign.filter(|_| !self.common.i_own_this_host) {
             return Err(format!(
@@ -368,7 +404,9 @@ impl Cli {
             return Err("--api-key: control characters cannot be sent".into());
         }
         Ok(Target {
-            address: *addresses.first().ok_or_else(|| format!("--url: {authority} has no address"))?,
+            address: *addresses
+                .first()
+                .ok_or_else(|| format!("--url: {authority} has no address"))?,
             host: authority.to_owned(),
             prefix: self.common.prefix.trim_end_matches('/').to_owned(),
             api_key: key.clone(),
@@ -379,7 +417,9 @@ impl Cli {
 fn is_loopback(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
+        IpAddr::V6(ip) => {
+            ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
+        }
     }
 }
 
@@ -389,23 +429,49 @@ mod tests {
 
     fn target(arguments: &[&str]) -> Result<Target, String> {
         let all = ["weir-loadtest", "get"].iter().chain(arguments);
-        Cli::try_parse_from(all).expect("arguments are right").target()
+        Cli::try_parse_from(all)
+            .expect("arguments are right")
+            .target()
     }
 
     #[test]
     fn only_this_machine_is_loaded_unless_the_owner_says_so() {
-        for own in ["http://127.0.0.1:9019", "http://127.8.9.1", "http://[::1]:9019", "http://[::ffff:127.0.0.1]:1"] {
+        for own in [
+            "http://127.0.0.1:9019",
+            "http://127.8.9.1",
+            "http://[::1]:9019",
+            "http://[::ffff:127.0.0.1]:1",
+        ] {
             assert!(target(&["--url", own]).is_ok(), "{own}");
         }
-        for foreign in ["http://192.0.2.1:9019", "http://10.0.0.1", "http://[2001:db8::1]:9019", "http://0.0.0.0:9019"] {
+        for foreign in [
+            "http://192.0.2.1:9019",
+            "http://10.0.0.1",
+            "http://[2001:db8::1]:9019",
+            "http://0.0.0.0:9019",
+        ] {
             let refused = target(&["--url", foreign]).unwrap_err();
             assert!(refused.contains("--i-own-this-host"), "{refused}");
             assert!(target(&["--url", foreign, "--i-own-this-host"]).is_ok());
         }
-        for wrong in ["https://127.0.0.1", "127.0.0.1:9019", "http://key@127.0.0.1", "http://127.0.0.1/central"] {
-            assert!(target(&["--url", wrong, "--i-own-this-host"]).is_err(), "{wrong}");
+        for wrong in [
+            "https://127.0.0.1",
+            "127.0.0.1:9019",
+            "http://key@127.0.0.1",
+            "http://127.0.0.1/central",
+        ] {
+            assert!(
+                target(&["--url", wrong, "--i-own-this-host"]).is_err(),
+                "{wrong}"
+            );
         }
-        assert_eq!(target(&["--url", "http://127.0.0.1"]).unwrap().address.port(), 80);
+        assert_eq!(
+            target(&["--url", "http://127.0.0.1"])
+                .unwrap()
+                .address
+                .port(),
+            80
+        );
     }
 
     #[test]
@@ -419,7 +485,13 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_the_server_reads_them() {
-        for (text, millis) in [("30s", 30_000), ("1m30s", 90_000), ("250ms", 250), ("1500", 1500), ("1h", 3_600_000)] {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("1m30s", 90_000),
+            ("250ms", 250),
+            ("1500", 1500),
+            ("1h", 3_600_000),
+        ] {
             assert_eq!(duration(text).unwrap(), millis * 1_000_000, "{text}");
         }
         for bad in ["", "s", "1x", "-1s", "1s5", "1.5s", "99999999999999999999s"] {

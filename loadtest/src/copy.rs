@@ -85,7 +85,10 @@ impl Copy {
     }
 
     pub fn find(&self, key: Key) -> Option<&Entry> {
-        self.entries.binary_search_by_key(&key, |entry| entry.key).ok().map(|at| &self.entries[at])
+        self.entries
+            .binary_search_by_key(&key, |entry| entry.key)
+            .ok()
+            .map(|at| &self.entries[at])
     }
 
     /// Takes the body of a 200. `assigned`: sorted keys that must be in every complete answer.
@@ -98,22 +101,43 @@ impl Copy {
         let read = answer::read(body, &mut |item| found.push(entry_of(&item)));
         let envelope = match read {
             Ok(envelope) => envelope,
-            Err(what) => return notes.fault(FaultKind::Torn, None, format!("a 200 that is not a whole answer: {what}")),
+            Err(what) => {
+                return notes.fault(
+                    FaultKind::Torn,
+                    None,
+                    format!("a 200 that is not a whole answer: {what}"),
+                );
+            }
         };
         found.sort_unstable_by_key(|entry| entry.key);
         for pair in found.windows(2).filter(|pair| pair[0].key == pair[1].key) {
-            notes.fault(FaultKind::Duplicated, Some(pair[0].key), "named twice in one answer");
+            notes.fault(
+                FaultKind::Duplicated,
+                Some(pair[0].key),
+                "named twice in one answer",
+            );
         }
         found.dedup_by_key(|entry| entry.key);
 
         let backwards = |old: Option<u64>, new: Option<u64>| matches!((old, new), (Some(old), Some(new)) if new < old);
         if backwards(self.revision, envelope.revision) {
             let (old, new) = (self.revision.unwrap_or(0), envelope.revision.unwrap_or(0));
-            notes.fault(FaultKind::Stale, None, format!("revision {new} after {old}"));
+            notes.fault(
+                FaultKind::Stale,
+                None,
+                format!("revision {new} after {old}"),
+            );
         }
         if backwards(self.updated_at, envelope.updated_at) {
-            let (old, new) = (self.updated_at.unwrap_or(0), envelope.updated_at.unwrap_or(0));
-            notes.fault(FaultKind::Stale, None, format!("updated_at {new} after {old}"));
+            let (old, new) = (
+                self.updated_at.unwrap_or(0),
+                envelope.updated_at.unwrap_or(0),
+            );
+            notes.fault(
+                FaultKind::Stale,
+                None,
+                format!("updated_at {new} after {old}"),
+            );
         }
         let digest_before = self.digest;
         let full = envelope.removed.is_none();
@@ -122,16 +146,27 @@ impl Copy {
             self.take_delta(&found, removed, assigned, notes);
         } else {
             if envelope.next.is_some() {
-                notes.fault(FaultKind::Torn, None, "the whole list was asked for and a page came");
+                notes.fault(
+                    FaultKind::Torn,
+                    None,
+                    "the whole list was asked for and a page came",
+                );
             }
             self.body_hash = Some(body_hash);
             self.take_full(found, assigned, notes);
         }
         notes.changed |= self.digest != digest_before || !self.loaded;
-        if self.loaded && self.digest != digest_before && envelope.revision.is_some() && envelope.revision == self.revision
+        if self.loaded
+            && self.digest != digest_before
+            && envelope.revision.is_some()
+            && envelope.revision == self.revision
         {
             let revision = self.revision.unwrap_or(0);
-            notes.fault(FaultKind::Torn, None, format!("revision {revision} with two contents"));
+            notes.fault(
+                FaultKind::Torn,
+                None,
+                format!("revision {revision} with two contents"),
+            );
         }
         self.loaded |= full;
         self.revision = envelope.revision.or(self.revision);
@@ -141,7 +176,11 @@ impl Copy {
     /// Compares the new state of one stream with what was known.
     fn compare(old: &Entry, new: &mut Entry, notes: &mut Notes) {
         if new.edit < old.edit {
-            notes.fault(FaultKind::Stale, Some(new.key), format!("edit {} after {}", new.edit, old.edit));
+            notes.fault(
+                FaultKind::Stale,
+                Some(new.key),
+                format!("edit {} after {}", new.edit, old.edit),
+            );
         } else if new.edit > old.edit {
             notes.edits.push((new.key, new.edit));
         }
@@ -189,13 +228,26 @@ impl Copy {
         self.digest = digest;
     }
 
-    fn take_delta(&mut self, changed: &[Entry], removed: &[String], assigned: &[Key], notes: &mut Notes) {
+    fn take_delta(
+        &mut self,
+        changed: &[Entry],
+        removed: &[String],
+        assigned: &[Key],
+        notes: &mut Notes,
+    ) {
         if !self.loaded {
-            return notes.fault(FaultKind::Torn, None, "a delta to a streamer that has nothing");
+            return notes.fault(
+                FaultKind::Torn,
+                None,
+                "a delta to a streamer that has nothing",
+            );
         }
         for new in changed {
             let mut new = *new;
-            match self.entries.binary_search_by_key(&new.key, |entry| entry.key) {
+            match self
+                .entries
+                .binary_search_by_key(&new.key, |entry| entry.key)
+            {
                 Ok(at) => {
                     Copy::compare(&self.entries[at], &mut new, notes);
                     self.digest = self.digest.wrapping_sub(digest_of(&self.entries[at]));
@@ -215,8 +267,15 @@ impl Copy {
         }
         for name in removed {
             let key = Key::of(name);
-            if changed.binary_search_by_key(&key, |entry| entry.key).is_ok() {
-                notes.fault(FaultKind::Duplicated, Some(key), "changed and removed in one delta");
+            if changed
+                .binary_search_by_key(&key, |entry| entry.key)
+                .is_ok()
+            {
+                notes.fault(
+                    FaultKind::Duplicated,
+                    Some(key),
+                    "changed and removed in one delta",
+                );
             }
             if assigned.binary_search(&key).is_ok() {
                 notes.fault(FaultKind::Shortened, Some(key), "removed by a delta");
@@ -234,7 +293,12 @@ impl Copy {
 }
 
 fn entry_of(item: &Item<'_>) -> Entry {
-    Entry { key: item.key(), hash: item.hash, edit: item.edit(), updated_at: item.updated_at.unwrap_or(0) }
+    Entry {
+        key: item.key(),
+        hash: item.hash,
+        edit: item.edit(),
+        updated_at: item.updated_at.unwrap_or(0),
+    }
 }
 
 fn digest_of(entry: &Entry) -> u64 {
@@ -263,13 +327,21 @@ mod tests {
     }
 
     fn full(revision: u64, items: &[(&str, &str)]) -> String {
-        let items: Vec<String> =
-            items.iter().map(|(name, title)| format!(r#"{{"name":"{name}","title":"{title}"}}"#)).collect();
-        format!(r#"{{"revision":{revision},"streams":[{}],"updated_at":{revision}}}"#, items.join(","))
+        let items: Vec<String> = items
+            .iter()
+            .map(|(name, title)| format!(r#"{{"name":"{name}","title":"{title}"}}"#))
+            .collect();
+        format!(
+            r#"{{"revision":{revision},"streams":[{}],"updated_at":{revision}}}"#,
+            items.join(",")
+        )
     }
 
     fn delta(revision: u64, items: &[(&str, &str)], removed: &str) -> String {
-        full(revision, items).replace(r#"{"revision""#, &format!(r#"{{"removed":[{removed}],"revision""#))
+        full(revision, items).replace(
+            r#"{"revision""#,
+            &format!(r#"{{"removed":[{removed}],"revision""#),
+        )
     }
 
     fn take(copy: &mut Copy, body: &str, assigned: &[&str]) -> Notes {
@@ -289,7 +361,11 @@ mod tests {
         let mut copy = Copy::default();
         let notes = take(&mut copy, &full(1, &[("a", "x"), ("b", "y")]), AB);
         assert!(notes.faults.is_empty() && notes.changed);
-        let notes = take(&mut copy, &delta(2, &[("b", "y edit=5"), ("m", "z")], ""), AB);
+        let notes = take(
+            &mut copy,
+            &delta(2, &[("b", "y edit=5"), ("m", "z")], ""),
+            AB,
+        );
         assert!(notes.faults.is_empty() && notes.changed);
         assert_eq!(notes.edits, [(Key::of("b"), 5)]);
         assert_eq!(notes.moves, [(Key::of("m"), true)]);
@@ -307,25 +383,48 @@ mod tests {
     fn a_shortened_answer_is_told_by_the_stream_it_lacks() {
         for first in [full(1, &[("a", "x")]), full(1, &[("b", "x")]), full(1, &[])] {
             let notes = take(&mut Copy::default(), &first, AB);
-            assert!(notes.faults.iter().all(|fault| fault.0 == FaultKind::Shortened) && !notes.faults.is_empty());
+            assert!(
+                notes
+                    .faults
+                    .iter()
+                    .all(|fault| fault.0 == FaultKind::Shortened)
+                    && !notes.faults.is_empty()
+            );
         }
         let mut copy = Copy::default();
         take(&mut copy, &full(1, &[("a", "x"), ("b", "y")]), AB);
         let notes = take(&mut copy, &full(2, &[("a", "x")]), AB);
-        assert_eq!(notes.faults, [(FaultKind::Shortened, Some(Key::of("b")), "not in a complete answer".to_owned())]);
+        assert_eq!(
+            notes.faults,
+            [(
+                FaultKind::Shortened,
+                Some(Key::of("b")),
+                "not in a complete answer".to_owned()
+            )]
+        );
         let mut copy = Copy::default();
         take(&mut copy, &full(1, &[("a", "x"), ("b", "y")]), AB);
-        assert_eq!(kinds(&take(&mut copy, &delta(2, &[], "\"a\""), AB)), [FaultKind::Shortened]);
+        assert_eq!(
+            kinds(&take(&mut copy, &delta(2, &[], "\"a\""), AB)),
+            [FaultKind::Shortened]
+        );
     }
 
     #[test]
     fn a_name_twice_is_told() {
-        let notes = take(&mut Copy::default(), &full(1, &[("a", "x"), ("b", "y"), ("a", "x")]), AB);
+        let notes = take(
+            &mut Copy::default(),
+            &full(1, &[("a", "x"), ("b", "y"), ("a", "x")]),
+            AB,
+        );
         assert_eq!(notes.faults[0].0, FaultKind::Duplicated);
         assert_eq!(notes.faults[0].1, Some(Key::of("a")));
         let mut copy = Copy::default();
         take(&mut copy, &full(1, &[("a", "x"), ("m", "y")]), &["a"]);
-        assert_eq!(kinds(&take(&mut copy, &delta(2, &[("m", "z")], "\"m\""), &["a"])), [FaultKind::Duplicated]);
+        assert_eq!(
+            kinds(&take(&mut copy, &delta(2, &[("m", "z")], "\"m\""), &["a"])),
+            [FaultKind::Duplicated]
+        );
     }
 
     #[test]
@@ -333,22 +432,42 @@ mod tests {
         let mut copy = Copy::default();
         take(&mut copy, &full(5, &[("a", "x edit=7"), ("b", "y")]), AB);
         let notes = take(&mut copy, &full(4, &[("a", "x edit=6"), ("b", "y")]), AB);
-        assert_eq!(kinds(&notes), [FaultKind::Stale; 3], "revision, updated_at and the edit itself");
+        assert_eq!(
+            kinds(&notes),
+            [FaultKind::Stale; 3],
+            "revision, updated_at and the edit itself"
+        );
         let mut copy = Copy::default();
         take(&mut copy, &full(5, &[("a", "x edit=7"), ("b", "y")]), AB);
         let notes = take(&mut copy, &delta(6, &[("a", "x edit=6")], ""), AB);
-        assert_eq!(notes.faults, [(FaultKind::Stale, Some(Key::of("a")), "edit 6 after 7".to_owned())]);
+        assert_eq!(
+            notes.faults,
+            [(
+                FaultKind::Stale,
+                Some(Key::of("a")),
+                "edit 6 after 7".to_owned()
+            )]
+        );
     }
 
     #[test]
     fn one_revision_with_two_contents_and_halves_of_answers_are_torn() {
         let mut copy = Copy::default();
         take(&mut copy, &full(5, &[("a", "x"), ("b", "y")]), AB);
-        assert_eq!(kinds(&take(&mut copy, &full(5, &[("a", "x"), ("b", "z")]), AB)), [FaultKind::Torn]);
+        assert_eq!(
+            kinds(&take(&mut copy, &full(5, &[("a", "x"), ("b", "z")]), AB)),
+            [FaultKind::Torn]
+        );
         let whole = full(6, &[("a", "x"), ("b", "y")]);
-        assert_eq!(kinds(&take(&mut copy, &whole[..whole.len() - 9], AB)), [FaultKind::Torn]);
+        assert_eq!(
+            kinds(&take(&mut copy, &whole[..whole.len() - 9], AB)),
+            [FaultKind::Torn]
+        );
         let paged = whole.replace(r#"{"revision""#, r#"{"next":"YQ==","revision""#);
         assert_eq!(kinds(&take(&mut copy, &paged, AB)), [FaultKind::Torn]);
-        assert_eq!(kinds(&take(&mut Copy::default(), &delta(1, &[], ""), AB)), [FaultKind::Torn]);
+        assert_eq!(
+            kinds(&take(&mut Copy::default(), &delta(1, &[], ""), AB)),
+            [FaultKind::Torn]
+        );
     }
 }

@@ -36,10 +36,21 @@ pub fn judge(
     for (at, log) in logs.iter().enumerate() {
         by_host.entry(log.host).or_default().push(at as u32);
         for (key, seq, read) in &log.edits {
-            learned.entry((at as u32, *key)).or_default().push((*read, *seq));
+            learned
+                .entry((at as u32, *key))
+                .or_default()
+                .push((*read, *seq));
         }
     }
-    judge_edits(roster, edits, logs, &by_host, &learned, is_counted, &mut verdict);
+    judge_edits(
+        roster,
+        edits,
+        logs,
+        &by_host,
+        &learned,
+        is_counted,
+        &mut verdict,
+    );
     judge_moves(roster, moves, logs, &by_host, &mut verdict);
     verdict
 }
@@ -57,7 +68,9 @@ fn judge_edits(
     let mut last_of = BTreeMap::<u64, (Nanos, u32, bool)>::new();
     for edit in edits {
         for at in by_host.get(&edit.host).unwrap_or(&nobody) {
-            let known = learned.get(&(*at, edit.stream)).map_or(&[][..], Vec::as_slice);
+            let known = learned
+                .get(&(*at, edit.stream))
+                .map_or(&[][..], Vec::as_slice);
             let seen = known.iter().find(|(_, seq)| *seq >= edit.seq);
             if let Some((acked, _)) = edit.acked {
                 let answers = &logs[*at as usize].answers;
@@ -83,7 +96,11 @@ fn judge_edits(
             match seen {
                 Some((read, seq)) if *seq == edit.seq => {
                     let took = read.saturating_sub(edit.intended);
-                    verdict.wakes.entry("edit until its streamer has it").or_default().record(took);
+                    verdict
+                        .wakes
+                        .entry("edit until its streamer has it")
+                        .or_default()
+                        .record(took);
                     let last = last_of.entry(edit.seq).or_insert((0, 0, false));
                     *last = (last.0.max(took), last.1 + 1, last.2);
                 }
@@ -95,21 +112,43 @@ fn judge_edits(
         if is_counted(edit.intended)
             && let Some(stream) = roster.find(edit.stream)
         {
-            for at in stream.others.iter().filter(|host| **host != edit.host).filter_map(|host| by_host.get(host)).flatten() {
-                let known = learned.get(&(*at, edit.stream)).map_or(&[][..], Vec::as_slice);
+            for at in stream
+                .others
+                .iter()
+                .filter(|host| **host != edit.host)
+                .filter_map(|host| by_host.get(host))
+                .flatten()
+            {
+                let known = learned
+                    .get(&(*at, edit.stream))
+                    .map_or(&[][..], Vec::as_slice);
                 if let Some((read, _)) = known.iter().find(|(_, seq)| *seq == edit.seq) {
                     let took = read.saturating_sub(edit.intended);
-                    verdict.wakes.entry("edit until a backup has it").or_default().record(took);
+                    verdict
+                        .wakes
+                        .entry("edit until a backup has it")
+                        .or_default()
+                        .record(took);
                 }
             }
         }
     }
     for (took, _, _) in last_of.values().filter(|(_, count, _)| *count > 1) {
-        verdict.wakes.entry("edit until the last of its streamers has it").or_default().record(*took);
+        verdict
+            .wakes
+            .entry("edit until the last of its streamers has it")
+            .or_default()
+            .record(*took);
     }
 }
 
-fn judge_moves(roster: &Roster, moves: &[Move], logs: &[&Log], by_host: &HashMap<u32, Vec<u32>>, verdict: &mut Verdict) {
+fn judge_moves(
+    roster: &Roster,
+    moves: &[Move],
+    logs: &[&Log],
+    by_host: &HashMap<u32, Vec<u32>>,
+    verdict: &mut Verdict,
+) {
     let mut by_stream = BTreeMap::<Key, Vec<&Move>>::new();
     for moved in moves {
         by_stream.entry(moved.stream).or_default().push(moved);
@@ -117,7 +156,9 @@ fn judge_moves(roster: &Roster, moves: &[Move], logs: &[&Log], by_host: &HashMap
     let mut told = HashMap::<(u32, Key), Vec<(bool, u32)>>::new();
     for (at, log) in logs.iter().enumerate() {
         for (key, present, answer) in &log.moves {
-            told.entry((at as u32, *key)).or_default().push((*present, *answer));
+            told.entry((at as u32, *key))
+                .or_default()
+                .push((*present, *answer));
         }
     }
     let nobody = Vec::new();
@@ -134,7 +175,10 @@ fn judge_moves(roster: &Roster, moves: &[Move], logs: &[&Log], by_host: &HashMap
                         if *read >= until {
                             break;
                         }
-                        let known = told.iter().rev().find(|(_, answer)| *answer as usize <= index);
+                        let known = told
+                            .iter()
+                            .rev()
+                            .find(|(_, answer)| *answer as usize <= index);
                         if known.is_some_and(|(present, _)| *present) != must {
                             verdict.faults.add(Fault {
                                 kind: if must { FaultKind::Shortened } else { FaultKind::Stale },
@@ -174,11 +218,20 @@ mod tests {
     }
 
     fn roster() -> Roster {
-        Roster::new(&["s1", "s2"], vec![stream("a", 0), stream("b", 0), stream("m", 0)])
+        Roster::new(
+            &["s1", "s2"],
+            vec![stream("a", 0), stream("b", 0), stream("m", 0)],
+        )
     }
 
     fn edit(seq: u64, intended: Nanos, acked: Nanos) -> Edit {
-        Edit { seq, stream: Key::of("a"), host: 0, intended, acked: Some((acked, 0)) }
+        Edit {
+            seq,
+            stream: Key::of("a"),
+            host: 0,
+            intended,
+            acked: Some((acked, 0)),
+        }
     }
 
     fn verdict(edits: &[Edit], moves: &[Move], logs: &[&Log]) -> Verdict {
@@ -189,41 +242,95 @@ mod tests {
     fn an_answer_asked_for_after_the_acknowledgement_must_carry_the_edit() {
         // Asked at 5 (before the acknowledgement at 20) and answered without: allowed. Asked at 21: not allowed.
         let a = Key::of("a");
-        let mut log = Log { host: 0, answers: vec![(5, 15), (21, 30), (31, 40)], ..Log::default() };
+        let mut log = Log {
+            host: 0,
+            answers: vec![(5, 15), (21, 30), (31, 40)],
+            ..Log::default()
+        };
         log.edits = vec![(a, 1, 30)];
         assert_eq!(verdict(&[edit(1, 10, 20)], &[], &[&log]).faults.total(), 0);
         log.edits = vec![(a, 1, 40)];
         let found = verdict(&[edit(1, 10, 20)], &[], &[&log]).faults;
         assert_eq!((found.total(), found.count(FaultKind::Stale)), (1, 1));
-        assert_eq!((found.shown[0].streamer.as_str(), found.shown[0].stream.as_deref()), ("s1", Some("a")));
+        assert_eq!(
+            (
+                found.shown[0].streamer.as_str(),
+                found.shown[0].stream.as_deref()
+            ),
+            ("s1", Some("a"))
+        );
         log.edits.clear();
-        assert_eq!(verdict(&[edit(1, 10, 20)], &[], &[&log]).faults.total(), 1, "never told although it asked");
+        assert_eq!(
+            verdict(&[edit(1, 10, 20)], &[], &[&log]).faults.total(),
+            1,
+            "never told although it asked"
+        );
         log.edits = vec![(a, 2, 30)];
         let later = verdict(&[edit(1, 10, 20), edit(2, 12, 25)], &[], &[&log]);
-        assert_eq!((later.faults.total(), later.superseded), (0, 1), "a later edit stands for the earlier one");
-        let other = Log { host: 1, answers: vec![(21, 30)], ..Log::default() };
-        assert_eq!(verdict(&[edit(1, 10, 20)], &[], &[&other]).faults.total(), 0, "not its stream");
+        assert_eq!(
+            (later.faults.total(), later.superseded),
+            (0, 1),
+            "a later edit stands for the earlier one"
+        );
+        let other = Log {
+            host: 1,
+            answers: vec![(21, 30)],
+            ..Log::default()
+        };
+        assert_eq!(
+            verdict(&[edit(1, 10, 20)], &[], &[&other]).faults.total(),
+            0,
+            "not its stream"
+        );
     }
 
     #[test]
     fn wake_ups_are_measured_from_when_the_edit_was_meant_to_be_sent() {
         let (a, b) = (Key::of("a"), Key::of("b"));
-        let log = Log { host: 0, edits: vec![(a, 1, 500), (b, 1, 900)], ..Log::default() };
-        let of_b = Edit { stream: b, ..edit(1, 100, 20) };
+        let log = Log {
+            host: 0,
+            edits: vec![(a, 1, 500), (b, 1, 900)],
+            ..Log::default()
+        };
+        let of_b = Edit {
+            stream: b,
+            ..edit(1, 100, 20)
+        };
         let found = verdict(&[edit(1, 100, 20), of_b], &[], &[&log]);
         assert_eq!(found.wakes["edit until its streamer has it"].count(), 2);
-        assert_eq!(found.wakes["edit until the last of its streamers has it"].quantile(1.0), 800);
-        let counted = judge(&roster(), &[edit(1, 100, 20)], &[], &[&log], &|intended| intended > 100);
+        assert_eq!(
+            found.wakes["edit until the last of its streamers has it"].quantile(1.0),
+            800
+        );
+        let counted = judge(&roster(), &[edit(1, 100, 20)], &[], &[&log], &|intended| {
+            intended > 100
+        });
         assert!(counted.wakes.is_empty(), "warm-up");
     }
 
     #[test]
     fn a_moved_stream_must_leave_one_list_and_come_into_the_other() {
         let m = Key::of("m");
-        let moved = |sent, acked, from, to| Move { stream: m, from, to, sent, acked };
+        let moved = |sent, acked, from, to| Move {
+            stream: m,
+            from,
+            to,
+            sent,
+            acked,
+        };
         let there = [moved(10, Some(20), 0, 1)];
-        let mut old = Log { host: 0, answers: vec![(1, 2), (21, 30)], moves: vec![(m, true, 0), (m, false, 1)], ..Log::default() };
-        let mut new = Log { host: 1, answers: vec![(1, 2), (21, 30)], moves: vec![(m, true, 1)], ..Log::default() };
+        let mut old = Log {
+            host: 0,
+            answers: vec![(1, 2), (21, 30)],
+            moves: vec![(m, true, 0), (m, false, 1)],
+            ..Log::default()
+        };
+        let mut new = Log {
+            host: 1,
+            answers: vec![(1, 2), (21, 30)],
+            moves: vec![(m, true, 1)],
+            ..Log::default()
+        };
         assert_eq!(verdict(&[], &there, &[&old, &new]).faults.total(), 0);
         new.moves.clear();
         let found = verdict(&[], &there, &[&old, &new]).faults;
@@ -234,6 +341,11 @@ mod tests {
         // While the next move is under way nothing is certain; the same when the move has no answer.
         let back = [moved(10, Some(20), 0, 1), moved(25, Some(40), 1, 0)];
         assert_eq!(verdict(&[], &back, &[&old, &new]).faults.total(), 0);
-        assert_eq!(verdict(&[], &[moved(10, None, 0, 1)], &[&old, &new]).faults.total(), 0);
+        assert_eq!(
+            verdict(&[], &[moved(10, None, 0, 1)], &[&old, &new])
+                .faults
+                .total(),
+            0
+        );
     }
 }

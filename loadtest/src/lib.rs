@@ -9,6 +9,8 @@
 //!
 //! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that unwraps says where it failed
+
 pub mod answer;
 pub mod cli;
 pub mod control;

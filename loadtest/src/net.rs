@@ -134,15 +134,20 @@ impl Net {
 
     /// Begins a connection; requests may be sent on it at once.
     pub fn open(&mut self, driver: usize, user: u64) -> Result<ConnId, Failure> {
-        let source = (!self.sources.is_empty()).then(|| self.sources[self.opened as usize % self.sources.len()]);
+        let source = (!self.sources.is_empty())
+            .then(|| self.sources[self.opened as usize % self.sources.len()]);
         self.opened += 1;
-        let stream = sys::connect(self.target, source).map_err(|error| Failure::of("connect", &error))?;
+        let stream =
+            sys::connect(self.target, source).map_err(|error| Failure::of("connect", &error))?;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.conns.len() as u32 - 1
         });
         self.epoch = self.epoch.wrapping_add(1);
-        let id = ConnId { slot, epoch: self.epoch };
+        let id = ConnId {
+            slot,
+            epoch: self.epoch,
+        };
         if let Err(error) = self.poll.add(&stream, id.token(), true) {
             self.free.push(slot);
             return Err(Failure::of("connect", &error));
@@ -162,7 +167,10 @@ impl Net {
     }
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(id.slot as usize)?.as_mut().filter(|conn| conn.epoch == id.epoch)
+        self.conns
+            .get_mut(id.slot as usize)?
+            .as_mut()
+            .filter(|conn| conn.epoch == id.epoch)
     }
 
     /// Sends one request. Without an answer after `timeout` it fails and the connection is closed.
@@ -171,7 +179,10 @@ impl Net {
         let Some(conn) = self.conn(id) else {
             return; // the driver hears of the closed connection in the completion that waits for it
         };
-        conn.pending.push_back(Pending { times: Times { intended, sent }, deadline: sent + timeout });
+        conn.pending.push_back(Pending {
+            times: Times { intended, sent },
+            deadline: sent + timeout,
+        });
         conn.out.extend_from_slice(request);
         if !conn.connecting && !conn.writable_wanted {
             self.write(id);
@@ -212,7 +223,9 @@ impl Net {
         let wanted = !conn.out.is_empty();
         if wanted != conn.writable_wanted {
             conn.writable_wanted = wanted;
-            let conn = self.conns[id.slot as usize].as_ref().expect("looked up above");
+            let conn = self.conns[id.slot as usize]
+                .as_ref()
+                .expect("looked up above");
             if let Err(error) = self.poll.change(&conn.stream, id.token(), wanted) {
                 self.fail(id, &Failure::of("epoll", &error));
             }
@@ -221,7 +234,9 @@ impl Net {
 
     /// Ends a connection: every request on it failed.
     fn fail(&mut self, id: ConnId, failure: &Failure) {
-        let Some(conn) = self.conns[id.slot as usize].take() else { return };
+        let Some(conn) = self.conns[id.slot as usize].take() else {
+            return;
+        };
         self.free.push(id.slot);
         let received = self.clock.now();
         let of = |times| Completion {
@@ -257,11 +272,16 @@ impl Net {
 
     /// One read: how many bytes it brought, or why the connection is over.
     fn read_once(&mut self, id: ConnId, scratch: &mut [u8]) -> Result<usize, Failure> {
-        let Some(conn) = self.conns[id.slot as usize].as_mut().filter(|conn| conn.epoch == id.epoch) else {
+        let Some(conn) = self.conns[id.slot as usize]
+            .as_mut()
+            .filter(|conn| conn.epoch == id.epoch)
+        else {
             return Ok(0);
         };
         let count = match conn.stream.read(scratch) {
-            Ok(0) if conn.parser.is_between_responses() => return Err(Failure("closed by the server".into())),
+            Ok(0) if conn.parser.is_between_responses() => {
+                return Err(Failure("closed by the server".into()));
+            }
             Ok(0) => return Err(Failure("closed inside an answer".into())),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -271,7 +291,11 @@ impl Net {
         let received = self.clock.now();
         self.bytes += count as u64;
         let (mut unasked, mut last) = (false, false);
-        let (completed, completed_bytes, answers) = (&mut self.completed, &mut self.completed_bytes, &mut self.answers);
+        let (completed, completed_bytes, answers) = (
+            &mut self.completed,
+            &mut self.completed_bytes,
+            &mut self.answers,
+        );
         let (pending, driver, user) = (&mut conn.pending, conn.driver, conn.user);
         let parsed = conn.parser.feed(&scratch[..count], &mut |response| {
             let Some(first) = pending.pop_front().filter(|_| !last) else {
@@ -282,7 +306,15 @@ impl Net {
             *answers += 1;
             *completed_bytes += response.body.len();
             let (times, closed) = (Some(first.times), response.close && pending.is_empty());
-            completed.push_back(Completion { conn: id, driver, user, times, received, outcome: Ok(response), closed });
+            completed.push_back(Completion {
+                conn: id,
+                driver,
+                user,
+                times,
+                received,
+                outcome: Ok(response),
+                closed,
+            });
         });
         parsed.map_err(|what| Failure(format!("malformed: {what}")))?;
         if unasked {
@@ -305,7 +337,10 @@ impl Net {
         events.clear();
         self.poll.wait(timeout, &mut events)?;
         for event in &events {
-            let id = ConnId { slot: event.token as u32, epoch: (event.token >> 32) as u32 };
+            let id = ConnId {
+                slot: event.token as u32,
+                epoch: (event.token >> 32) as u32,
+            };
             let Some(conn) = self.conn(id) else { continue };
             if conn.connecting && event.writable {
                 conn.connecting = false;
@@ -328,9 +363,15 @@ impl Net {
             self.sweep_at = now + SWEEP_EVERY;
             for slot in 0..self.conns.len() {
                 if let Some(conn) = &self.conns[slot]
-                    && conn.pending.front().is_some_and(|first| first.deadline < now)
+                    && conn
+                        .pending
+                        .front()
+                        .is_some_and(|first| first.deadline < now)
                 {
-                    let id = ConnId { slot: slot as u32, epoch: conn.epoch };
+                    let id = ConnId {
+                        slot: slot as u32,
+                        epoch: conn.epoch,
+                    };
                     self.fail(id, &Failure("timeout".into()));
                 }
             }
@@ -339,7 +380,7 @@ impl Net {
     }
 
     /// The next thing that ended.
-    pub fn next(&mut self) -> Option<Completion> {
+    pub fn take_completed(&mut self) -> Option<Completion> {
         let completion = self.completed.pop_front()?;
         if let Ok(response) = &completion.outcome {
             self.completed_bytes -= response.body.len();
@@ -377,7 +418,11 @@ const TURN_MAX: Nanos = 20_000_000;
 const SPIN_BELOW: Nanos = 30_000;
 
 /// Runs the drivers until all are finished, or until `stop` says so.
-pub fn run(net: &mut Net, drivers: &mut [&mut dyn Driver], stop: &mut dyn FnMut(&Net) -> bool) -> io::Result<()> {
+pub fn run(
+    net: &mut Net,
+    drivers: &mut [&mut dyn Driver],
+    stop: &mut dyn FnMut(&Net) -> bool,
+) -> io::Result<()> {
     loop {
         let mut turns = 0;
         loop {
@@ -385,7 +430,11 @@ pub fn run(net: &mut Net, drivers: &mut [&mut dyn Driver], stop: &mut dyn FnMut(
             for driver in drivers.iter_mut() {
                 driver.due(net, now);
             }
-            let next = drivers.iter().filter_map(|driver| driver.next_due()).min().unwrap_or(Nanos::MAX);
+            let next = drivers
+                .iter()
+                .filter_map(|driver| driver.next_due())
+                .min()
+                .unwrap_or(Nanos::MAX);
             let mut wait = next.saturating_sub(net.clock.now()).min(TURN_MAX);
             if net.has_completed() || wait < SPIN_BELOW {
                 wait = 0;
@@ -397,7 +446,9 @@ pub fn run(net: &mut Net, drivers: &mut [&mut dyn Driver], stop: &mut dyn FnMut(
             }
         }
         for _ in 0..CHECKED_AT_ONCE {
-            let Some(completion) = net.next() else { break };
+            let Some(completion) = net.take_completed() else {
+                break;
+            };
             drivers[completion.driver].completed(net, completion);
         }
         if stop(net) || drivers.iter().all(|driver| driver.is_finished()) {

@@ -54,6 +54,9 @@ pub struct Times {
     pub grace: Nanos,
 }
 
+/// A streamer (index into the roster), a stream, and what the one must come to know of the other.
+pub type Wanted = (u32, Key, Want);
+
 pub struct Plan {
     pub target: Target,
     pub roster: Roster,
@@ -68,7 +71,7 @@ pub struct Plan {
     seq: AtomicU64,
     writers_left: AtomicU64,
     writers_done_at: AtomicU64,
-    wanted: Mutex<Vec<(u32, Key, Want)>>,
+    wanted: Mutex<Vec<Wanted>>,
     stopped: AtomicBool,
     /// For the progress bar.
     pub answers: AtomicU64,
@@ -76,7 +79,15 @@ pub struct Plan {
 
 impl Plan {
     /// `seq` numbers edits from above everything that earlier runs wrote.
-    pub fn new(target: Target, roster: Roster, times: Times, threads: u64, seed: u64, requests_max: u64, seq: u64) -> Plan {
+    pub fn new(
+        target: Target,
+        roster: Roster,
+        times: Times,
+        threads: u64,
+        seed: u64,
+        requests_max: u64,
+        seq: u64,
+    ) -> Plan {
         Plan {
             target,
             roster,
@@ -102,7 +113,10 @@ impl Plan {
 
     /// Opens the window at `now`.
     pub fn open_window(&self, now: Nanos) {
-        let _ = self.begin.set((now, Window::new(now, self.times.warm_up, self.times.duration)));
+        let _ = self.begin.set((
+            now,
+            Window::new(now, self.times.warm_up, self.times.duration),
+        ));
     }
 
     pub fn begin(&self) -> Option<(Nanos, Window)> {
@@ -110,11 +124,15 @@ impl Plan {
     }
 
     pub fn counts(&self, intended: Nanos) -> bool {
-        self.begin.get().is_some_and(|(_, window)| window.counts(intended))
+        self.begin
+            .get()
+            .is_some_and(|(_, window)| window.counts(intended))
     }
 
     pub fn is_over(&self, now: Nanos) -> bool {
-        self.begin.get().is_some_and(|(_, window)| now >= window.end)
+        self.begin
+            .get()
+            .is_some_and(|(_, window)| now >= window.end)
     }
 
     pub fn streamer_ready(&self) {
@@ -139,18 +157,25 @@ impl Plan {
     }
 
     /// A writer has an answer to everything it sent; this is what streamers must come to know of it.
-    pub fn writer_is_done(&self, now: Nanos, wanted: &[(u32, Key, Want)]) {
-        self.wanted.lock().expect("nobody panics holding it").extend_from_slice(wanted);
+    pub fn writer_is_done(&self, now: Nanos, wanted: &[Wanted]) {
+        self.wanted
+            .lock()
+            .expect("nobody panics holding it")
+            .extend_from_slice(wanted);
         self.writers_done_at.fetch_max(now, Ordering::Relaxed);
         self.writers_left.fetch_sub(1, Ordering::Release);
     }
 
     /// What every streamer must come to know and since when; none while operators are at work.
-    pub fn wanted(&self) -> Option<(Nanos, Vec<(u32, Key, Want)>)> {
+    pub fn wanted(&self) -> Option<(Nanos, Vec<Wanted>)> {
         if self.writers_left.load(Ordering::Acquire) > 0 {
             return None;
         }
-        let wanted = self.wanted.lock().expect("nobody panics holding it").clone();
+        let wanted = self
+            .wanted
+            .lock()
+            .expect("nobody panics holding it")
+            .clone();
         Some((self.writers_done_at.load(Ordering::Relaxed), wanted))
     }
 

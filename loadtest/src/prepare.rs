@@ -68,7 +68,9 @@ pub fn stream_json(n: u64, options: &Options) -> String {
         draw >> 32 & 3
     );
     if has_backup(n, options) {
-        out.push_str(r#","dvr":{"expiration":604800,"redundancy_factor":2,"reference":"localdvr0"}"#);
+        out.push_str(
+            r#","dvr":{"expiration":604800,"redundancy_factor":2,"reference":"localdvr0"}"#,
+        );
     }
     if options.padding > 0 {
         let _ = write!(out, r#","comment":"{}""#, "x".repeat(options.padding));
@@ -91,11 +93,16 @@ pub fn place(n: u64, options: &Options, shares: &[f64]) -> (u64, Option<u64>) {
         }
         Spread::Skewed => {
             let draw = Random::new(options.seed ^ mix(n)).unit();
-            shares.partition_point(|share| *share < draw).min(shares.len() - 1) as u64
+            shares
+                .partition_point(|share| *share < draw)
+                .min(shares.len() - 1) as u64
         }
     };
     let step = 1 + mix(options.seed ^ n) % (options.streamers - 1).max(1);
-    (ingest, has_backup(n, options).then(|| (ingest + step) % options.streamers))
+    (
+        ingest,
+        has_backup(n, options).then(|| (ingest + step) % options.streamers),
+    )
 }
 
 /// Running sums of 1/n, scaled to 1.
@@ -107,14 +114,25 @@ pub fn skewed_shares(streamers: u64) -> Vec<f64> {
             sum
         })
         .collect();
-    shares.iter_mut().for_each(|share| *share /= sum);
+    for share in &mut shares {
+        *share /= sum;
+    }
     shares
 }
 
 /// Sends everything; `progress` hears how many objects have been taken.
-pub fn run(control: &mut Control, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<(), String> {
+pub fn run(
+    control: &mut Control,
+    options: &Options,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), String> {
     let mut done = 0;
-    let mut send = |method: &str, path: &str, range: std::ops::Range<u64>, open: &str, close: &str, each: &dyn Fn(u64) -> String| {
+    let mut send = |method: &str,
+                    path: &str,
+                    range: std::ops::Range<u64>,
+                    open: &str,
+                    close: &str,
+                    each: &dyn Fn(u64) -> String| {
         let mut from = range.start;
         while from < range.end {
             let to = range.end.min(from + options.batch);
@@ -127,8 +145,22 @@ pub fn run(control: &mut Control, options: &Options, progress: &mut dyn FnMut(u6
         }
         Ok::<(), String>(())
     };
-    send("PUT", "/streamers/batch", 0..options.streamers, "[", "]", &|n| streamer_json(n, options))?;
-    send("PUT", "/streams/batch", 0..options.streams, "[", "]", &|n| stream_json(n, options))?;
+    send(
+        "PUT",
+        "/streamers/batch",
+        0..options.streamers,
+        "[",
+        "]",
+        &|n| streamer_json(n, options),
+    )?;
+    send(
+        "PUT",
+        "/streams/batch",
+        0..options.streams,
+        "[",
+        "]",
+        &|n| stream_json(n, options),
+    )?;
     if options.spread == Spread::None || options.streamers == 0 {
         return Ok(());
     }
@@ -136,10 +168,22 @@ pub fn run(control: &mut Control, options: &Options, progress: &mut dyn FnMut(u6
     let layout = |n: u64| {
         let (ingest, backup) = place(n, options, &shares);
         let name = serde_json::to_string(&stream_name(n)).expect("a string is always JSON");
-        let backups = backup.map_or(String::new(), |host| format!(r#","dvr_backups":["{}"]"#, hostname(host)));
-        format!(r#"{{"name":{name},"ingest":"{}"{backups}}}"#, hostname(ingest))
+        let backups = backup.map_or(String::new(), |host| {
+            format!(r#","dvr_backups":["{}"]"#, hostname(host))
+        });
+        format!(
+            r#"{{"name":{name},"ingest":"{}"{backups}}}"#,
+            hostname(ingest)
+        )
     };
-    send("POST", "/streams/layouts", 0..options.streams, "{\"layouts\":[", "]}", &layout)
+    send(
+        "POST",
+        "/streams/layouts",
+        0..options.streams,
+        "{\"layouts\":[",
+        "]}",
+        &layout,
+    )
 }
 
 #[cfg(test)]
@@ -147,7 +191,16 @@ mod tests {
     use super::*;
 
     fn options(spread: Spread) -> Options {
-        Options { streamers: 20, streams: 10_000, spread, backups: 0.25, labels: 5, padding: 10, batch: 1000, seed: 3 }
+        Options {
+            streamers: 20,
+            streams: 10_000,
+            spread,
+            backups: 0.25,
+            labels: 5,
+            padding: 10,
+            batch: 1000,
+            seed: 3,
+        }
     }
 
     fn counts(options: &Options) -> (Vec<u64>, u64) {
@@ -176,9 +229,11 @@ mod tests {
     fn every_object_is_json_and_depends_on_the_seed_only() {
         let options = options(Spread::Even);
         for n in 0..200 {
-            let stream: serde_json::Value = serde_json::from_str(&stream_json(n, &options)).unwrap();
+            let stream: serde_json::Value =
+                serde_json::from_str(&stream_json(n, &options)).unwrap();
             assert_eq!(stream["name"], stream_name(n));
-            let streamer: serde_json::Value = serde_json::from_str(&streamer_json(n, &options)).unwrap();
+            let streamer: serde_json::Value =
+                serde_json::from_str(&streamer_json(n, &options)).unwrap();
             assert_eq!(streamer["hostname"], hostname(n));
             assert_eq!(stream_json(n, &options), stream_json(n, &options));
         }

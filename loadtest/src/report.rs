@@ -28,7 +28,9 @@ impl Latency {
     }
 
     pub fn merge(&mut self, other: &Latency) {
-        self.0.add(&other.0).expect("all histograms have the same bounds");
+        self.0
+            .add(&other.0)
+            .expect("all histograms have the same bounds");
     }
 
     pub fn count(&self) -> u64 {
@@ -36,7 +38,11 @@ impl Latency {
     }
 
     pub fn quantile(&self, q: f64) -> Nanos {
-        if self.0.is_empty() { 0 } else { self.0.value_at_quantile(q) }
+        if self.0.is_empty() {
+            0
+        } else {
+            self.0.value_at_quantile(q)
+        }
     }
 
     fn figures(&self) -> LatencyFigures {
@@ -48,7 +54,11 @@ impl Latency {
             p90_ms: ms(self.quantile(0.9)),
             p99_ms: ms(self.quantile(0.99)),
             p999_ms: ms(self.quantile(0.999)),
-            max_ms: if self.0.is_empty() { 0.0 } else { ms(self.0.max()) },
+            max_ms: if self.0.is_empty() {
+                0.0
+            } else {
+                ms(self.0.max())
+            },
         }
     }
 }
@@ -101,7 +111,13 @@ pub struct Faults {
 impl Faults {
     pub fn add(&mut self, fault: Fault) {
         *self.counts.entry(fault.kind).or_default() += 1;
-        if self.shown.iter().filter(|shown| shown.kind == fault.kind).count() < FAULTS_SHOWN {
+        if self
+            .shown
+            .iter()
+            .filter(|shown| shown.kind == fault.kind)
+            .count()
+            < FAULTS_SHOWN
+        {
             self.shown.push(fault);
         }
     }
@@ -112,7 +128,13 @@ impl Faults {
             *self.counts.entry(*kind).or_default() += count;
         }
         for fault in other.shown.into_iter().take(described) {
-            if self.shown.iter().filter(|shown| shown.kind == fault.kind).count() < FAULTS_SHOWN {
+            if self
+                .shown
+                .iter()
+                .filter(|shown| shown.kind == fault.kind)
+                .count()
+                < FAULTS_SHOWN
+            {
                 self.shown.push(fault);
             }
         }
@@ -192,7 +214,10 @@ struct ReportFigures<'a> {
 
 impl Report {
     pub fn errors(&self) -> u64 {
-        self.series.values().flat_map(|series| series.errors.values()).sum()
+        self.series
+            .values()
+            .flat_map(|series| series.errors.values())
+            .sum()
     }
 
     pub fn json(&self, passed: bool) -> String {
@@ -200,7 +225,11 @@ impl Report {
             scenario: &self.scenario,
             passed,
             seconds: self.seconds,
-            latency_from: if self.closed_loop { "time of sending (closed loop)" } else { "intended time of sending" },
+            latency_from: if self.closed_loop {
+                "time of sending (closed loop)"
+            } else {
+                "intended time of sending"
+            },
             series: self
                 .series
                 .iter()
@@ -216,10 +245,17 @@ impl Report {
                     (name.as_str(), figures)
                 })
                 .collect(),
-            wakes: self.wakes.iter().map(|(name, wake)| (name.as_str(), wake.figures())).collect(),
+            wakes: self
+                .wakes
+                .iter()
+                .map(|(name, wake)| (name.as_str(), wake.figures()))
+                .collect(),
             counters: &self.counters,
             proof: self.proof,
-            faults: FAULT_KINDS.iter().map(|kind| (*kind, self.faults.count(*kind))).collect(),
+            faults: FAULT_KINDS
+                .iter()
+                .map(|kind| (*kind, self.faults.count(*kind)))
+                .collect(),
             fault_examples: &self.faults.shown,
             client_cpu_user_seconds: self.cpu_user,
             client_cpu_system_seconds: self.cpu_system,
@@ -233,15 +269,18 @@ impl Report {
         if !self.series.is_empty() || !self.wakes.is_empty() {
             let _ = writeln!(
                 out,
-                "\n  {:<34}{:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+                "\n  {:<44}{:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
                 "milliseconds", "per s", "p50", "p90", "p99", "p99.9", "max"
             );
         }
         let mut row = |name: &str, latency: &Latency| {
+            if latency.count() == 0 {
+                return;
+            }
             let figures = latency.figures();
             let _ = writeln!(
                 out,
-                "  {name:<34}{:>9.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.3}",
+                "  {name:<44}{:>9.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.3}",
                 figures.count as f64 / self.seconds.max(1e-9),
                 figures.p50_ms,
                 figures.p90_ms,
@@ -252,20 +291,30 @@ impl Report {
         };
         for (name, series) in &self.series {
             row(name, &series.latency);
-            if series.late.count() > 0 {
-                row(&format!("  {name}: sent late by"), &series.late);
-            }
+            row(&format!("  {name}: sent late by"), &series.late);
         }
         for (name, wake) in &self.wakes {
             row(name, wake);
         }
         if self.closed_loop {
-            let _ = writeln!(out, "  closed loop: latencies are from sending, not corrected for coordinated omission");
+            let _ = writeln!(
+                out,
+                "  closed loop: latencies are from sending, not corrected for coordinated omission"
+            );
         }
         let _ = writeln!(out);
         for (name, series) in &self.series {
-            let statuses: Vec<String> = series.statuses.iter().map(|(s, n)| format!("{s}: {n}")).collect();
-            let _ = writeln!(out, "  {name}: {}; {}", statuses.join(", "), bytes_text(series.bytes));
+            let statuses: Vec<String> = series
+                .statuses
+                .iter()
+                .map(|(s, n)| format!("{s}: {n}"))
+                .collect();
+            let _ = writeln!(
+                out,
+                "  {name}: {}; {}",
+                statuses.join(", "),
+                bytes_text(series.bytes)
+            );
             for (error, count) in &series.errors {
                 let _ = writeln!(out, "  {name}: ERROR {error}: {count}");
             }
@@ -285,18 +334,32 @@ impl Report {
             let _ = writeln!(
                 out,
                 "\n  proof: {} streamers, {} streams in their copies, {} answers, {} edits and {} moves acknowledged",
-                proof.streamers, proof.streams, proof.answers, proof.edits_acknowledged, proof.moves_acknowledged
+                proof.streamers,
+                proof.streams,
+                proof.answers,
+                proof.edits_acknowledged,
+                proof.moves_acknowledged
             );
             let counts: Vec<String> = FAULT_KINDS
                 .iter()
-                .map(|kind| format!("{} {}", self.faults.count(*kind), format!("{kind:?}").to_lowercase()))
+                .map(|kind| {
+                    format!(
+                        "{} {}",
+                        self.faults.count(*kind),
+                        format!("{kind:?}").to_lowercase()
+                    )
+                })
                 .collect();
             let _ = writeln!(out, "  {}", counts.join(", "));
         }
         for fault in &self.faults.shown {
             let kind = format!("{:?}", fault.kind).to_uppercase();
             let stream = fault.stream.as_deref().unwrap_or("(whole answer)");
-            let _ = writeln!(out, "  {kind} streamer {} stream {stream}: {}", fault.streamer, fault.what);
+            let _ = writeln!(
+                out,
+                "  {kind} streamer {} stream {stream}: {}",
+                fault.streamer, fault.what
+            );
         }
         let _ = writeln!(out, "  {}", if passed { "PASSED" } else { "FAILED" });
         out

@@ -6,7 +6,7 @@
 
 use crate::answer;
 use crate::net::{Completion, ConnId, Driver, Net};
-use crate::plan::{Edit, Move, Plan, Want};
+use crate::plan::{Edit, Move, Plan, Want, Wanted};
 use crate::report::Series;
 use crate::schedule::{Arrivals, Nanos, SECOND};
 use crate::seed::{Key, Random};
@@ -122,7 +122,9 @@ impl Requests {
         {
             by_host = vec![Vec::new(); roster.hosts.len()];
             for at in &mine {
-                let host = roster.streams[*at as usize].ingest.expect("only such streams are edited");
+                let host = roster.streams[*at as usize]
+                    .ingest
+                    .expect("only such streams are edited");
                 by_host[host as usize].push(*at);
             }
             by_host.retain(|streams| !streams.is_empty());
@@ -130,7 +132,11 @@ impl Requests {
         if writes {
             plan.writer_starts();
         }
-        let pipeline = if matches!(options.work, Work::List { .. }) { 1 } else { options.pipeline };
+        let pipeline = if matches!(options.work, Work::List { .. }) {
+            1
+        } else {
+            options.pipeline
+        };
         let slots: Vec<Slot> = (0..options.connections).map(|_| Slot::default()).collect();
         Requests {
             index,
@@ -141,7 +147,9 @@ impl Requests {
             arrivals: None,
             closed_loop_left: plan.requests_max / plan.threads,
             backlog: VecDeque::new(),
-            open: (0..slots.len() as u32 * pipeline as u32).map(|n| n % slots.len() as u32).collect(),
+            open: (0..slots.len() as u32 * pipeline as u32)
+                .map(|n| n % slots.len() as u32)
+                .collect(),
             slots,
             in_flight: 0,
             mine,
@@ -167,7 +175,10 @@ impl Requests {
         while let Some(slot) = self.open.pop() {
             let intended = match self.backlog.front() {
                 Some(intended) => *intended,
-                None if self.options.rate.is_none() && self.closed_loop_left > 0 && !self.plan.is_over(now) => {
+                None if self.options.rate.is_none()
+                    && self.closed_loop_left > 0
+                    && !self.plan.is_over(now) =>
+                {
                     net.clock.now()
                 }
                 None => {
@@ -178,18 +189,23 @@ impl Requests {
             if self.slots[slot as usize].rest_until > now {
                 self.open.push(slot);
                 self.open.rotate_right(1); // another slot may be awake
-                if self.open.iter().all(|slot| self.slots[*slot as usize].rest_until > now) {
+                if self
+                    .open
+                    .iter()
+                    .all(|slot| self.slots[*slot as usize].rest_until > now)
+                {
                     return;
                 }
                 continue;
             }
+            let plan_counts = self.plan.counts(intended); // warm-up is not limited
             let mut request = Vec::with_capacity(256);
             let Some(op) = self.make(slot, intended, now, &mut request) else {
                 self.open.push(slot);
                 return;
             };
             if self.backlog.pop_front().is_none() {
-                self.closed_loop_left -= 1;
+                self.closed_loop_left -= u64::from(plan_counts);
             }
             let conn = match self.slots[slot as usize].conn {
                 Some(conn) => conn,
@@ -252,14 +268,20 @@ impl Requests {
                         EditField::Input => {
                             let mut name = String::new();
                             wire::encode_segment(&mut name, &stream.name);
-                            format!("\"inputs\":[{{\"url\":\"tshttp://127.0.0.1:8080/{name}?edit={seq}\"}}]")
+                            format!(
+                                "\"inputs\":[{{\"url\":\"tshttp://127.0.0.1:8080/{name}?edit={seq}\"}}]"
+                            )
                         }
                     };
                     let separator = if body.is_empty() { "" } else { "," };
                     if touch == 1 {
                         let _ = write!(body, "{{{change}}}");
                     } else {
-                        let _ = write!(body, "{separator}{{\"name\":{},{change}}}", json_string(&stream.name));
+                        let _ = write!(
+                            body,
+                            "{separator}{{\"name\":{},{change}}}",
+                            json_string(&stream.name)
+                        );
                     }
                 }
                 let path = if touch == 1 {
@@ -268,24 +290,52 @@ impl Requests {
                     body = format!("[{body}]");
                     format!("{}/streams/batch", target.prefix)
                 };
-                wire::write_request(out, "PUT", &path, &target.host, &self.fields, Some(body.as_bytes()));
+                wire::write_request(
+                    out,
+                    "PUT",
+                    &path,
+                    &target.host,
+                    &self.fields,
+                    Some(body.as_bytes()),
+                );
                 Some(Op::Edit(first..self.outcome.edits.len()))
             }
             Work::Move => {
                 let at = self.choose_streams(1)?[0];
                 let stream = &roster.streams[at as usize];
-                let from = self.places.get(&stream.key).copied().or(stream.ingest).expect("only such streams are moved");
+                let from = self
+                    .places
+                    .get(&stream.key)
+                    .copied()
+                    .or(stream.ingest)
+                    .expect("only such streams are moved");
                 let hosts = roster.hosts.len() as u64;
                 if hosts < 2 {
                     return None;
                 }
                 let to = ((u64::from(from) + 1 + self.random.below(hosts - 1)) % hosts) as u32;
                 self.busy.insert(stream.key);
-                self.outcome.moves.push(Move { stream: stream.key, from, to, sent: now, acked: None });
-                let (name, host) = (json_string(&stream.name), json_string(&roster.hosts[to as usize].name));
+                self.outcome.moves.push(Move {
+                    stream: stream.key,
+                    from,
+                    to,
+                    sent: now,
+                    acked: None,
+                });
+                let (name, host) = (
+                    json_string(&stream.name),
+                    json_string(&roster.hosts[to as usize].name),
+                );
                 let body = format!("{{\"layouts\":[{{\"name\":{name},\"ingest\":{host}}}]}}");
                 let path = format!("{}/streams/layouts", target.prefix);
-                wire::write_request(out, "POST", &path, &target.host, &self.fields, Some(body.as_bytes()));
+                wire::write_request(
+                    out,
+                    "POST",
+                    &path,
+                    &target.host,
+                    &self.fields,
+                    Some(body.as_bytes()),
+                );
                 Some(Op::Move(self.outcome.moves.len() - 1))
             }
         }
@@ -293,13 +343,18 @@ impl Requests {
 
     fn pick(&mut self) -> Option<&u32> {
         let count = self.mine.len() as u64;
-        if count == 0 { None } else { self.mine.get(self.random.below(count) as usize) }
+        if count == 0 {
+            None
+        } else {
+            self.mine.get(self.random.below(count) as usize)
+        }
     }
 
     /// `count` streams on as many streamers, none of them with a change in flight.
     fn choose_streams(&mut self, count: usize) -> Option<Vec<u32>> {
         let plan = Arc::clone(&self.plan);
-        let is_free = |busy: &HashSet<Key>, at: u32| !busy.contains(&plan.roster.streams[at as usize].key);
+        let is_free =
+            |busy: &HashSet<Key>, at: u32| !busy.contains(&plan.roster.streams[at as usize].key);
         if count == 1 {
             for _ in 0..64 {
                 let at = *self.pick()?;
@@ -307,7 +362,12 @@ impl Requests {
                     return Some(vec![at]);
                 }
             }
-            return self.mine.iter().copied().find(|at| is_free(&self.busy, *at)).map(|at| vec![at]);
+            return self
+                .mine
+                .iter()
+                .copied()
+                .find(|at| is_free(&self.busy, *at))
+                .map(|at| vec![at]);
         }
         if self.by_host.is_empty() {
             return None;
@@ -331,7 +391,8 @@ impl Requests {
         match op {
             Op::Get(_) | Op::List => (),
             Op::Edit(rows) => {
-                let stamp = body.map(|body| answer::integer_member(body, "updated_at").unwrap_or(0));
+                let stamp =
+                    body.map(|body| answer::integer_member(body, "updated_at").unwrap_or(0));
                 for row in &mut self.outcome.edits[rows] {
                     row.acked = stamp.map(|stamp| (now, stamp));
                     if row.acked.is_some() || refused {
@@ -372,9 +433,17 @@ impl Requests {
                     backwards |= !last.is_empty() && last.as_bytes() >= item.name.as_bytes();
                     last = item.name.into_owned();
                 })?;
-                state.last_name = if envelope.next.is_some() { last } else { String::new() };
+                state.last_name = if envelope.next.is_some() {
+                    last
+                } else {
+                    String::new()
+                };
                 state.cursor = envelope.next;
-                if backwards { Err("a page repeats or goes back".into()) } else { Ok(()) }
+                if backwards {
+                    Err("a page repeats or goes back".into())
+                } else {
+                    Ok(())
+                }
             }
             Op::Edit(_) | Op::Move(_) => Ok(()),
         }
@@ -384,10 +453,14 @@ impl Requests {
         if self.done || !(self.plan.is_over(now) || self.is_spent()) {
             return;
         }
-        let Some((_, window)) = self.plan.begin() else { return };
+        let Some((_, window)) = self.plan.begin() else {
+            return;
+        };
         if now > window.end + self.plan.times.timeout && !self.backlog.is_empty() {
             for _ in 0..self.backlog.len() {
-                self.outcome.series.error("not sent: no connection was free");
+                self.outcome
+                    .series
+                    .error("not sent: no connection was free");
             }
             self.backlog.clear();
         }
@@ -409,9 +482,14 @@ impl Requests {
     }
 
     /// What streamers must come to know: the last acknowledged change of every stream.
-    fn wanted(&self) -> Vec<(u32, Key, Want)> {
+    fn wanted(&self) -> Vec<Wanted> {
         let mut last_edits = HashMap::new();
-        for edit in self.outcome.edits.iter().filter(|edit| edit.acked.is_some()) {
+        for edit in self
+            .outcome
+            .edits
+            .iter()
+            .filter(|edit| edit.acked.is_some())
+        {
             last_edits.insert(edit.stream, (edit.host, edit.stream, Want::Edit(edit.seq)));
         }
         let mut wanted: Vec<_> = last_edits.into_values().collect();
@@ -433,13 +511,17 @@ fn json_string(text: &str) -> String {
 
 impl Driver for Requests {
     fn due(&mut self, net: &mut Net, now: Nanos) {
-        let Some((begin, window)) = self.plan.begin() else { return };
+        let Some((begin, window)) = self.plan.begin() else {
+            return;
+        };
         if self.arrivals.is_none()
             && let Some(rate) = self.options.rate
         {
             let threads = self.plan.threads;
             let phase = self.thread as f64 / threads as f64;
-            let (rate, count_max) = (rate / threads as f64, self.plan.requests_max / threads);
+            let rate = rate / threads as f64;
+            let warm_up = (window.warm_end - begin) as f64 / SECOND as f64 * rate; // not limited
+            let count_max = self.plan.requests_max / threads + warm_up as u64;
             self.arrivals = Some(Arrivals::new(begin, window.end, rate, phase, count_max));
         }
         if let Some(arrivals) = &mut self.arrivals {
@@ -447,7 +529,9 @@ impl Driver for Requests {
                 if self.backlog.len() < BACKLOG_MAX {
                     self.backlog.push_back(intended);
                 } else {
-                    self.outcome.series.error("not sent: no connection was free");
+                    self.outcome
+                        .series
+                        .error("not sent: no connection was free");
                 }
             }
         }
@@ -464,11 +548,18 @@ impl Driver for Requests {
         if self.slots[slot].conn == Some(completion.conn) && completion.closed {
             self.slots[slot].conn = None;
         }
-        let Some(times) = completion.times else { return };
-        let op = self.slots[slot].in_flight.pop_front().expect("a completion belongs to a request");
+        let Some(times) = completion.times else {
+            return;
+        };
+        let op = self.slots[slot]
+            .in_flight
+            .pop_front()
+            .expect("a completion belongs to a request");
         self.in_flight -= 1;
         self.open.push(slot as u32);
-        self.plan.answers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.plan
+            .answers
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let counts = self.plan.counts(times.intended);
         match completion.outcome {
             Err(failure) => {
@@ -481,7 +572,12 @@ impl Driver for Requests {
             Ok(response) => {
                 let success = (200..300).contains(&response.status);
                 if counts {
-                    *self.outcome.series.statuses.entry(response.status).or_default() += 1;
+                    *self
+                        .outcome
+                        .series
+                        .statuses
+                        .entry(response.status)
+                        .or_default() += 1;
                     self.outcome.series.bytes += response.wire_bytes;
                 }
                 if success {
@@ -489,16 +585,25 @@ impl Driver for Requests {
                         self.outcome.series.error(what);
                     }
                     if counts {
-                        self.outcome.series.latency.record(completion.received - times.intended);
-                        self.outcome.series.late.record(times.sent.saturating_sub(times.intended));
+                        self.outcome
+                            .series
+                            .latency
+                            .record(completion.received - times.intended);
+                        self.outcome
+                            .series
+                            .late
+                            .record(times.sent.saturating_sub(times.intended));
                     }
                     self.end(op, Some(&response.body), completion.received, false);
                 } else {
                     // After a 5xx nobody knows whether it was done; after a 4xx it certainly was not.
-                    self.outcome.series.error(format!("status {}", response.status));
+                    self.outcome
+                        .series
+                        .error(format!("status {}", response.status));
                     self.end(op, None, completion.received, response.status < 500);
                     if let Some(seconds) = response.retry_after {
-                        self.slots[slot].rest_until = completion.received + u64::from(seconds.min(5)) * SECOND;
+                        self.slots[slot].rest_until =
+                            completion.received + u64::from(seconds.min(5)) * SECOND;
                     }
                 }
             }

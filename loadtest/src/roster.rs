@@ -67,8 +67,11 @@ struct RawStream {
     is_static: Option<bool>,
 }
 
+/// Reads one page and says where the next begins.
+type ReadPage<'a> = dyn FnMut(&[u8]) -> Result<Option<String>, String> + 'a;
+
 /// Walks a collection by its cursors.
-fn walk(control: &mut Control, path: &str, each: &mut dyn FnMut(&[u8]) -> Result<Option<String>, String>) -> Result<(), String> {
+fn walk(control: &mut Control, path: &str, each: &mut ReadPage<'_>) -> Result<(), String> {
     let mut cursor = None::<String>;
     loop {
         let mut page = path.to_owned();
@@ -93,57 +96,91 @@ impl Roster {
     pub fn load(control: &mut Control) -> Result<Roster, String> {
         let mut roster = Roster::default();
         let mut by_name = HashMap::new();
-        walk(control, &format!("/streamers?select=hostname&limit={PAGE}"), &mut |body| {
-            let page: HostPage =
-                serde_json::from_slice(body).map_err(|error| format!("list of streamers: {error}"))?;
-            for host in page.streamers {
-                by_name.insert(host.hostname.clone(), roster.hosts.len() as u32);
-                roster.hosts.push(Host { name: host.hostname, assigned: Vec::new() });
-            }
-            Ok(page.next)
-        })?;
-        let select = "name,layout,updated_at,disabled,static,title,inputs";
-        walk(control, &format!("/streams?select={select}&limit={PAGE}"), &mut |body| {
-            let mut bad = None;
-            let envelope = answer::read(body, &mut |item| {
-                let raw: RawStream = match serde_json::from_slice(item.text) {
-                    Ok(raw) => raw,
-                    Err(error) => {
-                        bad = Some(format!("list of streams: {}: {error}", item.name));
-                        return;
-                    }
-                };
-                let layout = raw.layout.unwrap_or_default();
-                let host = |name: &String| by_name.get(name).copied();
-                let mut others: Vec<u32> = layout.dvr_backups.iter().flatten().filter_map(host).collect();
-                others.extend(layout.inference.as_ref().and_then(host));
-                let key = item.key();
-                if roster.names.insert(key, roster.streams.len() as u32).is_some() {
-                    bad = Some(format!("the list of streams names {} twice", item.name));
+        walk(
+            control,
+            &format!("/streamers?select=hostname&limit={PAGE}"),
+            &mut |body| {
+                let page: HostPage = serde_json::from_slice(body)
+                    .map_err(|error| format!("list of streamers: {error}"))?;
+                for host in page.streamers {
+                    by_name.insert(host.hostname.clone(), roster.hosts.len() as u32);
+                    roster.hosts.push(Host {
+                        name: host.hostname,
+                        assigned: Vec::new(),
+                    });
                 }
-                roster.streams.push(Stream {
-                    key,
-                    ingest: layout.ingest.as_ref().and_then(host),
-                    others,
-                    updated_at: item.updated_at.unwrap_or(0),
-                    edit: item.edit(),
-                    unsure: raw.disabled == Some(true) || raw.is_static == Some(false),
-                    mover: false,
-                    name: item.name.into_owned(),
+                Ok(page.next)
+            },
+        )?;
+        let select = "name,layout,updated_at,disabled,static,title,inputs";
+        walk(
+            control,
+            &format!("/streams?select={select}&limit={PAGE}"),
+            &mut |body| {
+                let mut bad = None;
+                let envelope = answer::read(body, &mut |item| {
+                    let raw: RawStream = match serde_json::from_slice(item.text) {
+                        Ok(raw) => raw,
+                        Err(error) => {
+                            bad = Some(format!("list of streams: {}: {error}", item.name));
+                            return;
+                        }
+                    };
+                    let layout = raw.layout.unwrap_or_default();
+                    let host = |name: &String| by_name.get(name).copied();
+                    let mut others: Vec<u32> = layout
+                        .dvr_backups
+                        .iter()
+                        .flatten()
+                        .filter_map(host)
+                        .collect();
+                    others.extend(layout.inference.as_ref().and_then(host));
+                    let key = item.key();
+                    if roster
+                        .names
+                        .insert(key, roster.streams.len() as u32)
+                        .is_some()
+                    {
+                        bad = Some(format!("the list of streams names {} twice", item.name));
+                    }
+                    roster.streams.push(Stream {
+                        key,
+                        ingest: layout.ingest.as_ref().and_then(host),
+                        others,
+                        updated_at: item.updated_at.unwrap_or(0),
+                        edit: item.edit(),
+                        unsure: raw.disabled == Some(true) || raw.is_static == Some(false),
+                        mover: false,
+                        name: item.name.into_owned(),
+                    });
                 });
-            });
-            let envelope = envelope.map_err(|what| format!("list of streams: {what}"))?;
-            bad.map_or(Ok(envelope.next), Err)
-        })?;
+                let envelope = envelope.map_err(|what| format!("list of streams: {what}"))?;
+                bad.map_or(Ok(envelope.next), Err)
+            },
+        )?;
         roster.assign();
         Ok(roster)
     }
 
     /// From parts, for tests.
     pub fn new(hosts: &[&str], streams: Vec<Stream>) -> Roster {
-        let hosts = hosts.iter().map(|name| Host { name: (*name).to_owned(), assigned: Vec::new() }).collect();
-        let names = streams.iter().enumerate().map(|(at, stream)| (stream.key, at as u32)).collect();
-        let mut roster = Roster { hosts, streams, names };
+        let hosts = hosts
+            .iter()
+            .map(|name| Host {
+                name: (*name).to_owned(),
+                assigned: Vec::new(),
+            })
+            .collect();
+        let names = streams
+            .iter()
+            .enumerate()
+            .map(|(at, stream)| (stream.key, at as u32))
+            .collect();
+        let mut roster = Roster {
+            hosts,
+            streams,
+            names,
+        };
         roster.assign();
         roster
     }
@@ -164,7 +201,11 @@ impl Roster {
         for host in &mut self.hosts {
             host.assigned.clear();
         }
-        for stream in self.streams.iter().filter(|stream| !stream.unsure && !stream.mover) {
+        for stream in self
+            .streams
+            .iter()
+            .filter(|stream| !stream.unsure && !stream.mover)
+        {
             for host in stream.ingest.iter().chain(&stream.others) {
                 self.hosts[*host as usize].assigned.push(stream.key);
             }
@@ -181,6 +222,9 @@ impl Roster {
 
     /// The name behind a key, for reports.
     pub fn name_of(&self, key: Key) -> String {
-        self.find(key).map_or_else(|| format!("(unknown stream {:016x})", key.0), |stream| stream.name.clone())
+        self.find(key).map_or_else(
+            || format!("(unknown stream {:016x})", key.0),
+            |stream| stream.name.clone(),
+        )
     }
 }

@@ -53,7 +53,11 @@ pub fn run(cli: &Cli, target: Target) -> Result<bool, String> {
 fn bar(length: u64, unit: &str) -> ProgressBar {
     let template = format!("{{msg:<28}} [{{bar:40}}] {{pos}}/{{len}} {unit} {{eta}}");
     let bar = ProgressBar::new(length); // hidden by itself when standard error is not a terminal
-    bar.set_style(ProgressStyle::with_template(&template).expect("the template is right").progress_chars("=> "));
+    bar.set_style(
+        ProgressStyle::with_template(&template)
+            .expect("the template is right")
+            .progress_chars("=> "),
+    );
     bar
 }
 
@@ -68,97 +72,170 @@ fn prepare_cluster(cli: &Cli, options: &cli::Prepare, control: &mut Control) -> 
         batch: options.batch,
         seed: cli.common.seed,
     };
-    let layouts = if options.spread == prepare::Spread::None { 0 } else { options.streams };
+    let layouts = if options.spread == prepare::Spread::None {
+        0
+    } else {
+        options.streams
+    };
     let bar = bar(options.streamers + options.streams + layouts, "objects");
     bar.set_message("preparing");
     let clock = Clock::start();
     prepare::run(control, &options, &mut |done| bar.set_position(done))?;
     bar.finish_and_clear();
     let seconds = clock.now() as f64 / 1e9;
-    println!("prepared {} streamers, {} streams, {layouts} layouts in {seconds:.1} s", options.streamers, options.streams);
+    println!(
+        "prepared {} streamers, {} streams, {layouts} layouts in {seconds:.1} s",
+        options.streamers, options.streams
+    );
     Ok(())
 }
 
 fn parts(cli: &Cli, hosts: u64) -> Parts {
-    let fleet = |simulated: &cli::Simulated, habit: Habit, answers: &[cli::Answers]| streamers::Options {
-        count: simulated.streamers.unwrap_or(hosts),
-        first_host: 0,
-        habit,
-        validators: answers
-            .iter()
-            .map(|answers| match (habit, Validator::from(*answers)) {
-                (Habit::Park { .. }, Validator::None) => Validator::Etag,
-                (_, validator) => validator,
-            })
-            .collect(),
-        encodings: simulated.encoding.iter().map(|coding| coding.header()).collect(),
-        cluster_key: simulated.cluster_auth.then_some(cli.common.seed),
-    };
-    let requests = |work: Work, rate: Option<f64>, connections: u64, pipeline: u64| requests::Options {
-        work,
-        rate,
-        connections: connections.div_ceil(cli.common.threads) as usize,
-        pipeline: pipeline as usize,
-    };
+    let fleet =
+        |simulated: &cli::Simulated, habit: Habit, answers: &[cli::Answers]| streamers::Options {
+            count: simulated.streamers.unwrap_or(hosts),
+            first_host: 0,
+            habit,
+            validators: answers
+                .iter()
+                .map(|answers| match (habit, Validator::from(*answers)) {
+                    (Habit::Park { .. }, Validator::None) => Validator::Etag,
+                    (_, validator) => validator,
+                })
+                .collect(),
+            encodings: simulated
+                .encoding
+                .iter()
+                .map(|coding| coding.header())
+                .collect(),
+            cluster_key: simulated.cluster_auth.then_some(cli.common.seed),
+        };
+    let requests =
+        |work: Work, rate: Option<f64>, connections: u64, pipeline: u64| requests::Options {
+            work,
+            rate,
+            connections: connections.div_ceil(cli.common.threads) as usize,
+            pipeline: pipeline as usize,
+        };
     let mut parts = Parts::default();
     let mut operators = |operators: &cli::Operators, edits: f64, moves: f64| {
-        let work = Work::Edit { field: EditField::from(operators.field), touch: operators.touch as usize };
+        let work = Work::Edit {
+            field: EditField::from(operators.field),
+            touch: operators.touch as usize,
+        };
         if edits > 0.0 {
-            parts.requests.push(("edit", requests(work, Some(edits), operators.connections, 1)));
+            parts.requests.push((
+                "edit",
+                requests(work, Some(edits), operators.connections, 1),
+            ));
         }
         if moves > 0.0 {
             parts.moves = true;
-            parts.requests.push(("move", requests(Work::Move, Some(moves), operators.connections, 1)));
+            parts.requests.push((
+                "move",
+                requests(Work::Move, Some(moves), operators.connections, 1),
+            ));
         }
     };
     match &cli.command {
         Command::Fleet(fleet_options) => {
-            operators(&fleet_options.operators, fleet_options.edits, fleet_options.moves);
-            let habit = Habit::Poll { interval: fleet_options.interval.max(1_000_000) };
-            parts.fleets.push(fleet(&fleet_options.simulated, habit, &fleet_options.answers));
+            operators(
+                &fleet_options.operators,
+                fleet_options.edits,
+                fleet_options.moves,
+            );
+            let habit = Habit::Poll {
+                interval: fleet_options.interval.max(1_000_000),
+            };
+            parts.fleets.push(fleet(
+                &fleet_options.simulated,
+                habit,
+                &fleet_options.answers,
+            ));
         }
         Command::Longpoll(longpoll) => {
             operators(&longpoll.operators, longpoll.edits, longpoll.moves);
-            let habit = Habit::Park { wait_seconds: longpoll.wait };
-            parts.fleets.push(fleet(&longpoll.simulated, habit, &longpoll.answers));
+            let habit = Habit::Park {
+                wait_seconds: longpoll.wait,
+            };
+            parts
+                .fleets
+                .push(fleet(&longpoll.simulated, habit, &longpoll.answers));
         }
         Command::Storm(storm) => {
             parts.storm = true;
-            parts.fleets.push(fleet(&storm.simulated, Habit::Storm { rounds: storm.rounds }, &storm.answers));
+            parts.fleets.push(fleet(
+                &storm.simulated,
+                Habit::Storm {
+                    rounds: storm.rounds,
+                },
+                &storm.answers,
+            ));
         }
         Command::Mixed(mixed) => {
             operators(&mixed.operators, mixed.edits, mixed.moves);
             let mut polling = fleet(
                 &mixed.simulated,
-                Habit::Poll { interval: mixed.interval.max(1_000_000) },
+                Habit::Poll {
+                    interval: mixed.interval.max(1_000_000),
+                },
                 &mixed.answers,
             );
-            let mut parked = fleet(&mixed.simulated, Habit::Park { wait_seconds: mixed.wait }, &mixed.answers);
+            let mut parked = fleet(
+                &mixed.simulated,
+                Habit::Park {
+                    wait_seconds: mixed.wait,
+                },
+                &mixed.answers,
+            );
             parked.count = polling.count.div_ceil(2);
             polling.count -= parked.count;
             polling.first_host = parked.count;
             parts.fleets.extend([polling, parked]);
             let few = mixed.operators.connections;
             if mixed.gets > 0.0 {
-                parts.requests.push(("get", requests(Work::Get, Some(mixed.gets), few, 1)));
+                parts
+                    .requests
+                    .push(("get", requests(Work::Get, Some(mixed.gets), few, 1)));
             }
             if mixed.lists > 0.0 {
-                parts.requests.push(("list", requests(Work::List { limit: 100 }, Some(mixed.lists), few.min(4), 1)));
+                parts.requests.push((
+                    "list",
+                    requests(Work::List { limit: 100 }, Some(mixed.lists), few.min(4), 1),
+                ));
             }
         }
         Command::Get(rate) => {
             parts.closed_loop = rate.rate.0.is_none();
-            parts.requests.push(("get", requests(Work::Get, rate.rate.0, rate.connections, rate.pipeline)));
+            parts.requests.push((
+                "get",
+                requests(Work::Get, rate.rate.0, rate.connections, rate.pipeline),
+            ));
         }
         Command::Put(put) => {
             parts.closed_loop = put.rate.rate.0.is_none();
-            let work = Work::Edit { field: EditField::from(put.field), touch: put.touch as usize };
-            parts.requests.push(("put", requests(work, put.rate.rate.0, put.rate.connections, put.rate.pipeline)));
+            let work = Work::Edit {
+                field: EditField::from(put.field),
+                touch: put.touch as usize,
+            };
+            parts.requests.push((
+                "put",
+                requests(
+                    work,
+                    put.rate.rate.0,
+                    put.rate.connections,
+                    put.rate.pipeline,
+                ),
+            ));
         }
         Command::List(list) => {
             parts.closed_loop = list.rate.0.is_none();
-            let work = Work::List { limit: list.limit as usize };
-            parts.requests.push(("list", requests(work, list.rate.0, list.connections, 1)));
+            let work = Work::List {
+                limit: list.limit as usize,
+            };
+            parts
+                .requests
+                .push(("list", requests(work, list.rate.0, list.connections, 1)));
         }
         Command::Prepare(_) | Command::Verify => (),
     }
@@ -191,8 +268,11 @@ fn thread_main(
         .iter()
         .map(|options| Streamers::new(plan, next_index(), thread, options.clone(), clock.now()))
         .collect();
-    let mut requests: Vec<Requests> =
-        parts.requests.iter().map(|(_, options)| Requests::new(plan, next_index(), thread, *options)).collect();
+    let mut requests: Vec<Requests> = parts
+        .requests
+        .iter()
+        .map(|(_, options)| Requests::new(plan, next_index(), thread, *options))
+        .collect();
     plan.thread_ready();
     let mut drivers: Vec<&mut dyn Driver> = Vec::new();
     drivers.extend(fleets.iter_mut().map(|driver| driver as &mut dyn Driver));
@@ -217,7 +297,11 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
     roster.choose_movers(if parts.moves { MOVERS_SHARE } else { 0 });
     let threads = if parts.storm { 1 } else { common.threads };
     let streamers: u64 = parts.fleets.iter().map(|fleet| fleet.count).sum();
-    let pools: u64 = parts.requests.iter().map(|(_, options)| options.connections as u64 * threads).sum();
+    let pools: u64 = parts
+        .requests
+        .iter()
+        .map(|(_, options)| options.connections as u64 * threads)
+        .sum();
     if streamers + pools + DESCRIPTORS_SPARE > descriptors {
         return Err(format!(
             "{streamers} streamers and {pools} other connections do not fit into {descriptors} descriptors: \
@@ -232,8 +316,18 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
         grace: common.grace,
     };
     // Edits of this run are numbered above those of every earlier one: by the clock, a million per second.
-    let seq = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as u64);
-    let plan = Arc::new(Plan::new(target, roster, times, threads, common.seed, common.requests, seq));
+    let seq = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_micros() as u64);
+    let plan = Arc::new(Plan::new(
+        target,
+        roster,
+        times,
+        threads,
+        common.seed,
+        common.requests,
+        seq,
+    ));
     let clock = Clock::start();
 
     let (watched, brought) = thread::scope(|scope| {
@@ -249,12 +343,19 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
                 })
             })
             .collect();
-        let watched = watch(&plan, clock, threads, streamers, parts.storm, &|| handles.iter().all(|h| h.is_finished()));
-        let brought: Vec<_> =
-            handles.into_iter().map(|handle| handle.join().expect("a load thread panicked")).collect();
+        let watched = watch(&plan, clock, threads, streamers, parts.storm, &|| {
+            handles.iter().all(thread::ScopedJoinHandle::is_finished)
+        });
+        let brought: Vec<_> = handles
+            .into_iter()
+            .map(|handle| handle.join().expect("a load thread panicked"))
+            .collect();
         (watched, brought)
     });
-    let brought = brought.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| format!("event loop: {error}"))?;
+    let brought = brought
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("event loop: {error}"))?;
     let report = conclude(cli, &plan, &parts, &watched, brought, control)?;
     finish(cli, &report)
 }
@@ -276,7 +377,10 @@ fn watch(
 ) -> Watched {
     let bar = bar(streamers, "streamers");
     bar.set_message("first lists");
-    let mut watched = Watched { cpu: (0.0, 0.0), loaded: true };
+    let mut watched = Watched {
+        cpu: (0.0, 0.0),
+        loaded: true,
+    };
     let mut cpu_at_start = None;
     let mut cpu_at_end = None;
     while !is_finished() {
@@ -310,13 +414,19 @@ fn watch(
             _ if now < window.end => "measuring",
             _ => "settling",
         };
-        bar.set_message(format!("{phase}, {} answers", plan.answers.load(Ordering::Relaxed)));
+        bar.set_message(format!(
+            "{phase}, {} answers",
+            plan.answers.load(Ordering::Relaxed)
+        ));
         bar.set_position(((now - begin) / 1_000_000).min(bar.length().unwrap_or(0)));
     }
     bar.finish_and_clear();
     if let Some(start) = cpu_at_start {
         let end = cpu_at_end.unwrap_or_else(sys::cpu_time);
-        watched.cpu = ((end.0 - start.0).as_secs_f64(), (end.1 - start.1).as_secs_f64());
+        watched.cpu = (
+            end.0.saturating_sub(start.0).as_secs_f64(),
+            end.1.saturating_sub(start.1).as_secs_f64(),
+        );
     }
     watched
 }
@@ -338,22 +448,42 @@ fn conclude(
         ..Report::default()
     };
     if !watched.loaded {
-        report.series.entry("first lists".into()).or_default().error("not all streamers got their first list in time");
+        report
+            .series
+            .entry("first lists".into())
+            .or_default()
+            .error("not all streamers got their first list in time");
     }
-    let ended = brought.iter().map(|brought| brought.ended).max().unwrap_or(0);
+    let ended = brought
+        .iter()
+        .map(|brought| brought.ended)
+        .max()
+        .unwrap_or(0);
     if let Some((begin, window)) = plan.begin() {
         let from = if parts.storm { begin } else { window.warm_end };
-        let to = if parts.storm { ended } else { window.end.min(ended) };
+        let to = if parts.storm {
+            ended
+        } else {
+            window.end.min(ended)
+        };
         report.seconds = to.saturating_sub(from) as f64 / 1e9;
     }
     let (mut agents, mut edits, mut moves) = (Vec::new(), Vec::new(), Vec::new());
     for thread in brought {
         for fleet in thread.fleets {
             for (name, series) in &fleet.series {
-                report.series.entry((*name).to_owned()).or_default().merge(series);
+                report
+                    .series
+                    .entry((*name).to_owned())
+                    .or_default()
+                    .merge(series);
             }
             for (name, wake) in &fleet.wakes {
-                report.wakes.entry((*name).to_owned()).or_default().merge(wake);
+                report
+                    .wakes
+                    .entry((*name).to_owned())
+                    .or_default()
+                    .merge(wake);
             }
             for (name, count) in &fleet.counters {
                 *report.counters.entry((*name).to_owned()).or_default() += count;
@@ -362,17 +492,31 @@ fn conclude(
             agents.extend(fleet.agents);
         }
         for ((name, _), requests) in parts.requests.iter().zip(thread.requests) {
-            report.series.entry((*name).to_owned()).or_default().merge(&requests.series);
+            report
+                .series
+                .entry((*name).to_owned())
+                .or_default()
+                .merge(&requests.series);
             edits.extend(requests.edits);
             moves.extend(requests.moves);
         }
     }
     let logs: Vec<&Log> = agents.iter().map(|(log, _)| log).collect();
-    let verdict = judge::judge(&plan.roster, &edits, &moves, &logs, &|intended| plan.counts(intended));
+    let verdict = judge::judge(&plan.roster, &edits, &moves, &logs, &|intended| {
+        plan.counts(intended)
+    });
     report.faults.merge(verdict.faults);
-    report.wakes.extend(verdict.wakes.into_iter().map(|(name, wake)| (name.to_owned(), wake)));
+    report.wakes.extend(
+        verdict
+            .wakes
+            .into_iter()
+            .map(|(name, wake)| (name.to_owned(), wake)),
+    );
     if verdict.superseded > 0 {
-        report.counters.insert("edits replaced by later ones before they were read".into(), verdict.superseded);
+        report.counters.insert(
+            "edits replaced by later ones before they were read".into(),
+            verdict.superseded,
+        );
     }
 
     if agents.is_empty() && edits.is_empty() && moves.is_empty() {
@@ -380,8 +524,12 @@ fn conclude(
     }
     let now = Roster::load(control)?;
     truth::compare_promises(&edits, &moves, &plan.roster, &now, &mut report.faults);
-    let now_hosts: HashMap<&str, u32> =
-        now.hosts.iter().enumerate().map(|(at, host)| (host.name.as_str(), at as u32)).collect();
+    let now_hosts: HashMap<&str, u32> = now
+        .hosts
+        .iter()
+        .enumerate()
+        .map(|(at, host)| (host.name.as_str(), at as u32))
+        .collect();
     let mut by_host = HashMap::<u32, Vec<usize>>::new();
     for (at, (log, _)) in agents.iter().enumerate() {
         by_host.entry(log.host).or_default().push(at);
@@ -390,7 +538,12 @@ fn conclude(
     bar.set_message("proving");
     for (host, mine) in &by_host {
         let name = &plan.roster.hosts[*host as usize].name;
-        let fresh = truth::fresh_list(control, &plan.target.prefix, name)?;
+        bar.inc(1);
+        let Some(fresh) =
+            truth::fresh_list(control, &plan.target.prefix, name, &mut report.faults)?
+        else {
+            continue;
+        };
         for at in mine {
             truth::compare_copy(name, &agents[*at].1, &fresh, &now, &mut report.faults);
         }
@@ -403,12 +556,14 @@ fn conclude(
                 what: "the streamer is gone from the list of streamers".into(),
             }),
         }
-        bar.inc(1);
     }
     bar.finish_and_clear();
     report.proof = Some(Proof {
         streamers: agents.len() as u64,
-        streams: agents.iter().map(|(_, copy)| copy.entries().len() as u64).sum(),
+        streams: agents
+            .iter()
+            .map(|(_, copy)| copy.entries().len() as u64)
+            .sum(),
         answers: agents.iter().map(|(log, _)| log.answers.len() as u64).sum(),
         edits_acknowledged: edits.iter().filter(|edit| edit.acked.is_some()).count() as u64,
         moves_acknowledged: moves.iter().filter(|moved| moved.acked.is_some()).count() as u64,
@@ -432,15 +587,21 @@ fn scenario_name(command: &Command) -> &'static str {
 
 /// Prints the report; whether the run passed.
 fn finish(cli: &Cli, report: &Report) -> Result<bool, String> {
-    let did_something = report.proof.is_some() || report.series.values().any(|series| !series.statuses.is_empty());
-    let passed = did_something && report.faults.total() == 0 && report.errors() <= cli.common.errors_allowed;
+    let did_something = report.proof.is_some()
+        || report
+            .series
+            .values()
+            .any(|series| !series.statuses.is_empty());
+    let passed =
+        did_something && report.faults.total() == 0 && report.errors() <= cli.common.errors_allowed;
     match cli.common.json.as_deref() {
         Some("-") => {
             println!("{}", report.json(passed));
             eprint!("{}", report.text(passed));
         }
         Some(file) => {
-            std::fs::write(file, report.json(passed) + "\n").map_err(|error| format!("{file}: {error}"))?;
+            std::fs::write(file, report.json(passed) + "\n")
+                .map_err(|error| format!("{file}: {error}"))?;
             print!("{}", report.text(passed));
         }
         None => print!("{}", report.text(passed)),
@@ -452,14 +613,22 @@ fn finish(cli: &Cli, report: &Report) -> Result<bool, String> {
 fn verify(cli: &Cli, target: &Target, control: &mut Control) -> Result<bool, String> {
     let clock = Clock::start();
     let roster = Roster::load(control)?;
-    let mut report = Report { scenario: "verify".into(), ..Report::default() };
+    let mut report = Report {
+        scenario: "verify".into(),
+        ..Report::default()
+    };
     let bar = bar(roster.hosts.len() as u64, "streamers");
     bar.set_message("verifying");
     let (mut streams, mut answers) = (0, 0);
     for (at, host) in roster.hosts.iter().enumerate() {
         let path = format!("{}/streamers/{}/streams", target.prefix, host.name);
         let plain = control.expect("GET", &path, None)?;
-        let fresh = truth::fresh_list(control, &target.prefix, &host.name)?;
+        bar.inc(1);
+        let Some(fresh) =
+            truth::fresh_list(control, &target.prefix, &host.name, &mut report.faults)?
+        else {
+            continue;
+        };
         truth::compare_roster(at as u32, &fresh, &roster, &mut report.faults);
         streams += fresh.len() as u64;
         let mut ask = |path: &str, fields: &str| {
@@ -467,11 +636,15 @@ fn verify(cli: &Cli, target: &Target, control: &mut Control) -> Result<bool, Str
             control.request("GET", path, fields, None)
         };
         verify_ways(&host.name, &path, &plain, &mut ask, &mut report.faults)?;
-        bar.inc(1);
     }
     bar.finish_and_clear();
     report.seconds = clock.now() as f64 / 1e9;
-    report.proof = Some(Proof { streamers: roster.hosts.len() as u64, streams, answers, ..Proof::default() });
+    report.proof = Some(Proof {
+        streamers: roster.hosts.len() as u64,
+        streams,
+        answers,
+        ..Proof::default()
+    });
     finish(cli, &report)
 }
 
@@ -484,11 +657,17 @@ fn verify_ways(
     faults: &mut Faults,
 ) -> Result<(), String> {
     let mut torn = |what: String| {
-        faults.add(Fault { kind: FaultKind::Torn, streamer: hostname.to_owned(), stream: None, what });
+        faults.add(Fault {
+            kind: FaultKind::Torn,
+            streamer: hostname.to_owned(),
+            stream: None,
+            what,
+        });
     };
     let content = |body: &[u8]| {
         let mut items = Vec::new();
-        answer::read(body, &mut |item| items.push((item.key(), item.hash))).map(|envelope| (envelope, items))
+        answer::read(body, &mut |item| items.push((item.key(), item.hash)))
+            .map(|envelope| (envelope, items))
     };
     let (envelope, items) = match content(&plain.body) {
         Ok(read) => read,
@@ -500,9 +679,16 @@ fn verify_ways(
     for encoding in ["gzip", "zstd"] {
         let response = ask(path, &format!("Accept-Encoding: {encoding}\r\n"))?;
         let same = response.status == 200
-            && response.decoded().ok().and_then(|body| content(&body).ok()).is_some_and(|(_, found)| found == items);
+            && response
+                .decoded()
+                .ok()
+                .and_then(|body| content(&body).ok())
+                .is_some_and(|(_, found)| found == items);
         if !same {
-            torn(format!("the list as {encoding} differs from the plain one (status {})", response.status));
+            torn(format!(
+                "the list as {encoding} differs from the plain one (status {})",
+                response.status
+            ));
         }
     }
     match &plain.etag {
@@ -510,7 +696,10 @@ fn verify_ways(
         Some(etag) => {
             let response = ask(path, &format!("If-None-Match: {etag}\r\n"))?;
             if response.status != 304 {
-                torn(format!("nothing changed, yet If-None-Match is answered {}", response.status));
+                torn(format!(
+                    "nothing changed, yet If-None-Match is answered {}",
+                    response.status
+                ));
             }
         }
     }
@@ -520,12 +709,16 @@ fn verify_ways(
             let response = ask(&format!("{path}?changes_since={revision}"), "")?;
             let empty = match response.status {
                 304 => true,
-                200 => content(&response.body)
-                    .is_ok_and(|(envelope, items)| items.is_empty() && envelope.removed.is_some_and(|r| r.is_empty())),
+                200 => content(&response.body).is_ok_and(|(envelope, items)| {
+                    items.is_empty() && envelope.removed.is_some_and(|r| r.is_empty())
+                }),
                 _ => false,
             };
             if !empty {
-                torn(format!("nothing changed, yet changes_since is not empty (status {})", response.status));
+                torn(format!(
+                    "nothing changed, yet changes_since is not empty (status {})",
+                    response.status
+                ));
             }
         }
     }

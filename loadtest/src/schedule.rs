@@ -25,12 +25,20 @@ impl Arrivals {
     /// `rate` per second from `start` until `end`, at most `count_max` in all.
     pub fn new(start: Nanos, end: Nanos, rate: f64, phase: f64, count_max: u64) -> Arrivals {
         assert!(rate > 0.0, "a rate is positive");
-        Arrivals { start, end, rate, phase, count: 0, count_max }
+        Arrivals {
+            start,
+            end,
+            rate,
+            phase,
+            count: 0,
+            count_max,
+        }
     }
 
     /// The next intended time; none when all are over.
     pub fn next_due(&self) -> Option<Nanos> {
-        let due = self.start + ((self.count as f64 + self.phase) * SECOND as f64 / self.rate) as Nanos;
+        let due =
+            self.start + ((self.count as f64 + self.phase) * SECOND as f64 / self.rate) as Nanos;
         (self.count < self.count_max && due < self.end).then_some(due)
     }
 
@@ -51,7 +59,10 @@ pub struct Window {
 
 impl Window {
     pub fn new(begin: Nanos, warm_up: Nanos, duration: Nanos) -> Window {
-        Window { warm_end: begin + warm_up, end: begin + warm_up + duration }
+        Window {
+            warm_end: begin + warm_up,
+            end: begin + warm_up + duration,
+        }
     }
 
     /// A request counts by when it was meant to be sent: one that was meant in the window and answered long after it
@@ -65,7 +76,8 @@ impl Window {
 pub fn poll_at(base: Nanos, interval: Nanos, agent: u64, count: u64) -> Nanos {
     let unit = |n: u64| (crate::seed::mix(n) >> 11) as f64 / (1u64 << 53) as f64;
     let phase = unit(agent.wrapping_mul(0x1000_0001)) * interval as f64;
-    let jitter = (unit(agent.rotate_left(32) ^ count.wrapping_add(0x5bd1)) - 0.5) * 0.2 * interval as f64;
+    let jitter =
+        (unit(agent.rotate_left(32) ^ count.wrapping_add(0x5bd1)) - 0.5) * 0.2 * interval as f64;
     base + (count as f64 * interval as f64 + phase + jitter + 0.1 * interval as f64) as Nanos
 }
 
@@ -84,9 +96,18 @@ mod tests {
         // The clock jumps by 100 ms: 100 arrivals come out at once, each with the time it was meant for.
         let intended: Vec<Nanos> = std::iter::from_fn(|| arrivals.take(110 * MS)).collect();
         assert_eq!(intended.len(), 100);
-        assert!(intended.iter().enumerate().all(|(i, due)| *due == (11 + i as u64) * MS));
+        assert!(
+            intended
+                .iter()
+                .enumerate()
+                .all(|(i, due)| *due == (11 + i as u64) * MS)
+        );
         let mean = intended.iter().map(|due| 110 * MS - due).sum::<Nanos>() / 100;
-        assert_eq!(mean, 49 * MS + MS / 2, "the latencies a closed loop would have hidden");
+        assert_eq!(
+            mean,
+            49 * MS + MS / 2,
+            "the latencies a closed loop would have hidden"
+        );
     }
 
     #[test]
@@ -104,25 +125,40 @@ mod tests {
         let expected = 999_999.5 / 333.0;
         assert!((last as f64 / SECOND as f64 - expected).abs() < 1e-6);
         let mut short = Arrivals::new(0, SECOND, 10.0, 0.0, u64::MAX);
-        assert_eq!(std::iter::from_fn(|| short.take(u64::MAX)).count(), 10, "the end of the window ends it too");
+        assert_eq!(
+            std::iter::from_fn(|| short.take(u64::MAX)).count(),
+            10,
+            "the end of the window ends it too"
+        );
     }
 
     #[test]
     fn warm_up_does_not_count_and_the_intended_time_decides() {
         let window = Window::new(100, 50, 1000);
-        assert!(!window.counts(149) && window.counts(150) && window.counts(1149) && !window.counts(1150));
+        assert!(
+            !window.counts(149)
+                && window.counts(150)
+                && window.counts(1149)
+                && !window.counts(1150)
+        );
     }
 
     #[test]
     fn streamers_poll_at_their_interval_and_not_together() {
         let interval = 5 * SECOND;
-        let mut first: Vec<Nanos> = (0..1000).map(|agent| poll_at(0, interval, agent, 0)).collect();
+        let mut first: Vec<Nanos> = (0..1000)
+            .map(|agent| poll_at(0, interval, agent, 0))
+            .collect();
         first.sort_unstable();
         let quarter = first.iter().filter(|t| **t < interval / 4).count();
-        assert!((150..350).contains(&quarter), "phases are spread: {quarter}");
+        assert!(
+            (150..350).contains(&quarter),
+            "phases are spread: {quarter}"
+        );
         for agent in 0..100 {
             for count in 0..100 {
-                let gap = poll_at(0, interval, agent, count + 1) - poll_at(0, interval, agent, count);
+                let gap =
+                    poll_at(0, interval, agent, count + 1) - poll_at(0, interval, agent, count);
                 assert!(gap > interval * 79 / 100 && gap < interval * 121 / 100);
             }
         }

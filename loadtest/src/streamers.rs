@@ -3,7 +3,7 @@
 //! They live in one thread's event loop, a connection each. A failed connection is opened again after a pause, as a
 //! streamer would; the failure is counted.
 
-use crate::copy::{Copy, Notes};
+use crate::copy::{Copy, FaultKind, Notes};
 use crate::net::{Completion, ConnId, Driver, Net};
 use crate::plan::{Plan, Want};
 use crate::report::{Fault, Faults, Latency, Series};
@@ -146,14 +146,21 @@ struct Settling {
 }
 
 impl Streamers {
-    pub fn new(plan: &Arc<Plan>, index: usize, thread: u64, options: Options, now: Nanos) -> Streamers {
+    pub fn new(
+        plan: &Arc<Plan>,
+        index: usize,
+        thread: u64,
+        options: Options,
+        now: Nanos,
+    ) -> Streamers {
         let hosts = plan.roster.hosts.len() as u64;
         let agents: Vec<Agent> = (0..options.count)
             .filter(|n| n % plan.threads == thread)
             .map(|n| Agent {
                 conn: None,
                 in_flight: false,
-                validator: options.validators[(n / hosts.max(1) + n) as usize % options.validators.len()],
+                validator: options.validators
+                    [(n / hosts.max(1) + n) as usize % options.validators.len()],
                 encoding: options.encodings[(n / 3) as usize % options.encodings.len()],
                 copy: Copy::default(),
                 etag: None,
@@ -165,7 +172,10 @@ impl Streamers {
                 wanted: Vec::new(),
                 settled: false,
                 round: 0,
-                log: Log { host: ((n + options.first_host) % hosts) as u32, ..Log::default() },
+                log: Log {
+                    host: ((n + options.first_host) % hosts) as u32,
+                    ..Log::default()
+                },
             })
             .collect();
         let mut streamers = Streamers {
@@ -194,7 +204,11 @@ impl Streamers {
     }
 
     pub fn into_outcome(mut self) -> Outcome {
-        self.outcome.unloaded = self.agents.iter().filter(|agent| !agent.copy.is_loaded()).count() as u64;
+        self.outcome.unloaded = self
+            .agents
+            .iter()
+            .filter(|agent| !agent.copy.is_loaded())
+            .count() as u64;
         let agents = self.agents.into_iter();
         self.outcome.agents = agents.map(|agent| (agent.log, agent.copy)).collect();
         self.outcome
@@ -211,7 +225,9 @@ impl Streamers {
         let mut fields = match self.options.cluster_key {
             None => target.bearer(),
             Some(seed) => {
-                let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+                let unix = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |t| t.as_secs());
                 let credentials = cluster_authorization(unix, &cluster_key(seed, &host.name));
                 format!("Authorization: {credentials}\r\n")
             }
@@ -277,7 +293,9 @@ impl Streamers {
 
     /// Books an answer; true if the streamer's copy was brought up to date by it.
     fn answered(&mut self, at: u32, completion: &Completion) {
-        let (Ok(response), Some(times)) = (&completion.outcome, completion.times) else { return };
+        let (Ok(response), Some(times)) = (&completion.outcome, completion.times) else {
+            return;
+        };
         let name = self.series_name(at);
         let parked = matches!(self.options.habit, Habit::Park { .. });
         let counts = match self.options.habit {
@@ -291,7 +309,9 @@ impl Streamers {
             series.bytes += response.wire_bytes;
             if !parked {
                 series.latency.record(completion.received - times.intended);
-                series.late.record(times.sent.saturating_sub(times.intended));
+                series
+                    .late
+                    .record(times.sent.saturating_sub(times.intended));
             }
         }
         let agent = &mut self.agents[at as usize];
@@ -307,7 +327,7 @@ impl Streamers {
                         let assigned = &self.plan.roster.hosts[agent.log.host as usize].assigned;
                         agent.copy.take(&body, assigned, &mut notes);
                     }
-                    Err(what) => notes.faults.push((crate::copy::FaultKind::Torn, None, what.to_owned())),
+                    Err(what) => notes.faults.push((FaultKind::Torn, None, what.to_owned())),
                 }
                 if agent.validator != Validator::None {
                     agent.etag.clone_from(&response.etag);
@@ -330,8 +350,18 @@ impl Streamers {
         agent.failures = 0;
         agent.log.answers.push((times.sent, completion.received));
         let answer = agent.log.answers.len() as u32 - 1;
-        agent.log.edits.extend(notes.edits.iter().map(|(key, seq)| (*key, *seq, completion.received)));
-        agent.log.moves.extend(notes.moves.iter().map(|(key, present)| (*key, *present, answer)));
+        agent.log.edits.extend(
+            notes
+                .edits
+                .iter()
+                .map(|(key, seq)| (*key, *seq, completion.received)),
+        );
+        agent.log.moves.extend(
+            notes
+                .moves
+                .iter()
+                .map(|(key, present)| (*key, *present, answer)),
+        );
         let first = !agent.answered_once && agent.copy.is_loaded();
         agent.answered_once |= first;
         let was_parked = parked && !first;
@@ -358,7 +388,9 @@ impl Streamers {
         if early {
             self.count("parked polls sent home before their time");
         }
-        if notes.changed && let Some(settling) = &mut self.settling {
+        if notes.changed
+            && let Some(settling) = &mut self.settling
+        {
             settling.quiet_since = completion.received;
         }
         self.schedule_next(at, completion.received, spurious || early);
@@ -402,7 +434,9 @@ impl Streamers {
     }
 
     fn storm(&mut self, net: &mut Net, now: Nanos) {
-        let Habit::Storm { rounds } = self.options.habit else { return };
+        let Habit::Storm { rounds } = self.options.habit else {
+            return;
+        };
         if self.round_left > 0 {
             if now > self.round_start + self.plan.times.timeout + self.plan.times.duration {
                 self.done = true; // who is still without an answer is counted as unloaded or by its errors
@@ -411,9 +445,17 @@ impl Streamers {
         }
         if self.round_start <= now && self.agents.iter().all(|agent| agent.round > self.round) {
             if self.is_counted_round() {
-                let last = self.agents.iter().filter_map(|agent| agent.log.answers.last()).map(|(_, read)| *read);
+                let last = self
+                    .agents
+                    .iter()
+                    .filter_map(|agent| agent.log.answers.last())
+                    .map(|(_, read)| *read);
                 let took = last.max().unwrap_or(now) - self.round_start;
-                self.outcome.wakes.entry("storm: until the last has its list").or_default().record(took);
+                self.outcome
+                    .wakes
+                    .entry("storm: until the last has its list")
+                    .or_default()
+                    .record(took);
             }
             self.round += 1;
             if self.round >= rounds || self.plan.is_over(now) {
@@ -434,7 +476,9 @@ impl Streamers {
 
     /// Whether this streamer knows all that it must come to know.
     fn settle(&mut self, at: u32) {
-        let Some(settling) = &mut self.settling else { return };
+        let Some(settling) = &mut self.settling else {
+            return;
+        };
         let agent = &mut self.agents[at as usize];
         if agent.settled {
             return;
@@ -448,7 +492,11 @@ impl Streamers {
             }
         });
         let polled_since = match self.options.habit {
-            Habit::Poll { .. } => agent.log.answers.last().is_some_and(|(sent, _)| *sent >= settling.writers_done),
+            Habit::Poll { .. } => agent
+                .log
+                .answers
+                .last()
+                .is_some_and(|(sent, _)| *sent >= settling.writers_done),
             _ => true,
         };
         if agent.wanted.is_empty() && polled_since {
@@ -463,8 +511,12 @@ impl Streamers {
             return;
         }
         if self.settling.is_none() {
-            let Some((_, window)) = self.plan.begin() else { return };
-            let Some((writers_done, wanted)) = self.plan.wanted() else { return };
+            let Some((_, window)) = self.plan.begin() else {
+                return;
+            };
+            let Some((writers_done, wanted)) = self.plan.wanted() else {
+                return;
+            };
             if now < window.end && (writers_done == 0 || wanted.is_empty()) {
                 return;
             }
@@ -473,14 +525,21 @@ impl Streamers {
                 by_host.entry(host).or_default().push((key, want));
             }
             let left = self.agents.len();
-            self.settling = Some(Settling { since: now, writers_done, left, quiet_since: now });
+            self.settling = Some(Settling {
+                since: now,
+                writers_done,
+                left,
+                quiet_since: now,
+            });
             for at in 0..self.agents.len() as u32 {
                 let agent = &mut self.agents[at as usize];
                 agent.wanted = by_host.get(&agent.log.host).cloned().unwrap_or_default();
                 self.settle(at);
             }
         }
-        let Some(settling) = &self.settling else { return };
+        let Some(settling) = &self.settling else {
+            return;
+        };
         // Parked streamers could still be told something about streams they back up: they get the time in which
         // everybody must have been told.
         let grace = match self.options.habit {
@@ -516,7 +575,11 @@ impl Driver for Streamers {
     }
 
     fn next_due(&self) -> Option<Nanos> {
-        if self.done { None } else { self.timers.peek().map(|Reverse((due, _))| *due) }
+        if self.done {
+            None
+        } else {
+            self.timers.peek().map(|Reverse((due, _))| *due)
+        }
     }
 
     fn completed(&mut self, _net: &mut Net, completion: Completion) {
@@ -528,7 +591,9 @@ impl Driver for Streamers {
         if completion.closed {
             agent.conn = None;
         }
-        self.plan.answers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.plan
+            .answers
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match (&completion.outcome, completion.times) {
             // An idle connection that the server closed is opened again with the next poll.
             (Err(_), None) => (),

@@ -34,21 +34,39 @@ pub struct Poll {
 }
 
 fn checked(code: libc::c_int) -> io::Result<libc::c_int> {
-    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(code) }
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(code)
+    }
 }
 
 impl Poll {
     pub fn new() -> io::Result<Poll> {
         // SAFETY: no pointers; the descriptor it returns is ours alone.
-        let epoll = unsafe { OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
+        let epoll =
+            unsafe { OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
         // SAFETY: plain integer arguments. Failure only means coarser timers.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-        Ok(Poll { epoll, events: Vec::with_capacity(EVENTS_MAX), precise: true })
+        Ok(Poll {
+            epoll,
+            events: Vec::with_capacity(EVENTS_MAX),
+            precise: true,
+        })
     }
 
-    fn control(&self, operation: libc::c_int, fd: RawFd, token: u64, writable: bool) -> io::Result<()> {
+    fn control(
+        &self,
+        operation: libc::c_int,
+        fd: RawFd,
+        token: u64,
+        writable: bool,
+    ) -> io::Result<()> {
         let wanted = libc::EPOLLIN | libc::EPOLLRDHUP | if writable { libc::EPOLLOUT } else { 0 };
-        let mut event = libc::epoll_event { events: wanted as u32, u64: token };
+        let mut event = libc::epoll_event {
+            events: wanted as u32,
+            u64: token,
+        };
         // SAFETY: `event` lives across the call, which only reads it.
         checked(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &raw mut event) })?;
         Ok(())
@@ -90,11 +108,22 @@ impl Poll {
         if !self.precise {
             let millis = timeout.as_millis().min(3_600_000) as libc::c_int;
             // SAFETY: `events` has room for EVENTS_MAX entries.
-            count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), capacity, millis) };
+            count = unsafe {
+                libc::epoll_wait(
+                    self.epoll.as_raw_fd(),
+                    self.events.as_mut_ptr(),
+                    capacity,
+                    millis,
+                )
+            };
         }
         if count < 0 {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::Interrupted {
+                Ok(())
+            } else {
+                Err(error)
+            };
         }
         // SAFETY: the kernel filled the first `count` entries, and `count` is at most the capacity.
         unsafe { self.events.set_len(count as usize) };
@@ -142,15 +171,25 @@ impl RawAddress {
 
     fn parts(&self) -> (*const libc::sockaddr, libc::socklen_t) {
         match self {
-            RawAddress::V4(raw) => ((&raw const *raw).cast(), mem::size_of_val(raw) as libc::socklen_t),
-            RawAddress::V6(raw) => ((&raw const *raw).cast(), mem::size_of_val(raw) as libc::socklen_t),
+            RawAddress::V4(raw) => (
+                (&raw const *raw).cast(),
+                mem::size_of_val(raw) as libc::socklen_t,
+            ),
+            RawAddress::V6(raw) => (
+                (&raw const *raw).cast(),
+                mem::size_of_val(raw) as libc::socklen_t,
+            ),
         }
     }
 }
 
 /// Begins a connection and returns at once: the socket turns writable when it stands or has failed.
 pub fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let family = if target.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = if target.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
     // SAFETY: no pointers; the descriptor it returns is ours alone.
     let socket = unsafe {
         OwnedFd::from_raw_fd(checked(libc::socket(
@@ -192,7 +231,10 @@ pub fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStre
 
 /// Raises the soft limit of descriptors to the hard one and returns it.
 pub fn descriptors_max() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: both calls read or write `limit`, which lives across them.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
@@ -214,7 +256,9 @@ pub fn cpu_time() -> (Duration, Duration) {
         libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
         usage
     };
-    let duration = |t: libc::timeval| Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64);
+    let duration = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+    };
     (duration(usage.ru_utime), duration(usage.ru_stime))
 }
 

@@ -12,43 +12,95 @@ use crate::roster::{Roster, Stream};
 use crate::seed::Key;
 use std::collections::HashMap;
 
-/// A fresh whole list of one streamer, by a way that no cache of the client can touch.
-pub fn fresh_list(control: &mut Control, prefix: &str, hostname: &str) -> Result<Vec<Entry>, String> {
+/// A fresh whole list of one streamer, by a way that no cache of the client can touch. None, with a fault: what came is
+/// not a whole list.
+pub fn fresh_list(
+    control: &mut Control,
+    prefix: &str,
+    hostname: &str,
+    faults: &mut Faults,
+) -> Result<Option<Vec<Entry>>, String> {
     let path = format!("{prefix}/streamers/{hostname}/streams");
     let response = control.expect("GET", &path, None)?;
-    copy::entries_of(&response.body).map_err(|what| format!("GET {path}: {what}"))
+    match copy::entries_of(&response.body) {
+        Ok(entries) => Ok(Some(entries)),
+        Err(what) => {
+            let what = format!("the fresh list: {what}");
+            faults.add(Fault {
+                kind: FaultKind::Torn,
+                streamer: hostname.to_owned(),
+                stream: None,
+                what,
+            });
+            Ok(None)
+        }
+    }
 }
 
 /// One streamer's copy against its fresh list.
-pub fn compare_copy(hostname: &str, copy: &Copy, fresh: &[Entry], names: &Roster, faults: &mut Faults) {
+pub fn compare_copy(
+    hostname: &str,
+    copy: &Copy,
+    fresh: &[Entry],
+    names: &Roster,
+    faults: &mut Faults,
+) {
     let mut add = |kind, key: Key, what: String| {
-        faults.add(Fault { kind, streamer: hostname.to_owned(), stream: Some(names.name_of(key)), what });
+        faults.add(Fault {
+            kind,
+            streamer: hostname.to_owned(),
+            stream: Some(names.name_of(key)),
+            what,
+        });
     };
     if !copy.is_loaded() {
         let what = "never got a whole answer".to_owned();
-        faults.add(Fault { kind: FaultKind::Missed, streamer: hostname.to_owned(), stream: None, what });
+        faults.add(Fault {
+            kind: FaultKind::Missed,
+            streamer: hostname.to_owned(),
+            stream: None,
+            what,
+        });
         return;
     }
     let mut held = copy.entries().iter().peekable();
     for entry in fresh {
         while let Some(extra) = held.next_if(|held| held.key < entry.key) {
-            add(FaultKind::Missed, extra.key, "was never told that the stream is gone".into());
+            add(
+                FaultKind::Missed,
+                extra.key,
+                "was never told that the stream is gone".into(),
+            );
         }
         match held.next_if(|held| held.key == entry.key) {
-            None => add(FaultKind::Missed, entry.key, "was never told of the stream".into()),
+            None => add(
+                FaultKind::Missed,
+                entry.key,
+                "was never told of the stream".into(),
+            ),
             Some(held) if held.edit > entry.edit => {
-                let what = format!("was told of edit {}, the server now has {}", held.edit, entry.edit);
+                let what = format!(
+                    "was told of edit {}, the server now has {}",
+                    held.edit, entry.edit
+                );
                 add(FaultKind::Lost, entry.key, what);
             }
             Some(held) if held.hash != entry.hash => {
-                let what = format!("holds another content (edit {}) than the server (edit {})", held.edit, entry.edit);
+                let what = format!(
+                    "holds another content (edit {}) than the server (edit {})",
+                    held.edit, entry.edit
+                );
                 add(FaultKind::Missed, entry.key, what);
             }
             Some(_) => (),
         }
     }
     for extra in held {
-        add(FaultKind::Missed, extra.key, "was never told that the stream is gone".into());
+        add(
+            FaultKind::Missed,
+            extra.key,
+            "was never told that the stream is gone".into(),
+        );
     }
 }
 
@@ -56,32 +108,62 @@ pub fn compare_copy(hostname: &str, copy: &Copy, fresh: &[Entry], names: &Roster
 pub fn compare_roster(host: u32, fresh: &[Entry], roster: &Roster, faults: &mut Faults) {
     let hostname = &roster.hosts[host as usize].name;
     let mut add = |kind, key: Key, what: String| {
-        faults.add(Fault { kind, streamer: hostname.clone(), stream: Some(roster.name_of(key)), what });
+        faults.add(Fault {
+            kind,
+            streamer: hostname.clone(),
+            stream: Some(roster.name_of(key)),
+            what,
+        });
     };
     let assigned = &roster.hosts[host as usize].assigned;
     for key in assigned {
         if fresh.binary_search_by_key(key, |entry| entry.key).is_err() {
-            add(FaultKind::Shortened, *key, "laid out here by the list of streams, not in the streamer's list".into());
+            add(
+                FaultKind::Shortened,
+                *key,
+                "laid out here by the list of streams, not in the streamer's list".into(),
+            );
         }
     }
     for entry in fresh {
         let stream = roster.find(entry.key);
-        let belongs = assigned.binary_search(&entry.key).is_ok() || stream.is_some_and(|stream| stream.unsure);
+        let belongs = assigned.binary_search(&entry.key).is_ok()
+            || stream.is_some_and(|stream| stream.unsure);
         if !belongs {
-            add(FaultKind::Stale, entry.key, "in the streamer's list, not laid out here by the list of streams".into());
+            add(
+                FaultKind::Stale,
+                entry.key,
+                "in the streamer's list, not laid out here by the list of streams".into(),
+            );
         }
-        if let Some(stream) = stream.filter(|stream| stream.ingest == Some(host) && stream.edit != entry.edit) {
-            let what = format!("edit {} in the streamer's list, {} in the list of streams", entry.edit, stream.edit);
+        if let Some(stream) =
+            stream.filter(|stream| stream.ingest == Some(host) && stream.edit != entry.edit)
+        {
+            let what = format!(
+                "edit {} in the streamer's list, {} in the list of streams",
+                entry.edit, stream.edit
+            );
             add(FaultKind::Stale, entry.key, what);
         }
     }
 }
 
 /// Everything that was acknowledged against the operators' list.
-pub fn compare_promises(edits: &[Edit], moves: &[Move], before: &Roster, now: &Roster, faults: &mut Faults) {
+pub fn compare_promises(
+    edits: &[Edit],
+    moves: &[Move],
+    before: &Roster,
+    now: &Roster,
+    faults: &mut Faults,
+) {
     let mut lost = |host: u32, key: Key, what: String| {
         let streamer = before.hosts[host as usize].name.clone();
-        faults.add(Fault { kind: FaultKind::Lost, streamer, stream: Some(before.name_of(key)), what });
+        faults.add(Fault {
+            kind: FaultKind::Lost,
+            streamer,
+            stream: Some(before.name_of(key)),
+            what,
+        });
     };
     let mut last_edits = HashMap::new();
     for edit in edits.iter().filter(|edit| edit.acked.is_some()) {
@@ -90,12 +172,24 @@ pub fn compare_promises(edits: &[Edit], moves: &[Move], before: &Roster, now: &R
     for edit in last_edits.values() {
         let (_, stamp) = edit.acked.expect("only acknowledged ones were kept");
         match now.find(edit.stream) {
-            None => lost(edit.host, edit.stream, format!("edit {} was acknowledged, the stream is gone", edit.seq)),
+            None => lost(
+                edit.host,
+                edit.stream,
+                format!("edit {} was acknowledged, the stream is gone", edit.seq),
+            ),
             Some(Stream { edit: found, .. }) if *found < edit.seq => {
-                lost(edit.host, edit.stream, format!("edit {} was acknowledged, the server has {found}", edit.seq));
+                lost(
+                    edit.host,
+                    edit.stream,
+                    format!("edit {} was acknowledged, the server has {found}", edit.seq),
+                );
             }
             Some(Stream { updated_at, .. }) if *updated_at < stamp => {
-                lost(edit.host, edit.stream, format!("acknowledged with updated_at {stamp}, now it is {updated_at}"));
+                lost(
+                    edit.host,
+                    edit.stream,
+                    format!("acknowledged with updated_at {stamp}, now it is {updated_at}"),
+                );
             }
             Some(_) => (),
         }
@@ -106,9 +200,16 @@ pub fn compare_promises(edits: &[Edit], moves: &[Move], before: &Roster, now: &R
     }
     for moved in last_moves.values().filter(|moved| moved.acked.is_some()) {
         let wanted = &before.hosts[moved.to as usize].name;
-        let found = now.find(moved.stream).and_then(|stream| stream.ingest).map(|host| &now.hosts[host as usize].name);
+        let found = now
+            .find(moved.stream)
+            .and_then(|stream| stream.ingest)
+            .map(|host| &now.hosts[host as usize].name);
         if found != Some(wanted) {
-            lost(moved.to, moved.stream, format!("a move to {wanted} was acknowledged, the stream is on {found:?}"));
+            lost(
+                moved.to,
+                moved.stream,
+                format!("a move to {wanted} was acknowledged, the stream is on {found:?}"),
+            );
         }
     }
 }
@@ -118,8 +219,10 @@ mod tests {
     use super::*;
 
     fn list(items: &[(&str, &str)]) -> String {
-        let items: Vec<String> =
-            items.iter().map(|(name, title)| format!(r#"{{"name":"{name}","title":"{title}"}}"#)).collect();
+        let items: Vec<String> = items
+            .iter()
+            .map(|(name, title)| format!(r#"{{"name":"{name}","title":"{title}"}}"#))
+            .collect();
         format!(r#"{{"streams":[{}]}}"#, items.join(","))
     }
 
@@ -141,7 +244,13 @@ mod tests {
         copy.take(list(held).as_bytes(), &[], &mut copy::Notes::default());
         let fresh = copy::entries_of(list(fresh).as_bytes()).unwrap();
         let mut faults = Faults::default();
-        compare_copy("s1", &copy, &fresh, &Roster::new(&["s1"], vec![stream("a", 0)]), &mut faults);
+        compare_copy(
+            "s1",
+            &copy,
+            &fresh,
+            &Roster::new(&["s1"], vec![stream("a", 0)]),
+            &mut faults,
+        );
         faults
     }
 
@@ -159,7 +268,11 @@ mod tests {
         assert_eq!(newer.shown[0].stream.as_deref(), Some("a"));
         let mut faults = Faults::default();
         compare_copy("s1", &Copy::default(), &[], &Roster::default(), &mut faults);
-        assert_eq!(faults.count(FaultKind::Missed), 1, "an empty list is no excuse for never having had one");
+        assert_eq!(
+            faults.count(FaultKind::Missed),
+            1,
+            "an empty list is no excuse for never having had one"
+        );
     }
 
     #[test]
@@ -167,30 +280,82 @@ mod tests {
         let roster = Roster::new(&["s1"], vec![stream("a", 3), stream("b", 0)]);
         let check = |items: &[(&str, &str)]| {
             let mut faults = Faults::default();
-            compare_roster(0, &copy::entries_of(list(items).as_bytes()).unwrap(), &roster, &mut faults);
+            compare_roster(
+                0,
+                &copy::entries_of(list(items).as_bytes()).unwrap(),
+                &roster,
+                &mut faults,
+            );
             faults
         };
         assert_eq!(check(&[("a", "edit=3"), ("b", "")]).total(), 0);
         assert_eq!(check(&[("a", "edit=3")]).count(FaultKind::Shortened), 1);
-        assert_eq!(check(&[("a", "edit=2"), ("b", "")]).count(FaultKind::Stale), 1);
-        assert_eq!(check(&[("a", "edit=3"), ("b", ""), ("c", "")]).count(FaultKind::Stale), 1);
+        assert_eq!(
+            check(&[("a", "edit=2"), ("b", "")]).count(FaultKind::Stale),
+            1
+        );
+        assert_eq!(
+            check(&[("a", "edit=3"), ("b", ""), ("c", "")]).count(FaultKind::Stale),
+            1
+        );
     }
 
     #[test]
     fn what_was_acknowledged_must_be_there() {
         let before = Roster::new(&["s1", "s2"], vec![stream("a", 0)]);
-        let edit = |seq, stamp| Edit { seq, stream: Key::of("a"), host: 0, intended: 0, acked: Some((1, stamp)) };
+        let edit = |seq, stamp| Edit {
+            seq,
+            stream: Key::of("a"),
+            host: 0,
+            intended: 0,
+            acked: Some((1, stamp)),
+        };
         let check = |edits: &[Edit], moves: &[Move], now: Vec<Stream>| {
             let mut faults = Faults::default();
-            compare_promises(edits, moves, &before, &Roster::new(&["s1", "s2"], now), &mut faults);
+            compare_promises(
+                edits,
+                moves,
+                &before,
+                &Roster::new(&["s1", "s2"], now),
+                &mut faults,
+            );
             faults.count(FaultKind::Lost)
         };
-        assert_eq!(check(&[edit(1, 4), edit(2, 5)], &[], vec![stream("a", 2)]), 0);
-        assert_eq!(check(&[edit(1, 4), edit(2, 5)], &[], vec![stream("a", 1)]), 1);
-        assert_eq!(check(&[edit(2, 6)], &[], vec![stream("a", 2)]), 1, "the stamp went back");
+        assert_eq!(
+            check(&[edit(1, 4), edit(2, 5)], &[], vec![stream("a", 2)]),
+            0
+        );
+        assert_eq!(
+            check(&[edit(1, 4), edit(2, 5)], &[], vec![stream("a", 1)]),
+            1
+        );
+        assert_eq!(
+            check(&[edit(2, 6)], &[], vec![stream("a", 2)]),
+            1,
+            "the stamp went back"
+        );
         assert_eq!(check(&[edit(2, 5)], &[], vec![]), 1);
-        let moved = Move { stream: Key::of("a"), from: 0, to: 1, sent: 0, acked: Some(1) };
-        assert_eq!(check(&[], std::slice::from_ref(&moved), vec![stream("a", 0)]), 1);
-        assert_eq!(check(&[], std::slice::from_ref(&moved), vec![Stream { ingest: Some(1), ..stream("a", 0) }]), 0);
+        let moved = Move {
+            stream: Key::of("a"),
+            from: 0,
+            to: 1,
+            sent: 0,
+            acked: Some(1),
+        };
+        assert_eq!(
+            check(&[], std::slice::from_ref(&moved), vec![stream("a", 0)]),
+            1
+        );
+        assert_eq!(
+            check(
+                &[],
+                std::slice::from_ref(&moved),
+                vec![Stream {
+                    ingest: Some(1),
+                    ..stream("a", 0)
+                }]
+            ),
+            0
+        );
     }
 }

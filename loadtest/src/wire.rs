@@ -46,12 +46,19 @@ impl Response {
         match self.encoding {
             Encoding::Identity => return Ok(self.body.as_slice().into()),
             Encoding::Gzip => {
-                let mut reader = flate2::read::GzDecoder::new(self.body.as_slice()).take(BODY_BYTES_MAX);
-                reader.read_to_end(&mut plain).map_err(|_| "broken gzip body")?;
+                let mut reader =
+                    flate2::read::GzDecoder::new(self.body.as_slice()).take(BODY_BYTES_MAX);
+                reader
+                    .read_to_end(&mut plain)
+                    .map_err(|_| "broken gzip body")?;
             }
             Encoding::Zstd => {
-                let decoder = zstd::Decoder::with_buffer(self.body.as_slice()).map_err(|_| "broken zstd body")?;
-                decoder.take(BODY_BYTES_MAX).read_to_end(&mut plain).map_err(|_| "broken zstd body")?;
+                let decoder = zstd::Decoder::with_buffer(self.body.as_slice())
+                    .map_err(|_| "broken zstd body")?;
+                decoder
+                    .take(BODY_BYTES_MAX)
+                    .read_to_end(&mut plain)
+                    .map_err(|_| "broken zstd body")?;
             }
             Encoding::Unknown => return Err("content coding we did not ask for"),
         }
@@ -79,7 +86,11 @@ pub struct Parser {
 
 impl Default for Parser {
     fn default() -> Parser {
-        Parser { state: State::Head, held: Vec::new(), response: Response::default() }
+        Parser {
+            state: State::Head,
+            held: Vec::new(),
+            response: Response::default(),
+        }
     }
 }
 
@@ -90,7 +101,11 @@ impl Parser {
     }
 
     /// Takes bytes and calls `each` for every response that is complete.
-    pub fn feed(&mut self, mut bytes: &[u8], each: &mut dyn FnMut(Response)) -> Result<(), &'static str> {
+    pub fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        each: &mut dyn FnMut(Response),
+    ) -> Result<(), &'static str> {
         while !bytes.is_empty() {
             let used = match self.state {
                 State::Head => self.head(bytes, each)?,
@@ -98,7 +113,9 @@ impl Parser {
                     let take = left.min(bytes.len() as u64) as usize;
                     self.response.body.extend_from_slice(&bytes[..take]);
                     self.response.wire_bytes += take as u64;
-                    self.state = State::Body { left: left - take as u64 };
+                    self.state = State::Body {
+                        left: left - take as u64,
+                    };
                     if left == take as u64 {
                         self.finish(each);
                     }
@@ -118,8 +135,13 @@ impl Parser {
                     }
                     self.response.body.extend_from_slice(&bytes[..take]);
                     self.response.wire_bytes += take as u64;
-                    self.state =
-                        if left == take as u64 { State::ChunkEnd } else { State::ChunkData { left: left - take as u64 } };
+                    self.state = if left == take as u64 {
+                        State::ChunkEnd
+                    } else {
+                        State::ChunkData {
+                            left: left - take as u64,
+                        }
+                    };
                     take
                 }
                 State::ChunkEnd => match self.line(bytes)? {
@@ -176,23 +198,41 @@ impl Parser {
     }
 
     fn chunk_size(&mut self, line: &[u8]) -> Result<(), &'static str> {
-        let digits = line.iter().position(|b| !b.is_ascii_hexdigit()).unwrap_or(line.len());
-        if digits == 0 || digits > 15 || !matches!(line.get(digits), None | Some(b';' | b' ' | b'\t')) {
+        let digits = line
+            .iter()
+            .position(|b| !b.is_ascii_hexdigit())
+            .unwrap_or(line.len());
+        if digits == 0
+            || digits > 15
+            || !matches!(line.get(digits), None | Some(b';' | b' ' | b'\t'))
+        {
             return Err("bad chunk size");
         }
         let text = std::str::from_utf8(&line[..digits]).map_err(|_| "bad chunk size")?;
         let size = u64::from_str_radix(text, 16).map_err(|_| "bad chunk size")?;
-        self.state = if size == 0 { State::Trailer } else { State::ChunkData { left: size } };
+        self.state = if size == 0 {
+            State::Trailer
+        } else {
+            State::ChunkData { left: size }
+        };
         Ok(())
     }
 
-    fn head(&mut self, bytes: &[u8], each: &mut dyn FnMut(Response)) -> Result<usize, &'static str> {
+    fn head(
+        &mut self,
+        bytes: &[u8],
+        each: &mut dyn FnMut(Response),
+    ) -> Result<usize, &'static str> {
         let end_of = |bytes: &[u8]| memchr::memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4);
         let (used, held);
         let head: &[u8] = if self.held.is_empty() {
             let Some(end) = end_of(bytes) else {
                 self.held.extend_from_slice(bytes);
-                return if self.held.len() > HEAD_BYTES_MAX { Err("head too long") } else { Ok(bytes.len()) };
+                return if self.held.len() > HEAD_BYTES_MAX {
+                    Err("head too long")
+                } else {
+                    Ok(bytes.len())
+                };
             };
             used = end;
             &bytes[..end]
@@ -203,7 +243,11 @@ impl Parser {
             self.held.extend_from_slice(&bytes[..take]);
             let from = before.saturating_sub(3);
             let Some(end) = end_of(&self.held[from..]).map(|end| from + end) else {
-                return if self.held.len() > HEAD_BYTES_MAX { Err("head too long") } else { Ok(take) };
+                return if self.held.len() > HEAD_BYTES_MAX {
+                    Err("head too long")
+                } else {
+                    Ok(take)
+                };
             };
             used = end - before;
             held = std::mem::take(&mut self.held);
@@ -240,7 +284,10 @@ fn parse_head(head: &[u8]) -> Result<(Response, Framing), &'static str> {
     let status_line = lines.next().unwrap_or_default();
     let rest = status_line.strip_prefix("HTTP/1.").ok_or("not HTTP/1")?;
     let (minor, rest) = rest.split_once(' ').ok_or("bad status line")?;
-    let digits = rest.get(..3).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).ok_or("bad status line")?;
+    let digits = rest
+        .get(..3)
+        .filter(|d| d.bytes().all(|b| b.is_ascii_digit()))
+        .ok_or("bad status line")?;
     let mut response = Response {
         status: digits.parse().map_err(|_| "bad status line")?,
         wire_bytes: head.len() as u64,
@@ -266,7 +313,9 @@ fn parse_head(head: &[u8]) -> Result<(Response, Framing), &'static str> {
             }
             chunked = true;
         } else if name.eq_ignore_ascii_case("connection") {
-            response.close |= value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"));
+            response.close |= value
+                .split(',')
+                .any(|option| option.trim().eq_ignore_ascii_case("close"));
         } else if name.eq_ignore_ascii_case("etag") {
             response.etag = Some(value.into());
         } else if name.eq_ignore_ascii_case("retry-after") {
@@ -291,10 +340,24 @@ fn parse_head(head: &[u8]) -> Result<(Response, Framing), &'static str> {
 }
 
 /// Writes one request. `fields` are further header lines, each ended by CRLF.
-pub fn write_request(out: &mut Vec<u8>, method: &str, target: &str, host: &str, fields: &str, body: Option<&[u8]>) {
-    let _ = write!(out, "{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}");
+pub fn write_request(
+    out: &mut Vec<u8>,
+    method: &str,
+    target: &str,
+    host: &str,
+    fields: &str,
+    body: Option<&[u8]>,
+) {
+    let _ = write!(
+        out,
+        "{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}"
+    );
     if let Some(body) = body {
-        let _ = write!(out, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = write!(
+            out,
+            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         out.extend_from_slice(body);
     } else {
         out.extend_from_slice(b"\r\n");
@@ -337,7 +400,10 @@ mod tests {
     #[test]
     fn responses_are_read_with_their_framing_and_fields() {
         let found = parse(&[STREAM]).unwrap();
-        assert_eq!(found.iter().map(|r| r.status).collect::<Vec<_>>(), [200, 304, 200, 204, 503]);
+        assert_eq!(
+            found.iter().map(|r| r.status).collect::<Vec<_>>(),
+            [200, 304, 200, 204, 503]
+        );
         assert_eq!(found[0].body, b"hello");
         assert_eq!(found[0].etag.as_deref(), Some("\"7-1\""));
         assert_eq!(found[1].etag.as_deref(), Some("\"7-2\""));
@@ -346,7 +412,10 @@ mod tests {
         assert!(found[4].close && !found[0].close);
         assert_eq!(found[4].retry_after, Some(3));
         let interim = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".len();
-        assert_eq!(found.iter().map(|r| r.wire_bytes).sum::<u64>() as usize, STREAM.len() - interim);
+        assert_eq!(
+            found.iter().map(|r| r.wire_bytes).sum::<u64>() as usize,
+            STREAM.len() - interim
+        );
     }
 
     #[test]
@@ -355,13 +424,18 @@ mod tests {
         let bytes: Vec<&[u8]> = STREAM.chunks(1).collect();
         assert_eq!(parse(&bytes).unwrap(), whole, "byte by byte");
         for cut in 0..=STREAM.len() {
-            assert_eq!(parse(&[&STREAM[..cut], &STREAM[cut..]]).unwrap(), whole, "cut at {cut}");
+            assert_eq!(
+                parse(&[&STREAM[..cut], &STREAM[cut..]]).unwrap(),
+                whole,
+                "cut at {cut}"
+            );
         }
         let mut random = Random::new(1);
         for round in 0..300 {
             let (mut rest, mut pieces) = (STREAM, Vec::new());
             while !rest.is_empty() {
-                let (piece, tail) = rest.split_at(1 + random.below(rest.len().min(1 + round) as u64) as usize);
+                let (piece, tail) =
+                    rest.split_at(1 + random.below(rest.len().min(1 + round) as u64) as usize);
                 pieces.push(piece);
                 rest = tail;
             }
@@ -384,13 +458,22 @@ mod tests {
         ] {
             for pieces in [vec![bad.as_bytes()], bad.as_bytes().chunks(1).collect()] {
                 let mut parser = Parser::default();
-                let result: Result<(), _> = pieces.iter().try_for_each(|p| parser.feed(p, &mut |_| ()));
+                let result: Result<(), _> =
+                    pieces.iter().try_for_each(|p| parser.feed(p, &mut |_| ()));
                 assert!(result.is_err(), "{bad:?}");
             }
         }
         let mut parser = Parser::default();
-        parser.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", &mut |_| panic!("not whole")).unwrap();
-        assert!(!parser.is_between_responses(), "the end of the connection here is a loss");
+        parser
+            .feed(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
+                &mut |_| panic!("not whole"),
+            )
+            .unwrap();
+        assert!(
+            !parser.is_between_responses(),
+            "the end of the connection here is a loss"
+        );
     }
 
     #[test]
