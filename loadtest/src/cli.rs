@@ -10,7 +10,10 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 /// Load tool of Weir: fleets of simulated streamers and operators, measured open-loop, with a proof at the end.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 120)]
+#[command(version, about, max_term_width = 120, args_override_self = true)]
+#[command(
+    after_help = "Exit codes: 0 passed, 1 failed (faults, errors, no answers), 2 wrong usage or a target that is refused."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -456,3 +456,93 @@ pub fn run(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const HOUR: Nanos = 3_600_000_000_000;
+
+    /// Turns the loop until `count` completions came.
+    fn collect(net: &mut Net, count: usize) -> Vec<Completion> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            net.turn(Duration::from_millis(20)).unwrap();
+            found.extend(std::iter::from_fn(|| net.take_completed()));
+        }
+        found
+    }
+
+    fn start() -> (TcpListener, Net) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let net = Net::new(Clock::start(), listener.local_addr().unwrap(), &[]).unwrap();
+        (listener, net)
+    }
+
+    #[test]
+    fn every_request_ends_in_one_completion_also_when_the_connection_ends_inside_an_answer() {
+        let (listener, mut net) = start();
+        let conn = net.open(3, 17).unwrap();
+        for intended in [1, 2, 3] {
+            net.send(conn, b"GET / HTTP/1.1\r\n\r\n", intended, HOUR);
+        }
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").unwrap();
+        let first = collect(&mut net, 1);
+        assert!(
+            first.len() == 1
+                && first[0].outcome.as_ref().unwrap().body == b"ok"
+                && !first[0].closed
+        );
+        assert_eq!(
+            (
+                first[0].driver,
+                first[0].user,
+                first[0].times.unwrap().intended
+            ),
+            (3, 17, 1)
+        );
+        server.shutdown(std::net::Shutdown::Write).unwrap();
+        let rest = collect(&mut net, 2);
+        assert_eq!(
+            rest.iter()
+                .map(|c| c.times.unwrap().intended)
+                .collect::<Vec<_>>(),
+            [2, 3]
+        );
+        assert!(
+            rest.iter().all(|c| c.closed && c.outcome.is_err()),
+            "half an answer is none"
+        );
+        net.send(conn, b"x", 4, HOUR);
+        assert!(!net.has_completed(), "the connection is gone");
+    }
+
+    #[test]
+    fn a_request_without_an_answer_fails_and_a_refused_connection_fails_too() {
+        let (listener, mut net) = start();
+        let conn = net.open(0, 0).unwrap();
+        net.send(conn, b"GET / HTTP/1.1\r\n\r\n", 0, 1);
+        let late = collect(&mut net, 1);
+        assert_eq!(late[0].outcome, Err(Failure("timeout".into())));
+        drop(listener);
+        let failure = match net.open(0, 0) {
+            Ok(conn) => {
+                net.send(conn, b"x", 0, HOUR);
+                collect(&mut net, 1).remove(0).outcome.unwrap_err()
+            }
+            Err(failure) => failure,
+        };
+        assert_eq!(failure.0, "connect: ConnectionRefused");
+    }
+
+    #[test]
+    fn an_idle_connection_that_ends_is_told_without_a_request() {
+        let (listener, mut net) = start();
+        let conn = net.open(0, 5).unwrap();
+        drop(listener.accept().unwrap());
+        let told = collect(&mut net, 1).remove(0);
+        assert!(told.conn == conn && told.closed && told.times.is_none());
+    }
+}

@@ -542,12 +542,15 @@ impl Streamers {
         };
         // Parked streamers could still be told something about streams they back up: they get the time in which
         // everybody must have been told.
-        let grace = match self.options.habit {
-            Habit::Park { .. } => self.plan.times.grace,
-            _ => 0,
+        let (grace, rounds) = match self.options.habit {
+            Habit::Park { .. } => (self.plan.times.grace, 0),
+            Habit::Poll { interval } => (0, 2 * interval), // everybody must have had its turn
+            Habit::Storm { .. } => (0, 0),
         };
         let knows_all = settling.left == 0 && now >= settling.quiet_since + grace;
-        if (knows_all || now > settling.since + self.plan.times.settle) && !net.has_completed() {
+        if (knows_all || now > settling.since + self.plan.times.settle + rounds)
+            && !net.has_completed()
+        {
             for agent in &mut self.agents {
                 if let Some(conn) = agent.conn.take() {
                     net.close(conn);

@@ -227,7 +227,7 @@ fn a_right_server_passes_storms_and_everything_together() {
 }
 
 fn planted(bug: Bug, kind: &str, arguments: &[&str]) {
-    let (passed, report) = run_short(cluster(bug), arguments);
+    let (passed, report) = run_short(cluster(bug), &[arguments, &["--settle", "2s"]].concat());
     assert!(
         !passed && fault(&report, kind) > 0,
         "{bug:?} must be found as {kind}: {report}"
@@ -275,9 +275,7 @@ fn an_edit_that_a_parked_streamer_is_never_told_fails_the_run() {
     planted(
         Bug::ForgetsToTell,
         "missed",
-        &[
-            "longpoll", "--edits", "60", "--settle", "2s", "--grace", "300ms",
-        ],
+        &["longpoll", "--edits", "60", "--grace", "300ms"],
     );
 }
 
