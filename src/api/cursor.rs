@@ -146,22 +146,21 @@ impl Cursor {
         for pair in pairs(inner) {
             let (name, value) = pair.ok()?;
             let value = value?;
-            if let Some(special) = name.strip_prefix('$') {
-                match special {
-                    "reversed" => reversed = true,
-                    "revision" => revision = Some(value.parse().ok()?),
-                    // Compared below, with everything else.
-                    "query" => {}
-                    _ => return None,
+            match &*name {
+                "$reversed" => reversed = true,
+                "$revision" => revision = Some(value.parse().ok()?),
+                // Compared below, with everything else.
+                "$query" => {}
+                _ if operator(&name, key_sort).is_some() => {
+                    key = Some(value.into_owned().into_boxed_str());
                 }
-            } else if operator(&name, key_sort).is_some() {
-                key = Some(value.into_owned().into_boxed_str());
-            } else {
-                let (place, mark) = value_sorts
-                    .iter()
-                    .enumerate()
-                    .find_map(|(i, sort)| Some((i, operator(&name, sort)?)))?;
-                values[place] = parse_value(mark, value, value_sorts[place].numeric)?;
+                _ => {
+                    let (place, mark) = value_sorts
+                        .iter()
+                        .enumerate()
+                        .find_map(|(i, sort)| Some((i, operator(&name, sort)?)))?;
+                    values[place] = parse_value(mark, value, value_sorts[place].numeric)?;
+                }
             }
         }
         let cursor = Cursor {
@@ -276,5 +275,240 @@ pub(super) fn encode_component(text: &str, out: &mut String) {
                 out.push(char::from(HEX[usize::from(byte & 15)]));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sort(text: &str) -> Vec<SortKey> {
+        text.split(',')
+            .map(|piece| {
+                let path = piece.trim_start_matches('-');
+                SortKey {
+                    path: Path::new(path),
+                    descending: piece.starts_with('-'),
+                    numeric: matches!(path, "stats.bitrate" | "updated_at" | "n"),
+                }
+            })
+            .collect()
+    }
+
+    fn question(sort: &[SortKey], selective: bool) -> Question<'_> {
+        Question {
+            sort,
+            fingerprint: xxhash_rust::xxh3::xxh3_64(format!("{sort:?}").as_bytes()),
+            selective,
+        }
+    }
+
+    fn cursor(values: &[SortValue<'static>], key: &str, reversed: bool) -> Cursor {
+        Cursor {
+            position: Position {
+                values: values.into(),
+                key: key.into(),
+            },
+            reversed,
+            revision: None,
+        }
+    }
+
+    fn number(value: u64) -> SortValue<'static> {
+        SortValue::Number(Number::Unsigned(value))
+    }
+
+    fn text(value: &str) -> SortValue<'static> {
+        SortValue::Text(Cow::Owned(value.to_owned()))
+    }
+
+    #[test]
+    fn the_outer_form_is_that_of_the_reference() {
+        let bitrate = number(2543);
+        let cases: [(&str, &[SortValue<'_>], &str, bool, &str, &str); 9] = [
+            ("$position", &[], "0", false, "%24position_gt=0", "JTI0cG9zaXRpb25fZ3Q9MA=="),
+            ("$position", &[], "1", false, "%24position_gt=1", "JTI0cG9zaXRpb25fZ3Q9MQ=="),
+            (
+                "$position",
+                &[],
+                "1",
+                true,
+                "%24position_lt=1&%24reversed=true",
+                "JTI0cG9zaXRpb25fbHQ9MSYlMjRyZXZlcnNlZD10cnVl",
+            ),
+            ("name", &[], "c/03", false, "name_gt=c%2F03", "bmFtZV9ndD1jJTJGMDM="),
+            (
+                "name",
+                &[],
+                "c/04",
+                true,
+                "name_lt=c%2F04&%24reversed=true",
+                "bmFtZV9sdD1jJTJGMDQmJTI0cmV2ZXJzZWQ9dHJ1ZQ==",
+            ),
+            ("name", &[], "cam 1", false, "name_gt=cam+1", "bmFtZV9ndD1jYW0rMQ=="),
+            (
+                "-stats.bitrate,name",
+                &[bitrate],
+                "cam9",
+                false,
+                "name_gt=cam9&stats.bitrate_lt=2543",
+                "bmFtZV9ndD1jYW05JnN0YXRzLmJpdHJhdGVfbHQ9MjU0Mw==",
+            ),
+            ("-id", &[], "1234567", false, "id_lt=1234567", "aWRfbHQ9MTIzNDU2Nw=="),
+            (
+                "updated_at",
+                &[],
+                "1637094994000",
+                false,
+                "updated_at_gt=1637094994000",
+                "dXBkYXRlZF9hdF9ndD0xNjM3MDk0OTk0MDAw",
+            ),
+        ];
+        for (order, values, key, reversed, inner, outer) in cases {
+            let sort = sort(order);
+            let question = question(&sort, false);
+            let cursor = cursor(values, key, reversed);
+            assert_eq!(cursor.inner(&question), inner);
+            assert_eq!(cursor.encode(&question), outer);
+            assert_eq!(Cursor::decode(outer, &question), Some(cursor));
+        }
+    }
+
+    /// Every combination of classes of values, directions and questions.
+    fn samples(mut each: impl FnMut(&Question<'_>, Cursor)) {
+        let values = [
+            SortValue::Absent,
+            number(0),
+            number(u64::MAX),
+            SortValue::Number(Number::Negative(i64::MIN)),
+            SortValue::Number(Number::Float(1e300)),
+            SortValue::Number(Number::Float(-2.5e-7)),
+            text(""),
+            text("2543"),
+            text("true"),
+            text("a&b=c%+ \u{0}é😀"),
+            text(&"é".repeat(SORT_TEXT_BYTES_MAX / 2)),
+            SortValue::Bool(false),
+            SortValue::Bool(true),
+            SortValue::Structure,
+        ];
+        for order in ["n,name", "-n,-name", "s,name", "n,s,name", "s,-n,-name"] {
+            let sort = sort(order);
+            for selective in [false, true] {
+                for (i, first) in values.iter().enumerate() {
+                    let second = &values[(i * 5 + 3) % values.len()];
+                    let used = [first.clone(), second.clone()];
+                    for reversed in [false, true] {
+                        let mut cursor = cursor(&used[..sort.len() - 1], "a/b c", reversed);
+                        cursor.revision = (i % 3 == 0).then_some(i as u64);
+                        each(&question(&sort, selective), cursor);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_place_survives_its_text() {
+        samples(|question, cursor| {
+            let text = cursor.encode(question);
+            assert!(text.len() <= CURSOR_BYTES_MAX);
+            assert_eq!(Cursor::decode(&text, question).as_ref(), Some(&cursor), "{text}");
+        });
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_or_names_another_place_of_the_same_order() {
+        samples(|question, cursor| {
+            let text = cursor.encode(question);
+            let hashed = cursor.inner(question).contains("%24query=");
+            for bit in 0..text.len() * 8 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let Ok(damaged) = String::from_utf8(bytes) else {
+                    continue;
+                };
+                if let Some(other) = Cursor::decode(&damaged, question) {
+                    assert!(!hashed, "{damaged} was taken for {text}");
+                    assert_eq!(other.encode(question), damaged);
+                    assert_ne!(other, cursor);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_cursor_of_another_question_is_refused() {
+        let by_name = sort("name");
+        let by_number = sort("n,name");
+        let by_number_down = sort("-n,name");
+        let position = cursor(&[], "a", false);
+        let plain = position.encode(&question(&by_name, false));
+        assert!(Cursor::decode(&plain, &question(&by_name, true)).is_none());
+        assert!(Cursor::decode(&plain, &question(&by_number, false)).is_none());
+        assert!(Cursor::decode(&plain, &question(&sort("-name"), false)).is_none());
+        let absent = cursor(&[SortValue::Absent], "a", false).encode(&question(&by_number, false));
+        assert!(Cursor::decode(&absent, &question(&by_name, false)).is_none());
+        assert!(Cursor::decode(&absent, &question(&by_number_down, false)).is_none());
+        let filtered = position.encode(&question(&by_name, true));
+        let other = Question {
+            fingerprint: 8,
+            ..question(&by_name, true)
+        };
+        assert!(Cursor::decode(&filtered, &other).is_none());
+        assert!(Cursor::decode(&filtered, &question(&by_name, false)).is_none());
+    }
+
+    #[test]
+    fn hostile_cursors_are_refused() {
+        let sort = sort("n,name");
+        let question = question(&sort, false);
+        let long = "A".repeat(CURSOR_BYTES_MAX + 4);
+        for inner in [
+            "",
+            "&",
+            "=",
+            "name_gt",
+            "name_gt=a",
+            "n_gt=1",
+            "n_gt=1&name_gt=a",
+            "name_gt=a&n_gt=x",
+            "n_gt=1&name_gt=a&name_gt=b",
+            "name_gt=a&n_gt=1e999",
+            "name_gt=a&n_gt=%",
+            "name_gt=a&n_gt=%ff",
+            "name_gt=%00%ff&n_gt=1",
+            "name_gt=a&n_gt=1&%24reversed=true",
+            "name_lt=a&n_lt=1",
+            "name_gt=a&n_gt%24text%24text=1",
+            "name_gt=a&n_gt%24other=maybe",
+            "name_gt=a&n_gt%24query=1",
+            "name_gt=a&n_gt=1&%24query=0000000000000000",
+            "name_gt=a&n_gt=1&%24revision=-1",
+            "name_gt=a&n_gt=1&%24revision=99999999999999999999",
+            "name_gt=a&n_gt=01",
+            "$position_gt=0",
+        ] {
+            let text = STANDARD.encode(inner);
+            if let Some(cursor) = Cursor::decode(&text, &question) {
+                assert_eq!(cursor.inner(&question), inner);
+                assert_eq!(inner, "n_gt=1&name_gt=a", "this one is in order");
+            } else {
+                assert_ne!(inner, "n_gt=1&name_gt=a");
+            }
+        }
+        for text in ["A", "AAA", "====", "bmFtZV9ndD1jJTJGMDM", "bmFtZV9ndD1jJTJGMDN=", "\u{e9}", &long] {
+            assert!(Cursor::decode(text, &question).is_none());
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        let long = format!("a{}", "é".repeat(SORT_TEXT_BYTES_MAX));
+        let SortValue::Text(cut) = SortValue::text(Cow::Borrowed(&long)) else {
+            panic!("a text stays a text");
+        };
+        assert_eq!(cut.len(), SORT_TEXT_BYTES_MAX - 1);
+        assert!(long.starts_with(&*cut));
     }
 }

@@ -722,3 +722,250 @@ mod narrow {
 
 #[cfg(not(target_arch = "x86_64"))]
 use narrow as wide;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Map, Value, json};
+
+    /// Random numbers from a seed; the seed is in the message of every assertion that depends on it.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }
+
+        fn below(&mut self, bound: usize) -> usize {
+            (self.next() % bound as u64) as usize
+        }
+
+        fn text(&mut self) -> String {
+            const PIECES: [&str; 16] = [
+                "a", "b", "name", "\"", "\\", "\\\\\"", "\n", "\u{1}", "{", "}", "[", "]", ",", ":",
+                "é", "😀",
+            ];
+            let length = match self.below(8) {
+                0 => self.below(70),
+                _ => self.below(5),
+            };
+            (0..length)
+                .map(|_| PIECES[self.below(PIECES.len())])
+                .collect()
+        }
+
+        fn value(&mut self, depth: usize) -> Value {
+            match self.below(if depth == 0 { 7 } else { 10 }) {
+                0 => Value::Null,
+                1 => json!(self.below(2) == 0),
+                2 => json!(self.next() >> self.below(64)),
+                3 => json!(-((self.next() >> (1 + self.below(62))) as i64)),
+                4 => json!(self.next() as f64 / 1e7 - 1e11),
+                5 | 6 => json!(self.text()),
+                7 => (0..self.below(6)).map(|_| self.value(depth - 1)).collect(),
+                _ => Value::Object(
+                    (0..self.below(9))
+                        .map(|_| (self.text(), self.value(depth - 1)))
+                        .collect::<Map<_, _>>(),
+                ),
+            }
+        }
+    }
+
+    fn agrees(text: &str, value: &Value, random: &mut Random) {
+        match value {
+            Value::Null => assert!(matches!(read(text), Scalar::Absent)),
+            Value::Bool(value) => {
+                assert!(matches!(read(text), Scalar::Bool(read) if read == *value));
+            }
+            Value::String(value) => match read(text) {
+                Scalar::Text(text) => assert_eq!(text, value.as_str()),
+                _ => panic!("{text} is a string"),
+            },
+            Value::Number(value) => match read(text) {
+                Scalar::Number(Number::Unsigned(number)) => {
+                    assert_eq!(Some(number), value.as_u64());
+                }
+                Scalar::Number(Number::Negative(number)) => {
+                    assert_eq!(Some(number), value.as_i64());
+                }
+                Scalar::Number(Number::Float(number)) => assert_eq!(Some(number), value.as_f64()),
+                _ => panic!("{text} is a number"),
+            },
+            Value::Array(values) => {
+                let read: Vec<&str> = elements(text).collect();
+                assert_eq!(read.len(), values.len(), "{text}");
+                for (text, value) in read.iter().zip(values) {
+                    agrees(text, value, random);
+                }
+            }
+            Value::Object(values) => {
+                assert_eq!(members(text).count(), values.len(), "{text}");
+                for ((name, text), (expected, value)) in members(text).zip(values) {
+                    assert_eq!(unescape(name).as_deref(), Some(&**expected));
+                    agrees(text, value, random);
+                }
+                for (name, value) in values {
+                    assert_eq!(member(text, name), Some(&*value.to_string()), "{name} in {text}");
+                }
+                let other = random.text();
+                assert_eq!(
+                    member(text, &other).map(str::to_owned),
+                    values.get(&other).map(Value::to_string)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_place_is_what_a_parser_reads() {
+        for seed in 0..3000 {
+            let mut random = Random(seed);
+            let value = random.value(5);
+            let text = value.to_string();
+            agrees(&text, &value, &mut random);
+        }
+    }
+
+    #[test]
+    fn a_long_container_is_skipped_whatever_its_strings_contain() {
+        for seed in 0..400 {
+            let mut random = Random(seed);
+            let noise: Vec<Value> = (0..40).map(|_| random.value(3)).collect();
+            let text = json!({"a": noise, "b": {"c": 7}}).to_string();
+            assert_eq!(member(&text, "b"), Some(r#"{"c":7}"#), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_canonical_gives_an_answer_and_no_panic() {
+        for seed in 0..6000 {
+            let mut random = Random(seed);
+            let mut bytes = random.value(4).to_string().into_bytes();
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len());
+                match random.below(4) {
+                    0 => bytes.truncate(at + 1),
+                    1 => bytes[at] = b"\"\\{}[],:0\xff"[random.below(10)],
+                    2 => bytes[at] ^= 1 << random.below(8),
+                    _ => bytes.insert(at, b"\"\\{}[],:0n"[random.below(10)]),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            let path: Vec<Box<str>> = vec!["a".into(), "b".into()];
+            member(&text, "name");
+            members(&text).for_each(drop);
+            elements(&text).for_each(drop);
+            any(&text, &path, true, &mut |_| false);
+            let wanted = [Projection {
+                name: "a".into(),
+                below: vec![Projection {
+                    name: "b".into(),
+                    below: Vec::new(),
+                }],
+            }];
+            project(&text, &wanted, &mut Vec::new());
+            read(&text);
+        }
+        // Deeper than the stack would bear if every bracket took a frame.
+        let deep = "[".repeat(1_000_000);
+        assert!(!any(&deep, &[], true, &mut |_| true));
+        let deep = "[".repeat(1_000) + &"]".repeat(1_000);
+        assert!(!any(&deep, &[], true, &mut |_| true));
+        project(&deep, &[Projection { name: "a".into(), below: Vec::new() }], &mut Vec::new());
+    }
+
+    #[test]
+    fn wide_and_narrow_search_find_the_same() {
+        let mut random = Random(1);
+        for _ in 0..2000 {
+            let mut block = [0; 64];
+            for byte in &mut block {
+                *byte = b"\"\\{}[]aZ\x00\xff\xa2\xdc\x22\x23\x7a\x5a"[random.below(16)];
+            }
+            let (a, b) = (wide::masks(&block), narrow::masks(&block));
+            assert_eq!(
+                (a.quote, a.escape, a.open, a.close),
+                (b.quote, b.escape, b.open, b.close)
+            );
+            let part = &block[random.below(64)..];
+            let expected = part.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+            assert_eq!(wide::quote_or_escape(part), expected);
+            assert_eq!(narrow::quote_or_escape(part), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_are_ordered_exactly() {
+        let ascending = [
+            "-1e300",
+            "-9223372036854775809",
+            "-9223372036854775808",
+            "-9223372036854775807",
+            "-1.5",
+            "-1",
+            "-0.5",
+            "0",
+            "5e-324",
+            "1",
+            "1.5",
+            "9007199254740992",
+            "9007199254740993",
+            "18446744073709551615",
+            "18446744073709551616.0",
+            "1e300",
+        ];
+        let numbers: Vec<Number> = ascending
+            .iter()
+            .map(|text| number(text).expect("these are numbers"))
+            .collect();
+        for (i, a) in numbers.iter().enumerate() {
+            for (j, b) in numbers.iter().enumerate() {
+                // The nearest float of -2^63 - 1 is -2^63.
+                if (i, j) == (1, 2) || (i, j) == (2, 1) {
+                    assert_eq!(a.cmp(b), Ordering::Equal);
+                } else {
+                    assert_eq!(a.cmp(b), i.cmp(&j), "{a:?} {b:?}");
+                }
+            }
+        }
+        assert_eq!(number("-0"), number("0.0"));
+        for text in ["", "-", "+1", "nan", "inf", "-inf", "1e400", "1x", "0x1", " 1", "1_0"] {
+            assert!(number(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_projection_maps_over_arrays_and_tells_what_is_missing() {
+        let text = r#"{"a":{"x":1,"y":2},"list":[{"url":"u","w":1},{},3],"z":"q"}"#;
+        let leaf = |name: &str| Projection {
+            name: name.into(),
+            below: Vec::new(),
+        };
+        let wanted = [
+            Projection {
+                name: "a".into(),
+                below: vec![leaf("b"), leaf("y")],
+            },
+            Projection {
+                name: "list".into(),
+                below: vec![leaf("url")],
+            },
+            leaf("nope"),
+            Projection {
+                name: "z".into(),
+                below: vec![leaf("below")],
+            },
+        ];
+        let mut out = Vec::new();
+        project(text, &wanted, &mut out);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            r#"{"a":{"b":null,"y":2},"list":[{"url":"u"},{"url":null},null],"nope":null,"z":null}"#
+        );
+    }
+}
