@@ -1677,3 +1677,730 @@ impl Page {
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    // ---- a small collection ---------------------------------------------------------------------------------------------------
+
+    fn field_type(path: &str) -> Option<FieldType> {
+        Some(match path {
+            "updated_at" | "n" | "list.n" | "stats.bitrate" => FieldType::Integer,
+            "f" | "matrix" => FieldType::Number,
+            "b" => FieldType::Boolean,
+            "name" | "s" | "tags" | "list.url" | "deep.a.b" | "title" | "secret" => {
+                FieldType::String
+            }
+            "o" | "list" | "deep" | "deep.a" | "stats" => FieldType::Other,
+            _ => return None,
+        })
+    }
+
+    fn required() -> &'static [Box<str>] {
+        static REQUIRED: std::sync::LazyLock<Vec<Box<str>>> =
+            std::sync::LazyLock::new(|| vec!["name".into(), "updated_at".into()]);
+        &REQUIRED
+    }
+
+    const THINGS: Kind = Kind {
+        collection: "things",
+        key: "name",
+        key_order: KeyOrder::Text,
+        default_sort: "name",
+        stamp: Some("updated_at"),
+        required,
+        search: &[
+            Search { path: "name", url: false },
+            Search { path: "title", url: false },
+            Search { path: "list.url", url: true },
+        ],
+        field_type,
+        secret: |path| path == "secret",
+    };
+    static KIND: Kind = THINGS;
+    static KIND_DOWN: Kind = Kind { default_sort: "-name", ..THINGS };
+
+    struct Thing {
+        name: String,
+        updated_at: u64,
+        value: Value,
+        text: String,
+    }
+
+    impl Thing {
+        fn new(value: Value) -> Thing {
+            Thing {
+                name: value["name"].as_str().expect("things have names").to_owned(),
+                updated_at: value["updated_at"].as_u64().unwrap_or(0),
+                text: value.to_string(),
+                value,
+            }
+        }
+    }
+
+    impl Document for &Thing {
+        fn key(&self) -> &str {
+            &self.name
+        }
+
+        fn field(&self, name: &str) -> Option<Raw<'_>> {
+            match name {
+                "name" => Some(Raw::Text(&self.name)),
+                // Half of them typed, half as text, which must make no difference.
+                "updated_at" if self.updated_at % 2 == 1 => Some(self.updated_at.into()),
+                "deep" => scan::member(&self.text, name)
+                    .map(|text| Raw::Json(Cow::Owned(text.to_owned()))),
+                _ => scan::member(&self.text, name).map(|text| Raw::Json(Cow::Borrowed(text))),
+            }
+        }
+
+        fn leaf(&self, path: &Path) -> Leaf<'_> {
+            match path.as_str() {
+                "stats.bitrate" if self.updated_at % 3 == 0 => self.value["stats"]["bitrate"]
+                    .as_u64()
+                    .map_or(Leaf::Absent, |bitrate| Leaf::Value(bitrate.into())),
+                _ => Leaf::Unknown,
+            }
+        }
+
+        fn render(&self, out: &mut Vec<u8>) {
+            out.extend_from_slice(self.text.as_bytes());
+        }
+    }
+
+    #[derive(Default)]
+    struct Things {
+        all: BTreeMap<String, Thing>,
+        /// Scans in the order of parts, as a sharded store would, rather than in key order.
+        parts: usize,
+    }
+
+    impl Things {
+        fn insert(&mut self, value: Value) {
+            let thing = Thing::new(value);
+            self.all.insert(thing.name.clone(), thing);
+        }
+    }
+
+    impl Source for Things {
+        type Doc<'a> = &'a Thing;
+
+        fn count(&self) -> u64 {
+            self.all.len() as u64
+        }
+
+        fn get(&self, key: &str) -> Option<&Thing> {
+            self.all.get(key)
+        }
+
+        fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = &'a Thing> {
+            self.all
+                .range::<str, _>((from, Bound::Unbounded))
+                .map(|(_, thing)| thing)
+        }
+
+        fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = &'a Thing> {
+            self.all
+                .range::<str, _>((Bound::Unbounded, from))
+                .rev()
+                .map(|(_, thing)| thing)
+        }
+
+        fn scan<'a>(
+            &'a self,
+            hints: &Hints<'_>,
+            place: &mut Place,
+            budget: usize,
+            each: &mut dyn FnMut(&'a Thing),
+        ) -> bool {
+            let mut budget = budget.max(1);
+            while place.part < self.parts {
+                let from = place.after.take();
+                let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                for thing in self.ascending(from) {
+                    if thing.name.len() % self.parts != place.part {
+                        continue;
+                    }
+                    if budget == 0 {
+                        return false;
+                    }
+                    budget -= 1;
+                    place.after = Some(thing.name.as_str().into());
+                    // What the hints rule out is ruled out by the filters.
+                    if hints.stamp_min.is_none_or(|min| thing.updated_at >= min) {
+                        each(thing);
+                    }
+                }
+                place.after = None;
+                place.part += 1;
+            }
+            true
+        }
+    }
+
+    fn answer(things: &Things, kind: &'static Kind, raw: &str) -> Result<(Page, Value), ApiError> {
+        let query = Query::parse(raw, kind, &["poll_timeout"])?;
+        let page = Execution::new(&query).run(things);
+        Ok(opened(page))
+    }
+
+    fn opened(page: Page) -> (Page, Value) {
+        let copy = Page { body: page.body.clone(), next: page.next.clone(), prev: page.prev.clone(), ..page };
+        let body = page.into_body("");
+        (copy, serde_json::from_slice(&body).expect("an answer is JSON"))
+    }
+
+    fn names(body: &Value) -> Vec<String> {
+        body["things"]
+            .as_array()
+            .expect("the collection is a list")
+            .iter()
+            .map(|thing| thing["name"].as_str().expect("names are required").to_owned())
+            .collect()
+    }
+
+    fn refused(raw: &str) -> ApiError {
+        match Query::parse(raw, &KIND, &["poll_timeout"]) {
+            Ok(_) => panic!("{raw} should be refused"),
+            Err(error) => {
+                assert_eq!(error.status, 400, "{raw}");
+                error
+            }
+        }
+    }
+
+    // ---- the model: the rules once more, without any care for speed -------------------------------------------------------------
+
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }
+
+        fn below(&mut self, bound: usize) -> usize {
+            (self.next() % bound as u64) as usize
+        }
+
+        fn of<T: Clone>(&mut self, items: &[T]) -> T {
+            items[self.below(items.len())].clone()
+        }
+
+        fn number(&mut self) -> Value {
+            self.of(&[
+                json!(0),
+                json!(1),
+                json!(2),
+                json!(-3),
+                json!(u64::MAX),
+                json!(9_007_199_254_740_993_u64),
+                json!(2.5),
+                json!(-0.5),
+            ])
+        }
+
+        fn text(&mut self) -> Value {
+            json!(self.of(&[
+                "", "a", "ab", "B", "null", "undefined", "true", "2", "a\"b\\", "Ünï", "a b"
+            ]))
+        }
+
+        fn any(&mut self) -> Value {
+            match self.below(8) {
+                0 => Value::Null,
+                1 => json!(self.below(2) == 0),
+                2 | 3 => self.number(),
+                4 | 5 => self.text(),
+                6 => json!([self.number(), self.text()]),
+                _ => json!({"x": self.number()}),
+            }
+        }
+
+        fn thing(&mut self, name: &str, updated_at: u64) -> Value {
+            let mut thing = json!({"name": name, "updated_at": updated_at});
+            let mut set = |name: &str, value: Value| thing[name] = value;
+            if self.below(3) > 0 {
+                set("n", self.of(&[json!(1), json!(2), json!(u64::MAX), json!("2"), Value::Null]));
+            }
+            if self.below(3) > 0 {
+                set("f", self.number());
+            }
+            if self.below(2) > 0 {
+                set("b", json!(self.below(2) == 0));
+            }
+            if self.below(3) > 0 {
+                set("s", self.text());
+            }
+            if self.below(2) > 0 {
+                set("o", self.any());
+            }
+            if self.below(2) > 0 {
+                set("tags", (0..self.below(3)).map(|_| self.text()).collect());
+            }
+            if self.below(4) == 0 {
+                set("matrix", json!([[1, 2.5], [], [self.number()]]));
+            }
+            if self.below(2) > 0 {
+                let list: Vec<Value> = (0..self.below(3))
+                    .map(|_| match self.below(4) {
+                        0 => json!({}),
+                        1 => json!({"n": self.below(3), "url": "rtsp://user:pass@Host/x"}),
+                        2 => json!({"n": self.below(3), "url": "udp://239.0.0.1"}),
+                        _ => json!({"url": null, "n": "x"}),
+                    })
+                    .collect();
+                set("list", list.into());
+            }
+            if self.below(2) > 0 {
+                set("deep", self.of(&[json!({"a": {"b": "q"}}), json!({"a": 5}), json!({"a": {}})]));
+            }
+            if self.below(2) > 0 {
+                set("stats", json!({"bitrate": self.below(4) * 1000}));
+            }
+            if self.below(2) > 0 {
+                set("title", self.of(&[json!("Main STAGE"), json!("Größe"), json!("x")]));
+            }
+            Value::Object(thing.as_object().expect("a thing is an object").clone())
+        }
+    }
+
+    fn leaves(value: &Value, path: &[&str], flatten: bool, found: &mut Vec<Value>) {
+        match (value, path) {
+            (Value::Array(values), _) if flatten || !path.is_empty() => {
+                for value in values {
+                    leaves(value, path, flatten, found);
+                }
+            }
+            (Value::String(text), []) if text == "null" || text == "undefined" => {
+                found.push(Value::Null);
+            }
+            (value, []) => found.push(value.clone()),
+            (Value::Object(members), [name, rest @ ..]) => {
+                leaves(members.get(*name).unwrap_or(&Value::Null), rest, flatten, found);
+            }
+            _ => found.push(Value::Null),
+        }
+    }
+
+    fn model_leaves(thing: &Value, path: &str, flatten: bool) -> Vec<Value> {
+        let path: Vec<&str> = path.split('.').collect();
+        let mut found = Vec::new();
+        leaves(thing, &path, flatten, &mut found);
+        if found.is_empty() {
+            found.push(Value::Null);
+        }
+        found
+    }
+
+    fn order_of_numbers(a: &Value, b: &Value) -> Ordering {
+        let whole = |value: &Value| {
+            value.as_u64().map(i128::from).or_else(|| value.as_i64().map(i128::from))
+        };
+        match (whole(a), whole(b)) {
+            (Some(a), Some(b)) => a.cmp(&b),
+            // The numbers of the model do not meet where floats are too coarse.
+            _ => a.as_f64().partial_cmp(&b.as_f64()).expect("numbers are finite"),
+        }
+    }
+
+    /// A leaf against the text of a filter.
+    fn model_order(leaf: &Value, text: &str, field_type: FieldType) -> Option<Ordering> {
+        let other = field_type == FieldType::Other;
+        match leaf {
+            Value::Number(_)
+                if other || matches!(field_type, FieldType::Integer | FieldType::Number) =>
+            {
+                let number: Value = serde_json::from_str(text).ok()?;
+                number.is_number().then(|| order_of_numbers(leaf, &number))
+            }
+            Value::String(leaf) if other || field_type == FieldType::String => {
+                Some(leaf.as_str().cmp(text))
+            }
+            Value::Bool(leaf) if other || field_type == FieldType::Boolean => {
+                Some(leaf.cmp(&text.parse().ok()?))
+            }
+            _ => None,
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct ModelFilter {
+        path: &'static str,
+        suffix: &'static str,
+        text: String,
+    }
+
+    impl ModelFilter {
+        fn matches(&self, thing: &Value) -> bool {
+            let field_type = field_type(self.path).expect("the model knows its fields");
+            let flatten = !self.suffix.starts_with("_is");
+            let equal = |leaf: &Value| {
+                self.text
+                    .split(',')
+                    .any(|text| model_order(leaf, text, field_type) == Some(Ordering::Equal))
+            };
+            model_leaves(thing, self.path, flatten).iter().any(|leaf| match self.suffix {
+                "" => equal(leaf),
+                "_ne" => !equal(leaf),
+                "_is" => leaf.is_null(),
+                "_is_not" => !leaf.is_null(),
+                "_like" => leaf.as_str().is_some_and(|leaf| leaf.contains(&self.text)),
+                comparison => {
+                    model_order(leaf, &self.text, field_type).is_some_and(|order| match comparison {
+                        "_gt" => order.is_gt(),
+                        "_gte" => order.is_ge(),
+                        "_lt" => order.is_lt(),
+                        _ => order.is_le(),
+                    })
+                }
+            })
+        }
+    }
+
+    #[derive(Clone, Debug, Default)]
+    struct Model {
+        filters: Vec<ModelFilter>,
+        q: Option<String>,
+        sort: Vec<(&'static str, bool)>,
+        limit: usize,
+    }
+
+    impl Model {
+        fn random(random: &mut Random) -> Model {
+            let mut model = Model { limit: 1 + random.below(6), ..Model::default() };
+            for _ in 0..random.below(3) {
+                let path = random.of(&[
+                    "n", "f", "b", "s", "o", "tags", "matrix", "list.n", "list.url", "deep.a.b", "deep.a",
+                    "list", "stats.bitrate", "title", "updated_at",
+                ]);
+                let suffix = random.of(&["", "", "_ne", "_gt", "_gte", "_lt", "_lte", "_like", "_is", "_is_not"]);
+                let value = |random: &mut Random| match field_type(path) {
+                    Some(FieldType::Integer) => random.of(&["0", "1", "2", "1000", "18446744073709551615"]).to_owned(),
+                    Some(FieldType::Number) => random.number().to_string(),
+                    Some(FieldType::Boolean) => random.of(&["true", "false"]).to_owned(),
+                    _ => match random.below(3) {
+                        0 => random.number().to_string(),
+                        1 => random.of(&["q", "udp://239.0.0.1", "Main STAGE"]).to_owned(),
+                        _ => random.text().as_str().unwrap_or("").to_owned(),
+                    },
+                };
+                let mut text = value(random);
+                if matches!(suffix, "" | "_ne") && random.below(2) == 0 {
+                    text = format!("{text},{}", value(random));
+                }
+                if suffix.starts_with("_is") {
+                    "null".clone_into(&mut text);
+                }
+                model.filters.retain(|known| (known.path, known.suffix) != (path, suffix));
+                model.filters.push(ModelFilter { path, suffix, text });
+            }
+            if random.below(4) == 0 {
+                model.q = Some(random.of(&["MAIN", "stage", "größe", "rtsp://host", "USER", "user:pass", "1", "k00"]).to_owned());
+            }
+            for _ in 0..random.below(4) {
+                let path = random.of(&[
+                    "n", "f", "b", "s", "o", "tags", "list.n", "deep.a", "stats.bitrate", "updated_at", "name",
+                ]);
+                if model.sort.iter().all(|(known, _)| *known != path) {
+                    model.sort.push((path, random.below(2) == 0));
+                }
+            }
+            model
+        }
+
+        fn raw(&self, random: &mut Random) -> String {
+            let mut pieces = vec![format!("limit={}", self.limit)];
+            for filter in &self.filters {
+                let mut text = String::new();
+                encode_component(&filter.text, &mut text);
+                pieces.push(format!("{}{}={text}", filter.path, filter.suffix));
+            }
+            if let Some(q) = &self.q {
+                let mut text = String::new();
+                encode_component(q, &mut text);
+                pieces.push(format!("q={text}"));
+            }
+            if !self.sort.is_empty() {
+                let keys: Vec<String> = self
+                    .sort
+                    .iter()
+                    .map(|(path, down)| format!("{}{path}", if *down { "-" } else { "" }))
+                    .collect();
+                pieces.push(format!("sort={}", keys.join(",")));
+            }
+            for i in (1..pieces.len()).rev() {
+                pieces.swap(i, random.below(i + 1));
+            }
+            pieces.join("&")
+        }
+
+        fn matches(&self, thing: &Value) -> bool {
+            self.filters.iter().all(|filter| filter.matches(thing))
+                && self.q.as_ref().is_none_or(|q| {
+                    let mut texts = model_leaves(thing, "name", true);
+                    texts.extend(model_leaves(thing, "title", true));
+                    texts.extend(model_leaves(thing, "list.url", true));
+                    texts.iter().filter_map(Value::as_str).any(|text| {
+                        text.replace("user:pass@", "").to_lowercase().contains(&q.to_lowercase())
+                    })
+                })
+        }
+
+        fn order(&self, a: &Value, b: &Value) -> Ordering {
+            let class = |value: &Value| match value {
+                Value::Null => 0,
+                Value::Number(_) => 1,
+                Value::String(_) => 2,
+                Value::Bool(false) => 3,
+                Value::Bool(true) => 4,
+                _ => 5,
+            };
+            for (path, down) in self.sort.iter().copied().chain([("name", false)]) {
+                let first = |thing: &Value| {
+                    model_leaves(thing, path, false)
+                        .into_iter()
+                        .find(|leaf| !leaf.is_null())
+                        .unwrap_or(Value::Null)
+                };
+                let (a, b) = (first(a), first(b));
+                let order = match (&a, &b) {
+                    (Value::Number(_), Value::Number(_)) => order_of_numbers(&a, &b),
+                    (Value::String(a), Value::String(b)) => a.cmp(b),
+                    _ => class(&a).cmp(&class(&b)),
+                };
+                let order = if down { order.reverse() } else { order };
+                if order.is_ne() {
+                    return order;
+                }
+            }
+            Ordering::Equal
+        }
+
+        fn list(&self, things: &Things) -> Vec<Value> {
+            let mut list: Vec<Value> = things
+                .all
+                .values()
+                .map(|thing| thing.value.clone())
+                .filter(|thing| self.matches(thing))
+                .collect();
+            list.sort_by(|a, b| self.order(a, b));
+            list
+        }
+
+        fn grouped(&self) -> bool {
+            self.sort.first().is_some_and(|(path, _)| *path == "updated_at")
+        }
+    }
+
+    fn random_things(random: &mut Random) -> Things {
+        let mut things = Things { parts: 1 + random.below(3), ..Things::default() };
+        for i in 0..random.below(40) {
+            let name = format!("{}k{i:02}", "x".repeat(random.below(3)));
+            let stamp = 100 + random.below(12) as u64;
+            things.insert(random.thing(&name, stamp));
+        }
+        things
+    }
+
+    fn page_of(things: &Things, raw: &str, cursor: Option<&str>, random: &mut Random) -> (Page, Value) {
+        let raw = match cursor {
+            Some(cursor) => {
+                let mut out = format!("{raw}&cursor=");
+                encode_component(cursor, &mut out);
+                out
+            }
+            None => raw.to_owned(),
+        };
+        let query = Query::parse(&raw, &KIND, &[])
+            .unwrap_or_else(|error| panic!("{raw} was refused: {error:?}"));
+        let again = Query::parse(&raw, &KIND, &[]).expect("it was taken once");
+        assert_eq!(query.canonical(), again.canonical());
+        let budget = 1 + random.below(20);
+        let mut execution = Execution::new(&query);
+        for _ in 0..10_000 {
+            if let Some(page) = execution.step(things, budget) {
+                return opened(page);
+            }
+        }
+        panic!("{raw} never ends");
+    }
+
+    // ---- the properties -----------------------------------------------------------------------------------------------------------
+
+    #[test]
+    fn pages_forward_and_backward_are_the_list_that_the_model_makes() {
+        for seed in 0..4000 {
+            let mut random = Random(seed);
+            let things = random_things(&mut random);
+            let model = Model::random(&mut random);
+            let raw = model.raw(&mut random);
+            let expected = model.list(&things);
+            let story = format!("seed {seed}: {raw}");
+
+            let mut walked = Vec::new();
+            let mut pages = Vec::new();
+            let mut cursor: Option<String> = None;
+            loop {
+                let (page, body) = page_of(&things, &raw, cursor.as_deref(), &mut random);
+                assert_eq!(page.estimated_count, expected.len() as u64, "{story}");
+                assert_eq!(page.prev.is_some(), !pages.is_empty() && page.items > 0, "{story}");
+                let items = body["things"].as_array().expect("a list").clone();
+                assert_eq!(items.len(), page.items);
+                if !model.grouped() {
+                    assert!(items.len() <= model.limit, "{story}");
+                }
+                if let (true, Some(last)) = (model.grouped(), items.last()) {
+                    let next = expected.get(walked.len() + items.len());
+                    assert_ne!(next.map(|next| &next["updated_at"]), Some(&last["updated_at"]), "{story}");
+                }
+                walked.extend(items.clone());
+                pages.push((items, page.prev));
+                assert!(pages.len() < 100, "{story}");
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(walked, expected, "{story}");
+
+            // And back again.
+            if model.grouped() {
+                continue;
+            }
+            let mut prev = pages.last().and_then(|(_, prev)| prev.clone());
+            for (items, _) in pages.iter().rev().skip(1) {
+                let (page, body) = page_of(&things, &raw, prev.as_deref(), &mut random);
+                assert_eq!(body["things"].as_array(), Some(items), "{story}");
+                assert!(page.next.is_some(), "{story}");
+                prev = page.prev;
+            }
+            assert_eq!(prev, None, "{story}");
+        }
+    }
+
+    #[test]
+    fn what_exists_throughout_a_walk_is_seen_exactly_once_and_in_order() {
+        for seed in 0..3000 {
+            let mut random = Random(seed);
+            let mut things = random_things(&mut random);
+            let model = Model::random(&mut random);
+            let raw = model.raw(&mut random);
+            let story = format!("seed {seed}: {raw}");
+            // Every second thing is left alone, all others come, change and go between pages.
+            let stable: BTreeSet<String> = things.all.keys().step_by(2).cloned().collect();
+            let expected: Vec<Value> = model
+                .list(&things)
+                .into_iter()
+                .filter(|thing| stable.contains(thing["name"].as_str().unwrap_or("")))
+                .collect();
+            let backward = random.below(2) == 0;
+            let start = if backward { format!("{raw}&$reversed=true") } else { raw.clone() };
+            let mut walked = Vec::new();
+            let mut cursor: Option<String> = None;
+            for _ in 0..1000 {
+                let (page, body) = match &cursor {
+                    Some(cursor) => page_of(&things, &raw, Some(cursor), &mut random),
+                    None => page_of(&things, &start, None, &mut random),
+                };
+                let items = body["things"].as_array().expect("a list");
+                let kept = items
+                    .iter()
+                    .filter(|thing| stable.contains(thing["name"].as_str().unwrap_or("")))
+                    .cloned();
+                if backward {
+                    walked.extend(kept.rev());
+                } else {
+                    walked.extend(kept);
+                }
+                cursor = if backward { page.prev } else { page.next };
+                if cursor.is_none() {
+                    break;
+                }
+                for _ in 0..random.below(4) {
+                    let name = format!("{}k{:02}", "x".repeat(random.below(3)), random.below(50));
+                    if stable.contains(&name) {
+                        continue;
+                    }
+                    if random.below(3) == 0 {
+                        things.all.remove(&name);
+                    } else {
+                        let stamp = 100 + random.below(12) as u64;
+                        things.insert(random.thing(&name, stamp));
+                    }
+                }
+            }
+            assert_eq!(cursor, None, "{story}");
+            if backward {
+                walked.reverse();
+            }
+            assert_eq!(walked, expected, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_continues_from_the_last_stamp_misses_nothing() {
+        for seed in 0..500 {
+            let mut random = Random(seed);
+            let mut things = Things { parts: 2, ..Things::default() };
+            let mut stamp = 1;
+            let mut copy: BTreeMap<String, u64> = BTreeMap::new();
+            let mut seen = 0;
+            for _ in 0..20 {
+                // A batch of writes shares a stamp.
+                for _ in 0..random.below(9) {
+                    let name = format!("k{:02}", random.below(20));
+                    things.insert(json!({"name": name, "updated_at": stamp}));
+                }
+                stamp += 1;
+                let raw = format!("updated_at_gt={seen}&sort=updated_at&limit={}", 1 + random.below(3));
+                let (_, body) = page_of(&things, &raw, None, &mut random);
+                for thing in body["things"].as_array().expect("a list") {
+                    let stamp = thing["updated_at"].as_u64().expect("a stamp");
+                    copy.insert(thing["name"].as_str().expect("a name").to_owned(), stamp);
+                    seen = seen.max(stamp);
+                }
+            }
+            for _ in 0..100 {
+                let raw = format!("updated_at_gt={seen}&sort=updated_at&limit=2");
+                let (page, body) = page_of(&things, &raw, None, &mut random);
+                if page.items == 0 {
+                    break;
+                }
+                for thing in body["things"].as_array().expect("a list") {
+                    let stamp = thing["updated_at"].as_u64().expect("a stamp");
+                    copy.insert(thing["name"].as_str().expect("a name").to_owned(), stamp);
+                    seen = seen.max(stamp);
+                }
+            }
+            let expected: BTreeMap<String, u64> = things
+                .all
+                .iter()
+                .map(|(name, thing)| (name.clone(), thing.updated_at))
+                .collect();
+            assert_eq!(copy, expected, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_change_wakes_a_poll_if_and_only_if_its_answer_would_show_it() {
+        for seed in 0..1500 {
+            let mut random = Random(seed);
+            let things = random_things(&mut random);
+            let model = Model { limit: LIMIT_MAX, ..Model::random(&mut random) };
+            let raw = model.raw(&mut random);
+            let query = Query::parse(&raw, &KIND, &[]).expect("queries of the model are valid");
+            for thing in things.all.values() {
+                assert_eq!(query.matches(&thing), model.matches(&thing.value), "seed {seed}: {raw}");
+            }
+        }
+    }
+}
