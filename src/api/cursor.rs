@@ -326,8 +326,22 @@ mod tests {
     fn the_outer_form_is_that_of_the_reference() {
         let bitrate = number(2543);
         let cases: [(&str, &[SortValue<'_>], &str, bool, &str, &str); 9] = [
-            ("$position", &[], "0", false, "%24position_gt=0", "JTI0cG9zaXRpb25fZ3Q9MA=="),
-            ("$position", &[], "1", false, "%24position_gt=1", "JTI0cG9zaXRpb25fZ3Q9MQ=="),
+            (
+                "$position",
+                &[],
+                "0",
+                false,
+                "%24position_gt=0",
+                "JTI0cG9zaXRpb25fZ3Q9MA==",
+            ),
+            (
+                "$position",
+                &[],
+                "1",
+                false,
+                "%24position_gt=1",
+                "JTI0cG9zaXRpb25fZ3Q9MQ==",
+            ),
             (
                 "$position",
                 &[],
@@ -336,7 +350,14 @@ mod tests {
                 "%24position_lt=1&%24reversed=true",
                 "JTI0cG9zaXRpb25fbHQ9MSYlMjRyZXZlcnNlZD10cnVl",
             ),
-            ("name", &[], "c/03", false, "name_gt=c%2F03", "bmFtZV9ndD1jJTJGMDM="),
+            (
+                "name",
+                &[],
+                "c/03",
+                false,
+                "name_gt=c%2F03",
+                "bmFtZV9ndD1jJTJGMDM=",
+            ),
             (
                 "name",
                 &[],
@@ -345,7 +366,14 @@ mod tests {
                 "name_lt=c%2F04&%24reversed=true",
                 "bmFtZV9sdD1jJTJGMDQmJTI0cmV2ZXJzZWQ9dHJ1ZQ==",
             ),
-            ("name", &[], "cam 1", false, "name_gt=cam+1", "bmFtZV9ndD1jYW0rMQ=="),
+            (
+                "name",
+                &[],
+                "cam 1",
+                false,
+                "name_gt=cam+1",
+                "bmFtZV9ndD1jYW0rMQ==",
+            ),
             (
                 "-stats.bitrate,name",
                 &[bitrate],
@@ -354,7 +382,14 @@ mod tests {
                 "name_gt=cam9&stats.bitrate_lt=2543",
                 "bmFtZV9ndD1jYW05JnN0YXRzLmJpdHJhdGVfbHQ9MjU0Mw==",
             ),
-            ("-id", &[], "1234567", false, "id_lt=1234567", "aWRfbHQ9MTIzNDU2Nw=="),
+            (
+                "-id",
+                &[],
+                "1234567",
+                false,
+                "id_lt=1234567",
+                "aWRfbHQ9MTIzNDU2Nw==",
+            ),
             (
                 "updated_at",
                 &[],
@@ -413,7 +448,11 @@ mod tests {
         samples(|question, cursor| {
             let text = cursor.encode(question);
             assert!(text.len() <= CURSOR_BYTES_MAX);
-            assert_eq!(Cursor::decode(&text, question).as_ref(), Some(&cursor), "{text}");
+            assert_eq!(
+                Cursor::decode(&text, question).as_ref(),
+                Some(&cursor),
+                "{text}"
+            );
         });
     }
 
@@ -497,7 +536,15 @@ mod tests {
                 assert_ne!(inner, "n_gt=1&name_gt=a");
             }
         }
-        for text in ["A", "AAA", "====", "bmFtZV9ndD1jJTJGMDM", "bmFtZV9ndD1jJTJGMDN=", "\u{e9}", &long] {
+        for text in [
+            "A",
+            "AAA",
+            "====",
+            "bmFtZV9ndD1jJTJGMDM",
+            "bmFtZV9ndD1jJTJGMDN=",
+            "\u{e9}",
+            &long,
+        ] {
             assert!(Cursor::decode(text, &question).is_none());
         }
     }
