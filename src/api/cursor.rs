@@ -14,6 +14,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -230,8 +231,7 @@ impl Cursor {
         }
         if question.selective || question.sort.len() > 2 || !complete {
             let hash = xxh3_64_with_seed(out.as_bytes(), question.fingerprint);
-            out.push_str("&%24query=");
-            out.push_str(&format!("{hash:016x}"));
+            write!(out, "&%24query={hash:016x}").expect("a String takes everything");
         }
         out
     }
@@ -325,7 +325,15 @@ mod tests {
     #[test]
     fn the_outer_form_is_that_of_the_reference() {
         let bitrate = number(2543);
-        let cases: [(&str, &[SortValue<'_>], &str, bool, &str, &str); 9] = [
+        type Case<'a> = (
+            &'a str,
+            &'a [SortValue<'static>],
+            &'a str,
+            bool,
+            &'a str,
+            &'a str,
+        );
+        let cases: [Case<'_>; 9] = [
             (
                 "$position",
                 &[],

@@ -453,7 +453,7 @@ impl Filter {
                 out.push_str("*=");
                 encode_component(&String::from_utf8_lossy(finder.needle()), out);
             }
-            Test::Absent => out.push_str("!"),
+            Test::Absent => out.push('!'),
             Test::Present => out.push('?'),
         }
     }
@@ -1822,15 +1822,19 @@ mod tests {
 
         fn leaf(&self, path: &Path) -> Leaf<'_> {
             match path.as_str() {
-                "stats.bitrate" if self.updated_at % 3 == 0 => self.value["stats"]["bitrate"]
-                    .as_u64()
-                    .map_or(Leaf::Absent, |bitrate| Leaf::Value(bitrate.into())),
+                "stats.bitrate" if self.updated_at.is_multiple_of(3) => {
+                    self.value["stats"]["bitrate"]
+                        .as_u64()
+                        .map_or(Leaf::Absent, |bitrate| Leaf::Value(bitrate.into()))
+                }
                 _ => Leaf::Unknown,
             }
         }
 
         fn texts(&self) -> Option<[&str; 2]> {
-            (self.updated_at % 2 == 0).then_some([&self.name, &self.text])
+            self.updated_at
+                .is_multiple_of(2)
+                .then_some([&self.name, &self.text])
         }
 
         fn render(&self, out: &mut Vec<u8>) {
@@ -2535,16 +2539,14 @@ mod tests {
                 parts: 2,
                 ..Things::default()
             };
-            let mut stamp = 1;
             let mut copy: BTreeMap<String, u64> = BTreeMap::new();
             let mut seen = 0;
-            for _ in 0..20 {
+            for stamp in 1..=20 {
                 // A batch of writes shares a stamp.
                 for _ in 0..random.below(9) {
                     let name = format!("k{:02}", random.below(20));
                     things.insert(json!({"name": name, "updated_at": stamp}));
                 }
-                stamp += 1;
                 let raw = format!(
                     "updated_at_gt={seen}&sort=updated_at&limit={}",
                     1 + random.below(3)

@@ -309,29 +309,26 @@ fn unescape(inner: &str) -> Option<Cow<'_, str>> {
             b'u' => {
                 let high = hex4(rest.get(1..5)?)?;
                 used = 5;
-                match char::from_u32(high) {
-                    Some(letter) => letter,
-                    None => {
-                        // A pair of surrogates; we never write one, but the answer is well known.
-                        let low = hex4(rest.get(5..)?.strip_prefix("\\u")?.get(..4)?)?;
-                        if !(0xd800..0xdc00).contains(&high) || !(0xdc00..0xe000).contains(&low) {
-                            return None;
-                        }
-                        used = 11;
-                        char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))?
+                if let Some(letter) = char::from_u32(high) {
+                    letter
+                } else {
+                    // A pair of surrogates; we never write one, but the answer is well known.
+                    let low = hex4(rest.get(5..)?.strip_prefix("\\u")?.get(..4)?)?;
+                    if !(0xd800..0xdc00).contains(&high) || !(0xdc00..0xe000).contains(&low) {
+                        return None;
                     }
+                    used = 11;
+                    char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))?
                 }
             }
             _ => return None,
         });
         rest = rest.get(used..)?;
-        match memchr::memchr(b'\\', rest.as_bytes()) {
-            Some(next) => escape = next,
-            None => {
-                out.push_str(rest);
-                return Some(Cow::Owned(out));
-            }
-        }
+        let Some(next) = memchr::memchr(b'\\', rest.as_bytes()) else {
+            out.push_str(rest);
+            return Some(Cow::Owned(out));
+        };
+        escape = next;
     }
 }
 
@@ -557,7 +554,7 @@ impl Blocks {
 struct Depth {
     blocks: Blocks,
     /// Before the block that begins at `at`.
-    depth: usize,
+    open: usize,
     at: usize,
     /// Of the block that begins at `at`, once it was read.
     brackets: Option<(u64, u64)>,
@@ -578,10 +575,10 @@ impl Depth {
             if within < 64 {
                 self.brackets = brackets;
                 let below = (1_u64 << within) - 1;
-                return (self.depth + (open & below).count_ones() as usize)
+                return (self.open + (open & below).count_ones() as usize)
                     .saturating_sub((close & below).count_ones() as usize);
             }
-            self.depth = (self.depth + open.count_ones() as usize)
+            self.open = (self.open + open.count_ones() as usize)
                 .saturating_sub(close.count_ones() as usize);
             self.at += 64;
         }
