@@ -274,10 +274,10 @@ impl Number {
         use std::io::Write;
         match self {
             Number::Unsigned(value) => {
-                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes())
+                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
             }
             Number::Negative(value) => {
-                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes())
+                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
             }
             Number::Float(value) => {
                 debug_assert!(value.is_finite(), "the reader refuses what is not finite");

@@ -52,11 +52,13 @@ pub fn parse(body: &[u8]) -> Result<Value, ParseError> {
         members: Vec::new(),
         items: Vec::new(),
     };
-    reader.document().map_err(|fault| fault.finish())
+    reader.document().map_err(Fault::finish)
 }
 
-/// A complaint on its way out of the recursion; each level adds its step of the pointer.
-struct Fault {
+/// A complaint on its way out of the recursion; each level adds its step of the pointer. Boxed to keep results small.
+struct Fault(Box<Complaint>);
+
+struct Complaint {
     code: &'static str,
     offset: usize,
     what: String,
@@ -65,35 +67,43 @@ struct Fault {
 }
 
 impl Fault {
-    fn at(code: &'static str, offset: usize, what: impl Into<String>) -> Box<Self> {
-        Box::new(Self {
+    #[cold]
+    fn at(code: &'static str, offset: usize, what: impl Into<String>) -> Self {
+        Self(Box::new(Complaint {
             code,
             offset,
             what: what.into(),
             steps: Vec::new(),
-        })
+        }))
     }
 
-    fn inside(mut self: Box<Self>, step: String) -> Box<Self> {
-        self.steps.push(step);
+    #[cold]
+    fn inside(mut self, step: String) -> Self {
+        self.0.steps.push(step);
         self
     }
 
-    fn finish(self: Box<Self>) -> ParseError {
+    fn finish(self) -> ParseError {
+        let Complaint {
+            code,
+            offset,
+            what,
+            steps,
+        } = *self.0;
         let mut pointer = String::new();
-        for step in self.steps.iter().rev() {
+        for step in steps.iter().rev() {
             push_pointer(&mut pointer, step);
         }
         ParseError {
-            code: self.code,
-            offset: self.offset,
+            code,
+            offset,
             pointer,
-            title: format!("{} (byte {}).", self.what, self.offset),
+            title: format!("{what} (byte {offset})."),
         }
     }
 }
 
-type Read<T> = Result<T, Box<Fault>>;
+type Read<T> = Result<T, Fault>;
 
 struct Reader<'a> {
     text: &'a str,
@@ -477,7 +487,7 @@ impl<'a> Reader<'a> {
     }
 
     #[cold]
-    fn unexpected(&self, wanted: &str) -> Box<Fault> {
+    fn unexpected(&self, wanted: &str) -> Fault {
         let what = match self
             .text
             .get(self.at..)
@@ -490,7 +500,7 @@ impl<'a> Reader<'a> {
     }
 
     #[cold]
-    fn unfinished(&self) -> Box<Fault> {
+    fn unfinished(&self) -> Fault {
         Fault::at("invalid_json", self.bytes.len(), "A string has no end")
     }
 }

@@ -44,6 +44,18 @@ impl Schema {
     }
 }
 
+/// Whether one value passes one node.
+#[cfg(test)]
+pub(super) fn passes(tree: &Tree, id: NodeId, value: &Value) -> bool {
+    let mut check = Check {
+        tree,
+        found: Vec::new(),
+        most: 1,
+    };
+    check.value(id, value, &Path::Root);
+    check.found.is_empty()
+}
+
 /// Where the walk is: a list on the stack, turned into a pointer only when something is wrong.
 enum Path<'a> {
     Root,
@@ -290,18 +302,15 @@ impl<'a> Check<'a> {
                     [],
                 );
             }
-            Some(Value::String(text)) => match union.variant(text) {
-                Some(variant) => self.value(variant, value, path),
-                None => {
-                    let title = format!("Must be of a known kind: {}.", known(union));
-                    self.report(
-                        "discriminator_unmapped",
-                        &Path::Member(path, member),
-                        title,
-                        [],
-                    );
+            Some(Value::String(text)) => {
+                if let Some(variant) = union.variant(text) {
+                    self.value(variant, value, path);
+                    return;
                 }
-            },
+                let title = format!("Must be of a known kind: {}.", known(union));
+                let path = Path::Member(path, member);
+                self.report("discriminator_unmapped", &path, title, []);
+            }
             Some(_) => self.report(
                 "not_string",
                 &Path::Member(path, member),

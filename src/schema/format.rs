@@ -186,7 +186,9 @@ impl Format {
             Rule::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
             Rule::Iso3166 => text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic()),
             Rule::Base64 => is_base64(text.as_bytes()),
-            Rule::Hex => text.len() % 2 == 0 && text.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            Rule::Hex => {
+                text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+            }
         }
     }
 }
@@ -277,7 +279,7 @@ fn is_base64(text: &[u8]) -> bool {
         .iter()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_'))
         && letters.len() % 4 != 1
-        && (padding == 0 || (padding <= 2 && text.len() % 4 == 0))
+        && (padding == 0 || (padding <= 2 && text.len().is_multiple_of(4)))
 }
 
 #[cfg(test)]

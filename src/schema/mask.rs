@@ -52,7 +52,7 @@ impl Masks {
         };
         let mut set = BTreeSet::new();
         tree.spread(root, &mut set);
-        let root = build.state(set);
+        let root = build.state(&set);
         let useful = build.useful();
         let keep = |id: StateId| if useful.contains(&id) { id } else { PLAIN };
         for state in &mut build.states {
@@ -114,11 +114,11 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn state(&mut self, set: BTreeSet<NodeId>) -> StateId {
+    fn state(&mut self, set: &BTreeSet<NodeId>) -> StateId {
         if set.iter().any(|id| self.tree[*id].secret) {
             return SECRET;
         }
-        if let Some(id) = self.known.get(&set) {
+        if let Some(id) = self.known.get(set) {
             return *id;
         }
         let id =
@@ -147,13 +147,13 @@ impl Build<'_> {
         }
         let members: Vec<(Box<str>, StateId)> = members
             .into_iter()
-            .map(|(name, set)| (name.into(), self.state(set)))
+            .map(|(name, set)| (name.into(), self.state(&set)))
             .collect();
         let state = State {
             members: members.into(),
             plain: Box::default(),
-            rest: self.state(rest),
-            items: self.state(items),
+            rest: self.state(&rest),
+            items: self.state(&items),
         };
         self.states[usize::from(id)] = state;
         id
@@ -268,7 +268,9 @@ impl Masks {
             }
             Value::Array(items) => {
                 let state = self.items(state);
-                items.iter_mut().for_each(|item| self.cover(state, item));
+                for item in items {
+                    self.cover(state, item);
+                }
             }
             Value::Object(object) => object
                 .iter_mut()
@@ -278,14 +280,11 @@ impl Masks {
 
     fn uncover(&self, state: StateId, patch: &mut Value, stored: &Value) {
         match (&mut *patch, stored) {
-            (Value::String(text), _) => {
+            (Value::String(text), _)
                 if text.contains(MASK)
-                    && self
-                        .shown(state, stored)
-                        .is_some_and(|shown| *shown == **text)
-                {
-                    *patch = stored.clone();
-                }
+                    && shown(state, stored).is_some_and(|shown| *shown == **text) =>
+            {
+                *patch = stored.clone();
             }
             (Value::Object(members), Value::Object(stored)) => {
                 for (key, value) in members.iter_mut() {
@@ -295,18 +294,9 @@ impl Masks {
                 }
             }
             (Value::Array(items), Value::Array(stored)) => {
-                self.uncover_items(self.items(state), items, stored)
+                self.uncover_items(self.items(state), items, stored);
             }
             _ => {}
-        }
-    }
-
-    /// What a scalar is shown as, when that is something else than it is.
-    fn shown(&self, state: StateId, stored: &Value) -> Option<String> {
-        match stored {
-            Value::String(text) => masked(state, text),
-            Value::Number(_) if state == SECRET => Some(MASK.to_owned()),
-            _ => None,
         }
     }
 
@@ -415,13 +405,13 @@ fn object_values(object: &Object) -> impl Iterator<Item = &Value> {
     object.iter().map(|(_, value)| value)
 }
 
-/// A string as it is shown; `None` when it has no secret.
+/// A string as it is shown; `None` when that is what it is.
 fn masked(state: StateId, text: &str) -> Option<String> {
     if state == SECRET {
-        return (!text.is_empty()).then(|| MASK.to_owned());
+        return (!text.is_empty() && text != MASK).then(|| MASK.to_owned());
     }
     let spans = url_secrets(text);
-    if spans.is_empty() {
+    if spans.iter().all(|(start, end)| &text[*start..*end] == MASK) {
         return None;
     }
     let mut out = String::with_capacity(text.len());
@@ -433,6 +423,15 @@ fn masked(state: StateId, text: &str) -> Option<String> {
     }
     out.push_str(&text[copied..]);
     Some(out)
+}
+
+/// What a scalar is shown as, when that is something else than it is.
+fn shown(state: StateId, stored: &Value) -> Option<String> {
+    match stored {
+        Value::String(text) => masked(state, text),
+        Value::Number(_) if state == SECRET => Some(MASK.to_owned()),
+        _ => None,
+    }
 }
 
 /// Whether a URL holds a mask where its secret should be.

@@ -50,7 +50,9 @@ impl Prune<'_> {
                     .iter()
                     .find_map(|id| self.tree[*id].array.as_ref().and_then(|rules| rules.items));
                 if let Some(id) = rules {
-                    items.iter_mut().for_each(|item| self.value(id, item, true));
+                    for item in items {
+                        self.value(id, item, true);
+                    }
                 }
             }
             Value::Object(object) => {

@@ -123,10 +123,13 @@ pub(super) enum Union {
     /// The variant is told from the URL in a member: by its scheme, then by pattern, in the order of the schema.
     Addressed {
         member: Box<str>,
-        schemes: Box<[(Box<str>, Box<[Address]>)]>,
+        schemes: Box<[Scheme]>,
         all: Box<[NodeId]>,
     },
 }
+
+/// The variants of one scheme, in the order in which they are tried.
+type Scheme = (Box<str>, Box<[Address]>);
 
 /// One variant of a scheme.
 pub(super) struct Address {
@@ -206,28 +209,23 @@ impl Tree {
             let Some(union) = &self[id].union else {
                 return Resolved::One(id);
             };
-            let next = match union.member() {
-                Some(member) => value
-                    .get(member)
-                    .and_then(Value::as_str)
-                    .and_then(|text| union.variant(text)),
-                None => {
-                    let kind = kind_of(value);
-                    let mut fitting = union
-                        .variants()
-                        .iter()
-                        .filter(|id| self[**id].kinds & kind != 0);
-                    match (fitting.next(), fitting.next()) {
-                        (Some(only), None) => Some(*only),
-                        _ => None,
-                    }
-                }
+            let next = if let Some(member) = union.member() {
+                let text = value.get(member).and_then(Value::as_str);
+                text.and_then(|text| union.variant(text))
+            } else {
+                self.only_of_kind(union.variants(), kind_of(value))
             };
             match next {
                 Some(next) => id = next,
                 None => return Resolved::Several,
             }
         }
+    }
+
+    /// The variant that takes values of this type, if it is the only one.
+    fn only_of_kind(&self, variants: &[NodeId], kind: Kinds) -> Option<NodeId> {
+        let mut fitting = variants.iter().filter(|id| self[**id].kinds & kind != 0);
+        fitting.next().copied().filter(|_| fitting.next().is_none())
     }
 
     /// The node and everything its unions may stand for, without the unions themselves.
@@ -660,6 +658,8 @@ fn settle_fills(tree: &mut Tree) {
         if found.is_empty() {
             return;
         }
-        found.into_iter().for_each(|at| tree.nodes[at].fills = true);
+        for at in found {
+            tree.nodes[at].fills = true;
+        }
     }
 }

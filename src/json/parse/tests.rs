@@ -381,7 +381,8 @@ fn same(ours: &Value, theirs: &serde_json::Value) -> bool {
                     .as_f64()
                     .is_some_and(|theirs| (ours - theirs).abs() <= ours.abs() * 1e-15)
         }
-        (ours, theirs) => ours.to_text() == theirs.to_string(),
+        (ours, theirs) => serde_json::from_str::<serde_json::Value>(&ours.to_text())
+            .is_ok_and(|ours| ours == *theirs),
     }
 }
 
