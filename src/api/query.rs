@@ -2217,7 +2217,7 @@ mod tests {
                 ]);
                 let value = |random: &mut Random| match field_type(path) {
                     Some(FieldType::Integer) => random
-                        .of(&["0", "1", "2", "1000", "18446744073709551615"])
+                        .of(&["0", "1", "2", "1000", "105", "109", "18446744073709551615"])
                         .to_owned(),
                     Some(FieldType::Number) => random.number().to_string(),
                     Some(FieldType::Boolean) => random.of(&["true", "false"]).to_owned(),
@@ -2465,6 +2465,54 @@ mod tests {
                 prev = page.prev;
             }
             assert_eq!(prev, None, "{story}");
+        }
+    }
+
+    #[test]
+    fn a_page_holds_the_first_of_many_whatever_order_they_are_found_in() {
+        for (seed, sort) in ["-n", "n", "-updated_at", "s,-n", "-name"]
+            .iter()
+            .enumerate()
+        {
+            let mut random = Random(seed as u64);
+            let mut things = Things {
+                parts: 3,
+                ..Things::default()
+            };
+            for i in 0..1500_u64 {
+                let n = if seed % 2 == 0 {
+                    i
+                } else {
+                    random.next() % 900
+                };
+                let name = format!("{i:0width$}", width = 5 + i as usize % 2);
+                things.insert(json!({"name": name, "updated_at": 10_000 - i, "n": n, "s": i % 7}));
+            }
+            let mut expected: Vec<&Value> = things.all.values().map(|thing| &thing.value).collect();
+            let model = Model {
+                sort: sort
+                    .split(',')
+                    .map(|key| (key.trim_start_matches('-'), key.starts_with('-')))
+                    .collect(),
+                ..Model::default()
+            };
+            expected.sort_by(|a, b| model.order(a, b));
+            // One document more than a page is remembered, and twice as many are held: cut in half many times here.
+            let raw = format!("sort={sort}&limit=40&n_is_not=null");
+            let mut walked = 0;
+            let mut cursor: Option<String> = None;
+            loop {
+                let (page, body) = page_of(&things, &raw, cursor.as_deref(), &mut random);
+                for thing in body["things"].as_array().expect("a list") {
+                    assert_eq!(thing, expected[walked], "{raw}");
+                    walked += 1;
+                }
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(walked, expected.len(), "{raw}");
         }
     }
 
