@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Memory for filling and verifying.
 const CACHE_BYTES: usize = 64 << 20;
-/// Records per engine transaction while filling: bounds the pages waiting in memory.
+/// Records sorted at a time while filling.
 const FILL_RECORDS: usize = 10_000;
 const COPY_BYTES: usize = 1 << 20;
 
@@ -86,15 +86,13 @@ fn write(
 ) -> Result<Saved, StoreError> {
     let io = |error| StoreError::io(dest, "write", error);
     let mut tables = Tables::create(dest, disk.create(aside).map_err(io)?, CACHE_BYTES, head)?;
-    let mut ops = Vec::with_capacity(FILL_RECORDS);
-    for (table, key, value) in records {
-        ops.push(Op::Put { table, key, value });
-        if ops.len() == FILL_RECORDS {
-            tables.fill(&ops)?;
-            ops.clear();
-        }
-    }
-    tables.fill(&ops)?;
+    let mut ops = records
+        .into_iter()
+        .map(|(table, key, value)| Op::Put { table, key, value });
+    let groups = std::iter::from_fn(|| {
+        Some(ops.by_ref().take(FILL_RECORDS).collect::<Vec<_>>()).filter(|ops| !ops.is_empty())
+    });
+    tables.fill(groups)?;
     tables.finish(head, true)?;
     tables.close()?;
     let file = disk.open(aside).map_err(io)?;

@@ -15,6 +15,7 @@ use redb::{
     WriteTransaction,
 };
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
@@ -103,7 +104,7 @@ impl Tables {
             record: Vec::new(),
         };
         tables.db = Some(tables.engine_open(backend, cache_bytes, false)?);
-        tables.transaction(Durability::Immediate, |tables, txn| {
+        tables.transaction(|tables, txn| {
             let mut format = [0; 4];
             format[..2].copy_from_slice(&FORMAT.to_le_bytes());
             format[2..].copy_from_slice(&READER_MIN.to_le_bytes());
@@ -358,7 +359,7 @@ impl Tables {
     ///
     /// After an error the outcome is unknown and this value is of no more use.
     pub fn apply(&mut self, ops: &[Op], head: Head) -> Result<(), StoreError> {
-        self.transaction(Durability::Immediate, |tables, txn| {
+        self.transaction(|tables, txn| {
             let mut rows = tables.put_ops(txn, ops)?;
             rows.push(head_row(head));
             tables.put_meta(txn, &rows)
@@ -367,10 +368,14 @@ impl Tables {
         Ok(())
     }
 
-    /// Adds records without waiting for the disk: for filling a file that nobody depends on yet.
-    pub fn fill(&mut self, ops: &[Op]) -> Result<(), StoreError> {
-        self.transaction(Durability::None, |tables, txn| {
-            let rows = tables.put_ops(txn, ops)?;
+    /// Adds groups of records in one transaction, for filling a file that nobody depends on yet.
+    pub fn fill(&mut self, groups: impl Iterator<Item = Vec<Op>>) -> Result<(), StoreError> {
+        self.transaction(|tables, txn| {
+            let mut rows = BTreeMap::new();
+            for ops in groups {
+                rows.extend(tables.put_ops(txn, &ops)?);
+            }
+            let rows: Vec<Row> = rows.into_iter().collect();
             tables.put_meta(txn, &rows)
         })
     }
@@ -381,7 +386,7 @@ impl Tables {
             head,
             total: self.digests.total(),
         });
-        self.transaction(Durability::Immediate, |tables, txn| {
+        self.transaction(|tables, txn| {
             let mut rows = vec![head_row(head)];
             if let Some(seal) = seal {
                 let mut value = head_row(seal.head).1;
@@ -482,7 +487,6 @@ impl Tables {
 
     fn transaction(
         &mut self,
-        durability: Durability,
         write: impl FnOnce(&mut Tables, &WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let db = self.db()?;
@@ -493,7 +497,7 @@ impl Tables {
         // Quick repair: reopening after a crash takes the time of reading one page, not of walking the tree. It implies
         // two-phase commit, which also keeps hostile contents from forging a commit.
         txn.set_quick_repair(true);
-        txn.set_durability(durability)
+        txn.set_durability(Durability::Immediate)
             .expect("no savepoints are used");
         let path = self.path.clone();
         let written = catch_unwind(AssertUnwindSafe(|| write(self, &txn)));
