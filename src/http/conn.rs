@@ -26,6 +26,7 @@ use super::deadline::Wheel;
 use super::error::ApiError;
 use super::parse::{self, Chunked, Framing, Head, Method, Refusal};
 use super::response::{self, Body, Prepared, Response, Style};
+use super::steps::Steps;
 use super::{Accepts, Admission, Answer, Request, Service, Ticket};
 use crate::limits::{
     ACCEPT_PAUSE_MS, AHEAD_BYTES_MAX, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, HEAD_BYTES_MAX,
@@ -273,17 +274,17 @@ fn add(counter: &Cell<u64>, more: u64) {
 }
 
 struct Table {
-    conns: Vec<Option<Conn>>,
+    conns: Steps<Option<Conn>>,
     free: Vec<u32>,
     /// Epochs outlive connections, or a late answer to a closed connection could reach its successor.
-    epochs: Vec<u32>,
+    epochs: Steps<u32>,
     wheel: Wheel,
     open: usize,
 }
 
 impl Table {
     fn get(&mut self, slot: u32) -> &mut Conn {
-        self.conns[slot as usize]
+        self.conns[slot]
             .as_mut()
             .expect("a task outlives its entry")
     }
@@ -291,7 +292,7 @@ impl Table {
     /// The connection that owes this answer and can still be given it.
     fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn> {
         self.conns
-            .get_mut(ticket.slot as usize)?
+            .get_mut(ticket.slot)?
             .as_mut()
             .filter(|conn| conn.phase == Phase::Waiting && conn.epoch == ticket.epoch)
     }
@@ -343,9 +344,9 @@ impl Connections {
             limits: options.limits,
             cors_origin: options.cors_origin,
             table: RefCell::new(Table {
-                conns: Vec::new(),
+                conns: Steps::new(),
                 free: Vec::new(),
-                epochs: Vec::new(),
+                epochs: Steps::new(),
                 wheel: Wheel::new(),
                 open: 0,
             }),
@@ -741,18 +742,13 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
     }
     table.open += 1;
     let slot = table.free.pop().unwrap_or_else(|| {
-        // Steps instead of doubling: a table twice as large as needed would be most of what a connection costs.
-        if table.conns.len() == table.conns.capacity() {
-            table.conns.reserve_exact(1024);
-            table.epochs.reserve_exact(1024);
-        }
         table.conns.push(None);
         table.epochs.push(0);
         table.conns.len() as u32 - 1
     });
     table.wheel.add(slot);
-    let epoch = table.epochs[slot as usize];
-    table.conns[slot as usize] = Some(Conn {
+    let epoch = table.epochs[slot];
+    table.conns[slot] = Some(Conn {
         socket: fd,
         epoch,
         peer,
@@ -783,52 +779,59 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
 
 /// The life of a connection, as far as it has to wait. Small on purpose, with a single place to wait: this is what every idle client
 /// keeps.
-async fn connection<S: Service + 'static>(core: Rc<Core<S>>, socket: Socket, slot: u32) {
-    // Stays armed over everything else that happens: dropping it would keep the descriptor open in the kernel.
-    let mut readable = pin!(None);
-    // Rare, so it costs a pointer and not its size.
-    let mut writable: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
-    let mut next = Next::Readable;
-    poll_fn(|context| {
-        for _ in 0..TURNS_PER_POLL {
-            let is_time = match next {
-                Next::Readable => {
-                    if readable.is_none() {
-                        readable.set(Some(socket.readable()));
+// No async fn: it would keep its arguments twice.
+fn connection<S: Service + 'static>(
+    core: Rc<Core<S>>,
+    socket: Socket,
+    slot: u32,
+) -> impl Future<Output = ()> {
+    async move {
+        // Stays armed over everything else that happens: dropping it would keep the descriptor open in the kernel.
+        let mut readable = pin!(None);
+        // Rare, so it costs a pointer and not its size.
+        let mut writable: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
+        let mut next = Next::Readable;
+        poll_fn(|context| {
+            for _ in 0..TURNS_PER_POLL {
+                let is_time = match next {
+                    Next::Readable => {
+                        if readable.is_none() {
+                            readable.set(Some(socket.readable()));
+                        }
+                        core.shared.is_woken(slot, context)
+                            || is_ready_or_none(readable.as_mut(), context)
                     }
-                    core.shared.is_woken(slot, context)
-                        || is_ready_or_none(readable.as_mut(), context)
-                }
-                Next::Writable => {
-                    let armed = writable.get_or_insert_with(|| Box::pin(socket.writable()));
-                    let is_time = armed.as_mut().poll(context).is_ready();
-                    if is_time {
-                        writable = None;
+                    Next::Writable => {
+                        let armed = writable.get_or_insert_with(|| Box::pin(socket.writable()));
+                        let is_time = armed.as_mut().poll(context).is_ready();
+                        if is_time {
+                            writable = None;
+                        }
+                        is_time
                     }
-                    is_time
+                    Next::Parked => core.shared.is_woken(slot, context),
+                    Next::Close => is_ready_or_none(readable.as_mut(), context),
+                };
+                if !is_time {
+                    return Poll::Pending;
                 }
-                Next::Parked => core.shared.is_woken(slot, context),
-                Next::Close => is_ready_or_none(readable.as_mut(), context),
-            };
-            if !is_time {
-                return Poll::Pending;
-            }
-            if next == Next::Close {
-                return Poll::Ready(());
-            }
-            next = core.turn(slot);
-            if next == Next::Close {
-                core.release(slot);
-                if readable.is_some() {
-                    sys::shutdown(socket.as_raw_fd(), sys::Side::Both);
+                if next == Next::Close {
+                    return Poll::Ready(());
+                }
+                next = core.turn(slot);
+                if next == Next::Close {
+                    core.release(slot);
+                    if readable.is_some() {
+                        sys::shutdown(socket.as_raw_fd(), sys::Side::Both);
+                    }
                 }
             }
-        }
-        // With epoll a busy socket is readable at once, again and again: let the others in.
-        rt::wake_later(context.waker().clone());
-        Poll::Pending
-    })
-    .await;
+            // With epoll a busy socket is readable at once, again and again: let the others in.
+            rt::wake_later(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
 }
 
 fn is_ready_or_none<F: Future>(mut slot: Pin<&mut Option<F>>, context: &mut Context<'_>) -> bool {
@@ -1312,7 +1315,7 @@ impl<S: Service> Core<S> {
         let shared = &*self.shared;
         let mut table = shared.table.borrow_mut();
         // It may have moved on while others were dealt with.
-        if !table.wheel.is_due(slot) || table.conns[slot as usize].is_none() {
+        if !table.wheel.is_due(slot) || table.conns[slot].is_none() {
             return;
         }
         let conn = table.get(slot);
@@ -1344,11 +1347,11 @@ impl<S: Service> Core<S> {
     fn release(&self, slot: u32) {
         let shared = &*self.shared;
         let mut table = shared.table.borrow_mut();
-        let Some(conn) = table.conns[slot as usize].take() else {
+        let Some(conn) = table.conns[slot].take() else {
             return;
         };
         table.wheel.clear(slot);
-        table.epochs[slot as usize] = conn.epoch;
+        table.epochs[slot] = conn.epoch;
         table.free.push(slot);
         table.open -= 1;
         drop(table);

@@ -3,6 +3,8 @@
 //! Promises: no timer and no allocation per deadline; moving a deadline further away, which every request does, is one store; a
 //! deadline never fires early. It may fire late by a tick. Slots are indices into the connection table, whose life is the owner's business.
 
+use super::steps::Steps;
+
 /// Ticks of one turn. Further deadlines are looked at once per turn.
 const BUCKETS: u32 = 1024;
 
@@ -28,7 +30,7 @@ const LOOSE: Link = Link {
 
 pub(super) struct Wheel {
     buckets: Box<[u32]>,
-    links: Vec<Link>,
+    links: Steps<Link>,
     /// Everything due up to here has fired.
     now: u32,
 }
@@ -37,7 +39,7 @@ impl Wheel {
     pub(super) fn new() -> Self {
         Self {
             buckets: vec![NONE; BUCKETS as usize].into(),
-            links: Vec::new(),
+            links: Steps::new(),
             now: 0,
         }
     }
@@ -45,18 +47,15 @@ impl Wheel {
     /// Makes room for a slot; slots are handed out without gaps.
     pub(super) fn add(&mut self, slot: u32) {
         if slot as usize == self.links.len() {
-            if self.links.len() == self.links.capacity() {
-                self.links.reserve_exact(1024);
-            }
             self.links.push(LOOSE);
         }
-        debug_assert_eq!(self.links[slot as usize].hangs_at, NONE);
+        debug_assert_eq!(self.links[slot].hangs_at, NONE);
     }
 
     /// The deadline of a slot from now on.
     pub(super) fn set(&mut self, slot: u32, due: u32) {
         let due = due.max(self.now + 1);
-        let link = &mut self.links[slot as usize];
+        let link = &mut self.links[slot];
         link.due = due;
         // It is found at its old place first and moved then.
         if link.hangs_at <= due {
@@ -68,11 +67,11 @@ impl Wheel {
 
     pub(super) fn clear(&mut self, slot: u32) {
         self.unlink(slot);
-        self.links[slot as usize] = LOOSE;
+        self.links[slot] = LOOSE;
     }
 
     pub(super) fn is_due(&self, slot: u32) -> bool {
-        self.links[slot as usize].due <= self.now
+        self.links[slot].due <= self.now
     }
 
     /// Moves to `now` and collects the slots that are due. A slot collected here has no deadline until it is set again.
@@ -82,7 +81,7 @@ impl Wheel {
         for tick in first..=now {
             let mut slot = std::mem::replace(&mut self.buckets[(tick % BUCKETS) as usize], NONE);
             while slot != NONE {
-                let link = &mut self.links[slot as usize];
+                let link = &mut self.links[slot];
                 let next = link.next;
                 link.hangs_at = NONE;
                 if link.due <= now {
@@ -96,15 +95,15 @@ impl Wheel {
     }
 
     fn link(&mut self, slot: u32) {
-        let at = self.links[slot as usize].due.min(self.now + BUCKETS - 1);
+        let at = self.links[slot].due.min(self.now + BUCKETS - 1);
         let head = &mut self.buckets[(at % BUCKETS) as usize];
         let next = std::mem::replace(head, slot);
-        let link = &mut self.links[slot as usize];
+        let link = &mut self.links[slot];
         link.next = next;
         link.previous = NONE;
         link.hangs_at = at;
         if next != NONE {
-            self.links[next as usize].previous = slot;
+            self.links[next].previous = slot;
         }
     }
 
@@ -114,18 +113,18 @@ impl Wheel {
             previous,
             hangs_at,
             ..
-        } = self.links[slot as usize];
+        } = self.links[slot];
         if hangs_at == NONE {
             return;
         }
         match previous {
             NONE => self.buckets[(hangs_at % BUCKETS) as usize] = next,
-            _ => self.links[previous as usize].next = next,
+            _ => self.links[previous].next = next,
         }
         if next != NONE {
-            self.links[next as usize].previous = previous;
+            self.links[next].previous = previous;
         }
-        self.links[slot as usize].hangs_at = NONE;
+        self.links[slot].hangs_at = NONE;
     }
 }
 

@@ -10,6 +10,7 @@ pub mod encoding;
 pub mod error;
 pub mod parse;
 pub mod response;
+mod steps;
 
 #[cfg(test)]
 mod framing_tests;
