@@ -398,7 +398,9 @@ mod tests {
         ] {
             assert_eq!(
                 served(line).http.listen,
-                ["127.0.0.1:7".parse::<std::net::SocketAddr>().expect("an address")],
+                ["127.0.0.1:7"
+                    .parse::<std::net::SocketAddr>()
+                    .expect("an address")],
                 "{line}"
             );
         }
@@ -537,7 +539,9 @@ mod tests {
         };
         assert_eq!(
             config.settings.http.listen,
-            ["0.0.0.0:9019".parse::<std::net::SocketAddr>().expect("an address")]
+            ["0.0.0.0:9019"
+                .parse::<std::net::SocketAddr>()
+                .expect("an address")]
         );
         assert_eq!(config.settings.auth.edit_auth.expect("given").name, "root");
         assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);

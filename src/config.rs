@@ -1426,7 +1426,9 @@ mod tests {
         let settings = &config.settings;
         assert_eq!(
             settings.http.listen,
-            ["127.0.0.1:9019".parse::<std::net::SocketAddr>().expect("an address")]
+            ["127.0.0.1:9019"
+                .parse::<std::net::SocketAddr>()
+                .expect("an address")]
         );
         assert_eq!(settings.store.data_dir, Path::new("./weir-data"));
         assert_eq!(

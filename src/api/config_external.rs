@@ -69,14 +69,9 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 wait,
             });
         }
-        return delta(call.state, &hostname, node, since)
-            .map(|body| Outcome::Reply(with_headers(call.core, Response::json(200, body))));
+        return changes(call.core, call.state, &hostname, node, since).map(Outcome::Reply);
     }
-    let etag = Etag {
-        store_id: call.state.store_id(),
-        generation: node.generation,
-        epoch: epoch(call.state),
-    };
+    let etag = Etag::of(call.state, node.generation);
     if call
         .request
         .headers
@@ -117,8 +112,7 @@ pub fn wake(
         return None;
     }
     Some(match poll.since {
-        Some(since) => delta(state, hostname, node, since)
-            .map(|body| with_headers(core, Response::json(200, body))),
+        Some(since) => changes(core, state, hostname, node, since),
         None => whole(core, state, hostname, node, poll.coding),
     })
 }
@@ -138,11 +132,7 @@ pub fn expire(core: &Core, state: &State, hostname: &Hostname, poll: &ConfigPoll
             with_headers(core, Response::json(200, body.into_bytes()))
         }
         None => {
-            let etag = Etag {
-                store_id: state.store_id(),
-                generation: poll.generation,
-                epoch: epoch(state),
-            };
+            let etag = Etag::of(state, poll.generation);
             unchanged(core, &etag, poll.coding)
         }
     }
@@ -194,11 +184,7 @@ fn whole(
         .shared()
         .rendered
         .get(&node.rendered, || render_whole(state, hostname, node))?;
-    let etag = Etag {
-        store_id: state.store_id(),
-        generation: node.generation,
-        epoch: epoch(state),
-    };
+    let etag = Etag::of(state, node.generation);
     let (coding, body) = rendered.body(coding);
     Ok(with_headers(core, Response::shared(200, coding, body)).header("ETag", etag.text(coding)))
 }
@@ -254,6 +240,14 @@ struct Etag {
 }
 
 impl Etag {
+    fn of(state: &State, generation: u64) -> Self {
+        Self {
+            store_id: state.store_id(),
+            generation,
+            epoch: epoch(state),
+        }
+    }
+
     /// Strong, so it differs by coding.
     fn text(&self, coding: Option<Coding>) -> String {
         let Self {
@@ -291,11 +285,24 @@ fn epoch(state: &State) -> u64 {
 
 // ---- deltas --------------------------------------------------------------------------------------------------------------------
 
+/// A delta with the tag of the whole list that it leads to. Small, so it is compressed like any other answer; the tag then is a weak one.
+fn changes(
+    core: &Core,
+    state: &State,
+    hostname: &Hostname,
+    node: &Node,
+    since: u64,
+) -> Result<Response, ApiError> {
+    let etag = Etag::of(state, node.generation);
+    let body = delta(state, hostname, node, since)?;
+    Ok(with_headers(core, Response::json(200, body)).header("ETag", etag.text(None)))
+}
+
 /// What changed for a node since a revision.
 fn delta(state: &State, hostname: &Hostname, node: &Node, since: u64) -> Result<Vec<u8>, ApiError> {
     if since < node.delta_floor || since > state.revision() {
         return Err(ApiError::gone(
-            "revision_too_old",
+            "revision_gone",
             "What changed since this revision is not known any more; ask for the whole list",
         )
         .at_parameter("changes_since")

@@ -46,7 +46,7 @@ use crate::writer::{Commands, CoreMessage, Envelope, Published};
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const BATCH_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Documents looked at before a list lets other requests of its core go first: about a millisecond.
-const SCAN_SLICE: usize = 2048;
+const SCAN_SLICE: usize = 1024;
 /// Answers sent in a row before other requests of the core go first: about a millisecond.
 const SENDS_IN_A_ROW_MAX: usize = 256;
 

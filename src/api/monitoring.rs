@@ -21,14 +21,14 @@ pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let shared = call.core.shared();
     if shared.draining.load(Ordering::Acquire) {
         return Err(ApiError::unavailable(
-            "shutting_down",
+            "not_ready",
             "The server is stopping",
             1,
         ));
     }
     if !shared.published.is_writable() {
         return Err(ApiError::unavailable(
-            "storage_unavailable",
+            "not_ready",
             "The store does not take writes at present",
             2,
         ));

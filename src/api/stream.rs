@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::query::{Document, Execution, Hints, KeyOrder, Kind, Place, Query, Raw, Search, Source};
+use super::query::{
+    Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
+};
 use super::{Call, Outcome};
 use crate::http::Response;
 use crate::http::error::{ApiError, write_string};
@@ -101,6 +103,32 @@ impl Document for StreamDoc<'_> {
             "config_on_disk" => Some(owned(|out| self.config_on_disk(out))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
+    }
+
+    fn leaf(&self, path: &Path) -> Leaf<'_> {
+        let record: &ArchivedStream = self.stream;
+        match path.as_str() {
+            "layout.ingest" => match record.ingest() {
+                Some(host) => Leaf::Value(Raw::Text(host)),
+                None => Leaf::Absent,
+            },
+            "layout.inference" => match record.inference() {
+                Some(host) => Leaf::Value(Raw::Text(host)),
+                None => Leaf::Absent,
+            },
+            _ => Leaf::Unknown,
+        }
+    }
+
+    fn texts(&self) -> Option<[&str; 2]> {
+        Some([&self.stream.name, &self.config])
+    }
+
+    fn touch(&self) -> u8 {
+        self.config
+            .bytes()
+            .step_by(64)
+            .fold(0, |sum, byte| sum ^ byte)
     }
 
     fn render(&self, out: &mut Vec<u8>) {

@@ -229,6 +229,7 @@ impl ApiError {
 
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // numbers read better without a `&`
+    #[allow(clippy::needless_pass_by_value)] // numbers and texts alike
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.items[0].meta.push((key, value.to_string()));
         self

@@ -279,9 +279,9 @@ fn named_items<N: Ord + Clone>(
 ) -> Result<Vec<(N, Value)>, ApiError> {
     if items.len() > BATCH_ITEMS_MAX {
         let title = "A batch has at most 10,000 items";
-        return Err(
-            ApiError::bad_body(pointer, "too_many_items", title).with("maximum", BATCH_ITEMS_MAX)
-        );
+        return Err(ApiError::new(413, "too_many_items", title)
+            .at_pointer(pointer)
+            .with("maximum", BATCH_ITEMS_MAX));
     }
     let mut seen = std::collections::BTreeSet::new();
     let mut named = Vec::with_capacity(items.len());

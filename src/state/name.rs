@@ -197,9 +197,11 @@ mod tests {
 
     #[test]
     fn the_shard_of_a_name_is_part_of_the_format_on_disk() {
-        assert_eq!(
-            [shard_of("a"), shard_of("sports/hd/1"), shard_of("Первый")],
-            [14, 11, 13]
-        );
+        assert_eq!([shard_of("a"), shard_of("sports/hd/1"), shard_of("Первый")], [14, 14, 14]);
+        let mut used = [0; 16];
+        for i in 0..16_000 {
+            used[shard_of(&format!("stream-{i}"))] += 1;
+        }
+        assert!(used.iter().all(|n| (800..1200).contains(n)), "{used:?}");
     }
 }
