@@ -5,11 +5,13 @@
 //! Leaves to others: what a document means (`schema`), patches (`patch`).
 
 pub mod field_type;
+mod key;
 mod parse;
 pub mod patch;
 pub mod scan;
 
 pub use field_type::FieldType;
+pub(crate) use key::Key;
 pub(crate) use parse::special_from;
 pub use parse::{DEPTH_MAX, NUMBER_CHARS_MAX, ParseError, parse};
 pub use patch::merge;
@@ -44,9 +46,6 @@ pub struct Object {
     members: Vec<(Key, Value)>,
 }
 
-/// How a key is held is nobody's business but this module's.
-type Key = Box<str>;
-
 impl Object {
     pub const fn new() -> Self {
         Self {
@@ -80,7 +79,7 @@ impl Object {
         match self.find(key) {
             Ok(at) => Some(std::mem::replace(&mut self.members[at].1, value)),
             Err(at) => {
-                self.members.insert(at, (key.into(), value));
+                self.members.insert(at, (Key::new(key), value));
                 None
             }
         }
@@ -105,28 +104,77 @@ impl Object {
         self.members.retain_mut(|(key, value)| keep(key, value));
     }
 
+    /// In the order of the keys, which the schema compares as numbers.
+    pub(crate) fn members(&self) -> &[(Key, Value)] {
+        &self.members
+    }
+
+    fn into_members(self) -> Vec<(Key, Value)> {
+        self.members
+    }
+
+    fn from_sorted(members: Vec<(Key, Value)>) -> Self {
+        debug_assert!(members.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        Self { members }
+    }
+
+    pub(crate) fn retain_members(&mut self, mut keep: impl FnMut(&Key, &mut Value) -> bool) {
+        self.members.retain_mut(|(key, value)| keep(key, value));
+    }
+
+    pub(crate) fn member(&self, key: &Key) -> Option<&Value> {
+        // Objects have few members; comparing numbers in a row beats any search.
+        self.members
+            .iter()
+            .find(|(held, _)| held == key)
+            .map(|(_, value)| value)
+    }
+
     fn find(&self, key: &str) -> Result<usize, usize> {
         self.members.binary_search_by(|(held, _)| (**held).cmp(key))
     }
 }
 
+/// Members of an object taken apart, in the order of the keys.
+pub struct IntoMembers(std::vec::IntoIter<(Key, Value)>);
+
+impl Iterator for IntoMembers {
+    type Item = (Box<str>, Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, value)| (key.into_box(), value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
 impl IntoIterator for Object {
     type Item = (Box<str>, Value);
-    type IntoIter = std::vec::IntoIter<(Box<str>, Value)>;
+    type IntoIter = IntoMembers;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.members.into_iter()
+        IntoMembers(self.members.into_iter())
     }
 }
 
 /// Of members with the same key the last one stays.
 impl<K: AsRef<str>> FromIterator<(K, Value)> for Object {
     fn from_iter<I: IntoIterator<Item = (K, Value)>>(members: I) -> Self {
-        let mut object = Self::new();
-        for (key, value) in members {
-            object.insert(key, value);
-        }
-        object
+        let members = members.into_iter();
+        let mut members: Vec<(Key, Value)> = members
+            .map(|(key, value)| (Key::new(key.as_ref()), value))
+            .collect();
+        members.sort_by(|a, b| a.0.cmp(&b.0));
+        members.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                std::mem::swap(next, kept);
+            }
+            same
+        });
+        Self { members }
     }
 }
 

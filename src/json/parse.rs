@@ -4,6 +4,7 @@
 //! lone surrogates, U+0000, a byte order mark, integers beyond 64 bits, doubles that overflow or vanish, nesting deeper than
 //! `DEPTH_MAX`. One pass, time linear in the length, recursion bounded by the depth. Says where (byte offset and JSON pointer) and what.
 
+use super::key::{self, Names};
 use super::{Key, Number, Object, Value, push_pointer};
 
 /// How deep arrays and objects may nest. The deepest path of the schema has 9 levels; this bounds every recursion over a document.
@@ -49,6 +50,7 @@ pub fn parse(body: &[u8]) -> Result<Value, ParseError> {
         bytes: body,
         at: 0,
         depth: 0,
+        names: key::names(),
         members: Vec::new(),
         items: Vec::new(),
     };
@@ -110,6 +112,7 @@ struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    names: &'static Names,
     /// Members and items of all open objects and arrays; a finished one takes its own off the top in one exact allocation.
     members: Vec<(Key, Value)>,
     items: Vec<Value>,
@@ -137,8 +140,8 @@ impl<'a> Reader<'a> {
     fn value(&mut self) -> Read<Value> {
         match self.peek() {
             Some(b'"') => Ok(Value::String(self.string()?.into_box())),
-            Some(b'{') => self.nested(Self::object),
-            Some(b'[') => self.nested(Self::array),
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
             Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
             Some(b't') => self.word("true", Value::Bool(true)),
             Some(b'f') => self.word("false", Value::Bool(false)),
@@ -147,7 +150,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn nested(&mut self, read: fn(&mut Self) -> Read<Value>) -> Read<Value> {
+    fn enter(&mut self) -> Read<()> {
         if self.depth == DEPTH_MAX {
             return Err(Fault::at(
                 "json_too_deep",
@@ -156,17 +159,17 @@ impl<'a> Reader<'a> {
             ));
         }
         self.depth += 1;
-        let value = read(self)?;
-        self.depth -= 1;
-        Ok(value)
+        Ok(())
     }
 
     fn array(&mut self) -> Read<Value> {
+        self.enter()?;
         let first = self.items.len();
         self.at += 1;
         self.skip_space();
         if self.peek() == Some(b']') {
             self.at += 1;
+            self.depth -= 1;
             return Ok(Value::Array(Vec::new()));
         }
         loop {
@@ -183,10 +186,12 @@ impl<'a> Reader<'a> {
             self.skip_space();
         }
         self.at += 1;
-        Ok(Value::Array(self.items.drain(first..).collect()))
+        self.depth -= 1;
+        Ok(Value::Array(self.items.split_off(first)))
     }
 
     fn object(&mut self) -> Read<Value> {
+        self.enter()?;
         let first = self.members.len();
         let start = self.at;
         let mut ascending = true;
@@ -194,18 +199,15 @@ impl<'a> Reader<'a> {
         self.skip_space();
         if self.peek() == Some(b'}') {
             self.at += 1;
+            self.depth -= 1;
             return Ok(Value::Object(Object::new()));
         }
         loop {
             let key = self.key()?;
+            ascending = ascending && (self.members.len() == first || self.last_key() < &key);
             match self.value() {
-                Ok(value) => {
-                    ascending = ascending
-                        && (self.members.len() == first
-                            || *self.members[self.members.len() - 1].0 < *key);
-                    self.members.push((key, value));
-                }
-                Err(fault) => return Err(fault.inside(key.into_string())),
+                Ok(value) => self.members.push((key, value)),
+                Err(fault) => return Err(fault.inside(key.to_string())),
             }
             self.skip_space();
             match self.peek() {
@@ -227,23 +229,29 @@ impl<'a> Reader<'a> {
                     offset,
                     "A key may be given once in an object",
                 )
-                .inside(key.into_string()));
+                .inside(key.to_string()));
             }
         }
+        self.depth -= 1;
         Ok(Value::Object(Object {
-            members: self.members.drain(first..).collect(),
+            members: self.members.split_off(first),
         }))
     }
 
+    fn last_key(&self) -> &Key {
+        &self.members[self.members.len() - 1].0
+    }
+
     /// A key, its colon and the space around them; stands on the value afterwards.
+    #[inline]
     fn key(&mut self) -> Read<Key> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected("a key in double quotes"));
         }
-        let key = self.string()?.into_box();
+        let key = self.string()?.into_key(self.names);
         self.skip_space();
         if self.peek() != Some(b':') {
-            return Err(self.unexpected("':'").inside(key.into_string()));
+            return Err(self.unexpected("':'").inside(key.to_string()));
         }
         self.at += 1;
         self.skip_space();
@@ -381,6 +389,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Stands on the opening quote; afterwards behind the closing one.
+    #[inline]
     fn string(&mut self) -> Read<Text<'a>> {
         let start = self.at + 1;
         let end = special_from(self.bytes, start).ok_or_else(|| self.unfinished())?;
@@ -476,11 +485,17 @@ impl<'a> Reader<'a> {
         Ok(code)
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline]
     fn skip_space(&mut self) {
+        // Between most tokens there is none.
+        if self.peek().is_some_and(|byte| byte > b' ') {
+            return;
+        }
         while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.at += 1;
         }
@@ -512,6 +527,13 @@ enum Text<'a> {
 }
 
 impl Text<'_> {
+    fn into_key(self, names: &Names) -> Key {
+        match self {
+            Text::Plain(text) => Key::with(names, text),
+            Text::Escaped(text) => Key::with(names, &text),
+        }
+    }
+
     fn into_box(self) -> Box<str> {
         match self {
             Text::Plain(text) => text.into(),
@@ -521,6 +543,7 @@ impl Text<'_> {
 }
 
 /// Position of the first quote, backslash or control character at or after `from`. Eight bytes at a time.
+#[inline]
 pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;

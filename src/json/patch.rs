@@ -28,20 +28,23 @@ pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(object) = target else {
         unreachable!("it was just made one")
     };
-    for (key, value) in members {
-        if is_control(&key) {
-            continue;
+    // Both are in order, so one walk over both does it, however many members they have.
+    let mut held = std::mem::take(object).into_members().into_iter().peekable();
+    let mut merged = Vec::with_capacity(held.len() + members.len());
+    for (key, value) in members.into_members() {
+        while let Some(other) = held.next_if(|(other, _)| *other < key) {
+            merged.push(other);
         }
-        if value.is_null() {
-            object.remove(&key);
-        } else if let Some(held) = object.get_mut(&key) {
-            merge(held, value);
-        } else {
-            let mut fresh = Value::Null;
-            merge(&mut fresh, value);
-            object.insert(key, fresh);
+        let mut value_held = held
+            .next_if(|(other, _)| *other == key)
+            .map_or(Value::Null, |(_, value)| value);
+        if !value.is_null() && !is_control(&key) {
+            merge(&mut value_held, value);
+            merged.push((key, value_held));
         }
     }
+    merged.extend(held);
+    *object = Object::from_sorted(merged);
 }
 
 /// Inside an array nothing merges and `null` stays, but the controls are no data there either.

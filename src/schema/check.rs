@@ -250,8 +250,8 @@ impl<'a> Check<'a> {
             );
         }
         for at in &rules.required {
-            let name = &*rules.properties[usize::from(*at)].name;
-            if object.get(name).is_none_or(Value::is_null) {
+            let name = &rules.properties[usize::from(*at)].name;
+            if object.member(name).is_none_or(Value::is_null) {
                 self.report(
                     "missing_required",
                     &Path::Member(path, name),
@@ -261,7 +261,7 @@ impl<'a> Check<'a> {
             }
         }
         let mut from = 0;
-        for (key, value) in object.iter() {
+        for (key, value) in object.members() {
             if self.is_full() {
                 return;
             }
@@ -289,7 +289,7 @@ impl<'a> Check<'a> {
             return;
         };
         let Value::Object(object) = value else { return };
-        match object.get(member) {
+        match object.member(member) {
             None | Some(Value::Null) => {
                 let title = format!(
                     "Must be given: it tells which kind of object this is ({}).",

@@ -94,7 +94,7 @@ impl Fill<'_> {
             left: object.len(),
         };
         let mut from = 0;
-        for (key, value) in object.iter() {
+        for (key, value) in object.members() {
             let passed = from;
             let property = rules.next_property(key, &mut from);
             self.fill(rules, passed..from, &mut place);
@@ -122,7 +122,7 @@ impl Fill<'_> {
     /// Writes the defaults of properties that the stored object passed over.
     fn fill(&mut self, rules: &ObjectRules, passed: std::ops::Range<usize>, place: &mut Place) {
         for property in &rules.properties[passed] {
-            let Some(default) = &property.default else {
+            let Some(filling) = &property.filling else {
                 continue;
             };
             let start = self.out.len();
@@ -130,9 +130,7 @@ impl Fill<'_> {
             if place.stored || (place.any && place.left == 0) {
                 self.out.push(b',');
             }
-            json::write_string(&property.name, &mut self.out);
-            self.out.push(b':');
-            self.out.extend_from_slice(default.as_bytes());
+            self.out.extend_from_slice(filling.as_bytes());
             if !place.stored && place.left > 0 {
                 self.out.push(b',');
             }

@@ -62,7 +62,7 @@ impl Prune<'_> {
                 };
                 if let Some(rules) = one {
                     let mut from = 0;
-                    object.retain(|key, value| {
+                    object.retain_members(|key, value| {
                         self.member(
                             rules,
                             rules.next_property(key, &mut from),

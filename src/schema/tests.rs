@@ -1027,7 +1027,10 @@ impl Maker<'_> {
         };
         let mut value = self.value(id, depth);
         if let Value::Object(object) = &mut value {
-            object.insert(union.member().expect("told by a member"), Value::from(text));
+            object.insert(
+                &**union.member().expect("told by a member"),
+                Value::from(text),
+            );
         }
         value
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::format::{self, Format};
 use super::pattern::{self, Pattern};
-use crate::json::{self, Number, Value};
+use crate::json::{self, Key, Number, Value};
 
 /// A set of JSON types. An integer is a number without a fraction; `NUMBER` includes it.
 pub(super) type Kinds = u8;
@@ -91,6 +91,8 @@ pub(super) struct ArrayRules {
 pub(super) struct ObjectRules {
     /// Sorted by name.
     pub(super) properties: Box<[Property]>,
+    /// The names again, when all are in the dictionary of keys: walking an object compares integers in one place.
+    numbers: Box<[u16]>,
     /// What a member that is no property must be like.
     pub(super) additional: Option<NodeId>,
     /// Rules for the keys of such members.
@@ -103,11 +105,11 @@ pub(super) struct ObjectRules {
 }
 
 pub(super) struct Property {
-    pub(super) name: Box<str>,
+    pub(super) name: Key,
     pub(super) node: NodeId,
     pub(super) read_only: bool,
-    /// Canonical text of what stands in for an absent member in the effective document.
-    pub(super) default: Option<Box<str>>,
+    /// Canonical text of the member that stands in for an absent one in the effective document: `"name":default`.
+    pub(super) filling: Option<Box<str>>,
 }
 
 /// A value that is like one of several nodes. `oneOf` and `anyOf` are the same here: the first variant that fits is taken.
@@ -115,14 +117,14 @@ pub(super) enum Union {
     Free(Box<[NodeId]>),
     /// The variant is named by a member.
     Named {
-        member: Box<str>,
+        member: Key,
         variants: Box<[(Box<str>, NodeId)]>,
         fallback: Option<NodeId>,
         all: Box<[NodeId]>,
     },
     /// The variant is told from the URL in a member: by its scheme, then by pattern, in the order of the schema.
     Addressed {
-        member: Box<str>,
+        member: Key,
         schemes: Box<[Scheme]>,
         all: Box<[NodeId]>,
     },
@@ -146,7 +148,7 @@ impl Union {
     }
 
     /// Name of the member that tells the variant.
-    pub(super) fn member(&self) -> Option<&str> {
+    pub(super) fn member(&self) -> Option<&Key> {
         match self {
             Union::Free(_) => None,
             Union::Named { member, .. } | Union::Addressed { member, .. } => Some(member),
@@ -186,18 +188,31 @@ impl ObjectRules {
     }
 
     pub(super) fn property(&self, name: &str) -> Option<&Property> {
-        self.properties
-            .binary_search_by(|property| (*property.name).cmp(name))
-            .ok()
-            .map(|at| &self.properties[at])
+        let at = self
+            .properties
+            .binary_search_by(|property| (*property.name).cmp(name));
+        at.ok().map(|at| &self.properties[at])
     }
 
-    /// The same for names asked in ascending order: `from` remembers how far the table has been read.
-    pub(super) fn next_property(&self, name: &str, from: &mut usize) -> Option<&Property> {
-        let rest = &self.properties[*from..];
-        let passed = rest.partition_point(|property| *property.name < *name);
-        *from += passed;
-        rest.get(passed).filter(|property| *property.name == *name)
+    /// The same for keys asked in ascending order: `from` is the first property that is not less than the key asked last.
+    pub(super) fn next_property(&self, key: &Key, from: &mut usize) -> Option<&Property> {
+        match key {
+            Key::Known(number) if !self.numbers.is_empty() => {
+                let rest = &self.numbers[*from..];
+                *from += rest
+                    .iter()
+                    .position(|known| known >= number)
+                    .unwrap_or(rest.len());
+                (self.numbers.get(*from) == Some(number)).then(|| &self.properties[*from])
+            }
+            key => {
+                let rest = &self.properties[*from..];
+                *from += rest.partition_point(|property| property.name < *key);
+                self.properties
+                    .get(*from)
+                    .filter(|property| property.name == *key)
+            }
+        }
     }
 }
 
@@ -210,7 +225,10 @@ impl Tree {
                 return Resolved::One(id);
             };
             let next = if let Some(member) = union.member() {
-                let text = value.get(member).and_then(Value::as_str);
+                let text = value
+                    .as_object()
+                    .and_then(|object| object.member(member))
+                    .and_then(Value::as_str);
                 text.and_then(|text| union.variant(text))
             } else {
                 self.only_of_kind(union.variants(), kind_of(value))
@@ -429,18 +447,10 @@ impl Compiler<'_> {
             .into_iter()
             .flatten()
             .map(|(name, schema)| Property {
-                name: name.as_str().into(),
+                name: Key::new(name),
                 node: self.schema(schema),
                 read_only: schema.get("readOnly") == Some(&Json::Bool(true)),
-                // What is going away, or not the client's to set, is accepted but not advertised by filling it in.
-                default: schema
-                    .get("default")
-                    .filter(|_| {
-                        ["deprecated", "readOnly"]
-                            .iter()
-                            .all(|mark| schema.get(*mark) != Some(&Json::Bool(true)))
-                    })
-                    .map(|default| value_of(default).to_text().into()),
+                filling: filling(name, schema),
             })
             .collect();
         properties.sort_by(|a, b| a.name.cmp(&b.name));
@@ -460,8 +470,16 @@ impl Compiler<'_> {
             .filter(|at| !properties[*at].read_only)
             .map(|at| at as u16)
             .collect();
+        let numbers: Option<Vec<u16>> = properties
+            .iter()
+            .map(|property| match property.name {
+                Key::Known(number) => Some(number),
+                Key::Other(_) => None,
+            })
+            .collect();
         Some(Box::new(ObjectRules {
             required,
+            numbers: numbers.unwrap_or_default().into(),
             properties: properties.into(),
             additional: map
                 .get("additionalProperties")
@@ -483,18 +501,15 @@ impl Compiler<'_> {
         let Some(discriminator) = map.get("discriminator") else {
             return Some(Box::new(Union::Free(all)));
         };
-        let member: Box<str> = discriminator
-            .get("propertyName")
-            .and_then(Json::as_str)
-            .expect("a discriminator names a member")
-            .into();
+        let member = discriminator.get("propertyName").and_then(Json::as_str);
+        let member = Key::new(member.expect("a discriminator names a member"));
         let named = |name: &Json| {
             let at = list.iter().position(|schema| {
                 schema
                     .get("$ref")
                     .is_some_and(|target| name_of(target) == name_of(name))
             });
-            at.unwrap_or_else(|| panic!("{name} is no variant of the union by {member}"))
+            at.unwrap_or_else(|| panic!("{name} is no variant of the union by {member:?}"))
         };
         if let Some(patterns) = discriminator.get("x-patterns").and_then(Json::as_object) {
             // The order of the variants decides between patterns that overlap; the order of the members of an object is nothing to rely on.
@@ -544,6 +559,19 @@ impl Compiler<'_> {
             all,
         }))
     }
+}
+
+/// What is filled in for an absent member. What is going away, or not the client's to set, is accepted but not advertised.
+fn filling(name: &str, schema: &Json) -> Option<Box<str>> {
+    let marked = |mark: &str| schema.get(mark) == Some(&Json::Bool(true));
+    let default = schema
+        .get("default")
+        .filter(|_| !marked("deprecated") && !marked("readOnly"))?;
+    let mut text = Vec::new();
+    json::write_string(name, &mut text);
+    text.push(b':');
+    value_of(default).write(&mut text);
+    Some(json::text_of(text).into())
 }
 
 fn text_rules(map: &Map<String, Json>) -> Option<Box<TextRules>> {
@@ -649,7 +677,7 @@ fn settle_fills(tree: &mut Tree) {
                         || rules
                             .properties
                             .iter()
-                            .any(|it| it.default.is_some() || fills(&it.node))
+                            .any(|it| it.filling.is_some() || fills(&it.node))
                 });
                 !node.fills && (array || union || object)
             })
