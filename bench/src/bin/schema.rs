@@ -217,31 +217,31 @@ fn main() {
         println!("{name:<21} {:7.0} ns at least", all[0]);
     };
     show("parse", &mut || {
-        drop(black_box(weir::json::parse(black_box(body)).expect("JSON")))
+        drop(black_box(weir::json::parse(black_box(body)).expect("JSON")));
     });
     show("clone and drop", &mut || drop(black_box(parsed.clone())));
     let mut pruned = parsed.clone();
     schema.prune(&mut pruned);
     show("prune (nothing left)", &mut || {
-        schema.prune(black_box(&mut pruned))
+        schema.prune(black_box(&mut pruned));
     });
     show("check", &mut || {
-        schema.check(black_box(&parsed)).expect("valid")
+        schema.check(black_box(&parsed)).expect("valid");
     });
     show("effective", &mut || {
-        drop(black_box(schema.effective(black_box(&parsed))))
+        drop(black_box(schema.effective(black_box(&parsed))));
     });
     show("write", &mut || drop(black_box(parsed.to_text())));
     show("has_secrets", &mut || {
-        _ = black_box(schema.has_secrets(black_box(&parsed)))
+        _ = black_box(schema.has_secrets(black_box(&parsed)));
     });
     show("mask", &mut || {
-        drop(black_box(schema.mask(black_box(&text))))
+        drop(black_box(schema.mask(black_box(&text))));
     });
     show("serde_json DOM", &mut || {
         drop(black_box(
             serde_json::from_slice::<serde_json::Value>(black_box(body)).expect("JSON"),
-        ))
+        ));
     });
     let mut copy = body.to_vec();
     let mut buffers = simd_json::Buffers::default();
