@@ -312,7 +312,7 @@ fn violations_are_bounded_in_number() {
 fn what_a_client_may_not_set_is_dropped_silently() {
     let table = [
         (
-            r#"{"name":"x","updated_at":1,"stats":{"alive":true},"named_by":"config","title":"t"}"#,
+            r#"{"name":"x","updated_at":1,"stats":{"alive":true},"named_by":"config","config_on_disk":{"title":"o"},"title":"t"}"#,
             r#"{"title":"t"}"#,
         ),
         (r#"{"nonsense":1,"title":null}"#, r#"{"title":null}"#),
