@@ -139,6 +139,12 @@ impl Tables {
             return Err(StoreError::file(path, "it is not a store"));
         }
         let clean = header[FLAGS_AT] & FLAG_OPEN == 0;
+        // The engine is about to write down how long the file is. After a failed sync a kernel may know a length that never
+        // reached the disk; a file found shorter than its header says would not open again.
+        backend
+            .set_len(length)
+            .and_then(|()| backend.sync_data())
+            .map_err(|error| StoreError::io(path, "open", error))?;
         let check = opening.check || (!clean && length <= opening.check_bytes_max);
         let mut tables = Tables {
             path: path.into(),
