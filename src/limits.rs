@@ -36,9 +36,9 @@ pub const ANSWERS_PER_WRITE_MAX: u32 = 16;
 /// A body of this size or more is sent from where it is; a smaller one is copied behind its head, which is cheaper than a second part.
 pub const BODY_COPY_BYTES_MAX: usize = 16 * 1024;
 
-/// Unsent answers of one connection, not counting one large body that is sent from where it is.
-pub const UNSENT_BYTES_MAX: usize =
-    ANSWERS_PER_WRITE_MAX as usize * (BODY_COPY_BYTES_MAX + 8 * 1024);
+/// Answers copied together before they are written; with the answer that reaches this a connection holds at most 256 KiB unsent, plus
+/// one large body that is sent from where it is.
+pub const UNSENT_BYTES_MAX: usize = 256 * 1024 - 2 * BODY_COPY_BYTES_MAX;
 
 /// Bytes kept for a client that sends further requests while one waits. When full, its socket is not read: TCP slows it down.
 pub const AHEAD_BYTES_MAX: usize = 64 * 1024;

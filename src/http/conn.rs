@@ -779,7 +779,7 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
 
 /// The life of a connection, as far as it has to wait. Small on purpose, with a single place to wait: this is what every idle client
 /// keeps.
-// No async fn: it would keep its arguments twice.
+#[allow(clippy::manual_async_fn)] // an async fn would keep its arguments twice
 fn connection<S: Service + 'static>(
     core: Rc<Core<S>>,
     socket: Socket,

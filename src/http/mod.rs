@@ -72,7 +72,8 @@ pub struct Admission {
 
 /// Decides what requests mean. One per core; nothing here blocks or awaits. A panic becomes a 500 and ends that connection only.
 pub trait Service {
-    /// Asked when a head is complete, before its body is read or asked for (`100-continue`): who is it, may it, how large a body.
+    /// Asked when a head is complete, before its body is read or asked for (`100-continue`): who is it, may it, how large a body. The
+    /// method is the one that was sent, so `HEAD` may appear here. `OPTIONS` is answered without asking: it tells what everybody may know.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response>;
 
     /// Answers, or promises to complete `ticket`. The ticket can be completed from the moment this returned `Wait`, not before.
