@@ -197,7 +197,10 @@ mod tests {
 
     #[test]
     fn the_shard_of_a_name_is_part_of_the_format_on_disk() {
-        assert_eq!([shard_of("a"), shard_of("sports/hd/1"), shard_of("Первый")], [14, 14, 14]);
+        assert_eq!(
+            [shard_of("a"), shard_of("sports/hd/1"), shard_of("Первый")],
+            [14, 14, 14]
+        );
         let mut used = [0; 16];
         for i in 0..16_000 {
             used[shard_of(&format!("stream-{i}"))] += 1;
