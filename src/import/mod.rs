@@ -8,8 +8,8 @@
 //! with `--strict` nothing is saved unless everything can be, and there is one batch. `playlist` reads the file, `channel` decides names, labels and
 //! addresses; this file compares, saves and reports.
 
-mod channel;
-mod playlist;
+pub mod channel;
+pub mod playlist;
 mod server;
 
 use std::collections::{BTreeMap, HashMap};

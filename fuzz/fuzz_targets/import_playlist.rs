@@ -1,0 +1,31 @@
+//! Playlists: every line is a channel, belongs to one, or is reported; names are good and unique, and the same file gives the same names.
+#![no_main]
+
+use std::collections::BTreeSet;
+
+use libfuzzer_sys::fuzz_target;
+use weir::import::channel::channels;
+use weir::import::playlist::parse;
+use weir::state::name::StreamName;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(playlist) = parse(data) else {
+        return;
+    };
+    let lines = 1 + data.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
+    for problem in &playlist.problems {
+        assert!((1..=lines).contains(&problem.line) && !problem.reason.is_empty());
+    }
+    for entry in &playlist.entries {
+        assert!(entry.line <= entry.url_line && (1..=lines).contains(&entry.url_line));
+        assert!(!entry.url.is_empty());
+    }
+    let (found, problems) = channels(&playlist.entries, "tv/");
+    assert_eq!(found.len() + problems.len(), playlist.entries.len());
+    let mut names = BTreeSet::new();
+    for channel in &found {
+        assert!(StreamName::parse(&channel.name).is_ok(), "{:?}", channel.name);
+        assert!(names.insert(&channel.name), "{:?} twice", channel.name);
+    }
+    assert_eq!(channels(&playlist.entries, "tv/").0, found);
+});

@@ -1,0 +1,428 @@
+//! The model: what the server promises, written a second time and without any care for speed.
+//!
+//! Plain `BTreeMap`s of JSON; its own merge patch, its own rules of layouts, its own idea of what a node is told. It knows
+//! nothing of records, indexes, generations or shards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::op::Op;
+
+const HISTORY_MAX: usize = 100;
+const HISTORY_MS: u64 = 90 * 24 * 3600 * 1000;
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Layout {
+    pub ingest: Option<String>,
+    pub inference: Option<String>,
+    pub backups: Vec<String>,
+    pub failover_from: Option<String>,
+    pub created_at: u64,
+    pub by_layouter: bool,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stream {
+    /// What the operator stored, without the name.
+    pub config: Map<String, Value>,
+    /// Newest first.
+    pub layouts: Vec<Layout>,
+    pub revision: u64,
+    pub updated_at: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Streamer {
+    pub config: Map<String, Value>,
+    pub revision: u64,
+    pub updated_at: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Model {
+    pub revision: u64,
+    pub stamp_ms: u64,
+    pub streams: BTreeMap<String, Stream>,
+    pub streamers: BTreeMap<String, Streamer>,
+}
+
+/// A status of the API and nothing else.
+pub type Refused = u16;
+
+/// What a node does for a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Ingest,
+    Backup,
+    Inference,
+}
+
+impl Model {
+    /// Operations that are written together: each whole or not at all; stamps move when anything changed.
+    pub fn batch(&mut self, ops: &[Op], now_ms: u64) -> Vec<Result<(), Refused>> {
+        let (revision, stamp_ms) = (self.revision + 1, now_ms.max(self.stamp_ms + 1));
+        let mut outcomes = Vec::new();
+        let mut changed = false;
+        for op in ops {
+            let mut next = self.clone();
+            let outcome = next.apply(op, revision, stamp_ms);
+            if outcome.is_ok() && next != *self {
+                *self = next;
+                changed = true;
+            }
+            outcomes.push(outcome);
+        }
+        if changed {
+            (self.revision, self.stamp_ms) = (revision, stamp_ms);
+        }
+        outcomes
+    }
+
+    fn apply(&mut self, op: &Op, revision: u64, stamp_ms: u64) -> Result<(), Refused> {
+        match op {
+            Op::SaveStream(name, patch) => self.save_stream(name, patch, revision, stamp_ms),
+            Op::SaveStreams(items) => items.iter().try_for_each(|item| {
+                self.save_stream(&key(item, "name"), item, revision, stamp_ms)
+            }),
+            Op::DeleteStream(name) => self.streams.remove(name).map(|_| ()).ok_or(404),
+            Op::SetLayouts(items) => items.iter().try_for_each(|item| {
+                let name = key(item, "name");
+                let mut stream = self.streams.get(&name).cloned().ok_or(404_u16)?;
+                self.place(&mut stream, item, stamp_ms)?;
+                self.keep_stream(name, stream, revision, stamp_ms);
+                Ok(())
+            }),
+            Op::SaveStreamer(host, patch) => self.save_streamer(host, patch, revision, stamp_ms),
+            Op::SaveStreamers(items) => items.iter().try_for_each(|item| {
+                self.save_streamer(&key(item, "hostname"), item, revision, stamp_ms)
+            }),
+            Op::DeleteStreamer(host) => self.streamers.remove(host).map(|_| ()).ok_or(404),
+        }
+    }
+
+    fn save_stream(
+        &mut self,
+        name: &str,
+        patch: &Value,
+        revision: u64,
+        stamp_ms: u64,
+    ) -> Result<(), Refused> {
+        if patch.get("name").is_some_and(|given| given != name) {
+            return Err(400);
+        }
+        let old = self.streams.get(name);
+        let mut stream = old.cloned().unwrap_or_default();
+        let mut patch = patch.clone();
+        let members = patch.as_object_mut().ok_or(400_u16)?;
+        let layout = members.remove("layout");
+        for dropped in ["name", "no_such_field", "stats", "updated_at"] {
+            members.remove(dropped);
+        }
+        let mut merged = Value::Object(stream.config.clone());
+        merge(&mut merged, &patch);
+        if merged["title"].is_number() || merged["segment_duration"].is_number() {
+            return Err(400);
+        }
+        let namespace = merged["namespace"].clone();
+        if let Some(old) = old
+            && old.config.get("namespace").unwrap_or(&Value::Null) != &namespace
+        {
+            return Err(400);
+        }
+        stream.config = merged
+            .as_object()
+            .expect("a patch that is an object")
+            .clone();
+        match layout {
+            None => {}
+            Some(Value::Null) => {
+                let nowhere = json!({"ingest": null, "inference": null, "dvr_backups": null, "failover_from": null});
+                self.place(&mut stream, &nowhere, stamp_ms)?;
+            }
+            Some(layout) => self.place(&mut stream, &layout, stamp_ms)?,
+        }
+        self.keep_stream(name.into(), stream, revision, stamp_ms);
+        Ok(())
+    }
+
+    fn keep_stream(&mut self, name: String, mut stream: Stream, revision: u64, stamp_ms: u64) {
+        if self.streams.get(&name) != Some(&stream) {
+            (stream.revision, stream.updated_at) = (revision, stamp_ms);
+            self.streams.insert(name, stream);
+        }
+    }
+
+    fn place(&self, stream: &mut Stream, wanted: &Value, stamp_ms: u64) -> Result<(), Refused> {
+        let current = stream.layouts.first().cloned().unwrap_or_default();
+        let mut next = current.clone();
+        let host = |field: &str, to: &mut Option<String>| {
+            if let Some(value) = wanted.get(field) {
+                *to = value.as_str().map(str::to_owned);
+            }
+        };
+        host("ingest", &mut next.ingest);
+        host("inference", &mut next.inference);
+        host("failover_from", &mut next.failover_from);
+        if let Some(value) = wanted.get("dvr_backups") {
+            next.backups = value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+        }
+        let namespace = stream.config.get("namespace");
+        let may_hold = |host: &String, role: &str| {
+            self.streamers.get(host).is_some_and(|streamer| {
+                streamer.config["role"] == role && streamer.config.get("namespace") == namespace
+            })
+        };
+        let newly = |new: &Option<String>, old: &Option<String>| new.clone().filter(|_| new != old);
+        let chosen = newly(&next.ingest, &current.ingest);
+        if chosen.is_some_and(|host| !may_hold(&host, "streamer")) {
+            return Err(400);
+        }
+        let chosen = newly(&next.inference, &current.inference);
+        if chosen.is_some_and(|host| !may_hold(&host, "inference")) {
+            return Err(400);
+        }
+        let mut holders: BTreeSet<&String> = next.ingest.iter().collect();
+        for backup in &next.backups {
+            let is_new = !current.backups.contains(backup);
+            if (is_new && !may_hold(backup, "streamer")) || !holders.insert(backup) {
+                return Err(400);
+            }
+        }
+        let reason = wanted.get("change_reason").and_then(Value::as_str);
+        let nodes = |layout: &Layout| {
+            (
+                layout.ingest.clone(),
+                layout.inference.clone(),
+                layout.backups.clone(),
+            )
+        };
+        if nodes(&next) == nodes(&current) {
+            if let Some(first) = stream.layouts.first_mut() {
+                first.failover_from = next.failover_from;
+                if let Some(reason) = reason {
+                    first.reason = Some(reason.into());
+                }
+            }
+            return Ok(());
+        }
+        next.by_layouter = wanted
+            .get("originator")
+            .is_some_and(|who| who == "layouter");
+        next.reason = match reason {
+            Some(reason) => Some(reason.into()),
+            None if next.by_layouter => None,
+            None => Some("relayout_by_api".into()),
+        };
+        next.created_at = stamp_ms;
+        stream.layouts.insert(0, next);
+        stream.layouts.truncate(HISTORY_MAX);
+        let mut first = true;
+        stream.layouts.retain(|layout| {
+            std::mem::take(&mut first) || layout.created_at + HISTORY_MS >= stamp_ms
+        });
+        Ok(())
+    }
+
+    fn save_streamer(
+        &mut self,
+        host: &str,
+        patch: &Value,
+        revision: u64,
+        stamp_ms: u64,
+    ) -> Result<(), Refused> {
+        if patch.get("hostname").is_some_and(|given| given != host) {
+            return Err(400);
+        }
+        let old = self.streamers.get(host);
+        let mut streamer = old.cloned().unwrap_or_default();
+        let mut patch = patch.clone();
+        let members = patch.as_object_mut().ok_or(400_u16)?;
+        for dropped in ["hostname", "no_such_field"] {
+            members.remove(dropped);
+        }
+        let mut merged = Value::Object(streamer.config.clone());
+        merge(&mut merged, &patch);
+        if merged["cluster_key"].is_number() {
+            return Err(400);
+        }
+        let namespace = merged["namespace"].clone();
+        if let Some(old) = old
+            && old.config.get("namespace").unwrap_or(&Value::Null) != &namespace
+        {
+            return Err(400);
+        }
+        streamer.config = merged
+            .as_object()
+            .expect("a patch that is an object")
+            .clone();
+        if old != Some(&streamer) {
+            (streamer.revision, streamer.updated_at) = (revision, stamp_ms);
+            self.streamers.insert(host.into(), streamer);
+        }
+        Ok(())
+    }
+
+    /// Everything laid out on a host, disabled streams included.
+    pub fn held_by(&self, host: &str) -> BTreeMap<String, Role> {
+        let mut held = BTreeMap::new();
+        for (name, stream) in &self.streams {
+            let Some(layout) = stream.layouts.first() else {
+                continue;
+            };
+            let is = |who: &Option<String>| who.as_deref() == Some(host);
+            let role = if is(&layout.ingest) {
+                Role::Ingest
+            } else if layout.backups.iter().any(|backup| backup == host) {
+                Role::Backup
+            } else if is(&layout.inference) {
+                Role::Inference
+            } else {
+                continue;
+            };
+            held.insert(name.clone(), role);
+        }
+        held
+    }
+
+    /// What a host is told, stream by stream. `effective` is the configuration with defaults, which the schema decides.
+    pub fn told(&self, host: &str, effective: impl Fn(&str) -> Value) -> BTreeMap<String, Value> {
+        let mut told = BTreeMap::new();
+        for (name, role) in self.held_by(host) {
+            let stream = &self.streams[&name];
+            if stream.config.get("disabled") == Some(&json!(true)) {
+                continue;
+            }
+            let config = effective(&name);
+            let layout = &stream.layouts[0];
+            let mut document = json!({ "name": name });
+            let pull: Vec<Value> = layout
+                .ingest
+                .iter()
+                .map(|ingest| json!({ "url": self.pull_url(ingest, &name) }))
+                .collect();
+            let copy = |field: &str, document: &mut Value| {
+                if let Some(value) = config.get(field) {
+                    document[field] = value.clone();
+                }
+            };
+            match role {
+                Role::Ingest => {
+                    let hidden = [
+                        "disabled",
+                        "template",
+                        "stats",
+                        "meta",
+                        "position",
+                        "named_by",
+                        "config_on_disk",
+                        "layout",
+                        "claims",
+                        "labels",
+                    ];
+                    for (field, value) in config.as_object().expect("a configuration") {
+                        if !hidden.contains(&field.as_str()) {
+                            document[field] = value.clone();
+                        }
+                    }
+                }
+                Role::Backup => {
+                    document["inputs"] = pull.into();
+                    document["static"] = true.into();
+                    copy("dvr", &mut document);
+                    copy("on_play", &mut document);
+                }
+                Role::Inference => {
+                    document["inputs"] = pull.into();
+                    copy("vision", &mut document);
+                }
+            }
+            if role != Role::Inference && document.get("dvr").is_some() {
+                let mut remotes: Vec<Value> = document["dvr"]["remotes"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                let former = former_ingests(&stream.layouts);
+                let holders = layout.ingest.iter().chain(&layout.backups).chain(former);
+                for other in holders.filter(|other| *other != host) {
+                    let url = json!(self.pull_url(other, &name));
+                    if !remotes.contains(&url) {
+                        remotes.push(url);
+                    }
+                }
+                if !remotes.is_empty() {
+                    document["dvr"]["remotes"] = remotes.into();
+                }
+            }
+            told.insert(name, document);
+        }
+        told
+    }
+
+    fn pull_url(&self, host: &str, name: &str) -> String {
+        let mut scheme = "m4s";
+        let mut authority = host.to_owned();
+        if let Some(streamer) = self.streamers.get(host) {
+            let url = |field: &str| streamer.config.get(field).and_then(Value::as_str);
+            if let Some(url) = url("private_payload_url").or(url("api_url")) {
+                let (given, rest) = url.split_once("://").expect("a url");
+                if given == "https" {
+                    scheme = "m4ss";
+                }
+                authority = rest.trim_end_matches('/').to_owned();
+            }
+        }
+        let mut path = String::new();
+        for byte in name.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                    path.push(char::from(byte));
+                }
+                _ => path.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        format!("{scheme}://{authority}/{path}")
+    }
+}
+
+/// The nodes of the last five stays, newest first, the present one among them.
+fn former_ingests(layouts: &[Layout]) -> impl Iterator<Item = &String> {
+    let mut stays: Vec<Option<&String>> = layouts
+        .iter()
+        .map(|layout| layout.ingest.as_ref())
+        .collect();
+    stays.dedup();
+    stays.into_iter().flatten().take(5)
+}
+
+/// RFC 7386 with `$reset`.
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(members) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() || members.get("$reset") == Some(&json!(true)) {
+        *target = json!({});
+    }
+    for (key, value) in members.iter().filter(|(key, _)| *key != "$reset") {
+        if value.is_null() {
+            target.as_object_mut().expect("made one above").remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+fn key(item: &Value, field: &str) -> String {
+    item[field]
+        .as_str()
+        .expect("an item names itself")
+        .to_owned()
+}
