@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::query::{Path, pairs};
-use crate::json::scan::Number;
+use crate::json::Number;
 
 /// Longest cursor looked at: five values of which each byte takes three, and base64 on top.
 pub const CURSOR_BYTES_MAX: usize = 8 * 1024;

@@ -25,9 +25,10 @@ use memchr::memmem::Finder;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cursor::{Cursor, Position, Question, SortKey, SortValue, encode_component};
-use crate::http::error::{ApiError, write_string};
+use crate::http::error::ApiError;
 use crate::json::FieldType;
-use crate::json::scan::{self, Number, Projection, Scalar};
+use crate::json::scan::{self, Projection, Scalar};
+use crate::json::{Number, write_string};
 
 /// Most documents on a page; more is refused, since one answer would hold the core for too long.
 pub const LIMIT_MAX: usize = 10_000;

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::parse::Refusal;
+use crate::json::write_string;
 
 /// Why a request was refused. Cheap to build, rendered once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,7 +229,6 @@ impl ApiError {
     }
 
     #[must_use]
-    #[allow(clippy::needless_pass_by_value)] // numbers read better without a `&`
     #[allow(clippy::needless_pass_by_value)] // numbers and texts alike
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.items[0].meta.push((key, value.to_string()));
@@ -279,42 +279,6 @@ impl ApiError {
         }
         out.extend_from_slice(b"]}");
     }
-}
-
-/// A JSON string with the escapes JSON demands and no others.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let mut plain = 0;
-    for (i, byte) in text.bytes().enumerate() {
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0x08 => b"\\b",
-            0x0c => b"\\f",
-            0..0x20 => b"",
-            _ => continue,
-        };
-        out.extend_from_slice(&text.as_bytes()[plain..i]);
-        if escape.is_empty() {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.extend_from_slice(&[
-                b'\\',
-                b'u',
-                b'0',
-                b'0',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
-        } else {
-            out.extend_from_slice(escape);
-        }
-        plain = i + 1;
-    }
-    out.extend_from_slice(&text.as_bytes()[plain..]);
-    out.push(b'"');
 }
 
 #[cfg(test)]

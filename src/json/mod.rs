@@ -16,6 +16,7 @@ pub(crate) use parse::special_from;
 pub use parse::{DEPTH_MAX, NUMBER_CHARS_MAX, ParseError, parse};
 pub use patch::merge;
 
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Any JSON value. Trees made by `parse` are at most `DEPTH_MAX` deep, and `merge` does not deepen them, so recursion over them is bounded.
@@ -31,7 +32,9 @@ pub enum Value {
 }
 
 /// Integers are exact over the whole range of `u64` and `i64`; the rest is a finite double.
-#[derive(Debug, Clone, Copy, PartialEq)]
+///
+/// Equal and ordered as the real numbers they are: 5 equals 5.0, and 2^53 + 1 differs from 2^53 as a double.
+#[derive(Debug, Clone, Copy)]
 pub enum Number {
     Unsigned(u64),
     /// Always below zero.
@@ -264,7 +267,7 @@ impl Value {
             Value::Bool(true) => out.extend_from_slice(b"true"),
             Value::Bool(false) => out.extend_from_slice(b"false"),
             Value::Number(number) => number.write(out),
-            Value::String(text) => write_string(text, out),
+            Value::String(text) => write_string(out, text),
             Value::Array(items) => {
                 out.push(b'[');
                 for (index, item) in items.iter().enumerate() {
@@ -295,7 +298,7 @@ impl Object {
             if index > 0 {
                 out.push(b',');
             }
-            write_string(key, out);
+            write_string(out, key);
             out.push(b':');
             value.write(out);
         }
@@ -346,10 +349,61 @@ impl Number {
             integer => Some(integer),
         }
     }
+
+    /// A finite double as it is.
+    pub fn from_float(value: f64) -> Option<Number> {
+        value.is_finite().then_some(Number::Float(value))
+    }
+
+    pub fn from_signed(value: i64) -> Number {
+        u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned)
+    }
 }
 
+impl Ord for Number {
+    fn cmp(&self, other: &Number) -> Ordering {
+        use Number::{Float, Negative, Unsigned};
+        match (*self, *other) {
+            (Unsigned(a), Unsigned(b)) => a.cmp(&b),
+            (Negative(a), Negative(b)) => a.cmp(&b),
+            (Negative(_), Unsigned(_)) => Ordering::Less,
+            (Unsigned(_), Negative(_)) => Ordering::Greater,
+            (Float(a), Float(b)) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
+            (Unsigned(a), Float(b)) => order_with_float(i128::from(a), b),
+            (Negative(a), Float(b)) => order_with_float(i128::from(a), b),
+            (Float(a), Unsigned(b)) => order_with_float(i128::from(b), a).reverse(),
+            (Float(a), Negative(b)) => order_with_float(i128::from(b), a).reverse(),
+        }
+    }
+}
+
+/// Exact: a 64-bit integer is never rounded to a double here.
+fn order_with_float(integer: i128, float: f64) -> Ordering {
+    // Casts saturate, and every 64-bit integer is far inside of i128.
+    let whole = float.trunc() as i128;
+    integer.cmp(&whole).then_with(|| {
+        0.0_f64
+            .partial_cmp(&float.fract())
+            .unwrap_or(Ordering::Equal)
+    })
+}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Number) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Number) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Number {}
+
 /// Appends a string with its quotes: only quotes, backslashes and control characters are escaped, everything else is copied.
-pub fn write_string(text: &str, out: &mut Vec<u8>) {
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut copied = 0;

@@ -11,22 +11,10 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use crate::http::error::write_string;
+use super::{Number, write_string};
 
 /// Arrays and objects inside each other, as accepted from outside. Deeper text is not ours and is answered with "nothing there".
 const DEPTH_MAX: usize = 64;
-
-/// A number as canonical text has it: integers exact in 64 bits, everything else a float.
-///
-/// The order is that of the real numbers: 2^53 + 1 and 2^53 as a float differ.
-#[derive(Debug, Clone, Copy)]
-pub enum Number {
-    Unsigned(u64),
-    /// Always below zero.
-    Negative(i64),
-    /// Always finite.
-    Float(f64),
-}
 
 /// A value at the end of a path, as filters and sort orders see it.
 #[derive(Debug, Clone)]
@@ -383,72 +371,6 @@ fn float(text: &str, stopped_at: u8) -> Option<Number> {
     let value: f64 = text.parse().ok()?;
     value.is_finite().then_some(Number::Float(value))
 }
-
-impl Number {
-    /// A finite float; integers stay what they are.
-    pub fn from_float(value: f64) -> Option<Number> {
-        value.is_finite().then_some(Number::Float(value))
-    }
-
-    pub fn from_signed(value: i64) -> Number {
-        u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned)
-    }
-
-    /// Shortest text that reads back as the same number.
-    pub fn write(self, out: &mut Vec<u8>) {
-        match self {
-            Number::Unsigned(value) => {
-                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-            }
-            Number::Negative(value) => {
-                out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-            }
-            Number::Float(value) => out.extend_from_slice(format!("{value:?}").as_bytes()),
-        }
-    }
-}
-
-impl Ord for Number {
-    fn cmp(&self, other: &Number) -> Ordering {
-        use Number::{Float, Negative, Unsigned};
-        match (*self, *other) {
-            (Unsigned(a), Unsigned(b)) => a.cmp(&b),
-            (Negative(a), Negative(b)) => a.cmp(&b),
-            (Negative(_), Unsigned(_)) => Ordering::Less,
-            (Unsigned(_), Negative(_)) => Ordering::Greater,
-            (Float(a), Float(b)) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
-            (Unsigned(a), Float(b)) => order_with_float(i128::from(a), b),
-            (Negative(a), Float(b)) => order_with_float(i128::from(a), b),
-            (Float(a), Unsigned(b)) => order_with_float(i128::from(b), a).reverse(),
-            (Float(a), Negative(b)) => order_with_float(i128::from(b), a).reverse(),
-        }
-    }
-}
-
-/// Exact: a 64-bit integer is never rounded to a float here.
-fn order_with_float(integer: i128, float: f64) -> Ordering {
-    // Casts saturate, and every 64-bit integer is far inside of i128.
-    let whole = float.trunc() as i128;
-    integer.cmp(&whole).then_with(|| {
-        0.0_f64
-            .partial_cmp(&float.fract())
-            .unwrap_or(Ordering::Equal)
-    })
-}
-
-impl PartialOrd for Number {
-    fn partial_cmp(&self, other: &Number) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Number {
-    fn eq(&self, other: &Number) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Number {}
 
 // ---- finding ends -------------------------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ impl Fill<'_> {
             place.any = true;
             place.stored = true;
             place.left -= 1;
-            json::write_string(key, &mut self.out);
+            json::write_string(&mut self.out, key);
             self.out.push(b':');
             match (property, rules.additional) {
                 (Some(property), _) => {

@@ -565,7 +565,7 @@ impl Scan<'_> {
                     };
                     if let Some(shown) = shown {
                         let mut text = Vec::with_capacity(shown.len() + 2);
-                        json::write_string(&shown, &mut text);
+                        json::write_string(&mut text, &shown);
                         self.replace(start - 1, end + 1, &json::text_of(text));
                     }
                 }

@@ -15,8 +15,7 @@ use super::State;
 use super::name::{Hostname, StreamName};
 use super::record::{ArchivedStream, Role};
 use crate::feed::rendered::RenderedSlot;
-use crate::http::error::write_string;
-use crate::json::{self, Value, scan};
+use crate::json::{self, Value, scan, write_string};
 
 /// Removals remembered per node for deltas; a reader that is further behind is told to reload.
 pub const REMOVALS_KEPT_MAX: usize = 1024;
