@@ -19,9 +19,9 @@ use percent_encoding::percent_decode_str;
 use super::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Core, Outcome};
 use crate::feed::rendered::Rendered;
-use crate::http::error::{ApiError, write_string};
+use crate::http::error::ApiError;
 use crate::http::{Coding, Response};
-use crate::json::scan;
+use crate::json::{scan, write_string};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
@@ -69,7 +69,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 wait,
             });
         }
-        return changes(call.core, call.state, &hostname, node, since).map(Outcome::Reply);
+        return changes(call.state, &hostname, node, since).map(Outcome::Reply);
     }
     let etag = Etag::of(call.state, node.generation);
     if call
@@ -91,7 +91,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                     wait,
                 }
             }
-            None => Outcome::Reply(unchanged(call.core, &etag, call.coding())),
+            None => Outcome::Reply(unchanged(call.state, &etag, call.coding())),
         });
     }
     whole(call.core, call.state, &hostname, node, call.coding()).map(Outcome::Reply)
@@ -112,7 +112,7 @@ pub fn wake(
         return None;
     }
     Some(match poll.since {
-        Some(since) => changes(core, state, hostname, node, since),
+        Some(since) => changes(state, hostname, node, since),
         None => whole(core, state, hostname, node, poll.coding),
     })
 }
@@ -129,11 +129,11 @@ pub fn expire(core: &Core, state: &State, hostname: &Hostname, poll: &ConfigPoll
                 "{{\"removed\":[],\"revision\":{},\"streams\":[],\"updated_at\":{updated_at}}}",
                 poll.generation
             );
-            with_headers(core, Response::json(200, body.into_bytes()))
+            with_headers(state, Response::json(200, body.into_bytes()))
         }
         None => {
             let etag = Etag::of(state, poll.generation);
-            unchanged(core, &etag, poll.coding)
+            unchanged(state, &etag, poll.coding)
         }
     }
 }
@@ -186,20 +186,20 @@ fn whole(
         .get(&node.rendered, || render_whole(state, hostname, node))?;
     let etag = Etag::of(state, node.generation);
     let (coding, body) = rendered.body(coding);
-    Ok(with_headers(core, Response::shared(200, coding, body)).header("ETag", etag.text(coding)))
+    Ok(with_headers(state, Response::shared(200, coding, body)).header("ETag", etag.text(coding)))
 }
 
-fn unchanged(core: &Core, etag: &Etag, coding: Option<Coding>) -> Response {
-    with_headers(core, Response::new(304)).header("ETag", etag.text(coding))
+fn unchanged(state: &State, etag: &Etag, coding: Option<Coding>) -> Response {
+    with_headers(state, Response::new(304)).header("ETag", etag.text(coding))
 }
 
 /// Streamers learn from these headers which questions to ask.
-fn with_headers(core: &Core, response: Response) -> Response {
+fn with_headers(state: &State, response: Response) -> Response {
     let response = response
         .header("X-Config-Server-Separate-Endpoints", "true")
         .header("X-Config-Server-Episodes", "true")
         .header("Cache-Control", "no-cache");
-    if core.state().settings().restreaming == Restreaming::Off {
+    if state.settings().restreaming == Restreaming::Off {
         response.header("X-Config-Server-Dynamic-Streams", "false")
     } else {
         response
@@ -287,7 +287,6 @@ fn epoch(state: &State) -> u64 {
 
 /// A delta with the tag of the whole list that it leads to. Small, so it is compressed like any other answer; the tag then is a weak one.
 fn changes(
-    core: &Core,
     state: &State,
     hostname: &Hostname,
     node: &Node,
@@ -295,7 +294,7 @@ fn changes(
 ) -> Result<Response, ApiError> {
     let etag = Etag::of(state, node.generation);
     let body = delta(state, hostname, node, since)?;
-    Ok(with_headers(core, Response::json(200, body)).header("ETag", etag.text(None)))
+    Ok(with_headers(state, Response::json(200, body)).header("ETag", etag.text(None)))
 }
 
 /// What changed for a node since a revision.
@@ -556,7 +555,7 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
             let node = known_node(&earlier, hostname)?;
             (&earlier, node)
         }
-        _ => (call.state, node),
+        _ => (&**call.state, node),
     };
     let mut docs = Vec::with_capacity(node.streams.len());
     for (name, role) in &node.streams {
@@ -579,7 +578,7 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
         node.generation, node.updated_at
     );
     Ok(Outcome::Reply(with_headers(
-        call.core,
+        call.state,
         Response::json(200, page.into_body(&extra)),
     )))
 }
@@ -600,10 +599,17 @@ impl Walks {
             .map(|(_, state)| state.clone())
     }
 
+    /// A state that is kept keeps what was changed since in memory. Called with every commit, because walks alone may never come again.
+    pub fn forget_old(&self) {
+        let now = Instant::now();
+        self.kept.lock().retain(|(until, _)| *until > now);
+    }
+
     fn keep(&self, state: &Arc<State>) {
-        let until = Instant::now() + WALK_KEPT;
+        let now = Instant::now();
+        let until = now + WALK_KEPT;
         let mut kept = self.kept.lock();
-        kept.retain(|(_, other)| other.revision() != state.revision());
+        kept.retain(|(until, other)| *until > now && other.revision() != state.revision());
         if kept.len() == WALKS_KEPT_MAX {
             kept.remove(0);
         }
@@ -638,7 +644,7 @@ fn named(
     let page = Execution::new(&query).run(&ConfigDocs(docs));
     let extra = format!("\"updated_at\":{}", node.updated_at);
     Ok(Outcome::Reply(with_headers(
-        call.core,
+        call.state,
         Response::json(200, page.into_body(&extra)),
     )))
 }

@@ -16,17 +16,19 @@ pub mod stream;
 pub mod streamer;
 
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use self::auth::{Access, Auth, Caller};
+use self::auth::{Access, Auth};
 use self::config_external::{ConfigPoll, Walks};
-use self::query::{Execution, Query};
+use self::query::{Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::stream::{StreamDoc, Streams};
+use self::streamer::Streamers;
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Waiters};
 use crate::http::error::ApiError;
@@ -49,6 +51,8 @@ pub const BATCH_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SCAN_SLICE: usize = 1024;
 /// Answers sent in a row before other requests of the core go first: about a millisecond.
 const SENDS_IN_A_ROW_MAX: usize = 256;
+/// Longest that a change or a long list may take before its client is told that it takes too long.
+const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// One thing the API can do.
 pub struct Endpoint {
@@ -265,11 +269,10 @@ static ROUTES: std::sync::LazyLock<Vec<Route>> =
 /// One authorised request on its way to a handler.
 pub struct Call<'a> {
     pub core: &'a Core,
-    pub state: &'a Arc<State>,
+    pub state: &'a LocalState,
     pub request: &'a Request<'a>,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
-    pub caller: Caller,
 }
 
 impl Call<'_> {
@@ -297,8 +300,9 @@ impl Call<'_> {
 pub enum Outcome {
     Reply(Response),
     Command(Command),
-    /// A list of streams, which may be long in the making. With `wait`, an empty one is parked until something matches.
+    /// A list, which may be long in the making. With `wait`, an empty one of streams is parked until something matches.
     List {
+        of: Collection,
         query: Rc<Query>,
         wait: Option<Duration>,
     },
@@ -308,6 +312,23 @@ pub enum Outcome {
         poll: ConfigPoll,
         wait: Duration,
     },
+}
+
+/// What a list is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Collection {
+    Streams,
+    Streamers,
+}
+
+impl Collection {
+    /// Looks at some more documents of a list in the making.
+    fn step(self, execution: &mut Execution<Rc<Query>>, state: &State) -> Option<Page> {
+        match self {
+            Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
+            Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+        }
+    }
 }
 
 /// Settings that handlers read.
@@ -335,12 +356,43 @@ pub struct Core {
     index: usize,
     shared: Arc<Shared>,
     connections: Rc<Connections>,
-    cache: RefCell<arc_swap::Cache<PublishedState, Arc<State>>>,
+    newest: RefCell<Newest>,
     waiters: RefCell<Waiters<Ticket, ConfigPoll, Rc<Poll>>>,
+    /// Polls for lists that are no longer parked and not answered yet.
+    answering: RefCell<HashSet<Ticket>>,
+    /// Requests to be logged when they are answered; empty unless requests are logged.
+    unlogged: RefCell<HashMap<Ticket, Unlogged>>,
     this: std::rc::Weak<Core>,
 }
 
+/// A state as one core holds it. The published one is shared by all cores, so that counting its references would have them fight over a cache
+/// line with every request; this count is the core's own.
+pub type LocalState = Rc<Arc<State>>;
+
+struct Newest {
+    published: arc_swap::Cache<PublishedState, Arc<State>>,
+    local: LocalState,
+}
+
+/// What the log will tell of a request that is answered later.
+struct Unlogged {
+    method: &'static str,
+    path: Box<str>,
+    peer: IpAddr,
+    since: Instant,
+}
+
+/// A list that was asked for.
+struct Asked {
+    of: Collection,
+    query: Rc<Query>,
+    wait: Option<Duration>,
+    accepts: Accepts,
+    ticket: Ticket,
+}
+
 /// A question that waits for its first match.
+#[derive(Clone)]
 pub struct Poll {
     query: Rc<Query>,
     accepts: Accepts,
@@ -350,19 +402,28 @@ impl Core {
     pub fn new(index: usize, shared: Arc<Shared>, connections: Rc<Connections>) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
             index,
-            cache: RefCell::new(arc_swap::Cache::new(PublishedState(
-                shared.published.clone(),
-            ))),
+            newest: RefCell::new(Newest {
+                local: Rc::new(shared.published.state().load_full()),
+                published: arc_swap::Cache::new(PublishedState(shared.published.clone())),
+            }),
             shared,
             connections,
             waiters: RefCell::default(),
+            answering: RefCell::default(),
+            unlogged: RefCell::default(),
             this: this.clone(),
         })
     }
 
     /// The newest durable state. Costs one load of a line that is rarely written.
-    pub fn state(&self) -> Arc<State> {
-        self.cache.borrow_mut().load().clone()
+    pub fn state(&self) -> LocalState {
+        let mut newest = self.newest.borrow_mut();
+        let Newest { published, local } = &mut *newest;
+        let published = published.load();
+        if !Arc::ptr_eq(published, local) {
+            *local = Rc::new(published.clone());
+        }
+        local.clone()
     }
 
     pub fn shared(&self) -> &Shared {
@@ -375,25 +436,27 @@ impl Core {
     }
 
     fn answer(&self, request: &Request<'_>, ticket: Ticket) -> Result<Answer, ApiError> {
-        let Found::Endpoint(index, parameter) =
-            router::find(&ROUTES, request.method, request.path)?
-        else {
-            return Ok(Answer::Reply(self.not_here(request.method, request.path)?));
+        let state = self.state();
+        let (index, parameter) = match request.pass {
+            // Found and authorised just now, when the head was complete.
+            Some(pass) => {
+                let index = pass as usize;
+                (index, router::parameter(&ROUTES[index], request.path)?)
+            }
+            None => {
+                let authorization = request.headers.authorization();
+                match self.find(request.method, request.path, authorization, &state)? {
+                    Found::Endpoint(index, parameter) => (index, parameter),
+                    other => return Ok(Answer::Reply(not_here(request.path, &other))),
+                }
+            }
         };
         let endpoint = &ENDPOINTS[index];
-        let state = self.state();
-        let caller = self.authorize(
-            endpoint,
-            request.headers.authorization(),
-            &parameter,
-            &state,
-        )?;
         let call = Call {
             core: self,
             state: &state,
             request,
             parameter: &parameter,
-            caller,
         };
         match (endpoint.handler)(&call)? {
             Outcome::Reply(response) => Ok(Answer::Reply(response)),
@@ -410,10 +473,19 @@ impl Core {
                     core: self.index,
                     ticket,
                 })?;
-                Ok(Answer::Wait { deadline: None })
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
             }
-            Outcome::List { query, wait } => {
-                Ok(self.list(query, wait, &state, request.headers.accepts(), ticket))
+            Outcome::List { of, query, wait } => {
+                let asked = Asked {
+                    of,
+                    query,
+                    wait,
+                    accepts: request.headers.accepts(),
+                    ticket,
+                };
+                Ok(self.list(asked, &state))
             }
             Outcome::ParkConfig {
                 hostname,
@@ -433,63 +505,43 @@ impl Core {
         }
     }
 
-    fn authorize(
+    /// Where a request leads, if its caller may go there. Only who may use the API learns what does not exist.
+    fn find<'p>(
         &self,
-        endpoint: &Endpoint,
+        method: Method,
+        path: &'p str,
         authorization: Option<&[u8]>,
-        parameter: &str,
         state: &State,
-    ) -> Result<Caller, ApiError> {
-        let hostname =
-            matches!(endpoint.route.parameter, Parameter::Segment("hostname")).then_some(parameter);
-        self.shared.auth.authorize(
-            endpoint.access,
-            authorization,
-            hostname,
-            state,
-            now_seconds(),
-        )
-    }
-
-    /// The answer where no endpoint is. Only callers who may use the API learn what exists.
-    fn not_here(&self, method: Method, path: &str) -> Result<Response, ApiError> {
-        match router::find(&ROUTES, method, path)? {
-            Found::OtherMethods(_) => {
-                let error = ApiError::new(
-                    405,
-                    "method_not_allowed",
-                    "This path does not serve this method",
-                );
-                Ok(Response::from(error).header("Allow", allowed(path)))
+    ) -> Result<Found<'p>, ApiError> {
+        let found = router::find(&ROUTES, method, path)?;
+        let (access, hostname) = match &found {
+            Found::Endpoint(index, parameter) => {
+                let endpoint = &ENDPOINTS[*index];
+                let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
+                (endpoint.access, named.then_some(&**parameter))
             }
-            _ => Err(ApiError::not_found(
-                "not_found",
-                "There is nothing at this path",
-            )),
-        }
+            Found::OtherMethods(_) | Found::Nothing => (Access::Admin, None),
+        };
+        self.shared
+            .auth
+            .authorize(access, authorization, hostname, state, now_seconds())?;
+        Ok(found)
     }
 
     /// Runs a list. Short ones are answered at once; the others go on in slices between other requests.
-    fn list(
-        &self,
-        query: Rc<Query>,
-        wait: Option<Duration>,
-        state: &Arc<State>,
-        accepts: Accepts,
-        ticket: Ticket,
-    ) -> Answer {
-        let mut execution = Execution::new(query.clone());
+    fn list(&self, asked: Asked, state: &LocalState) -> Answer {
+        let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
-            let Some(page) = execution.step(&Streams::new(state), SCAN_SLICE) else {
+            let Some(page) = asked.of.step(&mut execution, state) else {
                 if started.elapsed() > Duration::from_millis(1) {
                     break;
                 }
                 continue;
             };
             if page.items == 0
-                && let Some(wait) = wait
-                && self.park_list(&query, accepts, ticket)
+                && let Some(wait) = asked.wait
+                && self.park_list(&asked)
             {
                 return Answer::Wait {
                     deadline: Some(wait),
@@ -497,14 +549,14 @@ impl Core {
             }
             return Answer::Reply(Response::json(200, page.into_body("")));
         }
+        let deadline = asked.wait.unwrap_or(ANSWER_WAIT_MAX);
         if let Some(core) = self.this.upgrade() {
             let state = state.clone();
-            rt::spawn(async move {
-                core.finish_list(execution, query, wait, state, accepts, ticket)
-                    .await
-            });
+            rt::spawn(async move { core.finish_list(execution, asked, state).await });
         }
-        Answer::Wait { deadline: wait }
+        Answer::Wait {
+            deadline: Some(deadline),
+        }
     }
 
     /// The rest of a long list. A poll that found nothing is parked; if the state moved meanwhile it looks again first, because what was
@@ -512,59 +564,70 @@ impl Core {
     async fn finish_list(
         self: Rc<Self>,
         mut execution: Execution<Rc<Query>>,
-        query: Rc<Query>,
-        wait: Option<Duration>,
-        mut state: Arc<State>,
-        accepts: Accepts,
-        ticket: Ticket,
+        asked: Asked,
+        mut state: LocalState,
     ) {
         loop {
             let page = loop {
                 rt::yield_now().await;
-                if let Some(page) = execution.step(&Streams::new(&state), SCAN_SLICE) {
+                if !self.connections.is_waiting(asked.ticket) {
+                    return;
+                }
+                if let Some(page) = asked.of.step(&mut execution, &state) {
                     break page;
                 }
             };
-            if page.items > 0 || wait.is_none() {
-                self.connections
-                    .complete(ticket, Response::json(200, page.into_body("")));
-                return;
-            }
-            let newest = self.state();
-            if Arc::ptr_eq(&newest, &state) {
-                if !self.connections.is_waiting(ticket) || !self.park_list(&query, accepts, ticket)
-                {
-                    self.connections
-                        .complete(ticket, Response::json(200, page.into_body("")));
+            if page.items == 0 && asked.wait.is_some() {
+                let newest = self.state();
+                if !Arc::ptr_eq(&newest, &state) {
+                    state = newest;
+                    execution = Execution::new(asked.query.clone());
+                    continue;
                 }
-                return;
+                if self.park_list(&asked) {
+                    return;
+                }
             }
-            state = newest;
-            execution = Execution::new(query.clone());
+            self.complete(asked.ticket, Response::json(200, page.into_body("")));
+            return;
         }
     }
 
     /// False when the server is stopping: then nobody waits any more.
-    fn park_list(&self, query: &Rc<Query>, accepts: Accepts, ticket: Ticket) -> bool {
+    fn park_list(&self, asked: &Asked) -> bool {
+        let poll = Poll {
+            query: asked.query.clone(),
+            accepts: asked.accepts,
+        };
+        self.park(&poll, std::iter::once(asked.ticket))
+    }
+
+    /// Parks polls that ask one question; the caller has looked at the newest state and not let go of the core since.
+    fn park(&self, poll: &Poll, tickets: impl Iterator<Item = Ticket>) -> bool {
         if self.shared.draining.load(Ordering::Acquire) {
             return false;
         }
-        let names: Vec<StreamName> = query
+        let names: Vec<StreamName> = poll
+            .query
             .keys()
             .unwrap_or_default()
             .iter()
             .map(|name| StreamName::trusted(name))
             .collect();
-        let key = format!("{accepts:?} {}", query.canonical());
-        self.waiters
-            .borrow_mut()
-            .park_question(ticket, &key, &names, || {
-                Rc::new(Poll {
-                    query: query.clone(),
-                    accepts,
-                })
-            });
+        let key = format!("{:?} {}", poll.accepts, poll.query.canonical());
+        let mut waiters = self.waiters.borrow_mut();
+        for ticket in tickets {
+            waiters.park_question(ticket, &key, &names, || Rc::new(poll.clone()));
+        }
         true
+    }
+
+    /// Answers a request that waited.
+    fn complete(&self, ticket: Ticket, response: Response) {
+        let status = response.status;
+        if self.connections.complete(ticket, response) {
+            self.log_later(ticket, status);
+        }
     }
 
     /// Everything that is told to this core by other threads, until the process ends.
@@ -573,10 +636,13 @@ impl Core {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
-                        self.connections.complete(ticket, done(outcome));
+                        self.complete(ticket, done(outcome));
                     }
                     if let Some(commit) = commit {
                         self.wake(&commit).await;
+                    }
+                    if self.index == 0 {
+                        self.shared.walks.forget_old();
                     }
                 }
                 CoreMessage::Drain => self.drain(),
@@ -586,72 +652,107 @@ impl Core {
 
     /// Answers the polls that a commit concerns.
     async fn wake(&self, commit: &Commit) {
-        let mut sent = 0;
+        let mut turn = Turn::default();
         for hostname in &commit.hostnames {
-            let polls = self.waiters.borrow_mut().take_host(hostname);
-            if polls.is_empty() {
-                continue;
-            }
-            let state = self.state();
-            for (ticket, poll) in polls {
-                match config_external::wake(self, &state, hostname, &poll) {
-                    Some(answer) => {
-                        self.connections
-                            .complete(ticket, answer.unwrap_or_else(Response::from));
-                        sent += 1;
+            let tickets = self.waiters.borrow().waiting_for(hostname);
+            for ticket in tickets {
+                // It stays parked until it is answered, so that giving way here loses nobody.
+                let answer = match self.waiters.borrow().host_poll(ticket) {
+                    Some((hostname, poll)) => {
+                        config_external::wake(self, &self.state(), hostname, poll)
                     }
-                    None => self
-                        .waiters
-                        .borrow_mut()
-                        .park_host(ticket, hostname.clone(), poll),
+                    None => continue,
+                };
+                if let Some(answer) = answer {
+                    self.waiters.borrow_mut().remove(ticket);
+                    self.complete(ticket, answer.unwrap_or_else(Response::from));
+                    turn.sent().await;
                 }
-            }
-            if sent >= SENDS_IN_A_ROW_MAX {
-                sent = 0;
-                rt::yield_now().await;
             }
         }
         let questions = self.waiters.borrow().questions_about(&commit.streams);
-        for key in questions {
-            let Some(poll) = self.waiters.borrow().question_by_key(&key).cloned() else {
+        if questions.is_empty() {
+            return;
+        }
+        let touched: Vec<StreamDoc<'_>> = commit
+            .streams
+            .iter()
+            .filter_map(|name| commit.state.stream(name))
+            .map(|stream| StreamDoc::new(stream, true))
+            .collect();
+        for id in questions {
+            let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
                 continue;
             };
-            let matched = commit.streams.iter().any(|name| {
-                commit
-                    .state
-                    .stream(name)
-                    .is_some_and(|stream| poll.query.matches(&StreamDoc::new(stream, true)))
-            });
-            if !matched {
+            let mut matches = false;
+            for slice in touched.chunks(SCAN_SLICE) {
+                matches = slice.iter().any(|stream| poll.query.matches(stream));
+                turn.looked_at(slice.len()).await;
+                if matches {
+                    break;
+                }
+            }
+            if !matches {
                 continue;
             }
-            let Some((_, tickets)) = self.waiters.borrow_mut().take_question(&key) else {
+            let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
                 continue;
             };
-            if let Some(core) = self.this.upgrade() {
-                let state = commit.state.clone();
-                rt::spawn(async move { core.answer_question(&poll, state, tickets).await });
+            self.answering.borrow_mut().extend(&tickets);
+            let mut execution = Execution::new(poll.query.clone());
+            let state = self.state();
+            if let Some(page) = Collection::Streams.step(&mut execution, &state) {
+                self.tell(&poll, page, tickets, &mut turn).await;
+            } else if let Some(core) = self.this.upgrade() {
+                rt::spawn(
+                    async move { core.finish_question(execution, poll, state, tickets).await },
+                );
             }
         }
     }
-
-    /// One answer, made once, for everybody who asked the same.
-    async fn answer_question(&self, poll: &Poll, state: Arc<State>, tickets: Vec<Ticket>) {
-        let mut execution = Execution::new(poll.query.clone());
+    /// The rest of a long answer to a question.
+    async fn finish_question(
+        self: Rc<Self>,
+        mut execution: Execution<Rc<Query>>,
+        poll: Rc<Poll>,
+        mut state: LocalState,
+        tickets: Vec<Ticket>,
+    ) {
         let page = loop {
-            if let Some(page) = execution.step(&Streams::new(&state), SCAN_SLICE) {
+            rt::yield_now().await;
+            let Some(page) = Collection::Streams.step(&mut execution, &state) else {
+                continue;
+            };
+            let newest = self.state();
+            if page.items > 0 || Arc::ptr_eq(&newest, &state) {
                 break page;
             }
-            rt::yield_now().await;
+            state = newest;
+            execution = Execution::new(poll.query.clone());
         };
-        let prepared: Prepared = self
-            .connections
-            .prepare(Response::json(200, page.into_body("")), poll.accepts);
-        for (i, ticket) in tickets.into_iter().enumerate() {
-            if i > 0 && i % SENDS_IN_A_ROW_MAX == 0 {
-                rt::yield_now().await;
+        self.tell(&poll, page, tickets, &mut Turn::default()).await;
+    }
+
+    /// Sends a page of the newest state to everybody who asked for it. If what woke them is gone again there is nothing to tell: they wait on.
+    async fn tell(&self, poll: &Poll, page: Page, tickets: Vec<Ticket>, turn: &mut Turn) {
+        if page.items == 0 {
+            let waiting = |ticket: &Ticket| self.connections.is_waiting(*ticket);
+            if self.park(poll, tickets.iter().copied().filter(waiting)) {
+                let mut answering = self.answering.borrow_mut();
+                for ticket in &tickets {
+                    answering.remove(ticket);
+                }
+                return;
             }
-            self.connections.complete_shared(ticket, &prepared);
+        }
+        let response = Response::json(200, page.into_body(""));
+        let prepared: Prepared = self.connections.prepare(response, poll.accepts);
+        for ticket in tickets {
+            self.answering.borrow_mut().remove(&ticket);
+            if self.connections.complete_shared(ticket, &prepared) {
+                self.log_later(ticket, 200);
+            }
+            turn.sent().await;
         }
     }
 
@@ -660,70 +761,145 @@ impl Core {
         let everybody = self.waiters.borrow().everybody();
         for ticket in everybody {
             let response = self.early(ticket);
-            self.connections.complete(ticket, response);
+            self.complete(ticket, response);
         }
         self.connections.drain();
     }
 
-    /// What a parked poll gets without a change.
+    /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
     fn early(&self, ticket: Ticket) -> Response {
-        let waiters = self.waiters.borrow();
-        let response = match waiters.host_poll(ticket) {
-            Some((hostname, poll)) => config_external::expire(self, &self.state(), hostname, poll),
-            None => Response::json(200, empty_list()),
+        let mut waiters = self.waiters.borrow_mut();
+        let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
+            config_external::expire(self, &self.state(), hostname, poll)
+        } else if self.answering.borrow_mut().remove(&ticket) || waiters.question(ticket).is_some()
+        {
+            Response::json(200, empty_list())
+        } else {
+            let title = "The answer takes too long. A change may or may not have taken effect; repeat the request";
+            Response::from(ApiError::unavailable("timed_out", title, 2))
         };
-        drop(waiters);
-        self.waiters.borrow_mut().remove(ticket);
+        waiters.remove(ticket);
         response
+    }
+
+    /// Logs a request that was answered after it waited.
+    fn log_later(&self, ticket: Ticket, status: u16) {
+        if !self.shared.settings.log_requests {
+            return;
+        }
+        if let Some(request) = self.unlogged.borrow_mut().remove(&ticket) {
+            let Unlogged {
+                method,
+                path,
+                peer,
+                since,
+            } = request;
+            log_request(method, &path, peer, status, since);
+        }
+    }
+}
+
+/// Gives other requests of the core their turn, once enough was done.
+#[derive(Default)]
+struct Turn {
+    sent: usize,
+    looked_at: usize,
+}
+
+impl Turn {
+    async fn sent(&mut self) {
+        self.sent += 1;
+        self.end().await;
+    }
+
+    async fn looked_at(&mut self, documents: usize) {
+        self.looked_at += documents;
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
+        if self.sent >= SENDS_IN_A_ROW_MAX || self.looked_at >= SCAN_SLICE {
+            *self = Self::default();
+            rt::yield_now().await;
+        }
+    }
+}
+
+/// A query may hold what is searched for, never a credential: those come in a header only. The log has the path alone all the same.
+fn log_request(method: &str, path: &str, peer: IpAddr, status: u16, since: Instant) {
+    let us = since.elapsed().as_micros() as u64;
+    tracing::info!(method, path, status, us, %peer, "request");
+}
+
+/// The answer where no endpoint is.
+fn not_here(path: &str, found: &Found<'_>) -> Response {
+    match found {
+        Found::OtherMethods(_) => Response::method_not_allowed(allowed(path)),
+        _ => Response::from(ApiError::not_found(
+            "not_found",
+            "There is nothing at this path",
+        )),
     }
 }
 
 impl Service for Core {
-    fn admit(&self, head: &Head<'_>, _peer: IpAddr) -> Result<Admission, Response> {
-        let decide = || -> Result<Admission, ApiError> {
-            match router::find(&ROUTES, head.method, head.path)? {
-                Found::Endpoint(index, parameter) => {
-                    let endpoint = &ENDPOINTS[index];
-                    self.authorize(
-                        endpoint,
-                        head.headers.authorization(),
-                        &parameter,
-                        &self.state(),
-                    )?;
-                    Ok(Admission {
-                        body_bytes_max: endpoint.body_bytes_max,
-                    })
+    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response> {
+        let authorization = head.headers.authorization();
+        match self.find(head.method, head.path, authorization, &self.state()) {
+            Ok(Found::Endpoint(index, _)) => Ok(Admission {
+                body_bytes_max: ENDPOINTS[index].body_bytes_max,
+                pass: Some(index as u32),
+            }),
+            // Answered in `call`; nobody sends us much to a place that does not exist.
+            Ok(_) => Ok(Admission {
+                body_bytes_max: BODY_BYTES_MAX,
+                pass: None,
+            }),
+            Err(error) => {
+                if self.shared.settings.log_requests {
+                    let method = head.method.as_str();
+                    log_request(method, head.path, peer, error.status, Instant::now());
                 }
-                // Answered in `call`; nobody sends us much to a place that does not exist.
-                _ => Ok(Admission {
-                    body_bytes_max: BODY_BYTES_MAX,
-                }),
+                Err(Response::from(error))
             }
-        };
-        decide().map_err(Response::from)
+        }
     }
 
     fn call(&self, request: &Request<'_>, ticket: Ticket) -> Answer {
+        let since = self.shared.settings.log_requests.then(Instant::now);
         let answer = self
             .answer(request, ticket)
             .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
-        if self.shared.settings.log_requests {
-            let status = match &answer {
-                Answer::Reply(response) => response.status,
-                Answer::Wait { .. } => 0,
-            };
-            // A query may hold what is searched for, never a credential: those come in a header only.
-            tracing::info!(method = request.method.as_str(), path = request.path, status, peer = %request.peer, "request");
+        if let Some(since) = since {
+            let (method, path, peer) = (request.method.as_str(), request.path, request.peer);
+            match &answer {
+                Answer::Reply(response) => log_request(method, path, peer, response.status, since),
+                Answer::Wait { .. } => {
+                    let path = path.into();
+                    let unlogged = Unlogged {
+                        method,
+                        path,
+                        peer,
+                        since,
+                    };
+                    self.unlogged.borrow_mut().insert(ticket, unlogged);
+                }
+            }
         }
         answer
     }
 
     fn expired(&self, ticket: Ticket) -> Response {
-        self.early(ticket)
+        let response = self.early(ticket);
+        self.log_later(ticket, response.status);
+        response
     }
 
     fn abandoned(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
+        self.answering.borrow_mut().remove(&ticket);
+        // What nginx calls a request whose client left before the answer.
+        self.log_later(ticket, 499);
     }
 
     fn half_closed(&self, ticket: Ticket) -> bool {

@@ -96,21 +96,7 @@ pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found
             continue;
         };
         if route.method == method {
-            let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| {
-                ApiError::bad_parameter(
-                    "path",
-                    "wrong_format",
-                    "The path is not percent-encoded UTF-8",
-                )
-            })?;
-            if has_broken_escape(raw) {
-                return Err(ApiError::bad_parameter(
-                    "path",
-                    "wrong_format",
-                    "A % in the path is not followed by two hex digits",
-                ));
-            }
-            return Ok(Found::Endpoint(i, decoded));
+            return Ok(Found::Endpoint(i, decode(raw)?));
         }
         others.push(route.method);
         taken = Some(route);
@@ -120,6 +106,22 @@ pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found
     } else {
         Found::OtherMethods(others)
     })
+}
+
+/// The decoded parameter of a path that is known to lead to `route`.
+pub fn parameter<'p>(route: &Route, path: &'p str) -> Result<Cow<'p, str>, ApiError> {
+    let raw = strip_prefix(path).and_then(|path| route.matches(path));
+    decode(raw.unwrap_or_default())
+}
+
+fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
+    let bad = |title| ApiError::bad_parameter("path", "wrong_format", title);
+    if has_broken_escape(raw) {
+        return Err(bad("A % in the path is not followed by two hex digits"));
+    }
+    percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| bad("The path is not percent-encoded UTF-8"))
 }
 
 fn has_broken_escape(raw: &str) -> bool {

@@ -11,11 +11,10 @@ use std::rc::Rc;
 use super::query::{
     Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
 };
-use super::{Call, Outcome};
+use super::{Call, Collection, Outcome};
 use crate::http::Response;
-use crate::http::error::{ApiError, write_string};
-use crate::json::FieldType;
-use crate::json::scan::{self, Number};
+use crate::http::error::ApiError;
+use crate::json::{FieldType, Number, scan, write_string};
 use crate::schema;
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, batch_items, layout_items};
@@ -394,6 +393,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         call.core.shared().settings.poll_wait_max,
     )?;
     Ok(Outcome::List {
+        of: Collection::Streams,
         query: Rc::new(query),
         wait,
     })

@@ -5,12 +5,13 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
+use std::rc::Rc;
 
-use super::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
-use super::{Call, Outcome};
+use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
+use super::{Call, Collection, Outcome};
 use crate::http::Response;
-use crate::http::error::{ApiError, write_string};
-use crate::json::scan::{self, Number};
+use crate::http::error::ApiError;
+use crate::json::{Number, scan, write_string};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
@@ -72,8 +73,15 @@ impl Document for StreamerDoc<'_> {
     }
 }
 
-struct Streamers<'s> {
+/// All streamers of a state, as the query engine wants them.
+pub struct Streamers<'s> {
     state: &'s State,
+}
+
+impl<'s> Streamers<'s> {
+    pub fn new(state: &'s State) -> Self {
+        Self { state }
+    }
 }
 
 impl Source for Streamers<'_> {
@@ -134,8 +142,11 @@ pub static KIND: Kind = Kind {
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, &KIND, &[])?;
-    let page = Execution::new(&query).run(&Streamers { state: call.state });
-    Ok(Outcome::Reply(Response::json(200, page.into_body(""))))
+    Ok(Outcome::List {
+        of: Collection::Streamers,
+        query: Rc::new(query),
+        wait: None,
+    })
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -1087,11 +1087,11 @@ impl<S: Service> Core<S> {
             let after = &rest[head.len..];
             let decoded;
             // The body, and how long the request is from its first byte.
-            let (body, len) = match mem::replace(&mut progress, Progress::Head) {
-                Progress::Length { total } => (&rest[head.len..total], total),
+            let (body, len, pass) = match mem::replace(&mut progress, Progress::Head) {
+                Progress::Length { total } => (&rest[head.len..total], total, None),
                 Progress::Chunked(chunked) => {
                     decoded = chunked.body;
-                    (&decoded[..], head.len)
+                    (&decoded[..], head.len, None)
                 }
                 Progress::Head => {
                     let admission = match self.admit(&head, who.peer) {
@@ -1119,12 +1119,13 @@ impl<S: Service> Core<S> {
                         }
                     };
                     match head.framing {
-                        Framing::None => (&after[..0], head.len),
+                        Framing::None => (&after[..0], head.len, admission.pass),
                         Framing::Length(length) if length > admission.body_bytes_max => {
                             return refused(used, Refusal::BodyLong, out);
                         }
                         Framing::Length(length) if length <= after.len() as u64 => {
-                            (&after[..length as usize], head.len + length as usize)
+                            let length = length as usize;
+                            (&after[..length], head.len + length, admission.pass)
                         }
                         Framing::Length(length) => {
                             ask_for_body(&head, after, out);
@@ -1145,7 +1146,7 @@ impl<S: Service> Core<S> {
                             match chunked.decoder.feed(after, &mut chunked.body) {
                                 Ok(fed) if fed.complete => {
                                     decoded = chunked.body;
-                                    (&decoded[..], head.len + fed.used)
+                                    (&decoded[..], head.len + fed.used, admission.pass)
                                 }
                                 Ok(_) => {
                                     ask_for_body(&head, after, out);
@@ -1169,7 +1170,7 @@ impl<S: Service> Core<S> {
                 epoch: *epoch,
             };
             let more = used < bytes.len();
-            match self.call(&head, body, who.peer, ticket) {
+            match self.call(&head, body, pass, who.peer, ticket) {
                 Answer::Reply(response) => {
                     answers += 1;
                     match shared.reply(response, &head, more, out) {
@@ -1199,13 +1200,21 @@ impl<S: Service> Core<S> {
             // Answered below without the service; browsers send it without credentials.
             return Ok(Admission {
                 body_bytes_max: AHEAD_BYTES_MAX as u64,
+                pass: None,
             });
         }
         catch_unwind(AssertUnwindSafe(|| self.service.admit(head, peer)))
             .unwrap_or_else(|payload| Err(self.shared.panicked("admit", payload.as_ref())))
     }
 
-    fn call(&self, head: &Head<'_>, body: &[u8], peer: IpAddr, ticket: Ticket) -> Answer {
+    fn call(
+        &self,
+        head: &Head<'_>,
+        body: &[u8],
+        pass: Option<u32>,
+        peer: IpAddr,
+        ticket: Ticket,
+    ) -> Answer {
         let decided = catch_unwind(AssertUnwindSafe(|| {
             if head.method == Method::Options {
                 return Answer::Reply(self.options(head));
@@ -1220,6 +1229,7 @@ impl<S: Service> Core<S> {
                 headers: head.headers,
                 body,
                 peer,
+                pass,
             };
             self.service.call(&request, ticket)
         }));

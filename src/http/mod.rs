@@ -37,6 +37,8 @@ pub struct Request<'a> {
     /// Chunked bodies arrive decoded.
     pub body: &'a [u8],
     pub peer: IpAddr,
+    /// What `admit` gave to this request just now; nothing if its body came later, when what was decided may no longer hold.
+    pub pass: Option<u32>,
 }
 
 /// Names one request that waits for its answer, on one connection of one core. A ticket outlives its request harmlessly: it never
@@ -68,6 +70,8 @@ impl From<Response> for Answer {
 pub struct Admission {
     /// Above: 413.
     pub body_bytes_max: u64,
+    /// What the service wants to find again in [`Request::pass`], so that it need not look twice.
+    pub pass: Option<u32>,
 }
 
 /// Decides what requests mean. One per core; nothing here blocks or awaits. A panic becomes a 500 and ends that connection only.

@@ -44,9 +44,13 @@ impl Service for TestService {
         match head.path {
             "/denied" => Err(ApiError::unauthorized("No credentials").into()),
             "/panic-admit" => panic!("admit went wrong"),
-            "/small" => Ok(Admission { body_bytes_max: 10 }),
+            "/small" => Ok(Admission {
+                body_bytes_max: 10,
+                pass: None,
+            }),
             _ => Ok(Admission {
                 body_bytes_max: 16 * 1024 * 1024,
+                pass: None,
             }),
         }
     }
