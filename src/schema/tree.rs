@@ -568,7 +568,7 @@ fn filling(name: &str, schema: &Json) -> Option<Box<str>> {
         .get("default")
         .filter(|_| !marked("deprecated") && !marked("readOnly"))?;
     let mut text = Vec::new();
-    json::write_string(name, &mut text);
+    json::write_string(&mut text, name);
     text.push(b':');
     value_of(default).write(&mut text);
     Some(json::text_of(text).into())
