@@ -1,0 +1,33 @@
+//! Lists of a large cluster: a page by name, the next one, a filter, an order. Time is of the whole answer, without giving way in between.
+//!
+//! `cargo run --release -p weir-bench --bin list -- [STREAMS]`
+
+use weir::api::query::{Execution, Query};
+use weir::api::stream::{KIND, Streams};
+use weir_bench::{measure, size, world};
+
+fn main() {
+    let streams = size(1_000_000);
+    let state = world::state(streams, streams.div_ceil(world::STREAMS_PER_NODE));
+    println!("{streams} streams");
+    let host = world::host(0);
+    let stamp = 1_700_000_000_000 + streams as u64 - 10;
+    for (question, calls) in [
+        (String::new(), 50),
+        ("limit=10".to_owned(), 500),
+        ("select=name".to_owned(), 50),
+        ("name=site-0001/camera-00000001".to_owned(), 1000),
+        (format!("layout.ingest={host}"), 20),
+        (format!("updated_at_gt={stamp}"), 500),
+        ("labels.zone=z7".to_owned(), 1),
+        ("inputs.url_like=17:554/stream00000007".to_owned(), 1),
+        ("q=camera%2000000007".to_owned(), 1),
+        ("sort=-updated_at".to_owned(), 1),
+        ("sort=-title,name".to_owned(), 1),
+    ] {
+        let query = Query::parse(&question, &KIND, &[]).expect("a question");
+        measure(&format!("?{question}"), calls, || {
+            Execution::new(&query).run(&Streams::new(&state)).items
+        });
+    }
+}
