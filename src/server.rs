@@ -24,7 +24,7 @@ use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
-use crate::http::{Connections, Options as HttpOptions, serve};
+use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 use crate::state::name::{Hostname, StreamName};
@@ -35,6 +35,22 @@ use crate::writer::{CoreMessage, Machine, NODES, Published, STREAMERS, STREAMS, 
 
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Ends the process with a thread that panics: without the writer nothing can be changed any more, without a core its requests hang, and
+/// either would go on looking alive. A panic of a handler does not get here; it is a 500.
+struct EndsWithPanic(&'static str);
+
+impl Drop for EndsWithPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!(
+                thread = self.0,
+                "a thread that everything depends on panicked; the process ends"
+            );
+            std::process::exit(Exit::Runtime as i32);
+        }
+    }
+}
 
 /// Runs until a signal. Returns how the program ends.
 pub fn run(config: &Config) -> Result<Exit, Failure> {
@@ -109,6 +125,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
+            let _guard = EndsWithPanic("writer");
             // A commit that waits for its processor is waited for by everybody.
             rt::sys::raise_priority();
             writer.run(now_ms)
@@ -344,10 +361,12 @@ fn start_cores(
         .connections_max
         .min(possible)
         .div_ceil(inboxes.len());
-    let cors_origin = match &settings.http.cors {
-        Cors::Off => None,
-        Cors::Any => Some("*".to_owned()),
-        Cors::Origins(origins) => origins.first().cloned(),
+    let poll_wait_ms_max =
+        u32::try_from(settings.http.poll_wait_max.as_millis()).unwrap_or(u32::MAX);
+    let cors = match &settings.http.cors {
+        Cors::Off => CorsPolicy::Off,
+        Cors::Any => CorsPolicy::Any,
+        Cors::Origins(origins) => CorsPolicy::Origins(origins.clone()),
     };
     let (drained_sender, drained) = mpsc::channel();
     let mut bound = settings.http.listen.clone();
@@ -356,9 +375,10 @@ fn start_cores(
         let options = HttpOptions {
             limits: Limits {
                 connections_max,
+                wait_ms_max: Limits::DEFAULT.wait_ms_max.max(poll_wait_ms_max),
                 ..Limits::DEFAULT
             },
-            cors_origin: cors_origin.clone(),
+            cors: cors.clone(),
         };
         let (shared, inbox, addresses, drained) = (
             shared.clone(),
@@ -369,6 +389,7 @@ fn start_cores(
         thread::Builder::new()
             .name(format!("io-{index}"))
             .spawn(move || {
+                let _guard = EndsWithPanic("io");
                 let failed = ready_sender.clone();
                 let life = core_life(
                     index,

@@ -394,6 +394,21 @@ impl<L: Log> Writer<L> {
                 waiting.push(envelope);
             }
             self.commit(std::mem::take(&mut waiting), &now_ms);
+            if self.machine.is_failed() {
+                // Asked to stop while the store was down: what came in the last moment is told so.
+                self.refuse_waiting();
+                return self.machine;
+            }
+        }
+    }
+
+    /// Tells everybody who asked before the gate closed.
+    fn refuse_waiting(&self) {
+        while let Ok(envelope) = self.commands.try_recv() {
+            self.cores[envelope.core].push(CoreMessage::Batch {
+                commit: None,
+                replies: vec![(envelope.ticket, Err(store_is_down()))],
+            });
         }
     }
 
@@ -450,13 +465,8 @@ impl<L: Log> Writer<L> {
     fn recover(&mut self) {
         let mut pause = REOPEN_PAUSE.0;
         loop {
-            // Whoever asked before the gate closed is told now, not when the store is back.
-            while let Ok(envelope) = self.commands.try_recv() {
-                self.cores[envelope.core].push(CoreMessage::Batch {
-                    commit: None,
-                    replies: vec![(envelope.ticket, Err(store_is_down()))],
-                });
-            }
+            // Now, not when the store is back.
+            self.refuse_waiting();
             match self.machine.recover() {
                 Ok(commit) => {
                     info!(

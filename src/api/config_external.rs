@@ -54,8 +54,14 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let Some(plain) = Plain::parse(call)? else {
         return paged(call, &hostname, node);
     };
+    let etag = Etag::of(call.state, node.generation);
+    let known = call.request.headers.if_none_match();
     if let Some(since) = plain.since {
-        if since == node.generation
+        // Revisions of another store, or of one restored from a backup, count something else.
+        if known.is_some_and(|header| !etag.is_akin(header)) {
+            return Err(revision_gone(node));
+        }
+        if (node.generation..=call.state.revision()).contains(&since)
             && let Some(wait) = plain.wait
         {
             let poll = ConfigPoll {
@@ -71,13 +77,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
         }
         return changes(call.state, &hostname, node, since).map(Outcome::Reply);
     }
-    let etag = Etag::of(call.state, node.generation);
-    if call
-        .request
-        .headers
-        .if_none_match()
-        .is_some_and(|header| etag.is_among(header))
-    {
+    if known.is_some_and(|header| etag.is_among(header)) {
         return Ok(match plain.wait {
             Some(wait) => {
                 let poll = ConfigPoll {
@@ -206,7 +206,8 @@ fn with_headers(state: &State, response: Response) -> Response {
     }
 }
 
-fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<Vec<u8>, ApiError> {
+/// The answer to the plain question.
+pub fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<Vec<u8>, ApiError> {
     let mut list = Vec::with_capacity(node.streams.len() * 512 + 256);
     let mut count = 0usize;
     for (name, role) in &node.streams {
@@ -233,14 +234,14 @@ fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<Vec<u
 }
 
 /// Names one rendering of one node's answer, over restarts.
-struct Etag {
+pub struct Etag {
     store_id: u64,
     generation: u64,
     epoch: u64,
 }
 
 impl Etag {
-    fn of(state: &State, generation: u64) -> Self {
+    pub fn of(state: &State, generation: u64) -> Self {
         Self {
             store_id: state.store_id(),
             generation,
@@ -249,7 +250,7 @@ impl Etag {
     }
 
     /// Strong, so it differs by coding.
-    fn text(&self, coding: Option<Coding>) -> String {
+    pub fn text(&self, coding: Option<Coding>) -> String {
         let Self {
             store_id,
             generation,
@@ -263,8 +264,17 @@ impl Etag {
         format!("\"{store_id:016x}-{epoch:x}-{generation}{suffix}\"")
     }
 
+    /// Whether `If-None-Match` names some rendering by this store with these settings.
+    fn is_akin(&self, header: &[u8]) -> bool {
+        let Self {
+            store_id, epoch, ..
+        } = self;
+        let wanted = format!("{store_id:016x}-{epoch:x}-");
+        memchr::memmem::find(header, wanted.as_bytes()).is_some()
+    }
+
     /// Whether `If-None-Match` names this rendering, in whatever coding the client holds it.
-    fn is_among(&self, header: &[u8]) -> bool {
+    pub fn is_among(&self, header: &[u8]) -> bool {
         let Ok(header) = std::str::from_utf8(header) else {
             return false;
         };
@@ -298,14 +308,14 @@ fn changes(
 }
 
 /// What changed for a node since a revision.
-fn delta(state: &State, hostname: &Hostname, node: &Node, since: u64) -> Result<Vec<u8>, ApiError> {
+pub fn delta(
+    state: &State,
+    hostname: &Hostname,
+    node: &Node,
+    since: u64,
+) -> Result<Vec<u8>, ApiError> {
     if since < node.delta_floor || since > state.revision() {
-        return Err(ApiError::gone(
-            "revision_gone",
-            "What changed since this revision is not known any more; ask for the whole list",
-        )
-        .at_parameter("changes_since")
-        .with("oldest", node.delta_floor));
+        return Err(revision_gone(node));
     }
     let mut body = Vec::with_capacity(1024);
     body.extend_from_slice(b"{\"removed\":[");
@@ -354,6 +364,15 @@ fn delta(state: &State, hostname: &Hostname, node: &Node, since: u64) -> Result<
         node.updated_at
     );
     Ok(body)
+}
+
+fn revision_gone(node: &Node) -> ApiError {
+    ApiError::gone(
+        "revision_gone",
+        "What changed since this revision is not known any more; ask for the whole list",
+    )
+    .at_parameter("changes_since")
+    .with("oldest", node.delta_floor)
 }
 
 /// Formats into bytes.
@@ -717,4 +736,31 @@ fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<
         == streamer.namespace.as_ref().map(|n| n.as_str());
     let mut text = Vec::new();
     (may && same_namespace && render_restream(state, stream, &mut text)).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_names_the_store_the_settings_and_the_generation() {
+        let tag = |store_id, generation, epoch| Etag {
+            store_id,
+            generation,
+            epoch,
+        };
+        let held = tag(1, 7, 9);
+        for coding in [None, Some(Coding::Gzip), Some(Coding::Zstd)] {
+            let text = held.text(coding);
+            assert!(held.is_among(text.as_bytes()) && held.is_akin(text.as_bytes()));
+            assert!(held.is_among(format!("\"x\", W/{text}").as_bytes()));
+            let newer = tag(1, 8, 9);
+            assert!(!newer.is_among(text.as_bytes()) && newer.is_akin(text.as_bytes()));
+            for other in [tag(2, 7, 9), tag(1, 7, 8)] {
+                assert!(!other.is_among(text.as_bytes()) && !other.is_akin(text.as_bytes()));
+            }
+        }
+        assert!(held.is_among(b"*"));
+        assert!(!held.is_among(b"") && !held.is_among(b"\"\xff\""));
+    }
 }

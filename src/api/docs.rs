@@ -707,7 +707,8 @@ pub const ENDPOINT_DOCS: &[EndpointDoc] = &[
                     default: None,
                 },
                 "Revision the node has. Answers with what changed for the node since then, or with 410 when that is too long ago; then the \
-                 whole list has to be fetched.",
+                 whole list has to be fetched. Send the `ETag` of that revision in `If-None-Match`, too: if the server was restored from a \
+                 backup since, its revisions mean something else, and the answer is 410.",
                 "1820",
             )),
         ],

@@ -1007,3 +1007,67 @@ fn now_seconds() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Options;
+    use crate::state::node::RenderSettings;
+    use crate::writer::{Machine, Writer};
+
+    /// A core whose writer never runs.
+    fn core() -> Rc<Core> {
+        let state = Arc::new(State::new(1, RenderSettings::default()));
+        let published = Arc::new(Published::new(state.clone()));
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = weir_storage::Options::default();
+        let (store, _) = weir_storage::Store::open(directory.path(), &options).expect("a store");
+        let (_, commands, _) = Writer::new(Machine::new(state, store), published.clone(), vec![]);
+        let shared = Shared {
+            published,
+            commands,
+            auth: Auth::new("k", None),
+            rendered: Arc::new(RenderedCache::new(1 << 20)),
+            walks: Walks::default(),
+            settings: ApiSettings {
+                poll_wait_max: Duration::from_secs(1),
+                streams_limit: 0,
+                log_requests: false,
+            },
+            started_at_seconds: 0,
+            draining: AtomicBool::new(false),
+        };
+        Core::new(0, Arc::new(shared), Connections::new(Options::default()))
+    }
+
+    #[test]
+    fn only_who_asked_for_a_list_of_streams_is_told_an_empty_one_when_time_is_over() {
+        // Goal: no deadline turns into a short configuration or into a change that seems to be made. Method: let the deadline of each
+        // kind of waiting request pass.
+        let core = core();
+        let ticket = |epoch| Ticket { slot: 0, epoch };
+        let poll = Poll {
+            query: Rc::new(Query::parse("updated_at_gt=1", &stream::KIND, &[]).expect("a query")),
+            accepts: Accepts::NONE,
+        };
+        assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter()));
+        core.waiters.borrow_mut().park_host(
+            ticket(3),
+            Hostname::trusted("gone"),
+            ConfigPoll {
+                coding: None,
+                generation: 5,
+                since: None,
+            },
+        );
+        let listed = core.expired(ticket(1));
+        assert_eq!((listed.status, listed.body.bytes()), (200, &*empty_list()));
+        core.waiters.borrow_mut().remove(ticket(2));
+        core.answering.borrow_mut().insert(ticket(2));
+        assert_eq!(core.expired(ticket(2)).status, 200);
+        assert_eq!(core.expired(ticket(3)).status, 404, "a node that is gone");
+        assert_eq!(core.expired(ticket(4)).status, 503, "a change under way");
+        assert_eq!(core.parked(), 0);
+        assert!(core.answering.borrow().is_empty());
+    }
+}

@@ -38,15 +38,44 @@ use crate::rt::{self, Listener, Socket, sys};
 #[derive(Debug, Clone)]
 pub struct Options {
     pub limits: Limits,
-    /// `Access-Control-Allow-Origin` of every answer; `None` sends none.
-    pub cors_origin: Option<String>,
+    pub cors: Cors,
+}
+
+/// Which web pages of other origins may read the answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cors {
+    Off,
+    Any,
+    /// Each is told to itself only, because the field has room for one. At most 255; later ones are not served.
+    Origins(Vec<String>),
+}
+
+impl Cors {
+    /// The number that stands for the origin of a request, if it is one of several; 0 for none.
+    fn of(&self, head: &Head<'_>) -> u8 {
+        let Cors::Origins(known) = self else { return 0 };
+        let Some(origin) = head.headers.get("origin") else {
+            return 0;
+        };
+        let place = known.iter().position(|known| known.as_bytes() == origin);
+        place.map_or(0, |place| u8::try_from(place + 1).unwrap_or(0))
+    }
+
+    /// The origin behind a number.
+    fn allowed(&self, number: u8) -> Option<&str> {
+        match self {
+            Cors::Origins(known) => known.get(usize::from(number).checked_sub(1)?),
+            Cors::Off | Cors::Any => None,
+        }
+        .map(String::as_str)
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             limits: Limits::DEFAULT,
-            cors_origin: Some("*".to_owned()),
+            cors: Cors::Any,
         }
     }
 }
@@ -125,6 +154,7 @@ struct Conn {
     keep_alive: bool,
     is_1_0: bool,
     accepts: Accepts,
+    origin: u8,
     /// The tick in which the body began, or the bytes read while lingering.
     since: u32,
     waker: Option<Waker>,
@@ -301,7 +331,7 @@ impl Table {
 /// The connections of one core. Shared by `Rc` between the tasks of that core.
 pub struct Connections {
     limits: Limits,
-    cors_origin: Option<String>,
+    cors: Cors,
     table: RefCell<Table>,
     /// Date and the like, see `response::common`.
     common: RefCell<Vec<u8>>,
@@ -339,10 +369,10 @@ struct Count {
 
 impl Connections {
     pub fn new(options: Options) -> Rc<Self> {
-        let common = response::common(SystemTime::now(), options.cors_origin.as_deref());
+        let common = response::common(SystemTime::now(), &options.cors);
         Rc::new(Self {
             limits: options.limits,
-            cors_origin: options.cors_origin,
+            cors: options.cors,
             table: RefCell::new(Table {
                 conns: Steps::new(),
                 free: Vec::new(),
@@ -400,7 +430,7 @@ impl Connections {
             return false;
         };
         let style = self.style_of(conn);
-        if style.close || style.is_1_0 || style.head_only {
+        if style.close || style.is_1_0 || style.head_only || style.origin.is_some() {
             let mut out = self.take_out();
             prepared.write_variant(style, &mut out);
             self.deliver(&mut table, ticket.slot, style.close, &out, None);
@@ -411,7 +441,7 @@ impl Connections {
         true
     }
 
-    fn style_of(&self, conn: &mut Conn) -> Style {
+    fn style_of(&self, conn: &mut Conn) -> Style<'_> {
         if self.draining.get() && conn.keep_alive {
             conn.keep_alive = false;
             conn.linger = true;
@@ -423,6 +453,7 @@ impl Connections {
             close: !conn.keep_alive || conn.half_closed && conn.input.is_none(),
             is_1_0: conn.is_1_0,
             accepts: conn.accepts,
+            origin: self.cors.allowed(conn.origin),
         }
     }
 
@@ -762,6 +793,7 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
         keep_alive: true,
         is_1_0: false,
         accepts: Accepts::NONE,
+        origin: 0,
         since: 0,
         waker: None,
         input: None,
@@ -893,7 +925,9 @@ enum End {
     },
     Waiting {
         deadline: Option<Duration>,
-        style: Style,
+        style: Style<'static>,
+        /// See [`Cors::of`].
+        origin: u8,
     },
     /// The connection ends after this batch.
     Last { linger: bool },
@@ -1187,8 +1221,17 @@ impl<S: Service> Core<S> {
                         close: !head.keep_alive,
                         is_1_0: head.is_1_0,
                         accepts: head.headers.accepts(),
+                        origin: None,
                     };
-                    return ended(used, End::Waiting { deadline, style });
+                    let origin = shared.cors.of(&head);
+                    return ended(
+                        used,
+                        End::Waiting {
+                            deadline,
+                            style,
+                            origin,
+                        },
+                    );
                 }
             }
         }
@@ -1244,7 +1287,7 @@ impl<S: Service> Core<S> {
             path => self.service.allowed(path),
         };
         let response = Response::no_content().header("Allow", allow);
-        if self.shared.cors_origin.is_none()
+        if self.shared.cors == Cors::Off
             || head.headers.get("access-control-request-method").is_none()
         {
             return response;
@@ -1414,6 +1457,7 @@ impl Connections {
             close,
             is_1_0: head.is_1_0,
             accepts,
+            origin: self.cors.allowed(self.cors.of(head)),
         };
         let large = response::write(response, style, &self.common.borrow(), out);
         // A client that asked for the end sends nothing more; one that did not ask may be sending right now.
@@ -1438,6 +1482,7 @@ impl Connections {
             close: true,
             is_1_0: false,
             accepts: Accepts::NONE,
+            origin: None,
         };
         let large = response::write(response, style, &self.common.borrow(), out);
         debug_assert!(large.is_none(), "errors are small");
@@ -1483,13 +1528,18 @@ impl Connections {
                 conn.since = self.now.get();
                 due = Some(self.body_deadline(conn.since, received));
             }
-            End::Waiting { deadline, style } => {
+            End::Waiting {
+                deadline,
+                style,
+                origin,
+            } => {
                 conn.phase = Phase::Waiting;
                 conn.owed = true;
                 conn.head_only = style.head_only;
                 conn.keep_alive = !style.close;
                 conn.is_1_0 = style.is_1_0;
                 conn.accepts = style.accepts;
+                conn.origin = origin;
                 if !rest.is_empty() {
                     conn.input = Some(Box::new(Input::unseen(rest)));
                 }
@@ -1627,7 +1677,7 @@ async fn tick<S: Service + 'static>(core: Rc<Core<S>>) {
             .map_or(0, |since| since.as_secs());
         if second != dated {
             dated = second;
-            *shared.common.borrow_mut() = response::common(date, shared.cors_origin.as_deref());
+            *shared.common.borrow_mut() = response::common(date, &shared.cors);
         }
         shared.table.borrow_mut().wheel.advance(now, &mut due);
         for (i, slot) in due.drain(..).enumerate() {

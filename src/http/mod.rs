@@ -20,7 +20,7 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use conn::{Connections, Counters, Options, serve};
+pub use conn::{Connections, Cors, Counters, Options, serve};
 pub use encoding::{Accepts, Coding};
 pub use parse::{Framing, Head, Headers, Method};
 pub use response::{Body, Prepared, Response};

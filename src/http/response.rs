@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::conn::Cors;
 use super::encoding::{self, Accepts, Coding};
 use super::error::ApiError;
 use crate::limits::BODY_COPY_BYTES_MAX;
@@ -141,18 +142,36 @@ impl From<ApiError> for Response {
 
 /// What the connection adds to an answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Style {
+pub(super) struct Style<'a> {
     pub(super) head_only: bool,
     pub(super) close: bool,
     /// HTTP/1.0 has to be told that the connection stays open.
     pub(super) is_1_0: bool,
     pub(super) accepts: Accepts,
+    /// The origin that may read this answer, where there are several.
+    pub(super) origin: Option<&'a str>,
+}
+
+impl Style<'_> {
+    /// The end of a head.
+    fn write_end(&self, out: &mut Vec<u8>) {
+        if let Some(origin) = self.origin {
+            field(out, "Access-Control-Allow-Origin", origin);
+            field(out, "Access-Control-Expose-Headers", "*");
+        }
+        if self.close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if self.is_1_0 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// Appends `response` to `out`. A large body is not appended but returned, to be sent after `out` from where it is.
 pub(super) fn write(
     mut response: Response,
-    style: Style,
+    style: Style<'_>,
     common: &[u8],
     out: &mut Vec<u8>,
 ) -> Option<Body> {
@@ -188,12 +207,7 @@ pub(super) fn write(
             field(out, name, value);
         }
     }
-    if style.close {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if style.is_1_0 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
+    style.write_end(out);
     if bodiless || style.head_only {
         return None;
     }
@@ -263,6 +277,7 @@ impl Prepared {
             close: false,
             is_1_0: false,
             accepts,
+            origin: None,
         };
         let mut whole = Vec::new();
         let large = write(response, style, common, &mut whole);
@@ -279,14 +294,9 @@ impl Prepared {
         &self.whole
     }
 
-    pub(super) fn write_variant(&self, style: Style, out: &mut Vec<u8>) {
+    pub(super) fn write_variant(&self, style: Style<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.whole[..self.head_len - 2]);
-        if style.close {
-            out.extend_from_slice(b"Connection: close\r\n");
-        } else if style.is_1_0 {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
-        }
-        out.extend_from_slice(b"\r\n");
+        style.write_end(out);
         if !style.head_only {
             out.extend_from_slice(&self.whole[self.head_len..]);
         }
@@ -294,7 +304,7 @@ impl Prepared {
 }
 
 /// The fields that every answer of a core has; made anew once a second.
-pub(super) fn common(now: SystemTime, cors_origin: Option<&str>) -> Vec<u8> {
+pub(super) fn common(now: SystemTime, cors: &Cors) -> Vec<u8> {
     let seconds = now
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -302,9 +312,13 @@ pub(super) fn common(now: SystemTime, cors_origin: Option<&str>) -> Vec<u8> {
     out.extend_from_slice(b"Date: ");
     out.extend_from_slice(&date(seconds));
     out.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\n");
-    if let Some(origin) = cors_origin {
-        field(&mut out, "Access-Control-Allow-Origin", origin);
-        field(&mut out, "Access-Control-Expose-Headers", "*");
+    match cors {
+        Cors::Off => {}
+        Cors::Any => {
+            field(&mut out, "Access-Control-Allow-Origin", "*");
+            field(&mut out, "Access-Control-Expose-Headers", "*");
+        }
+        Cors::Origins(_) => field(&mut out, "Vary", "Origin"),
     }
     out
 }
@@ -396,14 +410,15 @@ fn status_line(status: u16, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    const PLAIN: Style = Style {
+    const PLAIN: Style<'static> = Style {
         head_only: false,
         close: false,
         is_1_0: false,
         accepts: Accepts::NONE,
+        origin: None,
     };
 
-    fn text(response: Response, style: Style) -> String {
+    fn text(response: Response, style: Style<'_>) -> String {
         let mut out = Vec::new();
         let large = write(response, style, b"Date: D\r\n", &mut out);
         if let Some(body) = large {
@@ -474,7 +489,7 @@ mod tests {
 
     #[test]
     fn the_fate_of_the_connection_is_said() {
-        let answer = |style| text(Response::no_content(), style);
+        let answer = |style: Style<'_>| text(Response::no_content(), style);
         assert!(
             answer(Style {
                 close: true,
@@ -495,6 +510,21 @@ mod tests {
             ..PLAIN
         });
         assert!(both.contains("close") && !both.contains("keep-alive"));
+    }
+
+    #[test]
+    fn each_of_several_origins_is_told_to_itself() {
+        let common = |cors| String::from_utf8(common(UNIX_EPOCH, cors)).expect("ASCII");
+        assert!(!common(&Cors::Off).contains("Origin"));
+        assert!(common(&Cors::Any).contains("Access-Control-Allow-Origin: *\r\n"));
+        let several = common(&Cors::Origins(vec!["https://a".into(), "https://b".into()]));
+        assert!(several.contains("Vary: Origin\r\n") && !several.contains("https"));
+        let style = Style {
+            origin: Some("https://b"),
+            ..PLAIN
+        };
+        let answer = text(Response::no_content(), style);
+        assert!(answer.contains("Access-Control-Allow-Origin: https://b\r\n"));
     }
 
     #[test]
@@ -563,6 +593,7 @@ mod tests {
                             close,
                             is_1_0,
                             accepts,
+                            origin: head_only.then_some("https://a"),
                         };
                         let mut direct = Vec::new();
                         write(response(), style, b"Date: D\r\n", &mut direct);

@@ -244,9 +244,8 @@ fn finish_stream(
 ) -> StreamRecord {
     if let Some(old) = old {
         // Compared with the stamps of the old record: equal means that nothing else differs either.
-        let same = StreamRecord::new(&stream);
-        if same == *old {
-            return same;
+        if **old == stream {
+            return old.clone();
         }
     }
     stream.revision = stamp.revision;
@@ -516,9 +515,10 @@ fn save_streamer(
     let effective = schema::streamer().effective(&merged);
     streamer.config = effective.text;
     streamer.filled = effective.filled;
-    let same = StreamerRecord::new(&streamer);
-    if old == Some(&same) {
-        return Ok(same);
+    if let Some(old) = old
+        && **old == streamer
+    {
+        return Ok(old.clone());
     }
     streamer.revision = stamp.revision;
     streamer.updated_at = stamp.ms;
@@ -606,6 +606,8 @@ fn merge(
     let mut patch_value = Value::Object(std::mem::take(&mut patch));
     schema.unmask(&mut patch_value, &stored);
     patch::merge(&mut stored, patch_value);
+    // A patch that chooses another variant of a union leaves members of the former one behind.
+    schema.prune(&mut stored);
     schema
         .check(&stored)
         .map_err(|violations| invalid(violations, pointer))?;
@@ -652,4 +654,126 @@ fn streamer_not_found_in_body(pointer: String, host: &str) -> ApiError {
         "There is no streamer of this hostname",
     )
     .with("hostname", host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::node::RenderSettings;
+
+    /// A state that commands are applied to, one per revision.
+    struct Sut(State);
+
+    impl Sut {
+        fn new() -> Self {
+            Self(State::new(1, RenderSettings::default()))
+        }
+
+        fn apply(&mut self, command: Command) -> Result<Changes, ApiError> {
+            let stamp = Stamp {
+                revision: self.0.revision() + 1,
+                ms: self.0.stamp_ms() + 1,
+            };
+            let changes = apply(&self.0, command, stamp)?;
+            if !changes.is_empty() {
+                self.0.absorb(&changes);
+            }
+            Ok(changes)
+        }
+
+        fn streamer(&mut self, hostname: &str, body: &str) -> Changes {
+            let hostname = Hostname::trusted(hostname);
+            let body = json::parse(body.as_bytes()).expect("JSON");
+            let patch = super::super::command::streamer_patch(body, &hostname, "").expect("fits");
+            self.apply(Command::SaveStreamer { hostname, patch })
+                .expect("is saved")
+        }
+
+        fn stream(&mut self, name: &str, body: &str) -> Changes {
+            let name = StreamName::trusted(name);
+            let body = json::parse(body.as_bytes()).expect("JSON");
+            let patch = StreamPatch::from_body(body, &name, "").expect("fits");
+            self.apply(Command::SaveStream { name, patch })
+                .expect("is saved")
+        }
+
+        fn told(&self, hostname: &str, stream: &str) -> String {
+            let record = self.0.stream(stream).expect("is there");
+            let node = self.0.node(hostname).expect("is there");
+            let mut text = Vec::new();
+            render(&self.0, record, node.streams[stream], hostname, &mut text);
+            String::from_utf8(text).expect("JSON")
+        }
+    }
+
+    #[test]
+    fn members_of_a_former_variant_do_not_outlive_it() {
+        // Goal: a union's members follow its discriminator. Method: a streamer becomes an inference node, which has no bandwidth.
+        let mut sut = Sut::new();
+        sut.streamer(
+            "h",
+            r#"{"role":"streamer","cluster_key":"k","total_bandwidth":5}"#,
+        );
+        sut.streamer("h", r#"{"role":"inference"}"#);
+        let config = sut.0.streamer("h").expect("is there").config.to_string();
+        assert!(config.contains("\"role\":\"inference\""), "{config}");
+        assert!(!config.contains("total_bandwidth"), "{config}");
+    }
+
+    #[test]
+    fn an_address_that_others_are_told_is_told_anew_when_it_moves() {
+        // Goal: whoever is told a node's address hears of its change, be it the ingest node's or that of a node with a copy of the archive.
+        for (moving, told) in [("h1", "h2"), ("h2", "h1")] {
+            let mut sut = Sut::new();
+            for host in ["h1", "h2"] {
+                sut.streamer(host, r#"{"role":"streamer","cluster_key":"k"}"#);
+            }
+            sut.stream(
+                "a",
+                r#"{"inputs":[{"url":"udp://239.0.0.1:1234"}],"dvr":{"root":"/d"},"layout":{"ingest":"h1","dvr_backups":["h2"]}}"#,
+            );
+            assert!(!sut.told(told, "a").contains("10.0.0.9"));
+            let before = sut.0.node(told).expect("is there").generation;
+            let changes = sut.streamer(moving, r#"{"private_payload_url":"http://10.0.0.9:81"}"#);
+            assert!(sut.told(told, "a").contains("m4s://10.0.0.9:81/a"));
+            assert!(
+                changes
+                    .nodes
+                    .iter()
+                    .any(|change| change.hostname.as_str() == told && change.visible),
+                "{told} is not told that {moving} moved"
+            );
+            assert!(sut.0.node(told).expect("is there").generation > before);
+        }
+    }
+
+    #[test]
+    fn what_only_the_control_plane_knows_is_told_to_nobody() {
+        let mut sut = Sut::new();
+        sut.streamer(
+            "h",
+            r#"{"role":"streamer","cluster_key":"k","namespace":"n"}"#,
+        );
+        sut.stream(
+            "a",
+            r#"{"namespace":"n","inputs":[{"url":"udp://239.0.0.1:1234"}],"labels":{"x":"y"},"layout":{"ingest":"h"}}"#,
+        );
+        let told = sut.told("h", "a");
+        assert!(told.contains("239.0.0.1"), "{told}");
+        for member in ["namespace", "labels", "layout", "updated_at"] {
+            assert!(!told.contains(member), "{member} in {told}");
+        }
+    }
+
+    #[test]
+    fn saving_what_is_saved_changes_nothing() {
+        let mut sut = Sut::new();
+        let streamer = r#"{"role":"streamer","cluster_key":"k"}"#;
+        let stream = r#"{"inputs":[{"url":"udp://239.0.0.1:1234"}],"layout":{"ingest":"h"}}"#;
+        sut.streamer("h", streamer);
+        sut.stream("a", stream);
+        assert!(sut.streamer("h", streamer).is_empty());
+        assert!(sut.stream("a", stream).is_empty());
+        assert!(!sut.stream("a", r#"{"title":"t"}"#).is_empty());
+    }
 }

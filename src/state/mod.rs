@@ -17,7 +17,7 @@ use imbl::{OrdMap, OrdSet};
 use self::apply::Changes;
 use self::name::{Hostname, StreamName};
 use self::node::{Node, RenderSettings, holders};
-use self::record::{NodeMark, Role, StreamRecord, StreamerRecord};
+use self::record::{NodeMark, StreamRecord, StreamerRecord};
 
 /// Parts of the stream map; the unit of parallel loading and scanning. Fixed by the format on disk.
 pub const SHARDS: usize = 16;
@@ -183,7 +183,7 @@ impl State {
             if let Some((name, role)) = &change.holds {
                 match role {
                     Some(role) => {
-                        node.is_source |= *role == Role::Ingest;
+                        node.is_source |= role.is_source();
                         node.streams.insert(name.clone(), *role);
                     }
                     None => {
@@ -253,7 +253,7 @@ impl Loader {
                         Some(node) => node,
                         None => nodes.entry(Hostname::trusted(host)).or_default(),
                     };
-                    node.is_source |= role == Role::Ingest;
+                    node.is_source |= role.is_source();
                     node.streams.insert(name.clone(), role);
                     let rendered = stream.rendered_at(role);
                     if rendered > node.generation {

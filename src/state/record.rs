@@ -33,8 +33,16 @@ pub enum Role {
     Inference = 2,
 }
 
+impl Role {
+    /// Whether other nodes read from a node in this role: the live stream or its archive.
+    pub fn is_source(self) -> bool {
+        matches!(self, Self::Ingest | Self::Backup)
+    }
+}
+
 /// One placement of a stream on nodes.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
 pub struct Layout {
     pub ingest: Option<String>,
     pub inference: Option<String>,
@@ -59,6 +67,7 @@ impl Layout {
 
 /// A stream.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
 pub struct Stream {
     pub name: String,
     /// Log sequence number of the last change.
@@ -81,6 +90,7 @@ pub struct Stream {
 
 /// What a streamer is for.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
 pub enum NodeRole {
     #[default]
     Streamer,
@@ -101,6 +111,7 @@ impl NodeRole {
 
 /// A streamer, inference or identification node.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
 pub struct Streamer {
     pub hostname: String,
     pub revision: u64,
