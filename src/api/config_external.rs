@@ -151,6 +151,17 @@ pub fn dynamic_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     update_streams(call)
 }
 
+/// `GET /streamers/{hostname}/episodes`: which recordings are to be kept. A recording that is not named would be erased, and episodes are not
+/// known here: 501 is what makes a streamer keep everything.
+pub fn episodes(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    known_node(call.state, &call.hostname()?)?;
+    Err(ApiError::new(
+        501,
+        "episodes_unknown",
+        "This server keeps no episodes; keep what is recorded",
+    ))
+}
+
 fn known_node<'s>(state: &'s State, hostname: &str) -> Result<&'s Arc<Node>, ApiError> {
     if state.streamer(hostname).is_none() {
         return Err(streamer_not_found());

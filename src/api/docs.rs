@@ -192,7 +192,7 @@ const RETRY_AFTER: HeaderDoc = HeaderDoc {
 const UNAVAILABLE: ResponseDoc = ResponseDoc {
     status: 503,
     description: "The server cannot answer now: it is starting or stopping, more changes wait than it can hold, or its disk does not accept \
-                  writes. Nothing was changed.",
+                  writes. Nothing was changed, unless the code is `storage_failed` or `timed_out`: then a change may or may not have taken effect.",
     content: Content::Error {
         code: "unavailable",
         title: "The server cannot take changes at the moment",
@@ -807,6 +807,30 @@ pub const ENDPOINT_DOCS: &[EndpointDoc] = &[
             FORBIDDEN,
             NO_STREAMER,
             UNAVAILABLE,
+        ],
+        extension: false,
+        security: Security::Node,
+    },
+    EndpointDoc {
+        method: "GET",
+        path: "/streamers/{hostname}/episodes",
+        operation_id: "external_episodes_list",
+        tag: "config-external",
+        summary: "Tell a node which recordings to keep",
+        description: "Asked by a streamer before it erases recordings that are older than their time. Episodes are not kept by this server yet: \
+                      the answer is always 501, upon which a streamer erases nothing that an episode could protect.",
+        parameters: &[HOSTNAME, HOST],
+        request: None,
+        responses: &[
+            UNAUTHORIZED,
+            FORBIDDEN,
+            NO_STREAMER,
+            refuse(
+                501,
+                "It is not known which recordings are protected.",
+                "episodes_unknown",
+                "This server keeps no episodes; keep what is recorded",
+            ),
         ],
         extension: false,
         security: Security::Node,

@@ -211,6 +211,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Method::Get,
         "/streamers/",
         HOSTNAME,
+        "/episodes",
+        "external_episodes_list",
+        Access::Config,
+        config_external::episodes,
+    ),
+    endpoint(
+        Method::Get,
+        "/streamers/",
+        HOSTNAME,
         "",
         "streamer_get",
         Access::Admin,
@@ -630,8 +639,11 @@ impl Core {
         }
     }
 
-    /// Everything that is told to this core by other threads, until the process ends.
+    /// Everything that is told to this core by other threads, until the process ends. Replies go out at once; waking thousands of polls takes
+    /// a while, so it is another task's work.
     pub async fn dispatch(self: Rc<Self>, inbox: Arc<rt::Inbox<CoreMessage>>) {
+        let commits = Rc::new(rt::Inbox::new());
+        rt::spawn(self.clone().wake_for(commits.clone()));
         loop {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
@@ -639,7 +651,7 @@ impl Core {
                         self.complete(ticket, done(outcome));
                     }
                     if let Some(commit) = commit {
-                        self.wake(&commit).await;
+                        commits.push(commit);
                     }
                     if self.index == 0 {
                         self.shared.walks.forget_old();
@@ -647,6 +659,20 @@ impl Core {
                 }
                 CoreMessage::Drain => self.drain(),
             }
+        }
+    }
+
+    /// Wakes polls for one commit after the other; those that came in meanwhile count as one.
+    async fn wake_for(self: Rc<Self>, commits: Rc<rt::Inbox<Arc<Commit>>>) {
+        loop {
+            let first = commits.recv().await;
+            let Some(second) = commits.try_recv() else {
+                self.wake(&first).await;
+                continue;
+            };
+            let mut several = vec![first, second];
+            several.extend(std::iter::from_fn(|| commits.try_recv()));
+            self.wake(&Commit::merged(&several)).await;
         }
     }
 

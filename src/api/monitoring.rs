@@ -3,10 +3,12 @@
 //! Liveness answers from the core that took the connection. Readiness adds what a load balancer must know: the store takes writes and the
 //! process is not stopping. Both need no credentials and tell nothing but the version and the time.
 
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Call, Outcome};
+use crate::feed::rendered::Rendered;
 use crate::http::Response;
 use crate::http::error::ApiError;
 
@@ -48,9 +50,9 @@ fn whoami(call: &Call<'_>) -> Response {
     Response::json(200, body.into_bytes())
 }
 
-pub fn openapi(_call: &Call<'_>) -> Result<Outcome, ApiError> {
-    Ok(Outcome::Reply(Response::json(
-        200,
-        super::openapi_document().as_bytes().to_vec(),
-    )))
+pub fn openapi(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    static DOCUMENT: LazyLock<Rendered> =
+        LazyLock::new(|| Rendered::new(super::openapi_document().as_bytes()));
+    let (coding, body) = DOCUMENT.body(call.coding());
+    Ok(Outcome::Reply(Response::shared(200, coding, body)))
 }

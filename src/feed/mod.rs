@@ -2,8 +2,9 @@
 //!
 //! Each core owns its parked polls ([`Waiters`]); a commit reaches it as one message that names what was touched, and only the polls that this
 //! can affect are looked at: by hostname for streamers' configurations, by stream name for lists that name streams, and the
-//! rest of the lists, each *question* once, however many ask it. A poll parks before it looks: its core handles one message after
-//! the other, and a state is published before its message is sent, so nothing falls between looking and parking.
+//! rest of the lists, each *question* once, however many ask it. No change falls between looking and parking: a poll looks at
+//! the newest published state and is parked before its core does anything else, and a state is published before its message is sent, so the
+//! message of whatever was not seen is still to come.
 
 pub mod rendered;
 
@@ -23,6 +24,36 @@ pub struct Commit {
     pub streams: Vec<StreamName>,
     /// Nodes whose answer changed, sorted.
     pub hostnames: Vec<Hostname>,
+}
+
+impl Commit {
+    /// Several commits in their order as one: what any of them touched, and the state after the last.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn merged(commits: &[Arc<Commit>]) -> Commit {
+        fn union<T: Ord + Clone>(lists: impl Iterator<Item = T>) -> Vec<T> {
+            let mut all: Vec<T> = lists.collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        }
+        let last = commits.last().expect("there is a commit to tell");
+        Commit {
+            revision: last.revision,
+            state: last.state.clone(),
+            streams: union(
+                commits
+                    .iter()
+                    .flat_map(|commit| commit.streams.iter().cloned()),
+            ),
+            hostnames: union(
+                commits
+                    .iter()
+                    .flat_map(|commit| commit.hostnames.iter().cloned()),
+            ),
+        }
+    }
 }
 
 /// The polls parked on one core. `W` names a waiting request, `P` is what a node's poll must remember, `Q` is a question about streams.
@@ -306,6 +337,32 @@ mod tests {
         }
         assert!(waiters.is_empty() && waiters.ids.is_empty());
         assert!(waiters.by_name.is_empty() && waiters.unnamed.is_empty());
+    }
+
+    #[test]
+    fn commits_that_come_together_touch_what_each_touched() {
+        let commit = |revision, streams: &[&str], hosts: &[&str]| {
+            Arc::new(Commit {
+                revision,
+                state: Arc::new(State::new(
+                    revision,
+                    crate::state::node::RenderSettings::default(),
+                )),
+                streams: streams.iter().map(|text| name(text)).collect(),
+                hostnames: hosts.iter().map(|text| Hostname::trusted(text)).collect(),
+            })
+        };
+        let merged = Commit::merged(&[
+            commit(1, &["b", "c"], &["h2"]),
+            commit(2, &[], &[]),
+            commit(3, &["a", "b"], &["h1", "h2"]),
+        ]);
+        assert_eq!((merged.revision, merged.state.store_id()), (3, 3));
+        assert_eq!(merged.streams, [name("a"), name("b"), name("c")]);
+        assert_eq!(
+            merged.hostnames,
+            [Hostname::trusted("h1"), Hostname::trusted("h2")]
+        );
     }
 
     #[test]

@@ -27,6 +27,21 @@ pub struct Rendered {
 }
 
 impl Rendered {
+    /// A body that is in no slot.
+    pub fn new(identity: &[u8]) -> Self {
+        Self::counted(Arc::from(identity), Arc::default())
+    }
+
+    fn counted(identity: Arc<[u8]>, total: Arc<AtomicUsize>) -> Self {
+        total.fetch_add(identity.len(), Ordering::Relaxed);
+        Self {
+            identity,
+            gzip: OnceLock::new(),
+            zstd: OnceLock::new(),
+            total,
+        }
+    }
+
     /// The body in a coding, encoded by the first who asks; as it is when encoding would not make it smaller.
     pub fn body(&self, coding: Option<Coding>) -> (Option<Coding>, Arc<[u8]>) {
         let cell = match coding {
@@ -88,14 +103,7 @@ impl RenderedCache {
         if let Some(rendered) = slot.0.load_full() {
             return Ok(rendered);
         }
-        let identity: Arc<[u8]> = Arc::from(render()?);
-        self.total.fetch_add(identity.len(), Ordering::Relaxed);
-        let rendered = Arc::new(Rendered {
-            identity,
-            gzip: OnceLock::new(),
-            zstd: OnceLock::new(),
-            total: self.total.clone(),
-        });
+        let rendered = Arc::new(Rendered::counted(Arc::from(render()?), self.total.clone()));
         slot.0.store(Some(rendered.clone()));
         self.filled.push(Arc::downgrade(slot));
         self.shrink();
