@@ -4,4 +4,9 @@
 
 mod server;
 
+mod auth;
+mod config_external;
+mod openapi;
+mod query;
 mod stream;
+mod streamer;

@@ -1,0 +1,359 @@
+//! Who may do what: every documented operation with every kind of credential, and where secrets must never show.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+
+use crate::server::{API_KEY, Answer, EDIT_AUTH, STREAMER_PREFIX, TestServer};
+
+fn bearer(key: &str) -> String {
+    format!("Bearer {key}")
+}
+
+fn basic(login: &str) -> String {
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(login)
+    )
+}
+
+/// What a streamer whose clock is off by so many seconds sends.
+fn cluster(key: &str, seconds_off: i64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let time = now
+        .checked_add_signed(seconds_off)
+        .expect("near now")
+        .to_string();
+    let hash = Sha1::digest(format!("{time}:{key}"));
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("Cluster {time}:{hex}")
+}
+
+/// What an operation asks of its caller, told from its path alone: this is the rule, independent of the server's own table.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Rule {
+    Anybody,
+    Administrator,
+    AdministratorOrOwnStreamer,
+}
+
+fn rule(path: &str) -> Rule {
+    if path.starts_with("/monitoring/") {
+        Rule::Anybody
+    } else if path.starts_with("/streamers/{hostname}/") {
+        Rule::AdministratorOrOwnStreamer
+    } else {
+        Rule::Administrator
+    }
+}
+
+fn operations(server: &TestServer) -> Vec<(String, String)> {
+    let document = server.get("/openapi.json").expect(200).json();
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for method in item.as_object().expect("a path item").keys() {
+            if item[method]["operationId"].is_string() {
+                operations.push((method.to_uppercase(), path.clone()));
+            }
+        }
+    }
+    assert!(operations.len() >= 18, "{operations:?}");
+    operations
+}
+
+fn nodes() -> Value {
+    json!([
+        {"hostname": "s1", "role": "streamer", "cluster_key": "own-key"},
+        {"hostname": "s2", "role": "streamer", "cluster_key": "foreign-key"},
+    ])
+}
+
+#[test]
+fn every_operation_asks_for_the_credentials_it_needs() {
+    let server = TestServer::new();
+    server.put("/streamers/batch", nodes()).expect(204);
+    // Status for anybody, for what only an administrator may, and for what the streamer itself may too; 0: let through.
+    let credentials: [(&str, Option<String>, [u16; 3]); 16] = [
+        ("none", None, [0, 401, 401]),
+        ("empty", Some(String::new()), [0, 401, 401]),
+        ("no scheme", Some(API_KEY.to_owned()), [0, 401, 401]),
+        (
+            "unknown scheme",
+            Some(format!("Digest {API_KEY}")),
+            [0, 401, 401],
+        ),
+        ("wrong key", Some(bearer("it-admin-keY")), [0, 401, 401]),
+        ("empty key", Some("Bearer ".to_owned()), [0, 401, 401]),
+        (
+            "a streamer's key as key",
+            Some(bearer("own-key")),
+            [0, 401, 401],
+        ),
+        ("wrong login", Some(basic("operator:wrong")), [0, 401, 401]),
+        ("broken login", Some("Basic !!!".to_owned()), [0, 401, 401]),
+        ("key", Some(bearer(API_KEY)), [0, 0, 0]),
+        ("login", Some(basic(EDIT_AUTH)), [0, 0, 0]),
+        ("own cluster key", Some(cluster("own-key", 0)), [0, 403, 0]),
+        (
+            "own cluster key, clock off a little",
+            Some(cluster("own-key", -200)),
+            [0, 403, 0],
+        ),
+        (
+            "own cluster key, stale",
+            Some(cluster("own-key", -1000)),
+            [0, 403, 403],
+        ),
+        (
+            "own cluster key, from the future",
+            Some(cluster("own-key", 1000)),
+            [0, 403, 403],
+        ),
+        (
+            "foreign cluster key",
+            Some(cluster("foreign-key", 0)),
+            [0, 403, 403],
+        ),
+    ];
+    for (method, template) in operations(&server) {
+        let rule = rule(&template);
+        // Nothing of this name exists, so that what is let through changes nothing.
+        let path = template.replace("{name}", "nobody").replace(
+            "{hostname}",
+            if rule == Rule::AdministratorOrOwnStreamer {
+                "s1"
+            } else {
+                "nobody"
+            },
+        );
+        for (what, credential, statuses) in &credentials {
+            for path in [path.clone(), format!("{STREAMER_PREFIX}{path}")] {
+                let answer = server.call_as(&method, &path, credential.as_deref());
+                let expected = statuses[rule as usize];
+                if expected == 0 {
+                    assert!(
+                        !matches!(answer.status, 401 | 403),
+                        "{method} {path} with {what}: {answer:?}"
+                    );
+                } else {
+                    assert_eq!(answer.status, expected, "{method} {path} with {what}");
+                }
+                assert_eq!(
+                    answer.header("www-authenticate").is_some(),
+                    answer.status == 401,
+                    "{method} {path} with {what}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn refusals_do_not_tell_what_was_wrong_or_what_exists() {
+    let server = TestServer::new();
+    server.put("/streamers/batch", nodes()).expect(204);
+    server.put("/streams/a", json!({})).expect(200);
+    let same = |answers: Vec<Answer>| {
+        for answer in &answers {
+            assert_eq!(answer.body, answers[0].body, "{}", answer.text());
+            assert_eq!(
+                answer.header("www-authenticate"),
+                answers[0].header("www-authenticate")
+            );
+        }
+    };
+    // Wrong in different ways, at places that exist and at others.
+    let mut answers = Vec::new();
+    for credential in [
+        bearer("x"),
+        basic("operator:x"),
+        basic("nobody:it-password"),
+        "Basic ?".to_owned(),
+        "Other x".to_owned(),
+    ] {
+        for path in [
+            "/streams/a",
+            "/streams/nobody",
+            "/streams",
+            "/streamers/nobody/streams",
+            "/streamers/s1/streams",
+        ] {
+            answers.push(server.call_as("GET", path, Some(&credential)).expect(401));
+        }
+    }
+    same(answers);
+    // An unknown hostname looks like a known one with another key.
+    let key = cluster("own-key", 0);
+    same(vec![
+        server
+            .call_as("GET", "/streamers/nobody/streams", Some(&key))
+            .expect(403),
+        server
+            .call_as("GET", "/streamers/s2/streams", Some(&key))
+            .expect(403),
+        server
+            .call_as(
+                "GET",
+                "/streamers/s1/streams",
+                Some(&cluster("own-key", -1000)),
+            )
+            .expect(403),
+    ]);
+    // An empty key signs nothing.
+    server
+        .call_as("GET", "/streamers/nobody/streams", Some(&cluster("", 0)))
+        .expect(403);
+}
+
+#[test]
+fn only_callers_with_credentials_learn_which_paths_exist() {
+    let server = TestServer::new();
+    for (method, path) in [
+        ("GET", "/nothing"),
+        ("PUT", "/streams/a/layouts"),
+        ("POST", "/streams"),
+        ("DELETE", "/monitoring/liveness"),
+    ] {
+        for credential in [None, Some(bearer("x"))] {
+            let answer = server.call_as(method, path, credential.as_deref());
+            assert_eq!(answer.status, 401, "{method} {path}");
+            assert_eq!(answer.header("allow"), None);
+        }
+        let known = server.call(method, path, b"").status;
+        assert!(matches!(known, 404 | 405), "{method} {path}: {known}");
+    }
+}
+
+#[test]
+fn a_refused_body_is_not_read() {
+    let server = TestServer::new();
+    let mut client = server.connect();
+    client.send(b"PUT /central/api/v3/streams/batch HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 60000000\r\n\r\n");
+    client.answer(false).expect(401);
+    let mut client = server.connect();
+    let head = format!(
+        "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    );
+    client.send(head.as_bytes());
+    client.answer(false).expect(100);
+    client.send(b"{}");
+    client.answer(false).expect(200);
+}
+
+#[test]
+fn a_new_cluster_key_counts_from_its_save_on() {
+    let mut server = TestServer::new();
+    server.put("/streamers/batch", nodes()).expect(204);
+    let ask = |server: &TestServer, key: &str| {
+        server
+            .call_as("GET", "/streamers/s1/streams", Some(&cluster(key, 0)))
+            .status
+    };
+    assert_eq!(ask(&server, "own-key"), 200);
+    server
+        .put("/streamers/s1", json!({"cluster_key": "new-key"}))
+        .expect(200);
+    assert_eq!(
+        (ask(&server, "own-key"), ask(&server, "new-key")),
+        (403, 200)
+    );
+    server.restart();
+    assert_eq!(
+        (ask(&server, "own-key"), ask(&server, "new-key")),
+        (403, 200)
+    );
+    server.delete("/streamers/s1").expect(204);
+    assert_eq!(ask(&server, "new-key"), 403);
+}
+
+#[test]
+fn without_a_login_nobody_logs_in() {
+    let server = TestServer::new();
+    for login in ["", ":", "operator", "operator:", ":it-password"] {
+        server
+            .call_as("GET", "/streams", Some(&basic(login)))
+            .expect(401);
+    }
+}
+
+#[test]
+fn secrets_show_nowhere_but_on_the_thing_itself() {
+    let server = TestServer::with(&["--log-level", "debug", "--log-requests=true"]);
+    let node = json!({"hostname": "s1", "role": "streamer", "cluster_key": "canary-a", "api_url": "http://u:canary-b@10.0.0.1"});
+    server.put("/streamers/batch", json!([node])).expect(204);
+    let stream = json!({
+        "name": "a", "inputs": [{"url": "rtsp://u:canary-c@cam/1"}], "jpeg_snapshot_sign_key": "canary-d",
+        "pushes": [{"url": "rtmp://u:canary-e@out/1"}], "layout": {"ingest": "s1"},
+    });
+    server.put("/streams/batch", json!([stream])).expect(204);
+    let shown = server.get("/streams/a").expect(200).text();
+    for canary in ["canary-c", "canary-d", "canary-e"] {
+        assert!(
+            shown.contains(canary),
+            "an administrator sees {canary} on the stream itself: {shown}"
+        );
+    }
+    let mut texts = Vec::new();
+    for path in [
+        "/streams",
+        "/streams?select=inputs,pushes,jpeg_snapshot_sign_key,config_on_disk",
+        "/streams?q=canary",
+        "/streams?name=a&sort=-inputs.url",
+        "/streams?inputs.url_like=canary&limit=1",
+        "/streams?jpeg_snapshot_sign_key=canary-d",
+        "/streams?sort=jpeg_snapshot_sign_key",
+        "/streams/a/layouts",
+        "/streamers",
+        "/streamers?select=cluster_key",
+        "/streamers?cluster_key_like=canary",
+        "/openapi.json",
+        "/monitoring/liveness",
+        "/monitoring/readiness",
+    ] {
+        let answer = server.get(path);
+        for field in answer.headers.iter().map(|(_, value)| value.clone()) {
+            texts.push((path.to_owned(), field));
+        }
+        texts.push((path.to_owned(), answer.text()));
+    }
+    for body in [
+        json!({"jpeg_snapshot_sign_key": {"canary-d": 1}}),
+        json!({"inputs": [{"url": "nonsense://u:canary-c@x"}]}),
+        json!({"inputs": [{"url": "rtsp://u:canary-c@cam/1", "priority": "x"}]}),
+    ] {
+        let answer = server.put("/streams/a", body.clone()).expect(400);
+        let places = answer.errors();
+        // Places name what the client sent as a key; values never show.
+        if !body.to_string().contains("{\"canary-d\"") {
+            texts.push((format!("{body} {places:?}"), answer.text()));
+        }
+    }
+    for credential in [
+        bearer("canary-f"),
+        basic("u:canary-g"),
+        cluster("canary-h", 0),
+    ] {
+        texts.push((
+            credential.clone(),
+            server.call_as("GET", "/streams", Some(&credential)).text(),
+        ));
+    }
+    for (what, text) in texts {
+        assert!(!text.contains("canary-"), "{what}: {text}");
+    }
+    let log: String = server
+        .log()
+        .lines()
+        .filter(|line| line.contains("canary-") || line.contains(API_KEY))
+        .collect();
+    assert_eq!(log, "", "the log holds secrets");
+    assert!(
+        server.log().contains("/central/api/v3/streams/a"),
+        "requests are in the log"
+    );
+}

@@ -1,0 +1,446 @@
+//! Lists: filters, search, order, pages and selection, as a client sees them.
+
+use serde_json::{Value, json};
+
+use crate::server::TestServer;
+
+/// Six streams that differ in everything the questions below ask for.
+fn with_streams() -> TestServer {
+    let server = TestServer::new();
+    let nodes = json!([
+        {"hostname": "s1", "role": "streamer", "cluster_key": "k"},
+        {"hostname": "s2", "role": "streamer", "cluster_key": "k"},
+    ]);
+    server.put("/streamers/batch", nodes).expect(204);
+    let streams = json!([
+        {"name": "a", "title": "Alpha", "position": 3, "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "rtsp://cam/1", "priority": 2}], "layout": {"ingest": "s1", "dvr_backups": ["s2"]}},
+        {"name": "b", "title": "beta", "position": -1, "static": false, "labels": {"zone": "north"}, "layout": {"ingest": "s2"}},
+        {"name": "c", "title": "Gamma", "position": 3, "inputs": [{"url": "rtsp://user:hidden@cam/2", "priority": 1}]},
+        {"name": "d", "inputs": [], "labels": {"zone": "south"}, "comment": "has alpha in it"},
+        {"name": "e/1", "title": "Привет", "position": 20, "segment_duration": 5000},
+        {"name": "f", "title": "100% & more", "disabled": true, "dvr": {"expiration": 3600}},
+    ]);
+    server.put("/streams/batch", streams).expect(204);
+    server
+}
+
+fn names(page: &Value) -> String {
+    page["streams"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no streams: {page}"))
+        .iter()
+        .map(|stream| stream["name"].as_str().expect("a name"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn filters_pick_what_they_say() {
+    let server = with_streams();
+    let table = [
+        ("", "a b c d e/1 f"),
+        ("name=a", "a"),
+        ("name=c,a,nobody", "a c"),
+        ("name_ne=a,c", "b d e/1 f"),
+        ("name=e%2F1", "e/1"),
+        ("name_gt=b&name_lte=d", "c d"),
+        ("position=3", "a c"),
+        ("position=3,20", "a c e/1"),
+        ("position_ne=3", "b d e/1 f"),
+        ("position_gt=3", "e/1"),
+        ("position_gte=3", "a c e/1"),
+        ("position_lt=3", "b"),
+        ("position_lte=3", "a b c"),
+        ("position_is=null", "d f"),
+        ("position_is_not=null", "a b c e/1"),
+        ("title_like=a", "a b c"),
+        ("title_like=A", "a"),
+        ("title=%D0%9F%D1%80%D0%B8%D0%B2%D0%B5%D1%82", "e/1"),
+        ("title=100%25+%26+more", "f"),
+        ("static=false", "b"),
+        ("static=true", "a c d e/1 f"),
+        ("disabled", "f"),
+        ("disabled=true", "f"),
+        ("disabled_ne=true", "a b c d e/1"),
+        ("labels.zone=north", "b"),
+        ("labels.zone_is_not=null", "b d"),
+        ("labels.zone_like=th", "b d"),
+        ("inputs.url_like=udp", "a"),
+        ("inputs.url_like=cam", "a c"),
+        ("inputs.priority=2", "a"),
+        ("inputs.priority_gte=1", "a c"),
+        ("inputs.url=rtsp%3A%2F%2Fcam%2F1", "a"),
+        ("dvr.expiration_gt=3000", "f"),
+        ("layout.ingest=s1", "a"),
+        ("layout.ingest=s1,s2", "a b"),
+        ("layout.ingest_is=null", "c d e/1 f"),
+        ("layout.ingest_ne=s1", "b c d e/1 f"),
+        ("layout.dvr_backups=s2", "a"),
+        ("config_on_disk.static=false", "b"),
+        ("updated_at_gt=0", "a b c d e/1 f"),
+        ("updated_at_gt=99999999999999", ""),
+        ("position=3&title=Gamma", "c"),
+        ("position=1&position=3", "a c"),
+        ("no_such_field=1", "a b c d e/1 f"),
+        ("q=ALPHA", "a d"),
+        ("q=%D0%9F%D0%A0%D0%98", "e/1"),
+        ("q=cam%2F", "a c"),
+        ("q=e%2F1", "e/1"),
+        ("q=hidden", ""),
+        ("q=alpha&position=3", "a"),
+    ];
+    for (query, expected) in table {
+        let page = server.get(&format!("/streams?{query}")).expect(200).json();
+        assert_eq!(names(&page), expected, "{query}");
+        let count = expected.split(' ').filter(|name| !name.is_empty()).count();
+        assert_eq!(page["estimated_count"], count, "{query}");
+        assert_eq!((&page["next"], &page["prev"]), (&Value::Null, &Value::Null));
+        assert!(page["timing"].is_object());
+    }
+}
+
+#[test]
+fn questions_that_make_no_sense_are_refused() {
+    let server = with_streams();
+    let long = format!("q={}", "x".repeat(257));
+    let table = [
+        ("limit=0", "input_out_of_range limit"),
+        ("limit=10001", "input_out_of_range limit"),
+        ("limit=-1", "not_integer limit"),
+        ("limit=ten", "not_integer limit"),
+        ("limit=99999999999999999999", "input_out_of_range limit"),
+        ("position=three", "not_integer position"),
+        ("position_gt=1.5", "not_integer position_gt"),
+        ("static=yes", "not_boolean static"),
+        ("updated_at_gt=x", "not_integer updated_at_gt"),
+        ("cursor=xx", "bad_cursor cursor"),
+        ("title=%zz", "wrong_format title"),
+        ("title=%ff", "wrong_format title"),
+        ("poll_timeout=x", "not_integer poll_timeout"),
+        ("poll_timeout=-1", "not_integer poll_timeout"),
+        ("scheme=ftp", "unknown_enum_option scheme"),
+        (
+            "jpeg_snapshot_sign_key=x",
+            "secret_field jpeg_snapshot_sign_key",
+        ),
+        (
+            "jpeg_snapshot_sign_key_like=x",
+            "secret_field jpeg_snapshot_sign_key_like",
+        ),
+        ("sort=jpeg_snapshot_sign_key", "secret_field sort"),
+        (&long, "too_long q"),
+    ];
+    for (query, error) in table {
+        let answer = server.get(&format!("/streams?{query}"));
+        assert_eq!(answer.status, 400, "{query}: {}", answer.text());
+        let found = answer.errors();
+        let code = |text: &str| text.split(' ').next().map(str::to_owned);
+        assert_eq!(found.len(), 1, "{query}");
+        // What is too large for an integer may be called either.
+        if query.starts_with("limit=9999") || query == "limit=-1" {
+            assert!(matches!(
+                code(&found[0]).as_deref(),
+                Some("not_integer" | "input_out_of_range")
+            ));
+        } else {
+            assert_eq!(found[0], error, "{query}");
+        }
+    }
+}
+
+#[test]
+fn order_is_total_and_goes_both_ways() {
+    let server = with_streams();
+    let table = [
+        ("name", "a b c d e/1 f"),
+        ("-name", "f e/1 d c b a"),
+        ("position", "d f b a c e/1"),
+        ("-position", "e/1 a c b d f"),
+        ("-position,-name", "e/1 c a b f d"),
+        ("title", "d f a c b e/1"),
+        ("labels.zone,name", "a c e/1 f b d"),
+        ("layout.ingest", "c d e/1 f a b"),
+        ("no_such_field", "a b c d e/1 f"),
+    ];
+    for (sort, expected) in table {
+        let page = server
+            .get(&format!("/streams?sort={sort}"))
+            .expect(200)
+            .json();
+        assert_eq!(names(&page), expected, "{sort}");
+    }
+}
+
+#[test]
+fn pages_forward_and_back_are_the_list_in_pieces() {
+    let server = with_streams();
+    for question in [
+        "",
+        "sort=-position",
+        "sort=title",
+        "position_is_not=null&sort=-name",
+        "q=a",
+        "name_gt=a",
+    ] {
+        let whole = names(
+            &server
+                .get(&format!("/streams?{question}"))
+                .expect(200)
+                .json(),
+        );
+        for limit in 1..=7 {
+            let ask = |cursor: &str| {
+                let path = format!("/streams?{question}&limit={limit}&cursor={cursor}");
+                server.get(&path).expect(200).json()
+            };
+            let mut forward = vec![ask("")];
+            assert_eq!(forward[0]["prev"], Value::Null);
+            while let Some(next) = forward.last().and_then(|page| page["next"].as_str()) {
+                let page = ask(next);
+                forward.push(page);
+            }
+            let joined: Vec<String> = forward.iter().map(names).collect();
+            assert_eq!(joined.join(" "), whole, "{question} by {limit}");
+            // And back again: the same pages.
+            let mut at = forward.len() - 1;
+            let mut page = forward[at].clone();
+            while let Some(prev) = page["prev"].as_str() {
+                page = ask(prev);
+                at -= 1;
+                assert_eq!(names(&page), joined[at], "{question} by {limit}, back");
+            }
+            assert_eq!(at, 0, "{question} by {limit}");
+        }
+    }
+}
+
+#[test]
+fn a_walk_sees_what_stays_exactly_once_whatever_else_happens() {
+    let server = TestServer::new();
+    let stays: Value = (0..40)
+        .map(|i| json!({"name": format!("stay{i:02}")}))
+        .collect();
+    server.put("/streams/batch", stays).expect(204);
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    let mut turn = 0;
+    loop {
+        let page = server
+            .get(&format!("/streams?limit=3&cursor={cursor}"))
+            .expect(200)
+            .json();
+        seen.extend(
+            page["streams"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter_map(|stream| stream["name"].as_str())
+                .filter(|name| name.starts_with("stay"))
+                .map(str::to_owned),
+        );
+        // Before, inside and after the place of the walk.
+        server
+            .put(&format!("/streams/a{turn}"), json!({}))
+            .expect(200);
+        server
+            .put(&format!("/streams/stay{:02}b", turn * 3), json!({}))
+            .expect(200);
+        server.delete(&format!("/streams/a{turn}")).expect(204);
+        server
+            .delete(&format!("/streams/stay{:02}b", turn * 3))
+            .expect(204);
+        turn += 1;
+        match page["next"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => break,
+        }
+    }
+    let expected: Vec<String> = (0..40).map(|i| format!("stay{i:02}")).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_cursor_of_another_question_or_a_damaged_one_is_refused() {
+    let server = with_streams();
+    let cursor = |question: &str| {
+        let page = server
+            .get(&format!("/streams?limit=2&{question}"))
+            .expect(200)
+            .json();
+        page["next"].as_str().expect("there is more").to_owned()
+    };
+    let plain = cursor("");
+    let filtered = cursor("position_is_not=null");
+    for (question, cursor) in [
+        ("sort=-name", &plain),
+        ("sort=title", &plain),
+        ("position=3", &filtered),
+        ("", &cursor("sort=title")),
+        ("q=a&position_is_not=null", &filtered),
+    ] {
+        let answer = server
+            .get(&format!("/streams?{question}&cursor={cursor}"))
+            .expect(400);
+        assert_eq!(answer.errors(), ["bad_cursor cursor"], "{question}");
+    }
+    // The page size is no part of the question.
+    server
+        .get(&format!("/streams?limit=5&cursor={plain}"))
+        .expect(200);
+    // A cursor cut short or with a byte exchanged is refused or, at worst, another place: never a failure of the server.
+    for at in 0..filtered.len() {
+        let mut bytes = filtered.clone().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        let exchanged = String::from_utf8(bytes).expect("ASCII");
+        for damaged in [&exchanged, &filtered[..at]] {
+            let answer = server.get(&format!("/streams?position_is_not=null&cursor={damaged}"));
+            assert!(matches!(answer.status, 200 | 400), "{damaged}: {answer:?}");
+            if answer.status == 400 {
+                assert_eq!(answer.errors(), ["bad_cursor cursor"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn select_shows_what_is_asked_for_and_what_is_required() {
+    let server = with_streams();
+    let one = |select: &str| {
+        server
+            .get(&format!("/streams?name=a&select={select}"))
+            .expect(200)
+            .json()["streams"][0]
+            .clone()
+    };
+    let full = one("");
+    let short = one("title");
+    assert_eq!(
+        (&short["name"], &short["title"]),
+        (&json!("a"), &json!("Alpha"))
+    );
+    assert_eq!(short["updated_at"], full["updated_at"], "always there");
+    assert_eq!(short.get("inputs"), None);
+    let nested = one("inputs.url,layout.ingest");
+    assert_eq!(
+        nested["inputs"],
+        json!([{"url": "udp://239.0.0.1:1"}, {"url": "rtsp://cam/1"}])
+    );
+    assert_eq!(nested["layout"], json!({"ingest": "s1"}));
+    assert_eq!(one("layout")["layout"], full["layout"]);
+    assert_eq!(
+        one("config_on_disk")["config_on_disk"],
+        full["config_on_disk"]
+    );
+}
+
+#[test]
+fn limits_are_honoured_up_to_the_largest() {
+    let server = TestServer::new();
+    let many: Value = (0..150)
+        .map(|i| json!({"name": format!("s{i:03}")}))
+        .collect();
+    server.put("/streams/batch", many).expect(204);
+    for (query, count) in [
+        ("", 100),
+        ("limit=1", 1),
+        ("limit=149", 149),
+        ("limit=150", 150),
+        ("limit=10000", 150),
+    ] {
+        let page = server.get(&format!("/streams?{query}")).expect(200).json();
+        assert_eq!(
+            page["streams"].as_array().map(Vec::len),
+            Some(count),
+            "{query}"
+        );
+        assert_eq!(page["estimated_count"], 150);
+        assert_eq!(page["next"].is_string(), count < 150, "{query}");
+    }
+}
+
+#[test]
+fn who_follows_the_stamps_misses_nothing() {
+    let server = TestServer::new();
+    // Batches share a stamp, so that pages by stamp could end inside of one.
+    for batch in 0..4 {
+        let streams: Value = (0..5)
+            .map(|i| json!({"name": format!("b{batch}-{i}")}))
+            .collect();
+        server.put("/streams/batch", streams).expect(204);
+    }
+    let mut seen = Vec::new();
+    let mut last = 0;
+    loop {
+        let page = server
+            .get(&format!(
+                "/streams?sort=updated_at&limit=2&updated_at_gt={last}"
+            ))
+            .expect(200)
+            .json();
+        let streams = page["streams"].as_array().expect("a list");
+        let Some(stream) = streams.last() else { break };
+        last = stream["updated_at"].as_u64().expect("a stamp");
+        seen.extend(
+            streams
+                .iter()
+                .map(|stream| stream["name"].as_str().expect("a name").to_owned()),
+        );
+    }
+    seen.sort();
+    let expected: Vec<String> = (0..20).map(|i| format!("b{}-{}", i / 5, i % 5)).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn streamers_are_listed_by_the_same_rules_and_keep_their_secrets() {
+    let server = TestServer::new();
+    let nodes = json!([
+        {"hostname": "s1", "role": "streamer", "cluster_key": "canary-1", "api_url": "http://u:canary-2@10.0.0.1", "labels": {"zone": "north"}},
+        {"hostname": "s2", "role": "streamer", "cluster_key": "canary-3", "channel_limit": 9},
+        {"hostname": "i1", "role": "inference", "cluster_key": "canary-4"},
+    ]);
+    server.put("/streamers/batch", nodes).expect(204);
+    let table = [
+        ("", "i1 s1 s2"),
+        ("role=inference", "i1"),
+        ("role_ne=inference&sort=-hostname", "s2 s1"),
+        ("labels.zone=north", "s1"),
+        ("channel_limit_gt=5", "s2"),
+        ("q=10.0.0", "s1"),
+        ("q=canary", ""),
+        ("api_url_like=canary", ""),
+        ("limit=1", "i1"),
+        ("select=cluster_key,api_url", "i1 s1 s2"),
+    ];
+    for (query, expected) in table {
+        let answer = server.get(&format!("/streamers?{query}")).expect(200);
+        assert!(
+            !answer.text().contains("canary"),
+            "{query}: {}",
+            answer.text()
+        );
+        let page = answer.json();
+        let hosts: Vec<&str> = page["streamers"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|node| node["hostname"].as_str())
+            .collect();
+        assert_eq!(hosts.join(" "), expected, "{query}");
+    }
+    for (query, error) in [
+        ("cluster_key=canary-1", "secret_field cluster_key"),
+        ("cluster_key_like=c", "secret_field cluster_key_like"),
+        ("cluster_key_gt=a", "secret_field cluster_key_gt"),
+        ("cluster_key_is=null", "secret_field cluster_key_is"),
+        ("sort=-cluster_key", "secret_field sort"),
+    ] {
+        assert_eq!(
+            server
+                .get(&format!("/streamers?{query}"))
+                .expect(400)
+                .errors(),
+            [error]
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! Streamers: saving, reading and deleting nodes of every role.
+
+use serde_json::{Value, json};
+
+use crate::server::TestServer;
+
+#[test]
+fn a_node_needs_role_and_key_at_creation_only() {
+    let server = TestServer::new();
+    let table = [
+        (json!({}), "discriminator_missing /role"),
+        (json!({"cluster_key": "k"}), "discriminator_missing /role"),
+        (json!({"role": "streamer"}), "missing_required /cluster_key"),
+        (
+            json!({"role": "inference"}),
+            "missing_required /cluster_key",
+        ),
+        (
+            json!({"role": "boss", "cluster_key": "k"}),
+            "discriminator_unmapped /role",
+        ),
+        (
+            json!({"role": 5, "cluster_key": "k"}),
+            "discriminator_unmapped /role",
+        ),
+        (
+            json!({"role": "streamer", "cluster_key": 5}),
+            "not_string /cluster_key",
+        ),
+        (
+            json!({"role": "streamer", "cluster_key": "k", "channel_limit": "many"}),
+            "not_integer /channel_limit",
+        ),
+        (
+            json!({"role": "streamer", "cluster_key": "k", "labels": {"a b": "c"}}),
+            "nomatch_pattern /labels/a b",
+        ),
+        (
+            json!({"role": "streamer", "cluster_key": "k", "hostname": "s2"}),
+            "key_mismatch /hostname",
+        ),
+        (json!([]), "not_object "),
+    ];
+    for (body, error) in table {
+        let answer = server.put("/streamers/s1", body.clone()).expect(400);
+        assert_eq!(answer.errors(), [error], "{body}");
+    }
+    server.get("/streamers/s1").expect(404);
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "k"}),
+        )
+        .expect(200);
+    let saved = server
+        .put("/streamers/s1", json!({"channel_limit": 5}))
+        .expect(200)
+        .json();
+    assert_eq!(saved["role"], "streamer");
+    assert_eq!(saved["channel_limit"], 5);
+    let answer = server
+        .put("/streamers/s1", json!({"role": null}))
+        .expect(400);
+    assert_eq!(answer.errors(), ["discriminator_missing /role"]);
+    let answer = server
+        .put("/streamers/s1", json!({"cluster_key": null}))
+        .expect(400);
+    assert_eq!(answer.errors(), ["missing_required /cluster_key"]);
+}
+
+#[test]
+fn every_role_can_be_saved_and_keeps_to_its_fields() {
+    let mut server = TestServer::new();
+    for role in ["streamer", "inference", "identification"] {
+        let path = format!("/streamers/{role}.example.com:8080");
+        let node = json!({
+            "role": role, "cluster_key": "k", "api_url": "http://10.0.0.1:8080", "channel_limit": 7, "nonsense": 1,
+            "updated_at": 5, "stats": {"status": "running"}, "dvrs": [{"root": "/"}],
+        });
+        let saved = server.put(&path, node).expect(200).json();
+        assert_eq!(saved["hostname"], format!("{role}.example.com:8080"));
+        assert_eq!(
+            (&saved["role"], &saved["channel_limit"]),
+            (&json!(role), &json!(7))
+        );
+        assert_eq!(saved["stats"], Value::Null, "nobody has seen it yet");
+        assert_eq!((saved.get("nonsense"), saved.get("dvrs")), (None, None));
+        assert!(saved["updated_at"].as_u64() > Some(1_000_000_000_000));
+        let same = server
+            .put(&path, json!({"channel_limit": 7}))
+            .expect(200)
+            .json();
+        assert_eq!(same, saved, "no change, no stamp");
+    }
+    let before = server.get("/streamers").json()["streamers"].clone();
+    server.restart();
+    assert_eq!(server.get("/streamers").json()["streamers"], before);
+}
+
+#[test]
+fn hostnames_are_checked() {
+    let server = TestServer::new();
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    let long = "h".repeat(254);
+    for hostname in ["a%20b", "%C3%A9", "a%2Fb", "..", "layouts", "a,b", &long] {
+        let answer = server
+            .put(&format!("/streamers/{hostname}"), node.clone())
+            .expect(400);
+        assert_eq!(answer.errors(), ["wrong_format hostname"], "{hostname}");
+    }
+    server.put("/streamers/a/b", node).expect(404);
+}
+
+#[test]
+fn a_batch_of_nodes_is_saved_whole_or_not_at_all() {
+    let server = TestServer::new();
+    server
+        .put(
+            "/streamers/old",
+            json!({"role": "streamer", "cluster_key": "k"}),
+        )
+        .expect(200);
+    let before = server.get("/streamers").json()["streamers"].clone();
+    let good = json!({"hostname": "s1", "role": "streamer", "cluster_key": "k"});
+    let table = [
+        (json!({}), 400, "not_array "),
+        (json!([good, 1]), 400, "not_object /1"),
+        (
+            json!([good, {"role": "streamer"}]),
+            400,
+            "missing_required /1/hostname",
+        ),
+        (json!([good, good]), 400, "duplicate_item /1/hostname"),
+        (
+            json!([good, {"hostname": "a b"}]),
+            400,
+            "wrong_format /1/hostname",
+        ),
+        (
+            json!([good, {"hostname": "s2", "role": "streamer"}]),
+            400,
+            "missing_required /1/cluster_key",
+        ),
+        (
+            json!([good, {"hostname": "old", "channel_limit": {}}]),
+            400,
+            "not_integer /1/channel_limit",
+        ),
+        (
+            json!([good, {"hostname": "old", "namespace": "n"}]),
+            400,
+            "immutable_field /1/namespace",
+        ),
+    ];
+    for (body, status, error) in table {
+        let answer = server.put("/streamers/batch", body.clone()).expect(status);
+        assert_eq!(answer.errors(), [error], "{body}");
+        assert_eq!(
+            server.get("/streamers").json()["streamers"],
+            before,
+            "after {body}"
+        );
+    }
+    let many: Value = (0..10_001)
+        .map(|i| json!({"hostname": format!("h{i}"), "role": "streamer", "cluster_key": "k"}))
+        .collect();
+    assert_eq!(
+        server.put("/streamers/batch", many).expect(413).errors(),
+        ["too_many_items "]
+    );
+    assert_eq!(server.get("/streamers").json()["streamers"], before);
+    server
+        .put(
+            "/streamers/batch",
+            json!([good, {"hostname": "old", "channel_limit": 1}]),
+        )
+        .expect(204);
+    assert_eq!(server.get("/streamers").json()["estimated_count"], 2);
+    assert_eq!(server.get("/streamers/old").json()["channel_limit"], 1);
+}
+
+#[test]
+fn a_key_is_shown_on_the_node_itself_and_a_mask_sent_back_keeps_it() {
+    let server = TestServer::new();
+    let node = json!({"role": "streamer", "cluster_key": "canary-key", "api_url": "http://u:canary-pw@10.0.0.1:8080"});
+    let saved = server.put("/streamers/s1", node).expect(200).json();
+    assert_eq!(saved["cluster_key"], "canary-key");
+    let listed = server.get("/streamers").json()["streamers"][0].clone();
+    assert_eq!(listed["cluster_key"], "***");
+    assert_eq!(listed["api_url"], "http://u:***@10.0.0.1:8080");
+    let mut edited = listed;
+    edited["channel_limit"] = 9.into();
+    let again = server.put("/streamers/s1", edited).expect(200).json();
+    assert_eq!(again["cluster_key"], "canary-key");
+    assert_eq!(again["api_url"], "http://u:canary-pw@10.0.0.1:8080");
+    assert_eq!(again["channel_limit"], 9);
+}
+
+#[test]
+fn deleting_a_node_leaves_its_streams_where_they_were() {
+    let server = TestServer::new();
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node.clone()).expect(200);
+    server
+        .put("/streams/a", json!({"layout": {"ingest": "s1"}}))
+        .expect(200);
+    let placed = server.get("/streams/a").json();
+    server.delete("/streamers/s1").expect(204);
+    for (method, path) in [
+        ("GET", "/streamers/s1"),
+        ("DELETE", "/streamers/s1"),
+        ("GET", "/streamers/s1/streams"),
+    ] {
+        assert_eq!(
+            server.call(method, path, b"").expect(404).errors(),
+            ["streamer_not_found"]
+        );
+    }
+    assert_eq!(server.get("/streams/a").json(), placed);
+    // Saving the stream again is possible; placing another one there is not.
+    server.put("/streams/a", json!({"title": "t"})).expect(200);
+    server
+        .put("/streams/b", json!({"layout": {"ingest": "s1"}}))
+        .expect(400);
+    server.put("/streamers/s1", node).expect(200);
+    assert_eq!(
+        server.get("/streamers/s1/streams").expect(200).json()["streams"][0]["name"],
+        "a"
+    );
+}
