@@ -1,6 +1,6 @@
 //! What streamers are told: complete, of one revision, and new only when it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,9 @@ fn with_nodes(arguments: &[&str]) -> TestServer {
 }
 
 fn told(server: &TestServer, hostname: &str) -> Answer {
-    server.get(&format!("/streamers/{hostname}/streams")).expect(200)
+    server
+        .get(&format!("/streamers/{hostname}/streams"))
+        .expect(200)
 }
 
 fn names(answer: &Value) -> Vec<String> {
@@ -42,12 +44,14 @@ fn etag(answer: &Answer) -> String {
 /// The status of the same question with a tag.
 fn asked_again(server: &TestServer, hostname: &str, tag: &str) -> u16 {
     let path = format!("/streamers/{hostname}/streams");
-    server.call_with("GET", &path, &[("If-None-Match", tag)], b"").status
+    server
+        .call_with("GET", &path, &[("If-None-Match", tag)], b"")
+        .status
 }
 
 #[test]
 fn each_role_is_told_its_part() {
-    let server = with_nodes(&["--dynamic-streams-auth-token", "pull me"]);
+    let server = with_nodes(&["--dynamic-streams-auth-token", "pull.me_1"]);
     let stream = json!({
         "name": "sports/hd 1", "title": "T", "inputs": [{"url": "udp://239.0.0.1:1"}], "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x"]},
         "on_play": {"url": "http://auth.example.com"}, "vision": {"alg": "faces"}, "labels": {"zone": "north"}, "meta": {"a": "b"}, "position": 4,
@@ -55,8 +59,12 @@ fn each_role_is_told_its_part() {
         "layout": {"ingest": "s1", "dvr_backups": ["s2", "s3"], "inference": "i1"},
     });
     server.put("/streams/batch", json!([stream])).expect(204);
-    let pull = |authority: &str| format!("{authority}/sports/hd%201?token=pull%20me");
-    let (s1, s2, s3) = (pull("m4s://s1"), pull("m4s://10.0.0.2:8081"), pull("m4ss://s3.example.com:8443"));
+    let pull = |authority: &str| format!("{authority}/sports/hd%201?token=pull%2Eme%5F1");
+    let (s1, s2, s3) = (
+        pull("m4s://s1"),
+        pull("m4s://10.0.0.2:8081"),
+        pull("m4ss://s3.example.com:8443"),
+    );
     let on_play = json!({"url": "http://auth.example.com"});
     let table = [
         (
@@ -74,13 +82,22 @@ fn each_role_is_told_its_part() {
             "s3",
             json!({"name": "sports/hd 1", "static": true, "inputs": [{"url": s1}], "on_play": on_play, "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s1, s2]}}),
         ),
-        ("i1", json!({"name": "sports/hd 1", "inputs": [{"url": s1}], "vision": {"alg": "faces"}})),
+        (
+            "i1",
+            json!({"name": "sports/hd 1", "inputs": [{"url": s1}], "vision": {"alg": "faces"}}),
+        ),
     ];
     for (hostname, expected) in table {
         let answer = told(&server, hostname);
-        assert!(!answer.text().contains("canary"), "credentials are not handed on");
+        assert!(
+            !answer.text().contains("canary"),
+            "credentials are not handed on"
+        );
         assert_eq!(answer.json()["streams"], json!([expected]), "{hostname}");
-        assert_eq!(answer.header("x-config-server-separate-endpoints"), Some("true"));
+        assert_eq!(
+            answer.header("x-config-server-separate-endpoints"),
+            Some("true")
+        );
         assert_eq!(answer.header("x-config-server-episodes"), Some("true"));
         assert_eq!(answer.header("x-config-server-dynamic-streams"), None);
     }
@@ -90,9 +107,13 @@ fn each_role_is_told_its_part() {
 #[test]
 fn the_archive_of_former_ingest_nodes_stays_reachable() {
     let server = with_nodes(&[]);
-    server.put("/streams/a", json!({"dvr": {"expiration": 60}})).expect(200);
+    server
+        .put("/streams/a", json!({"dvr": {"expiration": 60}}))
+        .expect(200);
     for host in ["s2", "s3", "s1"] {
-        server.put("/streams/a", json!({"layout": {"ingest": host}})).expect(200);
+        server
+            .put("/streams/a", json!({"layout": {"ingest": host}}))
+            .expect(200);
     }
     let told_now = told(&server, "s1").json();
     assert_eq!(
@@ -100,7 +121,11 @@ fn the_archive_of_former_ingest_nodes_stays_reachable() {
         json!(["m4ss://s3.example.com:8443/a", "m4s://10.0.0.2:8081/a"])
     );
     for former in ["s2", "s3"] {
-        assert_eq!(names(&told(&server, former).json()), [""; 0], "{former} holds it no more");
+        assert_eq!(
+            names(&told(&server, former).json()),
+            [""; 0],
+            "{former} holds it no more"
+        );
     }
     // No archive, no sources of one.
     server.put("/streams/a", json!({"dvr": null})).expect(200);
@@ -111,42 +136,79 @@ fn the_archive_of_former_ingest_nodes_stays_reachable() {
 fn nobody_is_told_about_disabled_or_deleted_streams() {
     let server = with_nodes(&[]);
     for name in ["a", "b", "c"] {
-        server.put(&format!("/streams/{name}"), json!({"layout": {"ingest": "s1", "dvr_backups": ["s2"]}})).expect(200);
+        server
+            .put(
+                &format!("/streams/{name}"),
+                json!({"layout": {"ingest": "s1", "dvr_backups": ["s2"]}}),
+            )
+            .expect(200);
     }
     assert_eq!(names(&told(&server, "s1").json()), ["a", "b", "c"]);
-    server.put("/streams/b", json!({"disabled": true})).expect(200);
+    server
+        .put("/streams/b", json!({"disabled": true}))
+        .expect(200);
     server.delete("/streams/c").expect(204);
     for hostname in ["s1", "s2"] {
         let answer = told(&server, hostname).json();
         assert_eq!(names(&answer), ["a"]);
         assert_eq!(answer["estimated_count"], 1);
     }
-    for path in ["update-streams?name=a,b,c", "streams?name=a,b,c", "dynamic-streams?name=b"] {
-        let answer = server.get(&format!("/streamers/edge/{path}")).expect(200).json();
-        assert!(names(&answer).iter().all(|name| name == "a"), "{path}: {answer}");
+    for path in [
+        "update-streams?name=a,b,c",
+        "streams?name=a,b,c",
+        "dynamic-streams?name=b",
+    ] {
+        let answer = server
+            .get(&format!("/streamers/edge/{path}"))
+            .expect(200)
+            .json();
+        assert!(
+            names(&answer).iter().all(|name| name == "a"),
+            "{path}: {answer}"
+        );
     }
-    server.put("/streams/b", json!({"disabled": false})).expect(200);
+    server
+        .put("/streams/b", json!({"disabled": false}))
+        .expect(200);
     assert_eq!(names(&told(&server, "s1").json()), ["a", "b"]);
 }
 
 #[test]
 fn an_unknown_streamer_is_told_nothing_rather_than_an_empty_list() {
     let server = with_nodes(&[]);
-    server.put("/streams/a", json!({"layout": {"ingest": "s1"}})).expect(200);
-    for path in ["streams", "streams?limit=1", "streams?changes_since=1", "streams?name=a", "update-streams?name=a", "dynamic-streams?name=a"] {
+    server
+        .put("/streams/a", json!({"layout": {"ingest": "s1"}}))
+        .expect(200);
+    for path in [
+        "streams",
+        "streams?limit=1",
+        "streams?changes_since=1",
+        "streams?name=a",
+        "update-streams?name=a",
+        "dynamic-streams?name=a",
+    ] {
         let answer = server.get(&format!("/streamers/nobody/{path}")).expect(404);
         assert_eq!(answer.errors(), ["streamer_not_found"], "{path}");
     }
     server.delete("/streamers/s1").expect(204);
     server.get("/streamers/s1/streams").expect(404);
-    server.put("/streamers/s1", json!({"role": "streamer", "cluster_key": "k"})).expect(200);
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "k"}),
+        )
+        .expect(200);
     assert_eq!(names(&told(&server, "s1").json()), ["a"]);
 }
 
 #[test]
 fn who_may_restream_is_a_setting() {
     // Mode, whether the marked and the unmarked streamer are told of a stream they do not hold.
-    for (mode, marked, unmarked) in [("off", false, false), ("marked", true, false), ("all", true, true)] {
+    for (mode, marked, unmarked) in [
+        ("off", false, false),
+        ("marked", true, false),
+        ("all", true, true),
+    ] {
         let server = with_nodes(&["--restreaming", mode]);
         let streams = json!([
             {"name": "a", "inputs": [{"url": "udp://239.0.0.1:1"}], "on_play": {"url": "http://auth"}, "layout": {"ingest": "s2"}},
@@ -158,10 +220,16 @@ fn who_may_restream_is_a_setting() {
         for (hostname, may) in [("edge", marked), ("s1", unmarked)] {
             for path in ["dynamic-streams", "update-streams", "streams"] {
                 let answer = server
-                    .get(&format!("/streamers/{hostname}/{path}?name=a,placed%20nowhere,other,nobody"))
+                    .get(&format!(
+                        "/streamers/{hostname}/{path}?name=a,placed%20nowhere,other,nobody"
+                    ))
                     .expect(200);
                 let expected = if may { json!([dynamic]) } else { json!([]) };
-                assert_eq!(answer.json()["streams"], expected, "{mode} {hostname} {path}");
+                assert_eq!(
+                    answer.json()["streams"],
+                    expected,
+                    "{mode} {hostname} {path}"
+                );
                 let header = if mode == "off" { Some("false") } else { None };
                 assert_eq!(answer.header("x-config-server-dynamic-streams"), header);
             }
@@ -169,8 +237,15 @@ fn who_may_restream_is_a_setting() {
         // The node that holds it is told its own rendering in every mode.
         let own = told(&server, "s2").json()["streams"].clone();
         assert_eq!(own[0]["inputs"][0]["url"], "udp://239.0.0.1:1");
-        for path in ["update-streams?name=a", "dynamic-streams?name=nobody,a", "streams?name=a"] {
-            let answer = server.get(&format!("/streamers/s2/{path}")).expect(200).json();
+        for path in [
+            "update-streams?name=a",
+            "dynamic-streams?name=nobody,a",
+            "streams?name=a",
+        ] {
+            let answer = server
+                .get(&format!("/streamers/s2/{path}"))
+                .expect(200)
+                .json();
             assert_eq!(answer["streams"], own, "{mode} {path}");
         }
     }
@@ -180,7 +255,12 @@ fn who_may_restream_is_a_setting() {
 fn names_are_given_in_a_comma_list() {
     let server = with_nodes(&[]);
     for name in ["a", "b", "sports/1"] {
-        server.put(&format!("/streams/{name}"), json!({"layout": {"ingest": "s1"}})).expect(200);
+        server
+            .put(
+                &format!("/streams/{name}"),
+                json!({"layout": {"ingest": "s1"}}),
+            )
+            .expect(200);
     }
     let table = [
         ("name=b,a", "a b"),
@@ -191,12 +271,17 @@ fn names_are_given_in_a_comma_list() {
         ("name=nobody", ""),
     ];
     for (query, expected) in table {
-        let answer = server.get(&format!("/streamers/s1/update-streams?{query}")).expect(200).json();
+        let answer = server
+            .get(&format!("/streamers/s1/update-streams?{query}"))
+            .expect(200)
+            .json();
         assert_eq!(names(&answer).join(" "), expected, "{query}");
     }
     for query in ["", "name=", "name=,"] {
         for path in ["update-streams", "dynamic-streams"] {
-            let answer = server.get(&format!("/streamers/s1/{path}?{query}")).expect(400);
+            let answer = server
+                .get(&format!("/streamers/s1/{path}?{query}"))
+                .expect(400);
             assert_eq!(answer.errors(), ["missing_required name"], "{path} {query}");
         }
     }
@@ -207,7 +292,9 @@ fn a_tag_holds_for_its_coding_and_spares_the_body() {
     let mut server = with_nodes(&[]);
     let many: Value = (0..50).map(|i| json!({"name": format!("s{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}], "layout": {"ingest": "s1"}})).collect();
     server.put("/streams/batch", many).expect(204);
-    let ask = |server: &TestServer, fields: &[(&str, &str)]| server.call_with("GET", "/streamers/s1/streams", fields, b"");
+    let ask = |server: &TestServer, fields: &[(&str, &str)]| {
+        server.call_with("GET", "/streamers/s1/streams", fields, b"")
+    };
     let plain = ask(&server, &[]).expect(200);
     let mut tags = vec![etag(&plain)];
     assert!(tags[0].starts_with('"'), "a strong tag");
@@ -215,41 +302,62 @@ fn a_tag_holds_for_its_coding_and_spares_the_body() {
     for coding in ["gzip", "zstd"] {
         let packed = ask(&server, &[("Accept-Encoding", coding)]).expect(200);
         assert_eq!(packed.header("content-encoding"), Some(coding));
-        assert!(packed.header("vary").is_some_and(|vary| vary.to_lowercase().contains("accept-encoding")), "{packed:?}");
+        assert!(
+            packed
+                .header("vary")
+                .is_some_and(|vary| vary.to_lowercase().contains("accept-encoding")),
+            "{packed:?}"
+        );
         assert!(packed.body.len() < plain.body.len() / 4, "{coding}");
         assert_eq!(packed.plain(), plain.body, "{coding}");
         tags.push(etag(&packed));
     }
-    tags.dedup();
-    assert_eq!(tags.len(), 3, "a strong tag is of one coding: {tags:?}");
+    let different: BTreeSet<&String> = tags.iter().collect();
+    assert_eq!(
+        different.len(),
+        3,
+        "a strong tag is of one coding: {tags:?}"
+    );
     let check = |server: &TestServer, status: u16| {
         for tag in &tags {
             for coding in ["identity", "gzip", "zstd"] {
                 for sent in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}")] {
-                    let answer = ask(server, &[("If-None-Match", &sent), ("Accept-Encoding", coding)]);
+                    let answer = ask(
+                        server,
+                        &[("If-None-Match", &sent), ("Accept-Encoding", coding)],
+                    );
                     assert_eq!(answer.status, status, "{sent} {coding}");
                     assert!(answer.header("etag").is_some());
-                    assert_eq!(answer.header("x-config-server-separate-endpoints"), Some("true"));
+                    assert_eq!(
+                        answer.header("x-config-server-separate-endpoints"),
+                        Some("true")
+                    );
                 }
             }
         }
     };
     check(&server, 304);
     assert_eq!(asked_again(&server, "s1", "\"another\""), 200);
-    assert_eq!(asked_again(&server, "s2", &tags[0]), 200, "a tag is of one streamer");
+    assert_eq!(
+        asked_again(&server, "s2", &tags[0]),
+        200,
+        "a tag is of one streamer"
+    );
     server.restart();
     check(&server, 304);
     assert_eq!(ask(&server, &[]).body, plain.body);
     server.kill();
     server.start();
     check(&server, 304);
-    server.put("/streams/s7", json!({"title": "new"})).expect(200);
+    server
+        .put("/streams/s7", json!({"title": "new"}))
+        .expect(200);
     check(&server, 200);
 }
 
 #[test]
 fn a_generation_moves_with_what_is_told_and_with_nothing_else() {
-    let server = with_nodes(&[]);
+    let mut server = with_nodes(&[]);
     let streams = json!([
         {"name": "a", "dvr": {"expiration": 60}, "vision": {"alg": "faces"}, "layout": {"ingest": "s1", "dvr_backups": ["s2"], "inference": "i1"}},
         {"name": "elsewhere", "layout": {"ingest": "s3"}},
@@ -257,40 +365,112 @@ fn a_generation_moves_with_what_is_told_and_with_nothing_else() {
     ]);
     server.put("/streams/batch", streams).expect(204);
     let hosts = ["s1", "s2", "s3", "i1", "edge"];
-    let tags = || -> BTreeMap<&str, String> { hosts.iter().map(|host| (*host, etag(&told(&server, host)))).collect() };
+    let tags = |server: &TestServer| -> BTreeMap<&str, String> {
+        hosts
+            .iter()
+            .map(|host| (*host, etag(&told(server, host))))
+            .collect()
+    };
     // What is done, and whose answer it changes.
     let steps: [(&str, &str, Value, &[&str]); 19] = [
         ("PUT", "/streams/nowhere", json!({"title": "t"}), &[]),
         ("PUT", "/streams/elsewhere", json!({"title": "t"}), &["s3"]),
         ("PUT", "/streams/a", json!({"labels": {"a": "b"}}), &[]),
         ("PUT", "/streams/a", json!({"position": 5}), &[]),
-        ("PUT", "/streams/a", json!({"template": "t", "meta": {"a": "b"}}), &[]),
-        ("PUT", "/streams/a", json!({"layout": {"change_reason": "not_distributed"}}), &[]),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"template": "t", "meta": {"a": "b"}}),
+            &[],
+        ),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"layout": {"change_reason": "not_distributed"}}),
+            &[],
+        ),
         ("PUT", "/streams/a", json!({"title": "t"}), &["s1"]),
         ("PUT", "/streams/a", json!({"title": "t"}), &[]),
-        ("PUT", "/streams/a", json!({"dvr": {"expiration": 61}}), &["s1", "s2"]),
-        ("PUT", "/streams/a", json!({"vision": {"alg": "plates"}}), &["s1", "i1"]),
-        ("PUT", "/streamers/s1", json!({"channel_limit": 5, "labels": {"a": "b"}}), &[]),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"dvr": {"expiration": 61}}),
+            &["s1", "s2"],
+        ),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"vision": {"alg": "plates"}}),
+            &["s1", "i1"],
+        ),
+        (
+            "PUT",
+            "/streamers/s1",
+            json!({"channel_limit": 5, "labels": {"a": "b"}}),
+            &[],
+        ),
         ("PUT", "/streamers/s1", json!({"cluster_key": "new"}), &[]),
-        ("PUT", "/streamers/s1", json!({"private_payload_url": "http://10.0.0.9:1"}), &["s1", "s2", "i1"]),
-        ("PUT", "/streamers/edge", json!({"private_payload_url": "http://10.0.0.8:1"}), &[]),
-        ("PUT", "/streams/a", json!({"layout": {"inference": null}}), &["i1"]),
-        ("PUT", "/streams/a", json!({"layout": {"dvr_backups": ["s3"]}}), &["s1", "s2", "s3"]),
-        ("PUT", "/streams/a", json!({"disabled": true}), &["s1", "s3"]),
+        (
+            "PUT",
+            "/streamers/s1",
+            json!({"private_payload_url": "http://10.0.0.9:1"}),
+            &["s1", "s2", "i1"],
+        ),
+        (
+            "PUT",
+            "/streamers/edge",
+            json!({"private_payload_url": "http://10.0.0.8:1"}),
+            &[],
+        ),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"layout": {"inference": null}}),
+            &["i1"],
+        ),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"layout": {"dvr_backups": ["s3"]}}),
+            &["s1", "s2", "s3"],
+        ),
+        (
+            "PUT",
+            "/streams/a",
+            json!({"disabled": true}),
+            &["s1", "s3"],
+        ),
         ("PUT", "/streams/a", json!({"title": "while disabled"}), &[]),
         ("DELETE", "/streams/a", Value::Null, &[]),
     ];
-    let mut before = tags();
+    let mut before = tags(&server);
     for (method, path, body, expected) in steps {
-        let bytes = if body.is_null() { String::new() } else { body.to_string() };
+        let bytes = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let answer = server.call(method, path, bytes.as_bytes());
-        assert!(answer.status < 300, "{method} {path} {body}: {}", answer.text());
-        let after = tags();
-        let moved: Vec<&str> = hosts.into_iter().filter(|host| before[host] != after[host]).collect();
-        let told = hosts.into_iter().filter(|host| expected.contains(host)).collect::<Vec<_>>();
+        assert!(
+            answer.status < 300,
+            "{method} {path} {body}: {}",
+            answer.text()
+        );
+        let after = tags(&server);
+        let moved: Vec<&str> = hosts
+            .into_iter()
+            .filter(|host| before[host] != after[host])
+            .collect();
+        let told = hosts
+            .into_iter()
+            .filter(|host| expected.contains(host))
+            .collect::<Vec<_>>();
         assert_eq!(moved, told, "{method} {path} {body}");
         before = after;
     }
+    // What is known of generations survives, also of those that only lost something.
+    server.restart();
+    assert_eq!(tags(&server), before);
 }
 
 #[test]
@@ -303,37 +483,105 @@ fn a_delta_leads_to_the_whole_list() {
         put(&server, name, json!({"layout": {"ingest": "s1"}}));
     }
     let whole = told(&server, "s1").json();
-    let mut copy: BTreeMap<String, Value> = names(&whole).into_iter().zip(whole["streams"].as_array().expect("a list").iter().cloned()).collect();
+    let mut copy: BTreeMap<String, Value> = names(&whole)
+        .into_iter()
+        .zip(whole["streams"].as_array().expect("a list").iter().cloned())
+        .collect();
     let mut revision = whole["revision"].as_u64().expect("a revision");
-    let delta = |server: &TestServer, revision: u64| server.get(&format!("/streamers/s1/streams?changes_since={revision}")).expect(200).json();
+    let delta = |server: &TestServer, revision: u64| {
+        server
+            .get(&format!("/streamers/s1/streams?changes_since={revision}"))
+            .expect(200)
+            .json()
+    };
     let nothing = delta(&server, revision);
-    assert_eq!((&nothing["streams"], &nothing["removed"], &nothing["revision"]), (&json!([]), &json!([]), &json!(revision)));
+    assert_eq!(
+        (
+            &nothing["streams"],
+            &nothing["removed"],
+            &nothing["revision"]
+        ),
+        (&json!([]), &json!([]), &json!(revision))
+    );
 
     type Step = fn(&TestServer);
     // What is done, what the delta names as changed and as removed.
     let steps: [(Step, &[&str], &[&str]); 7] = [
-        (|server| drop(server.put("/streams/a", json!({"title": "t"})).expect(200)), &["a"], &[]),
-        (|server| drop(server.put("/streams/a", json!({"labels": {"a": "b"}})).expect(200)), &[], &[]),
-        (|server| drop(server.delete("/streams/b").expect(204)), &[], &["b"]),
-        (|server| drop(server.put("/streams/c", json!({"disabled": true})).expect(200)), &[], &["c"]),
+        (
+            |server| drop(server.put("/streams/a", json!({"title": "t"})).expect(200)),
+            &["a"],
+            &[],
+        ),
         (
             |server| {
-                drop(server.put("/streams/c", json!({"disabled": false})).expect(200));
-                drop(server.put("/streams/d", json!({"layout": {"ingest": "s2"}})).expect(200));
+                drop(
+                    server
+                        .put("/streams/a", json!({"labels": {"a": "b"}}))
+                        .expect(200),
+                )
+            },
+            &[],
+            &[],
+        ),
+        (
+            |server| drop(server.delete("/streams/b").expect(204)),
+            &[],
+            &["b"],
+        ),
+        (
+            |server| {
+                drop(
+                    server
+                        .put("/streams/c", json!({"disabled": true}))
+                        .expect(200),
+                )
+            },
+            &[],
+            &["c"],
+        ),
+        (
+            |server| {
+                drop(
+                    server
+                        .put("/streams/c", json!({"disabled": false}))
+                        .expect(200),
+                );
+                drop(
+                    server
+                        .put("/streams/d", json!({"layout": {"ingest": "s2"}}))
+                        .expect(200),
+                );
             },
             &["c"],
             &["d"],
         ),
         (
             |server| {
-                drop(server.put("/streams/b", json!({"layout": {"ingest": "s1"}})).expect(200));
+                drop(
+                    server
+                        .put("/streams/b", json!({"layout": {"ingest": "s1"}}))
+                        .expect(200),
+                );
                 drop(server.delete("/streams/b").expect(204));
-                drop(server.put("/streams/b", json!({"title": "back", "layout": {"ingest": "s1"}})).expect(200));
+                drop(
+                    server
+                        .put(
+                            "/streams/b",
+                            json!({"title": "back", "layout": {"ingest": "s1"}}),
+                        )
+                        .expect(200),
+                );
             },
             &["b"],
             &[],
         ),
-        (|server| drop(server.put("/streams/batch", json!([{"name": "e", "layout": {"ingest": "s1"}}, {"name": "a", "title": "u"}])).expect(204)), &["a", "e"], &[]),
+        (
+            |server| {
+                drop(server.put("/streams/batch", json!([{"name": "e", "layout": {"ingest": "s1"}}, {"name": "a", "title": "u"}])).expect(204))
+            },
+            &["a", "e"],
+            &[],
+        ),
     ];
     for (i, (step, changed, removed)) in steps.into_iter().enumerate() {
         step(&server);
@@ -341,14 +589,25 @@ fn a_delta_leads_to_the_whole_list() {
         assert_eq!(names(&answer), changed, "step {i}");
         assert_eq!(answer["removed"], json!(removed), "step {i}");
         for stream in answer["streams"].as_array().expect("a list") {
-            copy.insert(stream["name"].as_str().expect("a name").to_owned(), stream.clone());
+            copy.insert(
+                stream["name"].as_str().expect("a name").to_owned(),
+                stream.clone(),
+            );
         }
         for name in answer["removed"].as_array().expect("a list") {
             copy.remove(name.as_str().expect("a name"));
         }
         revision = answer["revision"].as_u64().expect("a revision");
         let whole = told(&server, "s1").json();
-        assert_eq!(copy.values().collect::<Vec<_>>(), whole["streams"].as_array().expect("a list").iter().collect::<Vec<_>>(), "step {i}");
+        assert_eq!(
+            copy.values().collect::<Vec<_>>(),
+            whole["streams"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .collect::<Vec<_>>(),
+            "step {i}"
+        );
         assert_eq!(whole["revision"], revision);
     }
     // A restart forgets at most what it cannot tell any more: then it says so.
@@ -356,56 +615,100 @@ fn a_delta_leads_to_the_whole_list() {
     let after = server.get(&format!("/streamers/s1/streams?changes_since={revision}"));
     assert!(matches!(after.status, 200 | 410), "{after:?}");
     if after.status == 200 {
-        assert_eq!((&after.json()["streams"], &after.json()["removed"]), (&json!([]), &json!([])));
+        assert_eq!(
+            (&after.json()["streams"], &after.json()["removed"]),
+            (&json!([]), &json!([]))
+        );
     }
 }
 
 #[test]
 fn a_delta_that_would_have_gaps_is_refused() {
     let server = with_nodes(&[]);
-    server.put("/streams/a", json!({"dvr": {"expiration": 60}, "layout": {"ingest": "s2", "dvr_backups": ["s1"]}})).expect(200);
-    let revision = told(&server, "s1").json()["revision"].as_u64().expect("a revision");
+    server
+        .put(
+            "/streams/a",
+            json!({"dvr": {"expiration": 60}, "layout": {"ingest": "s2", "dvr_backups": ["s1"]}}),
+        )
+        .expect(200);
+    let revision = told(&server, "s1").json()["revision"]
+        .as_u64()
+        .expect("a revision");
     let ask = |since: &str| server.get(&format!("/streamers/s1/streams?changes_since={since}"));
     for since in ["0", "1000000", "18446744073709551615"] {
-        assert_eq!(ask(since).expect(410).errors(), ["revision_gone changes_since"], "{since}");
+        assert_eq!(
+            ask(since).expect(410).errors(),
+            ["revision_gone changes_since"],
+            "{since}"
+        );
     }
     for since in ["", "x", "-1", "1.5", "18446744073709551616"] {
-        assert_eq!(ask(since).expect(400).errors(), ["not_integer changes_since"], "{since}");
+        assert_eq!(
+            ask(since).expect(400).errors(),
+            ["not_integer changes_since"],
+            "{since}"
+        );
     }
     // An address that changed shows in answers without any stream having changed.
-    server.put("/streamers/s2", json!({"private_payload_url": "http://10.0.0.77"})).expect(200);
+    server
+        .put(
+            "/streamers/s2",
+            json!({"private_payload_url": "http://10.0.0.77"}),
+        )
+        .expect(200);
     ask(&revision.to_string()).expect(410);
     let now = told(&server, "s1").json();
     assert_eq!(now["streams"][0]["inputs"][0]["url"], "m4s://10.0.0.77/a");
     ask(&now["revision"].to_string()).expect(200);
     // More removals than are remembered.
-    let many = |disabled: bool| -> Value { (0..1100).map(|i| json!({"name": format!("m{i}"), "disabled": disabled, "layout": {"ingest": "s1"}})).collect() };
+    let many = |disabled: bool| -> Value {
+        (0..1100).map(|i| json!({"name": format!("m{i}"), "disabled": disabled, "layout": {"ingest": "s1"}})).collect()
+    };
     server.put("/streams/batch", many(false)).expect(204);
     let full = told(&server, "s1").json()["revision"].to_string();
     server.put("/streams/batch", many(true)).expect(204);
     ask(&full).expect(410);
-    let name = server.get("/streamers/s1/streams?changes_since=1&select=name").expect(400);
+    let name = server
+        .get("/streamers/s1/streams?changes_since=1&select=name")
+        .expect(400);
     assert_eq!(name.errors(), ["not_combinable changes_since"]);
 }
 
 #[test]
 fn pages_of_one_walk_come_from_one_revision() {
     let server = with_nodes(&[]);
-    let many: Value = (0..20).map(|i| json!({"name": format!("s{i:02}"), "title": "old", "layout": {"ingest": "s1"}})).collect();
+    let many: Value = (0..20)
+        .map(|i| json!({"name": format!("s{i:02}"), "title": "old", "layout": {"ingest": "s1"}}))
+        .collect();
     server.put("/streams/batch", many).expect(204);
     let whole = told(&server, "s1").json();
     let mut seen = Vec::new();
     let mut cursor = String::new();
     let mut turn = 0;
     loop {
-        let page = server.get(&format!("/streamers/s1/streams?limit=3&cursor={cursor}")).expect(200).json();
+        let page = server
+            .get(&format!("/streamers/s1/streams?limit=3&cursor={cursor}"))
+            .expect(200)
+            .json();
         assert_eq!(page["revision"], whole["revision"]);
         assert_eq!(page["updated_at"], whole["updated_at"]);
         seen.extend(page["streams"].as_array().expect("a list").clone());
         // Everything changes under the walk: behind it, ahead of it, more and fewer.
-        server.put("/streams/s19", json!({"title": format!("new {turn}")})).expect(200);
-        server.put(&format!("/streams/s1{turn}x"), json!({"layout": {"ingest": "s1"}})).expect(200);
-        server.put(&format!("/streams/s{:02}", 18 - turn), json!({"layout": {"ingest": "s2"}})).expect(200);
+        server
+            .put("/streams/s19", json!({"title": format!("new {turn}")}))
+            .expect(200);
+        server
+            .put(
+                &format!("/streams/s1{turn}x"),
+                json!({"layout": {"ingest": "s1"}}),
+            )
+            .expect(200);
+        server
+            .put(
+                &format!("/streams/s{:02}", 18 - turn),
+                json!({"layout": {"ingest": "s2"}}),
+            )
+            .expect(200);
         turn += 1;
         match page["next"].as_str() {
             Some(next) => next.clone_into(&mut cursor),
@@ -420,13 +723,23 @@ fn pages_of_one_walk_come_from_one_revision() {
 fn a_walk_whose_revision_is_gone_says_so() {
     let mut server = with_nodes(&[]);
     for name in ["a", "b", "c"] {
-        server.put(&format!("/streams/{name}"), json!({"layout": {"ingest": "s1"}})).expect(200);
+        server
+            .put(
+                &format!("/streams/{name}"),
+                json!({"layout": {"ingest": "s1"}}),
+            )
+            .expect(200);
     }
-    let page = server.get("/streamers/s1/streams?limit=1").expect(200).json();
+    let page = server
+        .get("/streamers/s1/streams?limit=1")
+        .expect(200)
+        .json();
     let next = page["next"].as_str().expect("there is more").to_owned();
     server.restart();
     server.put("/streams/b", json!({"title": "t"})).expect(200);
-    let answer = server.get(&format!("/streamers/s1/streams?limit=1&cursor={next}")).expect(410);
+    let answer = server
+        .get(&format!("/streamers/s1/streams?limit=1&cursor={next}"))
+        .expect(410);
     assert_eq!(answer.errors(), ["walk_expired cursor"]);
 }
 
@@ -434,12 +747,20 @@ fn a_walk_whose_revision_is_gone_says_so() {
 fn a_page_size_can_be_set_for_streamers_that_name_none() {
     let server = with_nodes(&["--streamer-streams-limit", "2"]);
     for name in ["a", "b", "c"] {
-        server.put(&format!("/streams/{name}"), json!({"layout": {"ingest": "s1"}})).expect(200);
+        server
+            .put(
+                &format!("/streams/{name}"),
+                json!({"layout": {"ingest": "s1"}}),
+            )
+            .expect(200);
     }
     let page = told(&server, "s1").json();
     assert_eq!(names(&page), ["a", "b"]);
     let next = page["next"].as_str().expect("there is more");
-    let rest = server.get(&format!("/streamers/s1/streams?cursor={next}")).expect(200).json();
+    let rest = server
+        .get(&format!("/streamers/s1/streams?cursor={next}"))
+        .expect(200)
+        .json();
     assert_eq!(names(&rest), ["c"]);
     assert_eq!(rest["next"], Value::Null);
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The administrator's key of every test server.
-pub const API_KEY: &str = "it-admin-key";
+pub const API_KEY: &str = "it-admin-key-0123456789";
 /// The operator's login and password of every test server.
 pub const EDIT_AUTH: &str = "operator:it-password";
 /// Where the API is; the other prefix is [`STREAMER_PREFIX`].
