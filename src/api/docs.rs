@@ -882,6 +882,27 @@ pub const ENDPOINT_DOCS: &[EndpointDoc] = &[
         extension: false,
         security: Security::Open,
     },
+    EndpointDoc {
+        method: "GET",
+        path: "/openapi.json",
+        operation_id: "openapi_get",
+        tag: "openapi",
+        summary: "Get this document",
+        description: "The OpenAPI document of the server that answers: what it serves, in which version. `weir print openapi` prints the same.",
+        parameters: &[],
+        request: None,
+        responses: &[
+            json(
+                200,
+                "The document.",
+                Shape::Openapi,
+                r#"{"openapi":"3.1.0","info":{"title":"Weir API","version":"0.1.0"},"paths":{}}"#,
+            ),
+            UNAUTHORIZED,
+        ],
+        extension: true,
+        security: Security::Administrator,
+    },
 ];
 
 const LIMIT_OPTIONAL: ParamDoc = query(

@@ -99,6 +99,8 @@ pub enum Shape {
     One(&'static str),
     ArrayOf(&'static str),
     AnyOf(&'static [&'static str]),
+    /// This document.
+    Openapi,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -147,6 +149,7 @@ pub const TAGS: &[(&str, &str)] = &[
         "monitoring",
         "Probes for supervisors and load balancers. They need no credentials.",
     ),
+    ("openapi", "This document."),
 ];
 
 const ABOUT: &str = "\
@@ -417,6 +420,7 @@ fn shape(of: Shape) -> Value {
             let variants: Vec<Value> = names.iter().map(|name| reference(name)).collect();
             json!({ "anyOf": variants })
         }
+        Shape::Openapi => json!({ "type": "object", "required": ["openapi", "info", "paths"] }),
     }
 }
 
@@ -528,6 +532,9 @@ mod tests {
                 .map(|name| checker.check_named(name, value))
                 .reduce(Result::or)
                 .expect("a union has variants"),
+            Shape::Openapi => ["openapi", "info", "paths"]
+                .iter()
+                .try_for_each(|name| value.get(name).map(drop).ok_or(format!("no {name}"))),
         }
     }
 
@@ -634,6 +641,7 @@ mod tests {
             [
                 "batch_update_streams_layouts",
                 "liveness_probe",
+                "openapi_get",
                 "readiness_probe",
                 "stream_delete",
                 "stream_get",
