@@ -564,17 +564,30 @@ fn move_addresses(state: &State, changes: &mut Changes) {
         return;
     }
     // Rare enough for a scan of everything: an address is given when a node is set up, and then stays.
+    let mut next = state.clone();
+    next.absorb(changes);
     let mut told: std::collections::BTreeSet<Hostname> = std::collections::BTreeSet::new();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
     for shard in 0..super::SHARDS {
         for stream in state.shard(shard).values() {
-            let named = |host: &str| moved.iter().any(|moved| moved.as_str() == host);
-            let names_it = holders(stream).any(|(host, _)| named(host))
-                || stream
-                    .ingest_history()
-                    .iter()
-                    .any(|(_, host, _)| named(host));
-            if names_it {
-                told.extend(holders(stream).map(|(host, _)| Hostname::trusted(host)));
+            let history = stream.ingest_history();
+            let named: Vec<&str> = holders(stream)
+                .map(|(host, _)| host)
+                .chain(history.iter().map(|(_, host, _)| *host))
+                .filter(|host| moved.iter().any(|moved| moved.as_str() == *host))
+                .collect();
+            for (host, role) in holders(stream) {
+                // Nobody is told its own address.
+                if told.contains(host) || named.iter().all(|named| *named == host) {
+                    continue;
+                }
+                before.clear();
+                after.clear();
+                render(state, stream, role, host, &mut before);
+                render(&next, stream, role, host, &mut after);
+                if before != after {
+                    told.insert(Hostname::trusted(host));
+                }
             }
         }
     }

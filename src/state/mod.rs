@@ -255,8 +255,10 @@ impl Loader {
                     };
                     node.is_source |= role.is_source();
                     node.streams.insert(name.clone(), role);
+                    // A node is told nothing of a disabled stream; what it was told before left a mark when that ended. The backups of a
+                    // stream share one revision: one that did not move with another is told again after a restart.
                     let rendered = stream.rendered_at(role);
-                    if rendered > node.generation {
+                    if !stream.disabled && rendered > node.generation {
                         node.generation = rendered;
                         // The stream changed in some way at or after that revision; exact enough for a reader of clocks.
                         node.updated_at = node.updated_at.max(stream.updated_at.to_native());
