@@ -512,27 +512,19 @@ pub fn compare(state: &State, model: &Model) {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
-    )
-}
-
 /// Goal: through crashes, failing disks and jumping clocks the server is what the model says, and streamers are told what changed for
 /// them and nothing else. Method: `WEIR_SIM_SEEDS` stories from seed 1, or the one of `WEIR_SIM_SEED`; a failure prints its seed.
 #[test]
 fn a_cluster_survives_everything_as_the_model_says() {
     let mut tally = Tally::default();
-    if let Some(seed) = number("WEIR_SIM_SEED") {
+    if let Some(seed) = super::number("WEIR_SIM_SEED") {
         return run(seed, &mut tally);
     }
-    let seeds = number("WEIR_SIM_SEEDS").unwrap_or(60);
+    let seeds = super::number("WEIR_SIM_SEEDS").unwrap_or(60);
     for seed in 1..=seeds {
-        let told = Failing(seed);
+        let failing = super::Failing(seed);
         run(seed, &mut tally);
-        std::mem::forget(told);
+        failing.passed();
     }
     println!("{seeds} seeds: {tally:?}");
     // The run must have been about what it says.
@@ -565,14 +557,5 @@ fn a_cluster_survives_everything_as_the_model_says() {
         ("deltas refused", deltas_refused),
     ] {
         assert!(happened >= seeds, "too few: {what}");
-    }
-}
-
-/// Says which story failed, whatever panicked in it.
-struct Failing(u64);
-
-impl Drop for Failing {
-    fn drop(&mut self) {
-        eprintln!("failed with WEIR_SIM_SEED={}", self.0);
     }
 }

@@ -1,11 +1,13 @@
 //! Where choices come from: a seed, or the bytes of a fuzzer.
 
 /// Everything random in a run. Runs out of bytes into zeros, so that a short input is a short story.
+#[allow(dead_code, reason = "bytes are for the fuzz target `apply`")]
 pub enum Random<'a> {
     Seeded(u64),
     Bytes(&'a [u8]),
 }
 
+#[allow(dead_code, reason = "bytes are for the fuzz target `apply`")]
 impl Random<'_> {
     pub fn seeded(seed: u64) -> Self {
         Self::Seeded(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)

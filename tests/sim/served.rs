@@ -1,0 +1,549 @@
+//! The real binary over HTTP against the model: random operations, lists of every kind, streamers with copies, and a kill now and then.
+//!
+//! `WEIR_SIM_SEED` repeats a run, `WEIR_SIM_OPS` makes it longer; a failure prints the seed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::model::Model;
+use super::op::{HOSTS, NAMES, Op};
+use super::random::Random;
+
+const KEY: &str = "sim-key";
+const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
+
+/// A running server; ended with its test, whatever comes.
+struct Server {
+    child: Child,
+    base: String,
+}
+
+impl Server {
+    fn start(directory: &TempDir) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .arg("--data-dir")
+            .arg(directory.path())
+            .args(["--listen", "127.0.0.1:0", "--api-key", KEY])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary was built with this test");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped"))
+            .read_line(&mut line)
+            .expect("the server says where it is");
+        let base = line
+            .trim()
+            .strip_prefix("listening on ")
+            .expect(&line)
+            .to_owned();
+        Self { child, base }
+    }
+
+    /// As `kill -9`.
+    fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Answer {
+    status: u16,
+    etag: Option<String>,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        self.json()
+    }
+}
+
+/// What a streamer read last.
+struct Copy {
+    etag: String,
+    revision: u64,
+    streams: BTreeMap<String, Value>,
+}
+
+struct World {
+    random: Random<'static>,
+    directory: TempDir,
+    server: Option<Server>,
+    agent: ureq::Agent,
+    model: Model,
+    /// The server's stamps by the model's, which are a plain count.
+    stamps: BTreeMap<u64, u64>,
+    copies: BTreeMap<String, Copy>,
+    deltas: u64,
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into()
+}
+
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+fn texts<'v>(list: &'v Value, field: &str) -> Vec<&'v str> {
+    let items = list.as_array().expect("a list");
+    items
+        .iter()
+        .map(|item| item[field].as_str().expect("a text"))
+        .collect()
+}
+
+impl World {
+    fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        if_none_match: Option<&str>,
+    ) -> Answer {
+        let base = &self.server.as_ref().expect("it runs").base;
+        let url = format!("{base}{}{path}", self.random.pick(&PREFIXES));
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(&url)
+            .header("Authorization", format!("Bearer {KEY}"));
+        if let Some(etag) = if_none_match {
+            request = request.header("If-None-Match", etag);
+        }
+        let text = body.map(Value::to_string).unwrap_or_default();
+        let mut answer = self
+            .agent
+            .run(request.body(text).expect("a good request"))
+            .unwrap_or_else(|error| panic!("{method} {url}: {error}"));
+        let etag = answer
+            .headers()
+            .get("ETag")
+            .map(|etag| etag.to_str().expect("text").to_owned());
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().read_to_string().expect("a body of text");
+        Answer { status, etag, body }
+    }
+
+    fn get(&mut self, path: &str) -> Answer {
+        self.call("GET", path, None, None)
+    }
+
+    /// A name in a path: its slashes as they are, or escaped.
+    fn path_of(&mut self, name: &str) -> String {
+        let escaped = escape(name);
+        if self.random.below(2) == 0 {
+            escaped.replace("%2F", "/")
+        } else {
+            escaped
+        }
+    }
+
+    fn send(&mut self, op: &Op) {
+        let (method, path, body) = match op {
+            Op::SaveStream(name, patch) => (
+                "PUT",
+                format!("/streams/{}", self.path_of(name)),
+                Some(patch.clone()),
+            ),
+            Op::SaveStreams(items) => ("PUT", "/streams/batch".into(), Some(json!(items))),
+            Op::DeleteStream(name) => ("DELETE", format!("/streams/{}", self.path_of(name)), None),
+            Op::SetLayouts(items) => (
+                "POST",
+                "/streams/layouts".into(),
+                Some(json!({ "layouts": items })),
+            ),
+            Op::SaveStreamer(host, patch) => (
+                "PUT",
+                format!("/streamers/{}", escape(host)),
+                Some(patch.clone()),
+            ),
+            Op::SaveStreamers(items) => ("PUT", "/streamers/batch".into(), Some(json!(items))),
+            Op::DeleteStreamer(host) => ("DELETE", format!("/streamers/{}", escape(host)), None),
+        };
+        let expected = self.model.batch(std::slice::from_ref(op), 0).remove(0);
+        let answer = self.call(method, &path, body.as_ref(), None);
+        match expected {
+            Ok(()) => assert!(
+                (200..300).contains(&answer.status),
+                "{op:?}: {} {}",
+                answer.status,
+                answer.body
+            ),
+            Err(status) => {
+                assert_eq!(answer.status, status, "{op:?}: {}", answer.body);
+                let error = answer.json();
+                assert_eq!(
+                    error["errors"][0]["status"],
+                    json!(status.to_string()),
+                    "{error}"
+                );
+            }
+        }
+        if let (Ok(()), Op::SaveStream(name, _)) = (expected, op) {
+            let document = answer.json();
+            self.check_stream(name, &document);
+        }
+    }
+
+    fn check_stream(&mut self, name: &str, document: &Value) {
+        let expected = &self.model.streams[name];
+        let mut on_disk = document["config_on_disk"].clone();
+        assert_eq!(on_disk["name"], name);
+        on_disk.as_object_mut().expect("an object").remove("name");
+        assert_eq!(on_disk, Value::Object(expected.config.clone()), "{name}");
+        for (field, value) in &expected.config {
+            assert_eq!(&document[field], value, "{field} of {name}");
+        }
+        let layout = expected.layouts.first();
+        let host = |of: Option<&String>| of.map_or(Value::Null, |host| json!(host));
+        assert_eq!(
+            document["layout"]["ingest"],
+            host(layout.and_then(|layout| layout.ingest.as_ref()))
+        );
+        assert_eq!(
+            document["layout"]["inference"],
+            host(layout.and_then(|layout| layout.inference.as_ref()))
+        );
+        let backups = document["layout"]
+            .get("dvr_backups")
+            .cloned()
+            .unwrap_or(json!([]));
+        assert_eq!(
+            backups,
+            json!(
+                layout
+                    .map(|layout| layout.backups.clone())
+                    .unwrap_or_default()
+            )
+        );
+        let stamp = document["updated_at"].as_u64().expect("a stamp");
+        let at = expected.updated_at;
+        assert_eq!(
+            *self.stamps.entry(at).or_insert(stamp),
+            stamp,
+            "{name} changed without a change"
+        );
+        let before = self.stamps.range(..at).next_back();
+        let after = self.stamps.range(at + 1..).next();
+        assert!(
+            before.is_none_or(|(_, before)| *before < stamp)
+                && after.is_none_or(|(_, after)| *after > stamp),
+            "stamps are not in the order of changes"
+        );
+    }
+
+    /// Every stream with its effective configuration.
+    fn everything(&mut self) -> BTreeMap<String, Value> {
+        let list = self.get("/streams?limit=1000").ok();
+        assert_eq!(list["estimated_count"], json!(self.model.streams.len()));
+        let names = self.model.streams.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(texts(&list["streams"], "name"), names);
+        let documents: Vec<Value> = list["streams"].as_array().expect("a list").clone();
+        let streams: BTreeMap<String, Value> = names.into_iter().zip(documents).collect();
+        for (name, document) in &streams {
+            self.check_stream(name, document);
+        }
+        let list = self.get("/streamers?limit=1000").ok();
+        let hosts: Vec<String> = self.model.streamers.keys().cloned().collect();
+        assert_eq!(texts(&list["streamers"], "hostname"), hosts);
+        streams
+    }
+
+    fn check_one(&mut self) {
+        let name = *self.random.pick(&NAMES);
+        let path = format!("/streams/{}", self.path_of(name));
+        let answer = self.get(&path);
+        if self.model.streams.contains_key(name) {
+            let document = answer.ok();
+            self.check_stream(name, &document);
+        } else {
+            assert_eq!(answer.status, 404, "{}", answer.body);
+        }
+    }
+
+    /// A question with filters, an order and small pages: walked to the end it gives what a filter over the documents gives.
+    fn check_list(&mut self, streams: &BTreeMap<String, Value>) {
+        let newest = streams
+            .values()
+            .map(|stream| stream["updated_at"].as_u64().expect("a stamp"))
+            .max()
+            .unwrap_or(0);
+        let since = newest.saturating_sub(self.random.below(40));
+        type Filter = Box<dyn Fn(&Value) -> bool>;
+        let filters: Vec<(String, Filter)> = vec![
+            (String::new(), Box::new(|_| true)),
+            (
+                "disabled=true".into(),
+                Box::new(|stream| stream["disabled"] == json!(true)),
+            ),
+            (
+                "disabled_ne=true".into(),
+                Box::new(|stream| stream["disabled"] != json!(true)),
+            ),
+            (
+                "static=false".into(),
+                Box::new(|stream| stream["static"] == json!(false)),
+            ),
+            (
+                "title=News".into(),
+                Box::new(|stream| stream["title"] == "News"),
+            ),
+            (
+                "title_is=null".into(),
+                Box::new(|stream| stream["title"].is_null()),
+            ),
+            (
+                "layout.ingest=s1".into(),
+                Box::new(|stream| stream["layout"]["ingest"] == "s1"),
+            ),
+            (
+                "labels.k=1".into(),
+                Box::new(|stream| stream["labels"]["k"] == "1"),
+            ),
+            (
+                "segment_count_gte=5".into(),
+                Box::new(|stream| {
+                    stream["segment_count"]
+                        .as_u64()
+                        .is_some_and(|count| count >= 5)
+                }),
+            ),
+            (
+                "inputs.url_like=0.0.1".into(),
+                Box::new(|stream| {
+                    stream["inputs"][0]["url"]
+                        .as_str()
+                        .is_some_and(|url| url.contains("0.0.1"))
+                }),
+            ),
+            (
+                "name=one,two,absent".into(),
+                Box::new(|stream| {
+                    ["one", "two"].contains(&stream["name"].as_str().expect("a name"))
+                }),
+            ),
+            (
+                format!("updated_at_gt={since}"),
+                Box::new(move |stream| stream["updated_at"].as_u64().is_some_and(|at| at > since)),
+            ),
+        ];
+        let (filter, predicate) = self.random.pick(&filters);
+        let mut expected: Vec<&Value> = streams
+            .values()
+            .filter(|stream| predicate(stream))
+            .collect();
+        let sort = *self
+            .random
+            .pick(&["name", "-name", "updated_at", "-updated_at", "title"]);
+        match sort {
+            "-name" => expected.reverse(),
+            "updated_at" => expected.sort_by_key(|stream| stream["updated_at"].as_u64()),
+            "-updated_at" => {
+                expected.sort_by_key(|stream| std::cmp::Reverse(stream["updated_at"].as_u64()))
+            }
+            "title" => expected.sort_by(|a, b| a["title"].as_str().cmp(&b["title"].as_str())),
+            _ => {}
+        }
+        let expected: Vec<&str> = expected
+            .into_iter()
+            .map(|stream| stream["name"].as_str().expect("a name"))
+            .collect();
+        let question = format!(
+            "/streams?{filter}&sort={sort}&limit={}",
+            1 + self.random.below(6)
+        );
+        let (mut found, mut page_before) = (Vec::new(), Vec::<String>::new());
+        let mut cursor: Option<String> = None;
+        loop {
+            let path = match &cursor {
+                None => question.clone(),
+                Some(cursor) => format!("{question}&cursor={}", escape(cursor)),
+            };
+            let page = self.get(&path).ok();
+            let names: Vec<String> = texts(&page["streams"], "name")
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+            if !found.is_empty() && !names.is_empty() {
+                let back = page["prev"].as_str().expect("there was a page before");
+                let back = self
+                    .get(&format!("{question}&cursor={}", escape(back)))
+                    .ok();
+                assert_eq!(
+                    texts(&back["streams"], "name").last(),
+                    page_before.last().map(String::as_str).as_ref(),
+                    "{question}"
+                );
+            }
+            found.extend(names.iter().cloned());
+            page_before = names;
+            assert!(found.len() <= streams.len(), "{question} does not end");
+            cursor = page["next"].as_str().map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert!(
+            found == expected,
+            "{question}\nfound    {found:?}\nexpected {expected:?}"
+        );
+    }
+
+    /// Every streamer asks: plainly, with its tag, and for what changed.
+    fn streamers_poll(&mut self, streams: &BTreeMap<String, Value>) {
+        for host in HOSTS {
+            let path = format!("/streamers/{}/streams", escape(host));
+            let answer = self.get(&path);
+            if !self.model.streamers.contains_key(host) {
+                assert_eq!(answer.status, 404, "{host}: {}", answer.body);
+                continue;
+            }
+            let etag = answer
+                .etag
+                .clone()
+                .expect("an answer to a streamer has a tag");
+            let answer = answer.ok();
+            let told: BTreeMap<String, Value> = texts(&answer["streams"], "name")
+                .into_iter()
+                .map(str::to_owned)
+                .zip(
+                    answer["streams"]
+                        .as_array()
+                        .expect("a list")
+                        .iter()
+                        .cloned(),
+                )
+                .collect();
+            assert_eq!(answer["estimated_count"], json!(told.len()));
+            let expected = self.model.told(host, |name| {
+                let mut config = streams[name].clone();
+                config
+                    .as_object_mut()
+                    .expect("an object")
+                    .remove("updated_at");
+                config
+            });
+            assert_eq!(told, expected, "{host}");
+            let revision = answer["revision"].as_u64().expect("a revision");
+            if let Some(copy) = self.copies.remove(host) {
+                assert!(
+                    copy.etag != etag || copy.streams == told,
+                    "{host} is not told a change"
+                );
+                let with_tag = self.call("GET", &path, None, Some(&copy.etag));
+                assert_eq!(with_tag.status == 304, copy.etag == etag, "{host}");
+                self.catch_up(host, copy, &told, revision);
+            }
+            self.copies.insert(
+                host.into(),
+                Copy {
+                    etag,
+                    revision,
+                    streams: told,
+                },
+            );
+        }
+    }
+
+    fn catch_up(&mut self, host: &str, copy: Copy, told: &BTreeMap<String, Value>, revision: u64) {
+        let answer = self.get(&format!(
+            "/streamers/{}/streams?changes_since={}",
+            escape(host),
+            copy.revision
+        ));
+        if answer.status == 410 {
+            return;
+        }
+        let delta = answer.ok();
+        assert_eq!(delta["revision"], json!(revision));
+        let mut streams = copy.streams;
+        for name in delta["removed"].as_array().expect("a list") {
+            streams.remove(name.as_str().expect("a name"));
+        }
+        for stream in delta["streams"].as_array().expect("a list") {
+            streams.insert(
+                stream["name"].as_str().expect("a name").into(),
+                stream.clone(),
+            );
+        }
+        assert_eq!(&streams, told, "a delta for {host} from {}", copy.revision);
+        self.deltas += 1;
+    }
+
+    fn kill_and_start(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.kill();
+        }
+        self.server = Some(Server::start(&self.directory));
+        self.agent = agent();
+    }
+}
+
+/// Goal: over HTTP too the server is what the model says, through kills. Method: a seeded run of operations; after each one something is
+/// read back, now and then everything.
+#[test]
+fn the_binary_is_what_the_model_says() {
+    let seed = super::number("WEIR_SIM_SEED").unwrap_or(1);
+    let ops = super::number("WEIR_SIM_OPS").unwrap_or(600);
+    let failing = super::Failing(seed);
+    let mut world = World {
+        random: Random::seeded(seed),
+        directory: TempDir::new().expect("a scratch directory"),
+        server: None,
+        agent: agent(),
+        model: Model::default(),
+        stamps: BTreeMap::new(),
+        copies: BTreeMap::new(),
+        deltas: 0,
+    };
+    world.kill_and_start();
+    for n in 1..=ops {
+        let op = Op::random(&mut world.random);
+        world.send(&op);
+        world.check_one();
+        if n % 8 == 0 {
+            let streams = world.everything();
+            world.check_list(&streams);
+            world.streamers_poll(&streams);
+        }
+        if n % 150 == 0 {
+            world.kill_and_start();
+        }
+    }
+    assert!(world.deltas > ops / 8, "only {} deltas", world.deltas);
+    failing.passed();
+}
