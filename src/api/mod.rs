@@ -459,11 +459,6 @@ impl Core {
                     other => return Ok(Answer::Reply(not_here(request.path, &other))),
                 }
             }
-        let Found::Endpoint(index, parameter) =
-            router::find(&ROUTES, request.method, request.path)?
-        else {
-            self.recognize(request.headers.authorization())?;
-            return Ok(Answer::Reply(self.not_here(request.method, request.path)?));
         };
         let endpoint = &ENDPOINTS[index];
         let call = Call {
@@ -533,42 +528,6 @@ impl Core {
                 let endpoint = &ENDPOINTS[*index];
                 let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
                 (endpoint.access, named.then_some(&**parameter))
-    ) -> Result<Caller, ApiError> {
-        let hostname =
-            matches!(endpoint.route.parameter, Parameter::Segment("hostname")).then_some(parameter);
-        self.shared.auth.authorize(
-            endpoint.access,
-            authorization,
-            hostname,
-            state,
-            now_seconds(),
-        )
-    }
-
-    /// Where no endpoint is, only callers who may use the API learn what exists. A streamer's signature cannot be checked without its hostname,
-    /// and what paths there are is no secret from streamers.
-    fn recognize(&self, authorization: Option<&[u8]>) -> Result<(), ApiError> {
-        let state = self.state();
-        match self
-            .shared
-            .auth
-            .authorize(Access::Admin, authorization, None, &state, now_seconds())
-        {
-            Err(error) if error.status == 401 => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// The answer where no endpoint is.
-    fn not_here(&self, method: Method, path: &str) -> Result<Response, ApiError> {
-        match router::find(&ROUTES, method, path)? {
-            Found::OtherMethods(_) => {
-                let error = ApiError::new(
-                    405,
-                    "method_not_allowed",
-                    "This path does not serve this method",
-                );
-                Ok(Response::from(error).header("Allow", allowed(path)))
             }
             Found::OtherMethods(_) | Found::Nothing => (Access::Admin, None),
         };
@@ -928,13 +887,6 @@ impl Service for Core {
                     log_request(method, head.path, peer, error.status, Instant::now());
                 }
                 Err(Response::from(error))
-                // Answered in `call`; nobody sends us much to a place that does not exist.
-                _ => {
-                    self.recognize(head.headers.authorization())?;
-                    Ok(Admission {
-                        body_bytes_max: BODY_BYTES_MAX,
-                    })
-                }
             }
         }
     }
