@@ -3,6 +3,7 @@
 //! Threads: one per io core (sockets, requests, waiting polls), the writer (the only one that changes anything), and this one, which waits
 //! for signals. Nothing listens before the state is complete, because an answer from half a state would stop streams.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -184,7 +185,7 @@ pub fn backup(config: &Config, file: &std::path::Path) -> Result<Exit, Failure> 
     for table in [STREAMS, STREAMERS, NODES] {
         store
             .load(table, None, &mut |key, value| {
-                records.push((table, Box::from(key), Arc::from(value)))
+                records.push((table, Box::from(key), Arc::from(value)));
             })
             .map_err(storage_failure)?;
     }
@@ -252,6 +253,8 @@ fn render_settings(settings: &Settings) -> RenderSettings {
     }
 }
 
+type Shard = OrdMap<StreamName, StreamRecord>;
+
 /// Reads every record, on all processors, and builds the state.
 pub fn load<L: Log>(
     log: &L,
@@ -264,7 +267,7 @@ pub fn load<L: Log>(
         .map_or(1, usize::from)
         .min(SHARDS);
     let shards = thread::scope(|scope| {
-        let work = || -> Result<Vec<(usize, OrdMap<StreamName, StreamRecord>)>, StoreError> {
+        let work = || -> Result<Vec<(usize, Shard)>, StoreError> {
             let mut done = Vec::new();
             loop {
                 let shard = next.fetch_add(1, Ordering::Relaxed);
@@ -305,10 +308,7 @@ pub fn load<L: Log>(
     Ok(Arc::new(loader.finish(marks)))
 }
 
-fn load_shard<L: Log>(
-    log: &L,
-    shard: usize,
-) -> Result<OrdMap<StreamName, StreamRecord>, StoreError> {
+fn load_shard<L: Log>(log: &L, shard: usize) -> Result<Shard, StoreError> {
     let mut streams = OrdMap::new();
     let mut bad = None;
     log.load(
@@ -469,14 +469,15 @@ fn greet(settings: &Settings, bound: &[SocketAddr], key: &config::ApiKey) {
     let mut out = std::io::stdout().lock();
     let mut text = String::new();
     for address in bound {
-        text.push_str(&format!("listening on http://{address}\n"));
+        let _infallible = writeln!(text, "listening on http://{address}");
     }
     let shown = if key.newly_generated {
-        text.push_str(&format!(
-            "API key, shown this once, kept in {}: {}\n",
+        let _infallible = writeln!(
+            text,
+            "API key, shown this once, kept in {}: {}",
             settings.store.data_dir.join("api_key").display(),
             key.key.expose()
-        ));
+        );
         key.key.expose().to_owned()
     } else if settings.auth.api_key.is_some() {
         "$CENTRAL_API_KEY".to_owned()
@@ -492,9 +493,10 @@ fn greet(settings: &Settings, bound: &[SocketAddr], key: &config::ApiKey) {
             .api_url
             .clone()
             .unwrap_or_else(|| format!("http://{}", reachable(*address)));
-        text.push_str(&format!(
-            "try: curl -H \"Authorization: Bearer {shown}\" {base}/central/api/v3/streams\n"
-        ));
+        let _infallible = writeln!(
+            text,
+            "try: curl -H \"Authorization: Bearer {shown}\" {base}/central/api/v3/streams"
+        );
     }
     // Nobody may be reading; the server runs all the same.
     let _ = out.write_all(text.as_bytes());

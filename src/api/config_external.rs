@@ -31,7 +31,7 @@ use crate::state::node::{Node, Restreaming, render, render_restream};
 /// Part of every ETag: increased when the same configuration is rendered differently by a new version.
 const RENDER_EPOCH: u64 = 1;
 /// How long pages of a walk can be had from the revision of its first page.
-const WALK_KEPT: Duration = Duration::from_secs(60);
+const WALK_KEPT: Duration = Duration::from_mins(1);
 /// Walks kept at the same time, over all streamers; each may hold on to memory of a past revision.
 const WALKS_KEPT_MAX: usize = 256;
 /// Names that one question may list.
@@ -421,8 +421,10 @@ impl Plain {
             match name {
                 "host" => {}
                 "poll_timeout" => {
-                    plain.wait =
-                        super::poll_timeout(Some(value), call.core.shared().settings.poll_wait_max)?
+                    plain.wait = super::poll_timeout(
+                        Some(value),
+                        call.core.shared().settings.poll_wait_max,
+                    )?;
                 }
                 "changes_since" => {
                     plain.since = Some(value.parse().map_err(|_| {
@@ -743,8 +745,14 @@ fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<
         Restreaming::All => true,
     };
     let stream = state.stream(name)?;
-    let same_namespace = stream.namespace.as_ref().map(|n| n.as_str())
-        == streamer.namespace.as_ref().map(|n| n.as_str());
+    let same_namespace = stream
+        .namespace
+        .as_ref()
+        .map(rkyv::string::ArchivedString::as_str)
+        == streamer
+            .namespace
+            .as_ref()
+            .map(rkyv::string::ArchivedString::as_str);
     let mut text = Vec::new();
     (may && same_namespace && render_restream(state, stream, &mut text)).then_some(text)
 }

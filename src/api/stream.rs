@@ -448,7 +448,7 @@ struct Layouts<'a> {
     stream: &'a StreamRecord,
 }
 
-impl<'a> Layouts<'a> {
+impl Layouts<'_> {
     fn doc(&self, index: usize) -> Option<LayoutDoc<'_>> {
         self.stream.layouts.get(index).map(|layout| LayoutDoc {
             layout,

@@ -387,7 +387,7 @@ fn place(
         if streamer
             .namespace
             .as_ref()
-            .map(|namespace| namespace.as_str())
+            .map(rkyv::string::ArchivedString::as_str)
             != stream.namespace.as_deref()
         {
             return Err(ApiError::bad_body(
@@ -500,11 +500,11 @@ fn save_streamer(
         .unwrap_or_default();
     streamer.namespace = namespace;
     streamer.role = role;
-    streamer.cluster_key = merged
-        .get("cluster_key")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
+    let text_of = |field: &str| {
+        let text = merged.get(field).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    streamer.cluster_key = text_of("cluster_key");
     streamer.is_restreamer = merged
         .get("is_restreamer")
         .and_then(Value::as_bool)
@@ -614,7 +614,7 @@ fn merge(
     let mut stored = if stored_text.is_empty() {
         Value::Object(Object::default())
     } else {
-        json::parse(&mut stored_text).expect("a stored configuration is JSON that was written here")
+        json::parse(&stored_text).expect("a stored configuration is JSON that was written here")
     };
     let mut patch_value = Value::Object(std::mem::take(&mut patch));
     schema.unmask(&mut patch_value, &stored);

@@ -222,7 +222,7 @@ fn render_dvr(state: &State, stream: &ArchivedStream, dvr: &str, host: &str, out
     let parsed = if sources.is_empty() {
         None
     } else {
-        json::parse(&mut dvr.as_bytes().to_vec()).ok()
+        json::parse(dvr.as_bytes()).ok()
     };
     let Some(Value::Object(mut dvr_object)) = parsed else {
         out.extend_from_slice(dvr.as_bytes());

@@ -232,19 +232,22 @@ impl ArchivedStream {
     pub fn ingest(&self) -> Option<&str> {
         self.layout()
             .and_then(|layout| layout.ingest.as_ref())
-            .map(|host| host.as_str())
+            .map(rkyv::string::ArchivedString::as_str)
     }
 
     pub fn inference(&self) -> Option<&str> {
         self.layout()
             .and_then(|layout| layout.inference.as_ref())
-            .map(|host| host.as_str())
+            .map(rkyv::string::ArchivedString::as_str)
     }
 
     pub fn backups(&self) -> impl Iterator<Item = &str> {
-        self.layout()
-            .into_iter()
-            .flat_map(|layout| layout.dvr_backups.iter().map(|host| host.as_str()))
+        self.layout().into_iter().flat_map(|layout| {
+            layout
+                .dvr_backups
+                .iter()
+                .map(rkyv::string::ArchivedString::as_str)
+        })
     }
 
     pub fn rendered_at(&self, role: Role) -> u64 {
