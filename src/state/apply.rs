@@ -500,11 +500,8 @@ fn save_streamer(
         .unwrap_or_default();
     streamer.namespace = namespace;
     streamer.role = role;
-    let text_of = |field: &str| {
-        let text = merged.get(field).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    streamer.cluster_key = text_of("cluster_key");
+    let cluster_key = merged.get("cluster_key").and_then(Value::as_str);
+    streamer.cluster_key = String::from(cluster_key.unwrap_or_default());
     streamer.is_restreamer = merged
         .get("is_restreamer")
         .and_then(Value::as_bool)
