@@ -22,21 +22,34 @@ use weir::state::{Loader, SHARDS, State};
 type Marks = BTreeMap<Hostname, NodeMark>;
 
 fn reloaded(state: &State, marks: &Marks) -> State {
-    let mut loader = Loader::new(state.store_id(), state.revision(), state.stamp_ms(), RenderSettings::default());
+    let mut loader = Loader::new(
+        state.store_id(),
+        state.revision(),
+        state.stamp_ms(),
+        RenderSettings::default(),
+    );
     for shard in 0..SHARDS {
         loader.shard(shard, state.shard(shard).clone());
     }
     for streamer in state.streamers().values() {
         loader.streamer(streamer.clone());
     }
-    loader.finish(marks.iter().map(|(host, mark)| (host.clone(), *mark)).collect())
+    loader.finish(
+        marks
+            .iter()
+            .map(|(host, mark)| (host.clone(), *mark))
+            .collect(),
+    )
 }
 
 fuzz_target!(|data: &[u8]| {
     let mut random = random::Random::Bytes(data);
     let mut state = State::new(1, RenderSettings::default());
     let mut marks = Marks::new();
-    let mut stamp = Stamp { revision: 0, ms: 1_700_000_000_000 };
+    let mut stamp = Stamp {
+        revision: 0,
+        ms: 1_700_000_000_000,
+    };
     while !random.is_empty() {
         let op = op::Op::random(&mut random);
         let Ok(command) = op.command() else {
@@ -55,17 +68,43 @@ fuzz_target!(|data: &[u8]| {
             continue;
         }
         state.absorb(&changes);
-        for node in changes.nodes.iter().filter(|node| node.lost != Lost::Nothing) {
-            marks.insert(node.hostname.clone(), NodeMark { generation: stamp.revision, updated_at: stamp.ms });
+        for node in changes
+            .nodes
+            .iter()
+            .filter(|node| node.lost != Lost::Nothing)
+        {
+            marks.insert(
+                node.hostname.clone(),
+                NodeMark {
+                    generation: stamp.revision,
+                    updated_at: stamp.ms,
+                },
+            );
         }
         let differs = view::moved(&before, &view::all_sent(&state));
-        let mut moves: Vec<String> = changes.nodes.iter().filter(|node| node.visible).map(|node| node.hostname.to_string()).collect();
+        let mut moves: Vec<String> = changes
+            .nodes
+            .iter()
+            .filter(|node| node.visible)
+            .map(|node| node.hostname.to_string())
+            .collect();
         moves.sort();
         moves.dedup();
         assert_eq!(moves, differs.into_iter().collect::<Vec<_>>(), "{op:?}");
         view::check_indexes(&state);
         view::check_reloaded(&state, &reloaded(&state, &marks));
-        assert!(apply(&state, command, Stamp { revision: stamp.revision + 1, ms: stamp.ms + 1 }).is_ok_and(|again| again.is_empty())
-            || matches!(op, op::Op::DeleteStream(_) | op::Op::DeleteStreamer(_)), "{op:?} twice is not as good as once");
+        assert!(
+            apply(
+                &state,
+                command,
+                Stamp {
+                    revision: stamp.revision + 1,
+                    ms: stamp.ms + 1
+                }
+            )
+            .is_ok_and(|again| again.is_empty())
+                || matches!(op, op::Op::DeleteStream(_) | op::Op::DeleteStreamer(_)),
+            "{op:?} twice is not as good as once"
+        );
     }
 });

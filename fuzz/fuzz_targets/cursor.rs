@@ -8,7 +8,11 @@ use weir::api::cursor::{Cursor, Question, SortKey};
 use weir::api::query::Path;
 
 fn key(path: &str, numeric: bool, descending: bool) -> SortKey {
-    SortKey { path: Path::new(path), descending, numeric }
+    SortKey {
+        path: Path::new(path),
+        descending,
+        numeric,
+    }
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -18,9 +22,17 @@ fuzz_target!(|data: &[u8]| {
     let sort = match order % 3 {
         0 => vec![key("name", false, false)],
         1 => vec![key("updated_at", true, true), key("name", false, false)],
-        _ => vec![key("title", false, false), key("segment_count", true, false), key("name", false, true)],
+        _ => vec![
+            key("title", false, false),
+            key("segment_count", true, false),
+            key("name", false, true),
+        ],
     };
-    let question = Question { sort: &sort, fingerprint: u64::from(order / 3), selective: order & 64 != 0 };
+    let question = Question {
+        sort: &sort,
+        fingerprint: u64::from(order / 3),
+        selective: order & 64 != 0,
+    };
     let Ok(text) = std::str::from_utf8(text) else {
         return;
     };
@@ -32,7 +44,10 @@ fuzz_target!(|data: &[u8]| {
         let again = cursor.encode(&question);
         assert_eq!(Cursor::decode(&again, &question), Some(cursor));
         if question.selective {
-            let other = Question { fingerprint: question.fingerprint + 1, ..question };
+            let other = Question {
+                fingerprint: question.fingerprint + 1,
+                ..question
+            };
             assert_eq!(Cursor::decode(&again, &other), None);
         }
     }
@@ -42,9 +57,16 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let bits = three
+            .iter()
+            .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - three.len()));
         for i in 0..4 {
-            text.push(if i <= three.len() { char::from(LETTERS[(bits >> (18 - 6 * i)) as usize & 63]) } else { '=' });
+            text.push(if i <= three.len() {
+                char::from(LETTERS[(bits >> (18 - 6 * i)) as usize & 63])
+            } else {
+                '='
+            });
         }
     }
     text

@@ -12,7 +12,13 @@ fn feed(input: &[u8], mut piece: impl FnMut() -> usize) -> (Result<Fed, Refusal>
         let end = input.len().min(used + piece());
         match chunked.feed(&input[used..end], &mut body) {
             Ok(fed) if fed.complete => {
-                return (Ok(Fed { used: used + fed.used, complete: true }), body);
+                return (
+                    Ok(Fed {
+                        used: used + fed.used,
+                        complete: true,
+                    }),
+                    body,
+                );
             }
             Ok(fed) => {
                 assert_eq!(fed.used, end - used, "an incomplete body takes everything");
@@ -21,7 +27,13 @@ fn feed(input: &[u8], mut piece: impl FnMut() -> usize) -> (Result<Fed, Refusal>
             Err(refusal) => return (Err(refusal), body),
         }
     }
-    (Ok(Fed { used, complete: false }), body)
+    (
+        Ok(Fed {
+            used,
+            complete: false,
+        }),
+        body,
+    )
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -50,6 +62,9 @@ fuzz_target!(|data: &[u8]| {
         plain.extend_from_slice(b"\r\n");
     }
     plain.extend_from_slice(b"0\r\n\r\n");
-    let expected = Fed { used: plain.len(), complete: true };
+    let expected = Fed {
+        used: plain.len(),
+        complete: true,
+    };
     assert_eq!(feed(&plain, || plain.len()), (Ok(expected), body));
 });

@@ -23,14 +23,20 @@ fn ours(data: &[u8]) -> Vec<Seen> {
         let Ok(Some(read)) = head(&data[at..], &mut room) else {
             return seen;
         };
-        let Ok(Whole::Complete { body, used }) = body(read.framing, &data[at + read.len..], BODY_BYTES_MAX) else {
+        let Ok(Whole::Complete { body, used }) =
+            body(read.framing, &data[at + read.len..], BODY_BYTES_MAX)
+        else {
             return seen;
         };
         if read.framing == Framing::None {
             assert_eq!(used, 0);
         }
         at += read.len + used;
-        let query = if read.query.is_empty() { String::new() } else { format!("?{}", read.query) };
+        let query = if read.query.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", read.query)
+        };
         seen.push(Seen {
             method: read.method.as_str().into(),
             target: format!("{}{query}", read.path),
@@ -53,14 +59,20 @@ fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
         rest = &rest[end + 2..];
     }
     lines.push(rest);
-    if lines.iter().any(|line| line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))) {
+    if lines
+        .iter()
+        .any(|line| line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)))
+    {
         return None;
     }
     let words: Vec<&[u8]> = lines[0].split(|byte| *byte == b' ').collect();
     let [method, target, version] = words[..] else {
         return None;
     };
-    if !matches!(version, b"HTTP/1.1" | b"HTTP/1.0") || target.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    if !matches!(version, b"HTTP/1.1" | b"HTTP/1.0")
+        || target.is_empty()
+        || !method.iter().all(|byte| is_token(*byte))
+    {
         return None;
     }
     let (mut lengths, mut codings) = (Vec::new(), Vec::new());
@@ -70,7 +82,10 @@ fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
         if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
             return None;
         }
-        if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
+        if value
+            .iter()
+            .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
+        {
             return None;
         }
         match name.to_ascii_lowercase().as_slice() {
@@ -100,10 +115,22 @@ fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
     let mut target = String::from_utf8(target.to_vec()).ok()?;
     if !target.starts_with('/') && target != "*" {
         let (_, after) = target.split_once("://")?;
-        target = after.find(['/', '?']).map_or("/".into(), |at| after[at..].to_owned());
+        target = match after.find(['/', '?']) {
+            None => "/".into(),
+            Some(at) if after[at..].starts_with('?') => format!("/{}", &after[at..]),
+            Some(at) => after[at..].to_owned(),
+        };
     }
-    let target = target.strip_suffix('?').map(str::to_owned).unwrap_or(target);
-    let seen = Seen { method: String::from_utf8(method.to_vec()).ok()?, target, body, end };
+    let target = target
+        .strip_suffix('?')
+        .map(str::to_owned)
+        .unwrap_or(target);
+    let seen = Seen {
+        method: String::from_utf8(method.to_vec()).ok()?,
+        target,
+        body,
+        end,
+    };
     Some((seen, end))
 }
 
@@ -112,13 +139,19 @@ fn chunked(data: &[u8]) -> Option<(Vec<u8>, usize)> {
     let line = |at: usize| -> Option<(&[u8], usize)> {
         let end = data[at..].windows(2).position(|two| two == b"\r\n")? + at;
         let line = &data[at..end];
-        line.iter().all(|byte| !matches!(byte, b'\r' | b'\n')).then_some((line, end + 2))
+        line.iter()
+            .all(|byte| !matches!(byte, b'\r' | b'\n'))
+            .then_some((line, end + 2))
     };
     loop {
         let (size, next) = line(at)?;
         let digits = size.split(|byte| *byte == b';').next()?;
         // White space between the size and an extension is allowed (BWS), not without one.
-        let digits = if size.contains(&b';') { digits.trim_ascii_end() } else { digits };
+        let digits = if size.contains(&b';') {
+            digits.trim_ascii_end()
+        } else {
+            digits
+        };
         if digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
@@ -160,7 +193,11 @@ fuzz_target!(|data: &[u8]| {
         expected.end += at;
         at += used;
         // An empty query is no query.
-        request.target = request.target.strip_suffix('?').map(str::to_owned).unwrap_or(request.target);
+        request.target = request
+            .target
+            .strip_suffix('?')
+            .map(str::to_owned)
+            .unwrap_or(request.target);
         assert_eq!(request, expected);
     }
 });

@@ -14,7 +14,11 @@ fn print(head: &Head<'_>) -> Vec<u8> {
         out.push(b'?');
         out.extend_from_slice(head.query.as_bytes());
     }
-    out.extend_from_slice(if head.is_1_0 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    out.extend_from_slice(if head.is_1_0 {
+        b" HTTP/1.0\r\n"
+    } else {
+        b" HTTP/1.1\r\n"
+    });
     for (name, value) in head.headers.iter() {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
@@ -26,8 +30,14 @@ fn print(head: &Head<'_>) -> Vec<u8> {
 }
 
 fn assert_same(a: &Head<'_>, b: &Head<'_>) {
-    assert_eq!((a.method, a.path, a.query, a.framing), (b.method, b.path, b.query, b.framing));
-    assert_eq!((a.is_1_0, a.keep_alive, a.expects_continue), (b.is_1_0, b.keep_alive, b.expects_continue));
+    assert_eq!(
+        (a.method, a.path, a.query, a.framing),
+        (b.method, b.path, b.query, b.framing)
+    );
+    assert_eq!(
+        (a.is_1_0, a.keep_alive, a.expects_continue),
+        (b.is_1_0, b.keep_alive, b.expects_continue)
+    );
     assert!(a.headers.iter().eq(b.headers.iter()));
 }
 
@@ -51,6 +61,9 @@ fuzz_target!(|data: &[u8]| {
     let step = 1 + read.len / 64;
     for cut in (0..read.len).step_by(step) {
         let mut room_cut = fields();
-        assert!(matches!(head(&data[..cut], &mut room_cut), Ok(None)), "cut at {cut}");
+        assert!(
+            matches!(head(&data[..cut], &mut room_cut), Ok(None)),
+            "cut at {cut}"
+        );
     }
 });

@@ -12,7 +12,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(playlist) = parse(data) else {
         return;
     };
-    let lines = 1 + data.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
+    let lines = 1 + data
+        .iter()
+        .filter(|byte| matches!(byte, b'\n' | b'\r'))
+        .count();
     for problem in &playlist.problems {
         assert!((1..=lines).contains(&problem.line) && !problem.reason.is_empty());
     }
@@ -24,7 +27,11 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(found.len() + problems.len(), playlist.entries.len());
     let mut names = BTreeSet::new();
     for channel in &found {
-        assert!(StreamName::parse(&channel.name).is_ok(), "{:?}", channel.name);
+        assert!(
+            StreamName::parse(&channel.name).is_ok(),
+            "{:?}",
+            channel.name
+        );
         assert!(names.insert(&channel.name), "{:?} twice", channel.name);
     }
     assert_eq!(channels(&playlist.entries, "tv/").0, found);

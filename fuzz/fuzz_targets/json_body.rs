@@ -16,11 +16,19 @@ fuzz_target!(|data: &[u8]| {
     serde_json::from_slice::<serde_json::Value>(data).expect("another parser accepts it too");
     let text = value.to_text();
     assert_eq!(parse(text.as_bytes()).expect("written here"), value);
-    assert_eq!(parse(text.as_bytes()).expect("written here").to_text(), text);
+    assert_eq!(
+        parse(text.as_bytes()).expect("written here").to_text(),
+        text
+    );
     match &value {
         Value::Object(object) => {
             let scanned: Vec<(String, Value)> = scan::members(&text)
-                .map(|(key, raw)| (key.to_owned(), parse(raw.as_bytes()).expect("a part of JSON")))
+                .map(|(key, raw)| {
+                    (
+                        key.to_owned(),
+                        parse(raw.as_bytes()).expect("a part of JSON"),
+                    )
+                })
                 .collect();
             assert_eq!(scanned.len(), object.len());
             for ((_, raw), (key, expected)) in scanned.iter().zip(object.iter()) {
@@ -48,7 +56,11 @@ fuzz_target!(|data: &[u8]| {
         let effective = schema.effective(&pruned);
         assert!(parse(effective.text.as_bytes()).is_ok());
         let mut stored = Vec::new();
-        schema::without_filled(&effective.text, effective.filled.iter().copied(), &mut stored);
+        schema::without_filled(
+            &effective.text,
+            effective.filled.iter().copied(),
+            &mut stored,
+        );
         assert_eq!(String::from_utf8(stored).expect("UTF-8"), pruned.to_text());
         let masked = schema.mask(&effective.text);
         assert!(parse(masked.as_bytes()).is_ok());

@@ -114,11 +114,11 @@ impl World<'_> {
                 let kind = *self
                     .random
                     .pick(&[ErrorKind::StorageFull, ErrorKind::Other]);
-                let after = 1 + self.random.below(12);
+                let after = 1 + self.random.below(16);
                 self.disk.set_fault(after, Fault::Once(kind));
             }
             4 | 5 => {
-                let after = 1 + self.random.below(12);
+                let after = 1 + self.random.below(16);
                 self.disk.set_fault(after, Fault::Cut);
             }
             _ => {}
@@ -520,7 +520,7 @@ fn a_cluster_survives_everything_as_the_model_says() {
     if let Some(seed) = super::number("WEIR_SIM_SEED") {
         return run(seed, &mut tally);
     }
-    let seeds = super::number("WEIR_SIM_SEEDS").unwrap_or(60);
+    let seeds = super::number("WEIR_SIM_SEEDS").unwrap_or(100);
     for seed in 1..=seeds {
         let failing = super::Failing(seed);
         run(seed, &mut tally);

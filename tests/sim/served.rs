@@ -518,7 +518,7 @@ impl World {
 #[test]
 fn the_binary_is_what_the_model_says() {
     let seed = super::number("WEIR_SIM_SEED").unwrap_or(1);
-    let ops = super::number("WEIR_SIM_OPS").unwrap_or(600);
+    let ops = super::number("WEIR_SIM_OPS").unwrap_or(1500);
     let failing = super::Failing(seed);
     let mut world = World {
         random: Random::seeded(seed),

@@ -58,6 +58,10 @@ pub fn moved(before: &BTreeMap<String, Sent>, after: &BTreeMap<String, Sent>) ->
 }
 
 /// The configuration as the operator stored it.
+#[allow(
+    dead_code,
+    reason = "the fuzz target `apply` has no model to compare it with"
+)]
 pub fn stored(text: &str, filled: impl Iterator<Item = (u32, u32)>) -> Value {
     let mut stored = Vec::new();
     schema::without_filled(text, filled, &mut stored);
