@@ -4,6 +4,7 @@
 //! nothing of records, indexes, generations or shards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
@@ -131,10 +132,7 @@ impl Model {
         {
             return Err(400);
         }
-        stream.config = merged
-            .as_object()
-            .expect("a patch that is an object")
-            .clone();
+        stream.config = object_of(merged);
         match layout {
             None => {}
             Some(Value::Null) => {
@@ -259,10 +257,7 @@ impl Model {
         {
             return Err(400);
         }
-        streamer.config = merged
-            .as_object()
-            .expect("a patch that is an object")
-            .clone();
+        streamer.config = object_of(merged);
         if old != Some(&streamer) {
             (streamer.revision, streamer.updated_at) = (revision, stamp_ms);
             self.streamers.insert(host.into(), streamer);
@@ -368,7 +363,7 @@ impl Model {
 
     fn pull_url(&self, host: &str, name: &str) -> String {
         let mut scheme = "m4s";
-        let mut authority = host.to_owned();
+        let mut authority = host;
         if let Some(streamer) = self.streamers.get(host) {
             let url = |field: &str| streamer.config.get(field).and_then(Value::as_str);
             if let Some(url) = url("private_payload_url").or(url("api_url")) {
@@ -376,7 +371,7 @@ impl Model {
                 if given == "https" {
                     scheme = "m4ss";
                 }
-                authority = rest.trim_end_matches('/').to_owned();
+                authority = rest.trim_end_matches('/');
             }
         }
         let mut path = String::new();
@@ -385,7 +380,7 @@ impl Model {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
                     path.push(char::from(byte));
                 }
-                _ => path.push_str(&format!("%{byte:02X}")),
+                _ => write!(path, "%{byte:02X}").expect("a string takes everything"),
             }
         }
         format!("{scheme}://{authority}/{path}")
@@ -417,6 +412,13 @@ fn merge(target: &mut Value, patch: &Value) {
         } else {
             merge(&mut target[key], value);
         }
+    }
+}
+
+fn object_of(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        other => panic!("not an object: {other}"),
     }
 }
 

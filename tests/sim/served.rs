@@ -373,7 +373,7 @@ impl World {
             "-name" => expected.reverse(),
             "updated_at" => expected.sort_by_key(|stream| stream["updated_at"].as_u64()),
             "-updated_at" => {
-                expected.sort_by_key(|stream| std::cmp::Reverse(stream["updated_at"].as_u64()))
+                expected.sort_by_key(|stream| std::cmp::Reverse(stream["updated_at"].as_u64()));
             }
             "title" => expected.sort_by(|a, b| a["title"].as_str().cmp(&b["title"].as_str())),
             _ => {}

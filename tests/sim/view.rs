@@ -145,11 +145,12 @@ pub fn check_indexes(state: &State) {
             assert_eq!(before, None, "{host} holds {name} twice");
         }
     }
-    for hostname in held
-        .keys()
-        .map(String::as_str)
-        .chain(state.streamers().keys().map(|host| host.as_str()))
-    {
+    for hostname in held.keys().map(String::as_str).chain(
+        state
+            .streamers()
+            .keys()
+            .map(weir::state::name::Hostname::as_str),
+    ) {
         assert!(
             state.node(hostname).is_some(),
             "there is no node {hostname}"
