@@ -5,14 +5,18 @@
 //! * letters, marks and digits of any script, `_` and `.` are kept; every run of other characters becomes one `-`; dots and dashes at the ends go;
 //! * among channels of one name the first in the file keeps it, the others get `-2`, `-3`, … in the order of the file, whether or not those before
 //!   them can be imported: mending a line does not rename its neighbours;
-//! * a name that means something else in a path or a filter ([`RESERVED`]) starts at `-2`.
+//! * a name that means something else in a path or a filter starts at `-2`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use regex_automata::meta::Regex;
+use serde_json::json;
 
 use super::playlist::{Entry, Problem};
+use crate::json::{Object, Value, parse};
+use crate::schema;
+use crate::state::name::StreamName;
 
 /// A stream that a playlist asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,14 +30,8 @@ pub struct Channel {
     pub labels: BTreeMap<&'static str, String>,
 }
 
-/// Last parts of a path that are operations of the API, and words that mean "absent" in a filter.
-const RESERVED: [&str; 5] = [
-    "batch",
-    "layouts",
-    "preview_layout_change",
-    "null",
-    "undefined",
-];
+/// Words that mean "absent" in a filter.
+const ABSENT: [&str; 2] = ["null", "undefined"];
 
 /// A file name or a path segment must still take the prefix and the number.
 const NAME_BYTES_MAX: usize = 100;
@@ -53,21 +51,18 @@ pub fn channels(entries: &[Entry], prefix: &str) -> (Vec<Channel>, Vec<Problem>)
             });
             continue;
         };
-        if let Err(reason) = check_url(&entry.url) {
-            problems.push(Problem {
-                line: entry.url_line,
-                reason,
-            });
-            continue;
-        }
-        channels.push(Channel {
+        let channel = Channel {
             line: entry.line,
             url_line: entry.url_line,
             name: format!("{prefix}{name}"),
             title: entry.title.clone(),
             url: entry.url.clone(),
             labels: labels(entry),
-        });
+        };
+        match check(&channel) {
+            Ok(()) => channels.push(channel),
+            Err(problem) => problems.push(problem),
+        }
     }
     (channels, problems)
 }
@@ -75,15 +70,14 @@ pub fn channels(entries: &[Entry], prefix: &str) -> (Vec<Channel>, Vec<Problem>)
 /// A name for each entry, unique in the file.
 fn names(entries: &[Entry]) -> Vec<Option<String>> {
     let bases: Vec<Option<String>> = entries.iter().map(base_name).collect();
-    let reserved = || RESERVED.iter().map(|name| (*name).to_owned());
     // Whoever bears a name by itself has it, also when a number made for an earlier channel would give the same.
-    let mut taken: HashSet<String> = bases.iter().flatten().cloned().chain(reserved()).collect();
-    let mut borne: HashSet<String> = reserved().collect();
+    let mut taken: HashSet<String> = bases.iter().flatten().cloned().collect();
+    let mut borne: HashSet<String> = HashSet::new();
     let mut next: HashMap<&str, u64> = HashMap::new();
     let mut named = Vec::with_capacity(bases.len());
     for base in &bases {
         named.push(base.as_ref().map(|base| {
-            if borne.insert(base.clone()) {
+            if !is_reserved(base) && borne.insert(base.clone()) {
                 return base.clone();
             }
             let number = next.entry(base).or_insert(2);
@@ -97,6 +91,11 @@ fn names(entries: &[Entry]) -> Vec<Option<String>> {
         }));
     }
     named
+}
+
+/// Of what a slug can be, the API refuses only names of operations.
+fn is_reserved(name: &str) -> bool {
+    ABSENT.contains(&name) || StreamName::parse(name).is_err()
 }
 
 fn base_name(entry: &Entry) -> Option<String> {
@@ -207,102 +206,60 @@ fn label(text: &str) -> String {
     value.trim_end_matches('-').to_owned()
 }
 
-/// Whether a streamer can pull from it: the address patterns of the API's input types, told in words. Case counts, as it does there.
-#[allow(clippy::case_sensitive_file_extension_comparisons)]
-fn check_url(url: &str) -> Result<(), String> {
-    let shown = shorten(&without_password(url));
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(format!("{shown:?} is not a URL"));
+/// Whether the server will take it: its own checks of names and documents, so that there is one truth. A password is not told.
+fn check(channel: &Channel) -> Result<(), Problem> {
+    let problem = |line, reason| Problem { line, reason };
+    if let Err(why) = StreamName::parse(&channel.name) {
+        return Err(problem(channel.line, format!("{:?}: {why}", channel.name)));
+    }
+    let document = json!({
+        "title": channel.title,
+        "inputs": [{ "url": channel.url }],
+        "labels": channel.labels,
+    });
+    let document = parse(&mut document.to_string().into_bytes())
+        .map_err(|error| problem(channel.line, error.title))?;
+    let Err(violations) = schema::stream().check(&document) else {
+        return Ok(());
     };
-    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(format!("{shown:?} contains a space or control character"));
+    let violation = violations
+        .first()
+        .expect("what is refused is refused for a reason");
+    if !violation.pointer.starts_with("/inputs") {
+        return Err(problem(
+            channel.line,
+            format!("{}: {}", violation.pointer, violation.title),
+        ));
     }
-    match scheme {
-        "http" | "https" => {
-            if rest.is_empty() || rest.starts_with(['/', '?', '#', ':']) {
-                return Err(format!("{shown:?} has no host"));
-            }
-            let hls = rest.ends_with(".m3u8") || rest.contains(".m3u8?") || rest.contains(".m3u8#");
-            if hls || rest.ends_with(".ts") || rest.ends_with("/mpegts") {
-                Ok(())
-            } else {
-                Err(format!("{shown:?} is no input: {HTTP_ENDINGS}"))
-            }
-        }
-        _ if SCHEMES.contains(&scheme) && !rest.is_empty() => Ok(()),
-        _ => Err(format!(
-            "{shown:?} is no input: nothing pulls from {scheme}://"
-        )),
-    }
+    let shown = shorten(&without_secrets(&channel.url));
+    let is_http = ["http://", "https://"]
+        .iter()
+        .any(|scheme| channel.url.starts_with(scheme));
+    let why = match violation.code {
+        "discriminator_unmapped" if is_http => HTTP_ENDINGS,
+        "discriminator_unmapped" => "no kind of input has such an address",
+        _ => &violation.title,
+    };
+    Err(problem(
+        channel.url_line,
+        format!("{shown:?} is no input: {why}"),
+    ))
 }
 
 pub const HTTP_ENDINGS: &str = "http addresses of inputs end in .m3u8, .ts or /mpegts";
 
-/// Schemes of input types, besides http and https.
-const SCHEMES: &[&str] = &[
-    "copy",
-    "decklink",
-    "dektec",
-    "dvb",
-    "fake",
-    "file",
-    "frip",
-    "h323",
-    "hls",
-    "hls2",
-    "hlss",
-    "hlss2",
-    "m4f",
-    "m4fs",
-    "m4s",
-    "m4ss",
-    "mixer",
-    "mosaic",
-    "mosaic2",
-    "mpts-dvb",
-    "mpts-http",
-    "mpts-https",
-    "mpts-udp",
-    "ndi",
-    "playlist",
-    "publish",
-    "rtmp",
-    "rtmps",
-    "rtp",
-    "rtsp",
-    "rtsp-udp",
-    "rtsp2",
-    "rtsps",
-    "shoutcast",
-    "shoutcasts",
-    "srt",
-    "srt1",
-    "srt2",
-    "st2110",
-    "timeshift",
-    "tshttp",
-    "tshttps",
-    "udp",
-    "udp1",
-    "udp2",
-    "udp3",
-    "v4l",
-    "v4l2",
-];
-
-/// `rtsp://user:***@host/path`: how lists of the API show it too.
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    match authority
-        .rfind('@')
-        .and_then(|at| Some((at, authority[..at].find(':')?)))
-    {
-        Some((at, colon)) => format!("{scheme}://{}:***{}", &rest[..colon], &rest[at..]),
-        None => url.to_owned(),
-    }
+/// `rtsp://user:***@host/path?token=***`: as lists of the API show it.
+pub fn without_secrets(url: &str) -> String {
+    let input: Object = [("url", Value::String(url.into()))].into_iter().collect();
+    let inputs = Value::Array(vec![Value::Object(input)]);
+    let mut stream = Value::Object([("inputs", inputs)].into_iter().collect());
+    schema::stream().mask_value(&mut stream);
+    stream
+        .get("inputs")
+        .and_then(Value::as_array)
+        .and_then(|inputs| inputs.first()?.get("url")?.as_str())
+        .expect("masking keeps the shape")
+        .to_owned()
 }
 
 fn shorten(text: &str) -> String {
@@ -392,7 +349,10 @@ mod tests {
             ["a", "a-3", "a-2"],
             "who bears a name by itself has it"
         );
-        assert_eq!(named(&[("batch", ""), ("null", "")]), ["batch-2", "null-2"]);
+        assert_eq!(
+            named(&[("batch", ""), ("null", ""), ("layout", ""), ("layout", "")]),
+            ["batch-2", "null-2", "layout-2", "layout-3"]
+        );
     }
 
     #[test]
@@ -403,6 +363,18 @@ mod tests {
         assert_eq!(channels.len(), 1);
         assert_eq!(channels[0].name, "tv/a-2");
         assert_eq!(problems[0].line, 2);
+    }
+
+    fn check_url(url: &str) -> Result<(), String> {
+        let entry = Entry {
+            url: url.to_owned(),
+            ..entry("a", "")
+        };
+        let (_, problems) = channels(&[entry], "");
+        problems
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |problem| Err(problem.reason))
     }
 
     #[test]
@@ -469,16 +441,20 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_masked_as_the_api_does() {
+    fn secrets_are_masked_as_the_api_does() {
         assert_eq!(
-            without_password("rtsp://user:p@ss@h:554/a?x=1@2"),
+            without_secrets("rtsp://user:p@ss@h:554/a?x=1@2"),
             "rtsp://user:***@h:554/a?x=1@2"
         );
         assert_eq!(
-            without_password("rtsp://user@h/a:b@c"),
+            without_secrets("rtsp://user@h/a:b@c"),
             "rtsp://user@h/a:b@c"
         );
-        assert_eq!(without_password("text"), "text");
+        assert_eq!(without_secrets("text"), "text");
+        assert_eq!(
+            without_secrets("http://h/a.m3u8?x=1&token=t0ken&y"),
+            "http://h/a.m3u8?x=1&token=***&y"
+        );
     }
 
     proptest! {
@@ -491,7 +467,7 @@ mod tests {
             let unique: HashSet<&String> = given.iter().copied().collect();
             prop_assert_eq!(given.len(), unique.len());
             for name in given {
-                prop_assert!(!RESERVED.contains(&name.as_str()));
+                prop_assert!(!is_reserved(name), "{}", name);
                 prop_assert!(!name.starts_with(['.', '-']) && !name.ends_with(['.', '-']));
                 prop_assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control() || "/,?#%&\"\\".contains(c)), "{}", name);
             }

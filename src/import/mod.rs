@@ -24,8 +24,9 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{self, Exit, Failure};
 use crate::config::{self, Config, Settings};
+use crate::schema;
 
-use channel::{Channel, without_password};
+use channel::{Channel, without_secrets};
 use playlist::Problem;
 use server::{Refusal, Server, Trouble};
 
@@ -191,7 +192,7 @@ struct Change {
     name: String,
     /// `None`: the stream is new.
     before: Option<BTreeMap<String, String>>,
-    /// Fields as the report shows them, passwords masked.
+    /// Fields as the report shows them, secrets masked.
     after: BTreeMap<String, String>,
     /// What is sent: the name and the fields that differ.
     patch: Value,
@@ -210,11 +211,11 @@ fn compare(channel: &Channel, current: Option<&Value>) -> Option<Change> {
     let mut patch = Map::new();
     let mut differs = |field: &str, now: Option<&str>, wanted: &str| {
         if let Some(before) = &mut change.before {
-            before.insert(field.to_owned(), without_password(now.unwrap_or("")));
+            before.insert(field.to_owned(), without_secrets(now.unwrap_or("")));
         }
         change
             .after
-            .insert(field.to_owned(), without_password(wanted));
+            .insert(field.to_owned(), without_secrets(wanted));
     };
     let text = |path: &str| {
         current
@@ -250,13 +251,13 @@ fn compare(channel: &Channel, current: Option<&Value>) -> Option<Change> {
     Some(change)
 }
 
-/// The server masks passwords for whoever may not see them; then what is visible has to do.
+/// The server masks secrets for whoever may not see them; then what is visible has to do.
 fn same_url(current: &str, wanted: &str) -> bool {
-    current == wanted || (is_masked(current) && current == without_password(wanted))
+    current == wanted || (is_masked(current) && current == without_secrets(wanted))
 }
 
 fn is_masked(url: &str) -> bool {
-    url.contains(":***@")
+    url.contains(schema::MASK)
 }
 
 /// The streams of these names, as the server has them.
@@ -293,7 +294,7 @@ fn current_streams(
                 return Err(Trouble::Nonsense("a stream without a name".to_owned()));
             };
             let mut stream = stream.clone();
-            // Lists hide passwords; the stream itself shows them to an administrator.
+            // Lists hide secrets; the stream itself shows them to an administrator.
             let url = stream.pointer("/inputs/0/url").and_then(Value::as_str);
             if url.is_some_and(is_masked) {
                 stream = server.get(&format!("/streams/{}", server::escape(name)))?;

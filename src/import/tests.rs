@@ -198,7 +198,7 @@ impl Shelf {
             .map(|stream| {
                 let mut stream = stream.clone();
                 if let Some(url) = stream.pointer_mut("/inputs/0/url") {
-                    *url = json!(without_password(url.as_str().expect("text")));
+                    *url = json!(without_secrets(url.as_str().expect("text")));
                 }
                 stream
             })
