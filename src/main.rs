@@ -52,6 +52,8 @@ fn run(task: Task) -> Result<Exit, Failure> {
 fn log_to_stderr(config: &config::Config) {
     let logger = tracing_subscriber::fmt()
         .with_max_level(config.settings.log.level.filter())
+        // A log that cannot be written, on a full disk for instance, must not end the thread that has something to tell.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     if io::IsTerminal::is_terminal(&io::stderr()) {
         logger.with_target(false).init();

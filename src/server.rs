@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,6 +73,12 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
             )
         })?;
     }
+    survive_file_size_limit().map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("signals cannot be handled: {error}"),
+        )
+    })?;
     let started = Instant::now();
     let (store, opened) = open(settings)?;
     let key = config::api_key(settings).map_err(|error| {
@@ -129,7 +136,11 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
             let _guard = EndsWithPanic("writer");
             // A commit that waits for its processor is waited for by everybody.
             rt::sys::raise_priority();
-            writer.run(now_ms)
+            // Without it no change would ever be answered again: better to end and be started anew on what is on disk.
+            catch_unwind(AssertUnwindSafe(|| writer.run(now_ms))).unwrap_or_else(|_| {
+                error!("the writer panicked; the process ends");
+                std::process::exit(Exit::Runtime as i32)
+            })
         })
         .map_err(|error| {
             Failure::new(
@@ -526,6 +537,11 @@ fn wait_for_signal() -> std::io::Result<()> {
         std::process::exit(1);
     });
     Ok(())
+}
+
+/// A limit on the size of files is an error of a write, which the writer knows how to live with, and not the end of the process.
+fn survive_file_size_limit() -> std::io::Result<()> {
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 fn now_ms() -> u64 {

@@ -44,7 +44,9 @@ impl StoreError {
     /// An I/O error, sorted by what can be done about it.
     pub(crate) fn io(path: &Path, during: &'static str, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => StoreError::Full {
                 path: path.into(),
                 bytes: 0,
             },
