@@ -129,7 +129,9 @@ pub fn expire(core: &Core, state: &State, hostname: &Hostname, poll: &ConfigPoll
                 "{{\"removed\":[],\"revision\":{},\"streams\":[],\"updated_at\":{updated_at}}}",
                 poll.generation
             );
+            let etag = Etag::of(state, poll.generation);
             with_headers(state, Response::json(200, body.into_bytes()))
+                .header("ETag", etag.text(None))
         }
         None => {
             let etag = Etag::of(state, poll.generation);
