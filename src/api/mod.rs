@@ -470,13 +470,7 @@ impl Core {
         match (endpoint.handler)(&call)? {
             Outcome::Reply(response) => Ok(Answer::Reply(response)),
             Outcome::Command(command) => {
-                if self.shared.draining.load(Ordering::Acquire) {
-                    return Err(ApiError::unavailable(
-                        "shutting_down",
-                        "The server is stopping; repeat the request",
-                        1,
-                    ));
-                }
+                // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 self.shared.commands.send(Envelope {
                     command,
                     core: self.index,
@@ -784,12 +778,13 @@ impl Core {
 
     /// The process is asked to stop: polls are answered early, idle connections closed, what runs is finished.
     fn drain(&self) {
+        // First, so that every answer says that its connection ends.
+        self.connections.drain();
         let everybody = self.waiters.borrow().everybody();
         for ticket in everybody {
             let response = self.early(ticket);
             self.complete(ticket, response);
         }
-        self.connections.drain();
     }
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
