@@ -10,3 +10,10 @@ mod openapi;
 mod query;
 mod stream;
 mod streamer;
+
+mod conformance;
+mod faults;
+mod import;
+mod loadtest;
+mod long_poll;
+mod restart;

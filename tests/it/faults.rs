@@ -1,0 +1,471 @@
+//! The store fails under a running server: writes are refused in words a client can act on, everything else goes on, nothing acknowledged is
+//! lost, and writing resumes by itself.
+//!
+//! The disk of the real program is "full" through a limit on the size of its files, which needs no privileges and can be lifted from
+//! outside. What a commit with an unknown outcome becomes is tested on the writer and a simulated disk, in both ways.
+#![allow(unsafe_code)] // `prlimit` has no safe form
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use serde_json::{Value, json};
+use weir::http::Ticket;
+use weir::json::{Object, Value as Json};
+use weir::rt::Inbox;
+use weir::server::load;
+use weir::state::State;
+use weir::state::command::{Command, Done, StreamPatch};
+use weir::state::name::StreamName;
+use weir::state::node::RenderSettings;
+use weir::writer::{COMMANDS_WAITING_MAX, CoreMessage, Envelope, Machine, Published, Writer};
+use weir_storage::sim::{Fault, SimDisk};
+use weir_storage::{Options, Store};
+
+use crate::server::{API_KEY, Client, PREFIX, TestServer};
+
+// ---- the real program ------------------------------------------------------------------------------------------------------------
+
+/// Bounds the size of files that a process may write; `None` lifts the bound.
+fn limit_files(process: u32, bytes: Option<u64>) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY),
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: `limit` outlives the call, and no old limit is asked for.
+    let done = unsafe {
+        libc::prlimit(
+            process as libc::pid_t,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+fn get(path: &str, fields: &str) -> String {
+    format!(
+        "GET {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n{fields}\r\n"
+    )
+}
+
+fn parked(server: &TestServer, path: &str, fields: &str) -> Client {
+    let mut client = server.connect();
+    client.send((get("/monitoring/liveness", "") + &get(path, fields)).as_bytes());
+    client.answer(false).expect(200);
+    client
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
+    let mut server = TestServer::with(&["--io-threads", "2"]);
+    let body = json!({"role": "streamer", "cluster_key": "k", "api_url": "http://s1"});
+    server.put("/streamers/s1", body).expect(200);
+    server.put("/streams/first", json!({})).expect(200);
+    let layouts = json!({"layouts": [{"name": "first", "ingest": "s1"}]});
+    server.post("/streams/layouts", layouts).expect(204);
+    let config = server.get("/streamers/s1/streams").expect(200);
+    let tag = config.header("etag").expect("a tag").to_owned();
+    let tagged = format!("If-None-Match: {tag}\r\n");
+    let mut poll = parked(&server, "/streamers/s1/streams?poll_timeout=50", &tagged);
+    let mut list = parked(&server, "/streams?name=after&poll_timeout=50", "");
+
+    let used = std::fs::metadata(server.data_dir().join("weir.redb"))
+        .expect("the store is a file")
+        .len();
+    limit_files(server.id(), Some(used));
+    let mut acknowledged = BTreeMap::new();
+    let mut unknown = BTreeMap::new();
+    let big = "x".repeat(100_000);
+    let refused = loop {
+        let n = acknowledged.len();
+        let body = json!({"comment": format!("{n} {big}")});
+        let answer = server.put(&format!("/streams/s{n}"), body.clone());
+        if answer.status == 200 {
+            acknowledged.insert(format!("s{n}"), body["comment"].clone());
+            assert!(n < 1000, "the file of {used} bytes does not fill");
+            continue;
+        }
+        unknown.insert(format!("s{n}"), body["comment"].clone());
+        break answer;
+    };
+    // Whoever writes now is told that nothing was changed or that it is not known, and when to come again.
+    let mut answers = vec![refused];
+    for i in 0..5 {
+        answers.push(server.put(&format!("/streams/while-{i}"), json!({"comment": big})));
+    }
+    answers.push(server.put(
+        "/streams/batch",
+        json!([{"name": "while-batch", "comment": big}]),
+    ));
+    for answer in &answers {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        let seconds: u32 = answer
+            .header("retry-after")
+            .expect("a time")
+            .parse()
+            .expect("seconds");
+        assert!((1..=60).contains(&seconds));
+        let code = answer.errors()[0].clone();
+        assert!(
+            ["storage_failed", "storage_unavailable"].contains(&code.as_str()),
+            "{code}"
+        );
+    }
+    // Reads of all kinds go on, with everything that was acknowledged.
+    let check = |server: &TestServer| {
+        for (name, comment) in &acknowledged {
+            let stream = server.get(&format!("/streams/{name}")).expect(200).json();
+            assert_eq!(stream["comment"], *comment, "{name}");
+        }
+        let config = server.get("/streamers/s1/streams").expect(200);
+        assert_eq!(config.header("etag"), Some(tag.as_str()));
+        let list = server
+            .get("/streams?limit=10000&select=name")
+            .expect(200)
+            .json();
+        let names: Vec<&str> = list["streams"]
+            .as_array()
+            .expect("streams")
+            .iter()
+            .filter_map(|stream| stream["name"].as_str())
+            .collect();
+        assert!(
+            !names.iter().any(|name| name.starts_with("while-")),
+            "{names:?}"
+        );
+    };
+    check(&server);
+    let ready = "/monitoring/readiness";
+    server
+        .call_as("GET", "/monitoring/liveness", None)
+        .expect(200);
+
+    // A kill in this condition takes nothing back either.
+    limit_files(server.id(), None);
+    let mut asked = 0;
+    while server.call_as("GET", ready, None).status != 200 {
+        asked += 1;
+        assert!(asked < 1_000_000, "the store does not come back");
+        thread::yield_now();
+    }
+    check(&server);
+    server
+        .put("/streams/after", json!({"title": "Again"}))
+        .expect(200);
+    let answer = list.answer(false).expect(200);
+    assert_eq!(answer.json()["streams"][0]["name"], "after");
+    server
+        .put("/streams/first", json!({"title": "Again"}))
+        .expect(200);
+    let answer = poll.answer(false).expect(200);
+    assert_eq!(answer.json()["streams"][0]["title"], "Again");
+    for (name, comment) in &unknown {
+        let answer = server.get(&format!("/streams/{name}"));
+        assert!(answer.status == 404 || answer.json()["comment"] == *comment);
+    }
+    let before = server.get("/streams?limit=10000").json()["streams"].clone();
+    server.kill();
+    server.start();
+    assert_eq!(server.get("/streams?limit=10000").json()["streams"], before);
+}
+
+#[test]
+fn a_server_whose_store_is_down_is_alive_and_not_ready() {
+    // The limit is below what the store has, so that it cannot be opened for as long as the limit stands.
+    let server = TestServer::new();
+    server
+        .put("/streams/a", json!({"title": "One"}))
+        .expect(200);
+    limit_files(server.id(), Some(0));
+    let refused = server
+        .put("/streams/a", json!({"title": "Two"}))
+        .expect(503);
+    assert!(refused.header("retry-after").is_some());
+    let not_ready = server
+        .call_as("GET", "/monitoring/readiness", None)
+        .expect(503);
+    assert_eq!(not_ready.errors(), ["not_ready"]);
+    assert!(not_ready.header("retry-after").is_some());
+    server
+        .call_as("GET", "/monitoring/liveness", None)
+        .expect(200);
+    assert_eq!(server.get("/streams/a").expect(200).json()["title"], "One");
+    let refused = server.delete("/streams/a").expect(503);
+    assert_eq!(refused.errors(), ["storage_unavailable"]);
+    limit_files(server.id(), None);
+    let mut asked = 0;
+    while server.put("/streams/a", json!({"title": "Three"})).status != 200 {
+        asked += 1;
+        assert!(asked < 1_000_000, "the store does not come back");
+        thread::yield_now();
+    }
+    server
+        .call_as("GET", "/monitoring/readiness", None)
+        .expect(200);
+    assert!(server.log().contains("the store is back"));
+}
+
+#[test]
+fn a_server_that_is_stopped_while_its_store_is_down_stops() {
+    let mut server = TestServer::new();
+    server
+        .put("/streams/a", json!({"title": "One"}))
+        .expect(200);
+    limit_files(server.id(), Some(0));
+    server
+        .put("/streams/a", json!({"title": "Two"}))
+        .expect(503);
+    server.signal("TERM");
+    server.wait();
+    server.start();
+    let title = server.get("/streams/a").expect(200).json()["title"].clone();
+    assert!(["One", "Two"].contains(&title.as_str().expect("a title")));
+}
+
+// ---- the writer on a simulated disk ------------------------------------------------------------------------------------------------
+
+fn options() -> Options {
+    Options {
+        cache_bytes: 1 << 20,
+        check_bytes_max: 0,
+        reserve_bytes: 16 << 10,
+    }
+}
+
+fn machine(disk: &SimDisk) -> Machine<Store> {
+    let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options()).expect("opens");
+    let state = load(&store, &opened, RenderSettings::default()).expect("loads");
+    Machine::new(state, store)
+}
+
+fn save(name: &str, title: &str) -> Command {
+    let config: Object = [("title", Json::String(title.into()))]
+        .into_iter()
+        .collect();
+    Command::SaveStream {
+        name: StreamName::parse(name).expect("a name"),
+        patch: StreamPatch {
+            config,
+            layout: None,
+        },
+    }
+}
+
+fn titles(state: &State) -> BTreeMap<String, (String, u64)> {
+    let list = state.streams_by_name(std::ops::Bound::Unbounded);
+    list.map(|stream| {
+        let config: Value = serde_json::from_str(&stream.config).expect("JSON");
+        let title = config["title"].as_str().unwrap_or_default().to_owned();
+        (
+            stream.name.to_string(),
+            (title, stream.updated_at.to_native()),
+        )
+    })
+    .collect()
+}
+
+#[test]
+fn a_commit_of_unknown_outcome_becomes_what_the_disk_says() {
+    // Goal: after a failed commit the state is the disk's, never the one or the other by belief. Method: fail each operation of a commit in
+    // turn, recover, and compare with what a fresh start loads. Both outcomes must have come up.
+    let (mut kept, mut lost, mut refused) = (0, 0, 0);
+    for fault in [
+        Fault::Once(io::ErrorKind::Other),
+        Fault::Once(io::ErrorKind::StorageFull),
+    ] {
+        for at in 1.. {
+            let disk = SimDisk::new();
+            let mut machine = machine(&disk);
+            machine
+                .batch(vec![save("a", "one"), save("b", "one")], 1_000)
+                .expect("commits");
+            let before = machine.state().clone();
+            let operations = disk.operations();
+            disk.set_fault(at, fault);
+            let outcome = machine.batch(vec![save("a", "two"), save("c", "two")], 2_000);
+            let spent = disk.operations() - operations;
+            let context = format!("{fault:?} at {at}");
+            match outcome {
+                Ok(applied) => {
+                    disk.clear_faults();
+                    assert!(
+                        applied.commit.is_some() && !machine.is_failed(),
+                        "{context}"
+                    );
+                    if spent < at {
+                        break; // The whole commit came before the fault.
+                    }
+                }
+                Err(_) => {
+                    // Nobody sees the change before it is known.
+                    assert!(Arc::ptr_eq(machine.state(), &before), "{context}");
+                    disk.clear_faults();
+                    if machine.is_failed() {
+                        let commit = machine.recover().expect("the disk works again");
+                        assert!(!machine.is_failed());
+                        match commit {
+                            Some(commit) => {
+                                kept += 1;
+                                assert!(Arc::ptr_eq(machine.state(), &commit.state), "{context}");
+                                assert_eq!(commit.revision, before.revision() + 1);
+                                let told: Vec<&str> =
+                                    commit.streams.iter().map(StreamName::as_str).collect();
+                                assert_eq!(told, ["a", "c"]);
+                            }
+                            None => {
+                                lost += 1;
+                                assert!(Arc::ptr_eq(machine.state(), &before), "{context}");
+                            }
+                        }
+                    } else {
+                        refused += 1;
+                    }
+                }
+            }
+            // Writing works again, above every stamp that may have been handed out.
+            let stamp = machine.state().stamp_ms();
+            machine.batch(vec![save("d", "three")], 0).expect("commits");
+            let now = titles(machine.state());
+            assert!(now["d"].1 > stamp, "{context}");
+            let revision = machine.state().revision();
+            machine.into_log().close().expect("closes");
+            let restarted = self::machine(&disk);
+            assert_eq!(titles(restarted.state()), now, "{context}");
+            assert_eq!(restarted.state().revision(), revision, "{context}");
+        }
+    }
+    assert!(
+        lost > 0,
+        "no commit was taken back ({kept} kept, {refused} refused)"
+    );
+    println!("{kept} kept, {lost} lost, {refused} refused before anything was written");
+}
+
+#[test]
+fn a_power_cut_in_a_failed_commit_leaves_all_of_a_batch_or_nothing() {
+    let (mut kept, mut lost) = (0, 0);
+    for at in 1..60 {
+        for seed in 0..4 {
+            let disk = SimDisk::new();
+            let mut machine = machine(&disk);
+            machine
+                .batch(vec![save("a", "one")], 1_000)
+                .expect("commits");
+            let commands = (0..20).map(|i| save(&format!("s{i}"), "two")).collect();
+            disk.set_fault(at, Fault::Cut);
+            let acknowledged = machine.batch(commands, 2_000).is_ok();
+            let after = disk.power_cut(seed);
+            drop(machine);
+            let found = titles(self::machine(&after).state());
+            assert_eq!(found["a"].0, "one");
+            match found.len() {
+                1 => {
+                    assert!(
+                        !acknowledged,
+                        "cut at {at}, seed {seed}: an acknowledged batch is gone"
+                    );
+                    lost += 1;
+                }
+                21 => kept += 1,
+                some => panic!("cut at {at}, seed {seed}: {} of 20", some - 1),
+            }
+        }
+    }
+    assert!(kept > 0 && lost > 0, "{kept} kept, {lost} lost");
+}
+
+#[test]
+fn stamps_rise_whatever_the_clock_does() {
+    // Goal: strictly increasing in commit order over restarts, with the clock set back an hour, standing still and ten years ahead.
+    let disk = SimDisk::new();
+    let mut last = 0;
+    let hour = 3_600_000;
+    let start = 1_800_000_000_000u64;
+    let clocks = [
+        start,
+        start,
+        start - hour,
+        0,
+        start + 10,
+        start + 10 * 365 * 24 * hour,
+        start + 20,
+    ];
+    for (round, now) in clocks.into_iter().enumerate() {
+        let mut machine = machine(&disk);
+        assert_eq!(machine.state().stamp_ms(), last, "round {round}");
+        for i in 0..3u64 {
+            let title = format!("{round} {i}");
+            machine
+                .batch(vec![save("a", &title), save(&title, "x")], now)
+                .expect("commits");
+            let stamp = machine.state().stamp_ms();
+            assert!(
+                stamp > last && stamp >= now,
+                "round {round}: {stamp} after {last}"
+            );
+            last = stamp;
+            let titles = titles(machine.state());
+            assert_eq!(
+                (titles["a"].1, titles[&title].1),
+                (stamp, stamp),
+                "one batch, one stamp"
+            );
+            // What changes nothing moves nothing.
+            let nothing = machine
+                .batch(vec![save("a", &title)], now + 1_000_000)
+                .expect("no commit");
+            assert!(nothing.commit.is_none() && machine.state().stamp_ms() == last);
+        }
+        machine.into_log().close().expect("closes");
+    }
+}
+
+#[test]
+fn a_full_queue_is_told_at_once_and_everything_taken_is_answered() {
+    let disk = SimDisk::new();
+    let machine = machine(&disk);
+    let published = Arc::new(Published::new(machine.state().clone()));
+    let inbox = Arc::new(Inbox::new());
+    let (writer, commands, stop) = Writer::new(machine, published.clone(), vec![inbox.clone()]);
+    let envelope = |i: usize| Envelope {
+        command: save(&format!("s{}", i % 10), &i.to_string()),
+        core: 0,
+        ticket: Ticket {
+            slot: i as u32,
+            epoch: 1,
+        },
+    };
+    for i in 0..COMMANDS_WAITING_MAX {
+        assert!(commands.send(envelope(i)).is_ok());
+    }
+    let refused = commands.send(envelope(0)).expect_err("there is no room");
+    assert_eq!(
+        (refused.status, refused.items[0].code),
+        (503, "writer_busy")
+    );
+    assert!(refused.retry_after_seconds.is_some());
+
+    stop.store(true, Ordering::Release);
+    let machine = writer.run(|| 1_000);
+    let mut answered = Vec::new();
+    while let Some(message) = inbox.try_recv() {
+        let CoreMessage::Batch { replies, .. } = message else {
+            panic!("nobody asked to drain")
+        };
+        for (ticket, outcome) in replies {
+            assert!(matches!(outcome, Ok(Done::Stream(_))));
+            answered.push(ticket.slot as usize);
+        }
+    }
+    let expected: Vec<usize> = (0..COMMANDS_WAITING_MAX).collect();
+    assert_eq!(answered, expected, "each once, in order");
+    assert_eq!(titles(machine.state()), titles(&published.state().load()));
+    let gone = commands
+        .send(envelope(0))
+        .expect_err("the writer has ended");
+    assert_eq!((gone.status, gone.items[0].code), (503, "shutting_down"));
+}

@@ -1,0 +1,331 @@
+//! `weir import` against the real server: what a playlist asks for is there afterwards, once, and a second run changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::server::{API_KEY, TestServer, run};
+
+/// Every nastiness of the playlists we met.
+const NASTY: &[u8] = include_bytes!("../../src/import/nasty.m3u8");
+
+fn file(directory: &TempDir, bytes: &[u8]) -> PathBuf {
+    let path = directory.path().join("list.m3u8");
+    fs::write(&path, bytes).expect("a file");
+    path
+}
+
+fn import(server: &TestServer, file: &Path, flags: &[&str]) -> Output {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let url = format!("http://{}", server.address());
+    let mut arguments = vec![
+        "import",
+        file.to_str().expect("a path of text"),
+        "--url",
+        &url,
+        "--output",
+        "json",
+    ];
+    arguments.extend_from_slice(flags);
+    run(&arguments, &[("CENTRAL_API_KEY", API_KEY)], scratch.path())
+}
+
+#[track_caller]
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    })
+}
+
+/// Everything stored, walked page by page.
+fn streams(server: &TestServer) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    let mut cursor = String::new();
+    loop {
+        let page = server
+            .get(&format!("/streams?limit=1000{cursor}"))
+            .expect(200)
+            .json();
+        for stream in page["streams"].as_array().expect("streams") {
+            let name = stream["name"].as_str().expect("a name").to_owned();
+            assert!(
+                all.insert(name.clone(), stream.clone()).is_none(),
+                "{name} came twice"
+            );
+        }
+        let Some(next) = page["next"].as_str() else {
+            return all;
+        };
+        let next = percent_encoding::utf8_percent_encode(next, percent_encoding::NON_ALPHANUMERIC);
+        cursor = format!("&cursor={next}");
+    }
+}
+
+#[test]
+fn a_nasty_playlist_is_imported_once() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let path = file(&scratch, NASTY);
+    let dry = import(&server, &path, &["--dry-run"]);
+    assert!(dry.status.success());
+    assert!(streams(&server).is_empty(), "--dry-run saved something");
+
+    let first = import(&server, &path, &[]);
+    assert!(
+        first.status.success(),
+        "{}",
+        String::from_utf8_lossy(&first.stderr)
+    );
+    let (dry, first) = (report(&dry), report(&first));
+    assert_eq!(
+        first["changes"], dry["changes"],
+        "what was told is what was done"
+    );
+    assert_eq!(first["skipped"], dry["skipped"]);
+    let stored = streams(&server);
+    assert_eq!(first["created"], stored.len());
+    let one = &stored["One.it"];
+    assert_eq!(
+        one["inputs"][0]["url"],
+        "http://one.example.com/live/index.m3u8"
+    );
+    assert_eq!(one["labels"], json!({"country": "IT", "group": "Italy"}));
+    // The password is there for the administrator who reads the stream, and nowhere else.
+    let (name, delta) = stored
+        .iter()
+        .find(|(_, stream)| {
+            stream["inputs"][0]["url"]
+                .as_str()
+                .is_some_and(|url| url.starts_with("rtsp:"))
+        })
+        .expect("an input with a password");
+    assert_eq!(
+        delta["inputs"][0]["url"],
+        "rtsp://viewer:***@gr.example.com:554/delta"
+    );
+    let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    let full = server.get(&format!("/streams/{name}")).expect(200).json();
+    assert_eq!(
+        full["inputs"][0]["url"],
+        "rtsp://viewer:hidden@gr.example.com:554/delta"
+    );
+    assert!(!first.to_string().contains("hidden"));
+    // Nothing was left to the server to refuse: both use one check.
+    for skipped in first["skipped"].as_array().expect("skipped") {
+        let reason = skipped["reason"].as_str().expect("a reason");
+        assert!(!reason.contains("the server refuses"), "{reason}");
+    }
+
+    let again = import(&server, &path, &[]);
+    assert!(again.status.success());
+    let again = report(&again);
+    assert_eq!(
+        (&again["created"], &again["changed"]),
+        (&json!(0), &json!(0)),
+        "{again}"
+    );
+    assert_eq!(again["unchanged"], stored.len());
+    assert_eq!(streams(&server), stored, "the second run changed something");
+
+    // What an operator added stays, what the file says is put right.
+    server
+        .put(
+            "/streams/One.it",
+            json!({"title": "Mine", "comment": "kept", "labels": {"rack": "3"}}),
+        )
+        .expect(200);
+    let third = report(&import(&server, &path, &[]));
+    assert_eq!(
+        (&third["created"], &third["changed"]),
+        (&json!(0), &json!(1)),
+        "{third}"
+    );
+    let one = server.get("/streams/One.it").json();
+    assert_eq!(one["title"], stored["One.it"]["title"]);
+    assert_eq!(
+        (&one["comment"], &one["labels"]["rack"]),
+        (&json!("kept"), &json!("3"))
+    );
+}
+
+#[test]
+fn strict_saves_everything_or_nothing() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let output = import(&server, &file(&scratch, NASTY), &["--strict"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(streams(&server).is_empty());
+    // What only the server can refuse: a field the file says nothing about no longer fits.
+    let mut good = String::from("#EXTM3U\n");
+    for i in 0..50 {
+        good += &format!("#EXTINF:-1 tvg-id=\"c{i}\",Channel {i}\nudp://239.0.0.{i}:5000\n");
+    }
+    let output = import(
+        &server,
+        &file(&scratch, good.as_bytes()),
+        &["--strict", "--prefix", "tv/"],
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(streams(&server).len(), 50);
+    assert_eq!(
+        server.get("/streams/tv/c7").expect(200).json()["title"],
+        "Channel 7"
+    );
+}
+
+#[test]
+fn names_and_addresses_that_mean_something_else_are_told_apart() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let mut list = String::from("#EXTM3U\n");
+    let titles = [
+        "batch",
+        "layouts",
+        "layout",
+        "preview_layout_change",
+        "null",
+        "undefined",
+        "..",
+        "a,b",
+        "日本",
+        "a/b",
+    ];
+    for title in titles {
+        list += &format!("#EXTINF:-1,{title}\nudp://239.0.0.1:5000\n");
+    }
+    let urls = [
+        "http://h/a b.m3u8",
+        "http://h/a.mpd",
+        "mms://h/a",
+        "rtp://",
+        "HTTP://h/a.m3u8",
+        "http:///a.m3u8",
+        "udp://h",
+        "srt://h:1?streamid=a",
+        "fake://fake",
+        "file://vod/a.mp4",
+        "publish://",
+        "http://h/a.m3u8?x=%00",
+    ];
+    for (i, url) in urls.iter().enumerate() {
+        list += &format!("#EXTINF:-1,url-{i}\n{url}\n");
+    }
+    let output = import(&server, &file(&scratch, list.as_bytes()), &[]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let told = report(&output);
+    for skipped in told["skipped"].as_array().expect("skipped") {
+        let reason = skipped["reason"].as_str().expect("a reason");
+        assert!(
+            !reason.contains("the server refuses"),
+            "the importer let through what the server does not take: {reason}"
+        );
+    }
+    let stored = streams(&server);
+    for name in [
+        "batch-2",
+        "layouts-2",
+        "layout-2",
+        "preview_layout_change-2",
+        "null-2",
+        "undefined-2",
+        "a-b",
+        "a-b-2",
+        "日本",
+    ] {
+        assert!(
+            stored.contains_key(name),
+            "{name} is missing in {:?}",
+            stored.keys()
+        );
+    }
+    // And nothing was held back that the server takes.
+    for (i, url) in urls.iter().enumerate() {
+        let taken = server
+            .put(
+                &format!("/streams/direct-{i}"),
+                json!({"inputs": [{"url": url}]}),
+            )
+            .status
+            == 200;
+        assert_eq!(stored.contains_key(&format!("url-{i}")), taken, "{url}");
+    }
+}
+
+#[test]
+fn a_real_playlist_is_imported_laid_out_and_told_to_its_streamers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/free-tv.m3u8");
+    if !path.exists() {
+        println!("skipped: {} is not here", path.display());
+        return;
+    }
+    let server = TestServer::with(&["--io-threads", "2"]);
+    let first = import(&server, &path, &[]);
+    assert!(
+        first.status.success(),
+        "{}",
+        String::from_utf8_lossy(&first.stderr)
+    );
+    let first = report(&first);
+    let stored = streams(&server);
+    assert!(
+        stored.len() > 100,
+        "{} of {}",
+        stored.len(),
+        first["channels"]
+    );
+    assert_eq!(first["created"], stored.len());
+    for skipped in first["skipped"].as_array().expect("skipped") {
+        let reason = skipped["reason"].as_str().expect("a reason");
+        assert!(!reason.contains("the server refuses"), "{reason}");
+    }
+    let again = report(&import(&server, &path, &[]));
+    assert_eq!(
+        (&again["created"], &again["changed"]),
+        (&json!(0), &json!(0))
+    );
+
+    let hosts = ["edge-1", "edge-2", "edge-3"];
+    for host in hosts {
+        let body =
+            json!({"role": "streamer", "cluster_key": "k", "api_url": format!("http://{host}")});
+        server.put(&format!("/streamers/{host}"), body).expect(200);
+    }
+    let layouts: Vec<Value> = stored
+        .keys()
+        .enumerate()
+        .map(|(i, name)| json!({"name": name, "ingest": hosts[i % 3]}))
+        .collect();
+    server
+        .post("/streams/layouts", json!({"layouts": layouts}))
+        .expect(204);
+    let mut told = BTreeSet::new();
+    for (index, host) in hosts.iter().enumerate() {
+        let list = server
+            .get(&format!("/streamers/{host}/streams"))
+            .expect(200)
+            .json();
+        let list = list["streams"].as_array().expect("streams");
+        assert_eq!(list.len(), stored.keys().skip(index).step_by(3).count());
+        for stream in list {
+            let name = stream["name"].as_str().expect("a name");
+            assert_eq!(stream["inputs"].as_array().map(Vec::len), Some(1), "{name}");
+            assert!(
+                told.insert(name.to_owned()),
+                "{name} is told to two streamers"
+            );
+        }
+    }
+    assert!(
+        told.iter().eq(stored.keys()),
+        "together they are told all of it"
+    );
+}

@@ -1,0 +1,132 @@
+//! The load tool against the real server: short runs whose proof must hold.
+//!
+//! The tool is a program of its own, built with the workspace; where only this package was built it is not there and these tests say so.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::server::{API_KEY, TestServer};
+
+fn tool() -> Option<PathBuf> {
+    let beside = PathBuf::from(env!("CARGO_BIN_EXE_weir")).with_file_name("weir-loadtest");
+    if !beside.exists() {
+        println!("skipped: {} is not here", beside.display());
+        return None;
+    }
+    Some(beside)
+}
+
+/// Runs the tool to its end and returns its report; fails unless it passed.
+fn passes(server: &TestServer, tool: &Path, arguments: &[&str]) -> Value {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let report = scratch.path().join("report.json");
+    let output = Command::new(tool)
+        .env_clear()
+        .args(arguments)
+        .args(["--url", &format!("http://{}", server.address())])
+        .args(["--api-key", API_KEY, "--threads", "1"])
+        // On a busy machine the figures are bad; what is proven does not change.
+        .args(["--timeout", "60s", "--settle", "60s", "--grace", "30s"])
+        .arg("--json")
+        .arg(&report)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the tool can be started");
+    let text = std::fs::read_to_string(&report).unwrap_or_default();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}\n{}\n{}\n{text}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
+
+fn cluster(tool: &Path) -> TestServer {
+    let server = TestServer::with(&["--io-threads", "2"]);
+    passes(
+        &server,
+        tool,
+        &[
+            "prepare",
+            "--streamers",
+            "8",
+            "--streams",
+            "200",
+            "--backups",
+            "0.3",
+        ],
+    );
+    passes(&server, tool, &["verify"]);
+    server
+}
+
+const SHORT: &[&str] = &["--warm-up", "100ms", "--duration", "1s"];
+
+#[test]
+fn parked_streamers_are_told_every_edit() {
+    let Some(tool) = tool() else { return };
+    let server = cluster(&tool);
+    for answers in ["etag", "delta", "etag,delta"] {
+        let arguments = [
+            "longpoll",
+            "--answers",
+            answers,
+            "--edits",
+            "40",
+            "--moves",
+            "10",
+            "--streamers",
+            "12",
+            "--wait",
+            "1",
+        ];
+        let report = passes(&server, &tool, &[&arguments[..], SHORT].concat());
+        assert!(
+            report["proof"]["edits_acknowledged"].as_u64() > Some(0),
+            "{report}"
+        );
+    }
+    passes(&server, &tool, &["verify"]);
+}
+
+#[test]
+fn a_polling_fleet_has_what_is_stored_in_every_form_of_answer() {
+    let Some(tool) = tool() else { return };
+    let server = cluster(&tool);
+    let arguments = [
+        "fleet",
+        "--interval",
+        "100ms",
+        "--edits",
+        "40",
+        "--moves",
+        "10",
+        "--answers",
+        "full,etag,delta",
+        "--encoding",
+        "identity,gzip,zstd",
+        "--cluster-auth",
+    ];
+    let report = passes(&server, &tool, &[&arguments[..], SHORT].concat());
+    assert!(
+        report["proof"]["edits_acknowledged"].as_u64() > Some(0),
+        "{report}"
+    );
+    passes(&server, &tool, &["verify"]);
+}
+
+#[test]
+fn everything_together_holds() {
+    let Some(tool) = tool() else { return };
+    let server = cluster(&tool);
+    passes(
+        &server,
+        &tool,
+        &[&["mixed", "--wait", "1", "--interval", "100ms"][..], SHORT].concat(),
+    );
+    passes(&server, &tool, &["verify"]);
+}

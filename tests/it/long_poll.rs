@@ -1,0 +1,715 @@
+//! Long polls: lists that wait for a match, streamers that wait for a change of their own configuration, and what ends a wait.
+//!
+//! A poll is known to be parked without waiting for time to pass: it is sent behind a probe in one piece, and the probe's answer is only sent
+//! when everything that arrived with it was looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};
+
+/// Longer than any test: only what is asserted may end the wait.
+const LONG: &str = "poll_timeout=50";
+
+fn head(path: &str, fields: &str) -> String {
+    format!(
+        "GET {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n{fields}\r\n"
+    )
+}
+
+/// Sends a poll and returns when it is parked (or was answered).
+fn park(server: &TestServer, path: &str, fields: &str) -> Client {
+    let mut client = server.connect();
+    let both = head("/monitoring/liveness", "") + &head(path, fields);
+    client.send(both.as_bytes());
+    client.answer(false).expect(200);
+    client
+}
+
+fn names(answer: &Answer) -> Vec<String> {
+    let body = answer.json();
+    let list = body["streams"].as_array().expect("a list of streams");
+    list.iter()
+        .map(|stream| stream["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+fn stamp(answer: &Answer) -> u64 {
+    answer.json()["updated_at"].as_u64().expect("a stamp")
+}
+
+fn save(server: &TestServer, name: &str, body: Value) -> u64 {
+    stamp(&server.put(&format!("/streams/{name}"), body).expect(200))
+}
+
+fn lay_out(server: &TestServer, stream: &str, host: &str) {
+    server
+        .post(
+            "/streams/layouts",
+            json!({"layouts": [{"name": stream, "ingest": host}]}),
+        )
+        .expect(204);
+}
+
+fn streamer(server: &TestServer, host: &str) {
+    server
+        .put(
+            &format!("/streamers/{host}"),
+            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{host}")}),
+        )
+        .expect(200);
+}
+
+fn etag(answer: &Answer) -> String {
+    answer.header("etag").expect("a tag").to_owned()
+}
+
+fn if_none_match(tag: &str) -> String {
+    format!("If-None-Match: {tag}\r\n")
+}
+
+// ---- lists ---------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_list_wakes_on_its_match_and_not_on_others() {
+    let server = TestServer::new();
+    let since = save(&server, "old", json!({}));
+    let mut any = park(
+        &server,
+        &format!("/streams?updated_at_gt={since}&title=Wanted&{LONG}"),
+        "",
+    );
+    let mut named = park(
+        &server,
+        &format!("/streams?updated_at_gt={since}&name=b,c&{LONG}"),
+        "",
+    );
+    save(&server, "a", json!({"title": "Other"}));
+    save(&server, "old", json!({"comment": "changed"}));
+    server.delete("/streams/old").expect(204);
+    server.put("/streams/d", json!({"inputs": 1})).expect(400);
+    let at = save(&server, "b", json!({"title": "Wanted"}));
+    for poll in [&mut any, &mut named] {
+        let answer = poll.answer(false).expect(200);
+        assert_eq!(names(&answer), ["b"]);
+        assert_eq!(answer.json()["streams"][0]["updated_at"], at);
+    }
+    // What is there already is not waited for.
+    let answer = server.get(&format!(
+        "/streams?updated_at_gt={since}&sort=updated_at&{LONG}"
+    ));
+    assert_eq!(names(&answer), ["a", "b"]);
+}
+
+#[test]
+fn a_list_that_nothing_matches_is_empty_at_its_deadline() {
+    let server = TestServer::new();
+    let since = save(&server, "a", json!({}));
+    let answer = server
+        .get(&format!("/streams?updated_at_gt={since}&poll_timeout=1"))
+        .expect(200);
+    assert_eq!(names(&answer), Vec::<String>::new());
+    assert_eq!(answer.json()["next"], Value::Null);
+    for wrong in ["-1", "x", "1.5", ""] {
+        let answer = server.get(&format!("/streams?poll_timeout={wrong}"));
+        assert_eq!(answer.expect(400).errors(), ["not_integer poll_timeout"]);
+    }
+}
+
+#[test]
+fn many_who_ask_the_same_get_one_and_the_same_answer() {
+    let server = TestServer::with(&["--io-threads", "2"]);
+    let since = save(&server, "a", json!({}));
+    let question = format!("/streams?updated_at_gt={since}&select=title&{LONG}");
+    let mut polls: Vec<Client> = (0..100).map(|_| park(&server, &question, "")).collect();
+    let mut others: Vec<Client> = (0..10)
+        .map(|i| {
+            park(
+                &server,
+                &format!("/streams?updated_at_gt={since}&name=other-{i}&{LONG}"),
+                "",
+            )
+        })
+        .collect();
+    let at = save(&server, "b", json!({"title": "One"}));
+    let expected = json!([{"name": "b", "title": "One", "updated_at": at}]);
+    for poll in &mut polls {
+        let answer = poll.answer(false).expect(200);
+        assert_eq!(answer.json()["streams"], expected);
+    }
+    // Different questions: each gets its own stream only, in whatever order they come.
+    for (i, poll) in others.iter_mut().enumerate().rev() {
+        save(&server, &format!("other-{i}"), json!({}));
+        assert_eq!(
+            names(&poll.answer(false).expect(200)),
+            [format!("other-{i}")]
+        );
+    }
+    // A connection that was woken serves on.
+    for poll in polls.iter_mut().take(3) {
+        poll.send(head("/streams?name=b", "").as_bytes());
+        assert_eq!(names(&poll.answer(false).expect(200)), ["b"]);
+    }
+}
+
+#[test]
+fn a_waiter_gets_its_own_coding_and_selection() {
+    let server = TestServer::new();
+    let since = save(&server, "a", json!({}));
+    let path = format!("/streams?updated_at_gt={since}&{LONG}");
+    let mut plain = park(&server, &path, "");
+    let mut gzip = park(&server, &path, "Accept-Encoding: gzip\r\n");
+    let mut zstd = park(&server, &path, "Accept-Encoding: zstd\r\n");
+    save(&server, "b", json!({"comment": "c".repeat(10_000)}));
+    let answers = [&mut plain, &mut gzip, &mut zstd].map(|poll| poll.answer(false).expect(200));
+    let codings = answers
+        .each_ref()
+        .map(|answer| answer.header("content-encoding"));
+    assert_eq!(codings, [None, Some("gzip"), Some("zstd")]);
+    assert!(answers.iter().all(|answer| names(answer) == ["b"]));
+    assert!(answers[1].body.len() < answers[0].body.len());
+}
+
+/// One follower: asks for what is newer than what it has, page by page, and checks what every answer must keep.
+struct Follower {
+    client: Client,
+    since: u64,
+    copy: BTreeMap<String, (u64, u64)>,
+}
+
+impl Follower {
+    fn new(server: &TestServer) -> Self {
+        Self {
+            client: server.connect(),
+            since: 0,
+            copy: BTreeMap::new(),
+        }
+    }
+
+    fn ask(&mut self, query: &str) -> Value {
+        self.client
+            .send(head(&format!("/streams?{query}"), "").as_bytes());
+        self.client.answer(false).expect(200).json()
+    }
+
+    /// Follows until it has seen `last`, a stream that is written when everything else is.
+    fn follow(mut self, limit: usize, last: &str) -> BTreeMap<String, (u64, u64)> {
+        while !self.copy.contains_key(last) {
+            let gt = self.since;
+            let question =
+                format!("updated_at_gt={gt}&sort=updated_at&limit={limit}&select=comment&{LONG}");
+            let mut page = self.ask(&question);
+            loop {
+                let streams = page["streams"].as_array().expect("streams");
+                let mut largest = 0;
+                for stream in streams {
+                    let at = stream["updated_at"].as_u64().expect("a stamp");
+                    let n = stream["comment"]
+                        .as_str()
+                        .expect("a comment")
+                        .parse()
+                        .expect("a number");
+                    let name = stream["name"].as_str().expect("a name");
+                    assert!(at > gt, "forward: {at} is not above {gt}");
+                    assert!(at >= largest, "in the order of stamps");
+                    largest = at;
+                    let seen = self.copy.entry(name.to_owned()).or_default();
+                    assert!(
+                        *seen <= (at, n),
+                        "{name} went back from {seen:?} to {:?}",
+                        (at, n)
+                    );
+                    *seen = (at, n);
+                }
+                self.since = self.since.max(largest);
+                let next = page["next"].as_str().map(str::to_owned);
+                let Some(next) = next else { break };
+                page = self.ask(&format!("{question}&cursor={}", escape(&next)));
+            }
+        }
+        self.copy
+    }
+}
+
+fn escape(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+#[test]
+fn followers_miss_nothing_see_nothing_twice_as_old_and_end_with_what_is_stored() {
+    // Goal: complete, forward, no group of equal stamps split for good. Method: writers on two cores save single streams and batches (whose
+    // streams share a stamp) under followers with pages smaller than a batch; each follower's copy must end as the store.
+    const WRITERS: u64 = 4;
+    const ROUNDS: u64 = 120;
+    let server = TestServer::with(&["--io-threads", "2"]);
+    let server = &server;
+    let copies: Vec<BTreeMap<String, (u64, u64)>> = thread::scope(|scope| {
+        let followers: Vec<_> = [1, 3, 7, 100, 1000]
+            .into_iter()
+            .map(|limit| {
+                let follower = Follower::new(server);
+                scope.spawn(move || follower.follow(limit, "zz-last"))
+            })
+            .collect();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let mut client = server.connect();
+                    let auth = format!("Bearer {API_KEY}");
+                    let fields = [("Authorization", auth.as_str())];
+                    for n in 1..=ROUNDS {
+                        let answer = if n % 4 == 0 {
+                            let batch: Vec<Value> = (0..10)
+                                .map(|i| json!({"name": format!("w{writer}/{i}"), "comment": n.to_string()}))
+                                .collect();
+                            client.request(
+                                "PUT",
+                                &format!("{PREFIX}/streams/batch"),
+                                &fields,
+                                json!(batch).to_string().as_bytes(),
+                            )
+                        } else {
+                            let body = json!({"comment": n.to_string()}).to_string();
+                            let path = format!("{PREFIX}/streams/w{writer}/{}", n % 7);
+                            client.request("PUT", &path, &fields, body.as_bytes())
+                        };
+                        assert!(matches!(answer.status, 200 | 204), "{answer:?}");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().expect("the writer wrote");
+        }
+        save(server, "zz-last", json!({"comment": "0"}));
+        followers
+            .into_iter()
+            .map(|follower| follower.join().expect("the follower is content"))
+            .collect()
+    });
+    let stored = server
+        .get("/streams?limit=10000&select=comment")
+        .expect(200)
+        .json();
+    let stored: BTreeMap<String, (u64, u64)> = stored["streams"]
+        .as_array()
+        .expect("streams")
+        .iter()
+        .map(|stream| {
+            let n = stream["comment"]
+                .as_str()
+                .expect("comment")
+                .parse()
+                .expect("number");
+            let at = stream["updated_at"].as_u64().expect("stamp");
+            (stream["name"].as_str().expect("name").to_owned(), (at, n))
+        })
+        .collect();
+    assert_eq!(stored.len() as u64, WRITERS * 10 + 1);
+    for copy in copies {
+        assert_eq!(copy, stored);
+    }
+}
+
+// ---- configurations of streamers -------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_streamer_is_told_when_its_own_answer_changes_and_not_before() {
+    let server = TestServer::with(&["--io-threads", "2"]);
+    for host in ["s1", "s2"] {
+        streamer(&server, host);
+    }
+    save(&server, "a", json!({"title": "One"}));
+    save(&server, "b", json!({}));
+    lay_out(&server, "a", "s1");
+    lay_out(&server, "b", "s2");
+    let first = server.get("/streamers/s1/streams").expect(200);
+    assert_eq!(names(&first), ["a"]);
+    let tag = etag(&first);
+    let mut poll = park(
+        &server,
+        &format!("/streamers/s1/streams?{LONG}"),
+        &if_none_match(&tag),
+    );
+    // Nothing of this is told to s1: another node's stream, and fields that no node is told.
+    save(&server, "b", json!({"title": "Two"}));
+    save(&server, "a", json!({"labels": {"k": "v"}}));
+    save(&server, "c", json!({}));
+    lay_out(&server, "c", "s2");
+    server
+        .get("/streamers/s1/streams")
+        .expect(200)
+        .headers
+        .iter()
+        .find(|(name, value)| name == "etag" && *value == tag)
+        .expect("the tag of s1 stands");
+    save(&server, "a", json!({"title": "Three"}));
+    let answer = poll.answer(false).expect(200);
+    assert_eq!(names(&answer), ["a"]);
+    assert_eq!(answer.json()["streams"][0]["title"], "Three");
+    assert_ne!(etag(&answer), tag);
+    assert_eq!(etag(&answer), etag(&server.get("/streamers/s1/streams")));
+
+    // Taking a stream away is a change, and so is giving it back.
+    let mut poll = park(
+        &server,
+        &format!("/streamers/s1/streams?{LONG}"),
+        &if_none_match(&etag(&answer)),
+    );
+    lay_out(&server, "a", "s2");
+    assert_eq!(names(&poll.answer(false).expect(200)), Vec::<String>::new());
+}
+
+#[test]
+fn a_streamer_without_news_gets_304_at_its_deadline() {
+    let server = TestServer::new();
+    streamer(&server, "s1");
+    save(&server, "a", json!({}));
+    lay_out(&server, "a", "s1");
+    let first = server.get("/streamers/s1/streams").expect(200);
+    let tag = etag(&first);
+    let answer = server
+        .call_with(
+            "GET",
+            "/streamers/s1/streams?poll_timeout=1",
+            &[("If-None-Match", &tag)],
+            b"",
+        )
+        .expect(304);
+    assert_eq!(etag(&answer), tag);
+    // Without a tag, or with an old one, nobody waits.
+    for fields in [&[][..], &[("If-None-Match", "\"old\"")]] {
+        let path = format!("/streamers/s1/streams?{LONG}");
+        server.call_with("GET", &path, fields, b"").expect(200);
+    }
+    // A wait makes no sense for a part of the list.
+    let answer = server.get("/streamers/s1/streams?limit=1&poll_timeout=1");
+    assert_eq!(answer.expect(400).errors(), ["not_combinable poll_timeout"]);
+}
+
+#[test]
+fn deltas_are_waited_for_and_tell_what_changed_and_what_is_gone() {
+    let server = TestServer::new();
+    streamer(&server, "s1");
+    for name in ["a", "b", "c"] {
+        save(&server, name, json!({}));
+        lay_out(&server, name, "s1");
+    }
+    let whole = server.get("/streamers/s1/streams").expect(200);
+    let mut revision = whole.json()["revision"].as_u64().expect("a revision");
+    let delta = |revision: u64| {
+        park(
+            &server,
+            &format!("/streamers/s1/streams?changes_since={revision}&{LONG}"),
+            "",
+        )
+    };
+    let mut poll = delta(revision);
+    save(&server, "elsewhere", json!({}));
+    save(&server, "b", json!({"title": "New"}));
+    let answer = poll.answer(false).expect(200);
+    assert_eq!(names(&answer), ["b"]);
+    assert_eq!(answer.json()["removed"], json!([]));
+    assert_eq!(etag(&answer), etag(&server.get("/streamers/s1/streams")));
+    let next = answer.json()["revision"].as_u64().expect("a revision");
+    assert!(next > revision);
+
+    let mut poll = delta(next);
+    server.delete("/streams/a").expect(204);
+    let answer = poll.answer(false).expect(200);
+    assert_eq!(answer.json()["removed"], json!(["a"]));
+    assert_eq!(names(&answer), Vec::<String>::new());
+    revision = answer.json()["revision"].as_u64().expect("a revision");
+
+    let path = format!("/streamers/s1/streams?changes_since={revision}&poll_timeout=1");
+    let answer = server.get(&path).expect(200);
+    let body = answer.json();
+    assert_eq!(
+        (&body["removed"], &body["streams"], &body["revision"]),
+        (&json!([]), &json!([]), &json!(revision))
+    );
+    assert_eq!(etag(&answer), etag(&server.get("/streamers/s1/streams")));
+    let answer = server.get("/streamers/s1/streams?changes_since=99999999");
+    assert_eq!(answer.expect(410).errors(), ["revision_gone changes_since"]);
+}
+
+#[test]
+fn a_streamer_that_is_deleted_while_it_waits_is_unknown() {
+    let server = TestServer::new();
+    streamer(&server, "s1");
+    let tag = etag(&server.get("/streamers/s1/streams").expect(200));
+    let mut whole = park(
+        &server,
+        &format!("/streamers/s1/streams?{LONG}"),
+        &if_none_match(&tag),
+    );
+    let revision = server.get("/streamers/s1/streams").json()["revision"].clone();
+    let mut delta = park(
+        &server,
+        &format!("/streamers/s1/streams?changes_since={revision}&{LONG}"),
+        "",
+    );
+    server.delete("/streamers/s1").expect(204);
+    for poll in [&mut whole, &mut delta] {
+        assert_eq!(
+            poll.answer(false).expect(404).errors(),
+            ["streamer_not_found"]
+        );
+    }
+    // Made anew, it is another one: nobody is told that nothing changed.
+    streamer(&server, "s1");
+    let fresh = server.call_with(
+        "GET",
+        "/streamers/s1/streams",
+        &[("If-None-Match", &tag)],
+        b"",
+    );
+    assert_ne!(etag(&fresh.expect(200)), tag);
+}
+
+#[test]
+fn each_of_many_streamers_is_told_its_own_list() {
+    // Goal: nobody gets another node's answer. Method: 40 nodes wait on two cores, some twice; one batch changes all but every fifth.
+    let server = TestServer::with(&["--io-threads", "2"]);
+    let hosts: Vec<String> = (0..40).map(|i| format!("node-{i}")).collect();
+    let streamers: Vec<Value> = hosts
+        .iter()
+        .map(|host| json!({"hostname": host, "role": "streamer", "cluster_key": "k", "api_url": format!("http://{host}")}))
+        .collect();
+    server.put("/streamers/batch", json!(streamers)).expect(204);
+    let streams: Vec<Value> = hosts
+        .iter()
+        .map(|host| json!({"name": format!("on-{host}")}))
+        .collect();
+    server.put("/streams/batch", json!(streams)).expect(204);
+    let layouts: Vec<Value> = hosts
+        .iter()
+        .map(|host| json!({"name": format!("on-{host}"), "ingest": host}))
+        .collect();
+    server
+        .post("/streams/layouts", json!({"layouts": layouts}))
+        .expect(204);
+    let mut polls: Vec<(String, Client)> = hosts
+        .iter()
+        .chain(hosts.iter().take(10))
+        .map(|host| {
+            let tag = etag(&server.get(&format!("/streamers/{host}/streams")));
+            let path = format!("/streamers/{host}/streams?{LONG}");
+            (host.clone(), park(&server, &path, &if_none_match(&tag)))
+        })
+        .collect();
+    let quiet: BTreeSet<&String> = hosts.iter().step_by(5).collect();
+    let edits: Vec<Value> = hosts
+        .iter()
+        .filter(|host| !quiet.contains(host))
+        .map(|host| json!({"name": format!("on-{host}"), "title": "New"}))
+        .collect();
+    server.put("/streams/batch", json!(edits)).expect(204);
+    for (host, poll) in &mut polls {
+        if quiet.contains(host) {
+            save(
+                &server,
+                &format!("on-{host}"),
+                json!({"title": host.clone()}),
+            );
+        }
+        let answer = poll.answer(false).expect(200);
+        assert_eq!(names(&answer), [format!("on-{host}")]);
+        assert!(answer.json()["streams"][0]["title"].is_string());
+    }
+}
+
+// ---- what ends a wait ------------------------------------------------------------------------------------------------------------
+
+/// Open sockets and files of the server.
+fn descriptors(server: &TestServer) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", server.id()))
+        .expect("the process is there")
+        .count()
+}
+
+#[test]
+fn a_client_that_goes_away_is_forgotten() {
+    let server = TestServer::new();
+    streamer(&server, "s1");
+    let since = save(&server, "a", json!({}));
+    let tag = etag(&server.get("/streamers/s1/streams"));
+    let mut probe = server.connect();
+    let look = |probe: &mut Client| {
+        probe.send(head("/monitoring/liveness", "").as_bytes());
+        probe.answer(false).expect(200);
+        descriptors(&server)
+    };
+    let mut polls = Vec::new();
+    for _ in 0..20 {
+        let path = format!("/streamers/s1/streams?{LONG}");
+        polls.push(park(&server, &path, &if_none_match(&tag)));
+        let path = format!("/streams?updated_at_gt={since}&{LONG}");
+        polls.push(park(&server, &path, ""));
+    }
+    let parked = look(&mut probe);
+    assert!(parked > polls.len());
+    // One ends its side only: a poll whose client stopped talking is over too.
+    polls[0].shut_down_write();
+    let half_closed = polls.swap_remove(0);
+    let gone = polls.len() + 1;
+    drop(polls);
+    let mut looks = 0;
+    while look(&mut probe) > parked - gone {
+        looks += 1;
+        assert!(
+            looks < 100_000,
+            "the sockets of clients that left stay open"
+        );
+    }
+    drop(half_closed);
+    // Nobody is there to be told, and nothing breaks by telling.
+    save(&server, "a", json!({"title": "New"}));
+    lay_out(&server, "a", "s1");
+    assert_eq!(names(&server.get("/streamers/s1/streams")), ["a"]);
+}
+
+#[test]
+fn what_is_sent_behind_a_parked_poll_is_answered_after_it() {
+    let server = TestServer::new();
+    let since = save(&server, "a", json!({}));
+    let mut poll = park(
+        &server,
+        &format!("/streams?updated_at_gt={since}&{LONG}"),
+        "",
+    );
+    let body = br#"{"title":"Behind"}"#;
+    let put = format!(
+        "PUT {PREFIX}/streams/c HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    // In three pieces, so that a part of a request is there while the poll waits.
+    let behind = [put.as_bytes(), body, head("/streams/c", "").as_bytes()].concat();
+    for piece in behind.chunks(behind.len() / 3 + 1) {
+        poll.send(piece);
+    }
+    server.get("/streams/c").expect(404);
+    save(&server, "b", json!({}));
+    assert_eq!(names(&poll.answer(false).expect(200)), ["b"]);
+    assert_eq!(poll.answer(false).expect(200).json()["title"], "Behind");
+    assert_eq!(poll.answer(false).expect(200).json()["title"], "Behind");
+}
+
+#[test]
+fn a_stop_answers_polls_early_finishes_what_runs_and_ends_in_order() {
+    let mut server = TestServer::with(&["--io-threads", "2"]);
+    streamer(&server, "s1");
+    let since = save(&server, "a", json!({}));
+    lay_out(&server, "a", "s1");
+    let whole = server.get("/streamers/s1/streams");
+    let (tag, revision) = (etag(&whole), whole.json()["revision"].clone());
+    let mut lists: Vec<Client> = (0..20)
+        .map(|_| {
+            let since = since + 1_000_000_000;
+            park(
+                &server,
+                &format!("/streams?updated_at_gt={since}&{LONG}"),
+                "",
+            )
+        })
+        .collect();
+    let path = format!("/streamers/s1/streams?{LONG}");
+    let mut configs: Vec<Client> = (0..20)
+        .map(|_| park(&server, &path, &if_none_match(&tag)))
+        .collect();
+    let mut delta = park(
+        &server,
+        &format!("/streamers/s1/streams?changes_since={revision}&{LONG}"),
+        "",
+    );
+    // A save of which half has arrived.
+    let body = json!({"title": "Half"}).to_string();
+    let mut half = server.connect();
+    half.send(head("/monitoring/liveness", "").as_bytes());
+    half.answer(false).expect(200);
+    let put = format!(
+        "PUT {PREFIX}/streams/half HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    half.send(put.as_bytes());
+    half.answer(false).expect(100);
+    half.send(&body.as_bytes()[..5]);
+    let mut idle = server.connect();
+    idle.send(head("/monitoring/liveness", "").as_bytes());
+    idle.answer(false).expect(200);
+
+    server.signal("TERM");
+    for poll in &mut configs {
+        assert_eq!(etag(&poll.answer(false).expect(304)), tag);
+        assert!(poll.is_ended());
+    }
+    for poll in &mut lists {
+        let answer = poll.answer(false).expect(200);
+        assert_eq!(names(&answer), Vec::<String>::new());
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(poll.is_ended());
+    }
+    assert_eq!(delta.answer(false).expect(200).json()["revision"], revision);
+    assert!(idle.is_ended());
+    half.send(&body.as_bytes()[5..]);
+    let answer = half.answer(false).expect(200);
+    assert_eq!(answer.json()["title"], "Half");
+    assert!(half.is_ended());
+    let status = server.wait();
+    assert!(status.success(), "{status}");
+    server.start();
+    assert_eq!(
+        server.get("/streams/half").expect(200).json()["title"],
+        "Half"
+    );
+    let again = server.call_with(
+        "GET",
+        "/streamers/s1/streams",
+        &[("If-None-Match", &tag)],
+        b"",
+    );
+    again.expect(304);
+}
+
+#[test]
+fn polls_and_writes_over_restarts_lose_no_update() {
+    // Goal: the property holds for followers that connect again. Method: one follower that asks again from its last stamp after each kill.
+    let mut server = TestServer::new();
+    let mut since = 0;
+    let mut copy: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..5u64 {
+        for i in 0..5 {
+            let at = save(
+                &server,
+                &format!("s{i}"),
+                json!({"comment": round.to_string()}),
+            );
+            assert!(at > since, "a stamp after a restart is above all before");
+        }
+        if round % 2 == 0 {
+            server.kill();
+            server.start();
+        }
+        let answer = server.get(&format!(
+            "/streams?updated_at_gt={since}&sort=updated_at&select=comment&{LONG}"
+        ));
+        for stream in answer.expect(200).json()["streams"]
+            .as_array()
+            .expect("streams")
+        {
+            since = since.max(stream["updated_at"].as_u64().expect("stamp"));
+            let n = stream["comment"]
+                .as_str()
+                .expect("comment")
+                .parse()
+                .expect("number");
+            copy.insert(stream["name"].as_str().expect("name").to_owned(), n);
+        }
+        assert!(
+            copy.len() == 5 && copy.values().all(|n| *n == round),
+            "{copy:?}"
+        );
+    }
+}

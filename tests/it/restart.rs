@@ -1,0 +1,556 @@
+//! What a restart must not change: everything acknowledged is there, nothing is half there, stamps go on rising, tags and revisions stand.
+//!
+//! A kill is `SIGKILL` in the middle of traffic; the moment is chosen by the number of acknowledgements, not by a clock. It does not
+//! test the fsync (the page cache outlives the process): power cuts are `storage`'s tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::server::{API_KEY, PREFIX, TestServer, run};
+
+/// A connection whose server may end at any moment: then the outcome of a request is unknown, which is no failure of a test.
+pub struct Line {
+    reader: BufReader<TcpStream>,
+}
+
+impl Line {
+    pub fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
+    }
+
+    /// One request below the prefix as an administrator, and its answer.
+    pub fn ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<(u16, Value)> {
+        let request = format!(
+            "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.reader.get_mut().write_all(request.as_bytes())?;
+        let (mut status, mut length) = (0, 0);
+        for n in 0.. {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if n == 0 {
+                status = line
+                    .get(9..12)
+                    .and_then(|digits| digits.parse().ok())
+                    .unwrap_or(0);
+            } else if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.parse().expect("a length");
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.reader.read_exact(&mut body)?;
+        Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+    }
+}
+
+/// What one writer knows of one thing it writes.
+#[derive(Clone, Copy, Default, Debug)]
+struct Known {
+    sent: u64,
+    acknowledged: u64,
+}
+
+const WRITERS: usize = 4;
+const BATCH: usize = 20;
+
+/// Writes numbered values until the server is gone: single streams, batches with one tag, and a stream that comes and goes.
+fn write(
+    address: SocketAddr,
+    writer: usize,
+    known: &mut BTreeMap<String, Known>,
+    n: &mut u64,
+    acknowledged: &mpsc::Sender<u64>,
+) -> io::Result<()> {
+    let mut line = Line::open(address)?;
+    loop {
+        *n += 1;
+        let (what, method, path, body) = match *n % 4 {
+            0 => {
+                let items: Vec<Value> = (0..BATCH)
+                    .map(|i| json!({"name": format!("w{writer}/batch/{i}"), "comment": n.to_string()}))
+                    .collect();
+                (
+                    "batch".to_owned(),
+                    "PUT",
+                    "/streams/batch".to_owned(),
+                    json!(items),
+                )
+            }
+            1 => {
+                let what = "comes-and-goes".to_owned();
+                let path = format!("/streams/w{writer}/{what}");
+                // An odd round saves, an even one deletes; a deletion of what is not there is refused and says as much.
+                if (*n / 4) % 2 == 0 {
+                    (what, "PUT", path, json!({"comment": n.to_string()}))
+                } else {
+                    (what, "DELETE", path, Value::Null)
+                }
+            }
+            _ => {
+                let what = format!("single-{}", *n % 7);
+                let path = format!("/streams/w{writer}/{what}");
+                (what, "PUT", path, json!({"comment": n.to_string()}))
+            }
+        };
+        let entry = known.entry(what).or_default();
+        entry.sent = *n;
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let (status, answer) = line.ask(method, &path, &body)?;
+        assert!(
+            matches!(status, 200 | 204) || (method == "DELETE" && status == 404),
+            "{method} {path}: {status} {answer}"
+        );
+        entry.acknowledged = *n;
+        let _ = acknowledged.send(answer["updated_at"].as_u64().unwrap_or(0));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_and_nothing_is_half_there() {
+    let mut server = TestServer::with(&["--io-threads", "2"]);
+    let mut writers: Vec<(BTreeMap<String, Known>, u64)> = vec![Default::default(); WRITERS];
+    let mut stamp_max = 0;
+    for round in 0..6 {
+        let address = server.address();
+        thread::scope(|scope| {
+            let (acknowledged, acknowledgements) = mpsc::channel();
+            for (writer, (known, n)) in writers.iter_mut().enumerate() {
+                let acknowledged = acknowledged.clone();
+                // It ends when the connection does.
+                scope.spawn(move || write(address, writer, known, n, &acknowledged));
+            }
+            drop(acknowledged);
+            for (count, stamp) in acknowledgements.iter().enumerate() {
+                stamp_max = stamp_max.max(stamp);
+                if count == 60 + 37 * round {
+                    server.kill();
+                }
+            }
+        });
+        server.start();
+        let list = server.get("/streams?limit=10000").expect(200).json();
+        let stored: BTreeMap<&str, (u64, u64)> = list["streams"]
+            .as_array()
+            .expect("streams")
+            .iter()
+            .map(|stream| {
+                let n = stream["comment"]
+                    .as_str()
+                    .expect("comment")
+                    .parse()
+                    .expect("number");
+                let at = stream["updated_at"].as_u64().expect("stamp");
+                (stream["name"].as_str().expect("name"), (n, at))
+            })
+            .collect();
+        for (writer, (known, _)) in writers.iter().enumerate() {
+            for (what, Known { sent, acknowledged }) in known {
+                let names: Vec<String> = if what == "batch" {
+                    (0..BATCH).map(|i| format!("w{writer}/batch/{i}")).collect()
+                } else {
+                    vec![format!("w{writer}/{what}")]
+                };
+                let found: BTreeSet<Option<u64>> = names
+                    .iter()
+                    .map(|name| stored.get(name.as_str()).map(|(n, _)| *n))
+                    .collect();
+                assert_eq!(
+                    found.len(),
+                    1,
+                    "a part of a batch of writer {writer}: {found:?}"
+                );
+                let found = found.into_iter().next().flatten();
+                if what == "comes-and-goes" {
+                    // Saved where (n / 4) is even, gone where it is odd.
+                    let is_saved = |n: u64| (n / 4) % 2 == 0;
+                    let possible =
+                        [*acknowledged, *sent].map(|n| (n > 0 && is_saved(n)).then_some(n));
+                    assert!(
+                        possible.contains(&found),
+                        "{what}: {found:?} of {possible:?}"
+                    );
+                } else {
+                    let found = found.unwrap_or(0);
+                    assert!(
+                        *acknowledged <= found && found <= *sent,
+                        "writer {writer}, {what}: {found} is not in {acknowledged}..={sent}"
+                    );
+                }
+            }
+        }
+        // What an acknowledgement told, and everything that is stored, lies below what is written next.
+        stamp_max = stored
+            .values()
+            .map(|(_, at)| *at)
+            .max()
+            .unwrap_or(0)
+            .max(stamp_max);
+        let next = server
+            .put("/streams/probe", json!({"comment": round.to_string()}))
+            .expect(200);
+        let next = next.json()["updated_at"].as_u64().expect("stamp");
+        assert!(next > stamp_max, "{next} after {stamp_max}");
+        stamp_max = next;
+    }
+    assert!(server.terminate().success());
+}
+
+/// Revision, tag and whole answer of every node.
+fn told(server: &TestServer, hosts: &[&str]) -> BTreeMap<String, (String, Value)> {
+    hosts
+        .iter()
+        .map(|host| {
+            let answer = server
+                .get(&format!("/streamers/{host}/streams"))
+                .expect(200);
+            let tag = answer.header("etag").expect("a tag").to_owned();
+            ((*host).to_owned(), (tag, answer.json()))
+        })
+        .collect()
+}
+
+fn streamer(server: &TestServer, host: &str) {
+    let body =
+        json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{host}:8080")});
+    server.put(&format!("/streamers/{host}"), body).expect(200);
+}
+
+fn lay_out(server: &TestServer, items: Value) {
+    server
+        .post("/streams/layouts", json!({"layouts": items}))
+        .expect(204);
+}
+
+#[test]
+fn tags_and_revisions_stand_over_clean_restarts_and_kills() {
+    let mut server = TestServer::new();
+    let hosts = ["s1", "s2", "s3", "s4", "empty"];
+    for host in hosts {
+        streamer(&server, host);
+    }
+    for i in 0..12 {
+        let body = json!({"title": format!("t{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}], "dvr": {"root": "/d", "expiration": 3600}});
+        server.put(&format!("/streams/a{i}"), body).expect(200);
+        let item = json!({"name": format!("a{i}"), "ingest": hosts[i % 4], "dvr_backups": [hosts[(i + 1) % 4]]});
+        lay_out(&server, json!([item]));
+    }
+    // All that moves a node: an edit, a move, a deletion, switching off, a node that went and came back, one that got another address.
+    let edits: [&dyn Fn(&TestServer); 8] = [
+        &|server| {
+            drop(
+                server
+                    .put("/streams/a0", json!({"title": "new"}))
+                    .expect(200),
+            )
+        },
+        &|server| lay_out(server, json!([{"name": "a1", "ingest": "s4"}])),
+        &|server| drop(server.delete("/streams/a2").expect(204)),
+        &|server| {
+            drop(
+                server
+                    .put("/streams/a3", json!({"disabled": true}))
+                    .expect(200),
+            )
+        },
+        &|server| {
+            lay_out(
+                server,
+                json!([{"name": "a4", "ingest": null, "dvr_backups": []}]),
+            )
+        },
+        &|server| {
+            server.delete("/streamers/empty").expect(204);
+            streamer(server, "empty");
+        },
+        &|server| {
+            let body =
+                json!({"role": "streamer", "api_url": "http://s2:9090", "cluster_key": "key"});
+            server.put("/streamers/s2", body).expect(200);
+        },
+        &|server| {
+            drop(
+                server
+                    .put("/streams/a5", json!({"labels": {"k": "v"}}))
+                    .expect(200),
+            )
+        },
+    ];
+    for (i, edit) in edits.iter().enumerate() {
+        let copies = told(&server, &hosts);
+        edit(&server);
+        let before = told(&server, &hosts);
+        if i % 2 == 0 {
+            server.kill();
+            server.start();
+        } else {
+            server.restart();
+        }
+        assert_eq!(told(&server, &hosts), before, "after edit {i}");
+        for host in hosts {
+            let (tag, _) = &before[host];
+            let path = format!("/streamers/{host}/streams");
+            server
+                .call_with("GET", &path, &[("If-None-Match", tag)], b"")
+                .expect(304);
+            // A delta over the restart leads to the whole list, or is refused.
+            let revision = &copies[host].1["revision"];
+            let delta = server.get(&format!("{path}?changes_since={revision}"));
+            if delta.status == 410 {
+                continue;
+            }
+            let delta = delta.expect(200).json();
+            let mut copy = by_name(&copies[host].1);
+            for name in delta["removed"].as_array().expect("removed") {
+                copy.remove(name.as_str().expect("a name"));
+            }
+            copy.extend(by_name(&delta));
+            assert_eq!(copy, by_name(&before[host].1), "{host} after edit {i}");
+            assert_eq!(delta["revision"], before[host].1["revision"]);
+        }
+    }
+}
+
+fn by_name(list: &Value) -> BTreeMap<String, Value> {
+    let streams = list["streams"].as_array().expect("streams");
+    streams
+        .iter()
+        .map(|stream| {
+            (
+                stream["name"].as_str().expect("a name").to_owned(),
+                stream.clone(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn readers_see_all_of_a_batch_or_nothing() {
+    const STREAMS: usize = 50;
+    const ROUNDS: usize = 60;
+    let server = TestServer::with(&["--io-threads", "2"]);
+    for host in ["s1", "s2"] {
+        streamer(&server, host);
+    }
+    let tagged = |tag: usize| -> Value {
+        (0..STREAMS)
+            .map(|i| json!({"name": format!("b{i}"), "title": tag.to_string()}))
+            .collect()
+    };
+    let placed = |host: &str| -> Value {
+        (0..STREAMS)
+            .map(|i| json!({"name": format!("b{i}"), "ingest": host}))
+            .collect()
+    };
+    server.put("/streams/batch", tagged(0)).expect(204);
+    lay_out(&server, placed("s1"));
+    let (server, done) = (&server, AtomicBool::new(false));
+    let titles = |list: &Value| -> BTreeSet<String> {
+        let streams = list["streams"].as_array().expect("streams");
+        streams
+            .iter()
+            .map(|stream| stream["title"].as_str().expect("a title").to_owned())
+            .collect()
+    };
+    thread::scope(|scope| {
+        let done = &done;
+        let readers = [
+            "/streams?limit=1000",
+            "/streams?limit=1000&select=title&sort=-name",
+            "/streams?limit=1000&layout.ingest=s1",
+            "/streamers/s1/streams",
+            "/streamers/s2/streams",
+            "/streamers/s2/streams?limit=1000",
+        ]
+        .map(|path| {
+            scope.spawn(move || {
+                let mut line = Line::open(server.address()).expect("connects");
+                let mut seen = BTreeSet::new();
+                let mut sizes = BTreeSet::new();
+                loop {
+                    let is_last = done.load(Ordering::Acquire);
+                    let (status, list) = line.ask("GET", path, "").expect("answers");
+                    assert_eq!(status, 200, "{path}: {list}");
+                    let titles = titles(&list);
+                    assert!(
+                        titles.len() <= 1,
+                        "{path} tells a part of a batch: {titles:?}"
+                    );
+                    seen.extend(titles);
+                    sizes.insert(list["streams"].as_array().expect("streams").len());
+                    if is_last {
+                        return (path, seen.len(), sizes);
+                    }
+                }
+            })
+        });
+        for round in 1..=ROUNDS {
+            server.put("/streams/batch", tagged(round)).expect(204);
+            lay_out(server, placed(if round % 2 == 0 { "s1" } else { "s2" }));
+            // A batch that is refused at its end changes nothing at its beginning.
+            let mut bad = tagged(1000 + round);
+            bad[STREAMS - 1]["title"] = json!(7);
+            server.put("/streams/batch", bad).expect(400);
+            let mut bad = placed("s1");
+            bad[STREAMS - 1]["ingest"] = json!("unknown");
+            server
+                .post("/streams/layouts", json!({"layouts": bad}))
+                .expect(400);
+        }
+        done.store(true, Ordering::Release);
+        for reader in readers {
+            let (path, seen, sizes) = reader.join().expect("the reader saw whole batches");
+            assert!(seen > 1, "{path} was read while nothing changed");
+            assert!(
+                sizes.iter().all(|size| [0, STREAMS].contains(size)),
+                "{path} tells a part of a layout: {sizes:?}"
+            );
+        }
+    });
+}
+
+// ---- how the program ends --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_second_process_on_the_same_directory_is_told_who_has_it() {
+    let server = TestServer::new();
+    let directory = server.data_dir();
+    let directory = directory.to_str().expect("a path of text");
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let arguments = ["--data-dir", directory, "--listen", "127.0.0.1:0"];
+    let second = run(&arguments, &[], scratch.path());
+    assert_eq!(second.status.code(), Some(75));
+    assert!(second.stdout.is_empty(), "nothing listens");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    for part in [&server.id().to_string(), directory] {
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+    server.put("/streams/a", json!({})).expect(200);
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_told_and_nothing_listens() {
+    let mut server = TestServer::new();
+    let marker = "a-comment-that-is-found-in-the-file";
+    server
+        .put("/streams/a", json!({"comment": marker}))
+        .expect(200);
+    server.terminate();
+    let file = server.data_dir().join("weir.redb");
+    let whole = fs::read(&file).expect("the store is a file");
+    let at = whole
+        .windows(marker.len())
+        .position(|window| window == marker.as_bytes())
+        .expect("records are not compressed");
+    let mut flipped = whole.clone();
+    flipped[at] ^= 1;
+    let mut headless = whole.clone();
+    headless[..4096].fill(0x5a);
+    let cases: [(&str, &[u8]); 4] = [
+        ("a flipped bit of a record", &flipped),
+        ("no header", &headless),
+        ("half a file", &whole[..whole.len() / 2]),
+        ("nothing of ours", b"nothing of ours"),
+    ];
+    let directory = server.data_dir();
+    let arguments = [
+        "--data-dir",
+        directory.to_str().expect("a path of text"),
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    for (what, bytes) in cases {
+        fs::write(&file, bytes).expect("the file can be written");
+        let output = run(&arguments, &[], scratch.path());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(74), "{what}: {said}");
+        assert!(
+            said.contains("weir.redb") && said.contains("damaged"),
+            "{what}: {said}"
+        );
+        assert!(output.stdout.is_empty(), "{what}: nothing listens");
+        assert!(!said.contains("panicked"), "{what}: {said}");
+    }
+    fs::write(&file, &whole).expect("the file can be written");
+    server.start();
+    assert_eq!(
+        server.get("/streams/a").expect(200).json()["comment"],
+        marker
+    );
+
+    // A file where the directory should be.
+    let blocked = scratch.path().join("blocked");
+    fs::write(&blocked, b"").expect("a file");
+    let arguments = [
+        "--data-dir",
+        blocked.to_str().expect("text"),
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let output = run(&arguments, &[], scratch.path());
+    assert_eq!(
+        output.status.code(),
+        Some(74),
+        "{:?}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn wrong_settings_and_wrong_usage_have_codes_of_their_own() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let config = scratch.path().join("weir.toml");
+    let path = config.to_str().expect("text");
+    for (text, part) in [
+        ("no_such_setting = 1\n", "no_such_setting"),
+        ("poll_wait_max = \"soon\"\n", "poll_wait_max"),
+        ("listen = [\n", "weir.toml"),
+        ("listen = \"nowhere\"\n", "listen"),
+    ] {
+        fs::write(&config, text).expect("a file");
+        let output = run(&["--config", path], &[], scratch.path());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{text:?}: {said}");
+        assert!(said.contains(part), "{text:?}: {said}");
+        assert!(output.stdout.is_empty());
+    }
+    for arguments in [&["--no-such-flag"][..], &["no-such-command"], &["import"]] {
+        let output = run(arguments, &[], scratch.path());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    let output = run(
+        &["--listen", "127.0.0.1:0", "--io-threads", "many"],
+        &[],
+        scratch.path(),
+    );
+    assert!(matches!(output.status.code(), Some(2 | 78)));
+    assert_eq!(
+        fs::read_dir(scratch.path()).expect("listed").count(),
+        1,
+        "nothing was made"
+    );
+}
