@@ -284,7 +284,7 @@ fn a_new_cluster_key_counts_from_its_save_on() {
 }
 
 #[test]
-fn without_a_login_nobody_logs_in() {
+fn part_of_a_login_is_no_login() {
     let server = TestServer::new();
     for login in ["", ":", "operator", "operator:", ":it-password"] {
         server

@@ -1,5 +1,9 @@
 //! Streams: saving, reading, deleting and placing them.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::server::{STREAMER_PREFIX, TestServer};
@@ -895,4 +899,53 @@ fn secrets_are_shown_on_the_stream_itself_and_a_mask_sent_back_keeps_them() {
         .json();
     assert_eq!(saved["inputs"][0]["url"], "rtsp://user:other@cam/2");
     assert_eq!(saved["inputs"][1]["url"], "rtsp://user:s3cret@cam/1");
+}
+
+#[test]
+fn nobody_sees_half_of_a_batch() {
+    /* Goal: a batch is one change for every reader. Method: a writer gives forty streams a new title and a new node in one batch, again and
+    again, while others read the list, one streamer's configuration and its changes; each answer must be of one batch. */
+    let server = with_nodes();
+    let batch = |turn: usize| -> Value {
+        let host = if turn.is_multiple_of(2) { "s1" } else { "s2" };
+        (0..40)
+            .map(|i| json!({"name": format!("a{i:02}"), "title": turn.to_string(), "layout": {"ingest": host}}))
+            .collect()
+    };
+    server.put("/streams/batch", batch(0)).expect(204);
+    let written = AtomicBool::new(false);
+    let read = |path: &str, counts: [usize; 2]| {
+        let mut answers = 0;
+        while !written.load(Ordering::Relaxed) || answers == 0 {
+            let list = server.get(path).expect(200).json();
+            let streams = list["streams"].as_array().expect("a list").clone();
+            assert!(counts.contains(&streams.len()), "{path}: {}", streams.len());
+            let titles: BTreeSet<&str> = streams
+                .iter()
+                .filter_map(|stream| stream["title"].as_str())
+                .collect();
+            assert!(titles.len() <= 1, "{path}: {titles:?}");
+            answers += 1;
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| read("/streams", [40, 40]));
+        scope.spawn(|| read("/streams?sort=-title&title_is_not=null", [40, 40]));
+        scope.spawn(|| read("/streamers/s1/streams", [0, 40]));
+        scope.spawn(|| read("/streamers/s2/streams?limit=100", [0, 40]));
+        // Set also when a write fails: the readers must end.
+        let _written = Finally(&written);
+        for turn in 1..=60 {
+            server.put("/streams/batch", batch(turn)).expect(204);
+        }
+    });
+}
+
+/// Sets a flag when it goes out of scope.
+struct Finally<'a>(&'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
