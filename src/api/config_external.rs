@@ -264,39 +264,83 @@ impl Etag {
 
     /// Strong, so it differs by coding.
     pub fn text(&self, coding: Option<Coding>) -> String {
-        let Self {
-            store_id,
-            generation,
-            epoch,
-        } = self;
         let suffix = match coding {
             None => "",
             Some(Coding::Gzip) => "-gzip",
             Some(Coding::Zstd) => "-zstd",
         };
-        format!("\"{store_id:016x}-{epoch:x}-{generation}{suffix}\"")
+        let mut text = String::with_capacity(64);
+        let _infallible = write!(text, "\"{}{suffix}\"", self.plain().as_str());
+        text
     }
 
     /// Whether `If-None-Match` names some rendering by this store with these settings.
     fn is_akin(&self, header: &[u8]) -> bool {
-        let Self {
-            store_id, epoch, ..
-        } = self;
-        let wanted = format!("{store_id:016x}-{epoch:x}-");
-        memchr::memmem::find(header, wanted.as_bytes()).is_some()
+        let plain = self.plain();
+        let text = plain.as_str();
+        let akin = text.rfind('-').map_or(text, |dash| &text[..=dash]);
+        memchr::memmem::find(header, akin.as_bytes()).is_some()
     }
 
     /// Whether `If-None-Match` names this rendering, in whatever coding the client holds it.
     pub fn is_among(&self, header: &[u8]) -> bool {
-        let Ok(header) = std::str::from_utf8(header) else {
-            return false;
-        };
-        let plain = self.text(None);
-        let wanted = plain.trim_matches('"');
-        header.split(',').map(str::trim).any(|tag| {
-            let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
-            tag == "*" || tag.trim_end_matches("-gzip").trim_end_matches("-zstd") == wanted
+        let plain = self.plain();
+        let wanted = plain.as_str().as_bytes();
+        header.split(|&byte| byte == b',').any(|tag| {
+            let tag = tag.trim_ascii();
+            let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+            let Some(tag) = tag
+                .strip_prefix(b"\"")
+                .and_then(|tag| tag.strip_suffix(b"\""))
+            else {
+                return tag == b"*";
+            };
+            let tag = tag
+                .strip_suffix(b"-gzip")
+                .or_else(|| tag.strip_suffix(b"-zstd"))
+                .unwrap_or(tag);
+            tag == wanted
         })
+    }
+
+    /// The tag without quotes and coding.
+    fn plain(&self) -> PlainTag {
+        let Self {
+            store_id,
+            generation,
+            epoch,
+        } = self;
+        let mut tag = PlainTag {
+            bytes: [0; PLAIN_TAG_BYTES_MAX],
+            len: 0,
+        };
+        write!(tag, "{store_id:016x}-{epoch:x}-{generation}").expect("three numbers fit");
+        tag
+    }
+}
+
+/// Two numbers in hexadecimal digits, one in decimal ones, two dashes.
+const PLAIN_TAG_BYTES_MAX: usize = 16 + 1 + 16 + 1 + 20;
+
+/// A tag that is compared and thrown away: every poll makes one.
+struct PlainTag {
+    bytes: [u8; PLAIN_TAG_BYTES_MAX],
+    len: usize,
+}
+
+impl PlainTag {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).expect("digits and dashes")
+    }
+}
+
+impl std::fmt::Write for PlainTag {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        let room = self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
     }
 }
 
