@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 use weir::api::query::{Execution, Query};
 use weir::api::stream::{KIND, Streams};
-use weir::json::{Value, parse};
+use weir::json::parse;
 use weir::state::State;
 use weir::state::apply::{Stamp, apply};
 use weir::state::command::{Command, StreamPatch};
@@ -43,7 +44,7 @@ fn page(raw: &str) -> Option<Value> {
     let body = Execution::new(&query)
         .run(&Streams::new(state()))
         .into_body("");
-    Some(parse(&body).expect("a page is JSON"))
+    Some(serde_json::from_slice(&body).expect("a page is JSON"))
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -321,6 +321,7 @@ impl Model {
                         "layout",
                         "claims",
                         "labels",
+                        "namespace",
                     ];
                     for (field, value) in config.as_object().expect("a configuration") {
                         if !hidden.contains(&field.as_str()) {
