@@ -74,10 +74,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         })?;
     }
     survive_file_size_limit().map_err(|error| {
-        Failure::new(
-            Exit::Runtime,
-            format!("signals cannot be handled: {error}"),
-        )
+        Failure::new(Exit::Runtime, format!("signals cannot be handled: {error}"))
     })?;
     let started = Instant::now();
     let (store, opened) = open(settings)?;

@@ -217,7 +217,7 @@ fn check(channel: &Channel) -> Result<(), Problem> {
         "inputs": [{ "url": channel.url }],
         "labels": channel.labels,
     });
-    let document = parse(&mut document.to_string().into_bytes())
+    let document = parse(document.to_string().as_bytes())
         .map_err(|error| problem(channel.line, error.title))?;
     let Err(violations) = schema::stream().check(&document) else {
         return Ok(());
