@@ -1,5 +1,6 @@
 //! Who may do what: every documented operation with every kind of credential, and where secrets must never show.
 
+use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -29,9 +30,11 @@ fn cluster(key: &str, seconds_off: i64) -> String {
         .checked_add_signed(seconds_off)
         .expect("near now")
         .to_string();
-    let hash = Sha1::digest(format!("{time}:{key}"));
-    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("Cluster {time}:{hex}")
+    let mut signed = format!("Cluster {time}:");
+    for byte in Sha1::digest(format!("{time}:{key}")) {
+        write!(signed, "{byte:02x}").expect("a string takes everything");
+    }
+    signed
 }
 
 /// What an operation asks of its caller, told from its path alone: this is the rule, independent of the server's own table.
@@ -295,7 +298,13 @@ fn part_of_a_login_is_no_login() {
 
 #[test]
 fn secrets_show_nowhere_but_on_the_thing_itself() {
-    let server = TestServer::with(&["--log-level", "debug", "--log-requests=true"]);
+    let mut server = TestServer::with(&["--log-level", "debug", "--log-requests=true"]);
+    let greeting = server.greeting_line();
+    assert!(greeting.contains("curl"), "{greeting}");
+    assert!(
+        !greeting.contains(API_KEY),
+        "a key that was given is not repeated"
+    );
     let node = json!({"hostname": "s1", "role": "streamer", "cluster_key": "canary-a", "api_url": "http://u:canary-b@10.0.0.1"});
     server.put("/streamers/batch", json!([node])).expect(204);
     let stream = json!({

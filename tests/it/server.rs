@@ -24,7 +24,7 @@ pub const EDIT_AUTH: &str = "operator:it-password";
 pub const PREFIX: &str = "/central/api/v3";
 pub const STREAMER_PREFIX: &str = "/streamer/api/v3";
 /// How long a test waits for bytes before it fails. A guard against hanging, no expectation about speed.
-const READ_GUARD: Duration = Duration::from_secs(120);
+const READ_GUARD: Duration = Duration::from_mins(2);
 
 /// One running program and what it needs to be started again.
 pub struct TestServer {
@@ -374,7 +374,7 @@ impl Client {
     }
 
     fn receive(&self) -> bool {
-        let mut part = [0; 64 * 1024];
+        let mut part = [0; 16 * 1024];
         match (&self.stream).read(&mut part) {
             Ok(0) => false,
             Ok(length) => {
