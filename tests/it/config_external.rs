@@ -515,7 +515,7 @@ fn a_delta_leads_to_the_whole_list() {
     let here = json!({"layout": {"ingest": "s1"}});
     let batch = json!([{"name": "e", "layout": {"ingest": "s1"}}, {"name": "a", "title": "u"}]);
     // What is done, what the delta names as changed and as removed.
-    let steps: [(Vec<(&str, String, String)>, &[&str], &[&str]); 7] = [
+    let steps: [(Vec<_>, &[&str], &[&str]); 7] = [
         (vec![put("a", json!({"title": "t"}))], &["a"], &[]),
         (vec![put("a", json!({"labels": {"a": "b"}}))], &[], &[]),
         (vec![delete("b")], &[], &["b"]),
