@@ -28,7 +28,7 @@ fn passes(server: &TestServer, tool: &Path, arguments: &[&str]) -> Value {
         .args(["--url", &format!("http://{}", server.address())])
         .args(["--api-key", API_KEY, "--threads", "1"])
         // On a busy machine the figures are bad; what is proven does not change.
-        .args(["--timeout", "60s", "--settle", "60s", "--grace", "30s"])
+        .args(["--timeout", "60s", "--settle", "60s", "--grace", "5s"])
         .arg("--json")
         .arg(&report)
         .stdin(Stdio::null())
@@ -70,26 +70,24 @@ const SHORT: &[&str] = &["--warm-up", "100ms", "--duration", "1s"];
 fn parked_streamers_are_told_every_edit() {
     let Some(tool) = tool() else { return };
     let server = cluster(&tool);
-    for answers in ["etag", "delta", "etag,delta"] {
-        let arguments = [
-            "longpoll",
-            "--answers",
-            answers,
-            "--edits",
-            "40",
-            "--moves",
-            "10",
-            "--streamers",
-            "12",
-            "--wait",
-            "1",
-        ];
-        let report = passes(&server, &tool, &[&arguments[..], SHORT].concat());
-        assert!(
-            report["proof"]["edits_acknowledged"].as_u64() > Some(0),
-            "{report}"
-        );
-    }
+    let arguments = [
+        "longpoll",
+        "--answers",
+        "etag,delta",
+        "--edits",
+        "40",
+        "--moves",
+        "10",
+        "--streamers",
+        "12",
+        "--wait",
+        "1",
+    ];
+    let report = passes(&server, &tool, &[&arguments[..], SHORT].concat());
+    assert!(
+        report["proof"]["edits_acknowledged"].as_u64() > Some(0),
+        "{report}"
+    );
     passes(&server, &tool, &["verify"]);
 }
 
