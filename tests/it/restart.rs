@@ -24,7 +24,7 @@ pub struct Line {
 impl Line {
     pub fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(2)))?;
         stream.set_nodelay(true)?;
         Ok(Self {
             reader: BufReader::new(stream),
@@ -99,7 +99,7 @@ fn write(
                 let what = "comes-and-goes".to_owned();
                 let path = format!("/streams/w{writer}/{what}");
                 // An odd round saves, an even one deletes; a deletion of what is not there is refused and says as much.
-                if (*n / 4) % 2 == 0 {
+                if (*n / 4).is_multiple_of(2) {
                     (what, "PUT", path, json!({"comment": n.to_string()}))
                 } else {
                     (what, "DELETE", path, Value::Null)
@@ -185,7 +185,7 @@ fn what_was_acknowledged_survives_kills_and_nothing_is_half_there() {
                 let found = found.into_iter().next().flatten();
                 if what == "comes-and-goes" {
                     // Saved where (n / 4) is even, gone where it is odd.
-                    let is_saved = |n: u64| (n / 4) % 2 == 0;
+                    let is_saved = |n: u64| (n / 4).is_multiple_of(2);
                     let possible =
                         [*acknowledged, *sent].map(|n| (n > 0 && is_saved(n)).then_some(n));
                     assert!(
@@ -264,7 +264,7 @@ fn tags_and_revisions_stand_over_clean_restarts_and_kills() {
                 server
                     .put("/streams/a0", json!({"title": "new"}))
                     .expect(200),
-            )
+            );
         },
         &|server| lay_out(server, json!([{"name": "a1", "ingest": "s4"}])),
         &|server| drop(server.delete("/streams/a2").expect(204)),
@@ -273,13 +273,13 @@ fn tags_and_revisions_stand_over_clean_restarts_and_kills() {
                 server
                     .put("/streams/a3", json!({"disabled": true}))
                     .expect(200),
-            )
+            );
         },
         &|server| {
             lay_out(
                 server,
                 json!([{"name": "a4", "ingest": null, "dvr_backups": []}]),
-            )
+            );
         },
         &|server| {
             server.delete("/streamers/empty").expect(204);
@@ -295,7 +295,7 @@ fn tags_and_revisions_stand_over_clean_restarts_and_kills() {
                 server
                     .put("/streams/a5", json!({"labels": {"k": "v"}}))
                     .expect(200),
-            )
+            );
         },
     ];
     for (i, edit) in edits.iter().enumerate() {
