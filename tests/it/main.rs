@@ -16,4 +16,5 @@ mod faults;
 mod import;
 mod loadtest;
 mod long_poll;
+mod readme;
 mod restart;

@@ -1,0 +1,145 @@
+//! README says what is true: its commands exist, and its example of the API does what it shows when it is pasted.
+
+use std::thread;
+
+use crate::server::{TestServer, run};
+
+const README: &str = include_str!("../../README.md");
+
+/// One `api ...` line of the example.
+struct Line {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: String,
+    /// Ends in `&`: the next lines go on while it waits.
+    waits: bool,
+}
+
+/// The words of a shell line: blanks separate, quotes keep together, `#` ends it.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for char in line.chars() {
+        match (quote, char) {
+            (Some(open), char) if char == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(char);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => break,
+            (None, ' ') => words.extend(word.take()),
+            (_, char) => word.get_or_insert_default().push(char),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+fn read(line: &str, etag: &str) -> Option<Line> {
+    let mut words = words(line.strip_prefix("api ")?).into_iter();
+    let mut read = Line {
+        method: "GET".to_owned(),
+        path: String::new(),
+        headers: Vec::new(),
+        body: String::new(),
+        waits: false,
+    };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().expect("an option of curl has a value");
+        match word.as_str() {
+            "-X" => read.method = value(),
+            "-d" => read.body = value(),
+            "-H" => {
+                let header = value().replace("$ETAG", etag);
+                let (name, value) = header.split_once(": ").expect("a header");
+                read.headers.push((name.to_owned(), value.to_owned()));
+            }
+            "-D" | ">" => drop(value()),
+            "&" => read.waits = true,
+            url => read.path = url.strip_prefix("$URL").expect("a URL").to_owned(),
+        }
+    }
+    Some(read)
+}
+
+#[test]
+fn the_example_of_the_api_works_as_it_stands() {
+    let server = TestServer::new();
+    let block = README
+        .split("```sh\n")
+        .find(|block| block.starts_with("KEY="))
+        .and_then(|block| block.split("```").next())
+        .expect("README has an example");
+    let mut etag = String::new();
+    let mut lines = 0;
+    thread::scope(|scope| {
+        let mut waiting = Vec::new();
+        for text in block.lines() {
+            if text == "wait" || text.starts_with("wait ") {
+                for poll in waiting.drain(..) {
+                    let answer: crate::server::Answer =
+                        thread::ScopedJoinHandle::join(poll).expect("answered");
+                    assert_eq!(answer.status, 200, "the poll has news");
+                    assert!(answer.text().contains("Sports HD 1"), "{}", answer.text());
+                }
+            }
+            let Some(line) = read(text, &etag) else {
+                continue;
+            };
+            lines += 1;
+            let waits = line.waits;
+            let server = &server;
+            let send = move || {
+                let headers: Vec<(&str, &str)> = line
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .collect();
+                server.call_with(&line.method, &line.path, &headers, line.body.as_bytes())
+            };
+            if waits {
+                waiting.push(scope.spawn(send));
+                continue;
+            }
+            let answer = send();
+            assert!(
+                answer.status < 300,
+                "{text}: {} {}",
+                answer.status,
+                answer.text()
+            );
+            if let Some(found) = answer.header("etag") {
+                etag = found.to_owned();
+            }
+        }
+    });
+    assert!(lines >= 10, "only {lines} lines of the example were found");
+}
+
+#[test]
+fn every_verb_that_readme_names_exists() {
+    let verbs = [
+        "print config",
+        "check-config",
+        "print unit",
+        "backup",
+        "restore",
+        "print openapi",
+        "import",
+    ];
+    for verb in verbs {
+        assert!(
+            README.contains(&format!("weir {verb}")),
+            "README does not name weir {verb}"
+        );
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = verb.split(' ').next().unwrap_or_default();
+        let help = run(&[first, "--help"], &[], directory.path());
+        assert!(help.status.success(), "weir {first} --help");
+    }
+    for command in ["cargo run --release", "cargo test --workspace"] {
+        assert!(README.contains(command), "README does not say {command}");
+    }
+}
