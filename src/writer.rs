@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -37,6 +37,10 @@ pub const COMMANDS_WAITING_MAX: usize = 16 * 1024;
 const BATCH_COMMANDS_MAX: usize = 1024;
 /// Items (records) in one batch after which no further command is taken.
 const BATCH_OPS_MAX: usize = 16 * 1024;
+/// Longest wait for the rest of a crowd of writers; see [`Crowd`].
+const CROWD_WAIT_MAX: Duration = Duration::from_micros(500);
+/// How often the writer looks while it waits for them. Being woken by each of them would cost more than it gains.
+const CROWD_LOOK: Duration = Duration::from_micros(50);
 /// First and longest pause between attempts to open a failed store.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -379,12 +383,14 @@ impl<L: Log> Writer<L> {
     /// Until `stop` is set and nothing waits.
     pub fn run(mut self, now_ms: impl Fn() -> u64) -> Machine<L> {
         let mut waiting = Vec::new();
+        let mut crowd = Crowd::default();
         loop {
             match self.commands.recv_timeout(Duration::from_millis(200)) {
                 Ok(first) => waiting.push(first),
                 Err(RecvTimeoutError::Timeout) if !self.stop.load(Ordering::Acquire) => continue,
                 Err(_) => return self.machine,
             }
+            crowd.gather(|| self.commands.len() + 1);
             let mut ops = weight(&waiting[0].command);
             while waiting.len() < BATCH_COMMANDS_MAX && ops < BATCH_OPS_MAX {
                 let Ok(envelope) = self.commands.try_recv() else {
@@ -393,7 +399,9 @@ impl<L: Log> Writer<L> {
                 ops += weight(&envelope.command);
                 waiting.push(envelope);
             }
+            let (batch, began) = (waiting.len(), Instant::now());
             self.commit(std::mem::take(&mut waiting), &now_ms);
+            crowd.learn(batch + self.commands.len(), began.elapsed());
             if self.machine.is_failed() {
                 // Asked to stop while the store was down: what came in the last moment is told so.
                 self.refuse_waiting();
@@ -486,6 +494,35 @@ impl<L: Log> Writer<L> {
                     pause = (pause * 2).min(REOPEN_PAUSE.1);
                 }
             }
+        }
+    }
+}
+
+/// How many writers there seem to be: those just answered and those who came meanwhile.
+///
+/// Without it, writers who each wait for their answer fall into two halves that take turns: one half is being committed while the other
+/// queues, and each commit, whose cost hardly depends on its size, serves half of what it could. A lone writer never waits.
+#[derive(Default)]
+struct Crowd {
+    writers: usize,
+    wait: Duration,
+}
+
+impl Crowd {
+    /// After a commit: who was part of it or waits now, and how long it took.
+    fn learn(&mut self, writers: usize, took: Duration) {
+        self.writers = writers.min(BATCH_COMMANDS_MAX);
+        self.wait = (took / 2).min(CROWD_WAIT_MAX);
+    }
+
+    /// Before a commit: waits for the rest of the crowd, but not longer than half a commit.
+    fn gather(&self, waiting: impl Fn() -> usize) {
+        if self.writers < 2 {
+            return;
+        }
+        let began = Instant::now();
+        while waiting() < self.writers && began.elapsed() < self.wait {
+            std::thread::sleep(CROWD_LOOK);
         }
     }
 }

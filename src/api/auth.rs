@@ -55,14 +55,15 @@ impl Auth {
         }
     }
 
-    /// Decides. `hostname` is the streamer the path names, if it names one; `now_seconds` is UTC.
+    /// Decides. `hostname` is the streamer the path names, if it names one; `now_seconds` is UTC,
+    /// asked only when a signature is to be checked.
     pub fn authorize(
         &self,
         access: Access,
         authorization: Option<&[u8]>,
         hostname: Option<&str>,
         state: &State,
-        now_seconds: u64,
+        now_seconds: fn() -> u64,
     ) -> Result<Caller, ApiError> {
         if access == Access::Public {
             return Ok(Caller::Anybody);
@@ -106,7 +107,7 @@ impl Auth {
             }
             let signed_for = hostname.and_then(|hostname| state.streamer(hostname));
             let key = signed_for.map_or("", |streamer| streamer.cluster_key.as_str());
-            if cluster_signature_holds(value, key, now_seconds)
+            if cluster_signature_holds(value, key, now_seconds())
                 && signed_for.is_some()
                 && !key.is_empty()
             {
@@ -211,7 +212,7 @@ mod tests {
         let auth = Auth::new("k1", Some(("admin", "pa:ss")));
         let state = State::new(1, crate::state::node::RenderSettings::default());
         let ask = |header: Option<&str>| {
-            auth.authorize(Access::Admin, header.map(str::as_bytes), None, &state, 0)
+            auth.authorize(Access::Admin, header.map(str::as_bytes), None, &state, || 0)
                 .map_err(|e| e.status)
         };
         assert_eq!(ask(Some("Bearer k1")), Ok(Caller::Administrator));
@@ -237,7 +238,7 @@ mod tests {
         let closed = Auth::new("k1", None);
         assert_eq!(
             closed
-                .authorize(Access::Admin, Some(b"Basic Og=="), None, &state, 0)
+                .authorize(Access::Admin, Some(b"Basic Og=="), None, &state, || 0)
                 .map_err(|e| e.status),
             Err(401)
         );

@@ -527,7 +527,7 @@ impl Core {
         };
         self.shared
             .auth
-            .authorize(access, authorization, hostname, state, now_seconds())?;
+            .authorize(access, authorization, hostname, state, now_seconds)?;
         Ok(found)
     }
 

@@ -55,21 +55,22 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
+    /// What the operator stored, under its name: the configuration without the defaults.
     fn config_on_disk(&self, out: &mut Vec<u8>) {
-        let mut stored = Vec::with_capacity(self.config.len());
-        schema::without_filled(&self.stream.config, self.stream.filled_spans(), &mut stored);
-        let stored = String::from_utf8(stored).expect("spans of defaults end at characters");
-        let stored = if self.masked {
-            schema::stream().mask(&stored)
-        } else {
-            stored
-        };
         out.extend_from_slice(b"{\"name\":");
         write_string(out, &self.stream.name);
-        if stored.len() > 2 {
-            out.push(b',');
-            out.extend_from_slice(&stored.as_bytes()[1..]);
+        let begin = out.len();
+        schema::without_filled(&self.stream.config, self.stream.filled_spans(), out);
+        if self.masked {
+            let stored = String::from_utf8(out.split_off(begin));
+            let stored = stored.expect("spans of defaults end at characters");
+            out.extend_from_slice(schema::stream().mask(&stored).as_bytes());
+        }
+        if out.len() - begin > 2 {
+            // The members go on after the name.
+            out[begin] = b',';
         } else {
+            out.truncate(begin);
             out.push(b'}');
         }
     }
