@@ -79,6 +79,8 @@ pub struct Login {
 pub struct StoreSettings {
     pub data_dir: PathBuf,
     pub cache_bytes: usize,
+    pub events_age_max: Duration,
+    pub events_bytes_max: usize,
 }
 
 /// What streamers are told.
@@ -444,6 +446,36 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Storage,
         doc: "Memory for pages of the store. Reads never touch the store, so this matters to writing and starting only.",
+    },
+    Setting {
+        key: "events_age",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_mins(1),
+            max: Duration::from_hours(24 * 3650),
+            set: |settings, age| settings.store.events_age_max = age,
+        },
+        default: "30d",
+        example: "",
+        secret: false,
+        group: Group::Storage,
+        doc: "How long the event log keeps what happened.",
+    },
+    Setting {
+        key: "events_size",
+        aliases: &[],
+        kind: Kind::Bytes {
+            min: 0,
+            max: 16 * GIB,
+            set: |settings, bytes| {
+                settings.store.events_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+            },
+        },
+        default: "32MiB",
+        example: "",
+        secret: false,
+        group: Group::Storage,
+        doc: "Bound of the event log, in memory and on disk. The oldest events make room. 0 keeps no log.",
     },
     Setting {
         key: "streamer_streams_limit",

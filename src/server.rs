@@ -29,11 +29,20 @@ use crate::feed::rendered::RenderedCache;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
+use crate::state::command::Command;
+use crate::state::entity::KINDS;
+use crate::state::event::{EventLimits, NewEvent};
 use crate::state::name::{Hostname, StreamName};
 use crate::state::node::{RenderSettings, Restreaming};
-use crate::state::record::{NodeMark, NodeMarkRecord, RecordError, StreamRecord, StreamerRecord};
+use crate::state::record::{
+    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
+    StreamerRecord,
+};
 use crate::state::{Loader, SHARDS, State};
-use crate::writer::{CoreMessage, Machine, NODES, Published, STREAMERS, STREAMS, Writer};
+use crate::writer::{
+    CoreMessage, EVENTS, Envelope, Machine, NODES, Published, ReplyTo, STREAMERS, STREAMS, Writer,
+    entity_table, tables,
+};
 
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -102,8 +111,12 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     let inboxes: Vec<Arc<Inbox<CoreMessage>>> =
         (0..io_threads).map(|_| Arc::new(Inbox::new())).collect();
     let published = Arc::new(Published::new(state.clone()));
+    let event_limits = EventLimits {
+        age_ms_max: settings.store.events_age_max.as_millis() as u64,
+        bytes_max: settings.store.events_bytes_max,
+    };
     let (writer, commands, stop) = Writer::new(
-        Machine::new(state, store),
+        Machine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
         published.clone(),
         inboxes.clone(),
     );
@@ -147,6 +160,19 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         })?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
+    let starting = NewEvent::new("server_started")
+        .text("instance_id", &format!("{:016x}", opened.store_id))
+        .text("version", env!("CARGO_PKG_VERSION"));
+    let note = Command::Note {
+        events: vec![starting],
+    };
+    let noted = shared.commands.send(Envelope {
+        asked: note.into(),
+        reply_to: ReplyTo::Nobody,
+    });
+    if let Err(error) = noted {
+        warn!(title = %error.items[0].title, "the start is not in the event log");
+    }
     greet(settings, &addresses.bound, &key);
     if let Err(error) = dist::notify(Notice::Ready) {
         warn!(%error, "the service manager could not be told that the server is ready");
@@ -190,7 +216,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
 pub fn backup(config: &Config, file: &std::path::Path) -> Result<Exit, Failure> {
     let (store, opened) = open(&config.settings)?;
     let mut records = Vec::new();
-    for table in [STREAMS, STREAMERS, NODES] {
+    for table in tables() {
         store
             .load(table, None, &mut |key, value| {
                 records.push((table, Box::from(key), Arc::from(value)));
@@ -312,6 +338,25 @@ pub fn load<L: Log>(
         (_, Err(error)) => bad = Some((NODES.0, key.to_vec(), error)),
         (Err(_), _) => bad = Some((NODES.0, key.to_vec(), RecordError::Damaged)),
     })?;
+    for kind in KINDS {
+        let table = entity_table(kind);
+        log.load(
+            table,
+            None,
+            &mut |key, value| match EntityRecord::from_bytes(value) {
+                Ok(record) => loader.entity(kind, record),
+                Err(error) => bad = Some((table.0, key.to_vec(), error)),
+            },
+        )?;
+    }
+    log.load(
+        EVENTS,
+        None,
+        &mut |key, value| match EventChunkRecord::from_bytes(value) {
+            Ok(chunk) => loader.events(chunk),
+            Err(error) => bad = Some((EVENTS.0, key.to_vec(), error)),
+        },
+    )?;
     refuse(bad)?;
     Ok(Arc::new(loader.finish(marks)))
 }

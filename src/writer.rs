@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
@@ -20,9 +20,11 @@ use crate::http::error::ApiError;
 use crate::rt::Inbox;
 use crate::state::State;
 use crate::state::apply::{Changes, Lost, Stamp, apply};
-use crate::state::command::{Command, Done};
+use crate::state::command::{Asked, Command, Done};
+use crate::state::entity::{KINDS, Key, Kind};
+use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
 use crate::state::name::{Hostname, StreamName, shard_of};
-use crate::state::record::{NodeMark, NodeMarkRecord};
+use crate::state::record::{EventChunk, EventChunkRecord, NodeMark, NodeMarkRecord};
 
 /// Kinds on disk. Streams are keyed by shard byte and name, so that one table can be loaded in parallel: sixteen tables cost a
 /// sixteenth root page each in every small batch.
@@ -30,6 +32,27 @@ pub const STREAMS: Table = Table("stream");
 pub const STREAMERS: Table = Table("streamer");
 /// Marks of nodes' generations, keyed by hostname.
 pub const NODES: Table = Table("node");
+/// Chunks of the event log, keyed by the batch's number, big-endian.
+pub const EVENTS: Table = Table("event");
+
+/// Where the entities of a kind are.
+pub fn entity_table(kind: Kind) -> Table {
+    Table(match kind {
+        Kind::Agent => "agent",
+        Kind::ApiToken => "api_token",
+        Kind::AuthBackend => "auth_backend",
+        Kind::Balancer => "balancer",
+        Kind::Episode => "episode",
+        Kind::Person => "person",
+    })
+}
+
+/// Every table, in the order of a backup.
+pub fn tables() -> impl Iterator<Item = Table> {
+    [STREAMS, STREAMERS, NODES, EVENTS]
+        .into_iter()
+        .chain(KINDS.into_iter().map(entity_table))
+}
 
 /// Commands that may wait for the writer; more are refused with 503, because waiting longer than one batch helps nobody.
 pub const COMMANDS_WAITING_MAX: usize = 16 * 1024;
@@ -46,9 +69,23 @@ const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration:
 
 /// A command and who waits for it.
 pub struct Envelope {
-    pub command: Command,
-    pub core: usize,
-    pub ticket: Ticket,
+    pub asked: Asked,
+    pub reply_to: ReplyTo,
+}
+
+/// Where the outcome of a command goes.
+pub enum ReplyTo {
+    /// A request on an io core.
+    Core {
+        index: usize,
+        ticket: Ticket,
+    },
+    /// Another thread, which gives its commands numbers.
+    Thread {
+        replies: Sender<(u64, Result<Done, ApiError>)>,
+        id: u64,
+    },
+    Nobody,
 }
 
 /// What the writer tells a core.
@@ -139,6 +176,9 @@ pub struct Applied {
 pub struct Machine<L> {
     state: Arc<State>,
     log: L,
+    event_limits: EventLimits,
+    /// How this server is called in events.
+    server: Box<str>,
     /// The batch whose commit failed: what the state becomes if the store turns out to hold it.
     unknown: Option<Arc<Commit>>,
 }
@@ -148,8 +188,18 @@ impl<L: Log> Machine<L> {
         Self {
             state,
             log,
+            event_limits: EventLimits::default(),
+            server: Box::from(""),
             unknown: None,
         }
+    }
+
+    /// How much of the event log is kept, and how this server is called in it.
+    #[must_use]
+    pub fn with_events(mut self, limits: EventLimits, server: &str) -> Self {
+        self.event_limits = limits;
+        self.server = Box::from(server);
+        self
     }
 
     pub fn state(&self) -> &Arc<State> {
@@ -171,7 +221,11 @@ impl<L: Log> Machine<L> {
 
     /// Applies commands in order, each whole or not at all, and makes what they changed durable in one batch.
     /// An error leaves the outcome of the batch unknown until [`Machine::recover`].
-    pub fn batch(&mut self, commands: Vec<Command>, now_ms: u64) -> Result<Applied, StoreError> {
+    pub fn batch<A: Into<Asked>>(
+        &mut self,
+        commands: Vec<A>,
+        now_ms: u64,
+    ) -> Result<Applied, StoreError> {
         assert!(
             !self.is_failed() && self.unknown.is_none(),
             "a failed store is recovered before the next batch"
@@ -184,18 +238,27 @@ impl<L: Log> Machine<L> {
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut ops = Vec::new();
         let mut touched = Touched::default();
-        for command in commands {
+        let mut events = Vec::new();
+        for asked in commands {
+            let Asked { command, audit } = asked.into();
             match apply(&next, command, stamp) {
-                Ok(changes) => {
+                Ok(mut changes) => {
+                    events.append(&mut changes.events);
                     if !changes.is_empty() {
                         next.absorb(&changes);
                         touched.add(&changes);
                         collect_ops(&changes, &mut ops);
+                        if let Some(audit) = audit {
+                            events.push(audit.event(changes.done.status()));
+                        }
                     }
                     outcomes.push(Ok(changes.done));
                 }
                 Err(error) => outcomes.push(Err(error)),
             }
+        }
+        if self.log_events(&mut next, events, stamp, &mut ops) {
+            touched.event_chunks.push(stamp.revision);
         }
         if ops.is_empty() {
             return Ok(Applied {
@@ -203,6 +266,7 @@ impl<L: Log> Machine<L> {
                 commit: None,
             });
         }
+        next.stand_at(stamp);
         let commit = Arc::new(touched.commit(Arc::new(next)));
         match self.log.commit(&Batch {
             lsn: stamp.revision,
@@ -224,6 +288,51 @@ impl<L: Log> Machine<L> {
                 Err(error)
             }
         }
+    }
+
+    /// Adds a batch's events to the log, and drops what the log is too old or too large for. False if there are none.
+    fn log_events(
+        &self,
+        next: &mut State,
+        events: Vec<NewEvent>,
+        stamp: Stamp,
+        ops: &mut Vec<Op>,
+    ) -> bool {
+        let limits = self.event_limits;
+        if events.is_empty() || limits.bytes_max == 0 {
+            return false;
+        }
+        let kept = events.into_iter().take(EVENTS_PER_BATCH_MAX as usize);
+        let chunk = EventChunkRecord::new(&EventChunk {
+            revision: stamp.revision,
+            stamp_ms: stamp.ms,
+            events: kept
+                .enumerate()
+                .map(|(place, event)| {
+                    event.finish(event_id(stamp.revision, place), &self.server, stamp.ms)
+                })
+                .collect(),
+        });
+        ops.push(Op::Put {
+            table: EVENTS,
+            key: event_key(stamp.revision),
+            value: chunk.bytes().clone(),
+        });
+        next.add_events(chunk);
+        let oldest_ms = stamp.ms.saturating_sub(limits.age_ms_max);
+        while let Some((revision, chunk)) = next.events().get_min() {
+            let is_newest = *revision == stamp.revision;
+            let is_kept = chunk.stamp_ms >= oldest_ms && next.events_bytes() <= limits.bytes_max;
+            if is_newest || is_kept {
+                break;
+            }
+            ops.push(Op::Delete {
+                table: EVENTS,
+                key: event_key(*revision),
+            });
+            next.drop_oldest_events();
+        }
+        true
     }
 
     /// Opens the failed log anew and learns what became of the failed batch: its commit if the store holds it after all.
@@ -250,19 +359,25 @@ impl<L: Log> Machine<L> {
 #[derive(Default)]
 struct Touched {
     streams: Vec<StreamName>,
+    deleted_streams: Vec<StreamName>,
+    streamers: Vec<Hostname>,
     hostnames: Vec<Hostname>,
-    streamers: bool,
+    entities: [Vec<Key>; KINDS.len()],
+    event_chunks: Vec<u64>,
 }
 
 impl Touched {
     fn add(&mut self, changes: &Changes) {
-        self.streams.extend(
-            changes
-                .streams
-                .iter()
-                .filter(|change| change.new.is_some())
-                .map(|change| change.name.clone()),
-        );
+        for change in &changes.streams {
+            let list = match change.new {
+                Some(_) => &mut self.streams,
+                None => &mut self.deleted_streams,
+            };
+            list.push(change.name.clone());
+        }
+        let streamers = changes.streamers.iter();
+        self.streamers
+            .extend(streamers.map(|change| change.hostname.clone()));
         self.hostnames.extend(
             changes
                 .nodes
@@ -270,19 +385,25 @@ impl Touched {
                 .filter(|change| change.visible)
                 .map(|change| change.hostname.clone()),
         );
-        self.streamers |= !changes.streamers.is_empty();
+        for change in &changes.entities {
+            self.entities[change.kind as usize].push(change.key.clone());
+        }
     }
 
-    fn commit(mut self, state: Arc<State>) -> Commit {
-        self.streams.sort_unstable();
-        self.streams.dedup();
-        self.hostnames.sort_unstable();
-        self.hostnames.dedup();
+    fn commit(self, state: Arc<State>) -> Commit {
+        fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+            list.sort_unstable();
+            list.dedup();
+            list
+        }
         Commit {
-            revision: state.revision(),
-            streams: self.streams,
-            hostnames: self.hostnames,
-            state,
+            streams: sorted(self.streams),
+            deleted_streams: sorted(self.deleted_streams),
+            streamers: sorted(self.streamers),
+            hostnames: sorted(self.hostnames),
+            entities: self.entities.map(sorted),
+            event_chunks: self.event_chunks,
+            ..Commit::of(state)
         }
     }
 }
@@ -299,6 +420,22 @@ fn host_key(hostname: &str) -> Box<[u8]> {
     let mut key = vec![0];
     key.extend_from_slice(hostname.as_bytes());
     key.into_boxed_slice()
+}
+
+fn event_key(revision: u64) -> Box<[u8]> {
+    let mut key = vec![0];
+    key.extend_from_slice(&revision.to_be_bytes());
+    key.into_boxed_slice()
+}
+
+/// In the order of the collection.
+fn entity_key(key: &Key) -> Box<[u8]> {
+    let mut bytes = vec![0];
+    match key {
+        Key::Number(number) => bytes.extend_from_slice(&number.to_be_bytes()),
+        Key::Text(text) => bytes.extend_from_slice(text.as_bytes()),
+    }
+    bytes.into_boxed_slice()
 }
 
 fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
@@ -330,6 +467,17 @@ fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
             },
         });
     }
+    for change in &changes.entities {
+        let (table, key) = (entity_table(change.kind), entity_key(&change.key));
+        ops.push(match &change.new {
+            Some(new) => Op::Put {
+                table,
+                key,
+                value: new.bytes().clone(),
+            },
+            None => Op::Delete { table, key },
+        });
+    }
     for change in &changes.nodes {
         // Only what the streams' own records cannot tell after a restart.
         if change.lost != Lost::Nothing {
@@ -352,6 +500,7 @@ pub struct Writer<L> {
     commands: Receiver<Envelope>,
     published: Arc<Published>,
     cores: Vec<Arc<Inbox<CoreMessage>>>,
+    followers: Vec<Sender<Arc<Commit>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -373,11 +522,19 @@ impl<L: Log> Writer<L> {
                 commands,
                 published,
                 cores,
+                followers: Vec::new(),
                 stop: stop.clone(),
             },
             handle,
             stop,
         )
+    }
+
+    /// Every commit from now on, in order, for a thread that follows the state.
+    pub fn follow(&mut self) -> Receiver<Arc<Commit>> {
+        let (sender, commits) = unbounded();
+        self.followers.push(sender);
+        commits
     }
 
     /// Until `stop` is set and nothing waits.
@@ -391,12 +548,12 @@ impl<L: Log> Writer<L> {
                 Err(_) => return self.machine,
             }
             crowd.gather(|| self.commands.len() + 1);
-            let mut ops = weight(&waiting[0].command);
+            let mut ops = weight(&waiting[0].asked.command);
             while waiting.len() < BATCH_COMMANDS_MAX && ops < BATCH_OPS_MAX {
                 let Ok(envelope) = self.commands.try_recv() else {
                     break;
                 };
-                ops += weight(&envelope.command);
+                ops += weight(&envelope.asked.command);
                 waiting.push(envelope);
             }
             let (batch, began) = (waiting.len(), Instant::now());
@@ -413,10 +570,7 @@ impl<L: Log> Writer<L> {
     /// Tells everybody who asked before the gate closed.
     fn refuse_waiting(&self) {
         while let Ok(envelope) = self.commands.try_recv() {
-            self.cores[envelope.core].push(CoreMessage::Batch {
-                commit: None,
-                replies: vec![(envelope.ticket, Err(store_is_down()))],
-            });
+            self.tell(vec![(envelope.reply_to, Err(store_is_down()))], None);
         }
     }
 
@@ -424,41 +578,51 @@ impl<L: Log> Writer<L> {
         let mut askers = Vec::with_capacity(waiting.len());
         let mut commands = Vec::with_capacity(waiting.len());
         for envelope in waiting {
-            askers.push((envelope.core, envelope.ticket));
-            commands.push(envelope.command);
+            askers.push(envelope.reply_to);
+            commands.push(envelope.asked);
         }
+        let refused = |askers: Vec<ReplyTo>, error: fn() -> ApiError| {
+            let each = askers.into_iter().map(|asker| (asker, Err(error())));
+            each.collect::<Vec<_>>()
+        };
         match self.machine.batch(commands, now_ms()) {
-            Ok(applied) => self.tell(&askers, applied.outcomes, applied.commit),
+            Ok(applied) => {
+                let replies = askers.into_iter().zip(applied.outcomes).collect();
+                self.tell(replies, applied.commit);
+            }
             Err(failure) => {
                 if !self.machine.is_failed() {
                     warn!(error = %failure, "the store refused a batch; nothing was changed");
-                    let outcomes = askers.iter().map(|_| Err(store_is_down())).collect();
-                    self.tell(&askers, outcomes, None);
+                    self.tell(refused(askers, store_is_down), None);
                     return;
                 }
                 error!(error = %failure, "the store failed; writes are refused until it is back");
                 self.published.writable.store(false, Ordering::Release);
-                let outcomes = askers.iter().map(|_| Err(outcome_unknown())).collect();
-                self.tell(&askers, outcomes, None);
+                self.tell(refused(askers, outcome_unknown), None);
                 self.recover();
             }
         }
     }
 
     /// Publishes, then wakes every core once with its replies and what was touched.
-    fn tell(
-        &self,
-        askers: &[(usize, Ticket)],
-        outcomes: Vec<Result<Done, ApiError>>,
-        commit: Option<Arc<Commit>>,
-    ) {
+    fn tell(&self, outcomes: Vec<(ReplyTo, Result<Done, ApiError>)>, commit: Option<Arc<Commit>>) {
         if let Some(commit) = &commit {
             self.published.state.store(commit.state.clone());
+            for follower in &self.followers {
+                // One that has ended follows no more.
+                let _ = follower.send(commit.clone());
+            }
         }
         let mut replies: Vec<Vec<(Ticket, Result<Done, ApiError>)>> =
             self.cores.iter().map(|_| Vec::new()).collect();
-        for (&(core, ticket), outcome) in askers.iter().zip(outcomes) {
-            replies[core].push((ticket, outcome));
+        for (reply_to, outcome) in outcomes {
+            match reply_to {
+                ReplyTo::Core { index, ticket } => replies[index].push((ticket, outcome)),
+                ReplyTo::Thread { replies, id } => {
+                    let _ = replies.send((id, outcome));
+                }
+                ReplyTo::Nobody => {}
+            }
         }
         for (inbox, replies) in self.cores.iter().zip(replies) {
             if commit.is_some() || !replies.is_empty() {
@@ -481,7 +645,7 @@ impl<L: Log> Writer<L> {
                         revision = self.machine.state().revision(),
                         "the store is back"
                     );
-                    self.tell(&[], Vec::new(), commit);
+                    self.tell(Vec::new(), commit);
                     self.published.writable.store(true, Ordering::Release);
                     return;
                 }

@@ -55,6 +55,22 @@ impl Auth {
         }
     }
 
+    /// Under what name an accepted caller is recorded.
+    pub fn user(&self, authorization: Option<&[u8]>, _state: &State) -> Box<str> {
+        let scheme = authorization
+            .and_then(|header| header.split(|&byte| byte == b' ').next())
+            .unwrap_or_default();
+        Box::from(if scheme.eq_ignore_ascii_case(b"bearer") {
+            "api_key"
+        } else if scheme.eq_ignore_ascii_case(b"basic") {
+            "edit_auth"
+        } else if scheme.eq_ignore_ascii_case(b"cluster") {
+            "streamer"
+        } else {
+            ""
+        })
+    }
+
     /// Decides. `hostname` is the streamer the path names, if it names one; `now_seconds` is UTC,
     /// asked only when a signature is to be checked.
     pub fn authorize(

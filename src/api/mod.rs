@@ -8,6 +8,8 @@ pub mod auth;
 pub mod config_external;
 pub mod cursor;
 pub mod docs;
+pub mod entity;
+pub mod event;
 pub mod monitoring;
 pub mod openapi;
 pub mod query;
@@ -16,7 +18,7 @@ pub mod stream;
 pub mod streamer;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,12 +27,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::auth::{Access, Auth};
 use self::config_external::{ConfigPoll, Walks};
-use self::query::{Execution, Page, Query};
+use self::entity::{EntityDoc, EntitySource};
+use self::event::{EventDoc, Events};
+use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::stream::{StreamDoc, Streams};
-use self::streamer::Streamers;
+use self::streamer::{StreamerDoc, Streamers};
 use crate::feed::rendered::RenderedCache;
-use crate::feed::{Commit, Waiters};
+use crate::feed::{Commit, Subject, Waiters};
 use crate::http::error::ApiError;
 use crate::http::{
     Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
@@ -40,9 +44,11 @@ use crate::json::{self, FieldType, Value};
 use crate::rt;
 use crate::schema::Schema;
 use crate::state::State;
-use crate::state::command::{Command, Done};
+use crate::state::command::{Asked, Command, Done, EntitySave};
+use crate::state::entity::{KINDS, Kind};
+use crate::state::event::{Audit, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
-use crate::writer::{Commands, CoreMessage, Envelope, Published};
+use crate::writer::{Commands, CoreMessage, Envelope, Published, ReplyTo};
 
 /// Largest body of an ordinary request, and of one that carries a batch.
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
@@ -309,7 +315,7 @@ impl Call<'_> {
 pub enum Outcome {
     Reply(Response),
     Command(Command),
-    /// A list, which may be long in the making. With `wait`, an empty one of streams is parked until something matches.
+    /// A list, which may be long in the making. With `wait`, an empty one is parked until something matches.
     List {
         of: Collection,
         query: Rc<Query>,
@@ -328,6 +334,8 @@ pub enum Outcome {
 pub enum Collection {
     Streams,
     Streamers,
+    Entities(Kind),
+    Events,
 }
 
 impl Collection {
@@ -336,6 +344,17 @@ impl Collection {
         match self {
             Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
             Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+            Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
+            Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
+        }
+    }
+
+    fn subject(self) -> Subject {
+        match self {
+            Self::Streams => Subject::Streams,
+            Self::Streamers => Subject::Streamers,
+            Self::Entities(kind) => Subject::Entities(kind),
+            Self::Events => Subject::Events,
         }
     }
 }
@@ -368,9 +387,10 @@ pub struct Core {
     newest: RefCell<Newest>,
     waiters: RefCell<Waiters<Ticket, ConfigPoll, Rc<Poll>>>,
     /// Polls for lists that are no longer parked and not answered yet.
-    answering: RefCell<HashSet<Ticket>>,
+    answering: RefCell<HashMap<Ticket, Rc<Poll>>>,
     /// Requests to be logged when they are answered; empty unless requests are logged.
     unlogged: RefCell<HashMap<Ticket, Unlogged>>,
+    trace_ids: RefCell<TraceIds>,
     this: std::rc::Weak<Core>,
 }
 
@@ -383,6 +403,39 @@ struct Newest {
     local: LocalState,
 }
 
+/// Makes up ids for requests that bring none: unique, not secret.
+struct TraceIds {
+    seed: [u8; 16],
+    count: u64,
+}
+
+impl TraceIds {
+    fn new() -> Self {
+        let mut seed = [0; 16];
+        // Without randomness ids are unique on this core only, which is all that a log needs.
+        let _ = getrandom::fill(&mut seed);
+        Self { seed, count: 0 }
+    }
+
+    /// A version 4 UUID.
+    fn next_id(&mut self) -> Box<str> {
+        self.count += 1;
+        let seed = u128::from_le_bytes(self.seed);
+        let mixed = xxhash_rust::xxh3::xxh3_128_with_seed(&seed.to_le_bytes(), self.count);
+        let bits = mixed & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+        let hex = format!("{bits:032x}");
+        let part = |from: usize, to: usize| &hex[from..to];
+        let (a, b, c, d, e) = (
+            part(0, 8),
+            part(8, 12),
+            part(12, 16),
+            part(16, 20),
+            part(20, 32),
+        );
+        format!("{a}-{b}-{c}-{d}-{e}").into()
+    }
+}
+
 /// What the log will tell of a request that is answered later.
 struct Unlogged {
     method: &'static str,
@@ -392,7 +445,7 @@ struct Unlogged {
 }
 
 /// A list that was asked for.
-struct Asked {
+struct AskedList {
     of: Collection,
     query: Rc<Query>,
     wait: Option<Duration>,
@@ -403,6 +456,7 @@ struct Asked {
 /// A question that waits for its first match.
 #[derive(Clone)]
 pub struct Poll {
+    of: Collection,
     query: Rc<Query>,
     accepts: Accepts,
 }
@@ -420,6 +474,7 @@ impl Core {
             waiters: RefCell::default(),
             answering: RefCell::default(),
             unlogged: RefCell::default(),
+            trace_ids: RefCell::new(TraceIds::new()),
             this: this.clone(),
         })
     }
@@ -471,17 +526,23 @@ impl Core {
             Outcome::Reply(response) => Ok(Answer::Reply(response)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
+                let audit = self.audit(endpoint, &call, &command);
                 self.shared.commands.send(Envelope {
-                    command,
-                    core: self.index,
-                    ticket,
+                    asked: Asked {
+                        command,
+                        audit: Some(Box::new(audit)),
+                    },
+                    reply_to: ReplyTo::Core {
+                        index: self.index,
+                        ticket,
+                    },
                 })?;
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
             }
             Outcome::List { of, query, wait } => {
-                let asked = Asked {
+                let asked = AskedList {
                     of,
                     query,
                     wait,
@@ -505,6 +566,46 @@ impl Core {
                     deadline: Some(wait),
                 })
             }
+        }
+    }
+
+    /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
+    fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: &Command) -> Audit {
+        const TEXT_BYTES_MAX: usize = 256;
+        let header = |name| {
+            let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
+            Some(Box::from(
+                &value[..value.floor_char_boundary(TEXT_BYTES_MAX)],
+            ))
+        };
+        let entity = match command {
+            Command::SaveStream { name, .. } | Command::DeleteStream { name } => {
+                Some((EntityType::Stream, name.as_str()))
+            }
+            Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
+                Some((EntityType::Streamer, hostname.as_str()))
+            }
+            Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. }
+                if *kind == Kind::Agent =>
+            {
+                Some((EntityType::Agent, call.parameter))
+            }
+            _ => None,
+        };
+        let path = call.request.path;
+        Audit {
+            operation: endpoint.id,
+            path: Box::from(&path[..path.floor_char_boundary(1024)]),
+            entity: entity.map(|(of, id)| (of, Box::from(id))),
+            originator: header("x-originator"),
+            trace_id: header("x-trace-id").unwrap_or_else(|| self.trace_ids.borrow_mut().next_id()),
+            user: self
+                .shared
+                .auth
+                .user(call.request.headers.authorization(), call.state),
+            ip: call.request.peer,
+            user_agent: header("user-agent"),
+            received: Instant::now(),
         }
     }
 
@@ -532,7 +633,7 @@ impl Core {
     }
 
     /// Runs a list. Short ones are answered at once; the others go on in slices between other requests.
-    fn list(&self, asked: Asked, state: &LocalState) -> Answer {
+    fn list(&self, asked: AskedList, state: &LocalState) -> Answer {
         let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
@@ -567,7 +668,7 @@ impl Core {
     async fn finish_list(
         self: Rc<Self>,
         mut execution: Execution<Rc<Query>>,
-        asked: Asked,
+        asked: AskedList,
         mut state: LocalState,
     ) {
         loop {
@@ -597,8 +698,9 @@ impl Core {
     }
 
     /// False when the server is stopping: then nobody waits any more.
-    fn park_list(&self, asked: &Asked) -> bool {
+    fn park_list(&self, asked: &AskedList) -> bool {
         let poll = Poll {
+            of: asked.of,
             query: asked.query.clone(),
             accepts: asked.accepts,
         };
@@ -610,17 +712,12 @@ impl Core {
         if self.shared.draining.load(Ordering::Acquire) {
             return false;
         }
-        let names: Vec<StreamName> = poll
-            .query
-            .keys()
-            .unwrap_or_default()
-            .iter()
-            .map(|name| StreamName::trusted(name))
-            .collect();
-        let key = format!("{:?} {}", poll.accepts, poll.query.canonical());
+        let names = poll.query.keys().unwrap_or_default();
+        let subject = poll.of.subject();
+        let key = format!("{subject:?} {:?} {}", poll.accepts, poll.query.canonical());
         let mut waiters = self.waiters.borrow_mut();
         for ticket in tickets {
-            waiters.park_question(ticket, &key, &names, || Rc::new(poll.clone()));
+            waiters.park_question(ticket, &key, subject, names, || Rc::new(poll.clone()));
         }
         true
     }
@@ -690,23 +787,71 @@ impl Core {
                 }
             }
         }
-        let questions = self.waiters.borrow().questions_about(&commit.streams);
+        let state = &commit.state;
+        let streams = || {
+            let touched = commit.streams.iter();
+            touched
+                .filter_map(|name| state.stream(name))
+                .map(|stream| StreamDoc::new(stream, true))
+                .collect::<Vec<_>>()
+        };
+        self.wake_lists(Collection::Streams, &commit.streams, streams, &mut turn)
+            .await;
+        let streamers = || {
+            let touched = commit.streamers.iter();
+            touched
+                .filter_map(|hostname| state.streamer(hostname))
+                .map(|streamer| StreamerDoc::new(streamer, true))
+                .collect::<Vec<_>>()
+        };
+        self.wake_lists(
+            Collection::Streamers,
+            &commit.streamers,
+            streamers,
+            &mut turn,
+        )
+        .await;
+        for (kind, keys) in KINDS.into_iter().zip(&commit.entities) {
+            let entities = || {
+                keys.iter()
+                    .filter_map(|key| state.entities(kind).get(key))
+                    .map(|entity| EntityDoc::new(kind, entity, true))
+                    .collect::<Vec<_>>()
+            };
+            self.wake_lists(Collection::Entities(kind), keys, entities, &mut turn)
+                .await;
+        }
+        let events = || {
+            let chunks = commit.event_chunks.iter();
+            chunks
+                .filter_map(|revision| state.events().get(revision))
+                .flat_map(EventDoc::all)
+                .collect::<Vec<_>>()
+        };
+        self.wake_lists(Collection::Events, &commit.event_chunks, events, &mut turn)
+            .await;
+    }
+
+    /// Answers the lists that wait for one of the touched things. `documents` makes what was touched as it is now.
+    async fn wake_lists<K: ToString, D: Document>(
+        &self,
+        of: Collection,
+        touched: &[K],
+        documents: impl FnOnce() -> Vec<D>,
+        turn: &mut Turn,
+    ) {
+        let questions = self.waiters.borrow().questions_about(of.subject(), touched);
         if questions.is_empty() {
             return;
         }
-        let touched: Vec<StreamDoc<'_>> = commit
-            .streams
-            .iter()
-            .filter_map(|name| commit.state.stream(name))
-            .map(|stream| StreamDoc::new(stream, true))
-            .collect();
+        let touched = documents();
         for id in questions {
             let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
                 continue;
             };
             let mut matches = false;
             for slice in touched.chunks(SCAN_SLICE) {
-                matches = slice.iter().any(|stream| poll.query.matches(stream));
+                matches = slice.iter().any(|document| poll.query.matches(document));
                 turn.looked_at(slice.len()).await;
                 if matches {
                     break;
@@ -718,11 +863,12 @@ impl Core {
             let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
                 continue;
             };
-            self.answering.borrow_mut().extend(&tickets);
+            let answering = tickets.iter().map(|ticket| (*ticket, poll.clone()));
+            self.answering.borrow_mut().extend(answering);
             let mut execution = Execution::new(poll.query.clone());
             let state = self.state();
-            if let Some(page) = Collection::Streams.step(&mut execution, &state) {
-                self.tell(&poll, page, tickets, &mut turn).await;
+            if let Some(page) = of.step(&mut execution, &state) {
+                self.tell(&poll, page, tickets, turn).await;
             } else if let Some(core) = self.this.upgrade() {
                 rt::spawn(
                     async move { core.finish_question(execution, poll, state, tickets).await },
@@ -730,6 +876,7 @@ impl Core {
             }
         }
     }
+
     /// The rest of a long answer to a question.
     async fn finish_question(
         self: Rc<Self>,
@@ -740,7 +887,7 @@ impl Core {
     ) {
         let page = loop {
             rt::yield_now().await;
-            let Some(page) = Collection::Streams.step(&mut execution, &state) else {
+            let Some(page) = poll.of.step(&mut execution, &state) else {
                 continue;
             };
             let newest = self.state();
@@ -792,9 +939,13 @@ impl Core {
         let mut waiters = self.waiters.borrow_mut();
         let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
-        } else if self.answering.borrow_mut().remove(&ticket) || waiters.question(ticket).is_some()
+        } else if let Some(poll) = self
+            .answering
+            .borrow_mut()
+            .remove(&ticket)
+            .or_else(|| waiters.question(ticket).cloned())
         {
-            Response::json(200, empty_list())
+            Response::json(200, empty_list(&poll.query))
         } else {
             let title = "The answer takes too long. A change may or may not have taken effect; repeat the request";
             Response::from(ApiError::unavailable("timed_out", title, 2))
@@ -956,13 +1107,20 @@ fn done(outcome: Result<Done, ApiError>) -> Response {
             streamer::render(&streamer, false, &mut body);
             Response::json(200, body)
         }
+        Ok(Done::Entity(kind, entity)) => {
+            let mut body = Vec::new();
+            entity::render(kind, &entity, false, &mut body);
+            Response::json(200, body)
+        }
         Ok(Done::Nothing) => Response::no_content(),
         Err(error) => Response::from(error),
     }
 }
 
-fn empty_list() -> Vec<u8> {
-    br#"{"streams":[],"estimated_count":0,"next":null,"prev":null,"timing":{}}"#.to_vec()
+fn empty_list(query: &Query) -> Vec<u8> {
+    let collection = query.kind().collection;
+    format!(r#"{{"{collection}":[],"estimated_count":0,"next":null,"prev":null,"timing":{{}}}}"#)
+        .into_bytes()
 }
 
 /// The value of `Allow` for a path.
@@ -1068,6 +1226,7 @@ mod tests {
         let core = core();
         let ticket = |epoch| Ticket { slot: 0, epoch };
         let poll = Poll {
+            of: Collection::Streams,
             query: Rc::new(Query::parse("updated_at_gt=1", &stream::KIND, &[]).expect("a query")),
             accepts: Accepts::NONE,
         };
@@ -1082,9 +1241,14 @@ mod tests {
             },
         );
         let listed = core.expired(ticket(1));
-        assert_eq!((listed.status, listed.body.bytes()), (200, &*empty_list()));
+        assert_eq!(
+            (listed.status, listed.body.bytes()),
+            (200, &*empty_list(&poll.query))
+        );
         core.waiters.borrow_mut().remove(ticket(2));
-        core.answering.borrow_mut().insert(ticket(2));
+        core.answering
+            .borrow_mut()
+            .insert(ticket(2), Rc::new(poll.clone()));
         assert_eq!(core.expired(ticket(2)).status, 200);
         assert_eq!(core.expired(ticket(3)).status, 404, "a node that is gone");
         assert_eq!(core.expired(ticket(4)).status, 503, "a change under way");

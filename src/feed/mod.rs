@@ -13,20 +13,52 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::state::State;
+use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName};
 
-/// What the writer tells every core, once per batch, after the fsync.
+/// What the writer tells every core and the layouter, once per batch, after the fsync.
 pub struct Commit {
     pub revision: u64,
     /// The state after the batch.
     pub state: Arc<State>,
     /// Streams that were created or changed, sorted.
     pub streams: Vec<StreamName>,
+    /// Streams that were deleted, sorted.
+    pub deleted_streams: Vec<StreamName>,
+    /// Streamers that were created, changed or deleted, sorted.
+    pub streamers: Vec<Hostname>,
     /// Nodes whose answer changed, sorted.
     pub hostnames: Vec<Hostname>,
+    /// By kind: entities that were created, changed or deleted, sorted.
+    pub entities: [Vec<Key>; KINDS.len()],
+    /// The batches, this or merged ones, that logged events.
+    pub event_chunks: Vec<u64>,
+}
+
+/// What a list that somebody waits for is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Subject {
+    Streams,
+    Streamers,
+    Entities(Kind),
+    Events,
 }
 
 impl Commit {
+    /// A batch that touched nothing.
+    pub fn of(state: Arc<State>) -> Self {
+        Self {
+            revision: state.revision(),
+            state,
+            streams: Vec::new(),
+            deleted_streams: Vec::new(),
+            streamers: Vec::new(),
+            hostnames: Vec::new(),
+            entities: std::array::from_fn(|_| Vec::new()),
+            event_chunks: Vec::new(),
+        }
+    }
+
     /// Several commits in their order as one: what any of them touched, and the state after the last.
     ///
     /// # Panics
@@ -39,24 +71,23 @@ impl Commit {
             all
         }
         let last = commits.last().expect("there is a commit to tell");
+        let all = || commits.iter().map(|commit| &**commit);
         Commit {
             revision: last.revision,
             state: last.state.clone(),
-            streams: union(
-                commits
-                    .iter()
-                    .flat_map(|commit| commit.streams.iter().cloned()),
-            ),
-            hostnames: union(
-                commits
-                    .iter()
-                    .flat_map(|commit| commit.hostnames.iter().cloned()),
-            ),
+            streams: union(all().flat_map(|commit| commit.streams.iter().cloned())),
+            deleted_streams: union(all().flat_map(|commit| commit.deleted_streams.iter().cloned())),
+            streamers: union(all().flat_map(|commit| commit.streamers.iter().cloned())),
+            hostnames: union(all().flat_map(|commit| commit.hostnames.iter().cloned())),
+            entities: std::array::from_fn(|kind| {
+                union(all().flat_map(|commit| commit.entities[kind].iter().cloned()))
+            }),
+            event_chunks: union(all().flat_map(|commit| commit.event_chunks.iter().copied())),
         }
     }
 }
 
-/// The polls parked on one core. `W` names a waiting request, `P` is what a node's poll must remember, `Q` is a question about streams.
+/// The polls parked on one core. `W` names a waiting request, `P` is what a node's poll must remember, `Q` is a question about a list.
 ///
 /// Parking and forgetting cost the same however many others wait: a commit may answer all of thousands of different questions.
 pub struct Waiters<W, P, Q> {
@@ -65,10 +96,10 @@ pub struct Waiters<W, P, Q> {
     questions: BTreeMap<QuestionId, Question<W, Q>>,
     /// Equal questions have equal keys.
     ids: HashMap<Arc<str>, QuestionId>,
-    /// Questions that name the streams they are about.
-    by_name: HashMap<StreamName, BTreeSet<QuestionId>>,
-    /// Questions that any stream may answer.
-    unnamed: BTreeSet<QuestionId>,
+    /// Questions that name what they are about.
+    by_name: HashMap<(Subject, Box<str>), BTreeSet<QuestionId>>,
+    /// Questions that anything of a subject may answer.
+    unnamed: BTreeSet<(Subject, QuestionId)>,
     next_id: QuestionId,
 }
 
@@ -78,7 +109,8 @@ pub type QuestionId = u64;
 struct Question<W, Q> {
     question: Q,
     key: Arc<str>,
-    names: Box<[StreamName]>,
+    subject: Subject,
+    names: Box<[Box<str>]>,
     waiters: Vec<W>,
 }
 
@@ -118,12 +150,13 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         polls.push((waiter, poll));
     }
 
-    /// Parks a poll for a list. `key` is equal for equal questions; `names` lists the streams the question is about, or is empty for any.
+    /// Parks a poll for a list. `key` is equal for equal questions; `names` lists what the question is about, or is empty for anything.
     pub fn park_question(
         &mut self,
         waiter: W,
         key: &str,
-        names: &[StreamName],
+        subject: Subject,
+        names: &[Box<str>],
         make: impl FnOnce() -> Q,
     ) {
         let id = match self.ids.get(key) {
@@ -133,10 +166,11 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
                 self.next_id += 1;
                 let key: Arc<str> = Arc::from(key);
                 for name in names {
-                    self.by_name.entry(name.clone()).or_default().insert(id);
+                    let name = (subject, name.clone());
+                    self.by_name.entry(name).or_default().insert(id);
                 }
                 if names.is_empty() {
-                    self.unnamed.insert(id);
+                    self.unnamed.insert((subject, id));
                 }
                 self.ids.insert(key.clone(), id);
                 self.questions.insert(
@@ -144,6 +178,7 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
                     Question {
                         question: make(),
                         key,
+                        subject,
                         names: names.into(),
                         waiters: Vec::new(),
                     },
@@ -226,15 +261,20 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
             .collect()
     }
 
-    /// Questions that one of the touched streams may answer, each once, those asked first first.
-    pub fn questions_about(&self, touched: &[StreamName]) -> Vec<QuestionId> {
+    /// Questions about a subject that one of the touched things may answer, each once, those asked first first.
+    pub fn questions_about<T: ToString>(&self, subject: Subject, touched: &[T]) -> Vec<QuestionId> {
         if self.questions.is_empty() || touched.is_empty() {
             return Vec::new();
         }
-        let mut ids: Vec<QuestionId> = self.unnamed.iter().copied().collect();
+        let mut ids: Vec<QuestionId> = self
+            .unnamed
+            .range((subject, 0)..=(subject, QuestionId::MAX))
+            .map(|(_, id)| *id)
+            .collect();
         if !self.by_name.is_empty() {
             for name in touched {
-                ids.extend(self.by_name.get(name).into_iter().flatten());
+                let name = (subject, name.to_string().into_boxed_str());
+                ids.extend(self.by_name.get(&name).into_iter().flatten());
             }
             ids.sort_unstable();
             ids.dedup();
@@ -265,14 +305,15 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         let question = self.questions.remove(&id)?;
         self.ids.remove(&question.key);
         for name in &question.names {
-            if let Some(ids) = self.by_name.get_mut(name) {
+            let name = (question.subject, name.clone());
+            if let Some(ids) = self.by_name.get_mut(&name) {
                 ids.remove(&id);
                 if ids.is_empty() {
-                    self.by_name.remove(name);
+                    self.by_name.remove(&name);
                 }
             }
         }
-        self.unnamed.remove(&id);
+        self.unnamed.remove(&(question.subject, id));
         Some(question)
     }
 }
@@ -283,6 +324,10 @@ mod tests {
 
     type Sut = Waiters<u32, u32, &'static str>;
 
+    fn key(text: &str) -> Box<str> {
+        Box::from(text)
+    }
+
     fn name(text: &str) -> StreamName {
         StreamName::trusted(text)
     }
@@ -290,22 +335,28 @@ mod tests {
     #[test]
     fn a_touched_name_reaches_the_questions_about_it_and_those_about_any() {
         let mut waiters = Sut::default();
-        waiters.park_question(1, "any", &[], || "any");
-        waiters.park_question(2, "a,b", &[name("a"), name("b")], || "a,b");
-        waiters.park_question(3, "c", &[name("c")], || "c");
-        waiters.park_question(4, "c", &[name("c")], || panic!("the question is there"));
+        waiters.park_question(1, "any", Subject::Streams, &[], || "any");
+        waiters.park_question(2, "a,b", Subject::Streams, &[key("a"), key("b")], || "a,b");
+        waiters.park_question(3, "c", Subject::Streams, &[key("c")], || "c");
+        waiters.park_question(4, "c", Subject::Streams, &[key("c")], || {
+            panic!("the question is there")
+        });
         let about = |waiters: &Sut, names: &[&str]| -> Vec<&'static str> {
             let names: Vec<_> = names.iter().map(|n| name(n)).collect();
             waiters
-                .questions_about(&names)
+                .questions_about(Subject::Streams, &names)
                 .into_iter()
                 .filter_map(|id| waiters.question_by_id(id).copied())
                 .collect()
         };
         assert_eq!(about(&waiters, &["a", "b"]), ["any", "a,b"]);
         assert_eq!(about(&waiters, &["x"]), ["any"]);
+        assert!(
+            waiters.questions_about(Subject::Events, &["a"]).is_empty(),
+            "another subject"
+        );
         assert_eq!(about(&waiters, &[]), Vec::<&str>::new());
-        let c = waiters.questions_about(&[name("c")])[1];
+        let c = waiters.questions_about(Subject::Streams, &[name("c")])[1];
         assert_eq!(
             waiters.take_question(c).map(|(_, who)| who),
             Some(vec![3, 4])
@@ -313,7 +364,7 @@ mod tests {
         assert_eq!(waiters.len(), 2);
         assert!(!waiters.remove(3), "taken out already");
         assert_eq!(waiters.take_question(c), None);
-        waiters.park_question(5, "c", &[name("c")], || "c again");
+        waiters.park_question(5, "c", Subject::Streams, &[key("c")], || "c again");
         assert_eq!(
             about(&waiters, &["c"]),
             ["any", "c again"],
@@ -327,10 +378,11 @@ mod tests {
         // polls, some about one common name; with a search per question this test would take minutes.
         let mut waiters = Waiters::<u32, u32, u32>::default();
         for i in 0..20_000 {
-            let names: &[StreamName] = if i % 2 == 0 { &[] } else { &[name("a")] };
-            waiters.park_question(i, &format!("question {i}"), names, || i);
+            let names: &[Box<str>] = if i % 2 == 0 { &[] } else { &[key("a")] };
+            let question = format!("question {i}");
+            waiters.park_question(i, &question, Subject::Streams, names, || i);
         }
-        let about = waiters.questions_about(&[name("a")]);
+        let about = waiters.questions_about(Subject::Streams, &[name("a")]);
         assert_eq!(about.len(), 20_000);
         for (i, id) in (0..).zip(about) {
             assert_eq!(waiters.take_question(id), Some((i, vec![i])));
@@ -342,14 +394,12 @@ mod tests {
     #[test]
     fn commits_that_come_together_touch_what_each_touched() {
         let commit = |revision, streams: &[&str], hosts: &[&str]| {
+            let settings = crate::state::node::RenderSettings::default();
             Arc::new(Commit {
                 revision,
-                state: Arc::new(State::new(
-                    revision,
-                    crate::state::node::RenderSettings::default(),
-                )),
                 streams: streams.iter().map(|text| name(text)).collect(),
                 hostnames: hosts.iter().map(|text| Hostname::trusted(text)).collect(),
+                ..Commit::of(Arc::new(State::new(revision, settings)))
             })
         };
         let merged = Commit::merged(&[
@@ -371,7 +421,7 @@ mod tests {
         let mut waiters = Sut::default();
         for i in 0..100 {
             waiters.park_host(i, Hostname::trusted("h"), i * 10);
-            waiters.park_question(1000 + i, "q", &[], || "q");
+            waiters.park_question(1000 + i, "q", Subject::Streams, &[], || "q");
         }
         for i in (0..100).step_by(3).chain((0..100).skip(1).step_by(3)) {
             assert!(waiters.remove(i));
@@ -387,7 +437,7 @@ mod tests {
         left.sort_unstable();
         let expected: Vec<(u32, u32)> = (0..100).skip(2).step_by(3).map(|i| (i, i * 10)).collect();
         assert_eq!(left, expected);
-        let id = waiters.questions_about(&[name("any")])[0];
+        let id = waiters.questions_about(Subject::Streams, &[name("any")])[0];
         let (_, mut who) = waiters.take_question(id).expect("some are left");
         who.sort_unstable();
         assert_eq!(

@@ -7,6 +7,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::fd::{FromRawFd, RawFd};
 
+/// How this machine is called; empty if it has no name.
+pub fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}
+
 /// Which direction of a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

@@ -5,12 +5,14 @@
 //! already saved moves no stamp and wakes nobody.
 
 use super::State;
-use super::command::{CHANGE_REASONS, Command, Done, LayoutPatch, StreamPatch};
+use super::command::{CHANGE_REASONS, Command, Done, EntitySave, LayoutPatch, StreamPatch};
+use super::entity::{self, Key, Kind};
+use super::event::NewEvent;
 use super::name::{Hostname, StreamName};
 use super::node::{holders, pull_authority, render};
 use super::record::{
-    LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream, StreamRecord, Streamer,
-    StreamerRecord,
+    Entity, EntityRecord, LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream,
+    StreamRecord, Streamer, StreamerRecord,
 };
 use crate::http::error::{ApiError, ErrorItem};
 use crate::json::{self, Object, Value, patch};
@@ -32,7 +34,18 @@ pub struct Changes {
     pub streams: Vec<StreamChange>,
     pub streamers: Vec<StreamerChange>,
     pub nodes: Vec<NodeChange>,
+    pub entities: Vec<EntityChange>,
+    /// What happened beside what was asked for; the batch numbers them.
+    pub events: Vec<NewEvent>,
     pub done: Done,
+}
+
+#[derive(Debug, Clone)]
+pub struct EntityChange {
+    pub kind: Kind,
+    pub key: Key,
+    pub old: Option<EntityRecord>,
+    pub new: Option<EntityRecord>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,12 +88,17 @@ impl Changes {
             streams: Vec::new(),
             streamers: Vec::new(),
             nodes: Vec::new(),
+            entities: Vec::new(),
+            events: Vec::new(),
             done,
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.streams.is_empty() && self.streamers.is_empty() && self.nodes.is_empty()
+        self.streams.is_empty()
+            && self.streamers.is_empty()
+            && self.nodes.is_empty()
+            && self.entities.is_empty()
     }
 }
 
@@ -163,6 +181,30 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
                 new: None,
             });
             move_addresses(state, &mut changes);
+            Ok(changes)
+        }
+        Command::SaveEntity(save) => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            let kind = save.kind;
+            let record = save_entity(state, save, stamp, "", &mut changes)?;
+            changes.done = Done::Entity(kind, record);
+            Ok(changes)
+        }
+        Command::DeleteEntity { kind, key } => {
+            let entity = state.entities(kind).get(&key);
+            let old = entity.cloned().ok_or_else(|| kind.not_found())?;
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            changes.entities.push(EntityChange {
+                kind,
+                key,
+                old: Some(old),
+                new: None,
+            });
+            Ok(changes)
+        }
+        Command::Note { events } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            changes.events = events;
             Ok(changes)
         }
     }
@@ -536,6 +578,76 @@ fn save_streamer(
     Ok(new)
 }
 
+fn save_entity(
+    state: &State,
+    save: EntitySave,
+    stamp: Stamp,
+    pointer: &str,
+    changes: &mut Changes,
+) -> Result<EntityRecord, ApiError> {
+    let EntitySave {
+        kind,
+        key,
+        mut patch,
+        on_create,
+    } = save;
+    let old = state.entities(kind).get(&key);
+    let mut entity = match old {
+        Some(old) => old.to_owned(),
+        None => {
+            for (name, value) in on_create.iter() {
+                if matches!(patch.get(name), None | Some(Value::Null)) {
+                    patch.insert(name, value.clone());
+                }
+            }
+            Entity {
+                key: key.to_string(),
+                ..Entity::default()
+            }
+        }
+    };
+    // The schema demands the key and the stamp, and knows nothing of where they come from.
+    let own = [
+        (kind.key_field(), key.to_value()),
+        (
+            "updated_at",
+            Value::Number(json::Number::Unsigned(stamp.ms)),
+        ),
+    ];
+    let mut merged = merge_with(
+        kind.schema(),
+        &entity.config,
+        &entity.filled,
+        patch,
+        &own,
+        pointer,
+    )?;
+    for (name, _) in &own {
+        merged.remove(name);
+    }
+    entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), pointer)?;
+    let merged = Value::Object(merged);
+    entity.has_secrets = kind.schema().has_secrets(&merged);
+    let effective = kind.schema().effective(&merged);
+    entity.config = effective.text;
+    entity.filled = effective.filled;
+    if let Some(old) = old
+        && **old == entity
+    {
+        return Ok(old.clone());
+    }
+    entity.revision = stamp.revision;
+    entity.updated_at = stamp.ms;
+    let new = EntityRecord::new(&entity);
+    changes.entities.push(EntityChange {
+        kind,
+        key,
+        old: old.cloned(),
+        new: Some(new.clone()),
+    });
+    Ok(new)
+}
+
 /// When a node that others pull from got another address, everybody who is told that address is told the new one.
 fn move_addresses(state: &State, changes: &mut Changes) {
     let moved: Vec<&Hostname> = changes
@@ -603,7 +715,19 @@ fn merge(
     schema: &Schema,
     config: &str,
     filled: &[(u32, u32)],
+    patch: Object,
+    pointer: &str,
+) -> Result<Object, ApiError> {
+    merge_with(schema, config, filled, patch, &[], pointer)
+}
+
+/// The same; `own` are members that the server puts in before the result is checked.
+fn merge_with(
+    schema: &Schema,
+    config: &str,
+    filled: &[(u32, u32)],
     mut patch: Object,
+    own: &[(&str, Value)],
     pointer: &str,
 ) -> Result<Object, ApiError> {
     let mut stored_text = Vec::new();
@@ -616,8 +740,14 @@ fn merge(
     let mut patch_value = Value::Object(std::mem::take(&mut patch));
     schema.unmask(&mut patch_value, &stored);
     patch::merge(&mut stored, patch_value);
+    schema.name_variant(&mut stored);
     // A patch that chooses another variant of a union leaves members of the former one behind.
     schema.prune(&mut stored);
+    if let Value::Object(object) = &mut stored {
+        for (name, value) in own {
+            object.insert(*name, value.clone());
+        }
+    }
     schema
         .check(&stored)
         .map_err(|violations| invalid(violations, pointer))?;

@@ -3,8 +3,10 @@
 //! Commands carry what was checked on the io core (names, shapes) and nothing that must be decided on the newest state. They are made from bodies
 //! here, so that every place a body is read tells errors in the same way.
 
+use super::entity::{Key, Kind};
+use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
-use super::record::{StreamRecord, StreamerRecord};
+use super::record::{EntityRecord, StreamRecord, StreamerRecord};
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
 use crate::schema;
@@ -41,6 +43,43 @@ pub enum Command {
     DeleteStreamer {
         hostname: Hostname,
     },
+    /// Create or change one entity.
+    SaveEntity(EntitySave),
+    DeleteEntity {
+        kind: Kind,
+        key: Key,
+    },
+    /// Nothing but events.
+    Note {
+        events: Vec<NewEvent>,
+    },
+}
+
+/// The wanted change of one entity.
+#[derive(Debug, Clone)]
+pub struct EntitySave {
+    pub kind: Kind,
+    pub key: Key,
+    /// Merge patch of the configuration, unknown and read-only fields dropped, without the key and the stamp.
+    pub patch: Object,
+    /// Members that a new entity gets where the patch has none: what the server makes up, such as a token's key.
+    pub on_create: Object,
+}
+
+/// A command, and who is named for it in the event log.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub command: Command,
+    pub audit: Option<Box<Audit>>,
+}
+
+impl From<Command> for Asked {
+    fn from(command: Command) -> Self {
+        Self {
+            command,
+            audit: None,
+        }
+    }
 }
 
 /// What a command came to.
@@ -48,8 +87,19 @@ pub enum Command {
 pub enum Done {
     Stream(StreamRecord),
     Streamer(StreamerRecord),
+    Entity(Kind, EntityRecord),
     /// Nothing to show: a deletion or a batch.
     Nothing,
+}
+
+impl Done {
+    /// The status a client is answered with.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) => 200,
+            Self::Nothing => 204,
+        }
+    }
 }
 
 /// The wanted change of one stream.
@@ -221,6 +271,32 @@ pub fn streamer_patch(body: Value, hostname: &Hostname, pointer: &str) -> Result
     Ok(patch)
 }
 
+impl EntitySave {
+    /// From a body for one entity.
+    pub fn from_body(kind: Kind, key: Key, body: Value, pointer: &str) -> Result<Self, ApiError> {
+        let mut body = body;
+        let field = kind.key_field();
+        let given = body
+            .get(field)
+            .filter(|given| !matches!(given, Value::Null));
+        if given.is_some_and(|given| *given != key.to_value()) {
+            return Err(key_mismatch(format!("{pointer}/{field}")));
+        }
+        kind.schema().prune(&mut body);
+        let Value::Object(mut patch) = body else {
+            return Err(not_an_object(pointer));
+        };
+        patch.remove(field);
+        patch.remove("updated_at");
+        Ok(Self {
+            kind,
+            key,
+            patch,
+            on_create: Object::default(),
+        })
+    }
+}
+
 /// The items of a batch: a bare array of objects, each naming itself in `key`; no name twice.
 pub fn batch_items<N: Ord + Clone>(
     body: Value,
@@ -339,12 +415,16 @@ fn check_key(body: &Value, key: &str, expected: &str, pointer: &str) -> Result<(
     match body.get(key) {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(given)) if &**given == expected => Ok(()),
-        Some(_) => Err(ApiError::bad_body(
-            format!("{pointer}/{key}"),
-            "key_mismatch",
-            "The body names something else than the path; names cannot be changed",
-        )),
+        Some(_) => Err(key_mismatch(format!("{pointer}/{key}"))),
     }
+}
+
+fn key_mismatch(pointer: String) -> ApiError {
+    ApiError::bad_body(
+        pointer,
+        "key_mismatch",
+        "The body names something else than the path; names cannot be changed",
+    )
 }
 
 fn not_an_object(pointer: &str) -> ApiError {

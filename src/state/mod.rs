@@ -5,6 +5,8 @@
 
 pub mod apply;
 pub mod command;
+pub mod entity;
+pub mod event;
 pub mod name;
 pub mod node;
 pub mod record;
@@ -15,9 +17,10 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use self::apply::Changes;
+use self::entity::{Entities, KINDS, Key, Kind};
 use self::name::{Hostname, StreamName};
 use self::node::{Node, RenderSettings, holders};
-use self::record::{NodeMark, StreamRecord, StreamerRecord};
+use self::record::{EntityRecord, EventChunkRecord, NodeMark, StreamRecord, StreamerRecord};
 
 /// Parts of the stream map; the unit of parallel loading and scanning. Fixed by the format on disk.
 pub const SHARDS: usize = 16;
@@ -38,6 +41,11 @@ pub struct State {
     by_stamp: OrdSet<(u64, StreamName)>,
     streamers: OrdMap<Hostname, StreamerRecord>,
     nodes: OrdMap<Hostname, Arc<Node>>,
+    entities: [Entities; KINDS.len()],
+    /// By the batch they belong to.
+    events: OrdMap<u64, EventChunkRecord>,
+    events_count: usize,
+    events_bytes: usize,
     settings: Arc<RenderSettings>,
 }
 
@@ -52,6 +60,10 @@ impl State {
             by_stamp: OrdSet::new(),
             streamers: OrdMap::new(),
             nodes: OrdMap::new(),
+            entities: std::array::from_fn(|_| Entities::default()),
+            events: OrdMap::new(),
+            events_count: 0,
+            events_bytes: 0,
             settings: Arc::new(settings),
         }
     }
@@ -135,6 +147,48 @@ impl State {
         &self.nodes
     }
 
+    /// All entities of a kind.
+    pub fn entities(&self, kind: Kind) -> &Entities {
+        &self.entities[kind as usize]
+    }
+
+    /// The event log: chunks by the batch they belong to.
+    pub fn events(&self) -> &OrdMap<u64, EventChunkRecord> {
+        &self.events
+    }
+
+    pub fn events_count(&self) -> usize {
+        self.events_count
+    }
+
+    /// Bytes of all chunks.
+    pub fn events_bytes(&self) -> usize {
+        self.events_bytes
+    }
+
+    /// Takes the number and the stamp of a batch that may have changed nothing but the event log.
+    pub fn stand_at(&mut self, stamp: apply::Stamp) {
+        assert!(stamp.revision >= self.revision, "revisions only grow");
+        self.revision = stamp.revision;
+        self.stamp_ms = stamp.ms;
+    }
+
+    /// Adds the events of a batch.
+    pub fn add_events(&mut self, chunk: EventChunkRecord) {
+        self.events_count += chunk.events.len();
+        self.events_bytes += event::weight(&chunk);
+        self.events.insert(chunk.revision.to_native(), chunk);
+    }
+
+    /// Drops the oldest batch of events.
+    pub fn drop_oldest_events(&mut self) -> Option<u64> {
+        let (revision, chunk) = self.events.get_min().cloned()?;
+        self.events_count -= chunk.events.len();
+        self.events_bytes -= event::weight(&chunk);
+        self.events.remove(&revision);
+        Some(revision)
+    }
+
     /// Makes this the state after `changes`. Called by the writer on its private next state, and by replays in tests.
     pub fn absorb(&mut self, changes: &Changes) {
         let Changes {
@@ -201,6 +255,14 @@ impl State {
             }
             self.nodes.insert(change.hostname.clone(), Arc::new(node));
         }
+        for change in &changes.entities {
+            let entities = &mut self.entities[change.kind as usize];
+            match (&change.old, &change.new) {
+                (old, Some(new)) => entities.put(&change.key, old.as_ref(), new.clone()),
+                (Some(old), None) => entities.remove(&change.key, old),
+                (None, None) => {}
+            }
+        }
         self.revision = revision;
         self.stamp_ms = stamp_ms;
     }
@@ -223,6 +285,15 @@ impl Loader {
         self.state
             .streamers
             .insert(Hostname::trusted(&record.hostname), record);
+    }
+
+    pub fn entity(&mut self, kind: Kind, record: EntityRecord) {
+        let key = Key::trusted(kind, &record.key);
+        self.state.entities[kind as usize].put(&key, None, record);
+    }
+
+    pub fn events(&mut self, chunk: EventChunkRecord) {
+        self.state.add_events(chunk);
     }
 
     /// One shard, loaded elsewhere, possibly on another thread.

@@ -128,6 +128,61 @@ pub struct Streamer {
     pub filled: Vec<(u32, u32)>,
 }
 
+/// Anything that is saved under a key and is neither a stream nor a streamer; see [`super::entity`].
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
+pub struct Entity {
+    /// As it is written in a path; a number without leading zeros for kinds with numeric keys.
+    pub key: String,
+    pub revision: u64,
+    /// Stamp of the last change of any field, UTC ms.
+    pub updated_at: u64,
+    pub has_secrets: bool,
+    pub facts: Facts,
+    /// Canonical JSON object without the key and the stamp, defaults filled in.
+    pub config: String,
+    pub filled: Vec<(u32, u32)>,
+}
+
+/// What the server itself has to know about an entity.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
+pub enum Facts {
+    #[default]
+    None,
+    Agent {
+        /// Where the agent sends its media while no stream uses it; a stream's own layout rules otherwise.
+        layout: Option<Layout>,
+    },
+    Episode {
+        media: String,
+        /// UTC ms.
+        opened_at: u64,
+        /// UTC ms; set once.
+        closed_at: Option<u64>,
+    },
+    Person {
+        /// UTC ms; a deleted person is kept for a while, so that whoever holds a copy learns of it.
+        deleted_at: Option<u64>,
+    },
+    Token {
+        /// SHA-256 of the key.
+        digest: [u8; 32],
+    },
+}
+
+/// The events of one batch, in their order.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
+pub struct EventChunk {
+    /// Log sequence number of the batch.
+    pub revision: u64,
+    /// UTC ms.
+    pub stamp_ms: u64,
+    /// Canonical JSON objects, complete as the API shows them.
+    pub events: Vec<String>,
+}
+
 /// What outlives the removal of a stream from a node's answer: a node's generation must not step back over a restart.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NodeMark {
@@ -222,6 +277,16 @@ macro_rules! view {
 view!(StreamRecord, Stream, ArchivedStream);
 view!(StreamerRecord, Streamer, ArchivedStreamer);
 view!(NodeMarkRecord, NodeMark, ArchivedNodeMark);
+view!(EntityRecord, Entity, ArchivedEntity);
+view!(EventChunkRecord, EventChunk, ArchivedEventChunk);
+
+impl ArchivedEntity {
+    pub fn filled_spans(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.filled
+            .iter()
+            .map(|span| (span.0.to_native(), span.1.to_native()))
+    }
+}
 
 impl ArchivedStream {
     /// Where the stream is now.

@@ -20,7 +20,9 @@ use weir::state::State;
 use weir::state::command::{Command, Done, StreamPatch};
 use weir::state::name::StreamName;
 use weir::state::node::RenderSettings;
-use weir::writer::{COMMANDS_WAITING_MAX, CoreMessage, Envelope, Machine, Published, Writer};
+use weir::writer::{
+    COMMANDS_WAITING_MAX, CoreMessage, Envelope, Machine, Published, ReplyTo, Writer,
+};
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 
@@ -432,11 +434,13 @@ fn a_full_queue_is_told_at_once_and_everything_taken_is_answered() {
     let inbox = Arc::new(Inbox::new());
     let (writer, commands, stop) = Writer::new(machine, published.clone(), vec![inbox.clone()]);
     let envelope = |i: usize| Envelope {
-        command: save(&format!("s{}", i % 10), &i.to_string()),
-        core: 0,
-        ticket: Ticket {
-            slot: i as u32,
-            epoch: 1,
+        asked: save(&format!("s{}", i % 10), &i.to_string()).into(),
+        reply_to: ReplyTo::Core {
+            index: 0,
+            ticket: Ticket {
+                slot: i as u32,
+                epoch: 1,
+            },
         },
     };
     for i in 0..COMMANDS_WAITING_MAX {

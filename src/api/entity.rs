@@ -1,0 +1,329 @@
+//! Entities over HTTP: the list, one, save and delete that every kind has in common.
+//!
+//! A resource with more to it (commands, keys that are made here, a soft deletion) has a file of its own and uses what is here. Lists mask
+//! secrets, in what they show and in what they filter and sort by; an administrator who reads one entity sees them.
+
+use std::borrow::Cow;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::query::{
+    Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Search, Source,
+};
+use super::{Call, Collection, Outcome};
+use crate::http::Response;
+use crate::http::error::ApiError;
+use crate::json::{FieldType, Number, scan, write_string};
+use crate::state::State;
+use crate::state::command::{Command, EntitySave};
+use crate::state::entity::{Entities, Key, Kind, bad_key};
+use crate::state::record::EntityRecord;
+
+/// Renders one entity. `masked` hides secrets.
+pub fn render(kind: Kind, entity: &EntityRecord, masked: bool, out: &mut Vec<u8>) {
+    EntityDoc::new(kind, entity, masked).render(out);
+}
+
+/// An entity as the API shows it.
+pub struct EntityDoc<'a> {
+    kind: Kind,
+    entity: &'a EntityRecord,
+    config: Cow<'a, str>,
+}
+
+impl<'a> EntityDoc<'a> {
+    pub fn new(kind: Kind, entity: &'a EntityRecord, masked: bool) -> Self {
+        let config = entity.config.as_str();
+        let config = if masked && entity.has_secrets {
+            Cow::Owned(kind.schema().mask(config))
+        } else {
+            Cow::Borrowed(config)
+        };
+        Self {
+            kind,
+            entity,
+            config,
+        }
+    }
+}
+
+impl Document for EntityDoc<'_> {
+    fn key(&self) -> &str {
+        &self.entity.key
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        if name == self.kind.key_field() {
+            return Some(match Key::trusted(self.kind, &self.entity.key) {
+                Key::Number(number) => Raw::Number(Number::Unsigned(number)),
+                Key::Text(_) => Raw::Text(&self.entity.key),
+            });
+        }
+        if name == "updated_at" && self.kind.shows_stamp() {
+            let stamp = self.entity.updated_at.to_native();
+            return Some(Raw::Number(Number::Unsigned(stamp)));
+        }
+        scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text)))
+    }
+
+    fn texts(&self) -> Option<[&str; 2]> {
+        Some([&self.entity.key, &self.config])
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.reserve(self.config.len() + 128);
+        out.push(b'{');
+        write_string(out, self.kind.key_field());
+        out.push(b':');
+        if self.kind.has_number_keys() {
+            out.extend_from_slice(self.entity.key.as_bytes());
+        } else {
+            write_string(out, &self.entity.key);
+        }
+        if self.config.len() > 2 {
+            out.push(b',');
+            out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
+        }
+        if self.kind.shows_stamp() {
+            out.extend_from_slice(b",\"updated_at\":");
+            let stamp = self.entity.updated_at.to_native();
+            out.extend_from_slice(itoa::Buffer::new().format(stamp).as_bytes());
+        }
+        out.push(b'}');
+    }
+}
+
+/// All entities of a kind, as the query engine wants them.
+pub struct EntitySource<'s> {
+    kind: Kind,
+    entities: &'s Entities,
+}
+
+impl<'s> EntitySource<'s> {
+    pub fn new(kind: Kind, state: &'s State) -> Self {
+        Self {
+            kind,
+            entities: state.entities(kind),
+        }
+    }
+
+    fn bound(&self, bound: Bound<&str>) -> Bound<Key> {
+        bound.map(|key| Key::trusted(self.kind, key))
+    }
+}
+
+impl Source for EntitySource<'_> {
+    type Doc<'a>
+        = EntityDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.entities.by_key().len() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<EntityDoc<'_>> {
+        let key = Key::parse(self.kind, key).ok()?;
+        let entity = self.entities.get(&key)?;
+        Some(EntityDoc::new(self.kind, entity, true))
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = EntityDoc<'a>> {
+        let range = (self.bound(from), Bound::Unbounded);
+        let found = self.entities.by_key().range(range);
+        found.map(|(_, entity)| EntityDoc::new(self.kind, entity, true))
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = EntityDoc<'a>> {
+        let range = (Bound::Unbounded, self.bound(from));
+        let found = self.entities.by_key().range(range).rev();
+        found.map(|(_, entity)| EntityDoc::new(self.kind, entity, true))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        hints: &Hints<'_>,
+        place: &mut Place,
+        budget: usize,
+        each: &mut dyn FnMut(EntityDoc<'a>),
+    ) -> bool {
+        let mut left = budget.max(1);
+        let after = place.after.take();
+        let after = after.as_deref().map(|key| Key::trusted(self.kind, key));
+        // What changed since a stamp is found in the order of stamps: a long poll's question costs what changed, not what exists.
+        if let Some(stamp) = hints.stamp_min {
+            let from = (place.part as u64).max(stamp);
+            for (key, entity) in self.entities.changed_from(from, after) {
+                each(EntityDoc::new(self.kind, entity, true));
+                left -= 1;
+                if left == 0 {
+                    place.part = entity.updated_at.to_native() as usize;
+                    place.after = Some(key.to_string().into());
+                    return false;
+                }
+            }
+            return true;
+        }
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (key, entity) in self.entities.by_key().range((from, Bound::Unbounded)) {
+            each(EntityDoc::new(self.kind, entity, true));
+            left -= 1;
+            if left == 0 {
+                place.after = Some(key.to_string().into());
+                return false;
+            }
+        }
+        true
+    }
+}
+
+const fn text(path: &'static str) -> Search {
+    Search { path, url: false }
+}
+
+macro_rules! list_kind {
+    ($name:ident, $kind:expr, $collection:literal, $key:literal, $order:expr, $sort:literal, $stamp:expr, $search:expr) => {
+        static $name: ListKind = ListKind {
+            collection: $collection,
+            key: $key,
+            key_order: $order,
+            default_sort: $sort,
+            stamp: $stamp,
+            required: || $kind.schema().required(),
+            search: $search,
+            field_type: |path| field_type($kind, path),
+            secret: |path| $kind.schema().is_secret(path),
+        };
+    };
+}
+
+list_kind!(
+    AGENTS,
+    Kind::Agent,
+    "agents",
+    "id",
+    KeyOrder::Text,
+    "-id",
+    Some("updated_at"),
+    &[
+        text("id"),
+        text("stats.local_ip"),
+        text("stats.peer_ip"),
+        text("stats.mac_address"),
+        text("stats.version"),
+    ]
+);
+list_kind!(
+    API_TOKENS,
+    Kind::ApiToken,
+    "api_tokens",
+    "name",
+    KeyOrder::Text,
+    "name",
+    None,
+    &[text("name")]
+);
+list_kind!(
+    AUTH_BACKENDS,
+    Kind::AuthBackend,
+    "auth_backends",
+    "name",
+    KeyOrder::Text,
+    "name",
+    None,
+    &[text("name")]
+);
+list_kind!(
+    BALANCERS,
+    Kind::Balancer,
+    "balancers",
+    "name",
+    KeyOrder::Text,
+    "name",
+    None,
+    &[text("name")]
+);
+list_kind!(
+    EPISODES,
+    Kind::Episode,
+    "episodes",
+    "episode_id",
+    KeyOrder::Decimal,
+    "updated_at",
+    Some("updated_at"),
+    &[text("media")]
+);
+list_kind!(
+    PERSONS,
+    Kind::Person,
+    "persons",
+    "person_id",
+    KeyOrder::Decimal,
+    "updated_at",
+    Some("updated_at"),
+    &[text("external_id")]
+);
+
+/// What the query engine has to know about a kind.
+pub fn list_kind(kind: Kind) -> &'static ListKind {
+    match kind {
+        Kind::Agent => &AGENTS,
+        Kind::ApiToken => &API_TOKENS,
+        Kind::AuthBackend => &AUTH_BACKENDS,
+        Kind::Balancer => &BALANCERS,
+        Kind::Episode => &EPISODES,
+        Kind::Person => &PERSONS,
+    }
+}
+
+fn field_type(kind: Kind, path: &str) -> Option<FieldType> {
+    if path == "updated_at" && kind.shows_stamp() {
+        return Some(FieldType::Integer);
+    }
+    super::field_type(kind.schema(), path)
+}
+
+impl Call<'_> {
+    /// The key that the path names.
+    pub fn key(&self, kind: Kind) -> Result<Key, ApiError> {
+        Key::parse(kind, self.parameter).map_err(|why| bad_key(kind, why))
+    }
+}
+
+/// A list of one kind; `own` are its parameters that are no filters.
+pub fn list(call: &Call<'_>, kind: Kind, own: &[&'static str]) -> Result<Outcome, ApiError> {
+    let query = Query::parse(call.request.query, list_kind(kind), own)?;
+    let wait: Option<Duration> = super::poll_timeout(
+        query.own("poll_timeout"),
+        call.core.shared().settings.poll_wait_max,
+    )?;
+    Ok(Outcome::List {
+        of: Collection::Entities(kind),
+        query: Rc::new(query),
+        wait,
+    })
+}
+
+pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
+    let key = call.key(kind)?;
+    let entity = call.state.entities(kind).get(&key);
+    let mut body = Vec::new();
+    render(
+        kind,
+        entity.ok_or_else(|| kind.not_found())?,
+        false,
+        &mut body,
+    );
+    Ok(Outcome::Reply(Response::json(200, body)))
+}
+
+pub fn save(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
+    let save = EntitySave::from_body(kind, call.key(kind)?, call.json()?, "")?;
+    Ok(Outcome::Command(Command::SaveEntity(save)))
+}
+
+pub fn delete(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
+    let key = call.key(kind)?;
+    Ok(Outcome::Command(Command::DeleteEntity { kind, key }))
+}

@@ -1,0 +1,174 @@
+//! The event log over HTTP: who changed what, and what the server decided.
+//!
+//! Events are read only. They come in the order they became durable, `event_id` grows with it, and a list waits for new ones with
+//! `poll_timeout`; who has seen everything up to an event asks for `event_id_gt`.
+
+use std::borrow::Cow;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
+use super::{Call, Collection, Outcome};
+use crate::http::error::ApiError;
+use crate::json::{FieldType, scan};
+use crate::state::State;
+use crate::state::event::{event_id, place_of};
+use crate::state::record::EventChunkRecord;
+
+/// One event.
+pub struct EventDoc<'a> {
+    text: &'a str,
+    key: String,
+}
+
+impl<'a> EventDoc<'a> {
+    /// All events of a batch.
+    pub fn all(chunk: &'a EventChunkRecord) -> impl DoubleEndedIterator<Item = Self> {
+        (0..chunk.events.len()).filter_map(|place| Self::at(chunk, place))
+    }
+
+    fn at(chunk: &'a EventChunkRecord, place: usize) -> Option<Self> {
+        chunk.events.get(place).map(|text| Self {
+            text: text.as_str(),
+            key: event_id(chunk.revision.to_native(), place).to_string(),
+        })
+    }
+}
+
+impl Document for EventDoc<'_> {
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        scan::member(self.text, name).map(|text| Raw::Json(Cow::Borrowed(text)))
+    }
+
+    fn texts(&self) -> Option<[&str; 2]> {
+        Some([self.text, ""])
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.text.as_bytes());
+    }
+}
+
+/// The whole log, as the query engine wants it.
+pub struct Events<'s> {
+    state: &'s State,
+}
+
+impl<'s> Events<'s> {
+    pub fn new(state: &'s State) -> Self {
+        Self { state }
+    }
+}
+
+/// A key as a number, with whether it belongs to the range it bounds.
+fn number(bound: Bound<&str>) -> Bound<u64> {
+    bound.map(|key| key.parse().unwrap_or(u64::MAX))
+}
+
+impl Source for Events<'_> {
+    type Doc<'a>
+        = EventDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.state.events_count() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<EventDoc<'_>> {
+        let (revision, place) = place_of(key.parse().ok()?);
+        EventDoc::at(self.state.events().get(&revision)?, place)
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = EventDoc<'a>> {
+        let first = match number(from) {
+            Bound::Unbounded => 0,
+            Bound::Included(id) => id,
+            Bound::Excluded(id) => id.saturating_add(1),
+        };
+        let (revision, place) = place_of(first);
+        self.state
+            .events()
+            .range(revision..)
+            .flat_map(move |(at, chunk)| {
+                let skipped = if *at == revision { place } else { 0 };
+                EventDoc::all(chunk).skip(skipped)
+            })
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = EventDoc<'a>> {
+        // Events below this id.
+        let end = match number(from) {
+            Bound::Unbounded => u64::MAX,
+            Bound::Included(id) => id.saturating_add(1),
+            Bound::Excluded(id) => id,
+        };
+        let (revision, place) = place_of(end);
+        self.state
+            .events()
+            .range(..=revision)
+            .rev()
+            .flat_map(move |(at, chunk)| {
+                let taken = if *at == revision { place } else { usize::MAX };
+                EventDoc::all(chunk)
+                    .take(taken.min(chunk.events.len()))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+            })
+    }
+}
+
+pub static KIND: Kind = Kind {
+    collection: "events",
+    key: "event_id",
+    key_order: KeyOrder::Decimal,
+    default_sort: "event_id",
+    stamp: None,
+    required: || &[],
+    search: &[
+        Search {
+            path: "entity_id",
+            url: false,
+        },
+        Search {
+            path: "operation_id",
+            url: false,
+        },
+        Search {
+            path: "path",
+            url: false,
+        },
+        Search {
+            path: "user",
+            url: false,
+        },
+    ],
+    field_type: |path| match path {
+        "event_id" | "utc_ms" | "duration" | "status" | "streams_updated" | "agents_updated" => {
+            Some(FieldType::Integer)
+        }
+        "event" | "entity_id" | "entity_type" | "ip" | "operation_id" | "originator" | "path"
+        | "server" | "trace_id" | "user" | "user_agent" | "version" | "message" | "reason"
+        | "initiator" | "command" | "hostname" => Some(FieldType::String),
+        _ => None,
+    },
+    secret: |_| false,
+};
+
+pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let query = Query::parse(call.request.query, &KIND, &["poll_timeout"])?;
+    let wait = super::poll_timeout(
+        query.own("poll_timeout"),
+        call.core.shared().settings.poll_wait_max,
+    )?;
+    Ok(Outcome::List {
+        of: Collection::Events,
+        query: Rc::new(query),
+        wait,
+    })
+}

@@ -1,0 +1,183 @@
+//! Events: who changed what and what the server decided, in the order it became durable.
+//!
+//! The events of a batch are one record, written in the batch's own transaction: an event without its change or a change without its event
+//! cannot be on disk. The log is bounded by age and by size, whole batches at a time, and never holds a secret: an event names operations and
+//! keys, not bodies.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::record::EventChunkRecord;
+use crate::json::write_string;
+
+/// Events of one batch at the most; their ids are the batch's number times this, plus their place.
+pub const EVENTS_PER_BATCH_MAX: u64 = 1 << 16;
+
+/// How much of the log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventLimits {
+    pub age_ms_max: u64,
+    /// Bytes of text; 0 keeps no events at all.
+    pub bytes_max: usize,
+}
+
+impl Default for EventLimits {
+    fn default() -> Self {
+        Self {
+            age_ms_max: 30 * 24 * 3600 * 1000,
+            bytes_max: 32 << 20,
+        }
+    }
+}
+
+/// Who asked for a change, and how.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// The operation's id in the API's description.
+    pub operation: &'static str,
+    /// Without query.
+    pub path: Box<str>,
+    pub entity: Option<(EntityType, Box<str>)>,
+    /// `X-Originator`: what program the caller says it is.
+    pub originator: Option<Box<str>>,
+    /// `X-Trace-Id`, or made up here.
+    pub trace_id: Box<str>,
+    /// Under what name the caller was let in.
+    pub user: Box<str>,
+    pub ip: IpAddr,
+    pub user_agent: Option<Box<str>>,
+    pub received: Instant,
+}
+
+/// The kinds of things an event can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntityType {
+    Agent,
+    Stream,
+    Streamer,
+}
+
+impl EntityType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Stream => "stream",
+            Self::Streamer => "streamer",
+        }
+    }
+}
+
+/// One event before it has a number and a time: its kind and its members, in canonical order, `"name":value` each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub event: &'static str,
+    members: Vec<(&'static str, Box<str>)>,
+}
+
+impl NewEvent {
+    pub fn new(event: &'static str) -> Self {
+        Self {
+            event,
+            members: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn text(self, name: &'static str, value: &str) -> Self {
+        let mut json = Vec::with_capacity(value.len() + 2);
+        write_string(&mut json, value);
+        self.json(
+            name,
+            String::from_utf8(json)
+                .expect("written JSON is UTF-8")
+                .into(),
+        )
+    }
+
+    #[must_use]
+    pub fn number(self, name: &'static str, value: u64) -> Self {
+        self.json(name, value.to_string().into())
+    }
+
+    /// `value` is canonical JSON.
+    #[must_use]
+    pub fn json(mut self, name: &'static str, value: Box<str>) -> Self {
+        self.members.push((name, value));
+        self
+    }
+
+    #[must_use]
+    pub fn maybe_text(self, name: &'static str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self,
+        }
+    }
+
+    #[must_use]
+    pub fn entity(self, of: EntityType, id: &str) -> Self {
+        self.text("entity_id", id).text("entity_type", of.as_str())
+    }
+
+    /// The whole event, members in order of their names.
+    pub fn finish(mut self, id: u64, server: &str, stamp_ms: u64) -> String {
+        let event = self.event;
+        self = self
+            .text("event", event)
+            .number("event_id", id)
+            .text("server", server)
+            .number("utc_ms", stamp_ms);
+        self.members.sort_by_key(|(name, _)| *name);
+        let mut out = String::from("{");
+        for (i, (name, value)) in self.members.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            out.push('"');
+            out.push_str(name);
+            out.push_str("\":");
+            out.push_str(value);
+        }
+        out.push('}');
+        out
+    }
+}
+
+impl Audit {
+    /// The event of a change that was made.
+    pub fn event(&self, status: u16) -> NewEvent {
+        let us = u64::try_from(self.received.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let event = NewEvent::new("api_call")
+            .number("duration", us)
+            .text("ip", &self.ip.to_string())
+            .text("operation_id", self.operation)
+            .maybe_text("originator", self.originator.as_deref())
+            .text("path", &self.path)
+            .number("status", u64::from(status))
+            .text("trace_id", &self.trace_id)
+            .text("user", &self.user)
+            .maybe_text("user_agent", self.user_agent.as_deref());
+        match &self.entity {
+            Some((of, id)) => event.entity(*of, id),
+            None => event,
+        }
+    }
+}
+
+/// The id of the event at a place of a batch.
+pub fn event_id(revision: u64, place: usize) -> u64 {
+    revision * EVENTS_PER_BATCH_MAX + place as u64
+}
+
+/// The batch and the place of an event.
+pub fn place_of(id: u64) -> (u64, usize) {
+    (
+        id / EVENTS_PER_BATCH_MAX,
+        (id % EVENTS_PER_BATCH_MAX) as usize,
+    )
+}
+
+/// What a chunk counts against [`EventLimits::bytes_max`].
+pub fn weight(chunk: &EventChunkRecord) -> usize {
+    chunk.bytes().len()
+}
