@@ -291,6 +291,10 @@ impl<'a> Check<'a> {
         let Value::Object(object) = value else { return };
         match object.member(member) {
             None | Some(Value::Null) => {
+                if let Some(variant) = union.absent() {
+                    self.value(variant, value, path);
+                    return;
+                }
                 let title = format!(
                     "Must be given: it tells which kind of object this is ({}).",
                     known(union)

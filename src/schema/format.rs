@@ -134,7 +134,8 @@ const TEXTS: &[Format] = &[
 const INTEGERS: &[(&str, u64, u64)] = &[
     ("network_port", 0, 65_535),
     ("percent", 0, 100),
-    ("snowflake_id", 0, u64::MAX),
+    // Signed, as other programs hold them.
+    ("snowflake_id", 0, i64::MAX as u64),
     ("utc", 1_000_000_000, 10_000_000_000),
     ("utc_ms", 1_000_000_000_000, 10_000_000_000_000),
 ];

@@ -27,28 +27,45 @@ pub use mask::MASK;
 
 use std::sync::LazyLock;
 
+use crate::json::Value;
 use tree::{NodeId, Tree};
 
-static STREAM: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::compile(
-        data::FILES,
-        "central_stream_config",
-        &["name", "updated_at"],
-    )
-});
+/// The files, read once for all roots.
+static FILES: LazyLock<tree::Schemas> = LazyLock::new(|| tree::read(data::FILES));
 
-// `cluster_key` and `role` are required of input; of an answer only the key of the collection is.
-static STREAMER: LazyLock<Schema> =
-    LazyLock::new(|| Schema::compile(data::FILES, "streamer_config", &["hostname"]));
-
-/// The configuration of a stream.
-pub fn stream() -> &'static Schema {
-    &STREAM
+/// A root: `name()` compiles the schema at its first use. The list names the members that every answer has.
+macro_rules! roots {
+    ($($(#[$about:meta])* $name:ident: $schema:literal, $required:expr;)*) => {$(
+        $(#[$about])*
+        pub fn $name() -> &'static Schema {
+            static ROOT: LazyLock<Schema> = LazyLock::new(|| Schema::compile(&FILES, $schema, &$required));
+            &ROOT
+        }
+    )*};
 }
 
-/// The description of a streamer: a union by `role`.
-pub fn streamer() -> &'static Schema {
-    &STREAMER
+roots! {
+    /// The configuration of a stream.
+    stream: "central_stream_config", ["name", "updated_at"];
+    /// The description of a streamer: a union by `role`. `cluster_key` and `role` are required of input; of an answer only the key of the
+    /// collection is.
+    streamer: "streamer_config", ["hostname"];
+    /// An agent and where its video goes.
+    agent: "central_agent_config", ["id"];
+    /// A batch of streamers for agents.
+    agent_layouts: "central_agent_layout_list", [];
+    /// A key of a program.
+    api_token: "api_token", ["key", "name"];
+    /// Rules for viewers.
+    auth_backend: "auth_backend_config", ["name"];
+    /// A group of streamers that share viewers.
+    balancer: "balancer_config", ["name"];
+    /// An episode: a union by `episode_type`, `generic` when it is absent, custom when it is unknown.
+    episode: "episode", ["episode_id", "media", "opened_at", "updated_at"];
+    /// A span of recordings that a streamer has to keep.
+    external_episode: "external_episode", ["opened_at", "updated_at"];
+    /// A human who is recognised.
+    person: "vision_person", ["originator", "person_id", "updated_at"];
 }
 
 /// One kind of document.
@@ -61,14 +78,32 @@ pub struct Schema {
 
 impl Schema {
     /// Compiles `root` and what it reaches. The files are part of the program: a mistake in them is our bug and stops it at the first use.
-    fn compile(files: &[(&str, &str)], root: &str, required: &[&str]) -> Self {
-        let (tree, root) = tree::compile(files, root);
+    fn compile(schemas: &tree::Schemas, root: &str, required: &[&str]) -> Self {
+        let (tree, root) = tree::compile(schemas, root);
         let masks = mask::Masks::of(&tree, root);
         Self {
             tree,
             root,
             masks,
             required: required.iter().map(|name| Box::from(*name)).collect(),
+        }
+    }
+
+    /// Writes down which variant a document is whose discriminating member is absent, where that has a meaning (an episode without a type is a
+    /// generic one). To be done with a merged document, before it is pruned: a patch need not repeat what is stored.
+    pub fn name_variant(&self, merged: &mut Value) {
+        let Some(tree::Union::Named {
+            member,
+            absent: Some((name, _)),
+            ..
+        }) = self.tree[self.root].union.as_deref()
+        else {
+            return;
+        };
+        if let Value::Object(object) = merged
+            && object.member(member).is_none_or(Value::is_null)
+        {
+            object.insert(&**member, Value::from(&**name));
         }
     }
 

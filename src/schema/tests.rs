@@ -23,7 +23,7 @@ fn wrong(schema: &Schema, value: &Value) -> Vec<String> {
 
 fn small(schema: &str) -> Schema {
     let file = format!(r#"{{"schemas":{{"root":{schema}}}}}"#);
-    Schema::compile(&[("small", &file)], "root", &[])
+    Schema::compile(&tree::read(&[("small", &file)]), "root", &[])
 }
 
 #[test]
@@ -242,8 +242,13 @@ fn each_thing_wrong_has_its_code_and_its_place() {
         ),
         (
             r#"{"type":"integer","format":"snowflake_id"}"#,
-            "18446744073709551615",
+            "9223372036854775807",
             &[],
+        ),
+        (
+            r#"{"type":"integer","format":"snowflake_id"}"#,
+            "9223372036854775808",
+            &["input_out_of_range "],
         ),
         (
             r#"{"type":"integer","format":"snowflake_id"}"#,
@@ -817,7 +822,7 @@ fn examples_and_defaults_pass() {
     for (file, text) in data::FILES {
         let file_json: serde_json::Value = serde_json::from_str(text).expect(file);
         for (name, schema) in file_json["schemas"].as_object().expect(file) {
-            let compiled = Schema::compile(data::FILES, name, &[]);
+            let compiled = Schema::compile(&FILES, name, &[]);
             for (member, rules) in schema["properties"].as_object().into_iter().flatten() {
                 for mark in ["example", "default"] {
                     if rules[mark].is_null() {
@@ -1188,4 +1193,125 @@ proptest! {
 /// `secret` in the made texts is a password of a URL or a parameter; it is nowhere else.
 fn schema_has_no_url(text: &str) -> bool {
     !text.contains("secret@") && !text.contains("passphrase=secret")
+}
+
+#[test]
+fn an_episode_is_what_its_type_says() {
+    let base = r#""episode_id":1721297304000123456,"media":"a","opened_at":1637094994000,"updated_at":1637098611000"#;
+    let table: &[(&str, &[&str])] = &[
+        // Without a type it is a generic one, and what belongs to other types says nothing.
+        (r#""fingerprint":5"#, &[]),
+        (r#""episode_type":"generic","closed_at":1637098611000"#, &[]),
+        (
+            r#""close_reason":"tired""#,
+            &["unknown_enum_option /close_reason"],
+        ),
+        (r#""episode_type":"face""#, &["missing_required /preview"]),
+        (
+            r#""episode_type":"face","preview":"AAA=","detections":[{"object_class":"face","detected_at":1}]"#,
+            &["input_out_of_range /detections/0/detected_at"],
+        ),
+        (
+            r#""episode_type":"face","preview":"not base64""#,
+            &["wrong_format /preview"],
+        ),
+        // A vehicle's sightings are of either kind; members of both are known.
+        (
+            r#""episode_type":"vehicle","preview":"AAA=","detections":[{"object_class":"license_plate","detected_at":1637094994000,"plate_text":"X"},{"object_class":"vehicle","detected_at":1637094994000,"purpose":"regular"}]"#,
+            &[],
+        ),
+        (
+            r#""episode_type":"vehicle","preview":"AAA=","detections":[{"object_class":"boat","detected_at":1637094994000}]"#,
+            &["unmatched_any /detections/0"],
+        ),
+        // Every other type is somebody's own, with any payload.
+        (
+            r#""episode_type":"door_open","payload":[null,{"a":1e9}]"#,
+            &[],
+        ),
+        (r#""episode_type":"door_open","payload":null"#, &[]),
+        (
+            r#""episode_type":"qr_code","payload":5"#,
+            &["not_string /payload"],
+        ),
+        (r#""episode_type":"""#, &["too_short /episode_type"]),
+        (
+            r#""episode_type":"twenty-one characters""#,
+            &["too_long /episode_type"],
+        ),
+        (r#""episode_type":7"#, &["not_string /episode_type"]),
+    ];
+    for (more, expected) in table {
+        let text = format!("{{{base},{more}}}");
+        assert_eq!(wrong(episode(), &json(&text)), *expected, "{text}");
+    }
+}
+
+#[test]
+fn an_absent_type_is_written_down_once_everything_is_merged() {
+    let stored = r#"{"episode_type":"face","media":"a","preview":"AAA="}"#;
+    let mut patch = json(r#"{"fingerprint":{"data":"AA==","version":"1"},"has_dvr":true}"#);
+    episode().prune(&mut patch);
+    assert_eq!(
+        patch,
+        json(r#"{"fingerprint":{"data":"AA==","version":"1"}}"#),
+        "the patch does not say which type is stored"
+    );
+    let mut merged = json(stored);
+    merge(&mut merged, patch.clone());
+    episode().name_variant(&mut merged);
+    episode().prune(&mut merged);
+    assert!(merged.get("fingerprint").is_some(), "{merged:?}");
+    let mut created = patch;
+    episode().name_variant(&mut created);
+    episode().prune(&mut created);
+    assert_eq!(created, json(r#"{"episode_type":"generic"}"#));
+    // Where an absent member means nothing, nothing is written.
+    let mut node = json("{}");
+    streamer().name_variant(&mut node);
+    assert_eq!(node, json("{}"));
+}
+
+#[test]
+fn numbers_of_episodes_are_exact_to_the_last_bit() {
+    for id in ["0", "9007199254740993", "9223372036854775807"] {
+        let text = format!(r#"{{"episode_id":{id}}}"#);
+        let mut document = json(&text);
+        episode().prune(&mut document);
+        assert_eq!(document.to_text(), text);
+        let read = episode()
+            .filter_type("episode_id")
+            .expect("there is such a field")
+            .convert(id);
+        assert_eq!(read.map(|value| value.to_text()), Ok(id.to_owned()));
+    }
+}
+
+#[test]
+fn every_root_masks_what_must_not_be_seen() {
+    let table: &[(&Schema, &str, &str)] = &[
+        (agent(), r#"{"id":"1","key":"canary"}"#, "key"),
+        (api_token(), r#"{"name":"a","key":"canary"}"#, "key"),
+        (
+            auth_backend(),
+            r#"{"allow_tokens":["canary"],"name":"a"}"#,
+            "allow_tokens",
+        ),
+        (
+            auth_backend(),
+            r#"{"deny_tokens":["canary"],"name":"a"}"#,
+            "deny_tokens",
+        ),
+        (
+            auth_backend(),
+            r#"{"backends":[{"url":"http://u:canary@h/"}]}"#,
+            "",
+        ),
+    ];
+    for (schema, text, secret) in table {
+        let masked = schema.mask(text);
+        assert!(!masked.contains("canary"), "{text} -> {masked}");
+        assert!(masked.contains(MASK), "{text} -> {masked}");
+        assert!(secret.is_empty() || schema.is_secret(secret), "{secret}");
+    }
 }

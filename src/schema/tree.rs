@@ -119,7 +119,10 @@ pub(super) enum Union {
     Named {
         member: Key,
         variants: Box<[(Box<str>, NodeId)]>,
+        /// The variant of every other name.
         fallback: Option<NodeId>,
+        /// What an absent member stands for: its name and its variant.
+        absent: Option<(Box<str>, NodeId)>,
         all: Box<[NodeId]>,
     },
     /// The variant is told from the URL in a member: by its scheme, then by pattern, in the order of the schema.
@@ -152,6 +155,14 @@ impl Union {
         match self {
             Union::Free(_) => None,
             Union::Named { member, .. } | Union::Addressed { member, .. } => Some(member),
+        }
+    }
+
+    /// The variant that an object without the discriminating member is.
+    pub(super) fn absent(&self) -> Option<NodeId> {
+        match self {
+            Union::Named { absent, .. } => absent.as_ref().map(|(_, node)| *node),
+            Union::Free(_) | Union::Addressed { .. } => None,
         }
     }
 
@@ -266,23 +277,9 @@ pub(super) enum Resolved {
 }
 
 /// Compiles the named schema and what it reaches. Panics when the files are wrong: they are part of the program.
-pub(super) fn compile(files: &[(&str, &str)], root: &str) -> (Tree, NodeId) {
-    let mut schemas = BTreeMap::new();
-    for (file, text) in files {
-        let json: Json =
-            serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let Some(Json::Object(found)) = json.get("schemas").cloned() else {
-            panic!("{file}: no object \"schemas\"")
-        };
-        for (name, schema) in found {
-            assert!(
-                schemas.insert(name.clone(), schema).is_none(),
-                "{file}: {name} is described twice"
-            );
-        }
-    }
+pub(super) fn compile(schemas: &Schemas, root: &str) -> (Tree, NodeId) {
     let mut compiler = Compiler {
-        schemas: &schemas,
+        schemas,
         nodes: Vec::new(),
         known: HashMap::new(),
     };
@@ -299,8 +296,30 @@ pub(super) fn compile(files: &[(&str, &str)], root: &str) -> (Tree, NodeId) {
     (tree, root)
 }
 
+/// Schemas by name, as they are in the files.
+pub(super) type Schemas = BTreeMap<String, Json>;
+
+/// Reads the files. Panics when they are wrong: they are part of the program.
+pub(super) fn read(files: &[(&str, &str)]) -> Schemas {
+    let mut schemas = BTreeMap::new();
+    for (file, text) in files {
+        let json: Json =
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let Some(Json::Object(found)) = json.get("schemas").cloned() else {
+            panic!("{file}: no object \"schemas\"")
+        };
+        for (name, schema) in found {
+            assert!(
+                schemas.insert(name.clone(), schema).is_none(),
+                "{file}: {name} is described twice"
+            );
+        }
+    }
+    schemas
+}
+
 struct Compiler<'a> {
-    schemas: &'a BTreeMap<String, Json>,
+    schemas: &'a Schemas,
     nodes: Vec<Option<Node>>,
     /// Nodes of named schemas, by the name and the rules given beside the reference.
     known: HashMap<(String, String), NodeId>,
@@ -552,10 +571,17 @@ impl Compiler<'_> {
             .collect();
         variants.sort_unstable();
         let fallback = discriminator.get("x-fallback").map(|name| all[named(name)]);
+        let absent = discriminator.get("x-absent").map(|target| {
+            let variant = all[named(target)];
+            let name = variants.iter().find(|(_, node)| *node == variant);
+            let (name, _) = name.expect("what an absent member stands for has a name");
+            (name.clone(), variant)
+        });
         Some(Box::new(Union::Named {
             member,
             variants: variants.into(),
             fallback,
+            absent,
             all,
         }))
     }

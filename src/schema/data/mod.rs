@@ -7,6 +7,7 @@
 //! * `x-secret`: `true` = the value is masked outside the object itself.
 //! * `x-doc-default`: what applies when the field is absent. Unlike `default` it is not filled into the effective configuration.
 //! * `discriminator.x-patterns`: a union told apart by matching the URL of an item against patterns instead of by a fixed value.
+//! * `discriminator.x-fallback`, `discriminator.x-absent`: the variant of every other value, and that of an object without the member.
 //! * `x-since: "later"`: an addition to the reference API; `x-delete-at`: version of the reference after which a deprecated field may go.
 //! * `x-openmetrics-metric`, `x-openmetrics-label`, `x-metric-type`: name and kind of a number as a metric.
 //!
@@ -32,6 +33,13 @@ pub const FILES: &[(&str, &str)] = &[
     ("vision", include_str!("vision.json")),
     ("streamer", include_str!("streamer.json")),
     ("streamer_stats", include_str!("streamer_stats.json")),
+    ("agent", include_str!("agent.json")),
+    ("token", include_str!("token.json")),
+    ("auth_backend", include_str!("auth_backend.json")),
+    ("balancer", include_str!("balancer.json")),
+    ("episode", include_str!("episode.json")),
+    ("detection", include_str!("detection.json")),
+    ("person", include_str!("person.json")),
     ("common", include_str!("common.json")),
 ];
 
@@ -305,7 +313,13 @@ pub(crate) mod tests {
             }
             let discriminator = &schema["discriminator"];
             if discriminator.is_object() {
-                let variants: BTreeSet<_> = schema["oneOf"]
+                // A variant for every other value fits together with the one that is meant: then it is `anyOf`.
+                let union = if discriminator["x-fallback"].is_string() {
+                    "anyOf"
+                } else {
+                    "oneOf"
+                };
+                let variants: BTreeSet<_> = schema[union]
                     .as_array()
                     .expect(way)
                     .iter()
@@ -326,6 +340,7 @@ pub(crate) mod tests {
                     .as_object()
                     .expect(way)
                     .values()
+                    .chain(discriminator.get("x-fallback"))
                     .map(|v| v.as_str().expect(way).trim_start_matches(REF).to_owned())
                     .collect();
                 assert_eq!(
@@ -343,14 +358,24 @@ pub(crate) mod tests {
         assert_eq!(
             unused,
             [
+                "api_tokens_list",
+                "auth_backends_list",
+                "auth_response_v1",
+                "balancers_list",
+                "central_agent_layout_list",
+                "central_agents_list",
                 "central_stream_layout_list",
                 "central_stream_layouts",
                 "central_streams_list",
+                "episodes_list",
                 "error_response",
+                "external_episodes_list",
                 "server_stats_whoami",
                 "streamers_list",
                 "streams_delta",
                 "streams_list",
+                "vision_persons_list",
+                "watcher_agent_logs",
             ]
         );
     }
@@ -404,6 +429,7 @@ pub(crate) mod tests {
             "$ref",
             "type",
             "format",
+            "contentEncoding",
             "enum",
             "const",
             "pattern",
