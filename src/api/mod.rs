@@ -1046,6 +1046,7 @@ impl Service for Core {
             let (method, path, peer) = (request.method.as_str(), request.path, request.peer);
             match &answer {
                 Answer::Reply(response) => log_request(method, path, peer, response.status, since),
+                Answer::Upgrade(_) => log_request(method, path, peer, 101, since),
                 Answer::Wait { .. } => {
                     let path = path.into();
                     let unlogged = Unlogged {
