@@ -13,7 +13,7 @@
 //!   before the names in that object.
 //!
 //! `common.json` also has `formats`: what each `format` means, its unit, and which of them may hold a password (`x-secret: "password"`).
-//! `fields.txt` lists every `schema.property` that must exist. Validation, masking and defaults are made of this by the parent module, the public
+//! `fields.txt` lists every `schema.property` that must exist, `facts.txt` what the reference says about each. Validation, masking and defaults are made of this by the parent module, the public
 //! document by `api::openapi`; nothing here interprets anything.
 
 /// File name (without `.json`) and contents, in the order a reader should meet them.
@@ -47,6 +47,9 @@ pub const FILES: &[(&str, &str)] = &[
     ("event", include_str!("event.json")),
     ("common", include_str!("common.json")),
 ];
+
+#[cfg(test)]
+mod facts;
 
 #[cfg(test)]
 pub(crate) mod tests {
