@@ -1,0 +1,3 @@
+//! Who may watch: rules about addresses, countries, tokens and programs, evaluated without I/O.
+
+pub mod subnet;
