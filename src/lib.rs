@@ -42,6 +42,8 @@ pub mod writer;
 pub mod feed;
 
 pub mod layouter;
+pub mod access;
+pub mod fleet;
 
 pub mod dist;
 pub mod duration;

@@ -1,0 +1,3 @@
+//! The outside world as this server calls it.
+
+pub mod outbound;
