@@ -268,7 +268,8 @@ list_kind!(
 /// What the query engine has to know about a kind.
 pub fn list_kind(kind: Kind) -> &'static ListKind {
     match kind {
-        Kind::Agent => &AGENTS,
+        // Deleted agents are in no list.
+        Kind::Agent | Kind::DeletedAgent => &AGENTS,
         Kind::ApiToken => &API_TOKENS,
         Kind::AuthBackend => &AUTH_BACKENDS,
         Kind::Balancer => &BALANCERS,

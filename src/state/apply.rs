@@ -11,7 +11,7 @@ use super::event::NewEvent;
 use super::name::{Hostname, StreamName};
 use super::node::{holders, pull_authority, render};
 use super::record::{
-    Entity, EntityRecord, LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream,
+    Entity, EntityRecord, Facts, LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream,
     StreamRecord, Streamer, StreamerRecord,
 };
 use crate::http::error::{ApiError, ErrorItem};
@@ -186,14 +186,41 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         Command::SaveEntity(save) => {
             let mut changes = Changes::none(stamp, Done::Nothing);
             let kind = save.kind;
-            let record = save_entity(state, save, stamp, "", &mut changes)?;
+            let record = save_entity(state, save, None, stamp, "", &mut changes)?;
             changes.done = Done::Entity(kind, record);
+            Ok(changes)
+        }
+        Command::SaveAgent { save, layout } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            let kind = save.kind;
+            let layout = layout.as_ref();
+            let record = save_entity(state, save, layout, stamp, "", &mut changes)?;
+            changes.done = Done::Entity(kind, record);
+            Ok(changes)
+        }
+        Command::SetAgentLayouts { items } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            for (i, (key, layout)) in items.into_iter().enumerate() {
+                let at = format!("/layouts/{i}");
+                let Some(old) = state.entities(Kind::Agent).get(&key) else {
+                    return Err(Kind::Agent.not_found().at_pointer(format!("{at}/id")));
+                };
+                if state.agent_has_streams(&old.key) {
+                    continue;
+                }
+                let mut agent = old.to_owned();
+                place_agent(state, &mut agent.facts, &layout, stamp, &at)?;
+                finish_entity(Kind::Agent, key, Some(old), agent, stamp, &mut changes);
+            }
             Ok(changes)
         }
         Command::DeleteEntity { kind, key } => {
             let entity = state.entities(kind).get(&key);
             let old = entity.cloned().ok_or_else(|| kind.not_found())?;
             let mut changes = Changes::none(stamp, Done::Nothing);
+            if kind == Kind::Agent {
+                leave_agent(state, &key, &old, stamp, &mut changes);
+            }
             changes.entities.push(EntityChange {
                 kind,
                 key,
@@ -209,6 +236,9 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         }
     }
 }
+
+/// Deleted agents that are remembered; above, those deleted first are forgotten and get what unknown agents get.
+pub const DELETED_AGENTS_MAX: usize = 100_000;
 
 /// The error for a stream that is not there.
 pub fn stream_not_found() -> ApiError {
@@ -581,6 +611,7 @@ fn save_streamer(
 fn save_entity(
     state: &State,
     save: EntitySave,
+    layout: Option<&LayoutPatch>,
     stamp: Stamp,
     pointer: &str,
     changes: &mut Changes,
@@ -631,10 +662,39 @@ fn save_entity(
     let effective = kind.schema().effective(&merged);
     entity.config = effective.text;
     entity.filled = effective.filled;
+    if let Some(layout) = layout
+        && !state.agent_has_streams(&entity.key)
+    {
+        let at = format!("{pointer}/layout");
+        place_agent(state, &mut entity.facts, layout, stamp, &at)?;
+    }
+    if kind == Kind::Agent
+        && let Some(left) = state.entities(Kind::DeletedAgent).get(&key)
+    {
+        // Whoever is saved anew is not deleted any more.
+        changes.entities.push(EntityChange {
+            kind: Kind::DeletedAgent,
+            key: key.clone(),
+            old: Some(left.clone()),
+            new: None,
+        });
+    }
+    Ok(finish_entity(kind, key, old, entity, stamp, changes))
+}
+
+/// Gives a changed entity its stamps.
+fn finish_entity(
+    kind: Kind,
+    key: Key,
+    old: Option<&EntityRecord>,
+    mut entity: Entity,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> EntityRecord {
     if let Some(old) = old
         && **old == entity
     {
-        return Ok(old.clone());
+        return old.clone();
     }
     entity.revision = stamp.revision;
     entity.updated_at = stamp.ms;
@@ -645,7 +705,91 @@ fn save_entity(
         old: old.cloned(),
         new: Some(new.clone()),
     });
-    Ok(new)
+    new
+}
+
+/// Writes a wanted layout into an agent: of all that a layout has, an agent has the ingest.
+fn place_agent(
+    state: &State,
+    facts: &mut Facts,
+    wanted: &LayoutPatch,
+    stamp: Stamp,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let Facts::Agent { layout } = facts else {
+        return Ok(());
+    };
+    let Some(ingest) = &wanted.ingest else {
+        return Ok(());
+    };
+    let Some(host) = ingest else {
+        *layout = None;
+        return Ok(());
+    };
+    let current = layout.as_ref().and_then(|layout| layout.ingest.as_deref());
+    if current == Some(host.as_str()) {
+        return Ok(());
+    }
+    let at = || format!("{pointer}/ingest");
+    let streamer = state
+        .streamer(host)
+        .ok_or_else(|| streamer_not_found_in_body(at(), host))?;
+    if NodeRole::parse(streamer.role.as_str()) != Some(NodeRole::Streamer) {
+        let title = "The node has another role";
+        return Err(ApiError::bad_body(at(), "wrong_node_role", title)
+            .with("hostname", host)
+            .with("role", streamer.role.as_str()));
+    }
+    *layout = Some(Layout {
+        ingest: Some(host.to_string()),
+        created_at: stamp.ms,
+        by_layouter: wanted.by_layouter,
+        ..Layout::default()
+    });
+    Ok(())
+}
+
+/// What goes with an agent: its streams. What stays: that it was here, and the key by which it will be known again.
+fn leave_agent(
+    state: &State,
+    key: &Key,
+    old: &EntityRecord,
+    stamp: Stamp,
+    changes: &mut Changes,
+) {
+    for name in state.streams_of_agent(&old.key) {
+        let Some(stream) = state.stream(name) else {
+            continue;
+        };
+        move_nodes(state, Some(stream), None, &mut changes.nodes);
+        changes.streams.push(StreamChange {
+            name: name.clone(),
+            old: Some(stream.clone()),
+            new: None,
+        });
+    }
+    let left = state.entities(Kind::DeletedAgent);
+    if left.by_key().len() >= DELETED_AGENTS_MAX
+        && let Some((oldest, record)) = left.changed_from(0, None).next()
+    {
+        changes.entities.push(EntityChange {
+            kind: Kind::DeletedAgent,
+            key: oldest.clone(),
+            old: Some(record.clone()),
+            new: None,
+        });
+    }
+    changes.entities.push(EntityChange {
+        kind: Kind::DeletedAgent,
+        key: key.clone(),
+        old: None,
+        new: Some(EntityRecord::new(&Entity {
+            revision: stamp.revision,
+            updated_at: stamp.ms,
+            facts: Facts::None,
+            ..old.to_owned()
+        })),
+    });
 }
 
 /// When a node that others pull from got another address, everybody who is told that address is told the new one.

@@ -49,6 +49,15 @@ pub enum Command {
         kind: Kind,
         key: Key,
     },
+    /// Create or change one agent; the layout counts only while no stream uses it.
+    SaveAgent {
+        save: EntitySave,
+        layout: Option<LayoutPatch>,
+    },
+    /// Place many agents, all or none; those that streams use are passed over.
+    SetAgentLayouts {
+        items: Vec<(Key, LayoutPatch)>,
+    },
     /// Nothing but events.
     Note {
         events: Vec<NewEvent>,
@@ -315,6 +324,19 @@ pub fn batch_items<N: Ord + Clone>(
 
 /// The items of `POST /streams/layouts`.
 pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiError> {
+    layouts(body, "name", StreamName::parse)
+}
+
+/// The items of `POST /agents/layouts`.
+pub fn agent_layout_items(body: Value) -> Result<Vec<(Key, LayoutPatch)>, ApiError> {
+    layouts(body, "id", |id| Key::parse(Kind::Agent, id))
+}
+
+fn layouts<N: Ord + Clone>(
+    body: Value,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<N, &'static str>,
+) -> Result<Vec<(N, LayoutPatch)>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(not_an_object(""));
     };
@@ -335,7 +357,7 @@ pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiEr
             ));
         }
     };
-    named_items(items, "/layouts", "name", StreamName::parse)?
+    named_items(items, "/layouts", key, parse)?
         .into_iter()
         .enumerate()
         .map(|(i, (name, item))| {

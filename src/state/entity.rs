@@ -30,21 +30,24 @@ pub enum Kind {
     Balancer = 3,
     Episode = 4,
     Person = 5,
+    /// What is left of an agent, so that it learns of its deletion when it connects again. Not served.
+    DeletedAgent = 6,
 }
 
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 7] = [
     Kind::Agent,
     Kind::ApiToken,
     Kind::AuthBackend,
     Kind::Balancer,
     Kind::Episode,
     Kind::Person,
+    Kind::DeletedAgent,
 ];
 
 impl Kind {
     pub fn schema(self) -> &'static Schema {
         match self {
-            Self::Agent => schema::agent(),
+            Self::Agent | Self::DeletedAgent => schema::agent(),
             Self::ApiToken => schema::api_token(),
             Self::AuthBackend => schema::auth_backend(),
             Self::Balancer => schema::balancer(),
@@ -56,7 +59,7 @@ impl Kind {
     /// The field that holds the key.
     pub fn key_field(self) -> &'static str {
         match self {
-            Self::Agent => "id",
+            Self::Agent | Self::DeletedAgent => "id",
             Self::ApiToken | Self::AuthBackend | Self::Balancer => "name",
             Self::Episode => "episode_id",
             Self::Person => "person_id",
@@ -74,7 +77,7 @@ impl Kind {
 
     pub fn not_found(self) -> ApiError {
         let (code, title) = match self {
-            Self::Agent => ("agent_not_found", "There is no agent of this id"),
+            Self::Agent | Self::DeletedAgent => ("agent_not_found", "There is no agent of this id"),
             Self::ApiToken => ("api_token_not_found", "There is no API token of this name"),
             Self::AuthBackend => (
                 "auth_backend_not_found",
@@ -265,7 +268,7 @@ pub fn facts(
         Kind::Person => Ok(Facts::Person {
             deleted_at: stamp("deleted_at"),
         }),
-        Kind::AuthBackend | Kind::Balancer => Ok(Facts::None),
+        Kind::AuthBackend | Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`State`] is immutable and structurally shared: a reader holds an `Arc` of it and sees all of every batch or nothing, the writer
 //! makes the next one beside it. [`apply`](apply::apply) decides what a command changes; [`State::absorb`] is the only code that makes a new state.
 
+pub mod agent;
 pub mod apply;
 pub mod command;
 pub mod entity;
@@ -42,6 +43,7 @@ pub struct State {
     streamers: OrdMap<Hostname, StreamerRecord>,
     nodes: OrdMap<Hostname, Arc<Node>>,
     entities: [Entities; KINDS.len()],
+    agent_streams: agent::AgentStreams,
     /// By the batch they belong to.
     events: OrdMap<u64, EventChunkRecord>,
     events_count: usize,
@@ -61,6 +63,7 @@ impl State {
             streamers: OrdMap::new(),
             nodes: OrdMap::new(),
             entities: std::array::from_fn(|_| Entities::default()),
+            agent_streams: agent::AgentStreams::default(),
             events: OrdMap::new(),
             events_count: 0,
             events_bytes: 0,
@@ -196,6 +199,8 @@ impl State {
         } = *changes;
         assert!(revision >= self.revision, "revisions only grow");
         for change in &changes.streams {
+            let (old, new) = (change.old.as_ref(), change.new.as_ref());
+            self.agent_streams.moved(&change.name, old, new);
             let shard = &mut self.streams[change.name.shard()];
             if let Some(old) = &change.old {
                 self.by_stamp
@@ -319,6 +324,7 @@ impl Loader {
         for shard in &self.state.streams {
             for (name, stream) in shard {
                 stamps.push((stream.updated_at.to_native(), name.clone()));
+                self.state.agent_streams.moved(name, None, Some(stream));
                 for (host, role) in holders(stream) {
                     let node = match nodes.get_mut(host) {
                         Some(node) => node,
