@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod command;
 pub mod entity;
+pub mod episode;
 pub mod event;
 pub mod name;
 pub mod node;
@@ -18,6 +19,7 @@ use imbl::{OrdMap, OrdSet};
 
 use self::apply::Changes;
 use self::entity::{Entities, KINDS, Key, Kind};
+use self::episode::EpisodeIndex;
 use self::name::{Hostname, StreamName};
 use self::node::{Node, RenderSettings, holders};
 use self::record::{EntityRecord, EventChunkRecord, NodeMark, StreamRecord, StreamerRecord};
@@ -42,6 +44,7 @@ pub struct State {
     streamers: OrdMap<Hostname, StreamerRecord>,
     nodes: OrdMap<Hostname, Arc<Node>>,
     entities: [Entities; KINDS.len()],
+    episodes: EpisodeIndex,
     /// By the batch they belong to.
     events: OrdMap<u64, EventChunkRecord>,
     events_count: usize,
@@ -61,6 +64,7 @@ impl State {
             streamers: OrdMap::new(),
             nodes: OrdMap::new(),
             entities: std::array::from_fn(|_| Entities::default()),
+            episodes: EpisodeIndex::default(),
             events: OrdMap::new(),
             events_count: 0,
             events_bytes: 0,
@@ -150,6 +154,11 @@ impl State {
     /// All entities of a kind.
     pub fn entities(&self, kind: Kind) -> &Entities {
         &self.entities[kind as usize]
+    }
+
+    /// Episodes by their stream.
+    pub fn episodes(&self) -> &EpisodeIndex {
+        &self.episodes
     }
 
     /// The event log: chunks by the batch they belong to.
@@ -256,6 +265,7 @@ impl State {
             self.nodes.insert(change.hostname.clone(), Arc::new(node));
         }
         for change in &changes.entities {
+            self.episodes.absorb(change);
             let entities = &mut self.entities[change.kind as usize];
             match (&change.old, &change.new) {
                 (old, Some(new)) => entities.put(&change.key, old.as_ref(), new.clone()),
@@ -289,6 +299,9 @@ impl Loader {
 
     pub fn entity(&mut self, kind: Kind, record: EntityRecord) {
         let key = Key::trusted(kind, &record.key);
+        if kind == Kind::Episode {
+            self.state.episodes.replace(None, Some(&record));
+        }
         self.state.entities[kind as usize].put(&key, None, record);
     }
 
