@@ -9,9 +9,11 @@ pub mod config_external;
 pub mod cursor;
 pub mod docs;
 pub mod entity;
+pub mod episode;
 pub mod event;
 pub mod monitoring;
 pub mod openapi;
+pub mod person;
 pub mod query;
 pub mod router;
 pub mod stream;
@@ -102,6 +104,8 @@ const fn batch(endpoint: Endpoint) -> Endpoint {
 
 const NAME: Parameter = Parameter::Tail("name");
 const HOSTNAME: Parameter = Parameter::Segment("hostname");
+const EPISODE_ID: Parameter = Parameter::Segment("episode_id");
+const PERSON_ID: Parameter = Parameter::Segment("person_id");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -248,6 +252,78 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "streamer_delete",
         Access::Admin,
         streamer::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/episodes",
+        Parameter::None,
+        "",
+        "episodes_list",
+        Access::Admin,
+        episode::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/episodes/",
+        EPISODE_ID,
+        "",
+        "episode_get",
+        Access::Admin,
+        episode::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/episodes/",
+        EPISODE_ID,
+        "",
+        "episode_save",
+        Access::Admin,
+        episode::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/episodes/",
+        EPISODE_ID,
+        "",
+        "episode_delete",
+        Access::Admin,
+        episode::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/persons",
+        Parameter::None,
+        "",
+        "persons_list",
+        Access::Admin,
+        person::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/persons/",
+        PERSON_ID,
+        "",
+        "person_get",
+        Access::Admin,
+        person::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/persons/",
+        PERSON_ID,
+        "",
+        "person_save",
+        Access::Admin,
+        person::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/persons/",
+        PERSON_ID,
+        "",
+        "person_delete",
+        Access::Admin,
+        person::delete,
     ),
     endpoint(
         Method::Get,

@@ -4,9 +4,10 @@
 //! here, so that every place a body is read tells errors in the same way.
 
 use super::entity::{Key, Kind};
+use super::episode::PublicationNews;
 use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
-use super::record::{EntityRecord, StreamRecord, StreamerRecord};
+use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
 use crate::schema;
@@ -58,6 +59,11 @@ pub enum Command {
     SetAgentLayouts {
         items: Vec<(Key, LayoutPatch)>,
     },
+    /// A streamer tells that a stream's publication began or ended.
+    Publication {
+        stream: StreamName,
+        news: PublicationNews,
+    },
     /// Nothing but events.
     Note {
         events: Vec<NewEvent>,
@@ -73,6 +79,16 @@ pub struct EntitySave {
     pub patch: Object,
     /// Members that a new entity gets where the patch has none: what the server makes up, such as a token's key.
     pub on_create: Object,
+    pub episode: EpisodeNews,
+}
+
+/// What a save tells of an episode beside its configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EpisodeNews {
+    /// An open episode goes on, even if nothing else is new: it lasts until its stamp.
+    pub goes_on: bool,
+    /// Of an automatic episode.
+    pub publication: Option<Publication>,
 }
 
 /// A command, and who is named for it in the event log.
@@ -296,12 +312,16 @@ impl EntitySave {
             return Err(not_an_object(pointer));
         };
         patch.remove(field);
-        patch.remove("updated_at");
+        let stamped = patch.remove("updated_at").is_some();
         Ok(Self {
             kind,
             key,
             patch,
             on_create: Object::default(),
+            episode: EpisodeNews {
+                goes_on: stamped && kind == Kind::Episode,
+                publication: None,
+            },
         })
     }
 }

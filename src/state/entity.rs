@@ -11,6 +11,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
+use super::name::StreamName;
 use super::record::{EntityRecord, Facts};
 use crate::http::error::ApiError;
 use crate::json::{Number, Object, Value};
@@ -255,14 +256,22 @@ pub fn facts(
                     "An episode is closed once; the time cannot be changed afterwards",
                 ));
             }
+            let media = merged
+                .get("media")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            // Streamers ask for the episodes of their streams by name: what is no name of a stream could never be asked for.
+            StreamName::parse(media).map_err(|why| {
+                ApiError::bad_body(format!("{pointer}/media"), "wrong_format", why)
+            })?;
             Ok(Facts::Episode {
-                media: merged
-                    .get("media")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned(),
+                media: media.to_owned(),
                 opened_at: stamp("opened_at").unwrap_or_default(),
                 closed_at,
+                publication: match old {
+                    Some(Facts::Episode { publication, .. }) => *publication,
+                    _ => None,
+                },
             })
         }
         Kind::Person => Ok(Facts::Person {

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod apply;
 pub mod command;
 pub mod entity;
+pub mod episode;
 pub mod event;
 pub mod name;
 pub mod node;
@@ -19,6 +20,7 @@ use imbl::{OrdMap, OrdSet};
 
 use self::apply::Changes;
 use self::entity::{Entities, KINDS, Key, Kind};
+use self::episode::EpisodeIndex;
 use self::name::{Hostname, StreamName};
 use self::node::{Node, RenderSettings, holders};
 use self::record::{EntityRecord, EventChunkRecord, NodeMark, StreamRecord, StreamerRecord};
@@ -44,6 +46,7 @@ pub struct State {
     nodes: OrdMap<Hostname, Arc<Node>>,
     entities: [Entities; KINDS.len()],
     agent_streams: agent::AgentStreams,
+    episodes: EpisodeIndex,
     /// By the batch they belong to.
     events: OrdMap<u64, EventChunkRecord>,
     events_count: usize,
@@ -64,6 +67,7 @@ impl State {
             nodes: OrdMap::new(),
             entities: std::array::from_fn(|_| Entities::default()),
             agent_streams: agent::AgentStreams::default(),
+            episodes: EpisodeIndex::default(),
             events: OrdMap::new(),
             events_count: 0,
             events_bytes: 0,
@@ -153,6 +157,11 @@ impl State {
     /// All entities of a kind.
     pub fn entities(&self, kind: Kind) -> &Entities {
         &self.entities[kind as usize]
+    }
+
+    /// Episodes by their stream.
+    pub fn episodes(&self) -> &EpisodeIndex {
+        &self.episodes
     }
 
     /// The event log: chunks by the batch they belong to.
@@ -261,6 +270,7 @@ impl State {
             self.nodes.insert(change.hostname.clone(), Arc::new(node));
         }
         for change in &changes.entities {
+            self.episodes.absorb(change);
             let entities = &mut self.entities[change.kind as usize];
             match (&change.old, &change.new) {
                 (old, Some(new)) => entities.put(&change.key, old.as_ref(), new.clone()),
@@ -294,6 +304,9 @@ impl Loader {
 
     pub fn entity(&mut self, kind: Kind, record: EntityRecord) {
         let key = Key::trusted(kind, &record.key);
+        if kind == Kind::Episode {
+            self.state.episodes.replace(None, Some(&record));
+        }
         self.state.entities[kind as usize].put(&key, None, record);
     }
 
