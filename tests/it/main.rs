@@ -5,6 +5,7 @@
 
 mod described;
 mod server;
+mod values;
 
 mod auth;
 mod config_external;
@@ -21,3 +22,4 @@ mod loadtest;
 mod long_poll;
 mod readme;
 mod restart;
+mod round_trip;
