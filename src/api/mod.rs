@@ -1203,20 +1203,31 @@ fn empty_list(query: &Query) -> Vec<u8> {
 /// The value of `Allow` for a path.
 fn allowed(path: &str) -> &'static str {
     let serves = |method| matches!(router::find(&ROUTES, method, path), Ok(Found::Endpoint(..)));
-    match (
-        serves(Method::Get),
-        serves(Method::Put),
-        serves(Method::Post),
-        serves(Method::Delete),
-    ) {
-        (true, true, _, true) => "GET, HEAD, PUT, DELETE, OPTIONS",
-        (true, _, _, _) => "GET, HEAD, OPTIONS",
-        (false, true, _, _) => "PUT, OPTIONS",
-        (false, false, true, _) => "POST, OPTIONS",
-        (false, false, false, true) => "DELETE, OPTIONS",
-        (false, false, false, false) => "OPTIONS",
-    }
+    let served = [Method::Get, Method::Put, Method::Post, Method::Delete].map(serves);
+    ALLOWED[served
+        .iter()
+        .fold(0, |at, serves| at * 2 + usize::from(*serves))]
 }
+
+/// By GET, PUT, POST and DELETE, the first of them the highest bit.
+const ALLOWED: [&str; 16] = [
+    "OPTIONS",
+    "DELETE, OPTIONS",
+    "POST, OPTIONS",
+    "POST, DELETE, OPTIONS",
+    "PUT, OPTIONS",
+    "PUT, DELETE, OPTIONS",
+    "PUT, POST, OPTIONS",
+    "PUT, POST, DELETE, OPTIONS",
+    "GET, HEAD, OPTIONS",
+    "GET, HEAD, DELETE, OPTIONS",
+    "GET, HEAD, POST, OPTIONS",
+    "GET, HEAD, POST, DELETE, OPTIONS",
+    "GET, HEAD, PUT, OPTIONS",
+    "GET, HEAD, PUT, DELETE, OPTIONS",
+    "GET, HEAD, PUT, POST, OPTIONS",
+    "GET, HEAD, PUT, POST, DELETE, OPTIONS",
+];
 
 /// The OpenAPI document of everything that is served; made once.
 pub fn openapi_document() -> &'static str {
@@ -1294,6 +1305,18 @@ mod tests {
             draining: AtomicBool::new(false),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
+    }
+
+    #[test]
+    fn every_combination_of_methods_is_told_in_full() {
+        for (at, told) in ALLOWED.iter().enumerate() {
+            let told: Vec<&str> = told.split(", ").collect();
+            for (bit, name) in ["DELETE", "POST", "PUT", "GET"].into_iter().enumerate() {
+                assert_eq!(told.contains(&name), at >> bit & 1 == 1, "{at} {name}");
+            }
+            assert_eq!(told.contains(&"GET"), told.contains(&"HEAD"), "{at}");
+            assert_eq!(told.last(), Some(&"OPTIONS"), "{at}");
+        }
     }
 
     #[test]
