@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use imbl::OrdMap;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -26,6 +26,7 @@ use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
+use crate::fleet::stats::FleetStats;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
@@ -46,6 +47,9 @@ use crate::writer::{
 
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Silence after which a streamer counts as dead.
+const STREAMER_DEAD_AFTER: Duration = Duration::from_mins(1);
 
 /// Ends the process with a thread that panics: without the writer nothing can be changed any more, without a core its requests hang, and
 /// either would go on looking alive. A panic of a handler does not get here; it is a 500.
@@ -131,6 +135,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         auth: Auth::new(key.key.expose(), login),
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
+        fleet: FleetStats::new(STREAMER_DEAD_AFTER, Instant::now()),
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,

@@ -37,6 +37,7 @@ use self::stream::{StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
+use crate::fleet::stats::FleetStats;
 use crate::http::error::ApiError;
 use crate::http::{
     Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
@@ -450,6 +451,8 @@ pub struct Shared {
     pub auth: Auth,
     pub rendered: Arc<RenderedCache>,
     pub walks: Walks,
+    /// What streamers reported last.
+    pub fleet: FleetStats,
     pub settings: ApiSettings,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
@@ -1296,6 +1299,7 @@ mod tests {
             auth: Auth::new("k", None),
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
+            fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,

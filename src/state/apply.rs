@@ -1107,7 +1107,8 @@ fn merge_with(
     }
 }
 
-fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
+/// The error for a document that is not what its schema says.
+pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
     let items = violations
         .into_iter()
         .map(|violation| ErrorItem {
