@@ -1234,9 +1234,8 @@ const ALLOWED: [&str; 16] = [
 
 /// The OpenAPI document of everything that is served; made once.
 pub fn openapi_document() -> &'static str {
-    static DOCUMENT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        openapi::document(docs::ENDPOINT_DOCS, env!("CARGO_PKG_VERSION"))
-    });
+    static DOCUMENT: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| openapi::document(docs::SERVED, env!("CARGO_PKG_VERSION")));
     &DOCUMENT
 }
 
