@@ -8,6 +8,7 @@ pub mod auth;
 pub mod config_external;
 pub mod cursor;
 pub mod docs;
+pub mod dvr;
 pub mod entity;
 pub mod episode;
 pub mod event;
@@ -16,6 +17,7 @@ pub mod openapi;
 pub mod person;
 pub mod query;
 pub mod router;
+pub mod stats;
 pub mod stream;
 pub mod streamer;
 
@@ -37,7 +39,7 @@ use self::stream::{StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
-use crate::fleet::stats::FleetStats;
+use crate::fleet::stats::{FleetStats, View};
 use crate::http::error::ApiError;
 use crate::http::{
     Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
@@ -218,6 +220,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Access::Config,
         config_external::dynamic_streams,
     ),
+    Endpoint {
+        body_bytes_max: stats::BODY_BYTES_MAX,
+        ..endpoint(
+            Method::Put,
+            "/streamers/",
+            HOSTNAME,
+            "/stats",
+            "streamer_stats_report",
+            Access::Config,
+            stats::report,
+        )
+    },
     endpoint(
         Method::Get,
         "/streamers/",
@@ -328,6 +342,24 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/dvrs",
+        Parameter::None,
+        "",
+        "dvrs_list",
+        Access::Admin,
+        dvr::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/events",
+        Parameter::None,
+        "",
+        "central_events_list",
+        Access::Admin,
+        event::list,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -376,6 +408,11 @@ impl Call<'_> {
         Hostname::parse(self.parameter).map_err(bad_hostname)
     }
 
+    /// What streamers report, as it is now.
+    pub fn fleet(&self) -> View<'_> {
+        self.core.fleet()
+    }
+
     pub fn json(&self) -> Result<Value, ApiError> {
         json::parse(self.request.body).map_err(|error| {
             ApiError::bad_body(error.pointer, error.code, error.title).with("offset", error.offset)
@@ -417,10 +454,15 @@ pub enum Collection {
 
 impl Collection {
     /// Looks at some more documents of a list in the making.
-    fn step(self, execution: &mut Execution<Rc<Query>>, state: &State) -> Option<Page> {
+    fn step(
+        self,
+        execution: &mut Execution<Rc<Query>>,
+        state: &State,
+        fleet: View<'_>,
+    ) -> Option<Page> {
         match self {
-            Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
-            Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+            Self::Streams => execution.step(&Streams::new(state, Some(fleet)), SCAN_SLICE),
+            Self::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
@@ -573,6 +615,11 @@ impl Core {
         &self.shared
     }
 
+    /// What streamers report, as it is now.
+    pub fn fleet(&self) -> View<'_> {
+        self.shared.fleet.view(Instant::now())
+    }
+
     /// Polls parked on this core.
     pub fn parked(&self) -> usize {
         self.waiters.borrow().len()
@@ -716,7 +763,7 @@ impl Core {
         let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
-            let Some(page) = asked.of.step(&mut execution, state) else {
+            let Some(page) = asked.of.step(&mut execution, state, self.fleet()) else {
                 if started.elapsed() > Duration::from_millis(1) {
                     break;
                 }
@@ -756,7 +803,7 @@ impl Core {
                 if !self.connections.is_waiting(asked.ticket) {
                     return;
                 }
-                if let Some(page) = asked.of.step(&mut execution, &state) {
+                if let Some(page) = asked.of.step(&mut execution, &state, self.fleet()) {
                     break page;
                 }
             };
@@ -818,7 +865,7 @@ impl Core {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
-                        self.complete(ticket, done(outcome));
+                        self.complete(ticket, done(outcome, self.fleet()));
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -866,12 +913,12 @@ impl Core {
                 }
             }
         }
-        let state = &commit.state;
+        let (state, fleet) = (&commit.state, self.fleet());
         let streams = || {
             let touched = commit.streams.iter();
             touched
                 .filter_map(|name| state.stream(name))
-                .map(|stream| StreamDoc::new(stream, true))
+                .map(|stream| StreamDoc::new(stream, true, Some(fleet)))
                 .collect::<Vec<_>>()
         };
         self.wake_lists(Collection::Streams, &commit.streams, streams, &mut turn)
@@ -880,7 +927,7 @@ impl Core {
             let touched = commit.streamers.iter();
             touched
                 .filter_map(|hostname| state.streamer(hostname))
-                .map(|streamer| StreamerDoc::new(streamer, true))
+                .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet)))
                 .collect::<Vec<_>>()
         };
         self.wake_lists(
@@ -946,7 +993,7 @@ impl Core {
             self.answering.borrow_mut().extend(answering);
             let mut execution = Execution::new(poll.query.clone());
             let state = self.state();
-            if let Some(page) = of.step(&mut execution, &state) {
+            if let Some(page) = of.step(&mut execution, &state, self.fleet()) {
                 self.tell(&poll, page, tickets, turn).await;
             } else if let Some(core) = self.this.upgrade() {
                 rt::spawn(
@@ -966,7 +1013,7 @@ impl Core {
     ) {
         let page = loop {
             rt::yield_now().await;
-            let Some(page) = poll.of.step(&mut execution, &state) else {
+            let Some(page) = poll.of.step(&mut execution, &state, self.fleet()) else {
                 continue;
             };
             let newest = self.state();
@@ -1175,16 +1222,16 @@ impl std::ops::Deref for PublishedState {
     }
 }
 
-fn done(outcome: Result<Done, ApiError>) -> Response {
+fn done(outcome: Result<Done, ApiError>, fleet: View<'_>) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
             let mut body = Vec::new();
-            stream::render(&stream, false, &mut body);
+            stream::render(&stream, false, Some(fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Streamer(streamer)) => {
             let mut body = Vec::new();
-            streamer::render(&streamer, false, &mut body);
+            streamer::render(&streamer, false, Some(fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Entity(kind, entity)) => {

@@ -28,7 +28,10 @@ use super::openapi::{
 pub const SERVED: &[&[EndpointDoc]] = &[
     stream::DOCS,
     streamer::DOCS,
+    streamer::STATS,
     config_external::DOCS,
+    dvr::DOCS,
+    event::DOCS,
     monitoring::DOCS,
 ];
 
@@ -42,7 +45,6 @@ pub const PENDING: &[&[EndpointDoc]] = &[
     agent::COMMANDS,
     episode::DOCS,
     person::DOCS,
-    dvr::DOCS,
     auth::BACKENDS,
     auth::REQUEST,
     balancer::DOCS,
@@ -50,7 +52,6 @@ pub const PENDING: &[&[EndpointDoc]] = &[
     config::DOCS,
     token::DOCS,
     token::SAVE,
-    event::DOCS,
     cluster::STATS,
     cluster::PLANNING,
 ];
