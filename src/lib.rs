@@ -25,8 +25,10 @@
 pub mod cli;
 pub mod config;
 pub mod server;
+pub mod settings;
 
 pub mod limits;
+pub mod metrics;
 pub mod rt;
 
 pub mod http;

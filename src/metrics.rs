@@ -61,13 +61,7 @@ pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Exposition {
     /// Begins a family. `unit` is the end of the name, or empty.
-    pub fn family(
-        &mut self,
-        name: &'static str,
-        kind: Kind,
-        unit: &str,
-        help: &str,
-    ) -> Family<'_> {
+    pub fn family(&mut self, name: &'static str, kind: Kind, unit: &str, help: &str) -> Family<'_> {
         assert!(self.families.insert(name), "{name} is written once");
         assert!(
             unit.is_empty() || name.strip_suffix(unit).is_some_and(|it| it.ends_with('_')),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use imbl::OrdMap;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -21,15 +21,16 @@ use tracing::{error, info, warn};
 use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
 
 use crate::api::auth::Auth;
-use crate::api::{ApiSettings, Core, Shared};
+use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
-use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
+use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::stats::FleetStats;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
+use crate::settings::Running;
 use crate::state::command::Command;
 use crate::state::entity::KINDS;
 use crate::state::event::{EventLimits, NewEvent};
@@ -48,9 +49,6 @@ use crate::writer::{
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// Silence after which a streamer counts as dead.
-const STREAMER_DEAD_AFTER: Duration = Duration::from_mins(1);
-
 /// Ends the process with a thread that panics: without the writer nothing can be changed any more, without a core its requests hang, and
 /// either would go on looking alive. A panic of a handler does not get here; it is a 500.
 struct EndsWithPanic(&'static str);
@@ -67,8 +65,11 @@ impl Drop for EndsWithPanic {
     }
 }
 
-/// Runs until a signal. Returns how the program ends.
-pub fn run(config: &Config) -> Result<Exit, Failure> {
+/// Runs until a signal. Returns how the program ends. `set_log_level` is called when the level changes.
+pub fn run(
+    config: &Config,
+    set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
+) -> Result<Exit, Failure> {
     let settings = &config.settings;
     for warning in &config.warnings {
         warn!("{warning}");
@@ -90,6 +91,11 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         Failure::new(Exit::Runtime, format!("signals cannot be handled: {error}"))
     })?;
     let started = Instant::now();
+    let is_new = !settings
+        .store
+        .data_dir
+        .join(weir_storage::FILE_NAME)
+        .exists();
     let (store, opened) = open(settings)?;
     let key = config::api_key(settings).map_err(|error| {
         Failure::new(
@@ -124,25 +130,37 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         published.clone(),
         inboxes.clone(),
     );
-    let login = settings
-        .auth
-        .edit_auth
-        .as_ref()
-        .map(|login| (login.name.as_str(), login.password.expose()));
     let shared = Arc::new(Shared {
         published,
         commands,
-        auth: Auth::new(key.key.expose(), login),
+        auth: Auth::new(key.key.expose(), login(settings)),
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
-        fleet: FleetStats::new(STREAMER_DEAD_AFTER, Instant::now()),
+        fleet: FleetStats::new(settings.fleet.streamer_dead_timeout, started),
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
-            log_requests: settings.log.requests,
         },
+        running: Running::new(config.clone(), key.key.clone()),
+        inboxes: inboxes.clone(),
+        data_dir: std::path::absolute(&settings.store.data_dir)
+            .unwrap_or_else(|_| settings.store.data_dir.clone()),
+        server_id: server_id(opened.store_id),
+        run_id: run_id(),
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
+    });
+
+    let weak = Arc::downgrade(&shared);
+    shared.running.on_change(move |settings| {
+        set_log_level(settings.log.level);
+        if let Some(shared) = weak.upgrade() {
+            let key = shared.running.api_key();
+            shared.auth.rotate(key.expose(), login(settings));
+            shared
+                .fleet
+                .set_dead_after(settings.fleet.streamer_dead_timeout);
+        }
     });
 
     let writer = thread::Builder::new()
@@ -165,11 +183,8 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         })?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
-    let starting = NewEvent::new("server_started")
-        .text("instance_id", &format!("{:016x}", opened.store_id))
-        .text("version", env!("CARGO_PKG_VERSION"));
     let note = Command::Note {
-        events: vec![starting],
+        events: start_events(&opened, is_new),
     };
     let noted = shared.commands.send(Envelope {
         asked: note.into(),
@@ -258,6 +273,45 @@ pub fn restore(config: &Config, file: &std::path::Path, overwrite: bool) -> Resu
         directory.display()
     );
     Ok(Exit::Done)
+}
+
+fn login(settings: &Settings) -> Option<(&str, &str)> {
+    let login = settings.auth.edit_auth.as_ref()?;
+    Some((login.name.as_str(), login.password.expose()))
+}
+
+/// Names the installation: made of the number that its store was given when it was created, and lost with it.
+fn server_id(store_id: u64) -> Box<str> {
+    uuid(xxhash_rust::xxh3::xxh3_128(&store_id.to_le_bytes()))
+}
+
+/// Names this run. Without randomness the time does.
+fn run_id() -> Box<str> {
+    let mut bits = [0; 16];
+    match getrandom::fill(&mut bits) {
+        Ok(()) => uuid(u128::from_le_bytes(bits)),
+        Err(_) => uuid(xxhash_rust::xxh3::xxh3_128(&now_ms().to_le_bytes())),
+    }
+}
+
+/// What the event log tells of a start.
+fn start_events(opened: &Opened, is_new: bool) -> Vec<NewEvent> {
+    let version = env!("CARGO_PKG_VERSION");
+    let previous = match (is_new, opened.clean) {
+        (true, _) => "none",
+        (false, true) => "shutdown",
+        (false, false) => "killed",
+    };
+    vec![
+        NewEvent::new("server_starting")
+            .text("full_version", version)
+            .text("version", version),
+        NewEvent::new("server_started")
+            .text("instance_id", &server_id(opened.store_id))
+            .text("previous_state", previous)
+            .number("revision", opened.lsn)
+            .text("version", version),
+    ]
 }
 
 fn open(settings: &Settings) -> Result<(Store, Opened), Failure> {

@@ -6,7 +6,7 @@
 //! writes are refused, reads and polls go on with the last published state, and the store is opened anew until it tells what is true.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,9 +14,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
+use crate::api::measure::Gathering;
 use crate::feed::Commit;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
+use crate::metrics::{Histogram, add};
 use crate::rt::Inbox;
 use crate::state::State;
 use crate::state::agent::agents_of;
@@ -98,12 +100,55 @@ pub enum CoreMessage {
     },
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
+    /// Settings were saved, or were not.
+    Configured {
+        ticket: Ticket,
+        outcome: Result<Vec<u8>, ApiError>,
+    },
+    /// The administrator's credentials changed: whoever waits by right of the old ones does no longer.
+    Rotated,
+    /// Somebody asks what was counted.
+    Count(Arc<Gathering>),
+    /// All cores have told the one that asked.
+    Counted(Arc<Gathering>),
 }
 
 /// What every thread sees of the writer.
 pub struct Published {
     state: ArcSwap<State>,
     writable: AtomicBool,
+    counters: Counters,
+}
+
+/// What the writer counted since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// How long it took to apply a batch and make it durable, of those that were.
+    pub commits: Histogram,
+    batches: AtomicU64,
+    commands: AtomicU64,
+    refused: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Counters {
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    /// Commands that the state or the schema refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Batches that the store failed on.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
 }
 
 impl Published {
@@ -111,7 +156,12 @@ impl Published {
         Self {
             state: ArcSwap::new(state),
             writable: AtomicBool::new(true),
+            counters: Counters::default(),
         }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The newest durable state; for keeping beside a core through [`arc_swap::Cache`].
@@ -133,6 +183,11 @@ pub struct Commands {
 }
 
 impl Commands {
+    /// Commands that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.sender.len()
+    }
+
     /// Hands a command over or says at once why it cannot be taken.
     pub fn send(&self, envelope: Envelope) -> Result<(), ApiError> {
         if !self.published.is_writable() {
@@ -592,12 +647,23 @@ impl<L: Log> Writer<L> {
             let each = askers.into_iter().map(|asker| (asker, Err(error())));
             each.collect::<Vec<_>>()
         };
+        let (asked, began) = (commands.len() as u64, Instant::now());
+        let published = self.published.clone();
+        let counters = published.counters();
+        add(&counters.commands, asked);
         match self.machine.batch(commands, now_ms()) {
             Ok(applied) => {
+                let refused = applied.outcomes.iter().filter(|it| it.is_err()).count();
+                add(&counters.refused, refused as u64);
+                if applied.commit.is_some() {
+                    add(&counters.batches, 1);
+                    counters.commits.count(began.elapsed());
+                }
                 let replies = askers.into_iter().zip(applied.outcomes).collect();
                 self.tell(replies, applied.commit);
             }
             Err(failure) => {
+                add(&counters.failures, 1);
                 if !self.machine.is_failed() {
                     warn!(error = %failure, "the store refused a batch; nothing was changed");
                     self.tell(refused(askers, store_is_down), None);
@@ -606,7 +672,9 @@ impl<L: Log> Writer<L> {
                 error!(error = %failure, "the store failed; writes are refused until it is back");
                 self.published.writable.store(false, Ordering::Release);
                 self.tell(refused(askers, outcome_unknown), None);
-                self.recover();
+                if self.recover() {
+                    self.note_failure(&failure, now_ms);
+                }
             }
         }
     }
@@ -641,7 +709,26 @@ impl<L: Log> Writer<L> {
         }
     }
 
-    fn recover(&mut self) {
+    /// Puts into the event log what the store failed with, now that it is back. If it fails again, that is the next failure's story.
+    fn note_failure(&mut self, failure: &StoreError, now_ms: &impl Fn() -> u64) {
+        let event = NewEvent::new("database_error").text("message", &failure.to_string());
+        let note = Command::Note {
+            events: vec![event],
+        };
+        match self.machine.batch(vec![note], now_ms()) {
+            Ok(applied) => self.tell(Vec::new(), applied.commit),
+            Err(error) => {
+                error!(%error, "the store failed again");
+                if self.machine.is_failed() {
+                    self.published.writable.store(false, Ordering::Release);
+                    self.recover();
+                }
+            }
+        }
+    }
+
+    /// False if the server is asked to stop before the store is back.
+    fn recover(&mut self) -> bool {
         let mut pause = REOPEN_PAUSE.0;
         loop {
             // Now, not when the store is back.
@@ -654,12 +741,12 @@ impl<L: Log> Writer<L> {
                     );
                     self.tell(Vec::new(), commit);
                     self.published.writable.store(true, Ordering::Release);
-                    return;
+                    return true;
                 }
                 Err(failure) => {
                     warn!(error = %failure, retry_ms = pause.as_millis() as u64, "the store cannot be opened yet");
                     if self.stop.load(Ordering::Acquire) {
-                        return;
+                        return false;
                     }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(REOPEN_PAUSE.1);

@@ -9,13 +9,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Call, Outcome, monitoring};
-use crate::fleet::stats::{FleetStats, StreamStatus, StreamerStats, View};
+use crate::fleet::stats::{StreamStatus, StreamerStats, View};
 use crate::http::error::ApiError;
 use crate::json::{scan, write_string};
 use crate::metrics::{Exposition, Kind as Metric};
 use crate::state::entity::Kind;
 use crate::state::name::{Hostname, StreamName};
-use crate::state::record::{ArchivedNodeRole, StreamerRecord};
+use crate::state::record::StreamerRecord;
 use crate::state::{SHARDS, State};
 
 /// How something fares, from best to worst.
@@ -187,9 +187,8 @@ impl NodeHealth {
                 network_out: None,
             };
         };
-        let traffic = |kbit: Option<u64>| {
-            kbit.map(|kbit| Health::of_traffic(kbit, node.bandwidth_kbit))
-        };
+        let traffic =
+            |kbit: Option<u64>| kbit.map(|kbit| Health::of_traffic(kbit, node.bandwidth_kbit));
         let running = stats.status.as_deref().is_none_or(|it| it == "running");
         let mut health = Self {
             status: Health::Operational,
@@ -290,15 +289,12 @@ impl Census {
         let mut left = budget.max(1);
         while self.shard < SHARDS {
             let after = self.after.take();
-            let from = after
-                .as_deref()
-                .map_or(Bound::Unbounded, Bound::Excluded);
+            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let shard = state.shard(self.shard);
-            for (name, stream) in shard.range::<str, _>((from, Bound::Unbounded)) {
+            for (name, stream) in shard.range::<_, str>((from, Bound::Unbounded)) {
                 let ingest = stream.ingest();
                 let node = ingest.and_then(|host| self.by_hostname.get(host).copied());
-                let reported =
-                    fleet.stream(name, ingest, |facts| (facts.status(), facts.alive()));
+                let reported = fleet.stream(name, ingest, |facts| (facts.status(), facts.alive()));
                 let (status, alive) = reported.unwrap_or_default();
                 let health = Health::of_stream(StreamSigns {
                     disabled: stream.disabled,
@@ -407,19 +403,69 @@ impl Census {
         }
         type Number = fn(&StreamerStats) -> Option<u64>;
         let numbers: [(&'static str, &str, Number); 13] = [
-            ("cpu_usage", "Processor load of a streamer, percent.", |it| it.cpu_percent),
-            ("memory_usage", "Memory in use on a streamer, percent.", |it| it.memory_percent),
-            ("network_usage_in", "Traffic into a streamer, kbit/s.", |it| it.input_kbit),
-            ("network_usage_out", "Traffic out of a streamer, kbit/s.", |it| it.output_kbit),
-            ("storage_usage", "Fullest partition of a streamer, percent.", |it| it.storage_percent()),
-            ("server_cpu_usage", "Processor load as the streamer tells it, percent.", |it| it.cpu_percent),
-            ("server_memory_usage", "Memory in use as the streamer tells it, percent.", |it| it.memory_percent),
-            ("server_scheduler_load", "Load of the streamer's scheduler, percent.", |it| it.scheduler_percent),
-            ("server_input_bitrate", "Traffic into the streamer as it tells it, kbit/s.", |it| it.input_kbit),
-            ("server_output_bitrate", "Traffic out of the streamer as it tells it, kbit/s.", |it| it.output_kbit),
-            ("server_online_streams", "Streams that run on the streamer.", |it| it.online_streams),
-            ("server_total_clients", "Viewers of the streamer.", |it| it.clients),
-            ("server_opened_files", "Files that the streamer has open.", |it| it.opened_files),
+            (
+                "cpu_usage",
+                "Processor load of a streamer, percent.",
+                |it| it.cpu_percent,
+            ),
+            (
+                "memory_usage",
+                "Memory in use on a streamer, percent.",
+                |it| it.memory_percent,
+            ),
+            (
+                "network_usage_in",
+                "Traffic into a streamer, kbit/s.",
+                |it| it.input_kbit,
+            ),
+            (
+                "network_usage_out",
+                "Traffic out of a streamer, kbit/s.",
+                |it| it.output_kbit,
+            ),
+            (
+                "storage_usage",
+                "Fullest partition of a streamer, percent.",
+                |it| it.storage_percent(),
+            ),
+            (
+                "server_cpu_usage",
+                "Processor load as the streamer tells it, percent.",
+                |it| it.cpu_percent,
+            ),
+            (
+                "server_memory_usage",
+                "Memory in use as the streamer tells it, percent.",
+                |it| it.memory_percent,
+            ),
+            (
+                "server_scheduler_load",
+                "Load of the streamer's scheduler, percent.",
+                |it| it.scheduler_percent,
+            ),
+            (
+                "server_input_bitrate",
+                "Traffic into the streamer as it tells it, kbit/s.",
+                |it| it.input_kbit,
+            ),
+            (
+                "server_output_bitrate",
+                "Traffic out of the streamer as it tells it, kbit/s.",
+                |it| it.output_kbit,
+            ),
+            (
+                "server_online_streams",
+                "Streams that run on the streamer.",
+                |it| it.online_streams,
+            ),
+            ("server_total_clients", "Viewers of the streamer.", |it| {
+                it.clients
+            }),
+            (
+                "server_opened_files",
+                "Files that the streamer has open.",
+                |it| it.opened_files,
+            ),
         ];
         for (name, help, number) in numbers {
             let mut family = out.family(name, gauge, "", help);
@@ -428,7 +474,7 @@ impl Census {
             }
         }
         let mut family = out.family(
-            "streamer_server_started_at",
+            "server_started_at",
             gauge,
             "",
             "When the streamer was started, seconds since 1970.",
@@ -448,9 +494,17 @@ impl Census {
         }
         type PartNumber = fn(&crate::fleet::stats::Partition) -> Option<u64>;
         let numbers: [(&'static str, &str, PartNumber); 3] = [
-            ("device_io_util", "How busy a storage medium is, percent.", |it| it.io_percent),
-            ("partition_total_mb", "Size of a partition, MB.", |it| it.total_mb),
-            ("partition_usage", "Use of a partition, percent.", |it| it.usage_percent),
+            (
+                "device_io_util",
+                "How busy a storage medium is, percent.",
+                |it| it.io_percent,
+            ),
+            ("partition_total_mb", "Size of a partition, MB.", |it| {
+                it.total_mb
+            }),
+            ("partition_usage", "Use of a partition, percent.", |it| {
+                it.usage_percent
+            }),
         ];
         for (name, help, number) in numbers {
             let mut family = out.family(name, gauge, "", help);
@@ -514,7 +568,10 @@ impl NodeEntry {
         let part = |name: &str, health: Option<Health>, usage: Option<u64>, out: &mut String| {
             if let (Some(health), Some(usage)) = (health, usage) {
                 let status = health.as_str();
-                _ = write!(out, "\"{name}\":{{\"status\":\"{status}\",\"usage\":{usage}}},");
+                _ = write!(
+                    out,
+                    "\"{name}\":{{\"status\":\"{status}\",\"usage\":{usage}}},"
+                );
             }
         };
         let stats = self.signs.stats.as_deref();
@@ -538,13 +595,28 @@ impl NodeEntry {
         part("memory", health.memory, number(|it| it.memory_percent), out);
         if health.network_in.is_some() || health.network_out.is_some() {
             out.push_str("\"network\":{");
-            part("in_kbit", health.network_in, number(|it| it.input_kbit), out);
-            part("out_kbit", health.network_out, number(|it| it.output_kbit), out);
+            part(
+                "in_kbit",
+                health.network_in,
+                number(|it| it.input_kbit),
+                out,
+            );
+            part(
+                "out_kbit",
+                health.network_out,
+                number(|it| it.output_kbit),
+                out,
+            );
             out.pop();
             out.push_str("},");
         }
         _ = write!(out, "\"status\":\"{}\",", health.status.as_str());
-        part("storage", health.storage, number(|it| it.storage_percent()), out);
+        part(
+            "storage",
+            health.storage,
+            number(|it| it.storage_percent()),
+            out,
+        );
         out.push_str("\"stream_metrics\":{");
         self.streams
             .write(Some(Health::of_counts(&self.streams)), out);
@@ -579,7 +651,12 @@ pub fn form(call: &Call<'_>) -> Result<Form, ApiError> {
         Some(accept) if wants_openmetrics(accept) => Form::OpenMetrics,
         _ => Form::Json,
     };
-    for pair in call.request.query.split('&').filter(|pair| !pair.is_empty()) {
+    for pair in call
+        .request
+        .query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         if name == "format" {
             if value != "openmetrics" {
@@ -615,7 +692,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::fleet::stats::Report;
+    use crate::fleet::stats::{FleetStats, Report};
     use crate::json;
 
     #[test]
@@ -649,11 +726,32 @@ mod tests {
         use StreamStatus::{Error, Running, Waiting};
         // disabled, on demand, status, alive, node online
         for (disabled, on_demand, status, alive, node_online, health) in [
-            (true, false, Some(Running), Some(true), true, Health::Disabled),
+            (
+                true,
+                false,
+                Some(Running),
+                Some(true),
+                true,
+                Health::Disabled,
+            ),
             (true, false, None, None, false, Health::Disabled),
-            (false, false, Some(Running), Some(true), true, Health::Operational),
+            (
+                false,
+                false,
+                Some(Running),
+                Some(true),
+                true,
+                Health::Operational,
+            ),
             (false, false, Some(Running), None, true, Health::Operational),
-            (false, false, Some(Running), Some(false), true, Health::Degraded),
+            (
+                false,
+                false,
+                Some(Running),
+                Some(false),
+                true,
+                Health::Degraded,
+            ),
             (false, false, Some(Waiting), None, true, Health::Degraded),
             (false, true, Some(Waiting), None, true, Health::Operational),
             (false, true, Some(Error), None, true, Health::Outage),
@@ -663,7 +761,13 @@ mod tests {
             (false, true, None, None, true, Health::Operational),
             (false, true, None, None, false, Health::Outage),
         ] {
-            let signs = StreamSigns { disabled, on_demand, status, alive, node_online };
+            let signs = StreamSigns {
+                disabled,
+                on_demand,
+                status,
+                alive,
+                node_online,
+            };
             assert_eq!(Health::of_stream(signs), health, "{signs:?}");
         }
     }
@@ -686,16 +790,48 @@ mod tests {
         use Health::{Degraded, Operational, Outage, PartialOutage};
         for (stats, bandwidth, status) in [
             (r#"{"stats":{}}"#, None, Operational),
-            (r#"{"stats":{"cpu_usage":10,"memory_usage":85}}"#, None, Degraded),
-            (r#"{"stats":{"cpu_usage":96,"memory_usage":85}}"#, None, PartialOutage),
-            (r#"{"stats":{"partitions":[{"usage":50},{"usage":95}]}}"#, None, PartialOutage),
+            (
+                r#"{"stats":{"cpu_usage":10,"memory_usage":85}}"#,
+                None,
+                Degraded,
+            ),
+            (
+                r#"{"stats":{"cpu_usage":96,"memory_usage":85}}"#,
+                None,
+                PartialOutage,
+            ),
+            (
+                r#"{"stats":{"partitions":[{"usage":50},{"usage":95}]}}"#,
+                None,
+                PartialOutage,
+            ),
             (r#"{"stats":{"input_kbit":900}}"#, Some(1000), Degraded),
-            (r#"{"stats":{"output_kbit":990}}"#, Some(1000), PartialOutage),
+            (
+                r#"{"stats":{"output_kbit":990}}"#,
+                Some(1000),
+                PartialOutage,
+            ),
             (r#"{"stats":{"config_error":{"error":"x"}}}"#, None, Outage),
-            (r#"{"stats":{"config_external_status":{"status":"error"}}}"#, None, Outage),
-            (r#"{"stats":{"config_external_status":{"status":"loaded"}}}"#, None, Operational),
-            (r#"{"stats":{"streamer_status":"no_license"}}"#, None, Outage),
-            (r#"{"stats":{"streamer_status":"running"}}"#, None, Operational),
+            (
+                r#"{"stats":{"config_external_status":{"status":"error"}}}"#,
+                None,
+                Outage,
+            ),
+            (
+                r#"{"stats":{"config_external_status":{"status":"loaded"}}}"#,
+                None,
+                Operational,
+            ),
+            (
+                r#"{"stats":{"streamer_status":"no_license"}}"#,
+                None,
+                Outage,
+            ),
+            (
+                r#"{"stats":{"streamer_status":"running"}}"#,
+                None,
+                Operational,
+            ),
         ] {
             assert_eq!(node(stats, bandwidth).status, status, "{stats}");
         }
@@ -725,7 +861,10 @@ mod tests {
     fn openmetrics_is_asked_for_by_name() {
         for (accept, wanted) in [
             ("application/openmetrics-text", true),
-            ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", true),
+            (
+                "application/openmetrics-text; version=1.0.0,text/plain;q=0.5",
+                true,
+            ),
             ("Application/OpenMetrics-Text ;q=0.9, */*", true),
             ("*/*", false),
             ("application/json", false),

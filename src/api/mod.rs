@@ -5,6 +5,8 @@
 //! writer's replies, by commits, by deadlines, by the end of the process.
 
 pub mod auth;
+pub mod cluster;
+pub mod config;
 pub mod config_external;
 pub mod cursor;
 pub mod docs;
@@ -12,6 +14,7 @@ pub mod dvr;
 pub mod entity;
 pub mod episode;
 pub mod event;
+pub mod measure;
 pub mod monitoring;
 pub mod openapi;
 pub mod person;
@@ -21,18 +24,21 @@ pub mod stats;
 pub mod stream;
 pub mod streamer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::auth::{Access, Auth};
+use self::cluster::{Census, Form};
 use self::config_external::{ConfigPoll, Walks};
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
+use self::measure::{CoreCounts, Gathering};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::stream::{StreamDoc, Streams};
@@ -46,8 +52,10 @@ use crate::http::{
     Service, Ticket,
 };
 use crate::json::{self, FieldType, Value};
+use crate::metrics::Exposition;
 use crate::rt;
 use crate::schema::Schema;
+use crate::settings::{Running, Wanted};
 use crate::state::State;
 use crate::state::command::{Asked, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Kind};
@@ -360,6 +368,33 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/config",
+        Parameter::None,
+        "",
+        "config_get",
+        Access::Admin,
+        config::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/config",
+        Parameter::None,
+        "",
+        "config_save",
+        Access::Admin,
+        config::save,
+    ),
+    endpoint(
+        Method::Get,
+        "/cluster/stats",
+        Parameter::None,
+        "",
+        "cluster_stats_get",
+        Access::Admin,
+        cluster::stats,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -435,6 +470,10 @@ pub enum Outcome {
         query: Rc<Query>,
         wait: Option<Duration>,
     },
+    /// How everything fares, which takes a look at everything.
+    Survey(Form),
+    /// Settings to be saved.
+    Configure(Wanted),
     /// A streamer that has what there is.
     ParkConfig {
         hostname: Hostname,
@@ -483,7 +522,6 @@ pub struct ApiSettings {
     pub poll_wait_max: Duration,
     /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
     pub streams_limit: usize,
-    pub log_requests: bool,
 }
 
 /// What all cores share.
@@ -496,6 +534,14 @@ pub struct Shared {
     /// What streamers reported last.
     pub fleet: FleetStats,
     pub settings: ApiSettings,
+    /// Settings that can change.
+    pub running: Running,
+    /// By core.
+    pub inboxes: Vec<Arc<rt::Inbox<CoreMessage>>>,
+    pub data_dir: PathBuf,
+    /// Names this installation, and this run of it. UUIDs.
+    pub server_id: Box<str>,
+    pub run_id: Box<str>,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
 }
@@ -512,6 +558,8 @@ pub struct Core {
     /// Requests to be logged when they are answered; empty unless requests are logged.
     unlogged: RefCell<HashMap<Ticket, Unlogged>>,
     trace_ids: RefCell<TraceIds>,
+    /// Answers by the first digit of their status.
+    answers: [Cell<u64>; 5],
     this: std::rc::Weak<Core>,
 }
 
@@ -542,19 +590,26 @@ impl TraceIds {
     fn next_id(&mut self) -> Box<str> {
         self.count += 1;
         let seed = u128::from_le_bytes(self.seed);
-        let mixed = xxhash_rust::xxh3::xxh3_128_with_seed(&seed.to_le_bytes(), self.count);
-        let bits = mixed & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-        let hex = format!("{bits:032x}");
-        let part = |from: usize, to: usize| &hex[from..to];
-        let (a, b, c, d, e) = (
-            part(0, 8),
-            part(8, 12),
-            part(12, 16),
-            part(16, 20),
-            part(20, 32),
-        );
-        format!("{a}-{b}-{c}-{d}-{e}").into()
+        uuid(xxhash_rust::xxh3::xxh3_128_with_seed(
+            &seed.to_le_bytes(),
+            self.count,
+        ))
     }
+}
+
+/// A version 4 UUID of these bits.
+pub fn uuid(bits: u128) -> Box<str> {
+    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    let part = |from: usize, to: usize| &hex[from..to];
+    let (a, b, c, d, e) = (
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32),
+    );
+    format!("{a}-{b}-{c}-{d}-{e}").into()
 }
 
 /// What the log will tell of a request that is answered later.
@@ -596,6 +651,7 @@ impl Core {
             answering: RefCell::default(),
             unlogged: RefCell::default(),
             trace_ids: RefCell::new(TraceIds::new()),
+            answers: Default::default(),
             this: this.clone(),
         })
     }
@@ -652,7 +708,7 @@ impl Core {
             Outcome::Reply(response) => Ok(Answer::Reply(response)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
-                let audit = self.audit(endpoint, &call, &command);
+                let audit = self.audit(endpoint, &call, Some(&command));
                 self.shared.commands.send(Envelope {
                     asked: Asked {
                         command,
@@ -677,6 +733,22 @@ impl Core {
                 };
                 Ok(self.list(asked, &state))
             }
+            Outcome::Survey(form) => {
+                if let Some(core) = self.this.upgrade() {
+                    let state = state.clone();
+                    rt::spawn(async move { core.survey(ticket, form, state).await });
+                }
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
+            Outcome::Configure(wanted) => {
+                let audit = self.audit(endpoint, &call, None);
+                self.configure(ticket, wanted, audit)?;
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
             Outcome::ParkConfig {
                 hostname,
                 poll,
@@ -696,7 +768,7 @@ impl Core {
     }
 
     /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
-    fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: &Command) -> Audit {
+    fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: Option<&Command>) -> Audit {
         const TEXT_BYTES_MAX: usize = 256;
         let header = |name| {
             let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
@@ -705,17 +777,15 @@ impl Core {
             ))
         };
         let entity = match command {
-            Command::SaveStream { name, .. } | Command::DeleteStream { name } => {
+            Some(Command::SaveStream { name, .. } | Command::DeleteStream { name }) => {
                 Some((EntityType::Stream, name.as_str()))
             }
-            Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
+            Some(Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname }) => {
                 Some((EntityType::Streamer, hostname.as_str()))
             }
-            Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. }
-                if *kind == Kind::Agent =>
-            {
-                Some((EntityType::Agent, call.parameter))
-            }
+            Some(
+                Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. },
+            ) if *kind == Kind::Agent => Some((EntityType::Agent, call.parameter)),
             _ => None,
         };
         let path = call.request.path;
@@ -823,6 +893,74 @@ impl Core {
         }
     }
 
+    /// Looks at everything there is, in slices.
+    async fn survey(self: Rc<Self>, ticket: Ticket, form: Form, state: LocalState) {
+        let mut census = Census::new(&state, self.fleet(), |_| false, now_ms());
+        while !census.step(&state, self.fleet(), SCAN_SLICE) {
+            rt::yield_now().await;
+            if !self.connections.is_waiting(ticket) {
+                return;
+            }
+        }
+        let server_id = &self.shared.server_id;
+        if form == Form::Json {
+            let body = census.to_json(server_id).into_bytes();
+            self.complete(ticket, Response::json(200, body));
+            return;
+        }
+        let mut text = Exposition::default();
+        census.write_metrics(server_id, &mut text);
+        let inboxes = &self.shared.inboxes;
+        let gathering = Gathering::new(ticket, self.index, inboxes.len(), text);
+        for inbox in inboxes {
+            inbox.push(CoreMessage::Count(gathering.clone()));
+        }
+    }
+
+    /// What this core counted since the start.
+    fn counts(&self) -> CoreCounts {
+        CoreCounts {
+            http: self.connections.counters(),
+            answers: self.answers.each_ref().map(Cell::get),
+            parked: self.parked() as u64,
+        }
+    }
+
+    fn count_answer(&self, status: u16) {
+        if let Some(count) = self.answers.get(usize::from(status / 100).wrapping_sub(1)) {
+            count.set(count.get() + 1);
+        }
+    }
+
+    /// Saves settings on a thread of their own, because files are slow, and notes it in the event log before it is told.
+    fn configure(&self, ticket: Ticket, wanted: Wanted, audit: Audit) -> Result<(), ApiError> {
+        let (shared, index) = (self.shared.clone(), self.index);
+        let started = std::thread::Builder::new()
+            .name("settings".into())
+            .spawn(move || {
+                let outcome = save_settings(&shared, &wanted, &audit);
+                let inbox = &shared.inboxes[index];
+                inbox.push(CoreMessage::Configured { ticket, outcome });
+            });
+        match started {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "a thread cannot be started");
+                let title = "The server has no room for another thread; nothing was changed";
+                Err(ApiError::unavailable("overloaded", title, 2))
+            }
+        }
+    }
+
+    /// The credentials by which polls were let in may not hold any more: all are answered early, and let in again by what holds now.
+    fn end_polls(&self) {
+        let everybody = self.waiters.borrow().everybody();
+        for ticket in everybody {
+            let response = self.early(ticket);
+            self.complete(ticket, response);
+        }
+    }
+
     /// False when the server is stopping: then nobody waits any more.
     fn park_list(&self, asked: &AskedList) -> bool {
         let poll = Poll {
@@ -851,6 +989,7 @@ impl Core {
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
         let status = response.status;
+        self.count_answer(status);
         if self.connections.complete(ticket, response) {
             self.log_later(ticket, status);
         }
@@ -875,6 +1014,24 @@ impl Core {
                     }
                 }
                 CoreMessage::Drain => self.drain(),
+                CoreMessage::Configured { ticket, outcome } => {
+                    let response = match outcome {
+                        Ok(body) => Response::json(200, body),
+                        Err(error) => Response::from(error),
+                    };
+                    self.complete(ticket, response);
+                }
+                CoreMessage::Rotated => self.end_polls(),
+                CoreMessage::Count(gathering) => {
+                    if gathering.put(self.counts()) {
+                        let asker = &self.shared.inboxes[gathering.asker];
+                        asker.push(CoreMessage::Counted(gathering));
+                    }
+                }
+                CoreMessage::Counted(gathering) => {
+                    let text = gathering.finish(&self.shared, &self.state());
+                    self.complete(gathering.ticket, config::text_response(text));
+                }
             }
         }
     }
@@ -1043,6 +1200,7 @@ impl Core {
         for ticket in tickets {
             self.answering.borrow_mut().remove(&ticket);
             if self.connections.complete_shared(ticket, &prepared) {
+                self.count_answer(200);
                 self.log_later(ticket, 200);
             }
             turn.sent().await;
@@ -1053,11 +1211,7 @@ impl Core {
     fn drain(&self) {
         // First, so that every answer says that its connection ends.
         self.connections.drain();
-        let everybody = self.waiters.borrow().everybody();
-        for ticket in everybody {
-            let response = self.early(ticket);
-            self.complete(ticket, response);
-        }
+        self.end_polls();
     }
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
@@ -1082,7 +1236,7 @@ impl Core {
 
     /// Logs a request that was answered after it waited.
     fn log_later(&self, ticket: Ticket, status: u16) {
-        if !self.shared.settings.log_requests {
+        if !self.shared.running.logs_requests() {
             return;
         }
         if let Some(request) = self.unlogged.borrow_mut().remove(&ticket) {
@@ -1154,7 +1308,8 @@ impl Service for Core {
                 pass: None,
             }),
             Err(error) => {
-                if self.shared.settings.log_requests {
+                self.count_answer(error.status);
+                if self.shared.running.logs_requests() {
                     let method = head.method.as_str();
                     log_request(method, head.path, peer, error.status, Instant::now());
                 }
@@ -1164,10 +1319,15 @@ impl Service for Core {
     }
 
     fn call(&self, request: &Request<'_>, ticket: Ticket) -> Answer {
-        let since = self.shared.settings.log_requests.then(Instant::now);
+        let since = self.shared.running.logs_requests().then(Instant::now);
         let answer = self
             .answer(request, ticket)
             .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
+        match &answer {
+            Answer::Reply(response) => self.count_answer(response.status),
+            Answer::Upgrade(_) => self.count_answer(101),
+            Answer::Wait { .. } => {}
+        }
         if let Some(since) = since {
             let (method, path, peer) = (request.method.as_str(), request.path, request.peer);
             match &answer {
@@ -1190,6 +1350,7 @@ impl Service for Core {
 
     fn expired(&self, ticket: Ticket) -> Response {
         let response = self.early(ticket);
+        self.count_answer(response.status);
         self.log_later(ticket, response.status);
         response
     }
@@ -1210,6 +1371,33 @@ impl Service for Core {
     fn allowed(&self, path: &str) -> &'static str {
         allowed(path)
     }
+}
+
+/// Changes settings; the body of the answer. Runs on a thread that may wait.
+fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<u8>, ApiError> {
+    let saved = shared
+        .running
+        .save(wanted)
+        .map_err(|error| config::refused(&error))?;
+    if saved.rotated {
+        // The listeners have put the new credentials into force.
+        for inbox in &shared.inboxes {
+            inbox.push(CoreMessage::Rotated);
+        }
+    }
+    let (replies, noted) = crossbeam_channel::bounded(1);
+    let note = Envelope {
+        asked: Command::Note {
+            events: vec![audit.event(200)],
+        }
+        .into(),
+        reply_to: ReplyTo::Thread { replies, id: 0 },
+    };
+    // The settings are saved whatever becomes of the note.
+    if shared.commands.send(note).is_err() || noted.recv_timeout(ANSWER_WAIT_MAX / 2).is_err() {
+        tracing::warn!("a change of settings is not in the event log");
+    }
+    Ok(config::render(shared, false).to_text().into_bytes())
 }
 
 /// Lets `arc_swap::Cache` own its way to the published state.
@@ -1318,10 +1506,14 @@ fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
     )
 }
 
-fn now_seconds() -> u64 {
+fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn now_seconds() -> u64 {
+    now_ms() / 1000
 }
 
 #[cfg(test)]
@@ -1349,8 +1541,16 @@ mod tests {
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
-                log_requests: false,
             },
+            running: Running::new(
+                crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new())
+                    .expect("defaults are good"),
+                crate::config::Secret::new("k"),
+            ),
+            inboxes: Vec::new(),
+            data_dir: PathBuf::new(),
+            server_id: uuid(1),
+            run_id: uuid(2),
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
         };

@@ -32,6 +32,8 @@ pub const SERVED: &[&[EndpointDoc]] = &[
     config_external::DOCS,
     dvr::DOCS,
     event::DOCS,
+    config::DOCS,
+    cluster::STATS,
     monitoring::DOCS,
 ];
 
@@ -49,10 +51,8 @@ pub const PENDING: &[&[EndpointDoc]] = &[
     auth::REQUEST,
     balancer::DOCS,
     balancer::STREAMING,
-    config::DOCS,
     token::DOCS,
     token::SAVE,
-    cluster::STATS,
     cluster::PLANNING,
 ];
 
