@@ -41,6 +41,8 @@ pub mod writer;
 
 pub mod feed;
 
+pub mod layouter;
+
 pub mod dist;
 pub mod duration;
 pub mod import;
