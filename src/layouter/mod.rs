@@ -5,6 +5,7 @@
 
 pub mod event;
 pub mod health;
+pub mod pressure;
 
 pub use event::{
     Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,
