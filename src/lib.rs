@@ -41,6 +41,8 @@ pub mod writer;
 
 pub mod feed;
 
+pub mod access;
+pub mod fleet;
 pub mod layouter;
 
 pub mod dist;

@@ -40,6 +40,12 @@ pub const BODY_COPY_BYTES_MAX: usize = 16 * 1024;
 /// one large body that is sent from where it is.
 pub const UNSENT_BYTES_MAX: usize = 256 * 1024 - 2 * BODY_COPY_BYTES_MAX;
 
+/// Longest line of an upgraded connection, its end not counted. As much as a request head may take, because it is kept for as long.
+pub const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Lines queued for an upgraded connection whose socket takes nothing. Above: the connection ends.
+pub const LINES_UNSENT_BYTES_MAX: usize = 256 * 1024;
+
 /// Bytes kept for a client that sends further requests while one waits. When full, its socket is not read: TCP slows it down.
 pub const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -119,6 +125,10 @@ const _: () = assert!(
 const _: () = assert!(
     AHEAD_BYTES_MAX >= HEAD_BYTES_MAX,
     "a whole head must fit before the reading of ahead bytes stops"
+);
+const _: () = assert!(
+    LINES_UNSENT_BYTES_MAX > UNSENT_BYTES_MAX,
+    "the answers to one read of lines can be queued"
 );
 const _: () = assert!(CONTENT_LENGTH_DIGITS_MAX == 19, "10^19 - 1 fits 64 bits");
 const _: () = assert!(

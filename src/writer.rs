@@ -19,6 +19,7 @@ use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::rt::Inbox;
 use crate::state::State;
+use crate::state::agent::agents_of;
 use crate::state::apply::{Changes, Lost, Stamp, apply};
 use crate::state::command::{Asked, Command, Done};
 use crate::state::entity::{KINDS, Key, Kind};
@@ -44,6 +45,7 @@ pub fn entity_table(kind: Kind) -> Table {
         Kind::Balancer => "balancer",
         Kind::Episode => "episode",
         Kind::Person => "person",
+        Kind::DeletedAgent => "deleted_agent",
     })
 }
 
@@ -362,6 +364,7 @@ struct Touched {
     deleted_streams: Vec<StreamName>,
     streamers: Vec<Hostname>,
     hostnames: Vec<Hostname>,
+    agents: Vec<Box<str>>,
     entities: [Vec<Key>; KINDS.len()],
     event_chunks: Vec<u64>,
 }
@@ -374,6 +377,9 @@ impl Touched {
                 None => &mut self.deleted_streams,
             };
             list.push(change.name.clone());
+            for record in [&change.old, &change.new].into_iter().flatten() {
+                self.agents.extend(agents_of(&record.config));
+            }
         }
         let streamers = changes.streamers.iter();
         self.streamers
@@ -401,6 +407,7 @@ impl Touched {
             deleted_streams: sorted(self.deleted_streams),
             streamers: sorted(self.streamers),
             hostnames: sorted(self.hostnames),
+            agents: sorted(self.agents),
             entities: self.entities.map(sorted),
             event_chunks: self.event_chunks,
             ..Commit::of(state)
@@ -696,6 +703,7 @@ fn weight(command: &Command) -> usize {
         Command::SaveStreams { items } => items.len(),
         Command::SetLayouts { items } => items.len(),
         Command::SaveStreamers { items } => items.len(),
+        Command::SetAgentLayouts { items } => items.len(),
         _ => 1,
     }
 }

@@ -9,9 +9,11 @@ pub mod config_external;
 pub mod cursor;
 pub mod docs;
 pub mod entity;
+pub mod episode;
 pub mod event;
 pub mod monitoring;
 pub mod openapi;
+pub mod person;
 pub mod query;
 pub mod router;
 pub mod stream;
@@ -102,6 +104,8 @@ const fn batch(endpoint: Endpoint) -> Endpoint {
 
 const NAME: Parameter = Parameter::Tail("name");
 const HOSTNAME: Parameter = Parameter::Segment("hostname");
+const EPISODE_ID: Parameter = Parameter::Segment("episode_id");
+const PERSON_ID: Parameter = Parameter::Segment("person_id");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -248,6 +252,78 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "streamer_delete",
         Access::Admin,
         streamer::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/episodes",
+        Parameter::None,
+        "",
+        "episodes_list",
+        Access::Admin,
+        episode::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/episodes/",
+        EPISODE_ID,
+        "",
+        "episode_get",
+        Access::Admin,
+        episode::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/episodes/",
+        EPISODE_ID,
+        "",
+        "episode_save",
+        Access::Admin,
+        episode::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/episodes/",
+        EPISODE_ID,
+        "",
+        "episode_delete",
+        Access::Admin,
+        episode::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/persons",
+        Parameter::None,
+        "",
+        "persons_list",
+        Access::Admin,
+        person::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/persons/",
+        PERSON_ID,
+        "",
+        "person_get",
+        Access::Admin,
+        person::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/persons/",
+        PERSON_ID,
+        "",
+        "person_save",
+        Access::Admin,
+        person::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/persons/",
+        PERSON_ID,
+        "",
+        "person_delete",
+        Access::Admin,
+        person::delete,
     ),
     endpoint(
         Method::Get,
@@ -1046,6 +1122,7 @@ impl Service for Core {
             let (method, path, peer) = (request.method.as_str(), request.path, request.peer);
             match &answer {
                 Answer::Reply(response) => log_request(method, path, peer, response.status, since),
+                Answer::Upgrade(_) => log_request(method, path, peer, 101, since),
                 Answer::Wait { .. } => {
                     let path = path.into();
                     let unlogged = Unlogged {
@@ -1126,20 +1203,31 @@ fn empty_list(query: &Query) -> Vec<u8> {
 /// The value of `Allow` for a path.
 fn allowed(path: &str) -> &'static str {
     let serves = |method| matches!(router::find(&ROUTES, method, path), Ok(Found::Endpoint(..)));
-    match (
-        serves(Method::Get),
-        serves(Method::Put),
-        serves(Method::Post),
-        serves(Method::Delete),
-    ) {
-        (true, true, _, true) => "GET, HEAD, PUT, DELETE, OPTIONS",
-        (true, _, _, _) => "GET, HEAD, OPTIONS",
-        (false, true, _, _) => "PUT, OPTIONS",
-        (false, false, true, _) => "POST, OPTIONS",
-        (false, false, false, true) => "DELETE, OPTIONS",
-        (false, false, false, false) => "OPTIONS",
-    }
+    let served = [Method::Get, Method::Put, Method::Post, Method::Delete].map(serves);
+    ALLOWED[served
+        .iter()
+        .fold(0, |at, serves| at * 2 + usize::from(*serves))]
 }
+
+/// By GET, PUT, POST and DELETE, the first of them the highest bit.
+const ALLOWED: [&str; 16] = [
+    "OPTIONS",
+    "DELETE, OPTIONS",
+    "POST, OPTIONS",
+    "POST, DELETE, OPTIONS",
+    "PUT, OPTIONS",
+    "PUT, DELETE, OPTIONS",
+    "PUT, POST, OPTIONS",
+    "PUT, POST, DELETE, OPTIONS",
+    "GET, HEAD, OPTIONS",
+    "GET, HEAD, DELETE, OPTIONS",
+    "GET, HEAD, POST, OPTIONS",
+    "GET, HEAD, POST, DELETE, OPTIONS",
+    "GET, HEAD, PUT, OPTIONS",
+    "GET, HEAD, PUT, DELETE, OPTIONS",
+    "GET, HEAD, PUT, POST, OPTIONS",
+    "GET, HEAD, PUT, POST, DELETE, OPTIONS",
+];
 
 /// The OpenAPI document of everything that is served; made once.
 pub fn openapi_document() -> &'static str {
@@ -1217,6 +1305,18 @@ mod tests {
             draining: AtomicBool::new(false),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
+    }
+
+    #[test]
+    fn every_combination_of_methods_is_told_in_full() {
+        for (at, told) in ALLOWED.iter().enumerate() {
+            let told: Vec<&str> = told.split(", ").collect();
+            for (bit, name) in ["DELETE", "POST", "PUT", "GET"].into_iter().enumerate() {
+                assert_eq!(told.contains(&name), at >> bit & 1 == 1, "{at} {name}");
+            }
+            assert_eq!(told.contains(&"GET"), told.contains(&"HEAD"), "{at}");
+            assert_eq!(told.last(), Some(&"OPTIONS"), "{at}");
+        }
     }
 
     #[test]

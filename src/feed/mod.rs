@@ -29,6 +29,8 @@ pub struct Commit {
     pub streamers: Vec<Hostname>,
     /// Nodes whose answer changed, sorted.
     pub hostnames: Vec<Hostname>,
+    /// Agents whose streams were created, changed or deleted, sorted.
+    pub agents: Vec<Box<str>>,
     /// By kind: entities that were created, changed or deleted, sorted.
     pub entities: [Vec<Key>; KINDS.len()],
     /// The batches, this or merged ones, that logged events.
@@ -54,6 +56,7 @@ impl Commit {
             deleted_streams: Vec::new(),
             streamers: Vec::new(),
             hostnames: Vec::new(),
+            agents: Vec::new(),
             entities: std::array::from_fn(|_| Vec::new()),
             event_chunks: Vec::new(),
         }
@@ -79,6 +82,7 @@ impl Commit {
             deleted_streams: union(all().flat_map(|commit| commit.deleted_streams.iter().cloned())),
             streamers: union(all().flat_map(|commit| commit.streamers.iter().cloned())),
             hostnames: union(all().flat_map(|commit| commit.hostnames.iter().cloned())),
+            agents: union(all().flat_map(|commit| commit.agents.iter().cloned())),
             entities: std::array::from_fn(|kind| {
                 union(all().flat_map(|commit| commit.entities[kind].iter().cloned()))
             }),

@@ -8,6 +8,9 @@
 //! waking the task, when nothing else is to be done; nothing pending in the kernel is ever dropped (a connection is ended by
 //! `shutdown`, which completes what waits); whatever a client does is bounded in time and bytes; a panic of the service ends one
 //! connection. What requests mean and who may send them is left to the `Service`, of which there is one per `Connections`.
+//!
+//! An upgraded connection keeps its task, its entry and its rules: a partial line is all it may make us keep, silence ends it by the same
+//! wheel of deadlines, what it does not take is queued with a bound.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -27,10 +30,11 @@ use super::error::ApiError;
 use super::parse::{self, Chunked, Framing, Head, Method, Refusal};
 use super::response::{self, Body, Prepared, Response, Style};
 use super::steps::Steps;
-use super::{Accepts, Admission, Answer, Request, Service, Ticket};
+use super::{Accepts, Admission, Answer, Ended, Lines, Request, Service, Ticket, Upgrade};
 use crate::limits::{
     ACCEPT_PAUSE_MS, AHEAD_BYTES_MAX, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, HEAD_BYTES_MAX,
-    LINGER_BYTES_MAX, Limits, READ_BYTES, SENDS_PER_YIELD, TURNS_PER_POLL, UNSENT_BYTES_MAX,
+    LINE_BYTES_MAX, LINES_UNSENT_BYTES_MAX, LINGER_BYTES_MAX, Limits, READ_BYTES, SENDS_PER_YIELD,
+    TURNS_PER_POLL, UNSENT_BYTES_MAX,
 };
 use crate::rt::{self, Listener, Socket, sys};
 
@@ -102,8 +106,12 @@ pub struct Counters {
     pub panics: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Complete lines of upgraded connections.
+    pub lines_in: u64,
     pub open: u64,
     pub waiting: u64,
+    /// Open connections that are upgraded.
+    pub upgraded: u64,
 }
 
 /// Where a connection is between two turns. Unsent answers are a second, independent matter.
@@ -115,6 +123,8 @@ enum Phase {
     Receiving,
     /// The service owes an answer.
     Waiting,
+    /// Lines instead of requests.
+    Upgraded,
     /// The last answer is sent; what still comes is thrown away.
     Lingering,
     /// The task has only to notice.
@@ -146,6 +156,10 @@ struct Conn {
     linger: bool,
     /// The service has not answered `epoch` yet.
     owed: bool,
+    /// `epoch` names a connection of lines, whose end the service is to be told.
+    upgraded: bool,
+    /// Why, as far as it is our doing.
+    ended: Ended,
     /// The client has ended its sending side.
     half_closed: bool,
     woken: bool,
@@ -155,7 +169,7 @@ struct Conn {
     is_1_0: bool,
     accepts: Accepts,
     origin: u8,
-    /// The tick in which the body began, or the bytes read while lingering.
+    /// The tick in which the body began, the bytes read while lingering, or the ticks that an upgraded connection may be silent.
     since: u32,
     waker: Option<Waker>,
     input: Option<Box<Input>>,
@@ -247,6 +261,13 @@ struct Unsent {
     sent: usize,
 }
 
+impl Unsent {
+    fn bytes(&self) -> usize {
+        let all: usize = self.parts.iter().map(|part| part.bytes().len()).sum();
+        all - self.sent
+    }
+}
+
 enum Flushed {
     All,
     /// The socket is full. `true` if it took something.
@@ -326,6 +347,14 @@ impl Table {
             .as_mut()
             .filter(|conn| conn.phase == Phase::Waiting && conn.epoch == ticket.epoch)
     }
+
+    /// The connection of lines of this name, while it can be told something.
+    fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn> {
+        self.conns
+            .get_mut(ticket.slot)?
+            .as_mut()
+            .filter(|conn| conn.phase == Phase::Upgraded && conn.epoch == ticket.epoch)
+    }
 }
 
 /// The connections of one core. Shared by `Rc` between the tasks of that core.
@@ -364,7 +393,9 @@ struct Count {
     panics: Cell<u64>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
+    lines_in: Cell<u64>,
     waiting: Cell<u64>,
+    upgraded: Cell<u64>,
 }
 
 impl Connections {
@@ -416,6 +447,65 @@ impl Connections {
     /// Whether somebody still waits for this answer.
     pub fn is_waiting(&self, ticket: Ticket) -> bool {
         self.table.borrow_mut().waiting(ticket).is_some()
+    }
+
+    /// Says something on an upgraded connection: one or more whole lines. `false`: it is over, or has too much unsent and ends now.
+    pub fn send_line(&self, ticket: Ticket, line: &[u8]) -> bool {
+        let mut table = self.table.borrow_mut();
+        let Some(conn) = table.upgraded(ticket) else {
+            return false;
+        };
+        if let Some(unsent) = &mut conn.unsent {
+            if unsent.bytes() + line.len() > LINES_UNSENT_BYTES_MAX {
+                add(&self.count.stalled, 1);
+                conn.ended = Ended::Stalled;
+                conn.kill();
+                return false;
+            }
+            unsent.push(Body::Owned(line.to_vec()));
+            return true;
+        }
+        match self.send(conn.socket, line, None) {
+            Ok(None) => true,
+            Ok(Some(unsent)) => {
+                conn.unsent = Some(unsent);
+                conn.wake();
+                table
+                    .wheel
+                    .set(ticket.slot, self.after(self.limits.send_ms));
+                true
+            }
+            Err(Gone) => {
+                conn.kill();
+                false
+            }
+        }
+    }
+
+    /// Ends an upgraded connection when `last` is sent. `false`: it is over already.
+    pub fn end_lines(&self, ticket: Ticket, last: &[u8]) -> bool {
+        if !last.is_empty() && !self.send_line(ticket, last) {
+            return false;
+        }
+        let mut table = self.table.borrow_mut();
+        let Some(conn) = table.upgraded(ticket) else {
+            return false;
+        };
+        conn.ended = Ended::ByService;
+        self.stop_lines(&mut table, ticket.slot);
+        true
+    }
+
+    /// Nothing more is said or heard on an upgraded connection; what is unsent goes out.
+    fn stop_lines(&self, table: &mut Table, slot: u32) {
+        let conn = table.get(slot);
+        conn.last = true;
+        conn.linger = true;
+        conn.input = None;
+        conn.phase = Phase::Quiet;
+        if conn.unsent.is_none() {
+            self.end_woken(table, slot);
+        }
     }
 
     /// Formats an answer once for many `complete_shared`. `accepts` is what all receivers take.
@@ -603,7 +693,7 @@ impl Connections {
             sys::shutdown(*listener, sys::Side::Both);
         }
         for conn in self.table.borrow_mut().conns.iter_mut().flatten() {
-            if conn.phase == Phase::Quiet {
+            if matches!(conn.phase, Phase::Quiet | Phase::Upgraded) {
                 // Its task reads once more: a request may be there that we have not seen.
                 conn.wake();
             }
@@ -657,6 +747,8 @@ impl Connections {
             panics: count.panics.get(),
             bytes_in: count.bytes_in.get(),
             bytes_out: count.bytes_out.get(),
+            lines_in: count.lines_in.get(),
+            upgraded: count.upgraded.get(),
             open: self.table.borrow().open as u64,
             waiting: count.waiting.get(),
         }
@@ -787,6 +879,8 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
         last: false,
         linger: false,
         owed: false,
+        upgraded: false,
+        ended: Ended::ByPeer,
         half_closed: false,
         woken: false,
         head_only: false,
@@ -931,6 +1025,8 @@ enum End {
     },
     /// The connection ends after this batch.
     Last { linger: bool },
+    /// What follows are lines.
+    Upgraded { silence_max: Duration },
 }
 
 /// Whose turn it is, copied out of the table.
@@ -972,6 +1068,16 @@ impl<S: Service> Core<S> {
             Phase::Waiting => {
                 drop(table);
                 self.listen_ahead(slot)
+            }
+            Phase::Upgraded => {
+                let input = conn.input.take();
+                let ticket = Ticket {
+                    slot,
+                    epoch: conn.epoch,
+                };
+                let socket = conn.socket;
+                drop(table);
+                self.hear(ticket, socket, input)
             }
             Phase::Quiet | Phase::Receiving => {
                 let input = conn.input.take();
@@ -1075,14 +1181,27 @@ impl<S: Service> Core<S> {
             break (round.end, sent);
         };
         shared.give_out(out);
-        shared.settle(
+        let upgraded = matches!(end, End::Upgraded { .. });
+        let next = shared.settle(
             who.slot,
             epoch,
             end,
             &bytes[used..],
             fresh || used > 0,
             sent,
-        )
+        );
+        if upgraded && next == Next::Readable {
+            let slot = who.slot;
+            let ticket = Ticket { slot, epoch };
+            if shared.draining.get() {
+                return self.hang_up(ticket, who.socket, Ended::Draining);
+            }
+            let input = shared.table.borrow_mut().get(slot).input.take();
+            if input.is_some() {
+                return self.hear(ticket, who.socket, input);
+            }
+        }
+        next
     }
 
     /// One batch: appends answers to `out` until something has to happen first.
@@ -1233,6 +1352,11 @@ impl<S: Service> Core<S> {
                         },
                     );
                 }
+                Answer::Upgrade(upgrade) => {
+                    response::write_upgrade(&upgrade, &shared.common.borrow(), out);
+                    let Upgrade { silence_max, .. } = upgrade;
+                    return ended(used, End::Upgraded { silence_max });
+                }
             }
         }
         ended(used, End::Nothing)
@@ -1273,6 +1397,7 @@ impl<S: Service> Core<S> {
                 body,
                 peer,
                 pass,
+                may_upgrade: head.keep_alive && !head.is_1_0,
             };
             self.service.call(&request, ticket)
         }));
@@ -1299,6 +1424,105 @@ impl<S: Service> Core<S> {
                 "Authorization, Content-Type, If-None-Match, If-Match",
             )
             .header("Access-Control-Max-Age", "86400")
+    }
+
+    /// Takes what has come on an upgraded connection and answers every complete line of it.
+    fn hear(&self, ticket: Ticket, socket: RawFd, input: Option<Box<Input>>) -> Next {
+        let shared = &*self.shared;
+        // Lines that came with the request, or that had to wait until earlier answers were sent.
+        if let Some(input) = &input
+            && input.ready
+        {
+            return self.answer_lines(ticket, socket, &input.bytes);
+        }
+        let mut scratch = shared.take_scratch();
+        let next = match sys::recv(socket, &mut scratch) {
+            Ok(0) => Next::Close,
+            Ok(got) => {
+                add(&shared.count.bytes_in, got as u64);
+                let fresh = &scratch[..got];
+                match input {
+                    None => self.answer_lines(ticket, socket, fresh),
+                    Some(mut input) => {
+                        input.bytes.extend_from_slice(fresh);
+                        // A line that comes byte by byte is neither copied nor searched again for each of them.
+                        if memchr::memchr(b'\n', fresh).is_some()
+                            || input.bytes.len() > LINE_BYTES_MAX
+                        {
+                            self.answer_lines(ticket, socket, &input.bytes)
+                        } else {
+                            shared.table.borrow_mut().get(ticket.slot).input = Some(input);
+                            Next::Readable
+                        }
+                    }
+                }
+            }
+            Err(error) if is_not_now(&error) => {
+                if shared.draining.get() {
+                    self.hang_up(ticket, socket, Ended::Draining)
+                } else {
+                    shared.table.borrow_mut().get(ticket.slot).input = input;
+                    Next::Readable
+                }
+            }
+            Err(_) => Next::Close,
+        };
+        shared.scratch.set(Some(scratch));
+        next
+    }
+
+    /// Hands all complete lines to the service, sends what it says to them, and keeps the rest.
+    fn answer_lines(&self, ticket: Ticket, socket: RawFd, bytes: &[u8]) -> Next {
+        let shared = &*self.shared;
+        let mut out = shared.take_out();
+        let mut used = 0;
+        let mut heard = false;
+        let (ends, sent) = loop {
+            let mut ends = None;
+            let mut full = false;
+            while ends.is_none() {
+                let rest = &bytes[used..];
+                let end = memchr::memchr(b'\n', rest);
+                if end.unwrap_or(rest.len()) > LINE_BYTES_MAX {
+                    self.service.farewell(ticket, Ended::LineLong, &mut out);
+                    ends = Some(Ended::LineLong);
+                    break;
+                }
+                let Some(end) = end else { break };
+                full = out.len() >= UNSENT_BYTES_MAX;
+                if full {
+                    break;
+                }
+                used += end + 1;
+                heard = true;
+                add(&shared.count.lines_in, 1);
+                let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+                if self.service.line(ticket, line, &mut out) == Lines::End {
+                    ends = Some(Ended::ByService);
+                }
+            }
+            if ends.is_none() && !full && shared.draining.get() {
+                self.service.farewell(ticket, Ended::Draining, &mut out);
+                ends = Some(Ended::Draining);
+            }
+            let sent = shared.send(socket, &out, None);
+            out.clear();
+            if !full || !matches!(sent, Ok(None)) {
+                break (ends, sent);
+            }
+        };
+        shared.give_out(out);
+        shared.settle_lines(ticket, ends, &bytes[used..], heard, sent)
+    }
+
+    /// The server ends an upgraded connection on its own account.
+    fn hang_up(&self, ticket: Ticket, socket: RawFd, why: Ended) -> Next {
+        let shared = &*self.shared;
+        let mut out = shared.take_out();
+        self.service.farewell(ticket, why, &mut out);
+        let sent = shared.send(socket, &out, None);
+        shared.give_out(out);
+        shared.settle_lines(ticket, Some(why), &[], false, sent)
     }
 
     /// The socket of a waiting request has something: further requests, or the end.
@@ -1374,10 +1598,33 @@ impl<S: Service> Core<S> {
         let conn = table.get(slot);
         if conn.unsent.is_some() {
             add(&shared.count.stalled, 1);
+            conn.ended = Ended::Stalled;
             conn.kill();
             return;
         }
         match conn.phase {
+            Phase::Upgraded => {
+                let ticket = Ticket {
+                    slot,
+                    epoch: conn.epoch,
+                };
+                let socket = conn.socket;
+                drop(table);
+                let next = catch_unwind(AssertUnwindSafe(|| {
+                    self.hang_up(ticket, socket, Ended::Silent)
+                }))
+                .unwrap_or_else(|payload| {
+                    shared.panicked("farewell", payload.as_ref());
+                    Next::Close
+                });
+                let mut table = shared.table.borrow_mut();
+                let conn = table.get(slot);
+                match next {
+                    Next::Close => conn.kill(),
+                    // The task waits for something else than it should now.
+                    _ => conn.wake(),
+                }
+            }
             Phase::Quiet | Phase::Lingering | Phase::Closed => conn.kill(),
             Phase::Receiving => {
                 add(&shared.count.too_slow, 1);
@@ -1408,6 +1655,19 @@ impl<S: Service> Core<S> {
         table.free.push(slot);
         table.open -= 1;
         drop(table);
+        if conn.upgraded {
+            shared.count.upgraded.set(shared.count.upgraded.get() - 1);
+            let ticket = Ticket {
+                slot,
+                epoch: conn.epoch,
+            };
+            let told = catch_unwind(AssertUnwindSafe(|| {
+                self.service.lines_ended(ticket, conn.ended);
+            }));
+            if let Err(payload) = told {
+                shared.panicked("lines_ended", payload.as_ref());
+            }
+        }
         if conn.owed {
             add(&shared.count.abandoned, 1);
             shared.count.waiting.set(shared.count.waiting.get() - 1);
@@ -1553,6 +1813,17 @@ impl Connections {
                 conn.last = true;
                 conn.linger = linger;
             }
+            End::Upgraded { silence_max } => {
+                conn.phase = Phase::Upgraded;
+                conn.upgraded = true;
+                let ms = u32::try_from(silence_max.as_millis()).unwrap_or(u32::MAX);
+                conn.since = ms.div_ceil(self.limits.tick_ms) + 1;
+                if !rest.is_empty() {
+                    conn.input = Some(Box::new(Input::unseen(rest)));
+                }
+                self.count.upgraded.set(self.count.upgraded.get() + 1);
+                due = Some(self.now.get().saturating_add(conn.since));
+            }
         }
         match sent {
             Err(Gone) => return Next::Close,
@@ -1575,6 +1846,67 @@ impl Connections {
         Next::Readable
     }
 
+    /// Records what one look at an upgraded connection led to.
+    fn settle_lines(
+        &self,
+        ticket: Ticket,
+        ends: Option<Ended>,
+        rest: &[u8],
+        heard: bool,
+        sent: Result<Option<Box<Unsent>>, Gone>,
+    ) -> Next {
+        let slot = ticket.slot;
+        let mut table = self.table.borrow_mut();
+        // The service may have ended it from within.
+        let ended = table.upgraded(ticket).is_none();
+        let conn = table.get(slot);
+        if let Some(why) = ends
+            && !ended
+        {
+            conn.ended = why;
+            conn.last = true;
+            conn.linger = true;
+            conn.phase = Phase::Quiet;
+        }
+        let over = ended || ends.is_some();
+        match sent {
+            Err(Gone) => return Next::Close,
+            Ok(Some(mut unsent)) => {
+                if let Some(queued) = conn.unsent.take() {
+                    unsent.parts.extend(queued.parts);
+                }
+                conn.unsent = Some(unsent);
+            }
+            Ok(None) => {}
+        }
+        if conn.phase == Phase::Closed {
+            return Next::Close;
+        }
+        if conn.unsent.is_some() {
+            if !over && !rest.is_empty() {
+                conn.input = Some(Box::new(Input::unseen(rest)));
+            }
+            table.wheel.set(slot, self.after(self.limits.send_ms));
+            return Next::Writable;
+        }
+        if over {
+            return if conn.phase == Phase::Lingering {
+                Next::Readable
+            } else {
+                self.end(&mut table, slot)
+            };
+        }
+        if !rest.is_empty() {
+            conn.input = Some(Box::new(Input::new(rest, Progress::Head)));
+        }
+        if heard {
+            // The bytes of a partial line move nothing, or silence could be filled with them for ever.
+            let due = self.now.get().saturating_add(conn.since);
+            table.wheel.set(slot, due);
+        }
+        Next::Readable
+    }
+
     /// Sends what is left. `None`: all is sent and the connection goes on.
     fn flush(&self, table: &mut Table, slot: u32) -> Option<Next> {
         let conn = table.get(slot);
@@ -1589,6 +1921,10 @@ impl Connections {
                     Phase::Quiet => table.wheel.set(slot, self.now.get() + self.quiet_ticks()),
                     Phase::Receiving => {
                         let due = self.after(self.limits.head_ms);
+                        table.wheel.set(slot, due);
+                    }
+                    Phase::Upgraded => {
+                        let due = self.now.get().saturating_add(conn.since);
                         table.wheel.set(slot, due);
                     }
                     Phase::Waiting | Phase::Lingering | Phase::Closed => {}

@@ -2,7 +2,8 @@
 //!
 //! `conn` moves bytes and keeps time, `parse` decides where a request begins and ends, `response` writes answers, `encoding` compresses
 //! them, `error` says what was wrong. What a request means is the `Service`'s business: it decides at once and never waits; an answer
-//! that must wait is completed later through its `Ticket`, from a parked long poll as from a write that is being made durable.
+//! that must wait is completed later through its `Ticket`, from a parked long poll as from a write that is being made durable. A
+//! request may also turn its connection into one of lines (`Answer::Upgrade`), which the service then speaks until either side ends it.
 
 mod conn;
 mod deadline;
@@ -17,6 +18,7 @@ mod framing_tests;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -39,6 +41,15 @@ pub struct Request<'a> {
     pub peer: IpAddr,
     /// What `admit` gave to this request just now; nothing if its body came later, when what was decided may no longer hold.
     pub pass: Option<u32>,
+    /// The connection can become another one: HTTP/1.1, and the client does not want it to end.
+    pub may_upgrade: bool,
+}
+
+impl Request<'_> {
+    /// Whether the client offers to speak `protocol` from here on.
+    pub fn asks_for(&self, protocol: &str) -> bool {
+        self.may_upgrade && self.headers.ask_for(protocol)
+    }
 }
 
 /// Names one request that waits for its answer, on one connection of one core. A ticket outlives its request harmlessly: it never
@@ -57,6 +68,45 @@ pub enum Answer {
     Wait {
         deadline: Option<Duration>,
     },
+    /// `101`: from here on the connection carries lines. Only for a request that [`Request::asks_for`] the protocol.
+    Upgrade(Upgrade),
+}
+
+/// What a connection turns into: lines in both directions, each ended by LF. Its ticket names it until [`Service::lines_ended`].
+pub struct Upgrade {
+    /// Named in the answer.
+    pub protocol: &'static str,
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// Lines that are sent right behind the head.
+    pub greeting: Vec<u8>,
+    /// Longest time without a complete line before the connection ends.
+    pub silence_max: Duration,
+}
+
+/// Why a connection of lines is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ended {
+    /// The client closed it, or it broke.
+    #[default]
+    ByPeer,
+    /// The service wanted it to end.
+    ByService,
+    /// No complete line for too long.
+    Silent,
+    /// A line was longer than [`crate::limits::LINE_BYTES_MAX`].
+    LineLong,
+    /// The client did not take what it was sent.
+    Stalled,
+    /// The process is stopping.
+    Draining,
+}
+
+/// Whether a connection of lines goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    Continue,
+    /// It ends when all that was said is sent.
+    End,
 }
 
 impl From<Response> for Answer {
@@ -94,6 +144,23 @@ pub trait Service {
     fn half_closed(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         false
+    }
+
+    /// A line of an upgraded connection, without its end. What is appended to `out` is sent; other connections are reached through
+    /// [`Connections::send_line`].
+    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        let _ = (ticket, line, out);
+        Lines::End
+    }
+
+    /// The server is about to end an upgraded connection: room for a last line.
+    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        let _ = (ticket, why, out);
+    }
+
+    /// An upgraded connection is over. Told once for each; the ticket is done for.
+    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+        let _ = (ticket, why);
     }
 
     /// The value of `Allow` that `OPTIONS` gets for a path.

@@ -161,6 +161,17 @@ impl<'a> Headers<'a> {
             .map(|field| field.value)
     }
 
+    /// `Connection: upgrade` together with `Upgrade: protocol`. Both are lists, and may come in several fields.
+    pub fn ask_for(&self, protocol: &str) -> bool {
+        let lists = |name: &str, wanted: &str| {
+            self.iter().any(|(field, value)| {
+                field.eq_ignore_ascii_case(name)
+                    && list(value).any(|element| element.eq_ignore_ascii_case(wanted.as_bytes()))
+            })
+        };
+        lists("connection", "upgrade") && lists("upgrade", protocol)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         self.all.iter().map(|field| (field.name, field.value))
     }

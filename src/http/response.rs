@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Upgrade;
 use super::conn::Cors;
 use super::encoding::{self, Accepts, Coding};
 use super::error::ApiError;
@@ -217,6 +218,23 @@ pub(super) fn write(
     } else {
         Some(response.body)
     }
+}
+
+/// Appends the head that ends HTTP on a connection, and what is said first after it.
+pub(super) fn write_upgrade(upgrade: &Upgrade, common: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    out.extend_from_slice(common);
+    field(out, "Connection", "Upgrade");
+    field(out, "Upgrade", upgrade.protocol);
+    for (name, value) in &upgrade.headers {
+        assert!(
+            value.bytes().all(|byte| byte >= b' ' && byte != 0x7f),
+            "a field value has no control characters"
+        );
+        field(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&upgrade.greeting);
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {

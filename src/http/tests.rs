@@ -25,6 +25,12 @@ enum Order {
     CompleteShared(Vec<u8>, mpsc::Sender<usize>),
     /// Tries tickets that were done for.
     CompleteStale(mpsc::Sender<usize>),
+    /// Says something on every connection of lines, and tells how many took it.
+    Say(Vec<u8>, mpsc::Sender<usize>),
+    /// Ends every connection of lines, and tells how many there were.
+    EndLines(Vec<u8>, mpsc::Sender<usize>),
+    /// Why connections of lines ended, in that order.
+    Ended(mpsc::Sender<Vec<Ended>>),
     Drain,
 }
 
@@ -33,6 +39,8 @@ struct Told {
     waiting: Vec<Ticket>,
     done: Vec<Ticket>,
     abandoned: usize,
+    upgraded: Vec<Ticket>,
+    ended: Vec<Ended>,
 }
 
 struct TestService {
@@ -76,6 +84,17 @@ impl Service for TestService {
                 let deadline = request.query.parse().ok().map(Duration::from_millis);
                 Answer::Wait { deadline }
             }
+            "/lines" if request.asks_for("test/1") => {
+                self.told.borrow_mut().upgraded.push(ticket);
+                let silence = request.query.parse().unwrap_or(60_000);
+                Answer::Upgrade(Upgrade {
+                    protocol: "test/1",
+                    headers: vec![("X-Greeting", "hi".into())],
+                    greeting: b"hi\n".to_vec(),
+                    silence_max: Duration::from_millis(silence),
+                })
+            }
+            "/lines" => text("\"requests\"".to_owned()),
             "/last" => Answer::Reply(Response {
                 close: true,
                 ..Response::no_content()
@@ -95,6 +114,36 @@ impl Service for TestService {
         told.abandoned += 1;
         told.done.push(ticket);
         told.waiting.retain(|other| *other != ticket);
+    }
+
+    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        assert!(self.told.borrow().upgraded.contains(&ticket));
+        let text = std::str::from_utf8(line).expect("the tests send text");
+        match text.split_once(' ') {
+            Some(("fill", count)) => {
+                let count = count.parse().expect("a number");
+                out.extend(std::iter::repeat_n(b'x', count));
+                out.push(b'\n');
+            }
+            None if text == "end" => return Lines::End,
+            None if text == "panic" => panic!("a line went wrong"),
+            _ => {
+                out.extend_from_slice(line);
+                out.push(b'\n');
+            }
+        }
+        Lines::Continue
+    }
+
+    fn farewell(&self, _ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("bye {why:?}\n").as_bytes());
+    }
+
+    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+        let mut told = self.told.borrow_mut();
+        told.upgraded.retain(|other| *other != ticket);
+        told.done.push(ticket);
+        told.ended.push(why);
     }
 
     fn half_closed(&self, _ticket: Ticket) -> bool {
@@ -229,6 +278,21 @@ async fn obey(inbox: Arc<Inbox<Order>>, service: Rc<TestService>, connections: R
                     .count();
                 told.send(count).expect("the test waits");
             }
+            Order::Say(line, told) => {
+                let upgraded = service.told.borrow().upgraded.clone();
+                let took = |ticket: &&Ticket| connections.send_line(**ticket, &line);
+                told.send(upgraded.iter().filter(took).count())
+                    .expect("the test waits");
+            }
+            Order::EndLines(last, told) => {
+                let upgraded = service.told.borrow().upgraded.clone();
+                let ended = |ticket: &&Ticket| connections.end_lines(**ticket, &last);
+                told.send(upgraded.iter().filter(ended).count())
+                    .expect("the test waits");
+            }
+            Order::Ended(told) => told
+                .send(service.told.borrow().ended.clone())
+                .expect("the test waits"),
             Order::Drain => connections.drain(),
         }
     }
@@ -1128,6 +1192,265 @@ fn connections_that_come_and_go_leave_nothing_behind() {
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("Linux").count()
+}
+
+const UPGRADE: &str =
+    "GET /lines HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: test/1\r\n\r\n";
+
+impl Client {
+    /// The next line, without its end.
+    fn line(&mut self) -> String {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.read) {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return String::from_utf8(line[..end].to_vec()).expect("lines are text");
+            }
+            assert!(self.fill(), "the connection ended inside of a line");
+        }
+    }
+
+    fn upgrade(&mut self) -> &mut Self {
+        let reply = self.send(UPGRADE).reply();
+        assert_eq!(reply.status, 101);
+        assert_eq!(self.line(), "hi");
+        self
+    }
+}
+
+fn ended(server: &Server) -> Vec<Ended> {
+    server.ask(Order::Ended)
+}
+
+#[test]
+fn only_a_client_that_asks_for_the_protocol_is_upgraded() {
+    each(&patient(), |server| {
+        let asks = |version: &str, fields: &str| {
+            format!("GET /lines HTTP/{version}\r\nHost: a\r\n{fields}\r\n")
+        };
+        for (version, fields, status) in [
+            ("1.1", "Connection: upgrade\r\nUpgrade: TEST/1\r\n", 101),
+            (
+                "1.1",
+                "Upgrade: h2c, test/1\r\nConnection: keep-alive, Upgrade\r\n",
+                101,
+            ),
+            ("1.1", "", 200),
+            ("1.1", "Upgrade: test/1\r\n", 200),
+            ("1.1", "Connection: upgrade\r\n", 200),
+            ("1.1", "Connection: upgrade\r\nUpgrade: test/2\r\n", 200),
+            (
+                "1.1",
+                "Connection: upgrade, close\r\nUpgrade: test/1\r\n",
+                200,
+            ),
+            ("1.0", "Connection: upgrade\r\nUpgrade: test/1\r\n", 200),
+        ] {
+            let mut client = server.client();
+            let reply = client.send(asks(version, fields)).reply();
+            assert_eq!(reply.status, status, "{version} {fields:?}");
+            if status == 101 {
+                let head = reply.head;
+                assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+                for field in ["Connection: Upgrade", "Upgrade: test/1", "X-Greeting: hi"] {
+                    assert!(head.contains(&format!("\r\n{field}\r\n")), "{head}");
+                }
+                assert!(!head.contains("Content-Length"), "{head}");
+                assert_eq!(client.line(), "hi");
+            } else {
+                assert_eq!(reply.text(), "\"requests\"");
+            }
+        }
+    });
+}
+
+#[test]
+fn lines_are_heard_however_they_are_cut() {
+    // Goal: what is pipelined behind the request, and every cut of the bytes, gives the same lines. Method: all cuts of one conversation.
+    each(&patient(), |server| {
+        let text = format!("{UPGRADE}one\r\n\ntwo\nthree\n");
+        for cut in 0..=text.len() {
+            let mut client = server.client();
+            client.send(&text[..cut]);
+            let before = server.counters().lines_in;
+            server.wait_for(|counters| counters.open == 1 && counters.lines_in >= before);
+            client.send(&text[cut..]);
+            assert_eq!(client.reply().status, 101);
+            for line in ["hi", "one", "", "two", "three"] {
+                assert_eq!(client.line(), line, "cut at {cut}");
+            }
+            client.stream.shutdown(Shutdown::Write).expect("a socket");
+            client.is_over();
+            server.wait_for(|counters| counters.open == 0);
+        }
+        let all = ended(server);
+        assert_eq!(all, vec![Ended::ByPeer; text.len() + 1]);
+        assert_eq!(server.counters().upgraded, 0);
+        assert_eq!(server.ask(Order::CompleteStale), 0);
+    });
+}
+
+#[test]
+fn the_server_speaks_when_it_likes_and_ends_when_it_likes() {
+    each(&patient(), |server| {
+        let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
+        for client in &mut clients {
+            client.upgrade();
+        }
+        assert_eq!(server.counters().upgraded, 3);
+        assert_eq!(server.ask(|told| Order::Say(b"news\n".to_vec(), told)), 3);
+        for client in &mut clients {
+            assert_eq!(client.line(), "news");
+            assert_eq!(client.send("ok\n").line(), "ok");
+        }
+        clients[0].send("last\nend\nnever\n");
+        assert_eq!(clients[0].line(), "last");
+        clients[0].is_over();
+        server.wait_for(|counters| counters.upgraded == 2);
+        let told = server.ask(|told| Order::EndLines(b"bye\n".to_vec(), told));
+        assert_eq!(told, 2);
+        assert_eq!(server.ask(|told| Order::Say(b"late\n".to_vec(), told)), 0);
+        for client in &mut clients[1..] {
+            assert_eq!(client.line(), "bye");
+            client.is_over();
+        }
+        server.wait_for(|counters| counters.open == 0);
+        assert_eq!(ended(server), [Ended::ByService; 3]);
+    });
+}
+
+#[test]
+fn a_line_without_an_end_and_silence_end_the_connection() {
+    let limits = Limits {
+        tick_ms: 5,
+        ..patient()
+    };
+    each(&limits, |server| {
+        let long = vec![b'a'; crate::limits::LINE_BYTES_MAX];
+        let mut client = server.client();
+        client.upgrade().send(&long).send("\n");
+        assert_eq!(
+            client.line().len(),
+            long.len(),
+            "a line may be as long as that"
+        );
+        client.send(&long).send("a");
+        assert_eq!(client.line(), "bye LineLong");
+        client.is_over();
+        server.wait_for(|counters| counters.open == 0);
+
+        let mut client = server.client();
+        client.send(UPGRADE.replace("/lines", "/lines?50"));
+        assert_eq!((client.reply().status, client.line()), (101, "hi".into()));
+        // The bytes of a line that never ends are no sign of life.
+        let mut writer = client.stream.try_clone().expect("a socket");
+        let drip = std::thread::spawn(move || {
+            (1..crate::limits::LINE_BYTES_MAX).all(|_| writer.write_all(b"z").is_ok())
+        });
+        assert_eq!(client.line(), "bye Silent");
+        drop(client);
+        drip.join().expect("it ends");
+        server.wait_for(|counters| counters.open == 0);
+
+        let mut client = server.client();
+        client.send(UPGRADE.replace("/lines", "/lines?50"));
+        assert_eq!((client.reply().status, client.line()), (101, "hi".into()));
+        client.send("unfinished");
+        assert_eq!(client.line(), "bye Silent");
+        client.is_over();
+        server.wait_for(|counters| counters.open == 0);
+        let all = ended(server);
+        assert_eq!(all, [Ended::LineLong, Ended::Silent, Ended::Silent],);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_kept_in_memory() {
+    let limits = Limits {
+        send_ms: 50,
+        ..patient()
+    };
+    each(&limits, |server| {
+        // It asks for more than all buffers hold and reads nothing: the server stops reading, then ends it.
+        let mut client = server.client();
+        client.upgrade();
+        let mut writer = client.stream.try_clone().expect("a socket");
+        let asker = std::thread::spawn(move || {
+            while writer
+                .write_all("fill 60000\n".repeat(1000).as_bytes())
+                .is_ok()
+            {}
+        });
+        server.wait_for(|counters| counters.stalled == 1);
+        asker.join().expect("the connection ended");
+        server.wait_for(|counters| counters.open == 0);
+
+        // It is told more than may be queued.
+        let mut client = server.client();
+        client.upgrade();
+        let news = [vec![b'n'; 60_000], b"\n".to_vec()].concat();
+        while server.ask(|told| Order::Say(news.clone(), told)) == 1 {}
+        server.wait_for(|counters| counters.open == 0);
+        assert_eq!(ended(server), [Ended::Stalled, Ended::Stalled]);
+    });
+}
+
+#[test]
+fn much_is_said_to_a_slow_reader_in_order() {
+    each(&patient(), |server| {
+        let mut client = server.client();
+        client.upgrade();
+        let mut writer = client.stream.try_clone().expect("a socket");
+        let asker = std::thread::spawn(move || {
+            for i in 0..400 {
+                let lines = format!("fill 20000\n{i}\n");
+                writer.write_all(lines.as_bytes()).expect("it reads on");
+            }
+        });
+        for i in 0..400 {
+            assert_eq!(client.line().len(), 20_000);
+            assert_eq!(client.line(), i.to_string());
+        }
+        asker.join().expect("all was taken");
+        assert_eq!(server.counters().lines_in, 800);
+    });
+}
+
+#[test]
+fn a_drain_says_farewell_to_upgraded_connections() {
+    for epoll in [false, true] {
+        let server = Server::start(Setup {
+            limits: patient(),
+            epoll,
+            half_closed_keeps: false,
+        });
+        let mut quiet = server.client();
+        quiet.upgrade();
+        let mut partial = server.client();
+        partial.upgrade().send("half a");
+        let before = server.counters();
+        server.wait_for(|counters| counters.bytes_in >= before.bytes_in);
+        server.orders.push(Order::Drain);
+        for client in [&mut quiet, &mut partial] {
+            assert_eq!(client.line(), "bye Draining");
+            client.is_over();
+        }
+        drop((quiet, partial));
+        server.stop();
+    }
+}
+
+#[test]
+fn a_panic_over_a_line_ends_one_connection() {
+    each(&patient(), |server| {
+        let mut other = server.client();
+        other.upgrade();
+        let mut client = server.client();
+        client.upgrade().send("panic\n");
+        client.is_over();
+        server.wait_for(|counters| counters.panics == 1 && counters.upgraded == 1);
+        assert_eq!(other.send("still\n").line(), "still");
+        assert_eq!(ended(server), [Ended::ByPeer]);
+    });
 }
 
 #[test]

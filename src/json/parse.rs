@@ -173,9 +173,11 @@ impl<'a> Reader<'a> {
             return Ok(Value::Array(Vec::new()));
         }
         loop {
+            // Counted before: a value that fails leaves what it had read of itself behind.
+            let index = self.items.len() - first;
             match self.value() {
                 Ok(item) => self.items.push(item),
-                Err(fault) => return Err(fault.inside((self.items.len() - first).to_string())),
+                Err(fault) => return Err(fault.inside(index.to_string())),
             }
             self.skip_space();
             match self.peek() {

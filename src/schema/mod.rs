@@ -66,6 +66,20 @@ roots! {
     external_episode: "external_episode", ["opened_at", "updated_at"];
     /// A human who is recognised.
     person: "vision_person", ["originator", "person_id", "updated_at"];
+    /// A storage for recordings.
+    dvr: "central_dvr_config", ["name"];
+    /// The server's own settings.
+    config: "central_config", ["api_key", "database"];
+    /// Something that happened: a union by `event`.
+    event: "central_event", ["event", "event_id"];
+    /// How the cluster fares.
+    cluster_stats: "cluster_health_stats", [];
+    /// A changed layout in a preview.
+    layout_change: "central_stream_layout_list_item", ["name"];
+    /// A changed load in a preview.
+    load_change: "central_streamer_layout_prediction_item", ["hostname", "role"];
+    /// Events that have not happened.
+    cluster_preview_request: "cluster_preview_request", [];
 }
 
 /// One kind of document.

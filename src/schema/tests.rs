@@ -1307,11 +1307,78 @@ fn every_root_masks_what_must_not_be_seen() {
             r#"{"backends":[{"url":"http://u:canary@h/"}]}"#,
             "",
         ),
+        (config(), r#"{"api_key":"canary"}"#, "api_key"),
+        (
+            config(),
+            r#"{"edit_auth":{"login":"canary","password":"canary"}}"#,
+            "edit_auth.password",
+        ),
+        (
+            config(),
+            r#"{"database":{"url":"postgres://a:canary@h/d"}}"#,
+            "",
+        ),
     ];
     for (schema, text, secret) in table {
         let masked = schema.mask(text);
         assert!(!masked.contains("canary"), "{text} -> {masked}");
         assert!(masked.contains(MASK), "{text} -> {masked}");
         assert!(secret.is_empty() || schema.is_secret(secret), "{secret}");
+    }
+}
+
+#[test]
+fn an_event_is_what_it_calls_itself() {
+    let table: &[(&str, &[&str])] = &[
+        (
+            r#"{"event":"api_call","event_id":1,"operation_id":"stream_save","ip":"::1","status":200,"duration":812,"created_at":"2021-01-30T08:30:00.432567Z","utc_ms":1637094994000}"#,
+            &[],
+        ),
+        (
+            r#"{"event":"api_call","ip":"somewhere"}"#,
+            &["wrong_format /ip"],
+        ),
+        (
+            r#"{"event":"layouter_processing_result","relayouts":[{"name":"a","change_reason":"whim"}]}"#,
+            &["unknown_enum_option /relayouts/0/change_reason"],
+        ),
+        (r#"{"event":"party"}"#, &["discriminator_unmapped /event"]),
+        (r#"{"event_id":1}"#, &["discriminator_missing /event"]),
+    ];
+    for (text, expected) in table {
+        assert_eq!(wrong(event(), &json(text)), *expected, "{text}");
+    }
+}
+
+#[test]
+fn a_configuration_has_no_settings_that_belong_to_the_machine() {
+    let mut document = json(
+        r#"{"api_key":"k","database":{"url":"postgres://x/y"},"listeners":{"http":[]},"redis":{},"server_id":"5","stats":{},"loglevel":"info"}"#,
+    );
+    config().prune(&mut document);
+    assert_eq!(document, json(r#"{"api_key":"k","loglevel":"info"}"#));
+    assert_eq!(wrong(config(), &document), Vec::<String>::new());
+    for (text, expected) in [
+        (
+            r#"{"api_key":"k","layouter_enabled":true}"#,
+            "not_string /layouter_enabled",
+        ),
+        (
+            r#"{"api_key":"k","layouter_enabled":"yes"}"#,
+            "unknown_enum_option /layouter_enabled",
+        ),
+        ("{}", "missing_required /api_key"),
+    ] {
+        assert_eq!(wrong(config(), &json(text)), [expected], "{text}");
+    }
+    let effective = config().effective(&json(r#"{"api_key":"k"}"#)).text;
+    for filled in [
+        r#""config_external_reconciliation_interval":5000"#,
+        r#""episodes_buffer_delay":1000"#,
+        r#""episodes_buffer_limit":250"#,
+        r#""layouter_enabled":"false""#,
+        r#""layouter_sleeping_interval":30000"#,
+    ] {
+        assert!(effective.contains(filled), "{filled} in {effective}");
     }
 }

@@ -5,14 +5,17 @@
 //! already saved moves no stamp and wakes nobody.
 
 use super::State;
-use super::command::{CHANGE_REASONS, Command, Done, EntitySave, LayoutPatch, StreamPatch};
+use super::command::{
+    CHANGE_REASONS, Command, Done, EntitySave, EpisodeNews, LayoutPatch, StreamPatch,
+};
 use super::entity::{self, Key, Kind};
+use super::episode::{self, OpenPublication, PublicationNews, Step};
 use super::event::NewEvent;
 use super::name::{Hostname, StreamName};
 use super::node::{holders, pull_authority, render};
 use super::record::{
-    Entity, EntityRecord, LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream,
-    StreamRecord, Streamer, StreamerRecord,
+    ArchivedFacts, Entity, EntityRecord, Facts, LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout,
+    NodeRole, Publication, Role, Stream, StreamRecord, Streamer, StreamerRecord,
 };
 use crate::http::error::{ApiError, ErrorItem};
 use crate::json::{self, Object, Value, patch};
@@ -186,20 +189,64 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         Command::SaveEntity(save) => {
             let mut changes = Changes::none(stamp, Done::Nothing);
             let kind = save.kind;
-            let record = save_entity(state, save, stamp, "", &mut changes)?;
+            let record = save_entity(state, save, None, stamp, "", &mut changes)?;
             changes.done = Done::Entity(kind, record);
+            Ok(changes)
+        }
+        Command::SaveAgent { save, layout } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            let kind = save.kind;
+            let layout = layout.as_ref();
+            let record = save_entity(state, save, layout, stamp, "", &mut changes)?;
+            changes.done = Done::Entity(kind, record);
+            Ok(changes)
+        }
+        Command::SetAgentLayouts { items } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            for (i, (key, layout)) in items.into_iter().enumerate() {
+                let at = format!("/layouts/{i}");
+                let Some(old) = state.entities(Kind::Agent).get(&key) else {
+                    return Err(Kind::Agent.not_found().at_pointer(format!("{at}/id")));
+                };
+                if state.agent_has_streams(&old.key) {
+                    continue;
+                }
+                let mut agent = old.to_owned();
+                place_agent(state, &mut agent.facts, &layout, stamp, &at)?;
+                finish_entity(
+                    Kind::Agent,
+                    key,
+                    Some(old),
+                    agent,
+                    false,
+                    stamp,
+                    &mut changes,
+                );
+            }
             Ok(changes)
         }
         Command::DeleteEntity { kind, key } => {
             let entity = state.entities(kind).get(&key);
             let old = entity.cloned().ok_or_else(|| kind.not_found())?;
             let mut changes = Changes::none(stamp, Done::Nothing);
+            if kind == Kind::Agent {
+                leave_agent(state, &key, &old, stamp, &mut changes);
+            }
+            if kind == Kind::Person {
+                mark_deleted(state, key, &old, stamp, &mut changes)?;
+                return Ok(changes);
+            }
             changes.entities.push(EntityChange {
                 kind,
                 key,
                 old: Some(old),
                 new: None,
             });
+            Ok(changes)
+        }
+        Command::Publication { stream, news } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            on_publication(state, &stream, news, stamp, &mut changes)?;
             Ok(changes)
         }
         Command::Note { events } => {
@@ -209,6 +256,9 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         }
     }
 }
+
+/// Deleted agents that are remembered; above, those deleted first are forgotten and get what unknown agents get.
+pub const DELETED_AGENTS_MAX: usize = 100_000;
 
 /// The error for a stream that is not there.
 pub fn stream_not_found() -> ApiError {
@@ -581,6 +631,7 @@ fn save_streamer(
 fn save_entity(
     state: &State,
     save: EntitySave,
+    layout: Option<&LayoutPatch>,
     stamp: Stamp,
     pointer: &str,
     changes: &mut Changes,
@@ -590,6 +641,7 @@ fn save_entity(
         key,
         mut patch,
         on_create,
+        episode,
     } = save;
     let old = state.entities(kind).get(&key);
     let mut entity = match old {
@@ -606,6 +658,17 @@ fn save_entity(
             }
         }
     };
+    if let Facts::Person {
+        deleted_at: Some(_),
+    } = entity.facts
+        && !patch.contains_key("deleted_at")
+    {
+        // Who is saved exists again.
+        patch.insert("deleted_at", Value::Null);
+    }
+    if kind == Kind::Episode && old.is_none() {
+        appear(&mut patch, stamp);
+    }
     // The schema demands the key and the stamp, and knows nothing of where they come from.
     let own = [
         (kind.key_field(), key.to_value()),
@@ -626,15 +689,58 @@ fn save_entity(
         merged.remove(name);
     }
     entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), pointer)?;
+    let mut goes_on = false;
+    if let Facts::Episode {
+        publication,
+        closed_at,
+        ..
+    } = &mut entity.facts
+    {
+        *publication = episode.publication.or(*publication);
+        goes_on = episode.goes_on && closed_at.is_none();
+    }
     let merged = Value::Object(merged);
     entity.has_secrets = kind.schema().has_secrets(&merged);
     let effective = kind.schema().effective(&merged);
     entity.config = effective.text;
     entity.filled = effective.filled;
+    if let Some(layout) = layout
+        && !state.agent_has_streams(&entity.key)
+    {
+        let at = format!("{pointer}/layout");
+        place_agent(state, &mut entity.facts, layout, stamp, &at)?;
+    }
+    if kind == Kind::Agent
+        && let Some(left) = state.entities(Kind::DeletedAgent).get(&key)
+    {
+        // Whoever is saved anew is not deleted any more.
+        changes.entities.push(EntityChange {
+            kind: Kind::DeletedAgent,
+            key: key.clone(),
+            old: Some(left.clone()),
+            new: None,
+        });
+    }
+    Ok(finish_entity(
+        kind, key, old, entity, goes_on, stamp, changes,
+    ))
+}
+
+/// Gives a changed entity its stamps; one that `goes_on` gets a new one though nothing else changed.
+fn finish_entity(
+    kind: Kind,
+    key: Key,
+    old: Option<&EntityRecord>,
+    mut entity: Entity,
+    goes_on: bool,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> EntityRecord {
     if let Some(old) = old
         && **old == entity
+        && !goes_on
     {
-        return Ok(old.clone());
+        return old.clone();
     }
     entity.revision = stamp.revision;
     entity.updated_at = stamp.ms;
@@ -645,7 +751,247 @@ fn save_entity(
         old: old.cloned(),
         new: Some(new.clone()),
     });
-    Ok(new)
+    new
+}
+
+/// Writes a wanted layout into an agent: of all that a layout has, an agent has the ingest.
+fn place_agent(
+    state: &State,
+    facts: &mut Facts,
+    wanted: &LayoutPatch,
+    stamp: Stamp,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let Facts::Agent { layout } = facts else {
+        return Ok(());
+    };
+    let Some(ingest) = &wanted.ingest else {
+        return Ok(());
+    };
+    let Some(host) = ingest else {
+        *layout = None;
+        return Ok(());
+    };
+    let current = layout.as_ref().and_then(|layout| layout.ingest.as_deref());
+    if current == Some(host.as_str()) {
+        return Ok(());
+    }
+    let at = || format!("{pointer}/ingest");
+    let streamer = state
+        .streamer(host)
+        .ok_or_else(|| streamer_not_found_in_body(at(), host))?;
+    if NodeRole::parse(streamer.role.as_str()) != Some(NodeRole::Streamer) {
+        let title = "The node has another role";
+        return Err(ApiError::bad_body(at(), "wrong_node_role", title)
+            .with("hostname", host)
+            .with("role", streamer.role.as_str()));
+    }
+    *layout = Some(Layout {
+        ingest: Some(host.to_string()),
+        created_at: stamp.ms,
+        by_layouter: wanted.by_layouter,
+        ..Layout::default()
+    });
+    Ok(())
+}
+
+/// What goes with an agent: its streams. What stays: that it was here, and the key by which it will be known again.
+fn leave_agent(state: &State, key: &Key, old: &EntityRecord, stamp: Stamp, changes: &mut Changes) {
+    for name in state.streams_of_agent(&old.key) {
+        let Some(stream) = state.stream(name) else {
+            continue;
+        };
+        move_nodes(state, Some(stream), None, &mut changes.nodes);
+        changes.streams.push(StreamChange {
+            name: name.clone(),
+            old: Some(stream.clone()),
+            new: None,
+        });
+    }
+    let left = state.entities(Kind::DeletedAgent);
+    if left.by_key().len() >= DELETED_AGENTS_MAX
+        && let Some((oldest, record)) = left.changed_from(0, None).next()
+    {
+        changes.entities.push(EntityChange {
+            kind: Kind::DeletedAgent,
+            key: oldest.clone(),
+            old: Some(record.clone()),
+            new: None,
+        });
+    }
+    changes.entities.push(EntityChange {
+        kind: Kind::DeletedAgent,
+        key: key.clone(),
+        old: None,
+        new: Some(EntityRecord::new(&Entity {
+            revision: stamp.revision,
+            updated_at: stamp.ms,
+            facts: Facts::None,
+            ..old.to_owned()
+        })),
+    });
+}
+
+/// Notes when this server first had an episode, unless it came with that.
+fn appear(patch: &mut Object, stamp: Stamp) {
+    const FIELD: &str = "episode_appearance_timestamps";
+    let stamp = Value::Number(json::Number::Unsigned(stamp.ms));
+    match patch.get_mut(FIELD) {
+        None | Some(Value::Null) => {
+            let mut times = Object::default();
+            times.insert("central_timestamp", stamp);
+            patch.insert(FIELD, Value::Object(times));
+        }
+        Some(Value::Object(times)) => {
+            if times.get("central_timestamp").is_none_or(Value::is_null) {
+                times.insert("central_timestamp", stamp);
+            }
+        }
+        // The schema will refuse it.
+        Some(_) => {}
+    }
+}
+
+/// A person who is deleted stays for a while as deleted, so that whoever holds a copy learns of it.
+fn mark_deleted(
+    state: &State,
+    key: Key,
+    old: &EntityRecord,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    if let ArchivedFacts::Person { deleted_at } = &old.facts
+        && deleted_at.is_some()
+    {
+        return Ok(());
+    }
+    let mut patch = Object::default();
+    patch.insert(
+        "deleted_at",
+        Value::Number(json::Number::Unsigned(stamp.ms)),
+    );
+    let save = EntitySave {
+        kind: Kind::Person,
+        key,
+        patch,
+        on_create: Object::default(),
+        episode: EpisodeNews::default(),
+    };
+    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+}
+
+/// Takes the automatic episodes of a stream one step further.
+fn on_publication(
+    state: &State,
+    stream: &StreamName,
+    news: PublicationNews,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let close_timeout_ms = state
+        .stream(stream)
+        .map_or(0, |stream| episode::close_timeout_ms(stream));
+    let last = state.episodes().last_automatic(stream);
+    let closed_until = match last.map(|last| &last.facts) {
+        Some(ArchivedFacts::Episode { closed_at, .. }) => {
+            closed_at.as_ref().map_or(0, |at| at.to_native())
+        }
+        _ => 0,
+    };
+    let publication = last.and_then(OpenPublication::of);
+    let open = last.filter(|_| publication.is_some());
+    match episode::on_publication(publication, closed_until, news, close_timeout_ms) {
+        Step::Nothing => Ok(()),
+        Step::Open { opened_at } => open_automatic(state, stream, opened_at, stamp, changes),
+        Step::Resume => save_automatic(state, open, None, None, stamp, changes),
+        Step::Pause { ended_at } => {
+            save_automatic(state, open, Some(ended_at), None, stamp, changes)
+        }
+        Step::Close { closed_at } => save_automatic(
+            state,
+            open,
+            Some(closed_at),
+            Some(closed_at),
+            stamp,
+            changes,
+        ),
+        Step::CloseAndOpen {
+            closed_at,
+            opened_at,
+        } => {
+            save_automatic(
+                state,
+                open,
+                Some(closed_at),
+                Some(closed_at),
+                stamp,
+                changes,
+            )?;
+            open_automatic(state, stream, opened_at, stamp, changes)
+        }
+    }
+}
+
+fn open_automatic(
+    state: &State,
+    stream: &StreamName,
+    opened_at: u64,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let episodes = state.entities(Kind::Episode);
+    let mut key = Key::Number(episode::automatic_id(stream, opened_at));
+    while let (Some(_), Key::Number(taken)) = (episodes.get(&key), &key) {
+        key = Key::Number(taken + 1);
+    }
+    let mut patch = Object::default();
+    patch.insert("media", Value::String(Box::from(stream.as_str())));
+    patch.insert(
+        "opened_at",
+        Value::Number(json::Number::Unsigned(opened_at)),
+    );
+    let save = EntitySave {
+        kind: Kind::Episode,
+        key,
+        patch,
+        on_create: Object::default(),
+        episode: EpisodeNews {
+            goes_on: false,
+            publication: Some(Publication { ended_at: None }),
+        },
+    };
+    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+}
+
+/// Saves how far an open automatic episode has come.
+fn save_automatic(
+    state: &State,
+    open: Option<&EntityRecord>,
+    ended_at: Option<u64>,
+    closed_at: Option<u64>,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let Some(record) = open else { return Ok(()) };
+    let mut patch = Object::default();
+    if let Some(closed_at) = closed_at {
+        patch.insert(
+            "closed_at",
+            Value::Number(json::Number::Unsigned(closed_at)),
+        );
+        patch.insert("close_reason", Value::String(Box::from("timeout")));
+    }
+    let save = EntitySave {
+        kind: Kind::Episode,
+        key: Key::trusted(Kind::Episode, &record.key),
+        patch,
+        on_create: Object::default(),
+        episode: EpisodeNews {
+            goes_on: true,
+            publication: Some(Publication { ended_at }),
+        },
+    };
+    save_entity(state, save, None, stamp, "", changes).map(|_| ())
 }
 
 /// When a node that others pull from got another address, everybody who is told that address is told the new one.

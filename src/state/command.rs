@@ -4,9 +4,10 @@
 //! here, so that every place a body is read tells errors in the same way.
 
 use super::entity::{Key, Kind};
+use super::episode::PublicationNews;
 use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
-use super::record::{EntityRecord, StreamRecord, StreamerRecord};
+use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
 use crate::schema;
@@ -49,6 +50,20 @@ pub enum Command {
         kind: Kind,
         key: Key,
     },
+    /// Create or change one agent; the layout counts only while no stream uses it.
+    SaveAgent {
+        save: EntitySave,
+        layout: Option<LayoutPatch>,
+    },
+    /// Place many agents, all or none; those that streams use are passed over.
+    SetAgentLayouts {
+        items: Vec<(Key, LayoutPatch)>,
+    },
+    /// A streamer tells that a stream's publication began or ended.
+    Publication {
+        stream: StreamName,
+        news: PublicationNews,
+    },
     /// Nothing but events.
     Note {
         events: Vec<NewEvent>,
@@ -64,6 +79,16 @@ pub struct EntitySave {
     pub patch: Object,
     /// Members that a new entity gets where the patch has none: what the server makes up, such as a token's key.
     pub on_create: Object,
+    pub episode: EpisodeNews,
+}
+
+/// What a save tells of an episode beside its configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EpisodeNews {
+    /// An open episode goes on, even if nothing else is new: it lasts until its stamp.
+    pub goes_on: bool,
+    /// Of an automatic episode.
+    pub publication: Option<Publication>,
 }
 
 /// A command, and who is named for it in the event log.
@@ -287,12 +312,16 @@ impl EntitySave {
             return Err(not_an_object(pointer));
         };
         patch.remove(field);
-        patch.remove("updated_at");
+        let stamped = patch.remove("updated_at").is_some();
         Ok(Self {
             kind,
             key,
             patch,
             on_create: Object::default(),
+            episode: EpisodeNews {
+                goes_on: stamped && kind == Kind::Episode,
+                publication: None,
+            },
         })
     }
 }
@@ -315,6 +344,19 @@ pub fn batch_items<N: Ord + Clone>(
 
 /// The items of `POST /streams/layouts`.
 pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiError> {
+    layouts(body, "name", StreamName::parse)
+}
+
+/// The items of `POST /agents/layouts`.
+pub fn agent_layout_items(body: Value) -> Result<Vec<(Key, LayoutPatch)>, ApiError> {
+    layouts(body, "id", |id| Key::parse(Kind::Agent, id))
+}
+
+fn layouts<N: Ord + Clone>(
+    body: Value,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<N, &'static str>,
+) -> Result<Vec<(N, LayoutPatch)>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(not_an_object(""));
     };
@@ -335,7 +377,7 @@ pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiEr
             ));
         }
     };
-    named_items(items, "/layouts", "name", StreamName::parse)?
+    named_items(items, "/layouts", key, parse)?
         .into_iter()
         .enumerate()
         .map(|(i, (name, item))| {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
+use super::name::StreamName;
 use super::record::{EntityRecord, Facts};
 use crate::http::error::ApiError;
 use crate::json::{Number, Object, Value};
@@ -30,21 +31,24 @@ pub enum Kind {
     Balancer = 3,
     Episode = 4,
     Person = 5,
+    /// What is left of an agent, so that it learns of its deletion when it connects again. Not served.
+    DeletedAgent = 6,
 }
 
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 7] = [
     Kind::Agent,
     Kind::ApiToken,
     Kind::AuthBackend,
     Kind::Balancer,
     Kind::Episode,
     Kind::Person,
+    Kind::DeletedAgent,
 ];
 
 impl Kind {
     pub fn schema(self) -> &'static Schema {
         match self {
-            Self::Agent => schema::agent(),
+            Self::Agent | Self::DeletedAgent => schema::agent(),
             Self::ApiToken => schema::api_token(),
             Self::AuthBackend => schema::auth_backend(),
             Self::Balancer => schema::balancer(),
@@ -56,7 +60,7 @@ impl Kind {
     /// The field that holds the key.
     pub fn key_field(self) -> &'static str {
         match self {
-            Self::Agent => "id",
+            Self::Agent | Self::DeletedAgent => "id",
             Self::ApiToken | Self::AuthBackend | Self::Balancer => "name",
             Self::Episode => "episode_id",
             Self::Person => "person_id",
@@ -74,7 +78,7 @@ impl Kind {
 
     pub fn not_found(self) -> ApiError {
         let (code, title) = match self {
-            Self::Agent => ("agent_not_found", "There is no agent of this id"),
+            Self::Agent | Self::DeletedAgent => ("agent_not_found", "There is no agent of this id"),
             Self::ApiToken => ("api_token_not_found", "There is no API token of this name"),
             Self::AuthBackend => (
                 "auth_backend_not_found",
@@ -252,24 +256,167 @@ pub fn facts(
                     "An episode is closed once; the time cannot be changed afterwards",
                 ));
             }
+            let media = merged
+                .get("media")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            // Streamers ask for the episodes of their streams by name: what is no name of a stream could never be asked for.
+            StreamName::parse(media).map_err(|why| {
+                ApiError::bad_body(format!("{pointer}/media"), "wrong_format", why)
+            })?;
             Ok(Facts::Episode {
-                media: merged
-                    .get("media")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned(),
+                media: media.to_owned(),
                 opened_at: stamp("opened_at").unwrap_or_default(),
                 closed_at,
+                publication: match old {
+                    Some(Facts::Episode { publication, .. }) => *publication,
+                    _ => None,
+                },
             })
         }
         Kind::Person => Ok(Facts::Person {
             deleted_at: stamp("deleted_at"),
         }),
-        Kind::AuthBackend | Kind::Balancer => Ok(Facts::None),
+        Kind::AuthBackend | Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
     }
 }
 
 /// The error for a path segment that is no key of this kind.
 pub fn bad_key(kind: Kind, why: &'static str) -> ApiError {
     ApiError::bad_parameter(kind.key_field(), "wrong_format", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+    use crate::state::State;
+    use crate::state::apply::{Changes, Stamp, apply};
+    use crate::state::command::{Command, EntitySave};
+    use crate::state::node::RenderSettings;
+
+    struct Sut(State);
+
+    impl Sut {
+        fn new() -> Self {
+            Self(State::new(1, RenderSettings::default()))
+        }
+
+        fn apply(&mut self, command: Command) -> Result<Changes, ApiError> {
+            let stamp = Stamp {
+                revision: self.0.revision() + 1,
+                ms: self.0.stamp_ms().max(1_700_000_000_000) + 1,
+            };
+            let changes = apply(&self.0, command, stamp)?;
+            self.0.absorb(&changes);
+            Ok(changes)
+        }
+
+        fn save(&mut self, kind: Kind, key: &str, body: &str) -> Result<Changes, ApiError> {
+            let key = Key::parse(kind, key).expect("a key");
+            let body = json::parse(body.as_bytes()).expect("JSON");
+            let save = EntitySave::from_body(kind, key, body, "")?;
+            self.apply(Command::SaveEntity(save))
+        }
+
+        fn changed_from(&self, kind: Kind, stamp_ms: u64, after: Option<&str>) -> Vec<String> {
+            let after = after.map(|key| Key::trusted(kind, key));
+            let found = self.0.entities(kind).changed_from(stamp_ms, after);
+            found.map(|(key, _)| key.to_string()).collect()
+        }
+    }
+
+    #[test]
+    fn keys_are_what_a_path_can_hold_and_numbers_are_exact() {
+        for good in ["0", "7", "9223372036854775807"] {
+            let key = Key::parse(Kind::Episode, good).expect("a number");
+            assert_eq!(key.to_string(), good);
+        }
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "01",
+            "1.0",
+            "9223372036854775808",
+            "a",
+            " 1",
+        ] {
+            assert!(Key::parse(Kind::Episode, bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "a/b", "a,b", " a", "a\n", ".", "layouts"] {
+            assert!(Key::parse(Kind::Agent, bad).is_err(), "{bad:?}");
+        }
+        assert!(Key::parse(Kind::Agent, "30226aa9:1").is_ok());
+        let number = |text| Key::trusted(Kind::Person, text);
+        assert!(number("9") < number("10"), "numbers, not texts");
+    }
+
+    #[test]
+    fn what_changed_since_a_stamp_comes_in_the_order_of_changes() {
+        let mut sut = Sut::new();
+        for key in ["3", "1", "2"] {
+            let body = r#"{"media":"cam","opened_at":1637094994000}"#;
+            sut.save(Kind::Episode, key, body).expect("is saved");
+        }
+        let first = 1_700_000_000_001;
+        assert_eq!(sut.changed_from(Kind::Episode, 0, None), ["3", "1", "2"]);
+        assert_eq!(
+            sut.changed_from(Kind::Episode, first, Some("3")),
+            ["1", "2"]
+        );
+        sut.save(Kind::Episode, "3", r#"{"preview":"AAAA"}"#)
+            .expect("is saved");
+        assert_eq!(sut.changed_from(Kind::Episode, 0, None), ["1", "2", "3"]);
+        let key = Key::Number(1);
+        let kind = Kind::Episode;
+        sut.apply(Command::DeleteEntity { kind, key })
+            .expect("is deleted");
+        assert_eq!(sut.changed_from(Kind::Episode, 0, None), ["2", "3"]);
+    }
+
+    #[test]
+    fn an_episode_is_closed_once() {
+        let mut sut = Sut::new();
+        let open = r#"{"media":"cam","opened_at":1637094994000}"#;
+        let closed = r#"{"closed_at":1637094995000}"#;
+        sut.save(Kind::Episode, "1", open).expect("is saved");
+        sut.save(Kind::Episode, "1", closed).expect("is closed");
+        let again = sut.save(Kind::Episode, "1", closed).expect("nothing new");
+        assert!(again.is_empty());
+        for other in [r#"{"closed_at":1637094996000}"#, r#"{"closed_at":null}"#] {
+            let error = sut.save(Kind::Episode, "1", other).expect_err("is closed");
+            assert_eq!(error.items[0].code, "immutable_field");
+            assert_eq!(error.items[0].pointer.as_deref(), Some("/closed_at"));
+        }
+    }
+
+    #[test]
+    fn a_new_entity_gets_what_the_server_makes_up_and_keeps_it() {
+        let mut sut = Sut::new();
+        let save = |made: &str, patch: &str| {
+            let key = Key::parse(Kind::ApiToken, "vision").expect("a key");
+            let patch = json::parse(patch.as_bytes()).expect("JSON");
+            let mut save = EntitySave::from_body(Kind::ApiToken, key, patch, "").expect("fits");
+            save.on_create.insert("key", Value::from(made));
+            Command::SaveEntity(save)
+        };
+        let digest = |sut: &Sut| {
+            let key = Key::parse(Kind::ApiToken, "vision").expect("a key");
+            let token = sut.0.entities(Kind::ApiToken).get(&key).expect("is there");
+            match token.to_owned().facts {
+                Facts::Token { digest } => digest,
+                other => panic!("{other:?}"),
+            }
+        };
+        sut.apply(save("made", "{}")).expect("is saved");
+        let made = digest(&sut);
+        assert_eq!(made, <[u8; 32]>::from(Sha256::digest(b"made")));
+        sut.apply(save("other", r#"{"auth_scopes":["user/15"]}"#))
+            .expect("is saved");
+        assert_eq!(digest(&sut), made, "only a new one gets a key");
+        sut.apply(save("other", r#"{"key":"given"}"#))
+            .expect("is saved");
+        assert_ne!(digest(&sut), made);
+    }
 }

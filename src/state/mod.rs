@@ -3,9 +3,11 @@
 //! A [`State`] is immutable and structurally shared: a reader holds an `Arc` of it and sees all of every batch or nothing, the writer
 //! makes the next one beside it. [`apply`](apply::apply) decides what a command changes; [`State::absorb`] is the only code that makes a new state.
 
+pub mod agent;
 pub mod apply;
 pub mod command;
 pub mod entity;
+pub mod episode;
 pub mod event;
 pub mod name;
 pub mod node;
@@ -18,6 +20,7 @@ use imbl::{OrdMap, OrdSet};
 
 use self::apply::Changes;
 use self::entity::{Entities, KINDS, Key, Kind};
+use self::episode::EpisodeIndex;
 use self::name::{Hostname, StreamName};
 use self::node::{Node, RenderSettings, holders};
 use self::record::{EntityRecord, EventChunkRecord, NodeMark, StreamRecord, StreamerRecord};
@@ -42,6 +45,8 @@ pub struct State {
     streamers: OrdMap<Hostname, StreamerRecord>,
     nodes: OrdMap<Hostname, Arc<Node>>,
     entities: [Entities; KINDS.len()],
+    agent_streams: agent::AgentStreams,
+    episodes: EpisodeIndex,
     /// By the batch they belong to.
     events: OrdMap<u64, EventChunkRecord>,
     events_count: usize,
@@ -61,6 +66,8 @@ impl State {
             streamers: OrdMap::new(),
             nodes: OrdMap::new(),
             entities: std::array::from_fn(|_| Entities::default()),
+            agent_streams: agent::AgentStreams::default(),
+            episodes: EpisodeIndex::default(),
             events: OrdMap::new(),
             events_count: 0,
             events_bytes: 0,
@@ -152,6 +159,11 @@ impl State {
         &self.entities[kind as usize]
     }
 
+    /// Episodes by their stream.
+    pub fn episodes(&self) -> &EpisodeIndex {
+        &self.episodes
+    }
+
     /// The event log: chunks by the batch they belong to.
     pub fn events(&self) -> &OrdMap<u64, EventChunkRecord> {
         &self.events
@@ -196,6 +208,8 @@ impl State {
         } = *changes;
         assert!(revision >= self.revision, "revisions only grow");
         for change in &changes.streams {
+            let (old, new) = (change.old.as_ref(), change.new.as_ref());
+            self.agent_streams.moved(&change.name, old, new);
             let shard = &mut self.streams[change.name.shard()];
             if let Some(old) = &change.old {
                 self.by_stamp
@@ -256,6 +270,7 @@ impl State {
             self.nodes.insert(change.hostname.clone(), Arc::new(node));
         }
         for change in &changes.entities {
+            self.episodes.absorb(change);
             let entities = &mut self.entities[change.kind as usize];
             match (&change.old, &change.new) {
                 (old, Some(new)) => entities.put(&change.key, old.as_ref(), new.clone()),
@@ -289,6 +304,9 @@ impl Loader {
 
     pub fn entity(&mut self, kind: Kind, record: EntityRecord) {
         let key = Key::trusted(kind, &record.key);
+        if kind == Kind::Episode {
+            self.state.episodes.replace(None, Some(&record));
+        }
         self.state.entities[kind as usize].put(&key, None, record);
     }
 
@@ -319,6 +337,7 @@ impl Loader {
         for shard in &self.state.streams {
             for (name, stream) in shard {
                 stamps.push((stream.updated_at.to_native(), name.clone()));
+                self.state.agent_streams.moved(name, None, Some(stream));
                 for (host, role) in holders(stream) {
                     let node = match nodes.get_mut(host) {
                         Some(node) => node,

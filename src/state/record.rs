@@ -160,6 +160,8 @@ pub enum Facts {
         opened_at: u64,
         /// UTC ms; set once.
         closed_at: Option<u64>,
+        /// The server made it of a publication.
+        publication: Option<Publication>,
     },
     Person {
         /// UTC ms; a deleted person is kept for a while, so that whoever holds a copy learns of it.
@@ -169,6 +171,14 @@ pub enum Facts {
         /// SHA-256 of the key.
         digest: [u8; 32],
     },
+}
+
+/// How far the publication behind an automatic episode has come.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
+pub struct Publication {
+    /// UTC ms; absent while it is on.
+    pub ended_at: Option<u64>,
 }
 
 /// The events of one batch, in their order.

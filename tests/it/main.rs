@@ -1,8 +1,11 @@
 //! The outside view: every test drives the real program over HTTP, with a server and a data directory of its own.
 //!
-//! One file per resource, named as in `src/api`. [`server`] is the only place that knows how the program is started and spoken to.
+//! One file per resource, named as in `src/api`. [`server`] is the only place that knows how the program is started and spoken to,
+//! [`described`] the only one that reads its description of itself.
 
+mod described;
 mod server;
+mod values;
 
 mod auth;
 mod config_external;
@@ -11,6 +14,7 @@ mod query;
 mod stream;
 mod streamer;
 
+mod bad_json;
 mod conformance;
 mod faults;
 mod import;
@@ -18,3 +22,4 @@ mod loadtest;
 mod long_poll;
 mod readme;
 mod restart;
+mod round_trip;

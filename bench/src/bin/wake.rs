@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p weir-bench --bin wake -- [PARKED]`
 
-use weir::feed::Waiters;
-use weir::state::name::{Hostname, StreamName};
+use weir::feed::{Subject, Waiters};
+use weir::state::name::Hostname;
 use weir_bench::{measure_each, size, world};
 
 type Parked = Waiters<usize, u64, u64>;
@@ -43,14 +43,14 @@ fn run(parked: usize) {
             waiters
         });
     }
-    let touched = [StreamName::trusted(&world::name(1))];
+    let touched: [Box<str>; 1] = [world::name(1).into()];
     for (kind, named) in [("about any stream", false), ("about one stream", true)] {
         let ask = || {
             let mut waiters = Parked::default();
             for number in 0..parked {
                 let key = format!("updated_at_gt={number}");
-                let names: &[StreamName] = if named { &touched } else { &[] };
-                waiters.park_question(number, &key, names, || number as u64);
+                let names: &[Box<str>] = if named { &touched } else { &[] };
+                waiters.park_question(number, &key, Subject::Streams, names, || number as u64);
             }
             waiters
         };
@@ -59,7 +59,7 @@ fn run(parked: usize) {
             1,
             ask,
             |mut waiters| {
-                for id in waiters.questions_about(&touched) {
+                for id in waiters.questions_about(Subject::Streams, &touched) {
                     assert!(waiters.question_by_id(id).is_some());
                     waiters.take_question(id);
                 }

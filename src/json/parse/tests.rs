@@ -233,6 +233,8 @@ const REFUSED: &[(&[u8], &str, usize, &str)] = &[
     (b"1e99999999999999999999", "number_out_of_range", 0, ""),
     (b"1e-400", "number_out_of_range", 0, ""),
     (b"{\"a\":[1,1e400]}", "number_out_of_range", 8, "/a/1"),
+    (b"[[1,1e400]]", "number_out_of_range", 4, "/0/1"),
+    (b"[7,{\"a\":[1,2,x]}]", "invalid_json", 13, "/1/a/2"),
     (b"{\"a\":1,\"a\":2}", "duplicate_key", 7, "/a"),
     (b"{\"a\":1,\"a\":1}", "duplicate_key", 7, "/a"),
     (b"{\"a\":1,\"\\u0061\":2}", "duplicate_key", 7, "/a"),

@@ -9,10 +9,11 @@
 //! * `discriminator.x-patterns`: a union told apart by matching the URL of an item against patterns instead of by a fixed value.
 //! * `discriminator.x-fallback`, `discriminator.x-absent`: the variant of every other value, and that of an object without the member.
 //! * `x-since: "later"`: an addition to the reference API; `x-delete-at`: version of the reference after which a deprecated field may go.
-//! * `x-openmetrics-metric`, `x-openmetrics-label`, `x-metric-type`: name and kind of a number as a metric.
+//! * `x-openmetrics-metric`, `x-openmetrics-label`, `x-metric-type`: name and kind of a number as a metric; `x-openmetrics-metric-segment` is put
+//!   before the names in that object.
 //!
 //! `common.json` also has `formats`: what each `format` means, its unit, and which of them may hold a password (`x-secret: "password"`).
-//! `fields.txt` lists every `schema.property` that must exist. Validation, masking and defaults are made of this by the parent module, the public
+//! `fields.txt` lists every `schema.property` that must exist, `facts.txt` what the reference says about each. Validation, masking and defaults are made of this by the parent module, the public
 //! document by `api::openapi`; nothing here interprets anything.
 
 /// File name (without `.json`) and contents, in the order a reader should meet them.
@@ -40,8 +41,15 @@ pub const FILES: &[(&str, &str)] = &[
     ("episode", include_str!("episode.json")),
     ("detection", include_str!("detection.json")),
     ("person", include_str!("person.json")),
+    ("layout_preview", include_str!("layout_preview.json")),
+    ("cluster", include_str!("cluster.json")),
+    ("config", include_str!("config.json")),
+    ("event", include_str!("event.json")),
     ("common", include_str!("common.json")),
 ];
+
+#[cfg(test)]
+mod facts;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -364,12 +372,22 @@ pub(crate) mod tests {
                 "balancers_list",
                 "central_agent_layout_list",
                 "central_agents_list",
+                "central_config",
+                "central_dvrs_list",
+                "central_events_list",
                 "central_stream_layout_list",
+                "central_stream_layout_prediction",
                 "central_stream_layouts",
+                "central_streamer_layout_prediction",
                 "central_streams_list",
+                "cluster_capacity",
+                "cluster_health_stats",
+                "cluster_preview",
+                "cluster_preview_request",
                 "episodes_list",
                 "error_response",
                 "external_episodes_list",
+                "layout_explanation",
                 "server_stats_whoami",
                 "streamers_list",
                 "streams_delta",
@@ -457,6 +475,7 @@ pub(crate) mod tests {
             "x-secret",
             "x-since",
             "x-openmetrics-metric",
+            "x-openmetrics-metric-segment",
             "x-openmetrics-label",
             "x-metric-type",
         ];
@@ -497,6 +516,8 @@ pub(crate) mod tests {
     #[test]
     fn whatever_sounds_secret_is_marked() {
         const NAMES: &[&str] = &[
+            "api_key",
+            "edit_auth",
             "cluster_key",
             "passphrase",
             "password",

@@ -1,0 +1,53 @@
+//! What the cores share about agents, and what they tell each other about them.
+//!
+//! A control connection lives on one core; commands for its agent come in on any. They find each other through the registry and go by message.
+
+use super::agents::{Reason, Reply, Request};
+use super::{handshake, presence};
+use crate::http::Ticket;
+use crate::http::error::ApiError;
+
+/// What all cores share about agents.
+pub struct Agents {
+    pub presence: presence::Registry,
+    pub nonces: handshake::Nonces,
+}
+
+impl Agents {
+    pub fn new() -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            presence: presence::Registry::default(),
+            nonces: handshake::Nonces::new()?,
+        })
+    }
+}
+
+/// A request of the API that waits for an agent: on which core, and which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    pub core: usize,
+    pub ticket: Ticket,
+}
+
+/// What cores tell each other about agents. `session` is that of [`presence::Presence`]: a connection that was replaced meanwhile is not meant.
+pub enum Message {
+    /// For the core that holds the connection.
+    Ask {
+        to: Ticket,
+        session: u64,
+        request: Request,
+        asker: Asker,
+    },
+    /// The same: end it. Who asked for it, if anybody waits, is told when it is done.
+    Disconnect {
+        to: Ticket,
+        session: u64,
+        reason: Reason,
+        asker: Option<Asker>,
+    },
+    /// For the core of the asker.
+    Answer {
+        ticket: Ticket,
+        answer: Result<Reply, ApiError>,
+    },
+}

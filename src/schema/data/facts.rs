@@ -1,0 +1,214 @@
+//! Holds the data against the facts of the reference: type, format, range, options, default, what may be null, and so on, of every field.
+//!
+//! `facts.txt` has one line per schema and field: its name and what the reference says about it, in the form `says` writes. Where we say
+//! something else the next line begins with `ours:` and ends with the reason. So a change of the data cannot drift from the reference unseen, and
+//! what is ours on purpose is listed in one place.
+
+use super::tests::schemas;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// What a schema says, without its words and examples. The order of the parts is that of the file.
+fn says(schema: &Value, required: bool) -> String {
+    let mut parts = Vec::new();
+    let text = |key: &str| schema[key].as_str();
+    let union = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
+    match (text("$ref"), text("type")) {
+        (Some(target), _) => parts.push(format!("-> {}", name_of(target))),
+        (None, Some(kind)) => parts.push(kind.to_owned()),
+        (None, None) if union.is_none() => parts.push("any".to_owned()),
+        (None, None) => {}
+    }
+    let mut named = |word: &str, key: &str| {
+        if let Some(text) = schema[key].as_str() {
+            parts.push(format!("{word} {text}"));
+        }
+    };
+    named("format", "format");
+    named("encoding", "contentEncoding");
+    for (word, least, most) in [
+        ("range", "minimum", "maximum"),
+        ("length", "minLength", "maxLength"),
+        ("items", "minItems", "maxItems"),
+        ("members", "minProperties", "maxProperties"),
+    ] {
+        if schema.get(least).is_some() || schema.get(most).is_some() {
+            parts.push(format!(
+                "{word} {}..{}",
+                number(&schema[least]),
+                number(&schema[most])
+            ));
+        }
+    }
+    if let Some(pattern) = text("pattern") {
+        parts.push(format!("pattern {pattern}"));
+    }
+    if let Some(options) = schema["enum"].as_array() {
+        let options: Vec<String> = options
+            .iter()
+            .map(|option| {
+                option
+                    .as_str()
+                    .map_or_else(|| option.to_string(), str::to_owned)
+            })
+            .collect();
+        parts.push(format!("enum {}", options.join("|")));
+    }
+    if let Some(constant) = schema.get("const") {
+        parts.push(format!("const {constant}"));
+    }
+    for (word, key) in [
+        ("of", "items"),
+        ("keys", "propertyNames"),
+        ("values", "additionalProperties"),
+    ] {
+        if schema[key].is_object() {
+            parts.push(format!("{word} ({})", says(&schema[key], false)));
+        }
+    }
+    if let Some(variants) = union {
+        let variants: Vec<String> = variants
+            .iter()
+            .map(|variant| says(variant, false))
+            .collect();
+        parts.push(format!("union ({})", variants.join(" | ")));
+    }
+    if schema["discriminator"].is_object() {
+        parts.push(told_by(&schema["discriminator"]));
+    }
+    if let Some(default) = schema.get("default") {
+        parts.push(format!("default {default}"));
+    }
+    if let Some(default) = schema.get("x-doc-default") {
+        parts.push(format!("absent-means {default}"));
+    }
+    for (word, set) in [
+        ("nullable", schema["x-nullable"] == true),
+        ("read-only", schema["readOnly"] == true),
+        ("required", required),
+        ("deprecated", schema["deprecated"] == true),
+    ] {
+        if set {
+            parts.push(word.to_owned());
+        }
+    }
+    if let Some(version) = text("x-delete-at") {
+        parts.push(format!("delete-at {version}"));
+    }
+    if text("x-since") == Some("later") {
+        parts.push("later".to_owned());
+    }
+    for (word, key) in [
+        ("metric", "x-openmetrics-metric"),
+        ("segment", "x-openmetrics-metric-segment"),
+        ("label", "x-openmetrics-label"),
+        ("kind", "x-metric-type"),
+    ] {
+        if let Some(text) = text(key) {
+            parts.push(format!("{word} {text}"));
+        }
+    }
+    parts.join(" ")
+}
+
+fn told_by(discriminator: &Value) -> String {
+    let member = discriminator["propertyName"].as_str().unwrap_or_default();
+    let variants: BTreeMap<&str, &str> = ["mapping", "x-patterns"]
+        .iter()
+        .filter_map(|key| discriminator[key].as_object())
+        .flatten()
+        .map(|(value, target)| (value.as_str(), name_of(target.as_str().unwrap_or_default())))
+        .collect();
+    let variants: Vec<String> = variants
+        .iter()
+        .map(|(value, target)| format!("{value}: {target}"))
+        .collect();
+    let fallback = discriminator["x-fallback"]
+        .as_str()
+        .map(|name| format!(" else {name}"));
+    format!(
+        "by {member} {{{}}}{}",
+        variants.join(", "),
+        fallback.unwrap_or_default()
+    )
+}
+
+fn name_of(target: &str) -> &str {
+    target.rsplit('/').next().unwrap_or(target)
+}
+
+/// 0.0 and 0 are the same bound.
+fn number(bound: &Value) -> String {
+    match bound.as_f64() {
+        Some(whole) if bound.is_f64() && whole.fract() == 0.0 => format!("{whole:.0}"),
+        Some(_) => bound.to_string(),
+        None => String::new(),
+    }
+}
+
+fn said(all: &Map<String, Value>) -> BTreeMap<String, String> {
+    let mut lines = BTreeMap::new();
+    for (name, schema) in all {
+        lines.insert(name.clone(), says(schema, false));
+        for (field, inner) in schema["properties"].as_object().into_iter().flatten() {
+            let required = schema["required"]
+                .as_array()
+                .is_some_and(|names| names.iter().any(|name| name == field));
+            lines.insert(format!("{name}.{field}"), says(inner, required));
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_field_says_what_the_reference_says_or_why_not() {
+    let mut expected: BTreeMap<String, String> = BTreeMap::new();
+    let mut last = "";
+    let mut ours = 0;
+    for line in include_str!("facts.txt").lines() {
+        if let Some(deviation) = line.strip_prefix("  ours: ") {
+            let (rule, reason) = deviation.rsplit_once(" # ").expect(line);
+            assert!(reason.len() > 10, "{line}: no reason");
+            let fact = expected.insert(last.to_owned(), rule.to_owned());
+            assert_ne!(fact.as_deref(), Some(rule), "{last}: nothing differs");
+            ours += 1;
+        } else {
+            let (name, fact) = line.split_once(": ").expect(line);
+            let twice = expected.insert(name.to_owned(), fact.to_owned());
+            assert!(twice.is_none(), "{name} twice");
+            last = name;
+        }
+    }
+    let found = said(&schemas());
+    let mut wrong = Vec::new();
+    for (name, fact) in &expected {
+        let ours = found.get(name).map_or("(none)", String::as_str);
+        if ours != fact {
+            wrong.push(format!("{name}\n  expected {fact}\n  found    {ours}"));
+        }
+    }
+    let extra = found.keys().filter(|name| !expected.contains_key(*name));
+    wrong.extend(extra.map(|name| format!("{name} is not in the list")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(
+        expected.len() > 2800,
+        "the list was cut: {}",
+        expected.len()
+    );
+    assert!(ours < 130, "more and more is ours: {ours}");
+}
+
+#[test]
+fn what_is_compared_is_all_that_matters() {
+    let schema: Value = serde_json::from_str(
+        r##"{"type":"object","description":"d","example":{},"minimum":0.0,"maximum":5,"enum":["a",1],"default":{"a":[]},"x-doc-default":2,"readOnly":true,
+        "x-nullable":true,"deprecated":true,"x-delete-at":"23.09","x-since":"later","items":{"$ref":"#/components/schemas/x","format":"url"},"maxLength":3,
+        "oneOf":[{"type":"integer"},{"const":false}],"additionalProperties":{"type":"string"},"discriminator":{"propertyName":"t","mapping":{"a":"x"},"x-fallback":"y"}}"##,
+    )
+    .expect("test data");
+    assert_eq!(
+        says(&schema, true),
+        "object range 0..5 length ..3 enum a|1 of (-> x format url) values (string) union (integer | any const false) by t {a: x} else y \
+         default {\"a\":[]} absent-means 2 nullable read-only required deprecated delete-at 23.09 later"
+    );
+}

@@ -1,0 +1,323 @@
+//! Episodes by their stream, and the episodes that the server makes of publications.
+//!
+//! The index answers "which episodes has this stream, in the order they began" without looking at the others; it holds the records themselves,
+//! so that what it names is there. [`on_publication`] is the rule of automatic episodes: an episode opens with a publication and closes a while
+//! after its end, and a publication that resumes within that while continues it. Who watches publications is not known here: news come as
+//! commands, and may come twice or late.
+
+use std::ops::Bound::{Excluded, Included};
+
+use imbl::{OrdMap, OrdSet};
+
+use super::apply::EntityChange;
+use super::entity::Kind;
+use super::name::StreamName;
+use super::record::{ArchivedFacts, ArchivedStream, EntityRecord};
+use crate::json::scan;
+
+/// An open episode lasts until its stamp: that of a publication under way is renewed when it is this old.
+pub const STAMP_AGE_MS_MAX: u64 = 60_000;
+
+/// Where an episode is in the order of its stream.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    media: StreamName,
+    opened_at: u64,
+    id: u64,
+}
+
+impl Place {
+    fn of(record: &EntityRecord) -> Option<Self> {
+        let ArchivedFacts::Episode {
+            media, opened_at, ..
+        } = &record.facts
+        else {
+            return None;
+        };
+        Some(Self {
+            media: StreamName::trusted(media),
+            opened_at: opened_at.to_native(),
+            id: record.key.parse().ok()?,
+        })
+    }
+}
+
+/// All episodes by stream and begin; the automatic ones among them once more, and those of them that are open.
+#[derive(Clone, Default)]
+pub struct EpisodeIndex {
+    by_media: OrdMap<Place, EntityRecord>,
+    automatic: OrdMap<Place, EntityRecord>,
+    open_automatic: OrdSet<u64>,
+}
+
+impl EpisodeIndex {
+    /// The episodes of a stream by begin and id, after the given begin and id.
+    pub fn of(
+        &self,
+        media: &str,
+        after: Option<(u64, u64)>,
+    ) -> impl DoubleEndedIterator<Item = &EntityRecord> {
+        let place = |(opened_at, id)| Place {
+            media: StreamName::trusted(media),
+            opened_at,
+            id,
+        };
+        let from = match after {
+            Some(after) => Excluded(place(after)),
+            None => Included(place((0, 0))),
+        };
+        let until = Included(place((u64::MAX, u64::MAX)));
+        self.by_media.range((from, until)).map(|(_, record)| record)
+    }
+
+    /// The automatic episode of a stream that began last.
+    pub fn last_automatic(&self, media: &str) -> Option<&EntityRecord> {
+        let last = Place {
+            media: StreamName::trusted(media),
+            opened_at: u64::MAX,
+            id: u64::MAX,
+        };
+        let (place, record) = self.automatic.get_prev(&last)?;
+        (place.media.as_str() == media).then_some(record)
+    }
+
+    /// Ids of the automatic episodes that are open, above the given one.
+    pub fn open_automatic(&self, after: Option<u64>) -> impl Iterator<Item = u64> {
+        let from = after.map_or(Included(0), Excluded);
+        self.open_automatic
+            .range((from, Included(u64::MAX)))
+            .copied()
+    }
+
+    pub(super) fn absorb(&mut self, change: &EntityChange) {
+        if change.kind == Kind::Episode {
+            self.replace(change.old.as_ref(), change.new.as_ref());
+        }
+    }
+
+    pub(super) fn replace(&mut self, old: Option<&EntityRecord>, new: Option<&EntityRecord>) {
+        if let Some(place) = old.and_then(Place::of) {
+            self.by_media.remove(&place);
+            self.automatic.remove(&place);
+            self.open_automatic.remove(&place.id);
+        }
+        let Some(record) = new else { return };
+        let Some(mut place) = Place::of(record) else {
+            return;
+        };
+        // Episodes of one stream share the text of its name.
+        if let Some((neighbour, _)) = self.by_media.get_prev(&place)
+            && neighbour.media == place.media
+        {
+            place.media = neighbour.media.clone();
+        }
+        if OpenPublication::of(record).is_some() {
+            self.open_automatic.insert(place.id);
+        }
+        if is_automatic(record) {
+            self.automatic.insert(place.clone(), record.clone());
+        }
+        self.by_media.insert(place, record.clone());
+    }
+}
+
+fn is_automatic(record: &EntityRecord) -> bool {
+    matches!(&record.facts, ArchivedFacts::Episode { publication, .. } if publication.is_some())
+}
+
+/// What a streamer tells of a stream's publication. Times are UTC ms. True whenever it is told: telling it again changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublicationNews {
+    /// It is on, since then.
+    Started { at: u64 },
+    /// It was on, and is not since then.
+    Ended { at: u64 },
+}
+
+/// An automatic episode that is not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenPublication {
+    pub opened_at: u64,
+    /// Absent while the publication is on.
+    pub ended_at: Option<u64>,
+}
+
+impl OpenPublication {
+    pub fn of(record: &EntityRecord) -> Option<Self> {
+        match &record.facts {
+            ArchivedFacts::Episode {
+                opened_at,
+                closed_at,
+                publication,
+                ..
+            } if closed_at.is_none() => Some(Self {
+                opened_at: opened_at.to_native(),
+                ended_at: publication
+                    .as_ref()?
+                    .ended_at
+                    .as_ref()
+                    .map(|at| at.to_native()),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of a stream's automatic episodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Nothing,
+    Open {
+        opened_at: u64,
+    },
+    /// The publication is on again.
+    Resume,
+    /// The publication ended; the episode waits for another one.
+    Pause {
+        ended_at: u64,
+    },
+    Close {
+        closed_at: u64,
+    },
+    CloseAndOpen {
+        closed_at: u64,
+        opened_at: u64,
+    },
+}
+
+/// The rule of automatic episodes. `closed_until` is where the last closed one ends: no moment belongs to two.
+pub fn on_publication(
+    open: Option<OpenPublication>,
+    closed_until: u64,
+    news: PublicationNews,
+    close_timeout_ms: u64,
+) -> Step {
+    match (news, open) {
+        (PublicationNews::Started { at }, None) if close_timeout_ms > 0 => Step::Open {
+            opened_at: at.max(closed_until),
+        },
+        (
+            PublicationNews::Started { at },
+            Some(OpenPublication {
+                ended_at: Some(ended),
+                ..
+            }),
+        ) => {
+            let closed_at = ended.saturating_add(close_timeout_ms);
+            match (at <= closed_at, close_timeout_ms > 0) {
+                (true, true) => Step::Resume,
+                (false, true) => Step::CloseAndOpen {
+                    closed_at,
+                    opened_at: at,
+                },
+                (_, false) => Step::Close { closed_at },
+            }
+        }
+        (
+            PublicationNews::Ended { at },
+            Some(OpenPublication {
+                opened_at,
+                ended_at: None,
+            }),
+        ) => {
+            let ended_at = at.max(opened_at);
+            if close_timeout_ms > 0 {
+                Step::Pause { ended_at }
+            } else {
+                Step::Close {
+                    closed_at: ended_at,
+                }
+            }
+        }
+        (PublicationNews::Started { .. } | PublicationNews::Ended { .. }, _) => Step::Nothing,
+    }
+}
+
+/// How long after the end of a publication its episode closes; 0: the stream has no automatic episodes.
+pub fn close_timeout_ms(stream: &ArchivedStream) -> u64 {
+    scan::member(&stream.config, "autogenerated_episodes_close_timeout")
+        .and_then(|seconds| seconds.parse::<u64>().ok())
+        .unwrap_or(0)
+        .saturating_mul(1000)
+}
+
+/// The first id tried for an automatic episode: milliseconds and 22 bits that tell streams apart, so that ids sort by begin.
+pub fn automatic_id(media: &str, opened_at: u64) -> u64 {
+    const MS_MAX: u64 = (1 << 41) - 1;
+    let bits = xxhash_rust::xxh3::xxh3_64(media.as_bytes()) & ((1 << 22) - 1);
+    opened_at.min(MS_MAX) << 22 | bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(at: u64) -> PublicationNews {
+        PublicationNews::Started { at }
+    }
+
+    fn ended(at: u64) -> PublicationNews {
+        PublicationNews::Ended { at }
+    }
+
+    fn open(opened_at: u64, ended_at: Option<u64>) -> Option<OpenPublication> {
+        Some(OpenPublication {
+            opened_at,
+            ended_at,
+        })
+    }
+
+    #[test]
+    fn publications_within_the_timeout_are_one_episode_and_later_ones_another() {
+        // Columns: what is open, until when the last closed one lasts, the news, what comes of it. The timeout is 10.
+        let table = [
+            (None, 0, started(100), Step::Open { opened_at: 100 }),
+            (None, 120, started(100), Step::Open { opened_at: 120 }),
+            (None, 0, ended(100), Step::Nothing),
+            (open(100, None), 0, started(100), Step::Nothing),
+            (open(100, None), 0, started(150), Step::Nothing),
+            (
+                open(100, None),
+                0,
+                ended(150),
+                Step::Pause { ended_at: 150 },
+            ),
+            (open(100, None), 0, ended(90), Step::Pause { ended_at: 100 }),
+            (open(100, Some(150)), 0, ended(170), Step::Nothing),
+            (open(100, Some(150)), 0, started(140), Step::Resume),
+            (open(100, Some(150)), 0, started(160), Step::Resume),
+            (
+                open(100, Some(150)),
+                0,
+                started(161),
+                Step::CloseAndOpen {
+                    closed_at: 160,
+                    opened_at: 161,
+                },
+            ),
+        ];
+        for (open, closed_until, news, expected) in table {
+            assert_eq!(
+                on_publication(open, closed_until, news, 10),
+                expected,
+                "{open:?} {news:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_whose_episodes_were_switched_off_only_ends_what_is_open() {
+        let close = |closed_at| Step::Close { closed_at };
+        assert_eq!(on_publication(None, 0, started(1), 0), Step::Nothing);
+        assert_eq!(on_publication(open(1, None), 0, ended(5), 0), close(5));
+        assert_eq!(on_publication(open(1, Some(5)), 0, started(9), 0), close(5));
+    }
+
+    #[test]
+    fn automatic_ids_fit_63_bits_and_sort_by_time() {
+        let now = 1_800_000_000_000;
+        assert!(automatic_id("b", now) < automatic_id("a", now + 1));
+        assert_ne!(automatic_id("a", now), automatic_id("b", now));
+        assert!(i64::try_from(automatic_id("a", u64::MAX)).is_ok());
+    }
+}

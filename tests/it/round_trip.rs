@@ -1,0 +1,220 @@
+//! Every field of every body, made from the schemas: what is valid is saved and read back as it was sent, what is not is refused with its place,
+//! and what a client may not set is ignored.
+
+use serde_json::{Value, json};
+
+use crate::bad_json::Pipeline;
+use crate::described::{Document, Operation};
+use crate::server::TestServer;
+use crate::values::{Case, Conformance, Fate, cases};
+
+/// Places at which an operation decides more than its schema says. The rest of the table is the reason.
+const EXCUSED: &[(&str, &str, &str)] = &[];
+
+fn excused(operation: &Operation, pointer: &str) -> bool {
+    EXCUSED.iter().any(|(id, place, _)| {
+        *id == operation.id
+            && pointer
+                .strip_prefix(place)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// Names of the members that are the path's: a body for `/streams/{name}` need not repeat them.
+fn keys(operation: &Operation) -> Vec<&str> {
+    let path = operation
+        .parameters
+        .iter()
+        .filter(|parameter| parameter["in"] == "path");
+    path.filter_map(|parameter| parameter["name"].as_str())
+        .collect()
+}
+
+/// The body for the nth thing: without the key if the path has it, with its own if it is an item of a batch.
+fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Some(object) = body.as_object_mut() {
+        for key in keys(operation) {
+            object.remove(key);
+        }
+    }
+    if let Some(item) = body.get_mut(0).and_then(Value::as_object_mut)
+        && operation.is_batch()
+    {
+        let described = document.flat(&operation.body.as_ref().expect("it has a body")["items"]);
+        let hostname = described["discriminator"].is_object();
+        item.insert(
+            if hostname { "hostname" } else { "name" }.to_owned(),
+            json!(format!("t{n}")),
+        );
+    }
+    body
+}
+
+/// A server on which the thing number 0 of every kind exists.
+pub fn with_one_of_each(document: &Document) -> TestServer {
+    let server = TestServer::new();
+    let mut pipeline = Pipeline::new(&server);
+    for operation in document.with_bodies() {
+        if operation.method == "PUT" && !keys(&operation).is_empty() {
+            let body = document.flat(operation.body.as_ref().expect("it has a body"));
+            let body = keyed(&operation, document, 0, &document.minimal(&body));
+            let request = (
+                "PUT".to_owned(),
+                operation.path_of(0),
+                body.to_string().into_bytes(),
+            );
+            let answer = pipeline.ask(&[request]).remove(0);
+            assert_eq!(
+                answer.status,
+                200,
+                "{} {body}: {}",
+                operation.id,
+                answer.text()
+            );
+        }
+    }
+    server
+}
+
+/// Whether the key itself is what a case is about.
+fn about_key(operation: &Operation, case: &Case) -> bool {
+    let first = case
+        .pointer
+        .trim_start_matches("/0")
+        .split('/')
+        .nth(1)
+        .unwrap_or_default();
+    keys(operation).contains(&first) || operation.is_batch() && matches!(first, "name" | "hostname")
+}
+
+fn requests(
+    operation: &Operation,
+    document: &Document,
+    cases: &[&Case],
+) -> Vec<(String, String, Vec<u8>)> {
+    let request = |(n, case): (usize, &&Case)| {
+        let body = keyed(operation, document, n + 1, &case.body);
+        (
+            operation.method.clone(),
+            operation.path_of(n + 1),
+            body.to_string().into_bytes(),
+        )
+    };
+    cases.iter().enumerate().map(request).collect()
+}
+
+#[test]
+fn every_value_that_is_valid_is_saved_and_read_back() {
+    let document = Document::new();
+    let server = with_one_of_each(&document);
+    let mut pipeline = Pipeline::new(&server);
+    let mut conformance = Conformance::default();
+    let mut faults = Vec::new();
+    let mut kept = 0;
+    for operation in document.with_bodies() {
+        if operation.method != "PUT" || keys(&operation).is_empty() {
+            continue;
+        }
+        let all = cases(&document, operation.body.as_ref().expect("it has a body"));
+        let sent: Vec<&Case> = all
+            .iter()
+            .filter(|case| !matches!(case.fate, Fate::Refused(_)))
+            .filter(|case| !about_key(&operation, case) && !excused(&operation, &case.pointer))
+            .collect();
+        let answers = pipeline.ask(&requests(&operation, &document, &sent));
+        let read: Vec<_> = (0..sent.len())
+            .map(|n| ("GET".to_owned(), operation.path_of(n + 1), Vec::new()))
+            .collect();
+        for ((case, saved), read) in sent.iter().zip(answers).zip(pipeline.ask(&read)) {
+            let shown = format!("{} {}", operation.id, case.body);
+            if saved.status != 200 {
+                faults.push(format!("{shown}: {}", saved.text()));
+                continue;
+            }
+            let answer = saved.json();
+            let found = answer.pointer(&case.pointer);
+            match case.fate {
+                Fate::Kept if found == Some(&case.value) => kept += 1,
+                Fate::Dropped if found != Some(&case.value) => {}
+                _ => faults.push(format!("{shown}: {:?} came back as {found:?}", case.fate)),
+            }
+            if read.status != 200 || read.json() != answer {
+                faults.push(format!("{shown}: read as {}", read.text()));
+            }
+            let answer_schema = operation.answer.as_ref().expect("a save is answered");
+            for fault in conformance.faults(&document, answer_schema, &answer) {
+                faults.push(format!("{shown}: answered {fault}"));
+            }
+        }
+    }
+    report(&faults);
+    assert!(kept > 3000, "{kept}");
+}
+
+#[test]
+fn every_value_that_is_not_valid_is_refused_with_its_place() {
+    let document = Document::new();
+    let server = with_one_of_each(&document);
+    let mut pipeline = Pipeline::new(&server);
+    let mut faults = Vec::new();
+    let mut refused = 0;
+    for operation in document.with_bodies() {
+        let all = cases(&document, operation.body.as_ref().expect("it has a body"));
+        // Items of a batch are read by what reads a single one, so a part of the cases is enough to show that.
+        let step = if operation.is_batch() { 7 } else { 1 };
+        let sent: Vec<&Case> = all
+            .iter()
+            .filter(|case| matches!(case.fate, Fate::Refused(_)))
+            .filter(|case| !about_key(&operation, case) && !excused(&operation, &case.pointer))
+            .step_by(step)
+            .collect();
+        let answers = pipeline.ask(&requests(&operation, &document, &sent));
+        for (case, answer) in sent.iter().zip(answers) {
+            let Fate::Refused(code) = case.fate else {
+                unreachable!("filtered")
+            };
+            let shown = format!(
+                "{} {} wants {code:?} {}",
+                operation.id,
+                cut(&case.body.to_string()),
+                case.pointer
+            );
+            if answer.status != 400 {
+                faults.push(format!(
+                    "{shown}: {} {}",
+                    answer.status,
+                    cut(&answer.text())
+                ));
+                continue;
+            }
+            let errors = answer.errors();
+            let is_it = |error: &String| {
+                let (told, place) = error.split_once(' ').unwrap_or((error, ""));
+                place == case.pointer && (told == code || code.is_empty())
+            };
+            if errors.iter().any(is_it) {
+                refused += 1;
+            } else {
+                faults.push(format!("{shown}: {errors:?}"));
+            }
+        }
+    }
+    report(&faults);
+    assert!(refused > 3000, "{refused}");
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(300).collect()
+}
+
+#[track_caller]
+fn report(faults: &[String]) {
+    let shown: Vec<&str> = faults.iter().take(4000).map(String::as_str).collect();
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        shown.join("\n")
+    );
+}
