@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
 use crate::feed::Commit;
+use crate::fleet::outbound;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::rt::Inbox;
@@ -95,6 +96,11 @@ pub enum CoreMessage {
     Batch {
         commit: Option<Arc<Commit>>,
         replies: Vec<(Ticket, Result<Done, ApiError>)>,
+    },
+    /// A call to another server that a request waits for is over.
+    Called {
+        ticket: Ticket,
+        outcome: Result<outbound::Answer, outbound::Failure>,
     },
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,

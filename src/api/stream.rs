@@ -404,7 +404,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
     let mut body = Vec::new();
-    render(stream, false, &mut body);
+    render(stream, call.masks(), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 
