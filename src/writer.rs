@@ -708,6 +708,7 @@ fn weight(command: &Command) -> usize {
     match command {
         Command::SaveStreams { items } => items.len(),
         Command::SetLayouts { items } => items.len(),
+        Command::Place { items } => items.len(),
         Command::SaveStreamers { items } => items.len(),
         Command::SetAgentLayouts { items } => items.len(),
         _ => 1,

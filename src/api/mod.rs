@@ -1585,7 +1585,7 @@ fn done(outcome: Result<Done, ApiError>, masked: bool) -> Response {
             entity::render(kind, &entity, masked, &mut body);
             Response::json(200, body)
         }
-        Ok(Done::Nothing) => Response::no_content(),
+        Ok(Done::Nothing | Done::Placed { .. }) => Response::no_content(),
         Err(error) => Response::from(error),
     }
 }
@@ -1675,6 +1675,7 @@ mod tests {
     use super::*;
     use crate::http::Options;
     use crate::state::node::RenderSettings;
+    use crate::state::pulse::Pulse;
     use crate::writer::{Machine, Writer};
 
     /// A core whose writer never runs.
@@ -1744,6 +1745,7 @@ mod tests {
                 coding: None,
                 generation: 5,
                 since: None,
+                parked: Arc::new(Pulse::default()).park(),
             },
         );
         let listed = core.expired(ticket(1));

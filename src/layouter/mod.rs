@@ -5,6 +5,7 @@
 
 pub mod event;
 pub mod health;
+pub mod intake;
 pub mod pressure;
 
 pub use event::{
