@@ -20,12 +20,15 @@ use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
 
+use crate::access::geo::Countries;
+use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
 use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
+use crate::fleet::outbound::{self, Outbound, Reach};
 use crate::fleet::stats::FleetStats;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
@@ -130,6 +133,26 @@ pub fn run(
         published.clone(),
         inboxes.clone(),
     );
+    let countries = match &settings.viewers.geoip_database {
+        None => Countries::default(),
+        Some(file) => Countries::open(file).map_err(|error| {
+            let message = format!("geoip_database: {} is no database: {error}", file.display());
+            Failure::new(Exit::Config, message)
+        })?,
+    };
+    let reach = Arc::new(Reach::new(
+        settings.outbound.loopback,
+        settings.outbound.denied.clone(),
+    ));
+    let outbound = outbound::Options {
+        threads: settings.outbound.threads,
+    };
+    let outbound = Outbound::start(outbound, reach.clone()).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("threads for calls cannot be started: {error}"),
+        )
+    })?;
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -140,15 +163,20 @@ pub fn run(
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
+            auth_backend_timeout: settings.viewers.auth_backend_timeout,
         },
         running: Running::new(config.clone(), key.key.clone()),
-        inboxes: inboxes.clone(),
         data_dir: std::path::absolute(&settings.store.data_dir)
             .unwrap_or_else(|_| settings.store.data_dir.clone()),
         server_id: server_id(opened.store_id),
         run_id: run_id(),
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
+        inboxes: inboxes.clone(),
+        outbound,
+        sessions: Sessions::new(settings.viewers.sessions_bytes),
+        countries,
+        loads: Box::new(|_| None),
     });
 
     let weak = Arc::downgrade(&shared);
@@ -183,6 +211,7 @@ pub fn run(
         })?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
+    reach.listening_on(addresses.bound.clone());
     let note = Command::Note {
         events: start_events(&opened, is_new),
     };

@@ -16,6 +16,7 @@ use weir_storage::{Batch, Log, Op, StoreError, Table};
 
 use crate::api::measure::Gathering;
 use crate::feed::Commit;
+use crate::fleet::outbound;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::metrics::{Histogram, add};
@@ -97,6 +98,11 @@ pub enum CoreMessage {
     Batch {
         commit: Option<Arc<Commit>>,
         replies: Vec<(Ticket, Result<Done, ApiError>)>,
+    },
+    /// A call to another server that a request waits for is over.
+    Called {
+        ticket: Ticket,
+        outcome: Result<outbound::Answer, outbound::Failure>,
     },
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
@@ -789,6 +795,7 @@ fn weight(command: &Command) -> usize {
     match command {
         Command::SaveStreams { items } => items.len(),
         Command::SetLayouts { items } => items.len(),
+        Command::Place { items } => items.len(),
         Command::SaveStreamers { items } => items.len(),
         Command::SetAgentLayouts { items } => items.len(),
         _ => 1,

@@ -219,7 +219,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         let text = metrics(shared);
         return Ok(Outcome::Reply(text_response(text)));
     }
-    let body = render(shared, false).to_text();
+    let body = render(shared, call.masks()).to_text();
     Ok(Outcome::Reply(Response::json(200, body.into_bytes())))
 }
 
@@ -310,6 +310,15 @@ pub fn wanted(body: Value, config: &Config, api_key: &str) -> Result<Wanted, Api
             ));
         }
     }
+    // Whoever sends back what was shown masked wants to keep it.
+    schema.unmask(&mut body, &secrets(config, api_key));
+    let Value::Object(object) = &mut body else {
+        return Err(ApiError::bad_body(
+            "",
+            "not_object",
+            "Expected a JSON object",
+        ));
+    };
     let removed: Vec<&Field> = FIELDS
         .iter()
         .filter(|field| at(object, field.pointer).is_some_and(Value::is_null))
@@ -349,10 +358,16 @@ pub fn wanted(body: Value, config: &Config, api_key: &str) -> Result<Wanted, Api
         let Some(value) = at(object, field.pointer) else {
             continue;
         };
-        let Some(text) = text_of(field, value, config)? else {
-            continue;
+        let text = text_of(field, value)?;
+        // Secrets that are in force need not come into the file, too.
+        let login = config.settings.auth.edit_auth.as_ref();
+        let kept = match field.key {
+            "api_key" => text == api_key,
+            "edit_auth" => login
+                .is_some_and(|login| text == format!("{} {}", login.name, login.password.expose())),
+            _ => false,
         };
-        if field.key == "api_key" && (text == api_key || text == MASK) {
+        if kept {
             continue;
         }
         let setting = Setting::find(field.key).expect("fields are settings of the table");
@@ -371,8 +386,21 @@ fn at<'v>(object: &'v Object, pointer: &str) -> Option<&'v Value> {
     steps.try_fold(first, Value::get)
 }
 
-/// A value of the reference as the file has it. `None`: what is sent is the mask of what is there.
-fn text_of(field: &Field, value: &Value, config: &Config) -> Result<Option<String>, ApiError> {
+/// What is masked where it is shown to others, as a body has it.
+fn secrets(config: &Config, api_key: &str) -> Value {
+    let mut object = Object::default();
+    for field in &FIELDS {
+        if let Some(value) = shown(field, config, api_key, false)
+            && matches!(field.key, "api_key" | "edit_auth" | "opentelemetry_url")
+        {
+            object.insert(&field.pointer[1..], value);
+        }
+    }
+    Value::Object(object)
+}
+
+/// A value of the reference as the file has it.
+fn text_of(field: &Field, value: &Value) -> Result<String, ApiError> {
     let whole = |value: &Value| match value {
         Value::Number(number) => match number.to_integer() {
             Some(Number::Unsigned(whole)) => Some(whole),
@@ -381,14 +409,8 @@ fn text_of(field: &Field, value: &Value, config: &Config) -> Result<Option<Strin
         _ => None,
     };
     let bad = |code, title: &'static str| Err(ApiError::bad_body(field.pointer, code, title));
-    Ok(Some(match (field.shape, value) {
-        (Shape::Text, Value::String(text)) => {
-            if &**text == MASK {
-                return Ok(None);
-            }
-            text.to_string()
-        }
-        (Shape::Word, Value::String(text)) => text.to_string(),
+    Ok(match (field.shape, value) {
+        (Shape::Text | Shape::Word, Value::String(text)) => text.to_string(),
         (Shape::Flag, Value::Bool(on)) => on.to_string(),
         (Shape::Count, value) => match whole(value) {
             Some(count) => count.to_string(),
@@ -411,15 +433,10 @@ fn text_of(field: &Field, value: &Value, config: &Config) -> Result<Option<Strin
             if name.contains([' ', ':']) {
                 return bad("out_of_range", "A login cannot contain a space or a colon");
             }
-            let known = config.settings.auth.edit_auth.as_ref();
-            let password = match known {
-                Some(known) if password == MASK => known.password.expose(),
-                _ => password,
-            };
             format!("{name} {password}")
         }
         _ => return bad("invalid_type", "Has another type than this setting"),
-    }))
+    })
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -486,7 +503,6 @@ mod tests {
                 ("api_url", None),
                 ("cluster_node_config_provision_enabled", None),
                 ("cluster_streamer_connector_retries", some("3")),
-                ("edit_auth", some("admin old-password")),
                 ("layouter_enabled", some("true")),
                 ("layouter_sleeping_interval", some("1500ms")),
                 ("log_level", some("debug")),

@@ -22,11 +22,13 @@ use crate::feed::rendered::Rendered;
 use crate::http::error::ApiError;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
+use crate::rt::uptime_ms;
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::node::{Node, Restreaming, render, render_restream};
+use crate::state::pulse::Parked;
 
 /// Part of every ETag: increased when the same configuration is rendered differently by a new version.
 const RENDER_EPOCH: u64 = 1;
@@ -45,15 +47,20 @@ pub struct ConfigPoll {
     pub generation: u64,
     /// It asked for a delta since this revision.
     pub since: Option<u64>,
+    /// A node that waits is alive.
+    pub parked: Parked,
 }
 
 /// `GET /streamers/{hostname}/streams`.
 pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
+    node.pulse.beat(uptime_ms());
     let Some(plain) = Plain::parse(call)? else {
         return paged(call, &hostname, node);
     };
+    // Whatever the answer is: after it the node knows of everything up to this revision.
+    node.pulse.tell(call.state.revision());
     let etag = Etag::of(call.state, node.generation);
     let known = call.request.headers.if_none_match();
     if let Some(since) = plain.since {
@@ -68,6 +75,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 coding: call.coding(),
                 generation: node.generation,
                 since: Some(since),
+                parked: node.pulse.park(),
             };
             return Ok(Outcome::ParkConfig {
                 hostname,
@@ -84,6 +92,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                     coding: call.coding(),
                     generation: node.generation,
                     since: None,
+                    parked: node.pulse.park(),
                 };
                 Outcome::ParkConfig {
                     hostname,
@@ -111,6 +120,7 @@ pub fn wake(
     if node.generation == poll.generation {
         return None;
     }
+    node.pulse.tell(state.revision());
     Some(match poll.since {
         Some(since) => changes(state, hostname, node, since),
         None => whole(core, state, hostname, node, poll.coding),
@@ -156,7 +166,8 @@ pub fn dynamic_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
 /// `GET /streamers/{hostname}/episodes`: which recordings are to be kept. A recording that is not named would be erased, and episodes are not
 /// known here: 501 is what makes a streamer keep everything.
 pub fn episodes(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    known_node(call.state, &call.hostname()?)?;
+    let node = known_node(call.state, &call.hostname()?)?;
+    node.pulse.beat(uptime_ms());
     Err(ApiError::new(
         501,
         "episodes_unknown",
@@ -704,6 +715,7 @@ fn named(
 ) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
+    node.pulse.beat(uptime_ms());
     let query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
     let mut names = names(call.request.query)?;
     names.sort_unstable();

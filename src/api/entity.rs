@@ -378,7 +378,7 @@ pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
     render(
         kind,
         entity.ok_or_else(|| kind.not_found())?,
-        false,
+        call.masks(),
         &mut body,
     );
     Ok(Outcome::Reply(Response::json(200, body)))

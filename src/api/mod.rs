@@ -5,6 +5,8 @@
 //! writer's replies, by commits, by deadlines, by the end of the process.
 
 pub mod auth;
+pub mod auth_backend;
+pub mod balancer;
 pub mod cluster;
 pub mod config;
 pub mod config_external;
@@ -20,12 +22,14 @@ pub mod openapi;
 pub mod person;
 pub mod query;
 pub mod router;
+pub mod session_auth;
 pub mod stats;
 pub mod stream;
 pub mod streamer;
+pub mod token;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -33,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use self::auth::{Access, Auth};
+use self::auth::{Access, Auth, Caller, Needs, TokenNeed, may};
 use self::cluster::{Census, Form};
 use self::config_external::{ConfigPoll, Walks};
 use self::entity::{EntityDoc, EntitySource};
@@ -41,10 +45,16 @@ use self::event::{EventDoc, Events};
 use self::measure::{CoreCounts, Gathering};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
+use self::session_auth::{Asking, Compiled, Question};
 use self::stream::{StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
+use self::token::{Demand, Token, Tokens};
+use crate::access::geo::Countries;
+use crate::access::rights::{Action, Sight};
+use crate::access::sessions::Sessions;
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
+use crate::fleet::outbound::{self, Outbound};
 use crate::fleet::stats::{FleetStats, View};
 use crate::http::error::ApiError;
 use crate::http::{
@@ -117,6 +127,10 @@ const NAME: Parameter = Parameter::Tail("name");
 const HOSTNAME: Parameter = Parameter::Segment("hostname");
 const EPISODE_ID: Parameter = Parameter::Segment("episode_id");
 const PERSON_ID: Parameter = Parameter::Segment("person_id");
+const ENTITY_NAME: Parameter = Parameter::Segment("name");
+/// Taken apart by the handler, because a stream's name must be one segment before it is decoded.
+const WANTED: Parameter =
+    Parameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -395,6 +409,141 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/auth_backends",
+        Parameter::None,
+        "",
+        "auth_backends_list",
+        Access::Admin,
+        auth_backend::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/auth_backends/",
+        ENTITY_NAME,
+        "",
+        "auth_backend_get",
+        Access::Admin,
+        auth_backend::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/auth_backends/",
+        ENTITY_NAME,
+        "",
+        "auth_backend_save",
+        Access::Admin,
+        auth_backend::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/auth_backends/",
+        ENTITY_NAME,
+        "",
+        "auth_backend_delete",
+        Access::Admin,
+        auth_backend::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/auth",
+        Parameter::None,
+        "",
+        "auth_request",
+        Access::Admin,
+        session_auth::request,
+    ),
+    endpoint(
+        Method::Get,
+        "/api_tokens",
+        Parameter::None,
+        "",
+        "api_tokens_list",
+        Access::Admin,
+        token::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/api_tokens/",
+        ENTITY_NAME,
+        "",
+        "api_token_get",
+        Access::Admin,
+        token::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/api_tokens/",
+        ENTITY_NAME,
+        "",
+        "api_token_save",
+        Access::Admin,
+        token::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/api_tokens/",
+        ENTITY_NAME,
+        "",
+        "api_token_delete",
+        Access::Admin,
+        token::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/load-balancers",
+        Parameter::None,
+        "",
+        "load_balancers_list",
+        Access::Admin,
+        balancer::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/load-balancers/",
+        ENTITY_NAME,
+        "",
+        "load_balancer_get",
+        Access::Admin,
+        balancer::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/load-balancers/",
+        ENTITY_NAME,
+        "",
+        "load_balancer_save",
+        Access::Admin,
+        balancer::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/load-balancers/",
+        ENTITY_NAME,
+        "",
+        "load_balancer_delete",
+        Access::Admin,
+        balancer::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/lb/",
+        WANTED,
+        "",
+        "streaming_lb_playback",
+        Access::Public,
+        balancer::send_on,
+    ),
+    endpoint(
+        Method::Post,
+        "/lb/",
+        WANTED,
+        "",
+        "streaming_lb_publish",
+        Access::Public,
+        balancer::send_on,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -425,6 +574,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
 static ROUTES: std::sync::LazyLock<Vec<Route>> =
     std::sync::LazyLock::new(|| ENDPOINTS.iter().map(|endpoint| endpoint.route).collect());
 
+/// What each endpoint asks of a token.
+static NEEDS: std::sync::LazyLock<Vec<TokenNeed>> = std::sync::LazyLock::new(|| {
+    let ids = ENDPOINTS.iter().map(|endpoint| endpoint.id);
+    ids.map(token::need).collect()
+});
+
 /// One authorised request on its way to a handler.
 pub struct Call<'a> {
     pub core: &'a Core,
@@ -432,6 +587,7 @@ pub struct Call<'a> {
     pub request: &'a Request<'a>,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
+    pub caller: &'a Caller,
 }
 
 impl Call<'_> {
@@ -454,6 +610,11 @@ impl Call<'_> {
         })
     }
 
+    /// Whether secrets are hidden from the caller even on the thing itself.
+    pub fn masks(&self) -> bool {
+        !self.caller.sees_secrets()
+    }
+
     /// The coding of bodies that are kept encoded.
     pub fn coding(&self) -> Option<Coding> {
         self.request.headers.accepts().best()
@@ -474,6 +635,8 @@ pub enum Outcome {
     Survey(Form),
     /// Settings to be saved.
     Configure(Wanted),
+    /// What others have to be asked about first.
+    Ask(Question),
     /// A streamer that has what there is.
     ParkConfig {
         hostname: Hostname,
@@ -522,6 +685,8 @@ pub struct ApiSettings {
     pub poll_wait_max: Duration,
     /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
     pub streams_limit: usize,
+    /// How long the HTTP backends of an authorization backend may take, all together.
+    pub auth_backend_timeout: Duration,
 }
 
 /// What all cores share.
@@ -536,14 +701,18 @@ pub struct Shared {
     pub settings: ApiSettings,
     /// Settings that can change.
     pub running: Running,
-    /// By core.
-    pub inboxes: Vec<Arc<rt::Inbox<CoreMessage>>>,
     pub data_dir: PathBuf,
     /// Names this installation, and this run of it. UUIDs.
     pub server_id: Box<str>,
     pub run_id: Box<str>,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
+    /// By core.
+    pub inboxes: Vec<Arc<rt::Inbox<CoreMessage>>>,
+    pub outbound: Outbound,
+    pub sessions: Sessions,
+    pub countries: Countries,
+    pub loads: balancer::Loads,
 }
 
 /// The service of one core.
@@ -560,7 +729,24 @@ pub struct Core {
     trace_ids: RefCell<TraceIds>,
     /// Answers by the first digit of their status.
     answers: [Cell<u64>; 5],
+    tokens: RefCell<Tokens>,
+    /// Polls that wait by right of a token: it may lose that right meanwhile.
+    held: RefCell<HashMap<Ticket, Held>>,
+    /// Changes under way whose answers hide secrets.
+    masked: RefCell<HashSet<Ticket>>,
+    /// Sessions about which HTTP backends are being asked.
+    asking: RefCell<HashMap<Ticket, Asking>>,
+    compiled: RefCell<Compiled>,
     this: std::rc::Weak<Core>,
+}
+
+/// Why a poll may wait.
+struct Held {
+    token: Rc<Token>,
+    endpoint: usize,
+    key: Box<str>,
+    /// It is shown a part of a list, as the token's permissions were.
+    narrowed: bool,
 }
 
 /// A state as one core holds it. The published one is shared by all cores, so that counting its references would have them fight over a cache
@@ -586,14 +772,16 @@ impl TraceIds {
         Self { seed, count: 0 }
     }
 
-    /// A version 4 UUID.
-    fn next_id(&mut self) -> Box<str> {
+    /// A number that nobody needs to guess wrong.
+    fn next_number(&mut self) -> u128 {
         self.count += 1;
         let seed = u128::from_le_bytes(self.seed);
-        uuid(xxhash_rust::xxh3::xxh3_128_with_seed(
-            &seed.to_le_bytes(),
-            self.count,
-        ))
+        xxhash_rust::xxh3::xxh3_128_with_seed(&seed.to_le_bytes(), self.count)
+    }
+
+    /// A version 4 UUID.
+    fn next_id(&mut self) -> Box<str> {
+        uuid(self.next_number())
     }
 }
 
@@ -652,6 +840,11 @@ impl Core {
             unlogged: RefCell::default(),
             trace_ids: RefCell::new(TraceIds::new()),
             answers: Default::default(),
+            tokens: RefCell::default(),
+            held: RefCell::default(),
+            masked: RefCell::default(),
+            asking: RefCell::default(),
+            compiled: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -683,17 +876,18 @@ impl Core {
 
     fn answer(&self, request: &Request<'_>, ticket: Ticket) -> Result<Answer, ApiError> {
         let state = self.state();
-        let (index, parameter) = match request.pass {
+        let (index, parameter, caller) = match request.pass {
             // Found and authorised just now, when the head was complete.
             Some(pass) => {
-                let index = pass as usize;
-                (index, router::parameter(&ROUTES[index], request.path)?)
+                let (index, caller) = Pass::read(pass);
+                let parameter = router::parameter(&ROUTES[index], request.path)?;
+                (index, parameter, caller)
             }
             None => {
                 let authorization = request.headers.authorization();
                 match self.find(request.method, request.path, authorization, &state)? {
-                    Found::Endpoint(index, parameter) => (index, parameter),
-                    other => return Ok(Answer::Reply(not_here(request.path, &other))),
+                    (Found::Endpoint(index, parameter), caller) => (index, parameter, caller),
+                    (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
                 }
             }
         };
@@ -703,12 +897,23 @@ impl Core {
             state: &state,
             request,
             parameter: &parameter,
+            caller: &caller,
         };
         match (endpoint.handler)(&call)? {
-            Outcome::Reply(response) => Ok(Answer::Reply(response)),
+            Outcome::Reply(response) => {
+                // What shows a collection without the query engine shows all of it.
+                if let (Caller::Token(token), TokenNeed::Right(demand)) = (&caller, NEEDS[index])
+                    && demand.action == Action::List
+                    && token.rights.sight(demand.collection) != Sight::Everything
+                {
+                    return Err(auth::out_of_reach());
+                }
+                Ok(Answer::Reply(response))
+            }
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, Some(&command));
+                let masks = call.masks();
                 self.shared.commands.send(Envelope {
                     asked: Asked {
                         command,
@@ -719,11 +924,19 @@ impl Core {
                         ticket,
                     },
                 })?;
+                if masks {
+                    self.masked.borrow_mut().insert(ticket);
+                }
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
             }
-            Outcome::List { of, query, wait } => {
+            Outcome::List {
+                of,
+                mut query,
+                wait,
+            } => {
+                let narrowed = narrow(endpoint, &caller, &mut query)?;
                 let asked = AskedList {
                     of,
                     query,
@@ -731,7 +944,11 @@ impl Core {
                     accepts: request.headers.accepts(),
                     ticket,
                 };
-                Ok(self.list(asked, &state))
+                let answer = self.list(asked, &state);
+                if matches!(answer, Answer::Wait { .. }) {
+                    self.hold(ticket, index, &parameter, &caller, narrowed);
+                }
+                Ok(answer)
             }
             Outcome::Survey(form) => {
                 if let Some(core) = self.this.upgrade() {
@@ -749,6 +966,7 @@ impl Core {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
             }
+            Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
             Outcome::ParkConfig {
                 hostname,
                 poll,
@@ -759,12 +977,100 @@ impl Core {
                         self, &state, &hostname, &poll,
                     )));
                 }
+                self.hold(ticket, index, &parameter, &caller, false);
                 self.waiters.borrow_mut().park_host(ticket, hostname, poll);
                 Ok(Answer::Wait {
                     deadline: Some(wait),
                 })
             }
         }
+    }
+
+    /// Remembers by whose right a request may come to wait.
+    fn hold(&self, ticket: Ticket, endpoint: usize, key: &str, caller: &Caller, narrowed: bool) {
+        if let Caller::Token(token) = caller {
+            let held = Held {
+                token: token.clone(),
+                endpoint,
+                key: key.into(),
+                narrowed,
+            };
+            self.held.borrow_mut().insert(ticket, held);
+        }
+    }
+
+    /// Ends the polls whose tokens are gone, have another key or may not see any more what they wait for.
+    fn end_unheld_polls(&self, state: &State) {
+        let mut ended = Vec::new();
+        self.held.borrow_mut().retain(|ticket, held| {
+            if !self.connections.is_waiting(*ticket) {
+                return false;
+            }
+            let newest = self.tokens.borrow_mut().find(state, &held.token.digest);
+            let Some(newest) = newest else {
+                let error = ApiError::unauthorized("The credentials are not known here any more");
+                ended.push((*ticket, Some(Response::from(error))));
+                return false;
+            };
+            if let Err(error) = may(&newest, needs(held.endpoint, &held.key)) {
+                ended.push((*ticket, Some(Response::from(error))));
+                return false;
+            }
+            if held.narrowed && newest.rights != held.token.rights {
+                // Its question was asked with other permissions: to be asked anew.
+                ended.push((*ticket, None));
+                return false;
+            }
+            held.token = newest;
+            true
+        });
+        for (ticket, response) in ended {
+            let early = self.early(ticket);
+            self.complete(ticket, response.unwrap_or(early));
+        }
+    }
+
+    /// Asks the HTTP backends of a session, all at once.
+    fn ask(&self, ticket: Ticket, question: Question, trace_id: Option<Box<str>>) -> Answer {
+        let trace_id = trace_id.unwrap_or_else(|| self.trace_ids.borrow_mut().next_id());
+        let timeout = self.shared.settings.auth_backend_timeout;
+        let asking = Asking::new(question);
+        for call in asking.calls(&trace_id, Instant::now() + timeout) {
+            let inbox = self.shared.inboxes[self.index].clone();
+            let deliver = move |outcome| inbox.push(CoreMessage::Called { ticket, outcome });
+            let cancel = asking.cancel.clone();
+            self.shared.outbound.call(call, cancel, Box::new(deliver));
+        }
+        self.asking.borrow_mut().insert(ticket, asking);
+        Answer::Wait {
+            // The calls end by themselves; this is for when the threads that make them do not.
+            deadline: Some(timeout + Duration::from_secs(1)),
+        }
+    }
+
+    /// One of the HTTP backends of a session has been asked.
+    fn called(&self, ticket: Ticket, outcome: Result<outbound::Answer, outbound::Failure>) {
+        let mut all = self.asking.borrow_mut();
+        let Some(asking) = all.get_mut(&ticket) else {
+            return;
+        };
+        let Some(said) = asking.hear(outcome) else {
+            return;
+        };
+        let asking = all.remove(&ticket).expect("it was just found");
+        drop(all);
+        let response = asking.conclude(said, &self.shared.sessions);
+        self.complete(ticket, response);
+    }
+
+    /// A number that differs each time.
+    pub fn random(&self) -> u64 {
+        self.trace_ids.borrow_mut().next_number() as u64
+    }
+
+    /// The rules of saved authorization backends, as this core has compiled them.
+    pub fn compiled(&self) -> &RefCell<Compiled> {
+        &self.compiled
     }
 
     /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
@@ -798,7 +1104,7 @@ impl Core {
             user: self
                 .shared
                 .auth
-                .user(call.request.headers.authorization(), call.state),
+                .user(call.caller, call.request.headers.authorization()),
             ip: call.request.peer,
             user_agent: header("user-agent"),
             received: Instant::now(),
@@ -812,20 +1118,23 @@ impl Core {
         path: &'p str,
         authorization: Option<&[u8]>,
         state: &State,
-    ) -> Result<Found<'p>, ApiError> {
+    ) -> Result<(Found<'p>, Caller), ApiError> {
         let found = router::find(&ROUTES, method, path)?;
-        let (access, hostname) = match &found {
-            Found::Endpoint(index, parameter) => {
-                let endpoint = &ENDPOINTS[*index];
-                let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
-                (endpoint.access, named.then_some(&**parameter))
-            }
-            Found::OtherMethods(_) | Found::Nothing => (Access::Admin, None),
+        let needs = match &found {
+            Found::Endpoint(index, parameter) => needs(*index, parameter),
+            Found::OtherMethods(_) | Found::Nothing => Needs {
+                access: Access::Admin,
+                token: TokenNeed::Any,
+                key: None,
+                hostname: None,
+            },
         };
-        self.shared
+        let token = |digest: &[u8; 32]| self.tokens.borrow_mut().find(state, digest);
+        let caller = self
+            .shared
             .auth
-            .authorize(access, authorization, hostname, state, now_seconds)?;
-        Ok(found)
+            .authorize(needs, authorization, token, state, now_seconds)?;
+        Ok((found, caller))
     }
 
     /// Runs a list. Short ones are answered at once; the others go on in slices between other requests.
@@ -990,6 +1299,7 @@ impl Core {
     fn complete(&self, ticket: Ticket, response: Response) {
         let status = response.status;
         self.count_answer(status);
+        self.held.borrow_mut().remove(&ticket);
         if self.connections.complete(ticket, response) {
             self.log_later(ticket, status);
         }
@@ -1004,7 +1314,8 @@ impl Core {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
-                        self.complete(ticket, done(outcome, self.fleet()));
+                        let masked = self.masked.borrow_mut().remove(&ticket);
+                        self.complete(ticket, done(outcome, masked, self.fleet()));
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -1013,6 +1324,7 @@ impl Core {
                         self.shared.walks.forget_old();
                     }
                 }
+                CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
                 CoreMessage::Drain => self.drain(),
                 CoreMessage::Configured { ticket, outcome } => {
                     let response = match outcome {
@@ -1053,6 +1365,10 @@ impl Core {
     /// Answers the polls that a commit concerns.
     async fn wake(&self, commit: &Commit) {
         let mut turn = Turn::default();
+        // First: what happened since is not for those who have lost their right to it.
+        if !commit.entities[Kind::ApiToken as usize].is_empty() {
+            self.end_unheld_polls(&self.state());
+        }
         for hostname in &commit.hostnames {
             let tickets = self.waiters.borrow().waiting_for(hostname);
             for ticket in tickets {
@@ -1199,6 +1515,7 @@ impl Core {
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.answering.borrow_mut().remove(&ticket);
+            self.held.borrow_mut().remove(&ticket);
             if self.connections.complete_shared(ticket, &prepared) {
                 self.count_answer(200);
                 self.log_later(ticket, 200);
@@ -1217,7 +1534,11 @@ impl Core {
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
     fn early(&self, ticket: Ticket) -> Response {
         let mut waiters = self.waiters.borrow_mut();
-        let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
+        self.held.borrow_mut().remove(&ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        let response = if let Some(asking) = self.asking.borrow_mut().remove(&ticket) {
+            asking.give_up(&self.shared.sessions)
+        } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
             .answering
@@ -1277,6 +1598,69 @@ impl Turn {
     }
 }
 
+/// An endpoint and who was let in to it, in the number that the edge keeps for us. Tokens are recognised again: who they are does not fit.
+struct Pass;
+
+impl Pass {
+    const CALLER_SHIFT: u32 = 16;
+
+    fn write(index: usize, caller: &Caller) -> Option<u32> {
+        let caller = match caller {
+            Caller::Administrator => 0,
+            Caller::Streamer => 1,
+            Caller::Anybody => 2,
+            Caller::Token(_) => return None,
+        };
+        Some(index as u32 | caller << Self::CALLER_SHIFT)
+    }
+
+    fn read(pass: u32) -> (usize, Caller) {
+        let caller = match pass >> Self::CALLER_SHIFT {
+            0 => Caller::Administrator,
+            1 => Caller::Streamer,
+            _ => Caller::Anybody,
+        };
+        ((pass & 0xffff) as usize, caller)
+    }
+}
+
+/// What an endpoint asks of who calls it for `parameter`.
+fn needs(index: usize, parameter: &str) -> Needs<'_> {
+    let endpoint = &ENDPOINTS[index];
+    let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
+    let keyed = endpoint.route.parameter != Parameter::None;
+    Needs {
+        access: endpoint.access,
+        token: NEEDS[index],
+        key: keyed.then_some(parameter),
+        hostname: named.then_some(parameter),
+    }
+}
+
+/// Shows a token that may list a part of a collection that part. True if it is one.
+fn narrow(endpoint: &Endpoint, caller: &Caller, query: &mut Rc<Query>) -> Result<bool, ApiError> {
+    let (Caller::Token(token), TokenNeed::Right(Demand { collection, .. })) =
+        (caller, token::need(endpoint.id))
+    else {
+        return Ok(false);
+    };
+    if token.rights.sight(collection) == Sight::Everything {
+        return Ok(false);
+    }
+    let own = Rc::get_mut(query).ok_or_else(auth::out_of_reach)?;
+    let shown = token.clone();
+    own.narrow(&format!("{} {:?}", token.name, token.rights), move |key| {
+        shown.rights.may(Action::List, collection, Some(key))
+    });
+    Ok(true)
+}
+
+/// What a caller calls its doing, if it does.
+fn trace_id(request: &Request<'_>) -> Option<Box<str>> {
+    let value = std::str::from_utf8(request.headers.get("x-trace-id")?).ok()?;
+    (value.len() <= 256).then(|| value.into())
+}
+
 /// A query may hold what is searched for, never a credential: those come in a header only. The log has the path alone all the same.
 fn log_request(method: &str, path: &str, peer: IpAddr, status: u16, since: Instant) {
     let us = since.elapsed().as_micros() as u64;
@@ -1298,9 +1682,9 @@ impl Service for Core {
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response> {
         let authorization = head.headers.authorization();
         match self.find(head.method, head.path, authorization, &self.state()) {
-            Ok(Found::Endpoint(index, _)) => Ok(Admission {
+            Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
                 body_bytes_max: ENDPOINTS[index].body_bytes_max,
-                pass: Some(index as u32),
+                pass: Pass::write(index, &caller),
             }),
             // Answered in `call`; nobody sends us much to a place that does not exist.
             Ok(_) => Ok(Admission {
@@ -1358,6 +1742,10 @@ impl Service for Core {
     fn abandoned(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
         self.answering.borrow_mut().remove(&ticket);
+        self.held.borrow_mut().remove(&ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        // Dropped, it tells its calls that nobody waits.
+        self.asking.borrow_mut().remove(&ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1410,24 +1798,24 @@ impl std::ops::Deref for PublishedState {
     }
 }
 
-fn done(outcome: Result<Done, ApiError>, fleet: View<'_>) -> Response {
+fn done(outcome: Result<Done, ApiError>, masked: bool, fleet: View<'_>) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
             let mut body = Vec::new();
-            stream::render(&stream, false, Some(fleet), &mut body);
+            stream::render(&stream, masked, Some(fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Streamer(streamer)) => {
             let mut body = Vec::new();
-            streamer::render(&streamer, false, Some(fleet), &mut body);
+            streamer::render(&streamer, masked, Some(fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Entity(kind, entity)) => {
             let mut body = Vec::new();
-            entity::render(kind, &entity, false, &mut body);
+            entity::render(kind, &entity, masked, &mut body);
             Response::json(200, body)
         }
-        Ok(Done::Nothing) => Response::no_content(),
+        Ok(Done::Nothing | Done::Placed { .. }) => Response::no_content(),
         Err(error) => Response::from(error),
     }
 }
@@ -1521,6 +1909,7 @@ mod tests {
     use super::*;
     use crate::http::Options;
     use crate::state::node::RenderSettings;
+    use crate::state::pulse::Pulse;
     use crate::writer::{Machine, Writer};
 
     /// A core whose writer never runs.
@@ -1541,18 +1930,27 @@ mod tests {
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
+                auth_backend_timeout: Duration::from_secs(1),
             },
             running: Running::new(
                 crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new())
                     .expect("defaults are good"),
                 crate::config::Secret::new("k"),
             ),
-            inboxes: Vec::new(),
             data_dir: PathBuf::new(),
             server_id: uuid(1),
             run_id: uuid(2),
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
+            inboxes: Vec::new(),
+            outbound: Outbound::start(
+                outbound::Options { threads: 2 },
+                Arc::new(outbound::Reach::default()),
+            )
+            .expect("threads"),
+            sessions: Sessions::new(1 << 20),
+            countries: Countries::default(),
+            loads: Box::new(|_| None),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
     }
@@ -1588,6 +1986,7 @@ mod tests {
                 coding: None,
                 generation: 5,
                 since: None,
+                parked: Arc::new(Pulse::default()).park(),
             },
         );
         let listed = core.expired(ticket(1));

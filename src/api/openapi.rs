@@ -808,6 +808,7 @@ mod tests {
                 "streamer_dynamic_streams_list",
                 "streamer_get",
                 "streamer_save",
+                "streamer_stats_report",
                 "streamer_streams_list",
                 "streamer_update_streams_list",
                 "streamers_batch_update",

@@ -114,7 +114,8 @@ pub fn parameter<'p>(route: &Route, path: &'p str) -> Result<Cow<'p, str>, ApiEr
     decode(raw.unwrap_or_default())
 }
 
-fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
+/// Decodes a part of a path, once.
+pub fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
     let bad = |title| ApiError::bad_parameter("path", "wrong_format", title);
     if has_broken_escape(raw) {
         return Err(bad("A % in the path is not followed by two hex digits"));

@@ -446,7 +446,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
     let mut body = Vec::new();
-    render(stream, false, Some(call.fleet()), &mut body);
+    render(stream, call.masks(), Some(call.fleet()), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

@@ -192,7 +192,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .streamer(&call.hostname()?)
         .ok_or_else(streamer_not_found)?;
     let mut body = Vec::new();
-    render(streamer, false, Some(call.fleet()), &mut body);
+    render(streamer, call.masks(), Some(call.fleet()), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

@@ -305,9 +305,13 @@ fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, A
     if let Value::Object(object) = &mut value {
         object.retain(|_, value| !value.is_null());
     }
-    schema
-        .check(&value)
-        .map_err(|violations| invalid(violations, pointer))?;
+    if let Err(mut violations) = schema.check(&value) {
+        // What a configuration needs and a report need not repeat, such as where a storage is.
+        violations.retain(|violation| violation.code != "missing_required");
+        if !violations.is_empty() {
+            return Err(invalid(violations, pointer));
+        }
+    }
     match value {
         Value::Object(object) => Ok(object),
         _ => Err(not_an_object(pointer)),
@@ -1117,7 +1121,7 @@ mod tests {
             (
                 r#"{"stats":{"cpu_usage":101}}"#,
                 "/stats/cpu_usage",
-                "out_of_range",
+                "input_out_of_range",
             ),
             (r#"{"dvrs":{}}"#, "/dvrs", "not_array"),
             (r#"{"dvrs":[{}]}"#, "/dvrs/0/name", "missing_required"),

@@ -4,6 +4,9 @@
 //! I/O, no randomness: the same events give the same layout.
 
 pub mod event;
+pub mod health;
+pub mod intake;
+pub mod pressure;
 
 pub use event::{
     Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,

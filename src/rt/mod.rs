@@ -18,7 +18,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
@@ -63,6 +64,12 @@ pub struct Options {
     pub pin_to_core: Option<usize>,
     /// Skip the ring. Also switched on by `WEIR_RUNTIME=epoll` and `MONOIO_FORCE_LEGACY_DRIVER=1`.
     pub force_epoll: bool,
+}
+
+/// Milliseconds on a clock that never steps back; its beginning is the first call.
+pub fn uptime_ms() -> u64 {
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGINNING.elapsed().as_millis() as u64
 }
 
 thread_local! {

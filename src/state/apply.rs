@@ -6,7 +6,7 @@
 
 use super::State;
 use super::command::{
-    CHANGE_REASONS, Command, Done, EntitySave, EpisodeNews, LayoutPatch, StreamPatch,
+    CHANGE_REASONS, Command, Done, EntitySave, EpisodeNews, LayoutPatch, Placement, StreamPatch,
 };
 use super::entity::{self, Key, Kind};
 use super::episode::{self, OpenPublication, PublicationNews, Step};
@@ -145,6 +145,31 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
             }
             Ok(changes)
         }
+        Command::Place { items } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            let mut refused = Vec::new();
+            let mut told = Relayouts::default();
+            for (i, item) in items.into_iter().enumerate() {
+                let old = state
+                    .stream(&item.name)
+                    .filter(|old| old.revision == item.revision);
+                let placed = old.and_then(|old| {
+                    let mut stream = old.to_owned();
+                    let done = place(state, &mut stream, &item.layout, stamp, "");
+                    done.is_ok().then_some((old, stream))
+                });
+                match placed {
+                    Some((old, stream)) => {
+                        told.push(&item);
+                        finish_stream(state, &item.name, Some(old), stream, stamp, &mut changes);
+                    }
+                    None => refused.push(i),
+                }
+            }
+            changes.events.extend(told.event());
+            changes.done = Done::Placed { refused };
+            Ok(changes)
+        }
         Command::SaveStreamer { hostname, patch } => {
             let mut changes = Changes::none(stamp, Done::Nothing);
             let record = save_streamer(state, &hostname, patch, stamp, "", &mut changes)?;
@@ -259,6 +284,35 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
 
 /// Deleted agents that are remembered; above, those deleted first are forgotten and get what unknown agents get.
 pub const DELETED_AGENTS_MAX: usize = 100_000;
+
+/// What the layouter did, as one event.
+#[derive(Default)]
+struct Relayouts(Vec<u8>);
+
+impl Relayouts {
+    fn push(&mut self, item: &Placement) {
+        let out = &mut self.0;
+        out.push(if out.is_empty() { b'[' } else { b',' });
+        out.extend_from_slice(b"{\"name\":");
+        json::write_string(out, &item.name);
+        if let Some(Some(ingest)) = &item.layout.ingest {
+            out.extend_from_slice(b",\"ingest\":");
+            json::write_string(out, ingest);
+        }
+        out.extend_from_slice(b",\"why\":");
+        json::write_string(out, item.why);
+        out.push(b'}');
+    }
+
+    fn event(mut self) -> Option<NewEvent> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.push(b']');
+        let relayouts = String::from_utf8(self.0).expect("written JSON is UTF-8");
+        Some(NewEvent::new("layouter_processing_result").json("relayouts", relayouts.into()))
+    }
+}
 
 /// The error for a stream that is not there.
 pub fn stream_not_found() -> ApiError {
@@ -689,6 +743,15 @@ fn save_entity(
         merged.remove(name);
     }
     entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), pointer)?;
+    if let Facts::Token { digest } = &entity.facts
+        && is_key_of_another(state, &key, digest)
+    {
+        return Err(ApiError::bad_body(
+            format!("{pointer}/key"),
+            "not_unique",
+            "Another token has this key",
+        ));
+    }
     let mut goes_on = false;
     if let Facts::Episode {
         publication,
@@ -992,6 +1055,13 @@ fn save_automatic(
         },
     };
     save_entity(state, save, None, stamp, "", changes).map(|_| ())
+}
+
+/// Who calls with a key is one token.
+fn is_key_of_another(state: &State, token: &Key, digest: &[u8; 32]) -> bool {
+    let tokens = state.entities(Kind::ApiToken).by_key();
+    let mut others = tokens.iter().filter(|(other, _)| *other != token);
+    others.any(|(_, other)| other.token_digest() == Some(digest))
 }
 
 /// When a node that others pull from got another address, everybody who is told that address is told the new one.

@@ -44,6 +44,10 @@ pub enum Command {
     DeleteStreamer {
         hostname: Hostname,
     },
+    /// The layouter's plan. Each row is placed if it is still the one that was decided on; the others are told in [`Done::Placed`].
+    Place {
+        items: Vec<Placement>,
+    },
     /// Create or change one entity.
     SaveEntity(EntitySave),
     DeleteEntity {
@@ -113,6 +117,10 @@ pub enum Done {
     Stream(StreamRecord),
     Streamer(StreamerRecord),
     Entity(Kind, EntityRecord),
+    /// A plan was carried out, except for these of its items.
+    Placed {
+        refused: Vec<usize>,
+    },
     /// Nothing to show: a deletion or a batch.
     Nothing,
 }
@@ -122,7 +130,7 @@ impl Done {
     pub fn status(&self) -> u16 {
         match self {
             Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) => 200,
-            Self::Nothing => 204,
+            Self::Placed { .. } | Self::Nothing => 204,
         }
     }
 }
@@ -145,6 +153,17 @@ pub struct LayoutPatch {
     /// A reason code of the reference; absent: the change came through the API.
     pub change_reason: Option<String>,
     pub by_layouter: bool,
+}
+
+/// Where the layouter wants a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    pub name: StreamName,
+    /// Of the row this was decided on.
+    pub revision: u64,
+    pub layout: LayoutPatch,
+    /// The layouter's own name of the reason; it has some that no layout may be given with.
+    pub why: &'static str,
 }
 
 /// Reasons that a layout may be given with.

@@ -11,6 +11,7 @@ pub mod episode;
 pub mod event;
 pub mod name;
 pub mod node;
+pub mod pulse;
 pub mod record;
 
 use std::ops::Bound;

@@ -13,6 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::State;
 use super::name::{Hostname, StreamName};
+use super::pulse::Pulse;
 use super::record::{ArchivedStream, Role};
 use crate::feed::rendered::RenderedSlot;
 use crate::json::{self, Value, scan, write_string};
@@ -74,6 +75,8 @@ pub struct Node {
     pub is_source: bool,
     /// The rendered answer of this generation, made by the first who asks.
     pub rendered: Arc<RenderedSlot>,
+    /// Shared by the node's views of all revisions.
+    pub pulse: Arc<Pulse>,
 }
 
 impl Node {

@@ -1,0 +1,359 @@
+//! From what is stored and measured to what the engine is told.
+//!
+//! Reads records in place, one pass over the configuration's text. Everything a configuration leaves open is decided here, each thing in one
+//! function. What a node measures (its transcoder, its disks) is joined here too; until it was measured it is assumed to be able: a stream that
+//! waits for a measurement which may never come is worse off than one that is moved once.
+
+use std::sync::Arc;
+
+use super::{DvrSpec, NodeRole, NodeSpec, NodeState, StoredLayout, StreamSpec};
+use crate::json::{Number, Value, scan};
+use crate::state::agent::agents_of;
+use crate::state::name::{Hostname, StreamName};
+use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
+
+/// Streams that a node takes when it names no limit; the reference's default.
+pub const CHANNEL_LIMIT_DEFAULT: u32 = 6000;
+
+type Labels = Vec<(Arc<str>, Arc<str>)>;
+
+/// What a node tells of itself. What it does not tell is absent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeStats {
+    pub cpu_permille: Option<u32>,
+    /// Streams that run there.
+    pub streams: Option<u32>,
+    /// Can transcode.
+    pub transcoder: Option<bool>,
+    /// Size of its disks together.
+    pub disk_bytes: Option<u64>,
+}
+
+impl NodeStats {
+    /// From the `stats` of a streamer, as it reports them.
+    pub fn from_json(stats: &Value) -> Self {
+        let percent = |field| stats.get(field).and_then(Value::as_f64);
+        let count = |field| stats.get(field).and_then(Value::as_u64);
+        Self {
+            cpu_permille: percent("cpu_usage")
+                .map(|percent| (percent.clamp(0.0, 100.0) * 10.0) as u32),
+            streams: count("online_streams")
+                .or_else(|| count("total_streams"))
+                .map(saturated),
+            transcoder: stats.get("transcoder").and_then(Value::as_bool),
+            disk_bytes: stats
+                .get("partitions")
+                .and_then(Value::as_array)
+                .and_then(disk_bytes),
+        }
+    }
+}
+
+/// All disks together. A disk that is mounted twice is one disk.
+fn disk_bytes(partitions: &[Value]) -> Option<u64> {
+    let mut devices: Vec<&str> = Vec::new();
+    let mut sum: Option<u64> = None;
+    for partition in partitions {
+        let Some(megabytes) = partition.get("total_mb").and_then(Value::as_u64) else {
+            continue;
+        };
+        if let Some(device) = partition.get("device").and_then(Value::as_str) {
+            if devices.contains(&device) {
+                continue;
+            }
+            devices.push(device);
+        }
+        sum = Some(
+            sum.unwrap_or(0)
+                .saturating_add(megabytes.saturating_mul(1 << 20)),
+        );
+    }
+    sum
+}
+
+/// One stream, as the engine wants it.
+pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
+    let config = record.config.as_str();
+    let mut spec = StreamSpec {
+        name: StreamName::trusted(&record.name),
+        revision: record.revision.to_native(),
+        disabled: record.disabled,
+        namespace: namespace(record.namespace.as_ref()),
+        labels: Vec::new(),
+        transcoder: false,
+        kbps: None,
+        dvr: None,
+        inference: false,
+        agents: Vec::new(),
+        layout: stored_layout(record),
+    };
+    for (key, value) in scan::members(config) {
+        match key {
+            "claims" => {
+                let bitrate = scan::member(value, "bitrate").and_then(number);
+                spec.kbps = bitrate.map(saturated);
+            }
+            "dvr" => spec.dvr = dvr(value),
+            "inputs" => {
+                spec.agents = agents_of(config).into_iter().map(Arc::from).collect();
+            }
+            "labels" => spec.labels = labels(value),
+            "transcoder" => spec.transcoder = is_given(value),
+            "vision" => spec.inference = is_given(value),
+            _ => {}
+        }
+    }
+    spec
+}
+
+/// Where a stream's row says that it is.
+pub fn stored_layout(record: &StreamRecord) -> StoredLayout {
+    let Some(layout) = record.layout() else {
+        return StoredLayout {
+            by_layouter: true,
+            ..StoredLayout::default()
+        };
+    };
+    let host = |host: Option<&str>| host.map(Hostname::trusted);
+    StoredLayout {
+        ingest: host(record.ingest()),
+        inference: host(record.inference()),
+        dvr_backups: record.backups().map(Hostname::trusted).collect(),
+        failover_from: host(
+            layout
+                .failover_from
+                .as_ref()
+                .map(rkyv::string::ArchivedString::as_str),
+        ),
+        by_layouter: layout.by_layouter,
+    }
+}
+
+/// One node, as the engine wants it.
+pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: NodeState) -> NodeSpec {
+    let config = record.config.as_str();
+    let limit = |field: &str| scan::member(config, field).and_then(number).map(saturated);
+    NodeSpec {
+        hostname: Hostname::trusted(&record.hostname),
+        role: match record.role {
+            ArchivedNodeRole::Streamer => NodeRole::Streamer,
+            ArchivedNodeRole::Inference => NodeRole::Inference,
+            ArchivedNodeRole::Identification => NodeRole::Other,
+        },
+        namespace: namespace(record.namespace.as_ref()),
+        labels: scan::member(config, "labels").map_or_else(Vec::new, labels),
+        channel_limit: limit("channel_limit").unwrap_or(CHANNEL_LIMIT_DEFAULT),
+        // 0 is how "no limit" is written where a number has to be.
+        bandwidth_kbps: limit("total_bandwidth").filter(|kbps| *kbps > 0),
+        disk_bytes: stats.and_then(|stats| stats.disk_bytes),
+        transcoder: stats.and_then(|stats| stats.transcoder).unwrap_or(true),
+        dvr: stats
+            .and_then(|stats| stats.disk_bytes)
+            .is_none_or(|bytes| bytes > 0),
+        state,
+    }
+}
+
+/// The CPU limit of a node, permille.
+pub fn cpu_limit_permille(record: &StreamerRecord) -> Option<u32> {
+    let percent = number(scan::member(&record.config, "cpu_limit")?)?;
+    (percent > 0).then(|| (percent.min(100) * 10) as u32)
+}
+
+fn namespace(name: Option<&rkyv::string::ArchivedString>) -> Option<Arc<str>> {
+    name.map(|name| Arc::from(name.as_str()))
+}
+
+fn labels(object: &str) -> Labels {
+    scan::members(object)
+        .filter_map(|(key, value)| {
+            let value = scan::string(value)?;
+            Some((Arc::from(key), Arc::from(&*value)))
+        })
+        .collect()
+}
+
+fn dvr(dvr: &str) -> Option<DvrSpec> {
+    if !dvr.starts_with('{') {
+        return None;
+    }
+    let of = |field: &str| scan::member(dvr, field).and_then(number);
+    Some(DvrSpec {
+        expiration_s: of("expiration").unwrap_or(0),
+        storage_limit_bytes: of("storage_limit").filter(|bytes| *bytes > 0),
+        redundancy_factor: of("redundancy_factor").map_or(0, saturated),
+    })
+}
+
+/// A part that is configured: an object or an array with something in it or not, but not `null` and not `false`.
+fn is_given(value: &str) -> bool {
+    value.starts_with(['{', '['])
+}
+
+fn number(text: &str) -> Option<u64> {
+    match scan::number(text)? {
+        Number::Unsigned(value) => Some(value),
+        Number::Negative(_) => Some(0),
+        Number::Float(value) => Some(value.max(0.0) as u64),
+    }
+}
+
+fn saturated(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+    use crate::state::record::{Layout, NodeRole as StoredRole, Stream, Streamer};
+
+    fn stream(config: &str) -> StreamSpec {
+        stream_spec(&StreamRecord::new(&Stream {
+            name: "a".into(),
+            revision: 7,
+            config: config.into(),
+            ..Stream::default()
+        }))
+    }
+
+    fn pair(key: &str, value: &str) -> (Arc<str>, Arc<str>) {
+        (Arc::from(key), Arc::from(value))
+    }
+
+    #[test]
+    fn a_stream_asks_for_what_its_configuration_says() {
+        let spec = stream(
+            r#"{"claims":{"bitrate":2543},"dvr":{"expiration":604800,"redundancy_factor":2,"storage_limit":400000000000},"inputs":[{"url":"rtsp://c","via":"agent://b"},{"url":"u","via":"agent://a"}],"labels":{"preferred.dc":"d1","zone":"n\"1"},"static":true,"transcoder":{"vb":2000},"vision":{}}"#,
+        );
+        let expected = StreamSpec {
+            revision: 7,
+            labels: vec![pair("preferred.dc", "d1"), pair("zone", "n\"1")],
+            transcoder: true,
+            kbps: Some(2543),
+            dvr: Some(DvrSpec {
+                expiration_s: 604_800,
+                storage_limit_bytes: Some(400_000_000_000),
+                redundancy_factor: 2,
+            }),
+            inference: true,
+            agents: vec![Arc::from("a"), Arc::from("b")],
+            layout: StoredLayout {
+                by_layouter: true,
+                ..StoredLayout::default()
+            },
+            ..StreamSpec::new("a")
+        };
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn a_stream_without_anything_asks_for_one_channel() {
+        for config in [
+            "{}",
+            r#"{"inputs":[],"static":false}"#,
+            r#"{"dvr":null,"transcoder":null,"vision":null}"#,
+            r#"{"dvr":false,"labels":{},"transcoder":false,"vision":false}"#,
+        ] {
+            let spec = stream(config);
+            assert!(
+                !spec.transcoder && !spec.inference && !spec.disabled,
+                "{config}"
+            );
+            assert_eq!(
+                (spec.kbps, spec.dvr, spec.labels.len()),
+                (None, None, 0),
+                "{config}"
+            );
+        }
+        let dvr = stream(r#"{"dvr":{"reference":"d"}}"#).dvr;
+        assert_eq!(dvr, Some(DvrSpec::default()), "records, but claims no disk");
+    }
+
+    #[test]
+    fn a_row_tells_where_the_stream_is_and_who_put_it_there() {
+        let record = StreamRecord::new(&Stream {
+            name: "a".into(),
+            disabled: true,
+            namespace: Some("ns".into()),
+            layouts: vec![Layout {
+                ingest: Some("s1".into()),
+                inference: Some("i1".into()),
+                dvr_backups: vec!["s2".into(), "s3".into()],
+                failover_from: Some("s4".into()),
+                by_layouter: false,
+                ..Layout::default()
+            }],
+            config: "{}".into(),
+            ..Stream::default()
+        });
+        let spec = stream_spec(&record);
+        let host = |name| Some(Hostname::trusted(name));
+        assert!(spec.disabled && !spec.layout.by_layouter);
+        assert_eq!(spec.namespace.as_deref(), Some("ns"));
+        assert_eq!(spec.layout.ingest, host("s1"));
+        assert_eq!(spec.layout.inference, host("i1"));
+        assert_eq!(spec.layout.failover_from, host("s4"));
+        assert_eq!(spec.layout.dvr_backups.len(), 2);
+    }
+
+    #[test]
+    fn a_node_offers_what_its_configuration_and_its_measurements_say() {
+        let record = StreamerRecord::new(&Streamer {
+            hostname: "s1".into(),
+            config: r#"{"channel_limit":5,"cpu_limit":80,"labels":{"required.tenant":"t"},"total_bandwidth":1024}"#.into(),
+            ..Streamer::default()
+        });
+        let spec = node_spec(&record, None, NodeState::Up);
+        assert_eq!((spec.channel_limit, spec.bandwidth_kbps), (5, Some(1024)));
+        assert_eq!(
+            (spec.disk_bytes, spec.transcoder, spec.dvr),
+            (None, true, true)
+        );
+        assert_eq!(spec.labels, [pair("required.tenant", "t")]);
+        assert_eq!(cpu_limit_permille(&record), Some(800));
+
+        let stats = json::parse(
+            br#"{"cpu_usage":42,"online_streams":3,"total_streams":9,"transcoder":false,"partitions":[
+                {"device":"sda1","total_mb":100},{"device":"sda1","total_mb":100},{"device":"sdb1","total_mb":50},{"device":"sdc"}]}"#,
+        )
+        .expect("JSON");
+        let stats = NodeStats::from_json(&stats);
+        let expected = NodeStats {
+            cpu_permille: Some(420),
+            streams: Some(3),
+            transcoder: Some(false),
+            disk_bytes: Some(150 << 20),
+        };
+        assert_eq!(stats, expected);
+        let spec = node_spec(&record, Some(&stats), NodeState::Down);
+        assert_eq!(
+            (spec.disk_bytes, spec.transcoder, spec.state),
+            (Some(150 << 20), false, NodeState::Down)
+        );
+        let nothing = NodeStats::from_json(&json::parse(b"{\"partitions\":null}").expect("JSON"));
+        assert_eq!(nothing, NodeStats::default());
+    }
+
+    #[test]
+    fn a_node_without_limits_has_the_default_and_roles_are_kept() {
+        for (role, expected) in [
+            (StoredRole::Streamer, NodeRole::Streamer),
+            (StoredRole::Inference, NodeRole::Inference),
+            (StoredRole::Identification, NodeRole::Other),
+        ] {
+            let record = StreamerRecord::new(&Streamer {
+                hostname: "s1".into(),
+                role,
+                config: r#"{"cpu_limit":0,"total_bandwidth":0}"#.into(),
+                ..Streamer::default()
+            });
+            let spec = node_spec(&record, None, NodeState::Up);
+            assert_eq!(
+                (spec.role, spec.channel_limit, spec.bandwidth_kbps),
+                (expected, CHANNEL_LIMIT_DEFAULT, None)
+            );
+            assert_eq!(cpu_limit_permille(&record), None);
+        }
+    }
+}
