@@ -8,9 +8,14 @@ mod server;
 mod values;
 
 mod auth;
+mod cluster;
+mod config;
 mod config_external;
+mod event;
+mod metrics;
 mod openapi;
 mod query;
+mod stats;
 mod stream;
 mod streamer;
 
