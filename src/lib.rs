@@ -41,9 +41,9 @@ pub mod writer;
 
 pub mod feed;
 
-pub mod layouter;
 pub mod access;
 pub mod fleet;
+pub mod layouter;
 
 pub mod dist;
 pub mod duration;

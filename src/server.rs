@@ -26,6 +26,7 @@ use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
+use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
@@ -125,6 +126,8 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         .edit_auth
         .as_ref()
         .map(|login| (login.name.as_str(), login.password.expose()));
+    let agents = Agents::new()
+        .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -135,9 +138,14 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
             log_requests: settings.log.requests,
+            agent_command_wait: settings.agents.command_timeout,
+            agent_silence_max: settings.agents.silence_max,
         },
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
+        agents,
+        cores: inboxes.clone(),
+        hostname: rt::sys::hostname().into(),
     });
 
     let writer = thread::Builder::new()

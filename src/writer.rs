@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
 use crate::feed::Commit;
+use crate::fleet::switchboard::Message;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::rt::Inbox;
@@ -96,6 +97,8 @@ pub enum CoreMessage {
         commit: Option<Arc<Commit>>,
         replies: Vec<(Ticket, Result<Done, ApiError>)>,
     },
+    /// About an agent that is connected here, or waited for here.
+    Agent(Message),
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
 }

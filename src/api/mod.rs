@@ -4,8 +4,10 @@
 //! the writer, a list to run in slices, or a poll to park. Everything that waits is completed through its ticket: by the
 //! writer's replies, by commits, by deadlines, by the end of the process.
 
+pub mod agent;
 pub mod auth;
 pub mod config_external;
+pub mod control;
 pub mod cursor;
 pub mod docs;
 pub mod entity;
@@ -25,8 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use self::agent::{Agents, Surroundings};
 use self::auth::{Access, Auth};
 use self::config_external::{ConfigPoll, Walks};
+use self::control::Control;
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
 use self::query::{Document, Execution, Page, Query};
@@ -35,10 +39,11 @@ use self::stream::{StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
+use crate::fleet::switchboard;
 use crate::http::error::ApiError;
 use crate::http::{
-    Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
-    Service, Ticket,
+    Accepts, Admission, Answer, Coding, Connections, Ended, Head, Lines, Method, Prepared, Request,
+    Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
 use crate::rt;
@@ -102,6 +107,7 @@ const fn batch(endpoint: Endpoint) -> Endpoint {
 
 const NAME: Parameter = Parameter::Tail("name");
 const HOSTNAME: Parameter = Parameter::Segment("hostname");
+const AGENT: Parameter = Parameter::Segment("id");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -251,6 +257,96 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/agents",
+        Parameter::None,
+        "",
+        "agents_list",
+        Access::Admin,
+        agent::list,
+    ),
+    batch(endpoint(
+        Method::Post,
+        "/agents/layouts",
+        Parameter::None,
+        "",
+        "batch_update_agents_layouts",
+        Access::Admin,
+        agent::set_layouts,
+    )),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reboot",
+        "agent_reboot",
+        Access::Admin,
+        agent::reboot,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reset",
+        "agent_reset",
+        Access::Admin,
+        agent::reset,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/disconnect",
+        "agent_disconnect",
+        Access::Admin,
+        agent::disconnect,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "/logs",
+        "agent_logs_get",
+        Access::Admin,
+        agent::logs,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_get",
+        Access::Admin,
+        agent::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_save",
+        Access::Admin,
+        agent::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_delete",
+        Access::Admin,
+        agent::delete,
+    ),
+    endpoint(
+        Method::Post,
+        "/endpoint/connect",
+        Parameter::None,
+        "",
+        "endpoint_connect",
+        Access::Public,
+        control::connect,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -288,6 +384,8 @@ pub struct Call<'a> {
     pub request: &'a Request<'a>,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
+    /// What the answer is owed to, if it comes later.
+    pub ticket: Ticket,
 }
 
 impl Call<'_> {
@@ -327,6 +425,10 @@ pub enum Outcome {
         poll: ConfigPoll,
         wait: Duration,
     },
+    /// The handler has seen to it that the ticket will be completed, or is late after this long.
+    Wait(Duration),
+    /// The connection carries something else from here on.
+    Upgrade(Upgrade),
 }
 
 /// What a list is of.
@@ -340,10 +442,23 @@ pub enum Collection {
 
 impl Collection {
     /// Looks at some more documents of a list in the making.
-    fn step(self, execution: &mut Execution<Rc<Query>>, state: &State) -> Option<Page> {
+    fn step(
+        self,
+        execution: &mut Execution<Rc<Query>>,
+        state: &State,
+        shared: &Shared,
+    ) -> Option<Page> {
         match self {
             Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
             Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+            Self::Entities(Kind::Agent) => {
+                let around = Surroundings {
+                    state,
+                    presences: &shared.agents.presence.snapshot(),
+                    server: &shared.hostname,
+                };
+                execution.step(&Agents::new(around), SCAN_SLICE)
+            }
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
@@ -365,6 +480,10 @@ pub struct ApiSettings {
     /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
     pub streams_limit: usize,
     pub log_requests: bool,
+    /// How long an operator waits for an agent.
+    pub agent_command_wait: Duration,
+    /// How long an agent may say nothing.
+    pub agent_silence_max: Duration,
 }
 
 /// What all cores share.
@@ -377,6 +496,11 @@ pub struct Shared {
     pub settings: ApiSettings,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
+    pub agents: switchboard::Agents,
+    /// How cores tell each other things.
+    pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
+    /// The name of this server.
+    pub hostname: Box<str>,
 }
 
 /// The service of one core.
@@ -391,6 +515,7 @@ pub struct Core {
     /// Requests to be logged when they are answered; empty unless requests are logged.
     unlogged: RefCell<HashMap<Ticket, Unlogged>>,
     trace_ids: RefCell<TraceIds>,
+    control: RefCell<Control>,
     this: std::rc::Weak<Core>,
 }
 
@@ -475,6 +600,7 @@ impl Core {
             answering: RefCell::default(),
             unlogged: RefCell::default(),
             trace_ids: RefCell::new(TraceIds::new()),
+            control: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -521,9 +647,14 @@ impl Core {
             state: &state,
             request,
             parameter: &parameter,
+            ticket,
         };
         match (endpoint.handler)(&call)? {
             Outcome::Reply(response) => Ok(Answer::Reply(response)),
+            Outcome::Wait(wait) => Ok(Answer::Wait {
+                deadline: Some(wait),
+            }),
+            Outcome::Upgrade(upgrade) => Ok(Answer::Upgrade(upgrade)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, &command);
@@ -585,7 +716,12 @@ impl Core {
             Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
                 Some((EntityType::Streamer, hostname.as_str()))
             }
-            Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. }
+            Command::SaveEntity(EntitySave { kind, .. })
+            | Command::SaveAgent {
+                save: EntitySave { kind, .. },
+                ..
+            }
+            | Command::DeleteEntity { kind, .. }
                 if *kind == Kind::Agent =>
             {
                 Some((EntityType::Agent, call.parameter))
@@ -637,7 +773,7 @@ impl Core {
         let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
-            let Some(page) = asked.of.step(&mut execution, state) else {
+            let Some(page) = asked.of.step(&mut execution, state, &self.shared) else {
                 if started.elapsed() > Duration::from_millis(1) {
                     break;
                 }
@@ -677,7 +813,7 @@ impl Core {
                 if !self.connections.is_waiting(asked.ticket) {
                     return;
                 }
-                if let Some(page) = asked.of.step(&mut execution, &state) {
+                if let Some(page) = asked.of.step(&mut execution, &state, &self.shared) {
                     break page;
                 }
             };
@@ -739,7 +875,7 @@ impl Core {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
-                        self.complete(ticket, done(outcome));
+                        self.complete(ticket, self.done(outcome));
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -748,6 +884,7 @@ impl Core {
                         self.shared.walks.forget_old();
                     }
                 }
+                CoreMessage::Agent(message) => self.heed(message),
                 CoreMessage::Drain => self.drain(),
             }
         }
@@ -770,6 +907,7 @@ impl Core {
     /// Answers the polls that a commit concerns.
     async fn wake(&self, commit: &Commit) {
         let mut turn = Turn::default();
+        self.tell_agents(commit, &mut turn).await;
         for hostname in &commit.hostnames {
             let tickets = self.waiters.borrow().waiting_for(hostname);
             for ticket in tickets {
@@ -867,7 +1005,7 @@ impl Core {
             self.answering.borrow_mut().extend(answering);
             let mut execution = Execution::new(poll.query.clone());
             let state = self.state();
-            if let Some(page) = of.step(&mut execution, &state) {
+            if let Some(page) = of.step(&mut execution, &state, &self.shared) {
                 self.tell(&poll, page, tickets, turn).await;
             } else if let Some(core) = self.this.upgrade() {
                 rt::spawn(
@@ -887,7 +1025,7 @@ impl Core {
     ) {
         let page = loop {
             rt::yield_now().await;
-            let Some(page) = poll.of.step(&mut execution, &state) else {
+            let Some(page) = poll.of.step(&mut execution, &state, &self.shared) else {
                 continue;
             };
             let newest = self.state();
@@ -936,6 +1074,9 @@ impl Core {
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
     fn early(&self, ticket: Ticket) -> Response {
+        if let Some(response) = self.agent_is_late(ticket) {
+            return response;
+        }
         let mut waiters = self.waiters.borrow_mut();
         let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
@@ -1071,6 +1212,7 @@ impl Service for Core {
     fn abandoned(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
         self.answering.borrow_mut().remove(&ticket);
+        self.forget_agent_call(ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1079,6 +1221,18 @@ impl Service for Core {
         // A write is answered to whoever may still read; a poll whose client stopped talking is over.
         let waiters = self.waiters.borrow();
         waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
+    }
+
+    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        self.hear(ticket, line, out)
+    }
+
+    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        self.say_farewell(ticket, why, out);
+    }
+
+    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+        self.control_ended(ticket, why);
     }
 
     fn allowed(&self, path: &str) -> &'static str {
@@ -1093,6 +1247,18 @@ impl std::ops::Deref for PublishedState {
     type Target = arc_swap::ArcSwap<State>;
     fn deref(&self) -> &Self::Target {
         self.0.state()
+    }
+}
+
+impl Core {
+    /// What a command came to, as its caller sees it.
+    fn done(&self, outcome: Result<Done, ApiError>) -> Response {
+        match outcome {
+            Ok(Done::Entity(Kind::Agent, agent)) => {
+                Response::json(200, self.render_agent(&agent, &self.state()))
+            }
+            outcome => done(outcome),
+        }
     }
 }
 
@@ -1183,9 +1349,13 @@ fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
 }
 
 fn now_seconds() -> u64 {
+    now_ms() / 1000
+}
+
+fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -1213,9 +1383,14 @@ mod tests {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
                 log_requests: false,
+                agent_command_wait: Duration::from_secs(1),
+                agent_silence_max: Duration::from_secs(60),
             },
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
+            agents: switchboard::Agents::new().expect("there is randomness"),
+            cores: Vec::new(),
+            hostname: Box::from("here"),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
     }

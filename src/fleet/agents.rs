@@ -328,7 +328,10 @@ impl<T> Session<T> {
         let command = object
             .get("command")
             .and_then(Value::as_str)
-            .ok_or(mistake("no_command", "A line names its command in `command`"))?;
+            .ok_or(mistake(
+                "no_command",
+                "A line names its command in `command`",
+            ))?;
         if command == "hello" {
             if self.greeted {
                 return Err(mistake("hello_twice", "Hello is said once"));
@@ -375,9 +378,9 @@ impl<T> Session<T> {
                     .pending
                     .iter()
                     .find(|pending| Some(pending.id) == reply_to);
-                Ok(asked
-                    .map(|pending| pending.request)
-                    .and_then(|request| self.answer(reply_to, request, Reply::Refused(words(object)))))
+                Ok(asked.map(|pending| pending.request).and_then(|request| {
+                    self.answer(reply_to, request, Reply::Refused(words(object)))
+                }))
             }
             _ => Err(mistake("unknown_command", "This command is not known here")),
         }
@@ -485,7 +488,12 @@ fn describe(object: &Object) -> Result<Description, Mistake> {
         None => None,
         Some("single") => Some("single"),
         Some("router") => Some("router"),
-        Some(_) => return Err(mistake("bad_agent_type", "An agent is `single` or `router`")),
+        Some(_) => {
+            return Err(mistake(
+                "bad_agent_type",
+                "An agent is `single` or `router`",
+            ));
+        }
     };
     let local_ip = match text("local_ip")? {
         None => None,
@@ -524,7 +532,10 @@ fn count(object: &Object) -> Result<Option<Counters>, Mistake> {
                 any = true;
             }
             Some(_) => {
-                return Err(mistake("bad_count", "A count is a whole number of 0 or more"));
+                return Err(mistake(
+                    "bad_count",
+                    "A count is a whole number of 0 or more",
+                ));
             }
         }
     }
@@ -727,7 +738,8 @@ mod tests {
     #[test]
     fn a_ping_is_answered_and_may_carry_counters() {
         let mut sut = Sut::greeted();
-        let (heard, said) = sut.hear(r#"{"command":"ping","id":9,"bytes_to_server":5,"connections_current":2}"#);
+        let (heard, said) =
+            sut.hear(r#"{"command":"ping","id":9,"bytes_to_server":5,"connections_current":2}"#);
         let counters = Counters {
             bytes_to_server: 5,
             connections_current: 2,
@@ -740,7 +752,16 @@ mod tests {
         );
         let (heard, said) = sut.hear(r#"{"command":"ping"}"#);
         assert_eq!((heard.fact, said.len()), (None, 1));
-        assert_eq!(sut.hear(""), (Heard { fact: None, ends: None }, vec![]));
+        assert_eq!(
+            sut.hear(""),
+            (
+                Heard {
+                    fact: None,
+                    ends: None
+                },
+                vec![]
+            )
+        );
         for bad in ["-1", "1.5", "\"1\"", "18446744073709551615"] {
             let line = format!(r#"{{"command":"ping","bytes_to_server":{bad}}}"#);
             assert_eq!(sut.error(&line), "bad_count", "{line}");
@@ -753,9 +774,15 @@ mod tests {
         assert_eq!(sut.fact(r#"{"command":"streampoint_connected"}"#), None);
         let said = sut.send_to(Some(("http://s1/?k", "s1")));
         assert_eq!(said[0]["command"], "streampoint_connect");
-        assert_eq!((&said[0]["url"], &said[0]["hostname"]), (&"http://s1/?k".into(), &"s1".into()));
+        assert_eq!(
+            (&said[0]["url"], &said[0]["hostname"]),
+            (&"http://s1/?k".into(), &"s1".into())
+        );
         let first = said[0]["id"].as_u64().expect("a number");
-        assert!(sut.send_to(Some(("http://s1/?k", "s1"))).is_empty(), "it is there");
+        assert!(
+            sut.send_to(Some(("http://s1/?k", "s1"))).is_empty(),
+            "it is there"
+        );
         let up = |id: u64| format!(r#"{{"command":"streampoint_connected","reply_to":{id}}}"#);
         assert_eq!(sut.fact(&up(first)), Some(Fact::StreampointUp));
         let said = sut.send_to(Some(("http://s2/?k", "s2")));
@@ -773,7 +800,10 @@ mod tests {
         let down = format!(r#"{{"command":"streampoint_disconnected","reply_to":{second}}}"#);
         assert_eq!(sut.fact(&down), Some(Fact::StreampointDown));
         let said = sut.send_to(None);
-        assert_eq!((said.len(), &said[0]["command"]), (1, &"streampoint_disconnect".into()));
+        assert_eq!(
+            (said.len(), &said[0]["command"]),
+            (1, &"streampoint_disconnect".into())
+        );
         assert_eq!(sut.fact(&down), None);
         assert!(sut.send_to(None).is_empty());
     }
@@ -787,7 +817,11 @@ mod tests {
         let reply = |command: &str, id: u64, more: &str| {
             format!(r#"{{"command":"{command}","reply_to":{id}{more}}}"#)
         };
-        assert_eq!(sut.fact(&reply("reboot", logs, "")), None, "another question");
+        assert_eq!(
+            sut.fact(&reply("reboot", logs, "")),
+            None,
+            "another question"
+        );
         assert_eq!(sut.fact(&reply("reboot", 999, "")), None);
         assert_eq!(sut.error(&reply("logs", logs, "")), "bad_logs");
         assert_eq!(
@@ -795,7 +829,11 @@ mod tests {
             Some(Fact::Replied {
                 token: 2,
                 request: Request::Logs,
-                reply: Reply::Logs([("status", Value::String("ok".into()))].into_iter().collect()),
+                reply: Reply::Logs(
+                    [("status", Value::String("ok".into()))]
+                        .into_iter()
+                        .collect()
+                ),
             })
         );
         assert_eq!(
@@ -814,7 +852,11 @@ mod tests {
                 reply: Reply::Done,
             })
         );
-        assert_eq!(sut.fact(&reply("reboot", reboot, "")), None, "answered already");
+        assert_eq!(
+            sut.fact(&reply("reboot", reboot, "")),
+            None,
+            "answered already"
+        );
         sut.ask(Request::Logs, 4).expect("room");
         assert_eq!(sut.0.end().collect::<Vec<_>>(), [(4, Request::Logs)]);
     }

@@ -231,18 +231,34 @@ mod tests {
             )
         };
         let first = nonces.challenge("a", NOW);
-        assert_eq!(ask(&first, "b", "k1", NOW), Err(Rejected::Nonce), "another agent");
-        assert_eq!(ask(&first, "a", "k2", NOW), Err(Rejected::Proof), "another key");
+        assert_eq!(
+            ask(&first, "b", "k1", NOW),
+            Err(Rejected::Nonce),
+            "another agent"
+        );
+        assert_eq!(
+            ask(&first, "a", "k2", NOW),
+            Err(Rejected::Proof),
+            "another key"
+        );
         assert_eq!(
             ask(&first, "a", "k1", NOW + NONCE_LIVES_MS + 1),
             Err(Rejected::Nonce),
             "too late"
         );
-        assert_eq!(ask(&first, "a", "k1", NOW + NONCE_LIVES_MS), Ok(()), "none of these spent it");
+        assert_eq!(
+            ask(&first, "a", "k1", NOW + NONCE_LIVES_MS),
+            Ok(()),
+            "none of these spent it"
+        );
         assert_eq!(ask(&first, "a", "k1", NOW), Err(Rejected::Nonce), "used");
         let (second, third) = (nonces.challenge("a", NOW), nonces.challenge("a", NOW));
         assert_eq!(ask(&third, "a", "k1", NOW), Ok(()));
-        assert_eq!(ask(&second, "a", "k1", NOW), Err(Rejected::Nonce), "older than the used one");
+        assert_eq!(
+            ask(&second, "a", "k1", NOW),
+            Err(Rejected::Nonce),
+            "older than the used one"
+        );
         let of_another_process = super::tests::nonces();
         let proof = agent_proof(&second, "k1");
         assert_eq!(
@@ -276,6 +292,10 @@ mod tests {
         }
         let empty = agent_proof(&challenge, "");
         let judged = nonces.accept("a", "", challenge.nonce.as_bytes(), empty.as_bytes(), NOW);
-        assert_eq!(judged, Err(Rejected::Proof), "an agent without a key never connects");
+        assert_eq!(
+            judged,
+            Err(Rejected::Proof),
+            "an agent without a key never connects"
+        );
     }
 }

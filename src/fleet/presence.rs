@@ -330,7 +330,10 @@ mod tests {
     fn a_streampoint_is_opened_once_and_ends_with_the_connection() {
         let registry = Registry::default();
         let (presence, _) = connect(&registry, "a", 1);
-        assert_eq!(stats(&presence)["streampoint_connection"], serde_json::Value::Null);
+        assert_eq!(
+            stats(&presence)["streampoint_connection"],
+            serde_json::Value::Null
+        );
         presence.set_streampoint("s1", false, NOW);
         presence.set_streampoint("s1", true, NOW + 1000);
         presence.set_streampoint("s1", true, NOW + 2000);

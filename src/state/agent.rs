@@ -39,7 +39,9 @@ fn agent_of(url: &str) -> Option<Box<str>> {
     let rest = url.strip_prefix(SCHEME)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let id = authority.rsplit('@').next().unwrap_or_default();
-    let id = percent_decode_str(id).decode_utf8().unwrap_or(Cow::Borrowed(id));
+    let id = percent_decode_str(id)
+        .decode_utf8()
+        .unwrap_or(Cow::Borrowed(id));
     (!id.is_empty()).then(|| Box::from(&*id))
 }
 

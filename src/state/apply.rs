@@ -750,13 +750,7 @@ fn place_agent(
 }
 
 /// What goes with an agent: its streams. What stays: that it was here, and the key by which it will be known again.
-fn leave_agent(
-    state: &State,
-    key: &Key,
-    old: &EntityRecord,
-    stamp: Stamp,
-    changes: &mut Changes,
-) {
+fn leave_agent(state: &State, key: &Key, old: &EntityRecord, stamp: Stamp, changes: &mut Changes) {
     for name in state.streams_of_agent(&old.key) {
         let Some(stream) = state.stream(name) else {
             continue;
