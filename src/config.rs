@@ -33,6 +33,7 @@ pub struct Settings {
     pub feed: FeedSettings,
     pub viewers: ViewerSettings,
     pub outbound: OutboundSettings,
+    pub agents: AgentSettings,
     pub log: LogSettings,
 }
 
@@ -84,6 +85,13 @@ pub struct StoreSettings {
     pub cache_bytes: usize,
     pub events_age_max: Duration,
     pub events_bytes_max: usize,
+}
+
+/// How patient the server is with agents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentSettings {
+    pub command_timeout: Duration,
+    pub silence_max: Duration,
 }
 
 /// What streamers are told.
@@ -502,6 +510,34 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Storage,
         doc: "Bound of the event log, in memory and on disk. The oldest events make room. 0 keeps no log.",
+    },
+    Setting {
+        key: "agent_command_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(1),
+            max: Duration::from_secs(50),
+            set: |settings, wait| settings.agents.command_timeout = wait,
+        },
+        default: "10s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "How long a command to an agent (reboot, reset, logs) waits for its answer.",
+    },
+    Setting {
+        key: "agent_silence",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_hours(1),
+            set: |settings, silence| settings.agents.silence_max = silence,
+        },
+        default: "60s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "An agent that says nothing for as long as this is disconnected. It is told to ping three times as often.",
     },
     Setting {
         key: "streamer_streams_limit",

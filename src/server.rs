@@ -30,6 +30,7 @@ use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::outbound::{self, Outbound, Reach};
 use crate::fleet::stats::FleetStats;
+use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
@@ -152,6 +153,8 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
             format!("threads for calls cannot be started: {error}"),
         )
     })?;
+    let agents = Agents::new()
+        .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -164,14 +167,18 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
             streams_limit: settings.feed.streams_limit,
             log_requests: settings.log.requests,
             auth_backend_timeout: settings.viewers.auth_backend_timeout,
+            agent_command_wait: settings.agents.command_timeout,
+            agent_silence_max: settings.agents.silence_max,
         },
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
-        inboxes: inboxes.clone(),
         outbound,
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
         loads: Box::new(|_| None),
+        agents,
+        cores: inboxes.clone(),
+        hostname: rt::sys::hostname().into(),
     });
 
     let writer = thread::Builder::new()

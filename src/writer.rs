@@ -16,6 +16,7 @@ use weir_storage::{Batch, Log, Op, StoreError, Table};
 
 use crate::feed::Commit;
 use crate::fleet::outbound;
+use crate::fleet::switchboard::Message;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::rt::Inbox;
@@ -102,6 +103,8 @@ pub enum CoreMessage {
         ticket: Ticket,
         outcome: Result<outbound::Answer, outbound::Failure>,
     },
+    /// About an agent that is connected here, or waited for here.
+    Agent(Message),
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
 }

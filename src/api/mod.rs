@@ -4,10 +4,12 @@
 //! the writer, a list to run in slices, or a poll to park. Everything that waits is completed through its ticket: by the
 //! writer's replies, by commits, by deadlines, by the end of the process.
 
+pub mod agent;
 pub mod auth;
 pub mod auth_backend;
 pub mod balancer;
 pub mod config_external;
+pub mod control;
 pub mod cursor;
 pub mod docs;
 pub mod entity;
@@ -31,8 +33,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use self::agent::{Agents, Surroundings};
 use self::auth::{Access, Auth, Caller, Needs, TokenNeed, may};
 use self::config_external::{ConfigPoll, Walks};
+use self::control::Control;
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
 use self::query::{Document, Execution, Page, Query};
@@ -48,10 +52,11 @@ use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
 use crate::fleet::outbound::{self, Outbound};
 use crate::fleet::stats::FleetStats;
+use crate::fleet::switchboard;
 use crate::http::error::ApiError;
 use crate::http::{
-    Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
-    Service, Ticket,
+    Accepts, Admission, Answer, Coding, Connections, Ended, Head, Lines, Method, Prepared, Request,
+    Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
 use crate::rt;
@@ -121,6 +126,7 @@ const ENTITY_NAME: Parameter = Parameter::Segment("name");
 /// Taken apart by the handler, because a stream's name must be one segment before it is decoded.
 const WANTED: Parameter =
     Parameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
+const AGENT: Parameter = Parameter::Segment("id");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -477,6 +483,96 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/agents",
+        Parameter::None,
+        "",
+        "agents_list",
+        Access::Admin,
+        agent::list,
+    ),
+    batch(endpoint(
+        Method::Post,
+        "/agents/layouts",
+        Parameter::None,
+        "",
+        "batch_update_agents_layouts",
+        Access::Admin,
+        agent::set_layouts,
+    )),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reboot",
+        "agent_reboot",
+        Access::Admin,
+        agent::reboot,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reset",
+        "agent_reset",
+        Access::Admin,
+        agent::reset,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/disconnect",
+        "agent_disconnect",
+        Access::Admin,
+        agent::disconnect,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "/logs",
+        "agent_logs_get",
+        Access::Admin,
+        agent::logs,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_get",
+        Access::Admin,
+        agent::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_save",
+        Access::Admin,
+        agent::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_delete",
+        Access::Admin,
+        agent::delete,
+    ),
+    endpoint(
+        Method::Post,
+        "/endpoint/connect",
+        Parameter::None,
+        "",
+        "endpoint_connect",
+        Access::Public,
+        control::connect,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -521,6 +617,8 @@ pub struct Call<'a> {
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
     pub caller: &'a Caller,
+    /// What the answer is owed to, if it comes later.
+    pub ticket: Ticket,
 }
 
 impl Call<'_> {
@@ -567,6 +665,10 @@ pub enum Outcome {
         poll: ConfigPoll,
         wait: Duration,
     },
+    /// The handler has seen to it that the ticket will be completed, or is late after this long.
+    Wait(Duration),
+    /// The connection carries something else from here on.
+    Upgrade(Upgrade),
 }
 
 /// What a list is of.
@@ -580,10 +682,23 @@ pub enum Collection {
 
 impl Collection {
     /// Looks at some more documents of a list in the making.
-    fn step(self, execution: &mut Execution<Rc<Query>>, state: &State) -> Option<Page> {
+    fn step(
+        self,
+        execution: &mut Execution<Rc<Query>>,
+        state: &State,
+        shared: &Shared,
+    ) -> Option<Page> {
         match self {
             Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
             Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+            Self::Entities(Kind::Agent) => {
+                let around = Surroundings {
+                    state,
+                    presences: &shared.agents.presence.snapshot(),
+                    server: &shared.hostname,
+                };
+                execution.step(&Agents::new(around), SCAN_SLICE)
+            }
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
@@ -607,6 +722,10 @@ pub struct ApiSettings {
     pub log_requests: bool,
     /// How long the HTTP backends of an authorization backend may take, all together.
     pub auth_backend_timeout: Duration,
+    /// How long an operator waits for an agent.
+    pub agent_command_wait: Duration,
+    /// How long an agent may say nothing.
+    pub agent_silence_max: Duration,
 }
 
 /// What all cores share.
@@ -621,12 +740,15 @@ pub struct Shared {
     pub settings: ApiSettings,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
-    /// By core.
-    pub inboxes: Vec<Arc<rt::Inbox<CoreMessage>>>,
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
     pub loads: balancer::Loads,
+    pub agents: switchboard::Agents,
+    /// How cores tell each other things.
+    pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
+    /// The name of this server.
+    pub hostname: Box<str>,
 }
 
 /// The service of one core.
@@ -649,6 +771,7 @@ pub struct Core {
     /// Sessions about which HTTP backends are being asked.
     asking: RefCell<HashMap<Ticket, Asking>>,
     compiled: RefCell<Compiled>,
+    control: RefCell<Control>,
     this: std::rc::Weak<Core>,
 }
 
@@ -752,6 +875,7 @@ impl Core {
             masked: RefCell::default(),
             asking: RefCell::default(),
             compiled: RefCell::default(),
+            control: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -800,6 +924,7 @@ impl Core {
             request,
             parameter: &parameter,
             caller: &caller,
+            ticket,
         };
         match (endpoint.handler)(&call)? {
             Outcome::Reply(response) => {
@@ -812,6 +937,10 @@ impl Core {
                 }
                 Ok(Answer::Reply(response))
             }
+            Outcome::Wait(wait) => Ok(Answer::Wait {
+                deadline: Some(wait),
+            }),
+            Outcome::Upgrade(upgrade) => Ok(Answer::Upgrade(upgrade)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, &command);
@@ -922,7 +1051,7 @@ impl Core {
         let timeout = self.shared.settings.auth_backend_timeout;
         let asking = Asking::new(question);
         for call in asking.calls(&trace_id, Instant::now() + timeout) {
-            let inbox = self.shared.inboxes[self.index].clone();
+            let inbox = self.shared.cores[self.index].clone();
             let deliver = move |outcome| inbox.push(CoreMessage::Called { ticket, outcome });
             let cancel = asking.cancel.clone();
             self.shared.outbound.call(call, cancel, Box::new(deliver));
@@ -975,7 +1104,12 @@ impl Core {
             Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
                 Some((EntityType::Streamer, hostname.as_str()))
             }
-            Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. }
+            Command::SaveEntity(EntitySave { kind, .. })
+            | Command::SaveAgent {
+                save: EntitySave { kind, .. },
+                ..
+            }
+            | Command::DeleteEntity { kind, .. }
                 if *kind == Kind::Agent =>
             {
                 Some((EntityType::Agent, call.parameter))
@@ -1030,7 +1164,7 @@ impl Core {
         let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
-            let Some(page) = asked.of.step(&mut execution, state) else {
+            let Some(page) = asked.of.step(&mut execution, state, &self.shared) else {
                 if started.elapsed() > Duration::from_millis(1) {
                     break;
                 }
@@ -1070,7 +1204,7 @@ impl Core {
                 if !self.connections.is_waiting(asked.ticket) {
                     return;
                 }
-                if let Some(page) = asked.of.step(&mut execution, &state) {
+                if let Some(page) = asked.of.step(&mut execution, &state, &self.shared) {
                     break page;
                 }
             };
@@ -1134,7 +1268,7 @@ impl Core {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
                         let masked = self.masked.borrow_mut().remove(&ticket);
-                        self.complete(ticket, done(outcome, masked));
+                        self.complete(ticket, self.done(outcome, masked));
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -1144,6 +1278,7 @@ impl Core {
                     }
                 }
                 CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
+                CoreMessage::Agent(message) => self.heed(message),
                 CoreMessage::Drain => self.drain(),
             }
         }
@@ -1170,6 +1305,7 @@ impl Core {
         if !commit.entities[Kind::ApiToken as usize].is_empty() {
             self.end_unheld_polls(&self.state());
         }
+        self.tell_agents(commit, &mut turn).await;
         for hostname in &commit.hostnames {
             let tickets = self.waiters.borrow().waiting_for(hostname);
             for ticket in tickets {
@@ -1267,7 +1403,7 @@ impl Core {
             self.answering.borrow_mut().extend(answering);
             let mut execution = Execution::new(poll.query.clone());
             let state = self.state();
-            if let Some(page) = of.step(&mut execution, &state) {
+            if let Some(page) = of.step(&mut execution, &state, &self.shared) {
                 self.tell(&poll, page, tickets, turn).await;
             } else if let Some(core) = self.this.upgrade() {
                 rt::spawn(
@@ -1287,7 +1423,7 @@ impl Core {
     ) {
         let page = loop {
             rt::yield_now().await;
-            let Some(page) = poll.of.step(&mut execution, &state) else {
+            let Some(page) = poll.of.step(&mut execution, &state, &self.shared) else {
                 continue;
             };
             let newest = self.state();
@@ -1337,6 +1473,9 @@ impl Core {
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
     fn early(&self, ticket: Ticket) -> Response {
+        if let Some(response) = self.agent_is_late(ticket) {
+            return response;
+        }
         let mut waiters = self.waiters.borrow_mut();
         self.held.borrow_mut().remove(&ticket);
         self.masked.borrow_mut().remove(&ticket);
@@ -1543,6 +1682,7 @@ impl Service for Core {
         self.masked.borrow_mut().remove(&ticket);
         // Dropped, it tells its calls that nobody waits.
         self.asking.borrow_mut().remove(&ticket);
+        self.forget_agent_call(ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1551,6 +1691,18 @@ impl Service for Core {
         // A write is answered to whoever may still read; a poll whose client stopped talking is over.
         let waiters = self.waiters.borrow();
         waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
+    }
+
+    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        self.hear(ticket, line, out)
+    }
+
+    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        self.say_farewell(ticket, why, out);
+    }
+
+    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+        self.control_ended(ticket, why);
     }
 
     fn allowed(&self, path: &str) -> &'static str {
@@ -1565,6 +1717,18 @@ impl std::ops::Deref for PublishedState {
     type Target = arc_swap::ArcSwap<State>;
     fn deref(&self) -> &Self::Target {
         self.0.state()
+    }
+}
+
+impl Core {
+    /// What a command came to, as its caller sees it.
+    fn done(&self, outcome: Result<Done, ApiError>, masked: bool) -> Response {
+        match outcome {
+            Ok(Done::Entity(Kind::Agent, agent)) => {
+                Response::json(200, self.render_agent(&agent, masked, &self.state()))
+            }
+            outcome => done(outcome, masked),
+        }
     }
 }
 
@@ -1665,9 +1829,13 @@ fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
 }
 
 fn now_seconds() -> u64 {
+    now_ms() / 1000
+}
+
+fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -1698,10 +1866,11 @@ mod tests {
                 streams_limit: 0,
                 log_requests: false,
                 auth_backend_timeout: Duration::from_secs(1),
+                agent_command_wait: Duration::from_secs(1),
+                agent_silence_max: Duration::from_secs(60),
             },
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
-            inboxes: Vec::new(),
             outbound: Outbound::start(
                 outbound::Options { threads: 2 },
                 Arc::new(outbound::Reach::default()),
@@ -1710,6 +1879,9 @@ mod tests {
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
             loads: Box::new(|_| None),
+            agents: switchboard::Agents::new().expect("there is randomness"),
+            cores: Vec::new(),
+            hostname: Box::from("here"),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
     }

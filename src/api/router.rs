@@ -70,8 +70,14 @@ pub enum Found<'p> {
     Nothing,
 }
 
+/// Where agents connect: below either prefix, and here, because the URL that is written into a device may be as short as that.
+const BARE: &str = "/endpoint/connect";
+
 /// The path below either prefix.
 pub fn strip_prefix(path: &str) -> Option<&str> {
+    if path == BARE {
+        return Some(path);
+    }
     PREFIXES
         .iter()
         .find_map(|prefix| path.strip_prefix(prefix))
