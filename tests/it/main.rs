@@ -15,9 +15,11 @@ mod stream;
 mod streamer;
 
 mod bad_json;
+mod canaries;
 mod conformance;
 mod faults;
 mod import;
+mod lists;
 mod loadtest;
 mod long_poll;
 mod readme;
