@@ -12,6 +12,7 @@ pub mod event;
 pub mod name;
 pub mod node;
 pub mod record;
+pub mod retention;
 
 use std::ops::Bound;
 use std::sync::Arc;
