@@ -109,6 +109,13 @@ pub enum CoreMessage {
         ticket: Ticket,
         outcome: Result<outbound::Answer, outbound::Failure>,
     },
+    /// A streamer was asked what it has recorded of a stream.
+    Ranges {
+        ticket: Ticket,
+        /// The stream's place among those asked about.
+        place: usize,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    },
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
 }

@@ -9,7 +9,9 @@ mod values;
 
 mod auth;
 mod config_external;
+mod episode;
 mod openapi;
+mod person;
 mod query;
 mod stream;
 mod streamer;
@@ -20,6 +22,7 @@ mod faults;
 mod import;
 mod loadtest;
 mod long_poll;
+mod paging;
 mod readme;
 mod restart;
 mod round_trip;

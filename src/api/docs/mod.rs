@@ -29,6 +29,9 @@ pub const SERVED: &[&[EndpointDoc]] = &[
     stream::DOCS,
     streamer::DOCS,
     config_external::DOCS,
+    config_external::SRT,
+    episode::DOCS,
+    person::DOCS,
     monitoring::DOCS,
 ];
 
@@ -37,11 +40,8 @@ pub const PENDING: &[&[EndpointDoc]] = &[
     stream::PREVIEWS,
     stream::EXPLAIN,
     streamer::PREVIEWS,
-    config_external::SRT,
     agent::DOCS,
     agent::COMMANDS,
-    episode::DOCS,
-    person::DOCS,
     dvr::DOCS,
     auth::BACKENDS,
     auth::REQUEST,
