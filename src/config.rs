@@ -22,7 +22,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::access::subnet::Subnets;
-use crate::duration;
+use crate::{duration, insert_buffer};
 
 /// All settings, in the parts that the components take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +31,7 @@ pub struct Settings {
     pub auth: AuthSettings,
     pub store: StoreSettings,
     pub feed: FeedSettings,
+    pub episodes: EpisodeSettings,
     pub viewers: ViewerSettings,
     pub outbound: OutboundSettings,
     pub agents: AgentSettings,
@@ -114,6 +115,15 @@ pub enum Restreaming {
     #[default]
     Marked,
     All,
+}
+
+/// Episodes: how they are written, how long they are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EpisodeSettings {
+    pub buffer_delay: Duration,
+    pub buffer_limit: u32,
+    /// After an episode ended; zero: for ever.
+    pub kept: Duration,
 }
 
 /// How sessions of viewers are decided about.
@@ -265,6 +275,7 @@ pub enum Group {
     Access,
     Storage,
     Streamers,
+    Episodes,
     Viewers,
     Outbound,
     Logging,
@@ -277,6 +288,7 @@ impl Group {
             Self::Access => "Access",
             Self::Storage => "Storage",
             Self::Streamers => "Streamers",
+            Self::Episodes => "Episodes",
             Self::Viewers => "Viewers",
             Self::Outbound => "Calls to other servers",
             Self::Logging => "Logging",
@@ -605,6 +617,50 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Streamers,
         doc: "Memory for answers to streamers, kept rendered and compressed until what they say changes.",
+    },
+    Setting {
+        key: "episodes_buffer_delay",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::ZERO,
+            max: Duration::from_millis(insert_buffer::DELAY_MS_MAX as u64),
+            set: |settings, delay| settings.episodes.buffer_delay = delay,
+        },
+        default: "1s",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "Longest time that a save of an episode waits for others, to be written to disk together with them. It is answered when it is on disk. 0 writes each at once.",
+    },
+    Setting {
+        key: "episodes_buffer_limit",
+        aliases: &[],
+        kind: Kind::Number {
+            min: 0,
+            max: insert_buffer::LIMIT_MAX as u64,
+            set: |settings, count| {
+                settings.episodes.buffer_limit = u32::try_from(count).unwrap_or(u32::MAX);
+            },
+        },
+        default: "250",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "When more saves of episodes than this wait, they are written at once. 0 writes each at once.",
+    },
+    Setting {
+        key: "episodes_kept",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::ZERO,
+            max: Duration::from_hours(24 * 3650),
+            set: |settings, kept| settings.episodes.kept = kept,
+        },
+        default: "90d",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "How long an episode is kept after it was closed, or changed if that was later. What it protected on streamers may be erased then. 0 keeps episodes until they are deleted.",
     },
     Setting {
         key: "geoip_database",

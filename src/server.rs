@@ -32,6 +32,7 @@ use crate::fleet::outbound::{self, Outbound, Reach};
 use crate::fleet::stats::FleetStats;
 use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
+use crate::insert_buffer::BufferSettings;
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 use crate::state::command::Command;
@@ -43,6 +44,7 @@ use crate::state::record::{
     EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
     StreamerRecord,
 };
+use crate::state::retention::Retention;
 use crate::state::{Loader, SHARDS, State};
 use crate::writer::{
     CoreMessage, EVENTS, Envelope, Machine, NODES, Published, ReplyTo, STREAMERS, STREAMS, Writer,
@@ -123,11 +125,23 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
         bytes_max: settings.store.events_bytes_max,
     };
+    let episodes = settings.episodes;
+    let episodes_buffer = Arc::new(BufferSettings::new(
+        episodes.buffer_delay,
+        episodes.buffer_limit,
+    ));
+    let retention = Retention {
+        episodes_ms: episodes.kept.as_millis() as u64,
+        ..Retention::default()
+    };
     let (writer, commands, stop) = Writer::new(
         Machine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
         published.clone(),
         inboxes.clone(),
     );
+    let writer = writer
+        .with_episodes_buffer(episodes_buffer.clone())
+        .with_housekeeping(retention);
     let login = settings
         .auth
         .edit_auth
@@ -231,6 +245,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     }
     info!("stopping: polls are answered, what runs is finished");
     shared.draining.store(true, Ordering::Release);
+    episodes_buffer.end();
     for inbox in &inboxes {
         inbox.push(CoreMessage::Drain);
     }

@@ -12,15 +12,18 @@ pub mod config_external;
 pub mod control;
 pub mod cursor;
 pub mod docs;
+pub mod dvr_presence;
 pub mod entity;
 pub mod episode;
 pub mod event;
+pub mod external_episodes;
 pub mod monitoring;
 pub mod openapi;
 pub mod person;
 pub mod query;
 pub mod router;
 pub mod session_auth;
+pub mod srt_port;
 pub mod stream;
 pub mod streamer;
 pub mod token;
@@ -39,6 +42,7 @@ use self::config_external::{ConfigPoll, Walks};
 use self::control::Control;
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
+use self::external_episodes::ExternalEpisodes;
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::session_auth::{Asking, Compiled, Question};
@@ -77,6 +81,10 @@ const SCAN_SLICE: usize = 1024;
 const SENDS_IN_A_ROW_MAX: usize = 256;
 /// Longest that a change or a long list may take before its client is told that it takes too long.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
+const _: () = assert!(
+    (crate::insert_buffer::DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
+    "a save that waits for others is answered before its client is told that it takes too long"
+);
 
 /// One thing the API can do.
 pub struct Endpoint {
@@ -245,7 +253,16 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "/episodes",
         "external_episodes_list",
         Access::Config,
-        config_external::episodes,
+        external_episodes::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/streamers/",
+        Parameter::Pair("hostname", "port"),
+        "/srt_port_resolve/",
+        "srt_port_resolve",
+        Access::Config,
+        srt_port::resolve,
     ),
     endpoint(
         Method::Get,
@@ -657,6 +674,14 @@ pub enum Outcome {
         query: Rc<Query>,
         wait: Option<Duration>,
     },
+    /// A list that is told completely or not at all: all its pages come from one revision.
+    Walk {
+        of: Collection,
+        query: Rc<Query>,
+        state: LocalState,
+    },
+    /// Episodes that streamers are asked about before they are shown.
+    CheckPresence(Response),
     /// What others have to be asked about first.
     Ask(Question),
     /// A streamer that has what there is.
@@ -677,6 +702,7 @@ pub enum Collection {
     Streams,
     Streamers,
     Entities(Kind),
+    ExternalEpisodes,
     Events,
 }
 
@@ -700,6 +726,10 @@ impl Collection {
                 execution.step(&Agents::new(around), SCAN_SLICE)
             }
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
+            Self::ExternalEpisodes => {
+                let source = ExternalEpisodes::new(state, execution.query());
+                execution.step(&source, SCAN_SLICE)
+            }
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
     }
@@ -709,6 +739,7 @@ impl Collection {
             Self::Streams => Subject::Streams,
             Self::Streamers => Subject::Streamers,
             Self::Entities(kind) => Subject::Entities(kind),
+            Self::ExternalEpisodes => Subject::Entities(Kind::Episode),
             Self::Events => Subject::Events,
         }
     }
@@ -770,6 +801,8 @@ pub struct Core {
     masked: RefCell<HashSet<Ticket>>,
     /// Sessions about which HTTP backends are being asked.
     asking: RefCell<HashMap<Ticket, Asking>>,
+    /// Answers about episodes for which streamers are being asked.
+    presence: RefCell<HashMap<Ticket, dvr_presence::Asking>>,
     compiled: RefCell<Compiled>,
     control: RefCell<Control>,
     this: std::rc::Weak<Core>,
@@ -874,6 +907,7 @@ impl Core {
             held: RefCell::default(),
             masked: RefCell::default(),
             asking: RefCell::default(),
+            presence: RefCell::default(),
             compiled: RefCell::default(),
             control: RefCell::default(),
             this: this.clone(),
@@ -980,6 +1014,22 @@ impl Core {
                     self.hold(ticket, index, &parameter, &caller, narrowed);
                 }
                 Ok(answer)
+            }
+            Outcome::Walk { of, query, state } => {
+                let asked = AskedList {
+                    of,
+                    query,
+                    wait: None,
+                    accepts: request.headers.accepts(),
+                    ticket,
+                };
+                Ok(self.list(asked, &state))
+            }
+            Outcome::CheckPresence(response) => {
+                Ok(match self.check_presence(ticket, response, &state) {
+                    Some(response) => Answer::Reply(response),
+                    None => presence_wait(),
+                })
             }
             Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
             Outcome::ParkConfig {
@@ -1178,7 +1228,15 @@ impl Core {
                     deadline: Some(wait),
                 };
             }
-            return Answer::Reply(Response::json(200, page.into_body("")));
+            let page = self.page(&asked.query, page, state);
+            return if checks_presence(&asked.query) {
+                match self.check_presence(asked.ticket, page, state) {
+                    Some(page) => Answer::Reply(page),
+                    None => presence_wait(),
+                }
+            } else {
+                Answer::Reply(page)
+            };
         }
         let deadline = asked.wait.unwrap_or(ANSWER_WAIT_MAX);
         if let Some(core) = self.this.upgrade() {
@@ -1219,9 +1277,71 @@ impl Core {
                     return;
                 }
             }
-            self.complete(asked.ticket, Response::json(200, page.into_body("")));
+            let mut response = Some(self.page(&asked.query, page, &state));
+            if checks_presence(&asked.query) {
+                response =
+                    response.and_then(|page| self.check_presence(asked.ticket, page, &state));
+            }
+            if let Some(response) = response {
+                self.complete(asked.ticket, response);
+            }
             return;
         }
+    }
+
+    /// Asks streamers what they have recorded of the episodes in a finished answer. The answer, if there is nobody to ask; else it is sent when
+    /// they have told.
+    fn check_presence(
+        &self,
+        ticket: Ticket,
+        response: Response,
+        state: &State,
+    ) -> Option<Response> {
+        let deadline = Instant::now() + dvr_presence::WAIT;
+        let body = response.body.bytes();
+        let asked = dvr_presence::Asking::of(body, state, now_seconds(), deadline);
+        let Some((asking, calls)) = asked else {
+            return Some(response);
+        };
+        for (place, call) in calls {
+            let inbox = self.shared.cores[self.index].clone();
+            let deliver = move |outcome| {
+                inbox.push(CoreMessage::Ranges {
+                    ticket,
+                    place,
+                    outcome,
+                });
+            };
+            let cancel = asking.cancel.clone();
+            self.shared.outbound.call(call, cancel, Box::new(deliver));
+        }
+        self.presence.borrow_mut().insert(ticket, asking);
+        None
+    }
+
+    /// A streamer has told what it recorded, or has not.
+    fn ranges(
+        &self,
+        ticket: Ticket,
+        place: usize,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    ) {
+        let mut all = self.presence.borrow_mut();
+        let is_done = |asking: &mut dvr_presence::Asking| asking.hear(place, outcome);
+        if !all.get_mut(&ticket).is_some_and(is_done) {
+            return;
+        }
+        let asking = all.remove(&ticket).expect("it was just found");
+        drop(all);
+        self.complete(ticket, asking.conclude());
+    }
+
+    /// A finished page. The revision of a walk is kept for its other pages.
+    fn page(&self, query: &Query, page: Page, state: &LocalState) -> Response {
+        if query.revision().is_some() && (page.next.is_some() || page.prev.is_some()) {
+            self.shared.walks.keep(state);
+        }
+        Response::json(200, page.into_body(""))
     }
 
     /// False when the server is stopping: then nobody waits any more.
@@ -1279,6 +1399,11 @@ impl Core {
                 }
                 CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
                 CoreMessage::Agent(message) => self.heed(message),
+                CoreMessage::Ranges {
+                    ticket,
+                    place,
+                    outcome,
+                } => self.ranges(ticket, place, outcome),
                 CoreMessage::Drain => self.drain(),
             }
         }
@@ -1449,6 +1574,19 @@ impl Core {
             }
         }
         let response = Response::json(200, page.into_body(""));
+        if checks_presence(&poll.query) {
+            let state = self.state();
+            for ticket in tickets {
+                self.answering.borrow_mut().remove(&ticket);
+                self.held.borrow_mut().remove(&ticket);
+                let answer = self.check_presence(ticket, response.clone(), &state);
+                if let Some(answer) = answer {
+                    self.complete(ticket, answer);
+                }
+                turn.sent().await;
+            }
+            return;
+        }
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.answering.borrow_mut().remove(&ticket);
@@ -1481,6 +1619,8 @@ impl Core {
         self.masked.borrow_mut().remove(&ticket);
         let response = if let Some(asking) = self.asking.borrow_mut().remove(&ticket) {
             asking.give_up(&self.shared.sessions)
+        } else if let Some(asking) = self.presence.borrow_mut().remove(&ticket) {
+            asking.conclude()
         } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
@@ -1570,7 +1710,10 @@ impl Pass {
 /// What an endpoint asks of who calls it for `parameter`.
 fn needs(index: usize, parameter: &str) -> Needs<'_> {
     let endpoint = &ENDPOINTS[index];
-    let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
+    let named = matches!(
+        endpoint.route.parameter,
+        Parameter::Segment("hostname") | Parameter::Pair("hostname", _)
+    );
     let keyed = endpoint.route.parameter != Parameter::None;
     Needs {
         access: endpoint.access,
@@ -1680,9 +1823,10 @@ impl Service for Core {
         self.answering.borrow_mut().remove(&ticket);
         self.held.borrow_mut().remove(&ticket);
         self.masked.borrow_mut().remove(&ticket);
-        // Dropped, it tells its calls that nobody waits.
+        // Dropped, these tell their calls that nobody waits.
         self.asking.borrow_mut().remove(&ticket);
         self.forget_agent_call(ticket);
+        self.presence.borrow_mut().remove(&ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1751,6 +1895,18 @@ fn done(outcome: Result<Done, ApiError>, masked: bool) -> Response {
         }
         Ok(Done::Nothing | Done::Placed { .. }) => Response::no_content(),
         Err(error) => Response::from(error),
+    }
+}
+
+/// Whether streamers are asked about the episodes of a list.
+fn checks_presence(query: &Query) -> bool {
+    query.own(dvr_presence::PARAMETER) == Some("true")
+}
+
+/// The calls end by themselves; this is for when the threads that make them do not.
+fn presence_wait() -> Answer {
+    Answer::Wait {
+        deadline: Some(dvr_presence::WAIT + Duration::from_secs(1)),
     }
 }
 

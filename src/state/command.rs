@@ -9,6 +9,7 @@ use super::episode::PublicationNews;
 use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
+use super::retention::Retention;
 use crate::http::error::ApiError;
 use crate::json::{Object, Value, patch};
 use crate::schema;
@@ -68,6 +69,11 @@ pub enum Command {
     Publication {
         stream: StreamName,
         news: PublicationNews,
+    },
+    /// The writer's own: what is over for long enough goes, if that is still so.
+    KeepHouse {
+        kept: Retention,
+        looked: Vec<(Kind, Key)>,
     },
     /// Nothing but events.
     Note {

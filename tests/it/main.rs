@@ -9,7 +9,9 @@ mod values;
 
 mod auth;
 mod config_external;
+mod episode;
 mod openapi;
+mod person;
 mod query;
 mod stream;
 mod streamer;
@@ -22,6 +24,7 @@ mod import;
 mod lists;
 mod loadtest;
 mod long_poll;
+mod paging;
 mod readme;
 mod restart;
 mod round_trip;
