@@ -458,12 +458,18 @@ impl Engine {
         };
         if let Some(node) = target {
             self.assign(u, node);
+            if own != NONE && own != node {
+                self.gain(own);
+            }
             return;
         }
         match self.best_part(u, own) {
             Some((node, members)) if members.len() > placed.len() => {
                 self.set_active(u, &members);
                 self.assign(u, node);
+                if own != NONE {
+                    self.gain(own);
+                }
             }
             _ if own != NONE => {
                 self.set_active(u, &placed);
