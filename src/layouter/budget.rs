@@ -42,10 +42,6 @@ impl Bucket {
         self.left
     }
 
-    pub fn cap(&self) -> u32 {
-        self.cap
-    }
-
     pub fn take(&mut self, count: u32) {
         self.left = self.left.saturating_sub(count);
     }

@@ -14,6 +14,8 @@ use super::tree::{LAST_RESORT, Need};
 /// Slots of a bucket that are tried for a place elsewhere, and for a swap.
 const SAMPLE: usize = 8;
 const SWAPS: usize = 16;
+/// Nodes that a class is tried on.
+const STUCK_MAX: u32 = 4;
 
 /// How a class was reached: through the class it would be displaced by, on a node.
 struct Step {
@@ -31,10 +33,7 @@ impl Engine {
         }
         let slot = *self.slot(s);
         let need = slot.need();
-        if let Some((epoch, refused)) = &self.classes.classes.get(slot.class).hopeless
-            && *epoch == self.gain_epoch
-            && need.covers(refused)
-        {
+        if self.is_hopeless(s) {
             return false;
         }
         if self.search_chain(s, slot.class, depth_max) {
@@ -50,6 +49,15 @@ impl Engine {
         false
     }
 
+    /// Whether no room could be made for as little as this, and nothing was gained since.
+    pub(super) fn is_hopeless(&self, s: u32) -> bool {
+        let slot = self.slot(s);
+        let hopeless = &self.classes.classes.get(slot.class).hopeless;
+        hopeless
+            .as_ref()
+            .is_some_and(|(epoch, need)| *epoch == self.gain_epoch && slot.need().covers(need))
+    }
+
     fn search_chain(&mut self, s: u32, class: u32, depth_max: u32) -> bool {
         let mut nodes: HashSet<u32, Fixed> = HashSet::default();
         let mut steps: HashMap<u32, Step, Fixed> = HashMap::default();
@@ -60,6 +68,8 @@ impl Engine {
         };
         steps.insert(class, start);
         let mut queue = VecDeque::from([class]);
+        // Classes that could leave somewhere, but not in exchange: another node may do.
+        let mut stuck: HashMap<u32, u32, Fixed> = HashMap::default();
         let mut tries = 0;
         while let Some(by) = queue.pop_front() {
             let depth = steps[&by].depth + 1;
@@ -77,21 +87,26 @@ impl Engine {
                     .map(|bucket| (bucket.class, bucket.head))
                     .collect();
                 for (other, head) in classes {
-                    if steps.contains_key(&other) {
+                    let known = steps.contains_key(&other);
+                    if known && stuck.get(&other).is_none_or(|times| *times >= STUCK_MAX) {
                         continue;
                     }
-                    steps.insert(other, Step { by, node, depth });
+                    if !known {
+                        steps.insert(other, Step { by, node, depth });
+                        queue.push_back(other);
+                    }
                     if self.can_leave(other, head, node) {
-                        let path = path_to(other, class, &steps);
+                        let mut path = path_to(by, class, &steps);
+                        path.push((node, other));
                         if self.shove(s, &path, 0) {
                             return true;
                         }
+                        *stuck.entry(other).or_default() += 1;
                         tries += 1;
                         if tries >= self.settings.chain_tries_max {
                             return false;
                         }
                     }
-                    queue.push_back(other);
                 }
             }
         }

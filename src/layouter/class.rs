@@ -411,10 +411,6 @@ impl Classes {
         (id, stale)
     }
 
-    pub fn demand_again(&mut self, id: u32) {
-        self.demands.get_mut(id).slots += 1;
-    }
-
     pub fn drop_demand(&mut self, id: u32) {
         let counted = self.demands.get_mut(id);
         counted.slots -= 1;

@@ -274,14 +274,15 @@ impl Engine {
         if self.is_frozen() || self.settled == self.epoch {
             return;
         }
-        if self.classes.classes_dead > CLASSES_DEAD_MAX
-            || self.classes.node_classes.len() > CLASSES_DEAD_MAX as usize + 2 * self.nodes.len()
-        {
+        if self.classes.classes_dead > CLASSES_DEAD_MAX {
+            self.classes.recycle();
+        }
+        if self.classes.node_classes.len() > CLASSES_DEAD_MAX as usize + 2 * self.nodes.len() {
             self.reclass_all();
         }
         self.refresh_tree();
-        let mut left_over = self.retry_waiting();
         self.retry_units();
+        let mut left_over = self.retry_waiting();
         left_over |= self.restore();
         if self.is_calm() && !left_over {
             self.find_promoted();
@@ -290,7 +291,8 @@ impl Engine {
         } else {
             left_over = true;
         }
-        self.settled = if left_over { 0 } else { self.epoch };
+        let unfinished = left_over || self.tick_wanted();
+        self.settled = if unfinished { 0 } else { self.epoch };
     }
 
     /// Whether a tick now, and not only when the interval is over, would help somebody.
@@ -341,6 +343,18 @@ impl Engine {
         } else if !slot.has(NOTED) {
             self.set_flag(s, NOTED, true);
             self.log.push((s, node, why));
+        }
+    }
+
+    /// Writes down what the row says, in place of what the engine thought.
+    fn note_row(&mut self, s: u32, node: u32, why: Why) {
+        if self.slot(s).has(NOTED) {
+            let noted = self.log.iter_mut().rev().find(|(slot, ..)| *slot == s);
+            if let Some(noted) = noted {
+                noted.1 = node;
+            }
+        } else {
+            self.note_at(s, node, why);
         }
     }
 
@@ -438,12 +452,8 @@ impl Engine {
             let slot = self.slot(s);
             if slot.has(LIVE) && !slot.has(UNIT) && slot.node != NONE {
                 let host = xxhash_rust::xxh3::xxh3_64(self.node(slot.node).hostname.as_bytes());
-                let order = if slot.kind() == SlotKind::DvrBackup {
-                    // Backups of a stream are a set.
-                    mix(self.order_of(self.ingest_of(s)))
-                } else {
-                    self.order_of(s)
-                };
+                // Backups of a stream are a set.
+                let order = self.order_of(self.ingest_of(s)) ^ slot.kind() as u64;
                 sum = sum.wrapping_add(mix(order ^ mix(host)));
             }
         }

@@ -40,6 +40,7 @@ impl Engine {
 
     /// Where a slot that is on no node goes best.
     pub(super) fn find(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<u32> {
+        self.refresh_tree();
         let slot = *self.slot(s);
         let pool = self.pool_of(slot.class);
         let mut avoid = std::mem::take(&mut self.scratch);

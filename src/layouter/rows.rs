@@ -378,14 +378,14 @@ impl Engine {
             return true;
         }
         let loose = slot.node == NONE && !slot.has(WAITING | PENDING | MEMBER);
-        if slot.node == row && !loose {
+        if slot.node == row && !loose && !slot.has(PENDING) {
             return true;
         }
         self.refresh_tree();
         let mut siblings = Vec::new();
         self.sibling_nodes(s, &mut siblings);
         if row == NONE {
-            self.note_at(s, NONE, first);
+            self.note_row(s, NONE, first);
             if loose {
                 self.enqueue(s);
             }
@@ -397,7 +397,7 @@ impl Engine {
         } else {
             self.why_of(reasons, row)
         };
-        self.note_at(s, row, why);
+        self.note_row(s, row, why);
         if reasons.is_empty() && !slot.has(MEMBER) || self.is_frozen() && !slot.has(MEMBER) {
             if !loose {
                 self.unplace(s);
@@ -500,7 +500,13 @@ impl Engine {
             self.changed_nodes.insert(n);
         }
         self.nodes_changed();
+        // A start moves nothing that may stay; the next tick makes room for what waits.
+        let depth = std::mem::replace(&mut self.settings.chain_depth_max, 0);
         self.settle();
+        self.settings.chain_depth_max = depth;
+        for n in 0..self.nodes.len() as u32 {
+            self.gain(n);
+        }
     }
 
     /// Everything is classed anew and every list is made again: at start, and when too much has gathered that nobody uses.

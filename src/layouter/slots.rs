@@ -387,8 +387,8 @@ impl Engine {
         self.classes.pool(slot.class);
         let score = self.score_on(slot.class, node);
         self.link(s, node, score);
-        if slot.has(UNIT) {
-            self.mirror(s, node);
+        if self.rows.get(s).origin == node {
+            self.rows.get_mut(s).origin = NONE;
         }
         self.touch(node);
         self.epoch += 1;
@@ -425,7 +425,10 @@ impl Engine {
         slot.prev = NONE;
         slot.next = next;
         slot.score = score;
-        let class = slot.class;
+        let (class, is_unit) = (slot.class, slot.has(UNIT));
+        if is_unit {
+            self.mirror(s, n);
+        }
         self.note_below_best(s, class, score);
     }
 
@@ -507,6 +510,7 @@ impl Engine {
 
     pub(super) fn enqueue(&mut self, s: u32) {
         debug_assert!(self.slot(s).node == NONE);
+        self.activate_all(s);
         self.set_flag(s, PENDING, true);
         self.batch.push(s);
     }
@@ -666,7 +670,7 @@ impl Engine {
         let slot = self.slot(s);
         if slot.has(UNIT) {
             if let Some(unit) = self.units.get(&s) {
-                for member in &unit.members {
+                for member in unit.members.iter().filter(|member| member.active) {
                     self.other_nodes(member.ingest, nodes);
                 }
             }

@@ -4,7 +4,7 @@
 //! its members need and all that any of them demands; the ingest slots of its members only mirror where it is. Any edit of a member takes the unit apart
 //! and puts together what is connected afterwards, where most of it is. A unit that fits nowhere whole is placed in part, and the rest waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Engine;
@@ -167,12 +167,14 @@ impl Engine {
 
     /// One slot in place of the ingests of several streams, which are placed, waiting or in the batch.
     fn form(&mut self, ingests: Vec<u32>) {
-        let mut on: std::collections::BTreeMap<u32, u64> = std::collections::BTreeMap::new();
+        let mut on: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut on_node: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut origin = NONE;
         for s in &ingests {
             let slot = *self.slot(*s);
             if slot.node != NONE {
                 *on.entry(slot.node).or_default() += u64::from(slot.channels);
+                on_node.entry(slot.node).or_default().insert(*s);
                 self.note(*s, Why::AgentConflict);
                 self.unassign(*s);
             } else if slot.has(WAITING) {
@@ -213,19 +215,33 @@ impl Engine {
         nodes.sort_unstable();
         let mut siblings = Vec::new();
         self.sibling_nodes(u, &mut siblings);
-        for (_, _, n) in &nodes {
+        let mut target = nodes
+            .iter()
+            .map(|(.., n)| *n)
+            .find(|n| self.reasons_on(u, *n, true, &siblings).is_empty());
+        if target.is_none() && nodes.len() > 1 {
+            target = self.find(u, &[]);
+        }
+        if target.is_none()
+            && let Some((.., n)) = nodes.first()
+        {
+            // Those that are there stay until all can be together.
+            let there = on_node.get(n).cloned().unwrap_or_default();
+            self.set_active(u, &there);
+            self.partial.insert(u, 0);
+            self.sibling_nodes(u, &mut siblings);
             if self.reasons_on(u, *n, true, &siblings).is_empty() {
-                self.assign(u, *n);
-                break;
+                target = Some(*n);
             }
         }
-        for (_, _, n) in &nodes {
-            if self.slot(u).node != *n {
-                self.gain(*n);
-            }
+        match target {
+            Some(n) => self.assign(u, n),
+            None => self.enqueue(u),
         }
-        if self.slot(u).node == NONE {
-            self.enqueue(u);
+        for (.., n) in nodes {
+            if self.slot(u).node != n {
+                self.gain(n);
+            }
         }
     }
 
@@ -288,7 +304,6 @@ impl Engine {
         let demand = self.intern(demand);
         self.set_demand(u, demand);
         self.set_need(u, need);
-        self.refresh_tree();
         if partial {
             self.partial.insert(u, self.gain_epoch);
         } else {
@@ -297,7 +312,7 @@ impl Engine {
     }
 
     pub(super) fn activate_all(&mut self, u: u32) {
-        if self.partial.contains_key(&u) {
+        if self.partial.contains_key(&u) && self.slot(u).has(UNIT) {
             let all = self.members_of(u).collect();
             self.set_active(u, &all);
         }
@@ -443,12 +458,18 @@ impl Engine {
         };
         if let Some(node) = target {
             self.assign(u, node);
+            if own != NONE && own != node {
+                self.gain(own);
+            }
             return;
         }
         match self.best_part(u, own) {
             Some((node, members)) if members.len() > placed.len() => {
                 self.set_active(u, &members);
                 self.assign(u, node);
+                if own != NONE {
+                    self.gain(own);
+                }
             }
             _ if own != NONE => {
                 self.set_active(u, &placed);

@@ -11,6 +11,8 @@ use super::tree::Need;
 
 /// Refused needs that are remembered while a list is walked.
 const REFUSED_MAX: usize = 8;
+/// Searches for room that fail before a class is left alone that nothing gained for directly.
+const MISSES_MAX: u32 = 4;
 
 impl Engine {
     /// Tries what nodes that gained could take. True: some were not tried, because the work of one tick is bounded.
@@ -26,62 +28,64 @@ impl Engine {
             .collect();
         node_classes.sort_unstable();
         node_classes.dedup();
-        let mut classes: Vec<(u8, u32)> = self
+        let mut classes: Vec<(u8, bool, u32)> = self
             .waiting_classes
             .iter()
-            .copied()
-            .filter(|class| {
-                let demand = self.demand(*class);
-                node_classes.iter().any(|number| {
-                    static_reasons(demand, &self.classes.node_classes[*number as usize]).is_empty()
-                })
-            })
             .map(|class| {
-                let head = self.classes.classes.get(class).waiting.head;
-                (self.slot(head).kind() as u8, class)
+                let demand = self.demand(*class);
+                let direct = node_classes.iter().any(|number| {
+                    static_reasons(demand, &self.classes.node_classes[*number as usize]).is_empty()
+                });
+                let head = self.classes.classes.get(*class).waiting.head;
+                (self.slot(head).kind() as u8, !direct, *class)
             })
             .collect();
         // Ingests first: what a copy takes is lost for them.
         classes.sort_unstable();
         let mut searches = self.settings.chain_tries_max;
         let mut left_over = false;
-        for (_, class) in classes {
-            left_over |= self.retry_class(class, &mut searches);
+        for (_, indirect, class) in classes {
+            left_over |= self.retry_class(class, !indirect, &mut searches);
         }
         if left_over {
-            self.gained = gained;
+            self.gained.extend(gained);
         }
         left_over
     }
 
-    fn retry_class(&mut self, class: u32, searches: &mut u32) -> bool {
+    /// `direct`: a node of its own pool gained. If not, others may still be able to move away.
+    fn retry_class(&mut self, class: u32, direct: bool, searches: &mut u32) -> bool {
         let mut refused: Vec<Need> = Vec::new();
+        let mut misses = 0;
         let mut left_over = false;
         let mut at = self.classes.classes.get(class).waiting.head;
-        while at != NONE {
+        while at != NONE && (direct || misses < MISSES_MAX) {
             let s = at;
             let slot = *self.slot(s);
             at = slot.next;
             if refused.iter().any(|refused| slot.need().covers(refused)) {
                 continue;
             }
-            if let Some(node) = self.find(s, &[]) {
+            if direct && let Some(node) = self.find(s, &[]) {
                 self.stop_waiting(s);
                 self.arrive(s, node, Why::NotDistributed);
                 continue;
             }
-            if *searches == 0 || self.budgets.make_room.left() == 0 {
-                left_over = true;
-            } else {
-                *searches -= 1;
-                self.stop_waiting(s);
-                if self.make_room(s) {
-                    // The chain may have changed the list behind us.
-                    at = self.classes.classes.get(class).waiting.head;
-                    refused.clear();
-                    continue;
+            misses += 1;
+            if self.settings.chain_depth_max > 0 && !self.is_hopeless(s) {
+                if *searches == 0 || self.budgets.make_room.left() == 0 {
+                    left_over = true;
+                } else {
+                    *searches -= 1;
+                    self.stop_waiting(s);
+                    if self.make_room(s) {
+                        // The chain may have changed the list behind us.
+                        at = self.classes.classes.get(class).waiting.head;
+                        refused.clear();
+                        continue;
+                    }
+                    self.wait(s);
                 }
-                self.wait(s);
             }
             if slot.sibling == s && !slot.has(UNIT) && refused.len() < REFUSED_MAX {
                 refused.push(slot.need());

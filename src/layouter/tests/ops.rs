@@ -500,7 +500,7 @@ impl World {
             assert!(layout.dvr_backups.len() as u32 <= factor.saturating_sub(1));
             assert!(layout.inference.is_none() || row.inference);
             let kbps = u64::from(row.kbps.unwrap_or(self.settings.kbps_default));
-            for host in &layout.ingest {
+            for host in layout.ingest.iter() {
                 self.check_node(row, host, NodeRole::Streamer);
                 let sum = used.entry(&self.nodes[host].hostname).or_default();
                 sum.0 += 1;
@@ -513,7 +513,7 @@ impl World {
                 sum.0 += u64::from(self.settings.backups_count_as_channels);
                 sum.1 += kbps;
             }
-            for host in &layout.inference {
+            for host in layout.inference.iter() {
                 self.check_node(row, host, NodeRole::Inference);
                 used.entry(&self.nodes[host].hostname).or_default().0 += 1;
             }
