@@ -214,7 +214,6 @@ pub enum Why {
     NotDistributed,
     Redundancy,
     Disabled,
-    Deleted,
     /// Moved so that another stream has a place at all.
     MakeRoom,
     Preferred,
@@ -223,7 +222,7 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::Namespace,
         Self::NodeMissesLabels,
         Self::StreamMissesLabels,
@@ -239,7 +238,6 @@ impl Why {
         Self::NotDistributed,
         Self::Redundancy,
         Self::Disabled,
-        Self::Deleted,
         Self::MakeRoom,
         Self::Preferred,
         Self::Restore,
@@ -263,9 +261,7 @@ impl Why {
             Self::Redundancy => "dvr_redundancy_adjust",
             Self::Disabled => "stream_disabled",
             Self::Preferred => "preferred_labels_better_match",
-            Self::Role | Self::Transcoding | Self::Deleted | Self::Restore | Self::Rebalance => {
-                return None;
-            }
+            Self::Role | Self::Transcoding | Self::Restore | Self::Rebalance => return None,
         })
     }
 
@@ -274,7 +270,6 @@ impl Why {
         match self {
             Self::Role => "node_role_changed",
             Self::Transcoding => "node_not_available_for_transcoding",
-            Self::Deleted => "stream_deleted",
             Self::MakeRoom => "make_room",
             Self::Restore => "restore",
             Self::Rebalance => "rebalance",
