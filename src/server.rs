@@ -14,6 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::Receiver;
 use imbl::OrdMap;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -25,8 +26,10 @@ use crate::api::{ApiSettings, Core, Shared};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
+use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
+use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 use crate::state::command::Command;
@@ -115,7 +118,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
         bytes_max: settings.store.events_bytes_max,
     };
-    let (writer, commands, stop) = Writer::new(
+    let (mut writer, commands, stop) = Writer::new(
         Machine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
         published.clone(),
         inboxes.clone(),
@@ -125,12 +128,14 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         .edit_auth
         .as_ref()
         .map(|login| (login.name.as_str(), login.password.expose()));
+    let (inputs, layouter_inputs) = run::inputs();
     let shared = Arc::new(Shared {
         published,
         commands,
         auth: Auth::new(key.key.expose(), login),
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
+        layouter: inputs,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
@@ -140,6 +145,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         draining: AtomicBool::new(false),
     });
 
+    let commits = writer.follow();
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
@@ -158,6 +164,8 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
                 format!("the writer cannot be started: {error}"),
             )
         })?;
+
+    let layouter = start_layouter(settings, &shared, commits, layouter_inputs)?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
     let starting = NewEvent::new("server_started")
@@ -188,6 +196,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         warn!(%error, "the service manager could not be told that the server is stopping");
     }
     info!("stopping: polls are answered, what runs is finished");
+    layouter.end();
     shared.draining.store(true, Ordering::Release);
     for inbox in &inboxes {
         inbox.push(CoreMessage::Drain);
@@ -392,6 +401,51 @@ fn refuse(bad: Option<(&'static str, Vec<u8>, RecordError)>) -> Result<(), Store
             })
         }
     }
+}
+
+/// The layouter's thread, and how it is told to end.
+struct LayouterThread {
+    thread: thread::JoinHandle<()>,
+    inputs: Inputs,
+    stop: Arc<AtomicBool>,
+}
+
+impl LayouterThread {
+    /// Ends it: what it has planned and not written yet is planned again at the next start.
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        self.inputs.send(Input::Wake);
+        if self.thread.join().is_err() {
+            warn!("the layouter panicked while it ended");
+        }
+    }
+}
+
+fn start_layouter(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    commits: Receiver<Arc<Commit>>,
+    inputs: Receiver<Input>,
+) -> Result<LayouterThread, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let ports = Ports {
+        commits,
+        inputs,
+        commands: shared.commands.clone(),
+        published: shared.published.clone(),
+        stop: stop.clone(),
+    };
+    let thread = run::start(settings.layouter.clone(), ports).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("the layouter cannot be started: {error}"),
+        )
+    })?;
+    Ok(LayouterThread {
+        thread,
+        inputs: shared.layouter.clone(),
+        stop,
+    })
 }
 
 /// What the cores told when they started, and where they will tell that they are done.

@@ -43,6 +43,7 @@ use crate::http::{
     Service, Ticket,
 };
 use crate::json::{self, FieldType, Value};
+use crate::layouter::run::Inputs;
 use crate::rt;
 use crate::schema::Schema;
 use crate::state::State;
@@ -450,6 +451,7 @@ pub struct Shared {
     pub auth: Auth,
     pub rendered: Arc<RenderedCache>,
     pub walks: Walks,
+    pub layouter: Inputs,
     pub settings: ApiSettings,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
@@ -1297,6 +1299,7 @@ mod tests {
             auth: Auth::new("k", None),
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
+            layouter: crate::layouter::run::inputs().0,
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,

@@ -136,7 +136,7 @@ impl Drop for Fleet {
 }
 
 fn server(more: &[&str]) -> TestServer {
-    let mut arguments = vec!["--layouter-enabled", "true"];
+    let mut arguments = vec!["--layouter-enabled"];
     arguments.extend_from_slice(more);
     TestServer::with(&arguments)
 }

@@ -18,6 +18,7 @@ mod bad_json;
 mod conformance;
 mod faults;
 mod import;
+mod layouter;
 mod loadtest;
 mod long_poll;
 mod readme;

@@ -76,7 +76,7 @@ pub fn node(random: &mut Random) -> NodeSpec {
         state: *random.pick(&[
             NodeState::Up,
             NodeState::Up,
-            NodeState::Up,
+            NodeState::Unsure,
             NodeState::Probation,
         ]),
     }
@@ -144,6 +144,7 @@ impl Op {
                         NodeState::Up,
                         NodeState::Down,
                         NodeState::Up,
+                        NodeState::Unsure,
                         NodeState::Probation,
                     ])
                 };
