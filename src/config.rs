@@ -22,6 +22,8 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::access::subnet::Subnets;
+use crate::layouter::Balance;
+use crate::layouter::run::RunSettings;
 use crate::{duration, insert_buffer};
 
 /// All settings, in the parts that the components take.
@@ -35,6 +37,7 @@ pub struct Settings {
     pub viewers: ViewerSettings,
     pub outbound: OutboundSettings,
     pub agents: AgentSettings,
+    pub layouter: RunSettings,
     pub log: LogSettings,
 }
 
@@ -278,6 +281,7 @@ pub enum Group {
     Episodes,
     Viewers,
     Outbound,
+    Layouter,
     Logging,
 }
 
@@ -291,6 +295,7 @@ impl Group {
             Self::Episodes => "Episodes",
             Self::Viewers => "Viewers",
             Self::Outbound => "Calls to other servers",
+            Self::Layouter => "Layouter",
             Self::Logging => "Logging",
         }
     }
@@ -753,6 +758,132 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Outbound,
         doc: "Whether services on this machine (127.0.0.1, ::1) may be called. This server itself is never called.",
+    },
+    Setting {
+        key: "layouter_enabled",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.enabled = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Place streams on streamers automatically. While it is off no stream moves unless somebody sets its layout.",
+    },
+    Setting {
+        key: "layouter_sleeping_interval",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_hours(1),
+            set: |settings, time| settings.layouter.interval_ms = time.as_millis() as u64,
+        },
+        default: "30s",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Pause between two rounds of bringing streams back and improving their places. New streams, and those of a lost streamer, do not wait for it.",
+    },
+    Setting {
+        key: "streamer_dead_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_secs(1),
+            max: Duration::from_hours(1),
+            set: |settings, time| settings.layouter.dead_timeout_ms = time.as_millis() as u64,
+        },
+        default: "60s",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "A streamer that neither asks for its configuration nor reports for so long is lost, and its streams go elsewhere. Every other patience of the layouter is a multiple of it.",
+    },
+    Setting {
+        key: "layouter_failback",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.failback = on,
+        },
+        default: "true",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Bring streams back to a streamer that was lost and has proved to be steady again.",
+    },
+    Setting {
+        key: "layouter_rebalance",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.rebalance = on,
+        },
+        default: "true",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Move streams, a few at a time, from a streamer that is much fuller than another which may take them.",
+    },
+    Setting {
+        key: "layouter_balance",
+        aliases: &[],
+        kind: Kind::Choice {
+            options: &["dominant", "channels"],
+            set: |settings, text| {
+                settings.layouter.engine.balance = match text {
+                    "channels" => Balance::Channels,
+                    _ => Balance::Dominant,
+                };
+            },
+        },
+        default: "dominant",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "How full a streamer is: the fullest of its channels, bandwidth and disk, or its channels alone.",
+    },
+    Setting {
+        key: "layouter_backups_count_as_channels",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.backups_count_as_channels = on,
+        },
+        default: "true",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Whether a stream's archive copy on another streamer counts against that streamer's `channel_limit`.",
+    },
+    Setting {
+        key: "layouter_failover_to_backup",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.failover_to_backup = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "A stream whose streamer is lost goes to where a copy of its archive is, instead of to the least loaded streamer.",
+    },
+    Setting {
+        key: "layouter_failure_domain_label",
+        aliases: &[],
+        kind: Kind::Text {
+            allowed: "the key of a label, 1 to 40 characters out of letters, digits and - . _",
+            set: |settings, text| {
+                let fits = (1..=40).contains(&text.len())
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+                settings.layouter.engine.failure_domain_key = fits.then(|| text.into());
+                fits
+            },
+        },
+        default: "",
+        example: "dc",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Streamers with the same value of this label fail together, so that the copies of an archive are kept on different ones where possible.",
     },
     Setting {
         key: "log_level",

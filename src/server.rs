@@ -14,6 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::Receiver;
 use imbl::OrdMap;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,12 +28,14 @@ use crate::api::{ApiSettings, Core, Shared};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
+use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::outbound::{self, Outbound, Reach};
 use crate::fleet::stats::FleetStats;
 use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::insert_buffer::BufferSettings;
+use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 use crate::state::command::Command;
@@ -139,7 +142,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         published.clone(),
         inboxes.clone(),
     );
-    let writer = writer
+    let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
         .with_housekeeping(retention);
     let login = settings
@@ -169,6 +172,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     })?;
     let agents = Agents::new()
         .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
+    let (inputs, layouter_inputs) = run::inputs();
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -176,6 +180,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
         fleet: FleetStats::new(STREAMER_DEAD_AFTER, Instant::now()),
+        layouter: inputs,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
@@ -195,6 +200,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         hostname: rt::sys::hostname().into(),
     });
 
+    let commits = writer.follow();
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
@@ -213,6 +219,8 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
                 format!("the writer cannot be started: {error}"),
             )
         })?;
+
+    let layouter = start_layouter(settings, &shared, commits, layouter_inputs)?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
     reach.listening_on(addresses.bound.clone());
@@ -244,6 +252,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         warn!(%error, "the service manager could not be told that the server is stopping");
     }
     info!("stopping: polls are answered, what runs is finished");
+    layouter.end();
     shared.draining.store(true, Ordering::Release);
     episodes_buffer.end();
     for inbox in &inboxes {
@@ -449,6 +458,51 @@ fn refuse(bad: Option<(&'static str, Vec<u8>, RecordError)>) -> Result<(), Store
             })
         }
     }
+}
+
+/// The layouter's thread, and how it is told to end.
+struct LayouterThread {
+    thread: thread::JoinHandle<()>,
+    inputs: Inputs,
+    stop: Arc<AtomicBool>,
+}
+
+impl LayouterThread {
+    /// Ends it: what it has planned and not written yet is planned again at the next start.
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        self.inputs.send(Input::Wake);
+        if self.thread.join().is_err() {
+            warn!("the layouter panicked while it ended");
+        }
+    }
+}
+
+fn start_layouter(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    commits: Receiver<Arc<Commit>>,
+    inputs: Receiver<Input>,
+) -> Result<LayouterThread, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let ports = Ports {
+        commits,
+        inputs,
+        commands: shared.commands.clone(),
+        published: shared.published.clone(),
+        stop: stop.clone(),
+    };
+    let thread = run::start(settings.layouter.clone(), ports).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("the layouter cannot be started: {error}"),
+        )
+    })?;
+    Ok(LayouterThread {
+        thread,
+        inputs: shared.layouter.clone(),
+        stop,
+    })
 }
 
 /// What the cores told when they started, and where they will tell that they are done.

@@ -63,6 +63,7 @@ use crate::http::{
     Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
+use crate::layouter::run::Inputs;
 use crate::rt;
 use crate::schema::Schema;
 use crate::state::State;
@@ -768,6 +769,7 @@ pub struct Shared {
     pub walks: Walks,
     /// What streamers reported last.
     pub fleet: FleetStats,
+    pub layouter: Inputs,
     pub settings: ApiSettings,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
@@ -2017,6 +2019,7 @@ mod tests {
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
+            layouter: crate::layouter::run::inputs().0,
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,

@@ -25,10 +25,24 @@ pub enum NodeRole {
 pub enum NodeState {
     #[default]
     Up,
+    /// Nothing is known: it was not heard of yet, or its silence proves nothing. Keeps what it has and takes nothing.
+    Unsure,
     /// Back, but not trusted yet: takes streams only when no other node may take them, and nothing is restored to it.
     Probation,
     /// Lost: what is on it moves away, unless no streamer at all is left.
     Down,
+}
+
+impl NodeState {
+    /// Short name for logs and metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unsure => "unsure",
+            Self::Probation => "probation",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// One streamer as its configuration describes it.

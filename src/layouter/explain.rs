@@ -119,7 +119,7 @@ impl Engine {
         let verdict = |(i, node): (usize, &'_ std::sync::Arc<Node>)| {
             let here = slot.node == i as u32;
             let (mut reasons, score) = statics[node.class as usize];
-            if !node.is_running() {
+            if !node.is_running() || !here && !node.is_heard() {
                 reasons |= Reasons::OFFLINE;
             }
             if !here {
@@ -224,7 +224,7 @@ impl Engine {
                 continue;
             }
             let mut reasons = self.static_reasons_on(class, i as u32);
-            if !node.is_running() {
+            if !node.is_heard() {
                 reasons |= Reasons::OFFLINE;
             }
             if node.pressed {

@@ -22,7 +22,9 @@ pub mod event;
 pub mod health;
 pub mod intake;
 pub mod label;
+pub mod plan;
 pub mod pressure;
+pub mod run;
 
 mod balance;
 mod budget;

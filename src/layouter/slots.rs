@@ -196,7 +196,13 @@ impl Node {
     /// May take new slots.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.live && self.state != NodeState::Down && !self.pressed
+        self.is_heard() && !self.pressed
+    }
+
+    /// Known to run.
+    #[inline]
+    pub fn is_heard(&self) -> bool {
+        self.live && matches!(self.state, NodeState::Up | NodeState::Probation)
     }
 
     /// May keep the slots it has.
@@ -721,7 +727,7 @@ impl Engine {
             return Reasons::OFFLINE;
         }
         let mut reasons = self.static_reasons_on(slot.class, n);
-        if !node.is_running() {
+        if !node.is_running() || !there && !node.is_heard() {
             reasons |= Reasons::OFFLINE;
         }
         if node.pressed && !there {

@@ -21,6 +21,7 @@ mod canaries;
 mod conformance;
 mod faults;
 mod import;
+mod layouter;
 mod lists;
 mod loadtest;
 mod long_poll;

@@ -78,7 +78,7 @@ pub fn node(random: &mut Random) -> NodeSpec {
         state: *random.pick(&[
             NodeState::Up,
             NodeState::Up,
-            NodeState::Up,
+            NodeState::Unsure,
             NodeState::Probation,
         ]),
     }
@@ -146,6 +146,7 @@ impl Op {
                         NodeState::Up,
                         NodeState::Down,
                         NodeState::Up,
+                        NodeState::Unsure,
                         NodeState::Probation,
                     ])
                 };
