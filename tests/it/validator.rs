@@ -64,7 +64,7 @@ fn the_judges_find_what_is_wrong() {
     let good: Value =
         serde_json::from_str(&openapi::document(docs::SERVED, "0.0.0")).expect("it is JSON");
     let cases: [(&str, Value, &str); 4] = [
-        ("/info", json!({}), "'title' is a required property"),
+        ("/info", json!({}), "\"title\" is a required property"),
         ("/paths/~1streams/get/responses", json!(5), "document"),
         (
             "/components/schemas/error/properties/code/examples/0",
