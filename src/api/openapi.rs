@@ -567,6 +567,10 @@ fn require_nothing(
     };
     let mut changed = object.remove("required").is_some();
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
+        let count = properties.len();
+        // What only the server sets is ignored, whatever it is.
+        properties.retain(|_, property| property["readOnly"] != true);
+        changed |= properties.len() < count;
         for property in properties.values_mut() {
             changed |= require_nothing(property, schemas, open);
         }

@@ -4,6 +4,7 @@
 //! [`described`] the only one that reads its description of itself.
 
 mod described;
+mod python;
 mod server;
 mod values;
 
@@ -29,3 +30,4 @@ mod paging;
 mod readme;
 mod restart;
 mod round_trip;
+mod validator;
