@@ -99,8 +99,6 @@ pub const DEMANDS: &[(&str, Option<Demand>)] = &[
     ("load_balancer_get", to("load-balancers", Action::Read)),
     ("load_balancer_save", to("load-balancers", Action::Write)),
     ("load_balancer_delete", to("load-balancers", Action::Write)),
-    ("streaming_lb_playback", to("lb", Action::Execute)),
-    ("streaming_lb_publish", to("lb", Action::Execute)),
     ("cluster_stats_get", to("cluster", Action::Read)),
     ("config_get", to("config", Action::Read)),
     ("config_save", None),

@@ -4,15 +4,22 @@
 //! [`described`] the only one that reads its description of itself.
 
 mod described;
+mod mmdb;
 mod server;
+mod stub;
 mod values;
 
+mod access_matrix;
 mod auth;
+mod auth_backend;
+mod balancer;
 mod config_external;
 mod openapi;
 mod query;
+mod session_auth;
 mod stream;
 mod streamer;
+mod token;
 
 mod bad_json;
 mod canaries;
