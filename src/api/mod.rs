@@ -743,7 +743,6 @@ pub struct Shared {
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
-    pub loads: balancer::Loads,
     pub agents: switchboard::Agents,
     /// How cores tell each other things.
     pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
@@ -1878,7 +1877,6 @@ mod tests {
             .expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
-            loads: Box::new(|_| None),
             agents: switchboard::Agents::new().expect("there is randomness"),
             cores: Vec::new(),
             hostname: Box::from("here"),

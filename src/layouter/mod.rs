@@ -21,8 +21,8 @@
 pub mod event;
 pub mod health;
 pub mod intake;
-pub mod pressure;
 pub mod label;
+pub mod pressure;
 
 mod balance;
 mod budget;
