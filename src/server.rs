@@ -194,7 +194,6 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         outbound,
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
-        loads: Box::new(|_| None),
         agents,
         cores: inboxes.clone(),
         hostname: rt::sys::hostname().into(),

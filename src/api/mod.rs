@@ -776,7 +776,6 @@ pub struct Shared {
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
-    pub loads: balancer::Loads,
     pub agents: switchboard::Agents,
     /// How cores tell each other things.
     pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
@@ -855,14 +854,14 @@ impl TraceIds {
         let bits = mixed & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
         let hex = format!("{bits:032x}");
         let part = |from: usize, to: usize| &hex[from..to];
-        let (a, b, c, d, e) = (
+        let parts = [
             part(0, 8),
             part(8, 12),
             part(12, 16),
             part(16, 20),
             part(20, 32),
-        );
-        format!("{a}-{b}-{c}-{d}-{e}").into()
+        ];
+        parts.join("-").into()
     }
 }
 
@@ -2026,7 +2025,7 @@ mod tests {
                 log_requests: false,
                 auth_backend_timeout: Duration::from_secs(1),
                 agent_command_wait: Duration::from_secs(1),
-                agent_silence_max: Duration::from_secs(60),
+                agent_silence_max: Duration::from_mins(1),
             },
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
@@ -2037,7 +2036,6 @@ mod tests {
             .expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
-            loads: Box::new(|_| None),
             agents: switchboard::Agents::new().expect("there is randomness"),
             cores: Vec::new(),
             hostname: Box::from("here"),

@@ -865,6 +865,7 @@ mod tests {
                 "agent_reset",
                 "agent_save",
                 "agents_list",
+                "api_token_delete",
                 "api_token_get",
                 "api_token_save",
                 "api_tokens_list",

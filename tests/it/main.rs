@@ -5,17 +5,24 @@
 
 mod described;
 mod python;
+mod mmdb;
 mod server;
+mod stub;
 mod values;
 
+mod access_matrix;
 mod auth;
+mod auth_backend;
+mod balancer;
 mod config_external;
 mod episode;
 mod openapi;
 mod person;
 mod query;
+mod session_auth;
 mod stream;
 mod streamer;
+mod token;
 
 mod bad_json;
 mod canaries;

@@ -9,11 +9,53 @@ use crate::server::TestServer;
 use crate::values::{Case, Conformance, Fate, cases};
 
 /// Places at which an operation decides more than its schema says. The rest of the table is the reason.
-const EXCUSED: &[(&str, &str, &str)] = &[(
-    "stream_save",
-    "/layout",
-    "depends on roles of nodes, and what was not changed is not there",
-)];
+const EXCUSED: &[(&str, &str, &str)] = &[
+    (
+        "stream_save",
+        "/layout",
+        "depends on roles of nodes, and what was not changed is not there",
+    ),
+    (
+        "api_token_save",
+        "/key",
+        "visible ASCII, and no two tokens have the same",
+    ),
+    ("api_token_save", "/auth_scopes", "scopes have a form"),
+    (
+        "api_token_save",
+        "/permissions/0/scopes",
+        "scopes have a form",
+    ),
+    ("auth_backend_save", "/allow_ips", "addresses or subnets"),
+    ("auth_backend_save", "/deny_ips", "addresses or subnets"),
+    ("auth_backend_save", "/allow_countries", "two letters"),
+    ("auth_backend_save", "/deny_countries", "two letters"),
+    (
+        "auth_backend_save",
+        "/allow_tokens",
+        "an empty token is nobody's",
+    ),
+    (
+        "auth_backend_save",
+        "/deny_tokens",
+        "an empty token is nobody's",
+    ),
+    (
+        "auth_backend_save",
+        "/allow_uas",
+        "an empty text is in every other",
+    ),
+    (
+        "auth_backend_save",
+        "/deny_uas",
+        "an empty text is in every other",
+    ),
+    (
+        "auth_backend_save",
+        "/backends/0/url",
+        "http and https, without fragment",
+    ),
+];
 
 fn excused(operation: &Operation, pointer: &str) -> bool {
     EXCUSED.iter().any(|(id, place, _)| {
@@ -40,6 +82,10 @@ pub fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value)
     if let Some(object) = body.as_object_mut() {
         for key in keys(operation) {
             object.remove(key);
+        }
+        // Who calls with a token's key must be one token.
+        if operation.id == "api_token_save" && object.get("key") == Some(&json!("text")) {
+            object.insert("key".to_owned(), json!(format!("text{n}")));
         }
     }
     if let Some(item) = body.get_mut(0).and_then(Value::as_object_mut)
