@@ -264,7 +264,7 @@ fn base_of(url: &str) -> Option<String> {
 }
 
 impl Core {
-    /// An agent as an administrator sees it.
+    /// An agent as the API shows it. `masked` hides its key.
     pub fn render_agent(&self, agent: &EntityRecord, masked: bool, state: &State) -> Vec<u8> {
         let presences = self.shared.agents.presence.snapshot();
         let around = Surroundings {
@@ -367,7 +367,7 @@ impl Core {
     }
 
     fn tell_core(&self, core: usize, message: Message) {
-        if let Some(inbox) = self.shared.cores.get(core) {
+        if let Some(inbox) = self.shared.inboxes.get(core) {
             inbox.push(CoreMessage::Agent(message));
         }
     }
