@@ -7,6 +7,7 @@ mod described;
 mod server;
 mod values;
 
+mod agent;
 mod auth;
 mod config_external;
 mod episode;
