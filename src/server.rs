@@ -191,6 +191,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         countries,
         loads: Box::new(|_| None),
         agents,
+        cores: inboxes.clone(),
         hostname: rt::sys::hostname().into(),
     });
 

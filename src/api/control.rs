@@ -368,7 +368,7 @@ impl Core {
     }
 
     fn tell_core(&self, core: usize, message: Message) {
-        if let Some(inbox) = self.shared.inboxes.get(core) {
+        if let Some(inbox) = self.shared.cores.get(core) {
             inbox.push(CoreMessage::Agent(message));
         }
     }

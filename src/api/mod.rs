@@ -776,6 +776,8 @@ pub struct Shared {
     pub countries: Countries,
     pub loads: balancer::Loads,
     pub agents: switchboard::Agents,
+    /// How cores tell each other things.
+    pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
     /// The name of this server.
     pub hostname: Box<str>,
 }
@@ -2034,6 +2036,7 @@ mod tests {
             countries: Countries::default(),
             loads: Box::new(|_| None),
             agents: switchboard::Agents::new().expect("there is randomness"),
+            cores: Vec::new(),
             hostname: Box::from("here"),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
