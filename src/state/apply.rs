@@ -232,7 +232,11 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
             for (i, (key, layout)) in items.into_iter().enumerate() {
                 let at = format!("/layouts/{i}");
                 let Some(old) = state.entities(Kind::Agent).get(&key) else {
-                    return Err(Kind::Agent.not_found().at_pointer(format!("{at}/id")));
+                    let error = Kind::Agent.not_found().at_pointer(format!("{at}/id"));
+                    return Err(ApiError {
+                        status: 400,
+                        ..error
+                    });
                 };
                 if state.agent_has_streams(&old.key) {
                     continue;

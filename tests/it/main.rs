@@ -11,6 +11,7 @@ mod stub;
 mod values;
 
 mod access_matrix;
+mod agent;
 mod auth;
 mod auth_backend;
 mod balancer;
