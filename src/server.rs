@@ -29,6 +29,7 @@ use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Setti
 use crate::dist::{self, Notice};
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::outbound::{self, Outbound, Reach};
+use crate::fleet::publications;
 use crate::fleet::stats::FleetStats;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::insert_buffer::BufferSettings;
@@ -138,9 +139,10 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         published.clone(),
         inboxes.clone(),
     );
-    let writer = writer
+    let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
         .with_housekeeping(retention);
+    let publications_commits = writer.follow();
     let login = settings
         .auth
         .edit_auth
@@ -188,6 +190,27 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         loads: Box::new(|_| None),
     });
 
+    let publications = shared.clone();
+    thread::Builder::new()
+        .name("publications".into())
+        .spawn(move || {
+            let _guard = EndsWithPanic("publications");
+            let Shared {
+                published,
+                fleet,
+                commands,
+                ..
+            } = &*publications;
+            // Loaded after it follows: what is committed in between comes as a commit, too.
+            let state = published.state().load_full();
+            publications::run(state, &publications_commits, fleet, commands, now_ms);
+        })
+        .map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("a thread that watches publications cannot be started: {error}"),
+            )
+        })?;
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
