@@ -124,7 +124,7 @@ pub enum Restreaming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EpisodeSettings {
     pub buffer_delay: Duration,
-    pub buffer_limit: u32,
+    pub buffer_limit: usize,
     /// After an episode ended; zero: for ever.
     pub kept: Duration,
 }
@@ -643,9 +643,7 @@ pub static SETTINGS: &[Setting] = &[
         kind: Kind::Number {
             min: 0,
             max: insert_buffer::LIMIT_MAX as u64,
-            set: |settings, count| {
-                settings.episodes.buffer_limit = u32::try_from(count).unwrap_or(u32::MAX);
-            },
+            set: |settings, count| settings.episodes.buffer_limit = count as usize,
         },
         default: "250",
         example: "",

@@ -5,7 +5,7 @@
 //! Pure: times are given, in what unit of a running clock does not matter.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::state::entity::Key;
@@ -13,29 +13,29 @@ use crate::state::entity::Key;
 /// Longest delay that can be set.
 pub const DELAY_MS_MAX: u32 = 10_000;
 /// Largest limit that can be set; bounds what waits in memory, together with the largest body.
-pub const LIMIT_MAX: u32 = 10_000;
+pub const LIMIT_MAX: usize = 10_000;
 
 /// What can be set while the server runs.
 #[derive(Debug)]
 pub struct BufferSettings {
     delay_ms: AtomicU32,
-    limit: AtomicU32,
+    limit: AtomicUsize,
     ended: AtomicBool,
 }
 
 impl BufferSettings {
     /// 0 in either: nothing waits.
-    pub fn new(delay: Duration, limit: u32) -> Self {
+    pub fn new(delay: Duration, limit: usize) -> Self {
         let settings = Self {
             delay_ms: AtomicU32::new(0),
-            limit: AtomicU32::new(0),
+            limit: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         };
         settings.set(delay, limit);
         settings
     }
 
-    pub fn set(&self, delay: Duration, limit: u32) {
+    pub fn set(&self, delay: Duration, limit: usize) {
         let delay_ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
         self.delay_ms
             .store(delay_ms.min(DELAY_MS_MAX), Ordering::Relaxed);
@@ -47,7 +47,7 @@ impl BufferSettings {
     }
 
     pub fn limit(&self) -> usize {
-        self.limit.load(Ordering::Relaxed) as usize
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// The server is stopping: nothing waits any more.
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn settings_are_bounded() {
-        let settings = BufferSettings::new(Duration::MAX, u32::MAX);
+        let settings = BufferSettings::new(Duration::MAX, usize::MAX);
         assert_eq!(settings.delay(), ms(DELAY_MS_MAX.into()));
-        assert_eq!(settings.limit(), LIMIT_MAX as usize);
+        assert_eq!(settings.limit(), LIMIT_MAX);
     }
 }

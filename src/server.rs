@@ -31,6 +31,7 @@ use crate::dist::{self, Notice};
 use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::outbound::{self, Outbound, Reach};
+use crate::fleet::publications;
 use crate::fleet::stats::FleetStats;
 use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
@@ -145,6 +146,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
         .with_housekeeping(retention);
+    let publications_commits = writer.follow();
     let login = settings
         .auth
         .edit_auth
@@ -200,6 +202,27 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     });
 
     let commits = writer.follow();
+    let publications = shared.clone();
+    thread::Builder::new()
+        .name("publications".into())
+        .spawn(move || {
+            let _guard = EndsWithPanic("publications");
+            let Shared {
+                published,
+                fleet,
+                commands,
+                ..
+            } = &*publications;
+            // Loaded after it follows: what is committed in between comes as a commit, too.
+            let state = published.state().load_full();
+            publications::run(state, &publications_commits, fleet, commands, now_ms);
+        })
+        .map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("a thread that watches publications cannot be started: {error}"),
+            )
+        })?;
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {

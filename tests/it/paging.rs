@@ -16,7 +16,7 @@ use weir::state::command::{Command, EntitySave, StreamPatch};
 use weir::state::entity::{Key, Kind};
 use weir::state::name::{StreamName, shard_of};
 use weir::state::node::RenderSettings;
-use weir::state::record::{Entity, EntityRecord, Facts, Stream, StreamRecord};
+use weir::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Stream, StreamRecord};
 use weir::state::{Loader, SHARDS, State};
 
 const MOMENT: u64 = 1_727_274_724_000;
@@ -226,12 +226,10 @@ fn a_hundred_thousand_episodes_page_exactly_once_under_writes() {
             .iter()
             .filter(|(_, record)| {
                 filter.is_none_or(|media| {
-                    let Facts::Episode { media: of, .. } =
-                        weir::state::record::EntityRecord::to_owned(record).facts
-                    else {
+                    let ArchivedFacts::Episode { media: of, .. } = &record.facts else {
                         return false;
                     };
-                    media.split(',').any(|name| name == of)
+                    media.split(',').any(|name| name == of.as_str())
                 })
             })
             .map(|(key, _)| key.to_string())
