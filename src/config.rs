@@ -22,7 +22,9 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::access::subnet::Subnets;
-use crate::duration;
+use crate::layouter::Balance;
+use crate::layouter::run::RunSettings;
+use crate::{duration, insert_buffer};
 
 /// All settings, in the parts that the components take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,11 +33,12 @@ pub struct Settings {
     pub auth: AuthSettings,
     pub store: StoreSettings,
     pub feed: FeedSettings,
-    pub layouter: LayouterSettings,
     pub fleet: FleetSettings,
     pub episodes: EpisodeSettings,
     pub viewers: ViewerSettings,
     pub outbound: OutboundSettings,
+    pub agents: AgentSettings,
+    pub layouter: RunSettings,
     pub log: LogSettings,
 }
 
@@ -89,6 +92,13 @@ pub struct StoreSettings {
     pub events_bytes_max: usize,
 }
 
+/// How patient the server is with agents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentSettings {
+    pub command_timeout: Duration,
+    pub silence_max: Duration,
+}
+
 /// What streamers are told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FeedSettings {
@@ -111,24 +121,9 @@ pub enum Restreaming {
     All,
 }
 
-/// Placing streams.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LayouterSettings {
-    pub enabled: bool,
-    /// Pause between two runs over everything.
-    pub sleeping_interval: Duration,
-    /// Whether a stream goes back to the node it had to leave.
-    pub failback: bool,
-    /// Whether streams are moved only to even out the load.
-    pub rebalance: bool,
-    pub backups_count_as_channels: bool,
-}
-
 /// Dealing with streamers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FleetSettings {
-    /// Silence after which a streamer counts as dead, and what it said does not hold any more.
-    pub streamer_dead_timeout: Duration,
     pub node_config_provision_enabled: bool,
     pub streamer_connector_retries: u64,
     pub healthcheck_fails_threshold: u64,
@@ -136,11 +131,13 @@ pub struct FleetSettings {
     pub opentelemetry_url: Option<String>,
 }
 
-/// Writing episodes together.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Episodes: how they are written, how long they are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EpisodeSettings {
     pub buffer_delay: Duration,
     pub buffer_limit: usize,
+    /// After an episode ended; zero: for ever.
+    pub kept: Duration,
 }
 
 /// How sessions of viewers are decided about.
@@ -292,10 +289,10 @@ pub enum Group {
     Access,
     Storage,
     Streamers,
-    Layouter,
     Episodes,
     Viewers,
     Outbound,
+    Layouter,
     Logging,
 }
 
@@ -306,10 +303,10 @@ impl Group {
             Self::Access => "Access",
             Self::Storage => "Storage",
             Self::Streamers => "Streamers",
-            Self::Layouter => "Layouter",
             Self::Episodes => "Episodes",
             Self::Viewers => "Viewers",
             Self::Outbound => "Calls to other servers",
+            Self::Layouter => "Layouter",
             Self::Logging => "Logging",
         }
     }
@@ -543,6 +540,34 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Bound of the event log, in memory and on disk. The oldest events make room. 0 keeps no log.",
     },
     Setting {
+        key: "agent_command_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(1),
+            max: Duration::from_secs(50),
+            set: |settings, wait| settings.agents.command_timeout = wait,
+        },
+        default: "10s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "How long a command to an agent (reboot, reset, logs) waits for its answer.",
+    },
+    Setting {
+        key: "agent_silence",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_hours(1),
+            set: |settings, silence| settings.agents.silence_max = silence,
+        },
+        default: "60s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "An agent that says nothing for as long as this is disconnected. It is told to ping three times as often.",
+    },
+    Setting {
         key: "streamer_streams_limit",
         aliases: &[],
         kind: Kind::Number {
@@ -610,20 +635,6 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Memory for answers to streamers, kept rendered and compressed until what they say changes.",
     },
     Setting {
-        key: "streamer_dead_timeout",
-        aliases: &[],
-        kind: Kind::Time {
-            min: Duration::from_secs(1),
-            max: Duration::from_hours(24),
-            set: |settings, time| settings.fleet.streamer_dead_timeout = time,
-        },
-        default: "60s",
-        example: "",
-        secret: false,
-        group: Group::Streamers,
-        doc: "Silence after which a streamer counts as dead: what it reported is not shown any more, and its streams are moved.",
-    },
-    Setting {
         key: "config_external_reconciliation_interval",
         aliases: &[],
         kind: Kind::Time {
@@ -678,94 +689,46 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Failed checks within an hour from which on a streamer counts as unhealthy.",
     },
     Setting {
-        key: "layouter_enabled",
-        aliases: &[],
-        kind: Kind::Switch {
-            set: |settings, on| settings.layouter.enabled = on,
-        },
-        default: "false",
-        example: "",
-        secret: false,
-        group: Group::Layouter,
-        doc: "Whether the server places streams on streamers by itself.",
-    },
-    Setting {
-        key: "layouter_sleeping_interval",
-        aliases: &[],
-        kind: Kind::Time {
-            min: Duration::from_millis(100),
-            max: Duration::from_hours(24),
-            set: |settings, time| settings.layouter.sleeping_interval = time,
-        },
-        default: "30s",
-        example: "",
-        secret: false,
-        group: Group::Layouter,
-        doc: "Pause between two looks of the layouter at everything. What changes is looked at when it does.",
-    },
-    Setting {
-        key: "layouter_failback",
-        aliases: &[],
-        kind: Kind::Switch {
-            set: |settings, on| settings.layouter.failback = on,
-        },
-        default: "true",
-        example: "",
-        secret: false,
-        group: Group::Layouter,
-        doc: "Whether a stream goes back to the streamer it had to leave, once that one is well again.",
-    },
-    Setting {
-        key: "layouter_rebalance",
-        aliases: &[],
-        kind: Kind::Switch {
-            set: |settings, on| settings.layouter.rebalance = on,
-        },
-        default: "true",
-        example: "",
-        secret: false,
-        group: Group::Layouter,
-        doc: "Whether streams are moved only to even out the load.",
-    },
-    Setting {
-        key: "layouter_backups_count_as_channels",
-        aliases: &[],
-        kind: Kind::Switch {
-            set: |settings, on| settings.layouter.backups_count_as_channels = on,
-        },
-        default: "true",
-        example: "",
-        secret: false,
-        group: Group::Layouter,
-        doc: "Whether a further copy of a recording counts against `channel_limit` of the streamer that keeps it.",
-    },
-    Setting {
         key: "episodes_buffer_delay",
         aliases: &[],
         kind: Kind::Time {
             min: Duration::ZERO,
-            max: Duration::from_mins(1),
-            set: |settings, time| settings.episodes.buffer_delay = time,
+            max: Duration::from_millis(insert_buffer::DELAY_MS_MAX as u64),
+            set: |settings, delay| settings.episodes.buffer_delay = delay,
         },
         default: "1s",
         example: "",
         secret: false,
         group: Group::Episodes,
-        doc: "Longest time that a saved episode waits for others to be written together with them.",
+        doc: "Longest time that a save of an episode waits for others, to be written to disk together with them. It is answered when it is on disk. 0 writes each at once.",
     },
     Setting {
         key: "episodes_buffer_limit",
         aliases: &[],
         kind: Kind::Number {
-            min: 1,
-            max: 100_000,
+            min: 0,
+            max: insert_buffer::LIMIT_MAX as u64,
             set: |settings, count| settings.episodes.buffer_limit = count as usize,
         },
         default: "250",
         example: "",
         secret: false,
         group: Group::Episodes,
-        doc: "Waiting episodes at which they are written without further delay.",
+        doc: "When more saves of episodes than this wait, they are written at once. 0 writes each at once.",
+    },
+    Setting {
+        key: "episodes_kept",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::ZERO,
+            max: Duration::from_hours(24 * 3650),
+            set: |settings, kept| settings.episodes.kept = kept,
+        },
+        default: "90d",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "How long an episode is kept after it was closed, or changed if that was later. What it protected on streamers may be erased then. 0 keeps episodes until they are deleted.",
     },
     Setting {
         key: "geoip_database",
@@ -858,6 +821,132 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Outbound,
         doc: "Whether services on this machine (127.0.0.1, ::1) may be called. This server itself is never called.",
+    },
+    Setting {
+        key: "layouter_enabled",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.enabled = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Place streams on streamers automatically. While it is off no stream moves unless somebody sets its layout.",
+    },
+    Setting {
+        key: "layouter_sleeping_interval",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_hours(1),
+            set: |settings, time| settings.layouter.interval_ms = time.as_millis() as u64,
+        },
+        default: "30s",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Pause between two rounds of bringing streams back and improving their places. New streams, and those of a lost streamer, do not wait for it.",
+    },
+    Setting {
+        key: "streamer_dead_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_secs(1),
+            max: Duration::from_hours(1),
+            set: |settings, time| settings.layouter.dead_timeout_ms = time.as_millis() as u64,
+        },
+        default: "60s",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "A streamer that neither asks for its configuration nor reports for so long is lost, and its streams go elsewhere. Every other patience of the layouter is a multiple of it.",
+    },
+    Setting {
+        key: "layouter_failback",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.failback = on,
+        },
+        default: "true",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Bring streams back to a streamer that was lost and has proved to be steady again.",
+    },
+    Setting {
+        key: "layouter_rebalance",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.rebalance = on,
+        },
+        default: "true",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Move streams, a few at a time, from a streamer that is much fuller than another which may take them.",
+    },
+    Setting {
+        key: "layouter_balance",
+        aliases: &[],
+        kind: Kind::Choice {
+            options: &["dominant", "channels"],
+            set: |settings, text| {
+                settings.layouter.engine.balance = match text {
+                    "channels" => Balance::Channels,
+                    _ => Balance::Dominant,
+                };
+            },
+        },
+        default: "dominant",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "How full a streamer is: the fullest of its channels, bandwidth and disk, or its channels alone.",
+    },
+    Setting {
+        key: "layouter_backups_count_as_channels",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.backups_count_as_channels = on,
+        },
+        default: "true",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Whether a stream's archive copy on another streamer counts against that streamer's `channel_limit`.",
+    },
+    Setting {
+        key: "layouter_failover_to_backup",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.layouter.engine.failover_to_backup = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Layouter,
+        doc: "A stream whose streamer is lost goes to where a copy of its archive is, instead of to the least loaded streamer.",
+    },
+    Setting {
+        key: "layouter_failure_domain_label",
+        aliases: &[],
+        kind: Kind::Text {
+            allowed: "the key of a label, 1 to 40 characters out of letters, digits and - . _",
+            set: |settings, text| {
+                let fits = (1..=40).contains(&text.len())
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+                settings.layouter.engine.failure_domain_key = fits.then(|| text.into());
+                fits
+            },
+        },
+        default: "",
+        example: "dc",
+        secret: false,
+        group: Group::Layouter,
+        doc: "Streamers with the same value of this label fail together, so that the copies of an archive are kept on different ones where possible.",
     },
     Setting {
         key: "log_level",

@@ -38,6 +38,7 @@ pub mod schema;
 
 pub mod api;
 
+pub mod insert_buffer;
 pub mod state;
 pub mod writer;
 

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::Receiver;
 use imbl::OrdMap;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,10 +28,15 @@ use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
+use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::outbound::{self, Outbound, Reach};
+use crate::fleet::publications;
 use crate::fleet::stats::FleetStats;
+use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
+use crate::insert_buffer::BufferSettings;
+use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 use crate::settings::Running;
@@ -43,6 +49,7 @@ use crate::state::record::{
     EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
     StreamerRecord,
 };
+use crate::state::retention::Retention;
 use crate::state::{Loader, SHARDS, State};
 use crate::writer::{
     CoreMessage, EVENTS, Envelope, Machine, NODES, Published, ReplyTo, STREAMERS, STREAMS, Writer,
@@ -128,11 +135,24 @@ pub fn run(
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
         bytes_max: settings.store.events_bytes_max,
     };
+    let episodes = settings.episodes;
+    let episodes_buffer = Arc::new(BufferSettings::new(
+        episodes.buffer_delay,
+        episodes.buffer_limit,
+    ));
+    let retention = Retention {
+        episodes_ms: episodes.kept.as_millis() as u64,
+        ..Retention::default()
+    };
     let (writer, commands, stop) = Writer::new(
         Machine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
         published.clone(),
         inboxes.clone(),
     );
+    let mut writer = writer
+        .with_episodes_buffer(episodes_buffer.clone())
+        .with_housekeeping(retention);
+    let publications_commits = writer.follow();
     let countries = match &settings.viewers.geoip_database {
         None => Countries::default(),
         Some(file) => Countries::open(file).map_err(|error| {
@@ -153,17 +173,26 @@ pub fn run(
             format!("threads for calls cannot be started: {error}"),
         )
     })?;
+    let agents = Agents::new()
+        .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
+    let (inputs, layouter_inputs) = run::inputs();
     let shared = Arc::new(Shared {
         published,
         commands,
         auth: Auth::new(key.key.expose(), login(settings)),
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
-        fleet: FleetStats::new(settings.fleet.streamer_dead_timeout, started),
+        fleet: FleetStats::new(
+            Duration::from_millis(settings.layouter.dead_timeout_ms),
+            started,
+        ),
+        layouter: inputs,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
             auth_backend_timeout: settings.viewers.auth_backend_timeout,
+            agent_command_wait: settings.agents.command_timeout,
+            agent_silence_max: settings.agents.silence_max,
         },
         running: Running::new(config.clone(), key.key.clone()),
         data_dir: std::path::absolute(&settings.store.data_dir)
@@ -172,25 +201,55 @@ pub fn run(
         run_id: run_id(),
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
-        inboxes: inboxes.clone(),
         outbound,
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
-        loads: Box::new(|_| None),
+        agents,
+        cores: inboxes.clone(),
+        hostname: rt::sys::hostname().into(),
     });
 
-    let weak = Arc::downgrade(&shared);
+    let (weak, buffer) = (Arc::downgrade(&shared), episodes_buffer.clone());
     shared.running.on_change(move |settings| {
         set_log_level(settings.log.level);
         if let Some(shared) = weak.upgrade() {
             let key = shared.running.api_key();
             shared.auth.rotate(key.expose(), login(settings));
-            shared
-                .fleet
-                .set_dead_after(settings.fleet.streamer_dead_timeout);
+            let dead_after = Duration::from_millis(settings.layouter.dead_timeout_ms);
+            shared.fleet.set_dead_after(dead_after);
+            buffer.set(
+                settings.episodes.buffer_delay,
+                settings.episodes.buffer_limit,
+            );
+            let layouter = Box::new(settings.layouter.clone());
+            if !shared.layouter.send(Input::Settings(layouter)) {
+                warn!("the layouter is too busy to be told its new settings");
+            }
         }
     });
 
+    let commits = writer.follow();
+    let publications = shared.clone();
+    thread::Builder::new()
+        .name("publications".into())
+        .spawn(move || {
+            let _guard = EndsWithPanic("publications");
+            let Shared {
+                published,
+                fleet,
+                commands,
+                ..
+            } = &*publications;
+            // Loaded after it follows: what is committed in between comes as a commit, too.
+            let state = published.state().load_full();
+            publications::run(state, &publications_commits, fleet, commands, now_ms);
+        })
+        .map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("a thread that watches publications cannot be started: {error}"),
+            )
+        })?;
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
@@ -209,6 +268,8 @@ pub fn run(
                 format!("the writer cannot be started: {error}"),
             )
         })?;
+
+    let layouter = start_layouter(settings, &shared, commits, layouter_inputs)?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
     reach.listening_on(addresses.bound.clone());
@@ -237,7 +298,9 @@ pub fn run(
         warn!(%error, "the service manager could not be told that the server is stopping");
     }
     info!("stopping: polls are answered, what runs is finished");
+    layouter.end();
     shared.draining.store(true, Ordering::Release);
+    episodes_buffer.end();
     for inbox in &inboxes {
         inbox.push(CoreMessage::Drain);
     }
@@ -480,6 +543,51 @@ fn refuse(bad: Option<(&'static str, Vec<u8>, RecordError)>) -> Result<(), Store
             })
         }
     }
+}
+
+/// The layouter's thread, and how it is told to end.
+struct LayouterThread {
+    thread: thread::JoinHandle<()>,
+    inputs: Inputs,
+    stop: Arc<AtomicBool>,
+}
+
+impl LayouterThread {
+    /// Ends it: what it has planned and not written yet is planned again at the next start.
+    fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        self.inputs.send(Input::Wake);
+        if self.thread.join().is_err() {
+            warn!("the layouter panicked while it ended");
+        }
+    }
+}
+
+fn start_layouter(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    commits: Receiver<Arc<Commit>>,
+    inputs: Receiver<Input>,
+) -> Result<LayouterThread, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let ports = Ports {
+        commits,
+        inputs,
+        commands: shared.commands.clone(),
+        published: shared.published.clone(),
+        stop: stop.clone(),
+    };
+    let thread = run::start(settings.layouter.clone(), ports).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("the layouter cannot be started: {error}"),
+        )
+    })?;
+    Ok(LayouterThread {
+        thread,
+        inputs: shared.layouter.clone(),
+        stop,
+    })
 }
 
 /// What the cores told when they started, and where they will tell that they are done.

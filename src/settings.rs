@@ -18,7 +18,7 @@ use toml_edit::{DocumentMut, Item, value};
 use crate::config::{self, Config, ConfigError, Kind, Secret, Setting, Settings};
 
 /// Settings that are read while the server runs. All others are read once, when it starts.
-const AT_ONCE: [&str; 18] = [
+const AT_ONCE: [&str; 21] = [
     "api_url",
     "api_key",
     "edit_auth",
@@ -31,7 +31,10 @@ const AT_ONCE: [&str; 18] = [
     "layouter_sleeping_interval",
     "layouter_failback",
     "layouter_rebalance",
+    "layouter_balance",
     "layouter_backups_count_as_channels",
+    "layouter_failover_to_backup",
+    "layouter_failure_domain_label",
     "episodes_buffer_delay",
     "episodes_buffer_limit",
     "log_level",
@@ -165,7 +168,8 @@ impl Running {
         settings.auth = new.settings.auth;
         settings.layouter = new.settings.layouter;
         settings.fleet = new.settings.fleet;
-        settings.episodes = new.settings.episodes;
+        settings.episodes.buffer_delay = new.settings.episodes.buffer_delay;
+        settings.episodes.buffer_limit = new.settings.episodes.buffer_limit;
         settings.log = new.settings.log;
         // Without a configured key the one in the data directory counts. If that is gone, too, nobody is locked out before the restart.
         let api_key = settings.auth.api_key.clone().or(generated);
@@ -313,10 +317,7 @@ mod tests {
             LogLevel::Error,
             "the environment wins"
         );
-        assert_eq!(
-            config.settings.layouter.sleeping_interval,
-            Duration::from_secs(2)
-        );
+        assert_eq!(config.settings.layouter.interval_ms, 2000);
         assert!(running.logs_requests());
         assert_eq!(heard.load(Ordering::Relaxed), 2);
         let text = fs::read_to_string(&path).expect("there");

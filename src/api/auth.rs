@@ -209,9 +209,10 @@ pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
     let is_allowed = match needs.token {
         TokenNeed::Any => true,
         TokenNeed::Never => false,
-        TokenNeed::Right(Demand { collection, action }) if action == Action::List => {
-            rights.sight(collection) != Sight::Nothing
-        }
+        TokenNeed::Right(Demand {
+            collection,
+            action: Action::List,
+        }) => rights.sight(collection) != Sight::Nothing,
         TokenNeed::Right(Demand { collection, action }) => {
             rights.may(action, collection, needs.key)
         }

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -18,9 +19,6 @@ use crate::http::{Request, Response};
 use crate::json::{self, Object, Value};
 use crate::state::apply::stream_not_found;
 use crate::state::entity::{Key, Kind};
-
-/// What is known of a streamer's load at present; nothing of those that are not alive.
-pub type Loads = Box<dyn Fn(&str) -> Option<Load> + Send + Sync>;
 
 /// How the load of servers is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -279,12 +277,19 @@ pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .has_countries()
         .then(|| shared.countries.of(caller_address(call.request)))
         .flatten();
+    let now = Instant::now();
     let load = |hostname: &str| {
         let streamer = call.state.streamer(hostname)?;
         // A namespace is a border that no viewer crosses.
-        (streamer.namespace == stream.namespace)
-            .then(|| (shared.loads)(hostname))
-            .flatten()
+        if streamer.namespace != stream.namespace {
+            return None;
+        }
+        let stats = shared.fleet.streamer(hostname, now)?;
+        Some(Load {
+            clients: stats.clients.unwrap_or(0),
+            bitrate_kbit: stats.output_kbit.unwrap_or(0),
+            streams: stats.online_streams.or(stats.streams).unwrap_or(0),
+        })
     };
     let chosen = balancer.choose(load, from, call.core.random());
     let chosen = chosen.ok_or_else(|| {

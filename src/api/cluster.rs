@@ -9,6 +9,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Call, Outcome, monitoring};
+use crate::fleet::presence::Registry;
 use crate::fleet::stats::{StreamStatus, StreamerStats, View};
 use crate::http::error::ApiError;
 use crate::json::{scan, write_string};
@@ -237,13 +238,8 @@ pub struct Census {
 }
 
 impl Census {
-    /// Begins with the streamers. `agent_online` says whether an agent is connected.
-    pub fn new(
-        state: &State,
-        fleet: View<'_>,
-        agent_online: impl Fn(&str) -> bool,
-        now_ms: u64,
-    ) -> Self {
+    /// Begins with the streamers and the agents, of which `presence` says who is connected.
+    pub fn new(state: &State, fleet: View<'_>, presence: &Registry, now_ms: u64) -> Self {
         let nodes: Vec<NodeEntry> = state
             .streamers()
             .iter()
@@ -274,12 +270,19 @@ impl Census {
         };
         for (_, agent) in state.entities(Kind::Agent).by_key() {
             let disabled = scan::member(&agent.config, "disabled") == Some("true");
-            let health = match (disabled, agent_online(&agent.key)) {
+            let online = presence.online(&agent.key);
+            let health = match (disabled, &online) {
                 (true, _) => Health::Disabled,
-                (false, true) => Health::Operational,
-                (false, false) => Health::Outage,
+                (false, Some(_)) => Health::Operational,
+                (false, None) => Health::Outage,
             };
             census.agents.add(health);
+            // Where its video goes.
+            let streampoint = online.and_then(|online| online.streampoint());
+            let node = streampoint.and_then(|it| census.by_hostname.get(&*it.hostname).copied());
+            if let Some(node) = node {
+                census.nodes[node].agents.add(health);
+            }
         }
         census
     }

@@ -4,6 +4,8 @@
 //! and units. Saving changes the configuration file; the answer is what is in force, and says where each value comes from, because the
 //! environment and the command line are stronger than the file.
 
+use std::time::Duration;
+
 use super::cluster::{Form, form};
 use super::{Call, Outcome};
 use crate::config::{Config, Effective, Origin, Setting};
@@ -97,7 +99,7 @@ const FIELDS: [Field; 18] = [
 fn shown(field: &Field, config: &Config, api_key: &str, masked: bool) -> Option<Value> {
     let settings = &config.settings;
     let secret = |text: &str| Value::from(if masked { MASK } else { text });
-    let ms = |time: std::time::Duration| Value::from(time.as_millis() as u64);
+    let ms = |time: Duration| Value::from(time.as_millis() as u64);
     let word = |on: bool| Value::from(if on { "true" } else { "false" });
     Some(match field.key {
         "api_key" => secret(api_key),
@@ -124,14 +126,16 @@ fn shown(field: &Field, config: &Config, api_key: &str, masked: bool) -> Option<
             Value::from(settings.fleet.healthcheck_fails_threshold)
         }
         "config_external_reconciliation_interval" => ms(settings.fleet.reconciliation_interval),
-        "streamer_dead_timeout" => ms(settings.fleet.streamer_dead_timeout),
+        "streamer_dead_timeout" => Value::from(settings.layouter.dead_timeout_ms),
         "episodes_buffer_delay" => ms(settings.episodes.buffer_delay),
         "episodes_buffer_limit" => Value::from(settings.episodes.buffer_limit as u64),
         "layouter_enabled" => word(settings.layouter.enabled),
-        "layouter_failback" => word(settings.layouter.failback),
-        "layouter_rebalance" => word(settings.layouter.rebalance),
-        "layouter_backups_count_as_channels" => word(settings.layouter.backups_count_as_channels),
-        "layouter_sleeping_interval" => ms(settings.layouter.sleeping_interval),
+        "layouter_failback" => word(settings.layouter.engine.failback),
+        "layouter_rebalance" => word(settings.layouter.engine.rebalance),
+        "layouter_backups_count_as_channels" => {
+            word(settings.layouter.engine.backups_count_as_channels)
+        }
+        "layouter_sleeping_interval" => Value::from(settings.layouter.interval_ms),
         "log_requests" => word(settings.log.requests),
         "log_level" => Value::from(&**config.effective("log_level").value.as_ref()?),
         _ => return None,
@@ -247,12 +251,12 @@ fn metrics(shared: &super::Shared) -> String {
         (
             "weir_setting_layouter_sleeping_interval_seconds",
             "Pause between two runs of the layouter over everything.",
-            settings.layouter.sleeping_interval,
+            Duration::from_millis(settings.layouter.interval_ms),
         ),
         (
             "weir_setting_streamer_dead_timeout_seconds",
             "Silence after which a streamer counts as dead.",
-            settings.fleet.streamer_dead_timeout,
+            Duration::from_millis(settings.layouter.dead_timeout_ms),
         ),
         (
             "weir_setting_episodes_buffer_delay_seconds",

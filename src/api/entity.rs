@@ -347,6 +347,9 @@ fn field_type(kind: Kind, path: &str) -> Option<FieldType> {
     if path == "updated_at" && kind.shows_stamp() {
         return Some(FieldType::Integer);
     }
+    if path == "stream" && kind == Kind::Agent {
+        return Some(FieldType::String);
+    }
     super::field_type(kind.schema(), path)
 }
 

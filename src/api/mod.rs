@@ -4,18 +4,22 @@
 //! the writer, a list to run in slices, or a poll to park. Everything that waits is completed through its ticket: by the
 //! writer's replies, by commits, by deadlines, by the end of the process.
 
+pub mod agent;
 pub mod auth;
 pub mod auth_backend;
 pub mod balancer;
 pub mod cluster;
 pub mod config;
 pub mod config_external;
+pub mod control;
 pub mod cursor;
 pub mod docs;
 pub mod dvr;
+pub mod dvr_presence;
 pub mod entity;
 pub mod episode;
 pub mod event;
+pub mod external_episodes;
 pub mod measure;
 pub mod monitoring;
 pub mod openapi;
@@ -23,6 +27,7 @@ pub mod person;
 pub mod query;
 pub mod router;
 pub mod session_auth;
+pub mod srt_port;
 pub mod stats;
 pub mod stream;
 pub mod streamer;
@@ -37,11 +42,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use self::agent::{Agents, Surroundings};
 use self::auth::{Access, Auth, Caller, Needs, TokenNeed, may};
 use self::cluster::{Census, Form};
 use self::config_external::{ConfigPoll, Walks};
+use self::control::Control;
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
+use self::external_episodes::ExternalEpisodes;
 use self::measure::{CoreCounts, Gathering};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
@@ -56,12 +64,14 @@ use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
 use crate::fleet::outbound::{self, Outbound};
 use crate::fleet::stats::{FleetStats, View};
+use crate::fleet::switchboard;
 use crate::http::error::ApiError;
 use crate::http::{
-    Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
-    Service, Ticket,
+    Accepts, Admission, Answer, Coding, Connections, Ended, Head, Lines, Method, Prepared, Request,
+    Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
+use crate::layouter::run::Inputs;
 use crate::metrics::Exposition;
 use crate::rt;
 use crate::schema::Schema;
@@ -82,6 +92,10 @@ const SCAN_SLICE: usize = 1024;
 const SENDS_IN_A_ROW_MAX: usize = 256;
 /// Longest that a change or a long list may take before its client is told that it takes too long.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
+const _: () = assert!(
+    (crate::insert_buffer::DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
+    "a save that waits for others is answered before its client is told that it takes too long"
+);
 
 /// One thing the API can do.
 pub struct Endpoint {
@@ -131,6 +145,7 @@ const ENTITY_NAME: Parameter = Parameter::Segment("name");
 /// Taken apart by the handler, because a stream's name must be one segment before it is decoded.
 const WANTED: Parameter =
     Parameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
+const AGENT: Parameter = Parameter::Segment("id");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -261,7 +276,16 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "/episodes",
         "external_episodes_list",
         Access::Config,
-        config_external::episodes,
+        external_episodes::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/streamers/",
+        Parameter::Pair("hostname", "port"),
+        "/srt_port_resolve/",
+        "srt_port_resolve",
+        Access::Config,
+        srt_port::resolve,
     ),
     endpoint(
         Method::Get,
@@ -544,6 +568,96 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/agents",
+        Parameter::None,
+        "",
+        "agents_list",
+        Access::Admin,
+        agent::list,
+    ),
+    batch(endpoint(
+        Method::Post,
+        "/agents/layouts",
+        Parameter::None,
+        "",
+        "batch_update_agents_layouts",
+        Access::Admin,
+        agent::set_layouts,
+    )),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reboot",
+        "agent_reboot",
+        Access::Admin,
+        agent::reboot,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reset",
+        "agent_reset",
+        Access::Admin,
+        agent::reset,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/disconnect",
+        "agent_disconnect",
+        Access::Admin,
+        agent::disconnect,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "/logs",
+        "agent_logs_get",
+        Access::Admin,
+        agent::logs,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_get",
+        Access::Admin,
+        agent::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_save",
+        Access::Admin,
+        agent::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_delete",
+        Access::Admin,
+        agent::delete,
+    ),
+    endpoint(
+        Method::Post,
+        "/endpoint/connect",
+        Parameter::None,
+        "",
+        "endpoint_connect",
+        Access::Public,
+        control::connect,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -588,6 +702,8 @@ pub struct Call<'a> {
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
     pub caller: &'a Caller,
+    /// What the answer is owed to, if it comes later.
+    pub ticket: Ticket,
 }
 
 impl Call<'_> {
@@ -635,6 +751,14 @@ pub enum Outcome {
     Survey(Form),
     /// Settings to be saved.
     Configure(Wanted),
+    /// A list that is told completely or not at all: all its pages come from one revision.
+    Walk {
+        of: Collection,
+        query: Rc<Query>,
+        state: LocalState,
+    },
+    /// Episodes that streamers are asked about before they are shown.
+    CheckPresence(Response),
     /// What others have to be asked about first.
     Ask(Question),
     /// A streamer that has what there is.
@@ -643,6 +767,10 @@ pub enum Outcome {
         poll: ConfigPoll,
         wait: Duration,
     },
+    /// The handler has seen to it that the ticket will be completed, or is late after this long.
+    Wait(Duration),
+    /// The connection carries something else from here on.
+    Upgrade(Upgrade),
 }
 
 /// What a list is of.
@@ -651,6 +779,7 @@ pub enum Collection {
     Streams,
     Streamers,
     Entities(Kind),
+    ExternalEpisodes,
     Events,
 }
 
@@ -660,12 +789,25 @@ impl Collection {
         self,
         execution: &mut Execution<Rc<Query>>,
         state: &State,
-        fleet: View<'_>,
+        shared: &Shared,
     ) -> Option<Page> {
+        let fleet = shared.fleet.view(Instant::now());
         match self {
             Self::Streams => execution.step(&Streams::new(state, Some(fleet)), SCAN_SLICE),
             Self::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
+            Self::Entities(Kind::Agent) => {
+                let around = Surroundings {
+                    state,
+                    presences: &shared.agents.presence.snapshot(),
+                    server: &shared.hostname,
+                };
+                execution.step(&Agents::new(around), SCAN_SLICE)
+            }
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
+            Self::ExternalEpisodes => {
+                let source = ExternalEpisodes::new(state, execution.query());
+                execution.step(&source, SCAN_SLICE)
+            }
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
     }
@@ -675,6 +817,7 @@ impl Collection {
             Self::Streams => Subject::Streams,
             Self::Streamers => Subject::Streamers,
             Self::Entities(kind) => Subject::Entities(kind),
+            Self::ExternalEpisodes => Subject::Entities(Kind::Episode),
             Self::Events => Subject::Events,
         }
     }
@@ -687,6 +830,10 @@ pub struct ApiSettings {
     pub streams_limit: usize,
     /// How long the HTTP backends of an authorization backend may take, all together.
     pub auth_backend_timeout: Duration,
+    /// How long an operator waits for an agent.
+    pub agent_command_wait: Duration,
+    /// How long an agent may say nothing.
+    pub agent_silence_max: Duration,
 }
 
 /// What all cores share.
@@ -698,6 +845,7 @@ pub struct Shared {
     pub walks: Walks,
     /// What streamers reported last.
     pub fleet: FleetStats,
+    pub layouter: Inputs,
     pub settings: ApiSettings,
     /// Settings that can change.
     pub running: Running,
@@ -707,12 +855,14 @@ pub struct Shared {
     pub run_id: Box<str>,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
-    /// By core.
-    pub inboxes: Vec<Arc<rt::Inbox<CoreMessage>>>,
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
-    pub loads: balancer::Loads,
+    pub agents: switchboard::Agents,
+    /// How cores tell each other things.
+    pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
+    /// The name of this server.
+    pub hostname: Box<str>,
 }
 
 /// The service of one core.
@@ -736,7 +886,10 @@ pub struct Core {
     masked: RefCell<HashSet<Ticket>>,
     /// Sessions about which HTTP backends are being asked.
     asking: RefCell<HashMap<Ticket, Asking>>,
+    /// Answers about episodes for which streamers are being asked.
+    presence: RefCell<HashMap<Ticket, dvr_presence::Asking>>,
     compiled: RefCell<Compiled>,
+    control: RefCell<Control>,
     this: std::rc::Weak<Core>,
 }
 
@@ -844,7 +997,9 @@ impl Core {
             held: RefCell::default(),
             masked: RefCell::default(),
             asking: RefCell::default(),
+            presence: RefCell::default(),
             compiled: RefCell::default(),
+            control: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -898,6 +1053,7 @@ impl Core {
             request,
             parameter: &parameter,
             caller: &caller,
+            ticket,
         };
         match (endpoint.handler)(&call)? {
             Outcome::Reply(response) => {
@@ -910,6 +1066,10 @@ impl Core {
                 }
                 Ok(Answer::Reply(response))
             }
+            Outcome::Wait(wait) => Ok(Answer::Wait {
+                deadline: Some(wait),
+            }),
+            Outcome::Upgrade(upgrade) => Ok(Answer::Upgrade(upgrade)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, Some(&command));
@@ -964,6 +1124,22 @@ impl Core {
                 self.configure(ticket, wanted, audit)?;
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
+            Outcome::Walk { of, query, state } => {
+                let asked = AskedList {
+                    of,
+                    query,
+                    wait: None,
+                    accepts: request.headers.accepts(),
+                    ticket,
+                };
+                Ok(self.list(asked, &state))
+            }
+            Outcome::CheckPresence(response) => {
+                Ok(match self.check_presence(ticket, response, &state) {
+                    Some(response) => Answer::Reply(response),
+                    None => presence_wait(),
                 })
             }
             Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
@@ -1036,7 +1212,7 @@ impl Core {
         let timeout = self.shared.settings.auth_backend_timeout;
         let asking = Asking::new(question);
         for call in asking.calls(&trace_id, Instant::now() + timeout) {
-            let inbox = self.shared.inboxes[self.index].clone();
+            let inbox = self.shared.cores[self.index].clone();
             let deliver = move |outcome| inbox.push(CoreMessage::Called { ticket, outcome });
             let cancel = asking.cancel.clone();
             self.shared.outbound.call(call, cancel, Box::new(deliver));
@@ -1090,7 +1266,12 @@ impl Core {
                 Some((EntityType::Streamer, hostname.as_str()))
             }
             Some(
-                Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. },
+                Command::SaveEntity(EntitySave { kind, .. })
+                | Command::SaveAgent {
+                    save: EntitySave { kind, .. },
+                    ..
+                }
+                | Command::DeleteEntity { kind, .. },
             ) if *kind == Kind::Agent => Some((EntityType::Agent, call.parameter)),
             _ => None,
         };
@@ -1142,7 +1323,7 @@ impl Core {
         let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
-            let Some(page) = asked.of.step(&mut execution, state, self.fleet()) else {
+            let Some(page) = asked.of.step(&mut execution, state, &self.shared) else {
                 if started.elapsed() > Duration::from_millis(1) {
                     break;
                 }
@@ -1156,7 +1337,15 @@ impl Core {
                     deadline: Some(wait),
                 };
             }
-            return Answer::Reply(Response::json(200, page.into_body("")));
+            let page = self.page(&asked.query, page, state);
+            return if checks_presence(&asked.query) {
+                match self.check_presence(asked.ticket, page, state) {
+                    Some(page) => Answer::Reply(page),
+                    None => presence_wait(),
+                }
+            } else {
+                Answer::Reply(page)
+            };
         }
         let deadline = asked.wait.unwrap_or(ANSWER_WAIT_MAX);
         if let Some(core) = self.this.upgrade() {
@@ -1182,7 +1371,7 @@ impl Core {
                 if !self.connections.is_waiting(asked.ticket) {
                     return;
                 }
-                if let Some(page) = asked.of.step(&mut execution, &state, self.fleet()) {
+                if let Some(page) = asked.of.step(&mut execution, &state, &self.shared) {
                     break page;
                 }
             };
@@ -1197,14 +1386,21 @@ impl Core {
                     return;
                 }
             }
-            self.complete(asked.ticket, Response::json(200, page.into_body("")));
+            let mut response = Some(self.page(&asked.query, page, &state));
+            if checks_presence(&asked.query) {
+                response =
+                    response.and_then(|page| self.check_presence(asked.ticket, page, &state));
+            }
+            if let Some(response) = response {
+                self.complete(asked.ticket, response);
+            }
             return;
         }
     }
 
     /// Looks at everything there is, in slices.
     async fn survey(self: Rc<Self>, ticket: Ticket, form: Form, state: LocalState) {
-        let mut census = Census::new(&state, self.fleet(), |_| false, now_ms());
+        let mut census = Census::new(&state, self.fleet(), &self.shared.agents.presence, now_ms());
         while !census.step(&state, self.fleet(), SCAN_SLICE) {
             rt::yield_now().await;
             if !self.connections.is_waiting(ticket) {
@@ -1219,7 +1415,7 @@ impl Core {
         }
         let mut text = Exposition::default();
         census.write_metrics(server_id, &mut text);
-        let inboxes = &self.shared.inboxes;
+        let inboxes = &self.shared.cores;
         let gathering = Gathering::new(ticket, self.index, inboxes.len(), text);
         for inbox in inboxes {
             inbox.push(CoreMessage::Count(gathering.clone()));
@@ -1248,7 +1444,7 @@ impl Core {
             .name("settings".into())
             .spawn(move || {
                 let outcome = save_settings(&shared, &wanted, &audit);
-                let inbox = &shared.inboxes[index];
+                let inbox = &shared.cores[index];
                 inbox.push(CoreMessage::Configured { ticket, outcome });
             });
         match started {
@@ -1268,6 +1464,61 @@ impl Core {
             let response = self.early(ticket);
             self.complete(ticket, response);
         }
+    }
+
+    /// Asks streamers what they have recorded of the episodes in a finished answer. The answer, if there is nobody to ask; else it is sent when
+    /// they have told.
+    fn check_presence(
+        &self,
+        ticket: Ticket,
+        response: Response,
+        state: &State,
+    ) -> Option<Response> {
+        let deadline = Instant::now() + dvr_presence::WAIT;
+        let body = response.body.bytes();
+        let asked = dvr_presence::Asking::of(body, state, now_seconds(), deadline);
+        let Some((asking, calls)) = asked else {
+            return Some(response);
+        };
+        for (place, call) in calls {
+            let inbox = self.shared.cores[self.index].clone();
+            let deliver = move |outcome| {
+                inbox.push(CoreMessage::Ranges {
+                    ticket,
+                    place,
+                    outcome,
+                });
+            };
+            let cancel = asking.cancel.clone();
+            self.shared.outbound.call(call, cancel, Box::new(deliver));
+        }
+        self.presence.borrow_mut().insert(ticket, asking);
+        None
+    }
+
+    /// A streamer has told what it recorded, or has not.
+    fn ranges(
+        &self,
+        ticket: Ticket,
+        place: usize,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    ) {
+        let mut all = self.presence.borrow_mut();
+        let is_done = |asking: &mut dvr_presence::Asking| asking.hear(place, outcome);
+        if !all.get_mut(&ticket).is_some_and(is_done) {
+            return;
+        }
+        let asking = all.remove(&ticket).expect("it was just found");
+        drop(all);
+        self.complete(ticket, asking.conclude());
+    }
+
+    /// A finished page. The revision of a walk is kept for its other pages.
+    fn page(&self, query: &Query, page: Page, state: &LocalState) -> Response {
+        if query.revision().is_some() && (page.next.is_some() || page.prev.is_some()) {
+            self.shared.walks.keep(state);
+        }
+        Response::json(200, page.into_body(""))
     }
 
     /// False when the server is stopping: then nobody waits any more.
@@ -1315,7 +1566,7 @@ impl Core {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
                         let masked = self.masked.borrow_mut().remove(&ticket);
-                        self.complete(ticket, done(outcome, masked, self.fleet()));
+                        self.complete(ticket, self.done(outcome, masked));
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -1325,6 +1576,12 @@ impl Core {
                     }
                 }
                 CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
+                CoreMessage::Agent(message) => self.heed(message),
+                CoreMessage::Ranges {
+                    ticket,
+                    place,
+                    outcome,
+                } => self.ranges(ticket, place, outcome),
                 CoreMessage::Drain => self.drain(),
                 CoreMessage::Configured { ticket, outcome } => {
                     let response = match outcome {
@@ -1336,7 +1593,7 @@ impl Core {
                 CoreMessage::Rotated => self.end_polls(),
                 CoreMessage::Count(gathering) => {
                     if gathering.put(self.counts()) {
-                        let asker = &self.shared.inboxes[gathering.asker];
+                        let asker = &self.shared.cores[gathering.asker];
                         asker.push(CoreMessage::Counted(gathering));
                     }
                 }
@@ -1369,6 +1626,7 @@ impl Core {
         if !commit.entities[Kind::ApiToken as usize].is_empty() {
             self.end_unheld_polls(&self.state());
         }
+        self.tell_agents(commit, &mut turn).await;
         for hostname in &commit.hostnames {
             let tickets = self.waiters.borrow().waiting_for(hostname);
             for ticket in tickets {
@@ -1466,7 +1724,7 @@ impl Core {
             self.answering.borrow_mut().extend(answering);
             let mut execution = Execution::new(poll.query.clone());
             let state = self.state();
-            if let Some(page) = of.step(&mut execution, &state, self.fleet()) {
+            if let Some(page) = of.step(&mut execution, &state, &self.shared) {
                 self.tell(&poll, page, tickets, turn).await;
             } else if let Some(core) = self.this.upgrade() {
                 rt::spawn(
@@ -1486,7 +1744,7 @@ impl Core {
     ) {
         let page = loop {
             rt::yield_now().await;
-            let Some(page) = poll.of.step(&mut execution, &state, self.fleet()) else {
+            let Some(page) = poll.of.step(&mut execution, &state, &self.shared) else {
                 continue;
             };
             let newest = self.state();
@@ -1512,6 +1770,19 @@ impl Core {
             }
         }
         let response = Response::json(200, page.into_body(""));
+        if checks_presence(&poll.query) {
+            let state = self.state();
+            for ticket in tickets {
+                self.answering.borrow_mut().remove(&ticket);
+                self.held.borrow_mut().remove(&ticket);
+                let answer = self.check_presence(ticket, response.clone(), &state);
+                if let Some(answer) = answer {
+                    self.complete(ticket, answer);
+                }
+                turn.sent().await;
+            }
+            return;
+        }
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.answering.borrow_mut().remove(&ticket);
@@ -1533,11 +1804,16 @@ impl Core {
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
     fn early(&self, ticket: Ticket) -> Response {
+        if let Some(response) = self.agent_is_late(ticket) {
+            return response;
+        }
         let mut waiters = self.waiters.borrow_mut();
         self.held.borrow_mut().remove(&ticket);
         self.masked.borrow_mut().remove(&ticket);
         let response = if let Some(asking) = self.asking.borrow_mut().remove(&ticket) {
             asking.give_up(&self.shared.sessions)
+        } else if let Some(asking) = self.presence.borrow_mut().remove(&ticket) {
+            asking.conclude()
         } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
@@ -1627,7 +1903,10 @@ impl Pass {
 /// What an endpoint asks of who calls it for `parameter`.
 fn needs(index: usize, parameter: &str) -> Needs<'_> {
     let endpoint = &ENDPOINTS[index];
-    let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
+    let named = matches!(
+        endpoint.route.parameter,
+        Parameter::Segment("hostname") | Parameter::Pair("hostname", _)
+    );
     let keyed = endpoint.route.parameter != Parameter::None;
     Needs {
         access: endpoint.access,
@@ -1744,8 +2023,10 @@ impl Service for Core {
         self.answering.borrow_mut().remove(&ticket);
         self.held.borrow_mut().remove(&ticket);
         self.masked.borrow_mut().remove(&ticket);
-        // Dropped, it tells its calls that nobody waits.
+        // Dropped, these tell their calls that nobody waits.
         self.asking.borrow_mut().remove(&ticket);
+        self.forget_agent_call(ticket);
+        self.presence.borrow_mut().remove(&ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1754,6 +2035,18 @@ impl Service for Core {
         // A write is answered to whoever may still read; a poll whose client stopped talking is over.
         let waiters = self.waiters.borrow();
         waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
+    }
+
+    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        self.hear(ticket, line, out)
+    }
+
+    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        self.say_farewell(ticket, why, out);
+    }
+
+    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+        self.control_ended(ticket, why);
     }
 
     fn allowed(&self, path: &str) -> &'static str {
@@ -1769,7 +2062,7 @@ fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<
         .map_err(|error| config::refused(&error))?;
     if saved.rotated {
         // The listeners have put the new credentials into force.
-        for inbox in &shared.inboxes {
+        for inbox in &shared.cores {
             inbox.push(CoreMessage::Rotated);
         }
     }
@@ -1798,6 +2091,18 @@ impl std::ops::Deref for PublishedState {
     }
 }
 
+impl Core {
+    /// What a command came to, as its caller sees it.
+    fn done(&self, outcome: Result<Done, ApiError>, masked: bool) -> Response {
+        match outcome {
+            Ok(Done::Entity(Kind::Agent, agent)) => {
+                Response::json(200, self.render_agent(&agent, masked, &self.state()))
+            }
+            outcome => done(outcome, masked, self.fleet()),
+        }
+    }
+}
+
 fn done(outcome: Result<Done, ApiError>, masked: bool, fleet: View<'_>) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
@@ -1817,6 +2122,18 @@ fn done(outcome: Result<Done, ApiError>, masked: bool, fleet: View<'_>) -> Respo
         }
         Ok(Done::Nothing | Done::Placed { .. }) => Response::no_content(),
         Err(error) => Response::from(error),
+    }
+}
+
+/// Whether streamers are asked about the episodes of a list.
+fn checks_presence(query: &Query) -> bool {
+    query.own(dvr_presence::PARAMETER) == Some("true")
+}
+
+/// The calls end by themselves; this is for when the threads that make them do not.
+fn presence_wait() -> Answer {
+    Answer::Wait {
+        deadline: Some(dvr_presence::WAIT + Duration::from_secs(1)),
     }
 }
 
@@ -1894,14 +2211,14 @@ fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
     )
 }
 
+fn now_seconds() -> u64 {
+    now_ms() / 1000
+}
+
 fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
-}
-
-fn now_seconds() -> u64 {
-    now_ms() / 1000
 }
 
 #[cfg(test)]
@@ -1927,10 +2244,13 @@ mod tests {
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
+            layouter: crate::layouter::run::inputs().0,
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
                 auth_backend_timeout: Duration::from_secs(1),
+                agent_command_wait: Duration::from_secs(1),
+                agent_silence_max: Duration::from_mins(1),
             },
             running: Running::new(
                 crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new())
@@ -1942,7 +2262,6 @@ mod tests {
             run_id: uuid(2),
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
-            inboxes: Vec::new(),
             outbound: Outbound::start(
                 outbound::Options { threads: 2 },
                 Arc::new(outbound::Reach::default()),
@@ -1950,7 +2269,9 @@ mod tests {
             .expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
-            loads: Box::new(|_| None),
+            agents: switchboard::Agents::new().expect("there is randomness"),
+            cores: Vec::new(),
+            hostname: Box::from("here"),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
     }

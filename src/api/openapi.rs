@@ -9,6 +9,7 @@
 //! `x-discriminator`, because OpenAPI's `discriminator` would make tools look for a fixed value.
 
 use crate::schema::data::FILES;
+use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -100,7 +101,11 @@ pub struct BodyDoc {
 #[derive(Debug, Clone, Copy)]
 pub enum Shape {
     One(&'static str),
-    ArrayOf(&'static str),
+    /// Merge patches of one kind; each names its object in the member `key`.
+    Batch {
+        of: &'static str,
+        key: &'static str,
+    },
     AnyOf(&'static [&'static str]),
     /// This document.
     Openapi,
@@ -221,6 +226,7 @@ commits and never repeats.";
 /// When an example in the table is not JSON or two endpoints are the same: mistakes of ours that the tests find.
 pub fn document(groups: &[&[EndpointDoc]], server_version: &str) -> String {
     let mut paths = Map::new();
+    let mut schemas = components();
     let mut used = BTreeSet::new();
     for endpoint in groups.iter().copied().flatten() {
         used.insert(endpoint.tag);
@@ -228,7 +234,10 @@ pub fn document(groups: &[&[EndpointDoc]], server_version: &str) -> String {
             .entry(endpoint.path)
             .or_insert_with(|| Value::Object(Map::new()));
         let item = item.as_object_mut().expect("inserted as an object");
-        let twice = item.insert(endpoint.method.to_ascii_lowercase(), operation(endpoint));
+        let twice = item.insert(
+            endpoint.method.to_ascii_lowercase(),
+            operation(endpoint, &mut schemas),
+        );
         assert!(
             twice.is_none(),
             "{} {} is documented twice",
@@ -263,7 +272,7 @@ pub fn document(groups: &[&[EndpointDoc]], server_version: &str) -> String {
         "tags": tags,
         "security": security(Security::Administrator),
         "paths": paths,
-        "components": { "schemas": components(), "securitySchemes": security_schemes() },
+        "components": { "schemas": schemas, "securitySchemes": security_schemes() },
     })
     .to_string()
 }
@@ -298,7 +307,7 @@ fn security(kind: Security) -> Value {
     }
 }
 
-fn operation(endpoint: &EndpointDoc) -> Value {
+fn operation(endpoint: &EndpointDoc, schemas: &mut Map<String, Value>) -> Value {
     let mut responses = Map::new();
     for response in endpoint.responses {
         responses.insert(response.status.to_string(), render_response(response));
@@ -323,7 +332,7 @@ fn operation(endpoint: &EndpointDoc) -> Value {
         out.insert("parameters".to_owned(), Value::Array(parameters));
     }
     if let Some(body) = &endpoint.request {
-        out.insert("requestBody".to_owned(), request_body(body));
+        out.insert("requestBody".to_owned(), request_body(body, schemas));
     }
     if endpoint.security != Security::Administrator {
         out.insert("security".to_owned(), security(endpoint.security));
@@ -397,12 +406,11 @@ fn kind_schema(kind: Kind) -> Value {
     }
 }
 
-fn request_body(body: &BodyDoc) -> Value {
-    let mut schema = shape(body.shape);
-    if body.partial && matches!(body.shape, Shape::One(_)) {
-        schema = json!({
+fn request_body(body: &BodyDoc, schemas: &mut Map<String, Value>) -> Value {
+    let schema = match body.shape {
+        Shape::One(name) if body.partial => json!({
             "allOf": [
-                schema,
+                reference(&patch_of(name, schemas, &mut Vec::new())),
                 {
                     "type": "object",
                     "properties": {
@@ -413,8 +421,14 @@ fn request_body(body: &BodyDoc) -> Value {
                     },
                 },
             ],
-        });
-    }
+        }),
+        Shape::Batch { of, key } => json!({
+            "type": "array",
+            "maxItems": BATCH_ITEMS_MAX,
+            "items": { "allOf": [reference(&patch_of(of, schemas, &mut Vec::new())), { "required": [key] }] },
+        }),
+        other => shape(other),
+    };
     let mut out = json!({
         "description": body.description,
         "required": true,
@@ -462,7 +476,7 @@ fn reference(name: &str) -> Value {
 fn shape(of: Shape) -> Value {
     match of {
         Shape::One(name) => reference(name),
-        Shape::ArrayOf(name) => json!({ "type": "array", "items": reference(name) }),
+        Shape::Batch { of, .. } => json!({ "type": "array", "items": reference(of) }),
         Shape::AnyOf(names) => {
             let variants: Vec<Value> = names.iter().map(|name| reference(name)).collect();
             json!({ "anyOf": variants })
@@ -519,6 +533,73 @@ fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
     }
 }
 
+/// Name of the schema that patches of the named one obey: nothing is required, at any depth to which objects are merged. Made when there is none yet;
+/// where nothing is required anyway it is the schema itself.
+fn patch_of(name: &str, schemas: &mut Map<String, Value>, open: &mut Vec<String>) -> String {
+    let patch = format!("{name}_patch");
+    if schemas.contains_key(&patch) {
+        return patch;
+    }
+    if open.iter().any(|outer| outer == name) {
+        return name.to_owned();
+    }
+    open.push(name.to_owned());
+    let mut schema = schemas[name].clone();
+    let changed = require_nothing(&mut schema, schemas, open);
+    open.pop();
+    if !changed {
+        return name.to_owned();
+    }
+    if let Some(title) = schema["title"].as_str() {
+        schema["title"] = json!(format!("{title}, as a patch"));
+    }
+    schemas.insert(patch.clone(), schema);
+    patch
+}
+
+fn require_nothing(
+    schema: &mut Value,
+    schemas: &mut Map<String, Value>,
+    open: &mut Vec<String>,
+) -> bool {
+    let Value::Object(object) = schema else {
+        return false;
+    };
+    let mut changed = object.remove("required").is_some();
+    if let Some(Value::Object(properties)) = object.get_mut("properties") {
+        let count = properties.len();
+        // What only the server sets is ignored, whatever it is.
+        properties.retain(|_, property| property["readOnly"] != true);
+        changed |= properties.len() < count;
+        for property in properties.values_mut() {
+            changed |= require_nothing(property, schemas, open);
+        }
+    }
+    for key in ["oneOf", "anyOf"] {
+        let Some(Value::Array(mut variants)) = object.remove(key) else {
+            continue;
+        };
+        let mut differ = false;
+        for variant in &mut variants {
+            differ |= require_nothing(variant, schemas, open);
+        }
+        changed |= differ;
+        // A patch need not say which variant it is, so it may be like several.
+        let key = if differ { "anyOf" } else { key };
+        if differ {
+            object.remove("discriminator");
+        }
+        object.insert(key.to_owned(), Value::Array(variants));
+    }
+    if let Some(Value::String(target)) = object.get_mut("$ref") {
+        let name = target.rsplit('/').next().unwrap_or_default().to_owned();
+        let patch = patch_of(&name, schemas, open);
+        changed |= patch != name;
+        *target = format!("#/components/schemas/{patch}");
+    }
+    changed
+}
+
 /// Turns our extensions into their standard equivalents, at every level.
 fn publish(schema: &mut Value) {
     let Value::Object(object) = schema else {
@@ -550,9 +631,27 @@ fn publish(schema: &mut Value) {
     if object.remove("x-nullable").is_some() {
         admit_null(object);
     }
+    // `null` and absent are the same here: `null` in a patch removes, and it stands for what an item of a list was asked for and does not have.
+    let required: Vec<Value> = object
+        .get("required")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    if let Some(Value::Object(properties)) = object.get_mut("properties") {
+        for (name, property) in properties {
+            if let Value::Object(property) = property
+                && !required.iter().any(|required| required == name)
+            {
+                admit_null(property);
+            }
+        }
+    }
 }
 
 fn admit_null(object: &mut Map<String, Value>) {
+    if object.get("type").is_some_and(Value::is_array) {
+        return;
+    }
     if let Some(constant) = object.remove("const") {
         object.insert("enum".to_owned(), json!([constant]));
     }
@@ -568,7 +667,9 @@ fn admit_null(object: &mut Map<String, Value>) {
         );
     } else {
         for key in ["anyOf", "oneOf"] {
-            if let Some(Value::Array(variants)) = object.get_mut(key) {
+            if let Some(Value::Array(variants)) = object.get_mut(key)
+                && !variants.contains(&json!({ "type": "null" }))
+            {
                 variants.push(json!({ "type": "null" }));
             }
         }
@@ -603,11 +704,14 @@ mod tests {
     fn check_shape(checker: &mut Checker, of: Shape, value: &Value) -> Result<(), String> {
         match of {
             Shape::One(name) => checker.check_named(name, value),
-            Shape::ArrayOf(name) => value
+            Shape::Batch { of, key } => value
                 .as_array()
                 .ok_or("not an array")?
                 .iter()
-                .try_for_each(|item| checker.check_named(name, item)),
+                .try_for_each(|item| {
+                    item.get(key).ok_or(format!("no {key}"))?;
+                    checker.check_named(of, item)
+                }),
             Shape::AnyOf(names) => names
                 .iter()
                 .map(|name| checker.check_named(name, value))
@@ -761,6 +865,7 @@ mod tests {
                 "agent_reset",
                 "agent_save",
                 "agents_list",
+                "api_token_delete",
                 "api_token_get",
                 "api_token_save",
                 "api_tokens_list",

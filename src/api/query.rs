@@ -864,6 +864,11 @@ impl Query {
         }
     }
 
+    /// Whether the request names a limit.
+    pub fn has_limit(&self) -> bool {
+        self.limit_given
+    }
+
     /// Makes the cursors of the answer name a revision.
     pub fn pin_revision(&mut self, revision: u64) {
         self.revision = Some(revision);

@@ -10,6 +10,9 @@ use super::{Call, Outcome};
 use crate::fleet::stats::Report;
 use crate::http::Response;
 use crate::http::error::ApiError;
+use crate::layouter::intake::NodeStats;
+use crate::layouter::run::Input;
+use crate::rt;
 use crate::state::apply::streamer_not_found;
 
 /// Six thousand streams with everything a node can say of them, twice.
@@ -21,8 +24,20 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(streamer_not_found());
     }
     let now = Instant::now();
-    let mut report = Report::from_body(call.json()?, now)?;
+    let body = call.json()?;
+    let stats = body.get("stats").filter(|stats| !stats.is_null());
+    let stats = stats.map(NodeStats::from_json);
+    let mut report = Report::from_body(body, now)?;
     report.retain_streams(|name| call.state.stream(name).is_some());
-    call.core.shared().fleet.report(&hostname, report, now);
+    let shared = call.core.shared();
+    shared.fleet.report(&hostname, report, now);
+    if let Some(stats) = stats {
+        // A layouter with too much to do hears of the next report.
+        shared.layouter.send(Input::Stats {
+            hostname,
+            stats,
+            at_ms: rt::uptime_ms(),
+        });
+    }
     Ok(Outcome::Reply(Response::no_content()))
 }

@@ -95,6 +95,23 @@ impl<'a> StreamDoc<'a> {
             out.push(b'}');
         }
     }
+
+    /// The same with all members in the order of their names, as what picks members out of a text expects them.
+    fn config_on_disk_in_order(&self, out: &mut Vec<u8>) {
+        let mut name_first = Vec::new();
+        self.config_on_disk(&mut name_first);
+        let name_first = String::from_utf8(name_first).expect("rendered JSON is UTF-8");
+        let mut members: Vec<(&str, &str)> = scan::members(&name_first).collect();
+        let after = members[1..].partition_point(|(name, _)| *name < "name");
+        members[..=after].rotate_left(1);
+        for (i, (name, value)) in members.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value.as_bytes());
+        }
+        out.push(b'}');
+    }
 }
 
 fn owned(render: impl FnOnce(&mut Vec<u8>)) -> Raw<'static> {
@@ -121,7 +138,7 @@ impl Document for StreamDoc<'_> {
                 .stream
                 .layout()
                 .map(|_| owned(|out| render_current_layout(self.stream, out))),
-            "config_on_disk" => Some(owned(|out| self.config_on_disk(out))),
+            "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
             "stats" => self.reported(|facts| owned(|out| facts.render(out))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }

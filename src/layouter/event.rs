@@ -25,10 +25,24 @@ pub enum NodeRole {
 pub enum NodeState {
     #[default]
     Up,
+    /// Nothing is known: it was not heard of yet, or its silence proves nothing. Keeps what it has and takes nothing.
+    Unsure,
     /// Back, but not trusted yet: takes streams only when no other node may take them, and nothing is restored to it.
     Probation,
     /// Lost: what is on it moves away, unless no streamer at all is left.
     Down,
+}
+
+impl NodeState {
+    /// Short name for logs and metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unsure => "unsure",
+            Self::Probation => "probation",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// One streamer as its configuration describes it.
@@ -214,7 +228,6 @@ pub enum Why {
     NotDistributed,
     Redundancy,
     Disabled,
-    Deleted,
     /// Moved so that another stream has a place at all.
     MakeRoom,
     Preferred,
@@ -223,7 +236,7 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::Namespace,
         Self::NodeMissesLabels,
         Self::StreamMissesLabels,
@@ -239,7 +252,6 @@ impl Why {
         Self::NotDistributed,
         Self::Redundancy,
         Self::Disabled,
-        Self::Deleted,
         Self::MakeRoom,
         Self::Preferred,
         Self::Restore,
@@ -263,9 +275,7 @@ impl Why {
             Self::Redundancy => "dvr_redundancy_adjust",
             Self::Disabled => "stream_disabled",
             Self::Preferred => "preferred_labels_better_match",
-            Self::Role | Self::Transcoding | Self::Deleted | Self::Restore | Self::Rebalance => {
-                return None;
-            }
+            Self::Role | Self::Transcoding | Self::Restore | Self::Rebalance => return None,
         })
     }
 
@@ -274,7 +284,6 @@ impl Why {
         match self {
             Self::Role => "node_role_changed",
             Self::Transcoding => "node_not_available_for_transcoding",
-            Self::Deleted => "stream_deleted",
             Self::MakeRoom => "make_room",
             Self::Restore => "restore",
             Self::Rebalance => "rebalance",

@@ -183,7 +183,8 @@ impl Phase {
         match self {
             Self::Up => NodeState::Up,
             Self::Down => NodeState::Down,
-            Self::Unseen | Self::Held { .. } | Self::Braked => NodeState::Probation,
+            Self::Held { .. } => NodeState::Probation,
+            Self::Unseen | Self::Braked => NodeState::Unsure,
         }
     }
 }
@@ -249,7 +250,7 @@ impl Health {
     }
 
     /// A node to watch. `expected`: it was there before this server started. Its first dead timeout is a grace: it keeps what it
-    /// has, and is preferred by nothing.
+    /// has and gets nothing.
     pub fn add(&mut self, hostname: &Hostname, expected: bool, now_ms: u64) -> NodeState {
         if let Some(known) = self.get(hostname) {
             return known.state;
@@ -275,7 +276,7 @@ impl Health {
         self.nodes[id] = Some(node);
         self.by_name.insert(hostname.clone(), id);
         self.schedule(id);
-        NodeState::Probation
+        NodeState::Unsure
     }
 
     pub fn remove(&mut self, hostname: &str) {
@@ -609,7 +610,7 @@ mod tests {
             let mut health = Health::new(HealthSettings::default(), 0);
             let nodes: Vec<Hostname> = (0..nodes).map(|i| host(&format!("n{i}"))).collect();
             for node in &nodes {
-                assert_eq!(health.add(node, true, 0), NodeState::Probation);
+                assert_eq!(health.add(node, true, 0), NodeState::Unsure);
             }
             let mut run = Self {
                 health,
@@ -648,7 +649,7 @@ mod tests {
         }
     }
 
-    /// How often the facts take a node into each state: (down, held, up).
+    /// How often the facts take a node into each state: (down, held or braked, up).
     fn counts(facts: &[Fact]) -> (usize, usize, usize) {
         let into = |state| {
             let changes = facts.iter().filter_map(Fact::state_change);
@@ -656,7 +657,7 @@ mod tests {
         };
         (
             into(NodeState::Down),
-            into(NodeState::Probation),
+            into(NodeState::Probation) + into(NodeState::Unsure),
             into(NodeState::Up),
         )
     }
@@ -896,7 +897,7 @@ mod tests {
         assert_eq!(run.until(100, |node, _| node == 1), []);
         assert_eq!(
             run.health.add(&host("n0"), false, 100 * S),
-            NodeState::Probation
+            NodeState::Unsure
         );
         assert_eq!(counts(&run.until(102, |_, _| true)), (0, 0, 1));
     }
@@ -947,8 +948,8 @@ mod tests {
                     Op::Add(node, expected) => {
                         let name = host(&format!("n{node}"));
                         if !followed.contains_key(&name) {
-                            prop_assert_eq!(health.add(&name, expected, now_ms), NodeState::Probation);
-                            followed.insert(name.clone(), NodeState::Probation);
+                            prop_assert_eq!(health.add(&name, expected, now_ms), NodeState::Unsure);
+                            followed.insert(name.clone(), NodeState::Unsure);
                             signs.insert(name, now_ms);
                         }
                     }

@@ -56,6 +56,8 @@ roots! {
     streamer_dvr: "dvr_config", ["name"];
     /// What a streamer says of a stream.
     stream_stats: "stream_stats", [];
+    /// Where a stream runs, as a client asks for it.
+    stream_layout: "central_stream_layout", [];
     /// An agent and where its video goes.
     agent: "central_agent_config", ["id"];
     /// A batch of streamers for agents.

@@ -46,7 +46,7 @@ enum Rule {
 }
 
 fn rule(path: &str) -> Rule {
-    if path.starts_with("/monitoring/") {
+    if path.starts_with("/monitoring/") || path.starts_with("/lb/") {
         Rule::Anybody
     } else if path.starts_with("/streamers/{hostname}/") {
         Rule::AdministratorOrOwnStreamer

@@ -402,6 +402,26 @@ impl Client {
         answer
     }
 
+    /// The next line, once the connection carries lines; `None` when it has ended.
+    pub fn line(&mut self) -> Option<String> {
+        loop {
+            let end = self
+                .received
+                .borrow()
+                .iter()
+                .position(|byte| *byte == b'\n');
+            if let Some(end) = end {
+                let mut line = self.take(end + 1);
+                line.pop();
+                return Some(String::from_utf8(line).expect("a line is text"));
+            }
+            if !self.receive() {
+                assert!(self.received.borrow().is_empty(), "ended inside a line");
+                return None;
+            }
+        }
+    }
+
     /// Whether the server ends the connection without saying anything more.
     pub fn is_ended(&mut self) -> bool {
         self.received.borrow().is_empty() && !self.receive()

@@ -34,14 +34,6 @@ pub const SERVED: &[&[EndpointDoc]] = &[
     event::DOCS,
     config::DOCS,
     cluster::STATS,
-    monitoring::DOCS,
-];
-
-/// What is described and not served yet.
-pub const PENDING: &[&[EndpointDoc]] = &[
-    stream::PREVIEWS,
-    stream::EXPLAIN,
-    streamer::PREVIEWS,
     config_external::SRT,
     agent::DOCS,
     agent::COMMANDS,
@@ -53,6 +45,14 @@ pub const PENDING: &[&[EndpointDoc]] = &[
     balancer::STREAMING,
     token::DOCS,
     token::SAVE,
+    monitoring::DOCS,
+];
+
+/// What is described and not served yet.
+pub const PENDING: &[&[EndpointDoc]] = &[
+    stream::PREVIEWS,
+    stream::EXPLAIN,
+    streamer::PREVIEWS,
     cluster::PLANNING,
 ];
 

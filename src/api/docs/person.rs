@@ -72,7 +72,7 @@ pub const DOCS: &[EndpointDoc] = &[
         request: Some(BodyDoc {
             shape: Shape::One("vision_person"),
             description: "The fields to change.",
-            example: r#"{"external_id":"staff-117","originator":"api","updated_at":1637034282845,"photos":[{"data":"/9j/4AAQSkY="}]}"#,
+            example: r#"{"person_id":6865733185536000123,"external_id":"staff-117","originator":"api","updated_at":1637034282845,"photos":[{"data":"/9j/4AAQSkY="}]}"#,
             partial: true,
         }),
         responses: &[

@@ -67,7 +67,10 @@ pub const DOCS: &[EndpointDoc] = &[
         description: "Creates the streams that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
                       batch. No reader sees a part of it. Every item names its stream.",
         request: Some(BodyDoc {
-            shape: Shape::ArrayOf("central_stream_config"),
+            shape: Shape::Batch {
+                of: "central_stream_config",
+                key: "name",
+            },
             description: "One merge patch per stream, with its `name`. At most 10,000.",
             example: r#"[{"name":"harbour/cam1","disabled":true},{"name":"harbour/cam2","inputs":[{"url":"rtsp://10.0.4.18/stream1"}]}]"#,
             partial: true,
@@ -265,7 +268,10 @@ pub const PREVIEWS: &[EndpointDoc] = &[
         description: "Every stream that would be placed differently if all items were saved together. Nothing is changed.",
         shared: PAGE,
         request: Some(BodyDoc {
-            shape: Shape::ArrayOf("central_stream_config"),
+            shape: Shape::Batch {
+                of: "central_stream_config",
+                key: "name",
+            },
             description: "One merge patch per stream, with its `name`. At most 10,000.",
             example: r#"[{"name":"harbour/cam1","labels":{"required.zone":"north"}}]"#,
             partial: true,

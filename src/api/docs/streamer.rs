@@ -37,7 +37,10 @@ pub const DOCS: &[EndpointDoc] = &[
         description: "Creates the nodes that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
                       batch. Every item names its node by `hostname`.",
         request: Some(BodyDoc {
-            shape: Shape::ArrayOf("streamer_config"),
+            shape: Shape::Batch {
+                of: "streamer_config",
+                key: "hostname",
+            },
             description: "One merge patch per node, with its `hostname`. New nodes need `role` and `cluster_key`. At most 10,000.",
             example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","labels":{"zone":"north"}}]"#,
             partial: true,
@@ -208,7 +211,10 @@ pub const PREVIEWS: &[EndpointDoc] = &[
         description: "Every node that would have another number of streams if all items were saved together. Nothing is changed.",
         shared: PAGE,
         request: Some(BodyDoc {
-            shape: Shape::ArrayOf("streamer_config"),
+            shape: Shape::Batch {
+                of: "streamer_config",
+                key: "hostname",
+            },
             description: "One merge patch per node, with its `hostname`. At most 10,000.",
             example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":300}]"#,
             partial: true,

@@ -1,0 +1,472 @@
+//! Moves that only improve: to a better tier, and from the hottest nodes to cooler ones.
+//!
+//! Every such move raises the score, or keeps it and ends with the fuller of its two nodes less full than before. Never compared with
+//! a mean: a mean counts nodes that none of these streams may go to.
+
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use super::Engine;
+use super::class::{NONE, Pool, static_reasons};
+use super::cow::Fixed;
+use super::event::{Shed, Why};
+use super::slots::{DISABLED, LIVE, MEMBER};
+use super::tree::{LAST_RESORT, Need, ONE};
+
+/// Refusals in a row after which a class is left for the next change.
+const MISSES_MAX: u32 = 8;
+/// Nodes and slots that are looked at for a partner of a swap.
+const SWAP_NODES: usize = 8;
+const SWAP_SLOTS: usize = 4;
+/// Slots of a bucket that a balancing move is chosen from, and how many of these are tried.
+const SAMPLE: usize = 16;
+const TRIES: usize = 4;
+
+/// What one round of balancing keeps count of.
+#[derive(Default)]
+struct Round {
+    out: BTreeMap<u32, u32>,
+    into: BTreeMap<u32, u32>,
+    /// Moves that only a budget or an exemption forbade.
+    deferred: bool,
+}
+
+impl Engine {
+    /// Optional moves wait while the cluster has other worries.
+    pub(super) fn is_calm(&self) -> bool {
+        let flying = u64::from(self.in_flight) * 1000;
+        let share_max = u64::from(self.settings.in_flight_permille_max);
+        self.on_probation == 0
+            && flying
+                <= (u64::from(self.streams) * share_max)
+                    .max(1000 * u64::from(self.settings.optional_moves_min))
+    }
+
+    // ---- preferred labels ----
+
+    /// Moves slots to better tiers. True: some were not tried.
+    pub(super) fn upgrade(&mut self) -> bool {
+        let mut left_over = false;
+        for class in self.below_best.clone() {
+            left_over |= self.upgrade_class(class);
+        }
+        left_over
+    }
+
+    /// Slots that a class of nodes likes better which came after they were placed.
+    pub(super) fn find_promoted(&mut self) {
+        let promoted = std::mem::take(&mut self.classes.promoted);
+        if promoted.is_empty() {
+            return;
+        }
+        for n in 0..self.nodes.len() {
+            let buckets = self.nodes[n].buckets.clone();
+            for bucket in buckets
+                .iter()
+                .filter(|bucket| promoted.contains(&bucket.class))
+            {
+                let mut slots = Vec::new();
+                self.bucket_slots(bucket.head, &mut slots);
+                for s in slots {
+                    let score = self.slot(s).score;
+                    self.note_below_best(s, bucket.class, score);
+                }
+            }
+        }
+    }
+
+    fn upgrade_class(&mut self, class: u32) -> bool {
+        let pool = self.pool_of(class);
+        let best = pool.best_score();
+        let slots = std::mem::take(&mut self.classes.classes.get_mut(class).below_best);
+        let mut ordered: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
+        for s in slots.iter() {
+            let slot = self.slot(*s);
+            if slot.class == class
+                && slot.has(LIVE)
+                && !slot.has(MEMBER)
+                && slot.node != NONE
+                && slot.score < best
+            {
+                ordered.push((self.order_of(*s), *s));
+            }
+        }
+        ordered.sort_unstable();
+        ordered.dedup();
+        let mut keep = Vec::new();
+        let mut misses = 0;
+        let mut left_over = false;
+        for (_, s) in ordered {
+            if self.budgets.preferred.left() == 0 {
+                left_over = true;
+                keep.push(s);
+                continue;
+            }
+            if misses >= MISSES_MAX {
+                keep.push(s);
+                continue;
+            }
+            if self.upgrade_slot(s, &pool) {
+                misses = 0;
+                if self.slot(s).score < best {
+                    keep.push(s);
+                }
+            } else {
+                misses += 1;
+                keep.push(s);
+            }
+        }
+        // What moved for a swap may have been remembered meanwhile.
+        keep.extend(
+            self.classes
+                .classes
+                .get(class)
+                .below_best
+                .iter()
+                .filter(|s| self.slot(**s).class == class),
+        );
+        keep.sort_unstable();
+        keep.dedup();
+        if keep.is_empty() {
+            self.below_best.remove(&class);
+        }
+        self.classes.classes.get_mut(class).below_best = Arc::new(keep);
+        left_over
+    }
+
+    fn upgrade_slot(&mut self, s: u32, pool: &Pool) -> bool {
+        let slot = *self.slot(s);
+        let below = (u64::from(self.settings.upgrade_load_max_permille) * ONE / 1000) << 32;
+        let mut avoid = Vec::new();
+        self.sibling_nodes(s, &mut avoid);
+        let better = pool.tiers.iter().take_while(|tier| tier.score > slot.score);
+        for tier in better.clone() {
+            if let Some((_, node)) = self.coolest(tier, slot.need(), &avoid, below.min(LAST_RESORT))
+            {
+                self.budgets.preferred.take(1);
+                self.move_optional(s, node, Why::Preferred);
+                return true;
+            }
+        }
+        if self.budgets.preferred.left() < 2 {
+            return false;
+        }
+        for tier in better {
+            if self.swap(s, &tier.runs, &avoid) {
+                self.budgets.preferred.take(2);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Exchanges `s` with a slot on a full node of a better tier, if both together like it better so.
+    fn swap(&mut self, s: u32, runs: &[(u32, u32)], avoid: &[u32]) -> bool {
+        let slot = *self.slot(s);
+        let here = slot.node;
+        let mut looked = 0;
+        let leaves: Vec<usize> = runs
+            .iter()
+            .flat_map(|(low, high)| {
+                self.class_start[*low as usize] as usize..self.class_start[*high as usize] as usize
+            })
+            .take(4 * SWAP_NODES)
+            .collect();
+        for leaf in leaves {
+            let there = self.tree.nodes[leaf];
+            if there == here || avoid.contains(&there) || !self.node(there).is_open() {
+                continue;
+            }
+            looked += 1;
+            if looked > SWAP_NODES {
+                break;
+            }
+            let gain = self.score_on(slot.class, there) - slot.score;
+            for i in 0..self.node(there).buckets.len() {
+                let bucket = self.node(there).buckets[i];
+                if !self.static_reasons_on(bucket.class, here).is_empty()
+                    || !self.node(here).is_open()
+                {
+                    continue;
+                }
+                let score_here = self.score_on(bucket.class, here);
+                let mut at = bucket.head;
+                for _ in 0..SWAP_SLOTS {
+                    if at == NONE {
+                        break;
+                    }
+                    let other = *self.slot(at);
+                    let loss = other.score.saturating_sub(score_here);
+                    if gain > loss && self.may_swap(s, at) {
+                        self.note(s, Why::Preferred);
+                        self.note(at, Why::MakeRoom);
+                        self.unassign(s);
+                        self.unassign(at);
+                        self.assign(s, there);
+                        self.assign(at, here);
+                        self.gain(here);
+                        self.gain(there);
+                        return true;
+                    }
+                    at = other.next;
+                }
+            }
+        }
+        false
+    }
+
+    fn may_swap(&self, a: u32, b: u32) -> bool {
+        let (slot_a, slot_b) = (self.slot(a), self.slot(b));
+        let (node_a, node_b) = (self.node(slot_a.node), self.node(slot_b.node));
+        if !node_a.fits_instead(&slot_a.need(), &slot_b.need())
+            || !node_b.fits_instead(&slot_b.need(), &slot_a.need())
+        {
+            return false;
+        }
+        let mut siblings = Vec::new();
+        self.sibling_nodes(b, &mut siblings);
+        !siblings.contains(&slot_a.node)
+    }
+
+    // ---- balance ----
+
+    /// Passes until one moves nothing. True: something was deferred.
+    pub(super) fn rebalance(&mut self) -> bool {
+        if !self.settings.rebalance {
+            return false;
+        }
+        let mut round = Round::default();
+        while self.rebalance_pass(&mut round) {}
+        round.deferred
+    }
+
+    fn rebalance_pass(&mut self, round: &mut Round) -> bool {
+        let start = u64::from(self.settings.gap_start_permille) * ONE / 1000;
+        let stop = u64::from(self.settings.gap_stop_permille) * ONE / 1000;
+        let balance = self.settings.balance;
+        let mut heap: BinaryHeap<(u64, u32, bool)> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.is_open() && !node.buckets.is_empty())
+            .map(|(i, node)| (node.load(balance), i as u32, false))
+            .collect();
+        // Key of the coolest node that a class may go to at no worse a score, while nothing moves.
+        let mut coolest: HashMap<(u32, u16), (u64, u64), Fixed> = HashMap::default();
+        let mut moved = false;
+        while let Some((load, node, active)) = heap.pop() {
+            let gap = if active { stop } else { start };
+            if load <= (self.tree.coolest() >> 32) + stop.min(start) {
+                break;
+            }
+            if self.cool_down(node, load, gap, stop, round, &mut coolest) {
+                moved = true;
+                heap.push((self.node(node).load(balance), node, true));
+            }
+        }
+        moved
+    }
+
+    /// Moves one slot off a hot node.
+    fn cool_down(
+        &mut self,
+        node: u32,
+        load: u64,
+        gap: u64,
+        stop: u64,
+        round: &mut Round,
+        coolest: &mut HashMap<(u32, u16), (u64, u64), Fixed>,
+    ) -> bool {
+        let mut candidates: Vec<(u64, u32)> = Vec::new();
+        for i in 0..self.node(node).buckets.len() {
+            let bucket = self.node(node).buckets[i];
+            let score = self.slot(bucket.head).score;
+            let key = match coolest.get(&(bucket.class, score)) {
+                Some((epoch, key)) if *epoch == self.epoch => *key,
+                _ => {
+                    let key = self.coolest_for(bucket.class, score);
+                    coolest.insert((bucket.class, score), (self.epoch, key));
+                    key
+                }
+            };
+            if key < LAST_RESORT && (key >> 32) + gap < load {
+                candidates.push((key, bucket.class));
+            }
+        }
+        candidates.sort_unstable();
+        if candidates.is_empty() {
+            return false;
+        }
+        let per_node_max = self.settings.rebalance_moves_per_node_max;
+        if self.budgets.rebalance.left() == 0
+            || round.out.get(&node).is_some_and(|out| *out >= per_node_max)
+        {
+            round.deferred = true;
+            return false;
+        }
+        for (_, class) in candidates {
+            for s in self.movable(node, class, load, round) {
+                let Some(target) = self.cooler_target(s, load, gap, stop, round) else {
+                    continue;
+                };
+                self.move_optional(s, target, Why::Rebalance);
+                self.exempt(s);
+                self.budgets.rebalance.take(1);
+                *round.out.entry(node).or_default() += 1;
+                *round.into.entry(target).or_default() += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn coolest_for(&mut self, class: u32, score: u16) -> u64 {
+        let one = Need {
+            channels: 1,
+            ..Need::default()
+        };
+        let pool = self.pool_of(class);
+        pool.tiers
+            .iter()
+            .take_while(|tier| tier.score >= score)
+            .filter_map(|tier| self.coolest(tier, one, &[], LAST_RESORT))
+            .map(|(key, _)| key)
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+
+    /// The few slots of a bucket that are worth trying: the largest in the dimension that is hot; for channels those with the least recording.
+    fn movable(&self, node: u32, class: u32, load: u64, round: &mut Round) -> Vec<u32> {
+        let Ok(bucket) = self.node(node).bucket(class) else {
+            return Vec::new();
+        };
+        let [channels, kbps, disk] = self.node(node).loads();
+        let mut sample: Vec<(u64, u32)> = Vec::new();
+        let mut at = self.node(node).buckets[bucket].head;
+        for _ in 0..SAMPLE {
+            if at == NONE {
+                break;
+            }
+            let slot = self.slot(at);
+            if self.exempt.contains_key(&at) {
+                round.deferred = true;
+            } else {
+                let worth = if channels >= load {
+                    u64::from(slot.disk)
+                } else if kbps >= disk {
+                    u64::MAX - u64::from(slot.kbps)
+                } else {
+                    u64::MAX - u64::from(slot.disk)
+                };
+                sample.push((worth, at));
+            }
+            at = slot.next;
+        }
+        sample.sort_unstable();
+        sample.into_iter().take(TRIES).map(|(_, s)| s).collect()
+    }
+
+    fn cooler_target(
+        &mut self,
+        s: u32,
+        load: u64,
+        gap: u64,
+        stop: u64,
+        round: &mut Round,
+    ) -> Option<u32> {
+        let slot = *self.slot(s);
+        let need = slot.need();
+        let balance = self.settings.balance;
+        let mut avoid = Vec::new();
+        self.sibling_nodes(s, &mut avoid);
+        avoid.push(slot.node);
+        let pool = self.pool_of(slot.class);
+        let below = load.saturating_sub(gap) << 32;
+        let (_, target) = pool
+            .tiers
+            .iter()
+            .take_while(|tier| tier.score >= slot.score)
+            .filter_map(|tier| self.coolest(tier, need, &avoid, below))
+            .min()?;
+        if round
+            .into
+            .get(&target)
+            .is_some_and(|into| *into >= self.settings.rebalance_moves_per_node_max)
+        {
+            round.deferred = true;
+            return None;
+        }
+        let (source, node) = (self.node(slot.node), self.node(target));
+        // The fuller of the two must end clearly less full, or the next round moves it back.
+        if node.load_with(&need, balance) + stop / 2 > load {
+            return None;
+        }
+        // And a gap that is one channel of a small node is no gap.
+        let [channels, ..] = source.loads();
+        if channels >= load {
+            let gap_channels =
+                (load - node.load(balance).min(load)) * u64::from(source.limit.channels) / ONE;
+            if gap_channels < u64::from(self.settings.gap_channels_min) {
+                return None;
+            }
+        }
+        Some(target)
+    }
+
+    /// Balancing leaves a slot alone for a while.
+    pub(super) fn exempt(&mut self, s: u32) {
+        if self.settings.rebalance_exempt_ms > 0 {
+            self.exempt
+                .insert(s, self.now_ms + self.settings.rebalance_exempt_ms);
+        }
+    }
+
+    // ---- CPU ----
+
+    /// Takes ingests off a node that is under pressure, to where its CPU allows.
+    pub(super) fn shed(&mut self, shed: &Shed) {
+        let Some(n) = self.hosts.get(&shed.hostname).copied() else {
+            return;
+        };
+        if self.is_frozen() || !self.node(n).live {
+            return;
+        }
+        self.refresh_tree();
+        let mut targets: Vec<(u32, u32)> = shed
+            .targets
+            .iter()
+            .filter_map(|target| Some((*self.hosts.get(&target.hostname)?, target.streams_max)))
+            .filter(|(target, _)| *target != n && self.node(*target).is_open())
+            .collect();
+        let mut left = shed.streams_max;
+        let mut ordered: Vec<(u64, u32)> = self
+            .slots_on(n)
+            .into_iter()
+            .filter(|s| !self.slot(*s).has(MEMBER | DISABLED))
+            .map(|s| (self.order_of(s), s))
+            .collect();
+        ordered.sort_unstable();
+        let mut siblings = Vec::new();
+        for (_, s) in ordered {
+            let slot = *self.slot(s);
+            let cost = u32::from(slot.channels).max(1);
+            if cost > left {
+                continue;
+            }
+            self.sibling_nodes(s, &mut siblings);
+            let target = targets.iter().position(|(target, room)| {
+                *room >= cost
+                    && static_reasons(self.demand(slot.class), self.node_class(*target)).is_empty()
+                    && self.score_on(slot.class, *target) >= slot.score
+                    && !siblings.contains(target)
+                    && self.node(*target).lacks(&slot.need()).is_empty()
+            });
+            if let Some(i) = target {
+                targets[i].1 -= cost;
+                left -= cost;
+                let to = targets[i].0;
+                self.move_optional(s, to, Why::Cpu);
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Making room: when no node can take a slot as it is, the shortest chain of moves that lets one.
+//!
+//! A search in width over stream classes: which class could leave a node that this slot may go to, because a real stream of it fits
+//! elsewhere? Each node and each class is looked at once. Displaced streams keep running until their new node has them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::Engine;
+use super::class::NONE;
+use super::cow::Fixed;
+use super::event::{SlotKind, Why};
+use super::tree::{LAST_RESORT, Need};
+
+/// Slots of a bucket that are tried for a place elsewhere, and for a swap.
+const SAMPLE: usize = 8;
+const SWAPS: usize = 16;
+/// Nodes that a class is tried on.
+const STUCK_MAX: u32 = 4;
+
+/// How a class was reached: through the class it would be displaced by, on a node.
+struct Step {
+    by: u32,
+    node: u32,
+    depth: u32,
+}
+
+impl Engine {
+    /// Places `s`, which found no node, by moving others. True: it is placed.
+    pub(super) fn make_room(&mut self, s: u32) -> bool {
+        let depth_max = self.settings.chain_depth_max;
+        if depth_max == 0 || self.budgets.make_room.left() == 0 {
+            return false;
+        }
+        let slot = *self.slot(s);
+        let need = slot.need();
+        if self.is_hopeless(s) {
+            return false;
+        }
+        if self.search_chain(s, slot.class, depth_max) {
+            return true;
+        }
+        if slot.kind() == SlotKind::Ingest && self.displace_copy(s) {
+            return true;
+        }
+        // A slot with siblings may have failed for their sake only.
+        if slot.sibling == s {
+            self.classes.classes.get_mut(slot.class).hopeless = Some((self.gain_epoch, need));
+        }
+        false
+    }
+
+    /// Whether no room could be made for as little as this, and nothing was gained since.
+    pub(super) fn is_hopeless(&self, s: u32) -> bool {
+        let slot = self.slot(s);
+        let hopeless = &self.classes.classes.get(slot.class).hopeless;
+        hopeless
+            .as_ref()
+            .is_some_and(|(epoch, need)| *epoch == self.gain_epoch && slot.need().covers(need))
+    }
+
+    fn search_chain(&mut self, s: u32, class: u32, depth_max: u32) -> bool {
+        let mut nodes: HashSet<u32, Fixed> = HashSet::default();
+        let mut steps: HashMap<u32, Step, Fixed> = HashMap::default();
+        let start = Step {
+            by: NONE,
+            node: NONE,
+            depth: 0,
+        };
+        steps.insert(class, start);
+        let mut queue = VecDeque::from([class]);
+        // Classes that could leave somewhere, but not in exchange: another node may do.
+        let mut stuck: HashMap<u32, u32, Fixed> = HashMap::default();
+        let mut tries = 0;
+        while let Some(by) = queue.pop_front() {
+            let depth = steps[&by].depth + 1;
+            if depth > depth_max.min(self.budgets.make_room.left()) {
+                break;
+            }
+            for node in self.open_nodes_of(by) {
+                if !nodes.insert(node) {
+                    continue;
+                }
+                let classes: Vec<(u32, u32)> = self
+                    .node(node)
+                    .buckets
+                    .iter()
+                    .map(|bucket| (bucket.class, bucket.head))
+                    .collect();
+                for (other, head) in classes {
+                    let known = steps.contains_key(&other);
+                    if known && stuck.get(&other).is_none_or(|times| *times >= STUCK_MAX) {
+                        continue;
+                    }
+                    if !known {
+                        steps.insert(other, Step { by, node, depth });
+                        queue.push_back(other);
+                    }
+                    if self.can_leave(other, head, node) {
+                        let mut path = path_to(by, class, &steps);
+                        path.push((node, other));
+                        if self.shove(s, &path, 0) {
+                            return true;
+                        }
+                        *stuck.entry(other).or_default() += 1;
+                        tries += 1;
+                        if tries >= self.settings.chain_tries_max {
+                            return false;
+                        }
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    pub(super) fn open_nodes_of(&mut self, class: u32) -> Vec<u32> {
+        let pool = self.pool_of(class);
+        let mut nodes = Vec::new();
+        for (low, high) in pool.tiers.iter().flat_map(|tier| &tier.runs) {
+            let leaves =
+                self.class_start[*low as usize] as usize..self.class_start[*high as usize] as usize;
+            let open = self.tree.nodes[leaves]
+                .iter()
+                .copied()
+                .filter(|node| self.node(*node).is_open());
+            nodes.extend(open);
+        }
+        nodes
+    }
+
+    /// Whether one of the first slots of a bucket fits anywhere else. Its real size counts, not merely a free channel.
+    fn can_leave(&mut self, class: u32, head: u32, node: u32) -> bool {
+        let pool = self.pool_of(class);
+        let mut refused: Option<Need> = None;
+        let mut at = head;
+        for _ in 0..SAMPLE {
+            if at == NONE {
+                return false;
+            }
+            let slot = self.slot(at);
+            let need = slot.need();
+            if !refused.is_some_and(|refused| need.covers(&refused)) {
+                let fits = |tier| self.coolest(tier, need, &[node], LAST_RESORT).is_some();
+                if pool.tiers.iter().any(fits) {
+                    return true;
+                }
+                refused = Some(need);
+            }
+            at = slot.next;
+        }
+        false
+    }
+
+    /// Puts `s` onto the node of step `i` in exchange for a slot of that step's class, which goes one step further. All or nothing.
+    fn shove(&mut self, s: u32, path: &[(u32, u32)], i: usize) -> bool {
+        let (node, class) = path[i];
+        let mut siblings = Vec::new();
+        self.sibling_nodes(s, &mut siblings);
+        if siblings.contains(&node) {
+            return false;
+        }
+        let need = self.slot(s).need();
+        let Ok(bucket) = self.node(node).bucket(class) else {
+            return false;
+        };
+        let mut at = self.node(node).buckets[bucket].head;
+        for _ in 0..SWAPS {
+            if at == NONE {
+                break;
+            }
+            let other = *self.slot(at);
+            if self.node(node).fits_instead(&other.need(), &need) {
+                let was = self.unassign(at);
+                let moved = if i + 1 == path.len() {
+                    match self.find(at, path) {
+                        Some(target) => {
+                            self.assign(at, target);
+                            true
+                        }
+                        None => false,
+                    }
+                } else {
+                    self.shove(at, path, i + 1)
+                };
+                if moved {
+                    self.note_at(at, was, Why::MakeRoom);
+                    self.counters.make_room_moves += 1;
+                    self.budgets.make_room.take(1);
+                    self.arrive(s, node, Why::NotDistributed);
+                    return true;
+                }
+                self.assign(at, node);
+            }
+            at = other.next;
+        }
+        false
+    }
+
+    /// An ingest counts more than a copy: the last resort is to let a backup wait for its sake.
+    fn displace_copy(&mut self, s: u32) -> bool {
+        let slot = *self.slot(s);
+        let need = slot.need();
+        let mut siblings = Vec::new();
+        self.sibling_nodes(s, &mut siblings);
+        let mut looked = 0;
+        for node in self.open_nodes_of(slot.class) {
+            if siblings.contains(&node) {
+                continue;
+            }
+            let heads: Vec<u32> = self.node(node).buckets.iter().map(|b| b.head).collect();
+            for head in heads {
+                if self.slot(head).kind() != SlotKind::DvrBackup {
+                    continue;
+                }
+                looked += 1;
+                let mut at = head;
+                for _ in 0..SAMPLE {
+                    if at == NONE {
+                        break;
+                    }
+                    let copy = *self.slot(at);
+                    if self.node(node).fits_instead(&copy.need(), &need) {
+                        self.note(at, Why::MakeRoom);
+                        self.unassign(at);
+                        self.wait(at);
+                        self.counters.make_room_moves += 1;
+                        self.budgets.make_room.take(1);
+                        self.arrive(s, node, Why::NotDistributed);
+                        return true;
+                    }
+                    at = copy.next;
+                }
+                if looked >= self.settings.chain_tries_max {
+                    return false;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// From the first node to the last: whom the slot before displaces there.
+fn path_to(class: u32, start: u32, steps: &HashMap<u32, Step, Fixed>) -> Vec<(u32, u32)> {
+    let mut path = Vec::new();
+    let mut at = class;
+    while at != start {
+        let step = &steps[&at];
+        path.push((step.node, at));
+        at = step.by;
+    }
+    path.reverse();
+    path
+}

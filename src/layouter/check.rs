@@ -1,0 +1,179 @@
+//! Everything that is kept up to date is computed anew and compared. For tests and fuzzing: it costs as much as it sounds.
+
+use std::collections::BTreeSet;
+
+use super::Engine;
+use super::class::NONE;
+use super::event::SlotKind;
+use super::slots::{DISABLED, LIVE, MEMBER, NOTED, PENDING, UNIT, WAITING};
+
+impl Engine {
+    /// Panics where the engine contradicts itself. Not between `Load` and `Loaded`.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        let mut sums = vec![(0u64, 0u64, 0u64, 0u32); self.nodes.len()];
+        let mut waiting = 0;
+        let mut flying = 0;
+        for s in 0..self.slots.len() as u32 {
+            let slot = self.slot(s);
+            if !slot.has(LIVE) {
+                assert_eq!(slot.node, NONE, "a free slot is nowhere");
+                continue;
+            }
+            assert!(!slot.has(NOTED | PENDING), "an event leaves nothing open");
+            flying += u32::from(slot.has(super::slots::IN_FLIGHT));
+            let demand = self.rows.get(s).demand;
+            assert_eq!(slot.class, self.classes.class_of_demand(demand), "class");
+            if slot.has(MEMBER) {
+                let u = *self.unit_of.get(&s).expect("a member has a unit");
+                let unit = self.units.get(&u).expect("which exists");
+                let member = unit.members.iter().find(|member| member.ingest == s);
+                let active = member.expect("and knows it").active;
+                let node = if active { self.slot(u).node } else { NONE };
+                assert_eq!(slot.node, node, "a member is where its unit is");
+                continue;
+            }
+            if slot.has(DISABLED) {
+                assert!(
+                    slot.node == NONE && !slot.has(WAITING) && slot.sibling == s,
+                    "a disabled stream has no slots"
+                );
+                continue;
+            }
+            if slot.node == NONE {
+                assert!(slot.has(WAITING), "a slot is placed or waits");
+                waiting += 1;
+                continue;
+            }
+            assert!(!slot.has(WAITING), "and not both");
+            let node = self.node(slot.node);
+            let bucket = node.bucket(slot.class).expect("it is in a bucket");
+            if slot.prev == NONE {
+                assert_eq!(node.buckets[bucket].head, s, "which begins with it");
+            }
+            let sum = &mut sums[slot.node as usize];
+            sum.0 += u64::from(slot.channels);
+            sum.1 += u64::from(slot.kbps);
+            sum.2 += u64::from(slot.disk);
+            sum.3 += 1;
+            if self.is_frozen() {
+                continue;
+            }
+            assert!(node.is_running(), "nothing stays on a lost node");
+            let reasons = self.static_reasons_on(slot.class, slot.node);
+            assert!(reasons.is_empty(), "it may be there: {reasons:?}");
+            assert_eq!(slot.score, self.score_on(slot.class, slot.node), "score");
+            let pool = &self.classes.classes.get(slot.class).pool;
+            let best = pool.as_ref().expect("its pool was made").best_score();
+            assert!(
+                slot.score >= best
+                    || self.classes.promoted.contains(&slot.class)
+                    || self.classes.classes.get(slot.class).below_best.contains(&s),
+                "what could be better is remembered"
+            );
+            let mut siblings = Vec::new();
+            self.sibling_nodes(s, &mut siblings);
+            assert!(
+                !siblings.contains(&slot.node),
+                "slots of a stream are apart"
+            );
+        }
+        assert_eq!(waiting, self.waiting, "waiting slots are counted");
+        assert_eq!(flying, self.in_flight, "and those in flight");
+        let mut listed = 0;
+        for class in 0..self.classes.classes.len() as u32 {
+            let list = self.classes.classes.get(class).waiting;
+            let (mut at, mut count) = (list.head, 0);
+            while at != NONE {
+                assert!(self.slot(at).has(WAITING) && self.slot(at).class == class);
+                count += 1;
+                at = self.slot(at).next;
+            }
+            assert_eq!(count, list.count, "waiting list");
+            assert_eq!(count > 0, self.waiting_classes.contains(&class));
+            listed += count;
+        }
+        assert_eq!(listed, waiting, "every waiting slot is in a list");
+        for (n, sum) in sums.iter().enumerate() {
+            let node = &self.nodes[n];
+            assert_eq!((node.channels, node.kbps, node.disk), (sum.0, sum.1, sum.2));
+            let count: u32 = node.buckets.iter().map(|bucket| bucket.count).sum();
+            assert_eq!(count, sum.3, "buckets of {}", node.hostname);
+            assert_eq!(self.slots_on(n as u32).len(), sum.3 as usize);
+            if !node.live || self.is_frozen() {
+                continue;
+            }
+            assert!(node.channels <= u64::from(node.limit.channels), "channels");
+            assert!(node.kbps <= u64::from(node.limit.kbps), "bandwidth");
+            assert!(node.disk <= u64::from(node.limit.disk), "disk");
+        }
+        if !self.tree_stale {
+            assert!(self.tree.is_consistent());
+            for (n, node) in self.nodes.iter().enumerate() {
+                let leaf = self.leaf_of[n];
+                assert_eq!(leaf != NONE, node.live);
+                if node.live {
+                    assert_eq!(
+                        *self.tree.leaf(leaf),
+                        node.vertex(self.settings.balance),
+                        "leaf of {}",
+                        node.hostname
+                    );
+                }
+            }
+        }
+        self.check_units();
+    }
+
+    fn check_units(&self) {
+        let mut members = BTreeSet::new();
+        for s in 0..self.slots.len() as u32 {
+            let slot = self.slot(s);
+            if !slot.has(LIVE) || !slot.has(UNIT) {
+                continue;
+            }
+            let unit = self.units.get(&s).expect("a unit knows its members");
+            assert!(unit.members.len() > 1);
+            let mut sum = (0u32, 0u64, 0u64);
+            for member in &unit.members {
+                assert!(members.insert(member.ingest), "a stream is in one unit");
+                assert!(self.slot(member.ingest).has(MEMBER));
+                assert_eq!(self.slot(member.ingest).kind(), SlotKind::Ingest);
+                if member.active {
+                    let need = self.slot(member.ingest).need();
+                    sum.0 += need.channels;
+                    sum.1 += u64::from(need.kbps);
+                    sum.2 += u64::from(need.disk);
+                }
+            }
+            let need = slot.need();
+            assert_eq!(need.channels, sum.0.min(u32::from(u16::MAX)));
+            assert_eq!(u64::from(need.kbps), sum.1.min(u64::from(u32::MAX)));
+            assert_eq!(u64::from(need.disk), sum.2.min(u64::from(u32::MAX)));
+        }
+    }
+
+    /// Memory of the engine without its names, bytes.
+    #[doc(hidden)]
+    pub fn memory_bytes(&self) -> usize {
+        let slots =
+            self.slots.len() * (size_of::<super::slots::Slot>() + size_of::<super::slots::Row>());
+        let nodes: usize = self
+            .nodes
+            .iter()
+            .map(|node| {
+                size_of::<super::slots::Node>()
+                    + node.buckets.capacity() * size_of::<super::slots::Bucket>()
+                    + node.displaced.capacity() * 4
+            })
+            .sum();
+        let below: usize = self
+            .classes
+            .classes
+            .iter()
+            .map(|class| class.below_best.capacity() * 4 + size_of::<super::class::Class>())
+            .sum();
+        let flights: usize = self.flights.iter().map(|(_, slots)| slots.len() * 4).sum();
+        slots + nodes + below + flights + self.tree.vertices() * size_of::<super::tree::Vertex>()
+    }
+}

@@ -1,0 +1,297 @@
+//! Questions: where is it, why there, where else could it go, and how much more fits.
+
+use super::Engine;
+use super::class::NONE;
+use super::event::{Event, NodeRole, NodeState, Reasons, SlotKind, StreamLayout, StreamSpec};
+use super::slots::{MEMBER, Node};
+use super::tree::{Need, ONE, UNLIMITED};
+use crate::state::name::Hostname;
+
+/// What the engine thinks of one node for one slot.
+#[derive(Clone, Debug)]
+pub struct Decision<'a> {
+    pub hostname: &'a Hostname,
+    pub role: NodeRole,
+    /// Empty: the slot may be there.
+    pub reasons: Reasons,
+    pub score: u16,
+    pub load_permille: u32,
+    /// It is there.
+    pub here: bool,
+}
+
+/// A node and how full it is.
+#[derive(Clone, Debug)]
+pub struct NodeReport<'a> {
+    pub hostname: &'a Hostname,
+    pub role: NodeRole,
+    pub state: NodeState,
+    pub pressed: bool,
+    pub channels: u64,
+    pub channel_limit: u32,
+    pub kbps: u64,
+    pub kbps_limit: Option<u32>,
+    pub load_permille: u32,
+}
+
+/// How many more streams like one fit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    pub fits: u64,
+    /// What more of would let most more of them fit; empty when no node takes such streams at all for several reasons, or nothing is limited.
+    pub bottleneck: Reasons,
+}
+
+/// What the loss of one node would cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Survival {
+    pub moved: u32,
+    /// Slots that would have no node afterwards and have one now.
+    pub lost: u32,
+    /// Of these, ingests.
+    pub lost_ingests: u32,
+}
+
+fn permille(load: u64) -> u32 {
+    (load * 1000 / ONE) as u32
+}
+
+impl Engine {
+    pub fn layout(&self, stream: &str) -> Option<StreamLayout> {
+        let ingest = *self.streams_by_name.get(stream)?;
+        let host = |s: u32| {
+            let node = self.slot(s).node;
+            (node != NONE).then(|| self.node(node).hostname.clone())
+        };
+        let mut layout = StreamLayout {
+            revision: self.rows.get(ingest).revision,
+            ingest: host(ingest),
+            failover_from: self.failover_from(ingest).cloned(),
+            ..StreamLayout::default()
+        };
+        for s in self.ring(ingest) {
+            match self.slot(s).kind() {
+                SlotKind::Ingest => {}
+                SlotKind::Inference => layout.inference = host(s),
+                SlotKind::DvrBackup => layout.dvr_backups.extend(host(s)),
+            }
+        }
+        Some(layout)
+    }
+
+    pub(super) fn failover_from(&self, ingest: u32) -> Option<&Hostname> {
+        let s = self.unit_of.get(&ingest).copied().unwrap_or(ingest);
+        let origin = self.rows.get(s).origin;
+        (origin != NONE).then(|| &self.node(origin).hostname)
+    }
+
+    /// Every node's verdict on a slot of a stream, in no particular order. A stream that shares an agent is judged together with the others.
+    pub fn explain(&self, stream: &str, kind: SlotKind) -> Option<Vec<Decision<'_>>> {
+        let ingest = *self.streams_by_name.get(stream)?;
+        let s = self
+            .ring(ingest)
+            .into_iter()
+            .find(|s| self.slot(*s).kind() == kind)?;
+        let member = self.slot(s).has(MEMBER);
+        let judged = self
+            .unit_of
+            .get(&s)
+            .copied()
+            .filter(|_| member)
+            .unwrap_or(s);
+        let slot = *self.slot(judged);
+        let statics: Vec<(Reasons, u16)> = self
+            .classes
+            .node_classes
+            .iter()
+            .map(|class| {
+                let demand = self.demand(slot.class);
+                (
+                    super::class::static_reasons(demand, class),
+                    super::class::score(demand, class),
+                )
+            })
+            .collect();
+        let mut siblings = Vec::new();
+        self.sibling_nodes(judged, &mut siblings);
+        let need = slot.need();
+        let balance = self.settings.balance;
+        let verdict = |(i, node): (usize, &'_ std::sync::Arc<Node>)| {
+            let here = slot.node == i as u32;
+            let (mut reasons, score) = statics[node.class as usize];
+            if !node.is_running() || !here && !node.is_heard() {
+                reasons |= Reasons::OFFLINE;
+            }
+            if !here {
+                reasons |= node.lacks(&need);
+                if node.pressed {
+                    reasons |= Reasons::CPU;
+                }
+            }
+            if siblings.contains(&(i as u32)) {
+                reasons |= Reasons::SIBLING;
+            }
+            (here, reasons, score)
+        };
+        let decisions = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.live)
+            .map(|(i, node)| {
+                let (here, reasons, score) = verdict((i, node));
+                Decision {
+                    hostname: &node.hostname,
+                    role: node.full.role,
+                    reasons,
+                    score,
+                    load_permille: permille(node.load(balance)),
+                    here,
+                }
+            });
+        Some(decisions.collect())
+    }
+
+    /// All nodes, in no particular order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeReport<'_>> {
+        let balance = self.settings.balance;
+        self.nodes
+            .iter()
+            .filter(|node| node.live)
+            .map(move |node| NodeReport {
+                hostname: &node.hostname,
+                role: node.full.role,
+                state: node.state,
+                pressed: node.pressed,
+                channels: node.channels,
+                channel_limit: node.limit.channels,
+                kbps: node.kbps,
+                kbps_limit: (node.limit.kbps != UNLIMITED).then_some(node.limit.kbps),
+                load_permille: permille(node.load(balance)),
+            })
+    }
+
+    /// How many more streams like this one fit, beside all that is there, without moving any of it. Each of its recordings counts.
+    pub fn capacity(&self, spec: &StreamSpec) -> Capacity {
+        let mut scratch = self.snapshot();
+        let wanted = scratch.wanted(spec);
+        let copies = 1 + u64::from(wanted.backups);
+        let demand = if copies > 1 {
+            wanted.backup.0
+        } else {
+            wanted.ingest.0
+        };
+        let demand = scratch.intern(demand);
+        let class = scratch.classes.class_of_demand(demand);
+        let need = wanted.ingest.1;
+        scratch.refresh_tree();
+        let nodes = scratch.open_nodes_of(class);
+        let fits = |need: Need| fits(&scratch, &nodes, need, copies);
+        let now = fits(need);
+        let without = [
+            (
+                Reasons::CHANNEL_LIMIT,
+                Need {
+                    channels: 0,
+                    ..need
+                },
+            ),
+            (Reasons::BANDWIDTH, Need { kbps: 0, ..need }),
+            (Reasons::DVR_SIZE, Need { disk: 0, ..need }),
+        ];
+        let bottleneck = if nodes.is_empty() {
+            scratch.shared_reasons(class)
+        } else {
+            without
+                .into_iter()
+                .map(|(reason, need)| (fits(need), reason))
+                .filter(|(more, _)| *more > now)
+                .max_by_key(|(more, reason)| (*more, std::cmp::Reverse(reason.0)))
+                .map_or(Reasons::NONE, |(_, reason)| reason)
+        };
+        Capacity {
+            fits: now,
+            bottleneck,
+        }
+    }
+
+    /// What every node of the role has against a class.
+    fn shared_reasons(&self, class: u32) -> Reasons {
+        let mut shared = u16::MAX;
+        let role = self.demand(class).role;
+        for (i, node) in self.nodes.iter().enumerate() {
+            if !node.live || node.full.role != role {
+                continue;
+            }
+            let mut reasons = self.static_reasons_on(class, i as u32);
+            if !node.is_heard() {
+                reasons |= Reasons::OFFLINE;
+            }
+            if node.pressed {
+                reasons |= Reasons::CPU;
+            }
+            shared &= reasons.0;
+        }
+        if shared == u16::MAX {
+            return Reasons::OFFLINE;
+        }
+        Reasons(shared)
+    }
+
+    /// What the loss of a node would cost: the same code, on a snapshot.
+    pub fn survival(&self, hostname: &str) -> Option<Survival> {
+        let n = *self.hosts.get(hostname)?;
+        let node = self.node(n);
+        if !node.live {
+            return None;
+        }
+        let mut lost = self.snapshot();
+        let changes = lost.apply(Event::NodeStates(vec![(
+            node.hostname.clone(),
+            NodeState::Down,
+        )]));
+        let gone = |change: &&super::event::Change| change.to.is_none();
+        let arrived = changes.iter().filter(|c| c.from.is_none()).count();
+        Some(Survival {
+            moved: changes.iter().filter(|c| c.to.is_some()).count() as u32,
+            lost: (changes.iter().filter(gone).count().saturating_sub(arrived)) as u32,
+            lost_ingests: changes
+                .iter()
+                .filter(gone)
+                .filter(|change| change.kind == SlotKind::Ingest)
+                .count() as u32,
+        })
+    }
+}
+
+/// How many streams of `copies` slots of this need fit on the nodes, each slot of a stream on a node of its own.
+fn fits(engine: &Engine, nodes: &[u32], need: Need, copies: u64) -> u64 {
+    let each: Vec<u64> = nodes
+        .iter()
+        .map(|n| {
+            let room = engine.node(*n).room();
+            let times = |room: u32, need: u32| {
+                if need == 0 || room == UNLIMITED {
+                    u64::from(UNLIMITED)
+                } else {
+                    u64::from(room / need)
+                }
+            };
+            times(room.channels, need.channels)
+                .min(times(room.kbps, need.kbps))
+                .min(times(room.disk, need.disk))
+        })
+        .collect();
+    // A node takes at most one slot of each stream, so `k` streams fit when the nodes take `k * copies` slots, none more than `k`.
+    let (mut low, mut high) = (0u64, each.iter().sum::<u64>() / copies);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        let slots: u64 = each.iter().map(|most| (*most).min(middle)).sum();
+        if slots >= middle.saturating_mul(copies) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
+}

@@ -1,0 +1,493 @@
+//! What happens to nodes, and what that does to the slots on them.
+//!
+//! A change of labels is decided per class of slots, not per slot. A lowered limit costs the fewest moves that clear it. A lost node is evacuated
+//! together with all that were lost with it; while no streamer is left, nothing moves.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Engine;
+use super::class::{LabelId, NONE, NodeClass};
+use super::cow::Fixed;
+use super::event::{NodeSpec, NodeState, Settings, SlotKind, Why};
+use super::label::parse;
+use super::slots::{DISK_UNIT_BYTES, LIVE, MEMBER, Node, PENDING, WAITING, tie_of};
+use super::tree::{Need, UNLIMITED};
+use crate::state::name::Hostname;
+
+impl Engine {
+    /// A node that is only a name yet, and as such deleted.
+    pub(super) fn new_node(&mut self, hostname: &Hostname) -> u32 {
+        let node = Node {
+            hostname: hostname.clone(),
+            full: NodeClass::nobody(),
+            class: 0,
+            bandwidth_kbps: None,
+            disk_bytes: None,
+            limit: Need::default(),
+            channels: 0,
+            kbps: 0,
+            disk: 0,
+            held: Need::default(),
+            tie: 0,
+            state: NodeState::Down,
+            pressed: false,
+            live: false,
+            buckets: Vec::new(),
+            displaced: Vec::new(),
+            restore_tried: 0,
+        };
+        let n = match self.free_nodes.pop_first() {
+            Some(n) => {
+                let old = self.node(n).hostname.clone();
+                self.hosts.remove(&old);
+                self.nodes[n as usize] = Arc::new(node);
+                n
+            }
+            None => {
+                self.nodes.push(Arc::new(node));
+                self.leaf_of.push(NONE);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        self.hosts.insert(hostname.clone(), n);
+        self.ghosts.insert(n);
+        n
+    }
+
+    pub(super) fn save_node(&mut self, spec: NodeSpec) {
+        let known = self.hosts.get(&spec.hostname).copied();
+        let n = known.unwrap_or_else(|| self.new_node(&spec.hostname));
+        let was_live = self.node(n).live;
+        if !was_live {
+            // Free numbers are reused; this one is not free any more.
+            self.free_nodes.remove(&n);
+            self.ghosts.remove(&n);
+        }
+        let labels = parse(&spec.labels);
+        let plain = self.classes.label_ids(&labels.plain);
+        let requires = self.classes.label_ids(&labels.required);
+        let full = NodeClass {
+            role: spec.role,
+            namespace: self.classes.namespace(spec.namespace.as_ref()),
+            domain: self.domain_of(&plain),
+            labels: plain,
+            requires,
+            transcoder: spec.transcoder,
+            dvr: spec.dvr,
+        };
+        let old = self.node(n).full.clone();
+        if full != old || !was_live {
+            let news = self.classes.node_mentions(labels_of(&full));
+            if was_live {
+                self.classes.node_forgets(labels_of(&old));
+            }
+            if news && !self.loading {
+                self.reclass_demands();
+            }
+            let class = if self.loading {
+                0
+            } else {
+                self.classes.node_class(&full)
+            };
+            let node = self.node_mut(n);
+            node.full = full;
+            node.class = class;
+        }
+        let limit = limits(&spec, &self.settings);
+        let node = self.node_mut(n);
+        node.live = true;
+        node.bandwidth_kbps = spec.bandwidth_kbps;
+        node.disk_bytes = spec.disk_bytes;
+        node.limit = limit;
+        node.tie = tie_of(&spec.hostname, spec.channel_limit);
+        if !was_live {
+            node.state = spec.state;
+            node.pressed = false;
+        }
+        self.tree_stale = true;
+        self.changed_nodes.insert(n);
+        self.gain(n);
+    }
+
+    fn domain_of(&self, labels: &[LabelId]) -> u32 {
+        let Some(key) = &self.settings.failure_domain_key else {
+            return NONE;
+        };
+        labels
+            .iter()
+            .copied()
+            .find(|id| self.classes.label_key(*id) == Some(key))
+            .unwrap_or(NONE)
+    }
+
+    pub(super) fn delete_node(&mut self, hostname: &Hostname) {
+        let Some(n) = self.hosts.get(hostname).copied() else {
+            return;
+        };
+        if !self.node(n).live {
+            return;
+        }
+        let full = self.node(n).full.clone();
+        self.classes.node_forgets(labels_of(&full));
+        for s in std::mem::take(&mut self.node_mut(n).displaced) {
+            if self.rows.get(s).origin == n {
+                self.rows.get_mut(s).origin = NONE;
+            }
+        }
+        let held: Vec<u32> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.node == n)
+            .map(|(s, _)| *s)
+            .collect();
+        for s in held {
+            self.release_held(s);
+        }
+        let node = self.node_mut(n);
+        node.live = false;
+        node.state = NodeState::Down;
+        self.restorable.remove(&n);
+        self.ghosts.insert(n);
+        self.tree_stale = true;
+        self.changed_nodes.insert(n);
+    }
+
+    /// Nodes that have one of these labels get another class.
+    pub(super) fn reclass_nodes(&mut self, labels: &[LabelId]) {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            if !node.live || !labels.iter().any(|id| node.full.labels.contains(id)) {
+                continue;
+            }
+            let full = node.full.clone();
+            let class = self.classes.node_class(&full);
+            Arc::make_mut(&mut self.nodes[i]).class = class;
+            self.tree_stale = true;
+        }
+    }
+
+    /// Labels that nodes mention for the first time now count for the streams that have them.
+    fn reclass_demands(&mut self) {
+        let moved: HashSet<u32, Fixed> = self.classes.reclass_demands().into_iter().collect();
+        if moved.is_empty() {
+            return;
+        }
+        for s in 0..self.slots.len() as u32 {
+            let slot = *self.slot(s);
+            let demand = self.rows.get(s).demand;
+            if !slot.has(LIVE) || !moved.contains(&demand) {
+                continue;
+            }
+            let class = self.classes.class_of_demand(demand);
+            if slot.has(MEMBER | PENDING) || slot.node == NONE && !slot.has(WAITING) {
+                self.slot_mut(s).class = class;
+            } else if slot.has(WAITING) {
+                self.stop_waiting(s);
+                self.slot_mut(s).class = class;
+                self.wait(s);
+            } else {
+                // Its score is told anew when its node is looked at.
+                let score = slot.score;
+                let node = self.unassign(s);
+                self.slot_mut(s).class = class;
+                self.classes.pool(class);
+                self.link(s, node, score);
+                self.rescore_all = true;
+            }
+        }
+    }
+
+    /// Looks at the nodes that changed: counts, evacuates, and tells who gained.
+    pub(super) fn nodes_changed(&mut self) {
+        if self.changed_nodes.is_empty() && !self.rescore_all {
+            return;
+        }
+        let was_frozen = self.frozen_before;
+        self.count_running();
+        self.frozen_before = self.is_frozen();
+        self.refresh_tree();
+        let mut changed = std::mem::take(&mut self.changed_nodes);
+        if self.is_frozen() {
+            for n in changed {
+                self.touch(n);
+            }
+            return;
+        }
+        if std::mem::take(&mut self.rescore_all) || was_frozen {
+            changed = (0..self.nodes.len() as u32).collect();
+        }
+        // All of them are closed or lowered before any slot looks for a place.
+        for n in &changed {
+            self.touch(*n);
+        }
+        for n in &changed {
+            self.evict_illegal(*n);
+        }
+        for n in changed {
+            if self.node(n).is_open() {
+                self.gain(n);
+                self.retry_now = true;
+                if !self.node(n).displaced.is_empty() {
+                    self.restorable.insert(n);
+                }
+            }
+        }
+    }
+
+    pub(super) fn set_states(&mut self, mut states: Vec<(Hostname, NodeState)>) {
+        states.sort_unstable();
+        for (hostname, state) in states {
+            let Some(n) = self.hosts.get(&hostname).copied() else {
+                continue;
+            };
+            if self.node(n).live && self.node(n).state != state {
+                let node = self.node_mut(n);
+                node.state = state;
+                node.restore_tried = 0;
+                self.changed_nodes.insert(n);
+            }
+        }
+        self.nodes_changed();
+        self.settle();
+    }
+
+    pub(super) fn set_pressure(&mut self, hostname: &Hostname, pressed: bool) {
+        let Some(n) = self.hosts.get(hostname).copied() else {
+            return;
+        };
+        if self.node(n).live && self.node(n).pressed != pressed {
+            self.node_mut(n).pressed = pressed;
+            self.epoch += 1;
+            self.refresh_tree();
+            self.touch(n);
+            if !pressed {
+                self.gain(n);
+                self.retry_now = true;
+                self.settle();
+            }
+        }
+    }
+
+    /// Evicts what may not stay on a node.
+    fn evict_illegal(&mut self, n: u32) {
+        let lost = if !self.node(n).live {
+            Some(Why::NodeDeleted)
+        } else if self.node(n).state == NodeState::Down {
+            Some(Why::NodeOffline)
+        } else {
+            None
+        };
+        if let Some(why) = lost {
+            self.evacuate(n, why);
+            return;
+        }
+        for i in 0..self.node(n).buckets.len() {
+            // A bucket that is evicted as a whole leaves the list.
+            let Some(bucket) = self.node(n).buckets.get(i).copied() else {
+                break;
+            };
+            let reasons = self.static_reasons_on(bucket.class, n);
+            if reasons.is_empty() {
+                self.rescore(bucket.class, n);
+            }
+        }
+        let buckets = self.node(n).buckets.clone();
+        for bucket in buckets {
+            let reasons = self.static_reasons_on(bucket.class, n);
+            if !reasons.is_empty() {
+                let why = self.why_of(reasons, n);
+                let mut slots = Vec::with_capacity(bucket.count as usize);
+                self.bucket_slots(bucket.head, &mut slots);
+                for s in slots {
+                    self.evict(s, why);
+                }
+            }
+        }
+        for dimension in 0..3 {
+            self.cut(n, dimension);
+        }
+    }
+
+    fn rescore(&mut self, class: u32, n: u32) {
+        let score = self.score_on(class, n);
+        let head = match self.node(n).bucket(class) {
+            Ok(i) => self.node(n).buckets[i].head,
+            Err(_) => return,
+        };
+        self.classes.pool(class);
+        let best = self
+            .classes
+            .classes
+            .get(class)
+            .pool
+            .as_ref()
+            .map_or(0, |pool| pool.best_score());
+        if self.slot(head).score == score && score >= best {
+            return;
+        }
+        let mut slots = Vec::new();
+        self.bucket_slots(head, &mut slots);
+        for s in slots {
+            self.slot_mut(s).score = score;
+            self.note_below_best(s, class, score);
+        }
+        self.epoch += 1;
+    }
+
+    fn evacuate(&mut self, n: u32, why: Why) {
+        for s in self.slots_on(n) {
+            // A promotion may have moved it already.
+            if self.slot(s).node != n {
+                continue;
+            }
+            if why == Why::NodeOffline {
+                self.remember_origin(s, n);
+            }
+            self.evict(s, why);
+            if self.settings.failover_to_backup {
+                self.promote_backup(s, why);
+            }
+        }
+    }
+
+    /// A lost ingest takes the place of one of its backups, which is placed anew.
+    fn promote_backup(&mut self, s: u32, why: Why) {
+        let slot = *self.slot(s);
+        if slot.kind() != SlotKind::Ingest || slot.sibling == s {
+            return;
+        }
+        for other in self.ring(s) {
+            let copy = *self.slot(other);
+            if copy.kind() != SlotKind::DvrBackup || copy.node == NONE {
+                continue;
+            }
+            let n = copy.node;
+            if !self.node(n).is_open() || !self.static_reasons_on(slot.class, n).is_empty() {
+                continue;
+            }
+            if self.node(n).fits_instead(&copy.need(), &slot.need()) {
+                self.evict(other, why);
+                self.set_flag(s, PENDING, false);
+                self.assign(s, n);
+                return;
+            }
+        }
+    }
+
+    /// Evicts the fewest slots that bring a node under its limit: the largest first, the last of them replaced by the smallest that is still
+    /// enough, and among equals the one with the least recording.
+    fn cut(&mut self, n: u32, dimension: usize) {
+        let node = self.node(n);
+        let (used, limit, why) = match dimension {
+            0 => (node.channels, node.limit.channels, Why::ChannelLimit),
+            1 => (node.kbps, node.limit.kbps, Why::Bandwidth),
+            _ => (node.disk, node.limit.disk, Why::DvrSize),
+        };
+        if limit == UNLIMITED || used <= u64::from(limit) {
+            return;
+        }
+        let mut excess = used - u64::from(limit);
+        let mut slots: Vec<(u32, u32, u64, u32)> = Vec::new();
+        for s in self.slots_on(n) {
+            let need = self.slot(s).need();
+            let size = [need.channels, need.kbps, need.disk][dimension];
+            if size > 0 {
+                slots.push((u32::MAX - size, need.disk, self.order_of(s), s));
+            }
+        }
+        slots.sort_unstable();
+        let size = |at: usize| u64::from(u32::MAX - slots[at].0);
+        let mut i = 0;
+        while excess > 0 && i < slots.len() {
+            let mut at = i;
+            if size(i) >= excess {
+                // One is enough: the smallest that is, and of its size the cheapest to move.
+                let enough = |slot: &(u32, u32, u64, u32)| u64::from(u32::MAX - slot.0) >= excess;
+                let last = i + slots[i..].partition_point(enough) - 1;
+                let smallest = slots[last].0;
+                at = i + slots[i..].partition_point(|slot| slot.0 < smallest);
+            }
+            excess = excess.saturating_sub(size(at));
+            self.evict(slots[at].3, why);
+            i += 1;
+        }
+    }
+
+    pub(super) fn set_settings(&mut self, settings: Settings) {
+        let old = std::mem::replace(&mut self.settings, settings);
+        if self.loading {
+            return;
+        }
+        if old.backups_count_as_channels != self.settings.backups_count_as_channels {
+            let channels = u16::from(self.settings.backups_count_as_channels);
+            for s in 0..self.slots.len() as u32 {
+                let slot = *self.slot(s);
+                if slot.has(LIVE) && slot.kind() == SlotKind::DvrBackup {
+                    if slot.node == NONE {
+                        self.slot_mut(s).channels = channels;
+                    } else {
+                        let node = self.unassign(s);
+                        self.slot_mut(s).channels = channels;
+                        self.refresh_tree();
+                        self.assign(s, node);
+                    }
+                }
+            }
+        }
+        for n in 0..self.nodes.len() as u32 {
+            if !self.node(n).live {
+                continue;
+            }
+            let limit = share(&self.settings, self.node(n));
+            self.node_mut(n).limit = limit;
+            if old.failure_domain_key != self.settings.failure_domain_key {
+                let mut full = self.node(n).full.clone();
+                full.domain = self.domain_of(&full.labels);
+                let class = self.classes.node_class(&full);
+                let node = self.node_mut(n);
+                node.full = full;
+                node.class = class;
+            }
+            self.changed_nodes.insert(n);
+        }
+        self.tree_stale = true;
+        self.epoch += 1;
+        self.gain_epoch += 1;
+        self.nodes_changed();
+        self.settle();
+    }
+}
+
+fn labels_of(class: &NodeClass) -> impl Iterator<Item = LabelId> {
+    class.labels.iter().chain(&class.requires).copied()
+}
+
+fn part(whole: u64, permille: u32) -> u32 {
+    let part = u128::from(whole) * u128::from(permille) / 1000;
+    part.min(u128::from(UNLIMITED - 1)) as u32
+}
+
+fn limits(spec: &NodeSpec, settings: &Settings) -> Need {
+    Need {
+        channels: spec.channel_limit.min(UNLIMITED - 1),
+        kbps: spec.bandwidth_kbps.map_or(UNLIMITED, |kbps| {
+            part(u64::from(kbps), settings.bandwidth_permille)
+        }),
+        disk: spec.disk_bytes.map_or(UNLIMITED, |bytes| {
+            part(bytes / DISK_UNIT_BYTES, settings.disk_permille)
+        }),
+    }
+}
+
+fn share(settings: &Settings, node: &Node) -> Need {
+    Need {
+        channels: node.limit.channels,
+        kbps: node.bandwidth_kbps.map_or(UNLIMITED, |kbps| {
+            part(u64::from(kbps), settings.bandwidth_permille)
+        }),
+        disk: node.disk_bytes.map_or(UNLIMITED, |bytes| {
+            part(bytes / DISK_UNIT_BYTES, settings.disk_permille)
+        }),
+    }
+}

@@ -1,0 +1,101 @@
+//! Coming back after a failover.
+//!
+//! A slot that lost its node remembers it, and only the first one through a chain of failures. Once the node is trusted again the slot returns, if
+//! it is still allowed there, fits, and would not be worse placed than it is. Backups return for their archive's sake; inference keeps nothing, so
+//! it stays where it is.
+
+use super::Engine;
+use super::class::NONE;
+use super::event::{NodeState, SlotKind, Why};
+use super::slots::{LIVE, WAITING};
+
+impl Engine {
+    /// Remembers where a slot comes from that is about to leave a lost node.
+    pub(super) fn remember_origin(&mut self, s: u32, node: u32) {
+        if self.slot(s).kind() == SlotKind::Inference || self.rows.get(s).origin != NONE {
+            return;
+        }
+        self.set_origin(s, node);
+    }
+
+    pub(super) fn set_origin(&mut self, s: u32, node: u32) {
+        self.rows.get_mut(s).origin = node;
+        if node != NONE {
+            self.node_mut(node).displaced.push(s);
+            if self.node(node).state == NodeState::Up {
+                self.restorable.insert(node);
+            }
+        }
+    }
+
+    /// True: some could not be tried, or not all that fit were allowed.
+    pub(super) fn restore(&mut self) -> bool {
+        if !self.settings.failback {
+            return false;
+        }
+        let mut left_over = false;
+        for node in self.restorable.clone() {
+            if self.budgets.restore.left() == 0 {
+                return true;
+            }
+            left_over |= self.restore_to(node);
+        }
+        left_over
+    }
+
+    fn restore_to(&mut self, n: u32) -> bool {
+        if self.node(n).state != NodeState::Up || !self.node(n).live {
+            self.restorable.remove(&n);
+            return false;
+        }
+        if self.node(n).pressed || self.node(n).restore_tried == self.gain_epoch {
+            return false;
+        }
+        let displaced = std::mem::take(&mut self.node_mut(n).displaced);
+        let mut ordered: Vec<(u64, u32)> = displaced
+            .into_iter()
+            .filter(|s| self.rows.get(*s).origin == n && self.slot(*s).has(LIVE))
+            .map(|s| (self.order_of(s), s))
+            .collect();
+        ordered.sort_unstable();
+        ordered.dedup();
+        let mut keep = Vec::new();
+        let mut allowed = self.settings.restore_moves_per_node_max;
+        let mut left_over = false;
+        let mut siblings = Vec::new();
+        for (_, s) in ordered {
+            let slot = *self.slot(s);
+            if slot.node == n || !self.static_reasons_on(slot.class, n).is_empty() {
+                self.rows.get_mut(s).origin = NONE;
+                continue;
+            }
+            if allowed == 0 || self.budgets.restore.left() == 0 {
+                left_over = true;
+                keep.push(s);
+                continue;
+            }
+            self.sibling_nodes(s, &mut siblings);
+            let fits = self.reasons_on(s, n, false, &siblings).is_empty();
+            let worse = slot.node != NONE && self.score_on(slot.class, n) < slot.score;
+            if !fits || worse {
+                keep.push(s);
+                continue;
+            }
+            if slot.has(WAITING) {
+                self.stop_waiting(s);
+                self.arrive(s, n, Why::Restore);
+            } else {
+                self.move_optional(s, n, Why::Restore);
+            }
+            self.rows.get_mut(s).origin = NONE;
+            self.budgets.restore.take(1);
+            allowed -= 1;
+        }
+        if keep.is_empty() {
+            self.restorable.remove(&n);
+        }
+        self.node_mut(n).displaced = keep;
+        self.node_mut(n).restore_tried = if left_over { 0 } else { self.gain_epoch };
+        left_over
+    }
+}

@@ -1,0 +1,713 @@
+//! The layouter at work: commits and signs of life in, commands out.
+//!
+//! [`Layouter`] owns the engine, the nodes' health and the CPU controller. It has no thread and no clock, so tests drive it; [`start`] gives it
+//! both. The engine runs ahead of the store: it decides at once, and what it decided waits in the [`Plan`] until a row says so. A row wins over the
+//! engine only where somebody else placed the stream: an edit that leaves the layout alone, and the echo of what was sent, carry the engine's newer
+//! opinion instead.
+//!
+//! Switched off there is no engine at all and nothing moves; switched on it is built from what is stored, as at a start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
+use tracing::{error, info, warn};
+
+use super::health::{Cause, Fact, Health, HealthSettings, NodeHealth};
+use super::intake::{NodeStats, cpu_limit_permille, node_spec, stored_layout, stream_spec};
+use super::plan::{Plan, says};
+use super::pressure::{CpuSample, Pressure, PressureSettings};
+use super::{Change, Engine, Event, NodeState, Rows, Settings, StoredLayout, StreamSpec};
+use crate::feed::Commit;
+use crate::http::error::ApiError;
+use crate::rt::{sys, uptime_ms};
+use crate::state::command::{Command, Done, Placement};
+use crate::state::event::{EntityType, NewEvent};
+use crate::state::name::Hostname;
+use crate::state::pulse::Pulse;
+use crate::state::record::StreamRecord;
+use crate::state::{SHARDS, State};
+use crate::writer::{Commands, Envelope, Published, ReplyTo};
+
+/// Inputs that may wait. One that finds no room is dropped: measurements are replaced by the next.
+const INPUTS_WAITING_MAX: usize = 16 * 1024;
+/// Steps of the CPU controller; its constants are made for this.
+const PRESSURE_STEP_MS: u64 = 30_000;
+/// Longest pause between two looks at the signs of life.
+const LOOK_MS_MAX: u64 = 1000;
+const LOOK_MS_MIN: u64 = 20;
+/// Events that wait for the writer; more are dropped.
+const EVENTS_WAITING_MAX: usize = 4096;
+
+/// How the layouter works. Everything here can change while it runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunSettings {
+    pub enabled: bool,
+    /// The pause between two rounds of restoring, improving and balancing. What is urgent does not wait for it.
+    pub interval_ms: u64,
+    /// A node that is silent for so long is lost; see [`HealthSettings`].
+    pub dead_timeout_ms: u64,
+    pub engine: Settings,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        let engine = Settings::default();
+        Self {
+            enabled: false,
+            interval_ms: engine.interval_ms,
+            dead_timeout_ms: 60_000,
+            engine,
+        }
+    }
+}
+
+/// What the layouter's thread is told, beside commits.
+pub enum Input {
+    /// Other settings, from now on.
+    Settings(Box<RunSettings>),
+    /// A node told of itself, at this time of [`uptime_ms`]. It is a sign of life.
+    Stats {
+        hostname: Hostname,
+        stats: NodeStats,
+        at_ms: u64,
+    },
+    /// Somebody asks; the answer goes where the question says.
+    Ask(Box<dyn FnOnce(&Layouter) + Send>),
+    /// Time to look whether to end.
+    Wake,
+}
+
+/// What follows from the settings of the cluster's nodes and what they do.
+pub struct Layouter {
+    settings: RunSettings,
+    state: Arc<State>,
+    engine: Option<Engine>,
+    health: Health,
+    pressure: Pressure,
+    stats: HashMap<Hostname, NodeStats>,
+    watched: BTreeMap<Hostname, Watched>,
+    plan: Plan,
+    /// Revisions that brought streams to a node which it has not been told yet.
+    untold: BTreeMap<Hostname, u64>,
+    events: Vec<NewEvent>,
+    look_at_ms: u64,
+    tick_at_ms: u64,
+    step_at_ms: u64,
+}
+
+struct Watched {
+    pulse: Arc<Pulse>,
+    seen_ms: Option<u64>,
+}
+
+impl Layouter {
+    /// On what is stored. Places nothing on a node before that gave a sign of life.
+    pub fn new(state: Arc<State>, settings: RunSettings, now_ms: u64) -> Self {
+        let health = HealthSettings::from_dead_timeout(settings.dead_timeout_ms);
+        let mut layouter = Self {
+            state: state.clone(),
+            engine: None,
+            health: Health::new(health, now_ms),
+            pressure: Pressure::new(PressureSettings::default()),
+            stats: HashMap::new(),
+            watched: BTreeMap::new(),
+            plan: Plan::default(),
+            untold: BTreeMap::new(),
+            events: Vec::new(),
+            look_at_ms: now_ms,
+            tick_at_ms: now_ms + settings.interval_ms,
+            step_at_ms: now_ms + PRESSURE_STEP_MS,
+            settings,
+        };
+        for hostname in state.streamers().keys() {
+            layouter.watch(hostname, true, now_ms);
+        }
+        layouter.build(now_ms);
+        layouter
+    }
+
+    pub fn settings(&self) -> &RunSettings {
+        &self.settings
+    }
+
+    /// Absent while the layouter is switched off.
+    pub fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    pub fn health(&self, hostname: &str) -> Option<NodeHealth> {
+        self.health.get(hostname)
+    }
+
+    pub fn stats(&self, hostname: &str) -> Option<&NodeStats> {
+        self.stats.get(hostname)
+    }
+
+    pub fn is_pressed(&self, hostname: &str) -> bool {
+        self.pressure.is_pressed(hostname)
+    }
+
+    /// Streams whose new place waits to be written, and those being written.
+    pub fn planned(&self) -> (usize, usize) {
+        self.plan.len()
+    }
+
+    /// The next moment at which something is due.
+    pub fn due_ms(&self) -> u64 {
+        let plan = self.plan.due_ms().unwrap_or(u64::MAX);
+        self.look_at_ms
+            .min(self.tick_at_ms)
+            .min(self.step_at_ms)
+            .min(plan)
+    }
+
+    /// Commits, in their order, as one.
+    pub fn commit(&mut self, commits: &[Arc<Commit>], now_ms: u64) {
+        // A layouter that was built anew may be ahead of what waits for it.
+        let newer = commits
+            .iter()
+            .position(|commit| commit.revision > self.state.revision());
+        let Some(newer) = newer else {
+            return;
+        };
+        let commit = Commit::merged(&commits[newer..]);
+        let before = std::mem::replace(&mut self.state, commit.state.clone());
+        let mut rows = Rows::default();
+        for hostname in &commit.streamers {
+            match commit.state.streamer(hostname) {
+                Some(record) => {
+                    self.watch(hostname, false, now_ms);
+                    let (stats, state) = (self.stats.get(hostname), self.node_state(hostname));
+                    rows.nodes.push(node_spec(record, stats, state));
+                }
+                None => {
+                    self.unwatch(hostname);
+                    rows.nodes_deleted.push(hostname.clone());
+                }
+            }
+        }
+        let Some(engine) = &self.engine else {
+            return;
+        };
+        for name in &commit.streams {
+            if let Some(record) = commit.state.stream(name) {
+                let spec = spec(engine, &self.plan, before.stream(name), record);
+                if self.plan.sent(name).is_some()
+                    && let Some(ingest) = &spec.layout.ingest
+                {
+                    self.untold.insert(ingest.clone(), commit.revision);
+                }
+                rows.streams.push(spec);
+            }
+        }
+        let deleted = commit.deleted_streams.iter();
+        rows.streams_deleted = deleted
+            .filter(|name| commit.state.stream(name).is_none())
+            .cloned()
+            .collect();
+        if rows != Rows::default() {
+            self.apply(Event::Commit(rows));
+        }
+    }
+
+    /// What a node tells of itself.
+    pub fn measured(&mut self, hostname: &Hostname, stats: NodeStats, at_ms: u64) {
+        let Some(record) = self.state.streamer(hostname).cloned() else {
+            return;
+        };
+        self.health.seen(hostname, at_ms);
+        if let Some(cpu_permille) = stats.cpu_permille {
+            let sample = CpuSample {
+                cpu_permille,
+                limit_permille: cpu_limit_permille(&record),
+                streams: stats.streams.unwrap_or(0),
+            };
+            self.pressure.sample(hostname, sample);
+        }
+        let before = self.stats.insert(hostname.clone(), stats);
+        let offers =
+            |stats: Option<&NodeStats>| stats.map(|stats| (stats.transcoder, stats.disk_bytes));
+        if offers(before.as_ref()) != offers(Some(&stats)) {
+            let spec = node_spec(&record, Some(&stats), self.node_state(hostname));
+            self.apply(Event::Commit(Rows {
+                nodes: vec![spec],
+                ..Rows::default()
+            }));
+        }
+    }
+
+    pub fn set(&mut self, settings: RunSettings, now_ms: u64) {
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.health.set(HealthSettings::from_dead_timeout(
+            self.settings.dead_timeout_ms,
+        ));
+        self.tick_at_ms = self.tick_at_ms.min(now_ms + self.settings.interval_ms);
+        self.look_at_ms = self.look_at_ms.min(now_ms + self.look_pause_ms());
+        if before.enabled != self.settings.enabled {
+            self.build(now_ms);
+        } else if before.engine != self.settings.engine
+            || before.interval_ms != self.settings.interval_ms
+        {
+            self.apply(Event::Settings(self.engine_settings()));
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, now_ms: u64) {
+        if now_ms >= self.look_at_ms {
+            self.look_at_ms = now_ms + self.look_pause_ms();
+            self.look(now_ms);
+        }
+        if now_ms >= self.step_at_ms {
+            self.step_at_ms = now_ms + PRESSURE_STEP_MS;
+            self.relieve();
+        }
+        let wanted = self.engine.as_ref().is_some_and(Engine::tick_wanted);
+        if now_ms >= self.tick_at_ms || wanted {
+            if now_ms >= self.tick_at_ms {
+                self.tick_at_ms = now_ms + self.settings.interval_ms;
+            }
+            self.apply(Event::Tick { now_ms });
+        }
+    }
+
+    /// The next command of the plan, and its number for [`Layouter::answered`].
+    pub fn next_command(&mut self, now_ms: u64) -> Option<(u64, Vec<Placement>)> {
+        let engine = self.engine.as_ref()?;
+        self.plan.next_batch(&self.state, engine, now_ms)
+    }
+
+    /// A command of the plan was carried out, or not.
+    pub fn answered(&mut self, id: u64, outcome: &Result<Done, ApiError>, now_ms: u64) {
+        let refused = match outcome {
+            Ok(Done::Placed { refused }) => Some(&refused[..]),
+            Ok(_) => Some(&[][..]),
+            Err(error) => {
+                warn!(title = %error.items[0].title, "a plan was not written; it is tried again");
+                None
+            }
+        };
+        self.plan.answered(id, refused, &self.state, now_ms);
+    }
+
+    /// What is to be told in the event log.
+    pub fn take_events(&mut self) -> Vec<NewEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    // ---- nodes ----
+
+    fn watch(&mut self, hostname: &Hostname, expected: bool, now_ms: u64) {
+        if self.watched.contains_key(hostname) {
+            return;
+        }
+        let Some(node) = self.state.node(hostname) else {
+            return;
+        };
+        let dead_timeout_ms = self.settings.dead_timeout_ms;
+        let seen_ms = node.pulse.seen_ms(now_ms);
+        let watched = Watched {
+            pulse: node.pulse.clone(),
+            // An old sign is not news.
+            seen_ms: seen_ms.filter(|at_ms| now_ms.saturating_sub(*at_ms) >= dead_timeout_ms),
+        };
+        self.watched.insert(hostname.clone(), watched);
+        self.health.add(hostname, expected, now_ms);
+    }
+
+    fn unwatch(&mut self, hostname: &Hostname) {
+        self.watched.remove(hostname);
+        self.health.remove(hostname);
+        self.pressure.remove(hostname);
+        self.stats.remove(hostname);
+        self.untold.remove(hostname);
+    }
+
+    fn node_state(&self, hostname: &str) -> NodeState {
+        self.health
+            .get(hostname)
+            .map_or(NodeState::Down, |node| node.state)
+    }
+
+    fn look_pause_ms(&self) -> u64 {
+        (self.health.tick_pause_ms_max() / 8).clamp(LOOK_MS_MIN, LOOK_MS_MAX)
+    }
+
+    /// Looks at the signs of life.
+    fn look(&mut self, now_ms: u64) {
+        for (hostname, watched) in &mut self.watched {
+            let seen_ms = watched.pulse.seen_ms(now_ms);
+            if seen_ms != watched.seen_ms
+                && let Some(at_ms) = seen_ms
+            {
+                watched.seen_ms = seen_ms;
+                self.health.seen(hostname, at_ms);
+            }
+        }
+        let facts = self.health.tick(now_ms);
+        let mut states: BTreeMap<Hostname, NodeState> = BTreeMap::new();
+        for fact in &facts {
+            if let Some((hostname, state)) = fact.state_change() {
+                states.insert(hostname.clone(), state);
+                if state == NodeState::Down {
+                    self.pressure.remove(hostname);
+                }
+            }
+            self.tell(fact);
+        }
+        if !states.is_empty() {
+            self.apply(Event::NodeStates(states.into_iter().collect()));
+        }
+        let told: Vec<(Hostname, u64)> = self
+            .untold
+            .iter()
+            .filter_map(|(hostname, revision)| {
+                let told = self.watched.get(hostname)?.pulse.told();
+                (told >= *revision).then(|| (hostname.clone(), told))
+            })
+            .collect();
+        for (hostname, revision) in told {
+            self.untold.remove(&hostname);
+            self.apply(Event::Confirmed { hostname, revision });
+        }
+    }
+
+    /// One step of the CPU controller.
+    fn relieve(&mut self) {
+        for change in self.pressure.step() {
+            info!(hostname = %change.hostname, pressed = change.pressed, cpu_permille = change.cpu_permille, "CPU pressure");
+            self.event(
+                NewEvent::new("layouter_cpu_pressure")
+                    .number("cpu_permille", u64::from(change.cpu_permille))
+                    .json("pressed", change.pressed.to_string().into())
+                    .entity(EntityType::Streamer, &change.hostname),
+            );
+            self.apply(Event::NodePressure {
+                hostname: change.hostname,
+                pressed: change.pressed,
+            });
+        }
+        if self.engine.is_none() {
+            return;
+        }
+        for hostname in self.pressure.due() {
+            self.pressure.begin(&hostname);
+            while let Some(shed) = self.pressure.offer() {
+                let changes = self.apply(Event::Shed(shed));
+                let moved: Vec<&Hostname> = changes
+                    .iter()
+                    .filter(|change| change.from.as_ref() == Some(&hostname))
+                    .filter_map(|change| change.to.as_ref())
+                    .collect();
+                if moved.is_empty() {
+                    break;
+                }
+                for to in moved {
+                    self.pressure.moved(to);
+                }
+            }
+            let end = self.pressure.end();
+            if end.blocked > 0 {
+                warn!(%hostname, moved = end.moved, blocked = end.blocked, "CPU pressure that cannot be relieved: no node may take the streams");
+            }
+        }
+    }
+
+    // ---- the engine ----
+
+    /// What the engine decides is planned.
+    fn apply(&mut self, event: Event) -> Vec<Change> {
+        let Some(engine) = &mut self.engine else {
+            return Vec::new();
+        };
+        let changes = engine.apply(event);
+        self.plan.add(&changes);
+        changes
+    }
+
+    fn engine_settings(&self) -> Settings {
+        Settings {
+            interval_ms: self.settings.interval_ms,
+            ..self.settings.engine.clone()
+        }
+    }
+
+    /// An engine that knows what is stored, or none.
+    fn build(&mut self, now_ms: u64) {
+        self.engine = None;
+        self.plan = Plan::default();
+        self.untold.clear();
+        if !self.settings.enabled {
+            return;
+        }
+        let state = self.state.clone();
+        let mut engine = Engine::new(self.engine_settings());
+        let nodes = state.streamers().iter();
+        let nodes = nodes.map(|(hostname, record)| {
+            node_spec(record, self.stats.get(hostname), self.node_state(hostname))
+        });
+        engine.apply(Event::Load(Rows {
+            nodes: nodes.collect(),
+            ..Rows::default()
+        }));
+        for shard in 0..SHARDS {
+            engine.apply(Event::Load(Rows {
+                streams: state.shard(shard).values().map(stream_spec).collect(),
+                ..Rows::default()
+            }));
+        }
+        self.engine = Some(engine);
+        self.apply(Event::Loaded);
+        let pressed: Vec<Hostname> = self
+            .watched
+            .keys()
+            .filter(|hostname| self.pressure.is_pressed(hostname))
+            .cloned()
+            .collect();
+        for hostname in pressed {
+            self.apply(Event::NodePressure {
+                hostname,
+                pressed: true,
+            });
+        }
+        self.apply(Event::Tick { now_ms });
+        self.tick_at_ms = now_ms + self.settings.interval_ms;
+    }
+
+    // ---- the event log ----
+
+    fn event(&mut self, event: NewEvent) {
+        if self.events.len() < EVENTS_WAITING_MAX {
+            self.events.push(event);
+        }
+    }
+
+    fn tell(&mut self, fact: &Fact) {
+        match fact {
+            // That nodes come in after a start is not worth a line each.
+            Fact::Node { now, .. } if matches!(now.cause, Cause::Seen) => {}
+            Fact::Node {
+                hostname,
+                before,
+                now,
+            } => {
+                info!(%hostname, state = now.state.code(), before = before.code(), why = now.cause.code(), "streamer");
+                let mut event = NewEvent::new("layouter_streamer_state")
+                    .text("state", now.state.code())
+                    .text("why", now.cause.code())
+                    .entity(EntityType::Streamer, hostname);
+                if let Some(seen_ms) = now.seen_ms {
+                    event = event.number("silent_ms", now.since_ms.saturating_sub(seen_ms));
+                }
+                if let Some(until_ms) = now.hold_until_ms {
+                    event = event.number("hold_ms", until_ms.saturating_sub(now.since_ms));
+                }
+                self.event(event);
+            }
+            Fact::BrakeOn {
+                at_ms,
+                lost,
+                of,
+                until_ms,
+            } => {
+                error!(
+                    lost,
+                    of, "most streamers fell silent at once: nothing is moved for now"
+                );
+                self.event(
+                    NewEvent::new("layouter_brake_on")
+                        .number("hold_ms", until_ms - at_ms)
+                        .number("lost", *lost as u64)
+                        .number("streamers", *of as u64),
+                );
+            }
+            Fact::BrakeOff { .. } => {
+                warn!("streamers that are still silent are given up");
+                self.event(NewEvent::new("layouter_brake_off"));
+            }
+            Fact::Paused { for_ms, .. } => {
+                warn!(
+                    ms = for_ms,
+                    "this server did not run for a while; no streamer's silence counts"
+                );
+            }
+        }
+    }
+}
+
+/// What the engine is told of a changed row.
+fn spec(
+    engine: &Engine,
+    plan: &Plan,
+    before: Option<&StreamRecord>,
+    record: &StreamRecord,
+) -> StreamSpec {
+    let mut spec = stream_spec(record);
+    let Some(own) = engine.layout(&spec.name) else {
+        return spec;
+    };
+    let untouched = before.is_some_and(|before| same_place(&stored_layout(before), &spec.layout));
+    let echo = plan
+        .sent(&spec.name)
+        .is_some_and(|sent| says(&spec.layout, sent));
+    if untouched || echo {
+        spec.layout = StoredLayout {
+            ingest: own.ingest,
+            inference: own.inference,
+            dvr_backups: own.dvr_backups,
+            failover_from: own.failover_from,
+            by_layouter: spec.layout.by_layouter,
+        };
+    }
+    spec
+}
+
+fn same_place(a: &StoredLayout, b: &StoredLayout) -> bool {
+    a.ingest == b.ingest
+        && a.inference == b.inference
+        && a.dvr_backups == b.dvr_backups
+        && a.failover_from == b.failover_from
+}
+
+/// What others hold of the layouter's thread.
+#[derive(Clone)]
+pub struct Inputs(Sender<Input>);
+
+impl Inputs {
+    /// Tells the layouter something. False if too much waits already, or it has ended.
+    pub fn send(&self, input: Input) -> bool {
+        !matches!(
+            self.0.try_send(input),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+        )
+    }
+}
+
+/// Where the inputs of a layouter come from.
+pub fn inputs() -> (Inputs, Receiver<Input>) {
+    let (sender, receiver) = bounded(INPUTS_WAITING_MAX);
+    (Inputs(sender), receiver)
+}
+
+/// What the thread works with.
+pub struct Ports {
+    pub commits: Receiver<Arc<Commit>>,
+    pub inputs: Receiver<Input>,
+    pub commands: Commands,
+    pub published: Arc<Published>,
+    /// Set, and followed by an [`Input::Wake`]: the thread ends.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Runs a layouter on a thread of its own, on a processor of its own if there are more than two.
+pub fn start(settings: RunSettings, ports: Ports) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new()
+        .name("layouter".into())
+        .spawn(move || {
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            if processors > 2
+                && let Err(error) = sys::pin_to_core(processors - 1)
+            {
+                info!(%error, "the layouter has no processor of its own");
+            }
+            let mut settings = settings;
+            loop {
+                let life = AssertUnwindSafe(|| work(&mut settings, &ports));
+                if catch_unwind(life).is_ok() {
+                    return;
+                }
+                // What it knows can be had anew from what is stored, and everything else goes on meanwhile.
+                error!("the layouter panicked; it begins anew on what is stored");
+                if ports.stop.load(Ordering::Acquire) {
+                    return;
+                }
+                thread::sleep(Duration::from_secs(1));
+            }
+        })
+}
+
+fn work(settings: &mut RunSettings, ports: &Ports) {
+    let (answers, answered) = unbounded();
+    let state = ports.published.state().load_full();
+    let mut layouter = Layouter::new(state, settings.clone(), uptime_ms());
+    let mut commits: Vec<Arc<Commit>> = Vec::new();
+    let mut answer: Option<(u64, Result<Done, ApiError>)> = None;
+    loop {
+        send(&mut layouter, ports, &answers);
+        let pause = layouter.due_ms().saturating_sub(uptime_ms());
+        let mut input = None;
+        select! {
+            recv(ports.commits) -> commit => match commit {
+                Ok(commit) => commits.push(commit),
+                // The writer has ended.
+                Err(_) => return,
+            },
+            recv(answered) -> message => answer = message.ok(),
+            recv(ports.inputs) -> message => input = message.ok(),
+            default(Duration::from_millis(pause)) => {}
+        }
+        if ports.stop.load(Ordering::Acquire) {
+            return;
+        }
+        let now_ms = uptime_ms();
+        // A commit is sent before the answers to what is in it: taken in this order, an answer finds the rows it is about.
+        commits.extend(ports.commits.try_iter());
+        if !commits.is_empty() {
+            layouter.commit(&commits, now_ms);
+            commits.clear();
+        }
+        if let Some((id, outcome)) = answer.take() {
+            layouter.answered(id, &outcome, now_ms);
+        }
+        match input {
+            Some(Input::Settings(new)) => {
+                settings.clone_from(&new);
+                layouter.set(*new, now_ms);
+            }
+            Some(Input::Stats {
+                hostname,
+                stats,
+                at_ms,
+            }) => layouter.measured(&hostname, stats, at_ms),
+            Some(Input::Ask(ask)) => ask(&layouter),
+            Some(Input::Wake) | None => {}
+        }
+        layouter.advance(now_ms);
+    }
+}
+
+/// Hands over what is planned, as far as it is taken.
+fn send(layouter: &mut Layouter, ports: &Ports, answers: &Sender<(u64, Result<Done, ApiError>)>) {
+    let events = layouter.take_events();
+    if !events.is_empty() {
+        let note = Envelope {
+            asked: Command::Note { events }.into(),
+            reply_to: ReplyTo::Nobody,
+        };
+        if let Err(error) = ports.commands.send(note) {
+            warn!(title = %error.items[0].title, "events of the layouter are lost");
+        }
+    }
+    let now_ms = uptime_ms();
+    while let Some((id, items)) = layouter.next_command(now_ms) {
+        let sent = ports.commands.send(Envelope {
+            asked: Command::Place { items }.into(),
+            reply_to: ReplyTo::Thread {
+                replies: answers.clone(),
+                id,
+            },
+        });
+        if let Err(error) = sent {
+            layouter.answered(id, &Err(error), now_ms);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One promise each, with a number to compare with.

@@ -1,0 +1,609 @@
+//! Operations on a small cluster, with the store and the streamers around it: what is answered is written, now or late or never, and comes back as rows.
+//! After every operation everything that was promised is computed again from what the outside knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::layouter::{
+    Balance, Change, DvrSpec, Engine, Event, NodeRole, NodeSpec, NodeState, Rows, Settings, Shed,
+    ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
+};
+use super::names::{Hostname, StreamName};
+use super::random::Random;
+
+const NODES: u64 = 12;
+const STREAMS: u64 = 40;
+const AGENTS: u64 = 6;
+
+/// One thing that happens. Numbers are of nodes and streams, whether they exist or not.
+#[derive(Clone, Debug)]
+pub enum Op {
+    SaveNode(NodeSpec),
+    DeleteNode(u64),
+    States(Vec<(u64, NodeState)>),
+    Pressure(u64, bool),
+    Shed(u64, u32),
+    SaveStreams(Vec<StreamSpec>),
+    DeleteStream(u64),
+    /// By hand.
+    Place(u64, u64),
+    /// The writer takes what was answered, the oldest first; how many.
+    Write(usize),
+    Confirm(u64),
+    Settings(Settings),
+    Tick(u64),
+}
+
+fn host(n: u64) -> Hostname {
+    Hostname::trusted(&format!("node{n}"))
+}
+
+fn name(s: u64) -> StreamName {
+    StreamName::trusted(&format!("stream{s}"))
+}
+
+fn pair(key: &str, value: u64) -> (Arc<str>, Arc<str>) {
+    (Arc::from(key), Arc::from(format!("v{value}")))
+}
+
+pub fn node(random: &mut Random) -> NodeSpec {
+    let n = random.below(NODES);
+    let mut labels = vec![pair("zone", random.below(3))];
+    if random.below(2) == 0 {
+        labels.push(pair("dc", random.below(2)));
+    }
+    if random.once_in(6) {
+        labels.push(pair("required.tenant", random.below(2)));
+    }
+    if random.once_in(6) {
+        labels.push(pair("own", n));
+    }
+    let inference = random.once_in(7);
+    NodeSpec {
+        hostname: host(n),
+        role: match (inference, random.once_in(20)) {
+            (true, _) => NodeRole::Inference,
+            (_, true) => NodeRole::Other,
+            _ => NodeRole::Streamer,
+        },
+        namespace: random.once_in(10).then(|| Arc::from("other")),
+        labels,
+        channel_limit: 1 + random.below(12) as u32,
+        bandwidth_kbps: random
+            .once_in(2)
+            .then(|| 5_000 + 1000 * random.below(40) as u32),
+        disk_bytes: random.once_in(2).then(|| (20 + random.below(400)) << 28),
+        transcoder: random.below(2) == 0,
+        dvr: !random.once_in(5),
+        state: *random.pick(&[
+            NodeState::Up,
+            NodeState::Up,
+            NodeState::Unsure,
+            NodeState::Probation,
+        ]),
+    }
+}
+
+pub fn stream(random: &mut Random) -> StreamSpec {
+    let mut labels = Vec::new();
+    if random.once_in(2) {
+        labels.push(pair("required.zone", random.below(3)));
+    }
+    if random.once_in(2) {
+        labels.push(pair("preferred.dc", random.below(2)));
+    }
+    if random.once_in(4) {
+        labels.push(pair("tenant", random.below(2)));
+    }
+    if random.once_in(8) {
+        labels.push(pair("dc", random.below(2)));
+    }
+    if random.once_in(8) {
+        labels.push(pair("preferred.own", random.below(NODES)));
+    }
+    let s = random.below(STREAMS);
+    if random.once_in(4) {
+        // Nobody else's business.
+        labels.push(pair("camera", s));
+    }
+    let mut agents = Vec::new();
+    if random.once_in(5) {
+        for _ in 0..1 + random.below(2) {
+            let agent: Arc<str> = Arc::from(format!("agent{}", random.below(AGENTS)));
+            if !agents.contains(&agent) {
+                agents.push(agent);
+            }
+        }
+    }
+    StreamSpec {
+        name: name(s),
+        revision: 0,
+        disabled: random.once_in(12),
+        namespace: random.once_in(12).then(|| Arc::from("other")),
+        labels,
+        transcoder: random.once_in(8),
+        kbps: (!random.once_in(4)).then(|| 500 + 100 * random.below(50) as u32),
+        dvr: random.once_in(2).then(|| DvrSpec {
+            expiration_s: 3600 * random.below(200),
+            storage_limit_bytes: random.once_in(4).then(|| random.below(40) << 28),
+            redundancy_factor: random.below(4) as u32,
+        }),
+        inference: random.once_in(6),
+        agents,
+        layout: StoredLayout::default(),
+    }
+}
+
+impl Op {
+    pub fn random(random: &mut Random) -> Self {
+        match random.below(20) {
+            0..=2 => Self::SaveNode(node(random)),
+            3 => Self::DeleteNode(random.below(NODES)),
+            4..=6 => {
+                let count = 1 + random.below(3);
+                let state = |random: &mut Random| {
+                    *random.pick(&[
+                        NodeState::Up,
+                        NodeState::Down,
+                        NodeState::Up,
+                        NodeState::Unsure,
+                        NodeState::Probation,
+                    ])
+                };
+                Self::States(
+                    (0..count)
+                        .map(|_| (random.below(NODES), state(random)))
+                        .collect(),
+                )
+            }
+            7 if random.once_in(2) => Self::Shed(random.below(NODES), 1 + random.below(3) as u32),
+            7 => Self::Pressure(random.below(NODES), random.once_in(2)),
+            8 => Self::DeleteStream(random.below(STREAMS)),
+            9 => Self::Place(random.below(STREAMS), random.below(NODES + 1)),
+            10 | 11 => Self::Write(1 + random.below(8) as usize),
+            12 => Self::Confirm(random.below(NODES)),
+            13 if random.once_in(3) => Self::Settings(settings(random)),
+            13 | 14 => Self::Tick(1 + random.below(40_000)),
+            _ => {
+                let count = 1 + random.below(4);
+                Self::SaveStreams((0..count).map(|_| stream(random)).collect())
+            }
+        }
+    }
+}
+
+pub fn settings(random: &mut Random) -> Settings {
+    Settings {
+        balance: *random.pick(&[Balance::Dominant, Balance::Channels]),
+        bandwidth_permille: *random.pick(&[900, 1000, 500]),
+        backups_count_as_channels: !random.once_in(3),
+        failure_domain_key: random.once_in(2).then(|| Arc::from("dc")),
+        failover_to_backup: random.once_in(3),
+        failback: !random.once_in(4),
+        rebalance: !random.once_in(4),
+        prefer_load_max_permille: *random.pick(&[1000, 1000, 900]),
+        chain_depth_max: *random.pick(&[3, 3, 1, 0]),
+        make_room_moves_max: *random.pick(&[500, 500, 2]),
+        restore_moves_max: *random.pick(&[500, 500, 2]),
+        optional_moves_min: *random.pick(&[10, 2]),
+        ..Settings::default()
+    }
+}
+
+/// What the outside knows.
+pub struct World {
+    pub engine: Engine,
+    pub nodes: BTreeMap<Hostname, NodeSpec>,
+    pub states: BTreeMap<Hostname, (NodeState, bool)>,
+    /// The rows.
+    pub streams: BTreeMap<StreamName, StreamSpec>,
+    pub settings: Settings,
+    pub now_ms: u64,
+    revision: u64,
+    /// Answered and not written.
+    pub unwritten: Vec<(Change, StreamLayout)>,
+}
+
+impl World {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            engine: Engine::new(settings.clone()),
+            nodes: BTreeMap::new(),
+            states: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            settings,
+            now_ms: 0,
+            revision: 0,
+            unwritten: Vec::new(),
+        }
+    }
+
+    pub fn step(&mut self, op: &Op) -> Vec<Change> {
+        let event = match op {
+            Op::SaveNode(spec) => {
+                let known = self.nodes.insert(spec.hostname.clone(), spec.clone());
+                if known.is_none() {
+                    self.states
+                        .insert(spec.hostname.clone(), (spec.state, false));
+                }
+                Event::Commit(Rows {
+                    nodes: vec![spec.clone()],
+                    ..Rows::default()
+                })
+            }
+            Op::DeleteNode(n) => {
+                self.nodes.remove(&host(*n));
+                self.states.remove(&host(*n));
+                Event::Commit(Rows {
+                    nodes_deleted: vec![host(*n)],
+                    ..Rows::default()
+                })
+            }
+            Op::States(states) => {
+                let mut told: BTreeMap<Hostname, NodeState> = BTreeMap::new();
+                for (n, state) in states {
+                    told.insert(host(*n), *state);
+                }
+                for (host, state) in &told {
+                    if let Some(known) = self.states.get_mut(host) {
+                        known.0 = *state;
+                    }
+                }
+                Event::NodeStates(told.into_iter().collect())
+            }
+            Op::Pressure(n, pressed) => {
+                if let Some(known) = self.states.get_mut(&host(*n)) {
+                    known.1 = *pressed;
+                }
+                Event::NodePressure {
+                    hostname: host(*n),
+                    pressed: *pressed,
+                }
+            }
+            Op::Shed(n, streams_max) => Event::Shed(Shed {
+                hostname: host(*n),
+                streams_max: *streams_max,
+                targets: (0..NODES)
+                    .filter(|other| other % 2 != n % 2)
+                    .map(|other| ShedTarget {
+                        hostname: host(other),
+                        streams_max: 1,
+                    })
+                    .collect(),
+            }),
+            Op::SaveStreams(specs) => {
+                let mut saved = BTreeMap::new();
+                for spec in specs {
+                    let mut spec = spec.clone();
+                    if let Some(known) = self.streams.get(&spec.name) {
+                        spec.layout = known.layout.clone();
+                    }
+                    self.revision += 1;
+                    spec.revision = self.revision;
+                    self.streams.insert(spec.name.clone(), spec.clone());
+                    saved.insert(spec.name.clone(), spec);
+                }
+                Event::Commit(Rows {
+                    streams: saved.into_values().collect(),
+                    ..Rows::default()
+                })
+            }
+            Op::DeleteStream(s) => {
+                self.streams.remove(&name(*s));
+                Event::Commit(Rows {
+                    streams_deleted: vec![name(*s)],
+                    ..Rows::default()
+                })
+            }
+            Op::Place(s, n) => {
+                let Some(spec) = self.streams.get_mut(&name(*s)) else {
+                    return Vec::new();
+                };
+                self.revision += 1;
+                spec.revision = self.revision;
+                spec.layout.ingest = (*n < NODES).then(|| host(*n));
+                spec.layout.failover_from = None;
+                spec.layout.by_layouter = false;
+                Event::Commit(Rows {
+                    streams: vec![spec.clone()],
+                    ..Rows::default()
+                })
+            }
+            Op::Write(count) => return self.write(*count),
+            Op::Confirm(n) => Event::Confirmed {
+                hostname: host(*n),
+                revision: self.revision,
+            },
+            Op::Settings(settings) => {
+                self.settings = settings.clone();
+                Event::Settings(settings.clone())
+            }
+            Op::Tick(ms) => {
+                self.now_ms += ms;
+                Event::Tick {
+                    now_ms: self.now_ms,
+                }
+            }
+        };
+        self.apply(event)
+    }
+
+    /// One event, previewed first.
+    pub fn apply(&mut self, event: Event) -> Vec<Change> {
+        let running = self.is_running();
+        let before = self.engine.layout_hash();
+        let mut preview = self.engine.snapshot();
+        let previewed = preview.apply(event.clone());
+        assert_eq!(
+            before,
+            self.engine.layout_hash(),
+            "a preview changes nothing"
+        );
+        let changes = self.engine.apply(event.clone());
+        assert_eq!(previewed, changes, "a preview is what happens");
+        assert_eq!(preview.layout_hash(), self.engine.layout_hash());
+        drop(preview);
+        if !running && !self.is_running() {
+            let harmless = |change: &Change| {
+                change.to == change.from
+                    || matches!(change.why, Why::Disabled | Why::Redundancy)
+                    || change.kind == SlotKind::Inference
+                    || matches!(event, Event::Commit(_) | Event::Refused(_))
+            };
+            assert!(
+                changes.iter().all(harmless),
+                "nothing moves while no streamer is left: {changes:?}"
+            );
+        }
+        self.check_changes(&changes);
+        for change in &changes {
+            let layout = self
+                .engine
+                .layout(&change.stream)
+                .expect("what changes is there");
+            self.unwritten.push((change.clone(), layout));
+        }
+        self.check();
+        changes
+    }
+
+    /// The writer: what was decided on an older row is refused.
+    pub fn write(&mut self, count: usize) -> Vec<Change> {
+        let count = count.min(self.unwritten.len());
+        let mut saved = BTreeMap::new();
+        let mut refused = Vec::new();
+        for (change, layout) in self.unwritten.drain(..count).collect::<Vec<_>>() {
+            let Some(row) = self.streams.get_mut(&change.stream) else {
+                continue;
+            };
+            if saved.contains_key(&change.stream) {
+                continue;
+            }
+            if row.revision != change.revision {
+                refused.push(change);
+                continue;
+            }
+            self.revision += 1;
+            row.revision = self.revision;
+            row.layout = StoredLayout {
+                ingest: layout.ingest,
+                inference: layout.inference,
+                dvr_backups: layout.dvr_backups,
+                failover_from: layout.failover_from,
+                by_layouter: true,
+            };
+            saved.insert(change.stream.clone(), row.clone());
+        }
+        let mut changes = self.apply(Event::Commit(Rows {
+            streams: saved.into_values().collect(),
+            ..Rows::default()
+        }));
+        changes.extend(self.apply(Event::Refused(refused)));
+        changes
+    }
+
+    /// Writes and ticks until nothing happens any more.
+    pub fn settle(&mut self) {
+        for round in 0.. {
+            let mut moved = 0;
+            while !self.unwritten.is_empty() {
+                self.write(usize::MAX);
+                moved += 1;
+                assert!(moved < 100, "writing comes to an end");
+            }
+            self.now_ms += 700_000;
+            let changes = self.apply(Event::Tick {
+                now_ms: self.now_ms,
+            });
+            if changes.is_empty() && moved == 0 {
+                break;
+            }
+            assert!(round < 60, "it comes to rest, but {changes:?}");
+        }
+        for row in self.streams.values() {
+            let layout = self.engine.layout(&row.name).expect("every row is known");
+            assert_eq!(layout.revision, row.revision);
+            assert_eq!(layout.ingest, row.layout.ingest, "{} is written", row.name);
+            assert_eq!(layout.inference, row.layout.inference);
+            assert_eq!(sorted(&layout.dvr_backups), sorted(&row.layout.dvr_backups));
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.nodes.values().any(|node| {
+            node.role == NodeRole::Streamer && self.states[&node.hostname].0 != NodeState::Down
+        })
+    }
+
+    /// A second engine made from the rows alone.
+    pub fn restarted(&self) -> (Engine, Vec<Change>) {
+        let mut engine = Engine::new(self.settings.clone());
+        let mut nodes: Vec<NodeSpec> = self.nodes.values().cloned().collect();
+        for node in &mut nodes {
+            node.state = self.states[&node.hostname].0;
+        }
+        let streams: Vec<StreamSpec> = self.streams.values().cloned().collect();
+        engine.apply(Event::Load(Rows {
+            nodes,
+            ..Rows::default()
+        }));
+        for part in streams.chunks(7) {
+            engine.apply(Event::Load(Rows {
+                streams: part.to_vec(),
+                ..Rows::default()
+            }));
+        }
+        let changes = engine.apply(Event::Loaded);
+        engine.check();
+        (engine, changes)
+    }
+
+    fn check_changes(&self, changes: &[Change]) {
+        let mut seen: BTreeSet<(&StreamName, SlotKind, &Option<Hostname>)> = BTreeSet::new();
+        for change in changes {
+            if change.kind != SlotKind::DvrBackup {
+                assert!(
+                    seen.insert((&change.stream, change.kind, &None)),
+                    "one change for a slot: {changes:?}"
+                );
+            }
+            assert_ne!(change.from, change.to);
+            let row = &self.streams[&change.stream];
+            assert_eq!(change.revision, row.revision, "decided on the newest row");
+        }
+    }
+
+    /// Everything that must hold of the layout, from outside.
+    pub fn check(&self) {
+        self.engine.check();
+        if !self.is_running() {
+            return;
+        }
+        let mut used: BTreeMap<&Hostname, (u64, u64)> = BTreeMap::new();
+        let mut layouts: BTreeMap<&StreamName, StreamLayout> = BTreeMap::new();
+        for row in self.streams.values() {
+            let layout = self.engine.layout(&row.name).expect("every row is known");
+            layouts.insert(&row.name, layout);
+        }
+        for row in self.streams.values() {
+            let layout = &layouts[&row.name];
+            let mut on: Vec<&Hostname> = Vec::new();
+            on.extend(&layout.ingest);
+            on.extend(&layout.inference);
+            on.extend(&layout.dvr_backups);
+            if row.disabled {
+                assert!(on.is_empty(), "a disabled stream is nowhere");
+                continue;
+            }
+            let apart: BTreeSet<&&Hostname> = on.iter().collect();
+            assert_eq!(apart.len(), on.len(), "slots of a stream are apart");
+            let factor = row.dvr.map_or(0, |dvr| dvr.redundancy_factor);
+            assert!(layout.dvr_backups.len() as u32 <= factor.saturating_sub(1));
+            assert!(layout.inference.is_none() || row.inference);
+            let kbps = u64::from(row.kbps.unwrap_or(self.settings.kbps_default));
+            for host in layout.ingest.iter() {
+                self.check_node(row, host, NodeRole::Streamer);
+                let sum = used.entry(&self.nodes[host].hostname).or_default();
+                sum.0 += 1;
+                sum.1 += kbps;
+            }
+            for host in &layout.dvr_backups {
+                self.check_node(row, host, NodeRole::Streamer);
+                assert!(self.nodes[host].dvr, "a backup is where there is a DVR");
+                let sum = used.entry(&self.nodes[host].hostname).or_default();
+                sum.0 += u64::from(self.settings.backups_count_as_channels);
+                sum.1 += kbps;
+            }
+            for host in layout.inference.iter() {
+                self.check_node(row, host, NodeRole::Inference);
+                used.entry(&self.nodes[host].hostname).or_default().0 += 1;
+            }
+            if let Some(from) = &layout.failover_from {
+                assert_ne!(Some(from), layout.ingest.as_ref());
+                assert!(
+                    self.nodes.contains_key(from),
+                    "one comes back to what is there"
+                );
+            }
+        }
+        for (host, (channels, kbps)) in used {
+            let node = &self.nodes[host];
+            assert!(
+                channels <= u64::from(node.channel_limit),
+                "{host}: channels"
+            );
+            if let Some(limit) = node.bandwidth_kbps {
+                let usable = u64::from(limit) * u64::from(self.settings.bandwidth_permille) / 1000;
+                assert!(kbps <= usable, "{host}: bandwidth");
+            }
+        }
+        self.check_agents(&layouts);
+    }
+
+    fn check_node(&self, row: &StreamSpec, host: &Hostname, role: NodeRole) {
+        let node = self.nodes.get(host).expect("placed on what is there");
+        assert_eq!(node.role, role);
+        assert_ne!(self.states[host].0, NodeState::Down, "{host} is lost");
+        assert_eq!(node.namespace, row.namespace, "namespace");
+        let has = |labels: &[(Arc<str>, Arc<str>)], key: &str, value: &Arc<str>| {
+            labels.iter().any(|(k, v)| &**k == key && v == value)
+        };
+        for (key, value) in &node.labels {
+            if let Some(key) = key.strip_prefix("required.") {
+                assert!(has(&row.labels, key, value), "{host} requires {key}");
+            }
+        }
+        if role != NodeRole::Streamer {
+            return;
+        }
+        assert!(node.transcoder || !row.transcoder);
+        for (key, value) in &row.labels {
+            if let Some(key) = key.strip_prefix("required.") {
+                assert!(has(&node.labels, key, value), "{} requires {key}", row.name);
+            }
+        }
+    }
+
+    /// Streams that share an agent, directly or not, share their ingest.
+    fn check_agents(&self, layouts: &BTreeMap<&StreamName, StreamLayout>) {
+        let mut group: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+        let mut parent: Vec<usize> = Vec::new();
+        fn root(parent: &[usize], mut i: usize) -> usize {
+            while parent[i] != i {
+                i = parent[i];
+            }
+            i
+        }
+        let enabled = || self.streams.values().filter(|row| !row.disabled);
+        for row in enabled() {
+            let mut first = None;
+            for agent in &row.agents {
+                let i = *group.entry(agent).or_insert_with(|| {
+                    parent.push(parent.len());
+                    parent.len() - 1
+                });
+                let i = root(&parent, i);
+                match first {
+                    None => first = Some(i),
+                    Some(first) => {
+                        let first = root(&parent, first);
+                        parent[i] = first;
+                    }
+                }
+            }
+        }
+        let mut ingest: BTreeMap<usize, &Hostname> = BTreeMap::new();
+        for row in enabled() {
+            if let (Some(agent), Some(host)) = (row.agents.first(), &layouts[&row.name].ingest) {
+                let at = ingest.entry(root(&parent, group[agent])).or_insert(host);
+                assert_eq!(*at, host, "streams of one agent are together");
+            }
+        }
+    }
+}
+
+fn sorted(hosts: &[Hostname]) -> Vec<Hostname> {
+    let mut hosts = hosts.to_vec();
+    hosts.sort();
+    hosts
+}

@@ -1,0 +1,195 @@
+//! A tournament over the nodes: who is the coolest of a range of leaves and has room.
+//!
+//! Leaves are nodes, neighbours are of the same class. Each inner vertex knows the smallest key and the largest room in each dimension below it, so
+//! that a search skips whatever cannot win or cannot take the slot.
+
+/// Not limited, or as good as.
+pub const UNLIMITED: u32 = u32::MAX;
+/// Load 1.0.
+pub const ONE: u64 = 1 << 28;
+/// Largest load that is told apart.
+pub const LOAD_MAX: u64 = (1 << 31) - 1;
+/// Keys from here on are of nodes that are used when nothing else is left.
+pub const LAST_RESORT: u64 = 1 << 63;
+
+/// What a slot takes from a node, or what a node has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Need {
+    pub channels: u32,
+    pub kbps: u32,
+    /// In units of `DISK_UNIT_BYTES`.
+    pub disk: u32,
+}
+
+impl Need {
+    /// Whether this is at least `other` in every dimension.
+    #[inline]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.channels >= other.channels && self.kbps >= other.kbps && self.disk >= other.disk
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vertex {
+    /// Load in the upper half, tie breaker in the lower.
+    pub key: u64,
+    pub room: Need,
+}
+
+impl Vertex {
+    /// A node that takes nothing.
+    pub const CLOSED: Self = Self {
+        key: u64::MAX,
+        room: Need {
+            channels: 0,
+            kbps: 0,
+            disk: 0,
+        },
+    };
+
+    fn of(a: &Self, b: &Self) -> Self {
+        Self {
+            key: a.key.min(b.key),
+            room: Need {
+                channels: a.room.channels.max(b.room.channels),
+                kbps: a.room.kbps.max(b.room.kbps),
+                disk: a.room.disk.max(b.room.disk),
+            },
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Tree {
+    leaves: usize,
+    vertices: Vec<Vertex>,
+    /// Node of each leaf.
+    pub nodes: Vec<u32>,
+}
+
+impl Tree {
+    /// `nodes` in leaf order; `leaf` tells each one's vertex.
+    pub fn build(nodes: Vec<u32>, leaf: impl Fn(u32) -> Vertex) -> Self {
+        let leaves = nodes.len().max(1).next_power_of_two();
+        let mut vertices = vec![Vertex::CLOSED; 2 * leaves];
+        for (i, node) in nodes.iter().enumerate() {
+            vertices[leaves + i] = leaf(*node);
+        }
+        for i in (1..leaves).rev() {
+            vertices[i] = Vertex::of(&vertices[2 * i], &vertices[2 * i + 1]);
+        }
+        Self {
+            leaves,
+            vertices,
+            nodes,
+        }
+    }
+
+    #[inline]
+    pub fn set(&mut self, leaf: u32, vertex: Vertex) {
+        let mut i = leaf as usize + self.leaves;
+        self.vertices[i] = vertex;
+        i /= 2;
+        while i >= 1 {
+            let joined = Vertex::of(&self.vertices[2 * i], &self.vertices[2 * i + 1]);
+            if self.vertices[i] == joined {
+                break;
+            }
+            self.vertices[i] = joined;
+            i /= 2;
+        }
+    }
+
+    pub fn leaf(&self, leaf: u32) -> &Vertex {
+        &self.vertices[leaf as usize + self.leaves]
+    }
+
+    /// The smallest key of all.
+    pub fn coolest(&self) -> u64 {
+        self.vertices[1].key
+    }
+
+    pub fn vertices(&self) -> usize {
+        self.vertices.len()
+    }
+
+    /// Whether every inner vertex says what is below it.
+    pub fn is_consistent(&self) -> bool {
+        (1..self.leaves).all(|i| {
+            self.vertices[i] == Vertex::of(&self.vertices[2 * i], &self.vertices[2 * i + 1])
+        })
+    }
+}
+
+/// A search for the coolest node with room; ranges of leaves are offered to it one after the other.
+pub struct Search<'a> {
+    tree: &'a Tree,
+    need: Need,
+    avoid: &'a [u32],
+    /// Only keys below this win.
+    best: u64,
+    found: Option<u32>,
+}
+
+impl<'a> Search<'a> {
+    #[inline]
+    pub fn new(tree: &'a Tree, need: Need, avoid: &'a [u32], below: u64) -> Self {
+        Self {
+            tree,
+            need,
+            avoid,
+            best: below,
+            found: None,
+        }
+    }
+
+    #[inline]
+    pub fn range(&mut self, low: u32, high: u32) {
+        let (mut low, mut high) = (
+            low as usize + self.tree.leaves,
+            high as usize + self.tree.leaves,
+        );
+        while low < high {
+            if low & 1 == 1 {
+                self.descend(low);
+                low += 1;
+            }
+            if high & 1 == 1 {
+                high -= 1;
+                self.descend(high);
+            }
+            low /= 2;
+            high /= 2;
+        }
+    }
+
+    fn descend(&mut self, i: usize) {
+        let vertex = &self.tree.vertices[i];
+        if vertex.key >= self.best || !vertex.room.covers(&self.need) {
+            return;
+        }
+        if i >= self.tree.leaves {
+            let node = self.tree.nodes[i - self.tree.leaves];
+            if !self.avoid.contains(&node) {
+                self.best = vertex.key;
+                self.found = Some(node);
+            }
+            return;
+        }
+        let (left, right) = (2 * i, 2 * i + 1);
+        // The cooler half first: what it finds prunes the other.
+        if self.tree.vertices[left].key <= self.tree.vertices[right].key {
+            self.descend(left);
+            self.descend(right);
+        } else {
+            self.descend(right);
+            self.descend(left);
+        }
+    }
+
+    /// Key and node.
+    #[inline]
+    pub fn found(self) -> Option<(u64, u32)> {
+        self.found.map(|node| (self.best, node))
+    }
+}

@@ -1,0 +1,484 @@
+//! Units: streams that share an agent, directly or through others, have one ingest node.
+//!
+//! Streams and agents are a graph, and a connected part of it with more than one stream is a unit. The unit is placed as one slot with the sum of what
+//! its members need and all that any of them demands; the ingest slots of its members only mirror where it is. Any edit of a member takes the unit apart
+//! and puts together what is connected afterwards, where most of it is. A unit that fits nowhere whole is placed in part, and the rest waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Engine;
+use super::class::{Demand, NONE, static_reasons};
+use super::event::{NodeRole, SlotKind, Why};
+use super::slots::{DISABLED, LIVE, MEMBER, PENDING, UNIT, WAITING};
+use super::tree::Need;
+
+/// Pairs of member and node that are looked at to place a part.
+const PART_WORK_MAX: usize = 1 << 18;
+const PART_NODES_MIN: usize = 16;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    pub ingest: u32,
+    /// Part of what is placed.
+    pub active: bool,
+}
+
+/// Members in the order of their names.
+#[derive(Clone, Debug, Default)]
+pub struct Unit {
+    pub members: Vec<Member>,
+}
+
+impl Engine {
+    /// The ingest slots that share an agent with others changed: `ingest` and all of its unit are grouped anew at the end of the event.
+    pub(super) fn regroup_later(&mut self, ingest: u32) {
+        self.dissolve(ingest);
+        self.ungrouped.insert(ingest);
+    }
+
+    pub(super) fn set_agents(&mut self, ingest: u32, agents: Vec<Arc<str>>) {
+        self.regroup_later(ingest);
+        let old = self.stream_agents.remove(&ingest).unwrap_or_default();
+        for agent in old.iter().filter(|agent| !agents.contains(agent)) {
+            if let Some(streams) = self.agents.get_mut(agent) {
+                Arc::make_mut(streams).retain(|s| *s != ingest);
+                if streams.is_empty() {
+                    self.agents.remove(agent);
+                }
+            }
+        }
+        for agent in agents.iter().filter(|agent| !old.contains(agent)) {
+            match self.agents.get_mut(agent) {
+                Some(streams) => Arc::make_mut(streams).push(ingest),
+                None => self.agents.insert(agent.clone(), Arc::new(vec![ingest])),
+            }
+        }
+        if !agents.is_empty() {
+            self.stream_agents.insert(ingest, Arc::from(agents));
+        }
+    }
+
+    /// Takes the unit of a stream apart: its members stand where it stood, each for itself.
+    pub(super) fn dissolve(&mut self, ingest: u32) {
+        let Some(u) = self.unit_of.get(&ingest).copied() else {
+            return;
+        };
+        let unit = self.units.remove(&u).expect("a member's unit exists");
+        let slot = *self.slot(u);
+        let (node, origin) = (slot.node, self.rows.get(u).origin);
+        if node != NONE {
+            // Its members' mirrors are replaced by places of their own.
+            self.set_flag(u, UNIT, false);
+            self.unassign(u);
+        } else if slot.has(WAITING) {
+            self.stop_waiting(u);
+        }
+        let pending = slot.has(PENDING);
+        self.set_flag(u, UNIT, true);
+        self.partial.remove(&u);
+        for member in &unit.members {
+            let s = member.ingest;
+            self.unit_of.remove(&s);
+            self.slot_mut(s).node = NONE;
+            self.set_flag(s, MEMBER, false);
+            if origin != NONE {
+                self.rows.get_mut(s).origin = NONE;
+                self.set_origin(s, origin);
+            }
+            if node != NONE && member.active {
+                self.assign(s, node);
+            } else if pending {
+                self.enqueue(s);
+            } else {
+                self.wait(s);
+            }
+            self.ungrouped.insert(s);
+        }
+        self.free_slot(u);
+    }
+
+    /// Puts together what is connected.
+    pub(super) fn regroup(&mut self) {
+        if self.ungrouped.is_empty() || self.is_frozen() {
+            return;
+        }
+        self.refresh_tree();
+        let mut seeds: Vec<(u64, u32)> = std::mem::take(&mut self.ungrouped)
+            .into_iter()
+            .filter(|s| self.is_groupable(*s))
+            .map(|s| (self.order_of(s), s))
+            .collect();
+        seeds.sort_unstable();
+        let mut seen = BTreeSet::new();
+        for (_, seed) in seeds {
+            if seen.contains(&seed) {
+                continue;
+            }
+            let members = self.connected(seed);
+            seen.extend(members.iter().copied());
+            if members.len() > 1 {
+                for s in &members {
+                    self.dissolve(*s);
+                }
+                self.form(members);
+            }
+        }
+        // What a union dissolved is grouped again by then.
+        self.ungrouped.clear();
+    }
+
+    fn is_groupable(&self, s: u32) -> bool {
+        let slot = self.slot(s);
+        slot.has(LIVE)
+            && !slot.has(DISABLED | UNIT)
+            && slot.kind() == SlotKind::Ingest
+            && self.names.get(s).is_some()
+    }
+
+    /// All streams that share agents with this one, itself included.
+    fn connected(&self, seed: u32) -> Vec<u32> {
+        let mut members = vec![seed];
+        let mut seen: BTreeSet<u32> = BTreeSet::from([seed]);
+        let mut agents_seen: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut i = 0;
+        while i < members.len() {
+            let agents = self.stream_agents.get(&members[i]).cloned();
+            for agent in agents.iter().flat_map(|agents| agents.iter()) {
+                if !agents_seen.insert(agent.clone()) {
+                    continue;
+                }
+                for s in self
+                    .agents
+                    .get(agent)
+                    .into_iter()
+                    .flat_map(|all| all.iter())
+                {
+                    if self.is_groupable(*s) && seen.insert(*s) {
+                        members.push(*s);
+                    }
+                }
+            }
+            i += 1;
+        }
+        members.sort_unstable_by(|a, b| self.names.get(*a).cmp(self.names.get(*b)));
+        members
+    }
+
+    /// One slot in place of the ingests of several streams, which are placed, waiting or in the batch.
+    fn form(&mut self, ingests: Vec<u32>) {
+        let mut on: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut on_node: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut origin = NONE;
+        for s in &ingests {
+            let slot = *self.slot(*s);
+            if slot.node != NONE {
+                *on.entry(slot.node).or_default() += u64::from(slot.channels);
+                on_node.entry(slot.node).or_default().insert(*s);
+                self.note(*s, Why::AgentConflict);
+                self.unassign(*s);
+            } else if slot.has(WAITING) {
+                self.note(*s, Why::NotDistributed);
+                self.stop_waiting(*s);
+            }
+            self.set_flag(*s, PENDING, false);
+            self.set_flag(*s, MEMBER, true);
+            if origin == NONE {
+                origin = self.rows.get(*s).origin;
+            }
+            self.rows.get_mut(*s).origin = NONE;
+        }
+        let members: Vec<Member> = ingests
+            .iter()
+            .map(|ingest| Member {
+                ingest: *ingest,
+                active: true,
+            })
+            .collect();
+        let (demand, need) = self.merged(&members);
+        let demand = self.intern(demand);
+        self.refresh_tree();
+        let u = self.new_slot(SlotKind::Ingest, demand, need);
+        self.set_flag(u, UNIT, true);
+        for s in &ingests {
+            self.unit_of.insert(*s, u);
+        }
+        self.units.insert(u, Arc::new(Unit { members }));
+        if origin != NONE {
+            self.set_origin(u, origin);
+        }
+        let balance = self.settings.balance;
+        let mut nodes: Vec<(std::cmp::Reverse<u64>, u64, u32)> = on
+            .into_iter()
+            .map(|(n, channels)| (std::cmp::Reverse(channels), self.node(n).load(balance), n))
+            .collect();
+        nodes.sort_unstable();
+        let mut siblings = Vec::new();
+        self.sibling_nodes(u, &mut siblings);
+        let mut target = nodes
+            .iter()
+            .map(|(.., n)| *n)
+            .find(|n| self.reasons_on(u, *n, true, &siblings).is_empty());
+        if target.is_none() && nodes.len() > 1 {
+            target = self.find(u, &[]);
+        }
+        if target.is_none()
+            && let Some((.., n)) = nodes.first()
+        {
+            // Those that are there stay until all can be together.
+            let there = on_node.get(n).cloned().unwrap_or_default();
+            self.set_active(u, &there);
+            self.partial.insert(u, 0);
+            self.sibling_nodes(u, &mut siblings);
+            if self.reasons_on(u, *n, true, &siblings).is_empty() {
+                target = Some(*n);
+            }
+        }
+        match target {
+            Some(n) => self.assign(u, n),
+            None => self.enqueue(u),
+        }
+        for (.., n) in nodes {
+            if self.slot(u).node != n {
+                self.gain(n);
+            }
+        }
+    }
+
+    /// What the active ones of these members need together, and demand together.
+    fn merged(&self, members: &[Member]) -> (Demand, Need) {
+        let mut sum: Option<(Demand, Need)> = None;
+        for member in members.iter().filter(|member| member.active) {
+            let demand = self
+                .classes
+                .demand_of(self.rows.get(member.ingest).demand)
+                .clone();
+            let need = self.slot(member.ingest).need();
+            let Some((all, total)) = &mut sum else {
+                sum = Some(((*demand).clone(), need));
+                continue;
+            };
+            total.channels = (total.channels + need.channels).min(u32::from(u16::MAX));
+            total.kbps = total.kbps.saturating_add(need.kbps);
+            total.disk = total.disk.saturating_add(need.disk);
+            all.transcoder |= demand.transcoder;
+            all.dvr |= demand.dvr;
+            if all.namespace != demand.namespace {
+                // No node has two namespaces; such a unit can only be placed in part.
+                all.namespace = NONE - 1;
+            }
+            all.labels
+                .retain(|label| demand.labels.binary_search(label).is_ok());
+            all.requires.extend(&demand.requires);
+            all.prefers.extend(&demand.prefers);
+        }
+        let (mut demand, need) = sum.unwrap_or_default();
+        demand.requires.sort_unstable();
+        demand.requires.dedup();
+        demand.prefers.sort_unstable();
+        // The same wish of several members counts several times.
+        let mut prefers: Vec<(u32, u16)> = Vec::with_capacity(demand.prefers.len());
+        for (label, weight) in demand.prefers {
+            match prefers.last_mut() {
+                Some(last) if last.0 == label => last.1 = last.1.saturating_add(weight),
+                _ => prefers.push((label, weight)),
+            }
+        }
+        demand.prefers = prefers;
+        (demand, need)
+    }
+
+    /// Makes these members of a unit the placed ones. The unit is in no list.
+    fn set_active(&mut self, u: u32, active: &BTreeSet<u32>) {
+        let Some(unit) = self.units.get_mut(&u) else {
+            return;
+        };
+        let unit = Arc::make_mut(unit);
+        let mut partial = false;
+        for member in &mut unit.members {
+            member.active = active.contains(&member.ingest);
+            partial |= !member.active;
+        }
+        let members = unit.members.clone();
+        let (demand, need) = self.merged(&members);
+        let demand = self.intern(demand);
+        self.set_demand(u, demand);
+        self.set_need(u, need);
+        if partial {
+            self.partial.insert(u, self.gain_epoch);
+        } else {
+            self.partial.remove(&u);
+        }
+    }
+
+    pub(super) fn activate_all(&mut self, u: u32) {
+        if self.partial.contains_key(&u) && self.slot(u).has(UNIT) {
+            let all = self.members_of(u).collect();
+            self.set_active(u, &all);
+        }
+    }
+
+    pub(super) fn members_of(&self, u: u32) -> impl Iterator<Item = u32> {
+        self.units
+            .get(&u)
+            .into_iter()
+            .flat_map(|unit| unit.members.iter())
+            .map(|member| member.ingest)
+    }
+
+    /// A unit moved, and its active members with it.
+    pub(super) fn mirror(&mut self, u: u32, node: u32) {
+        let Some(unit) = self.units.get(&u).cloned() else {
+            return;
+        };
+        for member in &unit.members {
+            self.slot_mut(member.ingest).node = if member.active { node } else { NONE };
+        }
+    }
+
+    /// Places as many members of a unit as one node takes. The unit is in no list and does not fit whole.
+    pub(super) fn place_part(&mut self, u: u32) -> bool {
+        let Some((node, members)) = self.best_part(u, NONE) else {
+            self.partial.insert(u, self.gain_epoch);
+            return false;
+        };
+        for s in self.members_of(u).collect::<Vec<_>>() {
+            self.note(s, Why::NotDistributed);
+        }
+        self.set_active(u, &members);
+        self.assign(u, node);
+        true
+    }
+
+    /// The node that takes most members, and which. Small members first.
+    fn best_part(&self, u: u32, own: u32) -> Option<(u32, BTreeSet<u32>)> {
+        let mut members: Vec<(Need, u32, Vec<u32>)> = self
+            .members_of(u)
+            .map(|s| {
+                let mut siblings = Vec::new();
+                let mut other = self.slot(s).sibling;
+                while other != s {
+                    siblings.push(self.slot(other).node);
+                    other = self.slot(other).sibling;
+                }
+                (self.slot(s).need(), s, siblings)
+            })
+            .collect();
+        // Stable: equal ones stay in the order of their names.
+        members.sort_by_key(|(need, ..)| (need.channels, need.kbps, need.disk));
+        let mut nodes: Vec<(bool, std::cmp::Reverse<u32>, u32, u32)> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(i, node)| {
+                node.full.role == NodeRole::Streamer
+                    && (node.is_open() || *i as u32 == own && node.is_running())
+            })
+            .map(|(i, node)| {
+                let channels = node.room().channels;
+                (
+                    i as u32 != own,
+                    std::cmp::Reverse(channels),
+                    node.tie,
+                    i as u32,
+                )
+            })
+            .collect();
+        nodes.sort_unstable();
+        nodes.truncate((PART_WORK_MAX / members.len().max(1)).max(PART_NODES_MIN));
+        let mut best: Option<(u32, BTreeSet<u32>)> = None;
+        for (.., n) in nodes {
+            let node = self.node(n);
+            let mut room = node.room();
+            let mut fit = BTreeSet::new();
+            for (need, s, siblings) in &members {
+                let class = self.classes.class_of_demand(self.rows.get(*s).demand);
+                if room.covers(need)
+                    && !siblings.contains(&n)
+                    && static_reasons(self.demand(class), self.node_class(n)).is_empty()
+                {
+                    let take = |room: &mut u32, need: u32| {
+                        if *room != super::tree::UNLIMITED {
+                            *room -= need;
+                        }
+                    };
+                    take(&mut room.channels, need.channels);
+                    take(&mut room.kbps, need.kbps);
+                    take(&mut room.disk, need.disk);
+                    fit.insert(*s);
+                }
+            }
+            // Its own node comes first, so another one must take more.
+            if !fit.is_empty() && best.as_ref().is_none_or(|(_, most)| fit.len() > most.len()) {
+                best = Some((n, fit));
+            }
+        }
+        best
+    }
+
+    /// Units of which a part waits: whole, if that is possible now, or a larger part.
+    pub(super) fn retry_units(&mut self) {
+        let units: Vec<u32> = self
+            .partial
+            .iter()
+            .filter(|(_, epoch)| **epoch != self.gain_epoch)
+            .map(|(u, _)| *u)
+            .collect();
+        for u in units {
+            self.retry_unit(u);
+        }
+    }
+
+    fn retry_unit(&mut self, u: u32) {
+        let slot = *self.slot(u);
+        let own = slot.node;
+        let placed: BTreeSet<u32> = self
+            .units
+            .get(&u)
+            .into_iter()
+            .flat_map(|unit| unit.members.iter())
+            .filter(|member| member.active && own != NONE)
+            .map(|member| member.ingest)
+            .collect();
+        for s in self.members_of(u).collect::<Vec<_>>() {
+            self.note(s, Why::NotDistributed);
+        }
+        if own != NONE {
+            self.unassign(u);
+        } else if slot.has(WAITING) {
+            self.stop_waiting(u);
+        }
+        self.activate_all(u);
+        let mut siblings = Vec::new();
+        self.sibling_nodes(u, &mut siblings);
+        let target = if own != NONE && self.reasons_on(u, own, true, &siblings).is_empty() {
+            Some(own)
+        } else {
+            self.find(u, &[])
+        };
+        if let Some(node) = target {
+            self.assign(u, node);
+            if own != NONE && own != node {
+                self.gain(own);
+            }
+            return;
+        }
+        match self.best_part(u, own) {
+            Some((node, members)) if members.len() > placed.len() => {
+                self.set_active(u, &members);
+                self.assign(u, node);
+                if own != NONE {
+                    self.gain(own);
+                }
+            }
+            _ if own != NONE => {
+                self.set_active(u, &placed);
+                self.assign(u, own);
+            }
+            _ => {
+                self.wait(u);
+                self.partial.insert(u, self.gain_epoch);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Slots without a node, and when to try them again.
+//!
+//! A slot that found no node waits in the list of its class. It is tried again only when a node that its class may go to can take more than before,
+//! and a slot that needs no less than one that was refused just now is not tried at all.
+
+use super::Engine;
+use super::class::{NONE, static_reasons};
+use super::event::Why;
+use super::slots::UNIT;
+use super::tree::Need;
+
+/// Refused needs that are remembered while a list is walked.
+const REFUSED_MAX: usize = 8;
+/// Searches for room that fail before a class is left alone that nothing gained for directly.
+const MISSES_MAX: u32 = 4;
+
+impl Engine {
+    /// Tries what nodes that gained could take. True: some were not tried, because the work of one tick is bounded.
+    pub(super) fn retry_waiting(&mut self) -> bool {
+        let gained = std::mem::take(&mut self.gained);
+        if self.waiting_classes.is_empty() || gained.is_empty() {
+            return false;
+        }
+        let mut node_classes: Vec<u32> = gained
+            .iter()
+            .filter(|node| self.node(**node).is_open())
+            .map(|node| self.node(*node).class)
+            .collect();
+        node_classes.sort_unstable();
+        node_classes.dedup();
+        let mut classes: Vec<(u8, bool, u32)> = self
+            .waiting_classes
+            .iter()
+            .map(|class| {
+                let demand = self.demand(*class);
+                let direct = node_classes.iter().any(|number| {
+                    static_reasons(demand, &self.classes.node_classes[*number as usize]).is_empty()
+                });
+                let head = self.classes.classes.get(*class).waiting.head;
+                (self.slot(head).kind() as u8, !direct, *class)
+            })
+            .collect();
+        // Ingests first: what a copy takes is lost for them.
+        classes.sort_unstable();
+        let mut searches = self.settings.chain_tries_max;
+        let mut left_over = false;
+        for (_, indirect, class) in classes {
+            left_over |= self.retry_class(class, !indirect, &mut searches);
+        }
+        if left_over {
+            self.gained.extend(gained);
+        }
+        left_over
+    }
+
+    /// `direct`: a node of its own pool gained. If not, others may still be able to move away.
+    fn retry_class(&mut self, class: u32, direct: bool, searches: &mut u32) -> bool {
+        let mut refused: Vec<Need> = Vec::new();
+        let mut misses = 0;
+        let mut left_over = false;
+        let mut at = self.classes.classes.get(class).waiting.head;
+        while at != NONE && (direct || misses < MISSES_MAX) {
+            let s = at;
+            let slot = *self.slot(s);
+            at = slot.next;
+            if refused.iter().any(|refused| slot.need().covers(refused)) {
+                continue;
+            }
+            if direct && let Some(node) = self.find(s, &[]) {
+                self.stop_waiting(s);
+                self.arrive(s, node, Why::NotDistributed);
+                continue;
+            }
+            misses += 1;
+            if self.settings.chain_depth_max > 0 && !self.is_hopeless(s) {
+                if *searches == 0 || self.budgets.make_room.left() == 0 {
+                    left_over = true;
+                } else {
+                    *searches -= 1;
+                    self.stop_waiting(s);
+                    if self.make_room(s) {
+                        // The chain may have changed the list behind us.
+                        at = self.classes.classes.get(class).waiting.head;
+                        refused.clear();
+                        continue;
+                    }
+                    self.wait(s);
+                }
+            }
+            if slot.sibling == s && !slot.has(UNIT) && refused.len() < REFUSED_MAX {
+                refused.push(slot.need());
+            }
+        }
+        left_over
+    }
+}
