@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, check_with_client_library};
 use crate::server::TestServer;
 
 fn cluster() -> TestServer {
@@ -154,6 +154,15 @@ fn the_same_numbers_are_metrics() {
         .call_with("GET", "/cluster/stats", &json, b"")
         .expect(200);
     assert!(answer.json()["collected_at"].as_u64() > Some(1_000_000_000_000));
+}
+
+#[test]
+fn a_client_library_reads_the_metrics() {
+    let server = cluster();
+    for path in ["/cluster/stats", "/config"] {
+        let answer = server.get(&format!("{path}?format=openmetrics"));
+        check_with_client_library(&answer.expect(200));
+    }
 }
 
 #[test]

@@ -1,8 +1,32 @@
 //! Reads the text form of metrics as strictly as OpenMetrics 1.0 words it, for tests of every operation that has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::Stdio;
 
+use crate::python::{python, script};
 use crate::server::Answer;
+
+/// Lets the parser of a client library judge a text that [`Metrics::read`] accepts.
+pub fn check_with_client_library(answer: &Answer) {
+    let mut child = python()
+        .arg(script("metrics.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the interpreter starts");
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    // A parser that gave up has closed it; what it says then is shown below.
+    let _ = stdin.write_all(answer.text().as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("the process is ours");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{}", answer.text());
+    let count = String::from_utf8_lossy(&output.stdout);
+    let samples = Metrics::read(answer).0.len();
+    assert_eq!(count.trim(), samples.to_string());
+}
 
 /// Values by sample: its name and its labels as written.
 pub struct Metrics(BTreeMap<String, f64>);
