@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::access::subnet::Subnets;
 use crate::duration;
 use crate::layouter::Balance;
 use crate::layouter::run::RunSettings;
@@ -33,6 +34,9 @@ pub struct Settings {
     pub store: StoreSettings,
     pub feed: FeedSettings,
     pub layouter: RunSettings,
+    pub viewers: ViewerSettings,
+    pub outbound: OutboundSettings,
+    pub agents: AgentSettings,
     pub log: LogSettings,
 }
 
@@ -86,6 +90,13 @@ pub struct StoreSettings {
     pub events_bytes_max: usize,
 }
 
+/// How patient the server is with agents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentSettings {
+    pub command_timeout: Duration,
+    pub silence_max: Duration,
+}
+
 /// What streamers are told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FeedSettings {
@@ -106,6 +117,25 @@ pub enum Restreaming {
     #[default]
     Marked,
     All,
+}
+
+/// How sessions of viewers are decided about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ViewerSettings {
+    /// A database in MaxMind's format.
+    pub geoip_database: Option<PathBuf>,
+    pub auth_backend_timeout: Duration,
+    /// Bound of the verdicts that are remembered.
+    pub sessions_bytes: usize,
+}
+
+/// Calls to other servers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutboundSettings {
+    pub threads: usize,
+    /// Whether this machine itself may be called.
+    pub loopback: bool,
+    pub denied: Subnets,
 }
 
 /// What is written to the log.
@@ -239,6 +269,8 @@ pub enum Group {
     Storage,
     Streamers,
     Layouter,
+    Viewers,
+    Outbound,
     Logging,
 }
 
@@ -250,6 +282,8 @@ impl Group {
             Self::Storage => "Storage",
             Self::Streamers => "Streamers",
             Self::Layouter => "Layouter",
+            Self::Viewers => "Viewers",
+            Self::Outbound => "Calls to other servers",
             Self::Logging => "Logging",
         }
     }
@@ -483,6 +517,34 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Bound of the event log, in memory and on disk. The oldest events make room. 0 keeps no log.",
     },
     Setting {
+        key: "agent_command_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(1),
+            max: Duration::from_secs(50),
+            set: |settings, wait| settings.agents.command_timeout = wait,
+        },
+        default: "10s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "How long a command to an agent (reboot, reset, logs) waits for its answer.",
+    },
+    Setting {
+        key: "agent_silence",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_hours(1),
+            set: |settings, silence| settings.agents.silence_max = silence,
+        },
+        default: "60s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "An agent that says nothing for as long as this is disconnected. It is told to ping three times as often.",
+    },
+    Setting {
         key: "streamer_streams_limit",
         aliases: &[],
         kind: Kind::Number {
@@ -674,6 +736,98 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Layouter,
         doc: "Streamers with the same value of this label fail together, so that the copies of an archive are kept on different ones where possible.",
+    },
+    Setting {
+        key: "geoip_database",
+        aliases: &[],
+        kind: Kind::Text {
+            allowed: "a path of a file",
+            set: |settings, text| {
+                settings.viewers.geoip_database = Some(PathBuf::from(text));
+                !text.contains('\0')
+            },
+        },
+        default: "",
+        example: "/usr/share/GeoIP/GeoLite2-Country.mmdb",
+        secret: false,
+        group: Group::Viewers,
+        doc: "Database of countries in MaxMind's format, read once at the start. Without it nobody is in any country: rules of authorization backends and load balancers about countries match nobody.",
+    },
+    Setting {
+        key: "auth_backend_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+            set: |settings, wait| settings.viewers.auth_backend_timeout = wait,
+        },
+        default: "3s",
+        example: "",
+        secret: false,
+        group: Group::Viewers,
+        doc: "How long the HTTP backends of an authorization backend may take to decide about a session, all of them together. One that takes longer has not answered.",
+    },
+    Setting {
+        key: "auth_sessions_cache",
+        aliases: &[],
+        kind: Kind::Bytes {
+            min: MIB,
+            max: 64 * GIB,
+            set: |settings, bytes| settings.viewers.sessions_bytes = bytes as usize,
+        },
+        default: "64MiB",
+        example: "",
+        secret: false,
+        group: Group::Viewers,
+        doc: "Memory for what HTTP backends decided about sessions, about 400 bytes each. When it is full, what was decided longest ago is forgotten and asked again.",
+    },
+    Setting {
+        key: "outbound_threads",
+        aliases: &[],
+        kind: Kind::Number {
+            min: 2,
+            max: 512,
+            set: |settings, count| settings.outbound.threads = count as usize,
+        },
+        default: "32",
+        example: "",
+        secret: false,
+        group: Group::Outbound,
+        doc: "Calls to other servers at once, such as HTTP backends of authorization backends. One server is given at most half of them.",
+    },
+    Setting {
+        key: "outbound_deny",
+        aliases: &[],
+        kind: Kind::List {
+            allowed: "addresses and subnets such as 10.0.0.0/8 or fd00::/8, at most 256",
+            set: |settings, texts| {
+                let subnets = Subnets::parse(texts.iter().map(String::as_str));
+                match subnets {
+                    Ok(subnets) if texts.len() <= 256 => {
+                        settings.outbound.denied = subnets;
+                        true
+                    }
+                    _ => false,
+                }
+            },
+        },
+        default: "",
+        example: "10.0.0.0/8",
+        secret: false,
+        group: Group::Outbound,
+        doc: "Addresses that are never called, in addition to link-local addresses and those where clouds serve their machines' secrets. Not set: private networks may be called, because streamers live there.",
+    },
+    Setting {
+        key: "outbound_loopback",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.outbound.loopback = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Outbound,
+        doc: "Whether services on this machine (127.0.0.1, ::1) may be called. This server itself is never called.",
     },
     Setting {
         key: "log_level",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
 use imbl::OrdMap;
@@ -21,6 +21,8 @@ use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
 
+use crate::access::geo::Countries;
+use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
 use crate::api::{ApiSettings, Core, Shared};
 use crate::cli::{Exit, Failure};
@@ -28,7 +30,11 @@ use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Setti
 use crate::dist::{self, Notice};
 use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
+use crate::fleet::outbound::{self, Outbound, Reach};
+use crate::fleet::stats::FleetStats;
+use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
+use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
@@ -129,6 +135,28 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         .as_ref()
         .map(|login| (login.name.as_str(), login.password.expose()));
     let (inputs, layouter_inputs) = run::inputs();
+    let countries = match &settings.viewers.geoip_database {
+        None => Countries::default(),
+        Some(file) => Countries::open(file).map_err(|error| {
+            let message = format!("geoip_database: {} is no database: {error}", file.display());
+            Failure::new(Exit::Config, message)
+        })?,
+    };
+    let reach = Arc::new(Reach::new(
+        settings.outbound.loopback,
+        settings.outbound.denied.clone(),
+    ));
+    let outbound = outbound::Options {
+        threads: settings.outbound.threads,
+    };
+    let outbound = Outbound::start(outbound, reach.clone()).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("threads for calls cannot be started: {error}"),
+        )
+    })?;
+    let agents = Agents::new()
+        .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -136,13 +164,27 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
         layouter: inputs,
+        fleet: FleetStats::new(
+            Duration::from_millis(settings.layouter.dead_timeout_ms),
+            Instant::now(),
+        ),
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
             log_requests: settings.log.requests,
+            auth_backend_timeout: settings.viewers.auth_backend_timeout,
+            agent_command_wait: settings.agents.command_timeout,
+            agent_silence_max: settings.agents.silence_max,
         },
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
+        outbound,
+        sessions: Sessions::new(settings.viewers.sessions_bytes),
+        countries,
+        loads: Box::new(|_| None),
+        agents,
+        cores: inboxes.clone(),
+        hostname: rt::sys::hostname().into(),
     });
 
     let commits = writer.follow();
@@ -168,6 +210,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     let layouter = start_layouter(settings, &shared, commits, layouter_inputs)?;
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
+    reach.listening_on(addresses.bound.clone());
     let starting = NewEvent::new("server_started")
         .text("instance_id", &format!("{:016x}", opened.store_id))
         .text("version", env!("CARGO_PKG_VERSION"));
@@ -428,9 +471,15 @@ fn start_layouter(
     inputs: Receiver<Input>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
+    let fleet = shared.clone();
     let ports = Ports {
         commits,
         inputs,
+        reports: shared.fleet.follow(),
+        stats_of: Box::new(move |hostname| {
+            let stats = fleet.fleet.streamer(hostname, Instant::now())?;
+            Some(NodeStats::from(&*stats))
+        }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
         stop: stop.clone(),

@@ -15,6 +15,8 @@ use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
 use crate::feed::Commit;
+use crate::fleet::outbound;
+use crate::fleet::switchboard::Message;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::rt::Inbox;
@@ -96,6 +98,13 @@ pub enum CoreMessage {
         commit: Option<Arc<Commit>>,
         replies: Vec<(Ticket, Result<Done, ApiError>)>,
     },
+    /// A call to another server that a request waits for is over.
+    Called {
+        ticket: Ticket,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    },
+    /// About an agent that is connected here, or waited for here.
+    Agent(Message),
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
 }

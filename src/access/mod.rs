@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod geo;
+pub mod rights;
 pub mod rules;
 pub mod sessions;
 pub mod subnet;

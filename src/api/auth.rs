@@ -1,14 +1,19 @@
 //! Who is calling, and may they: one function, called in one place.
 //!
-//! Three credentials exist: the API key (`Bearer`), the operator's login (`Basic`) and a streamer's own cluster key (`Cluster`), which opens only
-//! the configuration of its own hostname. Secrets are kept and compared as digests of equal length in constant time. Nothing about a
-//! wrong credential is told apart: an unknown login and a wrong password get the same answer.
+//! Four credentials exist: the API key (`Bearer`), the operator's login (`Basic`), API tokens (`Bearer`), which open what their permissions name,
+//! and a streamer's own cluster key (`Cluster`), which opens only the configuration of its own hostname. Secrets are kept and compared as
+//! digests of equal length in constant time. Nothing about a wrong credential is told apart: an unknown login and a wrong password get
+//! the same answer.
+
+use std::rc::Rc;
 
 use base64::Engine as _;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::token::{Demand, Token};
+use crate::access::rights::{Action, Sight};
 use crate::http::error::ApiError;
 use crate::state::State;
 
@@ -29,13 +34,52 @@ pub enum Access {
     Config,
 }
 
-/// Who was recognised.
+/// What an operation asks of an API token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TokenNeed {
+    /// That it exists: whoever knows any key may learn what is not here.
+    Any,
+    Right(Demand),
+    /// Tokens cannot.
+    Never,
+}
+
+/// What is wanted, as far as it matters to who may have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs<'a> {
+    pub access: Access,
+    pub token: TokenNeed,
+    /// What the path names.
+    pub key: Option<&'a str>,
+    /// The streamer the path names, if it names one.
+    pub hostname: Option<&'a str>,
+}
+
+/// Who was recognised.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Caller {
     Anybody,
     Administrator,
     /// The streamer that the path names.
     Streamer,
+    Token(Rc<Token>),
+}
+
+impl Caller {
+    /// Whether secrets are shown on the thing itself.
+    pub fn sees_secrets(&self) -> bool {
+        matches!(self, Self::Administrator)
+    }
+
+    /// Under what name an accepted caller is recorded.
+    pub fn name(&self) -> Box<str> {
+        match self {
+            Self::Anybody => "".into(),
+            Self::Administrator => "administrator".into(),
+            Self::Streamer => "streamer".into(),
+            Self::Token(token) => format!("api_token:{}", token.name).into(),
+        }
+    }
 }
 
 /// Digests of what is configured.
@@ -56,31 +100,29 @@ impl Auth {
     }
 
     /// Under what name an accepted caller is recorded.
-    pub fn user(&self, authorization: Option<&[u8]>, _state: &State) -> Box<str> {
+    pub fn user(&self, caller: &Caller, authorization: Option<&[u8]>) -> Box<str> {
         let scheme = authorization
             .and_then(|header| header.split(|&byte| byte == b' ').next())
             .unwrap_or_default();
-        Box::from(if scheme.eq_ignore_ascii_case(b"bearer") {
-            "api_key"
-        } else if scheme.eq_ignore_ascii_case(b"basic") {
-            "edit_auth"
-        } else if scheme.eq_ignore_ascii_case(b"cluster") {
-            "streamer"
-        } else {
-            ""
-        })
+        match caller {
+            Caller::Administrator if scheme.eq_ignore_ascii_case(b"basic") => "edit_auth".into(),
+            Caller::Administrator => "api_key".into(),
+            other => other.name(),
+        }
     }
 
-    /// Decides. `hostname` is the streamer the path names, if it names one; `now_seconds` is UTC,
-    /// asked only when a signature is to be checked.
+    /// Decides. `token` finds an API token by the digest of its key; `now_seconds` is UTC, asked only when a signature is to be checked.
     pub fn authorize(
         &self,
-        access: Access,
+        needs: Needs<'_>,
         authorization: Option<&[u8]>,
-        hostname: Option<&str>,
+        token: impl FnOnce(&[u8; 32]) -> Option<Rc<Token>>,
         state: &State,
         now_seconds: fn() -> u64,
     ) -> Result<Caller, ApiError> {
+        let Needs {
+            access, hostname, ..
+        } = needs;
         if access == Access::Public {
             return Ok(Caller::Anybody);
         }
@@ -94,11 +136,14 @@ impl Auth {
             None => return Err(refused()),
         };
         if scheme.eq_ignore_ascii_case(b"bearer") {
-            return if same(&digest(value), &self.api_key) {
-                Ok(Caller::Administrator)
-            } else {
-                Err(refused())
-            };
+            let given = digest(value);
+            if same(&given, &self.api_key) {
+                return Ok(Caller::Administrator);
+            }
+            let token = token(&given).filter(|token| same(&given, &token.digest));
+            let token = token.ok_or_else(refused)?;
+            may(&token, needs)?;
+            return Ok(Caller::Token(token));
         }
         if scheme.eq_ignore_ascii_case(b"basic") {
             let login = base64::engine::general_purpose::STANDARD
@@ -136,6 +181,27 @@ impl Auth {
         }
         Err(refused())
     }
+}
+
+/// Whether a token reaches as far as is needed.
+pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
+    let rights = &token.rights;
+    let is_allowed = match needs.token {
+        TokenNeed::Any => true,
+        TokenNeed::Never => false,
+        TokenNeed::Right(Demand { collection, action }) if action == Action::List => {
+            rights.sight(collection) != Sight::Nothing
+        }
+        TokenNeed::Right(Demand { collection, action }) => {
+            rights.may(action, collection, needs.key)
+        }
+    };
+    is_allowed.then_some(()).ok_or_else(out_of_reach)
+}
+
+/// The error for a token that may not.
+pub fn out_of_reach() -> ApiError {
+    ApiError::forbidden("forbidden", "The token's permissions do not reach this far")
 }
 
 fn refused() -> ApiError {
@@ -188,6 +254,13 @@ fn cluster_signature(key: &str, time_as_sent: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    const ADMIN: Needs<'_> = Needs {
+        access: Access::Admin,
+        token: TokenNeed::Never,
+        key: None,
+        hostname: None,
+    };
+
     #[test]
     fn the_worked_example_of_the_reference_holds() {
         let signed = b"1700000000:28665cd1597a4cdd90d896012fef330bf5357bbe";
@@ -228,7 +301,7 @@ mod tests {
         let auth = Auth::new("k1", Some(("admin", "pa:ss")));
         let state = State::new(1, crate::state::node::RenderSettings::default());
         let ask = |header: Option<&str>| {
-            auth.authorize(Access::Admin, header.map(str::as_bytes), None, &state, || 0)
+            auth.authorize(ADMIN, header.map(str::as_bytes), |_| None, &state, || 0)
                 .map_err(|e| e.status)
         };
         assert_eq!(ask(Some("Bearer k1")), Ok(Caller::Administrator));
@@ -254,7 +327,7 @@ mod tests {
         let closed = Auth::new("k1", None);
         assert_eq!(
             closed
-                .authorize(Access::Admin, Some(b"Basic Og=="), None, &state, || 0)
+                .authorize(ADMIN, Some(b"Basic Og=="), |_| None, &state, || 0)
                 .map_err(|e| e.status),
             Err(401)
         );

@@ -6,11 +6,21 @@
 //! whoever is on no list of the balancer. The least loaded gets the caller; of several, any.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::{Call, Outcome, entity, router};
 use crate::access::rules::{Country, country};
-use crate::json::{Object, Value};
+use crate::access::subnet::parse_address;
+use crate::http::error::ApiError;
+use crate::http::{Request, Response};
+use crate::json::{self, Object, Value};
+use crate::state::apply::stream_not_found;
+use crate::state::entity::{Key, Kind};
+
+/// What is known of a streamer's load at present; nothing of those that are not alive.
+pub type Loads = Box<dyn Fn(&str) -> Option<Load> + Send + Sync>;
 
 /// How the load of servers is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +74,12 @@ impl Balancer {
         }
     }
 
+    /// Whether it matters where a caller is.
+    pub fn has_countries(&self) -> bool {
+        let mut servers = self.servers.iter();
+        servers.any(|server| !server.countries.is_empty() || server.countries_default)
+    }
+
     /// The server to send to. `load` knows the servers that are alive; `random` decides between equals. Nothing: there is none now.
     pub fn choose(
         &self,
@@ -83,14 +99,18 @@ impl Balancer {
             let Some(load) = load(&server.hostname) else {
                 continue;
             };
-            if server.max_bitrate.is_some_and(|max| load.bitrate_kbit >= max)
+            if server
+                .max_bitrate
+                .is_some_and(|max| load.bitrate_kbit >= max)
                 || (self.mode == Mode::Usage && server.max_bitrate.is_none())
             {
                 continue;
             }
-            let order = best.first().map_or(std::cmp::Ordering::Less, |(other, least)| {
-                self.compare((server, load), (other, *least))
-            });
+            let order = best
+                .first()
+                .map_or(std::cmp::Ordering::Less, |(other, least)| {
+                    self.compare((server, load), (other, *least))
+                });
             if order.is_lt() {
                 best.clear();
             }
@@ -221,6 +241,88 @@ pub fn redirect(base: &str, stream: &str, suffix: &str, query: &str) -> String {
     url
 }
 
+pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    entity::list(call, Kind::Balancer, &[])
+}
+
+pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    entity::get(call, Kind::Balancer)
+}
+
+pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    entity::save(call, Kind::Balancer)
+}
+
+pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    entity::delete(call, Kind::Balancer)
+}
+
+/// Sends a viewer or a publisher to a streamer. Needs no credentials: players have none, and the streamer asks for its own.
+pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let path = router::strip_prefix(call.request.path);
+    let wanted = path
+        .and_then(|path| path.strip_prefix("/lb/"))
+        .and_then(Wanted::parse)
+        .ok_or_else(|| {
+            ApiError::not_found("not_found", "The path is /lb/BALANCER/STREAM/SUFFIX")
+        })?;
+    let name = router::decode(wanted.balancer)?;
+    let saved = Key::parse(Kind::Balancer, &name).ok();
+    let saved = saved.and_then(|key| call.state.entities(Kind::Balancer).get(&key));
+    let saved = saved.ok_or_else(|| Kind::Balancer.not_found())?;
+    let balancer = Balancer::of(&object(&saved.config));
+    let stream_name = router::decode(wanted.stream)?;
+    let stream = call.state.stream(&stream_name);
+    let stream = stream.ok_or_else(stream_not_found)?;
+    let shared = call.core.shared();
+    let from = balancer
+        .has_countries()
+        .then(|| shared.countries.of(caller_address(call.request)))
+        .flatten();
+    let load = |hostname: &str| {
+        let streamer = call.state.streamer(hostname)?;
+        // A namespace is a border that no viewer crosses.
+        (streamer.namespace == stream.namespace)
+            .then(|| (shared.loads)(hostname))
+            .flatten()
+    };
+    let chosen = balancer.choose(load, from, call.core.random());
+    let chosen = chosen.ok_or_else(|| {
+        let title = "No streamer of this load balancer can take the caller now";
+        ApiError::unavailable("no_streamer_available", title, 5)
+    })?;
+    let streamer = call.state.streamer(&chosen.hostname);
+    let config = streamer.map_or_else(Object::new, |streamer| object(&streamer.config));
+    let base = public_url(&config, &chosen.hostname);
+    let location = redirect(&base, &stream_name, wanted.suffix, call.request.query);
+    let response = Response::new(302)
+        .header("Location", location)
+        .header("Cache-Control", "no-store");
+    Ok(Outcome::Reply(response))
+}
+
+/// A configuration that was written here.
+fn object(text: &str) -> Object {
+    match json::parse(text.as_bytes()) {
+        Ok(Value::Object(object)) => object,
+        _ => Object::new(),
+    }
+}
+
+/// Where the caller is: who connects, or whom a proxy names that connects from this machine or a private network.
+fn caller_address(request: &Request<'_>) -> IpAddr {
+    let peer = request.peer.to_canonical();
+    let is_near = match peer {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
+        IpAddr::V6(v6) => v6.is_loopback() || (v6.segments()[0] & 0xfe00) == 0xfc00,
+    };
+    let named = request.headers.get("x-real-ip").filter(|_| is_near);
+    let named = named.and_then(|value| std::str::from_utf8(value).ok());
+    named
+        .and_then(|text| parse_address(text.trim()))
+        .unwrap_or(peer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,7 +391,11 @@ mod tests {
             ("c", load(1, 1, 2)),
         ];
         let servers = r#""servers":[{"name":"c"},{"name":"a"},{"name":"b"}]"#;
-        for (mode, best) in [("clients", "a b c"), ("bitrate", "a b c"), ("streams", "a b")] {
+        for (mode, best) in [
+            ("clients", "a b c"),
+            ("bitrate", "a b c"),
+            ("streams", "a b"),
+        ] {
             let balancer = balancer(&format!(r#"{{"mode":"{mode}",{servers}}}"#));
             assert_eq!(chosen(&balancer, &loads, None), best, "{mode}");
         }
@@ -301,7 +407,11 @@ mod tests {
             ("b", load(0, 99, 0)),
             ("c", load(5, 1, 0)),
         ];
-        assert_eq!(chosen(&shares, &loads, None), "a b", "exactly a third is more");
+        assert_eq!(
+            chosen(&shares, &loads, None),
+            "a b",
+            "exactly a third is more"
+        );
     }
 
     #[test]
@@ -315,11 +425,19 @@ mod tests {
         assert_eq!(chosen(&by_bitrate, &[("c", load(0, 5000, 0))], None), "c");
         assert_eq!(chosen(&by_bitrate, &[], None), "");
         let by_usage = balancer(&format!(r#"{{"mode":"usage",{servers}}}"#));
-        assert_eq!(chosen(&by_usage, &[("c", load(0, 0, 0))], None), "", "no measure");
+        assert_eq!(
+            chosen(&by_usage, &[("c", load(0, 0, 0))], None),
+            "",
+            "no measure"
+        );
         assert_eq!(chosen(&by_usage, &[("c", load(0, 0, 0)), room], None), "b");
         assert_eq!(chosen(&balancer("{}"), &[room], None), "");
         assert_eq!(
-            chosen(&balancer(r#"{"servers":[{"name":"a","max_bitrate":0}]}"#), &[("a", load(0, 0, 0))], None),
+            chosen(
+                &balancer(r#"{"servers":[{"name":"a","max_bitrate":0}]}"#),
+                &[("a", load(0, 0, 0))],
+                None
+            ),
             ""
         );
     }
@@ -391,16 +509,30 @@ mod tests {
     #[test]
     fn redirects_name_the_public_side_of_a_server() {
         for (config, base) in [
-            (r#"{"public_payload_url":"https://edge.example.com:8443/live/","api_url":"http://10.0.0.1"}"#, "https://edge.example.com:8443/live"),
-            (r#"{"api_url":"http://user:secret@10.0.0.1:8080/"}"#, "http://10.0.0.1:8080"),
-            (r#"{"public_payload_url":"rtmp://x/","api_url":"http://10.0.0.1?cluster_key=secret"}"#, "http://10.0.0.1"),
+            (
+                r#"{"public_payload_url":"https://edge.example.com:8443/live/","api_url":"http://10.0.0.1"}"#,
+                "https://edge.example.com:8443/live",
+            ),
+            (
+                r#"{"api_url":"http://user:secret@10.0.0.1:8080/"}"#,
+                "http://10.0.0.1:8080",
+            ),
+            (
+                r#"{"public_payload_url":"rtmp://x/","api_url":"http://10.0.0.1?cluster_key=secret"}"#,
+                "http://10.0.0.1",
+            ),
             (r#"{"public_payload_url":null}"#, "http://s1"),
             ("{}", "http://s1"),
         ] {
             assert_eq!(public_url(&object(config), "s1"), base, "{config}");
         }
         assert_eq!(
-            redirect("http://s1:80", "sports/hd 1", "tracks-v1/index.m3u8", "token=a&b=%20"),
+            redirect(
+                "http://s1:80",
+                "sports/hd 1",
+                "tracks-v1/index.m3u8",
+                "token=a&b=%20"
+            ),
             "http://s1:80/sports/hd%201/tracks-v1/index.m3u8?token=a&b=%20"
         );
         assert_eq!(redirect("http://s1", "a?b", "x", ""), "http://s1/a%3Fb/x");

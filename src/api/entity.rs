@@ -347,6 +347,9 @@ fn field_type(kind: Kind, path: &str) -> Option<FieldType> {
     if path == "updated_at" && kind.shows_stamp() {
         return Some(FieldType::Integer);
     }
+    if path == "stream" && kind == Kind::Agent {
+        return Some(FieldType::String);
+    }
     super::field_type(kind.schema(), path)
 }
 
@@ -378,7 +381,7 @@ pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
     render(
         kind,
         entity.ok_or_else(|| kind.not_found())?,
-        false,
+        call.masks(),
         &mut body,
     );
     Ok(Outcome::Reply(Response::json(200, body)))

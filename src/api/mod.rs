@@ -4,8 +4,12 @@
 //! the writer, a list to run in slices, or a poll to park. Everything that waits is completed through its ticket: by the
 //! writer's replies, by commits, by deadlines, by the end of the process.
 
+pub mod agent;
 pub mod auth;
+pub mod auth_backend;
+pub mod balancer;
 pub mod config_external;
+pub mod control;
 pub mod cursor;
 pub mod docs;
 pub mod entity;
@@ -16,31 +20,43 @@ pub mod openapi;
 pub mod person;
 pub mod query;
 pub mod router;
+pub mod session_auth;
 pub mod stream;
 pub mod streamer;
+pub mod token;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use self::auth::{Access, Auth};
+use self::agent::{Agents, Surroundings};
+use self::auth::{Access, Auth, Caller, Needs, TokenNeed, may};
 use self::config_external::{ConfigPoll, Walks};
+use self::control::Control;
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
+use self::session_auth::{Asking, Compiled, Question};
 use self::stream::{StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
+use self::token::{Demand, Token, Tokens};
+use crate::access::geo::Countries;
+use crate::access::rights::{Action, Sight};
+use crate::access::sessions::Sessions;
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
+use crate::fleet::outbound::{self, Outbound};
+use crate::fleet::stats::FleetStats;
+use crate::fleet::switchboard;
 use crate::http::error::ApiError;
 use crate::http::{
-    Accepts, Admission, Answer, Coding, Connections, Head, Method, Prepared, Request, Response,
-    Service, Ticket,
+    Accepts, Admission, Answer, Coding, Connections, Ended, Head, Lines, Method, Prepared, Request,
+    Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
 use crate::layouter::run::Inputs;
@@ -107,6 +123,11 @@ const NAME: Parameter = Parameter::Tail("name");
 const HOSTNAME: Parameter = Parameter::Segment("hostname");
 const EPISODE_ID: Parameter = Parameter::Segment("episode_id");
 const PERSON_ID: Parameter = Parameter::Segment("person_id");
+const ENTITY_NAME: Parameter = Parameter::Segment("name");
+/// Taken apart by the handler, because a stream's name must be one segment before it is decoded.
+const WANTED: Parameter =
+    Parameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
+const AGENT: Parameter = Parameter::Segment("id");
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -328,6 +349,231 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     endpoint(
         Method::Get,
+        "/auth_backends",
+        Parameter::None,
+        "",
+        "auth_backends_list",
+        Access::Admin,
+        auth_backend::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/auth_backends/",
+        ENTITY_NAME,
+        "",
+        "auth_backend_get",
+        Access::Admin,
+        auth_backend::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/auth_backends/",
+        ENTITY_NAME,
+        "",
+        "auth_backend_save",
+        Access::Admin,
+        auth_backend::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/auth_backends/",
+        ENTITY_NAME,
+        "",
+        "auth_backend_delete",
+        Access::Admin,
+        auth_backend::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/auth",
+        Parameter::None,
+        "",
+        "auth_request",
+        Access::Admin,
+        session_auth::request,
+    ),
+    endpoint(
+        Method::Get,
+        "/api_tokens",
+        Parameter::None,
+        "",
+        "api_tokens_list",
+        Access::Admin,
+        token::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/api_tokens/",
+        ENTITY_NAME,
+        "",
+        "api_token_get",
+        Access::Admin,
+        token::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/api_tokens/",
+        ENTITY_NAME,
+        "",
+        "api_token_save",
+        Access::Admin,
+        token::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/api_tokens/",
+        ENTITY_NAME,
+        "",
+        "api_token_delete",
+        Access::Admin,
+        token::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/load-balancers",
+        Parameter::None,
+        "",
+        "load_balancers_list",
+        Access::Admin,
+        balancer::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/load-balancers/",
+        ENTITY_NAME,
+        "",
+        "load_balancer_get",
+        Access::Admin,
+        balancer::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/load-balancers/",
+        ENTITY_NAME,
+        "",
+        "load_balancer_save",
+        Access::Admin,
+        balancer::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/load-balancers/",
+        ENTITY_NAME,
+        "",
+        "load_balancer_delete",
+        Access::Admin,
+        balancer::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/lb/",
+        WANTED,
+        "",
+        "streaming_lb_playback",
+        Access::Public,
+        balancer::send_on,
+    ),
+    endpoint(
+        Method::Post,
+        "/lb/",
+        WANTED,
+        "",
+        "streaming_lb_publish",
+        Access::Public,
+        balancer::send_on,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents",
+        Parameter::None,
+        "",
+        "agents_list",
+        Access::Admin,
+        agent::list,
+    ),
+    batch(endpoint(
+        Method::Post,
+        "/agents/layouts",
+        Parameter::None,
+        "",
+        "batch_update_agents_layouts",
+        Access::Admin,
+        agent::set_layouts,
+    )),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reboot",
+        "agent_reboot",
+        Access::Admin,
+        agent::reboot,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/reset",
+        "agent_reset",
+        Access::Admin,
+        agent::reset,
+    ),
+    endpoint(
+        Method::Post,
+        "/agents/",
+        AGENT,
+        "/disconnect",
+        "agent_disconnect",
+        Access::Admin,
+        agent::disconnect,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "/logs",
+        "agent_logs_get",
+        Access::Admin,
+        agent::logs,
+    ),
+    endpoint(
+        Method::Get,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_get",
+        Access::Admin,
+        agent::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_save",
+        Access::Admin,
+        agent::save,
+    ),
+    endpoint(
+        Method::Delete,
+        "/agents/",
+        AGENT,
+        "",
+        "agent_delete",
+        Access::Admin,
+        agent::delete,
+    ),
+    endpoint(
+        Method::Post,
+        "/endpoint/connect",
+        Parameter::None,
+        "",
+        "endpoint_connect",
+        Access::Public,
+        control::connect,
+    ),
+    endpoint(
+        Method::Get,
         "/monitoring/liveness",
         Parameter::None,
         "",
@@ -358,6 +604,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
 static ROUTES: std::sync::LazyLock<Vec<Route>> =
     std::sync::LazyLock::new(|| ENDPOINTS.iter().map(|endpoint| endpoint.route).collect());
 
+/// What each endpoint asks of a token.
+static NEEDS: std::sync::LazyLock<Vec<TokenNeed>> = std::sync::LazyLock::new(|| {
+    let ids = ENDPOINTS.iter().map(|endpoint| endpoint.id);
+    ids.map(token::need).collect()
+});
+
 /// One authorised request on its way to a handler.
 pub struct Call<'a> {
     pub core: &'a Core,
@@ -365,6 +617,9 @@ pub struct Call<'a> {
     pub request: &'a Request<'a>,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
+    pub caller: &'a Caller,
+    /// What the answer is owed to, if it comes later.
+    pub ticket: Ticket,
 }
 
 impl Call<'_> {
@@ -380,6 +635,11 @@ impl Call<'_> {
         json::parse(self.request.body).map_err(|error| {
             ApiError::bad_body(error.pointer, error.code, error.title).with("offset", error.offset)
         })
+    }
+
+    /// Whether secrets are hidden from the caller even on the thing itself.
+    pub fn masks(&self) -> bool {
+        !self.caller.sees_secrets()
     }
 
     /// The coding of bodies that are kept encoded.
@@ -398,12 +658,18 @@ pub enum Outcome {
         query: Rc<Query>,
         wait: Option<Duration>,
     },
+    /// What others have to be asked about first.
+    Ask(Question),
     /// A streamer that has what there is.
     ParkConfig {
         hostname: Hostname,
         poll: ConfigPoll,
         wait: Duration,
     },
+    /// The handler has seen to it that the ticket will be completed, or is late after this long.
+    Wait(Duration),
+    /// The connection carries something else from here on.
+    Upgrade(Upgrade),
 }
 
 /// What a list is of.
@@ -417,10 +683,23 @@ pub enum Collection {
 
 impl Collection {
     /// Looks at some more documents of a list in the making.
-    fn step(self, execution: &mut Execution<Rc<Query>>, state: &State) -> Option<Page> {
+    fn step(
+        self,
+        execution: &mut Execution<Rc<Query>>,
+        state: &State,
+        shared: &Shared,
+    ) -> Option<Page> {
         match self {
             Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
             Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+            Self::Entities(Kind::Agent) => {
+                let around = Surroundings {
+                    state,
+                    presences: &shared.agents.presence.snapshot(),
+                    server: &shared.hostname,
+                };
+                execution.step(&Agents::new(around), SCAN_SLICE)
+            }
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
@@ -442,6 +721,12 @@ pub struct ApiSettings {
     /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
     pub streams_limit: usize,
     pub log_requests: bool,
+    /// How long the HTTP backends of an authorization backend may take, all together.
+    pub auth_backend_timeout: Duration,
+    /// How long an operator waits for an agent.
+    pub agent_command_wait: Duration,
+    /// How long an agent may say nothing.
+    pub agent_silence_max: Duration,
 }
 
 /// What all cores share.
@@ -452,9 +737,20 @@ pub struct Shared {
     pub rendered: Arc<RenderedCache>,
     pub walks: Walks,
     pub layouter: Inputs,
+    /// What streamers reported last.
+    pub fleet: FleetStats,
     pub settings: ApiSettings,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
+    pub outbound: Outbound,
+    pub sessions: Sessions,
+    pub countries: Countries,
+    pub loads: balancer::Loads,
+    pub agents: switchboard::Agents,
+    /// How cores tell each other things.
+    pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
+    /// The name of this server.
+    pub hostname: Box<str>,
 }
 
 /// The service of one core.
@@ -469,7 +765,25 @@ pub struct Core {
     /// Requests to be logged when they are answered; empty unless requests are logged.
     unlogged: RefCell<HashMap<Ticket, Unlogged>>,
     trace_ids: RefCell<TraceIds>,
+    tokens: RefCell<Tokens>,
+    /// Polls that wait by right of a token: it may lose that right meanwhile.
+    held: RefCell<HashMap<Ticket, Held>>,
+    /// Changes under way whose answers hide secrets.
+    masked: RefCell<HashSet<Ticket>>,
+    /// Sessions about which HTTP backends are being asked.
+    asking: RefCell<HashMap<Ticket, Asking>>,
+    compiled: RefCell<Compiled>,
+    control: RefCell<Control>,
     this: std::rc::Weak<Core>,
+}
+
+/// Why a poll may wait.
+struct Held {
+    token: Rc<Token>,
+    endpoint: usize,
+    key: Box<str>,
+    /// It is shown a part of a list, as the token's permissions were.
+    narrowed: bool,
 }
 
 /// A state as one core holds it. The published one is shared by all cores, so that counting its references would have them fight over a cache
@@ -495,11 +809,16 @@ impl TraceIds {
         Self { seed, count: 0 }
     }
 
-    /// A version 4 UUID.
-    fn next_id(&mut self) -> Box<str> {
+    /// A number that nobody needs to guess wrong.
+    fn next_number(&mut self) -> u128 {
         self.count += 1;
         let seed = u128::from_le_bytes(self.seed);
-        let mixed = xxhash_rust::xxh3::xxh3_128_with_seed(&seed.to_le_bytes(), self.count);
+        xxhash_rust::xxh3::xxh3_128_with_seed(&seed.to_le_bytes(), self.count)
+    }
+
+    /// A version 4 UUID.
+    fn next_id(&mut self) -> Box<str> {
+        let mixed = self.next_number();
         let bits = mixed & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
         let hex = format!("{bits:032x}");
         let part = |from: usize, to: usize| &hex[from..to];
@@ -553,6 +872,12 @@ impl Core {
             answering: RefCell::default(),
             unlogged: RefCell::default(),
             trace_ids: RefCell::new(TraceIds::new()),
+            tokens: RefCell::default(),
+            held: RefCell::default(),
+            masked: RefCell::default(),
+            asking: RefCell::default(),
+            compiled: RefCell::default(),
+            control: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -579,17 +904,18 @@ impl Core {
 
     fn answer(&self, request: &Request<'_>, ticket: Ticket) -> Result<Answer, ApiError> {
         let state = self.state();
-        let (index, parameter) = match request.pass {
+        let (index, parameter, caller) = match request.pass {
             // Found and authorised just now, when the head was complete.
             Some(pass) => {
-                let index = pass as usize;
-                (index, router::parameter(&ROUTES[index], request.path)?)
+                let (index, caller) = Pass::read(pass);
+                let parameter = router::parameter(&ROUTES[index], request.path)?;
+                (index, parameter, caller)
             }
             None => {
                 let authorization = request.headers.authorization();
                 match self.find(request.method, request.path, authorization, &state)? {
-                    Found::Endpoint(index, parameter) => (index, parameter),
-                    other => return Ok(Answer::Reply(not_here(request.path, &other))),
+                    (Found::Endpoint(index, parameter), caller) => (index, parameter, caller),
+                    (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
                 }
             }
         };
@@ -599,12 +925,28 @@ impl Core {
             state: &state,
             request,
             parameter: &parameter,
+            caller: &caller,
+            ticket,
         };
         match (endpoint.handler)(&call)? {
-            Outcome::Reply(response) => Ok(Answer::Reply(response)),
+            Outcome::Reply(response) => {
+                // What shows a collection without the query engine shows all of it.
+                if let (Caller::Token(token), TokenNeed::Right(demand)) = (&caller, NEEDS[index])
+                    && demand.action == Action::List
+                    && token.rights.sight(demand.collection) != Sight::Everything
+                {
+                    return Err(auth::out_of_reach());
+                }
+                Ok(Answer::Reply(response))
+            }
+            Outcome::Wait(wait) => Ok(Answer::Wait {
+                deadline: Some(wait),
+            }),
+            Outcome::Upgrade(upgrade) => Ok(Answer::Upgrade(upgrade)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, &command);
+                let masks = call.masks();
                 self.shared.commands.send(Envelope {
                     asked: Asked {
                         command,
@@ -615,11 +957,19 @@ impl Core {
                         ticket,
                     },
                 })?;
+                if masks {
+                    self.masked.borrow_mut().insert(ticket);
+                }
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
             }
-            Outcome::List { of, query, wait } => {
+            Outcome::List {
+                of,
+                mut query,
+                wait,
+            } => {
+                let narrowed = narrow(endpoint, &caller, &mut query)?;
                 let asked = AskedList {
                     of,
                     query,
@@ -627,8 +977,13 @@ impl Core {
                     accepts: request.headers.accepts(),
                     ticket,
                 };
-                Ok(self.list(asked, &state))
+                let answer = self.list(asked, &state);
+                if matches!(answer, Answer::Wait { .. }) {
+                    self.hold(ticket, index, &parameter, &caller, narrowed);
+                }
+                Ok(answer)
             }
+            Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
             Outcome::ParkConfig {
                 hostname,
                 poll,
@@ -639,12 +994,100 @@ impl Core {
                         self, &state, &hostname, &poll,
                     )));
                 }
+                self.hold(ticket, index, &parameter, &caller, false);
                 self.waiters.borrow_mut().park_host(ticket, hostname, poll);
                 Ok(Answer::Wait {
                     deadline: Some(wait),
                 })
             }
         }
+    }
+
+    /// Remembers by whose right a request may come to wait.
+    fn hold(&self, ticket: Ticket, endpoint: usize, key: &str, caller: &Caller, narrowed: bool) {
+        if let Caller::Token(token) = caller {
+            let held = Held {
+                token: token.clone(),
+                endpoint,
+                key: key.into(),
+                narrowed,
+            };
+            self.held.borrow_mut().insert(ticket, held);
+        }
+    }
+
+    /// Ends the polls whose tokens are gone, have another key or may not see any more what they wait for.
+    fn end_unheld_polls(&self, state: &State) {
+        let mut ended = Vec::new();
+        self.held.borrow_mut().retain(|ticket, held| {
+            if !self.connections.is_waiting(*ticket) {
+                return false;
+            }
+            let newest = self.tokens.borrow_mut().find(state, &held.token.digest);
+            let Some(newest) = newest else {
+                let error = ApiError::unauthorized("The credentials are not known here any more");
+                ended.push((*ticket, Some(Response::from(error))));
+                return false;
+            };
+            if let Err(error) = may(&newest, needs(held.endpoint, &held.key)) {
+                ended.push((*ticket, Some(Response::from(error))));
+                return false;
+            }
+            if held.narrowed && newest.rights != held.token.rights {
+                // Its question was asked with other permissions: to be asked anew.
+                ended.push((*ticket, None));
+                return false;
+            }
+            held.token = newest;
+            true
+        });
+        for (ticket, response) in ended {
+            let early = self.early(ticket);
+            self.complete(ticket, response.unwrap_or(early));
+        }
+    }
+
+    /// Asks the HTTP backends of a session, all at once.
+    fn ask(&self, ticket: Ticket, question: Question, trace_id: Option<Box<str>>) -> Answer {
+        let trace_id = trace_id.unwrap_or_else(|| self.trace_ids.borrow_mut().next_id());
+        let timeout = self.shared.settings.auth_backend_timeout;
+        let asking = Asking::new(question);
+        for call in asking.calls(&trace_id, Instant::now() + timeout) {
+            let inbox = self.shared.cores[self.index].clone();
+            let deliver = move |outcome| inbox.push(CoreMessage::Called { ticket, outcome });
+            let cancel = asking.cancel.clone();
+            self.shared.outbound.call(call, cancel, Box::new(deliver));
+        }
+        self.asking.borrow_mut().insert(ticket, asking);
+        Answer::Wait {
+            // The calls end by themselves; this is for when the threads that make them do not.
+            deadline: Some(timeout + Duration::from_secs(1)),
+        }
+    }
+
+    /// One of the HTTP backends of a session has been asked.
+    fn called(&self, ticket: Ticket, outcome: Result<outbound::Answer, outbound::Failure>) {
+        let mut all = self.asking.borrow_mut();
+        let Some(asking) = all.get_mut(&ticket) else {
+            return;
+        };
+        let Some(said) = asking.hear(outcome) else {
+            return;
+        };
+        let asking = all.remove(&ticket).expect("it was just found");
+        drop(all);
+        let response = asking.conclude(said, &self.shared.sessions);
+        self.complete(ticket, response);
+    }
+
+    /// A number that differs each time.
+    pub fn random(&self) -> u64 {
+        self.trace_ids.borrow_mut().next_number() as u64
+    }
+
+    /// The rules of saved authorization backends, as this core has compiled them.
+    pub fn compiled(&self) -> &RefCell<Compiled> {
+        &self.compiled
     }
 
     /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
@@ -663,7 +1106,12 @@ impl Core {
             Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
                 Some((EntityType::Streamer, hostname.as_str()))
             }
-            Command::SaveEntity(EntitySave { kind, .. }) | Command::DeleteEntity { kind, .. }
+            Command::SaveEntity(EntitySave { kind, .. })
+            | Command::SaveAgent {
+                save: EntitySave { kind, .. },
+                ..
+            }
+            | Command::DeleteEntity { kind, .. }
                 if *kind == Kind::Agent =>
             {
                 Some((EntityType::Agent, call.parameter))
@@ -680,7 +1128,7 @@ impl Core {
             user: self
                 .shared
                 .auth
-                .user(call.request.headers.authorization(), call.state),
+                .user(call.caller, call.request.headers.authorization()),
             ip: call.request.peer,
             user_agent: header("user-agent"),
             received: Instant::now(),
@@ -694,20 +1142,23 @@ impl Core {
         path: &'p str,
         authorization: Option<&[u8]>,
         state: &State,
-    ) -> Result<Found<'p>, ApiError> {
+    ) -> Result<(Found<'p>, Caller), ApiError> {
         let found = router::find(&ROUTES, method, path)?;
-        let (access, hostname) = match &found {
-            Found::Endpoint(index, parameter) => {
-                let endpoint = &ENDPOINTS[*index];
-                let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
-                (endpoint.access, named.then_some(&**parameter))
-            }
-            Found::OtherMethods(_) | Found::Nothing => (Access::Admin, None),
+        let needs = match &found {
+            Found::Endpoint(index, parameter) => needs(*index, parameter),
+            Found::OtherMethods(_) | Found::Nothing => Needs {
+                access: Access::Admin,
+                token: TokenNeed::Any,
+                key: None,
+                hostname: None,
+            },
         };
-        self.shared
+        let token = |digest: &[u8; 32]| self.tokens.borrow_mut().find(state, digest);
+        let caller = self
+            .shared
             .auth
-            .authorize(access, authorization, hostname, state, now_seconds)?;
-        Ok(found)
+            .authorize(needs, authorization, token, state, now_seconds)?;
+        Ok((found, caller))
     }
 
     /// Runs a list. Short ones are answered at once; the others go on in slices between other requests.
@@ -715,7 +1166,7 @@ impl Core {
         let mut execution = Execution::new(asked.query.clone());
         let started = Instant::now();
         for _ in 0..4 {
-            let Some(page) = asked.of.step(&mut execution, state) else {
+            let Some(page) = asked.of.step(&mut execution, state, &self.shared) else {
                 if started.elapsed() > Duration::from_millis(1) {
                     break;
                 }
@@ -755,7 +1206,7 @@ impl Core {
                 if !self.connections.is_waiting(asked.ticket) {
                     return;
                 }
-                if let Some(page) = asked.of.step(&mut execution, &state) {
+                if let Some(page) = asked.of.step(&mut execution, &state, &self.shared) {
                     break page;
                 }
             };
@@ -803,6 +1254,7 @@ impl Core {
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
         let status = response.status;
+        self.held.borrow_mut().remove(&ticket);
         if self.connections.complete(ticket, response) {
             self.log_later(ticket, status);
         }
@@ -817,7 +1269,8 @@ impl Core {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
                     for (ticket, outcome) in replies {
-                        self.complete(ticket, done(outcome));
+                        let masked = self.masked.borrow_mut().remove(&ticket);
+                        self.complete(ticket, self.done(outcome, masked));
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -826,6 +1279,8 @@ impl Core {
                         self.shared.walks.forget_old();
                     }
                 }
+                CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
+                CoreMessage::Agent(message) => self.heed(message),
                 CoreMessage::Drain => self.drain(),
             }
         }
@@ -848,6 +1303,11 @@ impl Core {
     /// Answers the polls that a commit concerns.
     async fn wake(&self, commit: &Commit) {
         let mut turn = Turn::default();
+        // First: what happened since is not for those who have lost their right to it.
+        if !commit.entities[Kind::ApiToken as usize].is_empty() {
+            self.end_unheld_polls(&self.state());
+        }
+        self.tell_agents(commit, &mut turn).await;
         for hostname in &commit.hostnames {
             let tickets = self.waiters.borrow().waiting_for(hostname);
             for ticket in tickets {
@@ -945,7 +1405,7 @@ impl Core {
             self.answering.borrow_mut().extend(answering);
             let mut execution = Execution::new(poll.query.clone());
             let state = self.state();
-            if let Some(page) = of.step(&mut execution, &state) {
+            if let Some(page) = of.step(&mut execution, &state, &self.shared) {
                 self.tell(&poll, page, tickets, turn).await;
             } else if let Some(core) = self.this.upgrade() {
                 rt::spawn(
@@ -965,7 +1425,7 @@ impl Core {
     ) {
         let page = loop {
             rt::yield_now().await;
-            let Some(page) = poll.of.step(&mut execution, &state) else {
+            let Some(page) = poll.of.step(&mut execution, &state, &self.shared) else {
                 continue;
             };
             let newest = self.state();
@@ -994,6 +1454,7 @@ impl Core {
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.answering.borrow_mut().remove(&ticket);
+            self.held.borrow_mut().remove(&ticket);
             if self.connections.complete_shared(ticket, &prepared) {
                 self.log_later(ticket, 200);
             }
@@ -1014,8 +1475,15 @@ impl Core {
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
     fn early(&self, ticket: Ticket) -> Response {
+        if let Some(response) = self.agent_is_late(ticket) {
+            return response;
+        }
         let mut waiters = self.waiters.borrow_mut();
-        let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
+        self.held.borrow_mut().remove(&ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        let response = if let Some(asking) = self.asking.borrow_mut().remove(&ticket) {
+            asking.give_up(&self.shared.sessions)
+        } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
             .answering
@@ -1075,6 +1543,69 @@ impl Turn {
     }
 }
 
+/// An endpoint and who was let in to it, in the number that the edge keeps for us. Tokens are recognised again: who they are does not fit.
+struct Pass;
+
+impl Pass {
+    const CALLER_SHIFT: u32 = 16;
+
+    fn write(index: usize, caller: &Caller) -> Option<u32> {
+        let caller = match caller {
+            Caller::Administrator => 0,
+            Caller::Streamer => 1,
+            Caller::Anybody => 2,
+            Caller::Token(_) => return None,
+        };
+        Some(index as u32 | caller << Self::CALLER_SHIFT)
+    }
+
+    fn read(pass: u32) -> (usize, Caller) {
+        let caller = match pass >> Self::CALLER_SHIFT {
+            0 => Caller::Administrator,
+            1 => Caller::Streamer,
+            _ => Caller::Anybody,
+        };
+        ((pass & 0xffff) as usize, caller)
+    }
+}
+
+/// What an endpoint asks of who calls it for `parameter`.
+fn needs(index: usize, parameter: &str) -> Needs<'_> {
+    let endpoint = &ENDPOINTS[index];
+    let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
+    let keyed = endpoint.route.parameter != Parameter::None;
+    Needs {
+        access: endpoint.access,
+        token: NEEDS[index],
+        key: keyed.then_some(parameter),
+        hostname: named.then_some(parameter),
+    }
+}
+
+/// Shows a token that may list a part of a collection that part. True if it is one.
+fn narrow(endpoint: &Endpoint, caller: &Caller, query: &mut Rc<Query>) -> Result<bool, ApiError> {
+    let (Caller::Token(token), TokenNeed::Right(Demand { collection, .. })) =
+        (caller, token::need(endpoint.id))
+    else {
+        return Ok(false);
+    };
+    if token.rights.sight(collection) == Sight::Everything {
+        return Ok(false);
+    }
+    let own = Rc::get_mut(query).ok_or_else(auth::out_of_reach)?;
+    let shown = token.clone();
+    own.narrow(&format!("{} {:?}", token.name, token.rights), move |key| {
+        shown.rights.may(Action::List, collection, Some(key))
+    });
+    Ok(true)
+}
+
+/// What a caller calls its doing, if it does.
+fn trace_id(request: &Request<'_>) -> Option<Box<str>> {
+    let value = std::str::from_utf8(request.headers.get("x-trace-id")?).ok()?;
+    (value.len() <= 256).then(|| value.into())
+}
+
 /// A query may hold what is searched for, never a credential: those come in a header only. The log has the path alone all the same.
 fn log_request(method: &str, path: &str, peer: IpAddr, status: u16, since: Instant) {
     let us = since.elapsed().as_micros() as u64;
@@ -1096,9 +1627,9 @@ impl Service for Core {
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response> {
         let authorization = head.headers.authorization();
         match self.find(head.method, head.path, authorization, &self.state()) {
-            Ok(Found::Endpoint(index, _)) => Ok(Admission {
+            Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
                 body_bytes_max: ENDPOINTS[index].body_bytes_max,
-                pass: Some(index as u32),
+                pass: Pass::write(index, &caller),
             }),
             // Answered in `call`; nobody sends us much to a place that does not exist.
             Ok(_) => Ok(Admission {
@@ -1149,6 +1680,11 @@ impl Service for Core {
     fn abandoned(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
         self.answering.borrow_mut().remove(&ticket);
+        self.held.borrow_mut().remove(&ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        // Dropped, it tells its calls that nobody waits.
+        self.asking.borrow_mut().remove(&ticket);
+        self.forget_agent_call(ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1157,6 +1693,18 @@ impl Service for Core {
         // A write is answered to whoever may still read; a poll whose client stopped talking is over.
         let waiters = self.waiters.borrow();
         waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
+    }
+
+    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        self.hear(ticket, line, out)
+    }
+
+    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        self.say_farewell(ticket, why, out);
+    }
+
+    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+        self.control_ended(ticket, why);
     }
 
     fn allowed(&self, path: &str) -> &'static str {
@@ -1174,21 +1722,33 @@ impl std::ops::Deref for PublishedState {
     }
 }
 
-fn done(outcome: Result<Done, ApiError>) -> Response {
+impl Core {
+    /// What a command came to, as its caller sees it.
+    fn done(&self, outcome: Result<Done, ApiError>, masked: bool) -> Response {
+        match outcome {
+            Ok(Done::Entity(Kind::Agent, agent)) => {
+                Response::json(200, self.render_agent(&agent, masked, &self.state()))
+            }
+            outcome => done(outcome, masked),
+        }
+    }
+}
+
+fn done(outcome: Result<Done, ApiError>, masked: bool) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
             let mut body = Vec::new();
-            stream::render(&stream, false, &mut body);
+            stream::render(&stream, masked, &mut body);
             Response::json(200, body)
         }
         Ok(Done::Streamer(streamer)) => {
             let mut body = Vec::new();
-            streamer::render(&streamer, false, &mut body);
+            streamer::render(&streamer, masked, &mut body);
             Response::json(200, body)
         }
         Ok(Done::Entity(kind, entity)) => {
             let mut body = Vec::new();
-            entity::render(kind, &entity, false, &mut body);
+            entity::render(kind, &entity, masked, &mut body);
             Response::json(200, body)
         }
         Ok(Done::Nothing | Done::Placed { .. }) => Response::no_content(),
@@ -1233,9 +1793,8 @@ const ALLOWED: [&str; 16] = [
 
 /// The OpenAPI document of everything that is served; made once.
 pub fn openapi_document() -> &'static str {
-    static DOCUMENT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-        openapi::document(docs::ENDPOINT_DOCS, env!("CARGO_PKG_VERSION"))
-    });
+    static DOCUMENT: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| openapi::document(docs::SERVED, env!("CARGO_PKG_VERSION")));
     &DOCUMENT
 }
 
@@ -1272,9 +1831,13 @@ fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
 }
 
 fn now_seconds() -> u64 {
+    now_ms() / 1000
+}
+
+fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -1300,13 +1863,28 @@ mod tests {
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
             layouter: crate::layouter::run::inputs().0,
+            fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
                 log_requests: false,
+                auth_backend_timeout: Duration::from_secs(1),
+                agent_command_wait: Duration::from_secs(1),
+                agent_silence_max: Duration::from_secs(60),
             },
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
+            outbound: Outbound::start(
+                outbound::Options { threads: 2 },
+                Arc::new(outbound::Reach::default()),
+            )
+            .expect("threads"),
+            sessions: Sessions::new(1 << 20),
+            countries: Countries::default(),
+            loads: Box::new(|_| None),
+            agents: switchboard::Agents::new().expect("there is randomness"),
+            cores: Vec::new(),
+            hostname: Box::from("here"),
         };
         Core::new(0, Arc::new(shared), Connections::new(Options::default()))
     }

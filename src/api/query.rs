@@ -269,6 +269,14 @@ pub struct Query {
     own: Vec<(&'static str, String)>,
     search: Vec<(Path, bool)>,
     keys: Option<Vec<Box<str>>>,
+    only: Option<Only>,
+}
+
+/// The part of a collection that its reader may know of.
+struct Only {
+    /// Differs between readers who may know of different things.
+    tag: Box<str>,
+    shows: Box<dyn Fn(&str) -> bool>,
 }
 
 impl Path {
@@ -722,6 +730,7 @@ impl Query {
             own: Vec::new(),
             search: Vec::new(),
             keys: None,
+            only: None,
         };
         let mut sort = None;
         let mut cursor = None;
@@ -922,6 +931,14 @@ impl Query {
         hints
     }
 
+    /// Leaves out everything whose key `shows` refuses, as if it did not exist. Two narrowed queries are the same question if their tags are equal.
+    pub fn narrow(&mut self, tag: &str, shows: impl Fn(&str) -> bool + 'static) {
+        self.only = Some(Only {
+            tag: tag.into(),
+            shows: Box::new(shows),
+        });
+    }
+
     /// Whether a document belongs on this or a later page: decides whether a change wakes a waiting poll.
     pub fn matches<D: Document>(&self, document: &D) -> bool {
         self.passes(document)
@@ -935,6 +952,10 @@ impl Query {
         let mut out = self.canonical_question();
         out.push_str("&limit=");
         out.push_str(itoa::Buffer::new().format(self.limit));
+        if let Some(only) = &self.only {
+            out.push_str("&only=");
+            encode_component(&only.tag, &mut out);
+        }
         if let Some(select) = &self.select {
             out.push_str("&select=");
             canonical_select(select, &mut out);
@@ -983,15 +1004,21 @@ impl Query {
         out
     }
 
-    fn selective(&self) -> bool {
+    fn has_filters(&self) -> bool {
         !self.filters.is_empty() || self.needle.is_some()
+    }
+
+    /// Whether some documents may be left out.
+    fn selective(&self) -> bool {
+        self.has_filters() || self.only.is_some()
     }
 
     fn question(&self) -> Question<'_> {
         Question {
             sort: &self.sort,
             fingerprint: xxh3_64(self.canonical_question().as_bytes()),
-            selective: self.selective(),
+            // Not of what the reader may see: a cursor is read before that is known, and names a place and nothing more.
+            selective: self.has_filters(),
         }
     }
 
@@ -1005,7 +1032,10 @@ impl Query {
     }
 
     fn passes<D: Document>(&self, document: &D) -> bool {
-        self.filters.iter().all(|filter| filter.matches(document))
+        self.only
+            .as_ref()
+            .is_none_or(|only| (only.shows)(document.key()))
+            && self.filters.iter().all(|filter| filter.matches(document))
             && self.needle.as_ref().is_none_or(|needle| {
                 if let Some(texts) = document.texts()
                     && !texts.iter().any(|text| needle.may_be_in(text))

@@ -70,8 +70,14 @@ pub enum Found<'p> {
     Nothing,
 }
 
+/// Where agents connect: below either prefix, and here, because the URL that is written into a device may be as short as that.
+const BARE: &str = "/endpoint/connect";
+
 /// The path below either prefix.
 pub fn strip_prefix(path: &str) -> Option<&str> {
+    if path == BARE {
+        return Some(path);
+    }
     PREFIXES
         .iter()
         .find_map(|prefix| path.strip_prefix(prefix))
@@ -114,7 +120,8 @@ pub fn parameter<'p>(route: &Route, path: &'p str) -> Result<Cow<'p, str>, ApiEr
     decode(raw.unwrap_or_default())
 }
 
-fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
+/// Decodes a part of a path, once.
+pub fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
     let bad = |title| ApiError::bad_parameter("path", "wrong_format", title);
     if has_broken_escape(raw) {
         return Err(bad("A % in the path is not followed by two hex digits"));

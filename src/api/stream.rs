@@ -74,6 +74,23 @@ impl<'a> StreamDoc<'a> {
             out.push(b'}');
         }
     }
+
+    /// The same with all members in the order of their names, as what picks members out of a text expects them.
+    fn config_on_disk_in_order(&self, out: &mut Vec<u8>) {
+        let mut name_first = Vec::new();
+        self.config_on_disk(&mut name_first);
+        let name_first = String::from_utf8(name_first).expect("rendered JSON is UTF-8");
+        let mut members: Vec<(&str, &str)> = scan::members(&name_first).collect();
+        let after = members[1..].partition_point(|(name, _)| *name < "name");
+        members[..=after].rotate_left(1);
+        for (i, (name, value)) in members.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value.as_bytes());
+        }
+        out.push(b'}');
+    }
 }
 
 fn owned(render: impl FnOnce(&mut Vec<u8>)) -> Raw<'static> {
@@ -100,7 +117,7 @@ impl Document for StreamDoc<'_> {
                 .stream
                 .layout()
                 .map(|_| owned(|out| render_current_layout(self.stream, out))),
-            "config_on_disk" => Some(owned(|out| self.config_on_disk(out))),
+            "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
     }
@@ -404,7 +421,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
     let mut body = Vec::new();
-    render(stream, false, &mut body);
+    render(stream, call.masks(), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

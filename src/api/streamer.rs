@@ -155,7 +155,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .streamer(&call.hostname()?)
         .ok_or_else(streamer_not_found)?;
     let mut body = Vec::new();
-    render(streamer, false, &mut body);
+    render(streamer, call.masks(), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

@@ -1,10 +1,12 @@
 //! The outside world: streamers and others as this server calls them, agents as they call it.
 //!
 //! `outbound` makes requests. `agents` is what is spoken with agents, without I/O, with its `handshake`; `presence` is which of them are
-//! connected where, shared by all cores, and `switchboard` how cores reach an agent on another one.
+//! connected where, shared by all cores, and `switchboard` how cores reach an agent on another one. `stats`
+//! is what streamers reported last.
 
 pub mod agents;
 pub mod handshake;
 pub mod outbound;
 pub mod presence;
+pub mod stats;
 pub mod switchboard;

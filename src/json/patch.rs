@@ -13,6 +13,21 @@ pub fn is_control(key: &str) -> bool {
     matches!(key, RESET | "$position" | "$index" | "$delete")
 }
 
+/// Pointer to the first `$reset` that is neither `true` nor `false`. Inside arrays, where it means nothing, it is not looked for.
+pub fn misused_reset(patch: &Value) -> Option<String> {
+    let object = patch.as_object()?;
+    object.iter().find_map(|(key, value)| {
+        let below = if key == RESET {
+            value.as_bool().is_none().then(String::new)
+        } else {
+            misused_reset(value)
+        }?;
+        let mut pointer = String::new();
+        super::push_pointer(&mut pointer, key);
+        Some(pointer + &below)
+    })
+}
+
 /// Applies `patch` to `target`. Recursion is bounded by the depth of the patch; the result is no deeper than the deeper of the two.
 pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(mut members) = patch else {
@@ -74,6 +89,20 @@ mod tests {
         let mut target = parse(target.as_bytes()).expect("target");
         merge(&mut target, parse(patch.as_bytes()).expect("patch"));
         target.to_text()
+    }
+
+    #[test]
+    fn a_reset_that_is_no_boolean_is_found_wherever_it_means_something() {
+        for (patch, pointer) in [
+            (r#"{"$reset":true,"a":{"$reset":false}}"#, None),
+            (r#"{"a":[{"$reset":1}],"b":"$reset"}"#, None),
+            (r#"{"$reset":1}"#, Some("/$reset")),
+            (r#"{"$reset":null}"#, Some("/$reset")),
+            (r#"{"a":1,"b/c":{"$reset":"true"}}"#, Some("/b~1c/$reset")),
+        ] {
+            let patch = parse(patch.as_bytes()).expect("test data");
+            assert_eq!(misused_reset(&patch).as_deref(), pointer, "{patch}");
+        }
     }
 
     /// The table of RFC 7386, appendix A.

@@ -50,6 +50,14 @@ roots! {
     /// The description of a streamer: a union by `role`. `cluster_key` and `role` are required of input; of an answer only the key of the
     /// collection is.
     streamer: "streamer_config", ["hostname"];
+    /// What a streamer says of itself.
+    streamer_stats: "peer_stats", [];
+    /// A storage of a streamer.
+    streamer_dvr: "dvr_config", ["name"];
+    /// What a streamer says of a stream.
+    stream_stats: "stream_stats", [];
+    /// Where a stream runs, as a client asks for it.
+    stream_layout: "central_stream_layout", [];
     /// An agent and where its video goes.
     agent: "central_agent_config", ["id"];
     /// A batch of streamers for agents.

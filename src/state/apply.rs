@@ -743,6 +743,15 @@ fn save_entity(
         merged.remove(name);
     }
     entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), pointer)?;
+    if let Facts::Token { digest } = &entity.facts
+        && is_key_of_another(state, &key, digest)
+    {
+        return Err(ApiError::bad_body(
+            format!("{pointer}/key"),
+            "not_unique",
+            "Another token has this key",
+        ));
+    }
     let mut goes_on = false;
     if let Facts::Episode {
         publication,
@@ -1048,6 +1057,13 @@ fn save_automatic(
     save_entity(state, save, None, stamp, "", changes).map(|_| ())
 }
 
+/// Who calls with a key is one token.
+fn is_key_of_another(state: &State, token: &Key, digest: &[u8; 32]) -> bool {
+    let tokens = state.entities(Kind::ApiToken).by_key();
+    let mut others = tokens.iter().filter(|(other, _)| *other != token);
+    others.any(|(_, other)| other.token_digest() == Some(digest))
+}
+
 /// When a node that others pull from got another address, everybody who is told that address is told the new one.
 fn move_addresses(state: &State, changes: &mut Changes) {
     let moved: Vec<&Hostname> = changes
@@ -1161,7 +1177,8 @@ fn merge_with(
     }
 }
 
-fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
+/// The error for a document that is not what its schema says.
+pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
     let items = violations
         .into_iter()
         .map(|violation| ErrorItem {

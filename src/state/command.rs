@@ -3,13 +3,14 @@
 //! Commands carry what was checked on the io core (names, shapes) and nothing that must be decided on the newest state. They are made from bodies
 //! here, so that every place a body is read tells errors in the same way.
 
+use super::apply::invalid;
 use super::entity::{Key, Kind};
 use super::episode::PublicationNews;
 use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
 use crate::http::error::ApiError;
-use crate::json::{Object, Value};
+use crate::json::{Object, Value, patch};
 use crate::schema;
 
 /// Most items of one batch.
@@ -190,6 +191,7 @@ impl StreamPatch {
     pub fn from_body(body: Value, name: &StreamName, pointer: &str) -> Result<Self, ApiError> {
         let mut body = body;
         check_key(&body, "name", name, pointer)?;
+        check_resets(&body, pointer)?;
         let layout = match &mut body {
             Value::Object(object) => object.remove("layout"),
             _ => None,
@@ -223,13 +225,20 @@ impl StreamPatch {
 impl LayoutPatch {
     /// From a `layout` object or an item of `layouts`. Members that only the server writes (`created_at`, histories, decisions) are dropped.
     pub fn from_body(body: &Value, pointer: &str) -> Result<Self, ApiError> {
-        let object = match body {
-            Value::Object(object) => object,
-            Value::Null => return Ok(Self::cleared()),
-            _ => return Err(not_an_object(pointer)),
-        };
+        if body.is_null() {
+            return Ok(Self::cleared());
+        }
+        let mut given = body.clone();
+        schema::stream_layout().prune(&mut given);
+        // What `null` clears is no value to be checked.
+        if let Value::Object(object) = &mut given {
+            object.retain(|_, value| !value.is_null());
+        }
+        schema::stream_layout()
+            .check(&given)
+            .map_err(|violations| invalid(violations, pointer))?;
         let host = |field: &str| -> Result<Option<Option<Hostname>>, ApiError> {
-            match object.get(field) {
+            match body.get(field) {
                 None => Ok(None),
                 Some(Value::Null) => Ok(Some(None)),
                 Some(value) => {
@@ -237,56 +246,20 @@ impl LayoutPatch {
                 }
             }
         };
-        let dvr_backups = match object.get("dvr_backups") {
-            None => None,
-            Some(Value::Null) => Some(Vec::new()),
-            Some(Value::Array(hosts)) => Some(
-                hosts
-                    .iter()
-                    .enumerate()
-                    .map(|(i, host)| parse_host(host, &format!("{pointer}/dvr_backups/{i}")))
-                    .collect::<Result<Vec<_>, _>>()?,
-            ),
-            Some(_) => {
-                return Err(ApiError::bad_body(
-                    format!("{pointer}/dvr_backups"),
-                    "not_array",
-                    "Backups are an array of hostnames",
-                ));
-            }
-        };
-        let change_reason = match object.get("change_reason") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(reason)) if CHANGE_REASONS.contains(&&**reason) => {
-                Some(reason.to_string())
-            }
-            Some(_) => {
-                return Err(ApiError::bad_body(
-                    format!("{pointer}/change_reason"),
-                    "unknown_enum_option",
-                    "Not a reason for a layout change",
-                ));
-            }
-        };
-        let by_layouter = match object.get("originator") {
-            None | Some(Value::Null) => false,
-            Some(Value::String(originator)) if &**originator == "layouter" => true,
-            Some(Value::String(originator)) if &**originator == "other" => false,
-            Some(_) => {
-                return Err(ApiError::bad_body(
-                    format!("{pointer}/originator"),
-                    "unknown_enum_option",
-                    "An originator is \"layouter\" or \"other\"",
-                ));
-            }
-        };
+        let backups = body.get("dvr_backups").map(|backups| {
+            let hosts = backups.as_array().unwrap_or_default().iter().enumerate();
+            hosts
+                .map(|(i, host)| parse_host(host, &format!("{pointer}/dvr_backups/{i}")))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let text = |field: &str| given.get(field).and_then(Value::as_str);
         Ok(Self {
             ingest: host("ingest")?,
             inference: host("inference")?,
-            dvr_backups,
+            dvr_backups: backups.transpose()?,
             failover_from: host("failover_from")?,
-            change_reason,
-            by_layouter,
+            change_reason: text("change_reason").map(str::to_owned),
+            by_layouter: text("originator") == Some("layouter"),
         })
     }
 
@@ -305,6 +278,7 @@ impl LayoutPatch {
 pub fn streamer_patch(body: Value, hostname: &Hostname, pointer: &str) -> Result<Object, ApiError> {
     let mut body = body;
     check_key(&body, "hostname", hostname, pointer)?;
+    check_resets(&body, pointer)?;
     schema::streamer().prune(&mut body);
     let Value::Object(mut patch) = body else {
         return Err(not_an_object(pointer));
@@ -326,6 +300,7 @@ impl EntitySave {
         if given.is_some_and(|given| *given != key.to_value()) {
             return Err(key_mismatch(format!("{pointer}/{field}")));
         }
+        check_resets(&body, pointer)?;
         kind.schema().prune(&mut body);
         let Value::Object(mut patch) = body else {
             return Err(not_an_object(pointer));
@@ -424,8 +399,14 @@ fn named_items<N: Ord + Clone>(
     let mut named = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
         let at = format!("{pointer}/{i}");
-        if !matches!(item, Value::Object(_)) {
-            return Err(not_an_object(&at));
+        match item {
+            Value::Object(_) => {}
+            Value::Null => {
+                let code = "null_in_array_of_non_nullable";
+                let title = "An item of a batch may not be null";
+                return Err(ApiError::bad_body(at, code, title));
+            }
+            _ => return Err(not_an_object(&at)),
         }
         let at_key = format!("{at}/{key}");
         let name = match item.get(key) {
@@ -486,6 +467,17 @@ fn key_mismatch(pointer: String) -> ApiError {
         "key_mismatch",
         "The body names something else than the path; names cannot be changed",
     )
+}
+
+fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
+    match patch::misused_reset(body) {
+        None => Ok(()),
+        Some(at) => Err(ApiError::bad_body(
+            format!("{pointer}{at}"),
+            "not_boolean",
+            "Must be true or false",
+        )),
+    }
 }
 
 fn not_an_object(pointer: &str) -> ApiError {

@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::name::StreamName;
 use super::record::{EntityRecord, Facts};
+use crate::access::rights::Rights;
+use crate::access::rules::Rules;
 use crate::http::error::ApiError;
 use crate::json::{Number, Object, Value};
 use crate::schema::{self, Schema};
@@ -238,6 +240,14 @@ pub fn facts(
                 .get("key")
                 .and_then(Value::as_str)
                 .unwrap_or_default();
+            if !(1..=256).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(ApiError::bad_body(
+                    format!("{pointer}/key"),
+                    "wrong_format",
+                    "A key has 1 to 256 visible ASCII characters",
+                ));
+            }
+            Rights::parse(merged, pointer)?;
             Ok(Facts::Token {
                 digest: Sha256::digest(key.as_bytes()).into(),
             })
@@ -277,7 +287,11 @@ pub fn facts(
         Kind::Person => Ok(Facts::Person {
             deleted_at: stamp("deleted_at"),
         }),
-        Kind::AuthBackend | Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
+        Kind::AuthBackend => {
+            Rules::parse(merged, pointer)?;
+            Ok(Facts::None)
+        }
+        Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
     }
 }
 

@@ -373,6 +373,16 @@ impl ArchivedStreamer {
     }
 }
 
+impl ArchivedEntity {
+    /// SHA-256 of a token's key.
+    pub fn token_digest(&self) -> Option<&[u8; 32]> {
+        match &self.facts {
+            ArchivedFacts::Token { digest } => Some(digest),
+            _ => None,
+        }
+    }
+}
+
 impl ArchivedNodeRole {
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -15,10 +15,12 @@ mod stream;
 mod streamer;
 
 mod bad_json;
+mod canaries;
 mod conformance;
 mod faults;
 mod import;
 mod layouter;
+mod lists;
 mod loadtest;
 mod long_poll;
 mod readme;

@@ -28,6 +28,9 @@ pub struct Case {
     pub body: Value,
     pub value: Value,
     pub fate: Fate,
+    /// Marked as secret, itself or with what it is in.
+    pub secret: bool,
+    pub format: Option<String>,
 }
 
 /// The way from the root of a body to a value.
@@ -69,6 +72,7 @@ pub fn cases(document: &Document, schema: &Value) -> Vec<Case> {
         document,
         cases: Vec::new(),
         way: Vec::new(),
+        secrets: 0,
     };
     walk.value(&document.flat(schema), &Place::Root);
     walk.cases
@@ -79,6 +83,8 @@ struct Walk<'a> {
     cases: Vec<Case>,
     /// Titles of the objects around, so that schemas that contain themselves end.
     way: Vec<String>,
+    /// How many of the things around are secret.
+    secrets: usize,
 }
 
 impl Walk<'_> {
@@ -88,12 +94,31 @@ impl Walk<'_> {
             body: place.body(value.clone()),
             value,
             fate,
+            secret: self.secrets > 0,
+            format: None,
         });
     }
 
     fn value(&mut self, flat: &Value, place: &Place<'_>) {
+        let secret = usize::from(flat["x-secret"] == true);
+        self.secrets += secret;
+        let from = self.cases.len();
+        self.described(flat, place);
+        if let Some(format) = flat["format"].as_str() {
+            for case in &mut self.cases[from..] {
+                case.format = Some(format.to_owned());
+            }
+        }
+        self.secrets -= secret;
+    }
+
+    fn described(&mut self, flat: &Value, place: &Place<'_>) {
         if flat["readOnly"] == true {
-            let value = self.document.minimal(flat);
+            // The last of its values: the first one is often what the server says itself.
+            let value = match self.document.valid(flat).pop() {
+                Some(value) => value,
+                None => self.document.minimal(flat),
+            };
             self.case(place, value, Fate::Dropped);
             return;
         }
@@ -151,6 +176,8 @@ impl Walk<'_> {
             if told_by.as_ref().is_some_and(|(member, _)| member == name) {
                 for value in self.document.valid(&property) {
                     self.case(&place, value, Fate::Kept);
+                    let case = self.cases.last_mut().expect("just added");
+                    case.format = property["format"].as_str().map(str::to_owned);
                 }
             } else {
                 self.value(&property, &place);
@@ -467,7 +494,7 @@ impl Document {
     /// The smallest value that is right.
     pub fn minimal(&self, flat: &Value) -> Value {
         if let Some((member, named)) = self.named_variants(flat) {
-            let (value, variant) = named.into_iter().next().expect("a union has variants");
+            let (value, variant) = named.into_iter().next_back().expect("a union has variants");
             let mut object = self.minimal(&variant);
             object[member] = value;
             return object;

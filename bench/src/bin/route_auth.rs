@@ -3,7 +3,7 @@
 //! `cargo run --release -p weir-bench --bin route_auth -- [CALLS PER ROUND]`
 
 use weir::api::ENDPOINTS;
-use weir::api::auth::{Access, Auth};
+use weir::api::auth::{Access, Auth, Needs, TokenNeed};
 use weir::api::router::{Found, Route, find};
 use weir::http::Method;
 use weir_bench::{measure, size, world};
@@ -63,9 +63,13 @@ fn main() {
     ] {
         measure(name, calls, || {
             let header = Some(header.as_bytes());
-            let known = auth.authorize(Access::Config, header, Some(&host), &state, || {
-                1_700_000_000
-            });
+            let needs = Needs {
+                access: Access::Config,
+                token: TokenNeed::Never,
+                key: Some(&host),
+                hostname: Some(&host),
+            };
+            let known = auth.authorize(needs, header, |_| None, &state, || 1_700_000_000);
             assert_eq!(known.is_ok(), is_known, "{name}");
         });
     }

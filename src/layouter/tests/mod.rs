@@ -6,7 +6,10 @@ mod invariants;
 #[path = "../../../tests/sim/random.rs"]
 mod random;
 
-#[allow(clippy::redundant_pub_crate, reason = "also a module of the fuzz target")]
+#[allow(
+    clippy::redundant_pub_crate,
+    reason = "also a module of the fuzz target"
+)]
 mod ops;
 
 use crate::layouter;

@@ -1,0 +1,289 @@
+//! Agents: programs on cameras and routers that dial out, and make sources behind them reachable.
+//!
+//! An agent is shown as it is configured, with where its video goes (its streams' place, or its own while it has none) and what this process
+//! knows of its connections. Its key is shown to an administrator who reads one agent and masked everywhere else. Commands reach an agent that
+//! is connected, on whichever core; how they travel is `control`'s business.
+
+use std::borrow::Cow;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::entity::list_kind;
+use super::query::{Document, Query, Raw, Source};
+use super::{Call, Collection, Outcome};
+use crate::fleet::agents::{Reason, Request};
+use crate::fleet::presence::Presence;
+use crate::http::Response;
+use crate::http::error::ApiError;
+use crate::json::{Number, Value, scan, write_string};
+use crate::schema;
+use crate::state::State;
+use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items};
+use crate::state::entity::{Entities, Key, Kind};
+use crate::state::record::EntityRecord;
+
+type Presences = OrdMap<Arc<str>, Arc<Presence>>;
+
+/// What a document needs besides the record.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub state: &'a State,
+    pub presences: &'a Presences,
+    /// The name of this server.
+    pub server: &'a str,
+}
+
+/// An agent as the API shows it.
+pub struct AgentDoc<'a> {
+    agent: &'a EntityRecord,
+    config: Cow<'a, str>,
+    around: Surroundings<'a>,
+}
+
+impl<'a> AgentDoc<'a> {
+    pub fn new(agent: &'a EntityRecord, masked: bool, around: Surroundings<'a>) -> Self {
+        let config = agent.config.as_str();
+        let config = if masked && agent.has_secrets {
+            Cow::Owned(schema::agent().mask(config))
+        } else {
+            Cow::Borrowed(config)
+        };
+        Self {
+            agent,
+            config,
+            around,
+        }
+    }
+
+    fn write_layout(&self, out: &mut Vec<u8>) -> bool {
+        let Some(layout) = self.around.state.agent_layout(&self.agent.key) else {
+            return false;
+        };
+        let Some(ingest) = layout.ingest.as_ref() else {
+            return false;
+        };
+        out.extend_from_slice(b"{\"created_at\":");
+        let created_at = layout.created_at.to_native();
+        out.extend_from_slice(itoa::Buffer::new().format(created_at).as_bytes());
+        out.extend_from_slice(b",\"ingest\":");
+        write_string(out, ingest);
+        out.extend_from_slice(b",\"originator\":");
+        let by_layouter = layout.by_layouter;
+        write_string(out, if by_layouter { "layouter" } else { "other" });
+        out.push(b'}');
+        true
+    }
+
+    fn write_stats(&self, out: &mut Vec<u8>) -> bool {
+        let presence = self.around.presences.get(self.agent.key.as_str());
+        if let Some(presence) = presence {
+            presence.write_stats(self.around.server, out);
+        }
+        presence.is_some()
+    }
+
+    fn write_streams(&self, out: &mut Vec<u8>) -> bool {
+        let streams = self.around.state.streams_of_agent(&self.agent.key);
+        let begin = out.len();
+        for name in streams {
+            out.push(if out.len() == begin { b'[' } else { b',' });
+            write_string(out, name);
+        }
+        if out.len() == begin {
+            return false;
+        }
+        out.push(b']');
+        true
+    }
+}
+
+/// A field that is rendered when it is asked for.
+fn made(write: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<Raw<'static>> {
+    let mut out = Vec::new();
+    write(&mut out).then(|| {
+        Raw::Json(Cow::Owned(
+            String::from_utf8(out).expect("rendered JSON is UTF-8"),
+        ))
+    })
+}
+
+impl Document for AgentDoc<'_> {
+    fn key(&self) -> &str {
+        &self.agent.key
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        match name {
+            "id" => Some(Raw::Text(&self.agent.key)),
+            "updated_at" => {
+                let stamp = self.agent.updated_at.to_native();
+                Some(Raw::Number(Number::Unsigned(stamp)))
+            }
+            "layout" => made(|out| self.write_layout(out)),
+            "stats" => made(|out| self.write_stats(out)),
+            // For filters only: `stream_is=null` finds the agents that nobody uses.
+            "stream" => made(|out| self.write_streams(out)),
+            _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
+        }
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.reserve(self.config.len() + 1024);
+        out.extend_from_slice(b"{\"id\":");
+        write_string(out, &self.agent.key);
+        if self.config.len() > 2 {
+            out.push(b',');
+            out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
+        }
+        let begin = out.len();
+        out.extend_from_slice(b",\"layout\":");
+        if !self.write_layout(out) {
+            out.truncate(begin);
+        }
+        out.extend_from_slice(b",\"stats\":");
+        if !self.write_stats(out) {
+            out.extend_from_slice(b"null");
+        }
+        out.extend_from_slice(b",\"updated_at\":");
+        let stamp = self.agent.updated_at.to_native();
+        out.extend_from_slice(itoa::Buffer::new().format(stamp).as_bytes());
+        out.push(b'}');
+    }
+}
+
+/// All agents of a state, as the query engine wants them.
+pub struct Agents<'s> {
+    agents: &'s Entities,
+    around: Surroundings<'s>,
+}
+
+impl<'s> Agents<'s> {
+    pub fn new(around: Surroundings<'s>) -> Self {
+        Self {
+            agents: around.state.entities(Kind::Agent),
+            around,
+        }
+    }
+
+    fn range<'a>(
+        &'a self,
+        range: (Bound<&str>, Bound<&str>),
+    ) -> impl DoubleEndedIterator<Item = AgentDoc<'a>> {
+        let key = |bound: Bound<&str>| bound.map(|key| Key::trusted(Kind::Agent, key));
+        let found = self.agents.by_key().range((key(range.0), key(range.1)));
+        found.map(|(_, agent)| AgentDoc::new(agent, true, self.around))
+    }
+}
+
+impl Source for Agents<'_> {
+    type Doc<'a>
+        = AgentDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.agents.by_key().len() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<AgentDoc<'_>> {
+        let key = Key::parse(Kind::Agent, key).ok()?;
+        let agent = self.agents.get(&key)?;
+        Some(AgentDoc::new(agent, true, self.around))
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = AgentDoc<'a>> {
+        self.range((from, Bound::Unbounded))
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = AgentDoc<'a>> {
+        self.range((Bound::Unbounded, from)).rev()
+    }
+}
+
+/// The agent that the path names; it must exist.
+fn found<'a>(call: &Call<'a>) -> Result<&'a EntityRecord, ApiError> {
+    let key = call.key(Kind::Agent)?;
+    let agent = call.state.entities(Kind::Agent).get(&key);
+    agent.ok_or_else(|| Kind::Agent.not_found())
+}
+
+pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let query = Query::parse(call.request.query, list_kind(Kind::Agent), &[])?;
+    Ok(Outcome::List {
+        of: Collection::Entities(Kind::Agent),
+        query: Rc::new(query),
+        wait: None,
+    })
+}
+
+pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let body = call
+        .core
+        .render_agent(found(call)?, call.masks(), call.state);
+    Ok(Outcome::Reply(Response::json(200, body)))
+}
+
+pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let key = call.key(Kind::Agent)?;
+    let mut body = call.json()?;
+    let layout = match &mut body {
+        Value::Object(object) => object.remove("layout"),
+        _ => None,
+    };
+    let layout = layout.map(|layout| LayoutPatch::from_body(&layout, "/layout"));
+    let save = EntitySave::from_body(Kind::Agent, key, body, "")?;
+    Ok(Outcome::Command(Command::SaveAgent {
+        save,
+        layout: layout.transpose()?,
+    }))
+}
+
+/// The agent, and all streams that use it.
+pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    super::entity::delete(call, Kind::Agent)
+}
+
+pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let items = agent_layout_items(call.json()?)?;
+    Ok(Outcome::Command(Command::SetAgentLayouts { items }))
+}
+
+pub fn reboot(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    ask(call, Request::Reboot)
+}
+
+pub fn reset(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    ask(call, Request::Reset)
+}
+
+pub fn logs(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    ask(call, Request::Logs)
+}
+
+pub fn disconnect(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let presence = online(call)?;
+    let wait = call
+        .core
+        .disconnect_agent(call.ticket, &presence, Reason::Requested);
+    Ok(Outcome::Wait(wait))
+}
+
+fn ask(call: &Call<'_>, request: Request) -> Result<Outcome, ApiError> {
+    let presence = online(call)?;
+    let wait = call.core.ask_agent(call.ticket, &presence, request);
+    Ok(Outcome::Wait(wait))
+}
+
+fn online(call: &Call<'_>) -> Result<Arc<Presence>, ApiError> {
+    let agent = found(call)?;
+    let presence = call.core.shared().agents.presence.online(&agent.key);
+    presence.ok_or_else(offline)
+}
+
+/// The error for a command to an agent that is not connected.
+pub fn offline() -> ApiError {
+    ApiError::conflict("agent_offline", "The agent is not connected")
+}

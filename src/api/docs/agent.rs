@@ -1,0 +1,230 @@
+//! Agents, their placement and the commands they take.
+
+use super::{
+    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
+    json, path, query, refuse, saved,
+};
+use crate::api::openapi::{BodyDoc, EndpointDoc, Kind, ParamDoc, ResponseDoc, Shape};
+
+const ID: ParamDoc = path("id", "Identifier of the agent.", r#""1234567""#);
+
+const NO_AGENT: ResponseDoc = refuse(
+    404,
+    "No agent has this identifier.",
+    "agent_not_found",
+    "No agent has this identifier",
+);
+const OFFLINE: ResponseDoc = refuse(
+    409,
+    "The agent is not connected now, so it cannot be told anything.",
+    "agent_offline",
+    "The agent is not connected",
+);
+const NO_REPLY: ResponseDoc = refuse(
+    504,
+    "The agent is connected but did not reply in time.",
+    "agent_timeout",
+    "The agent did not reply in time",
+);
+
+const AGENT_EXAMPLE: &str = r#"{"id":"1234567","key":"uG5tQx0nD2bW","layout":{"ingest":"streamer1.example.com","originator":"layouter","created_at":1727274724000},"stats":{"agent_type":"single","version":"v21.02-8-g535c85d","peer_ip":"198.51.100.7","endpoint_connection":{"alive":true,"opened_at":1727274700000}}}"#;
+
+pub const DOCS: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "GET",
+        path: "/agents",
+        operation_id: "agents_list",
+        tag: "agent",
+        summary: "List agents",
+        description: "A page of the agents that are configured and have connected at least once, sorted by identifier downwards unless asked otherwise. \
+                      Keys are masked. `stream_is=null` finds agents that no stream uses.",
+        parameters: &[
+            query(
+                "q",
+                Kind::Text,
+                "Text to look for, in upper or lower case, in identifier, addresses, hardware address and version.",
+                r#""198.51.100.""#,
+            ),
+            query(
+                "stream",
+                Kind::Text,
+                "Only agents that the stream of this name uses.",
+                r#""harbour/cam1""#,
+            ),
+        ],
+        shared: LIST,
+        responses: &[
+            json(
+                200,
+                "The page.",
+                Shape::One("central_agents_list"),
+                r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"agents":[{"id":"1234567","key":"***","stats":null}]}"#,
+            ),
+            BAD_QUERY,
+            UNAUTHORIZED,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "POST",
+        path: "/agents/layouts",
+        operation_id: "batch_update_agents_layouts",
+        tag: "agent",
+        summary: "Set the streamers of several agents",
+        description: "Places agents that no stream uses yet, all of them or none. Agents that have streams are passed over: the placement of their \
+                      streams decides.",
+        request: Some(BodyDoc {
+            shape: Shape::One("central_agent_layout_list"),
+            description: "The streamers. Every agent must exist. At most 10,000.",
+            example: r#"{"layouts":[{"id":"1234567","ingest":"streamer1.example.com"}]}"#,
+            partial: false,
+        }),
+        responses: &[
+            empty(204, "All entries are set and on disk."),
+            refuse(
+                400,
+                "At least one entry is invalid, for example names an agent that does not exist. Nothing was changed.",
+                "agent_not_found",
+                "No agent has this identifier",
+            ),
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "GET",
+        path: "/agents/{id}",
+        operation_id: "agent_get",
+        tag: "agent",
+        summary: "Read one agent",
+        description: "The agent, its streamer and what is known of its connections. An administrator sees its key here in the clear.",
+        parameters: &[ID],
+        responses: &[
+            json(
+                200,
+                "The agent.",
+                Shape::One("central_agent_config"),
+                AGENT_EXAMPLE,
+            ),
+            UNAUTHORIZED,
+            NO_AGENT,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "PUT",
+        path: "/agents/{id}",
+        operation_id: "agent_save",
+        tag: "agent",
+        summary: "Register or change an agent",
+        description: "Merges the body into the stored agent, or registers the agent if the identifier is new. The agent can connect from then on.",
+        parameters: &[ID],
+        request: Some(BodyDoc {
+            shape: Shape::One("central_agent_config"),
+            description: "The fields to change.",
+            example: r#"{"key":"uG5tQx0nD2bW"}"#,
+            partial: true,
+        }),
+        responses: &[
+            saved("central_agent_config", AGENT_EXAMPLE),
+            BAD_BODY,
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "DELETE",
+        path: "/agents/{id}",
+        operation_id: "agent_delete",
+        tag: "agent",
+        summary: "Delete an agent and its streams",
+        description: "Removes the agent for good and with it every stream that uses it, together. When the device connects again it is told to forget \
+                      what it knows.",
+        parameters: &[ID],
+        responses: &[DELETED, UNAUTHORIZED, NO_AGENT, UNAVAILABLE],
+        ..OPERATION
+    },
+];
+
+pub const COMMANDS: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "POST",
+        path: "/agents/{id}/reboot",
+        operation_id: "agent_reboot",
+        tag: "agent",
+        summary: "Restart the device of an agent",
+        description: "Tells the agent to restart the device it runs on. It connects again afterwards. There is no body.",
+        parameters: &[ID],
+        responses: &[
+            empty(204, "The agent was told."),
+            UNAUTHORIZED,
+            NO_AGENT,
+            OFFLINE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "POST",
+        path: "/agents/{id}/reset",
+        operation_id: "agent_reset",
+        tag: "agent",
+        summary: "Make an agent forget its settings",
+        description: "Tells the agent to return to the settings it was delivered with. It has to be activated anew. There is no body.",
+        parameters: &[ID],
+        responses: &[
+            empty(204, "The agent was told."),
+            UNAUTHORIZED,
+            NO_AGENT,
+            OFFLINE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "POST",
+        path: "/agents/{id}/disconnect",
+        operation_id: "agent_disconnect",
+        tag: "agent",
+        summary: "Close the connection of an agent",
+        description: "Closes the control connection. The agent opens a new one by itself. There is no body.",
+        parameters: &[ID],
+        responses: &[
+            empty(204, "The connection is closed."),
+            UNAUTHORIZED,
+            NO_AGENT,
+            OFFLINE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "GET",
+        path: "/agents/{id}/logs",
+        operation_id: "agent_logs_get",
+        tag: "agent",
+        summary: "Fetch the logs of an agent",
+        description: "Asks the connected agent for facts about its device and for its logs, which are encrypted for the maker of the device.",
+        parameters: &[ID],
+        responses: &[
+            json(
+                200,
+                "What the agent answered.",
+                Shape::One("watcher_agent_logs"),
+                r#"{"agent_id":"1234567","status":"ok","version":"v21.02-8-g535c85d","serial":"a3dccd69f53deb79723a2a7a5f2037e1","main_url":"http://activation.example.com","cid":null,"mid":"3059","meminfo":null,"buffer_limit":65536,"buffer_size":1310,"a":"VDEVSg==","b":"eGdseQ=="}"#,
+            ),
+            UNAUTHORIZED,
+            NO_AGENT,
+            OFFLINE,
+            UNAVAILABLE,
+            NO_REPLY,
+        ],
+        ..OPERATION
+    },
+];

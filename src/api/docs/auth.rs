@@ -1,0 +1,266 @@
+//! Auth backends, and the question whether a session may go on.
+
+use super::{
+    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
+    json, path, query, refuse, required, saved,
+};
+use crate::api::openapi::{
+    BodyDoc, EndpointDoc, HeaderDoc, Kind, ParamDoc, ResponseDoc, Security, Shape,
+};
+
+const NAME: ParamDoc = path(
+    "name",
+    "Name of the auth backend, as in `auth://NAME`.",
+    r#""viewers""#,
+);
+const NO_BACKEND: ResponseDoc = refuse(
+    404,
+    "No auth backend has this name.",
+    "auth_backend_not_found",
+    "No auth backend has this name",
+);
+const BACKEND_EXAMPLE: &str = r#"{"name":"viewers","allow_tokens":["let-me-in"],"deny_ips":["192.0.2.0/24"],"allow_countries":["RS"],"backends":[{"url":"http://billing.example.com/auth"}],"allow_default":false}"#;
+
+pub const BACKENDS: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "GET",
+        path: "/auth_backends",
+        operation_id: "auth_backends_list",
+        tag: "auth",
+        summary: "List auth backends",
+        description: "A page of the auth backends that pass the filters, sorted by name unless asked otherwise. Tokens are masked.",
+        shared: LIST,
+        responses: &[
+            json(
+                200,
+                "The page.",
+                Shape::One("auth_backends_list"),
+                r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"auth_backends":[{"name":"viewers","allow_tokens":["***"],"allow_default":false}]}"#,
+            ),
+            BAD_QUERY,
+            UNAUTHORIZED,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "GET",
+        path: "/auth_backends/{name}",
+        operation_id: "auth_backend_get",
+        tag: "auth",
+        summary: "Read one auth backend",
+        description: "The rules of the auth backend. An administrator sees tokens here in the clear.",
+        parameters: &[NAME],
+        responses: &[
+            json(
+                200,
+                "The auth backend.",
+                Shape::One("auth_backend_config"),
+                BACKEND_EXAMPLE,
+            ),
+            UNAUTHORIZED,
+            NO_BACKEND,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "PUT",
+        path: "/auth_backends/{name}",
+        operation_id: "auth_backend_save",
+        tag: "auth",
+        summary: "Create or change an auth backend",
+        description: "Merges the body into the stored auth backend, or creates it if the name is new. Streamers that this server configures are told at \
+                      once.",
+        parameters: &[NAME],
+        request: Some(BodyDoc {
+            shape: Shape::One("auth_backend_config"),
+            description: "The fields to change.",
+            example: r#"{"allow_tokens":["let-me-in"],"backends":[{"url":"http://billing.example.com/auth"}]}"#,
+            partial: true,
+        }),
+        responses: &[
+            saved("auth_backend_config", BACKEND_EXAMPLE),
+            BAD_BODY,
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "DELETE",
+        path: "/auth_backends/{name}",
+        operation_id: "auth_backend_delete",
+        tag: "auth",
+        summary: "Delete an auth backend",
+        description: "Removes the auth backend for good. Streams that use it refuse new sessions from then on.",
+        parameters: &[NAME],
+        responses: &[DELETED, UNAUTHORIZED, NO_BACKEND, UNAVAILABLE],
+        ..OPERATION
+    },
+];
+
+const COUNT: Kind = Kind::Integer {
+    minimum: 0,
+    maximum: None,
+    default: None,
+};
+
+pub const REQUEST: &[EndpointDoc] = &[EndpointDoc {
+    method: "GET",
+    path: "/auth",
+    operation_id: "auth_request",
+    tag: "auth",
+    summary: "Ask whether a session may play or publish",
+    description: "Asked by a streamer when a session begins and again while it lasts. The rules are those of the auth backend that the stream names in \
+                  `on_play`: tokens, addresses, countries and user agents in this order, then the HTTP backends all at once, of which one that allows is \
+                  enough, and `allow_default` when none of them answers. The answer holds for `X-AuthDuration` seconds.",
+    parameters: &[
+        required(query(
+            "name",
+            Kind::Text,
+            "Stream that is wanted.",
+            r#""harbour/cam1""#,
+        )),
+        required(query(
+            "proto",
+            Kind::Text,
+            "Protocol of the session.",
+            r#""hls""#,
+        )),
+        required(query(
+            "ip",
+            Kind::Text,
+            "Address of the viewer.",
+            r#""192.0.2.31""#,
+        )),
+        required(query(
+            "request_type",
+            Kind::Choice(&["new_session", "update_session"]),
+            "`new_session` for the first question about a session, `update_session` for the following ones.",
+            r#""new_session""#,
+        )),
+        required(query(
+            "request_number",
+            COUNT,
+            "How many times this session has been asked about before: 0 at first.",
+            "0",
+        )),
+        required(query(
+            "session_id",
+            Kind::Text,
+            "Identifier of the session, a UUID. The same in all questions about it.",
+            r#""4f1c6bd2-2f0a-4f5b-9d39-0d6a1f6f6a10""#,
+        )),
+        required(query(
+            "stream_clients",
+            COUNT,
+            "Viewers of the stream on this streamer.",
+            "12",
+        )),
+        required(query(
+            "total_clients",
+            COUNT,
+            "Viewers of all streams on this streamer.",
+            "340",
+        )),
+        query(
+            "token",
+            Kind::Text,
+            "Token the viewer came with.",
+            r#""let-me-in""#,
+        ),
+        query("duration", COUNT, "Seconds the session has lasted.", "180"),
+        query("bytes", COUNT, "Bytes the session has received.", "1048576"),
+        query(
+            "qs",
+            Kind::Text,
+            "Query with which the stream was asked for.",
+            r#""token=let-me-in""#,
+        ),
+        query(
+            "dvr",
+            Kind::Flag,
+            "Whether the session plays from the archive.",
+            "false",
+        ),
+        query(
+            "user_agent",
+            Kind::Text,
+            "Text of the viewer's `User-Agent` header.",
+            r#""VLC/3.0.20 LibVLC/3.0.20""#,
+        ),
+        query(
+            "referer",
+            Kind::Text,
+            "Page from which the stream was asked for.",
+            r#""https://tv.example.com/""#,
+        ),
+        query(
+            "host",
+            Kind::Text,
+            "Host name with which the stream was asked for.",
+            r#""streamer1.example.com""#,
+        ),
+    ],
+    responses: &[
+        ResponseDoc {
+            headers: &[
+                HeaderDoc {
+                    name: "X-AuthDuration",
+                    kind: Kind::Integer {
+                        minimum: 0,
+                        maximum: None,
+                        default: Some(180),
+                    },
+                    description: "Seconds during which there is no need to ask again about this session.",
+                },
+                HeaderDoc {
+                    name: "X-UserId",
+                    kind: Kind::Text,
+                    description: "Identifier of the viewer; sessions with the same one are counted together.",
+                },
+                HeaderDoc {
+                    name: "X-Max-Sessions",
+                    kind: Kind::Integer {
+                        minimum: 0,
+                        maximum: None,
+                        default: None,
+                    },
+                    description: "Most sessions the viewer may have at a time. Above that, one of them is ended.",
+                },
+                HeaderDoc {
+                    name: "X-Unique",
+                    kind: Kind::Flag,
+                    description: "`true` is the older way to say that the viewer may have one session.",
+                },
+            ],
+            ..json(
+                200,
+                "Allowed.",
+                Shape::One("auth_response_v1"),
+                r#"{"allowed_dvr_ranges":[{"opened_at":1710010000,"closed_at":1710020000}]}"#,
+            )
+        },
+        ResponseDoc {
+            headers: &[HeaderDoc {
+                name: "Location",
+                kind: Kind::Text,
+                description: "Address of what is to be played instead.",
+            }],
+            ..empty(302, "Allowed, but something else is to be played.")
+        },
+        BAD_QUERY,
+        UNAUTHORIZED,
+        refuse(
+            403,
+            "Denied: by a rule, by an HTTP backend, or because the stream is unknown.",
+            "session_denied",
+            "This session may not play the stream",
+        ),
+        UNAVAILABLE,
+    ],
+    security: Security::Administrator,
+    ..OPERATION
+}];

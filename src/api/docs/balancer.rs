@@ -1,0 +1,169 @@
+//! Load balancers, and the addresses under which viewers use them.
+
+use super::{
+    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
+    json, path, refuse, saved,
+};
+use crate::api::openapi::{
+    BodyDoc, EndpointDoc, HeaderDoc, Kind, ParamDoc, ResponseDoc, Security, Shape,
+};
+
+const NAME: ParamDoc = path("name", "Name of the load balancer.", r#""europe""#);
+const NO_BALANCER: ResponseDoc = refuse(
+    404,
+    "No load balancer has this name.",
+    "load_balancer_not_found",
+    "No load balancer has this name",
+);
+const BALANCER_EXAMPLE: &str = r#"{"name":"europe","mode":"usage","servers":[{"name":"streamer1.example.com","countries":["RS","HU"],"countries_default":true,"max_bitrate":10000000}]}"#;
+
+pub const DOCS: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "GET",
+        path: "/load-balancers",
+        operation_id: "load_balancers_list",
+        tag: "balancer",
+        summary: "List load balancers",
+        description: "A page of the load balancers that pass the filters, sorted by name unless asked otherwise.",
+        shared: LIST,
+        responses: &[
+            json(
+                200,
+                "The page.",
+                Shape::One("balancers_list"),
+                r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"balancers":[{"name":"europe","mode":"clients","servers":[{"name":"streamer1.example.com"}]}]}"#,
+            ),
+            BAD_QUERY,
+            UNAUTHORIZED,
+            UNAVAILABLE,
+        ],
+        extension: true,
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "GET",
+        path: "/load-balancers/{name}",
+        operation_id: "load_balancer_get",
+        tag: "balancer",
+        summary: "Read one load balancer",
+        description: "The group and how its load is measured.",
+        parameters: &[NAME],
+        responses: &[
+            json(
+                200,
+                "The load balancer.",
+                Shape::One("balancer_config"),
+                BALANCER_EXAMPLE,
+            ),
+            UNAUTHORIZED,
+            NO_BALANCER,
+            UNAVAILABLE,
+        ],
+        extension: true,
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "PUT",
+        path: "/load-balancers/{name}",
+        operation_id: "load_balancer_save",
+        tag: "balancer",
+        summary: "Create or change a load balancer",
+        description: "Merges the body into the stored load balancer, or creates it if the name is new.",
+        parameters: &[NAME],
+        request: Some(BodyDoc {
+            shape: Shape::One("balancer_config"),
+            description: "The fields to change.",
+            example: r#"{"mode":"usage","servers":[{"name":"streamer1.example.com","max_bitrate":10000000}]}"#,
+            partial: true,
+        }),
+        responses: &[
+            saved("balancer_config", BALANCER_EXAMPLE),
+            BAD_BODY,
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        extension: true,
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "DELETE",
+        path: "/load-balancers/{name}",
+        operation_id: "load_balancer_delete",
+        tag: "balancer",
+        summary: "Delete a load balancer",
+        description: "Removes the load balancer for good. Viewers who were sent to a streamer stay there.",
+        parameters: &[NAME],
+        responses: &[DELETED, UNAUTHORIZED, NO_BALANCER, UNAVAILABLE],
+        extension: true,
+        ..OPERATION
+    },
+];
+
+const STREAMING_PARAMETERS: &[ParamDoc] = &[
+    path(
+        "loadbalancer_name",
+        "Name of the load balancer.",
+        r#""europe""#,
+    ),
+    path(
+        "escaped_stream_name",
+        "Name of the stream, with its slashes written as `%2F`.",
+        r#""harbour%2Fcam1""#,
+    ),
+    path(
+        "multi_segment_suffix",
+        "The rest of the address as the streamer knows it. May have slashes in it.",
+        r#""index.m3u8""#,
+    ),
+];
+const REDIRECT: ResponseDoc = ResponseDoc {
+    headers: &[HeaderDoc {
+        name: "Location",
+        kind: Kind::Text,
+        description: "Address of the stream on the streamer that was chosen. The query is kept.",
+    }],
+    ..empty(302, "Go to this streamer.")
+};
+const NOWHERE: ResponseDoc = refuse(
+    404,
+    "No load balancer or no stream has this name.",
+    "stream_not_found",
+    "No stream has this name",
+);
+const FULL: ResponseDoc = refuse(
+    503,
+    "No streamer of the group may take the viewer: none is in reach, has room, or serves the viewer's country.",
+    "no_streamer_available",
+    "No streamer can take this viewer now",
+);
+
+pub const STREAMING: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "GET",
+        path: "/lb/{loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix}",
+        operation_id: "streaming_lb_playback",
+        tag: "balancer",
+        summary: "Send a viewer to a streamer",
+        description: "Redirects to the least loaded streamer of the group that takes viewers from this country. For protocols over HTTP: HLS, DASH, WHEP. \
+                      Needs no credentials; the streamer checks those of the viewer.",
+        parameters: STREAMING_PARAMETERS,
+        responses: &[REDIRECT, NOWHERE, FULL],
+        extension: true,
+        security: Security::Open,
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "POST",
+        path: "/lb/{loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix}",
+        operation_id: "streaming_lb_publish",
+        tag: "balancer",
+        summary: "Send a publisher to a streamer",
+        description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. The body is not read.",
+        parameters: STREAMING_PARAMETERS,
+        responses: &[REDIRECT, NOWHERE, FULL],
+        extension: true,
+        security: Security::Open,
+        ..OPERATION
+    },
+];

@@ -1,0 +1,29 @@
+//! The log of events.
+
+use super::{BAD_QUERY, LIST, OPERATION, POLL_TIMEOUT, UNAUTHORIZED, UNAVAILABLE, json, later};
+use crate::api::openapi::{EndpointDoc, Shape};
+
+pub const DOCS: &[EndpointDoc] = &[EndpointDoc {
+    method: "GET",
+    path: "/events",
+    operation_id: "central_events_list",
+    tag: "events",
+    summary: "List events",
+    description: "A page of the events that pass the filters, oldest first unless asked otherwise: changes made through the API with their author, what \
+                  the layouter decided, agents that came and went. An event is written together with the change it tells of. Old ones are removed by \
+                  age and by size. There are no secrets in them.",
+    parameters: &[later(POLL_TIMEOUT)],
+    shared: LIST,
+    responses: &[
+        json(
+            200,
+            "The page.",
+            Shape::One("central_events_list"),
+            r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"events":[{"event":"api_call","event_id":65536,"utc_ms":1727274724000,"operation_id":"stream_save","entity_type":"stream","entity_id":"harbour/cam1","originator":"operator","ip":"192.0.2.10","status":200,"duration":1812,"trace_id":"05cec7ee-fbd0-11ed-be56-0242ac120002"}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+}];

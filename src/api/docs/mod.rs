@@ -1,0 +1,328 @@
+//! The words about each operation: what it does, what it takes, what it answers.
+//!
+//! One file per resource, each with tables of entries. The router's table decides what is served; this one tells it to people and tools, through
+//! `openapi`. Fields are described in the schema files, not here. An operation appears in the document when its table stands in [`SERVED`];
+//! until the operation is served its table stands in [`PENDING`], where it is tested all the same. What several resources share (the
+//! parameters of lists, the refusals) is here.
+
+mod agent;
+mod auth;
+mod balancer;
+mod cluster;
+mod config;
+mod config_external;
+mod dvr;
+mod episode;
+mod event;
+mod monitoring;
+mod person;
+mod stream;
+mod streamer;
+mod token;
+
+use super::openapi::{
+    Content, EndpointDoc, HeaderDoc, Kind, ParamDoc, Place, ResponseDoc, Security, Shape,
+};
+
+/// What is served, in the order of the document's tags.
+pub const SERVED: &[&[EndpointDoc]] = &[
+    stream::DOCS,
+    streamer::DOCS,
+    config_external::DOCS,
+    agent::DOCS,
+    agent::COMMANDS,
+    episode::DOCS,
+    person::DOCS,
+    auth::BACKENDS,
+    auth::REQUEST,
+    balancer::DOCS,
+    balancer::STREAMING,
+    token::DOCS,
+    token::SAVE,
+    monitoring::DOCS,
+];
+
+/// What is described and not served yet.
+pub const PENDING: &[&[EndpointDoc]] = &[
+    stream::PREVIEWS,
+    stream::EXPLAIN,
+    streamer::PREVIEWS,
+    config_external::SRT,
+    dvr::DOCS,
+    config::DOCS,
+    event::DOCS,
+    cluster::STATS,
+    cluster::PLANNING,
+];
+
+/// What an entry leaves out.
+const OPERATION: EndpointDoc = EndpointDoc {
+    method: "",
+    path: "",
+    operation_id: "",
+    tag: "",
+    summary: "",
+    description: "",
+    parameters: &[],
+    shared: &[],
+    request: None,
+    responses: &[],
+    extension: false,
+    security: Security::Administrator,
+};
+
+/// The parameters that every list understands.
+const LIST: &[ParamDoc] = &[SELECT, SORT, LIMIT, CURSOR, FILTERS];
+/// Those of a list that is computed and has nothing to filter.
+const PAGE: &[ParamDoc] = &[SELECT, SORT, LIMIT, CURSOR];
+
+const LIMIT_MAX: i64 = 10_000;
+
+const LIMIT_DEFAULT: i64 = 100;
+
+const fn path(name: &'static str, description: &'static str, example: &'static str) -> ParamDoc {
+    ParamDoc {
+        name,
+        place: Place::Path,
+        required: true,
+        kind: Kind::Text,
+        description,
+        example: Some(example),
+        extension: false,
+    }
+}
+
+const fn query(
+    name: &'static str,
+    kind: Kind,
+    description: &'static str,
+    example: &'static str,
+) -> ParamDoc {
+    ParamDoc {
+        name,
+        place: Place::Query,
+        required: false,
+        kind,
+        description,
+        example: Some(example),
+        extension: false,
+    }
+}
+
+const fn later(mut parameter: ParamDoc) -> ParamDoc {
+    parameter.extension = true;
+    parameter
+}
+
+const fn refuse(
+    status: u16,
+    description: &'static str,
+    code: &'static str,
+    title: &'static str,
+) -> ResponseDoc {
+    ResponseDoc {
+        status,
+        description,
+        content: Content::Error { code, title },
+        headers: &[],
+    }
+}
+
+const fn empty(status: u16, description: &'static str) -> ResponseDoc {
+    ResponseDoc {
+        status,
+        description,
+        content: Content::None,
+        headers: &[],
+    }
+}
+
+const fn json(
+    status: u16,
+    description: &'static str,
+    shape: Shape,
+    example: &'static str,
+) -> ResponseDoc {
+    ResponseDoc {
+        status,
+        description,
+        content: Content::Json(shape, example),
+        headers: &[],
+    }
+}
+
+const NAME: ParamDoc = path(
+    "name",
+    "Name of the stream. Slashes in it may be sent as they are or as `%2F`; both name the same stream.",
+    r#""harbour/cam1""#,
+);
+
+const HOSTNAME: ParamDoc = path(
+    "hostname",
+    "Hostname under which the node is registered.",
+    r#""streamer1.example.com""#,
+);
+
+const SELECT: ParamDoc = query(
+    "select",
+    Kind::List,
+    "Fields to return, joined by commas; nested ones with dots. The key of the item is always returned. A selected field an item does not \
+     have is `null`.",
+    r#"["name","inputs.url","dvr.expiration"]"#,
+);
+
+const LIMIT: ParamDoc = query(
+    "limit",
+    Kind::Integer {
+        minimum: 1,
+        maximum: Some(LIMIT_MAX),
+        default: Some(LIMIT_DEFAULT),
+    },
+    "Largest number of items on the page.",
+    "100",
+);
+
+const CURSOR: ParamDoc = query(
+    "cursor",
+    Kind::Text,
+    "`next` or `prev` of an earlier answer to the same query. Opaque; filters and `sort` must be repeated with it.",
+    r#""bmFtZV9ndD1jYW0rMQ==""#,
+);
+
+const FILTERS: ParamDoc = query(
+    "filters",
+    Kind::Filters,
+    "Any further parameters, each a filter on the field it names, with an optional suffix for the comparison: `layout.ingest=a,b`, \
+     `stats.bitrate_gt=1000`, `layout.ingest_is=null`, `inputs.url_like=10.0.`, `disabled`.",
+    r#"{"layout.ingest":"streamer1.example.com"}"#,
+);
+
+const BAD_QUERY: ResponseDoc = refuse(
+    400,
+    "A parameter has a value that cannot be used.",
+    "input_out_of_range",
+    "The limit must be between 1 and 10000",
+);
+
+const BAD_BODY: ResponseDoc = refuse(
+    400,
+    "The body is not JSON, or a field in it has a value that cannot be used. Nothing was changed.",
+    "nomatch_pattern",
+    "No kind of source has a url like this",
+);
+
+const UNAUTHORIZED: ResponseDoc = refuse(
+    401,
+    "Credentials are missing or wrong.",
+    "unauthorized",
+    "Credentials are required",
+);
+
+const NO_STREAM: ResponseDoc = refuse(
+    404,
+    "No stream has this name.",
+    "stream_not_found",
+    "No stream has this name",
+);
+
+const NO_STREAMER: ResponseDoc = refuse(
+    404,
+    "No node is registered under this hostname.",
+    "streamer_not_found",
+    "No node is registered under this hostname",
+);
+
+const FORBIDDEN: ResponseDoc = refuse(
+    403,
+    "The credentials are valid but not for this node: a cluster key opens its own hostname only.",
+    "forbidden",
+    "This key does not open this hostname",
+);
+
+const TOO_LARGE: ResponseDoc = refuse(
+    413,
+    "The body is larger than this operation accepts, or a batch has more items.",
+    "body_too_large",
+    "The body is larger than this operation accepts",
+);
+
+const RETRY_AFTER: HeaderDoc = HeaderDoc {
+    name: "Retry-After",
+    kind: Kind::Integer {
+        minimum: 1,
+        maximum: None,
+        default: None,
+    },
+    description: "Seconds after which to try again.",
+};
+
+const UNAVAILABLE: ResponseDoc = ResponseDoc {
+    status: 503,
+    description: "The server cannot answer now: it is starting or stopping, more changes wait than it can hold, or its disk does not accept \
+                  writes. Nothing was changed, unless the code is `storage_failed` or `timed_out`: then a change may or may not have taken effect.",
+    content: Content::Error {
+        code: "unavailable",
+        title: "The server cannot take changes at the moment",
+    },
+    headers: &[RETRY_AFTER],
+};
+
+const SORT: ParamDoc = query(
+    "sort",
+    Kind::List,
+    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. The key of the collection decides among equals.",
+    r#"["-updated_at"]"#,
+);
+const POLL_TIMEOUT: ParamDoc = query(
+    "poll_timeout",
+    Kind::Integer {
+        minimum: 0,
+        maximum: None,
+        default: None,
+    },
+    "Seconds to wait for something that passes the filters. Answered as soon as there is something, or with an empty page at the end. Longer waits \
+     than the server allows are shortened.",
+    "30",
+);
+
+/// The number in the path of an episode or a person.
+const fn number(name: &'static str, description: &'static str, example: &'static str) -> ParamDoc {
+    ParamDoc {
+        kind: Kind::Integer {
+            minimum: 0,
+            maximum: Some(i64::MAX),
+            default: None,
+        },
+        ..path(name, description, example)
+    }
+}
+
+const fn required(mut parameter: ParamDoc) -> ParamDoc {
+    parameter.required = true;
+    parameter
+}
+
+/// The whole answer to a save.
+const fn saved(schema: &'static str, example: &'static str) -> ResponseDoc {
+    json(
+        200,
+        "Saved and on disk; the whole effective configuration.",
+        Shape::One(schema),
+        example,
+    )
+}
+
+const DELETED: ResponseDoc = empty(204, "Deleted, and the deletion is on disk.");
+const LAYOUTER_OFF: ResponseDoc = refuse(
+    409,
+    "The layouter is switched off, so there is nothing to predict.",
+    "layouter_disabled",
+    "The layouter is switched off",
+);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const FORMAT: ParamDoc = query(
+    "format",
+    Kind::Choice(&["openmetrics"]),
+    "`openmetrics` answers in the text format of OpenMetrics, as does that media type in `Accept`. JSON when absent.",
+    r#""openmetrics""#,
+);

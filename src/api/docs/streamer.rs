@@ -1,0 +1,206 @@
+//! Nodes of the cluster.
+
+use super::{
+    BAD_BODY, BAD_QUERY, HOSTNAME, LAYOUTER_OFF, LIST, NO_STREAMER, OPERATION, PAGE, TOO_LARGE,
+    UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
+};
+use crate::api::openapi::{BodyDoc, EndpointDoc, Shape};
+
+pub const DOCS: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "GET",
+        path: "/streamers",
+        operation_id: "streamers_list",
+        tag: "streamer",
+        summary: "List nodes",
+        description: "A page of the nodes of all roles that pass the filters, sorted by hostname unless asked otherwise. Secrets are masked.",
+        shared: LIST,
+        responses: &[
+            json(
+                200,
+                "The page.",
+                Shape::One("streamers_list"),
+                r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"streamers":[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"***","stats":null}]}"#,
+            ),
+            BAD_QUERY,
+            UNAUTHORIZED,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "PUT",
+        path: "/streamers/batch",
+        operation_id: "streamers_batch_update",
+        tag: "streamer",
+        summary: "Save several nodes at once",
+        description: "Creates the nodes that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
+                      batch. Every item names its node by `hostname`.",
+        request: Some(BodyDoc {
+            shape: Shape::Batch {
+                of: "streamer_config",
+                key: "hostname",
+            },
+            description: "One merge patch per node, with its `hostname`. New nodes need `role` and `cluster_key`. At most 10,000.",
+            example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","labels":{"zone":"north"}}]"#,
+            partial: true,
+        }),
+        responses: &[
+            empty(204, "All items are saved and on disk."),
+            refuse(
+                400,
+                "At least one item is invalid; the pointers name all of them. Nothing was changed.",
+                "missing_required",
+                "A new node needs a role",
+            ),
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        extension: true,
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "GET",
+        path: "/streamers/{hostname}",
+        operation_id: "streamer_get",
+        tag: "streamer",
+        summary: "Read one node",
+        description: "The configuration of the node and what it last reported. An administrator sees secrets here in the clear.",
+        parameters: &[HOSTNAME],
+        responses: &[
+            json(
+                200,
+                "The node.",
+                Shape::One("streamer_config"),
+                STREAMER_EXAMPLE,
+            ),
+            UNAUTHORIZED,
+            NO_STREAMER,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "PUT",
+        path: "/streamers/{hostname}",
+        operation_id: "streamer_save",
+        tag: "streamer",
+        summary: "Register or change a node",
+        description: "Merges the body into the stored node, or registers the node if the hostname is new; then `role` and `cluster_key` are \
+                      required. The role decides which fields there are.",
+        parameters: &[HOSTNAME],
+        request: Some(BodyDoc {
+            shape: Shape::One("streamer_config"),
+            description: "The fields to change.",
+            example: STREAMER_SAVE_EXAMPLE,
+            partial: true,
+        }),
+        responses: &[
+            json(
+                200,
+                "Saved and on disk; the whole effective configuration.",
+                Shape::One("streamer_config"),
+                STREAMER_EXAMPLE,
+            ),
+            refuse(
+                400,
+                "The body is not JSON, or a field in it has a value that cannot be used. Nothing was changed.",
+                "unknown_enum_option",
+                "No node has a role like this",
+            ),
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "DELETE",
+        path: "/streamers/{hostname}",
+        operation_id: "streamer_delete",
+        tag: "streamer",
+        summary: "Remove a node",
+        description: "Takes the node out of the cluster for good. From then on its polls are answered 404. Streams placed on it are moved by \
+                      the layouter with the reason `node_deleted`.",
+        parameters: &[HOSTNAME],
+        responses: &[
+            empty(204, "Removed, and the removal is on disk."),
+            UNAUTHORIZED,
+            NO_STREAMER,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+];
+
+const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21}]}"#;
+
+pub const PREVIEWS: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "POST",
+        path: "/streamers/{hostname}/preview_layout_change",
+        operation_id: "preview_layout_change_for_streamer_config",
+        tag: "streamer",
+        summary: "Ask how saving a node would change loads",
+        description: "Every node that would have another number of streams if the body were saved. Empty when the body changes nothing. Nothing is changed.",
+        parameters: &[HOSTNAME],
+        shared: PAGE,
+        request: Some(BodyDoc {
+            shape: Shape::One("streamer_config"),
+            description: "The fields to change, as in a save.",
+            example: r#"{"role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":300}"#,
+            partial: true,
+        }),
+        responses: &[
+            json(
+                200,
+                "The changes.",
+                Shape::One("central_streamer_layout_prediction"),
+                PREDICTION_EXAMPLE,
+            ),
+            BAD_BODY,
+            UNAUTHORIZED,
+            LAYOUTER_OFF,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "POST",
+        path: "/streamers/preview_layout_change",
+        operation_id: "batch_streamer_layout_preview",
+        tag: "streamer",
+        summary: "Ask how saving several nodes would change loads",
+        description: "Every node that would have another number of streams if all items were saved together. Nothing is changed.",
+        shared: PAGE,
+        request: Some(BodyDoc {
+            shape: Shape::Batch {
+                of: "streamer_config",
+                key: "hostname",
+            },
+            description: "One merge patch per node, with its `hostname`. At most 10,000.",
+            example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":300}]"#,
+            partial: true,
+        }),
+        responses: &[
+            json(
+                200,
+                "The changes.",
+                Shape::One("central_streamer_layout_prediction"),
+                PREDICTION_EXAMPLE,
+            ),
+            BAD_BODY,
+            UNAUTHORIZED,
+            LAYOUTER_OFF,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        extension: true,
+        ..OPERATION
+    },
+];
+
+const STREAMER_EXAMPLE: &str = r#"{"hostname":"streamer1.example.com","role":"streamer","api_url":"http://10.0.0.11:8080","public_payload_url":"https://streamer1.example.com","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":500,"total_bandwidth":10000000,"labels":{"zone":"north"},"stats":null}"#;
+const STREAMER_SAVE_EXAMPLE: &str = r#"{"role":"streamer","api_url":"http://10.0.0.11:8080","public_payload_url":"https://streamer1.example.com","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":500,"total_bandwidth":10000000,"labels":{"zone":"north"}}"#;

@@ -1,0 +1,1206 @@
+//! What streamers reported last: about themselves and about the streams that run on them.
+//!
+//! Facts live in memory only, each with its time of receipt; what is older than the dead timeout is not told any more. A report replaces what its
+//! streamer said before: streams that are not in it no longer run there, from that moment on and without being looked for. There is
+//! no clock here, `now` is passed in. Memory is bounded per report and in all; what no longer holds is swept out as reports come in.
+//!
+//! Written by any thread, read by all of them: locks per shard, held for the time of a look. Whoever looks at many streams takes one
+//! [`View`], which keeps what it locked until it is dropped, so that a scan pays for a lookup and not for a lock each.
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use imbl::OrdMap;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+
+use crate::http::error::ApiError;
+use crate::json::{Object, Value, scan, write_string};
+use crate::schema::{self, Schema};
+use crate::state::SHARDS;
+use crate::state::apply::invalid;
+use crate::state::name::{Hostname, StreamName, shard_of};
+
+/// Streams in one report. Far above what one machine runs.
+pub const STREAMS_PER_REPORT_MAX: usize = 100_000;
+/// Storages in one report.
+pub const DVRS_PER_REPORT_MAX: usize = 256;
+/// Canonical text of what a streamer says of itself, of its storages, of one stream.
+const STREAMER_BYTES_MAX: usize = 256 * 1024;
+const DVRS_BYTES_MAX: usize = 256 * 1024;
+const STREAM_BYTES_MAX: usize = 16 * 1024;
+/// Text of all streams together. Above it only numbers are kept of a stream.
+const TEXT_BYTES_MAX: usize = 2 << 30;
+/// Nodes that are remembered as running one stream; more say nothing new.
+const NODES_PER_STREAM_MAX: usize = 32;
+/// Streamers that say nothing for so long are forgotten altogether.
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
+/// Pause between two sweeps, each of one shard.
+const SWEEP_PAUSE_MS: u64 = 1000;
+/// Reports that a follower may be behind with.
+const FOLLOWED_MAX: usize = 16 * 1024;
+
+/// Whether a stream gives pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamStatus {
+    Running,
+    Waiting,
+    Error,
+}
+
+impl StreamStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Error => "error",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Running, Self::Waiting, Self::Error]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+}
+
+/// One storage medium of a streamer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    pub device: Box<str>,
+    pub path: Box<str>,
+    pub usage_percent: Option<u64>,
+    pub io_percent: Option<u64>,
+    pub total_mb: Option<u64>,
+}
+
+/// What a streamer says of itself.
+#[derive(Debug, Clone)]
+pub struct StreamerStats {
+    /// Time of receipt.
+    pub received: Instant,
+    /// Canonical JSON, and the same with its secrets masked where it has any.
+    text: Box<str>,
+    masked: Option<Box<str>>,
+    pub cpu_percent: Option<u64>,
+    pub memory_percent: Option<u64>,
+    pub scheduler_percent: Option<u64>,
+    pub bandwidth_percent: Option<u64>,
+    pub input_kbit: Option<u64>,
+    pub output_kbit: Option<u64>,
+    pub clients: Option<u64>,
+    pub streams: Option<u64>,
+    pub online_streams: Option<u64>,
+    pub opened_files: Option<u64>,
+    pub uptime_seconds: Option<u64>,
+    pub started_at_seconds: Option<u64>,
+    pub build: Option<u64>,
+    pub server_version: Option<Box<str>>,
+    /// `running` and other words of the reference.
+    pub status: Option<Box<str>>,
+    /// Whether the node says that its own configuration, or the one it is given here, cannot be used.
+    pub config_failed: bool,
+    pub transcoder: Option<bool>,
+    pub rproxy: Option<bool>,
+    pub rproxy_running: Option<bool>,
+    pub partitions: Box<[Partition]>,
+    /// How full the disks will be once every stream has reached its retention, in percent.
+    pub estimated_disk_percent: Option<u64>,
+}
+
+impl StreamerStats {
+    /// The whole object as canonical JSON.
+    pub fn text(&self, masked: bool) -> &str {
+        match &self.masked {
+            Some(hidden) if masked => hidden,
+            _ => &self.text,
+        }
+    }
+
+    /// The fullest partition, in percent.
+    pub fn storage_percent(&self) -> Option<u64> {
+        self.partitions
+            .iter()
+            .filter_map(|it| it.usage_percent)
+            .max()
+    }
+
+    fn new(stats: &Object, text: Box<str>, masked: Option<Box<str>>, received: Instant) -> Self {
+        let number = |name: &str| stats.get(name).and_then(Value::as_u64);
+        let truth = |name: &str| stats.get(name).and_then(Value::as_bool);
+        let word = |name: &str| stats.get(name).and_then(Value::as_str).map(Box::from);
+        let partitions = stats
+            .get("partitions")
+            .and_then(Value::as_array)
+            .unwrap_or(&[]);
+        let external = stats.get("config_external_status");
+        let external = external.and_then(|it| it.get("status")?.as_str());
+        Self {
+            received,
+            text,
+            masked,
+            cpu_percent: number("cpu_usage"),
+            memory_percent: number("memory_usage"),
+            scheduler_percent: number("scheduler_load"),
+            bandwidth_percent: number("bandwidth_usage"),
+            input_kbit: number("input_kbit"),
+            output_kbit: number("output_kbit"),
+            clients: number("total_clients"),
+            streams: number("total_streams"),
+            online_streams: number("online_streams"),
+            opened_files: number("opened_files"),
+            uptime_seconds: number("uptime"),
+            started_at_seconds: number("started_at"),
+            build: number("build"),
+            server_version: word("server_version"),
+            status: word("streamer_status"),
+            config_failed: stats.contains_key("config_error") || external == Some("error"),
+            transcoder: truth("transcoder"),
+            rproxy: truth("rproxy"),
+            rproxy_running: truth("rproxy_running"),
+            partitions: partitions
+                .iter()
+                .map(|partition| {
+                    let number = |name: &str| partition.get(name).and_then(Value::as_u64);
+                    let word = |name: &str| {
+                        let text = partition.get(name).and_then(Value::as_str);
+                        Box::from(text.unwrap_or_default())
+                    };
+                    Partition {
+                        device: word("device"),
+                        path: word("path"),
+                        usage_percent: number("usage"),
+                        io_percent: number("io_util"),
+                        total_mb: number("total_mb"),
+                    }
+                })
+                .collect(),
+            estimated_disk_percent: stats
+                .get("predictions")
+                .and_then(|it| it.get("disk")?.get("estimated_disk_usage")?.as_u64()),
+        }
+    }
+}
+
+/// The storages that a streamer has configured.
+#[derive(Debug, Clone, Default)]
+pub struct Dvrs {
+    text: Box<str>,
+    masked: Option<Box<str>>,
+    pub names: Box<[Box<str>]>,
+}
+
+impl Dvrs {
+    /// The whole array as canonical JSON.
+    pub fn text(&self, masked: bool) -> &str {
+        match &self.masked {
+            Some(hidden) if masked => hidden,
+            _ => &self.text,
+        }
+    }
+}
+
+/// What is known of one streamer.
+#[derive(Debug, Clone)]
+pub struct StreamerFacts {
+    pub hostname: Hostname,
+    pub stats: Option<Arc<StreamerStats>>,
+    /// Part of the node's configuration: told as long as the node is remembered, also when it is silent.
+    pub dvrs: Option<Arc<Dvrs>>,
+}
+
+/// A number that may be missing, in eight bytes: there are millions of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Maybe(u64);
+
+impl Maybe {
+    const NONE: Self = Self(u64::MAX);
+
+    fn of(number: Option<u64>) -> Self {
+        number.map_or(Self::NONE, Self)
+    }
+
+    fn get(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0)
+    }
+}
+
+/// What one streamer says of one stream.
+#[derive(Debug, Clone)]
+pub struct StreamStats {
+    /// Canonical JSON without the members that are made of what all nodes say: [`JOINED`].
+    text: Box<str>,
+    status: Option<StreamStatus>,
+    alive: Option<bool>,
+    bitrate_kbit: Maybe,
+    online_clients: Maybe,
+    bytes_out: Maybe,
+    last_dts_at_ms: Maybe,
+    opened_at_ms: Maybe,
+}
+
+/// Members of a stream's stats that are made of the reports of all nodes that have it.
+const JOINED: [&str; 3] = ["bytes_out", "online_clients", "running_on"];
+
+/// What one streamer reports at a time. What is absent stays as it was reported before.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    stats: Option<StreamerStats>,
+    dvrs: Option<Dvrs>,
+    /// Everything that runs on the streamer, each stream once.
+    streams: Option<Vec<(Box<str>, StreamStats)>>,
+}
+
+impl Report {
+    /// From the body of a report. Members that the schema does not know are dropped, everything else must be as it says.
+    pub fn from_body(body: Value, received: Instant) -> Result<Self, ApiError> {
+        let Value::Object(mut body) = body else {
+            return Err(not_an_object(""));
+        };
+        let mut report = Self::default();
+        if let Some(stats) = given(&mut body, "stats") {
+            report.stats = Some(streamer_stats(stats, received)?);
+        }
+        if let Some(dvrs) = given(&mut body, "dvrs") {
+            report.dvrs = Some(read_dvrs(dvrs)?);
+        }
+        if let Some(streams) = given(&mut body, "streams") {
+            report.streams = Some(read_streams(streams)?);
+        }
+        Ok(report)
+    }
+
+    /// Keeps only streams that somebody knows.
+    pub fn retain_streams(&mut self, known: impl Fn(&str) -> bool) {
+        if let Some(streams) = &mut self.streams {
+            streams.retain(|(name, _)| known(name));
+        }
+    }
+}
+
+fn given(body: &mut Object, name: &str) -> Option<Value> {
+    body.remove(name).filter(|value| !value.is_null())
+}
+
+fn not_an_object(pointer: &str) -> ApiError {
+    ApiError::bad_body(pointer, "not_object", "Expected a JSON object")
+}
+
+fn too_many(pointer: &str, most: usize) -> ApiError {
+    ApiError::new(413, "too_many_items", "The report has too many items")
+        .at_pointer(pointer)
+        .with("maximum", most)
+}
+
+fn too_long(pointer: &str, bytes_max: usize) -> ApiError {
+    ApiError::bad_body(pointer, "too_long", "The report is too long here")
+        .with("maximum", bytes_max)
+}
+
+/// An object as the schema wants it, without its nulls, which say nothing in an answer.
+fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, ApiError> {
+    schema.prune(&mut value);
+    if let Value::Object(object) = &mut value {
+        object.retain(|_, value| !value.is_null());
+    }
+    schema
+        .check(&value)
+        .map_err(|violations| invalid(violations, pointer))?;
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(not_an_object(pointer)),
+    }
+}
+
+fn text_of(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<str>, ApiError> {
+    let text = value.to_text();
+    if text.len() > bytes_max {
+        return Err(too_long(pointer, bytes_max));
+    }
+    Ok(text.into())
+}
+
+fn streamer_stats(value: Value, received: Instant) -> Result<StreamerStats, ApiError> {
+    let schema = schema::streamer_stats();
+    let stats = checked(value, schema, "/stats")?;
+    let stats = Value::Object(stats);
+    let text = text_of(&stats, STREAMER_BYTES_MAX, "/stats")?;
+    let masked = schema
+        .has_secrets(&stats)
+        .then(|| schema.mask(&text).into());
+    let Value::Object(stats) = stats else {
+        return Err(not_an_object("/stats"));
+    };
+    Ok(StreamerStats::new(&stats, text, masked, received))
+}
+
+fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
+    let Value::Array(items) = value else {
+        return Err(ApiError::bad_body(
+            "/dvrs",
+            "not_array",
+            "Storages are an array of objects",
+        ));
+    };
+    if items.len() > DVRS_PER_REPORT_MAX {
+        return Err(too_many("/dvrs", DVRS_PER_REPORT_MAX));
+    }
+    let schema = schema::streamer_dvr();
+    let (mut names, mut text, mut hidden) =
+        (Vec::<Box<str>>::new(), String::from("["), String::from("["));
+    let mut secret = false;
+    for (i, item) in items.into_iter().enumerate() {
+        let pointer = format!("/dvrs/{i}");
+        let item = checked(item, schema, &pointer)?;
+        let name = match item.get("name").and_then(Value::as_str) {
+            Some(name) => Box::from(name),
+            None => {
+                return Err(ApiError::bad_body(
+                    format!("{pointer}/name"),
+                    "missing_required",
+                    "A storage has a name",
+                ));
+            }
+        };
+        if names.contains(&name) {
+            return Err(twice(format!("{pointer}/name")));
+        }
+        names.push(name);
+        let item = Value::Object(item);
+        let one = item.to_text();
+        if i > 0 {
+            text.push(',');
+            hidden.push(',');
+        }
+        text.push_str(&one);
+        secret |= schema.has_secrets(&item);
+        hidden.push_str(&schema.mask(&one));
+    }
+    text.push(']');
+    hidden.push(']');
+    if text.len() > DVRS_BYTES_MAX {
+        return Err(too_long("/dvrs", DVRS_BYTES_MAX));
+    }
+    Ok(Dvrs {
+        text: text.into(),
+        masked: secret.then(|| hidden.into()),
+        names: names.into(),
+    })
+}
+
+fn twice(pointer: String) -> ApiError {
+    ApiError::bad_body(pointer, "duplicate_item", "A report names each thing once")
+}
+
+fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> {
+    let Value::Array(items) = value else {
+        return Err(ApiError::bad_body(
+            "/streams",
+            "not_array",
+            "Streams are an array of objects",
+        ));
+    };
+    if items.len() > STREAMS_PER_REPORT_MAX {
+        return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
+    }
+    let mut seen = HashSet::with_capacity(items.len());
+    let mut streams = Vec::with_capacity(items.len());
+    for (i, mut item) in items.into_iter().enumerate() {
+        let at_name = || format!("/streams/{i}/name");
+        let name = match item.as_object_mut().map(|item| item.remove("name")) {
+            Some(Some(Value::String(name))) => name,
+            Some(Some(_)) => {
+                return Err(ApiError::bad_body(
+                    at_name(),
+                    "not_string",
+                    "A name is a string",
+                ));
+            }
+            Some(None) => {
+                return Err(ApiError::bad_body(
+                    at_name(),
+                    "missing_required",
+                    "A stream has a name",
+                ));
+            }
+            None => return Err(not_an_object(&format!("/streams/{i}"))),
+        };
+        StreamName::parse(&name)
+            .map_err(|why| ApiError::bad_body(at_name(), "wrong_format", why))?;
+        let stats = stream_stats(item, &format!("/streams/{i}"))?;
+        if !seen.insert(name.clone()) {
+            return Err(twice(at_name()));
+        }
+        streams.push((name, stats));
+    }
+    Ok(streams)
+}
+
+fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
+    // Not a field of the reference's answers, but of what its streamers say: since when somebody publishes.
+    let opened_at = item.get("opened_at").and_then(Value::as_u64);
+    let mut stats = checked(item, schema::stream_stats(), pointer)?;
+    let number = |name: &str| Maybe::of(stats.get(name).and_then(Value::as_u64));
+    let mut kept = StreamStats {
+        text: Box::default(),
+        status: stats
+            .get("status")
+            .and_then(Value::as_str)
+            .and_then(StreamStatus::parse),
+        alive: stats.get("alive").and_then(Value::as_bool),
+        bitrate_kbit: number("bitrate"),
+        online_clients: number("online_clients"),
+        bytes_out: number("bytes_out"),
+        last_dts_at_ms: number("last_dts_at"),
+        opened_at_ms: Maybe::of(opened_at),
+    };
+    for name in JOINED {
+        stats.remove(name);
+    }
+    kept.text = text_of(&Value::Object(stats), STREAM_BYTES_MAX, pointer)?;
+    Ok(kept)
+}
+
+/// One streamer, for as long as anything of it is remembered.
+#[derive(Debug)]
+struct Host {
+    hostname: Hostname,
+    /// One report at a time.
+    reporting: Mutex<()>,
+    /// When it last said anything, and when it last said what runs on it.
+    seen_ms: AtomicU64,
+    streams_ms: AtomicU64,
+    /// Number of the last report of streams that is complete. What an earlier one said does not hold any more.
+    round: AtomicU32,
+    facts: ArcSwap<StreamerFacts>,
+}
+
+/// What one streamer said of one stream in one of its reports.
+#[derive(Debug)]
+struct Told {
+    host: Arc<Host>,
+    round: u32,
+    stats: StreamStats,
+}
+
+impl Told {
+    /// A report that is being taken in counts at once: nothing blinks.
+    fn holds(&self, oldest_ms: u64) -> bool {
+        self.round >= self.host.round.load(Ordering::Acquire)
+            && self.host.streams_ms.load(Ordering::Acquire) >= oldest_ms
+    }
+}
+
+#[derive(Debug)]
+struct Stream {
+    first: Told,
+    /// Of other nodes; for most streams there is none.
+    others: Vec<Told>,
+}
+
+impl Stream {
+    fn told(&self) -> impl Iterator<Item = &Told> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    streams: HashMap<Box<str>, Stream>,
+    text_bytes: usize,
+}
+
+impl Shard {
+    fn put(&mut self, name: Box<str>, mut told: Told) {
+        if self.text_bytes + told.stats.text.len() > TEXT_BYTES_MAX / SHARDS {
+            told.stats.text = Box::from("{}");
+        }
+        self.text_bytes += told.stats.text.len();
+        let Some(stream) = self.streams.get_mut(&name) else {
+            let others = Vec::new();
+            self.streams.insert(
+                name,
+                Stream {
+                    first: told,
+                    others,
+                },
+            );
+            return;
+        };
+        let old = if Arc::ptr_eq(&stream.first.host, &told.host) {
+            std::mem::replace(&mut stream.first, told)
+        } else if let Some(old) = stream
+            .others
+            .iter_mut()
+            .find(|old| Arc::ptr_eq(&old.host, &told.host))
+        {
+            std::mem::replace(old, told)
+        } else if stream.others.len() + 1 < NODES_PER_STREAM_MAX {
+            stream.others.push(told);
+            return;
+        } else {
+            told
+        };
+        self.text_bytes -= old.stats.text.len();
+    }
+
+    /// Forgets what does not hold any more.
+    fn sweep(&mut self, oldest_ms: u64) {
+        let mut freed = 0;
+        self.streams.retain(|_, stream| {
+            stream.others.retain(|told| {
+                let holds = told.holds(oldest_ms);
+                freed += if holds { 0 } else { told.stats.text.len() };
+                holds
+            });
+            if stream.first.holds(oldest_ms) {
+                return true;
+            }
+            freed += stream.first.stats.text.len();
+            match stream.others.pop() {
+                Some(other) => {
+                    stream.first = other;
+                    true
+                }
+                None => false,
+            }
+        });
+        self.text_bytes -= freed;
+        if self.streams.len() * 4 < self.streams.capacity() {
+            self.streams.shrink_to_fit();
+        }
+    }
+}
+
+type Hosts = OrdMap<Hostname, Arc<Host>>;
+
+/// Everything that streamers reported and that still holds.
+pub struct FleetStats {
+    /// Times are kept as milliseconds since then, plus one: 0 is never.
+    epoch: Instant,
+    dead_after_ms: AtomicU64,
+    /// Changes when a streamer is heard of for the first time, and when one is forgotten.
+    hosts: ArcSwap<Hosts>,
+    shards: [RwLock<Shard>; SHARDS],
+    swept_ms: AtomicU64,
+    sweeps: AtomicUsize,
+    followers: Mutex<Vec<Sender<Hostname>>>,
+}
+
+impl FleetStats {
+    /// Facts hold for `dead_after`. `epoch` is not after any `now` to come.
+    pub fn new(dead_after: Duration, epoch: Instant) -> Self {
+        Self {
+            epoch,
+            dead_after_ms: AtomicU64::new(ms(dead_after)),
+            hosts: ArcSwap::default(),
+            shards: std::array::from_fn(|_| RwLock::default()),
+            swept_ms: AtomicU64::new(0),
+            sweeps: AtomicUsize::new(0),
+            followers: Mutex::default(),
+        }
+    }
+
+    pub fn dead_after(&self) -> Duration {
+        Duration::from_millis(self.dead_after_ms.load(Ordering::Relaxed))
+    }
+
+    pub fn set_dead_after(&self, dead_after: Duration) {
+        self.dead_after_ms.store(ms(dead_after), Ordering::Relaxed);
+    }
+
+    fn stamp(&self, at: Instant) -> u64 {
+        ms(at.saturating_duration_since(self.epoch)) + 1
+    }
+
+    /// Facts received before this do not hold at `now`.
+    fn oldest_ms(&self, now: Instant) -> u64 {
+        self.stamp(now)
+            .saturating_sub(self.dead_after_ms.load(Ordering::Relaxed))
+            .max(1)
+    }
+
+    /// Takes in what a streamer says.
+    pub fn report(&self, hostname: &Hostname, report: Report, now: Instant) {
+        let host = self.host(hostname);
+        let stamp = self.stamp(now);
+        {
+            let _one_at_a_time = host.reporting.lock();
+            if report.stats.is_some() || report.dvrs.is_some() {
+                let old = host.facts.load_full();
+                host.facts.store(Arc::new(StreamerFacts {
+                    hostname: hostname.clone(),
+                    stats: report.stats.map(Arc::new).or_else(|| old.stats.clone()),
+                    dvrs: report.dvrs.map(Arc::new).or_else(|| old.dvrs.clone()),
+                }));
+            }
+            if let Some(streams) = report.streams {
+                let round = host.round.load(Ordering::Acquire) + 1;
+                self.put(&host, round, streams);
+                host.streams_ms.fetch_max(stamp, Ordering::AcqRel);
+                host.round.store(round, Ordering::Release);
+            }
+            host.seen_ms.fetch_max(stamp, Ordering::AcqRel);
+        }
+        self.sweep(now);
+        self.followers.lock().retain(|follower| {
+            // One that is too far behind has to look at everything anyway.
+            !matches!(
+                follower.try_send(hostname.clone()),
+                Err(TrySendError::Disconnected(_))
+            )
+        });
+    }
+
+    fn host(&self, hostname: &Hostname) -> Arc<Host> {
+        if let Some(host) = self.hosts.load().get(hostname) {
+            return host.clone();
+        }
+        let new = Arc::new(Host {
+            hostname: hostname.clone(),
+            reporting: Mutex::new(()),
+            seen_ms: AtomicU64::new(0),
+            streams_ms: AtomicU64::new(0),
+            round: AtomicU32::new(0),
+            facts: ArcSwap::from_pointee(StreamerFacts {
+                hostname: hostname.clone(),
+                stats: None,
+                dvrs: None,
+            }),
+        });
+        self.hosts.rcu(|hosts| {
+            let mut hosts = Hosts::clone(hosts);
+            hosts.entry(hostname.clone()).or_insert_with(|| new.clone());
+            hosts
+        });
+        // Another thread may have been first.
+        self.hosts.load().get(hostname).cloned().unwrap_or(new)
+    }
+
+    fn put(&self, host: &Arc<Host>, round: u32, streams: Vec<(Box<str>, StreamStats)>) {
+        let mut parts: [Vec<(Box<str>, StreamStats)>; SHARDS] = Default::default();
+        for (name, stats) in streams {
+            parts[shard_of(&name)].push((name, stats));
+        }
+        for (shard, part) in self.shards.iter().zip(parts) {
+            if part.is_empty() {
+                continue;
+            }
+            let mut shard = shard.write();
+            for (name, stats) in part {
+                let host = host.clone();
+                shard.put(name, Told { host, round, stats });
+            }
+        }
+    }
+
+    /// Once in a while: one shard after the other, and now and then the streamers.
+    fn sweep(&self, now: Instant) {
+        let stamp = self.stamp(now);
+        let last = self.swept_ms.load(Ordering::Relaxed);
+        let due = stamp >= last + SWEEP_PAUSE_MS;
+        if !due
+            || self
+                .swept_ms
+                .compare_exchange(last, stamp, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let shard = self.sweeps.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        self.shards[shard].write().sweep(self.oldest_ms(now));
+        if shard == 0 {
+            let oldest = stamp.saturating_sub(ms(FORGOTTEN_AFTER));
+            let silent = |host: &Host| host.seen_ms.load(Ordering::Acquire) < oldest;
+            let silent: Vec<Hostname> = self
+                .hosts
+                .load()
+                .iter()
+                .filter(|(_, host)| silent(host))
+                .map(|(hostname, _)| hostname.clone())
+                .collect();
+            if !silent.is_empty() {
+                self.hosts.rcu(|hosts| {
+                    let mut hosts = Hosts::clone(hosts);
+                    for hostname in &silent {
+                        hosts.remove(hostname);
+                    }
+                    hosts
+                });
+            }
+        }
+    }
+
+    /// Names of streamers as they report, for a thread that follows their state. Bounded: a follower that falls behind misses some and looks at
+    /// [`FleetStats::streamers`] once in a while.
+    pub fn follow(&self) -> Receiver<Hostname> {
+        let (sender, receiver) = bounded(FOLLOWED_MAX);
+        self.followers.lock().push(sender);
+        receiver
+    }
+
+    /// When a streamer last said anything, however long ago.
+    pub fn last_seen(&self, hostname: &str) -> Option<Instant> {
+        let stamp = self
+            .hosts
+            .load()
+            .get(hostname)?
+            .seen_ms
+            .load(Ordering::Acquire);
+        (stamp > 0).then(|| self.epoch + Duration::from_millis(stamp - 1))
+    }
+
+    /// Stats of one streamer, if they hold.
+    pub fn streamer(&self, hostname: &str, now: Instant) -> Option<Arc<StreamerStats>> {
+        let facts = self.hosts.load().get(hostname)?.facts.load_full();
+        self.holding(&facts, now).cloned()
+    }
+
+    /// Everything known of streamers, in order of their names, also of those whose stats do not hold any more.
+    pub fn streamers(&self) -> Vec<Arc<StreamerFacts>> {
+        let hosts = self.hosts.load();
+        hosts.values().map(|host| host.facts.load_full()).collect()
+    }
+
+    /// The stats of a streamer, if they hold.
+    pub fn holding<'f>(
+        &self,
+        facts: &'f StreamerFacts,
+        now: Instant,
+    ) -> Option<&'f Arc<StreamerStats>> {
+        let stats = facts.stats.as_ref()?;
+        (self.stamp(stats.received) >= self.oldest_ms(now)).then_some(stats)
+    }
+
+    /// For looking at many things at one moment. It holds what it locked: for a moment only, not across anything that waits, and one at a time
+    /// on a thread, because a writer that waits between two of them would wait for ever.
+    pub fn view(&self, now: Instant) -> View<'_> {
+        View {
+            stats: self,
+            now,
+            oldest_ms: self.oldest_ms(now),
+            shards: Default::default(),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+/// What holds at one moment.
+pub struct View<'s> {
+    stats: &'s FleetStats,
+    now: Instant,
+    oldest_ms: u64,
+    shards: [OnceCell<RwLockReadGuard<'s, Shard>>; SHARDS],
+}
+
+impl View<'_> {
+    /// Everything known of one streamer, and its stats if they hold.
+    pub fn streamer(
+        &self,
+        hostname: &str,
+    ) -> Option<(Arc<StreamerFacts>, Option<Arc<StreamerStats>>)> {
+        let facts = self.stats.hosts.load().get(hostname)?.facts.load_full();
+        let stats = self.stats.holding(&facts, self.now).cloned();
+        Some((facts, stats))
+    }
+
+    /// What is known of one stream. Of several nodes that run it, `ingest` is the one whose word counts.
+    pub fn stream(&self, name: &str, ingest: Option<&str>) -> Option<StreamFacts<'_>> {
+        let shard = shard_of(name);
+        let stream = self.shards[shard]
+            .get_or_init(|| self.stats.shards[shard].read())
+            .streams
+            .get(name)?;
+        let holding = || stream.told().filter(|told| told.holds(self.oldest_ms));
+        let chosen = holding()
+            .find(|told| Some(&*told.host.hostname) == ingest)
+            .or_else(|| holding().next())?;
+        Some(StreamFacts {
+            chosen,
+            stream,
+            oldest_ms: self.oldest_ms,
+        })
+    }
+}
+
+/// What the nodes say of one stream.
+pub struct StreamFacts<'v> {
+    chosen: &'v Told,
+    stream: &'v Stream,
+    oldest_ms: u64,
+}
+
+impl<'v> StreamFacts<'v> {
+    fn holding(&self) -> impl Iterator<Item = &'v Told> {
+        let oldest_ms = self.oldest_ms;
+        self.stream.told().filter(move |told| told.holds(oldest_ms))
+    }
+
+    pub fn status(&self) -> Option<StreamStatus> {
+        self.chosen.stats.status
+    }
+
+    pub fn alive(&self) -> Option<bool> {
+        self.chosen.stats.alive
+    }
+
+    pub fn bitrate_kbit(&self) -> Option<u64> {
+        self.chosen.stats.bitrate_kbit.get()
+    }
+
+    pub fn last_dts_at_ms(&self) -> Option<u64> {
+        self.chosen.stats.last_dts_at_ms.get()
+    }
+
+    /// Since when somebody publishes it, if its node says so.
+    pub fn opened_at_ms(&self) -> Option<u64> {
+        self.chosen.stats.opened_at_ms.get()
+    }
+
+    /// Viewers on all nodes.
+    pub fn online_clients(&self) -> Option<u64> {
+        self.sum(|stats| stats.online_clients)
+    }
+
+    /// Sent to viewers by all nodes.
+    pub fn bytes_out(&self) -> Option<u64> {
+        self.sum(|stats| stats.bytes_out)
+    }
+
+    fn sum(&self, of: impl Fn(&StreamStats) -> Maybe) -> Option<u64> {
+        let mut numbers = self.holding().filter_map(|told| of(&told.stats).get());
+        let first = numbers.next()?;
+        Some(numbers.fold(first, u64::saturating_add))
+    }
+
+    /// The node whose word counts.
+    pub fn node(&self) -> &'v Hostname {
+        &self.chosen.host.hostname
+    }
+
+    /// Nodes where it runs.
+    pub fn running_on(&self) -> impl Iterator<Item = &'v Hostname> {
+        self.holding()
+            .filter(|told| told.stats.status == Some(StreamStatus::Running))
+            .map(|told| &told.host.hostname)
+    }
+
+    /// Canonical JSON without what [`StreamFacts::render`] joins.
+    pub fn text(&self) -> &'v str {
+        &self.chosen.stats.text
+    }
+
+    /// The whole object as canonical JSON.
+    pub fn render(&self, out: &mut Vec<u8>) {
+        let begin = out.len();
+        let mut joined = JOINED.into_iter().peekable();
+        for (name, value) in scan::members(self.text()) {
+            while let Some(other) = joined.next_if(|other| *other < name) {
+                self.render_joined(other, out);
+            }
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value.as_bytes());
+        }
+        for other in joined {
+            self.render_joined(other, out);
+        }
+        if out.len() == begin {
+            out.push(b'{');
+        } else {
+            out[begin] = b'{';
+        }
+        out.push(b'}');
+    }
+
+    fn render_joined(&self, name: &str, out: &mut Vec<u8>) {
+        let number = match name {
+            "bytes_out" => self.bytes_out(),
+            "online_clients" => self.online_clients(),
+            _ => {
+                let mut nodes: Vec<&Hostname> = self.running_on().collect();
+                if nodes.is_empty() {
+                    return;
+                }
+                nodes.sort_unstable();
+                out.extend_from_slice(b",\"running_on\":[");
+                for (i, node) in nodes.into_iter().enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    write_string(out, node);
+                }
+                out.push(b']');
+                return;
+            }
+        };
+        if let Some(number) = number {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn store() -> (FleetStats, Instant) {
+        let epoch = Instant::now();
+        (FleetStats::new(60 * SECOND, epoch), epoch)
+    }
+
+    fn report(body: &str, now: Instant) -> Report {
+        let body = json::parse(body.as_bytes()).expect("JSON");
+        Report::from_body(body, now).expect("a report")
+    }
+
+    fn host(name: &str) -> Hostname {
+        Hostname::parse(name).expect("a hostname")
+    }
+
+    fn shown(stats: &FleetStats, name: &str, ingest: Option<&str>, now: Instant) -> Option<String> {
+        let view = stats.view(now);
+        let facts = view.stream(name, ingest)?;
+        let mut out = Vec::new();
+        facts.render(&mut out);
+        let text = String::from_utf8(out).expect("UTF-8");
+        let parsed = json::parse(text.as_bytes()).expect("JSON");
+        assert_eq!(parsed.to_text(), text, "canonical");
+        Some(text)
+    }
+
+    #[test]
+    fn stats_hold_for_the_dead_timeout_and_not_longer() {
+        let (stats, t) = store();
+        stats.report(
+            &host("s1"),
+            report(r#"{"stats":{"cpu_usage":40,"partitions":[{"usage":7},{"usage":9}]},"dvrs":[{"name":"d"}],"streams":[{"name":"a","bitrate":5}]}"#, t),
+            t,
+        );
+        let late = t + 60 * SECOND;
+        let known = stats.streamer("s1", late).expect("still holds");
+        assert_eq!(
+            (known.cpu_percent, known.storage_percent()),
+            (Some(40), Some(9))
+        );
+        assert!(shown(&stats, "a", None, late).is_some());
+        let dead = late + Duration::from_millis(1);
+        assert!(stats.streamer("s1", dead).is_none());
+        assert!(shown(&stats, "a", None, dead).is_none());
+        assert_eq!(stats.last_seen("s1"), Some(t));
+        let view = stats.view(dead);
+        let (facts, old) = view.streamer("s1").expect("remembered");
+        assert!(old.is_none());
+        assert_eq!(&*facts.dvrs.as_ref().expect("kept").names, ["d".into()]);
+    }
+
+    #[test]
+    fn a_stream_that_is_not_in_the_next_report_does_not_run_any_more() {
+        let (stats, t) = store();
+        let streams =
+            r#"{"streams":[{"name":"a","status":"running"},{"name":"b","status":"running"}]}"#;
+        stats.report(&host("s1"), report(streams, t), t);
+        stats.report(
+            &host("s1"),
+            report(r#"{"stats":{"cpu_usage":1}}"#, t),
+            t + SECOND,
+        );
+        assert!(
+            shown(&stats, "b", None, t).is_some(),
+            "streams were not told anew"
+        );
+        let streams = r#"{"streams":[{"name":"a","status":"waiting"}]}"#;
+        stats.report(&host("s1"), report(streams, t), t + SECOND);
+        assert_eq!(shown(&stats, "b", None, t + SECOND), None);
+        assert_eq!(
+            shown(&stats, "a", None, t + SECOND).as_deref(),
+            Some(r#"{"status":"waiting"}"#)
+        );
+    }
+
+    #[test]
+    fn of_several_nodes_the_capturing_one_counts_and_viewers_are_added_up() {
+        let (stats, t) = store();
+        for (node, bitrate, clients) in [("s3", 3, 30), ("s1", 1, 10), ("s2", 2, 20)] {
+            let body = format!(
+                r#"{{"streams":[{{"name":"a","alive":true,"bitrate":{bitrate},"bytes_out":7,"online_clients":{clients},"status":"running","ts_delay":5}}]}}"#
+            );
+            stats.report(&host(node), report(&body, t), t);
+        }
+        assert_eq!(
+            shown(&stats, "a", Some("s2"), t).as_deref(),
+            Some(
+                r#"{"alive":true,"bitrate":2,"bytes_out":21,"online_clients":60,"running_on":["s1","s2","s3"],"status":"running","ts_delay":5}"#
+            )
+        );
+        stats.report(&host("s2"), report(r#"{"streams":[]}"#, t), t);
+        let view = stats.view(t);
+        let facts = view.stream("a", Some("s2")).expect("two are left");
+        assert_eq!(
+            (facts.bitrate_kbit(), facts.online_clients()),
+            (Some(3), Some(40))
+        );
+    }
+
+    #[test]
+    fn what_no_longer_holds_is_swept_out() {
+        // Goal: memory follows what is true. Method: many streams of a node that falls silent, then another node's reports over time.
+        let (stats, t) = store();
+        let mut body = String::from(r#"{"streams":["#);
+        for i in 0..1000 {
+            body.push_str(&format!(
+                r#"{}{{"name":"s{i}","bitrate":1}}"#,
+                if i > 0 { "," } else { "" }
+            ));
+        }
+        body.push_str("]}");
+        stats.report(&host("gone"), report(&body, t), t);
+        let count = || {
+            stats
+                .shards
+                .iter()
+                .map(|it| it.read().streams.len())
+                .sum::<usize>()
+        };
+        let bytes = || {
+            stats
+                .shards
+                .iter()
+                .map(|it| it.read().text_bytes)
+                .sum::<usize>()
+        };
+        assert_eq!((count(), bytes()), (1000, 1000 * r#"{"bitrate":1}"#.len()));
+        for second in 61..61 + SHARDS as u32 {
+            let now = t + second * SECOND;
+            stats.report(
+                &host("here"),
+                report(r#"{"streams":[{"name":"s1"}]}"#, now),
+                now,
+            );
+        }
+        assert_eq!((count(), bytes()), (1, 2));
+        assert!(stats.last_seen("gone").is_some());
+        for hour in 25..25 + SHARDS as u32 {
+            let now = t + hour * 3600 * SECOND;
+            stats.report(&host("here"), Report::default(), now);
+        }
+        assert!(stats.last_seen("gone").is_none());
+    }
+
+    #[test]
+    fn reports_are_checked_by_the_schema_and_errors_say_where() {
+        for (body, pointer, code) in [
+            ("[]", "", "not_object"),
+            (r#"{"stats":5}"#, "/stats", "not_object"),
+            (
+                r#"{"stats":{"cpu_usage":"a"}}"#,
+                "/stats/cpu_usage",
+                "not_integer",
+            ),
+            (
+                r#"{"stats":{"cpu_usage":101}}"#,
+                "/stats/cpu_usage",
+                "out_of_range",
+            ),
+            (r#"{"dvrs":{}}"#, "/dvrs", "not_array"),
+            (r#"{"dvrs":[{}]}"#, "/dvrs/0/name", "missing_required"),
+            (
+                r#"{"dvrs":[{"name":"a"},{"name":"a"}]}"#,
+                "/dvrs/1/name",
+                "duplicate_item",
+            ),
+            (r#"{"streams":{}}"#, "/streams", "not_array"),
+            (r#"{"streams":[5]}"#, "/streams/0", "not_object"),
+            (r#"{"streams":[{}]}"#, "/streams/0/name", "missing_required"),
+            (
+                r#"{"streams":[{"name":5}]}"#,
+                "/streams/0/name",
+                "not_string",
+            ),
+            (
+                r#"{"streams":[{"name":"a"},{"name":"a"}]}"#,
+                "/streams/1/name",
+                "duplicate_item",
+            ),
+            (
+                r#"{"streams":[{"name":"a","bitrate":"x"}]}"#,
+                "/streams/0/bitrate",
+                "not_integer",
+            ),
+            (
+                r#"{"streams":[{"name":"a","status":"fine"}]}"#,
+                "/streams/0/status",
+                "unknown_enum_option",
+            ),
+        ] {
+            let value = json::parse(body.as_bytes()).expect("JSON");
+            let error = Report::from_body(value, Instant::now()).expect_err(body);
+            let item = &error.items[0];
+            assert_eq!(
+                (item.pointer.as_deref(), item.code),
+                (Some(pointer), code),
+                "{body}"
+            );
+        }
+        let long = format!(
+            r#"{{"streams":[{{"name":"a","streaming_endpoint":"http://h/{}"}}]}}"#,
+            "x".repeat(STREAM_BYTES_MAX)
+        );
+        let value = json::parse(long.as_bytes()).expect("JSON");
+        assert!(Report::from_body(value, Instant::now()).is_err());
+        let many = format!(
+            r#"{{"dvrs":[{}{{"name":"a"}}]}}"#,
+            r#"{"name":"b"},"#.repeat(DVRS_PER_REPORT_MAX)
+        );
+        let value = json::parse(many.as_bytes()).expect("JSON");
+        assert_eq!(
+            Report::from_body(value, Instant::now())
+                .expect_err("too many")
+                .status,
+            413
+        );
+    }
+
+    #[test]
+    fn what_the_schema_does_not_know_is_dropped_and_secrets_have_a_masked_form() {
+        let (stats, t) = store();
+        let body = r#"{"stats":{"license_txt":"canary","uptime":null,"strange":1,"cpu_usage":2.0},"dvrs":[{"name":"d","root":"s3://user:canary@host/bucket"}]}"#;
+        stats.report(&host("s1"), report(body, t), t);
+        let view = stats.view(t);
+        let (facts, known) = view.streamer("s1").expect("known");
+        let known = known.expect("holds");
+        assert_eq!(
+            known.text(false),
+            r#"{"cpu_usage":2,"license_txt":"canary"}"#
+        );
+        assert_eq!(known.text(true), r#"{"cpu_usage":2,"license_txt":"***"}"#);
+        let dvrs = facts.dvrs.as_ref().expect("known");
+        assert!(dvrs.text(false).contains("canary") && !dvrs.text(true).contains("canary"));
+    }
+
+    #[test]
+    fn followers_hear_of_reports_and_never_hold_anybody_up() {
+        let (stats, t) = store();
+        let heard = stats.follow();
+        drop(stats.follow());
+        for _ in 0..=FOLLOWED_MAX {
+            stats.report(&host("s1"), Report::default(), t);
+        }
+        assert_eq!(heard.try_iter().count(), FOLLOWED_MAX);
+        assert_eq!(stats.followers.lock().len(), 1, "who left is forgotten");
+    }
+}
