@@ -36,6 +36,7 @@ use crate::fleet::stats::FleetStats;
 use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::insert_buffer::BufferSettings;
+use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
@@ -57,9 +58,6 @@ use crate::writer::{
 
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
-
-/// Silence after which a streamer counts as dead.
-const STREAMER_DEAD_AFTER: Duration = Duration::from_mins(1);
 
 /// Ends the process with a thread that panics: without the writer nothing can be changed any more, without a core its requests hang, and
 /// either would go on looking alive. A panic of a handler does not get here; it is a 500.
@@ -152,6 +150,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         .edit_auth
         .as_ref()
         .map(|login| (login.name.as_str(), login.password.expose()));
+    let (inputs, layouter_inputs) = run::inputs();
     let countries = match &settings.viewers.geoip_database {
         None => Countries::default(),
         Some(file) => Countries::open(file).map_err(|error| {
@@ -174,15 +173,17 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     })?;
     let agents = Agents::new()
         .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
-    let (inputs, layouter_inputs) = run::inputs();
     let shared = Arc::new(Shared {
         published,
         commands,
         auth: Auth::new(key.key.expose(), login),
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
-        fleet: FleetStats::new(STREAMER_DEAD_AFTER, Instant::now()),
         layouter: inputs,
+        fleet: FleetStats::new(
+            Duration::from_millis(settings.layouter.dead_timeout_ms),
+            Instant::now(),
+        ),
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
@@ -507,9 +508,15 @@ fn start_layouter(
     inputs: Receiver<Input>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
+    let fleet = shared.clone();
     let ports = Ports {
         commits,
         inputs,
+        reports: shared.fleet.follow(),
+        stats_of: Box::new(move |hostname| {
+            let stats = fleet.fleet.streamer(hostname, Instant::now())?;
+            Some(NodeStats::from(&*stats))
+        }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
         stop: stop.clone(),
