@@ -36,6 +36,7 @@ use crate::fleet::stats::FleetStats;
 use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::insert_buffer::BufferSettings;
+use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
@@ -153,6 +154,7 @@ pub fn run(
         .with_episodes_buffer(episodes_buffer.clone())
         .with_housekeeping(retention);
     let publications_commits = writer.follow();
+    let (inputs, layouter_inputs) = run::inputs();
     let countries = match &settings.viewers.geoip_database {
         None => Countries::default(),
         Some(file) => Countries::open(file).map_err(|error| {
@@ -175,7 +177,6 @@ pub fn run(
     })?;
     let agents = Agents::new()
         .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
-    let (inputs, layouter_inputs) = run::inputs();
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -570,9 +571,15 @@ fn start_layouter(
     inputs: Receiver<Input>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
+    let fleet = shared.clone();
     let ports = Ports {
         commits,
         inputs,
+        reports: shared.fleet.follow(),
+        stats_of: Box::new(move |hostname| {
+            let stats = fleet.fleet.streamer(hostname, Instant::now())?;
+            Some(NodeStats::from(&*stats))
+        }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
         stop: stop.clone(),

@@ -10,9 +10,6 @@ use super::{Call, Outcome};
 use crate::fleet::stats::Report;
 use crate::http::Response;
 use crate::http::error::ApiError;
-use crate::layouter::intake::NodeStats;
-use crate::layouter::run::Input;
-use crate::rt;
 use crate::state::apply::streamer_not_found;
 
 /// Six thousand streams with everything a node can say of them, twice.
@@ -24,20 +21,8 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(streamer_not_found());
     }
     let now = Instant::now();
-    let body = call.json()?;
-    let stats = body.get("stats").filter(|stats| !stats.is_null());
-    let stats = stats.map(NodeStats::from_json);
-    let mut report = Report::from_body(body, now)?;
+    let mut report = Report::from_body(call.json()?, now)?;
     report.retain_streams(|name| call.state.stream(name).is_some());
-    let shared = call.core.shared();
-    shared.fleet.report(&hostname, report, now);
-    if let Some(stats) = stats {
-        // A layouter with too much to do hears of the next report.
-        shared.layouter.send(Input::Stats {
-            hostname,
-            stats,
-            at_ms: rt::uptime_ms(),
-        });
-    }
+    call.core.shared().fleet.report(&hostname, report, now);
     Ok(Outcome::Reply(Response::no_content()))
 }

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::{DvrSpec, NodeRole, NodeSpec, NodeState, StoredLayout, StreamSpec};
-use crate::json::{Number, Value, scan};
+use crate::fleet::stats::{Partition, StreamerStats};
+use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
@@ -29,44 +30,35 @@ pub struct NodeStats {
     pub disk_bytes: Option<u64>,
 }
 
-impl NodeStats {
-    /// From the `stats` of a streamer, as it reports them.
-    pub fn from_json(stats: &Value) -> Self {
-        let percent = |field| stats.get(field).and_then(Value::as_f64);
-        let count = |field| stats.get(field).and_then(Value::as_u64);
+impl From<&StreamerStats> for NodeStats {
+    fn from(stats: &StreamerStats) -> Self {
         Self {
-            cpu_permille: percent("cpu_usage")
-                .map(|percent| (percent.clamp(0.0, 100.0) * 10.0) as u32),
-            streams: count("online_streams")
-                .or_else(|| count("total_streams"))
-                .map(saturated),
-            transcoder: stats.get("transcoder").and_then(Value::as_bool),
-            disk_bytes: stats
-                .get("partitions")
-                .and_then(Value::as_array)
-                .and_then(disk_bytes),
+            cpu_permille: stats
+                .cpu_percent
+                .map(|percent| saturated(percent.min(100)) * 10),
+            streams: stats.online_streams.or(stats.streams).map(saturated),
+            transcoder: stats.transcoder,
+            disk_bytes: disk_bytes(&stats.partitions),
         }
     }
 }
 
 /// All disks together. A disk that is mounted twice is one disk.
-fn disk_bytes(partitions: &[Value]) -> Option<u64> {
+fn disk_bytes(partitions: &[Partition]) -> Option<u64> {
     let mut devices: Vec<&str> = Vec::new();
     let mut sum: Option<u64> = None;
     for partition in partitions {
-        let Some(megabytes) = partition.get("total_mb").and_then(Value::as_u64) else {
+        let Some(megabytes) = partition.total_mb else {
             continue;
         };
-        if let Some(device) = partition.get("device").and_then(Value::as_str) {
-            if devices.contains(&device) {
-                continue;
-            }
-            devices.push(device);
+        if devices.contains(&&*partition.device) {
+            continue;
         }
-        sum = Some(
-            sum.unwrap_or(0)
-                .saturating_add(megabytes.saturating_mul(1 << 20)),
-        );
+        if !partition.device.is_empty() {
+            devices.push(&partition.device);
+        }
+        let bytes = megabytes.saturating_mul(1 << 20);
+        sum = Some(sum.unwrap_or(0).saturating_add(bytes));
     }
     sum
 }
@@ -204,7 +196,10 @@ fn saturated(value: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::fleet::stats::{FleetStats, Report};
     use crate::json;
     use crate::state::record::{Layout, NodeRole as StoredRole, Stream, Streamer};
 
@@ -215,6 +210,15 @@ mod tests {
             config: config.into(),
             ..Stream::default()
         }))
+    }
+
+    fn reported(stats: &str) -> NodeStats {
+        let now = Instant::now();
+        let fleet = FleetStats::new(Duration::from_mins(1), now);
+        let body = json::parse(format!(r#"{{"stats":{stats}}}"#).as_bytes()).expect("JSON");
+        let report = Report::from_body(body, now).expect("a report");
+        fleet.report(&Hostname::trusted("s1"), report, now);
+        NodeStats::from(&*fleet.streamer("s1", now).expect("it reported"))
     }
 
     fn pair(key: &str, value: &str) -> (Arc<str>, Arc<str>) {
@@ -313,12 +317,10 @@ mod tests {
         assert_eq!(spec.labels, [pair("required.tenant", "t")]);
         assert_eq!(cpu_limit_permille(&record), Some(800));
 
-        let stats = json::parse(
-            br#"{"cpu_usage":42,"online_streams":3,"total_streams":9,"transcoder":false,"partitions":[
+        let stats = reported(
+            r#"{"cpu_usage":42,"online_streams":3,"total_streams":9,"transcoder":false,"partitions":[
                 {"device":"sda1","total_mb":100},{"device":"sda1","total_mb":100},{"device":"sdb1","total_mb":50},{"device":"sdc"}]}"#,
-        )
-        .expect("JSON");
-        let stats = NodeStats::from_json(&stats);
+        );
         let expected = NodeStats {
             cpu_permille: Some(420),
             streams: Some(3),
@@ -331,7 +333,7 @@ mod tests {
             (spec.disk_bytes, spec.transcoder, spec.state),
             (Some(150 << 20), false, NodeState::Down)
         );
-        let nothing = NodeStats::from_json(&json::parse(b"{\"partitions\":null}").expect("JSON"));
+        let nothing = reported(r#"{"partitions":null}"#);
         assert_eq!(nothing, NodeStats::default());
     }
 

@@ -33,8 +33,8 @@ use crate::state::record::StreamRecord;
 use crate::state::{SHARDS, State};
 use crate::writer::{Commands, Envelope, Published, ReplyTo};
 
-/// Inputs that may wait. One that finds no room is dropped: measurements are replaced by the next.
-const INPUTS_WAITING_MAX: usize = 16 * 1024;
+/// Inputs that may wait; more are refused.
+const INPUTS_WAITING_MAX: usize = 1024;
 /// Steps of the CPU controller; its constants are made for this.
 const PRESSURE_STEP_MS: u64 = 30_000;
 /// Longest pause between two looks at the signs of life.
@@ -70,12 +70,6 @@ impl Default for RunSettings {
 pub enum Input {
     /// Other settings, from now on.
     Settings(Box<RunSettings>),
-    /// A node told of itself, at this time of [`uptime_ms`]. It is a sign of life.
-    Stats {
-        hostname: Hostname,
-        stats: NodeStats,
-        at_ms: u64,
-    },
     /// Somebody asks; the answer goes where the question says.
     Ask(Box<dyn FnOnce(&Layouter) + Send>),
     /// Time to look whether to end.
@@ -219,7 +213,7 @@ impl Layouter {
         }
     }
 
-    /// What a node tells of itself.
+    /// What a node tells of itself. It is a sign of life.
     pub fn measured(&mut self, hostname: &Hostname, stats: NodeStats, at_ms: u64) {
         let Some(record) = self.state.streamer(hostname).cloned() else {
             return;
@@ -602,6 +596,9 @@ pub fn inputs() -> (Inputs, Receiver<Input>) {
 pub struct Ports {
     pub commits: Receiver<Arc<Commit>>,
     pub inputs: Receiver<Input>,
+    /// Streamers as they report, and what they reported.
+    pub reports: Receiver<Hostname>,
+    pub stats_of: Box<dyn Fn(&str) -> Option<NodeStats> + Send>,
     pub commands: Commands,
     pub published: Arc<Published>,
     /// Set, and followed by an [`Input::Wake`]: the thread ends.
@@ -640,6 +637,7 @@ fn work(settings: &mut RunSettings, ports: &Ports) {
     let state = ports.published.state().load_full();
     let mut layouter = Layouter::new(state, settings.clone(), uptime_ms());
     let mut commits: Vec<Arc<Commit>> = Vec::new();
+    let mut reported: Vec<Hostname> = Vec::new();
     let mut answer: Option<(u64, Result<Done, ApiError>)> = None;
     loop {
         send(&mut layouter, ports, &answers);
@@ -651,6 +649,7 @@ fn work(settings: &mut RunSettings, ports: &Ports) {
                 // The writer has ended.
                 Err(_) => return,
             },
+            recv(ports.reports) -> hostname => reported.extend(hostname),
             recv(answered) -> message => answer = message.ok(),
             recv(ports.inputs) -> message => input = message.ok(),
             default(Duration::from_millis(pause)) => {}
@@ -668,16 +667,17 @@ fn work(settings: &mut RunSettings, ports: &Ports) {
         if let Some((id, outcome)) = answer.take() {
             layouter.answered(id, &outcome, now_ms);
         }
+        reported.extend(ports.reports.try_iter());
+        for hostname in reported.drain(..) {
+            if let Some(stats) = (ports.stats_of)(&hostname) {
+                layouter.measured(&hostname, stats, now_ms);
+            }
+        }
         match input {
             Some(Input::Settings(new)) => {
                 settings.clone_from(&new);
                 layouter.set(*new, now_ms);
             }
-            Some(Input::Stats {
-                hostname,
-                stats,
-                at_ms,
-            }) => layouter.measured(&hostname, stats, at_ms),
             Some(Input::Ask(ask)) => ask(&layouter),
             Some(Input::Wake) | None => {}
         }

@@ -195,7 +195,7 @@ fn every_field_says_what_the_reference_says_or_why_not() {
         "the list was cut: {}",
         expected.len()
     );
-    assert!(ours < 170, "more and more is ours: {ours}");
+    assert!(ours < 200, "more and more is ours: {ours}");
 }
 
 #[test]
