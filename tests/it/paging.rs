@@ -226,7 +226,9 @@ fn a_hundred_thousand_episodes_page_exactly_once_under_writes() {
             .iter()
             .filter(|(_, record)| {
                 filter.is_none_or(|media| {
-                    let Facts::Episode { media: of, .. } = weir::state::record::EntityRecord::to_owned(record).facts else {
+                    let Facts::Episode { media: of, .. } =
+                        weir::state::record::EntityRecord::to_owned(record).facts
+                    else {
                         return false;
                     };
                     media.split(',').any(|name| name == of)
