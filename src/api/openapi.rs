@@ -47,6 +47,8 @@ pub enum Security {
     Administrator,
     /// Those of an administrator, or the node's own cluster key.
     Node,
+    /// The agent's own proof.
+    Agent,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -296,6 +298,12 @@ fn security_schemes() -> Value {
             "description": "`Cluster T:SIGNATURE`: T is the current time in seconds since 1970 UTC, SIGNATURE the SHA-1 of `T:CLUSTER_KEY` in lower-case \
                 hexadecimal digits. Opens only what concerns the node whose key it is. T may differ from the server's clock by 300 seconds.",
         },
+        "agent": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Peeklio PROOF`, where PROOF answers the challenge that the agent got before. Opens nothing but its control connection.",
+        },
     })
 }
 
@@ -304,6 +312,7 @@ fn security(kind: Security) -> Value {
         Security::Open => json!([]),
         Security::Administrator => json!([{ "bearer": [] }, { "basic": [] }]),
         Security::Node => json!([{ "bearer": [] }, { "basic": [] }, { "cluster": [] }]),
+        Security::Agent => json!([{ "agent": [] }]),
     }
 }
 
@@ -844,6 +853,7 @@ mod tests {
                     Security::Open => Some(0),
                     Security::Administrator => None,
                     Security::Node => Some(3),
+                    Security::Agent => Some(1),
                 },
                 "{id}"
             );
@@ -885,6 +895,7 @@ mod tests {
                 "config_get",
                 "config_save",
                 "dvrs_list",
+                "endpoint_connect",
                 "episode_delete",
                 "episode_get",
                 "episode_save",
