@@ -2222,7 +2222,7 @@ fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::http::Options;
     use crate::state::node::RenderSettings;
@@ -2230,7 +2230,7 @@ mod tests {
     use crate::writer::{Machine, Writer};
 
     /// A core whose writer never runs.
-    fn core() -> Rc<Core> {
+    pub(crate) fn core() -> Rc<Core> {
         let state = Arc::new(State::new(1, RenderSettings::default()));
         let published = Arc::new(Published::new(state.clone()));
         let directory = tempfile::tempdir().expect("a directory");
