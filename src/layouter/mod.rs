@@ -53,7 +53,7 @@ pub use event::{
     Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,
     ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
 };
-pub use explain::{Capacity, Decision, NodeReport, Survival};
+pub use explain::{Capacity, ClassReport, Decision, NodeReport, Survival};
 pub use rows::backups_of;
 
 use budget::Budgets;
