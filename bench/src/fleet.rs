@@ -95,7 +95,9 @@ struct Demand {
 pub fn fleet(seed: u64, streams_count: usize, nodes_count: usize) -> Fleet {
     let mut random = Random(seed);
     let labels = Labels::new();
-    let weights: Vec<f64> = (0..REGIONS).map(|i| 1.0 / ((i + 1) as f64).powf(0.8)).collect();
+    let weights: Vec<f64> = (0..REGIONS)
+        .map(|i| 1.0 / ((i + 1) as f64).powf(0.8))
+        .collect();
     let total: f64 = weights.iter().sum();
     let mut demand = [Demand::default(); REGIONS];
     let mut streams = Vec::with_capacity(streams_count);
@@ -151,13 +153,15 @@ fn stream(random: &mut Random, labels: &Labels, region: usize) -> StreamSpec {
     let wish = random.part();
     let centre = region * DATA_CENTRES as usize + random.below(DATA_CENTRES) as usize;
     if wish < 0.6 {
-        spec.labels.push(labels.preferred_data_centre[centre].clone());
+        spec.labels
+            .push(labels.preferred_data_centre[centre].clone());
     }
     if (0.4..0.6).contains(&wish) {
         spec.labels.push(labels.preferred_ssd.clone());
     }
     if random.chance(0.03) {
-        spec.labels.push(labels.tenant[random.below(10) as usize].clone());
+        spec.labels
+            .push(labels.tenant[random.below(10) as usize].clone());
     }
     spec.transcoder = random.chance(0.06);
     if region == OWN_NAMESPACE {
@@ -200,7 +204,11 @@ fn nodes(
     let capacity: Vec<f64> = (0..REGIONS).map(|r| demand[r].slots / filled(r)).collect();
     let capacity_sum: f64 = capacity.iter().sum();
     let large = (streamers_count / 250).clamp(1, 40);
-    let large_limit = if streams_count >= 500_000 { 6000.0 } else { 600.0 };
+    let large_limit = if streams_count >= 500_000 {
+        6000.0
+    } else {
+        600.0
+    };
     let mut nodes = Vec::with_capacity(nodes_count);
     for region in 0..REGIONS {
         let share = capacity[region] / capacity_sum * streamers_count as f64;

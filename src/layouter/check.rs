@@ -156,7 +156,8 @@ impl Engine {
     /// Memory of the engine without its names, bytes.
     #[doc(hidden)]
     pub fn memory_bytes(&self) -> usize {
-        let slots = self.slots.len() * (size_of::<super::slots::Slot>() + size_of::<super::slots::Row>());
+        let slots =
+            self.slots.len() * (size_of::<super::slots::Slot>() + size_of::<super::slots::Row>());
         let nodes: usize = self
             .nodes
             .iter()

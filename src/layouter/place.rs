@@ -276,10 +276,8 @@ impl Engine {
             let rank = ranks
                 .binary_search_by_key(&slot.class, |(class, _)| *class)
                 .map_or(0, |i| ranks[i].1);
-            let key = (slot.kind() as u64) << 62
-                | rank << 44
-                | size << 24
-                | self.order_of(*s) >> 40;
+            let key =
+                (slot.kind() as u64) << 62 | rank << 44 | size << 24 | self.order_of(*s) >> 40;
             keyed.push((key, *s));
         }
         keyed.sort_unstable_by(|a, b| {

@@ -96,9 +96,7 @@ impl Engine {
             requires: self.classes.label_ids(&labels.required),
             prefers,
         };
-        let backups = spec
-            .dvr
-            .map_or(0, |dvr| backups_of(dvr.redundancy_factor));
+        let backups = spec.dvr.map_or(0, |dvr| backups_of(dvr.redundancy_factor));
         let backup = (backups > 0 || !spec.layout.dvr_backups.is_empty()).then(|| {
             let demand = Demand {
                 dvr: true,

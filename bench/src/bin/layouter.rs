@@ -157,7 +157,10 @@ fn main() {
     let started = clock();
     let before = alloc::counts();
     let mut engine = load(&made, None);
-    say("told of all streams and nodes", &format!("{:>9.1} ms", ms(started)));
+    say(
+        "told of all streams and nodes",
+        &format!("{:>9.1} ms", ms(started)),
+    );
     let started = clock();
     let changes = engine.apply(Event::Loaded);
     let full_ms = ms(started);
@@ -206,7 +209,10 @@ fn restart(engine: &Engine, made: &Fleet, now_ms: u64) {
     let mut again = load(&stored, None);
     let changes = again.apply(Event::Loaded);
     let took = ms(started);
-    let moved = changes.iter().filter(|change| change.from.is_some()).count();
+    let moved = changes
+        .iter()
+        .filter(|change| change.from.is_some())
+        .count();
     let waited = changes.len() - moved;
     let mut later = 0;
     for i in 1..=3 {
@@ -218,7 +224,9 @@ fn restart(engine: &Engine, made: &Fleet, now_ms: u64) {
     }
     say(
         "RESTART: told of all, layouts adopted",
-        &format!("{took:>9.1} ms   {moved} moved, {waited} placed that waited, {later} changes in 3 ticks"),
+        &format!(
+            "{took:>9.1} ms   {moved} moved, {waited} placed that waited, {later} changes in 3 ticks"
+        ),
     );
 }
 
@@ -334,7 +342,8 @@ fn slots_on(engine: &Engine, made: &Fleet) -> HashMap<Hostname, usize> {
 
 /// A node with about so many slots: the smallest that has at least that, or else the largest of all.
 fn pick_node<'a>(slots: &'a HashMap<Hostname, usize>, at_least: usize) -> (&'a Hostname, usize) {
-    let mut all: Vec<(&Hostname, usize)> = slots.iter().map(|(host, count)| (host, *count)).collect();
+    let mut all: Vec<(&Hostname, usize)> =
+        slots.iter().map(|(host, count)| (host, *count)).collect();
     all.sort_by_key(|(host, count)| (*count, (*host).clone()));
     all.iter()
         .copied()
@@ -386,18 +395,22 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
                 break;
             }
         }
-        say("  and back", &format!("{spent:>9.2} ms   {back} returned in {ticks} intervals"));
+        say(
+            "  and back",
+            &format!("{spent:>9.2} ms   {back} returned in {ticks} intervals"),
+        );
     }
     let centre: Vec<(Hostname, NodeState)> = made
         .nodes
         .iter()
-        .filter(|node| node.labels.iter().any(|(key, value)| &**key == "dc" && &**value == "d0"))
+        .filter(|node| {
+            node.labels
+                .iter()
+                .any(|(key, value)| &**key == "dc" && &**value == "d0")
+        })
         .map(|node| (node.hostname.clone(), NodeState::Down))
         .collect();
-    let count: usize = centre
-        .iter()
-        .filter_map(|(host, _)| slots.get(host))
-        .sum();
+    let count: usize = centre.iter().filter_map(|(host, _)| slots.get(host)).sum();
     let mut lost = engine.snapshot();
     let nodes = centre.len();
     let started = clock();

@@ -1,12 +1,16 @@
 //! What the engine promises, tried on many small clusters.
 
 mod cases;
+mod exact;
 mod invariants;
 
 #[path = "../../../tests/sim/random.rs"]
 mod random;
 
-#[allow(clippy::redundant_pub_crate, reason = "also a module of the fuzz target")]
+#[allow(
+    clippy::redundant_pub_crate,
+    reason = "also a module of the fuzz target"
+)]
 mod ops;
 
 use crate::layouter;

@@ -69,7 +69,9 @@ pub fn node(random: &mut Random) -> NodeSpec {
         namespace: random.once_in(10).then(|| Arc::from("other")),
         labels,
         channel_limit: 1 + random.below(12) as u32,
-        bandwidth_kbps: random.once_in(2).then(|| 5_000 + 1000 * random.below(40) as u32),
+        bandwidth_kbps: random
+            .once_in(2)
+            .then(|| 5_000 + 1000 * random.below(40) as u32),
         disk_bytes: random.once_in(2).then(|| (20 + random.below(400)) << 28),
         transcoder: random.below(2) == 0,
         dvr: !random.once_in(5),
@@ -331,7 +333,11 @@ impl World {
         let before = self.engine.layout_hash();
         let mut preview = self.engine.snapshot();
         let previewed = preview.apply(event.clone());
-        assert_eq!(before, self.engine.layout_hash(), "a preview changes nothing");
+        assert_eq!(
+            before,
+            self.engine.layout_hash(),
+            "a preview changes nothing"
+        );
         let changes = self.engine.apply(event.clone());
         assert_eq!(previewed, changes, "a preview is what happens");
         assert_eq!(preview.layout_hash(), self.engine.layout_hash());
@@ -513,12 +519,18 @@ impl World {
             }
             if let Some(from) = &layout.failover_from {
                 assert_ne!(Some(from), layout.ingest.as_ref());
-                assert!(self.nodes.contains_key(from), "one comes back to what is there");
+                assert!(
+                    self.nodes.contains_key(from),
+                    "one comes back to what is there"
+                );
             }
         }
         for (host, (channels, kbps)) in used {
             let node = &self.nodes[host];
-            assert!(channels <= u64::from(node.channel_limit), "{host}: channels");
+            assert!(
+                channels <= u64::from(node.channel_limit),
+                "{host}: channels"
+            );
             if let Some(limit) = node.bandwidth_kbps {
                 let usable = u64::from(limit) * u64::from(self.settings.bandwidth_permille) / 1000;
                 assert!(kbps <= usable, "{host}: bandwidth");
