@@ -83,7 +83,7 @@ impl Engine {
             (node != NONE).then(|| self.node(node).hostname.clone())
         };
         let mut layout = StreamLayout {
-            revision: self.rows.get(ingest).revision,
+            revision: self.rows.get(ingest).revision(),
             ingest: host(ingest),
             failover_from: self.failover_from(ingest).cloned(),
             ..StreamLayout::default()
@@ -99,8 +99,12 @@ impl Engine {
     }
 
     pub(super) fn failover_from(&self, ingest: u32) -> Option<&Hostname> {
-        let s = self.unit_of.get(&ingest).copied().unwrap_or(ingest);
-        let origin = self.rows.get(s).origin;
+        let s = if self.slot(ingest).has(MEMBER) {
+            *self.unit_of.get(&ingest)?
+        } else {
+            ingest
+        };
+        let origin = self.origin_of(s);
         (origin != NONE).then(|| &self.node(origin).hostname)
     }
 
@@ -195,10 +199,10 @@ impl Engine {
         let mut scratch = self.snapshot();
         let wanted = scratch.wanted(spec);
         let copies = 1 + u64::from(wanted.backups);
-        let demand = if copies > 1 {
-            wanted.backup.0
-        } else {
-            wanted.ingest.0
+        // Where backups are wanted, nodes that can keep one are counted: any of them may be the ingest's, too.
+        let demand = match wanted.backup {
+            Some((backup, _)) if copies > 1 => backup,
+            _ => wanted.ingest.0,
         };
         let demand = scratch.intern(demand);
         let class = scratch.classes.class_of_demand(demand);
