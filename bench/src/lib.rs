@@ -5,6 +5,7 @@
 //! here corrects for it.
 
 pub mod alloc;
+pub mod instead;
 pub mod world;
 
 use std::hint::black_box;

@@ -82,7 +82,8 @@ impl Engine {
         let mut ordered: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
         for s in slots.iter() {
             let slot = self.slot(*s);
-            if slot.class == class && slot.has(LIVE) && slot.node != NONE && slot.score < best {
+            let single = slot.has(LIVE) && !slot.has(MEMBER) && slot.node != NONE;
+            if slot.class == class && single && slot.score < best {
                 ordered.push((self.order_of(*s), *s));
             }
         }
