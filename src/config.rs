@@ -22,9 +22,9 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::access::subnet::Subnets;
-use crate::duration;
 use crate::layouter::Balance;
 use crate::layouter::run::RunSettings;
+use crate::{duration, insert_buffer};
 
 /// All settings, in the parts that the components take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,10 +33,12 @@ pub struct Settings {
     pub auth: AuthSettings,
     pub store: StoreSettings,
     pub feed: FeedSettings,
-    pub layouter: RunSettings,
+    pub fleet: FleetSettings,
+    pub episodes: EpisodeSettings,
     pub viewers: ViewerSettings,
     pub outbound: OutboundSettings,
     pub agents: AgentSettings,
+    pub layouter: RunSettings,
     pub log: LogSettings,
 }
 
@@ -117,6 +119,25 @@ pub enum Restreaming {
     #[default]
     Marked,
     All,
+}
+
+/// Dealing with streamers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FleetSettings {
+    pub node_config_provision_enabled: bool,
+    pub streamer_connector_retries: u64,
+    pub healthcheck_fails_threshold: u64,
+    pub reconciliation_interval: Duration,
+    pub opentelemetry_url: Option<String>,
+}
+
+/// Episodes: how they are written, how long they are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EpisodeSettings {
+    pub buffer_delay: Duration,
+    pub buffer_limit: usize,
+    /// After an episode ended; zero: for ever.
+    pub kept: Duration,
 }
 
 /// How sessions of viewers are decided about.
@@ -268,9 +289,10 @@ pub enum Group {
     Access,
     Storage,
     Streamers,
-    Layouter,
+    Episodes,
     Viewers,
     Outbound,
+    Layouter,
     Logging,
 }
 
@@ -281,9 +303,10 @@ impl Group {
             Self::Access => "Access",
             Self::Storage => "Storage",
             Self::Streamers => "Streamers",
-            Self::Layouter => "Layouter",
+            Self::Episodes => "Episodes",
             Self::Viewers => "Viewers",
             Self::Outbound => "Calls to other servers",
+            Self::Layouter => "Layouter",
             Self::Logging => "Logging",
         }
     }
@@ -612,6 +635,194 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Memory for answers to streamers, kept rendered and compressed until what they say changes.",
     },
     Setting {
+        key: "config_external_reconciliation_interval",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(1),
+            max: Duration::from_hours(1),
+            set: |settings, time| settings.fleet.reconciliation_interval = time,
+        },
+        default: "5s",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "Kept for programs that set it. Nothing waits for it here: streamers are told of a change at once.",
+    },
+    Setting {
+        key: "cluster_node_config_provision_enabled",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.fleet.node_config_provision_enabled = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "Whether the server may write configuration to streamers. Kept for programs that set it: this version writes to none.",
+    },
+    Setting {
+        key: "cluster_streamer_connector_retries",
+        aliases: &[],
+        kind: Kind::Number {
+            min: 0,
+            max: 1000,
+            set: |settings, count| settings.fleet.streamer_connector_retries = count,
+        },
+        default: "5",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "How often a request to a streamer is repeated. Kept for programs that set it: in this version streamers report by themselves.",
+    },
+    Setting {
+        key: "streamer_healthcheck_fails_threshold",
+        aliases: &[],
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000,
+            set: |settings, count| settings.fleet.healthcheck_fails_threshold = count,
+        },
+        default: "5",
+        example: "",
+        secret: false,
+        group: Group::Streamers,
+        doc: "Failed checks within an hour from which on a streamer counts as unhealthy.",
+    },
+    Setting {
+        key: "episodes_buffer_delay",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::ZERO,
+            max: Duration::from_millis(insert_buffer::DELAY_MS_MAX as u64),
+            set: |settings, delay| settings.episodes.buffer_delay = delay,
+        },
+        default: "1s",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "Longest time that a save of an episode waits for others, to be written to disk together with them. It is answered when it is on disk. 0 writes each at once.",
+    },
+    Setting {
+        key: "episodes_buffer_limit",
+        aliases: &[],
+        kind: Kind::Number {
+            min: 0,
+            max: insert_buffer::LIMIT_MAX as u64,
+            set: |settings, count| settings.episodes.buffer_limit = count as usize,
+        },
+        default: "250",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "When more saves of episodes than this wait, they are written at once. 0 writes each at once.",
+    },
+    Setting {
+        key: "episodes_kept",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::ZERO,
+            max: Duration::from_hours(24 * 3650),
+            set: |settings, kept| settings.episodes.kept = kept,
+        },
+        default: "90d",
+        example: "",
+        secret: false,
+        group: Group::Episodes,
+        doc: "How long an episode is kept after it was closed, or changed if that was later. What it protected on streamers may be erased then. 0 keeps episodes until they are deleted.",
+    },
+    Setting {
+        key: "geoip_database",
+        aliases: &[],
+        kind: Kind::Text {
+            allowed: "a path of a file",
+            set: |settings, text| {
+                settings.viewers.geoip_database = Some(PathBuf::from(text));
+                !text.contains('\0')
+            },
+        },
+        default: "",
+        example: "/usr/share/GeoIP/GeoLite2-Country.mmdb",
+        secret: false,
+        group: Group::Viewers,
+        doc: "Database of countries in MaxMind's format, read once at the start. Without it nobody is in any country: rules of authorization backends and load balancers about countries match nobody.",
+    },
+    Setting {
+        key: "auth_backend_timeout",
+        aliases: &[],
+        kind: Kind::Time {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+            set: |settings, wait| settings.viewers.auth_backend_timeout = wait,
+        },
+        default: "3s",
+        example: "",
+        secret: false,
+        group: Group::Viewers,
+        doc: "How long the HTTP backends of an authorization backend may take to decide about a session, all of them together. One that takes longer has not answered.",
+    },
+    Setting {
+        key: "auth_sessions_cache",
+        aliases: &[],
+        kind: Kind::Bytes {
+            min: MIB,
+            max: 64 * GIB,
+            set: |settings, bytes| settings.viewers.sessions_bytes = bytes as usize,
+        },
+        default: "64MiB",
+        example: "",
+        secret: false,
+        group: Group::Viewers,
+        doc: "Memory for what HTTP backends decided about sessions, about 400 bytes each. When it is full, what was decided longest ago is forgotten and asked again.",
+    },
+    Setting {
+        key: "outbound_threads",
+        aliases: &[],
+        kind: Kind::Number {
+            min: 2,
+            max: 512,
+            set: |settings, count| settings.outbound.threads = count as usize,
+        },
+        default: "32",
+        example: "",
+        secret: false,
+        group: Group::Outbound,
+        doc: "Calls to other servers at once, such as HTTP backends of authorization backends. One server is given at most half of them.",
+    },
+    Setting {
+        key: "outbound_deny",
+        aliases: &[],
+        kind: Kind::List {
+            allowed: "addresses and subnets such as 10.0.0.0/8 or fd00::/8, at most 256",
+            set: |settings, texts| {
+                let subnets = Subnets::parse(texts.iter().map(String::as_str));
+                match subnets {
+                    Ok(subnets) if texts.len() <= 256 => {
+                        settings.outbound.denied = subnets;
+                        true
+                    }
+                    _ => false,
+                }
+            },
+        },
+        default: "",
+        example: "10.0.0.0/8",
+        secret: false,
+        group: Group::Outbound,
+        doc: "Addresses that are never called, in addition to link-local addresses and those where clouds serve their machines' secrets. Not set: private networks may be called, because streamers live there.",
+    },
+    Setting {
+        key: "outbound_loopback",
+        aliases: &[],
+        kind: Kind::Switch {
+            set: |settings, on| settings.outbound.loopback = on,
+        },
+        default: "false",
+        example: "",
+        secret: false,
+        group: Group::Outbound,
+        doc: "Whether services on this machine (127.0.0.1, ::1) may be called. This server itself is never called.",
+    },
+    Setting {
         key: "layouter_enabled",
         aliases: &[],
         kind: Kind::Switch {
@@ -738,98 +949,6 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Streamers with the same value of this label fail together, so that the copies of an archive are kept on different ones where possible.",
     },
     Setting {
-        key: "geoip_database",
-        aliases: &[],
-        kind: Kind::Text {
-            allowed: "a path of a file",
-            set: |settings, text| {
-                settings.viewers.geoip_database = Some(PathBuf::from(text));
-                !text.contains('\0')
-            },
-        },
-        default: "",
-        example: "/usr/share/GeoIP/GeoLite2-Country.mmdb",
-        secret: false,
-        group: Group::Viewers,
-        doc: "Database of countries in MaxMind's format, read once at the start. Without it nobody is in any country: rules of authorization backends and load balancers about countries match nobody.",
-    },
-    Setting {
-        key: "auth_backend_timeout",
-        aliases: &[],
-        kind: Kind::Time {
-            min: Duration::from_millis(100),
-            max: Duration::from_secs(30),
-            set: |settings, wait| settings.viewers.auth_backend_timeout = wait,
-        },
-        default: "3s",
-        example: "",
-        secret: false,
-        group: Group::Viewers,
-        doc: "How long the HTTP backends of an authorization backend may take to decide about a session, all of them together. One that takes longer has not answered.",
-    },
-    Setting {
-        key: "auth_sessions_cache",
-        aliases: &[],
-        kind: Kind::Bytes {
-            min: MIB,
-            max: 64 * GIB,
-            set: |settings, bytes| settings.viewers.sessions_bytes = bytes as usize,
-        },
-        default: "64MiB",
-        example: "",
-        secret: false,
-        group: Group::Viewers,
-        doc: "Memory for what HTTP backends decided about sessions, about 400 bytes each. When it is full, what was decided longest ago is forgotten and asked again.",
-    },
-    Setting {
-        key: "outbound_threads",
-        aliases: &[],
-        kind: Kind::Number {
-            min: 2,
-            max: 512,
-            set: |settings, count| settings.outbound.threads = count as usize,
-        },
-        default: "32",
-        example: "",
-        secret: false,
-        group: Group::Outbound,
-        doc: "Calls to other servers at once, such as HTTP backends of authorization backends. One server is given at most half of them.",
-    },
-    Setting {
-        key: "outbound_deny",
-        aliases: &[],
-        kind: Kind::List {
-            allowed: "addresses and subnets such as 10.0.0.0/8 or fd00::/8, at most 256",
-            set: |settings, texts| {
-                let subnets = Subnets::parse(texts.iter().map(String::as_str));
-                match subnets {
-                    Ok(subnets) if texts.len() <= 256 => {
-                        settings.outbound.denied = subnets;
-                        true
-                    }
-                    _ => false,
-                }
-            },
-        },
-        default: "",
-        example: "10.0.0.0/8",
-        secret: false,
-        group: Group::Outbound,
-        doc: "Addresses that are never called, in addition to link-local addresses and those where clouds serve their machines' secrets. Not set: private networks may be called, because streamers live there.",
-    },
-    Setting {
-        key: "outbound_loopback",
-        aliases: &[],
-        kind: Kind::Switch {
-            set: |settings, on| settings.outbound.loopback = on,
-        },
-        default: "false",
-        example: "",
-        secret: false,
-        group: Group::Outbound,
-        doc: "Whether services on this machine (127.0.0.1, ::1) may be called. This server itself is never called.",
-    },
-    Setting {
         key: "log_level",
         aliases: &["loglevel"],
         kind: Kind::Choice {
@@ -847,6 +966,25 @@ pub static SETTINGS: &[Setting] = &[
         secret: false,
         group: Group::Logging,
         doc: "How much is written to the log on stderr: this level and everything more urgent.",
+    },
+    Setting {
+        key: "opentelemetry_url",
+        aliases: &[],
+        kind: Kind::Text {
+            allowed: "a URL that begins with http:// or https://",
+            set: |settings, text| {
+                let fits = text.len() <= 2048
+                    && (text.starts_with("http://") || text.starts_with("https://"))
+                    && text.bytes().all(|byte| byte.is_ascii_graphic());
+                settings.fleet.opentelemetry_url = fits.then(|| text.to_owned());
+                fits
+            },
+        },
+        default: "",
+        example: "http://127.0.0.1:4318/v1/traces?service_name=weir",
+        secret: false,
+        group: Group::Logging,
+        doc: "Where traces would be sent. Kept for programs that set it: this version sends none.",
     },
     Setting {
         key: "log_requests",
@@ -938,6 +1076,11 @@ impl Setting {
         }
     }
 
+    /// Whether a value may be given.
+    pub fn accepts(&self, text: &str) -> bool {
+        self.set(&mut Settings::default(), &Raw::One(text.to_owned()))
+    }
+
     /// Parse and put into its place; false when it is not allowed.
     fn set(&self, settings: &mut Settings, raw: &Raw) -> bool {
         let one = match raw {
@@ -1001,14 +1144,38 @@ fn within<T: PartialOrd + Copy>(value: Option<T>, min: T, max: T) -> Option<T> {
 // Reading
 
 /// The configuration of a run: the settings, and how each came to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     pub settings: Settings,
     /// In the order of the table.
     pub values: Vec<Effective>,
     /// One sentence each, for the log. Nothing here stops a start.
     pub warnings: Vec<String>,
+    pub sources: Sources,
 }
+
+/// Where everything was read from, so that it can be read again when the file has changed.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The file that was read, or that will be when it exists.
+    pub file: PathBuf,
+    /// Nobody named the file: it is the one in the data directory.
+    pub is_implied: bool,
+    pub environment: Vec<(OsString, OsString)>,
+    pub flags: Flags,
+}
+
+impl fmt::Debug for Sources {
+    /// Without values, some of which are secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The file in the data directory that is read when no other is named. Settings that are saved through the API go there.
+pub const FILE_IN_DATA_DIR: &str = "weir.toml";
 
 /// One setting as it is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -1109,37 +1276,37 @@ pub fn read(
     environment: &[(OsString, OsString)],
     flags: &Flags,
 ) -> Result<Config, ConfigError> {
-    let mut reading = Reading::default();
-    for setting in SETTINGS
-        .iter()
-        .filter(|setting| !setting.default.is_empty())
-    {
-        reading.take(
-            setting,
-            &Raw::One(setting.default.to_owned()),
-            Origin::Default,
-        );
-    }
     let named = environment
         .iter()
         .find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty())
         .map(|(_, value)| PathBuf::from(value));
+    let mut sources = Sources {
+        file: PathBuf::new(),
+        is_implied: false,
+        environment: environment.to_vec(),
+        flags: flags.clone(),
+    };
     if let Some(path) = file.map(Path::to_path_buf).or(named) {
-        reading.file(&path);
+        sources.file = path;
+        let text = fs::read_to_string(&sources.file);
+        return Reading::default().all(sources, Some(text));
     }
-    reading.environment(environment);
-    for (key, values) in flags {
-        let setting = Setting::find(key).expect("flags are made from the table");
-        let raw = Raw::Many(values.clone());
-        reading.take(
-            setting,
-            &raw,
-            Origin::Flag {
-                name: setting.flag(),
-            },
-        );
-    }
-    reading.settle()
+    // Where the data directory is does not depend on what is in it.
+    let mut without = Reading::default();
+    without.weaker_than_file();
+    without.stronger_than_file(&sources);
+    sources.file = without.settings.store.data_dir.join(FILE_IN_DATA_DIR);
+    sources.is_implied = true;
+    let text = match fs::read_to_string(&sources.file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        read => Some(read),
+    };
+    Reading::default().all(sources, text)
+}
+
+/// The same with another text of the file.
+pub fn read_again(sources: &Sources, text: &str) -> Result<Config, ConfigError> {
+    Reading::default().all(sources.clone(), Some(Ok(text.to_owned())))
 }
 
 #[derive(Default)]
@@ -1151,6 +1318,63 @@ struct Reading {
 }
 
 impl Reading {
+    fn all(
+        mut self,
+        sources: Sources,
+        text: Option<io::Result<String>>,
+    ) -> Result<Config, ConfigError> {
+        self.weaker_than_file();
+        match text {
+            Some(Ok(text)) => self.file(&sources.file, &text),
+            Some(Err(error)) => {
+                let path = sources.file.display();
+                self.problems
+                    .push(format!("{path}: cannot be read: {error}"));
+            }
+            None => {}
+        }
+        self.stronger_than_file(&sources);
+        let path_of_file = &sources.file;
+        let own = self.taken.get("data_dir").is_some_and(
+            |(_, origin)| matches!(origin, Origin::File { path, .. } if path == path_of_file),
+        );
+        if own && sources.is_implied {
+            self.problems.push(format!(
+                "data_dir cannot be set in {}, which is found through it",
+                sources.file.display()
+            ));
+        }
+        self.settle(sources)
+    }
+
+    fn weaker_than_file(&mut self) {
+        for setting in SETTINGS
+            .iter()
+            .filter(|setting| !setting.default.is_empty())
+        {
+            self.take(
+                setting,
+                &Raw::One(setting.default.to_owned()),
+                Origin::Default,
+            );
+        }
+    }
+
+    fn stronger_than_file(&mut self, sources: &Sources) {
+        self.environment(&sources.environment);
+        for (key, values) in &sources.flags {
+            let setting = Setting::find(key).expect("flags are made from the table");
+            let raw = Raw::Many(values.clone());
+            self.take(
+                setting,
+                &raw,
+                Origin::Flag {
+                    name: setting.flag(),
+                },
+            );
+        }
+    }
+
     fn take(&mut self, setting: &'static Setting, raw: &Raw, origin: Origin) {
         let text = raw.text();
         if setting.set(&mut self.settings, raw) {
@@ -1169,17 +1393,9 @@ impl Reading {
         }
     }
 
-    fn file(&mut self, path: &Path) {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => {
-                self.problems
-                    .push(format!("{}: cannot be read: {error}", path.display()));
-                return;
-            }
-        };
-        let line_of = |offset: usize| text.get(..offset).unwrap_or(&text).matches('\n').count() + 1;
-        let table = match DeTable::parse(&text) {
+    fn file(&mut self, path: &Path, text: &str) {
+        let line_of = |offset: usize| text.get(..offset).unwrap_or(text).matches('\n').count() + 1;
+        let table = match DeTable::parse(text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(span.start));
@@ -1272,7 +1488,7 @@ impl Reading {
     }
 
     /// Relations between settings, then the answer.
-    fn settle(mut self) -> Result<Config, ConfigError> {
+    fn settle(mut self, sources: Sources) -> Result<Config, ConfigError> {
         if !self.problems.is_empty() {
             return Err(ConfigError {
                 problems: self.problems,
@@ -1332,11 +1548,18 @@ impl Reading {
             settings: self.settings,
             values,
             warnings: self.warnings,
+            sources,
         })
     }
 }
 
 impl Config {
+    /// How a setting came to be.
+    pub fn effective(&self, key: &str) -> &Effective {
+        let found = self.values.iter().find(|effective| effective.key == key);
+        found.expect("every setting of the table has a value or none")
+    }
+
     /// The settings in force, one a line: name, value, where it came from.
     pub fn table(&self) -> String {
         let shown = |effective: &Effective| {
@@ -1624,9 +1847,24 @@ pub fn api_key(settings: &Settings) -> io::Result<ApiKey> {
     }
     let key = generate_key()?;
     let path = data_dir.join(API_KEY_FILE);
-    let temporary = data_dir.join("api_key.tmp");
+    replace_file(&path, &format!("{key}\n"), 0o600)?;
+    Ok(ApiKey {
+        key: Secret::new(key),
+        newly_generated: true,
+    })
+}
+
+/// Puts a text in the place of a file, or of none: whoever opens the path at any moment, also after a crash, finds the old text or the new one.
+pub fn replace_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = folder.join(name);
     let written = (|| {
-        // A leftover of a start that was cut off; nobody was shown what is in it.
+        // A leftover of a process that was cut off; nobody was shown what is in it.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -1634,22 +1872,18 @@ pub fn api_key(settings: &Settings) -> io::Result<ApiKey> {
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(mode)
             .open(&temporary)?;
-        writeln!(file, "{key}")?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        fs::File::open(data_dir)?.sync_all()
+        fs::rename(&temporary, path)?;
+        fs::File::open(folder)?.sync_all()
     })();
     written.map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("{}: cannot be written: {error}", path.display()),
         )
-    })?;
-    Ok(ApiKey {
-        key: Secret::new(key),
-        newly_generated: true,
     })
 }
 

@@ -25,8 +25,10 @@
 pub mod cli;
 pub mod config;
 pub mod server;
+pub mod settings;
 
 pub mod limits;
+pub mod metrics;
 pub mod rt;
 
 pub mod http;
@@ -36,6 +38,7 @@ pub mod schema;
 
 pub mod api;
 
+pub mod insert_buffer;
 pub mod state;
 pub mod writer;
 

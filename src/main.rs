@@ -2,6 +2,9 @@
 
 use std::{env, io};
 
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, reload};
 use weir::cli::{self, Exit, Failure, Printable, Task};
 use weir::{api, config, dist, import, server};
 
@@ -30,8 +33,8 @@ fn run(task: Task) -> Result<Exit, Failure> {
     match task {
         Task::Nothing => Ok(Exit::Done),
         Task::Serve(config) => {
-            log_to_stderr(&config);
-            server::run(&config)
+            let set_level = log_to_stderr(&config);
+            server::run(&config, set_level)
         }
         Task::CheckConfig(config) => done(cli::check_config(&config)),
         Task::Backup { config, file } => server::backup(&config, &file),
@@ -48,16 +51,22 @@ fn run(task: Task) -> Result<Exit, Failure> {
     }
 }
 
-/// Readable where a person looks, JSON lines where a program does.
-fn log_to_stderr(config: &config::Config) {
-    let logger = tracing_subscriber::fmt()
-        .with_max_level(config.settings.log.level.filter())
+/// Readable where a person looks, JSON lines where a program does. Answers how to change the level.
+fn log_to_stderr(config: &config::Config) -> impl Fn(config::LogLevel) + Send + Sync + use<> {
+    let (level, handle) = reload::Layer::new(config.settings.log.level.filter());
+    let logger = fmt::layer()
         // A log that cannot be written, on a full disk for instance, must not end the thread that has something to tell.
         .log_internal_errors(false)
         .with_writer(io::stderr);
+    let log = tracing_subscriber::registry().with(level);
     if io::IsTerminal::is_terminal(&io::stderr()) {
-        logger.with_target(false).init();
+        log.with(logger.with_target(false)).init();
     } else {
-        logger.json().flatten_event(true).init();
+        log.with(logger.json().flatten_event(true)).init();
+    }
+    move |level| {
+        if handle.reload(level.filter()).is_err() {
+            tracing::error!("the level of the log cannot be changed");
+        }
     }
 }

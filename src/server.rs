@@ -24,20 +24,24 @@ use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
-use crate::api::{ApiSettings, Core, Shared};
+use crate::api::layout::desk::Desk;
+use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
-use crate::config::{self, Config, Cors, Restreaming as RestreamingSetting, Settings};
+use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
 use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
 use crate::fleet::outbound::{self, Outbound, Reach};
+use crate::fleet::publications;
 use crate::fleet::stats::FleetStats;
 use crate::fleet::switchboard::Agents;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
+use crate::insert_buffer::BufferSettings;
 use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
+use crate::settings::Running;
 use crate::state::command::Command;
 use crate::state::entity::KINDS;
 use crate::state::event::{EventLimits, NewEvent};
@@ -47,6 +51,7 @@ use crate::state::record::{
     EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
     StreamerRecord,
 };
+use crate::state::retention::Retention;
 use crate::state::{Loader, SHARDS, State};
 use crate::writer::{
     CoreMessage, EVENTS, Envelope, Machine, NODES, Published, ReplyTo, STREAMERS, STREAMS, Writer,
@@ -72,8 +77,11 @@ impl Drop for EndsWithPanic {
     }
 }
 
-/// Runs until a signal. Returns how the program ends.
-pub fn run(config: &Config) -> Result<Exit, Failure> {
+/// Runs until a signal. Returns how the program ends. `set_log_level` is called when the level changes.
+pub fn run(
+    config: &Config,
+    set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
+) -> Result<Exit, Failure> {
     let settings = &config.settings;
     for warning in &config.warnings {
         warn!("{warning}");
@@ -95,6 +103,11 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         Failure::new(Exit::Runtime, format!("signals cannot be handled: {error}"))
     })?;
     let started = Instant::now();
+    let is_new = !settings
+        .store
+        .data_dir
+        .join(weir_storage::FILE_NAME)
+        .exists();
     let (store, opened) = open(settings)?;
     let key = config::api_key(settings).map_err(|error| {
         Failure::new(
@@ -124,16 +137,24 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
         bytes_max: settings.store.events_bytes_max,
     };
-    let (mut writer, commands, stop) = Writer::new(
+    let episodes = settings.episodes;
+    let episodes_buffer = Arc::new(BufferSettings::new(
+        episodes.buffer_delay,
+        episodes.buffer_limit,
+    ));
+    let retention = Retention {
+        episodes_ms: episodes.kept.as_millis() as u64,
+        ..Retention::default()
+    };
+    let (writer, commands, stop) = Writer::new(
         Machine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
         published.clone(),
         inboxes.clone(),
     );
-    let login = settings
-        .auth
-        .edit_auth
-        .as_ref()
-        .map(|login| (login.name.as_str(), login.password.expose()));
+    let mut writer = writer
+        .with_episodes_buffer(episodes_buffer.clone())
+        .with_housekeeping(retention);
+    let publications_commits = writer.follow();
     let (inputs, layouter_inputs) = run::inputs();
     let countries = match &settings.viewers.geoip_database {
         None => Countries::default(),
@@ -157,37 +178,87 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     })?;
     let agents = Agents::new()
         .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
+    let desk = Desk::start(inputs.clone(), inboxes.clone()).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("a thread for questions about layouts cannot be started: {error}"),
+        )
+    })?;
     let shared = Arc::new(Shared {
         published,
         commands,
-        auth: Auth::new(key.key.expose(), login),
+        auth: Auth::new(key.key.expose(), login(settings)),
         rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
         walks: crate::api::config_external::Walks::default(),
-        layouter: inputs,
         fleet: FleetStats::new(
             Duration::from_millis(settings.layouter.dead_timeout_ms),
-            Instant::now(),
+            started,
         ),
+        layouter: inputs,
+        desk,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,
-            log_requests: settings.log.requests,
             auth_backend_timeout: settings.viewers.auth_backend_timeout,
             agent_command_wait: settings.agents.command_timeout,
             agent_silence_max: settings.agents.silence_max,
         },
+        running: Running::new(config.clone(), key.key.clone()),
+        data_dir: std::path::absolute(&settings.store.data_dir)
+            .unwrap_or_else(|_| settings.store.data_dir.clone()),
+        server_id: server_id(opened.store_id),
+        run_id: run_id(),
         started_at_seconds: now_ms() / 1000,
         draining: AtomicBool::new(false),
         outbound,
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
-        loads: Box::new(|_| None),
         agents,
         cores: inboxes.clone(),
         hostname: rt::sys::hostname().into(),
     });
 
+    let (weak, buffer) = (Arc::downgrade(&shared), episodes_buffer.clone());
+    shared.running.on_change(move |settings| {
+        set_log_level(settings.log.level);
+        if let Some(shared) = weak.upgrade() {
+            let key = shared.running.api_key();
+            shared.auth.rotate(key.expose(), login(settings));
+            let dead_after = Duration::from_millis(settings.layouter.dead_timeout_ms);
+            shared.fleet.set_dead_after(dead_after);
+            buffer.set(
+                settings.episodes.buffer_delay,
+                settings.episodes.buffer_limit,
+            );
+            let layouter = Box::new(settings.layouter.clone());
+            if !shared.layouter.send(Input::Settings(layouter)) {
+                warn!("the layouter is too busy to be told its new settings");
+            }
+        }
+    });
+
     let commits = writer.follow();
+    let publications = shared.clone();
+    thread::Builder::new()
+        .name("publications".into())
+        .spawn(move || {
+            let _guard = EndsWithPanic("publications");
+            let Shared {
+                published,
+                fleet,
+                commands,
+                ..
+            } = &*publications;
+            // Loaded after it follows: what is committed in between comes as a commit, too.
+            let state = published.state().load_full();
+            publications::run(state, &publications_commits, fleet, commands, now_ms);
+        })
+        .map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("a thread that watches publications cannot be started: {error}"),
+            )
+        })?;
     let writer = thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
@@ -211,11 +282,8 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
 
     let addresses = start_cores(settings, &shared, &inboxes)?;
     reach.listening_on(addresses.bound.clone());
-    let starting = NewEvent::new("server_started")
-        .text("instance_id", &format!("{:016x}", opened.store_id))
-        .text("version", env!("CARGO_PKG_VERSION"));
     let note = Command::Note {
-        events: vec![starting],
+        events: start_events(&opened, is_new),
     };
     let noted = shared.commands.send(Envelope {
         asked: note.into(),
@@ -241,6 +309,7 @@ pub fn run(config: &Config) -> Result<Exit, Failure> {
     info!("stopping: polls are answered, what runs is finished");
     layouter.end();
     shared.draining.store(true, Ordering::Release);
+    episodes_buffer.end();
     for inbox in &inboxes {
         inbox.push(CoreMessage::Drain);
     }
@@ -305,6 +374,45 @@ pub fn restore(config: &Config, file: &std::path::Path, overwrite: bool) -> Resu
         directory.display()
     );
     Ok(Exit::Done)
+}
+
+fn login(settings: &Settings) -> Option<(&str, &str)> {
+    let login = settings.auth.edit_auth.as_ref()?;
+    Some((login.name.as_str(), login.password.expose()))
+}
+
+/// Names the installation: made of the number that its store was given when it was created, and lost with it.
+fn server_id(store_id: u64) -> Box<str> {
+    uuid(xxhash_rust::xxh3::xxh3_128(&store_id.to_le_bytes()))
+}
+
+/// Names this run. Without randomness the time does.
+fn run_id() -> Box<str> {
+    let mut bits = [0; 16];
+    match getrandom::fill(&mut bits) {
+        Ok(()) => uuid(u128::from_le_bytes(bits)),
+        Err(_) => uuid(xxhash_rust::xxh3::xxh3_128(&now_ms().to_le_bytes())),
+    }
+}
+
+/// What the event log tells of a start.
+fn start_events(opened: &Opened, is_new: bool) -> Vec<NewEvent> {
+    let version = env!("CARGO_PKG_VERSION");
+    let previous = match (is_new, opened.clean) {
+        (true, _) => "none",
+        (false, true) => "shutdown",
+        (false, false) => "killed",
+    };
+    vec![
+        NewEvent::new("server_starting")
+            .text("full_version", version)
+            .text("version", version),
+        NewEvent::new("server_started")
+            .text("instance_id", &server_id(opened.store_id))
+            .text("previous_state", previous)
+            .number("revision", opened.lsn)
+            .text("version", version),
+    ]
 }
 
 fn open(settings: &Settings) -> Result<(Store, Opened), Failure> {

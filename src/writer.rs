@@ -6,7 +6,7 @@
 //! writes are refused, reads and polls go on with the last published state, and the store is opened anew until it tells what is true.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,20 +14,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
+use crate::api::measure::Gathering;
 use crate::feed::Commit;
 use crate::fleet::outbound;
 use crate::fleet::switchboard::Message;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
+use crate::insert_buffer::{BufferSettings, InsertBuffer};
+use crate::metrics::{Histogram, add};
 use crate::rt::Inbox;
 use crate::state::State;
 use crate::state::agent::agents_of;
 use crate::state::apply::{Changes, Lost, Stamp, apply};
-use crate::state::command::{Asked, Command, Done};
+use crate::state::command::{Asked, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
 use crate::state::name::{Hostname, StreamName, shard_of};
 use crate::state::record::{EventChunk, EventChunkRecord, NodeMark, NodeMarkRecord};
+use crate::state::retention::{self, Retention};
 
 /// Kinds on disk. Streams are keyed by shard byte and name, so that one table can be loaded in parallel: sixteen tables cost a
 /// sixteenth root page each in every small batch.
@@ -66,6 +70,11 @@ const BATCH_COMMANDS_MAX: usize = 1024;
 const BATCH_OPS_MAX: usize = 16 * 1024;
 /// Longest wait for the rest of a crowd of writers; see [`Crowd`].
 const CROWD_WAIT_MAX: Duration = Duration::from_micros(500);
+/// Longest sleep of the writer when nothing comes.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// How often the writer looks for what is over for long enough, and at how much of each sort: a million episodes take a quarter of an hour.
+const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
+const HOUSEKEEPING_LOOKS_MAX: usize = 1024;
 /// How often the writer looks while it waits for them. Being woken by each of them would cost more than it gains.
 const CROWD_LOOK: Duration = Duration::from_micros(50);
 /// First and longest pause between attempts to open a failed store.
@@ -105,14 +114,69 @@ pub enum CoreMessage {
     },
     /// About an agent that is connected here, or waited for here.
     Agent(Message),
+    /// A streamer was asked what it has recorded of a stream.
+    Ranges {
+        ticket: Ticket,
+        /// The stream's place among those asked about.
+        place: usize,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    },
+    /// A question about layouts is answered.
+    Answered {
+        ticket: Ticket,
+        outcome: Result<Vec<u8>, ApiError>,
+    },
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
+    /// Settings were saved, or were not.
+    Configured {
+        ticket: Ticket,
+        outcome: Result<Vec<u8>, ApiError>,
+    },
+    /// The administrator's credentials changed: whoever waits by right of the old ones does no longer.
+    Rotated,
+    /// Somebody asks what was counted.
+    Count(Arc<Gathering>),
+    /// All cores have told the one that asked.
+    Counted(Arc<Gathering>),
 }
 
 /// What every thread sees of the writer.
 pub struct Published {
     state: ArcSwap<State>,
     writable: AtomicBool,
+    counters: Counters,
+}
+
+/// What the writer counted since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// How long it took to apply a batch and make it durable, of those that were.
+    pub commits: Histogram,
+    batches: AtomicU64,
+    commands: AtomicU64,
+    refused: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Counters {
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    /// Commands that the state or the schema refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Batches that the store failed on.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
 }
 
 impl Published {
@@ -120,7 +184,12 @@ impl Published {
         Self {
             state: ArcSwap::new(state),
             writable: AtomicBool::new(true),
+            counters: Counters::default(),
         }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The newest durable state; for keeping beside a core through [`arc_swap::Cache`].
@@ -142,6 +211,11 @@ pub struct Commands {
 }
 
 impl Commands {
+    /// Commands that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.sender.len()
+    }
+
     /// Hands a command over or says at once why it cannot be taken.
     pub fn send(&self, envelope: Envelope) -> Result<(), ApiError> {
         if !self.published.is_writable() {
@@ -517,7 +591,19 @@ pub struct Writer<L> {
     published: Arc<Published>,
     cores: Vec<Arc<Inbox<CoreMessage>>>,
     followers: Vec<Sender<Arc<Commit>>>,
+    /// Saves of episodes that wait for others.
+    episodes: InsertBuffer<Envelope>,
+    episodes_buffer: Arc<BufferSettings>,
+    housekeeping: Option<Housekeeping>,
     stop: Arc<AtomicBool>,
+}
+
+/// What the writer does without being asked.
+struct Housekeeping {
+    kept: Retention,
+    place: retention::Place,
+    /// On the writer's own clock.
+    next: Duration,
 }
 
 impl<L: Log> Writer<L> {
@@ -539,6 +625,9 @@ impl<L: Log> Writer<L> {
                 published,
                 cores,
                 followers: Vec::new(),
+                episodes: InsertBuffer::default(),
+                episodes_buffer: Arc::new(BufferSettings::new(Duration::ZERO, 0)),
+                housekeeping: None,
                 stop: stop.clone(),
             },
             handle,
@@ -553,24 +642,81 @@ impl<L: Log> Writer<L> {
         commits
     }
 
+    /// How long saves of episodes wait for others; without it they do not.
+    #[must_use]
+    pub fn with_episodes_buffer(mut self, settings: Arc<BufferSettings>) -> Self {
+        self.episodes_buffer = settings;
+        self
+    }
+
+    /// Has the writer remove what is over for this long; without it everything is kept.
+    #[must_use]
+    pub fn with_housekeeping(mut self, kept: Retention) -> Self {
+        self.housekeeping = Some(Housekeeping {
+            kept,
+            place: retention::Place::default(),
+            next: HOUSEKEEPING_PAUSE,
+        });
+        self
+    }
+
+    /// What is due, now and then.
+    fn keep_house(&mut self, now_ms: &impl Fn() -> u64, clock: Duration) -> Option<Envelope> {
+        let housekeeping = self.housekeeping.as_mut()?;
+        if clock < housekeeping.next {
+            return None;
+        }
+        housekeeping.next = clock + HOUSEKEEPING_PAUSE;
+        let Housekeeping { kept, place, .. } = housekeeping;
+        let state = self.machine.state();
+        let looked = retention::due(state, kept, now_ms(), place, HOUSEKEEPING_LOOKS_MAX);
+        let command = Command::KeepHouse {
+            kept: *kept,
+            looked,
+        };
+        (weight(&command) > 0).then(|| Envelope {
+            asked: command.into(),
+            reply_to: ReplyTo::Nobody,
+        })
+    }
+
     /// Until `stop` is set and nothing waits.
     pub fn run(mut self, now_ms: impl Fn() -> u64) -> Machine<L> {
         let mut waiting = Vec::new();
         let mut crowd = Crowd::default();
+        let clock = Instant::now();
         loop {
-            match self.commands.recv_timeout(Duration::from_millis(200)) {
-                Ok(first) => waiting.push(first),
-                Err(RecvTimeoutError::Timeout) if !self.stop.load(Ordering::Acquire) => continue,
-                Err(_) => return self.machine,
+            let rest = self.episodes.rest(&self.episodes_buffer, clock.elapsed());
+            let look = rest.map_or(IDLE_WAIT, |rest| rest.min(IDLE_WAIT));
+            let mut ended = false;
+            let (mut taken, mut ops) = (0, 0);
+            match self.commands.recv_timeout(look) {
+                Ok(first) => {
+                    crowd.gather(|| self.commands.len() + 1);
+                    (taken, ops) = (1, weight(&first.asked.command));
+                    self.sort_in(first, &mut waiting, clock.elapsed());
+                }
+                Err(RecvTimeoutError::Timeout) if !self.stop.load(Ordering::Acquire) => {}
+                Err(_) => ended = true,
             }
-            crowd.gather(|| self.commands.len() + 1);
-            let mut ops = weight(&waiting[0].asked.command);
-            while waiting.len() < BATCH_COMMANDS_MAX && ops < BATCH_OPS_MAX {
+            // What is put aside for later counts, too: nothing waits for an endless stream of it.
+            while (1..BATCH_COMMANDS_MAX).contains(&taken) && ops < BATCH_OPS_MAX {
                 let Ok(envelope) = self.commands.try_recv() else {
                     break;
                 };
+                taken += 1;
                 ops += weight(&envelope.asked.command);
-                waiting.push(envelope);
+                self.sort_in(envelope, &mut waiting, clock.elapsed());
+            }
+            if ended || self.episodes.is_due(&self.episodes_buffer, clock.elapsed()) {
+                waiting.append(&mut self.episodes.take());
+            }
+            waiting.extend(self.keep_house(&now_ms, clock.elapsed()));
+            if waiting.is_empty() {
+                if ended {
+                    return self.machine;
+                }
+                continue;
             }
             let (batch, began) = (waiting.len(), Instant::now());
             self.commit(std::mem::take(&mut waiting), &now_ms);
@@ -583,8 +729,31 @@ impl<L: Log> Writer<L> {
         }
     }
 
+    /// A command's place: in the next batch, or among the saves of episodes that wait for others. Nothing that is about an episode overtakes
+    /// what was asked before about the same one.
+    fn sort_in(&mut self, envelope: Envelope, batch: &mut Vec<Envelope>, now: Duration) {
+        match &envelope.asked.command {
+            Command::SaveEntity(EntitySave {
+                kind: Kind::Episode,
+                key,
+                ..
+            }) => self.episodes.push(key.clone(), envelope, now),
+            Command::DeleteEntity {
+                kind: Kind::Episode,
+                key,
+            } if self.episodes.holds(key) => {
+                batch.append(&mut self.episodes.take());
+                batch.push(envelope);
+            }
+            _ => batch.push(envelope),
+        }
+    }
+
     /// Tells everybody who asked before the gate closed.
-    fn refuse_waiting(&self) {
+    fn refuse_waiting(&mut self) {
+        for envelope in self.episodes.take() {
+            self.tell(vec![(envelope.reply_to, Err(store_is_down()))], None);
+        }
         while let Ok(envelope) = self.commands.try_recv() {
             self.tell(vec![(envelope.reply_to, Err(store_is_down()))], None);
         }
@@ -601,12 +770,23 @@ impl<L: Log> Writer<L> {
             let each = askers.into_iter().map(|asker| (asker, Err(error())));
             each.collect::<Vec<_>>()
         };
+        let (asked, began) = (commands.len() as u64, Instant::now());
+        let published = self.published.clone();
+        let counters = published.counters();
+        add(&counters.commands, asked);
         match self.machine.batch(commands, now_ms()) {
             Ok(applied) => {
+                let refused = applied.outcomes.iter().filter(|it| it.is_err()).count();
+                add(&counters.refused, refused as u64);
+                if applied.commit.is_some() {
+                    add(&counters.batches, 1);
+                    counters.commits.count(began.elapsed());
+                }
                 let replies = askers.into_iter().zip(applied.outcomes).collect();
                 self.tell(replies, applied.commit);
             }
             Err(failure) => {
+                add(&counters.failures, 1);
                 if !self.machine.is_failed() {
                     warn!(error = %failure, "the store refused a batch; nothing was changed");
                     self.tell(refused(askers, store_is_down), None);
@@ -615,7 +795,9 @@ impl<L: Log> Writer<L> {
                 error!(error = %failure, "the store failed; writes are refused until it is back");
                 self.published.writable.store(false, Ordering::Release);
                 self.tell(refused(askers, outcome_unknown), None);
-                self.recover();
+                if self.recover() {
+                    self.note_failure(&failure, now_ms);
+                }
             }
         }
     }
@@ -650,7 +832,26 @@ impl<L: Log> Writer<L> {
         }
     }
 
-    fn recover(&mut self) {
+    /// Puts into the event log what the store failed with, now that it is back. If it fails again, that is the next failure's story.
+    fn note_failure(&mut self, failure: &StoreError, now_ms: &impl Fn() -> u64) {
+        let event = NewEvent::new("database_error").text("message", &failure.to_string());
+        let note = Command::Note {
+            events: vec![event],
+        };
+        match self.machine.batch(vec![note], now_ms()) {
+            Ok(applied) => self.tell(Vec::new(), applied.commit),
+            Err(error) => {
+                error!(%error, "the store failed again");
+                if self.machine.is_failed() {
+                    self.published.writable.store(false, Ordering::Release);
+                    self.recover();
+                }
+            }
+        }
+    }
+
+    /// False if the server is asked to stop before the store is back.
+    fn recover(&mut self) -> bool {
         let mut pause = REOPEN_PAUSE.0;
         loop {
             // Now, not when the store is back.
@@ -663,12 +864,12 @@ impl<L: Log> Writer<L> {
                     );
                     self.tell(Vec::new(), commit);
                     self.published.writable.store(true, Ordering::Release);
-                    return;
+                    return true;
                 }
                 Err(failure) => {
                     warn!(error = %failure, retry_ms = pause.as_millis() as u64, "the store cannot be opened yet");
                     if self.stop.load(Ordering::Acquire) {
-                        return;
+                        return false;
                     }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(REOPEN_PAUSE.1);
@@ -714,6 +915,7 @@ fn weight(command: &Command) -> usize {
         Command::Place { items } => items.len(),
         Command::SaveStreamers { items } => items.len(),
         Command::SetAgentLayouts { items } => items.len(),
+        Command::KeepHouse { looked, .. } => looked.len(),
         _ => 1,
     }
 }

@@ -5,6 +5,7 @@
 //! here corrects for it.
 
 pub mod alloc;
+pub mod fleet;
 pub mod instead;
 pub mod world;
 

@@ -1,6 +1,9 @@
 //! A cluster to measure on: streams of about 300 bytes, each on one of many nodes, as an operator would save them.
 
+use std::time::Instant;
+
 use imbl::OrdMap;
+use weir::fleet::stats::{FleetStats, Report};
 use weir::json;
 use weir::schema;
 use weir::state::command::{Command, StreamPatch, streamer_patch};
@@ -142,6 +145,26 @@ pub fn save(number: usize, body: &str) -> Command {
     let body = json::parse(body.as_bytes()).expect("a body is JSON");
     let patch = StreamPatch::from_body(body, &name, "").expect("a body fits");
     Command::SaveStream { name, patch }
+}
+
+/// Everything that runs on a node, reported by it.
+pub fn report(fleet: &FleetStats, node: usize, streams: usize, now: Instant) {
+    let nodes = streams.div_ceil(STREAMS_PER_NODE);
+    let all: Vec<String> = (node..streams)
+        .step_by(nodes)
+        .map(|number| {
+            let status = if number % 10_000 == 7 { "error" } else { "running" };
+            format!(
+                r#"{{"name":"{}","alive":true,"bitrate":{},"online_clients":3,"status":"{status}"}}"#,
+                name(number),
+                number.wrapping_mul(0x9E37_79B9) % 10_000
+            )
+        })
+        .collect();
+    let body = format!(r#"{{"streams":[{}]}}"#, all.join(","));
+    let body = json::parse(body.as_bytes()).expect("a report is JSON");
+    let report = Report::from_body(body, now).expect("a report fits");
+    fleet.report(&Hostname::trusted(&host(node)), report, now);
 }
 
 /// The command that registers a node.

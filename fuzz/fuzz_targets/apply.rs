@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use weir::state::apply::{Lost, Stamp, apply};
+use weir::state::entity::KINDS;
 use weir::state::name::Hostname;
 use weir::state::node::RenderSettings;
 use weir::state::record::NodeMark;
@@ -33,6 +34,11 @@ fn reloaded(state: &State, marks: &Marks) -> State {
     }
     for streamer in state.streamers().values() {
         loader.streamer(streamer.clone());
+    }
+    for kind in KINDS {
+        for entity in state.entities(kind).by_key().values() {
+            loader.entity(kind, entity.clone());
+        }
     }
     loader.finish(
         marks

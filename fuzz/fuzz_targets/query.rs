@@ -42,7 +42,7 @@ fn state() -> &'static State {
 fn page(raw: &str) -> Option<Value> {
     let query = Query::parse(raw, &KIND, &["poll_timeout"]).ok()?;
     let body = Execution::new(&query)
-        .run(&Streams::new(state()))
+        .run(&Streams::new(state(), None))
         .into_body("");
     Some(serde_json::from_slice(&body).expect("a page is JSON"))
 }

@@ -97,6 +97,8 @@ pub enum Command {
     Storm(Storm),
     /// Everything together
     Mixed(Mixed),
+    /// Agents connect and obey, operators command and move them
+    Agents(Agents),
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +122,28 @@ pub struct Prepare {
     /// Objects per request
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub batch: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Agents {
+    /// Agents to make and to connect
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=99_999))]
+    pub agents: u64,
+    /// Streamers that agents are sent to
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=1000))]
+    pub streamers: u64,
+    /// Commands (logs, reboot, reset) per second
+    #[arg(long, default_value_t = 500.0)]
+    pub commands: f64,
+    /// Operators, each with a connection and a thread
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub connections: u64,
+    /// Layout requests per second
+    #[arg(long, default_value_t = 5.0)]
+    pub moves: f64,
+    /// Agents that one layout request moves
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub touch: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -5,12 +5,14 @@
 //! shortened, stale, torn or lost stream fails.
 //!
 //! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share, `streamers` and `requests`
-//! are the load, `copy`, `judge` and `truth` the proof, `net`, `wire`, `answer` and `sys` the machinery.
+//! are the load (`agents` another one, with `agent_scenario`), `copy`, `judge` and `truth` the proof, `net`, `wire`, `answer` and `sys` the machinery.
 //!
 //! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a test that unwraps says where it failed
 
+pub mod agent_scenario;
+pub mod agents;
 pub mod answer;
 pub mod cli;
 pub mod control;

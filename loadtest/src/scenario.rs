@@ -1,5 +1,6 @@
 //! Puts a run together: reads the cluster, starts the threads, watches the phases, proves, reports.
 
+use crate::agent_scenario;
 use crate::answer;
 use crate::cli::{self, Cli, Command};
 use crate::control::{Control, Target};
@@ -46,6 +47,10 @@ pub fn run(cli: &Cli, target: Target) -> Result<bool, String> {
     match &cli.command {
         Command::Prepare(options) => prepare_cluster(cli, options, &mut control).map(|()| true),
         Command::Verify => verify(cli, &target, &mut control),
+        Command::Agents(options) => {
+            let report = agent_scenario::run(&cli.common, options, &target)?;
+            finish(cli, &report)
+        }
         _ => measure(cli, target, &mut control),
     }
 }
@@ -237,7 +242,7 @@ fn parts(cli: &Cli, hosts: u64) -> Parts {
                 .requests
                 .push(("list", requests(work, list.rate.0, list.connections, 1)));
         }
-        Command::Prepare(_) | Command::Verify => (),
+        Command::Prepare(_) | Command::Verify | Command::Agents(_) => (),
     }
     parts.fleets.retain(|fleet| fleet.count > 0);
     parts
@@ -582,6 +587,7 @@ fn scenario_name(command: &Command) -> &'static str {
         Command::List(_) => "list",
         Command::Storm(_) => "storm",
         Command::Mixed(_) => "mixed",
+        Command::Agents(_) => "agents",
     }
 }
 

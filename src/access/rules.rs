@@ -82,7 +82,7 @@ impl Rules {
     pub fn parse(config: &Object, pointer: &str) -> Result<Self, ApiError> {
         let tokens = |field| {
             let texts = texts(config, field, pointer)?;
-            Ok::<_, ApiError>(texts.into_iter().map(|token| digest(token)).collect())
+            Ok::<_, ApiError>(texts.into_iter().map(digest).collect())
         };
         let ips = |field| {
             Subnets::parse(texts(config, field, pointer)?).map_err(|index| {

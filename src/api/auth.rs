@@ -7,6 +7,9 @@
 
 use std::rc::Rc;
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -82,21 +85,38 @@ impl Caller {
     }
 }
 
-/// Digests of what is configured.
+/// Digests of what is configured, replaced as a whole when that changes.
 pub struct Auth {
+    keys: ArcSwap<Keys>,
+}
+
+struct Keys {
     api_key: [u8; 32],
     /// Of `login:password`.
     edit_auth: Option<[u8; 32]>,
+}
+
+impl Keys {
+    fn new(api_key: &str, edit_auth: Option<(&str, &str)>) -> Self {
+        Self {
+            api_key: digest(api_key.as_bytes()),
+            edit_auth: edit_auth
+                .map(|(login, password)| digest(format!("{login}:{password}").as_bytes())),
+        }
+    }
 }
 
 impl Auth {
     /// `edit_auth`: login and password of the operator, if one is configured.
     pub fn new(api_key: &str, edit_auth: Option<(&str, &str)>) -> Self {
         Self {
-            api_key: digest(api_key.as_bytes()),
-            edit_auth: edit_auth
-                .map(|(login, password)| digest(format!("{login}:{password}").as_bytes())),
+            keys: ArcSwap::from_pointee(Keys::new(api_key, edit_auth)),
         }
+    }
+
+    /// From now on these are the administrator's credentials, and those before are not.
+    pub fn rotate(&self, api_key: &str, edit_auth: Option<(&str, &str)>) {
+        self.keys.store(Arc::new(Keys::new(api_key, edit_auth)));
     }
 
     /// Under what name an accepted caller is recorded.
@@ -137,7 +157,7 @@ impl Auth {
         };
         if scheme.eq_ignore_ascii_case(b"bearer") {
             let given = digest(value);
-            if same(&given, &self.api_key) {
+            if same(&given, &self.keys.load().api_key) {
                 return Ok(Caller::Administrator);
             }
             let token = token(&given).filter(|token| same(&given, &token.digest));
@@ -151,8 +171,8 @@ impl Auth {
                 .map_err(|_| refused())?;
             let given = digest(&login);
             // Compared even when no login is configured, so that time does not tell.
-            let known =
-                same(&given, &self.edit_auth.unwrap_or_default()) & self.edit_auth.is_some();
+            let edit_auth = self.keys.load().edit_auth;
+            let known = same(&given, &edit_auth.unwrap_or_default()) & edit_auth.is_some();
             return if known {
                 Ok(Caller::Administrator)
             } else {
@@ -189,9 +209,10 @@ pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
     let is_allowed = match needs.token {
         TokenNeed::Any => true,
         TokenNeed::Never => false,
-        TokenNeed::Right(Demand { collection, action }) if action == Action::List => {
-            rights.sight(collection) != Sight::Nothing
-        }
+        TokenNeed::Right(Demand {
+            collection,
+            action: Action::List,
+        }) => rights.sight(collection) != Sight::Nothing,
         TokenNeed::Right(Demand { collection, action }) => {
             rights.may(action, collection, needs.key)
         }

@@ -163,19 +163,7 @@ pub fn dynamic_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     update_streams(call)
 }
 
-/// `GET /streamers/{hostname}/episodes`: which recordings are to be kept. A recording that is not named would be erased, and episodes are not
-/// known here: 501 is what makes a streamer keep everything.
-pub fn episodes(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let node = known_node(call.state, &call.hostname()?)?;
-    node.pulse.beat(uptime_ms());
-    Err(ApiError::new(
-        501,
-        "episodes_unknown",
-        "This server keeps no episodes; keep what is recorded",
-    ))
-}
-
-fn known_node<'s>(state: &'s State, hostname: &str) -> Result<&'s Arc<Node>, ApiError> {
+pub(super) fn known_node<'s>(state: &'s State, hostname: &str) -> Result<&'s Arc<Node>, ApiError> {
     if state.streamer(hostname).is_none() {
         return Err(streamer_not_found());
     }
@@ -634,13 +622,8 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
     let earlier;
     let (state, node) = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
-            earlier = call.core.shared().walks.get(revision).ok_or_else(|| {
-                ApiError::gone(
-                    "walk_expired",
-                    "The revision of this walk is not kept any more; begin with the first page",
-                )
-                .at_parameter("cursor")
-            })?;
+            let kept = call.core.shared().walks.get(revision);
+            earlier = kept.ok_or_else(walk_expired)?;
             let node = known_node(&earlier, hostname)?;
             (&earlier, node)
         }
@@ -672,6 +655,14 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
     )))
 }
 
+pub(super) fn walk_expired() -> ApiError {
+    ApiError::gone(
+        "walk_expired",
+        "The revision of this walk is not kept any more; begin with the first page",
+    )
+    .at_parameter("cursor")
+}
+
 /// States that walks in progress read from. Shared by the cores, because a client's next page may come over another connection.
 #[derive(Default)]
 pub struct Walks {
@@ -679,7 +670,7 @@ pub struct Walks {
 }
 
 impl Walks {
-    fn get(&self, revision: u64) -> Option<Arc<State>> {
+    pub(super) fn get(&self, revision: u64) -> Option<Arc<State>> {
         let now = Instant::now();
         let mut kept = self.kept.lock();
         kept.retain(|(until, _)| *until > now);
@@ -694,7 +685,7 @@ impl Walks {
         self.kept.lock().retain(|(until, _)| *until > now);
     }
 
-    fn keep(&self, state: &Arc<State>) {
+    pub(super) fn keep(&self, state: &Arc<State>) {
         let now = Instant::now();
         let until = now + WALK_KEPT;
         let mut kept = self.kept.lock();

@@ -22,7 +22,8 @@ use crate::fleet::handshake::{AGENT_NONCE_BYTES_MAX, Rejected, server_proof};
 use crate::fleet::presence::Presence;
 use crate::fleet::switchboard::{Asker, Message};
 use crate::http::error::ApiError;
-use crate::http::{Ended, Lines, Response, Ticket, Upgrade};
+use crate::http::response::TEXT;
+use crate::http::{Body, Ended, Lines, Response, Ticket, Upgrade};
 use crate::json::scan;
 use crate::state::State;
 use crate::state::command::Command;
@@ -163,7 +164,7 @@ fn failed() -> ApiError {
 }
 
 fn authorized() -> Response {
-    Response::json(200, br#"{"status":"authorized"}"#.to_vec())
+    Response::with_body(200, TEXT, Body::Owned(b"authorized".to_vec()))
 }
 
 /// The value of `Authorization: Peeklio`.
@@ -264,7 +265,7 @@ fn base_of(url: &str) -> Option<String> {
 }
 
 impl Core {
-    /// An agent as an administrator sees it.
+    /// An agent as the API shows it. `masked` hides its key.
     pub fn render_agent(&self, agent: &EntityRecord, masked: bool, state: &State) -> Vec<u8> {
         let presences = self.shared.agents.presence.snapshot();
         let around = Surroundings {

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Collection, Outcome};
 use crate::http::error::ApiError;
-use crate::json::{FieldType, scan};
+use crate::json::scan;
+use crate::schema;
 use crate::state::State;
 use crate::state::event::{event_id, place_of};
 use crate::state::record::EventChunkRecord;
@@ -129,7 +130,7 @@ pub static KIND: Kind = Kind {
     key_order: KeyOrder::Decimal,
     default_sort: "event_id",
     stamp: None,
-    required: || &[],
+    required: || schema::event().required(),
     search: &[
         Search {
             path: "entity_id",
@@ -148,15 +149,7 @@ pub static KIND: Kind = Kind {
             url: false,
         },
     ],
-    field_type: |path| match path {
-        "event_id" | "utc_ms" | "duration" | "status" | "streams_updated" | "agents_updated" => {
-            Some(FieldType::Integer)
-        }
-        "event" | "entity_id" | "entity_type" | "ip" | "operation_id" | "originator" | "path"
-        | "server" | "trace_id" | "user" | "user_agent" | "version" | "message" | "reason"
-        | "initiator" | "command" | "hostname" => Some(FieldType::String),
-        _ => None,
-    },
+    field_type: |path| super::field_type(schema::event(), path),
     secret: |_| false,
 };
 

@@ -8,26 +8,36 @@ pub mod agent;
 pub mod auth;
 pub mod auth_backend;
 pub mod balancer;
+pub mod cluster;
+pub mod config;
 pub mod config_external;
 pub mod control;
 pub mod cursor;
 pub mod docs;
+pub mod dvr;
+pub mod dvr_presence;
 pub mod entity;
 pub mod episode;
 pub mod event;
+pub mod external_episodes;
+pub mod layout;
+pub mod measure;
 pub mod monitoring;
 pub mod openapi;
 pub mod person;
 pub mod query;
 pub mod router;
 pub mod session_auth;
+pub mod srt_port;
+pub mod stats;
 pub mod stream;
 pub mod streamer;
 pub mod token;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,10 +45,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::agent::{Agents, Surroundings};
 use self::auth::{Access, Auth, Caller, Needs, TokenNeed, may};
+use self::cluster::{Census, Form};
 use self::config_external::{ConfigPoll, Walks};
 use self::control::Control;
 use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
+use self::external_episodes::ExternalEpisodes;
+use self::measure::{CoreCounts, Gathering};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::session_auth::{Asking, Compiled, Question};
@@ -51,7 +64,7 @@ use crate::access::sessions::Sessions;
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, Subject, Waiters};
 use crate::fleet::outbound::{self, Outbound};
-use crate::fleet::stats::FleetStats;
+use crate::fleet::stats::{FleetStats, View};
 use crate::fleet::switchboard;
 use crate::http::error::ApiError;
 use crate::http::{
@@ -60,8 +73,10 @@ use crate::http::{
 };
 use crate::json::{self, FieldType, Value};
 use crate::layouter::run::Inputs;
+use crate::metrics::Exposition;
 use crate::rt;
 use crate::schema::Schema;
+use crate::settings::{Running, Wanted};
 use crate::state::State;
 use crate::state::command::{Asked, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Kind};
@@ -78,6 +93,10 @@ const SCAN_SLICE: usize = 1024;
 const SENDS_IN_A_ROW_MAX: usize = 256;
 /// Longest that a change or a long list may take before its client is told that it takes too long.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
+const _: () = assert!(
+    (crate::insert_buffer::DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
+    "a save that waits for others is answered before its client is told that it takes too long"
+);
 
 /// One thing the API can do.
 pub struct Endpoint {
@@ -158,6 +177,33 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Access::Admin,
         stream::set_layouts,
     )),
+    batch(endpoint(
+        Method::Post,
+        "/streams/preview_layout_change",
+        Parameter::None,
+        "",
+        "batch_stream_layout_preview",
+        Access::Admin,
+        layout::preview_streams,
+    )),
+    endpoint(
+        Method::Post,
+        "/streams/",
+        NAME,
+        "/preview_layout_change",
+        "preview_layout_change_for_stream_config",
+        Access::Admin,
+        layout::preview_stream,
+    ),
+    endpoint(
+        Method::Get,
+        "/streams/",
+        NAME,
+        "/layout/explain",
+        "stream_layout_explain",
+        Access::Admin,
+        layout::explain,
+    ),
     endpoint(
         Method::Get,
         "/streams/",
@@ -212,6 +258,42 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Access::Admin,
         streamer::save_batch,
     )),
+    batch(endpoint(
+        Method::Post,
+        "/streamers/preview_layout_change",
+        Parameter::None,
+        "",
+        "batch_streamer_layout_preview",
+        Access::Admin,
+        layout::preview_streamers,
+    )),
+    endpoint(
+        Method::Post,
+        "/streamers/",
+        HOSTNAME,
+        "/preview_layout_change",
+        "preview_layout_change_for_streamer_config",
+        Access::Admin,
+        layout::preview_streamer,
+    ),
+    batch(endpoint(
+        Method::Post,
+        "/cluster/preview",
+        Parameter::None,
+        "",
+        "cluster_preview",
+        Access::Admin,
+        layout::preview_cluster,
+    )),
+    endpoint(
+        Method::Get,
+        "/cluster/capacity",
+        Parameter::None,
+        "",
+        "cluster_capacity_get",
+        Access::Admin,
+        layout::capacity,
+    ),
     endpoint(
         Method::Get,
         "/streamers/",
@@ -239,6 +321,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Access::Config,
         config_external::dynamic_streams,
     ),
+    Endpoint {
+        body_bytes_max: stats::BODY_BYTES_MAX,
+        ..endpoint(
+            Method::Put,
+            "/streamers/",
+            HOSTNAME,
+            "/stats",
+            "streamer_stats_report",
+            Access::Config,
+            stats::report,
+        )
+    },
     endpoint(
         Method::Get,
         "/streamers/",
@@ -246,7 +340,16 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "/episodes",
         "external_episodes_list",
         Access::Config,
-        config_external::episodes,
+        external_episodes::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/streamers/",
+        Parameter::Pair("hostname", "port"),
+        "/srt_port_resolve/",
+        "srt_port_resolve",
+        Access::Config,
+        srt_port::resolve,
     ),
     endpoint(
         Method::Get,
@@ -346,6 +449,51 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "person_delete",
         Access::Admin,
         person::delete,
+    ),
+    endpoint(
+        Method::Get,
+        "/dvrs",
+        Parameter::None,
+        "",
+        "dvrs_list",
+        Access::Admin,
+        dvr::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/events",
+        Parameter::None,
+        "",
+        "central_events_list",
+        Access::Admin,
+        event::list,
+    ),
+    endpoint(
+        Method::Get,
+        "/config",
+        Parameter::None,
+        "",
+        "config_get",
+        Access::Admin,
+        config::get,
+    ),
+    endpoint(
+        Method::Put,
+        "/config",
+        Parameter::None,
+        "",
+        "config_save",
+        Access::Admin,
+        config::save,
+    ),
+    endpoint(
+        Method::Get,
+        "/cluster/stats",
+        Parameter::None,
+        "",
+        "cluster_stats_get",
+        Access::Admin,
+        cluster::stats,
     ),
     endpoint(
         Method::Get,
@@ -631,6 +779,11 @@ impl Call<'_> {
         Hostname::parse(self.parameter).map_err(bad_hostname)
     }
 
+    /// What streamers report, as it is now.
+    pub fn fleet(&self) -> View<'_> {
+        self.core.fleet()
+    }
+
     pub fn json(&self) -> Result<Value, ApiError> {
         json::parse(self.request.body).map_err(|error| {
             ApiError::bad_body(error.pointer, error.code, error.title).with("offset", error.offset)
@@ -658,8 +811,22 @@ pub enum Outcome {
         query: Rc<Query>,
         wait: Option<Duration>,
     },
+    /// How everything fares, which takes a look at everything.
+    Survey(Form),
+    /// Settings to be saved.
+    Configure(Wanted),
+    /// A list that is told completely or not at all: all its pages come from one revision.
+    Walk {
+        of: Collection,
+        query: Rc<Query>,
+        state: LocalState,
+    },
+    /// Episodes that streamers are asked about before they are shown.
+    CheckPresence(Response),
     /// What others have to be asked about first.
     Ask(Question),
+    /// A question about layouts.
+    AskLayouter(layout::desk::Question),
     /// A streamer that has what there is.
     ParkConfig {
         hostname: Hostname,
@@ -678,6 +845,7 @@ pub enum Collection {
     Streams,
     Streamers,
     Entities(Kind),
+    ExternalEpisodes,
     Events,
 }
 
@@ -689,9 +857,10 @@ impl Collection {
         state: &State,
         shared: &Shared,
     ) -> Option<Page> {
+        let fleet = shared.fleet.view(Instant::now());
         match self {
-            Self::Streams => execution.step(&Streams::new(state), SCAN_SLICE),
-            Self::Streamers => execution.step(&Streamers::new(state), SCAN_SLICE),
+            Self::Streams => execution.step(&Streams::new(state, Some(fleet)), SCAN_SLICE),
+            Self::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
             Self::Entities(Kind::Agent) => {
                 let around = Surroundings {
                     state,
@@ -701,6 +870,10 @@ impl Collection {
                 execution.step(&Agents::new(around), SCAN_SLICE)
             }
             Self::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
+            Self::ExternalEpisodes => {
+                let source = ExternalEpisodes::new(state, execution.query());
+                execution.step(&source, SCAN_SLICE)
+            }
             Self::Events => execution.step(&Events::new(state), SCAN_SLICE),
         }
     }
@@ -710,6 +883,7 @@ impl Collection {
             Self::Streams => Subject::Streams,
             Self::Streamers => Subject::Streamers,
             Self::Entities(kind) => Subject::Entities(kind),
+            Self::ExternalEpisodes => Subject::Entities(Kind::Episode),
             Self::Events => Subject::Events,
         }
     }
@@ -720,7 +894,6 @@ pub struct ApiSettings {
     pub poll_wait_max: Duration,
     /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
     pub streams_limit: usize,
-    pub log_requests: bool,
     /// How long the HTTP backends of an authorization backend may take, all together.
     pub auth_backend_timeout: Duration,
     /// How long an operator waits for an agent.
@@ -736,16 +909,22 @@ pub struct Shared {
     pub auth: Auth,
     pub rendered: Arc<RenderedCache>,
     pub walks: Walks,
-    pub layouter: Inputs,
     /// What streamers reported last.
     pub fleet: FleetStats,
+    pub layouter: Inputs,
+    pub desk: layout::desk::Desk,
     pub settings: ApiSettings,
+    /// Settings that can change.
+    pub running: Running,
+    pub data_dir: PathBuf,
+    /// Names this installation, and this run of it. UUIDs.
+    pub server_id: Box<str>,
+    pub run_id: Box<str>,
     pub started_at_seconds: u64,
     pub draining: AtomicBool,
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
-    pub loads: balancer::Loads,
     pub agents: switchboard::Agents,
     /// How cores tell each other things.
     pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
@@ -765,6 +944,8 @@ pub struct Core {
     /// Requests to be logged when they are answered; empty unless requests are logged.
     unlogged: RefCell<HashMap<Ticket, Unlogged>>,
     trace_ids: RefCell<TraceIds>,
+    /// Answers by the first digit of their status.
+    answers: [Cell<u64>; 5],
     tokens: RefCell<Tokens>,
     /// Polls that wait by right of a token: it may lose that right meanwhile.
     held: RefCell<HashMap<Ticket, Held>>,
@@ -772,6 +953,8 @@ pub struct Core {
     masked: RefCell<HashSet<Ticket>>,
     /// Sessions about which HTTP backends are being asked.
     asking: RefCell<HashMap<Ticket, Asking>>,
+    /// Answers about episodes for which streamers are being asked.
+    presence: RefCell<HashMap<Ticket, dvr_presence::Asking>>,
     compiled: RefCell<Compiled>,
     control: RefCell<Control>,
     this: std::rc::Weak<Core>,
@@ -818,19 +1001,23 @@ impl TraceIds {
 
     /// A version 4 UUID.
     fn next_id(&mut self) -> Box<str> {
-        let mixed = self.next_number();
-        let bits = mixed & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-        let hex = format!("{bits:032x}");
-        let part = |from: usize, to: usize| &hex[from..to];
-        let (a, b, c, d, e) = (
-            part(0, 8),
-            part(8, 12),
-            part(12, 16),
-            part(16, 20),
-            part(20, 32),
-        );
-        format!("{a}-{b}-{c}-{d}-{e}").into()
+        uuid(self.next_number())
     }
+}
+
+/// A version 4 UUID of these bits.
+pub fn uuid(bits: u128) -> Box<str> {
+    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    let part = |from: usize, to: usize| &hex[from..to];
+    let (a, b, c, d, e) = (
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32),
+    );
+    format!("{a}-{b}-{c}-{d}-{e}").into()
 }
 
 /// What the log will tell of a request that is answered later.
@@ -872,10 +1059,12 @@ impl Core {
             answering: RefCell::default(),
             unlogged: RefCell::default(),
             trace_ids: RefCell::new(TraceIds::new()),
+            answers: Default::default(),
             tokens: RefCell::default(),
             held: RefCell::default(),
             masked: RefCell::default(),
             asking: RefCell::default(),
+            presence: RefCell::default(),
             compiled: RefCell::default(),
             control: RefCell::default(),
             this: this.clone(),
@@ -895,6 +1084,11 @@ impl Core {
 
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// What streamers report, as it is now.
+    pub fn fleet(&self) -> View<'_> {
+        self.shared.fleet.view(Instant::now())
     }
 
     /// Polls parked on this core.
@@ -945,7 +1139,7 @@ impl Core {
             Outcome::Upgrade(upgrade) => Ok(Answer::Upgrade(upgrade)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
-                let audit = self.audit(endpoint, &call, &command);
+                let audit = self.audit(endpoint, &call, Some(&command));
                 let masks = call.masks();
                 self.shared.commands.send(Envelope {
                     asked: Asked {
@@ -983,7 +1177,45 @@ impl Core {
                 }
                 Ok(answer)
             }
+            Outcome::Survey(form) => {
+                if let Some(core) = self.this.upgrade() {
+                    let state = state.clone();
+                    rt::spawn(async move { core.survey(ticket, form, state).await });
+                }
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
+            Outcome::Configure(wanted) => {
+                let audit = self.audit(endpoint, &call, None);
+                self.configure(ticket, wanted, audit)?;
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
+            Outcome::Walk { of, query, state } => {
+                let asked = AskedList {
+                    of,
+                    query,
+                    wait: None,
+                    accepts: request.headers.accepts(),
+                    ticket,
+                };
+                Ok(self.list(asked, &state))
+            }
+            Outcome::CheckPresence(response) => {
+                Ok(match self.check_presence(ticket, response, &state) {
+                    Some(response) => Answer::Reply(response),
+                    None => presence_wait(),
+                })
+            }
             Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
+            Outcome::AskLayouter(question) => {
+                self.shared.desk.ask(question, self.index, ticket)?;
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
             Outcome::ParkConfig {
                 hostname,
                 poll,
@@ -1091,7 +1323,7 @@ impl Core {
     }
 
     /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
-    fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: &Command) -> Audit {
+    fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: Option<&Command>) -> Audit {
         const TEXT_BYTES_MAX: usize = 256;
         let header = |name| {
             let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
@@ -1100,22 +1332,20 @@ impl Core {
             ))
         };
         let entity = match command {
-            Command::SaveStream { name, .. } | Command::DeleteStream { name } => {
+            Some(Command::SaveStream { name, .. } | Command::DeleteStream { name }) => {
                 Some((EntityType::Stream, name.as_str()))
             }
-            Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
+            Some(Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname }) => {
                 Some((EntityType::Streamer, hostname.as_str()))
             }
-            Command::SaveEntity(EntitySave { kind, .. })
-            | Command::SaveAgent {
-                save: EntitySave { kind, .. },
-                ..
-            }
-            | Command::DeleteEntity { kind, .. }
-                if *kind == Kind::Agent =>
-            {
-                Some((EntityType::Agent, call.parameter))
-            }
+            Some(
+                Command::SaveEntity(EntitySave { kind, .. })
+                | Command::SaveAgent {
+                    save: EntitySave { kind, .. },
+                    ..
+                }
+                | Command::DeleteEntity { kind, .. },
+            ) if *kind == Kind::Agent => Some((EntityType::Agent, call.parameter)),
             _ => None,
         };
         let path = call.request.path;
@@ -1180,7 +1410,15 @@ impl Core {
                     deadline: Some(wait),
                 };
             }
-            return Answer::Reply(Response::json(200, page.into_body("")));
+            let page = self.page(&asked.query, page, state);
+            return if checks_presence(&asked.query) {
+                match self.check_presence(asked.ticket, page, state) {
+                    Some(page) => Answer::Reply(page),
+                    None => presence_wait(),
+                }
+            } else {
+                Answer::Reply(page)
+            };
         }
         let deadline = asked.wait.unwrap_or(ANSWER_WAIT_MAX);
         if let Some(core) = self.this.upgrade() {
@@ -1221,9 +1459,139 @@ impl Core {
                     return;
                 }
             }
-            self.complete(asked.ticket, Response::json(200, page.into_body("")));
+            let mut response = Some(self.page(&asked.query, page, &state));
+            if checks_presence(&asked.query) {
+                response =
+                    response.and_then(|page| self.check_presence(asked.ticket, page, &state));
+            }
+            if let Some(response) = response {
+                self.complete(asked.ticket, response);
+            }
             return;
         }
+    }
+
+    /// Looks at everything there is, in slices.
+    async fn survey(self: Rc<Self>, ticket: Ticket, form: Form, state: LocalState) {
+        let mut census = Census::new(&state, self.fleet(), &self.shared.agents.presence, now_ms());
+        while !census.step(&state, self.fleet(), SCAN_SLICE) {
+            rt::yield_now().await;
+            if !self.connections.is_waiting(ticket) {
+                return;
+            }
+        }
+        let server_id = &self.shared.server_id;
+        if form == Form::Json {
+            let body = census.to_json(server_id).into_bytes();
+            self.complete(ticket, Response::json(200, body));
+            return;
+        }
+        let mut text = Exposition::default();
+        census.write_metrics(server_id, &mut text);
+        let inboxes = &self.shared.cores;
+        let gathering = Gathering::new(ticket, self.index, inboxes.len(), text);
+        for inbox in inboxes {
+            inbox.push(CoreMessage::Count(gathering.clone()));
+        }
+    }
+
+    /// What this core counted since the start.
+    fn counts(&self) -> CoreCounts {
+        CoreCounts {
+            http: self.connections.counters(),
+            answers: self.answers.each_ref().map(Cell::get),
+            parked: self.parked() as u64,
+        }
+    }
+
+    fn count_answer(&self, status: u16) {
+        if let Some(count) = self.answers.get(usize::from(status / 100).wrapping_sub(1)) {
+            count.set(count.get() + 1);
+        }
+    }
+
+    /// Saves settings on a thread of their own, because files are slow, and notes it in the event log before it is told.
+    fn configure(&self, ticket: Ticket, wanted: Wanted, audit: Audit) -> Result<(), ApiError> {
+        let (shared, index) = (self.shared.clone(), self.index);
+        let started = std::thread::Builder::new()
+            .name("settings".into())
+            .spawn(move || {
+                let outcome = save_settings(&shared, &wanted, &audit);
+                let inbox = &shared.cores[index];
+                inbox.push(CoreMessage::Configured { ticket, outcome });
+            });
+        match started {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "a thread cannot be started");
+                let title = "The server has no room for another thread; nothing was changed";
+                Err(ApiError::unavailable("overloaded", title, 2))
+            }
+        }
+    }
+
+    /// The credentials by which polls were let in may not hold any more: all are answered early, and let in again by what holds now.
+    fn end_polls(&self) {
+        let everybody = self.waiters.borrow().everybody();
+        for ticket in everybody {
+            let response = self.early(ticket);
+            self.complete(ticket, response);
+        }
+    }
+
+    /// Asks streamers what they have recorded of the episodes in a finished answer. The answer, if there is nobody to ask; else it is sent when
+    /// they have told.
+    fn check_presence(
+        &self,
+        ticket: Ticket,
+        response: Response,
+        state: &State,
+    ) -> Option<Response> {
+        let deadline = Instant::now() + dvr_presence::WAIT;
+        let body = response.body.bytes();
+        let asked = dvr_presence::Asking::of(body, state, now_seconds(), deadline);
+        let Some((asking, calls)) = asked else {
+            return Some(response);
+        };
+        for (place, call) in calls {
+            let inbox = self.shared.cores[self.index].clone();
+            let deliver = move |outcome| {
+                inbox.push(CoreMessage::Ranges {
+                    ticket,
+                    place,
+                    outcome,
+                });
+            };
+            let cancel = asking.cancel.clone();
+            self.shared.outbound.call(call, cancel, Box::new(deliver));
+        }
+        self.presence.borrow_mut().insert(ticket, asking);
+        None
+    }
+
+    /// A streamer has told what it recorded, or has not.
+    fn ranges(
+        &self,
+        ticket: Ticket,
+        place: usize,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    ) {
+        let mut all = self.presence.borrow_mut();
+        let is_done = |asking: &mut dvr_presence::Asking| asking.hear(place, outcome);
+        if !all.get_mut(&ticket).is_some_and(is_done) {
+            return;
+        }
+        let asking = all.remove(&ticket).expect("it was just found");
+        drop(all);
+        self.complete(ticket, asking.conclude());
+    }
+
+    /// A finished page. The revision of a walk is kept for its other pages.
+    fn page(&self, query: &Query, page: Page, state: &LocalState) -> Response {
+        if query.revision().is_some() && (page.next.is_some() || page.prev.is_some()) {
+            self.shared.walks.keep(state);
+        }
+        Response::json(200, page.into_body(""))
     }
 
     /// False when the server is stopping: then nobody waits any more.
@@ -1254,6 +1622,7 @@ impl Core {
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
         let status = response.status;
+        self.count_answer(status);
         self.held.borrow_mut().remove(&ticket);
         if self.connections.complete(ticket, response) {
             self.log_later(ticket, status);
@@ -1281,7 +1650,34 @@ impl Core {
                 }
                 CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
                 CoreMessage::Agent(message) => self.heed(message),
+                CoreMessage::Ranges {
+                    ticket,
+                    place,
+                    outcome,
+                } => self.ranges(ticket, place, outcome),
+                CoreMessage::Answered { ticket, outcome } => {
+                    let response = outcome.map(|body| Response::json(200, body));
+                    self.complete(ticket, response.unwrap_or_else(Response::from));
+                }
                 CoreMessage::Drain => self.drain(),
+                CoreMessage::Configured { ticket, outcome } => {
+                    let response = match outcome {
+                        Ok(body) => Response::json(200, body),
+                        Err(error) => Response::from(error),
+                    };
+                    self.complete(ticket, response);
+                }
+                CoreMessage::Rotated => self.end_polls(),
+                CoreMessage::Count(gathering) => {
+                    if gathering.put(self.counts()) {
+                        let asker = &self.shared.cores[gathering.asker];
+                        asker.push(CoreMessage::Counted(gathering));
+                    }
+                }
+                CoreMessage::Counted(gathering) => {
+                    let text = gathering.finish(&self.shared, &self.state());
+                    self.complete(gathering.ticket, config::text_response(text));
+                }
             }
         }
     }
@@ -1325,12 +1721,12 @@ impl Core {
                 }
             }
         }
-        let state = &commit.state;
+        let (state, fleet) = (&commit.state, self.fleet());
         let streams = || {
             let touched = commit.streams.iter();
             touched
                 .filter_map(|name| state.stream(name))
-                .map(|stream| StreamDoc::new(stream, true))
+                .map(|stream| StreamDoc::new(stream, true, Some(fleet)))
                 .collect::<Vec<_>>()
         };
         self.wake_lists(Collection::Streams, &commit.streams, streams, &mut turn)
@@ -1339,7 +1735,7 @@ impl Core {
             let touched = commit.streamers.iter();
             touched
                 .filter_map(|hostname| state.streamer(hostname))
-                .map(|streamer| StreamerDoc::new(streamer, true))
+                .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet)))
                 .collect::<Vec<_>>()
         };
         self.wake_lists(
@@ -1451,11 +1847,25 @@ impl Core {
             }
         }
         let response = Response::json(200, page.into_body(""));
+        if checks_presence(&poll.query) {
+            let state = self.state();
+            for ticket in tickets {
+                self.answering.borrow_mut().remove(&ticket);
+                self.held.borrow_mut().remove(&ticket);
+                let answer = self.check_presence(ticket, response.clone(), &state);
+                if let Some(answer) = answer {
+                    self.complete(ticket, answer);
+                }
+                turn.sent().await;
+            }
+            return;
+        }
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.answering.borrow_mut().remove(&ticket);
             self.held.borrow_mut().remove(&ticket);
             if self.connections.complete_shared(ticket, &prepared) {
+                self.count_answer(200);
                 self.log_later(ticket, 200);
             }
             turn.sent().await;
@@ -1466,11 +1876,7 @@ impl Core {
     fn drain(&self) {
         // First, so that every answer says that its connection ends.
         self.connections.drain();
-        let everybody = self.waiters.borrow().everybody();
-        for ticket in everybody {
-            let response = self.early(ticket);
-            self.complete(ticket, response);
-        }
+        self.end_polls();
     }
 
     /// What a waiting request gets when its time is over. Fails closed: only who asked for a list that may be empty gets an empty list.
@@ -1483,6 +1889,8 @@ impl Core {
         self.masked.borrow_mut().remove(&ticket);
         let response = if let Some(asking) = self.asking.borrow_mut().remove(&ticket) {
             asking.give_up(&self.shared.sessions)
+        } else if let Some(asking) = self.presence.borrow_mut().remove(&ticket) {
+            asking.conclude()
         } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
@@ -1502,7 +1910,7 @@ impl Core {
 
     /// Logs a request that was answered after it waited.
     fn log_later(&self, ticket: Ticket, status: u16) {
-        if !self.shared.settings.log_requests {
+        if !self.shared.running.logs_requests() {
             return;
         }
         if let Some(request) = self.unlogged.borrow_mut().remove(&ticket) {
@@ -1572,7 +1980,10 @@ impl Pass {
 /// What an endpoint asks of who calls it for `parameter`.
 fn needs(index: usize, parameter: &str) -> Needs<'_> {
     let endpoint = &ENDPOINTS[index];
-    let named = matches!(endpoint.route.parameter, Parameter::Segment("hostname"));
+    let named = matches!(
+        endpoint.route.parameter,
+        Parameter::Segment("hostname") | Parameter::Pair("hostname", _)
+    );
     let keyed = endpoint.route.parameter != Parameter::None;
     Needs {
         access: endpoint.access,
@@ -1637,7 +2048,8 @@ impl Service for Core {
                 pass: None,
             }),
             Err(error) => {
-                if self.shared.settings.log_requests {
+                self.count_answer(error.status);
+                if self.shared.running.logs_requests() {
                     let method = head.method.as_str();
                     log_request(method, head.path, peer, error.status, Instant::now());
                 }
@@ -1647,10 +2059,15 @@ impl Service for Core {
     }
 
     fn call(&self, request: &Request<'_>, ticket: Ticket) -> Answer {
-        let since = self.shared.settings.log_requests.then(Instant::now);
+        let since = self.shared.running.logs_requests().then(Instant::now);
         let answer = self
             .answer(request, ticket)
             .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
+        match &answer {
+            Answer::Reply(response) => self.count_answer(response.status),
+            Answer::Upgrade(_) => self.count_answer(101),
+            Answer::Wait { .. } => {}
+        }
         if let Some(since) = since {
             let (method, path, peer) = (request.method.as_str(), request.path, request.peer);
             match &answer {
@@ -1673,6 +2090,7 @@ impl Service for Core {
 
     fn expired(&self, ticket: Ticket) -> Response {
         let response = self.early(ticket);
+        self.count_answer(response.status);
         self.log_later(ticket, response.status);
         response
     }
@@ -1682,9 +2100,10 @@ impl Service for Core {
         self.answering.borrow_mut().remove(&ticket);
         self.held.borrow_mut().remove(&ticket);
         self.masked.borrow_mut().remove(&ticket);
-        // Dropped, it tells its calls that nobody waits.
+        // Dropped, these tell their calls that nobody waits.
         self.asking.borrow_mut().remove(&ticket);
         self.forget_agent_call(ticket);
+        self.presence.borrow_mut().remove(&ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -1712,6 +2131,33 @@ impl Service for Core {
     }
 }
 
+/// Changes settings; the body of the answer. Runs on a thread that may wait.
+fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<u8>, ApiError> {
+    let saved = shared
+        .running
+        .save(wanted)
+        .map_err(|error| config::refused(&error))?;
+    if saved.rotated {
+        // The listeners have put the new credentials into force.
+        for inbox in &shared.cores {
+            inbox.push(CoreMessage::Rotated);
+        }
+    }
+    let (replies, noted) = crossbeam_channel::bounded(1);
+    let note = Envelope {
+        asked: Command::Note {
+            events: vec![audit.event(200)],
+        }
+        .into(),
+        reply_to: ReplyTo::Thread { replies, id: 0 },
+    };
+    // The settings are saved whatever becomes of the note.
+    if shared.commands.send(note).is_err() || noted.recv_timeout(ANSWER_WAIT_MAX / 2).is_err() {
+        tracing::warn!("a change of settings is not in the event log");
+    }
+    Ok(config::render(shared, false).to_text().into_bytes())
+}
+
 /// Lets `arc_swap::Cache` own its way to the published state.
 struct PublishedState(Arc<Published>);
 
@@ -1729,21 +2175,21 @@ impl Core {
             Ok(Done::Entity(Kind::Agent, agent)) => {
                 Response::json(200, self.render_agent(&agent, masked, &self.state()))
             }
-            outcome => done(outcome, masked),
+            outcome => done(outcome, masked, self.fleet()),
         }
     }
 }
 
-fn done(outcome: Result<Done, ApiError>, masked: bool) -> Response {
+fn done(outcome: Result<Done, ApiError>, masked: bool, fleet: View<'_>) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
             let mut body = Vec::new();
-            stream::render(&stream, masked, &mut body);
+            stream::render(&stream, masked, Some(fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Streamer(streamer)) => {
             let mut body = Vec::new();
-            streamer::render(&streamer, masked, &mut body);
+            streamer::render(&streamer, masked, Some(fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Entity(kind, entity)) => {
@@ -1753,6 +2199,18 @@ fn done(outcome: Result<Done, ApiError>, masked: bool) -> Response {
         }
         Ok(Done::Nothing | Done::Placed { .. }) => Response::no_content(),
         Err(error) => Response::from(error),
+    }
+}
+
+/// Whether streamers are asked about the episodes of a list.
+fn checks_presence(query: &Query) -> bool {
+    query.own(dvr_presence::PARAMETER) == Some("true")
+}
+
+/// The calls end by themselves; this is for when the threads that make them do not.
+fn presence_wait() -> Answer {
+    Answer::Wait {
+        deadline: Some(dvr_presence::WAIT + Duration::from_secs(1)),
     }
 }
 
@@ -1841,7 +2299,7 @@ fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::http::Options;
     use crate::state::node::RenderSettings;
@@ -1849,7 +2307,7 @@ mod tests {
     use crate::writer::{Machine, Writer};
 
     /// A core whose writer never runs.
-    fn core() -> Rc<Core> {
+    pub(crate) fn core() -> Rc<Core> {
         let state = Arc::new(State::new(1, RenderSettings::default()));
         let published = Arc::new(Published::new(state.clone()));
         let directory = tempfile::tempdir().expect("a directory");
@@ -1862,16 +2320,24 @@ mod tests {
             auth: Auth::new("k", None),
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
-            layouter: crate::layouter::run::inputs().0,
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
+            layouter: crate::layouter::run::inputs().0,
+            desk: layout::desk::Desk::closed(),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
-                log_requests: false,
                 auth_backend_timeout: Duration::from_secs(1),
                 agent_command_wait: Duration::from_secs(1),
-                agent_silence_max: Duration::from_secs(60),
+                agent_silence_max: Duration::from_mins(1),
             },
+            running: Running::new(
+                crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new())
+                    .expect("defaults are good"),
+                crate::config::Secret::new("k"),
+            ),
+            data_dir: PathBuf::new(),
+            server_id: uuid(1),
+            run_id: uuid(2),
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
             outbound: Outbound::start(
@@ -1881,7 +2347,6 @@ mod tests {
             .expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
-            loads: Box::new(|_| None),
             agents: switchboard::Agents::new().expect("there is randomness"),
             cores: Vec::new(),
             hostname: Box::from("here"),

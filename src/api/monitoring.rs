@@ -13,7 +13,7 @@ use crate::http::Response;
 use crate::http::error::ApiError;
 
 /// The build number: year, month, patch and commit count of the API this serves, as the reference writes them.
-const BUILD: u32 = 241_100_292;
+pub const BUILD: u32 = 241_100_292;
 
 pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Reply(whoami(call)))

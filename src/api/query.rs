@@ -857,11 +857,21 @@ impl Query {
         Ok(())
     }
 
+    /// Documents on a page.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// For operations whose list is not paged unless asked: the limit of a request that names none, 0 for the whole list.
     pub fn set_default_limit(&mut self, limit: usize) {
         if !self.limit_given {
             self.limit = if limit == 0 { usize::MAX } else { limit };
         }
+    }
+
+    /// Whether the request names a limit.
+    pub fn has_limit(&self) -> bool {
+        self.limit_given
     }
 
     /// Makes the cursors of the answer name a revision.

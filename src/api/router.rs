@@ -21,6 +21,8 @@ pub enum Parameter {
     Segment(&'static str),
     /// One segment or more.
     Tail(&'static str),
+    /// One segment, then the tail, then one more segment. The first is the parameter; the other one is the handler's to read.
+    Pair(&'static str, &'static str),
 }
 
 /// `head`, then the parameter, then `tail`: `/streams/` `{name}` `/layouts`.
@@ -46,6 +48,11 @@ impl Route {
                 let value = rest.strip_suffix(self.tail)?;
                 (!value.is_empty()).then_some(value)
             }
+            Parameter::Pair(..) => {
+                let (value, other) = rest.split_once(self.tail)?;
+                let is_segment = |text: &str| !text.is_empty() && !text.contains('/');
+                (is_segment(value) && is_segment(other)).then_some(value)
+            }
         }
     }
 
@@ -55,6 +62,9 @@ impl Route {
             Parameter::None => self.head.to_owned(),
             Parameter::Segment(name) | Parameter::Tail(name) => {
                 format!("{}{{{name}}}{}", self.head, self.tail)
+            }
+            Parameter::Pair(first, second) => {
+                format!("{}{{{first}}}{}{{{second}}}", self.head, self.tail)
             }
         }
     }
@@ -181,6 +191,12 @@ mod tests {
             parameter: Parameter::Segment("hostname"),
             tail: "/streams",
         },
+        Route {
+            method: Method::Get,
+            head: "/streamers/",
+            parameter: Parameter::Pair("hostname", "port"),
+            tail: "/ports/",
+        },
     ];
 
     fn at(method: Method, path: &str) -> (Option<usize>, String) {
@@ -210,6 +226,23 @@ mod tests {
             at(Method::Get, "/streamers/h/streams"),
             (Some(5), "h".into())
         );
+        assert_eq!(
+            at(Method::Get, "/streamers/h%2Fi/ports/1"),
+            (Some(6), "h/i".into())
+        );
+        for nothing in [
+            "h/ports",
+            "h/ports/",
+            "h/ports/1/2",
+            "/ports/1",
+            "h/i/ports/1",
+        ] {
+            assert_eq!(
+                at(Method::Get, &format!("/streamers/{nothing}")),
+                (None, "404".into())
+            );
+        }
+        assert_eq!(ROUTES[6].template(), "/streamers/{hostname}/ports/{port}");
     }
 
     #[test]

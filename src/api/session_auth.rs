@@ -529,21 +529,22 @@ mod tests {
         })
     }
 
-    fn says(status: u16) -> Result<outbound::Answer, outbound::Failure> {
-        Ok(outbound::Answer {
+    #[allow(clippy::unnecessary_wraps)] // an outcome as the pool gives it
+    fn says(status: u16) -> Outcome {
+        let found = outbound::Answer {
             status,
             headers: Vec::new(),
             body: Vec::new(),
-        })
+        };
+        Ok(found)
     }
 
-    const SILENT: Result<outbound::Answer, outbound::Failure> = Err(outbound::Failure::TimedOut);
+    type Outcome = Result<outbound::Answer, outbound::Failure>;
+
+    const SILENT: Outcome = Err(outbound::Failure::TimedOut);
 
     /// What is decided, and after how many answers.
-    fn decided(
-        mut asking: Asking,
-        answers: &[Result<outbound::Answer, outbound::Failure>],
-    ) -> (u16, usize) {
+    fn decided(mut asking: Asking, answers: &[Outcome]) -> (u16, usize) {
         for (heard, answer) in (1..).zip(answers) {
             if let Some(said) = asking.hear(answer.clone()) {
                 let cancel = asking.cancel.clone();

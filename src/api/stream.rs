@@ -1,7 +1,7 @@
 //! Streams: what the cluster is to capture, and where it is captured.
 //!
 //! A stream is shown as its *effective* configuration (defaults filled in) together with `config_on_disk` (what the operator stored), its
-//! layout and its stamp. An administrator who reads one stream sees its secrets; lists mask them, in what they show and in what they filter and
+//! layout, its stamp and, while a streamer reports it, its `stats`. An administrator who reads one stream sees its secrets; lists mask them, in what they show and in what they filter and
 //! sort by.
 
 use std::borrow::Cow;
@@ -12,6 +12,7 @@ use super::query::{
     Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
 };
 use super::{Call, Collection, Outcome};
+use crate::fleet::stats::{StreamFacts, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
@@ -26,8 +27,8 @@ use crate::state::{SHARDS, State};
 const NAMED_BY: &str = "config";
 
 /// Renders one stream. `masked` hides secrets.
-pub fn render(stream: &StreamRecord, masked: bool, out: &mut Vec<u8>) {
-    StreamDoc::new(stream, masked).render(out);
+pub fn render(stream: &StreamRecord, masked: bool, fleet: Option<View<'_>>, out: &mut Vec<u8>) {
+    StreamDoc::new(stream, masked, fleet).render(out);
 }
 
 /// A stream as lists see it.
@@ -36,10 +37,12 @@ pub struct StreamDoc<'a> {
     /// The effective configuration, masked where it must be.
     config: Cow<'a, str>,
     masked: bool,
+    fleet: Option<View<'a>>,
 }
 
 impl<'a> StreamDoc<'a> {
-    pub fn new(stream: &'a StreamRecord, masked: bool) -> Self {
+    /// `fleet` is what streamers report; without it the stream is shown as if nobody did.
+    pub fn new(stream: &'a StreamRecord, masked: bool, fleet: Option<View<'a>>) -> Self {
         let record: &'a ArchivedStream = stream;
         let masked = masked && record.has_secrets;
         let config = record.config.as_str();
@@ -52,6 +55,24 @@ impl<'a> StreamDoc<'a> {
             stream,
             config,
             masked,
+            fleet,
+        }
+    }
+
+    /// Looks at what streamers report of it.
+    fn reported<R>(&self, look: impl FnOnce(StreamFacts<'_>) -> R) -> Option<R> {
+        let record: &ArchivedStream = self.stream;
+        self.fleet?.stream(&record.name, record.ingest(), look)
+    }
+
+    /// A number of `stats`.
+    fn reported_number(
+        &self,
+        number: impl FnOnce(StreamFacts<'_>) -> Option<u64>,
+    ) -> Leaf<'static> {
+        match self.reported(number).flatten() {
+            Some(number) => Leaf::Value(Raw::Number(Number::Unsigned(number))),
+            None => Leaf::Absent,
         }
     }
 
@@ -118,6 +139,7 @@ impl Document for StreamDoc<'_> {
                 .layout()
                 .map(|_| owned(|out| render_current_layout(self.stream, out))),
             "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
+            "stats" => self.reported(|facts| owned(|out| facts.render(out))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
     }
@@ -131,6 +153,18 @@ impl Document for StreamDoc<'_> {
             },
             "layout.inference" => match record.inference() {
                 Some(host) => Leaf::Value(Raw::Text(host)),
+                None => Leaf::Absent,
+            },
+            "stats.bitrate" => self.reported_number(|facts| facts.bitrate_kbit()),
+            "stats.online_clients" => self.reported_number(|facts| facts.online_clients()),
+            "stats.bytes_out" => self.reported_number(|facts| facts.bytes_out()),
+            "stats.last_dts_at" => self.reported_number(|facts| facts.last_dts_at_ms()),
+            "stats.status" => match self.reported(|facts| facts.status()).flatten() {
+                Some(status) => Leaf::Value(Raw::Text(status.as_str())),
+                None => Leaf::Absent,
+            },
+            "stats.alive" => match self.reported(|facts| facts.alive()).flatten() {
+                Some(alive) => Leaf::Value(Raw::Bool(alive)),
                 None => Leaf::Absent,
             },
             _ => Leaf::Unknown,
@@ -162,7 +196,12 @@ impl Document for StreamDoc<'_> {
             out.extend_from_slice(b",\"layout\":");
             render_current_layout(self.stream, out);
         }
-        out.extend_from_slice(b",\"named_by\":\"config\",\"updated_at\":");
+        out.extend_from_slice(b",\"named_by\":\"config\"");
+        self.reported(|facts| {
+            out.extend_from_slice(b",\"stats\":");
+            facts.render(out);
+        });
+        out.extend_from_slice(b",\"updated_at\":");
         out.extend_from_slice(
             itoa::Buffer::new()
                 .format(self.stream.updated_at.to_native())
@@ -173,7 +212,7 @@ impl Document for StreamDoc<'_> {
 }
 
 /// The present layout with the last ingest nodes, members sorted.
-fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
+pub(super) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
     if let Some(layout) = stream.layout() {
         render_layout(layout, Some(stream), out);
     }
@@ -245,11 +284,16 @@ fn originator(by_layouter: bool) -> &'static str {
 /// All streams of a state, as the query engine wants them.
 pub struct Streams<'s> {
     state: &'s State,
+    fleet: Option<View<'s>>,
 }
 
 impl<'s> Streams<'s> {
-    pub fn new(state: &'s State) -> Self {
-        Self { state }
+    pub fn new(state: &'s State, fleet: Option<View<'s>>) -> Self {
+        Self { state, fleet }
+    }
+
+    fn doc(&self, stream: &'s StreamRecord) -> StreamDoc<'s> {
+        StreamDoc::new(stream, true, self.fleet)
     }
 }
 
@@ -264,21 +308,19 @@ impl Source for Streams<'_> {
     }
 
     fn get(&self, key: &str) -> Option<StreamDoc<'_>> {
-        self.state
-            .stream(key)
-            .map(|stream| StreamDoc::new(stream, true))
+        self.state.stream(key).map(|stream| self.doc(stream))
     }
 
     fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamDoc<'a>> {
         self.state
             .streams_by_name(from)
-            .map(|stream| StreamDoc::new(stream, true))
+            .map(|stream| self.doc(stream))
     }
 
     fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamDoc<'a>> {
         self.state
             .streams_by_name_descending(from)
-            .map(|stream| StreamDoc::new(stream, true))
+            .map(|stream| self.doc(stream))
     }
 
     fn scan<'a>(
@@ -294,7 +336,7 @@ impl Source for Streams<'_> {
             let from = (place.part as u64).max(stamp);
             let after = place.after.take();
             for stream in self.state.streams_changed_from(from, after.as_deref()) {
-                each(StreamDoc::new(stream, true));
+                each(self.doc(stream));
                 left -= 1;
                 if left == 0 {
                     place.part = stream.updated_at.to_native() as usize;
@@ -319,7 +361,7 @@ impl Source for Streams<'_> {
                         .filter(|(_, role)| **role == Role::Ingest)
                     {
                         if let Some(stream) = self.state.stream(name) {
-                            each(StreamDoc::new(stream, true));
+                            each(self.doc(stream));
                         }
                         left -= 1;
                         if left == 0 {
@@ -340,7 +382,7 @@ impl Source for Streams<'_> {
                 .shard(place.part)
                 .range::<_, str>((from, Bound::Unbounded))
             {
-                each(StreamDoc::new(stream, true));
+                each(self.doc(stream));
                 left -= 1;
                 if left == 0 {
                     place.after = Some(Box::from(name.as_str()));
@@ -388,7 +430,7 @@ pub static KIND: Kind = Kind {
 };
 
 /// Parameters of `GET /streams` that are no filters.
-const LIST_PARAMETERS: &[&str] = &[
+pub(super) const LIST_PARAMETERS: &[&str] = &[
     "scheme",
     "client_ip",
     "poll_timeout",
@@ -406,6 +448,18 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             "A scheme is \"http\" or \"https\"",
         ));
     }
+    if let Some(flag) = query.own("include_ingest_history")
+        && !matches!(flag, "" | "true" | "false")
+    {
+        return Err(ApiError::bad_parameter(
+            "include_ingest_history",
+            "not_boolean",
+            "The history is asked for with true or false",
+        ));
+    }
+    if super::layout::wants_decisions(call.request.query) {
+        return super::layout::decisions(call);
+    }
     let wait = super::poll_timeout(
         query.own("poll_timeout"),
         call.core.shared().settings.poll_wait_max,
@@ -421,7 +475,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
     let mut body = Vec::new();
-    render(stream, call.masks(), &mut body);
+    render(stream, call.masks(), Some(call.fleet()), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

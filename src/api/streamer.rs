@@ -1,14 +1,17 @@
 //! Streamers: the nodes that capture, keep and analyse streams.
 //!
-//! Saved by an operator under their hostname; `role` decides which fields exist. The cluster key is shown to an administrator who reads one
+//! Saved by an operator under their hostname; `role` decides which fields exist. `stats` and `dvrs` are what the node reported last; `stats` is
+//! null when that is too long ago. The cluster key is shown to an administrator who reads one
 //! streamer and masked everywhere else.
 
 use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Collection, Outcome};
+use crate::fleet::stats::{StreamerFacts, StreamerStats, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{Number, scan, write_string};
@@ -20,25 +23,48 @@ use crate::state::name::Hostname;
 use crate::state::record::StreamerRecord;
 
 /// Renders one streamer. `masked` hides secrets.
-pub fn render(streamer: &StreamerRecord, masked: bool, out: &mut Vec<u8>) {
-    StreamerDoc::new(streamer, masked).render(out);
+pub fn render(streamer: &StreamerRecord, masked: bool, fleet: Option<View<'_>>, out: &mut Vec<u8>) {
+    StreamerDoc::new(streamer, masked, fleet).render(out);
 }
 
 /// A streamer as the API shows it.
 pub struct StreamerDoc<'a> {
     streamer: &'a StreamerRecord,
     config: Cow<'a, str>,
+    masked: bool,
+    facts: Option<Arc<StreamerFacts>>,
+    stats: Option<Arc<StreamerStats>>,
 }
 
 impl<'a> StreamerDoc<'a> {
-    pub fn new(streamer: &'a StreamerRecord, masked: bool) -> Self {
+    /// `fleet` is what streamers report; without it the streamer is shown as if it did not.
+    pub fn new(streamer: &'a StreamerRecord, masked: bool, fleet: Option<View<'_>>) -> Self {
+        let (facts, stats) = fleet
+            .and_then(|fleet| fleet.streamer(&streamer.hostname))
+            .map_or((None, None), |(facts, stats)| (Some(facts), stats));
         let config = streamer.config.as_str();
         let config = if masked && streamer.has_secrets {
             Cow::Owned(schema::streamer().mask(config))
         } else {
             Cow::Borrowed(config)
         };
-        Self { streamer, config }
+        Self {
+            streamer,
+            config,
+            masked,
+            facts,
+            stats,
+        }
+    }
+
+    fn stats(&self) -> Option<&str> {
+        Some(self.stats.as_ref()?.text(self.masked))
+    }
+
+    /// Only streamers have storages.
+    fn dvrs(&self) -> Option<&str> {
+        let dvrs = self.facts.as_ref()?.dvrs.as_ref()?;
+        (scan::member(&self.config, "role") == Some("\"streamer\"")).then(|| dvrs.text(self.masked))
     }
 }
 
@@ -53,6 +79,8 @@ impl Document for StreamerDoc<'_> {
             "updated_at" => Some(Raw::Number(Number::Unsigned(
                 self.streamer.updated_at.to_native(),
             ))),
+            "stats" => Some(Raw::Json(Cow::Borrowed(self.stats()?))),
+            "dvrs" => Some(Raw::Json(Cow::Borrowed(self.dvrs()?))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
     }
@@ -63,7 +91,13 @@ impl Document for StreamerDoc<'_> {
         out.push(b',');
         // A streamer has at least a role and a cluster key.
         out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
-        out.extend_from_slice(b",\"stats\":null,\"updated_at\":");
+        if let Some(dvrs) = self.dvrs() {
+            out.extend_from_slice(b",\"dvrs\":");
+            out.extend_from_slice(dvrs.as_bytes());
+        }
+        out.extend_from_slice(b",\"stats\":");
+        out.extend_from_slice(self.stats().unwrap_or("null").as_bytes());
+        out.extend_from_slice(b",\"updated_at\":");
         out.extend_from_slice(
             itoa::Buffer::new()
                 .format(self.streamer.updated_at.to_native())
@@ -76,11 +110,16 @@ impl Document for StreamerDoc<'_> {
 /// All streamers of a state, as the query engine wants them.
 pub struct Streamers<'s> {
     state: &'s State,
+    fleet: Option<View<'s>>,
 }
 
 impl<'s> Streamers<'s> {
-    pub fn new(state: &'s State) -> Self {
-        Self { state }
+    pub fn new(state: &'s State, fleet: Option<View<'s>>) -> Self {
+        Self { state, fleet }
+    }
+
+    fn doc(&self, streamer: &'s StreamerRecord) -> StreamerDoc<'s> {
+        StreamerDoc::new(streamer, true, self.fleet)
     }
 }
 
@@ -95,9 +134,7 @@ impl Source for Streamers<'_> {
     }
 
     fn get(&self, key: &str) -> Option<StreamerDoc<'_>> {
-        self.state
-            .streamer(key)
-            .map(|streamer| StreamerDoc::new(streamer, true))
+        self.state.streamer(key).map(|streamer| self.doc(streamer))
     }
 
     fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamerDoc<'a>> {
@@ -105,7 +142,7 @@ impl Source for Streamers<'_> {
             .state
             .streamers()
             .range::<_, str>((from, Bound::Unbounded));
-        range.map(|(_, streamer)| StreamerDoc::new(streamer, true))
+        range.map(|(_, streamer)| self.doc(streamer))
     }
 
     fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamerDoc<'a>> {
@@ -114,7 +151,7 @@ impl Source for Streamers<'_> {
             .streamers()
             .range::<_, str>((Bound::Unbounded, from))
             .rev();
-        range.map(|(_, streamer)| StreamerDoc::new(streamer, true))
+        range.map(|(_, streamer)| self.doc(streamer))
     }
 }
 
@@ -155,7 +192,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .streamer(&call.hostname()?)
         .ok_or_else(streamer_not_found)?;
     let mut body = Vec::new();
-    render(streamer, call.masks(), &mut body);
+    render(streamer, call.masks(), Some(call.fleet()), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

@@ -25,12 +25,12 @@ pub struct Demand {
     pub action: Action,
 }
 
-const fn to(collection: &'static str, action: Action) -> Option<Demand> {
-    Some(Demand { collection, action })
+const fn to(collection: &'static str, action: Action) -> TokenNeed {
+    TokenNeed::Right(Demand { collection, action })
 }
 
-/// What each operation asks of a token; nothing: it is for administrators only. Operations that need no credentials are not here.
-pub const DEMANDS: &[(&str, Option<Demand>)] = &[
+/// What each operation asks of a token. Operations that need no credentials are not here.
+pub const DEMANDS: &[(&str, TokenNeed)] = &[
     ("streams_list", to("streams", Action::List)),
     ("stream_get", to("streams", Action::Read)),
     ("stream_save", to("streams", Action::Write)),
@@ -38,6 +38,7 @@ pub const DEMANDS: &[(&str, Option<Demand>)] = &[
     ("streams_batch_update", to("streams", Action::Write)),
     ("stream_layouts_get", to("streams", Action::Read)),
     ("batch_update_streams_layouts", to("streams", Action::Write)),
+    ("stream_layout_explain", to("streams", Action::Read)),
     (
         "preview_layout_change_for_stream_config",
         to("streams", Action::Execute),
@@ -60,6 +61,7 @@ pub const DEMANDS: &[(&str, Option<Demand>)] = &[
         to("streamers", Action::Execute),
     ),
     // What a streamer is told holds the passwords of its streams: more than reading about the streamer.
+    ("streamer_stats_report", to("streamers", Action::Execute)),
     ("streamer_streams_list", to("streamers", Action::Execute)),
     (
         "streamer_update_streams_list",
@@ -71,6 +73,7 @@ pub const DEMANDS: &[(&str, Option<Demand>)] = &[
     ),
     ("external_episodes_list", to("streamers", Action::Execute)),
     ("srt_port_resolve", to("streamers", Action::Execute)),
+    ("streamer_stats_report", to("streamers", Action::Write)),
     ("agents_list", to("agents", Action::List)),
     ("agent_get", to("agents", Action::Read)),
     ("agent_save", to("agents", Action::Write)),
@@ -99,24 +102,22 @@ pub const DEMANDS: &[(&str, Option<Demand>)] = &[
     ("load_balancer_get", to("load-balancers", Action::Read)),
     ("load_balancer_save", to("load-balancers", Action::Write)),
     ("load_balancer_delete", to("load-balancers", Action::Write)),
-    ("streaming_lb_playback", to("lb", Action::Execute)),
-    ("streaming_lb_publish", to("lb", Action::Execute)),
     ("cluster_stats_get", to("cluster", Action::Read)),
+    ("cluster_capacity_get", to("cluster", Action::Read)),
+    ("cluster_preview", to("cluster", Action::Execute)),
     ("config_get", to("config", Action::Read)),
-    ("config_save", None),
+    ("config_save", TokenNeed::Never),
     ("api_tokens_list", to("api_tokens", Action::List)),
     ("api_token_get", to("api_tokens", Action::Read)),
-    ("api_token_save", None),
-    ("api_token_delete", None),
+    ("api_token_save", TokenNeed::Never),
+    ("api_token_delete", TokenNeed::Never),
     ("openapi_get", to("openapi", Action::Read)),
 ];
 
 /// What an operation asks of a token. Unknown operations are for administrators only.
 pub fn need(operation: &str) -> TokenNeed {
     let found = DEMANDS.iter().find(|(id, _)| *id == operation);
-    found
-        .and_then(|(_, demand)| *demand)
-        .map_or(TokenNeed::Never, TokenNeed::Right)
+    found.map_or(TokenNeed::Never, |(_, need)| *need)
 }
 
 /// A saved token, compiled for asking.

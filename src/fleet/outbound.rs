@@ -450,9 +450,9 @@ impl Outbound {
             return deliver(Err(Failure::Busy));
         }
         let job = Job {
+            call,
             cancel,
             deliver,
-            call,
         };
         let peer = job.call.target.peer();
         queue.push(peer, job, self.inner.running_per_peer_max);

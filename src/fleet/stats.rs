@@ -4,10 +4,8 @@
 //! streamer said before: streams that are not in it no longer run there, from that moment on and without being looked for. There is
 //! no clock here, `now` is passed in. Memory is bounded per report and in all; what no longer holds is swept out as reports come in.
 //!
-//! Written by any thread, read by all of them: locks per shard, held for the time of a look. Whoever looks at many streams takes one
-//! [`View`], which keeps what it locked until it is dropped, so that a scan pays for a lookup and not for a lock each.
+//! Written by any thread, read by all of them: locks per shard, held for the time of one look.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -16,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use imbl::OrdMap;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock};
 
 use crate::http::error::ApiError;
 use crate::json::{Object, Value, scan, write_string};
@@ -232,7 +230,7 @@ impl Maybe {
 /// What one streamer says of one stream.
 #[derive(Debug, Clone)]
 pub struct StreamStats {
-    /// Canonical JSON without the members that are made of what all nodes say: [`JOINED`].
+    /// Canonical JSON without the members that are made of what all nodes say: [`JOINED`]. Secrets are masked for everybody.
     text: Box<str>,
     status: Option<StreamStatus>,
     alive: Option<bool>,
@@ -307,9 +305,13 @@ fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, A
     if let Value::Object(object) = &mut value {
         object.retain(|_, value| !value.is_null());
     }
-    schema
-        .check(&value)
-        .map_err(|violations| invalid(violations, pointer))?;
+    if let Err(mut violations) = schema.check(&value) {
+        // What a configuration needs and a report need not repeat, such as where a storage is.
+        violations.retain(|violation| violation.code != "missing_required");
+        if !violations.is_empty() {
+            return Err(invalid(violations, pointer));
+        }
+    }
     match value {
         Value::Object(object) => Ok(object),
         _ => Err(not_an_object(pointer)),
@@ -443,7 +445,8 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
 fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
     // Not a field of the reference's answers, but of what its streamers say: since when somebody publishes.
     let opened_at = item.get("opened_at").and_then(Value::as_u64);
-    let mut stats = checked(item, schema::stream_stats(), pointer)?;
+    let schema = schema::stream_stats();
+    let mut stats = checked(item, schema, pointer)?;
     let number = |name: &str| Maybe::of(stats.get(name).and_then(Value::as_u64));
     let mut kept = StreamStats {
         text: Box::default(),
@@ -461,7 +464,11 @@ fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
     for name in JOINED {
         stats.remove(name);
     }
-    kept.text = text_of(&Value::Object(stats), STREAM_BYTES_MAX, pointer)?;
+    let stats = Value::Object(stats);
+    kept.text = text_of(&stats, STREAM_BYTES_MAX, pointer)?;
+    if schema.has_secrets(&stats) {
+        kept.text = schema.mask(&kept.text).into();
+    }
     Ok(kept)
 }
 
@@ -776,14 +783,12 @@ impl FleetStats {
         (self.stamp(stats.received) >= self.oldest_ms(now)).then_some(stats)
     }
 
-    /// For looking at many things at one moment. It holds what it locked: for a moment only, not across anything that waits, and one at a time
-    /// on a thread, because a writer that waits between two of them would wait for ever.
+    /// What holds at one moment.
     pub fn view(&self, now: Instant) -> View<'_> {
         View {
             stats: self,
             now,
             oldest_ms: self.oldest_ms(now),
-            shards: Default::default(),
         }
     }
 }
@@ -793,11 +798,11 @@ fn ms(duration: Duration) -> u64 {
 }
 
 /// What holds at one moment.
+#[derive(Clone, Copy)]
 pub struct View<'s> {
     stats: &'s FleetStats,
     now: Instant,
     oldest_ms: u64,
-    shards: [OnceCell<RwLockReadGuard<'s, Shard>>; SHARDS],
 }
 
 impl View<'_> {
@@ -811,22 +816,25 @@ impl View<'_> {
         Some((facts, stats))
     }
 
-    /// What is known of one stream. Of several nodes that run it, `ingest` is the one whose word counts.
-    pub fn stream(&self, name: &str, ingest: Option<&str>) -> Option<StreamFacts<'_>> {
-        let shard = shard_of(name);
-        let stream = self.shards[shard]
-            .get_or_init(|| self.stats.shards[shard].read())
-            .streams
-            .get(name)?;
+    /// Looks at what is known of one stream, if anything is. Of several nodes that run it, `ingest` is the one whose word counts. `look` must be
+    /// quick and look at nothing else here.
+    pub fn stream<R>(
+        &self,
+        name: &str,
+        ingest: Option<&str>,
+        look: impl FnOnce(StreamFacts<'_>) -> R,
+    ) -> Option<R> {
+        let shard = self.stats.shards[shard_of(name)].read();
+        let stream = shard.streams.get(name)?;
         let holding = || stream.told().filter(|told| told.holds(self.oldest_ms));
         let chosen = holding()
             .find(|told| Some(&*told.host.hostname) == ingest)
             .or_else(|| holding().next())?;
-        Some(StreamFacts {
+        Some(look(StreamFacts {
             chosen,
             stream,
             oldest_ms: self.oldest_ms,
-        })
+        }))
     }
 }
 
@@ -973,10 +981,11 @@ mod tests {
     }
 
     fn shown(stats: &FleetStats, name: &str, ingest: Option<&str>, now: Instant) -> Option<String> {
-        let view = stats.view(now);
-        let facts = view.stream(name, ingest)?;
-        let mut out = Vec::new();
-        facts.render(&mut out);
+        let out = stats.view(now).stream(name, ingest, |facts| {
+            let mut out = Vec::new();
+            facts.render(&mut out);
+            out
+        })?;
         let text = String::from_utf8(out).expect("UTF-8");
         let parsed = json::parse(text.as_bytes()).expect("JSON");
         assert_eq!(parsed.to_text(), text, "canonical");
@@ -1048,12 +1057,10 @@ mod tests {
             )
         );
         stats.report(&host("s2"), report(r#"{"streams":[]}"#, t), t);
-        let view = stats.view(t);
-        let facts = view.stream("a", Some("s2")).expect("two are left");
-        assert_eq!(
-            (facts.bitrate_kbit(), facts.online_clients()),
-            (Some(3), Some(40))
-        );
+        let left = stats.view(t).stream("a", Some("s2"), |facts| {
+            (facts.bitrate_kbit(), facts.online_clients())
+        });
+        assert_eq!(left, Some((Some(3), Some(40))));
     }
 
     #[test]
@@ -1114,7 +1121,7 @@ mod tests {
             (
                 r#"{"stats":{"cpu_usage":101}}"#,
                 "/stats/cpu_usage",
-                "out_of_range",
+                "input_out_of_range",
             ),
             (r#"{"dvrs":{}}"#, "/dvrs", "not_array"),
             (r#"{"dvrs":[{}]}"#, "/dvrs/0/name", "missing_required"),

@@ -131,8 +131,8 @@ impl Engine {
         let full = self.node(n).full.clone();
         self.classes.node_forgets(labels_of(&full));
         for s in std::mem::take(&mut self.node_mut(n).displaced) {
-            if self.rows.get(s).origin == n {
-                self.rows.get_mut(s).origin = NONE;
+            if self.origin_of(s) == n {
+                self.clear_origin(s);
             }
         }
         let held: Vec<u32> = self

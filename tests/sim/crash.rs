@@ -12,6 +12,7 @@ use serde_json::Value;
 use weir::server::load;
 use weir::state::State;
 use weir::state::apply::{Stamp, apply};
+use weir::state::entity::{Key, Kind};
 use weir::state::node::RenderSettings;
 use weir::writer::Machine;
 use weir_storage::sim::{Fault, SimDisk};
@@ -494,6 +495,23 @@ pub fn compare(state: &State, model: &Model) {
             ),
             (expected.revision, expected.updated_at),
             "{host}"
+        );
+    }
+    let episodes = state.entities(Kind::Episode);
+    assert_eq!(episodes.by_key().len(), model.episodes.len());
+    for (id, expected) in &model.episodes {
+        let episode = episodes
+            .get(&Key::Number(*id))
+            .unwrap_or_else(|| panic!("episode {id} is missing"));
+        let mut on_disk = stored(&episode.config, episode.filled_spans());
+        let members = on_disk.as_object_mut().expect("an object");
+        // The stamp of the batch that made it.
+        assert!(members.remove("episode_appearance_timestamps").is_some());
+        assert_eq!(on_disk, Value::Object(expected.config.clone()), "{id}");
+        assert_eq!(
+            (episode.revision.to_native(), episode.updated_at.to_native()),
+            (expected.revision, expected.updated_at),
+            "{id}"
         );
     }
     for hostname in state.nodes().keys() {

@@ -42,11 +42,20 @@ pub struct Streamer {
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
+pub struct Episode {
+    /// Without the id, the stamp and when it appeared.
+    pub config: Map<String, Value>,
+    pub revision: u64,
+    pub updated_at: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Model {
     pub revision: u64,
     pub stamp_ms: u64,
     pub streams: BTreeMap<String, Stream>,
     pub streamers: BTreeMap<String, Streamer>,
+    pub episodes: BTreeMap<u64, Episode>,
 }
 
 /// A status of the API and nothing else.
@@ -100,6 +109,8 @@ impl Model {
                 self.save_streamer(&key(item, "hostname"), item, revision, stamp_ms)
             }),
             Op::DeleteStreamer(host) => self.streamers.remove(host).map(|_| ()).ok_or(404),
+            Op::SaveEpisode(id, patch) => self.save_episode(*id, patch, revision, stamp_ms),
+            Op::DeleteEpisode(id) => self.episodes.remove(id).map(|_| ()).ok_or(404),
         }
     }
 
@@ -261,6 +272,42 @@ impl Model {
         if old != Some(&streamer) {
             (streamer.revision, streamer.updated_at) = (revision, stamp_ms);
             self.streamers.insert(host.into(), streamer);
+        }
+        Ok(())
+    }
+
+    fn save_episode(
+        &mut self,
+        id: u64,
+        patch: &Value,
+        revision: u64,
+        stamp_ms: u64,
+    ) -> Result<(), Refused> {
+        let old = self.episodes.get(&id);
+        let mut episode = old.cloned().unwrap_or_default();
+        let mut patch = patch.clone();
+        let members = patch.as_object_mut().ok_or(400_u16)?;
+        let is_told_to_go_on = members.remove("updated_at").is_some();
+        for dropped in ["has_dvr", "no_such_field"] {
+            members.remove(dropped);
+        }
+        let mut merged = Value::Object(episode.config.clone());
+        merge(&mut merged, &patch);
+        merged["episode_type"] = json!("generic");
+        if !merged["media"].is_string() || !merged["opened_at"].is_number() {
+            return Err(400);
+        }
+        let closed = |config: &Map<String, Value>| config.get("closed_at").cloned();
+        let merged = object_of(merged);
+        let was_closed = closed(&episode.config);
+        if was_closed.is_some() && closed(&merged) != was_closed {
+            return Err(400);
+        }
+        let goes_on = is_told_to_go_on && closed(&merged).is_none();
+        episode.config = merged;
+        if old != Some(&episode) || goes_on {
+            (episode.revision, episode.updated_at) = (revision, stamp_ms);
+            self.episodes.insert(id, episode);
         }
         Ok(())
     }

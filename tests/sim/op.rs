@@ -5,7 +5,10 @@
 use serde_json::{Value, json};
 use weir::http::error::ApiError;
 use weir::json;
-use weir::state::command::{Command, StreamPatch, batch_items, layout_items, streamer_patch};
+use weir::state::command::{
+    Command, EntitySave, StreamPatch, batch_items, layout_items, streamer_patch,
+};
+use weir::state::entity::{Key, Kind};
 use weir::state::name::{Hostname, StreamName};
 
 use super::random::Random;
@@ -49,11 +52,16 @@ pub enum Op {
     SaveStreamer(String, Value),
     SaveStreamers(Vec<Value>),
     DeleteStreamer(String),
+    SaveEpisode(u64, Value),
+    DeleteEpisode(u64),
 }
+
+/// Ids of episodes: few, and far apart.
+const EPISODES: [u64; 5] = [0, 7, 9_007_199_254_740_993, 1 << 62, i64::MAX as u64];
 
 impl Op {
     pub fn random(random: &mut Random<'_>) -> Self {
-        match random.below(20) {
+        match random.below(26) {
             0..=6 => {
                 let name = *random.pick(&NAMES);
                 Self::SaveStream(name.into(), stream_patch(random, name))
@@ -72,7 +80,9 @@ impl Op {
             18 => Self::SaveStreamers(items(random, &HOSTS[..8], |random, host| {
                 with_key(streamer_patch_of(random, host), "hostname", host)
             })),
-            _ => Self::DeleteStreamer((*random.pick(&HOSTS)).into()),
+            19 => Self::DeleteStreamer((*random.pick(&HOSTS)).into()),
+            20..=24 => Self::SaveEpisode(*random.pick(&EPISODES), episode_patch(random)),
+            _ => Self::DeleteEpisode(*random.pick(&EPISODES)),
         }
     }
 
@@ -117,6 +127,15 @@ impl Op {
             },
             Self::DeleteStreamer(hostname) => Command::DeleteStreamer {
                 hostname: host(hostname),
+            },
+            Self::SaveEpisode(id, patch) => {
+                let key = Key::Number(*id);
+                let save = EntitySave::from_body(Kind::Episode, key, value(patch), "")?;
+                Command::SaveEntity(save)
+            }
+            Self::DeleteEpisode(id) => Command::DeleteEntity {
+                kind: Kind::Episode,
+                key: Key::Number(*id),
             },
         })
     }
@@ -266,6 +285,30 @@ fn layout(random: &mut Random<'_>) -> Value {
         _ => {}
     }
     layout
+}
+
+fn episode_patch(random: &mut Random<'_>) -> Value {
+    const MOMENT: u64 = 1_700_000_000_000;
+    let mut patch = json!({});
+    if !random.once_in(6) {
+        patch["media"] = json!(*random.pick(&NAMES[..4]));
+        patch["opened_at"] = json!(MOMENT + random.below(3));
+    }
+    if random.once_in(4) {
+        patch["closed_at"] = json!(MOMENT + 10 + random.below(2));
+    }
+    let small = random.below(3);
+    match random.below(12) {
+        0..=3 => patch["updated_at"] = json!(MOMENT + 60_000 * small),
+        4 | 5 => patch["preview_timestamp"] = json!(MOMENT + small),
+        6 => patch["preview_timestamp"] = Value::Null,
+        7 => patch["has_dvr"] = json!(true),
+        8 => patch["no_such_field"] = json!(small),
+        9 => patch["closed_at"] = Value::Null,
+        10 => patch["opened_at"] = json!("soon"),
+        _ => {}
+    }
+    patch
 }
 
 fn host_or_null(random: &mut Random<'_>, hosts: &[&str], of: u64) -> Value {

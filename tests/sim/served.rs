@@ -28,6 +28,7 @@ impl Server {
             .arg("--data-dir")
             .arg(directory.path())
             .args(["--listen", "127.0.0.1:0", "--api-key", KEY])
+            .args(["--episodes-buffer-delay", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -193,6 +194,8 @@ impl World {
             ),
             Op::SaveStreamers(items) => ("PUT", "/streamers/batch".into(), Some(json!(items))),
             Op::DeleteStreamer(host) => ("DELETE", format!("/streamers/{}", escape(host)), None),
+            Op::SaveEpisode(id, patch) => ("PUT", format!("/episodes/{id}"), Some(patch.clone())),
+            Op::DeleteEpisode(id) => ("DELETE", format!("/episodes/{id}"), None),
         };
         let expected = self.model.batch(std::slice::from_ref(op), 0).remove(0);
         let answer = self.call(method, &path, body.as_ref(), None);
@@ -276,6 +279,18 @@ impl World {
         let streams: BTreeMap<String, Value> = names.into_iter().zip(documents).collect();
         for (name, document) in &streams {
             self.check_stream(name, document);
+        }
+        let list = self.get("/episodes?limit=1000&sort=episode_id").ok();
+        let episodes = list["episodes"].as_array().expect("a list");
+        let ids: Vec<u64> = episodes
+            .iter()
+            .map(|episode| episode["episode_id"].as_u64().expect("a number"))
+            .collect();
+        assert_eq!(ids, self.model.episodes.keys().copied().collect::<Vec<_>>());
+        for (episode, expected) in episodes.iter().zip(self.model.episodes.values()) {
+            for (field, value) in &expected.config {
+                assert_eq!(&episode[field], value, "{field} of {episode}");
+            }
         }
         let list = self.get("/streamers?limit=1000").ok();
         let hosts: Vec<String> = self.model.streamers.keys().cloned().collect();

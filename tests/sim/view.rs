@@ -6,8 +6,9 @@ use std::ops::Bound;
 use serde_json::Value;
 use weir::schema;
 use weir::state::State;
+use weir::state::entity::{KINDS, Key, Kind};
 use weir::state::node::{Node, holders, render};
-use weir::state::record::{Role, StreamRecord};
+use weir::state::record::{ArchivedFacts, Role, StreamRecord};
 
 /// What one hostname is sent: whether it is known at all, and the text of each stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -108,6 +109,8 @@ pub fn check_indexes(state: &State) {
         reversed
     );
 
+    check_episodes(state);
+
     let mut by_stamp: Vec<(u64, String)> = all
         .values()
         .map(|stream| (stream.updated_at.to_native(), stream.name.to_string()))
@@ -179,6 +182,50 @@ pub fn check_indexes(state: &State) {
     }
 }
 
+/// Episodes by stamp and by stream are the episodes.
+fn check_episodes(state: &State) {
+    let episodes = state.entities(Kind::Episode);
+    let mut by_stamp = Vec::new();
+    let mut by_media: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    for (key, record) in episodes.by_key() {
+        let Key::Number(id) = key else {
+            panic!("{key} is no number")
+        };
+        let ArchivedFacts::Episode {
+            media, opened_at, ..
+        } = &record.facts
+        else {
+            panic!("{key} is no episode")
+        };
+        by_stamp.push((record.updated_at.to_native(), *id));
+        let places = by_media.entry(media.to_string()).or_default();
+        places.push((opened_at.to_native(), *id));
+    }
+    by_stamp.sort_unstable();
+    let told: Vec<(u64, u64)> = episodes
+        .changed_from(0, None)
+        .map(|(_, record)| {
+            (
+                record.updated_at.to_native(),
+                record.key.parse().expect("a number"),
+            )
+        })
+        .collect();
+    assert_eq!(told, by_stamp);
+    for (media, mut places) in by_media {
+        places.sort_unstable();
+        let told: Vec<u64> = state
+            .episodes()
+            .of(&media, None)
+            .map(|record| record.key.parse().expect("a number"))
+            .collect();
+        let ids: Vec<u64> = places.iter().map(|(_, id)| *id).collect();
+        assert_eq!(told, ids, "{media}");
+        let after = state.episodes().of(&media, Some(places[0]));
+        assert_eq!(after.count(), places.len() - 1, "{media}");
+    }
+}
+
 /// A state that was read from disk is the one that was in memory.
 pub fn check_reloaded(memory: &State, disk: &State) {
     assert_eq!(
@@ -194,6 +241,12 @@ pub fn check_reloaded(memory: &State, disk: &State) {
         );
     }
     assert!(disk.streamers() == memory.streamers(), "streamers");
+    for kind in KINDS {
+        assert!(
+            disk.entities(kind).by_key() == memory.entities(kind).by_key(),
+            "{kind:?}"
+        );
+    }
     assert!(
         names(disk.streams_changed_from(0, None)) == names(memory.streams_changed_from(0, None)),
         "order of stamps"

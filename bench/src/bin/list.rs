@@ -2,14 +2,22 @@
 //!
 //! `cargo run --release -p weir-bench --bin list -- [STREAMS]`
 
+use std::time::{Duration, Instant};
+
 use weir::api::query::{Execution, Query};
 use weir::api::stream::{KIND, Streams};
+use weir::fleet::stats::FleetStats;
 use weir_bench::{measure, size, world};
 
 fn main() {
     let streams = size(1_000_000);
     let state = world::state(streams, streams.div_ceil(world::STREAMS_PER_NODE));
-    println!("{streams} streams");
+    println!("{streams} streams, all reported");
+    let now = Instant::now();
+    let fleet = FleetStats::new(Duration::from_mins(1), now);
+    for node in 0..streams.div_ceil(world::STREAMS_PER_NODE) {
+        world::report(&fleet, node, streams, now);
+    }
     let host = world::host(0);
     let stamp = 1_700_000_000_000 + streams as u64 - 10;
     for (question, calls) in [
@@ -24,10 +32,15 @@ fn main() {
         ("q=camera%2000000007".to_owned(), 1),
         ("sort=-updated_at".to_owned(), 1),
         ("sort=-title,name".to_owned(), 1),
+        ("sort=-stats.bitrate".to_owned(), 1),
+        ("stats.bitrate_gt=9990".to_owned(), 1),
+        ("stats.status=error".to_owned(), 1),
     ] {
         let query = Query::parse(&question, &KIND, &[]).expect("a question");
         measure(&format!("?{question}"), calls, || {
-            Execution::new(&query).run(&Streams::new(&state)).items
+            Execution::new(&query)
+                .run(&Streams::new(&state, Some(fleet.view(now))))
+                .items
         });
     }
 }

@@ -26,7 +26,7 @@ fn main() {
     for (name, masked) in [("render", false), ("render, masked (no secrets)", true)] {
         measure(name, 20_000, || {
             let mut body = Vec::new();
-            render(&record, masked, &mut body);
+            render(&record, masked, None, &mut body);
             body.len()
         });
     }
@@ -36,6 +36,7 @@ fn main() {
         render(
             state.stream(&cold[next]).expect("it is there"),
             false,
+            None,
             &mut body,
         );
         body

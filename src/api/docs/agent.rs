@@ -4,7 +4,9 @@ use super::{
     BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
     json, path, query, refuse, saved,
 };
-use crate::api::openapi::{BodyDoc, EndpointDoc, Kind, ParamDoc, ResponseDoc, Shape};
+use crate::api::openapi::{
+    BodyDoc, Content, EndpointDoc, HeaderDoc, Kind, ParamDoc, Place, ResponseDoc, Security, Shape,
+};
 
 const ID: ParamDoc = path("id", "Identifier of the agent.", r#""1234567""#);
 
@@ -25,6 +27,37 @@ const NO_REPLY: ResponseDoc = refuse(
     "The agent is connected but did not reply in time.",
     "agent_timeout",
     "The agent did not reply in time",
+);
+
+const REFUSED: ResponseDoc = refuse(
+    502,
+    "The agent refused, or its connection ended before it replied.",
+    "agent_connection_closed",
+    "The connection to the agent ended before it answered; it may or may not have done what was asked",
+);
+
+/// A field that an agent connects with.
+const fn field(name: &'static str, required: bool, description: &'static str) -> ParamDoc {
+    ParamDoc {
+        place: Place::Header,
+        required,
+        example: None,
+        ..path(name, description, "")
+    }
+}
+
+/// A field that an agent is answered with.
+const fn told(name: &'static str, description: &'static str) -> HeaderDoc {
+    HeaderDoc {
+        name,
+        kind: Kind::Text,
+        description,
+    }
+}
+
+const STREAMPOINT: HeaderDoc = told(
+    "X-Streampoint-Url",
+    "Where the agent sends its video; absent while it has no streamer, or one that takes no agents.",
 );
 
 const AGENT_EXAMPLE: &str = r#"{"id":"1234567","key":"uG5tQx0nD2bW","layout":{"ingest":"streamer1.example.com","originator":"layouter","created_at":1727274724000},"stats":{"agent_type":"single","version":"v21.02-8-g535c85d","peer_ip":"198.51.100.7","endpoint_connection":{"alive":true,"opened_at":1727274700000}}}"#;
@@ -162,11 +195,13 @@ pub const COMMANDS: &[EndpointDoc] = &[
         description: "Tells the agent to restart the device it runs on. It connects again afterwards. There is no body.",
         parameters: &[ID],
         responses: &[
-            empty(204, "The agent was told."),
+            empty(204, "The agent has confirmed it."),
             UNAUTHORIZED,
             NO_AGENT,
             OFFLINE,
+            REFUSED,
             UNAVAILABLE,
+            NO_REPLY,
         ],
         ..OPERATION
     },
@@ -179,11 +214,13 @@ pub const COMMANDS: &[EndpointDoc] = &[
         description: "Tells the agent to return to the settings it was delivered with. It has to be activated anew. There is no body.",
         parameters: &[ID],
         responses: &[
-            empty(204, "The agent was told."),
+            empty(204, "The agent has confirmed it."),
             UNAUTHORIZED,
             NO_AGENT,
             OFFLINE,
+            REFUSED,
             UNAVAILABLE,
+            NO_REPLY,
         ],
         ..OPERATION
     },
@@ -201,6 +238,7 @@ pub const COMMANDS: &[EndpointDoc] = &[
             NO_AGENT,
             OFFLINE,
             UNAVAILABLE,
+            NO_REPLY,
         ],
         ..OPERATION
     },
@@ -222,9 +260,78 @@ pub const COMMANDS: &[EndpointDoc] = &[
             UNAUTHORIZED,
             NO_AGENT,
             OFFLINE,
+            REFUSED,
             UNAVAILABLE,
             NO_REPLY,
         ],
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "POST",
+        path: "/endpoint/connect",
+        operation_id: "endpoint_connect",
+        tag: "agent",
+        summary: "Connect as an agent",
+        description: "The handshake of agents, also served without a prefix. The first request gets a challenge (401), the second proves that the agent knows \
+                      its key: `Authorization: Peeklio H(nonce:H(salt:key))`, where H is the SHA-512 of a text in lower-case hexadecimal digits. \
+                      `X-Agentauth` of the challenge is the server's own proof: `H(H(salt:key):nonce)`, or `H(H(salt:key):nonce:own)` if the first request \
+                      brought an `X-Nonce` of the agent's own. A nonce is good once and for a minute. With `Connection: Upgrade` and \
+                      `Upgrade: weir-agent/1` the connection becomes the control connection of the agent, over which lines of JSON go; without them \
+                      the agent is told where to send its video and no more.",
+        parameters: &[
+            field("X-Peeklio-Id", true, "Identifier of the agent."),
+            field(
+                "X-Nonce",
+                false,
+                "The nonce of the challenge, or one of the agent's own in its first request.",
+            ),
+        ],
+        responses: &[
+            ResponseDoc {
+                headers: &[STREAMPOINT],
+                ..empty(
+                    101,
+                    "The proof holds; from here on the connection carries lines.",
+                )
+            },
+            ResponseDoc {
+                status: 200,
+                description: "The proof holds. There was no upgrade to a known protocol, or the agent was deleted.",
+                content: Content::Text("text/plain; charset=utf-8", "authorized"),
+                headers: &[
+                    STREAMPOINT,
+                    told(
+                        "X-Force-Reset",
+                        "`true`: the agent was deleted, it forgets its key and this server.",
+                    ),
+                ],
+            },
+            ResponseDoc {
+                headers: &[
+                    told("X-Nonce", "To be proved with, once and within a minute."),
+                    told("X-Salt", "Goes with the nonce."),
+                    told(
+                        "X-Agentauth",
+                        "Proves that the server knows the key of the agent.",
+                    ),
+                ],
+                ..refuse(
+                    401,
+                    "A proof is missing, or its nonce is no longer good.",
+                    "agent_challenge",
+                    "Prove that you know the key: see X-Nonce and X-Salt",
+                )
+            },
+            refuse(
+                403,
+                "The identifier is missing or unknown, the agent has no key, or the proof is wrong.",
+                "authentication_failed",
+                "The agent has not proved that it knows its key",
+            ),
+            UNAVAILABLE,
+        ],
+        extension: true,
+        security: Security::Agent,
         ..OPERATION
     },
 ];

@@ -12,7 +12,7 @@ const NAME: ParamDoc = path("name", "Name of the load balancer.", r#""europe""#)
 const NO_BALANCER: ResponseDoc = refuse(
     404,
     "No load balancer has this name.",
-    "load_balancer_not_found",
+    "balancer_not_found",
     "No load balancer has this name",
 );
 const BALANCER_EXAMPLE: &str = r#"{"name":"europe","mode":"usage","servers":[{"name":"streamer1.example.com","countries":["RS","HU"],"countries_default":true,"max_bitrate":10000000}]}"#;

@@ -13,7 +13,7 @@ pub const DOCS: &[EndpointDoc] = &[
         tag: "config",
         summary: "Read the settings of the server",
         description: "The settings in force, wherever they come from: the command line wins over the environment, that over the file, that over the \
-                      defaults. Facts about the running program are in `stats`.",
+                      defaults; `sources` says where each comes from. Facts about the running program are in `stats`.",
         parameters: &[FORMAT],
         responses: &[
             ResponseDoc {
@@ -38,8 +38,9 @@ pub const DOCS: &[EndpointDoc] = &[
         operation_id: "config_save",
         tag: "config",
         summary: "Change the settings of the server",
-        description: "Writes the settings into the configuration file and puts them into force. What is set on the command line or by the environment stays \
-                      as it is; the answer says what is in force.",
+        description: "Writes the settings into the configuration file, which is `weir.toml` in the data directory unless another was named, and puts them into force. \
+                      What is set on the command line or by the environment stays as it is; the answer says what is in force and, in `sources`, why. \
+                      A changed key or login counts at once: waiting polls are answered, and every request needs the new one.",
         request: Some(BodyDoc {
             shape: Shape::One("central_config"),
             description: "The settings to change. `api_key` has to be given.",
@@ -55,6 +56,12 @@ pub const DOCS: &[EndpointDoc] = &[
                 "Must be one of: true, false",
             ),
             UNAUTHORIZED,
+            refuse(
+                409,
+                "The configuration file cannot be read or replaced, or has a mistake elsewhere. Nothing was changed.",
+                "config_file_unwritable",
+                "The configuration file cannot be replaced, the log says why; nothing was changed",
+            ),
             TOO_LARGE,
             UNAVAILABLE,
         ],

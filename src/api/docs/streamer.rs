@@ -1,10 +1,10 @@
 //! Nodes of the cluster.
 
 use super::{
-    BAD_BODY, BAD_QUERY, HOSTNAME, LAYOUTER_OFF, LIST, NO_STREAMER, OPERATION, PAGE, TOO_LARGE,
-    UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
+    BAD_BODY, BAD_QUERY, FORBIDDEN, HOSTNAME, LAYOUTER_OFF, LIST, NO_STREAMER, OPERATION, PAGE,
+    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
 };
-use crate::api::openapi::{BodyDoc, EndpointDoc, Shape};
+use crate::api::openapi::{BodyDoc, EndpointDoc, Security, Shape};
 
 pub const DOCS: &[EndpointDoc] = &[
     EndpointDoc {
@@ -133,6 +133,41 @@ pub const DOCS: &[EndpointDoc] = &[
         ..OPERATION
     },
 ];
+
+pub const STATS: &[EndpointDoc] = &[EndpointDoc {
+    method: "PUT",
+    path: "/streamers/{hostname}/stats",
+    operation_id: "streamer_stats_report",
+    tag: "streamer",
+    summary: "Report how a node fares",
+    description: "For nodes that this server cannot call, and for tests: what the node would have said of itself, of its storages and of the streams that run \
+                  on it. It replaces what was reported for the node before; a member that is absent stays as it was, and `streams` is everything that runs. \
+                  Kept in memory for as long as a node may be silent, and shown as `stats` and `dvrs` of the node and as `stats` of the streams. A node may \
+                  report for itself with its cluster key.",
+    parameters: &[HOSTNAME],
+    request: Some(BodyDoc {
+        shape: Shape::One("streamer_report"),
+        description: "The report. Streams that are not configured here are ignored. At most 16 MiB and 100,000 streams.",
+        example: r#"{"stats":{"cpu_usage":48,"memory_usage":27,"input_kbit":400300,"output_kbit":500400,"total_clients":2040,"online_streams":27},"dvrs":[{"name":"localdvr0","root":"/storage"}],"streams":[{"name":"harbour/cam1","status":"running","alive":true,"bitrate":2543,"online_clients":3}]}"#,
+        partial: false,
+    }),
+    responses: &[
+        empty(204, "Taken in."),
+        refuse(
+            400,
+            "The body is not JSON, or a field in it has a value that cannot be used. Nothing was taken in.",
+            "not_integer",
+            "Must be an integer.",
+        ),
+        UNAUTHORIZED,
+        FORBIDDEN,
+        NO_STREAMER,
+        TOO_LARGE,
+    ],
+    extension: true,
+    security: Security::Node,
+    ..OPERATION
+}];
 
 const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21}]}"#;
 

@@ -1,8 +1,8 @@
 //! API tokens.
 
 use super::{
-    BAD_BODY, BAD_QUERY, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json, path, refuse,
-    saved,
+    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json,
+    path, refuse, saved,
 };
 use crate::api::openapi::{BodyDoc, EndpointDoc, ParamDoc, ResponseDoc, Shape};
 
@@ -55,28 +55,42 @@ pub const DOCS: &[EndpointDoc] = &[
     },
 ];
 
-pub const SAVE: &[EndpointDoc] = &[EndpointDoc {
-    method: "PUT",
-    path: "/api_tokens/{name}",
-    operation_id: "api_token_save",
-    tag: "config",
-    summary: "Create or change an API token",
-    description: "Merges the body into the stored token, or creates the token if the name is new; without a `key` the server makes one up. Changes hold at \
+pub const SAVE: &[EndpointDoc] = &[
+    EndpointDoc {
+        method: "PUT",
+        path: "/api_tokens/{name}",
+        operation_id: "api_token_save",
+        tag: "config",
+        summary: "Create or change an API token",
+        description: "Merges the body into the stored token, or creates the token if the name is new; without a `key` the server makes one up. Changes hold at \
                   once, also for open connections and requests that wait.",
-    parameters: &[NAME],
-    request: Some(BodyDoc {
-        shape: Shape::One("api_token"),
-        description: "The fields to change.",
-        example: TOKEN_EXAMPLE,
-        partial: true,
-    }),
-    responses: &[
-        saved("api_token", TOKEN_EXAMPLE),
-        BAD_BODY,
-        UNAUTHORIZED,
-        TOO_LARGE,
-        UNAVAILABLE,
-    ],
-    extension: true,
-    ..OPERATION
-}];
+        parameters: &[NAME],
+        request: Some(BodyDoc {
+            shape: Shape::One("api_token"),
+            description: "The fields to change.",
+            example: TOKEN_EXAMPLE,
+            partial: true,
+        }),
+        responses: &[
+            saved("api_token", TOKEN_EXAMPLE),
+            BAD_BODY,
+            UNAUTHORIZED,
+            TOO_LARGE,
+            UNAVAILABLE,
+        ],
+        extension: true,
+        ..OPERATION
+    },
+    EndpointDoc {
+        method: "DELETE",
+        path: "/api_tokens/{name}",
+        operation_id: "api_token_delete",
+        tag: "config",
+        summary: "Delete an API token",
+        description: "Removes the token for good. From then on its key opens nothing; requests that wait by right of it are ended. Not for tokens.",
+        parameters: &[NAME],
+        responses: &[DELETED, UNAUTHORIZED, NO_TOKEN, UNAVAILABLE],
+        extension: true,
+        ..OPERATION
+    },
+];

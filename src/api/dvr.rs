@@ -1,0 +1,91 @@
+//! Storages for recordings: the names that a stream's `dvr.reference` can name.
+//!
+//! They are configured on the streamers, which report them; the list is the union over the cluster's streamers, each name once.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use super::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
+use super::{Call, Outcome};
+use crate::http::Response;
+use crate::http::error::ApiError;
+use crate::json::write_string;
+use crate::schema;
+
+/// One name.
+struct DvrDoc<'a>(&'a str);
+
+impl Document for DvrDoc<'_> {
+    fn key(&self) -> &str {
+        self.0
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        (name == "name").then_some(Raw::Text(self.0))
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"name\":");
+        write_string(out, self.0);
+        out.push(b'}');
+    }
+}
+
+/// All names there are.
+struct Dvrs(BTreeSet<Box<str>>);
+
+impl Source for Dvrs {
+    type Doc<'a>
+        = DvrDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<DvrDoc<'_>> {
+        self.0.get(key).map(|name| DvrDoc(name))
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = DvrDoc<'a>> {
+        let range = self.0.range::<str, _>((from, Bound::Unbounded));
+        range.map(|name| DvrDoc(name))
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = DvrDoc<'a>> {
+        let range = self.0.range::<str, _>((Bound::Unbounded, from)).rev();
+        range.map(|name| DvrDoc(name))
+    }
+}
+
+/// What the query engine has to know about storages.
+pub static KIND: Kind = Kind {
+    collection: "dvrs",
+    key: "name",
+    key_order: KeyOrder::Text,
+    default_sort: "name",
+    stamp: None,
+    required: || schema::dvr().required(),
+    search: &[Search {
+        path: "name",
+        url: false,
+    }],
+    field_type: |path| super::field_type(schema::dvr(), path),
+    secret: |path| schema::dvr().is_secret(path),
+};
+
+pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let query = Query::parse(call.request.query, &KIND, &[])?;
+    let mut names = BTreeSet::new();
+    for facts in call.core.shared().fleet.streamers() {
+        // One that was deleted is remembered for a while, and tells nothing any more.
+        if call.state.streamer(&facts.hostname).is_none() {
+            continue;
+        }
+        let dvrs = facts.dvrs.iter().flat_map(|dvrs| dvrs.names.iter());
+        names.extend(dvrs.cloned());
+    }
+    let page = Execution::new(&query).run(&Dvrs(names));
+    Ok(Outcome::Reply(Response::json(200, page.into_body(""))))
+}

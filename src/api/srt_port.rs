@@ -1,0 +1,155 @@
+//! `GET /streamers/{hostname}/srt_port_resolve/{port}`: which stream an SRT port of a streamer belongs to.
+//!
+//! A stream owns the port of its `srt_publish` and `srt2_publish`, and that of an SRT input that listens. The mode says what the connection is
+//! for, by the settings of the streamer's listener: publishing is the ingest node's, playing is possible wherever the stream is held. Of several
+//! streams with one port, which is a mistake of configuration, the first by name answers.
+
+use memchr::memmem;
+
+use super::config_external::known_node;
+use super::query::pairs;
+use super::{Call, Outcome};
+use crate::http::error::ApiError;
+use crate::http::response::TEXT;
+use crate::http::{Body, Response};
+use crate::json::{self, Value};
+use crate::state::record::Role;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Play,
+    Publish,
+}
+
+pub fn resolve(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let hostname = call.hostname()?;
+    let port = port(call.request.path)?;
+    let mode = mode(call.request.query)?;
+    let node = known_node(call.state, &hostname)?;
+    for (name, role) in &node.streams {
+        let fits = match role {
+            Role::Ingest => true,
+            Role::Backup => mode == Mode::Play,
+            Role::Inference => false,
+        };
+        if !fits {
+            continue;
+        }
+        let stream = call.state.stream(name);
+        if stream.is_some_and(|stream| !stream.disabled && owns(&stream.config, port)) {
+            let body = Body::Owned(name.as_str().as_bytes().to_vec());
+            return Ok(Outcome::Reply(Response::with_body(200, TEXT, body)));
+        }
+    }
+    Err(ApiError::not_found(
+        "stream_not_found",
+        "No stream on this node uses this port",
+    ))
+}
+
+fn port(path: &str) -> Result<u16, ApiError> {
+    let text = path.rsplit('/').next().unwrap_or_default();
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits {
+        let title = "A port is a whole number";
+        return Err(ApiError::bad_parameter("port", "not_integer", title));
+    }
+    text.parse().map_err(|_| {
+        ApiError::bad_parameter("port", "input_out_of_range", "There is no such port")
+            .with("minimum", 0)
+            .with("maximum", u16::MAX)
+    })
+}
+
+fn mode(query: &str) -> Result<Mode, ApiError> {
+    let mut modes = pairs(query).filter_map(Result::ok);
+    let given = modes.find(|(name, _)| name == "mode");
+    let refuse = |code, title| Err(ApiError::bad_parameter("mode", code, title));
+    match given.and_then(|(_, value)| value).as_deref() {
+        Some("play") => Ok(Mode::Play),
+        Some("publish") => Ok(Mode::Publish),
+        Some(_) => refuse("unknown_enum_option", "A mode is play or publish"),
+        None => refuse("missing_required", "Say what the port is for"),
+    }
+}
+
+/// Whether a stream's configuration gives it this port.
+fn owns(config: &str, port: u16) -> bool {
+    let digits = port.to_string();
+    // Nearly every stream is dismissed by this, without being read.
+    if memmem::find(config.as_bytes(), digits.as_bytes()).is_none()
+        || memmem::find(config.as_bytes(), b"srt").is_none()
+    {
+        return false;
+    }
+    let config = json::parse(config.as_bytes())
+        .expect("a stored configuration is JSON that was written here");
+    let published = ["srt_publish", "srt2_publish"].into_iter().any(|field| {
+        let spec = config.get(field).and_then(|srt| srt.get("port"));
+        spec.is_some_and(|spec| port_of(spec) == Some(port))
+    });
+    let inputs = config.get("inputs").and_then(Value::as_array);
+    published
+        || inputs.into_iter().flatten().any(|input| {
+            let url = input.get("url").and_then(Value::as_str);
+            url.and_then(listening_port) == Some(port)
+        })
+}
+
+/// A number, or a text that ends in one behind a colon.
+fn port_of(spec: &Value) -> Option<u16> {
+    match spec {
+        Value::String(text) => text.rsplit(':').next()?.parse().ok(),
+        spec => u16::try_from(spec.as_u64()?).ok(),
+    }
+}
+
+/// The port of an SRT URL without an address to call: others call it.
+fn listening_port(url: &str) -> Option<u16> {
+    let rest = ["srt://", "srt1://", "srt2://"]
+        .into_iter()
+        .find_map(|scheme| url.strip_prefix(scheme))?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let authority = authority.rsplit('@').next()?;
+    let (host, port) = authority.rsplit_once(':')?;
+    matches!(host, "" | "*" | "0.0.0.0" | "[::]")
+        .then(|| port.parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_owns_the_ports_it_is_published_to() {
+        let owned = |config| owns(config, 9000);
+        assert!(owned(r#"{"srt_publish":{"port":9000}}"#));
+        assert!(owned(r#"{"srt2_publish":{"port":"10.0.0.1:9000"}}"#));
+        assert!(owned(r#"{"inputs":[{"url":"srt://:9000"}]}"#));
+        assert!(owned(
+            r#"{"inputs":[{"url":"udp://x"},{"url":"srt2://u:p@0.0.0.0:9000?mode=listener"}]}"#
+        ));
+        for other in [
+            r#"{"srt_publish":{"port":19000}}"#,
+            r#"{"srt_publish":{"latency":9000}}"#,
+            r#"{"inputs":[{"url":"srt://elsewhere:9000"}]}"#,
+            r#"{"inputs":[{"url":"udp://:9000"}],"title":"srt"}"#,
+        ] {
+            assert!(!owned(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_and_a_mode_is_one_of_two() {
+        let status = |result: Result<u16, ApiError>| result.map_err(|error| error.status);
+        assert_eq!(status(port("/streamers/h/srt_port_resolve/0")), Ok(0));
+        for bad in ["x", "-1", "65536", "1.5", "%39000"] {
+            assert_eq!(status(port(&format!("/a/{bad}"))), Err(400), "{bad}");
+        }
+        assert!(mode("host=h&mode=play").is_ok_and(|mode| mode == Mode::Play));
+        for bad in ["", "mode", "mode=", "mode=both"] {
+            assert!(mode(bad).is_err(), "{bad}");
+        }
+    }
+}

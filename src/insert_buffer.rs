@@ -1,0 +1,193 @@
+//! Saves of episodes that wait to be committed together.
+//!
+//! Programs that watch pictures save many small episodes; each commit costs an fsync whatever its size. A save waits until the oldest that waits
+//! has waited for the delay, or until more than the limit wait; then all of them go. Nobody is answered before, so that a 2xx still means durable.
+//! Pure: times are given, in what unit of a running clock does not matter.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::state::entity::Key;
+
+/// Longest delay that can be set.
+pub const DELAY_MS_MAX: u32 = 10_000;
+/// Largest limit that can be set; bounds what waits in memory, together with the largest body.
+pub const LIMIT_MAX: usize = 10_000;
+
+/// What can be set while the server runs.
+#[derive(Debug)]
+pub struct BufferSettings {
+    delay_ms: AtomicU32,
+    limit: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl BufferSettings {
+    /// 0 in either: nothing waits.
+    pub fn new(delay: Duration, limit: usize) -> Self {
+        let settings = Self {
+            delay_ms: AtomicU32::new(0),
+            limit: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        };
+        settings.set(delay, limit);
+        settings
+    }
+
+    pub fn set(&self, delay: Duration, limit: usize) {
+        let delay_ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+        self.delay_ms
+            .store(delay_ms.min(DELAY_MS_MAX), Ordering::Relaxed);
+        self.limit.store(limit.min(LIMIT_MAX), Ordering::Relaxed);
+    }
+
+    pub fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms.load(Ordering::Relaxed).into())
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// The server is stopping: nothing waits any more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    fn are_off(&self) -> bool {
+        self.ended.load(Ordering::Relaxed) || self.delay().is_zero() || self.limit() == 0
+    }
+}
+
+/// The saves that wait, in the order they came.
+#[derive(Debug)]
+pub struct InsertBuffer<T> {
+    waiting: Vec<T>,
+    /// How many saves of each episode wait.
+    keys: HashMap<Key, usize>,
+    /// When the oldest came.
+    since: Duration,
+}
+
+impl<T> Default for InsertBuffer<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::new(),
+            keys: HashMap::new(),
+            since: Duration::ZERO,
+        }
+    }
+}
+
+impl<T> InsertBuffer<T> {
+    pub fn push(&mut self, key: Key, save: T, now: Duration) {
+        if self.waiting.is_empty() {
+            self.since = now;
+        }
+        *self.keys.entry(key).or_default() += 1;
+        self.waiting.push(save);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether a save of this episode waits: what comes after it must not overtake it.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// How long the saves may go on waiting; `None` if none wait, zero if they must go now.
+    pub fn rest(&self, settings: &BufferSettings, now: Duration) -> Option<Duration> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        if settings.are_off() || self.waiting.len() > settings.limit() {
+            return Some(Duration::ZERO);
+        }
+        Some((self.since + settings.delay()).saturating_sub(now))
+    }
+
+    pub fn is_due(&self, settings: &BufferSettings, now: Duration) -> bool {
+        self.rest(settings, now) == Some(Duration::ZERO)
+    }
+
+    /// All of them, in their order.
+    pub fn take(&mut self) -> Vec<T> {
+        self.keys.clear();
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn saves_go_together_when_the_oldest_has_waited_long_enough() {
+        let settings = BufferSettings::new(ms(1000), 250);
+        let mut buffer = InsertBuffer::default();
+        assert_eq!(buffer.rest(&settings, ms(0)), None);
+        buffer.push(Key::Number(1), "a", ms(5000));
+        buffer.push(Key::Number(2), "b", ms(5900));
+        assert_eq!(buffer.rest(&settings, ms(5900)), Some(ms(100)));
+        assert!(!buffer.is_due(&settings, ms(5999)));
+        assert!(buffer.is_due(&settings, ms(6000)));
+        assert_eq!(buffer.take(), ["a", "b"]);
+        assert_eq!(buffer.rest(&settings, ms(9000)), None);
+        // The next one begins anew.
+        buffer.push(Key::Number(1), "c", ms(9000));
+        assert_eq!(buffer.rest(&settings, ms(9000)), Some(ms(1000)));
+    }
+
+    #[test]
+    fn one_more_than_the_limit_does_not_wait() {
+        let settings = BufferSettings::new(ms(1000), 2);
+        let mut buffer = InsertBuffer::default();
+        buffer.push(Key::Number(1), 1, ms(0));
+        buffer.push(Key::Number(2), 2, ms(0));
+        assert!(!buffer.is_due(&settings, ms(1)));
+        buffer.push(Key::Number(3), 3, ms(1));
+        assert!(buffer.is_due(&settings, ms(1)));
+    }
+
+    #[test]
+    fn nothing_waits_when_it_is_off_or_the_server_stops() {
+        let mut buffer = InsertBuffer::default();
+        buffer.push(Key::Number(1), 1, ms(0));
+        for (delay, limit) in [(0, 250), (1000, 0)] {
+            let settings = BufferSettings::new(ms(delay), limit);
+            assert!(buffer.is_due(&settings, ms(0)), "{delay} {limit}");
+        }
+        // Both can change while saves wait.
+        let settings = BufferSettings::new(ms(1000), 250);
+        assert!(!buffer.is_due(&settings, ms(0)));
+        settings.set(ms(0), 250);
+        assert!(buffer.is_due(&settings, ms(0)));
+        settings.set(ms(1000), 250);
+        settings.end();
+        assert!(buffer.is_due(&settings, ms(0)));
+    }
+
+    #[test]
+    fn it_knows_which_episodes_wait() {
+        let mut buffer = InsertBuffer::default();
+        buffer.push(Key::Number(1), 1, ms(0));
+        buffer.push(Key::Number(1), 2, ms(0));
+        assert!(buffer.holds(&Key::Number(1)) && !buffer.holds(&Key::Number(2)));
+        assert_eq!(buffer.take(), [1, 2]);
+        assert!(!buffer.holds(&Key::Number(1)));
+    }
+
+    #[test]
+    fn settings_are_bounded() {
+        let settings = BufferSettings::new(Duration::MAX, usize::MAX);
+        assert_eq!(settings.delay(), ms(DELAY_MS_MAX.into()));
+        assert_eq!(settings.limit(), LIMIT_MAX);
+    }
+}

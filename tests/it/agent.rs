@@ -1,0 +1,937 @@
+//! Agents against the real program: the resource, the handshake, control connections, commands from any core.
+//!
+//! The agent here is written from the documentation of the protocol, with its own SHA-512 of everything. Its commands come over HTTP from
+//! another thread, because they wait for what the agent says.
+
+use std::thread::{self, JoinHandle};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha512};
+
+use crate::server::{Answer, Client, PREFIX, STREAMER_PREFIX, TestServer};
+
+const KEY: &str = "agent-key-1";
+
+fn hash(text: &str) -> String {
+    Sha512::digest(text.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+struct Challenge {
+    nonce: String,
+    salt: String,
+    server_proof: String,
+}
+
+impl Challenge {
+    fn of(answer: &Answer) -> Self {
+        let field = |name| answer.header(name).expect("a challenge").to_owned();
+        Self {
+            nonce: field("x-nonce"),
+            salt: field("x-salt"),
+            server_proof: field("x-agentauth"),
+        }
+    }
+
+    fn proof(&self, key: &str) -> String {
+        let inner = hash(&format!("{}:{key}", self.salt));
+        format!("Peeklio {}", hash(&format!("{}:{inner}", self.nonce)))
+    }
+}
+
+const UPGRADE: [(&str, &str); 2] = [("Connection", "Upgrade"), ("Upgrade", "weir-agent/1")];
+
+/// One request of the handshake.
+fn ask(client: &mut Client, path: &str, fields: &[(&str, &str)]) -> Answer {
+    client.request("POST", path, fields, b"")
+}
+
+fn challenge(client: &mut Client, id: &str) -> Challenge {
+    let answer = ask(client, "/endpoint/connect", &[("X-Peeklio-Id", id)]);
+    Challenge::of(&answer.expect(401))
+}
+
+/// The second step with whatever proof; further fields make it an upgrade.
+fn prove(client: &mut Client, id: &str, nonce: &str, proof: &str, more: &[(&str, &str)]) -> Answer {
+    let mut fields = vec![
+        ("X-Peeklio-Id", id),
+        ("X-Nonce", nonce),
+        ("Authorization", proof),
+    ];
+    fields.extend_from_slice(more);
+    ask(client, "/endpoint/connect", &fields)
+}
+
+/// A connected agent.
+struct Agent {
+    client: Client,
+    /// Of the answer that made it one.
+    url: Option<String>,
+    /// The first line of the server.
+    hello: Value,
+}
+
+impl Agent {
+    /// Up to the server's hello.
+    fn open(server: &TestServer, id: &str, key: &str) -> Self {
+        let mut client = server.connect();
+        let challenge = challenge(&mut client, id);
+        let proof = challenge.proof(key);
+        let answer = prove(&mut client, id, &challenge.nonce, &proof, &UPGRADE).expect(101);
+        assert_eq!(answer.header("upgrade"), Some("weir-agent/1"));
+        let mut agent = Self {
+            client,
+            url: answer.header("x-streampoint-url").map(str::to_owned),
+            hello: Value::Null,
+        };
+        agent.hello = agent.hear("hello");
+        agent
+    }
+
+    fn connect(server: &TestServer, id: &str) -> Self {
+        let mut agent = Self::open(server, id, KEY);
+        agent.say(json!({"command":"hello","version":"v1"}));
+        agent.settle();
+        agent
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // as in `TestServer::put`
+    fn say(&mut self, line: Value) {
+        self.client.send(format!("{line}\n").as_bytes());
+    }
+
+    fn line(&mut self) -> Value {
+        let line = self.client.line().expect("the connection is open");
+        serde_json::from_str(&line).expect("a line is JSON")
+    }
+
+    /// The next line, which must be this command.
+    #[track_caller]
+    fn hear(&mut self, command: &str) -> Value {
+        let line = self.line();
+        assert_eq!(line["command"], command, "{line}");
+        line
+    }
+
+    /// After this the server has heard all that was said.
+    fn settle(&mut self) {
+        self.say(json!({"command":"ping","id":77}));
+        let pong = self.hear("pong");
+        assert_eq!(pong["reply_to"], 77);
+    }
+
+    /// The server ends the connection and says why.
+    #[track_caller]
+    fn is_ended(&mut self, reason: &str) {
+        let last = self.hear("disconnect");
+        assert_eq!(last["reason"], reason);
+        assert_eq!(self.client.line(), None);
+    }
+}
+
+/// A server with an agent that may connect.
+fn server_with_agent() -> TestServer {
+    let server = TestServer::new();
+    server.put("/agents/cam1", json!({"key":KEY})).expect(200);
+    server
+}
+
+fn streamer(server: &TestServer, hostname: &str, key: Option<&str>) {
+    let config = key.map_or(json!({}), |key| json!({"rproxy":{"streampoint_key":key}}));
+    let body = json!({
+        "role":"streamer","cluster_key":"ck","config":config,
+        "public_payload_url":format!("http://user:pw@{hostname}.example.com:8080/x"),
+    });
+    server
+        .put(&format!("/streamers/{hostname}"), body)
+        .expect(200);
+}
+
+/// A command on its way, in a thread of its own.
+fn command(server: &TestServer, method: &'static str, path: &str) -> JoinHandle<Answer> {
+    let address = server.address();
+    let path = format!("{PREFIX}{path}");
+    thread::spawn(move || {
+        let bearer = format!("Bearer {}", crate::server::API_KEY);
+        Client::new(address).request(method, &path, &[("Authorization", &bearer)], b"")
+    })
+}
+
+fn answer(command: JoinHandle<Answer>) -> Answer {
+    command.join().expect("the client does not panic")
+}
+
+fn stats(server: &TestServer, id: &str) -> Value {
+    server.get(&format!("/agents/{id}")).expect(200).json()["stats"].clone()
+}
+
+/// Asks until the answer is as it must come to be.
+fn until(server: &TestServer, path: &str, reached: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let found = server.get(path).expect(200).json();
+        if reached(&found) {
+            return found;
+        }
+        thread::yield_now();
+    }
+}
+
+// ---- the resource ---------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_agent_is_saved_read_listed_and_deleted() {
+    let server = TestServer::new();
+    server.get("/agents/cam1").expect(404);
+    let saved = server
+        .put(
+            "/agents/cam1",
+            json!({"key":"k1","stats":{"version":"x"},"unknown":1}),
+        )
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&saved["id"], &saved["key"]),
+        (&json!("cam1"), &json!("k1"))
+    );
+    assert_eq!(saved["stats"], Value::Null, "read-only fields are dropped");
+    assert!(saved.get("unknown").is_none() && saved.get("layout").is_none());
+    let read = server.get("/agents/cam1").expect(200).json();
+    assert_eq!(read, saved);
+    let listed = server.get("/agents").expect(200).json();
+    assert_eq!(listed["agents"][0]["id"], "cam1");
+    assert_eq!(listed["agents"][0]["key"], "***", "lists mask the key");
+    let again = server.put("/agents/cam1", json!({"key":"***"})).expect(200);
+    assert_eq!(again.json()["key"], "k1", "a mask keeps what is stored");
+    let other = server.put("/agents/cam1", json!({"id":"cam2"}));
+    assert_eq!(other.expect(400).errors(), ["key_mismatch /id"]);
+    let wrong = server.put("/agents/cam1", json!({"key":5}));
+    assert_eq!(wrong.expect(400).errors(), ["not_string /key"]);
+    server.delete("/agents/cam1").expect(204);
+    server.delete("/agents/cam1").expect(404);
+    server.get("/agents/cam1").expect(404);
+}
+
+#[test]
+fn agents_are_listed_last_id_first_and_found_by_what_they_tell() {
+    let server = TestServer::new();
+    for id in ["a1", "a2", "a3"] {
+        server
+            .put(&format!("/agents/{id}"), json!({"key":KEY}))
+            .expect(200);
+    }
+    let mut agent = Agent::connect(&server, "a2");
+    agent.say(json!({"command":"description","version":"v9-special","agent_type":"router","local_ip":"10.1.2.3","mac_address":"AA-BB"}));
+    agent.settle();
+    let ids = |query: &str| -> Vec<String> {
+        let page = server.get(&format!("/agents{query}")).expect(200).json();
+        let agents = page["agents"].as_array().expect("a list").clone();
+        agents
+            .iter()
+            .map(|agent| agent["id"].as_str().expect("an id").to_owned())
+            .collect()
+    };
+    assert_eq!(ids(""), ["a3", "a2", "a1"]);
+    assert_eq!(ids("?sort=id&limit=2"), ["a1", "a2"]);
+    for found in ["V9-spec", "10.1.2", "aa-bb", "A2", "127.0.0.1"] {
+        assert_eq!(ids(&format!("?q={found}")), ["a2"], "{found}");
+    }
+    assert_eq!(ids("?q=nothing"), Vec::<String>::new());
+    assert_eq!(ids("?stats.agent_type=router"), ["a2"]);
+    assert_eq!(ids("?stats.endpoint_connection.alive=true"), ["a2"]);
+    assert_eq!(ids("?stats_is=null"), ["a3", "a1"]);
+    let secret = server.get("/agents?key=agent-key-1").expect(400);
+    assert_eq!(secret.errors(), ["secret_field key"]);
+}
+
+#[test]
+fn streams_use_agents_and_go_with_them() {
+    let server = TestServer::new();
+    streamer(&server, "s1", Some("sk"));
+    for id in ["a1", "a2"] {
+        server
+            .put(&format!("/agents/{id}"), json!({"key":KEY}))
+            .expect(200);
+    }
+    let via =
+        |id: &str| json!({"inputs":[{"url":"rtsp://10.0.0.1/","via":format!("agent://{id}")}]});
+    server.put("/streams/one", via("a1")).expect(200);
+    server.put("/streams/two", via("a1")).expect(200);
+    server.put("/streams/other", json!({})).expect(200);
+    let unused = || {
+        server
+            .get("/agents?stream_is=null&select=id")
+            .expect(200)
+            .json()["agents"]
+            .clone()
+    };
+    assert_eq!(unused(), json!([{"id":"a2"}]));
+    let users = server
+        .get("/agents?stream=two&select=id")
+        .expect(200)
+        .json();
+    assert_eq!(users["agents"], json!([{"id":"a1"}]));
+    // A stream's layout is its agent's; an agent's own does not count then.
+    server
+        .put("/streams/one", json!({"layout":{"ingest":"s1"}}))
+        .expect(200);
+    server
+        .put("/agents/a1", json!({"layout":{"ingest":"nowhere"}}))
+        .expect(200);
+    let placed = server.get("/agents/a1").expect(200).json();
+    assert_eq!(placed["layout"]["ingest"], "s1");
+    assert_eq!(placed["layout"]["originator"], "other");
+    // A stream that changes its agent is counted anew.
+    server.put("/streams/two", via("a2")).expect(200);
+    assert_eq!(unused(), json!([]));
+    server.put("/streams/two", via("a1")).expect(200);
+    assert_eq!(unused(), json!([{"id":"a2"}]));
+    let since = server.get("/streams/other").expect(200).json()["updated_at"].clone();
+    server.delete("/agents/a1").expect(204);
+    let left = server.get("/streams?select=name").expect(200).json();
+    assert_eq!(left["streams"].as_array().map(Vec::len), Some(1), "{left}");
+    assert_eq!(left["streams"][0]["updated_at"], since);
+    let told = server.get("/streamers/s1/streams").expect(200).json();
+    assert_eq!(told["streams"], json!([]));
+}
+
+#[test]
+fn the_index_of_agents_survives_a_restart() {
+    let mut server = TestServer::new();
+    server.put("/agents/a1", json!({"key":KEY})).expect(200);
+    server
+        .put(
+            "/streams/one",
+            json!({"inputs":[{"url":"rtsp://c/","via":"agent://a1"}]}),
+        )
+        .expect(200);
+    server.restart();
+    let unused = server.get("/agents?stream_is=null").expect(200).json();
+    assert_eq!(unused["agents"], json!([]));
+    server.delete("/agents/a1").expect(204);
+    server.get("/streams/one").expect(404);
+}
+
+#[test]
+fn agents_without_streams_are_placed_together_or_not_at_all() {
+    let server = TestServer::new();
+    streamer(&server, "s1", None);
+    for id in ["a1", "a2"] {
+        server
+            .put(&format!("/agents/{id}"), json!({"key":KEY}))
+            .expect(200);
+    }
+    server
+        .put(
+            "/streams/one",
+            json!({"inputs":[{"url":"rtsp://c/","via":"agent://a1"}]}),
+        )
+        .expect(200);
+    let layouts = |items: Value| server.post("/agents/layouts", json!({"layouts":items}));
+    let layout = |id: &str| {
+        let agent = server.get(&format!("/agents/{id}")).expect(200).json();
+        agent["layout"]["ingest"].clone()
+    };
+    layouts(json!([{"id":"a1","ingest":"s1"},{"id":"a2","ingest":"s1","originator":"layouter"}]))
+        .expect(204);
+    assert_eq!((layout("a1"), layout("a2")), (Value::Null, json!("s1")));
+    let read = server.get("/agents/a2").expect(200).json();
+    assert_eq!(read["layout"]["originator"], "layouter");
+    assert!(read["layout"]["created_at"].as_u64() > Some(1_000_000_000_000));
+    for (items, error) in [
+        (
+            json!([{"id":"a2","ingest":null},{"id":"a9","ingest":"s1"}]),
+            "agent_not_found /layouts/1/id",
+        ),
+        (
+            json!([{"id":"a2","ingest":"s9"}]),
+            "streamer_not_found /layouts/0/ingest",
+        ),
+        (
+            json!([{"id":"a2"},{"id":"a2"}]),
+            "duplicate_item /layouts/1/id",
+        ),
+        (json!([{"ingest":"s1"}]), "missing_required /layouts/0/id"),
+        (json!([5]), "not_object /layouts/0"),
+        (json!({}), "not_array /layouts"),
+    ] {
+        assert_eq!(layouts(items).expect(400).errors(), [error]);
+    }
+    assert_eq!(layout("a2"), json!("s1"), "nothing was changed");
+    layouts(json!([{"id":"a2","ingest":null}])).expect(204);
+    assert_eq!(layout("a2"), Value::Null);
+    server
+        .put("/agents/a2", json!({"layout":{"ingest":"s1"}}))
+        .expect(200);
+    assert_eq!(layout("a2"), json!("s1"));
+    let bad = server.put("/agents/a2", json!({"layout":{"ingest":"s9"}}));
+    assert_eq!(
+        bad.expect(400).errors(),
+        ["streamer_not_found /layout/ingest"]
+    );
+}
+
+// ---- the handshake --------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_handshake_is_the_documented_one_at_all_its_paths() {
+    let server = server_with_agent();
+    for prefix in ["", PREFIX, STREAMER_PREFIX] {
+        let path = format!("{prefix}/endpoint/connect");
+        let mut client = server.connect();
+        let answer = ask(&mut client, &path, &[]);
+        assert_eq!(answer.expect(403).errors(), ["agent_unknown"]);
+        let answer = ask(&mut client, &path, &[("X-Peeklio-Id", "nobody")]);
+        assert_eq!(answer.expect(403).errors(), ["agent_unknown"]);
+        let id = ("X-Peeklio-Id", "cam1");
+        let asked = ask(&mut client, &path, &[id]).expect(401);
+        assert_eq!(asked.header("www-authenticate"), Some("Peeklio"));
+        let challenge = Challenge::of(&asked);
+        let salted = hash(&format!("{}:{KEY}", challenge.salt));
+        assert_eq!(
+            challenge.server_proof,
+            hash(&format!("{salted}:{}", challenge.nonce)),
+            "the server knows the key"
+        );
+        let answer = ask(
+            &mut client,
+            &path,
+            &[
+                id,
+                ("X-Nonce", &challenge.nonce),
+                ("Authorization", &challenge.proof(KEY)),
+            ],
+        );
+        let answer = answer.expect(200);
+        assert_eq!(answer.text(), "authorized");
+        assert_eq!(answer.header("x-force-reset"), None);
+        assert_eq!(answer.header("x-streampoint-url"), None, "it has no layout");
+    }
+    // The agent's own nonce makes the server's proof fresh.
+    let mut client = server.connect();
+    let fields = [("X-Peeklio-Id", "cam1"), ("X-Nonce", "of the agent")];
+    let challenge = Challenge::of(&ask(&mut client, "/endpoint/connect", &fields).expect(401));
+    let salted = hash(&format!("{}:{KEY}", challenge.salt));
+    let expected = hash(&format!("{salted}:{}:of the agent", challenge.nonce));
+    assert_eq!(challenge.server_proof, expected);
+    server.get("/endpoint/connect").expect(405);
+    // Other credentials open nothing here, and an agent's proof nothing elsewhere.
+    let bearer = format!("Bearer {}", crate::server::API_KEY);
+    let fields = [
+        ("X-Peeklio-Id", "cam1"),
+        ("X-Nonce", "n"),
+        ("Authorization", &bearer),
+    ];
+    ask(&mut server.connect(), "/endpoint/connect", &fields).expect(401);
+    server
+        .call_as("GET", "/agents", Some(&challenge.proof(KEY)))
+        .expect(401);
+}
+
+#[test]
+fn wrong_proofs_and_used_nonces_are_refused() {
+    let mut server = server_with_agent();
+    server.put("/agents/cam2", json!({"key":KEY})).expect(200);
+    server.put("/agents/nokey", json!({})).expect(200);
+    let mut client = server.connect();
+    let refused = ask(
+        &mut client,
+        "/endpoint/connect",
+        &[("X-Peeklio-Id", "nokey")],
+    );
+    assert_eq!(refused.expect(403).errors(), ["authentication_failed"]);
+    let first = challenge(&mut client, "cam1");
+    for wrong in [
+        first.proof("other key"),
+        "Peeklio 00".to_owned(),
+        format!("Peeklio {}", first.server_proof),
+    ] {
+        let answer = prove(&mut client, "cam1", &first.nonce, &wrong, &UPGRADE);
+        assert_eq!(
+            answer.expect(403).errors(),
+            ["authentication_failed"],
+            "{wrong}"
+        );
+    }
+    // A nonce of another agent, and things that are no nonce, lead to a new challenge.
+    let answer = prove(
+        &mut client,
+        "cam2",
+        &first.nonce,
+        &first.proof(KEY),
+        &UPGRADE,
+    );
+    Challenge::of(&answer.expect(401));
+    for nonce in ["", "zz", &"0".repeat(64), &first.nonce.to_uppercase()[..60]] {
+        let answer = prove(&mut client, "cam1", nonce, &first.proof(KEY), &UPGRADE);
+        Challenge::of(&answer.expect(401));
+    }
+    let accepted = prove(&mut client, "cam1", &first.nonce, &first.proof(KEY), &[]);
+    accepted.expect(200);
+    let replayed = prove(
+        &mut client,
+        "cam1",
+        &first.nonce,
+        &first.proof(KEY),
+        &UPGRADE,
+    );
+    Challenge::of(&replayed.expect(401));
+    // Whoever listened before a restart cannot use it after.
+    let old = challenge(&mut client, "cam1");
+    server.restart();
+    let answer = prove(
+        &mut server.connect(),
+        "cam1",
+        &old.nonce,
+        &old.proof(KEY),
+        &UPGRADE,
+    );
+    Challenge::of(&answer.expect(401));
+    drop(Agent::connect(&server, "cam1"));
+}
+
+#[test]
+fn a_deleted_agent_is_told_to_forget_even_after_a_restart() {
+    let mut server = server_with_agent();
+    let mut agent = Agent::connect(&server, "cam1");
+    server.delete("/agents/cam1").expect(204);
+    agent.is_ended("agent_deleted");
+    for _ in 0..2 {
+        let mut client = server.connect();
+        let asked = challenge(&mut client, "cam1");
+        let wrong = prove(
+            &mut client,
+            "cam1",
+            &asked.nonce,
+            &asked.proof("x"),
+            &UPGRADE,
+        );
+        wrong.expect(403);
+        let told = prove(
+            &mut client,
+            "cam1",
+            &asked.nonce,
+            &asked.proof(KEY),
+            &UPGRADE,
+        );
+        let told = told.expect(200);
+        assert_eq!(told.header("x-force-reset"), Some("true"));
+        server.restart();
+    }
+    server.get("/agents/cam1").expect(404);
+    assert_eq!(
+        server.get("/agents").expect(200).json()["agents"],
+        json!([])
+    );
+    // Saved anew it is an agent like any other.
+    server.put("/agents/cam1", json!({"key":"k2"})).expect(200);
+    drop(Agent::open(&server, "cam1", "k2"));
+    assert_eq!(
+        stats(&server, "cam1")["version"],
+        Value::Null,
+        "of its former life"
+    );
+}
+
+// ---- control connections --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_an_agent_tells_is_shown_while_and_after_it_is_connected() {
+    let server = server_with_agent();
+    let mut agent = Agent::open(&server, "cam1", KEY);
+    assert_eq!(agent.hello["protocol"], "weir-agent/1");
+    assert_eq!(agent.hello["ping_timeout_ms"], 60_000);
+    assert_eq!(agent.hello["ping_interval_ms"], 20_000);
+    agent.say(json!({"command":"hello","version":"v1","mac_address":"F0-23"}));
+    agent.say(
+        json!({"command":"description","version":"v2","agent_type":"router","local_ip":"10.0.0.7"}),
+    );
+    agent.say(json!({"command":"ping","connections_requested":9,"connections_established":7}));
+    agent.hear("pong");
+    let told = stats(&server, "cam1");
+    assert_eq!(told["version"], "v2");
+    assert_eq!(told["agent_type"], "router");
+    assert_eq!(
+        (&told["local_ip"], &told["mac_address"]),
+        (&json!("10.0.0.7"), &json!("F0-23"))
+    );
+    assert_eq!(told["peer_ip"], "127.0.0.1");
+    assert_eq!(
+        (
+            &told["connections_requested"],
+            &told["connections_established"]
+        ),
+        (&json!(9), &json!(7))
+    );
+    let connection = &told["endpoint_connection"];
+    assert_eq!(connection["alive"], true);
+    assert!(
+        connection["bytes_from_server"].as_u64() > Some(100),
+        "{told}"
+    );
+    assert!(connection["bytes_to_server"].as_u64() > Some(100), "{told}");
+    assert!(connection["opened_at"].as_u64() > Some(1_000_000_000_000));
+    agent.say(json!({"command":"disconnect"}));
+    assert_eq!(agent.client.line(), None);
+    let left = until(&server, "/agents/cam1", |agent| {
+        agent["stats"]["endpoint_connection"]["alive"] == false
+    });
+    assert_eq!(
+        left["stats"]["version"], "v2",
+        "what was told is still true"
+    );
+    let validator = |value: &Value| value["endpoint_connection"]["status_changed_at"].as_u64();
+    assert!(validator(&left["stats"]) >= validator(&told));
+}
+
+#[test]
+fn hostile_lines_are_answered_and_end_no_more_than_their_connection() {
+    let server = server_with_agent();
+    for first in [
+        "\u{fffd}",
+        "[]",
+        "{}",
+        r#"{"command":"logs"}"#,
+        r#"{"command":"hello","version":[]}"#,
+    ] {
+        let mut agent = Agent::open(&server, "cam1", KEY);
+        agent.client.send(format!("{first}\n").as_bytes());
+        agent.hear("error");
+        agent.is_ended("hello_expected");
+    }
+    server.put("/agents/cam2", json!({"key":KEY})).expect(200);
+    let mut other = Agent::connect(&server, "cam2");
+    let mut agent = Agent::connect(&server, "cam1");
+    for (line, code) in [
+        (&b"\xff\xfe"[..], "bad_json"),
+        (b"{\"command\":\"ping\",\"command\":\"ping\"}", "bad_json"),
+        (b"null", "not_object"),
+        (b"{\"command\":7}", "no_command"),
+        (b"{\"command\":\"hello\"}", "hello_twice"),
+        (b"{\"command\":\"make_coffee\",\"id\":5}", "unknown_command"),
+        (
+            b"{\"command\":\"description\",\"local_ip\":\"300.0.0.1\"}",
+            "bad_local_ip",
+        ),
+        (
+            b"{\"command\":\"ping\",\"bytes_to_server\":-1}",
+            "bad_count",
+        ),
+    ] {
+        agent.client.send(&[line, b"\n"].concat());
+        let error = agent.hear("error");
+        assert_eq!(error["code"], code);
+    }
+    agent.settle();
+    for _ in 0..20 {
+        agent.client.send(b"{\n");
+    }
+    for _ in 8..16 {
+        agent.hear("error");
+    }
+    agent.is_ended("too_many_errors");
+    let mut agent = Agent::connect(&server, "cam1");
+    agent.client.send(&vec![b'x'; 70_000]);
+    agent.is_ended("line_too_long");
+    // A head and lines in one piece.
+    let mut client = server.connect();
+    let asked = challenge(&mut client, "cam1");
+    let head = format!(
+        "POST /endpoint/connect HTTP/1.1\r\nHost: a\r\nX-Peeklio-Id: cam1\r\nX-Nonce: {}\r\nAuthorization: {}\r\nConnection: upgrade\r\nUpgrade: weir-agent/1\r\nContent-Length: 2\r\n\r\nxx{{\"command\":\"hello\"}}\n{{\"command\":\"ping\"}}\n",
+        asked.nonce,
+        asked.proof(KEY)
+    );
+    client.send(head.as_bytes());
+    assert_eq!(client.answer(false).status, 101);
+    for command in ["hello", "pong"] {
+        let line = client.line().expect("a line");
+        assert!(line.contains(command), "{line}");
+    }
+    other.settle();
+}
+
+#[test]
+fn a_silent_agent_is_disconnected() {
+    let server = TestServer::with(&["--agent-silence", "300ms"]);
+    server.put("/agents/cam1", json!({"key":KEY})).expect(200);
+    let mut agent = Agent::connect(&server, "cam1");
+    assert_eq!(agent.hello["ping_interval_ms"], 100);
+    agent.client.send(b"{\"command\":");
+    agent.is_ended("ping_timeout");
+    until(&server, "/agents/cam1", |agent| {
+        agent["stats"]["endpoint_connection"]["alive"] == false
+    });
+    let refused = server.post("/agents/cam1/reboot", json!({}));
+    assert_eq!(refused.expect(409).errors(), ["agent_offline"]);
+}
+
+#[test]
+fn a_new_connection_takes_over_the_older_one() {
+    let server = TestServer::with(&["--io-threads", "3"]);
+    server.put("/agents/cam1", json!({"key":KEY})).expect(200);
+    let mut older = Agent::connect(&server, "cam1");
+    for _ in 0..8 {
+        let mut newer = Agent::connect(&server, "cam1");
+        older.is_ended("replaced");
+        let asked = command(&server, "POST", "/agents/cam1/reboot");
+        let id = newer.hear("reboot")["id"].clone();
+        newer.say(json!({"command":"reboot","reply_to":id}));
+        answer(asked).expect(204);
+        older = newer;
+    }
+    assert_eq!(stats(&server, "cam1")["endpoint_connection"]["alive"], true);
+}
+
+#[test]
+fn a_changed_key_ends_the_connection_that_proved_the_former_one() {
+    let server = server_with_agent();
+    let mut agent = Agent::connect(&server, "cam1");
+    server
+        .put("/agents/cam1", json!({"layout":null}))
+        .expect(200);
+    agent.settle();
+    server.put("/agents/cam1", json!({"key":"new"})).expect(200);
+    agent.is_ended("key_changed");
+    let mut client = server.connect();
+    let asked = challenge(&mut client, "cam1");
+    prove(
+        &mut client,
+        "cam1",
+        &asked.nonce,
+        &asked.proof(KEY),
+        &UPGRADE,
+    )
+    .expect(403);
+    drop(Agent::open(&server, "cam1", "new"));
+}
+
+#[test]
+fn agents_follow_their_layout() {
+    let server = server_with_agent();
+    streamer(&server, "s1", Some("k/1"));
+    streamer(&server, "s2", Some("k2"));
+    server
+        .put("/agents/cam1", json!({"layout":{"ingest":"s1"}}))
+        .expect(200);
+    let mut agent = Agent::open(&server, "cam1", KEY);
+    let first = "http://s1.example.com:8080/?streampoint_key=k%2F1";
+    assert_eq!(
+        agent.url.as_deref(),
+        Some(first),
+        "no credentials, an escaped key"
+    );
+    agent.say(json!({"command":"hello"}));
+    let sent = agent.hear("streampoint_connect");
+    assert_eq!(
+        (&sent["url"], &sent["hostname"]),
+        (&json!(first), &json!("s1"))
+    );
+    let connection = || stats(&server, "cam1")["streampoint_connection"].clone();
+    assert_eq!(
+        (&connection()["hostname"], &connection()["alive"]),
+        (&json!("s1"), &json!(false))
+    );
+    agent.say(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
+    agent.say(json!({"command":"ping","bytes_to_server":5000,"connections_current":2}));
+    agent.hear("pong");
+    assert_eq!(connection()["alive"], true);
+    assert_eq!(connection()["bytes_to_server"], 5000);
+    assert_eq!(connection()["connections_current"], 2);
+    // A stream takes the agent along.
+    let via = json!({"inputs":[{"url":"rtsp://c/","via":"agent://cam1"}],"layout":{"ingest":"s2"}});
+    server.put("/streams/one", via).expect(200);
+    agent.hear("streampoint_disconnect");
+    let sent = agent.hear("streampoint_connect");
+    assert_eq!(sent["hostname"], "s2");
+    assert_eq!(connection()["alive"], false, "it has not arrived yet");
+    agent.say(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
+    // Moving the stream moves the agent; what changes nothing for it tells it nothing.
+    server.put("/streams/one", json!({"title":"t"})).expect(200);
+    let moved = json!({"layouts":[{"name":"one","ingest":"s1"}]});
+    server.post("/streams/layouts", moved).expect(204);
+    agent.hear("streampoint_disconnect");
+    assert_eq!(agent.hear("streampoint_connect")["url"], first);
+    // The streamer moves: so does its address.
+    server
+        .put(
+            "/streamers/s1",
+            json!({"public_payload_url":"https://new.example.com"}),
+        )
+        .expect(200);
+    agent.hear("streampoint_disconnect");
+    let sent = agent.hear("streampoint_connect");
+    assert_eq!(
+        sent["url"],
+        "https://new.example.com/?streampoint_key=k%2F1"
+    );
+    agent.say(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
+    // It takes no agents any more, then it does again.
+    server
+        .put("/streamers/s1", json!({"config":{"rproxy":null}}))
+        .expect(200);
+    agent.hear("streampoint_disconnect");
+    assert_eq!(connection()["alive"], false);
+    server
+        .put(
+            "/streamers/s1",
+            json!({"config":{"rproxy":{"streampoint_key":"k3"}}}),
+        )
+        .expect(200);
+    assert_eq!(
+        agent.hear("streampoint_connect")["url"],
+        "https://new.example.com/?streampoint_key=k3"
+    );
+    // Without the stream its own layout counts again, which is the same streamer.
+    server.delete("/streams/one").expect(204);
+    agent.settle();
+    server
+        .post(
+            "/agents/layouts",
+            json!({"layouts":[{"id":"cam1","ingest":null}]}),
+        )
+        .expect(204);
+    agent.hear("streampoint_disconnect");
+    agent.settle();
+}
+
+// ---- commands -------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn commands_reach_the_agent_on_whichever_core_and_its_answer_the_right_asker() {
+    let server = TestServer::with(&["--io-threads", "3"]);
+    let mut agents: Vec<Agent> = (0..6)
+        .map(|i| {
+            server
+                .put(&format!("/agents/cam{i}"), json!({"key":KEY}))
+                .expect(200);
+            Agent::connect(&server, &format!("cam{i}"))
+        })
+        .collect();
+    for round in 0..4 {
+        let asked: Vec<_> = (0..agents.len())
+            .map(|i| command(&server, "GET", &format!("/agents/cam{i}/logs")))
+            .collect();
+        for (i, agent) in agents.iter_mut().enumerate() {
+            let id = agent.hear("logs")["id"].clone();
+            let logs = json!({"a":format!("{i}-{round}"),"b":"x","status":"ok","buffer_size":i,"agent_id":"liar","evil":1,"meminfo":7});
+            agent.say(json!({"command":"logs","reply_to":id,"logs":logs}));
+        }
+        for (i, asked) in asked.into_iter().enumerate() {
+            let logs = answer(asked).expect(200).json();
+            let expected = json!({"a":format!("{i}-{round}"),"b":"x","status":"ok","buffer_size":i,"agent_id":format!("cam{i}")});
+            assert_eq!(logs, expected);
+        }
+    }
+    for name in ["reboot", "reset"] {
+        let asked = command(&server, "POST", &format!("/agents/cam3/{name}"));
+        let id = agents[3].hear(name)["id"].clone();
+        agents[3].say(json!({"command":name,"reply_to":id}));
+        assert_eq!(answer(asked).expect(204).body, b"");
+    }
+    let asked = command(&server, "POST", "/agents/cam4/reset");
+    let id = agents[4].hear("reset")["id"].clone();
+    agents[4].say(json!({"command":"error","reply_to":id,"reason":"not now"}));
+    let refused = answer(asked).expect(502);
+    assert_eq!(refused.errors(), ["agent_refused"]);
+    assert_eq!(refused.json()["errors"][0]["meta"]["reason"], "not now");
+    let asked = command(&server, "POST", "/agents/cam5/disconnect");
+    agents[5].is_ended("requested");
+    answer(asked).expect(204);
+}
+
+#[test]
+fn commands_to_agents_that_are_not_there_fail_at_once() {
+    let server = server_with_agent();
+    for (method, path) in [
+        ("POST", "/agents/cam1/reboot"),
+        ("POST", "/agents/cam1/reset"),
+        ("POST", "/agents/cam1/disconnect"),
+        ("GET", "/agents/cam1/logs"),
+    ] {
+        let refused = server.call(method, path, b"");
+        assert_eq!(refused.expect(409).errors(), ["agent_offline"], "{path}");
+        let refused = server.call(method, &path.replace("cam1", "nobody"), b"");
+        assert_eq!(refused.expect(404).errors(), ["agent_not_found"], "{path}");
+        server.call_as(method, path, None).expect(401);
+    }
+    server.get("/agents/cam1/reboot").expect(405);
+    // Connected but not ready: it has not said hello.
+    let _agent = Agent::open(&server, "cam1", KEY);
+    let refused = server.post("/agents/cam1/reboot", json!({}));
+    assert_eq!(refused.expect(503).errors(), ["agent_busy"]);
+}
+
+#[test]
+fn an_agent_that_leaves_or_never_answers_keeps_nobody_waiting() {
+    let server = TestServer::with(&["--agent-command-timeout", "200ms"]);
+    server.put("/agents/cam1", json!({"key":KEY})).expect(200);
+    let mut agent = Agent::connect(&server, "cam1");
+    let late = server.get("/agents/cam1/logs").expect(504);
+    assert_eq!(late.errors(), ["agent_timeout"]);
+    let id = agent.hear("logs")["id"].clone();
+    agent.say(json!({"command":"logs","reply_to":id,"logs":{"a":"late"}}));
+    agent.settle();
+    // What came late is nobody's: the next asker gets its own answer.
+    for _ in 0..30 {
+        assert_eq!(
+            server.get("/agents/cam1/logs").status,
+            504,
+            "those that are late make room"
+        );
+        agent.hear("logs");
+    }
+    let server = TestServer::new();
+    server.put("/agents/cam1", json!({"key":KEY})).expect(200);
+    let mut agent = Agent::connect(&server, "cam1");
+    let asked = command(&server, "POST", "/agents/cam1/reboot");
+    agent.hear("reboot");
+    drop(agent);
+    let failed = answer(asked).expect(502);
+    assert_eq!(failed.errors(), ["agent_connection_closed"]);
+    // Too many at once.
+    let mut agent = Agent::connect(&server, "cam1");
+    let waiting: Vec<_> = (0..16)
+        .map(|_| command(&server, "GET", "/agents/cam1/logs"))
+        .collect();
+    let ids: Vec<Value> = waiting
+        .iter()
+        .map(|_| agent.hear("logs")["id"].clone())
+        .collect();
+    let refused = server.get("/agents/cam1/logs").expect(503);
+    assert_eq!(refused.errors(), ["agent_busy"]);
+    assert!(refused.header("retry-after").is_some());
+    for id in ids.into_iter().rev() {
+        agent.say(json!({"command":"logs","reply_to":id,"logs":{"status":"ok"}}));
+    }
+    for asked in waiting {
+        answer(asked).expect(200);
+    }
+}
+
+#[test]
+fn a_stop_says_farewell_and_a_restarted_server_takes_agents_back() {
+    let mut server = server_with_agent();
+    let mut agent = Agent::connect(&server, "cam1");
+    let asked = command(&server, "POST", "/agents/cam1/reboot");
+    agent.hear("reboot");
+    server.signal("TERM");
+    agent.is_ended("server_stopping");
+    assert_eq!(
+        answer(asked).expect(502).errors(),
+        ["agent_connection_closed"]
+    );
+    assert!(server.wait().success(), "nothing is left behind");
+    server.start();
+    assert_eq!(
+        stats(&server, "cam1"),
+        Value::Null,
+        "nothing is known of it yet"
+    );
+    let mut agent = Agent::connect(&server, "cam1");
+    assert_eq!(stats(&server, "cam1")["endpoint_connection"]["alive"], true);
+    server.kill();
+    assert_eq!(agent.client.line(), None);
+    server.start();
+    drop(Agent::connect(&server, "cam1"));
+}

@@ -1,0 +1,196 @@
+//! How the cluster fares, as JSON and as metrics.
+
+use serde_json::{Value, json};
+
+use crate::metrics::{Metrics, check_with_client_library};
+use crate::server::TestServer;
+
+fn cluster() -> TestServer {
+    let server = TestServer::with(&["--streamer-dead-timeout", "10m"]);
+    for (host, bandwidth) in [("s1", 1000), ("s2", 1000)] {
+        let node = json!({"role": "streamer", "cluster_key": "k", "total_bandwidth": bandwidth});
+        server.put(&format!("/streamers/{host}"), node).expect(200);
+    }
+    for (name, host, disabled, permanent) in [
+        ("runs", Some("s1"), false, true),
+        ("weak", Some("s1"), false, true),
+        ("broken", Some("s1"), false, true),
+        ("off", Some("s1"), true, true),
+        ("idle", Some("s1"), false, false),
+        ("lost", Some("s2"), false, true),
+        ("nowhere", None, false, true),
+    ] {
+        let mut body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}], "disabled": disabled, "static": permanent});
+        if let Some(host) = host {
+            body["layout"] = json!({"ingest": host});
+        }
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let report = json!({
+        "stats": {
+            "cpu_usage": 85, "memory_usage": 10, "input_kbit": 100, "output_kbit": 960, "uptime": 77, "started_at": 1_700_000_000,
+            "server_version": "24.11", "build": 5, "online_streams": 2, "total_clients": 9,
+            "partitions": [{"device": "sda1", "path": "/a \"b\"", "usage": 50, "total_mb": 7}, {"device": "sdb1", "path": "/b", "usage": 60}],
+        },
+        "streams": [
+            {"name": "runs", "status": "running", "alive": true},
+            {"name": "weak", "status": "running", "alive": false},
+            {"name": "broken", "status": "error"},
+        ],
+    });
+    server.put("/streamers/s1/stats", report).expect(204);
+    server.put("/agents/cam1", json!({})).json();
+    server
+}
+
+#[test]
+fn streams_and_streamers_are_counted_by_state() {
+    let server = cluster();
+    let stats = server.get("/cluster/stats").expect(200).json();
+    assert_eq!(
+        stats["stream_metrics_total"],
+        json!({"operational": 2, "degradated": 1, "partial_outage": 0, "outage": 3, "disabled": 1, "total": 7})
+    );
+    assert_eq!(
+        stats["streamer_metrics_total"],
+        json!({"operational": 0, "degradated": 0, "partial_outage": 1, "outage": 1, "disabled": 0, "total": 2})
+    );
+    assert_eq!(
+        stats["streamer_bitrate_metrics_total"],
+        json!({"input_kbit": 100, "output_kbit": 960})
+    );
+    let s1 = &stats["streamer_metrics"][0];
+    assert_eq!(s1["hostname"], "s1");
+    assert_eq!(s1["cpu"], json!({"status": "degradated", "usage": 85}));
+    assert_eq!(s1["memory"], json!({"status": "operational", "usage": 10}));
+    assert_eq!(s1["storage"], json!({"status": "operational", "usage": 60}));
+    assert_eq!(
+        s1["network"]["out_kbit"],
+        json!({"status": "partial_outage", "usage": 960})
+    );
+    assert_eq!(
+        (&s1["status"], &s1["uptime"]),
+        (&json!("partial_outage"), &json!(77))
+    );
+    assert_eq!(
+        s1["stream_metrics"],
+        json!({"operational": 2, "degradated": 1, "partial_outage": 0, "outage": 1, "disabled": 1, "total": 5, "status": "partial_outage"})
+    );
+    let s2 = &stats["streamer_metrics"][1];
+    assert_eq!((&s2["status"], s2.get("cpu")), (&json!("outage"), None));
+    assert_eq!(s2["stream_metrics"]["outage"], 1);
+    let config = server.get("/config").expect(200).json();
+    assert_eq!(stats["server_id"], config["server_id"]);
+    let text = stats.to_string();
+    let value = weir::json::parse(text.as_bytes()).expect("JSON");
+    weir::schema::cluster_stats()
+        .check(&value)
+        .expect("what the schema says");
+}
+
+#[test]
+fn the_same_numbers_are_metrics() {
+    let server = cluster();
+    let asked = Metrics::read(&server.get("/cluster/stats?format=openmetrics").expect(200));
+    assert_eq!(asked.value("stream_operational_count", &[]), 2.0);
+    assert_eq!(asked.value("stream_total_count", &[]), 7.0);
+    assert_eq!(asked.value("streamer_outage_count", &[]), 1.0);
+    assert_eq!(asked.value("streamer_outbound_kbit_total", &[]), 960.0);
+    assert_eq!(asked.value("cpu_usage", &[("hostname", "s1")]), 85.0);
+    assert_eq!(
+        asked.count("cpu_usage"),
+        1,
+        "nothing is known of the silent one"
+    );
+    assert_eq!(
+        asked.value("network_usage_out", &[("hostname", "s1")]),
+        960.0
+    );
+    assert_eq!(
+        asked.value(
+            "partition_usage",
+            &[("device", "sda1"), ("path", "/a \\\"b\\\"")]
+        ),
+        50.0
+    );
+    assert_eq!(
+        asked.value("server_started_at", &[("version", "24.11"), ("build", "5")]),
+        1_700_000_000.0
+    );
+    assert_eq!(asked.value("weir_entities", &[("kind", "stream")]), 7.0);
+    assert!(asked.value("weir_writer_commands_total", &[]) >= 9.0);
+    assert_eq!(
+        asked.value("weir_writer_commit_seconds_count", &[]),
+        asked.value("weir_writer_batches_total", &[])
+    );
+    assert!(asked.value("weir_store_bytes", &[]) > 0.0);
+    assert!(asked.value("process_resident_memory_bytes", &[]) > 1e6);
+    assert_eq!(asked.value("weir_store_writable", &[]), 1.0);
+
+    let accept = [(
+        "Accept",
+        "application/openmetrics-text; version=1.0.0,text/plain;q=0.5",
+    )];
+    let negotiated = server
+        .call_with("GET", "/cluster/stats", &accept, b"")
+        .expect(200);
+    let negotiated = Metrics::read(&negotiated);
+    assert!(
+        negotiated.value("weir_http_responses_total", &[("class", "2xx")])
+            > asked.value("weir_http_responses_total", &[("class", "2xx")])
+    );
+    let refused = asked.value("weir_http_responses_total", &[("class", "4xx")]);
+    server.get("/streams/missing").expect(404);
+    server.call_as("GET", "/streams", None).expect(401);
+    let after = Metrics::read(&server.get("/cluster/stats?format=openmetrics").expect(200));
+    assert_eq!(
+        after.value("weir_http_responses_total", &[("class", "4xx")]),
+        refused + 2.0
+    );
+    let errors = server.get("/cluster/stats?format=xml").expect(400).errors();
+    assert_eq!(errors, ["unknown_enum_option format"]);
+    let json = [("Accept", "application/json")];
+    let answer = server
+        .call_with("GET", "/cluster/stats", &json, b"")
+        .expect(200);
+    assert!(answer.json()["collected_at"].as_u64() > Some(1_000_000_000_000));
+}
+
+#[test]
+fn a_client_library_reads_the_metrics() {
+    let server = cluster();
+    for path in ["/cluster/stats", "/config"] {
+        let answer = server.get(&format!("{path}?format=openmetrics"));
+        check_with_client_library(&answer.expect(200));
+    }
+}
+
+#[test]
+fn a_parked_poll_is_counted_while_it_waits() {
+    let server = TestServer::new();
+    let parked = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        Metrics::read(&answer).value("weir_polls_parked", &[])
+    };
+    assert_eq!(parked(), 0.0);
+    let mut client = server.connect();
+    let bearer = format!("Bearer {}", crate::server::API_KEY);
+    let fields = [("Authorization", bearer.as_str())];
+    client.send_request(
+        "GET",
+        "/central/api/v3/streams?poll_timeout=50",
+        &fields,
+        b"",
+    );
+    while parked() != 1.0 {}
+    server
+        .put(
+            "/streams/a",
+            json!({"inputs": [{"url": "udp://239.0.0.1:1234"}]}),
+        )
+        .expect(200);
+    let answer = client.answer(false).expect(200).json();
+    assert_eq!(answer["streams"].as_array().map(Vec::len), Some(1));
+    while parked() != 0.0 {}
+    assert_ne!(answer["streams"][0], Value::Null);
+}

@@ -1,0 +1,862 @@
+//! Episodes: what is saved, how it is found, who is told of it when, and that nothing of a walk is lost.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};
+
+/// Saves do not wait for others.
+const AT_ONCE: [&str; 2] = ["--episodes-buffer-delay", "0"];
+/// Some moment that clients speak of.
+const MOMENT: u64 = 1_727_274_724_000;
+const LONG: &str = "poll_timeout=50";
+
+fn head(method: &str, path: &str, body: &str) -> String {
+    format!(
+        "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Sends a request and returns when it is in its place (or was answered): the probe before it is answered after both were looked at.
+fn park(server: &TestServer, method: &str, path: &str, body: &str) -> Client {
+    let mut client = server.connect();
+    let both = head("GET", "/monitoring/liveness", "") + &head(method, path, body);
+    client.send(both.as_bytes());
+    client.answer(false).expect(200);
+    client
+}
+
+fn episode(media: &str, opened_at: u64) -> Value {
+    json!({"media": media, "opened_at": opened_at})
+}
+
+fn save(server: &TestServer, id: u64, body: Value) -> u64 {
+    let saved = server.put(&format!("/episodes/{id}"), body).expect(200);
+    saved.json()["updated_at"].as_u64().expect("a stamp")
+}
+
+fn ids(answer: &Answer) -> Vec<u64> {
+    let body = answer.json();
+    let list = body["episodes"].as_array().expect("a list of episodes");
+    list.iter()
+        .map(|episode| episode["episode_id"].as_u64().expect("a number"))
+        .collect()
+}
+
+fn escape(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Ids of a whole walk, page by page.
+fn walk(server: &TestServer, path: &str) -> Vec<u64> {
+    let mut all = Vec::new();
+    let mut page = server.get(path).expect(200);
+    loop {
+        all.append(&mut ids(&page));
+        let next = page.json()["next"].as_str().map(escape);
+        let Some(next) = next else { return all };
+        page = server.get(&format!("{path}&cursor={next}")).expect(200);
+    }
+}
+
+// ---- saving ----------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_type_reads_back_as_it_was_saved() {
+    let server = TestServer::with(&AT_ONCE);
+    let all = json!({
+        "media": "harbour/cam1",
+        "opened_at": MOMENT,
+        "started_at": MOMENT + 5,
+        "closed_at": MOMENT + 10,
+        "close_reason": "timeout",
+        "preview": "/9j/4AAQSkY=",
+        "preview_timestamp": MOMENT + 6,
+        "frame_preview": "/9j/4AAQSkY=",
+        "originator": {"source": "inference", "hostname": "v1"},
+        "episode_appearance_timestamps": {"inference_timestamp": MOMENT, "central_timestamp": MOMENT + 1},
+    });
+    let types = [
+        ("generic", json!({})),
+        ("face", json!({"detections": []})),
+        ("vehicle", json!({"license_plate_text": "A1"})),
+        ("human", json!({"detections": []})),
+        ("context_search", json!({"match_score": 0.5})),
+        ("qr_code", json!({"payload": "text"})),
+        (
+            "door_open",
+            json!({"payload": {"door": ["east", null, 4.5]}}),
+        ),
+    ];
+    for (id, (name, own)) in (1_u64..).zip(&types) {
+        let mut body = all.clone();
+        body["episode_type"] = json!(name);
+        let members = own.as_object().expect("an object").clone();
+        body.as_object_mut().expect("an object").extend(members);
+        let stamp = save(&server, id, body.clone());
+        body["episode_id"] = json!(id);
+        body["updated_at"] = json!(stamp);
+        let read = server.get(&format!("/episodes/{id}")).expect(200).json();
+        assert_eq!(read, body, "{name}");
+        let found = server
+            .get(&format!("/episodes?episode_type={name}"))
+            .expect(200);
+        assert_eq!(found.json()["episodes"], json!([body]), "{name}");
+    }
+    // Without a type it is a generic one, and the server notes when it came.
+    let stamp = save(&server, 100, episode("a", MOMENT));
+    let read = server.get("/episodes/100").expect(200).json();
+    assert_eq!(read["episode_type"], "generic");
+    assert_eq!(
+        read["episode_appearance_timestamps"],
+        json!({"central_timestamp": stamp})
+    );
+    server.delete("/episodes/100").expect(204);
+    server.get("/episodes/100").expect(404);
+    server.delete("/episodes/100").expect(404);
+}
+
+#[test]
+fn ids_are_exact_over_their_whole_range() {
+    let server = TestServer::with(&AT_ONCE);
+    let all: [u64; 6] = [
+        0,
+        9_007_199_254_740_992,
+        9_007_199_254_740_993,
+        1_722_000_000_000_000_001,
+        9_223_372_036_854_775_806,
+        9_223_372_036_854_775_807,
+    ];
+    for id in all {
+        let mut body = episode("a", MOMENT);
+        body["episode_id"] = json!(id);
+        save(&server, id, body);
+    }
+    for id in all {
+        let one = server
+            .get(&format!("/episodes?episode_id={id}"))
+            .expect(200);
+        assert_eq!(ids(&one), [id]);
+        assert!(one.text().contains(&format!("\"episode_id\":{id},")));
+        let above = server.get(&format!("/episodes?episode_id_gt={id}&sort=episode_id"));
+        let expected: Vec<u64> = all.into_iter().filter(|other| *other > id).collect();
+        assert_eq!(ids(&above.expect(200)), expected);
+    }
+    assert_eq!(walk(&server, "/episodes?sort=episode_id&limit=1"), all);
+    let mut reversed = walk(&server, "/episodes?sort=-episode_id&limit=2");
+    reversed.reverse();
+    assert_eq!(reversed, all);
+    for bad in ["9223372036854775808", "-1", "1.0", "01", "x", "1e3"] {
+        let answer = server.put(&format!("/episodes/{bad}"), episode("a", MOMENT));
+        assert_eq!(
+            answer.expect(400).errors(),
+            ["wrong_format episode_id"],
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn stamps_are_the_servers_and_an_open_episode_goes_on_with_each_save() {
+    let server = TestServer::with(&AT_ONCE);
+    let mut body = episode("a", MOMENT);
+    body["updated_at"] = json!(MOMENT + 1000);
+    let first = save(&server, 1, body.clone());
+    assert!(first > MOMENT + 1000, "a client's clock decides nothing");
+    let second = save(&server, 1, body.clone());
+    assert!(second > first, "the same copy says that it goes on");
+    body["updated_at"] = json!(9_999_999_999_999_u64);
+    let third = save(&server, 1, body.clone());
+    assert!(third > second && third < 9_999_999_999_999);
+    body["closed_at"] = json!(MOMENT + 2000);
+    let closed = save(&server, 1, body.clone());
+    assert_eq!(save(&server, 1, body.clone()), closed, "nothing new");
+    body["preview"] = json!("aaaa");
+    assert!(
+        save(&server, 1, body.clone()) > closed,
+        "stamps grow after the end"
+    );
+}
+
+#[test]
+fn an_episode_ends_once() {
+    let server = TestServer::with(&AT_ONCE);
+    let mut body = episode("a", MOMENT);
+    save(&server, 1, body.clone());
+    body["closed_at"] = json!(MOMENT + 10);
+    save(&server, 1, body.clone());
+    for other in [json!(MOMENT + 11), Value::Null] {
+        let answer = server.put("/episodes/1", json!({"closed_at": other}));
+        assert_eq!(answer.expect(400).errors(), ["immutable_field /closed_at"]);
+    }
+    // An older copy, sent late, takes nothing back.
+    save(&server, 1, episode("a", MOMENT));
+    let read = server.get("/episodes/1").expect(200).json();
+    assert_eq!(read["closed_at"], MOMENT + 10);
+}
+
+#[test]
+fn what_is_wrong_with_an_episode_is_said() {
+    let server = TestServer::with(&AT_ONCE);
+    let table = [
+        (json!({"opened_at": MOMENT}), "missing_required /media"),
+        (json!({"media": "a"}), "missing_required /opened_at"),
+        (
+            json!({"media": "a", "opened_at": 5}),
+            "input_out_of_range /opened_at",
+        ),
+        (
+            json!({"media": "a,b", "opened_at": MOMENT}),
+            "wrong_format /media",
+        ),
+        (
+            json!({"media": "a", "opened_at": MOMENT, "episode_id": 2}),
+            "key_mismatch /episode_id",
+        ),
+        (
+            json!({"media": "a", "opened_at": MOMENT, "originator": {"source": "x"}}),
+            "unknown_enum_option /originator/source",
+        ),
+        (
+            json!({"media": "a", "opened_at": MOMENT, "episode_type": "face"}),
+            "missing_required /preview",
+        ),
+    ];
+    for (body, expected) in table {
+        let answer = server.put("/episodes/1", body.clone()).expect(400);
+        assert!(
+            answer.errors().iter().any(|error| error == expected),
+            "{body}: {:?}",
+            answer.errors()
+        );
+    }
+    server.get("/episodes/1").expect(404);
+}
+
+// ---- finding -----------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn episodes_are_found_by_stream_type_stamp_and_time() {
+    let server = TestServer::with(&AT_ONCE);
+    let mut stamps = Vec::new();
+    for (id, media, kind) in [
+        (5, "b", "human"),
+        (4, "a", "face"),
+        (3, "a", "human"),
+        (2, "c/d", "generic"),
+        (1, "a", "door"),
+    ] {
+        let mut body = episode(media, MOMENT + id);
+        body["episode_type"] = json!(kind);
+        body["preview"] = json!("aaaa");
+        stamps.push(save(&server, id, body));
+    }
+    let found = |query: &str| ids(&server.get(&format!("/episodes?{query}")).expect(200));
+    assert_eq!(found(""), [5, 4, 3, 2, 1], "in the order of their stamps");
+    assert_eq!(found("media=a"), [4, 3, 1]);
+    assert_eq!(found("media=a,c/d&sort=episode_id"), [1, 2, 3, 4]);
+    assert_eq!(found("media=a%2Cb&episode_type=human"), [5, 3]);
+    assert_eq!(found("media=nobody"), [0_u64; 0]);
+    assert_eq!(found(&format!("updated_at_gt={}", stamps[2])), [2, 1]);
+    assert_eq!(found(&format!("updated_at_gt={}&media=a", stamps[2])), [1]);
+    assert_eq!(
+        found(&format!("opened_at_gte={}&media=a", MOMENT + 3)),
+        [4, 3]
+    );
+    assert_eq!(found("closed_at_is=null&sort=-opened_at&limit=2"), [5, 4]);
+    let selected = server
+        .get("/episodes?media=b&select=close_reason")
+        .expect(200);
+    assert_eq!(
+        selected.json()["episodes"],
+        json!([{"close_reason": null, "episode_id": 5, "media": "b", "opened_at": MOMENT + 5, "updated_at": stamps[0]}])
+    );
+    assert_eq!(walk(&server, "/episodes?media=a,b&limit=1"), [5, 4, 3, 1]);
+    // An episode that moves to another stream moves in all answers.
+    save(&server, 4, json!({"media": "b"}));
+    assert_eq!(found("media=a"), [3, 1]);
+    assert_eq!(found("media=b"), [5, 4]);
+    server.delete("/episodes/3").expect(204);
+    assert_eq!(found("media=a"), [1]);
+}
+
+#[test]
+fn a_poll_for_episodes_of_a_stream_wakes_for_them_only() {
+    let server = TestServer::with(&AT_ONCE);
+    let since = save(&server, 1, episode("a", MOMENT));
+    let mut poll = park(
+        &server,
+        "GET",
+        &format!("/episodes?updated_at_gt={since}&media=a&{LONG}"),
+        "",
+    );
+    save(&server, 2, episode("b", MOMENT));
+    save(&server, 3, episode("a", MOMENT));
+    assert_eq!(ids(&poll.answer(false).expect(200)), [3]);
+}
+
+// ---- saves that wait for others ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn saves_that_wait_are_committed_together_and_nothing_overtakes_them() {
+    // Goal: one more than the limit sends all of them; a deletion comes after the save it follows. Method: a delay that no test waits for.
+    let server = TestServer::with(&[
+        "--episodes-buffer-delay",
+        "10s",
+        "--episodes-buffer-limit",
+        "2",
+        "--io-threads",
+        "1",
+    ]);
+    let body = episode("a", MOMENT).to_string();
+    let mut saves: Vec<Client> = (1..=3)
+        .map(|id| park(&server, "PUT", &format!("/episodes/{id}"), &body))
+        .collect();
+    let stamps: Vec<Value> = saves
+        .iter_mut()
+        .map(|save| save.answer(false).expect(200).json()["updated_at"].clone())
+        .collect();
+    assert_eq!(
+        stamps,
+        [stamps[0].clone(), stamps[0].clone(), stamps[0].clone()]
+    );
+    let mut saved = park(&server, "PUT", "/episodes/4", &body);
+    server.put("/streams/other", json!({})).expect(200);
+    server.delete("/episodes/4").expect(204);
+    saved.answer(false).expect(200);
+    server.get("/episodes/4").expect(404);
+    assert_eq!(ids(&server.get("/episodes?sort=episode_id")), [1, 2, 3]);
+}
+
+#[test]
+fn a_stop_answers_saves_that_wait_and_what_is_answered_is_on_disk() {
+    let mut server = TestServer::with(&["--episodes-buffer-delay", "10s"]);
+    let body = episode("a", MOMENT).to_string();
+    let mut saves: Vec<Client> = (1..=5)
+        .map(|id| park(&server, "PUT", &format!("/episodes/{id}"), &body))
+        .collect();
+    server.signal("TERM");
+    for save in &mut saves {
+        save.answer(false).expect(200);
+    }
+    assert!(server.wait().success());
+    server.start();
+    assert_eq!(
+        ids(&server.get("/episodes?sort=episode_id")),
+        [1, 2, 3, 4, 5]
+    );
+}
+
+// ---- following -----------------------------------------------------------------------------------------------------------------------
+
+/// What a reader has of each episode: its stamp and a number that its only writer counts up.
+type Copies = BTreeMap<u64, (u64, u64)>;
+
+/// A reader that asks for what is newer than all it has seen.
+struct Follower {
+    client: Client,
+    since: u64,
+    copy: Copies,
+    limit: usize,
+}
+
+impl Follower {
+    fn ask(&mut self, query: &str) -> Value {
+        self.client
+            .send(head("GET", &format!("/episodes?{query}"), "").as_bytes());
+        self.client.answer(false).expect(200).json()
+    }
+
+    /// Follows until it has seen the save numbered `last` of the episode 0.
+    fn follow(&mut self, last: u64) {
+        while self.copy.get(&0).is_none_or(|(_, n)| *n < last) {
+            let gt = self.since;
+            let limit = self.limit;
+            let question =
+                format!("updated_at_gt={gt}&limit={limit}&select=preview_timestamp&{LONG}");
+            let mut page = self.ask(&question);
+            let mut end = None;
+            loop {
+                for episode in page["episodes"].as_array().expect("episodes") {
+                    let at = episode["updated_at"].as_u64().expect("a stamp");
+                    let n = episode["preview_timestamp"].as_u64().expect("a count");
+                    let id = episode["episode_id"].as_u64().expect("an id");
+                    assert!(at > gt, "forward: {at} is not above {gt}");
+                    assert!(end <= Some(at), "in the order of stamps");
+                    end = Some(at);
+                    let seen = self.copy.entry(id).or_default();
+                    assert!(*seen <= (at, n), "{id} went back from {seen:?} to {at} {n}");
+                    *seen = (at, n);
+                }
+                let Some(next) = page["next"].as_str().map(escape) else {
+                    break;
+                };
+                page = self.ask(&format!("{question}&cursor={next}"));
+            }
+            self.since = self.since.max(end.unwrap_or(0));
+        }
+    }
+}
+
+#[test]
+fn followers_miss_nothing_whatever_clocks_say_and_servers_do() {
+    // Goal: complete, forward and resumable (who follows stamps ends with what is stored). Method: writers whose clocks are years apart send full
+    // copies with their own stamps, groups share a stamp, followers read pages smaller than a group; between the rounds the server is killed
+    // or stopped, and readers go on from the largest stamp they have seen.
+    const WRITERS: u64 = 4;
+    const SAVES: u64 = 60;
+    let mut server = TestServer::with(&["--io-threads", "2", "--episodes-buffer-delay", "5ms"]);
+    let mut readers: Vec<(usize, u64, Copies)> = [1, 3, 50, 1000]
+        .map(|limit| (limit, 0, Copies::new()))
+        .to_vec();
+    for round in 0..3 {
+        let now = &server;
+        readers = thread::scope(|scope| {
+            let followers: Vec<_> = readers
+                .drain(..)
+                .map(|(limit, since, copy)| {
+                    let mut follower = Follower {
+                        client: now.connect(),
+                        since,
+                        copy,
+                        limit,
+                    };
+                    scope.spawn(move || {
+                        follower.follow(MOMENT + round);
+                        (follower.limit, follower.since, follower.copy)
+                    })
+                })
+                .collect();
+            let writers: Vec<_> = (1..=WRITERS)
+                .map(|writer| {
+                    scope.spawn(move || {
+                        let mut client = now.connect();
+                        for n in 0..SAVES {
+                            let id = writer * 1000 + n % 7;
+                            let count = MOMENT + round * SAVES + n;
+                            // Each an hour to years away from the others, some backwards.
+                            let clock = MOMENT / 1000 * (900 + writer * 50) - n * 10_000;
+                            let body = json!({
+                                "media": format!("cam{}", n % 3),
+                                "opened_at": MOMENT,
+                                "updated_at": clock,
+                                "preview_timestamp": count,
+                            });
+                            let path = format!("/episodes/{id}");
+                            client.send(head("PUT", &path, &body.to_string()).as_bytes());
+                            client.answer(false).expect(200);
+                        }
+                    })
+                })
+                .collect();
+            for writer in writers {
+                writer.join().expect("the writer wrote");
+            }
+            let mut last = episode("last", MOMENT);
+            last["preview_timestamp"] = json!(MOMENT + round);
+            save(now, 0, last);
+            followers
+                .into_iter()
+                .map(|follower| follower.join().expect("the follower is content"))
+                .collect()
+        });
+        let list = server
+            .get("/episodes?limit=1000&select=preview_timestamp")
+            .expect(200)
+            .json();
+        let stored: Copies = list["episodes"]
+            .as_array()
+            .expect("episodes")
+            .iter()
+            .map(|episode| {
+                let number = |name: &str| episode[name].as_u64().expect("a number");
+                (
+                    number("episode_id"),
+                    (number("updated_at"), number("preview_timestamp")),
+                )
+            })
+            .collect();
+        assert_eq!(stored.len() as u64, WRITERS * 7 + 1);
+        for (limit, _, copy) in &readers {
+            assert_eq!(*copy, stored, "pages of {limit}");
+        }
+        if round == 0 {
+            server.kill();
+            server.start();
+        } else {
+            server.restart();
+        }
+    }
+}
+
+// ---- what streamers keep ---------------------------------------------------------------------------------------------------------------
+
+fn streamer(server: &TestServer, host: &str) {
+    server
+        .put(
+            &format!("/streamers/{host}"),
+            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{host}")}),
+        )
+        .expect(200);
+}
+
+#[test]
+fn a_streamer_is_told_all_episodes_of_its_streams_mixed() {
+    let server = TestServer::with(&AT_ONCE);
+    streamer(&server, "s1");
+    let mut stamps = BTreeMap::new();
+    for (id, media, opened, closed) in [
+        (1, "a", 10, Some(20)),
+        (2, "b/c", 5, None),
+        (3, "a", 30, None),
+        (4, "b/c", 20, Some(40)),
+        (5, "other", 1, Some(2)),
+    ] {
+        let mut body = episode(media, MOMENT + opened);
+        body["preview"] = json!("aaaa");
+        if let Some(closed) = closed {
+            body["closed_at"] = json!(MOMENT + closed);
+        }
+        stamps.insert(id, save(&server, id, body));
+    }
+    let found = |query: &str| {
+        let path = format!("/streamers/s1/episodes?{query}");
+        ids(&server.get(&path).expect(200))
+    };
+    assert_eq!(found("media=a,b/c"), [2, 1, 4, 3], "by their begin");
+    assert_eq!(found("media=b%2Fc&host=s1"), [2, 4]);
+    assert_eq!(found("media=nobody"), [0_u64; 0]);
+    let before = |at: u64| format!("media=a,b/c&opened_at_lt={}", MOMENT + at);
+    assert_eq!(found(&before(20)), [2, 1]);
+    let after = |at: u64| format!("media=a,b/c&closed_at_gt={}", MOMENT + at);
+    assert_eq!(found(&after(20)), [2, 4, 3], "what goes on is kept");
+    assert_eq!(found(&after(1_000_000)), [2, 3]);
+    // Nothing but what protects, and whose.
+    let body = server
+        .get("/streamers/s1/episodes?media=a")
+        .expect(200)
+        .json();
+    assert_eq!(
+        body["episodes"],
+        json!([
+            {"closed_at": MOMENT + 20, "episode_id": 1, "media": "a", "opened_at": MOMENT + 10, "updated_at": stamps[&1]},
+            {"episode_id": 3, "media": "a", "opened_at": MOMENT + 30, "updated_at": stamps[&3]},
+        ])
+    );
+    assert_eq!(
+        (&body["next"], &body["estimated_count"]),
+        (&Value::Null, &json!(2))
+    );
+    let selected = server
+        .get("/streamers/s1/episodes?media=a&select=opened_at&sort=-episode_id&limit=1")
+        .expect(200);
+    assert_eq!(
+        selected.json()["episodes"],
+        json!([{"episode_id": 3, "media": "a", "opened_at": MOMENT + 30, "updated_at": stamps[&3]}])
+    );
+}
+
+#[test]
+fn what_a_streamer_must_keep_is_told_completely_or_not_at_all() {
+    let server = TestServer::with(&AT_ONCE);
+    streamer(&server, "s1");
+    save(&server, 1, episode("a", MOMENT));
+    let refused = |query: &str, status: u16, error: &str| {
+        let answer = server.get(&format!("/streamers/s1/episodes{query}"));
+        assert_eq!(answer.expect(status).errors(), [error], "{query}");
+    };
+    refused("", 400, "missing_required media");
+    refused("?media=", 400, "missing_required media");
+    refused("?media=a&media=b", 400, "duplicate_item media");
+    refused(
+        "?media=a&opened_at_lt=1645012045",
+        400,
+        "input_out_of_range opened_at_lt",
+    );
+    refused(
+        "?media=a&closed_at_gt=soon",
+        400,
+        "not_integer closed_at_gt",
+    );
+    refused("?media=a&cursor=x", 400, "bad_cursor cursor");
+    refused("?media=a,null", 501, "episodes_unknown");
+    let unknown = server.get("/streamers/nobody/episodes?media=a").expect(404);
+    assert_eq!(unknown.errors(), ["streamer_not_found"]);
+}
+
+#[test]
+fn pages_of_a_streamers_episodes_come_from_one_moment() {
+    // Goal: no page is from another revision than the first. Method: between pages episodes are added, moved and deleted on both sides.
+    let server = TestServer::with(&AT_ONCE);
+    streamer(&server, "s1");
+    let all: Vec<u64> = (1..=20).collect();
+    for id in &all {
+        save(
+            &server,
+            *id,
+            episode(["a", "b"][(*id % 2) as usize], MOMENT + id * 10),
+        );
+    }
+    let path = "/streamers/s1/episodes?media=a,b&limit=6";
+    let mut seen = Vec::new();
+    let mut page = server.get(path).expect(200);
+    loop {
+        seen.append(&mut ids(&page));
+        let n = seen.len() as u64;
+        save(&server, 1000 + n, episode("a", MOMENT + n * 10 + 5));
+        save(&server, 20, episode("a", MOMENT + 1));
+        save(&server, 1, episode("b", MOMENT + 500));
+        if n == 12 {
+            server.delete("/episodes/15").expect(204);
+        }
+        let body = page.json();
+        assert_eq!(body["estimated_count"], 20);
+        let Some(next) = body["next"].as_str().map(escape) else {
+            break;
+        };
+        page = server.get(&format!("{path}&cursor={next}")).expect(200);
+    }
+    assert_eq!(seen, all);
+}
+
+#[test]
+fn a_streamers_key_opens_its_own_episodes() {
+    use sha1::{Digest as _, Sha1};
+    let server = TestServer::with(&AT_ONCE);
+    streamer(&server, "s1");
+    streamer(&server, "s2");
+    save(&server, 1, episode("a", MOMENT));
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let hash: String = Sha1::digest(format!("{now}:key"))
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let cluster = format!("Cluster {now}:{hash}");
+    let call = |path: &str| server.call_as("GET", path, Some(&cluster));
+    assert_eq!(
+        ids(&call("/streamers/s1/episodes?media=a").expect(200)),
+        [1]
+    );
+    let answer = server.call_as("GET", "/streamers/s1/episodes?media=a", None);
+    answer.expect(401);
+    assert_ne!(call("/episodes").status, 200);
+}
+
+// ---- SRT ports ---------------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_srt_port_leads_to_the_stream_that_is_laid_out_there() {
+    let server = TestServer::new();
+    for host in ["s1", "s2", "s3"] {
+        streamer(&server, host);
+    }
+    let stream = |name: &str, body: Value| {
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    };
+    stream(
+        "sports/live",
+        json!({"srt_publish": {"port": 9000}, "dvr": {"root": "/d"}, "layout": {"ingest": "s1", "dvr_backups": ["s2"]}}),
+    );
+    stream(
+        "b",
+        json!({"srt2_publish": {"port": 9001}, "layout": {"ingest": "s1"}}),
+    );
+    stream(
+        "off",
+        json!({"srt_publish": {"port": 9002}, "disabled": true, "layout": {"ingest": "s1"}}),
+    );
+    let asked = |path: &str| server.get(&format!("/streamers/{path}"));
+    for (path, name) in [
+        ("s1/srt_port_resolve/9000?mode=publish", "sports/live"),
+        ("s1/srt_port_resolve/9000?mode=play", "sports/live"),
+        ("s2/srt_port_resolve/9000?mode=play", "sports/live"),
+        ("s1/srt_port_resolve/9001?mode=publish", "b"),
+    ] {
+        let answer = asked(path).expect(200);
+        assert_eq!(answer.text(), name, "{path}");
+        let kind = answer.header("content-type").expect("a type");
+        assert!(kind.starts_with("text/plain"), "{kind}");
+    }
+    for path in [
+        "s2/srt_port_resolve/9000?mode=publish",
+        "s3/srt_port_resolve/9000?mode=play",
+        "s1/srt_port_resolve/9002?mode=publish",
+        "s1/srt_port_resolve/9003?mode=publish",
+    ] {
+        assert_eq!(
+            asked(path).expect(404).errors(),
+            ["stream_not_found"],
+            "{path}"
+        );
+    }
+    let unknown = asked("nobody/srt_port_resolve/9000?mode=play").expect(404);
+    assert_eq!(unknown.errors(), ["streamer_not_found"]);
+    for (path, error) in [
+        ("s1/srt_port_resolve/x?mode=play", "not_integer port"),
+        (
+            "s1/srt_port_resolve/65536?mode=play",
+            "input_out_of_range port",
+        ),
+        (
+            "s1/srt_port_resolve/9000?mode=both",
+            "unknown_enum_option mode",
+        ),
+        ("s1/srt_port_resolve/9000", "missing_required mode"),
+    ] {
+        assert_eq!(asked(path).expect(400).errors(), [error], "{path}");
+    }
+    asked("s1/srt_port_resolve/9000/x?mode=play").expect(404);
+    server
+        .delete("/streamers/s1/srt_port_resolve/9000")
+        .expect(405);
+}
+
+// ---- what is in the archive ----------------------------------------------------------------------------------------------------------------
+
+/// A streamer that answers every request with one body, for as long as the test runs. What it was asked comes through the channel.
+fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let (asked, heard) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = String::new();
+            let mut lines = BufReader::new(&stream);
+            while !head.ends_with("\r\n\r\n") {
+                if lines.read_line(&mut head).is_ok_and(|length| length == 0) {
+                    break;
+                }
+            }
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+            let _ = stream.write_all(answer.as_bytes());
+            if asked.send(head).is_err() {
+                return;
+            }
+        }
+    });
+    (address, heard)
+}
+
+#[test]
+fn streamers_are_asked_what_they_have_recorded() {
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback", "true"]].concat());
+    let ranges = json!({"ranges": [
+        {"opened_at": MOMENT, "closed_at": MOMENT + 60_000},
+        {"from": MOMENT / 1000 + 3600, "duration": 60},
+    ]});
+    let (address, heard) = fake_streamer(ranges.to_string());
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}")}),
+        )
+        .expect(200);
+    for (name, layout) in [("sports/a", json!({"ingest": "s1"})), ("b", Value::Null)] {
+        let body = json!({"layout": layout});
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let hour = 3_600_000;
+    for (id, media, opened, closed) in [
+        (1, "sports/a", 1000, 59_000),
+        (2, "sports/a", 50_000, 90_000),
+        (3, "sports/a", 100_000, 120_000),
+        (4, "sports/a", hour, hour + 30_000),
+        (5, "b", 1000, 2000),
+        (6, "unknown", 1000, 2000),
+    ] {
+        let mut body = episode(media, MOMENT + opened);
+        body["closed_at"] = json!(MOMENT + closed);
+        save(&server, id, body);
+    }
+    let answer = server
+        .get("/episodes?dvr_presence_check=true&sort=episode_id&select=media")
+        .expect(200)
+        .json();
+    let told: Vec<(&Value, &Value)> = answer["episodes"]
+        .as_array()
+        .expect("episodes")
+        .iter()
+        .map(|episode| (&episode["has_dvr"], &episode["recording_status"]))
+        .collect();
+    let is = |has: bool, status: &str| (json!(has), json!(status));
+    let expected = [
+        is(true, "fully_recorded"),
+        is(true, "partially_recorded"),
+        is(false, "not_recorded"),
+        is(true, "fully_recorded"),
+        (Value::Null, Value::Null),
+        (Value::Null, Value::Null),
+    ];
+    assert_eq!(
+        told,
+        expected
+            .iter()
+            .map(|(has, status)| (has, status))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(answer["estimated_count"], 6);
+    // One call for all episodes of a stream, with the key that nodes know.
+    let head = heard.recv().expect("it was asked");
+    assert!(
+        head.starts_with("GET /streamer/api/v3/streams/sports%2Fa/dvr/ranges "),
+        "{head}"
+    );
+    assert!(
+        head.to_lowercase().contains("\r\nauthorization: cluster "),
+        "{head}"
+    );
+    assert!(heard.try_recv().is_err(), "asked twice");
+    let one = server
+        .get("/episodes/2?dvr_presence_check=true")
+        .expect(200)
+        .json();
+    assert_eq!(one["recording_status"], "partially_recorded");
+    let plain = server.get("/episodes/2").expect(200).json();
+    assert_eq!(plain.get("has_dvr"), None);
+    let waiting = format!(
+        "/episodes?updated_at_gt={}&dvr_presence_check=true&{LONG}",
+        one["updated_at"]
+    );
+    assert_eq!(ids(&server.get(&waiting).expect(200)), [3, 4, 5, 6]);
+    for wrong in [
+        "/episodes?dvr_presence_check=maybe",
+        "/episodes/2?dvr_presence_check=1",
+    ] {
+        let answer = server.get(wrong).expect(400);
+        assert_eq!(answer.errors(), ["not_boolean dvr_presence_check"]);
+    }
+}
+
+#[test]
+fn a_streamer_that_does_not_tell_leaves_the_answer_as_it_is() {
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback", "true"]].concat());
+    let (address, _heard) = fake_streamer("no list of times".to_owned());
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}")}),
+        )
+        .expect(200);
+    server
+        .put("/streams/a", json!({"layout": {"ingest": "s1"}}))
+        .expect(200);
+    save(&server, 1, episode("a", MOMENT));
+    let plain = server.get("/episodes/1").expect(200).json();
+    let checked = server
+        .get("/episodes/1?dvr_presence_check=true")
+        .expect(200);
+    assert_eq!(checked.json(), plain);
+}

@@ -1,0 +1,265 @@
+//! The event log: what is in it, when, and what never is.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::metrics::Metrics;
+use crate::server::{API_KEY, Client, TestServer};
+
+fn stream(title: &str) -> Value {
+    json!({"title": title, "inputs": [{"url": "udp://239.0.0.1:1234"}]})
+}
+
+fn events(server: &TestServer, query: &str) -> Vec<Value> {
+    let list = server
+        .get(&format!("/events?limit=10000&{query}"))
+        .expect(200)
+        .json();
+    list["events"].as_array().expect("a list").clone()
+}
+
+fn check_form(events: &[Value]) {
+    for event in events {
+        let value = weir::json::parse(event.to_string().as_bytes()).expect("JSON");
+        let checked = weir::schema::event().check(&value);
+        assert_eq!(checked, Ok(()), "{event}");
+    }
+}
+
+#[test]
+fn every_change_is_told_with_who_asked_for_it() {
+    let server = TestServer::new();
+    let fields = [
+        ("X-Originator", "panel"),
+        ("X-Trace-Id", "05cec7ee-fbd0-11ed-be56-0242ac120002"),
+        ("User-Agent", "test/1"),
+    ];
+    let body = stream("one").to_string();
+    server
+        .call_with("PUT", "/streams/a%2Fb", &fields, body.as_bytes())
+        .expect(200);
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "k"}),
+        )
+        .expect(200);
+    server.delete("/streams/a/b").expect(204);
+    server.get("/streams/a/b").expect(404);
+    server.delete("/streams/a/b").expect(404);
+    let all = events(&server, "event=api_call");
+    check_form(&all);
+    let told: Vec<_> = all
+        .iter()
+        .map(|it| {
+            (
+                it["operation_id"].as_str().expect("an id"),
+                it["status"].as_u64(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("stream_save", Some(200)),
+            ("streamer_save", Some(200)),
+            ("stream_delete", Some(204))
+        ],
+        "what changes nothing is no event"
+    );
+    let first = &all[0];
+    for (member, value) in [
+        ("entity_id", json!("a/b")),
+        ("entity_type", json!("stream")),
+        ("originator", json!("panel")),
+        ("trace_id", json!("05cec7ee-fbd0-11ed-be56-0242ac120002")),
+        ("user", json!("api_key")),
+        ("user_agent", json!("test/1")),
+        ("ip", json!("127.0.0.1")),
+        ("path", json!("/central/api/v3/streams/a%2Fb")),
+    ] {
+        assert_eq!(first[member], value, "{member}");
+    }
+    let saved = events(&server, "operation_id=streamer_save&select=entity_id");
+    assert_eq!(saved.len(), 1);
+    assert_eq!(saved[0]["entity_id"], "s1");
+    let ids: Vec<u64> = all
+        .iter()
+        .filter_map(|it| it["event_id"].as_u64())
+        .collect();
+    assert!(ids.is_sorted() && ids.len() == 3, "{ids:?}");
+    let last = server
+        .get("/events?sort=-event_id&limit=1")
+        .expect(200)
+        .json();
+    assert_eq!(last["events"][0]["event_id"].as_u64(), ids.last().copied());
+}
+
+#[test]
+fn who_waits_for_news_gets_them() {
+    let server = TestServer::new();
+    server.put("/streams/a", stream("one")).expect(200);
+    let last = events(&server, "")
+        .last()
+        .and_then(|it| it["event_id"].as_u64())
+        .expect("an event");
+    let mut client = server.connect();
+    let bearer = format!("Bearer {API_KEY}");
+    let path = format!("/central/api/v3/events?event_id_gt={last}&poll_timeout=50");
+    client.send_request("GET", &path, &[("Authorization", &bearer)], b"");
+    server.put("/streams/b", stream("two")).expect(200);
+    let news = client.answer(false).expect(200).json();
+    assert_eq!(news["events"][0]["entity_id"], "b");
+    let none = server
+        .get(&format!(
+            "/events?event_id_gt={}&poll_timeout=1&entity_id=zzz",
+            last
+        ))
+        .expect(200);
+    assert_eq!(none.json()["events"], json!([]));
+}
+
+#[test]
+fn a_start_tells_how_the_run_before_it_ended() {
+    let mut server = TestServer::new();
+    server.put("/streams/a", stream("one")).expect(200);
+    server.restart();
+    server.put("/streams/a", stream("two")).expect(200);
+    server.kill();
+    server.start();
+    let mut starts = events(&server, "event=server_started");
+    // The note of a start is written beside the first requests.
+    while starts.len() < 3 {
+        starts = events(&server, "event=server_started");
+    }
+    check_form(&starts);
+    let states: Vec<_> = starts
+        .iter()
+        .filter_map(|it| it["previous_state"].as_str())
+        .collect();
+    assert_eq!(states, ["none", "shutdown", "killed"]);
+    assert!(starts[1]["revision"].as_u64() < starts[2]["revision"].as_u64());
+    assert_eq!(starts[0]["instance_id"], starts[2]["instance_id"]);
+    assert_eq!(events(&server, "event=server_starting").len(), 3);
+}
+
+#[test]
+fn after_a_kill_no_change_lacks_its_event_and_no_event_its_change() {
+    // Goal: change and event are one. Method: several writers create streams until the process is killed under them; then the streams that
+    // exist are compared with the events, and both with what was acknowledged.
+    let mut server = TestServer::new();
+    let acknowledged = Mutex::new(BTreeSet::new());
+    let (stop, address) = (AtomicBool::new(false), server.address());
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (acknowledged, stop) = (&acknowledged, &stop);
+            scope.spawn(move || {
+                for i in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let name = format!("w{writer}-{i}");
+                    if save(address, &name) {
+                        acknowledged.lock().expect("no panic").insert(name);
+                    }
+                }
+            });
+        }
+        while acknowledged.lock().expect("no panic").len() < 100 {
+            std::thread::yield_now();
+        }
+        server.kill();
+        stop.store(true, Ordering::Relaxed);
+    });
+    server.start();
+    let list = server
+        .get("/streams?select=name&limit=10000")
+        .expect(200)
+        .json();
+    let list = list["streams"].as_array().expect("a list");
+    let streams: BTreeSet<String> = list
+        .iter()
+        .filter_map(|it| it["name"].as_str())
+        .map(str::to_owned)
+        .collect();
+    let told = events(&server, "operation_id=stream_save");
+    let told: Vec<String> = told
+        .iter()
+        .filter_map(|it| it["entity_id"].as_str())
+        .map(str::to_owned)
+        .collect();
+    let set: BTreeSet<String> = told.iter().cloned().collect();
+    assert_eq!(set.len(), told.len(), "an event is told once");
+    assert_eq!(set, streams);
+    assert!(acknowledged.into_inner().expect("no panic").is_subset(&set));
+}
+
+/// One save on a connection of its own; false if the server is gone before it answers.
+fn save(address: std::net::SocketAddr, name: &str) -> bool {
+    use std::io::{Read as _, Write as _};
+    let body = stream("x").to_string();
+    let request = format!(
+        "PUT /central/api/v3/streams/{name} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let Ok(mut socket) = std::net::TcpStream::connect(address) else {
+        return false;
+    };
+    let mut answer = Vec::new();
+    let sent = socket.write_all(request.as_bytes());
+    sent.is_ok() && socket.read_to_end(&mut answer).is_ok() && answer.starts_with(b"HTTP/1.1 200")
+}
+
+#[test]
+fn the_log_is_bounded_and_drops_the_oldest() {
+    let server = TestServer::with(&["--events-size", "16KiB"]);
+    for i in 0..200 {
+        server
+            .put(&format!("/streams/s{i}"), stream("x"))
+            .expect(200);
+    }
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    let bytes = Metrics::read(&answer).value("weir_events_bytes", &[]);
+    assert!(bytes <= 16.0 * 1024.0, "{bytes}");
+    let all = events(&server, "event=api_call");
+    assert!(all.len() > 10 && all.len() < 200, "{}", all.len());
+    assert_eq!(
+        all.last().map(|it| it["entity_id"].clone()),
+        Some(json!("s199"))
+    );
+    let none = TestServer::with(&["--events-size", "0"]);
+    none.put("/streams/a", stream("x")).expect(200);
+    assert!(events(&none, "").is_empty());
+}
+
+#[test]
+fn no_secret_is_in_the_log() {
+    let server = TestServer::new();
+    let canary = "canary-5f3a";
+    let node = json!({"role": "streamer", "cluster_key": canary});
+    server.put("/streamers/s1", node).expect(200);
+    let body = json!({"inputs": [{"url": format!("rtsp://user:{canary}@10.0.0.1/x")}], "password": canary});
+    server.put("/streams/a", body).expect(200);
+    server
+        .put("/streams/a?key=canary-5f3a", stream("x"))
+        .expect(200);
+    let mut client: Client = server.connect();
+    let bearer = format!("Bearer {canary}");
+    client
+        .request(
+            "PUT",
+            "/central/api/v3/streams/b",
+            &[("Authorization", &bearer)],
+            b"{}",
+        )
+        .expect(401);
+    let text = server.get("/events?limit=10000").expect(200).text();
+    assert!(
+        text.contains("stream_save") && !text.contains(canary),
+        "{text}"
+    );
+    assert!(!text.contains(API_KEY), "{text}");
+}

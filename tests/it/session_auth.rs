@@ -1,0 +1,450 @@
+//! `/auth` against real HTTP backends on this machine.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::mmdb;
+use crate::server::{Answer, TestServer};
+use crate::stub::{Say, Stub};
+
+const SESSION: &str = "6217fd62-16da-4206-9da9-0173d7552a14";
+const OTHER: &str = "00000000-16da-4206-9da9-0173d7552a14";
+const THIRD: &str = "11111111-16da-4206-9da9-0173d7552a14";
+
+fn server() -> TestServer {
+    TestServer::with(&["--outbound-loopback=true", "--auth-backend-timeout", "20s"])
+}
+
+fn question(kind: &str, session: &str, more: &str) -> String {
+    format!(
+        "/auth?name=sports%2Fhd1&proto=hls&ip=10.77.0.150&request_type={kind}&request_number=0&session_id={session}&stream_clients=1&total_clients=2{more}"
+    )
+}
+
+fn ask(server: &TestServer, session: &str, more: &str) -> Answer {
+    server.get(&question("new_session", session, more))
+}
+
+fn ask_again(server: &TestServer, session: &str) -> Answer {
+    server.get(&question("update_session", session, ""))
+}
+
+/// Saves a backend and a stream that uses it.
+fn protect(server: &TestServer, backend: Value) {
+    server.put("/auth_backends/viewers", backend).expect(200);
+    let stream = json!({"on_play": {"url": "auth://viewers"}});
+    server.put("/streams/sports/hd1", stream).expect(200);
+}
+
+fn by(stub: &Stub) -> Value {
+    json!({"backends": [{"url": stub.url("/auth")}]})
+}
+
+#[test]
+fn streams_say_by_what_they_are_protected() {
+    let server = server();
+    let denied = |answer: Answer, code: &str| {
+        assert_eq!(answer.expect(403).errors(), [code]);
+    };
+    denied(ask(&server, SESSION, ""), "stream_not_found");
+    for open in [
+        json!({}),
+        json!({"on_play": {}}),
+        json!({"on_play": {"url": "true"}}),
+        json!({"on_play": null}),
+    ] {
+        server.put("/streams/sports/hd1", open).expect(200);
+        let answer = ask(&server, SESSION, "").expect(200);
+        assert_eq!(answer.json(), json!({}));
+        assert_eq!(answer.header("x-authduration"), Some("180"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+    }
+    let missing = json!({"on_play": {"url": "auth://nobody"}});
+    server.put("/streams/sports/hd1", missing).expect(200);
+    denied(ask(&server, SESSION, ""), "auth_backend_not_found");
+    let stub = Stub::new(Say::status(200));
+    let direct = json!({"on_play": {"url": stub.url("/direct?x=1")}});
+    server.put("/streams/sports/hd1", direct).expect(200);
+    ask(&server, SESSION, "").expect(200);
+    let call = stub.call();
+    assert_eq!(call.path, "/direct");
+    assert_eq!(
+        (call.query["x"].as_str(), call.query["name"].as_str()),
+        ("1", "sports/hd1")
+    );
+}
+
+#[test]
+fn lists_decide_before_anybody_is_asked() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("countries.mmdb");
+    let database = mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);
+    fs::write(&file, database).expect("a file");
+    let file = file.to_str().expect("a plain path");
+    let server = TestServer::with(&["--outbound-loopback=true", "--geoip-database", file]);
+    let stub = Stub::new(Say::status(200));
+    for (rules, more, status) in [
+        (
+            json!({"allow_tokens": ["t"], "deny_ips": ["10.0.0.0/8"]}),
+            "&token=t",
+            200,
+        ),
+        (
+            json!({"deny_tokens": ["t"], "allow_ips": ["10.0.0.0/8"]}),
+            "&token=t",
+            403,
+        ),
+        (
+            json!({"allow_ips": ["10.77.0.150"], "deny_countries": ["RS"]}),
+            "",
+            200,
+        ),
+        (
+            json!({"deny_ips": ["10.77.0.0/24"], "allow_countries": ["RS"]}),
+            "",
+            403,
+        ),
+        (
+            json!({"allow_countries": ["RS"], "deny_uas": ["VLC"]}),
+            "&user_agent=VLC%2F3",
+            200,
+        ),
+        (
+            json!({"deny_countries": ["RS"], "allow_uas": ["VLC"]}),
+            "&user_agent=VLC%2F3",
+            403,
+        ),
+        (
+            json!({"deny_countries": ["DE"], "allow_uas": ["VLC"]}),
+            "&user_agent=VLC%2F3",
+            200,
+        ),
+        (json!({"deny_uas": ["VLC"]}), "&user_agent=My%20VLC", 403),
+    ] {
+        server
+            .put("/auth_backends/viewers", json!({"$reset": true}))
+            .expect(200);
+        let mut rules = rules;
+        rules["backends"] = json!([{"url": stub.url("/auth")}]);
+        protect(&server, rules.clone());
+        assert_eq!(ask(&server, SESSION, more).status, status, "{rules} {more}");
+    }
+    assert_eq!(stub.calls(), 0);
+    // On no list, and nobody to ask.
+    for (allow, status) in [(false, 403), (true, 200)] {
+        let rules = json!({"$reset": true, "deny_ips": ["10.99.0.0/16"], "allow_default": allow});
+        protect(&server, rules);
+        assert_eq!(ask(&server, SESSION, "").status, status);
+    }
+}
+
+#[test]
+fn without_a_database_rules_about_countries_match_nobody() {
+    let server = server();
+    protect(
+        &server,
+        json!({"allow_countries": ["RS"], "allow_default": false}),
+    );
+    ask(&server, SESSION, "").expect(403);
+    protect(
+        &server,
+        json!({"allow_countries": null, "deny_countries": ["RS"], "allow_default": true}),
+    );
+    ask(&server, SESSION, "").expect(200);
+}
+
+#[test]
+fn a_database_that_is_none_is_told_at_the_start() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let data = folder.path().join("data");
+    let data = data.to_str().expect("a plain path");
+    let arguments = [
+        "--data-dir",
+        data,
+        "--listen",
+        "127.0.0.1:0",
+        "--geoip-database",
+        "/nonexistent.mmdb",
+    ];
+    let output = crate::server::run(&arguments, &[], folder.path());
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("geoip_database"), "{told}");
+}
+
+#[test]
+fn a_backend_is_asked_all_the_streamer_asked_and_its_answer_is_passed_on() {
+    let server = server();
+    let fields = "X-AuthDuration: 60\r\nX-UserId: user 7\r\nX-Max-Sessions: 3\r\nX-Other: no\r\n";
+    let body = r#"{"allowed_dvr_ranges":[{"opened_at":1710010000}],"ad_inject":{"v":2,"preroll":["a.mp4"]},"other":1}"#;
+    let stub = Stub::new(Say::with(200, fields, body));
+    protect(&server, by(&stub));
+    let path = question(
+        "new_session",
+        SESSION,
+        "&token=t%2B1&user_agent=VLC%203&dvr=true&mine=1",
+    );
+    let answer = server
+        .call_with("GET", &path, &[("X-Trace-Id", "trace-1")], b"")
+        .expect(200);
+    assert_eq!(
+        answer.json(),
+        json!({"allowed_dvr_ranges": [{"opened_at": 1_710_010_000}], "ad_inject": {"v": 2, "preroll": ["a.mp4"]}})
+    );
+    assert_eq!(answer.header("x-authduration"), Some("60"));
+    assert_eq!(answer.header("x-userid"), Some("user 7"));
+    assert_eq!(answer.header("x-max-sessions"), Some("3"));
+    assert_eq!(answer.header("x-other"), None);
+    let call = stub.call();
+    assert_eq!(call.path, "/auth");
+    let expected = [
+        ("dvr", "true"),
+        ("ip", "10.77.0.150"),
+        ("name", "sports/hd1"),
+        ("proto", "hls"),
+        ("request_number", "0"),
+        ("request_type", "new_session"),
+        ("session_id", SESSION),
+        ("stream_clients", "1"),
+        ("token", "t+1"),
+        ("total_clients", "2"),
+        ("user_agent", "VLC 3"),
+    ];
+    let asked: Vec<(&str, &str)> = call
+        .query
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(asked, expected);
+    assert_eq!(call.headers["x-trace-id"], "trace-1");
+    assert!(!call.headers.contains_key("authorization"));
+}
+
+#[test]
+fn a_verdict_holds_for_its_session_until_the_rules_change() {
+    let server = server();
+    let stub = Stub::new(Say::with(200, "X-AuthDuration: 1000\r\n", ""));
+    protect(&server, by(&stub));
+    ask(&server, SESSION, "").expect(200);
+    stub.say(Say::status(403));
+    let again = ask_again(&server, SESSION).expect(200);
+    let left: u32 = again
+        .header("x-authduration")
+        .and_then(|text| text.parse().ok())
+        .expect("a number");
+    assert!((1..=1000).contains(&left));
+    assert_eq!(stub.calls(), 1);
+    // Whoever differs in anything is somebody else; a denial holds as well.
+    for more in ["&token=x", "&token=x"] {
+        ask(&server, SESSION, more).expect(403);
+    }
+    ask(&server, OTHER, "").expect(403);
+    assert_eq!(stub.calls(), 2);
+    stub.say(Say::status(200));
+    ask(&server, OTHER, "").expect(403);
+    assert_eq!(stub.calls(), 0);
+    // A change of the rules ends what was decided under the old ones.
+    protect(&server, json!({"deny_uas": ["x"]}));
+    ask(&server, OTHER, "").expect(200);
+    stub.say(Say::status(403));
+    protect(&server, json!({"deny_uas": null}));
+    ask_again(&server, SESSION).expect(403);
+    assert_eq!(stub.calls(), 2);
+    // Lists count at once, whatever was decided.
+    protect(&server, json!({"allow_ips": ["10.77.0.150"]}));
+    ask_again(&server, SESSION).expect(200);
+    assert_eq!(stub.calls(), 0);
+}
+
+#[test]
+fn a_verdict_for_no_time_is_asked_for_each_time() {
+    let server = server();
+    let stub = Stub::new(Say::with(200, "X-AuthDuration: 0\r\n", ""));
+    protect(&server, by(&stub));
+    for _ in 0..3 {
+        let answer = ask_again(&server, SESSION).expect(200);
+        assert_eq!(answer.header("x-authduration"), Some("0"));
+    }
+    assert_eq!(stub.calls(), 3);
+}
+
+#[test]
+fn a_redirect_is_passed_on_and_not_followed() {
+    let server = server();
+    let elsewhere = Stub::new(Say::status(200));
+    let location = elsewhere.url("/other/index.m3u8");
+    let fields = format!("Location: {location}\r\n");
+    let stub = Stub::new(Say::with(302, &fields, ""));
+    protect(&server, by(&stub));
+    for _ in 0..2 {
+        let answer = ask(&server, SESSION, "").expect(302);
+        assert_eq!(answer.header("location"), Some(location.as_str()));
+        assert_eq!(answer.body, b"");
+    }
+    assert_eq!((stub.calls(), elsewhere.calls()), (1, 0));
+}
+
+#[test]
+fn one_of_several_backends_is_enough() {
+    let server = server();
+    let (silent, denies, allows) = (
+        Stub::new(Say::Silence),
+        Stub::new(Say::status(403)),
+        Stub::new(Say::status(200)),
+    );
+    let all = json!({"backends": [{"url": silent.url("/1")}, {"url": denies.url("/2")}, {"url": allows.url("/3")}]});
+    protect(&server, all);
+    // The silent one is not waited for: its timeout is longer than any test is.
+    ask(&server, SESSION, "").expect(200);
+    for (stub, path) in [(&silent, "/1"), (&denies, "/2"), (&allows, "/3")] {
+        assert_eq!(stub.call().path, path);
+    }
+    // Whoever denies counts more than whoever has nothing to say.
+    allows.say(Say::status(500));
+    silent.say(Say::HangUp);
+    ask(&server, OTHER, "").expect(403);
+}
+
+#[test]
+fn when_all_backends_fail_the_default_is_for_new_sessions() {
+    let server = server();
+    for say in [
+        Say::status(500),
+        Say::HangUp,
+        Say::status(404),
+        Say::with(200, "", r#"{"allowed_dvr_ranges":"all"}"#),
+        Say::with(200, "", &"x".repeat(70_000)),
+        Say::with(302, "", ""),
+    ] {
+        let stub = Stub::new(say);
+        let mut rules = by(&stub);
+        rules["allow_default"] = json!(false);
+        protect(&server, rules.clone());
+        ask(&server, SESSION, "").expect(403);
+        ask_again(&server, SESSION).expect(403);
+        rules["allow_default"] = json!(true);
+        protect(&server, rules);
+        ask_again(&server, OTHER).expect(403);
+        ask(&server, SESSION, "").expect(200);
+        // Let in by default, it is known from then on.
+        ask_again(&server, SESSION).expect(200);
+    }
+}
+
+#[test]
+fn what_takes_longer_than_the_timeout_has_not_answered() {
+    let server = TestServer::with(&[
+        "--outbound-loopback=true",
+        "--auth-backend-timeout",
+        "200ms",
+    ]);
+    let stub = Stub::new(Say::Silence);
+    protect(&server, by(&stub));
+    ask(&server, SESSION, "").expect(403);
+    stub.call();
+    let mut rules = by(&stub);
+    rules["allow_default"] = json!(true);
+    protect(&server, rules);
+    ask(&server, OTHER, "").expect(200);
+}
+
+#[test]
+fn the_oldest_session_of_a_user_with_too_many_is_refused() {
+    let server = server();
+    let fields = "X-UserId: u1\r\nX-Max-Sessions: 2\r\nX-AuthDuration: 1000\r\n";
+    let stub = Stub::new(Say::with(200, fields, ""));
+    protect(&server, by(&stub));
+    ask(&server, SESSION, "").expect(200);
+    ask(&server, OTHER, "").expect(200);
+    ask(&server, THIRD, "").expect(200);
+    let interrupted = ask_again(&server, SESSION).expect(403);
+    assert_eq!(interrupted.errors(), ["too_many_sessions"]);
+    ask_again(&server, OTHER).expect(200);
+    ask_again(&server, THIRD).expect(200);
+    assert_eq!(stub.calls(), 3, "all the rest was remembered");
+}
+
+#[test]
+fn a_backend_on_this_machine_is_called_only_if_the_settings_say_so() {
+    let stub = Stub::new(Say::status(200));
+    let strict = TestServer::new();
+    protect(&strict, by(&stub));
+    ask(&strict, SESSION, "").expect(403);
+    let denying = TestServer::with(&["--outbound-loopback=true", "--outbound-deny", "127.0.0.0/8"]);
+    protect(&denying, by(&stub));
+    ask(&denying, SESSION, "").expect(403);
+    assert_eq!(stub.calls(), 0);
+    // The server does not call itself, or one request would become many.
+    let own = server();
+    let url = format!(
+        "http://{}/central/api/v3/monitoring/liveness",
+        own.address()
+    );
+    protect(&own, json!({"backends": [{"url": url}]}));
+    ask(&own, SESSION, "").expect(403);
+}
+
+#[test]
+fn questions_that_are_not_asked_properly_are_refused_with_the_parameter() {
+    let server = server();
+    protect(&server, json!({"allow_default": true}));
+    let good = question("new_session", SESSION, "");
+    for (from, to, error) in [
+        ("name=sports%2Fhd1&", "", "missing_required name"),
+        ("&ip=10.77.0.150", "", "missing_required ip"),
+        ("ip=10.77.0.150", "ip=10.77.0", "wrong_format ip"),
+        (
+            "new_session",
+            "first_session",
+            "unknown_enum_option request_type",
+        ),
+        (
+            "request_number=0",
+            "request_number=-1",
+            "not_integer request_number",
+        ),
+        (SESSION, "1234", "wrong_format session_id"),
+        (
+            "stream_clients=1",
+            "stream_clients=many",
+            "not_integer stream_clients",
+        ),
+        (
+            "total_clients=2",
+            "total_clients=2&dvr=perhaps",
+            "not_boolean dvr",
+        ),
+        ("proto=hls", "proto=%ff", "wrong_format proto"),
+    ] {
+        let answer = server.get(&good.replace(from, to)).expect(400);
+        assert_eq!(answer.errors(), [error]);
+    }
+    server.get(&good).expect(200);
+}
+
+#[test]
+fn a_viewer_who_leaves_is_not_waited_for() {
+    // Goal: an abandoned question leaves nothing behind and the next one is answered. Method: ask a silent backend, close the connection,
+    // then have the backend answer somebody else on a server with few threads.
+    let server = TestServer::with(&["--outbound-loopback=true", "--outbound-threads", "2"]);
+    let silent = Stub::new(Say::Silence);
+    protect(&server, by(&silent));
+    for n in 0..8 {
+        let mut client = server.connect();
+        let path = question("new_session", SESSION, &format!("&token={n}"));
+        client.send_request(
+            "GET",
+            &format!("{}{path}", crate::server::PREFIX),
+            &[(
+                "Authorization",
+                &format!("Bearer {}", crate::server::API_KEY),
+            )],
+            b"",
+        );
+    }
+    silent.call();
+    let quick = Stub::new(Say::status(200));
+    protect(&server, by(&quick));
+    ask(&server, OTHER, "").expect(200);
+}

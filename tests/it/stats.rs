@@ -1,0 +1,245 @@
+//! What streamers report, where it is shown, and who may report.
+
+use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+
+use crate::server::TestServer;
+
+/// Two streamers, one stream on each and one on none.
+fn cluster() -> TestServer {
+    let server = TestServer::new();
+    for host in ["s1", "s2"] {
+        let node = json!({"role": "streamer", "cluster_key": format!("key-{host}")});
+        server.put(&format!("/streamers/{host}"), node).expect(200);
+    }
+    for (name, host) in [("a", Some("s1")), ("b", Some("s2")), ("c", None)] {
+        let mut body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}]});
+        if let Some(host) = host {
+            body["layout"] = json!({"ingest": host});
+        }
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    server
+}
+
+fn names(list: &Value, collection: &str, key: &str) -> Vec<String> {
+    let items = list[collection].as_array().expect("a list");
+    let names = items.iter().map(|item| item[key].as_str().expect("a name"));
+    names.map(str::to_owned).collect()
+}
+
+/// `Authorization` of a streamer with this key, now.
+fn signed(key: &str) -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("it is after 1970")
+        .as_secs();
+    let digest = Sha1::digest(format!("{now}:{key}"));
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("Cluster {now}:{hex}")
+}
+
+#[test]
+fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
+    let server = cluster();
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(streamer["stats"], Value::Null);
+    assert!(streamer.get("dvrs").is_none());
+    assert!(
+        server
+            .get("/streams/a")
+            .expect(200)
+            .json()
+            .get("stats")
+            .is_none()
+    );
+    let report = json!({
+        "stats": {"cpu_usage": 48, "license_txt": "canary-license", "server_version": "24.11", "transcoder": true, "nonsense": 1},
+        "dvrs": [{"name": "main", "root": "/storage"}, {"name": "cloud", "root": "s3://user:canary-pass@host/bucket"}],
+        "streams": [
+            {"name": "a", "status": "running", "alive": true, "bitrate": 2543, "online_clients": 3, "bytes_out": 7, "last_dts_at": 1_700_000_000_000_u64},
+            {"name": "never configured", "bitrate": 1},
+        ],
+    });
+    server.put("/streamers/s1/stats", report).expect(204);
+    server
+        .put("/streamers/s2/stats", json!({"streams": [{"name": "b", "status": "error", "bitrate": 90}, {"name": "a", "online_clients": 4, "status": "running"}]}))
+        .expect(204);
+
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(
+        streamer["stats"],
+        json!({"cpu_usage": 48, "license_txt": "canary-license", "server_version": "24.11", "transcoder": true})
+    );
+    assert_eq!(
+        streamer["dvrs"][0],
+        json!({"name": "main", "root": "/storage"})
+    );
+    let list = server.get("/streamers?select=stats,dvrs").expect(200);
+    assert!(!list.text().contains("canary"), "{}", list.text());
+    let list = list.json();
+    assert_eq!(list["streamers"][0]["stats"]["license_txt"], "***");
+    assert_eq!(
+        list["streamers"][1],
+        json!({"hostname": "s2", "stats": null, "dvrs": null})
+    );
+
+    // The node that captures has the word; viewers are those of all nodes.
+    let stream = server.get("/streams/a").expect(200).json();
+    assert_eq!(
+        stream["stats"],
+        json!({
+            "status": "running", "alive": true, "bitrate": 2543, "online_clients": 7, "bytes_out": 7,
+            "last_dts_at": 1_700_000_000_000_u64, "running_on": ["s1", "s2"],
+        })
+    );
+    for (query, expected) in [
+        ("sort=-stats.bitrate", vec!["a", "b", "c"]),
+        ("sort=stats.bitrate", vec!["c", "b", "a"]),
+        ("stats.bitrate_gt=90", vec!["a"]),
+        ("stats.bitrate_lte=90", vec!["b"]),
+        ("stats.status=error", vec!["b"]),
+        ("stats.alive=true", vec!["a"]),
+        ("stats_is=null", vec!["c"]),
+        ("stats.running_on=s2", vec!["a"]),
+        ("stats.online_clients_gte=7", vec!["a"]),
+    ] {
+        let list = server
+            .get(&format!("/streams?select=name&{query}"))
+            .expect(200);
+        assert_eq!(names(&list.json(), "streams", "name"), expected, "{query}");
+    }
+    let list = server.get("/streamers?stats.cpu_usage_gt=40&select=stats.cpu_usage");
+    assert_eq!(
+        list.expect(200).json()["streamers"],
+        json!([{"hostname": "s1", "stats": {"cpu_usage": 48}}])
+    );
+
+    // What is not reported again does not run any more; what was not said stays.
+    server
+        .put("/streamers/s1/stats", json!({"streams": []}))
+        .expect(204);
+    let stream = server.get("/streams/a").expect(200).json();
+    assert_eq!(stream["stats"]["online_clients"], 4);
+    assert_eq!(stream["stats"]["running_on"], json!(["s2"]));
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(streamer["stats"]["cpu_usage"], 48);
+}
+
+#[test]
+fn storages_are_the_union_over_the_streamers() {
+    let server = cluster();
+    let empty = server.get("/dvrs").expect(200).json();
+    assert_eq!(
+        (&empty["dvrs"], &empty["estimated_count"]),
+        (&json!([]), &json!(0))
+    );
+    for (host, dvrs) in [("s1", ["d1", "d3"]), ("s2", ["d2", "d3"])] {
+        let dvrs: Vec<Value> = dvrs.iter().map(|name| json!({"name": name})).collect();
+        server
+            .put(&format!("/streamers/{host}/stats"), json!({"dvrs": dvrs}))
+            .expect(204);
+    }
+    let list = server.get("/dvrs").expect(200).json();
+    assert_eq!(names(&list, "dvrs", "name"), ["d1", "d2", "d3"]);
+    let list = server.get("/dvrs?sort=-name&limit=2").expect(200).json();
+    assert_eq!(names(&list, "dvrs", "name"), ["d3", "d2"]);
+    let next = list["next"].as_str().expect("there is more");
+    let next = next.replace('+', "%2B").replace('=', "%3D");
+    let page = format!("/dvrs?sort=-name&limit=2&cursor={next}");
+    let list = server.get(&page).expect(200).json();
+    assert_eq!(names(&list, "dvrs", "name"), ["d1"]);
+    assert_eq!(list["next"], Value::Null);
+    let list = server
+        .get("/dvrs?name_like=2&select=name")
+        .expect(200)
+        .json();
+    assert_eq!(names(&list, "dvrs", "name"), ["d2"]);
+    server.delete("/streamers/s2").expect(204);
+    let list = server.get("/dvrs").expect(200).json();
+    assert_eq!(names(&list, "dvrs", "name"), ["d1", "d3"]);
+    let errors = server.get("/dvrs?limit=0").expect(400).errors();
+    assert_eq!(errors, ["input_out_of_range limit"]);
+}
+
+#[test]
+fn a_streamer_reports_for_itself_only() {
+    let server = cluster();
+    let report = |authorization: &str| {
+        let mut client = server.connect();
+        let fields = [("Authorization", authorization)];
+        let path = "/central/api/v3/streamers/s1/stats";
+        client.request("PUT", path, &fields, br#"{"stats":{"cpu_usage":5}}"#)
+    };
+    report(&signed("key-s2")).expect(403);
+    report("Bearer wrong").expect(401);
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(streamer["stats"], Value::Null);
+    report(&signed("key-s1")).expect(204);
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(streamer["stats"]["cpu_usage"], 5);
+    let errors = server
+        .put("/streamers/nobody/stats", json!({}))
+        .expect(404)
+        .errors();
+    assert_eq!(errors, ["streamer_not_found"]);
+}
+
+#[test]
+fn a_bad_report_changes_nothing_and_is_told_where() {
+    let server = cluster();
+    server
+        .put("/streamers/s1/stats", json!({"stats": {"cpu_usage": 5}}))
+        .expect(204);
+    for (body, error) in [
+        (json!([]), "not_object "),
+        (
+            json!({"stats": {"cpu_usage": "much"}}),
+            "not_integer /stats/cpu_usage",
+        ),
+        (
+            json!({"stats": {"cpu_usage": 9}, "streams": [{"name": "a", "status": "x"}]}),
+            "unknown_enum_option /streams/0/status",
+        ),
+        (
+            json!({"streams": [{"bitrate": 1}]}),
+            "missing_required /streams/0/name",
+        ),
+        (
+            json!({"stats": {"cpu_usage": 9}, "dvrs": [{"root": "/"}]}),
+            "missing_required /dvrs/0/name",
+        ),
+    ] {
+        let answer = server.put("/streamers/s1/stats", body.clone()).expect(400);
+        assert_eq!(answer.errors(), [error], "{body}");
+    }
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(streamer["stats"]["cpu_usage"], 5);
+}
+
+#[test]
+fn a_silent_streamer_is_not_shown_as_it_was() {
+    // Goal: nothing is told of a streamer that said nothing for the dead timeout, and a restart forgets. Method: a timeout of a second, asked
+    // until it is over.
+    let mut server = TestServer::with(&["--streamer-dead-timeout", "1s"]);
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    let report = json!({"stats": {"cpu_usage": 5}, "dvrs": [{"name": "d"}]});
+    server
+        .put("/streamers/s1/stats", report.clone())
+        .expect(204);
+    while server.get("/streamers/s1").expect(200).json()["stats"] != Value::Null {}
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(
+        streamer["dvrs"],
+        json!([{"name": "d"}]),
+        "what is configured there is still so"
+    );
+    server.put("/streamers/s1/stats", report).expect(204);
+    server.restart();
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(
+        (&streamer["stats"], streamer.get("dvrs")),
+        (&Value::Null, None)
+    );
+}

@@ -1,0 +1,151 @@
+//! A server that the program under test calls: answers what the test says, and tells what it was asked.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// How long a test waits for a call before it fails. A guard against hanging, no expectation about speed.
+const GUARD: Duration = Duration::from_mins(2);
+
+/// What a backend says: a whole answer, or nothing at all while the test runs.
+#[derive(Clone)]
+pub enum Say {
+    /// Status, further fields (each with its line end) and body.
+    Answer(u16, String, String),
+    /// The connection is held open.
+    Silence,
+    /// The connection is closed.
+    HangUp,
+}
+
+impl Say {
+    pub fn status(status: u16) -> Self {
+        Self::Answer(status, String::new(), String::new())
+    }
+
+    pub fn with(status: u16, fields: &str, body: &str) -> Self {
+        Self::Answer(status, fields.to_owned(), body.to_owned())
+    }
+}
+
+/// One call, taken apart.
+#[derive(Debug)]
+pub struct Call {
+    pub path: String,
+    pub query: BTreeMap<String, String>,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A server on a port of its own.
+pub struct Stub {
+    address: SocketAddr,
+    say: Arc<Mutex<Say>>,
+    calls: Receiver<Call>,
+}
+
+impl Stub {
+    pub fn new(say: Say) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let say = Arc::new(Mutex::new(say));
+        let (sender, calls) = channel();
+        let says = say.clone();
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let (Ok(socket), says, sender) = (socket, says.clone(), sender.clone()) else {
+                    return;
+                };
+                thread::spawn(move || serve(socket, &says, &sender));
+            }
+        });
+        Self {
+            address,
+            say,
+            calls,
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// From the next call on.
+    pub fn say(&self, say: Say) {
+        *self.say.lock().expect("nobody panics while holding it") = say;
+    }
+
+    /// The next call that nobody has looked at.
+    pub fn call(&self) -> Call {
+        self.calls.recv_timeout(GUARD).expect("it is called")
+    }
+
+    /// Calls that nobody has looked at.
+    pub fn calls(&self) -> usize {
+        self.calls.try_iter().count()
+    }
+}
+
+fn serve(socket: TcpStream, says: &Mutex<Say>, calls: &Sender<Call>) {
+    let mut lines = BufReader::new(socket.try_clone().expect("a descriptor"));
+    let mut socket = socket;
+    while let Some(call) = read(&mut lines) {
+        let say = says.lock().expect("nobody panics while holding it").clone();
+        // The test may be over.
+        if calls.send(call).is_err() {
+            return;
+        }
+        match say {
+            Say::Answer(status, fields, body) => {
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status} Said\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
+                );
+                if socket.write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            // The next read waits until the other side gives up.
+            Say::Silence => {}
+            Say::HangUp => return,
+        }
+    }
+}
+
+fn read(lines: &mut impl BufRead) -> Option<Call> {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line).unwrap_or(0) == 0 {
+            return None;
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        head.push(line.to_owned());
+    }
+    let target = head.first()?.split(' ').nth(1)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let decoded = |text: &str| {
+        percent_encoding::percent_decode_str(text)
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    Some(Call {
+        path: path.to_owned(),
+        query: pairs
+            .map(|(name, value)| (name.to_owned(), decoded(value)))
+            .collect(),
+        headers: head[1..]
+            .iter()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect(),
+    })
+}

@@ -1,0 +1,86 @@
+//! Our document before judges that are not ours: a validator of OpenAPI 3.1 documents, and one of JSON Schema for every example in it.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use weir::api::{docs, openapi};
+
+use crate::python::{python, script};
+use crate::server::run;
+
+/// What the validators say about a document: all is well, or the findings.
+fn judge(document: &str) -> Result<String, String> {
+    let mut process = python()
+        .arg(script("validate.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the interpreter starts");
+    let mut stdin = process.stdin.take().expect("it is a pipe");
+    // It reads everything before it says anything. If it dies early, its status tells.
+    let _ = stdin.write_all(document.as_bytes());
+    drop(stdin);
+    let output = process.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(said + &String::from_utf8_lossy(&output.stderr))
+    }
+}
+
+/// The count of a kind in the last line of what was said.
+fn count(said: &str, what: &str) -> usize {
+    said.split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(what)?.strip_prefix('=')?.parse().ok())
+        .unwrap_or_else(|| panic!("no count of {what} in {said}"))
+}
+
+#[test]
+fn what_is_printed_is_valid_and_so_is_every_example() {
+    let directory = tempfile::tempdir().expect("a scratch directory can be made");
+    let printed = run(&["print", "openapi"], &[], directory.path());
+    assert!(printed.status.success());
+    let text = String::from_utf8(printed.stdout).expect("the document is text");
+    let said = judge(&text).unwrap_or_else(|findings| panic!("{findings}"));
+    let operations: usize = docs::SERVED.iter().map(|group| group.len()).sum();
+    assert_eq!(count(&said, "operations"), operations);
+    assert!(count(&said, "examples") > 1000, "{said}");
+}
+
+#[test]
+fn what_is_not_served_yet_is_valid_already() {
+    let all: Vec<_> = docs::SERVED.iter().chain(docs::PENDING).copied().collect();
+    let said =
+        judge(&openapi::document(&all, "0.0.0")).unwrap_or_else(|findings| panic!("{findings}"));
+    let operations: usize = all.iter().map(|group| group.len()).sum();
+    assert_eq!(count(&said, "operations"), operations);
+}
+
+#[test]
+fn the_judges_find_what_is_wrong() {
+    let good: Value =
+        serde_json::from_str(&openapi::document(docs::SERVED, "0.0.0")).expect("it is JSON");
+    let cases: [(&str, Value, &str); 4] = [
+        ("/info", json!({}), "\"title\" is a required property"),
+        ("/paths/~1streams/get/responses", json!(5), "document"),
+        (
+            "/components/schemas/error/properties/code/examples/0",
+            json!(7),
+            "/components/schemas/error/properties/code",
+        ),
+        (
+            "/paths/~1streams~1batch/put/requestBody/content/application~1json/example",
+            json!([{ "title": "no name" }]),
+            "'name' is a required property",
+        ),
+    ];
+    for (pointer, value, expected) in cases {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).expect("there is such a place") = value;
+        let findings = judge(&bad.to_string()).expect_err(pointer);
+        assert!(findings.contains(expected), "{pointer}: {findings}");
+    }
+}
