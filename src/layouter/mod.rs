@@ -278,7 +278,7 @@ impl Engine {
         self.now_ms = self.now_ms.max(now_ms);
         self.budgets.refill(&self.settings, self.streams, elapsed);
         self.expire_flights();
-        if self.is_frozen() || self.settled == self.epoch {
+        if self.is_frozen() || self.settled == self.epoch && !self.tick_wanted() {
             return;
         }
         if self.classes.classes_dead > CLASSES_DEAD_MAX {

@@ -204,6 +204,8 @@ impl Engine {
             return;
         }
         let was_frozen = self.frozen_before;
+        // Also what moves nothing now gives the next tick something to do: a node that is trusted again gets back what it had.
+        self.epoch += 1;
         self.count_running();
         self.frozen_before = self.is_frozen();
         self.refresh_tree();
