@@ -56,6 +56,8 @@ fn rule(method: &str, template: &str) -> Rule {
             Action::Read
         }
         "GET" => Action::List,
+        // What a node does with the token that opens its configuration.
+        "PUT" if is_report => Action::Execute,
         "PUT" | "DELETE" => Action::Write,
         _ if segments.last() == Some(&"layouts") => Action::Write,
         _ => Action::Execute,
