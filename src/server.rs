@@ -24,6 +24,7 @@ use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
+use crate::api::layout::desk::Desk;
 use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
@@ -177,6 +178,12 @@ pub fn run(
     })?;
     let agents = Agents::new()
         .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
+    let desk = Desk::start(inputs.clone(), inboxes.clone()).map_err(|error| {
+        Failure::new(
+            Exit::Runtime,
+            format!("a thread for questions about layouts cannot be started: {error}"),
+        )
+    })?;
     let shared = Arc::new(Shared {
         published,
         commands,
@@ -188,6 +195,7 @@ pub fn run(
             started,
         ),
         layouter: inputs,
+        desk,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,

@@ -121,6 +121,11 @@ pub enum CoreMessage {
         place: usize,
         outcome: Result<outbound::Answer, outbound::Failure>,
     },
+    /// A question about layouts is answered.
+    Answered {
+        ticket: Ticket,
+        outcome: Result<Vec<u8>, ApiError>,
+    },
     /// The process is asked to stop: answer who waits, finish what runs.
     Drain,
     /// Settings were saved, or were not.

@@ -6,6 +6,7 @@
 
 pub mod alloc;
 pub mod fleet;
+pub mod instead;
 pub mod world;
 
 use std::hint::black_box;

@@ -114,7 +114,7 @@ fn prepare(run: &Run) -> Result<(), String> {
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         if n >= count {
-                            return Ok(());
+                            return Ok::<(), String>(());
                         }
                         let body = json!({"key":agent_key(run.seed, n)}).to_string();
                         let path = run.target.path_of("agents", &agent_id(n));
@@ -205,8 +205,8 @@ fn measure(
         scenario: format!("agents ({agents} connected)"),
         seconds: common.duration as f64 / 1e9,
         series,
-        cpu_user: (busy.0 - cpu.0).as_secs_f64(),
-        cpu_system: (busy.1 - cpu.1).as_secs_f64(),
+        cpu_user: busy.0.saturating_sub(cpu.0).as_secs_f64(),
+        cpu_system: busy.1.saturating_sub(cpu.1).as_secs_f64(),
         ..Report::default()
     };
     let ms = (connected - connecting) / 1_000_000;

@@ -544,4 +544,109 @@ mod tests {
         let odd = redirect("http://s1", "a\r\nX: y", "b\"<", "c\\");
         assert!(odd.bytes().all(|byte| byte.is_ascii_graphic()), "{odd}");
     }
+
+    /// What a caller of `path` is told, where `s1` and `s2` are alive and `s2` has less to do.
+    fn told(path: &str, fields: &str) -> Response {
+        use crate::fleet::stats::Report;
+        use crate::http::{Method, parse};
+        use crate::state::State;
+        use crate::state::apply::{Stamp, apply};
+        use crate::state::command::{Command, EntitySave, StreamPatch, streamer_patch};
+        use crate::state::name::{Hostname, StreamName};
+        use std::rc::Rc;
+        use std::sync::Arc;
+
+        let json = |text: &str| json::parse(text.as_bytes()).expect("JSON");
+        let streamer = |name: &str, body: &str| {
+            let hostname = Hostname::trusted(name);
+            let patch = streamer_patch(json(body), &hostname, "").expect("fits");
+            Command::SaveStreamer { hostname, patch }
+        };
+        let stream = |name: &str, body: &str| {
+            let name = StreamName::trusted(name);
+            let patch = StreamPatch::from_body(json(body), &name, "").expect("fits");
+            Command::SaveStream { name, patch }
+        };
+        let key = Key::parse(Kind::Balancer, "main").expect("a key");
+        let servers = r#"{"mode":"clients","servers":[{"name":"s1"},{"name":"s2"},{"name":"s3"}]}"#;
+        let save = EntitySave::from_body(Kind::Balancer, key, json(servers), "").expect("fits");
+        let mut state = State::new(1, crate::state::node::RenderSettings::default());
+        for command in [
+            streamer("s1", r#"{"role":"streamer","cluster_key":"k"}"#),
+            streamer(
+                "s2",
+                r#"{"role":"streamer","cluster_key":"k","api_url":"http://u:p@10.0.0.2:8080","public_payload_url":"https://edge2.example.com/"}"#,
+            ),
+            streamer(
+                "s3",
+                r#"{"role":"streamer","cluster_key":"k","namespace":"other"}"#,
+            ),
+            stream("sports/hd1", "{}"),
+            stream("theirs", r#"{"namespace":"other"}"#),
+            Command::SaveEntity(save),
+        ] {
+            let stamp = Stamp {
+                revision: state.revision() + 1,
+                ms: state.stamp_ms() + 1,
+            };
+            let changes = apply(&state, command, stamp).expect("is saved");
+            state.absorb(&changes);
+        }
+        let core = super::super::tests::core();
+        let now = Instant::now();
+        for (name, clients) in [("s1", 5), ("s2", 4), ("s3", 0)] {
+            let body = json(&format!(r#"{{"stats":{{"total_clients":{clients}}}}}"#));
+            let report = Report::from_body(body, now).expect("fits");
+            let fleet = &core.shared().fleet;
+            fleet.report(&Hostname::trusted(name), report, now);
+        }
+        let text = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{fields}\r\n");
+        let mut fields = parse::fields();
+        let head = parse::head(text.as_bytes(), &mut fields).expect("well formed");
+        let head = head.expect("complete");
+        let request = Request {
+            method: Method::Get,
+            path: head.path,
+            query: head.query,
+            headers: head.headers,
+            body: b"",
+            peer: IpAddr::from([127, 0, 0, 1]),
+            pass: None,
+            may_upgrade: false,
+        };
+        let call = Call {
+            core: &core,
+            state: &Rc::new(Arc::new(state)),
+            request: &request,
+            parameter: "",
+            caller: &super::super::auth::Caller::Anybody,
+            ticket: crate::http::Ticket { slot: 0, epoch: 1 },
+        };
+        match send_on(&call) {
+            Ok(Outcome::Reply(response)) => response,
+            Ok(_) => panic!("nothing has to be waited for"),
+            Err(error) => Response::from(error),
+        }
+    }
+
+    #[test]
+    fn callers_are_sent_to_the_least_loaded_streamer_of_the_streams_namespace() {
+        let location = |path: &str| {
+            let response = told(path, "");
+            assert_eq!(response.status, 302, "{path}");
+            let mut fields = response.headers.into_iter();
+            let found = fields.find(|(name, _)| *name == "Location");
+            found.expect("a place to go").1.into_owned()
+        };
+        assert_eq!(
+            location("/central/api/v3/lb/main/sports%2Fhd1/tracks-v1/index.m3u8?token=a%26b"),
+            "https://edge2.example.com/sports/hd1/tracks-v1/index.m3u8?token=a%26b"
+        );
+        assert_eq!(
+            location("/streamer/api/v3/lb/main/theirs/whep"),
+            "http://s3/theirs/whep"
+        );
+        assert_eq!(told("/central/api/v3/lb/main/nobody/whep", "").status, 404);
+        assert_eq!(told("/central/api/v3/lb/other/theirs/whep", "").status, 404);
+    }
 }

@@ -20,6 +20,7 @@ pub mod entity;
 pub mod episode;
 pub mod event;
 pub mod external_episodes;
+pub mod layout;
 pub mod measure;
 pub mod monitoring;
 pub mod openapi;
@@ -176,6 +177,33 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Access::Admin,
         stream::set_layouts,
     )),
+    batch(endpoint(
+        Method::Post,
+        "/streams/preview_layout_change",
+        Parameter::None,
+        "",
+        "batch_stream_layout_preview",
+        Access::Admin,
+        layout::preview_streams,
+    )),
+    endpoint(
+        Method::Post,
+        "/streams/",
+        NAME,
+        "/preview_layout_change",
+        "preview_layout_change_for_stream_config",
+        Access::Admin,
+        layout::preview_stream,
+    ),
+    endpoint(
+        Method::Get,
+        "/streams/",
+        NAME,
+        "/layout/explain",
+        "stream_layout_explain",
+        Access::Admin,
+        layout::explain,
+    ),
     endpoint(
         Method::Get,
         "/streams/",
@@ -230,6 +258,42 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Access::Admin,
         streamer::save_batch,
     )),
+    batch(endpoint(
+        Method::Post,
+        "/streamers/preview_layout_change",
+        Parameter::None,
+        "",
+        "batch_streamer_layout_preview",
+        Access::Admin,
+        layout::preview_streamers,
+    )),
+    endpoint(
+        Method::Post,
+        "/streamers/",
+        HOSTNAME,
+        "/preview_layout_change",
+        "preview_layout_change_for_streamer_config",
+        Access::Admin,
+        layout::preview_streamer,
+    ),
+    batch(endpoint(
+        Method::Post,
+        "/cluster/preview",
+        Parameter::None,
+        "",
+        "cluster_preview",
+        Access::Admin,
+        layout::preview_cluster,
+    )),
+    endpoint(
+        Method::Get,
+        "/cluster/capacity",
+        Parameter::None,
+        "",
+        "cluster_capacity_get",
+        Access::Admin,
+        layout::capacity,
+    ),
     endpoint(
         Method::Get,
         "/streamers/",
@@ -761,6 +825,8 @@ pub enum Outcome {
     CheckPresence(Response),
     /// What others have to be asked about first.
     Ask(Question),
+    /// A question about layouts.
+    AskLayouter(layout::desk::Question),
     /// A streamer that has what there is.
     ParkConfig {
         hostname: Hostname,
@@ -846,6 +912,7 @@ pub struct Shared {
     /// What streamers reported last.
     pub fleet: FleetStats,
     pub layouter: Inputs,
+    pub desk: layout::desk::Desk,
     pub settings: ApiSettings,
     /// Settings that can change.
     pub running: Running,
@@ -1143,6 +1210,12 @@ impl Core {
                 })
             }
             Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
+            Outcome::AskLayouter(question) => {
+                self.shared.desk.ask(question, self.index, ticket)?;
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
             Outcome::ParkConfig {
                 hostname,
                 poll,
@@ -1582,6 +1655,10 @@ impl Core {
                     place,
                     outcome,
                 } => self.ranges(ticket, place, outcome),
+                CoreMessage::Answered { ticket, outcome } => {
+                    let response = outcome.map(|body| Response::json(200, body));
+                    self.complete(ticket, response.unwrap_or_else(Response::from));
+                }
                 CoreMessage::Drain => self.drain(),
                 CoreMessage::Configured { ticket, outcome } => {
                     let response = match outcome {
@@ -2222,7 +2299,7 @@ fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::http::Options;
     use crate::state::node::RenderSettings;
@@ -2230,7 +2307,7 @@ mod tests {
     use crate::writer::{Machine, Writer};
 
     /// A core whose writer never runs.
-    fn core() -> Rc<Core> {
+    pub(crate) fn core() -> Rc<Core> {
         let state = Arc::new(State::new(1, RenderSettings::default()));
         let published = Arc::new(Published::new(state.clone()));
         let directory = tempfile::tempdir().expect("a directory");
@@ -2245,6 +2322,7 @@ mod tests {
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             layouter: crate::layouter::run::inputs().0,
+            desk: layout::desk::Desk::closed(),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,

@@ -47,6 +47,8 @@ pub enum Security {
     Administrator,
     /// Those of an administrator, or the node's own cluster key.
     Node,
+    /// The agent's own proof.
+    Agent,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -296,6 +298,12 @@ fn security_schemes() -> Value {
             "description": "`Cluster T:SIGNATURE`: T is the current time in seconds since 1970 UTC, SIGNATURE the SHA-1 of `T:CLUSTER_KEY` in lower-case \
                 hexadecimal digits. Opens only what concerns the node whose key it is. T may differ from the server's clock by 300 seconds.",
         },
+        "agent": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Peeklio PROOF`, where PROOF answers the challenge that the agent got before. Opens nothing but its control connection.",
+        },
     })
 }
 
@@ -304,13 +312,20 @@ fn security(kind: Security) -> Value {
         Security::Open => json!([]),
         Security::Administrator => json!([{ "bearer": [] }, { "basic": [] }]),
         Security::Node => json!([{ "bearer": [] }, { "basic": [] }, { "cluster": [] }]),
+        Security::Agent => json!([{ "agent": [] }]),
     }
 }
 
 fn operation(endpoint: &EndpointDoc, schemas: &mut Map<String, Value>) -> Value {
     let mut responses = Map::new();
+    let mut parameters = endpoint.parameters.iter().chain(endpoint.shared);
+    let selects = parameters.any(|parameter| parameter.name == "select");
     for response in endpoint.responses {
-        responses.insert(response.status.to_string(), render_response(response));
+        let mut rendered = render_response(response);
+        if selects && let Some(schema) = rendered.pointer_mut("/content/application~1json/schema") {
+            loosen(schema, Loose::Selected, schemas, &mut Vec::new());
+        }
+        responses.insert(response.status.to_string(), rendered);
     }
     responses.insert(
         "default".to_owned(),
@@ -395,14 +410,11 @@ fn kind_schema(kind: Kind) -> Value {
             }
             schema
         }
-        Kind::Moment => json!({
-            "type": "integer",
-            "format": "utc_ms",
-            "minimum": 1_000_000_000_000_u64,
-            "maximum": 10_000_000_000_000_u64,
-        }),
+        // Before and after every moment there is, too.
+        Kind::Moment => json!({ "type": "integer", "format": "utc_ms" }),
         Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
-        Kind::Filters => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        // Any text filters by something: what cannot be compared with the field is refused, what is no field is no filter.
+        Kind::Filters => json!({ "type": "object", "additionalProperties": true }),
     }
 }
 
@@ -511,13 +523,13 @@ fn components() -> Map<String, Value> {
 /// A union with a variant for every other value takes each value twice, unless that variant says which values it is not for.
 fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
     let unions: Vec<Value> = all
-        .values_mut()
-        .filter_map(|schema| schema.get_mut("discriminator"))
-        .filter(|discriminator| discriminator["x-fallback"].is_string())
-        .map(|discriminator| discriminator.clone())
+        .values()
+        .filter_map(|schema| schema.get("x-discriminator"))
+        .filter(|discriminator| discriminator["fallback"].is_string())
+        .cloned()
         .collect();
     for union in unions {
-        let fallback = union["x-fallback"].as_str().unwrap_or_default();
+        let fallback = union["fallback"].as_str().unwrap_or_default();
         let member = union["propertyName"].as_str().unwrap_or_default();
         let named: Vec<&String> = union["mapping"]
             .as_object()
@@ -533,32 +545,68 @@ fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
     }
 }
 
-/// Name of the schema that patches of the named one obey: nothing is required, at any depth to which objects are merged. Made when there is none yet;
-/// where nothing is required anyway it is the schema itself.
-fn patch_of(name: &str, schemas: &mut Map<String, Value>, open: &mut Vec<String>) -> String {
-    let patch = format!("{name}_patch");
-    if schemas.contains_key(&patch) {
-        return patch;
+/// In what a document that is not whole differs from a whole one: nothing is required.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loose {
+    /// At every depth to which objects are merged.
+    Patch,
+    /// At every depth: of any object an item of a list shows what was selected.
+    Selected,
+}
+
+impl Loose {
+    fn name(self, whole: &str) -> String {
+        match self {
+            Self::Patch => format!("{whole}_patch"),
+            Self::Selected => format!("{whole}_selected"),
+        }
     }
-    if open.iter().any(|outer| outer == name) {
+
+    fn title(self, whole: &str) -> String {
+        match self {
+            Self::Patch => format!("{whole}, as a patch"),
+            Self::Selected => format!("{whole}, as far as it was asked for"),
+        }
+    }
+}
+
+/// Name of the schema that patches of the named one obey. Made when there is none yet; where nothing is required anyway it is the schema
+/// itself.
+fn patch_of(name: &str, schemas: &mut Map<String, Value>, open: &mut Vec<String>) -> String {
+    loose_of(name, Loose::Patch, schemas, open)
+}
+
+fn loose_of(
+    name: &str,
+    how: Loose,
+    schemas: &mut Map<String, Value>,
+    open: &mut Vec<String>,
+) -> String {
+    let loose = how.name(name);
+    if schemas.contains_key(&loose) {
+        return loose;
+    }
+    if open.iter().any(|outer| outer == name) || name == "error_response" {
         return name.to_owned();
     }
     open.push(name.to_owned());
     let mut schema = schemas[name].clone();
-    let changed = require_nothing(&mut schema, schemas, open);
+    let changed = loosen(&mut schema, how, schemas, open);
     open.pop();
     if !changed {
         return name.to_owned();
     }
     if let Some(title) = schema["title"].as_str() {
-        schema["title"] = json!(format!("{title}, as a patch"));
+        schema["title"] = json!(how.title(title));
     }
-    schemas.insert(patch.clone(), schema);
-    patch
+    schemas.insert(loose.clone(), schema);
+    loose
 }
 
-fn require_nothing(
+/// Requires nothing of what the schema describes. Whether that made a difference.
+fn loosen(
     schema: &mut Value,
+    how: Loose,
     schemas: &mut Map<String, Value>,
     open: &mut Vec<String>,
 ) -> bool {
@@ -567,12 +615,15 @@ fn require_nothing(
     };
     let mut changed = object.remove("required").is_some();
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
-        let count = properties.len();
-        // What only the server sets is ignored, whatever it is.
-        properties.retain(|_, property| property["readOnly"] != true);
-        changed |= properties.len() < count;
         for property in properties.values_mut() {
-            changed |= require_nothing(property, schemas, open);
+            changed |= loosen(property, how, schemas, open);
+        }
+    }
+    if how == Loose::Selected {
+        for key in ["items", "additionalProperties"] {
+            if let Some(inner) = object.get_mut(key) {
+                changed |= loosen(inner, how, schemas, open);
+            }
         }
     }
     for key in ["oneOf", "anyOf"] {
@@ -581,21 +632,22 @@ fn require_nothing(
         };
         let mut differ = false;
         for variant in &mut variants {
-            differ |= require_nothing(variant, schemas, open);
+            differ |= loosen(variant, how, schemas, open);
         }
         changed |= differ;
-        // A patch need not say which variant it is, so it may be like several.
+        // What need not say which variant it is may be like several.
         let key = if differ { "anyOf" } else { key };
         if differ {
             object.remove("discriminator");
+            object.remove("x-discriminator");
         }
         object.insert(key.to_owned(), Value::Array(variants));
     }
     if let Some(Value::String(target)) = object.get_mut("$ref") {
         let name = target.rsplit('/').next().unwrap_or_default().to_owned();
-        let patch = patch_of(&name, schemas, open);
-        changed |= patch != name;
-        *target = format!("#/components/schemas/{patch}");
+        let loose = loose_of(&name, how, schemas, open);
+        changed |= loose != name;
+        *target = format!("#/components/schemas/{loose}");
     }
     changed
 }
@@ -616,17 +668,18 @@ fn publish(schema: &mut Value) {
     if let Some(example) = object.remove("example") {
         object.insert("examples".to_owned(), json!([example]));
     }
-    if object
-        .get("discriminator")
-        .is_some_and(|discriminator| discriminator.get("x-patterns").is_some())
-    {
-        let mut by_pattern = object.remove("discriminator").expect("just seen");
-        by_pattern["patterns"] = by_pattern["x-patterns"].take();
-        by_pattern
-            .as_object_mut()
-            .expect("discriminators are objects")
-            .remove("x-patterns");
-        object.insert("x-discriminator".to_owned(), by_pattern);
+    // A discriminator of OpenAPI has a fixed list of values.
+    if object.get("discriminator").is_some_and(|discriminator| {
+        discriminator.get("x-patterns").is_some() || discriminator.get("x-fallback").is_some()
+    }) {
+        let mut ours = object.remove("discriminator").expect("just seen");
+        let named = ours.as_object_mut().expect("discriminators are objects");
+        for name in ["patterns", "fallback", "absent"] {
+            if let Some(value) = named.remove(&format!("x-{name}")) {
+                named.insert(name.to_owned(), value);
+            }
+        }
+        object.insert("x-discriminator".to_owned(), ours);
     }
     if object.remove("x-nullable").is_some() {
         admit_null(object);
@@ -844,6 +897,7 @@ mod tests {
                     Security::Open => Some(0),
                     Security::Administrator => None,
                     Security::Node => Some(3),
+                    Security::Agent => Some(1),
                 },
                 "{id}"
             );
@@ -885,6 +939,7 @@ mod tests {
                 "config_get",
                 "config_save",
                 "dvrs_list",
+                "endpoint_connect",
                 "episode_delete",
                 "episode_get",
                 "episode_save",

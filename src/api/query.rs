@@ -857,6 +857,11 @@ impl Query {
         Ok(())
     }
 
+    /// Documents on a page.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// For operations whose list is not paged unless asked: the limit of a request that names none, 0 for the whole list.
     pub fn set_default_limit(&mut self, limit: usize) {
         if !self.limit_given {

@@ -212,7 +212,7 @@ impl Document for StreamDoc<'_> {
 }
 
 /// The present layout with the last ingest nodes, members sorted.
-fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
+pub(super) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
     if let Some(layout) = stream.layout() {
         render_layout(layout, Some(stream), out);
     }
@@ -430,7 +430,7 @@ pub static KIND: Kind = Kind {
 };
 
 /// Parameters of `GET /streams` that are no filters.
-const LIST_PARAMETERS: &[&str] = &[
+pub(super) const LIST_PARAMETERS: &[&str] = &[
     "scheme",
     "client_ip",
     "poll_timeout",
@@ -447,6 +447,18 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             "unknown_enum_option",
             "A scheme is \"http\" or \"https\"",
         ));
+    }
+    if let Some(flag) = query.own("include_ingest_history")
+        && !matches!(flag, "" | "true" | "false")
+    {
+        return Err(ApiError::bad_parameter(
+            "include_ingest_history",
+            "not_boolean",
+            "The history is asked for with true or false",
+        ));
+    }
+    if super::layout::wants_decisions(call.request.query) {
+        return super::layout::decisions(call);
     }
     let wait = super::poll_timeout(
         query.own("poll_timeout"),

@@ -38,6 +38,7 @@ pub const DEMANDS: &[(&str, TokenNeed)] = &[
     ("streams_batch_update", to("streams", Action::Write)),
     ("stream_layouts_get", to("streams", Action::Read)),
     ("batch_update_streams_layouts", to("streams", Action::Write)),
+    ("stream_layout_explain", to("streams", Action::Read)),
     (
         "preview_layout_change_for_stream_config",
         to("streams", Action::Execute),
@@ -101,6 +102,8 @@ pub const DEMANDS: &[(&str, TokenNeed)] = &[
     ("load_balancer_save", to("load-balancers", Action::Write)),
     ("load_balancer_delete", to("load-balancers", Action::Write)),
     ("cluster_stats_get", to("cluster", Action::Read)),
+    ("cluster_capacity_get", to("cluster", Action::Read)),
+    ("cluster_preview", to("cluster", Action::Execute)),
     ("config_get", to("config", Action::Read)),
     ("config_save", TokenNeed::Never),
     ("api_tokens_list", to("api_tokens", Action::List)),

@@ -725,7 +725,7 @@ mod tests {
         for (field, value, code) in [
             ("version", "7".to_owned(), "bad_text"),
             ("version", format!("{long:?}"), "bad_text"),
-            ("mac_address", r#""a\u0000b""#.to_owned(), "bad_text"),
+            ("mac_address", r#""a\u0007b""#.to_owned(), "bad_text"),
             ("agent_type", r#""double""#.to_owned(), "bad_agent_type"),
             ("local_ip", r#""::1""#.to_owned(), "bad_local_ip"),
             ("local_ip", r#""10.0.0""#.to_owned(), "bad_local_ip"),

@@ -196,7 +196,7 @@ impl Presence {
         let counters = self.counters.load();
         let counters = counters.as_deref();
         out.extend_from_slice(b"{\"agent_type\":");
-        write_string(out, description.agent_type.as_deref().unwrap_or("single"));
+        write_string(out, description.agent_type.unwrap_or("single"));
         number(
             out,
             "connections_established",

@@ -160,7 +160,7 @@ impl Engine {
         false
     }
 
-    /// Exchanges `s` with a slot on a full node of a better tier, if both together like it better so.
+    /// Takes the place of a slot on a full node of a better tier, which comes here in exchange or goes where there is room, if both together like it better so.
     fn swap(&mut self, s: u32, runs: &[(u32, u32)], avoid: &[u32]) -> bool {
         let slot = *self.slot(s);
         let here = slot.node;
@@ -182,13 +182,9 @@ impl Engine {
                 break;
             }
             let gain = self.score_on(slot.class, there) - slot.score;
-            for i in 0..self.node(there).buckets.len() {
-                let bucket = self.node(there).buckets[i];
-                if !self.static_reasons_on(bucket.class, here).is_empty()
-                    || !self.node(here).is_open()
-                {
-                    continue;
-                }
+            for bucket in self.node(there).buckets.clone() {
+                let back = self.node(here).is_open()
+                    && self.static_reasons_on(bucket.class, here).is_empty();
                 let score_here = self.score_on(bucket.class, here);
                 let mut at = bucket.head;
                 for _ in 0..SWAP_SLOTS {
@@ -197,13 +193,20 @@ impl Engine {
                     }
                     let other = *self.slot(at);
                     let loss = other.score.saturating_sub(score_here);
-                    if gain > loss && self.may_swap(s, at) {
+                    let target = if back && gain > loss && self.may_swap(s, at) {
+                        Some(here)
+                    } else if self.node(there).fits_instead(&other.need(), &slot.need()) {
+                        self.elsewhere(at, gain)
+                    } else {
+                        None
+                    };
+                    if let Some(target) = target {
                         self.note(s, Why::Preferred);
                         self.note(at, Why::MakeRoom);
                         self.unassign(s);
                         self.unassign(at);
                         self.assign(s, there);
-                        self.assign(at, here);
+                        self.assign(at, target);
                         self.gain(here);
                         self.gain(there);
                         return true;
@@ -213,6 +216,21 @@ impl Engine {
             }
         }
         false
+    }
+
+    /// A node with room for a placed slot that costs it less than `gain`.
+    fn elsewhere(&mut self, s: u32, gain: u16) -> Option<u32> {
+        let slot = *self.slot(s);
+        let mut avoid = Vec::new();
+        self.sibling_nodes(s, &mut avoid);
+        avoid.push(slot.node);
+        let below = (u64::from(self.settings.upgrade_load_max_permille) * ONE / 1000) << 32;
+        self.pool_of(slot.class)
+            .tiers
+            .iter()
+            .take_while(|tier| tier.score.saturating_add(gain) > slot.score)
+            .find_map(|tier| self.coolest(tier, slot.need(), &avoid, below.min(LAST_RESORT)))
+            .map(|(_, node)| node)
     }
 
     fn may_swap(&self, a: u32, b: u32) -> bool {

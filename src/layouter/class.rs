@@ -288,6 +288,11 @@ impl Classes {
         id
     }
 
+    pub fn label_pair(&self, id: LabelId) -> Option<(&str, &str)> {
+        let pair = self.labels.get(id).pair.as_ref()?;
+        Some((&pair.0, &pair.1))
+    }
+
     pub fn label_key(&self, id: LabelId) -> Option<&str> {
         self.labels.get(id).pair.as_ref().map(|pair| &*pair.0)
     }

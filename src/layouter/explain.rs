@@ -1,11 +1,13 @@
 //! Questions: where is it, why there, where else could it go, and how much more fits.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use super::class::NONE;
 use super::event::{Event, NodeRole, NodeState, Reasons, SlotKind, StreamLayout, StreamSpec};
-use super::slots::{MEMBER, Node};
+use super::slots::{LIVE, MEMBER, Node, UNIT};
 use super::tree::{Need, ONE, UNLIMITED};
-use crate::state::name::Hostname;
+use crate::state::name::{Hostname, StreamName};
 
 /// What the engine thinks of one node for one slot.
 #[derive(Clone, Debug)]
@@ -42,6 +44,23 @@ pub struct Capacity {
     pub bottleneck: Reasons,
 }
 
+/// Streams that may go to the same nodes.
+#[derive(Clone, Debug)]
+pub struct ClassReport<'a> {
+    /// As configured, prefixes included; only those that matter to some node.
+    pub labels: Vec<(String, &'a str)>,
+    pub transcoder: bool,
+    /// One of its streams.
+    pub example: &'a StreamName,
+    pub streams: u32,
+    /// Of these, without an ingest.
+    pub waiting: u32,
+    /// Nodes that may take such streams now.
+    pub nodes: usize,
+    /// For streams that are as large as these on average.
+    pub capacity: Capacity,
+}
+
 /// What the loss of one node would cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Survival {
@@ -64,7 +83,7 @@ impl Engine {
             (node != NONE).then(|| self.node(node).hostname.clone())
         };
         let mut layout = StreamLayout {
-            revision: self.rows.get(ingest).revision,
+            revision: self.rows.get(ingest).revision(),
             ingest: host(ingest),
             failover_from: self.failover_from(ingest).cloned(),
             ..StreamLayout::default()
@@ -80,8 +99,12 @@ impl Engine {
     }
 
     pub(super) fn failover_from(&self, ingest: u32) -> Option<&Hostname> {
-        let s = self.unit_of.get(&ingest).copied().unwrap_or(ingest);
-        let origin = self.rows.get(s).origin;
+        let s = if self.slot(ingest).has(MEMBER) {
+            *self.unit_of.get(&ingest)?
+        } else {
+            ingest
+        };
+        let origin = self.origin_of(s);
         (origin != NONE).then(|| &self.node(origin).hostname)
     }
 
@@ -176,17 +199,80 @@ impl Engine {
         let mut scratch = self.snapshot();
         let wanted = scratch.wanted(spec);
         let copies = 1 + u64::from(wanted.backups);
-        let demand = if copies > 1 {
-            wanted.backup.0
-        } else {
-            wanted.ingest.0
+        // Where backups are wanted, nodes that can keep one are counted: any of them may be the ingest's, too.
+        let demand = match wanted.backup {
+            Some((backup, _)) if copies > 1 => backup,
+            _ => wanted.ingest.0,
         };
         let demand = scratch.intern(demand);
         let class = scratch.classes.class_of_demand(demand);
         let need = wanted.ingest.1;
         scratch.refresh_tree();
         let nodes = scratch.open_nodes_of(class);
-        let fits = |need: Need| fits(&scratch, &nodes, need, copies);
+        scratch.capacity_of(class, &nodes, need, copies)
+    }
+
+    /// The classes of all streams, in no particular order.
+    pub fn class_reports(&self) -> Vec<ClassReport<'_>> {
+        #[derive(Default)]
+        struct Sum {
+            first: u32,
+            streams: u32,
+            waiting: u32,
+            kbps: u64,
+            disk: u64,
+        }
+        let mut sums: BTreeMap<u32, Sum> = BTreeMap::new();
+        for (s, slot) in self.slots.iter().enumerate() {
+            if !slot.has(LIVE) || slot.has(UNIT) || slot.kind() != SlotKind::Ingest {
+                continue;
+            }
+            let sum = sums.entry(slot.class).or_insert_with(|| Sum {
+                first: s as u32,
+                ..Sum::default()
+            });
+            sum.streams += 1;
+            sum.waiting += u32::from(slot.node == NONE);
+            sum.kbps += u64::from(slot.kbps);
+            sum.disk += u64::from(slot.disk);
+        }
+        let mut scratch = self.snapshot();
+        scratch.refresh_tree();
+        let each = sums.into_iter().filter_map(|(class, sum)| {
+            let example = self.names.get(sum.first).as_ref()?;
+            let average = |total: u64| (total / u64::from(sum.streams)) as u32;
+            let need = Need {
+                channels: 1,
+                kbps: average(sum.kbps),
+                disk: average(sum.disk),
+            };
+            let nodes = scratch.open_nodes_of(class);
+            let demand = self.demand(class);
+            let plain = demand.labels.iter().map(|id| ("", *id));
+            let requires = demand.requires.iter().map(|id| ("required.", *id));
+            let prefers = demand.prefers.iter().map(|(id, _)| ("preferred.", *id));
+            let labels = plain.chain(requires).chain(prefers);
+            Some(ClassReport {
+                labels: labels
+                    .filter_map(|(prefix, id)| {
+                        let (key, value) = self.classes.label_pair(id)?;
+                        Some((format!("{prefix}{key}"), value))
+                    })
+                    .collect(),
+                transcoder: demand.transcoder,
+                example,
+                streams: sum.streams,
+                waiting: sum.waiting,
+                nodes: nodes.len(),
+                capacity: scratch.capacity_of(class, &nodes, need, 1),
+            })
+        });
+        each.collect()
+    }
+
+    /// How many more of this need fit on the nodes, and what is in the way of more.
+    fn capacity_of(&self, class: u32, nodes: &[u32], need: Need, copies: u64) -> Capacity {
+        let fits = |need: Need| fits(self, nodes, need, copies);
         let now = fits(need);
         let without = [
             (
@@ -200,7 +286,7 @@ impl Engine {
             (Reasons::DVR_SIZE, Need { disk: 0, ..need }),
         ];
         let bottleneck = if nodes.is_empty() {
-            scratch.shared_reasons(class)
+            self.shared_reasons(class)
         } else {
             without
                 .into_iter()

@@ -137,7 +137,7 @@ impl Engine {
             let members: Vec<u32> = self.members_of(s).collect();
             for s in members.into_iter().chain([s]) {
                 let slot = *self.slot(s);
-                let known = self.rows.get(self.ingest_of(s)).revision;
+                let known = self.rows.get(self.ingest_of(s)).revision();
                 if slot.has(IN_FLIGHT) && slot.node != NONE && known <= revision {
                     self.set_flag(s, IN_FLIGHT, false);
                     self.in_flight -= 1;

@@ -53,7 +53,7 @@ pub use event::{
     Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,
     ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
 };
-pub use explain::{Capacity, Decision, NodeReport, Survival};
+pub use explain::{Capacity, ClassReport, Decision, NodeReport, Survival};
 pub use rows::backups_of;
 
 use budget::Budgets;
@@ -102,6 +102,8 @@ pub struct Engine {
     free_nodes: BTreeSet<u32>,
     streamers_running: u32,
     on_probation: u32,
+    /// Of the nodes that run and have a limit: channels, bandwidth, disk.
+    average_limit: [u64; 3],
     frozen_before: bool,
     changed_nodes: BTreeSet<u32>,
     rescore_all: bool,
@@ -131,6 +133,7 @@ pub struct Engine {
     gain_epoch: u64,
     retry_now: bool,
     restorable: BTreeSet<u32>,
+    origins: CowMap<u32, u32>,
     below_best: BTreeSet<u32>,
     exempt: imbl::OrdMap<u32, u64>,
     held: imbl::OrdMap<u32, Held>,
@@ -168,6 +171,7 @@ impl Engine {
             free_nodes: BTreeSet::new(),
             streamers_running: 0,
             on_probation: 0,
+            average_limit: [u64::MAX; 3],
             frozen_before: true,
             changed_nodes: BTreeSet::new(),
             rescore_all: false,
@@ -190,6 +194,7 @@ impl Engine {
             gain_epoch: 1,
             retry_now: false,
             restorable: BTreeSet::new(),
+            origins: CowMap::new(),
             below_best: BTreeSet::new(),
             exempt: imbl::OrdMap::new(),
             held: imbl::OrdMap::new(),
@@ -273,7 +278,7 @@ impl Engine {
         self.now_ms = self.now_ms.max(now_ms);
         self.budgets.refill(&self.settings, self.streams, elapsed);
         self.expire_flights();
-        if self.is_frozen() || self.settled == self.epoch {
+        if self.is_frozen() || self.settled == self.epoch && !self.tick_wanted() {
             return;
         }
         if self.classes.classes_dead > CLASSES_DEAD_MAX {
@@ -309,7 +314,7 @@ impl Engine {
             let Some(ingest) = self.streams_by_name.get(&change.stream).copied() else {
                 continue;
             };
-            let revision = self.rows.get(ingest).revision;
+            let revision = self.rows.get(ingest).revision();
             let to = change.to.as_ref().and_then(|host| self.hosts.get(host));
             let still = match (&change.to, to) {
                 (None, _) => true,
@@ -382,7 +387,8 @@ impl Engine {
             let Some(stream) = self.names.get(ingest).clone() else {
                 continue;
             };
-            if to != NONE {
+            // Where there was nothing, nothing is given up: only a move is in flight.
+            if from != NONE && to != NONE {
                 self.fly(s);
             }
             self.counters.changes[why as usize] += 1;
@@ -394,7 +400,7 @@ impl Engine {
                 to: host(to),
                 why,
                 failover_from: self.failover_from(ingest).cloned(),
-                revision: self.rows.get(ingest).revision,
+                revision: self.rows.get(ingest).revision(),
             });
         }
         changes.append(&mut self.repeated);

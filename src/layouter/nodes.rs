@@ -131,8 +131,8 @@ impl Engine {
         let full = self.node(n).full.clone();
         self.classes.node_forgets(labels_of(&full));
         for s in std::mem::take(&mut self.node_mut(n).displaced) {
-            if self.rows.get(s).origin == n {
-                self.rows.get_mut(s).origin = NONE;
+            if self.origin_of(s) == n {
+                self.clear_origin(s);
             }
         }
         let held: Vec<u32> = self
@@ -204,6 +204,8 @@ impl Engine {
             return;
         }
         let was_frozen = self.frozen_before;
+        // Also what moves nothing now gives the next tick something to do: a node that is trusted again gets back what it had.
+        self.epoch += 1;
         self.count_running();
         self.frozen_before = self.is_frozen();
         self.refresh_tree();

@@ -1,6 +1,5 @@
 //! Finding a node for a slot, and placing many at once in an order that does not depend on how they came.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::Engine;
@@ -13,6 +12,9 @@ use super::tree::{LAST_RESORT, Need, ONE, Search, UNLIMITED};
 const SECOND_ORDER_MAX: usize = 20_000;
 /// A slot that takes more than one part in so many of a node's bandwidth or disk asks for real headroom.
 const LARGE_PART: u64 = 20;
+/// What fits the key that a batch is sorted by.
+const RANK_MAX: u64 = (1 << 18) - 1;
+const SIZE_MAX: u64 = (1 << 20) - 1;
 
 impl Engine {
     /// The coolest node of these classes with room: key and node.
@@ -40,6 +42,11 @@ impl Engine {
 
     /// Where a slot that is on no node goes best.
     pub(super) fn find(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<u32> {
+        self.find_scored(s, avoid_too).map(|(node, _)| node)
+    }
+
+    /// The same with the score.
+    fn find_scored(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<(u32, u16)> {
         self.refresh_tree();
         let slot = *self.slot(s);
         let pool = self.pool_of(slot.class);
@@ -60,29 +67,27 @@ impl Engine {
         found
     }
 
-    fn find_in(&self, pool: &Pool, need: Need, avoid: &[u32]) -> Option<u32> {
+    fn find_in(&self, pool: &Pool, need: Need, avoid: &[u32]) -> Option<(u32, u16)> {
         let cap = u64::from(self.settings.prefer_load_max_permille) * ONE / 1000;
         if cap < ONE && pool.tiers.len() > 1 {
-            let found = pool
-                .tiers
-                .iter()
-                .find_map(|tier| self.coolest(tier, need, avoid, cap << 32));
-            if let Some((_, node)) = found {
-                return Some(node);
+            for tier in &pool.tiers {
+                if let Some((_, node)) = self.coolest(tier, need, avoid, cap << 32) {
+                    return Some((node, tier.score));
+                }
             }
         }
         for tier in &pool.tiers {
             if let Some((_, node)) = self.coolest(tier, need, avoid, LAST_RESORT) {
-                return Some(self.with_headroom(tier, need, avoid, node));
+                return Some((self.with_headroom(tier, need, avoid, node), tier.score));
             }
         }
         if self.on_probation == 0 {
             return None;
         }
-        pool.tiers
-            .iter()
-            .find_map(|tier| self.coolest(tier, need, avoid, u64::MAX))
-            .map(|(_, node)| node)
+        pool.tiers.iter().find_map(|tier| {
+            let (_, node) = self.coolest(tier, need, avoid, u64::MAX)?;
+            Some((node, tier.score))
+        })
     }
 
     /// The rule of the least load before adding is right for channels and wrong for one recording that is half of a disk: such a slot
@@ -146,8 +151,9 @@ impl Engine {
 
     /// Places a slot that is in no list, or lets it wait.
     pub(super) fn place(&mut self, s: u32) -> bool {
-        if let Some(node) = self.find(s, &[]) {
-            self.arrive(s, node, Why::NotDistributed);
+        if let Some((node, score)) = self.find_scored(s, &[]) {
+            self.note(s, Why::NotDistributed);
+            self.assign_scored(s, node, score);
             return true;
         }
         if self.make_room(s) {
@@ -195,45 +201,43 @@ impl Engine {
             self.place(s);
             return;
         }
-        let mut keyed = self.in_order(&slots);
-        keyed.sort_unstable();
+        let large_first = self.in_order(&slots, false);
         let (waiting_before, chains_before) = (self.waiting, self.counters.make_room_moves);
-        for (.., s) in &keyed {
+        for s in &large_first {
             self.place(*s);
         }
         let missed = self.waiting - waiting_before;
         // Small ones first may place more. Not after a chain: the slots it displaced would have to be put back, too.
         if missed == 0
             || self.counters.make_room_moves != chains_before
-            || keyed.len() > SECOND_ORDER_MAX
+            || slots.len() > SECOND_ORDER_MAX
             || slots.iter().any(|s| self.slot(*s).has(UNIT))
         {
             return;
         }
-        let first: Vec<u32> = keyed.iter().map(|key| self.slot(key.3).node).collect();
-        let large_first = keyed.clone();
-        keyed.sort_unstable_by_key(|(order, size, hash, _)| (*order, Reverse(*size), *hash));
-        self.take_back(&keyed);
+        let first: Vec<u32> = large_first.iter().map(|s| self.slot(*s).node).collect();
+        self.take_back(&large_first);
+        let small_first = self.in_order(&slots, true);
         let depth = std::mem::replace(&mut self.settings.chain_depth_max, 0);
-        for (.., s) in &keyed {
+        for s in &small_first {
             self.place(*s);
         }
         self.settings.chain_depth_max = depth;
         if self.waiting - waiting_before < missed {
             return;
         }
-        self.take_back(&keyed);
-        for ((.., s), node) in large_first.iter().zip(first) {
+        self.take_back(&large_first);
+        for (s, node) in large_first.into_iter().zip(first) {
             if node == NONE {
-                self.wait(*s);
+                self.wait(s);
             } else {
-                self.assign(*s, node);
+                self.assign(s, node);
             }
         }
     }
 
-    fn take_back(&mut self, keyed: &[(u64, u32, u64, u32)]) {
-        for (.., s) in keyed {
+    fn take_back(&mut self, slots: &[u32]) {
+        for s in slots {
             if self.slot(*s).has(WAITING) {
                 self.stop_waiting(*s);
             } else {
@@ -242,8 +246,8 @@ impl Engine {
         }
     }
 
-    /// Each slot with (kind and rank of its pool, smallness, hash of its name).
-    fn in_order(&mut self, slots: &[u32]) -> Vec<(u64, u32, u64, u32)> {
+    /// By kind, by rank of the pool, by size, by name.
+    fn in_order(&mut self, slots: &[u32], small_first: bool) -> Vec<u32> {
         let mut classes: Vec<u32> = slots.iter().map(|s| self.slot(*s).class).collect();
         classes.sort_unstable();
         classes.dedup();
@@ -252,22 +256,35 @@ impl Engine {
             choices.push((self.choice(class), class));
         }
         choices.sort_unstable();
-        let mut rank_of = vec![0u32; self.classes.classes.len()];
+        let mut ranks: Vec<(u32, u64)> = Vec::with_capacity(choices.len());
         let mut rank = 0;
         for i in 0..choices.len() {
-            rank += u32::from(i > 0 && choices[i].0 != choices[i - 1].0);
-            rank_of[choices[i].1 as usize] = rank;
+            rank += u64::from(i > 0 && choices[i].0 != choices[i - 1].0);
+            ranks.push((choices[i].1, rank.min(RANK_MAX)));
         }
-        let average = self.average_limits();
-        let mut keyed = Vec::with_capacity(slots.len());
+        ranks.sort_unstable();
+        let average = self.average_limit;
+        let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
         for s in slots {
             let slot = self.slot(*s);
             debug_assert!(slot.has(LIVE));
-            let size = size_of_need(&slot.need(), &average);
-            let order = (slot.kind() as u64) << 32 | u64::from(rank_of[slot.class as usize]);
-            keyed.push((order, u32::MAX - size, self.order_of(*s), *s));
+            let mut size = size_of_need(&slot.need(), &average).min(SIZE_MAX);
+            if !small_first {
+                size = SIZE_MAX - size;
+            }
+            // One number for all of it: only what is alike to the last bit is told apart by its whole name.
+            let rank = ranks
+                .binary_search_by_key(&slot.class, |(class, _)| *class)
+                .map_or(0, |i| ranks[i].1);
+            let key =
+                (slot.kind() as u64) << 62 | rank << 44 | size << 24 | self.order_of(*s) >> 40;
+            keyed.push((key, *s));
         }
-        keyed
+        keyed.sort_unstable_by(|a, b| {
+            a.0.cmp(&b.0)
+                .then_with(|| self.order_of(a.1).cmp(&self.order_of(b.1)))
+        });
+        keyed.into_iter().map(|(_, s)| s).collect()
     }
 
     /// Channels of all nodes that a class may go to, and of those it likes best.
@@ -285,39 +302,14 @@ impl Engine {
         let all = pool.tiers.iter().map(of).sum();
         (all, pool.tiers.first().map_or(0, of))
     }
-
-    /// Of the open nodes that have a limit, per dimension.
-    fn average_limits(&self) -> [u64; 3] {
-        let mut sums = [(0u64, 0u64); 3];
-        for node in self.nodes.iter().filter(|node| node.is_open()) {
-            let limit = &node.limit;
-            for (sum, limit) in sums
-                .iter_mut()
-                .zip([limit.channels, limit.kbps, limit.disk])
-            {
-                if limit != UNLIMITED {
-                    sum.0 += u64::from(limit);
-                    sum.1 += 1;
-                }
-            }
-        }
-        sums.map(|(sum, count)| {
-            if count == 0 {
-                u64::MAX
-            } else {
-                (sum / count).max(1)
-            }
-        })
-    }
 }
 
 /// The largest of the three shares of an average node, in 65,536ths.
-fn size_of_need(need: &Need, average: &[u64; 3]) -> u32 {
+fn size_of_need(need: &Need, average: &[u64; 3]) -> u64 {
     [need.channels, need.kbps, need.disk]
         .iter()
         .zip(average)
         .map(|(need, average)| (u64::from(*need) << 16) / average)
         .max()
         .unwrap_or(0)
-        .min(u64::from(u32::MAX)) as u32
 }

@@ -7,20 +7,40 @@
 use super::Engine;
 use super::class::NONE;
 use super::event::{NodeState, SlotKind, Why};
-use super::slots::{LIVE, WAITING};
+use super::slots::{LIVE, RETURNS, WAITING};
 
 impl Engine {
     /// Remembers where a slot comes from that is about to leave a lost node.
     pub(super) fn remember_origin(&mut self, s: u32, node: u32) {
-        if self.slot(s).kind() == SlotKind::Inference || self.rows.get(s).origin != NONE {
+        if self.slot(s).kind() == SlotKind::Inference || self.origin_of(s) != NONE {
             return;
         }
         self.set_origin(s, node);
     }
 
+    /// The node that a slot comes back to: where it was before the first of the failovers since.
+    #[inline]
+    pub(super) fn origin_of(&self, s: u32) -> u32 {
+        if self.slot(s).has(RETURNS) {
+            self.origins.get(&s).copied().unwrap_or(NONE)
+        } else {
+            NONE
+        }
+    }
+
+    #[inline]
+    pub(super) fn clear_origin(&mut self, s: u32) {
+        if self.slot(s).has(RETURNS) {
+            self.origins.remove(&s);
+            self.set_flag(s, RETURNS, false);
+        }
+    }
+
     pub(super) fn set_origin(&mut self, s: u32, node: u32) {
-        self.rows.get_mut(s).origin = node;
+        self.clear_origin(s);
         if node != NONE {
+            self.origins.insert(s, node);
+            self.set_flag(s, RETURNS, true);
             self.node_mut(node).displaced.push(s);
             if self.node(node).state == NodeState::Up {
                 self.restorable.insert(node);
@@ -54,7 +74,7 @@ impl Engine {
         let displaced = std::mem::take(&mut self.node_mut(n).displaced);
         let mut ordered: Vec<(u64, u32)> = displaced
             .into_iter()
-            .filter(|s| self.rows.get(*s).origin == n && self.slot(*s).has(LIVE))
+            .filter(|s| self.origin_of(*s) == n && self.slot(*s).has(LIVE))
             .map(|s| (self.order_of(s), s))
             .collect();
         ordered.sort_unstable();
@@ -66,7 +86,7 @@ impl Engine {
         for (_, s) in ordered {
             let slot = *self.slot(s);
             if slot.node == n || !self.static_reasons_on(slot.class, n).is_empty() {
-                self.rows.get_mut(s).origin = NONE;
+                self.clear_origin(s);
                 continue;
             }
             if allowed == 0 || self.budgets.restore.left() == 0 {
@@ -87,7 +107,7 @@ impl Engine {
             } else {
                 self.move_optional(s, n, Why::Restore);
             }
-            self.rows.get_mut(s).origin = NONE;
+            self.clear_origin(s);
             self.budgets.restore.take(1);
             allowed -= 1;
         }

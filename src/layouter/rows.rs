@@ -24,8 +24,9 @@ pub fn backups_of(redundancy_factor: u32) -> u32 {
 /// What a row asks for, slot by slot.
 pub(super) struct Wanted {
     pub ingest: (Demand, Need),
-    pub backup: (Demand, Need),
-    pub inference: (Demand, Need),
+    /// Also where only the row has some.
+    pub backup: Option<(Demand, Need)>,
+    pub inference: Option<(Demand, Need)>,
     pub backups: u32,
     pub infer: bool,
 }
@@ -91,39 +92,38 @@ impl Engine {
             dvr: false,
             transcoder: spec.transcoder,
             namespace,
-            labels: plain.clone(),
+            labels: plain,
             requires: self.classes.label_ids(&labels.required),
             prefers,
         };
-        let backup = Demand {
-            dvr: true,
-            ..ingest.clone()
-        };
+        let backups = spec.dvr.map_or(0, |dvr| backups_of(dvr.redundancy_factor));
+        let backup = (backups > 0 || !spec.layout.dvr_backups.is_empty()).then(|| {
+            let demand = Demand {
+                dvr: true,
+                ..ingest.clone()
+            };
+            let channels = u32::from(self.settings.backups_count_as_channels);
+            (demand, Need { channels, ..need })
+        });
         // Inference nodes have their own labels: a stream's demands are about where it is captured. It still must be let in.
-        let inference = Demand {
-            role: NodeRole::Inference,
-            namespace,
-            labels: plain,
-            ..Demand::default()
-        };
-        let backup_channels = u32::from(self.settings.backups_count_as_channels);
+        let inference = (spec.inference || spec.layout.inference.is_some()).then(|| {
+            let demand = Demand {
+                role: NodeRole::Inference,
+                namespace,
+                labels: ingest.labels.clone(),
+                ..Demand::default()
+            };
+            let need = Need {
+                channels: 1,
+                ..Need::default()
+            };
+            (demand, need)
+        });
         Wanted {
             ingest: (ingest, need),
-            backup: (
-                backup,
-                Need {
-                    channels: backup_channels,
-                    ..need
-                },
-            ),
-            inference: (
-                inference,
-                Need {
-                    channels: 1,
-                    ..Need::default()
-                },
-            ),
-            backups: spec.dvr.map_or(0, |dvr| backups_of(dvr.redundancy_factor)),
+            backup,
+            inference,
+            backups,
             infer: spec.inference,
         }
     }
@@ -176,7 +176,7 @@ impl Engine {
         let row_ingest = self.host(spec.layout.ingest.as_ref());
         let known = self.streams_by_name.get(&spec.name).copied();
         let ingest = known.unwrap_or_else(|| self.new_stream(&spec.name, &wanted));
-        self.rows.get_mut(ingest).revision = spec.revision;
+        self.rows.get_mut(ingest).set_revision(spec.revision);
         let was_disabled = self.slot(ingest).has(DISABLED);
         let agents_changed = match self.stream_agents.get(&ingest) {
             Some(old) => **old != *spec.agents,
@@ -215,14 +215,18 @@ impl Engine {
             .collect();
         let count = (wanted.backups as usize).max(row_backups.len());
         let mut added: Vec<u32> = Vec::new();
-        while backups.len() < count {
-            let s = self.add_to_ring(ingest, SlotKind::DvrBackup, &wanted.backup);
-            backups.push(s);
-            added.push(s);
+        if let Some(backup) = &wanted.backup {
+            while backups.len() < count {
+                let s = self.add_to_ring(ingest, SlotKind::DvrBackup, backup);
+                backups.push(s);
+                added.push(s);
+            }
         }
         let row_inference = self.host(spec.layout.inference.as_ref());
-        if inference.is_none() && (wanted.infer || row_inference != NONE) {
-            let s = self.add_to_ring(ingest, SlotKind::Inference, &wanted.inference);
+        if inference.is_none()
+            && let Some(wanted) = &wanted.inference
+        {
+            let s = self.add_to_ring(ingest, SlotKind::Inference, wanted);
             inference = Some(s);
             added.push(s);
         }
@@ -232,11 +236,16 @@ impl Engine {
         } else if known.is_some() {
             self.set_wanted(ingest, &wanted.ingest);
         }
-        for s in backups.iter().filter(|s| !added.contains(s)) {
-            self.edit(*s, &wanted.backup);
+        // Without anything wanted they are dropped below.
+        if let Some(wanted) = &wanted.backup {
+            for s in backups.iter().filter(|s| !added.contains(s)) {
+                self.edit(*s, wanted);
+            }
         }
-        if let Some(s) = inference.filter(|s| !added.contains(s)) {
-            self.edit(s, &wanted.inference);
+        if let (Some(s), Some(wanted)) = (inference, &wanted.inference)
+            && !added.contains(&s)
+        {
+            self.edit(s, wanted);
         }
 
         // Where the row says that they are.
@@ -267,7 +276,7 @@ impl Engine {
             } else {
                 origin
             };
-            if self.rows.get(ingest).origin != origin {
+            if self.origin_of(ingest) != origin {
                 self.set_origin(ingest, origin);
             }
         }
@@ -290,7 +299,7 @@ impl Engine {
         if spec.disabled {
             self.note(ingest, Why::Disabled);
             self.unplace(ingest);
-            self.rows.get_mut(ingest).origin = NONE;
+            self.clear_origin(ingest);
             self.ungrouped.remove(&ingest);
             self.set_flag(ingest, DISABLED, true);
         }
@@ -360,13 +369,13 @@ impl Engine {
                 self.enqueue(s);
             }
         }
-        let origin = self.rows.get(s).origin;
+        let origin = self.origin_of(s);
         if origin != NONE
             && !self
                 .static_reasons_on(self.slot(s).class, origin)
                 .is_empty()
         {
-            self.rows.get_mut(s).origin = NONE;
+            self.clear_origin(s);
         }
     }
 

@@ -592,13 +592,16 @@ pub fn inputs() -> (Inputs, Receiver<Input>) {
     (Inputs(sender), receiver)
 }
 
+/// What a node reported last, if it still holds.
+pub type StatsOf = Box<dyn Fn(&str) -> Option<NodeStats> + Send>;
+
 /// What the thread works with.
 pub struct Ports {
     pub commits: Receiver<Arc<Commit>>,
     pub inputs: Receiver<Input>,
     /// Streamers as they report, and what they reported.
     pub reports: Receiver<Hostname>,
-    pub stats_of: Box<dyn Fn(&str) -> Option<NodeStats> + Send>,
+    pub stats_of: StatsOf,
     pub commands: Commands,
     pub published: Arc<Published>,
     /// Set, and followed by an [`Input::Wake`]: the thread ends.
@@ -708,6 +711,425 @@ fn send(layouter: &mut Layouter, ports: &Ports, answers: &Sender<(u64, Result<Do
         });
         if let Err(error) = sent {
             layouter.answered(id, &Err(error), now_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_storage::{Batch, Log, Opened, StoreError, Table};
+
+    use super::*;
+    use crate::json;
+    use crate::state::command::{LayoutPatch, StreamPatch, streamer_patch};
+    use crate::state::name::StreamName;
+    use crate::state::node::RenderSettings;
+    use crate::writer::Machine;
+
+    /// A log that keeps nothing and never fails.
+    struct Nowhere;
+
+    impl Log for Nowhere {
+        fn load(
+            &self,
+            _: Table,
+            _: Option<u8>,
+            _: &mut dyn FnMut(&[u8], &[u8]),
+        ) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+
+        fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn is_failed(&self) -> bool {
+            false
+        }
+
+        fn reopen(&mut self) -> Result<Opened, StoreError> {
+            unreachable!("it never fails")
+        }
+    }
+
+    /// The writer and the layouter on one clock, the writer as slow as the test wants.
+    struct World {
+        machine: Machine<Nowhere>,
+        layouter: Layouter,
+        now_ms: u64,
+    }
+
+    impl World {
+        fn new(hosts: &[&str]) -> Self {
+            let state = Arc::new(State::new(1, RenderSettings::default()));
+            let settings = RunSettings {
+                enabled: true,
+                ..RunSettings::default()
+            };
+            let mut world = Self {
+                machine: Machine::new(state.clone(), Nowhere),
+                layouter: Layouter::new(state, settings, 1000),
+                now_ms: 1000,
+            };
+            for host in hosts {
+                world.save_streamer(host, "{}");
+            }
+            world.beat(hosts);
+            world
+        }
+
+        /// What a caller asks for, committed and told to the layouter.
+        fn ask(&mut self, command: Command) -> Done {
+            let applied = self.machine.batch(vec![command], self.now_ms);
+            let mut applied = applied.expect("the log takes everything");
+            if let Some(commit) = applied.commit {
+                self.layouter.commit(&[commit], self.now_ms);
+            }
+            let outcome = applied.outcomes.pop().expect("one outcome");
+            outcome.expect("the command is possible")
+        }
+
+        fn save_streamer(&mut self, host: &str, body: &str) {
+            let hostname = Hostname::trusted(host);
+            let text = body.replacen('{', r#"{"role":"streamer","cluster_key":"k","#, 1);
+            let text = text.replace(",}", "}");
+            let body = json::parse(text.as_bytes()).expect("JSON");
+            let patch = streamer_patch(body, &hostname, "").expect("a streamer");
+            self.ask(Command::SaveStreamer { hostname, patch });
+        }
+
+        fn save(&mut self, name: &str, body: &str) {
+            let name = StreamName::trusted(name);
+            let body = json::parse(body.as_bytes()).expect("JSON");
+            let patch = StreamPatch::from_body(body, &name, "").expect("a stream");
+            self.ask(Command::SaveStream { name, patch });
+        }
+
+        fn lay_out(&mut self, name: &str, host: &str) {
+            let layout = LayoutPatch {
+                ingest: Some(Some(Hostname::trusted(host))),
+                ..LayoutPatch::default()
+            };
+            self.ask(Command::SetLayouts {
+                items: vec![(StreamName::trusted(name), layout)],
+            });
+        }
+
+        /// All of these give a sign of life, and the layouter looks.
+        fn beat(&mut self, hosts: &[&str]) {
+            self.now_ms += 1000;
+            for host in hosts {
+                let node = self.machine.state().node(host).expect("it was saved");
+                node.pulse.beat(self.now_ms);
+            }
+            self.layouter.advance(self.now_ms);
+        }
+
+        /// Lets these live for a while; everybody else is silent. What is planned is written.
+        fn live(&mut self, hosts: &[&str], seconds: u64) {
+            for _ in 0..seconds {
+                self.beat(hosts);
+                self.write();
+            }
+        }
+
+        fn take(&mut self) -> Option<(u64, Vec<Placement>)> {
+            self.layouter.next_command(self.now_ms)
+        }
+
+        fn carry_out(&mut self, (id, items): (u64, Vec<Placement>)) -> usize {
+            let done = self.ask(Command::Place { items });
+            let Done::Placed { refused } = &done else {
+                panic!("not a plan: {done:?}");
+            };
+            let count = refused.len();
+            self.layouter.answered(id, &Ok(done), self.now_ms);
+            count
+        }
+
+        /// Writes everything that is planned. Returns the number of rows.
+        fn write(&mut self) -> usize {
+            let mut rows = 0;
+            while let Some(plan) = self.take() {
+                rows += plan.1.len();
+                assert_eq!(self.carry_out(plan), 0, "nobody was in between");
+            }
+            assert!(self.layouter.plan.is_empty());
+            rows
+        }
+
+        fn ingest(&self, name: &str) -> Option<&str> {
+            self.machine
+                .state()
+                .stream(name)
+                .and_then(|row| row.ingest())
+        }
+
+        fn history(&self, name: &str) -> Vec<String> {
+            let row = self.machine.state().stream(name).expect("it was saved");
+            let layouts = row.layouts.iter();
+            layouts
+                .map(|layout| {
+                    let host = layout.ingest.as_ref().map_or("-", |host| host.as_str());
+                    let why = layout.change_reason.as_ref();
+                    format!("{host} {}", why.map_or("-", |why| why.as_str()))
+                })
+                .collect()
+        }
+
+        fn on(&self, host: &str) -> usize {
+            let node = self.machine.state().node(host);
+            node.map_or(0, |node| node.streams.len())
+        }
+    }
+
+    #[test]
+    fn a_new_stream_is_placed_at_once_and_its_row_says_why() {
+        let mut world = World::new(&["s1", "s2"]);
+        world.save("a", "{}");
+        world.save("b", "{}");
+        assert_eq!(world.write(), 2, "without a tick");
+        assert_eq!((world.on("s1"), world.on("s2")), (1, 1));
+        let row = world.machine.state().stream("a").expect("saved");
+        let layout = row.layout().expect("placed");
+        assert!(layout.by_layouter);
+        assert_eq!(
+            layout.change_reason.as_ref().map(|why| why.as_str()),
+            Some("not_distributed")
+        );
+        world.live(&["s1", "s2"], 120);
+        assert_eq!(world.history("a").len(), 1, "and nothing moves afterwards");
+    }
+
+    #[test]
+    fn an_edit_in_between_refuses_the_plan_and_survives_it() {
+        let mut world = World::new(&["s1"]);
+        world.save("a", "{}");
+        let plan = world.take().expect("a place for the stream");
+        world.save("a", r#"{"title":"edited"}"#);
+        assert!(world.take().is_none(), "a stream is in one batch at a time");
+        assert_eq!(world.carry_out(plan), 1);
+        assert_eq!(world.ingest("a"), None);
+        assert_eq!(world.write(), 1);
+        assert_eq!(world.ingest("a"), Some("s1"));
+        let row = world.machine.state().stream("a").expect("saved");
+        assert!(row.config.contains("edited"));
+    }
+
+    #[test]
+    fn the_echo_of_a_plan_does_not_undo_what_was_decided_since() {
+        // Goal: a decision made while the one before it is being written holds. Method: the node of the first is lost before its row is there.
+        let mut world = World::new(&["s1", "s2"]);
+        world.save("a", "{}");
+        let plan = world.take().expect("a place for the stream");
+        let first = plan.1[0].layout.ingest.clone().flatten().expect("a node");
+        let other = if first.as_str() == "s1" { "s2" } else { "s1" };
+        for _ in 0..70 {
+            world.beat(&[other]);
+        }
+        world.carry_out(plan);
+        assert_eq!(world.ingest("a"), Some(first.as_str()));
+        assert_eq!(world.write(), 1);
+        let expected = [
+            format!("{other} node_become_offline"),
+            format!("{first} not_distributed"),
+        ];
+        assert_eq!(world.history("a"), expected);
+    }
+
+    #[test]
+    fn somebody_elses_layout_wins_and_stays() {
+        let mut world = World::new(&["s1", "s2"]);
+        world.save("a", "{}");
+        world.write();
+        let other = if world.ingest("a") == Some("s1") {
+            "s2"
+        } else {
+            "s1"
+        };
+        world.lay_out("a", other);
+        assert_eq!(world.write(), 0);
+        world.live(&["s1", "s2"], 120);
+        assert_eq!(world.ingest("a"), Some(other));
+        assert_eq!(world.history("a")[0], format!("{other} relayout_by_api"));
+    }
+
+    #[test]
+    fn a_plan_that_the_store_does_not_take_is_tried_again() {
+        let mut world = World::new(&["s1"]);
+        world.save("a", "{}");
+        let (id, _) = world.take().expect("a place for the stream");
+        let down = Err(ApiError::unavailable("storage_unavailable", "down", 1));
+        world.layouter.answered(id, &down, world.now_ms);
+        assert!(world.take().is_none(), "not at once");
+        let due_ms = world.layouter.due_ms();
+        assert!(due_ms > world.now_ms && due_ms <= world.now_ms + 1000);
+        world.now_ms = world.layouter.plan.due_ms().expect("it will be tried");
+        assert_eq!(world.write(), 1);
+        assert_eq!(world.ingest("a"), Some("s1"));
+    }
+
+    #[test]
+    fn large_plans_go_in_batches_and_few_at_a_time() {
+        let mut world = World::new(&["s1"]);
+        let items = (0..5500).map(|i| {
+            let name = StreamName::trusted(&format!("c{i}"));
+            (name, StreamPatch::default())
+        });
+        world.ask(Command::SaveStreams {
+            items: items.collect(),
+        });
+        let plans: Vec<_> = std::iter::from_fn(|| world.take()).collect();
+        let sizes: Vec<usize> = plans.iter().map(|(_, items)| items.len()).collect();
+        assert_eq!(sizes, [1000; 4]);
+        for plan in plans {
+            world.carry_out(plan);
+        }
+        assert_eq!(world.write(), 1500);
+        assert_eq!(world.on("s1"), 5500);
+    }
+
+    #[test]
+    fn switching_on_places_and_switching_off_undoes_nothing() {
+        let mut world = World::new(&["s1", "s2"]);
+        let on = world.layouter.settings().clone();
+        let off = RunSettings {
+            enabled: false,
+            ..on.clone()
+        };
+        world.layouter.set(off.clone(), world.now_ms);
+        assert!(world.layouter.engine().is_none());
+        world.save("a", "{}");
+        world.live(&["s1", "s2"], 60);
+        assert_eq!(world.ingest("a"), None);
+        world.layouter.set(on, world.now_ms);
+        assert_eq!(world.write(), 1);
+        assert!(world.ingest("a").is_some());
+        world.layouter.set(off, world.now_ms);
+        world.live(&[], 120);
+        assert_eq!(
+            world.history("a").len(),
+            1,
+            "also not when its streamer is lost"
+        );
+        let lost = world.layouter.health("s1").map(|node| node.state);
+        assert_eq!(
+            lost,
+            Some(NodeState::Down),
+            "health is watched all the same"
+        );
+    }
+
+    #[test]
+    fn a_node_that_was_told_has_nothing_in_flight() {
+        let mut world = World::new(&["s1", "s2"]);
+        for (host, zone) in [("s1", "a"), ("s2", "b")] {
+            world.save_streamer(host, &format!(r#"{{"labels":{{"zone":"{zone}"}}}}"#));
+        }
+        for zone in ["a", "b"] {
+            world.save(
+                "c",
+                &format!(r#"{{"labels":{{"required.zone":"{zone}"}}}}"#),
+            );
+            world.write();
+        }
+        assert_eq!(world.ingest("c"), Some("s2"));
+        let in_flight = |world: &World| world.layouter.engine().map(Engine::in_flight_count);
+        assert_eq!(in_flight(&world), Some(1));
+        world.beat(&["s1", "s2"]);
+        assert_eq!(
+            in_flight(&world),
+            Some(1),
+            "a sign of life is not an answer"
+        );
+        let node = world.machine.state().node("s2").expect("saved").clone();
+        node.pulse.tell(world.machine.state().revision());
+        world.beat(&["s1", "s2"]);
+        assert_eq!(in_flight(&world), Some(0));
+    }
+
+    #[test]
+    fn a_lost_node_that_is_trusted_again_gets_back_what_it_had() {
+        let mut world = World::new(&["s1", "s2"]);
+        for i in 0..6 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        let own: Vec<String> = (0..6)
+            .map(|i| format!("c{i}"))
+            .filter(|name| world.ingest(name) == Some("s1"))
+            .collect();
+        // Long enough for every tick to find nothing more to do.
+        world.live(&["s2"], 600);
+        assert_eq!((world.on("s1"), world.on("s2")), (0, 6));
+        world.live(&["s1", "s2"], 60);
+        assert_eq!(world.on("s1"), 0, "not before it was held");
+        world.live(&["s1", "s2"], 35);
+        assert!(own.iter().all(|name| world.ingest(name) == Some("s1")));
+        assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
+    }
+
+    #[test]
+    fn a_node_under_pressure_gives_a_few_streams_away() {
+        let mut world = World::new(&["s1", "s2"]);
+        for host in ["s1", "s2"] {
+            world.save_streamer(host, r#"{"cpu_limit":80}"#);
+        }
+        for i in 0..40 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        assert_eq!((world.on("s1"), world.on("s2")), (20, 20));
+        let measured = |cpu_permille| NodeStats {
+            cpu_permille: Some(cpu_permille),
+            streams: Some(20),
+            ..NodeStats::default()
+        };
+        for second in 0..100 {
+            if second % 10 == 0 {
+                for (host, cpu) in [("s1", 950), ("s2", 300)] {
+                    let hostname = Hostname::trusted(host);
+                    world
+                        .layouter
+                        .measured(&hostname, measured(cpu), world.now_ms);
+                }
+            }
+            world.live(&["s1", "s2"], 1);
+        }
+        assert!(world.layouter.is_pressed("s1") && !world.layouter.is_pressed("s2"));
+        assert_eq!((world.on("s1"), world.on("s2")), (18, 22), "a tenth");
+        let moved = (0..40).filter(|i| world.history(&format!("c{i}")).len() == 2);
+        for i in moved {
+            assert_eq!(world.history(&format!("c{i}"))[0], "s2 node_cpu_pressure");
+        }
+        world.save("new", "{}");
+        world.write();
+        assert_eq!(
+            world.ingest("new"),
+            Some("s2"),
+            "nothing new under pressure"
+        );
+    }
+
+    #[test]
+    fn what_happens_to_nodes_is_in_the_event_log() {
+        let mut world = World::new(&["s1", "s2"]);
+        world.layouter.take_events();
+        world.live(&["s2"], 70);
+        world.live(&["s1", "s2"], 70);
+        let events = world.layouter.take_events();
+        let told: Vec<String> = events
+            .into_iter()
+            .map(|event| event.finish(1, "x", 2))
+            .collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        for (event, part) in told.iter().zip([
+            r#""silent_ms":60000,"state":"down","utc_ms":2,"why":"silent""#,
+            r#""hold_ms":60000"#,
+            r#""state":"up","utc_ms":2,"why":"hold_over""#,
+        ]) {
+            assert!(event.contains(part), "{event}");
+            assert!(event.contains(r#""entity_id":"s1","entity_type":"streamer""#));
         }
     }
 }

@@ -55,25 +55,32 @@ impl Default for Slot {
 /// What is rarely looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Of the stream's row; kept at its ingest slot.
-    pub revision: u64,
-    /// The node it comes back to: where it was before the first of the failovers since.
-    pub origin: u32,
+    /// Of the stream's row, in halves that need no alignment; kept at its ingest slot.
+    revision: [u32; 2],
     pub demand: u32,
+}
+
+impl Row {
+    pub fn revision(&self) -> u64 {
+        u64::from(self.revision[1]) << 32 | u64::from(self.revision[0])
+    }
+
+    pub fn set_revision(&mut self, revision: u64) {
+        self.revision = [revision as u32, (revision >> 32) as u32];
+    }
 }
 
 impl Default for Row {
     fn default() -> Self {
         Self {
-            revision: 0,
-            origin: NONE,
+            revision: [0, 0],
             demand: NONE,
         }
     }
 }
 
 const _: () = assert!(
-    size_of::<Slot>() + size_of::<Row>() <= 52,
+    size_of::<Slot>() + size_of::<Row>() <= 48,
     "a million streams fit in 64 MB"
 );
 
@@ -91,6 +98,8 @@ pub const DISABLED: u16 = 1 << 7;
 pub const NOTED: u16 = 1 << 8;
 /// Its node has not confirmed it yet.
 pub const IN_FLIGHT: u16 = 1 << 9;
+/// It has an origin to come back to.
+pub const RETURNS: u16 = 1 << 10;
 
 impl Slot {
     #[inline]
@@ -388,13 +397,20 @@ impl Engine {
     // ---- placed slots ----
 
     pub(super) fn assign(&mut self, s: u32, node: u32) {
+        let class = self.slot(s).class;
+        self.classes.pool(class);
+        let score = self.score_on(class, node);
+        self.assign_scored(s, node, score);
+    }
+
+    /// The same where the score is known, and with it the pool.
+    #[inline]
+    pub(super) fn assign_scored(&mut self, s: u32, node: u32, score: u16) {
         let slot = *self.slot(s);
         debug_assert!(slot.node == NONE && !slot.has(WAITING | PENDING | MEMBER) && slot.has(LIVE));
-        self.classes.pool(slot.class);
-        let score = self.score_on(slot.class, node);
         self.link(s, node, score);
-        if self.rows.get(s).origin == node {
-            self.rows.get_mut(s).origin = NONE;
+        if slot.has(RETURNS) && self.origin_of(s) == node {
+            self.clear_origin(s);
         }
         self.touch(node);
         self.epoch += 1;
@@ -627,7 +643,7 @@ impl Engine {
         let demand = self.rows.get(s).demand;
         self.classes.drop_demand(demand);
         self.rows.get_mut(s).demand = NONE;
-        self.rows.get_mut(s).origin = NONE;
+        self.clear_origin(s);
         self.land(s);
         self.set_flag(s, LIVE | PENDING, false);
         self.freed.push(s);
@@ -773,12 +789,33 @@ impl Engine {
         self.streamers_running == 0
     }
 
+    /// What is told of all nodes together.
     pub(super) fn count_running(&mut self) {
         self.streamers_running = self
             .nodes
             .iter()
             .filter(|node| node.is_running() && node.full.role == NodeRole::Streamer)
             .count() as u32;
+        let mut sums = [(0u64, 0u64); 3];
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            let limit = &node.limit;
+            for (sum, limit) in sums
+                .iter_mut()
+                .zip([limit.channels, limit.kbps, limit.disk])
+            {
+                if limit != UNLIMITED {
+                    sum.0 += u64::from(limit);
+                    sum.1 += 1;
+                }
+            }
+        }
+        self.average_limit = sums.map(|(sum, count)| {
+            if count == 0 {
+                u64::MAX
+            } else {
+                (sum / count).max(1)
+            }
+        });
         self.on_probation = self
             .nodes
             .iter()

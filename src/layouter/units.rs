@@ -66,7 +66,7 @@ impl Engine {
         };
         let unit = self.units.remove(&u).expect("a member's unit exists");
         let slot = *self.slot(u);
-        let (node, origin) = (slot.node, self.rows.get(u).origin);
+        let (node, origin) = (slot.node, self.origin_of(u));
         if node != NONE {
             // Its members' mirrors are replaced by places of their own.
             self.set_flag(u, UNIT, false);
@@ -83,7 +83,7 @@ impl Engine {
             self.slot_mut(s).node = NONE;
             self.set_flag(s, MEMBER, false);
             if origin != NONE {
-                self.rows.get_mut(s).origin = NONE;
+                self.clear_origin(s);
                 self.set_origin(s, origin);
             }
             if node != NONE && member.active {
@@ -184,9 +184,9 @@ impl Engine {
             self.set_flag(*s, PENDING, false);
             self.set_flag(*s, MEMBER, true);
             if origin == NONE {
-                origin = self.rows.get(*s).origin;
+                origin = self.origin_of(*s);
             }
-            self.rows.get_mut(*s).origin = NONE;
+            self.clear_origin(*s);
         }
         let members: Vec<Member> = ingests
             .iter()

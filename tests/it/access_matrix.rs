@@ -45,7 +45,9 @@ fn rule(method: &str, template: &str) -> Rule {
     let segments: Vec<&str> = template.split('/').skip(1).collect();
     let collection = segments[0].to_owned();
     let keyed = segments.iter().any(|segment| segment.starts_with('{'));
-    let is_config = template.starts_with("/streamers/{hostname}/") && method == "GET";
+    let of_streamer = template.starts_with("/streamers/{hostname}/");
+    let is_config = of_streamer && method == "GET";
+    let is_report = of_streamer && segments.last() == Some(&"stats");
     let action = match method {
         "GET" if is_config || segments.last() == Some(&"logs") || collection == "auth" => {
             Action::Execute
@@ -54,6 +56,8 @@ fn rule(method: &str, template: &str) -> Rule {
             Action::Read
         }
         "GET" => Action::List,
+        // What a node does with the token that opens its configuration.
+        "PUT" if is_report => Action::Execute,
         "PUT" | "DELETE" => Action::Write,
         _ if segments.last() == Some(&"layouts") => Action::Write,
         _ => Action::Execute,
@@ -67,9 +71,12 @@ fn rule(method: &str, template: &str) -> Rule {
         collection: collection.trim_end_matches(".json").to_owned(),
         action,
         keyed,
-        own_streamer: is_config,
+        own_streamer: is_config || is_report,
     }
 }
+
+/// Says how much of (a collection, whether a key of it is asked for) the scopes of a token name.
+type Scopes = Box<dyn Fn(&str, bool) -> Names>;
 
 /// Who calls.
 enum Who {
@@ -78,8 +85,8 @@ enum Who {
     Administrator,
     /// A streamer with its key; whether it is the one that the path names.
     Streamer(bool),
-    /// A token that may do these actions on what `names` says of (collection, whether keyed).
-    Token(Vec<Action>, Box<dyn Fn(&str, bool) -> Names>),
+    /// A token that may do these actions on what its scopes name.
+    Token(Vec<Action>, Scopes),
 }
 
 /// How much of what is asked for a token's scopes name.
@@ -194,10 +201,7 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
             Who::Streamer(false),
         ),
     ];
-    let mut token = |what: String,
-                     body: serde_json::Value,
-                     actions: &[Action],
-                     names: Box<dyn Fn(&str, bool) -> Names>| {
+    let mut token = |what: String, body: serde_json::Value, actions: &[Action], names: Scopes| {
         let name = format!("t{}", all.len());
         let saved = server
             .put(&format!("/api_tokens/{name}"), body)
@@ -336,6 +340,23 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
     let mut wrong = Vec::new();
     let mut client = server.connect();
     for (method, template) in &operations {
+        if template.starts_with("/endpoint/") {
+            // Agents prove who they are in a handshake of their own: no credential of the API makes a difference there.
+            let target = format!("{}{template}", crate::server::PREFIX);
+            for credential in &credentials {
+                let fields = credential.authorization.iter();
+                let fields: Vec<(&str, &str)> = fields
+                    .map(|value| ("Authorization", value.as_str()))
+                    .collect();
+                let answer = server.connect().request(method, &target, &fields, b"");
+                assert!(
+                    (400..404).contains(&answer.status),
+                    "{template} with {}: {answer:?}",
+                    credential.what
+                );
+            }
+            continue;
+        }
         let rule = rule(method, template);
         // One key that every kind of path takes. Of what it names only the streamer exists, and no request has a body.
         let mut path = String::new();

@@ -60,7 +60,8 @@ fn operations(server: &TestServer) -> Vec<(String, String)> {
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for method in item.as_object().expect("a path item").keys() {
-            if item[method]["operationId"].is_string() {
+            // Agents prove who they are in a handshake of their own.
+            if item[method]["operationId"].is_string() && !path.starts_with("/endpoint/") {
                 operations.push((method.to_uppercase(), path.clone()));
             }
         }
@@ -130,9 +131,16 @@ fn every_operation_asks_for_the_credentials_it_needs() {
     for (method, template) in operations(&server) {
         let rule = rule(&template);
         // Nothing of this name exists, so that what is let through changes nothing.
-        let own = template
-            .replace("{name}", "nobody")
-            .replace("{hostname}", "s1");
+        let own: String = template
+            .split_inclusive('/')
+            .map(|segment| match segment.trim_end_matches('/') {
+                "{hostname}" => segment.replace("{hostname}", "s1"),
+                "{name}" => segment.replace("{name}", "nobody"),
+                // Numbers fit wherever a key of another kind is asked for.
+                open if open.starts_with('{') => segment.replace(open, "7"),
+                _ => segment.to_owned(),
+            })
+            .collect();
         let unknown = own.replace("/s1", "/nobody");
         let own = if rule == Rule::Administrator {
             unknown.clone()

@@ -1,6 +1,9 @@
 //! Episodes: what is saved, how it is found, who is told of it when, and that nothing of a walk is lost.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -715,4 +718,145 @@ fn an_srt_port_leads_to_the_stream_that_is_laid_out_there() {
     server
         .delete("/streamers/s1/srt_port_resolve/9000")
         .expect(405);
+}
+
+// ---- what is in the archive ----------------------------------------------------------------------------------------------------------------
+
+/// A streamer that answers every request with one body, for as long as the test runs. What it was asked comes through the channel.
+fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let (asked, heard) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = String::new();
+            let mut lines = BufReader::new(&stream);
+            while !head.ends_with("\r\n\r\n") {
+                if lines.read_line(&mut head).is_ok_and(|length| length == 0) {
+                    break;
+                }
+            }
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+            let _ = stream.write_all(answer.as_bytes());
+            if asked.send(head).is_err() {
+                return;
+            }
+        }
+    });
+    (address, heard)
+}
+
+#[test]
+fn streamers_are_asked_what_they_have_recorded() {
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback", "true"]].concat());
+    let ranges = json!({"ranges": [
+        {"opened_at": MOMENT, "closed_at": MOMENT + 60_000},
+        {"from": MOMENT / 1000 + 3600, "duration": 60},
+    ]});
+    let (address, heard) = fake_streamer(ranges.to_string());
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}")}),
+        )
+        .expect(200);
+    for (name, layout) in [("sports/a", json!({"ingest": "s1"})), ("b", Value::Null)] {
+        let body = json!({"layout": layout});
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let hour = 3_600_000;
+    for (id, media, opened, closed) in [
+        (1, "sports/a", 1000, 59_000),
+        (2, "sports/a", 50_000, 90_000),
+        (3, "sports/a", 100_000, 120_000),
+        (4, "sports/a", hour, hour + 30_000),
+        (5, "b", 1000, 2000),
+        (6, "unknown", 1000, 2000),
+    ] {
+        let mut body = episode(media, MOMENT + opened);
+        body["closed_at"] = json!(MOMENT + closed);
+        save(&server, id, body);
+    }
+    let answer = server
+        .get("/episodes?dvr_presence_check=true&sort=episode_id&select=media")
+        .expect(200)
+        .json();
+    let told: Vec<(&Value, &Value)> = answer["episodes"]
+        .as_array()
+        .expect("episodes")
+        .iter()
+        .map(|episode| (&episode["has_dvr"], &episode["recording_status"]))
+        .collect();
+    let is = |has: bool, status: &str| (json!(has), json!(status));
+    let expected = [
+        is(true, "fully_recorded"),
+        is(true, "partially_recorded"),
+        is(false, "not_recorded"),
+        is(true, "fully_recorded"),
+        (Value::Null, Value::Null),
+        (Value::Null, Value::Null),
+    ];
+    assert_eq!(
+        told,
+        expected
+            .iter()
+            .map(|(has, status)| (has, status))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(answer["estimated_count"], 6);
+    // One call for all episodes of a stream, with the key that nodes know.
+    let head = heard.recv().expect("it was asked");
+    assert!(
+        head.starts_with("GET /streamer/api/v3/streams/sports%2Fa/dvr/ranges "),
+        "{head}"
+    );
+    assert!(
+        head.to_lowercase().contains("\r\nauthorization: cluster "),
+        "{head}"
+    );
+    assert!(heard.try_recv().is_err(), "asked twice");
+    let one = server
+        .get("/episodes/2?dvr_presence_check=true")
+        .expect(200)
+        .json();
+    assert_eq!(one["recording_status"], "partially_recorded");
+    let plain = server.get("/episodes/2").expect(200).json();
+    assert_eq!(plain.get("has_dvr"), None);
+    let waiting = format!(
+        "/episodes?updated_at_gt={}&dvr_presence_check=true&{LONG}",
+        one["updated_at"]
+    );
+    assert_eq!(ids(&server.get(&waiting).expect(200)), [3, 4, 5, 6]);
+    for wrong in [
+        "/episodes?dvr_presence_check=maybe",
+        "/episodes/2?dvr_presence_check=1",
+    ] {
+        let answer = server.get(wrong).expect(400);
+        assert_eq!(answer.errors(), ["not_boolean dvr_presence_check"]);
+    }
+}
+
+#[test]
+fn a_streamer_that_does_not_tell_leaves_the_answer_as_it_is() {
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback", "true"]].concat());
+    let (address, _heard) = fake_streamer("no list of times".to_owned());
+    server
+        .put(
+            "/streamers/s1",
+            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}")}),
+        )
+        .expect(200);
+    server
+        .put("/streams/a", json!({"layout": {"ingest": "s1"}}))
+        .expect(200);
+    save(&server, 1, episode("a", MOMENT));
+    let plain = server.get("/episodes/1").expect(200).json();
+    let checked = server
+        .get("/episodes/1?dvr_presence_check=true")
+        .expect(200);
+    assert_eq!(checked.json(), plain);
 }

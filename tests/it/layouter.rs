@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -101,8 +101,11 @@ impl Fleet {
 
     /// Takes news until something is so.
     fn until(&mut self, so: impl Fn(&Self) -> bool) {
+        let guard = Instant::now() + GUARD;
         while !so(self) {
-            let news = self.news.recv_timeout(GUARD);
+            // Streamers that are told nothing new are answered, too.
+            let left = guard.saturating_duration_since(Instant::now());
+            let news = self.news.recv_timeout(left);
             let news = news.unwrap_or_else(|_| panic!("it never comes to that: {:?}", self.lists));
             self.take(news);
         }

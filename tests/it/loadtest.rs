@@ -128,3 +128,37 @@ fn everything_together_holds() {
     );
     passes(&server, &tool, &["verify"]);
 }
+
+#[test]
+fn every_command_reaches_the_agent_it_is_for() {
+    let Some(tool) = tool() else { return };
+    let server = TestServer::with(&["--io-threads", "3"]);
+    let arguments = [
+        "agents",
+        "--agents",
+        "150",
+        "--streamers",
+        "3",
+        "--commands",
+        "200",
+        "--connections",
+        "8",
+        "--moves",
+        "20",
+        "--touch",
+        "30",
+        "--source",
+        "127.0.0.2",
+        "--source",
+        "127.0.0.3",
+    ];
+    let report = passes(&server, &tool, &[&arguments[..], SHORT].concat());
+    let counters = &report["counters"];
+    assert_eq!(counters["agents connected"], 150, "{report}");
+    assert!(
+        counters["commands compared with what agents did"].as_u64() > Some(0),
+        "{report}"
+    );
+    let moved = &report["wakes"]["layout change until the agent knows"]["count"];
+    assert!(moved.as_u64() > Some(0), "{report}");
+}

@@ -43,4 +43,5 @@ mod paging;
 mod readme;
 mod restart;
 mod round_trip;
+mod schemathesis;
 mod validator;

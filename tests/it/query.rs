@@ -124,6 +124,10 @@ fn questions_that_make_no_sense_are_refused() {
         ("poll_timeout=-1", "not_integer poll_timeout"),
         ("scheme=ftp", "unknown_enum_option scheme"),
         (
+            "include_ingest_history=1",
+            "not_boolean include_ingest_history",
+        ),
+        (
             "jpeg_snapshot_sign_key=x",
             "secret_field jpeg_snapshot_sign_key",
         ),

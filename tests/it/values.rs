@@ -237,8 +237,7 @@ impl Walk<'_> {
             for value in [json!(5), json!({})] {
                 self.case(&inner, value, Fate::Refused("not_string"));
             }
-            let discriminator = &flat["discriminator"];
-            if discriminator["x-fallback"].is_null() {
+            if flat["x-discriminator"]["fallback"].is_null() {
                 let unknown = json!("none://such");
                 self.case(&inner, unknown, Fate::Refused("discriminator_unmapped"));
             }
@@ -576,11 +575,11 @@ impl Conformance {
                     .map(|at| &named[at].1),
             };
             let other = if told.is_empty() {
-                "x-absent"
+                "absent"
             } else {
-                "x-fallback"
+                "fallback"
             };
-            let other = flat["discriminator"][other].as_str();
+            let other = flat["x-discriminator"][other].as_str();
             let other = other.map(|name| document.flat(document.schema(name)));
             match variant.or(other.as_ref()) {
                 Some(variant) => self.value(document, variant, value, at, faults),

@@ -331,7 +331,7 @@ pub const COMMANDS: &[EndpointDoc] = &[
             UNAVAILABLE,
         ],
         extension: true,
-        security: Security::Open,
+        security: Security::Agent,
         ..OPERATION
     },
 ];

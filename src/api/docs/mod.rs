@@ -27,7 +27,11 @@ use super::openapi::{
 /// What is served, in the order of the document's tags.
 pub const SERVED: &[&[EndpointDoc]] = &[
     stream::DOCS,
+    stream::PREVIEWS,
+    stream::EXPLAIN,
     streamer::DOCS,
+    streamer::PREVIEWS,
+    cluster::PLANNING,
     streamer::STATS,
     config_external::DOCS,
     dvr::DOCS,
@@ -49,12 +53,7 @@ pub const SERVED: &[&[EndpointDoc]] = &[
 ];
 
 /// What is described and not served yet.
-pub const PENDING: &[&[EndpointDoc]] = &[
-    stream::PREVIEWS,
-    stream::EXPLAIN,
-    streamer::PREVIEWS,
-    cluster::PLANNING,
-];
+pub const PENDING: &[&[EndpointDoc]] = &[];
 
 /// What an entry leaves out.
 const OPERATION: EndpointDoc = EndpointDoc {

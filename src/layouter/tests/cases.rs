@@ -1,1 +1,643 @@
 //! One promise each, with a number to compare with.
+
+use std::sync::Arc;
+
+use super::layouter::{
+    Change, DvrSpec, Engine, Event, NodeSpec, NodeState, Reasons, Rows, Settings, SlotKind,
+    StreamSpec, Why,
+};
+use super::names::Hostname;
+use super::random::Random;
+
+fn pair(key: &str, value: &str) -> (Arc<str>, Arc<str>) {
+    (Arc::from(key), Arc::from(value))
+}
+
+fn node(n: usize, channel_limit: u32) -> NodeSpec {
+    NodeSpec::streamer(&format!("node{n:03}"), channel_limit)
+}
+
+fn stream(s: usize) -> StreamSpec {
+    StreamSpec {
+        kbps: Some(1000),
+        ..StreamSpec::new(&format!("stream{s:05}"))
+    }
+}
+
+fn nodes(nodes: Vec<NodeSpec>) -> Event {
+    Event::Commit(Rows {
+        nodes,
+        ..Rows::default()
+    })
+}
+
+fn streams(streams: Vec<StreamSpec>) -> Event {
+    Event::Commit(Rows {
+        streams,
+        ..Rows::default()
+    })
+}
+
+fn state(n: usize, state: NodeState) -> Event {
+    Event::NodeStates(vec![(node(n, 0).hostname, state)])
+}
+
+fn tick(minutes: u64) -> Event {
+    Event::Tick {
+        now_ms: minutes * 60_000,
+    }
+}
+
+/// Engine with so many nodes of a size and so many streams.
+fn cluster(nodes_count: usize, channel_limit: u32, streams_count: usize) -> Engine {
+    let mut engine = Engine::default();
+    engine.apply(nodes(
+        (0..nodes_count).map(|n| node(n, channel_limit)).collect(),
+    ));
+    engine.apply(streams((0..streams_count).map(stream).collect()));
+    engine.check();
+    engine
+}
+
+fn ingest(engine: &Engine, s: usize) -> Option<String> {
+    let layout = engine.layout(&stream(s).name).expect("it is known");
+    layout.ingest.map(|host| host.to_string())
+}
+
+fn count_on(engine: &Engine, n: usize) -> u64 {
+    let host = node(n, 0).hostname;
+    let mut all = engine.nodes();
+    all.find(|node| *node.hostname == host)
+        .expect("it is known")
+        .channels
+}
+
+/// To rest: how many changes.
+fn rest(engine: &mut Engine, minutes: &mut u64) -> Vec<Change> {
+    let mut all = Vec::new();
+    for _ in 0..100 {
+        *minutes += 15;
+        let changes = engine.apply(tick(*minutes));
+        engine.check();
+        if changes.is_empty() {
+            return all;
+        }
+        all.extend(changes);
+    }
+    panic!("no rest: {all:?}");
+}
+
+#[test]
+fn streams_are_spread_in_proportion_to_limits() {
+    let mut engine = Engine::default();
+    engine.apply(nodes(vec![node(0, 100), node(1, 200), node(2, 300)]));
+    for s in 0..300 {
+        engine.apply(streams(vec![stream(s)]));
+    }
+    assert_eq!([0, 1, 2].map(|n| count_on(&engine, n)), [50, 100, 150]);
+}
+
+#[test]
+fn a_first_placement_names_its_reason_and_the_row_it_was_decided_on() {
+    let mut engine = cluster(1, 10, 0);
+    let mut spec = stream(0);
+    spec.revision = 77;
+    let changes = engine.apply(streams(vec![spec]));
+    assert_eq!(changes.len(), 1);
+    assert_eq!(
+        (
+            changes[0].change_reason(),
+            changes[0].revision,
+            &changes[0].from
+        ),
+        (Some("not_distributed"), 77, &None)
+    );
+    assert_eq!(changes[0].to.as_deref(), Some("node000"));
+}
+
+#[test]
+fn a_lost_node_costs_exactly_its_slots() {
+    // I4: with room elsewhere nothing else moves, and what moved remembers where it was.
+    for seed in 0..20 {
+        let mut random = Random::seeded(seed + 1);
+        let mut engine = cluster(12, 60, 0);
+        let mut all: Vec<StreamSpec> = (0..400).map(stream).collect();
+        for spec in &mut all {
+            spec.kbps = Some(500 + 10 * random.below(500) as u32);
+        }
+        engine.apply(streams(all));
+        let had = count_on(&engine, 3);
+        let changes = engine.apply(state(3, NodeState::Down));
+        engine.check();
+        assert_eq!(changes.len() as u64, had);
+        for change in &changes {
+            assert_eq!(change.from.as_deref(), Some("node003"));
+            assert_eq!(change.failover_from.as_deref(), Some("node003"));
+            assert_eq!(change.change_reason(), Some("node_become_offline"));
+        }
+    }
+}
+
+#[test]
+fn after_a_chain_of_failures_streams_return_to_the_first_node() {
+    let mut engine = cluster(4, 100, 40);
+    let mut minutes = 0;
+    rest(&mut engine, &mut minutes);
+    let before: Vec<_> = (0..40).map(|s| ingest(&engine, s)).collect();
+    engine.apply(state(0, NodeState::Down));
+    engine.apply(state(1, NodeState::Down));
+    engine.apply(state(1, NodeState::Probation));
+    engine.apply(state(0, NodeState::Probation));
+    let changes = engine.apply(tick(minutes + 1));
+    assert!(
+        changes.is_empty(),
+        "nothing returns to a node on probation: {changes:?}"
+    );
+    engine.apply(state(0, NodeState::Up));
+    engine.apply(state(1, NodeState::Up));
+    let changes = rest(&mut engine, &mut minutes);
+    let after: Vec<_> = (0..40).map(|s| ingest(&engine, s)).collect();
+    assert_eq!(before, after);
+    assert!(changes.iter().all(|change| change.why == Why::Restore
+        && change.change_reason().is_none()
+        && change.failover_from.is_none()));
+    assert_eq!(changes.len(), 20);
+}
+
+#[test]
+fn a_blip_moves_nothing_and_a_total_outage_freezes() {
+    let mut engine = cluster(3, 100, 30);
+    let hash = engine.layout_hash();
+    let down = (0..3).map(|n| (node(n, 0).hostname, NodeState::Down));
+    assert!(engine.apply(Event::NodeStates(down.collect())).is_empty());
+    assert!(engine.apply(tick(10)).is_empty());
+    let changes = engine.apply(streams(vec![stream(99)]));
+    assert!(changes.is_empty() && engine.layout_hash() == hash);
+    // The first one back takes what is on the others, trusted or not.
+    let changes = engine.apply(state(1, NodeState::Probation));
+    engine.check();
+    assert_eq!(changes.len(), 21);
+    assert_eq!(count_on(&engine, 1), 31);
+}
+
+#[test]
+fn a_lowered_limit_costs_the_fewest_streams() {
+    // I16: largest first, the last one no larger than it must be.
+    let mut engine = cluster(1, 100, 0);
+    engine.apply(nodes(vec![NodeSpec {
+        bandwidth_kbps: Some(100_000),
+        ..node(0, 100)
+    }]));
+    let sizes = [30_000, 20_000, 10_000, 5000, 4000, 3000, 1000];
+    let all = sizes.iter().enumerate().map(|(s, kbps)| StreamSpec {
+        kbps: Some(*kbps),
+        ..stream(s)
+    });
+    engine.apply(streams(all.collect()));
+    // 73,000 are used and 40,000 * 0.9 stay: 37,000 must leave, 30,000 and the smallest that is at least 7,000.
+    let changes = engine.apply(nodes(vec![NodeSpec {
+        bandwidth_kbps: Some(40_000),
+        ..node(0, 100)
+    }]));
+    engine.check();
+    let mut left: Vec<&str> = changes.iter().map(|change| &*change.stream).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["stream00000", "stream00002"]);
+    assert!(changes.iter().all(|change| change.change_reason()
+        == Some("streamer_total_bandwidth_exceeded")
+        && change.to.is_none()));
+}
+
+#[test]
+fn a_batch_gives_the_same_layout_in_any_order() {
+    // I8 and I19.
+    for seed in 1..30 {
+        let mut hashes = Vec::new();
+        for order in 0..3 {
+            let mut random = Random::seeded(seed);
+            let mut engine = Engine::default();
+            let mut all_nodes: Vec<NodeSpec> =
+                (0..8).map(|_| super::ops::node(&mut random)).collect();
+            let mut all: Vec<StreamSpec> =
+                (0..60).map(|_| super::ops::stream(&mut random)).collect();
+            all_nodes.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+            all_nodes.dedup_by(|a, b| a.hostname == b.hostname);
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+            all.dedup_by(|a, b| a.name == b.name);
+            let mut shuffle = Random::seeded(1000 + order);
+            for i in (1..all.len()).rev() {
+                all.swap(i, shuffle.below(i as u64 + 1) as usize);
+            }
+            for i in (1..all_nodes.len()).rev() {
+                all_nodes.swap(i, shuffle.below(i as u64 + 1) as usize);
+            }
+            engine.apply(Event::Commit(Rows {
+                nodes: all_nodes,
+                streams: all,
+                ..Rows::default()
+            }));
+            engine.check();
+            hashes.push(engine.layout_hash());
+        }
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_chain_makes_room_where_nothing_fits() {
+    let mut engine = Engine::default();
+    let zone = |n, limit, zone: &str| NodeSpec {
+        labels: vec![pair("zone", zone)],
+        ..node(n, limit)
+    };
+    engine.apply(nodes(vec![zone(0, 2, "a"), zone(1, 2, "b")]));
+    engine.apply(streams(vec![stream(0), stream(1)]));
+    let bound = |s, zone: &str| StreamSpec {
+        labels: vec![pair("required.zone", zone)],
+        ..stream(s)
+    };
+    engine.apply(streams(vec![bound(2, "a")]));
+    let changes = engine.apply(streams(vec![bound(3, "a")]));
+    engine.check();
+    assert_eq!(changes.len(), 2, "one displaced, one placed: {changes:?}");
+    let displaced = changes
+        .iter()
+        .find(|change| change.from.is_some())
+        .expect("one is");
+    assert_eq!(
+        (displaced.why, displaced.change_reason()),
+        (Why::MakeRoom, Some("node_channel_limit_exceeded"))
+    );
+    assert_eq!(ingest(&engine, 3).as_deref(), Some("node000"));
+    assert_eq!(engine.waiting_count(), 0);
+}
+
+#[test]
+fn labels_that_nobody_mentions_make_no_classes() {
+    // I18.
+    let mut engine = cluster(4, 100, 0);
+    engine.apply(streams(vec![stream(0)]));
+    let before = engine.stream_classes_count();
+    let numbered = (1..50).map(|s| StreamSpec {
+        labels: vec![
+            pair("camera", &s.to_string()),
+            pair("preferred.rack", &s.to_string()),
+        ],
+        ..stream(s)
+    });
+    engine.apply(streams(numbered.collect()));
+    assert_eq!(engine.stream_classes_count(), before);
+    // Until somebody does.
+    engine.apply(nodes(vec![NodeSpec {
+        labels: vec![pair("rack", "7")],
+        ..node(4, 100)
+    }]));
+    engine.check();
+    assert_eq!(engine.stream_classes_count(), before + 1);
+    let mut minutes = 0;
+    rest(&mut engine, &mut minutes);
+    assert_eq!(ingest(&engine, 7).as_deref(), Some("node004"));
+}
+
+#[test]
+fn a_better_node_is_taken_once_it_is_there() {
+    let mut engine = cluster(2, 100, 0);
+    let wishes = (0..10).map(|s| StreamSpec {
+        labels: vec![pair("preferred.dc", "here")],
+        ..stream(s)
+    });
+    engine.apply(streams(wishes.collect()));
+    engine.apply(nodes(vec![NodeSpec {
+        labels: vec![pair("dc", "here")],
+        ..node(2, 6)
+    }]));
+    let mut minutes = 0;
+    let changes = rest(&mut engine, &mut minutes);
+    assert_eq!(count_on(&engine, 2), 6);
+    assert_eq!(changes.len(), 6);
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.change_reason() == Some("preferred_labels_better_match"))
+    );
+}
+
+#[test]
+fn two_streams_exchange_full_nodes_when_both_gain() {
+    let mut engine = Engine::default();
+    let placed = |n, dc: &str| NodeSpec {
+        labels: vec![pair("dc", dc)],
+        ..node(n, 1)
+    };
+    let wishing = |s, dc: &str, host: &str| {
+        let mut spec = StreamSpec {
+            labels: vec![pair("preferred.dc", dc)],
+            ..stream(s)
+        };
+        spec.layout.ingest = Some(Hostname::trusted(host));
+        spec
+    };
+    engine.apply(nodes(vec![placed(0, "a"), placed(1, "b")]));
+    engine.apply(streams(vec![
+        wishing(0, "b", "node000"),
+        wishing(1, "a", "node001"),
+    ]));
+    assert_eq!(ingest(&engine, 0).as_deref(), Some("node000"));
+    let mut minutes = 0;
+    assert_eq!(rest(&mut engine, &mut minutes).len(), 2);
+    assert_eq!(ingest(&engine, 0).as_deref(), Some("node001"));
+    assert_eq!(ingest(&engine, 1).as_deref(), Some("node000"));
+}
+
+#[test]
+fn an_empty_node_that_joins_only_receives() {
+    // I11, and the two-sided gap: it ends within the stop gap of the others, not beyond them.
+    let mut engine = cluster(4, 1000, 2000);
+    engine.apply(nodes(vec![node(4, 1000)]));
+    let mut minutes = 0;
+    let changes = rest(&mut engine, &mut minutes);
+    assert!(!changes.is_empty());
+    for change in &changes {
+        assert_eq!(change.to.as_deref(), Some("node004"));
+        assert_eq!(change.why, Why::Rebalance);
+        assert_eq!(change.change_reason(), None);
+    }
+    let loads: Vec<u64> = (0..5).map(|n| count_on(&engine, n)).collect();
+    let (least, most) = (loads.iter().min(), loads.iter().max());
+    let gap = most.expect("five") - least.expect("five");
+    assert!(gap <= 100, "{loads:?}");
+}
+
+#[test]
+fn budgets_hold_in_every_tick() {
+    // I14.
+    let mut engine = cluster(4, 1000, 2000);
+    engine.apply(Event::Settings(Settings {
+        rebalance_moves_per_node_max: 5,
+        restore_moves_max: 7,
+        ..Settings::default()
+    }));
+    engine.apply(nodes(vec![node(4, 1000)]));
+    engine.apply(state(0, NodeState::Down));
+    engine.apply(state(0, NodeState::Up));
+    for minutes in 1..400 {
+        let changes = engine.apply(tick(minutes));
+        let count = |why: Why| changes.iter().filter(|change| change.why == why).count();
+        assert!(count(Why::Restore) <= 7);
+        assert!(count(Why::Rebalance) <= 10);
+        for n in 0..5 {
+            let host = node(n, 0).hostname;
+            let of = |end: fn(&Change) -> &Option<Hostname>| {
+                changes
+                    .iter()
+                    .filter(|change| {
+                        change.why == Why::Rebalance && end(change).as_ref() == Some(&host)
+                    })
+                    .count()
+            };
+            assert!(of(|change| &change.from) <= 5 && of(|change| &change.to) <= 5);
+        }
+    }
+}
+
+#[test]
+fn backups_are_elsewhere_and_prefer_other_failure_domains() {
+    let mut engine = Engine::new(Settings {
+        failure_domain_key: Some(Arc::from("rack")),
+        ..Settings::default()
+    });
+    let racks = (0..6).map(|n| NodeSpec {
+        labels: vec![pair("rack", &format!("r{}", n % 2))],
+        ..node(n, 100)
+    });
+    engine.apply(nodes(racks.collect()));
+    let recorded = (0..60).map(|s| StreamSpec {
+        dvr: Some(DvrSpec {
+            expiration_s: 86_400,
+            storage_limit_bytes: None,
+            redundancy_factor: 2,
+        }),
+        ..stream(s)
+    });
+    engine.apply(streams(recorded.collect()));
+    engine.check();
+    let rack = |host: &Hostname| host.as_bytes()[6] % 2;
+    for s in 0..60 {
+        let layout = engine.layout(&stream(s).name).expect("it is known");
+        let at = layout.ingest.expect("there is room");
+        assert_eq!(layout.dvr_backups.len(), 1);
+        assert_ne!(rack(&at), rack(&layout.dvr_backups[0]));
+    }
+    // Fewer copies: the reason is told.
+    let layout = engine.layout(&stream(0).name).expect("it is known");
+    let mut fewer = stream(0);
+    fewer.layout.ingest = layout.ingest;
+    fewer.layout.dvr_backups = layout.dvr_backups;
+    let changes = engine.apply(streams(vec![fewer]));
+    assert_eq!(changes.len(), 1);
+    assert_eq!(
+        (changes[0].kind, &changes[0].to, changes[0].change_reason()),
+        (SlotKind::DvrBackup, &None, Some("dvr_redundancy_adjust"))
+    );
+}
+
+#[test]
+fn a_backup_takes_over_where_that_is_wanted() {
+    let mut engine = Engine::new(Settings {
+        failover_to_backup: true,
+        ..Settings::default()
+    });
+    engine.apply(nodes((0..4).map(|n| node(n, 100)).collect()));
+    let recorded = (0..20).map(|s| StreamSpec {
+        dvr: Some(DvrSpec {
+            expiration_s: 3600,
+            storage_limit_bytes: None,
+            redundancy_factor: 2,
+        }),
+        ..stream(s)
+    });
+    engine.apply(streams(recorded.collect()));
+    let before: Vec<_> = (0..20)
+        .map(|s| engine.layout(&stream(s).name).expect("it is known"))
+        .collect();
+    engine.apply(state(0, NodeState::Down));
+    engine.check();
+    let mut promoted = 0;
+    for (s, before) in before.into_iter().enumerate() {
+        let now = engine.layout(&stream(s).name).expect("it is known");
+        assert_eq!(now.dvr_backups.len(), 1);
+        if before.ingest.as_deref() == Some("node000") {
+            assert_eq!(now.ingest.as_ref(), before.dvr_backups.first());
+            promoted += 1;
+        } else {
+            assert_eq!(now.ingest, before.ingest);
+        }
+    }
+    assert!(promoted > 0 && count_on(&engine, 0) == 0);
+}
+
+#[test]
+fn streams_of_one_agent_stay_together_through_everything() {
+    // I15: joined by a third stream, split by its deletion, moved together.
+    let mut engine = cluster(3, 10, 0);
+    let of = |s, agents: &[&str]| StreamSpec {
+        agents: agents.iter().map(|agent| Arc::from(*agent)).collect(),
+        ..stream(s)
+    };
+    engine.apply(streams(vec![of(0, &["a"])]));
+    engine.apply(streams(vec![of(1, &["b"])]));
+    assert_ne!(ingest(&engine, 0), ingest(&engine, 1));
+    let changes = engine.apply(streams(vec![of(2, &["a", "b"])]));
+    engine.check();
+    assert_eq!(ingest(&engine, 0), ingest(&engine, 1));
+    assert_eq!(ingest(&engine, 0), ingest(&engine, 2));
+    assert!(changes.iter().any(|change| change.change_reason()
+        == Some("multistream_agent_ingest_conflict")
+        && change.from.is_some()));
+    let lost = ingest(&engine, 0).expect("it is placed");
+    let changes = engine.apply(Event::NodeStates(vec![(
+        Hostname::trusted(&lost),
+        NodeState::Down,
+    )]));
+    engine.check();
+    assert_eq!(changes.len(), 3);
+    assert!(changes.iter().all(|change| change.to == changes[0].to));
+    engine.apply(Event::Commit(Rows {
+        streams_deleted: vec![stream(2).name],
+        ..Rows::default()
+    }));
+    engine.check();
+}
+
+#[test]
+fn what_is_explained_as_allowed_is_accepted() {
+    // I13.
+    for seed in 1..60 {
+        let mut random = Random::seeded(seed);
+        let mut engine = Engine::default();
+        for _ in 0..8 {
+            engine.apply(nodes(vec![super::ops::node(&mut random)]));
+        }
+        for _ in 0..30 {
+            let mut spec = super::ops::stream(&mut random);
+            spec.agents.clear();
+            spec.disabled = false;
+            engine.apply(streams(vec![spec.clone()]));
+            let decisions = engine.explain(&spec.name, SlotKind::Ingest);
+            let hosts: Vec<(Hostname, Reasons)> = decisions
+                .expect("it has an ingest")
+                .iter()
+                .map(|decision| (decision.hostname.clone(), decision.reasons))
+                .collect();
+            for (host, reasons) in hosts {
+                let mut moved = spec.clone();
+                let known = engine.layout(&spec.name).expect("it is known");
+                moved.layout.ingest = Some(host.clone());
+                moved.layout.inference = known.inference;
+                moved.layout.dvr_backups = known.dvr_backups;
+                let mut copy = engine.snapshot();
+                copy.apply(streams(vec![moved]));
+                copy.check();
+                let there = copy.layout(&spec.name).expect("it is known").ingest;
+                assert_eq!(
+                    there.as_ref() == Some(&host),
+                    reasons.is_empty(),
+                    "seed {seed}: {} on {host}: {reasons:?}",
+                    spec.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refused_change_is_asked_for_again_unless_the_row_moved_on() {
+    // I20.
+    let mut engine = cluster(2, 10, 0);
+    let changes = engine.apply(streams(vec![stream(0)]));
+    let again = engine.apply(Event::Refused(changes.clone()));
+    assert_eq!(again, changes);
+    let mut newer = stream(0);
+    newer.revision = 5;
+    let answered = engine.apply(streams(vec![newer]));
+    assert_eq!(answered.len(), 1, "the row does not say so yet");
+    assert_eq!(answered[0].revision, 5);
+    assert!(engine.apply(Event::Refused(changes)).is_empty());
+}
+
+#[test]
+fn the_same_events_give_the_same_layout() {
+    // I9.
+    for seed in 1..40 {
+        let run = || {
+            let mut random = Random::seeded(seed);
+            let mut world = super::ops::World::new(Settings::default());
+            for _ in 0..60 {
+                world.step(&super::ops::Op::random(&mut random));
+            }
+            world.engine.layout_hash()
+        };
+        assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn streams_leave_a_node_under_pressure_only_for_where_they_may_go() {
+    let mut engine = cluster(3, 100, 30);
+    engine.apply(Event::NodePressure {
+        hostname: node(0, 0).hostname,
+        pressed: true,
+    });
+    let changes = engine.apply(Event::Shed(super::layouter::Shed {
+        hostname: node(0, 0).hostname,
+        streams_max: 4,
+        targets: vec![super::layouter::ShedTarget {
+            hostname: node(2, 0).hostname,
+            streams_max: 3,
+        }],
+    }));
+    engine.check();
+    assert_eq!(changes.len(), 3);
+    for change in &changes {
+        assert_eq!(change.change_reason(), Some("node_cpu_pressure"));
+        assert_eq!(change.to.as_deref(), Some("node002"));
+    }
+    engine.apply(streams((100..130).map(stream).collect()));
+    assert_eq!(count_on(&engine, 0), 7, "nothing new under pressure");
+}
+
+#[test]
+fn capacity_and_survival_tell_what_fits() {
+    let mut engine = cluster(3, 10, 12);
+    let capacity = engine.capacity(&stream(99));
+    assert_eq!(capacity.fits, 18);
+    assert_eq!(capacity.bottleneck, Reasons::CHANNEL_LIMIT);
+    let twice = StreamSpec {
+        dvr: Some(DvrSpec {
+            redundancy_factor: 2,
+            ..DvrSpec::default()
+        }),
+        ..stream(99)
+    };
+    assert_eq!(engine.capacity(&twice).fits, 9);
+    let survival = engine.survival("node000").expect("it is known");
+    assert_eq!((survival.moved, survival.lost), (4, 0));
+    let more = (20..30).map(stream);
+    engine.apply(streams(more.collect()));
+    let survival = engine.survival("node000").expect("it is known");
+    assert_eq!(survival.lost, 2);
+    // What fits does fit.
+    let fits = engine.capacity(&stream(99)).fits as usize;
+    engine.apply(streams((200..200 + fits).map(stream).collect()));
+    assert_eq!(engine.waiting_count(), 0);
+    engine.apply(streams(vec![stream(999)]));
+    assert_eq!(engine.waiting_count(), 1);
+}
+
+#[test]
+fn a_million_streams_fit_in_64_megabytes() {
+    let count = 20_000;
+    let engine = cluster(200, 150, count);
+    let per_stream = engine.memory_bytes() / count;
+    assert!(per_stream <= 64, "{per_stream} B per stream");
+}

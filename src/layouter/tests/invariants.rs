@@ -6,7 +6,7 @@ use super::layouter::{Event, Settings};
 use super::ops::{Op, World, settings};
 use super::random::Random;
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 const OPS: usize = 60;
 
 fn story(seed: u64) -> (Settings, Vec<Op>) {

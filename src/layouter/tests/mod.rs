@@ -1,6 +1,7 @@
 //! What the engine promises, tried on many small clusters.
 
 mod cases;
+mod exact;
 mod invariants;
 
 #[path = "../../../tests/sim/random.rs"]

@@ -171,7 +171,7 @@ fn every_field_says_what_the_reference_says_or_why_not() {
             assert!(reason.len() > 10, "{line}: no reason");
             let fact = expected.insert(last.to_owned(), rule.to_owned());
             assert_ne!(fact.as_deref(), Some(rule), "{last}: nothing differs");
-            ours += 1;
+            ours += usize::from(fact.as_deref() != Some("(none)"));
         } else {
             let (name, fact) = line.split_once(": ").expect(line);
             let twice = expected.insert(name.to_owned(), fact.to_owned());
@@ -195,7 +195,11 @@ fn every_field_says_what_the_reference_says_or_why_not() {
         "the list was cut: {}",
         expected.len()
     );
-    assert!(ours < 200, "more and more is ours: {ours}");
+    // Additions are free; to say otherwise than the reference should stay rare.
+    assert!(
+        ours < 100,
+        "{ours} fields say something else than the reference"
+    );
 }
 
 #[test]

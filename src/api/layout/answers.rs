@@ -1,0 +1,250 @@
+//! Answers that are read page by page.
+//!
+//! A preview is computed once; its later pages come from the same answer, named by their cursor, so that a walk never mixes what two snapshots
+//! said. The last answers are kept for a while; a cursor of one that is gone is told so.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::super::query::{Document, Execution, Kind, Query, Raw, Source};
+use crate::http::error::ApiError;
+use crate::json::scan;
+
+/// How long an answer is kept for its later pages.
+const KEPT_MAX: Duration = Duration::from_mins(1);
+const ANSWERS_KEPT_MAX: usize = 64;
+/// Items of all kept answers together.
+const ITEMS_KEPT_MAX: usize = 1_000_000;
+
+/// Items of an answer, each a canonical JSON object, in their order. Their keys are their places.
+pub struct Items(Vec<(String, Box<str>)>);
+
+impl Items {
+    pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
+        let numbered = texts.into_iter().enumerate();
+        Self(
+            numbered
+                .map(|(place, text)| (place.to_string(), text.into()))
+                .collect(),
+        )
+    }
+
+    /// The first place of a range that begins at a bound.
+    fn place(bound: Bound<&str>, when_excluded: usize) -> Option<usize> {
+        match bound {
+            Bound::Unbounded => None,
+            Bound::Included(key) => key.parse().ok(),
+            Bound::Excluded(key) => key
+                .parse::<usize>()
+                .ok()
+                .map(|place| place.wrapping_add(when_excluded)),
+        }
+    }
+}
+
+/// One item.
+pub struct ItemDoc<'a> {
+    key: &'a str,
+    text: &'a str,
+}
+
+impl Document for ItemDoc<'_> {
+    fn key(&self) -> &str {
+        self.key
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        scan::member(self.text, name).map(|text| Raw::Json(Cow::Borrowed(text)))
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.text.as_bytes());
+    }
+}
+
+impl Source for Items {
+    type Doc<'a> = ItemDoc<'a>;
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<ItemDoc<'_>> {
+        let (key, text) = self.0.get(key.parse::<usize>().ok()?)?;
+        Some(ItemDoc { key, text })
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ItemDoc<'a>> {
+        let first = Self::place(from, 1).unwrap_or(0);
+        let items = self.0.iter().skip(first);
+        items.map(|(key, text)| ItemDoc { key, text })
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ItemDoc<'a>> {
+        let end = match from {
+            Bound::Unbounded => self.0.len(),
+            Bound::Included(_) => Self::place(from, 0).map_or(0, |place| place.saturating_add(1)),
+            Bound::Excluded(_) => Self::place(from, 0).unwrap_or(0),
+        };
+        let items = self.0[..end.min(self.0.len())].iter().rev();
+        items.map(|(key, text)| ItemDoc { key, text })
+    }
+}
+
+struct Kept {
+    number: u64,
+    digest: u64,
+    kind: &'static Kind,
+    until: Instant,
+    items: Rc<Items>,
+}
+
+/// The last answers.
+#[derive(Default)]
+pub struct Answers {
+    kept: VecDeque<Kept>,
+    last_number: u64,
+}
+
+impl Answers {
+    /// One page: of the answer that the cursor names, or of a new one made by `find`.
+    pub fn page(
+        &mut self,
+        raw_query: &str,
+        digest: u64,
+        kind: &'static Kind,
+        find: impl FnOnce() -> Result<Items, ApiError>,
+    ) -> Result<Vec<u8>, ApiError> {
+        let mut query = Query::parse(raw_query, kind, &[])?;
+        let now = Instant::now();
+        self.kept.retain(|kept| kept.until > now);
+        let items = if let Some(number) = query.revision() {
+            let kept = self.kept.iter().find(|kept| {
+                kept.number == number && kept.digest == digest && std::ptr::eq(kept.kind, kind)
+            });
+            let kept = kept.ok_or_else(|| {
+                ApiError::gone(
+                    "walk_expired",
+                    "The answer of this walk is not kept any more; begin with the first page",
+                )
+                .at_parameter("cursor")
+            })?;
+            kept.items.clone()
+        } else {
+            let items = Rc::new(find()?);
+            self.last_number += 1;
+            query.pin_revision(self.last_number);
+            items
+        };
+        let page = Execution::new(&query).run(&*items);
+        let is_new = !self
+            .kept
+            .iter()
+            .any(|kept| Some(kept.number) == query.revision());
+        if is_new && (page.next.is_some() || page.prev.is_some()) {
+            self.keep(Kept {
+                number: self.last_number,
+                digest,
+                kind,
+                until: now + KEPT_MAX,
+                items,
+            });
+        }
+        Ok(page.into_body(""))
+    }
+
+    fn keep(&mut self, answer: Kept) {
+        self.kept.push_back(answer);
+        let count =
+            |kept: &VecDeque<Kept>| kept.iter().map(|kept| kept.items.0.len()).sum::<usize>();
+        while self.kept.len() > ANSWERS_KEPT_MAX
+            || (self.kept.len() > 1 && count(&self.kept) > ITEMS_KEPT_MAX)
+        {
+            self.kept.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::query::KeyOrder;
+    use crate::json::{self, FieldType};
+
+    static KIND: Kind = Kind {
+        collection: "changes",
+        key: "$position",
+        key_order: KeyOrder::Decimal,
+        default_sort: "$position",
+        stamp: None,
+        required: || &[],
+        search: &[],
+        field_type: |path| (path == "name").then_some(FieldType::String),
+        secret: |_| false,
+    };
+
+    fn items(count: usize, tag: &str) -> Items {
+        Items::new((0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#)))
+    }
+
+    fn read(body: &[u8]) -> (Vec<String>, Option<String>, Option<String>) {
+        let body = json::parse(body).expect("JSON");
+        let names = body.get("changes").and_then(json::Value::as_array);
+        let names = names.expect("a list").iter();
+        let text =
+            |value: Option<&json::Value>| value.and_then(json::Value::as_str).map(str::to_owned);
+        (
+            names.filter_map(|item| text(item.get("name"))).collect(),
+            text(body.get("next")),
+            text(body.get("prev")),
+        )
+    }
+
+    fn with_cursor(cursor: &str) -> String {
+        format!("limit=2&cursor={}", cursor.replace('=', "%3D"))
+    }
+
+    #[test]
+    fn a_walk_stays_in_the_answer_it_began_in() {
+        let mut answers = Answers::default();
+        let mut page = |query: &str, digest, tag: &'static str| {
+            answers
+                .page(query, digest, &KIND, || Ok(items(5, tag)))
+                .map(|body| read(&body))
+        };
+        let (names, next, prev) = page("limit=2", 1, "a").expect("a page");
+        assert_eq!((names, prev), (vec!["a0".into(), "a1".into()], None));
+        // Another answer in between, and one of the same question.
+        page("limit=2", 2, "b").expect("a page");
+        page("limit=2", 1, "c").expect("a page");
+        let next = with_cursor(&next.expect("there is more"));
+        let (names, next, prev) = page(&next, 1, "d").expect("a page");
+        assert_eq!(names, ["a2", "a3"]);
+        let last = with_cursor(&next.expect("there is more"));
+        let (names, next, _) = page(&last, 1, "d").expect("a page");
+        assert_eq!((names, next), (vec!["a4".to_owned()], None));
+        let (names, ..) =
+            page(&with_cursor(&prev.expect("there is a page before")), 1, "d").expect("a page");
+        assert_eq!(names, ["a0", "a1"]);
+        let error = page(&last, 2, "d").expect_err("a cursor of another question");
+        assert_eq!((error.status, error.items[0].code), (410, "walk_expired"));
+    }
+
+    #[test]
+    fn old_answers_make_room() {
+        let mut answers = Answers::default();
+        let mut first = None;
+        for digest in 0..=ANSWERS_KEPT_MAX as u64 {
+            let page = answers.page("limit=2", digest, &KIND, || Ok(items(3, "a")));
+            let (_, next, _) = read(&page.expect("a page"));
+            first = first.or(next);
+        }
+        assert_eq!(answers.kept.len(), ANSWERS_KEPT_MAX);
+        let cursor = with_cursor(&first.expect("there was more"));
+        let error = answers.page(&cursor, 0, &KIND, || Ok(items(3, "b")));
+        assert_eq!(error.expect_err("it is gone").status, 410);
+    }
+}

@@ -1,0 +1,204 @@
+//! The desk: where questions about layouts are answered, on a thread of their own.
+//!
+//! A question is answered from a snapshot of the engine and the state it knows, taken when the question comes up: the layouter goes on
+//! meanwhile, and what an answer says belongs together. Questions wait in a bounded queue; one that finds it full is told to come again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::answers::Answers;
+use super::{capacity, explain, preview};
+use crate::http::Ticket;
+use crate::http::error::ApiError;
+use crate::layouter::Engine;
+use crate::layouter::intake::NodeStats;
+use crate::layouter::run::{Input, Inputs, Layouter};
+use crate::rt::Inbox;
+use crate::rt::uptime_ms;
+use crate::state::State;
+use crate::state::command::Command;
+use crate::state::name::{Hostname, StreamName};
+use crate::writer::CoreMessage;
+
+/// Questions that may wait: each takes milliseconds, a few of them seconds.
+const WAITING_MAX: usize = 256;
+
+/// How long the layouter may take to come to a question: it may be in the middle of a large change.
+const LOOK_MAX: Duration = Duration::from_secs(20);
+
+/// The layouter at one moment.
+pub struct Snapshot {
+    pub engine: Engine,
+    /// What the engine knows.
+    pub state: Arc<State>,
+    stats: HashMap<Hostname, NodeStats>,
+    /// On the layouter's clock.
+    pub now_ms: u64,
+}
+
+impl Snapshot {
+    /// Nothing while the layouter is switched off.
+    fn of(layouter: &Layouter) -> Option<Self> {
+        let state = layouter.state().clone();
+        let hosts = state.streamers().keys();
+        let stats = hosts.filter_map(|host| Some((host.clone(), *layouter.stats(host)?)));
+        Some(Self {
+            engine: layouter.engine()?.snapshot(),
+            stats: stats.collect(),
+            now_ms: uptime_ms(),
+            state,
+        })
+    }
+
+    pub fn node_stats(&self, hostname: &str) -> Option<NodeStats> {
+        self.stats.get(hostname).copied()
+    }
+}
+
+/// What can be asked.
+#[derive(Debug)]
+pub enum Question {
+    /// Which streams would be placed differently if these commands were carried out.
+    Layouts(Supposition),
+    /// Which nodes would have another number of streams.
+    Loads(Supposition),
+    /// What would come of events that have not happened.
+    Cluster(Vec<preview::Supposed>),
+    /// How much more fits.
+    Capacity,
+    /// Where a stream is, why, and where else it could be.
+    Explain(StreamName),
+    /// A list of streams with every node's decision.
+    Decisions { query: Box<str> },
+}
+
+/// Commands that are not to be carried out, and how the answer is to be listed.
+#[derive(Debug)]
+pub struct Supposition {
+    pub commands: Vec<Command>,
+    /// Equal for equal commands.
+    pub digest: u64,
+    /// The query string: select, sort, limit, cursor.
+    pub query: Box<str>,
+}
+
+struct Inquiry {
+    question: Question,
+    core: usize,
+    ticket: Ticket,
+}
+
+/// Where io cores hand in questions.
+#[derive(Clone)]
+pub struct Desk {
+    inquiries: Sender<Inquiry>,
+}
+
+impl Desk {
+    /// Starts the thread.
+    pub fn start(layouter: Inputs, cores: Vec<Arc<Inbox<CoreMessage>>>) -> std::io::Result<Self> {
+        let (sender, inquiries) = bounded(WAITING_MAX);
+        thread::Builder::new()
+            .name("desk".into())
+            .spawn(move || serve(&inquiries, &layouter, &cores))?;
+        Ok(Self { inquiries: sender })
+    }
+
+    /// A desk that nobody sits at: every question is refused.
+    pub fn closed() -> Self {
+        Self {
+            inquiries: bounded(1).0,
+        }
+    }
+
+    pub fn ask(&self, question: Question, core: usize, ticket: Ticket) -> Result<(), ApiError> {
+        let inquiry = Inquiry {
+            question,
+            core,
+            ticket,
+        };
+        self.inquiries
+            .try_send(inquiry)
+            .map_err(|refused| match refused {
+                TrySendError::Full(_) => ApiError::unavailable(
+                    "layouter_busy",
+                    "More questions about layouts are waiting than can be answered in time; repeat the request",
+                    1,
+                ),
+                TrySendError::Disconnected(_) => no_layouter(),
+            })
+    }
+}
+
+fn no_layouter() -> ApiError {
+    ApiError::unavailable("layouter_busy", "The layouter does not answer", 2)
+}
+
+/// The error of questions about a layouter that does nothing.
+pub fn layouter_disabled() -> ApiError {
+    ApiError::conflict("layouter_disabled", "The layouter is switched off")
+}
+
+/// Asks the layouter for a snapshot.
+fn look(layouter: &Inputs) -> Result<Snapshot, ApiError> {
+    let (sender, snapshot) = bounded(1);
+    let ask = Input::Ask(Box::new(move |layouter: &Layouter| {
+        // Whoever asked may have given up.
+        let _ = sender.send(Snapshot::of(layouter));
+    }));
+    if !layouter.send(ask) {
+        return Err(no_layouter());
+    }
+    match snapshot.recv_timeout(LOOK_MAX) {
+        Ok(Some(snapshot)) => Ok(snapshot),
+        Ok(None) => Err(layouter_disabled()),
+        Err(_) => Err(no_layouter()),
+    }
+}
+
+fn serve(inquiries: &Receiver<Inquiry>, layouter: &Inputs, cores: &[Arc<Inbox<CoreMessage>>]) {
+    let mut answers = Answers::default();
+    for Inquiry {
+        question,
+        core,
+        ticket,
+    } in inquiries
+    {
+        // A question that brings down its answerer is one request's trouble, not the server's.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            answer(question, layouter, &mut answers)
+        }))
+        .unwrap_or_else(|_| Err(ApiError::internal("layout-desk")));
+        cores[core].push(CoreMessage::Answered { ticket, outcome });
+    }
+}
+
+fn answer(
+    question: Question,
+    layouter: &Inputs,
+    answers: &mut Answers,
+) -> Result<Vec<u8>, ApiError> {
+    let look = || look(layouter);
+    match question {
+        Question::Layouts(asked) => {
+            let (commands, find) = (asked.commands, preview::layouts);
+            answers.page(&asked.query, asked.digest, &preview::LAYOUTS, || {
+                find(&look()?, commands)
+            })
+        }
+        Question::Loads(asked) => {
+            let (commands, find) = (asked.commands, preview::loads);
+            answers.page(&asked.query, asked.digest, &preview::LOADS, || {
+                find(&look()?, commands)
+            })
+        }
+        Question::Cluster(events) => preview::cluster(&look()?, events),
+        Question::Capacity => Ok(capacity::render(&look()?)),
+        Question::Explain(name) => explain::render(&look()?, &name),
+        Question::Decisions { query } => explain::list(&look()?, &query),
+    }
+}

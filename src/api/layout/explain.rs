@@ -1,0 +1,253 @@
+//! Why a stream is where it is: every node's verdict, in codes for programs and in words for people.
+
+use std::cmp::Reverse;
+
+use super::super::query::Query;
+use super::super::stream::{self, Streams};
+use super::desk::Snapshot;
+use super::preview::role_name;
+use crate::api::query::Execution;
+use crate::http::error::ApiError;
+use crate::json::{self, Object, Value, write_string};
+use crate::layouter::{Decision, Engine, NodeRole, Reasons, SlotKind};
+use crate::state::apply::stream_not_found;
+use crate::state::name::StreamName;
+
+/// Most streams of a list that shows every node's decision about each.
+pub const DECISIONS_LIMIT_MAX: usize = 100;
+/// The member of a layout that is computed only when it is selected.
+pub const DECISIONS: &str = "layout.node_layout_decisions";
+
+const KINDS: [SlotKind; 3] = [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference];
+
+/// What `GET /streams/{name}/layout/explain` answers.
+pub fn render(snapshot: &Snapshot, name: &StreamName) -> Result<Vec<u8>, ApiError> {
+    let stream = snapshot.state.stream(name).ok_or_else(stream_not_found)?;
+    let mut out = b"{\"layout\":".to_vec();
+    if stream.layout().is_some() {
+        stream::render_current_layout(stream, &mut out);
+    } else {
+        out.extend_from_slice(b"{}");
+    }
+    out.extend_from_slice(b",\"name\":");
+    write_string(&mut out, name);
+    out.extend_from_slice(b",\"nodes\":[");
+    let mut is_first = true;
+    let mut summary = String::new();
+    for kind in KINDS {
+        let Some(decisions) = sorted(&snapshot.engine, name, kind) else {
+            continue;
+        };
+        if kind == SlotKind::Ingest {
+            summary = summary_of(&decisions);
+        }
+        for decision in &decisions {
+            if !std::mem::take(&mut is_first) {
+                out.push(b',');
+            }
+            node(decision, kind, &mut out);
+        }
+    }
+    if summary.is_empty() {
+        summary = if stream.disabled {
+            "Disabled: it is placed nowhere.".to_owned()
+        } else {
+            "The layouter does not know it yet.".to_owned()
+        };
+    }
+    out.extend_from_slice(b"],\"summary\":");
+    write_string(&mut out, &summary);
+    out.push(b'}');
+    Ok(out)
+}
+
+/// Verdicts of the nodes that are of the kind at all: where it is first, then the best.
+fn sorted<'e>(engine: &'e Engine, name: &StreamName, kind: SlotKind) -> Option<Vec<Decision<'e>>> {
+    let wanted = match kind {
+        SlotKind::Ingest | SlotKind::DvrBackup => NodeRole::Streamer,
+        SlotKind::Inference => NodeRole::Inference,
+    };
+    let mut decisions = engine.explain(name, kind)?;
+    decisions.retain(|decision| decision.here || decision.role == wanted);
+    decisions.sort_by_key(|decision| {
+        (
+            !decision.here,
+            !decision.reasons.is_empty(),
+            Reverse(decision.score),
+            decision.load_permille,
+            decision.hostname,
+        )
+    });
+    Some(decisions)
+}
+
+/// One number for how well a node suits: preferred labels first, the room on it second.
+fn suits(decision: &Decision<'_>) -> u64 {
+    u64::from(decision.score) * 1000 + u64::from(1000 - decision.load_permille.min(1000))
+}
+
+fn node(decision: &Decision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
+    let allowed = decision.reasons.is_empty();
+    let mut item = Object::default();
+    item.insert("current", Value::Bool(decision.here));
+    item.insert("hostname", Value::from(decision.hostname.as_str()));
+    item.insert("node_decision", Value::Bool(allowed));
+    let reasons = decision.reasons.public_codes().map(Value::from);
+    item.insert("reasons", Value::Array(reasons.collect()));
+    item.insert("role", Value::from(role_name(kind)));
+    if allowed {
+        item.insert(
+            "score",
+            Value::Number(json::Number::Unsigned(suits(decision))),
+        );
+    }
+    item.insert("summary", Value::from(words(decision).as_str()));
+    Value::Object(item).write(out);
+}
+
+fn words(decision: &Decision<'_>) -> String {
+    let load = format!(
+        "{}.{} % full",
+        decision.load_permille / 10,
+        decision.load_permille % 10
+    );
+    if decision.reasons.is_empty() {
+        let labels = match decision.score {
+            0 => String::new(),
+            score => format!("its labels score {score}; "),
+        };
+        return format!("May take it: {labels}{load}.");
+    }
+    let why: Vec<&str> = PHRASES
+        .iter()
+        .filter(|(reason, _)| decision.reasons.has(*reason))
+        .map(|(_, phrase)| *phrase)
+        .collect();
+    format!("Cannot take it: {}; {load}.", why.join(", "))
+}
+
+const PHRASES: [(Reasons, &str); 12] = [
+    (Reasons::ROLE, "it is another kind of node"),
+    (Reasons::NAMESPACE, "it is in another namespace"),
+    (
+        Reasons::NODE_MISSES_LABELS,
+        "it does not carry the labels that the stream requires",
+    ),
+    (
+        Reasons::STREAM_MISSES_LABELS,
+        "it takes only streams with labels that this one does not carry",
+    ),
+    (Reasons::TRANSCODING, "it cannot transcode"),
+    (Reasons::OFFLINE, "it is offline"),
+    (Reasons::CHANNEL_LIMIT, "its channels are used up"),
+    (Reasons::BANDWIDTH, "its bandwidth is used up"),
+    (
+        Reasons::DVR_SIZE,
+        "its disks have no room for the recording",
+    ),
+    (Reasons::CPU, "its processors are overloaded"),
+    (Reasons::SIBLING, "it holds another copy of the stream"),
+    (
+        Reasons::AGENT,
+        "it cannot take the other streams of the same agent",
+    ),
+];
+
+fn summary_of(decisions: &[Decision<'_>]) -> String {
+    let total = decisions.len();
+    let able = decisions.iter().filter(|d| d.reasons.is_empty()).count();
+    match decisions.first() {
+        Some(first) if first.here => {
+            let better = decisions[1..]
+                .iter()
+                .filter(|d| d.reasons.is_empty() && d.score > first.score)
+                .count();
+            let rank = if better > 0 {
+                format!(
+                    "; {better} would suit its labels better but give way to others or are almost full"
+                )
+            } else {
+                String::new()
+            };
+            format!(
+                "Placed on {}; {able} of {total} nodes may take it{rank}.",
+                first.hostname
+            )
+        }
+        _ if able == 0 => {
+            let mut worst: Vec<(usize, &str)> = PHRASES
+                .iter()
+                .map(|(reason, phrase)| {
+                    let count = decisions.iter().filter(|d| d.reasons.has(*reason)).count();
+                    (count, *phrase)
+                })
+                .filter(|(count, _)| *count > 0)
+                .collect();
+            worst.sort_by_key(|(count, _)| Reverse(*count));
+            let why: Vec<String> = worst
+                .iter()
+                .take(3)
+                .map(|(count, phrase)| format!("of {count}: {phrase}"))
+                .collect();
+            format!(
+                "Waits: none of {total} nodes can take it ({}).",
+                why.join("; ")
+            )
+        }
+        _ => format!("Not placed yet; {able} of {total} nodes may take it."),
+    }
+}
+
+/// A list of streams with every node's decision about each.
+pub fn list(snapshot: &Snapshot, raw_query: &str) -> Result<Vec<u8>, ApiError> {
+    let mut query = Query::parse(raw_query, &stream::KIND, stream::LIST_PARAMETERS)?;
+    query.set_default_limit(DECISIONS_LIMIT_MAX);
+    if query.limit() > DECISIONS_LIMIT_MAX {
+        let title = "Decisions of every node are shown of at most 100 streams at once";
+        return Err(
+            ApiError::bad_parameter("limit", "input_out_of_range", title)
+                .with("maximum", DECISIONS_LIMIT_MAX),
+        );
+    }
+    let page = Execution::new(&query).run(&Streams::new(&snapshot.state, None));
+    let body = page.into_body("");
+    let mut body = json::parse(&body).expect("a page is JSON");
+    let streams = body.get_mut("streams").and_then(Value::as_array_mut);
+    for item in streams.into_iter().flatten() {
+        let name = item.get("name").and_then(Value::as_str);
+        let name = StreamName::trusted(name.unwrap_or_default());
+        let Some(object) = item.as_object_mut() else {
+            continue;
+        };
+        if !matches!(object.get("layout"), Some(Value::Object(_))) {
+            object.insert("layout", Value::Object(Object::default()));
+        }
+        if let Some(Value::Object(layout)) = object.get_mut("layout") {
+            let decisions = decisions(&snapshot.engine, &name);
+            layout.insert("node_layout_decisions", Value::Array(decisions));
+        }
+    }
+    let mut out = Vec::new();
+    body.write(&mut out);
+    Ok(out)
+}
+
+/// One verdict per node: about the ingest on streamers, about the analytics on inference nodes.
+fn decisions(engine: &Engine, name: &StreamName) -> Vec<Value> {
+    let mut all = Vec::new();
+    for (kind, role) in [
+        (SlotKind::Ingest, "streamer"),
+        (SlotKind::Inference, "inference"),
+    ] {
+        for decision in sorted(engine, name, kind).into_iter().flatten() {
+            let mut item = Object::default();
+            item.insert("hostname", Value::from(decision.hostname.as_str()));
+            item.insert("node_decision", Value::Bool(decision.reasons.is_empty()));
+            let reasons = decision.reasons.public_codes().map(Value::from);
+            item.insert("reasons", Value::Array(reasons.collect()));
+            item.insert("role", Value::from(role));
+            all.push(Value::Object(item));
+        }
+    }
+    all
+}
