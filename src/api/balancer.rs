@@ -595,9 +595,7 @@ mod tests {
         let core = super::super::tests::core();
         let now = Instant::now();
         for (name, clients) in [("s1", 5), ("s2", 4), ("s3", 0)] {
-            let body = json(&format!(
-                r#"{{"stats":{{"id":"{name}","total_clients":{clients}}}}}"#
-            ));
+            let body = json(&format!(r#"{{"stats":{{"total_clients":{clients}}}}}"#));
             let report = Report::from_body(body, now).expect("fits");
             let fleet = &core.shared().fleet;
             fleet.report(&Hostname::trusted(name), report, now);

@@ -73,7 +73,6 @@ pub const DEMANDS: &[(&str, TokenNeed)] = &[
     ),
     ("external_episodes_list", to("streamers", Action::Execute)),
     ("srt_port_resolve", to("streamers", Action::Execute)),
-    ("streamer_stats_report", to("streamers", Action::Write)),
     ("agents_list", to("agents", Action::List)),
     ("agent_get", to("agents", Action::Read)),
     ("agent_save", to("agents", Action::Write)),

@@ -60,7 +60,7 @@ impl Publications {
     /// Takes in what a commit touched.
     pub fn follow(&mut self, commit: &Commit) {
         for name in commit.streams.iter().chain(&commit.deleted_streams) {
-            if commit.state.stream(name).is_some_and(|it| is_watched(it)) {
+            if commit.state.stream(name).is_some_and(is_watched) {
                 self.watched.insert(name.clone());
             } else if self.watched.remove(name) {
                 self.last_on_ms.remove(name);

@@ -433,6 +433,10 @@ pub enum Balance {
 
 /// The knobs. They take effect with [`Event::Settings`], while running.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own that an operator sets"
+)]
 pub struct Settings {
     pub balance: Balance,
     /// Share of `bandwidth_kbps` that may be used, permille.

@@ -80,6 +80,10 @@ pub struct Counters {
 
 /// The engine. Cloning it is cheap (see `cow`).
 #[derive(Clone)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says of one part that it is to be looked at again"
+)]
 pub struct Engine {
     settings: Settings,
     now_ms: u64,
@@ -230,6 +234,7 @@ impl Engine {
     }
 
     /// An engine of its own that shares with this one what neither changes.
+    #[must_use]
     pub fn snapshot(&self) -> Self {
         self.clone()
     }

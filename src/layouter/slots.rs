@@ -809,13 +809,8 @@ impl Engine {
                 }
             }
         }
-        self.average_limit = sums.map(|(sum, count)| {
-            if count == 0 {
-                u64::MAX
-            } else {
-                (sum / count).max(1)
-            }
-        });
+        self.average_limit = sums
+            .map(|(sum, count): (u64, u64)| sum.checked_div(count).map_or(u64::MAX, |x| x.max(1)));
         self.on_probation = self
             .nodes
             .iter()

@@ -260,12 +260,14 @@ mod tests {
         PublicationNews::Ended { at }
     }
 
-    fn open(opened_at: u64, ended_at: Option<u64>) -> Option<OpenPublication> {
-        Some(OpenPublication {
-            opened_at,
-            ended_at,
-        })
-    }
+    const ON: Option<OpenPublication> = Some(OpenPublication {
+        opened_at: 100,
+        ended_at: None,
+    });
+    const PAUSED: Option<OpenPublication> = Some(OpenPublication {
+        opened_at: 100,
+        ended_at: Some(150),
+    });
 
     #[test]
     fn publications_within_the_timeout_are_one_episode_and_later_ones_another() {
@@ -274,20 +276,15 @@ mod tests {
             (None, 0, started(100), Step::Open { opened_at: 100 }),
             (None, 120, started(100), Step::Open { opened_at: 120 }),
             (None, 0, ended(100), Step::Nothing),
-            (open(100, None), 0, started(100), Step::Nothing),
-            (open(100, None), 0, started(150), Step::Nothing),
+            (ON, 0, started(100), Step::Nothing),
+            (ON, 0, started(150), Step::Nothing),
+            (ON, 0, ended(150), Step::Pause { ended_at: 150 }),
+            (ON, 0, ended(90), Step::Pause { ended_at: 100 }),
+            (PAUSED, 0, ended(170), Step::Nothing),
+            (PAUSED, 0, started(140), Step::Resume),
+            (PAUSED, 0, started(160), Step::Resume),
             (
-                open(100, None),
-                0,
-                ended(150),
-                Step::Pause { ended_at: 150 },
-            ),
-            (open(100, None), 0, ended(90), Step::Pause { ended_at: 100 }),
-            (open(100, Some(150)), 0, ended(170), Step::Nothing),
-            (open(100, Some(150)), 0, started(140), Step::Resume),
-            (open(100, Some(150)), 0, started(160), Step::Resume),
-            (
-                open(100, Some(150)),
+                PAUSED,
                 0,
                 started(161),
                 Step::CloseAndOpen {
@@ -309,8 +306,8 @@ mod tests {
     fn a_stream_whose_episodes_were_switched_off_only_ends_what_is_open() {
         let close = |closed_at| Step::Close { closed_at };
         assert_eq!(on_publication(None, 0, started(1), 0), Step::Nothing);
-        assert_eq!(on_publication(open(1, None), 0, ended(5), 0), close(5));
-        assert_eq!(on_publication(open(1, Some(5)), 0, started(9), 0), close(5));
+        assert_eq!(on_publication(ON, 0, ended(105), 0), close(105));
+        assert_eq!(on_publication(PAUSED, 0, started(190), 0), close(150));
     }
 
     #[test]

@@ -81,13 +81,12 @@ fn automatic(open: OpenPublication, timeout_ms: u64, updated_at: u64, now_ms: u6
         Some(ended_at) if now_ms >= ended_at.saturating_add(timeout_ms) => Verdict::Close {
             at: ended_at.saturating_add(timeout_ms),
         },
-        Some(_) => Verdict::Keep,
         // The stream is gone or has no automatic episodes any more: nobody would tell of the end.
         None if timeout_ms == 0 => Verdict::Close {
             at: now_ms.max(open.opened_at),
         },
         None if now_ms >= updated_at.saturating_add(STAMP_AGE_MS_MAX) => Verdict::Renew,
-        None => Verdict::Keep,
+        Some(_) | None => Verdict::Keep,
     }
 }
 

@@ -56,6 +56,8 @@ fn rule(method: &str, template: &str) -> Rule {
             Action::Read
         }
         "GET" => Action::List,
+        // What a node does with the token that opens its configuration.
+        "PUT" if is_report => Action::Execute,
         "PUT" | "DELETE" => Action::Write,
         _ if segments.last() == Some(&"layouts") => Action::Write,
         _ => Action::Execute,
@@ -120,8 +122,9 @@ fn expected(rule: &Rule, who: &Who) -> u16 {
         ) => {
             let reach = names(collection, *keyed);
             // Whoever may list some keys sees a list of those.
-            let reaches =
-                reach == Names::All || (*action == Action::List && reach == Names::OtherKeys);
+            // Storages are no records of ours: their list is whole or not at all.
+            let is_divisible = *action == Action::List && collection != "dvrs";
+            let reaches = reach == Names::All || (is_divisible && reach == Names::OtherKeys);
             if actions.contains(action) && reaches {
                 0
             } else {

@@ -935,3 +935,48 @@ fn a_stop_says_farewell_and_a_restarted_server_takes_agents_back() {
     server.start();
     drop(Agent::connect(&server, "cam1"));
 }
+
+#[test]
+fn what_agents_do_is_in_the_event_log() {
+    let server = server_with_agent();
+    let mut client = server.connect();
+    let asked = challenge(&mut client, "cam1");
+    prove(
+        &mut client,
+        "cam1",
+        &asked.nonce,
+        &asked.proof("bad"),
+        &UPGRADE,
+    )
+    .expect(403);
+    let mut agent = Agent::connect(&server, "cam1");
+    let asked = command(&server, "POST", "/agents/cam1/reboot");
+    let id = agent.hear("reboot")["id"].clone();
+    agent.say(json!({"command":"reboot","reply_to":id}));
+    answer(asked).expect(204);
+    drop(agent);
+    let events = until(&server, "/events?entity_type=agent&sort=event_id", |page| {
+        let events = page["events"].as_array().expect("a list");
+        events
+            .iter()
+            .any(|event| event["event"] == "agent_disconnected")
+    });
+    let names: Vec<&str> = events["events"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|event| {
+            assert_eq!(event["entity_id"], "cam1");
+            event["event"].as_str().expect("a name")
+        })
+        .collect();
+    let expected = [
+        "api_call",
+        "agent_connect_failed",
+        "agent_connected",
+        "agent_command_handling",
+        "agent_disconnected",
+    ];
+    assert_eq!(names, expected);
+    assert!(!events.to_string().contains(KEY), "no secret is logged");
+}

@@ -77,3 +77,59 @@ fn viewers_need_no_credentials_and_learn_why_they_are_not_sent_on() {
             .is_some_and(|methods| methods.contains("POST"))
     );
 }
+
+/// What a node says of itself.
+fn report(server: &TestServer, hostname: &str, clients: u64, kbit: u64) {
+    let body = json!({"stats": {"total_clients": clients, "output_kbit": kbit}});
+    server
+        .put(&format!("/streamers/{hostname}/stats"), body)
+        .expect(204);
+}
+
+#[test]
+fn viewers_and_publishers_go_where_there_is_least_to_do() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("countries.mmdb");
+    let database = crate::mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);
+    std::fs::write(&file, database).expect("a file");
+    let file = file.to_str().expect("a plain path");
+    let server = TestServer::with(&["--geoip-database", file]);
+    server.put("/streams/sports/hd1", json!({})).expect(200);
+    for (n, url) in [
+        (1, "http://u:p@10.0.0.1:8080"),
+        (2, "http://10.0.0.2/live/"),
+    ] {
+        let node = json!({"role": "streamer", "cluster_key": "k", "api_url": url});
+        server.put(&format!("/streamers/s{n}"), node).expect(200);
+    }
+    let body = json!({"mode": "clients", "servers": [{"name": "s1", "max_bitrate": 1000}, {"name": "s2"}]});
+    server.put("/load-balancers/europe", body).expect(200);
+    let sent = |method: &str, address: &str| {
+        let path = format!(
+            "{}/lb/europe/sports%2Fhd1/index.m3u8?token=t%20",
+            crate::server::PREFIX
+        );
+        let fields = [("X-Real-IP", address)];
+        let answer = server.connect().request(method, &path, &fields, b"");
+        match answer.header("location") {
+            Some(location) => location.to_owned(),
+            None => answer.errors()[0].clone(),
+        }
+    };
+    let first = "http://10.0.0.1:8080/sports/hd1/index.m3u8?token=t%20";
+    let second = "http://10.0.0.2/live/sports/hd1/index.m3u8?token=t%20";
+    report(&server, "s2", 5, 100);
+    assert_eq!(sent("GET", "10.77.0.1"), second, "the only one alive");
+    report(&server, "s1", 4, 100);
+    for method in ["GET", "POST"] {
+        assert_eq!(sent(method, "10.77.0.1"), first);
+    }
+    report(&server, "s1", 4, 1000);
+    assert_eq!(sent("GET", "10.77.0.1"), second, "the other is full");
+    let by_country = json!({"servers": [{"name": "s1", "countries": ["RS"]}, {"name": "s2", "countries_default": true}]});
+    server.put("/load-balancers/europe", by_country).expect(200);
+    assert_eq!(sent("GET", "10.77.0.1"), first);
+    assert_eq!(sent("GET", "10.78.0.1"), second);
+    server.delete("/streamers/s2").expect(204);
+    assert_eq!(sent("GET", "10.78.0.1"), "no_streamer_available");
+}

@@ -31,7 +31,7 @@ fn with_key(server: &TestServer, key: &str, method: &str, path: &str, body: &Val
 #[test]
 fn everything_is_told_and_where_it_comes_from() {
     let mut server = TestServer::with_environment(
-        &["--layouter-enabled", "true"],
+        &["--layouter-enabled=true"],
         &[("CENTRAL_LOG_LEVEL", "error")],
     );
     let config = server.get("/config").expect(200).json();

@@ -752,7 +752,7 @@ fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
 
 #[test]
 fn streamers_are_asked_what_they_have_recorded() {
-    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback", "true"]].concat());
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback"]].concat());
     let ranges = json!({"ranges": [
         {"opened_at": MOMENT, "closed_at": MOMENT + 60_000},
         {"from": MOMENT / 1000 + 3600, "duration": 60},
@@ -842,7 +842,7 @@ fn streamers_are_asked_what_they_have_recorded() {
 
 #[test]
 fn a_streamer_that_does_not_tell_leaves_the_answer_as_it_is() {
-    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback", "true"]].concat());
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback"]].concat());
     let (address, _heard) = fake_streamer("no list of times".to_owned());
     server
         .put(

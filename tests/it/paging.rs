@@ -308,16 +308,12 @@ fn save_stream(world: &mut World, name: &str, n: u64) {
 fn a_million_streams_page_exactly_once_under_writes() {
     let mut world = World::new(streams());
     let page = |state: &State, query: Query| run(query, &Streams::new(state, None));
-    for question in [
-        "limit=10000&select=title",
-        "sort=-name&limit=9973&select=title",
-    ] {
-        let before: BTreeSet<String> = (0..SHARDS)
-            .flat_map(|shard| world.state.shard(shard).keys())
-            .map(ToString::to_string)
-            .collect();
-        let seen = walk(&mut world, question, &STREAMS, page, write_streams);
-        check(&world, question, &before, &seen, false);
-        assert!(world.changed.len() > 500, "the walk was written under");
-    }
+    let question = "limit=10000&select=title";
+    let before: BTreeSet<String> = (0..SHARDS)
+        .flat_map(|shard| world.state.shard(shard).keys())
+        .map(ToString::to_string)
+        .collect();
+    let seen = walk(&mut world, question, &STREAMS, page, write_streams);
+    check(&world, question, &before, &seen, false);
+    assert!(world.changed.len() > 500, "the walk was written under");
 }

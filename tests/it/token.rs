@@ -71,8 +71,8 @@ fn tokens_that_cannot_be_meant_are_refused() {
         .expect(200);
     for (body, error) in [
         (json!({"key": "first-key"}), "not_unique /key"),
-        (json!({"key": ""}), "wrong_format /key"),
-        (json!({"key": "with space"}), "wrong_format /key"),
+        (json!({"key": ""}), "too_short /key"),
+        (json!({"key": "with space"}), "nomatch_pattern /key"),
         (
             json!({"permissions": [{"read": true}]}),
             "missing_required /permissions/0/scopes",
@@ -91,7 +91,11 @@ fn tokens_that_cannot_be_meant_are_refused() {
         ),
     ] {
         let answer = server.put("/api_tokens/b", body.clone()).expect(400);
-        assert_eq!(answer.errors(), [error], "{body}");
+        let errors = answer.errors();
+        assert!(
+            errors.iter().any(|found| found == error),
+            "{body}: {errors:?}"
+        );
     }
     server.get("/api_tokens/b").expect(404);
 }

@@ -108,7 +108,7 @@ pub fn stream(random: &mut Random) -> StreamSpec {
     }
     let mut agents = Vec::new();
     if random.once_in(5) {
-        for _ in 0..1 + random.below(2) {
+        for _ in 0..=random.below(2) {
             let agent: Arc<str> = Arc::from(format!("agent{}", random.below(AGENTS)));
             if !agents.contains(&agent) {
                 agents.push(agent);
@@ -501,7 +501,7 @@ impl World {
             assert!(layout.dvr_backups.len() as u32 <= factor.saturating_sub(1));
             assert!(layout.inference.is_none() || row.inference);
             let kbps = u64::from(row.kbps.unwrap_or(self.settings.kbps_default));
-            for host in layout.ingest.iter() {
+            if let Some(host) = &layout.ingest {
                 self.check_node(row, host, NodeRole::Streamer);
                 let sum = used.entry(&self.nodes[host].hostname).or_default();
                 sum.0 += 1;
@@ -514,7 +514,7 @@ impl World {
                 sum.0 += u64::from(self.settings.backups_count_as_channels);
                 sum.1 += kbps;
             }
-            for host in layout.inference.iter() {
+            if let Some(host) = &layout.inference {
                 self.check_node(row, host, NodeRole::Inference);
                 used.entry(&self.nodes[host].hostname).or_default().0 += 1;
             }

