@@ -22,7 +22,7 @@ pub struct Fleet {
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -31,11 +31,11 @@ impl Random {
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(bound)) >> 64) as u64
     }
 
     fn part(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     fn chance(&mut self, of: f64) -> bool {
@@ -210,8 +210,8 @@ fn nodes(
         600.0
     };
     let mut nodes = Vec::with_capacity(nodes_count);
-    for region in 0..REGIONS {
-        let share = capacity[region] / capacity_sum * streamers_count as f64;
+    for (region, capacity) in capacity.iter().enumerate() {
+        let share = capacity / capacity_sum * streamers_count as f64;
         let count = (share.round() as usize).max(8);
         let mut sizes: Vec<f64> = (0..count)
             .map(|_| match random.part() {
@@ -223,7 +223,7 @@ fn nodes(
         let large_here = ((large * count + streamers_count / 2) / streamers_count).min(count);
         let fixed = large_here as f64 * large_limit;
         let rest: f64 = sizes[large_here..].iter().sum();
-        let scale = (capacity[region] - fixed).max(capacity[region] * 0.3) / rest.max(1.0);
+        let scale = (capacity - fixed).max(capacity * 0.3) / rest.max(1.0);
         for (i, size) in sizes.iter_mut().enumerate() {
             let limit = if i < large_here {
                 large_limit

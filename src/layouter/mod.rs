@@ -69,6 +69,10 @@ use crate::state::name::{Hostname, StreamName};
 /// Classes without members that are worth a clean-up.
 const CLASSES_DEAD_MAX: u32 = 1024;
 
+/// Changes of one event that are told in the order in which they were decided. More are told in the order in which their streams lie in memory: a
+/// million names in any other order take twice as long.
+const LOG_IN_ORDER_MAX: usize = 10_000;
+
 /// What the engine did since it was made.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -375,7 +379,10 @@ impl Engine {
         if self.loading {
             return Vec::new();
         }
-        let log = std::mem::take(&mut self.log);
+        let mut log = std::mem::take(&mut self.log);
+        if log.len() > LOG_IN_ORDER_MAX {
+            log.sort_unstable();
+        }
         let mut changes = Vec::with_capacity(log.len() + self.repeated.len());
         for (s, from, why) in log {
             self.set_flag(s, NOTED, false);

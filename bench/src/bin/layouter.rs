@@ -342,7 +342,7 @@ fn slots_on(engine: &Engine, made: &Fleet) -> HashMap<Hostname, usize> {
 }
 
 /// A node with about so many slots: the smallest that has at least that, or else the largest of all.
-fn pick_node<'a>(slots: &'a HashMap<Hostname, usize>, at_least: usize) -> (&'a Hostname, usize) {
+fn pick_node(slots: &HashMap<Hostname, usize>, at_least: usize) -> (&Hostname, usize) {
     let mut all: Vec<(&Hostname, usize)> =
         slots.iter().map(|(host, count)| (host, *count)).collect();
     all.sort_by_key(|(host, count)| (*count, (*host).clone()));
