@@ -361,3 +361,49 @@ fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::fleet;
+
+    /// Nothing is where it may not be, and nothing holds more than it can.
+    fn check(cluster: &Packed, at: &[u32]) {
+        let mut used = Used::nothing(cluster.nodes());
+        for (stream, node) in at.iter().enumerate().filter(|(_, node)| **node != NONE) {
+            let node = *node as usize;
+            let worth = &cluster.worth[cluster.stream_class[stream] as usize];
+            assert!(
+                worth[cluster.node_class[node] as usize] > 0,
+                "stream {stream} on {node}"
+            );
+            assert!(used.fits(cluster, stream, node, cluster.channel_limit[node]));
+            used.take(cluster, stream, node);
+        }
+    }
+
+    #[test]
+    fn what_is_done_instead_keeps_the_same_rules_and_moves_more() {
+        let made = fleet(1, 5000, 400);
+        let cluster = Packed::new(&made.nodes, &made.streams);
+        let best = each_with_each(&cluster, cluster.streams());
+        check(&cluster, &best);
+        let (placed, got, most) = cluster.quality(&best);
+        assert!(placed * 100 >= cluster.streams() * 95, "{placed} placed");
+        assert!(got <= most && got * 10 >= most * 8, "{got} of {most}");
+        for by_worth in [false, true] {
+            let rings = Rings::new(&cluster, by_worth);
+            let before = hashing(&cluster, &rings, &[], by_worth, 250);
+            check(&cluster, &before);
+            let again = hashing(&cluster, &rings, &[], by_worth, 250);
+            assert_eq!(moved(&before, &again), 0, "it depends on nothing else");
+            let lost = before[0];
+            assert_ne!(lost, NONE);
+            let after = hashing(&cluster, &rings, &[lost], by_worth, 250);
+            check(&cluster, &after);
+            assert!(!after.contains(&lost));
+            let had = before.iter().filter(|node| **node == lost).count();
+            assert!(moved(&before, &after) >= had);
+        }
+    }
+}

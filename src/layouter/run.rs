@@ -859,10 +859,7 @@ mod tests {
         }
 
         fn ingest(&self, name: &str) -> Option<&str> {
-            self.machine
-                .state()
-                .stream(name)
-                .and_then(|row| row.ingest())
+            self.machine.state().stream(name)?.ingest()
         }
 
         fn history(&self, name: &str) -> Vec<String> {
@@ -893,10 +890,7 @@ mod tests {
         let row = world.machine.state().stream("a").expect("saved");
         let layout = row.layout().expect("placed");
         assert!(layout.by_layouter);
-        assert_eq!(
-            layout.change_reason.as_ref().map(|why| why.as_str()),
-            Some("not_distributed")
-        );
+        assert_eq!(layout.change_reason.as_deref(), Some("not_distributed"));
         world.live(&["s1", "s2"], 120);
         assert_eq!(world.history("a").len(), 1, "and nothing moves afterwards");
     }

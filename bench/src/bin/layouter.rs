@@ -13,6 +13,7 @@ use weir::layouter::{
 use weir::state::name::{Hostname, StreamName};
 use weir_bench::alloc;
 use weir_bench::fleet::{Fleet, Random, fleet};
+use weir_bench::instead::{self, NONE, Packed, Rings, each_with_each, hashing};
 
 /// All of a node may be used: the fleet is made to be this full.
 fn settings() -> Settings {
@@ -461,6 +462,49 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
             each * made.streams.len() as f64 / full_ms
         ),
     );
+    packed_and_hashed(made, full_ms);
+}
+
+/// The packed loop, and consistent hashing with and without respect for what a place is worth. Ingests only.
+fn packed_and_hashed(made: &Fleet, full_ms: f64) {
+    let cluster = Packed::new(&made.nodes, &made.streams);
+    let sample = 20_000.min(made.streams.len());
+    let started = clock();
+    let placed = each_with_each(&cluster, sample);
+    let whole_ms = ms(started) / sample as f64 * made.streams.len() as f64;
+    let placed = placed.iter().filter(|node| **node != NONE).count();
+    say(
+        "every stream with every node, packed arrays",
+        &format!(
+            "{whole_ms:>9.0} ms   by a sample of {sample} ({placed} placed); {:.1} times as long",
+            whole_ms / full_ms
+        ),
+    );
+    for (what, by_worth) in [("no preferences", false), ("a ring per preference", true)] {
+        let started = clock();
+        let rings = Rings::new(&cluster, by_worth);
+        let rings_ms = ms(started);
+        let started = clock();
+        let before = hashing(&cluster, &rings, &[], by_worth, 250);
+        let took = ms(started);
+        let mut on = vec![0_usize; cluster.nodes()];
+        for node in before.iter().filter(|node| **node != NONE) {
+            on[*node as usize] += 1;
+        }
+        let lost = (0..on.len()).max_by_key(|node| on[*node]).unwrap_or(0);
+        let after = hashing(&cluster, &rings, &[lost as u32], by_worth, 250);
+        let (placed, got, best) = cluster.quality(&before);
+        say(
+            &format!("hashing with bounded loads, {what}"),
+            &format!(
+                "{took:>9.1} ms   after {rings_ms:.0} ms for the rings; {} not placed, {:.1} % of the preferences; a node of {} lost: {} move",
+                cluster.streams() - placed,
+                got as f64 / best.max(1) as f64 * 100.0,
+                on[lost],
+                instead::moved(&before, &after),
+            ),
+        );
+    }
 }
 
 /// The textbook: filter and score every node for every stream.
