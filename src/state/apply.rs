@@ -282,7 +282,8 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         Command::KeepHouse { kept, looked } => {
             let mut changes = Changes::none(stamp, Done::Nothing);
             for (kind, key) in looked {
-                keep_house(state, kind, key, &kept, stamp, &mut changes)?;
+                // One that cannot be closed must not keep all others from being looked after.
+                let _ = keep_house(state, kind, key, &kept, stamp, &mut changes);
             }
             Ok(changes)
         }

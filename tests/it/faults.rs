@@ -69,6 +69,8 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
     server.put("/streams/first", json!({})).expect(200);
     let layouts = json!({"layouts": [{"name": "first", "ingest": "s1"}]});
     server.post("/streams/layouts", layouts).expect(204);
+    let protected = json!({"media": "first", "opened_at": 1_727_274_724_000_u64});
+    server.put("/episodes/7", protected).expect(200);
     let config = server.get("/streamers/s1/streams").expect(200);
     let tag = config.header("etag").expect("a tag").to_owned();
     let tagged = format!("If-None-Match: {tag}\r\n");
@@ -125,6 +127,13 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
         }
         let config = server.get("/streamers/s1/streams").expect(200);
         assert_eq!(config.header("etag"), Some(tag.as_str()));
+        // What must be kept is told in full, or not while an episode may be on disk that nobody was told of.
+        let kept = server.get("/streamers/s1/episodes?media=first");
+        if kept.status == 200 {
+            assert_eq!(kept.json()["episodes"][0]["episode_id"], 7);
+        } else {
+            assert_eq!(kept.expect(501).errors(), ["episodes_unknown"]);
+        }
         let list = server
             .get("/streams?limit=10000&select=name")
             .expect(200)
