@@ -1298,7 +1298,15 @@ pub fn read(
     sources.file = without.settings.store.data_dir.join(FILE_IN_DATA_DIR);
     sources.is_implied = true;
     let text = match fs::read_to_string(&sources.file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // A data directory that is none is the store's to complain about.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            None
+        }
         read => Some(read),
     };
     Reading::default().all(sources, text)

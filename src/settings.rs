@@ -233,9 +233,7 @@ fn edited(text: &str, wanted: &Wanted) -> Result<String, String> {
 fn item_of(setting: &Setting, text: &str) -> Item {
     match setting.kind {
         Kind::Switch { .. } => value(text == "true"),
-        Kind::Number { .. } => text
-            .parse::<i64>()
-            .map_or_else(|_| value(text), |number| value(number)),
+        Kind::Number { .. } => text.parse::<i64>().map_or_else(|_| value(text), value),
         _ => value(text),
     }
 }

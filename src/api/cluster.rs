@@ -66,13 +66,12 @@ impl Health {
         match (stream.status, stream.alive) {
             (Some(StreamStatus::Running), Some(false)) => Self::Degraded,
             (Some(StreamStatus::Running), _) => Self::Operational,
-            (Some(StreamStatus::Error), _) => Self::Outage,
             // Waiting for viewers is what a stream on demand does; a permanent one waits for its source.
             (Some(StreamStatus::Waiting), _) if stream.on_demand => Self::Operational,
             (Some(StreamStatus::Waiting), _) => Self::Degraded,
             // Nobody says anything of it: fine if nobody asked for it and its node could start it.
             (None, _) if stream.on_demand && stream.node_online => Self::Operational,
-            (None, _) => Self::Outage,
+            (Some(StreamStatus::Error) | None, _) => Self::Outage,
         }
     }
 
@@ -617,7 +616,7 @@ impl NodeEntry {
         part(
             "storage",
             health.storage,
-            number(|it| it.storage_percent()),
+            number(StreamerStats::storage_percent),
             out,
         );
         out.push_str("\"stream_metrics\":{");
@@ -777,7 +776,7 @@ mod tests {
 
     fn node(stats: &str, bandwidth_kbit: Option<u64>) -> NodeHealth {
         let now = Instant::now();
-        let fleet = FleetStats::new(Duration::from_secs(60), now);
+        let fleet = FleetStats::new(Duration::from_mins(1), now);
         let body = json::parse(stats.as_bytes()).expect("JSON");
         let report = Report::from_body(body, now).expect("a report");
         let host = Hostname::trusted("s1");
@@ -855,7 +854,9 @@ mod tests {
             (&[Outage, PartialOutage], Outage),
         ] {
             let mut counts = Counts::default();
-            members.iter().for_each(|it| counts.add(*it));
+            for health in members {
+                counts.add(*health);
+            }
             assert_eq!(Health::of_counts(&counts), health, "{members:?}");
         }
     }

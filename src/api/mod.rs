@@ -1009,15 +1009,14 @@ impl TraceIds {
 pub fn uuid(bits: u128) -> Box<str> {
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let hex = format!("{bits:032x}");
-    let part = |from: usize, to: usize| &hex[from..to];
-    let (a, b, c, d, e) = (
-        part(0, 8),
-        part(8, 12),
-        part(12, 16),
-        part(16, 20),
-        part(20, 32),
-    );
-    format!("{a}-{b}-{c}-{d}-{e}").into()
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    parts.join("-").into()
 }
 
 /// What the log will tell of a request that is answered later.

@@ -17,11 +17,11 @@ pub const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
+    let now = Instant::now();
+    let mut report = Report::from_body(call.json()?, now)?;
     if call.state.streamer(&hostname).is_none() {
         return Err(streamer_not_found());
     }
-    let now = Instant::now();
-    let mut report = Report::from_body(call.json()?, now)?;
     report.retain_streams(|name| call.state.stream(name).is_some());
     call.core.shared().fleet.report(&hostname, report, now);
     Ok(Outcome::Reply(Response::no_content()))

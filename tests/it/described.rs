@@ -167,6 +167,11 @@ impl Operation {
         })
     }
 
+    /// Whether it saves a thing and answers it, unlike a report, which is no thing of its own.
+    pub fn is_save(&self) -> bool {
+        self.method == "PUT" && self.answer.is_some()
+    }
+
     /// Whether the body is a list of bare items.
     pub fn is_batch(&self) -> bool {
         self.body

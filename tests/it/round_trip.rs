@@ -130,7 +130,7 @@ pub fn with_one_of_each_and(document: &Document, arguments: &[&str]) -> TestServ
     let server = TestServer::with(arguments);
     let mut pipeline = Pipeline::new(&server);
     for operation in document.with_bodies() {
-        if operation.method == "PUT" && !keys(&operation).is_empty() {
+        if operation.is_save() && !keys(&operation).is_empty() {
             let body = document.flat(operation.body.as_ref().expect("it has a body"));
             let body = keyed(&operation, document, 0, &document.minimal(&body));
             let request = (
@@ -190,7 +190,7 @@ fn every_value_that_is_valid_is_saved_and_read_back() {
     let mut faults = Vec::new();
     let mut kept = 0;
     for operation in document.with_bodies() {
-        if operation.method != "PUT" || keys(&operation).is_empty() {
+        if !operation.is_save() || keys(&operation).is_empty() {
             continue;
         }
         let all = cases(&document, operation.body.as_ref().expect("it has a body"));
