@@ -167,6 +167,11 @@ impl Operation {
         })
     }
 
+    /// Whether it saves one thing that is named by the end of the path.
+    pub fn is_save(&self) -> bool {
+        self.method == "PUT" && self.body.is_some() && self.template.ends_with('}')
+    }
+
     /// Whether the body is a list of bare items.
     pub fn is_batch(&self) -> bool {
         self.body

@@ -125,7 +125,7 @@ fn key_of(document: &Document, list: &Operation) -> Option<(String, Operation)> 
             .strip_prefix(&list.template)?
             .strip_prefix("/{")?;
         let key = parameter.strip_suffix('}')?.to_owned();
-        (save.method == "PUT").then_some((key, save))
+        save.is_save().then_some((key, save))
     })
 }
 
