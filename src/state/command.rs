@@ -496,7 +496,8 @@ pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
     Err(ApiError::bad_body(pointer, code, title))
 }
 
-fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
+/// A `$reset` says yes or no.
+pub fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
     match patch::misused_reset(body) {
         None => Ok(()),
         Some(at) => Err(ApiError::bad_body(
