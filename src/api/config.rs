@@ -16,6 +16,7 @@ use crate::metrics::{CONTENT_TYPE, Exposition, Kind as Metric};
 use crate::schema::{self, MASK};
 use crate::settings::{SaveError, Wanted};
 use crate::state::apply::invalid;
+use crate::state::command::check_resets;
 
 /// How the reference writes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,6 +290,7 @@ fn metrics(shared: &super::Shared) -> String {
 pub fn wanted(body: Value, config: &Config, api_key: &str) -> Result<Wanted, ApiError> {
     let mut body = body;
     let schema = schema::config();
+    check_resets(&body, "")?;
     schema.prune(&mut body);
     let Value::Object(object) = &mut body else {
         return Err(ApiError::bad_body(

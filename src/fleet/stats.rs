@@ -21,6 +21,7 @@ use crate::json::{Object, Value, scan, write_string};
 use crate::schema::{self, Schema};
 use crate::state::SHARDS;
 use crate::state::apply::invalid;
+use crate::state::command::check_moment;
 use crate::state::name::{Hostname, StreamName, shard_of};
 
 /// Streams in one report. Far above what one machine runs.
@@ -444,6 +445,9 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
 
 fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
     // Not a field of the reference's answers, but of what its streamers say: since when somebody publishes.
+    if let Some(opened_at) = item.get("opened_at") {
+        check_moment(opened_at, format!("{pointer}/opened_at"))?;
+    }
     let opened_at = item.get("opened_at").and_then(Value::as_u64);
     let schema = schema::stream_stats();
     let mut stats = checked(item, schema, pointer)?;
@@ -1124,6 +1128,16 @@ mod tests {
                 "input_out_of_range",
             ),
             (r#"{"dvrs":{}}"#, "/dvrs", "not_array"),
+            (
+                r#"{"streams":[{"name":"a","opened_at":"1"}]}"#,
+                "/streams/0/opened_at",
+                "not_integer",
+            ),
+            (
+                r#"{"streams":[{"name":"a","opened_at":5}]}"#,
+                "/streams/0/opened_at",
+                "input_out_of_range",
+            ),
             (r#"{"dvrs":[{}]}"#, "/dvrs/0/name", "missing_required"),
             (
                 r#"{"dvrs":[{"name":"a"},{"name":"a"}]}"#,

@@ -314,7 +314,7 @@ impl EntitySave {
         patch.remove(field);
         let stamp = patch.remove("updated_at");
         if let Some(stamp) = &stamp {
-            check_stamp(stamp, pointer)?;
+            check_moment(stamp, format!("{pointer}/updated_at"))?;
         }
         Ok(Self {
             kind,
@@ -478,22 +478,26 @@ fn key_mismatch(pointer: String) -> ApiError {
     )
 }
 
-/// A client's own stamp: the server's takes its place, but it has to be one.
-fn check_stamp(stamp: &Value, pointer: &str) -> Result<(), ApiError> {
-    let (code, title) = match stamp {
+/// A time in milliseconds that a schema does not look at: a client's own stamp, whose place the server's takes, is one all the same.
+pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
+    let (code, title) = match moment {
         Value::Null => return Ok(()),
         Value::Number(Number::Unsigned(1_000_000_000_000..=10_000_000_000_000)) => return Ok(()),
         Value::Number(Number::Unsigned(_) | Number::Negative(_)) => (
             "input_out_of_range",
             "Must be a time in milliseconds since 1970",
         ),
-        _ => ("not_integer", "Must be an integer"),
+        Value::Number(Number::Float(_))
+        | Value::Bool(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => ("not_integer", "Must be an integer"),
     };
-    let at = format!("{pointer}/updated_at");
-    Err(ApiError::bad_body(at, code, title))
+    Err(ApiError::bad_body(pointer, code, title))
 }
 
-fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
+/// A `$reset` says yes or no.
+pub fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
     match patch::misused_reset(body) {
         None => Ok(()),
         Some(at) => Err(ApiError::bad_body(

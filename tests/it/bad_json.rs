@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir::api::ENDPOINTS;
 
 use crate::described::{Document, Operation};
+use crate::round_trip::with_one_of_each;
 use crate::server::{API_KEY, Answer, Client, PREFIX, STREAMER_PREFIX, TestServer};
 
 /// What the reader has to say about a piece of text.
@@ -327,39 +328,32 @@ const PIECES: &[(&[u8], Verdict)] = &[
     (b"--- 1", broken(1)),
 ];
 
-/// Requests of one connection, sent in windows so that the server's commits are shared.
+/// Requests over a few connections at a time, so that the server can make several durable at once.
 pub struct Pipeline {
-    client: Client,
-    waiting: usize,
+    clients: Vec<Client>,
     bearer: String,
 }
 
 impl Pipeline {
     pub fn new(server: &TestServer) -> Self {
         Self {
-            client: server.connect(),
-            waiting: 0,
+            clients: (0..8).map(|_| server.connect()).collect(),
             bearer: format!("Bearer {API_KEY}"),
         }
     }
 
     /// The answers to all requests, in order.
     pub fn ask(&mut self, requests: &[(String, String, Vec<u8>)]) -> Vec<Answer> {
-        const WINDOW: usize = 32;
         let mut answers = Vec::with_capacity(requests.len());
-        for (method, path, body) in requests {
-            if self.waiting == WINDOW {
-                answers.push(self.client.answer(false));
-                self.waiting -= 1;
+        for window in requests.chunks(self.clients.len() * 4) {
+            let clients = (0..self.clients.len()).cycle();
+            for ((method, path, body), at) in window.iter().zip(clients.clone()) {
+                let path = format!("{PREFIX}{path}");
+                let fields = [("Authorization", self.bearer.as_str())];
+                self.clients[at].send_request(method, &path, &fields, body);
             }
-            let path = format!("{PREFIX}{path}");
-            self.client
-                .send_request(method, &path, &[("Authorization", &self.bearer)], body);
-            self.waiting += 1;
-        }
-        while self.waiting > 0 {
-            answers.push(self.client.answer(false));
-            self.waiting -= 1;
+            let taken = clients.take(window.len());
+            answers.extend(taken.map(|at| self.clients[at].answer(false)));
         }
         answers
     }
@@ -377,9 +371,10 @@ fn unknown_member(operation: &Operation) -> (&'static str, &'static str, &'stati
 #[test]
 fn json_is_read_strictly_at_every_operation_that_takes_a_body() {
     assert!(PIECES.len() > 250, "{}", PIECES.len());
-    let server = TestServer::new();
+    let document = Document::new();
+    let server = with_one_of_each(&document);
     let mut pipeline = Pipeline::new(&server);
-    let operations = Document::new().with_bodies();
+    let operations = document.with_bodies();
     assert!(operations.len() >= 5);
     for operation in &operations {
         let (before, after, holder) = unknown_member(operation);
@@ -462,9 +457,10 @@ fn json_is_read_strictly_at_every_operation_that_takes_a_body() {
 #[test]
 fn depth_and_length_are_bounded_at_every_operation_that_takes_a_body() {
     const DEPTH_MAX: usize = 64;
-    let server = TestServer::new();
+    let document = Document::new();
+    let server = with_one_of_each(&document);
     let mut pipeline = Pipeline::new(&server);
-    for operation in Document::new().with_bodies() {
+    for operation in document.with_bodies() {
         let (before, after, _) = unknown_member(&operation);
         let around = before.matches(['{', '[']).count();
         let nested = |open: &str, close: &str, depth: usize| {

@@ -167,9 +167,9 @@ impl Operation {
         })
     }
 
-    /// Whether it saves a thing and answers it, unlike a report, which is no thing of its own.
+    /// Whether it saves one thing that is named by the end of the path.
     pub fn is_save(&self) -> bool {
-        self.method == "PUT" && self.answer.is_some()
+        self.method == "PUT" && self.body.is_some() && self.template.ends_with('}')
     }
 
     /// Whether the body is a list of bare items.
