@@ -48,7 +48,7 @@ enum Rule {
 fn rule(path: &str) -> Rule {
     if path.starts_with("/monitoring/") || path.starts_with("/lb/") {
         Rule::Anybody
-    } else if path.starts_with("/streamers/{hostname}/") {
+    } else if path.starts_with("/streamers/{hostname}/") && !path.ends_with("_change") {
         Rule::AdministratorOrOwnStreamer
     } else {
         Rule::Administrator
