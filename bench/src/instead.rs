@@ -286,7 +286,7 @@ pub fn hashing(
 ) -> Vec<u32> {
     let bounds = bounds(cluster, lost, slack_permille);
     let mut order: Vec<usize> = (0..cluster.streams()).collect();
-    order.sort_unstable_by_key(|stream| mix(*stream as u64 ^ 77));
+    order.sort_unstable_by_key(|stream| mix(*stream as u64 ^ 0x4d));
     let mut used = Used::nothing(cluster.nodes());
     let mut at = vec![NONE; cluster.streams()];
     for stream in order {

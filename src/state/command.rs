@@ -481,8 +481,9 @@ fn key_mismatch(pointer: String) -> ApiError {
 /// A time in milliseconds that a schema does not look at: a client's own stamp, whose place the server's takes, is one all the same.
 pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
     let (code, title) = match moment {
-        Value::Null => return Ok(()),
-        Value::Number(Number::Unsigned(1_000_000_000_000..=10_000_000_000_000)) => return Ok(()),
+        Value::Null | Value::Number(Number::Unsigned(1_000_000_000_000..=10_000_000_000_000)) => {
+            return Ok(());
+        }
         Value::Number(Number::Unsigned(_) | Number::Negative(_)) => (
             "input_out_of_range",
             "Must be a time in milliseconds since 1970",

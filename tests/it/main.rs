@@ -35,6 +35,7 @@ mod canaries;
 mod conformance;
 mod faults;
 mod import;
+mod layout_preview;
 mod layouter;
 mod lists;
 mod loadtest;

@@ -268,7 +268,7 @@ fn suppose(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Supposition, A
         }
     }
     let is_something = rows != Rows::default();
-    let events = is_something.then(|| Event::Commit(rows));
+    let events = is_something.then_some(Event::Commit(rows));
     supposition.happen(snapshot, events.into_iter().collect());
     Ok(supposition)
 }
