@@ -102,7 +102,7 @@ fn a_preview_changes_nothing_and_a_save_does_what_it_said() {
     let saved = server.get(&format!("/streams/{name}")).expect(200).json();
     assert_eq!(saved["layout"]["change_reason"], item["change_reason"]);
     assert_eq!(saved["layout"]["originator"], item["originator"]);
-    let mut expected = before;
+    let mut expected = before.clone();
     expected.insert(name.clone(), json!("s1"));
     assert_eq!(layouts(&server), expected, "and nothing else moved");
 }
