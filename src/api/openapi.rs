@@ -646,10 +646,18 @@ fn loosen(
     let Value::Object(object) = schema else {
         return false;
     };
-    let mut changed = object.remove("required").is_some();
+    let required = object.remove("required");
+    let mut changed = required.is_some();
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
-        for property in properties.values_mut() {
+        for (name, property) in properties {
             changed |= loosen(property, how, schemas, open);
+            // What need not be there may be null, as everywhere.
+            if let Some(Value::Array(required)) = &required
+                && required.iter().any(|required| required == name)
+                && let Value::Object(property) = property
+            {
+                admit_null(property);
+            }
         }
     }
     if how == Loose::Selected {
@@ -713,6 +721,10 @@ fn publish(schema: &mut Value) {
             }
         }
         object.insert("x-discriminator".to_owned(), ours);
+        // Of the variants that a value is like, the first one counts.
+        if let Some(variants) = object.remove("oneOf") {
+            object.insert("anyOf".to_owned(), variants);
+        }
     }
     if object.remove("x-nullable").is_some() {
         admit_null(object);

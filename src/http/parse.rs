@@ -363,7 +363,7 @@ fn decide<'a>(
         "PATCH" => Method::Patch,
         "DELETE" => Method::Delete,
         "OPTIONS" => Method::Options,
-        "CONNECT" | "TRACE" => return Err(Refusal::MethodRefused),
+        "CONNECT" | "QUERY" | "TRACE" => return Err(Refusal::MethodRefused),
         _ => return Err(Refusal::MethodUnknown),
     };
     let (path, query) = split_target(method, target)?;

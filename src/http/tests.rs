@@ -915,6 +915,7 @@ fn what_is_not_http_is_refused_in_the_form_of_errors() {
             (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
             (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
             (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            (b"QUERY / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
             (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
             (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),

@@ -17,7 +17,7 @@ use crate::server::{API_KEY, PREFIX, TestServer};
 
 const SEED: &str = "24110";
 /// Cases of one operation in one phase.
-const CASES: &str = "4";
+const CASES: &str = "8";
 
 #[test]
 fn whatever_is_sent_the_answer_is_as_documented() {
