@@ -908,7 +908,7 @@ fn a_refused_upload_in_progress_reads_its_answer_and_no_reset() {
 #[test]
 fn what_is_not_http_is_refused_in_the_form_of_errors() {
     each(&patient(), |server| {
-        let cases: [(&[u8], u16); 14] = [
+        let cases: [(&[u8], u16); 15] = [
             (b"nonsense\r\n\r\n", 400),
             (b"GET / HTTP/1.1\nHost: a\n\n", 400),
             (b"GET / HTTP/1.1\r\n\r\n", 400),
