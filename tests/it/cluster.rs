@@ -1,4 +1,5 @@
 //! How the cluster fares, as JSON and as metrics.
+#![allow(clippy::float_cmp)] // counts and whole percents, exact in a double
 
 use serde_json::{Value, json};
 

@@ -195,7 +195,7 @@ fn a_new_key_counts_at_once_everywhere() {
             &Value::Null,
         )
         .expect(200);
-        if Metrics::read(&answer).value("weir_polls_parked", &[]) == 1.0 {
+        if (Metrics::read(&answer).value("weir_polls_parked", &[]) - 1.0).abs() < 0.5 {
             break;
         }
     }

@@ -115,8 +115,7 @@ fn who_waits_for_news_gets_them() {
     assert_eq!(news["events"][0]["entity_id"], "b");
     let none = server
         .get(&format!(
-            "/events?event_id_gt={}&poll_timeout=1&entity_id=zzz",
-            last
+            "/events?event_id_gt={last}&poll_timeout=1&entity_id=zzz"
         ))
         .expect(200);
     assert_eq!(none.json()["events"], json!([]));

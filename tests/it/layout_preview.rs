@@ -191,8 +191,8 @@ fn what_would_happen_if_is_told_without_happening() {
             "streamer_not_found /events/0/hostname",
         ),
         (
-            json!({"events": [{"event": "streams_added", "count": 1, "stream": {"inputs": 5}}]}),
-            "not_array /events/0/stream/inputs",
+            json!({"events": [{"event": "streams_added", "count": 1, "stream": {"labels": {"a": 5}}}]}),
+            "not_string /events/0/stream/labels/a",
         ),
     ] {
         let answer = server.post("/cluster/preview", body);

@@ -109,7 +109,9 @@ fn fields(items: &[Value]) -> BTreeMap<String, &'static str> {
         }
     }
     let mut all = BTreeMap::new();
-    items.iter().for_each(|item| walk(item, "", &mut all));
+    for item in items {
+        walk(item, "", &mut all);
+    }
     let scalar = |(path, kind): (String, Option<&'static str>)| Some((path, kind?));
     all.into_iter()
         .filter_map(scalar)

@@ -464,12 +464,12 @@ impl Document {
                 (Some(least), None) => vec![json!(least), json!(least + 0.125)],
                 _ => vec![json!(0), json!(0.125), json!(-2.5e-7)],
             },
-            Some("string") => self.valid_texts(flat),
+            Some("string") => Self::valid_texts(flat),
             _ => Vec::new(),
         }
     }
 
-    fn valid_texts(&self, flat: &Value) -> Vec<Value> {
+    fn valid_texts(flat: &Value) -> Vec<Value> {
         let examples = flat["examples"].as_array().cloned().unwrap_or_default();
         let (least, most) = (flat["minLength"].as_u64(), flat["maxLength"].as_u64());
         if flat["format"] == "hexbinary"
@@ -496,7 +496,7 @@ impl Document {
         match flat["format"].as_str().and_then(texts) {
             Some((good, _)) => values.extend(good.iter().map(|text| json!(text))),
             None if flat["format"] == "url_or_empty" => {
-                values.extend([json!(""), json!("http://a/b")])
+                values.extend([json!(""), json!("http://a/b")]);
             }
             None if values.is_empty() => values.extend([
                 json!("text"),
@@ -666,10 +666,10 @@ impl Conformance {
                 let rest = &flat["additionalProperties"];
                 match flat["properties"].get(name) {
                     Some(property) => {
-                        self.value(document, &document.flat(property), member, &at, faults)
+                        self.value(document, &document.flat(property), member, &at, faults);
                     }
                     None if rest.is_object() => {
-                        self.value(document, &document.flat(rest), member, &at, faults)
+                        self.value(document, &document.flat(rest), member, &at, faults);
                     }
                     None if flat["properties"].is_object() && rest != true => {
                         faults.push(format!("{at}: not described"));
