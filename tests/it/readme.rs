@@ -143,3 +143,19 @@ fn every_verb_that_readme_names_exists() {
         assert!(README.contains(command), "README does not say {command}");
     }
 }
+
+#[test]
+fn every_operation_of_the_document_is_in_the_table() {
+    let server = TestServer::new();
+    let document = server.get("/openapi.json").expect(200).json();
+    let paths = document["paths"].as_object().expect("paths");
+    assert!(paths.len() > 40);
+    for path in paths.keys() {
+        // The names of the reference are too long for a table.
+        let shown = path
+            .replace("{loadbalancer_name}", "{balancer}")
+            .replace("{escaped_stream_name}", "{stream}")
+            .replace("{multi_segment_suffix}", "{suffix}");
+        assert!(README.contains(&format!("{shown}`")), "{shown}");
+    }
+}
