@@ -660,6 +660,13 @@ fn loosen(
             }
         }
     }
+    // In a patch `null` removes what has this name, in a map as anywhere.
+    if how == Loose::Patch
+        && let Some(Value::Object(values)) = object.get_mut("additionalProperties")
+    {
+        admit_null(values);
+        changed = true;
+    }
     if how == Loose::Selected {
         for key in ["items", "additionalProperties"] {
             if let Some(inner) = object.get_mut(key) {
