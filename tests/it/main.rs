@@ -4,6 +4,7 @@
 //! [`described`] the only one that reads its description of itself.
 
 mod described;
+mod fleet;
 mod mmdb;
 mod python;
 mod server;
