@@ -99,6 +99,8 @@ pub enum Command {
     Mixed(Mixed),
     /// Agents connect and obey, operators command and move them
     Agents(Agents),
+    /// Streamers fall silent, the layouter gives their streams to others (of a server with --layouter-enabled)
+    Failover(Failover),
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +146,22 @@ pub struct Agents {
     /// Agents that one layout request moves
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub touch: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Failover {
+    /// Streamers to make and to simulate
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    pub streamers: u64,
+    /// Streams to make
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub streams: u64,
+    /// Streamers that are lost, one after another
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub losses: u64,
+    /// Share of streams with a DVR backup
+    #[arg(long, default_value_t = 0.1)]
+    pub backups: f64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

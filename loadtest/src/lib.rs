@@ -5,7 +5,7 @@
 //! shortened, stale, torn or lost stream fails.
 //!
 //! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share, `streamers` and `requests`
-//! are the load (`agents` another one, with `agent_scenario`), `copy`, `judge` and `truth` the proof, `net`, `wire`, `answer` and `sys` the machinery.
+//! are the load (`agents` another one, with `agent_scenario`, and `failover` a third), `copy`, `judge` and `truth` the proof, `net`, `wire`, `answer` and `sys` the machinery.
 //!
 //! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
 
@@ -17,6 +17,7 @@ pub mod answer;
 pub mod cli;
 pub mod control;
 pub mod copy;
+pub mod failover;
 pub mod judge;
 pub mod net;
 pub mod plan;

@@ -79,7 +79,8 @@ pub fn stream_json(n: u64, options: &Options) -> String {
     out
 }
 
-fn has_backup(n: u64, options: &Options) -> bool {
+/// Whether the n-th stream is recorded twice.
+pub fn has_backup(n: u64, options: &Options) -> bool {
     options.streamers > 1 && Random::new(options.seed ^ mix(n + 0xb0)).unit() < options.backups
 }
 

@@ -5,6 +5,7 @@ use crate::answer;
 use crate::cli::{self, Cli, Command};
 use crate::control::{Control, Target};
 use crate::copy::FaultKind;
+use crate::failover;
 use crate::judge;
 use crate::net::{self, Clock, Driver, Net};
 use crate::plan::{Plan, Times};
@@ -49,6 +50,10 @@ pub fn run(cli: &Cli, target: Target) -> Result<bool, String> {
         Command::Verify => verify(cli, &target, &mut control),
         Command::Agents(options) => {
             let report = agent_scenario::run(&cli.common, options, &target)?;
+            finish(cli, &report)
+        }
+        Command::Failover(options) => {
+            let report = failover::run(&cli.common, options, &target)?;
             finish(cli, &report)
         }
         _ => measure(cli, target, &mut control),
@@ -242,7 +247,7 @@ fn parts(cli: &Cli, hosts: u64) -> Parts {
                 .requests
                 .push(("list", requests(work, list.rate.0, list.connections, 1)));
         }
-        Command::Prepare(_) | Command::Verify | Command::Agents(_) => (),
+        Command::Prepare(_) | Command::Verify | Command::Agents(_) | Command::Failover(_) => (),
     }
     parts.fleets.retain(|fleet| fleet.count > 0);
     parts
@@ -588,6 +593,7 @@ fn scenario_name(command: &Command) -> &'static str {
         Command::Storm(_) => "storm",
         Command::Mixed(_) => "mixed",
         Command::Agents(_) => "agents",
+        Command::Failover(_) => "failover",
     }
 }
 

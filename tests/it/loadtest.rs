@@ -162,3 +162,27 @@ fn every_command_reaches_the_agent_it_is_for() {
     let moved = &report["wakes"]["layout change until the agent knows"]["count"];
     assert!(moved.as_u64() > Some(0), "{report}");
 }
+
+#[test]
+fn streamers_are_told_of_the_streams_of_a_lost_one() {
+    let Some(tool) = tool() else { return };
+    let server = TestServer::with(&["--layouter-enabled", "--streamer-dead-timeout", "5s"]);
+    let arguments = [
+        "failover",
+        "--streamers",
+        "12",
+        "--streams",
+        "400",
+        "--losses",
+        "2",
+        "--backups",
+        "0.3",
+        "--warm-up",
+        "1s",
+    ];
+    let report = passes(&server, &tool, &arguments);
+    let told = &report["wakes"]["from then until all are told"];
+    assert_eq!(told["count"], 2, "{report}");
+    let moved = &report["counters"]["copies of streams on lost streamers"];
+    assert!(moved.as_u64() > Some(0), "{report}");
+}
