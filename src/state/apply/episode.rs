@@ -1,0 +1,132 @@
+//! Episodes: when one was first seen, and those that the server keeps by itself of what is published.
+
+use super::entity::save_entity;
+use super::{Changes, Stamp};
+use crate::http::error::ApiError;
+use crate::json::{self, Object, Value};
+use crate::state::State;
+use crate::state::command::{EntitySave, EpisodeNews};
+use crate::state::entity::{Key, Kind};
+use crate::state::episode::{self, OpenPublication, PublicationNews, Step};
+use crate::state::name::StreamName;
+use crate::state::record::{ArchivedFacts, EntityRecord, Publication};
+
+/// Notes when this server first had an episode, unless it came with that.
+pub(super) fn appear(patch: &mut Object, stamp: Stamp) {
+    const FIELD: &str = "episode_appearance_timestamps";
+    let stamp = Value::Number(json::Number::Unsigned(stamp.ms));
+    match patch.get_mut(FIELD) {
+        None | Some(Value::Null) => {
+            let mut times = Object::default();
+            times.insert("central_timestamp", stamp);
+            patch.insert(FIELD, Value::Object(times));
+        }
+        Some(Value::Object(times)) => {
+            if times.get("central_timestamp").is_none_or(Value::is_null) {
+                times.insert("central_timestamp", stamp);
+            }
+        }
+        // The schema will refuse it.
+        Some(_) => {}
+    }
+}
+
+/// Takes the automatic episodes of a stream one step further.
+pub(super) fn on_publication(
+    state: &State,
+    stream: &StreamName,
+    news: PublicationNews,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let close_timeout_ms = state
+        .stream(stream)
+        .map_or(0, |stream| episode::close_timeout_ms(stream));
+    let last = state.episodes().last_automatic(stream);
+    let closed_until = match last.map(|last| &last.facts) {
+        Some(ArchivedFacts::Episode { closed_at, .. }) => {
+            closed_at.as_ref().map_or(0, |at| at.to_native())
+        }
+        _ => 0,
+    };
+    let publication = last.and_then(OpenPublication::of);
+    let save_open = |ended_at, closed_at, changes: &mut Changes| match last {
+        Some(open) => save_automatic(state, open, ended_at, closed_at, stamp, changes),
+        None => Ok(()),
+    };
+    match episode::on_publication(publication, closed_until, news, close_timeout_ms) {
+        Step::Nothing => Ok(()),
+        Step::Open { opened_at } => open_automatic(state, stream, opened_at, stamp, changes),
+        Step::Resume => save_open(None, None, changes),
+        Step::Pause { ended_at } => save_open(Some(ended_at), None, changes),
+        Step::Close { closed_at } => save_open(Some(closed_at), Some(closed_at), changes),
+        Step::CloseAndOpen {
+            closed_at,
+            opened_at,
+        } => {
+            save_open(Some(closed_at), Some(closed_at), changes)?;
+            open_automatic(state, stream, opened_at, stamp, changes)
+        }
+    }
+}
+
+pub(super) fn open_automatic(
+    state: &State,
+    stream: &StreamName,
+    opened_at: u64,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let episodes = state.entities(Kind::Episode);
+    let mut key = Key::Number(episode::automatic_id(stream, opened_at));
+    while let (Some(_), Key::Number(taken)) = (episodes.get(&key), &key) {
+        key = Key::Number(taken + 1);
+    }
+    let mut patch = Object::default();
+    patch.insert("media", Value::String(Box::from(stream.as_str())));
+    patch.insert(
+        "opened_at",
+        Value::Number(json::Number::Unsigned(opened_at)),
+    );
+    let save = EntitySave {
+        kind: Kind::Episode,
+        key,
+        patch,
+        on_create: Object::default(),
+        episode: EpisodeNews {
+            goes_on: false,
+            publication: Some(Publication { ended_at: None }),
+        },
+    };
+    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+}
+
+/// Saves how far an open automatic episode has come.
+pub(super) fn save_automatic(
+    state: &State,
+    record: &EntityRecord,
+    ended_at: Option<u64>,
+    closed_at: Option<u64>,
+    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let mut patch = Object::default();
+    if let Some(closed_at) = closed_at {
+        patch.insert(
+            "closed_at",
+            Value::Number(json::Number::Unsigned(closed_at)),
+        );
+        patch.insert("close_reason", Value::String(Box::from("timeout")));
+    }
+    let save = EntitySave {
+        kind: Kind::Episode,
+        key: Key::trusted(Kind::Episode, &record.key),
+        patch,
+        on_create: Object::default(),
+        episode: EpisodeNews {
+            goes_on: true,
+            publication: Some(Publication { ended_at }),
+        },
+    };
+    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+}

@@ -1,0 +1,115 @@
+//! Merge patches: a change into what is stored, and the result against its schema.
+
+use crate::http::error::{ApiError, ErrorItem};
+use crate::json::{self, Object, Value, patch};
+use crate::schema::{self, Schema, Violation};
+
+/// Merges a patch into a stored configuration and validates the result.
+pub(super) fn merge(
+    schema: &Schema,
+    config: &str,
+    filled: &[(u32, u32)],
+    patch: Object,
+    pointer: &str,
+) -> Result<Object, ApiError> {
+    merge_with(schema, config, filled, patch, &[], pointer)
+}
+
+/// The same; `own` are members that the server puts in before the result is checked.
+pub(super) fn merge_with(
+    schema: &Schema,
+    config: &str,
+    filled: &[(u32, u32)],
+    mut patch: Object,
+    own: &[(&str, Value)],
+    pointer: &str,
+) -> Result<Object, ApiError> {
+    let mut stored_text = Vec::new();
+    schema::without_filled(config, filled.iter().copied(), &mut stored_text);
+    let mut stored = if stored_text.is_empty() {
+        Value::Object(Object::default())
+    } else {
+        json::parse(&stored_text).expect("a stored configuration is JSON that was written here")
+    };
+    let mut patch_value = Value::Object(std::mem::take(&mut patch));
+    schema.unmask(&mut patch_value, &stored);
+    patch::merge(&mut stored, patch_value);
+    schema.name_variant(&mut stored);
+    // A patch that chooses another variant of a union leaves members of the former one behind.
+    schema.prune(&mut stored);
+    if let Value::Object(object) = &mut stored {
+        for (name, value) in own {
+            object.insert(*name, value.clone());
+        }
+    }
+    schema
+        .check(&stored)
+        .map_err(|violations| invalid(violations, pointer))?;
+    match stored {
+        Value::Object(object) => Ok(object),
+        _ => Err(ApiError::bad_body(
+            pointer,
+            "not_object",
+            "Expected a JSON object",
+        )),
+    }
+}
+
+/// What of a merged configuration goes into a record as text.
+pub(super) struct Stored {
+    pub config: String,
+    pub filled: Vec<(u32, u32)>,
+    pub has_secrets: bool,
+}
+
+pub(super) fn stored(schema: &Schema, merged: Object) -> Stored {
+    let merged = Value::Object(merged);
+    let has_secrets = schema.has_secrets(&merged);
+    let effective = schema.effective(&merged);
+    Stored {
+        config: effective.text,
+        filled: effective.filled,
+        has_secrets,
+    }
+}
+
+/// The namespace that the result of a merge names. What `exists` keeps the one that it had `before`.
+pub(super) fn namespace(
+    merged: &Object,
+    exists: bool,
+    before: Option<&str>,
+    pointer: &str,
+) -> Result<Option<String>, ApiError> {
+    let namespace = merged.get("namespace").and_then(Value::as_str);
+    if exists && before != namespace {
+        return Err(namespace_is_fixed(pointer));
+    }
+    Ok(namespace.map(str::to_owned))
+}
+
+/// The error for a document that is not what its schema says.
+pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
+    let items = violations
+        .into_iter()
+        .map(|violation| ErrorItem {
+            code: violation.code,
+            title: violation.title.into(),
+            pointer: Some(format!("{pointer}{}", violation.pointer)),
+            parameter: None,
+            meta: violation.meta,
+        })
+        .collect();
+    ApiError {
+        status: 400,
+        items,
+        retry_after_seconds: None,
+    }
+}
+
+fn namespace_is_fixed(pointer: &str) -> ApiError {
+    ApiError::bad_body(
+        format!("{pointer}/namespace"),
+        "immutable_field",
+        "A namespace is chosen at creation and cannot be changed",
+    )
+}
