@@ -18,8 +18,7 @@ use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::schema;
 use crate::state::apply::stream_not_found;
-use crate::state::command::{Command, StreamPatch, batch_items, layout_items};
-use crate::state::name::StreamName;
+use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
 use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
 use crate::state::{SHARDS, State};
 
@@ -492,14 +491,7 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = batch_items(call.json()?, "name", StreamName::parse)?
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, item))| {
-            let patch = StreamPatch::from_body(item, &name, &format!("/{i}"))?;
-            Ok((name, patch))
-        })
-        .collect::<Result<Vec<_>, ApiError>>()?;
+    let items = stream_items(call.json()?)?;
     Ok(Outcome::Command(Command::SaveStreams { items }))
 }
 

@@ -18,8 +18,7 @@ use crate::json::{Number, scan, write_string};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
-use crate::state::command::{Command, batch_items, streamer_patch};
-use crate::state::name::Hostname;
+use crate::state::command::{Command, streamer_items, streamer_patch};
 use crate::state::record::StreamerRecord;
 
 /// Renders one streamer. `masked` hides secrets.
@@ -209,13 +208,6 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = batch_items(call.json()?, "hostname", Hostname::parse)?
-        .into_iter()
-        .enumerate()
-        .map(|(i, (hostname, item))| {
-            let patch = streamer_patch(item, &hostname, &format!("/{i}"))?;
-            Ok((hostname, patch))
-        })
-        .collect::<Result<Vec<_>, ApiError>>()?;
+    let items = streamer_items(call.json()?)?;
     Ok(Outcome::Command(Command::SaveStreamers { items }))
 }

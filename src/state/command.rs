@@ -329,12 +329,23 @@ impl EntitySave {
     }
 }
 
-/// The items of a batch: a bare array of objects, each naming itself in `key`; no name twice.
-pub fn batch_items<N: Ord + Clone>(
+/// The items of `PUT /streams/batch`: a bare array of streams, no name twice.
+pub fn stream_items(body: Value) -> Result<Vec<(StreamName, StreamPatch)>, ApiError> {
+    batch_items(body, "name", StreamName::parse, StreamPatch::from_body)
+}
+
+/// The items of `PUT /streamers/batch`: a bare array of streamers, no hostname twice.
+pub fn streamer_items(body: Value) -> Result<Vec<(Hostname, Object)>, ApiError> {
+    batch_items(body, "hostname", Hostname::parse, streamer_patch)
+}
+
+/// The items of a bare array of objects, each naming itself in `key`, each read by `patch_of`.
+fn batch_items<N: Ord + Clone, P>(
     body: Value,
     key: &'static str,
     parse: impl Fn(&str) -> Result<N, &'static str>,
-) -> Result<Vec<(N, Value)>, ApiError> {
+    patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
+) -> Result<Vec<(N, P)>, ApiError> {
     let Value::Array(items) = body else {
         return Err(ApiError::bad_body(
             "",
@@ -342,7 +353,14 @@ pub fn batch_items<N: Ord + Clone>(
             "A batch is a JSON array of objects",
         ));
     };
-    named_items(items, "", key, parse)
+    named_items(items, "", key, parse)?
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, item))| {
+            let patch = patch_of(item, &name, &format!("/{i}"))?;
+            Ok((name, patch))
+        })
+        .collect()
 }
 
 /// The items of `POST /streams/layouts`.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use weir::http::error::ApiError;
 use weir::json;
 use weir::state::command::{
-    Command, EntitySave, StreamPatch, batch_items, layout_items, streamer_patch,
+    Command, EntitySave, StreamPatch, layout_items, stream_items, streamer_items, streamer_patch,
 };
 use weir::state::entity::{Key, Kind};
 use weir::state::name::{Hostname, StreamName};
@@ -97,14 +97,7 @@ impl Op {
                 Command::SaveStream { name, patch }
             }
             Self::SaveStreams(items) => Command::SaveStreams {
-                items: batch_items(value(&json!(items)), "name", StreamName::parse)?
-                    .into_iter()
-                    .enumerate()
-                    .map(|(i, (name, item))| {
-                        let patch = StreamPatch::from_body(item, &name, &format!("/{i}"))?;
-                        Ok((name, patch))
-                    })
-                    .collect::<Result<_, ApiError>>()?,
+                items: stream_items(value(&json!(items)))?,
             },
             Self::DeleteStream(name) => Command::DeleteStream { name: stream(name) },
             Self::SetLayouts(items) => Command::SetLayouts {
@@ -116,14 +109,7 @@ impl Op {
                 Command::SaveStreamer { hostname, patch }
             }
             Self::SaveStreamers(items) => Command::SaveStreamers {
-                items: batch_items(value(&json!(items)), "hostname", Hostname::parse)?
-                    .into_iter()
-                    .enumerate()
-                    .map(|(i, (hostname, item))| {
-                        let patch = streamer_patch(item, &hostname, &format!("/{i}"))?;
-                        Ok((hostname, patch))
-                    })
-                    .collect::<Result<_, ApiError>>()?,
+                items: streamer_items(value(&json!(items)))?,
             },
             Self::DeleteStreamer(hostname) => Command::DeleteStreamer {
                 hostname: host(hostname),

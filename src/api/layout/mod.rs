@@ -16,8 +16,7 @@ use super::query::{Query, pairs};
 use super::{Call, Outcome};
 use crate::http::error::ApiError;
 use crate::state::apply::stream_not_found;
-use crate::state::command::{Command, StreamPatch, batch_items, streamer_patch};
-use crate::state::name::{Hostname, StreamName};
+use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, streamer_patch};
 
 /// Refuses at once what a layouter that is switched off cannot answer.
 fn demand_layouter(call: &Call<'_>) -> Result<(), ApiError> {
@@ -56,14 +55,7 @@ pub fn preview_stream(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn preview_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = batch_items(call.json()?, "name", StreamName::parse)?
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, item))| {
-            let patch = StreamPatch::from_body(item, &name, &format!("/{i}"))?;
-            Ok((name, patch))
-        })
-        .collect::<Result<Vec<_>, ApiError>>()?;
+    let items = stream_items(call.json()?)?;
     let commands = vec![Command::SaveStreams { items }];
     let asked = supposition(call, &preview::LAYOUTS, commands)?;
     Ok(Outcome::AskLayouter(Question::Layouts(asked)))
@@ -78,14 +70,7 @@ pub fn preview_streamer(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn preview_streamers(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = batch_items(call.json()?, "hostname", Hostname::parse)?
-        .into_iter()
-        .enumerate()
-        .map(|(i, (hostname, item))| {
-            let patch = streamer_patch(item, &hostname, &format!("/{i}"))?;
-            Ok((hostname, patch))
-        })
-        .collect::<Result<Vec<_>, ApiError>>()?;
+    let items = streamer_items(call.json()?)?;
     let commands = vec![Command::SaveStreamers { items }];
     let asked = supposition(call, &preview::LOADS, commands)?;
     Ok(Outcome::AskLayouter(Question::Loads(asked)))
