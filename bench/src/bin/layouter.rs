@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use weir::layouter::{
     Engine, Event, NodeSpec, NodeState, Rows, Settings, SlotKind, StreamSpec, Why,
 };
@@ -24,29 +25,14 @@ fn settings() -> Settings {
     }
 }
 
-/// Milliseconds of this thread's own time since then: others on the machine do not count.
-struct Clock {
-    started: Instant,
-    cpu_ns: Option<u64>,
+/// This thread's own time: others on the machine do not count.
+fn clock() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
-fn cpu_ns() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split(' ').next()?.parse().ok()
-}
-
-fn clock() -> Clock {
-    Clock {
-        cpu_ns: cpu_ns(),
-        started: Instant::now(),
-    }
-}
-
-fn ms(clock: Clock) -> f64 {
-    match (clock.cpu_ns, cpu_ns()) {
-        (Some(before), Some(now)) => now.saturating_sub(before) as f64 / 1e6,
-        _ => clock.started.elapsed().as_secs_f64() * 1e3,
-    }
+fn ms(since: Duration) -> f64 {
+    clock().saturating_sub(since).as_secs_f64() * 1e3
 }
 
 fn us(since: Instant) -> f64 {
