@@ -221,7 +221,13 @@ impl Engine {
     /// Takes an event and answers what changes for it.
     pub fn apply(&mut self, event: Event) -> Vec<Change> {
         self.handle(event);
-        self.finish()
+        self.finished()
+    }
+
+    /// The same, with each change told as it is found: a million of them as a list are 100 MB.
+    pub fn apply_each(&mut self, event: Event, told: impl FnMut(Change)) {
+        self.handle(event);
+        self.finish(told);
     }
 
     /// Several events as one: only what is different after all of them is answered.
@@ -229,7 +235,13 @@ impl Engine {
         for event in events {
             self.handle(event);
         }
-        self.finish()
+        self.finished()
+    }
+
+    fn finished(&mut self) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(self.log.len() + self.repeated.len());
+        self.finish(|change| changes.push(change));
+        changes
     }
 
     /// What these events would change. The same code, on a snapshot.
@@ -374,16 +386,15 @@ impl Engine {
         }
     }
 
-    /// What is different from before the event.
-    fn finish(&mut self) -> Vec<Change> {
+    /// Tells what is different from before the event.
+    fn finish(&mut self, mut told: impl FnMut(Change)) {
         if self.loading {
-            return Vec::new();
+            return;
         }
         let mut log = std::mem::take(&mut self.log);
         if log.len() > LOG_IN_ORDER_MAX {
             log.sort_unstable();
         }
-        let mut changes = Vec::with_capacity(log.len() + self.repeated.len());
         for (s, from, why) in log {
             self.set_flag(s, NOTED, false);
             let slot = *self.slot(s);
@@ -405,7 +416,7 @@ impl Engine {
             }
             self.counters.changes[why as usize] += 1;
             let host = |n: u32| (n != NONE).then(|| self.node(n).hostname.clone());
-            changes.push(Change {
+            told(Change {
                 stream,
                 kind: slot.kind(),
                 from: host(from),
@@ -415,7 +426,7 @@ impl Engine {
                 revision: self.rows.get(ingest).revision(),
             });
         }
-        changes.append(&mut self.repeated);
+        self.repeated.drain(..).for_each(told);
         for s in std::mem::take(&mut self.freed) {
             *self.names.get_mut(s) = None;
             let next = std::mem::replace(&mut self.free_slots, s);
@@ -431,7 +442,6 @@ impl Engine {
                 self.ghosts.insert(n);
             }
         }
-        changes
     }
 
     // ---- figures ----

@@ -202,6 +202,7 @@ impl Engine {
             return;
         }
         let large_first = self.in_order(&slots, false);
+        self.log.reserve(large_first.len());
         let (waiting_before, chains_before) = (self.waiting, self.counters.make_room_moves);
         for s in &large_first {
             self.place(*s);

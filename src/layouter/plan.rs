@@ -70,15 +70,13 @@ pub struct Plan {
 
 impl Plan {
     /// Remembers what the engine decided.
-    pub fn add(&mut self, changes: &[Change]) {
-        for change in changes {
-            let reasons = self.pending.entry(change.stream.clone()).or_default();
-            let fresh = reasons.why().is_none();
-            let lane = reasons.lane();
-            reasons.join(change.kind, change.why);
-            if fresh || reasons.lane() < lane {
-                self.lanes[reasons.lane()].push_back(change.stream.clone());
-            }
+    pub fn add(&mut self, change: &Change) {
+        let reasons = self.pending.entry(change.stream.clone()).or_default();
+        let fresh = reasons.why().is_none();
+        let lane = reasons.lane();
+        reasons.join(change.kind, change.why);
+        if fresh || reasons.lane() < lane {
+            self.lanes[reasons.lane()].push_back(change.stream.clone());
         }
     }
 

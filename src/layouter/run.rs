@@ -396,16 +396,16 @@ impl Layouter {
         for hostname in self.pressure.due() {
             self.pressure.begin(&hostname);
             while let Some(shed) = self.pressure.offer() {
-                let changes = self.apply(Event::Shed(shed));
-                let moved: Vec<&Hostname> = changes
-                    .iter()
-                    .filter(|change| change.from.as_ref() == Some(&hostname))
-                    .filter_map(|change| change.to.as_ref())
-                    .collect();
+                let mut moved: Vec<Hostname> = Vec::new();
+                self.apply_each(Event::Shed(shed), |change| {
+                    if change.from.as_ref() == Some(&hostname) {
+                        moved.extend(change.to.clone());
+                    }
+                });
                 if moved.is_empty() {
                     break;
                 }
-                for to in moved {
+                for to in &moved {
                     self.pressure.moved(to);
                 }
             }
@@ -419,13 +419,19 @@ impl Layouter {
     // ---- the engine ----
 
     /// What the engine decides is planned.
-    fn apply(&mut self, event: Event) -> Vec<Change> {
+    fn apply(&mut self, event: Event) {
+        self.apply_each(event, |_| ());
+    }
+
+    /// The same, and somebody else hears of it.
+    fn apply_each(&mut self, event: Event, mut told: impl FnMut(&Change)) {
         let Some(engine) = &mut self.engine else {
-            return Vec::new();
+            return;
         };
-        let changes = engine.apply(event);
-        self.plan.add(&changes);
-        changes
+        engine.apply_each(event, |change| {
+            self.plan.add(&change);
+            told(&change);
+        });
     }
 
     fn engine_settings(&self) -> Settings {
