@@ -60,7 +60,7 @@ use budget::Budgets;
 use class::{Classes, NONE};
 use cow::{CowMap, CowVec, mix};
 use flight::Held;
-use slots::{LIVE, NOTED, Node, PENDING, Row, Slot, UNIT};
+use slots::{FETCHED_TOGETHER, LIVE, NOTED, Node, PENDING, Row, Slot, UNIT};
 use tree::Tree;
 use units::Unit;
 
@@ -395,7 +395,11 @@ impl Engine {
         if log.len() > LOG_IN_ORDER_MAX {
             log.sort_unstable();
         }
-        for (s, from, why) in log {
+        for (i, &(s, from, why)) in log.iter().enumerate() {
+            if i % FETCHED_TOGETHER == 0 {
+                let some = &log[i..log.len().min(i + FETCHED_TOGETHER)];
+                self.fetch_names(some.iter().map(|(s, ..)| *s));
+            }
             self.set_flag(s, NOTED, false);
             let slot = *self.slot(s);
             let to = slot.node;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::class::{NONE, Pool, Tier};
 use super::event::{SlotKind, Why};
-use super::slots::{LIVE, PENDING, UNIT, WAITING};
+use super::slots::{FETCHED_TOGETHER, LIVE, PENDING, UNIT, WAITING};
 use super::tree::{LAST_RESORT, Need, ONE, Search, UNLIMITED};
 
 /// A batch that does not fit is tried again in another order up to this size.
@@ -204,8 +204,11 @@ impl Engine {
         let large_first = self.in_order(&slots, false);
         self.log.reserve(large_first.len());
         let (waiting_before, chains_before) = (self.waiting, self.counters.make_room_moves);
-        for s in &large_first {
-            self.place(*s);
+        for some in large_first.chunks(FETCHED_TOGETHER) {
+            self.fetch(some.iter().copied());
+            for s in some {
+                self.place(*s);
+            }
         }
         let missed = self.waiting - waiting_before;
         // Small ones first may place more. Not after a chain: the slots it displaced would have to be put back, too.
@@ -266,7 +269,11 @@ impl Engine {
         ranks.sort_unstable();
         let average = self.average_limit;
         let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
-        for s in slots {
+        for (i, s) in slots.iter().enumerate() {
+            if i % FETCHED_TOGETHER == 0 {
+                let some = &slots[i..slots.len().min(i + FETCHED_TOGETHER)];
+                self.fetch_names(some.iter().copied());
+            }
             let slot = self.slot(*s);
             debug_assert!(slot.has(LIVE));
             let mut size = size_of_need(&slot.need(), &average).min(SIZE_MAX);

@@ -3,6 +3,7 @@
 //! Every placed slot is in the list of its (node, class): what a decision needs to know of six thousand streams on a node is some twenty of
 //! these buckets. Every other live slot is in the waiting list of its class. A slot that is being placed is in neither, only while an event is applied.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use super::Engine;
@@ -14,6 +15,9 @@ use crate::state::name::Hostname;
 
 /// Disk is counted in these, so that a node's fits 32 bits.
 pub const DISK_UNIT_BYTES: u64 = 256 << 20;
+
+/// So many slots are fetched at once: as many reads as a processor keeps under way.
+pub const FETCHED_TOGETHER: usize = 16;
 
 /// What one slot may claim at most, so that a sum over a group cannot overflow.
 pub const CLAIM_MAX: u32 = 1 << 28;
@@ -710,6 +714,19 @@ impl Engine {
             }
             other = slot.sibling;
         }
+    }
+
+    /// Reads something of each of these slots. They lie far apart in memory: asked for together, all are waited for once.
+    pub(super) fn fetch(&self, slots: impl Iterator<Item = u32>) {
+        black_box(slots.fold(0, |sum, s| sum ^ self.slot(s).node));
+    }
+
+    /// The same for the names of their streams.
+    pub(super) fn fetch_names(&self, slots: impl Iterator<Item = u32>) {
+        black_box(slots.fold(0, |sum, s| {
+            let name = self.names.get(self.ingest_of(s)).as_ref();
+            sum ^ name.map_or(0, |name| name.as_bytes().first().copied().unwrap_or(0))
+        }));
     }
 
     /// A number that depends on the name of the stream and the kind of slot alone.
