@@ -112,6 +112,11 @@ pub enum CoreMessage {
         ticket: Ticket,
         outcome: Result<outbound::Answer, outbound::Failure>,
     },
+    /// The streamer that a change is about was called.
+    Checked {
+        ticket: Ticket,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    },
     /// About an agent that is connected here, or waited for here.
     Agent(Message),
     /// A streamer was asked what it has recorded of a stream.

@@ -32,6 +32,7 @@ pub mod srt_port;
 pub mod stats;
 pub mod stream;
 pub mod streamer;
+pub mod streamer_check;
 pub mod token;
 
 use std::cell::{Cell, RefCell};
@@ -57,6 +58,7 @@ use self::router::{Found, Parameter, Route};
 use self::session_auth::{Asking, Compiled, Question};
 use self::stream::{StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
+use self::streamer_check::Checking;
 use self::token::{Demand, Token, Tokens};
 use crate::access::geo::Countries;
 use crate::access::rights::{Action, Sight};
@@ -823,6 +825,11 @@ pub enum Outcome {
     },
     /// Episodes that streamers are asked about before they are shown.
     CheckPresence(Response),
+    /// A change that is made once its streamer has answered.
+    CheckStreamer {
+        command: Command,
+        call: outbound::Call,
+    },
     /// What others have to be asked about first.
     Ask(Question),
     /// A question about layouts.
@@ -955,6 +962,8 @@ pub struct Core {
     asking: RefCell<HashMap<Ticket, Asking>>,
     /// Answers about episodes for which streamers are being asked.
     presence: RefCell<HashMap<Ticket, dvr_presence::Asking>>,
+    /// Changes that are not made yet: their streamers are being called.
+    checking: RefCell<HashMap<Ticket, Checking>>,
     compiled: RefCell<Compiled>,
     control: RefCell<Control>,
     this: std::rc::Weak<Core>,
@@ -1064,6 +1073,7 @@ impl Core {
             masked: RefCell::default(),
             asking: RefCell::default(),
             presence: RefCell::default(),
+            checking: RefCell::default(),
             compiled: RefCell::default(),
             control: RefCell::default(),
             this: this.clone(),
@@ -1139,23 +1149,26 @@ impl Core {
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, Some(&command));
-                let masks = call.masks();
-                self.shared.commands.send(Envelope {
-                    asked: Asked {
-                        command,
-                        audit: Some(Box::new(audit)),
-                    },
-                    reply_to: ReplyTo::Core {
-                        index: self.index,
-                        ticket,
-                    },
-                })?;
-                if masks {
-                    self.masked.borrow_mut().insert(ticket);
-                }
+                let asked = Asked {
+                    command,
+                    audit: Some(Box::new(audit)),
+                };
+                self.change(ticket, asked, call.masks())?;
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
+            }
+            Outcome::CheckStreamer {
+                command,
+                call: to_streamer,
+            } => {
+                let audit = self.audit(endpoint, &call, Some(&command));
+                let asked = Asked {
+                    command,
+                    audit: Some(Box::new(audit)),
+                };
+                let checking = Checking::new(asked, call.masks());
+                Ok(self.check_streamer(ticket, to_streamer, checking))
             }
             Outcome::List {
                 of,
@@ -1231,6 +1244,45 @@ impl Core {
                     deadline: Some(wait),
                 })
             }
+        }
+    }
+
+    /// Hands a change to the writer, whose reply is its answer.
+    fn change(&self, ticket: Ticket, asked: Asked, masks: bool) -> Result<(), ApiError> {
+        self.shared.commands.send(Envelope {
+            asked,
+            reply_to: ReplyTo::Core {
+                index: self.index,
+                ticket,
+            },
+        })?;
+        if masks {
+            self.masked.borrow_mut().insert(ticket);
+        }
+        Ok(())
+    }
+
+    /// Calls the streamer that a change is about; the change is made when it has answered.
+    fn check_streamer(&self, ticket: Ticket, call: outbound::Call, checking: Checking) -> Answer {
+        let inbox = self.shared.cores[self.index].clone();
+        let deliver = move |outcome| inbox.push(CoreMessage::Checked { ticket, outcome });
+        let cancel = checking.cancel.clone();
+        self.checking.borrow_mut().insert(ticket, checking);
+        self.shared.outbound.call(call, cancel, Box::new(deliver));
+        Answer::Wait {
+            deadline: Some(streamer_check::WAIT + ANSWER_WAIT_MAX),
+        }
+    }
+
+    /// The streamer of a change has answered, or has not.
+    fn checked(&self, ticket: Ticket, outcome: Result<outbound::Answer, outbound::Failure>) {
+        let Some(checking) = self.checking.borrow_mut().remove(&ticket) else {
+            return;
+        };
+        let masks = checking.masks;
+        let change = checking.judge(outcome);
+        if let Err(error) = change.and_then(|asked| self.change(ticket, asked, masks)) {
+            self.complete(ticket, Response::from(error));
         }
     }
 
@@ -1648,6 +1700,7 @@ impl Core {
                     }
                 }
                 CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
+                CoreMessage::Checked { ticket, outcome } => self.checked(ticket, outcome),
                 CoreMessage::Agent(message) => self.heed(message),
                 CoreMessage::Ranges {
                     ticket,
@@ -1890,6 +1943,8 @@ impl Core {
             asking.give_up(&self.shared.sessions)
         } else if let Some(asking) = self.presence.borrow_mut().remove(&ticket) {
             asking.conclude()
+        } else if let Some(checking) = self.checking.borrow_mut().remove(&ticket) {
+            Response::from(checking.give_up())
         } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
@@ -2103,6 +2158,7 @@ impl Service for Core {
         self.asking.borrow_mut().remove(&ticket);
         self.forget_agent_call(ticket);
         self.presence.borrow_mut().remove(&ticket);
+        self.checking.borrow_mut().remove(&ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -2266,6 +2322,29 @@ fn poll_timeout(value: Option<&str>, longest: Duration) -> Result<Option<Duratio
         )
     })?;
     Ok((seconds > 0).then(|| Duration::from_secs(seconds).min(longest)))
+}
+
+/// A parameter that is true or false; one without a value is true, a missing one false, and of several the last one counts.
+fn flag(call: &Call<'_>, name: &'static str) -> Result<bool, ApiError> {
+    let mut value = None;
+    for (given, text) in query::pairs(call.request.query).filter_map(Result::ok) {
+        if given == name {
+            value = Some(text.unwrap_or("true".into()));
+        }
+    }
+    truth(name, value.as_deref())
+}
+
+fn truth(name: &'static str, value: Option<&str>) -> Result<bool, ApiError> {
+    match value {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(ApiError::bad_parameter(
+            name,
+            "not_boolean",
+            "The parameter is true or false",
+        )),
+    }
 }
 
 /// How the query engine converts values for a field.
