@@ -231,6 +231,11 @@ fn streampoint(state: &State, id: &str) -> Streampoint {
     }
 }
 
+/// Whether a streamer has a key that lets agents in.
+pub(super) fn lets_agents_in(state: &State, host: &str) -> bool {
+    streampoint_url(state, host).is_some()
+}
+
 fn streampoint_url(state: &State, host: &str) -> Option<String> {
     let config = state.streamer(host)?.config.as_str();
     let rproxy = scan::member(config, "config").and_then(|config| scan::member(config, "rproxy"));

@@ -56,7 +56,7 @@ use self::measure::{CoreCounts, Gathering};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::session_auth::{Asking, Compiled, Question};
-use self::stream::{StreamDoc, Streams};
+use self::stream::{Around, StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
 use self::streamer_check::Checking;
 use self::token::{Demand, Token, Tokens};
@@ -797,6 +797,11 @@ impl Call<'_> {
         !self.caller.sees_secrets()
     }
 
+    /// What is known of streams besides their records, as it is now.
+    pub fn around(&self) -> Around<'_> {
+        self.core.shared.around(self.state, self.fleet())
+    }
+
     /// The coding of bodies that are kept encoded.
     pub fn coding(&self) -> Option<Coding> {
         self.request.headers.accepts().best()
@@ -866,7 +871,10 @@ impl Collection {
     ) -> Option<Page> {
         let fleet = shared.fleet.view(Instant::now());
         match self {
-            Self::Streams => execution.step(&Streams::new(state, Some(fleet)), SCAN_SLICE),
+            Self::Streams => {
+                let around = shared.around(state, fleet);
+                execution.step(&Streams::new(state, Some(around)), SCAN_SLICE)
+            }
             Self::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
             Self::Entities(Kind::Agent) => {
                 let around = Surroundings {
@@ -937,6 +945,16 @@ pub struct Shared {
     pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
     /// The name of this server.
     pub hostname: Box<str>,
+}
+
+impl Shared {
+    fn around<'a>(&'a self, state: &'a State, fleet: View<'a>) -> Around<'a> {
+        Around {
+            state,
+            fleet,
+            presences: &self.agents.presence,
+        }
+    }
 }
 
 /// The service of one core.
@@ -1774,11 +1792,12 @@ impl Core {
             }
         }
         let (state, fleet) = (&commit.state, self.fleet());
+        let around = self.shared.around(state, fleet);
         let streams = || {
             let touched = commit.streams.iter();
             touched
                 .filter_map(|name| state.stream(name))
-                .map(|stream| StreamDoc::new(stream, true, Some(fleet)))
+                .map(|stream| StreamDoc::new(stream, true, Some(around)))
                 .collect::<Vec<_>>()
         };
         self.wake_lists(Collection::Streams, &commit.streams, streams, &mut turn)
@@ -2230,21 +2249,24 @@ impl Core {
             Ok(Done::Entity(Kind::Agent, agent)) => {
                 Response::json(200, self.render_agent(&agent, masked, &self.state()))
             }
-            outcome => done(outcome, masked, self.fleet()),
+            outcome => {
+                let state = self.state();
+                done(outcome, masked, self.shared.around(&state, self.fleet()))
+            }
         }
     }
 }
 
-fn done(outcome: Result<Done, ApiError>, masked: bool, fleet: View<'_>) -> Response {
+fn done(outcome: Result<Done, ApiError>, masked: bool, around: Around<'_>) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
             let mut body = Vec::new();
-            stream::render(&stream, masked, Some(fleet), &mut body);
+            stream::render(&stream, masked, Some(around), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Streamer(streamer)) => {
             let mut body = Vec::new();
-            streamer::render(&streamer, masked, Some(fleet), &mut body);
+            streamer::render(&streamer, masked, Some(around.fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Entity(kind, entity)) => {

@@ -795,6 +795,101 @@ fn agents_follow_their_layout() {
     agent.settle();
 }
 
+#[test]
+fn a_streams_stats_tell_of_its_agent() {
+    let server = server_with_agent();
+    server.put("/agents/cam2", json!({"key":KEY})).expect(200);
+    streamer(&server, "s1", Some("k1"));
+    streamer(&server, "s2", None);
+    let via = |agents: &[&str]| {
+        let input = |agent: &&str| json!({"url":"rtsp://c/","via":format!("agent://{agent}")});
+        agents.iter().map(input).collect::<Vec<_>>()
+    };
+    for (name, agents, host) in [
+        ("both", &["cam1", "cam2"][..], Some("s1")),
+        ("closed", &["cam1"], Some("s2")),
+        ("direct", &[], Some("s1")),
+        ("nowhere", &["cam3"], None),
+    ] {
+        let mut body = json!({"inputs":via(agents)});
+        if let Some(host) = host {
+            body["layout"] = json!({"ingest":host});
+        }
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let told = |name: &str| {
+        let stream = server.get(&format!("/streams/{name}")).expect(200).json();
+        let listed = server.get(&format!("/streams?name={name}")).expect(200);
+        assert_eq!(
+            listed.json()["streams"][0].get("stats"),
+            stream.get("stats"),
+            "lists tell the same"
+        );
+        let stats = &stream["stats"];
+        (
+            stats["agent_status"].clone(),
+            stats["current_agent_id"].clone(),
+        )
+    };
+    let is = |status: &str, agent: &str| (json!(status), json!(agent));
+    assert_eq!(told("both"), is("not_connected", "cam1"));
+    assert_eq!(told("closed"), is("rproxy_not_configured", "cam1"));
+    assert_eq!(told("nowhere"), is("not_connected", "cam3"));
+    assert_eq!(told("direct"), (Value::Null, Value::Null));
+    // Of several the one that is there, unless the node says whose video it takes.
+    let second = Agent::open(&server, "cam2", KEY);
+    assert_eq!(told("both"), is("connected", "cam2"));
+    let first = Agent::open(&server, "cam1", KEY);
+    assert_eq!(told("both"), is("connected", "cam1"));
+    let report = |agent: &str| {
+        let streams = json!([
+            {"name":"both","status":"running","current_agent_id":agent,"agent_status":"not_connected"},
+            {"name":"direct","status":"running","current_agent_id":agent,"agent_status":"connected"},
+        ]);
+        server
+            .put("/streamers/s1/stats", json!({"streams":streams}))
+            .expect(204);
+    };
+    report("cam2");
+    assert_eq!(told("both"), is("connected", "cam2"));
+    assert_eq!(told("direct"), (Value::Null, Value::Null), "it has none");
+    let stream = server.get("/streams/both").json();
+    assert_eq!(
+        stream["stats"]["status"], "running",
+        "beside what it reports"
+    );
+    report("stranger");
+    assert_eq!(told("both"), is("connected", "cam1"));
+    // Filters and orders see what is shown.
+    for (query, expected) in [
+        ("stats.agent_status=connected", &["both"][..]),
+        ("stats.agent_status=not_connected", &["nowhere"]),
+        ("stats.agent_status=rproxy_not_configured", &["closed"]),
+        ("stats.agent_status_is=null", &["direct"]),
+        ("stats.current_agent_id=cam1", &["both", "closed"]),
+        (
+            "sort=-stats.agent_status",
+            &["closed", "nowhere", "both", "direct"],
+        ),
+        (
+            "sort=stats.current_agent_id,name",
+            &["direct", "both", "closed", "nowhere"],
+        ),
+    ] {
+        let list = server
+            .get(&format!("/streams?select=name&{query}"))
+            .expect(200)
+            .json();
+        let found = list["streams"].as_array().expect("streams").iter();
+        let found: Vec<_> = found.map(|stream| &stream["name"]).collect();
+        assert_eq!(found, expected.iter().collect::<Vec<_>>(), "{query}");
+    }
+    drop((first, second));
+    until(&server, "/streams/both", |stream| {
+        stream["stats"]["agent_status"] == "not_connected"
+    });
+}
+
 // ---- commands -------------------------------------------------------------------------------------------------------------------
 
 #[test]
