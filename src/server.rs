@@ -25,6 +25,7 @@ use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
 use crate::api::layout::desk::Desk;
+use crate::api::watch::Watches;
 use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
@@ -214,6 +215,7 @@ pub fn run(
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
         agents,
+        watches: Watches::new(inboxes.len()),
         cores: inboxes.clone(),
         hostname: rt::sys::hostname().into(),
     });

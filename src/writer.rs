@@ -140,6 +140,8 @@ pub enum CoreMessage {
     },
     /// The administrator's credentials changed: whoever waits by right of the old ones does no longer.
     Rotated,
+    /// Streamers or agents are seen in another way than before.
+    Reported,
     /// Somebody asks what was counted.
     Count(Arc<Gathering>),
     /// All cores have told the one that asked.

@@ -317,6 +317,7 @@ impl Core {
             },
         );
         self.note(NewEvent::new("agent_connected").entity(EntityType::Agent, id));
+        self.shared.reported();
         presence
     }
 
@@ -597,6 +598,7 @@ impl Core {
         }
         drop(control);
         self.shared.agents.presence.disconnect(&presence, now_ms());
+        self.shared.reported();
         for (asker, _) in session.end() {
             let title = "The connection to the agent ended before it answered; it may or may not have done what was asked";
             let error = ApiError::new(502, "agent_connection_closed", title);

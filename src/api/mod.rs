@@ -34,6 +34,7 @@ pub mod stream;
 pub mod streamer;
 pub mod streamer_check;
 pub mod token;
+pub mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -64,7 +65,7 @@ use crate::access::geo::Countries;
 use crate::access::rights::{Action, Sight};
 use crate::access::sessions::Sessions;
 use crate::feed::rendered::RenderedCache;
-use crate::feed::{Commit, Subject, Waiters};
+use crate::feed::{Commit, QuestionId, Subject, Waiters};
 use crate::fleet::outbound::{self, Outbound};
 use crate::fleet::stats::{FleetStats, View};
 use crate::fleet::switchboard;
@@ -941,6 +942,8 @@ pub struct Shared {
     pub sessions: Sessions,
     pub countries: Countries,
     pub agents: switchboard::Agents,
+    /// Which cores have lists that wait for reports.
+    pub watches: watch::Watches,
     /// How cores tell each other things.
     pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
     /// The name of this server.
@@ -948,6 +951,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Streamers or agents are seen in another way than before: lists that wait for that look again.
+    fn reported(&self) {
+        self.watches.reported(&self.cores);
+    }
+
     fn around<'a>(&'a self, state: &'a State, fleet: View<'a>) -> Around<'a> {
         Around {
             state,
@@ -1061,6 +1069,8 @@ struct AskedList {
     wait: Option<Duration>,
     accepts: Accepts,
     ticket: Ticket,
+    /// What was reported before it was looked at.
+    seen: u64,
 }
 
 /// A question that waits for its first match.
@@ -1069,6 +1079,13 @@ pub struct Poll {
     of: Collection,
     query: Rc<Query>,
     accepts: Accepts,
+}
+
+impl Poll {
+    /// Whether reports can make it match: what streams are found by is all that can, as long as it has found none.
+    fn waits_for_reports(&self) -> bool {
+        self.of == Collection::Streams && self.query.depends_on("stats")
+    }
 }
 
 impl Core {
@@ -1200,6 +1217,7 @@ impl Core {
                     wait,
                     accepts: request.headers.accepts(),
                     ticket,
+                    seen: self.shared.watches.count(),
                 };
                 let answer = self.list(asked, &state);
                 if matches!(answer, Answer::Wait { .. }) {
@@ -1230,6 +1248,7 @@ impl Core {
                     wait: None,
                     accepts: request.headers.accepts(),
                     ticket,
+                    seen: self.shared.watches.count(),
                 };
                 Ok(self.list(asked, &state))
             }
@@ -1670,11 +1689,12 @@ impl Core {
             query: asked.query.clone(),
             accepts: asked.accepts,
         };
-        self.park(&poll, std::iter::once(asked.ticket))
+        self.park(&poll, std::iter::once(asked.ticket), asked.seen)
     }
 
-    /// Parks polls that ask one question; the caller has looked at the newest state and not let go of the core since.
-    fn park(&self, poll: &Poll, tickets: impl Iterator<Item = Ticket>) -> bool {
+    /// Parks polls that ask one question; the caller has looked at the newest state and not let go of the core since, and at all that was
+    /// reported up to `seen`.
+    fn park(&self, poll: &Poll, tickets: impl Iterator<Item = Ticket>, seen: u64) -> bool {
         if self.shared.draining.load(Ordering::Acquire) {
             return false;
         }
@@ -1684,6 +1704,10 @@ impl Core {
         let mut waiters = self.waiters.borrow_mut();
         for ticket in tickets {
             waiters.park_question(ticket, &key, subject, names, || Rc::new(poll.clone()));
+        }
+        if poll.waits_for_reports() {
+            let inbox = &self.shared.cores[self.index];
+            self.shared.watches.park(self.index, seen, inbox);
         }
         true
     }
@@ -1703,6 +1727,8 @@ impl Core {
     pub async fn dispatch(self: Rc<Self>, inbox: Arc<rt::Inbox<CoreMessage>>) {
         let commits = Rc::new(rt::Inbox::new());
         rt::spawn(self.clone().wake_for(commits.clone()));
+        let reports = Rc::new(rt::Inbox::new());
+        rt::spawn(self.clone().look_for_reports(reports.clone()));
         loop {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
@@ -1738,6 +1764,7 @@ impl Core {
                     self.complete(ticket, response);
                 }
                 CoreMessage::Rotated => self.end_polls(),
+                CoreMessage::Reported => reports.push(()),
                 CoreMessage::Count(gathering) => {
                     if gathering.put(self.counts()) {
                         let asker = &self.shared.cores[gathering.asker];
@@ -1764,6 +1791,56 @@ impl Core {
             several.extend(std::iter::from_fn(|| commits.try_recv()));
             self.wake(&Commit::merged(&several)).await;
         }
+    }
+
+    /// Looks at the lists that wait for reports whenever there were some.
+    async fn look_for_reports(self: Rc<Self>, reports: Rc<rt::Inbox<()>>) {
+        loop {
+            reports.recv().await;
+            self.shared.watches.looking(self.index);
+            let waiting = {
+                let waiters = self.waiters.borrow();
+                waiters.questions_where(|poll| poll.waits_for_reports())
+            };
+            if waiting.is_empty() {
+                self.shared.watches.rest(self.index);
+                continue;
+            }
+            let mut took = Duration::ZERO;
+            for id in waiting {
+                took += self.look_again(id).await;
+            }
+            rt::sleep(watch::rest_after(took)).await;
+        }
+    }
+
+    /// Answers who asks a question if anything matches it by now. Returns the time that looking took of this core.
+    async fn look_again(&self, id: QuestionId) -> Duration {
+        let mut took = Duration::ZERO;
+        let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
+            return took;
+        };
+        let (state, mut execution) = (self.state(), Execution::new(poll.query.clone()));
+        let page = loop {
+            let began = Instant::now();
+            let page = poll.of.step(&mut execution, &state, &self.shared);
+            took += began.elapsed();
+            if let Some(page) = page {
+                break page;
+            }
+            rt::yield_now().await;
+        };
+        if page.items == 0 {
+            rt::yield_now().await;
+            return took;
+        }
+        let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
+            return took;
+        };
+        let answering = tickets.iter().map(|ticket| (*ticket, poll.clone()));
+        self.answering.borrow_mut().extend(answering);
+        self.tell(&poll, page, tickets, &mut Turn::default()).await;
+        took
     }
 
     /// Answers the polls that a commit concerns.
@@ -1909,7 +1986,8 @@ impl Core {
     async fn tell(&self, poll: &Poll, page: Page, tickets: Vec<Ticket>, turn: &mut Turn) {
         if page.items == 0 {
             let waiting = |ticket: &Ticket| self.connections.is_waiting(*ticket);
-            if self.park(poll, tickets.iter().copied().filter(waiting)) {
+            // Who waits for reports looks once more: some may have come in the meantime.
+            if self.park(poll, tickets.iter().copied().filter(waiting), u64::MAX) {
                 let mut answering = self.answering.borrow_mut();
                 for ticket in &tickets {
                     answering.remove(ticket);
@@ -2448,6 +2526,7 @@ pub(crate) mod tests {
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
             agents: switchboard::Agents::new().expect("there is randomness"),
+            watches: watch::Watches::new(1),
             cores: Vec::new(),
             hostname: Box::from("here"),
         };
@@ -2477,7 +2556,7 @@ pub(crate) mod tests {
             query: Rc::new(Query::parse("updated_at_gt=1", &stream::KIND, &[]).expect("a query")),
             accepts: Accepts::NONE,
         };
-        assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter()));
+        assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter(), 0));
         core.waiters.borrow_mut().park_host(
             ticket(3),
             Hostname::trusted("gone"),

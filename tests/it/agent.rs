@@ -65,7 +65,7 @@ fn prove(client: &mut Client, id: &str, nonce: &str, proof: &str, more: &[(&str,
 }
 
 /// A connected agent.
-struct Agent {
+pub struct Agent {
     client: Client,
     /// Of the answer that made it one.
     url: Option<String>,
@@ -75,7 +75,7 @@ struct Agent {
 
 impl Agent {
     /// Up to the server's hello.
-    fn open(server: &TestServer, id: &str, key: &str) -> Self {
+    pub fn open(server: &TestServer, id: &str, key: &str) -> Self {
         let mut client = server.connect();
         let challenge = challenge(&mut client, id);
         let proof = challenge.proof(key);
