@@ -196,6 +196,7 @@ pub fn run(
             started,
         ),
         layouter: inputs,
+        layouter_tally: Arc::default(),
         desk,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
@@ -592,6 +593,7 @@ fn start_layouter(
         }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
+        tally: shared.layouter_tally.clone(),
         stop: stop.clone(),
     };
     let thread = run::start(settings.layouter.clone(), ports).map_err(|error| {

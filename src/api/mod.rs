@@ -76,6 +76,7 @@ use crate::http::{
 };
 use crate::json::{self, FieldType, Value};
 use crate::layouter::run::Inputs;
+use crate::layouter::tally::Tally;
 use crate::metrics::Exposition;
 use crate::rt;
 use crate::schema::Schema;
@@ -928,6 +929,7 @@ pub struct Shared {
     /// What streamers reported last.
     pub fleet: FleetStats,
     pub layouter: Inputs,
+    pub layouter_tally: Arc<Tally>,
     pub desk: layout::desk::Desk,
     pub settings: ApiSettings,
     /// Settings that can change.
@@ -2500,6 +2502,7 @@ pub(crate) mod tests {
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             layouter: crate::layouter::run::inputs().0,
+            layouter_tally: Arc::default(),
             desk: layout::desk::Desk::closed(),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
