@@ -60,6 +60,9 @@ struct Asked {
     id: Arc<str>,
     /// Nothing for a disconnect.
     request: Option<Request>,
+    trace_id: Box<str>,
+    /// Under what name the asker was let in.
+    user: Box<str>,
 }
 
 #[derive(Default)]
@@ -321,9 +324,9 @@ impl Core {
         presence
     }
 
-    /// Asks an agent for something; the request of `ticket` waits for the answer at most as long as returned.
-    pub fn ask_agent(&self, ticket: Ticket, presence: &Presence, request: Request) -> Duration {
-        let asker = self.wait_for_agent(ticket, presence, Some(request));
+    /// Asks an agent for something; the request waits for the answer at most as long as returned.
+    pub fn ask_agent(&self, call: &Call<'_>, presence: &Presence, request: Request) -> Duration {
+        let asker = self.wait_for_agent(call, presence, Some(request));
         self.tell_core(
             presence.core,
             Message::Ask {
@@ -336,14 +339,14 @@ impl Core {
         self.shared.settings.agent_command_wait
     }
 
-    /// Ends the control connection of an agent; the request of `ticket` waits for that.
+    /// Ends the control connection of an agent; the request waits for that.
     pub fn disconnect_agent(
         &self,
-        ticket: Ticket,
+        call: &Call<'_>,
         presence: &Presence,
         reason: Reason,
     ) -> Duration {
-        let asker = self.wait_for_agent(ticket, presence, None);
+        let asker = self.wait_for_agent(call, presence, None);
         self.tell_core(
             presence.core,
             Message::Disconnect {
@@ -358,18 +361,20 @@ impl Core {
 
     fn wait_for_agent(
         &self,
-        ticket: Ticket,
+        call: &Call<'_>,
         presence: &Presence,
         request: Option<Request>,
     ) -> Asker {
         let asked = Asked {
             id: presence.id.clone(),
             request,
+            trace_id: self.trace_id(call),
+            user: self.user(call),
         };
-        self.control.borrow_mut().calls.insert(ticket, asked);
+        self.control.borrow_mut().calls.insert(call.ticket, asked);
         Asker {
             core: self.index,
-            ticket,
+            ticket: call.ticket,
         }
     }
 
@@ -482,6 +487,8 @@ impl Core {
             .text("command", command)
             .maybe_text("error", error)
             .text("initiator", "endpoint")
+            .text("trace_id", &asked.trace_id)
+            .text("user", &asked.user)
             .entity(EntityType::Agent, &asked.id);
         self.note(event);
     }

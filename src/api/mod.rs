@@ -1412,15 +1412,19 @@ impl Core {
         &self.compiled
     }
 
-    /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
+    /// What a caller calls its doing, or else a new name for it.
+    fn trace_id(&self, call: &Call<'_>) -> Box<str> {
+        told(call, "x-trace-id").unwrap_or_else(|| self.trace_ids.borrow_mut().next_id())
+    }
+
+    /// Under what name a caller was let in.
+    fn user(&self, call: &Call<'_>) -> Box<str> {
+        let authorization = call.request.headers.authorization();
+        self.shared.auth.user(call.caller, authorization)
+    }
+
+    /// Who asks for a change, for the event log.
     fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: Option<&Command>) -> Audit {
-        const TEXT_BYTES_MAX: usize = 256;
-        let header = |name| {
-            let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
-            Some(Box::from(
-                &value[..value.floor_char_boundary(TEXT_BYTES_MAX)],
-            ))
-        };
         let entity = match command {
             Some(Command::SaveStream { name, .. } | Command::DeleteStream { name }) => {
                 Some((EntityType::Stream, name.as_str()))
@@ -1443,14 +1447,11 @@ impl Core {
             operation: endpoint.id,
             path: Box::from(&path[..path.floor_char_boundary(1024)]),
             entity: entity.map(|(of, id)| (of, Box::from(id))),
-            originator: header("x-originator"),
-            trace_id: header("x-trace-id").unwrap_or_else(|| self.trace_ids.borrow_mut().next_id()),
-            user: self
-                .shared
-                .auth
-                .user(call.caller, call.request.headers.authorization()),
+            originator: told(call, "x-originator"),
+            trace_id: self.trace_id(call),
+            user: self.user(call),
             ip: call.request.peer,
-            user_agent: header("user-agent"),
+            user_agent: told(call, "user-agent"),
             received: Instant::now(),
         }
     }
@@ -2162,6 +2163,13 @@ fn narrow(endpoint: &Endpoint, caller: &Caller, query: &mut Rc<Query>) -> Result
         shown.rights.may(Action::List, collection, Some(key))
     });
     Ok(true)
+}
+
+/// What a caller says of itself in a field, cut to a bound.
+fn told(call: &Call<'_>, field: &str) -> Option<Box<str>> {
+    const TEXT_BYTES_MAX: usize = 256;
+    let value = std::str::from_utf8(call.request.headers.get(field)?).ok()?;
+    Some(value[..value.floor_char_boundary(TEXT_BYTES_MAX)].into())
 }
 
 /// What a caller calls its doing, if it does.

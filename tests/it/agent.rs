@@ -151,11 +151,23 @@ fn streamer(server: &TestServer, hostname: &str, key: Option<&str>) {
 
 /// A command on its way, in a thread of its own.
 fn command(server: &TestServer, method: &'static str, path: &str) -> JoinHandle<Answer> {
+    let bearer = format!("Bearer {}", crate::server::API_KEY);
+    command_with(server, method, path, vec![("Authorization", bearer)])
+}
+
+/// The same with these fields and no others.
+fn command_with(
+    server: &TestServer,
+    method: &'static str,
+    path: &str,
+    fields: Vec<(&'static str, String)>,
+) -> JoinHandle<Answer> {
     let address = server.address();
     let path = format!("{PREFIX}{path}");
     thread::spawn(move || {
-        let bearer = format!("Bearer {}", crate::server::API_KEY);
-        Client::new(address).request(method, &path, &[("Authorization", &bearer)], b"")
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
+        let fields: Vec<_> = fields.collect();
+        Client::new(address).request(method, &path, &fields, b"")
     })
 }
 
@@ -1049,6 +1061,19 @@ fn what_agents_do_is_in_the_event_log() {
     let id = agent.hear("reboot")["id"].clone();
     agent.say(json!({"command":"reboot","reply_to":id}));
     answer(asked).expect(204);
+    // Who asked is told, and by the trace id which other events belong to it.
+    let token =
+        json!({"key":"token-key-0123456789","permissions":[{"scopes":["*"],"execute":true}]});
+    server.put("/api_tokens/robot", token).expect(200);
+    let trace_id = "05cec7ee-fbd0-11ed-be56-0242ac120002";
+    let fields = vec![
+        ("Authorization", "Bearer token-key-0123456789".to_owned()),
+        ("X-Trace-Id", trace_id.to_owned()),
+    ];
+    let asked = command_with(&server, "POST", "/agents/cam1/reset", fields);
+    let id = agent.hear("reset")["id"].clone();
+    agent.say(json!({"command":"reset","reply_to":id}));
+    answer(asked).expect(204);
     drop(agent);
     let events = until(&server, "/events?entity_type=agent&sort=event_id", |page| {
         let events = page["events"].as_array().expect("a list");
@@ -1070,8 +1095,23 @@ fn what_agents_do_is_in_the_event_log() {
         "agent_connect_failed",
         "agent_connected",
         "agent_command_handling",
+        "agent_command_handling",
         "agent_disconnected",
     ];
     assert_eq!(names, expected);
+    let (first, second) = (&events["events"][3], &events["events"][4]);
+    assert_eq!(
+        (&first["command"], &first["user"]),
+        (&json!("reboot"), &json!("api_key"))
+    );
+    assert_eq!(
+        first["trace_id"].as_str().map(str::len),
+        Some(36),
+        "{first}"
+    );
+    assert_eq!(
+        (&second["command"], &second["user"], &second["trace_id"]),
+        (&json!("reset"), &json!("api_token:robot"), &json!(trace_id))
+    );
     assert!(!events.to_string().contains(KEY), "no secret is logged");
 }
