@@ -25,6 +25,7 @@ use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
 use crate::api::layout::desk::Desk;
+use crate::api::watch::Watches;
 use crate::api::{ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
@@ -195,6 +196,7 @@ pub fn run(
             started,
         ),
         layouter: inputs,
+        layouter_tally: Arc::default(),
         desk,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
@@ -214,6 +216,7 @@ pub fn run(
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
         agents,
+        watches: Watches::new(inboxes.len()),
         cores: inboxes.clone(),
         hostname: rt::sys::hostname().into(),
     });
@@ -590,6 +593,7 @@ fn start_layouter(
         }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
+        tally: shared.layouter_tally.clone(),
         stop: stop.clone(),
     };
     let thread = run::start(settings.layouter.clone(), ports).map_err(|error| {

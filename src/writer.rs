@@ -112,6 +112,11 @@ pub enum CoreMessage {
         ticket: Ticket,
         outcome: Result<outbound::Answer, outbound::Failure>,
     },
+    /// The streamer that a change is about was called.
+    Checked {
+        ticket: Ticket,
+        outcome: Result<outbound::Answer, outbound::Failure>,
+    },
     /// About an agent that is connected here, or waited for here.
     Agent(Message),
     /// A streamer was asked what it has recorded of a stream.
@@ -135,6 +140,8 @@ pub enum CoreMessage {
     },
     /// The administrator's credentials changed: whoever waits by right of the old ones does no longer.
     Rotated,
+    /// Streamers or agents are seen in another way than before.
+    Reported,
     /// Somebody asks what was counted.
     Count(Arc<Gathering>),
     /// All cores have told the one that asked.

@@ -267,13 +267,13 @@ pub fn disconnect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let presence = online(call)?;
     let wait = call
         .core
-        .disconnect_agent(call.ticket, &presence, Reason::Requested);
+        .disconnect_agent(call, &presence, Reason::Requested);
     Ok(Outcome::Wait(wait))
 }
 
 fn ask(call: &Call<'_>, request: Request) -> Result<Outcome, ApiError> {
     let presence = online(call)?;
-    let wait = call.core.ask_agent(call.ticket, &presence, request);
+    let wait = call.core.ask_agent(call, &presence, request);
     Ok(Outcome::Wait(wait))
 }
 

@@ -60,6 +60,9 @@ struct Asked {
     id: Arc<str>,
     /// Nothing for a disconnect.
     request: Option<Request>,
+    trace_id: Box<str>,
+    /// Under what name the asker was let in.
+    user: Box<str>,
 }
 
 #[derive(Default)]
@@ -231,6 +234,11 @@ fn streampoint(state: &State, id: &str) -> Streampoint {
     }
 }
 
+/// Whether a streamer has a key that lets agents in.
+pub(super) fn lets_agents_in(state: &State, host: &str) -> bool {
+    streampoint_url(state, host).is_some()
+}
+
 fn streampoint_url(state: &State, host: &str) -> Option<String> {
     let config = state.streamer(host)?.config.as_str();
     let rproxy = scan::member(config, "config").and_then(|config| scan::member(config, "rproxy"));
@@ -312,12 +320,13 @@ impl Core {
             },
         );
         self.note(NewEvent::new("agent_connected").entity(EntityType::Agent, id));
+        self.shared.reported();
         presence
     }
 
-    /// Asks an agent for something; the request of `ticket` waits for the answer at most as long as returned.
-    pub fn ask_agent(&self, ticket: Ticket, presence: &Presence, request: Request) -> Duration {
-        let asker = self.wait_for_agent(ticket, presence, Some(request));
+    /// Asks an agent for something; the request waits for the answer at most as long as returned.
+    pub fn ask_agent(&self, call: &Call<'_>, presence: &Presence, request: Request) -> Duration {
+        let asker = self.wait_for_agent(call, presence, Some(request));
         self.tell_core(
             presence.core,
             Message::Ask {
@@ -330,14 +339,14 @@ impl Core {
         self.shared.settings.agent_command_wait
     }
 
-    /// Ends the control connection of an agent; the request of `ticket` waits for that.
+    /// Ends the control connection of an agent; the request waits for that.
     pub fn disconnect_agent(
         &self,
-        ticket: Ticket,
+        call: &Call<'_>,
         presence: &Presence,
         reason: Reason,
     ) -> Duration {
-        let asker = self.wait_for_agent(ticket, presence, None);
+        let asker = self.wait_for_agent(call, presence, None);
         self.tell_core(
             presence.core,
             Message::Disconnect {
@@ -352,18 +361,20 @@ impl Core {
 
     fn wait_for_agent(
         &self,
-        ticket: Ticket,
+        call: &Call<'_>,
         presence: &Presence,
         request: Option<Request>,
     ) -> Asker {
         let asked = Asked {
             id: presence.id.clone(),
             request,
+            trace_id: self.trace_id(call),
+            user: self.user(call),
         };
-        self.control.borrow_mut().calls.insert(ticket, asked);
+        self.control.borrow_mut().calls.insert(call.ticket, asked);
         Asker {
             core: self.index,
-            ticket,
+            ticket: call.ticket,
         }
     }
 
@@ -476,6 +487,8 @@ impl Core {
             .text("command", command)
             .maybe_text("error", error)
             .text("initiator", "endpoint")
+            .text("trace_id", &asked.trace_id)
+            .text("user", &asked.user)
             .entity(EntityType::Agent, &asked.id);
         self.note(event);
     }
@@ -592,6 +605,7 @@ impl Core {
         }
         drop(control);
         self.shared.agents.presence.disconnect(&presence, now_ms());
+        self.shared.reported();
         for (asker, _) in session.end() {
             let title = "The connection to the agent ended before it answered; it may or may not have done what was asked";
             let error = ApiError::new(502, "agent_connection_closed", title);

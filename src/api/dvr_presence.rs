@@ -8,12 +8,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use sha1::{Digest as _, Sha1};
 
-use crate::fleet::outbound::{self, Cancel, Failure, Method, Target};
+use crate::fleet::outbound::{self, Cancel, Failure};
+use crate::fleet::peer;
 use crate::http::Response;
-use crate::http::error::ApiError;
-use crate::json::{self, Value, scan};
+use crate::json::{self, Value};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::ArchivedFacts;
@@ -28,19 +27,6 @@ const CALLS_MAX: usize = 32;
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// A gap this short between two recorded times is none: recordings are cut into segments.
 const GAP_MS_MAX: u64 = 1_000;
-
-/// Whether a request asks for it.
-pub fn is_wanted(value: Option<&str>) -> Result<bool, ApiError> {
-    match value {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(_) => Err(ApiError::bad_parameter(
-            PARAMETER,
-            "not_boolean",
-            "The check is true or false",
-        )),
-    }
-}
 
 /// A time of an episode, in UTC ms, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,27 +255,9 @@ fn list_mut(body: &mut Value) -> &mut [Value] {
 /// The call to the node that captures a stream; nothing if there is none that can be called.
 fn call(state: &State, media: &str, now_seconds: u64, deadline: Instant) -> Option<outbound::Call> {
     let streamer = state.streamer(state.stream(media)?.ingest()?)?;
-    let api_url = scan::string(scan::member(&streamer.config, "api_url")?)?;
     let name = utf8_percent_encode(media, NON_ALPHANUMERIC);
-    let base = api_url.trim_end_matches('/');
-    let url = format!("{base}/streamer/api/v3/streams/{name}/dvr/ranges");
-    let mut headers = Vec::new();
-    if !streamer.cluster_key.is_empty() && !api_url.contains('@') {
-        let hash = Sha1::digest(format!("{now_seconds}:{}", streamer.cluster_key.as_str()));
-        let mut value = format!("Cluster {now_seconds}:");
-        for byte in hash {
-            value.push_str(&format!("{byte:02x}"));
-        }
-        headers.push(("authorization", value));
-    }
-    Some(outbound::Call {
-        method: Method::Get,
-        target: Target::parse(&url).ok()?,
-        headers,
-        body: Vec::new(),
-        deadline,
-        answer_bytes_max: ANSWER_BYTES_MAX,
-    })
+    let path = format!("/streamer/api/v3/streams/{name}/dvr/ranges");
+    peer::get(streamer, &path, now_seconds, deadline, ANSWER_BYTES_MAX)
 }
 
 #[cfg(test)]

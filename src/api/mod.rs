@@ -32,7 +32,9 @@ pub mod srt_port;
 pub mod stats;
 pub mod stream;
 pub mod streamer;
+pub mod streamer_check;
 pub mod token;
+pub mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -55,14 +57,15 @@ use self::measure::{CoreCounts, Gathering};
 use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::session_auth::{Asking, Compiled, Question};
-use self::stream::{StreamDoc, Streams};
+use self::stream::{Around, StreamDoc, Streams};
 use self::streamer::{StreamerDoc, Streamers};
+use self::streamer_check::Checking;
 use self::token::{Demand, Token, Tokens};
 use crate::access::geo::Countries;
 use crate::access::rights::{Action, Sight};
 use crate::access::sessions::Sessions;
 use crate::feed::rendered::RenderedCache;
-use crate::feed::{Commit, Subject, Waiters};
+use crate::feed::{Commit, QuestionId, Subject, Waiters};
 use crate::fleet::outbound::{self, Outbound};
 use crate::fleet::stats::{FleetStats, View};
 use crate::fleet::switchboard;
@@ -73,6 +76,7 @@ use crate::http::{
 };
 use crate::json::{self, FieldType, Value};
 use crate::layouter::run::Inputs;
+use crate::layouter::tally::Tally;
 use crate::metrics::Exposition;
 use crate::rt;
 use crate::schema::Schema;
@@ -795,6 +799,11 @@ impl Call<'_> {
         !self.caller.sees_secrets()
     }
 
+    /// What is known of streams besides their records, as it is now.
+    pub fn around(&self) -> Around<'_> {
+        self.core.shared.around(self.state, self.fleet())
+    }
+
     /// The coding of bodies that are kept encoded.
     pub fn coding(&self) -> Option<Coding> {
         self.request.headers.accepts().best()
@@ -823,6 +832,11 @@ pub enum Outcome {
     },
     /// Episodes that streamers are asked about before they are shown.
     CheckPresence(Response),
+    /// A change that is made once its streamer has answered.
+    CheckStreamer {
+        command: Command,
+        call: outbound::Call,
+    },
     /// What others have to be asked about first.
     Ask(Question),
     /// A question about layouts.
@@ -859,7 +873,10 @@ impl Collection {
     ) -> Option<Page> {
         let fleet = shared.fleet.view(Instant::now());
         match self {
-            Self::Streams => execution.step(&Streams::new(state, Some(fleet)), SCAN_SLICE),
+            Self::Streams => {
+                let around = shared.around(state, fleet);
+                execution.step(&Streams::new(state, Some(around)), SCAN_SLICE)
+            }
             Self::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
             Self::Entities(Kind::Agent) => {
                 let around = Surroundings {
@@ -912,6 +929,7 @@ pub struct Shared {
     /// What streamers reported last.
     pub fleet: FleetStats,
     pub layouter: Inputs,
+    pub layouter_tally: Arc<Tally>,
     pub desk: layout::desk::Desk,
     pub settings: ApiSettings,
     /// Settings that can change.
@@ -926,10 +944,27 @@ pub struct Shared {
     pub sessions: Sessions,
     pub countries: Countries,
     pub agents: switchboard::Agents,
+    /// Which cores have lists that wait for reports.
+    pub watches: watch::Watches,
     /// How cores tell each other things.
     pub cores: Vec<Arc<rt::Inbox<CoreMessage>>>,
     /// The name of this server.
     pub hostname: Box<str>,
+}
+
+impl Shared {
+    /// Streamers or agents are seen in another way than before: lists that wait for that look again.
+    fn reported(&self) {
+        self.watches.reported(&self.cores);
+    }
+
+    fn around<'a>(&'a self, state: &'a State, fleet: View<'a>) -> Around<'a> {
+        Around {
+            state,
+            fleet,
+            presences: &self.agents.presence,
+        }
+    }
 }
 
 /// The service of one core.
@@ -955,6 +990,8 @@ pub struct Core {
     asking: RefCell<HashMap<Ticket, Asking>>,
     /// Answers about episodes for which streamers are being asked.
     presence: RefCell<HashMap<Ticket, dvr_presence::Asking>>,
+    /// Changes that are not made yet: their streamers are being called.
+    checking: RefCell<HashMap<Ticket, Checking>>,
     compiled: RefCell<Compiled>,
     control: RefCell<Control>,
     this: std::rc::Weak<Core>,
@@ -1034,6 +1071,8 @@ struct AskedList {
     wait: Option<Duration>,
     accepts: Accepts,
     ticket: Ticket,
+    /// What was reported before it was looked at.
+    seen: u64,
 }
 
 /// A question that waits for its first match.
@@ -1042,6 +1081,13 @@ pub struct Poll {
     of: Collection,
     query: Rc<Query>,
     accepts: Accepts,
+}
+
+impl Poll {
+    /// Whether reports can make it match: what streams are found by is all that can, as long as it has found none.
+    fn waits_for_reports(&self) -> bool {
+        self.of == Collection::Streams && self.query.depends_on("stats")
+    }
 }
 
 impl Core {
@@ -1064,6 +1110,7 @@ impl Core {
             masked: RefCell::default(),
             asking: RefCell::default(),
             presence: RefCell::default(),
+            checking: RefCell::default(),
             compiled: RefCell::default(),
             control: RefCell::default(),
             this: this.clone(),
@@ -1139,23 +1186,26 @@ impl Core {
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, Some(&command));
-                let masks = call.masks();
-                self.shared.commands.send(Envelope {
-                    asked: Asked {
-                        command,
-                        audit: Some(Box::new(audit)),
-                    },
-                    reply_to: ReplyTo::Core {
-                        index: self.index,
-                        ticket,
-                    },
-                })?;
-                if masks {
-                    self.masked.borrow_mut().insert(ticket);
-                }
+                let asked = Asked {
+                    command,
+                    audit: Some(Box::new(audit)),
+                };
+                self.change(ticket, asked, call.masks())?;
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
+            }
+            Outcome::CheckStreamer {
+                command,
+                call: to_streamer,
+            } => {
+                let audit = self.audit(endpoint, &call, Some(&command));
+                let asked = Asked {
+                    command,
+                    audit: Some(Box::new(audit)),
+                };
+                let checking = Checking::new(asked, call.masks());
+                Ok(self.check_streamer(ticket, to_streamer, checking))
             }
             Outcome::List {
                 of,
@@ -1169,6 +1219,7 @@ impl Core {
                     wait,
                     accepts: request.headers.accepts(),
                     ticket,
+                    seen: self.shared.watches.count(),
                 };
                 let answer = self.list(asked, &state);
                 if matches!(answer, Answer::Wait { .. }) {
@@ -1199,6 +1250,7 @@ impl Core {
                     wait: None,
                     accepts: request.headers.accepts(),
                     ticket,
+                    seen: self.shared.watches.count(),
                 };
                 Ok(self.list(asked, &state))
             }
@@ -1231,6 +1283,45 @@ impl Core {
                     deadline: Some(wait),
                 })
             }
+        }
+    }
+
+    /// Hands a change to the writer, whose reply is its answer.
+    fn change(&self, ticket: Ticket, asked: Asked, masks: bool) -> Result<(), ApiError> {
+        self.shared.commands.send(Envelope {
+            asked,
+            reply_to: ReplyTo::Core {
+                index: self.index,
+                ticket,
+            },
+        })?;
+        if masks {
+            self.masked.borrow_mut().insert(ticket);
+        }
+        Ok(())
+    }
+
+    /// Calls the streamer that a change is about; the change is made when it has answered.
+    fn check_streamer(&self, ticket: Ticket, call: outbound::Call, checking: Checking) -> Answer {
+        let inbox = self.shared.cores[self.index].clone();
+        let deliver = move |outcome| inbox.push(CoreMessage::Checked { ticket, outcome });
+        let cancel = checking.cancel.clone();
+        self.checking.borrow_mut().insert(ticket, checking);
+        self.shared.outbound.call(call, cancel, Box::new(deliver));
+        Answer::Wait {
+            deadline: Some(streamer_check::WAIT + ANSWER_WAIT_MAX),
+        }
+    }
+
+    /// The streamer of a change has answered, or has not.
+    fn checked(&self, ticket: Ticket, outcome: Result<outbound::Answer, outbound::Failure>) {
+        let Some(checking) = self.checking.borrow_mut().remove(&ticket) else {
+            return;
+        };
+        let masks = checking.masks;
+        let change = checking.judge(outcome);
+        if let Err(error) = change.and_then(|asked| self.change(ticket, asked, masks)) {
+            self.complete(ticket, Response::from(error));
         }
     }
 
@@ -1321,15 +1412,19 @@ impl Core {
         &self.compiled
     }
 
-    /// Who asks for a change, for the event log. What callers say of themselves is cut to a bound.
+    /// What a caller calls its doing, or else a new name for it.
+    fn trace_id(&self, call: &Call<'_>) -> Box<str> {
+        told(call, "x-trace-id").unwrap_or_else(|| self.trace_ids.borrow_mut().next_id())
+    }
+
+    /// Under what name a caller was let in.
+    fn user(&self, call: &Call<'_>) -> Box<str> {
+        let authorization = call.request.headers.authorization();
+        self.shared.auth.user(call.caller, authorization)
+    }
+
+    /// Who asks for a change, for the event log.
     fn audit(&self, endpoint: &Endpoint, call: &Call<'_>, command: Option<&Command>) -> Audit {
-        const TEXT_BYTES_MAX: usize = 256;
-        let header = |name| {
-            let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
-            Some(Box::from(
-                &value[..value.floor_char_boundary(TEXT_BYTES_MAX)],
-            ))
-        };
         let entity = match command {
             Some(Command::SaveStream { name, .. } | Command::DeleteStream { name }) => {
                 Some((EntityType::Stream, name.as_str()))
@@ -1352,14 +1447,11 @@ impl Core {
             operation: endpoint.id,
             path: Box::from(&path[..path.floor_char_boundary(1024)]),
             entity: entity.map(|(of, id)| (of, Box::from(id))),
-            originator: header("x-originator"),
-            trace_id: header("x-trace-id").unwrap_or_else(|| self.trace_ids.borrow_mut().next_id()),
-            user: self
-                .shared
-                .auth
-                .user(call.caller, call.request.headers.authorization()),
+            originator: told(call, "x-originator"),
+            trace_id: self.trace_id(call),
+            user: self.user(call),
             ip: call.request.peer,
-            user_agent: header("user-agent"),
+            user_agent: told(call, "user-agent"),
             received: Instant::now(),
         }
     }
@@ -1600,11 +1692,12 @@ impl Core {
             query: asked.query.clone(),
             accepts: asked.accepts,
         };
-        self.park(&poll, std::iter::once(asked.ticket))
+        self.park(&poll, std::iter::once(asked.ticket), asked.seen)
     }
 
-    /// Parks polls that ask one question; the caller has looked at the newest state and not let go of the core since.
-    fn park(&self, poll: &Poll, tickets: impl Iterator<Item = Ticket>) -> bool {
+    /// Parks polls that ask one question; the caller has looked at the newest state and not let go of the core since, and at all that was
+    /// reported up to `seen`.
+    fn park(&self, poll: &Poll, tickets: impl Iterator<Item = Ticket>, seen: u64) -> bool {
         if self.shared.draining.load(Ordering::Acquire) {
             return false;
         }
@@ -1614,6 +1707,10 @@ impl Core {
         let mut waiters = self.waiters.borrow_mut();
         for ticket in tickets {
             waiters.park_question(ticket, &key, subject, names, || Rc::new(poll.clone()));
+        }
+        if poll.waits_for_reports() {
+            let inbox = &self.shared.cores[self.index];
+            self.shared.watches.park(self.index, seen, inbox);
         }
         true
     }
@@ -1633,6 +1730,8 @@ impl Core {
     pub async fn dispatch(self: Rc<Self>, inbox: Arc<rt::Inbox<CoreMessage>>) {
         let commits = Rc::new(rt::Inbox::new());
         rt::spawn(self.clone().wake_for(commits.clone()));
+        let reports = Rc::new(rt::Inbox::new());
+        rt::spawn(self.clone().look_for_reports(reports.clone()));
         loop {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
@@ -1648,6 +1747,7 @@ impl Core {
                     }
                 }
                 CoreMessage::Called { ticket, outcome } => self.called(ticket, outcome),
+                CoreMessage::Checked { ticket, outcome } => self.checked(ticket, outcome),
                 CoreMessage::Agent(message) => self.heed(message),
                 CoreMessage::Ranges {
                     ticket,
@@ -1667,6 +1767,7 @@ impl Core {
                     self.complete(ticket, response);
                 }
                 CoreMessage::Rotated => self.end_polls(),
+                CoreMessage::Reported => reports.push(()),
                 CoreMessage::Count(gathering) => {
                     if gathering.put(self.counts()) {
                         let asker = &self.shared.cores[gathering.asker];
@@ -1695,6 +1796,56 @@ impl Core {
         }
     }
 
+    /// Looks at the lists that wait for reports whenever there were some.
+    async fn look_for_reports(self: Rc<Self>, reports: Rc<rt::Inbox<()>>) {
+        loop {
+            reports.recv().await;
+            self.shared.watches.looking(self.index);
+            let waiting = {
+                let waiters = self.waiters.borrow();
+                waiters.questions_where(|poll| poll.waits_for_reports())
+            };
+            if waiting.is_empty() {
+                self.shared.watches.rest(self.index);
+                continue;
+            }
+            let mut took = Duration::ZERO;
+            for id in waiting {
+                took += self.look_again(id).await;
+            }
+            rt::sleep(watch::rest_after(took)).await;
+        }
+    }
+
+    /// Answers who asks a question if anything matches it by now. Returns the time that looking took of this core.
+    async fn look_again(&self, id: QuestionId) -> Duration {
+        let mut took = Duration::ZERO;
+        let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
+            return took;
+        };
+        let (state, mut execution) = (self.state(), Execution::new(poll.query.clone()));
+        let page = loop {
+            let began = Instant::now();
+            let page = poll.of.step(&mut execution, &state, &self.shared);
+            took += began.elapsed();
+            if let Some(page) = page {
+                break page;
+            }
+            rt::yield_now().await;
+        };
+        if page.items == 0 {
+            rt::yield_now().await;
+            return took;
+        }
+        let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
+            return took;
+        };
+        let answering = tickets.iter().map(|ticket| (*ticket, poll.clone()));
+        self.answering.borrow_mut().extend(answering);
+        self.tell(&poll, page, tickets, &mut Turn::default()).await;
+        took
+    }
+
     /// Answers the polls that a commit concerns.
     async fn wake(&self, commit: &Commit) {
         let mut turn = Turn::default();
@@ -1721,11 +1872,12 @@ impl Core {
             }
         }
         let (state, fleet) = (&commit.state, self.fleet());
+        let around = self.shared.around(state, fleet);
         let streams = || {
             let touched = commit.streams.iter();
             touched
                 .filter_map(|name| state.stream(name))
-                .map(|stream| StreamDoc::new(stream, true, Some(fleet)))
+                .map(|stream| StreamDoc::new(stream, true, Some(around)))
                 .collect::<Vec<_>>()
         };
         self.wake_lists(Collection::Streams, &commit.streams, streams, &mut turn)
@@ -1837,7 +1989,8 @@ impl Core {
     async fn tell(&self, poll: &Poll, page: Page, tickets: Vec<Ticket>, turn: &mut Turn) {
         if page.items == 0 {
             let waiting = |ticket: &Ticket| self.connections.is_waiting(*ticket);
-            if self.park(poll, tickets.iter().copied().filter(waiting)) {
+            // Who waits for reports looks once more: some may have come in the meantime.
+            if self.park(poll, tickets.iter().copied().filter(waiting), u64::MAX) {
                 let mut answering = self.answering.borrow_mut();
                 for ticket in &tickets {
                     answering.remove(ticket);
@@ -1890,6 +2043,8 @@ impl Core {
             asking.give_up(&self.shared.sessions)
         } else if let Some(asking) = self.presence.borrow_mut().remove(&ticket) {
             asking.conclude()
+        } else if let Some(checking) = self.checking.borrow_mut().remove(&ticket) {
+            Response::from(checking.give_up())
         } else if let Some((hostname, poll)) = waiters.host_poll(ticket) {
             config_external::expire(self, &self.state(), hostname, poll)
         } else if let Some(poll) = self
@@ -2010,6 +2165,13 @@ fn narrow(endpoint: &Endpoint, caller: &Caller, query: &mut Rc<Query>) -> Result
     Ok(true)
 }
 
+/// What a caller says of itself in a field, cut to a bound.
+fn told(call: &Call<'_>, field: &str) -> Option<Box<str>> {
+    const TEXT_BYTES_MAX: usize = 256;
+    let value = std::str::from_utf8(call.request.headers.get(field)?).ok()?;
+    Some(value[..value.floor_char_boundary(TEXT_BYTES_MAX)].into())
+}
+
 /// What a caller calls its doing, if it does.
 fn trace_id(request: &Request<'_>) -> Option<Box<str>> {
     let value = std::str::from_utf8(request.headers.get("x-trace-id")?).ok()?;
@@ -2103,6 +2265,7 @@ impl Service for Core {
         self.asking.borrow_mut().remove(&ticket);
         self.forget_agent_call(ticket);
         self.presence.borrow_mut().remove(&ticket);
+        self.checking.borrow_mut().remove(&ticket);
         // What nginx calls a request whose client left before the answer.
         self.log_later(ticket, 499);
     }
@@ -2174,21 +2337,24 @@ impl Core {
             Ok(Done::Entity(Kind::Agent, agent)) => {
                 Response::json(200, self.render_agent(&agent, masked, &self.state()))
             }
-            outcome => done(outcome, masked, self.fleet()),
+            outcome => {
+                let state = self.state();
+                done(outcome, masked, self.shared.around(&state, self.fleet()))
+            }
         }
     }
 }
 
-fn done(outcome: Result<Done, ApiError>, masked: bool, fleet: View<'_>) -> Response {
+fn done(outcome: Result<Done, ApiError>, masked: bool, around: Around<'_>) -> Response {
     match outcome {
         Ok(Done::Stream(stream)) => {
             let mut body = Vec::new();
-            stream::render(&stream, masked, Some(fleet), &mut body);
+            stream::render(&stream, masked, Some(around), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Streamer(streamer)) => {
             let mut body = Vec::new();
-            streamer::render(&streamer, masked, Some(fleet), &mut body);
+            streamer::render(&streamer, masked, Some(around.fleet), &mut body);
             Response::json(200, body)
         }
         Ok(Done::Entity(kind, entity)) => {
@@ -2268,6 +2434,29 @@ fn poll_timeout(value: Option<&str>, longest: Duration) -> Result<Option<Duratio
     Ok((seconds > 0).then(|| Duration::from_secs(seconds).min(longest)))
 }
 
+/// A parameter that is true or false; one without a value is true, a missing one false, and of several the last one counts.
+fn flag(call: &Call<'_>, name: &'static str) -> Result<bool, ApiError> {
+    let mut value = None;
+    for (given, text) in query::pairs(call.request.query).filter_map(Result::ok) {
+        if given == name {
+            value = Some(text.unwrap_or("true".into()));
+        }
+    }
+    truth(name, value.as_deref())
+}
+
+fn truth(name: &'static str, value: Option<&str>) -> Result<bool, ApiError> {
+    match value {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(ApiError::bad_parameter(
+            name,
+            "not_boolean",
+            "The parameter is true or false",
+        )),
+    }
+}
+
 /// How the query engine converts values for a field.
 fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
     let kinds = schema.filter_type(path)?;
@@ -2321,6 +2510,7 @@ pub(crate) mod tests {
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             layouter: crate::layouter::run::inputs().0,
+            layouter_tally: Arc::default(),
             desk: layout::desk::Desk::closed(),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
@@ -2347,6 +2537,7 @@ pub(crate) mod tests {
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
             agents: switchboard::Agents::new().expect("there is randomness"),
+            watches: watch::Watches::new(1),
             cores: Vec::new(),
             hostname: Box::from("here"),
         };
@@ -2376,7 +2567,7 @@ pub(crate) mod tests {
             query: Rc::new(Query::parse("updated_at_gt=1", &stream::KIND, &[]).expect("a query")),
             accepts: Accepts::NONE,
         };
-        assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter()));
+        assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter(), 0));
         core.waiters.borrow_mut().park_host(
             ticket(3),
             Hostname::trusted("gone"),

@@ -957,6 +957,15 @@ impl Query {
             })
     }
 
+    /// Whether it depends on a top-level field which documents there are on this or a later page.
+    pub fn depends_on(&self, field: &str) -> bool {
+        let is_of = |path: &Path| path.parts().first().is_some_and(|first| **first == *field);
+        let placed = self.position.is_some();
+        self.filters.iter().any(|filter| is_of(&filter.path))
+            || self.search.iter().any(|(path, _)| is_of(path))
+            || placed && self.sort.iter().any(|key| is_of(&key.path))
+    }
+
     /// Text that is equal for two requests that ask the same question, parameters of the operation apart.
     pub fn canonical(&self) -> String {
         let mut out = self.canonical_question();

@@ -23,6 +23,8 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(streamer_not_found());
     }
     report.retain_streams(|name| call.state.stream(name).is_some());
-    call.core.shared().fleet.report(&hostname, report, now);
+    let shared = call.core.shared();
+    shared.fleet.report(&hostname, report, now);
+    shared.reported();
     Ok(Outcome::Reply(Response::no_content()))
 }

@@ -1,8 +1,8 @@
 //! Streams: what the cluster is to capture, and where it is captured.
 //!
 //! A stream is shown as its *effective* configuration (defaults filled in) together with `config_on_disk` (what the operator stored), its
-//! layout, its stamp and, while a streamer reports it, its `stats`. An administrator who reads one stream sees its secrets; lists mask them, in what they show and in what they filter and
-//! sort by.
+//! layout, its stamp and, while a streamer reports it or it comes through an agent, its `stats`. An administrator who reads one stream sees its
+//! secrets; lists mask them, in what they show and in what they filter and sort by.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -11,12 +11,14 @@ use std::rc::Rc;
 use super::query::{
     Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
 };
-use super::{Call, Collection, Outcome};
-use crate::fleet::stats::{StreamFacts, View};
+use super::{Call, Collection, Outcome, control};
+use crate::fleet::presence::Registry;
+use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::schema;
+use crate::state::agent::agents_in_order;
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
 use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
@@ -26,8 +28,16 @@ use crate::state::{SHARDS, State};
 const NAMED_BY: &str = "config";
 
 /// Renders one stream. `masked` hides secrets.
-pub fn render(stream: &StreamRecord, masked: bool, fleet: Option<View<'_>>, out: &mut Vec<u8>) {
-    StreamDoc::new(stream, masked, fleet).render(out);
+pub fn render(stream: &StreamRecord, masked: bool, around: Option<Around<'_>>, out: &mut Vec<u8>) {
+    StreamDoc::new(stream, masked, around).render(out);
+}
+
+/// What is known of streams besides their records.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    pub state: &'a State,
+    pub fleet: View<'a>,
+    pub presences: &'a Registry,
 }
 
 /// A stream as lists see it.
@@ -36,12 +46,12 @@ pub struct StreamDoc<'a> {
     /// The effective configuration, masked where it must be.
     config: Cow<'a, str>,
     masked: bool,
-    fleet: Option<View<'a>>,
+    around: Option<Around<'a>>,
 }
 
 impl<'a> StreamDoc<'a> {
-    /// `fleet` is what streamers report; without it the stream is shown as if nobody did.
-    pub fn new(stream: &'a StreamRecord, masked: bool, fleet: Option<View<'a>>) -> Self {
+    /// Without what is `around` it the stream is shown as if nobody reported anything.
+    pub fn new(stream: &'a StreamRecord, masked: bool, around: Option<Around<'a>>) -> Self {
         let record: &'a ArchivedStream = stream;
         let masked = masked && record.has_secrets;
         let config = record.config.as_str();
@@ -54,14 +64,56 @@ impl<'a> StreamDoc<'a> {
             stream,
             config,
             masked,
-            fleet,
+            around,
         }
     }
 
     /// Looks at what streamers report of it.
     fn reported<R>(&self, look: impl FnOnce(StreamFacts<'_>) -> R) -> Option<R> {
         let record: &ArchivedStream = self.stream;
-        self.fleet?.stream(&record.name, record.ingest(), look)
+        let fleet = self.around?.fleet;
+        fleet.stream(&record.name, record.ingest(), look)
+    }
+
+    /// The agent that its video comes through: the one whose video its node takes; else, of those its inputs name, the first that is
+    /// connected, or the first.
+    fn agent(&self) -> Option<AgentFacts> {
+        let (record, around): (&ArchivedStream, _) = (self.stream, self.around?);
+        let mut agents = agents_in_order(&record.config);
+        if agents.is_empty() {
+            return None;
+        }
+        let taken = self.reported(|facts| facts.agent().map(Box::<str>::from));
+        let is_online = |id: &str| around.presences.online(id).is_some();
+        let place = taken
+            .flatten()
+            .and_then(|taken| agents.iter().position(|id| *id == taken))
+            .or_else(|| agents.iter().position(|id| is_online(id)))
+            .unwrap_or_default();
+        let id = agents.swap_remove(place);
+        let lets_in = |host| control::lets_agents_in(around.state, host);
+        let status = if !record.ingest().is_none_or(lets_in) {
+            AgentStatus::RproxyNotConfigured
+        } else if is_online(&id) {
+            AgentStatus::Connected
+        } else {
+            AgentStatus::NotConnected
+        };
+        Some(AgentFacts { id, status })
+    }
+
+    /// `stats`, if there is anything to tell.
+    fn write_stats(&self, out: &mut Vec<u8>) -> bool {
+        let agent = self.agent();
+        let reported = self.reported(|facts| facts.render(agent.as_ref(), out));
+        match (reported, agent) {
+            (Some(()), _) => true,
+            (None, Some(agent)) => {
+                agent.render(out);
+                true
+            }
+            (None, None) => false,
+        }
     }
 
     /// A number of `stats`.
@@ -138,7 +190,11 @@ impl Document for StreamDoc<'_> {
                 .layout()
                 .map(|_| owned(|out| render_current_layout(self.stream, out))),
             "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
-            "stats" => self.reported(|facts| owned(|out| facts.render(out))),
+            "stats" => {
+                let mut out = Vec::new();
+                self.write_stats(&mut out)
+                    .then(|| owned(|stats| *stats = out))
+            }
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
     }
@@ -164,6 +220,10 @@ impl Document for StreamDoc<'_> {
             },
             "stats.alive" => match self.reported(|facts| facts.alive()).flatten() {
                 Some(alive) => Leaf::Value(Raw::Bool(alive)),
+                None => Leaf::Absent,
+            },
+            "stats.agent_status" => match self.agent() {
+                Some(agent) => Leaf::Value(Raw::Text(agent.status.as_str())),
                 None => Leaf::Absent,
             },
             _ => Leaf::Unknown,
@@ -196,10 +256,11 @@ impl Document for StreamDoc<'_> {
             render_current_layout(self.stream, out);
         }
         out.extend_from_slice(b",\"named_by\":\"config\"");
-        self.reported(|facts| {
-            out.extend_from_slice(b",\"stats\":");
-            facts.render(out);
-        });
+        let begin = out.len();
+        out.extend_from_slice(b",\"stats\":");
+        if !self.write_stats(out) {
+            out.truncate(begin);
+        }
         out.extend_from_slice(b",\"updated_at\":");
         out.extend_from_slice(
             itoa::Buffer::new()
@@ -283,16 +344,16 @@ fn originator(by_layouter: bool) -> &'static str {
 /// All streams of a state, as the query engine wants them.
 pub struct Streams<'s> {
     state: &'s State,
-    fleet: Option<View<'s>>,
+    around: Option<Around<'s>>,
 }
 
 impl<'s> Streams<'s> {
-    pub fn new(state: &'s State, fleet: Option<View<'s>>) -> Self {
-        Self { state, fleet }
+    pub fn new(state: &'s State, around: Option<Around<'s>>) -> Self {
+        Self { state, around }
     }
 
     fn doc(&self, stream: &'s StreamRecord) -> StreamDoc<'s> {
-        StreamDoc::new(stream, true, self.fleet)
+        StreamDoc::new(stream, true, self.around)
     }
 }
 
@@ -474,7 +535,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
     let mut body = Vec::new();
-    render(stream, call.masks(), Some(call.fleet()), &mut body);
+    render(stream, call.masks(), Some(call.around()), &mut body);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 

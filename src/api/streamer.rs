@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
-use super::{Call, Collection, Outcome};
+use super::{Call, Collection, Outcome, streamer_check};
 use crate::fleet::stats::{StreamerFacts, StreamerStats, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
@@ -198,7 +198,11 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let patch = streamer_patch(call.json()?, &hostname, "")?;
-    Ok(Outcome::Command(Command::SaveStreamer { hostname, patch }))
+    let command = Command::SaveStreamer { hostname, patch };
+    if super::flag(call, streamer_check::PARAMETER)? {
+        return streamer_check::before(call, command);
+    }
+    Ok(Outcome::Command(command))
 }
 
 pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -286,6 +286,14 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         ids
     }
 
+    /// Questions of a sort, those asked first first.
+    pub fn questions_where(&self, wanted: impl Fn(&Q) -> bool) -> Vec<QuestionId> {
+        let all = self.questions.iter();
+        all.filter(|(_, question)| wanted(&question.question))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// A question that may have been answered meanwhile.
     pub fn question_by_id(&self, id: QuestionId) -> Option<&Q> {
         self.questions.get(&id).map(|question| &question.question)

@@ -240,10 +240,55 @@ pub struct StreamStats {
     bytes_out: Maybe,
     last_dts_at_ms: Maybe,
     opened_at_ms: Maybe,
+    /// Whose video it takes.
+    agent: Option<Box<str>>,
 }
 
-/// Members of a stream's stats that are made of the reports of all nodes that have it.
-const JOINED: [&str; 3] = ["bytes_out", "online_clients", "running_on"];
+/// Members of a stream's stats that are made here: of the reports of all nodes that have it, and of what is known of its agent.
+const JOINED: [&str; 5] = [
+    "agent_status",
+    "bytes_out",
+    "current_agent_id",
+    "online_clients",
+    "running_on",
+];
+
+/// The agent that a stream's video comes through, and how it fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentFacts {
+    pub id: Box<str>,
+    pub status: AgentStatus,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentStatus {
+    /// Its control connection is open.
+    Connected,
+    NotConnected,
+    /// The streamer of the stream has no key that lets agents in.
+    RproxyNotConfigured,
+}
+
+impl AgentStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::NotConnected => "not_connected",
+            Self::RproxyNotConfigured => "rproxy_not_configured",
+        }
+    }
+}
+
+impl AgentFacts {
+    /// `stats` of a stream that no node reports, as canonical JSON.
+    pub fn render(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"agent_status\":");
+        write_string(out, self.status.as_str());
+        out.extend_from_slice(b",\"current_agent_id\":");
+        write_string(out, &self.id);
+        out.push(b'}');
+    }
+}
 
 /// What one streamer reports at a time. What is absent stays as it was reported before.
 #[derive(Debug, Clone, Default)]
@@ -464,6 +509,10 @@ fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
         bytes_out: number("bytes_out"),
         last_dts_at_ms: number("last_dts_at"),
         opened_at_ms: Maybe::of(opened_at),
+        agent: stats
+            .get("current_agent_id")
+            .and_then(Value::as_str)
+            .map(Box::from),
     };
     for name in JOINED {
         stats.remove(name);
@@ -904,18 +953,23 @@ impl<'v> StreamFacts<'v> {
             .map(|told| &told.host.hostname)
     }
 
+    /// The agent whose video the node says it takes.
+    pub fn agent(&self) -> Option<&'v str> {
+        self.chosen.stats.agent.as_deref()
+    }
+
     /// Canonical JSON without what [`StreamFacts::render`] joins.
     pub fn text(&self) -> &'v str {
         &self.chosen.stats.text
     }
 
     /// The whole object as canonical JSON.
-    pub fn render(&self, out: &mut Vec<u8>) {
+    pub fn render(&self, agent: Option<&AgentFacts>, out: &mut Vec<u8>) {
         let begin = out.len();
         let mut joined = JOINED.into_iter().peekable();
         for (name, value) in scan::members(self.text()) {
             while let Some(other) = joined.next_if(|other| *other < name) {
-                self.render_joined(other, out);
+                self.render_joined(other, agent, out);
             }
             out.extend_from_slice(b",\"");
             out.extend_from_slice(name.as_bytes());
@@ -923,7 +977,7 @@ impl<'v> StreamFacts<'v> {
             out.extend_from_slice(value.as_bytes());
         }
         for other in joined {
-            self.render_joined(other, out);
+            self.render_joined(other, agent, out);
         }
         if out.len() == begin {
             out.push(b'{');
@@ -933,10 +987,20 @@ impl<'v> StreamFacts<'v> {
         out.push(b'}');
     }
 
-    fn render_joined(&self, name: &str, out: &mut Vec<u8>) {
+    fn render_joined(&self, name: &str, agent: Option<&AgentFacts>, out: &mut Vec<u8>) {
         let number = match name {
             "bytes_out" => self.bytes_out(),
             "online_clients" => self.online_clients(),
+            "agent_status" | "current_agent_id" => {
+                let Some(agent) = agent else { return };
+                let is_status = name == "agent_status";
+                let status = agent.status.as_str();
+                out.extend_from_slice(b",\"");
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(b"\":");
+                write_string(out, if is_status { status } else { &agent.id });
+                return;
+            }
             _ => {
                 let mut nodes: Vec<&Hostname> = self.running_on().collect();
                 if nodes.is_empty() {
@@ -987,7 +1051,7 @@ mod tests {
     fn shown(stats: &FleetStats, name: &str, ingest: Option<&str>, now: Instant) -> Option<String> {
         let out = stats.view(now).stream(name, ingest, |facts| {
             let mut out = Vec::new();
-            facts.render(&mut out);
+            facts.render(None, &mut out);
             out
         })?;
         let text = String::from_utf8(out).expect("UTF-8");

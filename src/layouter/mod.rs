@@ -39,6 +39,7 @@ mod place;
 mod restore;
 mod rows;
 mod slots;
+pub mod tally;
 mod tree;
 mod units;
 mod waiting;

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
 use tracing::{error, info, warn};
@@ -21,6 +21,7 @@ use super::health::{Cause, Fact, Health, HealthSettings, NodeHealth};
 use super::intake::{NodeStats, cpu_limit_permille, node_spec, stored_layout, stream_spec};
 use super::plan::{Plan, says};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
+use super::tally::Tally;
 use super::{Change, Engine, Event, NodeState, Rows, Settings, StoredLayout, StreamSpec};
 use crate::feed::Commit;
 use crate::http::error::ApiError;
@@ -89,6 +90,11 @@ pub struct Layouter {
     /// Revisions that brought streams to a node which it has not been told yet.
     untold: BTreeMap<Hostname, u64>,
     events: Vec<NewEvent>,
+    tally: Arc<Tally>,
+    /// Rounds since it was made.
+    rounds: u64,
+    /// By the number of a batch under way: how many layouts are in it.
+    batches: BTreeMap<u64, usize>,
     look_at_ms: u64,
     tick_at_ms: u64,
     step_at_ms: u64,
@@ -101,7 +107,7 @@ struct Watched {
 
 impl Layouter {
     /// On what is stored. Places nothing on a node before that gave a sign of life.
-    pub fn new(state: Arc<State>, settings: RunSettings, now_ms: u64) -> Self {
+    pub fn new(state: Arc<State>, settings: RunSettings, now_ms: u64, tally: Arc<Tally>) -> Self {
         let health = HealthSettings::from_dead_timeout(settings.dead_timeout_ms);
         let mut layouter = Self {
             state: state.clone(),
@@ -113,6 +119,9 @@ impl Layouter {
             plan: Plan::default(),
             untold: BTreeMap::new(),
             events: Vec::new(),
+            tally,
+            rounds: 0,
+            batches: BTreeMap::new(),
             look_at_ms: now_ms,
             tick_at_ms: now_ms + settings.interval_ms,
             step_at_ms: now_ms + PRESSURE_STEP_MS,
@@ -271,13 +280,16 @@ impl Layouter {
                 self.tick_at_ms = now_ms + self.settings.interval_ms;
             }
             self.apply(Event::Tick { now_ms });
+            self.rounds += u64::from(self.engine.is_some());
         }
     }
 
     /// The next command of the plan, and its number for [`Layouter::answered`].
     pub fn next_command(&mut self, now_ms: u64) -> Option<(u64, Vec<Placement>)> {
         let engine = self.engine.as_ref()?;
-        self.plan.next_batch(&self.state, engine, now_ms)
+        let (id, items) = self.plan.next_batch(&self.state, engine, now_ms)?;
+        self.batches.insert(id, items.len());
+        Some((id, items))
     }
 
     /// A command of the plan was carried out, or not.
@@ -290,7 +302,23 @@ impl Layouter {
                 None
             }
         };
+        if let Some(layouts) = self.batches.remove(&id) {
+            match refused {
+                Some(refused) => self
+                    .tally
+                    .wrote(layouts.saturating_sub(refused.len()), refused.len()),
+                None => self.tally.batch_failed(),
+            }
+        }
         self.plan.answered(id, refused, &self.state, now_ms);
+    }
+
+    /// Tells the tally how things stand.
+    fn stand(&self) {
+        let slots = self.engine.as_ref().map_or(0, Engine::waiting_count);
+        let (planned, sent) = self.plan.len();
+        self.tally
+            .stand(self.engine.is_some(), slots, planned + sent);
     }
 
     /// What is to be told in the event log.
@@ -429,6 +457,7 @@ impl Layouter {
             return;
         };
         engine.apply_each(event, |change| {
+            self.tally.decide(&change);
             self.plan.add(&change);
             told(&change);
         });
@@ -445,6 +474,7 @@ impl Layouter {
     fn build(&mut self, now_ms: u64) {
         self.engine = None;
         self.plan = Plan::default();
+        self.batches.clear();
         self.untold.clear();
         if !self.settings.enabled {
             return;
@@ -610,6 +640,7 @@ pub struct Ports {
     pub stats_of: StatsOf,
     pub commands: Commands,
     pub published: Arc<Published>,
+    pub tally: Arc<Tally>,
     /// Set, and followed by an [`Input::Wake`]: the thread ends.
     pub stop: Arc<AtomicBool>,
 }
@@ -633,6 +664,7 @@ pub fn start(settings: RunSettings, ports: Ports) -> std::io::Result<thread::Joi
                 }
                 // What it knows can be had anew from what is stored, and everything else goes on meanwhile.
                 error!("the layouter panicked; it begins anew on what is stored");
+                ports.tally.restarted();
                 if ports.stop.load(Ordering::Acquire) {
                     return;
                 }
@@ -644,12 +676,14 @@ pub fn start(settings: RunSettings, ports: Ports) -> std::io::Result<thread::Joi
 fn work(settings: &mut RunSettings, ports: &Ports) {
     let (answers, answered) = unbounded();
     let state = ports.published.state().load_full();
-    let mut layouter = Layouter::new(state, settings.clone(), uptime_ms());
+    let tally = ports.tally.clone();
+    let mut layouter = Layouter::new(state, settings.clone(), uptime_ms(), tally);
     let mut commits: Vec<Arc<Commit>> = Vec::new();
     let mut reported: Vec<Hostname> = Vec::new();
     let mut answer: Option<(u64, Result<Done, ApiError>)> = None;
     loop {
         send(&mut layouter, ports, &answers);
+        layouter.stand();
         let pause = layouter.due_ms().saturating_sub(uptime_ms());
         let mut input = None;
         select! {
@@ -690,7 +724,11 @@ fn work(settings: &mut RunSettings, ports: &Ports) {
             Some(Input::Ask(ask)) => ask(&layouter),
             Some(Input::Wake) | None => {}
         }
+        let (rounds, began) = (layouter.rounds, Instant::now());
         layouter.advance(now_ms);
+        if layouter.rounds > rounds {
+            ports.tally.round(began.elapsed());
+        }
     }
 }
 
@@ -774,7 +812,7 @@ mod tests {
             };
             let mut world = Self {
                 machine: Machine::new(state.clone(), Nowhere),
-                layouter: Layouter::new(state, settings, 1000),
+                layouter: Layouter::new(state, settings, 1000, Arc::default()),
                 now_ms: 1000,
             };
             for host in hosts {

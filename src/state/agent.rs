@@ -17,21 +17,26 @@ use crate::json::scan;
 
 const SCHEME: &str = "agent://";
 
-/// The agents that a stream's configuration names, each once.
+/// The agents that a stream's configuration names, each once, in the order of their names.
 pub fn agents_of(config: &str) -> Vec<Box<str>> {
+    let mut agents = agents_in_order(config);
+    agents.sort_unstable();
+    agents.dedup();
+    agents
+}
+
+/// The agents that a stream's configuration names, in the order of its inputs.
+pub fn agents_in_order(config: &str) -> Vec<Box<str>> {
     // Nearly no stream has one, and every saved stream is looked at.
     if memchr::memmem::find(config.as_bytes(), SCHEME.as_bytes()).is_none() {
         return Vec::new();
     }
     let inputs = scan::member(config, "inputs").unwrap_or("[]");
-    let mut agents: Vec<Box<str>> = scan::elements(inputs)
+    scan::elements(inputs)
         .filter_map(|input| scan::member(input, "via"))
         .filter_map(scan::string)
         .filter_map(|url| agent_of(&url))
-        .collect();
-    agents.sort_unstable();
-    agents.dedup();
-    agents
+        .collect()
 }
 
 /// The id in `agent://ID`. Credentials and a path do not belong to it.

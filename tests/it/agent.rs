@@ -65,7 +65,7 @@ fn prove(client: &mut Client, id: &str, nonce: &str, proof: &str, more: &[(&str,
 }
 
 /// A connected agent.
-struct Agent {
+pub struct Agent {
     client: Client,
     /// Of the answer that made it one.
     url: Option<String>,
@@ -75,7 +75,7 @@ struct Agent {
 
 impl Agent {
     /// Up to the server's hello.
-    fn open(server: &TestServer, id: &str, key: &str) -> Self {
+    pub fn open(server: &TestServer, id: &str, key: &str) -> Self {
         let mut client = server.connect();
         let challenge = challenge(&mut client, id);
         let proof = challenge.proof(key);
@@ -151,11 +151,23 @@ fn streamer(server: &TestServer, hostname: &str, key: Option<&str>) {
 
 /// A command on its way, in a thread of its own.
 fn command(server: &TestServer, method: &'static str, path: &str) -> JoinHandle<Answer> {
+    let bearer = format!("Bearer {}", crate::server::API_KEY);
+    command_with(server, method, path, vec![("Authorization", bearer)])
+}
+
+/// The same with these fields and no others.
+fn command_with(
+    server: &TestServer,
+    method: &'static str,
+    path: &str,
+    fields: Vec<(&'static str, String)>,
+) -> JoinHandle<Answer> {
     let address = server.address();
     let path = format!("{PREFIX}{path}");
     thread::spawn(move || {
-        let bearer = format!("Bearer {}", crate::server::API_KEY);
-        Client::new(address).request(method, &path, &[("Authorization", &bearer)], b"")
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
+        let fields: Vec<_> = fields.collect();
+        Client::new(address).request(method, &path, &fields, b"")
     })
 }
 
@@ -795,6 +807,101 @@ fn agents_follow_their_layout() {
     agent.settle();
 }
 
+#[test]
+fn a_streams_stats_tell_of_its_agent() {
+    let server = server_with_agent();
+    server.put("/agents/cam2", json!({"key":KEY})).expect(200);
+    streamer(&server, "s1", Some("k1"));
+    streamer(&server, "s2", None);
+    let via = |agents: &[&str]| {
+        let input = |agent: &&str| json!({"url":"rtsp://c/","via":format!("agent://{agent}")});
+        agents.iter().map(input).collect::<Vec<_>>()
+    };
+    for (name, agents, host) in [
+        ("both", &["cam1", "cam2"][..], Some("s1")),
+        ("closed", &["cam1"], Some("s2")),
+        ("direct", &[], Some("s1")),
+        ("nowhere", &["cam3"], None),
+    ] {
+        let mut body = json!({"inputs":via(agents)});
+        if let Some(host) = host {
+            body["layout"] = json!({"ingest":host});
+        }
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let told = |name: &str| {
+        let stream = server.get(&format!("/streams/{name}")).expect(200).json();
+        let listed = server.get(&format!("/streams?name={name}")).expect(200);
+        assert_eq!(
+            listed.json()["streams"][0].get("stats"),
+            stream.get("stats"),
+            "lists tell the same"
+        );
+        let stats = &stream["stats"];
+        (
+            stats["agent_status"].clone(),
+            stats["current_agent_id"].clone(),
+        )
+    };
+    let is = |status: &str, agent: &str| (json!(status), json!(agent));
+    assert_eq!(told("both"), is("not_connected", "cam1"));
+    assert_eq!(told("closed"), is("rproxy_not_configured", "cam1"));
+    assert_eq!(told("nowhere"), is("not_connected", "cam3"));
+    assert_eq!(told("direct"), (Value::Null, Value::Null));
+    // Of several the one that is there, unless the node says whose video it takes.
+    let second = Agent::open(&server, "cam2", KEY);
+    assert_eq!(told("both"), is("connected", "cam2"));
+    let first = Agent::open(&server, "cam1", KEY);
+    assert_eq!(told("both"), is("connected", "cam1"));
+    let report = |agent: &str| {
+        let streams = json!([
+            {"name":"both","status":"running","current_agent_id":agent,"agent_status":"not_connected"},
+            {"name":"direct","status":"running","current_agent_id":agent,"agent_status":"connected"},
+        ]);
+        server
+            .put("/streamers/s1/stats", json!({"streams":streams}))
+            .expect(204);
+    };
+    report("cam2");
+    assert_eq!(told("both"), is("connected", "cam2"));
+    assert_eq!(told("direct"), (Value::Null, Value::Null), "it has none");
+    let stream = server.get("/streams/both").json();
+    assert_eq!(
+        stream["stats"]["status"], "running",
+        "beside what it reports"
+    );
+    report("stranger");
+    assert_eq!(told("both"), is("connected", "cam1"));
+    // Filters and orders see what is shown.
+    for (query, expected) in [
+        ("stats.agent_status=connected", &["both"][..]),
+        ("stats.agent_status=not_connected", &["nowhere"]),
+        ("stats.agent_status=rproxy_not_configured", &["closed"]),
+        ("stats.agent_status_is=null", &["direct"]),
+        ("stats.current_agent_id=cam1", &["both", "closed"]),
+        (
+            "sort=-stats.agent_status",
+            &["closed", "nowhere", "both", "direct"],
+        ),
+        (
+            "sort=stats.current_agent_id,name",
+            &["direct", "both", "closed", "nowhere"],
+        ),
+    ] {
+        let list = server
+            .get(&format!("/streams?select=name&{query}"))
+            .expect(200)
+            .json();
+        let found = list["streams"].as_array().expect("streams").iter();
+        let found: Vec<_> = found.map(|stream| &stream["name"]).collect();
+        assert_eq!(found, expected.iter().collect::<Vec<_>>(), "{query}");
+    }
+    drop((first, second));
+    until(&server, "/streams/both", |stream| {
+        stream["stats"]["agent_status"] == "not_connected"
+    });
+}
+
 // ---- commands -------------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -954,6 +1061,19 @@ fn what_agents_do_is_in_the_event_log() {
     let id = agent.hear("reboot")["id"].clone();
     agent.say(json!({"command":"reboot","reply_to":id}));
     answer(asked).expect(204);
+    // Who asked is told, and by the trace id which other events belong to it.
+    let token =
+        json!({"key":"token-key-0123456789","permissions":[{"scopes":["*"],"execute":true}]});
+    server.put("/api_tokens/robot", token).expect(200);
+    let trace_id = "05cec7ee-fbd0-11ed-be56-0242ac120002";
+    let fields = vec![
+        ("Authorization", "Bearer token-key-0123456789".to_owned()),
+        ("X-Trace-Id", trace_id.to_owned()),
+    ];
+    let asked = command_with(&server, "POST", "/agents/cam1/reset", fields);
+    let id = agent.hear("reset")["id"].clone();
+    agent.say(json!({"command":"reset","reply_to":id}));
+    answer(asked).expect(204);
     drop(agent);
     let events = until(&server, "/events?entity_type=agent&sort=event_id", |page| {
         let events = page["events"].as_array().expect("a list");
@@ -975,8 +1095,23 @@ fn what_agents_do_is_in_the_event_log() {
         "agent_connect_failed",
         "agent_connected",
         "agent_command_handling",
+        "agent_command_handling",
         "agent_disconnected",
     ];
     assert_eq!(names, expected);
+    let (first, second) = (&events["events"][3], &events["events"][4]);
+    assert_eq!(
+        (&first["command"], &first["user"]),
+        (&json!("reboot"), &json!("api_key"))
+    );
+    assert_eq!(
+        first["trace_id"].as_str().map(str::len),
+        Some(36),
+        "{first}"
+    );
+    assert_eq!(
+        (&second["command"], &second["user"], &second["trace_id"]),
+        (&json!("reset"), &json!("api_token:robot"), &json!(trace_id))
+    );
     assert!(!events.to_string().contains(KEY), "no secret is logged");
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, layouts, save_streamer, save_streams, server};
+use crate::metrics::Metrics;
 use crate::server::TestServer;
 
 #[test]
@@ -45,6 +46,61 @@ fn streams_come_to_their_streamers_and_leave_a_lost_one() {
         (&down["entity_id"], &down["state"], &down["why"]),
         (&json!("s1"), &json!("down"), &json!("silent"))
     );
+}
+
+#[test]
+fn what_the_layouter_does_is_counted() {
+    let server = server(&["--layouter-sleeping-interval", "500ms"]);
+    save_streamer(&server, "s1", json!({"channel_limit": 5}));
+    let mut fleet = Fleet::new();
+    fleet.start(&server, "s1");
+    save_streams(&server, 0..7);
+    fleet.until(|fleet| fleet.has("s1") == 5);
+    let read = || {
+        let answer = server.get("/cluster/stats?format=openmetrics");
+        Metrics::read(&answer.expect(200))
+    };
+    let counted = |metrics: &Metrics, name: &str| metrics.value(name, &[]);
+    // Decided, written, counted: in this order, and by a thread of its own.
+    let metrics = loop {
+        let metrics = read();
+        let written = counted(&metrics, "weir_layouter_layouts_written_total");
+        if written >= 5.0 && counted(&metrics, "weir_layouter_runs_total") >= 2.0 {
+            break metrics;
+        }
+    };
+    for (name, expected) in [
+        ("weir_layouter_enabled", 1.0),
+        ("weir_layouter_layouts_written_total", 5.0),
+        ("weir_layouter_layouts_overruled_total", 0.0),
+        ("weir_layouter_batches_failed_total", 0.0),
+        ("weir_layouter_layouts_waiting", 0.0),
+        ("weir_layouter_slots_waiting", 2.0),
+        ("weir_layouter_restarts_total", 0.0),
+    ] {
+        assert!((counted(&metrics, name) - expected).abs() < 0.5, "{name}");
+    }
+    let why = |reason| metrics.value("weir_layouter_changes_total", &[("reason", reason)]);
+    assert!((why("not_distributed") - 5.0).abs() < 0.5);
+    assert!(why("node_become_offline").abs() < 0.5);
+    let last = counted(&metrics, "weir_layouter_last_run_seconds");
+    assert!(last > 0.0, "a round takes time: {last}");
+}
+
+#[test]
+fn a_layouter_that_is_off_counts_nothing() {
+    let server = TestServer::new();
+    save_streamer(&server, "s1", json!({}));
+    save_streams(&server, 0..3);
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    let metrics = Metrics::read(&answer);
+    for name in [
+        "weir_layouter_enabled",
+        "weir_layouter_runs_total",
+        "weir_layouter_slots_waiting",
+    ] {
+        assert!(metrics.value(name, &[]).abs() < 0.5, "{name}");
+    }
 }
 
 #[test]

@@ -70,6 +70,76 @@ fn if_none_match(tag: &str) -> String {
     format!("If-None-Match: {tag}\r\n")
 }
 
+// ---- reports ----------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn lists_that_wait_for_stats_are_woken_by_reports() {
+    let server = TestServer::new();
+    streamer(&server, "s1");
+    for name in ["a", "b"] {
+        save(&server, name, json!({"layout": {"ingest": "s1"}}));
+    }
+    let report = |streams: Value| {
+        let body = json!({"streams": streams});
+        server.put("/streamers/s1/stats", body).expect(204);
+    };
+    report(json!([{"name": "a", "bitrate": 100}]));
+    let polls = [
+        "stats.status=running",
+        "stats.bitrate_gt=5000&name=a,b",
+        "layout.ingest=s1&stats.online_clients_gt=7&select=name",
+    ];
+    let mut parked: Vec<Client> = polls
+        .iter()
+        .map(|query| park(&server, &format!("/streams?{query}&{LONG}"), ""))
+        .collect();
+    // Not by any of these: what they report is not waited for.
+    for bitrate in 1..50 {
+        report(json!([{"name": "a", "bitrate": bitrate}]));
+    }
+    report(json!([{"name": "a", "bitrate": 6000}]));
+    assert_eq!(names(&parked[1].answer(false).expect(200)), ["a"]);
+    report(json!([{"name": "a"}, {"name": "b", "online_clients": 8, "status": "running"}]));
+    assert_eq!(names(&parked[0].answer(false).expect(200)), ["b"]);
+    assert_eq!(names(&parked[2].answer(false).expect(200)), ["b"]);
+    // A place in an order by stats: nothing is behind it until something falls behind it.
+    report(json!([{"name": "a", "bitrate": 5}, {"name": "b", "bitrate": 5}]));
+    let page = server
+        .get("/streams?sort=-stats.bitrate,name&limit=1")
+        .json();
+    let cursor = page["next"].as_str().expect("there is more");
+    report(json!([{"name": "a", "bitrate": 9}, {"name": "b", "bitrate": 9}]));
+    let path = format!("/streams?sort=-stats.bitrate,name&limit=1&cursor={cursor}&{LONG}");
+    let mut behind = park(&server, &path, "");
+    report(json!([{"name": "a", "bitrate": 9}, {"name": "b", "bitrate": 4}]));
+    assert_eq!(names(&behind.answer(false).expect(200)), ["b"]);
+    // A report that comes while a poll is being parked is not missed either, whichever core hears of it.
+    for round in 0..15 {
+        report(json!([{"name": "a", "bitrate": 0}]));
+        let mut poll = server.connect();
+        poll.send(head(&format!("/streams?stats.bitrate={round}7&{LONG}"), "").as_bytes());
+        report(
+            json!([{"name": "a", "bitrate": format!("{round}7").parse::<u64>().expect("a number")}]),
+        );
+        assert_eq!(names(&poll.answer(false).expect(200)), ["a"], "{round}");
+    }
+}
+
+#[test]
+fn lists_that_wait_for_an_agent_are_woken_when_it_comes() {
+    let server = TestServer::new();
+    server.put("/agents/cam1", json!({"key": "k"})).expect(200);
+    save(
+        &server,
+        "a",
+        json!({"inputs": [{"url": "rtsp://c/", "via": "agent://cam1"}]}),
+    );
+    let path = format!("/streams?stats.agent_status=connected&{LONG}");
+    let mut parked = park(&server, &path, "");
+    let _agent = crate::agent::Agent::open(&server, "cam1", "k");
+    assert_eq!(names(&parked.answer(false).expect(200)), ["a"]);
+}
+
 // ---- lists ---------------------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -1,8 +1,10 @@
 //! Streamers: saving, reading and deleting nodes of every role.
 
 use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
 
-use crate::server::TestServer;
+use crate::server::{Answer, TestServer};
+use crate::stub::{Call, Say, Stub};
 
 #[test]
 fn a_node_needs_role_and_key_at_creation_only() {
@@ -224,4 +226,109 @@ fn deleting_a_node_leaves_its_streams_where_they_were() {
         server.get("/streamers/s1/streams").expect(200).json()["streams"][0]["name"],
         "a"
     );
+}
+
+// ---- checks before a save --------------------------------------------------------------------------------------------------------------
+
+const CONFIG: &str = r#"{"listeners":{"http":[{"port":8080}]}}"#;
+
+#[track_caller]
+fn refused(answer: &Answer, reason: &str) {
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(answer.errors(), ["streamer_check_failed checks_enable"]);
+    assert_eq!(answer.json()["errors"][0]["meta"]["reason"], reason);
+}
+
+/// That a node was asked for its configuration, by this key.
+#[track_caller]
+fn asked(call: &Call, key: &str) {
+    assert_eq!(call.path, "/streamer/api/v3/config");
+    let given = call.headers["authorization"].strip_prefix("Cluster ");
+    let (time, hash) = given.and_then(|it| it.split_once(':')).expect("a key");
+    let expected: String = Sha1::digest(format!("{time}:{key}"))
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(hash, expected, "the key {key}");
+}
+
+#[test]
+fn a_node_that_shows_its_configuration_is_saved_after_a_check() {
+    let server = TestServer::with(&["--outbound-loopback"]);
+    let node = Stub::new(Say::with(200, "", CONFIG));
+    let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("/")});
+    server
+        .put("/streamers/s1?checks_enable=false", body.clone())
+        .expect(200);
+    assert_eq!(node.calls(), 0, "nobody asked for a check");
+    server.delete("/streamers/s1").expect(204);
+
+    let path = "/streamers/s1?checks_enable=true";
+    let saved = server.put(path, body.clone()).expect(200).json();
+    assert_eq!(saved, server.get("/streamers/s1").json());
+    asked(&node.call(), "k1");
+
+    // What is called is what the node is after the save: the part that is given from the body, the rest from the store.
+    server.put(path, json!({"cluster_key": "k2"})).expect(200);
+    asked(&node.call(), "k2");
+    let elsewhere = Stub::new(Say::with(200, "", CONFIG));
+    let moved = json!({"api_url": elsewhere.url(""), "cluster_key": "***"});
+    server.put(path, moved).expect(200);
+    asked(&elsewhere.call(), "k2");
+    assert_eq!(node.calls(), 0);
+
+    let other = server.put("/streamers/s1?checks_enable=perhaps", body);
+    assert_eq!(other.expect(400).errors(), ["not_boolean checks_enable"]);
+}
+
+#[test]
+fn a_node_that_does_not_show_its_configuration_is_not_saved() {
+    let server = TestServer::with(&["--outbound-loopback"]);
+    let node = Stub::new(Say::HangUp);
+    let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});
+    let path = "/streamers/s1?checks_enable=true";
+    let bad = [
+        (Say::HangUp, "unreachable"),
+        (Say::status(403), "status"),
+        (Say::with(302, "Location: /\r\n", CONFIG), "status"),
+        (Say::with(200, "", "<html>a page</html>"), "bad_answer"),
+        (Say::with(200, "", "[]"), "bad_answer"),
+    ];
+    for (say, reason) in &bad {
+        node.say(say.clone());
+        refused(&server.put(path, body.clone()), reason);
+        server.get("/streamers/s1").expect(404);
+    }
+    let nobody = json!({"role": "streamer", "cluster_key": "k1", "api_url": "http://127.0.0.1:1"});
+    refused(&server.put(path, nobody), "unreachable");
+    node.calls();
+
+    node.say(Say::with(200, "", CONFIG));
+    let saved = server.put(path, body).expect(200).json();
+    node.call();
+    for (say, reason) in bad {
+        node.say(say);
+        let change = json!({"cluster_key": "wrong", "channel_limit": 7});
+        refused(&server.put(path, change), reason);
+        assert_eq!(server.get("/streamers/s1").json(), saved, "{reason}");
+    }
+    let log = server.get("/events?operation_id=streamer_save").json();
+    assert_eq!(log["estimated_count"], 1, "of what was saved: {log}");
+
+    // An invalid save is refused for what it is, and nobody is called for it.
+    node.calls();
+    let answer = server.put(path, json!({"channel_limit": "many"}));
+    assert_eq!(answer.expect(400).errors(), ["not_integer /channel_limit"]);
+    assert_eq!(node.calls(), 0);
+}
+
+#[test]
+fn a_check_does_not_reach_where_the_settings_do_not_let_it() {
+    let server = TestServer::new();
+    let node = Stub::new(Say::with(200, "", CONFIG));
+    let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});
+    let answer = server.put("/streamers/s1?checks_enable=true", body);
+    refused(&answer, "address_not_allowed");
+    assert_eq!(node.calls(), 0);
+    server.get("/streamers/s1").expect(404);
 }

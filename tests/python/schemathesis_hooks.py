@@ -47,13 +47,17 @@ for name, strategy in FORMATS.items():
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Cursors come from answers only, so one that is made up is rightly refused. Nobody waits here for what does not happen."""
+    """Cursors come from answers only, so one that is made up is rightly refused. Nobody waits here for what does not happen, and made-up
+    streamers are not called."""
     query = case.query if isinstance(case.query, dict) else {}
     positive = case.meta is None or case.meta.generation.mode.is_positive
     if positive:
         query.pop("cursor", None)
     if isinstance(query.get("poll_timeout"), int) and query["poll_timeout"] > 0:
         query["poll_timeout"] = 0
+    for name in ("checks_enable", "dvr_presence_check"):
+        if query.get(name) in (True, "true"):
+            query[name] = False
 
 
 @schemathesis.hook

@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use weir::api::query::{Execution, Query};
-use weir::api::stream::{KIND, Streams};
+use weir::api::stream::{Around, KIND, Streams};
+use weir::fleet::presence::Registry;
 use weir::fleet::stats::FleetStats;
 use weir_bench::{measure, size, world};
 
@@ -14,6 +15,7 @@ fn main() {
     let state = world::state(streams, streams.div_ceil(world::STREAMS_PER_NODE));
     println!("{streams} streams, all reported");
     let now = Instant::now();
+    let presences = Registry::default();
     let fleet = FleetStats::new(Duration::from_mins(1), now);
     for node in 0..streams.div_ceil(world::STREAMS_PER_NODE) {
         world::report(&fleet, node, streams, now);
@@ -38,9 +40,13 @@ fn main() {
     ] {
         let query = Query::parse(&question, &KIND, &[]).expect("a question");
         measure(&format!("?{question}"), calls, || {
-            Execution::new(&query)
-                .run(&Streams::new(&state, Some(fleet.view(now))))
-                .items
+            let around = Around {
+                state: &state,
+                fleet: fleet.view(now),
+                presences: &presences,
+            };
+            let streams = Streams::new(&state, Some(around));
+            Execution::new(&query).run(&streams).items
         });
     }
 }

@@ -280,8 +280,8 @@ const POLL_TIMEOUT: ParamDoc = query(
         maximum: None,
         default: None,
     },
-    "Seconds to wait for something that passes the filters. Answered as soon as there is something, or with an empty page at the end. Longer waits \
-     than the server allows are shortened.",
+    "Seconds to wait for something that passes the filters. Answered as soon as there is something, be it by a change or, where `stats` is \
+     asked about, by what streamers report; or with an empty page at the end. Longer waits than the server allows are shortened.",
     "30",
 );
 

@@ -2,9 +2,17 @@
 
 use super::{
     BAD_BODY, BAD_QUERY, FORBIDDEN, HOSTNAME, LAYOUTER_OFF, LIST, NO_STREAMER, OPERATION, PAGE,
-    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
+    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, query, refuse,
 };
-use crate::api::openapi::{BodyDoc, EndpointDoc, Security, Shape};
+use crate::api::openapi::{BodyDoc, EndpointDoc, Kind, ParamDoc, Security, Shape};
+
+const CHECKS_ENABLE: ParamDoc = query(
+    "checks_enable",
+    Kind::Flag,
+    "Ask the node for its configuration before anything is stored, at its `api_url` (or hostname) and with its cluster key as they would be after the \
+     save; if it does not answer 200 with a JSON object within 5 s, nothing is stored.",
+    "true",
+);
 
 pub const DOCS: &[EndpointDoc] = &[
     EndpointDoc {
@@ -88,8 +96,8 @@ pub const DOCS: &[EndpointDoc] = &[
         tag: "streamer",
         summary: "Register or change a node",
         description: "Merges the body into the stored node, or registers the node if the hostname is new; then `role` and `cluster_key` are \
-                      required. The role decides which fields there are.",
-        parameters: &[HOSTNAME],
+                      required. The role decides which fields there are. With `checks_enable` the node is asked for its configuration first.",
+        parameters: &[HOSTNAME, CHECKS_ENABLE],
         request: Some(BodyDoc {
             shape: Shape::One("streamer_config"),
             description: "The fields to change.",
@@ -105,7 +113,8 @@ pub const DOCS: &[EndpointDoc] = &[
             ),
             refuse(
                 400,
-                "The body is not JSON, or a field in it has a value that cannot be used. Nothing was changed.",
+                "The body is not JSON, or a field in it has a value that cannot be used; or a check was asked for and the node did not \
+                 show its configuration (`streamer_check_failed`, `meta.reason` says why). Nothing was changed.",
                 "unknown_enum_option",
                 "No node has a role like this",
             ),

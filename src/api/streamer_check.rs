@@ -1,0 +1,143 @@
+//! Whether a streamer can be reached, before a change of it is stored.
+//!
+//! With `checks_enable` a save first asks the node for its configuration, as the node would be configured by that save: at the address and
+//! with the cluster key of the result. A node that does not answer, refuses or talks nonsense refuses the save, and nothing is stored.
+//! The save itself is checked before the node is called, and again when it is made: somebody may have changed the node meanwhile. What the
+//! node answers is hostile input: bounded, and looked at for nothing but whether it is an object.
+
+use std::time::{Duration, Instant};
+
+use super::{Call, Outcome};
+use crate::fleet::outbound::{Answer, Cancel, Failure};
+use crate::fleet::peer;
+use crate::http::error::ApiError;
+use crate::json::{self, Value};
+use crate::state::apply::{Stamp, apply};
+use crate::state::command::{Asked, Command, Done};
+
+/// The parameter that asks for it.
+pub const PARAMETER: &str = "checks_enable";
+/// How long the node may take.
+pub const WAIT: Duration = Duration::from_secs(5);
+/// Longest configuration of a node: some thousand streams of its own.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// A change that waits for its streamer. Dropped, it tells the call that nobody waits.
+pub struct Checking {
+    asked: Option<Asked>,
+    pub masks: bool,
+    pub cancel: Cancel,
+}
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Checking {
+    pub fn new(asked: Asked, masks: bool) -> Self {
+        Self {
+            asked: Some(asked),
+            masks,
+            cancel: Cancel::default(),
+        }
+    }
+
+    /// The change, if the streamer's answer lets it be made.
+    pub fn judge(mut self, outcome: Result<Answer, Failure>) -> Result<Asked, ApiError> {
+        check(outcome)?;
+        Ok(self.asked.take().expect("it is made once"))
+    }
+
+    /// Nothing came back, not even a failure.
+    pub fn give_up(self) -> ApiError {
+        failed("timed_out")
+    }
+}
+
+/// What is to be called before `command` is sent to the writer. An invalid change is refused here and nobody called.
+pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
+    let stamp = Stamp {
+        revision: call.state.revision() + 1,
+        ms: call.state.stamp_ms() + 1,
+    };
+    let Done::Streamer(streamer) = apply(call.state, command.clone(), stamp)?.done else {
+        unreachable!("a save of a streamer comes to a streamer");
+    };
+    let deadline = Instant::now() + WAIT;
+    let path = "/streamer/api/v3/config";
+    let now = super::now_seconds();
+    match peer::get(&streamer, path, now, deadline, ANSWER_BYTES_MAX) {
+        Some(call) => Ok(Outcome::CheckStreamer { command, call }),
+        None => Err(failed("no_address")),
+    }
+}
+
+fn check(outcome: Result<Answer, Failure>) -> Result<(), ApiError> {
+    let answer = match outcome {
+        Ok(answer) => answer,
+        Err(Failure::Busy) => {
+            let title = "More servers are being called than can be in time; nothing was changed";
+            return Err(ApiError::unavailable("overloaded", title, 2));
+        }
+        Err(Failure::Forbidden) => return Err(failed("address_not_allowed")),
+        Err(Failure::TimedOut) => return Err(failed("timed_out")),
+        Err(Failure::Unreachable | Failure::Cancelled) => return Err(failed("unreachable")),
+        Err(Failure::BadAnswer) => return Err(failed("bad_answer")),
+    };
+    if answer.status != 200 {
+        return Err(failed("status").with("status", answer.status));
+    }
+    match json::parse(&answer.body) {
+        Ok(Value::Object(_)) => Ok(()),
+        _ => Err(failed("bad_answer")),
+    }
+}
+
+fn failed(reason: &'static str) -> ApiError {
+    let title = "The streamer did not show its configuration; nothing was changed";
+    ApiError::bad_parameter(PARAMETER, "streamer_check_failed", title).with("reason", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status,
+            headers: Vec::new(),
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn only_a_configuration_lets_the_change_be_made() {
+        assert!(check(Ok(answer(200, r#"{"listeners":{}}"#))).is_ok());
+        for bad in ["", "[]", "\"{}\"", "{", "<html>"] {
+            let error = check(Ok(answer(200, bad))).expect_err(bad);
+            assert_eq!(
+                (error.status, error.items[0].code),
+                (400, "streamer_check_failed")
+            );
+        }
+        for status in [204, 302, 401, 404, 500] {
+            let error = check(Ok(answer(status, "{}"))).expect_err("no configuration");
+            let status = status.to_string();
+            let told = [("reason", "status".to_owned()), ("status", status)];
+            assert_eq!(error.items[0].meta, told);
+        }
+        for (failure, reason) in [
+            (Failure::Forbidden, "address_not_allowed"),
+            (Failure::TimedOut, "timed_out"),
+            (Failure::Unreachable, "unreachable"),
+            (Failure::BadAnswer, "bad_answer"),
+        ] {
+            let error = check(Err(failure)).expect_err("nothing came back");
+            assert_eq!(error.items[0].meta, [("reason", reason.to_owned())]);
+        }
+        let busy = check(Err(Failure::Busy)).expect_err("too much to do");
+        assert_eq!(busy.status, 503, "says nothing of the node");
+    }
+}
