@@ -313,10 +313,11 @@ impl Engine {
 
     fn rescore(&mut self, class: u32, n: u32) {
         let score = self.score_on(class, n);
-        let head = match self.node(n).bucket(class) {
-            Ok(i) => self.node(n).buckets[i].head,
+        let mut slots = Vec::new();
+        match self.node(n).bucket(class) {
+            Ok(i) => self.bucket_slots(self.node(n).buckets[i].head, &mut slots),
             Err(_) => return,
-        };
+        }
         self.classes.pool(class);
         let best = self
             .classes
@@ -325,11 +326,10 @@ impl Engine {
             .pool
             .as_ref()
             .map_or(0, |pool| pool.best_score());
-        if self.slot(head).score == score && score >= best {
+        // Some may have come after the node was changed, in the same transaction: one of them says nothing of the others.
+        if score >= best && slots.iter().all(|s| self.slot(*s).score == score) {
             return;
         }
-        let mut slots = Vec::new();
-        self.bucket_slots(head, &mut slots);
         for s in slots {
             self.slot_mut(s).score = score;
             self.note_below_best(s, class, score);

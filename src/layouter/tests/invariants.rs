@@ -92,14 +92,17 @@ fn shrink(settings: &Settings, mut ops: Vec<Op>) -> Vec<Op> {
     }
     for at in 0..ops.len() {
         let mut i = 0;
-        while let Op::SaveStreams(specs) = &ops[at]
+        while let Op::SaveStreams(specs) | Op::SaveTogether(_, specs) = &ops[at]
             && specs.len() > 1
             && i < specs.len()
         {
             let mut fewer = specs.clone();
             fewer.remove(i);
             let mut smaller = ops.clone();
-            smaller[at] = Op::SaveStreams(fewer);
+            smaller[at] = match &ops[at] {
+                Op::SaveTogether(nodes, _) => Op::SaveTogether(nodes.clone(), fewer),
+                _ => Op::SaveStreams(fewer),
+            };
             if fails(settings, &smaller) {
                 ops = smaller;
             } else {

@@ -2,6 +2,7 @@
 
 mod cases;
 mod exact;
+mod improving;
 mod invariants;
 
 #[path = "../../../tests/sim/random.rs"]

@@ -24,6 +24,8 @@ pub enum Op {
     Pressure(u64, bool),
     Shed(u64, u32),
     SaveStreams(Vec<StreamSpec>),
+    /// In one transaction.
+    SaveTogether(Vec<NodeSpec>, Vec<StreamSpec>),
     DeleteStream(u64),
     /// By hand.
     Place(u64, u64),
@@ -164,6 +166,11 @@ impl Op {
             12 => Self::Confirm(random.below(NODES)),
             13 if random.once_in(3) => Self::Settings(settings(random)),
             13 | 14 => Self::Tick(1 + random.below(40_000)),
+            15 => {
+                let nodes = (0..=random.below(2)).map(|_| node(random)).collect();
+                let streams = (0..=random.below(6)).map(|_| stream(random)).collect();
+                Self::SaveTogether(nodes, streams)
+            }
             _ => {
                 let count = 1 + random.below(4);
                 Self::SaveStreams((0..count).map(|_| stream(random)).collect())
@@ -220,17 +227,7 @@ impl World {
 
     pub fn step(&mut self, op: &Op) -> Vec<Change> {
         let event = match op {
-            Op::SaveNode(spec) => {
-                let known = self.nodes.insert(spec.hostname.clone(), spec.clone());
-                if known.is_none() {
-                    self.states
-                        .insert(spec.hostname.clone(), (spec.state, false));
-                }
-                Event::Commit(Rows {
-                    nodes: vec![spec.clone()],
-                    ..Rows::default()
-                })
-            }
+            Op::SaveNode(spec) => self.save(std::slice::from_ref(spec), &[]),
             Op::DeleteNode(n) => {
                 self.nodes.remove(&host(*n));
                 self.states.remove(&host(*n));
@@ -271,23 +268,8 @@ impl World {
                     })
                     .collect(),
             }),
-            Op::SaveStreams(specs) => {
-                let mut saved = BTreeMap::new();
-                for spec in specs {
-                    let mut spec = spec.clone();
-                    if let Some(known) = self.streams.get(&spec.name) {
-                        spec.layout = known.layout.clone();
-                    }
-                    self.revision += 1;
-                    spec.revision = self.revision;
-                    self.streams.insert(spec.name.clone(), spec.clone());
-                    saved.insert(spec.name.clone(), spec);
-                }
-                Event::Commit(Rows {
-                    streams: saved.into_values().collect(),
-                    ..Rows::default()
-                })
-            }
+            Op::SaveStreams(specs) => self.save(&[], specs),
+            Op::SaveTogether(nodes, streams) => self.save(nodes, streams),
             Op::DeleteStream(s) => {
                 self.streams.remove(&name(*s));
                 Event::Commit(Rows {
@@ -326,6 +308,37 @@ impl World {
             }
         };
         self.apply(event)
+    }
+
+    /// One transaction of new rows; of several of one name the last counts.
+    fn save(&mut self, nodes: &[NodeSpec], streams: &[StreamSpec]) -> Event {
+        let (mut saved_nodes, mut saved) = (BTreeMap::new(), BTreeMap::new());
+        for spec in nodes {
+            let host = &spec.hostname;
+            if !self.nodes.contains_key(host) {
+                self.states.insert(host.clone(), (spec.state, false));
+            }
+            self.nodes.insert(host.clone(), spec.clone());
+            // A node begins as its first row says; what the later ones say of that is not asked.
+            let mut spec = spec.clone();
+            spec.state = self.states[host].0;
+            saved_nodes.insert(host.clone(), spec);
+        }
+        for spec in streams {
+            let mut spec = spec.clone();
+            if let Some(known) = self.streams.get(&spec.name) {
+                spec.layout = known.layout.clone();
+            }
+            self.revision += 1;
+            spec.revision = self.revision;
+            self.streams.insert(spec.name.clone(), spec.clone());
+            saved.insert(spec.name.clone(), spec);
+        }
+        Event::Commit(Rows {
+            nodes: saved_nodes.into_values().collect(),
+            streams: saved.into_values().collect(),
+            ..Rows::default()
+        })
     }
 
     /// One event, previewed first.
