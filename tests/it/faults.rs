@@ -187,7 +187,15 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
 #[test]
 fn a_server_whose_store_is_down_is_alive_and_not_ready() {
     // The limit is below what the store has, so that it cannot be opened for as long as the limit stands.
-    let server = TestServer::new();
+    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    let protected = json!({"media": "a", "opened_at": 1_727_274_724_000_u64});
+    server.put("/episodes/7", protected).expect(200);
+    let kept = || server.get("/streamers/s1/episodes?media=a");
+    assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
+    let failures = "/events?event=database_error";
+    assert_eq!(server.get(failures).json()["estimated_count"], 0);
     server
         .put("/streams/a", json!({"title": "One"}))
         .expect(200);
@@ -207,6 +215,9 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
     assert_eq!(server.get("/streams/a").expect(200).json()["title"], "One");
     let refused = server.delete("/streams/a").expect(503);
     assert_eq!(refused.errors(), ["storage_unavailable"]);
+    // A streamer that asks what to keep is told nothing, upon which it erases nothing; its configuration it is told.
+    assert_eq!(kept().expect(501).errors(), ["episodes_unknown"]);
+    server.get("/streamers/s1/streams").expect(200);
     limit_files(server.id(), None);
     let mut asked = 0;
     while server.put("/streams/a", json!({"title": "Three"})).status != 200 {
@@ -218,6 +229,13 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
         .call_as("GET", "/monitoring/readiness", None)
         .expect(200);
     assert!(server.log().contains("the store is back"));
+    assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
+    // What it failed with is in the log of events, once it is back.
+    let told = server.get(&format!("{failures}&poll_timeout=50"));
+    let told = told.expect(200).json();
+    assert_eq!(told["estimated_count"], 1, "{told}");
+    let message = told["events"][0]["message"].as_str();
+    assert!(message.is_some_and(|message| !message.is_empty()), "{told}");
 }
 
 #[test]
