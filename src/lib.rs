@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod server;
 pub mod settings;
+pub mod settings_journal;
 
 pub mod limits;
 pub mod metrics;

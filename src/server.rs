@@ -26,7 +26,7 @@ use crate::access::sessions::Sessions;
 use crate::api::auth::Auth;
 use crate::api::layout::desk::Desk;
 use crate::api::watch::Watches;
-use crate::api::{ApiSettings, Core, Shared, uuid};
+use crate::api::{self, ApiSettings, Core, Shared, uuid};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSetting, Settings};
 use crate::dist::{self, Notice};
@@ -43,6 +43,7 @@ use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 use crate::settings::Running;
+use crate::settings_journal::Journal;
 use crate::state::command::Command;
 use crate::state::entity::KINDS;
 use crate::state::event::{EventLimits, NewEvent};
@@ -206,6 +207,7 @@ pub fn run(
             agent_silence_max: settings.agents.silence_max,
         },
         running: Running::new(config.clone(), key.key.clone()),
+        settings_journal: Journal::new(&settings.store.data_dir),
         data_dir: std::path::absolute(&settings.store.data_dir)
             .unwrap_or_else(|_| settings.store.data_dir.clone()),
         server_id: server_id(opened.store_id),
@@ -283,6 +285,8 @@ pub fn run(
 
     let layouter = start_layouter(settings, &shared, commits, layouter_inputs)?;
 
+    // Nobody changes settings before it is known what became of the last change.
+    let turn = shared.settings_journal.turn();
     let addresses = start_cores(settings, &shared, &inboxes)?;
     reach.listening_on(addresses.bound.clone());
     let note = Command::Note {
@@ -295,6 +299,10 @@ pub fn run(
     if let Err(error) = noted {
         warn!(title = %error.items[0].title, "the start is not in the event log");
     }
+    let state = shared.published.state().load_full();
+    let unlogged = turn.unlogged_at_start(&state, &config.sources.file);
+    api::log_settings(&shared, &turn, unlogged);
+    drop(turn);
     greet(settings, &addresses.bound, &key);
     if let Err(error) = dist::notify(Notice::Ready) {
         warn!(%error, "the service manager could not be told that the server is ready");

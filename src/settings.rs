@@ -116,8 +116,13 @@ impl Running {
         self.listeners.lock().push(Box::new(listener));
     }
 
-    /// Changes the file, then what is in force. After an error nothing is changed.
-    pub fn save(&self, wanted: &Wanted) -> Result<Saved, SaveError> {
+    /// Changes the file, then what is in force. After an error nothing is changed. `begin` is told the file's text before and after once nothing but
+    /// replacing it is left to do; after an error of it the file is not replaced.
+    pub fn save(
+        &self,
+        wanted: &Wanted,
+        begin: impl FnOnce(&str, &str) -> io::Result<()>,
+    ) -> Result<Saved, SaveError> {
         let _one_at_a_time = self.changing.lock();
         let old = self.config.load_full();
         let path = &old.sources.file;
@@ -130,7 +135,8 @@ impl Running {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), 0o600),
             Err(error) => return Err(SaveError::File(error)),
         };
-        let text = edited(&text, wanted).map_err(|problem| {
+        let before = text;
+        let text = edited(&before, wanted).map_err(|problem| {
             SaveError::Invalid(ConfigError {
                 problems: vec![problem],
             })
@@ -142,6 +148,7 @@ impl Running {
                 config::stored_api_key(&new.settings.store.data_dir).map_err(SaveError::File)?
             }
         };
+        begin(&before, &text).map_err(SaveError::File)?;
         config::replace_file(path, &text, mode).map_err(SaveError::File)?;
         Ok(self.put_into_force(&old, new, generated))
     }
@@ -258,6 +265,12 @@ mod tests {
         Running::new(config, key.unwrap_or_else(|| Secret::new("generated")))
     }
 
+    /// Nobody wants to hear of a change before it is made.
+    #[allow(clippy::unnecessary_wraps)] // as `save` wants it
+    fn unheard(_: &str, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
     fn wanted(pairs: &[(&'static str, &str)]) -> Wanted {
         pairs
             .iter()
@@ -302,11 +315,14 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
         });
         let saved = running
-            .save(&wanted(&[
-                ("log_level", "debug"),
-                ("layouter_sleeping_interval", "2s"),
-                ("log_requests", "true"),
-            ]))
+            .save(
+                &wanted(&[
+                    ("log_level", "debug"),
+                    ("layouter_sleeping_interval", "2s"),
+                    ("log_requests", "true"),
+                ]),
+                unheard,
+            )
             .expect("saved");
         assert!(!saved.rotated);
         let config = running.config();
@@ -321,7 +337,7 @@ mod tests {
         let text = fs::read_to_string(&path).expect("there");
         assert!(text.contains("log_level = \"debug\""), "{text}");
         let saved = running
-            .save(&wanted(&[("api_key", "fedcba9876543210")]))
+            .save(&wanted(&[("api_key", "fedcba9876543210")]), unheard)
             .expect("saved");
         assert!(saved.rotated);
         assert_eq!(running.api_key().expose(), "fedcba9876543210");
@@ -335,13 +351,26 @@ mod tests {
         let running = running(&path, &[], &Vec::new());
         let before = fs::read_to_string(&path).expect("there");
         let bad = wanted(&[("layouter_sleeping_interval", "soon")]);
-        assert!(matches!(running.save(&bad), Err(SaveError::Invalid(_))));
+        assert!(matches!(
+            running.save(&bad, unheard),
+            Err(SaveError::Invalid(_))
+        ));
+        assert_eq!(fs::read_to_string(&path).expect("there"), before);
+        let refusing = |_: &str, _: &str| Err(io::Error::other("not now"));
+        let good = wanted(&[("layouter_enabled", "false")]);
+        assert!(matches!(
+            running.save(&good, refusing),
+            Err(SaveError::File(_))
+        ));
         assert_eq!(fs::read_to_string(&path).expect("there"), before);
         // Where the next text would be put stands something that cannot be replaced.
         fs::create_dir(folder.path().join("weir.toml.tmp")).expect("made");
         fs::write(folder.path().join("weir.toml.tmp/x"), "").expect("written");
         let good = wanted(&[("layouter_enabled", "false")]);
-        assert!(matches!(running.save(&good), Err(SaveError::File(_))));
+        assert!(matches!(
+            running.save(&good, unheard),
+            Err(SaveError::File(_))
+        ));
         assert_eq!(fs::read_to_string(&path).expect("there"), before);
         assert!(running.config().settings.layouter.enabled);
     }
@@ -354,7 +383,7 @@ mod tests {
         let running = running(&path, &[], &Vec::new());
         fs::write(&path, "poll_wait_max = \"8s\"\n").expect("edited by hand");
         running
-            .save(&wanted(&[("log_level", "debug")]))
+            .save(&wanted(&[("log_level", "debug")]), unheard)
             .expect("saved");
         assert_eq!(*running.waiting_for_restart(), ["poll_wait_max"]);
         let config = running.config();

@@ -81,10 +81,11 @@ use crate::metrics::Exposition;
 use crate::rt;
 use crate::schema::Schema;
 use crate::settings::{Running, Wanted};
+use crate::settings_journal::{self, Entry, Journal};
 use crate::state::State;
 use crate::state::command::{Asked, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Kind};
-use crate::state::event::{Audit, EntityType};
+use crate::state::event::{Audit, EntityType, NewEvent};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
 use crate::writer::{Commands, CoreMessage, Envelope, Published, ReplyTo};
 
@@ -934,6 +935,7 @@ pub struct Shared {
     pub settings: ApiSettings,
     /// Settings that can change.
     pub running: Running,
+    pub settings_journal: Journal,
     pub data_dir: PathBuf,
     /// Names this installation, and this run of it. UUIDs.
     pub server_id: Box<str>,
@@ -2295,29 +2297,59 @@ impl Service for Core {
 
 /// Changes settings; the body of the answer. Runs on a thread that may wait.
 fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<u8>, ApiError> {
-    let saved = shared
-        .running
-        .save(wanted)
-        .map_err(|error| config::refused(&error))?;
+    let turn = shared.settings_journal.turn();
+    let revision = shared.published.state().load().revision();
+    let begun = Cell::new(false);
+    let begin = |before: &str, after: &str| {
+        turn.begin(Entry::new(before, after, revision, audit.event(200)))?;
+        begun.set(true);
+        Ok(())
+    };
+    let saved = shared.running.save(wanted, begin).inspect_err(|_| {
+        if begun.get()
+            && let Err(error) = turn.withdraw()
+        {
+            tracing::warn!(%error, "a change of settings that was not made may be in the event log after a restart");
+        }
+    });
+    let saved = saved.map_err(|error| config::refused(&error))?;
     if saved.rotated {
         // The listeners have put the new credentials into force.
         for inbox in &shared.cores {
             inbox.push(CoreMessage::Rotated);
         }
     }
-    let (replies, noted) = crossbeam_channel::bounded(1);
-    let note = Envelope {
-        asked: Command::Note {
-            events: vec![audit.event(200)],
-        }
-        .into(),
-        reply_to: ReplyTo::Thread { replies, id: 0 },
-    };
-    // The settings are saved whatever becomes of the note.
-    if shared.commands.send(note).is_err() || noted.recv_timeout(ANSWER_WAIT_MAX / 2).is_err() {
-        tracing::warn!("a change of settings is not in the event log");
-    }
+    // The settings are saved whatever becomes of their event.
+    let state = shared.published.state().load_full();
+    log_settings(shared, &turn, turn.unlogged(&state));
     Ok(config::render(shared, false).to_text().into_bytes())
+}
+
+/// Puts what the journal holds into the event log, or leaves it for the next change or the next start.
+pub fn log_settings(
+    shared: &Shared,
+    turn: &settings_journal::Turn<'_>,
+    unlogged: std::io::Result<Vec<NewEvent>>,
+) {
+    let log = |events: Vec<NewEvent>| {
+        if !events.is_empty() {
+            let (replies, logged) = crossbeam_channel::bounded(1);
+            let note = Envelope {
+                asked: Command::Note { events }.into(),
+                reply_to: ReplyTo::Thread { replies, id: 0 },
+            };
+            let why = |error: ApiError| error.items[0].title.to_string();
+            shared.commands.send(note).map_err(why)?;
+            let logged = logged.recv_timeout(ANSWER_WAIT_MAX / 2);
+            let (_, outcome) = logged.map_err(|error| error.to_string())?;
+            outcome.map_err(why)?;
+        }
+        turn.clear().map_err(|error| error.to_string())
+    };
+    let logged = unlogged.map_err(|error| error.to_string()).and_then(log);
+    if let Err(error) = logged {
+        tracing::warn!(%error, "a change of settings is not in the event log yet");
+    }
 }
 
 /// Lets `arc_swap::Cache` own its way to the published state.
@@ -2524,6 +2556,7 @@ pub(crate) mod tests {
                     .expect("defaults are good"),
                 crate::config::Secret::new("k"),
             ),
+            settings_journal: Journal::new(directory.path()),
             data_dir: PathBuf::new(),
             server_id: uuid(1),
             run_id: uuid(2),

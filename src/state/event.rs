@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::record::EventChunkRecord;
-use crate::json::write_string;
+use crate::json::{Value, write_string};
 
 /// Events of one batch at the most; their ids are the batch's number times this, plus their place.
 pub const EVENTS_PER_BATCH_MAX: u64 = 1 << 16;
@@ -119,6 +119,30 @@ impl NewEvent {
         self.text("entity_id", id).text("entity_type", of.as_str())
     }
 
+    /// A member as canonical JSON.
+    pub fn member(&self, name: &str) -> Option<&str> {
+        let found = self.members.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| &**value)
+    }
+
+    /// The members as a JSON object, for keeping them until the event is logged.
+    pub fn text_of_members(&self) -> String {
+        object(&self.members)
+    }
+
+    /// A call of the API again, from the members that were kept.
+    pub fn api_call_of(members: &Value) -> Option<Self> {
+        let Value::Object(members) = members else {
+            return None;
+        };
+        let mut event = Self::new(API_CALL);
+        for (name, value) in members.iter() {
+            let name = API_CALL_MEMBERS.iter().find(|known| **known == name)?;
+            event = event.json(name, value.to_text().into());
+        }
+        Some(event)
+    }
+
     /// The whole event, members in order of their names.
     pub fn finish(mut self, id: u64, server: &str, stamp_ms: u64) -> String {
         let event = self.event;
@@ -128,26 +152,46 @@ impl NewEvent {
             .text("server", server)
             .number("utc_ms", stamp_ms);
         self.members.sort_by_key(|(name, _)| *name);
-        let mut out = String::from("{");
-        for (i, (name, value)) in self.members.iter().enumerate() {
-            if i > 0 {
-                out.push(',');
-            }
-            out.push('"');
-            out.push_str(name);
-            out.push_str("\":");
-            out.push_str(value);
-        }
-        out.push('}');
-        out
+        object(&self.members)
     }
 }
+
+fn object(members: &[(&'static str, Box<str>)]) -> String {
+    let mut out = String::from("{");
+    for (i, (name, value)) in members.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        out.push('"');
+        out.push_str(name);
+        out.push_str("\":");
+        out.push_str(value);
+    }
+    out.push('}');
+    out
+}
+
+const API_CALL: &str = "api_call";
+/// What [`Audit::event`] tells.
+const API_CALL_MEMBERS: [&str; 11] = [
+    "duration",
+    "entity_id",
+    "entity_type",
+    "ip",
+    "operation_id",
+    "originator",
+    "path",
+    "status",
+    "trace_id",
+    "user",
+    "user_agent",
+];
 
 impl Audit {
     /// The event of a change that was made.
     pub fn event(&self, status: u16) -> NewEvent {
         let us = u64::try_from(self.received.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let event = NewEvent::new("api_call")
+        let event = NewEvent::new(API_CALL)
             .number("duration", us)
             .text("ip", &self.ip.to_string())
             .text("operation_id", self.operation)

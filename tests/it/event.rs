@@ -1,10 +1,18 @@
 //! The event log: what is in it, when, and what never is.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use weir::server::load;
+use weir::state::command::Command;
+use weir::state::event::{EventLimits, NewEvent};
+use weir::state::node::RenderSettings;
+use weir::writer::Machine;
+use weir_storage::Store;
 
 use crate::metrics::Metrics;
 use crate::server::{API_KEY, Client, TestServer};
@@ -232,6 +240,73 @@ fn the_log_is_bounded_and_drops_the_oldest() {
     let none = TestServer::with(&["--events-size", "0"]);
     none.put("/streams/a", stream("x")).expect(200);
     assert!(events(&none, "").is_empty());
+}
+
+/// Fills a store with one event per time, each as old as it says.
+fn store_of(directory: &Path, ages: &[(&'static str, Duration)]) {
+    let options = weir_storage::Options::default();
+    let (store, opened) = Store::open(directory, &options).expect("an empty store");
+    let state = load(&store, &opened, RenderSettings::default()).expect("loads");
+    let all = EventLimits {
+        age_ms_max: u64::MAX,
+        ..EventLimits::default()
+    };
+    let mut machine = Machine::new(state, store).with_events(all, "earlier");
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is after 1970");
+    for (name, age) in ages {
+        let events = vec![NewEvent::new(name)];
+        let at_ms = now.saturating_sub(*age).as_millis() as u64;
+        machine
+            .batch(vec![Command::Note { events }], at_ms)
+            .expect("commits");
+    }
+}
+
+#[test]
+fn events_go_when_they_are_too_old() {
+    // Method: a store whose events were written at times that are long ago; the start of the server is the first new event.
+    let ages = [
+        ("of_last_year", 400 * 24),
+        ("too_old", 30 * 24 + 1),
+        ("old", 30 * 24 - 1),
+        ("new", 1),
+    ];
+    let ages = ages.map(|(name, hours)| (name, Duration::from_hours(hours)));
+    let names = |server: &TestServer| {
+        let all = events(
+            server,
+            "event_ne=server_started,server_starting&sort=event_id",
+        );
+        let names = all.iter().map(|it| it["event"].as_str().map(str::to_owned));
+        names.collect::<Option<Vec<_>>>().expect("names")
+    };
+    let started = |server: &TestServer| {
+        let wait = "/events?event=server_started&poll_timeout=50";
+        let list = server.get(wait).expect(200).json();
+        assert_eq!(list["estimated_count"], 1, "{list}");
+    };
+    let mut server = TestServer::on(|directory| store_of(directory, &ages), &[]);
+    started(&server);
+    assert_eq!(
+        names(&server),
+        ["old", "new"],
+        "30 days unless said otherwise"
+    );
+    // Off the disk as well.
+    server.kill();
+    server.start();
+    assert_eq!(names(&server), ["old", "new"]);
+
+    let longer = ["--events-age", "3650d"];
+    let server = TestServer::on(|directory| store_of(directory, &ages), &longer);
+    started(&server);
+    assert_eq!(names(&server).len(), 4);
+    let shorter = ["--events-age", "1m"];
+    let server = TestServer::on(|directory| store_of(directory, &ages), &shorter);
+    started(&server);
+    assert!(names(&server).is_empty());
 }
 
 #[test]

@@ -187,7 +187,15 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
 #[test]
 fn a_server_whose_store_is_down_is_alive_and_not_ready() {
     // The limit is below what the store has, so that it cannot be opened for as long as the limit stands.
-    let server = TestServer::new();
+    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    let protected = json!({"media": "a", "opened_at": 1_727_274_724_000_u64});
+    server.put("/episodes/7", protected).expect(200);
+    let kept = || server.get("/streamers/s1/episodes?media=a");
+    assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
+    let failures = "/events?event=database_error";
+    assert_eq!(server.get(failures).json()["estimated_count"], 0);
     server
         .put("/streams/a", json!({"title": "One"}))
         .expect(200);
@@ -207,6 +215,9 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
     assert_eq!(server.get("/streams/a").expect(200).json()["title"], "One");
     let refused = server.delete("/streams/a").expect(503);
     assert_eq!(refused.errors(), ["storage_unavailable"]);
+    // A streamer that asks what to keep is told nothing, upon which it erases nothing; its configuration it is told.
+    assert_eq!(kept().expect(501).errors(), ["episodes_unknown"]);
+    server.get("/streamers/s1/streams").expect(200);
     limit_files(server.id(), None);
     let mut asked = 0;
     while server.put("/streams/a", json!({"title": "Three"})).status != 200 {
@@ -218,6 +229,80 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
         .call_as("GET", "/monitoring/readiness", None)
         .expect(200);
     assert!(server.log().contains("the store is back"));
+    assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
+    // What it failed with is in the log of events, once it is back.
+    let told = server.get(&format!("{failures}&poll_timeout=50"));
+    let told = told.expect(200).json();
+    assert_eq!(told["estimated_count"], 1, "{told}");
+    let message = told["events"][0]["message"].as_str();
+    assert!(message.is_some_and(|message| !message.is_empty()), "{told}");
+}
+
+#[test]
+fn a_change_of_settings_that_the_log_could_not_take_is_in_it_after_a_crash() {
+    // Method: the store is down, so that the file is changed and the event is not written; the process is killed in this condition.
+    let key = "faults-key-0123456789";
+    let mut server = TestServer::with_file(&format!("api_key = \"{key}\"\n"));
+    let bearer = format!("Bearer {key}");
+    let call = |server: &TestServer, method: &str, path: &str, trace_id: &str, body: &Value| {
+        let fields = [("Authorization", bearer.as_str()), ("X-Trace-Id", trace_id)];
+        let body = body.to_string();
+        let body = if method == "GET" { "" } else { &body };
+        let path = format!("{PREFIX}{path}");
+        let client = &mut server.connect();
+        client.request(method, &path, &fields, body.as_bytes())
+    };
+    let change = |server: &TestServer, trace_id: &str, limit: u32| {
+        let body = json!({"api_key": key, "episodes_buffer_limit": limit});
+        call(server, "PUT", "/config", trace_id, &body).expect(200);
+    };
+    let told = |server: &TestServer| {
+        let path = "/events?operation_id=config_save&sort=event_id";
+        let list = call(server, "GET", path, "", &Value::Null)
+            .expect(200)
+            .json();
+        let events = list["events"].as_array().expect("a list").iter();
+        let told = |event: &Value| {
+            assert_eq!(
+                (&event["status"], &event["user"]),
+                (&json!(200), &json!("api_key"))
+            );
+            event["trace_id"].as_str().expect("an id").to_owned()
+        };
+        events.map(told).collect::<Vec<_>>()
+    };
+    change(&server, "t1", 1);
+    assert_eq!(told(&server), ["t1"]);
+    // Room for files of settings, none for the store.
+    limit_files(server.id(), Some(16 * 1024));
+    let title = json!({"title": "x"});
+    call(&server, "PUT", "/streams/a", "t", &title).expect(503);
+    change(&server, "t2", 2);
+    change(&server, "t3", 3);
+    assert_eq!(told(&server), ["t1"]);
+    server.kill();
+    server.start();
+    assert_eq!(told(&server), ["t1", "t2", "t3"]);
+    assert_eq!(
+        call(&server, "GET", "/config", "", &Value::Null).json()["episodes_buffer_limit"],
+        3
+    );
+    server.kill();
+    server.start();
+    assert_eq!(told(&server), ["t1", "t2", "t3"], "once");
+    // Without a crash the next change brings it along.
+    limit_files(server.id(), Some(16 * 1024));
+    call(&server, "PUT", "/streams/a", "t", &title).expect(503);
+    change(&server, "t4", 4);
+    limit_files(server.id(), None);
+    let mut asked = 0;
+    while call(&server, "PUT", "/streams/a", "t", &title).status != 200 {
+        asked += 1;
+        assert!(asked < 1_000_000, "the store does not come back");
+        thread::yield_now();
+    }
+    change(&server, "t5", 5);
+    assert_eq!(told(&server), ["t1", "t2", "t3", "t4", "t5"]);
 }
 
 #[test]

@@ -83,6 +83,16 @@ impl TestServer {
         server
     }
 
+    /// A server on a data directory that `prepare` filled before its first start.
+    pub fn on(prepare: impl FnOnce(&Path), arguments: &[&str]) -> Self {
+        let mut server = Self::unstarted(arguments, &[]);
+        let directory = server.data_dir();
+        fs::create_dir_all(&directory).expect("the data directory can be made");
+        prepare(&directory);
+        server.start();
+        server
+    }
+
     fn unstarted(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Self {
             process: None,
