@@ -728,7 +728,7 @@ pub static SETTINGS: &[Setting] = &[
         example: "",
         secret: false,
         group: Group::Episodes,
-        doc: "How long an episode is kept after it was closed, or changed if that was later. What it protected on streamers may be erased then. 0 keeps episodes until they are deleted.",
+        doc: "How long an episode is kept after it was closed, or changed if that was later. What it protected on streamers may be erased then. A wall clock that is suddenly more than a day ahead is not believed for a day, and nothing goes by it. 0 keeps episodes until they are deleted.",
     },
     Setting {
         key: "geoip_database",

@@ -32,6 +32,7 @@ use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id}
 use crate::state::name::{Hostname, StreamName, shard_of};
 use crate::state::record::{EventChunk, EventChunkRecord, NodeMark, NodeMarkRecord};
 use crate::state::retention::{self, Retention};
+use crate::state::trusted_time::TrustedTime;
 
 /// Kinds on disk. Streams are keyed by shard byte and name, so that one table can be loaded in parallel: sixteen tables cost a
 /// sixteenth root page each in every small batch.
@@ -271,6 +272,8 @@ pub struct Machine<L> {
     event_limits: EventLimits,
     /// How this server is called in events.
     server: Box<str>,
+    /// What time it is at least, for what is too old.
+    trusted_ms: u64,
     /// The batch whose commit failed: what the state becomes if the store turns out to hold it.
     unknown: Option<Arc<Commit>>,
 }
@@ -282,6 +285,7 @@ impl<L: Log> Machine<L> {
             log,
             event_limits: EventLimits::default(),
             server: Box::from(""),
+            trusted_ms: u64::MAX,
             unknown: None,
         }
     }
@@ -292,6 +296,11 @@ impl<L: Log> Machine<L> {
         self.event_limits = limits;
         self.server = Box::from(server);
         self
+    }
+
+    /// What time it is at least: events that are kept until later stay, whatever the stamps say.
+    pub fn trust(&mut self, ms: u64) {
+        self.trusted_ms = ms;
     }
 
     pub fn state(&self) -> &Arc<State> {
@@ -411,7 +420,8 @@ impl<L: Log> Machine<L> {
             value: chunk.bytes().clone(),
         });
         next.add_events(chunk);
-        let oldest_ms = stamp.ms.saturating_sub(limits.age_ms_max);
+        let oldest_ms = stamp.ms.min(self.trusted_ms);
+        let oldest_ms = oldest_ms.saturating_sub(limits.age_ms_max);
         while let Some((revision, chunk)) = next.events().get_min() {
             let is_newest = *revision == stamp.revision;
             let is_kept = chunk.stamp_ms >= oldest_ms && next.events_bytes() <= limits.bytes_max;
@@ -602,6 +612,7 @@ pub struct Writer<L> {
     episodes: InsertBuffer<Envelope>,
     episodes_buffer: Arc<BufferSettings>,
     housekeeping: Option<Housekeeping>,
+    time: TrustedTime,
     stop: Arc<AtomicBool>,
 }
 
@@ -627,6 +638,7 @@ impl<L: Log> Writer<L> {
         };
         (
             Self {
+                time: TrustedTime::at_start(machine.state()),
                 machine,
                 commands,
                 published,
@@ -668,21 +680,38 @@ impl<L: Log> Writer<L> {
     }
 
     /// What is due, now and then.
-    fn keep_house(&mut self, now_ms: &impl Fn() -> u64, clock: Duration) -> Option<Envelope> {
+    fn keep_house(&mut self, wall_ms: u64, clock: Duration) -> Option<Envelope> {
         let housekeeping = self.housekeeping.as_mut()?;
         if clock < housekeeping.next {
             return None;
         }
         housekeeping.next = clock + HOUSEKEEPING_PAUSE;
         let Housekeeping { kept, place, .. } = housekeeping;
-        let state = self.machine.state();
-        let looked = retention::due(state, kept, now_ms(), place, HOUSEKEEPING_LOOKS_MAX);
-        let command = Command::KeepHouse {
-            kept: *kept,
-            looked,
+        let kept = Retention {
+            trusted_ms: self.time.now_ms(wall_ms, clock),
+            ..*kept
         };
+        let state = self.machine.state();
+        let looked = retention::due(state, &kept, wall_ms, place, HOUSEKEEPING_LOOKS_MAX);
+        let command = Command::KeepHouse { kept, looked };
         (weight(&command) > 0).then(|| Envelope {
             asked: command.into(),
+            reply_to: ReplyTo::Nobody,
+        })
+    }
+
+    /// Looks at the clocks; if the wall clock is no longer believed, or again, that is an event of the batch that is about to be written.
+    fn look_at_clocks(&mut self, wall_ms: u64, clock: Duration) -> Option<Envelope> {
+        let event = self.time.look(wall_ms, clock);
+        self.machine.trust(self.time.now_ms(wall_ms, clock));
+        let event = event?;
+        warn!(
+            event = event.event,
+            "the wall clock; while it is doubted nothing is removed for being too old by it"
+        );
+        let events = vec![event];
+        Some(Envelope {
+            asked: Command::Note { events }.into(),
             reply_to: ReplyTo::Nobody,
         })
     }
@@ -718,7 +747,10 @@ impl<L: Log> Writer<L> {
             if ended || self.episodes.is_due(&self.episodes_buffer, clock.elapsed()) {
                 waiting.append(&mut self.episodes.take());
             }
-            waiting.extend(self.keep_house(&now_ms, clock.elapsed()));
+            // One reading for the batch: the first stamp of a clock that jumped comes with the event that says so.
+            let wall_ms = now_ms();
+            waiting.extend(self.look_at_clocks(wall_ms, clock.elapsed()));
+            waiting.extend(self.keep_house(wall_ms, clock.elapsed()));
             if waiting.is_empty() {
                 if ended {
                     return self.machine;
@@ -726,7 +758,7 @@ impl<L: Log> Writer<L> {
                 continue;
             }
             let (batch, began) = (waiting.len(), Instant::now());
-            self.commit(std::mem::take(&mut waiting), &now_ms);
+            self.commit(std::mem::take(&mut waiting), wall_ms, &now_ms);
             crowd.learn(batch + self.commands.len(), began.elapsed());
             if self.machine.is_failed() {
                 // Asked to stop while the store was down: what came in the last moment is told so.
@@ -766,7 +798,7 @@ impl<L: Log> Writer<L> {
         }
     }
 
-    fn commit(&mut self, waiting: Vec<Envelope>, now_ms: &impl Fn() -> u64) {
+    fn commit(&mut self, waiting: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
         let mut askers = Vec::with_capacity(waiting.len());
         let mut commands = Vec::with_capacity(waiting.len());
         for envelope in waiting {
@@ -781,7 +813,7 @@ impl<L: Log> Writer<L> {
         let published = self.published.clone();
         let counters = published.counters();
         add(&counters.commands, asked);
-        match self.machine.batch(commands, now_ms()) {
+        match self.machine.batch(commands, wall_ms) {
             Ok(applied) => {
                 let refused = applied.outcomes.iter().filter(|it| it.is_err()).count();
                 add(&counters.refused, refused as u64);

@@ -14,6 +14,7 @@ pub mod node;
 pub mod pulse;
 pub mod record;
 pub mod retention;
+pub mod trusted_time;
 
 use std::ops::Bound;
 use std::sync::Arc;

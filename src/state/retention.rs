@@ -22,6 +22,8 @@ pub struct Retention {
     pub episodes_ms: u64,
     /// From the deletion of a person.
     pub persons_ms: u64,
+    /// What time it is at least ([`super::trusted_time`]), UTC ms: nothing that is kept until later goes, whatever the stamps say.
+    pub trusted_ms: u64,
 }
 
 impl Default for Retention {
@@ -29,6 +31,7 @@ impl Default for Retention {
         Self {
             episodes_ms: 90 * 24 * 3600 * 1000,
             persons_ms: PERSONS_KEPT_MS,
+            trusted_ms: u64::MAX,
         }
     }
 }
@@ -49,8 +52,9 @@ pub enum Verdict {
 /// What is due for an entity.
 pub fn verdict(state: &State, record: &EntityRecord, kept: &Retention, now_ms: u64) -> Verdict {
     let updated_at = record.updated_at.to_native();
+    let surely_ms = now_ms.min(kept.trusted_ms);
     let is_over =
-        |ended_at: u64, kept_ms: u64| now_ms >= ended_at.max(updated_at).saturating_add(kept_ms);
+        |ended_at: u64, kept_ms: u64| surely_ms >= ended_at.max(updated_at).saturating_add(kept_ms);
     match &record.facts {
         ArchivedFacts::Episode {
             media, closed_at, ..
@@ -160,6 +164,7 @@ mod tests {
     const KEPT: Retention = Retention {
         episodes_ms: 90 * DAY,
         persons_ms: PERSONS_KEPT_MS,
+        trusted_ms: u64::MAX,
     };
 
     /// A state with a clock that only tests move.
@@ -268,6 +273,32 @@ mod tests {
         sut.now_ms = NOW + 179 * DAY + 1000;
         assert_eq!(sut.keep_house(7), 1);
         assert_eq!(sut.keys(Kind::Episode), ["1"], "an open one has no end");
+    }
+
+    #[test]
+    fn nothing_goes_by_a_clock_that_is_not_trusted() {
+        let mut sut = Sut::new();
+        let closed = r#"{"media":"cam","opened_at":1700000000000,"closed_at":1700000000001}"#;
+        sut.save(Kind::Episode, 1, closed);
+        sut.save(Kind::Person, 1, r#"{"originator":"api"}"#);
+        let (kind, key) = (Kind::Person, Key::Number(1));
+        sut.apply(Command::DeleteEntity { kind, key });
+        // The clock is five years ahead, and nobody believes it.
+        let now_ms = NOW + 5 * 365 * DAY;
+        let look = |sut: &Sut, trusted_ms| {
+            let kept = Retention { trusted_ms, ..KEPT };
+            let looked = due(&sut.state, &kept, now_ms, &mut Place::default(), 10);
+            (kept, looked)
+        };
+        assert!(look(&sut, NOW + DAY).1.is_empty());
+        // What was looked at by another time is judged by the time of the command.
+        let (_, looked) = look(&sut, u64::MAX);
+        assert_eq!(looked.len(), 2);
+        sut.now_ms = now_ms;
+        let kept = look(&sut, NOW + DAY).0;
+        assert_eq!(sut.apply(Command::KeepHouse { kept, looked }), 0);
+        let (kept, looked) = look(&sut, now_ms);
+        assert_eq!(sut.apply(Command::KeepHouse { kept, looked }), 2);
     }
 
     #[test]

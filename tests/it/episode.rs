@@ -3,10 +3,19 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use weir::server::load;
+use weir::state::command::{Command, EntitySave};
+use weir::state::entity::{Key, Kind};
+use weir::state::event::NewEvent;
+use weir::state::node::RenderSettings;
+use weir::writer::Machine;
+use weir_storage::Store;
 
 use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};
 
@@ -859,6 +868,61 @@ fn a_streamer_that_does_not_tell_leaves_the_answer_as_it_is() {
         .get("/episodes/1?dvr_presence_check=true")
         .expect(200);
     assert_eq!(checked.json(), plain);
+}
+
+// ---- retention -----------------------------------------------------------------------------------------------------------------------------
+
+/// A store with an episode that was closed and last saved 100 days ago, whose newest stamp is of `newest` ago.
+fn store_with_old_episode(directory: &Path, newest: Duration) {
+    let options = weir_storage::Options::default();
+    let (store, opened) = Store::open(directory, &options).expect("an empty store");
+    let state = load(&store, &opened, RenderSettings::default()).expect("loads");
+    let mut machine = Machine::new(state, store);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is after 1970");
+    let at = |age: Duration| now.saturating_sub(age).as_millis() as u64;
+    let old = at(Duration::from_hours(100 * 24));
+    let body = format!(r#"{{"media":"a","opened_at":{old},"closed_at":{old}}}"#);
+    let body = weir::json::parse(body.as_bytes()).expect("JSON");
+    let save = EntitySave::from_body(Kind::Episode, Key::Number(1), body, "");
+    let save = Command::SaveEntity(save.expect("an episode"));
+    machine.batch(vec![save], old).expect("commits");
+    let events = vec![NewEvent::new("newest")];
+    machine
+        .batch(vec![Command::Note { events }], at(newest))
+        .expect("commits");
+}
+
+#[test]
+fn closed_episodes_go_in_time_unless_the_clock_may_be_wrong() {
+    // Method: stores that were filled long ago. On one the clock goes on where the stamps end; on the other it is 60 days further, as after
+    // a jump.
+    let hour = Duration::from_hours(1);
+    let jumped = TestServer::on(|dir| store_with_old_episode(dir, 60 * 24 * hour), &[]);
+    let told = jumped
+        .get(&format!("/events?event=clock_doubted&{LONG}"))
+        .expect(200)
+        .json();
+    let ahead = told["events"][0]["ahead_ms"].as_u64().expect("a time");
+    assert!((59..61).contains(&(ahead / 1000 / 3600 / 24)), "{told}");
+    let steady = TestServer::on(|dir| store_with_old_episode(dir, hour), &[]);
+    while steady.get("/episodes/1").status == 200 {
+        std::thread::yield_now();
+    }
+    let doubts = steady.get("/events?event=clock_doubted").json();
+    assert_eq!(doubts["estimated_count"], 0, "{doubts}");
+    // It has looked as often by now.
+    jumped.get("/episodes/1").expect(200);
+    let mut jumped = jumped;
+    jumped.kill();
+    jumped.start();
+    let again = format!(
+        "/events?event=clock_doubted&event_id_gt={}&{LONG}",
+        told["events"][0]["event_id"]
+    );
+    assert_eq!(jumped.get(&again).expect(200).json()["estimated_count"], 1);
+    jumped.get("/episodes/1").expect(200);
 }
 
 // ---- automatic episodes --------------------------------------------------------------------------------------------------------------------

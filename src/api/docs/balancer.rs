@@ -146,7 +146,8 @@ pub const STREAMING: &[EndpointDoc] = &[
         tag: "balancer",
         summary: "Send a viewer to a streamer",
         description: "Redirects to the least loaded streamer of the group that takes viewers from this country. For protocols over HTTP: HLS, DASH, WHEP. \
-                      Needs no credentials; the streamer checks those of the viewer.",
+                      Open by choice, although the reference names no exception for it: players carry no credentials for this server, and the \
+                      streamer checks those of the viewer. It tells whether a load balancer and a stream of this name exist, and nothing else.",
         parameters: STREAMING_PARAMETERS,
         responses: &[REDIRECT, NOWHERE, FULL],
         extension: true,
@@ -159,7 +160,8 @@ pub const STREAMING: &[EndpointDoc] = &[
         operation_id: "streaming_lb_publish",
         tag: "balancer",
         summary: "Send a publisher to a streamer",
-        description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. The body is not read.",
+        description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. The body is not read. Open for the same reason: \
+                      the streamer checks who publishes.",
         parameters: STREAMING_PARAMETERS,
         responses: &[REDIRECT, NOWHERE, FULL],
         extension: true,

@@ -1,0 +1,225 @@
+//! What time it is at least, for what goes when its time is over.
+//!
+//! A wall clock that is set years ahead by mistake would make everything that is kept for a while too old at once, and what is removed does not come
+//! back when the clock does. So a clock that jumps ahead is doubted: time goes on by the running clock until the wall clock is where it was
+//! expected again, or has gone on for a day without another jump. Pure: both clocks are given. That a clock is doubted is an event of the batch
+//! that first has its stamp, so that a restart does not take the stamps of a doubted clock for proof.
+
+use std::time::Duration;
+
+use super::State;
+use super::event::NewEvent;
+use crate::json::scan;
+
+/// A clock that is ahead by more than this has jumped.
+pub const JUMP_MS_MAX: u64 = 24 * 3600 * 1000;
+/// For how long a doubted clock must go on without another jump until it is believed.
+pub const CONFIRMED_AFTER: Duration = Duration::from_hours(24);
+
+const DOUBTED: &str = "clock_doubted";
+const BELIEVED: &str = "clock_believed";
+
+/// A reading of the wall clock, UTC ms, and of the running clock at the same moment.
+type Reading = (u64, Duration);
+
+#[derive(Debug, Clone)]
+pub struct TrustedTime {
+    /// The last reading that was believed; absent: none is known, and the next one is.
+    base: Option<Reading>,
+    /// The first reading since a jump.
+    doubted: Option<Reading>,
+}
+
+impl TrustedTime {
+    /// After a start on a state. The running clock begins at zero.
+    pub fn at_start(state: &State) -> Self {
+        let stamp_ms = state.stamp_ms();
+        let base_ms = if is_doubted(state) {
+            // The stamps are those of the doubted clock: what was believed before is not known.
+            Some(0)
+        } else {
+            (stamp_ms > 0).then_some(stamp_ms)
+        };
+        Self {
+            base: base_ms.map(|ms| (ms, Duration::ZERO)),
+            doubted: None,
+        }
+    }
+
+    /// Looks at both clocks; what is to be told if that changes whether the wall clock is believed.
+    pub fn look(&mut self, wall_ms: u64, running: Duration) -> Option<NewEvent> {
+        let ahead_ms = ahead_ms(self.base, wall_ms, running);
+        if ahead_ms <= JUMP_MS_MAX {
+            self.base = Some((wall_ms, running));
+            return self.doubted.take().map(|_| NewEvent::new(BELIEVED));
+        }
+        let Some((_, since)) = self.doubted else {
+            self.doubted = Some((wall_ms, running));
+            return Some(NewEvent::new(DOUBTED).number("ahead_ms", ahead_ms));
+        };
+        if ahead_ms_of(self.doubted, wall_ms, running) > JUMP_MS_MAX {
+            self.doubted = Some((wall_ms, running));
+        } else if running.saturating_sub(since) >= CONFIRMED_AFTER {
+            self.base = Some((wall_ms, running));
+            self.doubted = None;
+            return Some(NewEvent::new(BELIEVED));
+        }
+        None
+    }
+
+    /// What time it is at least: that of the wall clock while it is believed.
+    pub fn now_ms(&self, wall_ms: u64, running: Duration) -> u64 {
+        match (self.doubted, self.base) {
+            (Some(_), Some(base)) => expected_ms(base, running),
+            _ => wall_ms,
+        }
+    }
+}
+
+fn expected_ms((wall_ms, at): Reading, running: Duration) -> u64 {
+    let since = running.saturating_sub(at).as_millis();
+    wall_ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+}
+
+fn ahead_ms(base: Option<Reading>, wall_ms: u64, running: Duration) -> u64 {
+    base.map_or(0, |base| wall_ms.saturating_sub(expected_ms(base, running)))
+}
+
+/// The same in either direction: a doubted clock that is set back has jumped, too.
+fn ahead_ms_of(base: Option<Reading>, wall_ms: u64, running: Duration) -> u64 {
+    base.map_or(0, |base| wall_ms.abs_diff(expected_ms(base, running)))
+}
+
+/// Whether the log says that the clock was doubted when it was written last.
+fn is_doubted(state: &State) -> bool {
+    let chunks = state.events().iter().rev();
+    let events = chunks.flat_map(|(_, chunk)| chunk.events.iter().rev());
+    let mut told = events.filter_map(|text| scan::string(scan::member(text, "event")?));
+    told.find(|event| *event == DOUBTED || *event == BELIEVED)
+        .is_some_and(|event| event == DOUBTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::event::event_id;
+    use crate::state::node::RenderSettings;
+    use crate::state::record::{EventChunk, EventChunkRecord};
+
+    const NOW: u64 = 1_800_000_000_000;
+    const DAY: u64 = 24 * 3600 * 1000;
+    const YEAR: u64 = 365 * DAY;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn empty() -> State {
+        State::new(1, RenderSettings::default())
+    }
+
+    /// A state whose log ends with this event.
+    fn after(event: Option<NewEvent>) -> State {
+        let mut state = empty();
+        let stamp = crate::state::apply::Stamp {
+            revision: 1,
+            ms: NOW,
+        };
+        if let Some(event) = event {
+            state.add_events(EventChunkRecord::new(&EventChunk {
+                revision: 1,
+                stamp_ms: NOW,
+                events: vec![event.finish(event_id(1, 0), "s", NOW)],
+            }));
+        }
+        state.stand_at(stamp);
+        state
+    }
+
+    fn is(event: Option<&NewEvent>, name: &str) -> bool {
+        event.is_some_and(|event| event.event == name)
+    }
+
+    #[test]
+    fn a_clock_that_goes_on_is_believed_and_so_is_one_that_is_set_a_little() {
+        let mut time = TrustedTime::at_start(&after(None));
+        for (wall, running) in [
+            (NOW + 1000, 1),
+            (NOW + 2000, 2),
+            (NOW + 12 * 3600 * 1000, 3),
+            (NOW - YEAR, 4),
+            (NOW - YEAR + 1000, 5),
+        ] {
+            assert_eq!(time.look(wall, secs(running)), None);
+            assert_eq!(time.now_ms(wall, secs(running)), wall);
+        }
+        // A new store knows of no time before.
+        let mut time = TrustedTime::at_start(&empty());
+        assert_eq!(time.look(NOW, secs(0)), None);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_years_ahead_makes_nothing_older() {
+        let mut time = TrustedTime::at_start(&after(None));
+        assert_eq!(time.look(NOW, secs(10)), None);
+        let told = time.look(NOW + 5 * YEAR, secs(11));
+        assert!(is(told.as_ref(), DOUBTED), "{told:?}");
+        let ahead = told.as_ref().and_then(|event| event.member("ahead_ms"));
+        assert_eq!(ahead, Some(&*(5 * YEAR - 1000).to_string()));
+        assert_eq!(time.now_ms(NOW + 5 * YEAR, secs(11)), NOW + 1000);
+        assert_eq!(time.look(NOW + 5 * YEAR + 3_600_000, secs(3611)), None);
+        assert_eq!(
+            time.now_ms(NOW + 5 * YEAR + 3_600_000, secs(3611)),
+            NOW + 3_601_000
+        );
+        // It comes back.
+        let told = time.look(NOW + 4_000_000, secs(4010));
+        assert!(is(told.as_ref(), BELIEVED), "{told:?}");
+        assert_eq!(time.now_ms(NOW + 4_000_000, secs(4010)), NOW + 4_000_000);
+    }
+
+    #[test]
+    fn a_doubted_clock_is_believed_after_a_day_without_another_jump() {
+        let day = CONFIRMED_AFTER.as_secs();
+        let mut time = TrustedTime::at_start(&after(None));
+        time.look(NOW, secs(0));
+        assert!(is(time.look(NOW + YEAR, secs(1)).as_ref(), DOUBTED));
+        // It jumps again, first on, then back: the day begins anew, and nobody is told twice.
+        assert_eq!(time.look(NOW + 2 * YEAR, secs(day / 2)), None);
+        assert_eq!(time.look(NOW + YEAR, secs(day - 10)), None);
+        let wall = |running: u64| NOW + YEAR + (running - day + 10) * 1000;
+        assert_eq!(time.look(wall(2 * day - 11), secs(2 * day - 11)), None);
+        assert_eq!(
+            time.now_ms(wall(2 * day - 11), secs(2 * day - 11)),
+            NOW + (2 * day - 11) * 1000
+        );
+        let told = time.look(wall(2 * day - 10), secs(2 * day - 10));
+        assert!(is(told.as_ref(), BELIEVED), "{told:?}");
+        assert_eq!(time.now_ms(wall(2 * day), secs(2 * day)), wall(2 * day));
+    }
+
+    #[test]
+    fn a_server_that_was_off_for_long_waits_a_day_and_one_that_was_off_for_a_night_does_not() {
+        let mut time = TrustedTime::at_start(&after(None));
+        assert_eq!(time.look(NOW + DAY / 2, secs(0)), None);
+        let mut time = TrustedTime::at_start(&after(None));
+        assert!(is(time.look(NOW + 30 * DAY, secs(0)).as_ref(), DOUBTED));
+        assert_eq!(time.now_ms(NOW + 30 * DAY, secs(5)), NOW + 5000);
+    }
+
+    #[test]
+    fn the_stamps_of_a_doubted_clock_prove_nothing_after_a_restart() {
+        let doubted = after(Some(NewEvent::new(DOUBTED)));
+        let mut time = TrustedTime::at_start(&doubted);
+        assert!(
+            is(time.look(NOW, secs(0)).as_ref(), DOUBTED),
+            "as far ahead as its own stamps"
+        );
+        assert!(time.now_ms(NOW, secs(100)) < DAY, "nothing is that old");
+        let day = CONFIRMED_AFTER.as_secs();
+        assert!(is(time.look(NOW + DAY, secs(day)).as_ref(), BELIEVED));
+        let believed = after(Some(NewEvent::new(BELIEVED)));
+        let mut time = TrustedTime::at_start(&believed);
+        assert_eq!(time.look(NOW, secs(0)), None);
+    }
+}
