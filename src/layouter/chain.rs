@@ -187,6 +187,7 @@ impl Engine {
                     self.counters.make_room_moves += 1;
                     self.budgets.make_room.take(1);
                     self.arrive(s, node, Why::NotDistributed);
+                    self.gain_little(node);
                     return true;
                 }
                 self.assign(at, node);
@@ -222,10 +223,14 @@ impl Engine {
                     if self.node(node).fits_instead(&copy.need(), &need) {
                         self.note(at, Why::MakeRoom);
                         self.unassign(at);
-                        self.wait(at);
                         self.counters.make_room_moves += 1;
                         self.budgets.make_room.take(1);
                         self.arrive(s, node, Why::NotDistributed);
+                        self.gain_little(node);
+                        match self.find(at, &[]) {
+                            Some(target) => self.assign(at, target),
+                            None => self.wait(at),
+                        }
                         return true;
                     }
                     at = copy.next;

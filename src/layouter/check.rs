@@ -8,6 +8,25 @@ use super::event::SlotKind;
 use super::slots::{DISABLED, LIVE, MEMBER, NOTED, PENDING, UNIT, WAITING};
 
 impl Engine {
+    /// Panics if a slot waits that some node would take. Holds once ticks have nothing left to do.
+    #[doc(hidden)]
+    pub fn check_rest(&self) {
+        let mut siblings = Vec::new();
+        for s in (0..self.slots.len() as u32).filter(|s| self.slot(*s).has(WAITING)) {
+            self.sibling_nodes(s, &mut siblings);
+            for n in 0..self.nodes.len() as u32 {
+                let reasons = self.reasons_on(s, n, false, &siblings);
+                assert!(
+                    !reasons.is_empty(),
+                    "{:?} of {:?} waits, but {} would take it",
+                    self.slot(s).kind(),
+                    self.names.get(self.ingest_of(s)),
+                    self.node(n).hostname
+                );
+            }
+        }
+    }
+
     /// Panics where the engine contradicts itself. Not between `Load` and `Loaded`.
     #[doc(hidden)]
     pub fn check(&self) {

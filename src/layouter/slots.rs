@@ -549,6 +549,14 @@ impl Engine {
         }
     }
 
+    /// What left a node in exchange for another slot may have been larger, or the sibling of one that waits. Room for a whole chain is not to be expected
+    /// from that, so what was found hopeless stays so.
+    pub(super) fn gain_little(&mut self, node: u32) {
+        if !self.waiting_classes.is_empty() {
+            self.gained.insert(node);
+        }
+    }
+
     // ---- waiting slots ----
 
     pub(super) fn wait(&mut self, s: u32) {

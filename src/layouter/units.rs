@@ -74,7 +74,6 @@ impl Engine {
         } else if slot.has(WAITING) {
             self.stop_waiting(u);
         }
-        let pending = slot.has(PENDING);
         self.set_flag(u, UNIT, true);
         self.partial.remove(&u);
         for member in &unit.members {
@@ -88,10 +87,10 @@ impl Engine {
             }
             if node != NONE && member.active {
                 self.assign(s, node);
-            } else if pending {
-                self.enqueue(s);
             } else {
-                self.wait(s);
+                // What the others needed no longer stands in its way.
+                self.note_at(s, NONE, Why::NotDistributed);
+                self.enqueue(s);
             }
             self.ungrouped.insert(s);
         }
