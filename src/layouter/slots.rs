@@ -560,20 +560,31 @@ impl Engine {
     // ---- waiting slots ----
 
     pub(super) fn wait(&mut self, s: u32) {
+        self.wait_before(s, NONE);
+    }
+
+    /// Waits in front of another slot of the class, or behind all.
+    pub(super) fn wait_before(&mut self, s: u32, next: u32) {
         let class = self.slot(s).class;
         let list = &mut self.classes.classes.get_mut(class).waiting;
-        let tail = std::mem::replace(&mut list.tail, s);
         list.count += 1;
-        if list.head == NONE {
-            list.head = s;
+        let prev = if next == NONE {
+            std::mem::replace(&mut list.tail, s)
+        } else {
+            self.slot(next).prev
+        };
+        if prev == NONE {
+            self.classes.classes.get_mut(class).waiting.head = s;
+        } else {
+            self.slot_mut(prev).next = s;
+        }
+        if next != NONE {
+            self.slot_mut(next).prev = s;
         }
         let slot = self.slot_mut(s);
         slot.flags |= WAITING;
-        slot.prev = tail;
-        slot.next = NONE;
-        if tail != NONE {
-            self.slot_mut(tail).next = s;
-        }
+        slot.prev = prev;
+        slot.next = next;
         self.waiting_classes.insert(class);
         self.waiting += 1;
         self.epoch += 1;

@@ -84,7 +84,8 @@ impl Engine {
                         refused.clear();
                         continue;
                     }
-                    self.wait(s);
+                    // In vain, and nothing else has changed: it keeps its turn.
+                    self.wait_before(s, at);
                 }
             }
             if slot.sibling == s && !slot.has(UNIT) && refused.len() < REFUSED_MAX {

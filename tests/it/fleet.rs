@@ -170,3 +170,16 @@ pub fn layouts(server: &TestServer) -> BTreeMap<String, Value> {
         })
         .collect()
 }
+
+/// Waits until every streamer may take this stream. One that polls is alive for the layouter only when that looks for signs of life next.
+pub fn until_all_may_take(server: &TestServer, fleet: &mut Fleet, stream: &str) {
+    let path = format!("/streams/{stream}/layout/explain");
+    loop {
+        let why = server.get(&path).expect(200).json();
+        let nodes = why["nodes"].as_array().expect("nodes");
+        if nodes.iter().all(|node| node["node_decision"] == true) {
+            return;
+        }
+        fleet.rounds(1);
+    }
+}

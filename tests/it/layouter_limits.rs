@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Names, layouts, save_streamer, server};
+use crate::fleet::{Fleet, Names, layouts, save_streamer, server, until_all_may_take};
 use crate::server::TestServer;
 
 /// What a node has not enough of.
@@ -141,7 +141,8 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
     }
     save(&server, 0..8);
     fleet.until(|fleet| fleet.has("s1") + fleet.has("s2") == 8);
-    // Where they were placed before both streamers were seen does not matter from here on.
+    until_all_may_take(&server, &mut fleet, "c00");
+    // Where they were placed before that does not matter from here on.
     let layout = |i: usize| {
         let host = if i < 4 { "s1" } else { "s2" };
         json!({"name": format!("c{i:02}"), "ingest": host})
@@ -236,6 +237,7 @@ fn of_streams_of_many_sizes_the_one_that_is_enough_goes() {
         server.put(&format!("/streams/{name}"), body).expect(200);
     }
     fleet.until(|fleet| fleet.has("s1") == 4);
+    until_all_may_take(&server, &mut fleet, "a");
     // 8000 are used; 4000 must go: one stream is enough, and only that one.
     save_streamer(&server, "s1", kbps(4000));
     fleet.until(|fleet| fleet.has("s2") == 1 && fleet.has("s1") == 3);
@@ -255,6 +257,7 @@ fn room_is_made_by_moving_another() {
     save_labelled(&server, "anywhere", json!({}));
     fleet.until(|fleet| fleet.has("s1") == 1);
     small(&server, &mut fleet, &[("s2", json!({}))]);
+    until_all_may_take(&server, &mut fleet, "anywhere");
     save_labelled(&server, "north", json!({"required.zone": "north"}));
     fleet.until(|fleet| fleet.lists["s1"] == only("north"));
     fleet.until(|fleet| fleet.lists["s2"] == only("anywhere"));

@@ -273,6 +273,23 @@ fn a_chain_makes_room_where_nothing_fits() {
 }
 
 #[test]
+fn what_waits_longest_comes_in_first() {
+    let mut engine = cluster(1, 2, 2);
+    for s in 2..6 {
+        engine.apply(streams(vec![stream(s)]));
+    }
+    for (minutes, channels) in [(1, 2), (2, 2), (3, 3), (4, 4), (5, 4), (6, 6)] {
+        // The same limit once more is a reason to try, and helps nobody.
+        engine.apply(nodes(vec![node(0, channels)]));
+        engine.apply(tick(minutes));
+        for s in 0..6 {
+            let is_in = ingest(&engine, s).is_some();
+            assert_eq!(is_in, s < channels as usize, "{s} of {channels}");
+        }
+    }
+}
+
+#[test]
 fn labels_that_nobody_mentions_make_no_classes() {
     // I18.
     let mut engine = cluster(4, 100, 0);
