@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::server::{API_KEY, PREFIX, TestServer};
 
 /// How long a test waits for what must happen. A guard against hanging.
-const GUARD: Duration = Duration::from_mins(2);
+pub const GUARD: Duration = Duration::from_mins(2);
 
 pub type Names = BTreeSet<String>;
 
@@ -23,13 +23,13 @@ pub type Names = BTreeSet<String>;
 pub struct Fleet {
     told: Sender<(String, u64, Names)>,
     news: Receiver<(String, u64, Names)>,
-    streamers: BTreeMap<String, Streamer>,
+    pub streamers: BTreeMap<String, Streamer>,
     pub lists: BTreeMap<String, Names>,
     /// Answers of each, unchanged ones included.
     pub answers: BTreeMap<String, u64>,
 }
 
-struct Streamer {
+pub struct Streamer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -97,6 +97,12 @@ impl Fleet {
         if self.streamers.contains_key(&host) {
             self.lists.insert(host, names);
         }
+    }
+
+    /// Waits for the next answer to a streamer, with news or without, and takes it.
+    pub fn next(&mut self) {
+        let news = self.news.recv_timeout(GUARD).expect("a streamer polls");
+        self.take(news);
     }
 
     /// Takes news until something is so.

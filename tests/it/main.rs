@@ -39,6 +39,7 @@ mod import;
 mod layout_preview;
 mod layouter;
 mod layouter_limits;
+mod layouter_random;
 mod lists;
 mod loadtest;
 mod long_poll;

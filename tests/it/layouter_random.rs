@@ -1,0 +1,316 @@
+//! Random operations on a cluster that runs: after each of them the layouter comes to rest, and everything it promises is computed again from outside, from
+//! the list of streams and from what the streamers themselves were told.
+//!
+//! `WEIR_LAYOUTER_SEED=7 cargo test --test it layouter_random` repeats a seed.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, GUARD, Names, layouts, server};
+use crate::server::TestServer;
+
+#[allow(dead_code, reason = "other users of it need more")]
+#[path = "../sim/random.rs"]
+mod random;
+
+use random::Random;
+
+const HOSTS: u64 = 7;
+const STREAMS: u64 = 50;
+const ROUNDS: usize = 14;
+
+#[derive(Clone)]
+struct Node {
+    zone: &'static str,
+    /// Only streams of this tenant.
+    tenant: Option<&'static str>,
+    namespace: Option<&'static str>,
+    channel_limit: u64,
+}
+
+#[derive(Clone, Default)]
+struct Stream {
+    /// Only in this zone.
+    zone: Option<&'static str>,
+    tenant: Option<&'static str>,
+    namespace: Option<&'static str>,
+    disabled: bool,
+}
+
+const ZONES: [&str; 2] = ["north", "south"];
+const TENANTS: [&str; 2] = ["red", "blue"];
+
+/// What was saved, and who polls.
+struct World {
+    server: TestServer,
+    fleet: Fleet,
+    nodes: BTreeMap<String, Node>,
+    streams: BTreeMap<String, Stream>,
+    random: Random<'static>,
+    /// For the report of a failure.
+    story: Vec<String>,
+}
+
+impl Node {
+    fn takes(&self, stream: &Stream) -> bool {
+        stream.zone.is_none_or(|zone| zone == self.zone)
+            && self
+                .tenant
+                .is_none_or(|tenant| stream.tenant == Some(tenant))
+            && self.namespace == stream.namespace
+    }
+}
+
+impl World {
+    fn save_node(&mut self) {
+        let host = format!("s{}", self.random.below(HOSTS));
+        let known = self.nodes.get(&host);
+        let node = Node {
+            zone: *self.random.pick(&ZONES),
+            tenant: self.random.once_in(4).then_some("red"),
+            // Chosen once.
+            namespace: match known {
+                Some(known) => known.namespace,
+                None => self.random.once_in(5).then_some("ns"),
+            },
+            channel_limit: 1 + self.random.below(16),
+        };
+        let mut body = json!({
+            "role": "streamer",
+            "cluster_key": "key",
+            "channel_limit": node.channel_limit,
+            "labels": {"$reset": true, "zone": node.zone},
+        });
+        if let Some(tenant) = node.tenant {
+            body["labels"]["required.tenant"] = tenant.into();
+        }
+        if let Some(namespace) = node.namespace {
+            body["namespace"] = namespace.into();
+        }
+        self.story.push(format!("PUT {host} {body}"));
+        let path = format!("/streamers/{host}");
+        self.server.put(&path, body).expect(200);
+        if self.nodes.insert(host.clone(), node).is_none() {
+            self.fleet.start(&self.server, &host);
+        }
+    }
+
+    /// A streamer falls silent, or one that did comes back.
+    fn lose_or_return(&mut self) {
+        let silent = self
+            .nodes
+            .keys()
+            .find(|host| !self.fleet.streamers.contains_key(*host));
+        if let Some(host) = silent.cloned() {
+            self.story.push(format!("{host} returns"));
+            self.fleet.start(&self.server, &host);
+        } else if self.nodes.len() > 2 {
+            let hosts: Vec<String> = self.nodes.keys().cloned().collect();
+            let host = self.random.pick(&hosts).clone();
+            self.story.push(format!("{host} is lost"));
+            self.fleet.stop(&host);
+        }
+    }
+
+    fn delete_node(&mut self) {
+        let hosts: Vec<String> = self.nodes.keys().cloned().collect();
+        if hosts.len() < 4 {
+            return;
+        }
+        let host = self.random.pick(&hosts).clone();
+        self.story.push(format!("DELETE {host}"));
+        if self.fleet.streamers.contains_key(&host) {
+            self.fleet.stop(&host);
+        }
+        self.server
+            .delete(&format!("/streamers/{host}"))
+            .expect(204);
+        self.nodes.remove(&host);
+    }
+
+    fn save_streams(&mut self) {
+        let mut items = Vec::new();
+        let mut names = Names::new();
+        for _ in 0..=self.random.below(8) {
+            let name = format!("c{:02}", self.random.below(STREAMS));
+            if !names.insert(name.clone()) {
+                continue;
+            }
+            let known = self.streams.get(&name);
+            let stream = Stream {
+                zone: self.random.once_in(2).then(|| *self.random.pick(&ZONES)),
+                tenant: self.random.once_in(3).then(|| *self.random.pick(&TENANTS)),
+                namespace: match known {
+                    Some(known) => known.namespace,
+                    None => self.random.once_in(8).then_some("ns"),
+                },
+                disabled: self.random.once_in(10),
+            };
+            let mut labels = json!({"$reset": true});
+            if let Some(zone) = stream.zone {
+                labels["required.zone"] = zone.into();
+            }
+            if let Some(tenant) = stream.tenant {
+                labels["tenant"] = tenant.into();
+            }
+            let mut item = json!({
+                "name": name,
+                "static": true,
+                "disabled": stream.disabled,
+                "labels": labels,
+            });
+            if let Some(namespace) = stream.namespace {
+                item["namespace"] = namespace.into();
+            }
+            self.streams.insert(name, stream);
+            items.push(item);
+        }
+        let body = json!(items);
+        self.story.push(format!("PUT {body}"));
+        self.server.put("/streams/batch", body).expect(204);
+    }
+
+    fn delete_stream(&mut self) {
+        let names: Vec<String> = self.streams.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = self.random.pick(&names).clone();
+        self.story.push(format!("DELETE {name}"));
+        self.server.delete(&format!("/streams/{name}")).expect(204);
+        self.streams.remove(&name);
+    }
+
+    /// Somebody moves a stream by hand, to where it may be or not.
+    fn place(&mut self) {
+        let names: Vec<String> = self.streams.keys().cloned().collect();
+        let hosts: Vec<String> = self.nodes.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = self.random.pick(&names).clone();
+        let host = self.random.pick(&hosts).clone();
+        if self.streams[&name].namespace != self.nodes[&host].namespace {
+            return;
+        }
+        let body = json!({"layouts": [{"name": name, "ingest": host}]});
+        self.story.push(format!("POST {body}"));
+        self.server.post("/streams/layouts", body).expect(204);
+    }
+
+    fn step(&mut self) {
+        match self.random.below(12) {
+            0..=2 => self.save_node(),
+            3 | 4 => self.lose_or_return(),
+            5 => self.delete_node(),
+            6 => self.delete_stream(),
+            7 | 8 => self.place(),
+            _ => self.save_streams(),
+        }
+    }
+
+    /// What is not as it was promised, if anything.
+    fn broken(&self) -> Option<String> {
+        let layouts = layouts(&self.server);
+        if !layouts.keys().eq(self.streams.keys()) {
+            return Some("the list of streams is not what was saved".into());
+        }
+        let polls = |host: &String| self.fleet.streamers.contains_key(host);
+        let mut holds: BTreeMap<&String, Names> =
+            self.nodes.keys().map(|host| (host, Names::new())).collect();
+        for (name, layout) in &layouts {
+            let stream = &self.streams[name];
+            let Some(ingest) = layout["ingest"].as_str() else {
+                continue;
+            };
+            let Some((host, node)) = self.nodes.get_key_value(ingest) else {
+                return Some(format!("{name} is on {ingest}, which was deleted"));
+            };
+            if stream.disabled || !node.takes(stream) || !polls(host) {
+                return Some(format!("{name} may not be on {host}"));
+            }
+            holds.entry(host).or_default().insert(name.clone());
+        }
+        for (host, names) in &holds {
+            let node = &self.nodes[*host];
+            if names.len() as u64 > node.channel_limit {
+                return Some(format!("{host} has too many"));
+            }
+            if polls(host) && self.fleet.lists.get(*host) != Some(names) {
+                return Some(format!("{host} was told something else than {names:?}"));
+            }
+        }
+        let waits = |name: &&String| {
+            layouts[*name]["ingest"] == Value::Null && !self.streams[*name].disabled
+        };
+        for name in self.streams.keys().filter(waits) {
+            let room = self.nodes.iter().find(|(host, node)| {
+                polls(host)
+                    && node.takes(&self.streams[name])
+                    && (holds[host].len() as u64) < node.channel_limit
+            });
+            if let Some((host, _)) = room {
+                return Some(format!("{name} waits, and {host} has room"));
+            }
+        }
+        None
+    }
+
+    /// Until everything is as it was promised.
+    fn rest(&mut self) {
+        let guard = Instant::now() + GUARD;
+        while let Some(broken) = self.broken() {
+            assert!(
+                Instant::now() < guard,
+                "{broken}\n{}\n{:?}",
+                self.story.join("\n"),
+                self.fleet.lists
+            );
+            self.fleet.next();
+        }
+    }
+}
+
+#[test]
+fn any_operations_end_in_a_layout_that_keeps_every_promise() {
+    let seed = std::env::var("WEIR_LAYOUTER_SEED");
+    let seed: u64 = seed.ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("WEIR_LAYOUTER_SEED={seed} repeats it");
+    let mut world = World {
+        server: server(&[
+            "--streamer-dead-timeout",
+            "2s",
+            "--layouter-sleeping-interval",
+            "300ms",
+        ]),
+        fleet: Fleet::new(),
+        nodes: BTreeMap::new(),
+        streams: BTreeMap::new(),
+        random: Random::seeded(seed),
+        story: Vec::new(),
+    };
+    while world.nodes.len() < 5 {
+        world.save_node();
+    }
+    world.save_streams();
+    world.rest();
+    for _ in 0..ROUNDS {
+        for _ in 0..=world.random.below(4) {
+            world.step();
+        }
+        world.rest();
+    }
+    // Moves that merely improve come to an end: intervals go by, and nothing is written.
+    let guard = Instant::now() + GUARD;
+    loop {
+        let before = layouts(&world.server);
+        world.fleet.rounds(3);
+        if layouts(&world.server) == before {
+            break;
+        }
+        assert!(Instant::now() < guard, "it never comes to rest");
+    }
+    assert_eq!(world.broken(), None);
+}
