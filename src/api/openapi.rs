@@ -660,13 +660,6 @@ fn loosen(
             }
         }
     }
-    // In a patch `null` removes what has this name, in a map as anywhere.
-    if how == Loose::Patch
-        && let Some(Value::Object(values)) = object.get_mut("additionalProperties")
-    {
-        admit_null(values);
-        changed = true;
-    }
     if how == Loose::Selected {
         for key in ["items", "additionalProperties"] {
             if let Some(inner) = object.get_mut(key) {
@@ -750,6 +743,9 @@ fn publish(schema: &mut Value) {
                 admit_null(property);
             }
         }
+    }
+    if let Some(Value::Object(values)) = object.get_mut("additionalProperties") {
+        admit_null(values);
     }
 }
 

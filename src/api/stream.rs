@@ -509,7 +509,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         ));
     }
     if let Some(flag) = query.own("include_ingest_history")
-        && !matches!(flag, "" | "true" | "false")
+        && !matches!(flag, "true" | "false")
     {
         return Err(ApiError::bad_parameter(
             "include_ingest_history",

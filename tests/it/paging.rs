@@ -1,9 +1,12 @@
 //! Walks over large collections while they change: what exists throughout is seen exactly once.
 //!
-//! In process, at the query engine over states: over HTTP a million streams would take minutes, and what is promised is decided here. Between two
-//! pages of a walk the collection is written to, by the same commands that requests become.
+//! In process, at the query engine over states, between whose pages the collection is written to by the same commands that requests become; and
+//! over HTTP, while others write as fast as they can. Both from the first page to the last and back. Over HTTP the collection is smaller unless
+//! `WEIR_PAGING_STREAMS=1000000` says otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use imbl::OrdMap;
 use serde_json::Value;
@@ -18,6 +21,9 @@ use weir::state::name::{StreamName, shard_of};
 use weir::state::node::RenderSettings;
 use weir::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Stream, StreamRecord};
 use weir::state::{Loader, SHARDS, State};
+use weir_storage::{Batch, Log as _, Op, Store};
+
+use crate::server::{API_KEY, PREFIX, TestServer};
 
 const MOMENT: u64 = 1_727_274_724_000;
 
@@ -71,34 +77,63 @@ impl World {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    On,
+    Back,
+}
+
 /// Reads a whole list page by page, with `write` between the pages. How often each document was seen.
 fn walk(
     world: &mut World,
     question: &str,
+    way: Way,
     kind: &'static weir::api::query::Kind,
     page_of: fn(&State, Query) -> weir::api::query::Page,
     mut write: impl FnMut(&mut World),
 ) -> BTreeMap<String, usize> {
+    let mut cursor = String::new();
+    let ask = |world: &World, cursor: &str| {
+        let query = Query::parse(&format!("{question}{cursor}"), kind, &[]).expect("a query");
+        page_of(&world.state, query)
+    };
+    if way == Way::Back {
+        // Nobody writes on the way to the last page, from which the walk begins.
+        while let Some(next) = ask(world, &cursor).next {
+            cursor = escaped(&next);
+        }
+    }
     world.begin_walk();
     let mut seen = BTreeMap::new();
-    let mut cursor = String::new();
     loop {
-        let query = Query::parse(&format!("{question}{cursor}"), kind, &[]).expect("a query");
-        let page = page_of(&world.state, query);
-        let next = page.next.clone();
+        let page = ask(world, &cursor);
+        let further = match way {
+            Way::On => page.next.clone(),
+            Way::Back => page.prev.clone(),
+        };
         let body: Value = serde_json::from_slice(&page.into_body("")).expect("an answer");
-        for item in body[kind.collection].as_array().expect("a list") {
-            let key = match &item[kind.key] {
-                Value::String(text) => text.clone(),
-                number => number.to_string(),
-            };
+        for key in keys(&body, kind.collection, kind.key) {
             *seen.entry(key).or_default() += 1;
         }
-        let Some(next) = next else { return seen };
-        let next = percent_encoding::utf8_percent_encode(&next, percent_encoding::NON_ALPHANUMERIC);
-        cursor = format!("&cursor={next}");
+        let Some(further) = further else { return seen };
+        cursor = escaped(&further);
         write(world);
     }
+}
+
+/// The parameter that asks for the page at a cursor.
+fn escaped(cursor: &str) -> String {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    format!("&cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC))
+}
+
+fn keys(page: &Value, collection: &str, key: &str) -> Vec<String> {
+    let items = page[collection].as_array().expect("a list").iter();
+    let keys = items.map(|item| match &item[key] {
+        Value::String(text) => text.clone(),
+        number => number.to_string(),
+    });
+    keys.collect()
 }
 
 fn run<S: Source>(query: Query, source: &S) -> weir::api::query::Page {
@@ -207,14 +242,29 @@ fn save_episode(world: &mut World, id: u64, body: &str) {
 fn a_hundred_thousand_episodes_page_exactly_once_under_writes() {
     let mut world = World::new(episodes());
     let page = |state: &State, query: Query| run(query, &EntitySource::new(Kind::Episode, state));
-    for (question, moves) in [
-        ("sort=episode_id&limit=997", false),
-        ("sort=-episode_id&limit=9999", false),
-        ("sort=-opened_at&limit=9000&select=media", false),
-        ("sort=media,-opened_at&limit=9000&select=media", false),
-        ("media=cam1,cam2,cam96,none&limit=500&sort=opened_at", false),
-        ("limit=9001&select=media", true),
-        ("updated_at_gt=1&media=cam3,cam4&limit=300", true),
+    for (question, way, moves) in [
+        ("sort=episode_id&limit=997", Way::On, false),
+        ("sort=-episode_id&limit=9999", Way::On, false),
+        ("sort=-episode_id&limit=9999", Way::Back, false),
+        ("sort=-opened_at&limit=9000&select=media", Way::On, false),
+        ("sort=-opened_at&limit=9000&select=media", Way::Back, false),
+        (
+            "sort=media,-opened_at&limit=9000&select=media",
+            Way::On,
+            false,
+        ),
+        (
+            "media=cam1,cam2,cam96,none&limit=500&sort=opened_at",
+            Way::On,
+            false,
+        ),
+        (
+            "media=cam1,cam2,cam96,none&limit=500&sort=opened_at",
+            Way::Back,
+            false,
+        ),
+        ("limit=9001&select=media", Way::On, true),
+        ("updated_at_gt=1&media=cam3,cam4&limit=300", Way::On, true),
     ] {
         let filter = question
             .split('&')
@@ -235,7 +285,7 @@ fn a_hundred_thousand_episodes_page_exactly_once_under_writes() {
             .map(|(key, _)| key.to_string())
             .collect();
         let kind = list_kind(Kind::Episode);
-        let seen = walk(&mut world, question, kind, page, write_episodes);
+        let seen = walk(&mut world, question, way, kind, page, write_episodes);
         check(&world, question, &before, &seen, moves);
         if moves {
             // Whoever changed moved ahead: it is met after its change, if not before.
@@ -309,11 +359,172 @@ fn a_million_streams_page_exactly_once_under_writes() {
     let mut world = World::new(streams());
     let page = |state: &State, query: Query| run(query, &Streams::new(state, None));
     let question = "limit=10000&select=title";
-    let before: BTreeSet<String> = (0..SHARDS)
-        .flat_map(|shard| world.state.shard(shard).keys())
-        .map(ToString::to_string)
-        .collect();
-    let seen = walk(&mut world, question, &STREAMS, page, write_streams);
-    check(&world, question, &before, &seen, false);
-    assert!(world.changed.len() > 500, "the walk was written under");
+    for way in [Way::On, Way::Back] {
+        let before: BTreeSet<String> = (0..SHARDS)
+            .flat_map(|shard| world.state.shard(shard).keys())
+            .map(ToString::to_string)
+            .collect();
+        let seen = walk(&mut world, question, way, &STREAMS, page, write_streams);
+        check(&world, question, &before, &seen, false);
+        assert!(world.changed.len() > 500, "the walk was written under");
+    }
+}
+
+// ---- over HTTP -------------------------------------------------------------------------------------------------------------------
+
+/// Puts streams into a store as they are there after they were saved.
+fn fill(directory: &Path, streams: u64) {
+    let options = weir_storage::Options::default();
+    let (mut store, opened) = Store::open(directory, &options).expect("an empty store");
+    let (batch, mut lsn) = (10_000, opened.lsn);
+    for first in (0..streams).step_by(batch as usize) {
+        lsn += 1;
+        let ops = (first..streams.min(first + batch)).map(|n| {
+            let name = format!("cam{n:07}");
+            let record = StreamRecord::new(&Stream {
+                name: name.clone(),
+                revision: lsn,
+                updated_at: MOMENT + lsn,
+                config: "{}".to_owned(),
+                ..Stream::default()
+            });
+            let mut key = vec![shard_of(&name) as u8];
+            key.extend_from_slice(name.as_bytes());
+            Op::Put {
+                table: weir::writer::STREAMS,
+                key: key.into(),
+                value: record.bytes().clone(),
+            }
+        });
+        let ops = ops.collect();
+        let stamp_ms = MOMENT + lsn;
+        let batch = Batch { lsn, stamp_ms, ops };
+        store.commit(&batch).expect("commits");
+    }
+}
+
+/// Streams that were changed, deleted and made by somebody who writes until told to stop.
+fn write_until(
+    server: &TestServer,
+    streams: u64,
+    seed: u64,
+    stop: &AtomicBool,
+) -> [BTreeSet<String>; 3] {
+    let mut random = Random(seed);
+    let [mut changed, mut deleted, mut made] = [const { BTreeSet::new() }; 3];
+    let mut client = server.connect();
+    let bearer = format!("Bearer {API_KEY}");
+    let mut send = |method: &str, name: &str, body: &str| {
+        let (path, fields) = (
+            format!("{PREFIX}/streams/{name}"),
+            [("Authorization", &*bearer)],
+        );
+        client
+            .request(method, &path, &fields, body.as_bytes())
+            .status
+    };
+    while !stop.load(Ordering::Acquire) {
+        let n = random.below(streams);
+        let name = format!("cam{n:07}");
+        let body = format!(r#"{{"comment":"{n}"}}"#);
+        match random.below(4) {
+            0 => {
+                let status = send("DELETE", &name, "");
+                assert!(matches!(status, 204 | 404), "{status}");
+                deleted.insert(name);
+            }
+            1 => {
+                let name = format!("{name}-{seed}-{}", made.len());
+                assert_eq!(send("PUT", &name, &body), 200);
+                made.insert(name);
+            }
+            // One that was deleted would be made anew.
+            _ if !deleted.contains(&name) => {
+                assert_eq!(send("PUT", &name, &body), 200);
+                changed.insert(name);
+            }
+            _ => {}
+        }
+    }
+    [changed, deleted, made]
+}
+
+#[test]
+fn over_http_streams_page_exactly_once_while_others_write() {
+    let streams = std::env::var("WEIR_PAGING_STREAMS").map_or(100_000, |count| {
+        count.parse::<u64>().expect("a number of streams")
+    });
+    let server = TestServer::on(|directory| fill(directory, streams), &[]);
+    let question = "/streams?limit=10000&select=name";
+    let page = |cursor: Option<&str>| {
+        let cursor = cursor.map_or(String::new(), escaped);
+        server
+            .get(&format!("{question}{cursor}"))
+            .expect(200)
+            .json()
+    };
+    for way in [Way::On, Way::Back] {
+        let (further, mut at) = match way {
+            Way::On => ("next", None),
+            Way::Back => ("prev", None),
+        };
+        if way == Way::Back {
+            while let Some(next) = page(at.as_deref())["next"].as_str() {
+                at = Some(next.to_owned());
+            }
+        }
+        let all = |server: &TestServer| {
+            let (mut names, mut at) = (BTreeSet::new(), String::new());
+            loop {
+                let list = server.get(&format!("{question}{at}")).expect(200).json();
+                names.extend(keys(&list, "streams", "name"));
+                match list["next"].as_str() {
+                    Some(next) => at = escaped(next),
+                    None => return names,
+                }
+            }
+        };
+        let before = all(&server);
+        let stop = AtomicBool::new(false);
+        let (seen, written) = std::thread::scope(|scope| {
+            let writers = [1, 2].map(|seed| {
+                let (server, stop) = (&server, &stop);
+                scope.spawn(move || write_until(server, streams, seed, stop))
+            });
+            let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+            loop {
+                let list = page(at.as_deref());
+                for key in keys(&list, "streams", "name") {
+                    *seen.entry(key).or_default() += 1;
+                }
+                at = list[further].as_str().map(str::to_owned);
+                if at.is_none() {
+                    break;
+                }
+            }
+            stop.store(true, Ordering::Release);
+            (seen, writers.map(|writer| writer.join().expect("it wrote")))
+        });
+        let union = |place: usize| {
+            written
+                .iter()
+                .flat_map(|sets| sets[place].clone())
+                .collect::<BTreeSet<_>>()
+        };
+        let (changed, deleted, made) = (union(0), union(1), union(2));
+        assert!(
+            changed.len() + deleted.len() + made.len() > 10,
+            "it was written to"
+        );
+        for name in before.difference(&deleted) {
+            assert_eq!(seen.get(name), Some(&1), "{way:?}: {name}");
+        }
+        for (name, times) in &seen {
+            assert!(
+                before.contains(name) || made.contains(name),
+                "{way:?}: {name} was never there"
+            );
+            assert_eq!(*times, 1, "{way:?}: {name}");
+        }
+    }
 }

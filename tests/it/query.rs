@@ -128,6 +128,10 @@ fn questions_that_make_no_sense_are_refused() {
             "not_boolean include_ingest_history",
         ),
         (
+            "include_ingest_history=",
+            "not_boolean include_ingest_history",
+        ),
+        (
             "jpeg_snapshot_sign_key=x",
             "secret_field jpeg_snapshot_sign_key",
         ),
