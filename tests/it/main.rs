@@ -6,6 +6,7 @@
 mod described;
 mod fleet;
 mod mmdb;
+mod placement;
 mod python;
 mod server;
 mod stub;
@@ -38,6 +39,7 @@ mod faults;
 mod import;
 mod layout_preview;
 mod layouter;
+mod layouter_labels;
 mod layouter_limits;
 mod layouter_random;
 mod lists;

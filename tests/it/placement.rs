@@ -1,0 +1,194 @@
+//! A cluster whose layouter looks often, for scenarios that ask which stream is told to which streamer, why it is there, and who else moved.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, Names, layouts, save_streamer, server};
+use crate::metrics::Metrics;
+use crate::server::TestServer;
+
+/// Rounds of the layouter after which what would move by itself has moved.
+const ROUNDS: f64 = 4.0;
+
+/// Layouts by stream, as they are shown.
+pub type Layouts = BTreeMap<String, Value>;
+/// What each node has against a stream.
+pub type Verdicts = BTreeMap<String, BTreeSet<String>>;
+
+pub struct Cluster {
+    pub server: TestServer,
+    pub fleet: Fleet,
+}
+
+impl Cluster {
+    pub fn new(more: &[&str]) -> Self {
+        let mut arguments = vec!["--layouter-sleeping-interval", "200ms"];
+        arguments.extend_from_slice(more);
+        Self {
+            server: server(&arguments),
+            fleet: Fleet::new(),
+        }
+    }
+
+    /// Saves a streamer and lets it ask for its streams.
+    pub fn streamer(&mut self, host: &str, body: Value) {
+        save_streamer(&self.server, host, body);
+        self.fleet.start(&self.server, host);
+    }
+
+    /// Edits a streamer that is there.
+    #[allow(clippy::needless_pass_by_value)] // as `TestServer::put`
+    pub fn edit(&self, host: &str, body: Value) {
+        self.server
+            .put(&format!("/streamers/{host}"), body)
+            .expect(200);
+    }
+
+    /// What a streamer measures.
+    #[allow(clippy::needless_pass_by_value)] // as `TestServer::put`
+    pub fn report(&self, host: &str, stats: Value) {
+        self.server
+            .put(
+                &format!("/streamers/{host}/stats"),
+                json!({"stats": stats, "streams": []}),
+            )
+            .expect(204);
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // as `TestServer::put`
+    pub fn stream(&self, name: &str, body: Value) {
+        self.server
+            .put(&format!("/streams/{name}"), body)
+            .expect(200);
+    }
+
+    /// Streams with these labels.
+    pub fn labelled(&self, names: &[&str], labels: &Value) {
+        for name in names {
+            self.stream(name, json!({"static": true, "labels": labels}));
+        }
+    }
+
+    /// Places streams by hand.
+    pub fn place(&self, places: &[(&str, &str)]) {
+        let layouts: Vec<Value> = places
+            .iter()
+            .map(|(name, host)| json!({"name": name, "ingest": host}))
+            .collect();
+        self.server
+            .post("/streams/layouts", json!({"layouts": layouts}))
+            .expect(204);
+    }
+
+    /// Waits until each of these streamers was told of exactly these streams.
+    pub fn until(&mut self, expected: &[(&str, &[&str])]) {
+        let expected: Vec<(&str, Names)> = expected
+            .iter()
+            .map(|(host, names)| (*host, set(names)))
+            .collect();
+        self.fleet.until(|fleet| {
+            expected
+                .iter()
+                .all(|(host, names)| fleet.lists.get(*host) == Some(names))
+        });
+    }
+
+    /// Lets the layouter look often enough for anything that it would improve, and answers what is where afterwards.
+    pub fn rest(&mut self) -> Layouts {
+        let read = |server: &TestServer, name: &str| {
+            let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+            Metrics::read(&answer).value(name, &[])
+        };
+        let server = &self.server;
+        let until = read(server, "weir_layouter_runs_total") + ROUNDS;
+        self.fleet.until(|_| {
+            read(server, "weir_layouter_runs_total") >= until
+                && read(server, "weir_layouter_layouts_waiting") < 0.5
+        });
+        layouts(server)
+    }
+
+    pub fn layout(&self, name: &str) -> Value {
+        let stream = self.server.get(&format!("/streams/{name}"));
+        stream.expect(200).json()["layout"].clone()
+    }
+
+    /// What every node of the kind has against a stream in a role, in the codes of the reference; nothing of the one that has it.
+    pub fn against(&self, name: &str, role: &str) -> Verdicts {
+        let why = self.server.get(&format!("/streams/{name}/layout/explain"));
+        let why = why.expect(200).json();
+        let nodes = why["nodes"].as_array().expect("nodes").iter();
+        let verdict = |node: &Value| {
+            let host = node["hostname"].as_str().expect("a host").to_owned();
+            let reasons = node["reasons"].as_array().expect("reasons").iter();
+            let reasons: BTreeSet<String> = reasons
+                .map(|reason| reason.as_str().expect("a code").to_owned())
+                .collect();
+            assert!(
+                node["node_decision"] == false || reasons.is_empty(),
+                "{node}"
+            );
+            (host, reasons)
+        };
+        nodes
+            .filter(|node| node["role"] == role)
+            .map(verdict)
+            .collect()
+    }
+
+    /// A stream has no ingest, because each node has exactly this against it.
+    #[track_caller]
+    pub fn waits(&self, name: &str, expected: &[(&str, &[&str])]) {
+        let why = self.server.get(&format!("/streams/{name}/layout/explain"));
+        let why = why.expect(200).json();
+        let nodes = why["nodes"].as_array().expect("nodes");
+        let no = |node: &Value| node["node_decision"] == false && node["current"] == false;
+        assert!(nodes.iter().all(no), "{why}");
+        assert_eq!(self.against(name, "ingest"), verdicts(expected), "{why}");
+        self.fleet
+            .lists
+            .iter()
+            .for_each(|(host, names)| assert!(!names.contains(name), "{host} has it"));
+    }
+
+    /// A stream is where it is for this reason, which `null` stands for where there is no word for it.
+    #[track_caller]
+    pub fn is(&self, name: &str, host: &str, why: &str) {
+        let layout = self.layout(name);
+        let why = if why.is_empty() {
+            Value::Null
+        } else {
+            json!(why)
+        };
+        assert_eq!(layout["ingest"], host, "{name}: {layout}");
+        assert_eq!(layout["change_reason"], why, "{name}: {layout}");
+        assert_eq!(layout["originator"], "layouter", "{name}: {layout}");
+    }
+}
+
+pub fn set(names: &[&str]) -> Names {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+pub fn verdicts(expected: &[(&str, &[&str])]) -> Verdicts {
+    let verdict = |(host, codes): &(&str, &[&str])| ((*host).to_owned(), set(codes));
+    expected.iter().map(verdict).collect()
+}
+
+/// Streams whose layouts differ in anything, their time included: one that left and returned is among them.
+pub fn touched(before: &Layouts, after: &Layouts) -> Names {
+    let all: Names = before.keys().chain(after.keys()).cloned().collect();
+    all.into_iter()
+        .filter(|name| before.get(name) != after.get(name))
+        .collect()
+}
+
+/// Names of the streams whose ingest is this streamer.
+pub fn on<'l>(layouts: &'l Layouts, host: &str) -> Vec<&'l str> {
+    layouts
+        .iter()
+        .filter(|(_, layout)| layout["ingest"] == host)
+        .map(|(name, _)| name.as_str())
+        .collect()
+}
