@@ -38,6 +38,7 @@ mod faults;
 mod import;
 mod layout_preview;
 mod layouter;
+mod layouter_failures;
 mod lists;
 mod loadtest;
 mod long_poll;
