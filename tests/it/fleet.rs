@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::metrics::Metrics;
 use crate::server::{API_KEY, PREFIX, TestServer};
 
 /// How long a test waits for what must happen. A guard against hanging.
@@ -92,6 +93,23 @@ impl Fleet {
         self.lists.remove(host);
     }
 
+    /// Ends several streamers, none of them later than the last.
+    pub fn stop_all(&mut self, hosts: &[&str]) {
+        for host in hosts {
+            let streamer = self.streamers.get(*host).expect("it was started");
+            streamer.stop.store(true, Ordering::Release);
+        }
+        for host in hosts {
+            self.stop(host);
+        }
+    }
+
+    pub fn start_all(&mut self, server: &TestServer, hosts: &[&str]) {
+        for host in hosts {
+            self.start(server, host);
+        }
+    }
+
     pub fn take(&mut self, (host, count, names): (String, u64, Names)) {
         self.answers.insert(host.clone(), count);
         if self.streamers.contains_key(&host) {
@@ -133,6 +151,38 @@ impl Fleet {
 
     pub fn has(&self, host: &str) -> usize {
         self.lists.get(host).map_or(0, Names::len)
+    }
+
+    /// Whether every running streamer was told what these layouts say, and no other is named in them.
+    pub fn agrees(&self, ingests: &Ingests) -> bool {
+        let mut expected: BTreeMap<&str, Names> = BTreeMap::new();
+        for host in self.streamers.keys() {
+            expected.insert(host, Names::new());
+        }
+        for (name, host) in ingests {
+            let Some(host) = host else { continue };
+            let Some(names) = expected.get_mut(host.as_str()) else {
+                return false;
+            };
+            names.insert(name.clone());
+        }
+        let told = |(host, names): (&&str, &Names)| self.lists.get(*host) == Some(names);
+        expected.iter().all(told)
+    }
+
+    /// Takes news until every stream is on a running streamer that was told so. Answers where they are.
+    pub fn settle(&mut self, server: &TestServer) -> Ingests {
+        self.until(|fleet| {
+            let ingests = ingests(server);
+            ingests.values().all(Option::is_some) && fleet.agrees(&ingests)
+        });
+        ingests(server)
+    }
+
+    /// Lets the layouter look so often for something to improve.
+    pub fn rest(&mut self, server: &TestServer, rounds: u64) {
+        let until = runs(server) + rounds;
+        self.until(|_| runs(server) >= until);
     }
 }
 
@@ -188,4 +238,119 @@ pub fn until_all_may_take(server: &TestServer, fleet: &mut Fleet, stream: &str) 
         }
         fleet.rounds(1);
     }
+}
+/// Where each stream is.
+pub type Ingests = BTreeMap<String, Option<String>>;
+
+pub fn ingests(server: &TestServer) -> Ingests {
+    let layouts = layouts(server).into_iter();
+    layouts
+        .map(|(name, layout)| (name, layout["ingest"].as_str().map(str::to_owned)))
+        .collect()
+}
+
+/// The streams of a streamer.
+pub fn on(ingests: &Ingests, host: &str) -> Names {
+    let there = ingests.iter().filter(|(_, on)| on.as_deref() == Some(host));
+    there.map(|(name, _)| name.clone()).collect()
+}
+
+/// Streams saved over one connection.
+pub fn save_all(server: &TestServer, names: impl IntoIterator<Item = String>, body: &Value) {
+    let mut client = server.connect();
+    let bearer = format!("Bearer {API_KEY}");
+    let body = body.to_string();
+    for name in names {
+        let path = format!("{PREFIX}/streams/{name}");
+        let fields = [("Authorization", bearer.as_str())];
+        client
+            .request("PUT", &path, &fields, body.as_bytes())
+            .expect(200);
+    }
+}
+
+/// Other settings, from now on.
+pub fn set(server: &TestServer, settings: Value) {
+    let mut body = json!({"api_key": API_KEY});
+    let fields = settings.as_object().expect("an object").clone();
+    body.as_object_mut().expect("an object").extend(fields);
+    server.put("/config", body).expect(200);
+}
+
+/// The event log, from its beginning.
+pub fn events(server: &TestServer, query: &str) -> Vec<Value> {
+    let list = server.get(&format!("/events?limit=10000&{query}"));
+    let list = list.expect(200).json();
+    list["events"].as_array().expect("a list").clone()
+}
+
+/// The number of the last event.
+pub fn last_event(server: &TestServer) -> u64 {
+    let list = server.get("/events?sort=-event_id&limit=1").expect(200);
+    list.json()["events"][0]["event_id"].as_u64().unwrap_or(0)
+}
+
+/// One layout that the layouter wrote.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Move {
+    pub name: String,
+    /// Absent: its ingest is where it was before.
+    pub to: Option<String>,
+    pub why: String,
+}
+
+/// What the layouter wrote after an event, in order.
+pub fn moves(server: &TestServer, after: u64) -> Vec<Move> {
+    let query = format!("event=layouter_processing_result&event_id_gt={after}");
+    let results = events(server, &query);
+    let told = results.iter().flat_map(|event| {
+        let relayouts = event["relayouts"].as_array().expect("a list");
+        relayouts.clone()
+    });
+    told.map(|told| Move {
+        name: told["name"].as_str().expect("a name").to_owned(),
+        to: told["ingest"].as_str().map(str::to_owned),
+        why: told["why"].as_str().expect("a reason").to_owned(),
+    })
+    .collect()
+}
+
+/// What became of streamers after an event, in order: `hostname state why`.
+pub fn states(server: &TestServer, after: u64) -> Vec<String> {
+    let query = format!("event=layouter_streamer_state&event_id_gt={after}");
+    let told = events(server, &query);
+    let text = |event: &Value, member: &str| event[member].as_str().expect("text").to_owned();
+    told.iter()
+        .map(|event| {
+            let parts = ["entity_id", "state", "why"].map(|member| text(event, member));
+            parts.join(" ")
+        })
+        .collect()
+}
+
+/// How often the layouter looked for something to improve.
+pub fn runs(server: &TestServer) -> u64 {
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    Metrics::read(&answer).value("weir_layouter_runs_total", &[]) as u64
+}
+
+/// Waits for an event after another, and answers it.
+pub fn await_event(server: &TestServer, after: u64, query: &str) -> Value {
+    let path = format!("/events?event_id_gt={after}&{query}&poll_timeout=50&limit=1");
+    let guard = Instant::now() + GUARD;
+    while Instant::now() < guard {
+        let list = server.get(&path).expect(200).json();
+        if let Some(event) = list["events"].as_array().and_then(|list| list.first()) {
+            return event.clone();
+        }
+    }
+    panic!("no such event comes: {query}");
+}
+
+/// Lets the server wait for something that nobody does: afterwards so many of its seconds are over.
+pub fn pass(server: &TestServer, seconds: u64) {
+    let path =
+        format!("/events?event=server_starting&event_id_gt=1000000000&poll_timeout={seconds}");
+    let list = server.get(&path).expect(200).json();
+    assert_eq!(list["events"], json!([]));
 }

@@ -68,7 +68,7 @@ impl World {
         let host = format!("s{}", self.random.below(HOSTS));
         let known = self.nodes.get(&host);
         let node = Node {
-            zone: self.random.pick(&ZONES),
+            zone: ZONES[self.random.below(2) as usize],
             tenant: self.random.once_in(4).then_some("red"),
             // Chosen once.
             namespace: match known {

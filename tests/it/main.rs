@@ -39,6 +39,7 @@ mod faults;
 mod import;
 mod layout_preview;
 mod layouter;
+mod layouter_failures;
 mod layouter_labels;
 mod layouter_limits;
 mod layouter_random;

@@ -1,0 +1,402 @@
+//! Streamers that are lost: one, one after the other, again and again, most of them, all of them, and with this server.
+//!
+//! Every test asks for the exact moves: who moved, where to and why, and that nobody else did.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::fleet::{
+    Fleet, Ingests, Move, Names, await_event, events, ingests, last_event, layouts, moves, on,
+    pass, runs, save_all, save_streamer, save_streams, server, set, states,
+};
+use crate::server::TestServer;
+
+/// Rounds after which what would move by itself has moved.
+const ROUNDS: u64 = 5;
+
+fn cluster(server: &TestServer, hosts: &[&str], streams: usize) -> (Fleet, Ingests) {
+    let mut fleet = Fleet::new();
+    for host in hosts {
+        save_streamer(server, host, json!({}));
+    }
+    fleet.start_all(server, hosts);
+    let names = (0..streams).map(|i| format!("c{i:03}"));
+    save_all(server, names, &json!({"static": true}));
+    let ingests = fleet.settle(server);
+    for host in hosts {
+        let share = on(&ingests, host).len();
+        assert_eq!(share, streams / hosts.len(), "{host}: {ingests:?}");
+    }
+    (fleet, ingests)
+}
+
+/// Streams that moved, as the layouter tells it, all for one reason, each once. Their places are those of the layouts.
+#[track_caller]
+fn moved(server: &TestServer, after: u64, why: &str) -> Names {
+    let moves = moves(server, after);
+    let now = ingests(server);
+    for Move {
+        name,
+        to,
+        why: told,
+    } in &moves
+    {
+        assert_eq!((told.as_str(), to), (why, &now[name]), "{name}");
+    }
+    let names: Names = moves.iter().map(|moved| moved.name.clone()).collect();
+    assert_eq!(names.len(), moves.len(), "each once: {moves:?}");
+    names
+}
+
+/// Everybody but these is where they were.
+#[track_caller]
+fn only(moved: &Names, before: &Ingests, after: &Ingests) {
+    let differ = before.iter().filter(|(name, host)| after[*name] != **host);
+    let differ: Names = differ.map(|(name, _)| name.clone()).collect();
+    assert_eq!(&differ, moved);
+}
+
+#[test]
+fn a_chain_of_failures_moves_what_it_must_and_all_of_it_returns() {
+    // Goal: each loss moves exactly what was there, and who was moved twice returns to where it was first. Method: four streamers, three are lost
+    // one after the other.
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-sleeping-interval",
+        "300ms",
+    ]);
+    let hosts = ["s1", "s2", "s3", "s4"];
+    let (mut fleet, first) = cluster(&server, &hosts, 12);
+    let mut before = first.clone();
+    for (lost, share) in [("s1", 4), ("s2", 6), ("s3", 12)] {
+        let mark = last_event(&server);
+        let own = on(&before, lost);
+        fleet.stop(lost);
+        let left: Vec<&str> = hosts.iter().copied().filter(|host| *host > lost).collect();
+        let now = fleet.settle(&server);
+        assert_eq!(moved(&server, mark, "node_become_offline"), own);
+        only(&own, &before, &now);
+        for host in left {
+            assert_eq!(on(&now, host).len(), share, "{host}: {now:?}");
+        }
+        for (name, layout) in layouts(&server) {
+            let home = first[&name].as_deref().expect("it was placed");
+            let away = home <= lost;
+            let expected = if away { json!(home) } else { Value::Null };
+            assert_eq!(layout["failover_from"], expected, "{name} after {lost}");
+        }
+        assert_eq!(states(&server, mark), [format!("{lost} down silent")]);
+        before = now;
+    }
+    let mark = last_event(&server);
+    fleet.start_all(&server, &["s1", "s2", "s3"]);
+    fleet.until(|fleet| fleet.agrees(&first));
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(ingests(&server), first);
+    let away: Names = ["s1", "s2", "s3"]
+        .iter()
+        .flat_map(|host| on(&first, host))
+        .collect();
+    assert_eq!(moved(&server, mark, "restore"), away);
+    for (name, layout) in layouts(&server) {
+        assert_eq!(layout["failover_from"], Value::Null, "{name}");
+    }
+}
+
+#[test]
+fn who_comes_and_goes_is_held_longer_each_time() {
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-sleeping-interval",
+        "300ms",
+    ]);
+    let (mut fleet, mut before) = cluster(&server, &["s1", "s2"], 6);
+    let own = on(&before, "s1");
+    for (turn, hold_ms) in [(0, 3000), (1, 6000)] {
+        let mark = last_event(&server);
+        fleet.stop("s1");
+        fleet.settle(&server);
+        assert_eq!(moved(&server, mark, "node_become_offline"), own);
+        let mark = last_event(&server);
+        fleet.start(&server, "s1");
+        let back = await_event(
+            &server,
+            mark,
+            "event=layouter_streamer_state&state=probation",
+        );
+        assert_eq!(
+            (&back["entity_id"], &back["hold_ms"]),
+            (&json!("s1"), &json!(hold_ms))
+        );
+        // What is new goes to where it is safe.
+        let new = format!("new{turn}");
+        save_all(&server, [new.clone()], &json!({"static": true}));
+        before.insert(new.clone(), Some("s2".into()));
+        fleet.until(|fleet| fleet.agrees(&before));
+        fleet.rest(&server, ROUNDS);
+        let mut told = states(&server, mark);
+        // A held streamer that was late begins anew: one state, told twice.
+        told.dedup();
+        assert_eq!(told, ["s1 probation returned", "s1 up hold_over"]);
+        let up = await_event(&server, mark, "event=layouter_streamer_state&state=up");
+        let up = up["event_id"].as_u64().expect("a number");
+        assert_eq!(moved(&server, up, "restore"), own);
+        let all = moves(&server, mark);
+        let meanwhile = Move {
+            name: new,
+            to: Some("s2".into()),
+            why: "not_distributed".into(),
+        };
+        assert_eq!(all[0], meanwhile);
+        assert_eq!(all.len(), 1 + own.len(), "{all:?}");
+    }
+}
+
+#[test]
+fn short_silences_move_nothing() {
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "8s",
+        "--layouter-sleeping-interval",
+        "200ms",
+    ]);
+    let (mut fleet, before) = cluster(&server, &["s1", "s2"], 6);
+    let (mark, layouts_before) = (last_event(&server), layouts(&server));
+    for _ in 0..3 {
+        fleet.stop("s1");
+        fleet.rounds(1);
+        fleet.start(&server, "s1");
+        assert_eq!(fleet.lists["s1"], on(&before, "s1"));
+    }
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(states(&server, mark), [""; 0]);
+    assert_eq!(moves(&server, mark), []);
+    assert_eq!(layouts(&server), layouts_before);
+    assert!(fleet.agrees(&before));
+}
+
+#[test]
+fn the_loss_of_most_moves_nothing_until_it_is_certain() {
+    // Goal: who is cut off from most streamers believes that it is alone for a while. Method: six of eleven fall silent under a long timeout, which
+    // is then made short, so that all six are lost at one moment; two return in time.
+    let server = server(&["--layouter-sleeping-interval", "300ms"]);
+    let hosts = [
+        "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10",
+    ];
+    let (mut fleet, before) = cluster(&server, &hosts, 33);
+    let layouts_before = layouts(&server);
+    fleet.stop_all(&hosts[5..]);
+    pass(&server, 4);
+    let mark = last_event(&server);
+    set(&server, json!({"streamer_dead_timeout": 3000}));
+    let brake = await_event(&server, mark, "event=layouter_brake_on");
+    let facts = ["lost", "streamers", "hold_ms"].map(|member| brake[member].as_u64());
+    assert_eq!(facts, [Some(6), Some(11), Some(15_000)]);
+    let told = states(&server, mark);
+    let lost = hosts[5..]
+        .iter()
+        .map(|host| format!("{host} unsure mass_failure_brake"));
+    assert_eq!(
+        told.iter().cloned().collect::<BTreeSet<_>>(),
+        lost.collect()
+    );
+    // What is new is placed, with those that are left.
+    save_all(&server, ["new".to_owned()], &json!({"static": true}));
+    fleet.until(|_| ingests(&server)["new"].is_some());
+    let place = ingests(&server)["new"].clone().expect("it is placed");
+    assert!(hosts[..5].contains(&place.as_str()), "{place}");
+    fleet.rest(&server, ROUNDS);
+    let mut now = layouts(&server);
+    now.remove("new");
+    assert_eq!(now, layouts_before, "and nothing else");
+    fleet.start_all(&server, &hosts[5..7]);
+    for host in &hosts[5..7] {
+        assert_eq!(fleet.lists[*host], on(&before, host), "{host}");
+    }
+    let over = await_event(&server, mark, "event=layouter_brake_off");
+    let over = over["event_id"].as_u64().expect("a number");
+    let now = fleet.settle(&server);
+    let gone: Names = hosts[7..]
+        .iter()
+        .flat_map(|host| on(&before, host))
+        .collect();
+    assert_eq!(gone.len(), 12);
+    assert_eq!(moved(&server, over, "node_become_offline"), gone);
+    assert_eq!(
+        moves(&server, mark).len(),
+        1 + gone.len(),
+        "nothing before that"
+    );
+    only(&gone, &before, &now);
+    let down = hosts[7..].iter().map(|host| format!("{host} down silent"));
+    assert_eq!(states(&server, over), down.collect::<Vec<_>>());
+    assert_eq!(events(&server, "event=layouter_brake_on").len(), 1);
+}
+
+#[test]
+fn when_all_are_lost_everything_stays_where_it_is() {
+    let server = server(&["--layouter-sleeping-interval", "300ms"]);
+    let hosts = ["s1", "s2", "s3"];
+    let (mut fleet, before) = cluster(&server, &hosts, 9);
+    let layouts_before = layouts(&server);
+    fleet.stop_all(&hosts);
+    pass(&server, 3);
+    let mark = last_event(&server);
+    set(&server, json!({"streamer_dead_timeout": 2000}));
+    for host in hosts {
+        let query = format!("event=layouter_streamer_state&state=down&entity_id={host}");
+        await_event(&server, mark, &query);
+    }
+    save_streams(&server, 0..1);
+    let looked = runs(&server) + ROUNDS;
+    while runs(&server) < looked {}
+    let mut now = layouts(&server);
+    assert_eq!(now.remove("c00"), Some(Value::Null));
+    assert_eq!(now, layouts_before);
+    assert_eq!(moves(&server, mark), []);
+    // They return, and what one of them took in the moments before the others came goes back.
+    set(&server, json!({"streamer_dead_timeout": 3000}));
+    fleet.start_all(&server, &hosts);
+    for host in hosts {
+        let query = format!("event=layouter_streamer_state&state=up&entity_id={host}");
+        await_event(&server, mark, &query);
+    }
+    fleet.rest(&server, ROUNDS);
+    let mut now = fleet.settle(&server);
+    assert!(
+        now.remove("c00").expect("it is there").is_some(),
+        "it has a place now"
+    );
+    assert_eq!(now, before);
+    for (name, layout) in layouts(&server) {
+        assert_eq!(layout["failover_from"], Value::Null, "{name}");
+    }
+}
+
+#[test]
+fn a_restart_between_a_loss_and_its_end_changes_nothing() {
+    // Goal: what happened before a restart is known after it. Method: a streamer is lost, the server ends and begins again, the streamer returns.
+    let mut server = server(&[
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-sleeping-interval",
+        "300ms",
+    ]);
+    let hosts = ["s1", "s2", "s3"];
+    let (mut fleet, before) = cluster(&server, &hosts, 9);
+    let own = on(&before, "s1");
+    fleet.stop("s1");
+    let after = fleet.settle(&server);
+    let layouts_after = layouts(&server);
+    fleet.stop_all(&hosts[1..]);
+    server.kill();
+    server.start();
+    let mark = last_event(&server);
+    let mut fleet = Fleet::new();
+    fleet.start_all(&server, &hosts[1..]);
+    for host in &hosts[1..] {
+        assert_eq!(fleet.lists[*host], on(&after, host), "{host}");
+    }
+    let gone = await_event(&server, mark, "event=layouter_streamer_state");
+    assert_eq!(
+        (&gone["entity_id"], &gone["why"]),
+        (&json!("s1"), &json!("never_seen"))
+    );
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(layouts(&server), layouts_after);
+    assert_eq!(moves(&server, mark), []);
+    fleet.start(&server, "s1");
+    fleet.until(|fleet| fleet.agrees(&before));
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(ingests(&server), before);
+    assert_eq!(moved(&server, mark, "restore"), own);
+}
+
+#[test]
+fn a_streamer_that_is_lost_with_this_server_is_lost_after_its_start() {
+    let mut server = server(&["--layouter-sleeping-interval", "300ms"]);
+    let hosts = ["s1", "s2", "s3"];
+    let (mut fleet, before) = cluster(&server, &hosts, 9);
+    let own = on(&before, "s1");
+    fleet.stop_all(&hosts);
+    server.kill();
+    server.start();
+    let mut fleet = Fleet::new();
+    fleet.start_all(&server, &hosts[1..]);
+    fleet.until(|fleet| fleet.lists.len() == 2);
+    fleet.rest(&server, ROUNDS);
+    let mark = last_event(&server);
+    assert_eq!(
+        moves(&server, 0).len(),
+        9,
+        "the first places and nothing since"
+    );
+    set(&server, json!({"streamer_dead_timeout": 3000}));
+    let now = fleet.settle(&server);
+    assert_eq!(states(&server, mark), ["s1 down never_seen"]);
+    assert_eq!(moved(&server, mark, "node_become_offline"), own);
+    only(&own, &before, &now);
+}
+
+#[test]
+fn one_of_ten_is_lost_and_only_its_streams_move() {
+    // Goal: the least moves, and every account of them agrees: layouts, their history, the event log and what the streamers are told.
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-sleeping-interval",
+        "300ms",
+    ]);
+    let hosts = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
+    let (mut fleet, before) = cluster(&server, &hosts, 400);
+    let layouts_before = layouts(&server);
+    let mark = last_event(&server);
+    let own = on(&before, "s3");
+    fleet.stop("s3");
+    let left: Vec<&str> = hosts.iter().copied().filter(|host| *host != "s3").collect();
+    let now = fleet.settle(&server);
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(ingests(&server), now);
+    assert_eq!(own.len(), 40);
+    assert_eq!(moved(&server, mark, "node_become_offline"), own);
+    only(&own, &before, &now);
+    let shares: Vec<usize> = left.iter().map(|host| on(&now, host).len()).collect();
+    assert!(
+        shares.iter().all(|share| [44, 45].contains(share)),
+        "{shares:?}"
+    );
+    let list = server
+        .get("/streams?limit=1000&select=name,layout&include_ingest_history=true")
+        .expect(200)
+        .json();
+    let list = list["streams"].as_array().expect("a list");
+    assert_eq!(list.len(), 400);
+    for stream in list {
+        let name = stream["name"].as_str().expect("a name");
+        let layout = &stream["layout"];
+        let history = layout["ingest_history"].as_array().expect("a list");
+        let places: Vec<&str> = history
+            .iter()
+            .filter_map(|place| place["ingest"].as_str())
+            .collect();
+        assert!(
+            history
+                .iter()
+                .all(|place| place["originator"] == "layouter")
+        );
+        let (old, new) = (&before[name], &now[name]);
+        if own.contains(name) {
+            assert_eq!(places, [new.as_deref().expect("a place"), "s3"], "{name}");
+            assert_eq!(layout["change_reason"], "node_become_offline");
+            assert_eq!(layout["failover_from"], "s3");
+            assert_eq!(history[0]["created_at"], layout["created_at"]);
+            assert_eq!(history[1]["created_at"], layouts_before[name]["created_at"]);
+        } else {
+            assert_eq!(places, [old.as_deref().expect("a place")], "{name}");
+            assert_eq!(*layout, layouts_before[name], "{name}");
+        }
+    }
+}
