@@ -107,6 +107,46 @@ fn every_change_is_told_with_who_asked_for_it() {
 }
 
 #[test]
+fn what_is_read_or_refused_is_no_event() {
+    let server = TestServer::new();
+    server.put("/streams/a", stream("one")).expect(200);
+    let all = |query: &str| events(&server, query).len();
+    let before = all("event=api_call");
+    assert_eq!(before, 1);
+    server.get("/streams").expect(200);
+    server.put("/streams/a", stream("one")).expect(200);
+    for (method, path, body, status) in [
+        ("PUT", "/streams/a", "{", 400),
+        ("PUT", "/streams/a", r#"{"inputs":5}"#, 400),
+        ("PUT", "/streamers/s1", "{}", 400),
+        (
+            "PUT",
+            "/streams/batch",
+            r#"[{"name":"b"},{"name":"c","inputs":5}]"#,
+            400,
+        ),
+        (
+            "POST",
+            "/streams/layouts",
+            r#"{"layouts":[{"name":"zzz","ingest":"s1"}]}"#,
+            404,
+        ),
+        ("DELETE", "/agents/nobody", "", 404),
+        ("POST", "/agents/nobody/reboot", "", 404),
+        ("PUT", "/config", r#"{"layouter_enabled":5}"#, 400),
+    ] {
+        let answer = server.call(method, path, body.as_bytes());
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+    }
+    server.call_as("DELETE", "/streams/a", None).expect(401);
+    // What is made afterwards is the next event.
+    server.delete("/streams/a").expect(204);
+    let told = events(&server, "event=api_call");
+    assert_eq!(told.len(), before + 1, "{told:?}");
+    assert_eq!(told[1]["operation_id"], "stream_delete");
+}
+
+#[test]
 fn who_waits_for_news_gets_them() {
     let server = TestServer::new();
     server.put("/streams/a", stream("one")).expect(200);
