@@ -590,7 +590,7 @@ fn start_layouter(
     inputs: Receiver<Input>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let fleet = shared.clone();
+    let (fleet, bitrates) = (shared.clone(), shared.clone());
     let ports = Ports {
         commits,
         inputs,
@@ -598,6 +598,11 @@ fn start_layouter(
         stats_of: Box::new(move |hostname| {
             let stats = fleet.fleet.streamer(hostname, Instant::now())?;
             Some(NodeStats::from(&*stats))
+        }),
+        bitrate_of: Box::new(move |stream, hostname| {
+            bitrates
+                .fleet
+                .bitrate_kbit(stream, hostname, Instant::now())
         }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),

@@ -821,6 +821,15 @@ impl FleetStats {
     }
 
     /// Everything known of streamers, in order of their names, also of those whose stats do not hold any more.
+    /// What one streamer says that a stream takes.
+    pub fn bitrate_kbit(&self, stream: &str, hostname: &str, now: Instant) -> Option<u64> {
+        let oldest_ms = self.oldest_ms(now);
+        let shard = self.shards[shard_of(stream)].read();
+        let mut told = shard.streams.get(stream)?.told();
+        let told = told.find(|told| &*told.host.hostname == hostname && told.holds(oldest_ms))?;
+        told.stats.bitrate_kbit.get()
+    }
+
     pub fn streamers(&self) -> Vec<Arc<StreamerFacts>> {
         let hosts = self.hosts.load();
         hosts.values().map(|host| host.facts.load_full()).collect()

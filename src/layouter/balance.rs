@@ -36,7 +36,7 @@ impl Engine {
     pub(super) fn is_calm(&self) -> bool {
         let flying = u64::from(self.in_flight) * 1000;
         let share_max = u64::from(self.settings.in_flight_permille_max);
-        self.on_probation == 0
+        self.counts.on_probation == 0
             && flying
                 <= (u64::from(self.streams) * share_max)
                     .max(1000 * u64::from(self.settings.optional_moves_min))
@@ -415,8 +415,10 @@ impl Engine {
             return None;
         }
         let (source, node) = (self.node(slot.node), self.node(target));
-        // The fuller of the two must end clearly less full, or the next round moves it back.
-        if node.load_with(&need, balance) + stop / 2 > load {
+        // The fuller of the two must end clearly less full, or the next round moves it back; and it must be this slot that makes its node hot.
+        if node.load_with(&need, balance) + stop / 2 > load
+            || source.load_without(&need, balance) >= load
+        {
             return None;
         }
         // And a gap that is one channel of a small node is no gap.

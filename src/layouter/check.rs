@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Engine;
 use super::class::NONE;
 use super::event::SlotKind;
-use super::slots::{DISABLED, LIVE, MEMBER, NOTED, PENDING, UNIT, WAITING};
+use super::slots::{DISABLED, LIVE, MEMBER, NOTED, ORIGIN_NOTED, PENDING, UNIT, WAITING};
 
 impl Engine {
     /// Panics if a slot waits that some node would take. Holds once ticks have nothing left to do.
@@ -39,7 +39,10 @@ impl Engine {
                 assert_eq!(slot.node, NONE, "a free slot is nowhere");
                 continue;
             }
-            assert!(!slot.has(NOTED | PENDING), "an event leaves nothing open");
+            assert!(
+                !slot.has(NOTED | PENDING | ORIGIN_NOTED),
+                "an event leaves nothing open"
+            );
             flying += u32::from(slot.has(super::slots::IN_FLIGHT));
             let demand = self.rows.get(s).demand;
             assert_eq!(slot.class, self.classes.class_of_demand(demand), "class");
@@ -123,6 +126,9 @@ impl Engine {
                 continue;
             }
             assert!(node.channels <= u64::from(node.limit.channels), "channels");
+            if node.settling {
+                continue;
+            }
             assert!(node.kbps <= u64::from(node.limit.kbps), "bandwidth");
             assert!(node.disk <= u64::from(node.limit.disk), "disk");
         }

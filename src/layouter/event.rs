@@ -61,6 +61,8 @@ pub struct NodeSpec {
     pub transcoder: bool,
     /// Has DVR storage, so it can keep backups.
     pub dvr: bool,
+    /// What runs there is about to be measured: nothing leaves it for bandwidth or disk until then. New slots must fit all the same.
+    pub settling: bool,
     /// Taken when the engine first hears of the node; afterwards only [`Event::NodeStates`] counts.
     pub state: NodeState,
 }
@@ -78,6 +80,7 @@ impl NodeSpec {
             disk_bytes: None,
             transcoder: false,
             dvr: true,
+            settling: false,
             state: NodeState::Up,
         }
     }
@@ -115,8 +118,10 @@ pub struct StreamSpec {
     /// As configured, prefixes included (see `label`).
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     pub transcoder: bool,
-    /// Claimed or else measured; absent: the setting `kbps_default`.
+    /// Claimed or else measured; absent: what was measured before, or else the setting `kbps_default`.
     pub kbps: Option<u32>,
+    /// `kbps` was measured. It holds until something else is measured or claimed, whatever rows come in between.
+    pub measured: bool,
     pub dvr: Option<DvrSpec>,
     pub inference: bool,
     /// Streams that share an agent, directly or through others, share their ingest.
@@ -135,6 +140,7 @@ impl StreamSpec {
             labels: Vec::new(),
             transcoder: false,
             kbps: None,
+            measured: false,
             dvr: None,
             inference: false,
             agents: Vec::new(),
@@ -299,7 +305,7 @@ impl Why {
     }
 }
 
-/// One slot of a stream goes from one node to another. The whole layout of the stream is told by `Engine::layout`.
+/// One slot of a stream goes from one node to another; or stays where it is, and only `failover_from` is another. The whole layout of the stream is told by `Engine::layout`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
     pub stream: StreamName,

@@ -99,13 +99,18 @@ impl Engine {
     }
 
     pub(super) fn failover_from(&self, ingest: u32) -> Option<&Hostname> {
+        let origin = self.stream_origin(ingest);
+        (origin != NONE).then(|| &self.node(origin).hostname)
+    }
+
+    /// The node that a stream's ingest comes back to.
+    pub(super) fn stream_origin(&self, ingest: u32) -> u32 {
         let s = if self.slot(ingest).has(MEMBER) {
-            *self.unit_of.get(&ingest)?
+            self.unit_of.get(&ingest).copied().unwrap_or(ingest)
         } else {
             ingest
         };
-        let origin = self.origin_of(s);
-        (origin != NONE).then(|| &self.node(origin).hostname)
+        self.origin_of(s)
     }
 
     /// Every node's verdict on a slot of a stream, in no particular order. A stream that shares an agent is judged together with the others.

@@ -74,6 +74,7 @@ pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
         labels: Vec::new(),
         transcoder: false,
         kbps: None,
+        measured: false,
         dvr: None,
         inference: false,
         agents: Vec::new(),
@@ -142,6 +143,7 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
         dvr: stats
             .and_then(|stats| stats.disk_bytes)
             .is_none_or(|bytes| bytes > 0),
+        settling: false,
         state,
     }
 }

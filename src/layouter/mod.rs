@@ -22,6 +22,7 @@ pub mod event;
 pub mod health;
 pub mod intake;
 pub mod label;
+pub mod measured;
 pub mod plan;
 pub mod pressure;
 pub mod run;
@@ -61,7 +62,7 @@ use budget::Budgets;
 use class::{Classes, NONE};
 use cow::{CowMap, CowVec, mix};
 use flight::Held;
-use slots::{FETCHED_TOGETHER, LIVE, NOTED, Node, PENDING, Row, Slot, UNIT};
+use slots::{Counts, FETCHED_TOGETHER, LIVE, NOTED, Node, ORIGIN_NOTED, PENDING, Row, Slot, UNIT};
 use tree::Tree;
 use units::Unit;
 
@@ -109,10 +110,7 @@ pub struct Engine {
     /// Nodes that are only a name, and those of them whose number may be given to another.
     ghosts: BTreeSet<u32>,
     free_nodes: BTreeSet<u32>,
-    streamers_running: u32,
-    on_probation: u32,
-    /// Of the nodes that run and have a limit: channels, bandwidth, disk.
-    average_limit: [u64; 3],
+    counts: Counts,
     frozen_before: bool,
     changed_nodes: BTreeSet<u32>,
     rescore_all: bool,
@@ -143,6 +141,8 @@ pub struct Engine {
     retry_now: bool,
     restorable: BTreeSet<u32>,
     origins: CowMap<u32, u32>,
+    /// Ingests and what they came back to before this event.
+    origins_noted: Vec<(u32, u32)>,
     below_best: BTreeSet<u32>,
     exempt: imbl::OrdMap<u32, u64>,
     held: imbl::OrdMap<u32, Held>,
@@ -178,9 +178,7 @@ impl Engine {
             hosts: CowMap::new(),
             ghosts: BTreeSet::new(),
             free_nodes: BTreeSet::new(),
-            streamers_running: 0,
-            on_probation: 0,
-            average_limit: [u64::MAX; 3],
+            counts: Counts::default(),
             frozen_before: true,
             changed_nodes: BTreeSet::new(),
             rescore_all: false,
@@ -204,6 +202,7 @@ impl Engine {
             retry_now: false,
             restorable: BTreeSet::new(),
             origins: CowMap::new(),
+            origins_noted: Vec::new(),
             below_best: BTreeSet::new(),
             exempt: imbl::OrdMap::new(),
             held: imbl::OrdMap::new(),
@@ -420,6 +419,9 @@ impl Engine {
                 self.fly(s);
             }
             self.counters.changes[why as usize] += 1;
+            if self.slot(ingest).has(ORIGIN_NOTED) {
+                self.set_flag(ingest, ORIGIN_NOTED, false);
+            }
             let host = |n: u32| (n != NONE).then(|| self.node(n).hostname.clone());
             told(Change {
                 stream,
@@ -430,6 +432,28 @@ impl Engine {
                 failover_from: self.failover_from(ingest).cloned(),
                 revision: self.rows.get(ingest).revision(),
             });
+        }
+        for (s, before) in std::mem::take(&mut self.origins_noted) {
+            if !self.slot(s).has(ORIGIN_NOTED) {
+                continue;
+            }
+            self.set_flag(s, ORIGIN_NOTED, false);
+            let Some(stream) = self.names.get(s).clone() else {
+                continue;
+            };
+            if self.slot(s).has(LIVE) && self.stream_origin(s) != before {
+                let node = self.slot(s).node;
+                let host = (node != NONE).then(|| self.node(node).hostname.clone());
+                told(Change {
+                    stream,
+                    kind: SlotKind::Ingest,
+                    from: host.clone(),
+                    to: host,
+                    why: Why::Restore,
+                    failover_from: self.failover_from(s).cloned(),
+                    revision: self.rows.get(s).revision(),
+                });
+            }
         }
         self.repeated.drain(..).for_each(told);
         for s in std::mem::take(&mut self.freed) {

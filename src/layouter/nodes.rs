@@ -32,10 +32,12 @@ impl Engine {
             tie: 0,
             state: NodeState::Down,
             pressed: false,
+            settling: false,
             live: false,
             buckets: Vec::new(),
             displaced: Vec::new(),
             restore_tried: 0,
+            counted: super::slots::Counted::default(),
         };
         let n = match self.free_nodes.pop_first() {
             Some(n) => {
@@ -97,6 +99,7 @@ impl Engine {
         let limit = limits(&spec, &self.settings);
         let node = self.node_mut(n);
         node.live = true;
+        node.settling = spec.settling;
         node.bandwidth_kbps = spec.bandwidth_kbps;
         node.disk_bytes = spec.disk_bytes;
         node.limit = limit;
@@ -306,7 +309,8 @@ impl Engine {
                 }
             }
         }
-        for dimension in 0..3 {
+        let dimensions = if self.node(n).settling { 1 } else { 3 };
+        for dimension in 0..dimensions {
             self.cut(n, dimension);
         }
     }

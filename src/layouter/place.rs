@@ -81,7 +81,7 @@ impl Engine {
                 return Some((self.with_headroom(tier, need, avoid, node), tier.score));
             }
         }
-        if self.on_probation == 0 {
+        if self.counts.on_probation == 0 {
             return None;
         }
         pool.tiers.iter().find_map(|tier| {
@@ -267,7 +267,7 @@ impl Engine {
             ranks.push((choices[i].1, rank.min(RANK_MAX)));
         }
         ranks.sort_unstable();
-        let average = self.average_limit;
+        let average = self.counts.average_limit();
         let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
         for (i, s) in slots.iter().enumerate() {
             if i % FETCHED_TOGETHER == 0 {

@@ -7,7 +7,7 @@
 use super::Engine;
 use super::class::NONE;
 use super::event::{NodeState, SlotKind, Why};
-use super::slots::{LIVE, RETURNS, WAITING};
+use super::slots::{LIVE, ORIGIN_NOTED, RETURNS, UNIT, WAITING};
 
 impl Engine {
     /// Remembers where a slot comes from that is about to leave a lost node.
@@ -31,12 +31,42 @@ impl Engine {
     #[inline]
     pub(super) fn clear_origin(&mut self, s: u32) {
         if self.slot(s).has(RETURNS) {
+            self.note_origin(s);
             self.origins.remove(&s);
             self.set_flag(s, RETURNS, false);
         }
     }
 
+    /// Writes down what a stream comes back to, the first time that this is about to change in this event: also without a move its row must say it.
+    pub(super) fn note_origin(&mut self, s: u32) {
+        let slot = *self.slot(s);
+        if slot.has(UNIT) {
+            let members: Vec<u32> = self.members_of(s).collect();
+            for member in members {
+                self.note_origin(member);
+            }
+        } else if slot.kind() == SlotKind::Ingest && !slot.has(ORIGIN_NOTED) && !self.loading {
+            let origin = self.stream_origin(s);
+            self.set_flag(s, ORIGIN_NOTED, true);
+            self.origins_noted.push((s, origin));
+        }
+    }
+
+    /// A row says something else: it has to be told even if nothing changes in this event.
+    pub(super) fn note_row_origin(&mut self, ingest: u32, row: u32) {
+        if self.slot(ingest).has(ORIGIN_NOTED) {
+            let noted = self.origins_noted.iter_mut().rev();
+            for noted in noted.filter(|(s, _)| *s == ingest) {
+                noted.1 = row;
+            }
+        } else {
+            self.set_flag(ingest, ORIGIN_NOTED, true);
+            self.origins_noted.push((ingest, row));
+        }
+    }
+
     pub(super) fn set_origin(&mut self, s: u32, node: u32) {
+        self.note_origin(s);
         self.clear_origin(s);
         if node != NONE {
             self.origins.insert(s, node);

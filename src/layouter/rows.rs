@@ -9,7 +9,9 @@ use super::Engine;
 use super::class::{Demand, NONE, PREFERRED_SCORE};
 use super::event::{NodeRole, Rows, SlotKind, StreamSpec, Why};
 use super::label::parse;
-use super::slots::{CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEMBER, PENDING, WAITING};
+use super::slots::{
+    CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_NOTED, PENDING, WAITING,
+};
 use super::tree::Need;
 use crate::state::name::{Hostname, StreamName};
 
@@ -73,8 +75,11 @@ impl Engine {
             .into_iter()
             .map(|id| (id, PREFERRED_SCORE))
             .collect();
+        let known = || self.streams_by_name.get(&spec.name).map(|s| self.slot(*s));
+        let measured = || known().filter(|slot| slot.has(MEASURED)).map(|it| it.kbps);
         let kbps = spec
             .kbps
+            .or_else(measured)
             .unwrap_or(self.settings.kbps_default)
             .min(CLAIM_MAX);
         let disk = spec.dvr.map_or(0, |dvr| {
@@ -195,6 +200,9 @@ impl Engine {
         }
         let fresh = known.is_none() || was_disabled;
         self.set_flag(ingest, DISABLED, false);
+        if spec.kbps.is_some() {
+            self.set_flag(ingest, MEASURED, spec.measured);
+        }
 
         // As many slots as the row or the configuration has; what is too much goes at the end.
         let ring = self.ring(ingest);
@@ -302,6 +310,12 @@ impl Engine {
             self.clear_origin(ingest);
             self.ungrouped.remove(&ingest);
             self.set_flag(ingest, DISABLED, true);
+        }
+        if !self.loading {
+            let row_origin = self.host(spec.layout.failover_from.as_ref());
+            if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_NOTED) {
+                self.note_row_origin(ingest, row_origin);
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Switched off there is no engine at all and nothing moves; switched on it is built from what is stored, as at a start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +19,11 @@ use tracing::{error, info, warn};
 
 use super::health::{Cause, Fact, Health, HealthSettings, NodeHealth};
 use super::intake::{NodeStats, cpu_limit_permille, node_spec, stored_layout, stream_spec};
+use super::measured::Measured;
 use super::plan::{Plan, says};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
 use super::tally::Tally;
-use super::{Change, Engine, Event, NodeState, Rows, Settings, StoredLayout, StreamSpec};
+use super::{Change, Engine, Event, NodeSpec, NodeState, Rows, Settings, StoredLayout, StreamSpec};
 use crate::feed::Commit;
 use crate::http::error::ApiError;
 use crate::rt::{sys, uptime_ms};
@@ -30,7 +31,7 @@ use crate::state::command::{Command, Done, Placement};
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::name::Hostname;
 use crate::state::pulse::Pulse;
-use crate::state::record::StreamRecord;
+use crate::state::record::{StreamRecord, StreamerRecord};
 use crate::state::{SHARDS, State};
 use crate::writer::{Commands, Envelope, Published, ReplyTo};
 
@@ -85,6 +86,11 @@ pub struct Layouter {
     health: Health,
     pressure: Pressure,
     stats: HashMap<Hostname, NodeStats>,
+    /// Bitrates of streams that claim none.
+    measured: Measured,
+    /// Nodes that were there at the start and have not reported since, for so long: a restart forgets what was measured, and must move nothing for it.
+    settling: BTreeSet<Hostname>,
+    settled_at_ms: u64,
     watched: BTreeMap<Hostname, Watched>,
     plan: Plan,
     /// Revisions that brought streams to a node which it has not been told yet.
@@ -115,6 +121,9 @@ impl Layouter {
             health: Health::new(health, now_ms),
             pressure: Pressure::new(PressureSettings::default()),
             stats: HashMap::new(),
+            measured: Measured::default(),
+            settling: state.streamers().keys().cloned().collect(),
+            settled_at_ms: now_ms + settings.dead_timeout_ms,
             watched: BTreeMap::new(),
             plan: Plan::default(),
             untold: BTreeMap::new(),
@@ -189,14 +198,16 @@ impl Layouter {
             match commit.state.streamer(hostname) {
                 Some(record) => {
                     self.watch(hostname, false, now_ms);
-                    let (stats, state) = (self.stats.get(hostname), self.node_state(hostname));
-                    rows.nodes.push(node_spec(record, stats, state));
+                    rows.nodes.push(self.node_spec(hostname, record));
                 }
                 None => {
                     self.unwatch(hostname);
                     rows.nodes_deleted.push(hostname.clone());
                 }
             }
+        }
+        for name in &commit.deleted_streams {
+            self.measured.forget(name);
         }
         let Some(engine) = &self.engine else {
             return;
@@ -240,7 +251,54 @@ impl Layouter {
         let offers =
             |stats: Option<&NodeStats>| stats.map(|stats| (stats.transcoder, stats.disk_bytes));
         if offers(before.as_ref()) != offers(Some(&stats)) {
-            let spec = node_spec(&record, Some(&stats), self.node_state(hostname));
+            let spec = self.node_spec(hostname, &record);
+            self.apply(Event::Commit(Rows {
+                nodes: vec![spec],
+                ..Rows::default()
+            }));
+        }
+    }
+
+    /// What a node tells of the streams that are captured there. Comes before [`Layouter::measured`], so that the node is not judged by assumptions.
+    pub fn weigh(
+        &mut self,
+        hostname: &Hostname,
+        bitrate_of: impl Fn(&str, &str) -> Option<u64>,
+        now_ms: u64,
+    ) {
+        let state = self.state.clone();
+        let (Some(node), Some(record)) = (state.node(hostname), state.streamer(hostname)) else {
+            return;
+        };
+        if self.measured.is_due(hostname, now_ms) {
+            let mut rows = Rows::default();
+            for name in node.streams.keys() {
+                let Some(record) = state.stream(name) else {
+                    continue;
+                };
+                if record.ingest() != Some(hostname) {
+                    continue;
+                }
+                let Some(kbps) = bitrate_of(name, hostname) else {
+                    continue;
+                };
+                if let Some(told) = self.measured.sample(name, kbps, now_ms)
+                    && let Some(engine) = &self.engine
+                {
+                    let mut spec = spec(engine, &self.plan, Some(record), record);
+                    if spec.kbps.is_none() {
+                        spec.kbps = Some(told);
+                        spec.measured = true;
+                        rows.streams.push(spec);
+                    }
+                }
+            }
+            if rows != Rows::default() {
+                self.apply(Event::Commit(rows));
+            }
+        }
+        if self.settling.remove(hostname) {
+            let spec = self.node_spec(hostname, record);
             self.apply(Event::Commit(Rows {
                 nodes: vec![spec],
                 ..Rows::default()
@@ -266,6 +324,9 @@ impl Layouter {
 
     /// Lets time pass.
     pub fn advance(&mut self, now_ms: u64) {
+        if now_ms >= self.settled_at_ms && !self.settling.is_empty() {
+            self.stop_settling();
+        }
         if now_ms >= self.look_at_ms {
             self.look_at_ms = now_ms + self.look_pause_ms();
             self.look(now_ms);
@@ -351,7 +412,32 @@ impl Layouter {
         self.health.remove(hostname);
         self.pressure.remove(hostname);
         self.stats.remove(hostname);
+        self.measured.forget_node(hostname);
+        self.settling.remove(hostname);
         self.untold.remove(hostname);
+    }
+
+    fn node_spec(&self, hostname: &Hostname, record: &StreamerRecord) -> NodeSpec {
+        let (stats, state) = (self.stats.get(hostname), self.node_state(hostname));
+        NodeSpec {
+            settling: self.settling.contains(hostname),
+            ..node_spec(record, stats, state)
+        }
+    }
+
+    /// Nodes that do not report are judged by what is assumed of their streams.
+    fn stop_settling(&mut self) {
+        let state = self.state.clone();
+        let late = std::mem::take(&mut self.settling);
+        let nodes = late.iter().filter_map(|hostname| {
+            let record = state.streamer(hostname)?;
+            Some(self.node_spec(hostname, record))
+        });
+        let nodes = nodes.collect();
+        self.apply(Event::Commit(Rows {
+            nodes,
+            ..Rows::default()
+        }));
     }
 
     fn node_state(&self, hostname: &str) -> NodeState {
@@ -470,6 +556,16 @@ impl Layouter {
         }
     }
 
+    /// A stored stream, with what was measured if it claims nothing.
+    fn stream_spec(&self, record: &StreamRecord) -> StreamSpec {
+        let mut spec = stream_spec(record);
+        if spec.kbps.is_none() {
+            spec.kbps = self.measured.told(&spec.name);
+            spec.measured = spec.kbps.is_some();
+        }
+        spec
+    }
+
     /// An engine that knows what is stored, or none.
     fn build(&mut self, now_ms: u64) {
         self.engine = None;
@@ -482,16 +578,15 @@ impl Layouter {
         let state = self.state.clone();
         let mut engine = Engine::new(self.engine_settings());
         let nodes = state.streamers().iter();
-        let nodes = nodes.map(|(hostname, record)| {
-            node_spec(record, self.stats.get(hostname), self.node_state(hostname))
-        });
+        let nodes = nodes.map(|(hostname, record)| self.node_spec(hostname, record));
         engine.apply(Event::Load(Rows {
             nodes: nodes.collect(),
             ..Rows::default()
         }));
         for shard in 0..SHARDS {
+            let streams = state.shard(shard).values();
             engine.apply(Event::Load(Rows {
-                streams: state.shard(shard).values().map(stream_spec).collect(),
+                streams: streams.map(|record| self.stream_spec(record)).collect(),
                 ..Rows::default()
             }));
         }
@@ -631,6 +726,9 @@ pub fn inputs() -> (Inputs, Receiver<Input>) {
 /// What a node reported last, if it still holds.
 pub type StatsOf = Box<dyn Fn(&str) -> Option<NodeStats> + Send>;
 
+/// What a node says that a stream takes, kbit/s: stream, node.
+pub type BitrateOf = Box<dyn Fn(&str, &str) -> Option<u64> + Send>;
+
 /// What the thread works with.
 pub struct Ports {
     pub commits: Receiver<Arc<Commit>>,
@@ -638,6 +736,7 @@ pub struct Ports {
     /// Streamers as they report, and what they reported.
     pub reports: Receiver<Hostname>,
     pub stats_of: StatsOf,
+    pub bitrate_of: BitrateOf,
     pub commands: Commands,
     pub published: Arc<Published>,
     pub tally: Arc<Tally>,
@@ -712,6 +811,7 @@ fn work(settings: &mut RunSettings, ports: &Ports) {
         }
         reported.extend(ports.reports.try_iter());
         for hostname in reported.drain(..) {
+            layouter.weigh(&hostname, &ports.bitrate_of, now_ms);
             if let Some(stats) = (ports.stats_of)(&hostname) {
                 layouter.measured(&hostname, stats, now_ms);
             }
@@ -1147,6 +1247,107 @@ mod tests {
             Some("s2"),
             "nothing new under pressure"
         );
+    }
+
+    /// A node reports: itself and what its streams take.
+    fn report(world: &mut World, host: &str, kbps: u64) {
+        let hostname = Hostname::trusted(host);
+        let now_ms = world.now_ms;
+        world.layouter.weigh(&hostname, |_, _| Some(kbps), now_ms);
+        let stats = NodeStats::default();
+        world.layouter.measured(&hostname, stats, now_ms);
+    }
+
+    #[test]
+    fn what_streams_really_take_counts_where_nothing_is_claimed() {
+        // Goal: a measured stream is packed by what it takes, noise moves nothing, and an edit does not forget it. Method: bandwidth for four assumed
+        // streams, which take a quarter of that.
+        let mut world = World::new(&["s1", "s2"]);
+        for host in ["s1", "s2"] {
+            world.save_streamer(host, r#"{"total_bandwidth":9000}"#);
+        }
+        for i in 0..9 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        assert_eq!(world.on("s1") + world.on("s2"), 8, "2000 each of 8100");
+        let moves = |world: &World| -> usize {
+            (0..9).map(|i| world.history(&format!("c{i}")).len()).sum()
+        };
+        let mut early = 0;
+        for second in 0..600_u64 {
+            if second == 120 {
+                early = moves(&world);
+            }
+            if second % 5 == 0 {
+                report(&mut world, "s1", 450 + second * 7919 % 90);
+                report(&mut world, "s2", 450 + second * 7919 % 90);
+            }
+            world.live(&["s1", "s2"], 1);
+        }
+        assert_eq!(world.on("s1") + world.on("s2"), 9, "room was found");
+        assert_eq!(moves(&world), early, "and noise moves nothing");
+        world.save("c0", r#"{"title":"edited"}"#);
+        for i in 9..20 {
+            world.save(&format!("c{i}"), r#"{"claims":{"bitrate":500}}"#);
+        }
+        world.write();
+        assert_eq!(world.on("s1") + world.on("s2"), 20);
+        // What grows beyond the node leaves it, and a claim counts more than a measurement.
+        world.save("c0", r#"{"claims":{"bitrate":500}}"#);
+        for second in 0..900_u64 {
+            if second % 5 == 0 {
+                report(&mut world, "s1", 5000);
+            }
+            world.live(&["s1", "s2"], 1);
+        }
+        let engine = world.layouter.engine().expect("it is on");
+        for node in engine.nodes() {
+            assert!(
+                Some(node.kbps) <= node.kbps_limit.map(u64::from),
+                "{node:?}"
+            );
+        }
+        let out = (0..9).flat_map(|i| world.history(&format!("c{i}")));
+        let reason = "streamer_total_bandwidth_exceeded";
+        assert!(out.into_iter().any(|line| line.ends_with(reason)));
+    }
+
+    #[test]
+    fn a_restart_forgets_what_was_measured_and_moves_nothing_for_it() {
+        let mut world = World::new(&["s1", "s2"]);
+        for host in ["s1", "s2"] {
+            world.save_streamer(host, r#"{"total_bandwidth":9000}"#);
+        }
+        for i in 0..8 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        for _ in 0..8 {
+            report(&mut world, "s1", 400);
+            report(&mut world, "s2", 400);
+            for i in 8..24 {
+                world.save(&format!("c{i}"), "{}");
+            }
+            world.live(&["s1", "s2"], 60);
+        }
+        assert_eq!(world.on("s1") + world.on("s2"), 24);
+        let moves = |world: &World| -> usize {
+            (0..24).map(|i| world.history(&format!("c{i}")).len()).sum()
+        };
+        let before = moves(&world);
+        let settings = world.layouter.settings().clone();
+        let state = world.layouter.state().clone();
+        for host in ["s1", "s2"] {
+            let node = state.node(host).expect("saved");
+            node.pulse.beat(world.now_ms);
+        }
+        world.layouter = Layouter::new(state, settings, world.now_ms, Arc::default());
+        world.live(&["s1", "s2"], 20);
+        report(&mut world, "s1", 410);
+        report(&mut world, "s2", 410);
+        world.live(&["s1", "s2"], 200);
+        assert_eq!(moves(&world), before, "everything stayed");
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub const NOTED: u16 = 1 << 8;
 pub const IN_FLIGHT: u16 = 1 << 9;
 /// It has an origin to come back to.
 pub const RETURNS: u16 = 1 << 10;
+/// What it came back to at the beginning of this event is written down, and nothing of its stream was told since.
+pub const ORIGIN_NOTED: u16 = 1 << 11;
+/// What it takes was measured; kept at the ingest.
+pub const MEASURED: u16 = 1 << 12;
 
 impl Slot {
     #[inline]
@@ -158,6 +162,8 @@ pub struct Node {
     pub tie: u32,
     pub state: NodeState,
     pub pressed: bool,
+    /// Keeps what it has, even above bandwidth and disk.
+    pub settling: bool,
     /// False: deleted. While no streamer is left it keeps its slots.
     pub live: bool,
     pub buckets: Vec<Bucket>,
@@ -165,6 +171,7 @@ pub struct Node {
     pub displaced: Vec<u32>,
     /// The gain epoch of the last restore that left some behind.
     pub restore_tried: u64,
+    pub counted: Counted,
 }
 
 #[inline]
@@ -190,6 +197,20 @@ impl Node {
         channels
             .max(ratio(self.kbps + u64::from(more.kbps), self.limit.kbps))
             .max(ratio(self.disk + u64::from(more.disk), self.limit.disk))
+    }
+
+    /// The load once a slot that is here has left.
+    pub fn load_without(&self, less: &Need, balance: Balance) -> u64 {
+        let channels = ratio(
+            self.channels - u64::from(less.channels),
+            self.limit.channels,
+        );
+        if balance == Balance::Channels {
+            return channels;
+        }
+        channels
+            .max(ratio(self.kbps - u64::from(less.kbps), self.limit.kbps))
+            .max(ratio(self.disk - u64::from(less.disk), self.limit.disk))
     }
 
     #[inline]
@@ -294,6 +315,78 @@ impl Node {
     pub fn bucket(&self, class: u32) -> Result<usize, usize> {
         self.buckets
             .binary_search_by_key(&class, |bucket| bucket.class)
+    }
+}
+
+/// What a node contributes to [`Counts`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counted {
+    streamer: bool,
+    running: bool,
+    probation: bool,
+    limit: Need,
+}
+
+impl Counted {
+    fn of(node: &Node) -> Self {
+        let running = node.is_running();
+        Self {
+            streamer: running && node.full.role == NodeRole::Streamer,
+            running,
+            probation: node.live && node.state == NodeState::Probation,
+            limit: node.limit,
+        }
+    }
+
+    /// Channels, bandwidth, disk, where they are limited.
+    fn limits(&self) -> [Option<u64>; 3] {
+        let Need {
+            channels,
+            kbps,
+            disk,
+        } = self.limit;
+        [channels, kbps, disk]
+            .map(|limit| (self.running && limit != UNLIMITED).then_some(u64::from(limit)))
+    }
+}
+
+/// Of all nodes together.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub streamers_running: u32,
+    pub on_probation: u32,
+    /// Of the nodes that run and have a limit: sum and number.
+    limits: [(u64, u64); 3],
+}
+
+impl Counts {
+    fn joins(&mut self, node: &Counted) {
+        self.streamers_running += u32::from(node.streamer);
+        self.on_probation += u32::from(node.probation);
+        for (sum, limit) in self.limits.iter_mut().zip(node.limits()) {
+            if let Some(limit) = limit {
+                sum.0 += limit;
+                sum.1 += 1;
+            }
+        }
+    }
+
+    fn leaves(&mut self, node: &Counted) {
+        self.streamers_running -= u32::from(node.streamer);
+        self.on_probation -= u32::from(node.probation);
+        for (sum, limit) in self.limits.iter_mut().zip(node.limits()) {
+            if let Some(limit) = limit {
+                sum.0 -= limit;
+                sum.1 -= 1;
+            }
+        }
+    }
+
+    /// Channels, bandwidth, disk of an average node.
+    pub fn average_limit(&self) -> [u64; 3] {
+        let average = |(sum, count): (u64, u64)| sum.checked_div(count);
+        self.limits
+            .map(|limits| average(limits).map_or(u64::MAX, |limit| limit.max(1)))
     }
 }
 
@@ -822,35 +915,21 @@ impl Engine {
 
     /// No streamer is left at all: then nothing moves.
     pub(super) fn is_frozen(&self) -> bool {
-        self.streamers_running == 0
+        self.counts.streamers_running == 0
     }
 
-    /// What is told of all nodes together.
+    /// What is told of all nodes together, for those that changed: ten thousand nodes are two megabytes to look at.
     pub(super) fn count_running(&mut self) {
-        self.streamers_running = self
-            .nodes
-            .iter()
-            .filter(|node| node.is_running() && node.full.role == NodeRole::Streamer)
-            .count() as u32;
-        let mut sums = [(0u64, 0u64); 3];
-        for node in self.nodes.iter().filter(|node| node.is_running()) {
-            let limit = &node.limit;
-            for (sum, limit) in sums
-                .iter_mut()
-                .zip([limit.channels, limit.kbps, limit.disk])
-            {
-                if limit != UNLIMITED {
-                    sum.0 += u64::from(limit);
-                    sum.1 += 1;
-                }
+        let changed = std::mem::take(&mut self.changed_nodes);
+        for n in &changed {
+            let node = self.node(*n);
+            let (before, now) = (node.counted, Counted::of(node));
+            if before != now {
+                self.counts.leaves(&before);
+                self.counts.joins(&now);
+                self.node_mut(*n).counted = now;
             }
         }
-        self.average_limit = sums
-            .map(|(sum, count): (u64, u64)| sum.checked_div(count).map_or(u64::MAX, |x| x.max(1)));
-        self.on_probation = self
-            .nodes
-            .iter()
-            .filter(|node| node.live && node.state == NodeState::Probation)
-            .count() as u32;
+        self.changed_nodes = changed;
     }
 }

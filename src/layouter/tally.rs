@@ -26,6 +26,9 @@ pub struct Tally {
 impl Tally {
     /// The engine wants streams elsewhere.
     pub fn decide(&self, change: &Change) {
+        if change.from == change.to {
+            return;
+        }
         let place = Why::ALL.iter().position(|why| *why == change.why);
         add(&self.decided[place.expect("all reasons are listed")], 1);
     }

@@ -64,6 +64,7 @@ impl Engine {
         let Some(u) = self.unit_of.get(&ingest).copied() else {
             return;
         };
+        self.note_origin(u);
         let unit = self.units.remove(&u).expect("a member's unit exists");
         let slot = *self.slot(u);
         let (node, origin) = (slot.node, self.origin_of(u));
@@ -170,6 +171,7 @@ impl Engine {
         let mut on_node: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut origin = NONE;
         for s in &ingests {
+            self.note_origin(*s);
             let slot = *self.slot(*s);
             if slot.node != NONE {
                 *on.entry(slot.node).or_default() += u64::from(slot.channels);

@@ -232,3 +232,30 @@ fn an_edit_that_forbids_a_place_moves_the_stream_and_a_disabled_one_leaves() {
         .expect(200);
     fleet.until(|fleet| fleet.has("s2") == 1);
 }
+
+#[test]
+fn what_streamers_measure_makes_room_for_what_waits() {
+    // Goal: bitrates in reports count where no stream claims one. Method: bandwidth for four assumed streams of 2,000 kbit/s; these turn out to take 500.
+    let server = server(&["--layouter-sleeping-interval", "500ms"]);
+    save_streamer(&server, "s1", json!({"total_bandwidth": 9000}));
+    let mut fleet = Fleet::new();
+    fleet.start(&server, "s1");
+    save_streams(&server, 0..9);
+    fleet.until(|fleet| fleet.has("s1") == 4);
+    let measured: Vec<Value> = fleet.lists["s1"]
+        .iter()
+        .map(|name| json!({"name": name, "bitrate": 500, "status": "running"}))
+        .collect();
+    let report = json!({"streams": measured});
+    server.put("/streamers/s1/stats", report).expect(204);
+    fleet.until(|fleet| fleet.has("s1") == 7);
+    for layout in layouts(&server).values() {
+        assert_eq!(layout["failover_from"], Value::Null, "{layout}");
+    }
+    // An edit of a measured stream does not forget it, so nobody has to leave.
+    let name = measured[0]["name"].as_str().expect("a name");
+    let path = format!("/streams/{name}");
+    server.put(&path, json!({"title": "edited"})).expect(200);
+    fleet.rounds(2);
+    assert_eq!(fleet.has("s1"), 7);
+}

@@ -1,8 +1,34 @@
 //! Random operations; what fails is made as short as it can be before it is shown.
+//!
+//! What is promised, and where it is checked:
+//!
+//! ```text
+//! I1  sums, lists and the tree are what a recount says            Engine::check, after every operation
+//! I2  every hard constraint holds                                 World::check, after every operation
+//! I3  without any streamer nothing moves                          World::apply; a_blip_moves_nothing_and_a_total_outage_freezes
+//! I4  a lost node costs its own slots                             a_lost_node_costs_exactly_its_slots
+//! I5  what it had comes back, and the row forgets from where      after_a_chain_of_failures_streams_return_to_the_first_node; World::settle
+//! I6  ticks come to rest and stay there                           World::settle, tell
+//! I7  a preview is what happens, and changes nothing              World::apply, around every operation
+//! I8  a batch gives one layout in any order                       a_batch_gives_the_same_layout_in_any_order
+//! I9  the same events, or a restart, give the same layout         the_same_events_give_the_same_layout; World::restarted
+//! I10 an improvement improves                                     what_a_tick_improves_is_better_than_before
+//! I11 a node that joins only receives                             an_empty_node_that_joins_only_receives
+//! I12 what waits is refused by every node                         Engine::check_rest, at rest
+//! I13 what is explained as allowed is accepted                    what_is_explained_as_allowed_is_accepted
+//! I14 no tick exceeds its budgets                                 budgets_hold_in_every_tick
+//! I15 streams of one agent share their ingest                     World::check_agents, after every operation
+//! I16 a lowered limit costs the fewest streams                    a_lowered_limit_costs_the_fewest_streams
+//! I17 a disabled stream is nowhere                                World::check, after every operation
+//! I18 labels that nobody mentions make no classes                 labels_that_nobody_mentions_make_no_classes
+//! I19 rows of one transaction may come in any order               a_batch_gives_the_same_layout_in_any_order
+//! I20 what was decided on an older row is not written             World::write; a_refused_change_is_asked_for_again_unless_the_row_moved_on
+//! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::layouter::{Event, Settings};
+use super::layouter::{Change, Engine, Event, Settings, Why};
+use super::names::Hostname;
 use super::ops::{Op, World, settings};
 use super::random::Random;
 
@@ -46,6 +72,103 @@ fn tell(settings: &Settings, ops: &[Op]) {
             assert_eq!(restarted.layout_hash(), world.engine.layout_hash());
         }
     }
+}
+
+/// I10: what a tick improves is better than before. Checked on ticks that do one kind of thing, because only the net effect is told.
+fn check_improvement(before: &Engine, after: &Engine, changes: &[Change], seen: &mut [u32; 2]) {
+    let only = |why: &[Why]| changes.iter().all(|change| why.contains(&change.why));
+    let score = |change: &Change, host: &Option<Hostname>| -> i64 {
+        let host = host.as_deref().expect("improvements are of placed streams");
+        let decisions = before.explain(&change.stream, change.kind);
+        let decisions = decisions.expect("it was there before");
+        let decision = decisions.iter().find(|it| &**it.hostname == host);
+        decision.expect("every node is judged").score.into()
+    };
+    let gain = |change: &Change| score(change, &change.to) - score(change, &change.from);
+    let preferred = |change: &&Change| change.why == Why::Preferred;
+    if only(&[Why::Preferred, Why::MakeRoom]) && changes.iter().any(|it| preferred(&it)) {
+        let sum: i64 = changes.iter().map(gain).sum();
+        assert!(sum > 0, "a preferred move raises the score: {changes:?}");
+        if only(&[Why::Preferred]) {
+            assert!(changes.iter().all(|change| gain(change) > 0), "{changes:?}");
+        }
+        seen[0] += 1;
+    }
+    if changes.is_empty() || !only(&[Why::Rebalance]) {
+        return;
+    }
+    // Each slot moves at most once: it is left alone afterwards. So the changes in their order are the moves.
+    let mut engine = before.clone();
+    engine.refresh_tree();
+    let balance = engine.settings().balance;
+    let mut moved = std::collections::BTreeSet::new();
+    for change in changes {
+        assert!(gain(change) >= 0, "balance costs no score: {change:?}");
+        let ingest = engine.streams_by_name.get(&change.stream).copied();
+        let ring = engine.ring(ingest.expect("known"));
+        let [from, to] = [&change.from, &change.to].map(|host| {
+            let host = host.as_ref().expect("it moves");
+            *engine.hosts.get(host).expect("known")
+        });
+        let slot = ring.into_iter().find(|s| {
+            engine.slot(*s).kind() == change.kind
+                && (engine.slot(*s).node == from || moved.contains(s))
+        });
+        let slot = slot.expect("it was there");
+        let slot = engine.unit_of.get(&slot).copied().unwrap_or(slot);
+        if !moved.insert(slot) {
+            continue;
+        }
+        let highest = |engine: &Engine| {
+            let load = |n| engine.node(n).load(balance);
+            load(from).max(load(to))
+        };
+        let load = highest(&engine);
+        engine.unassign(slot);
+        engine.assign(slot, to);
+        assert!(highest(&engine) < load, "balance lowers: {change:?}");
+        assert!(engine.node(to).load(balance) < load, "{change:?}");
+    }
+    let sums = |engine: &Engine| -> Vec<u64> {
+        let mut loads: Vec<u64> = engine.nodes.iter().map(|n| n.load(balance)).collect();
+        loads.sort_unstable_by(|a, b| b.cmp(a));
+        loads
+    };
+    assert!(sums(after) < sums(before), "the fullest are less full");
+    seen[1] += 1;
+}
+
+#[test]
+fn what_a_tick_improves_is_better_than_before() {
+    // Goal: I10, copies and analyses included. Method: stories without agents, because a unit is judged as what it is after the tick; both kinds of improvement must have been seen.
+    let mut seen = [0; 2];
+    for seed in 0..SEEDS / 10 {
+        let (settings, ops) = story(seed);
+        let mut world = World::new(settings);
+        for op in &ops {
+            let mut op = op.clone();
+            if let Op::SaveStreams(specs) = &mut op {
+                for spec in specs {
+                    spec.agents.clear();
+                }
+            }
+            let before = world.engine.clone();
+            let changes = world.step(&op);
+            if matches!(op, Op::Tick(_)) {
+                check_improvement(&before, &world.engine, &changes, &mut seen);
+            }
+        }
+        for _ in 0..20 {
+            world.now_ms += 700_000;
+            let tick = Event::Tick {
+                now_ms: world.now_ms,
+            };
+            let before = world.engine.clone();
+            let changes = world.apply(tick);
+            check_improvement(&before, &world.engine, &changes, &mut seen);
+        }
+    }
+    assert!(seen[0] > 5 && seen[1] > 5, "{seen:?}");
 }
 
 fn fails(settings: &Settings, ops: &[Op]) -> bool {

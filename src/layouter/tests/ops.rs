@@ -77,6 +77,7 @@ pub fn node(random: &mut Random) -> NodeSpec {
         disk_bytes: random.once_in(2).then(|| (20 + random.below(400)) << 28),
         transcoder: random.below(2) == 0,
         dvr: !random.once_in(5),
+        settling: random.once_in(8),
         state: *random.pick(&[
             NodeState::Up,
             NodeState::Up,
@@ -125,6 +126,7 @@ pub fn stream(random: &mut Random) -> StreamSpec {
         labels,
         transcoder: random.once_in(8),
         kbps: (!random.once_in(4)).then(|| 500 + 100 * random.below(50) as u32),
+        measured: random.once_in(3),
         dvr: random.once_in(2).then(|| DvrSpec {
             expiration_s: 3600 * random.below(200),
             storage_limit_bytes: random.once_in(4).then(|| random.below(40) << 28),
@@ -331,8 +333,20 @@ impl World {
             }
             self.revision += 1;
             spec.revision = self.revision;
-            self.streams.insert(spec.name.clone(), spec.clone());
-            saved.insert(spec.name.clone(), spec);
+            let again = saved.insert(spec.name.clone(), spec.clone()).is_some();
+            // What was measured holds on, though the row does not say it.
+            if let Some(known) = self.streams.get(&spec.name)
+                && spec.kbps.is_none()
+                && known.kbps.is_some()
+                && known.measured
+            {
+                spec.kbps = known.kbps;
+                spec.measured = true;
+                if again {
+                    saved.insert(spec.name.clone(), spec.clone());
+                }
+            }
+            self.streams.insert(spec.name.clone(), spec);
         }
         Event::Commit(Rows {
             nodes: saved_nodes.into_values().collect(),
@@ -438,6 +452,11 @@ impl World {
             assert_eq!(layout.revision, row.revision);
             assert_eq!(layout.ingest, row.layout.ingest, "{} is written", row.name);
             assert_eq!(layout.inference, row.layout.inference);
+            assert_eq!(
+                layout.failover_from, row.layout.failover_from,
+                "{}",
+                row.name
+            );
             assert_eq!(sorted(&layout.dvr_backups), sorted(&row.layout.dvr_backups));
         }
     }
@@ -480,7 +499,8 @@ impl World {
                     "one change for a slot: {changes:?}"
                 );
             }
-            assert_ne!(change.from, change.to);
+            let stays = change.from == change.to;
+            assert!(!stays || change.kind == SlotKind::Ingest && change.why == Why::Restore);
             let row = &self.streams[&change.stream];
             assert_eq!(change.revision, row.revision, "decided on the newest row");
         }
@@ -545,7 +565,7 @@ impl World {
                 channels <= u64::from(node.channel_limit),
                 "{host}: channels"
             );
-            if let Some(limit) = node.bandwidth_kbps {
+            if let Some(limit) = node.bandwidth_kbps.filter(|_| !node.settling) {
                 let usable = u64::from(limit) * u64::from(self.settings.bandwidth_permille) / 1000;
                 assert!(kbps <= usable, "{host}: bandwidth");
             }
