@@ -168,6 +168,10 @@ fn a_group_that_fits_nowhere_whole_is_on_one_streamer_in_part() {
     let home = host(&part, placed[0]);
     let empty = other(&["s1", "s2"], &[&home]);
     assert_eq!(on(&part, &home), placed);
+    // The whole of it must fit, and of that each streamer lacks channels.
+    cluster.waits(&waiting, &[("s1", &[FULL]), ("s2", &[FULL])]);
+    let there = verdicts(&[(&home, &[]), (empty, &[])]);
+    assert_eq!(cluster.against(placed[0], "ingest"), there);
 
     // With room for all of them elsewhere they go there, all.
     cluster.edit(empty, json!({"channel_limit": 3}));
