@@ -424,8 +424,9 @@ impl Engine {
         // And a gap that is one channel of a small node is no gap.
         let [channels, ..] = source.loads();
         if channels >= load {
-            let gap_channels =
-                (load - node.load(balance).min(load)) * u64::from(source.limit.channels) / ONE;
+            // Loads are rounded down: their difference may be short by less than one.
+            let gap_load = load - node.load(balance).min(load) + 1;
+            let gap_channels = gap_load * u64::from(source.limit.channels) / ONE;
             if gap_channels < u64::from(self.settings.gap_channels_min) {
                 return None;
             }

@@ -128,12 +128,18 @@ impl Engine {
             .filter(|_| member)
             .unwrap_or(s);
         let slot = *self.slot(judged);
+        // A unit may be placed in part. Who waits then is placed with all of it, so all of it is judged.
+        let waits = judged != s && self.slot(s).node == NONE;
+        let whole = waits.then(|| self.whole(judged));
+        let demand = match &whole {
+            Some((demand, _)) => demand,
+            None => self.demand(slot.class),
+        };
         let statics: Vec<(Reasons, u16)> = self
             .classes
             .node_classes
             .iter()
             .map(|class| {
-                let demand = self.demand(slot.class);
                 (
                     super::class::static_reasons(demand, class),
                     super::class::score(demand, class),
@@ -142,16 +148,32 @@ impl Engine {
             .collect();
         let mut siblings = Vec::new();
         self.sibling_nodes(judged, &mut siblings);
-        let need = slot.need();
+        if waits {
+            let mut of_one = Vec::new();
+            for member in self.members_of(judged) {
+                self.sibling_nodes(member, &mut of_one);
+                siblings.append(&mut of_one);
+            }
+        }
+        let need = whole
+            .as_ref()
+            .map_or_else(|| slot.need(), |(_, need)| *need);
+        let part = slot.need();
+        let rest = Need {
+            channels: need.channels.saturating_sub(part.channels),
+            kbps: need.kbps.saturating_sub(part.kbps),
+            disk: need.disk.saturating_sub(part.disk),
+        };
         let balance = self.settings.balance;
         let verdict = |(i, node): (usize, &'_ std::sync::Arc<Node>)| {
-            let here = slot.node == i as u32;
+            let part_here = slot.node == i as u32;
+            let here = part_here && !waits;
             let (mut reasons, score) = statics[node.class as usize];
             if !node.is_running() || !here && !node.is_heard() {
                 reasons |= Reasons::OFFLINE;
             }
             if !here {
-                reasons |= node.lacks(&need);
+                reasons |= node.lacks(if part_here { &rest } else { &need });
                 if node.pressed {
                     reasons |= Reasons::CPU;
                 }

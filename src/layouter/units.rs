@@ -289,6 +289,18 @@ impl Engine {
         (demand, need)
     }
 
+    /// What all members of a unit demand and need together, those that wait included.
+    pub(super) fn whole(&self, u: u32) -> (Demand, Need) {
+        let all: Vec<Member> = self
+            .members_of(u)
+            .map(|ingest| Member {
+                ingest,
+                active: true,
+            })
+            .collect();
+        self.merged(&all)
+    }
+
     /// Makes these members of a unit the placed ones. The unit is in no list.
     fn set_active(&mut self, u: u32, active: &BTreeSet<u32>) {
         let Some(unit) = self.units.get_mut(&u) else {

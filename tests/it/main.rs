@@ -40,6 +40,7 @@ mod import;
 mod layout_preview;
 mod layouter;
 mod layouter_failures;
+mod layouter_kinds;
 mod layouter_labels;
 mod layouter_limits;
 mod layouter_random;

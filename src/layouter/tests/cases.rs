@@ -665,3 +665,27 @@ fn a_million_streams_fit_in_64_megabytes() {
     let per_stream = engine.memory_bytes() / count;
     assert!(per_stream <= 64, "{per_stream} B per stream");
 }
+
+#[test]
+fn a_gap_of_two_channels_is_worth_a_move_whatever_the_limit() {
+    // Loads are rounded down, and the difference of two of them must not be taken for less than it is. Two of four are placed beside the
+    // others by hand and stay; both of the others return, the second when three are on one node and one on the other.
+    for channel_limit in 4..=30 {
+        let mut engine = cluster(2, channel_limit, 4);
+        let by_hand = (0..4)
+            .filter(|s| ingest(&engine, *s).as_deref() == Some("node000"))
+            .map(|s| {
+                let mut spec = stream(s);
+                spec.layout.ingest = Some(Hostname::trusted("node001"));
+                spec.layout.by_layouter = false;
+                spec
+            })
+            .collect();
+        engine.apply(streams(by_hand));
+        assert_eq!(count_on(&engine, 1), 4);
+        let changes = engine.apply(tick(1));
+        engine.check();
+        assert_eq!(changes.len(), 2, "limit {channel_limit}: {changes:?}");
+        assert_eq!([0, 1].map(|n| count_on(&engine, n)), [2, 2]);
+    }
+}
