@@ -377,10 +377,14 @@ impl Layouter {
         }
         let facts = self.health.tick(now_ms);
         let mut states: BTreeMap<Hostname, NodeState> = BTreeMap::new();
+        let mut relieved: Vec<Hostname> = Vec::new();
         for fact in &facts {
             if let Some((hostname, state)) = fact.state_change() {
                 states.insert(hostname.clone(), state);
                 if state == NodeState::Down {
+                    if self.pressure.is_pressed(hostname) {
+                        relieved.push(hostname.clone());
+                    }
                     self.pressure.remove(hostname);
                 }
             }
@@ -388,6 +392,13 @@ impl Layouter {
         }
         if !states.is_empty() {
             self.apply(Event::NodeStates(states.into_iter().collect()));
+        }
+        // Nobody would take it back later: what is measured after the return begins without pressure.
+        for hostname in relieved {
+            self.apply(Event::NodePressure {
+                hostname,
+                pressed: false,
+            });
         }
         let told: Vec<(Hostname, u64)> = self
             .untold
@@ -1147,6 +1158,38 @@ mod tests {
             Some("s2"),
             "nothing new under pressure"
         );
+    }
+
+    #[test]
+    fn a_lost_node_leaves_its_pressure_behind() {
+        // Goal: what was measured before a loss does not count after it. Method: a node under pressure is lost and returns calm.
+        let mut world = World::new(&["s1", "s2"]);
+        for host in ["s1", "s2"] {
+            world.save_streamer(host, r#"{"cpu_limit":80}"#);
+        }
+        for i in 0..4 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        let s1 = Hostname::trusted("s1");
+        let hot = NodeStats {
+            cpu_permille: Some(950),
+            ..NodeStats::default()
+        };
+        for _ in 0..10 {
+            world.layouter.measured(&s1, hot, world.now_ms);
+            world.live(&["s1", "s2"], 10);
+        }
+        assert!(world.layouter.is_pressed("s1"));
+        world.live(&["s2"], 70);
+        assert_eq!((world.on("s1"), world.on("s2")), (0, 4));
+        assert!(!world.layouter.is_pressed("s1"));
+        world.live(&["s1", "s2"], 140);
+        assert_eq!((world.on("s1"), world.on("s2")), (2, 2), "they return");
+        world.save("new", "{}");
+        world.save("newer", "{}");
+        world.write();
+        assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
     }
 
     #[test]
