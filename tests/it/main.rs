@@ -43,6 +43,7 @@ mod layouter_failures;
 mod layouter_labels;
 mod layouter_limits;
 mod layouter_random;
+mod layouter_steady;
 mod lists;
 mod loadtest;
 mod long_poll;
