@@ -36,8 +36,8 @@ use crate::writer::{Commands, Envelope, Published, ReplyTo};
 
 /// Inputs that may wait; more are refused.
 const INPUTS_WAITING_MAX: usize = 1024;
-/// Steps of the CPU controller; its constants are made for this.
-const PRESSURE_STEP_MS: u64 = 30_000;
+/// Longest step of the CPU controller; its constants are made for this.
+const PRESSURE_STEP_MS_MAX: u64 = 30_000;
 /// Longest pause between two looks at the signs of life.
 const LOOK_MS_MAX: u64 = 1000;
 const LOOK_MS_MIN: u64 = 20;
@@ -124,9 +124,10 @@ impl Layouter {
             batches: BTreeMap::new(),
             look_at_ms: now_ms,
             tick_at_ms: now_ms + settings.interval_ms,
-            step_at_ms: now_ms + PRESSURE_STEP_MS,
+            step_at_ms: now_ms,
             settings,
         };
+        layouter.step_at_ms += layouter.step_pause_ms();
         for hostname in state.streamers().keys() {
             layouter.watch(hostname, true, now_ms);
         }
@@ -255,6 +256,7 @@ impl Layouter {
         ));
         self.tick_at_ms = self.tick_at_ms.min(now_ms + self.settings.interval_ms);
         self.look_at_ms = self.look_at_ms.min(now_ms + self.look_pause_ms());
+        self.step_at_ms = self.step_at_ms.min(now_ms + self.step_pause_ms());
         if before.enabled != self.settings.enabled {
             self.build(now_ms);
         } else if before.engine != self.settings.engine
@@ -271,7 +273,7 @@ impl Layouter {
             self.look(now_ms);
         }
         if now_ms >= self.step_at_ms {
-            self.step_at_ms = now_ms + PRESSURE_STEP_MS;
+            self.step_at_ms = now_ms + self.step_pause_ms();
             self.relieve();
         }
         let wanted = self.engine.as_ref().is_some_and(Engine::tick_wanted);
@@ -362,6 +364,11 @@ impl Layouter {
 
     fn look_pause_ms(&self) -> u64 {
         (self.health.tick_pause_ms_max() / 8).clamp(LOOK_MS_MIN, LOOK_MS_MAX)
+    }
+
+    /// What is silent for two steps is lost: in each there is a new measurement, or soon nothing to measure.
+    fn step_pause_ms(&self) -> u64 {
+        (self.settings.dead_timeout_ms / 2).min(PRESSURE_STEP_MS_MAX)
     }
 
     /// Looks at the signs of life.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::fleet::{
-    Fleet, Ingests, Move, Names, await_event, ingests, last_event, layouts, moves, on, runs,
-    save_all, save_streamer, server, set, states,
+    Fleet, Ingests, Move, Names, await_event, events, ingests, last_event, layouts, moves, on,
+    runs, save_all, save_streamer, server, set, states,
 };
 use crate::server::TestServer;
 
@@ -301,4 +301,75 @@ fn balance_and_what_counts_as_a_channel_are_settings() {
     assert_eq!(ingests(&server), before);
     let told = moves(&server, mark);
     assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[test]
+fn a_streamer_under_cpu_pressure_gives_a_few_streams_away_and_recovers() {
+    // Goal: a hot streamer gets nothing new and gives a tenth away, once; a cool one is like any other again. Method: reports at every answer.
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "4s",
+        "--layouter-sleeping-interval",
+        "100ms",
+    ]);
+    let mut fleet = Fleet::new();
+    for host in ["s1", "s2"] {
+        save_streamer(&server, host, json!({"cpu_limit": 80}));
+        fleet.start(&server, host);
+    }
+    save_all(&server, names(0..40), &json!({"static": true}));
+    let before = fleet.settle(&server);
+    assert_eq!((fleet.has("s1"), fleet.has("s2")), (20, 20));
+    let report = |host: &str, cpu: u32| {
+        let stats = json!({"stats": {"cpu_usage": cpu, "online_streams": 20}});
+        server
+            .put(&format!("/streamers/{host}/stats"), stats)
+            .expect(204);
+    };
+    let told = |pressed: bool| {
+        let told = events(&server, "event=layouter_cpu_pressure");
+        let of = |event: &&Value| event["pressed"] == json!(pressed);
+        told.iter()
+            .filter(of)
+            .map(|event| event["entity_id"].clone())
+            .collect::<Vec<_>>()
+    };
+    let mark = last_event(&server);
+    fleet.until(|_| {
+        report("s1", 95);
+        report("s2", 30);
+        !told(true).is_empty()
+    });
+    report("s1", 10);
+    save_all(&server, ["new".to_owned()], &json!({"static": true}));
+    let hot = fleet.settle(&server);
+    assert!(is_on(&server, "new", "s2"), "it has more, but it is cool");
+    assert_eq!(told(false), [Value::Null; 0]);
+    fleet.until(|_| {
+        report("s1", 10);
+        report("s2", 30);
+        !told(false).is_empty()
+    });
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(ingests(&server), hot);
+    let left: Names = on(&before, "s1")
+        .difference(&on(&hot, "s1"))
+        .cloned()
+        .collect();
+    assert_eq!(left.len(), 2, "a tenth");
+    let mut moves = moves(&server, mark);
+    moves.sort();
+    let mut expected: Vec<Move> = left
+        .iter()
+        .map(|name| moved(name, "s2", "node_cpu_pressure"))
+        .collect();
+    expected.push(moved("new", "s2", "not_distributed"));
+    assert_eq!(moves, expected);
+    save_all(&server, ["newer".to_owned()], &json!({"static": true}));
+    fleet.settle(&server);
+    assert!(is_on(&server, "newer", "s1"), "it has less");
+    assert_eq!(
+        (told(true), told(false)),
+        (vec![json!("s1")], vec![json!("s1")])
+    );
 }
