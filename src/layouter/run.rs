@@ -37,8 +37,8 @@ use crate::writer::{Commands, Envelope, Published, ReplyTo};
 
 /// Inputs that may wait; more are refused.
 const INPUTS_WAITING_MAX: usize = 1024;
-/// Steps of the CPU controller; its constants are made for this.
-const PRESSURE_STEP_MS: u64 = 30_000;
+/// Longest step of the CPU controller; its constants are made for this.
+const PRESSURE_STEP_MS_MAX: u64 = 30_000;
 /// Longest pause between two looks at the signs of life.
 const LOOK_MS_MAX: u64 = 1000;
 const LOOK_MS_MIN: u64 = 20;
@@ -133,9 +133,10 @@ impl Layouter {
             batches: BTreeMap::new(),
             look_at_ms: now_ms,
             tick_at_ms: now_ms + settings.interval_ms,
-            step_at_ms: now_ms + PRESSURE_STEP_MS,
+            step_at_ms: now_ms,
             settings,
         };
+        layouter.step_at_ms += layouter.step_pause_ms();
         for hostname in state.streamers().keys() {
             layouter.watch(hostname, true, now_ms);
         }
@@ -313,6 +314,7 @@ impl Layouter {
         ));
         self.tick_at_ms = self.tick_at_ms.min(now_ms + self.settings.interval_ms);
         self.look_at_ms = self.look_at_ms.min(now_ms + self.look_pause_ms());
+        self.step_at_ms = self.step_at_ms.min(now_ms + self.step_pause_ms());
         if before.enabled != self.settings.enabled {
             self.build(now_ms);
         } else if before.engine != self.settings.engine
@@ -332,7 +334,7 @@ impl Layouter {
             self.look(now_ms);
         }
         if now_ms >= self.step_at_ms {
-            self.step_at_ms = now_ms + PRESSURE_STEP_MS;
+            self.step_at_ms = now_ms + self.step_pause_ms();
             self.relieve();
         }
         let wanted = self.engine.as_ref().is_some_and(Engine::tick_wanted);
@@ -450,6 +452,11 @@ impl Layouter {
         (self.health.tick_pause_ms_max() / 8).clamp(LOOK_MS_MIN, LOOK_MS_MAX)
     }
 
+    /// What is silent for two steps is lost: in each there is a new measurement, or soon nothing to measure.
+    fn step_pause_ms(&self) -> u64 {
+        (self.settings.dead_timeout_ms / 2).min(PRESSURE_STEP_MS_MAX)
+    }
+
     /// Looks at the signs of life.
     fn look(&mut self, now_ms: u64) {
         for (hostname, watched) in &mut self.watched {
@@ -463,10 +470,14 @@ impl Layouter {
         }
         let facts = self.health.tick(now_ms);
         let mut states: BTreeMap<Hostname, NodeState> = BTreeMap::new();
+        let mut relieved: Vec<Hostname> = Vec::new();
         for fact in &facts {
             if let Some((hostname, state)) = fact.state_change() {
                 states.insert(hostname.clone(), state);
                 if state == NodeState::Down {
+                    if self.pressure.is_pressed(hostname) {
+                        relieved.push(hostname.clone());
+                    }
                     self.pressure.remove(hostname);
                 }
             }
@@ -474,6 +485,13 @@ impl Layouter {
         }
         if !states.is_empty() {
             self.apply(Event::NodeStates(states.into_iter().collect()));
+        }
+        // Nobody would take it back later: what is measured after the return begins without pressure.
+        for hostname in relieved {
+            self.apply(Event::NodePressure {
+                hostname,
+                pressed: false,
+            });
         }
         let told: Vec<(Hostname, u64)> = self
             .untold
@@ -1348,6 +1366,38 @@ mod tests {
         report(&mut world, "s2", 410);
         world.live(&["s1", "s2"], 200);
         assert_eq!(moves(&world), before, "everything stayed");
+    }
+
+    #[test]
+    fn a_lost_node_leaves_its_pressure_behind() {
+        // Goal: what was measured before a loss does not count after it. Method: a node under pressure is lost and returns calm.
+        let mut world = World::new(&["s1", "s2"]);
+        for host in ["s1", "s2"] {
+            world.save_streamer(host, r#"{"cpu_limit":80}"#);
+        }
+        for i in 0..4 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        let s1 = Hostname::trusted("s1");
+        let hot = NodeStats {
+            cpu_permille: Some(950),
+            ..NodeStats::default()
+        };
+        for _ in 0..10 {
+            world.layouter.measured(&s1, hot, world.now_ms);
+            world.live(&["s1", "s2"], 10);
+        }
+        assert!(world.layouter.is_pressed("s1"));
+        world.live(&["s2"], 70);
+        assert_eq!((world.on("s1"), world.on("s2")), (0, 4));
+        assert!(!world.layouter.is_pressed("s1"));
+        world.live(&["s1", "s2"], 140);
+        assert_eq!((world.on("s1"), world.on("s2")), (2, 2), "they return");
+        world.save("new", "{}");
+        world.save("newer", "{}");
+        world.write();
+        assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
     }
 
     #[test]

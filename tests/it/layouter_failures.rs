@@ -65,7 +65,7 @@ fn a_chain_of_failures_moves_what_it_must_and_all_of_it_returns() {
         "--streamer-dead-timeout",
         "3s",
         "--layouter-sleeping-interval",
-        "300ms",
+        "100ms",
     ]);
     let hosts = ["s1", "s2", "s3", "s4"];
     let (mut fleet, first) = cluster(&server, &hosts, 12);
@@ -111,7 +111,7 @@ fn who_comes_and_goes_is_held_longer_each_time() {
         "--streamer-dead-timeout",
         "3s",
         "--layouter-sleeping-interval",
-        "300ms",
+        "100ms",
     ]);
     let (mut fleet, mut before) = cluster(&server, &["s1", "s2"], 6);
     let own = on(&before, "s1");
@@ -182,7 +182,7 @@ fn short_silences_move_nothing() {
 fn the_loss_of_most_moves_nothing_until_it_is_certain() {
     // Goal: who is cut off from most streamers believes that it is alone for a while. Method: six of eleven fall silent under a long timeout, which
     // is then made short, so that all six are lost at one moment; two return in time.
-    let server = server(&["--layouter-sleeping-interval", "300ms"]);
+    let server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = [
         "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10",
     ];
@@ -238,7 +238,7 @@ fn the_loss_of_most_moves_nothing_until_it_is_certain() {
 
 #[test]
 fn when_all_are_lost_everything_stays_where_it_is() {
-    let server = server(&["--layouter-sleeping-interval", "300ms"]);
+    let server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = ["s1", "s2", "s3"];
     let (mut fleet, before) = cluster(&server, &hosts, 9);
     let layouts_before = layouts(&server);
@@ -283,7 +283,7 @@ fn a_restart_between_a_loss_and_its_end_changes_nothing() {
         "--streamer-dead-timeout",
         "3s",
         "--layouter-sleeping-interval",
-        "300ms",
+        "100ms",
     ]);
     let hosts = ["s1", "s2", "s3"];
     let (mut fleet, before) = cluster(&server, &hosts, 9);
@@ -317,7 +317,7 @@ fn a_restart_between_a_loss_and_its_end_changes_nothing() {
 
 #[test]
 fn a_streamer_that_is_lost_with_this_server_is_lost_after_its_start() {
-    let mut server = server(&["--layouter-sleeping-interval", "300ms"]);
+    let mut server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = ["s1", "s2", "s3"];
     let (mut fleet, before) = cluster(&server, &hosts, 9);
     let own = on(&before, "s1");
@@ -348,7 +348,7 @@ fn one_of_ten_is_lost_and_only_its_streams_move() {
         "--streamer-dead-timeout",
         "3s",
         "--layouter-sleeping-interval",
-        "300ms",
+        "100ms",
     ]);
     let hosts = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
     let (mut fleet, before) = cluster(&server, &hosts, 400);

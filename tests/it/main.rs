@@ -44,6 +44,8 @@ mod layouter_kinds;
 mod layouter_labels;
 mod layouter_limits;
 mod layouter_random;
+mod layouter_steady;
+mod layouter_storm;
 mod lists;
 mod loadtest;
 mod long_poll;

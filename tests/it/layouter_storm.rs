@@ -1,0 +1,337 @@
+//! Bursts of operations and losses: up to six of eight streamers are silent at once, and nothing comes to rest in between.
+//!
+//! At rest every rule is computed anew from what the server answers about streams and streamers and from what the streamers were told. Nothing of the
+//! program's own judgement is used, and nothing that the test remembers of what it did. `WEIR_LAYOUTER_SEED=7 cargo test --test it layouter_storm`
+//! repeats a seed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, moves, save_streamer, server};
+use crate::server::TestServer;
+
+#[allow(dead_code, reason = "other users of it need more")]
+#[path = "../sim/random.rs"]
+mod random;
+
+use random::Random;
+
+const HOSTS: usize = 8;
+const STREAMS: u64 = 60;
+/// Groups of operations, each followed by a look at everything.
+const GROUPS: usize = 8;
+const ZONES: [&str; 2] = ["north", "south"];
+
+/// What was done, told if the test fails.
+struct Story {
+    seed: u64,
+    lines: Vec<String>,
+    /// What was against the rules when it was looked at last.
+    broken: RefCell<Vec<String>>,
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (lines, broken) = (self.lines.join("\n"), self.broken.borrow().join("\n"));
+            eprintln!("seed {}:\n{lines}\nbroken:\n{broken}", self.seed);
+        }
+    }
+}
+
+type Labels = BTreeMap<String, String>;
+
+struct Place {
+    namespace: Option<String>,
+    labels: Labels,
+    limit: usize,
+}
+
+struct Wish {
+    namespace: Option<String>,
+    labels: Labels,
+    disabled: bool,
+    ingest: Option<String>,
+}
+
+fn labels_of(item: &Value) -> Labels {
+    let labels = item["labels"].as_object().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let labels = labels.into_iter();
+    labels
+        .filter_map(|(key, value)| Some((key, text(&value)?)))
+        .collect()
+}
+
+fn namespace_of(item: &Value) -> Option<String> {
+    item["namespace"].as_str().map(str::to_owned)
+}
+
+fn list(server: &TestServer, collection: &str, key: &str) -> BTreeMap<String, Value> {
+    let answer = server.get(&format!("/{collection}?limit=1000")).expect(200);
+    let list = answer.json()[collection]
+        .as_array()
+        .expect("a list")
+        .clone();
+    list.into_iter()
+        .map(|item| (item[key].as_str().expect("a name").to_owned(), item))
+        .collect()
+}
+
+/// Whether all that one side requires is what the other side is.
+fn satisfied(requires: &Labels, labels: &Labels) -> bool {
+    requires.iter().all(|(key, value)| {
+        key.strip_prefix("required.")
+            .is_none_or(|key| labels.get(key) == Some(value))
+    })
+}
+
+fn may(wish: &Wish, place: &Place) -> bool {
+    wish.namespace == place.namespace
+        && satisfied(&wish.labels, &place.labels)
+        && satisfied(&place.labels, &wish.labels)
+}
+
+/// What is against the rules, in words.
+fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) -> Vec<String> {
+    let places: BTreeMap<String, Place> = list(server, "streamers", "hostname")
+        .into_iter()
+        .filter(|(host, _)| running.contains(host))
+        .map(|(host, item)| {
+            let limit = item["channel_limit"].as_u64().expect("it was set");
+            let place = Place {
+                namespace: namespace_of(&item),
+                labels: labels_of(&item),
+                limit: limit as usize,
+            };
+            (host, place)
+        })
+        .collect();
+    let wishes: BTreeMap<String, Wish> = list(server, "streams", "name")
+        .into_iter()
+        .map(|(name, item)| {
+            let wish = Wish {
+                namespace: namespace_of(&item),
+                labels: labels_of(&item),
+                disabled: item["disabled"] == json!(true),
+                ingest: item["layout"]["ingest"].as_str().map(str::to_owned),
+            };
+            (name, wish)
+        })
+        .collect();
+    let mut found = Vec::new();
+    let mut there: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for host in running {
+        there.insert(host, BTreeSet::new());
+    }
+    for (name, wish) in &wishes {
+        let Some(host) = &wish.ingest else { continue };
+        match places.get(host) {
+            _ if wish.disabled => found.push(format!("{name} is disabled and on {host}")),
+            None => found.push(format!("{name} is on {host}, which is lost")),
+            Some(place) if !may(wish, place) => {
+                found.push(format!("{name} may not be on {host}"));
+            }
+            Some(_) => {
+                let names = there.get_mut(host.as_str()).expect("it is running");
+                names.insert(name.clone());
+            }
+        }
+    }
+    for (host, names) in &there {
+        let limit = places[*host].limit;
+        if names.len() > limit {
+            found.push(format!("{host} has {} of {limit}", names.len()));
+        }
+        if fleet.lists.get(*host) != Some(names) {
+            found.push(format!(
+                "{host} was told {:?}, not {names:?}",
+                fleet.lists.get(*host)
+            ));
+        }
+    }
+    for (name, wish) in &wishes {
+        if wish.disabled || wish.ingest.is_some() {
+            continue;
+        }
+        for (host, place) in &places {
+            if may(wish, place) && there[host.as_str()].len() < place.limit {
+                found.push(format!("{name} waits and {host} has room"));
+            }
+        }
+    }
+    let mut told = BTreeMap::new();
+    for (host, names) in &fleet.lists {
+        for name in names {
+            if let Some(other) = told.insert(name, host) {
+                found.push(format!("{other} and {host} were told of {name}"));
+            }
+        }
+    }
+    found
+}
+
+struct World {
+    server: TestServer,
+    fleet: Fleet,
+    random: Random<'static>,
+    running: BTreeSet<String>,
+    story: Story,
+}
+
+impl World {
+    fn labels(&mut self) -> Value {
+        let zone = match self.random.below(3) {
+            0 => Value::Null,
+            n => json!(ZONES[n as usize - 1]),
+        };
+        let tier = if self.random.below(3) == 0 {
+            json!("gold")
+        } else {
+            Value::Null
+        };
+        json!({"required.zone": zone, "tier": tier})
+    }
+
+    fn limits(&mut self, host: &str) {
+        let limit = self.random.below(10);
+        self.tell(&format!("{host} takes {limit}"));
+        save_streamer(&self.server, host, json!({"channel_limit": limit}));
+    }
+
+    fn tell(&mut self, line: &str) {
+        self.story.lines.push(line.to_owned());
+    }
+
+    fn act(&mut self) {
+        let name = format!("r{}", self.random.below(STREAMS));
+        let host = format!("h{}", self.random.below(HOSTS as u64));
+        let path = format!("/streams/{name}");
+        match self.random.below(20) {
+            0..8 => {
+                // A namespace is given once, so the name decides it.
+                let mut body = json!({"static": true, "labels": self.labels()});
+                if name.ends_with('7') {
+                    body["namespace"] = json!("other");
+                }
+                self.tell(&format!("save {name} {body}"));
+                self.server.put(&path, body).expect(200);
+            }
+            8..11 => {
+                self.tell(&format!("delete {name}"));
+                let status = self.server.delete(&path).status;
+                assert!([204, 404].contains(&status), "{status}");
+            }
+            11..13 => {
+                if self.server.get(&path).status != 200 {
+                    return;
+                }
+                let disabled = self.random.below(2) == 0;
+                self.tell(&format!("{name} disabled: {disabled}"));
+                let body = json!({"disabled": disabled});
+                self.server.put(&path, body).expect(200);
+            }
+            13..15 => self.limits(&host),
+            15..17 => {
+                let zone = *self.random.pick(&ZONES);
+                self.tell(&format!("{host} is in {zone}"));
+                save_streamer(&self.server, &host, json!({"labels": {"zone": zone}}));
+            }
+            17 => {
+                self.tell(&format!("{name} by hand to {host}"));
+                let body = json!({"layouts": [{"name": name, "ingest": host}]});
+                let status = self.server.post("/streams/layouts", body).status;
+                assert!([204, 400, 404].contains(&status), "{status}");
+            }
+            _ if self.running.contains(&host) => {
+                // One stays, or nothing moves at all.
+                if self.running.len() > 2 {
+                    self.tell(&format!("{host} falls silent"));
+                    self.fleet.stop(&host);
+                    self.running.remove(&host);
+                }
+            }
+            _ => {
+                self.tell(&format!("{host} returns"));
+                self.fleet.start(&self.server, &host);
+                self.running.insert(host);
+            }
+        }
+    }
+
+    /// Waits until every rule holds, and sees that it stays so.
+    fn settle(&mut self) {
+        let Self {
+            server,
+            fleet,
+            running,
+            story,
+            ..
+        } = self;
+        let holds = |fleet: &Fleet| {
+            let found = violations(server, fleet, running);
+            let done = found.is_empty();
+            *story.broken.borrow_mut() = found;
+            done
+        };
+        fleet.until(holds);
+        fleet.rest(server, 2);
+        fleet.until(holds);
+    }
+}
+
+#[test]
+fn after_a_storm_every_rule_holds() {
+    let seed = std::env::var("WEIR_LAYOUTER_SEED");
+    let seed = seed.map_or(1, |seed| seed.parse().expect("a number"));
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-sleeping-interval",
+        "200ms",
+    ]);
+    let mut fleet = Fleet::new();
+    let mut running = BTreeSet::new();
+    for i in 0..HOSTS {
+        let host = format!("h{i}");
+        let mut body = json!({"channel_limit": 6, "labels": {"zone": ZONES[i % 2]}});
+        if i == 7 {
+            body["namespace"] = json!("other");
+        }
+        if i == 6 {
+            body["labels"]["required.tier"] = json!("gold");
+        }
+        save_streamer(&server, &host, body);
+        fleet.start(&server, &host);
+        running.insert(host);
+    }
+    let mut world = World {
+        server,
+        fleet,
+        random: Random::seeded(seed),
+        running,
+        story: Story {
+            seed,
+            lines: Vec::new(),
+            broken: RefCell::default(),
+        },
+    };
+    for _ in 0..40 {
+        world.act();
+    }
+    world.settle();
+    for group in 0..GROUPS {
+        world.tell(&format!("-- {group}"));
+        for _ in 0..=world.random.below(9) {
+            world.act();
+        }
+        world.settle();
+    }
+    let told = moves(&world.server, 0).into_iter();
+    let whys: BTreeSet<String> = told.map(|told| told.why).collect();
+    for why in ["node_become_offline", "not_distributed"] {
+        assert!(whys.contains(why), "a calm story: {whys:?}");
+    }
+}
