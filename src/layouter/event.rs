@@ -109,6 +109,10 @@ pub struct StoredLayout {
 
 /// One stream as its row describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, as the row has it"
+)]
 pub struct StreamSpec {
     pub name: StreamName,
     /// Of the row; comes back in every [`Change`] as the precondition of writing it.
