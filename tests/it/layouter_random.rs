@@ -9,13 +9,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, GUARD, Names, layouts, server};
+use crate::random::Random;
 use crate::server::TestServer;
-
-#[allow(dead_code, reason = "other users of it need more")]
-#[path = "../sim/random.rs"]
-mod random;
-
-use random::Random;
 
 const HOSTS: u64 = 7;
 const STREAMS: u64 = 50;

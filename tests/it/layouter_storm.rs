@@ -10,13 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, moves, save_streamer, server};
+use crate::random::Random;
 use crate::server::TestServer;
-
-#[allow(dead_code, reason = "other users of it need more")]
-#[path = "../sim/random.rs"]
-mod random;
-
-use random::Random;
 
 const HOSTS: usize = 8;
 const STREAMS: u64 = 60;

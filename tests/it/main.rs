@@ -8,6 +8,9 @@ mod fleet;
 mod mmdb;
 mod placement;
 mod python;
+#[allow(dead_code, reason = "other users of it need more")]
+#[path = "../sim/random.rs"]
+mod random;
 mod server;
 mod stub;
 mod values;

@@ -326,25 +326,24 @@ impl World {
             spec.state = self.states[host].0;
             saved_nodes.insert(host.clone(), spec);
         }
-        for spec in streams {
-            let mut spec = spec.clone();
-            if let Some(known) = self.streams.get(&spec.name) {
-                spec.layout = known.layout.clone();
+        for (i, spec) in streams.iter().enumerate() {
+            if streams[i + 1..].iter().any(|later| later.name == spec.name) {
+                continue;
             }
+            let mut spec = spec.clone();
             self.revision += 1;
             spec.revision = self.revision;
-            let again = saved.insert(spec.name.clone(), spec.clone()).is_some();
+            let known = self.streams.get(&spec.name);
+            if let Some(known) = known {
+                spec.layout = known.layout.clone();
+            }
+            saved.insert(spec.name.clone(), spec.clone());
             // What was measured holds on, though the row does not say it.
-            if let Some(known) = self.streams.get(&spec.name)
+            if let Some(known) = known.filter(|known| known.measured && known.kbps.is_some())
                 && spec.kbps.is_none()
-                && known.kbps.is_some()
-                && known.measured
             {
                 spec.kbps = known.kbps;
                 spec.measured = true;
-                if again {
-                    saved.insert(spec.name.clone(), spec.clone());
-                }
             }
             self.streams.insert(spec.name.clone(), spec);
         }
