@@ -508,15 +508,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             "A scheme is \"http\" or \"https\"",
         ));
     }
-    if let Some(flag) = query.own("include_ingest_history")
-        && !matches!(flag, "true" | "false")
-    {
-        return Err(ApiError::bad_parameter(
-            "include_ingest_history",
-            "not_boolean",
-            "The history is asked for with true or false",
-        ));
-    }
+    super::truth(
+        "include_ingest_history",
+        query.own("include_ingest_history"),
+    )?;
     if super::layout::wants_decisions(call.request.query) {
         return super::layout::decisions(call);
     }
