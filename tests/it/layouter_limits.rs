@@ -133,7 +133,12 @@ fn what_exceeds_the_disks_waits() {
 }
 
 fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
-    let server = server(&["--layouter-sleeping-interval", "300ms"]);
+    // Without balance, which would part a full streamer's streams between two limits.
+    let server = server(&[
+        "--layouter-sleeping-interval",
+        "300ms",
+        "--layouter-rebalance=false",
+    ]);
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
         dimension.set(&server, host, 10);
