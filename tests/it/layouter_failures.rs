@@ -342,6 +342,52 @@ fn a_streamer_that_is_lost_with_this_server_is_lost_after_its_start() {
 }
 
 #[test]
+fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
+    // Goal: what was moved before a sudden end stays, what was not moves then, and nothing moves twice. Method: more streams than one batch takes;
+    // the server is killed as soon as it says that their streamer is lost.
+    let mut server = server(&[
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-rebalance=false",
+    ]);
+    let mut fleet = Fleet::new();
+    for host in ["s1", "s2"] {
+        save_streamer(&server, host, json!({}));
+    }
+    fleet.start(&server, "s1");
+    for batch in 0..3 {
+        let names = (0..1000).map(|i| format!("b{batch}{i:03}"));
+        let streams: Vec<Value> = names
+            .map(|name| json!({"name": name, "static": true}))
+            .collect();
+        server.put("/streams/batch", json!(streams)).expect(204);
+    }
+    fleet.until(|fleet| fleet.has("s1") == 3000);
+    let all = fleet.lists["s1"].clone();
+    fleet.start(&server, "s2");
+    let mark = last_event(&server);
+    fleet.stop("s1");
+    await_event(&server, mark, "event=layouter_streamer_state&state=down");
+    drop(fleet);
+    server.kill();
+    server.start();
+    let mut fleet = Fleet::new();
+    fleet.start(&server, "s2");
+    fleet.until(|fleet| fleet.has("s2") == 3000);
+    assert_eq!(fleet.lists["s2"], all);
+    let told = moves(&server, mark);
+    for Move { name, to, why } in &told {
+        assert_eq!(
+            (to.as_deref(), why.as_str()),
+            (Some("s2"), "node_become_offline"),
+            "{name}"
+        );
+    }
+    let names: Names = told.iter().map(|told| told.name.clone()).collect();
+    assert_eq!((told.len(), &names), (3000, &all));
+}
+
+#[test]
 fn one_of_ten_is_lost_and_only_its_streams_move() {
     // Goal: the least moves, and every account of them agrees: layouts, their history, the event log and what the streamers are told.
     let server = server(&[
