@@ -879,7 +879,12 @@ impl Engine {
             reasons |= Reasons::CPU;
         }
         if slot.node != n {
-            reasons |= node.lacks(&slot.need());
+            let mut need = slot.need();
+            if there && node.settling && slot.has(UNIT) {
+                // A unit that is put together anew stays where its members are until it was measured.
+                (need.kbps, need.disk) = (0, 0);
+            }
+            reasons |= node.lacks(&need);
         }
         if siblings.contains(&n) {
             reasons |= Reasons::SIBLING;

@@ -178,9 +178,11 @@ impl Engine {
                 on_node.entry(slot.node).or_default().insert(*s);
                 self.note(*s, Why::AgentConflict);
                 self.unassign(*s);
-            } else if slot.has(WAITING) {
+            } else {
                 self.note(*s, Why::NotDistributed);
-                self.stop_waiting(*s);
+                if slot.has(WAITING) {
+                    self.stop_waiting(*s);
+                }
             }
             self.set_flag(*s, PENDING, false);
             self.set_flag(*s, MEMBER, true);
