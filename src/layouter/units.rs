@@ -173,16 +173,16 @@ impl Engine {
         for s in &ingests {
             self.note_origin(*s);
             let slot = *self.slot(*s);
-            if slot.node != NONE {
-                *on.entry(slot.node).or_default() += u64::from(slot.channels);
-                on_node.entry(slot.node).or_default().insert(*s);
-                self.note(*s, Why::AgentConflict);
-                self.unassign(*s);
-            } else {
+            if slot.node == NONE {
                 self.note(*s, Why::NotDistributed);
                 if slot.has(WAITING) {
                     self.stop_waiting(*s);
                 }
+            } else {
+                *on.entry(slot.node).or_default() += u64::from(slot.channels);
+                on_node.entry(slot.node).or_default().insert(*s);
+                self.note(*s, Why::AgentConflict);
+                self.unassign(*s);
             }
             self.set_flag(*s, PENDING, false);
             self.set_flag(*s, MEMBER, true);
