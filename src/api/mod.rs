@@ -876,7 +876,8 @@ impl Collection {
         match self {
             Self::Streams => {
                 let around = shared.around(state, fleet);
-                execution.step(&Streams::new(state, Some(around)), SCAN_SLICE)
+                let streams = Streams::new(state, Some(around)).asked(execution.query());
+                execution.step(&streams, SCAN_SLICE)
             }
             Self::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
             Self::Entities(Kind::Agent) => {

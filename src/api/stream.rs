@@ -47,6 +47,7 @@ pub struct StreamDoc<'a> {
     config: Cow<'a, str>,
     masked: bool,
     around: Option<Around<'a>>,
+    with_ingest_history: bool,
 }
 
 impl<'a> StreamDoc<'a> {
@@ -65,6 +66,14 @@ impl<'a> StreamDoc<'a> {
             config,
             masked,
             around,
+            with_ingest_history: true,
+        }
+    }
+
+    fn render_layout(&self, out: &mut Vec<u8>) {
+        if let Some(layout) = self.stream.layout() {
+            let stream: &ArchivedStream = self.stream;
+            render_layout(layout, self.with_ingest_history.then_some(stream), out);
         }
     }
 
@@ -188,7 +197,7 @@ impl Document for StreamDoc<'_> {
             "layout" => self
                 .stream
                 .layout()
-                .map(|_| owned(|out| render_current_layout(self.stream, out))),
+                .map(|_| owned(|out| self.render_layout(out))),
             "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
             "stats" => {
                 let mut out = Vec::new();
@@ -253,7 +262,7 @@ impl Document for StreamDoc<'_> {
         self.config_on_disk(out);
         if self.stream.layout().is_some() {
             out.extend_from_slice(b",\"layout\":");
-            render_current_layout(self.stream, out);
+            self.render_layout(out);
         }
         out.extend_from_slice(b",\"named_by\":\"config\"");
         let begin = out.len();
@@ -345,15 +354,32 @@ fn originator(by_layouter: bool) -> &'static str {
 pub struct Streams<'s> {
     state: &'s State,
     around: Option<Around<'s>>,
+    with_ingest_history: bool,
 }
 
 impl<'s> Streams<'s> {
     pub fn new(state: &'s State, around: Option<Around<'s>>) -> Self {
-        Self { state, around }
+        Self {
+            state,
+            around,
+            with_ingest_history: true,
+        }
+    }
+
+    /// As a list asks for them.
+    #[must_use]
+    pub fn asked(self, query: &Query) -> Self {
+        Self {
+            with_ingest_history: query.own(INGEST_HISTORY) != Some("false"),
+            ..self
+        }
     }
 
     fn doc(&self, stream: &'s StreamRecord) -> StreamDoc<'s> {
-        StreamDoc::new(stream, true, self.around)
+        StreamDoc {
+            with_ingest_history: self.with_ingest_history,
+            ..StreamDoc::new(stream, true, self.around)
+        }
     }
 }
 
@@ -490,12 +516,11 @@ pub static KIND: Kind = Kind {
 };
 
 /// Parameters of `GET /streams` that are no filters.
-pub(super) const LIST_PARAMETERS: &[&str] = &[
-    "scheme",
-    "client_ip",
-    "poll_timeout",
-    "include_ingest_history",
-];
+pub(super) const LIST_PARAMETERS: &[&str] =
+    &["scheme", "client_ip", "poll_timeout", INGEST_HISTORY];
+
+/// The parameter that leaves histories out of a list. The reference returns them, its later versions only where it is true.
+const INGEST_HISTORY: &str = "include_ingest_history";
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, &KIND, LIST_PARAMETERS)?;
@@ -508,10 +533,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             "A scheme is \"http\" or \"https\"",
         ));
     }
-    super::truth(
-        "include_ingest_history",
-        query.own("include_ingest_history"),
-    )?;
+    super::truth(INGEST_HISTORY, query.own(INGEST_HISTORY))?;
     if super::layout::wants_decisions(call.request.query) {
         return super::layout::decisions(call);
     }

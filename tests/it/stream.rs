@@ -869,6 +869,23 @@ fn only_the_last_stays_are_shown_as_ingest_history() {
     assert_eq!(history.len(), 5);
     assert_eq!(history[0]["ingest"], "s2");
     assert!(history[0]["created_at"].as_u64() < layout["created_at"].as_u64());
+    for (query, shown) in [("", true), ("=true", true), ("=false", false)] {
+        let flag = if query.is_empty() {
+            ""
+        } else {
+            "include_ingest_history"
+        };
+        for select in ["", "&select=name,layout"] {
+            let list = server.get(&format!("/streams?{flag}{query}{select}"));
+            let layout = list.expect(200).json()["streams"][0]["layout"].clone();
+            assert_eq!(layout["ingest"], "s2", "{query}{select}");
+            assert_eq!(
+                layout.get("ingest_history").is_some(),
+                shown,
+                "{query}{select}"
+            );
+        }
+    }
     assert_eq!(
         server.get("/streams/a/layouts").json()["estimated_count"],
         9

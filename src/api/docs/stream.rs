@@ -40,8 +40,8 @@ pub const DOCS: &[EndpointDoc] = &[
             later(query(
                 "include_ingest_history",
                 Kind::Flag,
-                "Also return `layout.ingest_history`.",
-                "true",
+                "`false` leaves `layout.ingest_history` out, which makes long lists shorter.",
+                "false",
             )),
         ],
         shared: LIST,
