@@ -8,9 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use weir::layouter::{
-    Engine, Event, NodeSpec, NodeState, Rows, Settings, SlotKind, StreamSpec, Why,
-};
+use weir::layouter::{Engine, Event, NodeSpec, NodeState, Rows, Settings, SlotKind, StreamSpec};
 use weir::state::name::{Hostname, StreamName};
 use weir_bench::alloc;
 use weir_bench::fleet::{Fleet, Random, fleet};
@@ -330,64 +328,64 @@ fn slots_on(engine: &Engine, made: &Fleet) -> HashMap<Hostname, usize> {
     count
 }
 
-/// A node with about so many slots: the smallest that has at least that, or else the largest of all.
-fn pick_node(slots: &HashMap<Hostname, usize>, at_least: usize) -> (&Hostname, usize) {
+/// Nodes with about so many slots: the smallest that have at least that, or else the largest of all.
+fn pick_nodes(
+    slots: &HashMap<Hostname, usize>,
+    at_least: usize,
+    count: usize,
+) -> Vec<(&Hostname, usize)> {
     let mut all: Vec<(&Hostname, usize)> =
         slots.iter().map(|(host, count)| (host, *count)).collect();
     all.sort_by_key(|(host, count)| (*count, (*host).clone()));
-    all.iter()
-        .copied()
-        .find(|(_, count)| *count >= at_least)
-        .unwrap_or_else(|| *all.last().expect("there are nodes"))
+    let first = all.partition_point(|(_, count)| *count < at_least);
+    let first = first.min(all.len().saturating_sub(count));
+    all[first..].iter().copied().take(count).collect()
 }
+
+/// So many nodes of a size are lost, one after another: once is a matter of luck.
+const LOSSES: usize = 9;
 
 fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
     let slots = slots_on(engine, made);
     for wanted in [100, 400, 3000] {
-        let (host, count) = pick_node(&slots, wanted);
-        let mut lost = engine.snapshot();
-        let event = state(host, NodeState::Down);
-        let started = clock();
-        let changes = lost.apply(event);
-        let took = ms(started);
-        // The snapshot pays for copying what it touches; the figure is what the engine itself pays.
-        drop(lost);
-        let event = state(host, NodeState::Down);
-        let started = clock();
-        let again = engine.apply(event);
-        let own = ms(started);
-        assert_eq!(changes, again, "a preview is what happens");
-        let moved = again.iter().filter(|change| change.to.is_some()).count();
-        let others = again
-            .iter()
-            .filter(|change| change.from.as_ref() != Some(host))
-            .count();
-        say(
-            &format!("LOSS of a node with {count} slots"),
-            &format!(
-                "{own:>9.2} ms   {moved} moves, at least {count}; {others} of other slots; previewed in {took:.2} ms"
-            ),
-        );
-        engine.apply(state(host, NodeState::Probation));
-        engine.apply(state(host, NodeState::Up));
-        let (mut back, mut spent, mut ticks) = (0, 0.0, 0);
-        loop {
-            *now_ms += 30_000;
+        let nodes = pick_nodes(&slots, wanted, LOSSES);
+        let (mut own, mut previewed, mut returned) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut slots_lost, mut moved, mut others) = (0, 0, 0);
+        for (host, count) in &nodes {
+            let event = state(host, NodeState::Down);
+            // The snapshot pays for copying what it touches; the figure is what the engine itself pays.
+            let mut lost = engine.snapshot();
             let started = clock();
-            let changes = engine.apply(Event::Tick { now_ms: *now_ms });
-            spent += ms(started);
-            ticks += 1;
-            back += changes
+            let changes = lost.apply(event.clone());
+            previewed.push(ms(started));
+            drop(lost);
+            let started = clock();
+            let again = engine.apply(event);
+            own.push(ms(started));
+            assert_eq!(changes, again, "a preview is what happens");
+            slots_lost += count;
+            moved += again.iter().filter(|change| change.to.is_some()).count();
+            others += again
                 .iter()
-                .filter(|change| change.why == Why::Restore)
+                .filter(|change| change.from.as_ref() != Some(*host))
                 .count();
-            if changes.is_empty() && ticks > 2 || ticks == 200 {
-                break;
-            }
+            returned.push(come_back(engine, host, now_ms));
         }
+        let sizes = |end: Option<&(&Hostname, usize)>| end.map_or(0, |(_, count)| *count);
         say(
-            "  and back",
-            &format!("{spent:>9.2} ms   {back} returned in {ticks} intervals"),
+            &format!(
+                "LOSS of a node with {} to {} slots, {} times",
+                sizes(nodes.first()),
+                sizes(nodes.last()),
+                nodes.len()
+            ),
+            &format!(
+                "p50 {:>6.2} ms   max {:>6.2} ms   {moved} moves, at least {slots_lost}; {others} of other slots; previewed p50 {:.2} ms; and back {:.1} ms",
+                middle(&mut own),
+                own.last().copied().unwrap_or_default(),
+                middle(&mut previewed),
+                middle(&mut returned),
+            ),
         );
     }
     let centre: Vec<(Hostname, NodeState)> = made
@@ -420,11 +418,34 @@ fn moved(a: &[Option<Hostname>], b: &[Option<Hostname>]) -> usize {
     a.iter().zip(b).filter(|(a, b)| a != b).count()
 }
 
+/// Sorts, and tells the middle.
+fn middle(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The node is there again; intervals go by until all is back. Milliseconds of them all.
+fn come_back(engine: &mut Engine, host: &Hostname, now_ms: &mut u64) -> f64 {
+    engine.apply(state(host, NodeState::Probation));
+    engine.apply(state(host, NodeState::Up));
+    let (mut spent, mut ticks) = (0.0, 0);
+    loop {
+        *now_ms += 30_000;
+        let started = clock();
+        let changes = engine.apply(Event::Tick { now_ms: *now_ms });
+        spent += ms(started);
+        ticks += 1;
+        if changes.is_empty() && ticks > 2 || ticks == 200 {
+            return spent;
+        }
+    }
+}
+
 /// What is usually done instead, on the same cluster.
 fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
     println!("-- instead");
     let slots = slots_on(engine, made);
-    let (host, count) = pick_node(&slots, 3000);
+    let (host, count) = pick_nodes(&slots, 3000, 1)[0];
     let before = ingests(engine, made);
     let on_it = before.iter().filter(|at| at.as_ref() == Some(host)).count();
     let mut again = load(made, Some(host));
