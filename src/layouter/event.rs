@@ -357,10 +357,8 @@ impl Reasons {
     pub const ROLE: Self = Self(1 << 9);
     /// Another slot of the same stream is there.
     pub const SIBLING: Self = Self(1 << 10);
-    /// The stream must stay with others of its agent, which this node cannot take.
-    pub const AGENT: Self = Self(1 << 11);
 
-    const NAMES: [(Self, &'static str, bool); 12] = [
+    const NAMES: [(Self, &'static str, bool); 11] = [
         (
             Self::STREAM_MISSES_LABELS,
             "stream_misses_node_required_labels",
@@ -384,7 +382,6 @@ impl Reasons {
         (Self::CPU, "node_cpu_pressure", false),
         (Self::ROLE, "node_role", false),
         (Self::SIBLING, "same_stream_there", false),
-        (Self::AGENT, "agent_elsewhere", false),
     ];
 
     pub fn is_empty(self) -> bool {

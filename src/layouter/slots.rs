@@ -901,7 +901,6 @@ impl Engine {
             (Reasons::OFFLINE, Why::NodeOffline),
             (Reasons::ROLE, Why::Role),
             (Reasons::TRANSCODING, Why::Transcoding),
-            (Reasons::AGENT, Why::AgentConflict),
             (Reasons::CHANNEL_LIMIT, Why::ChannelLimit),
             (Reasons::BANDWIDTH, Why::Bandwidth),
             (Reasons::DVR_SIZE, Why::DvrSize),

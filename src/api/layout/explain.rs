@@ -126,7 +126,7 @@ fn words(decision: &Decision<'_>) -> String {
     format!("Cannot take it: {}; {load}.", why.join(", "))
 }
 
-const PHRASES: [(Reasons, &str); 12] = [
+const PHRASES: [(Reasons, &str); 11] = [
     (Reasons::ROLE, "it is another kind of node"),
     (Reasons::NAMESPACE, "it is in another namespace"),
     (
@@ -147,10 +147,6 @@ const PHRASES: [(Reasons, &str); 12] = [
     ),
     (Reasons::CPU, "its processors are overloaded"),
     (Reasons::SIBLING, "it holds another copy of the stream"),
-    (
-        Reasons::AGENT,
-        "it cannot take the other streams of the same agent",
-    ),
 ];
 
 fn summary_of(decisions: &[Decision<'_>]) -> String {
