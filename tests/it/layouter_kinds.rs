@@ -222,9 +222,8 @@ fn a_lost_ingest_returns_and_its_backup_stays_all_the_while() {
     assert_eq!(back["plain"]["ingest"], third);
 }
 
-#[test]
-fn a_lost_backup_is_made_anew_elsewhere_and_returns_and_the_ingest_does_not_notice() {
-    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+/// Three streamers and one stream `r` that is recorded twice: where it is captured, where it is copied, and who is left.
+fn recorded_twice(cluster: &mut Cluster) -> (String, String, &'static str) {
     let hosts = ["s1", "s2", "s3"];
     for host in hosts {
         cluster.streamer(host, json!({}));
@@ -237,6 +236,13 @@ fn a_lost_backup_is_made_anew_elsewhere_and_returns_and_the_ingest_does_not_noti
     let home = host(&before, "r");
     let keeper = backups(&before["r"]).first().expect("one").clone();
     let third = other(&hosts, &[&home, &keeper]);
+    (home, keeper, third)
+}
+
+#[test]
+fn a_lost_backup_is_made_anew_elsewhere_and_returns_and_the_ingest_does_not_notice() {
+    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+    let (home, keeper, third) = recorded_twice(&mut cluster);
     cluster.fleet.stop(&keeper);
     cluster.until(&[(&home, &["r"]), (third, &["r"])]);
     let away = cluster.layout("r");
@@ -262,18 +268,7 @@ fn a_backup_takes_over_where_that_is_wanted() {
         "3s",
         "--layouter-failover-to-backup",
     ]);
-    let hosts = ["s1", "s2", "s3"];
-    for host in hosts {
-        cluster.streamer(host, json!({}));
-    }
-    cluster.stream("r", recorded(2));
-    cluster
-        .fleet
-        .until(|fleet| hosts.iter().map(|host| fleet.has(host)).sum::<usize>() == 2);
-    let before = cluster.rest();
-    let home = host(&before, "r");
-    let keeper = backups(&before["r"]).first().expect("one").clone();
-    let third = other(&hosts, &[&home, &keeper]);
+    let (home, keeper, third) = recorded_twice(&mut cluster);
     cluster.fleet.stop(&home);
     cluster.until(&[(&keeper, &["r"]), (third, &["r"])]);
     cluster.is("r", &keeper, OFFLINE);

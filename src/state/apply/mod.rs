@@ -80,6 +80,18 @@ pub struct NodeChange {
     pub lost: Lost,
 }
 
+impl NodeChange {
+    /// What the node is sent is another answer, which cannot be told as a difference.
+    fn told_anew(hostname: Hostname) -> Self {
+        Self {
+            hostname,
+            holds: None,
+            visible: true,
+            lost: Lost::Deltas,
+        }
+    }
+}
+
 /// What a node's answer lost that no stream's record can tell later. Anything but `Nothing` leaves a mark in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
@@ -203,12 +215,7 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
             }
             let mut changes = Changes::none(stamp, Done::Nothing);
             // Whoever waits for this node's configuration is told that it is no longer known.
-            changes.nodes.push(NodeChange {
-                hostname: hostname.clone(),
-                holds: None,
-                visible: true,
-                lost: Lost::Deltas,
-            });
+            changes.nodes.push(NodeChange::told_anew(hostname.clone()));
             changes.streamers.push(StreamerChange {
                 hostname,
                 new: None,

@@ -1,7 +1,7 @@
 //! Streamers: saving one, and telling a new address to everybody who pulls from it.
 
 use super::merge::{merge, namespace, stored};
-use super::{Changes, Lost, NodeChange, Stamp, StreamerChange};
+use super::{Changes, NodeChange, Stamp, StreamerChange};
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
 use crate::schema;
@@ -62,12 +62,7 @@ pub(super) fn save_streamer(
     let new = StreamerRecord::new(&streamer);
     if old.is_none() {
         // A node that was deleted and came back starts over.
-        changes.nodes.push(NodeChange {
-            hostname: hostname.clone(),
-            holds: None,
-            visible: true,
-            lost: Lost::Deltas,
-        });
+        changes.nodes.push(NodeChange::told_anew(hostname.clone()));
     }
     changes.streamers.push(StreamerChange {
         hostname: hostname.clone(),
@@ -129,11 +124,6 @@ pub(super) fn move_addresses(state: &State, changes: &mut Changes) {
         }
     }
     for hostname in told {
-        changes.nodes.push(NodeChange {
-            hostname,
-            holds: None,
-            visible: true,
-            lost: Lost::Deltas,
-        });
+        changes.nodes.push(NodeChange::told_anew(hostname));
     }
 }
