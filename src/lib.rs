@@ -37,6 +37,8 @@ pub mod http;
 pub mod json;
 pub mod schema;
 
+pub mod query;
+
 pub mod api;
 
 pub mod insert_buffer;

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use weir::api::query::{Execution, Query};
 use weir::api::stream::{KIND, Streams};
 use weir::json::parse;
+use weir::query::{Execution, Query};
 use weir::state::State;
 use weir::state::apply::{Stamp, apply};
 use weir::state::command::{Command, StreamPatch};

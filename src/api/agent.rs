@@ -12,13 +12,13 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::entity::list_kind;
-use super::query::{Document, Query, Raw, Source};
 use super::{Call, Collection, Outcome};
 use crate::fleet::agents::{Reason, Request};
 use crate::fleet::presence::Presence;
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{Number, Value, scan, write_string};
+use crate::query::{Document, Query, Raw, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items};

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 
-use super::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Core, Outcome};
 use crate::feed::rendered::Rendered;
 use crate::http::error::ApiError;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
+use crate::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::rt::uptime_ms;
 use crate::schema;
 use crate::state::State;

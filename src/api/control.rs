@@ -14,7 +14,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
 use super::agent::{AgentDoc, Surroundings, offline};
-use super::query::Document as _;
 use super::{Call, Core, Outcome, Turn, now_ms};
 use crate::feed::Commit;
 use crate::fleet::agents::{self, Fact, PROTOCOL, Reason, Reply, Request, Session};
@@ -25,6 +24,7 @@ use crate::http::error::ApiError;
 use crate::http::response::TEXT;
 use crate::http::{Body, Ended, Lines, Response, Ticket, Upgrade};
 use crate::json::scan;
+use crate::query::Document as _;
 use crate::state::State;
 use crate::state::command::Command;
 use crate::state::entity::{Key, Kind};

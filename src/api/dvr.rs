@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use super::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Outcome};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::write_string;
+use crate::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::schema;
 
 /// One name.

@@ -8,13 +8,13 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::query::{
-    Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Search, Source,
-};
 use super::{Call, Collection, Outcome};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
+use crate::query::{
+    Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Search, Source,
+};
 use crate::state::State;
 use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Entities, Key, Kind, bad_key};

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Collection, Outcome};
 use crate::http::error::ApiError;
 use crate::json::scan;
+use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::event::{event_id, place_of};

@@ -11,10 +11,10 @@ use std::sync::LazyLock;
 
 use super::config_external::{known_node, walk_expired};
 use super::entity::visit_media;
-use super::query::{Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Source, pairs};
 use super::{Call, Collection, LocalState, Outcome};
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, write_string};
+use crate::query::{Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Source, pairs};
 use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::entity::{Key, Kind};

@@ -12,7 +12,6 @@ pub mod cluster;
 pub mod config;
 pub mod config_external;
 pub mod control;
-pub mod cursor;
 pub mod docs;
 pub mod dvr;
 pub mod dvr_presence;
@@ -25,7 +24,6 @@ pub mod measure;
 pub mod monitoring;
 pub mod openapi;
 pub mod person;
-pub mod query;
 pub mod router;
 pub mod session_auth;
 pub mod srt_port;
@@ -54,7 +52,6 @@ use self::entity::{EntityDoc, EntitySource};
 use self::event::{EventDoc, Events};
 use self::external_episodes::ExternalEpisodes;
 use self::measure::{CoreCounts, Gathering};
-use self::query::{Document, Execution, Page, Query};
 use self::router::{Found, Parameter, Route};
 use self::session_auth::{Asking, Compiled, Question};
 use self::stream::{Around, StreamDoc, Streams};
@@ -78,6 +75,7 @@ use crate::json::{self, FieldType, Value};
 use crate::layouter::run::Inputs;
 use crate::layouter::tally::Tally;
 use crate::metrics::Exposition;
+use crate::query::{Document, Execution, Page, Query};
 use crate::rt;
 use crate::schema::Schema;
 use crate::settings::{Running, Wanted};
@@ -2470,7 +2468,7 @@ fn poll_timeout(value: Option<&str>, longest: Duration) -> Result<Option<Duratio
 /// A parameter that is true or false; one without a value is true, a missing one false, and of several the last one counts.
 fn flag(call: &Call<'_>, name: &'static str) -> Result<bool, ApiError> {
     let mut value = None;
-    for (given, text) in query::pairs(call.request.query).filter_map(Result::ok) {
+    for (given, text) in crate::query::pairs(call.request.query).filter_map(Result::ok) {
         if given == name {
             value = Some(text.unwrap_or("true".into()));
         }

@@ -19,7 +19,7 @@ use std::time::Instant;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Call, Outcome, query};
+use super::{Call, Outcome};
 use crate::access::answer::{self, Verdict};
 use crate::access::rules::{Listed, Rules, Viewer};
 use crate::access::sessions::{Known, SessionKey, Sessions, UserKey};
@@ -122,7 +122,7 @@ impl<'q> Asked<'q> {
         let mut asked = Self {
             values: std::array::from_fn(|_| None),
         };
-        for pair in query::pairs(raw) {
+        for pair in crate::query::pairs(raw) {
             let (name, value) = pair.map_err(|name| {
                 ApiError::bad_parameter(name, "wrong_format", "This is not percent-encoded UTF-8")
             })?;

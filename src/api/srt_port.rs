@@ -7,12 +7,12 @@
 use memchr::memmem;
 
 use super::config_external::known_node;
-use super::query::pairs;
 use super::{Call, Outcome};
 use crate::http::error::ApiError;
 use crate::http::response::TEXT;
 use crate::http::{Body, Response};
 use crate::json::{self, Value};
+use crate::query::pairs;
 use crate::state::record::Role;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

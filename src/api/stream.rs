@@ -8,15 +8,15 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::query::{
-    Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
-};
 use super::{Call, Collection, Outcome, control};
 use crate::fleet::presence::Registry;
 use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
+use crate::query::{
+    Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
+};
 use crate::schema;
 use crate::state::agent::agents_in_order;
 use crate::state::apply::stream_not_found;

@@ -9,12 +9,12 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use super::{Call, Collection, Outcome, streamer_check};
 use crate::fleet::stats::{StreamerFacts, StreamerStats, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{Number, scan, write_string};
+use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use imbl::OrdMap;
 use serde_json::Value;
 use weir::api::entity::{EntitySource, list_kind};
-use weir::api::query::{Execution, Query, Source};
 use weir::api::stream::{KIND as STREAMS, Streams};
 use weir::json;
+use weir::query::{Execution, Query, Source};
 use weir::state::apply::{Stamp, apply};
 use weir::state::command::{Command, EntitySave, StreamPatch};
 use weir::state::entity::{Key, Kind};
@@ -88,8 +88,8 @@ fn walk(
     world: &mut World,
     question: &str,
     way: Way,
-    kind: &'static weir::api::query::Kind,
-    page_of: fn(&State, Query) -> weir::api::query::Page,
+    kind: &'static weir::query::Kind,
+    page_of: fn(&State, Query) -> weir::query::Page,
     mut write: impl FnMut(&mut World),
 ) -> BTreeMap<String, usize> {
     let mut cursor = String::new();
@@ -136,7 +136,7 @@ fn keys(page: &Value, collection: &str, key: &str) -> Vec<String> {
     keys.collect()
 }
 
-fn run<S: Source>(query: Query, source: &S) -> weir::api::query::Page {
+fn run<S: Source>(query: Query, source: &S) -> weir::query::Page {
     Execution::new(&query).run(source)
 }
 

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use weir::api::query::{Execution, Query};
 use weir::api::stream::{Around, KIND, Streams};
 use weir::fleet::presence::Registry;
 use weir::fleet::stats::FleetStats;
+use weir::query::{Execution, Query};
 use weir_bench::{measure, size, world};
 
 fn main() {

@@ -9,9 +9,9 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::super::query::{Document, Execution, Kind, Query, Raw, Source};
 use crate::http::error::ApiError;
 use crate::json::scan;
+use crate::query::{Document, Execution, Kind, Query, Raw, Source};
 
 /// How long an answer is kept for its later pages.
 const KEPT_MAX: Duration = Duration::from_mins(1);
@@ -171,8 +171,8 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::query::KeyOrder;
     use crate::json::{self, FieldType};
+    use crate::query::KeyOrder;
 
     static KIND: Kind = Kind {
         collection: "changes",

@@ -2,14 +2,14 @@
 
 use std::cmp::Reverse;
 
-use super::super::query::Query;
 use super::super::stream::{self, Streams};
 use super::desk::Snapshot;
 use super::preview::role_name;
-use crate::api::query::Execution;
 use crate::http::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
 use crate::layouter::{Decision, Engine, NodeRole, Reasons, SlotKind};
+use crate::query::Execution;
+use crate::query::Query;
 use crate::state::apply::stream_not_found;
 use crate::state::name::StreamName;
 

@@ -12,9 +12,9 @@ pub mod preview;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::desk::{Question, Supposition, layouter_disabled};
-use super::query::{Query, pairs};
 use super::{Call, Outcome};
 use crate::http::error::ApiError;
+use crate::query::{Query, pairs};
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, streamer_patch};
 
@@ -30,7 +30,7 @@ fn demand_layouter(call: &Call<'_>) -> Result<(), ApiError> {
 
 fn supposition(
     call: &Call<'_>,
-    kind: &'static super::query::Kind,
+    kind: &'static crate::query::Kind,
     commands: Vec<Command>,
 ) -> Result<Supposition, ApiError> {
     demand_layouter(call)?;

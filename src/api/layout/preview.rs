@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::query::{KeyOrder, Kind};
 use super::answers::Items;
 use super::desk::Snapshot;
 use crate::http::error::ApiError;
@@ -15,6 +14,7 @@ use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
     Change, Engine, Event, NodeRole, NodeSpec, NodeState, Rows, SlotKind, StreamLayout, StreamSpec,
 };
+use crate::query::{KeyOrder, Kind};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::{Stamp, apply, streamer_not_found};

@@ -16,6 +16,8 @@
 //!
 //! Who may ask, what a document looks like and which revision is read is decided by the caller.
 
+pub mod cursor;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 use memchr::memmem::Finder;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::cursor::{Cursor, Position, Question, SortKey, SortValue, encode_component};
+use self::cursor::{Cursor, Position, Question, SortKey, SortValue, encode_component};
 use crate::http::error::ApiError;
 use crate::json::FieldType;
 use crate::json::scan::{self, Projection, Scalar};
@@ -666,7 +668,7 @@ fn around_credentials(url: &str) -> Option<(&str, &str)> {
 // ---- reading the query string --------------------------------------------------------------------------------------------------
 
 /// Pairs of a url-encoded query string; a name without `=` has no value. The error is the name of the pair that is broken.
-pub(super) fn pairs(
+pub(crate) fn pairs(
     raw: &str,
 ) -> impl Iterator<Item = Result<(Cow<'_, str>, Option<Cow<'_, str>>), String>> {
     raw.split('&')

@@ -20,7 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::query::{Path, pairs};
+use super::{Path, pairs};
 use crate::json::Number;
 
 /// Longest cursor looked at: five values of which each byte takes three, and base64 on top.
