@@ -48,8 +48,11 @@ pub mod writer;
 pub mod feed;
 
 pub mod access;
+pub mod agents;
 pub mod fleet;
+pub mod followers;
 pub mod layouter;
+pub mod outbound;
 
 pub mod dist;
 pub mod duration;

@@ -23,6 +23,7 @@ use weir_storage::{Log, Opened, Options as StoreOptions, Store, StoreError};
 
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
+use crate::agents::messages::Agents;
 use crate::api::auth::Auth;
 use crate::api::layout::desk::Desk;
 use crate::api::watch::Watches;
@@ -32,15 +33,14 @@ use crate::config::{self, Config, Cors, LogLevel, Restreaming as RestreamingSett
 use crate::dist::{self, Notice};
 use crate::feed::Commit;
 use crate::feed::rendered::RenderedCache;
-use crate::fleet::outbound::{self, Outbound, Reach};
-use crate::fleet::publications;
 use crate::fleet::stats::FleetStats;
-use crate::fleet::switchboard::Agents;
+use crate::followers::publications;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::insert_buffer::BufferSettings;
 use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
+use crate::outbound::{self, Outbound, Reach};
 use crate::rt::{self, Inbox};
 use crate::settings::Running;
 use crate::settings_journal::Journal;

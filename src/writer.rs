@@ -14,14 +14,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use tracing::{error, info, warn};
 use weir_storage::{Batch, Log, Op, StoreError, Table};
 
+use crate::agents::messages::Message;
 use crate::api::measure::Gathering;
 use crate::feed::Commit;
-use crate::fleet::outbound;
-use crate::fleet::switchboard::Message;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::insert_buffer::{BufferSettings, InsertBuffer};
 use crate::metrics::{Histogram, add};
+use crate::outbound;
 use crate::rt::Inbox;
 use crate::state::State;
 use crate::state::agent::agents_of;

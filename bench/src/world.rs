@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use imbl::OrdMap;
-use weir::fleet::stats::{FleetStats, Report};
+use weir::fleet::report::Report;
+use weir::fleet::stats::FleetStats;
 use weir::json;
 use weir::schema;
 use weir::state::command::{Command, StreamPatch, streamer_patch};

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use weir::fleet::agents::{ERRORS_MAX, Fact, PENDING_MAX, Request, Session};
+use weir::agents::protocol::{ERRORS_MAX, Fact, PENDING_MAX, Request, Session};
 
 /// Longest answer to one line: an error with its farewell.
 const ANSWER_BYTES_MAX: usize = 1024;

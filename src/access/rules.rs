@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use sha2::{Digest as _, Sha256};
 
 use super::subnet::Subnets;
-use crate::fleet::outbound::Target;
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
+use crate::outbound::Target;
 
 /// HTTP backends that are asked at once for one session.
 pub const BACKENDS_MAX: usize = 16;

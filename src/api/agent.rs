@@ -13,8 +13,8 @@ use imbl::OrdMap;
 
 use super::entity::list_kind;
 use super::{Call, Collection, Outcome};
-use crate::fleet::agents::{Reason, Request};
-use crate::fleet::presence::Presence;
+use crate::agents::protocol::{Reason, Request};
+use crate::agents::registry::Presence;
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{Number, Value, scan, write_string};

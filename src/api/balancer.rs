@@ -547,7 +547,7 @@ mod tests {
 
     /// What a caller of `path` is told, where `s1` and `s2` are alive and `s2` has less to do.
     fn told(path: &str, fields: &str) -> Response {
-        use crate::fleet::stats::Report;
+        use crate::fleet::report::Report;
         use crate::http::{Method, parse};
         use crate::state::State;
         use crate::state::apply::{Stamp, apply};

@@ -9,8 +9,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Call, Outcome, monitoring};
-use crate::fleet::presence::Registry;
-use crate::fleet::stats::{StreamStatus, StreamerStats, View};
+use crate::agents::registry::Registry;
+use crate::fleet::report::{StreamStatus, StreamerStats};
+use crate::fleet::stats::View;
 use crate::http::error::ApiError;
 use crate::json::{scan, write_string};
 use crate::metrics::{Exposition, Kind as Metric};
@@ -494,7 +495,7 @@ impl Census {
                 stats.started_at_seconds,
             );
         }
-        type PartNumber = fn(&crate::fleet::stats::Partition) -> Option<u64>;
+        type PartNumber = fn(&crate::fleet::report::Partition) -> Option<u64>;
         let numbers: [(&'static str, &str, PartNumber); 3] = [
             (
                 "device_io_util",
@@ -694,7 +695,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::fleet::stats::{FleetStats, Report};
+    use crate::fleet::report::Report;
+    use crate::fleet::stats::FleetStats;
     use crate::json;
 
     #[test]

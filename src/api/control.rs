@@ -2,7 +2,7 @@
 //!
 //! A connection lives on one core, with its [`Session`]. The registry of `fleet` says on which; everything else goes by message: a command to
 //! the core of the connection, its answer back to the core whose request waits. An agent is sent to the streamer that takes its video, and
-//! told again when a commit changes that. What is spoken is `fleet::agents`' business, what agents are is `agent`'s.
+//! told again when a commit changes that. What is spoken is `agents::protocol`, what agents are is `agent`'s.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -15,11 +15,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::agent::{AgentDoc, Surroundings, offline};
 use super::{Call, Core, Outcome, Turn, now_ms};
+use crate::agents::handshake::{AGENT_NONCE_BYTES_MAX, Rejected, server_proof};
+use crate::agents::messages::{Asker, Message};
+use crate::agents::protocol::{self, Fact, PROTOCOL, Reason, Reply, Request, Session};
+use crate::agents::registry::Presence;
 use crate::feed::Commit;
-use crate::fleet::agents::{self, Fact, PROTOCOL, Reason, Reply, Request, Session};
-use crate::fleet::handshake::{AGENT_NONCE_BYTES_MAX, Rejected, server_proof};
-use crate::fleet::presence::Presence;
-use crate::fleet::switchboard::{Asker, Message};
 use crate::http::error::ApiError;
 use crate::http::response::TEXT;
 use crate::http::{Body, Ended, Lines, Response, Ticket, Upgrade};
@@ -143,7 +143,7 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(ApiError::unavailable("shutting_down", title, 1));
     }
     let silence_max = shared.settings.agent_silence_max;
-    let greeting = agents::greeting(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
+    let greeting = protocol::greeting(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
     call.core
         .open_control(call, id, digest(&secret), streampoint.host, now_ms)
         .sent(greeting.len());
@@ -462,7 +462,7 @@ impl Core {
                     Ok(Reply::Done) => Response::no_content(),
                     Ok(Reply::Logs(object)) => {
                         let mut body = Vec::new();
-                        agents::logs(&object, &asked.id).write(&mut body);
+                        protocol::logs(&object, &asked.id).write(&mut body);
                         Response::json(200, body)
                     }
                     Ok(Reply::Refused(reason)) => {
@@ -579,7 +579,7 @@ impl Core {
             Ended::ByPeer | Ended::ByService | Ended::Stalled => return,
         };
         let begin = out.len();
-        agents::farewell(reason, out);
+        protocol::farewell(reason, out);
         if let Some(held) = self.control.borrow().sessions.get(&ticket) {
             held.presence.sent(out.len() - begin);
         }
@@ -587,7 +587,7 @@ impl Core {
 
     fn end_control(&self, ticket: Ticket, reason: Reason) {
         let mut line = Vec::new();
-        agents::farewell(reason, &mut line);
+        protocol::farewell(reason, &mut line);
         self.connections.end_lines(ticket, &line);
     }
 

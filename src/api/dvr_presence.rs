@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::fleet::outbound::{self, Cancel, Failure};
 use crate::fleet::peer;
 use crate::http::Response;
 use crate::json::{self, Value};
+use crate::outbound::{self, Cancel, Failure};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::ArchivedFacts;

@@ -61,11 +61,10 @@ use self::token::{Demand, Token, Tokens};
 use crate::access::geo::Countries;
 use crate::access::rights::{Action, Sight};
 use crate::access::sessions::Sessions;
+use crate::agents::messages;
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, QuestionId, Subject, Waiters};
-use crate::fleet::outbound::{self, Outbound};
 use crate::fleet::stats::{FleetStats, View};
-use crate::fleet::switchboard;
 use crate::http::error::ApiError;
 use crate::http::{
     Accepts, Admission, Answer, Coding, Connections, Ended, Head, Lines, Method, Prepared, Request,
@@ -75,6 +74,7 @@ use crate::json::{self, FieldType, Value};
 use crate::layouter::run::Inputs;
 use crate::layouter::tally::Tally;
 use crate::metrics::Exposition;
+use crate::outbound::{self, Outbound};
 use crate::query::{Document, Execution, Page, Query};
 use crate::rt;
 use crate::schema::Schema;
@@ -944,7 +944,7 @@ pub struct Shared {
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
-    pub agents: switchboard::Agents,
+    pub agents: messages::Agents,
     /// Which cores have lists that wait for reports.
     pub watches: watch::Watches,
     /// How cores tell each other things.
@@ -2568,7 +2568,7 @@ pub(crate) mod tests {
             .expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
-            agents: switchboard::Agents::new().expect("there is randomness"),
+            agents: messages::Agents::new().expect("there is randomness"),
             watches: watch::Watches::new(1),
             cores: Vec::new(),
             hostname: Box::from("here"),

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::{Call, Outcome};
-use crate::fleet::stats::Report;
+use crate::fleet::report::Report;
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::state::apply::streamer_not_found;

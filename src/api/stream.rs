@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::{Call, Collection, Outcome, control};
-use crate::fleet::presence::Registry;
+use crate::agents::registry::Registry;
 use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
 use crate::http::Response;
 use crate::http::error::ApiError;

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Call, Collection, Outcome, streamer_check};
-use crate::fleet::stats::{StreamerFacts, StreamerStats, View};
+use crate::fleet::report::StreamerStats;
+use crate::fleet::stats::{StreamerFacts, View};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{Number, scan, write_string};

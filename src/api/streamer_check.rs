@@ -8,10 +8,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, Outcome};
-use crate::fleet::outbound::{Answer, Cancel, Failure};
 use crate::fleet::peer;
 use crate::http::error::ApiError;
 use crate::json::{self, Value};
+use crate::outbound::{Answer, Cancel, Failure};
 use crate::state::apply::{Stamp, apply};
 use crate::state::command::{Asked, Command, Done};
 

@@ -1,14 +1,5 @@
-//! The outside world: streamers and others as this server calls them, agents as they call it.
-//!
-//! `outbound` makes requests. `agents` is what is spoken with agents, without I/O, with its `handshake`; `presence` is which of them are
-//! connected where, shared by all cores, and `switchboard` how cores reach an agent on another one. `peer` is how a streamer is called, `stats`
-//! what streamers reported last, `publications` what of it makes episodes.
+//! Streamers as peers of this server: how they are called (`peer`), what they report (`report`), and what of it holds (`stats`).
 
-pub mod agents;
-pub mod handshake;
-pub mod outbound;
 pub mod peer;
-pub mod presence;
-pub mod publications;
+pub mod report;
 pub mod stats;
-pub mod switchboard;

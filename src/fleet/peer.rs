@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use sha1::{Digest as _, Sha1};
 
-use super::outbound::{Call, Method, Target};
 use crate::json::scan;
+use crate::outbound::{Call, Method, Target};
 use crate::state::record::ArchivedStreamer;
 
 /// `Authorization` by the key of a node, good for the moment it was made.

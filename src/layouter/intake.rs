@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{DvrSpec, NodeRole, NodeSpec, NodeState, StoredLayout, StreamSpec};
-use crate::fleet::stats::{Partition, StreamerStats};
+use crate::fleet::report::{Partition, StreamerStats};
 use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
 use crate::state::name::{Hostname, StreamName};
@@ -201,7 +201,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::fleet::stats::{FleetStats, Report};
+    use crate::fleet::report::Report;
+    use crate::fleet::stats::FleetStats;
     use crate::json;
     use crate::state::record::{Layout, NodeRole as StoredRole, Stream, Streamer};
 

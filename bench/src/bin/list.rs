@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use weir::agents::registry::Registry;
 use weir::api::stream::{Around, KIND, Streams};
-use weir::fleet::presence::Registry;
 use weir::fleet::stats::FleetStats;
 use weir::query::{Execution, Query};
 use weir_bench::{measure, size, world};

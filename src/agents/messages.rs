@@ -2,21 +2,21 @@
 //!
 //! A control connection lives on one core; commands for its agent come in on any. They find each other through the registry and go by message.
 
-use super::agents::{Reason, Reply, Request};
-use super::{handshake, presence};
+use super::protocol::{Reason, Reply, Request};
+use super::{handshake, registry};
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 
 /// What all cores share about agents.
 pub struct Agents {
-    pub presence: presence::Registry,
+    pub presence: registry::Registry,
     pub nonces: handshake::Nonces,
 }
 
 impl Agents {
     pub fn new() -> Result<Self, getrandom::Error> {
         Ok(Self {
-            presence: presence::Registry::default(),
+            presence: registry::Registry::default(),
             nonces: handshake::Nonces::new()?,
         })
     }
@@ -29,7 +29,7 @@ pub struct Asker {
     pub ticket: Ticket,
 }
 
-/// What cores tell each other about agents. `session` is that of [`presence::Presence`]: a connection that was replaced meanwhile is not meant.
+/// What cores tell each other about agents. `session` is that of [`registry::Presence`]: a connection that was replaced meanwhile is not meant.
 pub enum Message {
     /// For the core that holds the connection.
     Ask {

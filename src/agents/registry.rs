@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use imbl::OrdMap;
 
-use super::agents::{Counters, Description};
+use super::protocol::{Counters, Description};
 use crate::http::Ticket;
 use crate::json::write_string;
 

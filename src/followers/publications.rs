@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use memchr::memmem;
 
-use super::stats::FleetStats;
 use crate::feed::Commit;
+use crate::fleet::stats::FleetStats;
 use crate::state::State;
 use crate::state::command::Command;
 use crate::state::episode::{OpenPublication, PublicationNews, close_timeout_ms};

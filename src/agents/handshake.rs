@@ -2,7 +2,7 @@
 //!
 //! Promises: a nonce is good for one agent, for [`NONCE_LIVES_MS`], and for one success, on whichever core; it is signed instead of
 //! remembered, so questions cost nothing that lasts; secrets are compared in constant time; a restart invalidates all nonces. What an agent
-//! is and who may connect is left to the caller. The form of the proofs is described in [`super::agents`].
+//! is and who may connect is left to the caller. The form of the proofs is described in [`super::protocol`].
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -1,0 +1,546 @@
+//! Reports of streamers, read and checked: about themselves, their storages and the streams that run on them.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use crate::http::error::ApiError;
+use crate::json::{Object, Value};
+use crate::schema::{self, Schema};
+use crate::state::apply::invalid;
+use crate::state::command::check_moment;
+use crate::state::name::StreamName;
+
+/// Streams in one report. Far above what one machine runs.
+pub const STREAMS_PER_REPORT_MAX: usize = 100_000;
+/// Storages in one report.
+pub const DVRS_PER_REPORT_MAX: usize = 256;
+/// Canonical text of what a streamer says of itself, of its storages, of one stream.
+const STREAMER_BYTES_MAX: usize = 256 * 1024;
+const DVRS_BYTES_MAX: usize = 256 * 1024;
+const STREAM_BYTES_MAX: usize = 16 * 1024;
+
+/// Whether a stream gives pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamStatus {
+    Running,
+    Waiting,
+    Error,
+}
+
+impl StreamStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Error => "error",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Running, Self::Waiting, Self::Error]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+}
+
+/// One storage medium of a streamer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    pub device: Box<str>,
+    pub path: Box<str>,
+    pub usage_percent: Option<u64>,
+    pub io_percent: Option<u64>,
+    pub total_mb: Option<u64>,
+}
+
+/// What a streamer says of itself.
+#[derive(Debug, Clone)]
+pub struct StreamerStats {
+    /// Time of receipt.
+    pub received: Instant,
+    /// Canonical JSON, and the same with its secrets masked where it has any.
+    text: Box<str>,
+    masked: Option<Box<str>>,
+    pub cpu_percent: Option<u64>,
+    pub memory_percent: Option<u64>,
+    pub scheduler_percent: Option<u64>,
+    pub bandwidth_percent: Option<u64>,
+    pub input_kbit: Option<u64>,
+    pub output_kbit: Option<u64>,
+    pub clients: Option<u64>,
+    pub streams: Option<u64>,
+    pub online_streams: Option<u64>,
+    pub opened_files: Option<u64>,
+    pub uptime_seconds: Option<u64>,
+    pub started_at_seconds: Option<u64>,
+    pub build: Option<u64>,
+    pub server_version: Option<Box<str>>,
+    /// `running` and other words of the reference.
+    pub status: Option<Box<str>>,
+    /// Whether the node says that its own configuration, or the one it is given here, cannot be used.
+    pub config_failed: bool,
+    pub transcoder: Option<bool>,
+    pub rproxy: Option<bool>,
+    pub rproxy_running: Option<bool>,
+    pub partitions: Box<[Partition]>,
+    /// How full the disks will be once every stream has reached its retention, in percent.
+    pub estimated_disk_percent: Option<u64>,
+}
+
+impl StreamerStats {
+    /// The whole object as canonical JSON.
+    pub fn text(&self, masked: bool) -> &str {
+        match &self.masked {
+            Some(hidden) if masked => hidden,
+            _ => &self.text,
+        }
+    }
+
+    /// The fullest partition, in percent.
+    pub fn storage_percent(&self) -> Option<u64> {
+        self.partitions
+            .iter()
+            .filter_map(|it| it.usage_percent)
+            .max()
+    }
+
+    fn new(stats: &Object, text: Box<str>, masked: Option<Box<str>>, received: Instant) -> Self {
+        let number = |name: &str| stats.get(name).and_then(Value::as_u64);
+        let truth = |name: &str| stats.get(name).and_then(Value::as_bool);
+        let word = |name: &str| stats.get(name).and_then(Value::as_str).map(Box::from);
+        let partitions = stats
+            .get("partitions")
+            .and_then(Value::as_array)
+            .unwrap_or(&[]);
+        let external = stats.get("config_external_status");
+        let external = external.and_then(|it| it.get("status")?.as_str());
+        Self {
+            received,
+            text,
+            masked,
+            cpu_percent: number("cpu_usage"),
+            memory_percent: number("memory_usage"),
+            scheduler_percent: number("scheduler_load"),
+            bandwidth_percent: number("bandwidth_usage"),
+            input_kbit: number("input_kbit"),
+            output_kbit: number("output_kbit"),
+            clients: number("total_clients"),
+            streams: number("total_streams"),
+            online_streams: number("online_streams"),
+            opened_files: number("opened_files"),
+            uptime_seconds: number("uptime"),
+            started_at_seconds: number("started_at"),
+            build: number("build"),
+            server_version: word("server_version"),
+            status: word("streamer_status"),
+            config_failed: stats.contains_key("config_error") || external == Some("error"),
+            transcoder: truth("transcoder"),
+            rproxy: truth("rproxy"),
+            rproxy_running: truth("rproxy_running"),
+            partitions: partitions
+                .iter()
+                .map(|partition| {
+                    let number = |name: &str| partition.get(name).and_then(Value::as_u64);
+                    let word = |name: &str| {
+                        let text = partition.get(name).and_then(Value::as_str);
+                        Box::from(text.unwrap_or_default())
+                    };
+                    Partition {
+                        device: word("device"),
+                        path: word("path"),
+                        usage_percent: number("usage"),
+                        io_percent: number("io_util"),
+                        total_mb: number("total_mb"),
+                    }
+                })
+                .collect(),
+            estimated_disk_percent: stats
+                .get("predictions")
+                .and_then(|it| it.get("disk")?.get("estimated_disk_usage")?.as_u64()),
+        }
+    }
+}
+
+/// The storages that a streamer has configured.
+#[derive(Debug, Clone, Default)]
+pub struct Dvrs {
+    text: Box<str>,
+    masked: Option<Box<str>>,
+    pub names: Box<[Box<str>]>,
+}
+
+impl Dvrs {
+    /// The whole array as canonical JSON.
+    pub fn text(&self, masked: bool) -> &str {
+        match &self.masked {
+            Some(hidden) if masked => hidden,
+            _ => &self.text,
+        }
+    }
+}
+
+/// A number that may be missing, in eight bytes: there are millions of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Maybe(u64);
+
+impl Maybe {
+    const NONE: Self = Self(u64::MAX);
+
+    pub(super) fn of(number: Option<u64>) -> Self {
+        number.map_or(Self::NONE, Self)
+    }
+
+    pub(super) fn get(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0)
+    }
+}
+
+/// What one streamer says of one stream.
+#[derive(Debug, Clone)]
+pub struct StreamStats {
+    /// Canonical JSON without the members that are made of what all nodes say: [`JOINED`]. Secrets are masked for everybody.
+    pub(super) text: Box<str>,
+    pub(super) status: Option<StreamStatus>,
+    pub(super) alive: Option<bool>,
+    pub(super) bitrate_kbit: Maybe,
+    pub(super) online_clients: Maybe,
+    pub(super) bytes_out: Maybe,
+    pub(super) last_dts_at_ms: Maybe,
+    pub(super) opened_at_ms: Maybe,
+    /// Whose video it takes.
+    pub(super) agent: Option<Box<str>>,
+}
+
+/// Members of a stream's stats that are made here: of the reports of all nodes that have it, and of what is known of its agent.
+pub(super) const JOINED: [&str; 5] = [
+    "agent_status",
+    "bytes_out",
+    "current_agent_id",
+    "online_clients",
+    "running_on",
+];
+
+/// What one streamer reports at a time. What is absent stays as it was reported before.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub(super) stats: Option<StreamerStats>,
+    pub(super) dvrs: Option<Dvrs>,
+    /// Everything that runs on the streamer, each stream once.
+    pub(super) streams: Option<Vec<(Box<str>, StreamStats)>>,
+}
+
+impl Report {
+    /// From the body of a report. Members that the schema does not know are dropped, everything else must be as it says.
+    pub fn from_body(body: Value, received: Instant) -> Result<Self, ApiError> {
+        let Value::Object(mut body) = body else {
+            return Err(not_an_object(""));
+        };
+        let mut report = Self::default();
+        if let Some(stats) = given(&mut body, "stats") {
+            report.stats = Some(streamer_stats(stats, received)?);
+        }
+        if let Some(dvrs) = given(&mut body, "dvrs") {
+            report.dvrs = Some(read_dvrs(dvrs)?);
+        }
+        if let Some(streams) = given(&mut body, "streams") {
+            report.streams = Some(read_streams(streams)?);
+        }
+        Ok(report)
+    }
+
+    /// Keeps only streams that somebody knows.
+    pub fn retain_streams(&mut self, known: impl Fn(&str) -> bool) {
+        if let Some(streams) = &mut self.streams {
+            streams.retain(|(name, _)| known(name));
+        }
+    }
+}
+
+fn given(body: &mut Object, name: &str) -> Option<Value> {
+    body.remove(name).filter(|value| !value.is_null())
+}
+
+fn not_an_object(pointer: &str) -> ApiError {
+    ApiError::bad_body(pointer, "not_object", "Expected a JSON object")
+}
+
+fn too_many(pointer: &str, most: usize) -> ApiError {
+    ApiError::new(413, "too_many_items", "The report has too many items")
+        .at_pointer(pointer)
+        .with("maximum", most)
+}
+
+fn too_long(pointer: &str, bytes_max: usize) -> ApiError {
+    ApiError::bad_body(pointer, "too_long", "The report is too long here")
+        .with("maximum", bytes_max)
+}
+
+/// An object as the schema wants it, without its nulls, which say nothing in an answer.
+fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, ApiError> {
+    schema.prune(&mut value);
+    if let Value::Object(object) = &mut value {
+        object.retain(|_, value| !value.is_null());
+    }
+    if let Err(mut violations) = schema.check(&value) {
+        // What a configuration needs and a report need not repeat, such as where a storage is.
+        violations.retain(|violation| violation.code != "missing_required");
+        if !violations.is_empty() {
+            return Err(invalid(violations, pointer));
+        }
+    }
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(not_an_object(pointer)),
+    }
+}
+
+fn text_of(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<str>, ApiError> {
+    let text = value.to_text();
+    if text.len() > bytes_max {
+        return Err(too_long(pointer, bytes_max));
+    }
+    Ok(text.into())
+}
+
+fn streamer_stats(value: Value, received: Instant) -> Result<StreamerStats, ApiError> {
+    let schema = schema::streamer_stats();
+    let stats = checked(value, schema, "/stats")?;
+    let stats = Value::Object(stats);
+    let text = text_of(&stats, STREAMER_BYTES_MAX, "/stats")?;
+    let masked = schema
+        .has_secrets(&stats)
+        .then(|| schema.mask(&text).into());
+    let Value::Object(stats) = stats else {
+        return Err(not_an_object("/stats"));
+    };
+    Ok(StreamerStats::new(&stats, text, masked, received))
+}
+
+fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
+    let Value::Array(items) = value else {
+        return Err(ApiError::bad_body(
+            "/dvrs",
+            "not_array",
+            "Storages are an array of objects",
+        ));
+    };
+    if items.len() > DVRS_PER_REPORT_MAX {
+        return Err(too_many("/dvrs", DVRS_PER_REPORT_MAX));
+    }
+    let schema = schema::streamer_dvr();
+    let (mut names, mut text, mut hidden) =
+        (Vec::<Box<str>>::new(), String::from("["), String::from("["));
+    let mut secret = false;
+    for (i, item) in items.into_iter().enumerate() {
+        let pointer = format!("/dvrs/{i}");
+        let item = checked(item, schema, &pointer)?;
+        let name = match item.get("name").and_then(Value::as_str) {
+            Some(name) => Box::from(name),
+            None => {
+                return Err(ApiError::bad_body(
+                    format!("{pointer}/name"),
+                    "missing_required",
+                    "A storage has a name",
+                ));
+            }
+        };
+        if names.contains(&name) {
+            return Err(twice(format!("{pointer}/name")));
+        }
+        names.push(name);
+        let item = Value::Object(item);
+        let one = item.to_text();
+        if i > 0 {
+            text.push(',');
+            hidden.push(',');
+        }
+        text.push_str(&one);
+        secret |= schema.has_secrets(&item);
+        hidden.push_str(&schema.mask(&one));
+    }
+    text.push(']');
+    hidden.push(']');
+    if text.len() > DVRS_BYTES_MAX {
+        return Err(too_long("/dvrs", DVRS_BYTES_MAX));
+    }
+    Ok(Dvrs {
+        text: text.into(),
+        masked: secret.then(|| hidden.into()),
+        names: names.into(),
+    })
+}
+
+fn twice(pointer: String) -> ApiError {
+    ApiError::bad_body(pointer, "duplicate_item", "A report names each thing once")
+}
+
+fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> {
+    let Value::Array(items) = value else {
+        return Err(ApiError::bad_body(
+            "/streams",
+            "not_array",
+            "Streams are an array of objects",
+        ));
+    };
+    if items.len() > STREAMS_PER_REPORT_MAX {
+        return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
+    }
+    let mut seen = HashSet::with_capacity(items.len());
+    let mut streams = Vec::with_capacity(items.len());
+    for (i, mut item) in items.into_iter().enumerate() {
+        let at_name = || format!("/streams/{i}/name");
+        let name = match item.as_object_mut().map(|item| item.remove("name")) {
+            Some(Some(Value::String(name))) => name,
+            Some(Some(_)) => {
+                return Err(ApiError::bad_body(
+                    at_name(),
+                    "not_string",
+                    "A name is a string",
+                ));
+            }
+            Some(None) => {
+                return Err(ApiError::bad_body(
+                    at_name(),
+                    "missing_required",
+                    "A stream has a name",
+                ));
+            }
+            None => return Err(not_an_object(&format!("/streams/{i}"))),
+        };
+        StreamName::parse(&name)
+            .map_err(|why| ApiError::bad_body(at_name(), "wrong_format", why))?;
+        let stats = stream_stats(item, &format!("/streams/{i}"))?;
+        if !seen.insert(name.clone()) {
+            return Err(twice(at_name()));
+        }
+        streams.push((name, stats));
+    }
+    Ok(streams)
+}
+
+fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
+    // Not a field of the reference's answers, but of what its streamers say: since when somebody publishes.
+    if let Some(opened_at) = item.get("opened_at") {
+        check_moment(opened_at, format!("{pointer}/opened_at"))?;
+    }
+    let opened_at = item.get("opened_at").and_then(Value::as_u64);
+    let schema = schema::stream_stats();
+    let mut stats = checked(item, schema, pointer)?;
+    let number = |name: &str| Maybe::of(stats.get(name).and_then(Value::as_u64));
+    let mut kept = StreamStats {
+        text: Box::default(),
+        status: stats
+            .get("status")
+            .and_then(Value::as_str)
+            .and_then(StreamStatus::parse),
+        alive: stats.get("alive").and_then(Value::as_bool),
+        bitrate_kbit: number("bitrate"),
+        online_clients: number("online_clients"),
+        bytes_out: number("bytes_out"),
+        last_dts_at_ms: number("last_dts_at"),
+        opened_at_ms: Maybe::of(opened_at),
+        agent: stats
+            .get("current_agent_id")
+            .and_then(Value::as_str)
+            .map(Box::from),
+    };
+    for name in JOINED {
+        stats.remove(name);
+    }
+    let stats = Value::Object(stats);
+    kept.text = text_of(&stats, STREAM_BYTES_MAX, pointer)?;
+    if schema.has_secrets(&stats) {
+        kept.text = schema.mask(&kept.text).into();
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn reports_are_checked_by_the_schema_and_errors_say_where() {
+        for (body, pointer, code) in [
+            ("[]", "", "not_object"),
+            (r#"{"stats":5}"#, "/stats", "not_object"),
+            (
+                r#"{"stats":{"cpu_usage":"a"}}"#,
+                "/stats/cpu_usage",
+                "not_integer",
+            ),
+            (
+                r#"{"stats":{"cpu_usage":101}}"#,
+                "/stats/cpu_usage",
+                "input_out_of_range",
+            ),
+            (r#"{"dvrs":{}}"#, "/dvrs", "not_array"),
+            (
+                r#"{"streams":[{"name":"a","opened_at":"1"}]}"#,
+                "/streams/0/opened_at",
+                "not_integer",
+            ),
+            (
+                r#"{"streams":[{"name":"a","opened_at":5}]}"#,
+                "/streams/0/opened_at",
+                "input_out_of_range",
+            ),
+            (r#"{"dvrs":[{}]}"#, "/dvrs/0/name", "missing_required"),
+            (
+                r#"{"dvrs":[{"name":"a"},{"name":"a"}]}"#,
+                "/dvrs/1/name",
+                "duplicate_item",
+            ),
+            (r#"{"streams":{}}"#, "/streams", "not_array"),
+            (r#"{"streams":[5]}"#, "/streams/0", "not_object"),
+            (r#"{"streams":[{}]}"#, "/streams/0/name", "missing_required"),
+            (
+                r#"{"streams":[{"name":5}]}"#,
+                "/streams/0/name",
+                "not_string",
+            ),
+            (
+                r#"{"streams":[{"name":"a"},{"name":"a"}]}"#,
+                "/streams/1/name",
+                "duplicate_item",
+            ),
+            (
+                r#"{"streams":[{"name":"a","bitrate":"x"}]}"#,
+                "/streams/0/bitrate",
+                "not_integer",
+            ),
+            (
+                r#"{"streams":[{"name":"a","status":"fine"}]}"#,
+                "/streams/0/status",
+                "unknown_enum_option",
+            ),
+        ] {
+            let value = json::parse(body.as_bytes()).expect("JSON");
+            let error = Report::from_body(value, Instant::now()).expect_err(body);
+            let item = &error.items[0];
+            assert_eq!(
+                (item.pointer.as_deref(), item.code),
+                (Some(pointer), code),
+                "{body}"
+            );
+        }
+        let long = format!(
+            r#"{{"streams":[{{"name":"a","streaming_endpoint":"http://h/{}"}}]}}"#,
+            "x".repeat(STREAM_BYTES_MAX)
+        );
+        let value = json::parse(long.as_bytes()).expect("JSON");
+        assert!(Report::from_body(value, Instant::now()).is_err());
+        let many = format!(
+            r#"{{"dvrs":[{}{{"name":"a"}}]}}"#,
+            r#"{"name":"b"},"#.repeat(DVRS_PER_REPORT_MAX)
+        );
+        let value = json::parse(many.as_bytes()).expect("JSON");
+        assert_eq!(
+            Report::from_body(value, Instant::now())
+                .expect_err("too many")
+                .status,
+            413
+        );
+    }
+}
