@@ -611,7 +611,7 @@ mod tests {
             headers: head.headers,
             body: b"",
             peer: IpAddr::from([127, 0, 0, 1]),
-            pass: None,
+            body_late: false,
             may_upgrade: false,
         };
         let call = Call {

@@ -972,7 +972,7 @@ impl Shared {
 pub struct Core {
     index: usize,
     shared: Arc<Shared>,
-    connections: Rc<Connections>,
+    connections: Rc<Connections<Admitted>>,
     newest: RefCell<Newest>,
     waiters: RefCell<Waiters<Ticket, ConfigPoll, Rc<Poll>>>,
     /// Polls for lists that are no longer parked and not answered yet.
@@ -1092,7 +1092,11 @@ impl Poll {
 }
 
 impl Core {
-    pub fn new(index: usize, shared: Arc<Shared>, connections: Rc<Connections>) -> Rc<Self> {
+    pub fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        connections: Rc<Connections<Admitted>>,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
             index,
             newest: RefCell::new(Newest {
@@ -1143,16 +1147,21 @@ impl Core {
         self.waiters.borrow().len()
     }
 
-    fn answer(&self, request: &Request<'_>, ticket: Ticket) -> Result<Answer, ApiError> {
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        admitted: Admitted,
+        ticket: Ticket,
+    ) -> Result<Answer, ApiError> {
         let state = self.state();
-        let (index, parameter, caller) = match request.pass {
-            // Found and authorised just now, when the head was complete.
-            Some(pass) => {
-                let (index, caller) = Pass::read(pass);
+        let (index, parameter, caller) = match admitted.0 {
+            // Found and authorised in this turn, when the head was complete.
+            Some((index, caller)) if !request.body_late => {
                 let parameter = router::parameter(&ROUTES[index], request.path)?;
                 (index, parameter, caller)
             }
-            None => {
+            // No endpoint, or rights that may have changed while the body arrived.
+            _ => {
                 let authorization = request.headers.authorization();
                 match self.find(request.method, request.path, authorization, &state)? {
                     (Found::Endpoint(index, parameter), caller) => (index, parameter, caller),
@@ -2106,31 +2115,8 @@ impl Turn {
     }
 }
 
-/// An endpoint and who was let in to it, in the number that the edge keeps for us. Tokens are recognised again: who they are does not fit.
-struct Pass;
-
-impl Pass {
-    const CALLER_SHIFT: u32 = 16;
-
-    fn write(index: usize, caller: &Caller) -> Option<u32> {
-        let caller = match caller {
-            Caller::Administrator => 0,
-            Caller::Streamer => 1,
-            Caller::Anybody => 2,
-            Caller::Token(_) => return None,
-        };
-        Some(index as u32 | caller << Self::CALLER_SHIFT)
-    }
-
-    fn read(pass: u32) -> (usize, Caller) {
-        let caller = match pass >> Self::CALLER_SHIFT {
-            0 => Caller::Administrator,
-            1 => Caller::Streamer,
-            _ => Caller::Anybody,
-        };
-        ((pass & 0xffff) as usize, caller)
-    }
-}
+/// The endpoint of a request and its caller, as found when the head was complete. `None`: there is no endpoint, which `call` answers.
+pub struct Admitted(Option<(usize, Caller)>);
 
 /// What an endpoint asks of who calls it for `parameter`.
 fn needs(index: usize, parameter: &str) -> Needs<'_> {
@@ -2197,17 +2183,19 @@ fn not_here(path: &str, found: &Found<'_>) -> Response {
 }
 
 impl Service for Core {
-    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response> {
+    type Admitted = Admitted;
+
+    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
         let authorization = head.headers.authorization();
         match self.find(head.method, head.path, authorization, &self.state()) {
             Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
                 body_bytes_max: ENDPOINTS[index].body_bytes_max,
-                pass: Pass::write(index, &caller),
+                admitted: Admitted(Some((index, caller))),
             }),
             // Answered in `call`; nobody sends us much to a place that does not exist.
             Ok(_) => Ok(Admission {
                 body_bytes_max: BODY_BYTES_MAX,
-                pass: None,
+                admitted: Admitted(None),
             }),
             Err(error) => {
                 self.count_answer(error.status);
@@ -2220,10 +2208,10 @@ impl Service for Core {
         }
     }
 
-    fn call(&self, request: &Request<'_>, ticket: Ticket) -> Answer {
+    fn call(&self, request: &Request<'_>, admitted: Admitted, ticket: Ticket) -> Answer {
         let since = self.shared.running.logs_requests().then(Instant::now);
         let answer = self
-            .answer(request, ticket)
+            .answer(request, admitted, ticket)
             .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
         match &answer {
             Answer::Reply(response) => self.count_answer(response.status),
@@ -2250,14 +2238,14 @@ impl Service for Core {
         answer
     }
 
-    fn expired(&self, ticket: Ticket) -> Response {
+    fn timeout_response(&self, ticket: Ticket) -> Response {
         let response = self.early(ticket);
         self.count_answer(response.status);
         self.log_later(ticket, response.status);
         response
     }
 
-    fn abandoned(&self, ticket: Ticket) {
+    fn on_abandoned(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
         self.answering.borrow_mut().remove(&ticket);
         self.held.borrow_mut().remove(&ticket);
@@ -2271,21 +2259,21 @@ impl Service for Core {
         self.log_later(ticket, 499);
     }
 
-    fn half_closed(&self, ticket: Ticket) -> bool {
+    fn keeps_half_closed(&self, ticket: Ticket) -> bool {
         // A write is answered to whoever may still read; a poll whose client stopped talking is over.
         let waiters = self.waiters.borrow();
         waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
     }
 
-    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+    fn on_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
         self.hear(ticket, line, out)
     }
 
-    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+    fn on_close(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
         self.say_farewell(ticket, why, out);
     }
 
-    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+    fn on_closed(&self, ticket: Ticket, why: Ended) {
         self.control_ended(ticket, why);
     }
 
@@ -2610,7 +2598,7 @@ pub(crate) mod tests {
                 parked: Arc::new(Pulse::default()).park(),
             },
         );
-        let listed = core.expired(ticket(1));
+        let listed = core.timeout_response(ticket(1));
         assert_eq!(
             (listed.status, listed.body.bytes()),
             (200, &*empty_list(&poll.query))
@@ -2619,9 +2607,17 @@ pub(crate) mod tests {
         core.answering
             .borrow_mut()
             .insert(ticket(2), Rc::new(poll.clone()));
-        assert_eq!(core.expired(ticket(2)).status, 200);
-        assert_eq!(core.expired(ticket(3)).status, 404, "a node that is gone");
-        assert_eq!(core.expired(ticket(4)).status, 503, "a change under way");
+        assert_eq!(core.timeout_response(ticket(2)).status, 200);
+        assert_eq!(
+            core.timeout_response(ticket(3)).status,
+            404,
+            "a node that is gone"
+        );
+        assert_eq!(
+            core.timeout_response(ticket(4)).status,
+            503,
+            "a change under way"
+        );
         assert_eq!(core.parked(), 0);
         assert!(core.answering.borrow().is_empty());
     }

@@ -30,7 +30,7 @@ use super::error::ApiError;
 use super::parse::{self, Chunked, Framing, Head, Method, Refusal};
 use super::response::{self, Body, Prepared, Response, Style};
 use super::steps::Steps;
-use super::{Accepts, Admission, Answer, Ended, Lines, Request, Service, Ticket, Upgrade};
+use super::{Accepts, Answer, Ended, Lines, Request, Service, Ticket, Upgrade};
 use crate::limits::{
     ACCEPT_PAUSE_MS, AHEAD_BYTES_MAX, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, HEAD_BYTES_MAX,
     LINE_BYTES_MAX, LINES_UNSENT_BYTES_MAX, LINGER_BYTES_MAX, Limits, READ_BYTES, SENDS_PER_YIELD,
@@ -143,7 +143,7 @@ enum Next {
 
 /// One open connection. Its size is what an idle client costs, together with its task.
 #[allow(clippy::struct_excessive_bools)] // independent facts, one byte each
-struct Conn {
+struct Conn<A> {
     /// Valid as long as the entry is in the table: the entry is removed before the socket closes.
     socket: RawFd,
     /// Of the newest request of this slot; grows over all connections that use the slot.
@@ -172,12 +172,12 @@ struct Conn {
     /// The tick in which the body began, the bytes read while lingering, or the ticks that an upgraded connection may be silent.
     since: u32,
     waker: Option<Waker>,
-    input: Option<Box<Input>>,
+    input: Option<Box<Input<A>>>,
     unsent: Option<Box<Unsent>>,
 }
 
 /// What has arrived and could not be answered yet.
-struct Input {
+struct Input<A> {
     /// The head of the request in progress, then what follows it.
     bytes: Vec<u8>,
     /// Not looked at yet: to be answered before anything more is read.
@@ -186,17 +186,20 @@ struct Input {
     seen: usize,
     /// Of the body in progress, as sent.
     body_received: u64,
-    progress: Progress,
+    progress: Progress<A>,
 }
 
 /// How far the first request of an `Input` is.
-enum Progress {
+enum Progress<A> {
     /// The head is incomplete or not looked at.
     Head,
     /// Admitted; head and body have this many bytes together.
-    Length { total: usize },
+    Length { total: usize, admitted: Option<A> },
     /// Admitted; the body is decoded while it arrives and cut out of the bytes.
-    Chunked(Box<ChunkedBody>),
+    Chunked {
+        chunked: Box<ChunkedBody>,
+        admitted: Option<A>,
+    },
 }
 
 struct ChunkedBody {
@@ -204,8 +207,8 @@ struct ChunkedBody {
     body: Vec<u8>,
 }
 
-impl Input {
-    fn new(bytes: &[u8], progress: Progress) -> Self {
+impl<A> Input<A> {
+    fn new(bytes: &[u8], progress: Progress<A>) -> Self {
         Self {
             bytes: bytes.to_vec(),
             ready: false,
@@ -238,12 +241,12 @@ impl Input {
                 }
                 Ok(look)
             }
-            Progress::Length { total } => {
+            Progress::Length { total, .. } => {
                 self.bytes.extend_from_slice(bytes);
                 self.body_received += bytes.len() as u64;
                 Ok(self.bytes.len() >= *total)
             }
-            Progress::Chunked(chunked) => {
+            Progress::Chunked { chunked, .. } => {
                 self.body_received += bytes.len() as u64;
                 let fed = chunked.decoder.feed(bytes, &mut chunked.body)?;
                 self.bytes.extend_from_slice(&bytes[fed.used..]);
@@ -324,8 +327,8 @@ fn add(counter: &Cell<u64>, more: u64) {
     counter.set(counter.get() + more);
 }
 
-struct Table {
-    conns: Steps<Option<Conn>>,
+struct Table<A> {
+    conns: Steps<Option<Conn<A>>>,
     free: Vec<u32>,
     /// Epochs outlive connections, or a late answer to a closed connection could reach its successor.
     epochs: Steps<u32>,
@@ -333,15 +336,15 @@ struct Table {
     open: usize,
 }
 
-impl Table {
-    fn get(&mut self, slot: u32) -> &mut Conn {
+impl<A> Table<A> {
+    fn get(&mut self, slot: u32) -> &mut Conn<A> {
         self.conns[slot]
             .as_mut()
             .expect("a task outlives its entry")
     }
 
     /// The connection that owes this answer and can still be given it.
-    fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn> {
+    fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
         self.conns
             .get_mut(ticket.slot)?
             .as_mut()
@@ -349,7 +352,7 @@ impl Table {
     }
 
     /// The connection of lines of this name, while it can be told something.
-    fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn> {
+    fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
         self.conns
             .get_mut(ticket.slot)?
             .as_mut()
@@ -357,11 +360,11 @@ impl Table {
     }
 }
 
-/// The connections of one core. Shared by `Rc` between the tasks of that core.
-pub struct Connections {
+/// The connections of one core. Shared by `Rc` between the tasks of that core. `A`: see [`Service::Admitted`].
+pub struct Connections<A> {
     limits: Limits,
     cors: Cors,
-    table: RefCell<Table>,
+    table: RefCell<Table<A>>,
     /// Date and the like, see `response::common`.
     common: RefCell<Vec<u8>>,
     /// Every read of the core goes here.
@@ -398,7 +401,7 @@ struct Count {
     upgraded: Cell<u64>,
 }
 
-impl Connections {
+impl<A> Connections<A> {
     pub fn new(options: Options) -> Rc<Self> {
         let common = response::common(SystemTime::now(), &options.cors);
         Rc::new(Self {
@@ -497,7 +500,7 @@ impl Connections {
     }
 
     /// Nothing more is said or heard on an upgraded connection; what is unsent goes out.
-    fn stop_lines(&self, table: &mut Table, slot: u32) {
+    fn stop_lines(&self, table: &mut Table<A>, slot: u32) {
         let conn = table.get(slot);
         conn.last = true;
         conn.linger = true;
@@ -531,7 +534,7 @@ impl Connections {
         true
     }
 
-    fn style_of(&self, conn: &mut Conn) -> Style<'_> {
+    fn style_of(&self, conn: &mut Conn<A>) -> Style<'_> {
         if self.draining.get() && conn.keep_alive {
             conn.keep_alive = false;
             conn.linger = true;
@@ -550,7 +553,7 @@ impl Connections {
     /// Sends the answer that was owed. The task is woken only if there is something left for it to do.
     fn deliver(
         &self,
-        table: &mut Table,
+        table: &mut Table<A>,
         slot: u32,
         close: bool,
         bytes: &[u8],
@@ -620,7 +623,7 @@ impl Connections {
     }
 
     /// All is sent and nothing may follow.
-    fn end(&self, table: &mut Table, slot: u32) -> Next {
+    fn end(&self, table: &mut Table<A>, slot: u32) -> Next {
         let conn = table.get(slot);
         conn.input = None;
         if !conn.linger || conn.half_closed {
@@ -635,7 +638,7 @@ impl Connections {
     }
 
     /// The same from outside the task.
-    fn end_woken(&self, table: &mut Table, slot: u32) {
+    fn end_woken(&self, table: &mut Table<A>, slot: u32) {
         let next = self.end(table, slot);
         let conn = table.get(slot);
         match next {
@@ -774,7 +777,7 @@ impl Connections {
     }
 }
 
-impl Conn {
+impl<A> Conn<A> {
     /// Makes the task look at its connection, if it does not do so already.
     fn wake(&mut self) {
         self.woken = true;
@@ -801,7 +804,7 @@ struct Gone;
 pub async fn serve<S: Service + 'static>(
     listener: Listener,
     service: Rc<S>,
-    connections: Rc<Connections>,
+    connections: Rc<Connections<S::Admitted>>,
 ) {
     let core = Rc::new(Core {
         service,
@@ -971,7 +974,7 @@ fn is_ready_or_none<F: Future>(mut slot: Pin<&mut Option<F>>, context: &mut Cont
     is_ready
 }
 
-impl Connections {
+impl<A> Connections<A> {
     fn is_woken(&self, slot: u32, context: &mut Context<'_>) -> bool {
         let mut table = self.table.borrow_mut();
         let conn = table.get(slot);
@@ -998,22 +1001,22 @@ impl Connections {
 }
 
 /// What one batch of requests led to.
-struct Round {
+struct Round<A> {
     /// Bytes of the requests that were answered or handed over.
     used: usize,
     /// To be sent after the batch.
     large: Option<Body>,
-    end: End,
+    end: End<A>,
 }
 
-enum End {
+enum End<A> {
     /// Everything complete was answered.
     Nothing,
     /// The batch is full: send it, then go on.
     Full,
     /// The body of an admitted request is incomplete. `keep` bytes of it have to be kept, `received` of them or more were body.
     Body {
-        progress: Progress,
+        progress: Progress<A>,
         keep: usize,
         received: u64,
     },
@@ -1038,9 +1041,9 @@ struct Who {
 }
 
 /// A service and the connections it answers.
-struct Core<S> {
+struct Core<S: Service> {
     service: Rc<S>,
-    shared: Rc<Connections>,
+    shared: Rc<Connections<S::Admitted>>,
 }
 
 impl<S: Service> Core<S> {
@@ -1114,7 +1117,7 @@ impl<S: Service> Core<S> {
     }
 
     /// Goes on with a request that has begun, or with one that was sent while another one waited.
-    fn receive_more(&self, who: Who, epoch: u32, mut input: Box<Input>) -> Next {
+    fn receive_more(&self, who: Who, epoch: u32, mut input: Box<Input<S::Admitted>>) -> Next {
         let shared = &*self.shared;
         let fresh = mem::take(&mut input.ready);
         if !fresh {
@@ -1163,7 +1166,7 @@ impl<S: Service> Core<S> {
         who: Who,
         mut epoch: u32,
         bytes: &[u8],
-        mut progress: Progress,
+        mut progress: Progress<S::Admitted>,
         fresh: bool,
     ) -> Next {
         let shared = &*self.shared;
@@ -1210,9 +1213,9 @@ impl<S: Service> Core<S> {
         who: Who,
         epoch: &mut u32,
         bytes: &[u8],
-        mut progress: Progress,
+        mut progress: Progress<S::Admitted>,
         out: &mut Vec<u8>,
-    ) -> Round {
+    ) -> Round<S::Admitted> {
         let shared = &*self.shared;
         let mut used = 0;
         let mut answers = 0;
@@ -1239,16 +1242,17 @@ impl<S: Service> Core<S> {
             add(&shared.count.requests, 1);
             let after = &rest[head.len..];
             let decoded;
+            let body_late = !matches!(progress, Progress::Head);
             // The body, and how long the request is from its first byte.
-            let (body, len, pass) = match mem::replace(&mut progress, Progress::Head) {
-                Progress::Length { total } => (&rest[head.len..total], total, None),
-                Progress::Chunked(chunked) => {
+            let (body, len, admitted) = match mem::replace(&mut progress, Progress::Head) {
+                Progress::Length { total, admitted } => (&rest[head.len..total], total, admitted),
+                Progress::Chunked { chunked, admitted } => {
                     decoded = chunked.body;
-                    (&decoded[..], head.len, None)
+                    (&decoded[..], head.len, admitted)
                 }
                 Progress::Head => {
-                    let admission = match self.admit(&head, who.peer) {
-                        Ok(admission) => admission,
+                    let (body_bytes_max, admitted) = match self.admit(&head, who.peer) {
+                        Ok(admitted) => admitted,
                         Err(mut response) => {
                             // A body that is here is skipped; one that is not would have to be read for nothing.
                             let skipped = match head.framing {
@@ -1272,19 +1276,20 @@ impl<S: Service> Core<S> {
                         }
                     };
                     match head.framing {
-                        Framing::None => (&after[..0], head.len, admission.pass),
-                        Framing::Length(length) if length > admission.body_bytes_max => {
+                        Framing::None => (&after[..0], head.len, admitted),
+                        Framing::Length(length) if length > body_bytes_max => {
                             return refused(used, Refusal::BodyLong, out);
                         }
                         Framing::Length(length) if length <= after.len() as u64 => {
                             let length = length as usize;
-                            (&after[..length], head.len + length, admission.pass)
+                            (&after[..length], head.len + length, admitted)
                         }
                         Framing::Length(length) => {
                             ask_for_body(&head, after, out);
                             let end = End::Body {
                                 progress: Progress::Length {
                                     total: head.len + length as usize,
+                                    admitted,
                                 },
                                 keep: rest.len(),
                                 received: after.len() as u64,
@@ -1293,18 +1298,18 @@ impl<S: Service> Core<S> {
                         }
                         Framing::Chunked => {
                             let mut chunked = Box::new(ChunkedBody {
-                                decoder: Chunked::new(admission.body_bytes_max),
+                                decoder: Chunked::new(body_bytes_max),
                                 body: Vec::new(),
                             });
                             match chunked.decoder.feed(after, &mut chunked.body) {
                                 Ok(fed) if fed.complete => {
                                     decoded = chunked.body;
-                                    (&decoded[..], head.len + fed.used, admission.pass)
+                                    (&decoded[..], head.len + fed.used, admitted)
                                 }
                                 Ok(_) => {
                                     ask_for_body(&head, after, out);
                                     let end = End::Body {
-                                        progress: Progress::Chunked(chunked),
+                                        progress: Progress::Chunked { chunked, admitted },
                                         keep: head.len,
                                         received: after.len() as u64,
                                     };
@@ -1323,7 +1328,20 @@ impl<S: Service> Core<S> {
                 epoch: *epoch,
             };
             let more = used < bytes.len();
-            match self.call(&head, body, pass, who.peer, ticket) {
+            let request = Request {
+                method: match head.method {
+                    Method::Head => Method::Get,
+                    method => method,
+                },
+                path: head.path,
+                query: head.query,
+                headers: head.headers,
+                body,
+                peer: who.peer,
+                body_late,
+                may_upgrade: head.keep_alive && !head.is_1_0,
+            };
+            match self.call(&request, admitted, ticket) {
                 Answer::Reply(response) => {
                     answers += 1;
                     match shared.reply(response, &head, more, out) {
@@ -1362,58 +1380,38 @@ impl<S: Service> Core<S> {
         ended(used, End::Nothing)
     }
 
-    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response> {
+    /// How large a body the request may bring, and what the service found; `None` for `OPTIONS`, which never gets there.
+    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<(u64, Option<S::Admitted>), Response> {
         if head.method == Method::Options {
-            // Answered below without the service; browsers send it without credentials.
-            return Ok(Admission {
-                body_bytes_max: AHEAD_BYTES_MAX as u64,
-                pass: None,
-            });
+            // Browsers send it without credentials.
+            return Ok((AHEAD_BYTES_MAX as u64, None));
         }
-        catch_unwind(AssertUnwindSafe(|| self.service.admit(head, peer)))
-            .unwrap_or_else(|payload| Err(self.shared.panicked("admit", payload.as_ref())))
+        let admission = catch_unwind(AssertUnwindSafe(|| self.service.admit(head, peer)))
+            .unwrap_or_else(|payload| Err(self.shared.panicked("admit", payload.as_ref())))?;
+        Ok((admission.body_bytes_max, Some(admission.admitted)))
     }
 
-    fn call(
-        &self,
-        head: &Head<'_>,
-        body: &[u8],
-        pass: Option<u32>,
-        peer: IpAddr,
-        ticket: Ticket,
-    ) -> Answer {
-        let decided = catch_unwind(AssertUnwindSafe(|| {
-            if head.method == Method::Options {
-                return Answer::Reply(self.options(head));
-            }
-            let request = Request {
-                method: match head.method {
-                    Method::Head => Method::Get,
-                    method => method,
-                },
-                path: head.path,
-                query: head.query,
-                headers: head.headers,
-                body,
-                peer,
-                pass,
-                may_upgrade: head.keep_alive && !head.is_1_0,
-            };
-            self.service.call(&request, ticket)
+    fn call(&self, request: &Request<'_>, admitted: Option<S::Admitted>, ticket: Ticket) -> Answer {
+        let decided = catch_unwind(AssertUnwindSafe(|| match admitted {
+            Some(admitted) => self.service.call(request, admitted, ticket),
+            None => Answer::Reply(self.options(request)),
         }));
         decided
             .unwrap_or_else(|payload| Answer::Reply(self.shared.panicked("call", payload.as_ref())))
     }
 
     /// What may be done to a path, for browsers that ask before they send (CORS) and for people.
-    fn options(&self, head: &Head<'_>) -> Response {
-        let allow = match head.path {
+    fn options(&self, request: &Request<'_>) -> Response {
+        let allow = match request.path {
             "*" => response::ALLOW_ALL,
             path => self.service.allowed(path),
         };
         let response = Response::no_content().header("Allow", allow);
         if self.shared.cors == Cors::Off
-            || head.headers.get("access-control-request-method").is_none()
+            || request
+                .headers
+                .get("access-control-request-method")
+                .is_none()
         {
             return response;
         }
@@ -1427,7 +1425,7 @@ impl<S: Service> Core<S> {
     }
 
     /// Takes what has come on an upgraded connection and answers every complete line of it.
-    fn hear(&self, ticket: Ticket, socket: RawFd, input: Option<Box<Input>>) -> Next {
+    fn hear(&self, ticket: Ticket, socket: RawFd, input: Option<Box<Input<S::Admitted>>>) -> Next {
         let shared = &*self.shared;
         // Lines that came with the request, or that had to wait until earlier answers were sent.
         if let Some(input) = &input
@@ -1484,7 +1482,7 @@ impl<S: Service> Core<S> {
                 let rest = &bytes[used..];
                 let end = memchr::memchr(b'\n', rest);
                 if end.unwrap_or(rest.len()) > LINE_BYTES_MAX {
-                    self.service.farewell(ticket, Ended::LineLong, &mut out);
+                    self.service.on_close(ticket, Ended::LineLong, &mut out);
                     ends = Some(Ended::LineLong);
                     break;
                 }
@@ -1497,12 +1495,12 @@ impl<S: Service> Core<S> {
                 heard = true;
                 add(&shared.count.lines_in, 1);
                 let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-                if self.service.line(ticket, line, &mut out) == Lines::End {
+                if self.service.on_line(ticket, line, &mut out) == Lines::End {
                     ends = Some(Ended::ByService);
                 }
             }
             if ends.is_none() && !full && shared.draining.get() {
-                self.service.farewell(ticket, Ended::Draining, &mut out);
+                self.service.on_close(ticket, Ended::Draining, &mut out);
                 ends = Some(Ended::Draining);
             }
             let sent = shared.send(socket, &out, None);
@@ -1519,7 +1517,7 @@ impl<S: Service> Core<S> {
     fn hang_up(&self, ticket: Ticket, socket: RawFd, why: Ended) -> Next {
         let shared = &*self.shared;
         let mut out = shared.take_out();
-        self.service.farewell(ticket, why, &mut out);
+        self.service.on_close(ticket, why, &mut out);
         let sent = shared.send(socket, &out, None);
         shared.give_out(out);
         shared.settle_lines(ticket, Some(why), &[], false, sent)
@@ -1568,9 +1566,9 @@ impl<S: Service> Core<S> {
 
     fn ended_by_client(&self, ticket: Ticket) -> Next {
         let shared = &*self.shared;
-        let keep = catch_unwind(AssertUnwindSafe(|| self.service.half_closed(ticket)))
+        let keep = catch_unwind(AssertUnwindSafe(|| self.service.keeps_half_closed(ticket)))
             .unwrap_or_else(|payload| {
-                shared.panicked("half_closed", payload.as_ref());
+                shared.panicked("keeps_half_closed", payload.as_ref());
                 false
             });
         if !keep {
@@ -1636,8 +1634,11 @@ impl<S: Service> Core<S> {
                     epoch: conn.epoch,
                 };
                 drop(table);
-                let response = catch_unwind(AssertUnwindSafe(|| self.service.expired(ticket)))
-                    .unwrap_or_else(|payload| shared.panicked("expired", payload.as_ref()));
+                let response =
+                    catch_unwind(AssertUnwindSafe(|| self.service.timeout_response(ticket)))
+                        .unwrap_or_else(|payload| {
+                            shared.panicked("timeout_response", payload.as_ref())
+                        });
                 shared.complete(ticket, response);
             }
         }
@@ -1662,10 +1663,10 @@ impl<S: Service> Core<S> {
                 epoch: conn.epoch,
             };
             let told = catch_unwind(AssertUnwindSafe(|| {
-                self.service.lines_ended(ticket, conn.ended);
+                self.service.on_closed(ticket, conn.ended);
             }));
             if let Err(payload) = told {
-                shared.panicked("lines_ended", payload.as_ref());
+                shared.panicked("on_closed", payload.as_ref());
             }
         }
         if conn.owed {
@@ -1675,9 +1676,9 @@ impl<S: Service> Core<S> {
                 slot,
                 epoch: conn.epoch,
             };
-            let told = catch_unwind(AssertUnwindSafe(|| self.service.abandoned(ticket)));
+            let told = catch_unwind(AssertUnwindSafe(|| self.service.on_abandoned(ticket)));
             if let Err(payload) = told {
-                shared.panicked("abandoned", payload.as_ref());
+                shared.panicked("on_abandoned", payload.as_ref());
             }
         }
         shared.tell_drained();
@@ -1691,7 +1692,7 @@ fn ask_for_body(head: &Head<'_>, after: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-impl Connections {
+impl<A> Connections<A> {
     fn take_scratch(&self) -> Box<[u8]> {
         self.scratch
             .take()
@@ -1705,7 +1706,7 @@ impl Connections {
         head: &Head<'_>,
         more: bool,
         out: &mut Vec<u8>,
-    ) -> (Option<Body>, Option<End>) {
+    ) -> (Option<Body>, Option<End<A>>) {
         let close = !head.keep_alive || response.close || self.draining.get();
         // Only a body that may be compressed makes the codings worth reading.
         let accepts = match &response.body {
@@ -1753,7 +1754,7 @@ impl Connections {
         &self,
         slot: u32,
         epoch: u32,
-        end: End,
+        end: End<A>,
         rest: &[u8],
         fresh: bool,
         sent: Result<Option<Box<Unsent>>, Gone>,
@@ -1908,7 +1909,7 @@ impl Connections {
     }
 
     /// Sends what is left. `None`: all is sent and the connection goes on.
-    fn flush(&self, table: &mut Table, slot: u32) -> Option<Next> {
+    fn flush(&self, table: &mut Table<A>, slot: u32) -> Option<Next> {
         let conn = table.get(slot);
         let unsent = conn.unsent.as_mut()?;
         match unsent.flush(conn.socket, &self.count.bytes_out) {
@@ -1942,7 +1943,7 @@ impl Connections {
     }
 
     /// Throws away what comes after the last answer.
-    fn discard(&self, conn: &mut Conn) -> Next {
+    fn discard(&self, conn: &mut Conn<A>) -> Next {
         let mut scratch = self.take_scratch();
         let next = loop {
             match sys::recv(conn.socket, &mut scratch) {
@@ -1974,7 +1975,7 @@ impl Connections {
     }
 
     /// A request does not arrive in time.
-    fn give_up(&self, table: &mut Table, slot: u32) {
+    fn give_up(&self, table: &mut Table<A>, slot: u32) {
         let mut out = self.take_out();
         self.write_last(ApiError::too_slow().into(), &mut out);
         let conn = table.get(slot);
@@ -2032,5 +2033,5 @@ pub(super) fn sizes<S: Service + 'static>() -> (usize, usize) {
     fn of<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
-    (size_of::<Option<Conn>>(), of(connection::<S>))
+    (size_of::<Option<Conn<S::Admitted>>>(), of(connection::<S>))
 }

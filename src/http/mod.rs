@@ -39,8 +39,8 @@ pub struct Request<'a> {
     /// Chunked bodies arrive decoded.
     pub body: &'a [u8],
     pub peer: IpAddr,
-    /// What `admit` gave to this request just now; nothing if its body came later, when what was decided may no longer hold.
-    pub pass: Option<u32>,
+    /// The body arrived after `admit` had returned: what `admit` found may be outdated.
+    pub body_late: bool,
     /// The connection can become another one: HTTP/1.1, and the client does not want it to end.
     pub may_upgrade: bool,
 }
@@ -64,7 +64,7 @@ pub struct Ticket {
 pub enum Answer {
     Reply(Response),
     /// `Connections::complete` will be called with the ticket. After `deadline` (at most `Limits::wait_ms_max`, which is also
-    /// the meaning of `None`) `Service::expired` is asked instead.
+    /// the meaning of `None`) the answer is that of `Service::timeout_response`.
     Wait {
         deadline: Option<Duration>,
     },
@@ -72,7 +72,7 @@ pub enum Answer {
     Upgrade(Upgrade),
 }
 
-/// What a connection turns into: lines in both directions, each ended by LF. Its ticket names it until [`Service::lines_ended`].
+/// What a connection turns into: lines in both directions, each ended by LF. Its ticket names it until [`Service::on_closed`].
 pub struct Upgrade {
     /// Named in the answer.
     pub protocol: &'static str,
@@ -115,51 +115,55 @@ impl From<Response> for Answer {
     }
 }
 
-/// What a request may bring.
+/// The result of [`Service::admit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admission {
-    /// Above: 413.
+pub struct Admission<A> {
+    /// A longer body is refused with 413.
     pub body_bytes_max: u64,
-    /// What the service wants to find again in [`Request::pass`], so that it need not look twice.
-    pub pass: Option<u32>,
+    /// Handed on to [`Service::call`].
+    pub admitted: A,
 }
 
-/// Decides what requests mean. One per core; nothing here blocks or awaits. A panic becomes a 500 and ends that connection only.
+/// Decides what requests mean. One per core; its methods neither block nor await. A panic becomes a 500 and ends that connection only.
 pub trait Service {
-    /// Asked when a head is complete, before its body is read or asked for (`100-continue`): who is it, may it, how large a body. The
-    /// method is the one that was sent, so `HEAD` may appear here. `OPTIONS` is answered without asking: it tells what everybody may know.
-    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission, Response>;
+    /// What `admit` finds out about a request that `call` needs as well: the operation, the caller. The connection keeps it while the
+    /// body arrives, and only then.
+    type Admitted;
+
+    /// Called when a head is complete, before its body is read or asked for (`100-continue`): who is it, may it, how large a body. The
+    /// method is the one that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the service: it needs no credentials.
+    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Self::Admitted>, Response>;
 
     /// Answers, or promises to complete `ticket`. The ticket can be completed from the moment this returned `Wait`, not before.
-    fn call(&self, request: &Request<'_>, ticket: Ticket) -> Answer;
+    fn call(&self, request: &Request<'_>, admitted: Self::Admitted, ticket: Ticket) -> Answer;
 
-    /// The deadline of a `Wait` passed. The ticket is done for.
-    fn expired(&self, ticket: Ticket) -> Response;
+    /// The response to a `Wait` whose deadline passed. The ticket is invalid afterwards.
+    fn timeout_response(&self, ticket: Ticket) -> Response;
 
-    /// The client of a `Wait` went away. The ticket is done for.
-    fn abandoned(&self, ticket: Ticket);
+    /// The client of a `Wait` closed the connection. The ticket is invalid afterwards.
+    fn on_abandoned(&self, ticket: Ticket);
 
     /// The client of a `Wait` has ended its sending side: most have left, some only close early and still read. `true` keeps the
-    /// request and answers it, as a write deserves whose outcome somebody may want to know; `false` takes it for gone.
-    fn half_closed(&self, ticket: Ticket) -> bool {
+    /// request and answers it, as a write deserves whose outcome the client may want to know; `false` treats it as abandoned.
+    fn keeps_half_closed(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         false
     }
 
     /// A line of an upgraded connection, without its end. What is appended to `out` is sent; other connections are reached through
     /// [`Connections::send_line`].
-    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+    fn on_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
         let _ = (ticket, line, out);
         Lines::End
     }
 
-    /// The server is about to end an upgraded connection: room for a last line.
-    fn farewell(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+    /// The server is about to end an upgraded connection. What is appended to `out` is sent before.
+    fn on_close(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
         let _ = (ticket, why, out);
     }
 
-    /// An upgraded connection is over. Told once for each; the ticket is done for.
-    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+    /// An upgraded connection has ended. Called once for each; the ticket is invalid afterwards.
+    fn on_closed(&self, ticket: Ticket, why: Ended) {
         let _ = (ticket, why);
     }
 

@@ -48,22 +48,24 @@ struct TestService {
 }
 
 impl Service for TestService {
-    fn admit(&self, head: &Head<'_>, _peer: IpAddr) -> Result<Admission, Response> {
+    type Admitted = ();
+
+    fn admit(&self, head: &Head<'_>, _peer: IpAddr) -> Result<Admission<()>, Response> {
         match head.path {
             "/denied" => Err(ApiError::unauthorized("No credentials").into()),
             "/panic-admit" => panic!("admit went wrong"),
             "/small" => Ok(Admission {
                 body_bytes_max: 10,
-                pass: None,
+                admitted: (),
             }),
             _ => Ok(Admission {
                 body_bytes_max: 16 * 1024 * 1024,
-                pass: None,
+                admitted: (),
             }),
         }
     }
 
-    fn call(&self, request: &Request<'_>, ticket: Ticket) -> Answer {
+    fn call(&self, request: &Request<'_>, (): (), ticket: Ticket) -> Answer {
         let text = |text: String| Answer::Reply(Response::json(200, text.into_bytes()));
         match request.path {
             "/hello" | "/small" => text(format!("{{\"query\":\"{}\"}}", request.query)),
@@ -104,19 +106,19 @@ impl Service for TestService {
         }
     }
 
-    fn expired(&self, ticket: Ticket) -> Response {
+    fn timeout_response(&self, ticket: Ticket) -> Response {
         self.told.borrow_mut().done.push(ticket);
         Response::json(200, b"\"expired\"".to_vec())
     }
 
-    fn abandoned(&self, ticket: Ticket) {
+    fn on_abandoned(&self, ticket: Ticket) {
         let mut told = self.told.borrow_mut();
         told.abandoned += 1;
         told.done.push(ticket);
         told.waiting.retain(|other| *other != ticket);
     }
 
-    fn line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+    fn on_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
         assert!(self.told.borrow().upgraded.contains(&ticket));
         let text = std::str::from_utf8(line).expect("the tests send text");
         match text.split_once(' ') {
@@ -135,18 +137,18 @@ impl Service for TestService {
         Lines::Continue
     }
 
-    fn farewell(&self, _ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+    fn on_close(&self, _ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("bye {why:?}\n").as_bytes());
     }
 
-    fn lines_ended(&self, ticket: Ticket, why: Ended) {
+    fn on_closed(&self, ticket: Ticket, why: Ended) {
         let mut told = self.told.borrow_mut();
         told.upgraded.retain(|other| *other != ticket);
         told.done.push(ticket);
         told.ended.push(why);
     }
 
-    fn half_closed(&self, _ticket: Ticket) -> bool {
+    fn keeps_half_closed(&self, _ticket: Ticket) -> bool {
         // The test decides by what it has asked the server before.
         HALF_CLOSED_KEEPS.get()
     }
@@ -244,7 +246,11 @@ impl Server {
     }
 }
 
-async fn obey(inbox: Arc<Inbox<Order>>, service: Rc<TestService>, connections: Rc<Connections>) {
+async fn obey(
+    inbox: Arc<Inbox<Order>>,
+    service: Rc<TestService>,
+    connections: Rc<Connections<()>>,
+) {
     loop {
         match inbox.recv().await {
             Order::Counters(told) => told.send(connections.counters()).expect("the test waits"),
