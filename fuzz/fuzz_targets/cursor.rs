@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::query::Path;
-use weir::query::cursor::{Cursor, Question, SortKey};
+use weir::query::{Path, SortKey};
+use weir::query::cursor::{Cursor, Question};
 
 fn key(path: &str, numeric: bool, descending: bool) -> SortKey {
     SortKey {

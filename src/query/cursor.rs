@@ -13,51 +13,17 @@
 //! if encoding what it means gives the same text again, so there is exactly one text for each place.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Path, pairs};
-use crate::json::Number;
+use super::order::{Position, SortKey, SortValue};
+use super::pairs::{encode_component, pairs};
 
 /// Longest cursor looked at: five values of which each byte takes three, and base64 on top.
 pub const CURSOR_BYTES_MAX: usize = 8 * 1024;
-
-/// Sorting looks at this much of a string (whole characters); what is equal so far is ordered by the next sort key. Bounds
-/// cursors, and with them the head of the request that carries one.
-pub const SORT_TEXT_BYTES_MAX: usize = 256;
-
-/// One key of an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SortKey {
-    pub path: Path,
-    pub descending: bool,
-    /// What an unmarked value in a cursor is: a number, or a text.
-    pub numeric: bool,
-}
-
-/// What documents are sorted by; the variants are in ascending order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SortValue<'a> {
-    Absent,
-    Number(Number),
-    /// At most `SORT_TEXT_BYTES_MAX` bytes.
-    Text(Cow<'a, str>),
-    Bool(bool),
-    /// Any array or object; they have no order among themselves.
-    Structure,
-}
-
-/// A place in an order: where the document with these values and this key is, or would be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// One per sort key except the last, which is the key of the collection.
-    pub values: Box<[SortValue<'static>]>,
-    pub key: Box<str>,
-}
 
 /// The question a cursor belongs to.
 #[derive(Debug, Clone, Copy)]
@@ -76,54 +42,6 @@ pub struct Cursor {
     /// Read towards the beginning.
     pub reversed: bool,
     pub revision: Option<u64>,
-}
-
-impl<'a> SortValue<'a> {
-    #[inline]
-    pub fn text(text: Cow<'a, str>) -> Self {
-        if text.len() <= SORT_TEXT_BYTES_MAX {
-            return SortValue::Text(text);
-        }
-        let end = text.floor_char_boundary(SORT_TEXT_BYTES_MAX);
-        SortValue::Text(match text {
-            Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
-            Cow::Owned(mut text) => {
-                text.truncate(end);
-                Cow::Owned(text)
-            }
-        })
-    }
-
-    pub fn into_owned(self) -> SortValue<'static> {
-        match self {
-            SortValue::Absent => SortValue::Absent,
-            SortValue::Number(number) => SortValue::Number(number),
-            SortValue::Text(text) => SortValue::Text(Cow::Owned(text.into_owned())),
-            SortValue::Bool(value) => SortValue::Bool(value),
-            SortValue::Structure => SortValue::Structure,
-        }
-    }
-
-    fn class(&self) -> u8 {
-        match self {
-            SortValue::Absent => 0,
-            SortValue::Number(_) => 1,
-            SortValue::Text(_) => 2,
-            SortValue::Bool(_) => 3,
-            SortValue::Structure => 4,
-        }
-    }
-
-    /// Absent < numbers < strings by bytes < false < true < arrays and objects.
-    #[inline]
-    pub fn order(&self, other: &SortValue<'_>) -> Ordering {
-        match (self, other) {
-            (SortValue::Number(a), SortValue::Number(b)) => a.cmp(b),
-            (SortValue::Text(a), SortValue::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
-            (SortValue::Bool(a), SortValue::Bool(b)) => a.cmp(b),
-            _ => self.class().cmp(&other.class()),
-        }
-    }
 }
 
 impl Cursor {
@@ -260,27 +178,12 @@ fn parse_value(mark: &str, value: Cow<'_, str>, numeric: bool) -> Option<SortVal
     }
 }
 
-/// Letters, digits, `.`, `_` and `-` as they are, a space as `+`, the rest as upper case `%XX`.
-pub(super) fn encode_component(text: &str, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => {
-                out.push(char::from(byte));
-            }
-            b' ' => out.push('+'),
-            _ => {
-                out.push('%');
-                out.push(char::from(HEX[usize::from(byte >> 4)]));
-                out.push(char::from(HEX[usize::from(byte & 15)]));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Path;
+    use super::super::order::SORT_TEXT_BYTES_MAX;
     use super::*;
+    use crate::json::Number;
 
     fn sort(text: &str) -> Vec<SortKey> {
         text.split(',')

@@ -1,0 +1,205 @@
+//! The order of a list: sort keys, the values documents are sorted by, and positions between documents.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use super::Query;
+use super::model::{Document, KeyOrder, Leaf, Path, Raw};
+use crate::json::Number;
+use crate::json::scan::{self, Scalar};
+
+/// Sorting looks at this much of a string (whole characters); what is equal so far is ordered by the next sort key. Bounds
+/// cursors, and with them the head of the request that carries one.
+pub const SORT_TEXT_BYTES_MAX: usize = 256;
+
+/// One key of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SortKey {
+    pub path: Path,
+    pub descending: bool,
+    /// What an unmarked value in a cursor is: a number, or a text.
+    pub numeric: bool,
+}
+
+/// What documents are sorted by; the variants are in ascending order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SortValue<'a> {
+    Absent,
+    Number(Number),
+    /// At most `SORT_TEXT_BYTES_MAX` bytes.
+    Text(Cow<'a, str>),
+    Bool(bool),
+    /// Any array or object; they have no order among themselves.
+    Structure,
+}
+
+/// A place in an order: where the document with these values and this key is, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// One per sort key except the last, which is the key of the collection.
+    pub values: Box<[SortValue<'static>]>,
+    pub key: Box<str>,
+}
+
+impl<'a> SortValue<'a> {
+    #[inline]
+    pub fn text(text: Cow<'a, str>) -> Self {
+        if text.len() <= SORT_TEXT_BYTES_MAX {
+            return SortValue::Text(text);
+        }
+        let end = text.floor_char_boundary(SORT_TEXT_BYTES_MAX);
+        SortValue::Text(match text {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
+            Cow::Owned(mut text) => {
+                text.truncate(end);
+                Cow::Owned(text)
+            }
+        })
+    }
+
+    pub fn into_owned(self) -> SortValue<'static> {
+        match self {
+            SortValue::Absent => SortValue::Absent,
+            SortValue::Number(number) => SortValue::Number(number),
+            SortValue::Text(text) => SortValue::Text(Cow::Owned(text.into_owned())),
+            SortValue::Bool(value) => SortValue::Bool(value),
+            SortValue::Structure => SortValue::Structure,
+        }
+    }
+
+    pub(super) fn class(&self) -> u8 {
+        match self {
+            SortValue::Absent => 0,
+            SortValue::Number(_) => 1,
+            SortValue::Text(_) => 2,
+            SortValue::Bool(_) => 3,
+            SortValue::Structure => 4,
+        }
+    }
+
+    /// Absent < numbers < strings by bytes < false < true < arrays and objects.
+    #[inline]
+    pub fn order(&self, other: &SortValue<'_>) -> Ordering {
+        match (self, other) {
+            (SortValue::Number(a), SortValue::Number(b)) => a.cmp(b),
+            (SortValue::Text(a), SortValue::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
+            (SortValue::Bool(a), SortValue::Bool(b)) => a.cmp(b),
+            _ => self.class().cmp(&other.class()),
+        }
+    }
+}
+
+/// What a document is sorted by: the first value at the path that is there.
+fn sort_value<'a, D: Document>(document: &'a D, path: &Path) -> SortValue<'a> {
+    let (raw, rest) = match document.leaf(path) {
+        Leaf::Value(raw) => (raw, &[][..]),
+        Leaf::Absent => return SortValue::Absent,
+        Leaf::Unknown => match document.field(&path.parts()[0]) {
+            Some(raw) => (raw, &path.parts()[1..]),
+            None => return SortValue::Absent,
+        },
+    };
+    match raw {
+        Raw::Json(Cow::Borrowed(text)) => first_value(text, rest),
+        Raw::Json(Cow::Owned(text)) => first_value(&text, rest).into_owned(),
+        _ if !rest.is_empty() => SortValue::Absent,
+        Raw::Text(text) => of_scalar(scan::text_or_absent(Cow::Borrowed(text))),
+        Raw::Number(number) => SortValue::Number(number),
+        Raw::Bool(value) => SortValue::Bool(value),
+    }
+}
+
+fn first_value<'a>(text: &'a str, path: &[Box<str>]) -> SortValue<'a> {
+    let mut first = SortValue::Absent;
+    scan::any(text, path, false, &mut |value| {
+        first = of_scalar(value);
+        first != SortValue::Absent
+    });
+    first
+}
+
+fn of_scalar(value: Scalar<'_>) -> SortValue<'_> {
+    match value {
+        Scalar::Absent => SortValue::Absent,
+        Scalar::Number(number) => SortValue::Number(number),
+        Scalar::Text(text) => SortValue::text(text),
+        Scalar::Bool(value) => SortValue::Bool(value),
+        Scalar::Array(_) | Scalar::Object(_) => SortValue::Structure,
+    }
+}
+
+impl Query {
+    /// Sort keys but for the last, which is the key of the collection.
+    pub(super) fn value_sorts(&self) -> &[SortKey] {
+        self.sort.split_last().map_or(&[], |(_, values)| values)
+    }
+
+    pub(super) fn key_descending(&self) -> bool {
+        self.sort.last().is_some_and(|key| key.descending) ^ self.reversed
+    }
+
+    #[inline]
+    pub(super) fn first_value<'a, D: Document>(&self, document: &'a D) -> SortValue<'a> {
+        match self.value_sorts() {
+            [] => SortValue::Absent,
+            [first, ..] => sort_value(document, &first.path),
+        }
+    }
+
+    /// Where a document is in the order of this page, seen from a position. `first` is its first sort value, read once per document.
+    #[inline]
+    pub(super) fn order<D: Document>(
+        &self,
+        document: &D,
+        first: &SortValue<'_>,
+        position: &Position,
+    ) -> Ordering {
+        for (i, (sort, value)) in self.value_sorts().iter().zip(&position.values).enumerate() {
+            let order = if i == 0 {
+                first.order(value)
+            } else {
+                sort_value(document, &sort.path).order(value)
+            };
+            if order != Ordering::Equal {
+                return directed(order, sort.descending ^ self.reversed);
+            }
+        }
+        let order = self.order_of_keys(document.key(), &position.key);
+        directed(order, self.key_descending())
+    }
+
+    pub(super) fn order_of_positions(&self, a: &Position, b: &Position) -> Ordering {
+        for ((sort, a), b) in self.value_sorts().iter().zip(&a.values).zip(&b.values) {
+            let order = a.order(b);
+            if order != Ordering::Equal {
+                return directed(order, sort.descending ^ self.reversed);
+            }
+        }
+        directed(self.order_of_keys(&a.key, &b.key), self.key_descending())
+    }
+
+    pub(super) fn order_of_keys(&self, a: &str, b: &str) -> Ordering {
+        let by_length = match self.kind.key_order {
+            KeyOrder::Text => Ordering::Equal,
+            KeyOrder::Decimal => a.len().cmp(&b.len()),
+        };
+        by_length.then_with(|| a.as_bytes().cmp(b.as_bytes()))
+    }
+
+    pub(super) fn position_of<D: Document>(&self, document: &D, first: &SortValue<'_>) -> Position {
+        let values = self.value_sorts().iter().enumerate().map(|(i, sort)| {
+            if i == 0 {
+                first.clone().into_owned()
+            } else {
+                sort_value(document, &sort.path).into_owned()
+            }
+        });
+        Position {
+            values: values.collect(),
+            key: document.key().into(),
+        }
+    }
+}
+fn directed(order: Ordering, descending: bool) -> Ordering {
+    if descending { order.reverse() } else { order }
+}

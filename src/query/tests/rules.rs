@@ -1,0 +1,413 @@
+//! Single rules, case by case.
+
+use super::*;
+
+fn three() -> Things {
+    let mut things = Things {
+        parts: 1,
+        ..Things::default()
+    };
+    things.insert(json!({"name": "a", "updated_at": 1, "n": 1, "s": "Ab", "b": true, "list": [{"n": 1, "url": "rtsp://root:pw@cam-1/x"}, {"n": 7}], "deep": {"a": {"b": "q"}}}));
+    things.insert(json!({"name": "b", "updated_at": 2, "s": "undefined", "b": false, "list": [], "title": "İstanbul \"K\"\u{212a}"}));
+    things.insert(
+        json!({"name": "c", "updated_at": 3, "n": 5, "s": "a,b", "o": "5", "list": "none"}),
+    );
+    things
+}
+
+fn found(raw: &str) -> String {
+    let (_, body) = answer(&three(), &KIND, raw).unwrap_or_else(|error| panic!("{raw}: {error:?}"));
+    names(&body).concat()
+}
+
+#[test]
+fn a_parameter_means_what_the_reference_says() {
+    for (raw, expected) in [
+        ("", "abc"),
+        ("&&", "abc"),
+        ("n=1", "a"),
+        ("n=1,5", "ac"),
+        ("n=1%2C5", "ac"),
+        ("n_ne=1", "bc"),
+        ("n_gt=1", "c"),
+        ("n_gte=1", "ac"),
+        ("n_lt=5", "a"),
+        ("n_lte=5", "ac"),
+        ("n_gt=0&n_lt=5", "a"),
+        ("n=1&n=5", "c"),
+        ("n_is=null", "b"),
+        ("n_is_not=null", "ac"),
+        ("s_is=null", "b"),
+        ("s_like=b", "ac"),
+        ("s_like=B", ""),
+        ("n_like=1", ""),
+        ("b", "a"),
+        ("b=false", "b"),
+        ("b_ne=true", "bc"),
+        ("s=Ab", "a"),
+        ("s=a%2Cb", ""),
+        ("s_gt=Ab", "c"),
+        ("o=5", "c"),
+        ("list.n=7", "a"),
+        ("list.n_ne=7", "abc"),
+        ("list.url_like=cam-1", "a"),
+        ("list.url_is=null", "abc"),
+        ("list_is=null", ""),
+        ("deep.a.b=q", "a"),
+        ("unknown=1&unknown_gt=x&list.unknown=1", "abc"),
+        ("n_is=5", "abc"),
+        ("name=c,a,zzz", "ac"),
+        ("name=", ""),
+        ("updated_at_gt=1&sort=-updated_at", "cb"),
+        ("sort=-n", "cab"),
+        ("sort=n", "bac"),
+        ("sort=,,-name", "cba"),
+        ("sort=unknown", "abc"),
+        ("q=CAM-1%2FX", "a"),
+        ("q=rtsp://cam", "a"),
+        ("q=root", ""),
+        ("q=pw%40", ""),
+        ("q=istanbul", "b"),
+        ("q=%22kk", ""),
+        ("q=%22k%22k", "b"),
+        ("q=.*", ""),
+        ("q=", "abc"),
+        ("limit=1", "a"),
+        ("limit=1&$reversed=true", "c"),
+        ("poll_timeout=5", "abc"),
+    ] {
+        assert_eq!(found(raw), expected, "{raw}");
+    }
+    let (_, body) = answer(&three(), &KIND_DOWN, "").expect("the empty query is fine");
+    assert_eq!(names(&body).concat(), "cba");
+}
+
+#[test]
+fn hostile_queries_are_refused_and_the_parameter_is_named() {
+    let long = |piece: &str, count: usize| vec![piece; count].join(",");
+    let filters: Vec<String> = (0..=FILTERS_MAX).map(|i| format!("x{i}=1")).collect();
+    for (raw, parameter, code) in [
+        ("limit=0", "limit", "input_out_of_range"),
+        ("limit=-1", "limit", "input_out_of_range"),
+        ("limit=10001", "limit", "input_out_of_range"),
+        ("limit=9223372036854775808", "limit", "input_out_of_range"),
+        (
+            "limit=99999999999999999999999",
+            "limit",
+            "input_out_of_range",
+        ),
+        ("limit=ten", "limit", "not_integer"),
+        ("limit=1.5", "limit", "not_integer"),
+        ("limit=", "limit", "not_integer"),
+        ("limit=-", "limit", "not_integer"),
+        ("limit", "limit", "not_integer"),
+        ("s=%", "s", "wrong_format"),
+        ("s=%4", "s", "wrong_format"),
+        ("s=%zz", "s", "wrong_format"),
+        ("s=%+1", "s", "wrong_format"),
+        ("s=%ff", "s", "wrong_format"),
+        ("s=%c0%80", "s", "wrong_format"),
+        ("s=%ed%a0%80", "s", "wrong_format"),
+        ("%ff=1", "%ff", "wrong_format"),
+        ("n=x", "n", "not_integer"),
+        ("n=", "n", "not_integer"),
+        ("n", "n", "not_integer"),
+        ("n=1,x", "n", "not_integer"),
+        ("n_gt=1.5", "n_gt", "not_integer"),
+        ("n=18446744073709551616", "n", "not_integer"),
+        ("f=1e999", "f", "not_number"),
+        ("f=nan", "f", "not_number"),
+        ("b=1", "b", "not_boolean"),
+        ("secret=x", "secret", "secret_field"),
+        ("secret_like=x", "secret_like", "secret_field"),
+        ("sort=-secret", "sort", "secret_field"),
+        ("sort=a,b,c,d,e", "sort", "too_many_items"),
+        ("select=a.b.c.d.e.f.g.h.i", "select", "too_deep"),
+        ("cursor=AAAA", "cursor", "bad_cursor"),
+        ("cursor=%00", "cursor", "bad_cursor"),
+        (
+            "cursor=JTI0cG9zaXRpb25fZ3Q9MA%3D%3D",
+            "cursor",
+            "bad_cursor",
+        ),
+        ("$reversed=perhaps", "$reversed", "not_boolean"),
+        (
+            &format!("select={}", long("a", SELECT_PATHS_MAX + 1)),
+            "select",
+            "too_many_items",
+        ),
+        (
+            &format!("s={}", long("a", FILTER_VALUES_MAX + 1)),
+            "s",
+            "too_many_items",
+        ),
+        (
+            &format!("q={}", "a".repeat(Q_BYTES_MAX + 1)),
+            "q",
+            "too_long",
+        ),
+        (&filters.join("&"), "x64", "too_many_items"),
+    ] {
+        let error = refused(raw);
+        assert_eq!(
+            error.items[0].parameter.as_deref(),
+            Some(parameter),
+            "{raw:.80}"
+        );
+        assert_eq!(error.items[0].code, code, "{raw:.80}");
+    }
+    // At the bounds.
+    for raw in [
+        format!("select={}", long("a", SELECT_PATHS_MAX)),
+        format!("s={}", long("a", FILTER_VALUES_MAX)),
+        format!("q={}", "a".repeat(Q_BYTES_MAX)),
+        filters[1..].join("&"),
+        "limit=10000&sort=n,s,f,b&select=a.b.c.d.e.f.g.h".to_owned(),
+    ] {
+        assert!(Query::parse(&raw, &KIND, &[]).is_ok(), "{raw:.80}");
+    }
+}
+
+#[test]
+fn random_bytes_as_a_query_are_answered_or_refused() {
+    let things = three();
+    for seed in 0..5000 {
+        let mut random = Random(seed);
+        const PIECES: [&str; 24] = [
+            "n",
+            "s",
+            "list.n",
+            "=",
+            "=",
+            "&",
+            "&",
+            "%",
+            "%2",
+            "%2C",
+            "+",
+            ",",
+            ".",
+            "_gt",
+            "_ne",
+            "_is=null",
+            "sort=",
+            "-",
+            "select=",
+            "limit=1",
+            "cursor=",
+            "bmFtZV9ndD1h",
+            "q=",
+            "\u{e9}",
+        ];
+        let raw: String = (0..random.below(14)).map(|_| random.of(&PIECES)).collect();
+        if let Err(error) = answer(&things, &KIND, &raw) {
+            assert_eq!(error.status, 400, "{raw}");
+        }
+    }
+}
+
+#[test]
+fn a_selection_has_what_was_asked_for_and_what_is_always_there() {
+    let (_, body) = answer(
+        &three(),
+        &KIND,
+        "select=list.url,deep.a,deep.a.b,n,nope,s.below,deep.x.y&name=a",
+    )
+    .expect("the query is fine");
+    assert_eq!(
+        body["things"][0],
+        json!({
+            "deep": {"a": {"b": "q"}, "x": null},
+            "list": [{"url": "rtsp://root:pw@cam-1/x"}, {"url": null}],
+            "n": 1, "name": "a", "nope": null, "s": null, "updated_at": 1
+        })
+    );
+    let (_, body) = answer(&three(), &KIND, "select=n&name=b").expect("the query is fine");
+    assert_eq!(
+        body["things"][0],
+        json!({"n": null, "name": "b", "updated_at": 2})
+    );
+}
+
+#[test]
+fn the_envelope_is_that_of_the_reference() {
+    let query = Query::parse("limit=2", &KIND, &[]).expect("the query is fine");
+    let page = Execution::new(&query).run(&three());
+    let body: Value =
+        serde_json::from_slice(&page.into_body("\"updated_at\":9")).expect("an answer is JSON");
+    assert_eq!(body["estimated_count"], 3);
+    assert_eq!(body["next"], "bmFtZV9ndD1i");
+    assert_eq!(body["prev"], Value::Null);
+    assert_eq!(body["updated_at"], 9);
+    for part in ["filter", "sort", "limit", "select", "load"] {
+        assert!(body["timing"][part].is_f64(), "{part}");
+    }
+    let (page, _) = answer(&three(), &KIND, "limit=2&cursor=bmFtZV9ndD1i").expect("a cursor");
+    assert_eq!((page.items, page.next), (1, None));
+    assert_eq!(
+        page.prev.as_deref(),
+        Some("bmFtZV9sdD1jJiUyNHJldmVyc2VkPXRydWU=")
+    );
+    // Past the end there is nothing, in no direction.
+    let (page, _) = answer(&three(), &KIND, "cursor=bmFtZV9ndD1j").expect("a cursor");
+    assert_eq!((page.items, page.next, page.prev), (0, None, None));
+}
+
+#[test]
+fn a_cursor_is_taken_only_with_the_question_it_came_from() {
+    let things = three();
+    let next = |raw: &str| {
+        answer(&things, &KIND, raw)
+            .expect("valid")
+            .0
+            .next
+            .expect("more")
+    };
+    let filtered = next("n_is_not=null&limit=1");
+    for raw in [
+        "",
+        "n_is=null",
+        "n_is_not=null&q=a",
+        "n_is_not=null&sort=-name",
+    ] {
+        let error = refused(&format!("{raw}&cursor={}", filtered.replace('=', "%3D")));
+        assert_eq!(error.items[0].code, "bad_cursor");
+    }
+    // How much of each page is wanted is no part of the question.
+    for raw in ["n_is_not=null", "sort=name&n_is_not=null&limit=7&select=n"] {
+        let raw = format!("{raw}&cursor={}", filtered.replace('=', "%3D"));
+        assert_eq!(found(&raw), "c", "{raw}");
+    }
+}
+
+#[test]
+fn the_revision_of_a_walk_travels_in_its_cursors() {
+    let mut query = Query::parse("limit=1&n_is_not=null", &KIND, &[]).expect("valid");
+    query.pin_revision(77);
+    let next = Execution::new(&query)
+        .run(&three())
+        .next
+        .expect("there is more");
+    let raw = format!("limit=1&n_is_not=null&cursor={}", next.replace('=', "%3D"));
+    let query = Query::parse(&raw, &KIND, &[]).expect("our own cursor");
+    assert_eq!(query.revision(), Some(77));
+}
+
+#[test]
+fn equal_questions_have_equal_canonical_texts_and_others_have_not() {
+    let canonical = |raw: &str| {
+        Query::parse(raw, &KIND, &["poll_timeout"])
+            .expect("valid")
+            .canonical()
+    };
+    for (a, b) in [
+        ("", "limit=100"),
+        ("n=1,2&s=x", "s=%78&n=2,1,1&poll_timeout=3"),
+        ("sort=name", ""),
+        ("sort=n", "sort=n,name,s"),
+        ("select=n,s", "select=s,n,name"),
+        ("q=ABC", "q=abc"),
+        ("b", "b=true"),
+        ("unknown=1", ""),
+    ] {
+        assert_eq!(canonical(a), canonical(b), "{a} {b}");
+    }
+    let different = [
+        "",
+        "limit=1",
+        "n=1",
+        "n_ne=1",
+        "n_gt=1",
+        "n_gte=1",
+        "n_lt=1",
+        "n_lte=1",
+        "s=1",
+        "s_like=1",
+        "n_is=null",
+        "n_is_not=null",
+        "n=1,2",
+        "s=1,2",
+        "s=1%26n=2",
+        "sort=n",
+        "sort=-n",
+        "sort=n,s",
+        "select=n",
+        "select=deep.a",
+        "select=deep",
+        "q=1",
+        "cursor=bmFtZV9ndD1i",
+        "$reversed=true",
+    ];
+    let texts: BTreeSet<String> = different.iter().map(|raw| canonical(raw)).collect();
+    assert_eq!(texts.len(), different.len());
+}
+
+#[test]
+fn hints_name_what_an_index_could_use() {
+    let query = Query::parse(
+        "updated_at_gt=5&updated_at_gte=4&s=b,a&s_ne=c&n=1&name=x,y&own=1",
+        &KIND,
+        &["own"],
+    )
+    .expect("valid");
+    let hints = query.hints();
+    assert_eq!(hints.stamp_min, Some(6));
+    let texts = |path: &str| {
+        let (_, texts) = hints.equal.iter().find(|(known, _)| *known == path)?;
+        Some(texts.join(","))
+    };
+    assert_eq!(texts("s").as_deref(), Some("a,b"));
+    assert_eq!(texts("n"), None);
+    assert_eq!(
+        query.keys().map(|keys| keys.join(",")).as_deref(),
+        Some("x,y")
+    );
+    assert_eq!(query.own("own"), Some("1"));
+}
+
+#[test]
+fn numbers_as_keys_are_in_the_order_of_numbers() {
+    static EPISODES: Kind = Kind {
+        key_order: KeyOrder::Decimal,
+        default_sort: "n",
+        ..THINGS
+    };
+    let mut things = Things {
+        parts: 1,
+        ..Things::default()
+    };
+    for name in ["9", "10", "2", "100"] {
+        things.insert(json!({"name": name, "updated_at": 1}));
+    }
+    let (page, body) = answer(&things, &EPISODES, "limit=3").expect("valid");
+    assert_eq!(names(&body), ["2", "9", "10"]);
+    let next = page.next.expect("one is left");
+    let (_, body) = answer(
+        &things,
+        &EPISODES,
+        &format!("cursor={}", next.replace('=', "%3D")),
+    )
+    .expect("valid");
+    assert_eq!(names(&body), ["100"]);
+}
+
+#[test]
+fn a_whole_list_has_no_limit_unless_one_is_asked_for() {
+    let mut things = Things {
+        parts: 1,
+        ..Things::default()
+    };
+    for i in 0..300 {
+        things.insert(json!({"name": format!("{i:03}"), "updated_at": i}));
+    }
+    for (raw, items) in [("", 300), ("s_is=null&sort=-n", 300), ("limit=7", 7)] {
+        let mut query = Query::parse(raw, &KIND, &[]).expect("valid");
+        query.set_default_limit(0);
+        let page = Execution::new(&query).run(&things);
+        assert_eq!(
+            (page.items, page.next.is_some()),
+            (items, items == 7),
+            "{raw}"
+        );
+    }
+}
