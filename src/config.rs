@@ -24,7 +24,7 @@ use toml::de::{DeTable, DeValue};
 use crate::access::subnet::Subnets;
 use crate::layouter::Balance;
 use crate::layouter::run::RunSettings;
-use crate::{duration, insert_buffer};
+use crate::{duration, limits};
 
 /// All settings, in the parts that the components take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -693,7 +693,7 @@ pub static SETTINGS: &[Setting] = &[
         aliases: &[],
         kind: Kind::Time {
             min: Duration::ZERO,
-            max: Duration::from_millis(insert_buffer::DELAY_MS_MAX as u64),
+            max: Duration::from_millis(limits::EPISODES_DELAY_MS_MAX as u64),
             set: |settings, delay| settings.episodes.buffer_delay = delay,
         },
         default: "1s",
@@ -707,7 +707,7 @@ pub static SETTINGS: &[Setting] = &[
         aliases: &[],
         kind: Kind::Number {
             min: 0,
-            max: insert_buffer::LIMIT_MAX as u64,
+            max: limits::EPISODES_LIMIT_MAX as u64,
             set: |settings, count| settings.episodes.buffer_limit = count as usize,
         },
         default: "250",

@@ -41,7 +41,6 @@ pub mod query;
 
 pub mod api;
 
-pub mod insert_buffer;
 pub mod state;
 pub mod writer;
 

@@ -58,6 +58,12 @@ pub const SENDS_PER_YIELD: usize = 256;
 /// Reads of one connection before others get their turn, when its socket is always ready (epoll only: a ring asks the kernel each time).
 pub const TURNS_PER_POLL: usize = 16;
 
+/// Longest time that saves of episodes may wait to be committed together.
+pub const EPISODES_DELAY_MS_MAX: u32 = 10_000;
+
+/// Most saves of episodes that may wait; bounds their memory, together with the largest body.
+pub const EPISODES_LIMIT_MAX: usize = 10_000;
+
 /// How long to leave `accept` alone when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 

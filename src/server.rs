@@ -9,13 +9,12 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
-use imbl::OrdMap;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -36,7 +35,6 @@ use crate::feed::rendered::RenderedCache;
 use crate::fleet::stats::FleetStats;
 use crate::followers::publications;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
-use crate::insert_buffer::BufferSettings;
 use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
@@ -45,20 +43,11 @@ use crate::rt::{self, Inbox};
 use crate::settings::Running;
 use crate::settings_journal::Journal;
 use crate::state::command::Command;
-use crate::state::entity::KINDS;
 use crate::state::event::{EventLimits, NewEvent};
-use crate::state::name::{Hostname, StreamName};
 use crate::state::node::{RenderSettings, Restreaming};
-use crate::state::record::{
-    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
-    StreamerRecord,
-};
 use crate::state::retention::Retention;
-use crate::state::{Loader, SHARDS, State};
-use crate::writer::{
-    CoreMessage, EVENTS, Envelope, Machine, NODES, Published, ReplyTo, STREAMERS, STREAMS, Writer,
-    entity_table, tables,
-};
+use crate::writer::insert_buffer::BufferSettings;
+use crate::writer::{CoreMessage, Envelope, Machine, Published, ReplyTo, Writer, load, tables};
 
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -455,113 +444,6 @@ fn render_settings(settings: &Settings) -> RenderSettings {
             RestreamingSetting::Marked => Restreaming::Flagged,
             RestreamingSetting::All => Restreaming::All,
         },
-    }
-}
-
-type Shard = OrdMap<StreamName, StreamRecord>;
-
-/// Reads every record, on all processors, and builds the state.
-pub fn load<L: Log>(
-    log: &L,
-    opened: &Opened,
-    settings: RenderSettings,
-) -> Result<Arc<State>, StoreError> {
-    let mut loader = Loader::new(opened.store_id, opened.lsn, opened.stamp_ms, settings);
-    let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(SHARDS);
-    let shards = thread::scope(|scope| {
-        let work = || -> Result<Vec<(usize, Shard)>, StoreError> {
-            let mut done = Vec::new();
-            loop {
-                let shard = next.fetch_add(1, Ordering::Relaxed);
-                if shard >= SHARDS {
-                    return Ok(done);
-                }
-                done.push((shard, load_shard(log, shard)?));
-            }
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("loading does not panic"))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
-    for (shard, streams) in shards.into_iter().flatten() {
-        loader.shard(shard, streams);
-    }
-    let mut bad = None;
-    log.load(
-        STREAMERS,
-        None,
-        &mut |key, value| match StreamerRecord::from_bytes(value) {
-            Ok(record) => loader.streamer(record),
-            Err(error) => bad = Some((STREAMERS.0, key.to_vec(), error)),
-        },
-    )?;
-    let mut marks: Vec<(Hostname, NodeMark)> = Vec::new();
-    log.load(NODES, None, &mut |key, value| match (
-        std::str::from_utf8(&key[1..]),
-        NodeMarkRecord::from_bytes(value),
-    ) {
-        (Ok(hostname), Ok(mark)) => marks.push((Hostname::trusted(hostname), mark.to_owned())),
-        (_, Err(error)) => bad = Some((NODES.0, key.to_vec(), error)),
-        (Err(_), _) => bad = Some((NODES.0, key.to_vec(), RecordError::Damaged)),
-    })?;
-    for kind in KINDS {
-        let table = entity_table(kind);
-        log.load(
-            table,
-            None,
-            &mut |key, value| match EntityRecord::from_bytes(value) {
-                Ok(record) => loader.entity(kind, record),
-                Err(error) => bad = Some((table.0, key.to_vec(), error)),
-            },
-        )?;
-    }
-    log.load(
-        EVENTS,
-        None,
-        &mut |key, value| match EventChunkRecord::from_bytes(value) {
-            Ok(chunk) => loader.events(chunk),
-            Err(error) => bad = Some((EVENTS.0, key.to_vec(), error)),
-        },
-    )?;
-    refuse(bad)?;
-    Ok(Arc::new(loader.finish(marks)))
-}
-
-fn load_shard<L: Log>(log: &L, shard: usize) -> Result<Shard, StoreError> {
-    let mut streams = OrdMap::new();
-    let mut bad = None;
-    log.load(
-        STREAMS,
-        Some(shard as u8),
-        &mut |key, value| match StreamRecord::from_bytes(value) {
-            Ok(record) => {
-                streams.insert(StreamName::trusted(&record.name), record);
-            }
-            Err(error) => bad = Some((STREAMS.0, key.to_vec(), error)),
-        },
-    )?;
-    refuse(bad)?;
-    Ok(streams)
-}
-
-/// A record that passed its checksum and still does not decode was written by another version of this program.
-fn refuse(bad: Option<(&'static str, Vec<u8>, RecordError)>) -> Result<(), StoreError> {
-    match bad {
-        None => Ok(()),
-        Some((table, key, why)) => {
-            error!(table, key = %String::from_utf8_lossy(&key).escape_debug(), %why, "a record cannot be read");
-            Err(StoreError::Corrupt {
-                path: "weir.redb".into(),
-                table: table.to_owned(),
-                key,
-                what: why.to_string(),
-            })
-        }
     }
 }
 

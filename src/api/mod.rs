@@ -97,7 +97,7 @@ const SENDS_IN_A_ROW_MAX: usize = 256;
 /// Longest that a change or a long list may take before its client is told that it takes too long.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 const _: () = assert!(
-    (crate::insert_buffer::DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
+    (crate::limits::EPISODES_DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
     "a save that waits for others is answered before its client is told that it takes too long"
 );
 

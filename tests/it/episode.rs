@@ -9,12 +9,12 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use weir::server::load;
 use weir::state::command::{Command, EntitySave};
 use weir::state::entity::{Key, Kind};
 use weir::state::event::NewEvent;
 use weir::state::node::RenderSettings;
 use weir::writer::Machine;
+use weir::writer::load;
 use weir_storage::Store;
 
 use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};

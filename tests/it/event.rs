@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use weir::server::load;
 use weir::state::command::Command;
 use weir::state::event::{EventLimits, NewEvent};
 use weir::state::node::RenderSettings;
 use weir::writer::Machine;
+use weir::writer::load;
 use weir_storage::Store;
 
 use crate::metrics::Metrics;

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use weir::http::Ticket;
 use weir::json::{Object, Value as Json};
 use weir::rt::Inbox;
-use weir::server::load;
 use weir::state::State;
 use weir::state::command::{Command, Done, StreamPatch};
 use weir::state::name::StreamName;
 use weir::state::node::RenderSettings;
+use weir::writer::load;
 use weir::writer::{
     COMMANDS_WAITING_MAX, CoreMessage, Envelope, Machine, Published, ReplyTo, Writer,
 };

@@ -9,12 +9,12 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Once};
 
 use serde_json::Value;
-use weir::server::load;
 use weir::state::State;
 use weir::state::apply::{Stamp, apply};
 use weir::state::entity::{Key, Kind};
 use weir::state::node::RenderSettings;
 use weir::writer::Machine;
+use weir::writer::load;
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Opened, Options, Store, StoreError};
 

@@ -8,12 +8,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
 use crate::state::entity::Key;
-
-/// Longest delay that can be set.
-pub const DELAY_MS_MAX: u32 = 10_000;
-/// Largest limit that can be set; bounds what waits in memory, together with the largest body.
-pub const LIMIT_MAX: usize = 10_000;
 
 /// What can be set while the server runs.
 #[derive(Debug)]
@@ -38,8 +34,9 @@ impl BufferSettings {
     pub fn set(&self, delay: Duration, limit: usize) {
         let delay_ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
         self.delay_ms
-            .store(delay_ms.min(DELAY_MS_MAX), Ordering::Relaxed);
-        self.limit.store(limit.min(LIMIT_MAX), Ordering::Relaxed);
+            .store(delay_ms.min(EPISODES_DELAY_MS_MAX), Ordering::Relaxed);
+        self.limit
+            .store(limit.min(EPISODES_LIMIT_MAX), Ordering::Relaxed);
     }
 
     pub fn delay(&self) -> Duration {
@@ -187,7 +184,7 @@ mod tests {
     #[test]
     fn settings_are_bounded() {
         let settings = BufferSettings::new(Duration::MAX, usize::MAX);
-        assert_eq!(settings.delay(), ms(DELAY_MS_MAX.into()));
-        assert_eq!(settings.limit(), LIMIT_MAX);
+        assert_eq!(settings.delay(), ms(EPISODES_DELAY_MS_MAX.into()));
+        assert_eq!(settings.limit(), EPISODES_LIMIT_MAX);
     }
 }

@@ -5,66 +5,41 @@
 //! a list) before the fsync returned. When the store fails the outcome of that batch is unknown: its writers are told so, new
 //! writes are refused, reads and polls go on with the last published state, and the store is opened anew until it tells what is true.
 
+mod commands;
+pub mod insert_buffer;
+mod machine;
+mod tables;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tracing::{error, info, warn};
-use weir_storage::{Batch, Log, Op, StoreError, Table};
+use weir_storage::{Log, StoreError};
 
 use crate::agents::messages::Message;
+use self::commands::{outcome_unknown, store_is_down, weight};
+use self::insert_buffer::{BufferSettings, InsertBuffer};
 use crate::api::measure::Gathering;
 use crate::feed::Commit;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
-use crate::insert_buffer::{BufferSettings, InsertBuffer};
 use crate::metrics::{Histogram, add};
 use crate::outbound;
 use crate::rt::Inbox;
 use crate::state::State;
-use crate::state::agent::agents_of;
-use crate::state::apply::{Changes, Lost, Stamp, apply};
-use crate::state::command::{Asked, Command, Done, EntitySave};
-use crate::state::entity::{KINDS, Key, Kind};
-use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
-use crate::state::name::{Hostname, StreamName, shard_of};
-use crate::state::record::{EventChunk, EventChunkRecord, NodeMark, NodeMarkRecord};
+use crate::state::command::{Command, Done, EntitySave};
+use crate::state::entity::Kind;
+use crate::state::event::NewEvent;
 use crate::state::retention::{self, Retention};
 use crate::state::trusted_time::TrustedTime;
 
-/// Kinds on disk. Streams are keyed by shard byte and name, so that one table can be loaded in parallel: sixteen tables cost a
-/// sixteenth root page each in every small batch.
-pub const STREAMS: Table = Table("stream");
-pub const STREAMERS: Table = Table("streamer");
-/// Marks of nodes' generations, keyed by hostname.
-pub const NODES: Table = Table("node");
-/// Chunks of the event log, keyed by the batch's number, big-endian.
-pub const EVENTS: Table = Table("event");
+pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
+pub use machine::{Applied, Machine};
+pub use tables::{EVENTS, NODES, STREAMERS, STREAMS, entity_table, load, tables};
 
-/// Where the entities of a kind are.
-pub fn entity_table(kind: Kind) -> Table {
-    Table(match kind {
-        Kind::Agent => "agent",
-        Kind::ApiToken => "api_token",
-        Kind::AuthBackend => "auth_backend",
-        Kind::Balancer => "balancer",
-        Kind::Episode => "episode",
-        Kind::Person => "person",
-        Kind::DeletedAgent => "deleted_agent",
-    })
-}
-
-/// Every table, in the order of a backup.
-pub fn tables() -> impl Iterator<Item = Table> {
-    [STREAMS, STREAMERS, NODES, EVENTS]
-        .into_iter()
-        .chain(KINDS.into_iter().map(entity_table))
-}
-
-/// Commands that may wait for the writer; more are refused with 503, because waiting longer than one batch helps nobody.
-pub const COMMANDS_WAITING_MAX: usize = 16 * 1024;
 /// Commands in one batch: bounds how long the first of them waits for the last to be applied.
 const BATCH_COMMANDS_MAX: usize = 1024;
 /// Items (records) in one batch after which no further command is taken.
@@ -80,27 +55,6 @@ const HOUSEKEEPING_LOOKS_MAX: usize = 1024;
 const CROWD_LOOK: Duration = Duration::from_micros(50);
 /// First and longest pause between attempts to open a failed store.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
-/// A command and who waits for it.
-pub struct Envelope {
-    pub asked: Asked,
-    pub reply_to: ReplyTo,
-}
-
-/// Where the outcome of a command goes.
-pub enum ReplyTo {
-    /// A request on an io core.
-    Core {
-        index: usize,
-        ticket: Ticket,
-    },
-    /// Another thread, which gives its commands numbers.
-    Thread {
-        replies: Sender<(u64, Result<Done, ApiError>)>,
-        id: u64,
-    },
-    Nobody,
-}
 
 /// What the writer tells a core.
 pub enum CoreMessage {
@@ -208,396 +162,6 @@ impl Published {
     /// False while the store is failing.
     pub fn is_writable(&self) -> bool {
         self.writable.load(Ordering::Acquire)
-    }
-}
-
-/// Where io cores put commands.
-#[derive(Clone)]
-pub struct Commands {
-    sender: Sender<Envelope>,
-    published: Arc<Published>,
-}
-
-impl Commands {
-    /// Commands that wait for the writer.
-    pub fn waiting(&self) -> usize {
-        self.sender.len()
-    }
-
-    /// Hands a command over or says at once why it cannot be taken.
-    pub fn send(&self, envelope: Envelope) -> Result<(), ApiError> {
-        if !self.published.is_writable() {
-            return Err(store_is_down());
-        }
-        self.sender
-            .try_send(envelope)
-            .map_err(|refused| match refused {
-                TrySendError::Full(_) => ApiError::unavailable(
-                    "writer_busy",
-                    "More changes are waiting than can be written in time; repeat the request",
-                    1,
-                ),
-                TrySendError::Disconnected(_) => ApiError::unavailable(
-                    "shutting_down",
-                    "The server is stopping; repeat the request",
-                    1,
-                ),
-            })
-    }
-}
-
-fn store_is_down() -> ApiError {
-    ApiError::unavailable(
-        "storage_unavailable",
-        "The store does not take writes at present; nothing was changed",
-        2,
-    )
-}
-
-fn outcome_unknown() -> ApiError {
-    let title = "The store failed while this change was being written; it may or may not have taken effect. Repeat the request";
-    ApiError::unavailable("storage_failed", title, 2)
-}
-
-/// A batch that was applied, and what each of its commands came to.
-pub struct Applied {
-    pub outcomes: Vec<Result<Done, ApiError>>,
-    pub commit: Option<Arc<Commit>>,
-}
-
-/// The state and its log: everything the writer does, without threads and clocks, so that tests can drive it.
-pub struct Machine<L> {
-    state: Arc<State>,
-    log: L,
-    event_limits: EventLimits,
-    /// How this server is called in events.
-    server: Box<str>,
-    /// What time it is at least, for what is too old.
-    trusted_ms: u64,
-    /// The batch whose commit failed: what the state becomes if the store turns out to hold it.
-    unknown: Option<Arc<Commit>>,
-}
-
-impl<L: Log> Machine<L> {
-    pub fn new(state: Arc<State>, log: L) -> Self {
-        Self {
-            state,
-            log,
-            event_limits: EventLimits::default(),
-            server: Box::from(""),
-            trusted_ms: u64::MAX,
-            unknown: None,
-        }
-    }
-
-    /// How much of the event log is kept, and how this server is called in it.
-    #[must_use]
-    pub fn with_events(mut self, limits: EventLimits, server: &str) -> Self {
-        self.event_limits = limits;
-        self.server = Box::from(server);
-        self
-    }
-
-    /// What time it is at least: events that are kept until later stay, whatever the stamps say.
-    pub fn trust(&mut self, ms: u64) {
-        self.trusted_ms = ms;
-    }
-
-    pub fn state(&self) -> &Arc<State> {
-        &self.state
-    }
-
-    pub fn log(&self) -> &L {
-        &self.log
-    }
-
-    pub fn into_log(self) -> L {
-        self.log
-    }
-
-    /// Whether the log failed and must be recovered before the next batch.
-    pub fn is_failed(&self) -> bool {
-        self.log.is_failed()
-    }
-
-    /// Applies commands in order, each whole or not at all, and makes what they changed durable in one batch.
-    /// An error leaves the outcome of the batch unknown until [`Machine::recover`].
-    pub fn batch<A: Into<Asked>>(
-        &mut self,
-        commands: Vec<A>,
-        now_ms: u64,
-    ) -> Result<Applied, StoreError> {
-        assert!(
-            !self.is_failed() && self.unknown.is_none(),
-            "a failed store is recovered before the next batch"
-        );
-        let stamp = Stamp {
-            revision: self.state.revision() + 1,
-            ms: now_ms.max(self.state.stamp_ms() + 1),
-        };
-        let mut next = (*self.state).clone();
-        let mut outcomes = Vec::with_capacity(commands.len());
-        let mut ops = Vec::new();
-        let mut touched = Touched::default();
-        let mut events = Vec::new();
-        for asked in commands {
-            let Asked { command, audit } = asked.into();
-            match apply(&next, command, stamp) {
-                Ok(mut changes) => {
-                    events.append(&mut changes.events);
-                    if !changes.is_empty() {
-                        next.absorb(&changes);
-                        touched.add(&changes);
-                        collect_ops(&changes, &mut ops);
-                        if let Some(audit) = audit {
-                            events.push(audit.event(changes.done.status()));
-                        }
-                    }
-                    outcomes.push(Ok(changes.done));
-                }
-                Err(error) => outcomes.push(Err(error)),
-            }
-        }
-        if self.log_events(&mut next, events, stamp, &mut ops) {
-            touched.event_chunks.push(stamp.revision);
-        }
-        if ops.is_empty() {
-            return Ok(Applied {
-                outcomes,
-                commit: None,
-            });
-        }
-        next.stand_at(stamp);
-        let commit = Arc::new(touched.commit(Arc::new(next)));
-        match self.log.commit(&Batch {
-            lsn: stamp.revision,
-            stamp_ms: stamp.ms,
-            ops,
-        }) {
-            Ok(()) => {
-                self.state = commit.state.clone();
-                Ok(Applied {
-                    outcomes,
-                    commit: Some(commit),
-                })
-            }
-            Err(error) => {
-                // A refusal before anything was written leaves everything as it was.
-                if self.log.is_failed() {
-                    self.unknown = Some(commit);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Adds a batch's events to the log, and drops what the log is too old or too large for. False if there are none.
-    fn log_events(
-        &self,
-        next: &mut State,
-        events: Vec<NewEvent>,
-        stamp: Stamp,
-        ops: &mut Vec<Op>,
-    ) -> bool {
-        let limits = self.event_limits;
-        if events.is_empty() || limits.bytes_max == 0 {
-            return false;
-        }
-        let kept = events.into_iter().take(EVENTS_PER_BATCH_MAX as usize);
-        let chunk = EventChunkRecord::new(&EventChunk {
-            revision: stamp.revision,
-            stamp_ms: stamp.ms,
-            events: kept
-                .enumerate()
-                .map(|(place, event)| {
-                    event.finish(event_id(stamp.revision, place), &self.server, stamp.ms)
-                })
-                .collect(),
-        });
-        ops.push(Op::Put {
-            table: EVENTS,
-            key: event_key(stamp.revision),
-            value: chunk.bytes().clone(),
-        });
-        next.add_events(chunk);
-        let oldest_ms = stamp.ms.min(self.trusted_ms);
-        let oldest_ms = oldest_ms.saturating_sub(limits.age_ms_max);
-        while let Some((revision, chunk)) = next.events().get_min() {
-            let is_newest = *revision == stamp.revision;
-            let is_kept = chunk.stamp_ms >= oldest_ms && next.events_bytes() <= limits.bytes_max;
-            if is_newest || is_kept {
-                break;
-            }
-            ops.push(Op::Delete {
-                table: EVENTS,
-                key: event_key(*revision),
-            });
-            next.drop_oldest_events();
-        }
-        true
-    }
-
-    /// Opens the failed log anew and learns what became of the failed batch: its commit if the store holds it after all.
-    pub fn recover(&mut self) -> Result<Option<Arc<Commit>>, StoreError> {
-        let opened = self.log.reopen()?;
-        let Some(unknown) = self.unknown.take() else {
-            return Ok(None);
-        };
-        if opened.lsn == unknown.revision {
-            self.state = unknown.state.clone();
-            return Ok(Some(unknown));
-        }
-        assert!(
-            opened.lsn == self.state.revision(),
-            "the store is at {} where {} or {} was written: another program changed it",
-            opened.lsn,
-            self.state.revision(),
-            unknown.revision
-        );
-        Ok(None)
-    }
-}
-
-#[derive(Default)]
-struct Touched {
-    streams: Vec<StreamName>,
-    deleted_streams: Vec<StreamName>,
-    streamers: Vec<Hostname>,
-    hostnames: Vec<Hostname>,
-    agents: Vec<Box<str>>,
-    entities: [Vec<Key>; KINDS.len()],
-    event_chunks: Vec<u64>,
-}
-
-impl Touched {
-    fn add(&mut self, changes: &Changes) {
-        for change in &changes.streams {
-            let list = match change.new {
-                Some(_) => &mut self.streams,
-                None => &mut self.deleted_streams,
-            };
-            list.push(change.name.clone());
-            for record in [&change.old, &change.new].into_iter().flatten() {
-                self.agents.extend(agents_of(&record.config));
-            }
-        }
-        let streamers = changes.streamers.iter();
-        self.streamers
-            .extend(streamers.map(|change| change.hostname.clone()));
-        self.hostnames.extend(
-            changes
-                .nodes
-                .iter()
-                .filter(|change| change.visible)
-                .map(|change| change.hostname.clone()),
-        );
-        for change in &changes.entities {
-            self.entities[change.kind as usize].push(change.key.clone());
-        }
-    }
-
-    fn commit(self, state: Arc<State>) -> Commit {
-        fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
-            list.sort_unstable();
-            list.dedup();
-            list
-        }
-        Commit {
-            streams: sorted(self.streams),
-            deleted_streams: sorted(self.deleted_streams),
-            streamers: sorted(self.streamers),
-            hostnames: sorted(self.hostnames),
-            agents: sorted(self.agents),
-            entities: self.entities.map(sorted),
-            event_chunks: self.event_chunks,
-            ..Commit::of(state)
-        }
-    }
-}
-
-fn stream_key(name: &str) -> Box<[u8]> {
-    let mut key = Vec::with_capacity(name.len() + 1);
-    key.push(shard_of(name) as u8);
-    key.extend_from_slice(name.as_bytes());
-    key.into_boxed_slice()
-}
-
-/// Everything but streams is in shard 0.
-fn host_key(hostname: &str) -> Box<[u8]> {
-    let mut key = vec![0];
-    key.extend_from_slice(hostname.as_bytes());
-    key.into_boxed_slice()
-}
-
-fn event_key(revision: u64) -> Box<[u8]> {
-    let mut key = vec![0];
-    key.extend_from_slice(&revision.to_be_bytes());
-    key.into_boxed_slice()
-}
-
-/// In the order of the collection.
-fn entity_key(key: &Key) -> Box<[u8]> {
-    let mut bytes = vec![0];
-    match key {
-        Key::Number(number) => bytes.extend_from_slice(&number.to_be_bytes()),
-        Key::Text(text) => bytes.extend_from_slice(text.as_bytes()),
-    }
-    bytes.into_boxed_slice()
-}
-
-fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
-    for change in &changes.streams {
-        let key = stream_key(&change.name);
-        ops.push(match &change.new {
-            Some(new) => Op::Put {
-                table: STREAMS,
-                key,
-                value: new.bytes().clone(),
-            },
-            None => Op::Delete {
-                table: STREAMS,
-                key,
-            },
-        });
-    }
-    for change in &changes.streamers {
-        let key = host_key(&change.hostname);
-        ops.push(match &change.new {
-            Some(new) => Op::Put {
-                table: STREAMERS,
-                key,
-                value: new.bytes().clone(),
-            },
-            None => Op::Delete {
-                table: STREAMERS,
-                key,
-            },
-        });
-    }
-    for change in &changes.entities {
-        let (table, key) = (entity_table(change.kind), entity_key(&change.key));
-        ops.push(match &change.new {
-            Some(new) => Op::Put {
-                table,
-                key,
-                value: new.bytes().clone(),
-            },
-            None => Op::Delete { table, key },
-        });
-    }
-    for change in &changes.nodes {
-        // Only what the streams' own records cannot tell after a restart.
-        if change.lost != Lost::Nothing {
-            let mark = NodeMarkRecord::new(&NodeMark {
-                generation: changes.revision,
-                updated_at: changes.stamp_ms,
-            });
-            ops.push(Op::Put {
-                table: NODES,
-                key: host_key(&change.hostname),
-                value: mark.bytes().clone(),
-            });
-        }
     }
 }
 
@@ -944,17 +508,5 @@ impl Crowd {
         while waiting() < self.writers && began.elapsed() < self.wait {
             std::thread::sleep(CROWD_LOOK);
         }
-    }
-}
-
-fn weight(command: &Command) -> usize {
-    match command {
-        Command::SaveStreams { items } => items.len(),
-        Command::SetLayouts { items } => items.len(),
-        Command::Place { items } => items.len(),
-        Command::SaveStreamers { items } => items.len(),
-        Command::SetAgentLayouts { items } => items.len(),
-        Command::KeepHouse { looked, .. } => looked.len(),
-        _ => 1,
     }
 }
