@@ -16,6 +16,9 @@ pub mod record;
 pub mod retention;
 pub mod trusted_time;
 
+#[cfg(test)]
+mod golden;
+
 use std::ops::Bound;
 use std::sync::Arc;
 

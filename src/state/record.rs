@@ -1,13 +1,15 @@
-#![allow(unsafe_code)] // one unchecked access, on bytes that were checked when the record was made; see `view!`
-//! What is stored: typed records in one rkyv archive each, read in place.
+#![allow(unsafe_code)] // one unchecked access, on bytes checked when the record was made; see `view!`
+//! Stored records: one typed rkyv archive each, read in place.
 //!
-//! Typed fields are what the server decides on; `config` is the canonical JSON text of everything it only carries, with defaults filled
-//! in and the places of the defaults noted, so that rendering an answer is copying. The bytes in memory are the bytes on
-//! disk: `[schema version][rkyv archive]`. Access is checked once, when bytes become a record (from disk, or just serialised), and
-//! never again, because the bytes cannot change afterwards.
+//! Typed fields are what the server decides on; `config` is the canonical JSON text of everything it
+//! only carries, with defaults filled in and the places of the defaults noted, so that rendering an
+//! answer is copying. The bytes in memory are the bytes on disk: `[schema version][rkyv archive]`.
+//! Access is checked once, when bytes become a record (from disk, or just serialised), and never
+//! again, because the bytes cannot change afterwards.
 //!
-//! Never change a struct in place: a new shape is a new module, a new version number and an upgrade from the old one; the
-//! golden files in `tests/golden` hold one record of each version that was ever released.
+//! Never change a struct in place: a new shape is a new module, a new version number and an upgrade
+//! from the old one. `golden` reads a file of every kind and version in `tests/golden/records` and
+//! compares what is written today with the newest ones byte by byte.
 
 use std::fmt;
 use std::sync::Arc;
@@ -212,11 +214,13 @@ pub enum RecordError {
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version { found } => write!(
+            Self::Version { found } if *found > SCHEMA_VERSION => write!(
                 f,
-                "record of schema version {found}, this program reads up to {SCHEMA_VERSION}"
+                "the record has schema version {found}, written by a newer program; this program \
+                 reads versions up to {SCHEMA_VERSION}"
             ),
-            Self::Damaged => f.write_str("record that does not decode"),
+            Self::Version { found } => write!(f, "the record has no known schema version: {found}"),
+            Self::Damaged => f.write_str("the record does not decode"),
         }
     }
 }

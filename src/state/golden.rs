@@ -1,0 +1,301 @@
+//! Golden records: files of every stored kind and schema version, `tests/golden/records/vN/KIND.bin`.
+//!
+//! A file is made once, by `WEIR_GOLDEN=write cargo test -p weir --lib golden`, and never changed: a
+//! released program wrote records like it. A new version adds a folder; the records of the older
+//! folders must then read as what their upgrade makes of them. The literals below name every field, so
+//! that a new field does not compile before it is thought of here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use super::entity::{KINDS, Kind};
+use super::record::{
+    Entity, EntityRecord, EventChunk, EventChunkRecord, Facts, Layout, NodeMark, NodeMarkRecord,
+    NodeRole, Publication, RecordError, SCHEMA_VERSION, Stream, StreamRecord, Streamer,
+    StreamerRecord,
+};
+
+fn folder(version: u8) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/records/v{version}"))
+}
+
+/// A golden file: what today's program writes in its place, and what it reads from given bytes.
+struct Golden {
+    file: &'static str,
+    written: Vec<u8>,
+    /// Reads bytes and compares every field.
+    check: Box<dyn Fn(&[u8])>,
+    /// The error that bytes are refused with.
+    refusal: fn(&[u8]) -> Option<RecordError>,
+}
+
+macro_rules! golden {
+    ($view:ident, $file:literal, $record:expr) => {{
+        let record = $record;
+        Golden {
+            file: $file,
+            written: $view::new(&record).bytes().to_vec(),
+            check: Box::new(move |bytes| {
+                let read = $view::from_bytes(bytes).expect($file);
+                assert_eq!(read.to_owned(), record, "{}", $file);
+            }),
+            refusal: |bytes| $view::from_bytes(bytes).err(),
+        }
+    }};
+}
+
+/// One record of every kind, with every field set; a second one where a kind has optional parts.
+fn all() -> Vec<Golden> {
+    let mut all = streams_and_nodes();
+    all.extend(entities());
+    all
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+fn layouts() -> Vec<Layout> {
+    vec![
+        Layout {
+            ingest: text("s2.example.com"),
+            inference: text("i1.example.com"),
+            dvr_backups: vec!["s3.example.com".into(), "s4.example.com".into()],
+            failover_from: text("s1.example.com"),
+            created_at: 1_795_000_000_200,
+            by_layouter: true,
+            change_reason: text("node_become_offline"),
+        },
+        Layout {
+            ingest: text("s1.example.com"),
+            inference: None,
+            dvr_backups: Vec::new(),
+            failover_from: None,
+            created_at: 1_795_000_000_100,
+            by_layouter: false,
+            change_reason: None,
+        },
+    ]
+}
+
+fn streams_and_nodes() -> Vec<Golden> {
+    vec![
+        golden!(
+            StreamRecord,
+            "stream.bin",
+            Stream {
+                name: "sports/hd/1".into(),
+                revision: 4711,
+                updated_at: 1_795_000_000_201,
+                rendered: [4711, 4700, 17],
+                disabled: true,
+                has_secrets: true,
+                namespace: text("north"),
+                layouts: layouts(),
+                config: r#"{"inputs":[{"url":"rtsp://u:p@10.0.0.1/s"}],"static":true}"#.into(),
+                filled: vec![(43, 14)],
+            }
+        ),
+        golden!(
+            StreamRecord,
+            "stream_unplaced.bin",
+            Stream {
+                name: "Первый".into(),
+                revision: 1,
+                updated_at: 1_795_000_000_000,
+                rendered: [0; 3],
+                disabled: false,
+                has_secrets: false,
+                namespace: None,
+                layouts: Vec::new(),
+                config: "{}".into(),
+                filled: Vec::new(),
+            }
+        ),
+        golden!(StreamerRecord, "streamer.bin", streamer(NodeRole::Streamer)),
+        golden!(
+            StreamerRecord,
+            "streamer_inference.bin",
+            streamer(NodeRole::Inference)
+        ),
+        golden!(
+            StreamerRecord,
+            "streamer_identification.bin",
+            streamer(NodeRole::Identification)
+        ),
+        golden!(
+            NodeMarkRecord,
+            "node.bin",
+            NodeMark {
+                generation: 4712,
+                updated_at: 1_795_000_000_202,
+            }
+        ),
+        golden!(
+            EventChunkRecord,
+            "event.bin",
+            EventChunk {
+                revision: 4713,
+                stamp_ms: 1_795_000_000_203,
+                events: vec![
+                    r#"{"event":"api_call","event_id":308871168,"utc_ms":1795000000203}"#.into(),
+                    r#"{"event":"server_started","event_id":308871169}"#.into(),
+                ],
+            }
+        ),
+    ]
+}
+
+fn streamer(role: NodeRole) -> Streamer {
+    Streamer {
+        hostname: "s1.example.com".into(),
+        revision: 4714,
+        updated_at: 1_795_000_000_204,
+        role,
+        cluster_key: "cluster-key".into(),
+        pull_authority: "10.0.0.2:8080".into(),
+        pull_tls: true,
+        is_restreamer: true,
+        has_secrets: true,
+        namespace: text("north"),
+        config: r#"{"api_url":"https://10.0.0.2:8080","cluster_key":"cluster-key"}"#.into(),
+        filled: vec![(1, 2), (3, 4)],
+    }
+}
+
+fn entities() -> Vec<Golden> {
+    let entity = |key: &str, facts, config: &str| Entity {
+        key: key.to_owned(),
+        revision: 4715,
+        updated_at: 1_795_000_000_205,
+        has_secrets: true,
+        facts,
+        config: config.to_owned(),
+        filled: vec![(1, 11)],
+    };
+    let agent = |layout| {
+        let config = r#"{"enabled":1,"key":"agent-key"}"#;
+        entity("30226aa9", Facts::Agent { layout }, config)
+    };
+    let episode = |closed_at, publication| {
+        let facts = Facts::Episode {
+            media: "sports/hd/1".into(),
+            opened_at: 1_795_000_000_000,
+            closed_at,
+            publication,
+        };
+        entity("9223372036854775807", facts, r#"{"media":"sports/hd/1"}"#)
+    };
+    let person = |deleted_at| {
+        let facts = Facts::Person { deleted_at };
+        entity("42", facts, r#"{"originator":"api"}"#)
+    };
+    let digest = std::array::from_fn(|i| i as u8 * 7);
+    let on = Some(Publication { ended_at: None });
+    let ended = Some(Publication {
+        ended_at: Some(1_795_000_000_050),
+    });
+    let left = entity("30226aa9", Facts::None, r#"{"key":"agent-key"}"#);
+    let backend = entity("main", Facts::None, r#"{"backends":[]}"#);
+    let balancer = entity("lb", Facts::None, r#"{"url":"http://b"}"#);
+    let token = entity("ui", Facts::Token { digest }, r#"{"key":"token-key"}"#);
+    let placed = agent(layouts().into_iter().next());
+    vec![
+        golden!(EntityRecord, "agent.bin", placed),
+        golden!(EntityRecord, "agent_unplaced.bin", agent(None)),
+        golden!(EntityRecord, "api_token.bin", token),
+        golden!(EntityRecord, "auth_backend.bin", backend),
+        golden!(EntityRecord, "balancer.bin", balancer),
+        golden!(EntityRecord, "deleted_agent.bin", left),
+        golden!(EntityRecord, "episode.bin", episode(None, None)),
+        golden!(EntityRecord, "episode_on.bin", episode(None, on)),
+        golden!(
+            EntityRecord,
+            "episode_closed.bin",
+            episode(Some(1_795_000_000_060), ended)
+        ),
+        golden!(EntityRecord, "person.bin", person(None)),
+        golden!(
+            EntityRecord,
+            "person_deleted.bin",
+            person(Some(1_795_000_000_070))
+        ),
+    ]
+}
+
+#[test]
+fn golden_records_of_every_version_read_back_whole() {
+    for version in 1..=SCHEMA_VERSION {
+        let mut files: BTreeSet<String> = fs::read_dir(folder(version))
+            .expect("every version has a folder")
+            .map(|entry| entry.expect("is listed").file_name().into_string())
+            .collect::<Result<_, _>>()
+            .expect("names are ASCII");
+        for golden in all() {
+            let bytes = fs::read(folder(version).join(golden.file)).expect(golden.file);
+            (golden.check)(&bytes);
+            files.remove(golden.file);
+        }
+        assert!(files.is_empty(), "files that no test reads: {files:?}");
+    }
+}
+
+#[test]
+fn records_are_written_as_the_newest_golden_files() {
+    let folder = folder(SCHEMA_VERSION);
+    let may_write = std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write");
+    for golden in all() {
+        let path = folder.join(golden.file);
+        if may_write && !path.exists() {
+            fs::create_dir_all(&folder).expect("the folder is created");
+            fs::write(&path, &golden.written).expect("the golden file is written");
+        }
+        let bytes = fs::read(&path).expect(golden.file);
+        assert!(
+            bytes == golden.written,
+            "{}: the shape of a record changed without a new schema version",
+            golden.file
+        );
+    }
+}
+
+#[test]
+fn every_kind_of_entity_has_a_golden_file() {
+    let files: Vec<&str> = all().iter().map(|golden| golden.file).collect();
+    for kind in KINDS {
+        let file = match kind {
+            Kind::Agent => "agent.bin",
+            Kind::ApiToken => "api_token.bin",
+            Kind::AuthBackend => "auth_backend.bin",
+            Kind::Balancer => "balancer.bin",
+            Kind::Episode => "episode.bin",
+            Kind::Person => "person.bin",
+            Kind::DeletedAgent => "deleted_agent.bin",
+        };
+        assert!(files.contains(&file), "{kind:?}");
+    }
+}
+
+#[test]
+fn record_of_unknown_version_is_refused_by_its_number() {
+    for golden in all() {
+        for found in [0, SCHEMA_VERSION + 1, u8::MAX] {
+            let mut bytes = golden.written.clone();
+            bytes[0] = found;
+            let error = (golden.refusal)(&bytes);
+            assert_eq!(
+                error,
+                Some(RecordError::Version { found }),
+                "{}",
+                golden.file
+            );
+        }
+    }
+    let newer = RecordError::Version { found: 7 }.to_string();
+    assert_eq!(
+        newer,
+        "the record has schema version 7, written by a newer program; this program reads versions \
+         up to 1"
+    );
+}
