@@ -47,7 +47,7 @@ use crate::state::event::{EventLimits, NewEvent};
 use crate::state::node::{RenderSettings, Restreaming};
 use crate::state::retention::Retention;
 use crate::writer::insert_buffer::BufferSettings;
-use crate::writer::{CoreMessage, Envelope, Machine, Published, ReplyTo, Writer, load, tables};
+use crate::writer::{CoreMessage, Envelope, Published, StateMachine, Writer, load, tables};
 
 /// Descriptors kept for everything that is not a connection: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -138,13 +138,13 @@ pub fn run(
         ..Retention::default()
     };
     let (writer, commands, stop) = Writer::new(
-        Machine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
+        StateMachine::new(state, store).with_events(event_limits, &rt::sys::hostname()),
         published.clone(),
         inboxes.clone(),
     );
     let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
-        .with_housekeeping(retention);
+        .with_expiry(retention);
     let publications_commits = writer.follow();
     let (inputs, layouter_inputs) = run::inputs();
     let countries = match &settings.viewers.geoip_database {
@@ -278,13 +278,10 @@ pub fn run(
     let turn = shared.settings_journal.turn();
     let addresses = start_cores(settings, &shared, &inboxes)?;
     reach.listening_on(addresses.bound.clone());
-    let note = Command::Note {
+    let note = Command::AppendEvents {
         events: start_events(&opened, is_new),
     };
-    let noted = shared.commands.send(Envelope {
-        asked: note.into(),
-        reply_to: ReplyTo::Nobody,
-    });
+    let noted = shared.commands.send(Envelope::unanswered(note));
     if let Err(error) = noted {
         warn!(title = %error.items[0].title, "the start is not in the event log");
     }

@@ -204,7 +204,7 @@ mod tests {
     use crate::state::command::Command;
     use crate::state::event::Audit;
     use crate::state::node::RenderSettings;
-    use crate::writer::Machine;
+    use crate::writer::StateMachine;
     use std::time::Instant;
     use weir_storage::Store;
 
@@ -267,20 +267,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("a directory");
         let (store, _) =
             Store::open(folder.path(), &weir_storage::Options::default()).expect("a store");
-        let mut machine = Machine::new(std::sync::Arc::new(state()), store);
+        let mut machine = StateMachine::new(std::sync::Arc::new(state()), store);
         let journal = Journal::new(folder.path());
         for trace_id in ["t1", "t2"] {
             let entry = Entry::new("", trace_id, machine.state().revision(), event(trace_id));
             journal.turn().begin(entry).expect("written");
         }
-        let unlogged = |machine: &Machine<Store>| {
+        let unlogged = |machine: &StateMachine<Store>| {
             let found = journal.turn().unlogged(machine.state()).expect("read");
             found.len()
         };
         assert_eq!(unlogged(&machine), 2);
         for (trace_id, left) in [("t1", 1), ("t2", 0)] {
             let events = vec![event(trace_id)];
-            let note = Command::Note { events };
+            let note = Command::AppendEvents { events };
             machine.batch(vec![note], 1_000).expect("commits");
             assert_eq!(unlogged(&machine), left);
         }

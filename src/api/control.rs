@@ -30,7 +30,7 @@ use crate::state::command::Command;
 use crate::state::entity::{Key, Kind};
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::record::EntityRecord;
-use crate::writer::{CoreMessage, Envelope, ReplyTo};
+use crate::writer::{CoreMessage, Envelope};
 
 /// Refused handshakes that are put into the event log, per core and second: whoever guesses keys must not fill it.
 const REFUSALS_NOTED_PER_SECOND: u32 = 10;
@@ -391,13 +391,10 @@ impl Core {
 
     /// Puts something into the event log, if there is room for it.
     pub(super) fn note(&self, event: NewEvent) {
-        let command = Command::Note {
+        let command = Command::AppendEvents {
             events: vec![event],
         };
-        let noted = self.shared.commands.send(Envelope {
-            asked: command.into(),
-            reply_to: ReplyTo::Nobody,
-        });
+        let noted = self.shared.commands.send(Envelope::unanswered(command));
         if let Err(error) = noted {
             tracing::debug!(title = %error.items[0].title, "an event about an agent is not in the log");
         }

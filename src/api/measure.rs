@@ -208,7 +208,7 @@ fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
         &[],
         uptime,
     );
-    let writer = shared.published.counters();
+    let writer = shared.published.metrics();
     out.one(
         "weir_writer_batches",
         counter,

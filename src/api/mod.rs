@@ -81,7 +81,7 @@ use crate::schema::Schema;
 use crate::settings::{Running, Wanted};
 use crate::settings_journal::{self, Entry, Journal};
 use crate::state::State;
-use crate::state::command::{Asked, Command, Done, EntitySave};
+use crate::state::command::{AuditedCommand, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Kind};
 use crate::state::event::{Audit, EntityType, NewEvent};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
@@ -1196,7 +1196,7 @@ impl Core {
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
                 let audit = self.audit(endpoint, &call, Some(&command));
-                let asked = Asked {
+                let asked = AuditedCommand {
                     command,
                     audit: Some(Box::new(audit)),
                 };
@@ -1210,7 +1210,7 @@ impl Core {
                 call: to_streamer,
             } => {
                 let audit = self.audit(endpoint, &call, Some(&command));
-                let asked = Asked {
+                let asked = AuditedCommand {
                     command,
                     audit: Some(Box::new(audit)),
                 };
@@ -1297,9 +1297,9 @@ impl Core {
     }
 
     /// Hands a change to the writer, whose reply is its answer.
-    fn change(&self, ticket: Ticket, asked: Asked, masks: bool) -> Result<(), ApiError> {
+    fn change(&self, ticket: Ticket, command: AuditedCommand, masks: bool) -> Result<(), ApiError> {
         self.shared.commands.send(Envelope {
-            asked,
+            command,
             reply_to: ReplyTo::Core {
                 index: self.index,
                 ticket,
@@ -2322,7 +2322,7 @@ pub fn log_settings(
         if !events.is_empty() {
             let (replies, logged) = crossbeam_channel::bounded(1);
             let note = Envelope {
-                asked: Command::Note { events }.into(),
+                command: Command::AppendEvents { events }.into(),
                 reply_to: ReplyTo::Thread { replies, id: 0 },
             };
             let why = |error: ApiError| error.items[0].title.to_string();
@@ -2511,7 +2511,7 @@ pub(crate) mod tests {
     use crate::http::Options;
     use crate::state::node::RenderSettings;
     use crate::state::pulse::Pulse;
-    use crate::writer::{Machine, Writer};
+    use crate::writer::{StateMachine, Writer};
 
     /// A core whose writer never runs.
     pub(crate) fn core() -> Rc<Core> {
@@ -2520,7 +2520,8 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let options = weir_storage::Options::default();
         let (store, _) = weir_storage::Store::open(directory.path(), &options).expect("a store");
-        let (_, commands, _) = Writer::new(Machine::new(state, store), published.clone(), vec![]);
+        let (_, commands, _) =
+            Writer::new(StateMachine::new(state, store), published.clone(), vec![]);
         let shared = Shared {
             published,
             commands,

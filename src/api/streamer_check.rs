@@ -13,7 +13,7 @@ use crate::http::error::ApiError;
 use crate::json::{self, Value};
 use crate::outbound::{Answer, Cancel, Failure};
 use crate::state::apply::{Stamp, apply};
-use crate::state::command::{Asked, Command, Done};
+use crate::state::command::{AuditedCommand, Command, Done};
 
 /// The parameter that asks for it.
 pub const PARAMETER: &str = "checks_enable";
@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// A change that waits for its streamer. Dropped, it tells the call that nobody waits.
 pub struct Checking {
-    asked: Option<Asked>,
+    asked: Option<AuditedCommand>,
     pub masks: bool,
     pub cancel: Cancel,
 }
@@ -36,7 +36,7 @@ impl Drop for Checking {
 }
 
 impl Checking {
-    pub fn new(asked: Asked, masks: bool) -> Self {
+    pub fn new(asked: AuditedCommand, masks: bool) -> Self {
         Self {
             asked: Some(asked),
             masks,
@@ -45,7 +45,7 @@ impl Checking {
     }
 
     /// The change, if the streamer's answer lets it be made.
-    pub fn judge(mut self, outcome: Result<Answer, Failure>) -> Result<Asked, ApiError> {
+    pub fn judge(mut self, outcome: Result<Answer, Failure>) -> Result<AuditedCommand, ApiError> {
         check(outcome)?;
         Ok(self.asked.take().expect("it is made once"))
     }

@@ -19,7 +19,7 @@ use crate::state::command::Command;
 use crate::state::episode::{OpenPublication, PublicationNews, close_timeout_ms};
 use crate::state::name::StreamName;
 use crate::state::record::StreamRecord;
-use crate::writer::{Commands, Envelope, ReplyTo};
+use crate::writer::{Commands, Envelope};
 
 /// How often streams are looked at.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
@@ -164,10 +164,7 @@ pub fn run(
             })
         };
         for (stream, news) in news {
-            let told = commands.send(Envelope {
-                asked: Command::Publication { stream, news }.into(),
-                reply_to: ReplyTo::Nobody,
-            });
+            let told = commands.send(Envelope::unanswered(Command::Publication { stream, news }));
             if told.is_err() {
                 // The writer is busy or its store is failing: the next look tells again.
                 break;

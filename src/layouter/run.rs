@@ -854,10 +854,7 @@ fn work(settings: &mut RunSettings, ports: &Ports) {
 fn send(layouter: &mut Layouter, ports: &Ports, answers: &Sender<(u64, Result<Done, ApiError>)>) {
     let events = layouter.take_events();
     if !events.is_empty() {
-        let note = Envelope {
-            asked: Command::Note { events }.into(),
-            reply_to: ReplyTo::Nobody,
-        };
+        let note = Envelope::unanswered(Command::AppendEvents { events });
         if let Err(error) = ports.commands.send(note) {
             warn!(title = %error.items[0].title, "events of the layouter are lost");
         }
@@ -865,7 +862,7 @@ fn send(layouter: &mut Layouter, ports: &Ports, answers: &Sender<(u64, Result<Do
     let now_ms = uptime_ms();
     while let Some((id, items)) = layouter.next_command(now_ms) {
         let sent = ports.commands.send(Envelope {
-            asked: Command::Place { items }.into(),
+            command: Command::Place { items }.into(),
             reply_to: ReplyTo::Thread {
                 replies: answers.clone(),
                 id,
@@ -886,7 +883,7 @@ mod tests {
     use crate::state::command::{LayoutPatch, StreamPatch, streamer_patch};
     use crate::state::name::StreamName;
     use crate::state::node::RenderSettings;
-    use crate::writer::Machine;
+    use crate::writer::StateMachine;
 
     /// A log that keeps nothing and never fails.
     struct Nowhere;
@@ -916,7 +913,7 @@ mod tests {
 
     /// The writer and the layouter on one clock, the writer as slow as the test wants.
     struct World {
-        machine: Machine<Nowhere>,
+        machine: StateMachine<Nowhere>,
         layouter: Layouter,
         now_ms: u64,
     }
@@ -929,7 +926,7 @@ mod tests {
                 ..RunSettings::default()
             };
             let mut world = Self {
-                machine: Machine::new(state.clone(), Nowhere),
+                machine: StateMachine::new(state.clone(), Nowhere),
                 layouter: Layouter::new(state, settings, 1000, Arc::default()),
                 now_ms: 1000,
             };

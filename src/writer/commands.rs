@@ -7,15 +7,25 @@ use crossbeam_channel::{Sender, TrySendError};
 use super::Published;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
-use crate::state::command::{Asked, Command, Done};
+use crate::state::command::{AuditedCommand, Command, Done};
 
-/// Commands that may wait for the writer; more are refused with 503, because waiting longer than one batch helps nobody.
+/// Commands that may wait for the writer. More are refused with 503: a longer wait helps no client.
 pub const COMMANDS_WAITING_MAX: usize = 16 * 1024;
 
-/// A command and who waits for it.
+/// A command and where its outcome goes.
 pub struct Envelope {
-    pub asked: Asked,
+    pub command: AuditedCommand,
     pub reply_to: ReplyTo,
+}
+
+impl Envelope {
+    /// A command whose outcome is not needed.
+    pub fn unanswered(command: Command) -> Self {
+        Self {
+            command: command.into(),
+            reply_to: ReplyTo::Discard,
+        }
+    }
 }
 
 /// Where the outcome of a command goes.
@@ -25,15 +35,15 @@ pub enum ReplyTo {
         index: usize,
         ticket: Ticket,
     },
-    /// Another thread, which gives its commands numbers.
+    /// Another thread, which numbers its commands.
     Thread {
         replies: Sender<(u64, Result<Done, ApiError>)>,
         id: u64,
     },
-    Nobody,
+    Discard,
 }
 
-/// Where io cores put commands.
+/// The sending end of the writer's queue.
 #[derive(Clone)]
 pub struct Commands {
     pub(super) sender: Sender<Envelope>,
@@ -46,7 +56,7 @@ impl Commands {
         self.sender.len()
     }
 
-    /// Hands a command over or says at once why it cannot be taken.
+    /// Queues a command, or returns at once why it cannot be taken.
     pub fn send(&self, envelope: Envelope) -> Result<(), ApiError> {
         if !self.published.is_writable() {
             return Err(store_is_down());
@@ -54,33 +64,36 @@ impl Commands {
         self.sender
             .try_send(envelope)
             .map_err(|refused| match refused {
-                TrySendError::Full(_) => ApiError::unavailable(
-                    "writer_busy",
-                    "More changes are waiting than can be written in time; repeat the request",
-                    1,
-                ),
-                TrySendError::Disconnected(_) => ApiError::unavailable(
-                    "shutting_down",
-                    "The server is stopping; repeat the request",
-                    1,
-                ),
+                TrySendError::Full(_) => writer_is_busy(),
+                TrySendError::Disconnected(_) => server_is_stopping(),
             })
     }
 }
 
-pub(super) fn store_is_down() -> ApiError {
-    ApiError::unavailable(
-        "storage_unavailable",
-        "The store does not take writes at present; nothing was changed",
-        2,
-    )
+fn writer_is_busy() -> ApiError {
+    let title = "Too many changes are waiting to be written; repeat the request";
+    ApiError::unavailable("writer_busy", title, 1)
 }
 
-pub(super) fn outcome_unknown() -> ApiError {
-    let title = "The store failed while this change was being written; it may or may not have taken effect. Repeat the request";
+fn server_is_stopping() -> ApiError {
+    let title = "The server is stopping; repeat the request";
+    ApiError::unavailable("shutting_down", title, 1)
+}
+
+/// The error for a change that was not begun.
+pub(super) fn store_is_down() -> ApiError {
+    let title = "The store does not accept writes at present; nothing was changed";
+    ApiError::unavailable("storage_unavailable", title, 2)
+}
+
+/// The error for a change that may or may not be on disk.
+pub(super) fn outcome_is_unknown() -> ApiError {
+    let title = "The store failed while this change was being written; it may or may not have \
+                 taken effect. Repeat the request";
     ApiError::unavailable("storage_failed", title, 2)
 }
 
+/// The records a command may change, for bounding a batch.
 pub(super) fn weight(command: &Command) -> usize {
     match command {
         Command::SaveStreams { items } => items.len(),
@@ -88,7 +101,7 @@ pub(super) fn weight(command: &Command) -> usize {
         Command::Place { items } => items.len(),
         Command::SaveStreamers { items } => items.len(),
         Command::SetAgentLayouts { items } => items.len(),
-        Command::KeepHouse { looked, .. } => looked.len(),
+        Command::ExpireEntities { due, .. } => due.len(),
         _ => 1,
     }
 }

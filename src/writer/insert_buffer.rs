@@ -1,8 +1,9 @@
 //! Saves of episodes that wait to be committed together.
 //!
-//! Programs that watch pictures save many small episodes; each commit costs an fsync whatever its size. A save waits until the oldest that waits
-//! has waited for the delay, or until more than the limit wait; then all of them go. Nobody is answered before, so that a 2xx still means durable.
-//! Pure: times are given, in what unit of a running clock does not matter.
+//! Video analytics saves many small episodes, and each commit costs an fsync whatever its size. A
+//! save waits until the oldest waiting save has reached the delay, or until more than the limit
+//! wait; then all of them are committed. No reply is sent before, so that a 2xx still means
+//! durable. Pure: times are arguments, in any unit of a running clock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
 use crate::state::entity::Key;
 
-/// What can be set while the server runs.
+/// The settings that can change while the server runs.
 #[derive(Debug)]
 pub struct BufferSettings {
     delay_ms: AtomicU32,
@@ -20,7 +21,7 @@ pub struct BufferSettings {
 }
 
 impl BufferSettings {
-    /// 0 in either: nothing waits.
+    /// 0 in either argument: no save waits.
     pub fn new(delay: Duration, limit: usize) -> Self {
         let settings = Self {
             delay_ms: AtomicU32::new(0),
@@ -47,7 +48,7 @@ impl BufferSettings {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// The server is stopping: nothing waits any more.
+    /// The server is stopping: no save waits any more.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -57,13 +58,13 @@ impl BufferSettings {
     }
 }
 
-/// The saves that wait, in the order they came.
+/// The waiting saves, in order of arrival.
 #[derive(Debug)]
 pub struct InsertBuffer<T> {
     waiting: Vec<T>,
-    /// How many saves of each episode wait.
+    /// The number of waiting saves of each episode.
     keys: HashMap<Key, usize>,
-    /// When the oldest came.
+    /// When the oldest arrived.
     since: Duration,
 }
 
@@ -90,12 +91,12 @@ impl<T> InsertBuffer<T> {
         self.waiting.is_empty()
     }
 
-    /// Whether a save of this episode waits: what comes after it must not overtake it.
+    /// Whether a save of this episode waits, which later commands must not overtake.
     pub fn holds(&self, key: &Key) -> bool {
         self.keys.contains_key(key)
     }
 
-    /// How long the saves may go on waiting; `None` if none wait, zero if they must go now.
+    /// How much longer the saves may wait; `None` if none wait, zero if they are due.
     pub fn rest(&self, settings: &BufferSettings, now: Duration) -> Option<Duration> {
         if self.waiting.is_empty() {
             return None;
@@ -110,7 +111,7 @@ impl<T> InsertBuffer<T> {
         self.rest(settings, now) == Some(Duration::ZERO)
     }
 
-    /// All of them, in their order.
+    /// Takes all of them, in their order.
     pub fn take(&mut self) -> Vec<T> {
         self.keys.clear();
         std::mem::take(&mut self.waiting)
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn saves_go_together_when_the_oldest_has_waited_long_enough() {
+    fn saves_are_due_when_the_oldest_reaches_the_delay() {
         let settings = BufferSettings::new(ms(1000), 250);
         let mut buffer = InsertBuffer::default();
         assert_eq!(buffer.rest(&settings, ms(0)), None);
@@ -137,13 +138,13 @@ mod tests {
         assert!(buffer.is_due(&settings, ms(6000)));
         assert_eq!(buffer.take(), ["a", "b"]);
         assert_eq!(buffer.rest(&settings, ms(9000)), None);
-        // The next one begins anew.
+        // The next save starts a new delay.
         buffer.push(Key::Number(1), "c", ms(9000));
         assert_eq!(buffer.rest(&settings, ms(9000)), Some(ms(1000)));
     }
 
     #[test]
-    fn one_more_than_the_limit_does_not_wait() {
+    fn saves_above_the_limit_are_due_at_once() {
         let settings = BufferSettings::new(ms(1000), 2);
         let mut buffer = InsertBuffer::default();
         buffer.push(Key::Number(1), 1, ms(0));
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_when_it_is_off_or_the_server_stops() {
+    fn no_save_waits_when_it_is_off_or_the_server_stops() {
         let mut buffer = InsertBuffer::default();
         buffer.push(Key::Number(1), 1, ms(0));
         for (delay, limit) in [(0, 250), (1000, 0)] {
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn it_knows_which_episodes_wait() {
+    fn buffer_knows_which_episodes_wait() {
         let mut buffer = InsertBuffer::default();
         buffer.push(Key::Number(1), 1, ms(0));
         buffer.push(Key::Number(1), 2, ms(0));

@@ -1,4 +1,5 @@
-//! The state and its log: everything the writer does, without threads and clocks, so that tests can drive it.
+//! The state and its log as a pure machine: a batch of commands in, a commit out. Has no thread and
+//! no clock, so that tests can drive it.
 
 use std::sync::Arc;
 
@@ -10,32 +11,42 @@ use crate::http::error::ApiError;
 use crate::state::State;
 use crate::state::agent::agents_of;
 use crate::state::apply::{Changes, Stamp, apply};
-use crate::state::command::{Asked, Done};
+use crate::state::command::{AuditedCommand, Done};
 use crate::state::entity::{KINDS, Key};
 use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{EventChunk, EventChunkRecord};
 
-/// A batch that was applied, and what each of its commands came to.
+/// A batch that is durable, and the outcome of each of its commands.
 pub struct Applied {
     pub outcomes: Vec<Result<Done, ApiError>>,
+    /// Absent if the batch changed nothing.
     pub commit: Option<Arc<Commit>>,
 }
 
-/// The state and its log: everything the writer does, without threads and clocks, so that tests can drive it.
-pub struct Machine<L> {
+/// The newest durable state and the log it is written to.
+pub struct StateMachine<L> {
     state: Arc<State>,
     log: L,
     event_limits: EventLimits,
-    /// How this server is called in events.
+    /// The name of this server in events.
     server: Box<str>,
-    /// What time it is at least, for what is too old.
+    /// Lower bound of the present time, for deciding what is too old.
     trusted_ms: u64,
-    /// The batch whose commit failed: what the state becomes if the store turns out to hold it.
+    /// The commit that failed: the state becomes this if the store turns out to hold it.
     unknown: Option<Arc<Commit>>,
 }
 
-impl<L: Log> Machine<L> {
+/// A batch in the making: the private next state, and what is to be written for it.
+struct Draft {
+    next: State,
+    stamp: Stamp,
+    ops: Vec<Op>,
+    touched: Touched,
+    events: Vec<NewEvent>,
+}
+
+impl<L: Log> StateMachine<L> {
     pub fn new(state: Arc<State>, log: L) -> Self {
         Self {
             state,
@@ -47,7 +58,7 @@ impl<L: Log> Machine<L> {
         }
     }
 
-    /// How much of the event log is kept, and how this server is called in it.
+    /// Bounds the event log and sets the name of this server in it.
     #[must_use]
     pub fn with_events(mut self, limits: EventLimits, server: &str) -> Self {
         self.event_limits = limits;
@@ -55,7 +66,8 @@ impl<L: Log> Machine<L> {
         self
     }
 
-    /// What time it is at least: events that are kept until later stay, whatever the stamps say.
+    /// Sets the lower bound of the present time. Events younger than their retention by this time
+    /// stay, whatever the stamps say.
     pub fn trust(&mut self, ms: u64) {
         self.trusted_ms = ms;
     }
@@ -77,9 +89,9 @@ impl<L: Log> Machine<L> {
         self.log.is_failed()
     }
 
-    /// Applies commands in order, each whole or not at all, and makes what they changed durable in one batch.
-    /// An error leaves the outcome of the batch unknown until [`Machine::recover`].
-    pub fn batch<A: Into<Asked>>(
+    /// Applies commands in order, each whole or not at all, and makes what they changed durable in
+    /// one batch. An error leaves the outcome of the batch unknown until [`StateMachine::recover`].
+    pub fn batch<A: Into<AuditedCommand>>(
         &mut self,
         commands: Vec<A>,
         now_ms: u64,
@@ -88,55 +100,42 @@ impl<L: Log> Machine<L> {
             !self.is_failed() && self.unknown.is_none(),
             "a failed store is recovered before the next batch"
         );
-        let stamp = Stamp {
-            revision: self.state.revision() + 1,
-            ms: now_ms.max(self.state.stamp_ms() + 1),
+        let mut draft = Draft {
+            next: (*self.state).clone(),
+            stamp: Stamp {
+                revision: self.state.revision() + 1,
+                ms: now_ms.max(self.state.stamp_ms() + 1),
+            },
+            ops: Vec::new(),
+            touched: Touched::default(),
+            events: Vec::new(),
         };
-        let mut next = (*self.state).clone();
-        let mut outcomes = Vec::with_capacity(commands.len());
-        let mut ops = Vec::new();
-        let mut touched = Touched::default();
-        let mut events = Vec::new();
-        for asked in commands {
-            let Asked { command, audit } = asked.into();
-            match apply(&next, command, stamp) {
-                Ok(mut changes) => {
-                    events.append(&mut changes.events);
-                    if !changes.is_empty() {
-                        next.absorb(&changes);
-                        touched.add(&changes);
-                        collect_ops(&changes, &mut ops);
-                        if let Some(audit) = audit {
-                            events.push(audit.event(changes.done.status()));
-                        }
-                    }
-                    outcomes.push(Ok(changes.done));
-                }
-                Err(error) => outcomes.push(Err(error)),
-            }
-        }
-        if self.log_events(&mut next, events, stamp, &mut ops) {
-            touched.event_chunks.push(stamp.revision);
-        }
-        if ops.is_empty() {
-            return Ok(Applied {
-                outcomes,
-                commit: None,
-            });
-        }
-        next.stand_at(stamp);
-        let commit = Arc::new(touched.commit(Arc::new(next)));
-        match self.log.commit(&Batch {
+        let outcomes = commands
+            .into_iter()
+            .map(|command| draft.apply(command.into()))
+            .collect();
+        self.log_events(&mut draft);
+        let commit = if draft.ops.is_empty() {
+            None
+        } else {
+            Some(self.commit(draft)?)
+        };
+        Ok(Applied { outcomes, commit })
+    }
+
+    fn commit(&mut self, draft: Draft) -> Result<Arc<Commit>, StoreError> {
+        let (stamp, mut next) = (draft.stamp, draft.next);
+        next.advance(stamp);
+        let commit = Arc::new(draft.touched.commit(Arc::new(next)));
+        let written = self.log.commit(&Batch {
             lsn: stamp.revision,
             stamp_ms: stamp.ms,
-            ops,
-        }) {
+            ops: draft.ops,
+        });
+        match written {
             Ok(()) => {
                 self.state = commit.state.clone();
-                Ok(Applied {
-                    outcomes,
-                    commit: Some(commit),
-                })
+                Ok(commit)
             }
             Err(error) => {
                 // A refusal before anything was written leaves everything as it was.
@@ -148,53 +147,50 @@ impl<L: Log> Machine<L> {
         }
     }
 
-    /// Adds a batch's events to the log, and drops what the log is too old or too large for. False if there are none.
-    fn log_events(
-        &self,
-        next: &mut State,
-        events: Vec<NewEvent>,
-        stamp: Stamp,
-        ops: &mut Vec<Op>,
-    ) -> bool {
-        let limits = self.event_limits;
-        if events.is_empty() || limits.bytes_max == 0 {
-            return false;
+    /// Adds a batch's events to the event log and drops the batches that exceed its age or size.
+    fn log_events(&self, draft: &mut Draft) {
+        let (limits, stamp) = (self.event_limits, draft.stamp);
+        if draft.events.is_empty() || limits.bytes_max == 0 {
+            return;
         }
-        let kept = events.into_iter().take(EVENTS_PER_BATCH_MAX as usize);
+        let events = std::mem::take(&mut draft.events).into_iter();
+        let finish = |(index, event): (usize, NewEvent)| {
+            event.finish(event_id(stamp.revision, index), &self.server, stamp.ms)
+        };
         let chunk = EventChunkRecord::new(&EventChunk {
             revision: stamp.revision,
             stamp_ms: stamp.ms,
-            events: kept
+            events: events
+                .take(EVENTS_PER_BATCH_MAX as usize)
                 .enumerate()
-                .map(|(place, event)| {
-                    event.finish(event_id(stamp.revision, place), &self.server, stamp.ms)
-                })
+                .map(finish)
                 .collect(),
         });
-        ops.push(Op::Put {
+        draft.touched.event_chunks.push(stamp.revision);
+        draft.ops.push(Op::Put {
             table: EVENTS,
             key: event_key(stamp.revision),
             value: chunk.bytes().clone(),
         });
-        next.add_events(chunk);
+        draft.next.add_events(chunk);
         let oldest_ms = stamp.ms.min(self.trusted_ms);
         let oldest_ms = oldest_ms.saturating_sub(limits.age_ms_max);
-        while let Some((revision, chunk)) = next.events().get_min() {
+        while let Some((revision, chunk)) = draft.next.events().get_min() {
             let is_newest = *revision == stamp.revision;
-            let is_kept = chunk.stamp_ms >= oldest_ms && next.events_bytes() <= limits.bytes_max;
-            if is_newest || is_kept {
+            let fits = draft.next.events_bytes() <= limits.bytes_max;
+            if is_newest || (chunk.stamp_ms >= oldest_ms && fits) {
                 break;
             }
-            ops.push(Op::Delete {
+            draft.ops.push(Op::Delete {
                 table: EVENTS,
                 key: event_key(*revision),
             });
-            next.drop_oldest_events();
+            draft.next.drop_oldest_events();
         }
-        true
     }
 
-    /// Opens the failed log anew and learns what became of the failed batch: its commit if the store holds it after all.
+    /// Opens the failed log again and finds out what became of the failed batch. Returns its commit
+    /// if the store holds it.
     pub fn recover(&mut self) -> Result<Option<Arc<Commit>>, StoreError> {
         let opened = self.log.reopen()?;
         let Some(unknown) = self.unknown.take() else {
@@ -215,6 +211,24 @@ impl<L: Log> Machine<L> {
     }
 }
 
+impl Draft {
+    fn apply(&mut self, command: AuditedCommand) -> Result<Done, ApiError> {
+        let AuditedCommand { command, audit } = command;
+        let mut changes = apply(&self.next, command, self.stamp)?;
+        self.events.append(&mut changes.events);
+        if !changes.is_empty() {
+            self.next.absorb(&changes);
+            self.touched.add(&changes);
+            collect_ops(&changes, &mut self.ops);
+            if let Some(audit) = audit {
+                self.events.push(audit.event(changes.done.status()));
+            }
+        }
+        Ok(changes.done)
+    }
+}
+
+/// The keys that a batch touched, in the order of its changes.
 #[derive(Default)]
 struct Touched {
     streams: Vec<StreamName>,
@@ -241,13 +255,9 @@ impl Touched {
         let streamers = changes.streamers.iter();
         self.streamers
             .extend(streamers.map(|change| change.hostname.clone()));
-        self.hostnames.extend(
-            changes
-                .nodes
-                .iter()
-                .filter(|change| change.visible)
-                .map(|change| change.hostname.clone()),
-        );
+        let visible = changes.nodes.iter().filter(|change| change.visible);
+        self.hostnames
+            .extend(visible.map(|change| change.hostname.clone()));
         for change in &changes.entities {
             self.entities[change.kind as usize].push(change.key.clone());
         }

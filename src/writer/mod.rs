@@ -1,58 +1,56 @@
-//! The one thread that changes things.
+//! The one thread that changes the state.
 //!
-//! It drains the commands that wait, applies each to a private next state, writes one batch with one fsync, publishes the state and tells
-//! the cores: replies and what was touched in one message and one wake per core. Nobody is told anything (a reply, a poll,
-//! a list) before the fsync returned. When the store fails the outcome of that batch is unknown: its writers are told so, new
-//! writes are refused, reads and polls go on with the last published state, and the store is opened anew until it tells what is true.
+//! It drains the waiting commands, applies each to a private next state, writes one batch with one
+//! fsync, publishes the state and sends each core its replies and the commit in one message.
+//! Nothing is sent (a reply, a poll's answer, a list) before the fsync returned. When the store
+//! fails, the outcome of that batch is unknown: its clients are told so, new writes are refused,
+//! reads and polls go on with the last published state, and the store is opened again until it can
+//! be read.
 
 mod commands;
+mod expiry;
 pub mod insert_buffer;
 mod machine;
+mod published;
 mod tables;
 
+#[cfg(test)]
+mod golden;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tracing::{error, info, warn};
 use weir_storage::{Log, StoreError};
 
-use crate::agents::messages::Message;
-use self::commands::{outcome_unknown, store_is_down, weight};
+use self::commands::{outcome_is_unknown, store_is_down, weight};
+use self::expiry::Expiry;
 use self::insert_buffer::{BufferSettings, InsertBuffer};
+use crate::agents::messages::Message;
 use crate::api::measure::Gathering;
 use crate::feed::Commit;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
-use crate::metrics::{Histogram, add};
 use crate::outbound;
 use crate::rt::Inbox;
-use crate::state::State;
 use crate::state::command::{Command, Done, EntitySave};
 use crate::state::entity::Kind;
 use crate::state::event::NewEvent;
-use crate::state::retention::{self, Retention};
-use crate::state::trusted_time::TrustedTime;
+use crate::state::retention::Retention;
 
 pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
-pub use machine::{Applied, Machine};
+pub use machine::{Applied, StateMachine};
+pub use published::{Published, WriterMetrics};
 pub use tables::{EVENTS, NODES, STREAMERS, STREAMS, entity_table, load, tables};
 
 /// Commands in one batch: bounds how long the first of them waits for the last to be applied.
 const BATCH_COMMANDS_MAX: usize = 1024;
-/// Items (records) in one batch after which no further command is taken.
+/// Records in one batch after which no further command is taken.
 const BATCH_OPS_MAX: usize = 16 * 1024;
-/// Longest wait for the rest of a crowd of writers; see [`Crowd`].
-const CROWD_WAIT_MAX: Duration = Duration::from_micros(500);
-/// Longest sleep of the writer when nothing comes.
+/// Longest sleep of the writer without a command.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
-/// How often the writer looks for what is over for long enough, and at how much of each sort: a million episodes take a quarter of an hour.
-const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
-const HOUSEKEEPING_LOOKS_MAX: usize = 1024;
-/// How often the writer looks while it waits for them. Being woken by each of them would cost more than it gains.
-const CROWD_LOOK: Duration = Duration::from_micros(50);
 /// First and longest pause between attempts to open a failed store.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -93,7 +91,8 @@ pub enum CoreMessage {
         ticket: Ticket,
         outcome: Result<Vec<u8>, ApiError>,
     },
-    /// The administrator's credentials changed: whoever waits by right of the old ones does no longer.
+    /// The administrator's credentials changed: whoever waits by right of the old ones does no
+    /// longer.
     Rotated,
     /// Streamers or agents are seen in another way than before.
     Reported,
@@ -103,94 +102,23 @@ pub enum CoreMessage {
     Counted(Arc<Gathering>),
 }
 
-/// What every thread sees of the writer.
-pub struct Published {
-    state: ArcSwap<State>,
-    writable: AtomicBool,
-    counters: Counters,
-}
-
-/// What the writer counted since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// How long it took to apply a batch and make it durable, of those that were.
-    pub commits: Histogram,
-    batches: AtomicU64,
-    commands: AtomicU64,
-    refused: AtomicU64,
-    failures: AtomicU64,
-}
-
-impl Counters {
-    pub fn batches(&self) -> u64 {
-        self.batches.load(Ordering::Relaxed)
-    }
-
-    pub fn commands(&self) -> u64 {
-        self.commands.load(Ordering::Relaxed)
-    }
-
-    /// Commands that the state or the schema refused.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Batches that the store failed on.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-}
-
-impl Published {
-    pub fn new(state: Arc<State>) -> Self {
-        Self {
-            state: ArcSwap::new(state),
-            writable: AtomicBool::new(true),
-            counters: Counters::default(),
-        }
-    }
-
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The newest durable state; for keeping beside a core through [`arc_swap::Cache`].
-    pub fn state(&self) -> &ArcSwap<State> {
-        &self.state
-    }
-
-    /// False while the store is failing.
-    pub fn is_writable(&self) -> bool {
-        self.writable.load(Ordering::Acquire)
-    }
-}
-
-/// The thread's own part: the channel, the clock, the cores.
+/// The thread's own part: the queue of commands, the clock, the cores.
 pub struct Writer<L> {
-    machine: Machine<L>,
+    machine: StateMachine<L>,
     commands: Receiver<Envelope>,
     published: Arc<Published>,
     cores: Vec<Arc<Inbox<CoreMessage>>>,
     followers: Vec<Sender<Arc<Commit>>>,
-    /// Saves of episodes that wait for others.
+    /// Saves of episodes that wait to be committed together.
     episodes: InsertBuffer<Envelope>,
     episodes_buffer: Arc<BufferSettings>,
-    housekeeping: Option<Housekeeping>,
-    time: TrustedTime,
+    expiry: Expiry,
     stop: Arc<AtomicBool>,
-}
-
-/// What the writer does without being asked.
-struct Housekeeping {
-    kept: Retention,
-    place: retention::Place,
-    /// On the writer's own clock.
-    next: Duration,
 }
 
 impl<L: Log> Writer<L> {
     pub fn new(
-        machine: Machine<L>,
+        machine: StateMachine<L>,
         published: Arc<Published>,
         cores: Vec<Arc<Inbox<CoreMessage>>>,
     ) -> (Self, Commands, Arc<AtomicBool>) {
@@ -200,142 +128,105 @@ impl<L: Log> Writer<L> {
             sender,
             published: published.clone(),
         };
-        (
-            Self {
-                time: TrustedTime::at_start(machine.state()),
-                machine,
-                commands,
-                published,
-                cores,
-                followers: Vec::new(),
-                episodes: InsertBuffer::default(),
-                episodes_buffer: Arc::new(BufferSettings::new(Duration::ZERO, 0)),
-                housekeeping: None,
-                stop: stop.clone(),
-            },
-            handle,
-            stop,
-        )
+        let writer = Self {
+            expiry: Expiry::new(machine.state()),
+            machine,
+            commands,
+            published,
+            cores,
+            followers: Vec::new(),
+            episodes: InsertBuffer::default(),
+            episodes_buffer: Arc::new(BufferSettings::new(Duration::ZERO, 0)),
+            stop: stop.clone(),
+        };
+        (writer, handle, stop)
     }
 
-    /// Every commit from now on, in order, for a thread that follows the state.
+    /// Sends every commit from now on, in order, to a thread that follows the state.
     pub fn follow(&mut self) -> Receiver<Arc<Commit>> {
         let (sender, commits) = unbounded();
         self.followers.push(sender);
         commits
     }
 
-    /// How long saves of episodes wait for others; without it they do not.
+    /// Sets how long saves of episodes wait for others. By default they do not wait.
     #[must_use]
     pub fn with_episodes_buffer(mut self, settings: Arc<BufferSettings>) -> Self {
         self.episodes_buffer = settings;
         self
     }
 
-    /// Has the writer remove what is over for this long; without it everything is kept.
+    /// Expires entities past their retention. By default every entity is kept.
     #[must_use]
-    pub fn with_housekeeping(mut self, kept: Retention) -> Self {
-        self.housekeeping = Some(Housekeeping {
-            kept,
-            place: retention::Place::default(),
-            next: HOUSEKEEPING_PAUSE,
-        });
+    pub fn with_expiry(mut self, retention: Retention) -> Self {
+        self.expiry.set_retention(retention);
         self
     }
 
-    /// What is due, now and then.
-    fn keep_house(&mut self, wall_ms: u64, clock: Duration) -> Option<Envelope> {
-        let housekeeping = self.housekeeping.as_mut()?;
-        if clock < housekeeping.next {
-            return None;
-        }
-        housekeeping.next = clock + HOUSEKEEPING_PAUSE;
-        let Housekeeping { kept, place, .. } = housekeeping;
-        let kept = Retention {
-            trusted_ms: self.time.now_ms(wall_ms, clock),
-            ..*kept
-        };
-        let state = self.machine.state();
-        let looked = retention::due(state, &kept, wall_ms, place, HOUSEKEEPING_LOOKS_MAX);
-        let command = Command::KeepHouse { kept, looked };
-        (weight(&command) > 0).then(|| Envelope {
-            asked: command.into(),
-            reply_to: ReplyTo::Nobody,
-        })
-    }
-
-    /// Looks at the clocks; if the wall clock is no longer believed, or again, that is an event of the batch that is about to be written.
-    fn look_at_clocks(&mut self, wall_ms: u64, clock: Duration) -> Option<Envelope> {
-        let event = self.time.look(wall_ms, clock);
-        self.machine.trust(self.time.now_ms(wall_ms, clock));
-        let event = event?;
-        warn!(
-            event = event.event,
-            "the wall clock; while it is doubted nothing is removed for being too old by it"
-        );
-        let events = vec![event];
-        Some(Envelope {
-            asked: Command::Note { events }.into(),
-            reply_to: ReplyTo::Nobody,
-        })
-    }
-
-    /// Until `stop` is set and nothing waits.
-    pub fn run(mut self, now_ms: impl Fn() -> u64) -> Machine<L> {
-        let mut waiting = Vec::new();
-        let mut crowd = Crowd::default();
+    /// Runs until `stop` is set and no command waits.
+    pub fn run(mut self, now_ms: impl Fn() -> u64) -> StateMachine<L> {
+        let mut batch = Vec::new();
+        let mut delay = GroupCommitDelay::default();
         let clock = Instant::now();
         loop {
-            let rest = self.episodes.rest(&self.episodes_buffer, clock.elapsed());
-            let look = rest.map_or(IDLE_WAIT, |rest| rest.min(IDLE_WAIT));
-            let mut ended = false;
-            let (mut taken, mut ops) = (0, 0);
-            match self.commands.recv_timeout(look) {
-                Ok(first) => {
-                    crowd.gather(|| self.commands.len() + 1);
-                    (taken, ops) = (1, weight(&first.asked.command));
-                    self.sort_in(first, &mut waiting, clock.elapsed());
-                }
-                Err(RecvTimeoutError::Timeout) if !self.stop.load(Ordering::Acquire) => {}
-                Err(_) => ended = true,
+            let is_ended = self.receive(&mut batch, &delay, clock);
+            if is_ended || self.episodes.is_due(&self.episodes_buffer, clock.elapsed()) {
+                batch.append(&mut self.episodes.take());
             }
-            // What is put aside for later counts, too: nothing waits for an endless stream of it.
-            while (1..BATCH_COMMANDS_MAX).contains(&taken) && ops < BATCH_OPS_MAX {
-                let Ok(envelope) = self.commands.try_recv() else {
-                    break;
-                };
-                taken += 1;
-                ops += weight(&envelope.asked.command);
-                self.sort_in(envelope, &mut waiting, clock.elapsed());
-            }
-            if ended || self.episodes.is_due(&self.episodes_buffer, clock.elapsed()) {
-                waiting.append(&mut self.episodes.take());
-            }
-            // One reading for the batch: the first stamp of a clock that jumped comes with the event that says so.
+            // One reading for the batch: the first stamp of a clock that jumped is committed with
+            // the event that reports the jump.
             let wall_ms = now_ms();
-            waiting.extend(self.look_at_clocks(wall_ms, clock.elapsed()));
-            waiting.extend(self.keep_house(wall_ms, clock.elapsed()));
-            if waiting.is_empty() {
-                if ended {
+            self.add_own_commands(&mut batch, wall_ms, clock.elapsed());
+            if batch.is_empty() {
+                if is_ended {
                     return self.machine;
                 }
                 continue;
             }
-            let (batch, began) = (waiting.len(), Instant::now());
-            self.commit(std::mem::take(&mut waiting), wall_ms, &now_ms);
-            crowd.learn(batch + self.commands.len(), began.elapsed());
+            let (commands, began) = (batch.len(), Instant::now());
+            self.commit(std::mem::take(&mut batch), wall_ms, &now_ms);
+            delay.learn(commands + self.commands.len(), began.elapsed());
             if self.machine.is_failed() {
-                // Asked to stop while the store was down: what came in the last moment is told so.
+                // Stopped while the store was down: what arrived in the last moment is refused.
                 self.refuse_waiting();
                 return self.machine;
             }
         }
     }
 
-    /// A command's place: in the next batch, or among the saves of episodes that wait for others. Nothing that is about an episode overtakes
-    /// what was asked before about the same one.
+    /// Waits for commands and takes a batch of them. True once the server is stopping.
+    fn receive(
+        &mut self,
+        batch: &mut Vec<Envelope>,
+        delay: &GroupCommitDelay,
+        clock: Instant,
+    ) -> bool {
+        let rest = self.episodes.rest(&self.episodes_buffer, clock.elapsed());
+        let wait = rest.map_or(IDLE_WAIT, |rest| rest.min(IDLE_WAIT));
+        let first = match self.commands.recv_timeout(wait) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => return self.stop.load(Ordering::Acquire),
+            Err(RecvTimeoutError::Disconnected) => return true,
+        };
+        delay.wait(|| self.commands.len() + 1);
+        let (mut taken, mut ops) = (1, weight(&first.command.command));
+        self.sort_in(first, batch, clock.elapsed());
+        // A buffered save counts as well: an endless stream of them delays no other command.
+        while taken < BATCH_COMMANDS_MAX && ops < BATCH_OPS_MAX {
+            let Ok(envelope) = self.commands.try_recv() else {
+                break;
+            };
+            taken += 1;
+            ops += weight(&envelope.command.command);
+            self.sort_in(envelope, batch, clock.elapsed());
+        }
+        false
+    }
+
+    /// Puts a command into the next batch, or a save of an episode into the buffer. No command
+    /// about an episode overtakes an earlier one about the same episode.
     fn sort_in(&mut self, envelope: Envelope, batch: &mut Vec<Envelope>, now: Duration) {
-        match &envelope.asked.command {
+        match &envelope.command.command {
             Command::SaveEntity(EntitySave {
                 kind: Kind::Episode,
                 key,
@@ -352,65 +243,69 @@ impl<L: Log> Writer<L> {
         }
     }
 
-    /// Tells everybody who asked before the gate closed.
+    /// Adds the writer's own commands: a change of trust in the wall clock, and expired entities.
+    fn add_own_commands(&mut self, batch: &mut Vec<Envelope>, wall_ms: u64, clock: Duration) {
+        batch.extend(self.expiry.check_clocks(wall_ms, clock));
+        self.machine.trust(self.expiry.trusted_ms(wall_ms, clock));
+        let state = self.machine.state();
+        batch.extend(self.expiry.next_slice(state, wall_ms, clock));
+    }
+
+    /// Refuses every command that arrived while the store was down.
     fn refuse_waiting(&mut self) {
         for envelope in self.episodes.take() {
-            self.tell(vec![(envelope.reply_to, Err(store_is_down()))], None);
+            self.send(vec![(envelope.reply_to, Err(store_is_down()))], None);
         }
         while let Ok(envelope) = self.commands.try_recv() {
-            self.tell(vec![(envelope.reply_to, Err(store_is_down()))], None);
+            self.send(vec![(envelope.reply_to, Err(store_is_down()))], None);
         }
     }
 
-    fn commit(&mut self, waiting: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
-        let mut askers = Vec::with_capacity(waiting.len());
-        let mut commands = Vec::with_capacity(waiting.len());
-        for envelope in waiting {
-            askers.push(envelope.reply_to);
-            commands.push(envelope.asked);
+    fn commit(&mut self, batch: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
+        let (mut replies_to, mut commands) = (Vec::new(), Vec::new());
+        for envelope in batch {
+            replies_to.push(envelope.reply_to);
+            commands.push(envelope.command);
         }
-        let refused = |askers: Vec<ReplyTo>, error: fn() -> ApiError| {
-            let each = askers.into_iter().map(|asker| (asker, Err(error())));
-            each.collect::<Vec<_>>()
-        };
-        let (asked, began) = (commands.len() as u64, Instant::now());
+        let began = Instant::now();
         let published = self.published.clone();
-        let counters = published.counters();
-        add(&counters.commands, asked);
-        match self.machine.batch(commands, wall_ms) {
+        let metrics = published.metrics();
+        metrics.count_commands(commands.len());
+        let failure = match self.machine.batch(commands, wall_ms) {
             Ok(applied) => {
+                let took = applied.commit.as_ref().map(|_| began.elapsed());
                 let refused = applied.outcomes.iter().filter(|it| it.is_err()).count();
-                add(&counters.refused, refused as u64);
-                if applied.commit.is_some() {
-                    add(&counters.batches, 1);
-                    counters.commits.count(began.elapsed());
-                }
-                let replies = askers.into_iter().zip(applied.outcomes).collect();
-                self.tell(replies, applied.commit);
+                metrics.count_batch(refused, took);
+                let replies = replies_to.into_iter().zip(applied.outcomes).collect();
+                self.send(replies, applied.commit);
+                return;
             }
-            Err(failure) => {
-                add(&counters.failures, 1);
-                if !self.machine.is_failed() {
-                    warn!(error = %failure, "the store refused a batch; nothing was changed");
-                    self.tell(refused(askers, store_is_down), None);
-                    return;
-                }
-                error!(error = %failure, "the store failed; writes are refused until it is back");
-                self.published.writable.store(false, Ordering::Release);
-                self.tell(refused(askers, outcome_unknown), None);
-                if self.recover() {
-                    self.note_failure(&failure, now_ms);
-                }
-            }
+            Err(failure) => failure,
+        };
+        metrics.count_failure();
+        let refuse_all = |error: fn() -> ApiError| -> Vec<(ReplyTo, Result<Done, ApiError>)> {
+            let each = replies_to.into_iter();
+            each.map(|reply_to| (reply_to, Err(error()))).collect()
+        };
+        if !self.machine.is_failed() {
+            warn!(error = %failure, "the store refused a batch; nothing was changed");
+            self.send(refuse_all(store_is_down), None);
+            return;
+        }
+        error!(error = %failure, "the store failed; writes are refused until it is back");
+        self.published.set_writable(false);
+        self.send(refuse_all(outcome_is_unknown), None);
+        if self.recover() {
+            self.log_failure(&failure, now_ms);
         }
     }
 
-    /// Publishes, then wakes every core once with its replies and what was touched.
-    fn tell(&self, outcomes: Vec<(ReplyTo, Result<Done, ApiError>)>, commit: Option<Arc<Commit>>) {
+    /// Publishes a commit, then wakes every core at most once, with its replies and the commit.
+    fn send(&self, outcomes: Vec<(ReplyTo, Result<Done, ApiError>)>, commit: Option<Arc<Commit>>) {
         if let Some(commit) = &commit {
-            self.published.state.store(commit.state.clone());
+            self.published.publish(commit.state.clone());
             for follower in &self.followers {
-                // One that has ended follows no more.
+                // A follower that has ended needs no more commits.
                 let _ = follower.send(commit.clone());
             }
         }
@@ -422,7 +317,7 @@ impl<L: Log> Writer<L> {
                 ReplyTo::Thread { replies, id } => {
                     let _ = replies.send((id, outcome));
                 }
-                ReplyTo::Nobody => {}
+                ReplyTo::Discard => {}
             }
         }
         for (inbox, replies) in self.cores.iter().zip(replies) {
@@ -435,42 +330,41 @@ impl<L: Log> Writer<L> {
         }
     }
 
-    /// Puts into the event log what the store failed with, now that it is back. If it fails again, that is the next failure's story.
-    fn note_failure(&mut self, failure: &StoreError, now_ms: &impl Fn() -> u64) {
+    /// Adds a failure of the store to the event log, now that the store is back. If that write
+    /// fails as well, the store is recovered once more and that failure is only logged.
+    fn log_failure(&mut self, failure: &StoreError, now_ms: &impl Fn() -> u64) {
         let event = NewEvent::new("database_error").text("message", &failure.to_string());
-        let note = Command::Note {
-            events: vec![event],
-        };
-        match self.machine.batch(vec![note], now_ms()) {
-            Ok(applied) => self.tell(Vec::new(), applied.commit),
+        let events = vec![event];
+        let command = Command::AppendEvents { events };
+        match self.machine.batch(vec![command], now_ms()) {
+            Ok(applied) => self.send(Vec::new(), applied.commit),
             Err(error) => {
                 error!(%error, "the store failed again");
                 if self.machine.is_failed() {
-                    self.published.writable.store(false, Ordering::Release);
+                    self.published.set_writable(false);
                     self.recover();
                 }
             }
         }
     }
 
-    /// False if the server is asked to stop before the store is back.
+    /// Opens the store until it works. False if the server is stopped before.
     fn recover(&mut self) -> bool {
         let mut pause = REOPEN_PAUSE.0;
         loop {
-            // Now, not when the store is back.
+            // Refused now, not when the store is back.
             self.refuse_waiting();
             match self.machine.recover() {
                 Ok(commit) => {
-                    info!(
-                        revision = self.machine.state().revision(),
-                        "the store is back"
-                    );
-                    self.tell(Vec::new(), commit);
-                    self.published.writable.store(true, Ordering::Release);
+                    let revision = self.machine.state().revision();
+                    info!(revision, "the store is back");
+                    self.send(Vec::new(), commit);
+                    self.published.set_writable(true);
                     return true;
                 }
                 Err(failure) => {
-                    warn!(error = %failure, retry_ms = pause.as_millis() as u64, "the store cannot be opened yet");
+                    let retry_ms = pause.as_millis() as u64;
+                    warn!(error = %failure, retry_ms, "the store cannot be opened yet");
                     if self.stop.load(Ordering::Acquire) {
                         return false;
                     }
@@ -482,31 +376,38 @@ impl<L: Log> Writer<L> {
     }
 }
 
-/// How many writers there seem to be: those just answered and those who came meanwhile.
+/// How long a batch waits for more commands: half a commit, while several clients are writing.
 ///
-/// Without it, writers who each wait for their answer fall into two halves that take turns: one half is being committed while the other
-/// queues, and each commit, whose cost hardly depends on its size, serves half of what it could. A lone writer never waits.
+/// Without it, clients that each wait for their reply fall into two halves that take turns: one
+/// half is being committed while the other queues, and each commit, whose cost hardly depends on
+/// its size, serves half of what it could. A lone client never waits.
 #[derive(Default)]
-struct Crowd {
-    writers: usize,
+struct GroupCommitDelay {
+    /// Clients that seem to be writing: those just answered and those that queued meanwhile.
+    clients: usize,
     wait: Duration,
 }
 
-impl Crowd {
-    /// After a commit: who was part of it or waits now, and how long it took.
-    fn learn(&mut self, writers: usize, took: Duration) {
-        self.writers = writers.min(BATCH_COMMANDS_MAX);
-        self.wait = (took / 2).min(CROWD_WAIT_MAX);
+impl GroupCommitDelay {
+    const MAX: Duration = Duration::from_micros(500);
+    /// Pause between two looks at the queue. A wake-up per command would cost more than it gains.
+    const LOOK_PAUSE: Duration = Duration::from_micros(50);
+
+    /// Takes the measure of a commit: its commands and those that queued meanwhile, and its
+    /// duration.
+    fn learn(&mut self, clients: usize, took: Duration) {
+        self.clients = clients.min(BATCH_COMMANDS_MAX);
+        self.wait = (took / 2).min(Self::MAX);
     }
 
-    /// Before a commit: waits for the rest of the crowd, but not longer than half a commit.
-    fn gather(&self, waiting: impl Fn() -> usize) {
-        if self.writers < 2 {
+    /// Waits until as many commands are queued as at the last commit, or the delay is over.
+    fn wait(&self, queued: impl Fn() -> usize) {
+        if self.clients < 2 {
             return;
         }
         let began = Instant::now();
-        while waiting() < self.writers && began.elapsed() < self.wait {
-            std::thread::sleep(CROWD_LOOK);
+        while queued() < self.clients && began.elapsed() < self.wait {
+            std::thread::sleep(Self::LOOK_PAUSE);
         }
     }
 }

@@ -1,4 +1,9 @@
 //! Records on disk: their tables and keys, the operations of a batch, and loading a state.
+//!
+//! The first byte of a key is its shard. Streams are spread over the shards of one table, so that
+//! one table can be loaded in parallel (sixteen tables would cost a sixteenth root page each in
+//! every small batch); everything else is in shard 0. Tables and keys are a format: `golden` opens
+//! a store of every released version.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,31 +18,23 @@ use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName, shard_of};
 use crate::state::node::RenderSettings;
 use crate::state::record::{
-    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
-    StreamerRecord,
+    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, SCHEMA_VERSION,
+    StreamRecord, StreamerRecord,
 };
 use crate::state::{Loader, SHARDS, State};
 
-/// Kinds on disk. Streams are keyed by shard byte and name, so that one table can be loaded in parallel: sixteen tables cost a
-/// sixteenth root page each in every small batch.
+/// Streams by shard and name.
 pub const STREAMS: Table = Table("stream");
+/// Streamers by hostname.
 pub const STREAMERS: Table = Table("streamer");
-/// Marks of nodes' generations, keyed by hostname.
+/// Marks of nodes' generations by hostname.
 pub const NODES: Table = Table("node");
-/// Chunks of the event log, keyed by the batch's number, big-endian.
+/// Chunks of the event log by the revision of their batch, big-endian.
 pub const EVENTS: Table = Table("event");
 
-/// Where the entities of a kind are.
+/// The table of a kind of entities.
 pub fn entity_table(kind: Kind) -> Table {
-    Table(match kind {
-        Kind::Agent => "agent",
-        Kind::ApiToken => "api_token",
-        Kind::AuthBackend => "auth_backend",
-        Kind::Balancer => "balancer",
-        Kind::Episode => "episode",
-        Kind::Person => "person",
-        Kind::DeletedAgent => "deleted_agent",
-    })
+    Table(kind.row().table)
 }
 
 /// Every table, in the order of a backup.
@@ -47,93 +44,69 @@ pub fn tables() -> impl Iterator<Item = Table> {
         .chain(KINDS.into_iter().map(entity_table))
 }
 
-fn stream_key(name: &str) -> Box<[u8]> {
-    let mut key = Vec::with_capacity(name.len() + 1);
-    key.push(shard_of(name) as u8);
-    key.extend_from_slice(name.as_bytes());
+fn key(shard: u8, rest: &[u8]) -> Box<[u8]> {
+    let mut key = Vec::with_capacity(rest.len() + 1);
+    key.push(shard);
+    key.extend_from_slice(rest);
     key.into_boxed_slice()
 }
 
-/// Everything but streams is in shard 0.
+fn stream_key(name: &str) -> Box<[u8]> {
+    key(shard_of(name) as u8, name.as_bytes())
+}
+
 fn host_key(hostname: &str) -> Box<[u8]> {
-    let mut key = vec![0];
-    key.extend_from_slice(hostname.as_bytes());
-    key.into_boxed_slice()
+    key(0, hostname.as_bytes())
 }
 
 pub(super) fn event_key(revision: u64) -> Box<[u8]> {
-    let mut key = vec![0];
-    key.extend_from_slice(&revision.to_be_bytes());
-    key.into_boxed_slice()
+    key(0, &revision.to_be_bytes())
 }
 
-/// In the order of the collection.
-fn entity_key(key: &Key) -> Box<[u8]> {
-    let mut bytes = vec![0];
-    match key {
-        Key::Number(number) => bytes.extend_from_slice(&number.to_be_bytes()),
-        Key::Text(text) => bytes.extend_from_slice(text.as_bytes()),
+/// Sorts as the collection does.
+fn entity_key(entity: &Key) -> Box<[u8]> {
+    match entity {
+        Key::Number(number) => key(0, &number.to_be_bytes()),
+        Key::Text(text) => key(0, text.as_bytes()),
     }
-    bytes.into_boxed_slice()
 }
 
+/// Stores the new bytes of a record, or deletes it if there are none.
+fn op(table: Table, key: Box<[u8]>, new: Option<&Arc<[u8]>>) -> Op {
+    match new.cloned() {
+        Some(value) => Op::Put { table, key, value },
+        None => Op::Delete { table, key },
+    }
+}
+
+/// Adds the operations that store what a command changed.
 pub(super) fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
     for change in &changes.streams {
-        let key = stream_key(&change.name);
-        ops.push(match &change.new {
-            Some(new) => Op::Put {
-                table: STREAMS,
-                key,
-                value: new.bytes().clone(),
-            },
-            None => Op::Delete {
-                table: STREAMS,
-                key,
-            },
-        });
+        let new = change.new.as_ref().map(StreamRecord::bytes);
+        ops.push(op(STREAMS, stream_key(&change.name), new));
     }
     for change in &changes.streamers {
-        let key = host_key(&change.hostname);
-        ops.push(match &change.new {
-            Some(new) => Op::Put {
-                table: STREAMERS,
-                key,
-                value: new.bytes().clone(),
-            },
-            None => Op::Delete {
-                table: STREAMERS,
-                key,
-            },
-        });
+        let new = change.new.as_ref().map(StreamerRecord::bytes);
+        ops.push(op(STREAMERS, host_key(&change.hostname), new));
     }
     for change in &changes.entities {
         let (table, key) = (entity_table(change.kind), entity_key(&change.key));
-        ops.push(match &change.new {
-            Some(new) => Op::Put {
-                table,
-                key,
-                value: new.bytes().clone(),
-            },
-            None => Op::Delete { table, key },
-        });
+        let new = change.new.as_ref().map(EntityRecord::bytes);
+        ops.push(op(table, key, new));
     }
     for change in &changes.nodes {
-        // Only what the streams' own records cannot tell after a restart.
+        // Only what the streams' own records do not show after a restart.
         if change.lost != Lost::Nothing {
             let mark = NodeMarkRecord::new(&NodeMark {
                 generation: changes.revision,
                 updated_at: changes.stamp_ms,
             });
-            ops.push(Op::Put {
-                table: NODES,
-                key: host_key(&change.hostname),
-                value: mark.bytes().clone(),
-            });
+            ops.push(op(NODES, host_key(&change.hostname), Some(mark.bytes())));
         }
     }
 }
 
-type Shard = OrdMap<StreamName, StreamRecord>;
+type ShardStreams = OrdMap<StreamName, StreamRecord>;
 
 /// Reads every record, on all processors, and builds the state.
 pub fn load<L: Log>(
@@ -142,100 +115,101 @@ pub fn load<L: Log>(
     settings: RenderSettings,
 ) -> Result<Arc<State>, StoreError> {
     let mut loader = Loader::new(opened.store_id, opened.lsn, opened.stamp_ms, settings);
-    let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(SHARDS);
-    let shards = thread::scope(|scope| {
-        let work = || -> Result<Vec<(usize, Shard)>, StoreError> {
-            let mut done = Vec::new();
-            loop {
-                let shard = next.fetch_add(1, Ordering::Relaxed);
-                if shard >= SHARDS {
-                    return Ok(done);
-                }
-                done.push((shard, load_shard(log, shard)?));
-            }
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("loading does not panic"))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
-    for (shard, streams) in shards.into_iter().flatten() {
+    for (shard, streams) in load_streams(log)? {
         loader.shard(shard, streams);
     }
-    let mut bad = None;
-    log.load(
-        STREAMERS,
-        None,
-        &mut |key, value| match StreamerRecord::from_bytes(value) {
-            Ok(record) => loader.streamer(record),
-            Err(error) => bad = Some((STREAMERS.0, key.to_vec(), error)),
-        },
-    )?;
+    load_table(log, STREAMERS, None, |_, value| {
+        loader.streamer(StreamerRecord::from_bytes(value)?);
+        Ok(())
+    })?;
     let mut marks: Vec<(Hostname, NodeMark)> = Vec::new();
-    log.load(NODES, None, &mut |key, value| match (
-        std::str::from_utf8(&key[1..]),
-        NodeMarkRecord::from_bytes(value),
-    ) {
-        (Ok(hostname), Ok(mark)) => marks.push((Hostname::trusted(hostname), mark.to_owned())),
-        (_, Err(error)) => bad = Some((NODES.0, key.to_vec(), error)),
-        (Err(_), _) => bad = Some((NODES.0, key.to_vec(), RecordError::Damaged)),
+    load_table(log, NODES, None, |key, value| {
+        let mark = NodeMarkRecord::from_bytes(value)?;
+        let hostname = std::str::from_utf8(&key[1..]).map_err(|_| RecordError::Damaged)?;
+        marks.push((Hostname::trusted(hostname), mark.to_owned()));
+        Ok(())
     })?;
     for kind in KINDS {
-        let table = entity_table(kind);
-        log.load(
-            table,
-            None,
-            &mut |key, value| match EntityRecord::from_bytes(value) {
-                Ok(record) => loader.entity(kind, record),
-                Err(error) => bad = Some((table.0, key.to_vec(), error)),
-            },
-        )?;
+        load_table(log, entity_table(kind), None, |_, value| {
+            loader.entity(kind, EntityRecord::from_bytes(value)?);
+            Ok(())
+        })?;
     }
-    log.load(
-        EVENTS,
-        None,
-        &mut |key, value| match EventChunkRecord::from_bytes(value) {
-            Ok(chunk) => loader.events(chunk),
-            Err(error) => bad = Some((EVENTS.0, key.to_vec(), error)),
-        },
-    )?;
-    refuse(bad)?;
+    load_table(log, EVENTS, None, |_, value| {
+        loader.events(EventChunkRecord::from_bytes(value)?);
+        Ok(())
+    })?;
     Ok(Arc::new(loader.finish(marks)))
 }
 
-fn load_shard<L: Log>(log: &L, shard: usize) -> Result<Shard, StoreError> {
-    let mut streams = OrdMap::new();
-    let mut bad = None;
-    log.load(
-        STREAMS,
-        Some(shard as u8),
-        &mut |key, value| match StreamRecord::from_bytes(value) {
-            Ok(record) => {
-                streams.insert(StreamName::trusted(&record.name), record);
+/// Every shard of the streams, with its number. Each thread takes the next shard until none is
+/// left.
+fn load_streams<L: Log>(log: &L) -> Result<Vec<(usize, ShardStreams)>, StoreError> {
+    let next = AtomicUsize::new(0);
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let work = || -> Result<Vec<(usize, ShardStreams)>, StoreError> {
+            let mut loaded = Vec::new();
+            loop {
+                let shard = next.fetch_add(1, Ordering::Relaxed);
+                if shard >= SHARDS {
+                    return Ok(loaded);
+                }
+                let mut streams = OrdMap::new();
+                load_table(log, STREAMS, Some(shard as u8), |_, value| {
+                    let record = StreamRecord::from_bytes(value)?;
+                    streams.insert(StreamName::trusted(&record.name), record);
+                    Ok(())
+                })?;
+                loaded.push((shard, streams));
             }
-            Err(error) => bad = Some((STREAMS.0, key.to_vec(), error)),
-        },
-    )?;
-    refuse(bad)?;
-    Ok(streams)
+        };
+        let threads: Vec<_> = (0..processors.min(SHARDS))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let mut all = Vec::with_capacity(SHARDS);
+        for thread in threads {
+            all.append(&mut thread.join().expect("loading does not panic")?);
+        }
+        Ok(all)
+    })
 }
 
-/// A record that passed its checksum and still does not decode was written by another version of this program.
-fn refuse(bad: Option<(&'static str, Vec<u8>, RecordError)>) -> Result<(), StoreError> {
-    match bad {
-        None => Ok(()),
-        Some((table, key, why)) => {
-            error!(table, key = %String::from_utf8_lossy(&key).escape_debug(), %why, "a record cannot be read");
-            Err(StoreError::Corrupt {
-                path: "weir.redb".into(),
-                table: table.to_owned(),
-                key,
-                what: why.to_string(),
-            })
+/// Gives every record of a table, or of one shard of it, to `read`; fails if it refused one of
+/// them.
+fn load_table<L: Log>(
+    log: &L,
+    table: Table,
+    shard: Option<u8>,
+    mut read: impl FnMut(&[u8], &[u8]) -> Result<(), RecordError>,
+) -> Result<(), StoreError> {
+    let mut refused = None;
+    log.load(table, shard, &mut |key, value| {
+        if let Err(error) = read(key, value) {
+            refused = Some((key.to_vec(), error));
         }
+    })?;
+    refused.map_or(Ok(()), |(key, why)| Err(unreadable(table, key, &why)))
+}
+
+/// The error for a record that passed its checksum and does not decode: another version wrote it.
+fn unreadable(table: Table, key: Vec<u8>, why: &RecordError) -> StoreError {
+    let text = String::from_utf8_lossy(&key);
+    error!(table = table.0, key = %text.escape_debug(), error = %why, "record cannot be read");
+    let (path, table) = ("weir.redb".into(), table.0.to_owned());
+    match *why {
+        RecordError::Version { found } if found > SCHEMA_VERSION => StoreError::NewerRecord {
+            path,
+            table,
+            key,
+            version: found,
+            supported: SCHEMA_VERSION,
+        },
+        RecordError::Version { .. } | RecordError::Damaged => StoreError::Corrupt {
+            path,
+            table,
+            key,
+            what: why.to_string(),
+        },
     }
 }

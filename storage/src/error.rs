@@ -28,6 +28,14 @@ pub enum StoreError {
         reader_min: u16,
         supported: u16,
     },
+    /// A record that this program does not know how to read: a newer one wrote it.
+    NewerRecord {
+        path: PathBuf,
+        table: String,
+        key: Vec<u8>,
+        version: u8,
+        supported: u8,
+    },
     /// There is something at this path already and replacing it was not asked for.
     Exists { path: PathBuf },
     /// The operating system refused.
@@ -165,6 +173,20 @@ impl std::fmt::Display for StoreError {
                 "{} has format {format}, readable from format {reader_min} on, and this program knows formats up to \
                  {supported}; run a newer program or restore a backup made by this one",
                 path.display()
+            ),
+            StoreError::NewerRecord {
+                path,
+                table,
+                key,
+                version,
+                supported,
+            } => write!(
+                out,
+                "{}: table {table}, key \"{}\": the record has schema version {version}, written by \
+                 a newer program, and this program reads versions up to {supported}; run the newer \
+                 program or restore a backup made by this one",
+                path.display(),
+                key.escape_ascii()
             ),
             StoreError::Exists { path } => {
                 write!(

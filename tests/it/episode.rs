@@ -13,7 +13,7 @@ use weir::state::command::{Command, EntitySave};
 use weir::state::entity::{Key, Kind};
 use weir::state::event::NewEvent;
 use weir::state::node::RenderSettings;
-use weir::writer::Machine;
+use weir::writer::StateMachine;
 use weir::writer::load;
 use weir_storage::Store;
 
@@ -877,7 +877,7 @@ fn store_with_old_episode(directory: &Path, newest: Duration) {
     let options = weir_storage::Options::default();
     let (store, opened) = Store::open(directory, &options).expect("an empty store");
     let state = load(&store, &opened, RenderSettings::default()).expect("loads");
-    let mut machine = Machine::new(state, store);
+    let mut machine = StateMachine::new(state, store);
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("it is after 1970");
@@ -890,7 +890,7 @@ fn store_with_old_episode(directory: &Path, newest: Duration) {
     machine.batch(vec![save], old).expect("commits");
     let events = vec![NewEvent::new("newest")];
     machine
-        .batch(vec![Command::Note { events }], at(newest))
+        .batch(vec![Command::AppendEvents { events }], at(newest))
         .expect("commits");
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use weir::state::command::Command;
 use weir::state::event::{EventLimits, NewEvent};
 use weir::state::node::RenderSettings;
-use weir::writer::Machine;
+use weir::writer::StateMachine;
 use weir::writer::load;
 use weir_storage::Store;
 
@@ -291,7 +291,7 @@ fn store_of(directory: &Path, ages: &[(&'static str, Duration)]) {
         age_ms_max: u64::MAX,
         ..EventLimits::default()
     };
-    let mut machine = Machine::new(state, store).with_events(all, "earlier");
+    let mut machine = StateMachine::new(state, store).with_events(all, "earlier");
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("it is after 1970");
@@ -299,7 +299,7 @@ fn store_of(directory: &Path, ages: &[(&'static str, Duration)]) {
         let events = vec![NewEvent::new(name)];
         let at_ms = now.saturating_sub(*age).as_millis() as u64;
         machine
-            .batch(vec![Command::Note { events }], at_ms)
+            .batch(vec![Command::AppendEvents { events }], at_ms)
             .expect("commits");
     }
 }

@@ -21,7 +21,7 @@ use weir::state::name::StreamName;
 use weir::state::node::RenderSettings;
 use weir::writer::load;
 use weir::writer::{
-    COMMANDS_WAITING_MAX, CoreMessage, Envelope, Machine, Published, ReplyTo, Writer,
+    COMMANDS_WAITING_MAX, CoreMessage, Envelope, Published, ReplyTo, StateMachine, Writer,
 };
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
@@ -332,10 +332,10 @@ fn options() -> Options {
     }
 }
 
-fn machine(disk: &SimDisk) -> Machine<Store> {
+fn machine(disk: &SimDisk) -> StateMachine<Store> {
     let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options()).expect("opens");
     let state = load(&store, &opened, RenderSettings::default()).expect("loads");
-    Machine::new(state, store)
+    StateMachine::new(state, store)
 }
 
 fn save(name: &str, title: &str) -> Command {
@@ -528,7 +528,7 @@ fn a_full_queue_is_told_at_once_and_everything_taken_is_answered() {
     let inbox = Arc::new(Inbox::new());
     let (writer, commands, stop) = Writer::new(machine, published.clone(), vec![inbox.clone()]);
     let envelope = |i: usize| Envelope {
-        asked: save(&format!("s{}", i % 10), &i.to_string()).into(),
+        command: save(&format!("s{}", i % 10), &i.to_string()).into(),
         reply_to: ReplyTo::Core {
             index: 0,
             ticket: Ticket {

@@ -1,0 +1,98 @@
+//! What every other thread sees of the writer: the newest durable state, whether the store accepts
+//! writes, and the writer's metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::metrics::{Histogram, add};
+use crate::state::State;
+
+/// The published state. Written by the writer only.
+pub struct Published {
+    state: ArcSwap<State>,
+    writable: AtomicBool,
+    metrics: WriterMetrics,
+}
+
+impl Published {
+    pub fn new(state: Arc<State>) -> Self {
+        Self {
+            state: ArcSwap::new(state),
+            writable: AtomicBool::new(true),
+            metrics: WriterMetrics::default(),
+        }
+    }
+
+    pub fn metrics(&self) -> &WriterMetrics {
+        &self.metrics
+    }
+
+    /// The newest durable state; a core keeps it through [`arc_swap::Cache`].
+    pub fn state(&self) -> &ArcSwap<State> {
+        &self.state
+    }
+
+    /// False while the store is failing.
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_writable(&self, is_writable: bool) {
+        self.writable.store(is_writable, Ordering::Release);
+    }
+
+    pub(super) fn publish(&self, state: Arc<State>) {
+        self.state.store(state);
+    }
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct WriterMetrics {
+    /// Time from the first command applied to the batch being durable, of batches with changes.
+    pub commits: Histogram,
+    batches: AtomicU64,
+    commands: AtomicU64,
+    refused: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl WriterMetrics {
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    /// Commands that were refused by the state or the schema.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Batches that the store failed on.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_commands(&self, commands: usize) {
+        add(&self.commands, commands as u64);
+    }
+
+    /// Counts an applied batch; `took` is absent if it changed nothing.
+    pub(super) fn count_batch(&self, refused: usize, took: Option<Duration>) {
+        add(&self.refused, refused as u64);
+        if let Some(took) = took {
+            add(&self.batches, 1);
+            self.commits.count(took);
+        }
+    }
+
+    pub(super) fn count_failure(&self) {
+        add(&self.failures, 1);
+    }
+}
