@@ -64,7 +64,7 @@ fn state() -> &'static State {
             let body = parse(body.as_bytes()).expect("JSON");
             Command::SaveEntity(EntitySave::from_body(*kind, key, body, "").expect("a good body"))
         });
-        let notes = ["s1", "s2"].map(|host| Command::Note {
+        let notes = ["s1", "s2"].map(|host| Command::AppendEvents {
             events: vec![
                 NewEvent::new("layouter_streamer_state")
                     .text("state", "down")

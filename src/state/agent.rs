@@ -1,7 +1,8 @@
-//! Which streams use an agent, and where it sends their video.
+//! Which streams use an agent, and where the agent sends their video.
 //!
-//! A stream uses an agent when one of its inputs goes `via` `agent://ID`. As long as streams use an agent their placement decides, and all of
-//! them are placed together; only an agent without streams has a layout of its own.
+//! A stream uses an agent when one of its inputs goes `via` `agent://ID`. While streams use an
+//! agent their placement decides, and all of them are placed together; only an agent without
+//! streams has a layout of its own.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub fn agents_of(config: &str) -> Vec<Box<str>> {
 
 /// The agents that a stream's configuration names, in the order of its inputs.
 pub fn agents_in_order(config: &str) -> Vec<Box<str>> {
-    // Nearly no stream has one, and every saved stream is looked at.
+    // Few streams have one, and every saved stream is scanned.
     if memchr::memmem::find(config.as_bytes(), SCHEME.as_bytes()).is_none() {
         return Vec::new();
     }
@@ -94,7 +95,7 @@ impl AgentStreams {
 }
 
 impl State {
-    /// The streams that use an agent, by name. An agent that nobody has saved may be used all the same.
+    /// The streams that use an agent, by name. A stream may use an agent that is not saved.
     pub fn streams_of_agent(&self, id: &str) -> impl Iterator<Item = &StreamName> {
         self.agent_streams.of(id).into_iter().flatten()
     }
@@ -103,7 +104,7 @@ impl State {
         self.agent_streams.of(id).is_some()
     }
 
-    /// Where an agent sends its video: where its streams are, or where it was placed itself while it has none.
+    /// Where an agent sends its video: to the node of its streams, or to its own while it has none.
     pub fn agent_layout(&self, id: &str) -> Option<&ArchivedLayout> {
         if self.agent_has_streams(id) {
             return self
@@ -126,13 +127,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agents_are_found_in_inputs_and_nowhere_else() {
+    fn agents_are_found_in_inputs_only() {
         for (config, expected) in [
             (r"{}", &[][..]),
             (r#"{"title":"agent://x"}"#, &[]),
             (r#"{"inputs":[{"url":"agent://x"}]}"#, &[]),
             (
-                r#"{"inputs":[{"url":"rtsp://c","via":"agent://b"},{"url":"udp://d"},{"url":"e","via":"agent://a"},{"url":"f","via":"agent://b"}]}"#,
+                concat!(
+                    r#"{"inputs":[{"url":"rtsp://c","via":"agent://b"},{"url":"udp://d"},"#,
+                    r#"{"url":"e","via":"agent://a"},{"url":"f","via":"agent://b"}]}"#
+                ),
                 &["a", "b"],
             ),
             (

@@ -1,7 +1,8 @@
-//! Everything that can be asked of the writer. What is not listed cannot happen.
+//! The closed list of changes that the writer makes.
 //!
-//! Commands carry what was checked on the io core (names, shapes) and nothing that must be decided on the newest state. They are made from bodies
-//! here, so that every place a body is read tells errors in the same way.
+//! Commands carry what was checked on the io core (names, shapes) and nothing that must be decided
+//! on the newest state. They are made from bodies here, so that every endpoint reports errors in
+//! the same way.
 
 use super::apply::invalid;
 use super::entity::{Key, Kind};
@@ -17,7 +18,7 @@ use crate::schema;
 /// Most items of one batch.
 pub const BATCH_ITEMS_MAX: usize = 10_000;
 
-/// A change somebody asks for.
+/// A requested change.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Create or change one stream.
@@ -46,7 +47,8 @@ pub enum Command {
     DeleteStreamer {
         hostname: Hostname,
     },
-    /// The layouter's plan. Each row is placed if it is still the one that was decided on; the others are told in [`Done::Placed`].
+    /// Carry out a plan of the layouter. A row is skipped if its stream changed since the decision;
+    /// [`Done::Placed`] lists those.
     Place {
         items: Vec<Placement>,
     },
@@ -61,22 +63,23 @@ pub enum Command {
         save: EntitySave,
         layout: Option<LayoutPatch>,
     },
-    /// Place many agents, all or none; those that streams use are passed over.
+    /// Place many agents, all or none; those that streams use are skipped.
     SetAgentLayouts {
         items: Vec<(Key, LayoutPatch)>,
     },
-    /// A streamer tells that a stream's publication began or ended.
+    /// A streamer reported that a stream's publication began or ended.
     Publication {
         stream: StreamName,
         news: PublicationNews,
     },
-    /// The writer's own: what is over for long enough goes, if that is still so.
-    KeepHouse {
-        kept: Retention,
-        looked: Vec<(Kind, Key)>,
+    /// Issued by the writer. Deletes entities past their retention and closes episodes whose
+    /// publication ended, re-checked against the current state.
+    ExpireEntities {
+        retention: Retention,
+        due: Vec<(Kind, Key)>,
     },
-    /// Nothing but events.
-    Note {
+    /// Adds events to the event log and changes nothing else.
+    AppendEvents {
         events: Vec<NewEvent>,
     },
 }
@@ -86,30 +89,32 @@ pub enum Command {
 pub struct EntitySave {
     pub kind: Kind,
     pub key: Key,
-    /// Merge patch of the configuration, unknown and read-only fields dropped, without the key and the stamp.
+    /// Merge patch of the configuration, unknown and read-only fields dropped, without the key and
+    /// the stamp.
     pub patch: Object,
-    /// Members that a new entity gets where the patch has none: what the server makes up, such as a token's key.
+    /// Members that a new entity gets where the patch has none: those that the server generates,
+    /// such as a token's key.
     pub on_create: Object,
     pub episode: EpisodeNews,
 }
 
-/// What a save tells of an episode beside its configuration.
+/// Facts of an episode that a save carries beside its configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EpisodeNews {
-    /// An open episode goes on, even if nothing else is new: it lasts until its stamp.
+    /// An open episode goes on: it gets a new stamp even if nothing else changed.
     pub goes_on: bool,
-    /// Of an automatic episode.
+    /// Progress of an automatic episode.
     pub publication: Option<Publication>,
 }
 
-/// A command, and who is named for it in the event log.
+/// A command and the caller that the event log names for it.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct AuditedCommand {
     pub command: Command,
     pub audit: Option<Box<Audit>>,
 }
 
-impl From<Command> for Asked {
+impl From<Command> for AuditedCommand {
     fn from(command: Command) -> Self {
         Self {
             command,
@@ -118,22 +123,22 @@ impl From<Command> for Asked {
     }
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug, Clone)]
 pub enum Done {
     Stream(StreamRecord),
     Streamer(StreamerRecord),
     Entity(Kind, EntityRecord),
-    /// A plan was carried out, except for these of its items.
+    /// A plan was carried out, except for these rows.
     Placed {
         refused: Vec<usize>,
     },
-    /// Nothing to show: a deletion or a batch.
+    /// No body: a deletion or a batch.
     Nothing,
 }
 
 impl Done {
-    /// The status a client is answered with.
+    /// The status of the response.
     pub fn status(&self) -> u16 {
         match self {
             Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) => 200,
@@ -157,23 +162,23 @@ pub struct LayoutPatch {
     pub inference: Option<Option<Hostname>>,
     pub dvr_backups: Option<Vec<Hostname>>,
     pub failover_from: Option<Option<Hostname>>,
-    /// A reason code of the reference; absent: the change came through the API.
+    /// One of [`CHANGE_REASONS`]; absent: the change came through the API.
     pub change_reason: Option<String>,
     pub by_layouter: bool,
 }
 
-/// Where the layouter wants a stream.
+/// One row of a plan: where the layouter places a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     pub name: StreamName,
-    /// Of the row this was decided on.
+    /// Revision of the stream that the decision was made on.
     pub revision: u64,
     pub layout: LayoutPatch,
-    /// The layouter's own name of the reason; it has some that no layout may be given with.
+    /// The layouter's own reason code; some of them are not in [`CHANGE_REASONS`].
     pub why: &'static str,
 }
 
-/// Reasons that a layout may be given with.
+/// Reason codes that the API accepts for a layout.
 pub const CHANGE_REASONS: [&str; 15] = [
     "stream_misses_node_required_labels",
     "node_misses_stream_required_labels",
@@ -193,7 +198,7 @@ pub const CHANGE_REASONS: [&str; 15] = [
 ];
 
 impl StreamPatch {
-    /// From a body for one stream whose name the path gave, or for an item of a batch at `pointer`.
+    /// Reads a body for one stream whose name the path gave, or an item of a batch at `pointer`.
     pub fn from_body(body: Value, name: &StreamName, pointer: &str) -> Result<Self, ApiError> {
         let mut body = body;
         check_key(&body, "name", name, pointer)?;
@@ -213,7 +218,7 @@ impl StreamPatch {
         let Value::Object(mut config) = body else {
             return Err(not_an_object(pointer));
         };
-        // The key is the path's; the rest is the server's own.
+        // The key comes from the path; the other members are written by the server only.
         for field in [
             "name",
             "layout",
@@ -229,14 +234,15 @@ impl StreamPatch {
 }
 
 impl LayoutPatch {
-    /// From a `layout` object or an item of `layouts`. Members that only the server writes (`created_at`, histories, decisions) are dropped.
+    /// Reads a `layout` object or an item of `layouts`. Members that only the server writes
+    /// (`created_at`, histories, decisions) are dropped.
     pub fn from_body(body: &Value, pointer: &str) -> Result<Self, ApiError> {
         if body.is_null() {
             return Ok(Self::cleared());
         }
         let mut given = body.clone();
         schema::stream_layout().prune(&mut given);
-        // What `null` clears is no value to be checked.
+        // `null` clears a member and is not checked as its value.
         if let Value::Object(object) = &mut given {
             object.retain(|_, value| !value.is_null());
         }
@@ -280,7 +286,7 @@ impl LayoutPatch {
     }
 }
 
-/// From a body for one streamer; unknown and read-only fields dropped.
+/// Reads a body for one streamer. Unknown and read-only fields are dropped.
 pub fn streamer_patch(body: Value, hostname: &Hostname, pointer: &str) -> Result<Object, ApiError> {
     let mut body = body;
     check_key(&body, "hostname", hostname, pointer)?;
@@ -296,7 +302,7 @@ pub fn streamer_patch(body: Value, hostname: &Hostname, pointer: &str) -> Result
 }
 
 impl EntitySave {
-    /// From a body for one entity.
+    /// Reads a body for one entity. Unknown and read-only fields are dropped.
     pub fn from_body(kind: Kind, key: Key, body: Value, pointer: &str) -> Result<Self, ApiError> {
         let mut body = body;
         let field = kind.key_field();
@@ -329,17 +335,17 @@ impl EntitySave {
     }
 }
 
-/// The items of `PUT /streams/batch`: a bare array of streams, no name twice.
+/// Reads the items of `PUT /streams/batch`: an array of streams, no name twice.
 pub fn stream_items(body: Value) -> Result<Vec<(StreamName, StreamPatch)>, ApiError> {
     batch_items(body, "name", StreamName::parse, StreamPatch::from_body)
 }
 
-/// The items of `PUT /streamers/batch`: a bare array of streamers, no hostname twice.
+/// Reads the items of `PUT /streamers/batch`: an array of streamers, no hostname twice.
 pub fn streamer_items(body: Value) -> Result<Vec<(Hostname, Object)>, ApiError> {
     batch_items(body, "hostname", Hostname::parse, streamer_patch)
 }
 
-/// The items of a bare array of objects, each naming itself in `key`, each read by `patch_of`.
+/// Reads the items of an array of objects, whose keys are in the member `key`.
 fn batch_items<N: Ord + Clone, P>(
     body: Value,
     key: &'static str,
@@ -350,7 +356,7 @@ fn batch_items<N: Ord + Clone, P>(
         return Err(ApiError::bad_body(
             "",
             "not_array",
-            "A batch is a JSON array of objects",
+            "A batch must be a JSON array of objects",
         ));
     };
     named_items(items, "", key, parse)?
@@ -363,12 +369,12 @@ fn batch_items<N: Ord + Clone, P>(
         .collect()
 }
 
-/// The items of `POST /streams/layouts`.
+/// Reads the items of `POST /streams/layouts`.
 pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiError> {
     layouts(body, "name", StreamName::parse)
 }
 
-/// The items of `POST /agents/layouts`.
+/// Reads the items of `POST /agents/layouts`.
 pub fn agent_layout_items(body: Value) -> Result<Vec<(Key, LayoutPatch)>, ApiError> {
     layouts(body, "id", |id| Key::parse(Kind::Agent, id))
 }
@@ -387,14 +393,14 @@ fn layouts<N: Ord + Clone>(
             return Err(ApiError::bad_body(
                 "/layouts",
                 "not_array",
-                "Layouts are an array of objects",
+                "`layouts` must be an array of objects",
             ));
         }
         None => {
             return Err(ApiError::bad_body(
                 "/layouts",
                 "missing_required",
-                "The body has no layouts",
+                "`layouts` is required",
             ));
         }
     };
@@ -430,7 +436,7 @@ fn named_items<N: Ord + Clone>(
             Value::Object(_) => {}
             Value::Null => {
                 let code = "null_in_array_of_non_nullable";
-                let title = "An item of a batch may not be null";
+                let title = "An item of a batch must not be null";
                 return Err(ApiError::bad_body(at, code, title));
             }
             _ => return Err(not_an_object(&at)),
@@ -444,14 +450,14 @@ fn named_items<N: Ord + Clone>(
                 return Err(ApiError::bad_body(
                     at_key,
                     "not_string",
-                    "A name is a string",
+                    "The key of an item must be a string",
                 ));
             }
             None => {
                 return Err(ApiError::bad_body(
                     at_key,
                     "missing_required",
-                    "An item of a batch names what it is for",
+                    "Every item of a batch needs its key",
                 ));
             }
         };
@@ -459,7 +465,7 @@ fn named_items<N: Ord + Clone>(
             return Err(ApiError::bad_body(
                 at_key,
                 "duplicate_item",
-                "A batch names each thing once",
+                "A key occurs twice in the batch",
             ));
         }
         named.push((name, item));
@@ -475,7 +481,7 @@ fn parse_host(value: &Value, pointer: &str) -> Result<Hostname, ApiError> {
         _ => Err(ApiError::bad_body(
             pointer,
             "not_string",
-            "A hostname is a string",
+            "A hostname must be a string",
         )),
     }
 }
@@ -492,11 +498,11 @@ fn key_mismatch(pointer: String) -> ApiError {
     ApiError::bad_body(
         pointer,
         "key_mismatch",
-        "The body names something else than the path; names cannot be changed",
+        "The key in the body differs from the path; keys cannot be changed",
     )
 }
 
-/// A time in milliseconds that a schema does not look at: a client's own stamp, whose place the server's takes, is one all the same.
+/// Checks a client's own stamp, which the server's stamp replaces and no schema describes.
 pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
     let (code, title) = match moment {
         Value::Null | Value::Number(Number::Unsigned(1_000_000_000_000..=10_000_000_000_000)) => {
@@ -515,7 +521,7 @@ pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
     Err(ApiError::bad_body(pointer, code, title))
 }
 
-/// A `$reset` says yes or no.
+/// Refuses a `$reset` that is not a boolean.
 pub fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
     match patch::misused_reset(body) {
         None => Ok(()),

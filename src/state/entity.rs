@@ -1,9 +1,10 @@
-//! Entities: agents, API tokens, authorization backends, load balancers, episodes, persons. One record, one map and one pair of commands serve
-//! all of them.
+//! Entities: agents, API tokens, authorization backends, load balancers, episodes, persons. One
+//! record, one map and one pair of commands serve all of them.
 //!
-//! A [`Kind`] says what the API calls a thing, which schema describes it and what its keys look like; [`facts`] takes out of a merged
-//! configuration what the server itself has to know, and checks what a schema cannot say. Streams and streamers are not here: their
-//! layouts and nodes' views make them special.
+//! A row of [`super::kinds`] says what differs between the kinds; [`facts`] extracts from a merged
+//! configuration what the server itself has to know, and checks what a schema cannot express.
+//! Streams and streamers are not entities here: their layouts and the nodes' views make them
+//! special.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,91 +12,18 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
+pub use super::kinds::{KINDS, Kind};
 use super::name::StreamName;
 use super::record::{EntityRecord, Facts};
 use crate::access::rights::Rights;
 use crate::access::rules::Rules;
 use crate::http::error::ApiError;
 use crate::json::{Number, Object, Value};
-use crate::schema::{self, Schema};
 
 /// Longest key that is a text, bytes.
 pub const KEY_BYTES_MAX: usize = 255;
-/// Last segments of paths that are operations of a collection.
+/// Last segments of paths that name an operation of a collection.
 const RESERVED_KEYS: [&str; 3] = ["layouts", "batch", "preview_layout_change"];
-
-/// What an entity is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Kind {
-    Agent = 0,
-    ApiToken = 1,
-    AuthBackend = 2,
-    Balancer = 3,
-    Episode = 4,
-    Person = 5,
-    /// What is left of an agent, so that it learns of its deletion when it connects again. Not served.
-    DeletedAgent = 6,
-}
-
-pub const KINDS: [Kind; 7] = [
-    Kind::Agent,
-    Kind::ApiToken,
-    Kind::AuthBackend,
-    Kind::Balancer,
-    Kind::Episode,
-    Kind::Person,
-    Kind::DeletedAgent,
-];
-
-impl Kind {
-    pub fn schema(self) -> &'static Schema {
-        match self {
-            Self::Agent | Self::DeletedAgent => schema::agent(),
-            Self::ApiToken => schema::api_token(),
-            Self::AuthBackend => schema::auth_backend(),
-            Self::Balancer => schema::balancer(),
-            Self::Episode => schema::episode(),
-            Self::Person => schema::person(),
-        }
-    }
-
-    /// The field that holds the key.
-    pub fn key_field(self) -> &'static str {
-        match self {
-            Self::Agent | Self::DeletedAgent => "id",
-            Self::ApiToken | Self::AuthBackend | Self::Balancer => "name",
-            Self::Episode => "episode_id",
-            Self::Person => "person_id",
-        }
-    }
-
-    pub fn has_number_keys(self) -> bool {
-        matches!(self, Self::Episode | Self::Person)
-    }
-
-    /// Whether the API shows the stamp of the last change.
-    pub fn shows_stamp(self) -> bool {
-        matches!(self, Self::Agent | Self::Episode | Self::Person)
-    }
-
-    pub fn not_found(self) -> ApiError {
-        let (code, title) = match self {
-            Self::Agent | Self::DeletedAgent => ("agent_not_found", "There is no agent of this id"),
-            Self::ApiToken => ("api_token_not_found", "There is no API token of this name"),
-            Self::AuthBackend => (
-                "auth_backend_not_found",
-                "There is no authorization backend of this name",
-            ),
-            Self::Balancer => (
-                "balancer_not_found",
-                "There is no load balancer of this name",
-            ),
-            Self::Episode => ("episode_not_found", "There is no episode of this id"),
-            Self::Person => ("person_not_found", "There is no person of this id"),
-        };
-        ApiError::not_found(code, title)
-    }
-}
 
 /// The key of an entity, in the order of its collection.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,24 +46,24 @@ impl Key {
                     Ok(Self::Number(number))
                 }
                 _ => Err(
-                    "An id is a whole number from 0 to 9223372036854775807, without leading zeros",
+                    "An id must be an integer from 0 to 9223372036854775807, without leading zeros",
                 ),
             };
         }
         if text.is_empty() || text.len() > KEY_BYTES_MAX {
-            return Err("A name has 1 to 255 bytes");
+            return Err("A key must have 1 to 255 bytes");
         }
         if text
             .chars()
             .any(|c| c.is_control() || matches!(c, ',' | '/'))
         {
-            return Err("A name cannot hold control characters, commas or slashes");
+            return Err("A key must not contain control characters, commas or slashes");
         }
         if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
-            return Err("A name cannot begin or end with a blank");
+            return Err("A key must not begin or end with white space");
         }
         if matches!(text, "." | "..") || RESERVED_KEYS.contains(&text) {
-            return Err("This name is the name of an operation");
+            return Err("This key is reserved: it names an operation");
         }
         Ok(Self::Text(Arc::from(text)))
     }
@@ -188,7 +116,8 @@ impl Entities {
         &self.by_key
     }
 
-    /// Entities by the stamp of their last change, from `stamp_ms` on; within that stamp only keys above `after`.
+    /// Entities by the stamp of their last change, from `stamp_ms` on; within that stamp only keys
+    /// above `after`.
     pub fn changed_from(
         &self,
         stamp_ms: u64,
@@ -197,7 +126,7 @@ impl Entities {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let from = match after {
             Some(after) => Excluded((stamp_ms, after)),
-            // The least key there is.
+            // The least key.
             None => Included((stamp_ms, Key::Number(0))),
         };
         self.by_stamp
@@ -222,7 +151,8 @@ impl Entities {
     }
 }
 
-/// What the server has to know of a merged configuration, and the rules that a schema cannot state.
+/// Extracts what the server has to know from a merged configuration, and checks the rules that a
+/// schema cannot express.
 pub fn facts(
     kind: Kind,
     merged: &Object,
@@ -244,7 +174,7 @@ pub fn facts(
                 return Err(ApiError::bad_body(
                     format!("{pointer}/key"),
                     "wrong_format",
-                    "A key has 1 to 256 visible ASCII characters",
+                    "A token's key must have 1 to 256 visible ASCII characters",
                 ));
             }
             Rights::parse(merged, pointer)?;
@@ -263,14 +193,14 @@ pub fn facts(
                 return Err(ApiError::bad_body(
                     format!("{pointer}/closed_at"),
                     "immutable_field",
-                    "An episode is closed once; the time cannot be changed afterwards",
+                    "An episode is closed once; `closed_at` cannot be changed afterwards",
                 ));
             }
             let media = merged
                 .get("media")
                 .and_then(Value::as_str)
                 .unwrap_or_default();
-            // Streamers ask for the episodes of their streams by name: what is no name of a stream could never be asked for.
+            // Streamers query the episodes of their streams by name, so it must be a valid name.
             StreamName::parse(media).map_err(|why| {
                 ApiError::bad_body(format!("{pointer}/media"), "wrong_format", why)
             })?;
@@ -295,7 +225,7 @@ pub fn facts(
     }
 }
 
-/// The error for a path segment that is no key of this kind.
+/// The error for a path segment that is not a key of this kind.
 pub fn bad_key(kind: Kind, why: &'static str) -> ApiError {
     ApiError::bad_parameter(kind.key_field(), "wrong_format", why)
 }
@@ -341,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_what_a_path_can_hold_and_numbers_are_exact() {
+    fn keys_fit_into_a_path_and_numbers_are_exact() {
         for good in ["0", "7", "9223372036854775807"] {
             let key = Key::parse(Kind::Episode, good).expect("a number");
             assert_eq!(key.to_string(), good);
@@ -367,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_since_a_stamp_comes_in_the_order_of_changes() {
+    fn entities_since_a_stamp_come_in_order_of_change() {
         let mut sut = Sut::new();
         for key in ["3", "1", "2"] {
             let body = r#"{"media":"cam","opened_at":1637094994000}"#;
@@ -406,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_entity_gets_what_the_server_makes_up_and_keeps_it() {
+    fn generated_members_are_added_on_creation_only() {
         let mut sut = Sut::new();
         let save = |made: &str, patch: &str| {
             let key = Key::parse(Kind::ApiToken, "vision").expect("a key");
@@ -428,7 +358,7 @@ mod tests {
         assert_eq!(made, <[u8; 32]>::from(Sha256::digest(b"made")));
         sut.apply(save("other", r#"{"auth_scopes":["user/15"]}"#))
             .expect("is saved");
-        assert_eq!(digest(&sut), made, "only a new one gets a key");
+        assert_eq!(digest(&sut), made, "only a new token gets a key");
         sut.apply(save("other", r#"{"key":"given"}"#))
             .expect("is saved");
         assert_ne!(digest(&sut), made);

@@ -1,9 +1,10 @@
 //! Episodes by their stream, and the episodes that the server makes of publications.
 //!
-//! The index answers "which episodes has this stream, in the order they began" without looking at the others; it holds the records themselves,
-//! so that what it names is there. [`on_publication`] is the rule of automatic episodes: an episode opens with a publication and closes a while
-//! after its end, and a publication that resumes within that while continues it. Who watches publications is not known here: news come as
-//! commands, and may come twice or late.
+//! The index answers "which episodes has this stream, in the order they began" without a scan of
+//! the others; it holds the records themselves, so that every key in it exists. [`on_publication`]
+//! is the rule of automatic episodes: an episode opens with a publication and closes after a
+//! timeout past its end, and a publication that resumes within the timeout continues it. Reports of
+//! publications arrive as commands and may be repeated or late.
 
 use std::ops::Bound::{Excluded, Included};
 
@@ -15,18 +16,19 @@ use super::name::StreamName;
 use super::record::{ArchivedFacts, ArchivedStream, EntityRecord};
 use crate::json::scan;
 
-/// An open episode lasts until its stamp: that of a publication under way is renewed when it is this old.
+/// Age at which the stamp of an open automatic episode is renewed: such an episode lasts until its
+/// stamp.
 pub const STAMP_AGE_MS_MAX: u64 = 60_000;
 
-/// Where an episode is in the order of its stream.
+/// Position of an episode in the order of its stream.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct EpisodePosition {
     media: StreamName,
     opened_at: u64,
     id: u64,
 }
 
-impl Place {
+impl EpisodePosition {
     fn of(record: &EntityRecord) -> Option<Self> {
         let ArchivedFacts::Episode {
             media, opened_at, ..
@@ -42,11 +44,12 @@ impl Place {
     }
 }
 
-/// All episodes by stream and begin; the automatic ones among them once more, and those of them that are open.
+/// All episodes by stream and begin, the automatic ones again, and the ids of the open automatic
+/// ones.
 #[derive(Clone, Default)]
 pub struct EpisodeIndex {
-    by_media: OrdMap<Place, EntityRecord>,
-    automatic: OrdMap<Place, EntityRecord>,
+    by_media: OrdMap<EpisodePosition, EntityRecord>,
+    automatic: OrdMap<EpisodePosition, EntityRecord>,
     open_automatic: OrdSet<u64>,
 }
 
@@ -57,28 +60,28 @@ impl EpisodeIndex {
         media: &str,
         after: Option<(u64, u64)>,
     ) -> impl DoubleEndedIterator<Item = &EntityRecord> {
-        let place = |(opened_at, id)| Place {
+        let position = |(opened_at, id)| EpisodePosition {
             media: StreamName::trusted(media),
             opened_at,
             id,
         };
         let from = match after {
-            Some(after) => Excluded(place(after)),
-            None => Included(place((0, 0))),
+            Some(after) => Excluded(position(after)),
+            None => Included(position((0, 0))),
         };
-        let until = Included(place((u64::MAX, u64::MAX)));
+        let until = Included(position((u64::MAX, u64::MAX)));
         self.by_media.range((from, until)).map(|(_, record)| record)
     }
 
     /// The automatic episode of a stream that began last.
     pub fn last_automatic(&self, media: &str) -> Option<&EntityRecord> {
-        let last = Place {
+        let last = EpisodePosition {
             media: StreamName::trusted(media),
             opened_at: u64::MAX,
             id: u64::MAX,
         };
-        let (place, record) = self.automatic.get_prev(&last)?;
-        (place.media.as_str() == media).then_some(record)
+        let (position, record) = self.automatic.get_prev(&last)?;
+        (position.media.as_str() == media).then_some(record)
     }
 
     /// Ids of the automatic episodes that are open, above the given one.
@@ -96,28 +99,28 @@ impl EpisodeIndex {
     }
 
     pub(super) fn replace(&mut self, old: Option<&EntityRecord>, new: Option<&EntityRecord>) {
-        if let Some(place) = old.and_then(Place::of) {
-            self.by_media.remove(&place);
-            self.automatic.remove(&place);
-            self.open_automatic.remove(&place.id);
+        if let Some(position) = old.and_then(EpisodePosition::of) {
+            self.by_media.remove(&position);
+            self.automatic.remove(&position);
+            self.open_automatic.remove(&position.id);
         }
         let Some(record) = new else { return };
-        let Some(mut place) = Place::of(record) else {
+        let Some(mut position) = EpisodePosition::of(record) else {
             return;
         };
         // Episodes of one stream share the text of its name.
-        if let Some((neighbour, _)) = self.by_media.get_prev(&place)
-            && neighbour.media == place.media
+        if let Some((neighbour, _)) = self.by_media.get_prev(&position)
+            && neighbour.media == position.media
         {
-            place.media = neighbour.media.clone();
+            position.media = neighbour.media.clone();
         }
         if OpenPublication::of(record).is_some() {
-            self.open_automatic.insert(place.id);
+            self.open_automatic.insert(position.id);
         }
         if is_automatic(record) {
-            self.automatic.insert(place.clone(), record.clone());
+            self.automatic.insert(position.clone(), record.clone());
         }
-        self.by_media.insert(place, record.clone());
+        self.by_media.insert(position, record.clone());
     }
 }
 
@@ -125,12 +128,13 @@ fn is_automatic(record: &EntityRecord) -> bool {
     matches!(&record.facts, ArchivedFacts::Episode { publication, .. } if publication.is_some())
 }
 
-/// What a streamer tells of a stream's publication. Times are UTC ms. True whenever it is told: telling it again changes nothing.
+/// What a streamer reports of a stream's publication. Times are UTC ms. A repeated report changes
+/// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublicationNews {
-    /// It is on, since then.
+    /// The stream is published since then.
     Started { at: u64 },
-    /// It was on, and is not since then.
+    /// The publication ended then.
     Ended { at: u64 },
 }
 
@@ -138,7 +142,7 @@ pub enum PublicationNews {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenPublication {
     pub opened_at: u64,
-    /// Absent while the publication is on.
+    /// Absent while the stream is published.
     pub ended_at: Option<u64>,
 }
 
@@ -163,16 +167,16 @@ impl OpenPublication {
     }
 }
 
-/// What becomes of a stream's automatic episodes.
+/// What a report changes in a stream's automatic episodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum EpisodeStep {
     Nothing,
     Open {
         opened_at: u64,
     },
-    /// The publication is on again.
+    /// The publication resumed.
     Resume,
-    /// The publication ended; the episode waits for another one.
+    /// The publication ended; the episode stays open until the timeout.
     Pause {
         ended_at: u64,
     },
@@ -185,15 +189,16 @@ pub enum Step {
     },
 }
 
-/// The rule of automatic episodes. `closed_until` is where the last closed one ends: no moment belongs to two.
+/// The rule of automatic episodes. `closed_until` is the end of the last closed one, before which
+/// no new episode begins.
 pub fn on_publication(
     open: Option<OpenPublication>,
     closed_until: u64,
     news: PublicationNews,
     close_timeout_ms: u64,
-) -> Step {
+) -> EpisodeStep {
     match (news, open) {
-        (PublicationNews::Started { at }, None) if close_timeout_ms > 0 => Step::Open {
+        (PublicationNews::Started { at }, None) if close_timeout_ms > 0 => EpisodeStep::Open {
             opened_at: at.max(closed_until),
         },
         (
@@ -205,12 +210,12 @@ pub fn on_publication(
         ) => {
             let closed_at = ended.saturating_add(close_timeout_ms);
             match (at <= closed_at, close_timeout_ms > 0) {
-                (true, true) => Step::Resume,
-                (false, true) => Step::CloseAndOpen {
+                (true, true) => EpisodeStep::Resume,
+                (false, true) => EpisodeStep::CloseAndOpen {
                     closed_at,
                     opened_at: at,
                 },
-                (_, false) => Step::Close { closed_at },
+                (_, false) => EpisodeStep::Close { closed_at },
             }
         }
         (
@@ -222,18 +227,21 @@ pub fn on_publication(
         ) => {
             let ended_at = at.max(opened_at);
             if close_timeout_ms > 0 {
-                Step::Pause { ended_at }
+                EpisodeStep::Pause { ended_at }
             } else {
-                Step::Close {
+                EpisodeStep::Close {
                     closed_at: ended_at,
                 }
             }
         }
-        (PublicationNews::Started { .. } | PublicationNews::Ended { .. }, _) => Step::Nothing,
+        (PublicationNews::Started { .. } | PublicationNews::Ended { .. }, _) => {
+            EpisodeStep::Nothing
+        }
     }
 }
 
-/// How long after the end of a publication its episode closes; 0: the stream has no automatic episodes.
+/// Time from the end of a publication to the end of its episode. 0: the stream has no automatic
+/// episodes.
 pub fn close_timeout_ms(stream: &ArchivedStream) -> u64 {
     scan::member(&stream.config, "autogenerated_episodes_close_timeout")
         .and_then(|seconds| seconds.parse::<u64>().ok())
@@ -241,7 +249,8 @@ pub fn close_timeout_ms(stream: &ArchivedStream) -> u64 {
         .saturating_mul(1000)
 }
 
-/// The first id tried for an automatic episode: milliseconds and 22 bits that tell streams apart, so that ids sort by begin.
+/// The first id tried for an automatic episode: milliseconds and 22 bits of a hash of the stream,
+/// so that ids sort by begin.
 pub fn automatic_id(media: &str, opened_at: u64) -> u64 {
     const MS_MAX: u64 = (1 << 41) - 1;
     let bits = xxhash_rust::xxh3::xxh3_64(media.as_bytes()) & ((1 << 22) - 1);
@@ -270,24 +279,30 @@ mod tests {
     });
 
     #[test]
-    fn publications_within_the_timeout_are_one_episode_and_later_ones_another() {
-        // Columns: what is open, until when the last closed one lasts, the news, what comes of it. The timeout is 10.
+    fn publication_within_the_timeout_continues_the_episode() {
+        // Columns: open episode, end of the last closed one, report, expected step. The timeout is
+        // 10.
         let table = [
-            (None, 0, started(100), Step::Open { opened_at: 100 }),
-            (None, 120, started(100), Step::Open { opened_at: 120 }),
-            (None, 0, ended(100), Step::Nothing),
-            (ON, 0, started(100), Step::Nothing),
-            (ON, 0, started(150), Step::Nothing),
-            (ON, 0, ended(150), Step::Pause { ended_at: 150 }),
-            (ON, 0, ended(90), Step::Pause { ended_at: 100 }),
-            (PAUSED, 0, ended(170), Step::Nothing),
-            (PAUSED, 0, started(140), Step::Resume),
-            (PAUSED, 0, started(160), Step::Resume),
+            (None, 0, started(100), EpisodeStep::Open { opened_at: 100 }),
+            (
+                None,
+                120,
+                started(100),
+                EpisodeStep::Open { opened_at: 120 },
+            ),
+            (None, 0, ended(100), EpisodeStep::Nothing),
+            (ON, 0, started(100), EpisodeStep::Nothing),
+            (ON, 0, started(150), EpisodeStep::Nothing),
+            (ON, 0, ended(150), EpisodeStep::Pause { ended_at: 150 }),
+            (ON, 0, ended(90), EpisodeStep::Pause { ended_at: 100 }),
+            (PAUSED, 0, ended(170), EpisodeStep::Nothing),
+            (PAUSED, 0, started(140), EpisodeStep::Resume),
+            (PAUSED, 0, started(160), EpisodeStep::Resume),
             (
                 PAUSED,
                 0,
                 started(161),
-                Step::CloseAndOpen {
+                EpisodeStep::CloseAndOpen {
                     closed_at: 160,
                     opened_at: 161,
                 },
@@ -303,9 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_whose_episodes_were_switched_off_only_ends_what_is_open() {
-        let close = |closed_at| Step::Close { closed_at };
-        assert_eq!(on_publication(None, 0, started(1), 0), Step::Nothing);
+    fn open_episode_ends_after_episodes_are_switched_off() {
+        let close = |closed_at| EpisodeStep::Close { closed_at };
+        assert_eq!(on_publication(None, 0, started(1), 0), EpisodeStep::Nothing);
         assert_eq!(on_publication(ON, 0, ended(105), 0), close(105));
         assert_eq!(on_publication(PAUSED, 0, started(190), 0), close(150));
     }

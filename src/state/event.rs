@@ -1,8 +1,8 @@
-//! Events: who changed what and what the server decided, in the order it became durable.
+//! The event log: who changed what and what the server decided, in the order it became durable.
 //!
-//! The events of a batch are one record, written in the batch's own transaction: an event without its change or a change without its event
-//! cannot be on disk. The log is bounded by age and by size, whole batches at a time, and never holds a secret: an event names operations and
-//! keys, not bodies.
+//! The events of a batch are one record, written in the batch's own transaction: an event without
+//! its change, or a change without its event, cannot be on disk. The log is bounded by age and by
+//! size, in whole batches, and holds no secret: an event names operations and keys, not bodies.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -10,14 +10,14 @@ use std::time::Instant;
 use super::record::EventChunkRecord;
 use crate::json::{Value, write_string};
 
-/// Events of one batch at the most; their ids are the batch's number times this, plus their place.
+/// Most events of one batch. The id of an event is its revision times this, plus its index.
 pub const EVENTS_PER_BATCH_MAX: u64 = 1 << 16;
 
-/// How much of the log is kept.
+/// Bounds of the event log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventLimits {
     pub age_ms_max: u64,
-    /// Bytes of text; 0 keeps no events at all.
+    /// Bytes of text; 0 keeps no events.
     pub bytes_max: usize,
 }
 
@@ -30,26 +30,26 @@ impl Default for EventLimits {
     }
 }
 
-/// Who asked for a change, and how.
+/// The caller of a change and the request it was made with.
 #[derive(Debug, Clone)]
 pub struct Audit {
     /// The operation's id in the API's description.
     pub operation: &'static str,
-    /// Without query.
+    /// Without the query.
     pub path: Box<str>,
     pub entity: Option<(EntityType, Box<str>)>,
-    /// `X-Originator`: what program the caller says it is.
+    /// `X-Originator`: the program that the caller claims to be.
     pub originator: Option<Box<str>>,
-    /// `X-Trace-Id`, or made up here.
+    /// `X-Trace-Id`, or one generated here.
     pub trace_id: Box<str>,
-    /// Under what name the caller was let in.
+    /// The name under which the caller was authorized.
     pub user: Box<str>,
     pub ip: IpAddr,
     pub user_agent: Option<Box<str>>,
     pub received: Instant,
 }
 
-/// The kinds of things an event can name.
+/// The kinds of entities that an event can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntityType {
     Agent,
@@ -67,7 +67,7 @@ impl EntityType {
     }
 }
 
-/// One event before it has a number and a time: its kind and its members, in canonical order, `"name":value` each.
+/// An event without id and time: its kind and its members, in canonical order, `"name":value` each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     pub event: &'static str,
@@ -125,12 +125,12 @@ impl NewEvent {
         found.map(|(_, value)| &**value)
     }
 
-    /// The members as a JSON object, for keeping them until the event is logged.
+    /// The members as a JSON object, to be kept until the event is logged.
     pub fn text_of_members(&self) -> String {
         object(&self.members)
     }
 
-    /// A call of the API again, from the members that were kept.
+    /// The event of an API call again, from the members that were kept.
     pub fn api_call_of(members: &Value) -> Option<Self> {
         let Value::Object(members) = members else {
             return None;
@@ -143,7 +143,7 @@ impl NewEvent {
         Some(event)
     }
 
-    /// The whole event, members in order of their names.
+    /// The complete event, members in order of their names.
     pub fn finish(mut self, id: u64, server: &str, stamp_ms: u64) -> String {
         let event = self.event;
         self = self
@@ -172,7 +172,7 @@ fn object(members: &[(&'static str, Box<str>)]) -> String {
 }
 
 const API_CALL: &str = "api_call";
-/// What [`Audit::event`] tells.
+/// The members of [`Audit::event`].
 const API_CALL_MEMBERS: [&str; 11] = [
     "duration",
     "entity_id",
@@ -188,7 +188,7 @@ const API_CALL_MEMBERS: [&str; 11] = [
 ];
 
 impl Audit {
-    /// The event of a change that was made.
+    /// The event of an applied change.
     pub fn event(&self, status: u16) -> NewEvent {
         let us = u64::try_from(self.received.elapsed().as_micros()).unwrap_or(u64::MAX);
         let event = NewEvent::new(API_CALL)
@@ -208,12 +208,12 @@ impl Audit {
     }
 }
 
-/// The id of the event at a place of a batch.
-pub fn event_id(revision: u64, place: usize) -> u64 {
-    revision * EVENTS_PER_BATCH_MAX + place as u64
+/// The id of the event at an index of a batch.
+pub fn event_id(revision: u64, index: usize) -> u64 {
+    revision * EVENTS_PER_BATCH_MAX + index as u64
 }
 
-/// The batch and the place of an event.
+/// The revision of an event's batch, and its index there.
 pub fn place_of(id: u64) -> (u64, usize) {
     (
         id / EVENTS_PER_BATCH_MAX,
@@ -221,7 +221,7 @@ pub fn place_of(id: u64) -> (u64, usize) {
     )
 }
 
-/// What a chunk counts against [`EventLimits::bytes_max`].
+/// Bytes of a chunk that count against [`EventLimits::bytes_max`].
 pub fn weight(chunk: &EventChunkRecord) -> usize {
     chunk.bytes().len()
 }

@@ -1,7 +1,8 @@
-//! The value: everything that is configured, at one revision. No I/O, no clock.
+//! Everything that is configured, at one revision, as an immutable value. No I/O, no clock.
 //!
-//! A [`State`] is immutable and structurally shared: a reader holds an `Arc` of it and sees all of every batch or nothing, the writer
-//! makes the next one beside it. [`apply`](apply::apply) decides what a command changes; [`State::absorb`] is the only code that makes a new state.
+//! A [`State`] is structurally shared: a reader holds an `Arc` of it and sees all of a batch or
+//! nothing of it, while the writer makes the next one beside it. [`apply`](apply::apply) decides
+//! what a command changes; [`State::absorb`] is the only code that makes a new state from changes.
 
 pub mod agent;
 pub mod apply;
@@ -9,6 +10,9 @@ pub mod command;
 pub mod entity;
 pub mod episode;
 pub mod event;
+pub mod kinds;
+mod loader;
+mod merged;
 pub mod name;
 pub mod node;
 pub mod pulse;
@@ -24,26 +28,28 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use self::apply::Changes;
-use self::entity::{Entities, KINDS, Key, Kind};
+use self::apply::{Changes, Lost, NodeChange, StreamChange, StreamerChange};
+use self::entity::{Entities, KINDS, Kind};
 use self::episode::EpisodeIndex;
 use self::name::{Hostname, StreamName};
-use self::node::{Node, RenderSettings, holders};
-use self::record::{EntityRecord, EventChunkRecord, NodeMark, StreamRecord, StreamerRecord};
+use self::node::{Node, RenderSettings};
+use self::record::{EventChunkRecord, StreamRecord, StreamerRecord};
+
+pub use self::loader::Loader;
 
 /// Parts of the stream map; the unit of parallel loading and scanning. Fixed by the format on disk.
 pub const SHARDS: usize = 16;
 
 type Streams = OrdMap<StreamName, StreamRecord>;
 
-/// Everything, at one revision. Cloning is cheap.
+/// The whole configuration at one revision. Cloning is cheap.
 #[derive(Clone)]
 pub struct State {
     /// Log sequence number of the batch that made it.
     revision: u64,
     /// Stamp of that batch, UTC ms.
     stamp_ms: u64,
-    /// Names this store among all stores; part of every ETag.
+    /// Identifies the store; part of every ETag.
     store_id: u64,
     streams: [Streams; SHARDS],
     streams_count: usize,
@@ -53,7 +59,7 @@ pub struct State {
     entities: [Entities; KINDS.len()],
     agent_streams: agent::AgentStreams,
     episodes: EpisodeIndex,
-    /// By the batch they belong to.
+    /// Chunks of the event log by the revision of their batch.
     events: OrdMap<u64, EventChunkRecord>,
     events_count: usize,
     events_bytes: usize,
@@ -111,7 +117,7 @@ impl State {
 
     /// All streams by name.
     pub fn streams_by_name(&self, from: Bound<&str>) -> impl Iterator<Item = &StreamRecord> {
-        merge::Merged::ascending(
+        merged::Merged::ascending(
             self.streams
                 .iter()
                 .map(|shard| shard.range::<_, str>((from, Bound::Unbounded))),
@@ -123,14 +129,15 @@ impl State {
         &self,
         until: Bound<&str>,
     ) -> impl Iterator<Item = &StreamRecord> {
-        merge::Merged::descending(
+        merged::Merged::descending(
             self.streams
                 .iter()
                 .map(|shard| shard.range::<_, str>((Bound::Unbounded, until)).rev()),
         )
     }
 
-    /// Streams by the stamp of their last change, from `stamp_ms` on; within that stamp only names above `after`.
+    /// Streams by the stamp of their last change, from `stamp_ms` on; within that stamp only names
+    /// above `after`.
     pub fn streams_changed_from(
         &self,
         stamp_ms: u64,
@@ -151,7 +158,8 @@ impl State {
         &self.streamers
     }
 
-    /// The view of one hostname. Exists for every saved streamer and every host a layout ever named.
+    /// The view of one hostname. Exists for every saved streamer and every host that a layout ever
+    /// named.
     pub fn node(&self, hostname: &str) -> Option<&Arc<Node>> {
         self.nodes.get(hostname)
     }
@@ -170,7 +178,7 @@ impl State {
         &self.episodes
     }
 
-    /// The event log: chunks by the batch they belong to.
+    /// The event log: chunks by the revision of their batch.
     pub fn events(&self) -> &OrdMap<u64, EventChunkRecord> {
         &self.events
     }
@@ -184,8 +192,8 @@ impl State {
         self.events_bytes
     }
 
-    /// Takes the number and the stamp of a batch that may have changed nothing but the event log.
-    pub fn stand_at(&mut self, stamp: apply::Stamp) {
+    /// Moves on to the revision and stamp of a batch, which may have changed the event log only.
+    pub fn advance(&mut self, stamp: apply::Stamp) {
         assert!(stamp.revision >= self.revision, "revisions only grow");
         self.revision = stamp.revision;
         self.stamp_ms = stamp.ms;
@@ -207,73 +215,18 @@ impl State {
         Some(revision)
     }
 
-    /// Makes this the state after `changes`. Called by the writer on its private next state, and by replays in tests.
+    /// Turns this state into the one after `changes`. Called by the writer on its private next
+    /// state, and by replays in tests.
     pub fn absorb(&mut self, changes: &Changes) {
-        let Changes {
-            revision, stamp_ms, ..
-        } = *changes;
-        assert!(revision >= self.revision, "revisions only grow");
+        assert!(changes.revision >= self.revision, "revisions only grow");
         for change in &changes.streams {
-            let (old, new) = (change.old.as_ref(), change.new.as_ref());
-            self.agent_streams.moved(&change.name, old, new);
-            let shard = &mut self.streams[change.name.shard()];
-            if let Some(old) = &change.old {
-                self.by_stamp
-                    .remove(&(old.updated_at.to_native(), change.name.clone()));
-            }
-            match &change.new {
-                Some(new) => {
-                    self.by_stamp
-                        .insert((new.updated_at.to_native(), change.name.clone()));
-                    if shard.insert(change.name.clone(), new.clone()).is_none() {
-                        self.streams_count += 1;
-                    }
-                }
-                None => {
-                    if shard.remove(&change.name).is_some() {
-                        self.streams_count -= 1;
-                    }
-                }
-            }
+            self.absorb_stream(change);
         }
         for change in &changes.streamers {
-            match &change.new {
-                Some(new) => {
-                    self.streamers.insert(change.hostname.clone(), new.clone());
-                    if !self.nodes.contains_key(&change.hostname) {
-                        self.nodes.insert(change.hostname.clone(), Arc::default());
-                    }
-                }
-                None => {
-                    self.streamers.remove(&change.hostname);
-                }
-            }
+            self.absorb_streamer(change);
         }
         for change in &changes.nodes {
-            let mut node = self
-                .nodes
-                .get(&change.hostname)
-                .map_or_else(Node::default, |node| (**node).clone());
-            if let Some((name, role)) = &change.holds {
-                match role {
-                    Some(role) => {
-                        node.is_source |= role.is_source();
-                        node.streams.insert(name.clone(), *role);
-                    }
-                    None => {
-                        node.streams.remove(name);
-                    }
-                }
-            }
-            if change.visible {
-                node.moved(revision, stamp_ms);
-            }
-            match &change.lost {
-                apply::Lost::Nothing => {}
-                apply::Lost::Stream(name) => node.remember_removal(revision, name),
-                apply::Lost::Deltas => node.forget_deltas(revision),
-            }
-            self.nodes.insert(change.hostname.clone(), Arc::new(node));
+            self.absorb_node(change, changes);
         }
         for change in &changes.entities {
             self.episodes.absorb(change);
@@ -284,179 +237,70 @@ impl State {
                 (None, None) => {}
             }
         }
-        self.revision = revision;
-        self.stamp_ms = stamp_ms;
-    }
-}
-
-/// Puts a state together from records, in any order of kinds; the only other way to make a state than absorbing changes.
-pub struct Loader {
-    state: State,
-}
-
-impl Loader {
-    pub fn new(store_id: u64, revision: u64, stamp_ms: u64, settings: RenderSettings) -> Self {
-        let mut state = State::new(store_id, settings);
-        state.revision = revision;
-        state.stamp_ms = stamp_ms;
-        Self { state }
+        self.revision = changes.revision;
+        self.stamp_ms = changes.stamp_ms;
     }
 
-    pub fn streamer(&mut self, record: StreamerRecord) {
-        self.state
-            .streamers
-            .insert(Hostname::trusted(&record.hostname), record);
-    }
-
-    pub fn entity(&mut self, kind: Kind, record: EntityRecord) {
-        let key = Key::trusted(kind, &record.key);
-        if kind == Kind::Episode {
-            self.state.episodes.replace(None, Some(&record));
+    fn absorb_stream(&mut self, change: &StreamChange) {
+        let (old, new) = (change.old.as_ref(), change.new.as_ref());
+        self.agent_streams.moved(&change.name, old, new);
+        let shard = &mut self.streams[change.name.shard()];
+        if let Some(old) = old {
+            self.by_stamp
+                .remove(&(old.updated_at.to_native(), change.name.clone()));
         }
-        self.state.entities[kind as usize].put(&key, None, record);
-    }
-
-    pub fn events(&mut self, chunk: EventChunkRecord) {
-        self.state.add_events(chunk);
-    }
-
-    /// One shard, loaded elsewhere, possibly on another thread.
-    pub fn shard(&mut self, index: usize, streams: OrdMap<StreamName, StreamRecord>) {
-        self.state.streams_count += streams.len();
-        self.state.streams[index] = streams;
-    }
-
-    /// Builds the indexes. `marks` come from the store.
-    pub fn finish(mut self, marks: Vec<(Hostname, NodeMark)>) -> State {
-        let mut stamps: Vec<(u64, StreamName)> = Vec::with_capacity(self.state.streams_count);
-        let mut nodes: std::collections::BTreeMap<Hostname, Node> =
-            std::collections::BTreeMap::new();
-        for hostname in self.state.streamers.keys() {
-            nodes.entry(hostname.clone()).or_default();
+        match new {
+            Some(new) => {
+                self.by_stamp
+                    .insert((new.updated_at.to_native(), change.name.clone()));
+                if shard.insert(change.name.clone(), new.clone()).is_none() {
+                    self.streams_count += 1;
+                }
+            }
+            None => {
+                if shard.remove(&change.name).is_some() {
+                    self.streams_count -= 1;
+                }
+            }
         }
-        for (hostname, mark) in marks {
-            let node = nodes.entry(hostname).or_default();
-            node.generation = mark.generation;
-            node.updated_at = mark.updated_at;
-            node.delta_floor = mark.generation;
+    }
+
+    fn absorb_streamer(&mut self, change: &StreamerChange) {
+        match &change.new {
+            Some(new) => {
+                self.streamers.insert(change.hostname.clone(), new.clone());
+                if !self.nodes.contains_key(&change.hostname) {
+                    self.nodes.insert(change.hostname.clone(), Arc::default());
+                }
+            }
+            None => {
+                self.streamers.remove(&change.hostname);
+            }
         }
-        for shard in &self.state.streams {
-            for (name, stream) in shard {
-                stamps.push((stream.updated_at.to_native(), name.clone()));
-                self.state.agent_streams.moved(name, None, Some(stream));
-                for (host, role) in holders(stream) {
-                    let node = match nodes.get_mut(host) {
-                        Some(node) => node,
-                        None => nodes.entry(Hostname::trusted(host)).or_default(),
-                    };
+    }
+
+    fn absorb_node(&mut self, change: &NodeChange, changes: &Changes) {
+        let old = self.nodes.get(&change.hostname);
+        let mut node = old.map_or_else(Node::default, |node| (**node).clone());
+        if let Some((name, role)) = &change.holds {
+            match role {
+                Some(role) => {
                     node.is_source |= role.is_source();
-                    node.streams.insert(name.clone(), role);
-                    // A node is told nothing of a disabled stream; what it was told before left a mark when that ended. The backups of a
-                    // stream share one revision: one that did not move with another is told again after a restart.
-                    let rendered = stream.rendered_at(role);
-                    if !stream.disabled && rendered > node.generation {
-                        node.generation = rendered;
-                        // The stream changed in some way at or after that revision; exact enough for a reader of clocks.
-                        node.updated_at = node.updated_at.max(stream.updated_at.to_native());
-                    }
+                    node.streams.insert(name.clone(), *role);
                 }
-                for (_, host, _) in stream.ingest_history() {
-                    match nodes.get_mut(host) {
-                        Some(node) => node.is_source = true,
-                        None => nodes.entry(Hostname::trusted(host)).or_default().is_source = true,
-                    }
+                None => {
+                    node.streams.remove(name);
                 }
             }
         }
-        stamps.sort_unstable();
-        self.state.by_stamp = stamps.into_iter().collect();
-        self.state.nodes = nodes
-            .into_iter()
-            .map(|(hostname, node)| (hostname, Arc::new(node)))
-            .collect();
-        self.state
-    }
-}
-
-mod merge {
-    //! One order out of the shards' orders.
-
-    use std::cmp::Ordering;
-    use std::collections::BinaryHeap;
-
-    use super::{StreamName, StreamRecord};
-
-    struct Head<'a, I> {
-        name: &'a StreamName,
-        record: &'a StreamRecord,
-        rest: I,
-        descending: bool,
-    }
-
-    impl<I> PartialEq for Head<'_, I> {
-        fn eq(&self, other: &Self) -> bool {
-            self.name == other.name
+        if change.visible {
+            node.moved(changes.revision, changes.stamp_ms);
         }
-    }
-    impl<I> Eq for Head<'_, I> {}
-    impl<I> PartialOrd for Head<'_, I> {
-        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-            Some(self.cmp(other))
+        match &change.lost {
+            Lost::Nothing => {}
+            Lost::Stream(name) => node.remember_removal(changes.revision, name),
+            Lost::Deltas => node.forget_deltas(changes.revision),
         }
-    }
-    impl<I> Ord for Head<'_, I> {
-        // The heap gives its greatest first.
-        fn cmp(&self, other: &Self) -> Ordering {
-            let order = self.name.cmp(other.name);
-            if self.descending {
-                order
-            } else {
-                order.reverse()
-            }
-        }
-    }
-
-    pub struct Merged<'a, I> {
-        heads: BinaryHeap<Head<'a, I>>,
-    }
-
-    impl<'a, I: Iterator<Item = (&'a StreamName, &'a StreamRecord)>> Merged<'a, I> {
-        pub fn ascending(shards: impl Iterator<Item = I>) -> Self {
-            Self::new(shards, false)
-        }
-
-        pub fn descending(shards: impl Iterator<Item = I>) -> Self {
-            Self::new(shards, true)
-        }
-
-        fn new(shards: impl Iterator<Item = I>, descending: bool) -> Self {
-            let heads = shards
-                .filter_map(|mut rest| {
-                    rest.next().map(|(name, record)| Head {
-                        name,
-                        record,
-                        rest,
-                        descending,
-                    })
-                })
-                .collect();
-            Self { heads }
-        }
-    }
-
-    impl<'a, I: Iterator<Item = (&'a StreamName, &'a StreamRecord)>> Iterator for Merged<'a, I> {
-        type Item = &'a StreamRecord;
-
-        fn next(&mut self) -> Option<&'a StreamRecord> {
-            let mut head = self.heads.peek_mut()?;
-            let record = head.record;
-            if let Some((name, record)) = head.rest.next() {
-                head.name = name;
-                head.record = record;
-            } else {
-                std::collections::binary_heap::PeekMut::pop(head);
-            }
-            Some(record)
-        }
+        self.nodes.insert(change.hostname.clone(), Arc::new(node));
     }
 }

@@ -1,22 +1,26 @@
-//! Names that other names are looked up by, checked once, on entry.
+//! Keys that other entities are looked up by, checked once, on entry.
 //!
-//! A name that is accepted here can be a path, an item of a comma list and a log line without any further thought. What a
-//! *reference* to something else may look like (an agent's URL, a DVR's name) is the schema's business.
+//! A name that is accepted here can be a path, an item of a comma list and a log line without
+//! further checks. What a *reference* to another entity may look like (an agent's URL, a DVR's
+//! name) is described by the schema.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::http::error::ApiError;
 
-/// Longest stream name, bytes of UTF-8. Far above what operators use, far below redb's key limit and a path's.
+/// Longest stream name, bytes of UTF-8. Far above what operators use, far below redb's key limit
+/// and a path's.
 pub const STREAM_NAME_BYTES_MAX: usize = 512;
 /// Longest hostname, bytes; the limit of DNS.
 pub const HOSTNAME_BYTES_MAX: usize = 253;
 
-/// Last segments that name an operation, so that no stream can hide behind one: `PUT /streams/batch` is the batch.
+/// Last segments that name an operation; no stream can have them: `PUT /streams/batch` is the
+/// batch.
 const RESERVED_SEGMENTS: [&str; 4] = ["layouts", "preview_layout_change", "batch", "layout"];
 
-/// Unique across the cluster; also the sharding key. Case-sensitive. May hold slashes: `sports/hd/1`.
+/// Unique across the cluster; also the sharding key. Case-sensitive. May hold slashes:
+/// `sports/hd/1`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamName(Arc<str>);
 
@@ -25,30 +29,33 @@ pub struct StreamName(Arc<str>);
 pub struct Hostname(Arc<str>);
 
 impl StreamName {
-    /// Refuses what could not be told apart in a path or a list: empty names and segments, `.` and `..`, control characters, commas,
-    /// leading or trailing blanks, and a last segment that is an operation.
+    /// Refuses names that a path or a list could not hold: empty names and segments, `.` and `..`,
+    /// control characters, commas, leading or trailing white space, and a last segment that is an
+    /// operation.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Err("A stream name cannot be empty");
+            return Err("A stream name must not be empty");
         }
         if text.len() > STREAM_NAME_BYTES_MAX {
-            return Err("A stream name has at most 512 bytes");
+            return Err("A stream name must have at most 512 bytes");
         }
         if text.chars().any(char::is_control) {
-            return Err("A stream name cannot hold control characters");
+            return Err("A stream name must not contain control characters");
         }
         if text.contains(',') {
-            return Err("A stream name cannot hold a comma: names are given in comma lists");
+            return Err(
+                "A stream name must not contain a comma: lists of names are separated by commas",
+            );
         }
         if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
-            return Err("A stream name cannot begin or end with a blank");
+            return Err("A stream name must not begin or end with white space");
         }
         if text
             .split('/')
             .any(|segment| matches!(segment, "" | "." | ".."))
         {
             return Err(
-                "The parts of a stream name between slashes cannot be empty, \".\" or \"..\"",
+                "A part of a stream name between slashes must not be empty, \".\" or \"..\"",
             );
         }
         if text
@@ -57,7 +64,8 @@ impl StreamName {
             .is_some_and(|last| RESERVED_SEGMENTS.contains(&last))
         {
             return Err(
-                "A stream name cannot end in the name of an operation (batch, layout, layouts, preview_layout_change)",
+                "A stream name must not end in the name of an operation: batch, layout, layouts \
+                 or preview_layout_change",
             );
         }
         Ok(Self(Arc::from(text)))
@@ -77,16 +85,16 @@ impl Hostname {
     /// Letters, digits, `.`, `-`, `_` and `:`; at most 253 bytes.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() || text.len() > HOSTNAME_BYTES_MAX {
-            return Err("A hostname has 1 to 253 bytes");
+            return Err("A hostname must have 1 to 253 bytes");
         }
         if !text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'))
         {
-            return Err("A hostname holds only letters, digits and . - _ :");
+            return Err("A hostname must consist of letters, digits and . - _ :");
         }
         if matches!(text, "." | "..") || RESERVED_SEGMENTS.contains(&text) {
-            return Err("This hostname is the name of an operation");
+            return Err("This hostname is reserved: it names an operation");
         }
         Ok(Self(Arc::from(text)))
     }
@@ -97,17 +105,17 @@ impl Hostname {
     }
 }
 
-/// Shard of a stream name: the unit of parallel loading and scanning. Part of the format on disk: never change it.
+/// Shard of a stream name. Part of the format on disk: never change it.
 pub fn shard_of(name: &str) -> usize {
     (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) >> 60) as usize
 }
 
-/// The error for a path segment that is no stream name.
+/// The error for a path segment that is not a stream name.
 pub fn bad_stream_name(why: &'static str) -> ApiError {
     ApiError::bad_parameter("name", "wrong_format", why)
 }
 
-/// The error for a path segment that is no hostname.
+/// The error for a path segment that is not a hostname.
 pub fn bad_hostname(why: &'static str) -> ApiError {
     ApiError::bad_parameter("hostname", "wrong_format", why)
 }
@@ -150,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stream_names_that_a_path_or_a_list_could_confuse_are_refused() {
+    fn stream_names_unfit_for_a_path_or_list_are_refused() {
         for bad in [
             "",
             "/a",
@@ -186,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn hostnames_are_what_dns_and_ports_need() {
+    fn hostnames_allow_what_dns_and_ports_need() {
         for bad in ["", "a b", "a/b", "é", "..", "batch", &"h".repeat(254)] {
             assert!(Hostname::parse(bad).is_err(), "{bad:?} was accepted");
         }
@@ -196,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shard_of_a_name_is_part_of_the_format_on_disk() {
+    fn shard_of_a_name_is_part_of_the_disk_format() {
         assert_eq!(
             [shard_of("a"), shard_of("sports/hd/1"), shard_of("Первый")],
             [14, 14, 14]

@@ -1,7 +1,9 @@
-//! Signs of life of a node: when it last asked for its configuration, and whether it is waiting for news of it.
+//! Signs of life of a node: when it last asked for its configuration, and whether it is waiting for
+//! news of it.
 //!
-//! The one thing reachable from a state that changes without a revision: written by whoever serves the node and read by the layouter's thread,
-//! both without a lock and without a message. Times are told by the callers, in milliseconds of a clock that never steps back.
+//! The one thing reachable from a state that changes without a revision: written by whoever serves
+//! the node and read by the layouter's thread, both without a lock and without a message. Times are
+//! told by the callers, in milliseconds of a clock that never steps back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

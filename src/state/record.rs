@@ -1,11 +1,11 @@
-#![allow(unsafe_code)] // one unchecked access, on bytes checked when the record was made; see `view!`
+#![allow(unsafe_code)] // one unchecked access, on bytes that were checked before; see `view!`
 //! Stored records: one typed rkyv archive each, read in place.
 //!
-//! Typed fields are what the server decides on; `config` is the canonical JSON text of everything it
-//! only carries, with defaults filled in and the places of the defaults noted, so that rendering an
-//! answer is copying. The bytes in memory are the bytes on disk: `[schema version][rkyv archive]`.
-//! Access is checked once, when bytes become a record (from disk, or just serialised), and never
-//! again, because the bytes cannot change afterwards.
+//! Typed fields are what the server decides on; `config` is the canonical JSON text of everything
+//! it only carries, with defaults filled in and the places of the defaults noted, so that rendering
+//! an answer is copying. The bytes in memory are the bytes on disk: `[schema version][rkyv
+//! archive]`. Access is checked once, when bytes become a record (from disk, or just serialised),
+//! and never again, because the bytes cannot change afterwards.
 //!
 //! Never change a struct in place: a new shape is a new module, a new version number and an upgrade
 //! from the old one. `golden` reads a file of every kind and version in `tests/golden/records` and
@@ -24,10 +24,10 @@ pub const SCHEMA_VERSION: u8 = 1;
 pub const LAYOUTS_KEPT_MAX: usize = 100;
 /// Older entries of the layout history are dropped when a new one is made.
 pub const LAYOUTS_KEPT_MS: u64 = 90 * 24 * 3600 * 1000;
-/// Entries of `ingest_history` that are shown, and former ingest nodes that are named as archive sources.
+/// Entries of `ingest_history` that are shown, and former ingest nodes that are archive sources.
 pub const INGEST_HISTORY_MAX: usize = 5;
 
-/// What a node does for a stream. The number is an index into [`Stream::rendered`].
+/// What a node does for a stream. The number is the index in [`Stream::rendered`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum Role {
     Ingest = 0,
@@ -52,9 +52,9 @@ pub struct Layout {
     pub failover_from: Option<String>,
     /// When the nodes changed, UTC ms.
     pub created_at: u64,
-    /// True: the layouter; false: anybody else.
+    /// True: by the layouter; false: through the API.
     pub by_layouter: bool,
-    /// One of the reference's reason codes.
+    /// One of [`super::command::CHANGE_REASONS`].
     pub change_reason: Option<String>,
 }
 
@@ -76,17 +76,19 @@ pub struct Stream {
     pub revision: u64,
     /// Stamp of the last change of any field, UTC ms.
     pub updated_at: u64,
-    /// By [`Role`]: the revision at which what a node of that role is told last changed. Nodes' generations are rebuilt from it.
+    /// By [`Role`]: the revision at which the text for a node of that role last changed. Nodes'
+    /// generations are rebuilt from it.
     pub rendered: [u64; 3],
     pub disabled: bool,
-    /// `config` holds something that lists must mask.
+    /// `config` holds a secret that lists must mask.
     pub has_secrets: bool,
     pub namespace: Option<String>,
     /// Newest first; the first is where the stream is now. Empty: never placed.
     pub layouts: Vec<Layout>,
     /// Canonical JSON object without `name`, defaults filled in.
     pub config: String,
-    /// Byte ranges (start, length) of `config` that are defaults; the text without them is what the operator stored.
+    /// Byte ranges (start, length) of `config` that are defaults. The text without them is what was
+    /// saved.
     pub filled: Vec<(u32, u32)>,
 }
 
@@ -130,11 +132,11 @@ pub struct Streamer {
     pub filled: Vec<(u32, u32)>,
 }
 
-/// Anything that is saved under a key and is neither a stream nor a streamer; see [`super::entity`].
+/// An entity that is neither a stream nor a streamer; see [`super::entity`].
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[rkyv(compare(PartialEq))]
 pub struct Entity {
-    /// As it is written in a path; a number without leading zeros for kinds with numeric keys.
+    /// As in a path; a number without leading zeros for kinds with numeric keys.
     pub key: String,
     pub revision: u64,
     /// Stamp of the last change of any field, UTC ms.
@@ -146,14 +148,15 @@ pub struct Entity {
     pub filled: Vec<(u32, u32)>,
 }
 
-/// What the server itself has to know about an entity.
+/// What the server decides on, by kind of entity.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[rkyv(compare(PartialEq))]
 pub enum Facts {
     #[default]
     None,
     Agent {
-        /// Where the agent sends its media while no stream uses it; a stream's own layout rules otherwise.
+        /// Where the agent sends its media while no stream uses it. Otherwise the streams' layouts
+        /// decide.
         layout: Option<Layout>,
     },
     Episode {
@@ -162,11 +165,12 @@ pub enum Facts {
         opened_at: u64,
         /// UTC ms; set once.
         closed_at: Option<u64>,
-        /// The server made it of a publication.
+        /// Present in an episode that the server made of a publication.
         publication: Option<Publication>,
     },
     Person {
-        /// UTC ms; a deleted person is kept for a while, so that whoever holds a copy learns of it.
+        /// UTC ms. A deleted person is kept for a while, so that clients with a copy see the
+        /// deletion.
         deleted_at: Option<u64>,
     },
     Token {
@@ -175,11 +179,11 @@ pub enum Facts {
     },
 }
 
-/// How far the publication behind an automatic episode has come.
+/// The publication behind an automatic episode.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[rkyv(compare(PartialEq))]
 pub struct Publication {
-    /// UTC ms; absent while it is on.
+    /// UTC ms; absent while the stream is published.
     pub ended_at: Option<u64>,
 }
 
@@ -191,14 +195,16 @@ pub struct EventChunk {
     pub revision: u64,
     /// UTC ms.
     pub stamp_ms: u64,
-    /// Canonical JSON objects, complete as the API shows them.
+    /// Canonical JSON objects, as the API shows them.
     pub events: Vec<String>,
 }
 
-/// What outlives the removal of a stream from a node's answer: a node's generation must not step back over a restart.
+/// A node's generation at the removal of a stream: without it the generation would step back at a
+/// restart.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NodeMark {
-    /// The node's generation when the mark was written; also the oldest revision from which a delta can be told after a restart.
+    /// The node's generation when the mark was written; after a restart also the oldest revision
+    /// that a delta can start from.
     pub generation: u64,
     /// Stamp of that change, UTC ms.
     pub updated_at: u64,
@@ -234,7 +240,7 @@ macro_rules! view {
         pub struct $view(Arc<[u8]>);
 
         impl $view {
-            /// Serialises; the result is what goes to disk and what readers share.
+            /// Serialises a record into the bytes that go to disk and that readers share.
             pub fn new(record: &$owned) -> Self {
                 let archive = rkyv::to_bytes::<RkyvError>(record)
                     .expect("serialising into memory cannot fail");
@@ -244,7 +250,7 @@ macro_rules! view {
                 Self(Arc::from(bytes))
             }
 
-            /// Checks bytes that came from elsewhere.
+            /// Checks bytes that were read from disk.
             pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
                 let (&found, archive) = bytes.split_first().ok_or(RecordError::Damaged)?;
                 if found != SCHEMA_VERSION {
@@ -268,8 +274,9 @@ macro_rules! view {
         impl std::ops::Deref for $view {
             type Target = $archived;
             fn deref(&self) -> &$archived {
-                // SAFETY: `new` serialised these bytes and `from_bytes` checked them; they are immutable behind the Arc, and
-                // the `unaligned` feature removes any demand on their address.
+                // SAFETY: `new` serialised these bytes and `from_bytes` checked them; they are
+                // immutable behind the Arc, and the `unaligned` feature removes any demand on their
+                // address.
                 unsafe { rkyv::access_unchecked::<$archived>(&self.0[1..]) }
             }
         }
@@ -303,7 +310,7 @@ impl ArchivedEntity {
 }
 
 impl ArchivedStream {
-    /// Where the stream is now.
+    /// The present layout.
     pub fn layout(&self) -> Option<&ArchivedLayout> {
         self.layouts.first()
     }
@@ -339,7 +346,8 @@ impl ArchivedStream {
             .map(|span| (span.0.to_native(), span.1.to_native()))
     }
 
-    /// The last ingest nodes, newest first, the present one included: (since, hostname, placed by the layouter).
+    /// The last ingest nodes, newest first, the present one included: (since, hostname, placed by
+    /// the layouter).
     pub fn ingest_history(&self) -> Vec<(u64, &str, bool)> {
         let mut history: Vec<(u64, &str, bool)> = Vec::new();
         let mut run: Option<(u64, &str, bool)> = None;
@@ -352,7 +360,7 @@ impl ArchivedStream {
                 )
             });
             match (run, entry) {
-                // Still the same node further back: it has been there since then.
+                // The same node further back: the stream has been there since then.
                 (Some((_, host, _)), Some(older)) if host == older.1 => run = Some(older),
                 (Some(done), _) => {
                     history.push(done);
@@ -410,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_back_what_was_put_in_and_refuses_damage() {
+    fn record_reads_back_whole_and_refuses_damage() {
         let stream = Stream {
             name: "a".into(),
             revision: 7,
@@ -441,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn ingest_history_names_each_stay_once_since_its_beginning() {
+    fn ingest_history_lists_each_stay_once() {
         let stream = Stream {
             layouts: vec![
                 placed(Some("c"), 60),

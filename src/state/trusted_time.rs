@@ -1,9 +1,11 @@
-//! What time it is at least, for what goes when its time is over.
+//! A lower bound of the present time, for deciding what is past its retention.
 //!
-//! A wall clock that is set years ahead by mistake would make everything that is kept for a while too old at once, and what is removed does not come
-//! back when the clock does. So a clock that jumps ahead is doubted: time goes on by the running clock until the wall clock is where it was
-//! expected again, or has gone on for a day without another jump. Pure: both clocks are given. That a clock is doubted is an event of the batch
-//! that first has its stamp, so that a restart does not take the stamps of a doubted clock for proof.
+//! A wall clock that is set years ahead by mistake would expire every entity with a retention at
+//! once, and they do not come back when the clock is set right. So a clock that jumps ahead is
+//! doubted: time goes on by the running clock until the wall clock is back where it was expected,
+//! or has gone on for a day without another jump. Pure: both clocks are arguments. That a clock is
+//! doubted is an event of the batch that first has its stamp, so that a restart does not trust the
+//! stamps of a doubted clock.
 
 use std::time::Duration;
 
@@ -11,9 +13,9 @@ use super::State;
 use super::event::NewEvent;
 use crate::json::scan;
 
-/// A clock that is ahead by more than this has jumped.
+/// A wall clock that is ahead by more than this has jumped.
 pub const JUMP_MS_MAX: u64 = 24 * 3600 * 1000;
-/// For how long a doubted clock must go on without another jump until it is believed.
+/// How long a doubted clock must go on without another jump until it is trusted.
 pub const CONFIRMED_AFTER: Duration = Duration::from_hours(24);
 
 const DOUBTED: &str = "clock_doubted";
@@ -24,18 +26,18 @@ type Reading = (u64, Duration);
 
 #[derive(Debug, Clone)]
 pub struct TrustedTime {
-    /// The last reading that was believed; absent: none is known, and the next one is.
+    /// The last trusted reading; absent: none is known, and the next one is trusted.
     base: Option<Reading>,
     /// The first reading since a jump.
     doubted: Option<Reading>,
 }
 
 impl TrustedTime {
-    /// After a start on a state. The running clock begins at zero.
+    /// Starts from a loaded state. The running clock begins at zero.
     pub fn at_start(state: &State) -> Self {
         let stamp_ms = state.stamp_ms();
-        let base_ms = if is_doubted(state) {
-            // The stamps are those of the doubted clock: what was believed before is not known.
+        let base_ms = if log_ends_doubted(state) {
+            // The stamps are those of the doubted clock; the last trusted time is not known.
             Some(0)
         } else {
             (stamp_ms > 0).then_some(stamp_ms)
@@ -46,8 +48,8 @@ impl TrustedTime {
         }
     }
 
-    /// Looks at both clocks; what is to be told if that changes whether the wall clock is believed.
-    pub fn look(&mut self, wall_ms: u64, running: Duration) -> Option<NewEvent> {
+    /// Compares both clocks. Returns an event if that changes whether the wall clock is trusted.
+    pub fn check(&mut self, wall_ms: u64, running: Duration) -> Option<NewEvent> {
         let ahead_ms = ahead_ms(self.base, wall_ms, running);
         if ahead_ms <= JUMP_MS_MAX {
             self.base = Some((wall_ms, running));
@@ -67,7 +69,12 @@ impl TrustedTime {
         None
     }
 
-    /// What time it is at least: that of the wall clock while it is believed.
+    /// Whether the wall clock jumped ahead and is not trusted.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.is_some()
+    }
+
+    /// Lower bound of the present time: that of the wall clock while it is trusted.
     pub fn now_ms(&self, wall_ms: u64, running: Duration) -> u64 {
         match (self.doubted, self.base) {
             (Some(_), Some(base)) => expected_ms(base, running),
@@ -85,17 +92,18 @@ fn ahead_ms(base: Option<Reading>, wall_ms: u64, running: Duration) -> u64 {
     base.map_or(0, |base| wall_ms.saturating_sub(expected_ms(base, running)))
 }
 
-/// The same in either direction: a doubted clock that is set back has jumped, too.
+/// The distance in either direction: a doubted clock that is set back has jumped as well.
 fn ahead_ms_of(base: Option<Reading>, wall_ms: u64, running: Duration) -> u64 {
     base.map_or(0, |base| wall_ms.abs_diff(expected_ms(base, running)))
 }
 
-/// Whether the log says that the clock was doubted when it was written last.
-fn is_doubted(state: &State) -> bool {
+/// Whether the clock was doubted when the event log was written last.
+fn log_ends_doubted(state: &State) -> bool {
     let chunks = state.events().iter().rev();
     let events = chunks.flat_map(|(_, chunk)| chunk.events.iter().rev());
-    let mut told = events.filter_map(|text| scan::string(scan::member(text, "event")?));
-    told.find(|event| *event == DOUBTED || *event == BELIEVED)
+    let mut names = events.filter_map(|text| scan::string(scan::member(text, "event")?));
+    names
+        .find(|event| *event == DOUBTED || *event == BELIEVED)
         .is_some_and(|event| event == DOUBTED)
 }
 
@@ -132,7 +140,7 @@ mod tests {
                 events: vec![event.finish(event_id(1, 0), "s", NOW)],
             }));
         }
-        state.stand_at(stamp);
+        state.advance(stamp);
         state
     }
 
@@ -150,30 +158,30 @@ mod tests {
             (NOW - YEAR, 4),
             (NOW - YEAR + 1000, 5),
         ] {
-            assert_eq!(time.look(wall, secs(running)), None);
+            assert_eq!(time.check(wall, secs(running)), None);
             assert_eq!(time.now_ms(wall, secs(running)), wall);
         }
         // A new store knows of no time before.
         let mut time = TrustedTime::at_start(&empty());
-        assert_eq!(time.look(NOW, secs(0)), None);
+        assert_eq!(time.check(NOW, secs(0)), None);
     }
 
     #[test]
     fn a_clock_that_jumps_years_ahead_makes_nothing_older() {
         let mut time = TrustedTime::at_start(&after(None));
-        assert_eq!(time.look(NOW, secs(10)), None);
-        let told = time.look(NOW + 5 * YEAR, secs(11));
+        assert_eq!(time.check(NOW, secs(10)), None);
+        let told = time.check(NOW + 5 * YEAR, secs(11));
         assert!(is(told.as_ref(), DOUBTED), "{told:?}");
         let ahead = told.as_ref().and_then(|event| event.member("ahead_ms"));
         assert_eq!(ahead, Some(&*(5 * YEAR - 1000).to_string()));
         assert_eq!(time.now_ms(NOW + 5 * YEAR, secs(11)), NOW + 1000);
-        assert_eq!(time.look(NOW + 5 * YEAR + 3_600_000, secs(3611)), None);
+        assert_eq!(time.check(NOW + 5 * YEAR + 3_600_000, secs(3611)), None);
         assert_eq!(
             time.now_ms(NOW + 5 * YEAR + 3_600_000, secs(3611)),
             NOW + 3_601_000
         );
         // It comes back.
-        let told = time.look(NOW + 4_000_000, secs(4010));
+        let told = time.check(NOW + 4_000_000, secs(4010));
         assert!(is(told.as_ref(), BELIEVED), "{told:?}");
         assert_eq!(time.now_ms(NOW + 4_000_000, secs(4010)), NOW + 4_000_000);
     }
@@ -182,18 +190,18 @@ mod tests {
     fn a_doubted_clock_is_believed_after_a_day_without_another_jump() {
         let day = CONFIRMED_AFTER.as_secs();
         let mut time = TrustedTime::at_start(&after(None));
-        time.look(NOW, secs(0));
-        assert!(is(time.look(NOW + YEAR, secs(1)).as_ref(), DOUBTED));
+        time.check(NOW, secs(0));
+        assert!(is(time.check(NOW + YEAR, secs(1)).as_ref(), DOUBTED));
         // It jumps again, first on, then back: the day begins anew, and nobody is told twice.
-        assert_eq!(time.look(NOW + 2 * YEAR, secs(day / 2)), None);
-        assert_eq!(time.look(NOW + YEAR, secs(day - 10)), None);
+        assert_eq!(time.check(NOW + 2 * YEAR, secs(day / 2)), None);
+        assert_eq!(time.check(NOW + YEAR, secs(day - 10)), None);
         let wall = |running: u64| NOW + YEAR + (running - day + 10) * 1000;
-        assert_eq!(time.look(wall(2 * day - 11), secs(2 * day - 11)), None);
+        assert_eq!(time.check(wall(2 * day - 11), secs(2 * day - 11)), None);
         assert_eq!(
             time.now_ms(wall(2 * day - 11), secs(2 * day - 11)),
             NOW + (2 * day - 11) * 1000
         );
-        let told = time.look(wall(2 * day - 10), secs(2 * day - 10));
+        let told = time.check(wall(2 * day - 10), secs(2 * day - 10));
         assert!(is(told.as_ref(), BELIEVED), "{told:?}");
         assert_eq!(time.now_ms(wall(2 * day), secs(2 * day)), wall(2 * day));
     }
@@ -201,9 +209,9 @@ mod tests {
     #[test]
     fn a_server_that_was_off_for_long_waits_a_day_and_one_that_was_off_for_a_night_does_not() {
         let mut time = TrustedTime::at_start(&after(None));
-        assert_eq!(time.look(NOW + DAY / 2, secs(0)), None);
+        assert_eq!(time.check(NOW + DAY / 2, secs(0)), None);
         let mut time = TrustedTime::at_start(&after(None));
-        assert!(is(time.look(NOW + 30 * DAY, secs(0)).as_ref(), DOUBTED));
+        assert!(is(time.check(NOW + 30 * DAY, secs(0)).as_ref(), DOUBTED));
         assert_eq!(time.now_ms(NOW + 30 * DAY, secs(5)), NOW + 5000);
     }
 
@@ -212,14 +220,14 @@ mod tests {
         let doubted = after(Some(NewEvent::new(DOUBTED)));
         let mut time = TrustedTime::at_start(&doubted);
         assert!(
-            is(time.look(NOW, secs(0)).as_ref(), DOUBTED),
+            is(time.check(NOW, secs(0)).as_ref(), DOUBTED),
             "as far ahead as its own stamps"
         );
         assert!(time.now_ms(NOW, secs(100)) < DAY, "nothing is that old");
         let day = CONFIRMED_AFTER.as_secs();
-        assert!(is(time.look(NOW + DAY, secs(day)).as_ref(), BELIEVED));
+        assert!(is(time.check(NOW + DAY, secs(day)).as_ref(), BELIEVED));
         let believed = after(Some(NewEvent::new(BELIEVED)));
         let mut time = TrustedTime::at_start(&believed);
-        assert_eq!(time.look(NOW, secs(0)), None);
+        assert_eq!(time.check(NOW, secs(0)), None);
     }
 }

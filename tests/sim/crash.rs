@@ -13,7 +13,7 @@ use weir::state::State;
 use weir::state::apply::{Stamp, apply};
 use weir::state::entity::{Key, Kind};
 use weir::state::node::RenderSettings;
-use weir::writer::Machine;
+use weir::writer::StateMachine;
 use weir::writer::load;
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Opened, Options, Store, StoreError};
@@ -51,7 +51,7 @@ struct Copy {
 struct World<'t> {
     random: Random<'static>,
     disk: SimDisk,
-    machine: Machine<Store>,
+    machine: StateMachine<Store>,
     model: Model,
     clock_ms: u64,
     copies: BTreeMap<String, Copy>,
@@ -72,7 +72,10 @@ fn quiet_engine() {
     });
 }
 
-fn open(random: &mut Random<'_>, disk: &SimDisk) -> Result<(Machine<Store>, Opened), StoreError> {
+fn open(
+    random: &mut Random<'_>,
+    disk: &SimDisk,
+) -> Result<(StateMachine<Store>, Opened), StoreError> {
     let options = Options {
         cache_bytes: 1 << 20,
         check_bytes_max: if random.below(2) == 0 { u64::MAX } else { 0 },
@@ -80,7 +83,7 @@ fn open(random: &mut Random<'_>, disk: &SimDisk) -> Result<(Machine<Store>, Open
     };
     let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options)?;
     let state = load(&store, &opened, settings())?;
-    Ok((Machine::new(state, store), opened))
+    Ok((StateMachine::new(state, store), opened))
 }
 
 fn settings() -> RenderSettings {

@@ -1,134 +1,195 @@
-//! Entities: saving one of any kind, what a kind demands beyond its schema, and what is due by age.
+//! Entities: saving and deleting one of any kind, what a kind demands beyond its schema, and
+//! expiry.
 
-use super::episode::{appear, save_automatic};
+use super::episode::{add_appearance, save_automatic};
 use super::merge::{merge_with, stored};
-use super::stream::{move_nodes, streamer_not_found_in_body};
-use super::{Changes, EntityChange, Stamp, StreamChange};
+use super::streamer::node_of_role;
+use super::{Changes, EntityChange, stream};
 use crate::http::error::ApiError;
 use crate::json::{self, Object, Value};
 use crate::state::State;
-use crate::state::command::{EntitySave, EpisodeNews, LayoutPatch};
+use crate::state::command::{Done, EntitySave, EpisodeNews, LayoutPatch};
 use crate::state::entity::{self, Key, Kind};
 use crate::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Layout, NodeRole};
-use crate::state::retention::{Retention, Verdict, verdict};
+use crate::state::retention::{self, ExpiryAction, Retention};
 
-/// Deleted agents that are remembered; above, those deleted first are forgotten and get what unknown agents get.
+/// Deleted agents that are remembered. Above, the first deleted are forgotten and get what unknown
+/// agents get.
 pub const DELETED_AGENTS_MAX: usize = 100_000;
 
+pub(super) fn save_one(
+    state: &State,
+    save: EntitySave,
+    layout: Option<&LayoutPatch>,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    let kind = save.kind;
+    let record = save_entity(state, save, layout, changes)?;
+    Ok(Done::Entity(kind, record))
+}
+
+/// Places many agents, all or none. Agents that streams use are skipped: their streams decide.
+pub(super) fn set_agent_layouts(
+    state: &State,
+    items: Vec<(Key, LayoutPatch)>,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    for (i, (key, layout)) in items.into_iter().enumerate() {
+        let at = format!("/layouts/{i}");
+        let Some(old) = state.entities(Kind::Agent).get(&key) else {
+            let error = Kind::Agent.not_found().at_pointer(format!("{at}/id"));
+            return Err(ApiError {
+                status: 400,
+                ..error
+            });
+        };
+        if state.agent_has_streams(&old.key) {
+            continue;
+        }
+        let mut agent = old.to_owned();
+        place_agent(state, &mut agent.facts, &layout, changes.stamp_ms, &at)?;
+        finish(Kind::Agent, key, Some(old), agent, false, changes);
+    }
+    Ok(Done::Nothing)
+}
+
+pub(super) fn delete(
+    state: &State,
+    kind: Kind,
+    key: Key,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    let entity = state.entities(kind).get(&key);
+    let old = entity.cloned().ok_or_else(|| kind.not_found())?;
+    match kind {
+        Kind::Person => mark_deleted(state, key, &old, changes)?,
+        Kind::Agent => {
+            remember_agent(state, &key, &old, changes);
+            remove(kind, key, old, changes);
+        }
+        _ => remove(kind, key, old, changes),
+    }
+    Ok(Done::Nothing)
+}
+
+fn remove(kind: Kind, key: Key, old: EntityRecord, changes: &mut Changes) {
+    changes.entities.push(EntityChange {
+        kind,
+        key,
+        old: Some(old),
+        new: None,
+    });
+}
+
+/// Saves an entity of any kind.
 pub(super) fn save_entity(
     state: &State,
     save: EntitySave,
     layout: Option<&LayoutPatch>,
-    stamp: Stamp,
-    pointer: &str,
     changes: &mut Changes,
 ) -> Result<EntityRecord, ApiError> {
-    let EntitySave {
-        kind,
-        key,
-        mut patch,
-        on_create,
-        episode,
-    } = save;
+    let (kind, key) = (save.kind, save.key.clone());
+    let episode = save.episode;
     let old = state.entities(kind).get(&key);
     let mut entity = match old {
         Some(old) => old.to_owned(),
-        None => {
-            for (name, value) in on_create.iter() {
-                if matches!(patch.get(name), None | Some(Value::Null)) {
-                    patch.insert(name, value.clone());
-                }
-            }
-            Entity {
-                key: key.to_string(),
-                ..Entity::default()
-            }
-        }
+        None => Entity {
+            key: key.to_string(),
+            ..Entity::default()
+        },
     };
-    if let Facts::Person {
-        deleted_at: Some(_),
-    } = entity.facts
-        && !patch.contains_key("deleted_at")
-    {
-        // Who is saved exists again.
-        patch.insert("deleted_at", Value::Null);
-    }
-    if kind == Kind::Episode && old.is_none() {
-        appear(&mut patch, stamp);
-    }
-    // The schema demands the key and the stamp, and knows nothing of where they come from.
-    let own = [
-        (kind.key_field(), key.to_value()),
-        (
-            "updated_at",
-            Value::Number(json::Number::Unsigned(stamp.ms)),
-        ),
-    ];
-    let mut merged = merge_with(
-        kind.schema(),
-        &entity.config,
-        &entity.filled,
-        patch,
-        &own,
-        pointer,
-    )?;
+    let patch = completed(save, old, changes);
+    // The schema demands the key and the stamp, which are not part of the stored configuration.
+    let stamp = Value::Number(json::Number::Unsigned(changes.stamp_ms));
+    let own = [(kind.key_field(), key.to_value()), ("updated_at", stamp)];
+    let schema = kind.schema();
+    let mut merged = merge_with(schema, &entity.config, &entity.filled, patch, &own, "")?;
     for (name, _) in &own {
         merged.remove(name);
     }
-    entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), pointer)?;
-    if let Facts::Token { digest } = &entity.facts
-        && is_key_of_another(state, &key, digest)
-    {
-        return Err(ApiError::bad_body(
-            format!("{pointer}/key"),
-            "not_unique",
-            "Another token has this key",
-        ));
-    }
-    let mut goes_on = false;
-    if let Facts::Episode {
-        publication,
-        closed_at,
-        ..
-    } = &mut entity.facts
-    {
-        *publication = episode.publication.or(*publication);
-        goes_on = episode.goes_on && closed_at.is_none();
-    }
-    let stored = stored(kind.schema(), merged);
+    entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), "")?;
+    let goes_on = check_facts(state, &key, &mut entity.facts, episode)?;
+    let stored = stored(schema, merged);
     entity.has_secrets = stored.has_secrets;
     entity.config = stored.config;
     entity.filled = stored.filled;
     if let Some(layout) = layout
         && !state.agent_has_streams(&entity.key)
     {
-        let at = format!("{pointer}/layout");
-        place_agent(state, &mut entity.facts, layout, stamp, &at)?;
+        let at = "/layout";
+        place_agent(state, &mut entity.facts, layout, changes.stamp_ms, at)?;
     }
     if kind == Kind::Agent
         && let Some(left) = state.entities(Kind::DeletedAgent).get(&key)
     {
-        // Whoever is saved anew is not deleted any more.
-        changes.entities.push(EntityChange {
-            kind: Kind::DeletedAgent,
-            key: key.clone(),
-            old: Some(left.clone()),
-            new: None,
-        });
+        // An agent that is saved again is not deleted any more.
+        remove(Kind::DeletedAgent, key.clone(), left.clone(), changes);
     }
-    Ok(finish_entity(
-        kind, key, old, entity, goes_on, stamp, changes,
-    ))
+    Ok(finish(kind, key, old, entity, goes_on, changes))
 }
 
-/// Gives a changed entity its stamps; one that `goes_on` gets a new one though nothing else changed.
-pub(super) fn finish_entity(
+/// The patch with what the server adds to it: members of a new entity, and the undeletion of a
+/// person.
+fn completed(save: EntitySave, old: Option<&EntityRecord>, changes: &Changes) -> Object {
+    let EntitySave {
+        kind,
+        mut patch,
+        on_create,
+        ..
+    } = save;
+    match old.map(|old| &old.facts) {
+        None => {
+            for (name, value) in on_create.iter() {
+                if matches!(patch.get(name), None | Some(Value::Null)) {
+                    patch.insert(name, value.clone());
+                }
+            }
+            if kind == Kind::Episode {
+                add_appearance(&mut patch, changes.stamp_ms);
+            }
+        }
+        Some(ArchivedFacts::Person { deleted_at })
+            if deleted_at.is_some() && !patch.contains_key("deleted_at") =>
+        {
+            patch.insert("deleted_at", Value::Null);
+        }
+        Some(_) => {}
+    }
+    patch
+}
+
+/// Checks what the state decides about an entity's facts and completes them. True if the entity is
+/// an open episode that goes on.
+fn check_facts(
+    state: &State,
+    key: &Key,
+    facts: &mut Facts,
+    news: EpisodeNews,
+) -> Result<bool, ApiError> {
+    match facts {
+        Facts::Token { digest } if is_key_of_another(state, key, digest) => {
+            let title = "Another token has this key";
+            Err(ApiError::bad_body("/key", "not_unique", title))
+        }
+        Facts::Episode {
+            publication,
+            closed_at,
+            ..
+        } => {
+            *publication = news.publication.or(*publication);
+            Ok(news.goes_on && closed_at.is_none())
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Gives a changed entity its stamps. One that `goes_on` gets new stamps without another change.
+fn finish(
     kind: Kind,
     key: Key,
     old: Option<&EntityRecord>,
     mut entity: Entity,
     goes_on: bool,
-    stamp: Stamp,
     changes: &mut Changes,
 ) -> EntityRecord {
     if let Some(old) = old
@@ -137,8 +198,8 @@ pub(super) fn finish_entity(
     {
         return old.clone();
     }
-    entity.revision = stamp.revision;
-    entity.updated_at = stamp.ms;
+    entity.revision = changes.revision;
+    entity.updated_at = changes.stamp_ms;
     let new = EntityRecord::new(&entity);
     changes.entities.push(EntityChange {
         kind,
@@ -149,12 +210,12 @@ pub(super) fn finish_entity(
     new
 }
 
-/// Writes a wanted layout into an agent: of all that a layout has, an agent has the ingest.
-pub(super) fn place_agent(
+/// Writes a wanted layout into an agent, which has only the ingest of a layout.
+fn place_agent(
     state: &State,
     facts: &mut Facts,
     wanted: &LayoutPatch,
-    stamp: Stamp,
+    stamp_ms: u64,
     pointer: &str,
 ) -> Result<(), ApiError> {
     let Facts::Agent { layout } = facts else {
@@ -171,102 +232,84 @@ pub(super) fn place_agent(
     if current == Some(host.as_str()) {
         return Ok(());
     }
-    let at = || format!("{pointer}/ingest");
-    let streamer = state
-        .streamer(host)
-        .ok_or_else(|| streamer_not_found_in_body(at(), host))?;
-    if NodeRole::parse(streamer.role.as_str()) != Some(NodeRole::Streamer) {
-        let title = "The node has another role";
-        return Err(ApiError::bad_body(at(), "wrong_node_role", title)
-            .with("hostname", host)
-            .with("role", streamer.role.as_str()));
-    }
+    let at = format!("{pointer}/ingest");
+    node_of_role(state, host, NodeRole::Streamer, at)?;
     *layout = Some(Layout {
         ingest: Some(host.to_string()),
-        created_at: stamp.ms,
+        created_at: stamp_ms,
         by_layouter: wanted.by_layouter,
         ..Layout::default()
     });
     Ok(())
 }
 
-/// What goes with an agent: its streams. What stays: that it was here, and the key by which it will be known again.
-pub(super) fn leave_agent(
-    state: &State,
-    key: &Key,
-    old: &EntityRecord,
-    stamp: Stamp,
-    changes: &mut Changes,
-) {
+/// Deletes the streams of an agent that is being deleted, and keeps the key by which the agent is
+/// recognised when it connects again.
+fn remember_agent(state: &State, key: &Key, old: &EntityRecord, changes: &mut Changes) {
     for name in state.streams_of_agent(&old.key) {
-        let Some(stream) = state.stream(name) else {
-            continue;
-        };
-        move_nodes(state, Some(stream), None, &mut changes.nodes);
-        changes.streams.push(StreamChange {
-            name: name.clone(),
-            old: Some(stream.clone()),
-            new: None,
-        });
+        if let Some(record) = state.stream(name) {
+            stream::remove(state, name.clone(), record, changes);
+        }
     }
-    let left = state.entities(Kind::DeletedAgent);
-    if left.by_key().len() >= DELETED_AGENTS_MAX
-        && let Some((oldest, record)) = left.changed_from(0, None).next()
+    let deleted = state.entities(Kind::DeletedAgent);
+    if deleted.by_key().len() >= DELETED_AGENTS_MAX
+        && let Some((oldest, record)) = deleted.changed_from(0, None).next()
     {
-        changes.entities.push(EntityChange {
-            kind: Kind::DeletedAgent,
-            key: oldest.clone(),
-            old: Some(record.clone()),
-            new: None,
-        });
+        remove(Kind::DeletedAgent, oldest.clone(), record.clone(), changes);
     }
     changes.entities.push(EntityChange {
         kind: Kind::DeletedAgent,
         key: key.clone(),
         old: None,
         new: Some(EntityRecord::new(&Entity {
-            revision: stamp.revision,
-            updated_at: stamp.ms,
+            revision: changes.revision,
+            updated_at: changes.stamp_ms,
             facts: Facts::None,
             ..old.to_owned()
         })),
     });
 }
 
-/// Does what is due for one entity.
-pub(super) fn keep_house(
+/// Deletes or closes the entities that are due, each on its own.
+pub(super) fn expire_all(
+    state: &State,
+    due: Vec<(Kind, Key)>,
+    retention: &Retention,
+    changes: &mut Changes,
+) -> Done {
+    for (kind, key) in due {
+        // An episode that cannot be closed must not keep the others from expiring.
+        let _ = expire(state, kind, key, retention, changes);
+    }
+    Done::Nothing
+}
+
+fn expire(
     state: &State,
     kind: Kind,
     key: Key,
-    kept: &Retention,
-    stamp: Stamp,
+    retention: &Retention,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
     let Some(record) = state.entities(kind).get(&key) else {
         return Ok(());
     };
-    match verdict(state, record, kept, stamp.ms) {
-        Verdict::Keep => Ok(()),
-        Verdict::Remove => {
-            changes.entities.push(EntityChange {
-                kind,
-                key,
-                old: Some(record.clone()),
-                new: None,
-            });
+    match retention::action(state, record, retention, changes.stamp_ms) {
+        ExpiryAction::Keep => Ok(()),
+        ExpiryAction::Remove => {
+            remove(kind, key, record.clone(), changes);
             Ok(())
         }
-        Verdict::Close { at } => save_automatic(state, record, Some(at), Some(at), stamp, changes),
-        Verdict::Renew => save_automatic(state, record, None, None, stamp, changes),
+        ExpiryAction::Close { at } => save_automatic(state, record, Some(at), Some(at), changes),
+        ExpiryAction::Renew => save_automatic(state, record, None, None, changes),
     }
 }
 
-/// A person who is deleted stays for a while as deleted, so that whoever holds a copy learns of it.
-pub(super) fn mark_deleted(
+/// Marks a person as deleted. The record stays for a while, so that clients with a copy see it.
+fn mark_deleted(
     state: &State,
     key: Key,
     old: &EntityRecord,
-    stamp: Stamp,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
     if let ArchivedFacts::Person { deleted_at } = &old.facts
@@ -275,10 +318,8 @@ pub(super) fn mark_deleted(
         return Ok(());
     }
     let mut patch = Object::default();
-    patch.insert(
-        "deleted_at",
-        Value::Number(json::Number::Unsigned(stamp.ms)),
-    );
+    let stamp = Value::Number(json::Number::Unsigned(changes.stamp_ms));
+    patch.insert("deleted_at", stamp);
     let save = EntitySave {
         kind: Kind::Person,
         key,
@@ -286,11 +327,11 @@ pub(super) fn mark_deleted(
         on_create: Object::default(),
         episode: EpisodeNews::default(),
     };
-    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+    save_entity(state, save, None, changes).map(|_| ())
 }
 
-/// Who calls with a key is one token.
-pub(super) fn is_key_of_another(state: &State, token: &Key, digest: &[u8; 32]) -> bool {
+/// Whether another token has this key: a key identifies one token.
+fn is_key_of_another(state: &State, token: &Key, digest: &[u8; 32]) -> bool {
     let tokens = state.entities(Kind::ApiToken).by_key();
     let mut others = tokens.iter().filter(|(other, _)| *other != token);
     others.any(|(_, other)| other.token_digest() == Some(digest))

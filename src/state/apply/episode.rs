@@ -1,20 +1,20 @@
-//! Episodes: when one was first seen, and those that the server keeps by itself of what is published.
+//! Episodes: when one first appeared, and the automatic ones that the server makes of publications.
 
+use super::Changes;
 use super::entity::save_entity;
-use super::{Changes, Stamp};
 use crate::http::error::ApiError;
 use crate::json::{self, Object, Value};
 use crate::state::State;
-use crate::state::command::{EntitySave, EpisodeNews};
+use crate::state::command::{Done, EntitySave, EpisodeNews};
 use crate::state::entity::{Key, Kind};
-use crate::state::episode::{self, OpenPublication, PublicationNews, Step};
+use crate::state::episode::{self, EpisodeStep, OpenPublication, PublicationNews};
 use crate::state::name::StreamName;
 use crate::state::record::{ArchivedFacts, EntityRecord, Publication};
 
-/// Notes when this server first had an episode, unless it came with that.
-pub(super) fn appear(patch: &mut Object, stamp: Stamp) {
+/// Adds when this server first had an episode, unless the patch says it.
+pub(super) fn add_appearance(patch: &mut Object, stamp_ms: u64) {
     const FIELD: &str = "episode_appearance_timestamps";
-    let stamp = Value::Number(json::Number::Unsigned(stamp.ms));
+    let stamp = Value::Number(json::Number::Unsigned(stamp_ms));
     match patch.get_mut(FIELD) {
         None | Some(Value::Null) => {
             let mut times = Object::default();
@@ -26,19 +26,18 @@ pub(super) fn appear(patch: &mut Object, stamp: Stamp) {
                 times.insert("central_timestamp", stamp);
             }
         }
-        // The schema will refuse it.
+        // The schema refuses it.
         Some(_) => {}
     }
 }
 
-/// Takes the automatic episodes of a stream one step further.
+/// Opens, continues or closes the automatic episode of a stream.
 pub(super) fn on_publication(
     state: &State,
     stream: &StreamName,
     news: PublicationNews,
-    stamp: Stamp,
     changes: &mut Changes,
-) -> Result<(), ApiError> {
+) -> Result<Done, ApiError> {
     let close_timeout_ms = state
         .stream(stream)
         .map_or(0, |stream| episode::close_timeout_ms(stream));
@@ -51,30 +50,30 @@ pub(super) fn on_publication(
     };
     let publication = last.and_then(OpenPublication::of);
     let save_open = |ended_at, closed_at, changes: &mut Changes| match last {
-        Some(open) => save_automatic(state, open, ended_at, closed_at, stamp, changes),
+        Some(open) => save_automatic(state, open, ended_at, closed_at, changes),
         None => Ok(()),
     };
     match episode::on_publication(publication, closed_until, news, close_timeout_ms) {
-        Step::Nothing => Ok(()),
-        Step::Open { opened_at } => open_automatic(state, stream, opened_at, stamp, changes),
-        Step::Resume => save_open(None, None, changes),
-        Step::Pause { ended_at } => save_open(Some(ended_at), None, changes),
-        Step::Close { closed_at } => save_open(Some(closed_at), Some(closed_at), changes),
-        Step::CloseAndOpen {
+        EpisodeStep::Nothing => Ok(()),
+        EpisodeStep::Open { opened_at } => open_automatic(state, stream, opened_at, changes),
+        EpisodeStep::Resume => save_open(None, None, changes),
+        EpisodeStep::Pause { ended_at } => save_open(Some(ended_at), None, changes),
+        EpisodeStep::Close { closed_at } => save_open(Some(closed_at), Some(closed_at), changes),
+        EpisodeStep::CloseAndOpen {
             closed_at,
             opened_at,
         } => {
             save_open(Some(closed_at), Some(closed_at), changes)?;
-            open_automatic(state, stream, opened_at, stamp, changes)
+            open_automatic(state, stream, opened_at, changes)
         }
-    }
+    }?;
+    Ok(Done::Nothing)
 }
 
-pub(super) fn open_automatic(
+fn open_automatic(
     state: &State,
     stream: &StreamName,
     opened_at: u64,
-    stamp: Stamp,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
     let episodes = state.entities(Kind::Episode);
@@ -98,16 +97,15 @@ pub(super) fn open_automatic(
             publication: Some(Publication { ended_at: None }),
         },
     };
-    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+    save_entity(state, save, None, changes).map(|_| ())
 }
 
-/// Saves how far an open automatic episode has come.
+/// Saves the progress of an open automatic episode.
 pub(super) fn save_automatic(
     state: &State,
     record: &EntityRecord,
     ended_at: Option<u64>,
     closed_at: Option<u64>,
-    stamp: Stamp,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
     let mut patch = Object::default();
@@ -128,5 +126,5 @@ pub(super) fn save_automatic(
             publication: Some(Publication { ended_at }),
         },
     };
-    save_entity(state, save, None, stamp, "", changes).map(|_| ())
+    save_entity(state, save, None, changes).map(|_| ())
 }

@@ -1,4 +1,4 @@
-//! Merge patches: a change into what is stored, and the result against its schema.
+//! Merge patches: applied to the stored configuration, and the result checked against its schema.
 
 use crate::http::error::{ApiError, ErrorItem};
 use crate::json::{self, Object, Value, patch};
@@ -15,7 +15,7 @@ pub(super) fn merge(
     merge_with(schema, config, filled, patch, &[], pointer)
 }
 
-/// The same; `own` are members that the server puts in before the result is checked.
+/// Merges and validates like [`merge`]; `own` are members that the server adds before the check.
 pub(super) fn merge_with(
     schema: &Schema,
     config: &str,
@@ -55,7 +55,7 @@ pub(super) fn merge_with(
     }
 }
 
-/// What of a merged configuration goes into a record as text.
+/// A merged configuration as a record stores it.
 pub(super) struct Stored {
     pub config: String,
     pub filled: Vec<(u32, u32)>,
@@ -73,7 +73,8 @@ pub(super) fn stored(schema: &Schema, merged: Object) -> Stored {
     }
 }
 
-/// The namespace that the result of a merge names. What `exists` keeps the one that it had `before`.
+/// The namespace of a merged configuration. An entity that `exists` must keep the one from
+/// `before`.
 pub(super) fn namespace(
     merged: &Object,
     exists: bool,
@@ -87,7 +88,7 @@ pub(super) fn namespace(
     Ok(namespace.map(str::to_owned))
 }
 
-/// The error for a document that is not what its schema says.
+/// The error for a document that violates its schema.
 pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
     let items = violations
         .into_iter()
@@ -110,6 +111,6 @@ fn namespace_is_fixed(pointer: &str) -> ApiError {
     ApiError::bad_body(
         format!("{pointer}/namespace"),
         "immutable_field",
-        "A namespace is chosen at creation and cannot be changed",
+        "A namespace is set at creation and cannot be changed",
     )
 }

@@ -1,11 +1,13 @@
-//! What a command changes. Pure: no clock, no I/O, no randomness.
+//! Decides what a command changes. Pure: no clock, no I/O, no randomness.
 //!
-//! [`apply`] merges into the newest state, validates and returns the records to store and what each node can see of it; it never touches
-//! the state. A command is applied whole or not at all. A command that changes nothing returns no records: saving what is
-//! already saved moves no stamp and wakes nobody.
+//! [`apply`] merges into the newest state, validates, and returns the records to store and what
+//! each node can see of them; it never touches the state. A command is applied whole or not at all.
+//! A command that changes nothing returns no records: saving an entity again as it is moves no
+//! stamp and wakes no poll.
 
 mod entity;
 mod episode;
+mod layout;
 mod merge;
 mod stream;
 mod streamer;
@@ -20,11 +22,6 @@ use crate::http::error::ApiError;
 
 pub use entity::DELETED_AGENTS_MAX;
 pub use merge::invalid;
-
-use entity::{finish_entity, keep_house, leave_agent, mark_deleted, place_agent, save_entity};
-use episode::on_publication;
-use stream::{Relayouts, finish_stream, move_nodes, place, save_stream};
-use streamer::{move_addresses, save_streamer};
 
 /// When a command is applied: the sequence number of its batch and the batch's stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +40,7 @@ pub struct Changes {
     pub streamers: Vec<StreamerChange>,
     pub nodes: Vec<NodeChange>,
     pub entities: Vec<EntityChange>,
-    /// What happened beside what was asked for; the batch numbers them.
+    /// Events for the log beside that of the request; the batch numbers them.
     pub events: Vec<NewEvent>,
     pub done: Done,
 }
@@ -75,14 +72,14 @@ pub struct NodeChange {
     pub hostname: Hostname,
     /// A stream's new role here, or that it is no longer laid out here.
     pub holds: Option<(StreamName, Option<Role>)>,
-    /// What the node is sent changes.
+    /// The node's configuration changes.
     pub visible: bool,
     pub lost: Lost,
 }
 
 impl NodeChange {
-    /// What the node is sent is another answer, which cannot be told as a difference.
-    fn told_anew(hostname: Hostname) -> Self {
+    /// The configuration changed in a way a delta cannot express: the node must reload the list.
+    fn full_resync(hostname: Hostname) -> Self {
         Self {
             hostname,
             holds: None,
@@ -92,7 +89,8 @@ impl NodeChange {
     }
 }
 
-/// What a node's answer lost that no stream's record can tell later. Anything but `Nothing` leaves a mark in the store.
+/// What a node's configuration lost that no stream's record shows later. Anything but `Nothing`
+/// leaves a mark in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
     Nothing,
@@ -101,7 +99,7 @@ pub enum Lost {
 }
 
 impl Changes {
-    fn none(stamp: Stamp, done: Done) -> Self {
+    fn none(stamp: Stamp) -> Self {
         Self {
             revision: stamp.revision,
             stamp_ms: stamp.ms,
@@ -110,7 +108,7 @@ impl Changes {
             nodes: Vec::new(),
             entities: Vec::new(),
             events: Vec::new(),
-            done,
+            done: Done::Nothing,
         }
     }
 
@@ -123,187 +121,30 @@ impl Changes {
 }
 
 /// Decides what `command` changes at `stamp`.
+#[rustfmt::skip]
 pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, ApiError> {
-    match command {
-        Command::SaveStream { name, patch } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            let record = save_stream(state, &name, patch, stamp, "", &mut changes)?;
-            changes.done = Done::Stream(record);
-            Ok(changes)
-        }
-        Command::SaveStreams { items } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            for (i, (name, patch)) in items.into_iter().enumerate() {
-                save_stream(state, &name, patch, stamp, &format!("/{i}"), &mut changes)?;
-            }
-            Ok(changes)
-        }
-        Command::DeleteStream { name } => {
-            let old = state.stream(&name).cloned().ok_or_else(stream_not_found)?;
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            move_nodes(state, Some(&old), None, &mut changes.nodes);
-            changes.streams.push(StreamChange {
-                name,
-                old: Some(old),
-                new: None,
-            });
-            Ok(changes)
-        }
-        Command::SetLayouts { items } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            for (i, (name, layout)) in items.into_iter().enumerate() {
-                let at = format!("/layouts/{i}");
-                let old = state
-                    .stream(&name)
-                    .ok_or_else(|| stream_not_found().at_pointer(format!("{at}/name")))?;
-                let mut stream = old.to_owned();
-                place(state, &mut stream, &layout, stamp, &at)?;
-                finish_stream(state, &name, Some(old), stream, stamp, &mut changes);
-            }
-            Ok(changes)
-        }
-        Command::Place { items } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            let mut refused = Vec::new();
-            let mut told = Relayouts::default();
-            for (i, item) in items.into_iter().enumerate() {
-                let old = state
-                    .stream(&item.name)
-                    .filter(|old| old.revision == item.revision);
-                let placed = old.and_then(|old| {
-                    let mut stream = old.to_owned();
-                    let done = place(state, &mut stream, &item.layout, stamp, "");
-                    done.is_ok().then_some((old, stream))
-                });
-                match placed {
-                    Some((old, stream)) => {
-                        told.push(&item);
-                        finish_stream(state, &item.name, Some(old), stream, stamp, &mut changes);
-                    }
-                    None => refused.push(i),
-                }
-            }
-            changes.events.extend(told.event());
-            changes.done = Done::Placed { refused };
-            Ok(changes)
-        }
-        Command::SaveStreamer { hostname, patch } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            let record = save_streamer(state, &hostname, patch, stamp, "", &mut changes)?;
-            changes.done = Done::Streamer(record);
-            move_addresses(state, &mut changes);
-            Ok(changes)
-        }
-        Command::SaveStreamers { items } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            for (i, (hostname, patch)) in items.into_iter().enumerate() {
-                save_streamer(
-                    state,
-                    &hostname,
-                    patch,
-                    stamp,
-                    &format!("/{i}"),
-                    &mut changes,
-                )?;
-            }
-            move_addresses(state, &mut changes);
-            Ok(changes)
-        }
-        Command::DeleteStreamer { hostname } => {
-            if state.streamer(&hostname).is_none() {
-                return Err(streamer_not_found());
-            }
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            // Whoever waits for this node's configuration is told that it is no longer known.
-            changes.nodes.push(NodeChange::told_anew(hostname.clone()));
-            changes.streamers.push(StreamerChange {
-                hostname,
-                new: None,
-            });
-            move_addresses(state, &mut changes);
-            Ok(changes)
-        }
-        Command::SaveEntity(save) => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            let kind = save.kind;
-            let record = save_entity(state, save, None, stamp, "", &mut changes)?;
-            changes.done = Done::Entity(kind, record);
-            Ok(changes)
-        }
-        Command::SaveAgent { save, layout } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            let kind = save.kind;
-            let layout = layout.as_ref();
-            let record = save_entity(state, save, layout, stamp, "", &mut changes)?;
-            changes.done = Done::Entity(kind, record);
-            Ok(changes)
-        }
-        Command::SetAgentLayouts { items } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            for (i, (key, layout)) in items.into_iter().enumerate() {
-                let at = format!("/layouts/{i}");
-                let Some(old) = state.entities(Kind::Agent).get(&key) else {
-                    let error = Kind::Agent.not_found().at_pointer(format!("{at}/id"));
-                    return Err(ApiError {
-                        status: 400,
-                        ..error
-                    });
-                };
-                if state.agent_has_streams(&old.key) {
-                    continue;
-                }
-                let mut agent = old.to_owned();
-                place_agent(state, &mut agent.facts, &layout, stamp, &at)?;
-                finish_entity(
-                    Kind::Agent,
-                    key,
-                    Some(old),
-                    agent,
-                    false,
-                    stamp,
-                    &mut changes,
-                );
-            }
-            Ok(changes)
-        }
-        Command::DeleteEntity { kind, key } => {
-            let entity = state.entities(kind).get(&key);
-            let old = entity.cloned().ok_or_else(|| kind.not_found())?;
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            if kind == Kind::Agent {
-                leave_agent(state, &key, &old, stamp, &mut changes);
-            }
-            if kind == Kind::Person {
-                mark_deleted(state, key, &old, stamp, &mut changes)?;
-                return Ok(changes);
-            }
-            changes.entities.push(EntityChange {
-                kind,
-                key,
-                old: Some(old),
-                new: None,
-            });
-            Ok(changes)
-        }
-        Command::Publication { stream, news } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            on_publication(state, &stream, news, stamp, &mut changes)?;
-            Ok(changes)
-        }
-        Command::KeepHouse { kept, looked } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            for (kind, key) in looked {
-                // One that cannot be closed must not keep all others from being looked after.
-                let _ = keep_house(state, kind, key, &kept, stamp, &mut changes);
-            }
-            Ok(changes)
-        }
-        Command::Note { events } => {
-            let mut changes = Changes::none(stamp, Done::Nothing);
-            changes.events = events;
-            Ok(changes)
-        }
-    }
+    use Command as C;
+    let mut changes = Changes::none(stamp);
+    let to = &mut changes;
+    let done = match command {
+        C::SaveStream { name, patch } => stream::save_one(state, &name, patch, to)?,
+        C::SaveStreams { items } => stream::save_all(state, items, to)?,
+        C::DeleteStream { name } => stream::delete(state, name, to)?,
+        C::SetLayouts { items } => layout::set(state, items, to)?,
+        C::Place { items } => layout::carry_out(state, items, to),
+        C::SaveStreamer { hostname, patch } => streamer::save_one(state, &hostname, patch, to)?,
+        C::SaveStreamers { items } => streamer::save_all(state, items, to)?,
+        C::DeleteStreamer { hostname } => streamer::delete(state, hostname, to)?,
+        C::SaveEntity(save) => entity::save_one(state, save, None, to)?,
+        C::SaveAgent { save, layout } => entity::save_one(state, save, layout.as_ref(), to)?,
+        C::SetAgentLayouts { items } => entity::set_agent_layouts(state, items, to)?,
+        C::DeleteEntity { kind, key } => entity::delete(state, kind, key, to)?,
+        C::Publication { stream, news } => episode::on_publication(state, &stream, news, to)?,
+        C::ExpireEntities { retention, due } => entity::expire_all(state, due, &retention, to),
+        C::AppendEvents { events } => { to.events = events; Done::Nothing }
+    };
+    changes.done = done;
+    Ok(changes)
 }
 
 /// The error for a stream that is not there.
@@ -326,7 +167,7 @@ mod tests {
     use crate::state::command::StreamPatch;
     use crate::state::node::{RenderSettings, render};
 
-    /// A state that commands are applied to, one per revision.
+    /// A state to which commands are applied, one per revision.
     struct Sut(State);
 
     impl Sut {
@@ -362,7 +203,7 @@ mod tests {
                 .expect("is saved")
         }
 
-        fn told(&self, hostname: &str, stream: &str) -> String {
+        fn sent(&self, hostname: &str, stream: &str) -> String {
             let record = self.0.stream(stream).expect("is there");
             let node = self.0.node(hostname).expect("is there");
             let mut text = Vec::new();
@@ -372,8 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_former_variant_do_not_outlive_it() {
-        // Goal: a union's members follow its discriminator. Method: a streamer becomes an inference node, which has no bandwidth.
+    fn members_of_a_former_variant_are_dropped() {
+        // Goal: a union's members follow its discriminator. Method: a streamer becomes an inference
+        // node, which has no bandwidth.
         let mut sut = Sut::new();
         sut.streamer(
             "h",
@@ -386,34 +228,38 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_others_are_told_is_told_anew_when_it_moves() {
-        // Goal: whoever is told a node's address hears of its change, be it the ingest node's or that of a node with a copy of the archive.
-        for (moving, told) in [("h1", "h2"), ("h2", "h1")] {
+    fn changed_address_is_sent_to_the_nodes_that_pull_from_it() {
+        // Goal: a node is sent a new address that it pulls from, of the ingest node or of a node
+        // with a copy of the archive.
+        for (moving, reader) in [("h1", "h2"), ("h2", "h1")] {
             let mut sut = Sut::new();
             for host in ["h1", "h2"] {
                 sut.streamer(host, r#"{"role":"streamer","cluster_key":"k"}"#);
             }
             sut.stream(
                 "a",
-                r#"{"inputs":[{"url":"udp://239.0.0.1:1234"}],"dvr":{"root":"/d"},"layout":{"ingest":"h1","dvr_backups":["h2"]}}"#,
+                concat!(
+                    r#"{"inputs":[{"url":"udp://239.0.0.1:1234"}],"dvr":{"root":"/d"},"#,
+                    r#""layout":{"ingest":"h1","dvr_backups":["h2"]}}"#
+                ),
             );
-            assert!(!sut.told(told, "a").contains("10.0.0.9"));
-            let before = sut.0.node(told).expect("is there").generation;
+            assert!(!sut.sent(reader, "a").contains("10.0.0.9"));
+            let before = sut.0.node(reader).expect("is there").generation;
             let changes = sut.streamer(moving, r#"{"private_payload_url":"http://10.0.0.9:81"}"#);
-            assert!(sut.told(told, "a").contains("m4s://10.0.0.9:81/a"));
+            assert!(sut.sent(reader, "a").contains("m4s://10.0.0.9:81/a"));
             assert!(
                 changes
                     .nodes
                     .iter()
-                    .any(|change| change.hostname.as_str() == told && change.visible),
-                "{told} is not told that {moving} moved"
+                    .any(|change| change.hostname.as_str() == reader && change.visible),
+                "{reader} is not sent the new address of {moving}"
             );
-            assert!(sut.0.node(told).expect("is there").generation > before);
+            assert!(sut.0.node(reader).expect("is there").generation > before);
         }
     }
 
     #[test]
-    fn what_only_the_control_plane_knows_is_told_to_nobody() {
+    fn members_of_the_control_plane_are_not_sent() {
         let mut sut = Sut::new();
         sut.streamer(
             "h",
@@ -421,17 +267,20 @@ mod tests {
         );
         sut.stream(
             "a",
-            r#"{"namespace":"n","inputs":[{"url":"udp://239.0.0.1:1234"}],"labels":{"x":"y"},"layout":{"ingest":"h"}}"#,
+            concat!(
+                r#"{"namespace":"n","inputs":[{"url":"udp://239.0.0.1:1234"}],"#,
+                r#""labels":{"x":"y"},"layout":{"ingest":"h"}}"#
+            ),
         );
-        let told = sut.told("h", "a");
-        assert!(told.contains("239.0.0.1"), "{told}");
+        let sent = sut.sent("h", "a");
+        assert!(sent.contains("239.0.0.1"), "{sent}");
         for member in ["namespace", "labels", "layout", "updated_at"] {
-            assert!(!told.contains(member), "{member} in {told}");
+            assert!(!sent.contains(member), "{member} in {sent}");
         }
     }
 
     #[test]
-    fn saving_what_is_saved_changes_nothing() {
+    fn saving_again_changes_nothing() {
         let mut sut = Sut::new();
         let streamer = r#"{"role":"streamer","cluster_key":"k"}"#;
         let stream = r#"{"inputs":[{"url":"udp://239.0.0.1:1234"}],"layout":{"ingest":"h"}}"#;

@@ -1,53 +1,61 @@
-//! Streams: saving one, laying it out, and finding which nodes can see the difference.
+//! Streams: saving and deleting them, and finding the nodes that can see the difference.
 
+use super::layout::place;
 use super::merge::{merge, namespace, stored};
-use super::{Changes, Lost, NodeChange, Stamp, StreamChange};
+use super::{Changes, Lost, NodeChange, StreamChange, stream_not_found};
 use crate::http::error::ApiError;
-use crate::json::{self, Value};
+use crate::json::Value;
 use crate::schema;
 use crate::state::State;
-use crate::state::command::{CHANGE_REASONS, LayoutPatch, Placement, StreamPatch};
-use crate::state::event::NewEvent;
+use crate::state::command::{Done, StreamPatch};
 use crate::state::name::{Hostname, StreamName};
 use crate::state::node::{holders, render};
-use crate::state::record::{
-    LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Role, Stream, StreamRecord,
-};
+use crate::state::record::{Role, Stream, StreamRecord};
 
-/// What the layouter did, as one event.
-#[derive(Default)]
-pub(super) struct Relayouts(Vec<u8>);
-
-impl Relayouts {
-    pub(super) fn push(&mut self, item: &Placement) {
-        let out = &mut self.0;
-        out.push(if out.is_empty() { b'[' } else { b',' });
-        out.extend_from_slice(b"{\"name\":");
-        json::write_string(out, &item.name);
-        if let Some(Some(ingest)) = &item.layout.ingest {
-            out.extend_from_slice(b",\"ingest\":");
-            json::write_string(out, ingest);
-        }
-        out.extend_from_slice(b",\"why\":");
-        json::write_string(out, item.why);
-        out.push(b'}');
-    }
-
-    pub(super) fn event(mut self) -> Option<NewEvent> {
-        if self.0.is_empty() {
-            return None;
-        }
-        self.0.push(b']');
-        let relayouts = String::from_utf8(self.0).expect("written JSON is UTF-8");
-        Some(NewEvent::new("layouter_processing_result").json("relayouts", relayouts.into()))
-    }
-}
-
-pub(super) fn save_stream(
+pub(super) fn save_one(
     state: &State,
     name: &StreamName,
     patch: StreamPatch,
-    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    save(state, name, patch, "", changes).map(Done::Stream)
+}
+
+pub(super) fn save_all(
+    state: &State,
+    items: Vec<(StreamName, StreamPatch)>,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    for (i, (name, patch)) in items.into_iter().enumerate() {
+        save(state, &name, patch, &format!("/{i}"), changes)?;
+    }
+    Ok(Done::Nothing)
+}
+
+pub(super) fn delete(
+    state: &State,
+    name: StreamName,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    let old = state.stream(&name).ok_or_else(stream_not_found)?;
+    remove(state, name, old, changes);
+    Ok(Done::Nothing)
+}
+
+/// Removes a stream from the store and from the nodes that hold it.
+pub(super) fn remove(state: &State, name: StreamName, old: &StreamRecord, changes: &mut Changes) {
+    move_nodes(state, Some(old), None, &mut changes.nodes);
+    changes.streams.push(StreamChange {
+        name,
+        old: Some(old.clone()),
+        new: None,
+    });
+}
+
+fn save(
+    state: &State,
+    name: &StreamName,
+    patch: StreamPatch,
     pointer: &str,
     changes: &mut Changes,
 ) -> Result<StreamRecord, ApiError> {
@@ -77,24 +85,18 @@ pub(super) fn save_stream(
     stream.config = stored.config;
     stream.filled = stored.filled;
     if let Some(layout) = &patch.layout {
-        place(
-            state,
-            &mut stream,
-            layout,
-            stamp,
-            &format!("{pointer}/layout"),
-        )?;
+        let at = format!("{pointer}/layout");
+        place(state, &mut stream, layout, changes.stamp_ms, &at)?;
     }
-    Ok(finish_stream(state, name, old, stream, stamp, changes))
+    Ok(finish(state, name, old, stream, changes))
 }
 
 /// Gives a changed stream its stamps and finds the nodes that can see the change.
-pub(super) fn finish_stream(
+pub(super) fn finish(
     state: &State,
     name: &StreamName,
     old: Option<&StreamRecord>,
     mut stream: Stream,
-    stamp: Stamp,
     changes: &mut Changes,
 ) -> StreamRecord {
     if let Some(old) = old {
@@ -103,14 +105,14 @@ pub(super) fn finish_stream(
             return old.clone();
         }
     }
-    stream.revision = stamp.revision;
-    stream.updated_at = stamp.ms;
+    stream.revision = changes.revision;
+    stream.updated_at = changes.stamp_ms;
     let mut new = StreamRecord::new(&stream);
     let moved = move_nodes(state, old, Some(&new), &mut changes.nodes);
     if moved != [false; 3] {
         for (role, moved) in moved.into_iter().enumerate() {
             if moved {
-                stream.rendered[role] = stamp.revision;
+                stream.rendered[role] = changes.revision;
             }
         }
         new = StreamRecord::new(&stream);
@@ -123,8 +125,9 @@ pub(super) fn finish_stream(
     new
 }
 
-/// Compares what each holder was told with what it will be told. Returns for which roles that moved.
-pub(super) fn move_nodes(
+/// Compares what each holder was sent with what it will be sent, and adds the nodes whose view
+/// moves. Returns the roles whose text changed.
+fn move_nodes(
     state: &State,
     old: Option<&StreamRecord>,
     new: Option<&StreamRecord>,
@@ -134,195 +137,77 @@ pub(super) fn move_nodes(
     let Some(name) = old.or(new).map(|record| StreamName::trusted(&record.name)) else {
         return moved;
     };
-    let before: Vec<(&str, Role)> = old
-        .map(|record| holders(record).collect())
-        .unwrap_or_default();
-    let after: Vec<(&str, Role)> = new
-        .map(|record| holders(record).collect())
-        .unwrap_or_default();
-    if before.is_empty() && after.is_empty() {
-        return moved;
-    }
+    let before = View::new(state, old);
+    let after = View::new(state, new);
     let (mut text_before, mut text_after) = (Vec::new(), Vec::new());
-    let tell = |record: Option<&StreamRecord>,
-                role: Option<Role>,
-                host: &str,
-                text: &mut Vec<u8>|
-     -> bool {
-        text.clear();
-        match (record, role) {
-            (Some(record), Some(role)) => render(state, record, role, host, text),
-            _ => false,
-        }
-    };
-    let role_of = |list: &[(&str, Role)], host: &str| {
-        list.iter()
-            .find(|(other, _)| *other == host)
-            .map(|(_, role)| *role)
-    };
-    for &(host, role) in &after {
-        let role_before = role_of(&before, host);
-        let was_told = tell(old, role_before, host, &mut text_before);
-        let is_told = tell(new, Some(role), host, &mut text_after);
-        let visible = was_told != is_told || text_before != text_after;
-        if visible && is_told {
+    for &(host, role) in &after.holders {
+        let role_before = before.role_of(host);
+        let was_sent = before.render(role_before, host, &mut text_before);
+        let is_sent = after.render(Some(role), host, &mut text_after);
+        let visible = was_sent != is_sent || text_before != text_after;
+        if visible && is_sent {
             moved[role as usize] = true;
         }
-        let lost = if was_told && !is_told {
-            Lost::Stream(name.clone())
-        } else {
-            Lost::Nothing
-        };
         if visible || role_before != Some(role) {
             nodes.push(NodeChange {
                 hostname: Hostname::trusted(host),
                 holds: Some((name.clone(), Some(role))),
                 visible,
-                lost,
+                lost: lost(was_sent && !is_sent, &name),
             });
         }
     }
-    for &(host, role) in &before {
-        if role_of(&after, host).is_none() {
-            let was_told = tell(old, Some(role), host, &mut text_before);
-            let lost = if was_told {
-                Lost::Stream(name.clone())
-            } else {
-                Lost::Nothing
-            };
+    for &(host, role) in &before.holders {
+        if after.role_of(host).is_none() {
+            let was_sent = before.render(Some(role), host, &mut text_before);
             nodes.push(NodeChange {
                 hostname: Hostname::trusted(host),
                 holds: Some((name.clone(), None)),
-                visible: was_told,
-                lost,
+                visible: was_sent,
+                lost: lost(was_sent, &name),
             });
         }
     }
     moved
 }
 
-/// Writes a wanted layout into a stream. The whole of it must be possible: known nodes of the right role and namespace, no node twice.
-pub(super) fn place(
-    state: &State,
-    stream: &mut Stream,
-    wanted: &LayoutPatch,
-    stamp: Stamp,
-    pointer: &str,
-) -> Result<(), ApiError> {
-    let current = stream.layouts.first().cloned().unwrap_or_default();
-    let mut next = current.clone();
-    let text = |host: &Option<Hostname>| host.as_ref().map(ToString::to_string);
-    if let Some(ingest) = &wanted.ingest {
-        next.ingest = text(ingest);
+fn lost(is_lost: bool, name: &StreamName) -> Lost {
+    if is_lost {
+        Lost::Stream(name.clone())
+    } else {
+        Lost::Nothing
     }
-    if let Some(inference) = &wanted.inference {
-        next.inference = text(inference);
-    }
-    if let Some(backups) = &wanted.dvr_backups {
-        next.dvr_backups = backups.iter().map(ToString::to_string).collect();
-    }
-    if let Some(failover_from) = &wanted.failover_from {
-        next.failover_from = text(failover_from);
-    }
-    // A node that is already there may have been deleted since: it is checked only when it is newly chosen.
-    let check = |host: &str, known: bool, role: NodeRole, at: String| -> Result<(), ApiError> {
-        if known {
-            return Ok(());
-        }
-        let Some(streamer) = state.streamer(host) else {
-            return Err(streamer_not_found_in_body(at, host));
-        };
-        let streamer_role = NodeRole::parse(streamer.role.as_str()).unwrap_or_default();
-        if streamer_role != role {
-            let title = "The node has another role";
-            return Err(ApiError::bad_body(at, "wrong_node_role", title)
-                .with("hostname", host)
-                .with("role", streamer.role.as_str()));
-        }
-        if streamer
-            .namespace
-            .as_ref()
-            .map(rkyv::string::ArchivedString::as_str)
-            != stream.namespace.as_deref()
-        {
-            return Err(ApiError::bad_body(
-                at,
-                "namespace_mismatch",
-                "The stream and the node are in different namespaces",
-            )
-            .with("hostname", host));
-        }
-        Ok(())
-    };
-    if let Some(host) = &next.ingest {
-        check(
-            host,
-            next.ingest == current.ingest,
-            NodeRole::Streamer,
-            format!("{pointer}/ingest"),
-        )?;
-    }
-    if let Some(host) = &next.inference {
-        check(
-            host,
-            next.inference == current.inference,
-            NodeRole::Inference,
-            format!("{pointer}/inference"),
-        )?;
-    }
-    for (i, host) in next.dvr_backups.iter().enumerate() {
-        let at = format!("{pointer}/dvr_backups/{i}");
-        check(
-            host,
-            current.dvr_backups.contains(host),
-            NodeRole::Streamer,
-            at.clone(),
-        )?;
-        if next.ingest.as_ref() == Some(host) || next.dvr_backups[..i].contains(host) {
-            return Err(
-                ApiError::bad_body(at, "duplicate_node", "A node holds a stream once")
-                    .with("hostname", host),
-            );
-        }
-    }
-    let reason = wanted
-        .change_reason
-        .as_deref()
-        .filter(|reason| CHANGE_REASONS.contains(reason));
-    if next.same_nodes(&current) {
-        if wanted.change_reason.is_some() {
-            next.change_reason = reason.map(str::to_owned);
-        }
-        if next != current {
-            match stream.layouts.first_mut() {
-                Some(first) => *first = next,
-                None => return Ok(()),
-            }
-        }
-        return Ok(());
-    }
-    next.change_reason = match (reason, wanted.by_layouter) {
-        (Some(reason), _) => Some(reason.to_owned()),
-        (None, false) => Some("relayout_by_api".to_owned()),
-        (None, true) => None,
-    };
-    next.by_layouter = wanted.by_layouter;
-    next.created_at = stamp.ms;
-    stream.layouts.insert(0, next);
-    let oldest = stamp.ms.saturating_sub(LAYOUTS_KEPT_MS);
-    let mut kept = 0;
-    stream.layouts.retain(|layout: &Layout| {
-        kept += 1;
-        kept == 1 || (kept <= LAYOUTS_KEPT_MAX && layout.created_at >= oldest)
-    });
-    Ok(())
 }
 
-pub(super) fn streamer_not_found_in_body(pointer: String, host: &str) -> ApiError {
-    ApiError::bad_body(
-        pointer,
-        "streamer_not_found",
-        "There is no streamer of this hostname",
-    )
-    .with("hostname", host)
+/// A stream before or after a change, as its nodes see it.
+struct View<'a> {
+    state: &'a State,
+    record: Option<&'a StreamRecord>,
+    holders: Vec<(&'a str, Role)>,
+}
+
+impl<'a> View<'a> {
+    fn new(state: &'a State, record: Option<&'a StreamRecord>) -> Self {
+        Self {
+            state,
+            record,
+            holders: record.map_or_else(Vec::new, |record| holders(record).collect()),
+        }
+    }
+
+    fn role_of(&self, host: &str) -> Option<Role> {
+        let mut holders = self.holders.iter();
+        holders
+            .find(|(other, _)| *other == host)
+            .map(|(_, role)| *role)
+    }
+
+    /// Renders what `host` is sent in `role` into `text`; false if it is sent nothing.
+    fn render(&self, role: Option<Role>, host: &str, text: &mut Vec<u8>) -> bool {
+        text.clear();
+        match (self.record, role) {
+            (Some(record), Some(role)) => render(self.state, record, role, host, text),
+            _ => false,
+        }
+    }
 }

@@ -1,20 +1,89 @@
-//! Streamers: saving one, and telling a new address to everybody who pulls from it.
+//! Streamers: saving and deleting them, and sending a new address to the nodes that pull from it.
+
+use std::collections::BTreeSet;
 
 use super::merge::{merge, namespace, stored};
-use super::{Changes, NodeChange, Stamp, StreamerChange};
+use super::{Changes, NodeChange, StreamerChange, streamer_not_found};
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
 use crate::schema;
+use crate::state::command::Done;
 use crate::state::name::Hostname;
 use crate::state::node::{holders, pull_authority, render};
 use crate::state::record::{NodeRole, Streamer, StreamerRecord};
 use crate::state::{SHARDS, State};
 
-pub(super) fn save_streamer(
+pub(super) fn save_one(
     state: &State,
     hostname: &Hostname,
     patch: Object,
-    stamp: Stamp,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    let record = save(state, hostname, patch, "", changes)?;
+    move_addresses(state, changes);
+    Ok(Done::Streamer(record))
+}
+
+pub(super) fn save_all(
+    state: &State,
+    items: Vec<(Hostname, Object)>,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    for (i, (hostname, patch)) in items.into_iter().enumerate() {
+        save(state, &hostname, patch, &format!("/{i}"), changes)?;
+    }
+    move_addresses(state, changes);
+    Ok(Done::Nothing)
+}
+
+pub(super) fn delete(
+    state: &State,
+    hostname: Hostname,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    if state.streamer(&hostname).is_none() {
+        return Err(streamer_not_found());
+    }
+    // Parked polls for this node's configuration are answered that it is not known any more.
+    changes
+        .nodes
+        .push(NodeChange::full_resync(hostname.clone()));
+    changes.streamers.push(StreamerChange {
+        hostname,
+        new: None,
+    });
+    move_addresses(state, changes);
+    Ok(Done::Nothing)
+}
+
+/// The streamer that a body names as a node, if it has the role.
+pub(super) fn node_of_role<'a>(
+    state: &'a State,
+    host: &str,
+    role: NodeRole,
+    pointer: String,
+) -> Result<&'a StreamerRecord, ApiError> {
+    let Some(streamer) = state.streamer(host) else {
+        let (code, title) = (
+            "streamer_not_found",
+            "There is no streamer of this hostname",
+        );
+        return Err(ApiError::bad_body(pointer, code, title).with("hostname", host));
+    };
+    let found = streamer.role.as_str();
+    if NodeRole::parse(found).unwrap_or_default() != role {
+        let title = "The node has another role";
+        return Err(ApiError::bad_body(pointer, "wrong_node_role", title)
+            .with("hostname", host)
+            .with("role", found));
+    }
+    Ok(streamer)
+}
+
+fn save(
+    state: &State,
+    hostname: &Hostname,
+    patch: Object,
     pointer: &str,
     changes: &mut Changes,
 ) -> Result<StreamerRecord, ApiError> {
@@ -35,14 +104,9 @@ pub(super) fn save_streamer(
     )?;
     let before = streamer.namespace.as_deref();
     streamer.namespace = namespace(&merged, old.is_some(), before, pointer)?;
-    let role = merged
-        .get("role")
-        .and_then(Value::as_str)
-        .and_then(NodeRole::parse)
-        .unwrap_or_default();
-    streamer.role = role;
-    let cluster_key = merged.get("cluster_key").and_then(Value::as_str);
-    streamer.cluster_key = String::from(cluster_key.unwrap_or_default());
+    let text = |field: &str| merged.get(field).and_then(Value::as_str);
+    streamer.role = text("role").and_then(NodeRole::parse).unwrap_or_default();
+    streamer.cluster_key = String::from(text("cluster_key").unwrap_or_default());
     streamer.is_restreamer = merged
         .get("is_restreamer")
         .and_then(Value::as_bool)
@@ -57,12 +121,14 @@ pub(super) fn save_streamer(
     {
         return Ok(old.clone());
     }
-    streamer.revision = stamp.revision;
-    streamer.updated_at = stamp.ms;
+    streamer.revision = changes.revision;
+    streamer.updated_at = changes.stamp_ms;
     let new = StreamerRecord::new(&streamer);
     if old.is_none() {
-        // A node that was deleted and came back starts over.
-        changes.nodes.push(NodeChange::told_anew(hostname.clone()));
+        // A node that was deleted and saved again starts over.
+        changes
+            .nodes
+            .push(NodeChange::full_resync(hostname.clone()));
     }
     changes.streamers.push(StreamerChange {
         hostname: hostname.clone(),
@@ -71,59 +137,53 @@ pub(super) fn save_streamer(
     Ok(new)
 }
 
-/// When a node that others pull from got another address, everybody who is told that address is told the new one.
-pub(super) fn move_addresses(state: &State, changes: &mut Changes) {
-    let moved: Vec<&Hostname> = changes
-        .streamers
-        .iter()
-        .filter(|change| {
-            let before = state
-                .streamer(&change.hostname)
-                .map(|old| (old.pull_tls, old.pull_authority.to_string()));
-            let after = change
-                .new
-                .as_ref()
-                .map(|new| (new.pull_tls, new.pull_authority.to_string()));
-            let by_name = || (false, change.hostname.to_string());
-            let is_source = state
-                .node(&change.hostname)
-                .is_some_and(|node| node.is_source);
-            is_source && before.unwrap_or_else(by_name) != after.unwrap_or_else(by_name)
-        })
-        .map(|change| &change.hostname)
-        .collect();
+/// Finds the nodes whose configuration names an address that changed.
+fn move_addresses(state: &State, changes: &mut Changes) {
+    let moved = moved_sources(state, changes);
     if moved.is_empty() {
         return;
     }
-    // Rare enough for a scan of everything: an address is given when a node is set up, and then stays.
+    // A scan of every stream, which is rare enough: a node gets its address when it is set up.
     let mut next = state.clone();
     next.absorb(changes);
-    let mut told: std::collections::BTreeSet<Hostname> = std::collections::BTreeSet::new();
+    let mut concerned: BTreeSet<Hostname> = BTreeSet::new();
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    for shard in 0..SHARDS {
-        for stream in state.shard(shard).values() {
-            let history = stream.ingest_history();
-            let named: Vec<&str> = holders(stream)
-                .map(|(host, _)| host)
-                .chain(history.iter().map(|(_, host, _)| *host))
-                .filter(|host| moved.iter().any(|moved| moved.as_str() == *host))
-                .collect();
-            for (host, role) in holders(stream) {
-                // Nobody is told its own address.
-                if told.contains(host) || named.iter().all(|named| *named == host) {
-                    continue;
-                }
-                before.clear();
-                after.clear();
-                render(state, stream, role, host, &mut before);
-                render(&next, stream, role, host, &mut after);
-                if before != after {
-                    told.insert(Hostname::trusted(host));
-                }
+    for stream in (0..SHARDS).flat_map(|shard| state.shard(shard).values()) {
+        let history = stream.ingest_history();
+        let named: Vec<&str> = holders(stream)
+            .map(|(host, _)| host)
+            .chain(history.iter().map(|(_, host, _)| *host))
+            .filter(|host| moved.contains(*host))
+            .collect();
+        for (host, role) in holders(stream) {
+            // No node's configuration names its own address.
+            if concerned.contains(host) || named.iter().all(|named| *named == host) {
+                continue;
+            }
+            before.clear();
+            after.clear();
+            render(state, stream, role, host, &mut before);
+            render(&next, stream, role, host, &mut after);
+            if before != after {
+                concerned.insert(Hostname::trusted(host));
             }
         }
     }
-    for hostname in told {
-        changes.nodes.push(NodeChange::told_anew(hostname));
-    }
+    let concerned = concerned.into_iter().map(NodeChange::full_resync);
+    changes.nodes.extend(concerned);
+}
+
+/// The saved or deleted streamers that other nodes pull from and whose address changed.
+fn moved_sources(state: &State, changes: &Changes) -> BTreeSet<Hostname> {
+    let address = |record: Option<&StreamerRecord>, hostname: &Hostname| match record {
+        Some(record) => (record.pull_tls, record.pull_authority.to_string()),
+        None => (false, hostname.to_string()),
+    };
+    let moved = changes.streamers.iter().filter(|change| {
+        let hostname = &change.hostname;
+        let before = address(state.streamer(hostname), hostname);
+        let after = address(change.new.as_ref(), hostname);
+        before != after && state.node(hostname).is_some_and(|node| node.is_source)
+    });
+    moved.map(|change| change.hostname.clone()).collect()
 }

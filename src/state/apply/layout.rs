@@ -1,0 +1,197 @@
+//! Layouts: placing streams, by the API or by a plan of the layouter.
+
+use rkyv::string::ArchivedString;
+
+use super::stream::finish;
+use super::streamer::node_of_role;
+use super::{Changes, stream_not_found};
+use crate::http::error::ApiError;
+use crate::json;
+use crate::state::State;
+use crate::state::command::{CHANGE_REASONS, Done, LayoutPatch, Placement};
+use crate::state::event::NewEvent;
+use crate::state::name::{Hostname, StreamName};
+use crate::state::record::{LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Stream};
+
+/// Places many streams, all or none.
+pub(super) fn set(
+    state: &State,
+    items: Vec<(StreamName, LayoutPatch)>,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    for (i, (name, layout)) in items.into_iter().enumerate() {
+        let at = format!("/layouts/{i}");
+        let old = state
+            .stream(&name)
+            .ok_or_else(|| stream_not_found().at_pointer(format!("{at}/name")))?;
+        let mut stream = old.to_owned();
+        place(state, &mut stream, &layout, changes.stamp_ms, &at)?;
+        finish(state, &name, Some(old), stream, changes);
+    }
+    Ok(Done::Nothing)
+}
+
+/// Carries out a plan of the layouter. Skips the rows whose stream changed since the decision and
+/// those that are not possible any more, and returns their numbers.
+pub(super) fn carry_out(state: &State, items: Vec<Placement>, changes: &mut Changes) -> Done {
+    let mut refused = Vec::new();
+    let mut relayouts = Relayouts::default();
+    for (i, item) in items.into_iter().enumerate() {
+        let old = state
+            .stream(&item.name)
+            .filter(|old| old.revision == item.revision);
+        let placed = old.and_then(|old| {
+            let mut stream = old.to_owned();
+            let placed = place(state, &mut stream, &item.layout, changes.stamp_ms, "");
+            placed.is_ok().then_some((old, stream))
+        });
+        match placed {
+            Some((old, stream)) => {
+                relayouts.push(&item);
+                finish(state, &item.name, Some(old), stream, changes);
+            }
+            None => refused.push(i),
+        }
+    }
+    changes.events.extend(relayouts.event());
+    Done::Placed { refused }
+}
+
+/// The moves of one plan, as one event.
+#[derive(Default)]
+struct Relayouts(Vec<u8>);
+
+impl Relayouts {
+    fn push(&mut self, item: &Placement) {
+        let out = &mut self.0;
+        out.push(if out.is_empty() { b'[' } else { b',' });
+        out.extend_from_slice(b"{\"name\":");
+        json::write_string(out, &item.name);
+        if let Some(Some(ingest)) = &item.layout.ingest {
+            out.extend_from_slice(b",\"ingest\":");
+            json::write_string(out, ingest);
+        }
+        out.extend_from_slice(b",\"why\":");
+        json::write_string(out, item.why);
+        out.push(b'}');
+    }
+
+    fn event(mut self) -> Option<NewEvent> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.push(b']');
+        let relayouts = String::from_utf8(self.0).expect("written JSON is UTF-8");
+        Some(NewEvent::new("layouter_processing_result").json("relayouts", relayouts.into()))
+    }
+}
+
+/// Writes a wanted layout into a stream. The whole of it must be possible: known nodes of the right
+/// role and namespace, no node twice.
+pub(super) fn place(
+    state: &State,
+    stream: &mut Stream,
+    wanted: &LayoutPatch,
+    stamp_ms: u64,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let current = stream.layouts.first().cloned().unwrap_or_default();
+    let mut next = merged(&current, wanted);
+    check_nodes(state, stream, &current, &next, pointer)?;
+    let reason = wanted
+        .change_reason
+        .as_deref()
+        .filter(|reason| CHANGE_REASONS.contains(reason));
+    if next.same_nodes(&current) {
+        if wanted.change_reason.is_some() {
+            next.change_reason = reason.map(str::to_owned);
+        }
+        if let Some(first) = stream.layouts.first_mut() {
+            *first = next;
+        }
+        return Ok(());
+    }
+    next.change_reason = match (reason, wanted.by_layouter) {
+        (Some(reason), _) => Some(reason.to_owned()),
+        (None, false) => Some("relayout_by_api".to_owned()),
+        (None, true) => None,
+    };
+    next.by_layouter = wanted.by_layouter;
+    next.created_at = stamp_ms;
+    stream.layouts.insert(0, next);
+    let oldest = stamp_ms.saturating_sub(LAYOUTS_KEPT_MS);
+    let mut kept = 0;
+    stream.layouts.retain(|layout: &Layout| {
+        kept += 1;
+        kept == 1 || (kept <= LAYOUTS_KEPT_MAX && layout.created_at >= oldest)
+    });
+    Ok(())
+}
+
+/// The current layout with the members that the patch names.
+fn merged(current: &Layout, wanted: &LayoutPatch) -> Layout {
+    let mut next = current.clone();
+    let text = |host: &Option<Hostname>| host.as_ref().map(ToString::to_string);
+    if let Some(ingest) = &wanted.ingest {
+        next.ingest = text(ingest);
+    }
+    if let Some(inference) = &wanted.inference {
+        next.inference = text(inference);
+    }
+    if let Some(backups) = &wanted.dvr_backups {
+        next.dvr_backups = backups.iter().map(ToString::to_string).collect();
+    }
+    if let Some(failover_from) = &wanted.failover_from {
+        next.failover_from = text(failover_from);
+    }
+    next
+}
+
+/// Refuses a layout that is not possible. A node that holds the stream already may have been
+/// deleted since: it is checked only when it is newly chosen.
+fn check_nodes(
+    state: &State,
+    stream: &Stream,
+    current: &Layout,
+    next: &Layout,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let check = |host: &str, role, at| check_node(state, stream, host, role, at);
+    if let Some(host) = &next.ingest
+        && next.ingest != current.ingest
+    {
+        check(host, NodeRole::Streamer, format!("{pointer}/ingest"))?;
+    }
+    if let Some(host) = &next.inference
+        && next.inference != current.inference
+    {
+        check(host, NodeRole::Inference, format!("{pointer}/inference"))?;
+    }
+    for (i, host) in next.dvr_backups.iter().enumerate() {
+        let at = format!("{pointer}/dvr_backups/{i}");
+        if !current.dvr_backups.contains(host) {
+            check(host, NodeRole::Streamer, at.clone())?;
+        }
+        if next.ingest.as_ref() == Some(host) || next.dvr_backups[..i].contains(host) {
+            let title = "A node holds a stream once";
+            return Err(ApiError::bad_body(at, "duplicate_node", title).with("hostname", host));
+        }
+    }
+    Ok(())
+}
+
+fn check_node(
+    state: &State,
+    stream: &Stream,
+    host: &str,
+    role: NodeRole,
+    at: String,
+) -> Result<(), ApiError> {
+    let node = node_of_role(state, host, role, at.clone())?;
+    let namespace = node.namespace.as_ref().map(ArchivedString::as_str);
+    if namespace != stream.namespace.as_deref() {
+        let title = "The stream and the node are in different namespaces";
+        return Err(ApiError::bad_body(at, "namespace_mismatch", title).with("hostname", host));
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The kinds of entities, one row each: what differs between them, as data.
+//!
+//! A new kind is a variant, a row here, and what only this kind needs in [`super::entity::facts`].
+
+use crate::http::error::ApiError;
+use crate::schema::{self, Schema};
+
+/// A kind of entities. The number is its row in [`ROWS`] and its index in arrays by kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Kind {
+    Agent = 0,
+    ApiToken = 1,
+    AuthBackend = 2,
+    Balancer = 3,
+    Episode = 4,
+    Person = 5,
+    /// The rest of a deleted agent, so that it learns of its deletion when it connects. Not served.
+    DeletedAgent = 6,
+}
+
+/// How keys are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyOrder {
+    /// Byte by byte.
+    Text,
+    /// Whole numbers without leading zeros, by their value.
+    Decimal,
+}
+
+/// What the server knows of a kind.
+pub struct KindRow {
+    pub kind: Kind,
+    /// Name of its table in the store; part of the format on disk.
+    pub table: &'static str,
+    /// Its path, and the member that holds the items of a list. Empty: it is not served.
+    pub collection: &'static str,
+    /// The field that holds the key.
+    pub key: &'static str,
+    pub order: KeyOrder,
+    /// Whether the API shows the stamp of the last change.
+    pub stamp: bool,
+    pub schema: fn() -> &'static Schema,
+    /// Code and title of the error for a key that is not stored.
+    pub not_found: (&'static str, &'static str),
+}
+
+use self::KeyOrder::{Decimal, Text};
+
+#[rustfmt::skip]
+const ROWS: [KindRow; 7] = [
+    KindRow { kind: Kind::Agent, table: "agent", collection: "agents",
+        key: "id", order: Text, stamp: true, schema: schema::agent,
+        not_found: ("agent_not_found", "There is no agent of this id") },
+    KindRow { kind: Kind::ApiToken, table: "api_token", collection: "api_tokens",
+        key: "name", order: Text, stamp: false, schema: schema::api_token,
+        not_found: ("api_token_not_found", "There is no API token of this name") },
+    KindRow { kind: Kind::AuthBackend, table: "auth_backend", collection: "auth_backends",
+        key: "name", order: Text, stamp: false, schema: schema::auth_backend,
+        not_found: ("auth_backend_not_found", "There is no authorization backend of this name") },
+    KindRow { kind: Kind::Balancer, table: "balancer", collection: "balancers",
+        key: "name", order: Text, stamp: false, schema: schema::balancer,
+        not_found: ("balancer_not_found", "There is no load balancer of this name") },
+    KindRow { kind: Kind::Episode, table: "episode", collection: "episodes",
+        key: "episode_id", order: Decimal, stamp: true, schema: schema::episode,
+        not_found: ("episode_not_found", "There is no episode of this id") },
+    KindRow { kind: Kind::Person, table: "person", collection: "persons",
+        key: "person_id", order: Decimal, stamp: true, schema: schema::person,
+        not_found: ("person_not_found", "There is no person of this id") },
+    KindRow { kind: Kind::DeletedAgent, table: "deleted_agent", collection: "",
+        key: "id", order: Text, stamp: false, schema: schema::agent,
+        not_found: ("agent_not_found", "There is no agent of this id") },
+];
+
+/// Every kind, in the order of the rows.
+pub const KINDS: [Kind; ROWS.len()] = {
+    let mut kinds = [Kind::Agent; ROWS.len()];
+    let mut at = 0;
+    while at < ROWS.len() {
+        assert!(ROWS[at].kind as usize == at, "a kind's number is its row");
+        kinds[at] = ROWS[at].kind;
+        at += 1;
+    }
+    kinds
+};
+
+impl Kind {
+    pub const fn row(self) -> &'static KindRow {
+        &ROWS[self as usize]
+    }
+
+    pub fn schema(self) -> &'static Schema {
+        (self.row().schema)()
+    }
+
+    /// The field that holds the key.
+    pub const fn key_field(self) -> &'static str {
+        self.row().key
+    }
+
+    pub fn has_number_keys(self) -> bool {
+        self.row().order == Decimal
+    }
+
+    /// Whether the API shows the stamp of the last change.
+    pub fn shows_stamp(self) -> bool {
+        self.row().stamp
+    }
+
+    /// The error for a key that is not stored.
+    pub fn not_found(self) -> ApiError {
+        let (code, title) = self.row().not_found;
+        ApiError::not_found(code, title)
+    }
+}
