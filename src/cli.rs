@@ -6,10 +6,8 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::{ExitCode, Termination};
 use std::sync::OnceLock;
 
 use clap::{
@@ -18,60 +16,8 @@ use clap::{
 use clap_complete::Shell;
 
 use crate::config::{self, Config, Flags, Kind, SETTINGS, Setting};
+use crate::exit::{Exit, Failure};
 use crate::import;
-
-/// How the program ends. Supervisors act on these, so a number never changes its meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    Done = 0,
-    /// Something failed while running.
-    Runtime = 1,
-    /// The command line makes no sense.
-    Usage = 2,
-    /// The store cannot be read or written (`EX_IOERR`).
-    Storage = 74,
-    /// Another process has the data directory (`EX_TEMPFAIL`).
-    Locked = 75,
-    /// A setting is wrong (`EX_CONFIG`).
-    Config = 78,
-}
-
-impl Termination for Exit {
-    fn report(self) -> ExitCode {
-        ExitCode::from(self as u8)
-    }
-}
-
-/// Why the program ends early: a message for people, a code for supervisors.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Failure {
-    pub exit: Exit,
-    pub message: String,
-}
-
-impl Failure {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "weir: {}", self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl From<config::ConfigError> for Failure {
-    fn from(error: config::ConfigError) -> Self {
-        Self::new(Exit::Config, error.to_string())
-    }
-}
 
 /// What is to be done, with everything needed to do it.
 #[derive(Debug)]

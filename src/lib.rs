@@ -24,9 +24,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod exit;
 pub mod server;
-pub mod settings;
-pub mod settings_journal;
 
 pub mod limits;
 pub mod metrics;

@@ -5,7 +5,8 @@ use std::{env, io};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
-use weir::cli::{self, Exit, Failure, Printable, Task};
+use weir::cli::{self, Printable, Task};
+use weir::exit::{Exit, Failure};
 use weir::{api, config, dist, import, server};
 
 #[global_allocator]

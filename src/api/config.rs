@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::cluster::{Form, form};
 use super::{Call, Outcome};
 use crate::config::{Config, Effective, Origin, Setting};
+use crate::config::{SaveError, Wanted};
 use crate::http::error::ApiError;
 use crate::http::{Body, Response};
 use crate::json::{Number, Object, Value};
 use crate::metrics::{CONTENT_TYPE, Exposition, Kind as Metric};
 use crate::schema::{self, MASK};
-use crate::settings::{SaveError, Wanted};
 use crate::state::apply::invalid;
 use crate::state::command::check_resets;
 
@@ -474,8 +474,8 @@ pub fn refused(error: &SaveError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::running::changes_at_once;
     use crate::json;
-    use crate::settings::changes_at_once;
 
     fn config() -> Config {
         let flags = vec![("edit_auth", vec!["admin old-password".to_owned()])];

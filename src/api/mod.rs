@@ -62,6 +62,9 @@ use crate::access::geo::Countries;
 use crate::access::rights::{Action, Sight};
 use crate::access::sessions::Sessions;
 use crate::agents::messages;
+use crate::config::Wanted;
+use crate::config::journal::{self, Entry, Journal};
+use crate::config::running::Running;
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, QuestionId, Subject, Waiters};
 use crate::fleet::stats::{FleetStats, View};
@@ -78,8 +81,6 @@ use crate::outbound::{self, Outbound};
 use crate::query::{Document, Execution, Page, Query};
 use crate::rt;
 use crate::schema::Schema;
-use crate::settings::{Running, Wanted};
-use crate::settings_journal::{self, Entry, Journal};
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Kind};
@@ -2315,7 +2316,7 @@ fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<
 /// Puts what the journal holds into the event log, or leaves it for the next change or the next start.
 pub fn log_settings(
     shared: &Shared,
-    turn: &settings_journal::Turn<'_>,
+    turn: &journal::Turn<'_>,
     unlogged: std::io::Result<Vec<NewEvent>>,
 ) {
     let log = |events: Vec<NewEvent>| {

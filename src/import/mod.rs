@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{self, Exit, Failure};
+use crate::cli;
 use crate::config::{self, Config, Settings};
+use crate::exit::{Exit, Failure};
 use crate::schema;
 
 use channel::{Channel, without_secrets};

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::replace_file;
+use super::save::replace_file;
 use crate::json::{self, Value, scan, write_string};
 use crate::state::State;
 use crate::state::event::NewEvent;

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use toml_edit::{DocumentMut, Item, value};
 
-use crate::config::{self, Config, ConfigError, Kind, Secret, Setting, Settings};
+use super::read::{Config, ConfigError, read_again};
+use super::save::{SaveError, Wanted, edited, replace_file};
+use super::{Secret, Settings, stored_api_key};
 
 /// Settings that are read while the server runs. All others are read once, when it starts.
 const AT_ONCE: [&str; 21] = [
@@ -45,18 +46,6 @@ const AT_ONCE: [&str; 21] = [
 /// Whether a changed setting is in force without a restart.
 pub fn changes_at_once(key: &str) -> bool {
     AT_ONCE.contains(&key)
-}
-
-/// New values by key of the table, as they are written in the file; `None` takes a setting out of the file.
-pub type Wanted = Vec<(&'static str, Option<String>)>;
-
-/// Why nothing was changed.
-#[derive(Debug)]
-pub enum SaveError {
-    /// The file is no configuration, with or without the change. The first sentence, which shows no secret.
-    Invalid(ConfigError),
-    /// The file cannot be read or replaced.
-    File(io::Error),
 }
 
 /// What came of a change.
@@ -141,15 +130,13 @@ impl Running {
                 problems: vec![problem],
             })
         })?;
-        let new = config::read_again(&old.sources, &text).map_err(SaveError::Invalid)?;
+        let new = read_again(&old.sources, &text).map_err(SaveError::Invalid)?;
         let generated = match &new.settings.auth.api_key {
             Some(_) => None,
-            None => {
-                config::stored_api_key(&new.settings.store.data_dir).map_err(SaveError::File)?
-            }
+            None => stored_api_key(&new.settings.store.data_dir).map_err(SaveError::File)?,
         };
         begin(&before, &text).map_err(SaveError::File)?;
-        config::replace_file(path, &text, mode).map_err(SaveError::File)?;
+        replace_file(path, &text, mode).map_err(SaveError::File)?;
         Ok(self.put_into_force(&old, new, generated))
     }
 
@@ -203,48 +190,6 @@ impl Running {
     }
 }
 
-/// The text of a file with other values. Everything else stays as somebody wrote it.
-fn edited(text: &str, wanted: &Wanted) -> Result<String, String> {
-    // The message alone: the rendered form quotes a line, which may hold a secret.
-    let mut document: DocumentMut = text
-        .parse()
-        .map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
-    for (key, wanted) in wanted {
-        let setting = Setting::find(key).expect("settings are named as in the table");
-        // Somebody may have written it with another spelling.
-        let written = std::iter::once(setting.key)
-            .chain(setting.aliases.iter().copied())
-            .find(|key| document.contains_key(key))
-            .unwrap_or(setting.key);
-        let Some(wanted) = wanted else {
-            document.remove(written);
-            continue;
-        };
-        let mut item = item_of(setting, wanted);
-        match document.get_mut(written) {
-            Some(old) => {
-                // What stands behind the value on its line is a comment about it.
-                if let (Some(old), Some(new)) = (old.as_value(), item.as_value_mut()) {
-                    *new.decor_mut() = old.decor().clone();
-                }
-                *old = item;
-            }
-            None => {
-                document.insert(written, item);
-            }
-        }
-    }
-    Ok(document.to_string())
-}
-
-fn item_of(setting: &Setting, text: &str) -> Item {
-    match setting.kind {
-        Kind::Switch { .. } => value(text == "true"),
-        Kind::Number { .. } => text.parse::<i64>().map_or_else(|_| value(text), value),
-        _ => value(text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -253,7 +198,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Flags, LogLevel};
+    use crate::config::{self, Flags, LogLevel, Setting};
 
     fn running(path: &Path, environment: &[(&str, &str)], flags: &Flags) -> Running {
         let environment: Vec<(OsString, OsString)> = environment
