@@ -51,6 +51,7 @@ pub mod fleet;
 pub mod followers;
 pub mod layouter;
 pub mod outbound;
+pub mod subnet;
 
 pub mod dist;
 pub mod duration;

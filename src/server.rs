@@ -40,7 +40,7 @@ use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve
 use crate::layouter::intake::NodeStats;
 use crate::layouter::run::{self, Input, Inputs, Ports};
 use crate::limits::Limits;
-use crate::outbound::{self, Outbound, Reach};
+use crate::outbound::{EgressPolicy, Outbound};
 use crate::rt::{self, Inbox};
 use crate::state::command::Command;
 use crate::state::event::{EventLimits, NewEvent};
@@ -154,19 +154,17 @@ pub fn run(
             Failure::new(Exit::Config, message)
         })?,
     };
-    let reach = Arc::new(Reach::new(
+    let egress_policy = Arc::new(EgressPolicy::new(
         settings.outbound.loopback,
         settings.outbound.denied.clone(),
     ));
-    let outbound = outbound::Options {
-        threads: settings.outbound.threads,
-    };
-    let outbound = Outbound::start(outbound, reach.clone()).map_err(|error| {
-        Failure::new(
-            Exit::Runtime,
-            format!("threads for calls cannot be started: {error}"),
-        )
-    })?;
+    let outbound =
+        Outbound::start(settings.outbound.threads, egress_policy.clone()).map_err(|error| {
+            Failure::new(
+                Exit::Runtime,
+                format!("threads for calls cannot be started: {error}"),
+            )
+        })?;
     let agents = Agents::new()
         .map_err(|error| Failure::new(Exit::Runtime, format!("there is no randomness: {error}")))?;
     let desk = Desk::start(inputs.clone(), inboxes.clone()).map_err(|error| {
@@ -277,7 +275,7 @@ pub fn run(
     // Nobody changes settings before it is known what became of the last change.
     let turn = shared.settings_journal.turn();
     let addresses = start_cores(settings, &shared, &inboxes)?;
-    reach.listening_on(addresses.bound.clone());
+    egress_policy.set_own_listeners(addresses.bound.clone());
     let note = Command::AppendEvents {
         events: start_events(&opened, is_new),
     };

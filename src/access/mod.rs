@@ -9,4 +9,3 @@ pub mod geo;
 pub mod rights;
 pub mod rules;
 pub mod sessions;
-pub mod subnet;

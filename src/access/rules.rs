@@ -11,10 +11,10 @@ use std::net::IpAddr;
 
 use sha2::{Digest as _, Sha256};
 
-use super::subnet::Subnets;
 use crate::http::error::ApiError;
 use crate::json::{Object, Value};
-use crate::outbound::Target;
+use crate::outbound::TargetUrl;
+use crate::subnet::Subnets;
 
 /// HTTP backends that are asked at once for one session.
 pub const BACKENDS_MAX: usize = 16;
@@ -31,7 +31,7 @@ pub struct Rules {
     allow_uas: Vec<Box<str>>,
     deny_uas: Vec<Box<str>>,
     /// Asked when no list decides.
-    pub backends: Vec<Target>,
+    pub backends: Vec<TargetUrl>,
     /// What becomes of a new session that nobody decides about.
     pub allow_default: bool,
 }
@@ -128,7 +128,7 @@ impl Rules {
     }
 
     /// A backend that is nothing but one URL.
-    pub fn of_url(target: Target) -> Self {
+    pub fn of_url(target: TargetUrl) -> Self {
         Self {
             backends: vec![target],
             ..Self::default()
@@ -201,7 +201,7 @@ fn texts<'a>(config: &'a Object, field: &str, pointer: &str) -> Result<Vec<&'a s
         .collect()
 }
 
-fn backends(config: &Object, pointer: &str) -> Result<Vec<Target>, ApiError> {
+fn backends(config: &Object, pointer: &str) -> Result<Vec<TargetUrl>, ApiError> {
     let items = config.get("backends").and_then(Value::as_array);
     let items = items.unwrap_or_default();
     if items.len() > BACKENDS_MAX {
@@ -214,7 +214,7 @@ fn backends(config: &Object, pointer: &str) -> Result<Vec<Target>, ApiError> {
     }
     let targets = items.iter().enumerate().map(|(index, item)| {
         let url = item.get("url").and_then(Value::as_str).unwrap_or_default();
-        Target::parse(url).map_err(|why| {
+        TargetUrl::parse(url).map_err(|why| {
             ApiError::bad_body(
                 format!("{pointer}/backends/{index}/url"),
                 "wrong_format",

@@ -1,52 +1,55 @@
-//! The handshake of agents: challenges that need no memory, and proofs in both directions.
+//! The authentication of agents: stateless challenges, and proofs in both directions.
 //!
-//! Promises: a nonce is good for one agent, for [`NONCE_LIVES_MS`], and for one success, on whichever core; it is signed instead of
-//! remembered, so questions cost nothing that lasts; secrets are compared in constant time; a restart invalidates all nonces. What an agent
-//! is and who may connect is left to the caller. The form of the proofs is described in [`super::protocol`].
+//! A nonce is valid for one agent, for [`NONCE_TTL_MS`] and for one successful connection, on any
+//! core. Nonces are signed instead of stored, so a challenge costs no memory. Secrets are compared
+//! in constant time. A restart invalidates all nonces. Which agents exist and may connect is decided
+//! by the caller. [`super::protocol`] describes the form of the proofs.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha512};
 use subtle::ConstantTimeEq as _;
 
-/// How long a challenge may be answered.
-pub const NONCE_LIVES_MS: u64 = 60_000;
+/// How long a challenge can be answered.
+const NONCE_TTL_MS: u64 = 60_000;
 
-/// Longest nonce of an agent's own that is mixed into our proof, bytes.
+/// Longest nonce of an agent that the server's proof includes, bytes.
 pub const AGENT_NONCE_BYTES_MAX: usize = 256;
 
-/// Signature bytes in a nonce, and bytes of a salt.
+/// Bytes of the signature in a nonce, and of a salt.
 const MAC_BYTES: usize = 16;
-/// Number, time of issue, signature.
+/// Serial number, time of issue, signature.
 const NONCE_BYTES: usize = 8 + 8 + MAC_BYTES;
 
-/// Makes challenges and judges the answers. Shared by all cores.
+/// Issues challenges and verifies proofs. Shared by all cores.
 pub struct Nonces {
     secret: [u8; 32],
     issued: AtomicU64,
-    /// By agent: the number of the newest nonce it used. At most one entry per known agent; taken once per connection that succeeds.
+    /// The serial number of the newest nonce that each agent used. At most one entry per known
+    /// agent; locked once per successful connection.
     spent: Mutex<HashMap<Box<str>, u64>>,
 }
 
-/// What an agent is asked to prove.
+/// A nonce and a salt, from which an agent computes its proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
-    /// Hex.
+    /// In hex.
     pub nonce: String,
-    /// Hex.
+    /// In hex.
     pub salt: String,
 }
 
-/// Why an answer to a challenge is not accepted.
+/// Why a proof is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejected {
-    /// Not a nonce of ours for this agent, too old, or used: a new one may be asked for.
+pub enum RejectedProof {
+    /// The nonce is unknown, expired or used; the agent may request another one.
     Nonce,
-    /// The agent does not know the key.
-    Proof,
+    /// The proof does not match the key of the agent.
+    Key,
 }
 
 impl Nonces {
@@ -60,7 +63,7 @@ impl Nonces {
         })
     }
 
-    /// A new challenge for one agent.
+    /// Issues a challenge for one agent.
     pub fn challenge(&self, agent: &str, now_ms: u64) -> Challenge {
         let number = self.issued.fetch_add(1, Ordering::Relaxed) + 1;
         let mut nonce = Vec::with_capacity(NONCE_BYTES);
@@ -74,75 +77,77 @@ impl Nonces {
         }
     }
 
-    /// Judges `proof`, the answer of `agent` to `nonce`. A success spends the nonce, and with it all that were issued to this agent before.
-    pub fn accept(
+    /// Verifies `proof`, the answer of `agent` to `nonce`. Success spends this nonce and all that
+    /// were issued to the agent before it.
+    pub fn verify(
         &self,
         agent: &str,
         key: &str,
         nonce: &[u8],
         proof: &[u8],
         now_ms: u64,
-    ) -> Result<(), Rejected> {
-        let bytes = unhex::<NONCE_BYTES>(nonce).ok_or(Rejected::Nonce)?;
+    ) -> Result<(), RejectedProof> {
+        let bytes = unhex::<NONCE_BYTES>(nonce).ok_or(RejectedProof::Nonce)?;
         let (stamped, signature) = bytes.split_at(16);
         let genuine: bool = self
             .mac(b"nonce", stamped, agent.as_bytes())
             .ct_eq(signature)
             .into();
         let (number, issued_ms) = stamped.split_at(8);
-        let number = u64::from_be_bytes(number.try_into().map_err(|_| Rejected::Nonce)?);
-        let issued_ms = u64::from_be_bytes(issued_ms.try_into().map_err(|_| Rejected::Nonce)?);
-        if !genuine || now_ms.abs_diff(issued_ms) > NONCE_LIVES_MS {
-            return Err(Rejected::Nonce);
+        let number = u64::from_be_bytes(number.try_into().map_err(|_| RejectedProof::Nonce)?);
+        let issued_ms = u64::from_be_bytes(issued_ms.try_into().map_err(|_| RejectedProof::Nonce)?);
+        if !genuine || now_ms.abs_diff(issued_ms) > NONCE_TTL_MS {
+            return Err(RejectedProof::Nonce);
         }
-        // The text as it was issued: upper case would be another text to the agent.
+        // Encoded again, because the proof covers the text as issued: lower case.
         let challenge = Challenge {
             salt: hex(&self.mac(b"salt", &bytes, &[])),
             nonce: hex(&bytes),
         };
         let expected = agent_proof(&challenge, key);
-        let knows: bool = expected
+        let matches: bool = expected
             .as_bytes()
             .ct_eq(&proof.to_ascii_lowercase())
             .into();
-        if !knows || key.is_empty() {
-            return Err(Rejected::Proof);
+        if !matches || key.is_empty() {
+            return Err(RejectedProof::Key);
         }
         let mut spent = self.spent.lock();
         match spent.get_mut(agent) {
-            Some(newest) if *newest >= number => return Err(Rejected::Nonce),
+            Some(newest) if *newest >= number => return Err(RejectedProof::Nonce),
             Some(newest) => *newest = number,
             None => drop(spent.insert(agent.into(), number)),
         }
         Ok(())
     }
 
-    /// Forgets an agent that is gone.
+    /// Removes what is stored about a deleted agent.
     pub fn forget(&self, agent: &str) {
         self.spent.lock().remove(agent);
     }
 
-    /// SHA-512 cut in half cannot be extended, so it signs with its secret in front. The part before `last` has a fixed length.
+    /// A truncated HMAC. `purpose` and `fixed` have the same length in all calls of one purpose, so
+    /// the parts need no separators.
     fn mac(&self, purpose: &[u8], fixed: &[u8], last: &[u8]) -> [u8; MAC_BYTES] {
-        let mut hash = Sha512::new();
-        hash.update(self.secret);
-        hash.update(purpose);
-        hash.update(fixed);
-        hash.update(last);
-        let digest = hash.finalize();
-        let mut mac = [0; MAC_BYTES];
-        mac.copy_from_slice(&digest[..MAC_BYTES]);
-        mac
+        let mut mac =
+            Hmac::<Sha512>::new_from_slice(&self.secret).expect("an HMAC key has any length");
+        for part in [purpose, fixed, last] {
+            mac.update(part);
+        }
+        let digest = mac.finalize().into_bytes();
+        let mut truncated = [0; MAC_BYTES];
+        truncated.copy_from_slice(&digest[..MAC_BYTES]);
+        truncated
     }
 }
 
-/// What an agent sends to prove that it knows its key.
-pub fn agent_proof(challenge: &Challenge, key: &str) -> String {
+/// The proof of an agent that it knows its key.
+fn agent_proof(challenge: &Challenge, key: &str) -> String {
     digest(&[&challenge.nonce, ":", &salted(&challenge.salt, key)])
 }
 
-/// What the server sends to prove the same. Its parts are in another order, so that neither proof can be used as the other; a nonce of the
-/// agent's own makes it fresh.
+/// The proof of the server that it knows the key of the agent. Its parts are in another order, so
+/// neither proof can be replayed as the other; the agent's own nonce, if any, makes it fresh.
 pub fn server_proof(challenge: &Challenge, key: &str, agent_nonce: Option<&str>) -> String {
     let salted = salted(&challenge.salt, key);
     match agent_nonce {
@@ -191,12 +196,12 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000;
 
     fn nonces() -> Nonces {
-        Nonces::new().expect("there is randomness")
+        Nonces::new().expect("randomness")
     }
 
     #[test]
-    fn the_proof_has_the_documented_form() {
-        // Worked out with another implementation of SHA-512: sha512hex("n:" + sha512hex("s:k")).
+    fn proof_has_the_documented_form() {
+        // sha512hex("n:" + sha512hex("s:k"))
         let challenge = Challenge {
             nonce: "n".into(),
             salt: "s".into(),
@@ -208,7 +213,7 @@ mod tests {
         assert_eq!(
             hex(&Sha512::digest(b"abc"))[..16],
             *"ddaf35a193617aba",
-            "the test vector of FIPS 180"
+            "a test vector of FIPS 180"
         );
         assert_ne!(server_proof(&challenge, "k", None), outer);
         assert_ne!(
@@ -218,11 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_good_once_for_its_agent_for_a_while() {
+    fn nonce_is_valid_once_for_its_agent_and_expires() {
         let nonces = nonces();
-        let ask = |challenge: &Challenge, agent: &str, key: &str, now| {
+        let verify = |challenge: &Challenge, agent: &str, key: &str, now| {
             let proof = agent_proof(challenge, "k1");
-            nonces.accept(
+            nonces.verify(
                 agent,
                 key,
                 challenge.nonce.as_bytes(),
@@ -232,70 +237,74 @@ mod tests {
         };
         let first = nonces.challenge("a", NOW);
         assert_eq!(
-            ask(&first, "b", "k1", NOW),
-            Err(Rejected::Nonce),
+            verify(&first, "b", "k1", NOW),
+            Err(RejectedProof::Nonce),
             "another agent"
         );
         assert_eq!(
-            ask(&first, "a", "k2", NOW),
-            Err(Rejected::Proof),
+            verify(&first, "a", "k2", NOW),
+            Err(RejectedProof::Key),
             "another key"
         );
         assert_eq!(
-            ask(&first, "a", "k1", NOW + NONCE_LIVES_MS + 1),
-            Err(Rejected::Nonce),
+            verify(&first, "a", "k1", NOW + NONCE_TTL_MS + 1),
+            Err(RejectedProof::Nonce),
             "too late"
         );
         assert_eq!(
-            ask(&first, "a", "k1", NOW + NONCE_LIVES_MS),
+            verify(&first, "a", "k1", NOW + NONCE_TTL_MS),
             Ok(()),
-            "none of these spent it"
+            "not spent by the failures"
         );
-        assert_eq!(ask(&first, "a", "k1", NOW), Err(Rejected::Nonce), "used");
-        let (second, third) = (nonces.challenge("a", NOW), nonces.challenge("a", NOW));
-        assert_eq!(ask(&third, "a", "k1", NOW), Ok(()));
         assert_eq!(
-            ask(&second, "a", "k1", NOW),
-            Err(Rejected::Nonce),
-            "older than the used one"
+            verify(&first, "a", "k1", NOW),
+            Err(RejectedProof::Nonce),
+            "spent"
+        );
+        let (second, third) = (nonces.challenge("a", NOW), nonces.challenge("a", NOW));
+        assert_eq!(verify(&third, "a", "k1", NOW), Ok(()));
+        assert_eq!(
+            verify(&second, "a", "k1", NOW),
+            Err(RejectedProof::Nonce),
+            "older than the spent one"
         );
         let of_another_process = super::tests::nonces();
         let proof = agent_proof(&second, "k1");
         assert_eq!(
-            of_another_process.accept("a", "k1", second.nonce.as_bytes(), proof.as_bytes(), NOW),
-            Err(Rejected::Nonce)
+            of_another_process.verify("a", "k1", second.nonce.as_bytes(), proof.as_bytes(), NOW),
+            Err(RejectedProof::Nonce)
         );
     }
 
     #[test]
-    fn no_altered_nonce_or_proof_passes() {
+    fn altered_nonces_and_proofs_are_rejected() {
         let nonces = nonces();
         let challenge = nonces.challenge("a", NOW);
         let proof = agent_proof(&challenge, "k1");
         for at in 0..challenge.nonce.len() {
             let mut nonce = challenge.nonce.clone().into_bytes();
             nonce[at] = if nonce[at] == b'0' { b'1' } else { b'0' };
-            let judged = nonces.accept("a", "k1", &nonce, proof.as_bytes(), NOW);
-            assert!(judged.is_err(), "nonce changed at {at}");
+            let result = nonces.verify("a", "k1", &nonce, proof.as_bytes(), NOW);
+            assert!(result.is_err(), "nonce changed at {at}");
         }
         for at in 0..proof.len() {
             let mut wrong = proof.clone().into_bytes();
             wrong[at] = if wrong[at] == b'0' { b'1' } else { b'0' };
-            let judged = nonces.accept("a", "k1", challenge.nonce.as_bytes(), &wrong, NOW);
-            assert_eq!(judged, Err(Rejected::Proof), "proof changed at {at}");
+            let result = nonces.verify("a", "k1", challenge.nonce.as_bytes(), &wrong, NOW);
+            assert_eq!(result, Err(RejectedProof::Key), "proof changed at {at}");
         }
         for junk in ["", "0", "zz", &"0".repeat(64), &"0".repeat(10_000)] {
-            let judged = nonces.accept("a", "k1", junk.as_bytes(), proof.as_bytes(), NOW);
-            assert_eq!(judged, Err(Rejected::Nonce), "{junk}");
-            let judged = nonces.accept("a", "k1", challenge.nonce.as_bytes(), junk.as_bytes(), NOW);
-            assert_eq!(judged, Err(Rejected::Proof), "{junk}");
+            let result = nonces.verify("a", "k1", junk.as_bytes(), proof.as_bytes(), NOW);
+            assert_eq!(result, Err(RejectedProof::Nonce), "{junk}");
+            let result = nonces.verify("a", "k1", challenge.nonce.as_bytes(), junk.as_bytes(), NOW);
+            assert_eq!(result, Err(RejectedProof::Key), "{junk}");
         }
         let empty = agent_proof(&challenge, "");
-        let judged = nonces.accept("a", "", challenge.nonce.as_bytes(), empty.as_bytes(), NOW);
+        let result = nonces.verify("a", "", challenge.nonce.as_bytes(), empty.as_bytes(), NOW);
         assert_eq!(
-            judged,
-            Err(Rejected::Proof),
-            "an agent without a key never connects"
+            result,
+            Err(RejectedProof::Key),
+            "an agent without a key cannot connect"
         );
     }
 }

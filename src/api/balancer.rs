@@ -13,12 +13,12 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode
 
 use super::{Call, Outcome, entity, router};
 use crate::access::rules::{Country, country};
-use crate::access::subnet::parse_address;
 use crate::http::error::ApiError;
 use crate::http::{Request, Response};
 use crate::json::{self, Object, Value};
 use crate::state::apply::stream_not_found;
 use crate::state::entity::{Key, Kind};
+use crate::subnet::parse_address;
 
 /// How the load of servers is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::agent::{AgentDoc, Surroundings, offline};
 use super::{Call, Core, Outcome, Turn, now_ms};
-use crate::agents::handshake::{AGENT_NONCE_BYTES_MAX, Rejected, server_proof};
+use crate::agents::handshake::{AGENT_NONCE_BYTES_MAX, RejectedProof, server_proof};
 use crate::agents::messages::{Asker, Message};
 use crate::agents::protocol::{self, Fact, PROTOCOL, Reason, Reply, Request, Session};
 use crate::agents::registry::Presence;
@@ -111,13 +111,13 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let judged = shared
         .agents
         .nonces
-        .accept(id, &secret, nonce.as_bytes(), proof, now_ms);
+        .verify(id, &secret, nonce.as_bytes(), proof, now_ms);
     match judged {
         Ok(()) => {}
-        Err(Rejected::Nonce) => {
+        Err(RejectedProof::Nonce) => {
             return Ok(Outcome::Reply(challenge(call, id, &secret, None, now_ms)));
         }
-        Err(Rejected::Proof) => {
+        Err(RejectedProof::Key) => {
             if call.core.control.borrow_mut().refusals.may_note() {
                 let event = NewEvent::new("agent_connect_failed")
                     .text("reason", "authentication_failed")

@@ -12,7 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::fleet::peer;
 use crate::http::Response;
 use crate::json::{self, Value};
-use crate::outbound::{self, Cancel, Failure};
+use crate::outbound::{CallResult, CancelToken, OutboundCall};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::ArchivedFacts;
@@ -133,7 +133,7 @@ pub struct Asking {
     episodes: HashMap<u64, (usize, Span)>,
     recorded: Vec<Option<Recorded>>,
     pending: usize,
-    pub cancel: Cancel,
+    pub cancel: CancelToken,
 }
 
 impl Drop for Asking {
@@ -149,7 +149,7 @@ impl Asking {
         state: &State,
         now_seconds: u64,
         deadline: Instant,
-    ) -> Option<(Self, Vec<(usize, outbound::Call)>)> {
+    ) -> Option<(Self, Vec<(usize, OutboundCall)>)> {
         let body = json::parse(body).expect("an answer is JSON that was written here");
         let mut episodes = HashMap::new();
         let mut places: HashMap<&str, Option<usize>> = HashMap::new();
@@ -191,13 +191,13 @@ impl Asking {
             episodes,
             recorded: calls.iter().map(|_| None).collect(),
             pending: calls.len(),
-            cancel: Cancel::default(),
+            cancel: CancelToken::default(),
         };
         (asking.pending > 0).then_some((asking, calls))
     }
 
     /// Takes what a streamer said. True when nobody else is waited for.
-    pub fn hear(&mut self, place: usize, outcome: Result<outbound::Answer, Failure>) -> bool {
+    pub fn hear(&mut self, place: usize, outcome: CallResult) -> bool {
         self.pending = self.pending.saturating_sub(1);
         let answer = outcome.ok().filter(|answer| answer.status == 200);
         if let Some(recorded) = self.recorded.get_mut(place) {
@@ -253,7 +253,7 @@ fn list_mut(body: &mut Value) -> &mut [Value] {
 }
 
 /// The call to the node that captures a stream; nothing if there is none that can be called.
-fn call(state: &State, media: &str, now_seconds: u64, deadline: Instant) -> Option<outbound::Call> {
+fn call(state: &State, media: &str, now_seconds: u64, deadline: Instant) -> Option<OutboundCall> {
     let streamer = state.streamer(state.stream(media)?.ingest()?)?;
     let name = utf8_percent_encode(media, NON_ALPHANUMERIC);
     let path = format!("/streamer/api/v3/streams/{name}/dvr/ranges");

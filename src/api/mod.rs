@@ -835,7 +835,7 @@ pub enum Outcome {
     /// A change that is made once its streamer has answered.
     CheckStreamer {
         command: Command,
-        call: outbound::Call,
+        call: outbound::OutboundCall,
     },
     /// What others have to be asked about first.
     Ask(Question),
@@ -1313,7 +1313,12 @@ impl Core {
     }
 
     /// Calls the streamer that a change is about; the change is made when it has answered.
-    fn check_streamer(&self, ticket: Ticket, call: outbound::Call, checking: Checking) -> Answer {
+    fn check_streamer(
+        &self,
+        ticket: Ticket,
+        call: outbound::OutboundCall,
+        checking: Checking,
+    ) -> Answer {
         let inbox = self.shared.cores[self.index].clone();
         let deliver = move |outcome| inbox.push(CoreMessage::Checked { ticket, outcome });
         let cancel = checking.cancel.clone();
@@ -1325,7 +1330,7 @@ impl Core {
     }
 
     /// The streamer of a change has answered, or has not.
-    fn checked(&self, ticket: Ticket, outcome: Result<outbound::Answer, outbound::Failure>) {
+    fn checked(&self, ticket: Ticket, outcome: outbound::CallResult) {
         let Some(checking) = self.checking.borrow_mut().remove(&ticket) else {
             return;
         };
@@ -1399,7 +1404,7 @@ impl Core {
     }
 
     /// One of the HTTP backends of a session has been asked.
-    fn called(&self, ticket: Ticket, outcome: Result<outbound::Answer, outbound::Failure>) {
+    fn called(&self, ticket: Ticket, outcome: outbound::CallResult) {
         let mut all = self.asking.borrow_mut();
         let Some(asking) = all.get_mut(&ticket) else {
             return;
@@ -1672,12 +1677,7 @@ impl Core {
     }
 
     /// A streamer has told what it recorded, or has not.
-    fn ranges(
-        &self,
-        ticket: Ticket,
-        place: usize,
-        outcome: Result<outbound::Answer, outbound::Failure>,
-    ) {
+    fn ranges(&self, ticket: Ticket, place: usize, outcome: outbound::CallResult) {
         let mut all = self.presence.borrow_mut();
         let is_done = |asking: &mut dvr_presence::Asking| asking.hear(place, outcome);
         if !all.get_mut(&ticket).is_some_and(is_done) {
@@ -2551,11 +2551,8 @@ pub(crate) mod tests {
             run_id: uuid(2),
             started_at_seconds: 0,
             draining: AtomicBool::new(false),
-            outbound: Outbound::start(
-                outbound::Options { threads: 2 },
-                Arc::new(outbound::Reach::default()),
-            )
-            .expect("threads"),
+            outbound: Outbound::start(2, Arc::new(outbound::EgressPolicy::default()))
+                .expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
             agents: messages::Agents::new().expect("there is randomness"),

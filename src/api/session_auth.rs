@@ -23,14 +23,14 @@ use super::{Call, Outcome};
 use crate::access::answer::{self, Verdict};
 use crate::access::rules::{Listed, Rules, Viewer};
 use crate::access::sessions::{Known, SessionKey, Sessions, UserKey};
-use crate::access::subnet::parse_address;
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{self, Object, Value, scan};
-use crate::outbound::{self, Cancel, Method, Target};
+use crate::outbound::{CallMethod, CallResult, CancelToken, OutboundCall, TargetUrl};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::EntityRecord;
+use crate::subnet::parse_address;
 
 /// Backends that a core keeps compiled.
 const COMPILED_MAX: usize = 1024;
@@ -237,7 +237,7 @@ fn policy(state: &State, on_play: Option<&str>, compiled: &mut Compiled) -> Poli
     }
     match url {
         "" | "true" => Policy::Open,
-        _ => Target::parse(url).map_or(Policy::Closed, |target| Policy::Rules {
+        _ => TargetUrl::parse(url).map_or(Policy::Closed, |target| Policy::Rules {
             backend: url.into(),
             rules: Rc::new(Rules::of_url(target)),
             version: xxh3_64_with_seed(url.as_bytes(), 0),
@@ -327,7 +327,7 @@ pub struct Asking {
     question: Question,
     pending: usize,
     denied: Option<Verdict>,
-    pub cancel: Cancel,
+    pub cancel: CancelToken,
 }
 
 /// What the backends together came to.
@@ -348,26 +348,26 @@ impl Asking {
             pending: question.rules.backends.len(),
             question,
             denied: None,
-            cancel: Cancel::default(),
+            cancel: CancelToken::default(),
         }
     }
 
     /// One call for each backend.
-    pub fn calls(&self, trace_id: &str, deadline: Instant) -> Vec<outbound::Call> {
+    pub fn calls(&self, trace_id: &str, deadline: Instant) -> Vec<OutboundCall> {
         let targets = self.question.rules.backends.iter();
-        let calls = targets.map(|target| outbound::Call {
-            method: Method::Get,
+        let calls = targets.map(|target| OutboundCall {
+            method: CallMethod::Get,
             target: target.with_query(&self.question.query),
             headers: vec![("x-trace-id", trace_id.to_owned())],
             body: Vec::new(),
             deadline,
-            answer_bytes_max: answer::BODY_BYTES_MAX,
+            response_bytes_max: answer::BODY_BYTES_MAX,
         });
         calls.collect()
     }
 
     /// Takes the outcome of one call. Something once it is decided.
-    pub fn hear(&mut self, outcome: Result<outbound::Answer, outbound::Failure>) -> Option<Said> {
+    pub fn hear(&mut self, outcome: CallResult) -> Option<Said> {
         self.pending = self.pending.saturating_sub(1);
         let verdict = outcome.ok().and_then(|answer| {
             answer::read(answer.status, |name| answer.header(name), &answer.body)
@@ -457,6 +457,7 @@ fn reply(verdict: &Verdict, seconds: Option<u32>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbound::{OutboundError, OutboundResponse};
 
     const GOOD: &str = "name=a%2Fb&proto=hls&ip=10.77.0.150&request_type=new_session&request_number=0&session_id=6217fd62-16da-4206-9da9-0173d7552a14&stream_clients=1&total_clients=2";
 
@@ -515,7 +516,7 @@ mod tests {
         allow_default: bool,
         backends: usize,
     ) -> Asking {
-        let mut rules = Rules::of_url(Target::parse("http://h/").expect("a URL"));
+        let mut rules = Rules::of_url(TargetUrl::parse("http://h/").expect("a URL"));
         rules.backends = vec![rules.backends[0].clone(); backends];
         rules.allow_default = allow_default;
         Asking::new(Question {
@@ -530,8 +531,8 @@ mod tests {
     }
 
     #[allow(clippy::unnecessary_wraps)] // an outcome as the pool gives it
-    fn says(status: u16) -> Outcome {
-        let found = outbound::Answer {
+    fn says(status: u16) -> CallResult {
+        let found = OutboundResponse {
             status,
             headers: Vec::new(),
             body: Vec::new(),
@@ -539,12 +540,10 @@ mod tests {
         Ok(found)
     }
 
-    type Outcome = Result<outbound::Answer, outbound::Failure>;
-
-    const SILENT: Outcome = Err(outbound::Failure::TimedOut);
+    const SILENT: CallResult = Err(OutboundError::TimedOut);
 
     /// What is decided, and after how many answers.
-    fn decided(mut asking: Asking, answers: &[Outcome]) -> (u16, usize) {
+    fn decided(mut asking: Asking, answers: &[CallResult]) -> (u16, usize) {
         for (heard, answer) in (1..).zip(answers) {
             if let Some(said) = asking.hear(answer.clone()) {
                 let cancel = asking.cancel.clone();

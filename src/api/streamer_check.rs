@@ -11,7 +11,7 @@ use super::{Call, Outcome};
 use crate::fleet::peer;
 use crate::http::error::ApiError;
 use crate::json::{self, Value};
-use crate::outbound::{Answer, Cancel, Failure};
+use crate::outbound::{CallResult, CancelToken, OutboundError};
 use crate::state::apply::{Stamp, apply};
 use crate::state::command::{AuditedCommand, Command, Done};
 
@@ -26,7 +26,7 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 pub struct Checking {
     asked: Option<AuditedCommand>,
     pub masks: bool,
-    pub cancel: Cancel,
+    pub cancel: CancelToken,
 }
 
 impl Drop for Checking {
@@ -40,12 +40,12 @@ impl Checking {
         Self {
             asked: Some(asked),
             masks,
-            cancel: Cancel::default(),
+            cancel: CancelToken::default(),
         }
     }
 
     /// The change, if the streamer's answer lets it be made.
-    pub fn judge(mut self, outcome: Result<Answer, Failure>) -> Result<AuditedCommand, ApiError> {
+    pub fn judge(mut self, outcome: CallResult) -> Result<AuditedCommand, ApiError> {
         check(outcome)?;
         Ok(self.asked.take().expect("it is made once"))
     }
@@ -74,17 +74,19 @@ pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     }
 }
 
-fn check(outcome: Result<Answer, Failure>) -> Result<(), ApiError> {
+fn check(outcome: CallResult) -> Result<(), ApiError> {
     let answer = match outcome {
         Ok(answer) => answer,
-        Err(Failure::Busy) => {
+        Err(OutboundError::Busy) => {
             let title = "More servers are being called than can be in time; nothing was changed";
             return Err(ApiError::unavailable("overloaded", title, 2));
         }
-        Err(Failure::Forbidden) => return Err(failed("address_not_allowed")),
-        Err(Failure::TimedOut) => return Err(failed("timed_out")),
-        Err(Failure::Unreachable | Failure::Cancelled) => return Err(failed("unreachable")),
-        Err(Failure::BadAnswer) => return Err(failed("bad_answer")),
+        Err(OutboundError::Forbidden) => return Err(failed("address_not_allowed")),
+        Err(OutboundError::TimedOut) => return Err(failed("timed_out")),
+        Err(OutboundError::Unreachable | OutboundError::Cancelled) => {
+            return Err(failed("unreachable"));
+        }
+        Err(OutboundError::BadResponse) => return Err(failed("bad_answer")),
     };
     if answer.status != 200 {
         return Err(failed("status").with("status", answer.status));
@@ -103,9 +105,10 @@ fn failed(reason: &'static str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbound::OutboundResponse;
 
-    fn answer(status: u16, body: &str) -> Answer {
-        Answer {
+    fn answer(status: u16, body: &str) -> OutboundResponse {
+        OutboundResponse {
             status,
             headers: Vec::new(),
             body: body.as_bytes().to_vec(),
@@ -129,15 +132,15 @@ mod tests {
             assert_eq!(error.items[0].meta, told);
         }
         for (failure, reason) in [
-            (Failure::Forbidden, "address_not_allowed"),
-            (Failure::TimedOut, "timed_out"),
-            (Failure::Unreachable, "unreachable"),
-            (Failure::BadAnswer, "bad_answer"),
+            (OutboundError::Forbidden, "address_not_allowed"),
+            (OutboundError::TimedOut, "timed_out"),
+            (OutboundError::Unreachable, "unreachable"),
+            (OutboundError::BadResponse, "bad_answer"),
         ] {
             let error = check(Err(failure)).expect_err("nothing came back");
             assert_eq!(error.items[0].meta, [("reason", reason.to_owned())]);
         }
-        let busy = check(Err(Failure::Busy)).expect_err("too much to do");
+        let busy = check(Err(OutboundError::Busy)).expect_err("too much to do");
         assert_eq!(busy.status, 503, "says nothing of the node");
     }
 }

@@ -24,8 +24,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::access::subnet::Subnets;
 use crate::layouter::run::RunSettings;
+use crate::subnet::Subnets;
 
 pub use api_key::{ApiKey, api_key, stored_api_key};
 pub use example::example;

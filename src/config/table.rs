@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::read::Raw;
 use super::value::{GIB, MIB, base_url, bytes, bytes_text, cors, listen_address, login};
 use super::{LogLevel, Restreaming, Secret, Settings};
-use crate::access::subnet::Subnets;
 use crate::layouter::Balance;
+use crate::subnet::Subnets;
 use crate::{duration, limits};
 
 /// One setting. Its file key, variable and flag follow from `key`.

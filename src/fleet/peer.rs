@@ -8,7 +8,7 @@ use std::time::Instant;
 use sha1::{Digest as _, Sha1};
 
 use crate::json::scan;
-use crate::outbound::{Call, Method, Target};
+use crate::outbound::{CallMethod, OutboundCall, TargetUrl};
 use crate::state::record::ArchivedStreamer;
 
 /// `Authorization` by the key of a node, good for the moment it was made.
@@ -27,8 +27,8 @@ pub fn get(
     path: &str,
     now_seconds: u64,
     deadline: Instant,
-    answer_bytes_max: usize,
-) -> Option<Call> {
+    response_bytes_max: usize,
+) -> Option<OutboundCall> {
     let api_url = match scan::member(&streamer.config, "api_url") {
         Some(url) => scan::string(url)?,
         None => format!("http://{}", streamer.hostname.as_str()).into(),
@@ -39,13 +39,13 @@ pub fn get(
         let key = cluster_authorization(&streamer.cluster_key, now_seconds);
         headers.push(("authorization", key));
     }
-    Some(Call {
-        method: Method::Get,
-        target: Target::parse(&url).ok()?,
+    Some(OutboundCall {
+        method: CallMethod::Get,
+        target: TargetUrl::parse(&url).ok()?,
         headers,
         body: Vec::new(),
         deadline,
-        answer_bytes_max,
+        response_bytes_max,
     })
 }
 

@@ -1,4 +1,4 @@
-//! One call: a request, and what came back.
+//! One call on the calling thread: request, response, and name resolution under the egress policy.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,55 +10,58 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use ureq::config::{AutoHeaderValue, Config};
-use ureq::http::{HeaderName, HeaderValue, Method as HttpMethod, Request as HttpRequest, Uri};
+use ureq::http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
-use ureq::{Agent, Error};
+use ureq::{Agent, Body, Error};
 
-use super::policy::Reach;
+use super::policy::EgressPolicy;
 use super::pool::STACK_BYTES;
-use super::target::{Target, literal};
+use super::target::{TargetUrl, literal_address};
 
-/// Head of an answer, bytes.
-const ANSWER_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Fields of an answer that are told to the asker.
-const ANSWER_FIELDS_MAX: usize = 64;
-/// How long the addresses of a name are used without asking again.
-const NAME_KEPT: Duration = Duration::from_secs(10);
-/// Names kept at once.
+/// Longest head of a response, bytes.
+const RESPONSE_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header fields of a response that are kept.
+const RESPONSE_FIELDS_MAX: usize = 64;
+/// How long the resolved addresses of a name are reused.
+const NAME_CACHE_TTL: Duration = Duration::from_secs(10);
+/// Names in the cache of resolved addresses.
 const NAMES_MAX: usize = 1024;
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 8;
 
-/// What to ask.
+/// An outbound HTTP request.
 #[derive(Clone, Debug)]
-pub struct Call {
-    pub method: Method,
-    pub target: Target,
-    /// Names and values; what cannot be a field is left away by whoever makes the call.
+pub struct OutboundCall {
+    pub method: CallMethod,
+    pub target: TargetUrl,
+    /// Names and values; invalid fields are skipped.
     pub headers: Vec<(&'static str, String)>,
     /// Sent with `PUT` and `POST`, as JSON.
     pub body: Vec<u8>,
-    /// Everything must be over by then.
+    /// The end of the whole call, waiting for a thread included.
     pub deadline: Instant,
-    pub answer_bytes_max: usize,
+    pub response_bytes_max: usize,
 }
 
+/// The method of an outbound call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
+pub enum CallMethod {
     Get,
     Put,
     Post,
 }
 
-/// What came back.
+/// The response to an outbound call, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct OutboundResponse {
     pub status: u16,
-    /// Names in lower case; values that are no visible text are left away.
+    /// Names in lower case; values that are not visible text are skipped.
     pub headers: Vec<(Box<str>, Box<str>)>,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl OutboundResponse {
     /// The first field of this name, which is given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(known, _)| **known == *name);
@@ -66,24 +69,28 @@ impl Answer {
     }
 }
 
-/// Why nothing came back. Deliberately no finer: what a server can tell about the network around it is nobody's business.
+/// Why a call got no response. Deliberately coarse: clients must not learn the network around this
+/// server from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// More calls wait than threads can make in time.
+pub enum OutboundError {
+    /// The queue of calls is full.
     Busy,
-    /// The settings do not let this address be called.
+    /// The egress policy denies all addresses of the host.
     Forbidden,
     TimedOut,
-    /// No such name, nobody there, or the connection or TLS broke.
+    /// The name does not resolve, the connection was refused or broke, or TLS failed.
     Unreachable,
-    /// Not HTTP, or larger than was asked for.
-    BadAnswer,
-    /// Nobody waits any more.
+    /// The response is not HTTP, broke off, or is larger than allowed.
+    BadResponse,
+    /// The call was cancelled before it started.
     Cancelled,
 }
 
-/// The client of all calls, which connects to nothing but what `reach` allows.
-pub(super) fn agent(threads: usize, reach: Arc<Reach>) -> Agent {
+/// What a call came to.
+pub type CallResult = Result<OutboundResponse, OutboundError>;
+
+/// The HTTP client of the pool. It connects only to addresses that `policy` allows.
+pub(super) fn agent(threads: usize, policy: Arc<EgressPolicy>) -> Agent {
     let config = Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -92,78 +99,78 @@ pub(super) fn agent(threads: usize, reach: Arc<Reach>) -> Agent {
         .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
         .accept("application/json, */*")
         .accept_encoding(AutoHeaderValue::None)
-        .max_response_header_size(ANSWER_HEAD_BYTES_MAX)
+        .max_response_header_size(RESPONSE_HEAD_BYTES_MAX)
         .max_idle_connections(threads)
         .max_idle_connections_per_host(threads)
         .build();
     let resolver = CheckedResolver {
-        reach,
+        policy,
         names: Mutex::default(),
     };
     Agent::with_parts(config, DefaultConnector::default(), resolver)
 }
 
-pub(super) fn ask(agent: &Agent, call: &Call) -> Result<Answer, Failure> {
-    match ask_once(agent, call) {
-        // A kept connection that its other end had just closed. Only what changes nothing is asked again.
-        Err(Trouble::Broken) if call.method == Method::Get => ask_once(agent, call),
-        outcome => outcome,
+/// Makes a call. A `GET` whose kept-alive connection turns out to be closed is tried once more.
+pub(super) fn send(agent: &Agent, call: &OutboundCall) -> CallResult {
+    match send_once(agent, call) {
+        Err(AttemptError::Broken) if call.method == CallMethod::Get => send_once(agent, call),
+        result => result,
     }
-    .map_err(|trouble| match trouble {
-        Trouble::Broken => Failure::Unreachable,
-        Trouble::Failed(failure) => failure,
+    .map_err(|error| match error {
+        AttemptError::Broken => OutboundError::Unreachable,
+        AttemptError::Failed(error) => error,
     })
 }
 
-enum Trouble {
-    /// The connection broke before there was an answer.
+enum AttemptError {
+    /// The connection broke before the response began.
     Broken,
-    Failed(Failure),
+    Failed(OutboundError),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
         Self::Failed(match error {
-            Error::Timeout(_) => Failure::TimedOut,
+            Error::Timeout(_) => OutboundError::TimedOut,
             Error::Io(error) => return Self::from(error),
             Error::HostNotFound | Error::ConnectionFailed | Error::Tls(_) | Error::Rustls(_) => {
-                Failure::Unreachable
+                OutboundError::Unreachable
             }
-            _ => Failure::BadAnswer,
+            _ => OutboundError::BadResponse,
         })
     }
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for AttemptError {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{
             BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
         };
         if error
             .get_ref()
-            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotAllowed>)
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<DeniedByPolicy>)
         {
-            return Self::Failed(Failure::Forbidden);
+            return Self::Failed(OutboundError::Forbidden);
         }
         match error.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Broken,
-            TimedOut => Self::Failed(Failure::TimedOut),
-            _ => Self::Failed(Failure::Unreachable),
+            TimedOut => Self::Failed(OutboundError::TimedOut),
+            _ => Self::Failed(OutboundError::Unreachable),
         }
     }
 }
 
-fn ask_once(agent: &Agent, call: &Call) -> Result<Answer, Trouble> {
+fn send_once(agent: &Agent, call: &OutboundCall) -> Result<OutboundResponse, AttemptError> {
     let left = call.deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(Trouble::Failed(Failure::TimedOut));
+        return Err(AttemptError::Failed(OutboundError::TimedOut));
     }
     let method = match call.method {
-        Method::Get => HttpMethod::GET,
-        Method::Put => HttpMethod::PUT,
-        Method::Post => HttpMethod::POST,
+        CallMethod::Get => Method::GET,
+        CallMethod::Put => Method::PUT,
+        CallMethod::Post => Method::POST,
     };
-    let mut request = HttpRequest::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(call.target.uri.clone());
     let own = call.target.authorization.iter();
@@ -174,7 +181,7 @@ fn ask_once(agent: &Agent, call: &Call) -> Result<Answer, Trouble> {
             request = request.header(name, value);
         }
     }
-    let mut response = if call.method == Method::Get {
+    let response = if call.method == CallMethod::Get {
         let request = request.body(()).map_err(Error::from)?;
         let request = agent.configure_request(request).timeout_global(Some(left));
         agent.run(request.build())?
@@ -184,60 +191,60 @@ fn ask_once(agent: &Agent, call: &Call) -> Result<Answer, Trouble> {
         let request = agent.configure_request(request).timeout_global(Some(left));
         agent.run(request.build())?
     };
+    read_response(response, call.response_bytes_max).map_err(AttemptError::Failed)
+}
+
+/// Reads a response whose head is here. An incomplete one is an error and never a reason to repeat
+/// the request.
+fn read_response(mut response: Response<Body>, bytes_max: usize) -> CallResult {
     let headers = response
         .headers()
         .iter()
-        .take(ANSWER_FIELDS_MAX)
+        .take(RESPONSE_FIELDS_MAX)
         .filter_map(|(name, value)| Some((name.as_str().into(), value.to_str().ok()?.into())))
         .collect();
     let status = response.status().as_u16();
     let mut body = Vec::new();
-    // One byte more than is wanted tells that there is more.
-    let most = call.answer_bytes_max as u64 + 1;
-    // Half an answer is no reason to ask again: something is wrong with it.
-    response
-        .body_mut()
-        .as_reader()
-        .take(most)
-        .read_to_end(&mut body)
-        .map_err(|error| {
-            let slow = error.kind() == io::ErrorKind::TimedOut
-                || error.get_ref().is_some_and(|inner| {
-                    inner
-                        .downcast_ref::<Error>()
-                        .is_some_and(|error| matches!(error, Error::Timeout(_)))
-                });
-            Trouble::Failed(if slow {
-                Failure::TimedOut
-            } else {
-                Failure::BadAnswer
-            })
-        })?;
-    if body.len() > call.answer_bytes_max {
-        return Err(Trouble::Failed(Failure::BadAnswer));
+    // One byte above the limit shows that the body is too large.
+    let mut reader = response.body_mut().as_reader().take(bytes_max as u64 + 1);
+    if let Err(error) = reader.read_to_end(&mut body) {
+        let timed_out = error.kind() == io::ErrorKind::TimedOut
+            || error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<Error>())
+                .is_some_and(|error| matches!(error, Error::Timeout(_)));
+        return Err(if timed_out {
+            OutboundError::TimedOut
+        } else {
+            OutboundError::BadResponse
+        });
     }
-    Ok(Answer {
+    if body.len() > bytes_max {
+        return Err(OutboundError::BadResponse);
+    }
+    Ok(OutboundResponse {
         status,
         headers,
         body,
     })
 }
 
-/// None of the addresses of a host may be called.
+/// The egress policy denies all addresses of a host.
 #[derive(Debug)]
-struct NotAllowed;
+struct DeniedByPolicy;
 
-impl fmt::Display for NotAllowed {
+impl fmt::Display for DeniedByPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the settings do not let this address be called")
+        f.write_str("the egress policy denies this address")
     }
 }
 
-impl std::error::Error for NotAllowed {}
+impl std::error::Error for DeniedByPolicy {}
 
-/// Resolves names and gives away only addresses that may be called. The client connects to what it is given here and to nothing else.
+/// Resolves names and returns only addresses that the policy allows. The client connects to the
+/// returned addresses and to no others.
 struct CheckedResolver {
-    reach: Arc<Reach>,
+    policy: Arc<EgressPolicy>,
     names: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
 }
 
@@ -257,22 +264,20 @@ impl Resolver for CheckedResolver {
         let host = uri.host().unwrap_or_default();
         let tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let all = match literal(host) {
+        let all = match literal_address(host) {
             Some(address) => vec![SocketAddr::new(address, port)],
             None => self.look_up(host, port, *timeout.after)?,
         };
         let mut result: ResolvedSocketAddrs = self.empty();
-        let room = 8;
-        for address in all.iter().filter(|address| self.reach.allows(**address)) {
-            if result.len() < room {
-                result.push(*address);
-            }
+        let allowed = all.iter().filter(|address| self.policy.allows(**address));
+        for address in allowed.take(ADDRESSES_MAX) {
+            result.push(*address);
         }
         if result.is_empty() {
             return Err(if all.is_empty() {
                 Error::HostNotFound
             } else {
-                Error::Io(io::Error::other(NotAllowed))
+                Error::Io(io::Error::other(DeniedByPolicy))
             });
         }
         Ok(result)
@@ -280,7 +285,7 @@ impl Resolver for CheckedResolver {
 }
 
 impl CheckedResolver {
-    /// What is kept is what the resolver said; it is checked each time it is used.
+    /// Resolves a name. The cache holds unchecked addresses; the policy is applied at each use.
     fn look_up(&self, host: &str, port: u16, left: Duration) -> Result<Vec<SocketAddr>, Error> {
         let key = format!("{host}:{port}");
         let now = Instant::now();
@@ -289,15 +294,15 @@ impl CheckedResolver {
         {
             return Ok(known.clone());
         }
-        // The system's resolver cannot be told when to stop, so that somebody else waits for it.
+        // The system's resolver has no timeout, so another thread waits for it.
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let asked = key.clone();
+        let name = key.clone();
         thread::Builder::new()
             .name("resolve".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let found = asked.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-                // Nobody may be waiting any more.
+                let found = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+                // The receiver is gone after a timeout.
                 let _ = sender.send(found);
             })?;
         let found = receiver
@@ -309,7 +314,7 @@ impl CheckedResolver {
             names.retain(|_, (until, _)| *until > now);
         }
         if names.len() < NAMES_MAX {
-            names.insert(key, (now + NAME_KEPT, found.clone()));
+            names.insert(key, (now + NAME_CACHE_TTL, found.clone()));
         }
         Ok(found)
     }

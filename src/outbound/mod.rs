@@ -1,20 +1,22 @@
-//! Calls to other servers, made while a request waits for them.
+//! Outbound HTTP calls, made while a request waits for their result.
 //!
-//! A bounded pool of threads with a blocking client, because an io core never blocks and never trusts: a call has one deadline for
-//! everything (waiting for a thread, names, connecting, TLS, the whole answer), its answer a largest size, redirects are answers and
-//! nothing more. Targets take turns, and one that does not answer holds at most half of the threads. Results go to a closure that hands
-//! them to the asking core; what nobody waits for any more is not called.
+//! A bounded pool of threads runs a blocking client, because an io core must never block. A call has
+//! one deadline for everything: waiting for a thread, name resolution, connecting, TLS and the whole
+//! response. The size of a response is bounded, and redirects are returned, never followed. Peers
+//! take turns, and one that does not respond occupies at most half of the threads. The result goes
+//! to a closure that sends it to the requesting core. A cancelled call is not started.
 //!
-//! What may be reached is decided on the addresses that a name resolved to, and those same addresses are connected to: a name
-//! that answers differently the second time gains nothing. Link-local and metadata addresses are never called, loopback only when
-//! the settings say so, our own listeners not even then, private ranges unless the settings deny them.
+//! The egress policy is checked against the addresses that a name resolved to, and only those
+//! addresses are connected to, so that a second, different DNS answer gains nothing. Link-local and
+//! metadata addresses are never called; loopback only if the settings allow it, but never this
+//! server's own listeners; private ranges unless the settings deny them.
 
 mod client;
 mod policy;
 mod pool;
 mod target;
 
-pub use client::{Answer, Call, Failure, Method};
-pub use policy::Reach;
-pub use pool::{CALLS_WAITING_MAX, Cancel, Deliver, Options, Outbound};
-pub use target::{Target, URL_BYTES_MAX};
+pub use client::{CallMethod, CallResult, OutboundCall, OutboundError, OutboundResponse};
+pub use policy::EgressPolicy;
+pub use pool::{CancelToken, Outbound};
+pub use target::TargetUrl;

@@ -1,44 +1,58 @@
-//! Which addresses may be called.
+//! The egress policy: which addresses outbound calls may reach.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use parking_lot::RwLock;
 
-use crate::access::subnet::{Subnets, hidden_v4};
+use crate::subnet::Subnets;
 
-/// Why an address is never called, whatever the settings say.
-pub(super) fn never(address: IpAddr) -> Option<&'static str> {
+/// Whether an address is never called, whatever the settings are.
+pub(super) fn never_called(address: IpAddr) -> bool {
     let v4 = match address {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(v6) => {
             let segments = v6.segments();
             let local = (segments[0] & 0xffc0) == 0xfe80 || (segments[0] & 0xffc0) == 0xfec0;
-            // Teredo hides its IPv4 address behind a mask, and nobody serves an API through it.
+            // Teredo obfuscates its IPv4 address, and no API is served through it.
             let teredo = segments[0] == 0x2001 && segments[1] == 0;
             let metadata = v6.to_bits() == 0xfd00_0ec2_0000_0000_0000_0000_0000_0254;
             if v6.is_unspecified() || v6.is_multicast() || local || teredo || metadata {
-                return Some("This address is never called");
+                return true;
             }
-            hidden_v4(v6)?
+            match embedded_v4(v6) {
+                Some(v4) => v4,
+                None => return false,
+            }
         }
     };
     let octets = v4.octets();
     let metadata = [[100, 100, 100, 200], [192, 0, 0, 192], [168, 63, 129, 16]].contains(&octets);
-    (octets[0] == 0 || v4.is_link_local() || octets[0] >= 224 || metadata)
-        .then_some("This address is never called")
+    octets[0] == 0 || v4.is_link_local() || octets[0] >= 224 || metadata
 }
 
-/// Which addresses may be called.
+/// The IPv4 address inside the IPv6 address of a transition mechanism: IPv4-mapped,
+/// IPv4-compatible, NAT64 and 6to4.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let bits = address.to_bits();
+    let low = Ipv4Addr::from_bits(bits as u32);
+    let head = bits >> 32;
+    if head == 0xffff || (head == 0 && bits > 1) || head == 0x0064_ff9b_0000_0000_0000_0000 {
+        return Some(low);
+    }
+    (bits >> 112 == 0x2002).then(|| Ipv4Addr::from_bits((bits >> 80) as u32))
+}
+
+/// The addresses that outbound calls may reach, by the settings and the own listeners.
 #[derive(Debug, Default)]
-pub struct Reach {
+pub struct EgressPolicy {
     /// Whether this machine itself may be called.
     loopback: bool,
     denied: Subnets,
-    /// Where this server listens; it does not call itself.
+    /// The listeners of this server, which must not call itself.
     own: RwLock<Vec<SocketAddr>>,
 }
 
-impl Reach {
+impl EgressPolicy {
     pub fn new(loopback: bool, denied: Subnets) -> Self {
         Self {
             loopback,
@@ -47,19 +61,19 @@ impl Reach {
         }
     }
 
-    /// Tells where this server listens, once it is known.
-    pub fn listening_on(&self, own: Vec<SocketAddr>) {
+    /// Sets the addresses this server listens on, once they are known.
+    pub fn set_own_listeners(&self, own: Vec<SocketAddr>) {
         *self.own.write() = own;
     }
 
-    /// Asked for every address right before a connection to it.
+    /// Whether an address may be called; checked right before each connection.
     pub fn allows(&self, address: SocketAddr) -> bool {
         let ip = address.ip();
         let plain = match ip {
-            IpAddr::V6(v6) => hidden_v4(v6).map_or(ip, IpAddr::V4),
+            IpAddr::V6(v6) => embedded_v4(v6).map_or(ip, IpAddr::V4),
             IpAddr::V4(_) => ip,
         };
-        never(ip).is_none()
+        !never_called(ip)
             && (self.loopback || !plain.is_loopback())
             && !self.denied.contains(ip)
             && !self.denied.contains(plain)
@@ -70,7 +84,7 @@ impl Reach {
         self.own.read().iter().any(|own| {
             own.port() == port
                 && if own.ip().is_unspecified() {
-                    // An address that can be bound is one of this machine.
+                    // An address that can be bound belongs to this machine.
                     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
                 } else {
                     own.ip().to_canonical() == ip
@@ -85,10 +99,10 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn addresses_are_judged_the_same_however_they_are_written() {
+    fn every_notation_of_an_address_is_treated_the_same() {
         let at = |text: &str, port| SocketAddr::new(text.parse().expect("an address"), port);
-        let strict = Reach::new(false, Subnets::parse(["10.66.0.0/16"]).expect("a subnet"));
-        let open = Reach::new(true, Subnets::default());
+        let strict = EgressPolicy::new(false, Subnets::parse(["10.66.0.0/16"]).expect("a subnet"));
+        let open = EgressPolicy::new(true, Subnets::default());
         for never in [
             "0.0.0.0",
             "0.1.2.3",
@@ -110,7 +124,7 @@ mod tests {
             "2001:0:a9fe:a9fe::1",
         ] {
             assert!(!strict.allows(at(never, 80)), "{never}");
-            assert!(!open.allows(at(never, 80)), "{never}, even so");
+            assert!(!open.allows(at(never, 80)), "{never}, loopback allowed");
         }
         for fine in [
             "10.0.0.1",
@@ -124,16 +138,39 @@ mod tests {
         }
         for denied in ["10.66.1.1", "::ffff:10.66.1.1", "64:ff9b::10.66.1.1"] {
             assert!(!strict.allows(at(denied, 80)), "{denied}");
-            assert!(open.allows(at(denied, 80)), "{denied}, not by all");
+            assert!(
+                open.allows(at(denied, 80)),
+                "{denied} is denied by a setting only"
+            );
         }
         assert!(open.allows(at("127.0.0.1", 80)) && open.allows(at("::1", 80)));
-        // Ourselves.
+        // The own listeners.
         let address = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = address.local_addr().expect("it is bound");
-        open.listening_on(vec![address, at("0.0.0.0", 7)]);
+        open.set_own_listeners(vec![address, at("0.0.0.0", 7)]);
         assert!(!open.allows(address));
         assert!(open.allows(at("127.0.0.2", address.port())));
         assert!(!open.allows(at("::ffff:127.0.0.1", address.port())));
         assert!(!open.allows(at("127.0.0.1", 7)) && open.allows(at("10.255.255.1", 7)));
+    }
+
+    #[test]
+    fn transition_addresses_contain_an_ipv4_address() {
+        for (address, hidden) in [
+            ("::ffff:169.254.169.254", Some("169.254.169.254")),
+            ("::169.254.169.254", Some("169.254.169.254")),
+            ("64:ff9b::169.254.169.254", Some("169.254.169.254")),
+            ("2002:a9fe:a9fe::1", Some("169.254.169.254")),
+            ("::1", None),
+            ("::", None),
+            ("2001:db8::1", None),
+        ] {
+            let address: Ipv6Addr = address.parse().expect("an address");
+            assert_eq!(
+                embedded_v4(address),
+                hidden.map(|text| text.parse().expect("an address")),
+                "{address}"
+            );
+        }
     }
 }

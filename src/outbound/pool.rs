@@ -1,4 +1,4 @@
-//! The threads that make calls, and whose turn it is.
+//! The pool of calling threads, and the queue that gives peers their turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,19 +10,19 @@ use std::thread;
 use parking_lot::{Condvar, Mutex};
 use ureq::Agent;
 
-use super::client::{Answer, Call, Failure, agent, ask};
-use super::policy::Reach;
+use super::client::{CallResult, OutboundCall, OutboundError, agent, send};
+use super::policy::EgressPolicy;
 
-/// Calls that may wait for a thread. Waiting longer than this many calls take would miss any deadline.
-pub const CALLS_WAITING_MAX: usize = 4096;
+/// Calls that may wait for a thread. A longer queue would outlast every deadline.
+const CALLS_WAITING_MAX: usize = 4096;
 /// Stack of a calling thread: TLS and the client need about 200 KiB.
 pub(super) const STACK_BYTES: usize = 1024 * 1024;
 
-/// Ends calls that are no longer wanted. Dropping it changes nothing.
+/// Cancels calls that have not started. Dropping it cancels nothing.
 #[derive(Clone, Default, Debug)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct CancelToken(Arc<AtomicBool>);
 
-impl Cancel {
+impl CancelToken {
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -32,16 +32,10 @@ impl Cancel {
     }
 }
 
-/// Takes the result to whoever asked. Called once, on a thread of the pool; must not block.
-pub type Deliver = Box<dyn FnOnce(Result<Answer, Failure>) + Send>;
+/// Receives the result of a call. Called once, on a thread of the pool; must not block.
+type OnResult = Box<dyn FnOnce(CallResult) + Send>;
 
-/// How many calls at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    pub threads: usize,
-}
-
-/// The pool. Its threads end when it is dropped.
+/// The pool of calling threads. They end when it is dropped.
 pub struct Outbound {
     inner: Arc<Inner>,
 }
@@ -54,29 +48,29 @@ struct Inner {
 }
 
 struct Job {
-    call: Call,
-    cancel: Cancel,
-    deliver: Deliver,
+    call: OutboundCall,
+    cancel: CancelToken,
+    on_result: OnResult,
 }
 
-/// Jobs by peer. A peer stands in line when it has jobs and may have one more of them running.
+/// Jobs by peer. A peer is in line if it has jobs and may have another one running.
 #[derive(Default)]
 struct Queue {
-    peers: HashMap<Box<str>, Peer>,
+    peers: HashMap<Box<str>, PeerQueue>,
     line: VecDeque<Box<str>>,
     waiting: usize,
     closed: bool,
 }
 
 #[derive(Default)]
-struct Peer {
+struct PeerQueue {
     jobs: VecDeque<Job>,
     running: usize,
     in_line: bool,
 }
 
 impl Queue {
-    /// Puts a peer into the line if it belongs there, forgets it if nothing is left of it.
+    /// Puts a peer into the line if it belongs there; removes it if it has no jobs at all.
     fn settle(&mut self, name: &str, running_max: usize) {
         let Some(peer) = self.peers.get_mut(name) else {
             return;
@@ -101,7 +95,7 @@ impl Queue {
         self.settle(&name, running_max);
     }
 
-    /// The next job, of the peer whose turn it is.
+    /// Takes the next job of the first peer in line.
     fn take(&mut self, running_max: usize) -> Option<(Box<str>, Job)> {
         while let Some(name) = self.line.pop_front() {
             let Some(peer) = self.peers.get_mut(&name) else {
@@ -130,12 +124,13 @@ impl Queue {
 }
 
 impl Outbound {
-    pub fn start(options: Options, reach: Arc<Reach>) -> io::Result<Self> {
-        let threads = options.threads.max(2);
+    /// Starts `threads` calling threads, at least two.
+    pub fn start(threads: usize, policy: Arc<EgressPolicy>) -> io::Result<Self> {
+        let threads = threads.max(2);
         let inner = Arc::new(Inner {
             queue: Mutex::default(),
             work: Condvar::new(),
-            agent: agent(threads, reach),
+            agent: agent(threads, policy),
             running_per_peer_max: threads.div_ceil(2),
         });
         let pool = Self {
@@ -146,24 +141,25 @@ impl Outbound {
             thread::Builder::new()
                 .name(format!("call-{index}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || inner.work())?;
+                .spawn(move || inner.run())?;
         }
         Ok(pool)
     }
 
-    /// Never blocks. `deliver` is called exactly once, possibly before this returns.
-    pub fn call(&self, call: Call, cancel: Cancel, deliver: Deliver) {
+    /// Queues a call without blocking. `on_result` is called exactly once, possibly before this
+    /// function returns.
+    pub fn call(&self, call: OutboundCall, cancel: CancelToken, on_result: OnResult) {
         let mut queue = self.inner.queue.lock();
         if queue.waiting >= CALLS_WAITING_MAX || queue.closed {
             drop(queue);
-            return deliver(Err(Failure::Busy));
+            return on_result(Err(OutboundError::Busy));
         }
+        let peer = call.target.peer();
         let job = Job {
             call,
             cancel,
-            deliver,
+            on_result,
         };
-        let peer = job.call.target.peer();
         queue.push(peer, job, self.inner.running_per_peer_max);
         drop(queue);
         self.inner.work.notify_one();
@@ -183,45 +179,48 @@ impl Drop for Outbound {
 }
 
 impl Inner {
-    fn work(&self) {
-        loop {
-            let (peer, job) = {
-                let mut queue = self.queue.lock();
-                loop {
-                    if let Some(found) = queue.take(self.running_per_peer_max) {
-                        break found;
-                    }
-                    if queue.closed {
-                        return;
-                    }
-                    self.work.wait(&mut queue);
-                }
-            };
+    /// The loop of a calling thread.
+    fn run(&self) {
+        while let Some((peer, job)) = self.next_job() {
             let Job {
                 call,
                 cancel,
-                deliver,
+                on_result,
             } = job;
-            let outcome = if cancel.is_cancelled() {
-                Err(Failure::Cancelled)
+            let result = if cancel.is_cancelled() {
+                Err(OutboundError::Cancelled)
             } else {
-                // The client is not ours; a bug of it must cost one call and not the thread.
-                catch_unwind(AssertUnwindSafe(|| ask(&self.agent, &call)))
-                    .unwrap_or(Err(Failure::BadAnswer))
+                // A panic of the client library must cost one call and not the thread.
+                catch_unwind(AssertUnwindSafe(|| send(&self.agent, &call)))
+                    .unwrap_or(Err(OutboundError::BadResponse))
             };
-            deliver(outcome);
+            on_result(result);
             self.queue.lock().done(&peer, self.running_per_peer_max);
             // A peer that was at its limit may be in line again.
             self.work.notify_one();
+        }
+    }
+
+    /// Waits for a job. Returns `None` when the pool is closed and the queue is empty.
+    fn next_job(&self) -> Option<(Box<str>, Job)> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(found) = queue.take(self.running_per_peer_max) {
+                return Some(found);
+            }
+            if queue.closed {
+                return None;
+            }
+            self.work.wait(&mut queue);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Method, Target};
+    use super::super::{CallMethod, TargetUrl};
     use super::*;
-    use crate::access::subnet::Subnets;
+    use crate::subnet::Subnets;
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::mpsc;
@@ -229,7 +228,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Serves each connection on a thread of its own: `answer` gets the lines of every head and the socket, until it returns false.
+    /// Serves each connection on its own thread: `answer` gets the lines of each request head and the
+    /// socket, until it returns false.
     fn server(
         answer: impl Fn(&[String], &mut TcpStream) -> bool + Send + Sync + 'static,
     ) -> SocketAddr {
@@ -266,27 +266,31 @@ mod tests {
         address
     }
 
-    fn says(text: &'static str) -> SocketAddr {
+    fn server_sending(text: &'static str) -> SocketAddr {
         server(move |_, socket| socket.write_all(text.as_bytes()).is_ok())
     }
 
     fn pool(threads: usize) -> Outbound {
-        let reach = Arc::new(Reach::new(true, Subnets::default()));
-        Outbound::start(Options { threads }, reach).expect("threads")
+        let policy = Arc::new(EgressPolicy::new(true, Subnets::default()));
+        Outbound::start(threads, policy).expect("threads")
     }
 
-    fn call_to(url: &str, wait: Duration) -> Call {
-        Call {
-            method: Method::Get,
-            target: Target::parse(url).expect("a good URL"),
+    fn call_to(url: &str, wait: Duration) -> OutboundCall {
+        OutboundCall {
+            method: CallMethod::Get,
+            target: TargetUrl::parse(url).expect("a good URL"),
             headers: Vec::new(),
             body: Vec::new(),
             deadline: Instant::now() + wait,
-            answer_bytes_max: 64,
+            response_bytes_max: 64,
         }
     }
 
-    fn begin(pool: &Outbound, call: Call, cancel: Cancel) -> mpsc::Receiver<Outcome> {
+    fn begin(
+        pool: &Outbound,
+        call: OutboundCall,
+        cancel: CancelToken,
+    ) -> mpsc::Receiver<CallResult> {
         let (sender, receiver) = mpsc::channel();
         pool.call(
             call,
@@ -298,25 +302,27 @@ mod tests {
         receiver
     }
 
-    type Outcome = Result<Answer, Failure>;
-
-    fn finish(receiver: &mpsc::Receiver<Outcome>) -> Outcome {
+    fn finish(receiver: &mpsc::Receiver<CallResult>) -> CallResult {
         receiver.recv_timeout(PATIENCE).expect("an outcome")
     }
 
-    fn run(url: &str) -> Outcome {
+    fn run(url: &str) -> CallResult {
         let pool = pool(2);
-        finish(&begin(&pool, call_to(url, PATIENCE), Cancel::default()))
+        finish(&begin(
+            &pool,
+            call_to(url, PATIENCE),
+            CancelToken::default(),
+        ))
     }
 
     #[test]
-    fn an_answer_comes_with_status_fields_and_body_and_the_connection_is_kept() {
+    fn response_is_complete_and_its_connection_is_reused() {
         let (sender, heads) = mpsc::channel();
         let address = server(move |head, socket| {
             let peer = socket.peer_addr().expect("it is connected");
             sender
                 .send((head.to_vec(), peer))
-                .expect("the test listens");
+                .expect("the test receives");
             let text = "HTTP/1.1 403 Forbidden\r\nX-UserId: u1\r\nContent-Length: 4\r\n\r\nnope";
             socket.write_all(text.as_bytes()).is_ok()
         });
@@ -324,11 +330,12 @@ mod tests {
         let mut call = call_to(&format!("http://u:p%40ss@{address}/a?b=c"), PATIENCE);
         call.target = call.target.with_query("name=x%20y");
         call.headers.push(("x-trace-id", "t1".into()));
-        let answer = finish(&begin(&pool, call.clone(), Cancel::default())).expect("an answer");
+        let answer =
+            finish(&begin(&pool, call.clone(), CancelToken::default())).expect("an answer");
         assert_eq!((answer.status, &answer.body[..]), (403, &b"nope"[..]));
         assert_eq!(answer.header("x-userid"), Some("u1"));
-        finish(&begin(&pool, call, Cancel::default())).expect("another answer");
-        let (head, first) = heads.recv().expect("it was asked");
+        finish(&begin(&pool, call, CancelToken::default())).expect("another answer");
+        let (head, first) = heads.recv().expect("a request");
         assert_eq!(head[0], "GET /a?b=c&name=x%20y HTTP/1.1");
         let has = |field: &str| head.iter().any(|line| line.eq_ignore_ascii_case(field));
         assert!(has("authorization: Basic dTpwQHNz"), "{head:?}");
@@ -338,32 +345,32 @@ mod tests {
             "{head:?}"
         );
         assert_eq!(
-            heads.recv().expect("asked twice").1,
+            heads.recv().expect("a second request").1,
             first,
             "one connection"
         );
     }
 
     #[test]
-    fn bodies_are_sent() {
+    fn put_sends_its_body() {
         let (sender, heads) = mpsc::channel();
         let address = server(move |head, socket| {
-            sender.send(head.to_vec()).expect("the test listens");
-            // What follows the head is the body; it has no line end, so the next look for a head would wait for it.
+            sender.send(head.to_vec()).expect("the test receives");
+            // The body has no line end, so reading another head would wait forever.
             socket
                 .write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
                 .expect("it listens");
             false
         });
-        let call = Call {
-            method: Method::Put,
+        let call = OutboundCall {
+            method: CallMethod::Put,
             body: b"{}".to_vec(),
             ..call_to(&format!("http://{address}/config"), PATIENCE)
         };
         let pool = pool(2);
-        let answer = finish(&begin(&pool, call, Cancel::default())).expect("an answer");
+        let answer = finish(&begin(&pool, call, CancelToken::default())).expect("an answer");
         assert_eq!(answer.status, 204);
-        let head = heads.recv().expect("it was asked");
+        let head = heads.recv().expect("a request");
         assert_eq!(head[0], "PUT /config HTTP/1.1");
         assert!(
             head.iter()
@@ -372,10 +379,10 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_an_answer() {
+    fn redirect_is_returned_and_not_followed() {
         let (sender, asked) = mpsc::channel();
         let elsewhere = server(move |_, _| {
-            sender.send(()).expect("the test listens");
+            sender.send(()).expect("the test receives");
             false
         });
         let address = server(move |_, socket| {
@@ -390,55 +397,58 @@ mod tests {
             answer.header("location"),
             Some(&*format!("http://{elsewhere}/"))
         );
-        assert!(asked.try_recv().is_err(), "nobody went there");
+        assert!(asked.try_recv().is_err(), "not followed");
     }
 
     #[test]
-    fn answers_that_are_too_large_or_no_http_are_failures() {
+    fn oversized_or_invalid_responses_are_errors() {
         for (text, failure) in [
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 65\r\n\r\n01234567890123456789012345678901234567890123456789012345678901234",
-                Failure::BadAnswer,
+                OutboundError::BadResponse,
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n01234567890123456789012345678901234567890123456789012345678901234",
-                Failure::BadAnswer,
+                OutboundError::BadResponse,
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-                Failure::BadAnswer,
+                OutboundError::BadResponse,
             ),
-            ("SSH-2.0-OpenSSH_9.2\r\n\r\n", Failure::BadAnswer),
+            ("SSH-2.0-OpenSSH_9.2\r\n\r\n", OutboundError::BadResponse),
         ] {
             assert_eq!(
-                run(&format!("http://{}/", says(text))),
+                run(&format!("http://{}/", server_sending(text))),
                 Err(failure),
                 "{text:?}"
             );
         }
-        // The largest that is wanted still fits.
+        // The largest allowed body.
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123";
-        assert!(run(&format!("http://{}/", says(text))).is_ok());
+        assert!(run(&format!("http://{}/", server_sending(text))).is_ok());
     }
 
     #[test]
-    fn half_an_answer_is_a_failure_and_is_not_asked_for_again() {
+    fn incomplete_response_is_an_error_without_a_retry() {
         let (sender, asked) = mpsc::channel();
         let address = server(move |_, socket| {
-            sender.send(()).expect("the test listens");
+            sender.send(()).expect("the test receives");
             socket
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
                 .expect("it listens");
             false
         });
-        assert_eq!(run(&format!("http://{address}/")), Err(Failure::BadAnswer));
+        assert_eq!(
+            run(&format!("http://{address}/")),
+            Err(OutboundError::BadResponse)
+        );
         assert_eq!(asked.try_iter().count(), 1);
     }
 
     #[test]
-    fn one_deadline_is_for_everything() {
-        // Goal: neither silence nor a drip of bytes outlives the deadline. Method: a server that never answers and one that sends a byte of its
-        // body again and again; both calls must end by themselves.
+    fn deadline_ends_silent_and_dripping_responses() {
+        // Goal: neither silence nor a drip of bytes outlives the deadline. Method: a server that
+        // never responds and one that keeps sending single bytes; both calls must end.
         let silent = server(|_, _| true);
         let dripping = server(|_, socket| {
             let head = b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n";
@@ -453,24 +463,24 @@ mod tests {
         let pool = pool(2);
         for address in [silent, dripping] {
             let call = call_to(&format!("http://{address}/"), Duration::from_millis(200));
-            let outcome = finish(&begin(&pool, call, Cancel::default()));
-            assert_eq!(outcome, Err(Failure::TimedOut));
+            let outcome = finish(&begin(&pool, call, CancelToken::default()));
+            assert_eq!(outcome, Err(OutboundError::TimedOut));
         }
         let late = call_to(&format!("http://{silent}/"), Duration::ZERO);
         assert_eq!(
-            finish(&begin(&pool, late, Cancel::default())),
-            Err(Failure::TimedOut)
+            finish(&begin(&pool, late, CancelToken::default())),
+            Err(OutboundError::TimedOut)
         );
     }
 
     #[test]
-    fn who_does_not_answer_does_not_hold_up_the_others() {
-        // Goal: calls to a dead server leave threads for the rest. Method: many more calls to a silent server than there are threads, then one to
-        // another; it must be answered while none of the first is over.
+    fn silent_peer_leaves_threads_for_other_peers() {
+        // Goal: calls to a dead server leave threads for others. Method: many more calls to a silent
+        // server than threads, then one to another server; it must end before any of the first.
         let silent = server(|_, _| true);
-        let quick = says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+        let quick = server_sending("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
         let pool = pool(4);
-        let cancel = Cancel::default();
+        let cancel = CancelToken::default();
         let pending: Vec<_> = (0..50)
             .map(|_| {
                 let call = call_to(&format!("http://{silent}/"), Duration::from_mins(5));
@@ -478,31 +488,34 @@ mod tests {
             })
             .collect();
         let call = call_to(&format!("http://{quick}/"), PATIENCE);
-        let answer = finish(&begin(&pool, call, Cancel::default())).expect("an answer");
+        let answer = finish(&begin(&pool, call, CancelToken::default())).expect("an answer");
         assert_eq!(answer.body, b"hi");
         assert!(pending.iter().all(|receiver| receiver.try_recv().is_err()));
         assert!(pool.waiting() >= 48, "at most two of them run");
     }
 
     #[test]
-    fn what_is_cancelled_is_not_called() {
+    fn cancelled_call_is_not_sent() {
         let (sender, asked) = mpsc::channel();
         let address = server(move |head, socket| {
-            sender.send(head[0].clone()).expect("the test listens");
+            sender.send(head[0].clone()).expect("the test receives");
             socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_ok()
         });
         let pool = pool(2);
-        let cancel = Cancel::default();
+        let cancel = CancelToken::default();
         cancel.cancel();
         let call = call_to(&format!("http://{address}/a"), PATIENCE);
-        assert_eq!(finish(&begin(&pool, call, cancel)), Err(Failure::Cancelled));
+        assert_eq!(
+            finish(&begin(&pool, call, cancel)),
+            Err(OutboundError::Cancelled)
+        );
         let call = call_to(&format!("http://{address}/b"), PATIENCE);
-        finish(&begin(&pool, call, Cancel::default())).expect("an answer");
+        finish(&begin(&pool, call, CancelToken::default())).expect("an answer");
         assert_eq!(asked.try_iter().collect::<Vec<_>>(), ["GET /b HTTP/1.1"]);
     }
 
     #[test]
-    fn more_calls_than_can_wait_are_refused_at_once() {
+    fn call_is_refused_at_once_when_the_queue_is_full() {
         let silent = server(|_, _| true);
         let pool = pool(2);
         let url = format!("http://{silent}/");
@@ -511,7 +524,7 @@ mod tests {
                 begin(
                     &pool,
                     call_to(&url, Duration::from_mins(5)),
-                    Cancel::default(),
+                    CancelToken::default(),
                 )
             })
             .collect();
@@ -520,15 +533,15 @@ mod tests {
                 .iter()
                 .filter_map(|receiver| receiver.try_recv().ok());
             outcomes
-                .filter(|outcome| *outcome == Err(Failure::Busy))
+                .filter(|outcome| *outcome == Err(OutboundError::Busy))
                 .count()
         };
-        // One runs, and perhaps it had not begun when the last two came.
+        // One call runs; it may not have started when the last two came.
         assert!((1..=2).contains(&refused()));
     }
 
     #[test]
-    fn nobody_there_is_one_kind_of_failure() {
+    fn refused_and_closed_connections_are_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let closed = listener.local_addr().expect("it is bound");
         drop(listener);
@@ -536,28 +549,31 @@ mod tests {
         for address in [closed, hanging_up] {
             assert_eq!(
                 run(&format!("http://{address}/")),
-                Err(Failure::Unreachable)
+                Err(OutboundError::Unreachable)
             );
         }
     }
 
     #[test]
-    fn who_speaks_no_tls_is_not_trusted() {
-        let plain = says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-        assert_eq!(run(&format!("https://{plain}/")), Err(Failure::Unreachable));
+    fn server_without_tls_is_unreachable_by_https() {
+        let plain = server_sending("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(
+            run(&format!("https://{plain}/")),
+            Err(OutboundError::Unreachable)
+        );
     }
 
     #[test]
-    fn what_must_not_be_reached_is_refused_before_a_connection() {
+    fn denied_address_is_refused_before_connecting() {
         let (sender, asked) = mpsc::channel();
         let address = server(move |_, _| {
-            sender.send(()).expect("the test listens");
+            sender.send(()).expect("the test receives");
             false
         });
         let port = address.port();
-        let reach = Arc::new(Reach::new(false, Subnets::default()));
-        let pool = Outbound::start(Options { threads: 2 }, reach).expect("threads");
-        // Loopback in every spelling that the system's resolver understands.
+        let policy = Arc::new(EgressPolicy::new(false, Subnets::default()));
+        let pool = Outbound::start(2, policy).expect("threads");
+        // Loopback in every notation that the system's resolver understands.
         for host in [
             "127.0.0.1",
             "localhost",
@@ -571,8 +587,8 @@ mod tests {
         ] {
             let call = call_to(&format!("http://{host}:{port}/"), PATIENCE);
             assert_eq!(
-                finish(&begin(&pool, call, Cancel::default())),
-                Err(Failure::Forbidden),
+                finish(&begin(&pool, call, CancelToken::default())),
+                Err(OutboundError::Forbidden),
                 "{host}"
             );
         }

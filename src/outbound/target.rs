@@ -1,4 +1,4 @@
-//! Where calls go: URLs that were checked once.
+//! Target URLs of outbound calls, parsed and checked once.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,12 +7,12 @@ use base64::Engine as _;
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
-use super::policy::never;
+use super::policy::never_called;
 
-/// Longest URL that is called.
-pub const URL_BYTES_MAX: usize = 2048;
+/// Longest URL that is called, bytes.
+const URL_BYTES_MAX: usize = 2048;
 
-/// Hosts whose only use is to tell a cloud machine its secrets.
+/// Hostnames that serve nothing but a cloud machine's metadata, secrets included.
 const METADATA_NAMES: [&str; 5] = [
     "metadata",
     "metadata.google.internal",
@@ -21,42 +21,42 @@ const METADATA_NAMES: [&str; 5] = [
     "instance-data.ec2.internal",
 ];
 
-/// Where a call goes: an `http` or `https` URL that was checked once.
+/// A checked `http` or `https` URL that may be called, with its credentials set apart.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct TargetUrl {
     pub(super) uri: Uri,
-    /// From the URL's user and password; sent to this target only.
+    /// Built from the user and password of the URL; sent to this target only.
     pub(super) authorization: Option<String>,
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for TargetUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.uri)
     }
 }
 
-impl Target {
-    /// The sentence of the error says what is wrong, never what the URL holds.
+impl TargetUrl {
+    /// Parses and checks a URL. The error says what is wrong without repeating the URL.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
         if url.len() > URL_BYTES_MAX {
-            return Err("The URL has more than 2048 bytes");
+            return Err("The URL is longer than 2048 bytes");
         }
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("A URL has no spaces, control characters or characters beyond ASCII");
+            return Err("The URL must not contain spaces, control or non-ASCII characters");
         }
         let (scheme, rest) = url
             .split_once("://")
-            .ok_or("A URL begins with http:// or https://")?;
+            .ok_or("The URL must begin with http:// or https://")?;
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err("Only http and https are called");
+            return Err("The scheme of the URL must be http or https");
         }
         if rest.contains('#') {
-            return Err("A URL that is called has no fragment");
+            return Err("The URL must not have a fragment");
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if authority.contains('\\') || path.starts_with('\\') {
-            return Err("The host of the URL is malformed");
+            return Err("Invalid host in the URL");
         }
         let (user, host) = match authority.rsplit_once('@') {
             Some((user, host)) => (Some(user), host),
@@ -65,40 +65,13 @@ impl Target {
         let slash = if path.starts_with('/') { "" } else { "/" };
         let uri: Uri = format!("{}://{host}{slash}{path}", scheme.to_ascii_lowercase())
             .parse()
-            .map_err(|_| "The URL is malformed")?;
-        let parsed = uri.host().unwrap_or_default();
-        let name = parsed.trim_end_matches('.').to_ascii_lowercase();
-        if name.is_empty() || uri.authority().is_none_or(|a| a.as_str() != host) {
-            return Err("The host of the URL is malformed");
-        }
-        let port = host.rsplit_once(':').map(|(_, port)| port);
-        if let Some(port) = port.filter(|port| !port.ends_with(']'))
-            && !port.parse::<u16>().is_ok_and(|number| number > 0)
-        {
-            return Err("The port of the URL is malformed");
-        }
-        if METADATA_NAMES.contains(&name.as_str()) {
-            return Err("This host is never called");
-        }
-        if let Some(literal) = literal(parsed)
-            && let Some(why) = never(literal)
-        {
-            return Err(why);
-        }
-        let authorization = user.map(|user| {
-            let plain: Vec<u8> = percent_decode_str(user).collect();
-            let plain = if plain.contains(&b':') {
-                plain
-            } else {
-                [plain, vec![b':']].concat()
-            };
-            let encoded = base64::engine::general_purpose::STANDARD.encode(plain);
-            format!("Basic {encoded}")
-        });
+            .map_err(|_| "Invalid URL")?;
+        check_host(&uri, host)?;
+        let authorization = user.map(basic_authorization);
         Ok(Self { uri, authorization })
     }
 
-    /// The same target with more behind its `?`. `pairs` is a query that is already encoded.
+    /// Returns this target with `pairs`, an encoded query, appended to its query.
     #[must_use]
     pub fn with_query(&self, pairs: &str) -> Self {
         let glue = match self.uri.query() {
@@ -115,7 +88,7 @@ impl Target {
         }
     }
 
-    /// What turns are taken by: scheme, host and port.
+    /// The peer that fair queueing is done by: scheme, host and port.
     pub(super) fn peer(&self) -> Box<str> {
         let host = self.uri.host().unwrap_or_default();
         let port = self.uri.port_u16().unwrap_or_default();
@@ -124,8 +97,40 @@ impl Target {
     }
 }
 
-/// A host that is written as an address.
-pub(super) fn literal(host: &str) -> Option<IpAddr> {
+/// Checks the host and port of a parsed URL, written as `host` in its text.
+fn check_host(uri: &Uri, host: &str) -> Result<(), &'static str> {
+    let parsed = uri.host().unwrap_or_default();
+    let name = parsed.trim_end_matches('.').to_ascii_lowercase();
+    if name.is_empty() || uri.authority().is_none_or(|a| a.as_str() != host) {
+        return Err("Invalid host in the URL");
+    }
+    let port = host.rsplit_once(':').map(|(_, port)| port);
+    if let Some(port) = port.filter(|port| !port.ends_with(']'))
+        && !port.parse::<u16>().is_ok_and(|number| number > 0)
+    {
+        return Err("Invalid port in the URL");
+    }
+    if METADATA_NAMES.contains(&name.as_str()) {
+        return Err("The host of the URL is never called");
+    }
+    match literal_address(parsed) {
+        Some(address) if never_called(address) => Err("The address in the URL is never called"),
+        _ => Ok(()),
+    }
+}
+
+/// The `Authorization` value for the user (and password) of a URL.
+fn basic_authorization(user: &str) -> String {
+    let mut plain: Vec<u8> = percent_decode_str(user).collect();
+    if !plain.contains(&b':') {
+        plain.push(b':');
+    }
+    let encoded = base64::engine::general_purpose::STANDARD.encode(plain);
+    format!("Basic {encoded}")
+}
+
+/// The address of a host that is written as an address.
+pub(super) fn literal_address(host: &str) -> Option<IpAddr> {
     let bare = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -138,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_urls_of_http_are_targets() {
+    fn only_plain_http_urls_are_accepted() {
         for good in [
             "http://10.0.0.1",
             "https://auth.example.com/a/b?c=d",
@@ -146,7 +151,7 @@ mod tests {
             "http://[2001:db8::1]:80/",
             "http://x?y",
         ] {
-            assert!(Target::parse(good).is_ok(), "{good}");
+            assert!(TargetUrl::parse(good).is_ok(), "{good}");
         }
         let long = format!("http://x/{}", "a".repeat(URL_BYTES_MAX));
         for bad in [
@@ -178,9 +183,12 @@ mod tests {
             "http://user@169.254.169.254/",
             &long,
         ] {
-            assert!(Target::parse(bad).is_err(), "{bad}");
+            assert!(TargetUrl::parse(bad).is_err(), "{bad}");
         }
-        let shown = format!("{:?}", Target::parse("http://u:secret@h/p").expect("good"));
-        assert_eq!(shown, "http://h/p", "a log shows no password");
+        let shown = format!(
+            "{:?}",
+            TargetUrl::parse("http://u:secret@h/p").expect("good")
+        );
+        assert_eq!(shown, "http://h/p", "no password in logs");
     }
 }

@@ -63,12 +63,12 @@ pub enum CoreMessage {
     /// A call to another server that a request waits for is over.
     Called {
         ticket: Ticket,
-        outcome: Result<outbound::Answer, outbound::Failure>,
+        outcome: outbound::CallResult,
     },
     /// The streamer that a change is about was called.
     Checked {
         ticket: Ticket,
-        outcome: Result<outbound::Answer, outbound::Failure>,
+        outcome: outbound::CallResult,
     },
     /// About an agent that is connected here, or waited for here.
     Agent(Message),
@@ -77,7 +77,7 @@ pub enum CoreMessage {
         ticket: Ticket,
         /// The stream's place among those asked about.
         place: usize,
-        outcome: Result<outbound::Answer, outbound::Failure>,
+        outcome: outbound::CallResult,
     },
     /// A question about layouts is answered.
     Answered {
