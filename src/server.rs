@@ -38,7 +38,7 @@ use crate::fleet::stats::FleetStats;
 use crate::followers::publications;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::layouter::intake::NodeStats;
-use crate::layouter::run::{self, Input, Inputs, Ports};
+use crate::layouter::thread::{self as layouter_thread, Input, Inputs, Ports};
 use crate::limits::Limits;
 use crate::outbound::{EgressPolicy, Outbound};
 use crate::rt::{self, Inbox};
@@ -146,7 +146,7 @@ pub fn run(
         .with_episodes_buffer(episodes_buffer.clone())
         .with_expiry(retention);
     let publications_commits = writer.follow();
-    let (inputs, layouter_inputs) = run::inputs();
+    let (inputs, layouter_inputs) = layouter_thread::inputs();
     let countries = match &settings.viewers.geoip_database {
         None => Countries::default(),
         Some(file) => Countries::open(file).map_err(|error| {
@@ -486,7 +486,7 @@ fn start_layouter(
         tally: shared.layouter_tally.clone(),
         stop: stop.clone(),
     };
-    let thread = run::start(settings.layouter.clone(), ports).map_err(|error| {
+    let thread = layouter_thread::start(settings.layouter.clone(), ports).map_err(|error| {
         Failure::new(
             Exit::Runtime,
             format!("the layouter cannot be started: {error}"),

@@ -2,7 +2,7 @@
 //! rest.
 #![no_main]
 
-#[path = "../../src/layouter/tests/ops.rs"]
+#[path = "../../src/layouter/engine/tests/ops.rs"]
 #[allow(dead_code)]
 mod ops;
 #[path = "../../tests/sim/random.rs"]

@@ -74,7 +74,7 @@ use crate::http::{
     Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
-use crate::layouter::run::Inputs;
+use crate::layouter::thread::Inputs;
 use crate::layouter::tally::Tally;
 use crate::metrics::Exposition;
 use crate::outbound::{self, Outbound};
@@ -2530,7 +2530,7 @@ pub(crate) mod tests {
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
-            layouter: crate::layouter::run::inputs().0,
+            layouter: crate::layouter::thread::inputs().0,
             layouter_tally: Arc::default(),
             desk: layout::desk::Desk::closed(),
             settings: ApiSettings {

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::layouter::run::RunSettings;
+use crate::layouter::controller::RunSettings;
 use crate::subnet::Subnets;
 
 pub use api_key::{ApiKey, api_key, stored_api_key};

@@ -5,7 +5,7 @@ mod exact;
 mod improving;
 mod invariants;
 
-#[path = "../../../tests/sim/random.rs"]
+#[path = "../../../../tests/sim/random.rs"]
 mod random;
 
 #[allow(
