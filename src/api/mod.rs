@@ -74,8 +74,8 @@ use crate::http::{
     Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
-use crate::layouter::thread::Inputs;
 use crate::layouter::tally::Tally;
+use crate::layouter::thread::Inputs;
 use crate::metrics::Exposition;
 use crate::outbound::{self, Outbound};
 use crate::query::{Document, Execution, Page, Query};

@@ -32,6 +32,4 @@ pub use engine::event::{
     Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,
     ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
 };
-pub use engine::{
-    Capacity, ClassReport, Counters, Decision, Engine, NodeReport, Survival, backups_of,
-};
+pub use engine::{Capacity, ClassReport, Decision, Engine, NodeReport, Survival, backups_of};

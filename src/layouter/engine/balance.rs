@@ -3,14 +3,14 @@
 //! Every such move raises the score, or keeps it and ends with the fuller of its two nodes less full than before. Never compared with
 //! a mean: a mean counts nodes that none of these streams may go to.
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::Engine;
 use super::class::{NONE, Pool, static_reasons};
 use super::cow::Fixed;
 use super::event::{Shed, Why};
-use super::slots::{DISABLED, LIVE, MEMBER};
+use super::slot::{DISABLED, LIVE, MEMBER};
 use super::tree::{LAST_RESORT, Need, ONE};
 
 /// Refusals in a row after which a class is left for the next change.
@@ -21,6 +21,15 @@ const SWAP_SLOTS: usize = 4;
 /// Slots of a bucket that a balancing move is chosen from, and how many of these are tried.
 const SAMPLE: usize = 16;
 const TRIES: usize = 4;
+
+/// What could be better some day.
+#[derive(Clone, Default)]
+pub(super) struct Improving {
+    /// Classes with slots that are placed below their best tier.
+    pub below_best: BTreeSet<u32>,
+    /// Slots that balancing leaves alone, and until when.
+    pub exempt: imbl::OrdMap<u32, u64>,
+}
 
 /// What one round of balancing keeps count of.
 #[derive(Default)]
@@ -34,11 +43,11 @@ struct Round {
 impl Engine {
     /// Optional moves wait while the cluster has other worries.
     pub(super) fn is_calm(&self) -> bool {
-        let flying = u64::from(self.in_flight) * 1000;
+        let flying = u64::from(self.flights.count) * 1000;
         let share_max = u64::from(self.settings.in_flight_permille_max);
-        self.counts.on_probation == 0
+        self.cluster.totals.on_probation == 0
             && flying
-                <= (u64::from(self.streams) * share_max)
+                <= (u64::from(self.table.streams) * share_max)
                     .max(1000 * u64::from(self.settings.optional_moves_min))
     }
 
@@ -47,7 +56,7 @@ impl Engine {
     /// Moves slots to better tiers. True: some were not tried.
     pub(super) fn upgrade(&mut self) -> bool {
         let mut left_over = false;
-        for class in self.below_best.clone() {
+        for class in self.improving.below_best.clone() {
             left_over |= self.upgrade_class(class);
         }
         left_over
@@ -59,8 +68,8 @@ impl Engine {
         if promoted.is_empty() {
             return;
         }
-        for n in 0..self.nodes.len() {
-            let buckets = self.nodes[n].buckets.clone();
+        for n in 0..self.cluster.nodes.len() {
+            let buckets = self.cluster.nodes[n].buckets.clone();
             for bucket in buckets
                 .iter()
                 .filter(|bucket| promoted.contains(&bucket.class))
@@ -128,7 +137,7 @@ impl Engine {
         keep.sort_unstable();
         keep.dedup();
         if keep.is_empty() {
-            self.below_best.remove(&class);
+            self.improving.below_best.remove(&class);
         }
         self.classes.classes.get_mut(class).below_best = Arc::new(keep);
         left_over
@@ -168,12 +177,13 @@ impl Engine {
         let leaves: Vec<usize> = runs
             .iter()
             .flat_map(|(low, high)| {
-                self.class_start[*low as usize] as usize..self.class_start[*high as usize] as usize
+                self.index.class_start[*low as usize] as usize
+                    ..self.index.class_start[*high as usize] as usize
             })
             .take(4 * SWAP_NODES)
             .collect();
         for leaf in leaves {
-            let there = self.tree.nodes[leaf];
+            let there = self.index.tree.nodes[leaf];
             if there == here || avoid.contains(&there) || !self.node(there).is_open() {
                 continue;
             }
@@ -263,6 +273,7 @@ impl Engine {
         let stop = u64::from(self.settings.gap_stop_permille) * ONE / 1000;
         let balance = self.settings.balance;
         let mut heap: BinaryHeap<(u64, u32, bool)> = self
+            .cluster
             .nodes
             .iter()
             .enumerate()
@@ -274,7 +285,7 @@ impl Engine {
         let mut moved = false;
         while let Some((load, node, active)) = heap.pop() {
             let gap = if active { stop } else { start };
-            if load <= (self.tree.coolest() >> 32) + stop.min(start) {
+            if load <= (self.index.tree.coolest() >> 32) + stop.min(start) {
                 break;
             }
             if self.cool_down(node, load, gap, stop, round, &mut coolest) {
@@ -300,10 +311,10 @@ impl Engine {
             let bucket = self.node(node).buckets[i];
             let score = self.slot(bucket.head).score;
             let key = match coolest.get(&(bucket.class, score)) {
-                Some((epoch, key)) if *epoch == self.epoch => *key,
+                Some((epoch, key)) if *epoch == self.progress.epoch => *key,
                 _ => {
                     let key = self.coolest_for(bucket.class, score);
-                    coolest.insert((bucket.class, score), (self.epoch, key));
+                    coolest.insert((bucket.class, score), (self.progress.epoch, key));
                     key
                 }
             };
@@ -366,7 +377,7 @@ impl Engine {
                 break;
             }
             let slot = self.slot(at);
-            if self.exempt.contains_key(&at) {
+            if self.improving.exempt.contains_key(&at) {
                 round.deferred = true;
             } else {
                 let worth = if channels >= load {
@@ -437,7 +448,8 @@ impl Engine {
     /// Balancing leaves a slot alone for a while.
     pub(super) fn exempt(&mut self, s: u32) {
         if self.settings.rebalance_exempt_ms > 0 {
-            self.exempt
+            self.improving
+                .exempt
                 .insert(s, self.now_ms + self.settings.rebalance_exempt_ms);
         }
     }
@@ -446,7 +458,7 @@ impl Engine {
 
     /// Takes ingests off a node that is under pressure, to where its CPU allows.
     pub(super) fn shed(&mut self, shed: &Shed) {
-        let Some(n) = self.hosts.get(&shed.hostname).copied() else {
+        let Some(n) = self.cluster.by_hostname.get(&shed.hostname).copied() else {
             return;
         };
         if self.is_frozen() || !self.node(n).live {
@@ -456,7 +468,12 @@ impl Engine {
         let mut targets: Vec<(u32, u32)> = shed
             .targets
             .iter()
-            .filter_map(|target| Some((*self.hosts.get(&target.hostname)?, target.streams_max)))
+            .filter_map(|target| {
+                Some((
+                    *self.cluster.by_hostname.get(&target.hostname)?,
+                    target.streams_max,
+                ))
+            })
             .filter(|(target, _)| *target != n && self.node(*target).is_open())
             .collect();
         let mut left = shed.streams_max;

@@ -44,7 +44,7 @@ impl Engine {
         }
         // A slot with siblings may have failed for their sake only.
         if slot.sibling == s {
-            self.classes.classes.get_mut(slot.class).hopeless = Some((self.gain_epoch, need));
+            self.classes.classes.get_mut(slot.class).hopeless = Some((self.queue.gain_epoch, need));
         }
         false
     }
@@ -53,9 +53,9 @@ impl Engine {
     pub(super) fn is_hopeless(&self, s: u32) -> bool {
         let slot = self.slot(s);
         let hopeless = &self.classes.classes.get(slot.class).hopeless;
-        hopeless
-            .as_ref()
-            .is_some_and(|(epoch, need)| *epoch == self.gain_epoch && slot.need().covers(need))
+        hopeless.as_ref().is_some_and(|(epoch, need)| {
+            *epoch == self.queue.gain_epoch && slot.need().covers(need)
+        })
     }
 
     fn search_chain(&mut self, s: u32, class: u32, depth_max: u32) -> bool {
@@ -117,9 +117,9 @@ impl Engine {
         let pool = self.pool_of(class);
         let mut nodes = Vec::new();
         for (low, high) in pool.tiers.iter().flat_map(|tier| &tier.runs) {
-            let leaves =
-                self.class_start[*low as usize] as usize..self.class_start[*high as usize] as usize;
-            let open = self.tree.nodes[leaves]
+            let leaves = self.index.class_start[*low as usize] as usize
+                ..self.index.class_start[*high as usize] as usize;
+            let open = self.index.tree.nodes[leaves]
                 .iter()
                 .copied()
                 .filter(|node| self.node(*node).is_open());
@@ -184,7 +184,7 @@ impl Engine {
                 };
                 if moved {
                     self.note_at(at, was, Why::MakeRoom);
-                    self.counters.make_room_moves += 1;
+                    self.log.make_room_moves += 1;
                     self.budgets.make_room.take(1);
                     self.arrive(s, node, Why::NotDistributed);
                     self.gain_little(node);
@@ -223,7 +223,7 @@ impl Engine {
                     if self.node(node).fits_instead(&copy.need(), &need) {
                         self.note(at, Why::MakeRoom);
                         self.unassign(at);
-                        self.counters.make_room_moves += 1;
+                        self.log.make_room_moves += 1;
                         self.budgets.make_room.take(1);
                         self.arrive(s, node, Why::NotDistributed);
                         self.gain_little(node);

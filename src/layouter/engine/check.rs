@@ -4,23 +4,50 @@ use std::collections::BTreeSet;
 
 use super::Engine;
 use super::class::NONE;
+use super::cow::mix;
 use super::event::SlotKind;
-use super::slots::{DISABLED, LIVE, MEMBER, NOTED, ORIGIN_NOTED, PENDING, UNIT, WAITING};
+use super::slot::{DISABLED, IN_FLIGHT, LIVE, MEMBER, NOTED, ORIGIN_NOTED, PENDING, UNIT, WAITING};
 
 impl Engine {
+    #[doc(hidden)]
+    pub fn stream_classes_count(&self) -> usize {
+        self.classes.classes_count()
+    }
+
+    #[doc(hidden)]
+    pub fn node_classes_count(&self) -> usize {
+        self.classes.node_classes.len()
+    }
+
+    /// Same number, same layout.
+    #[doc(hidden)]
+    pub fn layout_hash(&self) -> u64 {
+        let mut sum = 0u64;
+        for s in 0..self.table.slots.len() as u32 {
+            let slot = self.slot(s);
+            if slot.has(LIVE) && !slot.has(UNIT) && slot.node != NONE {
+                let host = xxhash_rust::xxh3::xxh3_64(self.node(slot.node).hostname.as_bytes());
+                // Backups of a stream are a set.
+                let order = self.order_of(self.ingest_of(s)) ^ slot.kind() as u64;
+                sum = sum.wrapping_add(mix(order ^ mix(host)));
+            }
+        }
+        sum
+    }
+
     /// Panics if a slot waits that some node would take. Holds once ticks have nothing left to do.
     #[doc(hidden)]
     pub fn check_rest(&self) {
         let mut siblings = Vec::new();
-        for s in (0..self.slots.len() as u32).filter(|s| self.slot(*s).has(WAITING)) {
+        for s in (0..self.table.slots.len() as u32).filter(|s| self.slot(*s).has(WAITING)) {
             self.sibling_nodes(s, &mut siblings);
-            for n in 0..self.nodes.len() as u32 {
+            for n in 0..self.cluster.nodes.len() as u32 {
                 let reasons = self.reasons_on(s, n, false, &siblings);
                 assert!(
                     !reasons.is_empty(),
                     "{:?} of {:?} waits, but {} would take it",
                     self.slot(s).kind(),
-                    self.names.get(self.ingest_of(s)),
+                    self.table.names.get(self.ingest_of(s)),
                     self.node(n).hostname
                 );
             }
@@ -30,10 +57,10 @@ impl Engine {
     /// Panics where the engine contradicts itself. Not between `Load` and `Loaded`.
     #[doc(hidden)]
     pub fn check(&self) {
-        let mut sums = vec![(0u64, 0u64, 0u64, 0u32); self.nodes.len()];
+        let mut sums = vec![(0u64, 0u64, 0u64, 0u32); self.cluster.nodes.len()];
         let mut waiting = 0;
         let mut flying = 0;
-        for s in 0..self.slots.len() as u32 {
+        for s in 0..self.table.slots.len() as u32 {
             let slot = self.slot(s);
             if !slot.has(LIVE) {
                 assert_eq!(slot.node, NONE, "a free slot is nowhere");
@@ -43,12 +70,12 @@ impl Engine {
                 !slot.has(NOTED | PENDING | ORIGIN_NOTED),
                 "an event leaves nothing open"
             );
-            flying += u32::from(slot.has(super::slots::IN_FLIGHT));
-            let demand = self.rows.get(s).demand;
+            flying += u32::from(slot.has(IN_FLIGHT));
+            let demand = self.table.rows.get(s).demand;
             assert_eq!(slot.class, self.classes.class_of_demand(demand), "class");
             if slot.has(MEMBER) {
-                let u = *self.unit_of.get(&s).expect("a member has a unit");
-                let unit = self.units.get(&u).expect("which exists");
+                let u = *self.units.of_member.get(&s).expect("a member has a unit");
+                let unit = self.units.by_slot.get(&u).expect("which exists");
                 let member = unit.members.iter().find(|member| member.ingest == s);
                 let active = member.expect("and knows it").active;
                 let node = if active { self.slot(u).node } else { NONE };
@@ -100,8 +127,8 @@ impl Engine {
                 "slots of a stream are apart"
             );
         }
-        assert_eq!(waiting, self.waiting, "waiting slots are counted");
-        assert_eq!(flying, self.in_flight, "and those in flight");
+        assert_eq!(waiting, self.queue.waiting, "waiting slots are counted");
+        assert_eq!(flying, self.flights.count, "and those in flight");
         let mut listed = 0;
         for class in 0..self.classes.classes.len() as u32 {
             let list = self.classes.classes.get(class).waiting;
@@ -112,12 +139,12 @@ impl Engine {
                 at = self.slot(at).next;
             }
             assert_eq!(count, list.count, "waiting list");
-            assert_eq!(count > 0, self.waiting_classes.contains(&class));
+            assert_eq!(count > 0, self.queue.classes.contains(&class));
             listed += count;
         }
         assert_eq!(listed, waiting, "every waiting slot is in a list");
         for (n, sum) in sums.iter().enumerate() {
-            let node = &self.nodes[n];
+            let node = &self.cluster.nodes[n];
             assert_eq!((node.channels, node.kbps, node.disk), (sum.0, sum.1, sum.2));
             let count: u32 = node.buckets.iter().map(|bucket| bucket.count).sum();
             assert_eq!(count, sum.3, "buckets of {}", node.hostname);
@@ -132,14 +159,14 @@ impl Engine {
             assert!(node.kbps <= u64::from(node.limit.kbps), "bandwidth");
             assert!(node.disk <= u64::from(node.limit.disk), "disk");
         }
-        if !self.tree_stale {
-            assert!(self.tree.is_consistent());
-            for (n, node) in self.nodes.iter().enumerate() {
-                let leaf = self.leaf_of[n];
+        if !self.index.is_stale {
+            assert!(self.index.tree.is_consistent());
+            for (n, node) in self.cluster.nodes.iter().enumerate() {
+                let leaf = self.index.leaf_of[n];
                 assert_eq!(leaf != NONE, node.live);
                 if node.live {
                     assert_eq!(
-                        *self.tree.leaf(leaf),
+                        *self.index.tree.leaf(leaf),
                         node.vertex(self.settings.balance),
                         "leaf of {}",
                         node.hostname
@@ -152,12 +179,16 @@ impl Engine {
 
     fn check_units(&self) {
         let mut members = BTreeSet::new();
-        for s in 0..self.slots.len() as u32 {
+        for s in 0..self.table.slots.len() as u32 {
             let slot = self.slot(s);
             if !slot.has(LIVE) || !slot.has(UNIT) {
                 continue;
             }
-            let unit = self.units.get(&s).expect("a unit knows its members");
+            let unit = self
+                .units
+                .by_slot
+                .get(&s)
+                .expect("a unit knows its members");
             assert!(unit.members.len() > 1);
             let mut sum = (0u32, 0u64, 0u64);
             for member in &unit.members {
@@ -181,14 +212,15 @@ impl Engine {
     /// Memory of the engine without its names, bytes.
     #[doc(hidden)]
     pub fn memory_bytes(&self) -> usize {
-        let slots =
-            self.slots.len() * (size_of::<super::slots::Slot>() + size_of::<super::slots::Row>());
+        let slots = self.table.slots.len()
+            * (size_of::<super::slot::Slot>() + size_of::<super::slot::Row>());
         let nodes: usize = self
+            .cluster
             .nodes
             .iter()
             .map(|node| {
-                size_of::<super::slots::Node>()
-                    + node.buckets.capacity() * size_of::<super::slots::Bucket>()
+                size_of::<super::node::Node>()
+                    + node.buckets.capacity() * size_of::<super::node::Bucket>()
                     + node.displaced.capacity() * 4
             })
             .sum();
@@ -198,7 +230,16 @@ impl Engine {
             .iter()
             .map(|class| class.below_best.capacity() * 4 + size_of::<super::class::Class>())
             .sum();
-        let flights: usize = self.flights.iter().map(|(_, slots)| slots.len() * 4).sum();
-        slots + nodes + below + flights + self.tree.vertices() * size_of::<super::tree::Vertex>()
+        let flights: usize = self
+            .flights
+            .by_time
+            .iter()
+            .map(|(_, slots)| slots.len() * 4)
+            .sum();
+        slots
+            + nodes
+            + below
+            + flights
+            + self.index.tree.vertices() * size_of::<super::tree::Vertex>()
     }
 }

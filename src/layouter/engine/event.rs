@@ -201,8 +201,6 @@ pub enum Event {
         hostname: Hostname,
         revision: u64,
     },
-    /// These changes were not written. A newer row was told before or is on its way; if neither, they are asked for again.
-    Refused(Vec<Change>),
     Settings(Settings),
     /// Time passes: restores, retries, upgrades, balancing.
     Tick {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::Engine;
 use super::class::NONE;
 use super::event::{Event, NodeRole, NodeState, Reasons, SlotKind, StreamLayout, StreamSpec};
-use super::slots::{LIVE, MEMBER, Node, UNIT};
+use super::node::Node;
+use super::slot::{LIVE, MEMBER, UNIT};
 use super::tree::{Need, ONE, UNLIMITED};
 use crate::state::name::{Hostname, StreamName};
 
@@ -77,13 +78,13 @@ fn permille(load: u64) -> u32 {
 
 impl Engine {
     pub fn layout(&self, stream: &str) -> Option<StreamLayout> {
-        let ingest = *self.streams_by_name.get(stream)?;
+        let ingest = *self.table.by_name.get(stream)?;
         let host = |s: u32| {
             let node = self.slot(s).node;
             (node != NONE).then(|| self.node(node).hostname.clone())
         };
         let mut layout = StreamLayout {
-            revision: self.rows.get(ingest).revision(),
+            revision: self.table.rows.get(ingest).revision(),
             ingest: host(ingest),
             failover_from: self.failover_from(ingest).cloned(),
             ..StreamLayout::default()
@@ -106,7 +107,7 @@ impl Engine {
     /// The node that a stream's ingest comes back to.
     pub(super) fn stream_origin(&self, ingest: u32) -> u32 {
         let s = if self.slot(ingest).has(MEMBER) {
-            self.unit_of.get(&ingest).copied().unwrap_or(ingest)
+            self.units.of_member.get(&ingest).copied().unwrap_or(ingest)
         } else {
             ingest
         };
@@ -115,14 +116,15 @@ impl Engine {
 
     /// Every node's verdict on a slot of a stream, in no particular order. A stream that shares an agent is judged together with the others.
     pub fn explain(&self, stream: &str, kind: SlotKind) -> Option<Vec<Decision<'_>>> {
-        let ingest = *self.streams_by_name.get(stream)?;
+        let ingest = *self.table.by_name.get(stream)?;
         let s = self
             .ring(ingest)
             .into_iter()
             .find(|s| self.slot(*s).kind() == kind)?;
         let member = self.slot(s).has(MEMBER);
         let judged = self
-            .unit_of
+            .units
+            .of_member
             .get(&s)
             .copied()
             .filter(|_| member)
@@ -184,6 +186,7 @@ impl Engine {
             (here, reasons, score)
         };
         let decisions = self
+            .cluster
             .nodes
             .iter()
             .enumerate()
@@ -205,7 +208,8 @@ impl Engine {
     /// All nodes, in no particular order.
     pub fn nodes(&self) -> impl Iterator<Item = NodeReport<'_>> {
         let balance = self.settings.balance;
-        self.nodes
+        self.cluster
+            .nodes
             .iter()
             .filter(|node| node.live)
             .map(move |node| NodeReport {
@@ -250,7 +254,7 @@ impl Engine {
             disk: u64,
         }
         let mut sums: BTreeMap<u32, Sum> = BTreeMap::new();
-        for (s, slot) in self.slots.iter().enumerate() {
+        for (s, slot) in self.table.slots.iter().enumerate() {
             if !slot.has(LIVE) || slot.has(UNIT) || slot.kind() != SlotKind::Ingest {
                 continue;
             }
@@ -266,7 +270,7 @@ impl Engine {
         let mut scratch = self.snapshot();
         scratch.refresh_tree();
         let each = sums.into_iter().filter_map(|(class, sum)| {
-            let example = self.names.get(sum.first).as_ref()?;
+            let example = self.table.names.get(sum.first).as_ref()?;
             let average = |total: u64| (total / u64::from(sum.streams)) as u32;
             let need = Need {
                 channels: 1,
@@ -332,7 +336,7 @@ impl Engine {
     fn shared_reasons(&self, class: u32) -> Reasons {
         let mut shared = u16::MAX;
         let role = self.demand(class).role;
-        for (i, node) in self.nodes.iter().enumerate() {
+        for (i, node) in self.cluster.nodes.iter().enumerate() {
             if !node.live || node.full.role != role {
                 continue;
             }
@@ -353,7 +357,7 @@ impl Engine {
 
     /// What the loss of a node would cost: the same code, on a snapshot.
     pub fn survival(&self, hostname: &str) -> Option<Survival> {
-        let n = *self.hosts.get(hostname)?;
+        let n = *self.cluster.by_hostname.get(hostname)?;
         let node = self.node(n);
         if !node.live {
             return None;

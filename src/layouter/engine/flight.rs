@@ -3,11 +3,13 @@
 //! A change is in flight until its node has confirmed it, or for too long. What merely improves waits while much is in flight. A node that slots move away
 //! from for such a reason is charged for them until then, so that a slow answer is not mistaken for room.
 
+use std::collections::VecDeque;
+
 use super::Engine;
 use super::class::NONE;
 use super::cow::CowVec;
 use super::event::SlotKind;
-use super::slots::IN_FLIGHT;
+use super::slot::IN_FLIGHT;
 use super::tree::Need;
 use crate::state::name::Hostname;
 
@@ -19,21 +21,30 @@ pub struct Held {
     pub since_ms: u64,
 }
 
+/// Changes that no node has confirmed yet.
+#[derive(Clone, Default)]
+pub(super) struct Flights {
+    pub held: imbl::OrdMap<u32, Held>,
+    pub count: u32,
+    pub by_time: VecDeque<(u64, CowVec<u32>)>,
+}
+
 impl Engine {
     pub(super) fn fly(&mut self, s: u32) {
         if !self.slot(s).has(IN_FLIGHT) {
             self.set_flag(s, IN_FLIGHT, true);
-            self.in_flight += 1;
+            self.flights.count += 1;
         }
         let now_ms = self.now_ms;
         if self
             .flights
+            .by_time
             .back()
             .is_none_or(|(since, _)| *since != now_ms)
         {
-            self.flights.push_back((now_ms, CowVec::new()));
+            self.flights.by_time.push_back((now_ms, CowVec::new()));
         }
-        if let Some((_, slots)) = self.flights.back_mut() {
+        if let Some((_, slots)) = self.flights.by_time.back_mut() {
             slots.push(s);
         }
     }
@@ -41,10 +52,10 @@ impl Engine {
     pub(super) fn land(&mut self, s: u32) {
         if self.slot(s).has(IN_FLIGHT) {
             self.set_flag(s, IN_FLIGHT, false);
-            self.in_flight -= 1;
+            self.flights.count -= 1;
         }
         self.release_held(s);
-        self.exempt.remove(&s);
+        self.improving.exempt.remove(&s);
     }
 
     /// Charges `node` for a slot that just left it.
@@ -56,7 +67,7 @@ impl Engine {
         held.kbps = held.kbps.saturating_add(need.kbps);
         held.disk = held.disk.saturating_add(need.disk);
         let since_ms = self.now_ms;
-        self.held.insert(
+        self.flights.held.insert(
             s,
             Held {
                 node,
@@ -68,7 +79,7 @@ impl Engine {
     }
 
     pub(super) fn release_held(&mut self, s: u32) {
-        let Some(Held { node, need, .. }) = self.held.remove(&s) else {
+        let Some(Held { node, need, .. }) = self.flights.held.remove(&s) else {
             return;
         };
         let held = &mut self.node_mut(node).held;
@@ -77,11 +88,11 @@ impl Engine {
         held.disk = held.disk.saturating_sub(need.disk);
         self.touch(node);
         self.gain(node);
-        self.epoch += 1;
+        self.progress.epoch += 1;
     }
 
     pub(super) fn release_all_held(&mut self) {
-        let slots: Vec<u32> = self.held.keys().copied().collect();
+        let slots: Vec<u32> = self.flights.held.keys().copied().collect();
         for s in slots {
             self.release_held(s);
         }
@@ -92,20 +103,22 @@ impl Engine {
         let oldest = self.now_ms.saturating_sub(self.settings.in_flight_ms_max);
         while self
             .flights
+            .by_time
             .front()
             .is_some_and(|(since, _)| *since <= oldest && *since < self.now_ms)
         {
             // A slot that moved again meanwhile is forgotten a little early: the bound is about many, not about one.
-            if let Some((_, slots)) = self.flights.pop_front() {
+            if let Some((_, slots)) = self.flights.by_time.pop_front() {
                 for s in slots.iter() {
                     if self.slot(*s).has(IN_FLIGHT) {
                         self.set_flag(*s, IN_FLIGHT, false);
-                        self.in_flight -= 1;
+                        self.flights.count -= 1;
                     }
                 }
             }
         }
         let late: Vec<u32> = self
+            .flights
             .held
             .iter()
             .filter(|(_, held)| held.since_ms <= oldest && held.since_ms < self.now_ms)
@@ -115,32 +128,33 @@ impl Engine {
             self.release_held(s);
         }
         let over: Vec<u32> = self
+            .improving
             .exempt
             .iter()
             .filter(|(_, until)| **until <= self.now_ms)
             .map(|(s, _)| *s)
             .collect();
         for s in over {
-            self.exempt.remove(&s);
-            self.epoch += 1;
+            self.improving.exempt.remove(&s);
+            self.progress.epoch += 1;
         }
     }
 
     pub(super) fn confirmed(&mut self, hostname: &Hostname, revision: u64) {
-        if self.in_flight == 0 {
+        if self.flights.count == 0 {
             return;
         }
-        let Some(n) = self.hosts.get(hostname).copied() else {
+        let Some(n) = self.cluster.by_hostname.get(hostname).copied() else {
             return;
         };
         for s in self.slots_on(n) {
             let members: Vec<u32> = self.members_of(s).collect();
             for s in members.into_iter().chain([s]) {
                 let slot = *self.slot(s);
-                let known = self.rows.get(self.ingest_of(s)).revision();
+                let known = self.table.rows.get(self.ingest_of(s)).revision();
                 if slot.has(IN_FLIGHT) && slot.node != NONE && known <= revision {
                     self.set_flag(s, IN_FLIGHT, false);
-                    self.in_flight -= 1;
+                    self.flights.count -= 1;
                 }
                 if slot.kind() != SlotKind::Inference && known <= revision {
                     self.release_held(s);

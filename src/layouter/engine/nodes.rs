@@ -11,7 +11,8 @@ use super::class::{LabelId, NONE, NodeClass};
 use super::cow::Fixed;
 use super::event::{NodeSpec, NodeState, Settings, SlotKind, Why};
 use super::label::parse;
-use super::slots::{DISK_UNIT_BYTES, LIVE, MEMBER, Node, PENDING, WAITING, tie_of};
+use super::node::{Counted, Node, tie_of};
+use super::slot::{DISK_UNIT_BYTES, LIVE, MEMBER, PENDING, WAITING};
 use super::tree::{Need, UNLIMITED};
 use crate::state::name::Hostname;
 
@@ -37,34 +38,34 @@ impl Engine {
             buckets: Vec::new(),
             displaced: Vec::new(),
             restore_tried: 0,
-            counted: super::slots::Counted::default(),
+            counted: Counted::default(),
         };
-        let n = match self.free_nodes.pop_first() {
+        let n = match self.cluster.free.pop_first() {
             Some(n) => {
                 let old = self.node(n).hostname.clone();
-                self.hosts.remove(&old);
-                self.nodes[n as usize] = Arc::new(node);
+                self.cluster.by_hostname.remove(&old);
+                self.cluster.nodes[n as usize] = Arc::new(node);
                 n
             }
             None => {
-                self.nodes.push(Arc::new(node));
-                self.leaf_of.push(NONE);
-                self.nodes.len() as u32 - 1
+                self.cluster.nodes.push(Arc::new(node));
+                self.index.leaf_of.push(NONE);
+                self.cluster.nodes.len() as u32 - 1
             }
         };
-        self.hosts.insert(hostname.clone(), n);
-        self.ghosts.insert(n);
+        self.cluster.by_hostname.insert(hostname.clone(), n);
+        self.cluster.placeholders.insert(n);
         n
     }
 
     pub(super) fn save_node(&mut self, spec: NodeSpec) {
-        let known = self.hosts.get(&spec.hostname).copied();
+        let known = self.cluster.by_hostname.get(&spec.hostname).copied();
         let n = known.unwrap_or_else(|| self.new_node(&spec.hostname));
         let was_live = self.node(n).live;
         if !was_live {
             // Free numbers are reused; this one is not free any more.
-            self.free_nodes.remove(&n);
-            self.ghosts.remove(&n);
+            self.cluster.free.remove(&n);
+            self.cluster.placeholders.remove(&n);
         }
         let labels = parse(&spec.labels);
         let plain = self.classes.label_ids(&labels.plain);
@@ -108,8 +109,8 @@ impl Engine {
             node.state = spec.state;
             node.pressed = false;
         }
-        self.tree_stale = true;
-        self.changed_nodes.insert(n);
+        self.index.is_stale = true;
+        self.cluster.changed.insert(n);
         self.gain(n);
     }
 
@@ -125,7 +126,7 @@ impl Engine {
     }
 
     pub(super) fn delete_node(&mut self, hostname: &Hostname) {
-        let Some(n) = self.hosts.get(hostname).copied() else {
+        let Some(n) = self.cluster.by_hostname.get(hostname).copied() else {
             return;
         };
         if !self.node(n).live {
@@ -139,6 +140,7 @@ impl Engine {
             }
         }
         let held: Vec<u32> = self
+            .flights
             .held
             .iter()
             .filter(|(_, held)| held.node == n)
@@ -150,23 +152,23 @@ impl Engine {
         let node = self.node_mut(n);
         node.live = false;
         node.state = NodeState::Down;
-        self.restorable.remove(&n);
-        self.ghosts.insert(n);
-        self.tree_stale = true;
-        self.changed_nodes.insert(n);
+        self.origins.restorable.remove(&n);
+        self.cluster.placeholders.insert(n);
+        self.index.is_stale = true;
+        self.cluster.changed.insert(n);
     }
 
     /// Nodes that have one of these labels get another class.
     pub(super) fn reclass_nodes(&mut self, labels: &[LabelId]) {
-        for i in 0..self.nodes.len() {
-            let node = &self.nodes[i];
+        for i in 0..self.cluster.nodes.len() {
+            let node = &self.cluster.nodes[i];
             if !node.live || !labels.iter().any(|id| node.full.labels.contains(id)) {
                 continue;
             }
             let full = node.full.clone();
             let class = self.classes.node_class(&full);
-            Arc::make_mut(&mut self.nodes[i]).class = class;
-            self.tree_stale = true;
+            Arc::make_mut(&mut self.cluster.nodes[i]).class = class;
+            self.index.is_stale = true;
         }
     }
 
@@ -176,9 +178,9 @@ impl Engine {
         if moved.is_empty() {
             return;
         }
-        for s in 0..self.slots.len() as u32 {
+        for s in 0..self.table.slots.len() as u32 {
             let slot = *self.slot(s);
-            let demand = self.rows.get(s).demand;
+            let demand = self.table.rows.get(s).demand;
             if !slot.has(LIVE) || !moved.contains(&demand) {
                 continue;
             }
@@ -196,31 +198,31 @@ impl Engine {
                 self.slot_mut(s).class = class;
                 self.classes.pool(class);
                 self.link(s, node, score);
-                self.rescore_all = true;
+                self.cluster.rescore_all = true;
             }
         }
     }
 
     /// Looks at the nodes that changed: counts, evacuates, and tells who gained.
     pub(super) fn nodes_changed(&mut self) {
-        if self.changed_nodes.is_empty() && !self.rescore_all {
+        if self.cluster.changed.is_empty() && !self.cluster.rescore_all {
             return;
         }
-        let was_frozen = self.frozen_before;
+        let was_frozen = self.cluster.was_frozen;
         // Also what moves nothing now gives the next tick something to do: a node that is trusted again gets back what it had.
-        self.epoch += 1;
+        self.progress.epoch += 1;
         self.count_running();
-        self.frozen_before = self.is_frozen();
+        self.cluster.was_frozen = self.is_frozen();
         self.refresh_tree();
-        let mut changed = std::mem::take(&mut self.changed_nodes);
+        let mut changed = std::mem::take(&mut self.cluster.changed);
         if self.is_frozen() {
             for n in changed {
                 self.touch(n);
             }
             return;
         }
-        if std::mem::take(&mut self.rescore_all) || was_frozen {
-            changed = (0..self.nodes.len() as u32).collect();
+        if std::mem::take(&mut self.cluster.rescore_all) || was_frozen {
+            changed = (0..self.cluster.nodes.len() as u32).collect();
         }
         // All of them are closed or lowered before any slot looks for a place.
         for n in &changed {
@@ -232,9 +234,9 @@ impl Engine {
         for n in changed {
             if self.node(n).is_open() {
                 self.gain(n);
-                self.retry_now = true;
+                self.queue.retry_now = true;
                 if !self.node(n).displaced.is_empty() {
-                    self.restorable.insert(n);
+                    self.origins.restorable.insert(n);
                 }
             }
         }
@@ -243,14 +245,14 @@ impl Engine {
     pub(super) fn set_states(&mut self, mut states: Vec<(Hostname, NodeState)>) {
         states.sort_unstable();
         for (hostname, state) in states {
-            let Some(n) = self.hosts.get(&hostname).copied() else {
+            let Some(n) = self.cluster.by_hostname.get(&hostname).copied() else {
                 continue;
             };
             if self.node(n).live && self.node(n).state != state {
                 let node = self.node_mut(n);
                 node.state = state;
                 node.restore_tried = 0;
-                self.changed_nodes.insert(n);
+                self.cluster.changed.insert(n);
             }
         }
         self.nodes_changed();
@@ -258,17 +260,17 @@ impl Engine {
     }
 
     pub(super) fn set_pressure(&mut self, hostname: &Hostname, pressed: bool) {
-        let Some(n) = self.hosts.get(hostname).copied() else {
+        let Some(n) = self.cluster.by_hostname.get(hostname).copied() else {
             return;
         };
         if self.node(n).live && self.node(n).pressed != pressed {
             self.node_mut(n).pressed = pressed;
-            self.epoch += 1;
+            self.progress.epoch += 1;
             self.refresh_tree();
             self.touch(n);
             if !pressed {
                 self.gain(n);
-                self.retry_now = true;
+                self.queue.retry_now = true;
                 self.settle();
             }
         }
@@ -338,7 +340,7 @@ impl Engine {
             self.slot_mut(s).score = score;
             self.note_below_best(s, class, score);
         }
-        self.epoch += 1;
+        self.progress.epoch += 1;
     }
 
     fn evacuate(&mut self, n: u32, why: Why) {
@@ -427,7 +429,7 @@ impl Engine {
         }
         if old.backups_count_as_channels != self.settings.backups_count_as_channels {
             let channels = u16::from(self.settings.backups_count_as_channels);
-            for s in 0..self.slots.len() as u32 {
+            for s in 0..self.table.slots.len() as u32 {
                 let slot = *self.slot(s);
                 if slot.has(LIVE) && slot.kind() == SlotKind::DvrBackup {
                     if slot.node == NONE {
@@ -441,7 +443,7 @@ impl Engine {
                 }
             }
         }
-        for n in 0..self.nodes.len() as u32 {
+        for n in 0..self.cluster.nodes.len() as u32 {
             if !self.node(n).live {
                 continue;
             }
@@ -455,11 +457,11 @@ impl Engine {
                 node.full = full;
                 node.class = class;
             }
-            self.changed_nodes.insert(n);
+            self.cluster.changed.insert(n);
         }
-        self.tree_stale = true;
-        self.epoch += 1;
-        self.gain_epoch += 1;
+        self.index.is_stale = true;
+        self.progress.epoch += 1;
+        self.queue.gain_epoch += 1;
         self.nodes_changed();
         self.settle();
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::Engine;
 use super::class::{NONE, Pool, Tier};
 use super::event::{SlotKind, Why};
-use super::slots::{FETCHED_TOGETHER, LIVE, PENDING, UNIT, WAITING};
-use super::tree::{LAST_RESORT, Need, ONE, Search, UNLIMITED};
+use super::slot::{FETCHED_TOGETHER, LIVE, PENDING, UNIT, WAITING};
+use super::tree::{LAST_RESORT, Need, ONE, UNLIMITED};
 
 /// A batch that does not fit is tried again in another order up to this size.
 const SECOND_ORDER_MAX: usize = 20_000;
@@ -17,25 +17,6 @@ const RANK_MAX: u64 = (1 << 18) - 1;
 const SIZE_MAX: u64 = (1 << 20) - 1;
 
 impl Engine {
-    /// The coolest node of these classes with room: key and node.
-    #[inline]
-    pub(super) fn coolest(
-        &self,
-        tier: &Tier,
-        need: Need,
-        avoid: &[u32],
-        below: u64,
-    ) -> Option<(u64, u32)> {
-        let mut search = Search::new(&self.tree, need, avoid, below);
-        for (low, high) in &tier.runs {
-            search.range(
-                self.class_start[*low as usize],
-                self.class_start[*high as usize],
-            );
-        }
-        search.found()
-    }
-
     pub(super) fn pool_of(&mut self, class: u32) -> Arc<Pool> {
         self.classes.pool(class).clone()
     }
@@ -50,7 +31,7 @@ impl Engine {
         self.refresh_tree();
         let slot = *self.slot(s);
         let pool = self.pool_of(slot.class);
-        let mut avoid = std::mem::take(&mut self.scratch);
+        let mut avoid = std::mem::take(&mut self.index.avoid);
         self.sibling_nodes(s, &mut avoid);
         let far = self.far_from_copies(&slot, &pool, &avoid);
         avoid.extend(avoid_too.iter().map(|(node, _)| *node));
@@ -58,12 +39,12 @@ impl Engine {
         if found.is_none() {
             found = self.find_in(&pool, slot.need(), &avoid);
         }
-        if found.is_none() && !self.held.is_empty() {
+        if found.is_none() && !self.flights.held.is_empty() {
             // Availability beats caution: what moves away may be late, a stream without a node is off.
             self.release_all_held();
             found = self.find_in(&pool, slot.need(), &avoid);
         }
-        self.scratch = avoid;
+        self.index.avoid = avoid;
         found
     }
 
@@ -81,7 +62,7 @@ impl Engine {
                 return Some((self.with_headroom(tier, need, avoid, node), tier.score));
             }
         }
-        if self.counts.on_probation == 0 {
+        if self.cluster.totals.on_probation == 0 {
             return None;
         }
         pool.tiers.iter().find_map(|tier| {
@@ -121,7 +102,7 @@ impl Engine {
     /// For a backup, where failure domains are known: its pool without the domains of the stream's other copies.
     fn far_from_copies(
         &self,
-        slot: &super::slots::Slot,
+        slot: &super::slot::Slot,
         pool: &Pool,
         copies: &[u32],
     ) -> Option<Pool> {
@@ -186,7 +167,7 @@ impl Engine {
     /// Places what was collected. Ingests first, then inference, then backups; within these the slots with the smallest choice first, large ones
     /// before small ones, the rest by name.
     pub(super) fn place_batch(&mut self) {
-        let mut slots = std::mem::take(&mut self.batch);
+        let mut slots = std::mem::take(&mut self.queue.batch);
         // What left the batch again is no longer pending, and nothing is placed twice.
         slots.retain(|s| {
             let pending = self.slot(*s).has(PENDING);
@@ -202,18 +183,18 @@ impl Engine {
             return;
         }
         let large_first = self.in_order(&slots, false);
-        self.log.reserve(large_first.len());
-        let (waiting_before, chains_before) = (self.waiting, self.counters.make_room_moves);
+        self.log.moved.reserve(large_first.len());
+        let (waiting_before, chains_before) = (self.queue.waiting, self.log.make_room_moves);
         for some in large_first.chunks(FETCHED_TOGETHER) {
             self.fetch(some.iter().copied());
             for s in some {
                 self.place(*s);
             }
         }
-        let missed = self.waiting - waiting_before;
+        let missed = self.queue.waiting - waiting_before;
         // Small ones first may place more. Not after a chain: the slots it displaced would have to be put back, too.
         if missed == 0
-            || self.counters.make_room_moves != chains_before
+            || self.log.make_room_moves != chains_before
             || slots.len() > SECOND_ORDER_MAX
             || slots.iter().any(|s| self.slot(*s).has(UNIT))
         {
@@ -227,7 +208,7 @@ impl Engine {
             self.place(*s);
         }
         self.settings.chain_depth_max = depth;
-        if self.waiting - waiting_before < missed {
+        if self.queue.waiting - waiting_before < missed {
             return;
         }
         self.take_back(&large_first);
@@ -267,7 +248,7 @@ impl Engine {
             ranks.push((choices[i].1, rank.min(RANK_MAX)));
         }
         ranks.sort_unstable();
-        let average = self.counts.average_limit();
+        let average = self.cluster.totals.average_limit();
         let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(slots.len());
         for (i, s) in slots.iter().enumerate() {
             if i % FETCHED_TOGETHER == 0 {
@@ -302,8 +283,8 @@ impl Engine {
             tier.runs
                 .iter()
                 .map(|(low, high)| {
-                    let leaf = |number: u32| self.class_start[number as usize] as usize;
-                    self.capacity_before[leaf(*high)] - self.capacity_before[leaf(*low)]
+                    let leaf = |number: u32| self.index.class_start[number as usize] as usize;
+                    self.index.channels_before[leaf(*high)] - self.index.channels_before[leaf(*low)]
                 })
                 .sum()
         };

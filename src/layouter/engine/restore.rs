@@ -4,10 +4,33 @@
 //! it is still allowed there, fits, and would not be worse placed than it is. Backups return for their archive's sake; inference keeps nothing, so
 //! it stays where it is.
 
+use std::collections::BTreeSet;
+
 use super::Engine;
 use super::class::NONE;
+use super::cow::CowMap;
 use super::event::{NodeState, SlotKind, Why};
-use super::slots::{LIVE, ORIGIN_NOTED, RETURNS, UNIT, WAITING};
+use super::slot::{LIVE, ORIGIN_NOTED, RETURNS, UNIT, WAITING};
+
+/// Where slots come back to.
+#[derive(Clone)]
+pub(super) struct Origins {
+    pub of_slot: CowMap<u32, u32>,
+    /// Nodes that slots may be brought back to.
+    pub restorable: BTreeSet<u32>,
+    /// Ingests and what they came back to before this event.
+    pub noted: Vec<(u32, u32)>,
+}
+
+impl Origins {
+    pub fn new() -> Self {
+        Self {
+            of_slot: CowMap::new(),
+            restorable: BTreeSet::new(),
+            noted: Vec::new(),
+        }
+    }
+}
 
 impl Engine {
     /// Remembers where a slot comes from that is about to leave a lost node.
@@ -22,7 +45,7 @@ impl Engine {
     #[inline]
     pub(super) fn origin_of(&self, s: u32) -> u32 {
         if self.slot(s).has(RETURNS) {
-            self.origins.get(&s).copied().unwrap_or(NONE)
+            self.origins.of_slot.get(&s).copied().unwrap_or(NONE)
         } else {
             NONE
         }
@@ -32,7 +55,7 @@ impl Engine {
     pub(super) fn clear_origin(&mut self, s: u32) {
         if self.slot(s).has(RETURNS) {
             self.note_origin(s);
-            self.origins.remove(&s);
+            self.origins.of_slot.remove(&s);
             self.set_flag(s, RETURNS, false);
         }
     }
@@ -48,20 +71,20 @@ impl Engine {
         } else if slot.kind() == SlotKind::Ingest && !slot.has(ORIGIN_NOTED) && !self.loading {
             let origin = self.stream_origin(s);
             self.set_flag(s, ORIGIN_NOTED, true);
-            self.origins_noted.push((s, origin));
+            self.origins.noted.push((s, origin));
         }
     }
 
     /// A row says something else: it has to be told even if nothing changes in this event.
     pub(super) fn note_row_origin(&mut self, ingest: u32, row: u32) {
         if self.slot(ingest).has(ORIGIN_NOTED) {
-            let noted = self.origins_noted.iter_mut().rev();
+            let noted = self.origins.noted.iter_mut().rev();
             for noted in noted.filter(|(s, _)| *s == ingest) {
                 noted.1 = row;
             }
         } else {
             self.set_flag(ingest, ORIGIN_NOTED, true);
-            self.origins_noted.push((ingest, row));
+            self.origins.noted.push((ingest, row));
         }
     }
 
@@ -69,11 +92,11 @@ impl Engine {
         self.note_origin(s);
         self.clear_origin(s);
         if node != NONE {
-            self.origins.insert(s, node);
+            self.origins.of_slot.insert(s, node);
             self.set_flag(s, RETURNS, true);
             self.node_mut(node).displaced.push(s);
             if self.node(node).state == NodeState::Up {
-                self.restorable.insert(node);
+                self.origins.restorable.insert(node);
             }
         }
     }
@@ -84,7 +107,7 @@ impl Engine {
             return false;
         }
         let mut left_over = false;
-        for node in self.restorable.clone() {
+        for node in self.origins.restorable.clone() {
             if self.budgets.restore.left() == 0 {
                 return true;
             }
@@ -95,10 +118,10 @@ impl Engine {
 
     fn restore_to(&mut self, n: u32) -> bool {
         if self.node(n).state != NodeState::Up || !self.node(n).live {
-            self.restorable.remove(&n);
+            self.origins.restorable.remove(&n);
             return false;
         }
-        if self.node(n).pressed || self.node(n).restore_tried == self.gain_epoch {
+        if self.node(n).pressed || self.node(n).restore_tried == self.queue.gain_epoch {
             return false;
         }
         let displaced = std::mem::take(&mut self.node_mut(n).displaced);
@@ -142,10 +165,10 @@ impl Engine {
             allowed -= 1;
         }
         if keep.is_empty() {
-            self.restorable.remove(&n);
+            self.origins.restorable.remove(&n);
         }
         self.node_mut(n).displaced = keep;
-        self.node_mut(n).restore_tried = if left_over { 0 } else { self.gain_epoch };
+        self.node_mut(n).restore_tried = if left_over { 0 } else { self.queue.gain_epoch };
         left_over
     }
 }

@@ -9,7 +9,7 @@ use super::Engine;
 use super::class::{Demand, NONE, PREFERRED_SCORE};
 use super::event::{NodeRole, Rows, SlotKind, StreamSpec, Why};
 use super::label::parse;
-use super::slots::{
+use super::slot::{
     CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_NOTED, PENDING, WAITING,
 };
 use super::tree::Need;
@@ -75,7 +75,7 @@ impl Engine {
             .into_iter()
             .map(|id| (id, PREFERRED_SCORE))
             .collect();
-        let known = || self.streams_by_name.get(&spec.name).map(|s| self.slot(*s));
+        let known = || self.table.by_name.get(&spec.name).map(|s| self.slot(*s));
         let measured = || known().filter(|slot| slot.has(MEASURED)).map(|it| it.kbps);
         let kbps = spec
             .kbps
@@ -143,13 +143,13 @@ impl Engine {
     }
 
     pub(super) fn delete_stream(&mut self, name: &StreamName) {
-        let Some(ingest) = self.streams_by_name.remove(name) else {
+        let Some(ingest) = self.table.by_name.remove(name) else {
             return;
         };
-        if self.stream_agents.get(&ingest).is_some() {
+        if self.units.agents_of_stream.get(&ingest).is_some() {
             self.set_agents(ingest, Vec::new());
         }
-        self.ungrouped.remove(&ingest);
+        self.units.ungrouped.remove(&ingest);
         for s in self.ring(ingest).into_iter().rev() {
             self.unplace(s);
             if s != ingest {
@@ -157,7 +157,7 @@ impl Engine {
             }
             self.free_slot(s);
         }
-        self.streams -= 1;
+        self.table.streams -= 1;
     }
 
     /// Takes a slot out of whatever list it is in.
@@ -179,17 +179,19 @@ impl Engine {
     pub(super) fn save_stream(&mut self, spec: StreamSpec) {
         let wanted = self.wanted(&spec);
         let row_ingest = self.host(spec.layout.ingest.as_ref());
-        let known = self.streams_by_name.get(&spec.name).copied();
+        let known = self.table.by_name.get(&spec.name).copied();
         let ingest = known.unwrap_or_else(|| self.new_stream(&spec.name, &wanted));
-        self.rows.get_mut(ingest).set_revision(spec.revision);
+        self.table.rows.get_mut(ingest).set_revision(spec.revision);
         let was_disabled = self.slot(ingest).has(DISABLED);
-        let agents_changed = match self.stream_agents.get(&ingest) {
+        let agents_changed = match self.units.agents_of_stream.get(&ingest) {
             Some(old) => **old != *spec.agents,
             None => !spec.agents.is_empty(),
         };
         if agents_changed {
             self.set_agents(ingest, spec.agents.clone());
-        } else if self.unit_of.get(&ingest).is_some() || was_disabled && !spec.agents.is_empty() {
+        } else if self.units.of_member.get(&ingest).is_some()
+            || was_disabled && !spec.agents.is_empty()
+        {
             let same = self.is_demanded(ingest, &wanted.ingest)
                 && self.slot(ingest).node == row_ingest
                 && !spec.disabled
@@ -308,7 +310,7 @@ impl Engine {
             self.note(ingest, Why::Disabled);
             self.unplace(ingest);
             self.clear_origin(ingest);
-            self.ungrouped.remove(&ingest);
+            self.units.ungrouped.remove(&ingest);
             self.set_flag(ingest, DISABLED, true);
         }
         if !self.loading {
@@ -322,9 +324,9 @@ impl Engine {
     fn new_stream(&mut self, name: &StreamName, wanted: &Wanted) -> u32 {
         let demand = self.intern(wanted.ingest.0.clone());
         let s = self.new_slot(SlotKind::Ingest, demand, wanted.ingest.1);
-        *self.names.get_mut(s) = Some(name.clone());
-        self.streams_by_name.insert(name.clone(), s);
-        self.streams += 1;
+        *self.table.names.get_mut(s) = Some(name.clone());
+        self.table.by_name.insert(name.clone(), s);
+        self.table.streams += 1;
         s
     }
 
@@ -341,7 +343,7 @@ impl Engine {
     }
 
     fn is_demanded(&self, s: u32, wanted: &(Demand, Need)) -> bool {
-        **self.classes.demand_of(self.rows.get(s).demand) == wanted.0
+        **self.classes.demand_of(self.table.rows.get(s).demand) == wanted.0
             && self.slot(s).need() == wanted.1
     }
 
@@ -477,12 +479,12 @@ impl Engine {
         let Some(hostname) = hostname else {
             return NONE;
         };
-        match self.hosts.get(hostname) {
+        match self.cluster.by_hostname.get(hostname) {
             Some(node) => {
                 let node = *node;
-                if self.free_nodes.remove(&node) {
+                if self.cluster.free.remove(&node) {
                     // Somebody says to be there: its number cannot be given away in this event.
-                    self.ghosts.insert(node);
+                    self.cluster.placeholders.insert(node);
                 }
                 node
             }
@@ -492,7 +494,7 @@ impl Engine {
 
     fn host_known(&self, hostname: Option<&Hostname>) -> u32 {
         hostname
-            .and_then(|hostname| self.hosts.get(hostname))
+            .and_then(|hostname| self.cluster.by_hostname.get(hostname))
             .copied()
             .filter(|node| self.node(*node).live)
             .unwrap_or(NONE)
@@ -506,7 +508,7 @@ impl Engine {
         self.loading = false;
         self.reclass_all();
         self.count_running();
-        for s in 0..self.slots.len() as u32 {
+        for s in 0..self.table.slots.len() as u32 {
             let slot = *self.slot(s);
             if !slot.has(LIVE) || slot.has(DISABLED) || slot.sibling == s || self.is_frozen() {
                 continue;
@@ -519,15 +521,15 @@ impl Engine {
                 self.evict(s, Why::Redundancy);
             }
         }
-        for n in 0..self.nodes.len() as u32 {
-            self.changed_nodes.insert(n);
+        for n in 0..self.cluster.nodes.len() as u32 {
+            self.cluster.changed.insert(n);
         }
         self.nodes_changed();
         // A start moves nothing that may stay; the next tick makes room for what waits.
         let depth = std::mem::replace(&mut self.settings.chain_depth_max, 0);
         self.settle();
         self.settings.chain_depth_max = depth;
-        for n in 0..self.nodes.len() as u32 {
+        for n in 0..self.cluster.nodes.len() as u32 {
             self.gain(n);
         }
     }
@@ -535,38 +537,39 @@ impl Engine {
     /// Everything is classed anew and every list is made again: at start, and when too much has gathered that nobody uses.
     pub(super) fn reclass_all(&mut self) {
         let all: Vec<super::class::NodeClass> = self
+            .cluster
             .nodes
             .iter()
             .filter(|node| node.live)
             .map(|node| node.full.clone())
             .collect();
         self.classes.reset(all.iter());
-        self.waiting_classes.clear();
-        self.below_best.clear();
-        self.waiting = 0;
-        for i in 0..self.nodes.len() {
-            let full = self.nodes[i].full.clone();
-            let class = if self.nodes[i].live {
+        self.queue.classes.clear();
+        self.improving.below_best.clear();
+        self.queue.waiting = 0;
+        for i in 0..self.cluster.nodes.len() {
+            let full = self.cluster.nodes[i].full.clone();
+            let class = if self.cluster.nodes[i].live {
                 self.classes.node_class(&full)
             } else {
                 0
             };
-            let node = Arc::make_mut(&mut self.nodes[i]);
+            let node = Arc::make_mut(&mut self.cluster.nodes[i]);
             node.class = class;
             node.buckets.clear();
             node.channels = 0;
             node.kbps = 0;
             node.disk = 0;
         }
-        self.tree_stale = true;
+        self.index.is_stale = true;
         let mut scores: std::collections::HashMap<(u32, u32), u16, super::cow::Fixed> =
             std::collections::HashMap::default();
-        for s in 0..self.slots.len() as u32 {
+        for s in 0..self.table.slots.len() as u32 {
             let slot = *self.slot(s);
             if !slot.has(LIVE) {
                 continue;
             }
-            let class = self.classes.class_of_demand(self.rows.get(s).demand);
+            let class = self.classes.class_of_demand(self.table.rows.get(s).demand);
             self.slot_mut(s).class = class;
             if slot.has(MEMBER | DISABLED | PENDING) {
                 continue;
@@ -593,6 +596,6 @@ impl Engine {
             }
         }
         self.refresh_tree();
-        self.epoch += 1;
+        self.progress.epoch += 1;
     }
 }

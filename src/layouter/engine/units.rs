@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::class::{Demand, NONE, static_reasons};
+use super::cow::CowMap;
 use super::event::{NodeRole, SlotKind, Why};
-use super::slots::{DISABLED, LIVE, MEMBER, PENDING, UNIT, WAITING};
+use super::slot::{DISABLED, LIVE, MEMBER, PENDING, UNIT, WAITING};
 use super::tree::Need;
 
 /// Pairs of member and node that are looked at to place a part.
@@ -30,42 +31,80 @@ pub struct Unit {
     pub members: Vec<Member>,
 }
 
+/// Streams that share agents, and the units that they form.
+#[derive(Clone)]
+pub(super) struct Units {
+    pub by_slot: CowMap<u32, Arc<Unit>>,
+    pub of_member: CowMap<u32, u32>,
+    pub streams_of_agent: CowMap<Arc<str>, Arc<Vec<u32>>>,
+    pub agents_of_stream: CowMap<u32, Arc<[Arc<str>]>>,
+    pub ungrouped: BTreeSet<u32>,
+    /// Units of which a part waits, with the gain epoch of the last try.
+    pub partial: BTreeMap<u32, u64>,
+}
+
+impl Units {
+    pub fn new() -> Self {
+        Self {
+            by_slot: CowMap::new(),
+            of_member: CowMap::new(),
+            streams_of_agent: CowMap::new(),
+            agents_of_stream: CowMap::new(),
+            ungrouped: BTreeSet::new(),
+            partial: BTreeMap::new(),
+        }
+    }
+}
+
 impl Engine {
     /// The ingest slots that share an agent with others changed: `ingest` and all of its unit are grouped anew at the end of the event.
     pub(super) fn regroup_later(&mut self, ingest: u32) {
         self.dissolve(ingest);
-        self.ungrouped.insert(ingest);
+        self.units.ungrouped.insert(ingest);
     }
 
     pub(super) fn set_agents(&mut self, ingest: u32, agents: Vec<Arc<str>>) {
         self.regroup_later(ingest);
-        let old = self.stream_agents.remove(&ingest).unwrap_or_default();
+        let old = self
+            .units
+            .agents_of_stream
+            .remove(&ingest)
+            .unwrap_or_default();
         for agent in old.iter().filter(|agent| !agents.contains(agent)) {
-            if let Some(streams) = self.agents.get_mut(agent) {
+            if let Some(streams) = self.units.streams_of_agent.get_mut(agent) {
                 Arc::make_mut(streams).retain(|s| *s != ingest);
                 if streams.is_empty() {
-                    self.agents.remove(agent);
+                    self.units.streams_of_agent.remove(agent);
                 }
             }
         }
         for agent in agents.iter().filter(|agent| !old.contains(agent)) {
-            match self.agents.get_mut(agent) {
+            match self.units.streams_of_agent.get_mut(agent) {
                 Some(streams) => Arc::make_mut(streams).push(ingest),
-                None => self.agents.insert(agent.clone(), Arc::new(vec![ingest])),
+                None => self
+                    .units
+                    .streams_of_agent
+                    .insert(agent.clone(), Arc::new(vec![ingest])),
             }
         }
         if !agents.is_empty() {
-            self.stream_agents.insert(ingest, Arc::from(agents));
+            self.units
+                .agents_of_stream
+                .insert(ingest, Arc::from(agents));
         }
     }
 
     /// Takes the unit of a stream apart: its members stand where it stood, each for itself.
     pub(super) fn dissolve(&mut self, ingest: u32) {
-        let Some(u) = self.unit_of.get(&ingest).copied() else {
+        let Some(u) = self.units.of_member.get(&ingest).copied() else {
             return;
         };
         self.note_origin(u);
-        let unit = self.units.remove(&u).expect("a member's unit exists");
+        let unit = self
+            .units
+            .by_slot
+            .remove(&u)
+            .expect("a member's unit exists");
         let slot = *self.slot(u);
         let (node, origin) = (slot.node, self.origin_of(u));
         if node != NONE {
@@ -76,10 +115,10 @@ impl Engine {
             self.stop_waiting(u);
         }
         self.set_flag(u, UNIT, true);
-        self.partial.remove(&u);
+        self.units.partial.remove(&u);
         for member in &unit.members {
             let s = member.ingest;
-            self.unit_of.remove(&s);
+            self.units.of_member.remove(&s);
             self.slot_mut(s).node = NONE;
             self.set_flag(s, MEMBER, false);
             if origin != NONE {
@@ -93,18 +132,18 @@ impl Engine {
                 self.note_at(s, NONE, Why::NotDistributed);
                 self.enqueue(s);
             }
-            self.ungrouped.insert(s);
+            self.units.ungrouped.insert(s);
         }
         self.free_slot(u);
     }
 
     /// Puts together what is connected.
     pub(super) fn regroup(&mut self) {
-        if self.ungrouped.is_empty() || self.is_frozen() {
+        if self.units.ungrouped.is_empty() || self.is_frozen() {
             return;
         }
         self.refresh_tree();
-        let mut seeds: Vec<(u64, u32)> = std::mem::take(&mut self.ungrouped)
+        let mut seeds: Vec<(u64, u32)> = std::mem::take(&mut self.units.ungrouped)
             .into_iter()
             .filter(|s| self.is_groupable(*s))
             .map(|s| (self.order_of(s), s))
@@ -125,7 +164,7 @@ impl Engine {
             }
         }
         // What a union dissolved is grouped again by then.
-        self.ungrouped.clear();
+        self.units.ungrouped.clear();
     }
 
     fn is_groupable(&self, s: u32) -> bool {
@@ -133,7 +172,7 @@ impl Engine {
         slot.has(LIVE)
             && !slot.has(DISABLED | UNIT)
             && slot.kind() == SlotKind::Ingest
-            && self.names.get(s).is_some()
+            && self.table.names.get(s).is_some()
     }
 
     /// All streams that share agents with this one, itself included.
@@ -143,13 +182,14 @@ impl Engine {
         let mut agents_seen: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut i = 0;
         while i < members.len() {
-            let agents = self.stream_agents.get(&members[i]).cloned();
+            let agents = self.units.agents_of_stream.get(&members[i]).cloned();
             for agent in agents.iter().flat_map(|agents| agents.iter()) {
                 if !agents_seen.insert(agent.clone()) {
                     continue;
                 }
                 for s in self
-                    .agents
+                    .units
+                    .streams_of_agent
                     .get(agent)
                     .into_iter()
                     .flat_map(|all| all.iter())
@@ -161,7 +201,7 @@ impl Engine {
             }
             i += 1;
         }
-        members.sort_unstable_by(|a, b| self.names.get(*a).cmp(self.names.get(*b)));
+        members.sort_unstable_by(|a, b| self.table.names.get(*a).cmp(self.table.names.get(*b)));
         members
     }
 
@@ -204,9 +244,9 @@ impl Engine {
         let u = self.new_slot(SlotKind::Ingest, demand, need);
         self.set_flag(u, UNIT, true);
         for s in &ingests {
-            self.unit_of.insert(*s, u);
+            self.units.of_member.insert(*s, u);
         }
-        self.units.insert(u, Arc::new(Unit { members }));
+        self.units.by_slot.insert(u, Arc::new(Unit { members }));
         if origin != NONE {
             self.set_origin(u, origin);
         }
@@ -231,7 +271,7 @@ impl Engine {
             // Those that are there stay until all can be together.
             let there = on_node.get(n).cloned().unwrap_or_default();
             self.set_active(u, &there);
-            self.partial.insert(u, 0);
+            self.units.partial.insert(u, 0);
             self.sibling_nodes(u, &mut siblings);
             if self.reasons_on(u, *n, true, &siblings).is_empty() {
                 target = Some(*n);
@@ -254,7 +294,7 @@ impl Engine {
         for member in members.iter().filter(|member| member.active) {
             let demand = self
                 .classes
-                .demand_of(self.rows.get(member.ingest).demand)
+                .demand_of(self.table.rows.get(member.ingest).demand)
                 .clone();
             let need = self.slot(member.ingest).need();
             let Some((all, total)) = &mut sum else {
@@ -305,7 +345,7 @@ impl Engine {
 
     /// Makes these members of a unit the placed ones. The unit is in no list.
     fn set_active(&mut self, u: u32, active: &BTreeSet<u32>) {
-        let Some(unit) = self.units.get_mut(&u) else {
+        let Some(unit) = self.units.by_slot.get_mut(&u) else {
             return;
         };
         let unit = Arc::make_mut(unit);
@@ -320,14 +360,14 @@ impl Engine {
         self.set_demand(u, demand);
         self.set_need(u, need);
         if partial {
-            self.partial.insert(u, self.gain_epoch);
+            self.units.partial.insert(u, self.queue.gain_epoch);
         } else {
-            self.partial.remove(&u);
+            self.units.partial.remove(&u);
         }
     }
 
     pub(super) fn activate_all(&mut self, u: u32) {
-        if self.partial.contains_key(&u) && self.slot(u).has(UNIT) {
+        if self.units.partial.contains_key(&u) && self.slot(u).has(UNIT) {
             let all = self.members_of(u).collect();
             self.set_active(u, &all);
         }
@@ -335,6 +375,7 @@ impl Engine {
 
     pub(super) fn members_of(&self, u: u32) -> impl Iterator<Item = u32> {
         self.units
+            .by_slot
             .get(&u)
             .into_iter()
             .flat_map(|unit| unit.members.iter())
@@ -343,7 +384,7 @@ impl Engine {
 
     /// A unit moved, and its active members with it.
     pub(super) fn mirror(&mut self, u: u32, node: u32) {
-        let Some(unit) = self.units.get(&u).cloned() else {
+        let Some(unit) = self.units.by_slot.get(&u).cloned() else {
             return;
         };
         for member in &unit.members {
@@ -354,7 +395,7 @@ impl Engine {
     /// Places as many members of a unit as one node takes. The unit is in no list and does not fit whole.
     pub(super) fn place_part(&mut self, u: u32) -> bool {
         let Some((node, members)) = self.best_part(u, NONE) else {
-            self.partial.insert(u, self.gain_epoch);
+            self.units.partial.insert(u, self.queue.gain_epoch);
             return false;
         };
         for s in self.members_of(u).collect::<Vec<_>>() {
@@ -382,6 +423,7 @@ impl Engine {
         // Stable: equal ones stay in the order of their names.
         members.sort_by_key(|(need, ..)| (need.channels, need.kbps, need.disk));
         let mut nodes: Vec<(bool, std::cmp::Reverse<u32>, u32, u32)> = self
+            .cluster
             .nodes
             .iter()
             .enumerate()
@@ -407,7 +449,7 @@ impl Engine {
             let mut room = node.room();
             let mut fit = BTreeSet::new();
             for (need, s, siblings) in &members {
-                let class = self.classes.class_of_demand(self.rows.get(*s).demand);
+                let class = self.classes.class_of_demand(self.table.rows.get(*s).demand);
                 if room.covers(need)
                     && !siblings.contains(&n)
                     && static_reasons(self.demand(class), self.node_class(n)).is_empty()
@@ -434,9 +476,10 @@ impl Engine {
     /// Units of which a part waits: whole, if that is possible now, or a larger part.
     pub(super) fn retry_units(&mut self) {
         let units: Vec<u32> = self
+            .units
             .partial
             .iter()
-            .filter(|(_, epoch)| **epoch != self.gain_epoch)
+            .filter(|(_, epoch)| **epoch != self.queue.gain_epoch)
             .map(|(u, _)| *u)
             .collect();
         for u in units {
@@ -449,6 +492,7 @@ impl Engine {
         let own = slot.node;
         let placed: BTreeSet<u32> = self
             .units
+            .by_slot
             .get(&u)
             .into_iter()
             .flat_map(|unit| unit.members.iter())
@@ -492,7 +536,7 @@ impl Engine {
             }
             _ => {
                 self.wait(u);
-                self.partial.insert(u, self.gain_epoch);
+                self.units.partial.insert(u, self.queue.gain_epoch);
             }
         }
     }

@@ -6,7 +6,7 @@
 use super::Engine;
 use super::class::{NONE, static_reasons};
 use super::event::Why;
-use super::slots::UNIT;
+use super::slot::UNIT;
 use super::tree::Need;
 
 /// Refused needs that are remembered while a list is walked.
@@ -17,8 +17,8 @@ const MISSES_MAX: u32 = 4;
 impl Engine {
     /// Tries what nodes that gained could take. True: some were not tried, because the work of one tick is bounded.
     pub(super) fn retry_waiting(&mut self) -> bool {
-        let gained = std::mem::take(&mut self.gained);
-        if self.waiting_classes.is_empty() || gained.is_empty() {
+        let gained = std::mem::take(&mut self.queue.gained);
+        if self.queue.classes.is_empty() || gained.is_empty() {
             return false;
         }
         let mut node_classes: Vec<u32> = gained
@@ -29,7 +29,8 @@ impl Engine {
         node_classes.sort_unstable();
         node_classes.dedup();
         let mut classes: Vec<(u8, bool, u32)> = self
-            .waiting_classes
+            .queue
+            .classes
             .iter()
             .map(|class| {
                 let demand = self.demand(*class);
@@ -48,7 +49,7 @@ impl Engine {
             left_over |= self.retry_class(class, !indirect, &mut searches);
         }
         if left_over {
-            self.gained.extend(gained);
+            self.queue.gained.extend(gained);
         }
         left_over
     }

@@ -22,7 +22,7 @@
 //! I17 a disabled stream is nowhere                                World::check, after every operation
 //! I18 labels that nobody mentions make no classes                 labels_that_nobody_mentions_make_no_classes
 //! I19 rows of one transaction may come in any order               a_batch_gives_the_same_layout_in_any_order
-//! I20 what was decided on an older row is not written             World::write; a_refused_change_is_asked_for_again_unless_the_row_moved_on
+//! I20 what was decided on an older row is not written             World::write; newer_row_without_the_decision_is_answered_with_it
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -104,18 +104,18 @@ fn check_improvement(before: &Engine, after: &Engine, changes: &[Change], seen: 
     let mut moved = std::collections::BTreeSet::new();
     for change in changes {
         assert!(gain(change) >= 0, "balance costs no score: {change:?}");
-        let ingest = engine.streams_by_name.get(&change.stream).copied();
+        let ingest = engine.table.by_name.get(&change.stream).copied();
         let ring = engine.ring(ingest.expect("known"));
         let [from, to] = [&change.from, &change.to].map(|host| {
             let host = host.as_ref().expect("it moves");
-            *engine.hosts.get(host).expect("known")
+            *engine.cluster.by_hostname.get(host).expect("known")
         });
         let slot = ring.into_iter().find(|s| {
             engine.slot(*s).kind() == change.kind
                 && (engine.slot(*s).node == from || moved.contains(s))
         });
         let slot = slot.expect("it was there");
-        let slot = engine.unit_of.get(&slot).copied().unwrap_or(slot);
+        let slot = engine.units.of_member.get(&slot).copied().unwrap_or(slot);
         if !moved.insert(slot) {
             continue;
         }
@@ -130,7 +130,12 @@ fn check_improvement(before: &Engine, after: &Engine, changes: &[Change], seen: 
         assert!(engine.node(to).load(balance) < load, "{change:?}");
     }
     let sums = |engine: &Engine| -> Vec<u64> {
-        let mut loads: Vec<u64> = engine.nodes.iter().map(|n| n.load(balance)).collect();
+        let mut loads: Vec<u64> = engine
+            .cluster
+            .nodes
+            .iter()
+            .map(|n| n.load(balance))
+            .collect();
         loads.sort_unstable_by(|a, b| b.cmp(a));
         loads
     };

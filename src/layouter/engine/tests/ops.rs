@@ -374,7 +374,7 @@ impl World {
                 change.to == change.from
                     || matches!(change.why, Why::Disabled | Why::Redundancy)
                     || change.kind == SlotKind::Inference
-                    || matches!(event, Event::Commit(_) | Event::Refused(_))
+                    || matches!(event, Event::Commit(_))
             };
             assert!(
                 changes.iter().all(harmless),
@@ -397,7 +397,6 @@ impl World {
     pub fn write(&mut self, count: usize) -> Vec<Change> {
         let count = count.min(self.unwritten.len());
         let mut saved = BTreeMap::new();
-        let mut refused = Vec::new();
         for (change, layout) in self.unwritten.drain(..count).collect::<Vec<_>>() {
             let Some(row) = self.streams.get_mut(&change.stream) else {
                 continue;
@@ -406,7 +405,6 @@ impl World {
                 continue;
             }
             if row.revision != change.revision {
-                refused.push(change);
                 continue;
             }
             self.revision += 1;
@@ -420,12 +418,10 @@ impl World {
             };
             saved.insert(change.stream.clone(), row.clone());
         }
-        let mut changes = self.apply(Event::Commit(Rows {
+        self.apply(Event::Commit(Rows {
             streams: saved.into_values().collect(),
             ..Rows::default()
-        }));
-        changes.extend(self.apply(Event::Refused(refused)));
-        changes
+        }))
     }
 
     /// Writes and ticks until nothing happens any more.
