@@ -38,7 +38,9 @@ use crate::fleet::stats::FleetStats;
 use crate::followers::publications;
 use crate::http::{Connections, Cors as CorsPolicy, Options as HttpOptions, serve};
 use crate::layouter::intake::NodeStats;
-use crate::layouter::thread::{self as layouter_thread, Input, Inputs, Ports};
+use crate::layouter::thread::{
+    self as layouter_thread, LayouterContext, LayouterHandle, LayouterMessage,
+};
 use crate::limits::Limits;
 use crate::outbound::{EgressPolicy, Outbound};
 use crate::rt::{self, Inbox};
@@ -146,7 +148,7 @@ pub fn run(
         .with_episodes_buffer(episodes_buffer.clone())
         .with_expiry(retention);
     let publications_commits = writer.follow();
-    let (inputs, layouter_inputs) = layouter_thread::inputs();
+    let (inputs, layouter_inputs) = layouter_thread::channel();
     let countries = match &settings.viewers.geoip_database {
         None => Countries::default(),
         Some(file) => Countries::open(file).map_err(|error| {
@@ -184,7 +186,7 @@ pub fn run(
             started,
         ),
         layouter: inputs,
-        layouter_tally: Arc::default(),
+        layouter_metrics: Arc::default(),
         desk,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
@@ -223,8 +225,8 @@ pub fn run(
                 settings.episodes.buffer_limit,
             );
             let layouter = Box::new(settings.layouter.clone());
-            if !shared.layouter.send(Input::Settings(layouter)) {
-                warn!("the layouter is too busy to be told its new settings");
+            if !shared.layouter.send(LayouterMessage::Settings(layouter)) {
+                warn!("layouter queue full; new settings not applied");
             }
         }
     });
@@ -445,7 +447,7 @@ fn render_settings(settings: &Settings) -> RenderSettings {
 /// The layouter's thread, and how it is told to end.
 struct LayouterThread {
     thread: thread::JoinHandle<()>,
-    inputs: Inputs,
+    handle: LayouterHandle,
     stop: Arc<AtomicBool>,
 }
 
@@ -453,9 +455,9 @@ impl LayouterThread {
     /// Ends it: what it has planned and not written yet is planned again at the next start.
     fn end(self) {
         self.stop.store(true, Ordering::Release);
-        self.inputs.send(Input::Wake);
+        self.handle.send(LayouterMessage::Wake);
         if self.thread.join().is_err() {
-            warn!("the layouter panicked while it ended");
+            warn!("layouter panicked while stopping");
         }
     }
 }
@@ -464,13 +466,13 @@ fn start_layouter(
     settings: &Settings,
     shared: &Arc<Shared>,
     commits: Receiver<Arc<Commit>>,
-    inputs: Receiver<Input>,
+    messages: Receiver<LayouterMessage>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let (fleet, bitrates) = (shared.clone(), shared.clone());
-    let ports = Ports {
+    let context = LayouterContext {
         commits,
-        inputs,
+        messages,
         reports: shared.fleet.follow(),
         stats_of: Box::new(move |hostname| {
             let stats = fleet.fleet.streamer(hostname, Instant::now())?;
@@ -483,10 +485,10 @@ fn start_layouter(
         }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
-        tally: shared.layouter_tally.clone(),
+        metrics: shared.layouter_metrics.clone(),
         stop: stop.clone(),
     };
-    let thread = layouter_thread::start(settings.layouter.clone(), ports).map_err(|error| {
+    let thread = layouter_thread::start(settings.layouter.clone(), context).map_err(|error| {
         Failure::new(
             Exit::Runtime,
             format!("the layouter cannot be started: {error}"),
@@ -494,7 +496,7 @@ fn start_layouter(
     })?;
     Ok(LayouterThread {
         thread,
-        inputs: shared.layouter.clone(),
+        handle: shared.layouter.clone(),
         stop,
     })
 }

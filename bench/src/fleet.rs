@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use weir::layouter::{DvrSpec, NodeRole, NodeSpec, NodeState, StreamSpec};
+use weir::layouter::{DvrSpec, NodeSpec, NodeState, PlacementRole, StreamSpec};
 use weir::state::name::{Hostname, StreamName};
 
 pub const REGIONS: usize = 20;
@@ -273,7 +273,7 @@ fn nodes(
         let limit = (wanted / 0.55 / count as f64).ceil() as u32 + 8;
         nodes.push(NodeSpec {
             hostname: Hostname::trusted(&format!("vision{i}")),
-            role: NodeRole::Inference,
+            role: PlacementRole::Inference,
             namespace: in_own.then(|| Arc::from("own")),
             state: NodeState::Up,
             ..NodeSpec::streamer("", limit)

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir::layouter::{NodeRole, NodeSpec, StreamSpec};
+use weir::layouter::{NodeSpec, PlacementRole, StreamSpec};
 
 /// Not placed, or no such node.
 pub const NONE: u32 = u32::MAX;
@@ -36,7 +36,7 @@ pub struct Packed {
 impl Packed {
     pub fn new(nodes: &[NodeSpec], streams: &[StreamSpec]) -> Self {
         let mut node_classes: Vec<&NodeSpec> = Vec::new();
-        let mut known: HashMap<(&[Label], &Namespace, bool, NodeRole), u32> = HashMap::new();
+        let mut known: HashMap<(&[Label], &Namespace, bool, PlacementRole), u32> = HashMap::new();
         let node_class = nodes
             .iter()
             .map(|node| {
@@ -133,7 +133,7 @@ impl Packed {
 
 /// What a place is worth to a stream, by labels alone.
 fn worth(stream: &StreamSpec, node: &NodeSpec) -> u8 {
-    if node.role != NodeRole::Streamer
+    if node.role != PlacementRole::Streamer
         || node.namespace != stream.namespace
         || stream.transcoder && !node.transcoder
     {

@@ -1,5 +1,4 @@
-//! Any sequence of events, with a writer that is late: every promise of the layouter is computed again from outside after each of them, and in the end it comes to
-//! rest.
+//! Any sequence of operations, with a slow writer: all invariants of the engine are checked from a model after each of them, and in the end nothing moves any more.
 #![no_main]
 
 #[path = "../../src/layouter/engine/tests/ops.rs"]
@@ -17,11 +16,11 @@ fuzz_target!(|data: &[u8]| {
     let settings = if random.once_in(2) {
         ops::settings(&mut random)
     } else {
-        layouter::Settings::default()
+        layouter::EngineSettings::default()
     };
-    let mut world = ops::World::new(settings);
+    let mut world = ops::TestCluster::new(settings);
     while !random.is_empty() {
-        let op = ops::Op::random(&mut random);
+        let op = ops::ClusterOp::random(&mut random);
         world.step(&op);
     }
     world.settle();

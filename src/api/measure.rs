@@ -57,7 +57,7 @@ impl Gathering {
         let counts = self.counts.lock();
         write_edge(&counts, &mut out);
         write_store(shared, state, &mut out);
-        shared.layouter_tally.write_metrics(&mut out);
+        shared.layouter_metrics.write_metrics(&mut out);
         Process::read().write(&mut out);
         out.finish()
     }

@@ -74,8 +74,8 @@ use crate::http::{
     Response, Service, Ticket, Upgrade,
 };
 use crate::json::{self, FieldType, Value};
-use crate::layouter::tally::Tally;
-use crate::layouter::thread::Inputs;
+use crate::layouter::metrics::LayouterMetrics;
+use crate::layouter::thread::LayouterHandle;
 use crate::metrics::Exposition;
 use crate::outbound::{self, Outbound};
 use crate::query::{Document, Execution, Page, Query};
@@ -929,8 +929,8 @@ pub struct Shared {
     pub walks: Walks,
     /// What streamers reported last.
     pub fleet: FleetStats,
-    pub layouter: Inputs,
-    pub layouter_tally: Arc<Tally>,
+    pub layouter: LayouterHandle,
+    pub layouter_metrics: Arc<LayouterMetrics>,
     pub desk: layout::desk::Desk,
     pub settings: ApiSettings,
     /// Settings that can change.
@@ -2530,8 +2530,8 @@ pub(crate) mod tests {
             rendered: Arc::new(RenderedCache::new(1 << 20)),
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
-            layouter: crate::layouter::thread::inputs().0,
-            layouter_tally: Arc::default(),
+            layouter: crate::layouter::thread::channel().0,
+            layouter_metrics: Arc::default(),
             desk: layout::desk::Desk::closed(),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::layouter::controller::RunSettings;
+use crate::layouter::controller::ControllerSettings;
 use crate::subnet::Subnets;
 
 pub use api_key::{ApiKey, api_key, stored_api_key};
@@ -48,7 +48,7 @@ pub struct Settings {
     pub viewers: ViewerSettings,
     pub outbound: OutboundSettings,
     pub agents: AgentSettings,
-    pub layouter: RunSettings,
+    pub layouter: ControllerSettings,
     pub log: LogSettings,
 }
 

@@ -1,24 +1,29 @@
-//! The layouter at work: commits and signs of life in, commands out.
+//! The controller: commits, reports and time in, commands and events for the log out.
 //!
-//! [`Layouter`] owns the engine, the nodes' health and the CPU controller. It has no thread and no clock, so tests drive it; [`start`] gives it
-//! both. The engine runs ahead of the store: it decides at once, and what it decided waits in the [`Plan`] until a row says so. A row wins over the
-//! engine only where somebody else placed the stream: an edit that leaves the layout alone, and the echo of what was sent, carry the engine's newer
-//! opinion instead.
+//! [`Controller`] owns the engine, the health of the nodes and the CPU controller. It has no thread
+//! and no clock: `thread` drives it in production, tests drive it directly. The engine runs ahead
+//! of the store: it decides at once, and its decisions wait in the [`Plan`] until they are written.
+//! A committed row wins over the engine only if its layout was changed by an operator: for an edit
+//! that keeps the layout, and for the echo of a batch, the engine's newer layout stays valid.
 //!
-//! Switched off there is no engine at all and nothing moves; switched on it is built from what is stored, as at a start.
+//! While the layouter is disabled there is no engine and nothing moves; when it is enabled the
+//! engine is built from the stored rows, as at a start.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::health::{Cause, Fact, Health, HealthSettings, NodeHealth};
+use super::health::{HealthCause, HealthEvent, HealthSettings, HealthTracker, NodeHealth};
 use super::intake::{NodeStats, cpu_limit_permille, node_spec, stored_layout, stream_spec};
-use super::measured::Measured;
-use super::plan::{Plan, says};
+use super::measured::MeasuredBitrates;
+use super::metrics::LayouterMetrics;
+use super::plan::{Plan, matches_layout};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
-use super::tally::Tally;
-use super::{Change, Engine, Event, NodeSpec, NodeState, Rows, Settings, StoredLayout, StreamSpec};
+use super::{
+    Engine, EngineSettings, Event, LayoutChange, NodeSpec, NodeState, Rows, StoredLayout,
+    StreamSpec,
+};
 use crate::feed::Commit;
 use crate::http::error::ApiError;
 use crate::state::command::{Done, Placement};
@@ -28,28 +33,29 @@ use crate::state::pulse::Pulse;
 use crate::state::record::{StreamRecord, StreamerRecord};
 use crate::state::{SHARDS, State};
 
-/// Longest step of the CPU controller; its constants are made for this.
+/// Longest step of the CPU controller, for which its parameters were chosen.
 const PRESSURE_STEP_MS_MAX: u64 = 30_000;
-/// Longest pause between two looks at the signs of life.
-const LOOK_MS_MAX: u64 = 1000;
-const LOOK_MS_MIN: u64 = 20;
-/// Events that wait for the writer; more are dropped.
+/// Bounds of the pause between two checks of the signs of life.
+const ACTIVITY_MS_MAX: u64 = 1000;
+const ACTIVITY_MS_MIN: u64 = 20;
+/// Events for the log that wait for the writer; more are dropped.
 const EVENTS_WAITING_MAX: usize = 4096;
 
-/// How the layouter works. Everything here can change while it runs.
+/// Settings of the layouter. All of them can change at run time.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RunSettings {
+pub struct ControllerSettings {
     pub enabled: bool,
-    /// The pause between two rounds of restoring, improving and balancing. What is urgent does not wait for it.
+    /// Pause between two ticks (restoring, improving, balancing). Urgent moves do not wait for a
+    /// tick.
     pub interval_ms: u64,
-    /// A node that is silent for so long is lost; see [`HealthSettings`].
+    /// A node that is silent for this long is lost; see [`HealthSettings`].
     pub dead_timeout_ms: u64,
-    pub engine: Settings,
+    pub engine: EngineSettings,
 }
 
-impl Default for RunSettings {
+impl Default for ControllerSettings {
     fn default() -> Self {
-        let engine = Settings::default();
+        let engine = EngineSettings::default();
         Self {
             enabled: false,
             interval_ms: engine.interval_ms,
@@ -59,77 +65,97 @@ impl Default for RunSettings {
     }
 }
 
-/// What follows from the settings of the cluster's nodes and what they do.
-pub struct Layouter {
-    settings: RunSettings,
+/// The layouter without its thread.
+pub struct Controller {
+    settings: ControllerSettings,
     state: Arc<State>,
     engine: Option<Engine>,
-    health: Health,
+    health: HealthTracker,
     pressure: Pressure,
     stats: HashMap<Hostname, NodeStats>,
     /// Bitrates of streams that claim none.
-    measured: Measured,
-    /// Nodes that were there at the start and have not reported since, for so long: a restart forgets what was measured, and must move nothing for it.
-    settling: BTreeSet<Hostname>,
-    settled_at_ms: u64,
+    measured: MeasuredBitrates,
+    settling: SettlingNodes,
     watched: BTreeMap<Hostname, Watched>,
     plan: Plan,
-    /// Revisions that brought streams to a node which it has not been told yet.
-    untold: BTreeMap<Hostname, u64>,
+    /// Nodes that got streams, with the revision they must receive to confirm them.
+    unconfirmed: BTreeMap<Hostname, u64>,
     events: Vec<NewEvent>,
-    tally: Arc<Tally>,
-    /// Rounds since it was made.
-    pub(super) rounds: u64,
-    /// By the number of a batch under way: how many layouts are in it.
-    batches: BTreeMap<u64, usize>,
-    look_at_ms: u64,
-    tick_at_ms: u64,
-    step_at_ms: u64,
+    metrics: Arc<LayouterMetrics>,
+    /// Ticks of the engine since the start.
+    ticks: u64,
+    due: Deadlines,
 }
 
+/// Nodes known at the start that have not reported since. Their bitrates are unknown after a
+/// restart, which must not move streams.
+struct SettlingNodes {
+    nodes: BTreeSet<Hostname>,
+    until_ms: u64,
+}
+
+/// When the periodic work is due next.
+struct Deadlines {
+    /// Check of the signs of life.
+    activity_ms: u64,
+    /// Tick of the engine.
+    tick_ms: u64,
+    /// Step of the CPU controller.
+    step_ms: u64,
+}
+
+/// The signs of life of a node.
 struct Watched {
     pulse: Arc<Pulse>,
     seen_ms: Option<u64>,
 }
 
-impl Layouter {
-    /// On what is stored. Places nothing on a node before that gave a sign of life.
-    pub fn new(state: Arc<State>, settings: RunSettings, now_ms: u64, tally: Arc<Tally>) -> Self {
+impl Controller {
+    /// Starts from the stored rows. No stream is placed on a node before its first sign of life.
+    pub fn new(
+        state: Arc<State>,
+        settings: ControllerSettings,
+        now_ms: u64,
+        metrics: Arc<LayouterMetrics>,
+    ) -> Self {
         let health = HealthSettings::from_dead_timeout(settings.dead_timeout_ms);
-        let mut layouter = Self {
+        let mut controller = Self {
             state: state.clone(),
             engine: None,
-            health: Health::new(health, now_ms),
+            health: HealthTracker::new(health, now_ms),
             pressure: Pressure::new(PressureSettings::default()),
             stats: HashMap::new(),
-            measured: Measured::default(),
-            settling: state.streamers().keys().cloned().collect(),
-            settled_at_ms: now_ms + settings.dead_timeout_ms,
+            measured: MeasuredBitrates::default(),
+            settling: SettlingNodes {
+                nodes: state.streamers().keys().cloned().collect(),
+                until_ms: now_ms + settings.dead_timeout_ms,
+            },
             watched: BTreeMap::new(),
             plan: Plan::default(),
-            untold: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
             events: Vec::new(),
-            tally,
-            rounds: 0,
-            batches: BTreeMap::new(),
-            look_at_ms: now_ms,
-            tick_at_ms: now_ms + settings.interval_ms,
-            step_at_ms: now_ms,
+            metrics,
+            ticks: 0,
+            due: Deadlines {
+                activity_ms: now_ms,
+                tick_ms: now_ms + settings.interval_ms,
+                step_ms: now_ms,
+            },
             settings,
         };
-        layouter.step_at_ms += layouter.step_pause_ms();
+        controller.due.step_ms += controller.step_pause_ms();
         for hostname in state.streamers().keys() {
-            layouter.watch(hostname, true, now_ms);
+            controller.watch(hostname, true, now_ms);
         }
-        layouter.build(now_ms);
-        layouter
+        controller.rebuild_engine(now_ms);
+        controller
     }
 
-    pub fn settings(&self) -> &RunSettings {
+    pub fn settings(&self) -> &ControllerSettings {
         &self.settings
     }
 
-    /// Absent while the layouter is switched off.
+    /// `None` while the layouter is disabled.
     pub fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()
     }
@@ -150,23 +176,20 @@ impl Layouter {
         self.pressure.is_pressed(hostname)
     }
 
-    /// Streams whose new place waits to be written, and those being written.
-    pub fn planned(&self) -> (usize, usize) {
-        self.plan.len()
-    }
-
-    /// The next moment at which something is due.
+    /// When `advance` must be called next.
     pub fn due_ms(&self) -> u64 {
         let plan = self.plan.due_ms().unwrap_or(u64::MAX);
-        self.look_at_ms
-            .min(self.tick_at_ms)
-            .min(self.step_at_ms)
-            .min(plan)
+        let Deadlines {
+            activity_ms,
+            tick_ms,
+            step_ms,
+        } = self.due;
+        activity_ms.min(tick_ms).min(step_ms).min(plan)
     }
 
-    /// Commits, in their order, as one.
+    /// Handles commits, in their order, as one.
     pub fn commit(&mut self, commits: &[Arc<Commit>], now_ms: u64) {
-        // A layouter that was built anew may be ahead of what waits for it.
+        // After a restart the state may be newer than commits in the channel.
         let newer = commits
             .iter()
             .position(|commit| commit.revision > self.state.revision());
@@ -196,11 +219,11 @@ impl Layouter {
         };
         for name in &commit.streams {
             if let Some(record) = commit.state.stream(name) {
-                let spec = spec(engine, &self.plan, before.stream(name), record);
+                let spec = spec_of_row(engine, &self.plan, before.stream(name), record);
                 if self.plan.sent(name).is_some()
                     && let Some(ingest) = &spec.layout.ingest
                 {
-                    self.untold.insert(ingest.clone(), commit.revision);
+                    self.unconfirmed.insert(ingest.clone(), commit.revision);
                 }
                 rows.streams.push(spec);
             }
@@ -215,8 +238,8 @@ impl Layouter {
         }
     }
 
-    /// What a node tells of itself. It is a sign of life.
-    pub fn measured(&mut self, hostname: &Hostname, stats: NodeStats, at_ms: u64) {
+    /// Records a node's report about itself, which is also a sign of life.
+    pub fn record_stats(&mut self, hostname: &Hostname, stats: NodeStats, at_ms: u64) {
         let Some(record) = self.state.streamer(hostname).cloned() else {
             return;
         };
@@ -241,8 +264,9 @@ impl Layouter {
         }
     }
 
-    /// What a node tells of the streams that are captured there. Comes before [`Layouter::measured`], so that the node is not judged by assumptions.
-    pub fn weigh(
+    /// Records a node's report about the bitrates of the streams it ingests. Must be called before
+    /// [`Controller::record_stats`], so that the node's load is not based on assumed bitrates.
+    pub fn record_bitrates(
         &mut self,
         hostname: &Hostname,
         bitrate_of: impl Fn(&str, &str) -> Option<u64>,
@@ -264,12 +288,12 @@ impl Layouter {
                 let Some(kbps) = bitrate_of(name, hostname) else {
                     continue;
                 };
-                if let Some(told) = self.measured.sample(name, kbps, now_ms)
+                if let Some(changed) = self.measured.sample(name, kbps, now_ms)
                     && let Some(engine) = &self.engine
                 {
-                    let mut spec = spec(engine, &self.plan, Some(record), record);
+                    let mut spec = spec_of_row(engine, &self.plan, Some(record), record);
                     if spec.kbps.is_none() {
-                        spec.kbps = Some(told);
+                        spec.kbps = Some(changed);
                         spec.measured = true;
                         rows.streams.push(spec);
                     }
@@ -279,7 +303,7 @@ impl Layouter {
                 self.apply(Event::Commit(rows));
             }
         }
-        if self.settling.remove(hostname) {
+        if self.settling.nodes.remove(hostname) {
             let spec = self.node_spec(hostname, record);
             self.apply(Event::Commit(Rows {
                 nodes: vec![spec],
@@ -288,16 +312,20 @@ impl Layouter {
         }
     }
 
-    pub fn set(&mut self, settings: RunSettings, now_ms: u64) {
+    /// Changes the settings; enabling builds the engine, disabling drops it.
+    pub fn set(&mut self, settings: ControllerSettings, now_ms: u64) {
         let before = std::mem::replace(&mut self.settings, settings);
         self.health.set(HealthSettings::from_dead_timeout(
             self.settings.dead_timeout_ms,
         ));
-        self.tick_at_ms = self.tick_at_ms.min(now_ms + self.settings.interval_ms);
-        self.look_at_ms = self.look_at_ms.min(now_ms + self.look_pause_ms());
-        self.step_at_ms = self.step_at_ms.min(now_ms + self.step_pause_ms());
+        let due = &self.due;
+        self.due = Deadlines {
+            activity_ms: due.activity_ms.min(now_ms + self.activity_pause_ms()),
+            tick_ms: due.tick_ms.min(now_ms + self.settings.interval_ms),
+            step_ms: due.step_ms.min(now_ms + self.step_pause_ms()),
+        };
         if before.enabled != self.settings.enabled {
-            self.build(now_ms);
+            self.rebuild_engine(now_ms);
         } else if before.engine != self.settings.engine
             || before.interval_ms != self.settings.interval_ms
         {
@@ -305,67 +333,70 @@ impl Layouter {
         }
     }
 
-    /// Lets time pass.
+    /// Does the work that is due at `now_ms`.
     pub fn advance(&mut self, now_ms: u64) {
-        if now_ms >= self.settled_at_ms && !self.settling.is_empty() {
+        if now_ms >= self.settling.until_ms && !self.settling.nodes.is_empty() {
             self.stop_settling();
         }
-        if now_ms >= self.look_at_ms {
-            self.look_at_ms = now_ms + self.look_pause_ms();
-            self.look(now_ms);
+        if now_ms >= self.due.activity_ms {
+            self.due.activity_ms = now_ms + self.activity_pause_ms();
+            self.check_activity(now_ms);
         }
-        if now_ms >= self.step_at_ms {
-            self.step_at_ms = now_ms + self.step_pause_ms();
-            self.relieve();
+        if now_ms >= self.due.step_ms {
+            self.due.step_ms = now_ms + self.step_pause_ms();
+            self.relieve_pressure();
         }
         let wanted = self.engine.as_ref().is_some_and(Engine::tick_wanted);
-        if now_ms >= self.tick_at_ms || wanted {
-            if now_ms >= self.tick_at_ms {
-                self.tick_at_ms = now_ms + self.settings.interval_ms;
+        if now_ms >= self.due.tick_ms || wanted {
+            if now_ms >= self.due.tick_ms {
+                self.due.tick_ms = now_ms + self.settings.interval_ms;
             }
             self.apply(Event::Tick { now_ms });
-            self.rounds += u64::from(self.engine.is_some());
+            self.ticks += u64::from(self.engine.is_some());
         }
     }
 
-    /// The next command of the plan, and its number for [`Layouter::answered`].
-    pub fn next_command(&mut self, now_ms: u64) -> Option<(u64, Vec<Placement>)> {
+    /// The next batch of the plan, and its number for [`Controller::on_reply`].
+    pub fn next_batch(&mut self, now_ms: u64) -> Option<(u64, Vec<Placement>)> {
         let engine = self.engine.as_ref()?;
-        let (id, items) = self.plan.next_batch(&self.state, engine, now_ms)?;
-        self.batches.insert(id, items.len());
-        Some((id, items))
+        self.plan.next_batch(&self.state, engine, now_ms)
     }
 
-    /// A command of the plan was carried out, or not.
-    pub fn answered(&mut self, id: u64, outcome: &Result<Done, ApiError>, now_ms: u64) {
+    /// Handles the writer's reply to a batch.
+    pub fn on_reply(&mut self, id: u64, outcome: &Result<Done, ApiError>, now_ms: u64) {
         let refused = match outcome {
             Ok(Done::Placed { refused }) => Some(&refused[..]),
             Ok(_) => Some(&[][..]),
             Err(error) => {
-                warn!(title = %error.items[0].title, "a plan was not written; it is tried again");
+                warn!(title = %error.items[0].title, "batch of layouts not written; retrying");
                 None
             }
         };
-        if let Some(layouts) = self.batches.remove(&id) {
-            match refused {
-                Some(refused) => self
-                    .tally
-                    .wrote(layouts.saturating_sub(refused.len()), refused.len()),
-                None => self.tally.batch_failed(),
-            }
+        let Some(layouts) = self.plan.on_reply(id, refused, &self.state, now_ms) else {
+            return;
+        };
+        match refused {
+            Some(refused) => self
+                .metrics
+                .count_written(layouts.saturating_sub(refused.len()), refused.len()),
+            None => self.metrics.count_failed_batch(),
         }
-        self.plan.answered(id, refused, &self.state, now_ms);
     }
 
-    /// Tells the tally how things stand.
-    pub(super) fn stand(&self) {
+    /// Updates the gauges of the metrics.
+    pub fn update_gauges(&self) {
         let slots = self.engine.as_ref().map_or(0, Engine::waiting_count);
         let (planned, sent) = self.plan.len();
-        self.tally
-            .stand(self.engine.is_some(), slots, planned + sent);
+        self.metrics
+            .set_gauges(self.engine.is_some(), slots, planned + sent);
     }
 
-    /// What is to be told in the event log.
+    /// Ticks of the engine since the start.
+    pub fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
+    /// Takes the events for the event log.
     pub fn take_events(&mut self) -> Vec<NewEvent> {
         std::mem::take(&mut self.events)
     }
@@ -383,7 +414,7 @@ impl Layouter {
         let seen_ms = node.pulse.seen_ms(now_ms);
         let watched = Watched {
             pulse: node.pulse.clone(),
-            // An old sign is not news.
+            // An old sign of life does not count as a new one.
             seen_ms: seen_ms.filter(|at_ms| now_ms.saturating_sub(*at_ms) >= dead_timeout_ms),
         };
         self.watched.insert(hostname.clone(), watched);
@@ -396,22 +427,22 @@ impl Layouter {
         self.pressure.remove(hostname);
         self.stats.remove(hostname);
         self.measured.forget_node(hostname);
-        self.settling.remove(hostname);
-        self.untold.remove(hostname);
+        self.settling.nodes.remove(hostname);
+        self.unconfirmed.remove(hostname);
     }
 
     fn node_spec(&self, hostname: &Hostname, record: &StreamerRecord) -> NodeSpec {
         let (stats, state) = (self.stats.get(hostname), self.node_state(hostname));
         NodeSpec {
-            settling: self.settling.contains(hostname),
+            settling: self.settling.nodes.contains(hostname),
             ..node_spec(record, stats, state)
         }
     }
 
-    /// Nodes that do not report are judged by what is assumed of their streams.
+    /// Nodes that did not report in time are judged by the assumed bitrates of their streams.
     fn stop_settling(&mut self) {
         let state = self.state.clone();
-        let late = std::mem::take(&mut self.settling);
+        let late = std::mem::take(&mut self.settling.nodes);
         let nodes = late.iter().filter_map(|hostname| {
             let record = state.streamer(hostname)?;
             Some(self.node_spec(hostname, record))
@@ -429,17 +460,18 @@ impl Layouter {
             .map_or(NodeState::Down, |node| node.state)
     }
 
-    fn look_pause_ms(&self) -> u64 {
-        (self.health.tick_pause_ms_max() / 8).clamp(LOOK_MS_MIN, LOOK_MS_MAX)
+    fn activity_pause_ms(&self) -> u64 {
+        (self.health.tick_pause_ms_max() / 8).clamp(ACTIVITY_MS_MIN, ACTIVITY_MS_MAX)
     }
 
-    /// What is silent for two steps is lost: in each there is a new measurement, or soon nothing to measure.
+    /// A node that is silent for two steps is lost, so the CPU controller sees a measurement per
+    /// step of all others.
     fn step_pause_ms(&self) -> u64 {
         (self.settings.dead_timeout_ms / 2).min(PRESSURE_STEP_MS_MAX)
     }
 
-    /// Looks at the signs of life.
-    fn look(&mut self, now_ms: u64) {
+    /// Checks the signs of life: lost and returned nodes, and confirmed moves.
+    fn check_activity(&mut self, now_ms: u64) {
         for (hostname, watched) in &mut self.watched {
             let seen_ms = watched.pulse.seen_ms(now_ms);
             if seen_ms != watched.seen_ms
@@ -449,11 +481,11 @@ impl Layouter {
                 self.health.seen(hostname, at_ms);
             }
         }
-        let facts = self.health.tick(now_ms);
+        let health_events = self.health.tick(now_ms);
         let mut states: BTreeMap<Hostname, NodeState> = BTreeMap::new();
         let mut relieved: Vec<Hostname> = Vec::new();
-        for fact in &facts {
-            if let Some((hostname, state)) = fact.state_change() {
+        for change in &health_events {
+            if let Some((hostname, state)) = change.state_change() {
                 states.insert(hostname.clone(), state);
                 if state == NodeState::Down {
                     if self.pressure.is_pressed(hostname) {
@@ -462,37 +494,42 @@ impl Layouter {
                     self.pressure.remove(hostname);
                 }
             }
-            self.tell(fact);
+            self.report(change);
         }
         if !states.is_empty() {
             self.apply(Event::NodeStates(states.into_iter().collect()));
         }
-        // Nobody would take it back later: what is measured after the return begins without pressure.
+        // Pressure was measured before the loss: after its return the node starts without.
         for hostname in relieved {
             self.apply(Event::NodePressure {
                 hostname,
                 pressed: false,
             });
         }
-        let told: Vec<(Hostname, u64)> = self
-            .untold
+        let confirmed: Vec<(Hostname, u64)> = self
+            .unconfirmed
             .iter()
             .filter_map(|(hostname, revision)| {
-                let told = self.watched.get(hostname)?.pulse.told();
-                (told >= *revision).then(|| (hostname.clone(), told))
+                let sent = self.watched.get(hostname)?.pulse.told();
+                (sent >= *revision).then(|| (hostname.clone(), sent))
             })
             .collect();
-        for (hostname, revision) in told {
-            self.untold.remove(&hostname);
+        for (hostname, revision) in confirmed {
+            self.unconfirmed.remove(&hostname);
             self.apply(Event::Confirmed { hostname, revision });
         }
     }
 
     /// One step of the CPU controller.
-    fn relieve(&mut self) {
+    fn relieve_pressure(&mut self) {
         for change in self.pressure.step() {
-            info!(hostname = %change.hostname, pressed = change.pressed, cpu_permille = change.cpu_permille, "CPU pressure");
-            self.event(
+            info!(
+                hostname = %change.hostname,
+                pressed = change.pressed,
+                cpu_permille = change.cpu_permille,
+                "CPU pressure changed"
+            );
+            self.log_event(
                 NewEvent::new("layouter_cpu_pressure")
                     .number("cpu_permille", u64::from(change.cpu_permille))
                     .json("pressed", change.pressed.to_string().into())
@@ -524,53 +561,57 @@ impl Layouter {
             }
             let end = self.pressure.end();
             if end.blocked > 0 {
-                warn!(%hostname, moved = end.moved, blocked = end.blocked, "CPU pressure that cannot be relieved: no node may take the streams");
+                warn!(
+                    %hostname,
+                    moved = end.moved,
+                    blocked = end.blocked,
+                    "CPU pressure not relieved: no node can take the streams"
+                );
             }
         }
     }
 
     // ---- the engine ----
 
-    /// What the engine decides is planned.
+    /// Applies an event; decisions go into the plan.
     fn apply(&mut self, event: Event) {
         self.apply_each(event, |_| ());
     }
 
-    /// The same, and somebody else hears of it.
-    fn apply_each(&mut self, event: Event, mut told: impl FnMut(&Change)) {
+    /// Like `apply`, and calls `each` for every change.
+    fn apply_each(&mut self, event: Event, mut each: impl FnMut(&LayoutChange)) {
         let Some(engine) = &mut self.engine else {
             return;
         };
         engine.apply_each(event, |change| {
-            self.tally.decide(&change);
+            self.metrics.count_decision(&change);
             self.plan.add(&change);
-            told(&change);
+            each(&change);
         });
     }
 
-    fn engine_settings(&self) -> Settings {
-        Settings {
+    fn engine_settings(&self) -> EngineSettings {
+        EngineSettings {
             interval_ms: self.settings.interval_ms,
             ..self.settings.engine.clone()
         }
     }
 
-    /// A stored stream, with what was measured if it claims nothing.
+    /// The spec of a stored stream, with its measured bitrate if it claims none.
     fn stream_spec(&self, record: &StreamRecord) -> StreamSpec {
         let mut spec = stream_spec(record);
         if spec.kbps.is_none() {
-            spec.kbps = self.measured.told(&spec.name);
+            spec.kbps = self.measured.kbps_of(&spec.name);
             spec.measured = spec.kbps.is_some();
         }
         spec
     }
 
-    /// An engine that knows what is stored, or none.
-    fn build(&mut self, now_ms: u64) {
+    /// Builds the engine from the stored rows, or drops it if the layouter is disabled.
+    fn rebuild_engine(&mut self, now_ms: u64) {
         self.engine = None;
         self.plan = Plan::default();
-        self.batches.clear();
-        self.untold.clear();
+        self.unconfirmed.clear();
         if !self.settings.enabled {
             return;
         }
@@ -604,27 +645,34 @@ impl Layouter {
             });
         }
         self.apply(Event::Tick { now_ms });
-        self.tick_at_ms = now_ms + self.settings.interval_ms;
+        self.due.tick_ms = now_ms + self.settings.interval_ms;
     }
 
     // ---- the event log ----
 
-    fn event(&mut self, event: NewEvent) {
+    fn log_event(&mut self, event: NewEvent) {
         if self.events.len() < EVENTS_WAITING_MAX {
             self.events.push(event);
         }
     }
 
-    fn tell(&mut self, fact: &Fact) {
-        match fact {
-            // That nodes come in after a start is not worth a line each.
-            Fact::Node { now, .. } if matches!(now.cause, Cause::Seen) => {}
-            Fact::Node {
+    /// Logs a change of health, and adds it to the event log.
+    fn report(&mut self, change: &HealthEvent) {
+        match change {
+            // All nodes come up after a start: no line for each.
+            HealthEvent::Node { now, .. } if matches!(now.cause, HealthCause::Seen) => {}
+            HealthEvent::Node {
                 hostname,
                 before,
                 now,
             } => {
-                info!(%hostname, state = now.state.code(), before = before.code(), why = now.cause.code(), "streamer");
+                info!(
+                    %hostname,
+                    state = now.state.code(),
+                    before = before.code(),
+                    why = now.cause.code(),
+                    "streamer health changed"
+                );
                 let mut event = NewEvent::new("layouter_streamer_state")
                     .text("state", now.state.code())
                     .text("why", now.cause.code())
@@ -635,9 +683,9 @@ impl Layouter {
                 if let Some(until_ms) = now.hold_until_ms {
                     event = event.number("hold_ms", until_ms.saturating_sub(now.since_ms));
                 }
-                self.event(event);
+                self.log_event(event);
             }
-            Fact::BrakeOn {
+            HealthEvent::BrakeOn {
                 at_ms,
                 lost,
                 of,
@@ -645,31 +693,31 @@ impl Layouter {
             } => {
                 error!(
                     lost,
-                    of, "most streamers fell silent at once: nothing is moved for now"
+                    of, "most streamers fell silent at once; holding all moves"
                 );
-                self.event(
+                self.log_event(
                     NewEvent::new("layouter_brake_on")
                         .number("hold_ms", until_ms - at_ms)
                         .number("lost", *lost as u64)
                         .number("streamers", *of as u64),
                 );
             }
-            Fact::BrakeOff { .. } => {
-                warn!("streamers that are still silent are given up");
-                self.event(NewEvent::new("layouter_brake_off"));
+            HealthEvent::BrakeOff { .. } => {
+                warn!("mass failure brake released; silent streamers are lost");
+                self.log_event(NewEvent::new("layouter_brake_off"));
             }
-            Fact::Paused { for_ms, .. } => {
+            HealthEvent::Paused { for_ms, .. } => {
                 warn!(
                     ms = for_ms,
-                    "this server did not run for a while; no streamer's silence counts"
+                    "this server was paused; restarting all streamer timeouts"
                 );
             }
         }
     }
 }
 
-/// What the engine is told of a changed row.
-fn spec(
+/// The spec of a changed row: its layout, or the engine's if the row's is only older.
+fn spec_of_row(
     engine: &Engine,
     plan: &Plan,
     before: Option<&StreamRecord>,
@@ -679,10 +727,11 @@ fn spec(
     let Some(own) = engine.layout(&spec.name) else {
         return spec;
     };
-    let untouched = before.is_some_and(|before| same_place(&stored_layout(before), &spec.layout));
+    let untouched =
+        before.is_some_and(|before| same_placement(&stored_layout(before), &spec.layout));
     let echo = plan
         .sent(&spec.name)
-        .is_some_and(|sent| says(&spec.layout, sent));
+        .is_some_and(|sent| matches_layout(&spec.layout, sent));
     if untouched || echo {
         spec.layout = StoredLayout {
             ingest: own.ingest,
@@ -695,7 +744,7 @@ fn spec(
     spec
 }
 
-fn same_place(a: &StoredLayout, b: &StoredLayout) -> bool {
+fn same_placement(a: &StoredLayout, b: &StoredLayout) -> bool {
     a.ingest == b.ingest
         && a.inference == b.inference
         && a.dvr_backups == b.dvr_backups
@@ -713,7 +762,7 @@ mod tests {
     use crate::state::node::RenderSettings;
     use crate::writer::StateMachine;
 
-    /// A log that keeps nothing and never fails.
+    /// A log that stores nothing and never fails.
     struct Nowhere;
 
     impl Log for Nowhere {
@@ -739,23 +788,24 @@ mod tests {
         }
     }
 
-    /// The writer and the layouter on one clock, the writer as slow as the test wants.
-    struct World {
+    /// The state machine of the writer and the controller on one clock; tests decide when batches
+    /// are written.
+    struct ControllerTest {
         machine: StateMachine<Nowhere>,
-        layouter: Layouter,
+        controller: Controller,
         now_ms: u64,
     }
 
-    impl World {
+    impl ControllerTest {
         fn new(hosts: &[&str]) -> Self {
             let state = Arc::new(State::new(1, RenderSettings::default()));
-            let settings = RunSettings {
+            let settings = ControllerSettings {
                 enabled: true,
-                ..RunSettings::default()
+                ..ControllerSettings::default()
             };
             let mut world = Self {
                 machine: StateMachine::new(state.clone(), Nowhere),
-                layouter: Layouter::new(state, settings, 1000, Arc::default()),
+                controller: Controller::new(state, settings, 1000, Arc::default()),
                 now_ms: 1000,
             };
             for host in hosts {
@@ -765,12 +815,12 @@ mod tests {
             world
         }
 
-        /// What a caller asks for, committed and told to the layouter.
-        fn ask(&mut self, command: Command) -> Done {
+        /// Commits a command and passes the commit to the controller.
+        fn commit(&mut self, command: Command) -> Done {
             let applied = self.machine.batch(vec![command], self.now_ms);
             let mut applied = applied.expect("the log takes everything");
             if let Some(commit) = applied.commit {
-                self.layouter.commit(&[commit], self.now_ms);
+                self.controller.commit(&[commit], self.now_ms);
             }
             let outcome = applied.outcomes.pop().expect("one outcome");
             outcome.expect("the command is possible")
@@ -782,14 +832,14 @@ mod tests {
             let text = text.replace(",}", "}");
             let body = json::parse(text.as_bytes()).expect("JSON");
             let patch = streamer_patch(body, &hostname, "").expect("a streamer");
-            self.ask(Command::SaveStreamer { hostname, patch });
+            self.commit(Command::SaveStreamer { hostname, patch });
         }
 
         fn save(&mut self, name: &str, body: &str) {
             let name = StreamName::trusted(name);
             let body = json::parse(body.as_bytes()).expect("JSON");
             let patch = StreamPatch::from_body(body, &name, "").expect("a stream");
-            self.ask(Command::SaveStream { name, patch });
+            self.commit(Command::SaveStream { name, patch });
         }
 
         fn lay_out(&mut self, name: &str, host: &str) {
@@ -797,22 +847,22 @@ mod tests {
                 ingest: Some(Some(Hostname::trusted(host))),
                 ..LayoutPatch::default()
             };
-            self.ask(Command::SetLayouts {
+            self.commit(Command::SetLayouts {
                 items: vec![(StreamName::trusted(name), layout)],
             });
         }
 
-        /// All of these give a sign of life, and the layouter looks.
+        /// These nodes give a sign of life, one second passes.
         fn beat(&mut self, hosts: &[&str]) {
             self.now_ms += 1000;
             for host in hosts {
                 let node = self.machine.state().node(host).expect("it was saved");
                 node.pulse.beat(self.now_ms);
             }
-            self.layouter.advance(self.now_ms);
+            self.controller.advance(self.now_ms);
         }
 
-        /// Lets these live for a while; everybody else is silent. What is planned is written.
+        /// These nodes are alive for a while, all others silent. Batches are written at once.
         fn live(&mut self, hosts: &[&str], seconds: u64) {
             for _ in 0..seconds {
                 self.beat(hosts);
@@ -821,27 +871,27 @@ mod tests {
         }
 
         fn take(&mut self) -> Option<(u64, Vec<Placement>)> {
-            self.layouter.next_command(self.now_ms)
+            self.controller.next_batch(self.now_ms)
         }
 
         fn carry_out(&mut self, (id, items): (u64, Vec<Placement>)) -> usize {
-            let done = self.ask(Command::Place { items });
+            let done = self.commit(Command::Place { items });
             let Done::Placed { refused } = &done else {
                 panic!("not a plan: {done:?}");
             };
             let count = refused.len();
-            self.layouter.answered(id, &Ok(done), self.now_ms);
+            self.controller.on_reply(id, &Ok(done), self.now_ms);
             count
         }
 
-        /// Writes everything that is planned. Returns the number of rows.
+        /// Writes all batches. Returns the number of rows.
         fn write(&mut self) -> usize {
             let mut rows = 0;
             while let Some(plan) = self.take() {
                 rows += plan.1.len();
-                assert_eq!(self.carry_out(plan), 0, "nobody was in between");
+                assert_eq!(self.carry_out(plan), 0, "no row changed meanwhile");
             }
-            assert!(self.layouter.plan.is_empty());
+            assert!(self.controller.plan.is_empty());
             rows
         }
 
@@ -868,8 +918,8 @@ mod tests {
     }
 
     #[test]
-    fn a_new_stream_is_placed_at_once_and_its_row_says_why() {
-        let mut world = World::new(&["s1", "s2"]);
+    fn new_stream_is_placed_without_a_tick() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         world.save("a", "{}");
         world.save("b", "{}");
         assert_eq!(world.write(), 2, "without a tick");
@@ -883,8 +933,8 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_in_between_refuses_the_plan_and_survives_it() {
-        let mut world = World::new(&["s1"]);
+    fn edit_during_a_batch_is_kept_and_the_batch_retried() {
+        let mut world = ControllerTest::new(&["s1"]);
         world.save("a", "{}");
         let plan = world.take().expect("a place for the stream");
         world.save("a", r#"{"title":"edited"}"#);
@@ -898,9 +948,10 @@ mod tests {
     }
 
     #[test]
-    fn the_echo_of_a_plan_does_not_undo_what_was_decided_since() {
-        // Goal: a decision made while the one before it is being written holds. Method: the node of the first is lost before its row is there.
-        let mut world = World::new(&["s1", "s2"]);
+    fn echo_of_a_batch_keeps_newer_decisions() {
+        // Goal: a decision made while an earlier one is being written stays valid. Method: the node
+        // is lost before the earlier one is committed.
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         world.save("a", "{}");
         let plan = world.take().expect("a place for the stream");
         let first = plan.1[0].layout.ingest.clone().flatten().expect("a node");
@@ -919,8 +970,8 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_layout_wins_and_stays() {
-        let mut world = World::new(&["s1", "s2"]);
+    fn layout_set_by_an_operator_wins_and_stays() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         world.save("a", "{}");
         world.write();
         let other = if world.ingest("a") == Some("s1") {
@@ -936,28 +987,28 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_the_store_does_not_take_is_tried_again() {
-        let mut world = World::new(&["s1"]);
+    fn unwritten_batch_is_retried_after_a_pause() {
+        let mut world = ControllerTest::new(&["s1"]);
         world.save("a", "{}");
         let (id, _) = world.take().expect("a place for the stream");
         let down = Err(ApiError::unavailable("storage_unavailable", "down", 1));
-        world.layouter.answered(id, &down, world.now_ms);
+        world.controller.on_reply(id, &down, world.now_ms);
         assert!(world.take().is_none(), "not at once");
-        let due_ms = world.layouter.due_ms();
+        let due_ms = world.controller.due_ms();
         assert!(due_ms > world.now_ms && due_ms <= world.now_ms + 1000);
-        world.now_ms = world.layouter.plan.due_ms().expect("it will be tried");
+        world.now_ms = world.controller.plan.due_ms().expect("it will be tried");
         assert_eq!(world.write(), 1);
         assert_eq!(world.ingest("a"), Some("s1"));
     }
 
     #[test]
-    fn large_plans_go_in_batches_and_few_at_a_time() {
-        let mut world = World::new(&["s1"]);
+    fn large_plans_are_sent_as_few_bounded_batches() {
+        let mut world = ControllerTest::new(&["s1"]);
         let items = (0..5500).map(|i| {
             let name = StreamName::trusted(&format!("c{i}"));
             (name, StreamPatch::default())
         });
-        world.ask(Command::SaveStreams {
+        world.commit(Command::SaveStreams {
             items: items.collect(),
         });
         let plans: Vec<_> = std::iter::from_fn(|| world.take()).collect();
@@ -971,39 +1022,39 @@ mod tests {
     }
 
     #[test]
-    fn switching_on_places_and_switching_off_undoes_nothing() {
-        let mut world = World::new(&["s1", "s2"]);
-        let on = world.layouter.settings().clone();
-        let off = RunSettings {
+    fn enabling_places_streams_and_disabling_moves_none() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
+        let on = world.controller.settings().clone();
+        let off = ControllerSettings {
             enabled: false,
             ..on.clone()
         };
-        world.layouter.set(off.clone(), world.now_ms);
-        assert!(world.layouter.engine().is_none());
+        world.controller.set(off.clone(), world.now_ms);
+        assert!(world.controller.engine().is_none());
         world.save("a", "{}");
         world.live(&["s1", "s2"], 60);
         assert_eq!(world.ingest("a"), None);
-        world.layouter.set(on, world.now_ms);
+        world.controller.set(on, world.now_ms);
         assert_eq!(world.write(), 1);
         assert!(world.ingest("a").is_some());
-        world.layouter.set(off, world.now_ms);
+        world.controller.set(off, world.now_ms);
         world.live(&[], 120);
         assert_eq!(
             world.history("a").len(),
             1,
-            "also not when its streamer is lost"
+            "not even if its streamer is lost"
         );
-        let lost = world.layouter.health("s1").map(|node| node.state);
+        let lost = world.controller.health("s1").map(|node| node.state);
         assert_eq!(
             lost,
             Some(NodeState::Down),
-            "health is watched all the same"
+            "health is tracked all the same"
         );
     }
 
     #[test]
-    fn a_node_that_was_told_has_nothing_in_flight() {
-        let mut world = World::new(&["s1", "s2"]);
+    fn answered_poll_ends_moves_in_flight() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         for (host, zone) in [("s1", "a"), ("s2", "b")] {
             world.save_streamer(host, &format!(r#"{{"labels":{{"zone":"{zone}"}}}}"#));
         }
@@ -1015,13 +1066,14 @@ mod tests {
             world.write();
         }
         assert_eq!(world.ingest("c"), Some("s2"));
-        let in_flight = |world: &World| world.layouter.engine().map(Engine::in_flight_count);
+        let in_flight =
+            |world: &ControllerTest| world.controller.engine().map(Engine::in_flight_count);
         assert_eq!(in_flight(&world), Some(1));
         world.beat(&["s1", "s2"]);
         assert_eq!(
             in_flight(&world),
             Some(1),
-            "a sign of life is not an answer"
+            "a sign of life is no confirmation"
         );
         let node = world.machine.state().node("s2").expect("saved").clone();
         node.pulse.tell(world.machine.state().revision());
@@ -1030,8 +1082,8 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_node_that_is_trusted_again_gets_back_what_it_had() {
-        let mut world = World::new(&["s1", "s2"]);
+    fn lost_node_gets_its_streams_back_after_the_hold() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         for i in 0..6 {
             world.save(&format!("c{i}"), "{}");
         }
@@ -1040,19 +1092,19 @@ mod tests {
             .map(|i| format!("c{i}"))
             .filter(|name| world.ingest(name) == Some("s1"))
             .collect();
-        // Long enough for every tick to find nothing more to do.
+        // Long enough that ticks have nothing left to do.
         world.live(&["s2"], 600);
         assert_eq!((world.on("s1"), world.on("s2")), (0, 6));
         world.live(&["s1", "s2"], 60);
-        assert_eq!(world.on("s1"), 0, "not before it was held");
+        assert_eq!(world.on("s1"), 0, "held first");
         world.live(&["s1", "s2"], 35);
         assert!(own.iter().all(|name| world.ingest(name) == Some("s1")));
         assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
     }
 
     #[test]
-    fn a_node_under_pressure_gives_a_few_streams_away() {
-        let mut world = World::new(&["s1", "s2"]);
+    fn node_under_pressure_sheds_a_tenth_of_its_streams() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         for host in ["s1", "s2"] {
             world.save_streamer(host, r#"{"cpu_limit":80}"#);
         }
@@ -1061,7 +1113,7 @@ mod tests {
         }
         world.write();
         assert_eq!((world.on("s1"), world.on("s2")), (20, 20));
-        let measured = |cpu_permille| NodeStats {
+        let stats = |cpu_permille| NodeStats {
             cpu_permille: Some(cpu_permille),
             streams: Some(20),
             ..NodeStats::default()
@@ -1071,13 +1123,13 @@ mod tests {
                 for (host, cpu) in [("s1", 950), ("s2", 300)] {
                     let hostname = Hostname::trusted(host);
                     world
-                        .layouter
-                        .measured(&hostname, measured(cpu), world.now_ms);
+                        .controller
+                        .record_stats(&hostname, stats(cpu), world.now_ms);
                 }
             }
             world.live(&["s1", "s2"], 1);
         }
-        assert!(world.layouter.is_pressed("s1") && !world.layouter.is_pressed("s2"));
+        assert!(world.controller.is_pressed("s1") && !world.controller.is_pressed("s2"));
         assert_eq!((world.on("s1"), world.on("s2")), (18, 22), "a tenth");
         let moved = (0..40).filter(|i| world.history(&format!("c{i}")).len() == 2);
         for i in moved {
@@ -1088,24 +1140,27 @@ mod tests {
         assert_eq!(
             world.ingest("new"),
             Some("s2"),
-            "nothing new under pressure"
+            "no new stream under pressure"
         );
     }
 
-    /// A node reports: itself and what its streams take.
-    fn report(world: &mut World, host: &str, kbps: u64) {
+    /// A report of a node, with one bitrate for all its streams.
+    fn report(world: &mut ControllerTest, host: &str, kbps: u64) {
         let hostname = Hostname::trusted(host);
         let now_ms = world.now_ms;
-        world.layouter.weigh(&hostname, |_, _| Some(kbps), now_ms);
+        world
+            .controller
+            .record_bitrates(&hostname, |_, _| Some(kbps), now_ms);
         let stats = NodeStats::default();
-        world.layouter.measured(&hostname, stats, now_ms);
+        world.controller.record_stats(&hostname, stats, now_ms);
     }
 
     #[test]
-    fn what_streams_really_take_counts_where_nothing_is_claimed() {
-        // Goal: a measured stream is packed by what it takes, noise moves nothing, and an edit does not forget it. Method: bandwidth for four assumed
-        // streams, which take a quarter of that.
-        let mut world = World::new(&["s1", "s2"]);
+    fn measured_bitrate_counts_where_none_is_claimed() {
+        // Goal: measured streams are packed by their measured bitrate, noise moves nothing, and an
+        // edit keeps the measurement. Method: bandwidth for four streams of the assumed bitrate,
+        // which really need a quarter of it.
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         for host in ["s1", "s2"] {
             world.save_streamer(host, r#"{"total_bandwidth":9000}"#);
         }
@@ -1114,13 +1169,13 @@ mod tests {
         }
         world.write();
         assert_eq!(world.on("s1") + world.on("s2"), 8, "2000 each of 8100");
-        let moves = |world: &World| -> usize {
+        let moves = |world: &ControllerTest| -> usize {
             (0..9).map(|i| world.history(&format!("c{i}")).len()).sum()
         };
-        let mut early = 0;
+        let mut moves_at_first = 0;
         for second in 0..600_u64 {
             if second == 120 {
-                early = moves(&world);
+                moves_at_first = moves(&world);
             }
             if second % 5 == 0 {
                 report(&mut world, "s1", 450 + second * 7919 % 90);
@@ -1129,14 +1184,14 @@ mod tests {
             world.live(&["s1", "s2"], 1);
         }
         assert_eq!(world.on("s1") + world.on("s2"), 9, "room was found");
-        assert_eq!(moves(&world), early, "and noise moves nothing");
+        assert_eq!(moves(&world), moves_at_first, "and noise moves nothing");
         world.save("c0", r#"{"title":"edited"}"#);
         for i in 9..20 {
             world.save(&format!("c{i}"), r#"{"claims":{"bitrate":500}}"#);
         }
         world.write();
         assert_eq!(world.on("s1") + world.on("s2"), 20);
-        // What grows beyond the node leaves it, and a claim counts more than a measurement.
+        // Streams that outgrow their node leave it, and a claim wins over a measurement.
         world.save("c0", r#"{"claims":{"bitrate":500}}"#);
         for second in 0..900_u64 {
             if second % 5 == 0 {
@@ -1144,7 +1199,7 @@ mod tests {
             }
             world.live(&["s1", "s2"], 1);
         }
-        let engine = world.layouter.engine().expect("it is on");
+        let engine = world.controller.engine().expect("it is on");
         for node in engine.nodes() {
             assert!(
                 Some(node.kbps) <= node.kbps_limit.map(u64::from),
@@ -1157,8 +1212,8 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_forgets_what_was_measured_and_moves_nothing_for_it() {
-        let mut world = World::new(&["s1", "s2"]);
+    fn restart_without_measurements_moves_no_stream() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         for host in ["s1", "s2"] {
             world.save_streamer(host, r#"{"total_bandwidth":9000}"#);
         }
@@ -1175,17 +1230,17 @@ mod tests {
             world.live(&["s1", "s2"], 60);
         }
         assert_eq!(world.on("s1") + world.on("s2"), 24);
-        let moves = |world: &World| -> usize {
+        let moves = |world: &ControllerTest| -> usize {
             (0..24).map(|i| world.history(&format!("c{i}")).len()).sum()
         };
         let before = moves(&world);
-        let settings = world.layouter.settings().clone();
-        let state = world.layouter.state().clone();
+        let settings = world.controller.settings().clone();
+        let state = world.controller.state().clone();
         for host in ["s1", "s2"] {
             let node = state.node(host).expect("saved");
             node.pulse.beat(world.now_ms);
         }
-        world.layouter = Layouter::new(state, settings, world.now_ms, Arc::default());
+        world.controller = Controller::new(state, settings, world.now_ms, Arc::default());
         world.live(&["s1", "s2"], 20);
         report(&mut world, "s1", 410);
         report(&mut world, "s2", 410);
@@ -1194,9 +1249,10 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_node_leaves_its_pressure_behind() {
-        // Goal: what was measured before a loss does not count after it. Method: a node under pressure is lost and returns calm.
-        let mut world = World::new(&["s1", "s2"]);
+    fn lost_node_returns_without_pressure() {
+        // Goal: measurements before a loss do not count after it. Method: a node under pressure is
+        // lost and returns.
+        let mut world = ControllerTest::new(&["s1", "s2"]);
         for host in ["s1", "s2"] {
             world.save_streamer(host, r#"{"cpu_limit":80}"#);
         }
@@ -1210,13 +1266,13 @@ mod tests {
             ..NodeStats::default()
         };
         for _ in 0..10 {
-            world.layouter.measured(&s1, hot, world.now_ms);
+            world.controller.record_stats(&s1, hot, world.now_ms);
             world.live(&["s1", "s2"], 10);
         }
-        assert!(world.layouter.is_pressed("s1"));
+        assert!(world.controller.is_pressed("s1"));
         world.live(&["s2"], 70);
         assert_eq!((world.on("s1"), world.on("s2")), (0, 4));
-        assert!(!world.layouter.is_pressed("s1"));
+        assert!(!world.controller.is_pressed("s1"));
         world.live(&["s1", "s2"], 140);
         assert_eq!((world.on("s1"), world.on("s2")), (2, 2), "they return");
         world.save("new", "{}");
@@ -1226,18 +1282,18 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_to_nodes_is_in_the_event_log() {
-        let mut world = World::new(&["s1", "s2"]);
-        world.layouter.take_events();
+    fn health_changes_are_in_the_event_log() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
+        world.controller.take_events();
         world.live(&["s2"], 70);
         world.live(&["s1", "s2"], 70);
-        let events = world.layouter.take_events();
-        let told: Vec<String> = events
+        let events = world.controller.take_events();
+        let texts: Vec<String> = events
             .into_iter()
             .map(|event| event.finish(1, "x", 2))
             .collect();
-        assert_eq!(told.len(), 3, "{told:?}");
-        for (event, part) in told.iter().zip([
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        for (event, part) in texts.iter().zip([
             r#""silent_ms":60000,"state":"down","utc_ms":2,"why":"silent""#,
             r#""hold_ms":60000"#,
             r#""state":"up","utc_ms":2,"why":"hold_over""#,

@@ -1,19 +1,21 @@
-//! Health: which nodes may be counted on.
+//! Health: which nodes can be relied on.
 //!
-//! A pure state machine per node. It is told when a node gave a sign of life ([`Health::seen`]) and what time it is ([`Health::tick`]), and answers
-//! with [`Fact`]s: which node changed, why, since when it was silent, until when it is held. It decides nothing about streams; the engine gets
-//! the [`NodeState`]s.
+//! A pure state machine per node. Inputs are signs of life ([`HealthTracker::seen`]) and the time
+//! ([`HealthTracker::tick`]); outputs are [`HealthEvent`]s: which node changed, why, since when it
+//! was silent, until when it is held. It decides nothing about streams; the engine receives the
+//! [`NodeState`]s.
 //!
 //! ```text
-//!  Unseen --sign--> Up --silent for dead_timeout, or silent too often--> Down --sign--> Held --hold over--> Up
-//!     \--dead_timeout--> Down                          \--most nodes at once--> Braked --sign--> Up
+//! Unseen --sign--> Up --silent for dead_timeout, or too often--> Down --sign--> Held --> Up
+//!    \--dead_timeout--> Down     \--most nodes at once--> Braked --sign--> Up
 //! ```
 //!
-//! A node that comes and goes is the expensive case: each turn moves all its streams twice. So a node that failed recently is held longer before it
-//! is trusted again, twice as long each time, and silences that are each too short for the timeout count together. And when most nodes fall silent
-//! at once it is this server that was cut off: nothing is moved for a while.
+//! A flapping node is expensive: each loss moves all its streams twice. So it is trusted again
+//! after an exponential back-off, and silences shorter than the timeout add up. If most nodes fall
+//! silent at once, this server itself was probably cut off: a brake holds all moves for a while.
 //!
-//! A sign of life costs a store of a number. Each node has one deadline in a heap, looked at again only when it comes up.
+//! A sign of life costs one store. Each node has one deadline in a heap, which is checked only when
+//! it is reached.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -21,31 +23,34 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use super::NodeState;
 use crate::state::name::Hostname;
 
-/// How patient to be. All of it follows from one setting, see [`HealthSettings::from_dead_timeout`].
+/// Timeouts and thresholds, all derived from one setting: see
+/// [`HealthSettings::from_dead_timeout`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HealthSettings {
-    /// A node that is silent for so long is lost.
+    /// A node that is silent for this long is lost.
     pub dead_timeout_ms: u64,
-    /// So is one that was silent for `window_lost_ms` of the last `window_ms`; a pause between signs counts as silence when it is longer
-    /// than half the dead timeout.
+    /// A node that was silent for `window_lost_ms` of the last `window_ms` is lost, too; a pause
+    /// between signs counts as silence if it is longer than half the dead timeout.
     pub window_ms: u64,
     pub window_lost_ms: u64,
-    /// How long a node that came back is held; doubled with each failure that follows another within `penalty_memory_ms`.
+    /// How long a returned node is held; doubled with each failure within `penalty_memory_ms` of
+    /// the one before.
     pub hold_ms: u64,
     pub hold_ms_max: u64,
     pub penalty_memory_ms: u64,
-    /// In a cluster of at least so many nodes ...
+    /// The brake needs a cluster of at least this many nodes.
     pub brake_nodes_min: usize,
-    /// ... the loss of more than this share, permille ...
+    /// The brake is applied when more than this share of the nodes, permille, is lost within
+    /// `brake_window_ms`.
     pub brake_permille: u64,
-    /// ... within so long ...
     pub brake_window_ms: u64,
-    /// ... moves nothing for so long.
+    /// How long the brake holds all moves.
     pub brake_ms: u64,
 }
 
 impl HealthSettings {
-    /// Everything in proportion: 60 s give a window of 120 s in 600 s, holds from 60 s to 30 min, and a brake of 5 min.
+    /// Everything in proportion: 60 s give a window of 120 s in 600 s, holds from 60 s to 30 min,
+    /// and a brake of 5 min.
     pub fn from_dead_timeout(dead_timeout_ms: u64) -> Self {
         let times = |factor: u64| dead_timeout_ms.saturating_mul(factor);
         Self {
@@ -62,7 +67,7 @@ impl HealthSettings {
         }
     }
 
-    /// A pause between two signs that is longer than this is silence.
+    /// Longer pauses between two signs count as silence.
     fn miss_ms(&self) -> u64 {
         self.dead_timeout_ms / 2
     }
@@ -79,28 +84,28 @@ impl Default for HealthSettings {
     }
 }
 
-/// Why a node is in the state it is in.
+/// Why a node is in its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// No sign yet; waiting for the first.
+pub enum HealthCause {
+    /// Waiting for the first sign.
     Unseen,
-    /// The first sign came.
+    /// The first sign arrived.
     Seen,
-    /// No sign came in time after it was saved, or after this server started.
+    /// No sign within the dead timeout after it was saved, or after this server started.
     NeverSeen,
     /// Silent for the dead timeout.
     Silent,
     /// Silent too often.
     Unsteady,
-    /// Silent together with most others: nothing is moved yet.
+    /// Silent together with most others: the brake keeps its streams there.
     Braked,
     /// A lost node gave a sign; it is held before it is trusted.
     Returned,
-    /// The hold is over.
+    /// The hold ended without another silence.
     Steady,
 }
 
-impl Cause {
+impl HealthCause {
     pub fn code(self) -> &'static str {
         match self {
             Self::Unseen => "not_seen_yet",
@@ -115,30 +120,30 @@ impl Cause {
     }
 }
 
-/// What is known of one node.
+/// The health of one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NodeHealth {
     pub state: NodeState,
-    pub cause: Cause,
-    /// When it came into this state.
+    pub cause: HealthCause,
+    /// When it entered this state.
     pub since_ms: u64,
     /// The last sign of life.
     pub seen_ms: Option<u64>,
-    /// When it will be trusted again, if no further silence comes between.
+    /// When it will be trusted again, unless it falls silent before.
     pub hold_until_ms: Option<u64>,
-    /// Failures in a row before this one, each soon after the one before.
+    /// Earlier failures in a row, each soon after the one before.
     pub penalty: u32,
 }
 
-/// Something that happened, for the engine and for the event log.
+/// A change of health, for the engine and for the event log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fact {
+pub enum HealthEvent {
     Node {
         hostname: Hostname,
         before: NodeState,
         now: NodeHealth,
     },
-    /// Most nodes fell silent: those lost from now until `until_ms` keep their streams.
+    /// Most nodes fell silent: nodes lost until `until_ms` keep their streams.
     BrakeOn {
         at_ms: u64,
         lost: usize,
@@ -148,15 +153,15 @@ pub enum Fact {
     BrakeOff {
         at_ms: u64,
     },
-    /// This server itself did not run for a while: no silence before `at_ms` counts.
+    /// This server did not run for a while: silence before `at_ms` does not count.
     Paused {
         at_ms: u64,
         for_ms: u64,
     },
 }
 
-impl Fact {
-    /// What of it concerns the engine.
+impl HealthEvent {
+    /// The node's new state, if it changed.
     pub fn state_change(&self) -> Option<(&Hostname, NodeState)> {
         match self {
             Self::Node {
@@ -170,7 +175,7 @@ impl Fact {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+enum HealthPhase {
     Unseen,
     Up,
     Down,
@@ -178,7 +183,7 @@ enum Phase {
     Braked,
 }
 
-impl Phase {
+impl HealthPhase {
     fn state(self) -> NodeState {
         match self {
             Self::Up => NodeState::Up,
@@ -189,43 +194,44 @@ impl Phase {
     }
 }
 
-struct Node {
+struct HealthNode {
     hostname: Hostname,
-    phase: Phase,
-    cause: Cause,
+    phase: HealthPhase,
+    cause: HealthCause,
     since_ms: u64,
-    /// Silence is counted from here: the last sign, or when waiting for one began.
-    heard_ms: u64,
+    /// Silence is measured from here: the last sign, or the start of waiting for one.
+    silent_since_ms: u64,
     seen_ms: Option<u64>,
-    /// It was known before this server started, so that its absence is a loss.
+    /// Known before this server started: its absence is a loss.
     expected: bool,
-    /// Silences that ended, oldest first. Each is longer than half the dead timeout, so only a handful fit into the window.
+    /// Past silences, oldest first. Each is longer than half the dead timeout, so few fit into the
+    /// window.
     gaps: VecDeque<(u64, u64)>,
     penalty: u32,
     failed_ms: Option<u64>,
-    /// Which entry of the heap is this node's.
+    /// Identifies this node's entry in the heap.
     ticket: u64,
 }
 
-/// All nodes.
-pub struct Health {
+/// The health of all nodes.
+pub struct HealthTracker {
     settings: HealthSettings,
-    nodes: Vec<Option<Node>>,
+    nodes: Vec<Option<HealthNode>>,
     free: Vec<usize>,
     by_name: HashMap<Hostname, usize>,
-    /// (when, ticket, node). An entry whose ticket is not its node's is stale.
+    /// (time, ticket, node). An entry with another ticket than its node's is stale.
     deadlines: BinaryHeap<Reverse<(u64, u64, usize)>>,
     next_ticket: u64,
     ticked_ms: u64,
     /// Nodes that count for the brake and are not lost.
     alive: usize,
-    /// When nodes were lost, oldest first, within the brake's window.
+    /// Times of losses within the brake's window, oldest first.
     losses: VecDeque<u64>,
     brake_until_ms: Option<u64>,
-    facts: Vec<Fact>,
+    events: Vec<HealthEvent>,
 }
 
-impl Health {
+impl HealthTracker {
     pub fn new(settings: HealthSettings, now_ms: u64) -> Self {
         Self {
             settings,
@@ -238,27 +244,27 @@ impl Health {
             alive: 0,
             losses: VecDeque::new(),
             brake_until_ms: None,
-            facts: Vec::new(),
+            events: Vec::new(),
         }
     }
 
-    /// Longest pause between ticks that is not taken for a pause of this server.
+    /// Longest pause between ticks that does not count as a pause of this server.
     pub fn tick_pause_ms_max(&self) -> u64 {
         self.settings.miss_ms()
     }
 
-    /// A node to watch. `expected`: it was there before this server started. Its first dead timeout is a grace: it keeps what it
-    /// has and gets nothing.
+    /// Adds a node. `expected`: it was known before this server started. During its first dead
+    /// timeout it keeps its streams and gets no new ones.
     pub fn add(&mut self, hostname: &Hostname, expected: bool, now_ms: u64) -> NodeState {
         if let Some(known) = self.get(hostname) {
             return known.state;
         }
-        let node = Node {
+        let node = HealthNode {
             hostname: hostname.clone(),
-            phase: Phase::Unseen,
-            cause: Cause::Unseen,
+            phase: HealthPhase::Unseen,
+            cause: HealthCause::Unseen,
             since_ms: now_ms,
-            heard_ms: now_ms,
+            silent_since_ms: now_ms,
             seen_ms: None,
             expected,
             gaps: VecDeque::new(),
@@ -285,7 +291,7 @@ impl Health {
         }
     }
 
-    /// A sign of life. Signs may come late and out of order; an unknown node is ignored.
+    /// Records a sign of life. Signs may arrive late and out of order; unknown nodes are ignored.
     pub fn seen(&mut self, hostname: &str, at_ms: u64) {
         let Some(&id) = self.by_name.get(hostname) else {
             return;
@@ -294,49 +300,56 @@ impl Health {
         let node = self.node_mut(id);
         let first = node.seen_ms.is_none();
         node.seen_ms = node.seen_ms.max(Some(at_ms));
-        if at_ms <= node.heard_ms && !first {
+        if at_ms <= node.silent_since_ms && !first {
             return;
         }
-        let heard_ms = node.heard_ms;
-        let at_ms = heard_ms.max(at_ms);
-        let missed = at_ms - heard_ms > settings.miss_ms();
-        node.heard_ms = at_ms;
+        let silent_since_ms = node.silent_since_ms;
+        let at_ms = silent_since_ms.max(at_ms);
+        let missed = at_ms - silent_since_ms > settings.miss_ms();
+        node.silent_since_ms = at_ms;
         match node.phase {
-            Phase::Up => {
+            HealthPhase::Up => {
                 if missed {
-                    node.gaps.push_back((heard_ms, at_ms));
+                    node.gaps.push_back((silent_since_ms, at_ms));
                     let from = at_ms.saturating_sub(settings.window_ms);
                     while node.gaps.front().is_some_and(|gap| gap.1 <= from) {
                         node.gaps.pop_front();
                     }
                 }
             }
-            // A cut that took most nodes was most likely not this one's fault: no hold, no penalty.
-            Phase::Unseen | Phase::Braked => self.enter(id, Phase::Up, Cause::Seen, at_ms),
-            Phase::Down if node.failed_ms.is_none() => {
-                self.enter(id, Phase::Up, Cause::Seen, at_ms);
+            // A failure of most nodes was probably not this node's fault: no hold, no penalty.
+            HealthPhase::Unseen | HealthPhase::Braked => {
+                self.enter(id, HealthPhase::Up, HealthCause::Seen, at_ms)
             }
-            Phase::Held { until_ms } if !missed && at_ms >= until_ms => {
-                // It proved itself; what came before the hold does not count any more.
+            HealthPhase::Down if node.failed_ms.is_none() => {
+                self.enter(id, HealthPhase::Up, HealthCause::Seen, at_ms);
+            }
+            HealthPhase::Held { until_ms } if !missed && at_ms >= until_ms => {
+                // The node is steady again: earlier silences no longer count.
                 node.gaps.clear();
-                self.enter(id, Phase::Up, Cause::Steady, at_ms);
+                self.enter(id, HealthPhase::Up, HealthCause::Steady, at_ms);
             }
-            Phase::Held { .. } if !missed => {}
-            Phase::Down | Phase::Held { .. } => {
+            HealthPhase::Held { .. } if !missed => {}
+            HealthPhase::Down | HealthPhase::Held { .. } => {
                 let until_ms = at_ms + settings.hold(node.penalty);
-                self.enter(id, Phase::Held { until_ms }, Cause::Returned, at_ms);
+                self.enter(
+                    id,
+                    HealthPhase::Held { until_ms },
+                    HealthCause::Returned,
+                    at_ms,
+                );
             }
         }
     }
 
-    /// Lets time pass and tells what happened since the last tick. States that change together are told together.
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Fact> {
+    /// Advances the time; returns the changes since the last tick.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<HealthEvent> {
         let now_ms = now_ms.max(self.ticked_ms);
         let paused_ms = now_ms - self.ticked_ms;
         self.ticked_ms = now_ms;
         if paused_ms > self.settings.miss_ms() {
             self.restart_timers(now_ms);
-            self.facts.push(Fact::Paused {
+            self.events.push(HealthEvent::Paused {
                 at_ms: now_ms,
                 for_ms: paused_ms,
             });
@@ -360,11 +373,11 @@ impl Health {
             }
             self.schedule(id);
         }
-        self.lose(lost, now_ms);
-        std::mem::take(&mut self.facts)
+        self.mark_lost(lost, now_ms);
+        std::mem::take(&mut self.events)
     }
 
-    /// Other settings count from now on, also for what is under way.
+    /// Changes the settings, also for holds and brakes in progress.
     pub fn set(&mut self, settings: HealthSettings) {
         if settings == self.settings {
             return;
@@ -372,8 +385,8 @@ impl Health {
         self.settings = settings;
         for id in 0..self.nodes.len() {
             if let Some(node) = &mut self.nodes[id] {
-                if let Phase::Held { until_ms } = &mut node.phase {
-                    *until_ms = (*until_ms).min(node.heard_ms + settings.hold(node.penalty));
+                if let HealthPhase::Held { until_ms } = &mut node.phase {
+                    *until_ms = (*until_ms).min(node.silent_since_ms + settings.hold(node.penalty));
                 }
                 self.schedule(id);
             }
@@ -392,33 +405,37 @@ impl Health {
         self.brake_until_ms.is_some()
     }
 
-    fn node(&self, id: usize) -> &Node {
-        self.nodes[id].as_ref().expect("an id is that of a node")
+    fn node(&self, id: usize) -> &HealthNode {
+        self.nodes[id]
+            .as_ref()
+            .expect("ids refer to existing nodes")
     }
 
-    fn node_mut(&mut self, id: usize) -> &mut Node {
-        self.nodes[id].as_mut().expect("an id is that of a node")
+    fn node_mut(&mut self, id: usize) -> &mut HealthNode {
+        self.nodes[id]
+            .as_mut()
+            .expect("ids refer to existing nodes")
     }
 
-    fn enter(&mut self, id: usize, phase: Phase, cause: Cause, at_ms: u64) {
+    fn enter(&mut self, id: usize, phase: HealthPhase, cause: HealthCause, at_ms: u64) {
         let node = self.node_mut(id);
         let (before, counted) = (node.phase.state(), node.counts());
         node.phase = phase;
         node.cause = cause;
         node.since_ms = at_ms;
-        let fact = Fact::Node {
+        let event = HealthEvent::Node {
             hostname: node.hostname.clone(),
             before,
             now: node.health(),
         };
         let counts = node.counts();
         self.alive = self.alive + usize::from(counts) - usize::from(counted);
-        self.facts.push(fact);
+        self.events.push(event);
         self.schedule(id);
     }
 
-    /// Gives a node the deadline that its phase has now. It may turn out to be early, and is looked at again then, but never late: a sign of
-    /// life and silences that leave the window only put it off.
+    /// Sets the deadline of a node for its phase. The deadline may be early, never late: signs of
+    /// life and silences that leave the window only postpone it.
     fn schedule(&mut self, id: usize) {
         let (settings, ticked_ms) = (self.settings, self.ticked_ms);
         let braked = self.is_braked();
@@ -426,41 +443,44 @@ impl Health {
         self.next_ticket += 1;
         let node = self.node_mut(id);
         node.ticket = ticket;
-        let silent_at_ms = node.heard_ms.saturating_add(settings.dead_timeout_ms);
+        let silent_at_ms = node
+            .silent_since_ms
+            .saturating_add(settings.dead_timeout_ms);
         let at_ms = match node.phase {
-            Phase::Down => return,
-            Phase::Braked if braked => return,
-            Phase::Unseen | Phase::Braked | Phase::Held { .. } => silent_at_ms,
-            Phase::Up => {
-                let now_ms = ticked_ms.max(node.heard_ms);
-                let lost_ms = node.lost_ms(now_ms, settings.window_ms) + now_ms - node.heard_ms;
+            HealthPhase::Down => return,
+            HealthPhase::Braked if braked => return,
+            HealthPhase::Unseen | HealthPhase::Braked | HealthPhase::Held { .. } => silent_at_ms,
+            HealthPhase::Up => {
+                let now_ms = ticked_ms.max(node.silent_since_ms);
+                let lost_ms =
+                    node.lost_ms(now_ms, settings.window_ms) + now_ms - node.silent_since_ms;
                 let spare_ms = settings.window_lost_ms.saturating_sub(lost_ms).max(1);
-                let missed_at_ms = node.heard_ms.saturating_add(settings.miss_ms() + 1);
+                let missed_at_ms = node.silent_since_ms.saturating_add(settings.miss_ms() + 1);
                 silent_at_ms.min(missed_at_ms.max(now_ms.saturating_add(spare_ms)))
             }
         };
         self.deadlines.push(Reverse((at_ms, ticket, id)));
     }
 
-    fn is_lost(&self, node: &Node, now_ms: u64) -> Option<Cause> {
-        let silent_ms = now_ms.saturating_sub(node.heard_ms);
+    fn is_lost(&self, node: &HealthNode, now_ms: u64) -> Option<HealthCause> {
+        let silent_ms = now_ms.saturating_sub(node.silent_since_ms);
         let silent = silent_ms >= self.settings.dead_timeout_ms;
         match node.phase {
-            Phase::Down => None,
-            Phase::Braked => (silent && !self.is_braked()).then_some(Cause::Silent),
-            Phase::Unseen => silent.then_some(Cause::NeverSeen),
-            Phase::Held { .. } => silent.then_some(Cause::Silent),
-            Phase::Up if silent => Some(Cause::Silent),
-            Phase::Up => {
+            HealthPhase::Down => None,
+            HealthPhase::Braked => (silent && !self.is_braked()).then_some(HealthCause::Silent),
+            HealthPhase::Unseen => silent.then_some(HealthCause::NeverSeen),
+            HealthPhase::Held { .. } => silent.then_some(HealthCause::Silent),
+            HealthPhase::Up if silent => Some(HealthCause::Silent),
+            HealthPhase::Up => {
                 let lost_ms = node.lost_ms(now_ms, self.settings.window_ms) + silent_ms;
                 (silent_ms > self.settings.miss_ms() && lost_ms >= self.settings.window_lost_ms)
-                    .then_some(Cause::Unsteady)
+                    .then_some(HealthCause::Unsteady)
             }
         }
     }
 
-    /// Takes nodes out of service together, or holds the brake.
-    fn lose(&mut self, lost: Vec<(usize, Cause)>, now_ms: u64) {
+    /// Marks nodes as lost together, or applies the brake.
+    fn mark_lost(&mut self, lost: Vec<(usize, HealthCause)>, now_ms: u64) {
         let settings = self.settings;
         let since_ms = now_ms.saturating_sub(settings.brake_window_ms);
         while self.losses.front().is_some_and(|at_ms| *at_ms < since_ms) {
@@ -478,7 +498,7 @@ impl Health {
         if self.brake_until_ms.is_none() && of >= settings.brake_nodes_min && most && now_lost > 0 {
             let until_ms = now_ms + settings.brake_ms;
             self.brake_until_ms = Some(until_ms);
-            self.facts.push(Fact::BrakeOn {
+            self.events.push(HealthEvent::BrakeOn {
                 at_ms: now_ms,
                 lost: all_lost,
                 of,
@@ -487,22 +507,22 @@ impl Health {
         }
         for (id, cause) in lost {
             if self.brake_until_ms.is_some() && self.node(id).counts() {
-                self.enter(id, Phase::Braked, Cause::Braked, now_ms);
+                self.enter(id, HealthPhase::Braked, HealthCause::Braked, now_ms);
             } else {
                 self.fail(id, cause, now_ms);
             }
         }
     }
 
-    fn fail(&mut self, id: usize, cause: Cause, now_ms: u64) {
+    fn fail(&mut self, id: usize, cause: HealthCause, now_ms: u64) {
         let memory_ms = self.settings.penalty_memory_ms;
         let node = self.node_mut(id);
         if node.expected || node.seen_ms.is_some() {
             let recent = node
                 .failed_ms
                 .is_some_and(|failed_ms| now_ms - failed_ms < memory_ms);
-            // A loss during the hold cost nothing: the next hold is as long as this one.
-            let again = u32::from(node.phase == Phase::Up);
+            // A loss during the hold moved nothing: the next hold is as long as this one.
+            let again = u32::from(node.phase == HealthPhase::Up);
             node.penalty = if recent {
                 node.penalty.saturating_add(again)
             } else {
@@ -510,7 +530,7 @@ impl Health {
             };
             node.failed_ms = Some(now_ms);
         }
-        self.enter(id, Phase::Down, cause, now_ms);
+        self.enter(id, HealthPhase::Down, cause, now_ms);
     }
 
     fn release_brake(&mut self, now_ms: u64) {
@@ -519,24 +539,24 @@ impl Health {
         }
         self.brake_until_ms = None;
         self.losses.clear();
-        self.facts.push(Fact::BrakeOff { at_ms: now_ms });
+        self.events.push(HealthEvent::BrakeOff { at_ms: now_ms });
         for id in 0..self.nodes.len() {
             let Some(node) = &self.nodes[id] else {
                 continue;
             };
-            if node.phase != Phase::Braked {
+            if node.phase != HealthPhase::Braked {
                 continue;
             }
-            if now_ms - node.heard_ms.min(now_ms) >= self.settings.dead_timeout_ms {
-                self.fail(id, Cause::Silent, now_ms);
+            if now_ms - node.silent_since_ms.min(now_ms) >= self.settings.dead_timeout_ms {
+                self.fail(id, HealthCause::Silent, now_ms);
             } else {
-                // The timeout was made longer meanwhile: by the new one it is not lost yet.
+                // The timeout was raised meanwhile: the node is not lost yet.
                 self.schedule(id);
             }
         }
     }
 
-    /// After a pause of this server nobody's silence is known: every wait begins anew.
+    /// After a pause of this server the silence of nodes is unknown: all timers restart.
     fn restart_timers(&mut self, now_ms: u64) {
         let settings = self.settings;
         for id in 0..self.nodes.len() {
@@ -544,11 +564,11 @@ impl Health {
                 continue;
             };
             match &mut node.phase {
-                Phase::Down => continue,
-                Phase::Held { until_ms } => *until_ms = now_ms + settings.hold(node.penalty),
-                Phase::Up | Phase::Unseen | Phase::Braked => {}
+                HealthPhase::Down => continue,
+                HealthPhase::Held { until_ms } => *until_ms = now_ms + settings.hold(node.penalty),
+                HealthPhase::Up | HealthPhase::Unseen | HealthPhase::Braked => {}
             }
-            node.heard_ms = node.heard_ms.max(now_ms);
+            node.silent_since_ms = node.silent_since_ms.max(now_ms);
             self.schedule(id);
         }
         if let Some(until_ms) = &mut self.brake_until_ms {
@@ -557,17 +577,17 @@ impl Health {
     }
 }
 
-impl Node {
-    /// Whether its loss says something about the cluster: one that never was there cannot be lost.
+impl HealthNode {
+    /// Whether its loss counts for the brake: a node that was never seen cannot be lost.
     fn counts(&self) -> bool {
         match self.phase {
-            Phase::Up | Phase::Held { .. } => true,
-            Phase::Unseen => self.expected,
-            Phase::Down | Phase::Braked => false,
+            HealthPhase::Up | HealthPhase::Held { .. } => true,
+            HealthPhase::Unseen => self.expected,
+            HealthPhase::Down | HealthPhase::Braked => false,
         }
     }
 
-    /// Silence that ended, within the window before `now_ms`.
+    /// Sum of past silences within the window before `now_ms`.
     fn lost_ms(&self, now_ms: u64, window_ms: u64) -> u64 {
         let from = now_ms.saturating_sub(window_ms);
         self.gaps
@@ -583,7 +603,7 @@ impl Node {
             since_ms: self.since_ms,
             seen_ms: self.seen_ms,
             hold_until_ms: match self.phase {
-                Phase::Held { until_ms } => Some(until_ms),
+                HealthPhase::Held { until_ms } => Some(until_ms),
                 _ => None,
             },
             penalty: self.penalty,
@@ -605,16 +625,16 @@ mod tests {
         Hostname::trusted(name)
     }
 
-    /// A cluster in which every node gives a sign every five seconds while `alive(node, second)`.
+    /// A cluster in which every node sends a sign every five seconds while `alive(node, second)`.
     struct Run {
-        health: Health,
+        health: HealthTracker,
         nodes: Vec<Hostname>,
         now_s: u64,
     }
 
     impl Run {
         fn new(nodes: usize) -> Self {
-            let mut health = Health::new(HealthSettings::default(), 0);
+            let mut health = HealthTracker::new(HealthSettings::default(), 0);
             let nodes: Vec<Hostname> = (0..nodes).map(|i| host(&format!("n{i}"))).collect();
             for node in &nodes {
                 assert_eq!(health.add(node, true, 0), NodeState::Unsure);
@@ -624,27 +644,25 @@ mod tests {
                 nodes,
                 now_s: 0,
             };
-            let facts = run.until(5, |_, _| true);
-            assert!(
-                facts.iter().all(
-                    |fact| matches!(fact, Fact::Node { now, .. } if now.state == NodeState::Up)
-                )
-            );
+            let events = run.until(5, |_, _| true);
+            assert!(events.iter().all(
+                |event| matches!(event, HealthEvent::Node { now, .. } if now.state == NodeState::Up)
+            ));
             run
         }
 
-        fn until(&mut self, end_s: u64, alive: impl Fn(usize, u64) -> bool) -> Vec<Fact> {
-            let mut facts = Vec::new();
+        fn until(&mut self, end_s: u64, alive: impl Fn(usize, u64) -> bool) -> Vec<HealthEvent> {
+            let mut events = Vec::new();
             while self.now_s < end_s {
                 for (i, node) in self.nodes.iter().enumerate() {
                     if self.now_s.is_multiple_of(5) && alive(i, self.now_s) {
                         self.health.seen(node, self.now_s * S);
                     }
                 }
-                facts.extend(self.health.tick(self.now_s * S));
+                events.extend(self.health.tick(self.now_s * S));
                 self.now_s += 1;
             }
-            facts
+            events
         }
 
         fn states(&self, state: NodeState) -> usize {
@@ -656,10 +674,10 @@ mod tests {
         }
     }
 
-    /// How often the facts take a node into each state: (down, held or braked, up).
-    fn counts(facts: &[Fact]) -> (usize, usize, usize) {
+    /// Number of changes into each state: (down, held or braked, up).
+    fn counts(events: &[HealthEvent]) -> (usize, usize, usize) {
         let into = |state| {
-            let changes = facts.iter().filter_map(Fact::state_change);
+            let changes = events.iter().filter_map(HealthEvent::state_change);
             changes.filter(|(_, now)| *now == state).count()
         };
         (
@@ -669,10 +687,22 @@ mod tests {
         )
     }
 
+    fn is_of(event: &HealthEvent, host: &str) -> bool {
+        matches!(event, HealthEvent::Node { hostname, .. } if hostname.as_str() == host)
+    }
+
+    fn is_steady_since(event: &HealthEvent, ms: u64) -> bool {
+        let HealthEvent::Node { now, .. } = event else {
+            return false;
+        };
+        now.cause == HealthCause::Steady && now.since_ms == ms
+    }
+
     #[test]
-    fn a_flapping_node_is_trusted_less_and_less() {
-        // Goal: what a node that comes and goes costs. Method: the patterns of the design's table over two hours, one node of two; each loss
-        // moves all its streams away, each return to Up moves them back, everything else moves nothing.
+    fn flapping_node_is_held_exponentially_longer() {
+        // Goal: bound the cost of a flapping node. Method: typical patterns over two hours, one
+        // node of two; each loss moves all its streams away, each return to Up moves them back,
+        // nothing else moves any.
         let cases: [(&str, u64, u64, (usize, usize)); 5] = [
             ("up 120 s, down 90 s", 120, 90, (2, 1)),
             ("up 600 s, down 90 s", 600, 90, (5, 4)),
@@ -683,95 +713,95 @@ mod tests {
         for (name, up, down, expected) in cases {
             let mut run = Run::new(2);
             let begin = if up > 3000 { 1000 } else { 0 };
-            let facts = run.until(7200, |node, s| {
+            let events = run.until(7200, |node, s| {
                 let phase = (s + up + down - begin) % (up + down);
                 node == 1 || (if begin > 0 { phase >= down } else { phase < up })
             });
-            let lost = facts.iter().filter(|fact| {
-                matches!(fact, Fact::Node { before: NodeState::Up, now, .. } if now.state == NodeState::Down)
+            let lost = events.iter().filter(|event| {
+                matches!(
+                    event,
+                    HealthEvent::Node { before: NodeState::Up, now, .. }
+                        if now.state == NodeState::Down
+                )
             });
-            assert_eq!((lost.count(), counts(&facts).2), expected, "{name}");
-            assert!(facts.iter().all(
-                |fact| !matches!(fact, Fact::Node { hostname, .. } if hostname.as_str() == "n1")
-            ));
+            assert_eq!((lost.count(), counts(&events).2), expected, "{name}");
+            assert!(events.iter().all(|event| !is_of(event, "n1")));
         }
     }
 
     #[test]
-    fn a_loss_tells_why_since_when_and_how_long_it_will_be_held() {
+    fn loss_event_has_cause_time_and_hold() {
         let mut run = Run::new(2);
-        let facts = run.until(200, |node, s| node == 1 || s < 100);
+        let events = run.until(200, |node, s| node == 1 || s < 100);
         let [
-            Fact::Node {
+            HealthEvent::Node {
                 hostname,
                 before: NodeState::Up,
                 now,
             },
-        ] = &facts[..]
+        ] = &events[..]
         else {
-            panic!("one loss: {facts:?}");
+            panic!("one loss: {events:?}");
         };
         assert_eq!(hostname.as_str(), "n0");
         // The last sign was at 95 s.
         assert_eq!(
             (now.state, now.cause, now.since_ms, now.seen_ms),
-            (NodeState::Down, Cause::Silent, 155 * S, Some(95 * S))
+            (NodeState::Down, HealthCause::Silent, 155 * S, Some(95 * S))
         );
         assert_eq!(
             (now.cause.code(), now.penalty, now.hold_until_ms),
             ("silent", 0, None)
         );
-        let facts = run.until(230, |_, _| true);
-        assert_eq!(counts(&facts), (0, 1, 0), "back, but not trusted yet");
+        let events = run.until(230, |_, _| true);
+        assert_eq!(counts(&events), (0, 1, 0), "back, but not trusted yet");
         assert_eq!(
             run.health.get("n0").and_then(|node| node.hold_until_ms),
             Some(260 * S)
         );
-        let facts = run.until(261, |_, _| true);
-        assert_eq!(counts(&facts), (0, 0, 1));
-        assert!(
-            matches!(&facts[0], Fact::Node { now, .. } if now.cause == Cause::Steady && now.since_ms == 260 * S)
-        );
+        let events = run.until(261, |_, _| true);
+        assert_eq!(counts(&events), (0, 0, 1));
+        assert!(is_steady_since(&events[0], 260 * S));
     }
 
     #[test]
-    fn a_silence_during_the_hold_begins_it_anew() {
+    fn silence_during_the_hold_restarts_it() {
         let mut run = Run::new(2);
         run.until(200, |node, s| node == 1 || s < 100);
         // Back at 200 s, silent from 240 to 275 s: the hold ends 60 s after that.
-        let facts = run.until(400, |node, s| node == 1 || !(240..275).contains(&s));
-        assert_eq!(counts(&facts), (0, 1, 1), "{facts:?}");
-        assert!(facts.iter().any(|fact| matches!(fact, Fact::Node { now, .. } if now.cause == Cause::Steady && now.since_ms == 335 * S)));
+        let events = run.until(400, |node, s| node == 1 || !(240..275).contains(&s));
+        assert_eq!(counts(&events), (0, 1, 1), "{events:?}");
+        assert!(events.iter().any(|event| is_steady_since(event, 335 * S)));
     }
 
     #[test]
-    fn blips_below_the_timeout_change_nothing_until_they_add_up() {
+    fn short_silences_count_once_they_add_up() {
         let mut run = Run::new(2);
-        let facts = run.until(2000, |node, s| node == 1 || s % 600 < 555);
-        assert_eq!(facts, [], "a blip of 45 s every ten minutes");
-        let facts = run.until(3000, |node, s| node == 1 || s % 90 < 40);
-        let cause = facts.iter().find_map(|fact| match fact {
-            Fact::Node { now, .. } => Some(now.cause),
+        let events = run.until(2000, |node, s| node == 1 || s % 600 < 555);
+        assert_eq!(events, [], "a blip of 45 s every ten minutes");
+        let events = run.until(3000, |node, s| node == 1 || s % 90 < 40);
+        let cause = events.iter().find_map(|event| match event {
+            HealthEvent::Node { now, .. } => Some(now.cause),
             _ => None,
         });
-        assert_eq!(cause, Some(Cause::Unsteady));
+        assert_eq!(cause, Some(HealthCause::Unsteady));
     }
 
     #[test]
-    fn a_steady_slow_poller_is_not_unsteady() {
+    fn steady_slow_poller_is_not_flapping() {
         // A sign every 30 s is half the dead timeout: that is its rhythm, not a silence.
         let mut run = Run::new(1);
-        let facts = run.until(4000, |_, s| s.is_multiple_of(30));
-        assert_eq!(facts, []);
+        let events = run.until(4000, |_, s| s.is_multiple_of(30));
+        assert_eq!(events, []);
     }
 
     #[test]
-    fn the_only_node_goes_and_comes_back() {
+    fn only_node_is_lost_and_returns() {
         let mut run = Run::new(1);
-        let facts = run.until(400, |_, s| !(100..300).contains(&s));
-        let states: Vec<_> = facts
+        let events = run.until(400, |_, s| !(100..300).contains(&s));
+        let states: Vec<_> = events
             .iter()
-            .filter_map(Fact::state_change)
+            .filter_map(HealthEvent::state_change)
             .map(|(_, state)| state)
             .collect();
         assert_eq!(
@@ -781,78 +811,78 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_of_most_nodes_moves_nothing_at_first() {
+    fn loss_of_most_nodes_applies_the_brake() {
         let mut run = Run::new(10);
         // Half is not most.
-        let facts = run.until(200, |node, s| node >= 5 || s < 100);
-        assert_eq!(counts(&facts), (5, 0, 0));
+        let events = run.until(200, |node, s| node >= 5 || s < 100);
+        assert_eq!(counts(&events), (5, 0, 0));
         assert!(!run.health.is_braked());
 
         let mut run = Run::new(10);
-        let facts = run.until(200, |node, s| node >= 6 || s < 100);
-        assert_eq!(counts(&facts), (0, 6, 0), "no loss is told");
+        let events = run.until(200, |node, s| node >= 6 || s < 100);
+        assert_eq!(counts(&events), (0, 6, 0), "no loss is reported");
         let [
-            Fact::BrakeOn {
+            HealthEvent::BrakeOn {
                 at_ms,
                 lost: 6,
                 of: 10,
                 until_ms,
             },
             ..,
-        ] = facts[..]
+        ] = events[..]
         else {
-            panic!("the brake comes first: {facts:?}");
+            panic!("the brake comes first: {events:?}");
         };
         assert_eq!((at_ms, until_ms), (155 * S, 455 * S));
         // Two come back: trusted at once. The rest is lost when the brake is released.
-        let facts = run.until(454, |node, _| node >= 4);
-        assert_eq!(counts(&facts), (0, 0, 2), "{facts:?}");
-        let facts = run.until(460, |node, _| node >= 4);
-        assert!(matches!(facts[0], Fact::BrakeOff { at_ms } if at_ms == 455 * S));
-        assert_eq!(counts(&facts), (4, 0, 0));
+        let events = run.until(454, |node, _| node >= 4);
+        assert_eq!(counts(&events), (0, 0, 2), "{events:?}");
+        let events = run.until(460, |node, _| node >= 4);
+        assert!(matches!(events[0], HealthEvent::BrakeOff { at_ms } if at_ms == 455 * S));
+        assert_eq!(counts(&events), (4, 0, 0));
         assert!(!run.health.is_braked());
     }
 
     #[test]
-    fn a_longer_timeout_during_the_brake_counts_when_it_is_released() {
+    fn timeout_raised_during_the_brake_applies_at_its_release() {
         let mut run = Run::new(10);
         run.until(156, |node, s| node >= 6 || s < 100);
         assert!(run.health.is_braked());
         // The brake ends at 455 s, when the nodes were silent for 360 s.
         run.health.set(HealthSettings::from_dead_timeout(400_000));
-        let facts = run.until(494, |node, _| node >= 6);
-        assert_eq!(counts(&facts).0, 0, "{facts:?}");
-        let facts = run.until(496, |node, _| node >= 6);
-        assert_eq!(counts(&facts), (6, 0, 0), "{facts:?}");
+        let events = run.until(494, |node, _| node >= 6);
+        assert_eq!(counts(&events).0, 0, "{events:?}");
+        let events = run.until(496, |node, _| node >= 6);
+        assert_eq!(counts(&events), (6, 0, 0), "{events:?}");
     }
 
     #[test]
-    fn losses_one_after_the_other_reach_the_brake_together() {
-        // Polls end at different times: the first are lost before it shows that it is most.
+    fn successive_losses_add_up_to_the_brake() {
+        // Polls end at different times: the first nodes are lost before most are silent.
         let mut run = Run::new(20);
-        let facts = run.until(300, |node, s| s < 100 + node as u64 * 5 || node >= 15);
-        let (downs, held, _) = counts(&facts);
+        let events = run.until(300, |node, s| s < 100 + node as u64 * 5 || node >= 15);
+        let (downs, held, _) = counts(&events);
         assert_eq!((downs, held), (10, 5));
         assert!(run.health.is_braked());
     }
 
     #[test]
-    fn nine_nodes_have_no_brake() {
+    fn brake_needs_ten_nodes() {
         let mut run = Run::new(9);
-        let facts = run.until(200, |node, s| node >= 8 || s < 100);
-        assert_eq!(counts(&facts), (8, 0, 0));
+        let events = run.until(200, |node, s| node >= 8 || s < 100);
+        assert_eq!(counts(&events), (8, 0, 0));
         assert_eq!(run.states(NodeState::Down), 8);
     }
 
     #[test]
-    fn a_pause_of_this_server_is_nobodys_silence() {
+    fn pause_of_this_server_is_not_silence_of_nodes() {
         let mut run = Run::new(12);
         run.until(100, |_, _| true);
         run.now_s = 160;
-        let facts = run.until(161, |_, _| false);
+        let events = run.until(161, |_, _| false);
         assert_eq!(
-            facts,
-            [Fact::Paused {
+            events,
+            [HealthEvent::Paused {
                 at_ms: 160 * S,
                 for_ms: 61 * S
             }]
@@ -863,53 +893,53 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_never_come_are_not_a_mass_failure() {
+    fn nodes_never_seen_do_not_apply_the_brake() {
         let mut run = Run::new(5);
         for i in 0..50 {
             run.health
                 .add(&host(&format!("new{i}")), false, run.now_s * S);
         }
-        let facts = run.until(100, |_, _| true);
-        assert_eq!(counts(&facts), (50, 0, 0));
+        let events = run.until(100, |_, _| true);
+        assert_eq!(counts(&events), (50, 0, 0));
         assert!(!run.health.is_braked());
         // A new node is trusted with its first sign, however late.
         run.health.seen("new7", 100 * S);
-        let facts = run.until(101, |_, _| true);
-        assert_eq!(counts(&facts), (0, 0, 1));
+        let events = run.until(101, |_, _| true);
+        assert_eq!(counts(&events), (0, 0, 1));
     }
 
     #[test]
-    fn after_a_start_nobody_is_lost_before_one_timeout() {
-        let mut health = Health::new(HealthSettings::default(), 1_000_000);
+    fn no_node_is_lost_within_one_timeout_of_a_start() {
+        let mut health = HealthTracker::new(HealthSettings::default(), 1_000_000);
         health.add(&host("a"), true, 1_000_000);
         health.add(&host("b"), true, 1_000_000);
-        let mut facts = Vec::new();
+        let mut events = Vec::new();
         for s in 1000..=1059 {
-            facts.extend(health.tick(s * S));
+            events.extend(health.tick(s * S));
         }
-        assert_eq!(facts, []);
-        let facts = health.tick(1060 * S);
-        assert_eq!(counts(&facts), (2, 0, 0));
+        assert_eq!(events, []);
+        let events = health.tick(1060 * S);
+        assert_eq!(counts(&events), (2, 0, 0));
         health.seen("a", 1061 * S);
         let back = health.tick(1061 * S);
         assert_eq!(
             counts(&back),
             (0, 1, 0),
-            "it was there before, so it was lost, so it is held"
+            "a known node counts as lost, so it is held"
         );
     }
 
     #[test]
-    fn a_shorter_timeout_counts_at_once() {
+    fn shorter_timeout_applies_at_once() {
         let mut run = Run::new(2);
         run.until(100, |node, s| node == 1 || s < 90);
         run.health.set(HealthSettings::from_dead_timeout(10_000));
-        let facts = run.until(102, |node, _| node == 1);
-        assert_eq!(counts(&facts), (1, 0, 0), "{facts:?}");
+        let events = run.until(102, |node, _| node == 1);
+        assert_eq!(counts(&events), (1, 0, 0), "{events:?}");
     }
 
     #[test]
-    fn removed_nodes_are_forgotten_and_may_return() {
+    fn removed_node_may_be_added_again() {
         let mut run = Run::new(2);
         run.health.remove("n0");
         assert_eq!(run.health.get("n0"), None);
@@ -923,7 +953,7 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Op {
+    enum HealthOp {
         Seen(u8),
         Pass(u64),
         Add(u8, bool),
@@ -931,14 +961,15 @@ mod tests {
         Timeout(u64),
     }
 
-    fn ops() -> impl Strategy<Value = Vec<Op>> {
+    fn ops() -> impl Strategy<Value = Vec<HealthOp>> {
         let op = prop_oneof![
-            8 => (0..14_u8).prop_map(Op::Seen),
-            6 => (1..12_u64).prop_map(|s| Op::Pass(s * S)),
-            1 => (20..200_u64).prop_map(|s| Op::Pass(s * S)),
-            1 => (0..14_u8, any::<bool>()).prop_map(|(node, expected)| Op::Add(node, expected)),
-            1 => (0..14_u8).prop_map(Op::Remove),
-            1 => (5..90_u64).prop_map(|s| Op::Timeout(s * S)),
+            8 => (0..14_u8).prop_map(HealthOp::Seen),
+            6 => (1..12_u64).prop_map(|s| HealthOp::Pass(s * S)),
+            1 => (20..200_u64).prop_map(|s| HealthOp::Pass(s * S)),
+            1 => (0..14_u8, any::<bool>())
+                .prop_map(|(node, expected)| HealthOp::Add(node, expected)),
+            1 => (0..14_u8).prop_map(HealthOp::Remove),
+            1 => (5..90_u64).prop_map(|s| HealthOp::Timeout(s * S)),
         ];
         prop::collection::vec(op, 0..300)
     }
@@ -946,26 +977,26 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// Whoever follows the facts knows every node's state; no node skips a state; nobody is lost who gave a sign in time, and nobody who is
-        /// silent is counted on.
+        /// Following the events gives every node's state; no node skips a state; no node with
+        /// timely signs is lost, and no silent node is relied on.
         #[test]
-        fn facts_tell_the_whole_story(ops in ops()) {
+        fn events_give_every_nodes_state(ops in ops()) {
             let mut settings = HealthSettings::default();
-            let mut health = Health::new(settings, 0);
+            let mut health = HealthTracker::new(settings, 0);
             let (mut now_ms, mut followed) = (0, BTreeMap::<Hostname, NodeState>::new());
             let mut signs = BTreeMap::<Hostname, u64>::new();
             let mut restarted_ms = 0;
             for op in ops {
                 match op {
-                    Op::Seen(node) => {
+                    HealthOp::Seen(node) => {
                         let name = host(&format!("n{node}"));
                         health.seen(&name, now_ms);
                         if followed.contains_key(&name) {
                             signs.insert(name, now_ms);
                         }
                     }
-                    Op::Pass(ms) => now_ms += ms,
-                    Op::Add(node, expected) => {
+                    HealthOp::Pass(ms) => now_ms += ms,
+                    HealthOp::Add(node, expected) => {
                         let name = host(&format!("n{node}"));
                         if !followed.contains_key(&name) {
                             prop_assert_eq!(health.add(&name, expected, now_ms), NodeState::Unsure);
@@ -973,45 +1004,50 @@ mod tests {
                             signs.insert(name, now_ms);
                         }
                     }
-                    Op::Remove(node) => {
+                    HealthOp::Remove(node) => {
                         let name = host(&format!("n{node}"));
                         health.remove(&name);
                         followed.remove(&name);
                         signs.remove(&name);
                     }
-                    Op::Timeout(ms) => {
+                    HealthOp::Timeout(ms) => {
                         settings = HealthSettings::from_dead_timeout(ms);
                         health.set(settings);
                     }
                 }
-                for fact in health.tick(now_ms) {
-                    match fact {
-                        Fact::Node { hostname, before, now } => {
-                            // A sign may have been given to a node that was removed before this tick.
+                for event in health.tick(now_ms) {
+                    match event {
+                        HealthEvent::Node { hostname, before, now } => {
+                            // A sign may have been given to a node that was removed before this
+                            // tick.
                             if let Some(state) = followed.get_mut(&hostname) {
                                 prop_assert_eq!(*state, before);
-                                prop_assert!(before != NodeState::Down || now.state != NodeState::Down);
+                                let down = NodeState::Down;
+                                prop_assert!(before != down || now.state != down);
                                 if now.state == NodeState::Down {
                                     let silent_ms = now_ms - signs[&hostname].max(restarted_ms);
-                                    prop_assert!(silent_ms > settings.dead_timeout_ms / 2, "lost after {} ms", silent_ms);
+                                    let least_ms = settings.dead_timeout_ms / 2;
+                                    prop_assert!(silent_ms > least_ms, "lost after {silent_ms} ms");
                                 }
                                 *state = now.state;
                             }
                         }
-                        Fact::Paused { at_ms, .. } => restarted_ms = at_ms,
-                        Fact::BrakeOn { lost, of, .. } => {
+                        HealthEvent::Paused { at_ms, .. } => restarted_ms = at_ms,
+                        HealthEvent::BrakeOn { lost, of, .. } => {
                             prop_assert!(of >= 10 && lost * 2 > of);
                         }
-                        Fact::BrakeOff { .. } => {}
+                        HealthEvent::BrakeOff { .. } => {}
                     }
                 }
                 for (name, state) in &followed {
                     let node = health.get(name).expect("it is watched");
                     prop_assert_eq!(node.state, *state);
-                    prop_assert_eq!(node.hold_until_ms.is_some(), matches!(node.cause, Cause::Returned));
+                    let is_held = matches!(node.cause, HealthCause::Returned);
+                    prop_assert_eq!(node.hold_until_ms.is_some(), is_held);
                     if *state == NodeState::Up {
                         let silent_ms = now_ms - signs[name].max(restarted_ms);
-                        prop_assert!(silent_ms < settings.dead_timeout_ms, "up after {} ms", silent_ms);
+                        let dead_ms = settings.dead_timeout_ms;
+                        prop_assert!(silent_ms < dead_ms, "up after {silent_ms} ms");
                     }
                 }
                 let counted = health.nodes.iter().flatten().filter(|node| node.counts()).count();

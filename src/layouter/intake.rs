@@ -1,32 +1,33 @@
-//! From what is stored and measured to what the engine is told.
+//! Intake: stored records and measurements become the engine's specs.
 //!
-//! Reads records in place, one pass over the configuration's text. Everything a configuration leaves open is decided here, each thing in one
-//! function. What a node measures (its transcoder, its disks) is joined here too; until it was measured it is assumed to be able: a stream that
-//! waits for a measurement which may never come is worse off than one that is moved once.
+//! Reads records in place, one pass over the configuration's text. Every default of a configuration
+//! is applied here, each in one function. Measurements of a node (its transcoder, its disks) are
+//! merged in; an unmeasured node is assumed to be able: a stream that waits for a measurement which
+//! may never come is worse off than one that is moved once.
 
 use std::sync::Arc;
 
-use super::{DvrSpec, NodeRole, NodeSpec, NodeState, StoredLayout, StreamSpec};
+use super::{DvrSpec, NodeSpec, NodeState, PlacementRole, StoredLayout, StreamSpec};
 use crate::fleet::report::{Partition, StreamerStats};
 use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
 
-/// Streams that a node takes when it names no limit; the reference's default.
+/// Channel limit of a node that configures none.
 pub const CHANNEL_LIMIT_DEFAULT: u32 = 6000;
 
 type Labels = Vec<(Arc<str>, Arc<str>)>;
 
-/// What a node tells of itself. What it does not tell is absent.
+/// The layouter's view of a node's report. Values that were not reported are absent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NodeStats {
     pub cpu_permille: Option<u32>,
     /// Streams that run there.
     pub streams: Option<u32>,
-    /// Can transcode.
+    /// The node can transcode.
     pub transcoder: Option<bool>,
-    /// Size of its disks together.
+    /// Total size of its disks.
     pub disk_bytes: Option<u64>,
 }
 
@@ -43,7 +44,7 @@ impl From<&StreamerStats> for NodeStats {
     }
 }
 
-/// All disks together. A disk that is mounted twice is one disk.
+/// Total size of all disks. A disk that is mounted twice counts once.
 fn disk_bytes(partitions: &[Partition]) -> Option<u64> {
     let mut devices: Vec<&str> = Vec::new();
     let mut sum: Option<u64> = None;
@@ -63,7 +64,7 @@ fn disk_bytes(partitions: &[Partition]) -> Option<u64> {
     sum
 }
 
-/// One stream, as the engine wants it.
+/// The engine's spec of a stream.
 pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
     let config = record.config.as_str();
     let mut spec = StreamSpec {
@@ -99,7 +100,7 @@ pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
     spec
 }
 
-/// Where a stream's row says that it is.
+/// The layout in a stream's row.
 pub fn stored_layout(record: &StreamRecord) -> StoredLayout {
     let Some(layout) = record.layout() else {
         return StoredLayout {
@@ -122,21 +123,21 @@ pub fn stored_layout(record: &StreamRecord) -> StoredLayout {
     }
 }
 
-/// One node, as the engine wants it.
+/// The engine's spec of a node.
 pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: NodeState) -> NodeSpec {
     let config = record.config.as_str();
     let limit = |field: &str| scan::member(config, field).and_then(number).map(saturated);
     NodeSpec {
         hostname: Hostname::trusted(&record.hostname),
         role: match record.role {
-            ArchivedNodeRole::Streamer => NodeRole::Streamer,
-            ArchivedNodeRole::Inference => NodeRole::Inference,
-            ArchivedNodeRole::Identification => NodeRole::Other,
+            ArchivedNodeRole::Streamer => PlacementRole::Streamer,
+            ArchivedNodeRole::Inference => PlacementRole::Inference,
+            ArchivedNodeRole::Identification => PlacementRole::Other,
         },
         namespace: namespace(record.namespace.as_ref()),
         labels: scan::member(config, "labels").map_or_else(Vec::new, labels),
         channel_limit: limit("channel_limit").unwrap_or(CHANNEL_LIMIT_DEFAULT),
-        // 0 is how "no limit" is written where a number has to be.
+        // 0 means no limit.
         bandwidth_kbps: limit("total_bandwidth").filter(|kbps| *kbps > 0),
         disk_bytes: stats.and_then(|stats| stats.disk_bytes),
         transcoder: stats.and_then(|stats| stats.transcoder).unwrap_or(true),
@@ -148,7 +149,7 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
     }
 }
 
-/// The CPU limit of a node, permille.
+/// The CPU limit of a node in permille; `None` if it has none.
 pub fn cpu_limit_permille(record: &StreamerRecord) -> Option<u32> {
     let percent = number(scan::member(&record.config, "cpu_limit")?)?;
     (percent > 0).then(|| (percent.min(100) * 10) as u32)
@@ -179,7 +180,8 @@ fn dvr(dvr: &str) -> Option<DvrSpec> {
     })
 }
 
-/// A part that is configured: an object or an array with something in it or not, but not `null` and not `false`.
+/// Whether a member is configured: an object or an array, even an empty one, but not `null` or
+/// `false`.
 fn is_given(value: &str) -> bool {
     value.starts_with(['{', '['])
 }
@@ -229,10 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_asks_for_what_its_configuration_says() {
-        let spec = stream(
-            r#"{"claims":{"bitrate":2543},"dvr":{"expiration":604800,"redundancy_factor":2,"storage_limit":400000000000},"inputs":[{"url":"rtsp://c","via":"agent://b"},{"url":"u","via":"agent://a"}],"labels":{"preferred.dc":"d1","zone":"n\"1"},"static":true,"transcoder":{"vb":2000},"vision":{}}"#,
-        );
+    fn stream_spec_reads_the_configuration() {
+        let spec = stream(concat!(
+            r#"{"claims":{"bitrate":2543},"dvr":{"expiration":604800,"redundancy_factor":2,"#,
+            r#""storage_limit":400000000000},"inputs":[{"url":"rtsp://c","via":"agent://b"},"#,
+            r#"{"url":"u","via":"agent://a"}],"labels":{"preferred.dc":"d1","zone":"n\"1"},"#,
+            r#""static":true,"transcoder":{"vb":2000},"vision":{}}"#,
+        ));
         let expected = StreamSpec {
             revision: 7,
             labels: vec![pair("preferred.dc", "d1"), pair("zone", "n\"1")],
@@ -255,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_anything_asks_for_one_channel() {
+    fn empty_configuration_demands_one_channel() {
         for config in [
             "{}",
             r#"{"inputs":[],"static":false}"#,
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_where_the_stream_is_and_who_put_it_there() {
+    fn stored_layout_has_nodes_and_originator() {
         let record = StreamRecord::new(&Stream {
             name: "a".into(),
             disabled: true,
@@ -305,10 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn a_node_offers_what_its_configuration_and_its_measurements_say() {
+    fn node_spec_merges_configuration_and_measurements() {
         let record = StreamerRecord::new(&Streamer {
             hostname: "s1".into(),
-            config: r#"{"channel_limit":5,"cpu_limit":80,"labels":{"required.tenant":"t"},"total_bandwidth":1024}"#.into(),
+            config: concat!(
+                r#"{"channel_limit":5,"cpu_limit":80,"labels":{"required.tenant":"t"},"#,
+                r#""total_bandwidth":1024}"#,
+            )
+            .into(),
             ..Streamer::default()
         });
         let spec = node_spec(&record, None, NodeState::Up);
@@ -341,11 +350,11 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_limits_has_the_default_and_roles_are_kept() {
+    fn node_without_limits_gets_defaults_and_keeps_its_role() {
         for (role, expected) in [
-            (StoredRole::Streamer, NodeRole::Streamer),
-            (StoredRole::Inference, NodeRole::Inference),
-            (StoredRole::Identification, NodeRole::Other),
+            (StoredRole::Streamer, PlacementRole::Streamer),
+            (StoredRole::Inference, PlacementRole::Inference),
+            (StoredRole::Identification, PlacementRole::Other),
         ] {
             let record = StreamerRecord::new(&Streamer {
                 hostname: "s1".into(),

@@ -1,35 +1,46 @@
-//! The layouter: where each stream runs.
+//! The layouter: places streams on nodes.
 //!
-//! A pure engine: [`Engine::apply`] takes an event and answers the changes of layout that follow from it. No clock (time is told by events), no I/O, no
-//! randomness: the same events give the same layout.
+//! Events go in, changes of layout come out. The engine is pure; the rest of the module gives it
+//! health, measurements, time and a way to the store.
 //!
 //! ```text
-//! a slot           one part of a stream that needs a node: its ingest, each DVR backup, its inference                        slots, units
-//! classes          slots that want the same and nodes that offer the same are judged once, not each with each              class, label
-//! place            the coolest node with room of the best tier of the slot's class: a tournament over the nodes               place, tree
-//! make room        nothing has room: the shortest chain of moves that frees a place; else the slot waits for a gain      chain, waiting
-//! a node is lost   all it had is placed in an order that does not depend on names or arrival, and remembers where it was       nodes
-//! a row            what the store says wins if it is legal; what was decided before and is not written yet is said again        rows
-//! a tick           waiting, then coming back, then better labels, then balance; each within a budget        restore, balance, budget, flight
+//! slot        one placement need of a stream: ingest, DVR backup, inference    slot, lists, units
+//! class       slots with equal demands, nodes with equal offers                class, label
+//! placement   the least loaded node with room in the best tier of the pool     place, index, tree
+//! make room   else the shortest chain of moves that frees a node               chain
+//! waiting     else the slot waits until a node of its pool gains capacity      waiting
+//! lost node   its slots are placed again and remember their origin             nodes, restore
+//! row         a legal layout in a committed row wins over the engine's         rows
+//! tick        retry, fail-back, better labels, balance; each within a budget   balance, budget
 //! ```
 //!
-//! Nothing is ever computed anew from nothing: each event costs what it touches, and each move has a cause that can be named. The moves that merely
-//! improve (`balance`) strictly improve, so that without events the layout comes to rest. While no streamer at all is left, nothing moves.
+//! Nothing is recomputed from scratch: an event costs what it touches, and every move has a reason.
+//! Optional moves strictly improve the layout, so without events it reaches a fixed point. While no
+//! streamer is running nothing moves.
 //!
-//! What others do: deciding that a node is lost (`health`) or under pressure (`pressure`), time, writing what is answered (`run`).
+//! ```text
+//! thread -> controller -> engine         channels and clock; health, plan and events; decisions
+//!           controller -> health         which nodes can be relied on
+//!           controller -> pressure       which nodes are short of CPU
+//!           controller -> measured       bitrates of streams that claim none
+//!           controller -> intake         records become specs
+//!           controller -> plan           decisions become batches for the writer
+//! whatif -> engine                       previews, explanations and capacity, on a snapshot
+//! ```
 
 pub mod controller;
 pub mod engine;
 pub mod health;
 pub mod intake;
 pub mod measured;
+pub mod metrics;
 pub mod plan;
 pub mod pressure;
-pub mod tally;
 pub mod thread;
 
 pub use engine::event::{
-    Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,
-    ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
+    Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
+    NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
+    StreamLayout, StreamSpec, Thresholds,
 };
-pub use engine::{Capacity, ClassReport, Decision, Engine, NodeReport, Survival, backups_of};
+pub use engine::{Capacity, ClassReport, Engine, NodeDecision, NodeReport, Survival, backups_of};

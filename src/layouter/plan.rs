@@ -1,91 +1,95 @@
-//! The plan: what the engine decided and the store does not say yet.
+//! The plan: layouts that the engine decided and the store does not have yet.
 //!
-//! Decisions about a stream are joined until they are sent; what is sent is always the difference between the newest row and the engine's newest
-//! opinion, so a decision that was overtaken is never written. A stream is in one batch at a time. Batches are small and few are under way, and the
-//! urgent ones go first: lost ingests, then other urgent slots, then what merely improves.
+//! Decisions about a stream are merged until they are sent. A batch has the difference between the
+//! newest rows and the engine's current layouts, so outdated decisions are never written. A stream
+//! is in one batch at a time. Batches are small, few are in flight, and the urgent ones go first:
+//! lost ingests, then other urgent slots, then optional moves.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::intake::stored_layout;
-use super::{Change, Engine, SlotKind, StoredLayout, StreamLayout, Why};
+use super::{Engine, LayoutChange, MoveReason, SlotKind, StoredLayout, StreamLayout};
 use crate::state::State;
 use crate::state::command::{LayoutPatch, Placement};
 use crate::state::name::{Hostname, StreamName};
 
-/// Rows of one batch: together they are one transaction, which others wait for.
+/// Rows of one batch: it is one transaction, and other commands wait for it.
 pub const BATCH_ITEMS_MAX: usize = 1000;
-/// Batches under way: enough to keep the writer busy, few enough for an urgent decision not to queue behind many.
+/// Batches in flight: enough to keep the writer busy, few enough that an urgent decision does not
+/// queue behind many.
 pub const BATCHES_MAX: usize = 4;
-/// How long to wait when the store does not take the plan.
+/// Pause after the writer refused a batch.
 const RETRY_MS: u64 = 500;
 
-/// Why a stream moves: the reason of its ingest, or else the first of the others.
+/// Why a stream moves: the reason of its ingest, or else of its other slots.
 #[derive(Clone, Copy, Default)]
-struct Reasons {
-    ingest: Option<Why>,
-    other: Option<Why>,
+struct PlanReasons {
+    ingest: Option<MoveReason>,
+    other: Option<MoveReason>,
 }
 
-impl Reasons {
-    fn join(&mut self, kind: SlotKind, why: Why) {
+impl PlanReasons {
+    fn join(&mut self, kind: SlotKind, reason: MoveReason) {
         let of = match kind {
             SlotKind::Ingest => &mut self.ingest,
             SlotKind::Inference | SlotKind::DvrBackup => &mut self.other,
         };
-        // Of several the weightiest: that is their order.
-        *of = Some(of.map_or(why, |before| before.min(why)));
+        // The most important of several: the order of the enum.
+        *of = Some(of.map_or(reason, |before| before.min(reason)));
     }
 
     fn lane(self) -> usize {
-        if self.ingest.is_some_and(Why::urgent) {
+        if self.ingest.is_some_and(MoveReason::urgent) {
             0
-        } else if self.other.is_some_and(Why::urgent) {
+        } else if self.other.is_some_and(MoveReason::urgent) {
             1
         } else {
             2
         }
     }
 
-    fn why(self) -> Option<Why> {
+    fn reason(self) -> Option<MoveReason> {
         self.ingest.or(self.other)
     }
 }
 
-struct Sent {
+struct SentLayout {
     layout: StreamLayout,
     revision: u64,
-    reasons: Reasons,
+    reasons: PlanReasons,
 }
 
+/// Streams to be written, and batches in flight.
 #[derive(Default)]
 pub struct Plan {
-    /// Streams whose row is not what the engine wants, or was not when they came here. A name may be in several lanes; the first counts.
+    /// Streams whose row differed from the engine's layout when they were added, by urgency. A name
+    /// may be in several lanes; the first counts.
     lanes: [VecDeque<StreamName>; 3],
-    pending: HashMap<StreamName, Reasons>,
-    sent: HashMap<StreamName, Sent>,
+    pending: HashMap<StreamName, PlanReasons>,
+    sent: HashMap<StreamName, SentLayout>,
     batches: BTreeMap<u64, Vec<StreamName>>,
     next_id: u64,
     retry_at_ms: u64,
 }
 
 impl Plan {
-    /// Remembers what the engine decided.
-    pub fn add(&mut self, change: &Change) {
+    /// Adds a decision of the engine.
+    pub fn add(&mut self, change: &LayoutChange) {
         let reasons = self.pending.entry(change.stream.clone()).or_default();
-        let fresh = reasons.why().is_none();
+        let fresh = reasons.reason().is_none();
         let lane = reasons.lane();
-        reasons.join(change.kind, change.why);
+        reasons.join(change.kind, change.reason);
         if fresh || reasons.lane() < lane {
             self.lanes[reasons.lane()].push_back(change.stream.clone());
         }
     }
 
-    /// What was sent for a stream and is not answered yet.
+    /// The layout of a stream that was sent and not answered yet.
     pub fn sent(&self, stream: &str) -> Option<&StreamLayout> {
         self.sent.get(stream).map(|sent| &sent.layout)
     }
 
-    /// Streams that wait to be sent, and streams that were.
+    /// Number of streams that wait to be sent, and of those that were sent.
     pub fn len(&self) -> (usize, usize) {
         (self.pending.len(), self.sent.len())
     }
@@ -94,7 +98,7 @@ impl Plan {
         self.pending.is_empty() && self.sent.is_empty()
     }
 
-    /// When there will be something to send, if nothing else happens.
+    /// When a batch is due after a pause.
     pub fn due_ms(&self) -> Option<u64> {
         let waits = !self.pending.is_empty() && self.batches.len() < BATCHES_MAX;
         (waits && self.retry_at_ms > 0).then_some(self.retry_at_ms)
@@ -118,7 +122,7 @@ impl Plan {
                     break;
                 };
                 if self.sent.contains_key(&name) {
-                    // It comes back with the answer.
+                    // The reply to its batch queues it again.
                     continue;
                 }
                 let Some(reasons) = self.pending.remove(&name) else {
@@ -128,17 +132,20 @@ impl Plan {
                     continue;
                 };
                 let stored = stored_layout(row);
-                let Some(why) = reasons.why().filter(|_| !says(&stored, &layout)) else {
+                let Some(reason) = reasons
+                    .reason()
+                    .filter(|_| !matches_layout(&stored, &layout))
+                else {
                     continue;
                 };
                 let revision = row.revision.to_native();
                 items.push(Placement {
                     name: name.clone(),
                     revision,
-                    layout: patch(&stored, &layout, why),
-                    why: why.code(),
+                    layout: patch(&stored, &layout, reason),
+                    why: reason.code(),
                 });
-                let sent = Sent {
+                let sent = SentLayout {
                     layout,
                     revision,
                     reasons,
@@ -156,10 +163,19 @@ impl Plan {
         Some((id, items))
     }
 
-    /// A batch was carried out except for some of its items, or not at all. What was not written is looked at again, because its row is another one
-    /// now; if it is not, later.
-    pub fn answered(&mut self, id: u64, refused: Option<&[usize]>, state: &State, now_ms: u64) {
-        for (i, name) in self.batches.remove(&id).into_iter().flatten().enumerate() {
+    /// Handles the reply to a batch: written except for `refused`, or (`None`) not at all. Streams
+    /// that were not written are queued again, because their rows changed; if a row did not, after
+    /// a pause. Returns the number of streams in the batch.
+    pub fn on_reply(
+        &mut self,
+        id: u64,
+        refused: Option<&[usize]>,
+        state: &State,
+        now_ms: u64,
+    ) -> Option<usize> {
+        let names = self.batches.remove(&id)?;
+        let count = names.len();
+        for (i, name) in names.into_iter().enumerate() {
             let Some(sent) = self.sent.remove(&name) else {
                 continue;
             };
@@ -170,12 +186,12 @@ impl Plan {
                     self.retry_at_ms = now_ms + RETRY_MS;
                 }
                 let reasons = self.pending.entry(name.clone()).or_default();
-                for (kind, why) in [
+                for (kind, reason) in [
                     (SlotKind::Ingest, sent.reasons.ingest),
                     (SlotKind::DvrBackup, sent.reasons.other),
                 ] {
-                    if let Some(why) = why {
-                        reasons.join(kind, why);
+                    if let Some(reason) = reason {
+                        reasons.join(kind, reason);
                     }
                 }
             }
@@ -183,11 +199,12 @@ impl Plan {
                 self.lanes[reasons.lane()].push_back(name);
             }
         }
+        Some(count)
     }
 }
 
-/// Whether a row says what the engine wants. Backups are a set.
-pub fn says(row: &StoredLayout, wanted: &StreamLayout) -> bool {
+/// Whether a row has the engine's layout. Backups are compared as sets.
+pub fn matches_layout(row: &StoredLayout, wanted: &StreamLayout) -> bool {
     let sorted = |hosts: &[Hostname]| {
         let mut hosts = hosts.to_vec();
         hosts.sort_unstable();
@@ -200,8 +217,8 @@ pub fn says(row: &StoredLayout, wanted: &StreamLayout) -> bool {
         && sorted(&row.dvr_backups) == sorted(&wanted.dvr_backups)
 }
 
-/// What makes a row say it. Backups that stay keep their order.
-fn patch(row: &StoredLayout, wanted: &StreamLayout, why: Why) -> LayoutPatch {
+/// The patch that gives a row the engine's layout. Backups that stay keep their order.
+fn patch(row: &StoredLayout, wanted: &StreamLayout, reason: MoveReason) -> LayoutPatch {
     let stay = row.dvr_backups.iter();
     let stay = stay.filter(|host| wanted.dvr_backups.contains(host));
     let come = wanted.dvr_backups.iter();
@@ -211,7 +228,7 @@ fn patch(row: &StoredLayout, wanted: &StreamLayout, why: Why) -> LayoutPatch {
         inference: Some(wanted.inference.clone()),
         dvr_backups: Some(stay.chain(come).cloned().collect()),
         failover_from: Some(wanted.failover_from.clone()),
-        change_reason: why.change_reason().map(str::to_owned),
+        change_reason: reason.change_reason().map(str::to_owned),
         by_layouter: true,
     }
 }

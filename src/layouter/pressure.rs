@@ -1,36 +1,38 @@
-//! CPU pressure: which nodes take nothing new, and which give something away.
+//! CPU pressure: which nodes take no new streams, and which give some away.
 //!
-//! Measurements of CPU arrive late and noisy, and the effect of a move shows later still. A controller that answers each measurement moves too much to
-//! one place, then back. So: a smoothed measurement, a way in and a way out that are far apart, a pause between two rounds, few streams per
-//! round, and the expected effect of what was moved counted until it can be seen (*pending influence*). Where streams may go is the engine's
-//! decision; here is only how many and in what order of coolness.
+//! CPU measurements arrive late and noisy, and the effect of a move shows later still. A controller
+//! that reacts to each measurement moves too much to one node, then back. So measurements are
+//! smoothed, entering and leaving pressure have different thresholds (hysteresis), rounds are apart
+//! and move few streams, and the expected effect of a move counts until it can be measured
+//! (*pending*). The engine decides where streams may go; this module decides how many, and to which
+//! nodes first.
 //!
-//! Pure: it is told measurements and moves, and asked at ticks. A CPU is in permille of the whole machine.
+//! Pure: inputs are measurements, moves and steps. CPU is in permille of the whole machine.
 
 use std::collections::BTreeMap;
 
 use super::{Shed, ShedTarget};
 use crate::state::name::Hostname;
 
-/// The controller. The defaults are what the simulation in the tests was run with.
+/// Parameters of the controller; the defaults are those of the simulation in the tests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PressureSettings {
     /// Weight of a new measurement in the smoothed one, permille.
     pub alpha_permille: i64,
-    /// Measurements above the limit before a node is under pressure.
+    /// Measurements above the limit in a row before a node is under pressure.
     pub enter_samples: u32,
-    /// Measurements this far below the limit before it is no longer.
+    /// A node leaves pressure after `leave_samples` measurements this far below the limit.
     pub leave_below_permille: i64,
     pub leave_samples: u32,
     /// Steps between two rounds of one node.
     pub shed_steps: u64,
-    /// Most streams of a node in one round, permille of what it has.
+    /// Upper bound of streams moved in one round, permille of the node's streams.
     pub shed_share_permille: u64,
-    /// This far below the limit a node is brought, and a target is filled.
+    /// A node is relieved, and a target is filled, until it is this far below its limit.
     pub aim_below_permille: i64,
-    /// Steps for which the effect of a move is expected and not yet measured.
+    /// Steps until the effect of a move is part of the measurements.
     pub pending_steps: u64,
-    /// A measurement older than this many steps says nothing.
+    /// Measurements older than this many steps are ignored.
     pub stale_steps: u64,
 }
 
@@ -54,7 +56,7 @@ impl Default for PressureSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuSample {
     pub cpu_permille: u32,
-    /// The node's own limit; without one it is never under pressure, and no target either.
+    /// The node's own limit; without one it is never under pressure, and never a target.
     pub limit_permille: Option<u32>,
     /// Streams that run there.
     pub streams: u32,
@@ -69,15 +71,15 @@ pub struct PressureChange {
     pub limit_permille: u32,
 }
 
-/// What a round of shedding came to.
+/// The result of a round of shedding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RoundEnd {
+pub struct ShedOutcome {
     pub moved: u32,
-    /// Streams that should have gone and could not: for a metric and an alarm.
+    /// Streams that should have moved and could not.
     pub blocked: u32,
 }
 
-struct Node {
+struct CpuNode {
     /// Smoothed, thousandths of a permille, so that small steps are not lost in rounding.
     ewma: i64,
     limit: Option<i64>,
@@ -88,23 +90,23 @@ struct Node {
     below: u32,
     pressed: bool,
     shed_at: u64,
-    /// Expected changes of the measurement that cannot show yet: (until step, change).
+    /// Expected changes that are not part of the measurements yet: (until step, change).
     pending: Vec<(u64, i64)>,
 }
 
-/// All nodes that were measured.
+/// The controller, with all measured nodes.
 pub struct Pressure {
     settings: PressureSettings,
-    nodes: BTreeMap<Hostname, Node>,
+    nodes: BTreeMap<Hostname, CpuNode>,
     step: u64,
-    round: Option<Round>,
+    round: Option<ShedRound>,
 }
 
-struct Round {
+struct ShedRound {
     hostname: Hostname,
     left: u32,
     moved: u32,
-    /// What one stream is expected to take along.
+    /// Expected CPU of one stream.
     cost: i64,
     offered: u32,
 }
@@ -122,26 +124,29 @@ impl Pressure {
         }
     }
 
-    /// A measurement came; of several between two steps the last counts.
+    /// Records a measurement; the last one before a step counts.
     pub fn sample(&mut self, hostname: &Hostname, sample: CpuSample) {
         let step = self.step;
-        let node = self.nodes.entry(hostname.clone()).or_insert_with(|| Node {
-            ewma: i64::from(sample.cpu_permille) * FINE,
-            limit: None,
-            streams: 0,
-            sample: None,
-            sampled_step: step,
-            above: 0,
-            below: 0,
-            pressed: false,
-            shed_at: 0,
-            pending: Vec::new(),
-        });
+        let node = self
+            .nodes
+            .entry(hostname.clone())
+            .or_insert_with(|| CpuNode {
+                ewma: i64::from(sample.cpu_permille) * FINE,
+                limit: None,
+                streams: 0,
+                sample: None,
+                sampled_step: step,
+                above: 0,
+                below: 0,
+                pressed: false,
+                shed_at: 0,
+                pending: Vec::new(),
+            });
         node.sample = Some(sample);
         node.sampled_step = step;
     }
 
-    /// A deleted node, or one that is lost: what it measured does not count any more.
+    /// Removes a deleted or lost node and its measurements.
     pub fn remove(&mut self, hostname: &str) {
         self.nodes.remove(hostname);
     }
@@ -154,7 +159,7 @@ impl Pressure {
         self.nodes.values().filter(|node| node.pressed).count()
     }
 
-    /// Ends a step (one interval of the layouter): who came under pressure or left it.
+    /// Ends a step; returns the nodes that came under pressure or left it.
     pub fn step(&mut self) -> Vec<PressureChange> {
         self.step += 1;
         let (settings, step) = (self.settings, self.step);
@@ -167,9 +172,9 @@ impl Pressure {
                 node.ewma += (measured - node.ewma) * settings.alpha_permille / 1000;
                 node.limit = sample.limit_permille.map(|limit| i64::from(limit) * FINE);
                 node.streams = sample.streams;
-                node.judge(settings);
+                node.update_pressed(settings);
             } else if step - node.sampled_step > settings.stale_steps {
-                // Nothing is known, so nothing is held against it.
+                // Without recent measurements there is no pressure.
                 node.pressed = false;
                 (node.above, node.below) = (0, 0);
             }
@@ -188,7 +193,7 @@ impl Pressure {
         changes
     }
 
-    /// Nodes whose next round is due, hottest first.
+    /// Nodes whose next round is due, highest load first.
     pub fn due(&self) -> Vec<Hostname> {
         let due = self
             .nodes
@@ -203,7 +208,8 @@ impl Pressure {
             .collect()
     }
 
-    /// Begins a node's round. Follow with [`Pressure::offer`] and [`Pressure::moved`] until there is no offer, then [`Pressure::end`].
+    /// Begins a node's round. Then call [`Pressure::offer`] and [`Pressure::moved`] until there is
+    /// no offer, then [`Pressure::end`].
     pub fn begin(&mut self, hostname: &Hostname) {
         let settings = self.settings;
         let step = self.step;
@@ -223,7 +229,7 @@ impl Pressure {
         let wanted = excess.unsigned_abs().div_ceil(cost.unsigned_abs());
         let share =
             (u64::from(node.streams) * settings.shed_share_permille / 1000).clamp(1, u64::MAX);
-        self.round = Some(Round {
+        self.round = Some(ShedRound {
             hostname: hostname.clone(),
             left: wanted.min(share) as u32,
             moved: 0,
@@ -232,7 +238,8 @@ impl Pressure {
         });
     }
 
-    /// The next few streams of the round: to each cool enough node at most one, coolest first, and the order is made anew before the next few.
+    /// The next few streams of the round: at most one to each node with room, least loaded first.
+    /// The order is computed again for each offer.
     pub fn offer(&mut self) -> Option<Shed> {
         let aim = self.settings.aim_below_permille * FINE;
         let round = self.round.as_mut().filter(|round| round.left > 0)?;
@@ -266,7 +273,7 @@ impl Pressure {
         })
     }
 
-    /// A stream of the round went to a node.
+    /// Records that a stream of the round moved to a node.
     pub fn moved(&mut self, to: &str) {
         let until = self.step + self.settings.pending_steps;
         let Some(round) = &mut self.round else {
@@ -285,27 +292,28 @@ impl Pressure {
         }
     }
 
-    /// What the round came to. Without a round: nothing.
-    pub fn end(&mut self) -> RoundEnd {
+    /// Ends the round; zeros if there was none.
+    pub fn end(&mut self) -> ShedOutcome {
         match self.round.take() {
-            Some(round) => RoundEnd {
+            Some(round) => ShedOutcome {
                 moved: round.moved,
                 blocked: round.left,
             },
-            None => RoundEnd::default(),
+            None => ShedOutcome::default(),
         }
     }
 }
 
-/// Streams of one offer: small, so that the order of coolness is made anew in between, and not one, so that a large node does not take forever.
+/// Streams of one offer: few, so that the order of targets stays current, and more than one, so
+/// that a large node is relieved quickly.
 const STREAMS_PER_OFFER_MAX: u32 = 4;
 
-impl Node {
+impl CpuNode {
     fn expected(&self) -> i64 {
         self.ewma + self.pending.iter().map(|(_, change)| change).sum::<i64>()
     }
 
-    fn judge(&mut self, settings: PressureSettings) {
+    fn update_pressed(&mut self, settings: PressureSettings) {
         let Some(limit) = self.limit else {
             self.pressed = false;
             return;
@@ -344,12 +352,13 @@ mod tests {
         }
     }
 
-    /// Runs a round; `takes` says which nodes the engine would place a stream on. Returns where each stream went.
+    /// Runs a round; `takes` is whether the engine would place a stream on a node. Returns the
+    /// target of each move.
     fn shed(
         pressure: &mut Pressure,
         hostname: &Hostname,
         takes: impl Fn(&Hostname) -> bool,
-    ) -> (Vec<Hostname>, RoundEnd) {
+    ) -> (Vec<Hostname>, ShedOutcome) {
         let mut went = Vec::new();
         pressure.begin(hostname);
         while let Some(offer) = pressure.offer() {
@@ -373,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_in_and_the_way_out_are_far_apart() {
+    fn pressure_has_hysteresis() {
         let mut pressure = Pressure::new(PressureSettings::default());
         let mut run = |cpu: u32, steps: usize| -> Vec<bool> {
             let mut changes = Vec::new();
@@ -400,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_or_with_old_measurements_there_is_no_pressure() {
+    fn no_cpu_limit_or_stale_measurements_mean_no_pressure() {
         let mut pressure = Pressure::new(PressureSettings::default());
         for _ in 0..10 {
             let sample = CpuSample {
@@ -424,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_sheds_a_tenth_to_the_coolest_and_waits() {
+    fn round_sheds_a_tenth_to_the_least_loaded_nodes() {
         let mut pressure = Pressure::new(PressureSettings::default());
         for step in 0..3 {
             pressure.sample(&host(0), sample(900, 100));
@@ -438,7 +447,7 @@ mod tests {
         let (went, end) = shed(&mut pressure, &host(0), |_| true);
         assert_eq!(
             end,
-            RoundEnd {
+            ShedOutcome {
                 moved: 10,
                 blocked: 0
             }
@@ -453,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_go_nothing_is_moved_and_it_is_told() {
+    fn shedding_without_targets_reports_blocked_streams() {
         let mut pressure = Pressure::new(PressureSettings::default());
         for _ in 0..3 {
             pressure.sample(&host(0), sample(900, 100));
@@ -467,7 +476,7 @@ mod tests {
             (went.len(), end),
             (
                 0,
-                RoundEnd {
+                ShedOutcome {
                     moved: 0,
                     blocked: 10
                 }
@@ -488,18 +497,19 @@ mod tests {
         }
     }
 
-    /// What an hour came to.
+    /// The result of an hour.
     #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
     struct Hour {
         moves: usize,
-        /// Steps of any node above 85 %.
+        /// Steps of nodes above 85 %.
         hot: usize,
         /// Most streams on one node at any time.
         pile: usize,
     }
 
-    /// Twenty nodes of forty streams; the streams of one become expensive after ten minutes. Measurements are a minute old and noisy. `control` is told the
-    /// measured CPU (permille) and the number of streams of each node, and moves streams.
+    /// Twenty nodes of forty streams; the streams of one become expensive after ten minutes.
+    /// Measurements are a minute old and noisy. `control` gets the measured CPU (permille) and the
+    /// number of streams of each node, and returns moves.
     fn simulate(
         seed: u64,
         mut control: impl FnMut(&[u32], &[usize]) -> Vec<(usize, usize)>,
@@ -574,9 +584,10 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_of_pressure_costs_a_handful_of_moves() {
-        // Goal: the loop settles in spite of old measurements. Method: the same hour with the obvious controller (above the limit: a fifth to the coolest)
-        // and with this one, on fixed seeds; the counts are exact because nothing else is random.
+    fn simulated_hour_of_pressure_costs_few_moves() {
+        // Goal: the loop settles in spite of old measurements. Method: the same hour with the
+        // obvious controller (above the limit: a fifth to the least loaded) and with this one, on
+        // fixed seeds.
         let sum = |hours: Vec<Hour>| {
             hours.into_iter().fold(Hour::default(), |all, hour| Hour {
                 moves: all.moves + hour.moves,
@@ -586,7 +597,8 @@ mod tests {
         };
         let ours = sum((0..20).map(controlled).collect());
         let obvious = sum((0..20).map(naive).collect());
-        // Measured: 232 moves, 166 node-steps above 85 %, 42 streams on a node; against 8,477, 829 and 69.
+        // Measured: 232 moves, 166 node-steps above 85 %, 42 streams on a node; against 8,477, 829
+        // and 69.
         assert!(
             ours.moves < 300 && ours.hot < 200 && ours.pile < 45,
             "{ours:?}"

@@ -1,4 +1,5 @@
-//! The layouter's thread: its channels and its clock.
+//! The layouter's thread: the channels, the clock and the restart after a panic around the
+//! [`Controller`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
 use tracing::{error, info, warn};
 
-use super::controller::{Layouter, RunSettings};
+use super::controller::{Controller, ControllerSettings};
 use super::intake::NodeStats;
-use super::tally::Tally;
+use super::metrics::LayouterMetrics;
 use crate::feed::Commit;
 use crate::http::error::ApiError;
 use crate::rt::{sys, uptime_ms};
@@ -19,61 +20,68 @@ use crate::state::command::{Command, Done};
 use crate::state::name::Hostname;
 use crate::writer::{Commands, Envelope, Published, ReplyTo};
 
-/// Inputs that may wait; more are refused.
-const INPUTS_WAITING_MAX: usize = 1024;
+/// Messages that may wait in the channel; more are refused.
+const MESSAGES_WAITING_MAX: usize = 1024;
 
-/// What the layouter's thread is told, beside commits.
-pub enum Input {
-    /// Other settings, from now on.
-    Settings(Box<RunSettings>),
-    /// Somebody asks; the answer goes where the question says.
-    Ask(Box<dyn FnOnce(&Layouter) + Send>),
-    /// Time to look whether to end.
+/// Pause before a restart after a panic.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// A message to the layouter's thread, which also receives commits and reports.
+pub enum LayouterMessage {
+    /// New settings.
+    Settings(Box<ControllerSettings>),
+    /// A function to be run on the controller; it sends its result itself.
+    Query(Box<dyn FnOnce(&Controller) + Send>),
+    /// The `stop` flag may have been set.
     Wake,
 }
-/// What others hold of the layouter's thread.
-#[derive(Clone)]
-pub struct Inputs(Sender<Input>);
 
-impl Inputs {
-    /// Tells the layouter something. False if too much waits already, or it has ended.
-    pub fn send(&self, input: Input) -> bool {
+/// Sends messages to the layouter's thread.
+#[derive(Clone)]
+pub struct LayouterHandle(Sender<LayouterMessage>);
+
+impl LayouterHandle {
+    /// Returns whether the message was queued: the queue may be full, or the thread may have ended.
+    pub fn send(&self, message: LayouterMessage) -> bool {
         !matches!(
-            self.0.try_send(input),
+            self.0.try_send(message),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
         )
     }
 }
 
-/// Where the inputs of a layouter come from.
-pub fn inputs() -> (Inputs, Receiver<Input>) {
-    let (sender, receiver) = bounded(INPUTS_WAITING_MAX);
-    (Inputs(sender), receiver)
+/// The channel of messages to a layouter.
+pub fn channel() -> (LayouterHandle, Receiver<LayouterMessage>) {
+    let (sender, receiver) = bounded(MESSAGES_WAITING_MAX);
+    (LayouterHandle(sender), receiver)
 }
 
-/// What a node reported last, if it still holds.
+/// Returns the last report of a node, unless it is outdated.
 pub type StatsOf = Box<dyn Fn(&str) -> Option<NodeStats> + Send>;
 
-/// What a node says that a stream takes, kbit/s: stream, node.
+/// Returns the reported bitrate of a stream on a node, kbit/s.
 pub type BitrateOf = Box<dyn Fn(&str, &str) -> Option<u64> + Send>;
 
-/// What the thread works with.
-pub struct Ports {
+/// The connections of the layouter's thread to the other components.
+pub struct LayouterContext {
     pub commits: Receiver<Arc<Commit>>,
-    pub inputs: Receiver<Input>,
-    /// Streamers as they report, and what they reported.
+    pub messages: Receiver<LayouterMessage>,
+    /// Hostnames of streamers that have just reported.
     pub reports: Receiver<Hostname>,
     pub stats_of: StatsOf,
     pub bitrate_of: BitrateOf,
     pub commands: Commands,
     pub published: Arc<Published>,
-    pub tally: Arc<Tally>,
-    /// Set, and followed by an [`Input::Wake`]: the thread ends.
+    pub metrics: Arc<LayouterMetrics>,
+    /// The thread ends when this is set and a [`LayouterMessage::Wake`] arrives.
     pub stop: Arc<AtomicBool>,
 }
 
-/// Runs a layouter on a thread of its own, on a processor of its own if there are more than two.
-pub fn start(settings: RunSettings, ports: Ports) -> std::io::Result<thread::JoinHandle<()>> {
+/// Starts the thread.
+pub fn start(
+    settings: ControllerSettings,
+    context: LayouterContext,
+) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new()
         .name("layouter".into())
         .spawn(move || {
@@ -81,105 +89,112 @@ pub fn start(settings: RunSettings, ports: Ports) -> std::io::Result<thread::Joi
             if processors > 2
                 && let Err(error) = sys::pin_to_core(processors - 1)
             {
-                info!(%error, "the layouter has no processor of its own");
+                info!(%error, "layouter not pinned to a processor");
             }
             let mut settings = settings;
             loop {
-                let life = AssertUnwindSafe(|| work(&mut settings, &ports));
+                let life = AssertUnwindSafe(|| run(&mut settings, &context));
                 if catch_unwind(life).is_ok() {
                     return;
                 }
-                // What it knows can be had anew from what is stored, and everything else goes on meanwhile.
-                error!("the layouter panicked; it begins anew on what is stored");
-                ports.tally.restarted();
-                if ports.stop.load(Ordering::Acquire) {
+                // Its state can be rebuilt from the stored rows; the other threads do not depend on
+                // it.
+                error!("layouter panicked; restarting it from the stored state");
+                context.metrics.count_restart();
+                if context.stop.load(Ordering::Acquire) {
                     return;
                 }
-                thread::sleep(Duration::from_secs(1));
+                thread::sleep(RESTART_PAUSE);
             }
         })
 }
 
-fn work(settings: &mut RunSettings, ports: &Ports) {
-    let (answers, answered) = unbounded();
-    let state = ports.published.state().load_full();
-    let tally = ports.tally.clone();
-    let mut layouter = Layouter::new(state, settings.clone(), uptime_ms(), tally);
+/// Runs a controller until the writer ends or `stop` is set.
+fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
+    let (replies, replied) = unbounded();
+    let state = context.published.state().load_full();
+    let metrics = context.metrics.clone();
+    let mut controller = Controller::new(state, settings.clone(), uptime_ms(), metrics);
     let mut commits: Vec<Arc<Commit>> = Vec::new();
     let mut reported: Vec<Hostname> = Vec::new();
-    let mut answer: Option<(u64, Result<Done, ApiError>)> = None;
+    let mut reply: Option<(u64, Result<Done, ApiError>)> = None;
     loop {
-        send(&mut layouter, ports, &answers);
-        layouter.stand();
-        let pause = layouter.due_ms().saturating_sub(uptime_ms());
-        let mut input = None;
+        send_commands(&mut controller, context, &replies);
+        controller.update_gauges();
+        let pause = controller.due_ms().saturating_sub(uptime_ms());
+        let mut message = None;
         select! {
-            recv(ports.commits) -> commit => match commit {
+            recv(context.commits) -> commit => match commit {
                 Ok(commit) => commits.push(commit),
                 // The writer has ended.
                 Err(_) => return,
             },
-            recv(ports.reports) -> hostname => reported.extend(hostname),
-            recv(answered) -> message => answer = message.ok(),
-            recv(ports.inputs) -> message => input = message.ok(),
+            recv(context.reports) -> hostname => reported.extend(hostname),
+            recv(replied) -> received => reply = received.ok(),
+            recv(context.messages) -> received => message = received.ok(),
             default(Duration::from_millis(pause)) => {}
         }
-        if ports.stop.load(Ordering::Acquire) {
+        if context.stop.load(Ordering::Acquire) {
             return;
         }
         let now_ms = uptime_ms();
-        // A commit is sent before the answers to what is in it: taken in this order, an answer finds the rows it is about.
-        commits.extend(ports.commits.try_iter());
+        // A commit is sent before the replies to its commands: in this order a reply finds its
+        // rows.
+        commits.extend(context.commits.try_iter());
         if !commits.is_empty() {
-            layouter.commit(&commits, now_ms);
+            controller.commit(&commits, now_ms);
             commits.clear();
         }
-        if let Some((id, outcome)) = answer.take() {
-            layouter.answered(id, &outcome, now_ms);
+        if let Some((id, outcome)) = reply.take() {
+            controller.on_reply(id, &outcome, now_ms);
         }
-        reported.extend(ports.reports.try_iter());
+        reported.extend(context.reports.try_iter());
         for hostname in reported.drain(..) {
-            layouter.weigh(&hostname, &ports.bitrate_of, now_ms);
-            if let Some(stats) = (ports.stats_of)(&hostname) {
-                layouter.measured(&hostname, stats, now_ms);
+            controller.record_bitrates(&hostname, &context.bitrate_of, now_ms);
+            if let Some(stats) = (context.stats_of)(&hostname) {
+                controller.record_stats(&hostname, stats, now_ms);
             }
         }
-        match input {
-            Some(Input::Settings(new)) => {
+        match message {
+            Some(LayouterMessage::Settings(new)) => {
                 settings.clone_from(&new);
-                layouter.set(*new, now_ms);
+                controller.set(*new, now_ms);
             }
-            Some(Input::Ask(ask)) => ask(&layouter),
-            Some(Input::Wake) | None => {}
+            Some(LayouterMessage::Query(query)) => query(&controller),
+            Some(LayouterMessage::Wake) | None => {}
         }
-        let (rounds, began) = (layouter.rounds, Instant::now());
-        layouter.advance(now_ms);
-        if layouter.rounds > rounds {
-            ports.tally.round(began.elapsed());
+        let (ticks, started) = (controller.ticks(), Instant::now());
+        controller.advance(now_ms);
+        if controller.ticks() > ticks {
+            context.metrics.count_tick(started.elapsed());
         }
     }
 }
 
-/// Hands over what is planned, as far as it is taken.
-fn send(layouter: &mut Layouter, ports: &Ports, answers: &Sender<(u64, Result<Done, ApiError>)>) {
-    let events = layouter.take_events();
+/// Sends the events and the batches that are ready to the writer.
+fn send_commands(
+    controller: &mut Controller,
+    context: &LayouterContext,
+    replies: &Sender<(u64, Result<Done, ApiError>)>,
+) {
+    let events = controller.take_events();
     if !events.is_empty() {
         let note = Envelope::unanswered(Command::AppendEvents { events });
-        if let Err(error) = ports.commands.send(note) {
-            warn!(title = %error.items[0].title, "events of the layouter are lost");
+        if let Err(error) = context.commands.send(note) {
+            warn!(title = %error.items[0].title, "events of the layouter were not logged");
         }
     }
     let now_ms = uptime_ms();
-    while let Some((id, items)) = layouter.next_command(now_ms) {
-        let sent = ports.commands.send(Envelope {
+    while let Some((id, items)) = controller.next_batch(now_ms) {
+        let sent = context.commands.send(Envelope {
             command: Command::Place { items }.into(),
             reply_to: ReplyTo::Thread {
-                replies: answers.clone(),
+                replies: replies.clone(),
                 id,
             },
         });
         if let Err(error) = sent {
-            layouter.answered(id, &Err(error), now_ms);
+            controller.on_reply(id, &Err(error), now_ms);
         }
     }
 }

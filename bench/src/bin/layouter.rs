@@ -8,18 +8,20 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use weir::layouter::{Engine, Event, NodeSpec, NodeState, Rows, Settings, SlotKind, StreamSpec};
+use weir::layouter::{
+    Engine, EngineSettings, Event, NodeSpec, NodeState, Rows, SlotKind, StreamSpec,
+};
 use weir::state::name::{Hostname, StreamName};
 use weir_bench::alloc;
 use weir_bench::fleet::{Fleet, Random, fleet};
 use weir_bench::instead::{self, NONE, Packed, Rings, each_with_each, hashing};
 
 /// All of a node may be used: the fleet is made to be this full.
-fn settings() -> Settings {
-    Settings {
+fn settings() -> EngineSettings {
+    EngineSettings {
         bandwidth_permille: 1000,
         disk_permille: 1000,
-        ..Settings::default()
+        ..EngineSettings::default()
     }
 }
 

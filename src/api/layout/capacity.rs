@@ -2,7 +2,7 @@
 
 use super::desk::Snapshot;
 use crate::json::{Number, Object, Value};
-use crate::layouter::{Capacity, ClassReport, NodeRole, NodeState, Reasons, StreamSpec};
+use crate::layouter::{Capacity, ClassReport, NodeState, PlacementRole, Reasons, StreamSpec};
 
 /// What `GET /cluster/capacity` answers.
 pub fn render(snapshot: &Snapshot) -> Vec<u8> {
@@ -22,7 +22,7 @@ pub fn render(snapshot: &Snapshot) -> Vec<u8> {
     }
     let mut nodes: Vec<_> = engine
         .nodes()
-        .filter(|node| node.role == NodeRole::Streamer && node.state != NodeState::Down)
+        .filter(|node| node.role == PlacementRole::Streamer && node.state != NodeState::Down)
         .map(|node| node.hostname)
         .collect();
     nodes.sort_unstable();
@@ -89,7 +89,7 @@ fn undemanding(snapshot: &Snapshot) -> Value {
     let engine = &snapshot.engine;
     let capacity = engine.capacity(&StreamSpec::new(""));
     let nodes = engine.nodes().filter(|node| {
-        node.role == NodeRole::Streamer && node.state != NodeState::Down && !node.pressed
+        node.role == PlacementRole::Streamer && node.state != NodeState::Down && !node.pressed
     });
     let nodes = nodes.count();
     let mut class = Object::default();

@@ -15,9 +15,9 @@ use super::{capacity, explain, preview};
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::layouter::Engine;
-use crate::layouter::controller::Layouter;
+use crate::layouter::controller::Controller;
 use crate::layouter::intake::NodeStats;
-use crate::layouter::thread::{Input, Inputs};
+use crate::layouter::thread::{LayouterHandle, LayouterMessage};
 use crate::rt::Inbox;
 use crate::rt::uptime_ms;
 use crate::state::State;
@@ -43,7 +43,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Nothing while the layouter is switched off.
-    fn of(layouter: &Layouter) -> Option<Self> {
+    fn of(layouter: &Controller) -> Option<Self> {
         let state = layouter.state().clone();
         let hosts = state.streamers().keys();
         let stats = hosts.filter_map(|host| Some((host.clone(), *layouter.stats(host)?)));
@@ -101,7 +101,10 @@ pub struct Desk {
 
 impl Desk {
     /// Starts the thread.
-    pub fn start(layouter: Inputs, cores: Vec<Arc<Inbox<CoreMessage>>>) -> std::io::Result<Self> {
+    pub fn start(
+        layouter: LayouterHandle,
+        cores: Vec<Arc<Inbox<CoreMessage>>>,
+    ) -> std::io::Result<Self> {
         let (sender, inquiries) = bounded(WAITING_MAX);
         thread::Builder::new()
             .name("desk".into())
@@ -145,9 +148,9 @@ pub fn layouter_disabled() -> ApiError {
 }
 
 /// Asks the layouter for a snapshot.
-fn look(layouter: &Inputs) -> Result<Snapshot, ApiError> {
+fn look(layouter: &LayouterHandle) -> Result<Snapshot, ApiError> {
     let (sender, snapshot) = bounded(1);
-    let ask = Input::Ask(Box::new(move |layouter: &Layouter| {
+    let ask = LayouterMessage::Query(Box::new(move |layouter: &Controller| {
         // Whoever asked may have given up.
         let _ = sender.send(Snapshot::of(layouter));
     }));
@@ -161,7 +164,11 @@ fn look(layouter: &Inputs) -> Result<Snapshot, ApiError> {
     }
 }
 
-fn serve(inquiries: &Receiver<Inquiry>, layouter: &Inputs, cores: &[Arc<Inbox<CoreMessage>>]) {
+fn serve(
+    inquiries: &Receiver<Inquiry>,
+    layouter: &LayouterHandle,
+    cores: &[Arc<Inbox<CoreMessage>>],
+) {
     let mut answers = Answers::default();
     for Inquiry {
         question,
@@ -180,7 +187,7 @@ fn serve(inquiries: &Receiver<Inquiry>, layouter: &Inputs, cores: &[Arc<Inbox<Co
 
 fn answer(
     question: Question,
-    layouter: &Inputs,
+    layouter: &LayouterHandle,
     answers: &mut Answers,
 ) -> Result<Vec<u8>, ApiError> {
     let look = || look(layouter);

@@ -7,7 +7,7 @@ use super::desk::Snapshot;
 use super::preview::role_name;
 use crate::http::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
-use crate::layouter::{Decision, Engine, NodeRole, Reasons, SlotKind};
+use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};
 use crate::query::Execution;
 use crate::query::Query;
 use crate::state::apply::stream_not_found;
@@ -62,10 +62,14 @@ pub fn render(snapshot: &Snapshot, name: &StreamName) -> Result<Vec<u8>, ApiErro
 }
 
 /// Verdicts of the nodes that are of the kind at all: where it is first, then the best.
-fn sorted<'e>(engine: &'e Engine, name: &StreamName, kind: SlotKind) -> Option<Vec<Decision<'e>>> {
+fn sorted<'e>(
+    engine: &'e Engine,
+    name: &StreamName,
+    kind: SlotKind,
+) -> Option<Vec<NodeDecision<'e>>> {
     let wanted = match kind {
-        SlotKind::Ingest | SlotKind::DvrBackup => NodeRole::Streamer,
-        SlotKind::Inference => NodeRole::Inference,
+        SlotKind::Ingest | SlotKind::DvrBackup => PlacementRole::Streamer,
+        SlotKind::Inference => PlacementRole::Inference,
     };
     let mut decisions = engine.explain(name, kind)?;
     decisions.retain(|decision| decision.here || decision.role == wanted);
@@ -82,11 +86,11 @@ fn sorted<'e>(engine: &'e Engine, name: &StreamName, kind: SlotKind) -> Option<V
 }
 
 /// One number for how well a node suits: preferred labels first, the room on it second.
-fn suits(decision: &Decision<'_>) -> u64 {
+fn suits(decision: &NodeDecision<'_>) -> u64 {
     u64::from(decision.score) * 1000 + u64::from(1000 - decision.load_permille.min(1000))
 }
 
-fn node(decision: &Decision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
+fn node(decision: &NodeDecision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
     let allowed = decision.reasons.is_empty();
     let mut item = Object::default();
     item.insert("current", Value::Bool(decision.here));
@@ -105,7 +109,7 @@ fn node(decision: &Decision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
     Value::Object(item).write(out);
 }
 
-fn words(decision: &Decision<'_>) -> String {
+fn words(decision: &NodeDecision<'_>) -> String {
     let load = format!(
         "{}.{} % full",
         decision.load_permille / 10,
@@ -149,7 +153,7 @@ const PHRASES: [(Reasons, &str); 11] = [
     (Reasons::SIBLING, "it holds another copy of the stream"),
 ];
 
-fn summary_of(decisions: &[Decision<'_>]) -> String {
+fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
     let total = decisions.len();
     let able = decisions.iter().filter(|d| d.reasons.is_empty()).count();
     match decisions.first() {

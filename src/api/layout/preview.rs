@@ -12,7 +12,8 @@ use crate::http::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
-    Change, Engine, Event, NodeRole, NodeSpec, NodeState, Rows, SlotKind, StreamLayout, StreamSpec,
+    Engine, Event, LayoutChange, NodeSpec, NodeState, PlacementRole, Rows, SlotKind, StreamLayout,
+    StreamSpec,
 };
 use crate::query::{KeyOrder, Kind};
 use crate::schema;
@@ -154,7 +155,7 @@ fn supposed_name(number: u64) -> StreamName {
 /// A snapshot in which something happened.
 struct Supposition {
     engine: Engine,
-    changes: Vec<Change>,
+    changes: Vec<LayoutChange>,
     /// Streams whose rows were touched.
     touched: BTreeSet<StreamName>,
 }
@@ -277,7 +278,7 @@ fn suppose(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Supposition, A
 pub fn layouts(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Items, ApiError> {
     let supposition = suppose(snapshot, commands)?;
     // Of several changes of a stream the ingest's is the one that is told, as in a save.
-    let mut reasons: BTreeMap<&StreamName, &Change> = BTreeMap::new();
+    let mut reasons: BTreeMap<&StreamName, &LayoutChange> = BTreeMap::new();
     for change in &supposition.changes {
         let told = reasons.entry(&change.stream).or_insert(change);
         if change.kind < told.kind {
@@ -486,8 +487,8 @@ fn supposed_node(snapshot: &Snapshot, hostname: Hostname, config: &Object) -> No
         Some(record) => node_spec(record, stats.as_ref(), NodeState::Up),
         None => NodeSpec {
             role: match config.get("role").and_then(Value::as_str) {
-                Some("inference") => NodeRole::Inference,
-                _ => NodeRole::Streamer,
+                Some("inference") => PlacementRole::Inference,
+                _ => PlacementRole::Streamer,
             },
             namespace: config
                 .get("namespace")

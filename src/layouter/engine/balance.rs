@@ -1,28 +1,30 @@
-//! Moves that only improve: to a better tier, and from the hottest nodes to cooler ones.
+//! Optional moves: to nodes with better labels, from loaded nodes to less loaded ones, off nodes
+//! under CPU pressure.
 //!
-//! Every such move raises the score, or keeps it and ends with the fuller of its two nodes less full than before. Never compared with
-//! a mean: a mean counts nodes that none of these streams may go to.
+//! Every optional move raises the stream's score, or keeps it and leaves the fuller of its two
+//! nodes less full than before. Loads are compared in pairs and never with a mean: a mean would
+//! count nodes that none of these streams may go to.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::Engine;
-use super::class::{NONE, Pool, static_reasons};
-use super::cow::Fixed;
-use super::event::{Shed, Why};
+use super::class::{NONE, NodePool, static_reasons};
+use super::cow::FixedHash;
+use super::event::{MoveReason, Shed};
 use super::slot::{DISABLED, LIVE, MEMBER};
 use super::tree::{LAST_RESORT, Need, ONE};
 
-/// Refusals in a row after which a class is left for the next change.
+/// Failures in a row after which the other slots of a class are not tried in this tick.
 const MISSES_MAX: u32 = 8;
-/// Nodes and slots that are looked at for a partner of a swap.
+/// Nodes, and slots of a bucket on each, that are tried as partners of a swap.
 const SWAP_NODES: usize = 8;
 const SWAP_SLOTS: usize = 4;
-/// Slots of a bucket that a balancing move is chosen from, and how many of these are tried.
+/// Slots of a bucket from which a balancing move is chosen, and how many of these are tried.
 const SAMPLE: usize = 16;
 const TRIES: usize = 4;
 
-/// What could be better some day.
+/// Slots that optional moves are about.
 #[derive(Clone, Default)]
 pub(super) struct Improving {
     /// Classes with slots that are placed below their best tier.
@@ -31,29 +33,29 @@ pub(super) struct Improving {
     pub exempt: imbl::OrdMap<u32, u64>,
 }
 
-/// What one round of balancing keeps count of.
+/// Counts of one round of balancing: moves off and onto each node.
 #[derive(Default)]
-struct Round {
+struct BalanceRound {
     out: BTreeMap<u32, u32>,
     into: BTreeMap<u32, u32>,
-    /// Moves that only a budget or an exemption forbade.
+    /// A budget or an exemption forbade a move.
     deferred: bool,
 }
 
 impl Engine {
-    /// Optional moves wait while the cluster has other worries.
-    pub(super) fn is_calm(&self) -> bool {
+    /// Optional moves are allowed: no node is on probation and few moves are in flight.
+    pub(super) fn optional_moves_allowed(&self) -> bool {
         let flying = u64::from(self.flights.count) * 1000;
-        let share_max = u64::from(self.settings.in_flight_permille_max);
+        let share_max = u64::from(self.settings.budgets.in_flight_permille_max);
         self.cluster.totals.on_probation == 0
             && flying
                 <= (u64::from(self.table.streams) * share_max)
-                    .max(1000 * u64::from(self.settings.optional_moves_min))
+                    .max(1000 * u64::from(self.settings.budgets.optional_moves_min))
     }
 
     // ---- preferred labels ----
 
-    /// Moves slots to better tiers. True: some were not tried.
+    /// Moves slots to better tiers. Returns whether some were left for the next tick.
     pub(super) fn upgrade(&mut self) -> bool {
         let mut left_over = false;
         for class in self.improving.below_best.clone() {
@@ -62,7 +64,7 @@ impl Engine {
         left_over
     }
 
-    /// Slots that a class of nodes likes better which came after they were placed.
+    /// Finds slots for which a node class that was added later is better than theirs.
     pub(super) fn find_promoted(&mut self) {
         let promoted = std::mem::take(&mut self.classes.promoted);
         if promoted.is_empty() {
@@ -78,7 +80,7 @@ impl Engine {
                 self.bucket_slots(bucket.head, &mut slots);
                 for s in slots {
                     let score = self.slot(s).score;
-                    self.note_below_best(s, bucket.class, score);
+                    self.track_below_best(s, bucket.class, score);
                 }
             }
         }
@@ -125,7 +127,7 @@ impl Engine {
                 keep.push(s);
             }
         }
-        // What moved for a swap may have been remembered meanwhile.
+        // Swaps may have added entries meanwhile.
         keep.extend(
             self.classes
                 .classes
@@ -143,17 +145,19 @@ impl Engine {
         left_over
     }
 
-    fn upgrade_slot(&mut self, s: u32, pool: &Pool) -> bool {
+    fn upgrade_slot(&mut self, s: u32, pool: &NodePool) -> bool {
         let slot = *self.slot(s);
-        let below = (u64::from(self.settings.upgrade_load_max_permille) * ONE / 1000) << 32;
+        let below =
+            (u64::from(self.settings.thresholds.upgrade_load_max_permille) * ONE / 1000) << 32;
         let mut avoid = Vec::new();
         self.sibling_nodes(s, &mut avoid);
         let better = pool.tiers.iter().take_while(|tier| tier.score > slot.score);
         for tier in better.clone() {
-            if let Some((_, node)) = self.coolest(tier, slot.need(), &avoid, below.min(LAST_RESORT))
+            if let Some((_, node)) =
+                self.least_loaded(tier, slot.need(), &avoid, below.min(LAST_RESORT))
             {
                 self.budgets.preferred.take(1);
-                self.move_optional(s, node, Why::Preferred);
+                self.move_optional(s, node, MoveReason::Preferred);
                 return true;
             }
         }
@@ -169,7 +173,8 @@ impl Engine {
         false
     }
 
-    /// Takes the place of a slot on a full node of a better tier, which comes here in exchange or goes where there is room, if both together like it better so.
+    /// Exchanges a slot with one on a full node of a better tier, which comes here or goes where
+    /// there is room, if the sum of both scores rises.
     fn swap(&mut self, s: u32, runs: &[(u32, u32)], avoid: &[u32]) -> bool {
         let slot = *self.slot(s);
         let here = slot.node;
@@ -206,19 +211,19 @@ impl Engine {
                     let target = if back && gain > loss && self.may_swap(s, at) {
                         Some(here)
                     } else if self.node(there).fits_instead(&other.need(), &slot.need()) {
-                        self.elsewhere(at, gain)
+                        self.find_elsewhere(at, gain)
                     } else {
                         None
                     };
                     if let Some(target) = target {
-                        self.note(s, Why::Preferred);
-                        self.note(at, Why::MakeRoom);
+                        self.record_move(s, MoveReason::Preferred);
+                        self.record_move(at, MoveReason::MakeRoom);
                         self.unassign(s);
                         self.unassign(at);
                         self.assign(s, there);
                         self.assign(at, target);
-                        self.gain(here);
-                        self.gain(there);
+                        self.node_gained(here);
+                        self.node_gained(there);
                         return true;
                     }
                     at = other.next;
@@ -228,18 +233,19 @@ impl Engine {
         false
     }
 
-    /// A node with room for a placed slot that costs it less than `gain`.
-    fn elsewhere(&mut self, s: u32, gain: u16) -> Option<u32> {
+    /// Another node for a placed slot that lowers its score by less than `gain`.
+    fn find_elsewhere(&mut self, s: u32, gain: u16) -> Option<u32> {
         let slot = *self.slot(s);
         let mut avoid = Vec::new();
         self.sibling_nodes(s, &mut avoid);
         avoid.push(slot.node);
-        let below = (u64::from(self.settings.upgrade_load_max_permille) * ONE / 1000) << 32;
+        let below =
+            (u64::from(self.settings.thresholds.upgrade_load_max_permille) * ONE / 1000) << 32;
         self.pool_of(slot.class)
             .tiers
             .iter()
             .take_while(|tier| tier.score.saturating_add(gain) > slot.score)
-            .find_map(|tier| self.coolest(tier, slot.need(), &avoid, below.min(LAST_RESORT)))
+            .find_map(|tier| self.least_loaded(tier, slot.need(), &avoid, below.min(LAST_RESORT)))
             .map(|(_, node)| node)
     }
 
@@ -258,19 +264,19 @@ impl Engine {
 
     // ---- balance ----
 
-    /// Passes until one moves nothing. True: something was deferred.
+    /// Runs passes until one moves nothing. Returns whether a move was deferred.
     pub(super) fn rebalance(&mut self) -> bool {
         if !self.settings.rebalance {
             return false;
         }
-        let mut round = Round::default();
+        let mut round = BalanceRound::default();
         while self.rebalance_pass(&mut round) {}
         round.deferred
     }
 
-    fn rebalance_pass(&mut self, round: &mut Round) -> bool {
-        let start = u64::from(self.settings.gap_start_permille) * ONE / 1000;
-        let stop = u64::from(self.settings.gap_stop_permille) * ONE / 1000;
+    fn rebalance_pass(&mut self, round: &mut BalanceRound) -> bool {
+        let start = u64::from(self.settings.thresholds.gap_start_permille) * ONE / 1000;
+        let stop = u64::from(self.settings.thresholds.gap_stop_permille) * ONE / 1000;
         let balance = self.settings.balance;
         let mut heap: BinaryHeap<(u64, u32, bool)> = self
             .cluster
@@ -280,15 +286,16 @@ impl Engine {
             .filter(|(_, node)| node.is_open() && !node.buckets.is_empty())
             .map(|(i, node)| (node.load(balance), i as u32, false))
             .collect();
-        // Key of the coolest node that a class may go to at no worse a score, while nothing moves.
-        let mut coolest: HashMap<(u32, u16), (u64, u64), Fixed> = HashMap::default();
+        // Key of the least loaded node that a class may go to without losing score, valid for one
+        // epoch.
+        let mut least_loaded: HashMap<(u32, u16), (u64, u64), FixedHash> = HashMap::default();
         let mut moved = false;
         while let Some((load, node, active)) = heap.pop() {
             let gap = if active { stop } else { start };
-            if load <= (self.index.tree.coolest() >> 32) + stop.min(start) {
+            if load <= (self.index.tree.least_loaded() >> 32) + stop.min(start) {
                 break;
             }
-            if self.cool_down(node, load, gap, stop, round, &mut coolest) {
+            if self.move_one_off(node, load, gap, stop, round, &mut least_loaded) {
                 moved = true;
                 heap.push((self.node(node).load(balance), node, true));
             }
@@ -296,25 +303,25 @@ impl Engine {
         moved
     }
 
-    /// Moves one slot off a hot node.
-    fn cool_down(
+    /// Moves one slot off a loaded node.
+    fn move_one_off(
         &mut self,
         node: u32,
         load: u64,
         gap: u64,
         stop: u64,
-        round: &mut Round,
-        coolest: &mut HashMap<(u32, u16), (u64, u64), Fixed>,
+        round: &mut BalanceRound,
+        least_loaded: &mut HashMap<(u32, u16), (u64, u64), FixedHash>,
     ) -> bool {
         let mut candidates: Vec<(u64, u32)> = Vec::new();
         for i in 0..self.node(node).buckets.len() {
             let bucket = self.node(node).buckets[i];
             let score = self.slot(bucket.head).score;
-            let key = match coolest.get(&(bucket.class, score)) {
+            let key = match least_loaded.get(&(bucket.class, score)) {
                 Some((epoch, key)) if *epoch == self.progress.epoch => *key,
                 _ => {
-                    let key = self.coolest_for(bucket.class, score);
-                    coolest.insert((bucket.class, score), (self.progress.epoch, key));
+                    let key = self.least_loaded_for(bucket.class, score);
+                    least_loaded.insert((bucket.class, score), (self.progress.epoch, key));
                     key
                 }
             };
@@ -326,7 +333,7 @@ impl Engine {
         if candidates.is_empty() {
             return false;
         }
-        let per_node_max = self.settings.rebalance_moves_per_node_max;
+        let per_node_max = self.settings.budgets.rebalance_moves_per_node_max;
         if self.budgets.rebalance.left() == 0
             || round.out.get(&node).is_some_and(|out| *out >= per_node_max)
         {
@@ -334,11 +341,11 @@ impl Engine {
             return false;
         }
         for (_, class) in candidates {
-            for s in self.movable(node, class, load, round) {
-                let Some(target) = self.cooler_target(s, load, gap, stop, round) else {
+            for s in self.move_candidates(node, class, load, round) {
+                let Some(target) = self.less_loaded_target(s, load, gap, stop, round) else {
                     continue;
                 };
-                self.move_optional(s, target, Why::Rebalance);
+                self.move_optional(s, target, MoveReason::Rebalance);
                 self.exempt(s);
                 self.budgets.rebalance.take(1);
                 *round.out.entry(node).or_default() += 1;
@@ -349,7 +356,7 @@ impl Engine {
         false
     }
 
-    fn coolest_for(&mut self, class: u32, score: u16) -> u64 {
+    fn least_loaded_for(&mut self, class: u32, score: u16) -> u64 {
         let one = Need {
             channels: 1,
             ..Need::default()
@@ -358,14 +365,21 @@ impl Engine {
         pool.tiers
             .iter()
             .take_while(|tier| tier.score >= score)
-            .filter_map(|tier| self.coolest(tier, one, &[], LAST_RESORT))
+            .filter_map(|tier| self.least_loaded(tier, one, &[], LAST_RESORT))
             .map(|(key, _)| key)
             .min()
             .unwrap_or(u64::MAX)
     }
 
-    /// The few slots of a bucket that are worth trying: the largest in the dimension that is hot; for channels those with the least recording.
-    fn movable(&self, node: u32, class: u32, load: u64, round: &mut Round) -> Vec<u32> {
+    /// The few slots of a bucket that are worth trying: the largest in the dimension with the
+    /// highest load; for channels those with the least disk.
+    fn move_candidates(
+        &self,
+        node: u32,
+        class: u32,
+        load: u64,
+        round: &mut BalanceRound,
+    ) -> Vec<u32> {
         let Ok(bucket) = self.node(node).bucket(class) else {
             return Vec::new();
         };
@@ -395,13 +409,13 @@ impl Engine {
         sample.into_iter().take(TRIES).map(|(_, s)| s).collect()
     }
 
-    fn cooler_target(
+    fn less_loaded_target(
         &mut self,
         s: u32,
         load: u64,
         gap: u64,
         stop: u64,
-        round: &mut Round,
+        round: &mut BalanceRound,
     ) -> Option<u32> {
         let slot = *self.slot(s);
         let need = slot.need();
@@ -415,48 +429,49 @@ impl Engine {
             .tiers
             .iter()
             .take_while(|tier| tier.score >= slot.score)
-            .filter_map(|tier| self.coolest(tier, need, &avoid, below))
+            .filter_map(|tier| self.least_loaded(tier, need, &avoid, below))
             .min()?;
         if round
             .into
             .get(&target)
-            .is_some_and(|into| *into >= self.settings.rebalance_moves_per_node_max)
+            .is_some_and(|into| *into >= self.settings.budgets.rebalance_moves_per_node_max)
         {
             round.deferred = true;
             return None;
         }
         let (source, node) = (self.node(slot.node), self.node(target));
-        // The fuller of the two must end clearly less full, or the next round moves it back; and it must be this slot that makes its node hot.
+        // The fuller of the two must end clearly less full, or the next round would move the slot
+        // back; and the slot must contribute to its node's load.
         if node.load_with(&need, balance) + stop / 2 > load
             || source.load_without(&need, balance) >= load
         {
             return None;
         }
-        // And a gap that is one channel of a small node is no gap.
+        // On small nodes one channel is a large share: the gap must also be several channels.
         let [channels, ..] = source.loads();
         if channels >= load {
             // Loads are rounded down: their difference may be short by less than one.
             let gap_load = load - node.load(balance).min(load) + 1;
             let gap_channels = gap_load * u64::from(source.limit.channels) / ONE;
-            if gap_channels < u64::from(self.settings.gap_channels_min) {
+            if gap_channels < u64::from(self.settings.thresholds.gap_channels_min) {
                 return None;
             }
         }
         Some(target)
     }
 
-    /// Balancing leaves a slot alone for a while.
+    /// Exempts a slot from balancing for a while.
     pub(super) fn exempt(&mut self, s: u32) {
-        if self.settings.rebalance_exempt_ms > 0 {
+        if self.settings.budgets.rebalance_exempt_ms > 0 {
             self.improving
                 .exempt
-                .insert(s, self.now_ms + self.settings.rebalance_exempt_ms);
+                .insert(s, self.now_ms + self.settings.budgets.rebalance_exempt_ms);
         }
     }
 
     // ---- CPU ----
 
-    /// Takes ingests off a node that is under pressure, to where its CPU allows.
+    /// Moves slots off a node under CPU pressure to the given targets.
     pub(super) fn shed(&mut self, shed: &Shed) {
         let Some(n) = self.cluster.by_hostname.get(&shed.hostname).copied() else {
             return;
@@ -503,7 +518,7 @@ impl Engine {
                 targets[i].1 -= cost;
                 left -= cost;
                 let to = targets[i].0;
-                self.move_optional(s, to, Why::Cpu);
+                self.move_optional(s, to, MoveReason::Cpu);
             }
         }
     }

@@ -1,17 +1,17 @@
-//! How much may move per interval, so that an improvement never becomes a storm.
+//! Budgets: how many slots may move per interval, for each kind of move that can wait.
 
-use super::event::Settings;
+use super::event::EngineSettings;
 
-/// A bucket of tokens that fills up once per interval.
+/// A token bucket that fills up once per interval.
 #[derive(Clone, Debug, Default)]
-pub struct Bucket {
+pub struct TokenBucket {
     cap: u32,
     left: u32,
-    /// Of `cap * elapsed / interval`, what did not make a whole token yet.
+    /// Remainder of `cap * elapsed / interval` that is not a whole token yet.
     carry: u64,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn full(cap: u32) -> Self {
         Self {
             cap,
@@ -49,10 +49,10 @@ impl Bucket {
 
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    pub make_room: Bucket,
-    pub restore: Bucket,
-    pub preferred: Bucket,
-    pub rebalance: Bucket,
+    pub make_room: TokenBucket,
+    pub restore: TokenBucket,
+    pub preferred: TokenBucket,
+    pub rebalance: TokenBucket,
 }
 
 fn share(streams: u32, per_myriad: u32, least: u32) -> u32 {
@@ -64,29 +64,29 @@ fn share(streams: u32, per_myriad: u32, least: u32) -> u32 {
 }
 
 impl Budgets {
-    pub fn new(settings: &Settings, streams: u32) -> Self {
+    pub fn new(settings: &EngineSettings, streams: u32) -> Self {
         let (preferred, rebalance) = Self::shares(settings, streams);
         Self {
-            make_room: Bucket::full(settings.make_room_moves_max),
-            restore: Bucket::full(settings.restore_moves_max),
-            preferred: Bucket::full(preferred),
-            rebalance: Bucket::full(rebalance),
+            make_room: TokenBucket::full(settings.budgets.make_room_moves_max),
+            restore: TokenBucket::full(settings.budgets.restore_moves_max),
+            preferred: TokenBucket::full(preferred),
+            rebalance: TokenBucket::full(rebalance),
         }
     }
 
-    fn shares(settings: &Settings, streams: u32) -> (u32, u32) {
-        let least = settings.optional_moves_min;
+    fn shares(settings: &EngineSettings, streams: u32) -> (u32, u32) {
+        let least = settings.budgets.optional_moves_min;
         (
-            share(streams, settings.preferred_moves_per_myriad, least),
-            share(streams, settings.rebalance_moves_per_myriad, least),
+            share(streams, settings.budgets.preferred_moves_per_myriad, least),
+            share(streams, settings.budgets.rebalance_moves_per_myriad, least),
         )
     }
 
-    pub fn refill(&mut self, settings: &Settings, streams: u32, elapsed_ms: u64) {
+    pub fn refill(&mut self, settings: &EngineSettings, streams: u32, elapsed_ms: u64) {
         let (preferred, rebalance) = Self::shares(settings, streams);
         for (bucket, cap) in [
-            (&mut self.make_room, settings.make_room_moves_max),
-            (&mut self.restore, settings.restore_moves_max),
+            (&mut self.make_room, settings.budgets.make_room_moves_max),
+            (&mut self.restore, settings.budgets.restore_moves_max),
             (&mut self.preferred, preferred),
             (&mut self.rebalance, rebalance),
         ] {
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn frequent_ticks_refill_no_faster_than_rare_ones() {
-        let mut bucket = Bucket::full(7);
+        let mut bucket = TokenBucket::full(7);
         bucket.take(7);
         for _ in 0..29 {
             bucket.refill(1_000, 30_000);

@@ -1,33 +1,34 @@
-//! Making room: when no node can take a slot as it is, the shortest chain of moves that lets one.
+//! Making room: if no node can take a slot, the shortest chain of moves after which one can.
 //!
-//! A search in width over stream classes: which class could leave a node that this slot may go to, because a real stream of it fits
-//! elsewhere? Each node and each class is looked at once. Displaced streams keep running until their new node has them.
+//! A breadth-first search over stream classes: which class could leave a node that this slot may go
+//! to, because one of its streams fits elsewhere? Each node and each class is visited once.
+//! Displaced streams keep running until their new node has them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Engine;
 use super::class::NONE;
-use super::cow::Fixed;
-use super::event::{SlotKind, Why};
+use super::cow::FixedHash;
+use super::event::{MoveReason, SlotKind};
 use super::tree::{LAST_RESORT, Need};
 
-/// Slots of a bucket that are tried for a place elsewhere, and for a swap.
+/// Slots of a bucket that are tried for another node, and for a swap.
 const SAMPLE: usize = 8;
 const SWAPS: usize = 16;
-/// Nodes that a class is tried on.
+/// Nodes on which a class is tried.
 const STUCK_MAX: u32 = 4;
 
-/// How a class was reached: through the class it would be displaced by, on a node.
-struct Step {
+/// How the search reached a class: the class that would displace it, and on which node.
+struct ChainStep {
     by: u32,
     node: u32,
     depth: u32,
 }
 
 impl Engine {
-    /// Places `s`, which found no node, by moving others. True: it is placed.
+    /// Places `s`, for which no node has room, by moving other slots. Returns whether it is placed.
     pub(super) fn make_room(&mut self, s: u32) -> bool {
-        let depth_max = self.settings.chain_depth_max;
+        let depth_max = self.settings.thresholds.chain_depth_max;
         if depth_max == 0 || self.budgets.make_room.left() == 0 {
             return false;
         }
@@ -42,14 +43,14 @@ impl Engine {
         if slot.kind() == SlotKind::Ingest && self.displace_copy(s) {
             return true;
         }
-        // A slot with siblings may have failed for their sake only.
+        // A slot with siblings may have failed only because of where these are.
         if slot.sibling == s {
             self.classes.classes.get_mut(slot.class).hopeless = Some((self.queue.gain_epoch, need));
         }
         false
     }
 
-    /// Whether no room could be made for as little as this, and nothing was gained since.
+    /// Whether making room failed for a need that small, and no node gained capacity since.
     pub(super) fn is_hopeless(&self, s: u32) -> bool {
         let slot = self.slot(s);
         let hopeless = &self.classes.classes.get(slot.class).hopeless;
@@ -59,17 +60,18 @@ impl Engine {
     }
 
     fn search_chain(&mut self, s: u32, class: u32, depth_max: u32) -> bool {
-        let mut nodes: HashSet<u32, Fixed> = HashSet::default();
-        let mut steps: HashMap<u32, Step, Fixed> = HashMap::default();
-        let start = Step {
+        let mut nodes: HashSet<u32, FixedHash> = HashSet::default();
+        let mut steps: HashMap<u32, ChainStep, FixedHash> = HashMap::default();
+        let start = ChainStep {
             by: NONE,
             node: NONE,
             depth: 0,
         };
         steps.insert(class, start);
         let mut queue = VecDeque::from([class]);
-        // Classes that could leave somewhere, but not in exchange: another node may do.
-        let mut stuck: HashMap<u32, u32, Fixed> = HashMap::default();
+        // Classes of which a slot could leave, but not in exchange for ours: another node may allow
+        // it.
+        let mut stuck: HashMap<u32, u32, FixedHash> = HashMap::default();
         let mut tries = 0;
         while let Some(by) = queue.pop_front() {
             let depth = steps[&by].depth + 1;
@@ -92,18 +94,18 @@ impl Engine {
                         continue;
                     }
                     if !known {
-                        steps.insert(other, Step { by, node, depth });
+                        steps.insert(other, ChainStep { by, node, depth });
                         queue.push_back(other);
                     }
                     if self.can_leave(other, head, node) {
                         let mut path = path_to(by, class, &steps);
                         path.push((node, other));
-                        if self.shove(s, &path, 0) {
+                        if self.displace(s, &path, 0) {
                             return true;
                         }
                         *stuck.entry(other).or_default() += 1;
                         tries += 1;
-                        if tries >= self.settings.chain_tries_max {
+                        if tries >= self.settings.thresholds.chain_tries_max {
                             return false;
                         }
                     }
@@ -128,7 +130,8 @@ impl Engine {
         nodes
     }
 
-    /// Whether one of the first slots of a bucket fits anywhere else. Its real size counts, not merely a free channel.
+    /// Whether one of the first slots of a bucket fits on another node, with its real size and not
+    /// just one channel.
     fn can_leave(&mut self, class: u32, head: u32, node: u32) -> bool {
         let pool = self.pool_of(class);
         let mut refused: Option<Need> = None;
@@ -140,7 +143,10 @@ impl Engine {
             let slot = self.slot(at);
             let need = slot.need();
             if !refused.is_some_and(|refused| need.covers(&refused)) {
-                let fits = |tier| self.coolest(tier, need, &[node], LAST_RESORT).is_some();
+                let fits = |tier| {
+                    self.least_loaded(tier, need, &[node], LAST_RESORT)
+                        .is_some()
+                };
                 if pool.tiers.iter().any(fits) {
                     return true;
                 }
@@ -151,8 +157,9 @@ impl Engine {
         false
     }
 
-    /// Puts `s` onto the node of step `i` in exchange for a slot of that step's class, which goes one step further. All or nothing.
-    fn shove(&mut self, s: u32, path: &[(u32, u32)], i: usize) -> bool {
+    /// Puts `s` onto the node of step `i` in exchange for a slot of that step's class, which goes
+    /// one step further. Changes nothing if that fails.
+    fn displace(&mut self, s: u32, path: &[(u32, u32)], i: usize) -> bool {
         let (node, class) = path[i];
         let mut siblings = Vec::new();
         self.sibling_nodes(s, &mut siblings);
@@ -180,14 +187,14 @@ impl Engine {
                         None => false,
                     }
                 } else {
-                    self.shove(at, path, i + 1)
+                    self.displace(at, path, i + 1)
                 };
                 if moved {
-                    self.note_at(at, was, Why::MakeRoom);
+                    self.record_move_from(at, was, MoveReason::MakeRoom);
                     self.log.make_room_moves += 1;
                     self.budgets.make_room.take(1);
-                    self.arrive(s, node, Why::NotDistributed);
-                    self.gain_little(node);
+                    self.place_on(s, node, MoveReason::NotDistributed);
+                    self.node_gained_slightly(node);
                     return true;
                 }
                 self.assign(at, node);
@@ -197,7 +204,7 @@ impl Engine {
         false
     }
 
-    /// An ingest counts more than a copy: the last resort is to let a backup wait for its sake.
+    /// Places an ingest in exchange for a backup, which may have to wait: the last resort.
     fn displace_copy(&mut self, s: u32) -> bool {
         let slot = *self.slot(s);
         let need = slot.need();
@@ -221,12 +228,12 @@ impl Engine {
                     }
                     let copy = *self.slot(at);
                     if self.node(node).fits_instead(&copy.need(), &need) {
-                        self.note(at, Why::MakeRoom);
+                        self.record_move(at, MoveReason::MakeRoom);
                         self.unassign(at);
                         self.log.make_room_moves += 1;
                         self.budgets.make_room.take(1);
-                        self.arrive(s, node, Why::NotDistributed);
-                        self.gain_little(node);
+                        self.place_on(s, node, MoveReason::NotDistributed);
+                        self.node_gained_slightly(node);
                         match self.find(at, &[]) {
                             Some(target) => self.assign(at, target),
                             None => self.wait(at),
@@ -235,7 +242,7 @@ impl Engine {
                     }
                     at = copy.next;
                 }
-                if looked >= self.settings.chain_tries_max {
+                if looked >= self.settings.thresholds.chain_tries_max {
                     return false;
                 }
             }
@@ -244,8 +251,8 @@ impl Engine {
     }
 }
 
-/// From the first node to the last: whom the slot before displaces there.
-fn path_to(class: u32, start: u32, steps: &HashMap<u32, Step, Fixed>) -> Vec<(u32, u32)> {
+/// The chain from the first node to the last: which class is displaced on each.
+fn path_to(class: u32, start: u32, steps: &HashMap<u32, ChainStep, FixedHash>) -> Vec<(u32, u32)> {
     let mut path = Vec::new();
     let mut at = class;
     while at != start {

@@ -1,4 +1,5 @@
-//! Everything that is kept up to date is computed anew and compared. For tests and fuzzing: it costs as much as it sounds.
+//! Self-checks and figures for tests, fuzzing and benchmarks: incrementally kept data is recomputed
+//! and compared.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,9 @@ use super::Engine;
 use super::class::NONE;
 use super::cow::mix;
 use super::event::SlotKind;
-use super::slot::{DISABLED, IN_FLIGHT, LIVE, MEMBER, NOTED, ORIGIN_NOTED, PENDING, UNIT, WAITING};
+use super::slot::{
+    DISABLED, IN_FLIGHT, LIVE, MEMBER, ORIGIN_RECORDED, PENDING, RECORDED, UNIT, WAITING,
+};
 
 impl Engine {
     #[doc(hidden)]
@@ -19,7 +22,7 @@ impl Engine {
         self.classes.node_classes.len()
     }
 
-    /// Same number, same layout.
+    /// Equal layouts have equal hashes.
     #[doc(hidden)]
     pub fn layout_hash(&self) -> u64 {
         let mut sum = 0u64;
@@ -35,7 +38,7 @@ impl Engine {
         sum
     }
 
-    /// Panics if a slot waits that some node would take. Holds once ticks have nothing left to do.
+    /// Panics if a slot waits that some node could take. Holds once ticks have nothing left to do.
     #[doc(hidden)]
     pub fn check_rest(&self) {
         let mut siblings = Vec::new();
@@ -45,7 +48,7 @@ impl Engine {
                 let reasons = self.reasons_on(s, n, false, &siblings);
                 assert!(
                     !reasons.is_empty(),
-                    "{:?} of {:?} waits, but {} would take it",
+                    "{:?} of {:?} waits, but {} could take it",
                     self.slot(s).kind(),
                     self.table.names.get(self.ingest_of(s)),
                     self.node(n).hostname
@@ -54,7 +57,7 @@ impl Engine {
         }
     }
 
-    /// Panics where the engine contradicts itself. Not between `Load` and `Loaded`.
+    /// Panics if derived data is wrong. Not for use between `Load` and `Loaded`.
     #[doc(hidden)]
     pub fn check(&self) {
         let mut sums = vec![(0u64, 0u64, 0u64, 0u32); self.cluster.nodes.len()];
@@ -63,21 +66,21 @@ impl Engine {
         for s in 0..self.table.slots.len() as u32 {
             let slot = self.slot(s);
             if !slot.has(LIVE) {
-                assert_eq!(slot.node, NONE, "a free slot is nowhere");
+                assert_eq!(slot.node, NONE, "a free slot has no node");
                 continue;
             }
             assert!(
-                !slot.has(NOTED | PENDING | ORIGIN_NOTED),
-                "an event leaves nothing open"
+                !slot.has(RECORDED | PENDING | ORIGIN_RECORDED),
+                "an event leaves no flags behind"
             );
             flying += u32::from(slot.has(IN_FLIGHT));
             let demand = self.table.rows.get(s).demand;
             assert_eq!(slot.class, self.classes.class_of_demand(demand), "class");
             if slot.has(MEMBER) {
                 let u = *self.units.of_member.get(&s).expect("a member has a unit");
-                let unit = self.units.by_slot.get(&u).expect("which exists");
+                let unit = self.units.by_slot.get(&u).expect("the unit exists");
                 let member = unit.members.iter().find(|member| member.ingest == s);
-                let active = member.expect("and knows it").active;
+                let active = member.expect("the unit has the member").active;
                 let node = if active { self.slot(u).node } else { NONE };
                 assert_eq!(slot.node, node, "a member is where its unit is");
                 continue;
@@ -94,11 +97,11 @@ impl Engine {
                 waiting += 1;
                 continue;
             }
-            assert!(!slot.has(WAITING), "and not both");
+            assert!(!slot.has(WAITING), "a placed slot does not wait");
             let node = self.node(slot.node);
             let bucket = node.bucket(slot.class).expect("it is in a bucket");
             if slot.prev == NONE {
-                assert_eq!(node.buckets[bucket].head, s, "which begins with it");
+                assert_eq!(node.buckets[bucket].head, s, "the first slot is the head");
             }
             let sum = &mut sums[slot.node as usize];
             sum.0 += u64::from(slot.channels);
@@ -110,7 +113,7 @@ impl Engine {
             }
             assert!(node.is_running(), "nothing stays on a lost node");
             let reasons = self.static_reasons_on(slot.class, slot.node);
-            assert!(reasons.is_empty(), "it may be there: {reasons:?}");
+            assert!(reasons.is_empty(), "a placed slot is legal: {reasons:?}");
             assert_eq!(slot.score, self.score_on(slot.class, slot.node), "score");
             let pool = &self.classes.classes.get(slot.class).pool;
             let best = pool.as_ref().expect("its pool was made").best_score();
@@ -118,7 +121,7 @@ impl Engine {
                 slot.score >= best
                     || self.classes.promoted.contains(&slot.class)
                     || self.classes.classes.get(slot.class).below_best.contains(&s),
-                "what could be better is remembered"
+                "slots below the best tier are tracked"
             );
             let mut siblings = Vec::new();
             self.sibling_nodes(s, &mut siblings);
@@ -128,7 +131,7 @@ impl Engine {
             );
         }
         assert_eq!(waiting, self.queue.waiting, "waiting slots are counted");
-        assert_eq!(flying, self.flights.count, "and those in flight");
+        assert_eq!(flying, self.flights.count, "moves in flight are counted");
         let mut listed = 0;
         for class in 0..self.classes.classes.len() as u32 {
             let list = self.classes.classes.get(class).waiting;
@@ -145,19 +148,25 @@ impl Engine {
         assert_eq!(listed, waiting, "every waiting slot is in a list");
         for (n, sum) in sums.iter().enumerate() {
             let node = &self.cluster.nodes[n];
-            assert_eq!((node.channels, node.kbps, node.disk), (sum.0, sum.1, sum.2));
+            assert_eq!(
+                (node.used.channels, node.used.kbps, node.used.disk),
+                (sum.0, sum.1, sum.2)
+            );
             let count: u32 = node.buckets.iter().map(|bucket| bucket.count).sum();
             assert_eq!(count, sum.3, "buckets of {}", node.hostname);
             assert_eq!(self.slots_on(n as u32).len(), sum.3 as usize);
             if !node.live || self.is_frozen() {
                 continue;
             }
-            assert!(node.channels <= u64::from(node.limit.channels), "channels");
+            assert!(
+                node.used.channels <= u64::from(node.limit.channels),
+                "channels"
+            );
             if node.settling {
                 continue;
             }
-            assert!(node.kbps <= u64::from(node.limit.kbps), "bandwidth");
-            assert!(node.disk <= u64::from(node.limit.disk), "disk");
+            assert!(node.used.kbps <= u64::from(node.limit.kbps), "bandwidth");
+            assert!(node.used.disk <= u64::from(node.limit.disk), "disk");
         }
         if !self.index.is_stale {
             assert!(self.index.tree.is_consistent());
@@ -209,26 +218,26 @@ impl Engine {
         }
     }
 
-    /// Memory of the engine without its names, bytes.
+    /// Memory of the engine without names, in bytes.
     #[doc(hidden)]
     pub fn memory_bytes(&self) -> usize {
         let slots = self.table.slots.len()
-            * (size_of::<super::slot::Slot>() + size_of::<super::slot::Row>());
+            * (size_of::<super::slot::Slot>() + size_of::<super::slot::SlotRow>());
         let nodes: usize = self
             .cluster
             .nodes
             .iter()
             .map(|node| {
-                size_of::<super::node::Node>()
-                    + node.buckets.capacity() * size_of::<super::node::Bucket>()
-                    + node.displaced.capacity() * 4
+                size_of::<super::node::SlotNode>()
+                    + node.buckets.capacity() * size_of::<super::node::ClassBucket>()
+                    + node.displaced.slots.capacity() * 4
             })
             .sum();
         let below: usize = self
             .classes
             .classes
             .iter()
-            .map(|class| class.below_best.capacity() * 4 + size_of::<super::class::Class>())
+            .map(|class| class.below_best.capacity() * 4 + size_of::<super::class::StreamClass>())
             .sum();
         let flights: usize = self
             .flights

@@ -1,57 +1,59 @@
-//! Classes: streams that want the same and nodes that offer the same are decided once.
+//! Classes: slots with equal demands, and nodes with equal offers, are matched once.
 //!
-//! A *demand* is what one slot asks for in full. Most labels are nobody else's business (a camera's number, a customer), so a demand is
-//! reduced to its *class*: without the properties and wishes that no node ever mentioned. Nodes are reduced in the same way, by what streams mention.
-//! A label that one side mentions for the first time changes the classes of those on the other side that have it, and of no others; a label that nobody
-//! mentions any more stays in the classes until the next clean-up.
+//! A *demand* is everything one slot requires of a node. Most labels concern one side only (a
+//! camera's number, a customer), so a demand is reduced to its *class*: without the properties and
+//! preferences that no node carries. Nodes are reduced in the same way, by the labels that demands
+//! refer to. A label that one side refers to for the first time changes the classes of those on the
+//! other side that have it, and of no others. A label that is no longer referred to stays in the
+//! classes until the next clean-up.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cow::{CowMap, CowVec};
-use super::event::{NodeRole, Reasons};
-use super::label::Pair;
+use super::event::{PlacementRole, Reasons};
+use super::label::LabelPair;
 use super::tree::Need;
 
 pub type LabelId = u32;
-/// No namespace, no node, no slot, no class.
+/// Stands for no namespace, no node, no slot, no class.
 pub const NONE: u32 = u32::MAX;
 
-/// Score of one preferred label, and of one property that both sides have.
+/// Score of one matching preferred label, and of one property that both sides have.
 pub const PREFERRED_SCORE: u16 = 1000;
 pub const SHARED_SCORE: u16 = 1;
 
-/// What a slot asks of a node. Lists are sorted.
+/// What a slot requires of a node. Lists are sorted.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct Demand {
-    pub role: NodeRole,
+pub struct SlotDemand {
+    pub role: PlacementRole,
     pub dvr: bool,
     pub transcoder: bool,
     pub namespace: u32,
     pub labels: Vec<LabelId>,
     pub requires: Vec<LabelId>,
-    /// With the score of each.
+    /// Preferred labels, with the score of each.
     pub prefers: Vec<(LabelId, u16)>,
 }
 
-/// What a node offers and asks. Lists are sorted.
+/// What a node offers and requires. Lists are sorted.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct NodeClass {
-    pub role: NodeRole,
+    pub role: PlacementRole,
     pub namespace: u32,
     pub labels: Vec<LabelId>,
     pub requires: Vec<LabelId>,
     pub transcoder: bool,
     pub dvr: bool,
-    /// Value of the failure domain label.
+    /// Number of its failure-domain label.
     pub domain: u32,
 }
 
 impl NodeClass {
-    /// The class of nodes that are only a name: the first one, always there, without nodes in it.
-    pub fn nobody() -> Self {
+    /// Class 0, of placeholders: no live node is in it.
+    pub fn placeholder() -> Self {
         Self {
-            role: NodeRole::Other,
+            role: PlacementRole::Other,
             namespace: NONE,
             domain: NONE,
             ..Self::default()
@@ -59,8 +61,8 @@ impl NodeClass {
     }
 }
 
-/// Why no node of this class can take a slot of that one.
-pub fn static_reasons(demand: &Demand, node: &NodeClass) -> Reasons {
+/// Why nodes of a class can take no slot of a demand, whatever their load.
+pub fn static_reasons(demand: &SlotDemand, node: &NodeClass) -> Reasons {
     let mut reasons = Reasons::NONE;
     if demand.role != node.role || demand.dvr && !node.dvr {
         reasons |= Reasons::ROLE;
@@ -84,8 +86,8 @@ fn has_all(all: &[LabelId], wanted: &[LabelId]) -> bool {
     wanted.iter().all(|label| all.binary_search(label).is_ok())
 }
 
-/// How much a slot likes a node of this class.
-pub fn score(demand: &Demand, node: &NodeClass) -> u16 {
+/// How well nodes of a class suit a demand: higher is better.
+pub fn score(demand: &SlotDemand, node: &NodeClass) -> u16 {
     let mut score = 0u16;
     for (label, weight) in &demand.prefers {
         if node.labels.binary_search(label).is_ok() {
@@ -102,12 +104,12 @@ pub fn score(demand: &Demand, node: &NodeClass) -> u16 {
 
 /// Node classes of equal score, as runs `[low, high)` of their numbers.
 #[derive(Clone, Debug)]
-pub struct Tier {
+pub struct PoolTier {
     pub score: u16,
     pub runs: Vec<(u32, u32)>,
 }
 
-impl Tier {
+impl PoolTier {
     fn add(&mut self, number: u32) {
         match self.runs.last_mut() {
             Some(last) if last.1 == number => last.1 = number + 1,
@@ -116,24 +118,24 @@ impl Tier {
     }
 }
 
-/// Where a class may go, best score first.
+/// The node classes that a stream class may be placed on, best score first.
 #[derive(Clone, Debug, Default)]
-pub struct Pool {
-    pub tiers: Vec<Tier>,
+pub struct NodePool {
+    pub tiers: Vec<PoolTier>,
 }
 
-impl Pool {
+impl NodePool {
     pub fn best_score(&self) -> u16 {
         self.tiers.first().map_or(0, |tier| tier.score)
     }
 
-    /// Numbers must come in ascending order within a score.
+    /// Adds a node class. Numbers must come in ascending order within a score.
     pub fn add(&mut self, score: u16, number: u32) {
         match self.tiers.binary_search_by(|tier| score.cmp(&tier.score)) {
             Ok(i) => self.tiers[i].add(number),
             Err(i) => self.tiers.insert(
                 i,
-                Tier {
+                PoolTier {
                     score,
                     runs: vec![(number, number + 1)],
                 },
@@ -142,15 +144,15 @@ impl Pool {
     }
 }
 
-/// A list of slots that wait, oldest first.
+/// The waiting slots of a class, oldest first.
 #[derive(Clone, Copy, Debug)]
-pub struct Waiting {
+pub struct WaitingList {
     pub head: u32,
     pub tail: u32,
     pub count: u32,
 }
 
-impl Default for Waiting {
+impl Default for WaitingList {
     fn default() -> Self {
         Self {
             head: NONE,
@@ -160,68 +162,86 @@ impl Default for Waiting {
     }
 }
 
-/// A stream class and what is known of its slots.
+/// A stream class, its pool and its slots that need attention.
 #[derive(Clone, Default)]
-pub struct Class {
-    pub demand: Arc<Demand>,
-    /// Demands that are reduced to it; without any it can be recycled.
+pub struct StreamClass {
+    pub demand: Arc<SlotDemand>,
+    /// Demands that are reduced to this class; with none it can be recycled.
     pub demands: u32,
-    /// Made on first use.
-    pub pool: Option<Arc<Pool>>,
-    pub waiting: Waiting,
-    /// Slots placed below the best tier; may hold slots that no longer are.
+    /// Computed on first use.
+    pub pool: Option<Arc<NodePool>>,
+    pub waiting: WaitingList,
+    /// Slots placed below the best tier; may hold stale entries.
     pub below_best: Arc<Vec<u32>>,
-    /// No chain of moves made room for this much while the gain epoch was this.
+    /// Gain epoch and need of the last search for a chain of moves that failed.
     pub hopeless: Option<(u64, Need)>,
 }
 
-/// A demand in full, counted.
+/// A demand, with the number of its slots and its class.
 #[derive(Clone, Default)]
-struct Counted {
-    demand: Arc<Demand>,
+struct CountedDemand {
+    demand: Arc<SlotDemand>,
     slots: u32,
     class: u32,
 }
 
 #[derive(Clone, Default)]
-struct Label {
-    pair: Option<Pair>,
-    /// Nodes and demands that have it, in any meaning.
+struct LabelEntry {
+    pair: Option<LabelPair>,
+    /// Nodes and demands that refer to it, in any meaning.
     nodes: u32,
     demands: u32,
-    /// Mentioned by a node, by a demand, since the last clean-up: only then the other side's classes know it.
+    /// Referred to by a node, by a demand, since the last clean-up: only then it is part of the
+    /// other side's classes.
     by_nodes: bool,
     by_demands: bool,
-    /// Numbers of the node classes that carry it, ascending.
+    /// Numbers of the node classes that have it, ascending.
     carriers: Vec<u32>,
 }
 
-/// What must be classed anew because a label is now mentioned by the other side.
+/// Labels that demands refer to for the first time: nodes with one of them need another class.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Stale {
+pub struct StaleLabels {
     pub nodes_with: Vec<LabelId>,
 }
 
+/// All labels by number.
+#[derive(Clone)]
+struct LabelTable {
+    ids: CowMap<LabelPair, LabelId, 256>,
+    entries: CowVec<LabelEntry, 64>,
+    free: Vec<LabelId>,
+}
+
+impl LabelTable {
+    fn new() -> Self {
+        Self {
+            ids: CowMap::new(),
+            entries: CowVec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+/// All stream classes and node classes.
 #[derive(Clone)]
 pub struct Classes {
     namespaces: CowMap<Arc<str>, u32>,
     namespaces_count: u32,
-    label_ids: CowMap<Pair, LabelId, 256>,
-    labels: CowVec<Label, 64>,
-    labels_free: Vec<LabelId>,
-    demand_ids: CowMap<Arc<Demand>, u32, 256>,
-    demands: CowVec<Counted, 64>,
+    labels: LabelTable,
+    demand_ids: CowMap<Arc<SlotDemand>, u32, 256>,
+    demands: CowVec<CountedDemand, 64>,
     demands_free: Vec<u32>,
-    class_ids: CowMap<Arc<Demand>, u32, 256>,
-    pub classes: CowVec<Class, 64>,
+    class_ids: CowMap<Arc<SlotDemand>, u32, 256>,
+    pub classes: CowVec<StreamClass, 64>,
     classes_free: Vec<u32>,
-    /// Classes that no demand has any more.
+    /// Classes without demands.
     pub classes_dead: u32,
     node_class_ids: CowMap<NodeClass, u32>,
     pub node_classes: Arc<Vec<NodeClass>>,
     /// Numbers of node classes by role and namespace.
-    by_place: CowMap<(NodeRole, u32), Vec<u32>>,
-    /// Classes that may like a new class of nodes better than what they had.
+    by_place: CowMap<(PlacementRole, u32), Vec<u32>>,
+    /// Stream classes for which a new node class may be the best.
     pub promoted: BTreeSet<u32>,
 }
 
@@ -230,9 +250,7 @@ impl Classes {
         let mut classes = Self {
             namespaces: CowMap::new(),
             namespaces_count: 0,
-            label_ids: CowMap::new(),
-            labels: CowVec::new(),
-            labels_free: Vec::new(),
+            labels: LabelTable::new(),
             demand_ids: CowMap::new(),
             demands: CowVec::new(),
             demands_free: Vec::new(),
@@ -245,7 +263,7 @@ impl Classes {
             by_place: CowMap::new(),
             promoted: BTreeSet::new(),
         };
-        classes.add_node_class(NodeClass::nobody());
+        classes.add_node_class(NodeClass::placeholder());
         classes
     }
 
@@ -262,80 +280,87 @@ impl Classes {
         id
     }
 
-    /// Sorted numbers of these labels; each must be mentioned by somebody before the next clean-up, or it is forgotten.
-    pub fn label_ids(&mut self, pairs: &[Pair]) -> Vec<LabelId> {
+    /// Sorted numbers of these labels. A label that no node and no demand refers to is dropped at
+    /// the next clean-up.
+    pub fn label_ids(&mut self, pairs: &[LabelPair]) -> Vec<LabelId> {
         let mut ids: Vec<LabelId> = pairs.iter().map(|pair| self.label_id(pair)).collect();
         ids.sort_unstable();
         ids
     }
 
-    pub fn label_id(&mut self, pair: &Pair) -> LabelId {
-        if let Some(id) = self.label_ids.get(pair) {
+    pub fn label_id(&mut self, pair: &LabelPair) -> LabelId {
+        if let Some(id) = self.labels.ids.get(pair) {
             return *id;
         }
-        let label = Label {
+        let label = LabelEntry {
             pair: Some(pair.clone()),
-            ..Label::default()
+            ..LabelEntry::default()
         };
-        let id = if let Some(id) = self.labels_free.pop() {
-            *self.labels.get_mut(id) = label;
+        let id = if let Some(id) = self.labels.free.pop() {
+            *self.labels.entries.get_mut(id) = label;
             id
         } else {
-            self.labels.push(label);
-            self.labels.len() as u32 - 1
+            self.labels.entries.push(label);
+            self.labels.entries.len() as u32 - 1
         };
-        self.label_ids.insert(pair.clone(), id);
+        self.labels.ids.insert(pair.clone(), id);
         id
     }
 
     pub fn label_pair(&self, id: LabelId) -> Option<(&str, &str)> {
-        let pair = self.labels.get(id).pair.as_ref()?;
+        let pair = self.labels.entries.get(id).pair.as_ref()?;
         Some((&pair.0, &pair.1))
     }
 
     pub fn label_key(&self, id: LabelId) -> Option<&str> {
-        self.labels.get(id).pair.as_ref().map(|pair| &*pair.0)
+        self.labels
+            .entries
+            .get(id)
+            .pair
+            .as_ref()
+            .map(|pair| &*pair.0)
     }
 
     // ---- nodes ----
 
-    /// A node has these labels from now on. True: demands that have one of them must be classed anew.
-    pub fn node_mentions(&mut self, labels: impl Iterator<Item = LabelId>) -> bool {
-        let mut news = false;
+    /// Counts the labels of a node. Returns whether demands that have one of them must be
+    /// reclassified.
+    pub fn add_node_labels(&mut self, labels: impl Iterator<Item = LabelId>) -> bool {
+        let mut is_new = false;
         for id in labels {
-            let label = self.labels.get_mut(id);
+            let label = self.labels.entries.get_mut(id);
             label.nodes += 1;
-            news |= !label.by_nodes && label.demands > 0;
+            is_new |= !label.by_nodes && label.demands > 0;
             label.by_nodes = true;
         }
-        news
+        is_new
     }
 
-    pub fn node_forgets(&mut self, labels: impl Iterator<Item = LabelId>) {
+    pub fn remove_node_labels(&mut self, labels: impl Iterator<Item = LabelId>) {
         for id in labels {
-            let label = self.labels.get_mut(id);
+            let label = self.labels.entries.get_mut(id);
             label.nodes -= 1;
-            self.forget_label(id);
+            self.drop_unused_label(id);
         }
     }
 
-    /// A label that no class ever knew and nobody has any more.
-    fn forget_label(&mut self, id: LabelId) {
-        let label = self.labels.get(id);
+    /// Drops a label that is part of no class and that nothing refers to.
+    fn drop_unused_label(&mut self, id: LabelId) {
+        let label = self.labels.entries.get(id);
         if label.nodes > 0 || label.demands > 0 || label.by_nodes && label.by_demands {
             return;
         }
-        let label = std::mem::take(self.labels.get_mut(id));
+        let label = std::mem::take(self.labels.entries.get_mut(id));
         if let Some(pair) = label.pair {
-            self.label_ids.remove(&pair);
-            self.labels_free.push(id);
+            self.labels.ids.remove(&pair);
+            self.labels.free.push(id);
         }
     }
 
-    /// The number of the class of a node with these labels in full.
+    /// The number of the class of a node, given all its labels.
     pub fn node_class(&mut self, full: &NodeClass) -> u32 {
         let class = NodeClass {
-            labels: self.mentioned(&full.labels, |label| label.by_demands),
+            labels: self.filter_labels(&full.labels, |label| label.by_demands),
             ..full.clone()
         };
         if let Some(number) = self.node_class_ids.get(&class) {
@@ -360,7 +385,7 @@ impl Classes {
             }
         }
         for label in &class.labels {
-            self.labels.get_mut(*label).carriers.push(number);
+            self.labels.entries.get_mut(*label).carriers.push(number);
         }
         let place = (class.role, class.namespace);
         match self.by_place.get_mut(&place) {
@@ -372,26 +397,27 @@ impl Classes {
         number
     }
 
-    fn mentioned(&self, labels: &[LabelId], by: impl Fn(&Label) -> bool) -> Vec<LabelId> {
+    fn filter_labels(&self, labels: &[LabelId], by: impl Fn(&LabelEntry) -> bool) -> Vec<LabelId> {
         labels
             .iter()
             .copied()
-            .filter(|id| by(self.labels.get(*id)))
+            .filter(|id| by(self.labels.entries.get(*id)))
             .collect()
     }
 
     // ---- demands ----
 
-    /// One more slot has this demand. The second part tells nodes that must be classed anew first.
-    pub fn demand(&mut self, demand: Demand) -> (u32, Stale) {
+    /// Counts one more slot of a demand. Returns its number, and the labels whose nodes must be
+    /// reclassified first.
+    pub fn demand(&mut self, demand: SlotDemand) -> (u32, StaleLabels) {
         if let Some(id) = self.demand_ids.get(&demand) {
             let id = *id;
             self.demands.get_mut(id).slots += 1;
-            return (id, Stale::default());
+            return (id, StaleLabels::default());
         }
-        let mut stale = Stale::default();
+        let mut stale = StaleLabels::default();
         for id in demand_labels(&demand) {
-            let label = self.labels.get_mut(id);
+            let label = self.labels.entries.get_mut(id);
             label.demands += 1;
             if !label.by_demands && label.nodes > 0 {
                 stale.nodes_with.push(id);
@@ -400,7 +426,7 @@ impl Classes {
         }
         let demand = Arc::new(demand);
         let class = self.class_of(&demand);
-        let counted = Counted {
+        let counted = CountedDemand {
             demand: demand.clone(),
             slots: 1,
             class,
@@ -422,17 +448,17 @@ impl Classes {
         if counted.slots > 0 {
             return;
         }
-        let Counted { demand, class, .. } = std::mem::take(counted);
+        let CountedDemand { demand, class, .. } = std::mem::take(counted);
         self.demand_ids.remove(&demand);
         self.demands_free.push(id);
         for label in demand_labels(&demand) {
-            self.labels.get_mut(label).demands -= 1;
-            self.forget_label(label);
+            self.labels.entries.get_mut(label).demands -= 1;
+            self.drop_unused_label(label);
         }
         self.leave_class(class);
     }
 
-    pub fn demand_of(&self, id: u32) -> &Arc<Demand> {
+    pub fn demand_of(&self, id: u32) -> &Arc<SlotDemand> {
         &self.demands.get(id).demand
     }
 
@@ -449,14 +475,14 @@ impl Classes {
     }
 
     /// Interns the class of a demand and counts the demand in it.
-    fn class_of(&mut self, demand: &Arc<Demand>) -> u32 {
-        let reduced = Demand {
-            labels: self.mentioned(&demand.labels, |label| label.by_nodes),
+    fn class_of(&mut self, demand: &Arc<SlotDemand>) -> u32 {
+        let reduced = SlotDemand {
+            labels: self.filter_labels(&demand.labels, |label| label.by_nodes),
             prefers: demand
                 .prefers
                 .iter()
                 .copied()
-                .filter(|(id, _)| self.labels.get(*id).by_nodes)
+                .filter(|(id, _)| self.labels.entries.get(*id).by_nodes)
                 .collect(),
             requires: demand.requires.clone(),
             ..**demand
@@ -471,10 +497,10 @@ impl Classes {
             return id;
         }
         let reduced = Arc::new(reduced);
-        let entry = Class {
+        let entry = StreamClass {
             demand: reduced.clone(),
             demands: 1,
-            ..Class::default()
+            ..StreamClass::default()
         };
         let id = if let Some(id) = self.classes_free.pop() {
             *self.classes.get_mut(id) = entry;
@@ -487,7 +513,7 @@ impl Classes {
         id
     }
 
-    /// Classes every demand anew; answers which got another class.
+    /// Reclassifies every demand; returns the demands whose class changed.
     pub fn reclass_demands(&mut self) -> Vec<u32> {
         let mut moved = Vec::new();
         for id in 0..self.demands.len() as u32 {
@@ -506,13 +532,13 @@ impl Classes {
         moved
     }
 
-    /// Frees classes without demands. They have no slots.
+    /// Frees classes without demands; these have no slots.
     pub fn recycle(&mut self) {
         for id in 0..self.classes.len() as u32 {
             let entry = self.classes.get(id);
             if entry.demands == 0 && self.class_ids.get(&entry.demand) == Some(&id) {
                 let demand = entry.demand.clone();
-                *self.classes.get_mut(id) = Class::default();
+                *self.classes.get_mut(id) = StreamClass::default();
                 self.class_ids.remove(&demand);
                 self.classes_free.push(id);
             }
@@ -520,16 +546,17 @@ impl Classes {
         self.classes_dead = 0;
     }
 
-    /// The clean-up: forgets every class and every mention that nobody has any more, and numbers node classes in the order of their labels, so
-    /// that pools are few runs. The caller then asks for the class of every node and of every slot again.
+    /// The clean-up: drops unused classes and labels, and numbers node classes in the order of
+    /// their labels, so that pools are few runs. The caller must then look up the class of every
+    /// node and every slot again.
     pub fn reset<'a>(&mut self, nodes: impl Iterator<Item = &'a NodeClass>) {
-        for id in 0..self.labels.len() as u32 {
-            let label = self.labels.get_mut(id);
+        for id in 0..self.labels.entries.len() as u32 {
+            let label = self.labels.entries.get_mut(id);
             label.by_nodes = label.nodes > 0;
             label.by_demands = label.demands > 0;
             label.carriers = Vec::new();
             if label.pair.is_some() {
-                self.forget_label(id);
+                self.drop_unused_label(id);
             }
         }
         self.node_class_ids.clear();
@@ -540,17 +567,17 @@ impl Classes {
         self.classes_free.clear();
         self.classes_dead = 0;
         self.promoted.clear();
-        self.add_node_class(NodeClass::nobody());
+        self.add_node_class(NodeClass::placeholder());
         let mut keys: Vec<NodeClass> = nodes
             .map(|full| NodeClass {
-                labels: self.mentioned(&full.labels, |label| label.by_demands),
+                labels: self.filter_labels(&full.labels, |label| label.by_demands),
                 ..full.clone()
             })
             .collect();
         keys.sort_unstable();
         keys.dedup();
         for class in keys {
-            if class != NodeClass::nobody() {
+            if class != NodeClass::placeholder() {
                 self.add_node_class(class);
             }
         }
@@ -562,8 +589,8 @@ impl Classes {
         }
     }
 
-    /// Where slots of a class may go.
-    pub fn pool(&mut self, class: u32) -> &Arc<Pool> {
+    /// The node classes that slots of a class may be placed on.
+    pub fn pool(&mut self, class: u32) -> &Arc<NodePool> {
         if self.classes.get(class).pool.is_none() {
             let pool = Arc::new(self.make_pool(&self.classes.get(class).demand));
             self.classes.get_mut(class).pool = Some(pool);
@@ -572,18 +599,19 @@ impl Classes {
             .get(class)
             .pool
             .as_ref()
-            .expect("it was just made")
+            .expect("it was just computed")
     }
 
-    /// From the carriers of the rarest required label, or from all of the role and namespace.
-    fn make_pool(&self, demand: &Demand) -> Pool {
+    /// Looks at the node classes with the rarest required label, or at all of the role and
+    /// namespace.
+    fn make_pool(&self, demand: &SlotDemand) -> NodePool {
         let rarest = demand
             .requires
             .iter()
-            .map(|id| &self.labels.get(*id).carriers)
+            .map(|id| &self.labels.entries.get(*id).carriers)
             .min_by_key(|carriers| carriers.len());
         let all = || self.by_place.get(&(demand.role, demand.namespace));
-        let mut pool = Pool::default();
+        let mut pool = NodePool::default();
         for number in rarest.or_else(all).into_iter().flatten() {
             let class = &self.node_classes[*number as usize];
             if static_reasons(demand, class).is_empty() {
@@ -598,7 +626,7 @@ impl Classes {
     }
 }
 
-fn demand_labels(demand: &Demand) -> impl Iterator<Item = LabelId> {
+fn demand_labels(demand: &SlotDemand) -> impl Iterator<Item = LabelId> {
     demand
         .labels
         .iter()

@@ -1,6 +1,8 @@
-//! Containers that are cheap to copy whole: a copy shares everything, and the first write to a part copies that part.
+//! Copy-on-write containers: a copy shares everything, and the first write to a part copies that
+//! part.
 //!
-//! They make a snapshot of the engine, and with it a preview, cost a fraction of a millisecond. While there is no snapshot a write copies nothing.
+//! They make a snapshot of the engine, and with it a preview, cost a fraction of a millisecond.
+//! Without a snapshot a write copies nothing.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -59,10 +61,10 @@ impl<T: Clone + Default, const N: usize> CowVec<T, N> {
     }
 }
 
-/// A hash map in `N` parts. It is never iterated: its order would depend on its history.
+/// A hash map in `N` parts. It cannot be iterated: its order would depend on its history.
 #[derive(Clone)]
 pub struct CowMap<K, V, const N: usize = 64> {
-    parts: Vec<Arc<HashMap<K, V, Fixed>>>,
+    parts: Vec<Arc<HashMap<K, V, FixedHash>>>,
 }
 
 impl<K: Hash + Eq + Clone, V: Clone, const N: usize> CowMap<K, V, N> {
@@ -73,8 +75,8 @@ impl<K: Hash + Eq + Clone, V: Clone, const N: usize> CowMap<K, V, N> {
     }
 
     fn part<Q: Hash + ?Sized>(key: &Q) -> usize {
-        // The map inside uses the low bits and the top seven.
-        (Fixed::default().hash_one(key) >> 40) as usize % N
+        // The map of each part uses the low bits and the top seven.
+        (FixedHash::default().hash_one(key) >> 40) as usize % N
     }
 
     pub fn get<Q>(&self, key: &Q) -> Option<&V>
@@ -120,8 +122,9 @@ impl<K: Hash + Eq + Clone, V: Clone, const N: usize> CowMap<K, V, N> {
     }
 }
 
-/// Always the same hash: a run is repeatable. Names are chosen by others, so a word is mixed well, not merely fast.
-pub type Fixed = BuildHasherDefault<Mixer>;
+/// A hasher without a random seed, so that runs are repeatable. Names are chosen by clients, so
+/// words are mixed well.
+pub type FixedHash = BuildHasherDefault<Mixer>;
 
 #[derive(Clone, Copy, Default)]
 pub struct Mixer(u64);
@@ -156,7 +159,7 @@ impl Hasher for Mixer {
     }
 }
 
-/// A bijection of 64 bits that leaves no pattern.
+/// Mixes 64 bits (the finalizer of SplitMix64); a bijection.
 #[inline]
 pub fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_does_not_see_later_writes() {
+    fn copy_does_not_see_later_writes() {
         let mut vec = CowVec::<u32, 4>::new();
         let mut map = CowMap::<u32, u32, 2>::new();
         for i in 0..10 {

@@ -1,33 +1,34 @@
-//! Questions: where is it, why there, where else could it go, and how much more fits.
+//! Queries: the layout of a stream, every node's decision about it, capacity, and the cost of
+//! losing a node.
 
 use std::collections::BTreeMap;
 
 use super::Engine;
 use super::class::NONE;
-use super::event::{Event, NodeRole, NodeState, Reasons, SlotKind, StreamLayout, StreamSpec};
-use super::node::Node;
+use super::event::{Event, NodeState, PlacementRole, Reasons, SlotKind, StreamLayout, StreamSpec};
+use super::node::SlotNode;
 use super::slot::{LIVE, MEMBER, UNIT};
 use super::tree::{Need, ONE, UNLIMITED};
 use crate::state::name::{Hostname, StreamName};
 
-/// What the engine thinks of one node for one slot.
+/// Whether one node can take one slot, and why not.
 #[derive(Clone, Debug)]
-pub struct Decision<'a> {
+pub struct NodeDecision<'a> {
     pub hostname: &'a Hostname,
-    pub role: NodeRole,
-    /// Empty: the slot may be there.
+    pub role: PlacementRole,
+    /// Empty: the node can take it, or has it.
     pub reasons: Reasons,
     pub score: u16,
     pub load_permille: u32,
-    /// It is there.
+    /// The slot is on this node.
     pub here: bool,
 }
 
-/// A node and how full it is.
+/// A node and its load.
 #[derive(Clone, Debug)]
 pub struct NodeReport<'a> {
     pub hostname: &'a Hostname,
-    pub role: NodeRole,
+    pub role: PlacementRole,
     pub state: NodeState,
     pub pressed: bool,
     pub channels: u64,
@@ -37,36 +38,37 @@ pub struct NodeReport<'a> {
     pub load_permille: u32,
 }
 
-/// How many more streams like one fit.
+/// How many more streams of a kind fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capacity {
     pub fits: u64,
-    /// What more of would let most more of them fit; empty when no node takes such streams at all for several reasons, or nothing is limited.
+    /// The limit that would have to be raised first. Empty if nothing is limited, or no node takes
+    /// such streams for several reasons.
     pub bottleneck: Reasons,
 }
 
-/// Streams that may go to the same nodes.
+/// The streams of a class: they can be placed on the same nodes.
 #[derive(Clone, Debug)]
 pub struct ClassReport<'a> {
-    /// As configured, prefixes included; only those that matter to some node.
+    /// As configured, prefixes included; only labels that some node carries.
     pub labels: Vec<(String, &'a str)>,
     pub transcoder: bool,
-    /// One of its streams.
+    /// The name of one of its streams.
     pub example: &'a StreamName,
     pub streams: u32,
-    /// Of these, without an ingest.
+    /// Of these, without an ingest node.
     pub waiting: u32,
-    /// Nodes that may take such streams now.
+    /// Nodes that can take such streams now.
     pub nodes: usize,
-    /// For streams that are as large as these on average.
+    /// For streams with the average needs of these.
     pub capacity: Capacity,
 }
 
-/// What the loss of one node would cost.
+/// The consequences of losing one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Survival {
     pub moved: u32,
-    /// Slots that would have no node afterwards and have one now.
+    /// Slots that have a node now and would have none.
     pub lost: u32,
     /// Of these, ingests.
     pub lost_ingests: u32,
@@ -77,6 +79,7 @@ fn permille(load: u64) -> u32 {
 }
 
 impl Engine {
+    /// The complete layout of a stream; `None` if the engine does not know it.
     pub fn layout(&self, stream: &str) -> Option<StreamLayout> {
         let ingest = *self.table.by_name.get(stream)?;
         let host = |s: u32| {
@@ -104,7 +107,7 @@ impl Engine {
         (origin != NONE).then(|| &self.node(origin).hostname)
     }
 
-    /// The node that a stream's ingest comes back to.
+    /// The node that a stream's ingest returns to.
     pub(super) fn stream_origin(&self, ingest: u32) -> u32 {
         let s = if self.slot(ingest).has(MEMBER) {
             self.units.of_member.get(&ingest).copied().unwrap_or(ingest)
@@ -114,8 +117,9 @@ impl Engine {
         self.origin_of(s)
     }
 
-    /// Every node's verdict on a slot of a stream, in no particular order. A stream that shares an agent is judged together with the others.
-    pub fn explain(&self, stream: &str, kind: SlotKind) -> Option<Vec<Decision<'_>>> {
+    /// Every node's decision about a slot of a stream, in no particular order. Streams that share
+    /// an agent are judged as a unit.
+    pub fn explain(&self, stream: &str, kind: SlotKind) -> Option<Vec<NodeDecision<'_>>> {
         let ingest = *self.table.by_name.get(stream)?;
         let s = self
             .ring(ingest)
@@ -130,7 +134,8 @@ impl Engine {
             .filter(|_| member)
             .unwrap_or(s);
         let slot = *self.slot(judged);
-        // A unit may be placed in part. Who waits then is placed with all of it, so all of it is judged.
+        // A unit may be placed in part. Its waiting members are placed with the whole unit, so the
+        // whole is judged.
         let waits = judged != s && self.slot(s).node == NONE;
         let whole = waits.then(|| self.whole(judged));
         let demand = match &whole {
@@ -167,11 +172,11 @@ impl Engine {
             disk: need.disk.saturating_sub(part.disk),
         };
         let balance = self.settings.balance;
-        let verdict = |(i, node): (usize, &'_ std::sync::Arc<Node>)| {
+        let decide = |(i, node): (usize, &'_ std::sync::Arc<SlotNode>)| {
             let part_here = slot.node == i as u32;
             let here = part_here && !waits;
             let (mut reasons, score) = statics[node.class as usize];
-            if !node.is_running() || !here && !node.is_heard() {
+            if !node.is_running() || !here && !node.is_reachable() {
                 reasons |= Reasons::OFFLINE;
             }
             if !here {
@@ -192,8 +197,8 @@ impl Engine {
             .enumerate()
             .filter(|(_, node)| node.live)
             .map(|(i, node)| {
-                let (here, reasons, score) = verdict((i, node));
-                Decision {
+                let (here, reasons, score) = decide((i, node));
+                NodeDecision {
                     hostname: &node.hostname,
                     role: node.full.role,
                     reasons,
@@ -217,20 +222,22 @@ impl Engine {
                 role: node.full.role,
                 state: node.state,
                 pressed: node.pressed,
-                channels: node.channels,
+                channels: node.used.channels,
                 channel_limit: node.limit.channels,
-                kbps: node.kbps,
+                kbps: node.used.kbps,
                 kbps_limit: (node.limit.kbps != UNLIMITED).then_some(node.limit.kbps),
                 load_permille: permille(node.load(balance)),
             })
     }
 
-    /// How many more streams like this one fit, beside all that is there, without moving any of it. Each of its recordings counts.
+    /// How many more streams like this one fit without moving others. Each of its recordings needs
+    /// a node.
     pub fn capacity(&self, spec: &StreamSpec) -> Capacity {
         let mut scratch = self.snapshot();
-        let wanted = scratch.wanted(spec);
+        let wanted = scratch.demands_of(spec);
         let copies = 1 + u64::from(wanted.backups);
-        // Where backups are wanted, nodes that can keep one are counted: any of them may be the ingest's, too.
+        // If the stream has backups, only nodes that can keep one are counted; any of them can be
+        // the ingest's, too.
         let demand = match wanted.backup {
             Some((backup, _)) if copies > 1 => backup,
             _ => wanted.ingest.0,
@@ -301,7 +308,7 @@ impl Engine {
         each.collect()
     }
 
-    /// How many more of this need fit on the nodes, and what is in the way of more.
+    /// How many more streams with this need fit on the nodes, and what limits them.
     fn capacity_of(&self, class: u32, nodes: &[u32], need: Need, copies: u64) -> Capacity {
         let fits = |need: Need| fits(self, nodes, need, copies);
         let now = fits(need);
@@ -332,7 +339,7 @@ impl Engine {
         }
     }
 
-    /// What every node of the role has against a class.
+    /// The reasons against a class that all nodes of its role share.
     fn shared_reasons(&self, class: u32) -> Reasons {
         let mut shared = u16::MAX;
         let role = self.demand(class).role;
@@ -341,7 +348,7 @@ impl Engine {
                 continue;
             }
             let mut reasons = self.static_reasons_on(class, i as u32);
-            if !node.is_heard() {
+            if !node.is_reachable() {
                 reasons |= Reasons::OFFLINE;
             }
             if node.pressed {
@@ -355,7 +362,7 @@ impl Engine {
         Reasons(shared)
     }
 
-    /// What the loss of a node would cost: the same code, on a snapshot.
+    /// The consequences of losing a node, found by applying the event to a snapshot.
     pub fn survival(&self, hostname: &str) -> Option<Survival> {
         let n = *self.cluster.by_hostname.get(hostname)?;
         let node = self.node(n);
@@ -367,7 +374,7 @@ impl Engine {
             node.hostname.clone(),
             NodeState::Down,
         )]));
-        let gone = |change: &&super::event::Change| change.to.is_none();
+        let gone = |change: &&super::event::LayoutChange| change.to.is_none();
         let arrived = changes.iter().filter(|c| c.from.is_none()).count();
         Some(Survival {
             moved: changes.iter().filter(|c| c.to.is_some()).count() as u32,
@@ -381,7 +388,8 @@ impl Engine {
     }
 }
 
-/// How many streams of `copies` slots of this need fit on the nodes, each slot of a stream on a node of its own.
+/// How many streams of `copies` slots with this need fit, each slot of a stream on a different
+/// node.
 fn fits(engine: &Engine, nodes: &[u32], need: Need, copies: u64) -> u64 {
     let each: Vec<u64> = nodes
         .iter()
@@ -399,7 +407,8 @@ fn fits(engine: &Engine, nodes: &[u32], need: Need, copies: u64) -> u64 {
                 .min(times(room.disk, need.disk))
         })
         .collect();
-    // A node takes at most one slot of each stream, so `k` streams fit when the nodes take `k * copies` slots, none more than `k`.
+    // A node takes at most one slot of each stream, so `k` streams fit if the nodes take `k *
+    // copies` slots, none more than `k`.
     let (mut low, mut high) = (0u64, each.iter().sum::<u64>() / copies);
     while low < high {
         let middle = low + (high - low).div_ceil(2);

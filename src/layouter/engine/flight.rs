@@ -1,7 +1,8 @@
-//! What was decided and is not yet done.
+//! Moves in flight: decided and not confirmed by the new node yet.
 //!
-//! A change is in flight until its node has confirmed it, or for too long. What merely improves waits while much is in flight. A node that slots move away
-//! from for such a reason is charged for them until then, so that a slow answer is not mistaken for room.
+//! A move is in flight until its node has confirmed it, or until it times out. Optional moves wait
+//! while too many are in flight. The old node of an optional move is charged for the slot until
+//! then, so that a late confirmation is not mistaken for room.
 
 use std::collections::VecDeque;
 
@@ -13,24 +14,24 @@ use super::slot::IN_FLIGHT;
 use super::tree::Need;
 use crate::state::name::Hostname;
 
-/// Room on a node that a slot has left.
+/// Capacity that stays charged to a node after a slot has left it.
 #[derive(Clone, Copy, Debug)]
-pub struct Held {
+pub struct HeldRoom {
     pub node: u32,
     pub need: Need,
     pub since_ms: u64,
 }
 
-/// Changes that no node has confirmed yet.
+/// Moves that no node has confirmed yet.
 #[derive(Clone, Default)]
 pub(super) struct Flights {
-    pub held: imbl::OrdMap<u32, Held>,
+    pub held: imbl::OrdMap<u32, HeldRoom>,
     pub count: u32,
     pub by_time: VecDeque<(u64, CowVec<u32>)>,
 }
 
 impl Engine {
-    pub(super) fn fly(&mut self, s: u32) {
+    pub(super) fn mark_in_flight(&mut self, s: u32) {
         if !self.slot(s).has(IN_FLIGHT) {
             self.set_flag(s, IN_FLIGHT, true);
             self.flights.count += 1;
@@ -49,7 +50,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn land(&mut self, s: u32) {
+    pub(super) fn clear_in_flight(&mut self, s: u32) {
         if self.slot(s).has(IN_FLIGHT) {
             self.set_flag(s, IN_FLIGHT, false);
             self.flights.count -= 1;
@@ -58,8 +59,8 @@ impl Engine {
         self.improving.exempt.remove(&s);
     }
 
-    /// Charges `node` for a slot that just left it.
-    pub(super) fn hold(&mut self, s: u32, node: u32) {
+    /// Keeps charging `node` for a slot that has just left it.
+    pub(super) fn hold_room(&mut self, s: u32, node: u32) {
         self.release_held(s);
         let need = self.slot(s).need();
         let held = &mut self.node_mut(node).held;
@@ -69,7 +70,7 @@ impl Engine {
         let since_ms = self.now_ms;
         self.flights.held.insert(
             s,
-            Held {
+            HeldRoom {
                 node,
                 need,
                 since_ms,
@@ -79,7 +80,7 @@ impl Engine {
     }
 
     pub(super) fn release_held(&mut self, s: u32) {
-        let Some(Held { node, need, .. }) = self.flights.held.remove(&s) else {
+        let Some(HeldRoom { node, need, .. }) = self.flights.held.remove(&s) else {
             return;
         };
         let held = &mut self.node_mut(node).held;
@@ -87,7 +88,7 @@ impl Engine {
         held.kbps = held.kbps.saturating_sub(need.kbps);
         held.disk = held.disk.saturating_sub(need.disk);
         self.touch(node);
-        self.gain(node);
+        self.node_gained(node);
         self.progress.epoch += 1;
     }
 
@@ -98,16 +99,19 @@ impl Engine {
         }
     }
 
-    /// Forgets what nobody confirmed in time.
+    /// Drops moves that were not confirmed in time, held capacity and exemptions from balancing.
     pub(super) fn expire_flights(&mut self) {
-        let oldest = self.now_ms.saturating_sub(self.settings.in_flight_ms_max);
+        let oldest = self
+            .now_ms
+            .saturating_sub(self.settings.budgets.in_flight_ms_max);
         while self
             .flights
             .by_time
             .front()
             .is_some_and(|(since, _)| *since <= oldest && *since < self.now_ms)
         {
-            // A slot that moved again meanwhile is forgotten a little early: the bound is about many, not about one.
+            // A slot that moved again meanwhile is dropped a little early; the limit needs no exact
+            // count.
             if let Some((_, slots)) = self.flights.by_time.pop_front() {
                 for s in slots.iter() {
                     if self.slot(*s).has(IN_FLIGHT) {

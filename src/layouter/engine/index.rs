@@ -1,26 +1,28 @@
 //! The index of nodes: a tournament tree whose leaves are grouped by node class.
 
 use super::Engine;
-use super::class::{NONE, Tier};
-use super::tree::{Need, Search, Tree, Vertex};
+use super::class::{NONE, PoolTier};
+use super::tree::{LeafSearch, Need, NodeTree, Vertex};
 
 /// The tree over the nodes and where each node is in it.
 #[derive(Clone)]
 pub(super) struct NodeIndex {
-    pub tree: Tree,
+    pub tree: NodeTree,
     pub is_stale: bool,
-    /// Leaf of each node, first leaf of each node class, and the channels of all leaves before one.
+    /// Leaf of each node.
     pub leaf_of: Vec<u32>,
+    /// First leaf of each node class.
     pub class_start: Vec<u32>,
+    /// Channels of all leaves before each leaf.
     pub channels_before: Vec<u64>,
-    /// Kept for the next search, so that it does not allocate.
+    /// Buffer of searches, kept so that they do not allocate.
     pub avoid: Vec<u32>,
 }
 
 impl NodeIndex {
     pub fn new() -> Self {
         Self {
-            tree: Tree::build(Vec::new(), |_| Vertex::CLOSED),
+            tree: NodeTree::build(Vec::new(), |_| Vertex::CLOSED),
             is_stale: true,
             leaf_of: Vec::new(),
             class_start: Vec::new(),
@@ -31,7 +33,7 @@ impl NodeIndex {
 }
 
 impl Engine {
-    /// Tells the tree what became of a node.
+    /// Updates the leaf of a node.
     #[inline]
     pub(super) fn touch(&mut self, node: u32) {
         let leaf = self.index.leaf_of[node as usize];
@@ -41,7 +43,7 @@ impl Engine {
         }
     }
 
-    /// Leaf order: nodes grouped by class. O(nodes); everything that changes it only marks it stale.
+    /// Rebuilds a stale index: O(nodes), so events only mark it.
     pub(super) fn refresh_tree(&mut self) {
         if !self.index.is_stale {
             return;
@@ -81,19 +83,19 @@ impl Engine {
         self.index.class_start = start;
         let balance = self.settings.balance;
         let nodes = &self.cluster.nodes;
-        self.index.tree = Tree::build(order, |node| nodes[node as usize].vertex(balance));
+        self.index.tree = NodeTree::build(order, |node| nodes[node as usize].vertex(balance));
     }
 
-    /// The coolest node of these classes with room: key and node.
+    /// The least loaded node of a tier with room and a key below `below`: key and node.
     #[inline]
-    pub(super) fn coolest(
+    pub(super) fn least_loaded(
         &self,
-        tier: &Tier,
+        tier: &PoolTier,
         need: Need,
         avoid: &[u32],
         below: u64,
     ) -> Option<(u64, u32)> {
-        let mut search = Search::new(&self.index.tree, need, avoid, below);
+        let mut search = LeafSearch::new(&self.index.tree, need, avoid, below);
         for (low, high) in &tier.runs {
             search.range(
                 self.index.class_start[*low as usize],

@@ -1,7 +1,8 @@
-//! The grammar of labels: which are properties, which are demands, which are wishes.
+//! The grammar of labels: properties, requirements and preferences.
 //!
-//! A plain key is a property. `required.KEY` demands the property KEY of the other side. `preferred.KEY` on a stream wishes for it; on a node it
-//! means nothing, because a node does not choose. A prefix with nothing behind it is a plain key.
+//! A plain key is a property. `required.KEY` requires the property KEY of the other side.
+//! `preferred.KEY` on a stream prefers nodes with it; on a node it has no effect. A prefix without
+//! a key behind it is a plain key.
 
 use std::sync::Arc;
 
@@ -9,18 +10,18 @@ const REQUIRED: &str = "required.";
 const PREFERRED: &str = "preferred.";
 
 /// A property: key and value.
-pub type Pair = (Arc<str>, Arc<str>);
+pub type LabelPair = (Arc<str>, Arc<str>);
 
-/// Labels by meaning, each part sorted and free of repetitions.
+/// Labels by meaning, each part sorted and without duplicates.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Parsed {
-    pub plain: Vec<Pair>,
-    pub required: Vec<Pair>,
-    pub preferred: Vec<Pair>,
+pub struct ParsedLabels {
+    pub plain: Vec<LabelPair>,
+    pub required: Vec<LabelPair>,
+    pub preferred: Vec<LabelPair>,
 }
 
-pub fn parse(labels: &[Pair]) -> Parsed {
-    let mut parsed = Parsed::default();
+pub fn parse(labels: &[LabelPair]) -> ParsedLabels {
+    let mut parsed = ParsedLabels::default();
     for (key, value) in labels {
         let (part, key) = match (key.strip_prefix(REQUIRED), key.strip_prefix(PREFERRED)) {
             (Some(rest), _) if !rest.is_empty() => (&mut parsed.required, Arc::from(rest)),
@@ -44,12 +45,12 @@ pub fn parse(labels: &[Pair]) -> Parsed {
 mod tests {
     use super::*;
 
-    fn pair(key: &str, value: &str) -> Pair {
+    fn pair(key: &str, value: &str) -> LabelPair {
         (Arc::from(key), Arc::from(value))
     }
 
     #[test]
-    fn prefixes_tell_demands_and_wishes_from_properties() {
+    fn prefixes_mark_requirements_and_preferences() {
         let parsed = parse(&[
             pair("zone", "north"),
             pair("required.gpu", "yes"),
@@ -60,7 +61,7 @@ mod tests {
         ]);
         assert_eq!(
             parsed,
-            Parsed {
+            ParsedLabels {
                 plain: vec![pair("required.", "a plain key"), pair("zone", "north")],
                 required: vec![pair("gpu", "yes")],
                 preferred: vec![pair("dc", "d1"), pair("required.x", "1")],

@@ -1,13 +1,13 @@
 //! Whether a slot may be on a node, and why not.
 
 use super::Engine;
-use super::class::{Demand, NONE, NodeClass, score, static_reasons};
-use super::event::{Reasons, Why};
+use super::class::{NONE, NodeClass, SlotDemand, score, static_reasons};
+use super::event::{MoveReason, Reasons};
 use super::slot::UNIT;
 
 impl Engine {
     #[inline]
-    pub(super) fn demand(&self, class: u32) -> &Demand {
+    pub(super) fn demand(&self, class: u32) -> &SlotDemand {
         &self.classes.classes.get(class).demand
     }
 
@@ -23,7 +23,7 @@ impl Engine {
         static_reasons(self.demand(class), self.node_class(node))
     }
 
-    /// Nodes that a slot must keep away from, because the same stream is there.
+    /// Nodes with another slot of the same stream: the slot must not go there.
     pub(super) fn sibling_nodes(&self, s: u32, nodes: &mut Vec<u32>) {
         nodes.clear();
         let slot = self.slot(s);
@@ -49,7 +49,8 @@ impl Engine {
         }
     }
 
-    /// Everything that forbids a slot to be on a node. `there`: it is already, or says so itself, so pressure does not count.
+    /// All reasons against a slot on a node. `there`: it is there already, or its row says so; then
+    /// CPU pressure is no reason.
     pub(super) fn reasons_on(&self, s: u32, n: u32, there: bool, siblings: &[u32]) -> Reasons {
         let slot = self.slot(s);
         let node = self.node(n);
@@ -57,7 +58,7 @@ impl Engine {
             return Reasons::OFFLINE;
         }
         let mut reasons = self.static_reasons_on(slot.class, n);
-        if !node.is_running() || !there && !node.is_heard() {
+        if !node.is_running() || !there && !node.is_reachable() {
             reasons |= Reasons::OFFLINE;
         }
         if node.pressed && !there {
@@ -66,7 +67,7 @@ impl Engine {
         if slot.node != n {
             let mut need = slot.need();
             if there && node.settling && slot.has(UNIT) {
-                // A unit that is put together anew stays where its members are until it was measured.
+                // A unit that was formed again stays where its members are until they are measured.
                 (need.kbps, need.disk) = (0, 0);
             }
             reasons |= node.lacks(&need);
@@ -77,27 +78,30 @@ impl Engine {
         reasons
     }
 
-    /// Which of several reasons is told.
-    pub(super) fn why_of(&self, reasons: Reasons, n: u32) -> Why {
+    /// The most important of several reasons.
+    pub(super) fn main_reason(&self, reasons: Reasons, n: u32) -> MoveReason {
         let table = [
-            (Reasons::NAMESPACE, Why::Namespace),
-            (Reasons::STREAM_MISSES_LABELS, Why::StreamMissesLabels),
-            (Reasons::NODE_MISSES_LABELS, Why::NodeMissesLabels),
-            (Reasons::OFFLINE, Why::NodeOffline),
-            (Reasons::ROLE, Why::Role),
-            (Reasons::TRANSCODING, Why::Transcoding),
-            (Reasons::CHANNEL_LIMIT, Why::ChannelLimit),
-            (Reasons::BANDWIDTH, Why::Bandwidth),
-            (Reasons::DVR_SIZE, Why::DvrSize),
-            (Reasons::CPU, Why::Cpu),
-            (Reasons::SIBLING, Why::Redundancy),
+            (Reasons::NAMESPACE, MoveReason::Namespace),
+            (
+                Reasons::STREAM_MISSES_LABELS,
+                MoveReason::StreamMissesLabels,
+            ),
+            (Reasons::NODE_MISSES_LABELS, MoveReason::NodeMissesLabels),
+            (Reasons::OFFLINE, MoveReason::NodeOffline),
+            (Reasons::ROLE, MoveReason::Role),
+            (Reasons::TRANSCODING, MoveReason::Transcoding),
+            (Reasons::CHANNEL_LIMIT, MoveReason::ChannelLimit),
+            (Reasons::BANDWIDTH, MoveReason::Bandwidth),
+            (Reasons::DVR_SIZE, MoveReason::DvrSize),
+            (Reasons::CPU, MoveReason::Cpu),
+            (Reasons::SIBLING, MoveReason::Redundancy),
         ];
         let found = table
             .into_iter()
             .find(|(reason, _)| reasons.has(*reason))
-            .map_or(Why::NotDistributed, |(_, why)| why);
-        if found == Why::NodeOffline && !self.node(n).live {
-            return Why::NodeDeleted;
+            .map_or(MoveReason::NotDistributed, |(_, reason)| reason);
+        if found == MoveReason::NodeOffline && !self.node(n).live {
+            return MoveReason::NodeDeleted;
         }
         found
     }

@@ -1,24 +1,29 @@
-//! The lists of slots: every placed slot is in the list of its (node, class), every other live slot waits in its class.
+//! The lists of slots: every placed slot is in the list of its (node, class), every other live slot
+//! waits in its class.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Engine;
 use super::class::NONE;
-use super::event::Why;
-use super::node::Bucket;
+use super::event::MoveReason;
+use super::node::ClassBucket;
 use super::slot::{LIVE, MEMBER, PENDING, RETURNS, UNIT, WAITING};
 
-/// Slots that are to be placed now or later.
+/// Slots to be placed: in this event, or once a node gains capacity.
 #[derive(Clone)]
 pub(super) struct PlacementQueue {
     /// Slots to be placed at the end of this event.
     pub batch: Vec<u32>,
+    /// Number of waiting slots.
     pub waiting: u32,
+    /// Classes with waiting slots.
     pub classes: BTreeSet<u32>,
+    /// Nodes that gained capacity since the last retry.
     pub gained: BTreeSet<u32>,
-    /// Counts every time that a node can take more than before.
+    /// Incremented whenever a node gains capacity.
     pub gain_epoch: u64,
+    /// Waiting slots are retried at the end of this event, not at the next tick.
     pub retry_now: bool,
 }
 
@@ -43,7 +48,7 @@ impl Engine {
         self.assign_scored(s, node, score);
     }
 
-    /// The same where the score is known, and with it the pool.
+    /// Like `assign`, for a known score; the class has its pool then.
     #[inline]
     pub(super) fn assign_scored(&mut self, s: u32, node: u32, score: u16) {
         let slot = *self.slot(s);
@@ -56,13 +61,13 @@ impl Engine {
         self.progress.epoch += 1;
     }
 
-    /// Puts a slot into its bucket and onto the node's account.
+    /// Puts a slot into its bucket and adds it to what the node uses.
     pub(super) fn link(&mut self, s: u32, n: u32, score: u16) {
         let slot = *self.slot(s);
         let node = self.node_mut(n);
-        node.channels += u64::from(slot.channels);
-        node.kbps += u64::from(slot.kbps);
-        node.disk += u64::from(slot.disk);
+        node.used.channels += u64::from(slot.channels);
+        node.used.kbps += u64::from(slot.kbps);
+        node.used.disk += u64::from(slot.disk);
         let next = match node.bucket(slot.class) {
             Ok(i) => {
                 let bucket = &mut node.buckets[i];
@@ -70,7 +75,7 @@ impl Engine {
                 std::mem::replace(&mut bucket.head, s)
             }
             Err(i) => {
-                let bucket = Bucket {
+                let bucket = ClassBucket {
                     class: slot.class,
                     head: s,
                     count: 1,
@@ -91,11 +96,11 @@ impl Engine {
         if is_unit {
             self.mirror(s, n);
         }
-        self.note_below_best(s, class, score);
+        self.track_below_best(s, class, score);
     }
 
-    /// Remembers a slot that could be placed better some day.
-    pub(super) fn note_below_best(&mut self, s: u32, class: u32, score: u16) {
+    /// Remembers a slot that is placed below the best tier of its class.
+    pub(super) fn track_below_best(&mut self, s: u32, class: u32, score: u16) {
         let entry = self.classes.classes.get(class);
         if entry
             .pool
@@ -108,7 +113,7 @@ impl Engine {
         }
     }
 
-    /// Takes a slot off its node.
+    /// Takes a slot off its node, which is returned.
     pub(super) fn unassign(&mut self, s: u32) -> u32 {
         let slot = *self.slot(s);
         let n = slot.node;
@@ -120,9 +125,9 @@ impl Engine {
             self.slot_mut(slot.next).prev = slot.prev;
         }
         let node = self.node_mut(n);
-        node.channels -= u64::from(slot.channels);
-        node.kbps -= u64::from(slot.kbps);
-        node.disk -= u64::from(slot.disk);
+        node.used.channels -= u64::from(slot.channels);
+        node.used.kbps -= u64::from(slot.kbps);
+        node.used.disk -= u64::from(slot.disk);
         let i = node
             .bucket(slot.class)
             .expect("a placed slot is in a bucket of its node");
@@ -164,8 +169,8 @@ impl Engine {
     }
 
     /// Takes a slot off its node and into the batch that is placed at the end of this event.
-    pub(super) fn evict(&mut self, s: u32, why: Why) {
-        self.note(s, why);
+    pub(super) fn evict(&mut self, s: u32, reason: MoveReason) {
+        self.record_move(s, reason);
         self.unassign(s);
         self.enqueue(s);
     }
@@ -177,17 +182,17 @@ impl Engine {
         self.queue.batch.push(s);
     }
 
-    /// A node can take more than before.
-    pub(super) fn gain(&mut self, node: u32) {
+    /// A node gained capacity.
+    pub(super) fn node_gained(&mut self, node: u32) {
         self.queue.gain_epoch += 1;
         if !self.queue.classes.is_empty() {
             self.queue.gained.insert(node);
         }
     }
 
-    /// What left a node in exchange for another slot may have been larger, or the sibling of one that waits. Room for a whole chain is not to be expected
-    /// from that, so what was found hopeless stays so.
-    pub(super) fn gain_little(&mut self, node: u32) {
+    /// A node exchanged one slot for another: the old one may have been larger, or a sibling of a
+    /// waiting slot. That does not make a failed chain search worth repeating.
+    pub(super) fn node_gained_slightly(&mut self, node: u32) {
         if !self.queue.classes.is_empty() {
             self.queue.gained.insert(node);
         }
@@ -197,7 +202,7 @@ impl Engine {
         self.wait_before(s, NONE);
     }
 
-    /// Waits in front of another slot of the class, or behind all.
+    /// Waits in front of slot `next` of the class, or behind all.
     pub(super) fn wait_before(&mut self, s: u32, next: u32) {
         let class = self.slot(s).class;
         let list = &mut self.classes.classes.get_mut(class).waiting;

@@ -1,63 +1,63 @@
-//! What an event changed: where a slot was before its first move, and the changes that are left in the end.
+//! The log of an event: where each slot was before its first move, and the net changes in the end.
 
 use super::Engine;
 use super::class::NONE;
-use super::event::{Change, SlotKind, Why};
-use super::slot::{FETCHED_TOGETHER, LIVE, NOTED, ORIGIN_NOTED, Slot, UNIT};
+use super::event::{LayoutChange, MoveReason, SlotKind};
+use super::slot::{FETCHED_TOGETHER, LIVE, ORIGIN_RECORDED, RECORDED, Slot, UNIT};
 
-/// Changes of one event that are told in the order in which they were decided. More are told in the order in which their streams lie in memory: a
-/// million names in any other order take twice as long.
+/// Up to so many changes of one event are emitted in the order of decision; more are emitted in the
+/// order of their streams in memory: a million names in any other order take twice as long to read.
 const LOG_IN_ORDER_MAX: usize = 10_000;
 
 /// What moved in the event that is being applied.
 #[derive(Clone, Default)]
 pub(super) struct MoveLog {
-    /// Slots that moved in this event, with where they were before and why.
-    pub moved: Vec<(u32, u32, Why)>,
-    /// Slots displaced so that another one has a place, since the engine was made.
+    /// Slots that moved in this event, with their node before and the reason.
+    pub moved: Vec<(u32, u32, MoveReason)>,
+    /// Slots displaced to make room since the engine was created.
     pub make_room_moves: u64,
 }
 
 impl Engine {
-    /// Writes down where a slot is, the first time it is about to move in this event.
-    pub(super) fn note(&mut self, s: u32, why: Why) {
-        self.note_at(s, self.slot(s).node, why);
+    /// Records the node of a slot before its first move in this event.
+    pub(super) fn record_move(&mut self, s: u32, reason: MoveReason) {
+        self.record_move_from(s, self.slot(s).node, reason);
     }
 
-    pub(super) fn note_at(&mut self, s: u32, node: u32, why: Why) {
+    pub(super) fn record_move_from(&mut self, s: u32, node: u32, reason: MoveReason) {
         let slot = *self.slot(s);
         if slot.has(UNIT) {
             if let Some(unit) = self.units.by_slot.get(&s).cloned() {
                 for member in &unit.members {
                     let node = if member.active { node } else { NONE };
-                    self.note_at(member.ingest, node, why);
+                    self.record_move_from(member.ingest, node, reason);
                 }
             }
-        } else if !slot.has(NOTED) {
-            self.set_flag(s, NOTED, true);
-            self.log.moved.push((s, node, why));
+        } else if !slot.has(RECORDED) {
+            self.set_flag(s, RECORDED, true);
+            self.log.moved.push((s, node, reason));
         }
     }
 
-    /// Writes down what the row says, in place of what the engine thought.
-    pub(super) fn note_row(&mut self, s: u32, node: u32, why: Why) {
-        if self.slot(s).has(NOTED) {
-            let noted = self
+    /// Records the node that the row has as the one before the move.
+    pub(super) fn record_row_node(&mut self, s: u32, node: u32, reason: MoveReason) {
+        if self.slot(s).has(RECORDED) {
+            let recorded = self
                 .log
                 .moved
                 .iter_mut()
                 .rev()
                 .find(|(slot, ..)| *slot == s);
-            if let Some(noted) = noted {
-                noted.1 = node;
+            if let Some(recorded) = recorded {
+                recorded.1 = node;
             }
         } else {
-            self.note_at(s, node, why);
+            self.record_move_from(s, node, reason);
         }
     }
 
-    /// Tells what is different from before the event.
-    pub(super) fn finish(&mut self, mut told: impl FnMut(Change)) {
+    /// Emits the net changes of the event.
+    pub(super) fn finish(&mut self, mut emit: impl FnMut(LayoutChange)) {
         if self.loading {
             return;
         }
@@ -65,12 +65,12 @@ impl Engine {
         if log.len() > LOG_IN_ORDER_MAX {
             log.sort_unstable();
         }
-        for (i, &(s, from, why)) in log.iter().enumerate() {
+        for (i, &(s, from, reason)) in log.iter().enumerate() {
             if i % FETCHED_TOGETHER == 0 {
                 let some = &log[i..log.len().min(i + FETCHED_TOGETHER)];
                 self.fetch_names(some.iter().map(|(s, ..)| *s));
             }
-            self.set_flag(s, NOTED, false);
+            self.set_flag(s, RECORDED, false);
             let slot = *self.slot(s);
             let to = slot.node;
             if from == to {
@@ -78,47 +78,47 @@ impl Engine {
             }
             let ingest = self.ingest_of(s);
             if !self.slot(ingest).has(LIVE) {
-                // The stream is gone, and its row with it.
+                // The stream was deleted, and its row with it.
                 continue;
             }
             let Some(stream) = self.table.names.get(ingest).clone() else {
                 continue;
             };
-            // Where there was nothing, nothing is given up: only a move is in flight.
+            // A first placement has no old node that could still do the work.
             if from != NONE && to != NONE {
-                self.fly(s);
+                self.mark_in_flight(s);
             }
-            if self.slot(ingest).has(ORIGIN_NOTED) {
-                self.set_flag(ingest, ORIGIN_NOTED, false);
+            if self.slot(ingest).has(ORIGIN_RECORDED) {
+                self.set_flag(ingest, ORIGIN_RECORDED, false);
             }
             let host = |n: u32| (n != NONE).then(|| self.node(n).hostname.clone());
-            told(Change {
+            emit(LayoutChange {
                 stream,
                 kind: slot.kind(),
                 from: host(from),
                 to: host(to),
-                why,
+                reason,
                 failover_from: self.failover_from(ingest).cloned(),
                 revision: self.table.rows.get(ingest).revision(),
             });
         }
-        for (s, before) in std::mem::take(&mut self.origins.noted) {
-            if !self.slot(s).has(ORIGIN_NOTED) {
+        for (s, before) in std::mem::take(&mut self.origins.recorded) {
+            if !self.slot(s).has(ORIGIN_RECORDED) {
                 continue;
             }
-            self.set_flag(s, ORIGIN_NOTED, false);
+            self.set_flag(s, ORIGIN_RECORDED, false);
             let Some(stream) = self.table.names.get(s).clone() else {
                 continue;
             };
             if self.slot(s).has(LIVE) && self.stream_origin(s) != before {
                 let node = self.slot(s).node;
                 let host = (node != NONE).then(|| self.node(node).hostname.clone());
-                told(Change {
+                emit(LayoutChange {
                     stream,
                     kind: SlotKind::Ingest,
                     from: host.clone(),
                     to: host,
-                    why: Why::Restore,
+                    reason: MoveReason::Restore,
                     failover_from: self.failover_from(s).cloned(),
                     revision: self.table.rows.get(s).revision(),
                 });

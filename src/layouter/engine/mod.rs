@@ -1,8 +1,11 @@
-//! The pure engine: [`Engine::apply`] takes an event and returns the changes of layout that follow from it.
+//! The pure engine: [`Engine::apply`] takes an event and returns the changes of layout that follow
+//! from it.
 //!
 //! No clock (time comes with events), no I/O, no randomness: the same events give the same layout.
 
 pub mod event;
+pub mod reason;
+pub mod settings;
 
 mod balance;
 mod budget;
@@ -31,10 +34,11 @@ mod waiting;
 mod tests;
 
 pub use event::{
-    Balance, Change, DvrSpec, Event, NodeRole, NodeSpec, NodeState, Reasons, Rows, Settings, Shed,
-    ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
+    Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
+    NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
+    StreamLayout, StreamSpec, Thresholds,
 };
-pub use explain::{Capacity, ClassReport, Decision, NodeReport, Survival};
+pub use explain::{Capacity, ClassReport, NodeDecision, NodeReport, Survival};
 pub use rows::backups_of;
 
 use balance::Improving;
@@ -49,21 +53,22 @@ use restore::Origins;
 use slot::{PENDING, SlotTable};
 use units::Units;
 
-/// Classes without members that are worth a clean-up.
+/// Unused classes that trigger a clean-up.
 const CLASSES_DEAD_MAX: u32 = 1024;
 
-/// What a tick has left to do.
+/// Detects ticks that have nothing to do.
 #[derive(Clone)]
 struct Progress {
-    /// Counts every change of what is where; `settled` is its value when a tick last had nothing left to do.
+    /// Incremented by every change of a layout.
     epoch: u64,
+    /// `epoch` after the last tick that left nothing to do; 0 if it did.
     settled: u64,
 }
 
-/// The engine. Cloning it is cheap (see `cow`).
+/// The engine. Cloning it is cheap (see `cow`), which makes previews cheap.
 #[derive(Clone)]
 pub struct Engine {
-    settings: Settings,
+    settings: EngineSettings,
     now_ms: u64,
     loading: bool,
     table: SlotTable,
@@ -81,7 +86,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: EngineSettings) -> Self {
         let budgets = Budgets::new(&settings, 0);
         Self {
             settings,
@@ -105,33 +110,33 @@ impl Engine {
         }
     }
 
-    /// Takes an event and answers what changes for it.
-    pub fn apply(&mut self, event: Event) -> Vec<Change> {
+    /// Applies an event; returns the changes that follow from it.
+    pub fn apply(&mut self, event: Event) -> Vec<LayoutChange> {
         self.handle(event);
         self.finished()
     }
 
-    /// The same, with each change told as it is found: a million of them as a list are 100 MB.
-    pub fn apply_each(&mut self, event: Event, told: impl FnMut(Change)) {
+    /// Like `apply`, but emits one change at a time: a list of a million takes 100 MB.
+    pub fn apply_each(&mut self, event: Event, emit: impl FnMut(LayoutChange)) {
         self.handle(event);
-        self.finish(told);
+        self.finish(emit);
     }
 
-    /// Several events as one: only what is different after all of them is answered.
-    pub fn apply_all(&mut self, events: Vec<Event>) -> Vec<Change> {
+    /// Applies several events as one: only the net changes are returned.
+    pub fn apply_all(&mut self, events: Vec<Event>) -> Vec<LayoutChange> {
         for event in events {
             self.handle(event);
         }
         self.finished()
     }
 
-    fn finished(&mut self) -> Vec<Change> {
+    fn finished(&mut self) -> Vec<LayoutChange> {
         let mut changes = Vec::with_capacity(self.log.moved.len());
         self.finish(|change| changes.push(change));
         changes
     }
 
-    /// An engine of its own that shares with this one what neither changes.
+    /// An independent copy that shares unchanged data with this engine.
     #[must_use]
     pub fn snapshot(&self) -> Self {
         self.clone()
@@ -144,7 +149,7 @@ impl Engine {
                 self.commit(rows);
             }
             Event::Loaded => self.loaded(),
-            // Nothing is decided on a part of what is stored.
+            // Nothing is decided before all rows are loaded.
             _ if self.loading => {}
             Event::Commit(rows) => self.commit(rows),
             Event::NodeStates(states) => self.set_states(states),
@@ -156,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Groups and places what an event collected.
+    /// Forms units and places the batch of an event.
     fn settle(&mut self) {
         if self.is_frozen() {
             for s in std::mem::take(&mut self.queue.batch) {
@@ -196,7 +201,7 @@ impl Engine {
         self.retry_units();
         let mut left_over = self.retry_waiting();
         left_over |= self.restore();
-        if self.is_calm() && !left_over {
+        if self.optional_moves_allowed() && !left_over {
             self.find_promoted();
             left_over |= self.upgrade();
             left_over |= self.rebalance();
@@ -207,7 +212,7 @@ impl Engine {
         self.progress.settled = if unfinished { 0 } else { self.progress.epoch };
     }
 
-    /// Whether a tick now, and not only when the interval is over, would help somebody.
+    /// Whether a tick should run now instead of at the end of the interval: waiting slots may fit.
     pub fn tick_wanted(&self) -> bool {
         !self.is_frozen()
             && (!self.queue.gained.is_empty() && self.queue.waiting > 0
@@ -218,11 +223,11 @@ impl Engine {
                     .any(|epoch| *epoch != self.queue.gain_epoch))
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &EngineSettings {
         &self.settings
     }
 
-    /// Slots that have no node.
+    /// Slots without a node.
     pub fn waiting_count(&self) -> u32 {
         self.queue.waiting
     }
@@ -238,6 +243,6 @@ impl Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self::new(Settings::default())
+        Self::new(EngineSettings::default())
     }
 }

@@ -6,48 +6,68 @@ use std::sync::Arc;
 use super::Engine;
 use super::class::NodeClass;
 use super::cow::{CowMap, mix};
-use super::event::{Balance, NodeRole, NodeState, Reasons};
+use super::event::{Balance, NodeState, PlacementRole, Reasons};
 use super::tree::{LAST_RESORT, LOAD_MAX, Need, ONE, UNLIMITED, Vertex};
 use crate::state::name::Hostname;
 
 /// Slots of one class on one node.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub struct ClassBucket {
     pub class: u32,
     pub head: u32,
     pub count: u32,
 }
 
+/// A node, with the lists of its slots.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub struct SlotNode {
     pub hostname: Hostname,
-    /// What it offers in full; `class` is the number of its reduction.
+    /// Everything it offers; `class` is the number of its reduced class.
     pub full: NodeClass,
     pub class: u32,
-    /// As configured.
-    pub bandwidth_kbps: Option<u32>,
-    pub disk_bytes: Option<u64>,
-    /// What may be used.
+    pub capacity: NodeCapacity,
+    /// Usable capacity.
     pub limit: Need,
-    /// What is used.
-    pub channels: u64,
-    pub kbps: u64,
-    pub disk: u64,
-    /// Of moves away that are not confirmed yet: the node still does the work.
+    /// Used capacity.
+    pub used: UsedCapacity,
+    /// Held for slots that left and are not confirmed by their new node yet: this node still does
+    /// the work.
     pub held: Need,
     pub tie: u32,
     pub state: NodeState,
     pub pressed: bool,
-    /// Keeps what it has, even above bandwidth and disk.
+    /// Keeps its slots, even above its limits of bandwidth and disk.
     pub settling: bool,
-    /// False: deleted. While no streamer is left it keeps its slots.
+    /// False: deleted. While no streamer is running it keeps its slots.
     pub live: bool,
-    pub buckets: Vec<Bucket>,
-    /// Slots that left because it was lost; some may be back or gone.
-    pub displaced: Vec<u32>,
-    /// The gain epoch of the last restore that left some behind.
-    pub restore_tried: u64,
-    pub counted: Counted,
+    pub buckets: Vec<ClassBucket>,
+    pub displaced: DisplacedSlots,
+    /// Its share of the totals as last counted.
+    pub counted: NodeShare,
+}
+
+/// Bandwidth and disk as configured or measured, of which a share is usable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeCapacity {
+    pub bandwidth_kbps: Option<u32>,
+    pub disk_bytes: Option<u64>,
+}
+
+/// The sum of the needs of a node's slots.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UsedCapacity {
+    pub channels: u64,
+    pub kbps: u64,
+    pub disk: u64,
+}
+
+/// Slots that left a node when it was lost.
+#[derive(Clone, Debug, Default)]
+pub struct DisplacedSlots {
+    /// May hold stale entries.
+    pub slots: Vec<u32>,
+    /// Gain epoch of the last restore that could not bring all slots back.
+    pub tried_epoch: u64,
 }
 
 #[inline]
@@ -60,33 +80,45 @@ fn ratio(used: u64, limit: u32) -> u64 {
     }
 }
 
-impl Node {
+impl SlotNode {
     #[inline]
     pub fn load_with(&self, more: &Need, balance: Balance) -> u64 {
         let channels = ratio(
-            self.channels + u64::from(more.channels),
+            self.used.channels + u64::from(more.channels),
             self.limit.channels,
         );
         if balance == Balance::Channels {
             return channels;
         }
         channels
-            .max(ratio(self.kbps + u64::from(more.kbps), self.limit.kbps))
-            .max(ratio(self.disk + u64::from(more.disk), self.limit.disk))
+            .max(ratio(
+                self.used.kbps + u64::from(more.kbps),
+                self.limit.kbps,
+            ))
+            .max(ratio(
+                self.used.disk + u64::from(more.disk),
+                self.limit.disk,
+            ))
     }
 
-    /// The load once a slot that is here has left.
+    /// The load after one of its slots has left.
     pub fn load_without(&self, less: &Need, balance: Balance) -> u64 {
         let channels = ratio(
-            self.channels - u64::from(less.channels),
+            self.used.channels - u64::from(less.channels),
             self.limit.channels,
         );
         if balance == Balance::Channels {
             return channels;
         }
         channels
-            .max(ratio(self.kbps - u64::from(less.kbps), self.limit.kbps))
-            .max(ratio(self.disk - u64::from(less.disk), self.limit.disk))
+            .max(ratio(
+                self.used.kbps - u64::from(less.kbps),
+                self.limit.kbps,
+            ))
+            .max(ratio(
+                self.used.disk - u64::from(less.disk),
+                self.limit.disk,
+            ))
     }
 
     #[inline]
@@ -94,28 +126,28 @@ impl Node {
         self.load_with(&Need::default(), balance)
     }
 
-    /// Load by channels, bandwidth, disk.
+    /// Loads of channels, bandwidth, disk.
     pub fn loads(&self) -> [u64; 3] {
         [
-            ratio(self.channels, self.limit.channels),
-            ratio(self.kbps, self.limit.kbps),
-            ratio(self.disk, self.limit.disk),
+            ratio(self.used.channels, self.limit.channels),
+            ratio(self.used.kbps, self.limit.kbps),
+            ratio(self.used.disk, self.limit.disk),
         ]
     }
 
     /// May take new slots.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.is_heard() && !self.pressed
+        self.is_reachable() && !self.pressed
     }
 
-    /// Known to run.
+    /// Known to be running.
     #[inline]
-    pub fn is_heard(&self) -> bool {
+    pub fn is_reachable(&self) -> bool {
         self.live && matches!(self.state, NodeState::Up | NodeState::Probation)
     }
 
-    /// May keep the slots it has.
+    /// May keep its slots.
     #[inline]
     pub fn is_running(&self) -> bool {
         self.live && self.state != NodeState::Down
@@ -130,17 +162,17 @@ impl Node {
             u64::from(limit).saturating_sub(used) as u32
         }
         Need {
-            channels: left(self.limit.channels, self.channels),
-            kbps: left(self.limit.kbps, self.kbps),
-            disk: left(self.limit.disk, self.disk),
+            channels: left(self.limit.channels, self.used.channels),
+            kbps: left(self.limit.kbps, self.used.kbps),
+            disk: left(self.limit.disk, self.used.disk),
         }
     }
 
-    /// Which limits do not allow `need` on top of what is used.
+    /// Which limits leave no room for `need`.
     pub fn lacks(&self, need: &Need) -> Reasons {
         let room = self.room();
         let mut reasons = Reasons::NONE;
-        // What takes nothing of a dimension is not refused because others overdraw it.
+        // A slot that needs nothing of a dimension may join a node that is over its limit there.
         if need.channels > room.channels {
             reasons |= Reasons::CHANNEL_LIMIT;
         }
@@ -161,9 +193,13 @@ impl Node {
                 || used - u64::from(outgoing) + u64::from(incoming) <= u64::from(limit)
         }
         let (limit, out, new) = (&self.limit, outgoing, incoming);
-        fits(limit.channels, self.channels, out.channels, new.channels)
-            && fits(limit.kbps, self.kbps, out.kbps, new.kbps)
-            && fits(limit.disk, self.disk, out.disk, new.disk)
+        fits(
+            limit.channels,
+            self.used.channels,
+            out.channels,
+            new.channels,
+        ) && fits(limit.kbps, self.used.kbps, out.kbps, new.kbps)
+            && fits(limit.disk, self.used.disk, out.disk, new.disk)
     }
 
     pub fn vertex(&self, balance: Balance) -> Vertex {
@@ -194,27 +230,27 @@ impl Node {
     }
 }
 
-/// What a node contributes to [`Counts`].
+/// The contribution of one node to [`NodeTotals`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counted {
+pub struct NodeShare {
     streamer: bool,
     running: bool,
     probation: bool,
     limit: Need,
 }
 
-impl Counted {
-    fn of(node: &Node) -> Self {
+impl NodeShare {
+    fn of(node: &SlotNode) -> Self {
         let running = node.is_running();
         Self {
-            streamer: running && node.full.role == NodeRole::Streamer,
+            streamer: running && node.full.role == PlacementRole::Streamer,
             running,
             probation: node.live && node.state == NodeState::Probation,
             limit: node.limit,
         }
     }
 
-    /// Channels, bandwidth, disk, where they are limited.
+    /// Limits of channels, bandwidth, disk, where there are any.
     fn limits(&self) -> [Option<u64>; 3] {
         let Need {
             channels,
@@ -226,17 +262,17 @@ impl Counted {
     }
 }
 
-/// Of all nodes together.
+/// Totals over all nodes.
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub struct NodeTotals {
     pub streamers_running: u32,
     pub on_probation: u32,
-    /// Of the nodes that run and have a limit: sum and number.
+    /// Sum and number of the limits of running nodes.
     limits: [(u64, u64); 3],
 }
 
-impl Counts {
-    fn joins(&mut self, node: &Counted) {
+impl NodeTotals {
+    fn joins(&mut self, node: &NodeShare) {
         self.streamers_running += u32::from(node.streamer);
         self.on_probation += u32::from(node.probation);
         for (sum, limit) in self.limits.iter_mut().zip(node.limits()) {
@@ -247,7 +283,7 @@ impl Counts {
         }
     }
 
-    fn leaves(&mut self, node: &Counted) {
+    fn leaves(&mut self, node: &NodeShare) {
         self.streamers_running -= u32::from(node.streamer);
         self.on_probation -= u32::from(node.probation);
         for (sum, limit) in self.limits.iter_mut().zip(node.limits()) {
@@ -266,24 +302,29 @@ impl Counts {
     }
 }
 
-/// At equal load the larger node first, then in an order that has nothing to do with when a node was added.
+/// Tie breaker at equal load: the larger node first, then by a hash of the hostname, which does not
+/// depend on when nodes were added.
 pub fn tie_of(hostname: &str, channel_limit: u32) -> u32 {
     const SIZE_MAX: u32 = (1 << 18) - 1;
     let size = SIZE_MAX - channel_limit.min(SIZE_MAX);
     size << 14 | (mix(xxhash_rust::xxh3::xxh3_64(hostname.as_bytes())) >> 50) as u32
 }
 
-/// All nodes by number, and what follows from all of them.
+/// All nodes by number, and their totals.
 #[derive(Clone)]
 pub(super) struct Cluster {
-    pub nodes: Vec<Arc<Node>>,
+    pub nodes: Vec<Arc<SlotNode>>,
     pub by_hostname: CowMap<Hostname, u32>,
-    /// Nodes that are only a name, and those of them whose number may be given to another.
+    /// Nodes that rows refer to and that do not exist.
     pub placeholders: BTreeSet<u32>,
+    /// Placeholders without slots: their numbers can be reused.
     pub free: BTreeSet<u32>,
-    pub totals: Counts,
+    pub totals: NodeTotals,
+    /// No streamer was running after the event before this one.
     pub was_frozen: bool,
+    /// Nodes whose slots must be checked at the end of this event.
     pub changed: BTreeSet<u32>,
+    /// All nodes must be checked.
     pub rescore_all: bool,
 }
 
@@ -294,7 +335,7 @@ impl Cluster {
             by_hostname: CowMap::new(),
             placeholders: BTreeSet::new(),
             free: BTreeSet::new(),
-            totals: Counts::default(),
+            totals: NodeTotals::default(),
             was_frozen: true,
             changed: BTreeSet::new(),
             rescore_all: false,
@@ -304,26 +345,27 @@ impl Cluster {
 
 impl Engine {
     #[inline]
-    pub(super) fn node(&self, node: u32) -> &Node {
+    pub(super) fn node(&self, node: u32) -> &SlotNode {
         &self.cluster.nodes[node as usize]
     }
 
     #[inline]
-    pub(super) fn node_mut(&mut self, node: u32) -> &mut Node {
+    pub(super) fn node_mut(&mut self, node: u32) -> &mut SlotNode {
         Arc::make_mut(&mut self.cluster.nodes[node as usize])
     }
 
-    /// No streamer is left at all: then nothing moves.
+    /// No streamer is running: then nothing moves.
     pub(super) fn is_frozen(&self) -> bool {
         self.cluster.totals.streamers_running == 0
     }
 
-    /// What is told of all nodes together, for those that changed: ten thousand nodes are two megabytes to look at.
+    /// Updates the totals for the nodes that changed; recounting ten thousand nodes would read two
+    /// megabytes.
     pub(super) fn count_running(&mut self) {
         let changed = std::mem::take(&mut self.cluster.changed);
         for n in &changed {
             let node = self.node(*n);
-            let (before, now) = (node.counted, Counted::of(node));
+            let (before, now) = (node.counted, NodeShare::of(node));
             if before != now {
                 self.cluster.totals.leaves(&before);
                 self.cluster.totals.joins(&now);

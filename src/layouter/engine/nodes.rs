@@ -1,34 +1,32 @@
-//! What happens to nodes, and what that does to the slots on them.
+//! Changes of nodes, and their consequences for the slots on them.
 //!
-//! A change of labels is decided per class of slots, not per slot. A lowered limit costs the fewest moves that clear it. A lost node is evacuated
-//! together with all that were lost with it; while no streamer is left, nothing moves.
+//! A change of labels is decided per class of slots, not per slot. A lowered limit costs the fewest
+//! moves that satisfy it. Nodes that are lost together are evacuated together; while no streamer is
+//! running, nothing moves.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Engine;
 use super::class::{LabelId, NONE, NodeClass};
-use super::cow::Fixed;
-use super::event::{NodeSpec, NodeState, Settings, SlotKind, Why};
+use super::cow::FixedHash;
+use super::event::{EngineSettings, MoveReason, NodeSpec, NodeState, SlotKind};
 use super::label::parse;
-use super::node::{Counted, Node, tie_of};
+use super::node::{DisplacedSlots, NodeCapacity, NodeShare, SlotNode, UsedCapacity, tie_of};
 use super::slot::{DISK_UNIT_BYTES, LIVE, MEMBER, PENDING, WAITING};
 use super::tree::{Need, UNLIMITED};
 use crate::state::name::Hostname;
 
 impl Engine {
-    /// A node that is only a name yet, and as such deleted.
+    /// Creates a placeholder: a deleted node of that name.
     pub(super) fn new_node(&mut self, hostname: &Hostname) -> u32 {
-        let node = Node {
+        let node = SlotNode {
             hostname: hostname.clone(),
-            full: NodeClass::nobody(),
+            full: NodeClass::placeholder(),
             class: 0,
-            bandwidth_kbps: None,
-            disk_bytes: None,
+            capacity: NodeCapacity::default(),
             limit: Need::default(),
-            channels: 0,
-            kbps: 0,
-            disk: 0,
+            used: UsedCapacity::default(),
             held: Need::default(),
             tie: 0,
             state: NodeState::Down,
@@ -36,9 +34,8 @@ impl Engine {
             settling: false,
             live: false,
             buckets: Vec::new(),
-            displaced: Vec::new(),
-            restore_tried: 0,
-            counted: Counted::default(),
+            displaced: DisplacedSlots::default(),
+            counted: NodeShare::default(),
         };
         let n = match self.cluster.free.pop_first() {
             Some(n) => {
@@ -63,7 +60,7 @@ impl Engine {
         let n = known.unwrap_or_else(|| self.new_node(&spec.hostname));
         let was_live = self.node(n).live;
         if !was_live {
-            // Free numbers are reused; this one is not free any more.
+            // Free numbers are reused; this one is in use now.
             self.cluster.free.remove(&n);
             self.cluster.placeholders.remove(&n);
         }
@@ -81,9 +78,9 @@ impl Engine {
         };
         let old = self.node(n).full.clone();
         if full != old || !was_live {
-            let news = self.classes.node_mentions(labels_of(&full));
+            let news = self.classes.add_node_labels(labels_of(&full));
             if was_live {
-                self.classes.node_forgets(labels_of(&old));
+                self.classes.remove_node_labels(labels_of(&old));
             }
             if news && !self.loading {
                 self.reclass_demands();
@@ -101,8 +98,8 @@ impl Engine {
         let node = self.node_mut(n);
         node.live = true;
         node.settling = spec.settling;
-        node.bandwidth_kbps = spec.bandwidth_kbps;
-        node.disk_bytes = spec.disk_bytes;
+        node.capacity.bandwidth_kbps = spec.bandwidth_kbps;
+        node.capacity.disk_bytes = spec.disk_bytes;
         node.limit = limit;
         node.tie = tie_of(&spec.hostname, spec.channel_limit);
         if !was_live {
@@ -111,7 +108,7 @@ impl Engine {
         }
         self.index.is_stale = true;
         self.cluster.changed.insert(n);
-        self.gain(n);
+        self.node_gained(n);
     }
 
     fn domain_of(&self, labels: &[LabelId]) -> u32 {
@@ -133,8 +130,8 @@ impl Engine {
             return;
         }
         let full = self.node(n).full.clone();
-        self.classes.node_forgets(labels_of(&full));
-        for s in std::mem::take(&mut self.node_mut(n).displaced) {
+        self.classes.remove_node_labels(labels_of(&full));
+        for s in std::mem::take(&mut self.node_mut(n).displaced.slots) {
             if self.origin_of(s) == n {
                 self.clear_origin(s);
             }
@@ -158,7 +155,7 @@ impl Engine {
         self.cluster.changed.insert(n);
     }
 
-    /// Nodes that have one of these labels get another class.
+    /// Reclassifies the nodes that have one of these labels.
     pub(super) fn reclass_nodes(&mut self, labels: &[LabelId]) {
         for i in 0..self.cluster.nodes.len() {
             let node = &self.cluster.nodes[i];
@@ -172,9 +169,10 @@ impl Engine {
         }
     }
 
-    /// Labels that nodes mention for the first time now count for the streams that have them.
+    /// Reclassifies demands after nodes carry a label for the first time, and moves their slots to
+    /// the new class's lists.
     fn reclass_demands(&mut self) {
-        let moved: HashSet<u32, Fixed> = self.classes.reclass_demands().into_iter().collect();
+        let moved: HashSet<u32, FixedHash> = self.classes.reclass_demands().into_iter().collect();
         if moved.is_empty() {
             return;
         }
@@ -192,7 +190,7 @@ impl Engine {
                 self.slot_mut(s).class = class;
                 self.wait(s);
             } else {
-                // Its score is told anew when its node is looked at.
+                // Its score is computed again when its node is checked.
                 let score = slot.score;
                 let node = self.unassign(s);
                 self.slot_mut(s).class = class;
@@ -203,13 +201,15 @@ impl Engine {
         }
     }
 
-    /// Looks at the nodes that changed: counts, evacuates, and tells who gained.
+    /// Checks the nodes that changed in this event: evicts what may not stay, and reports gained
+    /// capacity.
     pub(super) fn nodes_changed(&mut self) {
         if self.cluster.changed.is_empty() && !self.cluster.rescore_all {
             return;
         }
         let was_frozen = self.cluster.was_frozen;
-        // Also what moves nothing now gives the next tick something to do: a node that is trusted again gets back what it had.
+        // Even without moves now the next tick has work: a node that is trusted again gets its
+        // slots back.
         self.progress.epoch += 1;
         self.count_running();
         self.cluster.was_frozen = self.is_frozen();
@@ -224,7 +224,7 @@ impl Engine {
         if std::mem::take(&mut self.cluster.rescore_all) || was_frozen {
             changed = (0..self.cluster.nodes.len() as u32).collect();
         }
-        // All of them are closed or lowered before any slot looks for a place.
+        // All nodes are updated in the tree before any slot is placed again.
         for n in &changed {
             self.touch(*n);
         }
@@ -233,9 +233,9 @@ impl Engine {
         }
         for n in changed {
             if self.node(n).is_open() {
-                self.gain(n);
+                self.node_gained(n);
                 self.queue.retry_now = true;
-                if !self.node(n).displaced.is_empty() {
+                if !self.node(n).displaced.slots.is_empty() {
                     self.origins.restorable.insert(n);
                 }
             }
@@ -251,7 +251,7 @@ impl Engine {
             if self.node(n).live && self.node(n).state != state {
                 let node = self.node_mut(n);
                 node.state = state;
-                node.restore_tried = 0;
+                node.displaced.tried_epoch = 0;
                 self.cluster.changed.insert(n);
             }
         }
@@ -269,28 +269,28 @@ impl Engine {
             self.refresh_tree();
             self.touch(n);
             if !pressed {
-                self.gain(n);
+                self.node_gained(n);
                 self.queue.retry_now = true;
                 self.settle();
             }
         }
     }
 
-    /// Evicts what may not stay on a node.
+    /// Evicts the slots that may not stay on a node.
     fn evict_illegal(&mut self, n: u32) {
         let lost = if !self.node(n).live {
-            Some(Why::NodeDeleted)
+            Some(MoveReason::NodeDeleted)
         } else if self.node(n).state == NodeState::Down {
-            Some(Why::NodeOffline)
+            Some(MoveReason::NodeOffline)
         } else {
             None
         };
-        if let Some(why) = lost {
-            self.evacuate(n, why);
+        if let Some(reason) = lost {
+            self.evacuate(n, reason);
             return;
         }
         for i in 0..self.node(n).buckets.len() {
-            // A bucket that is evicted as a whole leaves the list.
+            // Evicting a whole bucket removes it from the list.
             let Some(bucket) = self.node(n).buckets.get(i).copied() else {
                 break;
             };
@@ -303,17 +303,17 @@ impl Engine {
         for bucket in buckets {
             let reasons = self.static_reasons_on(bucket.class, n);
             if !reasons.is_empty() {
-                let why = self.why_of(reasons, n);
+                let reason = self.main_reason(reasons, n);
                 let mut slots = Vec::with_capacity(bucket.count as usize);
                 self.bucket_slots(bucket.head, &mut slots);
                 for s in slots {
-                    self.evict(s, why);
+                    self.evict(s, reason);
                 }
             }
         }
         let dimensions = if self.node(n).settling { 1 } else { 3 };
         for dimension in 0..dimensions {
-            self.cut(n, dimension);
+            self.enforce_limit(n, dimension);
         }
     }
 
@@ -332,35 +332,36 @@ impl Engine {
             .pool
             .as_ref()
             .map_or(0, |pool| pool.best_score());
-        // Some may have come after the node was changed, in the same transaction: one of them says nothing of the others.
+        // Slots that arrived after the node changed, in the same transaction, already have the new
+        // score: all must be compared.
         if score >= best && slots.iter().all(|s| self.slot(*s).score == score) {
             return;
         }
         for s in slots {
             self.slot_mut(s).score = score;
-            self.note_below_best(s, class, score);
+            self.track_below_best(s, class, score);
         }
         self.progress.epoch += 1;
     }
 
-    fn evacuate(&mut self, n: u32, why: Why) {
+    fn evacuate(&mut self, n: u32, reason: MoveReason) {
         for s in self.slots_on(n) {
-            // A promotion may have moved it already.
+            // Promoting a backup may have moved it already.
             if self.slot(s).node != n {
                 continue;
             }
-            if why == Why::NodeOffline {
+            if reason == MoveReason::NodeOffline {
                 self.remember_origin(s, n);
             }
-            self.evict(s, why);
+            self.evict(s, reason);
             if self.settings.failover_to_backup {
-                self.promote_backup(s, why);
+                self.promote_backup(s, reason);
             }
         }
     }
 
-    /// A lost ingest takes the place of one of its backups, which is placed anew.
-    fn promote_backup(&mut self, s: u32, why: Why) {
+    /// Moves a lost ingest to the node of one of its backups; the backup is placed again.
+    fn promote_backup(&mut self, s: u32, reason: MoveReason) {
         let slot = *self.slot(s);
         if slot.kind() != SlotKind::Ingest || slot.sibling == s {
             return;
@@ -375,7 +376,7 @@ impl Engine {
                 continue;
             }
             if self.node(n).fits_instead(&copy.need(), &slot.need()) {
-                self.evict(other, why);
+                self.evict(other, reason);
                 self.set_flag(s, PENDING, false);
                 self.assign(s, n);
                 return;
@@ -383,14 +384,18 @@ impl Engine {
         }
     }
 
-    /// Evicts the fewest slots that bring a node under its limit: the largest first, the last of them replaced by the smallest that is still
-    /// enough, and among equals the one with the least recording.
-    fn cut(&mut self, n: u32, dimension: usize) {
+    /// Evicts the fewest slots that bring a node under its limit: the largest first, except that
+    /// the last is the smallest that is enough, and among equals the one with the least disk.
+    fn enforce_limit(&mut self, n: u32, dimension: usize) {
         let node = self.node(n);
-        let (used, limit, why) = match dimension {
-            0 => (node.channels, node.limit.channels, Why::ChannelLimit),
-            1 => (node.kbps, node.limit.kbps, Why::Bandwidth),
-            _ => (node.disk, node.limit.disk, Why::DvrSize),
+        let (used, limit, reason) = match dimension {
+            0 => (
+                node.used.channels,
+                node.limit.channels,
+                MoveReason::ChannelLimit,
+            ),
+            1 => (node.used.kbps, node.limit.kbps, MoveReason::Bandwidth),
+            _ => (node.used.disk, node.limit.disk, MoveReason::DvrSize),
         };
         if limit == UNLIMITED || used <= u64::from(limit) {
             return;
@@ -410,19 +415,20 @@ impl Engine {
         while excess > 0 && i < slots.len() {
             let mut at = i;
             if size(i) >= excess {
-                // One is enough: the smallest that is, and of its size the cheapest to move.
+                // One is enough: take the smallest sufficient one, and among equals the cheapest to
+                // move.
                 let enough = |slot: &(u32, u32, u64, u32)| u64::from(u32::MAX - slot.0) >= excess;
                 let last = i + slots[i..].partition_point(enough) - 1;
                 let smallest = slots[last].0;
                 at = i + slots[i..].partition_point(|slot| slot.0 < smallest);
             }
             excess = excess.saturating_sub(size(at));
-            self.evict(slots[at].3, why);
+            self.evict(slots[at].3, reason);
             i += 1;
         }
     }
 
-    pub(super) fn set_settings(&mut self, settings: Settings) {
+    pub(super) fn set_settings(&mut self, settings: EngineSettings) {
         let old = std::mem::replace(&mut self.settings, settings);
         if self.loading {
             return;
@@ -476,7 +482,7 @@ fn part(whole: u64, permille: u32) -> u32 {
     part.min(u128::from(UNLIMITED - 1)) as u32
 }
 
-fn limits(spec: &NodeSpec, settings: &Settings) -> Need {
+fn limits(spec: &NodeSpec, settings: &EngineSettings) -> Need {
     Need {
         channels: spec.channel_limit.min(UNLIMITED - 1),
         kbps: spec.bandwidth_kbps.map_or(UNLIMITED, |kbps| {
@@ -488,13 +494,13 @@ fn limits(spec: &NodeSpec, settings: &Settings) -> Need {
     }
 }
 
-fn share(settings: &Settings, node: &Node) -> Need {
+fn share(settings: &EngineSettings, node: &SlotNode) -> Need {
     Need {
         channels: node.limit.channels,
-        kbps: node.bandwidth_kbps.map_or(UNLIMITED, |kbps| {
+        kbps: node.capacity.bandwidth_kbps.map_or(UNLIMITED, |kbps| {
             part(u64::from(kbps), settings.bandwidth_permille)
         }),
-        disk: node.disk_bytes.map_or(UNLIMITED, |bytes| {
+        disk: node.capacity.disk_bytes.map_or(UNLIMITED, |bytes| {
             part(bytes / DISK_UNIT_BYTES, settings.disk_permille)
         }),
     }

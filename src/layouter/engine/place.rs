@@ -1,46 +1,49 @@
-//! Finding a node for a slot, and placing many at once in an order that does not depend on how they came.
+//! Placement: finds a node for a slot, and places batches in an order that does not depend on
+//! arrival.
 
 use std::sync::Arc;
 
 use super::Engine;
-use super::class::{NONE, Pool, Tier};
-use super::event::{SlotKind, Why};
+use super::class::{NONE, NodePool, PoolTier};
+use super::event::{MoveReason, SlotKind};
 use super::slot::{FETCHED_TOGETHER, LIVE, PENDING, UNIT, WAITING};
 use super::tree::{LAST_RESORT, Need, ONE, UNLIMITED};
 
-/// A batch that does not fit is tried again in another order up to this size.
+/// Largest batch that is tried again in another order if it does not fit.
 const SECOND_ORDER_MAX: usize = 20_000;
-/// A slot that takes more than one part in so many of a node's bandwidth or disk asks for real headroom.
+/// A slot that needs more than one part in so many of a node's bandwidth or disk is placed with
+/// headroom.
 const LARGE_PART: u64 = 20;
-/// What fits the key that a batch is sorted by.
+/// Bounds of the parts of the key by which a batch is sorted.
 const RANK_MAX: u64 = (1 << 18) - 1;
 const SIZE_MAX: u64 = (1 << 20) - 1;
 
 impl Engine {
-    pub(super) fn pool_of(&mut self, class: u32) -> Arc<Pool> {
+    pub(super) fn pool_of(&mut self, class: u32) -> Arc<NodePool> {
         self.classes.pool(class).clone()
     }
 
-    /// Where a slot that is on no node goes best.
+    /// The best node for a slot that is on no node.
     pub(super) fn find(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<u32> {
         self.find_scored(s, avoid_too).map(|(node, _)| node)
     }
 
-    /// The same with the score.
+    /// Like `find`, with the score.
     fn find_scored(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<(u32, u16)> {
         self.refresh_tree();
         let slot = *self.slot(s);
         let pool = self.pool_of(slot.class);
         let mut avoid = std::mem::take(&mut self.index.avoid);
         self.sibling_nodes(s, &mut avoid);
-        let far = self.far_from_copies(&slot, &pool, &avoid);
+        let far = self.in_other_domains(&slot, &pool, &avoid);
         avoid.extend(avoid_too.iter().map(|(node, _)| *node));
         let mut found = far.and_then(|pool| self.find_in(&pool, slot.need(), &avoid));
         if found.is_none() {
             found = self.find_in(&pool, slot.need(), &avoid);
         }
         if found.is_none() && !self.flights.held.is_empty() {
-            // Availability beats caution: what moves away may be late, a stream without a node is off.
+            // Better to rely on moves that are not confirmed yet than to leave a stream without a
+            // node.
             self.release_all_held();
             found = self.find_in(&pool, slot.need(), &avoid);
         }
@@ -48,17 +51,17 @@ impl Engine {
         found
     }
 
-    fn find_in(&self, pool: &Pool, need: Need, avoid: &[u32]) -> Option<(u32, u16)> {
-        let cap = u64::from(self.settings.prefer_load_max_permille) * ONE / 1000;
+    fn find_in(&self, pool: &NodePool, need: Need, avoid: &[u32]) -> Option<(u32, u16)> {
+        let cap = u64::from(self.settings.thresholds.prefer_load_max_permille) * ONE / 1000;
         if cap < ONE && pool.tiers.len() > 1 {
             for tier in &pool.tiers {
-                if let Some((_, node)) = self.coolest(tier, need, avoid, cap << 32) {
+                if let Some((_, node)) = self.least_loaded(tier, need, avoid, cap << 32) {
                     return Some((node, tier.score));
                 }
             }
         }
         for tier in &pool.tiers {
-            if let Some((_, node)) = self.coolest(tier, need, avoid, LAST_RESORT) {
+            if let Some((_, node)) = self.least_loaded(tier, need, avoid, LAST_RESORT) {
                 return Some((self.with_headroom(tier, need, avoid, node), tier.score));
             }
         }
@@ -66,14 +69,15 @@ impl Engine {
             return None;
         }
         pool.tiers.iter().find_map(|tier| {
-            let (_, node) = self.coolest(tier, need, avoid, u64::MAX)?;
+            let (_, node) = self.least_loaded(tier, need, avoid, u64::MAX)?;
             Some((node, tier.score))
         })
     }
 
-    /// The rule of the least load before adding is right for channels and wrong for one recording that is half of a disk: such a slot
-    /// goes where the load is least after adding, among nodes that have much more room than it needs.
-    fn with_headroom(&self, tier: &Tier, need: Need, avoid: &[u32], node: u32) -> u32 {
+    /// Least load before adding is the right rule for channels, and the wrong one for a recording
+    /// that fills half of a disk: a large slot goes where the load is least after adding, among
+    /// nodes with several times the room it needs.
+    fn with_headroom(&self, tier: &PoolTier, need: Need, avoid: &[u32], node: u32) -> u32 {
         let limit = &self.node(node).limit;
         let large = |part: u32, limit: u32| {
             limit != UNLIMITED && u64::from(part) * LARGE_PART > u64::from(limit)
@@ -89,7 +93,7 @@ impl Engine {
                 kbps: need.kbps.saturating_mul(times),
                 disk: need.disk.saturating_mul(times),
             };
-            if let Some((_, other)) = self.coolest(tier, wanted, avoid, LAST_RESORT) {
+            if let Some((_, other)) = self.least_loaded(tier, wanted, avoid, LAST_RESORT) {
                 let load = self.node(other).load_with(&need, balance);
                 if load < best.0 {
                     best = (load, other);
@@ -99,13 +103,14 @@ impl Engine {
         best.1
     }
 
-    /// For a backup, where failure domains are known: its pool without the domains of the stream's other copies.
-    fn far_from_copies(
+    /// For a backup, if failure domains are configured: its pool without the domains of the
+    /// stream's other slots.
+    fn in_other_domains(
         &self,
         slot: &super::slot::Slot,
-        pool: &Pool,
+        pool: &NodePool,
         copies: &[u32],
-    ) -> Option<Pool> {
+    ) -> Option<NodePool> {
         if slot.kind() != SlotKind::DvrBackup || self.settings.failure_domain_key.is_none() {
             return None;
         }
@@ -117,7 +122,7 @@ impl Engine {
         if near.is_empty() {
             return None;
         }
-        let mut far = Pool::default();
+        let mut far = NodePool::default();
         for tier in &pool.tiers {
             for (low, high) in &tier.runs {
                 for number in *low..*high {
@@ -130,10 +135,10 @@ impl Engine {
         Some(far)
     }
 
-    /// Places a slot that is in no list, or lets it wait.
+    /// Places a slot that is in no list, or queues it. Returns whether it was placed.
     pub(super) fn place(&mut self, s: u32) -> bool {
         if let Some((node, score)) = self.find_scored(s, &[]) {
-            self.note(s, Why::NotDistributed);
+            self.record_move(s, MoveReason::NotDistributed);
             self.assign_scored(s, node, score);
             return true;
         }
@@ -147,28 +152,29 @@ impl Engine {
         false
     }
 
-    /// Puts a slot that is in no list onto a node and writes down why, unless there is a cause already.
-    pub(super) fn arrive(&mut self, s: u32, node: u32, why: Why) {
-        self.note(s, why);
+    /// Puts a slot that is in no list onto a node, and records the reason unless this event has one
+    /// already.
+    pub(super) fn place_on(&mut self, s: u32, node: u32, reason: MoveReason) {
+        self.record_move(s, reason);
         self.assign(s, node);
     }
 
-    /// Moves a placed slot. The old node's work counts until the new one has confirmed: these moves can wait.
-    pub(super) fn move_optional(&mut self, s: u32, to: u32, why: Why) {
-        self.note(s, why);
+    /// Moves a placed slot. The old node stays charged until the new one has confirmed.
+    pub(super) fn move_optional(&mut self, s: u32, to: u32, reason: MoveReason) {
+        self.record_move(s, reason);
         let from = self.unassign(s);
         self.assign(s, to);
         if self.node(from).is_running() {
-            self.hold(s, from);
+            self.hold_room(s, from);
         }
-        self.gain(from);
+        self.node_gained(from);
     }
 
-    /// Places what was collected. Ingests first, then inference, then backups; within these the slots with the smallest choice first, large ones
-    /// before small ones, the rest by name.
+    /// Places the batch of this event: ingests, then inference, then backups; within these the
+    /// slots with the smallest pool first, large ones before small ones, then by name.
     pub(super) fn place_batch(&mut self) {
         let mut slots = std::mem::take(&mut self.queue.batch);
-        // What left the batch again is no longer pending, and nothing is placed twice.
+        // Slots that left the batch again are no longer pending; no slot is placed twice.
         slots.retain(|s| {
             let pending = self.slot(*s).has(PENDING);
             self.set_flag(*s, PENDING, false);
@@ -192,7 +198,8 @@ impl Engine {
             }
         }
         let missed = self.queue.waiting - waiting_before;
-        // Small ones first may place more. Not after a chain: the slots it displaced would have to be put back, too.
+        // Small slots first may place more. Not after a chain: the slots it displaced would have to
+        // be put back, too.
         if missed == 0
             || self.log.make_room_moves != chains_before
             || slots.len() > SECOND_ORDER_MAX
@@ -201,17 +208,17 @@ impl Engine {
             return;
         }
         let first: Vec<u32> = large_first.iter().map(|s| self.slot(*s).node).collect();
-        self.take_back(&large_first);
+        self.undo_placement(&large_first);
         let small_first = self.in_order(&slots, true);
-        let depth = std::mem::replace(&mut self.settings.chain_depth_max, 0);
+        let depth = std::mem::replace(&mut self.settings.thresholds.chain_depth_max, 0);
         for s in &small_first {
             self.place(*s);
         }
-        self.settings.chain_depth_max = depth;
+        self.settings.thresholds.chain_depth_max = depth;
         if self.queue.waiting - waiting_before < missed {
             return;
         }
-        self.take_back(&large_first);
+        self.undo_placement(&large_first);
         for (s, node) in large_first.into_iter().zip(first) {
             if node == NONE {
                 self.wait(s);
@@ -221,7 +228,7 @@ impl Engine {
         }
     }
 
-    fn take_back(&mut self, slots: &[u32]) {
+    fn undo_placement(&mut self, slots: &[u32]) {
         for s in slots {
             if self.slot(*s).has(WAITING) {
                 self.stop_waiting(*s);
@@ -231,14 +238,14 @@ impl Engine {
         }
     }
 
-    /// By kind, by rank of the pool, by size, by name.
+    /// Sorts slots by kind, rank of the pool, size, name.
     fn in_order(&mut self, slots: &[u32], small_first: bool) -> Vec<u32> {
         let mut classes: Vec<u32> = slots.iter().map(|s| self.slot(*s).class).collect();
         classes.sort_unstable();
         classes.dedup();
         let mut choices: Vec<((u64, u64), u32)> = Vec::with_capacity(classes.len());
         for class in classes {
-            choices.push((self.choice(class), class));
+            choices.push((self.pool_channels(class), class));
         }
         choices.sort_unstable();
         let mut ranks: Vec<(u32, u64)> = Vec::with_capacity(choices.len());
@@ -261,7 +268,8 @@ impl Engine {
             if !small_first {
                 size = SIZE_MAX - size;
             }
-            // One number for all of it: only what is alike to the last bit is told apart by its whole name.
+            // All in one number; only slots with equal keys are compared by the whole hash of their
+            // names.
             let rank = ranks
                 .binary_search_by_key(&slot.class, |(class, _)| *class)
                 .map_or(0, |i| ranks[i].1);
@@ -276,10 +284,10 @@ impl Engine {
         keyed.into_iter().map(|(_, s)| s).collect()
     }
 
-    /// Channels of all nodes that a class may go to, and of those it likes best.
-    fn choice(&mut self, class: u32) -> (u64, u64) {
+    /// Channels of all nodes in the pool of a class, and of its best tier.
+    fn pool_channels(&mut self, class: u32) -> (u64, u64) {
         let pool = self.pool_of(class);
-        let of = |tier: &Tier| -> u64 {
+        let of = |tier: &PoolTier| -> u64 {
             tier.runs
                 .iter()
                 .map(|(low, high)| {

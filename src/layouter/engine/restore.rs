@@ -1,25 +1,26 @@
-//! Coming back after a failover.
+//! Fail-back: slots return to the node they were lost from.
 //!
-//! A slot that lost its node remembers it, and only the first one through a chain of failures. Once the node is trusted again the slot returns, if
-//! it is still allowed there, fits, and would not be worse placed than it is. Backups return for their archive's sake; inference keeps nothing, so
-//! it stays where it is.
+//! A slot that lost its node remembers it as its origin, through a chain of failures the first one
+//! only. Once that node is trusted again the slot returns, if it is still allowed there, fits, and
+//! scores no lower than where it is. Backups return because their archive is there; inference has
+//! no data to return to, so it stays where it is.
 
 use std::collections::BTreeSet;
 
 use super::Engine;
 use super::class::NONE;
 use super::cow::CowMap;
-use super::event::{NodeState, SlotKind, Why};
-use super::slot::{LIVE, ORIGIN_NOTED, RETURNS, UNIT, WAITING};
+use super::event::{MoveReason, NodeState, SlotKind};
+use super::slot::{LIVE, ORIGIN_RECORDED, RETURNS, UNIT, WAITING};
 
-/// Where slots come back to.
+/// The nodes that slots return to.
 #[derive(Clone)]
 pub(super) struct Origins {
     pub of_slot: CowMap<u32, u32>,
-    /// Nodes that slots may be brought back to.
+    /// Trusted nodes with displaced slots.
     pub restorable: BTreeSet<u32>,
-    /// Ingests and what they came back to before this event.
-    pub noted: Vec<(u32, u32)>,
+    /// Ingests whose origin changed in this event, with the one before.
+    pub recorded: Vec<(u32, u32)>,
 }
 
 impl Origins {
@@ -27,13 +28,13 @@ impl Origins {
         Self {
             of_slot: CowMap::new(),
             restorable: BTreeSet::new(),
-            noted: Vec::new(),
+            recorded: Vec::new(),
         }
     }
 }
 
 impl Engine {
-    /// Remembers where a slot comes from that is about to leave a lost node.
+    /// Remembers the origin of a slot that is about to leave a lost node.
     pub(super) fn remember_origin(&mut self, s: u32, node: u32) {
         if self.slot(s).kind() == SlotKind::Inference || self.origin_of(s) != NONE {
             return;
@@ -41,7 +42,7 @@ impl Engine {
         self.set_origin(s, node);
     }
 
-    /// The node that a slot comes back to: where it was before the first of the failovers since.
+    /// The node that a slot returns to: where it was before the first fail-over.
     #[inline]
     pub(super) fn origin_of(&self, s: u32) -> u32 {
         if self.slot(s).has(RETURNS) {
@@ -54,54 +55,56 @@ impl Engine {
     #[inline]
     pub(super) fn clear_origin(&mut self, s: u32) {
         if self.slot(s).has(RETURNS) {
-            self.note_origin(s);
+            self.record_origin(s);
             self.origins.of_slot.remove(&s);
             self.set_flag(s, RETURNS, false);
         }
     }
 
-    /// Writes down what a stream comes back to, the first time that this is about to change in this event: also without a move its row must say it.
-    pub(super) fn note_origin(&mut self, s: u32) {
+    /// Records a stream's origin before its first change in this event: it must be written to the
+    /// row even if no slot moves.
+    pub(super) fn record_origin(&mut self, s: u32) {
         let slot = *self.slot(s);
         if slot.has(UNIT) {
             let members: Vec<u32> = self.members_of(s).collect();
             for member in members {
-                self.note_origin(member);
+                self.record_origin(member);
             }
-        } else if slot.kind() == SlotKind::Ingest && !slot.has(ORIGIN_NOTED) && !self.loading {
+        } else if slot.kind() == SlotKind::Ingest && !slot.has(ORIGIN_RECORDED) && !self.loading {
             let origin = self.stream_origin(s);
-            self.set_flag(s, ORIGIN_NOTED, true);
-            self.origins.noted.push((s, origin));
+            self.set_flag(s, ORIGIN_RECORDED, true);
+            self.origins.recorded.push((s, origin));
         }
     }
 
-    /// A row says something else: it has to be told even if nothing changes in this event.
-    pub(super) fn note_row_origin(&mut self, ingest: u32, row: u32) {
-        if self.slot(ingest).has(ORIGIN_NOTED) {
-            let noted = self.origins.noted.iter_mut().rev();
-            for noted in noted.filter(|(s, _)| *s == ingest) {
-                noted.1 = row;
+    /// Records the origin that the row has: a difference must be emitted even if nothing changes in
+    /// this event.
+    pub(super) fn record_row_origin(&mut self, ingest: u32, row: u32) {
+        if self.slot(ingest).has(ORIGIN_RECORDED) {
+            let recorded = self.origins.recorded.iter_mut().rev();
+            for recorded in recorded.filter(|(s, _)| *s == ingest) {
+                recorded.1 = row;
             }
         } else {
-            self.set_flag(ingest, ORIGIN_NOTED, true);
-            self.origins.noted.push((ingest, row));
+            self.set_flag(ingest, ORIGIN_RECORDED, true);
+            self.origins.recorded.push((ingest, row));
         }
     }
 
     pub(super) fn set_origin(&mut self, s: u32, node: u32) {
-        self.note_origin(s);
+        self.record_origin(s);
         self.clear_origin(s);
         if node != NONE {
             self.origins.of_slot.insert(s, node);
             self.set_flag(s, RETURNS, true);
-            self.node_mut(node).displaced.push(s);
+            self.node_mut(node).displaced.slots.push(s);
             if self.node(node).state == NodeState::Up {
                 self.origins.restorable.insert(node);
             }
         }
     }
 
-    /// True: some could not be tried, or not all that fit were allowed.
+    /// Brings slots back within the budgets. Returns whether some were left for the next tick.
     pub(super) fn restore(&mut self) -> bool {
         if !self.settings.failback {
             return false;
@@ -121,10 +124,10 @@ impl Engine {
             self.origins.restorable.remove(&n);
             return false;
         }
-        if self.node(n).pressed || self.node(n).restore_tried == self.queue.gain_epoch {
+        if self.node(n).pressed || self.node(n).displaced.tried_epoch == self.queue.gain_epoch {
             return false;
         }
-        let displaced = std::mem::take(&mut self.node_mut(n).displaced);
+        let displaced = std::mem::take(&mut self.node_mut(n).displaced.slots);
         let mut ordered: Vec<(u64, u32)> = displaced
             .into_iter()
             .filter(|s| self.origin_of(*s) == n && self.slot(*s).has(LIVE))
@@ -133,7 +136,7 @@ impl Engine {
         ordered.sort_unstable();
         ordered.dedup();
         let mut keep = Vec::new();
-        let mut allowed = self.settings.restore_moves_per_node_max;
+        let mut allowed = self.settings.budgets.restore_moves_per_node_max;
         let mut left_over = false;
         let mut siblings = Vec::new();
         for (_, s) in ordered {
@@ -156,9 +159,9 @@ impl Engine {
             }
             if slot.has(WAITING) {
                 self.stop_waiting(s);
-                self.arrive(s, n, Why::Restore);
+                self.place_on(s, n, MoveReason::Restore);
             } else {
-                self.move_optional(s, n, Why::Restore);
+                self.move_optional(s, n, MoveReason::Restore);
             }
             self.clear_origin(s);
             self.budgets.restore.take(1);
@@ -167,8 +170,8 @@ impl Engine {
         if keep.is_empty() {
             self.origins.restorable.remove(&n);
         }
-        self.node_mut(n).displaced = keep;
-        self.node_mut(n).restore_tried = if left_over { 0 } else { self.queue.gain_epoch };
+        self.node_mut(n).displaced.slots = keep;
+        self.node_mut(n).displaced.tried_epoch = if left_over { 0 } else { self.queue.gain_epoch };
         left_over
     }
 }

@@ -1,41 +1,43 @@
-//! Rows: what is stored becomes slots, and what a row says about where a stream is, wins.
+//! Rows: stored configurations become slots, and the layout in a row wins over the engine's own.
 //!
-//! The engine runs ahead of the store: it decides, others write. So a row may come that does not know the last decision yet, or that somebody
-//! placed by hand. Both are handled alike. A layout that is legal is taken over; one that is not is answered with where the slot is or goes instead.
+//! The engine runs ahead of the store: it decides, the writer writes later. So a committed row may
+//! not have the last decision yet, or may have been placed by an operator. Both are handled alike:
+//! a legal layout is adopted; an illegal one is answered with changes to where the slots are or go
+//! instead.
 
 use std::sync::Arc;
 
 use super::Engine;
-use super::class::{Demand, NONE, PREFERRED_SCORE};
-use super::event::{NodeRole, Rows, SlotKind, StreamSpec, Why};
+use super::class::{NONE, PREFERRED_SCORE, SlotDemand};
+use super::event::{MoveReason, PlacementRole, Rows, SlotKind, StreamSpec};
 use super::label::parse;
 use super::slot::{
-    CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_NOTED, PENDING, WAITING,
+    CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_RECORDED, PENDING, WAITING,
 };
 use super::tree::Need;
 use crate::state::name::{Hostname, StreamName};
 
-/// Most copies of one stream, whatever its row asks for.
+/// Upper bound of backups of one stream, whatever its row requires.
 pub const BACKUPS_MAX: u32 = 16;
 
-/// Backups of a stream: `redundancy_factor` counts the ingest's own recording.
+/// Number of backups of a stream: `redundancy_factor` includes the ingest's own recording.
 pub fn backups_of(redundancy_factor: u32) -> u32 {
     redundancy_factor.saturating_sub(1).min(BACKUPS_MAX)
 }
 
-/// What a row asks for, slot by slot.
-pub(super) struct Wanted {
-    pub ingest: (Demand, Need),
-    /// Also where only the row has some.
-    pub backup: Option<(Demand, Need)>,
-    pub inference: Option<(Demand, Need)>,
+/// The demands of a row, slot by slot.
+pub(super) struct SlotDemands {
+    pub ingest: (SlotDemand, Need),
+    /// Also present if only the row's layout has backups.
+    pub backup: Option<(SlotDemand, Need)>,
+    pub inference: Option<(SlotDemand, Need)>,
     pub backups: u32,
     pub infer: bool,
 }
 
 impl Engine {
-    /// One transaction. The nodes are changed before the streams are looked at, and evacuated after them, so that what a row says is judged by what the
-    /// nodes are now.
+    /// Applies one transaction. Nodes change before the streams, and are evacuated after them, so
+    /// that a row's layout is judged by the nodes' new state.
     pub(super) fn commit(&mut self, rows: Rows) {
         let Rows {
             mut nodes,
@@ -65,7 +67,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn wanted(&mut self, spec: &StreamSpec) -> Wanted {
+    pub(super) fn demands_of(&mut self, spec: &StreamSpec) -> SlotDemands {
         let labels = parse(&spec.labels);
         let namespace = self.classes.namespace(spec.namespace.as_ref());
         let plain = self.classes.label_ids(&labels.plain);
@@ -92,8 +94,8 @@ impl Engine {
             kbps,
             disk,
         };
-        let ingest = Demand {
-            role: NodeRole::Streamer,
+        let ingest = SlotDemand {
+            role: PlacementRole::Streamer,
             dvr: false,
             transcoder: spec.transcoder,
             namespace,
@@ -103,20 +105,21 @@ impl Engine {
         };
         let backups = spec.dvr.map_or(0, |dvr| backups_of(dvr.redundancy_factor));
         let backup = (backups > 0 || !spec.layout.dvr_backups.is_empty()).then(|| {
-            let demand = Demand {
+            let demand = SlotDemand {
                 dvr: true,
                 ..ingest.clone()
             };
             let channels = u32::from(self.settings.backups_count_as_channels);
             (demand, Need { channels, ..need })
         });
-        // Inference nodes have their own labels: a stream's demands are about where it is captured. It still must be let in.
+        // A stream's required and preferred labels concern its ingest; for inference only the
+        // node's required labels count.
         let inference = (spec.inference || spec.layout.inference.is_some()).then(|| {
-            let demand = Demand {
-                role: NodeRole::Inference,
+            let demand = SlotDemand {
+                role: PlacementRole::Inference,
                 namespace,
                 labels: ingest.labels.clone(),
-                ..Demand::default()
+                ..SlotDemand::default()
             };
             let need = Need {
                 channels: 1,
@@ -124,7 +127,7 @@ impl Engine {
             };
             (demand, need)
         });
-        Wanted {
+        SlotDemands {
             ingest: (ingest, need),
             backup,
             inference,
@@ -133,8 +136,9 @@ impl Engine {
         }
     }
 
-    /// The number of a demand, counted once more; nodes whose labels it mentions first are classed anew.
-    pub(super) fn intern(&mut self, demand: Demand) -> u32 {
+    /// Counts one more slot of a demand and returns its number. Nodes are reclassified if it refers
+    /// to new labels.
+    pub(super) fn intern(&mut self, demand: SlotDemand) -> u32 {
         let (id, stale) = self.classes.demand(demand);
         if !stale.nodes_with.is_empty() && !self.loading {
             self.reclass_nodes(&stale.nodes_with);
@@ -160,7 +164,7 @@ impl Engine {
         self.table.streams -= 1;
     }
 
-    /// Takes a slot out of whatever list it is in.
+    /// Takes a slot out of the list it is in.
     pub(super) fn unplace(&mut self, s: u32) {
         let slot = *self.slot(s);
         debug_assert!(!slot.has(MEMBER));
@@ -172,12 +176,12 @@ impl Engine {
             self.set_flag(s, PENDING, false);
         } else if slot.node != NONE {
             let node = self.unassign(s);
-            self.gain(node);
+            self.node_gained(node);
         }
     }
 
     pub(super) fn save_stream(&mut self, spec: StreamSpec) {
-        let wanted = self.wanted(&spec);
+        let wanted = self.demands_of(&spec);
         let row_ingest = self.host(spec.layout.ingest.as_ref());
         let known = self.table.by_name.get(&spec.name).copied();
         let ingest = known.unwrap_or_else(|| self.new_stream(&spec.name, &wanted));
@@ -192,7 +196,7 @@ impl Engine {
         } else if self.units.of_member.get(&ingest).is_some()
             || was_disabled && !spec.agents.is_empty()
         {
-            let same = self.is_demanded(ingest, &wanted.ingest)
+            let same = self.has_demand(ingest, &wanted.ingest)
                 && self.slot(ingest).node == row_ingest
                 && !spec.disabled
                 && !was_disabled;
@@ -206,7 +210,8 @@ impl Engine {
             self.set_flag(ingest, MEASURED, spec.measured);
         }
 
-        // As many slots as the row or the configuration has; what is too much goes at the end.
+        // As many slots as the row's layout or the configuration has; surplus ones are dropped at
+        // the end.
         let ring = self.ring(ingest);
         let mut backups: Vec<u32> = Vec::new();
         let mut inference = None;
@@ -242,25 +247,25 @@ impl Engine {
         }
 
         if !fresh {
-            self.edit(ingest, &wanted.ingest);
+            self.change_demand(ingest, &wanted.ingest);
         } else if known.is_some() {
-            self.set_wanted(ingest, &wanted.ingest);
+            self.set_demand_and_need(ingest, &wanted.ingest);
         }
-        // Without anything wanted they are dropped below.
+        // Without a demand they are dropped below.
         if let Some(wanted) = &wanted.backup {
             for s in backups.iter().filter(|s| !added.contains(s)) {
-                self.edit(*s, wanted);
+                self.change_demand(*s, wanted);
             }
         }
         if let (Some(s), Some(wanted)) = (inference, &wanted.inference)
             && !added.contains(&s)
         {
-            self.edit(s, wanted);
+            self.change_demand(s, wanted);
         }
 
-        // Where the row says that they are.
-        let by_hand = !spec.layout.by_layouter;
-        let followed = self.follow_row(ingest, row_ingest, by_hand, Why::NotDistributed);
+        // Adopt the layout of the row.
+        let is_manual = !spec.layout.by_layouter;
+        let followed = self.adopt_row(ingest, row_ingest, is_manual, MoveReason::NotDistributed);
         let mut elsewhere: Vec<u32> = Vec::new();
         for s in &backups {
             let here = self.slot(*s).node;
@@ -274,10 +279,10 @@ impl Engine {
         let mut row_backups = row_backups.into_iter();
         for s in elsewhere {
             let row = row_backups.next().unwrap_or(NONE);
-            self.follow_row(s, row, by_hand, Why::Redundancy);
+            self.adopt_row(s, row, is_manual, MoveReason::Redundancy);
         }
         if let Some(s) = inference {
-            self.follow_row(s, row_inference, by_hand, Why::NotDistributed);
+            self.adopt_row(s, row_inference, is_manual, MoveReason::NotDistributed);
         }
         if followed && !self.slot(ingest).has(MEMBER) {
             let origin = self.host_known(spec.layout.failover_from.as_ref());
@@ -291,23 +296,23 @@ impl Engine {
             }
         }
 
-        // What is too much.
+        // Drop surplus slots.
         let wanted_backups = if spec.disabled {
             0
         } else {
             wanted.backups as usize
         };
-        let why = if spec.disabled {
-            Why::Disabled
+        let reason = if spec.disabled {
+            MoveReason::Disabled
         } else {
-            Why::Redundancy
+            MoveReason::Redundancy
         };
-        self.drop_backups(ingest, backups, wanted_backups, why);
+        self.drop_backups(ingest, backups, wanted_backups, reason);
         if let Some(s) = inference.filter(|_| spec.disabled || !wanted.infer) {
-            self.drop_copy(ingest, s, why);
+            self.drop_copy(ingest, s, reason);
         }
         if spec.disabled {
-            self.note(ingest, Why::Disabled);
+            self.record_move(ingest, MoveReason::Disabled);
             self.unplace(ingest);
             self.clear_origin(ingest);
             self.units.ungrouped.remove(&ingest);
@@ -315,13 +320,13 @@ impl Engine {
         }
         if !self.loading {
             let row_origin = self.host(spec.layout.failover_from.as_ref());
-            if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_NOTED) {
-                self.note_row_origin(ingest, row_origin);
+            if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_RECORDED) {
+                self.record_row_origin(ingest, row_origin);
             }
         }
     }
 
-    fn new_stream(&mut self, name: &StreamName, wanted: &Wanted) -> u32 {
+    fn new_stream(&mut self, name: &StreamName, wanted: &SlotDemands) -> u32 {
         let demand = self.intern(wanted.ingest.0.clone());
         let s = self.new_slot(SlotKind::Ingest, demand, wanted.ingest.1);
         *self.table.names.get_mut(s) = Some(name.clone());
@@ -330,10 +335,10 @@ impl Engine {
         s
     }
 
-    fn add_to_ring(&mut self, ingest: u32, kind: SlotKind, wanted: &(Demand, Need)) -> u32 {
+    fn add_to_ring(&mut self, ingest: u32, kind: SlotKind, wanted: &(SlotDemand, Need)) -> u32 {
         let demand = self.intern(wanted.0.clone());
         let s = self.new_slot(kind, demand, wanted.1);
-        // At the end of the ring, so that backups keep their order.
+        // At the end of the ring: backups keep their order.
         let mut last = ingest;
         while self.slot(last).sibling != ingest {
             last = self.slot(last).sibling;
@@ -342,46 +347,46 @@ impl Engine {
         s
     }
 
-    fn is_demanded(&self, s: u32, wanted: &(Demand, Need)) -> bool {
+    fn has_demand(&self, s: u32, wanted: &(SlotDemand, Need)) -> bool {
         **self.classes.demand_of(self.table.rows.get(s).demand) == wanted.0
             && self.slot(s).need() == wanted.1
     }
 
-    fn set_wanted(&mut self, s: u32, wanted: &(Demand, Need)) {
-        if !self.is_demanded(s, wanted) {
+    fn set_demand_and_need(&mut self, s: u32, wanted: &(SlotDemand, Need)) {
+        if !self.has_demand(s, wanted) {
             let demand = self.intern(wanted.0.clone());
             self.set_demand(s, demand);
             self.set_need(s, wanted.1);
         }
     }
 
-    /// A slot wants something else: it stays where it is if that is still allowed.
-    fn edit(&mut self, s: u32, wanted: &(Demand, Need)) {
-        if self.is_demanded(s, wanted) {
+    /// Changes the demand of a slot, which stays on its node if that is still allowed.
+    fn change_demand(&mut self, s: u32, wanted: &(SlotDemand, Need)) {
+        if self.has_demand(s, wanted) {
             return;
         }
         let slot = *self.slot(s);
         debug_assert!(!slot.has(MEMBER));
         if self.loading || slot.has(PENDING) {
-            self.set_wanted(s, wanted);
+            self.set_demand_and_need(s, wanted);
         } else if slot.has(WAITING) {
             self.stop_waiting(s);
-            self.set_wanted(s, wanted);
+            self.set_demand_and_need(s, wanted);
             self.enqueue(s);
         } else if slot.node == NONE {
-            self.set_wanted(s, wanted);
+            self.set_demand_and_need(s, wanted);
         } else {
             let n = self.unassign(s);
-            self.set_wanted(s, wanted);
+            self.set_demand_and_need(s, wanted);
             self.refresh_tree();
-            self.gain(n);
+            self.node_gained(n);
             let mut siblings = Vec::new();
             self.sibling_nodes(s, &mut siblings);
             let reasons = self.reasons_on(s, n, true, &siblings);
             if reasons.is_empty() || self.is_frozen() {
                 self.assign(s, n);
             } else {
-                self.note_at(s, n, self.why_of(reasons, n));
+                self.record_move_from(s, n, self.main_reason(reasons, n));
                 self.enqueue(s);
             }
         }
@@ -395,8 +400,8 @@ impl Engine {
         }
     }
 
-    /// Brings a slot to where its row says that it is. True: it is there.
-    fn follow_row(&mut self, s: u32, row: u32, by_hand: bool, first: Why) -> bool {
+    /// Moves a slot to the node in its row, if that is legal. Returns whether it is there.
+    fn adopt_row(&mut self, s: u32, row: u32, is_manual: bool, first: MoveReason) -> bool {
         let slot = *self.slot(s);
         if self.loading {
             self.slot_mut(s).node = row;
@@ -410,25 +415,25 @@ impl Engine {
         let mut siblings = Vec::new();
         self.sibling_nodes(s, &mut siblings);
         if row == NONE {
-            self.note_row(s, NONE, first);
+            self.record_row_node(s, NONE, first);
             if loose {
                 self.enqueue(s);
             }
             return slot.node == NONE;
         }
         let reasons = self.reasons_on(s, row, true, &siblings);
-        let why = if reasons.is_empty() {
-            Why::NotDistributed
+        let reason = if reasons.is_empty() {
+            MoveReason::NotDistributed
         } else {
-            self.why_of(reasons, row)
+            self.main_reason(reasons, row)
         };
-        self.note_row(s, row, why);
+        self.record_row_node(s, row, reason);
         if reasons.is_empty() && !slot.has(MEMBER) || self.is_frozen() && !slot.has(MEMBER) {
             if !loose {
                 self.unplace(s);
             }
             self.assign(s, row);
-            if by_hand {
+            if is_manual {
                 self.exempt(s);
             }
             return true;
@@ -442,8 +447,8 @@ impl Engine {
         false
     }
 
-    /// Drops what is too much: what waits first, then what is on the fullest nodes.
-    fn drop_backups(&mut self, ingest: u32, backups: Vec<u32>, wanted: usize, why: Why) {
+    /// Drops surplus backups: waiting ones first, then those on the fullest nodes.
+    fn drop_backups(&mut self, ingest: u32, backups: Vec<u32>, wanted: usize, reason: MoveReason) {
         if backups.len() <= wanted {
             return;
         }
@@ -463,18 +468,19 @@ impl Engine {
             .collect();
         ordered.sort_unstable();
         for (.., s) in &ordered[wanted..] {
-            self.drop_copy(ingest, *s, why);
+            self.drop_copy(ingest, *s, reason);
         }
     }
 
-    fn drop_copy(&mut self, ingest: u32, s: u32, why: Why) {
-        self.note(s, why);
+    fn drop_copy(&mut self, ingest: u32, s: u32, reason: MoveReason) {
+        self.record_move(s, reason);
         self.unplace(s);
         self.leave_ring(s, ingest);
         self.free_slot(s);
     }
 
-    /// The node of that name. One that is not known is entered as deleted, so that what says to be there can be told from what is nowhere.
+    /// The node of that name. For an unknown one a placeholder is created, so that a slot on it
+    /// differs from a slot without a node.
     fn host(&mut self, hostname: Option<&Hostname>) -> u32 {
         let Some(hostname) = hostname else {
             return NONE;
@@ -483,7 +489,7 @@ impl Engine {
             Some(node) => {
                 let node = *node;
                 if self.cluster.free.remove(&node) {
-                    // Somebody says to be there: its number cannot be given away in this event.
+                    // A row refers to it: its number cannot be reused in this event.
                     self.cluster.placeholders.insert(node);
                 }
                 node
@@ -500,7 +506,7 @@ impl Engine {
             .unwrap_or(NONE)
     }
 
-    /// All that is stored was told.
+    /// Ends loading: builds classes and lists, then places what is missing.
     pub(super) fn loaded(&mut self) {
         if !self.loading {
             return;
@@ -515,26 +521,26 @@ impl Engine {
             }
             let mut siblings = Vec::new();
             self.sibling_nodes(s, &mut siblings);
-            // Of two in one place the ingest stays, then the earlier copy.
+            // Of two slots on one node the ingest stays, then the earlier backup.
             if slot.node != NONE && slot.kind() != SlotKind::Ingest && siblings.contains(&slot.node)
             {
-                self.evict(s, Why::Redundancy);
+                self.evict(s, MoveReason::Redundancy);
             }
         }
         for n in 0..self.cluster.nodes.len() as u32 {
             self.cluster.changed.insert(n);
         }
         self.nodes_changed();
-        // A start moves nothing that may stay; the next tick makes room for what waits.
-        let depth = std::mem::replace(&mut self.settings.chain_depth_max, 0);
+        // A start moves no slot that may stay; the next tick makes room for waiting slots.
+        let depth = std::mem::replace(&mut self.settings.thresholds.chain_depth_max, 0);
         self.settle();
-        self.settings.chain_depth_max = depth;
+        self.settings.thresholds.chain_depth_max = depth;
         for n in 0..self.cluster.nodes.len() as u32 {
-            self.gain(n);
+            self.node_gained(n);
         }
     }
 
-    /// Everything is classed anew and every list is made again: at start, and when too much has gathered that nobody uses.
+    /// Rebuilds all classes and lists: at start, and when too many classes are unused.
     pub(super) fn reclass_all(&mut self) {
         let all: Vec<super::class::NodeClass> = self
             .cluster
@@ -557,12 +563,10 @@ impl Engine {
             let node = Arc::make_mut(&mut self.cluster.nodes[i]);
             node.class = class;
             node.buckets.clear();
-            node.channels = 0;
-            node.kbps = 0;
-            node.disk = 0;
+            node.used = super::node::UsedCapacity::default();
         }
         self.index.is_stale = true;
-        let mut scores: std::collections::HashMap<(u32, u32), u16, super::cow::Fixed> =
+        let mut scores: std::collections::HashMap<(u32, u32), u16, super::cow::FixedHash> =
             std::collections::HashMap::default();
         for s in 0..self.table.slots.len() as u32 {
             let slot = *self.slot(s);

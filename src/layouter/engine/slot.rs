@@ -1,4 +1,5 @@
-//! Slots: one part of a stream each, in a table of plain numbers; the slots of a stream form a ring.
+//! Slots: one part of a stream each, in a table of plain numbers; the slots of a stream form a
+//! ring.
 
 use std::hint::black_box;
 
@@ -9,28 +10,29 @@ use super::event::SlotKind;
 use super::tree::Need;
 use crate::state::name::StreamName;
 
-/// Disk is counted in these, so that a node's fits 32 bits.
+/// Unit of disk space, so that a node's disk fits 32 bits.
 pub const DISK_UNIT_BYTES: u64 = 256 << 20;
 
-/// So many slots are fetched at once: as many reads as a processor keeps under way.
+/// Slots that are fetched together: about as many reads as a processor keeps in flight.
 pub const FETCHED_TOGETHER: usize = 16;
 
-/// What one slot may claim at most, so that a sum over a group cannot overflow.
+/// Upper bound of one slot's claims, so that the sum over a unit cannot overflow.
 pub const CLAIM_MAX: u32 = 1 << 28;
 
-/// One part of a stream. The slots of a stream form a ring through `sibling`, its ingest included.
+/// One placement need of a stream. The slots of a stream, its ingest included, form a ring through
+/// `sibling`.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     pub node: u32,
     pub class: u32,
-    /// Neighbours in the list it is in; of a free slot, the next free one.
+    /// Neighbours in its list; `next` of a free slot is the next free one.
     pub prev: u32,
     pub next: u32,
     pub sibling: u32,
     pub kbps: u32,
     pub disk: u32,
     pub channels: u16,
-    /// Of the node it is on.
+    /// Score of its node.
     pub score: u16,
     pub flags: u16,
 }
@@ -52,15 +54,15 @@ impl Default for Slot {
     }
 }
 
-/// What is rarely looked at.
+/// Rarely used data of a slot.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// Of the stream's row, in halves that need no alignment; kept at its ingest slot.
+pub struct SlotRow {
+    /// Revision of the stream's row, in two halves for alignment; valid at the ingest slot.
     revision: [u32; 2],
     pub demand: u32,
 }
 
-impl Row {
+impl SlotRow {
     pub fn revision(&self) -> u64 {
         u64::from(self.revision[1]) << 32 | u64::from(self.revision[0])
     }
@@ -70,7 +72,7 @@ impl Row {
     }
 }
 
-impl Default for Row {
+impl Default for SlotRow {
     fn default() -> Self {
         Self {
             revision: [0, 0],
@@ -80,8 +82,8 @@ impl Default for Row {
 }
 
 const _: () = assert!(
-    size_of::<Slot>() + size_of::<Row>() <= 48,
-    "a million streams fit in 64 MB"
+    size_of::<Slot>() + size_of::<SlotRow>() <= 48,
+    "a million streams must fit into 64 MB"
 );
 
 pub const KIND: u16 = 3;
@@ -89,20 +91,21 @@ pub const LIVE: u16 = 1 << 2;
 pub const WAITING: u16 = 1 << 3;
 /// In the batch that is placed at the end of the event.
 pub const PENDING: u16 = 1 << 4;
-/// Ingest of a stream that is placed as part of a unit; its `node` mirrors the unit's.
+/// Ingest of a stream in a unit; its `node` mirrors the unit's.
 pub const MEMBER: u16 = 1 << 5;
-/// Stands for the ingests of a unit.
+/// The slot that stands for all ingests of a unit.
 pub const UNIT: u16 = 1 << 6;
 pub const DISABLED: u16 = 1 << 7;
-/// Where it was at the beginning of this event is written down.
-pub const NOTED: u16 = 1 << 8;
-/// Its node has not confirmed it yet.
+/// In the log of this event.
+pub const RECORDED: u16 = 1 << 8;
+/// Moved, and not confirmed by its node yet.
 pub const IN_FLIGHT: u16 = 1 << 9;
-/// It has an origin to come back to.
+/// Has an origin to return to.
 pub const RETURNS: u16 = 1 << 10;
-/// What it came back to at the beginning of this event is written down, and nothing of its stream was told since.
-pub const ORIGIN_NOTED: u16 = 1 << 11;
-/// What it takes was measured; kept at the ingest.
+/// Its origin at the beginning of this event is recorded, and no change of its stream was emitted
+/// since.
+pub const ORIGIN_RECORDED: u16 = 1 << 11;
+/// Its bitrate was measured; set at the ingest.
 pub const MEASURED: u16 = 1 << 12;
 
 impl Slot {
@@ -130,11 +133,11 @@ impl Slot {
     }
 }
 
-/// All slots and what is known of their streams.
+/// All slots and their streams.
 #[derive(Clone)]
 pub(super) struct SlotTable {
     pub slots: CowVec<Slot>,
-    pub rows: CowVec<Row>,
+    pub rows: CowVec<SlotRow>,
     pub names: CowVec<Option<StreamName>>,
     /// Ingest slot of each stream.
     pub by_name: CowMap<StreamName, u32, 1024>,
@@ -180,11 +183,11 @@ impl Engine {
         }
     }
 
-    /// A live slot in a ring of its own, neither placed nor waiting.
+    /// Creates a live slot in a ring of its own, neither placed nor waiting.
     pub(super) fn new_slot(&mut self, kind: SlotKind, demand: u32, need: Need) -> u32 {
         let id = if self.table.free == NONE {
             self.table.slots.push(Slot::default());
-            self.table.rows.push(Row::default());
+            self.table.rows.push(SlotRow::default());
             self.table.names.push(None);
             self.table.slots.len() as u32 - 1
         } else {
@@ -197,9 +200,9 @@ impl Engine {
             flags: kind as u16 | LIVE,
             ..Slot::default()
         };
-        *self.table.rows.get_mut(id) = Row {
+        *self.table.rows.get_mut(id) = SlotRow {
             demand,
-            ..Row::default()
+            ..SlotRow::default()
         };
         let class = self.classes.class_of_demand(demand);
         self.slot_mut(id).class = class;
@@ -214,20 +217,20 @@ impl Engine {
         slot.disk = need.disk;
     }
 
-    /// Another demand for a slot that is in no list.
+    /// Changes the demand of a slot that is in no list.
     pub(super) fn set_demand(&mut self, s: u32, demand: u32) {
         let old = std::mem::replace(&mut self.table.rows.get_mut(s).demand, demand);
         self.classes.drop_demand(old);
         self.slot_mut(s).class = self.classes.class_of_demand(demand);
     }
 
-    /// A slot that is in no list ceases to be. Its number is free from the end of the event on.
+    /// Deletes a slot that is in no list. Its number can be reused after the end of the event.
     pub(super) fn free_slot(&mut self, s: u32) {
         let demand = self.table.rows.get(s).demand;
         self.classes.drop_demand(demand);
         self.table.rows.get_mut(s).demand = NONE;
         self.clear_origin(s);
-        self.land(s);
+        self.clear_in_flight(s);
         self.set_flag(s, LIVE | PENDING, false);
         self.table.freed.push(s);
     }
@@ -238,7 +241,7 @@ impl Engine {
         self.slot_mut(s).sibling = next;
     }
 
-    /// Takes `s` out of its ring; it still tells whose it was.
+    /// Takes `s` out of its ring; its `sibling` still leads to the ingest.
     pub(super) fn leave_ring(&mut self, s: u32, ingest: u32) {
         let mut before = ingest;
         while self.slot(before).sibling != s {
@@ -249,7 +252,7 @@ impl Engine {
         self.slot_mut(s).sibling = ingest;
     }
 
-    /// The ingest slot of the stream that a slot is of; a unit is its own.
+    /// The ingest slot of a slot's stream; a unit is its own ingest.
     pub(super) fn ingest_of(&self, s: u32) -> u32 {
         let mut s = s;
         while self.slot(s).kind() != SlotKind::Ingest {
@@ -269,12 +272,13 @@ impl Engine {
         ring
     }
 
-    /// Reads something of each of these slots. They lie far apart in memory: asked for together, all are waited for once.
+    /// Reads a field of each of these slots, so that the processor fetches them in parallel: they
+    /// lie far apart in memory.
     pub(super) fn fetch(&self, slots: impl Iterator<Item = u32>) {
         black_box(slots.fold(0, |sum, s| sum ^ self.slot(s).node));
     }
 
-    /// The same for the names of their streams.
+    /// Like `fetch`, for the names of their streams.
     pub(super) fn fetch_names(&self, slots: impl Iterator<Item = u32>) {
         black_box(slots.fold(0, |sum, s| {
             let name = self.table.names.get(self.ingest_of(s)).as_ref();
@@ -282,7 +286,7 @@ impl Engine {
         }));
     }
 
-    /// A number that depends on the name of the stream and the kind of slot alone.
+    /// A sort key that depends only on the stream's name and the slot's position in its ring.
     pub(super) fn order_of(&self, s: u32) -> u64 {
         let ingest = if self.slot(s).has(UNIT) {
             self.units

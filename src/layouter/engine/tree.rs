@@ -1,18 +1,19 @@
-//! A tournament over the nodes: who is the coolest of a range of leaves and has room.
+//! A tournament tree over the nodes: finds the least loaded node with room in a range of leaves.
 //!
-//! Leaves are nodes, neighbours are of the same class. Each inner vertex knows the smallest key and the largest room in each dimension below it, so
-//! that a search skips whatever cannot win or cannot take the slot.
+//! Leaves are nodes, neighbours are of the same class. Each inner vertex has the smallest key and
+//! the largest room in each dimension below it, so that a search skips subtrees that cannot win or
+//! have no room.
 
-/// Not limited, or as good as.
+/// No limit, or none that can be reached.
 pub const UNLIMITED: u32 = u32::MAX;
 /// Load 1.0.
 pub const ONE: u64 = 1 << 28;
-/// Largest load that is told apart.
+/// Larger loads count as this.
 pub const LOAD_MAX: u64 = (1 << 31) - 1;
-/// Keys from here on are of nodes that are used when nothing else is left.
+/// Keys from here on are of nodes that are used only if no other node has room.
 pub const LAST_RESORT: u64 = 1 << 63;
 
-/// What a slot takes from a node, or what a node has left.
+/// What a slot takes of a node, or what is left of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Need {
     pub channels: u32,
@@ -37,7 +38,7 @@ pub struct Vertex {
 }
 
 impl Vertex {
-    /// A node that takes nothing.
+    /// A node that takes no slots.
     pub const CLOSED: Self = Self {
         key: u64::MAX,
         room: Need {
@@ -60,15 +61,15 @@ impl Vertex {
 }
 
 #[derive(Clone)]
-pub struct Tree {
+pub struct NodeTree {
     leaves: usize,
     vertices: Vec<Vertex>,
     /// Node of each leaf.
     pub nodes: Vec<u32>,
 }
 
-impl Tree {
-    /// `nodes` in leaf order; `leaf` tells each one's vertex.
+impl NodeTree {
+    /// `nodes` in leaf order; `leaf` returns the vertex of a node.
     pub fn build(nodes: Vec<u32>, leaf: impl Fn(u32) -> Vertex) -> Self {
         let leaves = nodes.len().max(1).next_power_of_two();
         let mut vertices = vec![Vertex::CLOSED; 2 * leaves];
@@ -104,8 +105,8 @@ impl Tree {
         &self.vertices[leaf as usize + self.leaves]
     }
 
-    /// The smallest key of all.
-    pub fn coolest(&self) -> u64 {
+    /// The smallest key of all nodes.
+    pub fn least_loaded(&self) -> u64 {
         self.vertices[1].key
     }
 
@@ -113,7 +114,7 @@ impl Tree {
         self.vertices.len()
     }
 
-    /// Whether every inner vertex says what is below it.
+    /// Whether every inner vertex agrees with the leaves below it.
     pub fn is_consistent(&self) -> bool {
         (1..self.leaves).all(|i| {
             self.vertices[i] == Vertex::of(&self.vertices[2 * i], &self.vertices[2 * i + 1])
@@ -121,9 +122,9 @@ impl Tree {
     }
 }
 
-/// A search for the coolest node with room; ranges of leaves are offered to it one after the other.
-pub struct Search<'a> {
-    tree: &'a Tree,
+/// A search for the least loaded node with room, over several ranges of leaves.
+pub struct LeafSearch<'a> {
+    tree: &'a NodeTree,
     need: Need,
     avoid: &'a [u32],
     /// Only keys below this win.
@@ -131,9 +132,9 @@ pub struct Search<'a> {
     found: Option<u32>,
 }
 
-impl<'a> Search<'a> {
+impl<'a> LeafSearch<'a> {
     #[inline]
-    pub fn new(tree: &'a Tree, need: Need, avoid: &'a [u32], below: u64) -> Self {
+    pub fn new(tree: &'a NodeTree, need: Need, avoid: &'a [u32], below: u64) -> Self {
         Self {
             tree,
             need,
@@ -177,7 +178,7 @@ impl<'a> Search<'a> {
             return;
         }
         let (left, right) = (2 * i, 2 * i + 1);
-        // The cooler half first: what it finds prunes the other.
+        // The less loaded half first: its result prunes the other.
         if self.tree.vertices[left].key <= self.tree.vertices[right].key {
             self.descend(left);
             self.descend(right);

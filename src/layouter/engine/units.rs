@@ -1,27 +1,29 @@
-//! Units: streams that share an agent, directly or through others, have one ingest node.
+//! Units: streams that share an agent, directly or through other streams, share their ingest node.
 //!
-//! Streams and agents are a graph, and a connected part of it with more than one stream is a unit. The unit is placed as one slot with the sum of what
-//! its members need and all that any of them demands; the ingest slots of its members only mirror where it is. Any edit of a member takes the unit apart
-//! and puts together what is connected afterwards, where most of it is. A unit that fits nowhere whole is placed in part, and the rest waits.
+//! Streams and agents form a graph; a connected component with more than one stream is a unit. It
+//! is placed as one slot with the sum of its members' needs and the union of their demands; the
+//! ingest slots of its members only mirror its node. Any edit of a member dissolves the unit and
+//! forms the components again, on the node that most of the members are on. A unit that fits on no
+//! node is placed in part, and the rest waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Engine;
-use super::class::{Demand, NONE, static_reasons};
+use super::class::{NONE, SlotDemand, static_reasons};
 use super::cow::CowMap;
-use super::event::{NodeRole, SlotKind, Why};
+use super::event::{MoveReason, PlacementRole, SlotKind};
 use super::slot::{DISABLED, LIVE, MEMBER, PENDING, UNIT, WAITING};
 use super::tree::Need;
 
-/// Pairs of member and node that are looked at to place a part.
+/// Upper bound of pairs of member and node that are tried to place a part.
 const PART_WORK_MAX: usize = 1 << 18;
 const PART_NODES_MIN: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
     pub ingest: u32,
-    /// Part of what is placed.
+    /// Placed; false: waits.
     pub active: bool,
 }
 
@@ -31,15 +33,18 @@ pub struct Unit {
     pub members: Vec<Member>,
 }
 
-/// Streams that share agents, and the units that they form.
+/// The graph of streams and agents, and its units.
 #[derive(Clone)]
 pub(super) struct Units {
+    /// Units by their slot.
     pub by_slot: CowMap<u32, Arc<Unit>>,
+    /// Unit slot of each member.
     pub of_member: CowMap<u32, u32>,
     pub streams_of_agent: CowMap<Arc<str>, Arc<Vec<u32>>>,
     pub agents_of_stream: CowMap<u32, Arc<[Arc<str>]>>,
+    /// Ingests that are grouped at the end of this event.
     pub ungrouped: BTreeSet<u32>,
-    /// Units of which a part waits, with the gain epoch of the last try.
+    /// Units with waiting members, with the gain epoch of the last try.
     pub partial: BTreeMap<u32, u64>,
 }
 
@@ -57,7 +62,7 @@ impl Units {
 }
 
 impl Engine {
-    /// The ingest slots that share an agent with others changed: `ingest` and all of its unit are grouped anew at the end of the event.
+    /// Dissolves the unit of `ingest`; its members are grouped again at the end of the event.
     pub(super) fn regroup_later(&mut self, ingest: u32) {
         self.dissolve(ingest);
         self.units.ungrouped.insert(ingest);
@@ -94,12 +99,12 @@ impl Engine {
         }
     }
 
-    /// Takes the unit of a stream apart: its members stand where it stood, each for itself.
+    /// Dissolves the unit of a stream: its members stay on its node, each with its own slot.
     pub(super) fn dissolve(&mut self, ingest: u32) {
         let Some(u) = self.units.of_member.get(&ingest).copied() else {
             return;
         };
-        self.note_origin(u);
+        self.record_origin(u);
         let unit = self
             .units
             .by_slot
@@ -108,7 +113,7 @@ impl Engine {
         let slot = *self.slot(u);
         let (node, origin) = (slot.node, self.origin_of(u));
         if node != NONE {
-            // Its members' mirrors are replaced by places of their own.
+            // Without the flag the members' mirrors stay: they get slots of their own below.
             self.set_flag(u, UNIT, false);
             self.unassign(u);
         } else if slot.has(WAITING) {
@@ -128,8 +133,8 @@ impl Engine {
             if node != NONE && member.active {
                 self.assign(s, node);
             } else {
-                // What the others needed no longer stands in its way.
-                self.note_at(s, NONE, Why::NotDistributed);
+                // Alone it may fit where the unit did not.
+                self.record_move_from(s, NONE, MoveReason::NotDistributed);
                 self.enqueue(s);
             }
             self.units.ungrouped.insert(s);
@@ -137,7 +142,7 @@ impl Engine {
         self.free_slot(u);
     }
 
-    /// Puts together what is connected.
+    /// Forms units of the connected streams.
     pub(super) fn regroup(&mut self) {
         if self.units.ungrouped.is_empty() || self.is_frozen() {
             return;
@@ -163,7 +168,7 @@ impl Engine {
                 self.form(members);
             }
         }
-        // What a union dissolved is grouped again by then.
+        // Members of units that a union dissolved are grouped again by now.
         self.units.ungrouped.clear();
     }
 
@@ -175,7 +180,7 @@ impl Engine {
             && self.table.names.get(s).is_some()
     }
 
-    /// All streams that share agents with this one, itself included.
+    /// All streams connected with this one, itself included.
     fn connected(&self, seed: u32) -> Vec<u32> {
         let mut members = vec![seed];
         let mut seen: BTreeSet<u32> = BTreeSet::from([seed]);
@@ -205,23 +210,23 @@ impl Engine {
         members
     }
 
-    /// One slot in place of the ingests of several streams, which are placed, waiting or in the batch.
+    /// Forms a unit of ingests, which are placed, waiting or in the batch.
     fn form(&mut self, ingests: Vec<u32>) {
         let mut on: BTreeMap<u32, u64> = BTreeMap::new();
         let mut on_node: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut origin = NONE;
         for s in &ingests {
-            self.note_origin(*s);
+            self.record_origin(*s);
             let slot = *self.slot(*s);
             if slot.node == NONE {
-                self.note(*s, Why::NotDistributed);
+                self.record_move(*s, MoveReason::NotDistributed);
                 if slot.has(WAITING) {
                     self.stop_waiting(*s);
                 }
             } else {
                 *on.entry(slot.node).or_default() += u64::from(slot.channels);
                 on_node.entry(slot.node).or_default().insert(*s);
-                self.note(*s, Why::AgentConflict);
+                self.record_move(*s, MoveReason::AgentConflict);
                 self.unassign(*s);
             }
             self.set_flag(*s, PENDING, false);
@@ -268,7 +273,7 @@ impl Engine {
         if target.is_none()
             && let Some((.., n)) = nodes.first()
         {
-            // Those that are there stay until all can be together.
+            // The members on this node stay until all fit together.
             let there = on_node.get(n).cloned().unwrap_or_default();
             self.set_active(u, &there);
             self.units.partial.insert(u, 0);
@@ -283,14 +288,14 @@ impl Engine {
         }
         for (.., n) in nodes {
             if self.slot(u).node != n {
-                self.gain(n);
+                self.node_gained(n);
             }
         }
     }
 
-    /// What the active ones of these members need together, and demand together.
-    fn merged(&self, members: &[Member]) -> (Demand, Need) {
-        let mut sum: Option<(Demand, Need)> = None;
+    /// The joint demand and need of the active members.
+    fn merged(&self, members: &[Member]) -> (SlotDemand, Need) {
+        let mut sum: Option<(SlotDemand, Need)> = None;
         for member in members.iter().filter(|member| member.active) {
             let demand = self
                 .classes
@@ -307,7 +312,7 @@ impl Engine {
             all.transcoder |= demand.transcoder;
             all.dvr |= demand.dvr;
             if all.namespace != demand.namespace {
-                // No node has two namespaces; such a unit can only be placed in part.
+                // No node has two namespaces: the unit can only be placed in part.
                 all.namespace = NONE - 1;
             }
             all.labels
@@ -319,7 +324,7 @@ impl Engine {
         demand.requires.sort_unstable();
         demand.requires.dedup();
         demand.prefers.sort_unstable();
-        // The same wish of several members counts several times.
+        // The same preference of several members counts several times.
         let mut prefers: Vec<(u32, u16)> = Vec::with_capacity(demand.prefers.len());
         for (label, weight) in demand.prefers {
             match prefers.last_mut() {
@@ -331,8 +336,8 @@ impl Engine {
         (demand, need)
     }
 
-    /// What all members of a unit demand and need together, those that wait included.
-    pub(super) fn whole(&self, u: u32) -> (Demand, Need) {
+    /// The joint demand and need of all members, waiting ones included.
+    pub(super) fn whole(&self, u: u32) -> (SlotDemand, Need) {
         let all: Vec<Member> = self
             .members_of(u)
             .map(|ingest| Member {
@@ -343,7 +348,7 @@ impl Engine {
         self.merged(&all)
     }
 
-    /// Makes these members of a unit the placed ones. The unit is in no list.
+    /// Sets which members of a unit are placed. The unit must be in no list.
     fn set_active(&mut self, u: u32, active: &BTreeSet<u32>) {
         let Some(unit) = self.units.by_slot.get_mut(&u) else {
             return;
@@ -382,7 +387,7 @@ impl Engine {
             .map(|member| member.ingest)
     }
 
-    /// A unit moved, and its active members with it.
+    /// Copies the node of a unit to its active members.
     pub(super) fn mirror(&mut self, u: u32, node: u32) {
         let Some(unit) = self.units.by_slot.get(&u).cloned() else {
             return;
@@ -392,21 +397,22 @@ impl Engine {
         }
     }
 
-    /// Places as many members of a unit as one node takes. The unit is in no list and does not fit whole.
+    /// Places as many members of a unit as one node can take. The unit is in no list and does not
+    /// fit as a whole.
     pub(super) fn place_part(&mut self, u: u32) -> bool {
         let Some((node, members)) = self.best_part(u, NONE) else {
             self.units.partial.insert(u, self.queue.gain_epoch);
             return false;
         };
         for s in self.members_of(u).collect::<Vec<_>>() {
-            self.note(s, Why::NotDistributed);
+            self.record_move(s, MoveReason::NotDistributed);
         }
         self.set_active(u, &members);
         self.assign(u, node);
         true
     }
 
-    /// The node that takes most members, and which. Small members first.
+    /// The node that can take most members, and these members. Small members first.
     fn best_part(&self, u: u32, own: u32) -> Option<(u32, BTreeSet<u32>)> {
         let mut members: Vec<(Need, u32, Vec<u32>)> = self
             .members_of(u)
@@ -420,7 +426,7 @@ impl Engine {
                 (self.slot(s).need(), s, siblings)
             })
             .collect();
-        // Stable: equal ones stay in the order of their names.
+        // A stable sort: equal members stay in the order of their names.
         members.sort_by_key(|(need, ..)| (need.channels, need.kbps, need.disk));
         let mut nodes: Vec<(bool, std::cmp::Reverse<u32>, u32, u32)> = self
             .cluster
@@ -428,7 +434,7 @@ impl Engine {
             .iter()
             .enumerate()
             .filter(|(i, node)| {
-                node.full.role == NodeRole::Streamer
+                node.full.role == PlacementRole::Streamer
                     && (node.is_open() || *i as u32 == own && node.is_running())
             })
             .map(|(i, node)| {
@@ -465,7 +471,7 @@ impl Engine {
                     fit.insert(*s);
                 }
             }
-            // Its own node comes first, so another one must take more.
+            // The unit's own node comes first: another one must take more members.
             if !fit.is_empty() && best.as_ref().is_none_or(|(_, most)| fit.len() > most.len()) {
                 best = Some((n, fit));
             }
@@ -473,7 +479,7 @@ impl Engine {
         best
     }
 
-    /// Units of which a part waits: whole, if that is possible now, or a larger part.
+    /// Places units with waiting members as a whole if possible now, or a larger part of them.
     pub(super) fn retry_units(&mut self) {
         let units: Vec<u32> = self
             .units
@@ -500,7 +506,7 @@ impl Engine {
             .map(|member| member.ingest)
             .collect();
         for s in self.members_of(u).collect::<Vec<_>>() {
-            self.note(s, Why::NotDistributed);
+            self.record_move(s, MoveReason::NotDistributed);
         }
         if own != NONE {
             self.unassign(u);
@@ -518,7 +524,7 @@ impl Engine {
         if let Some(node) = target {
             self.assign(u, node);
             if own != NONE && own != node {
-                self.gain(own);
+                self.node_gained(own);
             }
             return;
         }
@@ -527,7 +533,7 @@ impl Engine {
                 self.set_active(u, &members);
                 self.assign(u, node);
                 if own != NONE {
-                    self.gain(own);
+                    self.node_gained(own);
                 }
             }
             _ if own != NONE => {

@@ -1,21 +1,22 @@
-//! Slots without a node, and when to try them again.
+//! Slots without a node, and when they are tried again.
 //!
-//! A slot that found no node waits in the list of its class. It is tried again only when a node that its class may go to can take more than before,
-//! and a slot that needs no less than one that was refused just now is not tried at all.
+//! A slot for which no node has room waits in the list of its class. It is tried again only when a
+//! node of its pool gained capacity, and not if a slot with smaller needs was just refused.
 
 use super::Engine;
 use super::class::{NONE, static_reasons};
-use super::event::Why;
+use super::event::MoveReason;
 use super::slot::UNIT;
 use super::tree::Need;
 
-/// Refused needs that are remembered while a list is walked.
+/// Refused needs that are remembered during the retry of a class.
 const REFUSED_MAX: usize = 8;
-/// Searches for room that fail before a class is left alone that nothing gained for directly.
+/// Failed searches after which the retry of a class ends if no node of its own pool gained.
 const MISSES_MAX: u32 = 4;
 
 impl Engine {
-    /// Tries what nodes that gained could take. True: some were not tried, because the work of one tick is bounded.
+    /// Retries slots that nodes with more capacity could take. Returns whether some were left for
+    /// the next tick, whose work is bounded.
     pub(super) fn retry_waiting(&mut self) -> bool {
         let gained = std::mem::take(&mut self.queue.gained);
         if self.queue.classes.is_empty() || gained.is_empty() {
@@ -41,9 +42,9 @@ impl Engine {
                 (self.slot(head).kind() as u8, !direct, *class)
             })
             .collect();
-        // Ingests first: what a copy takes is lost for them.
+        // Ingests first: capacity that a copy takes is lost for them.
         classes.sort_unstable();
-        let mut searches = self.settings.chain_tries_max;
+        let mut searches = self.settings.thresholds.chain_tries_max;
         let mut left_over = false;
         for (_, indirect, class) in classes {
             left_over |= self.retry_class(class, !indirect, &mut searches);
@@ -54,7 +55,8 @@ impl Engine {
         left_over
     }
 
-    /// `direct`: a node of its own pool gained. If not, others may still be able to move away.
+    /// `direct`: a node of the class's pool gained. If not, other slots may be able to leave such a
+    /// node now.
     fn retry_class(&mut self, class: u32, direct: bool, searches: &mut u32) -> bool {
         let mut refused: Vec<Need> = Vec::new();
         let mut misses = 0;
@@ -69,23 +71,23 @@ impl Engine {
             }
             if direct && let Some(node) = self.find(s, &[]) {
                 self.stop_waiting(s);
-                self.arrive(s, node, Why::NotDistributed);
+                self.place_on(s, node, MoveReason::NotDistributed);
                 continue;
             }
             misses += 1;
-            if self.settings.chain_depth_max > 0 && !self.is_hopeless(s) {
+            if self.settings.thresholds.chain_depth_max > 0 && !self.is_hopeless(s) {
                 if *searches == 0 || self.budgets.make_room.left() == 0 {
                     left_over = true;
                 } else {
                     *searches -= 1;
                     self.stop_waiting(s);
                     if self.make_room(s) {
-                        // The chain may have changed the list behind us.
+                        // The chain may have changed the list.
                         at = self.classes.classes.get(class).waiting.head;
                         refused.clear();
                         continue;
                     }
-                    // In vain, and nothing else has changed: it keeps its turn.
+                    // Nothing changed: it keeps its place in the list.
                     self.wait_before(s, at);
                 }
             }

@@ -1,10 +1,10 @@
-//! One promise each, with a number to compare with.
+//! One invariant per test, with exact numbers.
 
 use std::sync::Arc;
 
 use super::layouter::{
-    Change, DvrSpec, Engine, Event, NodeSpec, NodeState, Reasons, Rows, Settings, SlotKind,
-    StreamSpec, Why,
+    DvrSpec, Engine, EngineSettings, Event, LayoutChange, MoveReason, NodeSpec, NodeState, Reasons,
+    Rows, SlotKind, StreamSpec,
 };
 use super::names::Hostname;
 use super::random::Random;
@@ -48,7 +48,7 @@ fn tick(minutes: u64) -> Event {
     }
 }
 
-/// Engine with so many nodes of a size and so many streams.
+/// An engine with so many nodes of a size and so many streams.
 fn cluster(nodes_count: usize, channel_limit: u32, streams_count: usize) -> Engine {
     let mut engine = Engine::default();
     engine.apply(nodes(
@@ -72,8 +72,8 @@ fn count_on(engine: &Engine, n: usize) -> u64 {
         .channels
 }
 
-/// To rest: how many changes.
-fn rest(engine: &mut Engine, minutes: &mut u64) -> Vec<Change> {
+/// Ticks until nothing moves; returns all changes.
+fn rest(engine: &mut Engine, minutes: &mut u64) -> Vec<LayoutChange> {
     let mut all = Vec::new();
     for _ in 0..100 {
         *minutes += 15;
@@ -98,7 +98,7 @@ fn streams_are_spread_in_proportion_to_limits() {
 }
 
 #[test]
-fn a_first_placement_names_its_reason_and_the_row_it_was_decided_on() {
+fn first_placement_has_reason_and_row_revision() {
     let mut engine = cluster(1, 10, 0);
     let mut spec = stream(0);
     spec.revision = 77;
@@ -116,8 +116,8 @@ fn a_first_placement_names_its_reason_and_the_row_it_was_decided_on() {
 }
 
 #[test]
-fn a_lost_node_costs_exactly_its_slots() {
-    // I4: with room elsewhere nothing else moves, and what moved remembers where it was.
+fn lost_node_moves_exactly_its_slots() {
+    // I4: with room elsewhere nothing else moves, and moved slots remember their origin.
     for seed in 0..20 {
         let mut random = Random::seeded(seed + 1);
         let mut engine = cluster(12, 60, 0);
@@ -139,7 +139,7 @@ fn a_lost_node_costs_exactly_its_slots() {
 }
 
 #[test]
-fn after_a_chain_of_failures_streams_return_to_the_first_node() {
+fn streams_return_to_the_first_node_of_a_failure_chain() {
     let mut engine = cluster(4, 100, 40);
     let mut minutes = 0;
     rest(&mut engine, &mut minutes);
@@ -158,14 +158,18 @@ fn after_a_chain_of_failures_streams_return_to_the_first_node() {
     let changes = rest(&mut engine, &mut minutes);
     let after: Vec<_> = (0..40).map(|s| ingest(&engine, s)).collect();
     assert_eq!(before, after);
-    assert!(changes.iter().all(|change| change.why == Why::Restore
-        && change.change_reason().is_none()
-        && change.failover_from.is_none()));
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.reason == MoveReason::Restore
+                && change.change_reason().is_none()
+                && change.failover_from.is_none())
+    );
     assert_eq!(changes.len(), 20);
 }
 
 #[test]
-fn a_blip_moves_nothing_and_a_total_outage_freezes() {
+fn total_outage_moves_nothing_until_a_node_returns() {
     let mut engine = cluster(3, 100, 30);
     let hash = engine.layout_hash();
     let down = (0..3).map(|n| (node(n, 0).hostname, NodeState::Down));
@@ -173,7 +177,7 @@ fn a_blip_moves_nothing_and_a_total_outage_freezes() {
     assert!(engine.apply(tick(10)).is_empty());
     let changes = engine.apply(streams(vec![stream(99)]));
     assert!(changes.is_empty() && engine.layout_hash() == hash);
-    // The first one back takes what is on the others, trusted or not.
+    // The first node back takes the streams of the others, trusted or not.
     let changes = engine.apply(state(1, NodeState::Probation));
     engine.check();
     assert_eq!(changes.len(), 21);
@@ -181,8 +185,8 @@ fn a_blip_moves_nothing_and_a_total_outage_freezes() {
 }
 
 #[test]
-fn a_lowered_limit_costs_the_fewest_streams() {
-    // I16: largest first, the last one no larger than it must be.
+fn lowered_limit_evicts_the_fewest_streams() {
+    // I16: largest first, the last one as small as possible.
     let mut engine = cluster(1, 100, 0);
     engine.apply(nodes(vec![NodeSpec {
         bandwidth_kbps: Some(100_000),
@@ -194,7 +198,8 @@ fn a_lowered_limit_costs_the_fewest_streams() {
         ..stream(s)
     });
     engine.apply(streams(all.collect()));
-    // 73,000 are used and 40,000 * 0.9 stay: 37,000 must leave, 30,000 and the smallest that is at least 7,000.
+    // 73,000 are used and 40,000 * 0.9 stay: 37,000 must leave, 30,000 and the smallest that is at
+    // least 7,000.
     let changes = engine.apply(nodes(vec![NodeSpec {
         bandwidth_kbps: Some(40_000),
         ..node(0, 100)
@@ -209,7 +214,7 @@ fn a_lowered_limit_costs_the_fewest_streams() {
 }
 
 #[test]
-fn a_batch_gives_the_same_layout_in_any_order() {
+fn rows_in_any_order_give_the_same_layout() {
     // I8 and I19.
     for seed in 1..30 {
         let mut hashes = Vec::new();
@@ -244,7 +249,7 @@ fn a_batch_gives_the_same_layout_in_any_order() {
 }
 
 #[test]
-fn a_chain_makes_room_where_nothing_fits() {
+fn chain_of_moves_makes_room() {
     let mut engine = Engine::default();
     let zone = |n, limit, zone: &str| NodeSpec {
         labels: vec![pair("zone", zone)],
@@ -265,21 +270,21 @@ fn a_chain_makes_room_where_nothing_fits() {
         .find(|change| change.from.is_some())
         .expect("one is");
     assert_eq!(
-        (displaced.why, displaced.change_reason()),
-        (Why::MakeRoom, Some("node_channel_limit_exceeded"))
+        (displaced.reason, displaced.change_reason()),
+        (MoveReason::MakeRoom, Some("node_channel_limit_exceeded"))
     );
     assert_eq!(ingest(&engine, 3).as_deref(), Some("node000"));
     assert_eq!(engine.waiting_count(), 0);
 }
 
 #[test]
-fn what_waits_longest_comes_in_first() {
+fn longest_waiting_stream_is_placed_first() {
     let mut engine = cluster(1, 2, 2);
     for s in 2..6 {
         engine.apply(streams(vec![stream(s)]));
     }
     for (minutes, channels) in [(1, 2), (2, 2), (3, 3), (4, 4), (5, 4), (6, 6)] {
-        // The same limit once more is a reason to try, and helps nobody.
+        // The same limit again triggers a retry, without any room.
         engine.apply(nodes(vec![node(0, channels)]));
         engine.apply(tick(minutes));
         for s in 0..6 {
@@ -290,7 +295,7 @@ fn what_waits_longest_comes_in_first() {
 }
 
 #[test]
-fn labels_that_nobody_mentions_make_no_classes() {
+fn unreferenced_labels_create_no_classes() {
     // I18.
     let mut engine = cluster(4, 100, 0);
     engine.apply(streams(vec![stream(0)]));
@@ -304,7 +309,7 @@ fn labels_that_nobody_mentions_make_no_classes() {
     });
     engine.apply(streams(numbered.collect()));
     assert_eq!(engine.stream_classes_count(), before);
-    // Until somebody does.
+    // Until a node has one of them.
     engine.apply(nodes(vec![NodeSpec {
         labels: vec![pair("rack", "7")],
         ..node(4, 100)
@@ -317,7 +322,7 @@ fn labels_that_nobody_mentions_make_no_classes() {
 }
 
 #[test]
-fn a_better_node_is_taken_once_it_is_there() {
+fn streams_move_to_a_new_preferred_node() {
     let mut engine = cluster(2, 100, 0);
     let wishes = (0..10).map(|s| StreamSpec {
         labels: vec![pair("preferred.dc", "here")],
@@ -340,7 +345,7 @@ fn a_better_node_is_taken_once_it_is_there() {
 }
 
 #[test]
-fn two_streams_exchange_full_nodes_when_both_gain() {
+fn two_streams_swap_full_nodes_if_both_gain() {
     let mut engine = Engine::default();
     let placed = |n, dc: &str| NodeSpec {
         labels: vec![pair("dc", dc)],
@@ -367,7 +372,7 @@ fn two_streams_exchange_full_nodes_when_both_gain() {
 }
 
 #[test]
-fn an_empty_node_that_joins_only_receives() {
+fn joining_node_only_receives_streams() {
     // I11, and the two-sided gap: it ends within the stop gap of the others, not beyond them.
     let mut engine = cluster(4, 1000, 2000);
     engine.apply(nodes(vec![node(4, 1000)]));
@@ -376,7 +381,7 @@ fn an_empty_node_that_joins_only_receives() {
     assert!(!changes.is_empty());
     for change in &changes {
         assert_eq!(change.to.as_deref(), Some("node004"));
-        assert_eq!(change.why, Why::Rebalance);
+        assert_eq!(change.reason, MoveReason::Rebalance);
         assert_eq!(change.change_reason(), None);
     }
     let loads: Vec<u64> = (0..5).map(|n| count_on(&engine, n)).collect();
@@ -389,26 +394,35 @@ fn an_empty_node_that_joins_only_receives() {
 fn budgets_hold_in_every_tick() {
     // I14.
     let mut engine = cluster(4, 1000, 2000);
-    engine.apply(Event::Settings(Settings {
-        rebalance_moves_per_node_max: 5,
-        restore_moves_max: 7,
-        ..Settings::default()
+    engine.apply(Event::Settings(EngineSettings {
+        budgets: super::layouter::MoveBudgets {
+            rebalance_moves_per_node_max: 5,
+            restore_moves_max: 7,
+            ..super::layouter::MoveBudgets::default()
+        },
+        ..EngineSettings::default()
     }));
     engine.apply(nodes(vec![node(4, 1000)]));
     engine.apply(state(0, NodeState::Down));
     engine.apply(state(0, NodeState::Up));
     for minutes in 1..400 {
         let changes = engine.apply(tick(minutes));
-        let count = |why: Why| changes.iter().filter(|change| change.why == why).count();
-        assert!(count(Why::Restore) <= 7);
-        assert!(count(Why::Rebalance) <= 10);
+        let count = |reason: MoveReason| {
+            changes
+                .iter()
+                .filter(|change| change.reason == reason)
+                .count()
+        };
+        assert!(count(MoveReason::Restore) <= 7);
+        assert!(count(MoveReason::Rebalance) <= 10);
         for n in 0..5 {
             let host = node(n, 0).hostname;
-            let of = |end: fn(&Change) -> &Option<Hostname>| {
+            let of = |end: fn(&LayoutChange) -> &Option<Hostname>| {
                 changes
                     .iter()
                     .filter(|change| {
-                        change.why == Why::Rebalance && end(change).as_ref() == Some(&host)
+                        change.reason == MoveReason::Rebalance
+                            && end(change).as_ref() == Some(&host)
                     })
                     .count()
             };
@@ -418,10 +432,10 @@ fn budgets_hold_in_every_tick() {
 }
 
 #[test]
-fn backups_are_elsewhere_and_prefer_other_failure_domains() {
-    let mut engine = Engine::new(Settings {
+fn backups_prefer_other_failure_domains() {
+    let mut engine = Engine::new(EngineSettings {
         failure_domain_key: Some(Arc::from("rack")),
-        ..Settings::default()
+        ..EngineSettings::default()
     });
     let racks = (0..6).map(|n| NodeSpec {
         labels: vec![pair("rack", &format!("r{}", n % 2))],
@@ -445,7 +459,7 @@ fn backups_are_elsewhere_and_prefer_other_failure_domains() {
         assert_eq!(layout.dvr_backups.len(), 1);
         assert_ne!(rack(&at), rack(&layout.dvr_backups[0]));
     }
-    // Fewer copies: the reason is told.
+    // Fewer copies: the change has the reason.
     let layout = engine.layout(&stream(0).name).expect("it is known");
     let mut fewer = stream(0);
     fewer.layout.ingest = layout.ingest;
@@ -459,10 +473,10 @@ fn backups_are_elsewhere_and_prefer_other_failure_domains() {
 }
 
 #[test]
-fn a_backup_takes_over_where_that_is_wanted() {
-    let mut engine = Engine::new(Settings {
+fn backup_takes_over_if_configured() {
+    let mut engine = Engine::new(EngineSettings {
         failover_to_backup: true,
-        ..Settings::default()
+        ..EngineSettings::default()
     });
     engine.apply(nodes((0..4).map(|n| node(n, 100)).collect()));
     let recorded = (0..20).map(|s| StreamSpec {
@@ -494,7 +508,7 @@ fn a_backup_takes_over_where_that_is_wanted() {
 }
 
 #[test]
-fn streams_of_one_agent_stay_together_through_everything() {
+fn streams_of_one_agent_share_their_ingest_node() {
     // I15: joined by a third stream, split by its deletion, moved together.
     let mut engine = cluster(3, 10, 0);
     let of = |s, agents: &[&str]| StreamSpec {
@@ -527,7 +541,7 @@ fn streams_of_one_agent_stay_together_through_everything() {
 }
 
 #[test]
-fn what_is_explained_as_allowed_is_accepted() {
+fn layouts_explained_as_allowed_are_accepted() {
     // I13.
     for seed in 1..60 {
         let mut random = Random::seeded(seed);
@@ -541,7 +555,7 @@ fn what_is_explained_as_allowed_is_accepted() {
             spec.disabled = false;
             engine.apply(streams(vec![spec.clone()]));
             let decisions = engine.explain(&spec.name, SlotKind::Ingest);
-            // A row that names a node of which nothing is known is believed, though the engine would not choose it.
+            // A row on a node in state `Unsure` is adopted, though the engine would not choose that node.
             let unsure: Vec<Hostname> = engine
                 .nodes()
                 .filter(|node| node.state == NodeState::Unsure)
@@ -587,14 +601,14 @@ fn newer_row_without_the_decision_is_answered_with_it() {
 }
 
 #[test]
-fn the_same_events_give_the_same_layout() {
+fn same_events_give_the_same_layout() {
     // I9.
     for seed in 1..40 {
         let run = || {
             let mut random = Random::seeded(seed);
-            let mut world = super::ops::World::new(Settings::default());
+            let mut world = super::ops::TestCluster::new(EngineSettings::default());
             for _ in 0..60 {
-                world.step(&super::ops::Op::random(&mut random));
+                world.step(&super::ops::ClusterOp::random(&mut random));
             }
             world.engine.layout_hash()
         };
@@ -603,7 +617,7 @@ fn the_same_events_give_the_same_layout() {
 }
 
 #[test]
-fn streams_leave_a_node_under_pressure_only_for_where_they_may_go() {
+fn shedding_moves_streams_only_to_allowed_targets() {
     let mut engine = cluster(3, 100, 30);
     engine.apply(Event::NodePressure {
         hostname: node(0, 0).hostname,
@@ -628,7 +642,7 @@ fn streams_leave_a_node_under_pressure_only_for_where_they_may_go() {
 }
 
 #[test]
-fn capacity_and_survival_tell_what_fits() {
+fn capacity_and_survival_match_placements() {
     let mut engine = cluster(3, 10, 12);
     let capacity = engine.capacity(&stream(99));
     assert_eq!(capacity.fits, 18);
@@ -647,7 +661,7 @@ fn capacity_and_survival_tell_what_fits() {
     engine.apply(streams(more.collect()));
     let survival = engine.survival("node000").expect("it is known");
     assert_eq!(survival.lost, 2);
-    // What fits does fit.
+    // As many as the capacity says fit.
     let fits = engine.capacity(&stream(99)).fits as usize;
     engine.apply(streams((200..200 + fits).map(stream).collect()));
     assert_eq!(engine.waiting_count(), 0);
@@ -656,7 +670,7 @@ fn capacity_and_survival_tell_what_fits() {
 }
 
 #[test]
-fn a_million_streams_fit_in_64_megabytes() {
+fn engine_needs_at_most_64_bytes_per_stream() {
     let count = 20_000;
     let engine = cluster(200, 150, count);
     let per_stream = engine.memory_bytes() / count;
@@ -664,12 +678,11 @@ fn a_million_streams_fit_in_64_megabytes() {
 }
 
 #[test]
-fn a_gap_of_two_channels_is_worth_a_move_whatever_the_limit() {
-    // Loads are rounded down, and the difference of two of them must not be taken for less than it is. Two of four are placed beside the
-    // others by hand and stay; both of the others return, the second when three are on one node and one on the other.
+fn gap_of_two_channels_is_balanced_at_any_limit() {
+    // Loads are rounded down; their difference must not be underestimated. An operator moves two of four streams to the node of the others, where they stay; the other two move back, the second when three are on one node and one on the other.
     for channel_limit in 4..=30 {
         let mut engine = cluster(2, channel_limit, 4);
-        let by_hand = (0..4)
+        let is_manual = (0..4)
             .filter(|s| ingest(&engine, *s).as_deref() == Some("node000"))
             .map(|s| {
                 let mut spec = stream(s);
@@ -678,7 +691,7 @@ fn a_gap_of_two_channels_is_worth_a_move_whatever_the_limit() {
                 spec
             })
             .collect();
-        engine.apply(streams(by_hand));
+        engine.apply(streams(is_manual));
         assert_eq!(count_on(&engine, 1), 4);
         let changes = engine.apply(tick(1));
         engine.check();

@@ -1,7 +1,7 @@
-//! Quality beside the best that is possible, on clusters small enough to find that.
+//! Quality compared with the optimum, on clusters small enough to compute it.
 //!
-//! How many streams can be placed at all, and the best sum of scores with that many, is a flow problem while only channels are limited: found exactly here by
-//! augmenting along cheapest paths. The engine must place as many, and come close to the score.
+//! While only channels are limited, the most streams that can be placed, and the best sum of scores with that many, are a flow problem: solved exactly here by augmenting along cheapest paths.
+//! The engine must place as many, and come close to the score.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ fn instance(seed: u64) -> Instance {
     Instance { nodes, streams }
 }
 
-/// Score of each allowed pair, asked of an engine that has nothing placed yet.
+/// Score of each allowed pair, from an engine without placements.
 fn allowed(instance: &Instance) -> Vec<Vec<Option<i64>>> {
     let roomy = instance.nodes.iter().map(|node| NodeSpec {
         channel_limit: 1000,
@@ -84,13 +84,15 @@ fn allowed(instance: &Instance) -> Vec<Vec<Option<i64>>> {
         .collect()
 }
 
-/// Most streams that can be placed, and the best score with that many: each round adds one stream along the path of moves that loses least.
+/// Most streams that can be placed, and the best score with that many: each round adds one stream
+/// along the path of moves that loses least.
 fn best(instance: &Instance, allowed: &[Vec<Option<i64>>]) -> (usize, i64) {
     let nodes = instance.nodes.len();
     let mut at: Vec<Option<usize>> = vec![None; allowed.len()];
     let mut used = vec![0u32; nodes];
     loop {
-        // Longest path by score to each node (Bellman-Ford): from an unplaced stream, or by moving a stream on from another node.
+        // Longest path by score to each node (Bellman-Ford): from an unplaced stream, or by moving
+        // a stream on from another node.
         let mut gain: Vec<Option<i64>> = vec![None; nodes];
         let mut through: Vec<Option<(usize, Option<usize>)>> = vec![None; nodes];
         for (s, row) in allowed.iter().enumerate().filter(|(s, _)| at[*s].is_none()) {
@@ -142,7 +144,7 @@ fn best(instance: &Instance, allowed: &[Vec<Option<i64>>]) -> (usize, i64) {
 }
 
 #[test]
-fn as_many_are_placed_as_possible_and_nearly_as_well() {
+fn placement_is_close_to_the_exact_optimum() {
     let (mut placed_sum, mut most_sum, mut score_sum, mut best_sum) = (0, 0, 0, 0);
     let mut short = 0;
     for seed in 1..=200 {
@@ -169,7 +171,7 @@ fn as_many_are_placed_as_possible_and_nearly_as_well() {
                     .nodes
                     .iter()
                     .position(|node| node.hostname == host)
-                    .expect("it is there");
+                    .expect("the node exists");
                 placed += 1;
                 score += allowed[s][n].expect("it is allowed there");
             }
@@ -178,8 +180,7 @@ fn as_many_are_placed_as_possible_and_nearly_as_well() {
         short += usize::from(placed < most);
         placed_sum += placed;
         most_sum += most;
-        // Where some must wait, the best score would be reached by taking running streams off their nodes for the sake of others that wait. The
-        // engine never does, so there the scores are not comparable.
+        // If some must wait, the optimum would replace running streams by waiting ones. The engine never does, so these scores are not comparable.
         if placed == allowed.len() {
             assert!(score <= best, "seed {seed}: {score} of {best}");
             score_sum += score;

@@ -1,16 +1,17 @@
-//! I10: a move that merely improves does improve. Every such move of many random clusters is judged from outside, in the order in which it was made: a
-//! preferred move raises the stream's score, a balancing one does not lower it, and leaves the fuller of its two nodes less full than before. Where one tick makes
-//! several preferred moves, a stream may gain by the first and give way to a greater gain of another: there the sum rises.
+//! I10: every optional move improves the layout. All such moves of many random clusters are checked from outside, in their order: a preferred move raises the stream's score, a balancing one does not lower it, and leaves the fuller of its two nodes less full than before. If one tick makes several preferred moves, a stream may gain by the first and be displaced by a greater gain of another: then the sum rises.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::layouter::{Balance, Change, Engine, Event, NodeSpec, Rows, Settings, StreamSpec, Why};
+use super::layouter::{
+    Balance, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec, Rows,
+    StreamSpec,
+};
 use super::names::{Hostname, StreamName};
 use super::random::Random;
 
 const SEEDS: u64 = 300;
-/// What a preferred label and a plain one that both sides have are worth.
+/// Scores of a matching preferred label and of a plain one that both sides have.
 const PREFERRED: u32 = 100;
 const SHARED: u32 = 1;
 
@@ -47,15 +48,15 @@ fn stream(random: &mut Random, s: u64) -> StreamSpec {
     spec
 }
 
-/// The cluster as the outside knows it.
-struct World {
+/// A model of the cluster.
+struct ObservedCluster {
     nodes: BTreeMap<Hostname, NodeSpec>,
     streams: BTreeMap<StreamName, StreamSpec>,
     ingests: BTreeMap<StreamName, Hostname>,
-    settings: Settings,
+    settings: EngineSettings,
 }
 
-impl World {
+impl ObservedCluster {
     fn score(&self, stream: &StreamName, host: &Hostname) -> u32 {
         let node = &self.nodes[host];
         let labels = &self.streams[stream].labels;
@@ -79,7 +80,7 @@ impl World {
         placed.map(|(stream, host)| self.score(stream, host)).sum()
     }
 
-    /// How full a node is, in millionths of what it may take.
+    /// Load of a node, in millionths of its limit.
     fn load(&self, host: &Hostname) -> u64 {
         let node = &self.nodes[host];
         let (mut channels, mut kbps) = (0, 0);
@@ -97,8 +98,8 @@ impl World {
         }
     }
 
-    /// Follows a change; improving ones are judged. Returns whether it was one.
-    fn follow(&mut self, change: &Change) -> bool {
+    /// Applies a change to the model and checks it if it is an optional move, which is returned.
+    fn follow(&mut self, change: &LayoutChange) -> bool {
         let loads = |world: &Self| {
             let ends = change.from.iter().chain(&change.to);
             ends.map(|host| world.load(host)).max()
@@ -115,10 +116,10 @@ impl World {
             return false;
         }
         let score = |host| self.score(&change.stream, host);
-        match change.why {
-            Why::Preferred if self.settings.optional_moves_min > 1 => {}
-            Why::Preferred => assert!(score(to) > score(from), "{change:?}"),
-            Why::Rebalance => {
+        match change.reason {
+            MoveReason::Preferred if self.settings.budgets.optional_moves_min > 1 => {}
+            MoveReason::Preferred => assert!(score(to) > score(from), "{change:?}"),
+            MoveReason::Rebalance => {
                 assert!(score(to) >= score(from), "{change:?}");
                 assert!(loads(self) < before, "{change:?}: {before:?}");
             }
@@ -129,17 +130,20 @@ impl World {
 }
 
 #[test]
-fn a_move_that_merely_improves_does_improve() {
+fn every_optional_move_improves_the_layout() {
     let mut judged = [0; 2];
     for seed in 0..SEEDS {
         let mut random = Random::seeded(seed);
-        let settings = Settings {
+        let settings = EngineSettings {
             balance: *random.pick(&[Balance::Dominant, Balance::Channels]),
-            optional_moves_min: *random.pick(&[1, 10]),
-            ..Settings::default()
+            budgets: MoveBudgets {
+                optional_moves_min: *random.pick(&[1, 10]),
+                ..MoveBudgets::default()
+            },
+            ..EngineSettings::default()
         };
         let mut engine = Engine::new(settings.clone());
-        let mut world = World {
+        let mut world = ObservedCluster {
             nodes: BTreeMap::new(),
             streams: BTreeMap::new(),
             ingests: BTreeMap::new(),
@@ -193,12 +197,12 @@ fn a_move_that_merely_improves_does_improve() {
                 let score = world.score_of_all();
                 let mut preferred = 0;
                 let changes = engine.apply(Event::Tick { now_ms });
-                // Room for what waits is worth more than any label.
+                // Room for a waiting stream is worth more than any label.
                 let none_came_in = changes.iter().all(|change| change.from.is_some());
                 for change in changes {
                     if world.follow(&change) {
-                        judged[usize::from(change.why == Why::Rebalance)] += 1;
-                        preferred += u32::from(change.why == Why::Preferred);
+                        judged[usize::from(change.reason == MoveReason::Rebalance)] += 1;
+                        preferred += u32::from(change.reason == MoveReason::Preferred);
                     }
                 }
                 assert!(!none_came_in || world.score_of_all() >= score + preferred.min(1));

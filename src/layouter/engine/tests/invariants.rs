@@ -1,54 +1,54 @@
-//! Random operations; what fails is made as short as it can be before it is shown.
+//! Random operations; a failing sequence is shortened before it is printed.
 //!
-//! What is promised, and where it is checked:
+//! The invariants, and where each is checked:
 //!
 //! ```text
-//! I1  sums, lists and the tree are what a recount says            Engine::check, after every operation
-//! I2  every hard constraint holds                                 World::check, after every operation
-//! I3  without any streamer nothing moves                          World::apply; a_blip_moves_nothing_and_a_total_outage_freezes
-//! I4  a lost node costs its own slots                             a_lost_node_costs_exactly_its_slots
-//! I5  what it had comes back, and the row forgets from where      after_a_chain_of_failures_streams_return_to_the_first_node; World::settle
-//! I6  ticks come to rest and stay there                           World::settle, tell
-//! I7  a preview is what happens, and changes nothing              World::apply, around every operation
-//! I8  a batch gives one layout in any order                       a_batch_gives_the_same_layout_in_any_order
-//! I9  the same events, or a restart, give the same layout         the_same_events_give_the_same_layout; World::restarted
-//! I10 an improvement improves                                     a_move_that_merely_improves_does_improve; what_a_tick_improves_is_better_than_before
-//! I11 a node that joins only receives                             an_empty_node_that_joins_only_receives
-//! I12 what waits is refused by every node                         Engine::check_rest, at rest
-//! I13 what is explained as allowed is accepted                    what_is_explained_as_allowed_is_accepted
-//! I14 no tick exceeds its budgets                                 budgets_hold_in_every_tick
-//! I15 streams of one agent share their ingest                     World::check_agents, after every operation
-//! I16 a lowered limit costs the fewest streams                    a_lowered_limit_costs_the_fewest_streams
-//! I17 a disabled stream is nowhere                                World::check, after every operation
-//! I18 labels that nobody mentions make no classes                 labels_that_nobody_mentions_make_no_classes
-//! I19 rows of one transaction may come in any order               a_batch_gives_the_same_layout_in_any_order
-//! I20 what was decided on an older row is not written             World::write; newer_row_without_the_decision_is_answered_with_it
+//! I1  sums, lists and the tree match a recount                Engine::check
+//! I2  every hard constraint holds                             TestCluster::check
+//! I3  without a running streamer nothing moves                TestCluster::apply, total_outage_..
+//! I4  a lost node moves exactly its slots                     lost_node_moves_exactly_its_slots
+//! I5  its slots return, and failover_from is cleared          streams_return_to_the_first_node_..
+//! I6  ticks reach a fixed point                               TestCluster::settle, run
+//! I7  a preview equals the event and changes nothing          TestCluster::apply
+//! I8  a batch gives one layout in any order                   rows_in_any_order_..
+//! I9  same events, or a restart, give the same layout         same_events_.., restarted
+//! I10 every optional move improves the layout                 every_optional_move_.., every_improv..
+//! I11 a joining node only receives                            joining_node_only_receives_streams
+//! I12 no node could take a waiting slot                       Engine::check_rest, at a fixed point
+//! I13 layouts explained as allowed are accepted               layouts_explained_as_allowed_..
+//! I14 no tick exceeds its budgets                             budgets_hold_in_every_tick
+//! I15 streams of one agent share their ingest                 TestCluster::check_agents
+//! I16 a lowered limit evicts the fewest streams               lowered_limit_evicts_the_fewest_..
+//! I17 a disabled stream has no nodes                          TestCluster::check
+//! I18 unreferenced labels create no classes                   unreferenced_labels_create_no_..
+//! I19 rows of one transaction may come in any order           rows_in_any_order_..
+//! I20 decisions on an older row are not written               TestCluster::write, newer_row_..
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::layouter::{Change, Engine, Event, Settings, Why};
+use super::layouter::{Engine, EngineSettings, Event, LayoutChange, MoveReason};
 use super::names::Hostname;
-use super::ops::{Op, World, settings};
+use super::ops::{ClusterOp, TestCluster, settings};
 use super::random::Random;
 
 const SEEDS: u64 = 2000;
 const OPS: usize = 60;
 
-fn story(seed: u64) -> (Settings, Vec<Op>) {
+fn sequence(seed: u64) -> (EngineSettings, Vec<ClusterOp>) {
     let mut random = Random::seeded(seed);
     let settings = if random.once_in(2) {
         settings(&mut random)
     } else {
-        Settings::default()
+        EngineSettings::default()
     };
-    let ops = (0..OPS).map(|_| Op::random(&mut random)).collect();
+    let ops = (0..OPS).map(|_| ClusterOp::random(&mut random)).collect();
     (settings, ops)
 }
 
-/// Runs a story to its end and back to rest.
-fn tell(settings: &Settings, ops: &[Op]) {
-    let mut world = World::new(settings.clone());
+/// Runs a sequence, then until nothing moves.
+fn run(settings: &EngineSettings, ops: &[ClusterOp]) {
+    let mut world = TestCluster::new(settings.clone());
     for op in ops {
         world.step(op);
     }
@@ -58,7 +58,7 @@ fn tell(settings: &Settings, ops: &[Op]) {
         let changes = world.apply(Event::Tick {
             now_ms: world.now_ms,
         });
-        assert!(changes.is_empty(), "at rest it stays at rest");
+        assert!(changes.is_empty(), "nothing moves any more");
     }
     if world.is_running() {
         world.engine.check_rest();
@@ -74,30 +74,37 @@ fn tell(settings: &Settings, ops: &[Op]) {
     }
 }
 
-/// I10: what a tick improves is better than before. Checked on ticks that do one kind of thing, because only the net effect is told.
-fn check_improvement(before: &Engine, after: &Engine, changes: &[Change], seen: &mut [u32; 2]) {
-    let only = |why: &[Why]| changes.iter().all(|change| why.contains(&change.why));
-    let score = |change: &Change, host: &Option<Hostname>| -> i64 {
+/// I10: a tick improves the layout. Checked on ticks with moves of one kind, because only net changes are emitted.
+fn check_improvement(
+    before: &Engine,
+    after: &Engine,
+    changes: &[LayoutChange],
+    seen: &mut [u32; 2],
+) {
+    let only = |reason: &[MoveReason]| changes.iter().all(|change| reason.contains(&change.reason));
+    let score = |change: &LayoutChange, host: &Option<Hostname>| -> i64 {
         let host = host.as_deref().expect("improvements are of placed streams");
         let decisions = before.explain(&change.stream, change.kind);
         let decisions = decisions.expect("it was there before");
         let decision = decisions.iter().find(|it| &**it.hostname == host);
         decision.expect("every node is judged").score.into()
     };
-    let gain = |change: &Change| score(change, &change.to) - score(change, &change.from);
-    let preferred = |change: &&Change| change.why == Why::Preferred;
-    if only(&[Why::Preferred, Why::MakeRoom]) && changes.iter().any(|it| preferred(&it)) {
+    let gain = |change: &LayoutChange| score(change, &change.to) - score(change, &change.from);
+    let preferred = |change: &&LayoutChange| change.reason == MoveReason::Preferred;
+    if only(&[MoveReason::Preferred, MoveReason::MakeRoom])
+        && changes.iter().any(|it| preferred(&it))
+    {
         let sum: i64 = changes.iter().map(gain).sum();
         assert!(sum > 0, "a preferred move raises the score: {changes:?}");
-        if only(&[Why::Preferred]) {
+        if only(&[MoveReason::Preferred]) {
             assert!(changes.iter().all(|change| gain(change) > 0), "{changes:?}");
         }
         seen[0] += 1;
     }
-    if changes.is_empty() || !only(&[Why::Rebalance]) {
+    if changes.is_empty() || !only(&[MoveReason::Rebalance]) {
         return;
     }
-    // Each slot moves at most once: it is left alone afterwards. So the changes in their order are the moves.
+    // Each slot moves at most once, because it is exempt afterwards. So the changes in their order are the moves.
     let mut engine = before.clone();
     engine.refresh_tree();
     let balance = engine.settings().balance;
@@ -144,22 +151,22 @@ fn check_improvement(before: &Engine, after: &Engine, changes: &[Change], seen: 
 }
 
 #[test]
-fn what_a_tick_improves_is_better_than_before() {
-    // Goal: I10, copies and analyses included. Method: stories without agents, because a unit is judged as what it is after the tick; both kinds of improvement must have been seen.
+fn every_improving_tick_improves_the_layout() {
+    // Goal: I10, backups and inference included. Method: sequences without agents, because a unit is judged as it is after the tick; both kinds of improvement must occur.
     let mut seen = [0; 2];
     for seed in 0..SEEDS / 10 {
-        let (settings, ops) = story(seed);
-        let mut world = World::new(settings);
+        let (settings, ops) = sequence(seed);
+        let mut world = TestCluster::new(settings);
         for op in &ops {
             let mut op = op.clone();
-            if let Op::SaveStreams(specs) | Op::SaveTogether(_, specs) = &mut op {
+            if let ClusterOp::SaveStreams(specs) | ClusterOp::SaveTogether(_, specs) = &mut op {
                 for spec in specs {
                     spec.agents.clear();
                 }
             }
             let before = world.engine.clone();
             let changes = world.step(&op);
-            if matches!(op, Op::Tick(_)) {
+            if matches!(op, ClusterOp::Tick(_)) {
                 check_improvement(&before, &world.engine, &changes, &mut seen);
             }
         }
@@ -176,12 +183,12 @@ fn what_a_tick_improves_is_better_than_before() {
     assert!(seen[0] > 5 && seen[1] > 5, "{seen:?}");
 }
 
-fn fails(settings: &Settings, ops: &[Op]) -> bool {
-    catch_unwind(AssertUnwindSafe(|| tell(settings, ops))).is_err()
+fn fails(settings: &EngineSettings, ops: &[ClusterOp]) -> bool {
+    catch_unwind(AssertUnwindSafe(|| run(settings, ops))).is_err()
 }
 
-/// Leaves out whatever is not needed to fail.
-fn shrink(settings: &Settings, mut ops: Vec<Op>) -> Vec<Op> {
+/// Removes operations and streams that the failure does not need.
+fn shrink(settings: &EngineSettings, mut ops: Vec<ClusterOp>) -> Vec<ClusterOp> {
     let mut part = ops.len() / 2;
     while part > 0 {
         let mut at = 0;
@@ -198,7 +205,7 @@ fn shrink(settings: &Settings, mut ops: Vec<Op>) -> Vec<Op> {
     }
     for at in 0..ops.len() {
         let mut i = 0;
-        while let Op::SaveStreams(specs) | Op::SaveTogether(_, specs) = &ops[at]
+        while let ClusterOp::SaveStreams(specs) | ClusterOp::SaveTogether(_, specs) = &ops[at]
             && specs.len() > 1
             && i < specs.len()
         {
@@ -206,8 +213,8 @@ fn shrink(settings: &Settings, mut ops: Vec<Op>) -> Vec<Op> {
             fewer.remove(i);
             let mut smaller = ops.clone();
             smaller[at] = match &ops[at] {
-                Op::SaveTogether(nodes, _) => Op::SaveTogether(nodes.clone(), fewer),
-                _ => Op::SaveStreams(fewer),
+                ClusterOp::SaveTogether(nodes, _) => ClusterOp::SaveTogether(nodes.clone(), fewer),
+                _ => ClusterOp::SaveStreams(fewer),
             };
             if fails(settings, &smaller) {
                 ops = smaller;
@@ -220,9 +227,8 @@ fn shrink(settings: &Settings, mut ops: Vec<Op>) -> Vec<Op> {
 }
 
 #[test]
-fn any_story_keeps_every_promise() {
-    // Goal: constraints, sums, agents, previews, restart, rest. Method: random operations with a writer that is late; every promise is computed again
-    // from outside after each.
+fn random_operations_keep_all_invariants() {
+    // Goal: constraints, sums, agents, previews, restart, fixed point. Method: random operations with a slow writer; all invariants are checked from the model after each.
     let only: Option<u64> = std::env::var("LAYOUTER_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
@@ -230,7 +236,7 @@ fn any_story_keeps_every_promise() {
     let many = many.and_then(|many| many.parse().ok()).unwrap_or(SEEDS);
     let seeds = only.map_or(0..many, |seed| seed..seed + 1);
     for seed in seeds {
-        let (settings, ops) = story(seed);
+        let (settings, ops) = sequence(seed);
         if fails(&settings, &ops) {
             let loud = std::panic::take_hook();
             std::panic::set_hook(Box::new(|_| {}));
@@ -240,7 +246,7 @@ fn any_story_keeps_every_promise() {
             for op in &ops {
                 println!("{op:?}");
             }
-            tell(&settings, &ops);
+            run(&settings, &ops);
         }
     }
 }

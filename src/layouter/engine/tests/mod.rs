@@ -1,4 +1,4 @@
-//! What the engine promises, tried on many small clusters.
+//! Tests of the engine's invariants on many small clusters.
 
 mod cases;
 mod exact;

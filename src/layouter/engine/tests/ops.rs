@@ -1,12 +1,12 @@
-//! Operations on a small cluster, with the store and the streamers around it: what is answered is written, now or late or never, and comes back as rows.
-//! After every operation everything that was promised is computed again from what the outside knows.
+//! Operations on a small cluster, with a model of the store and of the streamers: changes are written at once, late or never, and come back as rows. After every operation all invariants are checked from the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::layouter::{
-    Balance, Change, DvrSpec, Engine, Event, NodeRole, NodeSpec, NodeState, Rows, Settings, Shed,
-    ShedTarget, SlotKind, StoredLayout, StreamLayout, StreamSpec, Why,
+    Balance, DvrSpec, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason,
+    NodeSpec, NodeState, PlacementRole, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
+    StreamLayout, StreamSpec, Thresholds,
 };
 use super::names::{Hostname, StreamName};
 use super::random::Random;
@@ -15,9 +15,9 @@ const NODES: u64 = 12;
 const STREAMS: u64 = 40;
 const AGENTS: u64 = 6;
 
-/// One thing that happens. Numbers are of nodes and streams, whether they exist or not.
+/// One operation. Numbers are of nodes and streams, which may not exist.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub enum ClusterOp {
     SaveNode(NodeSpec),
     DeleteNode(u64),
     States(Vec<(u64, NodeState)>),
@@ -27,12 +27,12 @@ pub enum Op {
     /// In one transaction.
     SaveTogether(Vec<NodeSpec>, Vec<StreamSpec>),
     DeleteStream(u64),
-    /// By hand.
+    /// By an operator.
     Place(u64, u64),
-    /// The writer takes what was answered, the oldest first; how many.
+    /// The writer writes so many changes, the oldest first.
     Write(usize),
     Confirm(u64),
-    Settings(Settings),
+    Settings(EngineSettings),
     Tick(u64),
 }
 
@@ -64,9 +64,9 @@ pub fn node(random: &mut Random) -> NodeSpec {
     NodeSpec {
         hostname: host(n),
         role: match (inference, random.once_in(20)) {
-            (true, _) => NodeRole::Inference,
-            (_, true) => NodeRole::Other,
-            _ => NodeRole::Streamer,
+            (true, _) => PlacementRole::Inference,
+            (_, true) => PlacementRole::Other,
+            _ => PlacementRole::Streamer,
         },
         namespace: random.once_in(10).then(|| Arc::from("other")),
         labels,
@@ -106,7 +106,7 @@ pub fn stream(random: &mut Random) -> StreamSpec {
     }
     let s = random.below(STREAMS);
     if random.once_in(4) {
-        // Nobody else's business.
+        // A label that no node has.
         labels.push(pair("camera", s));
     }
     let mut agents = Vec::new();
@@ -138,7 +138,7 @@ pub fn stream(random: &mut Random) -> StreamSpec {
     }
 }
 
-impl Op {
+impl ClusterOp {
     pub fn random(random: &mut Random) -> Self {
         match random.below(20) {
             0..=2 => Self::SaveNode(node(random)),
@@ -181,8 +181,8 @@ impl Op {
     }
 }
 
-pub fn settings(random: &mut Random) -> Settings {
-    Settings {
+pub fn settings(random: &mut Random) -> EngineSettings {
+    EngineSettings {
         balance: *random.pick(&[Balance::Dominant, Balance::Channels]),
         bandwidth_permille: *random.pick(&[900, 1000, 500]),
         backups_count_as_channels: !random.once_in(3),
@@ -190,31 +190,37 @@ pub fn settings(random: &mut Random) -> Settings {
         failover_to_backup: random.once_in(3),
         failback: !random.once_in(4),
         rebalance: !random.once_in(4),
-        prefer_load_max_permille: *random.pick(&[1000, 1000, 900]),
-        chain_depth_max: *random.pick(&[3, 3, 1, 0]),
-        make_room_moves_max: *random.pick(&[500, 500, 2]),
-        restore_moves_max: *random.pick(&[500, 500, 2]),
-        optional_moves_min: *random.pick(&[10, 2]),
-        ..Settings::default()
+        thresholds: Thresholds {
+            prefer_load_max_permille: *random.pick(&[1000, 1000, 900]),
+            chain_depth_max: *random.pick(&[3, 3, 1, 0]),
+            ..Thresholds::default()
+        },
+        budgets: MoveBudgets {
+            make_room_moves_max: *random.pick(&[500, 500, 2]),
+            restore_moves_max: *random.pick(&[500, 500, 2]),
+            optional_moves_min: *random.pick(&[10, 2]),
+            ..MoveBudgets::default()
+        },
+        ..EngineSettings::default()
     }
 }
 
-/// What the outside knows.
-pub struct World {
+/// The engine and a model of everything outside of it.
+pub struct TestCluster {
     pub engine: Engine,
     pub nodes: BTreeMap<Hostname, NodeSpec>,
     pub states: BTreeMap<Hostname, (NodeState, bool)>,
-    /// The rows.
+    /// The stored rows.
     pub streams: BTreeMap<StreamName, StreamSpec>,
-    pub settings: Settings,
+    pub settings: EngineSettings,
     pub now_ms: u64,
     revision: u64,
-    /// Answered and not written.
-    pub unwritten: Vec<(Change, StreamLayout)>,
+    /// Changes that are not written yet.
+    pub unwritten: Vec<(LayoutChange, StreamLayout)>,
 }
 
-impl World {
-    pub fn new(settings: Settings) -> Self {
+impl TestCluster {
+    pub fn new(settings: EngineSettings) -> Self {
         Self {
             engine: Engine::new(settings.clone()),
             nodes: BTreeMap::new(),
@@ -227,10 +233,10 @@ impl World {
         }
     }
 
-    pub fn step(&mut self, op: &Op) -> Vec<Change> {
+    pub fn step(&mut self, op: &ClusterOp) -> Vec<LayoutChange> {
         let event = match op {
-            Op::SaveNode(spec) => self.save(std::slice::from_ref(spec), &[]),
-            Op::DeleteNode(n) => {
+            ClusterOp::SaveNode(spec) => self.save(std::slice::from_ref(spec), &[]),
+            ClusterOp::DeleteNode(n) => {
                 self.nodes.remove(&host(*n));
                 self.states.remove(&host(*n));
                 Event::Commit(Rows {
@@ -238,19 +244,19 @@ impl World {
                     ..Rows::default()
                 })
             }
-            Op::States(states) => {
-                let mut told: BTreeMap<Hostname, NodeState> = BTreeMap::new();
+            ClusterOp::States(states) => {
+                let mut last: BTreeMap<Hostname, NodeState> = BTreeMap::new();
                 for (n, state) in states {
-                    told.insert(host(*n), *state);
+                    last.insert(host(*n), *state);
                 }
-                for (host, state) in &told {
+                for (host, state) in &last {
                     if let Some(known) = self.states.get_mut(host) {
                         known.0 = *state;
                     }
                 }
-                Event::NodeStates(told.into_iter().collect())
+                Event::NodeStates(last.into_iter().collect())
             }
-            Op::Pressure(n, pressed) => {
+            ClusterOp::Pressure(n, pressed) => {
                 if let Some(known) = self.states.get_mut(&host(*n)) {
                     known.1 = *pressed;
                 }
@@ -259,7 +265,7 @@ impl World {
                     pressed: *pressed,
                 }
             }
-            Op::Shed(n, streams_max) => Event::Shed(Shed {
+            ClusterOp::Shed(n, streams_max) => Event::Shed(Shed {
                 hostname: host(*n),
                 streams_max: *streams_max,
                 targets: (0..NODES)
@@ -270,16 +276,16 @@ impl World {
                     })
                     .collect(),
             }),
-            Op::SaveStreams(specs) => self.save(&[], specs),
-            Op::SaveTogether(nodes, streams) => self.save(nodes, streams),
-            Op::DeleteStream(s) => {
+            ClusterOp::SaveStreams(specs) => self.save(&[], specs),
+            ClusterOp::SaveTogether(nodes, streams) => self.save(nodes, streams),
+            ClusterOp::DeleteStream(s) => {
                 self.streams.remove(&name(*s));
                 Event::Commit(Rows {
                     streams_deleted: vec![name(*s)],
                     ..Rows::default()
                 })
             }
-            Op::Place(s, n) => {
+            ClusterOp::Place(s, n) => {
                 let Some(spec) = self.streams.get_mut(&name(*s)) else {
                     return Vec::new();
                 };
@@ -293,16 +299,16 @@ impl World {
                     ..Rows::default()
                 })
             }
-            Op::Write(count) => return self.write(*count),
-            Op::Confirm(n) => Event::Confirmed {
+            ClusterOp::Write(count) => return self.write(*count),
+            ClusterOp::Confirm(n) => Event::Confirmed {
                 hostname: host(*n),
                 revision: self.revision,
             },
-            Op::Settings(settings) => {
+            ClusterOp::Settings(settings) => {
                 self.settings = settings.clone();
                 Event::Settings(settings.clone())
             }
-            Op::Tick(ms) => {
+            ClusterOp::Tick(ms) => {
                 self.now_ms += ms;
                 Event::Tick {
                     now_ms: self.now_ms,
@@ -312,7 +318,7 @@ impl World {
         self.apply(event)
     }
 
-    /// One transaction of new rows; of several of one name the last counts.
+    /// One transaction of new rows; the last of one name counts.
     fn save(&mut self, nodes: &[NodeSpec], streams: &[StreamSpec]) -> Event {
         let (mut saved_nodes, mut saved) = (BTreeMap::new(), BTreeMap::new());
         for spec in nodes {
@@ -321,7 +327,7 @@ impl World {
                 self.states.insert(host.clone(), (spec.state, false));
             }
             self.nodes.insert(host.clone(), spec.clone());
-            // A node begins as its first row says; what the later ones say of that is not asked.
+            // The first row of a node sets its state; later ones do not change it.
             let mut spec = spec.clone();
             spec.state = self.states[host].0;
             saved_nodes.insert(host.clone(), spec);
@@ -338,7 +344,7 @@ impl World {
                 spec.layout = known.layout.clone();
             }
             saved.insert(spec.name.clone(), spec.clone());
-            // What was measured holds on, though the row does not say it.
+            // A measured bitrate stays valid; rows do not have it.
             if let Some(known) = known.filter(|known| known.measured && known.kbps.is_some())
                 && spec.kbps.is_none()
             {
@@ -354,8 +360,8 @@ impl World {
         })
     }
 
-    /// One event, previewed first.
-    pub fn apply(&mut self, event: Event) -> Vec<Change> {
+    /// Applies an event after previewing it.
+    pub fn apply(&mut self, event: Event) -> Vec<LayoutChange> {
         let running = self.is_running();
         let before = self.engine.layout_hash();
         let mut preview = self.engine.snapshot();
@@ -366,19 +372,19 @@ impl World {
             "a preview changes nothing"
         );
         let changes = self.engine.apply(event.clone());
-        assert_eq!(previewed, changes, "a preview is what happens");
+        assert_eq!(previewed, changes, "a preview equals the event itself");
         assert_eq!(preview.layout_hash(), self.engine.layout_hash());
         drop(preview);
         if !running && !self.is_running() {
-            let harmless = |change: &Change| {
+            let harmless = |change: &LayoutChange| {
                 change.to == change.from
-                    || matches!(change.why, Why::Disabled | Why::Redundancy)
+                    || matches!(change.reason, MoveReason::Disabled | MoveReason::Redundancy)
                     || change.kind == SlotKind::Inference
                     || matches!(event, Event::Commit(_))
             };
             assert!(
                 changes.iter().all(harmless),
-                "nothing moves while no streamer is left: {changes:?}"
+                "nothing moves while no streamer is running: {changes:?}"
             );
         }
         self.check_changes(&changes);
@@ -386,15 +392,15 @@ impl World {
             let layout = self
                 .engine
                 .layout(&change.stream)
-                .expect("what changes is there");
+                .expect("changes are of known streams");
             self.unwritten.push((change.clone(), layout));
         }
         self.check();
         changes
     }
 
-    /// The writer: what was decided on an older row is refused.
-    pub fn write(&mut self, count: usize) -> Vec<Change> {
+    /// The writer: changes decided on an older row are refused.
+    pub fn write(&mut self, count: usize) -> Vec<LayoutChange> {
         let count = count.min(self.unwritten.len());
         let mut saved = BTreeMap::new();
         for (change, layout) in self.unwritten.drain(..count).collect::<Vec<_>>() {
@@ -424,14 +430,14 @@ impl World {
         }))
     }
 
-    /// Writes and ticks until nothing happens any more.
+    /// Writes and ticks until nothing changes.
     pub fn settle(&mut self) {
         for round in 0.. {
             let mut moved = 0;
             while !self.unwritten.is_empty() {
                 self.write(usize::MAX);
                 moved += 1;
-                assert!(moved < 100, "writing comes to an end");
+                assert!(moved < 100, "writing ends");
             }
             self.now_ms += 700_000;
             let changes = self.apply(Event::Tick {
@@ -440,7 +446,7 @@ impl World {
             if changes.is_empty() && moved == 0 {
                 break;
             }
-            assert!(round < 60, "it comes to rest, but {changes:?}");
+            assert!(round < 60, "still moving after 60 rounds: {changes:?}");
         }
         for row in self.streams.values() {
             let layout = self.engine.layout(&row.name).expect("every row is known");
@@ -458,12 +464,12 @@ impl World {
 
     pub fn is_running(&self) -> bool {
         self.nodes.values().any(|node| {
-            node.role == NodeRole::Streamer && self.states[&node.hostname].0 != NodeState::Down
+            node.role == PlacementRole::Streamer && self.states[&node.hostname].0 != NodeState::Down
         })
     }
 
-    /// A second engine made from the rows alone.
-    pub fn restarted(&self) -> (Engine, Vec<Change>) {
+    /// A second engine, made from the rows only.
+    pub fn restarted(&self) -> (Engine, Vec<LayoutChange>) {
         let mut engine = Engine::new(self.settings.clone());
         let mut nodes: Vec<NodeSpec> = self.nodes.values().cloned().collect();
         for node in &mut nodes {
@@ -485,7 +491,7 @@ impl World {
         (engine, changes)
     }
 
-    fn check_changes(&self, changes: &[Change]) {
+    fn check_changes(&self, changes: &[LayoutChange]) {
         let mut seen: BTreeSet<(&StreamName, SlotKind, &Option<Hostname>)> = BTreeSet::new();
         for change in changes {
             if change.kind != SlotKind::DvrBackup {
@@ -495,13 +501,15 @@ impl World {
                 );
             }
             let stays = change.from == change.to;
-            assert!(!stays || change.kind == SlotKind::Ingest && change.why == Why::Restore);
+            assert!(
+                !stays || change.kind == SlotKind::Ingest && change.reason == MoveReason::Restore
+            );
             let row = &self.streams[&change.stream];
             assert_eq!(change.revision, row.revision, "decided on the newest row");
         }
     }
 
-    /// Everything that must hold of the layout, from outside.
+    /// Checks all constraints on the layout from the model.
     pub fn check(&self) {
         self.engine.check();
         if !self.is_running() {
@@ -520,7 +528,7 @@ impl World {
             on.extend(&layout.inference);
             on.extend(&layout.dvr_backups);
             if row.disabled {
-                assert!(on.is_empty(), "a disabled stream is nowhere");
+                assert!(on.is_empty(), "a disabled stream has no nodes");
                 continue;
             }
             let apart: BTreeSet<&&Hostname> = on.iter().collect();
@@ -530,27 +538,27 @@ impl World {
             assert!(layout.inference.is_none() || row.inference);
             let kbps = u64::from(row.kbps.unwrap_or(self.settings.kbps_default));
             if let Some(host) = &layout.ingest {
-                self.check_node(row, host, NodeRole::Streamer);
+                self.check_node(row, host, PlacementRole::Streamer);
                 let sum = used.entry(&self.nodes[host].hostname).or_default();
                 sum.0 += 1;
                 sum.1 += kbps;
             }
             for host in &layout.dvr_backups {
-                self.check_node(row, host, NodeRole::Streamer);
-                assert!(self.nodes[host].dvr, "a backup is where there is a DVR");
+                self.check_node(row, host, PlacementRole::Streamer);
+                assert!(self.nodes[host].dvr, "a backup is on a node with DVR");
                 let sum = used.entry(&self.nodes[host].hostname).or_default();
                 sum.0 += u64::from(self.settings.backups_count_as_channels);
                 sum.1 += kbps;
             }
             if let Some(host) = &layout.inference {
-                self.check_node(row, host, NodeRole::Inference);
+                self.check_node(row, host, PlacementRole::Inference);
                 used.entry(&self.nodes[host].hostname).or_default().0 += 1;
             }
             if let Some(from) = &layout.failover_from {
                 assert_ne!(Some(from), layout.ingest.as_ref());
                 assert!(
                     self.nodes.contains_key(from),
-                    "one comes back to what is there"
+                    "failover_from is an existing node"
                 );
             }
         }
@@ -568,8 +576,8 @@ impl World {
         self.check_agents(&layouts);
     }
 
-    fn check_node(&self, row: &StreamSpec, host: &Hostname, role: NodeRole) {
-        let node = self.nodes.get(host).expect("placed on what is there");
+    fn check_node(&self, row: &StreamSpec, host: &Hostname, role: PlacementRole) {
+        let node = self.nodes.get(host).expect("placed on an existing node");
         assert_eq!(node.role, role);
         assert_ne!(self.states[host].0, NodeState::Down, "{host} is lost");
         assert_eq!(node.namespace, row.namespace, "namespace");
@@ -581,7 +589,7 @@ impl World {
                 assert!(has(&row.labels, key, value), "{host} requires {key}");
             }
         }
-        if role != NodeRole::Streamer {
+        if role != PlacementRole::Streamer {
             return;
         }
         assert!(node.transcoder || !row.transcoder);

@@ -1,18 +1,20 @@
-//! What the layouter's thread counted, for whoever reads metrics.
+//! Metrics of the layouter.
 //!
-//! Written by that thread only and read by any: plain numbers, each true by itself. Counters outlive an engine that is built anew.
+//! Written by the layouter's thread only and read by any: independent atomic numbers. Counters
+//! outlive a rebuilt engine.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{Change, Why};
+use super::{LayoutChange, MoveReason};
 use crate::metrics::{Exposition, Kind, add};
 
+/// Counters and gauges of the layouter.
 #[derive(Default)]
-pub struct Tally {
+pub struct LayouterMetrics {
     enabled: AtomicBool,
-    /// By [`Why`], in the order of [`Why::ALL`].
-    decided: [AtomicU64; Why::ALL.len()],
+    /// By [`MoveReason`], in the order of [`MoveReason::ALL`].
+    decided: [AtomicU64; MoveReason::ALL.len()],
     written: AtomicU64,
     overruled: AtomicU64,
     batches_failed: AtomicU64,
@@ -23,39 +25,44 @@ pub struct Tally {
     restarts: AtomicU64,
 }
 
-impl Tally {
-    /// The engine wants streams elsewhere.
-    pub fn decide(&self, change: &Change) {
+impl LayouterMetrics {
+    /// Counts a decision of the engine.
+    pub fn count_decision(&self, change: &LayoutChange) {
         if change.from == change.to {
             return;
         }
-        let place = Why::ALL.iter().position(|why| *why == change.why);
+        let place = MoveReason::ALL
+            .iter()
+            .position(|reason| *reason == change.reason);
         add(&self.decided[place.expect("all reasons are listed")], 1);
     }
 
-    /// A batch was carried out, except for the rows that somebody else had changed.
-    pub fn wrote(&self, layouts: usize, overruled: usize) {
+    /// Counts the layouts of a batch that were written, and those refused because their rows had
+    /// changed.
+    pub fn count_written(&self, layouts: usize, overruled: usize) {
         add(&self.written, layouts as u64);
         add(&self.overruled, overruled as u64);
     }
 
-    /// A batch was not written at all.
-    pub fn batch_failed(&self) {
+    /// Counts a batch that was not written at all.
+    pub fn count_failed_batch(&self) {
         add(&self.batches_failed, 1);
     }
 
-    pub fn round(&self, took: Duration) {
+    /// Counts a tick of the engine and its duration.
+    pub fn count_tick(&self, took: Duration) {
         add(&self.rounds, 1);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.last_round_ns.store(ns, Ordering::Relaxed);
     }
 
-    pub fn restarted(&self) {
+    /// Counts a restart after a panic.
+    pub fn count_restart(&self) {
         add(&self.restarts, 1);
     }
 
-    /// How things stand. `slots` have no place, `layouts` are decided and not written.
-    pub fn stand(&self, enabled: bool, slots: u32, layouts: usize) {
+    /// Sets the gauges: `slots` without a node, `layouts` decided and not written.
+    pub fn set_gauges(&self, enabled: bool, slots: u32, layouts: usize) {
         self.enabled.store(enabled, Ordering::Relaxed);
         self.slots_waiting.store(slots.into(), Ordering::Relaxed);
         self.layouts_waiting.store(layouts, Ordering::Relaxed);
@@ -65,12 +72,12 @@ impl Tally {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (counter, gauge) = (Kind::Counter, Kind::Gauge);
         let enabled = u64::from(self.enabled.load(Ordering::Relaxed));
-        let help = "1 while the layouter is switched on.";
+        let help = "1 while the layouter is enabled.";
         out.one("weir_layouter_enabled", gauge, "", help, &[], enabled);
-        let help = "Changes of places that the layouter decided, by their reason.";
+        let help = "Moves that the layouter decided, by reason.";
         let mut decided = out.family("weir_layouter_changes", counter, "", help);
-        for (why, count) in Why::ALL.iter().zip(&self.decided) {
-            decided.sample(&[("reason", why.code())], read(count));
+        for (reason, count) in MoveReason::ALL.iter().zip(&self.decided) {
+            decided.sample(&[("reason", reason.code())], read(count));
         }
         let numbers = [
             (
@@ -82,13 +89,13 @@ impl Tally {
             (
                 "weir_layouter_layouts_overruled",
                 counter,
-                "Layouts that were not written, because the stream had changed meanwhile; they are decided anew.",
+                "Layouts not written because the stream had changed; they are decided again.",
                 read(&self.overruled),
             ),
             (
                 "weir_layouter_batches_failed",
                 counter,
-                "Batches of layouts that the writer or the store did not take; they are repeated.",
+                "Batches of layouts that were not written; they are repeated.",
                 read(&self.batches_failed),
             ),
             (
@@ -100,19 +107,19 @@ impl Tally {
             (
                 "weir_layouter_slots_waiting",
                 gauge,
-                "Captures, copies and analyses of streams that no streamer may take at present.",
+                "Slots (ingest, DVR backup, inference) that no node can take at present.",
                 read(&self.slots_waiting),
             ),
             (
                 "weir_layouter_runs",
                 counter,
-                "Rounds of restoring, improving and balancing.",
+                "Ticks of the layouter: restoring, improving, balancing.",
                 read(&self.rounds),
             ),
             (
                 "weir_layouter_restarts",
                 counter,
-                "Times that the layouter failed and began anew.",
+                "Restarts of the layouter after a panic.",
                 read(&self.restarts),
             ),
         ];
@@ -123,7 +130,7 @@ impl Tally {
             "weir_layouter_last_run_seconds",
             gauge,
             "seconds",
-            "Time that the last round took.",
+            "Duration of the last tick.",
             &[],
             Duration::from_nanos(read(&self.last_round_ns)),
         );
