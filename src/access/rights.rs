@@ -6,6 +6,8 @@
 //! everything else is percent-decoded. `streams/*` names the collection itself as well; what acts on a whole collection (a batch)
 //! needs that. A list that is allowed for some keys only shows only those.
 
+use std::sync::Arc;
+
 use percent_encoding::percent_decode_str;
 
 use crate::http::error::ApiError;
@@ -166,6 +168,35 @@ pub enum Sight {
     /// What [`Rights::may`] list by its key.
     Some,
     Everything,
+}
+
+/// Which entities of one collection a caller may see, beyond what it was let in for.
+#[derive(Clone, Debug, Default)]
+pub struct Visibility(Option<(Arc<Rights>, &'static str)>);
+
+impl Visibility {
+    /// All of them.
+    pub const ALL: Self = Self(None);
+
+    /// Those of a collection on which a token has any right at all.
+    pub fn of(rights: &Rights, collection: &'static str) -> Self {
+        Self(Some((Arc::new(rights.clone()), collection)))
+    }
+
+    pub fn shows(&self, key: &str) -> bool {
+        self.0.as_ref().is_none_or(|(rights, collection)| {
+            let may = |action| rights.may(action, collection, Some(key));
+            Action::ALL.into_iter().any(may)
+        })
+    }
+
+    /// Equal for callers that see the same.
+    pub fn canonical(&self) -> String {
+        match &self.0 {
+            None => String::new(),
+            Some(restricted) => format!("{restricted:?}"),
+        }
+    }
 }
 
 impl Rights {

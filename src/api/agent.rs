@@ -12,7 +12,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::entity::list_kind;
-use super::{Call, Collection, Outcome};
+use super::{Call, Collection, Extra, Outcome};
 use crate::agents::protocol::{Reason, Request};
 use crate::agents::registry::Presence;
 use crate::http::Response;
@@ -216,6 +216,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         of: Collection::Entities(Kind::Agent),
         query: Rc::new(query),
         wait: None,
+        extra: Extra::None,
     })
 }
 

@@ -19,6 +19,7 @@ use super::token::{Demand, Token};
 use crate::access::rights::{Action, Sight};
 use crate::http::error::ApiError;
 use crate::state::State;
+use crate::state::record::StreamerRecord;
 
 /// How far a streamer's clock may be from ours, seconds.
 pub const CLUSTER_SKEW_SECONDS_MAX: u64 = 300;
@@ -59,12 +60,12 @@ pub struct Needs<'a> {
 }
 
 /// Who was recognised.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Caller {
     Anybody,
     Administrator,
-    /// The streamer that the path names.
-    Streamer,
+    /// The streamer that the path names, with the record whose key it knows.
+    Streamer(StreamerRecord),
     Token(Rc<Token>),
 }
 
@@ -79,7 +80,7 @@ impl Caller {
         match self {
             Self::Anybody => "".into(),
             Self::Administrator => "administrator".into(),
-            Self::Streamer => "streamer".into(),
+            Self::Streamer(_) => "streamer".into(),
             Self::Token(token) => format!("api_token:{}", token.name).into(),
         }
     }
@@ -189,10 +190,10 @@ impl Auth {
             let signed_for = hostname.and_then(|hostname| state.streamer(hostname));
             let key = signed_for.map_or("", |streamer| streamer.cluster_key.as_str());
             if cluster_signature_holds(value, key, now_seconds())
-                && signed_for.is_some()
+                && let Some(streamer) = signed_for
                 && !key.is_empty()
             {
-                return Ok(Caller::Streamer);
+                return Ok(Caller::Streamer(streamer.clone()));
             }
             return Err(ApiError::forbidden(
                 "wrong_cluster_key",

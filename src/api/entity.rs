@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Call, Collection, Outcome};
+use super::{Call, Collection, Extra, Outcome};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
@@ -371,6 +371,7 @@ pub fn list(call: &Call<'_>, kind: Kind, own: &[&'static str]) -> Result<Outcome
         of: Collection::Entities(kind),
         query: Rc::new(query),
         wait,
+        extra: Extra::None,
     })
 }
 

@@ -3,7 +3,7 @@
 //! Stamps are the server's: a reader that asks for what is newer than the newest it has seen misses nothing, whatever the clocks of those who
 //! save. Saves wait a moment to be committed together (`insert_buffer`); who is answered knows that the episode is on disk.
 
-use super::{Call, Outcome, dvr_presence, entity, flag, truth};
+use super::{Call, Extra, Outcome, dvr_presence, entity, flag, truth};
 use crate::http::error::ApiError;
 use crate::state::entity::Kind;
 
@@ -11,9 +11,11 @@ use crate::state::entity::Kind;
 const PARAMETERS: &[&str] = &["poll_timeout", dvr_presence::PARAMETER];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let outcome = entity::list(call, Kind::Episode, PARAMETERS)?;
-    if let Outcome::List { query, .. } = &outcome {
-        truth(dvr_presence::PARAMETER, query.own(dvr_presence::PARAMETER))?;
+    let mut outcome = entity::list(call, Kind::Episode, PARAMETERS)?;
+    if let Outcome::List { query, extra, .. } = &mut outcome
+        && truth(dvr_presence::PARAMETER, query.own(dvr_presence::PARAMETER))?
+    {
+        *extra = Extra::DvrPresence;
     }
     Ok(outcome)
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::{Call, Collection, Outcome};
+use super::{Call, Collection, Extra, Outcome};
 use crate::http::error::ApiError;
 use crate::json::scan;
 use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
@@ -163,5 +163,6 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         of: Collection::Events,
         query: Rc::new(query),
         wait,
+        extra: Extra::None,
     })
 }

@@ -59,7 +59,7 @@ use self::streamer::{StreamerDoc, Streamers};
 use self::streamer_check::Checking;
 use self::token::{Demand, Token, Tokens};
 use crate::access::geo::Countries;
-use crate::access::rights::{Action, Sight};
+use crate::access::rights::{Action, Sight, Visibility};
 use crate::access::sessions::Sessions;
 use crate::agents::messages;
 use crate::config::Wanted;
@@ -86,6 +86,7 @@ use crate::state::command::{AuditedCommand, Command, Done, EntitySave};
 use crate::state::entity::{KINDS, Kind};
 use crate::state::event::{Audit, EntityType, NewEvent};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
+use crate::state::record::StreamerRecord;
 use crate::writer::{Commands, CoreMessage, Envelope, Published, ReplyTo};
 
 /// Largest body of an ordinary request, and of one that carries a batch.
@@ -799,6 +800,14 @@ impl Call<'_> {
         !self.caller.sees_secrets()
     }
 
+    /// Which entities of a collection the caller may see.
+    pub fn visible(&self, collection: &'static str) -> Visibility {
+        match self.caller {
+            Caller::Token(token) => Visibility::of(&token.rights, collection),
+            _ => Visibility::ALL,
+        }
+    }
+
     /// What is known of streams besides their records, as it is now.
     pub fn around(&self) -> Around<'_> {
         self.core.shared.around(self.state, self.fleet())
@@ -819,6 +828,7 @@ pub enum Outcome {
         of: Collection,
         query: Rc<Query>,
         wait: Option<Duration>,
+        extra: Extra,
     },
     /// How everything fares, which takes a look at everything.
     Survey(Form),
@@ -851,6 +861,16 @@ pub enum Outcome {
     Wait(Duration),
     /// The connection carries something else from here on.
     Upgrade(Upgrade),
+}
+
+/// A member of a list's items that is looked up elsewhere once the page is finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extra {
+    None,
+    /// What streamers have recorded of each episode.
+    DvrPresence,
+    /// `layout.node_layout_decisions` of each stream, which the layouter makes.
+    LayoutDecisions,
 }
 
 /// What a list is of.
@@ -984,7 +1004,7 @@ pub struct Core {
     /// Answers by the first digit of their status.
     answers: [Cell<u64>; 5],
     tokens: RefCell<Tokens>,
-    /// Polls that wait by right of a token: it may lose that right meanwhile.
+    /// Requests that are held open, with the right that each is held by.
     held: RefCell<HashMap<Ticket, Held>>,
     /// Changes under way whose answers hide secrets.
     masked: RefCell<HashSet<Ticket>>,
@@ -999,13 +1019,21 @@ pub struct Core {
     this: std::rc::Weak<Core>,
 }
 
-/// Why a poll may wait.
-struct Held {
-    token: Rc<Token>,
-    endpoint: usize,
-    key: Box<str>,
-    /// It is shown a part of a list, as the token's permissions were.
-    narrowed: bool,
+/// By whose right a request is held open.
+enum Held {
+    Administrator,
+    /// A streamer by its own key, which is that of this record.
+    Streamer {
+        hostname: Hostname,
+        record: StreamerRecord,
+    },
+    Token {
+        token: Rc<Token>,
+        endpoint: usize,
+        key: Box<str>,
+        /// It is shown a part of a list, as the token's permissions were.
+        narrowed: bool,
+    },
 }
 
 /// A state as one core holds it. The published one is shared by all cores, so that counting its references would have them fight over a cache
@@ -1070,6 +1098,7 @@ struct Unlogged {
 struct AskedList {
     of: Collection,
     query: Rc<Query>,
+    extra: Extra,
     wait: Option<Duration>,
     accepts: Accepts,
     ticket: Ticket,
@@ -1082,6 +1111,7 @@ struct AskedList {
 pub struct Poll {
     of: Collection,
     query: Rc<Query>,
+    extra: Extra,
     accepts: Accepts,
 }
 
@@ -1190,9 +1220,12 @@ impl Core {
                 }
                 Ok(Answer::Reply(response))
             }
-            Outcome::Wait(wait) => Ok(Answer::Wait {
-                deadline: Some(wait),
-            }),
+            Outcome::Wait(wait) => {
+                self.hold(ticket, index, &parameter, &caller, false);
+                Ok(Answer::Wait {
+                    deadline: Some(wait),
+                })
+            }
             Outcome::Upgrade(upgrade) => Ok(Answer::Upgrade(upgrade)),
             Outcome::Command(command) => {
                 // Also while the server is stopping: the writer ends after the cores, and what was begun is finished.
@@ -1216,17 +1249,20 @@ impl Core {
                     audit: Some(Box::new(audit)),
                 };
                 let checking = Checking::new(asked, call.masks());
+                self.hold(ticket, index, &parameter, &caller, false);
                 Ok(self.check_streamer(ticket, to_streamer, checking))
             }
             Outcome::List {
                 of,
                 mut query,
                 wait,
+                extra,
             } => {
                 let narrowed = narrow(endpoint, &caller, &mut query)?;
                 let asked = AskedList {
                     of,
                     query,
+                    extra,
                     wait,
                     accepts: request.headers.accepts(),
                     ticket,
@@ -1239,6 +1275,7 @@ impl Core {
                 Ok(answer)
             }
             Outcome::Survey(form) => {
+                self.hold(ticket, index, &parameter, &caller, false);
                 if let Some(core) = self.this.upgrade() {
                     let state = state.clone();
                     rt::spawn(async move { core.survey(ticket, form, state).await });
@@ -1258,21 +1295,34 @@ impl Core {
                 let asked = AskedList {
                     of,
                     query,
+                    extra: Extra::None,
                     wait: None,
                     accepts: request.headers.accepts(),
                     ticket,
                     seen: self.shared.watches.count(),
                 };
-                Ok(self.list(asked, &state))
+                let answer = self.list(asked, &state);
+                if matches!(answer, Answer::Wait { .. }) {
+                    self.hold(ticket, index, &parameter, &caller, false);
+                }
+                Ok(answer)
             }
             Outcome::CheckPresence(response) => {
+                self.hold(ticket, index, &parameter, &caller, false);
                 Ok(match self.check_presence(ticket, response, &state) {
-                    Some(response) => Answer::Reply(response),
+                    Some(response) => {
+                        self.held.borrow_mut().remove(&ticket);
+                        Answer::Reply(response)
+                    }
                     None => presence_wait(),
                 })
             }
-            Outcome::Ask(question) => Ok(self.ask(ticket, question, trace_id(request))),
+            Outcome::Ask(question) => {
+                self.hold(ticket, index, &parameter, &caller, false);
+                Ok(self.ask(ticket, question, trace_id(request)))
+            }
             Outcome::AskLayouter(question) => {
+                self.hold(ticket, index, &parameter, &caller, false);
                 self.shared.desk.ask(question, self.index, ticket)?;
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
@@ -1341,47 +1391,72 @@ impl Core {
         }
     }
 
-    /// Remembers by whose right a request may come to wait.
+    /// Remembers by whose right a request is held open. Not for changes on their way to the writer: those are decided.
     fn hold(&self, ticket: Ticket, endpoint: usize, key: &str, caller: &Caller, narrowed: bool) {
-        if let Caller::Token(token) = caller {
-            let held = Held {
+        let held = match caller {
+            Caller::Anybody => return,
+            Caller::Administrator => Held::Administrator,
+            Caller::Streamer(record) => Held::Streamer {
+                hostname: Hostname::trusted(key),
+                record: record.clone(),
+            },
+            Caller::Token(token) => Held::Token {
                 token: token.clone(),
                 endpoint,
                 key: key.into(),
                 narrowed,
-            };
-            self.held.borrow_mut().insert(ticket, held);
-        }
+            },
+        };
+        self.held.borrow_mut().insert(ticket, held);
     }
 
-    /// Ends the polls whose tokens are gone, have another key or may not see any more what they wait for.
-    fn end_unheld_polls(&self, state: &State) {
+    /// Ends what is held open by a right that is lost: the token is gone, has another key or may not see any more what is waited for, or
+    /// the streamer has another key.
+    fn end_unheld(&self, state: &State) {
         let mut ended = Vec::new();
         self.held.borrow_mut().retain(|ticket, held| {
             if !self.connections.is_waiting(*ticket) {
                 return false;
             }
-            let newest = self.tokens.borrow_mut().find(state, &held.token.digest);
-            let Some(newest) = newest else {
-                let error = ApiError::unauthorized("The credentials are not known here any more");
-                ended.push((*ticket, Some(Response::from(error))));
-                return false;
-            };
-            if let Err(error) = may(&newest, needs(held.endpoint, &held.key)) {
-                ended.push((*ticket, Some(Response::from(error))));
-                return false;
+            match self.still_held(held, state) {
+                Ok(true) => return true,
+                // Its question was asked with other permissions: to be asked again.
+                Ok(false) => ended.push((*ticket, None)),
+                Err(error) => ended.push((*ticket, Some(Response::from(error)))),
             }
-            if held.narrowed && newest.rights != held.token.rights {
-                // Its question was asked with other permissions: to be asked anew.
-                ended.push((*ticket, None));
-                return false;
-            }
-            held.token = newest;
-            true
+            false
         });
         for (ticket, response) in ended {
             let early = self.early(ticket);
             self.complete(ticket, response.unwrap_or(early));
+        }
+    }
+
+    /// False if the right is another one than before.
+    fn still_held(&self, held: &mut Held, state: &State) -> Result<bool, ApiError> {
+        match held {
+            Held::Administrator => Ok(true),
+            Held::Streamer { hostname, record } => match state.streamer(hostname) {
+                Some(newest) if newest.cluster_key == record.cluster_key => Ok(true),
+                Some(_) => Err(lost_credentials()),
+                // That it is gone is what its poll is answered.
+                None => Ok(true),
+            },
+            Held::Token {
+                token,
+                endpoint,
+                key,
+                narrowed,
+            } => {
+                let newest = self.tokens.borrow_mut().find(state, &token.digest);
+                let newest = newest.ok_or_else(lost_credentials)?;
+                may(&newest, needs(*endpoint, key))?;
+                if *narrowed && newest.rights != token.rights {
+                    return Ok(false);
+                }
+                *token = newest;
+                Ok(true)
+            }
         }
     }
 
@@ -1518,13 +1593,9 @@ impl Core {
                 };
             }
             let page = self.page(&asked.query, page, state);
-            return if checks_presence(&asked.query) {
-                match self.check_presence(asked.ticket, page, state) {
-                    Some(page) => Answer::Reply(page),
-                    None => presence_wait(),
-                }
-            } else {
-                Answer::Reply(page)
+            return match self.complete_page(asked.ticket, asked.extra, page, state) {
+                Some(page) => Answer::Reply(page),
+                None => extra_wait(asked.extra),
             };
         }
         let deadline = asked.wait.unwrap_or(ANSWER_WAIT_MAX);
@@ -1566,11 +1637,8 @@ impl Core {
                     return;
                 }
             }
-            let mut response = Some(self.page(&asked.query, page, &state));
-            if checks_presence(&asked.query) {
-                response =
-                    response.and_then(|page| self.check_presence(asked.ticket, page, &state));
-            }
+            let page = self.page(&asked.query, page, &state);
+            let response = self.complete_page(asked.ticket, asked.extra, page, &state);
             if let Some(response) = response {
                 self.complete(asked.ticket, response);
             }
@@ -1637,12 +1705,48 @@ impl Core {
         }
     }
 
-    /// The credentials by which polls were let in may not hold any more: all are answered early, and let in again by what holds now.
-    fn end_polls(&self) {
-        let everybody = self.waiters.borrow().everybody();
-        for ticket in everybody {
+    /// The administrator's credentials were replaced: what they hold open is answered early, and let in
+    /// again by what holds now.
+    fn end_administrator_requests(&self) {
+        self.end_polls();
+        let held = self.held.borrow();
+        let by_administrator = held
+            .iter()
+            .filter(|(_, held)| matches!(held, Held::Administrator));
+        let tickets: Vec<Ticket> = by_administrator.map(|(ticket, _)| *ticket).collect();
+        drop(held);
+        for ticket in tickets {
             let response = self.early(ticket);
             self.complete(ticket, response);
+        }
+    }
+
+    /// Answers all parked polls early.
+    fn end_polls(&self) {
+        let parked = self.waiters.borrow().everybody();
+        for ticket in parked {
+            let response = self.early(ticket);
+            self.complete(ticket, response);
+        }
+    }
+
+    /// The finished page of a list, unless something else has to be asked first about what is on it.
+    fn complete_page(
+        &self,
+        ticket: Ticket,
+        extra: Extra,
+        page: Response,
+        state: &State,
+    ) -> Option<Response> {
+        match extra {
+            Extra::None => Some(page),
+            Extra::DvrPresence => self.check_presence(ticket, page, state),
+            Extra::LayoutDecisions => {
+                let page = Box::from(page.body.bytes());
+                let question = layout::desk::Question::Decisions { page };
+                let asked = self.shared.desk.ask(question, self.index, ticket);
+                asked.err().map(Response::from)
+            }
         }
     }
 
@@ -1701,6 +1805,7 @@ impl Core {
         let poll = Poll {
             of: asked.of,
             query: asked.query.clone(),
+            extra: asked.extra,
             accepts: asked.accepts,
         };
         self.park(&poll, std::iter::once(asked.ticket), asked.seen)
@@ -1777,7 +1882,7 @@ impl Core {
                     };
                     self.complete(ticket, response);
                 }
-                CoreMessage::Rotated => self.end_polls(),
+                CoreMessage::Rotated => self.end_administrator_requests(),
                 CoreMessage::Reported => reports.push(()),
                 CoreMessage::Count(gathering) => {
                     if gathering.put(self.counts()) {
@@ -1861,8 +1966,8 @@ impl Core {
     async fn wake(&self, commit: &Commit) {
         let mut turn = Turn::default();
         // First: what happened since is not for those who have lost their right to it.
-        if !commit.entities[Kind::ApiToken as usize].is_empty() {
-            self.end_unheld_polls(&self.state());
+        if !commit.entities[Kind::ApiToken as usize].is_empty() || !commit.streamers.is_empty() {
+            self.end_unheld(&self.state());
         }
         self.tell_agents(commit, &mut turn).await;
         for hostname in &commit.hostnames {
@@ -2010,12 +2115,11 @@ impl Core {
             }
         }
         let response = Response::json(200, page.into_body(""));
-        if checks_presence(&poll.query) {
+        if poll.extra != Extra::None {
             let state = self.state();
             for ticket in tickets {
                 self.answering.borrow_mut().remove(&ticket);
-                self.held.borrow_mut().remove(&ticket);
-                let answer = self.check_presence(ticket, response.clone(), &state);
+                let answer = self.complete_page(ticket, poll.extra, response.clone(), &state);
                 if let Some(answer) = answer {
                     self.complete(ticket, answer);
                 }
@@ -2387,9 +2491,18 @@ fn done(outcome: Result<Done, ApiError>, masked: bool, around: Around<'_>) -> Re
     }
 }
 
-/// Whether streamers are asked about the episodes of a list.
-fn checks_presence(query: &Query) -> bool {
-    query.own(dvr_presence::PARAMETER) == Some("true")
+fn lost_credentials() -> ApiError {
+    ApiError::unauthorized("The credentials are no longer valid")
+}
+
+/// How long a finished page waits for what is asked about it.
+fn extra_wait(extra: Extra) -> Answer {
+    match extra {
+        Extra::None | Extra::DvrPresence => presence_wait(),
+        Extra::LayoutDecisions => Answer::Wait {
+            deadline: Some(ANSWER_WAIT_MAX),
+        },
+    }
 }
 
 /// The calls end by themselves; this is for when the threads that make them do not.
@@ -2584,6 +2697,7 @@ pub(crate) mod tests {
         let poll = Poll {
             of: Collection::Streams,
             query: Rc::new(Query::parse("updated_at_gt=1", &stream::KIND, &[]).expect("a query")),
+            extra: Extra::None,
             accepts: Accepts::NONE,
         };
         assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter(), 0));

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::{Call, Collection, Outcome, control};
+use super::{Call, Collection, Extra, Outcome, control};
 use crate::agents::registry::Registry;
 use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
 use crate::http::Response;
@@ -516,14 +516,13 @@ pub static KIND: Kind = Kind {
 };
 
 /// Parameters of `GET /streams` that are no filters.
-pub(super) const LIST_PARAMETERS: &[&str] =
-    &["scheme", "client_ip", "poll_timeout", INGEST_HISTORY];
+const LIST_PARAMETERS: &[&str] = &["scheme", "client_ip", "poll_timeout", INGEST_HISTORY];
 
 /// The parameter that leaves histories out of a list. The reference returns them, its later versions only where it is true.
 const INGEST_HISTORY: &str = "include_ingest_history";
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, &KIND, LIST_PARAMETERS)?;
+    let mut query = Query::parse(call.request.query, &KIND, LIST_PARAMETERS)?;
     if let Some(scheme) = query.own("scheme")
         && !matches!(scheme, "http" | "https")
     {
@@ -534,8 +533,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         ));
     }
     super::truth(INGEST_HISTORY, query.own(INGEST_HISTORY))?;
+    let mut extra = Extra::None;
     if super::layout::wants_decisions(call.request.query) {
-        return super::layout::decisions(call);
+        super::layout::bound_decisions(call, &mut query)?;
+        extra = Extra::LayoutDecisions;
     }
     let wait = super::poll_timeout(
         query.own("poll_timeout"),
@@ -545,6 +546,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         of: Collection::Streams,
         query: Rc::new(query),
         wait,
+        extra,
     })
 }
 

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Call, Collection, Outcome, streamer_check};
+use super::{Call, Collection, Extra, Outcome, streamer_check};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::http::Response;
@@ -183,6 +183,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         of: Collection::Streamers,
         query: Rc::new(query),
         wait: None,
+        extra: Extra::None,
     })
 }
 

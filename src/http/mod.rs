@@ -54,7 +54,7 @@ impl Request<'_> {
 
 /// Names one request that waits for its answer, on one connection of one core. A ticket outlives its request harmlessly: it never
 /// means another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {
     pub slot: u32,
     pub epoch: u32,

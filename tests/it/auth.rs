@@ -21,7 +21,7 @@ fn basic(login: &str) -> String {
 }
 
 /// What a streamer whose clock is off by so many seconds sends.
-fn cluster(key: &str, seconds_off: i64) -> String {
+pub fn cluster(key: &str, seconds_off: i64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("after 1970")

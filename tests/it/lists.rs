@@ -18,7 +18,7 @@ use crate::values::{Fate, cases};
 const THINGS: usize = 60;
 
 /// An operation that answers a collection, and the name of the member with the items.
-fn collections(document: &Document) -> Vec<(Operation, String)> {
+pub fn collections(document: &Document) -> Vec<(Operation, String)> {
     let lists = document.operations().into_iter().filter_map(|operation| {
         let answer = document.flat(operation.answer.as_ref()?);
         answer["properties"].get("estimated_count")?;
@@ -120,7 +120,7 @@ fn fields(items: &[Value]) -> BTreeMap<String, &'static str> {
 }
 
 /// The name of the member that is the key of the items: the parameter of the path of a single one.
-fn key_of(document: &Document, list: &Operation) -> Option<(String, Operation)> {
+pub fn key_of(document: &Document, list: &Operation) -> Option<(String, Operation)> {
     document.with_bodies().into_iter().find_map(|save| {
         let parameter = save
             .template
@@ -180,7 +180,7 @@ fn fill(server: &TestServer, document: &Document, save: &Operation) {
     }
 }
 
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 

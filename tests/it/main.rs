@@ -55,6 +55,7 @@ mod long_poll;
 mod paging;
 mod readme;
 mod restart;
+mod restricted;
 mod round_trip;
 mod schemathesis;
 mod validator;

@@ -20,16 +20,20 @@ const ANSWERS_KEPT_MAX: usize = 64;
 const ITEMS_KEPT_MAX: usize = 1_000_000;
 
 /// Items of an answer, each a canonical JSON object, in their order. Their keys are their places.
-pub struct Items(Vec<(String, Box<str>)>);
+pub struct Items {
+    texts: Vec<(String, Box<str>)>,
+    /// Items that the asker may not see.
+    hidden: u64,
+}
 
 impl Items {
-    pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
+    pub fn new(texts: impl IntoIterator<Item = String>, hidden: u64) -> Self {
         let numbered = texts.into_iter().enumerate();
-        Self(
-            numbered
-                .map(|(place, text)| (place.to_string(), text.into()))
-                .collect(),
-        )
+        let texts = numbered.map(|(place, text)| (place.to_string(), text.into()));
+        Self {
+            texts: texts.collect(),
+            hidden,
+        }
     }
 
     /// The first place of a range that begins at a bound.
@@ -69,27 +73,27 @@ impl Source for Items {
     type Doc<'a> = ItemDoc<'a>;
 
     fn count(&self) -> u64 {
-        self.0.len() as u64
+        self.texts.len() as u64
     }
 
     fn get(&self, key: &str) -> Option<ItemDoc<'_>> {
-        let (key, text) = self.0.get(key.parse::<usize>().ok()?)?;
+        let (key, text) = self.texts.get(key.parse::<usize>().ok()?)?;
         Some(ItemDoc { key, text })
     }
 
     fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ItemDoc<'a>> {
         let first = Self::place(from, 1).unwrap_or(0);
-        let items = self.0.iter().skip(first);
+        let items = self.texts.iter().skip(first);
         items.map(|(key, text)| ItemDoc { key, text })
     }
 
     fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ItemDoc<'a>> {
         let end = match from {
-            Bound::Unbounded => self.0.len(),
+            Bound::Unbounded => self.texts.len(),
             Bound::Included(_) => Self::place(from, 0).map_or(0, |place| place.saturating_add(1)),
             Bound::Excluded(_) => Self::place(from, 0).unwrap_or(0),
         };
-        let items = self.0[..end.min(self.0.len())].iter().rev();
+        let items = self.texts[..end.min(self.texts.len())].iter().rev();
         items.map(|(key, text)| ItemDoc { key, text })
     }
 }
@@ -139,6 +143,7 @@ impl Answers {
             query.pin_revision(self.last_number);
             items
         };
+        let hidden = items.hidden;
         let page = Execution::new(&query).run(&*items);
         let is_new = !self
             .kept
@@ -153,13 +158,20 @@ impl Answers {
                 items,
             });
         }
-        Ok(page.into_body(""))
+        let extra = match hidden {
+            0 => String::new(),
+            hidden => format!("\"hidden\":{hidden}"),
+        };
+        Ok(page.into_body(&extra))
     }
 
     fn keep(&mut self, answer: Kept) {
         self.kept.push_back(answer);
-        let count =
-            |kept: &VecDeque<Kept>| kept.iter().map(|kept| kept.items.0.len()).sum::<usize>();
+        let count = |kept: &VecDeque<Kept>| {
+            kept.iter()
+                .map(|kept| kept.items.texts.len())
+                .sum::<usize>()
+        };
         while self.kept.len() > ANSWERS_KEPT_MAX
             || (self.kept.len() > 1 && count(&self.kept) > ITEMS_KEPT_MAX)
         {
@@ -187,7 +199,7 @@ mod tests {
     };
 
     fn items(count: usize, tag: &str) -> Items {
-        Items::new((0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#)))
+        Items::new((0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#)), 0)
     }
 
     fn read(body: &[u8]) -> (Vec<String>, Option<String>, Option<String>) {

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::answers::Answers;
 use super::{capacity, explain, preview};
+use crate::access::rights::Visibility;
 use crate::http::Ticket;
 use crate::http::error::ApiError;
 use crate::layouter::Engine;
@@ -73,14 +74,16 @@ pub enum Question {
     Capacity,
     /// Where a stream is, why, and where else it could be.
     Explain(StreamName),
-    /// A list of streams with every node's decision.
-    Decisions { query: Box<str> },
+    /// A finished page of streams, to be completed with every node's decision about each.
+    Decisions { page: Box<[u8]> },
 }
 
 /// Commands that are not to be carried out, and how the answer is to be listed.
 #[derive(Debug)]
 pub struct Supposition {
     pub commands: Vec<Command>,
+    /// Changes of what is out of sight are counted, not named.
+    pub visible: Visibility,
     /// Equal for equal commands.
     pub digest: u64,
     /// The query string: select, sort, limit, cursor.
@@ -193,20 +196,16 @@ fn answer(
     let look = || look(layouter);
     match question {
         Question::Layouts(asked) => {
-            let (commands, find) = (asked.commands, preview::layouts);
             answers.page(&asked.query, asked.digest, &preview::LAYOUTS, || {
-                find(&look()?, commands)
+                preview::layouts(&look()?, asked.commands, &asked.visible)
             })
         }
-        Question::Loads(asked) => {
-            let (commands, find) = (asked.commands, preview::loads);
-            answers.page(&asked.query, asked.digest, &preview::LOADS, || {
-                find(&look()?, commands)
-            })
-        }
+        Question::Loads(asked) => answers.page(&asked.query, asked.digest, &preview::LOADS, || {
+            preview::loads(&look()?, asked.commands, &asked.visible)
+        }),
         Question::Cluster(events) => preview::cluster(&look()?, events),
         Question::Capacity => Ok(capacity::render(&look()?)),
         Question::Explain(name) => explain::render(&look()?, &name),
-        Question::Decisions { query } => explain::list(&look()?, &query),
+        Question::Decisions { page } => Ok(explain::with_decisions(&look()?, &page)),
     }
 }

@@ -2,18 +2,16 @@
 
 use std::cmp::Reverse;
 
-use super::super::stream::{self, Streams};
+use super::super::stream;
 use super::desk::Snapshot;
 use super::preview::role_name;
 use crate::http::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
 use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};
-use crate::query::Execution;
-use crate::query::Query;
 use crate::state::apply::stream_not_found;
 use crate::state::name::StreamName;
 
-/// Most streams of a list that shows every node's decision about each.
+/// Most streams of a page that shows every node's decision about each.
 pub const DECISIONS_LIMIT_MAX: usize = 100;
 /// The member of a layout that is computed only when it is selected.
 pub const DECISIONS: &str = "layout.node_layout_decisions";
@@ -198,20 +196,9 @@ fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
     }
 }
 
-/// A list of streams with every node's decision about each.
-pub fn list(snapshot: &Snapshot, raw_query: &str) -> Result<Vec<u8>, ApiError> {
-    let mut query = Query::parse(raw_query, &stream::KIND, stream::LIST_PARAMETERS)?;
-    query.set_default_limit(DECISIONS_LIMIT_MAX);
-    if query.limit() > DECISIONS_LIMIT_MAX {
-        let title = "Decisions of every node are shown of at most 100 streams at once";
-        return Err(
-            ApiError::bad_parameter("limit", "input_out_of_range", title)
-                .with("maximum", DECISIONS_LIMIT_MAX),
-        );
-    }
-    let page = Execution::new(&query).run(&Streams::new(&snapshot.state, None));
-    let body = page.into_body("");
-    let mut body = json::parse(&body).expect("a page is JSON");
+/// A page of streams, completed with every node's decision about each.
+pub fn with_decisions(snapshot: &Snapshot, page: &[u8]) -> Vec<u8> {
+    let mut body = json::parse(page).expect("a page is JSON");
     let streams = body.get_mut("streams").and_then(Value::as_array_mut);
     for item in streams.into_iter().flatten() {
         let name = item.get("name").and_then(Value::as_str);
@@ -229,7 +216,7 @@ pub fn list(snapshot: &Snapshot, raw_query: &str) -> Result<Vec<u8>, ApiError> {
     }
     let mut out = Vec::new();
     body.write(&mut out);
-    Ok(out)
+    out
 }
 
 /// One verdict per node: about the ingest on streamers, about the analytics on inference nodes.

@@ -36,11 +36,15 @@ fn supposition(
     demand_layouter(call)?;
     // Told now what is wrong with the question, not when the answer is ready.
     Query::parse(call.request.query, kind, &[])?;
+    let visible = call.visible(kind_of(kind));
     let mut asked = call.request.path.as_bytes().to_vec();
     asked.push(0);
     asked.extend_from_slice(call.request.body);
+    asked.push(0);
+    asked.extend_from_slice(visible.canonical().as_bytes());
     Ok(Supposition {
         commands,
+        visible,
         digest: xxh3_64(&asked),
         query: Box::from(call.request.query),
     })
@@ -105,10 +109,25 @@ pub fn wants_decisions(raw_query: &str) -> bool {
     })
 }
 
-/// A list of streams with every node's decision about each, which only the layouter can make.
-pub fn decisions(call: &Call<'_>) -> Result<Outcome, ApiError> {
+/// Bounds a list of streams that shows every node's decision about each, which only the layouter can make.
+pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiError> {
     demand_layouter(call)?;
-    Ok(Outcome::AskLayouter(Question::Decisions {
-        query: Box::from(call.request.query),
-    }))
+    query.set_default_limit(explain::DECISIONS_LIMIT_MAX);
+    if query.limit() > explain::DECISIONS_LIMIT_MAX {
+        let title = "Decisions of every node are shown of at most 100 streams at once";
+        return Err(
+            ApiError::bad_parameter("limit", "input_out_of_range", title)
+                .with("maximum", explain::DECISIONS_LIMIT_MAX),
+        );
+    }
+    Ok(())
+}
+
+/// The collection whose keys the items of a preview name.
+fn kind_of(kind: &'static crate::query::Kind) -> &'static str {
+    if std::ptr::eq(kind, &raw const preview::LOADS) {
+        "streamers"
+    } else {
+        "streams"
+    }
 }

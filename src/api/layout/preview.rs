@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::answers::Items;
 use super::desk::Snapshot;
+use crate::access::rights::Visibility;
 use crate::http::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
@@ -275,7 +276,11 @@ fn suppose(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Supposition, A
 }
 
 /// Which streams would be placed differently.
-pub fn layouts(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Items, ApiError> {
+pub fn layouts(
+    snapshot: &Snapshot,
+    commands: Vec<Command>,
+    visible: &Visibility,
+) -> Result<Items, ApiError> {
     let supposition = suppose(snapshot, commands)?;
     // Of several changes of a stream the ingest's is the one that is told, as in a save.
     let mut reasons: BTreeMap<&StreamName, &LayoutChange> = BTreeMap::new();
@@ -285,15 +290,23 @@ pub fn layouts(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Items, Api
             *told = change;
         }
     }
-    let items = supposition.moved(&snapshot.state).map(|(name, _, after)| {
-        let change = reasons.get(name);
-        let reason = match change {
-            Some(change) => change.change_reason(),
-            None => Some("relayout_by_api"),
-        };
-        layout_text(name, &after, reason, change.is_some())
-    });
-    Ok(Items::new(items.collect::<Vec<_>>()))
+    let mut hidden = 0;
+    let items = supposition
+        .moved(&snapshot.state)
+        .filter_map(|(name, _, after)| {
+            if !visible.shows(name) {
+                hidden += 1;
+                return None;
+            }
+            let change = reasons.get(name);
+            let reason = match change {
+                Some(change) => change.change_reason(),
+                None => Some("relayout_by_api"),
+            };
+            Some(layout_text(name, &after, reason, change.is_some()))
+        });
+    let items: Vec<String> = items.collect();
+    Ok(Items::new(items, hidden))
 }
 
 /// A layout that would come about, as an item of a list.
@@ -379,10 +392,17 @@ pub fn role_name(kind: SlotKind) -> &'static str {
 }
 
 /// Which nodes would have another number of streams.
-pub fn loads(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Items, ApiError> {
+pub fn loads(
+    snapshot: &Snapshot,
+    commands: Vec<Command>,
+    visible: &Visibility,
+) -> Result<Items, ApiError> {
     let supposition = suppose(snapshot, commands)?;
-    let deltas = deltas(&supposition, &snapshot.state);
-    Ok(Items::new(load_texts(&snapshot.state, deltas)))
+    let mut deltas = deltas(&supposition, &snapshot.state);
+    let all = deltas.len();
+    deltas.retain(|(hostname, _), _| visible.shows(hostname));
+    let hidden = (all - deltas.len()) as u64;
+    Ok(Items::new(load_texts(&snapshot.state, deltas), hidden))
 }
 
 /// What would come of events that have not happened.

@@ -1,0 +1,520 @@
+//! What a caller may see and how long: restricted tokens on every list, previews that reach beyond
+//! a token's scope, and requests that are held open while their credential is lost.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::auth::cluster;
+use crate::bad_json::Pipeline;
+use crate::described::Document;
+use crate::lists::{collections, encoded, key_of};
+use crate::round_trip::{keyed, with_one_of_each_and};
+use crate::server::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer};
+
+/// Entities of each kind. Those whose number ends in 1 are within the scope of the restricted token.
+const ENTITIES: usize = 30;
+
+fn token(server: &TestServer, name: &str, body: Value) -> String {
+    let saved = server.put(&format!("/api_tokens/{name}"), body).expect(200);
+    let key = saved.json()["key"].as_str().expect("a key").to_owned();
+    format!("Bearer {key}")
+}
+
+fn strings<'a>(page: &'a Value, list: &str, member: &str) -> Vec<&'a str> {
+    let items = page[list]
+        .as_array()
+        .unwrap_or_else(|| panic!("no {list} in {page}"));
+    items
+        .iter()
+        .filter_map(|item| item[member].as_str())
+        .collect()
+}
+
+/// Reads a list page by page; the keys that it shows.
+fn walk(server: &TestServer, path: &str, key: &str, member: &str, as_token: &str) -> Vec<Value> {
+    let mut keys = Vec::new();
+    let mut cursor = String::new();
+    for _ in 0..100 {
+        let page = server.call_as("GET", &format!("{path}{cursor}"), Some(as_token));
+        let page = page.expect(200).json();
+        let items = page[member].as_array().expect("a list");
+        keys.extend(items.iter().map(|item| item[key].clone()));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", encoded(next)),
+            None => return keys,
+        }
+    }
+    panic!("{path}: more than 100 pages");
+}
+
+#[test]
+fn restricted_token_sees_its_part_of_every_list() {
+    // Goal: no parameter of any list leads a token past its scope. Method: the lists and their
+    // parameters come from the document; each is read by a token for keys that end in 1.
+    let document = Document::new();
+    for layouter in [&["--layouter-enabled"][..], &[]] {
+        let server = with_one_of_each_and(&document, layouter);
+        let mut pipeline = Pipeline::new(&server);
+        let mut lists = 0;
+        for (list, member) in collections(&document) {
+            let collection = list.template.trim_start_matches('/').to_owned();
+            let scopes = json!([{"scopes": [format!("{collection}/*1")], "list": true}]);
+            let restricted = token(&server, "restricted", json!({"permissions": scopes}));
+            let Some((key, save)) = key_of(&document, &list) else {
+                // Of what is not saved by a key of its own, a token for another key sees nothing.
+                let scopes = json!([{"scopes": [format!("{collection}/none")], "list": true}]);
+                let restricted = token(&server, "restricted", json!({"permissions": scopes}));
+                let answer = server.call_as("GET", &list.template, Some(&restricted));
+                let shows_nothing = answer.status == 403
+                    || answer.json()[&member].as_array().is_some_and(Vec::is_empty);
+                assert!(shows_nothing, "{}: {answer:?}", list.id);
+                continue;
+            };
+            lists += 1;
+            let described = document.flat(save.body.as_ref().expect("a save has a body"));
+            let saves: Vec<_> = (1..=ENTITIES)
+                .map(|n| {
+                    let body = keyed(&save, &document, n, &document.minimal(&described));
+                    (
+                        "PUT".to_owned(),
+                        save.path_of(n),
+                        body.to_string().into_bytes(),
+                    )
+                })
+                .collect();
+            for answer in pipeline.ask(&saves) {
+                answer.expect(200);
+            }
+            let is_visible = |key: &Value| {
+                let text = key.as_str().map_or_else(|| key.to_string(), str::to_owned);
+                text.ends_with('1')
+            };
+            let whole = server.get(&format!("{}?limit=1000", list.template));
+            let all: Vec<Value> = whole.expect(200).json()[&member]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|item| item[&key].clone())
+                .collect();
+            let visible = all.iter().filter(|key| is_visible(key)).count();
+            assert!(visible >= 3 && visible < all.len(), "{}: {all:?}", list.id);
+            let hidden = save.path_of(2);
+            let hidden = hidden.rsplit('/').next().expect("a path");
+            let mut queries = vec![
+                String::new(),
+                format!("sort=-{key}"),
+                format!("{key}={hidden}"),
+                format!("{key}_like={}", &hidden[..1]),
+                format!("q={}", &hidden[..1]),
+                format!("select={key}"),
+            ];
+            for parameter in &list.parameters {
+                let name = parameter["name"].as_str().unwrap_or_default();
+                let values: &[&str] = match parameter["schema"]["type"].as_str() {
+                    Some("boolean") => &["true", "false"],
+                    _ if name == "poll_timeout" => &["1"],
+                    _ => continue,
+                };
+                queries.extend(values.iter().map(|value| format!("{name}={value}")));
+            }
+            if collection == "streams" && !layouter.is_empty() {
+                let decisions = "select=name,inputs,layout.node_layout_decisions";
+                queries.push(decisions.to_owned());
+                queries.push(format!("{decisions}&q=t"));
+                queries.push(format!("{decisions}&name={hidden}"));
+                queries.push(format!("{decisions}&sort=-name&poll_timeout=1"));
+            }
+            for query in &queries {
+                let path = format!("{}?limit=2&{query}", list.template);
+                let page = server.call_as("GET", &path, Some(&restricted)).expect(200);
+                let count = page.json()["estimated_count"].as_u64().expect("a count");
+                assert!(count <= visible as u64, "{path}: {}", page.text());
+                // What else a search leaves out is not this test's subject.
+                let is_search = query.contains("_like") || query.contains("q=");
+                let keys = walk(&server, &path, &key, &member, &restricted);
+                assert!(keys.iter().all(is_visible), "{path}: {keys:?}");
+                assert!(
+                    keys.len() == visible || query.contains(hidden) || is_search,
+                    "{path}: {} of {visible}: {keys:?}",
+                    keys.len()
+                );
+            }
+        }
+        assert!(lists >= 7, "{lists}");
+    }
+}
+
+/// A cluster with a layouter and three streamers that were seen.
+fn three_streamers() -> TestServer {
+    let server = TestServer::with(&["--layouter-enabled"]);
+    for host in ["a1", "b1", "b2"] {
+        let body = json!({"role": "streamer", "cluster_key": "key", "channel_limit": 50});
+        server.put(&format!("/streamers/{host}"), body).expect(200);
+        let config = format!("/streamers/{host}/streams");
+        server.get(&config).expect(200);
+    }
+    let names = ["a", "b"]
+        .iter()
+        .flat_map(|zone| (0..9).map(move |i| format!("{zone}{i}")));
+    let streams: Vec<Value> = names
+        .map(|name| json!({"name": name, "static": true}))
+        .collect();
+    server
+        .put("/streams/batch", Value::Array(streams))
+        .expect(204);
+    until(&server, "/streams?layout.ingest_is_not=null", |page| {
+        page["estimated_count"] == 18
+    });
+    server
+}
+
+/// Reads a list until it is as expected. Each round waits for the next change of any stream.
+fn until(server: &TestServer, path: &str, is_reached: impl Fn(&Value) -> bool) -> Value {
+    let mut newest = 0;
+    let began = Instant::now();
+    loop {
+        let page = server.get(path).expect(200).json();
+        if is_reached(&page) {
+            return page;
+        }
+        assert!(
+            began.elapsed() < Duration::from_mins(2),
+            "{path} stays at {page}"
+        );
+        let change =
+            format!("/streams?updated_at_gt={newest}&sort=-updated_at&limit=1&poll_timeout=1");
+        let change = server.get(&change).expect(200).json();
+        newest = change["streams"][0]["updated_at"]
+            .as_u64()
+            .unwrap_or(newest);
+    }
+}
+
+#[test]
+fn decisions_are_a_field_of_the_one_list() {
+    let server = three_streamers();
+    let select = "select=name,layout.node_layout_decisions,layout.ingest_history";
+    let page = server
+        .get(&format!("/streams?{select}&name=a1"))
+        .expect(200)
+        .json();
+    let layout = &page["streams"][0]["layout"];
+    let hosts: BTreeSet<&str> = strings(layout, "node_layout_decisions", "hostname")
+        .into_iter()
+        .collect();
+    assert_eq!(hosts, BTreeSet::from(["a1", "b1", "b2"]), "{page}");
+    assert!(layout["ingest_history"].is_array(), "{page}");
+    // Parameters of the list work beside it.
+    let path = format!("/streams?{select}&name=a1&include_ingest_history=false");
+    let page = server.get(&path).expect(200).json();
+    let layout = &page["streams"][0]["layout"];
+    assert!(layout["node_layout_decisions"].is_array(), "{page}");
+    assert!(layout["ingest_history"].is_null(), "{page}");
+    // A poll waits for its match and then has the field.
+    let path = format!("{PREFIX}/streams?{select}&name=new&poll_timeout=50");
+    let mut poll = server.connect();
+    let bearer = format!("Bearer {API_KEY}");
+    poll.send_request("GET", &path, &[("Authorization", &bearer)], b"");
+    server
+        .put("/streams/new", json!({"static": true}))
+        .expect(200);
+    let page = poll.answer(false).expect(200).json();
+    let layout = &page["streams"][0]["layout"];
+    let hosts = strings(layout, "node_layout_decisions", "hostname");
+    assert_eq!(hosts.len(), 3, "{page}");
+    let refused = server
+        .get(&format!("/streams?{select}&limit=101"))
+        .expect(400);
+    assert_eq!(refused.errors(), ["input_out_of_range limit"]);
+    let off = TestServer::new();
+    let refused = off.get(&format!("/streams?{select}")).expect(409);
+    assert_eq!(refused.errors(), ["layouter_disabled"]);
+}
+
+#[test]
+fn previews_count_what_the_caller_may_not_see() {
+    let server = three_streamers();
+    let restricted = |server: &TestServer, scope: &str| {
+        let permissions = json!([{"scopes": [scope], "list": true, "execute": true}]);
+        token(server, "restricted", json!({ "permissions": permissions }))
+    };
+    let post = |path: &str, body: &Value, authorization: &str| {
+        let fields = [("Authorization", authorization)];
+        let target = format!("{PREFIX}{path}");
+        let body = body.to_string();
+        let answer = server
+            .connect()
+            .request("POST", &target, &fields, body.as_bytes());
+        answer.expect(200).json()
+    };
+    let admin = format!("Bearer {API_KEY}");
+
+    // One more demand than the node has room for: streams out of the token's sight make way.
+    for host in ["b1", "b2"] {
+        let full = json!({"channel_limit": 6});
+        server.put(&format!("/streamers/{host}"), full).expect(200);
+    }
+    let fits = json!({"channel_limit": 6, "labels": {"zone": "x"}});
+    server.put("/streamers/a1", fits).expect(200);
+    let others = until(&server, "/streams?layout.ingest=a1&limit=100", |page| {
+        page["estimated_count"] == 6
+    });
+    assert!(
+        strings(&others, "streams", "name")
+            .iter()
+            .any(|name| name.starts_with('b'))
+    );
+    let elsewhere = until(
+        &server,
+        "/streams?layout.ingest_ne=a1&name_like=a&limit=100",
+        |page| page["estimated_count"].as_u64() >= Some(1),
+    );
+    let name = strings(&elsewhere, "streams", "name")[0].to_owned();
+    let path = format!("/streams/{name}/preview_layout_change?limit=1");
+    let edit = json!({"labels": {"required.zone": "x"}});
+    let whole = post(&path, &edit, &admin);
+    assert_eq!(
+        whole["estimated_count"], 2,
+        "one stream makes way for another: {whole}"
+    );
+    assert!(whole["hidden"].is_null(), "{whole}");
+    let token = restricted(&server, &format!("streams/{name}"));
+    let part = post(&path, &edit, &token);
+    assert_eq!(strings(&part, "changes", "name"), [&name], "{part}");
+    assert_eq!(
+        (&part["estimated_count"], &part["hidden"]),
+        (&json!(1), &json!(1))
+    );
+    // The pages of another caller's answer are not to be had with its cursor.
+    let cursor = encoded(whole["next"].as_str().expect("two pages"));
+    let target = format!("{PREFIX}{path}&cursor={cursor}");
+    let fields = [("Authorization", token.as_str())];
+    let body = edit.to_string();
+    let stolen = server
+        .connect()
+        .request("POST", &target, &fields, body.as_bytes());
+    assert_eq!(stolen.expect(410).errors(), ["walk_expired cursor"]);
+
+    // The loads of streamers out of sight are counted as well.
+    let path = "/streamers/a1/preview_layout_change";
+    let empty = json!({"channel_limit": 0});
+    let whole = post(path, &empty, &admin);
+    let hosts: BTreeSet<&str> = strings(&whole, "changes", "hostname").into_iter().collect();
+    assert!(hosts.contains("a1"), "{whole}");
+    let token = restricted(&server, "streamers/a*");
+    let part = post(path, &empty, &token);
+    assert_eq!(strings(&part, "changes", "hostname"), ["a1"], "{part}");
+    let all = whole["estimated_count"].as_u64().expect("a count");
+    let hidden = part["hidden"].as_u64().unwrap_or_default();
+    assert_eq!(hidden + 1, all, "{whole} {part}");
+}
+
+/// A way to hold a request open.
+struct Hold {
+    what: &'static str,
+    path: &'static str,
+    /// Only a change that the request waits for ends it; else it may have been answered before.
+    by: &'static [Credential],
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Credential {
+    Token,
+    ClusterKey,
+    ApiKey,
+    Login,
+}
+
+const HOLDS: &[Hold] = &[
+    Hold {
+        what: "a configuration",
+        path: "/streamers/s1/streams?poll_timeout=50",
+        by: &[
+            Credential::Token,
+            Credential::ClusterKey,
+            Credential::ApiKey,
+            Credential::Login,
+        ],
+    },
+    Hold {
+        what: "changes of a configuration",
+        path: "/streamers/s1/streams?poll_timeout=50&changes_since=",
+        by: &[
+            Credential::Token,
+            Credential::ClusterKey,
+            Credential::ApiKey,
+            Credential::Login,
+        ],
+    },
+    Hold {
+        what: "a list of streams",
+        path: "/streams?updated_at_gt=9000000000000&poll_timeout=50",
+        by: &[Credential::Token, Credential::ApiKey, Credential::Login],
+    },
+    Hold {
+        what: "a list of episodes",
+        path: "/episodes?updated_at_gt=9000000000000&poll_timeout=50",
+        by: &[Credential::Token, Credential::ApiKey, Credential::Login],
+    },
+    Hold {
+        what: "a list of events",
+        path: "/events?event=never&poll_timeout=50",
+        by: &[Credential::Token, Credential::ApiKey, Credential::Login],
+    },
+];
+
+/// The ways to lose a credential, and the status of what it held open.
+fn losses(credential: Credential) -> &'static [(&'static str, u16)] {
+    match credential {
+        Credential::Token => &[("replaced", 401), ("deleted", 401), ("restricted", 403)],
+        Credential::ClusterKey => &[("replaced", 401), ("deleted", 404)],
+        // Answered early with what it has, and to be repeated with what holds now.
+        Credential::ApiKey | Credential::Login => &[("replaced", 0)],
+    }
+}
+
+fn config_file(key: &str, password: &str) -> String {
+    format!("api_key = \"{key}\"\nedit_auth = \"operator {password}\"\nio_threads = 2\n")
+}
+
+fn lose(server: &mut TestServer, credential: Credential, how: &str, admin: &str) {
+    let call = |method: &str, path: &str, body: &Value| {
+        let fields = [("Authorization", admin)];
+        let target = format!("{PREFIX}{path}");
+        let body = if *body == Value::Null {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let answer = server
+            .connect()
+            .request(method, &target, &fields, body.as_bytes());
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+    };
+    match (credential, how) {
+        (Credential::Token, "replaced") => {
+            call("PUT", "/api_tokens/t", &json!({"key": "another-key"}));
+        }
+        (Credential::Token, "deleted") => call("DELETE", "/api_tokens/t", &Value::Null),
+        (Credential::Token, _) => {
+            let persons = json!([{"scopes": ["persons/*"], "list": true}]);
+            call("PUT", "/api_tokens/t", &json!({ "permissions": persons }));
+        }
+        (Credential::ClusterKey, "replaced") => {
+            call("PUT", "/streamers/s1", &json!({"cluster_key": "other"}));
+        }
+        (Credential::ClusterKey, _) => call("DELETE", "/streamers/s1", &Value::Null),
+        (Credential::ApiKey | Credential::Login, _) => {
+            let body = json!({"api_key": "rotated-key-0123456789", "edit_auth": {"login": "operator", "password": "rotated-password"}});
+            call("PUT", "/config", &body);
+        }
+    }
+}
+
+/// Sends a request and returns when it is held: a probe in the same piece was answered.
+fn hold(server: &TestServer, path: &str, authorization: &str, fields: &str) -> Client {
+    let mut client = server.connect();
+    let head = |path: &str, more: &str| {
+        format!(
+            "GET {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: {authorization}\r\n{more}\r\n"
+        )
+    };
+    let both = head("/monitoring/liveness", "") + &head(path, fields);
+    client.send(both.as_bytes());
+    client.answer(false).expect(200);
+    client
+}
+
+#[test]
+fn held_requests_end_with_their_credential() {
+    // Goal: nothing that was let in goes on by a right that is lost. Method: every way to hold a
+    // request open, with every credential that opens it, and every way to lose that credential.
+    for way in HOLDS {
+        for &credential in way.by {
+            for (how, status) in losses(credential) {
+                ends_with(way, credential, how, *status);
+            }
+        }
+    }
+}
+
+fn ends_with(way: &Hold, credential: Credential, how: &str, status: u16) {
+    let mut server = TestServer::with_file(&config_file(API_KEY, "it-password"));
+    let admin = format!("Bearer {API_KEY}");
+    let node = json!({"role": "streamer", "cluster_key": "first"});
+    server.put("/streamers/s1", node).expect(200);
+    let all = json!([{"scopes": ["*"], "list": true, "execute": true}]);
+    let token = token(&server, "t", json!({ "permissions": all }));
+    let login = base64::engine::general_purpose::STANDARD.encode(EDIT_AUTH);
+    let authorization = match credential {
+        Credential::Token => token,
+        Credential::ClusterKey => cluster("first", 0),
+        Credential::ApiKey => admin.clone(),
+        Credential::Login => format!("Basic {login}"),
+    };
+    let config = server.get("/streamers/s1/streams").expect(200);
+    let tag = config.header("etag").expect("a tag").to_owned();
+    let mut path = way.path.to_owned();
+    let mut fields = String::new();
+    if path.ends_with('=') {
+        path.push_str(&config.json()["revision"].to_string());
+    } else if path.starts_with("/streamers/") {
+        fields = format!("If-None-Match: {tag}\r\n");
+    }
+    let mut held: Vec<Client> = (0..4)
+        .map(|_| hold(&server, &path, &authorization, &fields))
+        .collect();
+    lose(&mut server, credential, how, &admin);
+    for client in &mut held {
+        let answer = client.answer(false);
+        let what = format!("{} by {credential:?}, {how}: {answer:?}", way.what);
+        match status {
+            0 => assert!(matches!(answer.status, 200 | 304), "{what}"),
+            status => assert_eq!(answer.status, status, "{what}"),
+        }
+        assert!(!answer.text().contains("\"name\""), "{what}");
+    }
+}
+
+#[test]
+fn body_sent_after_the_key_was_replaced_is_refused() {
+    // Goal: who was let in with its head is looked at again when the request is complete. Method:
+    // the head with each credential, then the loss of that credential, then the body.
+    for credential in [
+        Credential::Token,
+        Credential::ClusterKey,
+        Credential::ApiKey,
+    ] {
+        let mut server = TestServer::with_file(&config_file(API_KEY, "it-password"));
+        let admin = format!("Bearer {API_KEY}");
+        let node = json!({"role": "streamer", "cluster_key": "first"});
+        server.put("/streamers/s1", node).expect(200);
+        let all = json!([{"scopes": ["*"], "list": true, "execute": true, "write": true}]);
+        let token = token(&server, "t", json!({ "permissions": all }));
+        let authorization = match credential {
+            Credential::Token => token,
+            Credential::ClusterKey => cluster("first", 0),
+            _ => admin.clone(),
+        };
+        let mut client = server.connect();
+        let head = |method: &str, path: &str, more: &str| {
+            format!(
+                "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: {authorization}\r\n{more}\r\n"
+            )
+        };
+        let report = head("PUT", "/streamers/s1/stats", "Content-Length: 2\r\n");
+        let both = head("GET", "/monitoring/liveness", "") + &report;
+        client.send(both.as_bytes());
+        client.answer(false).expect(200);
+        lose(&mut server, credential, "replaced", &admin);
+        client.send(b"{}");
+        let answer = client.answer(false);
+        assert!(
+            matches!(answer.status, 401 | 403),
+            "{credential:?}: {answer:?}"
+        );
+    }
+}
