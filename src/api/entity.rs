@@ -1,7 +1,8 @@
 //! Entities over HTTP: the list, one, save and delete that every kind has in common.
 //!
-//! A resource with more to it (commands, keys that are made here, a soft deletion) has a file of its own and uses what is here. Lists mask
-//! secrets, in what they show and in what they filter and sort by; an administrator who reads one entity sees them.
+//! A resource with more to it (commands, keys that are made here, a soft deletion) has a file of
+//! its own and uses what is here. Lists mask secrets, in what they show and in what they filter and
+//! sort by; an administrator who reads one entity sees them.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -12,12 +13,10 @@ use super::{Call, Collection, Extra, Outcome};
 use crate::http::Response;
 use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
-use crate::query::{
-    Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Search, Source,
-};
+use crate::query::{Document, Hints, Kind as ListKind, Place, Query, Raw, Search, Source};
 use crate::state::State;
 use crate::state::command::{Command, EntitySave};
-use crate::state::entity::{Entities, Key, Kind, bad_key};
+use crate::state::entity::{Entities, KINDS, Key, Kind, bad_key};
 use crate::state::episode::EpisodeIndex;
 use crate::state::record::{ArchivedFacts, EntityRecord};
 
@@ -111,7 +110,8 @@ impl<'s> EntitySource<'s> {
         }
     }
 
-    /// The streams whose episodes can match, if that is the cheaper way to them than all that changed since the stamp.
+    /// The streams whose episodes can match, if that is the cheaper way to them than all that
+    /// changed since the stamp.
     fn media<'q>(&self, hints: &Hints<'q>) -> Option<&'q [Box<str>]> {
         const FEW: usize = 256;
         let (_, media) = *hints.equal.iter().find(|(path, _)| *path == "media")?;
@@ -181,7 +181,8 @@ impl Source for EntitySource<'_> {
         let mut left = budget.max(1);
         let after = place.after.take();
         let after = after.as_deref().map(|key| Key::trusted(self.kind, key));
-        // What changed since a stamp is found in the order of stamps: a long poll's question costs what changed, not what exists.
+        // What changed since a stamp is found in the order of stamps: a long poll's question costs
+        // what changed, not what exists.
         if let Some(stamp) = hints.stamp_min {
             let from = (place.part as u64).max(stamp);
             for (key, entity) in self.entities.changed_from(from, after) {
@@ -208,7 +209,8 @@ impl Source for EntitySource<'_> {
     }
 }
 
-/// Shows the next `budget` episodes of some streams, in order; true at the end. `place` counts streams and names the last episode seen.
+/// Shows the next `budget` episodes of some streams, in order; true at the end. `place` counts
+/// streams and names the last episode seen.
 pub fn visit_media<'a>(
     episodes: &'a EpisodeIndex,
     media: &[Box<str>],
@@ -248,99 +250,38 @@ const fn text(path: &'static str) -> Search {
 }
 
 macro_rules! list_kind {
-    ($name:ident, $kind:expr, $collection:literal, $key:literal, $order:expr, $sort:literal, $stamp:expr, $search:expr) => {
-        static $name: ListKind = ListKind {
-            collection: $collection,
-            key: $key,
-            key_order: $order,
+    ($kind:expr, $sort:literal, [$($search:literal),*]) => {
+        ListKind {
+            collection: $kind.row().collection,
+            key: $kind.row().key,
+            key_order: $kind.row().order,
             default_sort: $sort,
-            stamp: $stamp,
+            stamp: if $kind.row().stamp { Some("updated_at") } else { None },
             required: || $kind.schema().required(),
-            search: $search,
+            search: &[$(text($search)),*],
             field_type: |path| field_type($kind, path),
             secret: |path| $kind.schema().is_secret(path),
-        };
+        }
     };
 }
 
-list_kind!(
-    AGENTS,
-    Kind::Agent,
-    "agents",
-    "id",
-    KeyOrder::Text,
-    "-id",
-    Some("updated_at"),
-    &[
-        text("id"),
-        text("stats.local_ip"),
-        text("stats.peer_ip"),
-        text("stats.mac_address"),
-        text("stats.version"),
-    ]
-);
-list_kind!(
-    API_TOKENS,
-    Kind::ApiToken,
-    "api_tokens",
-    "name",
-    KeyOrder::Text,
-    "name",
-    None,
-    &[text("name")]
-);
-list_kind!(
-    AUTH_BACKENDS,
-    Kind::AuthBackend,
-    "auth_backends",
-    "name",
-    KeyOrder::Text,
-    "name",
-    None,
-    &[text("name")]
-);
-list_kind!(
-    BALANCERS,
-    Kind::Balancer,
-    "balancers",
-    "name",
-    KeyOrder::Text,
-    "name",
-    None,
-    &[text("name")]
-);
-list_kind!(
-    EPISODES,
-    Kind::Episode,
-    "episodes",
-    "episode_id",
-    KeyOrder::Decimal,
-    "updated_at",
-    Some("updated_at"),
-    &[text("media")]
-);
-list_kind!(
-    PERSONS,
-    Kind::Person,
-    "persons",
-    "person_id",
-    KeyOrder::Decimal,
-    "updated_at",
-    Some("updated_at"),
-    &[text("external_id")]
-);
+/// By kind: the default order, and the fields that `q` searches.
+#[rustfmt::skip]
+static LIST_KINDS: [ListKind; KINDS.len()] = [
+    list_kind!(Kind::Agent, "-id",
+        ["id", "stats.local_ip", "stats.peer_ip", "stats.mac_address", "stats.version"]),
+    list_kind!(Kind::ApiToken, "name", ["name"]),
+    list_kind!(Kind::AuthBackend, "name", ["name"]),
+    list_kind!(Kind::Balancer, "name", ["name"]),
+    list_kind!(Kind::Episode, "updated_at", ["media"]),
+    list_kind!(Kind::Person, "updated_at", ["external_id"]),
+    // Deleted agents are in no list.
+    list_kind!(Kind::DeletedAgent, "id", []),
+];
 
 /// What the query engine has to know about a kind.
 pub fn list_kind(kind: Kind) -> &'static ListKind {
-    match kind {
-        // Deleted agents are in no list.
-        Kind::Agent | Kind::DeletedAgent => &AGENTS,
-        Kind::ApiToken => &API_TOKENS,
-        Kind::AuthBackend => &AUTH_BACKENDS,
-        Kind::Balancer => &BALANCERS,
-        Kind::Episode => &EPISODES,
-        Kind::Person => &PERSONS,
-    }
+    &LIST_KINDS[kind as usize]
 }
 
 fn field_type(kind: Kind, path: &str) -> Option<FieldType> {

@@ -7,6 +7,8 @@ use crate::json::FieldType;
 use crate::json::scan::{self, Projection, Scalar};
 use crate::json::{Number, write_string};
 
+pub use crate::state::kinds::KeyOrder;
+
 /// What a query has to know about a kind of document. One constant per kind.
 pub struct Kind {
     /// Name of the list in the answer.
@@ -26,15 +28,6 @@ pub struct Kind {
     pub field_type: fn(&str) -> Option<FieldType>,
     /// Whether a path names or contains a secret.
     pub secret: fn(&str) -> bool,
-}
-
-/// The order of keys, in the source as in answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyOrder {
-    /// By bytes.
-    Text,
-    /// Keys are decimal numbers without leading zeros, in the order of the numbers.
-    Decimal,
 }
 
 /// One field that `q` looks at.

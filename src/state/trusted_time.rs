@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_on_is_believed_and_so_is_one_that_is_set_a_little() {
+    fn steady_clock_and_small_steps_are_trusted() {
         let mut time = TrustedTime::at_start(&after(None));
         for (wall, running) in [
             (NOW + 1000, 1),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_off_for_long_waits_a_day_and_one_that_was_off_for_a_night_does_not() {
+    fn server_off_for_long_waits_a_day_to_trust_its_clock() {
         let mut time = TrustedTime::at_start(&after(None));
         assert_eq!(time.check(NOW + DAY / 2, secs(0)), None);
         let mut time = TrustedTime::at_start(&after(None));

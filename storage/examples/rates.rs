@@ -1,7 +1,8 @@
 //! Rates of the store beside those of the bare engine: `rates RECORDS [SECONDS] [DIRECTORY]`.
 //!
-//! Fills a store with 600 byte values under 27 byte keys, then opens, loads and commits random overwrites in groups of
-//! several sizes. The bare engine (quick repair, no checksums, no digests, unsorted) does the same in turns.
+//! Fills a store with 600 byte values under 27 byte keys, then opens, loads and commits random
+//! overwrites in groups of several sizes. The bare engine (quick repair, no checksums, no digests,
+//! unsorted) does the same in turns.
 
 use redb::{Database, TableDefinition};
 use std::path::Path;
@@ -219,7 +220,8 @@ fn main() {
             size as f64 * times.len() as f64 / times.iter().sum::<Duration>().as_secs_f64()
         };
         println!(
-            "commit {size:4}: {:7.0} puts/s {} cpu {:.0} us/put; bare engine {:7.0} puts/s {} cpu {:.0} us/put",
+            "commit {size:4}: {:7.0} puts/s {} cpu {:.0} us/put; \
+             bare engine {:7.0} puts/s {} cpu {:.0} us/put",
             rate(&ours),
             micros(&mut ours),
             ours_cpu * 1e6 / (size as f64 * ours.len() as f64),

@@ -1,11 +1,13 @@
 //! Backups: one file that holds everything at one sequence number, and the way back.
 //!
-//! A backup is a store file with a seal: the head it was taken at, and count and sum of all its records. It is written aside,
-//! read back and verified page by page and record by record before it gets its name. The caller feeds the
-//! records, from its state in memory: the engine is not read, so a backup neither slows commits nor pins pages.
+//! A backup is a store file with a seal: the head it was taken at, and count and sum of all its
+//! records. It is written aside, read back and verified page by page and record by record before it
+//! gets its name. The caller feeds the records, from its state in memory: the engine is not read,
+//! so a backup neither slows commits nor pins pages.
 //!
-//! Restoring copies the file into the directory under a temporary name, verifies the copy, gives it a new store id and
-//! renames it. Until that rename the old store is untouched, so any error leaves it as it was.
+//! Restoring copies the file into the directory under a temporary name, verifies the copy, gives it
+//! a new store id and renames it. Until that rename the old store is untouched, so any error leaves
+//! it as it was.
 
 use crate::disk::{Directory, Disk};
 use crate::record::Digest;
@@ -39,8 +41,8 @@ pub struct Restored {
     pub records: u64,
 }
 
-/// Writes all `records` (which must be the state at `lsn`) into the file `dest`. An existing file is replaced only with
-/// `overwrite`, and only once the new one is complete.
+/// Writes all `records` (which must be the state at `lsn`) into the file `dest`. An existing file
+/// is replaced only with `overwrite`, and only once the new one is complete.
 pub fn backup(
     dest: &Path,
     store_id: u64,
@@ -103,8 +105,8 @@ fn write(
     Ok(saved(seal, bytes))
 }
 
-/// Reads a whole backup and says what it is, or what is wrong with it. The file is opened for writing, since the engine
-/// marks what it has open.
+/// Reads a whole backup and returns what it holds, or what is wrong with it. The file is opened for
+/// writing, since the engine marks what it has open.
 pub fn verify(file: &Path) -> Result<Saved, StoreError> {
     let (disk, name) = split(file)?;
     let backend = disk
@@ -118,12 +120,14 @@ pub fn verify(file: &Path) -> Result<Saved, StoreError> {
     Ok(saved(seal, bytes))
 }
 
-/// Makes the store in `directory` from the backup `source`. A store that is there is replaced only with `overwrite`, in
-/// one step and only after the backup was found whole; on any error before that step it stays as it is. (The step is a rename;
-/// if only the sync of the directory after it fails, either store may be found after a power cut.)
+/// Makes the store in `directory` from the backup `source`. A store that is there is replaced only
+/// with `overwrite`, in one step and only after the backup was found whole; on any error before
+/// that step it stays as it is. (The step is a rename; if only the sync of the directory after it
+/// fails, either store may be found after a power cut.)
 ///
-/// The stamp continues at `stamp_floor_ms` or the backup's own, whichever is greater. Pass the wall clock plus a margin:
-/// readers resume from stamps, and stamps handed out between the backup and now must not be handed out again.
+/// The stamp continues at `stamp_floor_ms` or the backup's own, whichever is greater. Pass the wall
+/// clock plus a margin: readers resume from stamps, and stamps handed out between the backup and
+/// now must not be handed out again.
 pub fn restore(
     source: &Path,
     directory: &Path,

@@ -1,8 +1,8 @@
 //! The directory a store lives in, as the few operations the store needs.
 //!
-//! Two implementations: `Directory`, the real one, and `sim::SimDisk`, which loses power. Everything about
-//! the order of operations (create aside, sync, rename, sync the directory) is decided by the callers, so that the
-//! simulation tests it.
+//! Two implementations: `Directory`, the real one, and `sim::SimDisk`, which loses power.
+//! Everything about the order of operations (create aside, sync, rename, sync the directory) is
+//! decided by the callers, so that the simulation tests it.
 
 use crate::StoreError;
 use redb::backends::FileBackend;
@@ -18,9 +18,11 @@ use std::path::{Path, PathBuf};
 pub trait Disk: Debug + Send + Sync {
     /// For messages.
     fn path(&self) -> &Path;
-    /// Creates the directory itself if it is absent (not its parents: a missing mount must not be papered over).
+    /// Creates the directory itself if it is absent (not its parents: a missing mount must not be
+    /// papered over).
     fn prepare(&self) -> Result<(), StoreError>;
-    /// Takes the directory for this process until the guard is dropped; `Locked` if somebody has it.
+    /// Takes the directory for this process until the guard is dropped; `Locked` if another process
+    /// has it.
     fn lock(&self) -> Result<Box<dyn Any + Send + Sync>, StoreError>;
     /// Length of a file, `None` if it does not exist.
     fn length(&self, name: &str) -> io::Result<Option<u64>>;
@@ -33,9 +35,10 @@ pub trait Disk: Debug + Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
-    /// Makes the file `name` occupy `bytes` of space, cutting it if it is longer. On failure it occupies none.
+    /// Makes the file `name` occupy `bytes` of space, cutting it if it is longer. On failure it
+    /// occupies none.
     fn occupy(&self, name: &str, bytes: u64) -> io::Result<()>;
-    /// A number nobody can guess, not 0.
+    /// An unguessable number, not 0.
     fn random(&self) -> io::Result<u64>;
 }
 
@@ -128,7 +131,8 @@ impl Disk for Directory {
             }
             Err(TryLockError::Error(error)) => return Err(StoreError::io(&path, "lock", error)),
         }
-        // The number is a help for humans only, so a full disk must not keep the store from opening.
+        // The number is a help for humans only, so a full disk must not keep the store from
+        // opening.
         let _ = file
             .set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()));
@@ -183,7 +187,8 @@ impl Disk for Directory {
             if length >= bytes {
                 file.set_len(bytes)?;
             } else {
-                // Written, not only allocated: works on every file system, and what counts is that space is used up.
+                // Written, not only allocated: works on every file system, and what counts is that
+                // space is used up.
                 file.set_len(0)?;
                 let chunk = vec![0x5a; 1 << 20];
                 let mut left = bytes;

@@ -1,7 +1,7 @@
 //! What can go wrong with a store, as facts an operator can act on.
 //!
-//! Every variant carries the path and the numbers needed to decide; `Display` says what happened and what to do.
-//! Which exit code or HTTP status that becomes is decided by the callers.
+//! Every variant carries the path and the numbers needed to decide; `Display` gives the cause and
+//! what to do. Which exit code or HTTP status that becomes is decided by the callers.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 pub enum StoreError {
     /// Another process owns the directory.
     Locked { path: PathBuf, pid: Option<u32> },
-    /// No space left. `bytes` is what could not be had: the size of the free space reserve, or 0 when the engine
-    /// itself ran out in the middle of a commit.
+    /// No space left. `bytes` is what could not be had: the size of the free space reserve, or 0
+    /// when the engine itself ran out in the middle of a commit.
     Full { path: PathBuf, bytes: u64 },
-    /// The file holds something other than what was written. `table` and `key` are empty when it is not known
-    /// which record is hit (a page of the engine, the header).
+    /// The file holds something other than what was written. `table` and `key` are empty when it is
+    /// not known which record is hit (a page of the engine, the header).
     Corrupt {
         path: PathBuf,
         table: String,
         key: Vec<u8>,
         what: String,
     },
-    /// Written by a version of this program that says older ones must not read it.
+    /// Written by a version of this program whose files older ones must not read.
     Version {
         path: PathBuf,
         format: u16,
@@ -36,7 +36,7 @@ pub enum StoreError {
         version: u8,
         supported: u8,
     },
-    /// There is something at this path already and replacing it was not asked for.
+    /// The path exists already, and replacing it was not requested.
     Exists { path: PathBuf },
     /// The operating system refused.
     Io {
@@ -100,7 +100,8 @@ impl StoreError {
         }
     }
 
-    /// Whether waiting and trying again can help: space may be freed, a disk may come back, an owner may leave.
+    /// Whether waiting and trying again can help: space may be freed, a disk may come back, an
+    /// owner may leave.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
@@ -137,7 +138,8 @@ impl std::fmt::Display for StoreError {
             }
             StoreError::Full { path, bytes } => write!(
                 out,
-                "no space left for {}: {bytes} more bytes are needed before writing resumes by itself; deleting still works",
+                "no space left for {}: {bytes} more bytes are needed before writing resumes by \
+                 itself; deleting still works",
                 path.display()
             ),
             StoreError::Corrupt {
@@ -170,8 +172,9 @@ impl std::fmt::Display for StoreError {
                 supported,
             } => write!(
                 out,
-                "{} has format {format}, readable from format {reader_min} on, and this program knows formats up to \
-                 {supported}; run a newer program or restore a backup made by this one",
+                "{} has format {format}, readable from format {reader_min} on, and this program \
+                 knows formats up to {supported}; run a newer program or restore a backup made \
+                 by this one",
                 path.display()
             ),
             StoreError::NewerRecord {
@@ -182,16 +185,16 @@ impl std::fmt::Display for StoreError {
                 supported,
             } => write!(
                 out,
-                "{}: table {table}, key \"{}\": the record has schema version {version}, written by \
-                 a newer program, and this program reads versions up to {supported}; run the newer \
-                 program or restore a backup made by this one",
+                "{}: table {table}, key \"{}\": the record has schema version {version}, written \
+                 by a newer program, and this program reads versions up to {supported}; run the \
+                 newer program or restore a backup made by this one",
                 path.display(),
                 key.escape_ascii()
             ),
             StoreError::Exists { path } => {
                 write!(
                     out,
-                    "{} exists already and is not overwritten without being told to",
+                    "{} exists already and is not overwritten without an explicit request",
                     path.display()
                 )
             }

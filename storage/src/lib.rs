@@ -2,40 +2,43 @@
 //!
 //! # The promise
 //!
-//! * When [`Log::commit`] returns `Ok`, the whole [`Batch`], its sequence number and its stamp are on the disk: two
-//!   fsyncs went through, and neither a kill nor a power cut takes any of it back.
+//! * When [`Log::commit`] returns `Ok`, the whole [`Batch`], its sequence number and its stamp are
+//!   on the disk: two fsyncs went through, and neither a kill nor a power cut takes any of it back.
 //! * A batch is all or nothing, at every moment, on every cut.
-//! * When `commit` returns an error after it began to write, whether the batch is on disk is *unknown*. An fsync is never
-//!   tried again, since the kernel may have dropped what it could not write and report success the second time. The store
-//!   refuses everything until [`Log::reopen`] has read from the disk what is true: [`Opened::lsn`] tells.
-//!   `reopen` has rewritten and synced the engine's header before it answers, so its answer is durable too.
-//! * What [`Log::load`] gives is what was committed. Each record carries a checksum over its table, key and value, each
-//!   (table, shard) a count and a sum of them; a flipped bit, a lost, doubled or misplaced record is
-//!   [`StoreError::Corrupt`], never data. `load` hands out records as it goes, so the caller must not believe them
-//!   before it returned `Ok`.
+//! * When `commit` returns an error after it began to write, whether the batch is on disk is
+//!   *unknown*. An fsync is never tried again, since the kernel may have dropped what it could not
+//!   write and report success the second time. The store refuses everything until [`Log::reopen`]
+//!   has read the truth from the disk, which is in [`Opened::lsn`]. `reopen` has rewritten and
+//!   synced the engine's header before it answers, so its answer is durable too.
+//! * What [`Log::load`] gives is what was committed. Each record carries a checksum over its table,
+//!   key and value, each (table, shard) a count and a sum of them; a flipped bit, a lost, doubled
+//!   or misplaced record is [`StoreError::Corrupt`], never data. `load` hands out records as it
+//!   goes, so the caller must not believe them before it returned `Ok`.
 //! * One process at a time: a second one gets [`StoreError::Locked`].
 //! * Opening after a crash takes milliseconds at any size.
 //!
-//! What damage can still do: on some of it the engine panics, which is caught and becomes `Corrupt`, and rarely it panics
-//! again while cleaning up, which ends the process in the middle of a commit, that is, with nothing promised. (Catching needs
-//! `panic = "unwind"`.) And one bit of the file, the choice between the two newest commits, cannot be told from
-//! a crash when the store was not closed: flipped, it undoes the last batch.
+//! What damage can still do: on some of it the engine panics, which is caught and becomes
+//! `Corrupt`, and rarely it panics again while cleaning up, which ends the process in the middle of
+//! a commit, that is, with nothing promised. (Catching needs `panic = "unwind"`.) And one bit of
+//! the file, the choice between the two newest commits, cannot be distinguished from a crash when
+//! the store was not closed: flipped, it undoes the last batch.
 //!
-//! A disk that acknowledges a flush it has not done breaks the first point, and nothing here can help.
+//! A disk that acknowledges a flush it has not done breaks the first point, and nothing here can
+//! help.
 //!
 //! # In the directory
 //!
-//! | file           | what                                                                                   |
-//! |----------------|----------------------------------------------------------------------------------------|
-//! | `weir.redb`    | the records; only ever appears complete, by rename                                      |
-//! | `weir.redb.new`| a creation or a restore that is not finished; removed at the next start                |
-//! | `lock`         | held while open; contains the process id of the holder                                 |
-//! | `reserve`      | space given up when the disk is full, so that opening and deleting still work          |
+//! | file           | what                                                                      |
+//! |----------------|---------------------------------------------------------------------------|
+//! | `weir.redb`    | the records; only ever appears complete, by rename                        |
+//! | `weir.redb.new`| a creation or a restore that is not finished; removed at the next start   |
+//! | `lock`         | held while open; contains the process id of the holder                    |
+//! | `reserve`      | space given up on a full disk, so that opening and deleting still work    |
 //!
 //! # Reading order
 //!
-//! This file (the vocabulary and the trait), `store` (life of a store), `tables` (the redb file), `record` (checksums),
-//! `backup`, `disk` (the directory), `sim` (a directory that loses power).
+//! This file (the vocabulary and the trait), `store` (life of a store), `tables` (the redb file),
+//! `record` (checksums), `backup`, `disk` (the directory), `sim` (a directory that loses power).
 
 mod backup;
 pub mod disk;
@@ -56,7 +59,8 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Table(pub &'static str);
 
-/// A change of one record. The first byte of a key is its shard, the first byte of a value the caller's schema version.
+/// A change of one record. The first byte of a key is its shard, the first byte of a value the
+/// caller's schema version.
 #[derive(Clone, Debug)]
 pub enum Op {
     Put {
@@ -94,13 +98,14 @@ pub struct Batch {
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Pages the engine keeps in memory. Loading passes through it once; commits profit from the branch pages.
+    /// Pages the engine keeps in memory. Loading passes through it once; commits profit from the
+    /// branch pages.
     pub cache_bytes: usize,
-    /// After an unclean stop, a file up to this size is checked page by page before it is used; the check costs
-    /// about 1 ms per MiB. Records are checked by `load` in any case.
+    /// After an unclean stop, a file up to this size is checked page by page before it is used; the
+    /// check costs about 1 ms per MiB. Records are checked by `load` in any case.
     pub check_bytes_max: u64,
-    /// Space kept aside for the day the disk is full: enough for opening the store and for deletes, which need new pages
-    /// before they free old ones. 0 = none.
+    /// Space kept aside for the day the disk is full: enough for opening the store and for deletes,
+    /// which need new pages before they free old ones. 0 = none.
     pub reserve_bytes: u64,
 }
 
@@ -117,7 +122,7 @@ impl Default for Options {
 /// What is on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// Random, made at creation and anew at each restore.
+    /// Random, made at creation and again at each restore.
     pub store_id: u64,
     /// Sequence number of the last batch; 0 = nothing was ever committed.
     pub lsn: u64,
@@ -129,11 +134,12 @@ pub struct Opened {
     pub checked: bool,
 }
 
-/// A durable log of batches and the records they leave. `Store` is one made of redb alone; an append-only file in front
-/// of it, or a log replicated over machines, would be others.
+/// A durable log of batches and the records they leave. `Store` is one made of redb alone; an
+/// append-only file in front of it, or a log replicated over machines, would be others.
 pub trait Log: Send + Sync {
-    /// Gives every record of a table, or of one shard of it, in key order, and returns how many. May run in several
-    /// threads at once. What was given may be believed only when this returns `Ok`.
+    /// Gives every record of a table, or of one shard of it, in key order, and returns how many.
+    /// May run in several threads at once. What was given may be believed only when this returns
+    /// `Ok`.
     fn load(
         &self,
         table: Table,
@@ -144,10 +150,11 @@ pub trait Log: Send + Sync {
     /// Makes a batch durable. After an error see `StoreError` and `is_failed`.
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
-    /// True after a commit with unknown outcome, until `reopen` succeeds. An error of `commit` that leaves this false
-    /// means that nothing was changed.
+    /// True after a commit with unknown outcome, until `reopen` succeeds. An error of `commit` that
+    /// leaves this false means that nothing was changed.
     fn is_failed(&self) -> bool;
 
-    /// Closes, opens, and tells what is on disk. May be called at any time and as often as needed.
+    /// Closes, opens, and returns what is on disk. May be called at any time and as often as
+    /// needed.
     fn reopen(&mut self) -> Result<Opened, StoreError>;
 }

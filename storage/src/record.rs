@@ -1,11 +1,13 @@
-//! Records on disk: what surrounds a caller's bytes so that damage is noticed before it is believed.
+//! Records on disk: what surrounds a caller's bytes so that damage is noticed before it is
+//! believed.
 //!
-//! The engine does not check what an ordinary read returns, so every record carries a checksum over its table, key
-//! and value, and every (table, shard) a count and a sum of those checksums: a changed record, a record under the
-//! wrong key, a lost, doubled or resurrected record all show. Pure functions of bytes.
+//! The engine does not check what an ordinary read returns, so every record carries a checksum over
+//! its table, key and value, and every (table, shard) a count and a sum of those checksums: a
+//! changed record, a record under the wrong key, a lost, doubled or resurrected record all show.
+//! Pure functions of bytes.
 //!
 //! ```text
-//! record  = [checksum u64][value as the caller gave it; its first byte is the caller's schema version]
+//! record  = [checksum u64][value of the caller; its first byte is the caller's schema version]
 //! checksum = xxh3(xxh3(key, seed = xxh3(table)) ++ xxh3(value)), all integers little endian
 //! ```
 
@@ -31,7 +33,8 @@ impl Seed {
         xxh3_64(&both)
     }
 
-    /// Writes the record of `value` into `record`, replacing what is there, and returns its checksum.
+    /// Writes the record of `value` into `record`, replacing what is there, and returns its
+    /// checksum.
     pub fn seal(self, key: &[u8], value: &[u8], record: &mut Vec<u8>) -> u64 {
         let checksum = self.checksum(key, value);
         record.clear();
@@ -69,7 +72,7 @@ impl Digest {
         self.sum = self.sum.wrapping_add(checksum);
     }
 
-    /// Takes a record out. False when there is none to take out: the digest or the record is wrong.
+    /// Takes a record out. False when the set is empty: the digest or the record is wrong.
     #[must_use]
     pub fn remove(&mut self, checksum: u64) -> bool {
         self.sum = self.sum.wrapping_sub(checksum);

@@ -1,13 +1,13 @@
 //! A directory that loses power, runs full and fails, for tests.
 //!
-//! What was written but not synced is kept apart from what is on the platter. `power_cut` makes of it what a real
-//! cut may leave: any subset of the unsynced sectors (so writes are torn, lost and reordered), any subset of the length
-//! changes, and the directory with any prefix of its unsynced creations, renames and removals. Everything random comes
-//! from the seed the caller passes.
+//! What was written but not synced is kept apart from what is on the platter. `power_cut` makes of
+//! it what a real cut may leave: any subset of the unsynced sectors (so writes are torn, lost and
+//! reordered), any subset of the length changes, and the directory with any prefix of its unsynced
+//! creations, renames and removals. Everything random comes from the seed the caller passes.
 //!
-//! Faults: the Nth operation fails (with any error, once or from then on), a failing sync forgets what it could not
-//! write, as kernels do; the disk has a size; and a lying disk acknowledges syncs without doing them, to prove that
-//! tests notice.
+//! Faults: the Nth operation fails (with any error, once or from then on), a failing sync forgets
+//! what it could not write, as kernels do; the disk has a size; and a lying disk acknowledges syncs
+//! without doing them, to prove that tests notice.
 
 use crate::StoreError;
 use crate::disk::Disk;
@@ -119,7 +119,8 @@ impl SimDisk {
         }
     }
 
-    /// Lets `fault` happen `after` that many more operations that change something (1 = the next one).
+    /// Lets `fault` happen `after` that many more operations that change something (1 = the next
+    /// one).
     pub fn set_fault(&self, after: u64, fault: Fault) {
         let mut state = self.state();
         state.fault = Some((state.operations + after, fault));
@@ -248,7 +249,8 @@ fn cut() -> io::Error {
 }
 
 impl File {
-    /// Puts on the platter what is pending, and only that: what a failed sync forgot stays forgotten.
+    /// Puts on the platter what is pending, and only that: what a failed sync forgot stays
+    /// forgotten.
     fn settle(&mut self) {
         for operation in self.pending.drain(..) {
             match operation {
@@ -328,7 +330,8 @@ impl State {
             .sum()
     }
 
-    /// Counts an operation and lets it fail when its time has come. `true`: the power goes with this operation.
+    /// Counts an operation and lets it fail when its time has come. `true`: the power goes with
+    /// this operation.
     fn step(&mut self) -> io::Result<bool> {
         if self.dead {
             return Err(cut());
@@ -445,7 +448,8 @@ impl StorageBackend for SimFile {
             }
             Ok(true) => Err(cut()),
             Err(error) => {
-                // What could not be written is forgotten: reads still see it, no later sync writes it.
+                // What could not be written is forgotten: reads still see it, no later sync writes
+                // it.
                 file.pending.clear();
                 Err(error)
             }

@@ -1,7 +1,8 @@
 //! The life of a store: creation, opening, failing, opening again, running out of space.
 //!
-//! Promises that `weir.redb` exists complete or not at all, that only one process has it, that nothing is written to it
-//! between a failure and `reopen`, and that a full disk can be emptied by deleting. Bytes and pages are `tables`' job.
+//! Promises that `weir.redb` exists complete or not at all, that only one process has it, that
+//! nothing is written to it between a failure and `reopen`, and that a full disk can be emptied by
+//! deleting. Bytes and pages are `tables`' job.
 
 use crate::disk::{Directory, Disk};
 use crate::tables::{Found, Head, Opening, Tables};
@@ -48,7 +49,7 @@ impl Store {
     }
 
     fn start(&mut self) -> Result<Opened, StoreError> {
-        // Left behind by a creation or a restore that was cut short: nobody was told that it exists.
+        // Left behind by a creation or a restore that was cut short and never reported as done.
         self.disk
             .remove(FILE_NEW)
             .map_err(self.io("remove the unfinished copy of"))?;
@@ -68,8 +69,8 @@ impl Store {
             Tables::create(&self.file(), file, self.options.cache_bytes, head)?.close()?;
             publish(&*self.disk)?;
         } else {
-            // A creation may have failed between the rename and this. Without it everything committed from here on would be
-            // durable under a name that is not.
+            // A creation may have failed between the rename and this. Without it everything
+            // committed from here on would be durable under a name that is not.
             self.disk.sync().map_err(self.io("sync the directory of"))?;
         }
         let mut opened = match self.read() {
@@ -120,7 +121,8 @@ impl Store {
         self.tables.as_ref().map_or_else(Vec::new, Tables::names)
     }
 
-    /// Closes the store, so that the next open finds it clean. Dropping it does the same and hides errors.
+    /// Closes the store, so that the next open finds it clean. Dropping it does the same and hides
+    /// errors.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.tables.take().map_or(Ok(()), Tables::close)
     }
@@ -134,27 +136,36 @@ impl Store {
         move |error| StoreError::io(&path, during, error)
     }
 
+    /// For messages.
+    fn directory(&self) -> std::path::Display<'_> {
+        self.disk.path().display()
+    }
+
     fn failed(&self) -> StoreError {
         StoreError::Failed { path: self.file() }
     }
 
     fn keep_reserve(&mut self) {
         if let Err(error) = self.disk.occupy(RESERVE, self.options.reserve_bytes) {
-            tracing::warn!(directory = %self.disk.path().display(), %error, "cannot keep the space reserve");
+            tracing::warn!(directory = %self.directory(), %error, "cannot keep the space reserve");
             self.short = self.options.reserve_bytes > 0;
         }
     }
 
     fn give_up_reserve(&mut self) {
-        tracing::warn!(directory = %self.disk.path().display(), "no space left: giving up the reserve, only deleting works");
+        tracing::warn!(
+            directory = %self.directory(),
+            "no space left: giving up the reserve, only deleting works"
+        );
         self.short = true;
         if let Err(error) = self.disk.remove(RESERVE) {
-            tracing::warn!(directory = %self.disk.path().display(), %error, "cannot remove the space reserve");
+            let directory = self.directory();
+            tracing::warn!(%directory, %error, "cannot remove the space reserve");
         }
     }
 
-    /// Tries to leave the state of shortage. Twice the reserve must be free: the reserve itself was just freed by us,
-    /// and building it from that space would only lead into the next failure.
+    /// Tries to leave the state of shortage. Twice the reserve must be free: the reserve itself was
+    /// just freed by us, and building it from that space would only lead into the next failure.
     fn regain_reserve(&mut self) -> bool {
         let bytes = self.options.reserve_bytes;
         let regained = self
@@ -163,7 +174,7 @@ impl Store {
             .and_then(|()| self.disk.occupy(RESERVE, bytes));
         self.short = regained.is_err();
         if regained.is_ok() {
-            tracing::info!(directory = %self.disk.path().display(), "space is back: writing resumes");
+            tracing::info!(directory = %self.directory(), "space is back: writing resumes");
         }
         !self.short
     }
@@ -225,9 +236,11 @@ impl Log for Store {
             .expect("looked at above")
             .apply(&batch.ops, head);
         if let Err(error) = &result {
-            // What is on disk is unknown from here on. The engine writes nothing more after an I/O error, closing included.
+            // What is on disk is unknown from here on. The engine writes nothing more after an I/O
+            // error, closing included.
             self.tables = None;
-            tracing::error!(directory = %self.disk.path().display(), lsn = batch.lsn, %error, "commit failed");
+            let (directory, lsn) = (self.directory(), batch.lsn);
+            tracing::error!(%directory, lsn, %error, "commit failed");
             if matches!(error, StoreError::Full { .. }) && self.options.reserve_bytes > 0 {
                 self.give_up_reserve();
             }

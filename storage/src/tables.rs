@@ -1,11 +1,12 @@
 //! The redb file: tables of checksummed records, and one table about them.
 //!
-//! One call of `apply` is one engine transaction: the records, the digests of the shards they are in, and the head
-//! (log sequence number and stamp) become durable together or not at all. Knows nothing of directories, locks, creation
-//! or what to do after a failure: that is `store`.
+//! One call of `apply` is one engine transaction: the records, the digests of the shards they are
+//! in, and the head (log sequence number and stamp) become durable together or not at all. Knows
+//! nothing of directories, locks, creation or what to do after a failure: that is `store`.
 //!
-//! The engine panics on some damaged files instead of returning an error, so every call into it is caught. Handles are
-//! owned outside the caught call and dropped in calls of their own: a panic while unwinding would end the process.
+//! The engine panics on some damaged files instead of returning an error, so every call into it is
+//! caught. Handles are owned outside the caught call and dropped in calls of their own: a panic
+//! while unwinding would end the process.
 
 use crate::disk::Backend;
 use crate::record::{Digest, Digests, SHARDS, Seed};
@@ -35,7 +36,8 @@ const ROW_DIGEST: &[u8] = b"digest/";
 
 const HEADER_BYTES: usize = 512;
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
-/// Position of the engine's flags in its header, and the flag that is set while a writer has the file open.
+/// Position of the engine's flags in its header, and the flag that is set while a writer has the
+/// file open.
 const FLAGS_AT: usize = 9;
 const FLAG_OPEN: u8 = 2;
 
@@ -52,7 +54,7 @@ pub(crate) struct Head {
     pub stamp_ms: u64,
 }
 
-/// What a backup says about itself, so that nothing can be missing from it unnoticed.
+/// Seals a backup, so that a missing record is noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Seal {
     pub head: Head,
@@ -139,8 +141,9 @@ impl Tables {
             return Err(StoreError::file(path, "it is not a store"));
         }
         let clean = header[FLAGS_AT] & FLAG_OPEN == 0;
-        // The engine is about to write down how long the file is. After a failed sync a kernel may know a length that never
-        // reached the disk; a file found shorter than its header says would not open again.
+        // The engine is about to write down how long the file is. After a failed sync a kernel may
+        // know a length that never reached the disk; a file found shorter than its header says
+        // would not open again.
         backend
             .set_len(length)
             .and_then(|()| backend.sync_data())
@@ -198,8 +201,8 @@ impl Tables {
             }
             Ok(())
         })?;
-        // The format decides how everything else is read, so it is judged first, before rows this program may not
-        // understand.
+        // The format decides how everything else is read, so it is judged first, before rows this
+        // program may not understand.
         let format = rows
             .iter()
             .find(|(key, _)| key == ROW_FORMAT)
@@ -252,8 +255,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives every record of a table (or of one shard of it) in key order, after checking it. Fails when a record is
-    /// damaged, missing, doubled or out of order.
+    /// Gives every record of a table (or of one shard of it) in key order, after checking it. Fails
+    /// when a record is damaged, missing, doubled or out of order.
     pub fn load(
         &self,
         table: &str,
@@ -374,7 +377,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Adds groups of records in one transaction, for filling a file that nobody depends on yet.
+    /// Adds groups of records in one transaction, for filling a file that is not in use yet.
     pub fn fill(&mut self, groups: impl Iterator<Item = Vec<Op>>) -> Result<(), StoreError> {
         self.transaction(|tables, txn| {
             let mut rows = BTreeMap::new();
@@ -413,7 +416,8 @@ impl Tables {
 
     /// Applies the operations and returns the rows of the digests they changed.
     fn put_ops(&mut self, txn: &WriteTransaction, ops: &[Op]) -> Result<Vec<Row>, StoreError> {
-        // In key order: neighbours share pages, and of several operations on one key only the last counts.
+        // In key order: neighbours share pages, and of several operations on one key only the last
+        // counts.
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         order.extend(0..ops.len() as u32);
@@ -500,8 +504,9 @@ impl Tables {
             db.begin_write()
                 .map_err(|error| self.failed("write", error))
         })?;
-        // Quick repair: reopening after a crash takes the time of reading one page, not of walking the tree. It implies
-        // two-phase commit, which also keeps hostile contents from forging a commit.
+        // Quick repair: reopening after a crash takes the time of reading one page, not of walking
+        // the tree. It implies two-phase commit, which also keeps hostile contents from forging a
+        // commit.
         txn.set_quick_repair(true);
         txn.set_durability(Durability::Immediate)
             .expect("no savepoints are used");

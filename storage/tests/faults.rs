@@ -1,5 +1,6 @@
-//! Every single operation fails once: creation torn at each point, the Nth write, sync, rename or read refused, a full disk.
-//! Afterwards everything acknowledged is there, nothing is half there, and the store works again.
+//! Every single operation fails once: creation torn at each point, the Nth write, sync, rename or
+//! read refused, a full disk. Afterwards everything acknowledged is there, nothing is half there,
+//! and the store works again.
 
 mod common;
 
@@ -73,7 +74,7 @@ fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 #[test]
-fn creation_torn_at_any_point_leaves_nothing_that_hinders_the_next() {
+fn creation_torn_at_any_point_does_not_hinder_the_next() {
     quiet_engine();
     let whole = SimDisk::new();
     open(&whole).expect("creates").0.close().expect("closes");
@@ -100,7 +101,8 @@ fn creation_torn_at_any_point_leaves_nothing_that_hinders_the_next() {
     }
 }
 
-/// Opens, commits, closes; whenever something fails, opens again. Returns the sequence number acknowledged last.
+/// Opens, commits, closes; whenever something fails, opens again. Returns the sequence number
+/// acknowledged last.
 fn work(disk: &SimDisk, context: &str) {
     let mut store = None;
     let (mut acked, mut unknown, mut failures) = (0, None, 0);
@@ -163,7 +165,8 @@ fn work(disk: &SimDisk, context: &str) {
         }
     }
     drop(store);
-    // What was acknowledged after the fault is as durable as before it, though the failed sync forgot what it held.
+    // What was acknowledged after the fault is as durable as before it, though the failed sync
+    // forgot what it held.
     let (store, opened) =
         open(&disk.power_cut(1)).unwrap_or_else(|error| panic!("{context}: {error}"));
     assert_eq!(opened.lsn, BATCHES, "{context}");
@@ -294,7 +297,7 @@ fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
 }
 
 #[test]
-fn a_restore_cut_or_refused_at_any_point_leaves_the_old_store_or_the_new_one() {
+fn cut_restore_leaves_the_old_store_or_the_new_one() {
     quiet_engine();
     let dir = tempfile::tempdir().expect("scratch");
     let file = dir.path().join("backup");

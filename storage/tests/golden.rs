@@ -1,6 +1,8 @@
-//! Files of every released format still open and hold what was written: `golden/v1.redb`, `golden/v1.backup`.
+//! Files of every released format still open and hold what was written: `golden/v1.redb`,
+//! `golden/v1.backup`.
 //!
-//! They are made once per format by `WEIR_GOLDEN=write cargo test -p weir-storage --test golden` and never changed.
+//! They are made once per format by `WEIR_GOLDEN=write cargo test -p weir-storage --test golden`
+//! and never changed.
 
 use std::path::{Path, PathBuf};
 use weir_storage::{Batch, FORMAT, Log, Op, Options, Store, Table, backup, restore, verify};

@@ -1,7 +1,9 @@
-//! kill -9 of a real process in the middle of its commits: what it acknowledged is there, and no batch is half there.
+//! kill -9 of a real process in the middle of its commits: what it acknowledged is there, and no
+//! batch is half there.
 //!
-//! The child is this test binary, told by its environment to be one. A kill leaves the page cache, so this says nothing
-//! about fsync (that is `powercut`); it tests the real file, the real lock and the real engine. `WEIR_KILLS=n`.
+//! The child is this test binary, chosen by an environment variable. A kill leaves the page cache,
+//! so this says nothing about fsync (that is `powercut`); it tests the real file, the real lock and
+//! the real engine. `WEIR_KILLS=n`.
 
 mod common;
 

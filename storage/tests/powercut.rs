@@ -1,8 +1,10 @@
-//! Power cuts: whatever survives of the unsynced writes, nothing acknowledged is lost and no batch is half there.
+//! Power cuts: whatever survives of the unsynced writes, nothing acknowledged is lost and no batch
+//! is half there.
 //!
-//! One seed is one disk with several lives. Each life opens the store, compares it with the model, commits batches, perhaps
-//! meets an I/O error and opens again, and ends with the power going at some operation, often in the middle of opening.
-//! `WEIR_POWERCUTS=1000000` runs that many cuts, `WEIR_SEED=n` starts at that seed; a failure prints its seed.
+//! One seed is one disk with several lives. Each life opens the store, compares it with the model,
+//! commits batches, perhaps meets an I/O error and opens again, and ends with the power going at
+//! some operation, often in the middle of opening. `WEIR_POWERCUTS=1000000` runs that many cuts,
+//! `WEIR_SEED=n` starts at that seed; a failure prints its seed.
 
 mod common;
 
@@ -27,7 +29,8 @@ struct Tally {
     errors_survived: u64,
 }
 
-/// What must be found: the state after the last batch that was acknowledged, or after the one whose outcome nobody knows.
+/// What must be found: the state after the last batch that was acknowledged, or after the one whose
+/// outcome is unknown.
 struct Expected {
     store_id: Option<u64>,
     lsn: u64,
@@ -84,7 +87,8 @@ fn random_batch(random: &mut Random, lsn: u64, model: &mut Model) -> Batch {
 }
 
 impl Expected {
-    /// Compares what was found and believes it from here on: what `open` reports must be durable itself.
+    /// Compares what was found and believes it from here on: what `open` reports must be durable
+    /// itself.
     fn meet(&mut self, store: &Store, opened: Opened, tally: &mut Tally) -> Result<(), String> {
         if self.store_id.is_some_and(|id| id != opened.store_id) {
             return Err("another store id".into());
@@ -148,7 +152,8 @@ fn run(seed: u64, lying: bool, tally: &mut Tally) -> Result<(), String> {
         }
         let options = Options {
             cache_bytes: 1 << 20,
-            // Both ways of recovery: through the recorded allocator state, and by verifying and rebuilding.
+            // Both ways of recovery: through the recorded allocator state, and by verifying and
+            // rebuilding.
             check_bytes_max: if last || random.below(3) == 0 {
                 u64::MAX
             } else {
@@ -242,7 +247,7 @@ fn nothing_acknowledged_is_lost_and_no_batch_is_half_there() {
         seed += 1;
     }
     println!("{} seeds: {tally:?}", seed - first);
-    // The run must have been about what it says.
+    // The run must have covered the cases it is for.
     assert!(
         tally.cuts_while_opening > cuts / 50 && tally.unknown_kept > cuts / 100,
         "{tally:?}"

@@ -1,4 +1,5 @@
-//! Bit rot: one flipped bit anywhere in the file is an error or harmless, never other data, before and after more commits.
+//! Bit rot: one flipped bit anywhere in the file is an error or harmless, never other data, before
+//! and after more commits.
 //!
 //! `WEIR_FLIPS=100000` flips that many, `WEIR_SEED=n` chooses others.
 
@@ -17,7 +18,7 @@ const TABLE: Table = Table("stream");
 const FILE: &str = "weir.redb";
 const CHILD: &str = "WEIR_ROT_CHILD";
 const SIGABRT: i32 = 6;
-/// Position of the engine's flags; the lowest bit says which of the two newest commits counts.
+/// Position of the engine's flags; the lowest bit selects which of the two newest commits counts.
 const FLAGS_AT: usize = 9;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -51,7 +52,8 @@ fn contents(store: &Store) -> Result<Model, StoreError> {
     Ok(found)
 }
 
-/// A store with 1,200 records, some overwritten and some deleted, and what is in it after each of the last two commits.
+/// A store with 1,200 records, some overwritten and some deleted, and what is in it after each of
+/// the last two commits.
 fn written() -> (SimDisk, Store, [Model; 2]) {
     let disk = SimDisk::new();
     let (mut store, _) = open(&disk, 0).expect("creates");
@@ -94,9 +96,11 @@ const OUTCOMES: [&str; 7] = [
     "refused-commit",
     "refused-later",
     "harmless",
-    // One bit in an uncleanly stopped file cannot be told from a crash: the choice between the two newest commits.
+    // One bit in an uncleanly stopped file cannot be distinguished from a crash: the choice between
+    // the two newest commits.
     "older-commit",
-    // The engine panicked while it cleaned up after a panic: the process is gone, having promised nothing.
+    // The engine panicked while it cleaned up after a panic: the process is gone, having promised
+    // nothing.
     "ended",
 ];
 
@@ -240,10 +244,10 @@ fn a_flipped_bit_never_becomes_other_data() {
         if !output.status.success() {
             let (at, bit) = bits[next];
             let ended = output.status.signal() == Some(SIGABRT);
-            let said = String::from_utf8_lossy(&output.stderr);
+            let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(
                 ended,
-                "image {at}, byte {}, bit {}: {said}",
+                "image {at}, byte {}, bit {}: {stderr}",
                 bit / 8,
                 bit % 8
             );

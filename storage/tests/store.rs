@@ -133,7 +133,7 @@ fn the_last_of_several_operations_on_a_key_counts() {
 }
 
 #[test]
-fn random_histories_agree_with_a_map_and_every_shard_with_its_part() {
+fn random_histories_agree_with_a_map_in_every_shard() {
     let dir = tempfile::tempdir().expect("scratch");
     let (mut store, _) = open(dir.path());
     let (mut model, mut random, mut lsn) = (Model::new(), 7_u64, 0);
@@ -185,7 +185,7 @@ fn random_histories_agree_with_a_map_and_every_shard_with_its_part() {
 }
 
 #[test]
-fn a_second_owner_is_refused_by_name_and_the_store_is_free_after_the_first() {
+fn second_owner_is_refused_with_the_pid_of_the_first() {
     let dir = tempfile::tempdir().expect("scratch");
     let (store, _) = open(dir.path());
     let Err(StoreError::Locked { pid, .. }) = Store::open(dir.path(), &Options::default()) else {
@@ -401,7 +401,7 @@ fn damaged_backups_are_refused_and_the_old_store_stays() {
                 refused += 1;
                 assert_eq!(contents(&open(&data).0), old, "round {round}");
             }
-            // A bit of a page nobody uses: then all must be there.
+            // A bit of an unused page: then all must be there.
             Ok(restored) => {
                 assert_ne!(round % 4, 0, "a truncated file was accepted");
                 assert_eq!(restored.records, 200);

@@ -1,10 +1,12 @@
-//! What several test binaries share: seeded random numbers, and silence about the panics that are expected.
+//! What several test binaries share: seeded random numbers, and silence about the panics that are
+//! expected.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::sync::Once;
 
-/// Panics inside the engine are caught and become errors; their messages would only hide those of failed tests.
+/// Panics inside the engine are caught and become errors; their messages would only hide those of
+/// failed tests.
 pub fn quiet_engine() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
