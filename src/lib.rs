@@ -27,6 +27,7 @@ pub mod config;
 pub mod exit;
 pub mod server;
 
+pub mod error;
 pub mod limits;
 pub mod metrics;
 pub mod rt;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 
 /// What is done to a thing.
@@ -255,11 +255,7 @@ impl Rights {
 fn scopes(items: &[Value], pointer: &str) -> Result<Vec<Scope>, ApiError> {
     let read = items.iter().enumerate().map(|(index, item)| {
         item.as_str().and_then(Scope::parse).ok_or_else(|| {
-            ApiError::bad_body(
-                format!("{pointer}/{index}"),
-                "wrong_format",
-                "A scope is `*`, a collection, or a collection and keys such as `streams/location1%2F*`",
-            )
+            error::WRONG_FORMAT.titled("A scope is `*`, a collection, or a collection and keys such as `streams/location1%2F*`").at_pointer(format!("{pointer}/{index}"))
         })
     });
     read.collect()

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::outbound::TargetUrl;
 use crate::subnet::Subnets;
@@ -86,22 +86,16 @@ impl Rules {
         };
         let ips = |field| {
             Subnets::parse(texts(config, field, pointer)?).map_err(|index| {
-                ApiError::bad_body(
-                    format!("{pointer}/{field}/{index}"),
-                    "wrong_format",
-                    "This is neither an address nor a subnet such as 10.0.0.0/8 or 2001:db8::/32",
-                )
+                error::WRONG_FORMAT.titled("This is neither an address nor a subnet such as 10.0.0.0/8 or 2001:db8::/32").at_pointer(format!("{pointer}/{field}/{index}"))
             })
         };
         let countries = |field: &str| {
             let texts = texts(config, field, pointer)?;
             let known = texts.into_iter().enumerate().map(|(index, text)| {
                 country(text).ok_or_else(|| {
-                    ApiError::bad_body(
-                        format!("{pointer}/{field}/{index}"),
-                        "wrong_format",
-                        "A country is written as its two letters of ISO 3166",
-                    )
+                    error::WRONG_FORMAT
+                        .titled("A country is written as its two letters of ISO 3166")
+                        .at_pointer(format!("{pointer}/{field}/{index}"))
                 })
             });
             known.collect::<Result<HashSet<_>, _>>()
@@ -191,11 +185,9 @@ fn texts<'a>(config: &'a Object, field: &str, pointer: &str) -> Result<Vec<&'a s
             item.as_str()
                 .filter(|text| !text.is_empty())
                 .ok_or_else(|| {
-                    ApiError::bad_body(
-                        format!("{pointer}/{field}/{index}"),
-                        "too_short",
-                        "An empty text matches nothing",
-                    )
+                    error::TOO_SHORT
+                        .titled("An empty text matches nothing")
+                        .at_pointer(format!("{pointer}/{field}/{index}"))
                 })
         })
         .collect()
@@ -205,21 +197,17 @@ fn backends(config: &Object, pointer: &str) -> Result<Vec<TargetUrl>, ApiError> 
     let items = config.get("backends").and_then(Value::as_array);
     let items = items.unwrap_or_default();
     if items.len() > BACKENDS_MAX {
-        return Err(ApiError::bad_body(
-            format!("{pointer}/backends"),
-            "too_many_items",
-            "A session is decided by at most 16 HTTP backends",
-        )
-        .with("maximum", BACKENDS_MAX));
+        return Err(error::TOO_MANY_ITEMS
+            .titled("A session is decided by at most 16 HTTP backends")
+            .at_pointer(format!("{pointer}/backends"))
+            .with("maximum", BACKENDS_MAX));
     }
     let targets = items.iter().enumerate().map(|(index, item)| {
         let url = item.get("url").and_then(Value::as_str).unwrap_or_default();
         TargetUrl::parse(url).map_err(|why| {
-            ApiError::bad_body(
-                format!("{pointer}/backends/{index}/url"),
-                "wrong_format",
-                why,
-            )
+            error::WRONG_FORMAT
+                .titled(why)
+                .at_pointer(format!("{pointer}/backends/{index}/url"))
         })
     });
     targets.collect()

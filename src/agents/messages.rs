@@ -4,8 +4,8 @@
 
 use super::protocol::{Reason, Reply, Request};
 use super::{handshake, registry};
+use crate::error::ApiError;
 use crate::http::Ticket;
-use crate::http::error::ApiError;
 
 /// What all cores share about agents.
 pub struct Agents {

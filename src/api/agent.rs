@@ -15,8 +15,8 @@ use super::entity::list_kind;
 use super::{Call, Collection, Extra, Outcome};
 use crate::agents::protocol::{Reason, Request};
 use crate::agents::registry::Presence;
+use crate::error::{self, ApiError};
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::json::{Number, Value, scan, write_string};
 use crate::query::{Document, Query, Raw, Source};
 use crate::schema;
@@ -286,5 +286,5 @@ fn online(call: &Call<'_>) -> Result<Arc<Presence>, ApiError> {
 
 /// The error for a command to an agent that is not connected.
 pub fn offline() -> ApiError {
-    ApiError::conflict("agent_offline", "The agent is not connected")
+    error::AGENT_OFFLINE.error()
 }

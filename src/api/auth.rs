@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::token::{Demand, Token};
 use crate::access::rights::{Action, Sight};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::state::State;
 use crate::state::record::StreamerRecord;
 
@@ -148,7 +148,7 @@ impl Auth {
             return Ok(Caller::Anybody);
         }
         let header = authorization
-            .ok_or_else(|| ApiError::unauthorized("This needs an Authorization header"))?;
+            .ok_or_else(|| error::UNAUTHORIZED.titled("This needs an Authorization header"))?;
         if header.len() > AUTHORIZATION_BYTES_MAX {
             return Err(refused());
         }
@@ -182,10 +182,8 @@ impl Auth {
         }
         if scheme.eq_ignore_ascii_case(b"cluster") {
             if access != Access::Config {
-                return Err(ApiError::forbidden(
-                    "forbidden",
-                    "A cluster key opens only the configuration of its own streamer",
-                ));
+                return Err(error::FORBIDDEN
+                    .titled("A cluster key opens only the configuration of its own streamer"));
             }
             let signed_for = hostname.and_then(|hostname| state.streamer(hostname));
             let key = signed_for.map_or("", |streamer| streamer.cluster_key.as_str());
@@ -195,10 +193,7 @@ impl Auth {
             {
                 return Ok(Caller::Streamer(streamer.clone()));
             }
-            return Err(ApiError::forbidden(
-                "wrong_cluster_key",
-                "The cluster key or its time does not fit this streamer",
-            ));
+            return Err(error::WRONG_CLUSTER_KEY.error());
         }
         Err(refused())
     }
@@ -223,11 +218,11 @@ pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
 
 /// The error for a token that may not.
 pub fn out_of_reach() -> ApiError {
-    ApiError::forbidden("forbidden", "The token's permissions do not reach this far")
+    error::FORBIDDEN.error()
 }
 
 fn refused() -> ApiError {
-    ApiError::unauthorized("The credentials are not known here")
+    error::UNAUTHORIZED.error()
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {

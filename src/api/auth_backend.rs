@@ -3,7 +3,7 @@
 //! What the rules mean is in `access::rules`, what is decided by them in `session_auth`.
 
 use super::{Call, Outcome, entity};
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::state::entity::Kind;
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {

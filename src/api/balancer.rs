@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode
 
 use super::{Call, Outcome, entity, router};
 use crate::access::rules::{Country, country};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::http::{Request, Response};
 use crate::json::{self, Object, Value};
 use crate::state::apply::stream_not_found;
@@ -261,9 +261,7 @@ pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let wanted = path
         .and_then(|path| path.strip_prefix("/lb/"))
         .and_then(Wanted::parse)
-        .ok_or_else(|| {
-            ApiError::not_found("not_found", "The path is /lb/BALANCER/STREAM/SUFFIX")
-        })?;
+        .ok_or_else(|| error::NOT_FOUND.titled("The path is /lb/BALANCER/STREAM/SUFFIX"))?;
     let name = router::decode(wanted.balancer)?;
     let saved = Key::parse(Kind::Balancer, &name).ok();
     let saved = saved.and_then(|key| call.state.entities(Kind::Balancer).get(&key));
@@ -294,7 +292,7 @@ pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let chosen = balancer.choose(load, from, call.core.random());
     let chosen = chosen.ok_or_else(|| {
         let title = "No streamer of this load balancer can take the caller now";
-        ApiError::unavailable("no_streamer_available", title, 5)
+        error::NO_STREAMER_AVAILABLE.titled(title)
     })?;
     let streamer = call.state.streamer(&chosen.hostname);
     let config = streamer.map_or_else(Object::new, |streamer| object(&streamer.config));

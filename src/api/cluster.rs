@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::{Call, Outcome, monitoring};
 use crate::agents::registry::Registry;
+use crate::error::{self, ApiError};
 use crate::fleet::report::{StreamStatus, StreamerStats};
 use crate::fleet::stats::View;
-use crate::http::error::ApiError;
 use crate::json::{scan, write_string};
 use crate::metrics::{Exposition, Kind as Metric};
 use crate::state::entity::Kind;
@@ -663,11 +663,9 @@ pub fn form(call: &Call<'_>) -> Result<Form, ApiError> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         if name == "format" {
             if value != "openmetrics" {
-                return Err(ApiError::bad_parameter(
-                    "format",
-                    "unknown_enum_option",
-                    "Must be one of: openmetrics",
-                ));
+                return Err(error::UNKNOWN_ENUM_OPTION
+                    .titled("Must be one of: openmetrics")
+                    .at_parameter("format"));
             }
             form = Form::OpenMetrics;
         }

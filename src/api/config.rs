@@ -10,7 +10,7 @@ use super::cluster::{Form, form};
 use super::{Call, Outcome};
 use crate::config::{Config, Effective, Origin, Setting};
 use crate::config::{SaveError, Wanted};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError, ErrorCode};
 use crate::http::{Body, Response};
 use crate::json::{Number, Object, Value};
 use crate::metrics::{CONTENT_TYPE, Exposition, Kind as Metric};
@@ -293,37 +293,27 @@ pub fn wanted(body: Value, config: &Config, api_key: &str) -> Result<Wanted, Api
     check_resets(&body, "")?;
     schema.prune(&mut body);
     let Value::Object(object) = &mut body else {
-        return Err(ApiError::bad_body(
-            "",
-            "not_object",
-            "Expected a JSON object",
-        ));
+        return Err(error::NOT_OBJECT
+            .titled("Expected a JSON object")
+            .at_pointer(""));
     };
     match object.get("api_key") {
         Some(Value::String(_)) => {}
         None | Some(Value::Null) => {
-            return Err(ApiError::bad_body(
-                "/api_key",
-                "missing_required",
-                "Settings are saved together with the key of the API: the present one, or a new one",
-            ));
+            return Err(error::MISSING_REQUIRED.titled("Settings are saved together with the key of the API: the present one, or a new one").at_pointer("/api_key"));
         }
         Some(_) => {
-            return Err(ApiError::bad_body(
-                "/api_key",
-                "not_string",
-                "A key is a string",
-            ));
+            return Err(error::NOT_STRING
+                .titled("A key is a string")
+                .at_pointer("/api_key"));
         }
     }
     // Whoever sends back what was shown masked wants to keep it.
     schema.unmask(&mut body, &secrets(config, api_key));
     let Value::Object(object) = &mut body else {
-        return Err(ApiError::bad_body(
-            "",
-            "not_object",
-            "Expected a JSON object",
-        ));
+        return Err(error::NOT_OBJECT
+            .titled("Expected a JSON object")
+            .at_pointer(""));
     };
     let removed: Vec<&Field> = FIELDS
         .iter()
@@ -353,11 +343,9 @@ pub fn wanted(body: Value, config: &Config, api_key: &str) -> Result<Wanted, Api
             }
         })?;
     let Value::Object(object) = &body else {
-        return Err(ApiError::bad_body(
-            "",
-            "not_object",
-            "Expected a JSON object",
-        ));
+        return Err(error::NOT_OBJECT
+            .titled("Expected a JSON object")
+            .at_pointer(""));
     };
     let mut wanted: Wanted = removed.iter().map(|field| (field.key, None)).collect();
     for field in &FIELDS {
@@ -379,7 +367,7 @@ pub fn wanted(body: Value, config: &Config, api_key: &str) -> Result<Wanted, Api
         let setting = Setting::find(field.key).expect("fields are settings of the table");
         if !setting.accepts(&text) {
             let title = format!("Must be {}", setting.allowed());
-            return Err(ApiError::bad_body(field.pointer, "out_of_range", title));
+            return Err(error::OUT_OF_RANGE.titled(title).at_pointer(field.pointer));
         }
         wanted.push((field.key, Some(text)));
     }
@@ -414,19 +402,20 @@ fn text_of(field: &Field, value: &Value) -> Result<String, ApiError> {
         },
         _ => None,
     };
-    let bad = |code, title: &'static str| Err(ApiError::bad_body(field.pointer, code, title));
+    let bad =
+        |code: ErrorCode, title: &'static str| Err(code.titled(title).at_pointer(field.pointer));
     Ok(match (field.shape, value) {
         (Shape::Text | Shape::Word, Value::String(text)) => text.to_string(),
         (Shape::Flag, Value::Bool(on)) => on.to_string(),
         (Shape::Count, value) => match whole(value) {
             Some(count) => count.to_string(),
-            None => return bad("not_integer", "Must be a whole number, not below 0"),
+            None => return bad(error::NOT_INTEGER, "Must be a whole number, not below 0"),
         },
         (Shape::Ms, value) => match whole(value) {
             Some(ms) => format!("{ms}ms"),
             None => {
                 return bad(
-                    "not_integer",
+                    error::NOT_INTEGER,
                     "Must be a whole number of milliseconds, not below 0",
                 );
             }
@@ -434,14 +423,17 @@ fn text_of(field: &Field, value: &Value) -> Result<String, ApiError> {
         (Shape::Login, Value::Object(login)) => {
             let part = |name: &str| login.get(name).and_then(Value::as_str);
             let (Some(name), Some(password)) = (part("login"), part("password")) else {
-                return bad("missing_required", "A login has a name and a password");
+                return bad(error::MISSING_REQUIRED, "A login has a name and a password");
             };
             if name.contains([' ', ':']) {
-                return bad("out_of_range", "A login cannot contain a space or a colon");
+                return bad(
+                    error::OUT_OF_RANGE,
+                    "A login cannot contain a space or a colon",
+                );
             }
             format!("{name} {password}")
         }
-        _ => return bad("invalid_type", "Has another type than this setting"),
+        _ => return bad(error::INVALID_TYPE, "Has another type than this setting"),
     })
 }
 
@@ -456,17 +448,11 @@ pub fn refused(error: &SaveError) -> ApiError {
     match error {
         SaveError::Invalid(problems) => {
             tracing::warn!(%problems, "settings are not saved: with them the configuration would be wrong");
-            ApiError::conflict(
-                "config_file_invalid",
-                "The configuration file has a mistake, which the log names; nothing was changed",
-            )
+            error::CONFIG_FILE_INVALID.error()
         }
         SaveError::File(error) => {
             tracing::warn!(%error, "settings are not saved");
-            ApiError::conflict(
-                "config_file_unwritable",
-                "The configuration file cannot be replaced, the log says why; nothing was changed",
-            )
+            error::CONFIG_FILE_UNWRITABLE.error()
         }
     }
 }

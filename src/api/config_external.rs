@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 
 use super::{Call, Core, Outcome};
+use crate::error::{self, ApiError};
 use crate::feed::rendered::Rendered;
-use crate::http::error::ApiError;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
 use crate::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
@@ -176,11 +176,8 @@ fn inconsistent(hostname: &str) -> ApiError {
         hostname,
         "the state of this node is inconsistent; its configuration is withheld"
     );
-    ApiError::new(
-        500,
-        "inconsistent_state",
-        "The configuration of this streamer cannot be told in full and is withheld",
-    )
+    error::INCONSISTENT_STATE
+        .titled("The configuration of this streamer cannot be told in full and is withheld")
 }
 
 // ---- the whole list ------------------------------------------------------------------------------------------------------------
@@ -423,12 +420,10 @@ pub fn delta(
 }
 
 fn revision_gone(node: &Node) -> ApiError {
-    ApiError::gone(
-        "revision_gone",
-        "What changed since this revision is not known any more; ask for the whole list",
-    )
-    .at_parameter("changes_since")
-    .with("oldest", node.delta_floor)
+    error::REVISION_GONE
+        .titled("What changed since this revision is not known any more; ask for the whole list")
+        .at_parameter("changes_since")
+        .with("oldest", node.delta_floor)
 }
 
 /// Formats into bytes.
@@ -473,11 +468,9 @@ impl Plain {
                 }
                 "changes_since" => {
                     plain.since = Some(value.parse().map_err(|_| {
-                        ApiError::bad_parameter(
-                            "changes_since",
-                            "not_integer",
-                            "A revision is a whole number, as an answer gave it",
-                        )
+                        error::NOT_INTEGER
+                            .titled("A revision is a whole number, as an answer gave it")
+                            .at_parameter("changes_since")
                     })?);
                 }
                 _ => return Ok(None),
@@ -608,15 +601,11 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
         return update_streams(call);
     }
     if query.own("poll_timeout").is_some() || query.own("changes_since").is_some() {
-        return Err(ApiError::bad_parameter(
-            if query.own("poll_timeout").is_some() {
+        return Err(error::NOT_COMBINABLE.titled("Waiting and deltas are about the whole list; leave out select, sort, limit, cursor, q and filters").at_parameter(if query.own("poll_timeout").is_some() {
                 "poll_timeout"
             } else {
                 "changes_since"
-            },
-            "not_combinable",
-            "Waiting and deltas are about the whole list; leave out select, sort, limit, cursor, q and filters",
-        ));
+            }));
     }
     query.set_default_limit(call.core.shared().settings.streams_limit);
     let earlier;
@@ -656,11 +645,9 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
 }
 
 pub(super) fn walk_expired() -> ApiError {
-    ApiError::gone(
-        "walk_expired",
-        "The revision of this walk is not kept any more; begin with the first page",
-    )
-    .at_parameter("cursor")
+    error::WALK_EXPIRED
+        .titled("The revision of this walk is not kept any more; begin with the first page")
+        .at_parameter("cursor")
 }
 
 /// States that walks in progress read from. Shared by the cores, because a client's next page may come over another connection.
@@ -732,16 +719,14 @@ fn named(
 
 /// The comma list in `name`. A comma separates also when it is escaped: no stream name holds one.
 fn names(query: &str) -> Result<Vec<String>, ApiError> {
-    let bad = |title: &'static str| ApiError::bad_parameter("name", "wrong_format", title);
+    let bad = |title: &'static str| error::WRONG_FORMAT.titled(title).at_parameter("name");
     let raw = query
         .split('&')
         .find_map(|pair| pair.strip_prefix("name="))
         .ok_or_else(|| {
-            ApiError::bad_parameter(
-                "name",
-                "missing_required",
-                "Name the streams that are asked for",
-            )
+            error::MISSING_REQUIRED
+                .titled("Name the streams that are asked for")
+                .at_parameter("name")
         })?;
     let spaced = raw.replace('+', " ");
     let text = percent_decode_str(&spaced)
@@ -753,19 +738,15 @@ fn names(query: &str) -> Result<Vec<String>, ApiError> {
         .map(str::to_owned)
         .collect();
     if names.is_empty() {
-        return Err(ApiError::bad_parameter(
-            "name",
-            "missing_required",
-            "Name the streams that are asked for",
-        ));
+        return Err(error::MISSING_REQUIRED
+            .titled("Name the streams that are asked for")
+            .at_parameter("name"));
     }
     if names.len() > NAMES_MAX {
-        return Err(ApiError::bad_parameter(
-            "name",
-            "too_many_items",
-            "At most 10,000 streams can be asked for at once",
-        )
-        .with("maximum", NAMES_MAX));
+        return Err(error::TOO_MANY_ITEMS
+            .titled("At most 10,000 streams can be asked for at once")
+            .at_parameter("name")
+            .with("maximum", NAMES_MAX));
     }
     Ok(names)
 }

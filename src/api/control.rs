@@ -19,8 +19,8 @@ use crate::agents::handshake::{AGENT_NONCE_BYTES_MAX, RejectedProof, server_proo
 use crate::agents::messages::{Asker, Message};
 use crate::agents::protocol::{self, Fact, PROTOCOL, Reason, Reply, Request, Session};
 use crate::agents::registry::Presence;
+use crate::error::{self, ApiError};
 use crate::feed::Commit;
-use crate::http::error::ApiError;
 use crate::http::response::TEXT;
 use crate::http::{Body, Ended, Lines, Response, Ticket, Upgrade};
 use crate::json::scan;
@@ -140,7 +140,7 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }
     if shared.draining.load(Ordering::Acquire) {
         let title = "The server is stopping; connect again";
-        return Err(ApiError::unavailable("shutting_down", title, 1));
+        return Err(error::SHUTTING_DOWN.titled(title));
     }
     let silence_max = shared.settings.agent_silence_max;
     let greeting = protocol::greeting(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
@@ -156,14 +156,11 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 fn unknown() -> ApiError {
-    ApiError::forbidden("agent_unknown", "No agent of this id may connect")
+    error::AGENT_UNKNOWN.titled("No agent of this id may connect")
 }
 
 fn failed() -> ApiError {
-    ApiError::forbidden(
-        "authentication_failed",
-        "The agent has not proved that it knows its key",
-    )
+    error::AUTHENTICATION_FAILED.error()
 }
 
 fn authorized() -> Response {
@@ -184,11 +181,8 @@ fn challenge(call: &Call<'_>, id: &str, key: &str, own: Option<&str>, now_ms: u6
     let challenge = call.core.shared.agents.nonces.challenge(id, now_ms);
     let own = own.filter(|own| own.len() <= AGENT_NONCE_BYTES_MAX);
     let proof = server_proof(&challenge, key, own);
-    let error = ApiError::new(
-        401,
-        "agent_challenge",
-        "Prove that you know the key: see X-Nonce and X-Salt",
-    );
+    let error =
+        error::AGENT_CHALLENGE.titled("Prove that you know the key: see X-Nonce and X-Salt");
     let mut response = Response::from(error);
     // Nothing of what else opens the API opens this.
     response
@@ -463,7 +457,7 @@ impl Core {
                         Response::json(200, body)
                     }
                     Ok(Reply::Refused(reason)) => {
-                        let error = ApiError::new(502, "agent_refused", "The agent refused it");
+                        let error = error::AGENT_REFUSED.titled("The agent refused it");
                         Response::from(error.with("reason", reason))
                     }
                     Err(error) => Response::from(error),
@@ -496,7 +490,7 @@ impl Core {
         self.note_command(&asked, Some("timeout"));
         let title =
             "The agent has not answered in time; it may or may not have done what was asked";
-        Some(ApiError::new(504, "agent_timeout", title).into())
+        Some(error::AGENT_TIMEOUT.titled(title).into())
     }
 
     /// Nobody waits for an agent's answer any more.
@@ -605,7 +599,7 @@ impl Core {
         self.shared.reported();
         for (asker, _) in session.end() {
             let title = "The connection to the agent ended before it answered; it may or may not have done what was asked";
-            let error = ApiError::new(502, "agent_connection_closed", title);
+            let error = error::AGENT_CONNECTION_CLOSED.titled(title);
             self.answer_asker(asker, Err(error));
         }
         let (initiator, reason) = match why {
@@ -700,11 +694,7 @@ impl Control {
 }
 
 fn busy() -> ApiError {
-    ApiError::unavailable(
-        "agent_busy",
-        "The agent cannot take another command now; repeat the request",
-        1,
-    )
+    error::AGENT_BUSY.error()
 }
 
 #[cfg(test)]

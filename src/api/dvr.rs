@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::{Call, Outcome};
+use crate::error::ApiError;
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::json::write_string;
 use crate::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::schema;

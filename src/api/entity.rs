@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Call, Collection, Extra, Outcome};
+use crate::error::ApiError;
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::query::{Document, Hints, Kind as ListKind, Place, Query, Raw, Search, Source};
 use crate::state::State;

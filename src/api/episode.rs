@@ -4,7 +4,7 @@
 //! save. Saves wait a moment to be committed together (`insert_buffer`); who is answered knows that the episode is on disk.
 
 use super::{Call, Extra, Outcome, dvr_presence, entity, flag, truth};
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::state::entity::Kind;
 
 /// Parameters of the list that are no filters.

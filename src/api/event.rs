@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::{Call, Collection, Extra, Outcome};
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::json::scan;
 use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::schema;

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use super::config_external::{known_node, walk_expired};
 use super::entity::visit_media;
 use super::{Call, Collection, LocalState, Outcome};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{FieldType, Number, write_string};
 use crate::query::{Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Source, pairs};
 use crate::rt::uptime_ms;
@@ -89,7 +89,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 
 /// What makes a streamer keep everything.
 fn unknown(title: &'static str) -> ApiError {
-    ApiError::new(501, "episodes_unknown", title)
+    error::EPISODES_UNKNOWN.titled(title)
 }
 
 /// The streams asked about: named once, none of them a word that filters take for nothing.
@@ -101,18 +101,14 @@ fn check_media(query: &str) -> Result<(), ApiError> {
     let named = lists.next().flatten();
     let named = named.filter(|list| list.split(',').any(|name| !name.is_empty()));
     let named = named.ok_or_else(|| {
-        ApiError::bad_parameter(
-            "media",
-            "missing_required",
-            "Name the streams that are asked about",
-        )
+        error::MISSING_REQUIRED
+            .titled("Name the streams that are asked about")
+            .at_parameter("media")
     })?;
     if lists.next().is_some() {
-        return Err(ApiError::bad_parameter(
-            "media",
-            "duplicate_item",
-            "Name all streams in one list, joined by commas",
-        ));
+        return Err(error::DUPLICATE_ITEM
+            .titled("Name all streams in one list, joined by commas")
+            .at_parameter("media"));
     }
     if named
         .split(',')
@@ -152,16 +148,16 @@ impl Times {
                 return Ok(None);
             };
             let number: u64 = text.parse().map_err(|_| {
-                ApiError::bad_parameter(name, "not_integer", "A time is a whole number")
+                error::NOT_INTEGER
+                    .titled("A time is a whole number")
+                    .at_parameter(name)
             })?;
             if !(MS_MIN..=MS_MAX).contains(&number) {
-                return Err(ApiError::bad_parameter(
-                    name,
-                    "input_out_of_range",
-                    "A time is given in milliseconds",
-                )
-                .with("minimum", MS_MIN)
-                .with("maximum", MS_MAX));
+                return Err(error::INPUT_OUT_OF_RANGE
+                    .titled("A time is given in milliseconds")
+                    .at_parameter(name)
+                    .with("minimum", MS_MIN)
+                    .with("maximum", MS_MAX));
             }
             Ok(Some(number))
         };

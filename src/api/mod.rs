@@ -65,10 +65,10 @@ use crate::agents::messages;
 use crate::config::Wanted;
 use crate::config::journal::{self, Entry, Journal};
 use crate::config::running::Running;
+use crate::error::{self, ApiError};
 use crate::feed::rendered::RenderedCache;
 use crate::feed::{Commit, QuestionId, Subject, Waiters};
 use crate::fleet::stats::{FleetStats, View};
-use crate::http::error::ApiError;
 use crate::http::{
     Accepts, Admission, Answer, Coding, Connections, Ended, Head, Lines, Method, Prepared, Request,
     Response, Service, Ticket, Upgrade,
@@ -1700,7 +1700,7 @@ impl Core {
             Err(error) => {
                 tracing::warn!(%error, "a thread cannot be started");
                 let title = "The server has no room for another thread; nothing was changed";
-                Err(ApiError::unavailable("overloaded", title, 2))
+                Err(error::OVERLOADED.titled(title))
             }
         }
     }
@@ -2171,7 +2171,7 @@ impl Core {
             Response::json(200, empty_list(&poll.query))
         } else {
             let title = "The answer takes too long. A change may or may not have taken effect; repeat the request";
-            Response::from(ApiError::unavailable("timed_out", title, 2))
+            Response::from(error::TIMED_OUT.titled(title))
         };
         waiters.remove(ticket);
         response
@@ -2280,10 +2280,7 @@ fn log_request(method: &str, path: &str, peer: IpAddr, status: u16, since: Insta
 fn not_here(path: &str, found: &Found<'_>) -> Response {
     match found {
         Found::OtherMethods(_) => Response::method_not_allowed(allowed(path)),
-        _ => Response::from(ApiError::not_found(
-            "not_found",
-            "There is nothing at this path",
-        )),
+        _ => Response::from(error::NOT_FOUND.error()),
     }
 }
 
@@ -2492,7 +2489,7 @@ fn done(outcome: Result<Done, ApiError>, masked: bool, around: Around<'_>) -> Re
 }
 
 fn lost_credentials() -> ApiError {
-    ApiError::unauthorized("The credentials are no longer valid")
+    error::UNAUTHORIZED.titled("The credentials are no longer valid")
 }
 
 /// How long a finished page waits for what is asked about it.
@@ -2558,11 +2555,9 @@ pub fn openapi_document() -> &'static str {
 fn poll_timeout(value: Option<&str>, longest: Duration) -> Result<Option<Duration>, ApiError> {
     let Some(value) = value else { return Ok(None) };
     let seconds: u64 = value.parse().map_err(|_| {
-        ApiError::bad_parameter(
-            "poll_timeout",
-            "not_integer",
-            "A wait is given in whole seconds",
-        )
+        error::NOT_INTEGER
+            .titled("A wait is given in whole seconds")
+            .at_parameter("poll_timeout")
     })?;
     Ok((seconds > 0).then(|| Duration::from_secs(seconds).min(longest)))
 }
@@ -2582,11 +2577,9 @@ fn truth(name: &'static str, value: Option<&str>) -> Result<bool, ApiError> {
     match value {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
-        Some(_) => Err(ApiError::bad_parameter(
-            name,
-            "not_boolean",
-            "The parameter is true or false",
-        )),
+        Some(_) => Err(error::NOT_BOOLEAN
+            .titled("The parameter is true or false")
+            .at_parameter(name)),
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Call, Outcome};
+use crate::error::{self, ApiError};
 use crate::feed::rendered::Rendered;
 use crate::http::Response;
-use crate::http::error::ApiError;
 
 /// The build number: year, month, patch and commit count of the API this serves, as the reference writes them.
 pub const BUILD: u32 = 241_100_292;
@@ -22,18 +22,12 @@ pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let shared = call.core.shared();
     if shared.draining.load(Ordering::Acquire) {
-        return Err(ApiError::unavailable(
-            "not_ready",
-            "The server is stopping",
-            1,
-        ));
+        return Err(error::NOT_READY
+            .titled("The server is stopping")
+            .retry_after(1));
     }
     if !shared.published.is_writable() {
-        return Err(ApiError::unavailable(
-            "not_ready",
-            "The store does not take writes at present",
-            2,
-        ));
+        return Err(error::NOT_READY.titled("The store does not take writes at present"));
     }
     Ok(Outcome::Reply(whoami(call)))
 }

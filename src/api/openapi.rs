@@ -8,6 +8,7 @@
 //! that: `x-nullable` a `null` type, `example` an entry of `examples`. A union told apart by URL patterns keeps its patterns as
 //! `x-discriminator`, because OpenAPI's `discriminator` would make tools look for a fixed value.
 
+use crate::error::ErrorCode;
 use crate::schema::data::FILES;
 use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
@@ -130,11 +131,8 @@ pub enum Content {
     JsonOr(Shape, &'static str, &'static str, &'static str),
     /// Text of a media type, and an example of it.
     Text(&'static str, &'static str),
-    /// The error form with this code and title.
-    Error {
-        code: &'static str,
-        title: &'static str,
-    },
+    /// The error form with this error in it.
+    Error(ErrorCode),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -472,8 +470,8 @@ fn render_response(response: &ResponseDoc) -> Value {
         Content::Text(media_type, text) => {
             out["content"] = json!({ media_type: as_text(text) });
         }
-        Content::Error { code, title } => {
-            let example = json!({ "errors": [{ "id": null, "status": response.status.to_string(), "code": code, "title": title }] });
+        Content::Error(error) => {
+            let example = json!({ "errors": [{ "id": null, "status": error.status.to_string(), "code": error.code, "title": error.title }] });
             out["content"] = json!({ "application/json": { "schema": reference("error_response"), "example": example } });
         }
     }
@@ -1031,7 +1029,7 @@ mod tests {
                         check_shape(&mut checker, of, &example)
                             .unwrap_or_else(|error| panic!("{id}: {error}"));
                     }
-                    Content::Error { .. } => {
+                    Content::Error(_) => {
                         let rendered = render_response(response);
                         let example = &rendered["content"]["application/json"]["example"];
                         checker.check_named("error_response", example).expect(id);

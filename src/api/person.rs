@@ -4,7 +4,7 @@
 //! Saving a deleted person brings it back.
 
 use super::{Call, Outcome, entity};
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::state::entity::Kind;
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {

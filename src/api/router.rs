@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use crate::error::{self, ApiError};
 use crate::http::Method;
-use crate::http::error::ApiError;
 
 /// Both prefixes of the reference; everything is served under either.
 pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
@@ -132,7 +132,7 @@ pub fn parameter<'p>(route: &Route, path: &'p str) -> Result<Cow<'p, str>, ApiEr
 
 /// Decodes a part of a path, once.
 pub fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
-    let bad = |title| ApiError::bad_parameter("path", "wrong_format", title);
+    let bad = |title| error::WRONG_FORMAT.titled(title).at_parameter("path");
     if has_broken_escape(raw) {
         return Err(bad("A % in the path is not followed by two hex digits"));
     }

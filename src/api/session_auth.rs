@@ -23,8 +23,8 @@ use super::{Call, Outcome};
 use crate::access::answer::{self, Verdict};
 use crate::access::rules::{Listed, Rules, Viewer};
 use crate::access::sessions::{Known, SessionKey, Sessions, UserKey};
+use crate::error::{self, ApiError, ErrorCode};
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::json::{self, Object, Value, scan};
 use crate::outbound::{CallMethod, CallResult, CancelToken, OutboundCall, TargetUrl};
 use crate::state::State;
@@ -77,7 +77,7 @@ const PARAMETERS: [(&str, bool, Form); 16] = [
 
 impl Form {
     /// Why a value has not this form.
-    fn refuses(self, value: &str) -> Option<(&'static str, &'static str)> {
+    fn refuses(self, value: &str) -> Option<(ErrorCode, &'static str)> {
         let fits = match self {
             Self::Text => true,
             Self::Count => {
@@ -91,14 +91,14 @@ impl Form {
             Self::RequestType => matches!(value, "new_session" | "update_session"),
         };
         (!fits).then_some(match self {
-            Self::Text => ("not_string", "Expected a text"),
-            Self::Count => ("not_integer", "Expected a whole number from 0"),
-            Self::Flag => ("not_boolean", "Expected true or false"),
-            Self::Address => ("wrong_format", "Expected an IPv4 or IPv6 address"),
-            Self::Uuid => ("wrong_format", "Expected a UUID"),
+            Self::Text => (error::NOT_STRING, "Must be a text"),
+            Self::Count => (error::NOT_INTEGER, "Must be a whole number from 0"),
+            Self::Flag => (error::NOT_BOOLEAN, "Must be true or false"),
+            Self::Address => (error::WRONG_FORMAT, "Must be an IPv4 or IPv6 address"),
+            Self::Uuid => (error::WRONG_FORMAT, "Must be a UUID"),
             Self::RequestType => (
-                "unknown_enum_option",
-                "Expected new_session or update_session",
+                error::UNKNOWN_ENUM_OPTION,
+                "Must be new_session or update_session",
             ),
         })
     }
@@ -124,7 +124,9 @@ impl<'q> Asked<'q> {
         };
         for pair in crate::query::pairs(raw) {
             let (name, value) = pair.map_err(|name| {
-                ApiError::bad_parameter(name, "wrong_format", "This is not percent-encoded UTF-8")
+                error::WRONG_FORMAT
+                    .titled("This is not percent-encoded UTF-8")
+                    .at_parameter(name)
             })?;
             // What the reference does not know is neither a mistake nor passed on.
             if let Some(place) = PARAMETERS.iter().position(|(known, ..)| *known == name) {
@@ -135,15 +137,15 @@ impl<'q> Asked<'q> {
             match value {
                 None if *is_required => {
                     let title = "This parameter must be given";
-                    return Err(ApiError::bad_parameter(*name, "missing_required", title));
+                    return Err(error::MISSING_REQUIRED.titled(title).at_parameter(*name));
                 }
                 Some(value) if value.len() > VALUE_BYTES_MAX => {
                     let title = "The value has more than 4096 bytes";
-                    return Err(ApiError::bad_parameter(*name, "too_long", title));
+                    return Err(error::TOO_LONG.titled(title).at_parameter(*name));
                 }
                 Some(value) => {
                     if let Some((code, title)) = form.refuses(value) {
-                        return Err(ApiError::bad_parameter(*name, code, title));
+                        return Err(code.titled(title).at_parameter(*name));
                     }
                 }
                 None => {}
@@ -261,10 +263,7 @@ pub struct Question {
 pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let asked = Asked::parse(call.request.query)?;
     let Some(stream) = call.state.stream(asked.get("name")) else {
-        return Ok(reply_denied(denied(
-            "stream_not_found",
-            "There is no stream of this name",
-        )));
+        return Ok(reply_denied(error::SESSION_STREAM_NOT_FOUND.error()));
     };
     let on_play = scan::member(stream.config.as_str(), "on_play");
     let policy = policy(call.state, on_play, &mut call.core.compiled().borrow_mut());
@@ -272,7 +271,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         Policy::Open => return Ok(Outcome::Reply(reply(&Verdict::plain(true), None))),
         Policy::Closed => {
             let title = "What decides about this stream is not there";
-            return Ok(reply_denied(denied("auth_backend_not_found", title)));
+            return Ok(reply_denied(error::SESSION_BACKEND_NOT_FOUND.titled(title)));
         }
         Policy::Rules {
             backend,
@@ -417,17 +416,13 @@ impl Asking {
     }
 }
 
-fn denied(code: &'static str, title: &'static str) -> ApiError {
-    ApiError::forbidden(code, title)
-}
-
 fn session_denied() -> ApiError {
-    denied("session_denied", "This session may not play the stream")
+    error::SESSION_DENIED.error()
 }
 
 fn too_many_sessions() -> ApiError {
     let title = "The user has opened newer sessions than this one, and may have no more";
-    denied("too_many_sessions", title)
+    error::TOO_MANY_SESSIONS.titled(title)
 }
 
 fn reply_denied(error: ApiError) -> Outcome {

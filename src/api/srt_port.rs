@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use super::config_external::known_node;
 use super::{Call, Outcome};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError, ErrorCode};
 use crate::http::response::TEXT;
 use crate::http::{Body, Response};
 use crate::json::{self, Value};
@@ -41,10 +41,7 @@ pub fn resolve(call: &Call<'_>) -> Result<Outcome, ApiError> {
             return Ok(Outcome::Reply(Response::with_body(200, TEXT, body)));
         }
     }
-    Err(ApiError::not_found(
-        "stream_not_found",
-        "No stream on this node uses this port",
-    ))
+    Err(error::STREAM_NOT_FOUND.titled("No stream on this node uses this port"))
 }
 
 fn port(path: &str) -> Result<u16, ApiError> {
@@ -52,10 +49,12 @@ fn port(path: &str) -> Result<u16, ApiError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
         let title = "A port is a whole number";
-        return Err(ApiError::bad_parameter("port", "not_integer", title));
+        return Err(error::NOT_INTEGER.titled(title).at_parameter("port"));
     }
     text.parse().map_err(|_| {
-        ApiError::bad_parameter("port", "input_out_of_range", "There is no such port")
+        error::INPUT_OUT_OF_RANGE
+            .titled("There is no such port")
+            .at_parameter("port")
             .with("minimum", 0)
             .with("maximum", u16::MAX)
     })
@@ -64,12 +63,15 @@ fn port(path: &str) -> Result<u16, ApiError> {
 fn mode(query: &str) -> Result<Mode, ApiError> {
     let mut modes = pairs(query).filter_map(Result::ok);
     let given = modes.find(|(name, _)| name == "mode");
-    let refuse = |code, title| Err(ApiError::bad_parameter("mode", code, title));
+    let refuse = |code: ErrorCode, title| Err(code.titled(title).at_parameter("mode"));
     match given.and_then(|(_, value)| value).as_deref() {
         Some("play") => Ok(Mode::Play),
         Some("publish") => Ok(Mode::Publish),
-        Some(_) => refuse("unknown_enum_option", "A mode is play or publish"),
-        None => refuse("missing_required", "Say what the port is for"),
+        Some(_) => refuse(error::UNKNOWN_ENUM_OPTION, "Must be play or publish"),
+        None => refuse(
+            error::MISSING_REQUIRED,
+            "Parameter `mode` is required: play or publish",
+        ),
     }
 }
 

@@ -7,9 +7,9 @@
 use std::time::Instant;
 
 use super::{Call, Outcome};
+use crate::error::ApiError;
 use crate::fleet::report::Report;
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::state::apply::streamer_not_found;
 
 /// Six thousand streams with everything a node can say of them, twice.

@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 use super::{Call, Collection, Extra, Outcome, control};
 use crate::agents::registry::Registry;
+use crate::error::{self, ApiError};
 use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::query::{
     Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
@@ -526,11 +526,9 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     if let Some(scheme) = query.own("scheme")
         && !matches!(scheme, "http" | "https")
     {
-        return Err(ApiError::bad_parameter(
-            "scheme",
-            "unknown_enum_option",
-            "A scheme is \"http\" or \"https\"",
-        ));
+        return Err(error::UNKNOWN_ENUM_OPTION
+            .titled("A scheme is \"http\" or \"https\"")
+            .at_parameter("scheme"));
     }
     super::truth(INGEST_HISTORY, query.own(INGEST_HISTORY))?;
     let mut extra = Extra::None;

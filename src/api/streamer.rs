@@ -10,10 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Call, Collection, Extra, Outcome, streamer_check};
+use crate::error::ApiError;
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::http::Response;
-use crate::http::error::ApiError;
 use crate::json::{Number, scan, write_string};
 use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
 use crate::schema;

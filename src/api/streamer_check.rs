@@ -8,8 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, Outcome};
+use crate::error::{self, ApiError};
 use crate::fleet::peer;
-use crate::http::error::ApiError;
 use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundError};
 use crate::state::apply::{Stamp, apply};
@@ -79,7 +79,7 @@ fn check(outcome: CallResult) -> Result<(), ApiError> {
         Ok(answer) => answer,
         Err(OutboundError::Busy) => {
             let title = "More servers are being called than can be in time; nothing was changed";
-            return Err(ApiError::unavailable("overloaded", title, 2));
+            return Err(error::OVERLOADED.titled(title));
         }
         Err(OutboundError::Forbidden) => return Err(failed("address_not_allowed")),
         Err(OutboundError::TimedOut) => return Err(failed("timed_out")),
@@ -99,7 +99,10 @@ fn check(outcome: CallResult) -> Result<(), ApiError> {
 
 fn failed(reason: &'static str) -> ApiError {
     let title = "The streamer did not show its configuration; nothing was changed";
-    ApiError::bad_parameter(PARAMETER, "streamer_check_failed", title).with("reason", reason)
+    error::STREAMER_CHECK_FAILED
+        .titled(title)
+        .at_parameter(PARAMETER)
+        .with("reason", reason)
 }
 
 #[cfg(test)]

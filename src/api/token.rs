@@ -11,7 +11,7 @@ use imbl::OrdMap;
 use super::auth::TokenNeed;
 use super::{Call, Outcome, entity};
 use crate::access::rights::{Action, Rights};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::command::{Command, EntitySave};
@@ -174,9 +174,8 @@ fn new_key() -> Result<String, ApiError> {
     let mut key = String::with_capacity(27);
     while key.len() < 27 {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|_| {
-            ApiError::unavailable("no_randomness", "No key can be made at present", 2)
-        })?;
+        getrandom::fill(&mut bytes)
+            .map_err(|_| error::NO_RANDOMNESS.titled("No key can be made at present"))?;
         let fair = bytes.iter().filter(|byte| **byte < FAIR);
         let letters = fair.map(|byte| char::from(LETTERS[usize::from(byte % 62)]));
         key.extend(letters.take(27 - key.len()));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::schema::{self, Schema};
 use crate::state::apply::invalid;
@@ -261,17 +261,22 @@ fn given(body: &mut Object, name: &str) -> Option<Value> {
 }
 
 fn not_an_object(pointer: &str) -> ApiError {
-    ApiError::bad_body(pointer, "not_object", "Expected a JSON object")
+    error::NOT_OBJECT
+        .titled("Expected a JSON object")
+        .at_pointer(pointer)
 }
 
 fn too_many(pointer: &str, most: usize) -> ApiError {
-    ApiError::new(413, "too_many_items", "The report has too many items")
+    error::BATCH_TOO_LONG
+        .titled("The report has too many items")
         .at_pointer(pointer)
         .with("maximum", most)
 }
 
 fn too_long(pointer: &str, bytes_max: usize) -> ApiError {
-    ApiError::bad_body(pointer, "too_long", "The report is too long here")
+    error::TOO_LONG
+        .titled("The report is too long here")
+        .at_pointer(pointer)
         .with("maximum", bytes_max)
 }
 
@@ -318,11 +323,9 @@ fn streamer_stats(value: Value, received: Instant) -> Result<StreamerStats, ApiE
 
 fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
     let Value::Array(items) = value else {
-        return Err(ApiError::bad_body(
-            "/dvrs",
-            "not_array",
-            "Storages are an array of objects",
-        ));
+        return Err(error::NOT_ARRAY
+            .titled("Storages are an array of objects")
+            .at_pointer("/dvrs"));
     };
     if items.len() > DVRS_PER_REPORT_MAX {
         return Err(too_many("/dvrs", DVRS_PER_REPORT_MAX));
@@ -337,11 +340,9 @@ fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
         let name = match item.get("name").and_then(Value::as_str) {
             Some(name) => Box::from(name),
             None => {
-                return Err(ApiError::bad_body(
-                    format!("{pointer}/name"),
-                    "missing_required",
-                    "A storage has a name",
-                ));
+                return Err(error::MISSING_REQUIRED
+                    .titled("A storage has a name")
+                    .at_pointer(format!("{pointer}/name")));
             }
         };
         if names.contains(&name) {
@@ -371,16 +372,16 @@ fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
 }
 
 fn twice(pointer: String) -> ApiError {
-    ApiError::bad_body(pointer, "duplicate_item", "A report names each thing once")
+    error::DUPLICATE_ITEM
+        .titled("A report names each thing once")
+        .at_pointer(pointer)
 }
 
 fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> {
     let Value::Array(items) = value else {
-        return Err(ApiError::bad_body(
-            "/streams",
-            "not_array",
-            "Streams are an array of objects",
-        ));
+        return Err(error::NOT_ARRAY
+            .titled("Streams are an array of objects")
+            .at_pointer("/streams"));
     };
     if items.len() > STREAMS_PER_REPORT_MAX {
         return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
@@ -392,23 +393,19 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
         let name = match item.as_object_mut().map(|item| item.remove("name")) {
             Some(Some(Value::String(name))) => name,
             Some(Some(_)) => {
-                return Err(ApiError::bad_body(
-                    at_name(),
-                    "not_string",
-                    "A name is a string",
-                ));
+                return Err(error::NOT_STRING
+                    .titled("A name is a string")
+                    .at_pointer(at_name()));
             }
             Some(None) => {
-                return Err(ApiError::bad_body(
-                    at_name(),
-                    "missing_required",
-                    "A stream has a name",
-                ));
+                return Err(error::MISSING_REQUIRED
+                    .titled("A stream has a name")
+                    .at_pointer(at_name()));
             }
             None => return Err(not_an_object(&format!("/streams/{i}"))),
         };
         StreamName::parse(&name)
-            .map_err(|why| ApiError::bad_body(at_name(), "wrong_format", why))?;
+            .map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_name()))?;
         let stats = stream_stats(item, &format!("/streams/{i}"))?;
         if !seen.insert(name.clone()) {
             return Err(twice(at_name()));

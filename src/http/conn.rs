@@ -26,11 +26,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::deadline::Wheel;
-use super::error::ApiError;
 use super::parse::{self, Chunked, Framing, Head, Method, Refusal};
 use super::response::{self, Body, Prepared, Response, Style};
 use super::steps::Steps;
 use super::{Accepts, Answer, Ended, Lines, Request, Service, Ticket, Upgrade};
+use crate::error::{self, ApiError};
 use crate::limits::{
     ACCEPT_PAUSE_MS, AHEAD_BYTES_MAX, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, HEAD_BYTES_MAX,
     LINE_BYTES_MAX, LINES_UNSENT_BYTES_MAX, LINGER_BYTES_MAX, Limits, READ_BYTES, SENDS_PER_YIELD,
@@ -987,11 +987,7 @@ impl<A> Connections<A> {
     /// Too many connections: say so, if that can be done without waiting, and hang up.
     fn shed(&self, socket: RawFd) {
         let mut out = self.take_out();
-        let full = ApiError::unavailable(
-            "too_many_connections",
-            "The server has no room for more connections",
-            1,
-        );
+        let full = error::TOO_MANY_CONNECTIONS.error();
         self.write_last(full.into(), &mut out);
         // The client is gone or gets it; both are fine.
         drop(self.send(socket, &out, None));
@@ -1730,7 +1726,7 @@ impl<A> Connections<A> {
 
     fn refuse(&self, refusal: Refusal, out: &mut Vec<u8>) {
         add(&self.count.refused, 1);
-        let mut response = Response::from(ApiError::refused(refusal));
+        let mut response = Response::from(super::error::refused(refusal));
         if refusal == Refusal::MethodRefused {
             response = response.header("Allow", response::ALLOW_ALL);
         }
@@ -1977,7 +1973,7 @@ impl<A> Connections<A> {
     /// A request does not arrive in time.
     fn give_up(&self, table: &mut Table<A>, slot: u32) {
         let mut out = self.take_out();
-        self.write_last(ApiError::too_slow().into(), &mut out);
+        self.write_last(error::REQUEST_TIMEOUT.error().into(), &mut out);
         let conn = table.get(slot);
         conn.input = None;
         conn.last = true;

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Upgrade;
 use super::conn::Cors;
 use super::encoding::{self, Accepts, Coding};
-use super::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::limits::BODY_COPY_BYTES_MAX;
 
 pub const JSON: &str = "application/json";
@@ -99,12 +99,7 @@ impl Response {
 
     /// The path exists, the method does not. `allow` names those that do.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self::from(&ApiError::new(
-            405,
-            "method_not_allowed",
-            "This path does not serve this method",
-        ))
-        .header("Allow", allow)
+        Self::from(&error::METHOD_NOT_ALLOWED.error()).header("Allow", allow)
     }
 
     /// Adds a field. A control character in the value would be a hole in our own code, so it is a panic, which is a 500.
@@ -123,7 +118,7 @@ impl Response {
 impl From<&ApiError> for Response {
     fn from(error: &ApiError) -> Self {
         let mut body = Vec::with_capacity(192);
-        error.write(&mut body);
+        super::error::write(error, &mut body);
         let mut response = Response::json(error.status, body);
         if let Some(seconds) = error.retry_after_seconds {
             response = response.header("Retry-After", seconds.to_string());
@@ -584,9 +579,12 @@ mod tests {
 
     #[test]
     fn errors_bring_the_fields_that_go_with_their_status() {
-        let busy = text(ApiError::unavailable("busy", "Later", 3).into(), PLAIN);
+        let busy = text(
+            crate::error::WRITER_BUSY.error().retry_after(3).into(),
+            PLAIN,
+        );
         assert!(busy.starts_with("HTTP/1.1 503 ") && busy.contains("Retry-After: 3\r\n"));
-        let unknown = text(ApiError::unauthorized("Who?").into(), PLAIN);
+        let unknown = text(error::UNAUTHORIZED.titled("Who?").into(), PLAIN);
         assert!(unknown.contains("WWW-Authenticate: Bearer "));
         let method = text(Response::method_not_allowed("GET, HEAD"), PLAIN);
         assert!(method.contains("Allow: GET, HEAD\r\n"));

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::*;
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 
@@ -52,7 +52,7 @@ impl Service for TestService {
 
     fn admit(&self, head: &Head<'_>, _peer: IpAddr) -> Result<Admission<()>, Response> {
         match head.path {
-            "/denied" => Err(ApiError::unauthorized("No credentials").into()),
+            "/denied" => Err(error::UNAUTHORIZED.titled("No credentials").into()),
             "/panic-admit" => panic!("admit went wrong"),
             "/small" => Ok(Admission {
                 body_bytes_max: 10,
@@ -102,7 +102,7 @@ impl Service for TestService {
                 ..Response::no_content()
             }),
             "/panic" => panic!("call went wrong"),
-            _ => Answer::Reply(ApiError::not_found("no_path", "There is no such path").into()),
+            _ => Answer::Reply(crate::error::NOT_FOUND.error().into()),
         }
     }
 

@@ -24,8 +24,8 @@ use super::{
     Engine, EngineSettings, Event, LayoutChange, NodeSpec, NodeState, Rows, StoredLayout,
     StreamSpec,
 };
+use crate::error::ApiError;
 use crate::feed::Commit;
-use crate::http::error::ApiError;
 use crate::state::command::{Done, Placement};
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::name::Hostname;
@@ -991,7 +991,9 @@ mod tests {
         let mut world = ControllerTest::new(&["s1"]);
         world.save("a", "{}");
         let (id, _) = world.take().expect("a place for the stream");
-        let down = Err(ApiError::unavailable("storage_unavailable", "down", 1));
+        let down = Err(crate::error::STORAGE_UNAVAILABLE
+            .titled("down")
+            .retry_after(1));
         world.controller.on_reply(id, &down, world.now_ms);
         assert!(world.take().is_none(), "not at once");
         let due_ms = world.controller.due_ms();

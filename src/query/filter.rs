@@ -6,7 +6,7 @@ use memchr::memmem::Finder;
 
 use super::FILTER_VALUES_MAX;
 use super::model::{Document, Path, any_leaf};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError, ErrorCode};
 use crate::json::scan::{self, Scalar};
 use crate::json::{FieldType, Number};
 
@@ -102,12 +102,10 @@ impl Values {
         let pieces = text.split(if list { ',' } else { '\0' });
         for (i, piece) in pieces.enumerate() {
             if i == FILTER_VALUES_MAX {
-                return Err(ApiError::bad_parameter(
-                    name,
-                    "too_many_items",
-                    "The list has too many values",
-                )
-                .with("maximum", FILTER_VALUES_MAX));
+                return Err(error::TOO_MANY_ITEMS
+                    .titled("The list has too many values")
+                    .at_parameter(name)
+                    .with("maximum", FILTER_VALUES_MAX));
             }
             let comparand = Comparand::parse(name, piece, field_type)?;
             values.texts.extend(comparand.text);
@@ -138,23 +136,23 @@ impl Values {
 }
 impl Comparand {
     pub fn parse(name: &str, text: &str, field_type: FieldType) -> Result<Comparand, ApiError> {
-        let refuse = |code, title| Err(ApiError::bad_parameter(name, code, title));
+        let refuse = |code: ErrorCode, title| Err(code.titled(title).at_parameter(name));
         let mut result = Comparand::default();
         match field_type {
             FieldType::Integer => match scan::number(text) {
                 Some(number @ (Number::Unsigned(_) | Number::Negative(_))) => {
                     result.number = Some(number);
                 }
-                _ => return refuse("not_integer", "The field takes integers of 64 bits"),
+                _ => return refuse(error::NOT_INTEGER, "The field takes integers of 64 bits"),
             },
             FieldType::Number => match scan::number(text) {
                 Some(number) => result.number = Some(number),
-                None => return refuse("not_number", "The field takes numbers"),
+                None => return refuse(error::NOT_NUMBER, "The field takes numbers"),
             },
             FieldType::Boolean => match text {
                 "true" => result.truth = Some(true),
                 "false" => result.truth = Some(false),
-                _ => return refuse("not_boolean", "The field takes true or false"),
+                _ => return refuse(error::NOT_BOOLEAN, "The field takes true or false"),
             },
             FieldType::String => result.text = Some(text.into()),
             FieldType::Other => {

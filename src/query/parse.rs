@@ -13,7 +13,7 @@ use super::{
     FILTERS_MAX, LIMIT_DEFAULT, LIMIT_MAX, PATH_DEPTH_MAX, Q_BYTES_MAX, Query, SELECT_PATHS_MAX,
     SORT_KEYS_MAX,
 };
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::FieldType;
 use crate::json::scan::Projection;
 
@@ -41,11 +41,9 @@ impl Query {
         let mut filters_seen = 0;
         for pair in pairs(raw) {
             let (name, value) = pair.map_err(|name| {
-                ApiError::bad_parameter(
-                    name,
-                    "wrong_format",
-                    "The parameter is not percent-encoded UTF-8",
-                )
+                error::WRONG_FORMAT
+                    .titled("The parameter is not percent-encoded UTF-8")
+                    .at_parameter(name)
             })?;
             let value_or_true = value.as_deref().unwrap_or("true");
             if let Some(name) = own.iter().find(|own| **own == name) {
@@ -69,24 +67,20 @@ impl Query {
                 "q" if !kind.search.is_empty() => {
                     let text = value.as_deref().unwrap_or("");
                     if text.len() > Q_BYTES_MAX {
-                        return Err(ApiError::bad_parameter(
-                            "q",
-                            "too_long",
-                            "The search is too long",
-                        )
-                        .with("maximum", Q_BYTES_MAX));
+                        return Err(error::TOO_LONG
+                            .titled("The search is too long")
+                            .at_parameter("q")
+                            .with("maximum", Q_BYTES_MAX));
                     }
                     query.needle = (!text.is_empty()).then(|| Needle::new(text));
                 }
                 _ => {
                     filters_seen += 1;
                     if filters_seen > FILTERS_MAX {
-                        return Err(ApiError::bad_parameter(
-                            printable(&name),
-                            "too_many_items",
-                            "There are too many filters",
-                        )
-                        .with("maximum", FILTERS_MAX));
+                        return Err(error::TOO_MANY_ITEMS
+                            .titled("There are too many filters")
+                            .at_parameter(printable(&name))
+                            .with("maximum", FILTERS_MAX));
                     }
                     query.add_filter(&name, value.as_deref())?;
                 }
@@ -103,13 +97,8 @@ impl Query {
         }
         if let Some(text) = cursor.filter(|text| !text.is_empty()) {
             let question = query.question();
-            let cursor = Cursor::decode(&text, &question).ok_or_else(|| {
-                ApiError::bad_parameter(
-                    "cursor",
-                    "bad_cursor",
-                    "The cursor is damaged or belongs to another query",
-                )
-            })?;
+            let cursor = Cursor::decode(&text, &question)
+                .ok_or_else(|| error::BAD_CURSOR.error().at_parameter("cursor"))?;
             query.reversed = cursor.reversed;
             query.revision = cursor.revision;
             query.position = Some(cursor.position);
@@ -180,21 +169,17 @@ impl Query {
     }
 }
 fn secret(parameter: &str) -> ApiError {
-    ApiError::bad_parameter(
-        printable(parameter),
-        "secret_field",
-        "Secrets can be neither filtered nor sorted by",
-    )
+    error::SECRET_FIELD
+        .error()
+        .at_parameter(printable(parameter))
 }
 
 fn checked_path(path: &str, parameter: &str) -> Result<Path, ApiError> {
     if path.split('.').nth(PATH_DEPTH_MAX).is_some() {
-        return Err(ApiError::bad_parameter(
-            printable(parameter),
-            "too_deep",
-            "The path has too many parts",
-        )
-        .with("maximum", PATH_DEPTH_MAX));
+        return Err(error::TOO_DEEP
+            .error()
+            .at_parameter(printable(parameter))
+            .with("maximum", PATH_DEPTH_MAX));
     }
     Ok(Path::new(path))
 }
@@ -202,17 +187,17 @@ fn checked_path(path: &str, parameter: &str) -> Result<Path, ApiError> {
 fn parse_limit(text: &str) -> Result<usize, ApiError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(ApiError::bad_parameter(
-            "limit",
-            "not_integer",
-            "The limit is an integer",
-        ));
+        return Err(error::NOT_INTEGER
+            .titled("The limit is an integer")
+            .at_parameter("limit"));
     }
     text.parse()
         .ok()
         .filter(|limit| (1..=LIMIT_MAX).contains(limit))
         .ok_or_else(|| {
-            ApiError::bad_parameter("limit", "input_out_of_range", "The limit is out of range")
+            error::INPUT_OUT_OF_RANGE
+                .titled("The limit is out of range")
+                .at_parameter("limit")
                 .with("minimum", 1)
                 .with("maximum", LIMIT_MAX)
         })
@@ -224,12 +209,10 @@ fn parse_sort(text: &str, kind: &Kind) -> Result<Vec<SortKey>, ApiError> {
     let asked = text.split(',').filter(|piece| !piece.is_empty());
     for (i, piece) in asked.enumerate() {
         if i == SORT_KEYS_MAX {
-            return Err(ApiError::bad_parameter(
-                "sort",
-                "too_many_items",
-                "There are too many sort keys",
-            )
-            .with("maximum", SORT_KEYS_MAX));
+            return Err(error::TOO_MANY_ITEMS
+                .titled("There are too many sort keys")
+                .at_parameter("sort")
+                .with("maximum", SORT_KEYS_MAX));
         }
         add_sort_key(piece, kind, &mut sort)?;
     }
@@ -287,12 +270,10 @@ fn parse_select(text: &str, kind: &Kind) -> Result<Option<Vec<Projection>>, ApiE
     for piece in text.split(',').filter(|piece| !piece.is_empty()) {
         paths += 1;
         if paths > SELECT_PATHS_MAX {
-            return Err(ApiError::bad_parameter(
-                "select",
-                "too_many_items",
-                "There are too many fields",
-            )
-            .with("maximum", SELECT_PATHS_MAX));
+            return Err(error::TOO_MANY_ITEMS
+                .titled("There are too many fields")
+                .at_parameter("select")
+                .with("maximum", SELECT_PATHS_MAX));
         }
         want(&mut tree, checked_path(piece, "select")?.parts());
     }

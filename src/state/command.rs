@@ -11,7 +11,7 @@ use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
 use super::retention::Retention;
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value, patch};
 use crate::schema;
 
@@ -353,11 +353,9 @@ fn batch_items<N: Ord + Clone, P>(
     patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
 ) -> Result<Vec<(N, P)>, ApiError> {
     let Value::Array(items) = body else {
-        return Err(ApiError::bad_body(
-            "",
-            "not_array",
-            "A batch must be a JSON array of objects",
-        ));
+        return Err(error::NOT_ARRAY
+            .titled("A batch must be a JSON array of objects")
+            .at_pointer(""));
     };
     named_items(items, "", key, parse)?
         .into_iter()
@@ -390,18 +388,14 @@ fn layouts<N: Ord + Clone>(
     let items = match body.remove("layouts") {
         Some(Value::Array(items)) => items,
         Some(_) => {
-            return Err(ApiError::bad_body(
-                "/layouts",
-                "not_array",
-                "`layouts` must be an array of objects",
-            ));
+            return Err(error::NOT_ARRAY
+                .titled("`layouts` must be an array of objects")
+                .at_pointer("/layouts"));
         }
         None => {
-            return Err(ApiError::bad_body(
-                "/layouts",
-                "missing_required",
-                "`layouts` is required",
-            ));
+            return Err(error::MISSING_REQUIRED
+                .titled("`layouts` is required")
+                .at_pointer("/layouts"));
         }
     };
     named_items(items, "/layouts", key, parse)?
@@ -424,7 +418,8 @@ fn named_items<N: Ord + Clone>(
 ) -> Result<Vec<(N, Value)>, ApiError> {
     if items.len() > BATCH_ITEMS_MAX {
         let title = "A batch has at most 10,000 items";
-        return Err(ApiError::new(413, "too_many_items", title)
+        return Err(error::BATCH_TOO_LONG
+            .titled(title)
             .at_pointer(pointer)
             .with("maximum", BATCH_ITEMS_MAX));
     }
@@ -435,38 +430,33 @@ fn named_items<N: Ord + Clone>(
         match item {
             Value::Object(_) => {}
             Value::Null => {
-                let code = "null_in_array_of_non_nullable";
                 let title = "An item of a batch must not be null";
-                return Err(ApiError::bad_body(at, code, title));
+                return Err(error::NULL_IN_ARRAY_OF_NON_NULLABLE
+                    .titled(title)
+                    .at_pointer(at));
             }
             _ => return Err(not_an_object(&at)),
         }
         let at_key = format!("{at}/{key}");
         let name = match item.get(key) {
             Some(Value::String(name)) => {
-                parse(name).map_err(|why| ApiError::bad_body(&at_key, "wrong_format", why))?
+                parse(name).map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(&at_key))?
             }
             Some(_) => {
-                return Err(ApiError::bad_body(
-                    at_key,
-                    "not_string",
-                    "The key of an item must be a string",
-                ));
+                return Err(error::NOT_STRING
+                    .titled("The key of an item must be a string")
+                    .at_pointer(at_key));
             }
             None => {
-                return Err(ApiError::bad_body(
-                    at_key,
-                    "missing_required",
-                    "Every item of a batch needs its key",
-                ));
+                return Err(error::MISSING_REQUIRED
+                    .titled("Every item of a batch needs its key")
+                    .at_pointer(at_key));
             }
         };
         if !seen.insert(name.clone()) {
-            return Err(ApiError::bad_body(
-                at_key,
-                "duplicate_item",
-                "A key occurs twice in the batch",
-            ));
+            return Err(error::DUPLICATE_ITEM
+                .titled("A key occurs twice in the batch")
+                .at_pointer(at_key));
         }
         named.push((name, item));
     }
@@ -476,13 +466,11 @@ fn named_items<N: Ord + Clone>(
 fn parse_host(value: &Value, pointer: &str) -> Result<Hostname, ApiError> {
     match value {
         Value::String(host) => {
-            Hostname::parse(host).map_err(|why| ApiError::bad_body(pointer, "wrong_format", why))
+            Hostname::parse(host).map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(pointer))
         }
-        _ => Err(ApiError::bad_body(
-            pointer,
-            "not_string",
-            "A hostname must be a string",
-        )),
+        _ => Err(error::NOT_STRING
+            .titled("A hostname must be a string")
+            .at_pointer(pointer)),
     }
 }
 
@@ -495,11 +483,7 @@ fn check_key(body: &Value, key: &str, expected: &str, pointer: &str) -> Result<(
 }
 
 fn key_mismatch(pointer: String) -> ApiError {
-    ApiError::bad_body(
-        pointer,
-        "key_mismatch",
-        "The key in the body differs from the path; keys cannot be changed",
-    )
+    error::KEY_MISMATCH.error().at_pointer(pointer)
 }
 
 /// Checks a client's own stamp, which the server's stamp replaces and no schema describes.
@@ -509,30 +493,30 @@ pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
             return Ok(());
         }
         Value::Number(Number::Unsigned(_) | Number::Negative(_)) => (
-            "input_out_of_range",
+            error::INPUT_OUT_OF_RANGE,
             "Must be a time in milliseconds since 1970",
         ),
         Value::Number(Number::Float(_))
         | Value::Bool(_)
         | Value::String(_)
         | Value::Array(_)
-        | Value::Object(_) => ("not_integer", "Must be an integer"),
+        | Value::Object(_) => (error::NOT_INTEGER, "Must be an integer"),
     };
-    Err(ApiError::bad_body(pointer, code, title))
+    Err(code.titled(title).at_pointer(pointer))
 }
 
 /// Refuses a `$reset` that is not a boolean.
 pub fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
     match patch::misused_reset(body) {
         None => Ok(()),
-        Some(at) => Err(ApiError::bad_body(
-            format!("{pointer}{at}"),
-            "not_boolean",
-            "Must be true or false",
-        )),
+        Some(at) => Err(error::NOT_BOOLEAN
+            .error()
+            .at_pointer(format!("{pointer}{at}"))),
     }
 }
 
 fn not_an_object(pointer: &str) -> ApiError {
-    ApiError::bad_body(pointer, "not_object", "Expected a JSON object")
+    error::NOT_OBJECT
+        .titled("Expected a JSON object")
+        .at_pointer(pointer)
 }

@@ -17,7 +17,7 @@ use super::name::StreamName;
 use super::record::{EntityRecord, Facts};
 use crate::access::rights::Rights;
 use crate::access::rules::Rules;
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value};
 
 /// Longest key that is a text, bytes.
@@ -171,11 +171,9 @@ pub fn facts(
                 .and_then(Value::as_str)
                 .unwrap_or_default();
             if !(1..=256).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(ApiError::bad_body(
-                    format!("{pointer}/key"),
-                    "wrong_format",
-                    "A token's key must have 1 to 256 visible ASCII characters",
-                ));
+                return Err(error::WRONG_FORMAT
+                    .titled("A token's key must have 1 to 256 visible ASCII characters")
+                    .at_pointer(format!("{pointer}/key")));
             }
             Rights::parse(merged, pointer)?;
             Ok(Facts::Token {
@@ -190,11 +188,9 @@ pub fn facts(
             }) = old
                 && closed_at != Some(*closed)
             {
-                return Err(ApiError::bad_body(
-                    format!("{pointer}/closed_at"),
-                    "immutable_field",
-                    "An episode is closed once; `closed_at` cannot be changed afterwards",
-                ));
+                return Err(error::IMMUTABLE_FIELD
+                    .titled("An episode is closed once; `closed_at` cannot be changed afterwards")
+                    .at_pointer(format!("{pointer}/closed_at")));
             }
             let media = merged
                 .get("media")
@@ -202,7 +198,9 @@ pub fn facts(
                 .unwrap_or_default();
             // Streamers query the episodes of their streams by name, so it must be a valid name.
             StreamName::parse(media).map_err(|why| {
-                ApiError::bad_body(format!("{pointer}/media"), "wrong_format", why)
+                error::WRONG_FORMAT
+                    .titled(why)
+                    .at_pointer(format!("{pointer}/media"))
             })?;
             Ok(Facts::Episode {
                 media: media.to_owned(),
@@ -227,7 +225,9 @@ pub fn facts(
 
 /// The error for a path segment that is not a key of this kind.
 pub fn bad_key(kind: Kind, why: &'static str) -> ApiError {
-    ApiError::bad_parameter(kind.key_field(), "wrong_format", why)
+    error::WRONG_FORMAT
+        .titled(why)
+        .at_parameter(kind.key_field())
 }
 
 #[cfg(test)]

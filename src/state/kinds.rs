@@ -2,7 +2,7 @@
 //!
 //! A new kind is a variant, a row here, and what only this kind needs in [`super::entity::facts`].
 
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError, ErrorCode};
 use crate::schema::{self, Schema};
 
 /// A kind of entities. The number is its row in [`ROWS`] and its index in arrays by kind.
@@ -40,8 +40,8 @@ pub struct KindRow {
     /// Whether the API shows the stamp of the last change.
     pub stamp: bool,
     pub schema: fn() -> &'static Schema,
-    /// Code and title of the error for a key that is not stored.
-    pub not_found: (&'static str, &'static str),
+    /// The error for a key that is not stored.
+    pub not_found: ErrorCode,
 }
 
 use self::KeyOrder::{Decimal, Text};
@@ -50,25 +50,25 @@ use self::KeyOrder::{Decimal, Text};
 const ROWS: [KindRow; 7] = [
     KindRow { kind: Kind::Agent, table: "agent", collection: "agents",
         key: "id", order: Text, stamp: true, schema: schema::agent,
-        not_found: ("agent_not_found", "There is no agent of this id") },
+        not_found: error::AGENT_NOT_FOUND },
     KindRow { kind: Kind::ApiToken, table: "api_token", collection: "api_tokens",
         key: "name", order: Text, stamp: false, schema: schema::api_token,
-        not_found: ("api_token_not_found", "There is no API token of this name") },
+        not_found: error::API_TOKEN_NOT_FOUND },
     KindRow { kind: Kind::AuthBackend, table: "auth_backend", collection: "auth_backends",
         key: "name", order: Text, stamp: false, schema: schema::auth_backend,
-        not_found: ("auth_backend_not_found", "There is no authorization backend of this name") },
+        not_found: error::AUTH_BACKEND_NOT_FOUND },
     KindRow { kind: Kind::Balancer, table: "balancer", collection: "balancers",
         key: "name", order: Text, stamp: false, schema: schema::balancer,
-        not_found: ("balancer_not_found", "There is no load balancer of this name") },
+        not_found: error::BALANCER_NOT_FOUND },
     KindRow { kind: Kind::Episode, table: "episode", collection: "episodes",
         key: "episode_id", order: Decimal, stamp: true, schema: schema::episode,
-        not_found: ("episode_not_found", "There is no episode of this id") },
+        not_found: error::EPISODE_NOT_FOUND },
     KindRow { kind: Kind::Person, table: "person", collection: "persons",
         key: "person_id", order: Decimal, stamp: true, schema: schema::person,
-        not_found: ("person_not_found", "There is no person of this id") },
+        not_found: error::PERSON_NOT_FOUND },
     KindRow { kind: Kind::DeletedAgent, table: "deleted_agent", collection: "",
         key: "id", order: Text, stamp: false, schema: schema::agent,
-        not_found: ("agent_not_found", "There is no agent of this id") },
+        not_found: error::AGENT_NOT_FOUND },
 ];
 
 /// Every kind, in the order of the rows.
@@ -108,7 +108,6 @@ impl Kind {
 
     /// The error for a key that is not stored.
     pub fn not_found(self) -> ApiError {
-        let (code, title) = self.row().not_found;
-        ApiError::not_found(code, title)
+        self.row().not_found.error()
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 
 /// Longest stream name, bytes of UTF-8. Far above what operators use, far below redb's key limit
 /// and a path's.
@@ -112,12 +112,12 @@ pub fn shard_of(name: &str) -> usize {
 
 /// The error for a path segment that is not a stream name.
 pub fn bad_stream_name(why: &'static str) -> ApiError {
-    ApiError::bad_parameter("name", "wrong_format", why)
+    error::WRONG_FORMAT.titled(why).at_parameter("name")
 }
 
 /// The error for a path segment that is not a hostname.
 pub fn bad_hostname(why: &'static str) -> ApiError {
-    ApiError::bad_parameter("hostname", "wrong_format", why)
+    error::WRONG_FORMAT.titled(why).at_parameter("hostname")
 }
 
 macro_rules! text_newtype {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, TrySendError};
 
 use super::Published;
+use crate::error::{self, ApiError};
 use crate::http::Ticket;
-use crate::http::error::ApiError;
 use crate::state::command::{AuditedCommand, Command, Done};
 
 /// Commands that may wait for the writer. More are refused with 503: a longer wait helps no client.
@@ -72,25 +72,25 @@ impl Commands {
 
 fn writer_is_busy() -> ApiError {
     let title = "Too many changes are waiting to be written; repeat the request";
-    ApiError::unavailable("writer_busy", title, 1)
+    error::WRITER_BUSY.titled(title)
 }
 
 fn server_is_stopping() -> ApiError {
     let title = "The server is stopping; repeat the request";
-    ApiError::unavailable("shutting_down", title, 1)
+    error::SHUTTING_DOWN.titled(title)
 }
 
 /// The error for a change that was not begun.
 pub(super) fn store_is_down() -> ApiError {
     let title = "The store does not accept writes at present; nothing was changed";
-    ApiError::unavailable("storage_unavailable", title, 2)
+    error::STORAGE_UNAVAILABLE.titled(title)
 }
 
 /// The error for a change that may or may not be on disk.
 pub(super) fn outcome_is_unknown() -> ApiError {
     let title = "The store failed while this change was being written; it may or may not have \
                  taken effect. Repeat the request";
-    ApiError::unavailable("storage_failed", title, 2)
+    error::STORAGE_FAILED.titled(title)
 }
 
 /// The records a command may change, for bounding a batch.

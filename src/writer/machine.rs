@@ -6,8 +6,8 @@ use std::sync::Arc;
 use weir_storage::{Batch, Log, Op, StoreError};
 
 use super::tables::{EVENTS, collect_ops, event_key};
+use crate::error::ApiError;
 use crate::feed::Commit;
-use crate::http::error::ApiError;
 use crate::state::State;
 use crate::state::agent::agents_of;
 use crate::state::apply::{Changes, Stamp, apply};

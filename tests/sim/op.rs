@@ -3,7 +3,7 @@
 //! Few names, few hosts and few values, so that operations meet: most change something that another one made.
 
 use serde_json::{Value, json};
-use weir::http::error::ApiError;
+use weir::error::ApiError;
 use weir::json;
 use weir::state::command::{
     Command, EntitySave, StreamPatch, layout_items, stream_items, streamer_items, streamer_patch,

@@ -7,33 +7,23 @@ use super::{
 use crate::api::openapi::{
     BodyDoc, Content, EndpointDoc, HeaderDoc, Kind, ParamDoc, Place, ResponseDoc, Security, Shape,
 };
+use crate::error;
 
 const ID: ParamDoc = path("id", "Identifier of the agent.", r#""1234567""#);
 
-const NO_AGENT: ResponseDoc = refuse(
-    404,
-    "No agent has this identifier.",
-    "agent_not_found",
-    "No agent has this identifier",
-);
+const NO_AGENT: ResponseDoc = refuse("No agent has this identifier.", error::AGENT_NOT_FOUND);
 const OFFLINE: ResponseDoc = refuse(
-    409,
     "The agent is not connected now, so it cannot be told anything.",
-    "agent_offline",
-    "The agent is not connected",
+    error::AGENT_OFFLINE,
 );
 const NO_REPLY: ResponseDoc = refuse(
-    504,
     "The agent is connected but did not reply in time.",
-    "agent_timeout",
-    "The agent did not reply in time",
+    error::AGENT_TIMEOUT,
 );
 
 const REFUSED: ResponseDoc = refuse(
-    502,
     "The agent refused, or its connection ended before it replied.",
-    "agent_connection_closed",
-    "The connection to the agent ended before it answered; it may or may not have done what was asked",
+    error::AGENT_CONNECTION_CLOSED,
 );
 
 /// A field that an agent connects with.
@@ -116,10 +106,8 @@ pub const DOCS: &[EndpointDoc] = &[
         responses: &[
             empty(204, "All entries are set and on disk."),
             refuse(
-                400,
                 "At least one entry is invalid, for example names an agent that does not exist. Nothing was changed.",
-                "agent_not_found",
-                "No agent has this identifier",
+                error::UNKNOWN_AGENT,
             ),
             UNAUTHORIZED,
             TOO_LARGE,
@@ -316,17 +304,13 @@ pub const COMMANDS: &[EndpointDoc] = &[
                     ),
                 ],
                 ..refuse(
-                    401,
                     "A proof is missing, or its nonce is no longer good.",
-                    "agent_challenge",
-                    "Prove that you know the key: see X-Nonce and X-Salt",
+                    error::AGENT_CHALLENGE,
                 )
             },
             refuse(
-                403,
                 "The identifier is missing or unknown, the agent has no key, or the proof is wrong.",
-                "authentication_failed",
-                "The agent has not proved that it knows its key",
+                error::AUTHENTICATION_FAILED,
             ),
             UNAVAILABLE,
         ],

@@ -7,6 +7,7 @@ use super::{
 use crate::api::openapi::{
     BodyDoc, EndpointDoc, HeaderDoc, Kind, ParamDoc, ResponseDoc, Security, Shape,
 };
+use crate::error;
 
 const NAME: ParamDoc = path(
     "name",
@@ -14,10 +15,8 @@ const NAME: ParamDoc = path(
     r#""viewers""#,
 );
 const NO_BACKEND: ResponseDoc = refuse(
-    404,
     "No auth backend has this name.",
-    "auth_backend_not_found",
-    "No auth backend has this name",
+    error::AUTH_BACKEND_NOT_FOUND,
 );
 const BACKEND_EXAMPLE: &str = r#"{"name":"viewers","allow_tokens":["let-me-in"],"deny_ips":["192.0.2.0/24"],"allow_countries":["RS"],"backends":[{"url":"http://billing.example.com/auth"}],"allow_default":false}"#;
 
@@ -254,10 +253,8 @@ pub const REQUEST: &[EndpointDoc] = &[EndpointDoc {
         BAD_QUERY,
         UNAUTHORIZED,
         refuse(
-            403,
             "Denied: by a rule, by an HTTP backend, or because the stream is unknown.",
-            "session_denied",
-            "This session may not play the stream",
+            error::SESSION_DENIED,
         ),
         UNAVAILABLE,
     ],

@@ -7,14 +7,11 @@ use super::{
 use crate::api::openapi::{
     BodyDoc, EndpointDoc, HeaderDoc, Kind, ParamDoc, ResponseDoc, Security, Shape,
 };
+use crate::error;
 
 const NAME: ParamDoc = path("name", "Name of the load balancer.", r#""europe""#);
-const NO_BALANCER: ResponseDoc = refuse(
-    404,
-    "No load balancer has this name.",
-    "balancer_not_found",
-    "No load balancer has this name",
-);
+const NO_BALANCER: ResponseDoc =
+    refuse("No load balancer has this name.", error::BALANCER_NOT_FOUND);
 const BALANCER_EXAMPLE: &str = r#"{"name":"europe","mode":"usage","servers":[{"name":"streamer1.example.com","countries":["RS","HU"],"countries_default":true,"max_bitrate":10000000}]}"#;
 
 pub const DOCS: &[EndpointDoc] = &[
@@ -126,16 +123,12 @@ const REDIRECT: ResponseDoc = ResponseDoc {
     ..empty(302, "Go to this streamer.")
 };
 const NOWHERE: ResponseDoc = refuse(
-    404,
     "No load balancer or no stream has this name.",
-    "stream_not_found",
-    "No stream has this name",
+    error::STREAM_NOT_FOUND,
 );
 const FULL: ResponseDoc = refuse(
-    503,
     "No streamer of the group may take the viewer: none is in reach, has room, or serves the viewer's country.",
-    "no_streamer_available",
-    "No streamer can take this viewer now",
+    error::NO_STREAMER_AVAILABLE,
 );
 
 pub const STREAMING: &[EndpointDoc] = &[

@@ -2,6 +2,7 @@
 
 use super::{FORMAT, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, refuse, saved};
 use crate::api::openapi::{BodyDoc, Content, EndpointDoc, ResponseDoc, Shape};
+use crate::error;
 
 const CONFIG_EXAMPLE: &str = r#"{"api_key":"Zk3vN8qLw1","api_url":"http://weir.example.com:9019/central/api/v3","database":{"url":"file:///var/lib/weir"},"loglevel":"info","log_requests":"false","layouter_enabled":"true","layouter_sleeping_interval":30000,"episodes_buffer_delay":1000,"episodes_buffer_limit":250,"config_external_reconciliation_interval":5000,"server_id":"123e4567-e89b-12d3-a456-426655440000","stats":{"id":"61893b15-75b2-4fcb-b4cf-ae1dd0858ea2","server_version":"0.1.0","started_at":1727270000,"uptime":4724}}"#;
 
@@ -50,17 +51,13 @@ pub const DOCS: &[EndpointDoc] = &[
         responses: &[
             saved("central_config", CONFIG_EXAMPLE),
             refuse(
-                400,
                 "The body is not JSON, or a setting in it has a value that cannot be used. Nothing was changed.",
-                "unknown_enum_option",
-                "Must be one of: true, false",
+                error::UNKNOWN_ENUM_OPTION,
             ),
             UNAUTHORIZED,
             refuse(
-                409,
                 "The configuration file cannot be read or replaced, or has a mistake elsewhere. Nothing was changed.",
-                "config_file_unwritable",
-                "The configuration file cannot be replaced, the log says why; nothing was changed",
+                error::CONFIG_FILE_UNWRITABLE,
             ),
             TOO_LARGE,
             UNAVAILABLE,

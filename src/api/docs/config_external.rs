@@ -7,6 +7,7 @@ use super::{
 use crate::api::openapi::{
     Content, EndpointDoc, HeaderDoc, Kind, ParamDoc, Place, ResponseDoc, Security, Shape,
 };
+use crate::error;
 
 pub const DOCS: &[EndpointDoc] = &[
     EndpointDoc {
@@ -112,10 +113,8 @@ pub const DOCS: &[EndpointDoc] = &[
             FORBIDDEN,
             NO_STREAMER,
             refuse(
-                410,
                 "The revision named by `changes_since` or by the cursor is no longer kept. Fetch the whole list.",
-                "revision_gone",
-                "The revision is no longer kept; fetch the whole list",
+                error::REVISION_GONE,
             ),
             UNAVAILABLE,
         ],
@@ -232,10 +231,8 @@ pub const DOCS: &[EndpointDoc] = &[
             FORBIDDEN,
             NO_STREAMER,
             refuse(
-                501,
                 "It is not known which recordings are protected.",
-                "episodes_unknown",
-                "It is not known which recordings are protected; keep them all",
+                error::EPISODES_UNKNOWN,
             ),
         ],
         security: Security::Node,
@@ -278,10 +275,8 @@ pub const SRT: &[EndpointDoc] = &[EndpointDoc {
         UNAUTHORIZED,
         FORBIDDEN,
         refuse(
-            404,
             "No stream uses this port on this node, or no node is registered under this hostname.",
-            "stream_not_found",
-            "No stream uses this port",
+            error::STREAM_NOT_FOUND,
         ),
         UNAVAILABLE,
     ],
@@ -290,10 +285,8 @@ pub const SRT: &[EndpointDoc] = &[EndpointDoc {
 }];
 
 const NO_MEDIA: ResponseDoc = refuse(
-    400,
     "`media` is missing or a parameter has a value that cannot be used.",
-    "missing_required",
-    "The parameter media is required",
+    error::MISSING_REQUIRED,
 );
 
 const HOST: ParamDoc = query(
@@ -353,8 +346,6 @@ const SORT_BY_NAME: ParamDoc = query(
     r#"["name"]"#,
 );
 const NO_NAMES: ResponseDoc = refuse(
-    400,
     "`name` is missing or a parameter has a value that cannot be used.",
-    "missing_required",
-    "The parameter name is required",
+    error::MISSING_REQUIRED,
 );

@@ -5,6 +5,7 @@ use super::{
     UNAVAILABLE, json, number, query, refuse, saved,
 };
 use crate::api::openapi::{BodyDoc, EndpointDoc, Kind, ParamDoc, ResponseDoc, Shape};
+use crate::error;
 
 const ID: ParamDoc = number(
     "episode_id",
@@ -18,12 +19,7 @@ const DVR_PRESENCE_CHECK: ParamDoc = query(
     "true",
 );
 
-const NO_EPISODE: ResponseDoc = refuse(
-    404,
-    "No episode has this number.",
-    "episode_not_found",
-    "No episode has this number",
-);
+const NO_EPISODE: ResponseDoc = refuse("No episode has this number.", error::EPISODE_NOT_FOUND);
 
 const EPISODE_EXAMPLE: &str = r#"{"episode_id":1721297304000123456,"episode_type":"generic","media":"harbour/cam1","opened_at":1721297304000,"closed_at":1721297364000,"close_reason":"timeout","updated_at":1721297364102,"originator":{"source":"api"}}"#;
 

@@ -23,6 +23,7 @@ mod token;
 use super::openapi::{
     Content, EndpointDoc, HeaderDoc, Kind, ParamDoc, Place, ResponseDoc, Security, Shape,
 };
+use crate::error::{self, ErrorCode};
 
 /// What is served, in the order of the document's tags.
 pub const SERVED: &[&[EndpointDoc]] = &[
@@ -114,16 +115,11 @@ const fn later(mut parameter: ParamDoc) -> ParamDoc {
     parameter
 }
 
-const fn refuse(
-    status: u16,
-    description: &'static str,
-    code: &'static str,
-    title: &'static str,
-) -> ResponseDoc {
+const fn refuse(description: &'static str, error: ErrorCode) -> ResponseDoc {
     ResponseDoc {
-        status,
+        status: error.status,
         description,
-        content: Content::Error { code, title },
+        content: Content::Error(error),
         headers: &[],
     }
 }
@@ -198,52 +194,32 @@ const FILTERS: ParamDoc = query(
 );
 
 const BAD_QUERY: ResponseDoc = refuse(
-    400,
     "A parameter has a value that cannot be used.",
-    "input_out_of_range",
-    "The limit must be between 1 and 10000",
+    error::INPUT_OUT_OF_RANGE,
 );
 
 const BAD_BODY: ResponseDoc = refuse(
-    400,
     "The body is not JSON, or a field in it has a value that cannot be used. Nothing was changed.",
-    "nomatch_pattern",
-    "No kind of source has a url like this",
+    error::NOMATCH_PATTERN,
 );
 
-const UNAUTHORIZED: ResponseDoc = refuse(
-    401,
-    "Credentials are missing or wrong.",
-    "unauthorized",
-    "Credentials are required",
-);
+const UNAUTHORIZED: ResponseDoc = refuse("Credentials are missing or wrong.", error::UNAUTHORIZED);
 
-const NO_STREAM: ResponseDoc = refuse(
-    404,
-    "No stream has this name.",
-    "stream_not_found",
-    "No stream has this name",
-);
+const NO_STREAM: ResponseDoc = refuse("No stream has this name.", error::STREAM_NOT_FOUND);
 
 const NO_STREAMER: ResponseDoc = refuse(
-    404,
     "No node is registered under this hostname.",
-    "streamer_not_found",
-    "No node is registered under this hostname",
+    error::STREAMER_NOT_FOUND,
 );
 
 const FORBIDDEN: ResponseDoc = refuse(
-    403,
     "The credentials are valid but not for this node: a cluster key opens its own hostname only.",
-    "forbidden",
-    "This key does not open this hostname",
+    error::FORBIDDEN,
 );
 
 const TOO_LARGE: ResponseDoc = refuse(
-    413,
     "The body is larger than this operation accepts, or a batch has more items.",
-    "body_too_large",
-    "The body is larger than this operation accepts",
+    error::BODY_TOO_LARGE,
 );
 
 const RETRY_AFTER: HeaderDoc = HeaderDoc {
@@ -260,10 +236,7 @@ const UNAVAILABLE: ResponseDoc = ResponseDoc {
     status: 503,
     description: "The server cannot answer now: it is starting or stopping, more changes wait than it can hold, or its disk does not accept \
                   writes. Nothing was changed, unless the code is `storage_failed` or `timed_out`: then a change may or may not have taken effect.",
-    content: Content::Error {
-        code: "unavailable",
-        title: "The server cannot take changes at the moment",
-    },
+    content: Content::Error(error::STORAGE_UNAVAILABLE),
     headers: &[RETRY_AFTER],
 };
 
@@ -314,10 +287,8 @@ const fn saved(schema: &'static str, example: &'static str) -> ResponseDoc {
 
 const DELETED: ResponseDoc = empty(204, "Deleted, and the deletion is on disk.");
 const LAYOUTER_OFF: ResponseDoc = refuse(
-    409,
     "The layouter is switched off, so there is nothing to predict.",
-    "layouter_disabled",
-    "The layouter is switched off",
+    error::LAYOUTER_DISABLED,
 );
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const FORMAT: ParamDoc = query(

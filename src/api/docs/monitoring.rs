@@ -2,6 +2,7 @@
 
 use super::{OPERATION, RETRY_AFTER, UNAUTHORIZED, json};
 use crate::api::openapi::{Content, EndpointDoc, ResponseDoc, Security, Shape};
+use crate::error;
 
 pub const DOCS: &[EndpointDoc] = &[
     EndpointDoc {
@@ -37,10 +38,7 @@ pub const DOCS: &[EndpointDoc] = &[
             ResponseDoc {
                 status: 503,
                 description: "The server is starting or stopping.",
-                content: Content::Error {
-                    code: "not_ready",
-                    title: "The server is not ready",
-                },
+                content: Content::Error(error::NOT_READY),
                 headers: &[RETRY_AFTER],
             },
         ],

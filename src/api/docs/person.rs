@@ -5,15 +5,11 @@ use super::{
     number, refuse, saved,
 };
 use crate::api::openapi::{BodyDoc, EndpointDoc, ParamDoc, ResponseDoc, Shape};
+use crate::error;
 
 const ID: ParamDoc = number("person_id", "Number of the person.", "6865733185536000123");
 
-const NO_PERSON: ResponseDoc = refuse(
-    404,
-    "No person has this number.",
-    "person_not_found",
-    "No person has this number",
-);
+const NO_PERSON: ResponseDoc = refuse("No person has this number.", error::PERSON_NOT_FOUND);
 
 const PERSON_EXAMPLE: &str = r#"{"person_id":6865733185536000123,"external_id":"staff-117","originator":"api","updated_at":1637034282845,"fingerprints":[{"version":"v3","data":"q83vEjRWeJA="}],"photos":[{"mime_type":"image/jpeg","data":"/9j/4AAQSkY="}]}"#;
 

@@ -5,6 +5,7 @@ use super::{
     TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, later, query, refuse,
 };
 use crate::api::openapi::{BodyDoc, EndpointDoc, Kind, Shape};
+use crate::error;
 
 pub const DOCS: &[EndpointDoc] = &[
     EndpointDoc {
@@ -78,10 +79,8 @@ pub const DOCS: &[EndpointDoc] = &[
         responses: &[
             empty(204, "All items are saved and on disk."),
             refuse(
-                400,
                 "At least one item is invalid; the pointers name all of them. Nothing was changed.",
-                "missing_required",
-                "Every item needs the name of its stream",
+                error::MISSING_REQUIRED,
             ),
             UNAUTHORIZED,
             TOO_LARGE,
@@ -107,10 +106,8 @@ pub const DOCS: &[EndpointDoc] = &[
         responses: &[
             empty(204, "All layouts are set and on disk."),
             refuse(
-                400,
                 "At least one entry is invalid, for example names a stream that does not exist. Nothing was changed.",
-                "stream_not_found",
-                "No stream has this name",
+                error::UNKNOWN_STREAM,
             ),
             UNAUTHORIZED,
             TOO_LARGE,

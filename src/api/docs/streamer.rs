@@ -5,6 +5,7 @@ use super::{
     TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, query, refuse,
 };
 use crate::api::openapi::{BodyDoc, EndpointDoc, Kind, ParamDoc, Security, Shape};
+use crate::error;
 
 const CHECKS_ENABLE: ParamDoc = query(
     "checks_enable",
@@ -56,10 +57,8 @@ pub const DOCS: &[EndpointDoc] = &[
         responses: &[
             empty(204, "All items are saved and on disk."),
             refuse(
-                400,
                 "At least one item is invalid; the pointers name all of them. Nothing was changed.",
-                "missing_required",
-                "A new node needs a role",
+                error::MISSING_REQUIRED,
             ),
             UNAUTHORIZED,
             TOO_LARGE,
@@ -112,11 +111,9 @@ pub const DOCS: &[EndpointDoc] = &[
                 STREAMER_EXAMPLE,
             ),
             refuse(
-                400,
                 "The body is not JSON, or a field in it has a value that cannot be used; or a check was asked for and the node did not \
                  show its configuration (`streamer_check_failed`, `meta.reason` says why). Nothing was changed.",
-                "unknown_enum_option",
-                "No node has a role like this",
+                error::UNKNOWN_ENUM_OPTION,
             ),
             UNAUTHORIZED,
             TOO_LARGE,
@@ -163,10 +160,8 @@ pub const STATS: &[EndpointDoc] = &[EndpointDoc {
     responses: &[
         empty(204, "Taken in."),
         refuse(
-            400,
             "The body is not JSON, or a field in it has a value that cannot be used. Nothing was taken in.",
-            "not_integer",
-            "Must be an integer.",
+            error::NOT_INTEGER,
         ),
         UNAUTHORIZED,
         FORBIDDEN,

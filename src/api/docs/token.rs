@@ -5,14 +5,10 @@ use super::{
     path, refuse, saved,
 };
 use crate::api::openapi::{BodyDoc, EndpointDoc, ParamDoc, ResponseDoc, Shape};
+use crate::error;
 
 const NAME: ParamDoc = path("name", "Name of the token.", r#""inference_server""#);
-const NO_TOKEN: ResponseDoc = refuse(
-    404,
-    "No API token has this name.",
-    "api_token_not_found",
-    "No API token has this name",
-);
+const NO_TOKEN: ResponseDoc = refuse("No API token has this name.", error::API_TOKEN_NOT_FOUND);
 const TOKEN_EXAMPLE: &str = r#"{"name":"inference_server","key":"2b7Kq0c9VtYx3mWf8sLz1RnPdHa","permissions":[{"scopes":["streams/harbour%2F*"],"list":true,"read":true}]}"#;
 
 pub const DOCS: &[EndpointDoc] = &[

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::scan;
 use crate::query::{Document, Execution, Kind, Query, Raw, Source};
 
@@ -130,11 +130,11 @@ impl Answers {
                 kept.number == number && kept.digest == digest && std::ptr::eq(kept.kind, kind)
             });
             let kept = kept.ok_or_else(|| {
-                ApiError::gone(
-                    "walk_expired",
-                    "The answer of this walk is not kept any more; begin with the first page",
-                )
-                .at_parameter("cursor")
+                error::WALK_EXPIRED
+                    .titled(
+                        "The answer of this walk is not kept any more; begin with the first page",
+                    )
+                    .at_parameter("cursor")
             })?;
             kept.items.clone()
         } else {

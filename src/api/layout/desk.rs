@@ -13,8 +13,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::answers::Answers;
 use super::{capacity, explain, preview};
 use crate::access::rights::Visibility;
+use crate::error::{self, ApiError};
 use crate::http::Ticket;
-use crate::http::error::ApiError;
 use crate::layouter::Engine;
 use crate::layouter::controller::Controller;
 use crate::layouter::intake::NodeStats;
@@ -131,23 +131,19 @@ impl Desk {
         self.inquiries
             .try_send(inquiry)
             .map_err(|refused| match refused {
-                TrySendError::Full(_) => ApiError::unavailable(
-                    "layouter_busy",
-                    "More questions about layouts are waiting than can be answered in time; repeat the request",
-                    1,
-                ),
+                TrySendError::Full(_) => error::LAYOUTER_BUSY.titled("More questions about layouts are waiting than can be answered in time; repeat the request").retry_after(1),
                 TrySendError::Disconnected(_) => no_layouter(),
             })
     }
 }
 
 fn no_layouter() -> ApiError {
-    ApiError::unavailable("layouter_busy", "The layouter does not answer", 2)
+    error::LAYOUTER_BUSY.titled("The layouter does not answer")
 }
 
 /// The error of questions about a layouter that does nothing.
 pub fn layouter_disabled() -> ApiError {
-    ApiError::conflict("layouter_disabled", "The layouter is switched off")
+    error::LAYOUTER_DISABLED.error()
 }
 
 /// Asks the layouter for a snapshot.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::super::stream;
 use super::desk::Snapshot;
 use super::preview::role_name;
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
 use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};
 use crate::state::apply::stream_not_found;

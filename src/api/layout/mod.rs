@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::desk::{Question, Supposition, layouter_disabled};
 use super::{Call, Outcome};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::query::{Query, pairs};
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, streamer_patch};
@@ -115,10 +115,10 @@ pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiErro
     query.set_default_limit(explain::DECISIONS_LIMIT_MAX);
     if query.limit() > explain::DECISIONS_LIMIT_MAX {
         let title = "Decisions of every node are shown of at most 100 streams at once";
-        return Err(
-            ApiError::bad_parameter("limit", "input_out_of_range", title)
-                .with("maximum", explain::DECISIONS_LIMIT_MAX),
-        );
+        return Err(error::INPUT_OUT_OF_RANGE
+            .titled(title)
+            .at_parameter("limit")
+            .with("maximum", explain::DECISIONS_LIMIT_MAX));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::answers::Items;
 use super::desk::Snapshot;
 use crate::access::rights::Visibility;
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
@@ -100,16 +100,16 @@ impl Supposed {
 
     fn one(event: Value, pointer: String, streams_left: &mut u64) -> Result<Self, ApiError> {
         let Value::Object(mut event) = event else {
-            return Err(ApiError::bad_body(
-                pointer,
-                "not_object",
-                "Expected a JSON object",
-            ));
+            return Err(error::NOT_OBJECT
+                .titled("Expected a JSON object")
+                .at_pointer(pointer));
         };
         let hostname = |event: &Object| {
             let text = event.get("hostname").and_then(Value::as_str);
             Hostname::parse(text.unwrap_or_default()).map_err(|why| {
-                ApiError::bad_body(format!("{pointer}/hostname"), "wrong_format", why)
+                error::WRONG_FORMAT
+                    .titled(why)
+                    .at_pointer(format!("{pointer}/hostname"))
             })
         };
         match event.get("event").and_then(Value::as_str) {
@@ -125,7 +125,9 @@ impl Supposed {
                 let count = event.get("count").and_then(Value::as_u64).unwrap_or(1);
                 *streams_left = streams_left.checked_sub(count).ok_or_else(|| {
                     let title = "At most 1,000,000 streams can be supposed at once";
-                    ApiError::bad_body(format!("{pointer}/count"), "input_out_of_range", title)
+                    error::INPUT_OUT_OF_RANGE
+                        .titled(title)
+                        .at_pointer(format!("{pointer}/count"))
                         .with("maximum", STREAMS_ADDED_MAX)
                 })?;
                 let stream = event.remove("stream");

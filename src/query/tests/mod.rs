@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use self::model::Random;
 use super::pairs::encode_component;
 use super::*;
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::json::FieldType;
 use crate::json::scan;
 

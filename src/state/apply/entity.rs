@@ -5,7 +5,7 @@ use super::episode::{add_appearance, save_automatic};
 use super::merge::{merge_with, stored};
 use super::streamer::node_of_role;
 use super::{Changes, EntityChange, stream};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::command::{Done, EntitySave, EpisodeNews, LayoutPatch};
@@ -169,7 +169,7 @@ fn check_facts(
     match facts {
         Facts::Token { digest } if is_key_of_another(state, key, digest) => {
             let title = "Another token has this key";
-            Err(ApiError::bad_body("/key", "not_unique", title))
+            Err(error::NOT_UNIQUE.titled(title).at_pointer("/key"))
         }
         Facts::Episode {
             publication,

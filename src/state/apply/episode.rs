@@ -2,7 +2,7 @@
 
 use super::Changes;
 use super::entity::save_entity;
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::command::{Done, EntitySave, EpisodeNews};

@@ -5,7 +5,7 @@ use rkyv::string::ArchivedString;
 use super::stream::finish;
 use super::streamer::node_of_role;
 use super::{Changes, stream_not_found};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json;
 use crate::state::State;
 use crate::state::command::{CHANGE_REASONS, Done, LayoutPatch, Placement};
@@ -174,7 +174,10 @@ fn check_nodes(
         }
         if next.ingest.as_ref() == Some(host) || next.dvr_backups[..i].contains(host) {
             let title = "A node holds a stream once";
-            return Err(ApiError::bad_body(at, "duplicate_node", title).with("hostname", host));
+            return Err(error::DUPLICATE_NODE
+                .titled(title)
+                .at_pointer(at)
+                .with("hostname", host));
         }
     }
     Ok(())
@@ -191,7 +194,10 @@ fn check_node(
     let namespace = node.namespace.as_ref().map(ArchivedString::as_str);
     if namespace != stream.namespace.as_deref() {
         let title = "The stream and the node are in different namespaces";
-        return Err(ApiError::bad_body(at, "namespace_mismatch", title).with("hostname", host));
+        return Err(error::NAMESPACE_MISMATCH
+            .titled(title)
+            .at_pointer(at)
+            .with("hostname", host));
     }
     Ok(())
 }

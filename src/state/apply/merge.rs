@@ -1,6 +1,6 @@
 //! Merge patches: applied to the stored configuration, and the result checked against its schema.
 
-use crate::http::error::{ApiError, ErrorItem};
+use crate::error::{self, ApiError, ErrorItem};
 use crate::json::{self, Object, Value, patch};
 use crate::schema::{self, Schema, Violation};
 
@@ -47,11 +47,9 @@ pub(super) fn merge_with(
         .map_err(|violations| invalid(violations, pointer))?;
     match stored {
         Value::Object(object) => Ok(object),
-        _ => Err(ApiError::bad_body(
-            pointer,
-            "not_object",
-            "Expected a JSON object",
-        )),
+        _ => Err(error::NOT_OBJECT
+            .titled("Expected a JSON object")
+            .at_pointer(pointer)),
     }
 }
 
@@ -108,9 +106,7 @@ pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
 }
 
 fn namespace_is_fixed(pointer: &str) -> ApiError {
-    ApiError::bad_body(
-        format!("{pointer}/namespace"),
-        "immutable_field",
-        "A namespace is set at creation and cannot be changed",
-    )
+    error::IMMUTABLE_FIELD
+        .titled("A namespace is set at creation and cannot be changed")
+        .at_pointer(format!("{pointer}/namespace"))
 }

@@ -18,7 +18,7 @@ use super::entity::{Key, Kind};
 use super::event::NewEvent;
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Role, StreamRecord, StreamerRecord};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 
 pub use entity::DELETED_AGENTS_MAX;
 pub use merge::invalid;
@@ -149,15 +149,12 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
 
 /// The error for a stream that is not there.
 pub fn stream_not_found() -> ApiError {
-    ApiError::not_found("stream_not_found", "There is no stream of this name")
+    error::STREAM_NOT_FOUND.error()
 }
 
 /// The error for a streamer that is not there.
 pub fn streamer_not_found() -> ApiError {
-    ApiError::not_found(
-        "streamer_not_found",
-        "There is no streamer of this hostname",
-    )
+    error::STREAMER_NOT_FOUND.error()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::layout::place;
 use super::merge::{merge, namespace, stored};
 use super::{Changes, Lost, NodeChange, StreamChange, stream_not_found};
-use crate::http::error::ApiError;
+use crate::error::ApiError;
 use crate::json::Value;
 use crate::schema;
 use crate::state::State;

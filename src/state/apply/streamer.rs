@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::merge::{merge, namespace, stored};
 use super::{Changes, NodeChange, StreamerChange, streamer_not_found};
-use crate::http::error::ApiError;
+use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::schema;
 use crate::state::command::Done;
@@ -64,16 +64,17 @@ pub(super) fn node_of_role<'a>(
     pointer: String,
 ) -> Result<&'a StreamerRecord, ApiError> {
     let Some(streamer) = state.streamer(host) else {
-        let (code, title) = (
-            "streamer_not_found",
-            "There is no streamer of this hostname",
-        );
-        return Err(ApiError::bad_body(pointer, code, title).with("hostname", host));
+        return Err(error::UNKNOWN_STREAMER
+            .error()
+            .at_pointer(pointer)
+            .with("hostname", host));
     };
     let found = streamer.role.as_str();
     if NodeRole::parse(found).unwrap_or_default() != role {
         let title = "The node has another role";
-        return Err(ApiError::bad_body(pointer, "wrong_node_role", title)
+        return Err(error::WRONG_NODE_ROLE
+            .titled(title)
+            .at_pointer(pointer)
             .with("hostname", host)
             .with("role", found));
     }

@@ -1,0 +1,283 @@
+//! Why a request is refused: one constant per error code, for code and document.
+//!
+//! An [`ApiError`] is one status with one or more items; `http` renders it. Codes are stable, for
+//! programs; titles are sentences for people and may say more than the constant's. The cause of a
+//! server error goes to the log, never to the client.
+
+use std::borrow::Cow;
+
+/// One documented error: its status, its stable code, and the title it has by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorCode {
+    pub status: u16,
+    pub code: &'static str,
+    pub title: &'static str,
+    /// Seconds for `Retry-After`; 0: the field is not sent.
+    pub retry_after_seconds: u32,
+}
+
+macro_rules! error_codes {
+    ($($name:ident = $status:literal $code:literal $title:literal $($retry:literal)?;)*) => {
+        $(pub const $name: ErrorCode = ErrorCode {
+            status: $status,
+            code: $code,
+            title: $title,
+            retry_after_seconds: 0 $(+ $retry)?,
+        };)*
+        /// All of them.
+        pub const ALL: &[ErrorCode] = &[$($name),*];
+    };
+}
+
+#[rustfmt::skip]
+error_codes! {
+    // The form of the request.
+    BAD_REQUEST_LINE = 400 "bad_request_line"
+        "The request line must be METHOD SP TARGET SP VERSION";
+    HTTP_VERSION = 505 "http_version" "The server speaks HTTP/1.1 and HTTP/1.0";
+    METHOD_UNKNOWN = 501 "method_unknown" "Unknown method";
+    METHOD_NOT_ALLOWED = 405 "method_not_allowed" "This path does not serve this method";
+    BAD_TARGET = 400 "bad_target" "The request target contains characters that are not allowed";
+    TARGET_TOO_LONG = 414 "target_too_long" "The request target is too long";
+    HEAD_TOO_LARGE = 431 "head_too_large" "The header fields are too large";
+    TOO_MANY_FIELDS = 431 "too_many_fields" "There are too many header fields";
+    BAD_FIELD = 400 "bad_field" "A header field is malformed";
+    BAD_LINE_END = 400 "bad_line_end" "Lines must end with CR LF";
+    BAD_HOST = 400 "bad_host" "There must be exactly one valid Host field";
+    BAD_CONTENT_LENGTH = 400 "bad_content_length" "Content-Length must be one decimal number";
+    BAD_TRANSFER_ENCODING = 400 "bad_transfer_encoding"
+        "Transfer-Encoding must be `chunked` and nothing else";
+    TRANSFER_CODING_UNKNOWN = 501 "transfer_coding_unknown"
+        "The only transfer coding served is `chunked`";
+    AMBIGUOUS_LENGTH = 400 "ambiguous_length"
+        "Content-Length and Transfer-Encoding exclude each other";
+    BAD_AUTHORIZATION = 400 "bad_authorization" "There must be at most one Authorization field";
+    EXPECTATION_UNKNOWN = 417 "expectation_unknown" "The only expectation served is `100-continue`";
+    CONTENT_CODING_UNKNOWN = 415 "content_coding_unknown"
+        "Bodies must be sent without a content coding";
+    BAD_CHUNK_SIZE = 400 "bad_chunk_size" "A chunk size is malformed";
+    BAD_CHUNK_EXTENSION = 400 "bad_chunk_extension" "A chunk extension is malformed or too long";
+    BAD_CHUNK_END = 400 "bad_chunk_end" "A chunk does not end where its size says";
+    BAD_TRAILER = 400 "bad_trailer" "A trailer field is malformed";
+    BODY_TOO_LARGE = 413 "body_too_large" "The body is larger than this operation accepts";
+    REQUEST_TIMEOUT = 408 "request_timeout" "The request did not arrive in time";
+    TOO_MANY_CONNECTIONS = 503 "too_many_connections"
+        "The server has no room for more connections" 1;
+    // Who may.
+    UNAUTHORIZED = 401 "unauthorized" "Invalid credentials";
+    AGENT_CHALLENGE = 401 "agent_challenge"
+        "The agent must prove that it knows its key: see X-Nonce and X-Salt";
+    FORBIDDEN = 403 "forbidden" "The token lacks permission for this operation";
+    WRONG_CLUSTER_KEY = 403 "wrong_cluster_key"
+        "The cluster key or its time does not fit this streamer";
+    AGENT_UNKNOWN = 403 "agent_unknown" "No agent with this id may connect";
+    AUTHENTICATION_FAILED = 403 "authentication_failed"
+        "The agent has not proved that it knows its key";
+    SESSION_DENIED = 403 "session_denied" "This session may not play the stream";
+    TOO_MANY_SESSIONS = 403 "too_many_sessions" "The user has newer sessions and may not have more";
+    SESSION_STREAM_NOT_FOUND = 403 "stream_not_found" "There is no stream of this name";
+    SESSION_BACKEND_NOT_FOUND = 403 "auth_backend_not_found"
+        "There is no authorization backend of this name";
+    // What is asked for.
+    MISSING_REQUIRED = 400 "missing_required" "Required";
+    NOT_OBJECT = 400 "not_object" "Must be a JSON object";
+    NOT_ARRAY = 400 "not_array" "Must be an array";
+    NOT_STRING = 400 "not_string" "Must be a string";
+    NOT_INTEGER = 400 "not_integer" "Must be an integer";
+    NOT_BOOLEAN = 400 "not_boolean" "Must be true or false";
+    NULL_IN_ARRAY_OF_NON_NULLABLE = 400 "null_in_array_of_non_nullable"
+        "An element of this array must not be null";
+    WRONG_FORMAT = 400 "wrong_format" "Wrong format";
+    TOO_SHORT = 400 "too_short" "Too short";
+    TOO_LONG = 400 "too_long" "Too long";
+    TOO_MANY_ITEMS = 400 "too_many_items" "Too many items";
+    TOO_DEEP = 400 "too_deep" "The path has too many parts";
+    INPUT_OUT_OF_RANGE = 400 "input_out_of_range" "Out of range";
+    OUT_OF_RANGE = 400 "out_of_range" "Out of range";
+    UNKNOWN_ENUM_OPTION = 400 "unknown_enum_option" "Must be one of the documented values";
+    NOMATCH_PATTERN = 400 "nomatch_pattern" "Must match the documented pattern";
+    DUPLICATE_ITEM = 400 "duplicate_item" "The same thing is named twice";
+    NOT_UNIQUE = 400 "not_unique" "Another entity has this value";
+    KEY_MISMATCH = 400 "key_mismatch"
+        "The key in the body differs from the path; keys cannot be changed";
+    IMMUTABLE_FIELD = 400 "immutable_field" "The field is set at creation and cannot be changed";
+    DUPLICATE_NODE = 400 "duplicate_node" "A node holds a stream once";
+    NAMESPACE_MISMATCH = 400 "namespace_mismatch"
+        "The stream and the node are in different namespaces";
+    WRONG_NODE_ROLE = 400 "wrong_node_role" "The node has another role";
+    NOT_COMBINABLE = 400 "not_combinable" "The parameters cannot be combined";
+    BAD_CURSOR = 400 "bad_cursor" "The cursor is damaged or belongs to another query";
+    SECRET_FIELD = 400 "secret_field" "Secrets can be neither filtered nor sorted by";
+    STREAMER_CHECK_FAILED = 400 "streamer_check_failed"
+        "The streamer did not show its configuration; nothing was changed";
+    NOT_NUMBER = 400 "not_number" "Must be a number";
+    INVALID_TYPE = 400 "invalid_type" "Must have the documented type";
+    UNKNOWN_STREAM = 400 "stream_not_found" "There is no stream of this name";
+    UNKNOWN_STREAMER = 400 "streamer_not_found" "There is no streamer of this hostname";
+    UNKNOWN_AGENT = 400 "agent_not_found" "There is no agent of this id";
+    BATCH_TOO_LONG = 413 "too_many_items" "Too many items";
+    // What does not exist.
+    NOT_FOUND = 404 "not_found" "There is nothing at this path";
+    STREAM_NOT_FOUND = 404 "stream_not_found" "There is no stream of this name";
+    STREAMER_NOT_FOUND = 404 "streamer_not_found" "There is no streamer of this hostname";
+    EPISODE_NOT_FOUND = 404 "episode_not_found" "There is no episode of this id";
+    PERSON_NOT_FOUND = 404 "person_not_found" "There is no person of this id";
+    AGENT_NOT_FOUND = 404 "agent_not_found" "There is no agent of this id";
+    AUTH_BACKEND_NOT_FOUND = 404 "auth_backend_not_found"
+        "There is no authorization backend of this name";
+    API_TOKEN_NOT_FOUND = 404 "api_token_not_found" "There is no API token of this name";
+    BALANCER_NOT_FOUND = 404 "balancer_not_found" "There is no load balancer of this name";
+    REVISION_GONE = 410 "revision_gone"
+        "The changes since this revision are no longer known; request the whole list";
+    WALK_EXPIRED = 410 "walk_expired"
+        "The revision of this cursor is no longer kept; begin with the first page";
+    // The server and what it depends on.
+    AGENT_OFFLINE = 409 "agent_offline" "The agent is not connected";
+    LAYOUTER_DISABLED = 409 "layouter_disabled" "The layouter is switched off";
+    CONFIG_FILE_INVALID = 409 "config_file_invalid"
+        "The configuration file has a mistake, which the log names; nothing was changed";
+    CONFIG_FILE_UNWRITABLE = 409 "config_file_unwritable"
+        "The configuration file cannot be replaced, the log says why; nothing was changed";
+    INTERNAL_ERROR = 500 "internal_error"
+        "The server failed on this request; the id finds the cause in its log";
+    INCONSISTENT_STATE = 500 "inconsistent_state"
+        "The configuration of this streamer is inconsistent and is withheld";
+    EPISODES_UNKNOWN = 501 "episodes_unknown" "Episodes are not kept in this form";
+    AGENT_CONNECTION_CLOSED = 502 "agent_connection_closed"
+        "The connection to the agent ended before it answered; the command may or may \
+         not have been executed";
+    AGENT_REFUSED = 502 "agent_refused" "The agent refused the command";
+    AGENT_TIMEOUT = 504 "agent_timeout"
+        "The agent did not answer in time; the command may or may not have been executed";
+    NO_STREAMER_AVAILABLE = 503 "no_streamer_available"
+        "No streamer of this load balancer can take the caller now" 5;
+    AGENT_BUSY = 503 "agent_busy" "The agent cannot take another command now; repeat the request" 1;
+    SHUTTING_DOWN = 503 "shutting_down" "The server is stopping; repeat the request" 1;
+    LAYOUTER_BUSY = 503 "layouter_busy"
+        "The layouter does not answer in time; repeat the request" 2;
+    OVERLOADED = 503 "overloaded" "The server has no resources left for this request; repeat it" 2;
+    TIMED_OUT = 503 "timed_out"
+        "The answer takes too long. A change may or may not have taken effect; repeat \
+         the request" 2;
+    NOT_READY = 503 "not_ready" "The store does not accept writes at present" 2;
+    NO_RANDOMNESS = 503 "no_randomness" "The system provides no randomness; no key can be made" 2;
+    STORAGE_FAILED = 503 "storage_failed"
+        "The store failed while this change was being written; it may or may not have \
+         taken effect" 2;
+    STORAGE_UNAVAILABLE = 503 "storage_unavailable"
+        "The store does not accept writes at present; nothing was changed" 2;
+    WRITER_BUSY = 503 "writer_busy"
+        "Too many changes are waiting to be written; repeat the request" 1;
+}
+
+impl ErrorCode {
+    /// The error with the constant's own title.
+    pub fn error(self) -> ApiError {
+        self.titled(self.title)
+    }
+
+    /// The error with a title that says more than the constant's.
+    pub fn titled(self, title: impl Into<Cow<'static, str>>) -> ApiError {
+        ApiError {
+            status: self.status,
+            items: vec![ErrorItem {
+                code: self.code,
+                title: title.into(),
+                pointer: None,
+                parameter: None,
+                meta: Vec::new(),
+            }],
+            retry_after_seconds: (self.retry_after_seconds > 0).then_some(self.retry_after_seconds),
+        }
+    }
+}
+
+/// Why a request was refused. Cheap to build, rendered once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    pub status: u16,
+    /// Never empty. The status belongs to all of them.
+    pub items: Vec<ErrorItem>,
+    /// Seconds for `Retry-After`, on 429 and 503.
+    pub retry_after_seconds: Option<u32>,
+}
+
+/// One fact about what was wrong and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorItem {
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// One sentence, for people. Never contains a secret or an internal name.
+    pub title: Cow<'static, str>,
+    /// JSON pointer into the body.
+    pub pointer: Option<String>,
+    /// Name of the query parameter or path segment.
+    pub parameter: Option<String>,
+    pub meta: Vec<(&'static str, String)>,
+}
+
+impl ApiError {
+    /// A failure of ours; `id` finds its cause in the log.
+    pub fn internal(id: &str) -> Self {
+        INTERNAL_ERROR.error().with("id", id)
+    }
+
+    /// A place in a body that a reader with codes of its own refuses: JSON syntax, schemas.
+    pub fn bad_body(
+        pointer: impl Into<String>,
+        code: &'static str,
+        title: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let code = ErrorCode {
+            code,
+            ..WRONG_FORMAT
+        };
+        code.titled(title).at_pointer(pointer)
+    }
+
+    #[must_use]
+    pub fn at_parameter(mut self, name: impl Into<String>) -> Self {
+        self.items[0].parameter = Some(name.into());
+        self
+    }
+
+    #[must_use]
+    pub fn at_pointer(mut self, pointer: impl Into<String>) -> Self {
+        self.items[0].pointer = Some(pointer.into());
+        self
+    }
+
+    #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // numbers and texts alike
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.items[0].meta.push((key, value.to_string()));
+        self
+    }
+
+    /// Seconds after which the client may repeat the request.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_titles_are_sentences() {
+        let mut seen: Vec<(&str, u16)> = Vec::new();
+        for error in ALL {
+            let known = (error.code, error.status);
+            assert!(!seen.contains(&known), "{known:?}");
+            seen.push(known);
+            let first = error.title.chars().next();
+            assert!(first.is_some_and(char::is_uppercase), "{}", error.title);
+            assert!(!error.title.ends_with('.'), "{}", error.title);
+            assert!((400..600).contains(&error.status), "{known:?}");
+            assert!(error.retry_after_seconds == 0 || matches!(error.status, 429 | 503));
+        }
+    }
+}
