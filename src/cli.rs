@@ -1,8 +1,9 @@
-//! The command line: every verb, every flag, every exit code.
+//! The command line: every subcommand and every flag.
 //!
-//! `weir` alone is `weir serve`. Flags of settings come from the table of `config`, so that a setting added there has its flag and its help
-//! at once; they may stand before or after the verb. [`read`] decides what is to be done and reads the configuration the verb needs; doing it is
-//! left to `main` and the modules it calls.
+//! `weir` alone is `weir serve`. Flags of settings come from the table of `config`, so a setting
+//! added there has its flag and its help; flags may stand before or after the subcommand. [`read`]
+//! parses the arguments and reads the configuration that the subcommand needs; `main` and the
+//! modules it calls execute it.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,11 +16,11 @@ use clap::{
 };
 use clap_complete::Shell;
 
-use crate::config::{self, Config, Flags, Kind, SETTINGS, Setting};
+use crate::config::{self, Config, Flags, SETTINGS, Setting, SettingForm};
 use crate::exit::{Exit, Failure};
 use crate::import;
 
-/// What is to be done, with everything needed to do it.
+/// A subcommand with all that it needs.
 #[derive(Debug)]
 pub enum Task {
     Serve(Config),
@@ -39,11 +40,11 @@ pub enum Task {
         config: Config,
         options: import::Options,
     },
-    /// `--help` and `--version`: already answered on stdout.
+    /// `--help` and `--version`, which are already printed.
     Nothing,
 }
 
-/// What `weir print` knows.
+/// The texts of `weir print`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Printable {
     /// The OpenAPI document of this server.
@@ -59,8 +60,10 @@ pub enum Printable {
     name = "weir",
     version = version(),
     about = "Control plane for clusters of video streaming servers",
-    after_help = "Every setting is also a variable, CENTRAL_ and its name in capitals, and a key of the file.\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong command line, 74 storage, 75 data directory in use, 78 bad configuration."
+    after_help = "Every setting is also a variable (CENTRAL_ and its name in capitals) and a key \
+                  of the configuration file.\n\
+                  Exit codes: 0 success, 1 runtime error, 2 wrong command line, 74 storage error, \
+                  75 data directory in use, 78 bad configuration."
 )]
 struct CommandLine {
     #[command(flatten)]
@@ -73,30 +76,31 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the server (also when no verb is given).
+    /// Run the server (the default).
     Serve(Configured<ALL>),
-    /// Read the configuration, tell what is in force and where it came from, and end: 0 or 78.
+    /// Check the configuration and print the effective settings and their sources; exits with 0 or
+    /// 78.
     CheckConfig(Configured<ALL>),
-    /// Write a consistent copy of everything in the data directory into FILE.
+    /// Write a consistent copy of the store into FILE.
     Backup {
         file: PathBuf,
         #[command(flatten)]
         configured: Configured<STORE>,
     },
-    /// Fill the data directory from FILE, made by `weir backup`.
+    /// Restore the data directory from FILE, which `weir backup` wrote.
     Restore {
         file: PathBuf,
-        /// Replace what the data directory holds.
+        /// Replace the store of the data directory.
         #[arg(long)]
         overwrite: bool,
         #[command(flatten)]
         configured: Configured<STORE>,
     },
-    /// Print a text that belongs to this version.
+    /// Print the OpenAPI document, the example configuration or the systemd unit of this version.
     Print { what: Printable },
     /// Print a completion script for a shell.
     Completions { shell: Shell },
-    /// Make streams from an extended M3U playlist and save them through the API.
+    /// Create streams from an extended M3U playlist through the API of a server.
     Import {
         #[command(flatten)]
         options: import::Options,
@@ -105,7 +109,7 @@ enum Verb {
     },
 }
 
-/// Where the configuration file is, and the flags of those settings a verb uses.
+/// The configuration file, and the flags of those settings that a subcommand uses.
 #[derive(Debug, Args)]
 struct Configured<const PART: u8> {
     #[command(flatten)]
@@ -116,16 +120,16 @@ struct Configured<const PART: u8> {
 
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// Configuration file (TOML). None is read unless named here or in CENTRAL_CONFIG.
+    /// Configuration file (TOML) [default: CENTRAL_CONFIG, else weir.toml in the data directory].
     #[arg(long = "config", value_name = "FILE")]
     path: Option<PathBuf>,
 }
 
 /// All settings.
 const ALL: u8 = 0;
-/// Those needed to find the data.
+/// Those that locate the data.
 const STORE: u8 = 1;
-/// Those needed to talk to a server.
+/// Those that a client of a server needs.
 const CLIENT: u8 = 2;
 
 fn settings_of(part: u8) -> impl Iterator<Item = &'static Setting> {
@@ -158,25 +162,23 @@ impl<const PART: u8> FromArgMatches for SettingFlags<PART> {
 impl<const PART: u8> Args for SettingFlags<PART> {
     fn augment_args(mut command: clap::Command) -> clap::Command {
         for setting in settings_of(PART) {
-            let default = if setting.default.is_empty() {
-                String::new()
-            } else {
-                format!(" [default: {}]", setting.default)
-            };
+            let default = setting
+                .default()
+                .map_or_else(String::new, |text| format!(" [default: {text}]"));
             let mut flag = clap::Arg::new(setting.key)
                 .long(setting.flag())
                 .value_name(setting.placeholder())
-                .help(first_sentence(setting.doc) + &default)
+                .help(first_sentence(setting.doc()) + &default)
                 .long_help(format!(
                     "{}\n\nAllowed: {}.\n[env: {}]{default}",
-                    setting.doc,
-                    setting.allowed(),
+                    setting.doc(),
+                    setting.form,
                     setting.variable()
                 ))
-                .help_heading(setting.group.heading());
-            flag = match setting.kind {
-                Kind::List { .. } => flag.action(ArgAction::Append),
-                Kind::Switch { .. } => flag
+                .help_heading(setting.heading);
+            flag = match setting.form {
+                SettingForm::List { .. } => flag.action(ArgAction::Append),
+                SettingForm::Switch => flag
                     .num_args(0..=1)
                     .require_equals(true)
                     .default_missing_value("true"),
@@ -197,7 +199,7 @@ fn first_sentence(doc: &str) -> String {
     doc[..end].trim_end_matches('.').to_owned()
 }
 
-/// `0.1.0 (x86_64-linux-gnu)`, with the commit when the build was told it (`WEIR_COMMIT`).
+/// `0.1.0 (x86_64-linux-gnu)`, with the commit if `WEIR_COMMIT` was set when it was built.
 pub fn version() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| {
@@ -217,7 +219,8 @@ pub fn version() -> &'static str {
     })
 }
 
-/// What to do, from the arguments (program name first) and the environment. Wrong arguments are explained by clap, with its colours.
+/// Parses the arguments (program name first) and reads the configuration of the subcommand. Errors
+/// in the arguments are worded and coloured by clap.
 pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &[(OsString, OsString)],
@@ -238,7 +241,7 @@ pub fn read(
     let (before_file, before) = (line.file.path, line.settings.0);
     let config = |file: Option<PathBuf>, after: Flags| {
         let mut flags = before.clone();
-        // The flag after the verb is the later one.
+        // A flag after the subcommand overrides the same flag before it.
         flags.retain(|(key, _)| after.iter().all(|(later, _)| later != key));
         flags.extend(after);
         config::read(file.or(before_file.clone()).as_deref(), environment, &flags)
@@ -290,7 +293,7 @@ pub fn completions(shell: Shell) -> io::Result<()> {
     print(&String::from_utf8_lossy(&script))
 }
 
-/// To stdout; a reader that went away (`| head`) had enough and is no error.
+/// Prints to stdout. A reader that closed its end (`| head`) is not an error.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -330,12 +333,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_of_the_command_line_is_sound() {
+    fn the_definition_of_the_command_line_is_valid() {
         CommandLine::command().debug_assert();
     }
 
     #[test]
-    fn no_verb_is_serve_and_flags_may_stand_on_either_side() {
+    fn serve_is_the_default_and_flags_stand_on_either_side() {
         for line in [
             "--listen 127.0.0.1:7",
             "serve --listen 127.0.0.1:7",
@@ -376,10 +379,12 @@ mod tests {
     }
 
     #[test]
-    fn verbs_carry_what_they_need() {
-        assert!(
-            matches!(run("backup /b --data-dir /d"), Ok(Task::Backup { config, file }) if file == Path::new("/b") && config.settings.store.data_dir == Path::new("/d"))
-        );
+    fn subcommands_parse_their_arguments() {
+        let Ok(Task::Backup { config, file }) = run("backup /b --data-dir /d") else {
+            panic!("a backup");
+        };
+        assert_eq!(file, Path::new("/b"));
+        assert_eq!(config.settings.store.data_dir, Path::new("/d"));
         assert!(matches!(
             run("restore /b --overwrite"),
             Ok(Task::Restore {
@@ -427,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_end_with_the_documented_codes() {
+    fn mistakes_exit_with_the_documented_codes() {
         for (line, exit) in [
             ("--no-such-flag", Exit::Usage),
             ("no-such-verb", Exit::Usage),
@@ -466,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_of_an_orchestrator_is_understood() {
+    fn variables_of_the_reference_configure_the_server() {
         let task = run_in(
             "",
             &[

@@ -135,9 +135,9 @@ error_codes! {
     AGENT_OFFLINE = 409 "agent_offline" "The agent is not connected";
     LAYOUTER_DISABLED = 409 "layouter_disabled" "The layouter is switched off";
     CONFIG_FILE_INVALID = 409 "config_file_invalid"
-        "The configuration file has a mistake, which the log names; nothing was changed";
+        "The configuration file is invalid; see the log. Nothing was changed";
     CONFIG_FILE_UNWRITABLE = 409 "config_file_unwritable"
-        "The configuration file cannot be replaced, the log says why; nothing was changed";
+        "The configuration file cannot be replaced; see the log. Nothing was changed";
     INTERNAL_ERROR = 500 "internal_error"
         "The server failed on this request; the id finds the cause in its log";
     INCONSISTENT_STATE = 500 "inconsistent_state"

@@ -1,22 +1,22 @@
-//! How the program ends: exit codes, and a message for why.
+//! How the process ends: exit codes, and failures with a message.
 
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
-/// How the program ends. Supervisors act on these, so a number never changes its meaning.
+/// The exit codes. Supervisors rely on them, so a number never changes its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     Done = 0,
-    /// Something failed while running.
+    /// An error while running.
     Runtime = 1,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage = 2,
     /// The store cannot be read or written (`EX_IOERR`).
     Storage = 74,
-    /// Another process has the data directory (`EX_TEMPFAIL`).
+    /// Another process uses the data directory (`EX_TEMPFAIL`).
     Locked = 75,
-    /// A setting is wrong (`EX_CONFIG`).
+    /// A setting is invalid (`EX_CONFIG`).
     Config = 78,
 }
 
@@ -26,7 +26,7 @@ impl Termination for Exit {
     }
 }
 
-/// Why the program ends early: a message for people, a code for supervisors.
+/// Why the process ends: a message for the operator and an exit code for the supervisor.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
     pub exit: Exit,
@@ -49,3 +49,8 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Turns an error into a failure at run time, `cannot {what}: {error}`.
+pub fn cannot<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> Failure {
+    move |error| Failure::new(Exit::Runtime, format!("cannot {what}: {error}"))
+}

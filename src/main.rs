@@ -1,4 +1,4 @@
-//! The program `weir`: what is asked for, and who does it.
+//! The program `weir`: dispatches the subcommand to the module that executes it.
 
 use std::{env, io};
 
@@ -21,7 +21,8 @@ fn main() -> Exit {
             failure.exit
         }
     };
-    // Not by returning: io threads may still be with the kernel, and what they use must not be torn down under them.
+    // Not by returning: io threads may still wait in the kernel, and their memory must not be
+    // freed.
     std::process::exit(exit as i32)
 }
 
@@ -52,11 +53,12 @@ fn run(task: Task) -> Result<Exit, Failure> {
     }
 }
 
-/// Readable where a person looks, JSON lines where a program does. Answers how to change the level.
+/// Logs to stderr: text on a terminal, else JSON lines. Returns a function that changes the level.
 fn log_to_stderr(config: &config::Config) -> impl Fn(config::LogLevel) + Send + Sync + use<> {
     let (level, handle) = reload::Layer::new(config.settings.log.level.filter());
     let logger = fmt::layer()
-        // A log that cannot be written, on a full disk for instance, must not end the thread that has something to tell.
+        // A log that cannot be written, for instance on a full disk, must not end the thread that
+        // logs.
         .log_internal_errors(false)
         .with_writer(io::stderr);
     let log = tracing_subscriber::registry().with(level);
@@ -67,7 +69,7 @@ fn log_to_stderr(config: &config::Config) -> impl Fn(config::LogLevel) + Send + 
     }
     move |level| {
         if handle.reload(level.filter()).is_err() {
-            tracing::error!("the level of the log cannot be changed");
+            tracing::error!("cannot change the log level");
         }
     }
 }

@@ -62,8 +62,8 @@ use crate::access::geo::Countries;
 use crate::access::rights::{Action, Sight, Visibility};
 use crate::access::sessions::Sessions;
 use crate::agents::messages;
-use crate::config::Wanted;
-use crate::config::journal::{self, Entry, Journal};
+use crate::config::SettingChanges;
+use crate::config::journal::{Journal, JournalEntry, JournalGuard};
 use crate::config::running::Running;
 use crate::error::{self, ApiError};
 use crate::feed::rendered::RenderedCache;
@@ -833,7 +833,7 @@ pub enum Outcome {
     /// How everything fares, which takes a look at everything.
     Survey(Form),
     /// Settings to be saved.
-    Configure(Wanted),
+    Configure(SettingChanges),
     /// A list that is told completely or not at all: all its pages come from one revision.
     Walk {
         of: Collection,
@@ -1284,9 +1284,9 @@ impl Core {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
             }
-            Outcome::Configure(wanted) => {
+            Outcome::Configure(changes) => {
                 let audit = self.audit(endpoint, &call, None);
-                self.configure(ticket, wanted, audit)?;
+                self.configure(ticket, changes, audit)?;
                 Ok(Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
                 })
@@ -1686,12 +1686,17 @@ impl Core {
     }
 
     /// Saves settings on a thread of their own, because files are slow, and notes it in the event log before it is told.
-    fn configure(&self, ticket: Ticket, wanted: Wanted, audit: Audit) -> Result<(), ApiError> {
+    fn configure(
+        &self,
+        ticket: Ticket,
+        changes: SettingChanges,
+        audit: Audit,
+    ) -> Result<(), ApiError> {
         let (shared, index) = (self.shared.clone(), self.index);
         let started = std::thread::Builder::new()
             .name("settings".into())
             .spawn(move || {
-                let outcome = save_settings(&shared, &wanted, &audit);
+                let outcome = save_settings(&shared, &changes, &audit);
                 let inbox = &shared.cores[index];
                 inbox.push(CoreMessage::Configured { ticket, outcome });
             });
@@ -2385,20 +2390,24 @@ impl Service for Core {
 }
 
 /// Changes settings; the body of the answer. Runs on a thread that may wait.
-fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<u8>, ApiError> {
-    let turn = shared.settings_journal.turn();
+fn save_settings(
+    shared: &Shared,
+    changes: &SettingChanges,
+    audit: &Audit,
+) -> Result<Vec<u8>, ApiError> {
+    let journal = shared.settings_journal.lock();
     let revision = shared.published.state().load().revision();
     let begun = Cell::new(false);
     let begin = |before: &str, after: &str| {
-        turn.begin(Entry::new(before, after, revision, audit.event(200)))?;
+        journal.begin(JournalEntry::new(before, after, revision, audit.event(200)))?;
         begun.set(true);
         Ok(())
     };
-    let saved = shared.running.save(wanted, begin).inspect_err(|_| {
+    let saved = shared.running.save(changes, begin).inspect_err(|_| {
         if begun.get()
-            && let Err(error) = turn.withdraw()
+            && let Err(error) = journal.withdraw()
         {
-            tracing::warn!(%error, "a change of settings that was not made may be in the event log after a restart");
+            tracing::warn!(%error, "cannot remove a failed change from the settings journal; its event may be logged at the next start");
         }
     });
     let saved = saved.map_err(|error| config::refused(&error))?;
@@ -2408,16 +2417,17 @@ fn save_settings(shared: &Shared, wanted: &Wanted, audit: &Audit) -> Result<Vec<
             inbox.push(CoreMessage::Rotated);
         }
     }
-    // The settings are saved whatever becomes of their event.
+    // The settings are saved, even if their event cannot be logged yet.
     let state = shared.published.state().load_full();
-    log_settings(shared, &turn, turn.unlogged(&state));
+    log_settings(shared, &journal, journal.unlogged(&state));
     Ok(config::render(shared, false).to_text().into_bytes())
 }
 
-/// Puts what the journal holds into the event log, or leaves it for the next change or the next start.
+/// Appends the events of the journal to the event log. After an error they stay in the journal for the
+/// next change or the next start.
 pub fn log_settings(
     shared: &Shared,
-    turn: &journal::Turn<'_>,
+    journal: &JournalGuard<'_>,
     unlogged: std::io::Result<Vec<NewEvent>>,
 ) {
     let log = |events: Vec<NewEvent>| {
@@ -2433,11 +2443,11 @@ pub fn log_settings(
             let (_, outcome) = logged.map_err(|error| error.to_string())?;
             outcome.map_err(why)?;
         }
-        turn.clear().map_err(|error| error.to_string())
+        journal.clear().map_err(|error| error.to_string())
     };
     let logged = unlogged.map_err(|error| error.to_string()).and_then(log);
     if let Err(error) = logged {
-        tracing::warn!(%error, "a change of settings is not in the event log yet");
+        tracing::warn!(%error, "cannot log a change of settings; retrying with the next change");
     }
 }
 

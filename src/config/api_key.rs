@@ -1,4 +1,4 @@
-//! The administrator's key: configured, stored or made.
+//! The administrator's key: configured, stored in the data directory or generated.
 
 use std::fs;
 use std::io;
@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::save::replace_file;
-use super::{Secret, Settings};
+use super::table::Settings;
+use super::value::{Secret, is_api_key};
 
-/// The key in force, and whether this start made it (then it is shown, once).
+/// The effective key, and whether this start generated it (then it is printed once).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
     pub key: Secret,
@@ -21,8 +22,9 @@ pub const API_KEY_FILE: &str = "api_key";
 /// Characters of a generated key: 43 of 62 carry 256 bits.
 const API_KEY_LENGTH: usize = 43;
 
-/// The configured key, else the one in the data directory, else a new one that is on disk, readable by its owner only, before this returns.
-/// Call it with the data directory existing and locked: two first starts at once would otherwise each show a key.
+/// The configured key, else the one in the data directory, else a new one, which is on disk and
+/// readable by its owner only before this returns. The data directory must exist and be locked:
+/// otherwise two first starts at the same time would each print a key.
 pub fn api_key(settings: &Settings) -> io::Result<ApiKey> {
     if let Some(key) = &settings.auth.api_key {
         return Ok(ApiKey {
@@ -46,8 +48,8 @@ pub fn api_key(settings: &Settings) -> io::Result<ApiKey> {
     })
 }
 
-/// The key a server keeps in this data directory, if there is one. A file that holds no usable key is an error: to go on would mean to
-/// accept an empty key or to lock out everybody who has the old one.
+/// The key in this data directory, if it has one. A file without a valid key is an error: to go on
+/// would mean to accept an empty key or to lock out all clients that have the old one.
 pub fn stored_api_key(data_dir: &Path) -> io::Result<Option<Secret>> {
     let path = data_dir.join(API_KEY_FILE);
     let complain = |kind, what: &str| io::Error::new(kind, format!("{}: {what}", path.display()));
@@ -56,31 +58,31 @@ pub fn stored_api_key(data_dir: &Path) -> io::Result<Option<Secret>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(complain(error.kind(), &format!("cannot be read: {error}"))),
     };
-    // The group is let in: an orchestrator that hands out a volume opens its files to one.
+    // The group may read it: orchestrators that mount a volume give its files to a group.
     if fs::metadata(&path)?.permissions().mode() & 0o007 != 0 {
         return Err(complain(
             io::ErrorKind::PermissionDenied,
-            "everybody may read it; set its mode to 600, or delete it to get a new key",
+            "is readable by all users; set its mode to 600, or delete it to get a new key",
         ));
     }
     let key = text.trim();
-    if key.is_empty() || key.len() > 256 || !key.bytes().all(|b| b.is_ascii_graphic()) {
+    if !is_api_key(key) {
         return Err(complain(
             io::ErrorKind::InvalidData,
-            "holds no usable key; delete it to get a new one",
+            "contains no valid key; delete it to get a new one",
         ));
     }
     Ok(Some(Secret::new(key)))
 }
 
-/// Letters and digits drawn evenly: bytes above the last whole multiple of 62 are drawn again.
+/// Letters and digits, evenly distributed: bytes above the last multiple of 62 are drawn again.
 fn generate_key() -> io::Result<String> {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut key = String::with_capacity(API_KEY_LENGTH);
     while key.len() < API_KEY_LENGTH {
         let mut random = [0_u8; 64];
         getrandom::fill(&mut random)
-            .map_err(|error| io::Error::other(format!("no random numbers: {error}")))?;
+            .map_err(|error| io::Error::other(format!("cannot read random numbers: {error}")))?;
         let drawn = random
             .iter()
             .filter(|byte| **byte < 248)
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_made_once_and_kept_for_its_owner() {
+    fn a_key_is_generated_once_and_readable_by_its_owner() {
         let folder = tempfile::tempdir().expect("a scratch directory");
         let settings = in_directory(folder.path());
         fs::write(folder.path().join("api_key.tmp"), "cut off").expect("written");
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_key_counts_and_leaves_no_file() {
+    fn a_configured_key_is_used_and_not_stored() {
         let folder = tempfile::tempdir().expect("a scratch directory");
         let mut settings = in_directory(folder.path());
         settings.auth.api_key = Some(Secret::new("configured"));
@@ -139,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_that_cannot_be_trusted_is_an_error() {
+    fn an_invalid_or_readable_key_file_is_an_error() {
         let folder = tempfile::tempdir().expect("a scratch directory");
         let path = folder.path().join(API_KEY_FILE);
         for text in ["", "\n", "two words", "caf\u{e9}"] {
             fs::write(&path, text).expect("written");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
             let error = api_key(&in_directory(folder.path())).expect_err(text);
-            assert!(error.to_string().contains("no usable key"), "{error}");
+            assert!(error.to_string().contains("no valid key"), "{error}");
         }
         fs::write(&path, "good-key").expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
@@ -154,7 +156,7 @@ mod tests {
             api_key(&in_directory(folder.path()))
                 .expect_err("open to all")
                 .to_string()
-                .contains("everybody may read it")
+                .contains("readable by all users")
         );
         let nowhere = in_directory(&folder.path().join("absent"));
         assert!(

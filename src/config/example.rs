@@ -1,38 +1,41 @@
-//! The shipped configuration file.
+//! The shipped configuration file: every setting with its meaning and its default, all commented
+//! out.
 
 use std::fmt::Write as _;
 
-use super::table::{Kind, SETTINGS};
+use super::setting::{SettingForm, Written};
+use super::table::SETTINGS;
 
-/// The commented example: every setting with its meaning and default, nothing switched on.
+const HEAD: &str = "\
+# Configuration of Weir. No setting is required: every line below shows the default or an example.
+# A flag overrides the environment, the environment overrides this file. The setting `log_level` is
+# the flag `--log-level` and the variable `CENTRAL_LOG_LEVEL`, and so on for all settings.
+# Use it with `weir --config FILE` or CENTRAL_CONFIG=FILE; `weir check-config` prints the effective
+# settings and their sources.
+";
+
+const WIDTH: usize = 98;
+
 pub fn example() -> String {
-    let mut out = String::from(
-        "# Configuration of Weir. Nothing in it is needed: every line below shows the default or an example.\n\
-         # A flag overrides the environment, the environment overrides this file. The setting `log_level` is the\n\
-         # flag `--log-level` and the variable `CENTRAL_LOG_LEVEL`; so it is with all of them.\n\
-         # Use it with `weir --config FILE` or CENTRAL_CONFIG=FILE; `weir check-config` tells what is in force and why.\n",
-    );
-    let mut group = None;
+    let mut out = String::from(HEAD);
+    let mut heading = "";
     for setting in SETTINGS {
-        if group != Some(setting.group) {
-            group = Some(setting.group);
-            _ = writeln!(out, "\n## {}", setting.group.heading());
+        if heading != setting.heading {
+            heading = setting.heading;
+            _ = writeln!(out, "\n## {heading}");
         }
-        out.push('\n');
-        for line in wrap(setting.doc, 110) {
-            _ = writeln!(out, "# {line}");
-        }
-        let (value, note) = if setting.default.is_empty() {
-            (setting.example, " (not set by default)")
-        } else {
-            (setting.default, "")
+        let (value, note) = match setting.written {
+            Written::Default(text) => (text, ""),
+            Written::Example(text) => (text, " (not set by default)"),
         };
-        for line in wrap(&format!("Allowed: {}{note}.", setting.allowed()), 110) {
+        let allowed = format!("Allowed: {}{note}.", setting.form);
+        out.push('\n');
+        for line in wrap(setting.doc()).into_iter().chain(wrap(&allowed)) {
             _ = writeln!(out, "# {line}");
         }
-        let value = match setting.kind {
-            Kind::Number { .. } | Kind::Switch { .. } => value.to_owned(),
-            Kind::List { .. } => format!("[{value:?}]"),
+        let value = match setting.form {
+            SettingForm::Number { .. } | SettingForm::Switch => value.to_owned(),
+            SettingForm::List { .. } => format!("[{value:?}]"),
             _ => format!("{value:?}"),
         };
         _ = writeln!(out, "#{} = {value}", setting.key);
@@ -40,17 +43,15 @@ pub fn example() -> String {
     out
 }
 
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
-        let line = lines.last_mut().expect("starts with one line");
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(word.to_owned());
-        } else {
-            if !line.is_empty() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
                 line.push(' ');
+                line.push_str(word);
             }
-            line.push_str(word);
+            _ => lines.push(word.to_owned()),
         }
     }
     lines

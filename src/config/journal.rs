@@ -1,11 +1,15 @@
-//! Changes of settings that the event log may not know yet.
+//! Changes of settings that the event log may not have yet.
 //!
-//! The configuration file and the store are two files, so a change of settings and its event cannot be one write. What is to happen is therefore
-//! written down here first: the event, and digests of the file before and after. Then the file is replaced, the event is logged, and the entry goes.
-//! A server that was cut off in between logs at its next start what it finds here, unless the file is still as it was before, or the log
-//! has it. So every change has its event, and an event without its change is only possible if somebody put the old file back meanwhile.
+//! The configuration file and the store are two files, so a change of settings and its event cannot
+//! be one write. Therefore the journal records first what is about to happen: the event, and
+//! digests of the file before and after. Then the file is replaced, the event is logged, and the
+//! entry is removed. A server that was killed in between logs the entries of its journal at the
+//! next start, unless the file is still as it was before or the log has the event. So every change
+//! has its event; an event without its change is only possible if the old file was restored in the
+//! meantime.
 //!
-//! The journal is one file in the data directory, for its owner only, replaced as a whole. It holds no values of settings.
+//! The journal is one file in the data directory, readable by its owner only and replaced as a
+//! whole. It contains no values of settings.
 
 use std::fs;
 use std::io;
@@ -21,21 +25,21 @@ use crate::state::event::NewEvent;
 
 /// Its name in the data directory.
 pub const FILE_NAME: &str = "settings_changes.json";
-/// Changes that wait for the log while the store is down; of more the oldest are forgotten.
+/// Changes that wait for the log while the store is down. Above: the oldest are dropped.
 const ENTRIES_MAX: usize = 100;
 
-/// A change of settings on its way.
+/// A change of settings that is being made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// Digests of the file.
     pub before: Box<str>,
     pub after: Box<str>,
-    /// Of the state when the change began: its event is later.
+    /// Revision of the state when the change began; its event has a later one.
     pub revision: u64,
     pub event: NewEvent,
 }
 
-impl Entry {
+impl JournalEntry {
     pub fn new(before: &str, after: &str, revision: u64, event: NewEvent) -> Self {
         Self {
             before: digest(before.as_bytes()),
@@ -94,8 +98,8 @@ pub struct Journal {
     changing: Mutex<()>,
 }
 
-/// The right to change settings; there is one.
-pub struct Turn<'j> {
+/// The exclusive right to change settings.
+pub struct JournalGuard<'j> {
     journal: &'j Journal,
     _guard: MutexGuard<'j, ()>,
 }
@@ -108,14 +112,14 @@ impl Journal {
         }
     }
 
-    pub fn turn(&self) -> Turn<'_> {
-        Turn {
+    pub fn lock(&self) -> JournalGuard<'_> {
+        JournalGuard {
             _guard: self.changing.lock(),
             journal: self,
         }
     }
 
-    fn entries(&self) -> io::Result<Vec<Entry>> {
+    fn entries(&self) -> io::Result<Vec<JournalEntry>> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -123,14 +127,17 @@ impl Journal {
         };
         let lines = text.split(|byte| *byte == b'\n');
         let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
-        let entries: Vec<_> = lines.iter().filter_map(|line| Entry::read(line)).collect();
+        let entries: Vec<_> = lines
+            .iter()
+            .filter_map(|line| JournalEntry::read(line))
+            .collect();
         if entries.len() < lines.len() {
-            tracing::warn!(path = %self.path.display(), "lines that are no changes of settings are passed over");
+            tracing::warn!(path = %self.path.display(), "ignoring malformed journal lines");
         }
         Ok(entries)
     }
 
-    fn replace(&self, entries: &[Entry]) -> io::Result<()> {
+    fn replace(&self, entries: &[JournalEntry]) -> io::Result<()> {
         if entries.is_empty() {
             return match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -146,34 +153,38 @@ impl Journal {
     }
 }
 
-impl Turn<'_> {
-    /// A change is about to be made. After an error it must not be.
-    pub fn begin(&self, entry: Entry) -> io::Result<()> {
+impl JournalGuard<'_> {
+    /// Records a change that is about to be made. After an error it must not be made.
+    pub fn begin(&self, entry: JournalEntry) -> io::Result<()> {
         let mut entries = self.journal.entries()?;
         let surplus = (entries.len() + 1).saturating_sub(ENTRIES_MAX);
         if surplus > 0 {
-            tracing::warn!(surplus, "changes of settings will not be in the event log");
+            tracing::warn!(
+                surplus,
+                "settings journal is full; dropping its oldest entries"
+            );
         }
         entries.drain(..surplus);
         entries.push(entry);
         self.journal.replace(&entries)
     }
 
-    /// The change that was begun is not made.
+    /// Removes the last entry: its change was not made.
     pub fn withdraw(&self) -> io::Result<()> {
         let mut entries = self.journal.entries()?;
         entries.pop();
         self.journal.replace(&entries)
     }
 
-    /// What is to be logged of the changes that were begun in this run of the server: all of them were made.
+    /// The events of this run that the log does not have. All their changes were made.
     pub fn unlogged(&self, state: &State) -> io::Result<Vec<NewEvent>> {
         let mut entries = self.journal.entries()?;
         entries.retain(|entry| !entry.is_logged(state));
         Ok(entries.into_iter().map(|entry| entry.event).collect())
     }
 
-    /// The same at a start: whether the last change was made is told by the file. Every earlier one was, or the next would not have begun.
+    /// The events that the log does not have, at a start: the file shows whether the last change
+    /// was made. Every earlier one was, or the next would not have begun.
     pub fn unlogged_at_start(&self, state: &State, config: &Path) -> io::Result<Vec<NewEvent>> {
         let mut entries = self.journal.entries()?;
         let Some(last) = entries.last() else {
@@ -192,7 +203,7 @@ impl Turn<'_> {
         Ok(entries.into_iter().map(|entry| entry.event).collect())
     }
 
-    /// The log has all of it.
+    /// Removes all entries: the log has their events.
     pub fn clear(&self) -> io::Result<()> {
         self.journal.replace(&[])
     }
@@ -228,70 +239,71 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_is_logged_after_a_crash_unless_it_was_not_made() {
+    fn changes_made_before_a_crash_are_logged_at_the_start() {
         let folder = tempfile::tempdir().expect("a directory");
         let file = folder.path().join("weir.toml");
         let (journal, state) = (Journal::new(folder.path()), state());
         let begin = |before: &str, after: &str, trace_id: &str| {
-            let entry = Entry::new(before, after, 0, event(trace_id));
-            journal.turn().begin(entry).expect("written");
+            let entry = JournalEntry::new(before, after, 0, event(trace_id));
+            journal.lock().begin(entry).expect("written");
         };
         let found = || {
-            let found = journal.turn().unlogged_at_start(&state, &file);
+            let found = journal.lock().unlogged_at_start(&state, &file);
             let trace_id = |event: &NewEvent| event.member("trace_id").map(str::to_owned);
             let found = found.expect("read");
             found.iter().filter_map(trace_id).collect::<Vec<_>>()
         };
-        assert!(found().is_empty(), "nothing was begun");
+        assert!(found().is_empty(), "no entry");
         begin("", "a = 1", "t1");
-        assert!(found().is_empty(), "there is no file: it was not made");
+        assert!(found().is_empty(), "without a file it was not made");
         fs::write(&file, "a = 1").expect("written");
         assert_eq!(found(), ["\"t1\""]);
         begin("a = 1", "a = 2", "t2");
         assert_eq!(found(), ["\"t1\""], "the second was not made");
         fs::write(&file, "a = 2").expect("written");
         assert_eq!(found(), ["\"t1\"", "\"t2\""]);
-        fs::write(&file, "a = 3").expect("somebody was quick");
+        fs::write(&file, "a = 3").expect("edited by hand");
         assert_eq!(found(), ["\"t1\"", "\"t2\""]);
-        journal.turn().withdraw().expect("written");
+        journal.lock().withdraw().expect("written");
         assert_eq!(found(), ["\"t1\""]);
-        // A change that changes nothing may be told.
+        // A change without effect may be logged.
         begin("a = 3", "a = 3", "t3");
         assert_eq!(found(), ["\"t1\"", "\"t3\""]);
-        journal.turn().clear().expect("removed");
+        journal.lock().clear().expect("removed");
         assert!(found().is_empty() && !folder.path().join(FILE_NAME).exists());
     }
 
     #[test]
-    fn what_the_log_has_is_not_logged_again() {
+    fn events_of_the_log_are_not_logged_again() {
         let folder = tempfile::tempdir().expect("a directory");
         let (store, _) =
             Store::open(folder.path(), &weir_storage::Options::default()).expect("a store");
         let mut machine = StateMachine::new(std::sync::Arc::new(state()), store);
         let journal = Journal::new(folder.path());
         for trace_id in ["t1", "t2"] {
-            let entry = Entry::new("", trace_id, machine.state().revision(), event(trace_id));
-            journal.turn().begin(entry).expect("written");
+            let entry =
+                JournalEntry::new("", trace_id, machine.state().revision(), event(trace_id));
+            journal.lock().begin(entry).expect("written");
         }
         let unlogged = |machine: &StateMachine<Store>| {
-            let found = journal.turn().unlogged(machine.state()).expect("read");
+            let found = journal.lock().unlogged(machine.state()).expect("read");
             found.len()
         };
         assert_eq!(unlogged(&machine), 2);
         for (trace_id, left) in [("t1", 1), ("t2", 0)] {
             let events = vec![event(trace_id)];
-            let note = Command::AppendEvents { events };
-            machine.batch(vec![note], 1_000).expect("commits");
+            let append = Command::AppendEvents { events };
+            machine.batch(vec![append], 1_000).expect("commits");
             assert_eq!(unlogged(&machine), left);
         }
     }
 
     #[test]
-    fn an_entry_reads_back_as_it_was_written_and_nonsense_is_passed_over() {
+    fn entries_read_back_and_malformed_lines_are_ignored() {
         let folder = tempfile::tempdir().expect("a directory");
         let journal = Journal::new(folder.path());
-        let entry = Entry::new("x", "y", 7, event("t"));
-        journal.turn().begin(entry.clone()).expect("written");
+        let entry = JournalEntry::new("x", "y", 7, event("t"));
+        journal.lock().begin(entry.clone()).expect("written");
         assert_eq!(
             journal.entries().expect("read"),
             std::slice::from_ref(&entry)
@@ -304,7 +316,7 @@ mod tests {
             std::slice::from_ref(&entry)
         );
         for _ in 0..2 * ENTRIES_MAX {
-            journal.turn().begin(entry.clone()).expect("written");
+            journal.lock().begin(entry.clone()).expect("written");
         }
         assert_eq!(journal.entries().expect("read").len(), ENTRIES_MAX);
     }

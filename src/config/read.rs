@@ -1,37 +1,40 @@
-//! Reading settings from flags, the environment, the file and the defaults.
+//! Reads the settings from flags, the environment, the file and the defaults.
+//!
+//! Every value is checked, also one that a stronger source overrides, and all mistakes are reported
+//! at once. No message shows a secret.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::table::{IGNORED, SETTINGS, Setting, variable};
+use super::setting::{Setting, variable};
+use super::table::{IGNORED, SETTINGS, Settings};
 use super::value::without_password;
-use super::{MASK, Settings};
 use crate::exit::{Exit, Failure};
 
-/// The configuration of a run: the settings, and how each came to be.
+/// The configuration of a run: the settings, and the source of each.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub settings: Settings,
     /// In the order of the table.
-    pub values: Vec<Effective>,
-    /// One sentence each, for the log. Nothing here stops a start.
+    pub values: Vec<EffectiveValue>,
+    /// One sentence each, for the log. A warning does not prevent the start.
     pub warnings: Vec<String>,
     pub sources: Sources,
 }
 
-/// Where everything was read from, so that it can be read again when the file has changed.
+/// The sources of a configuration, kept to read it again when the file has changed.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// The file that was read, or that will be when it exists.
+    /// The file that was read, or that will be read once it exists.
     pub file: PathBuf,
-    /// Nobody named the file: it is the one in the data directory.
+    /// No file was named, so it is the one in the data directory.
     pub is_implied: bool,
     pub environment: Vec<(OsString, OsString)>,
     pub flags: Flags,
@@ -46,19 +49,20 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// The file in the data directory that is read when no other is named. Settings that are saved through the API go there.
+/// The file in the data directory, read when no other is named. Settings saved through the API are
+/// written to it.
 pub const FILE_IN_DATA_DIR: &str = "weir.toml";
 
-/// One setting as it is in force.
+/// The effective value of one setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Effective {
+pub struct EffectiveValue {
     pub key: &'static str,
     /// Secrets masked; `None`: not set.
     pub value: Option<String>,
     pub origin: Origin,
 }
 
-/// Where a value came from; a later one overrides an earlier one.
+/// The source of a value; a later variant overrides an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     Default,
@@ -89,7 +93,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Everything that was wrong, one fact a line. Never empty, never shows a secret.
+/// All mistakes of a configuration, one per line. Never empty; shows no secret.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<String>,
@@ -113,15 +117,26 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// A value as somebody wrote it.
+/// A value as it is written in its source.
 #[derive(Debug, Clone)]
-pub(super) enum Raw {
+pub(super) enum RawValue {
     One(String),
     Many(Vec<String>),
 }
 
-impl Raw {
-    /// For lists: elements as given, and those of one text divided by commas.
+impl RawValue {
+    /// The only text of a value that is not a list, without spaces around it.
+    pub(super) fn one(&self) -> Option<&str> {
+        match self {
+            Self::One(text) => Some(text.trim()),
+            Self::Many(texts) => match &texts[..] {
+                [text] => Some(text.trim()),
+                _ => None,
+            },
+        }
+    }
+
+    /// The elements of a list; a text with commas is several elements.
     pub(super) fn split(&self) -> Vec<String> {
         let texts: Vec<&str> = match self {
             Self::One(text) => text.split(',').collect(),
@@ -142,13 +157,16 @@ impl Raw {
     }
 }
 
-/// Flags as the command line has them: key of the table, values in the order given.
+/// The flags of a command line: the key of the setting and its values in the order given.
 pub type Flags = Vec<(&'static str, Vec<String>)>;
 
-/// The file named by `--config`, else by `CENTRAL_CONFIG`; there is none by default.
+/// What the names of all variables begin with.
+const PREFIX: &str = "CENTRAL_";
+
+/// Names the configuration file when `--config` does not.
 pub const CONFIG_VARIABLE: &str = "CENTRAL_CONFIG";
 
-/// Read everything and settle on one value for each setting.
+/// Reads all sources and decides on one value per setting.
 pub fn read(
     file: Option<&Path>,
     environment: &[(OsString, OsString)],
@@ -167,16 +185,16 @@ pub fn read(
     if let Some(path) = file.map(Path::to_path_buf).or(named) {
         sources.file = path;
         let text = fs::read_to_string(&sources.file);
-        return Reading::default().all(sources, Some(text));
+        return ConfigReader::default().all(sources, Some(text));
     }
-    // Where the data directory is does not depend on what is in it.
-    let mut without = Reading::default();
+    // The file in the data directory cannot say where the data directory is.
+    let mut without = ConfigReader::default();
     without.weaker_than_file();
     without.stronger_than_file(&sources);
     sources.file = without.settings.store.data_dir.join(FILE_IN_DATA_DIR);
     sources.is_implied = true;
     let text = match fs::read_to_string(&sources.file) {
-        // A data directory that is none is the store's to complain about.
+        // A data directory that is not a directory is an error of the store.
         Err(error)
             if matches!(
                 error.kind(),
@@ -187,23 +205,24 @@ pub fn read(
         }
         read => Some(read),
     };
-    Reading::default().all(sources, text)
+    ConfigReader::default().all(sources, text)
 }
 
-/// The same with another text of the file.
+/// Reads the same sources with another text of the file.
 pub fn read_again(sources: &Sources, text: &str) -> Result<Config, ConfigError> {
-    Reading::default().all(sources.clone(), Some(Ok(text.to_owned())))
+    ConfigReader::default().all(sources.clone(), Some(Ok(text.to_owned())))
 }
 
 #[derive(Default)]
-struct Reading {
+struct ConfigReader {
     settings: Settings,
+    /// The strongest value so far, by key.
     taken: BTreeMap<&'static str, (String, Origin)>,
     warnings: Vec<String>,
     problems: Vec<String>,
 }
 
-impl Reading {
+impl ConfigReader {
     fn all(
         mut self,
         sources: Sources,
@@ -226,7 +245,7 @@ impl Reading {
         );
         if own && sources.is_implied {
             self.problems.push(format!(
-                "data_dir cannot be set in {}, which is found through it",
+                "data_dir cannot be set in {}, which is in the data directory itself",
                 sources.file.display()
             ));
         }
@@ -234,15 +253,10 @@ impl Reading {
     }
 
     fn weaker_than_file(&mut self) {
-        for setting in SETTINGS
-            .iter()
-            .filter(|setting| !setting.default.is_empty())
-        {
-            self.take(
-                setting,
-                &Raw::One(setting.default.to_owned()),
-                Origin::Default,
-            );
+        for setting in SETTINGS {
+            if let Some(text) = setting.default() {
+                self.take(setting, &RawValue::One(text.to_owned()), Origin::Default);
+            }
         }
     }
 
@@ -250,7 +264,7 @@ impl Reading {
         self.environment(&sources.environment);
         for (key, values) in &sources.flags {
             let setting = Setting::find(key).expect("flags are made from the table");
-            let raw = Raw::Many(values.clone());
+            let raw = RawValue::Many(values.clone());
             self.take(
                 setting,
                 &raw,
@@ -261,21 +275,15 @@ impl Reading {
         }
     }
 
-    fn take(&mut self, setting: &'static Setting, raw: &Raw, origin: Origin) {
+    fn take(&mut self, setting: &'static Setting, raw: &RawValue, origin: Origin) {
         let text = raw.text();
-        if setting.set(&mut self.settings, raw) {
+        if (setting.set)(&mut self.settings, raw) {
             self.taken.insert(setting.key, (text, origin));
         } else {
-            let shown = if setting.secret {
-                MASK.to_owned()
-            } else {
-                without_password(&text)
-            };
-            self.problems.push(format!(
-                "{} = {shown:?} ({origin}): must be {}",
-                setting.key,
-                setting.allowed()
-            ));
+            let (key, form) = (setting.key, &setting.form);
+            let shown = without_password(setting.masked(&text));
+            self.problems
+                .push(format!("{key} = {shown:?} ({origin}): must be {form}"));
         }
     }
 
@@ -285,16 +293,14 @@ impl Reading {
             Ok(table) => table.into_inner(),
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(span.start));
-                // The message alone: the rendered form would quote the line, and the line may hold a secret.
-                self.problems.push(format!(
-                    "{} line {line}: {}",
-                    path.display(),
-                    error.message()
-                ));
+                // The message alone: the rendered form would quote the line, which may hold a
+                // secret.
+                let (path, message) = (path.display(), error.message());
+                self.problems.push(format!("{path} line {line}: {message}"));
                 return;
             }
         };
-        // In the order of the file, so that the first complaint is about the first line.
+        // In the order of the file, so that the first problem is that of the first line.
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
@@ -304,68 +310,77 @@ impl Reading {
                 path: path.to_path_buf(),
                 line,
             };
-            let key: &str = key.get_ref();
-            let Some(setting) = Setting::find(key) else {
-                let hint = suggestion(key).map_or_else(
-                    || "`weir print config` shows all there are".to_owned(),
-                    |near| format!("did you mean {near:?}?"),
-                );
-                self.problems
-                    .push(format!("unknown setting {key:?} ({origin}): {hint}"));
+            let Some(setting) = self.setting_of_file(key.get_ref(), &origin) else {
                 continue;
             };
-            if let Some(first) = seen.insert(setting.key, line) {
+            let key = setting.key;
+            if let Some(first) = seen.insert(key, line) {
+                let path = path.display();
                 self.problems.push(format!(
-                    "{} is set twice, in lines {first} and {line} of {}",
-                    setting.key,
-                    path.display()
+                    "{key} is set twice, in lines {first} and {line} of {path}"
                 ));
                 continue;
             }
-            match file_value(value.get_ref()) {
-                Some(raw) => self.take(setting, &raw, origin),
-                None => self.problems.push(format!(
-                    "{} ({origin}): is {} in the file, but must be {}",
-                    setting.key,
-                    with_article(value.get_ref().type_str()),
-                    setting.allowed()
-                )),
+            if let Some(raw) = file_value(value.get_ref()) {
+                self.take(setting, &raw, origin);
+            } else {
+                let (found, form) = (with_article(value.get_ref().type_str()), &setting.form);
+                self.problems.push(format!(
+                    "{key} ({origin}): is {found} in the file, but must be {form}"
+                ));
             }
         }
     }
 
+    /// The setting of a key in the file; reports a key that is not a setting.
+    fn setting_of_file(&mut self, key: &str, origin: &Origin) -> Option<&'static Setting> {
+        let setting = Setting::find(key);
+        if setting.is_none() {
+            if let Some(why) = ignored(key) {
+                self.warnings
+                    .push(format!("{key} ({origin}) is ignored: {why}"));
+            } else {
+                let hint = suggestion(key).map_or_else(
+                    || "`weir print config` lists all settings".to_owned(),
+                    |near| format!("did you mean {near:?}?"),
+                );
+                self.problems
+                    .push(format!("unknown setting {key:?} ({origin}): {hint}"));
+            }
+        }
+        setting
+    }
+
     fn environment(&mut self, environment: &[(OsString, OsString)]) {
-        // Sorted, so that the same environment gives the same messages.
-        let mut ours: Vec<(String, &OsString)> = environment
+        let mut variables: Vec<(&str, &OsString)> = environment
             .iter()
-            .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value)))
+            .filter_map(|(name, value)| Some((name.to_str()?, value)))
             .filter(|(name, value)| {
-                name.starts_with("CENTRAL_") && name != CONFIG_VARIABLE && !value.is_empty()
+                name.starts_with(PREFIX) && *name != CONFIG_VARIABLE && !value.is_empty()
             })
             .collect();
-        ours.sort();
-        // Aliases first: when both spellings are there, the proper one is taken last and stands.
-        let known = |name: &str| SETTINGS.iter().find(|setting| setting.variable() == name);
-        ours.sort_by_key(|(name, _)| known(name).is_some());
-        for (name, value) in ours {
-            let setting = known(&name)
-                .or_else(|| Setting::find(&name["CENTRAL_".len()..].to_ascii_lowercase()));
-            let Some(setting) = setting else {
-                let ignored = IGNORED.iter().find(|(ignored, _)| *ignored == name);
-                self.warnings.push(if let Some((_, why)) = ignored {
+        let named = |name: &str| SETTINGS.iter().find(|setting| setting.variable() == name);
+        // Sorted, so that the same environment gives the same messages. Aliases first: of two
+        // spellings the setting's own key is taken last and overrides the alias.
+        variables.sort_by_key(|(name, _)| (named(name).is_some(), *name));
+        for (name, value) in variables {
+            let key = name[PREFIX.len()..].to_ascii_lowercase();
+            let Some(setting) = named(name).or_else(|| Setting::find(&key)) else {
+                self.warnings.push(if let Some(why) = ignored(&key) {
                     format!("{name} is ignored: {why}")
                 } else {
-                    let near = suggestion(&name["CENTRAL_".len()..].to_ascii_lowercase());
-                    let hint = near.map_or_else(String::new, |near| {
+                    let hint = suggestion(&key).map_or_else(String::new, |near| {
                         format!(", did you mean {}?", variable(near))
                     });
                     format!("{name} is set, but this version has no such setting{hint}")
                 });
                 continue;
             };
-            let origin = Origin::Environment { name };
+            let origin = Origin::Environment {
+                name: name.to_owned(),
+            };
             match value.to_str() {
-                Some(text) => self.take(setting, &Raw::One(text.to_owned()), origin),
+                Some(text) => self.take(setting, &RawValue::One(text.to_owned()), origin),
                 None => self
                     .problems
                     .push(format!("{} ({origin}): is not UTF-8", setting.key)),
@@ -373,63 +388,33 @@ impl Reading {
         }
     }
 
-    /// Relations between settings, then the answer.
+    /// Checks the relations between settings and builds the configuration.
     fn settle(mut self, sources: Sources) -> Result<Config, ConfigError> {
         if !self.problems.is_empty() {
             return Err(ConfigError {
                 problems: self.problems,
             });
         }
-        let rank = |key: &str| self.taken.get(key).map_or(0, |(_, origin)| origin.rank());
-        if let Some(port) = self.settings.http.port {
-            if rank("http_port") > rank("listen") {
-                self.settings.http.listen =
-                    vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)];
-                if let Some(listen) = self
-                    .taken
-                    .remove("listen")
-                    .filter(|(_, origin)| *origin != Origin::Default)
-                {
-                    self.warnings.push(format!(
-                        "listen ({}) is ignored: http_port ({}) is stronger",
-                        listen.1, self.taken["http_port"].1
-                    ));
-                }
-            } else {
-                self.settings.http.port = None;
-                if let Some((_, origin)) = self.taken.remove("http_port") {
-                    self.warnings.push(format!(
-                        "http_port ({origin}) is ignored: listen ({}) is at least as strong",
-                        self.taken["listen"].1
-                    ));
-                }
-            }
-        }
+        self.settle_listeners();
         if let Some(key) = &self.settings.auth.api_key
             && key.expose().len() < 16
         {
             self.warnings
-                .push("api_key is shorter than 16 characters and may be guessed".to_owned());
+                .push("api_key is shorter than 16 characters and can be guessed".to_owned());
         }
-        let values = SETTINGS
-            .iter()
-            .map(|setting| match self.taken.get(setting.key) {
-                Some((text, origin)) => Effective {
-                    key: setting.key,
-                    value: Some(if setting.secret {
-                        MASK.to_owned()
-                    } else {
-                        text.clone()
-                    }),
-                    origin: origin.clone(),
-                },
-                None => Effective {
-                    key: setting.key,
-                    value: None,
-                    origin: Origin::Default,
-                },
-            })
-            .collect();
+        let effective = |setting: &Setting| match self.taken.get(setting.key) {
+            Some((text, origin)) => EffectiveValue {
+                key: setting.key,
+                value: Some(setting.masked(text).to_owned()),
+                origin: origin.clone(),
+            },
+            None => EffectiveValue {
+                key: setting.key,
+                value: None,
+                origin: Origin::Default,
+            },
+        };
+        let values = SETTINGS.iter().map(effective).collect();
         Ok(Config {
             settings: self.settings,
             values,
@@ -437,18 +422,44 @@ impl Reading {
             sources,
         })
     }
+
+    /// Of `listen` and `http_port` the one from the stronger source is used.
+    fn settle_listeners(&mut self) {
+        let Some(port) = self.settings.http.port else {
+            return;
+        };
+        let rank = |key: &str| self.taken.get(key).map_or(0, |(_, origin)| origin.rank());
+        if rank("http_port") > rank("listen") {
+            self.settings.http.listen = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+            let listen = self.taken.remove("listen");
+            if let Some((_, listen)) = listen.filter(|(_, origin)| *origin != Origin::Default) {
+                let port = &self.taken["http_port"].1;
+                self.warnings.push(format!(
+                    "listen ({listen}) is ignored: http_port ({port}) is stronger"
+                ));
+            }
+        } else {
+            self.settings.http.port = None;
+            if let Some((_, port)) = self.taken.remove("http_port") {
+                let listen = &self.taken["listen"].1;
+                self.warnings.push(format!(
+                    "http_port ({port}) is ignored: listen ({listen}) is at least as strong"
+                ));
+            }
+        }
+    }
 }
 
 impl Config {
-    /// How a setting came to be.
-    pub fn effective(&self, key: &str) -> &Effective {
+    /// The effective value of a setting and its source.
+    pub fn effective(&self, key: &str) -> &EffectiveValue {
         let found = self.values.iter().find(|effective| effective.key == key);
-        found.expect("every setting of the table has a value or none")
+        found.expect("every setting of the table has an entry")
     }
 
-    /// The settings in force, one a line: name, value, where it came from.
+    /// The effective settings, one per line: key, value, source.
     pub fn table(&self) -> String {
-        let shown = |effective: &Effective| {
+        let shown = |effective: &EffectiveValue| {
             effective
                 .value
                 .clone()
@@ -471,18 +482,18 @@ impl Config {
     }
 }
 
-/// A TOML value as the text it stands for; tables and dates are no values of ours.
-fn file_value(value: &DeValue<'_>) -> Option<Raw> {
+/// A TOML value as text. No setting is a table or a date.
+fn file_value(value: &DeValue<'_>) -> Option<RawValue> {
     Some(match value {
-        DeValue::String(text) => Raw::One(text.to_string()),
-        DeValue::Integer(number) => Raw::One(
+        DeValue::String(text) => RawValue::One(text.to_string()),
+        DeValue::Integer(number) => RawValue::One(
             i64::from_str_radix(number.as_str(), number.radix())
                 .ok()?
                 .to_string(),
         ),
-        DeValue::Float(number) => Raw::One(number.as_str().to_owned()),
-        DeValue::Boolean(on) => Raw::One(on.to_string()),
-        DeValue::Array(items) => Raw::Many(
+        DeValue::Float(number) => RawValue::One(number.as_str().to_owned()),
+        DeValue::Boolean(on) => RawValue::One(on.to_string()),
+        DeValue::Array(items) => RawValue::Many(
             items
                 .iter()
                 .map(|item| match item.get_ref() {
@@ -504,29 +515,19 @@ fn with_article(noun: &str) -> String {
     format!("{article} {noun}")
 }
 
-/// The nearest key, when it is near enough to be meant.
+/// Why a setting of the reference or of an earlier version has no effect.
+fn ignored(key: &str) -> Option<&'static str> {
+    let (_, why) = IGNORED.iter().find(|(ignored, _)| *ignored == key)?;
+    Some(why)
+}
+
+/// The nearest key, if it is a likely misspelling of it.
 fn suggestion(key: &str) -> Option<&'static str> {
     let key = key.to_ascii_lowercase().replace('-', "_");
     SETTINGS
         .iter()
-        .map(|setting| (edits(&key, setting.key), setting.key))
+        .map(|setting| (strsim::levenshtein(&key, setting.key), setting.key))
         .filter(|(distance, near)| *distance <= 1 + near.len() / 4)
         .min()
         .map(|(_, near)| near)
-}
-
-/// Levenshtein distance; keys are short.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, right) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(left != *right);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

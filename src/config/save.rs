@@ -1,4 +1,5 @@
-//! Writing settings into the file.
+//! Writes settings into the configuration file, which is replaced as a whole and keeps its
+//! comments.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,41 +9,41 @@ use std::path::Path;
 use toml_edit::{DocumentMut, Item, value};
 
 use super::read::ConfigError;
-use super::table::{Kind, Setting};
+use super::setting::{Setting, SettingForm};
 
-/// New values by key of the table, as they are written in the file; `None` takes a setting out of the file.
-pub type Wanted = Vec<(&'static str, Option<String>)>;
+/// New values by key, as they are written in the file; `None` removes a setting from the file.
+pub type SettingChanges = Vec<(&'static str, Option<String>)>;
 
-/// Why nothing was changed.
+/// Why no setting was changed.
 #[derive(Debug)]
 pub enum SaveError {
-    /// The file is no configuration, with or without the change. The first sentence, which shows no secret.
+    /// The file with the change would not be a valid configuration. Shows no secret.
     Invalid(ConfigError),
     /// The file cannot be read or replaced.
     File(io::Error),
 }
 
-/// The text of a file with other values. Everything else stays as somebody wrote it.
-pub(super) fn edited(text: &str, wanted: &Wanted) -> Result<String, String> {
-    // The message alone: the rendered form quotes a line, which may hold a secret.
+/// The text of the file with the changes; comments, order and all other values stay.
+pub(super) fn edited(text: &str, changes: &SettingChanges) -> Result<String, String> {
+    // The message alone: the rendered form would quote a line, which may hold a secret.
     let mut document: DocumentMut = text
         .parse()
         .map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
-    for (key, wanted) in wanted {
+    for (key, change) in changes {
         let setting = Setting::find(key).expect("settings are named as in the table");
-        // Somebody may have written it with another spelling.
-        let written = std::iter::once(setting.key)
-            .chain(setting.aliases.iter().copied())
+        // The file may have it under another spelling.
+        let written = setting
+            .keys()
             .find(|key| document.contains_key(key))
             .unwrap_or(setting.key);
-        let Some(wanted) = wanted else {
+        let Some(text) = change else {
             document.remove(written);
             continue;
         };
-        let mut item = item_of(setting, wanted);
+        let mut item = item_of(setting, text);
         match document.get_mut(written) {
             Some(old) => {
-                // What stands behind the value on its line is a comment about it.
+                // The comment behind the value on its line stays.
                 if let (Some(old), Some(new)) = (old.as_value(), item.as_value_mut()) {
                     *new.decor_mut() = old.decor().clone();
                 }
@@ -57,14 +58,15 @@ pub(super) fn edited(text: &str, wanted: &Wanted) -> Result<String, String> {
 }
 
 fn item_of(setting: &Setting, text: &str) -> Item {
-    match setting.kind {
-        Kind::Switch { .. } => value(text == "true"),
-        Kind::Number { .. } => text.parse::<i64>().map_or_else(|_| value(text), value),
+    match setting.form {
+        SettingForm::Switch => value(text == "true"),
+        SettingForm::Number { .. } => text.parse::<i64>().map_or_else(|_| value(text), value),
         _ => value(text),
     }
 }
 
-/// Puts a text in the place of a file, or of none: whoever opens the path at any moment, also after a crash, finds the old text or the new one.
+/// Replaces or creates a file atomically and durably: at any moment, also after a crash, the path
+/// has either the old text or the new one.
 pub fn replace_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -74,7 +76,7 @@ pub fn replace_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     name.push(".tmp");
     let temporary = folder.join(name);
     let written = (|| {
-        // A leftover of a process that was cut off; nobody was shown what is in it.
+        // A leftover of a process that was killed while it wrote; it was never read.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

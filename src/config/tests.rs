@@ -1,4 +1,4 @@
-//! Reading the table of settings from every source.
+//! Reading settings from all sources.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::setting::Written;
+use super::table::IGNORED;
 use super::*;
+use crate::http::Cors;
+use crate::state::node::Restreaming;
 
 fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     pairs
@@ -46,7 +50,7 @@ fn problem(text: &str) -> String {
 }
 
 #[test]
-fn nothing_given_is_the_documented_start() {
+fn no_sources_give_the_documented_defaults() {
     let config = read(None, &[], &Vec::new()).expect("defaults are good");
     let settings = &config.settings;
     assert_eq!(
@@ -62,7 +66,7 @@ fn nothing_given_is_the_documented_start() {
     );
     assert_eq!(
         (settings.feed.streams_limit, settings.feed.restreaming),
-        (0, Restreaming::Marked)
+        (0, Restreaming::Flagged)
     );
     assert_eq!(
         (
@@ -82,7 +86,7 @@ fn nothing_given_is_the_documented_start() {
 }
 
 #[test]
-fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+fn flag_overrides_environment_overrides_file_overrides_default() {
     let file = "log_level = \"error\"\n";
     let env = [("CENTRAL_LOG_LEVEL", "debug")];
     let flag = [("log_level", "alert")];
@@ -117,11 +121,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 #[test]
 fn every_setting_is_read_from_file_environment_and_flag() {
     for setting in SETTINGS {
-        let value = if setting.default.is_empty() {
-            setting.example
-        } else {
-            setting.default
-        };
+        let (Written::Default(value) | Written::Example(value)) = setting.written;
         let origin_of = |config: Config| {
             let effective = config
                 .values
@@ -157,32 +157,35 @@ fn every_setting_is_read_from_file_environment_and_flag() {
 }
 
 #[test]
-fn keys_variables_and_flags_are_unique_and_in_one_form() {
+fn keys_variables_and_flags_are_unique_and_have_one_form() {
     let mut seen = std::collections::BTreeSet::new();
     for setting in SETTINGS {
-        for name in std::iter::once(&setting.key).chain(setting.aliases) {
-            assert!(seen.insert(*name), "{name} twice");
+        for name in setting.keys() {
+            assert!(seen.insert(name), "{name} twice");
             assert!(
                 name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
                 "{name}"
             );
         }
-        assert!(setting.doc.ends_with('.'), "{}", setting.key);
+        let doc = setting.doc();
         assert!(
-            setting.default.is_empty() != setting.example.is_empty(),
-            "{}: a default or an example",
+            doc.ends_with('.') && !doc.contains("  "),
+            "{}: {doc}",
             setting.key
         );
         assert!(
-            !setting.secret || setting.default.is_empty(),
-            "{}: no secret has a default",
+            !setting.is_secret() || setting.default().is_none(),
+            "{}: a secret has no default",
             setting.key
         );
+    }
+    for (key, _) in IGNORED {
+        assert!(seen.insert(*key), "{key} is ignored and a setting");
     }
 }
 
 #[test]
-fn the_shipped_example_is_current_and_says_the_defaults() {
+fn the_shipped_example_is_current_and_has_the_defaults() {
     let shipped = include_str!("../dist/weir.toml");
     assert_eq!(
         example(),
@@ -195,14 +198,14 @@ fn the_shipped_example_is_current_and_says_the_defaults() {
         .map(|line| line.trim_start_matches('#').to_owned() + "\n")
         .filter(|line| {
             let key = line.split(' ').next().unwrap_or("");
-            Setting::find(key).is_some_and(|setting| !setting.default.is_empty())
+            Setting::find(key).is_some_and(|setting| setting.default().is_some())
         })
         .collect();
     assert_eq!(
         switched_on.lines().count(),
         SETTINGS
             .iter()
-            .filter(|setting| !setting.default.is_empty())
+            .filter(|setting| setting.default().is_some())
             .count()
     );
     assert_eq!(settings_with(&switched_on), settings_with(""));
@@ -218,15 +221,15 @@ fn the_shipped_example_is_current_and_says_the_defaults() {
 }
 
 #[test]
-fn unknown_keys_are_told_with_line_and_a_suggestion() {
-    let told = problem("# c\nlog_level = \"info\"\nlisen = \"127.0.0.1:1\"\n");
+fn unknown_keys_are_reported_with_line_and_suggestion() {
+    let message = problem("# c\nlog_level = \"info\"\nlisen = \"127.0.0.1:1\"\n");
     assert!(
-        told.starts_with("unknown setting \"lisen\" (")
-            && told.ends_with("weir.toml line 3): did you mean \"listen\"?"),
-        "{told}"
+        message.starts_with("unknown setting \"lisen\" (")
+            && message.ends_with("weir.toml line 3): did you mean \"listen\"?"),
+        "{message}"
     );
     assert!(problem("[http]\nlisten = \"127.0.0.1:1\"\n").contains("unknown setting \"http\""));
-    assert!(problem("zzzzzz = 1").contains("`weir print config` shows all"));
+    assert!(problem("zzzzzz = 1").contains("`weir print config` lists all"));
     assert!(problem("Log-Level = 1").contains("did you mean \"log_level\"?"));
     assert!(
         problem("log_level = \"info\"\nloglevel = \"error\"")
@@ -235,12 +238,12 @@ fn unknown_keys_are_told_with_line_and_a_suggestion() {
 }
 
 #[test]
-fn bad_values_are_told_with_what_is_allowed_and_where_they_came_from() {
-    let told = problem("\nhttp_port = 99999\n");
-    assert!(told.starts_with("http_port = \"99999\" ("), "{told}");
+fn bad_values_are_reported_with_source_and_allowed_values() {
+    let message = problem("\nhttp_port = 99999\n");
+    assert!(message.starts_with("http_port = \"99999\" ("), "{message}");
     assert!(
-        told.ends_with("weir.toml line 2): must be a whole number from 1 to 65535"),
-        "{told}"
+        message.ends_with("weir.toml line 2): must be a whole number from 1 to 65535"),
+        "{message}"
     );
     for (line, words) in [
         ("poll_wait_max = \"soon\"", "must be a length of time"),
@@ -262,13 +265,13 @@ fn bad_values_are_told_with_what_is_allowed_and_where_they_came_from() {
         ("cors_origins = \"http://a/path\"", "origins such as"),
         ("dynamic_streams_auth_token = \"a b\"", "letters, digits"),
     ] {
-        let told = problem(line);
-        assert!(told.contains(words), "{line}: {told}");
+        let message = problem(line);
+        assert!(message.contains(words), "{line}: {message}");
     }
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_also_in_values_that_are_overridden() {
+fn all_mistakes_are_reported_also_in_overridden_values() {
     let error = read_with(
         "http_port = 0\nlog_level = \"loud\"\n",
         &[
@@ -292,7 +295,7 @@ fn all_mistakes_are_told_at_once_also_in_values_that_are_overridden() {
 }
 
 #[test]
-fn secrets_are_in_no_message_and_no_table() {
+fn no_message_and_no_table_shows_a_secret() {
     let canary = "CANARY with-space";
     for (key, value) in [
         ("api_key", canary),
@@ -300,8 +303,11 @@ fn secrets_are_in_no_message_and_no_table() {
         ("dynamic_streams_auth_token", canary),
         ("api_url", "http://u:CANARY@h"),
     ] {
-        let told = problem(&format!("{key} = {value:?}"));
-        assert!(told.contains("***") && !told.contains("CANARY"), "{told}");
+        let message = problem(&format!("{key} = {value:?}"));
+        assert!(
+            message.contains("***") && !message.contains("CANARY"),
+            "{message}"
+        );
     }
     let broken = problem("api_key = \"CANARY\nlisten");
     assert!(!broken.contains("CANARY"), "{broken}");
@@ -322,7 +328,7 @@ fn secrets_are_in_no_message_and_no_table() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_told() {
+fn unreadable_files_are_reported() {
     let error = read(Some(Path::new("/no/such/file.toml")), &[], &Vec::new()).expect_err("no file");
     assert!(
         error
@@ -348,7 +354,7 @@ fn files_that_cannot_be_read_are_told() {
 }
 
 #[test]
-fn variables_that_do_nothing_are_warned_of() {
+fn variables_without_effect_are_reported_as_warnings() {
     let config = read(
         None,
         &environment(&[
@@ -376,7 +382,7 @@ fn variables_that_do_nothing_are_warned_of() {
 }
 
 #[test]
-fn the_stronger_of_listen_and_http_port_counts() {
+fn the_stronger_of_listen_and_http_port_is_used() {
     let listen = |text: &str, pairs: &[(&str, &str)], flags: &[(&'static str, &str)]| {
         let config = read_with(text, pairs, flags).expect("good");
         let addresses: Vec<String> = config
@@ -409,7 +415,7 @@ fn the_stronger_of_listen_and_http_port_counts() {
 }
 
 #[test]
-fn values_take_the_forms_people_write() {
+fn values_have_several_written_forms() {
     assert_eq!(
         settings_with("store_cache = \"1GiB\"").store.cache_bytes,
         1 << 30
@@ -442,7 +448,7 @@ fn values_take_the_forms_people_write() {
         settings_with("loglevel = \"Warning\"").log.level,
         LogLevel::Warning
     );
-    assert_eq!(settings_with("io_threads = 3").http.io_threads, Some(3));
+    assert_eq!(settings_with("io_threads = 3").http.io_threads, 3);
     assert_eq!(
         settings_with("api_url = \"http://h:1/x/\"")
             .http
@@ -467,5 +473,25 @@ proptest! {
     #[test]
     fn no_file_panics(text in "(listen|api_key|store_cache|\\PC{0,8}|[\\[\\]=\"'\n. 0-9]){0,12}") {
         let _ = read_with(&text, &[], &[]);
+    }
+}
+
+#[test]
+fn readme_names_existing_settings() {
+    let readme = include_str!("../../README.md");
+    let words = readme.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let variables = words.filter_map(|word| word.strip_prefix("CENTRAL_"));
+    let keys = readme
+        .split("setting `")
+        .skip(1)
+        .filter_map(|rest| rest.split('`').next());
+    let named: Vec<String> = variables
+        .chain(keys)
+        .map(str::to_ascii_lowercase)
+        .filter(|key| !key.is_empty() && key != "config")
+        .collect();
+    assert!(!named.is_empty());
+    for key in named {
+        assert!(Setting::find(&key).is_some(), "README names {key}");
     }
 }

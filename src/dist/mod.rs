@@ -1,45 +1,46 @@
-//! What a package installs beside the binary, and the two words said to systemd.
+//! The files that a package installs beside the binary, and notification of the service manager.
 //!
-//! The texts are embedded, so that `weir print unit` and `weir print config` give the files that belong to this very version.
+//! The texts are embedded, so that `weir print unit` and `weir print config` print those of this
+//! version.
 
 use std::env;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The systemd unit. Its `Type=notify` is kept by [`notify`].
+/// The systemd unit. [`notify`] implements its `Type=notify`.
 pub const UNIT: &str = include_str!("weir.service");
 
-/// What a service tells its manager.
+/// A state of the service that its manager is notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
-    /// Recovered and listening: units that wait for us may start.
+pub enum ServiceState {
+    /// The state is loaded and the listeners are open.
     Ready,
-    /// Draining: nothing new is taken.
+    /// Draining: no new connections are accepted.
     Stopping,
 }
 
-/// Tell the service manager, when there is one (`NOTIFY_SOCKET`). Returns whether it was told; a failure is worth a line in the log, never a stop.
-pub fn notify(notice: Notice) -> io::Result<bool> {
+/// Notifies the service manager, if `NOTIFY_SOCKET` names one.
+pub fn notify(state: ServiceState) -> io::Result<()> {
     let Some(address) = env::var_os("NOTIFY_SOCKET") else {
-        return Ok(false);
+        return Ok(());
     };
     let address = address.as_encoded_bytes();
+    // Containers may have an abstract socket.
     let address = match address.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(String::from_utf8_lossy(address).as_ref())?,
     };
-    notify_at(&address, notice)?;
-    Ok(true)
+    notify_at(&address, state)
 }
 
-fn notify_at(address: &SocketAddr, notice: Notice) -> io::Result<()> {
-    let words: &[u8] = match notice {
-        Notice::Ready => b"READY=1\n",
-        Notice::Stopping => b"STOPPING=1\n",
+fn notify_at(address: &SocketAddr, state: ServiceState) -> io::Result<()> {
+    let message: &[u8] = match state {
+        ServiceState::Ready => b"READY=1\n",
+        ServiceState::Stopping => b"STOPPING=1\n",
     };
     UnixDatagram::unbound()?
-        .send_to_addr(words, address)
+        .send_to_addr(message, address)
         .map(drop)
 }
 
@@ -48,27 +49,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manager_hears_ready_then_stopping() {
+    fn service_manager_receives_ready_then_stopping() {
         let name = format!("weir-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(name).expect("short enough");
-        let manager = UnixDatagram::bind_addr(&address).expect("the name carries our process id");
-        notify_at(&address, Notice::Ready).expect("somebody listens");
-        notify_at(&address, Notice::Stopping).expect("somebody listens");
-        let mut heard = [0_u8; 64];
-        let length = manager.recv(&mut heard).expect("two datagrams wait");
-        assert_eq!(&heard[..length], b"READY=1\n");
-        let length = manager.recv(&mut heard).expect("one datagram waits");
-        assert_eq!(&heard[..length], b"STOPPING=1\n");
+        let manager = UnixDatagram::bind_addr(&address).expect("the name has our process id");
+        notify_at(&address, ServiceState::Ready).expect("the socket is bound");
+        notify_at(&address, ServiceState::Stopping).expect("the socket is bound");
+        let mut received = [0_u8; 64];
+        let length = manager
+            .recv(&mut received)
+            .expect("two datagrams are queued");
+        assert_eq!(&received[..length], b"READY=1\n");
+        let length = manager.recv(&mut received).expect("one datagram is queued");
+        assert_eq!(&received[..length], b"STOPPING=1\n");
     }
 
     #[test]
-    fn the_unit_promises_only_what_is_kept() {
+    fn unit_has_only_features_that_are_implemented() {
         assert!(UNIT.contains("Type=notify\n"), "see `notify`");
-        assert!(!UNIT.contains("WatchdogSec"), "nobody feeds a watchdog");
-        assert!(!UNIT.contains("ExecReload"), "nothing is read again on HUP");
+        assert!(
+            !UNIT.contains("WatchdogSec"),
+            "no watchdog messages are sent"
+        );
+        assert!(!UNIT.contains("ExecReload"), "HUP does not reload");
         assert!(
             UNIT.contains("RestartPreventExitStatus=2 78\n"),
-            "a wrong command line or configuration does not heal by restarting"
+            "a restart does not fix a command line or a configuration"
         );
     }
 }

@@ -46,8 +46,9 @@ pub struct Options {
 }
 
 /// Which web pages of other origins may read the answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Cors {
+    #[default]
     Off,
     Any,
     /// Each is told to itself only, because the field has room for one. At most 255; later ones are not served.

@@ -21,9 +21,10 @@ use super::metrics::LayouterMetrics;
 use super::plan::{Plan, matches_layout};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
 use super::{
-    Engine, EngineSettings, Event, LayoutChange, NodeSpec, NodeState, Rows, StoredLayout,
+    Balance, Engine, EngineSettings, Event, LayoutChange, NodeSpec, NodeState, Rows, StoredLayout,
     StreamSpec,
 };
+use crate::config::{LayouterBalance, LayouterSettings};
 use crate::error::ApiError;
 use crate::feed::Commit;
 use crate::state::command::{Done, Placement};
@@ -60,6 +61,29 @@ impl Default for ControllerSettings {
             enabled: false,
             interval_ms: engine.interval_ms,
             dead_timeout_ms: 60_000,
+            engine,
+        }
+    }
+}
+
+impl From<&LayouterSettings> for ControllerSettings {
+    fn from(settings: &LayouterSettings) -> Self {
+        let engine = EngineSettings {
+            balance: match settings.balance {
+                LayouterBalance::Dominant => Balance::Dominant,
+                LayouterBalance::Channels => Balance::Channels,
+            },
+            backups_count_as_channels: settings.backups_count_as_channels,
+            failover_to_backup: settings.failover_to_backup,
+            failback: settings.failback,
+            rebalance: settings.rebalance,
+            failure_domain_key: settings.failure_domain_label.as_deref().map(Into::into),
+            ..EngineSettings::default()
+        };
+        Self {
+            enabled: settings.enabled,
+            interval_ms: settings.interval.as_millis() as u64,
+            dead_timeout_ms: settings.dead_timeout.as_millis() as u64,
             engine,
         }
     }

@@ -1,0 +1,471 @@
+//! The life of a server: open the store, start the threads, serve until a signal, stop.
+//!
+//! Threads: one per io core (sockets, requests, parked polls), the writer (the only thread that
+//! changes the state), the layouter, followers of commits, outbound calls, and the main thread,
+//! which waits for signals. No listener is open before the state is complete: a response from half
+//! a state would stop streams.
+
+mod offline;
+mod threads;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
+use uuid::Uuid;
+use weir_storage::{Opened, Options as StoreOptions, Store, StoreError};
+
+use crate::access::geo::Countries;
+use crate::access::sessions::Sessions;
+use crate::agents::messages::Agents;
+use crate::api::auth::Auth;
+use crate::api::config_external::Walks;
+use crate::api::layout::desk::Desk;
+use crate::api::watch::Watches;
+use crate::api::{self, ApiSettings, Shared};
+use crate::config::journal::Journal;
+use crate::config::running::Running;
+use crate::config::{self, ApiKey, Config, LogLevel, Settings};
+use crate::dist::{self, ServiceState};
+use crate::exit::{Exit, Failure, cannot};
+use crate::feed::rendered::RenderedCache;
+use crate::fleet::stats::FleetStats;
+use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
+use crate::outbound::{EgressPolicy, Outbound};
+use crate::rt::{self, Inbox};
+use crate::state::State;
+use crate::state::command::Command;
+use crate::state::event::{EventLimits, NewEvent};
+use crate::state::node::RenderSettings;
+use crate::state::retention::Retention;
+use crate::writer::insert_buffer::BufferSettings;
+use crate::writer::{Commands, CoreMessage, Envelope, Published, StateMachine, Writer, load};
+
+pub use offline::{backup, restore};
+use threads::{Cores, LayouterThread, spawn, start_cores, start_layouter, start_publications};
+
+/// Runs until a signal. `set_log_level` is called when the level of the log changes.
+pub fn run(
+    config: &Config,
+    set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
+) -> Result<Exit, Failure> {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let (store, recovered) = open(&config.settings)?;
+    let threads = start(config, store, &recovered, set_log_level)?;
+    let cores = serve(config, &recovered, &threads)?;
+    stop(&config.settings, threads, &cores)
+}
+
+/// What a start found in the data directory.
+struct Recovered {
+    opened: Opened,
+    /// The store was created by this start.
+    is_new: bool,
+    key: ApiKey,
+    state: Arc<State>,
+}
+
+/// Opens the store and loads the state. Nothing has been started yet, so an error just ends the
+/// process.
+fn open(settings: &Settings) -> Result<(Store, Recovered), Failure> {
+    for address in settings
+        .http
+        .listen
+        .iter()
+        .filter(|address| address.port() != 0)
+    {
+        rt::is_free(*address).map_err(cannot(format!("listen on {address}")))?;
+    }
+    survive_file_size_limit().map_err(cannot("handle signals"))?;
+    let started = Instant::now();
+    let is_new = !settings
+        .store
+        .data_dir
+        .join(weir_storage::FILE_NAME)
+        .exists();
+    let (store, opened) = open_store(settings)?;
+    let key = config::api_key(settings).map_err(|error| {
+        Failure::new(
+            Exit::Storage,
+            format!("cannot read or store the API key: {error}"),
+        )
+    })?;
+    let render_settings = RenderSettings {
+        pull_token: settings
+            .feed
+            .pull_token
+            .as_ref()
+            .map(|token| token.expose().to_owned()),
+        restreaming: settings.feed.restreaming,
+    };
+    let state = load(&store, &opened, render_settings).map_err(storage_failure)?;
+    info!(
+        streams = state.streams_count(),
+        streamers = state.streamers().len(),
+        revision = state.revision(),
+        clean = opened.clean,
+        ms = started.elapsed().as_millis() as u64,
+        "state loaded"
+    );
+    Ok((
+        store,
+        Recovered {
+            opened,
+            is_new,
+            key,
+            state,
+        },
+    ))
+}
+
+/// The threads of a running server, apart from its io cores.
+struct Threads {
+    shared: Arc<Shared>,
+    writer: JoinHandle<StateMachine<Store>>,
+    stop_writer: Arc<AtomicBool>,
+    layouter: LayouterThread,
+    episodes_buffer: Arc<BufferSettings>,
+    egress: Arc<EgressPolicy>,
+}
+
+/// Starts all threads but the io cores: nothing listens yet.
+fn start(
+    config: &Config,
+    store: Store,
+    recovered: &Recovered,
+    set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
+) -> Result<Threads, Failure> {
+    let settings = &config.settings;
+    let io_threads = match settings.http.io_threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let inboxes: Inboxes = (0..io_threads).map(|_| Arc::new(Inbox::new())).collect();
+    let published = Arc::new(Published::new(recovered.state.clone()));
+    let events = EventLimits {
+        age_ms_max: settings.store.events_age_max.as_millis() as u64,
+        bytes_max: settings.store.events_bytes_max,
+    };
+    let machine =
+        StateMachine::new(recovered.state.clone(), store).with_events(events, &rt::sys::hostname());
+    let (writer, commands, stop_writer) = Writer::new(machine, published.clone(), inboxes.clone());
+    let episodes = &settings.episodes;
+    let episodes_buffer = Arc::new(BufferSettings::new(
+        episodes.buffer_delay,
+        episodes.buffer_limit,
+    ));
+    let retention = Retention {
+        episodes_ms: episodes.kept.as_millis() as u64,
+        ..Retention::default()
+    };
+    let mut writer = writer
+        .with_episodes_buffer(episodes_buffer.clone())
+        .with_expiry(retention);
+    let (publications, layouter_commits) = (writer.follow(), writer.follow());
+
+    let (layouter, layouter_messages) = layouter::channel();
+    let egress = Arc::new(EgressPolicy::new(
+        settings.outbound.loopback,
+        settings.outbound.denied.clone(),
+    ));
+    let parts = Parts {
+        published,
+        commands,
+        layouter,
+        inboxes,
+        egress: egress.clone(),
+    };
+    let shared = Arc::new(shared(config, recovered, parts)?);
+    follow_settings(&shared, &episodes_buffer, set_log_level);
+
+    start_publications(&shared, publications)?;
+    let writer = spawn("writer", move || {
+        // All cores wait for a commit that waits for its processor.
+        rt::sys::raise_priority();
+        writer.run(now_ms)
+    })?;
+    let layouter = start_layouter(settings, &shared, layouter_commits, layouter_messages)?;
+    Ok(Threads {
+        shared,
+        writer,
+        stop_writer,
+        layouter,
+        episodes_buffer,
+        egress,
+    })
+}
+
+/// Starts the io cores and returns at the first signal.
+fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Cores, Failure> {
+    let shared = &threads.shared;
+    // Held until the event of the last change is logged: no settings change before.
+    let journal = shared.settings_journal.lock();
+    let cores = start_cores(&config.settings, shared)?;
+    threads.egress.set_own_listeners(cores.addresses.clone());
+    let events = start_events(shared, recovered);
+    let append = Envelope::unanswered(Command::AppendEvents { events });
+    if let Err(error) = shared.commands.send(append) {
+        warn!(title = %error.items[0].title, "the start is not in the event log");
+    }
+    let state = shared.published.state().load_full();
+    let unlogged = journal.unlogged_at_start(&state, &config.sources.file);
+    api::log_settings(shared, &journal, unlogged);
+    drop(journal);
+    print_addresses(&config.settings, &cores.addresses, &recovered.key);
+    notify(ServiceState::Ready);
+    wait_for_signal().map_err(cannot("wait for signals"))?;
+    Ok(cores)
+}
+
+/// Answers parked polls, waits for running requests as long as `drain_timeout`, closes the store.
+fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Failure> {
+    notify(ServiceState::Stopping);
+    info!("draining: parked polls are answered, running requests finish");
+    threads.layouter.end();
+    threads.shared.draining.store(true, Ordering::Release);
+    threads.episodes_buffer.end();
+    for inbox in &threads.shared.cores {
+        inbox.push(CoreMessage::Drain);
+    }
+    let until = Instant::now() + settings.http.drain_timeout;
+    for _ in &threads.shared.cores {
+        let rest = until.saturating_duration_since(Instant::now());
+        if cores.drained.recv_timeout(rest).is_err() {
+            warn!("drain timeout: closing the remaining connections");
+            break;
+        }
+    }
+    threads.stop_writer.store(true, Ordering::Release);
+    let machine = threads
+        .writer
+        .join()
+        .map_err(|_| Failure::new(Exit::Runtime, "the writer panicked"))?;
+    machine.into_log().close().map_err(storage_failure)?;
+    info!("stopped");
+    Ok(Exit::Done)
+}
+
+// -------------------------------------------------------------------------------------------------
+// The store
+
+fn open_store(settings: &Settings) -> Result<(Store, Opened), Failure> {
+    let cache_bytes = settings.store.cache_bytes;
+    let options = StoreOptions {
+        cache_bytes,
+        ..StoreOptions::default()
+    };
+    Store::open(&settings.store.data_dir, &options).map_err(storage_failure)
+}
+
+fn storage_failure(error: StoreError) -> Failure {
+    let exit = match error {
+        StoreError::Locked { .. } => Exit::Locked,
+        _ => Exit::Storage,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+/// The events of a start.
+fn start_events(shared: &Shared, recovered: &Recovered) -> Vec<NewEvent> {
+    let version = env!("CARGO_PKG_VERSION");
+    let previous = match (recovered.is_new, recovered.opened.clean) {
+        (true, _) => "none",
+        (false, true) => "shutdown",
+        (false, false) => "killed",
+    };
+    vec![
+        NewEvent::new("server_starting")
+            .text("full_version", version)
+            .text("version", version),
+        NewEvent::new("server_started")
+            .text("instance_id", &shared.server_id)
+            .text("previous_state", previous)
+            .number("revision", recovered.opened.lsn)
+            .text("version", version),
+    ]
+}
+
+// -------------------------------------------------------------------------------------------------
+// What all threads share
+
+type Inboxes = Vec<Arc<Inbox<CoreMessage>>>;
+
+/// The ends of the other threads.
+struct Parts {
+    published: Arc<Published>,
+    commands: Commands,
+    layouter: LayouterHandle,
+    inboxes: Inboxes,
+    egress: Arc<EgressPolicy>,
+}
+
+fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared, Failure> {
+    let settings = &config.settings;
+    let key = &recovered.key.key;
+    let countries = match &settings.viewers.geoip_database {
+        None => Countries::default(),
+        Some(file) => Countries::open(file).map_err(|error| {
+            let message = format!("geoip_database: cannot read {}: {error}", file.display());
+            Failure::new(Exit::Config, message)
+        })?,
+    };
+    let outbound = Outbound::start(settings.outbound.threads, parts.egress)
+        .map_err(cannot("start the threads for outbound calls"))?;
+    let desk = Desk::start(parts.layouter.clone(), parts.inboxes.clone())
+        .map_err(cannot("start the what-if thread"))?;
+    let data_dir = &settings.store.data_dir;
+    Ok(Shared {
+        published: parts.published,
+        commands: parts.commands,
+        auth: Auth::new(key.expose(), login(settings)),
+        rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
+        walks: Walks::default(),
+        fleet: FleetStats::new(settings.layouter.dead_timeout, Instant::now()),
+        layouter: parts.layouter,
+        layouter_metrics: Arc::default(),
+        desk,
+        settings: ApiSettings {
+            poll_wait_max: settings.http.poll_wait_max,
+            streams_limit: settings.feed.streams_limit,
+            auth_backend_timeout: settings.viewers.auth_backend_timeout,
+            agent_command_wait: settings.agents.command_timeout,
+            agent_silence_max: settings.agents.silence_max,
+        },
+        running: Running::new(config.clone(), key.clone()),
+        settings_journal: Journal::new(data_dir),
+        data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone()),
+        server_id: server_id(recovered.opened.store_id),
+        run_id: Uuid::new_v4().to_string().into(),
+        started_at_seconds: now_ms() / 1000,
+        draining: AtomicBool::new(false),
+        outbound,
+        sessions: Sessions::new(settings.viewers.sessions_bytes),
+        countries,
+        agents: Agents::new().map_err(cannot("read random numbers"))?,
+        watches: Watches::new(parts.inboxes.len()),
+        cores: parts.inboxes,
+        hostname: rt::sys::hostname().into(),
+    })
+}
+
+/// Passes changed settings to the components that use them.
+fn follow_settings(
+    shared: &Arc<Shared>,
+    episodes: &Arc<BufferSettings>,
+    set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
+) {
+    let (weak, episodes) = (Arc::downgrade(shared), episodes.clone());
+    shared.running.on_change(move |settings| {
+        set_log_level(settings.log.level);
+        episodes.set(
+            settings.episodes.buffer_delay,
+            settings.episodes.buffer_limit,
+        );
+        let Some(shared) = weak.upgrade() else { return };
+        shared
+            .auth
+            .rotate(shared.running.api_key().expose(), login(settings));
+        shared.fleet.set_dead_after(settings.layouter.dead_timeout);
+        let layouter = Box::new((&settings.layouter).into());
+        if !shared.layouter.send(LayouterMessage::Settings(layouter)) {
+            warn!("layouter queue full; new settings not applied");
+        }
+    });
+}
+
+fn login(settings: &Settings) -> Option<(&str, &str)> {
+    let login = settings.auth.edit_auth.as_ref()?;
+    Some((login.name.as_str(), login.password.expose()))
+}
+
+/// The id of the installation, made from the number that its store got when it was created.
+fn server_id(store_id: u64) -> Box<str> {
+    let bits = xxhash_rust::xxh3::xxh3_128(&store_id.to_le_bytes());
+    let id = uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid();
+    id.to_string().into()
+}
+
+// -------------------------------------------------------------------------------------------------
+// The outside
+
+/// Prints on stdout where the server listens and how to send a request to it.
+fn print_addresses(settings: &Settings, addresses: &[SocketAddr], key: &ApiKey) {
+    let mut text = String::new();
+    for address in addresses {
+        _ = writeln!(text, "listening on http://{address}");
+    }
+    let path = settings.store.data_dir.join(config::API_KEY_FILE);
+    let path = path.display();
+    let shown = if key.newly_generated {
+        let key = key.key.expose();
+        _ = writeln!(text, "API key, printed this once, stored in {path}: {key}");
+        key.to_owned()
+    } else if settings.auth.api_key.is_some() {
+        "$CENTRAL_API_KEY".to_owned()
+    } else {
+        format!("$(cat {path})")
+    };
+    if let Some(address) = addresses.first() {
+        let local = || format!("http://{}", local_address(*address));
+        let base = settings.http.api_url.clone().unwrap_or_else(local);
+        let url = format!("{base}/central/api/v3/streams");
+        _ = writeln!(text, "try: curl -H \"Authorization: Bearer {shown}\" {url}");
+    }
+    // The server runs also if stdout is closed.
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// An address that a client on this machine can connect to.
+fn local_address(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn notify(state: ServiceState) {
+    if let Err(error) = dist::notify(state) {
+        warn!(%error, ?state, "cannot notify the service manager");
+    }
+}
+
+/// Returns at the first TERM or INT. A second signal ends the process at once.
+fn wait_for_signal() -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    signals.forever().next();
+    let at_second = move || {
+        signals.forever().next();
+        warn!("second signal: exiting without draining");
+        std::process::exit(Exit::Runtime as i32);
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(at_second)
+        .map(drop)
+}
+
+/// Makes exceeding the limit on file sizes an error of a write, which the writer handles, instead
+/// of a signal that ends the process.
+fn survive_file_size_limit() -> io::Result<()> {
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

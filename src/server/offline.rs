@@ -1,0 +1,47 @@
+//! `weir backup` and `weir restore`, which need the store for themselves.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use weir_storage::Log as _;
+
+use super::{now_ms, open_store, storage_failure};
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::writer::tables;
+
+/// `weir backup`: copies the store into one file, while no server runs on it.
+pub fn backup(config: &Config, file: &Path) -> Result<Exit, Failure> {
+    let (store, opened) = open_store(&config.settings)?;
+    let mut records = Vec::new();
+    for table in tables() {
+        let mut add = |key: &[u8], value: &[u8]| {
+            records.push((table, Box::from(key), Arc::from(value)));
+        };
+        store.load(table, None, &mut add).map_err(storage_failure)?;
+    }
+    let (id, lsn, stamp_ms) = (opened.store_id, opened.lsn, opened.stamp_ms);
+    let saved =
+        weir_storage::backup(file, id, lsn, stamp_ms, false, records).map_err(storage_failure)?;
+    store.close().map_err(storage_failure)?;
+    println!(
+        "{} records at revision {} in {} bytes",
+        saved.records, saved.lsn, saved.bytes
+    );
+    Ok(Exit::Done)
+}
+
+/// `weir restore`: a data directory from a backup. Its stamps are later than all that a server may
+/// have assigned since the backup.
+pub fn restore(config: &Config, file: &Path, overwrite: bool) -> Result<Exit, Failure> {
+    const MARGIN_MS: u64 = 60_000;
+    let directory = &config.settings.store.data_dir;
+    let restored = weir_storage::restore(file, directory, overwrite, now_ms() + MARGIN_MS)
+        .map_err(storage_failure)?;
+    let (records, lsn) = (restored.records, restored.opened.lsn);
+    println!(
+        "{records} records at revision {lsn} in {}",
+        directory.display()
+    );
+    Ok(Exit::Done)
+}

@@ -1,0 +1,224 @@
+//! The threads of a server, each with a name.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+use tracing::{error, warn};
+
+use super::now_ms;
+use crate::api::{Core, Shared};
+use crate::config::Settings;
+use crate::exit::{Exit, Failure, cannot};
+use crate::feed::Commit;
+use crate::followers::publications;
+use crate::http::{Connections, Options as HttpOptions, serve};
+use crate::layouter::intake::NodeStats;
+use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
+use crate::limits::Limits;
+use crate::rt::{self, Inbox};
+use crate::writer::CoreMessage;
+
+/// Descriptors that are not connections: the store, rings, logs.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Starts a thread on which the whole server depends: a panic of it ends the process.
+pub(super) fn spawn<T: Send + 'static>(
+    name: impl Into<String>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, Failure> {
+    let name = name.into();
+    let guarded = move || {
+        let _guard = EndsWithPanic;
+        work()
+    };
+    let thread = thread::Builder::new().name(name.clone()).spawn(guarded);
+    thread.map_err(cannot(format!("start the thread {name}")))
+}
+
+/// Ends the process with a thread that panics. Without the writer nothing changes any more, without
+/// a core its requests hang, and either way the process would look alive. A panic of a handler is
+/// caught before: it is a 500.
+struct EndsWithPanic;
+
+impl Drop for EndsWithPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let thread = thread::current();
+            error!(
+                thread = thread.name(),
+                "a vital thread panicked; the process ends"
+            );
+            std::process::exit(Exit::Runtime as i32);
+        }
+    }
+}
+
+pub(super) fn start_publications(
+    shared: &Arc<Shared>,
+    commits: Receiver<Arc<Commit>>,
+) -> Result<(), Failure> {
+    let shared = shared.clone();
+    spawn("publications", move || {
+        // Loaded after the follower is registered: no commit is missed.
+        let state = shared.published.state().load_full();
+        publications::run(state, &commits, &shared.fleet, &shared.commands, now_ms);
+    })
+    .map(drop)
+}
+
+/// The layouter's thread and the way to end it.
+pub(super) struct LayouterThread {
+    thread: JoinHandle<()>,
+    handle: LayouterHandle,
+    stop: Arc<AtomicBool>,
+}
+
+impl LayouterThread {
+    /// Ends the thread. Moves that are planned and not yet written are planned again at the next
+    /// start.
+    pub(super) fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        self.handle.send(LayouterMessage::Wake);
+        if self.thread.join().is_err() {
+            warn!("layouter panicked while stopping");
+        }
+    }
+}
+
+pub(super) fn start_layouter(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    commits: Receiver<Arc<Commit>>,
+    messages: Receiver<LayouterMessage>,
+) -> Result<LayouterThread, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stats, bitrates) = (shared.clone(), shared.clone());
+    let context = LayouterContext {
+        commits,
+        messages,
+        reports: shared.fleet.follow(),
+        stats_of: Box::new(move |hostname| {
+            let stats = stats.fleet.streamer(hostname, Instant::now())?;
+            Some(NodeStats::from(&*stats))
+        }),
+        bitrate_of: Box::new(move |stream, hostname| {
+            bitrates
+                .fleet
+                .bitrate_kbit(stream, hostname, Instant::now())
+        }),
+        commands: shared.commands.clone(),
+        published: shared.published.clone(),
+        metrics: shared.layouter_metrics.clone(),
+        stop: stop.clone(),
+    };
+    let thread = layouter::start((&settings.layouter).into(), context)
+        .map_err(cannot("start the layouter"))?;
+    Ok(LayouterThread {
+        thread,
+        handle: shared.layouter.clone(),
+        stop,
+    })
+}
+
+/// The io cores: the addresses they listen on, and the indexes of those that are drained.
+pub(super) struct Cores {
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) drained: mpsc::Receiver<usize>,
+}
+
+pub(super) fn start_cores(settings: &Settings, shared: &Arc<Shared>) -> Result<Cores, Failure> {
+    let descriptors = rt::sys::raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED);
+    let possible = usize::try_from(descriptors).unwrap_or(usize::MAX).max(1);
+    let connections_max = settings.http.connections_max.min(possible);
+    let poll_wait_ms_max =
+        u32::try_from(settings.http.poll_wait_max.as_millis()).unwrap_or(u32::MAX);
+    let limits = Limits {
+        connections_max: connections_max.div_ceil(shared.cores.len()),
+        wait_ms_max: Limits::DEFAULT.wait_ms_max.max(poll_wait_ms_max),
+        ..Limits::DEFAULT
+    };
+    let options = HttpOptions {
+        limits,
+        cors: settings.http.cors.clone(),
+    };
+    let (drained_sender, drained) = mpsc::channel();
+    // The first core replaces port 0 by a free port; the others listen on the same.
+    let mut addresses = settings.http.listen.clone();
+    for (index, inbox) in shared.cores.iter().enumerate() {
+        let (ready_sender, ready) = mpsc::channel();
+        let core = CoreThread {
+            index,
+            shared: shared.clone(),
+            inbox: inbox.clone(),
+            addresses,
+            options: options.clone(),
+            ready: ready_sender,
+            drained: drained_sender.clone(),
+        };
+        spawn(format!("io-{index}"), move || {
+            let ready = core.ready.clone();
+            if let Err(error) = rt::run(&rt::Options::default(), core.run()) {
+                // After the start the receiver is gone.
+                let _ = ready.send(Err(error));
+            }
+        })?;
+        addresses = ready
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+            .map_err(cannot(format!("start io core {index}")))?;
+    }
+    Ok(Cores { addresses, drained })
+}
+
+/// What the thread of an io core gets.
+struct CoreThread {
+    index: usize,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox<CoreMessage>>,
+    addresses: Vec<SocketAddr>,
+    options: HttpOptions,
+    /// Receives the addresses that the core listens on.
+    ready: mpsc::Sender<io::Result<Vec<SocketAddr>>>,
+    /// Receives the index of the core when it is drained.
+    drained: mpsc::Sender<usize>,
+}
+
+impl CoreThread {
+    /// One io core, from its first listener to the end of the process.
+    async fn run(self) {
+        let connections = Connections::new(self.options);
+        let core: Rc<Core> = Core::new(self.index, self.shared, connections.clone());
+        let listeners: io::Result<Vec<_>> = self
+            .addresses
+            .iter()
+            .map(|address| rt::listen(*address))
+            .collect();
+        let listeners = match listeners {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let _ = self.ready.send(Err(error));
+                return;
+            }
+        };
+        let bound = listeners.iter().map(rt::Listener::local_addr).collect();
+        for listener in listeners {
+            rt::spawn(serve(listener, core.clone(), connections.clone()));
+        }
+        rt::spawn(core.dispatch(self.inbox));
+        if self.ready.send(Ok(bound)).is_err() {
+            return;
+        }
+        connections.drained().await;
+        let _ = self.drained.send(self.index);
+        // The process ends this thread: a runtime must not be dropped while the kernel works for
+        // it.
+        std::future::pending::<()>().await;
+    }
+}
