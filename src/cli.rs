@@ -38,7 +38,7 @@ pub enum Task {
     Completions(Shell),
     Import {
         config: Config,
-        options: import::Options,
+        options: import::ImportOptions,
     },
     /// `--help` and `--version`, which are already printed.
     Nothing,
@@ -103,7 +103,7 @@ enum Verb {
     /// Create streams from an extended M3U playlist through the API of a server.
     Import {
         #[command(flatten)]
-        options: import::Options,
+        options: import::ImportOptions,
         #[command(flatten)]
         configured: Configured<CLIENT>,
     },

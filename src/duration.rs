@@ -1,12 +1,13 @@
-//! Lengths of time as people write them: `30s`, `1m30s`, `500ms`, `1.5h`, `2h`, or a plain number of milliseconds.
+//! Durations as text: `30s`, `1m30s`, `500ms`, `1.5h`, `2h`, or a plain number of milliseconds.
 //!
-//! The written form is Go's (the reference's environment uses it), plus `d` for days; a number without a unit is milliseconds because that is what the
-//! fields of the API hold. [`text`] writes the shortest form that [`parse`] reads back as the same length. Bounds are the caller's.
+//! The form is Go's, which the reference's environment uses, plus `d` for days. A number without a
+//! unit is milliseconds, the unit of the API's members. [`text`] writes the shortest form that
+//! [`parse`] reads back as the same duration. Limits are the caller's.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// What may be written, for error messages.
+/// The accepted forms, for error messages.
 pub const ALLOWED: &str =
     "a length of time such as 30s, 1m30s, 500ms, 2h or a number of milliseconds";
 
@@ -19,7 +20,7 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// `None` when the text is not a length of time, or does not fit 64 bits of milliseconds.
+/// `None` if the text is not a duration or does not fit 64 bits of milliseconds.
 pub fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text.is_empty() {
@@ -44,7 +45,8 @@ pub fn parse(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(total))
 }
 
-/// `1.5` hours in milliseconds, in whole numbers all the way: at most nine digits of fraction, cut below the millisecond.
+/// `1.5` hours in milliseconds, calculated with integers: at most nine digits of fraction, rounded
+/// down to the millisecond.
 fn milliseconds(number: &str, unit_ms: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
@@ -78,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn written_lengths_are_read() {
+    fn written_durations_are_parsed() {
         for (text, ms) in [
             ("30s", 30_000),
             ("1m30s", 90_000),
@@ -126,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(ms in any::<u64>()) {
+        fn written_text_is_parsed_back(ms in any::<u64>()) {
             let duration = Duration::from_millis(ms);
             prop_assert_eq!(parse(&text(duration)), Some(duration));
         }

@@ -1,9 +1,11 @@
-//! Every hard bound of the edge, why it has this size, and the relations between bounds, asserted when compiling.
+//! Every hard limit of the edge, the reason for its value, and the relations between limits,
+//! asserted at compile time.
 //!
-//! What an operator may change starts from these values (`Limits`); what nobody needs to change stays a constant.
+//! Limits that an operator or a test may change start from `Limits::DEFAULT`; the others are
+//! constants.
 
-/// Longest request head: request line and fields, with their line ends. Above: 431. The largest known legitimate heads are cookies of
-/// browsers behind single sign-on, 10-20 KiB.
+/// Longest request head: request line and fields, with their line ends. Above: 431. The
+/// largest known legitimate heads have cookies of single sign-on, 10-20 KiB.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest request target. Above: 414. A filter over several hundred names still fits.
@@ -12,13 +14,13 @@ pub const TARGET_BYTES_MAX: usize = 16 * 1024;
 /// Most header fields of a request, and of trailers. Above: 431.
 pub const FIELDS_MAX: usize = 100;
 
-/// Longest `Host` worth reading: a DNS name has 253 bytes, a port 6.
+/// Longest `Host`: a DNS name has 253 bytes, a port 6.
 pub const HOST_BYTES_MAX: usize = 320;
 
 /// Significant hex digits of a chunk size: 64 bits.
 pub const CHUNK_SIZE_DIGITS_MAX: u32 = 16;
 
-/// Extension bytes of one chunk. Nobody uses extensions; they are skipped, not stored.
+/// Extension bytes of one chunk. Extensions are not used; they are skipped, not stored.
 pub const CHUNK_EXTENSION_BYTES_MAX: u32 = 256;
 
 /// Extension bytes of one body, so that a body of tiny chunks cannot hide megabytes in them.
@@ -30,32 +32,38 @@ pub const CONTENT_LENGTH_DIGITS_MAX: usize = 19;
 /// One read of a socket, into a buffer that the whole core shares.
 pub const READ_BYTES: usize = 64 * 1024;
 
-/// Answers put into one write. While they are not taken by the socket, no further request of that connection is looked at.
+/// Responses in one write. Until the socket has taken them, no further request of the connection is
+/// parsed.
 pub const ANSWERS_PER_WRITE_MAX: u32 = 16;
 
-/// A body of this size or more is sent from where it is; a smaller one is copied behind its head, which is cheaper than a second part.
+/// A body of this size or more is sent from its own buffer; a smaller one is copied behind its
+/// head, which is cheaper than a second buffer in the write.
 pub const BODY_COPY_BYTES_MAX: usize = 16 * 1024;
 
-/// Answers copied together before they are written; with the answer that reaches this a connection holds at most 256 KiB unsent, plus
-/// one large body that is sent from where it is.
+/// Bytes of responses copied together before they are written. With the response that reaches this
+/// a connection holds at most 256 KiB unsent, plus one large body in its own buffer.
 pub const UNSENT_BYTES_MAX: usize = 256 * 1024 - 2 * BODY_COPY_BYTES_MAX;
 
-/// Longest line of an upgraded connection, its end not counted. As much as a request head may take, because it is kept for as long.
+/// Longest line of an upgraded connection, without its end. Equal to the limit of a request head,
+/// which is buffered for as long.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// Lines queued for an upgraded connection whose socket takes nothing. Above: the connection ends.
+/// Bytes of lines queued for an upgraded connection. Above: the connection is closed.
 pub const LINES_UNSENT_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes kept for a client that sends further requests while one waits. When full, its socket is not read: TCP slows it down.
+/// Bytes buffered for a client that sends further requests while one is pending. When full, its
+/// socket is not read, so TCP slows it down.
 pub const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// What is read and thrown away after an answer that ends a connection, so that the reset does not overtake the answer.
+/// Bytes read and discarded after a response that ends a connection, so that a reset does not
+/// overtake the response.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
 
-/// Sends between two looks at the sockets when many connections are answered or ended at once.
+/// Sends before the sockets are polled again when many connections are answered or closed at once.
 pub const SENDS_PER_YIELD: usize = 256;
 
-/// Reads of one connection before others get their turn, when its socket is always ready (epoll only: a ring asks the kernel each time).
+/// Reads of one connection before other connections run, if its socket is always ready (epoll only:
+/// a ring waits for the kernel each time).
 pub const TURNS_PER_POLL: usize = 16;
 
 /// Longest time that saves of episodes may wait to be committed together.
@@ -64,13 +72,14 @@ pub const EPISODES_DELAY_MS_MAX: u32 = 10_000;
 /// Most saves of episodes that may wait; bounds their memory, together with the largest body.
 pub const EPISODES_LIMIT_MAX: usize = 10_000;
 
-/// How long to leave `accept` alone when descriptors are exhausted.
+/// Pause of `accept` when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 
 /// Bodies below this are not worth compressing.
 pub const COMPRESS_BYTES_MIN: usize = 1024;
 
-/// Bodies above this are not compressed while the core waits: at about 200 MB/s this bounds the pause to 5 ms.
+/// Bodies above this are not compressed on the io core: at about 200 MB/s this limits the pause to
+/// 5 ms.
 pub const COMPRESS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The limits that tests shorten and an operator may set. Times are milliseconds.
@@ -80,27 +89,28 @@ pub struct Limits {
     pub connections_max: usize,
     /// From the connection to the first byte of its first request.
     pub first_byte_ms: u32,
-    /// From the first byte of a request to the end of its head, in total and not per read. Then 408.
+    /// From the first byte of a request to the end of its head, all reads together. Then 408.
     pub head_ms: u32,
-    /// A body may take this long before its rate matters.
+    /// How long a body may take before its rate is checked.
     pub body_grace_ms: u32,
-    /// Then it must have arrived at this rate since its start. Else 408.
+    /// After the grace, the lowest average rate since its start. Below: 408.
     pub body_bytes_per_second_min: u32,
     /// An open connection without a request.
     pub idle_ms: u32,
-    /// Answers that the client does not take, since its last progress.
+    /// Unsent responses, since the socket last took bytes.
     pub send_ms: u32,
-    /// Longest wait for an answer that the service promised, whatever it asked for.
+    /// Longest wait for the outcome of a pending request.
     pub wait_ms_max: u32,
-    /// Reading on after the last answer.
+    /// Reading and discarding after the last response.
     pub linger_ms: u32,
-    /// How often deadlines are looked at. All of them may be late by this much.
+    /// How often deadlines are checked. Each may be late by this much.
     pub tick_ms: u32,
 }
 
 impl Limits {
     pub const DEFAULT: Limits = Limits {
-        // Below the usual descriptor limit of 20,000 with a reserve for files and outgoing connections.
+        // Below the usual descriptor limit of 20,000 with a reserve for files and outgoing
+        // connections.
         connections_max: 19_900,
         first_byte_ms: 10_000,
         head_ms: 10_000,
@@ -130,11 +140,11 @@ const _: () = assert!(
 );
 const _: () = assert!(
     AHEAD_BYTES_MAX >= HEAD_BYTES_MAX,
-    "a whole head must fit before the reading of ahead bytes stops"
+    "a whole head must fit before reading ahead stops"
 );
 const _: () = assert!(
     LINES_UNSENT_BYTES_MAX > UNSENT_BYTES_MAX,
-    "the answers to one read of lines can be queued"
+    "the responses to one read of lines can be queued"
 );
 const _: () = assert!(CONTENT_LENGTH_DIGITS_MAX == 19, "10^19 - 1 fits 64 bits");
 const _: () = assert!(
@@ -143,11 +153,11 @@ const _: () = assert!(
 );
 const _: () = assert!(
     BODY_COPY_BYTES_MAX <= UNSENT_BYTES_MAX,
-    "one small answer always fits"
+    "one small response always fits"
 );
 const _: () = assert!(
     COMPRESS_BYTES_MIN < COMPRESS_BYTES_MAX,
-    "something can be compressed"
+    "some bodies are compressed"
 );
 const _: () = assert!(
     Limits::DEFAULT.idle_ms >= Limits::DEFAULT.head_ms

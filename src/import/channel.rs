@@ -1,11 +1,15 @@
-//! What a channel of a playlist is as a stream: its name, title, input and labels.
+//! Turns the channels of a playlist into streams: name, title, input and labels.
 //!
 //! A name depends on the file alone, so importing the same file again finds the same streams:
-//! * from `tvg-id`, else the title, else `tvg-name`, else the path of the URL;
-//! * letters, marks and digits of any script, `_` and `.` are kept; every run of other characters becomes one `-`; dots and dashes at the ends go;
-//! * among channels of one name the first in the file keeps it, the others get `-2`, `-3`, … in the order of the file, whether or not those before
-//!   them can be imported: mending a line does not rename its neighbours;
-//! * a name that means something else in a path or a filter starts at `-2`.
+//! * it is made from `tvg-id`, else the title, else `tvg-name`, else the path of the URL;
+//! * letters, marks and digits of any script, `_` and `.` stay; every run of other characters
+//! becomes
+//!   one `-`; dots and dashes at the ends are removed;
+//! * of several channels with one name the first in the file gets it, the others get `-2`, `-3`,
+//! ... in
+//!   the order of the file, also if an earlier one cannot be imported: fixing a line does not
+//!   rename other channels;
+//! * a name with a special meaning in a path or a filter starts at `-2`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
@@ -13,12 +17,12 @@ use std::sync::LazyLock;
 use regex_automata::meta::Regex;
 use serde_json::json;
 
-use super::playlist::{Entry, Problem};
+use super::playlist::{PlaylistEntry, Problem};
 use crate::json::{Object, Value, parse};
 use crate::schema;
 use crate::state::name::StreamName;
 
-/// A stream that a playlist asks for.
+/// A stream made from a channel of a playlist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
     pub line: usize,
@@ -33,21 +37,21 @@ pub struct Channel {
 /// Words that mean "absent" in a filter.
 const ABSENT: [&str; 2] = ["null", "undefined"];
 
-/// A file name or a path segment must still take the prefix and the number.
+/// Leaves room for the prefix and the number in a file name or a path segment.
 const NAME_BYTES_MAX: usize = 100;
 
-/// Bound of the API on a label's value.
+/// The API's limit for the value of a label.
 const LABEL_CHARS_MAX: usize = 40;
 
 /// Channels that can be streams, in the order of the file; the others are problems.
-pub fn channels(entries: &[Entry], prefix: &str) -> (Vec<Channel>, Vec<Problem>) {
+pub fn channels(entries: &[PlaylistEntry], prefix: &str) -> (Vec<Channel>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut channels = Vec::new();
     for (entry, name) in entries.iter().zip(names(entries)) {
         let Some(name) = name else {
             problems.push(Problem {
                 line: entry.line,
-                reason: "nothing in it makes a name".to_owned(),
+                reason: "has no title, attribute or address to make a name from".to_owned(),
             });
             continue;
         };
@@ -68,9 +72,10 @@ pub fn channels(entries: &[Entry], prefix: &str) -> (Vec<Channel>, Vec<Problem>)
 }
 
 /// A name for each entry, unique in the file.
-fn names(entries: &[Entry]) -> Vec<Option<String>> {
+fn names(entries: &[PlaylistEntry]) -> Vec<Option<String>> {
     let bases: Vec<Option<String>> = entries.iter().map(base_name).collect();
-    // Whoever bears a name by itself has it, also when a number made for an earlier channel would give the same.
+    // A channel with this name keeps it, also if a numbered name of an earlier channel would be
+    // equal.
     let mut taken: HashSet<String> = bases.iter().flatten().cloned().collect();
     let mut borne: HashSet<String> = HashSet::new();
     let mut next: HashMap<&str, u64> = HashMap::new();
@@ -93,12 +98,12 @@ fn names(entries: &[Entry]) -> Vec<Option<String>> {
     named
 }
 
-/// Of what a slug can be, the API refuses only names of operations.
+/// Names that the API refuses or that mean "absent" in a filter.
 fn is_reserved(name: &str) -> bool {
     ABSENT.contains(&name) || StreamName::parse(name).is_err()
 }
 
-fn base_name(entry: &Entry) -> Option<String> {
+fn base_name(entry: &PlaylistEntry) -> Option<String> {
     let written = [
         entry.attribute("tvg-id"),
         Some(entry.title.as_str()),
@@ -112,8 +117,8 @@ fn base_name(entry: &Entry) -> Option<String> {
         .find(|name| !name.is_empty())
 }
 
-/// `live/one` of `http://host/live/one/index.m3u8?x=y`: the path without query, extension and the file names that all playlists have;
-/// the host and port when there is no path. Never the credentials.
+/// `live/one` of `http://host/live/one/index.m3u8?x=y`: the path without the query, the extension
+/// and the usual file names; host and port if the URL has no path. Never the credentials.
 fn url_path(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
@@ -142,7 +147,7 @@ fn url_path(url: &str) -> &str {
     &path[..path.len() - (file.len() - stem.len())]
 }
 
-/// A legal name out of any text; empty when nothing of it can stay.
+/// A valid name made from any text; empty if no character of it is allowed.
 fn slug(text: &str) -> String {
     static KEPT: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"[\p{L}\p{M}\p{Nd}_.]+").expect("the pattern is a constant"));
@@ -160,7 +165,7 @@ fn slug(text: &str) -> String {
     name[..end].trim_matches(['.', '-']).to_owned()
 }
 
-/// Whether the text may be put before names: what may be in a name, and slashes between parts.
+/// Checks a prefix: the characters of names, and slashes after folders.
 pub fn check_prefix(prefix: &str) -> Result<(), String> {
     let parts: Vec<&str> = prefix.split('/').collect();
     let (last, folders) = parts
@@ -173,10 +178,10 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
     {
         return Ok(());
     }
-    Err("may hold letters, digits, _ . - and a / after each folder".to_owned())
+    Err("may contain letters, digits, _ . - and a / after each folder".to_owned())
 }
 
-fn labels(entry: &Entry) -> BTreeMap<&'static str, String> {
+fn labels(entry: &PlaylistEntry) -> BTreeMap<&'static str, String> {
     let group = entry.attribute("group-title").unwrap_or(&entry.group);
     let values = [
         ("country", entry.attribute("tvg-country").unwrap_or("")),
@@ -190,7 +195,8 @@ fn labels(entry: &Entry) -> BTreeMap<&'static str, String> {
         .collect()
 }
 
-/// `News (EN)` is `News-EN`. Labels are ASCII; a value of which nothing remains is left out.
+/// The value of a label: `News (EN)` becomes `News-EN`. Labels are ASCII; an empty value is
+/// omitted.
 fn label(text: &str) -> String {
     let mut value = String::new();
     for part in text
@@ -206,7 +212,8 @@ fn label(text: &str) -> String {
     value.trim_end_matches('-').to_owned()
 }
 
-/// Whether the server will take it: its own checks of names and documents, so that there is one truth. A password is not told.
+/// Checks a channel as the server will: with the server's own checks of names and documents. The
+/// message shows no password.
 fn check(channel: &Channel) -> Result<(), Problem> {
     let problem = |line, reason| Problem { line, reason };
     if let Err(why) = StreamName::parse(&channel.name) {
@@ -224,7 +231,7 @@ fn check(channel: &Channel) -> Result<(), Problem> {
     };
     let violation = violations
         .first()
-        .expect("what is refused is refused for a reason");
+        .expect("a refused document has a violation");
     if !violation.pointer.starts_with("/inputs") {
         return Err(problem(
             channel.line,
@@ -237,18 +244,18 @@ fn check(channel: &Channel) -> Result<(), Problem> {
         .any(|scheme| channel.url.starts_with(scheme));
     let why = match violation.code {
         "discriminator_unmapped" if is_http => HTTP_ENDINGS,
-        "discriminator_unmapped" => "no kind of input has such an address",
+        "discriminator_unmapped" => "no input type has such an address",
         _ => &violation.title,
     };
     Err(problem(
         channel.url_line,
-        format!("{shown:?} is no input: {why}"),
+        format!("{shown:?} is not an input: {why}"),
     ))
 }
 
 pub const HTTP_ENDINGS: &str = "http addresses of inputs end in .m3u8, .ts or /mpegts";
 
-/// `rtsp://user:***@host/path?token=***`: as lists of the API show it.
+/// The URL as lists of the API show it: `rtsp://user:***@host/path?token=***`.
 pub fn without_secrets(url: &str) -> String {
     let input: Object = [("url", Value::String(url.into()))].into_iter().collect();
     let inputs = Value::Array(vec![Value::Object(input)]);
@@ -275,19 +282,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(id: &str, title: &str) -> Entry {
-        Entry {
+    fn entry(id: &str, title: &str) -> PlaylistEntry {
+        PlaylistEntry {
             line: 1,
             url_line: 2,
             url: "http://h/a.m3u8".to_owned(),
             title: title.to_owned(),
             attributes: vec![("tvg-id".to_owned(), id.to_owned())],
-            ..Entry::default()
+            ..PlaylistEntry::default()
         }
     }
 
     fn named(list: &[(&str, &str)]) -> Vec<String> {
-        let entries: Vec<Entry> = list.iter().map(|(id, title)| entry(id, title)).collect();
+        let entries: Vec<PlaylistEntry> = list.iter().map(|(id, title)| entry(id, title)).collect();
         names(&entries)
             .into_iter()
             .map(|name| name.expect("something makes a name"))
@@ -295,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn names_keep_what_people_recognise() {
+    fn names_keep_letters_and_digits_of_any_script() {
         for (text, name) in [
             ("A2CNN.al", "A2CNN.al"),
             ("TV Orbis", "TV-Orbis"),
@@ -318,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_from_the_id_else_the_title_else_the_address() {
+    fn names_come_from_the_id_else_the_title_else_the_address() {
         assert_eq!(named(&[("X.id", "Title")]), ["X.id"]);
         assert_eq!(named(&[("", "Title")]), ["Title"]);
         assert_eq!(named(&[("???", "Title")]), ["Title"]);
@@ -330,16 +337,16 @@ mod tests {
             ("http://h/one/mpegts", "one"),
             ("rtsp://user:hidden@h:554/", "h-554"),
         ] {
-            let bare = Entry {
+            let bare = PlaylistEntry {
                 url: url.to_owned(),
-                ..Entry::default()
+                ..PlaylistEntry::default()
             };
             assert_eq!(base_name(&bare).as_deref(), Some(name), "{url}");
         }
     }
 
     #[test]
-    fn names_that_meet_are_numbered_in_file_order() {
+    fn equal_names_are_numbered_in_file_order() {
         assert_eq!(
             named(&[("a", ""), ("a", ""), ("b", ""), ("a", "")]),
             ["a", "a-2", "b", "a-3"]
@@ -347,7 +354,7 @@ mod tests {
         assert_eq!(
             named(&[("a", ""), ("a", ""), ("a-2", "")]),
             ["a", "a-3", "a-2"],
-            "who bears a name by itself has it"
+            "an own name is not taken by a number"
         );
         assert_eq!(
             named(&[("batch", ""), ("null", ""), ("layout", ""), ("layout", "")]),
@@ -356,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_imported_keeps_its_number() {
+    fn a_skipped_channel_keeps_its_number() {
         let mut entries = vec![entry("a", ""), entry("a", "")];
         entries[0].url = "https://www.youtube.com/watch?v=1".to_owned();
         let (channels, problems) = channels(&entries, "tv/");
@@ -366,7 +373,7 @@ mod tests {
     }
 
     fn check_url(url: &str) -> Result<(), String> {
-        let entry = Entry {
+        let entry = PlaylistEntry {
             url: url.to_owned(),
             ..entry("a", "")
         };
@@ -378,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_no_input_type_takes_are_told() {
+    fn addresses_without_an_input_type_are_reported() {
         for url in [
             "http://h/a.m3u8",
             "https://h/a.m3u8?x=1",
@@ -395,10 +402,10 @@ mod tests {
             assert_eq!(check_url(url), Ok(()), "{url}");
         }
         for (url, why) in [
-            ("[NO PUBLIC STREAM]", "no kind of input has such an address"),
-            ("seg.ts", "no kind of input has such an address"),
-            ("mms://h/a", "no kind of input has such an address"),
-            ("HTTP://h/a.m3u8", "no kind of input has such an address"),
+            ("[NO PUBLIC STREAM]", "no input type has such an address"),
+            ("seg.ts", "no input type has such an address"),
+            ("mms://h/a", "no input type has such an address"),
+            ("HTTP://h/a.m3u8", "no input type has such an address"),
             ("https://www.youtube.com/@x/live", HTTP_ENDINGS),
             ("http://h/a.m3u8s", HTTP_ENDINGS),
             ("http://h/a.mpd", HTTP_ENDINGS),
@@ -414,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_fit_the_bounds_of_the_api() {
+    fn labels_fit_the_limits_of_the_api() {
         for (text, value) in [
             ("IT", "IT"),
             ("日本 / Japan", "Japan"),
@@ -456,8 +463,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn names_are_legal_unique_and_the_same_every_time(list in proptest::collection::vec(("(a|b|a-2|batch|\\PC{0,6})", "\\PC{0,12}"), 0..40)) {
-            let entries: Vec<Entry> = list.iter().map(|(id, title)| entry(id, title)).collect();
+        fn names_are_valid_unique_and_repeatable(
+            list in proptest::collection::vec(("(a|b|a-2|batch|\\PC{0,6})", "\\PC{0,12}"), 0..40)
+        ) {
+            let entries: Vec<_> = list.iter().map(|(id, title)| entry(id, title)).collect();
             let first = names(&entries);
             prop_assert_eq!(&first, &names(&entries));
             let given: Vec<&String> = first.iter().flatten().collect();
@@ -466,12 +475,14 @@ mod tests {
             for name in given {
                 prop_assert!(!is_reserved(name), "{}", name);
                 prop_assert!(!name.starts_with(['.', '-']) && !name.ends_with(['.', '-']));
-                prop_assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control() || "/,?#%&\"\\".contains(c)), "{}", name);
+                let is_special =
+                    |c: char| c.is_whitespace() || c.is_control() || "/,?#%&\"\\".contains(c);
+                prop_assert!(!name.contains(is_special), "{}", name);
             }
         }
 
         #[test]
-        fn labels_are_legal(text in "\\PC{0,80}") {
+        fn labels_are_valid(text in "\\PC{0,80}") {
             let value = label(&text);
             prop_assert!(value.len() <= LABEL_CHARS_MAX);
             prop_assert!(value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)));

@@ -1,11 +1,14 @@
-//! `weir import FILE.m3u8`: the channels of a playlist become streams, saved through the API of a running server.
+//! `weir import FILE.m3u8`: the channels of a playlist become streams, saved through the API of a
+//! running server.
 //!
-//! What is saved is what differs: title, input and labels of each channel are compared with the server's stream of that name, so importing a file
-//! twice changes nothing, and running again after any failure finishes the work. An input counts as the same when the first URL is; inputs, options and labels
-//! that somebody added to a stream stay. Streams that are not in the file are not looked at.
+//! Only differences are saved: title, input and labels of each channel are compared with the
+//! server's stream of that name. So importing a file twice changes nothing, and running again after
+//! a failure finishes the work. An input counts as equal if its first URL is; other inputs, options
+//! and labels of the stream stay. Streams that are not in the file are not read.
 //!
-//! Batches are saved whole or not at all. A batch in which the server refuses some channels is saved without those, each told with its line;
-//! with `--strict` nothing is saved unless everything can be, and there is one batch. `playlist` reads the file, `channel` decides names, labels and
+//! Batches are saved whole or not at all. If the server refuses some channels of a batch, it is
+//! saved without them, and each is reported with its line. With `--strict` nothing is saved unless
+//! everything can be, in one batch. `playlist` reads the file, `channel` decides names, labels and
 //! addresses; this file compares, saves and reports.
 
 pub mod channel;
@@ -29,21 +32,22 @@ use crate::schema;
 
 use channel::{Channel, without_secrets};
 use playlist::Problem;
-use server::{Refusal, Server, Trouble};
+use server::{ApiClient, BatchRefusal, ImportError};
 
-/// A playlist is read whole; the largest known ones are a tenth of this.
+/// Largest playlist. It is read whole; the largest known ones have a tenth of this size.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Elements of one batch, by the API.
+/// Most elements of one batch; a limit of the API.
 const BATCH_MAX: usize = 10_000;
 
-/// Bytes of one batch. Stays clear of the server's bound on a body.
+/// Most bytes of one batch. Below the server's limit for a body.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// Names asked for in one request: with 60 bytes each, written in the target, they fit the bound on a request's head.
+/// Most bytes of the names in one request. Percent-encoded in the target, they fit the server's
+/// limit for a request head.
 const NAMES_BYTES_MAX: usize = 4_000;
 
-/// How a report is written.
+/// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Lines for people.
@@ -54,43 +58,47 @@ pub enum Output {
 
 /// Flags of `weir import`.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct ImportOptions {
     /// The playlist; `-` reads stdin.
     pub file: PathBuf,
     /// Base URL of the server [default: the setting api_url, else the first address of listen].
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Tell what would be created and changed, save nothing.
+    /// Print what would be created and changed; save nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// All or nothing: any bad line or refused stream fails the import before anything is saved.
+    /// All or nothing: a bad line or a refused stream fails the import, and nothing is saved.
     #[arg(long)]
     pub strict: bool,
-    /// Streams saved at a time, each batch whole or not at all. With --strict all are one batch.
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=BATCH_MAX as i64))]
+    /// Streams per batch, each saved whole or not at all. With --strict all streams are one batch.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = batch_parser())]
     pub batch: u32,
-    /// Put before every name, for instance iptv/.
+    /// Prefix of every name, for instance iptv/.
     #[arg(long, value_name = "TEXT", default_value = "", value_parser = prefix)]
     pub prefix: String,
-    /// How to report.
+    /// Form of the report.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+fn batch_parser() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..=BATCH_MAX as i64)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
     channel::check_prefix(text).map(|()| text.to_owned())
 }
 
-/// Read, compare, save, report. `Ok(Exit::Done)` also when lines were skipped: they are in the report.
-pub fn run(options: &Options, config: &Config) -> Result<Exit, Failure> {
+/// Reads, compares, saves, reports. Skipped lines are in the report and not an error.
+pub fn run(options: &ImportOptions, config: &Config) -> Result<Exit, Failure> {
     let bytes = read_file(&options.file)?;
-    let server = Server::new(
+    let server = ApiClient::new(
         &base_url(options, &config.settings)?,
         &api_key(&config.settings)?,
     )
     .map_err(|message| Failure::new(Exit::Usage, message))?;
     let started = Instant::now();
-    let mut report = Report::default();
+    let mut report = ImportReport::default();
     let outcome = import(&bytes, options, &server, &mut report);
     report.elapsed = started.elapsed();
     match options.output {
@@ -104,7 +112,8 @@ pub fn run(options: &Options, config: &Config) -> Result<Exit, Failure> {
                 .any(|problem| problem.reason.ends_with(channel::HTTP_ENDINGS))
             {
                 eprintln!(
-                    "An address that is HLS or MPEG-TS, though it does not end so, can be written with hls://, hlss://, tshttp:// or tshttps://."
+                    "Write HLS or MPEG-TS addresses that end differently with hls://, hlss://, \
+                     tshttp:// or tshttps://."
                 );
             }
             print(&report.table(options, outcome.is_ok()))?;
@@ -115,12 +124,8 @@ pub fn run(options: &Options, config: &Config) -> Result<Exit, Failure> {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    cli::print(text).map_err(|error| {
-        Failure::new(
-            Exit::Runtime,
-            format!("the report cannot be written: {error}"),
-        )
-    })
+    cli::print(text)
+        .map_err(|error| Failure::new(Exit::Runtime, format!("cannot print the report: {error}")))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -137,14 +142,14 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::new(
             Exit::Runtime,
-            format!("{}: is larger than 256 MiB", path.display()),
+            format!("{}: larger than 256 MiB", path.display()),
         ));
     }
     Ok(bytes)
 }
 
-/// Where to send: what was asked for, else where others reach the server, else its own first listener.
-fn base_url(options: &Options, settings: &Settings) -> Result<String, Failure> {
+/// The URL of the server: `--url`, else the setting `api_url`, else the first address of `listen`.
+fn base_url(options: &ImportOptions, settings: &Settings) -> Result<String, Failure> {
     if let Some(url) = options.url.as_ref().or(settings.http.api_url.as_ref()) {
         return Ok(url.clone());
     }
@@ -152,7 +157,7 @@ fn base_url(options: &Options, settings: &Settings) -> Result<String, Failure> {
     if address.port() == 0 {
         return Err(Failure::new(
             Exit::Usage,
-            "the server listens on a port chosen at its start; say where with --url",
+            "the server listens on a port chosen at its start; --url is required",
         ));
     }
     if address.ip().is_unspecified() {
@@ -174,7 +179,8 @@ fn api_key(settings: &Settings) -> Result<String, Failure> {
         Ok(None) => Err(Failure::new(
             Exit::Usage,
             format!(
-                "no key to show to the server: give --api-key or CENTRAL_API_KEY, or --data-dir of a server on this machine (looked in {})",
+                "no API key: set --api-key or CENTRAL_API_KEY, or --data-dir of a server on this \
+                 machine (no key in {})",
                 settings.store.data_dir.display()
             ),
         )),
@@ -182,26 +188,26 @@ fn api_key(settings: &Settings) -> Result<String, Failure> {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // Comparing
 
 /// A channel that has to be saved.
 #[derive(Debug, Clone)]
-struct Change {
+struct StreamChange {
     line: usize,
     url_line: usize,
     name: String,
     /// `None`: the stream is new.
     before: Option<BTreeMap<String, String>>,
-    /// Fields as the report shows them, secrets masked.
+    /// Fields for the report, secrets masked.
     after: BTreeMap<String, String>,
-    /// What is sent: the name and the fields that differ.
+    /// The body: the name and the fields that differ.
     patch: Value,
 }
 
-/// What is missing at the server to make the stream what the channel says; `None`: nothing.
-fn compare(channel: &Channel, current: Option<&Value>) -> Option<Change> {
-    let mut change = Change {
+/// The change that makes the server's stream equal to the channel; `None`: they are equal.
+fn compare(channel: &Channel, current: Option<&Value>) -> Option<StreamChange> {
+    let mut change = StreamChange {
         line: channel.line,
         url_line: channel.url_line,
         name: channel.name.clone(),
@@ -252,7 +258,7 @@ fn compare(channel: &Channel, current: Option<&Value>) -> Option<Change> {
     Some(change)
 }
 
-/// The server masks secrets for whoever may not see them; then what is visible has to do.
+/// The server masks secrets in lists; then the visible parts are compared.
 fn same_url(current: &str, wanted: &str) -> bool {
     current == wanted || (is_masked(current) && current == without_secrets(wanted))
 }
@@ -261,12 +267,12 @@ fn is_masked(url: &str) -> bool {
     url.contains(schema::MASK)
 }
 
-/// The streams of these names, as the server has them.
+/// The server's streams of these names.
 fn current_streams(
-    server: &Server,
+    server: &ApiClient,
     channels: &[Channel],
-    progress: &Progress,
-) -> Result<HashMap<String, Value>, Trouble> {
+    progress: &ProgressLine,
+) -> Result<HashMap<String, Value>, ImportError> {
     let mut streams = HashMap::new();
     let mut rest = channels;
     while !rest.is_empty() {
@@ -289,10 +295,12 @@ fn current_streams(
         let list = answer
             .get("streams")
             .and_then(Value::as_array)
-            .ok_or_else(|| Trouble::Nonsense("a list without streams".to_owned()))?;
+            .ok_or_else(|| ImportError::Unexpected("a list without streams".to_owned()))?;
         for stream in list {
             let Some(name) = stream.get("name").and_then(Value::as_str) else {
-                return Err(Trouble::Nonsense("a stream without a name".to_owned()));
+                return Err(ImportError::Unexpected(
+                    "a stream without a name".to_owned(),
+                ));
             };
             let mut stream = stream.clone();
             // Lists hide secrets; the stream itself shows them to an administrator.
@@ -308,16 +316,16 @@ fn current_streams(
     Ok(streams)
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // Saving
 
 fn import(
     bytes: &[u8],
-    options: &Options,
-    server: &Server,
-    report: &mut Report,
+    options: &ImportOptions,
+    server: &ApiClient,
+    report: &mut ImportReport,
 ) -> Result<(), Failure> {
-    let progress = Progress::new();
+    let progress = ProgressLine::new();
     let playlist = playlist::parse(bytes).map_err(|problem| {
         Failure::new(
             Exit::Runtime,
@@ -350,7 +358,8 @@ fn import(
         return Err(Failure::new(
             Exit::Runtime,
             format!(
-                "{} streams would be saved, but one batch takes {BATCH_MAX} and --strict saves all in one; nothing was saved. Divide the file, or leave --strict out",
+                "--strict saves all streams in one batch of at most {BATCH_MAX}, but {} differ; \
+                 nothing was saved. Divide the file or omit --strict",
                 changes.len()
             ),
         ));
@@ -384,12 +393,12 @@ fn strict_failure(count: usize) -> Failure {
     };
     Failure::new(
         Exit::Runtime,
-        format!("{lines} cannot be imported; nothing was saved because of --strict"),
+        format!("{lines} cannot be imported; with --strict nothing was saved"),
     )
 }
 
-/// As many as fit both bounds, at least one.
-fn batch_length(changes: &[Change], count_max: usize) -> usize {
+/// Changes that fit both limits of a batch, at least one.
+fn batch_length(changes: &[StreamChange], count_max: usize) -> usize {
     let mut bytes = 0;
     let fits = changes.iter().take(count_max).take_while(|change| {
         bytes += change.patch.to_string().len() + 1;
@@ -398,12 +407,12 @@ fn batch_length(changes: &[Change], count_max: usize) -> usize {
     fits.count().max(1)
 }
 
-/// One batch. What the server refuses leaves the batch, and the rest is sent again: each round is shorter, so there is an end.
+/// Saves one batch. Refused elements leave it and the rest is sent again; each round is shorter.
 fn save(
-    server: &Server,
-    mut batch: Vec<Change>,
+    server: &ApiClient,
+    mut batch: Vec<StreamChange>,
     strict: bool,
-    report: &mut Report,
+    report: &mut ImportReport,
 ) -> Result<(), Failure> {
     while !batch.is_empty() {
         let body = Value::Array(batch.iter().map(|change| change.patch.clone()).collect());
@@ -412,8 +421,8 @@ fn save(
                 report.changes.append(&mut batch);
                 return Ok(());
             }
-            Err(Trouble::Refused(refusals)) => refusals,
-            Err(trouble) => return Err(trouble.into()),
+            Err(ImportError::Refused(refusals)) => refusals,
+            Err(error) => return Err(error.into()),
         };
         let mut refused: BTreeMap<usize, Problem> = BTreeMap::new();
         for refusal in &refusals {
@@ -437,7 +446,7 @@ fn save(
                 });
         }
         if refused.is_empty() {
-            let reasons: Vec<String> = refusals.iter().map(Refusal::to_string).collect();
+            let reasons: Vec<String> = refusals.iter().map(BatchRefusal::to_string).collect();
             return Err(Failure::new(
                 Exit::Runtime,
                 format!("the server refuses the batch: {}", reasons.join("; ")),
@@ -458,33 +467,31 @@ fn save(
     Ok(())
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Self {
         Self::new(
             Exit::Runtime,
-            format!(
-                "{trouble}. Run the import again when that is settled: it saves what is missing"
-            ),
+            format!("{error}. Run the import again when this is fixed: it saves what is missing"),
         )
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // Reporting
 
 #[derive(Debug, Default)]
-struct Report {
-    /// Channels the file names, bad ones included.
+struct ImportReport {
+    /// Channels of the file, with those that were skipped.
     channels: usize,
-    /// Saved, or with `--dry-run` to be saved.
-    changes: Vec<Change>,
+    /// Saved channels; with `--dry-run` those that would be saved.
+    changes: Vec<StreamChange>,
     unchanged: usize,
     skipped: Vec<Problem>,
     player_options: usize,
     elapsed: Duration,
 }
 
-impl Report {
+impl ImportReport {
     fn created(&self) -> usize {
         self.changes
             .iter()
@@ -492,11 +499,11 @@ impl Report {
             .count()
     }
 
-    fn table(&self, options: &Options, complete: bool) -> String {
+    fn table(&self, options: &ImportOptions, complete: bool) -> String {
         let mut out = String::new();
         if options.dry_run {
             for change in &self.changes {
-                let Change {
+                let StreamChange {
                     name,
                     line,
                     before,
@@ -516,7 +523,7 @@ impl Report {
         if self.player_options > 0 {
             _ = writeln!(
                 out,
-                "{} lines of options for players (#EXTVLCOPT, #KODIPROP) ignored",
+                "{} lines with player options (#EXTVLCOPT, #KODIPROP) ignored",
                 self.player_options
             );
         }
@@ -525,7 +532,8 @@ impl Report {
         let ending = if complete { "" } else { ", not finished" };
         _ = writeln!(
             out,
-            "{} channels: {created} {would}created, {} {would}changed, {} unchanged, {} skipped in {:.2} s{ending}",
+            "{} channels: {created} {would}created, {} {would}changed, {} unchanged, {} skipped \
+             in {:.2} s{ending}",
             self.channels,
             self.changes.len() - created,
             self.unchanged,
@@ -535,14 +543,23 @@ impl Report {
         out
     }
 
-    fn json(&self, options: &Options, failure: Option<&Failure>) -> String {
+    fn json(&self, options: &ImportOptions, failure: Option<&Failure>) -> String {
         let created = self.created();
         let changes: Vec<Value> = self
             .changes
             .iter()
             .map(|change| {
-                let action = if change.before.is_some() { "change" } else { "create" };
-                let mut item = json!({ "line": change.line, "name": change.name, "action": action, "after": change.after });
+                let action = if change.before.is_some() {
+                    "change"
+                } else {
+                    "create"
+                };
+                let mut item = json!({
+                    "line": change.line,
+                    "name": change.name,
+                    "action": action,
+                    "after": change.after,
+                });
                 if let Some(before) = &change.before {
                     item["before"] = json!(before);
                 }
@@ -572,12 +589,12 @@ impl Report {
     }
 }
 
-/// One line on stderr that is written over, for people only.
-struct Progress {
+/// A line on stderr that is overwritten; shown on a terminal only.
+struct ProgressLine {
     on: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     fn new() -> Self {
         Self {
             on: io::stderr().is_terminal(),

@@ -1,24 +1,26 @@
-//! Extended M3U: bytes to channels, and a line number for everything that is no channel.
+//! Reads extended M3U: channels, and problems with their line numbers.
 //!
-//! The format was never written down, so this reads what players read: `#EXTINF:DURATION key="value" …,TITLE` and then a URL, attributes in any
-//! order and with or without quotes, `#EXTGRP`, bare URLs, LF, CRLF or CR, a BOM. What cannot be read is reported and skipped with the
-//! lines that belong to it; nothing is guessed. Whether a URL is one a streamer can pull is not decided here.
+//! The format has no specification, so this reads what players read: `#EXTINF:DURATION key="value"
+//! ...,TITLE` followed by a URL, attributes in any order and with or without quotes, `#EXTGRP`,
+//! URLs without `#EXTINF`, LF, CRLF or CR, a byte order mark. Unreadable lines are reported and
+//! skipped with the lines that belong to them. Whether a streamer can pull a URL is decided in
+//! `channel`.
 
-/// Channels of a playlist at most. Bounds memory; the largest playlists in use have a tenth of it.
+/// Most channels of a playlist. Limits memory; the largest playlists in use have a tenth of it.
 pub const ENTRIES_MAX: usize = 1_000_000;
 
-/// What a file held.
+/// The content of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Playlist {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<PlaylistEntry>,
     pub problems: Vec<Problem>,
-    /// Lines of options for players (`#EXTVLCOPT`, `#KODIPROP`), which mean nothing to a streamer.
+    /// Lines with options for players (`#EXTVLCOPT`, `#KODIPROP`), which streamers do not use.
     pub player_options: usize,
 }
 
-/// One channel.
+/// A channel as the file has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct PlaylistEntry {
     /// Line of `#EXTINF`, or of the URL when there is none.
     pub line: usize,
     pub url_line: usize,
@@ -31,8 +33,8 @@ pub struct Entry {
     pub attributes: Vec<(String, String)>,
 }
 
-impl Entry {
-    /// The attribute's value, when there is one that is not empty.
+impl PlaylistEntry {
+    /// The value of an attribute that is present and not empty.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         let (_, value) = self
             .attributes
@@ -42,14 +44,14 @@ impl Entry {
     }
 }
 
-/// Something that was skipped, and where.
+/// A skipped line and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub line: usize,
     pub reason: String,
 }
 
-/// `Err`: the file as a whole is no list of channels.
+/// Reads a file. `Err`: the file as a whole is not a list of channels.
 pub fn parse(bytes: &[u8]) -> Result<Playlist, Problem> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Problem {
@@ -58,31 +60,31 @@ pub fn parse(bytes: &[u8]) -> Result<Playlist, Problem> {
         });
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut reading = Reading::default();
+    let mut reader = PlaylistReader::default();
     for (index, line) in lines(bytes).enumerate() {
-        reading.line(index + 1, line)?;
+        reader.line(index + 1, line)?;
     }
-    reading.close_pending();
-    Ok(reading.playlist)
+    reader.close_pending();
+    Ok(reader.playlist)
 }
 
-/// Divided at LF, each without its CR; at CR when the file has no LF at all.
+/// Lines end with LF, or with CR if the file has no LF.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let end = if bytes.contains(&b'\n') { b'\n' } else { b'\r' };
     bytes.split(move |byte| *byte == end)
 }
 
 #[derive(Default)]
-struct Reading {
+struct PlaylistReader {
     playlist: Playlist,
-    /// An `#EXTINF` that waits for its URL.
-    pending: Option<Entry>,
+    /// An `#EXTINF` whose URL was not read yet.
+    pending: Option<PlaylistEntry>,
     group: String,
-    /// The `#EXTINF` above was reported: its URL goes with it.
+    /// The `#EXTINF` above was reported, so its URL is skipped.
     swallow_url: bool,
 }
 
-impl Reading {
+impl PlaylistReader {
     fn line(&mut self, number: usize, line: &[u8]) -> Result<(), Problem> {
         let Ok(text) = std::str::from_utf8(line) else {
             self.not_utf8(number, line);
@@ -101,7 +103,7 @@ impl Reading {
                 self.close_pending();
                 match extinf(value) {
                     Ok(entry) => {
-                        self.pending = Some(Entry {
+                        self.pending = Some(PlaylistEntry {
                             line: number,
                             ..entry
                         });
@@ -138,11 +140,11 @@ impl Reading {
                 reason: format!("more than {ENTRIES_MAX} channels; divide the file"),
             });
         }
-        let entry = self.pending.take().unwrap_or(Entry {
+        let entry = self.pending.take().unwrap_or(PlaylistEntry {
             line: number,
-            ..Entry::default()
+            ..PlaylistEntry::default()
         });
-        self.playlist.entries.push(Entry {
+        self.playlist.entries.push(PlaylistEntry {
             url_line: number,
             url: text.to_owned(),
             group,
@@ -180,14 +182,15 @@ impl Reading {
     }
 }
 
-/// `DURATION key="value" key=value,TITLE`, after the tag. The duration says nothing about a live channel and is not looked at.
-fn extinf(text: &str) -> Result<Entry, String> {
-    let mut entry = Entry::default();
+/// Reads `DURATION key="value" key=value,TITLE`, the text after the tag. The duration is ignored:
+/// live channels have none.
+fn extinf(text: &str) -> Result<PlaylistEntry, String> {
+    let mut entry = PlaylistEntry::default();
     let first = text.trim_start();
     let word_end = first
         .find(|c: char| c.is_whitespace() || c == ',')
         .unwrap_or(first.len());
-    // Some writers leave the duration out.
+    // Some programs omit the duration.
     let mut rest = if first[..word_end].contains('=') {
         first
     } else {
@@ -207,7 +210,7 @@ fn extinf(text: &str) -> Result<Entry, String> {
             if tail.is_empty() {
                 return Ok(entry); // the end, without a title
             }
-            rest = tail; // a word that is no attribute
+            rest = tail; // a word that is not an attribute
             continue;
         };
         let (value, tail) = attribute_value(value)
@@ -219,8 +222,9 @@ fn extinf(text: &str) -> Result<Entry, String> {
     }
 }
 
-/// The value and what follows. Values with quotes inside are common, so a quote closes where the value can end: before the
-/// title's comma, the next attribute or the end of the line. Only when there is no such place, any space after a quote will do.
+/// The value and what follows. Values with quotes inside are common, so a quote closes where the
+/// value can end: before the title's comma, the next attribute or the end of the line. Only when
+/// there is no such place, any space after a quote will do.
 fn attribute_value(text: &str) -> Option<(&str, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text
@@ -256,7 +260,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn one(text: &str) -> Entry {
+    fn one(text: &str) -> PlaylistEntry {
         let mut playlist = parse(text.as_bytes()).expect("a list of channels");
         assert_eq!(playlist.problems, vec![]);
         assert_eq!(playlist.entries.len(), 1, "{playlist:?}");
@@ -275,7 +279,8 @@ mod tests {
     #[test]
     fn attributes_title_and_url_are_read() {
         let entry = one(
-            "#EXTM3U\n#EXTINF:-1 tvg-id=\"A.al\" TVG-Country=AL group-title=\"News, all\",A, the first\nhttp://h/a.m3u8\n",
+            "#EXTM3U\n#EXTINF:-1 tvg-id=\"A.al\" TVG-Country=AL group-title=\"News, all\",A, the first\n\
+             http://h/a.m3u8\n",
         );
         assert_eq!((entry.line, entry.url_line), (2, 3));
         assert_eq!(entry.attribute("tvg-id"), Some("A.al"));
@@ -288,7 +293,8 @@ mod tests {
     #[test]
     fn quotes_inside_values_and_titles_stay() {
         let entry = one(
-            "#EXTINF:0 tvg-name=\"The \"Best\" TV\"group-title=\"\" tvg-id=\"b\",The \"Best\", TV\nudp://239.0.0.1:5000",
+            "#EXTINF:0 tvg-name=\"The \"Best\" TV\"group-title=\"\" tvg-id=\"b\",The \"Best\", TV\n\
+             udp://239.0.0.1:5000",
         );
         assert_eq!(entry.attribute("tvg-name"), Some("The \"Best\" TV"));
         assert_eq!(entry.attribute("group-title"), None, "empty is absent");
@@ -297,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn bom_line_ends_and_blank_lines_do_not_matter() {
+    fn bom_line_ends_and_blank_lines_are_ignored() {
         let plain = "#EXTM3U\n\n#EXTINF:-1,日本 / Japan\nhttp://h/1.m3u8\n";
         let entry = one(plain);
         assert_eq!(entry.title, "日本 / Japan");
@@ -317,16 +323,25 @@ mod tests {
             (entry.line, entry.url_line, entry.title.as_str()),
             (1, 1, "")
         );
-        let playlist = parse(b"#EXTINF:tvg-id=\"x\",X\n#EXTGRP: Sport \n#EXTVLCOPT:http-user-agent=Y\nhttp://h/x.ts\nhttp://h/y.ts\n").expect("channels");
+        let file = b"#EXTINF:tvg-id=\"x\",X\n#EXTGRP: Sport \n#EXTVLCOPT:http-user-agent=Y\n\
+            http://h/x.ts\nhttp://h/y.ts\n";
+        let playlist = parse(file).expect("channels");
         assert_eq!(playlist.entries[0].attribute("tvg-id"), Some("x"));
         assert_eq!(playlist.entries[0].group, "Sport");
-        assert_eq!(playlist.entries[1].group, "", "a group is of one channel");
+        assert_eq!(
+            playlist.entries[1].group, "",
+            "a group applies to one channel"
+        );
         assert_eq!(playlist.player_options, 1);
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_by_line_and_takes_its_url_along() {
-        let file = b"#EXTM3U\n#EXTINF:-1,no url\n#EXTINF:-1 tvg-id=\"open,title\nhttp://h/lost.m3u8\n#EXTINF:-1,caf\xe9\nhttp://h/cafe.m3u8\n#EXTINF:-1,bad url\nhttp://h/\xff.m3u8\n#EXTINF:-1,good\nhttp://h/good.m3u8\n#EXTINF:-1,last";
+    fn unreadable_lines_are_reported_and_skipped_with_their_url() {
+        let file = b"#EXTM3U\n#EXTINF:-1,no url\n\
+            #EXTINF:-1 tvg-id=\"open,title\nhttp://h/lost.m3u8\n\
+            #EXTINF:-1,caf\xe9\nhttp://h/cafe.m3u8\n\
+            #EXTINF:-1,bad url\nhttp://h/\xff.m3u8\n\
+            #EXTINF:-1,good\nhttp://h/good.m3u8\n#EXTINF:-1,last";
         assert_eq!(
             problems(file),
             [
@@ -343,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_lists_are_refused_whole() {
+    fn files_that_are_not_channel_lists_are_refused() {
         assert_eq!(
             parse(b"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nseg.ts\n")
                 .expect_err("HLS")
@@ -358,18 +373,33 @@ mod tests {
         );
     }
 
+    fn bytes_of_playlists() -> impl Strategy<Value = Vec<u8>> {
+        let special = prop_oneof![
+            Just(b'\n'),
+            Just(b'"'),
+            Just(b','),
+            Just(b'='),
+            Just(b'#'),
+            any::<u8>()
+        ];
+        proptest::collection::vec(special, 0..200)
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_panic_and_no_line_is_lost(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'"'), Just(b','), Just(b'='), Just(b'#'), any::<u8>()], 0..200)) {
+        fn no_bytes_panic_and_no_line_is_lost(bytes in bytes_of_playlists()) {
             if let Ok(playlist) = parse(&bytes) {
                 prop_assert!(playlist.entries.iter().all(|entry| !entry.url.is_empty()));
             }
         }
 
         #[test]
-        fn every_extinf_is_an_entry_or_a_problem(infos in proptest::collection::vec("[ a-z\"=,]{0,20}", 0..20)) {
-            let file: Vec<String> = infos.iter().map(|info| format!("#EXTINF:-1 {info}\nhttp://h/a.ts\n")).collect();
-            let playlist = parse(file.concat().as_bytes()).expect("no HLS tag in it");
+        fn every_extinf_is_an_entry_or_a_problem(
+            infos in proptest::collection::vec("[ a-z\"=,]{0,20}", 0..20)
+        ) {
+            let line = |info: &String| format!("#EXTINF:-1 {info}\nhttp://h/a.ts\n");
+            let file: String = infos.iter().map(line).collect();
+            let playlist = parse(file.as_bytes()).expect("no HLS tag in it");
             prop_assert_eq!(playlist.entries.len() + playlist.problems.len(), infos.len());
         }
     }

@@ -1,7 +1,7 @@
-//! The server as the importer sees it: two requests over plain HTTP, and everything that can go wrong with them in words for an operator.
+//! A client of the API: two requests over plain HTTP, with errors worded for an operator.
 //!
-//! A server that is busy (429, 503) is asked again after the time it names. Redirects are not followed, proxies of the environment are not used
-//! and nothing but the named server ever sees the key.
+//! A busy server (429, 503) is retried after the time that it names. Redirects are not followed,
+//! proxies of the environment are not used, and only the given server receives the key.
 
 use std::fmt;
 use std::thread;
@@ -16,7 +16,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 const ATTEMPTS_MAX: u32 = 6;
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What may stand as it is in a path segment and in a value of a query.
+/// Characters that are not escaped in a path segment and in a value of a query.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -27,41 +27,41 @@ pub fn escape(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }
 
-pub struct Server {
+pub struct ApiClient {
     agent: Agent,
     base: String,
     authorization: String,
 }
 
-/// Why a request was not answered as hoped.
+/// Why a request failed.
 #[derive(Debug)]
-pub enum Trouble {
-    /// 400 on a batch: what was wrong, item by item.
-    Refused(Vec<Refusal>),
-    /// Any other status that is no success.
+pub enum ImportError {
+    /// 400 for a batch: the refused elements.
+    Refused(Vec<BatchRefusal>),
+    /// Any other status that is not a success.
     Status {
         status: u16,
         url: String,
-        reasons: Vec<Refusal>,
+        reasons: Vec<BatchRefusal>,
     },
     Transport {
         url: String,
         cause: String,
     },
-    /// An answer that this API does not give.
-    Nonsense(String),
+    /// A response that this API does not send.
+    Unexpected(String),
 }
 
 /// One entry of `errors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Into the body, `/12/inputs/0/url`; may be empty.
+pub struct BatchRefusal {
+    /// JSON pointer into the body, `/12/inputs/0/url`; may be empty.
     pub pointer: String,
     title: String,
 }
 
-impl Refusal {
-    /// Which element of the batch is meant.
+impl BatchRefusal {
+    /// The index of the refused element.
     pub fn index(&self) -> Option<usize> {
         self.pointer
             .strip_prefix('/')?
@@ -72,7 +72,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for BatchRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = self.pointer.splitn(3, '/').nth(2).unwrap_or("");
         if place.is_empty() {
@@ -83,12 +83,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |reasons: &[Refusal]| {
+        let list = |reasons: &[BatchRefusal]| {
             reasons
                 .iter()
-                .map(Refusal::to_string)
+                .map(BatchRefusal::to_string)
                 .collect::<Vec<_>>()
                 .join("; ")
         };
@@ -103,48 +103,48 @@ impl fmt::Display for Trouble {
             } => {
                 write!(
                     f,
-                    "{url} does not accept the key: give the administrator's with --api-key or CENTRAL_API_KEY"
+                    "{url} refuses the key: set --api-key or CENTRAL_API_KEY to the \
+                     administrator's key"
                 )
             }
             Self::Status {
                 status: 404, url, ..
-            } => write!(f, "{url} is not there: is --url the base URL of a server?"),
-            Self::Status { status: 413, .. } => f.write_str(
-                "the server does not take a batch of this size: choose a smaller --batch",
-            ),
+            } => write!(f, "{url} was not found: is --url the base URL of a server?"),
+            Self::Status { status: 413, .. } => {
+                f.write_str("the batch is too large for the server: use a smaller --batch")
+            }
             Self::Status {
                 status,
                 url,
                 reasons,
             } => write!(f, "{url} answered {status} {}", list(reasons)),
             Self::Transport { url, cause } => write!(f, "{url}: {cause}"),
-            Self::Nonsense(what) => write!(
+            Self::Unexpected(what) => write!(
                 f,
-                "the server answered {what}: is --url that of a server of this kind?"
+                "unexpected response ({what}): is --url the base URL of a server?"
             ),
         }
     }
 }
 
-impl Server {
-    /// `url` may end in one of the prefixes of the API; without one, `/central/api/v3` is meant.
+impl ApiClient {
+    /// `url` may end in one of the prefixes of the API; without one, `/central/api/v3` is added.
     pub fn new(url: &str, key: &str) -> Result<Self, String> {
         let url = url.trim_end_matches('/');
         let Some(rest) = url.strip_prefix("http://") else {
             return Err(format!(
-                "--url must begin with http:// (this program speaks no TLS), it is {url:?}"
+                "--url must begin with http:// (TLS is not supported): {url:?}"
             ));
         };
         let authority = rest.split('/').next().unwrap_or("");
         if authority.is_empty() || url.contains(['?', '#', ' ']) {
             return Err(format!(
-                "--url must be a host with an optional port and path, it is {url:?}"
+                "--url must have a host and may have a port and a path: {url:?}"
             ));
         }
         if authority.contains('@') {
             return Err(
-                "--url holds credentials; give the key with --api-key or CENTRAL_API_KEY"
-                    .to_owned(),
+                "--url must not contain credentials; use --api-key or CENTRAL_API_KEY".to_owned(),
             );
         }
         let prefixed = url.ends_with("/central/api/v3") || url.ends_with("/streamer/api/v3");
@@ -169,19 +169,18 @@ impl Server {
         })
     }
 
-    pub fn get(&self, path: &str) -> Result<Value, Trouble> {
+    pub fn get(&self, path: &str) -> Result<Value, ImportError> {
         let bytes = self.request(path, || {
             self.agent
                 .get(format!("{}{path}", self.base))
                 .header("authorization", &self.authorization)
                 .call()
         })?;
-        serde_json::from_slice(&bytes)
-            .map_err(|_| Trouble::Nonsense("something that is no JSON".to_owned()))
+        serde_json::from_slice(&bytes).map_err(|_| ImportError::Unexpected("not JSON".to_owned()))
     }
 
-    /// 400 is [`Trouble::Refused`].
-    pub fn put(&self, path: &str, body: &Value) -> Result<(), Trouble> {
+    /// 400 with reasons is [`ImportError::Refused`].
+    pub fn put(&self, path: &str, body: &Value) -> Result<(), ImportError> {
         let body = body.to_string();
         let sent = self.request(path, || {
             self.agent
@@ -192,24 +191,25 @@ impl Server {
         });
         match sent {
             Ok(_) => Ok(()),
-            Err(Trouble::Status {
+            Err(ImportError::Status {
                 status: 400,
                 reasons,
                 ..
-            }) if !reasons.is_empty() => Err(Trouble::Refused(reasons)),
-            Err(trouble) => Err(trouble),
+            }) if !reasons.is_empty() => Err(ImportError::Refused(reasons)),
+            Err(error) => Err(error),
         }
     }
 
-    /// Both requests may be sent again: one reads, the other says how things shall be.
+    /// Sends a request, and again while the server is busy. Both requests of this client are
+    /// idempotent.
     fn request(
         &self,
         path: &str,
         send: impl Fn() -> Result<Response<Body>, ureq::Error>,
-    ) -> Result<Vec<u8>, Trouble> {
-        // Names in a query make addresses nobody can read.
+    ) -> Result<Vec<u8>, ImportError> {
+        // Without the query, which may be a long list of names.
         let url = format!("{}{}", self.base, path.split('?').next().unwrap_or(path));
-        let transport = |error: ureq::Error| Trouble::Transport {
+        let transport = |error: ureq::Error| ImportError::Transport {
             url: url.clone(),
             cause: error.to_string(),
         };
@@ -236,7 +236,7 @@ impl Server {
             if status.is_success() {
                 return Ok(bytes);
             }
-            return Err(Trouble::Status {
+            return Err(ImportError::Status {
                 status: status.as_u16(),
                 url,
                 reasons: reasons(&bytes),
@@ -253,7 +253,7 @@ fn retry_after(response: &Response<Body>) -> Duration {
     Duration::from_secs(named.unwrap_or(1)).min(BUSY_WAIT_MAX)
 }
 
-fn reasons(body: &[u8]) -> Vec<Refusal> {
+fn reasons(body: &[u8]) -> Vec<BatchRefusal> {
     let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = |error: &Value, path: &str| {
         error
@@ -270,7 +270,7 @@ fn reasons(body: &[u8]) -> Vec<Refusal> {
         .iter()
         .map(|error| {
             let title = text(error, "/title");
-            Refusal {
+            BatchRefusal {
                 pointer: text(error, "/source/pointer"),
                 title: if title.is_empty() {
                     text(error, "/code")

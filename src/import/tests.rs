@@ -1,4 +1,5 @@
-//! The importer against a server of this file: enough of the API to see what is asked, saved and refused.
+//! The importer against a server of this file: enough of the API to see what is asked, saved and
+//! refused.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -49,8 +50,12 @@ impl Stub {
         format!("http://{}", self.address)
     }
 
-    fn import(&self, file: &[u8], change: impl Fn(&mut Options)) -> (Result<(), Failure>, Report) {
-        let mut options = Options {
+    fn import(
+        &self,
+        file: &[u8],
+        change: impl Fn(&mut ImportOptions),
+    ) -> (Result<(), Failure>, ImportReport) {
+        let mut options = ImportOptions {
             file: "list.m3u8".into(),
             url: None,
             dry_run: false,
@@ -60,8 +65,8 @@ impl Stub {
             output: Output::Table,
         };
         change(&mut options);
-        let server = Server::new(&self.url(), "the-key").expect("a usable URL");
-        let mut report = Report::default();
+        let server = ApiClient::new(&self.url(), "the-key").expect("a usable URL");
+        let mut report = ImportReport::default();
         let outcome = import(file, &options, &server, &mut report);
         (outcome, report)
     }
@@ -224,7 +229,7 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-fn counts(report: &Report) -> (usize, usize, usize, usize) {
+fn counts(report: &ImportReport) -> (usize, usize, usize, usize) {
     let created = report.created();
     (
         created,
@@ -234,7 +239,7 @@ fn counts(report: &Report) -> (usize, usize, usize, usize) {
     )
 }
 
-fn lines(report: &Report) -> Vec<usize> {
+fn lines(report: &ImportReport) -> Vec<usize> {
     report.skipped.iter().map(|problem| problem.line).collect()
 }
 
@@ -288,7 +293,7 @@ fn importing_twice_saves_nothing_the_second_time() {
     let (outcome, report) = stub.import(NASTY, |_| {});
     assert_eq!(outcome, Ok(()));
     assert_eq!(counts(&report), (0, 0, 6, 3));
-    assert_eq!(stub.requests("PUT"), saves, "not even an empty batch");
+    assert_eq!(stub.requests("PUT"), saves, "no empty batch either");
     assert_eq!(stub.streams(), before);
 }
 
@@ -298,7 +303,10 @@ fn only_what_differs_is_saved_and_what_others_added_stays() {
     stub.import(NASTY, |_| {}).0.expect("saved");
     stub.set(|shelf| {
         let one = shelf.streams.get_mut("One.it").expect("imported");
-        one["inputs"] = json!([{ "url": "http://one.example.com/live/index.m3u8", "timeout": 5 }, { "url": "fake://spare" }]);
+        one["inputs"] = json!([
+            { "url": "http://one.example.com/live/index.m3u8", "timeout": 5 },
+            { "url": "fake://spare" },
+        ]);
         one["labels"]["rack"] = json!("r1");
         one["dvr"] = json!({ "reference": "main" });
         let delta = shelf.streams.get_mut("Δέλτα-το-κανάλι").expect("imported");
@@ -318,7 +326,10 @@ fn only_what_differs_is_saved_and_what_others_added_stays() {
     assert_eq!(
         patches,
         [
-            &json!({ "name": "Δέλτα-το-κανάλι", "inputs": [{ "url": "rtsp://viewer:hidden@gr.example.com:554/delta" }] }),
+            &json!({
+                "name": "Δέλτα-το-κανάλι",
+                "inputs": [{ "url": "rtsp://viewer:hidden@gr.example.com:554/delta" }],
+            }),
             &json!({ "name": "Udp-one", "labels": { "group": "Sport" } }),
         ]
     );
@@ -338,7 +349,7 @@ fn a_dry_run_tells_field_by_field_and_saves_nothing() {
     assert_eq!(outcome, Ok(()));
     assert_eq!(counts(&report), (5, 1, 0, 3));
     assert_eq!(stub.requests("PUT"), 0);
-    let options = Options {
+    let options = ImportOptions {
         file: "list.m3u8".into(),
         url: None,
         dry_run: true,
@@ -399,7 +410,7 @@ fn strict_saves_all_or_nothing() {
     let good =
         b"#EXTINF:-1,A\nhttp://h/a.ts\n#EXTINF:-1,B\nhttp://h/b.ts\n#EXTINF:-1,C\nhttp://h/c.ts\n";
     let stub = Stub::start();
-    let strict = |options: &mut Options| {
+    let strict = |options: &mut ImportOptions| {
         options.strict = true;
         options.batch = 1;
     };
@@ -409,7 +420,7 @@ fn strict_saves_all_or_nothing() {
     assert_eq!(
         stub.shelf.lock().expect("no panic").requests.len(),
         0,
-        "not even asked"
+        "no request was sent"
     );
 
     stub.set(|shelf| shelf.refused = vec!["C"]);
@@ -467,7 +478,7 @@ fn a_busy_server_is_asked_again() {
 #[test]
 fn what_goes_wrong_is_said_in_words() {
     let stub = Stub::start();
-    let options = |url: String| Options {
+    let options = |url: String| ImportOptions {
         file: "list.m3u8".into(),
         url: Some(url),
         dry_run: false,
@@ -476,27 +487,27 @@ fn what_goes_wrong_is_said_in_words() {
         prefix: String::new(),
         output: Output::Table,
     };
-    let fails = |server: &Server| {
-        let mut report = Report::default();
+    let fails = |server: &ApiClient| {
+        let mut report = ImportReport::default();
         import(NASTY, &options(stub.url()), server, &mut report).expect_err("cannot work")
     };
-    let wrong_key = fails(&Server::new(&stub.url(), "other").expect("a URL"));
+    let wrong_key = fails(&ApiClient::new(&stub.url(), "other").expect("a URL"));
     assert_eq!(wrong_key.exit, Exit::Runtime);
-    assert!(
-        wrong_key.message.contains("does not accept the key"),
-        "{wrong_key}"
-    );
+    assert!(wrong_key.message.contains("refuses the key"), "{wrong_key}");
     assert!(!wrong_key.message.contains("other"), "{wrong_key}");
 
     let unused = TcpListener::bind("127.0.0.1:0")
         .expect("a free port")
         .local_addr()
         .expect("bound");
-    let nobody = fails(&Server::new(&format!("http://{unused}"), "the-key").expect("a URL"));
-    assert!(nobody.message.contains(&unused.to_string()), "{nobody}");
+    let no_server = fails(&ApiClient::new(&format!("http://{unused}"), "the-key").expect("a URL"));
+    assert!(
+        no_server.message.contains(&unused.to_string()),
+        "{no_server}"
+    );
 
     stub.set(|shelf| shelf.first = vec![(302, "location: http://127.0.0.1:1/\r\n")]);
-    let moved = fails(&Server::new(&stub.url(), "the-key").expect("a URL"));
+    let moved = fails(&ApiClient::new(&stub.url(), "the-key").expect("a URL"));
     assert!(
         moved.message.contains("302"),
         "redirects are not followed: {moved}"
@@ -509,14 +520,14 @@ fn what_goes_wrong_is_said_in_words() {
         "http://user:secret@h",
         "http://h/?x",
     ] {
-        let refused = Server::new(url, "k").err().expect(url);
+        let refused = ApiClient::new(url, "k").err().expect(url);
         assert!(!refused.contains("secret"), "{refused}");
     }
     let hls = import(
         b"#EXT-X-STREAM-INF:x\n",
         &options(stub.url()),
-        &Server::new(&stub.url(), "k").expect("a URL"),
-        &mut Report::default(),
+        &ApiClient::new(&stub.url(), "k").expect("a URL"),
+        &mut ImportReport::default(),
     );
     assert!(
         hls.expect_err("no list")
@@ -528,7 +539,8 @@ fn what_goes_wrong_is_said_in_words() {
 #[test]
 fn both_prefixes_of_the_api_are_taken_as_they_are() {
     let stub = Stub::start();
-    let server = Server::new(&format!("{}/central/api/v3/", stub.url()), "the-key").expect("a URL");
+    let server =
+        ApiClient::new(&format!("{}/central/api/v3/", stub.url()), "the-key").expect("a URL");
     assert!(server.get("/streams?name=x").is_ok());
 }
 
