@@ -40,6 +40,7 @@ pub mod schema;
 pub mod query;
 
 pub mod api;
+pub mod core;
 
 pub mod state;
 pub mod writer;

@@ -2,9 +2,8 @@
 //!
 //! A control connection lives on one core; commands for its agent come in on any. They find each other through the registry and go by message.
 
-use super::protocol::{Reason, Reply, Request};
+use super::protocol::{Reason, Request};
 use super::{handshake, registry};
-use crate::error::ApiError;
 use crate::http::Ticket;
 
 /// What all cores share about agents.
@@ -44,10 +43,5 @@ pub enum Message {
         session: u64,
         reason: Reason,
         asker: Option<Asker>,
-    },
-    /// For the core of the asker.
-    Answer {
-        ticket: Ticket,
-        answer: Result<Reply, ApiError>,
     },
 }

@@ -6,15 +6,18 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::call::{Call, Collection, Context, ListRequest, Outcome, Pending, Step};
+use super::control::append_event;
 use super::entity::list_kind;
-use super::{Call, Collection, Extra, Outcome};
-use crate::agents::protocol::{Reason, Request};
+use super::shared::{ApiSettings, Shared};
+use crate::agents::messages::{Asker, Message};
+use crate::agents::protocol::{self, Reason, Request};
 use crate::agents::registry::Presence;
+use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::json::{Number, Value, scan, write_string};
@@ -23,7 +26,9 @@ use crate::schema;
 use crate::state::State;
 use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items};
 use crate::state::entity::{Entities, Key, Kind};
+use crate::state::event::{EntityType, NewEvent};
 use crate::state::record::EntityRecord;
+use std::time::Duration;
 
 type Presences = OrdMap<Arc<str>, Arc<Presence>>;
 
@@ -203,6 +208,19 @@ impl Source for Agents<'_> {
     }
 }
 
+/// One agent. `masked` hides its key.
+pub fn render(agent: &EntityRecord, masked: bool, shared: &Shared, state: &State) -> Vec<u8> {
+    let presences = shared.agents.presence.snapshot();
+    let around = Surroundings {
+        state,
+        presences: &presences,
+        server: &shared.hostname,
+    };
+    let mut body = Vec::new();
+    AgentDoc::new(agent, masked, around).render(&mut body);
+    body
+}
+
 /// The agent that the path names; it must exist.
 fn found<'a>(call: &Call<'a>) -> Result<&'a EntityRecord, ApiError> {
     let key = call.key(Kind::Agent)?;
@@ -212,18 +230,14 @@ fn found<'a>(call: &Call<'a>) -> Result<&'a EntityRecord, ApiError> {
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, list_kind(Kind::Agent), &[])?;
-    Ok(Outcome::List {
-        of: Collection::Entities(Kind::Agent),
-        query: Rc::new(query),
-        wait: None,
-        extra: Extra::None,
-    })
+    Ok(Outcome::List(ListRequest::new(
+        Collection::Entities(Kind::Agent),
+        query,
+    )))
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let body = call
-        .core
-        .render_agent(found(call)?, call.masks(), call.state);
+    let body = render(found(call)?, call.masks(), call.shared, call.state);
     Ok(Outcome::Reply(Response::json(200, body)))
 }
 
@@ -265,22 +279,112 @@ pub fn logs(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn disconnect(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let presence = online(call)?;
-    let wait = call
-        .core
-        .disconnect_agent(call, &presence, Reason::Requested);
-    Ok(Outcome::Wait(wait))
+    command(call, None)
 }
 
 fn ask(call: &Call<'_>, request: Request) -> Result<Outcome, ApiError> {
-    let presence = online(call)?;
-    let wait = call.core.ask_agent(call, &presence, request);
-    Ok(Outcome::Wait(wait))
+    command(call, Some(request))
+}
+
+/// Sends a command to an agent; `None` ends its connection.
+fn command(call: &Call<'_>, request: Option<Request>) -> Result<Outcome, ApiError> {
+    Ok(Outcome::Pending(Box::new(AgentCommand {
+        presence: online(call)?,
+        request,
+        trace_id: call.trace_id(),
+        user: call.user(),
+    })))
+}
+
+/// A command to an agent, on its way to the core of its connection or to the agent itself.
+struct AgentCommand {
+    presence: Arc<Presence>,
+    /// Nothing for a disconnect.
+    request: Option<Request>,
+    trace_id: Box<str>,
+    /// The name under which the caller is recorded.
+    user: Box<str>,
+}
+
+impl Pending for AgentCommand {
+    fn wait(&self, settings: &ApiSettings) -> Duration {
+        settings.agent_command_wait
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        let asker = Asker {
+            core: context.core,
+            ticket: context.ticket,
+        };
+        let (to, session) = (self.presence.ticket, self.presence.session);
+        let message = match self.request {
+            Some(request) => Message::Ask {
+                to,
+                session,
+                request,
+                asker,
+            },
+            None => Message::Disconnect {
+                to,
+                session,
+                reason: Reason::Requested,
+                asker: Some(asker),
+            },
+        };
+        if let Some(inbox) = context.shared.cores.get(self.presence.core) {
+            inbox.push(CoreMessage::Agent(message));
+        }
+        Step::Wait
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, context: &Context<'_>) -> Step {
+        let Reply::Agent(reply) = reply else {
+            return Step::Wait;
+        };
+        let closed = matches!(&reply, Err(error) if error.items[0].code == error::AGENT_CONNECTION_CLOSED.code);
+        self.log(context.shared, closed.then_some("connection_closed"));
+        Step::Done(match reply {
+            Ok(protocol::Reply::Done) => Response::no_content(),
+            Ok(protocol::Reply::Logs(object)) => {
+                let mut body = Vec::new();
+                protocol::logs(&object, &self.presence.id).write(&mut body);
+                Response::json(200, body)
+            }
+            Ok(protocol::Reply::Refused(reason)) => {
+                error::AGENT_REFUSED.error().with("reason", reason).into()
+            }
+            Err(error) => error.into(),
+        })
+    }
+
+    fn on_timeout(&mut self, context: &Context<'_>) -> Response {
+        self.log(context.shared, Some("timeout"));
+        error::AGENT_TIMEOUT.error().into()
+    }
+}
+
+impl AgentCommand {
+    /// Appends an event about a command that changes something at the agent.
+    fn log(&self, shared: &Shared, error: Option<&'static str>) {
+        let command = match self.request {
+            None => "disconnect",
+            Some(Request::Logs) => return,
+            Some(request) => request.as_str(),
+        };
+        let event = NewEvent::new("agent_command_handling")
+            .text("command", command)
+            .maybe_text("error", error)
+            .text("initiator", "endpoint")
+            .text("trace_id", &self.trace_id)
+            .text("user", &self.user)
+            .entity(EntityType::Agent, &self.presence.id);
+        append_event(shared, event);
+    }
 }
 
 fn online(call: &Call<'_>) -> Result<Arc<Presence>, ApiError> {
     let agent = found(call)?;
-    let presence = call.core.shared().agents.presence.online(&agent.key);
+    let presence = call.shared.agents.presence.online(&agent.key);
     presence.ok_or_else(offline)
 }
 

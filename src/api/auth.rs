@@ -44,6 +44,8 @@ pub enum TokenNeed {
     /// That it exists: whoever knows any key may learn what is not here.
     Any,
     Right(Demand),
+    /// The right to list all of a collection.
+    WholeList(&'static str),
     /// Tokens cannot.
     Never,
 }
@@ -205,6 +207,7 @@ pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
     let is_allowed = match needs.token {
         TokenNeed::Any => true,
         TokenNeed::Never => false,
+        TokenNeed::WholeList(collection) => rights.sight(collection) == Sight::Everything,
         TokenNeed::Right(Demand {
             collection,
             action: Action::List,

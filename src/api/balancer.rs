@@ -270,7 +270,7 @@ pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let stream_name = router::decode(wanted.stream)?;
     let stream = call.state.stream(&stream_name);
     let stream = stream.ok_or_else(stream_not_found)?;
-    let shared = call.core.shared();
+    let shared = call.shared;
     let from = balancer
         .has_countries()
         .then(|| shared.countries.of(caller_address(call.request)))
@@ -289,7 +289,7 @@ pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
             streams: stats.online_streams.or(stats.streams).unwrap_or(0),
         })
     };
-    let chosen = balancer.choose(load, from, call.core.random());
+    let chosen = balancer.choose(load, from, call.local.random());
     let chosen = chosen.ok_or_else(|| {
         let title = "No streamer of this load balancer can take the caller now";
         error::NO_STREAMER_AVAILABLE.titled(title)
@@ -590,12 +590,12 @@ mod tests {
             let changes = apply(&state, command, stamp).expect("is saved");
             state.absorb(&changes);
         }
-        let core = super::super::tests::core();
+        let shared = super::super::shared::tests::shared();
         let now = Instant::now();
         for (name, clients) in [("s1", 5), ("s2", 4), ("s3", 0)] {
             let body = json(&format!(r#"{{"stats":{{"total_clients":{clients}}}}}"#));
             let report = Report::from_body(body, now).expect("fits");
-            let fleet = &core.shared().fleet;
+            let fleet = &shared.fleet;
             fleet.report(&Hostname::trusted(name), report, now);
         }
         let text = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{fields}\r\n");
@@ -613,8 +613,11 @@ mod tests {
             may_upgrade: false,
         };
         let call = Call {
-            core: &core,
+            shared: &shared,
             state: &Rc::new(Arc::new(state)),
+            local: &crate::api::call::CoreLocal::default(),
+            endpoint: &super::super::endpoint::ENDPOINTS[0],
+            core: 0,
             request: &request,
             parameter: "",
             caller: &super::super::auth::Caller::Anybody,

@@ -5,8 +5,10 @@
 //! file. The response has the effective values and their sources, because flags and the environment
 //! override the file.
 
-use super::cluster::{Form, form};
-use super::{Call, Outcome};
+use super::call::{Call, Outcome};
+use super::cluster::{StatsFormat, form};
+use super::settings_save::SettingsSave;
+use super::shared::Shared;
 use crate::config::{
     Config, ConfigMember, EffectiveValue, MemberShape, Origin, SETTINGS, SaveError, Secret,
     Setting, SettingChanges,
@@ -62,7 +64,7 @@ fn source(effective: &EffectiveValue) -> Value {
 }
 
 /// The whole document.
-pub fn render(shared: &super::Shared, masked: bool) -> Value {
+pub fn render(shared: &Shared, masked: bool) -> Value {
     let config = shared.running.config();
     let api_key = shared.running.api_key();
     let mut all = Object::default();
@@ -112,7 +114,7 @@ fn listeners(config: &Config) -> Value {
     ])
 }
 
-fn stats(shared: &super::Shared) -> Value {
+fn stats(shared: &Shared) -> Value {
     let uptime = super::now_seconds().saturating_sub(shared.started_at_seconds);
     object([
         ("id", Value::from(&*shared.run_id)),
@@ -123,8 +125,8 @@ fn stats(shared: &super::Shared) -> Value {
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let shared = call.core.shared();
-    if form(call)? == Form::OpenMetrics {
+    let shared = call.shared;
+    if form(call)? == StatsFormat::OpenMetrics {
         let text = metrics(shared);
         return Ok(Outcome::Reply(text_response(text)));
     }
@@ -138,7 +140,7 @@ pub fn text_response(text: String) -> Response {
 }
 
 /// The settings that are numbers.
-fn metrics(shared: &super::Shared) -> String {
+fn metrics(shared: &Shared) -> String {
     let mut out = Exposition::default();
     let version = env!("CARGO_PKG_VERSION");
     let labels = [("version", version), ("server_id", &*shared.server_id)];
@@ -333,9 +335,12 @@ fn login_text(login: &Object) -> Result<String, (ErrorCode, &'static str)> {
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let running = &call.core.shared().running;
+    let running = &call.shared.running;
     let changes = changes(call.json()?, &running.config(), &running.api_key())?;
-    Ok(Outcome::Configure(changes))
+    let audit = call.audit(None);
+    Ok(Outcome::Pending(Box::new(SettingsSave::new(
+        changes, audit,
+    ))))
 }
 
 /// The error for settings that could not be saved. The path of the file is logged, not sent.

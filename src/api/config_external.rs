@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 
-use super::{Call, Core, Outcome};
+use super::shared::Shared;
+use super::{Call, Outcome};
 use crate::error::{self, ApiError};
+use crate::feed::NodePoll;
 use crate::feed::rendered::Rendered;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
@@ -28,7 +30,6 @@ use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::node::{Node, Restreaming, render, render_restream};
-use crate::state::pulse::Parked;
 
 /// Part of every ETag: increased when the same configuration is rendered differently by a new version.
 const RENDER_EPOCH: u64 = 1;
@@ -38,18 +39,6 @@ const WALK_KEPT: Duration = Duration::from_mins(1);
 const WALKS_KEPT_MAX: usize = 256;
 /// Names that one question may list.
 const NAMES_MAX: usize = 10_000;
-
-/// What a parked poll of a streamer remembers.
-#[derive(Clone, Debug)]
-pub struct ConfigPoll {
-    pub coding: Option<Coding>,
-    /// The generation its client has.
-    pub generation: u64,
-    /// It asked for a delta since this revision.
-    pub since: Option<u64>,
-    /// A node that waits is alive.
-    pub parked: Parked,
-}
 
 /// `GET /streamers/{hostname}/streams`.
 pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -71,13 +60,13 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
         if (node.generation..=call.state.revision()).contains(&since)
             && let Some(wait) = plain.wait
         {
-            let poll = ConfigPoll {
+            let poll = NodePoll {
                 coding: call.coding(),
                 generation: node.generation,
                 since: Some(since),
                 parked: node.pulse.park(),
             };
-            return Ok(Outcome::ParkConfig {
+            return Ok(Outcome::Park {
                 hostname,
                 poll,
                 wait,
@@ -88,13 +77,13 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     if known.is_some_and(|header| etag.is_among(header)) {
         return Ok(match plain.wait {
             Some(wait) => {
-                let poll = ConfigPoll {
+                let poll = NodePoll {
                     coding: call.coding(),
                     generation: node.generation,
                     since: None,
                     parked: node.pulse.park(),
                 };
-                Outcome::ParkConfig {
+                Outcome::Park {
                     hostname,
                     poll,
                     wait,
@@ -103,15 +92,15 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
             None => Outcome::Reply(unchanged(call.state, &etag, call.coding())),
         });
     }
-    whole(call.core, call.state, &hostname, node, call.coding()).map(Outcome::Reply)
+    whole(call.shared, call.state, &hostname, node, call.coding()).map(Outcome::Reply)
 }
 
 /// The answer to a parked poll after a commit; nothing if it still has what there is.
 pub fn wake(
-    core: &Core,
+    shared: &Shared,
     state: &State,
     hostname: &Hostname,
-    poll: &ConfigPoll,
+    poll: &NodePoll,
 ) -> Option<Result<Response, ApiError>> {
     let node = match known_node(state, hostname) {
         Ok(node) => node,
@@ -123,13 +112,13 @@ pub fn wake(
     node.pulse.tell(state.revision());
     Some(match poll.since {
         Some(since) => changes(state, hostname, node, since),
-        None => whole(core, state, hostname, node, poll.coding),
+        None => whole(shared, state, hostname, node, poll.coding),
     })
 }
 
 /// The answer to a parked poll whose time is over or whose server is stopping.
-pub fn expire(core: &Core, state: &State, hostname: &Hostname, poll: &ConfigPoll) -> Response {
-    if let Some(response) = wake(core, state, hostname, poll) {
+pub fn expire(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll) -> Response {
+    if let Some(response) = wake(shared, state, hostname, poll) {
         return response.unwrap_or_else(|error| Response::from(&error));
     }
     match poll.since {
@@ -183,14 +172,13 @@ fn inconsistent(hostname: &str) -> ApiError {
 // ---- the whole list ------------------------------------------------------------------------------------------------------------
 
 fn whole(
-    core: &Core,
+    shared: &Shared,
     state: &State,
     hostname: &Hostname,
     node: &Node,
     coding: Option<Coding>,
 ) -> Result<Response, ApiError> {
-    let rendered: Arc<Rendered> = core
-        .shared()
+    let rendered: Arc<Rendered> = shared
         .rendered
         .get(&node.rendered, || render_whole(state, hostname, node))?;
     let etag = Etag::of(state, node.generation);
@@ -461,10 +449,8 @@ impl Plain {
             match name {
                 "host" => {}
                 "poll_timeout" => {
-                    plain.wait = super::poll_timeout(
-                        Some(value),
-                        call.core.shared().settings.poll_wait_max,
-                    )?;
+                    plain.wait =
+                        super::poll_timeout(Some(value), call.shared.settings.poll_wait_max)?;
                 }
                 "changes_since" => {
                     plain.since = Some(value.parse().map_err(|_| {
@@ -476,7 +462,7 @@ impl Plain {
                 _ => return Ok(None),
             }
         }
-        let pages = call.core.shared().settings.streams_limit > 0 && plain.since.is_none();
+        let pages = call.shared.settings.streams_limit > 0 && plain.since.is_none();
         Ok(if pages { None } else { Some(plain) })
     }
 }
@@ -607,11 +593,11 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
                 "changes_since"
             }));
     }
-    query.set_default_limit(call.core.shared().settings.streams_limit);
+    query.set_default_limit(call.shared.settings.streams_limit);
     let earlier;
     let (state, node) = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
-            let kept = call.core.shared().walks.get(revision);
+            let kept = call.shared.walks.get(revision);
             earlier = kept.ok_or_else(walk_expired)?;
             let node = known_node(&earlier, hostname)?;
             (&earlier, node)
@@ -632,7 +618,7 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
     query.pin_revision(state.revision());
     let page = Execution::new(&query).run(&ConfigDocs(docs));
     if page.next.is_some() || page.prev.is_some() {
-        call.core.shared().walks.keep(state);
+        call.shared.walks.keep(state);
     }
     let extra = format!(
         "\"revision\":{},\"updated_at\":{}",
@@ -672,7 +658,7 @@ impl Walks {
         self.kept.lock().retain(|(until, _)| *until > now);
     }
 
-    pub(super) fn keep(&self, state: &Arc<State>) {
+    pub fn keep(&self, state: &Arc<State>) {
         let now = Instant::now();
         let until = now + WALK_KEPT;
         let mut kept = self.kept.lock();

@@ -78,7 +78,7 @@ pub static KIND: Kind = Kind {
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, &KIND, &[])?;
     let mut names = BTreeSet::new();
-    for facts in call.core.shared().fleet.streamers() {
+    for facts in call.shared.fleet.streamers() {
         // One that was deleted is remembered for a while, and tells nothing any more.
         if call.state.streamer(&facts.hostname).is_none() {
             continue;

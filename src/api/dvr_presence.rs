@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::call::{Context, Pending, Step};
+use super::shared::ApiSettings;
+use crate::core::message::Reply;
 use crate::fleet::peer;
 use crate::http::Response;
 use crate::json::{self, Value};
@@ -127,29 +130,26 @@ fn joined(mut spans: Vec<Span>) -> Vec<Span> {
 }
 
 /// An answer that waits for streamers. Dropped, it tells its calls that nobody waits.
-pub struct Asking {
+pub struct DvrPresence {
     body: Value,
     /// By id: the stream's place among those asked about, and the time.
     episodes: HashMap<u64, (usize, Span)>,
     recorded: Vec<Option<Recorded>>,
     pending: usize,
-    pub cancel: CancelToken,
+    /// Not yet started.
+    calls: Vec<(usize, OutboundCall)>,
+    cancel: CancelToken,
 }
 
-impl Drop for Asking {
+impl Drop for DvrPresence {
     fn drop(&mut self) {
         self.cancel.cancel();
     }
 }
 
-impl Asking {
+impl DvrPresence {
     /// What has to be asked for the episodes of an answer, a list or a single one; by stream's place. Nothing if nobody can be asked.
-    pub fn of(
-        body: &[u8],
-        state: &State,
-        now_seconds: u64,
-        deadline: Instant,
-    ) -> Option<(Self, Vec<(usize, OutboundCall)>)> {
+    fn of(body: &[u8], state: &State, now_seconds: u64, deadline: Instant) -> Option<Self> {
         let body = json::parse(body).expect("an answer is JSON that was written here");
         let mut episodes = HashMap::new();
         let mut places: HashMap<&str, Option<usize>> = HashMap::new();
@@ -191,13 +191,14 @@ impl Asking {
             episodes,
             recorded: calls.iter().map(|_| None).collect(),
             pending: calls.len(),
+            calls,
             cancel: CancelToken::default(),
         };
-        (asking.pending > 0).then_some((asking, calls))
+        (asking.pending > 0).then_some(asking)
     }
 
     /// Takes what a streamer said. True when nobody else is waited for.
-    pub fn hear(&mut self, place: usize, outcome: CallResult) -> bool {
+    fn receive(&mut self, place: usize, outcome: CallResult) -> bool {
         self.pending = self.pending.saturating_sub(1);
         let answer = outcome.ok().filter(|answer| answer.status == 200);
         if let Some(recorded) = self.recorded.get_mut(place) {
@@ -207,7 +208,7 @@ impl Asking {
     }
 
     /// The answer with what was heard so far.
-    pub fn conclude(mut self) -> Response {
+    fn conclude(&mut self) -> Response {
         let mut body = std::mem::take(&mut self.body);
         for episode in list_mut(&mut body) {
             let id = episode.get("episode_id").and_then(Value::as_u64);
@@ -228,6 +229,42 @@ impl Asking {
         let mut text = Vec::new();
         body.write(&mut text);
         Response::json(200, text)
+    }
+}
+
+impl Pending for DvrPresence {
+    fn wait(&self, _: &ApiSettings) -> Duration {
+        // The calls end by themselves; this is for when the threads that make them do not.
+        WAIT + Duration::from_secs(1)
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        for (part, call) in std::mem::take(&mut self.calls) {
+            context.call(part, call, &self.cancel);
+        }
+        Step::Wait
+    }
+
+    fn on_reply(&mut self, part: usize, reply: Reply, _: &Context<'_>) -> Step {
+        if let Reply::Call(result) = reply
+            && self.receive(part, result)
+        {
+            return Step::Done(self.conclude());
+        }
+        Step::Wait
+    }
+
+    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
+        self.conclude()
+    }
+}
+
+/// Adds to a page of episodes what their streamers have recorded of them.
+pub fn complete(page: Response, state: &State) -> Result<Response, Box<dyn Pending>> {
+    let deadline = Instant::now() + WAIT;
+    match DvrPresence::of(page.body.bytes(), state, super::now_seconds(), deadline) {
+        None => Ok(page),
+        Some(presence) => Err(Box::new(presence)),
     }
 }
 

@@ -6,10 +6,9 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
-use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Call, Collection, Extra, Outcome};
+use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
@@ -306,14 +305,12 @@ pub fn list(call: &Call<'_>, kind: Kind, own: &[&'static str]) -> Result<Outcome
     let query = Query::parse(call.request.query, list_kind(kind), own)?;
     let wait: Option<Duration> = super::poll_timeout(
         query.own("poll_timeout"),
-        call.core.shared().settings.poll_wait_max,
+        call.shared.settings.poll_wait_max,
     )?;
-    Ok(Outcome::List {
-        of: Collection::Entities(kind),
-        query: Rc::new(query),
+    Ok(Outcome::List(ListRequest {
         wait,
-        extra: Extra::None,
-    })
+        ..ListRequest::new(Collection::Entities(kind), query)
+    }))
 }
 
 pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {

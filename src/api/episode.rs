@@ -3,7 +3,7 @@
 //! Stamps are the server's: a reader that asks for what is newer than the newest it has seen misses nothing, whatever the clocks of those who
 //! save. Saves wait a moment to be committed together (`insert_buffer`); who is answered knows that the episode is on disk.
 
-use super::{Call, Extra, Outcome, dvr_presence, entity, flag, truth};
+use super::{Call, Outcome, dvr_presence, entity, flag, truth};
 use crate::error::ApiError;
 use crate::state::entity::Kind;
 
@@ -12,10 +12,13 @@ const PARAMETERS: &[&str] = &["poll_timeout", dvr_presence::PARAMETER];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut outcome = entity::list(call, Kind::Episode, PARAMETERS)?;
-    if let Outcome::List { query, extra, .. } = &mut outcome
-        && truth(dvr_presence::PARAMETER, query.own(dvr_presence::PARAMETER))?
+    if let Outcome::List(list) = &mut outcome
+        && truth(
+            dvr_presence::PARAMETER,
+            list.query.own(dvr_presence::PARAMETER),
+        )?
     {
-        *extra = Extra::DvrPresence;
+        list.complete = Some(dvr_presence::complete);
     }
     Ok(outcome)
 }
@@ -23,7 +26,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let is_wanted = flag(call, dvr_presence::PARAMETER)?;
     Ok(match entity::get(call, Kind::Episode)? {
-        Outcome::Reply(episode) if is_wanted => Outcome::CheckPresence(episode),
+        Outcome::Reply(episode) if is_wanted => match dvr_presence::complete(episode, call.state) {
+            Ok(episode) => Outcome::Reply(episode),
+            Err(pending) => Outcome::Pending(pending),
+        },
         outcome => outcome,
     })
 }

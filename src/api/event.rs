@@ -5,9 +5,8 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
-use std::rc::Rc;
 
-use super::{Call, Collection, Extra, Outcome};
+use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::json::scan;
 use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
@@ -157,12 +156,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, &KIND, &["poll_timeout"])?;
     let wait = super::poll_timeout(
         query.own("poll_timeout"),
-        call.core.shared().settings.poll_wait_max,
+        call.shared.settings.poll_wait_max,
     )?;
-    Ok(Outcome::List {
-        of: Collection::Events,
-        query: Rc::new(query),
+    Ok(Outcome::List(ListRequest {
         wait,
-        extra: Extra::None,
-    })
+        ..ListRequest::new(Collection::Events, query)
+    }))
 }

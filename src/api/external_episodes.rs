@@ -5,6 +5,7 @@
 //! answer may be on disk), a question that could be answered in part only. Times are milliseconds; older streamers' seconds are refused, because
 //! as milliseconds they would leave out everything. All pages of a walk come from the revision of the first.
 
+use super::ListRequest;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::LazyLock;
@@ -57,7 +58,7 @@ const PARAMETERS: &[&str] = &["host", OPENED_BEFORE, CLOSED_AFTER];
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     known_node(call.state, &hostname)?.pulse.beat(uptime_ms());
-    if !call.core.shared().published.is_writable() {
+    if !call.shared.published.is_writable() {
         return Err(unknown(
             "The store fails, and episodes may be saved that are not known here; keep what is recorded",
         ));
@@ -67,7 +68,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let times = Times::of(&query)?;
     let state: LocalState = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
-            let earlier = call.core.shared().walks.get(revision);
+            let earlier = call.shared.walks.get(revision);
             Rc::new(earlier.ok_or_else(walk_expired)?)
         }
         _ => call.state.clone(),
@@ -80,11 +81,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .with("maximum", AT_ONCE_MAX));
     }
     query.pin_revision(state.revision());
-    Ok(Outcome::Walk {
-        of: Collection::ExternalEpisodes,
-        query: Rc::new(query),
-        state,
-    })
+    Ok(Outcome::List(ListRequest {
+        snapshot: Some(state),
+        ..ListRequest::new(Collection::ExternalEpisodes, query)
+    }))
 }
 
 /// What makes a streamer keep everything.

@@ -20,7 +20,7 @@ pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let shared = call.core.shared();
+    let shared = call.shared;
     if shared.draining.load(Ordering::Acquire) {
         return Err(error::NOT_READY
             .titled("The server is stopping")
@@ -36,7 +36,7 @@ fn whoami(call: &Call<'_>) -> Response {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis());
-    let started_at = call.core.shared().started_at_seconds;
+    let started_at = call.shared.started_at_seconds;
     let version = env!("CARGO_PKG_VERSION");
     let body = format!(
         "{{\"build\":{BUILD},\"now\":{now},\"server_version\":\"{version}\",\"started_at\":{started_at}}}"

@@ -14,15 +14,18 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Call, Outcome};
+use super::call::{Call, Context, Outcome, Pending, Step};
+use super::shared::ApiSettings;
 use crate::access::answer::{self, Verdict};
 use crate::access::rules::{Listed, Rules, Viewer};
 use crate::access::sessions::{Known, SessionKey, Sessions, UserKey};
+use crate::core::message::Reply;
 use crate::error::{self, ApiError, ErrorCode};
 use crate::http::Response;
 use crate::json::{self, Object, Value, scan};
@@ -248,7 +251,7 @@ fn policy(state: &State, on_play: Option<&str>, compiled: &mut Compiled) -> Poli
 }
 
 /// A session about which HTTP backends have to be asked.
-pub struct Question {
+struct AuthQuestion {
     session: SessionKey,
     version: u64,
     backend: Box<str>,
@@ -266,7 +269,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Ok(reply_denied(error::SESSION_STREAM_NOT_FOUND.error()));
     };
     let on_play = scan::member(stream.config.as_str(), "on_play");
-    let policy = policy(call.state, on_play, &mut call.core.compiled().borrow_mut());
+    let policy = policy(call.state, on_play, &mut call.local.compiled.borrow_mut());
     let (backend, rules, version) = match policy {
         Policy::Open => return Ok(Outcome::Reply(reply(&Verdict::plain(true), None))),
         Policy::Closed => {
@@ -285,7 +288,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         address,
         user_agent: asked.get("user_agent"),
     };
-    let shared = call.core.shared();
+    let shared = call.shared;
     match rules.listed(viewer, || shared.countries.of(address)) {
         Listed::Allow(_) => return Ok(Outcome::Reply(reply(&Verdict::plain(true), None))),
         Listed::Deny(_) => return Ok(reply_denied(session_denied())),
@@ -310,7 +313,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         Known::Stale(verdict) => Some(verdict),
         Known::Nothing => None,
     };
-    Ok(Outcome::Ask(Question {
+    let question = AuthQuestion {
         session,
         version,
         backend,
@@ -318,86 +321,99 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         is_new: asked.get("request_type") == "new_session",
         before,
         query: asked.to_query(),
-    }))
+    };
+    Ok(Outcome::Pending(Box::new(AuthBackends {
+        pending: question.rules.backends.len(),
+        question,
+        denied: None,
+        trace_id: call.trace_id(),
+        cancel: CancelToken::default(),
+    })))
 }
 
-/// The HTTP backends of a session being asked. Dropped, it tells its calls that nobody waits.
-pub struct Asking {
-    question: Question,
+/// The HTTP backends of a session being asked, all at once. Dropped, it cancels its calls.
+struct AuthBackends {
+    question: AuthQuestion,
+    /// Backends that have not replied yet.
     pending: usize,
     denied: Option<Verdict>,
-    pub cancel: CancelToken,
+    trace_id: Box<str>,
+    cancel: CancelToken,
 }
 
-/// What the backends together came to.
-pub enum Said {
-    Verdict(Verdict),
-    Nothing,
-}
-
-impl Drop for Asking {
+impl Drop for AuthBackends {
     fn drop(&mut self) {
         self.cancel.cancel();
     }
 }
 
-impl Asking {
-    pub fn new(question: Question) -> Self {
-        Self {
-            pending: question.rules.backends.len(),
-            question,
-            denied: None,
-            cancel: CancelToken::default(),
+impl Pending for AuthBackends {
+    fn wait(&self, settings: &ApiSettings) -> Duration {
+        // The calls end by themselves; this is for when the threads that make them do not.
+        settings.auth_backend_timeout + Duration::from_secs(1)
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        let deadline = Instant::now() + context.shared.settings.auth_backend_timeout;
+        for (part, target) in self.question.rules.backends.iter().enumerate() {
+            let call = OutboundCall {
+                method: CallMethod::Get,
+                target: target.with_query(&self.question.query),
+                headers: vec![("x-trace-id", self.trace_id.to_string())],
+                body: Vec::new(),
+                deadline,
+                response_bytes_max: answer::BODY_BYTES_MAX,
+            };
+            context.call(part, call, &self.cancel);
+        }
+        Step::Wait
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, context: &Context<'_>) -> Step {
+        let Reply::Call(result) = reply else {
+            return Step::Wait;
+        };
+        match self.receive(result) {
+            None => Step::Wait,
+            Some(verdict) => Step::Done(self.conclude(verdict, &context.shared.sessions)),
         }
     }
 
-    /// One call for each backend.
-    pub fn calls(&self, trace_id: &str, deadline: Instant) -> Vec<OutboundCall> {
-        let targets = self.question.rules.backends.iter();
-        let calls = targets.map(|target| OutboundCall {
-            method: CallMethod::Get,
-            target: target.with_query(&self.question.query),
-            headers: vec![("x-trace-id", trace_id.to_owned())],
-            body: Vec::new(),
-            deadline,
-            response_bytes_max: answer::BODY_BYTES_MAX,
-        });
-        calls.collect()
+    /// The replies so far decide.
+    fn on_timeout(&mut self, context: &Context<'_>) -> Response {
+        let verdict = self.denied.take();
+        self.conclude(verdict, &context.shared.sessions)
     }
+}
 
-    /// Takes the outcome of one call. Something once it is decided.
-    pub fn hear(&mut self, outcome: CallResult) -> Option<Said> {
+impl AuthBackends {
+    /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there is none.
+    fn receive(&mut self, result: CallResult) -> Option<Option<Verdict>> {
         self.pending = self.pending.saturating_sub(1);
-        let verdict = outcome.ok().and_then(|answer| {
+        let verdict = result.ok().and_then(|answer| {
             answer::read(answer.status, |name| answer.header(name), &answer.body)
         });
         match verdict {
-            Some(verdict) if verdict.is_allowed => return Some(Said::Verdict(verdict)),
+            Some(verdict) if verdict.is_allowed => return Some(Some(verdict)),
             Some(verdict) => {
                 self.denied.get_or_insert(verdict);
             }
             None => {}
         }
-        (self.pending == 0).then(|| self.denied.take().map_or(Said::Nothing, Said::Verdict))
+        (self.pending == 0).then(|| self.denied.take())
     }
 
-    /// Nobody is waited for any longer: what was heard so far decides.
-    pub fn give_up(mut self, sessions: &Sessions) -> Response {
-        let said = self.denied.take().map_or(Said::Nothing, Said::Verdict);
-        self.conclude(said, sessions)
-    }
-
-    /// Remembers what was decided and tells it.
-    pub fn conclude(self, said: Said, sessions: &Sessions) -> Response {
+    /// Remembers the verdict and renders it.
+    fn conclude(&self, verdict: Option<Verdict>, sessions: &Sessions) -> Response {
         let question = &self.question;
-        let verdict = match (said, &question.before) {
-            (Said::Verdict(verdict), _) => Arc::new(verdict),
-            (Said::Nothing, Some(before)) => before.clone(),
-            (Said::Nothing, None) if question.is_new && question.rules.allow_default => {
+        let verdict = match (verdict, &question.before) {
+            (Some(verdict), _) => Arc::new(verdict),
+            (None, Some(before)) => before.clone(),
+            (None, None) if question.is_new && question.rules.allow_default => {
                 Arc::new(Verdict::plain(true))
             }
-            // Not remembered: the next question may find somebody who answers.
-            (Said::Nothing, None) => return Response::from(session_denied()),
+            // Not remembered: a backend may reply to the next request.
+            (None, None) => return Response::from(session_denied()),
         };
         let user = verdict.user_id.as_deref();
         let user = user.map(|user| UserKey::new(&question.backend, user));
@@ -510,19 +526,25 @@ mod tests {
         is_new: bool,
         allow_default: bool,
         backends: usize,
-    ) -> Asking {
+    ) -> AuthBackends {
         let mut rules = Rules::of_url(TargetUrl::parse("http://h/").expect("a URL"));
         rules.backends = vec![rules.backends[0].clone(); backends];
         rules.allow_default = allow_default;
-        Asking::new(Question {
-            session: SessionKey::new(&["s"]),
-            version: 1,
-            backend: "b".into(),
-            rules: Rc::new(rules),
-            is_new,
-            before: before.map(Arc::new),
-            query: "name=a".into(),
-        })
+        AuthBackends {
+            pending: rules.backends.len(),
+            question: AuthQuestion {
+                session: SessionKey::new(&["s"]),
+                version: 1,
+                backend: "b".into(),
+                rules: Rc::new(rules),
+                is_new,
+                before: before.map(Arc::new),
+                query: "name=a".into(),
+            },
+            denied: None,
+            trace_id: "t".into(),
+            cancel: CancelToken::default(),
+        }
     }
 
     #[allow(clippy::unnecessary_wraps)] // an outcome as the pool gives it
@@ -538,13 +560,17 @@ mod tests {
     const SILENT: CallResult = Err(OutboundError::TimedOut);
 
     /// What is decided, and after how many answers.
-    fn decided(mut asking: Asking, answers: &[CallResult]) -> (u16, usize) {
-        for (heard, answer) in (1..).zip(answers) {
-            if let Some(said) = asking.hear(answer.clone()) {
+    fn decided(mut asking: AuthBackends, answers: &[CallResult]) -> (u16, usize) {
+        for (received, answer) in (1..).zip(answers) {
+            if let Some(verdict) = asking.receive(answer.clone()) {
                 let cancel = asking.cancel.clone();
-                let status = asking.conclude(said, &Sessions::new(1 << 20)).status;
-                assert!(cancel.is_cancelled(), "the others are not waited for");
-                return (status, heard);
+                let status = asking.conclude(verdict, &Sessions::new(1 << 20)).status;
+                drop(asking);
+                assert!(
+                    cancel.is_cancelled(),
+                    "the other backends are not waited for"
+                );
+                return (status, received);
             }
         }
         panic!("not decided")
@@ -591,11 +617,15 @@ mod tests {
     }
 
     #[test]
-    fn giving_up_decides_by_what_was_heard() {
+    fn replies_so_far_decide_at_timeout() {
         let sessions = Sessions::new(1 << 20);
-        let mut heard = asking(None, true, true, 2);
-        assert!(heard.hear(says(403)).is_none());
-        assert_eq!(heard.give_up(&sessions).status, 403);
-        assert_eq!(asking(None, true, true, 2).give_up(&sessions).status, 200);
+        let at_timeout = |mut asking: AuthBackends| {
+            let verdict = asking.denied.take();
+            asking.conclude(verdict, &sessions).status
+        };
+        let mut denied = asking(None, true, true, 2);
+        assert!(denied.receive(says(403)).is_none());
+        assert_eq!(at_timeout(denied), 403);
+        assert_eq!(at_timeout(asking(None, true, true, 2)), 200);
     }
 }

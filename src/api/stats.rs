@@ -23,7 +23,7 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(streamer_not_found());
     }
     report.retain_streams(|name| call.state.stream(name).is_some());
-    let shared = call.core.shared();
+    let shared = call.shared;
     shared.fleet.report(&hostname, report, now);
     shared.reported();
     Ok(Outcome::Reply(Response::no_content()))

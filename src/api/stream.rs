@@ -6,9 +6,8 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
-use std::rc::Rc;
 
-use super::{Call, Collection, Extra, Outcome, control};
+use super::{Call, Collection, CompletePage, ListRequest, Outcome, control};
 use crate::agents::registry::Registry;
 use crate::error::{self, ApiError};
 use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
@@ -531,21 +530,20 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             .at_parameter("scheme"));
     }
     super::truth(INGEST_HISTORY, query.own(INGEST_HISTORY))?;
-    let mut extra = Extra::None;
+    let mut complete: Option<CompletePage> = None;
     if super::layout::wants_decisions(call.request.query) {
         super::layout::bound_decisions(call, &mut query)?;
-        extra = Extra::LayoutDecisions;
+        complete = Some(super::layout::with_decisions);
     }
     let wait = super::poll_timeout(
         query.own("poll_timeout"),
-        call.core.shared().settings.poll_wait_max,
+        call.shared.settings.poll_wait_max,
     )?;
-    Ok(Outcome::List {
-        of: Collection::Streams,
-        query: Rc::new(query),
+    Ok(Outcome::List(ListRequest {
         wait,
-        extra,
-    })
+        complete,
+        ..ListRequest::new(Collection::Streams, query)
+    }))
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -6,10 +6,9 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Call, Collection, Extra, Outcome, streamer_check};
+use super::{Call, Collection, ListRequest, Outcome, streamer_check};
 use crate::error::ApiError;
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
@@ -179,12 +178,10 @@ pub static KIND: Kind = Kind {
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, &KIND, &[])?;
-    Ok(Outcome::List {
-        of: Collection::Streamers,
-        query: Rc::new(query),
-        wait: None,
-        extra: Extra::None,
-    })
+    Ok(Outcome::List(ListRequest::new(
+        Collection::Streamers,
+        query,
+    )))
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -7,11 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, Outcome};
+use super::call::{Call, Context, Outcome, Pending, Step};
+use super::shared::ApiSettings;
+use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::fleet::peer;
+use crate::http::Response;
 use crate::json::{self, Value};
-use crate::outbound::{CallResult, CancelToken, OutboundError};
+use crate::outbound::{CallResult, CancelToken, OutboundCall, OutboundError};
 use crate::state::apply::{Stamp, apply};
 use crate::state::command::{AuditedCommand, Command, Done};
 
@@ -22,37 +25,42 @@ pub const WAIT: Duration = Duration::from_secs(5);
 /// Longest configuration of a node: some thousand streams of its own.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
-/// A change that waits for its streamer. Dropped, it tells the call that nobody waits.
-pub struct Checking {
-    asked: Option<AuditedCommand>,
-    pub masks: bool,
-    pub cancel: CancelToken,
+/// A change that waits for its streamer. Dropped, it cancels the call.
+struct StreamerCheck {
+    command: Option<AuditedCommand>,
+    call: Option<OutboundCall>,
+    cancel: CancelToken,
 }
 
-impl Drop for Checking {
+impl Drop for StreamerCheck {
     fn drop(&mut self) {
         self.cancel.cancel();
     }
 }
 
-impl Checking {
-    pub fn new(asked: AuditedCommand, masks: bool) -> Self {
-        Self {
-            asked: Some(asked),
-            masks,
-            cancel: CancelToken::default(),
+impl Pending for StreamerCheck {
+    fn wait(&self, _: &ApiSettings) -> Duration {
+        WAIT + Duration::from_secs(1)
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        let call = self.call.take().expect("it is started once");
+        context.call(0, call, &self.cancel);
+        Step::Wait
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
+        let Reply::Call(result) = reply else {
+            return Step::Wait;
+        };
+        match check(result) {
+            Ok(()) => Step::Command(self.command.take().expect("one reply comes")),
+            Err(error) => error.into(),
         }
     }
 
-    /// The change, if the streamer's answer lets it be made.
-    pub fn judge(mut self, outcome: CallResult) -> Result<AuditedCommand, ApiError> {
-        check(outcome)?;
-        Ok(self.asked.take().expect("it is made once"))
-    }
-
-    /// Nothing came back, not even a failure.
-    pub fn give_up(self) -> ApiError {
-        failed("timed_out")
+    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
+        failed("timed_out").into()
     }
 }
 
@@ -69,7 +77,11 @@ pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     let path = "/streamer/api/v3/config";
     let now = super::now_seconds();
     match peer::get(&streamer, path, now, deadline, ANSWER_BYTES_MAX) {
-        Some(call) => Ok(Outcome::CheckStreamer { command, call }),
+        Some(to_streamer) => Ok(Outcome::Pending(Box::new(StreamerCheck {
+            command: Some(call.audited(command)),
+            call: Some(to_streamer),
+            cancel: CancelToken::default(),
+        }))),
         None => Err(failed("no_address")),
     }
 }

@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use imbl::OrdMap;
 
-use super::auth::TokenNeed;
 use super::{Call, Outcome, entity};
 use crate::access::rights::{Action, Rights};
 use crate::error::{self, ApiError};
@@ -23,100 +22,6 @@ use crate::state::record::EntityRecord;
 pub struct Demand {
     pub collection: &'static str,
     pub action: Action,
-}
-
-const fn to(collection: &'static str, action: Action) -> TokenNeed {
-    TokenNeed::Right(Demand { collection, action })
-}
-
-/// What each operation asks of a token. Operations that need no credentials are not here.
-pub const DEMANDS: &[(&str, TokenNeed)] = &[
-    ("streams_list", to("streams", Action::List)),
-    ("stream_get", to("streams", Action::Read)),
-    ("stream_save", to("streams", Action::Write)),
-    ("stream_delete", to("streams", Action::Write)),
-    ("streams_batch_update", to("streams", Action::Write)),
-    ("stream_layouts_get", to("streams", Action::Read)),
-    ("batch_update_streams_layouts", to("streams", Action::Write)),
-    ("stream_layout_explain", to("streams", Action::Read)),
-    (
-        "preview_layout_change_for_stream_config",
-        to("streams", Action::Execute),
-    ),
-    (
-        "batch_stream_layout_preview",
-        to("streams", Action::Execute),
-    ),
-    ("streamers_list", to("streamers", Action::List)),
-    ("streamer_get", to("streamers", Action::Read)),
-    ("streamer_save", to("streamers", Action::Write)),
-    ("streamer_delete", to("streamers", Action::Write)),
-    ("streamers_batch_update", to("streamers", Action::Write)),
-    (
-        "preview_layout_change_for_streamer_config",
-        to("streamers", Action::Execute),
-    ),
-    (
-        "batch_streamer_layout_preview",
-        to("streamers", Action::Execute),
-    ),
-    // What a streamer is told holds the passwords of its streams: more than reading about the streamer.
-    ("streamer_stats_report", to("streamers", Action::Execute)),
-    ("streamer_streams_list", to("streamers", Action::Execute)),
-    (
-        "streamer_update_streams_list",
-        to("streamers", Action::Execute),
-    ),
-    (
-        "streamer_dynamic_streams_list",
-        to("streamers", Action::Execute),
-    ),
-    ("external_episodes_list", to("streamers", Action::Execute)),
-    ("srt_port_resolve", to("streamers", Action::Execute)),
-    ("agents_list", to("agents", Action::List)),
-    ("agent_get", to("agents", Action::Read)),
-    ("agent_save", to("agents", Action::Write)),
-    ("agent_delete", to("agents", Action::Write)),
-    ("batch_update_agents_layouts", to("agents", Action::Write)),
-    ("agent_reboot", to("agents", Action::Execute)),
-    ("agent_reset", to("agents", Action::Execute)),
-    ("agent_disconnect", to("agents", Action::Execute)),
-    ("agent_logs_get", to("agents", Action::Execute)),
-    ("episodes_list", to("episodes", Action::List)),
-    ("episode_get", to("episodes", Action::Read)),
-    ("episode_save", to("episodes", Action::Write)),
-    ("episode_delete", to("episodes", Action::Write)),
-    ("persons_list", to("persons", Action::List)),
-    ("person_get", to("persons", Action::Read)),
-    ("person_save", to("persons", Action::Write)),
-    ("person_delete", to("persons", Action::Write)),
-    ("dvrs_list", to("dvrs", Action::List)),
-    ("central_events_list", to("events", Action::List)),
-    ("auth_backends_list", to("auth_backends", Action::List)),
-    ("auth_backend_get", to("auth_backends", Action::Read)),
-    ("auth_backend_save", to("auth_backends", Action::Write)),
-    ("auth_backend_delete", to("auth_backends", Action::Write)),
-    ("auth_request", to("auth", Action::Execute)),
-    ("load_balancers_list", to("load-balancers", Action::List)),
-    ("load_balancer_get", to("load-balancers", Action::Read)),
-    ("load_balancer_save", to("load-balancers", Action::Write)),
-    ("load_balancer_delete", to("load-balancers", Action::Write)),
-    ("cluster_stats_get", to("cluster", Action::Read)),
-    ("cluster_capacity_get", to("cluster", Action::Read)),
-    ("cluster_preview", to("cluster", Action::Execute)),
-    ("config_get", to("config", Action::Read)),
-    ("config_save", TokenNeed::Never),
-    ("api_tokens_list", to("api_tokens", Action::List)),
-    ("api_token_get", to("api_tokens", Action::Read)),
-    ("api_token_save", TokenNeed::Never),
-    ("api_token_delete", TokenNeed::Never),
-    ("openapi_get", to("openapi", Action::Read)),
-];
-
-/// What an operation asks of a token. Unknown operations are for administrators only.
-pub fn need(operation: &str) -> TokenNeed {
-    let found = DEMANDS.iter().find(|(id, _)| *id == operation);
-    found.map_or(TokenNeed::Never, |(_, need)| *need)
 }
 
 /// A saved token, compiled for asking.
@@ -207,33 +112,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_is_listed_once() {
-        let mut ids: Vec<&str> = DEMANDS.iter().map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        let all = ids.len();
-        ids.dedup();
-        assert_eq!(ids.len(), all);
-        for operation in ["api_token_save", "config_save", "nothing"] {
-            assert_eq!(need(operation), TokenNeed::Never, "{operation}");
-        }
-    }
-
-    #[test]
     fn keys_are_long_and_never_the_same() {
         let keys: std::collections::BTreeSet<String> =
             (0..100).map(|_| new_key().expect("randomness")).collect();
         assert_eq!(keys.len(), 100);
         for key in keys {
             assert!(key.len() == 27 && key.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        }
-    }
-
-    #[test]
-    fn every_endpoint_with_credentials_says_what_it_asks_of_a_token() {
-        for endpoint in super::super::ENDPOINTS {
-            let is_listed = DEMANDS.iter().any(|(id, _)| *id == endpoint.id);
-            let is_public = endpoint.access == super::super::auth::Access::Public;
-            assert!(is_listed != is_public, "{}", endpoint.id);
         }
     }
 }

@@ -12,9 +12,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use crate::http::Coding;
 use crate::state::State;
 use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName};
+use crate::state::pulse::Parked;
 
 /// What the writer tells every core and the layouter, once per batch, after the fsync.
 pub struct Commit {
@@ -35,6 +37,18 @@ pub struct Commit {
     pub entities: [Vec<Key>; KINDS.len()],
     /// The batches, this or merged ones, that logged events.
     pub event_chunks: Vec<u64>,
+}
+
+/// A parked poll of a streamer for the configuration of its node.
+#[derive(Clone, Debug)]
+pub struct NodePoll {
+    pub coding: Option<Coding>,
+    /// The generation its client has.
+    pub generation: u64,
+    /// A poll for a delta: the revision it is since.
+    pub since: Option<u64>,
+    /// A node whose poll is parked is alive.
+    pub parked: Parked,
 }
 
 /// What a list that somebody waits for is of.

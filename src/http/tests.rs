@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::*;
-use crate::error::{self, ApiError};
+use crate::error;
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 

@@ -28,11 +28,13 @@ use crate::agents::messages::Agents;
 use crate::api::auth::Auth;
 use crate::api::config_external::Walks;
 use crate::api::layout::desk::Desk;
-use crate::api::watch::Watches;
-use crate::api::{self, ApiSettings, Shared};
+use crate::api::settings_save;
+use crate::api::shared::{ApiSettings, Shared};
 use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::config::{self, ApiKey, Config, LogLevel, Settings};
+use crate::core::message::CoreMessage;
+use crate::core::stats_watch::StatsWatches;
 use crate::dist::{self, ServiceState};
 use crate::exit::{Exit, Failure, cannot};
 use crate::feed::rendered::RenderedCache;
@@ -46,7 +48,7 @@ use crate::state::event::{EventLimits, NewEvent};
 use crate::state::node::RenderSettings;
 use crate::state::retention::Retention;
 use crate::writer::insert_buffer::BufferSettings;
-use crate::writer::{Commands, CoreMessage, Envelope, Published, StateMachine, Writer, load};
+use crate::writer::{Commands, Envelope, Published, StateMachine, Writer, load};
 
 pub use offline::{backup, restore};
 use threads::{Cores, LayouterThread, spawn, start_cores, start_layouter, start_publications};
@@ -218,7 +220,7 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     }
     let state = shared.published.state().load_full();
     let unlogged = journal.unlogged_at_start(&state, &config.sources.file);
-    api::log_settings(shared, &journal, unlogged);
+    settings_save::log_settings(shared, &journal, unlogged);
     drop(journal);
     print_addresses(&config.settings, &cores.addresses, &recovered.key);
     notify(ServiceState::Ready);
@@ -320,8 +322,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
     };
     let outbound = Outbound::start(settings.outbound.threads, parts.egress)
         .map_err(cannot("start the threads for outbound calls"))?;
-    let desk = Desk::start(parts.layouter.clone(), parts.inboxes.clone())
-        .map_err(cannot("start the what-if thread"))?;
+    let desk = Desk::start(parts.layouter.clone()).map_err(cannot("start the what-if thread"))?;
     let data_dir = &settings.store.data_dir;
     Ok(Shared {
         published: parts.published,
@@ -351,7 +352,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
         agents: Agents::new().map_err(cannot("read random numbers"))?,
-        watches: Watches::new(parts.inboxes.len()),
+        watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,
         hostname: rt::sys::hostname().into(),
     })

@@ -13,8 +13,10 @@ use crossbeam_channel::Receiver;
 use tracing::{error, warn};
 
 use super::now_ms;
-use crate::api::{Core, Shared};
+use crate::api::shared::Shared;
 use crate::config::Settings;
+use crate::core::Core;
+use crate::core::message::CoreMessage;
 use crate::exit::{Exit, Failure, cannot};
 use crate::feed::Commit;
 use crate::followers::publications;
@@ -23,7 +25,6 @@ use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
-use crate::writer::CoreMessage;
 
 /// Descriptors that are not connections: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;

@@ -28,12 +28,10 @@ use weir_storage::{Log, StoreError};
 use self::commands::{outcome_is_unknown, store_is_down, weight};
 use self::expiry::Expiry;
 use self::insert_buffer::{BufferSettings, InsertBuffer};
-use crate::agents::messages::Message;
-use crate::api::measure::Gathering;
+use crate::core::message::CoreMessage;
 use crate::error::ApiError;
 use crate::feed::Commit;
 use crate::http::Ticket;
-use crate::outbound;
 use crate::rt::Inbox;
 use crate::state::command::{Command, Done, EntitySave};
 use crate::state::entity::Kind;
@@ -53,54 +51,6 @@ const BATCH_OPS_MAX: usize = 16 * 1024;
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// First and longest pause between attempts to open a failed store.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
-/// What the writer tells a core.
-pub enum CoreMessage {
-    Batch {
-        commit: Option<Arc<Commit>>,
-        replies: Vec<(Ticket, Result<Done, ApiError>)>,
-    },
-    /// A call to another server that a request waits for is over.
-    Called {
-        ticket: Ticket,
-        outcome: outbound::CallResult,
-    },
-    /// The streamer that a change is about was called.
-    Checked {
-        ticket: Ticket,
-        outcome: outbound::CallResult,
-    },
-    /// About an agent that is connected here, or waited for here.
-    Agent(Message),
-    /// A streamer was asked what it has recorded of a stream.
-    Ranges {
-        ticket: Ticket,
-        /// The stream's place among those asked about.
-        place: usize,
-        outcome: outbound::CallResult,
-    },
-    /// A question about layouts is answered.
-    Answered {
-        ticket: Ticket,
-        outcome: Result<Vec<u8>, ApiError>,
-    },
-    /// The process is asked to stop: answer who waits, finish what runs.
-    Drain,
-    /// Settings were saved, or were not.
-    Configured {
-        ticket: Ticket,
-        outcome: Result<Vec<u8>, ApiError>,
-    },
-    /// The administrator's credentials changed: whoever waits by right of the old ones does no
-    /// longer.
-    Rotated,
-    /// Streamers or agents are seen in another way than before.
-    Reported,
-    /// Somebody asks what was counted.
-    Count(Arc<Gathering>),
-    /// All cores have told the one that asked.
-    Counted(Arc<Gathering>),
-}
 
 /// The thread's own part: the queue of commands, the clock, the cores.
 pub struct Writer<L> {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir::api::ENDPOINTS;
+use weir::api::endpoint::ENDPOINTS;
 
 use crate::described::{Document, Operation};
 use crate::round_trip::with_one_of_each;

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use serde_json::{Value, json};
+use weir::core::message::CoreMessage;
 use weir::http::Ticket;
 use weir::json::{Object, Value as Json};
 use weir::rt::Inbox;
@@ -20,9 +21,7 @@ use weir::state::command::{Command, Done, StreamPatch};
 use weir::state::name::StreamName;
 use weir::state::node::RenderSettings;
 use weir::writer::load;
-use weir::writer::{
-    COMMANDS_WAITING_MAX, CoreMessage, Envelope, Published, ReplyTo, StateMachine, Writer,
-};
+use weir::writer::{COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMachine, Writer};
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 

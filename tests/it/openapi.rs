@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weir::api::ENDPOINTS;
+use weir::api::endpoint::ENDPOINTS;
 
 use crate::server::{STREAMER_PREFIX, TestServer, run};
 

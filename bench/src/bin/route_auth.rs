@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p weir-bench --bin route_auth -- [CALLS PER ROUND]`
 
-use weir::api::ENDPOINTS;
 use weir::api::auth::{Access, Auth, Needs, TokenNeed};
+use weir::api::endpoint::ENDPOINTS;
 use weir::api::router::{Found, Route, find};
 use weir::http::Method;
 use weir_bench::{measure, size, world};

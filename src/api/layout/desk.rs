@@ -14,17 +14,14 @@ use super::answers::Answers;
 use super::{capacity, explain, preview};
 use crate::access::rights::Visibility;
 use crate::error::{self, ApiError};
-use crate::http::Ticket;
 use crate::layouter::Engine;
 use crate::layouter::controller::Controller;
 use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{LayouterHandle, LayouterMessage};
-use crate::rt::Inbox;
 use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::command::Command;
 use crate::state::name::{Hostname, StreamName};
-use crate::writer::CoreMessage;
 
 /// Questions that may wait: each takes milliseconds, a few of them seconds.
 const WAITING_MAX: usize = 256;
@@ -90,10 +87,12 @@ pub struct Supposition {
     pub query: Box<str>,
 }
 
+/// Takes the answer, on the desk's thread.
+pub type OnAnswer = Box<dyn FnOnce(Result<Vec<u8>, ApiError>) + Send>;
+
 struct Inquiry {
     question: Question,
-    core: usize,
-    ticket: Ticket,
+    on_answer: OnAnswer,
 }
 
 /// Where io cores hand in questions.
@@ -104,14 +103,11 @@ pub struct Desk {
 
 impl Desk {
     /// Starts the thread.
-    pub fn start(
-        layouter: LayouterHandle,
-        cores: Vec<Arc<Inbox<CoreMessage>>>,
-    ) -> std::io::Result<Self> {
+    pub fn start(layouter: LayouterHandle) -> std::io::Result<Self> {
         let (sender, inquiries) = bounded(WAITING_MAX);
         thread::Builder::new()
             .name("desk".into())
-            .spawn(move || serve(&inquiries, &layouter, &cores))?;
+            .spawn(move || serve(&inquiries, &layouter))?;
         Ok(Self { inquiries: sender })
     }
 
@@ -122,11 +118,10 @@ impl Desk {
         }
     }
 
-    pub fn ask(&self, question: Question, core: usize, ticket: Ticket) -> Result<(), ApiError> {
+    pub fn ask(&self, question: Question, on_answer: OnAnswer) -> Result<(), ApiError> {
         let inquiry = Inquiry {
             question,
-            core,
-            ticket,
+            on_answer,
         };
         self.inquiries
             .try_send(inquiry)
@@ -163,16 +158,11 @@ fn look(layouter: &LayouterHandle) -> Result<Snapshot, ApiError> {
     }
 }
 
-fn serve(
-    inquiries: &Receiver<Inquiry>,
-    layouter: &LayouterHandle,
-    cores: &[Arc<Inbox<CoreMessage>>],
-) {
+fn serve(inquiries: &Receiver<Inquiry>, layouter: &LayouterHandle) {
     let mut answers = Answers::default();
     for Inquiry {
         question,
-        core,
-        ticket,
+        on_answer,
     } in inquiries
     {
         // A question that brings down its answerer is one request's trouble, not the server's.
@@ -180,7 +170,7 @@ fn serve(
             answer(question, layouter, &mut answers)
         }))
         .unwrap_or_else(|_| Err(ApiError::internal("layout-desk")));
-        cores[core].push(CoreMessage::Answered { ticket, outcome });
+        on_answer(outcome);
     }
 }
 

@@ -9,18 +9,25 @@ pub mod desk;
 mod explain;
 pub mod preview;
 
+use std::time::Duration;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::desk::{Question, Supposition, layouter_disabled};
-use super::{Call, Outcome};
+use super::ANSWER_WAIT_MAX;
+use super::call::{Call, Context, Outcome, Pending, Step};
+use super::shared::ApiSettings;
+use crate::core::message::Reply;
 use crate::error::{self, ApiError};
+use crate::http::Response;
 use crate::query::{Query, pairs};
+use crate::state::State;
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, streamer_patch};
 
 /// Refuses at once what a layouter that is switched off cannot answer.
 fn demand_layouter(call: &Call<'_>) -> Result<(), ApiError> {
-    let config = call.core.shared().running.config();
+    let config = call.shared.running.config();
     if config.settings.layouter.enabled {
         Ok(())
     } else {
@@ -55,14 +62,14 @@ pub fn preview_stream(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let patch = StreamPatch::from_body(call.json()?, &name, "")?;
     let commands = vec![Command::SaveStream { name, patch }];
     let asked = supposition(call, &preview::LAYOUTS, commands)?;
-    Ok(Outcome::AskLayouter(Question::Layouts(asked)))
+    Ok(whatif(Question::Layouts(asked)))
 }
 
 pub fn preview_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let items = stream_items(call.json()?)?;
     let commands = vec![Command::SaveStreams { items }];
     let asked = supposition(call, &preview::LAYOUTS, commands)?;
-    Ok(Outcome::AskLayouter(Question::Layouts(asked)))
+    Ok(whatif(Question::Layouts(asked)))
 }
 
 pub fn preview_streamer(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -70,25 +77,25 @@ pub fn preview_streamer(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let patch = streamer_patch(call.json()?, &hostname, "")?;
     let commands = vec![Command::SaveStreamer { hostname, patch }];
     let asked = supposition(call, &preview::LOADS, commands)?;
-    Ok(Outcome::AskLayouter(Question::Loads(asked)))
+    Ok(whatif(Question::Loads(asked)))
 }
 
 pub fn preview_streamers(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let items = streamer_items(call.json()?)?;
     let commands = vec![Command::SaveStreamers { items }];
     let asked = supposition(call, &preview::LOADS, commands)?;
-    Ok(Outcome::AskLayouter(Question::Loads(asked)))
+    Ok(whatif(Question::Loads(asked)))
 }
 
 pub fn preview_cluster(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let events = preview::Supposed::from_body(call.json()?)?;
     demand_layouter(call)?;
-    Ok(Outcome::AskLayouter(Question::Cluster(events)))
+    Ok(whatif(Question::Cluster(events)))
 }
 
 pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {
     demand_layouter(call)?;
-    Ok(Outcome::AskLayouter(Question::Capacity))
+    Ok(whatif(Question::Capacity))
 }
 
 pub fn explain(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -97,7 +104,7 @@ pub fn explain(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(stream_not_found());
     }
     demand_layouter(call)?;
-    Ok(Outcome::AskLayouter(Question::Explain(name)))
+    Ok(whatif(Question::Explain(name)))
 }
 
 /// Whether a list is to show what is computed only on demand. What cannot be read is left to whoever reads the whole query.
@@ -121,6 +128,53 @@ pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiErro
             .with("maximum", explain::DECISIONS_LIMIT_MAX));
     }
     Ok(())
+}
+
+/// Adds to a page of streams every node's decision about each.
+pub fn with_decisions(page: Response, _: &State) -> Result<Response, Box<dyn Pending>> {
+    let page = Box::from(page.body.bytes());
+    Err(Box::new(WhatIf {
+        question: Some(Question::Decisions { page }),
+    }))
+}
+
+fn whatif(question: Question) -> Outcome {
+    Outcome::Pending(Box::new(WhatIf {
+        question: Some(question),
+    }))
+}
+
+/// A question to the layouter.
+struct WhatIf {
+    question: Option<Question>,
+}
+
+impl Pending for WhatIf {
+    fn wait(&self, _: &ApiSettings) -> Duration {
+        ANSWER_WAIT_MAX
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        let question = self.question.take().expect("it is started once");
+        let completion = context.completion(0);
+        let reply = Box::new(move |answer| completion.send(Reply::Body(answer)));
+        match context.shared.desk.ask(question, reply) {
+            Ok(()) => Step::Wait,
+            Err(error) => error.into(),
+        }
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
+        match reply {
+            Reply::Body(Ok(body)) => Step::Done(Response::json(200, body)),
+            Reply::Body(Err(error)) => error.into(),
+            _ => Step::Wait,
+        }
+    }
+
+    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
+        error::TIMED_OUT.error().into()
+    }
 }
 
 /// The collection whose keys the items of a preview name.

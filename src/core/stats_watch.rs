@@ -1,4 +1,4 @@
-//! Lists that wait for what streamers report.
+//! Which cores have parked lists that depend on reports.
 //!
 //! A parked list whose answer depends on `stats` is not found by commits, because reports are none. So each core that has such lists looks at them
 //! again when something was reported or an agent came or went. It is told once however much is reported, and rests between two looks in proportion
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::core::message::CoreMessage;
 use crate::rt::Inbox;
-use crate::writer::CoreMessage;
 
 /// Shortest pause between two looks.
 const REST_MIN: Duration = Duration::from_millis(200);
@@ -18,7 +18,7 @@ const REST_MIN: Duration = Duration::from_millis(200);
 const REST_TIMES: u32 = 9;
 
 /// Whether the cores want to hear of reports.
-pub struct Watches {
+pub struct StatsWatches {
     /// What was reported so far.
     reports: AtomicU64,
     cores: Box<[Watch]>,
@@ -32,7 +32,7 @@ struct Watch {
     told: AtomicBool,
 }
 
-impl Watches {
+impl StatsWatches {
     pub fn new(cores: usize) -> Self {
         Self {
             reports: AtomicU64::new(0),
@@ -40,7 +40,7 @@ impl Watches {
         }
     }
 
-    /// How much was reported. Read before looking, and given to [`Watches::park`] when nothing was found.
+    /// How much was reported. Read before looking, and given to [`StatsWatches::park`] when nothing was found.
     pub fn count(&self) -> u64 {
         self.reports.load(Ordering::SeqCst)
     }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn cores_that_wait_for_reports_are_told_once_until_they_look() {
-        let watches = Watches::new(2);
+        let watches = StatsWatches::new(2);
         let inboxes = [Arc::new(Inbox::new()), Arc::new(Inbox::new())];
         watches.reported(&inboxes);
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_reported_between_looking_and_parking_is_told() {
-        let watches = Watches::new(1);
+        let watches = StatsWatches::new(1);
         let inboxes = [Arc::new(Inbox::new())];
         let seen = watches.count();
         watches.reported(&inboxes);

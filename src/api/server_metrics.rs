@@ -1,70 +1,25 @@
-//! The server's own numbers, as metrics whose names begin with `weir_`.
+//! The server's own metrics; their names begin with `weir_`.
 //!
-//! Every core counts for itself and is asked when somebody reads: a [`Gathering`] goes to all of them and comes back to the one that asked.
-//! What the writer counts is read where it stands.
+//! Every core counts for itself, and its counters are added here. The writer's are read where they stand.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
-
-use super::Shared;
-use crate::http::{Counters, Ticket};
+use super::shared::Shared;
+use crate::core::metrics::CoreMetrics;
 use crate::metrics::{Exposition, Kind, Process};
 use crate::state::State;
 use crate::state::entity::KINDS;
 
-/// What one core counted.
-#[derive(Debug, Clone)]
-pub struct CoreCounts {
-    pub http: Counters,
-    /// Answers by the first digit of their status, 1 to 5.
-    pub answers: [u64; 5],
-    pub parked: u64,
+/// The exposition that begins with `text`.
+pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &State) -> String {
+    let mut out = text;
+    write_edge(cores, &mut out);
+    write_store(shared, state, &mut out);
+    shared.layouter_metrics.write_metrics(&mut out);
+    Process::read().write(&mut out);
+    out.finish()
 }
 
-/// A question to every core, and their answers.
-pub struct Gathering {
-    pub ticket: Ticket,
-    /// The core that asked.
-    pub asker: usize,
-    text: Mutex<Option<Exposition>>,
-    counts: Mutex<Vec<CoreCounts>>,
-    missing: AtomicUsize,
-}
-
-impl Gathering {
-    /// `text` is what was written so far.
-    pub fn new(ticket: Ticket, asker: usize, cores: usize, text: Exposition) -> Arc<Self> {
-        Arc::new(Self {
-            ticket,
-            asker,
-            text: Mutex::new(Some(text)),
-            counts: Mutex::new(Vec::with_capacity(cores)),
-            missing: AtomicUsize::new(cores),
-        })
-    }
-
-    /// One core has answered; true if it was the last.
-    pub fn put(&self, counts: CoreCounts) -> bool {
-        self.counts.lock().push(counts);
-        self.missing.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-
-    /// The whole text, once all have answered.
-    pub fn finish(&self, shared: &Shared, state: &State) -> String {
-        let mut out = self.text.lock().take().unwrap_or_default();
-        let counts = self.counts.lock();
-        write_edge(&counts, &mut out);
-        write_store(shared, state, &mut out);
-        shared.layouter_metrics.write_metrics(&mut out);
-        Process::read().write(&mut out);
-        out.finish()
-    }
-}
-
-fn write_edge(cores: &[CoreCounts], out: &mut Exposition) {
-    let sum = |of: fn(&CoreCounts) -> u64| cores.iter().map(of).sum::<u64>();
+fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
+    let sum = |of: fn(&CoreMetrics) -> u64| cores.iter().map(of).sum::<u64>();
     let (counter, gauge) = (Kind::Counter, Kind::Gauge);
     let mut answers = out.family(
         "weir_http_responses",
@@ -76,7 +31,7 @@ fn write_edge(cores: &[CoreCounts], out: &mut Exposition) {
         let all = cores.iter().map(|core| core.answers[i]).sum::<u64>();
         answers.sample(&[("class", class)], all);
     }
-    type Count = fn(&CoreCounts) -> u64;
+    type Count = fn(&CoreMetrics) -> u64;
     let numbers: [(&'static str, Kind, &str, &str, Count); 15] = [
         (
             "weir_http_requests",

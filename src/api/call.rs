@@ -1,0 +1,349 @@
+//! What a handler is given, and what it decides.
+//!
+//! A handler reads a [`Call`] and returns an [`Outcome`]; it never waits and changes nothing. What is
+//! to wait is a parked poll or a [`Pending`] request, which the core keeps until its answer is there.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::auth::Caller;
+use super::control::NewConnection;
+use super::endpoint::Endpoint;
+use super::session_auth::Compiled;
+use super::shared::{ApiSettings, Shared};
+use super::stream::Around;
+use crate::access::rights::Visibility;
+use crate::core::message::{Completion, Reply};
+use crate::error::ApiError;
+use crate::feed::{NodePoll, Subject};
+use crate::fleet::stats::View;
+use crate::http::{Coding, Request, Response, Ticket, Upgrade};
+use crate::json::{self, Value};
+use crate::outbound::{CancelToken, OutboundCall};
+use crate::query::Query;
+use crate::state::State;
+use crate::state::command::{AuditedCommand, Command, EntitySave};
+use crate::state::entity::Kind;
+use crate::state::event::{Audit, EntityType};
+use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
+
+/// A state as one core holds it. Counting references to the published one would have all cores fight
+/// over a cache line with every request; this count is the core's own.
+pub type LocalState = Rc<Arc<State>>;
+
+/// One authorised request on its way to a handler.
+pub struct Call<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub state: &'a LocalState,
+    /// What this core keeps between requests.
+    pub local: &'a CoreLocal,
+    pub request: &'a Request<'a>,
+    pub endpoint: &'static Endpoint,
+    /// The decoded value of the path's parameter.
+    pub parameter: &'a str,
+    pub caller: &'a Caller,
+    /// The core of the connection, and what the answer is owed to.
+    pub core: usize,
+    pub ticket: Ticket,
+}
+
+impl Call<'_> {
+    pub fn stream_name(&self) -> Result<StreamName, ApiError> {
+        StreamName::parse(self.parameter).map_err(bad_stream_name)
+    }
+
+    pub fn hostname(&self) -> Result<Hostname, ApiError> {
+        Hostname::parse(self.parameter).map_err(bad_hostname)
+    }
+
+    /// The current reports of streamers.
+    pub fn fleet(&self) -> View<'_> {
+        self.shared.fleet.view(Instant::now())
+    }
+
+    pub fn json(&self) -> Result<Value, ApiError> {
+        json::parse(self.request.body).map_err(|error| {
+            ApiError::bad_body(error.pointer, error.code, error.title).with("offset", error.offset)
+        })
+    }
+
+    /// Whether secrets are hidden from the caller even on the entity itself.
+    pub fn masks(&self) -> bool {
+        !self.caller.sees_secrets()
+    }
+
+    /// Which entities of a collection the caller may see.
+    pub fn visible(&self, collection: &'static str) -> Visibility {
+        match self.caller {
+            Caller::Token(token) => Visibility::of(&token.rights, collection),
+            _ => Visibility::ALL,
+        }
+    }
+
+    /// What is known of streams besides their records.
+    pub fn around(&self) -> Around<'_> {
+        self.shared.around(self.state, self.fleet())
+    }
+
+    /// The coding of bodies that are cached encoded.
+    pub fn coding(&self) -> Option<Coding> {
+        self.request.headers.accepts().best()
+    }
+
+    /// The text of a header field, cut to 256 bytes.
+    pub fn header_text(&self, field: &str) -> Option<Box<str>> {
+        const TEXT_BYTES_MAX: usize = 256;
+        let value = std::str::from_utf8(self.request.headers.get(field)?).ok()?;
+        Some(value[..value.floor_char_boundary(TEXT_BYTES_MAX)].into())
+    }
+
+    /// The trace id that the caller gave, or a new one.
+    pub fn trace_id(&self) -> Box<str> {
+        self.header_text("x-trace-id")
+            .unwrap_or_else(|| self.local.new_trace_id())
+    }
+
+    /// The name under which the caller is recorded.
+    pub fn user(&self) -> Box<str> {
+        let authorization = self.request.headers.authorization();
+        self.shared.auth.user(self.caller, authorization)
+    }
+
+    /// Who requests a change, for the event log.
+    pub fn audit(&self, command: Option<&Command>) -> Audit {
+        let path = self.request.path;
+        Audit {
+            operation: self.endpoint.id,
+            path: Box::from(&path[..path.floor_char_boundary(1024)]),
+            entity: command.and_then(|command| self.audited_entity(command)),
+            originator: self.header_text("x-originator"),
+            trace_id: self.trace_id(),
+            user: self.user(),
+            ip: self.request.peer,
+            user_agent: self.header_text("user-agent"),
+            received: Instant::now(),
+        }
+    }
+
+    pub fn audited(&self, command: Command) -> AuditedCommand {
+        AuditedCommand {
+            audit: Some(Box::new(self.audit(Some(&command)))),
+            command,
+        }
+    }
+
+    fn audited_entity(&self, command: &Command) -> Option<(EntityType, Box<str>)> {
+        match command {
+            Command::SaveStream { name, .. } | Command::DeleteStream { name } => {
+                Some((EntityType::Stream, Box::from(name.as_str())))
+            }
+            Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
+                Some((EntityType::Streamer, Box::from(hostname.as_str())))
+            }
+            Command::SaveEntity(EntitySave { kind, .. })
+            | Command::SaveAgent {
+                save: EntitySave { kind, .. },
+                ..
+            }
+            | Command::DeleteEntity { kind, .. }
+                if *kind == Kind::Agent =>
+            {
+                Some((EntityType::Agent, Box::from(self.parameter)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What one core keeps for its handlers. Never shared between cores.
+#[derive(Default)]
+pub struct CoreLocal {
+    /// The compiled rules of saved authorization backends.
+    pub compiled: RefCell<Compiled>,
+    pub refusals: RefCell<super::control::Refusals>,
+    ids: RefCell<TraceIds>,
+}
+
+impl CoreLocal {
+    /// A version 4 UUID, unique per core; not unguessable.
+    pub fn new_trace_id(&self) -> Box<str> {
+        uuid(self.ids.borrow_mut().next_number())
+    }
+
+    /// A number that differs each time; not unguessable.
+    pub fn random(&self) -> u64 {
+        self.ids.borrow_mut().next_number() as u64
+    }
+}
+
+struct TraceIds {
+    seed: u128,
+    count: u64,
+}
+
+impl Default for TraceIds {
+    fn default() -> Self {
+        let mut seed = [0; 16];
+        // Without randomness ids are unique on this core only, which is all that a log needs.
+        let _ = getrandom::fill(&mut seed);
+        Self {
+            seed: u128::from_le_bytes(seed),
+            count: 0,
+        }
+    }
+}
+
+impl TraceIds {
+    fn next_number(&mut self) -> u128 {
+        self.count += 1;
+        xxhash_rust::xxh3::xxh3_128_with_seed(&self.seed.to_le_bytes(), self.count)
+    }
+}
+
+/// A version 4 UUID of these bits.
+pub fn uuid(bits: u128) -> Box<str> {
+    let uuid = uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid();
+    uuid.hyphenated().to_string().into()
+}
+
+/// What a handler decided.
+pub enum Outcome {
+    Reply(Response),
+    Command(Command),
+    List(ListRequest),
+    /// A streamer already has the current configuration of its node.
+    Park {
+        hostname: Hostname,
+        poll: NodePoll,
+        wait: Duration,
+    },
+    Pending(Box<dyn Pending>),
+    /// The connection carries the lines of an agent from here on.
+    Upgrade {
+        upgrade: Upgrade,
+        connection: NewConnection,
+    },
+}
+
+/// A list to be made in slices between other requests.
+pub struct ListRequest {
+    pub of: Collection,
+    pub query: Query,
+    /// An empty list is parked this long, until something matches.
+    pub wait: Option<Duration>,
+    /// All pages come from this state: a list that is sent completely or not at all.
+    pub snapshot: Option<LocalState>,
+    pub complete: Option<CompletePage>,
+}
+
+impl ListRequest {
+    pub fn new(of: Collection, query: Query) -> Self {
+        Self {
+            of,
+            query,
+            wait: None,
+            snapshot: None,
+            complete: None,
+        }
+    }
+}
+
+/// Adds to a finished page what has to be asked elsewhere: the page, or the request that waits for it.
+pub type CompletePage = fn(Response, &State) -> Result<Response, Box<dyn Pending>>;
+
+/// The entities that a list is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Collection {
+    Streams,
+    Streamers,
+    Entities(Kind),
+    ExternalEpisodes,
+    Events,
+}
+
+impl Collection {
+    /// Which commits can change the list.
+    pub fn subject(self) -> Subject {
+        match self {
+            Self::Streams => Subject::Streams,
+            Self::Streamers => Subject::Streamers,
+            Self::Entities(kind) => Subject::Entities(kind),
+            Self::ExternalEpisodes => Subject::Entities(Kind::Episode),
+            Self::Events => Subject::Events,
+        }
+    }
+}
+
+/// A request that is answered later: by other servers, another thread, another core, or in slices.
+///
+/// The core keeps it in one table, ends it when its caller loses the right to it, and drops it when its
+/// client leaves. Dropping must cancel what is under way.
+pub trait Pending {
+    /// Longest wait for the answer.
+    fn wait(&self, settings: &ApiSettings) -> Duration;
+
+    /// Sends what the answer depends on.
+    fn start(&mut self, context: &Context<'_>) -> Step;
+
+    /// Does some more after [`Step::Continue`].
+    fn resume(&mut self, _context: &Context<'_>) -> Step {
+        Step::Wait
+    }
+
+    /// Takes one reply; `part` is the number with which it was asked for.
+    fn on_reply(&mut self, part: usize, reply: Reply, context: &Context<'_>) -> Step;
+
+    /// Whether it ends when its caller loses the right to it. Not if it is decided: a change is answered.
+    fn ends_with_right(&self) -> bool {
+        true
+    }
+
+    /// The answer when the wait is over.
+    fn on_timeout(&mut self, context: &Context<'_>) -> Response;
+}
+
+/// What a pending request needs next.
+pub enum Step {
+    /// A reply.
+    Wait,
+    /// To go on after other requests of the core.
+    Continue,
+    Done(Response),
+    /// A change, whose reply is the answer.
+    Command(AuditedCommand),
+}
+
+impl From<ApiError> for Step {
+    fn from(error: ApiError) -> Self {
+        Self::Done(error.into())
+    }
+}
+
+/// What a pending request may use.
+pub struct Context<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub state: &'a LocalState,
+    pub core: usize,
+    pub ticket: Ticket,
+}
+
+impl Context<'_> {
+    /// Where the reply to a part of this request is sent, from any thread.
+    pub fn completion(&self, part: usize) -> Completion {
+        Completion {
+            inbox: self.shared.cores[self.core].clone(),
+            ticket: self.ticket,
+            part,
+        }
+    }
+
+    /// Calls another server.
+    pub fn call(&self, part: usize, call: OutboundCall, cancel: &CancelToken) {
+        let completion = self.completion(part);
+        let deliver = move |result| completion.send(Reply::Call(result));
+        let outbound = &self.shared.outbound;
+        outbound.call(call, cancel.clone(), Box::new(deliver));
+    }
+}

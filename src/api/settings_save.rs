@@ -1,0 +1,136 @@
+//! A change of settings: the file, the values in force, and its event in the log.
+//!
+//! Made on a thread of its own, because files are slow. A journal makes the change and its event one
+//! thing over a crash.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use super::ANSWER_WAIT_MAX;
+use super::call::{Context, Pending, Step};
+use super::shared::{ApiSettings, Shared};
+use crate::config::SettingChanges;
+use crate::config::journal::{JournalEntry, JournalGuard};
+use crate::core::message::{CoreMessage, Reply};
+use crate::error::{self, ApiError};
+use crate::http::Response;
+use crate::state::command::Command;
+use crate::state::event::{Audit, NewEvent};
+use crate::writer::{Envelope, ReplyTo};
+
+/// A change of settings on its way to the file.
+pub struct SettingsSave {
+    change: Option<(SettingChanges, Audit)>,
+}
+
+impl SettingsSave {
+    pub fn new(changes: SettingChanges, audit: Audit) -> Self {
+        Self {
+            change: Some((changes, audit)),
+        }
+    }
+}
+
+impl Pending for SettingsSave {
+    fn wait(&self, _: &ApiSettings) -> Duration {
+        ANSWER_WAIT_MAX
+    }
+
+    /// It may replace the very credentials that it was requested with.
+    fn ends_with_right(&self) -> bool {
+        false
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        let (changes, audit) = self.change.take().expect("it is started once");
+        let (shared, completion) = (context.shared.clone(), context.completion(0));
+        let started = std::thread::Builder::new()
+            .name("settings".into())
+            .spawn(move || completion.send(Reply::Body(save_settings(&shared, &changes, &audit))));
+        match started {
+            Ok(_) => Step::Wait,
+            Err(error) => {
+                tracing::warn!(%error, "cannot start the thread for a change of settings");
+                let title = "The server has no resources for another thread; nothing was changed";
+                error::OVERLOADED.titled(title).into()
+            }
+        }
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
+        match reply {
+            Reply::Body(Ok(body)) => Step::Done(Response::json(200, body)),
+            Reply::Body(Err(error)) => error.into(),
+            _ => Step::Wait,
+        }
+    }
+
+    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
+        error::TIMED_OUT.error().into()
+    }
+}
+
+/// Changes settings; returns the body of the answer. Blocks.
+fn save_settings(
+    shared: &Shared,
+    changes: &SettingChanges,
+    audit: &Audit,
+) -> Result<Vec<u8>, ApiError> {
+    let journal = shared.settings_journal.lock();
+    let revision = shared.published.state().load().revision();
+    let begun = Cell::new(false);
+    let begin = |before: &str, after: &str| {
+        journal.begin(JournalEntry::new(before, after, revision, audit.event(200)))?;
+        begun.set(true);
+        Ok(())
+    };
+    let saved = shared.running.save(changes, begin).inspect_err(|_| {
+        if begun.get()
+            && let Err(error) = journal.withdraw()
+        {
+            tracing::warn!(
+                %error,
+                "cannot remove a failed change from the settings journal; its event may be logged at the next start"
+            );
+        }
+    });
+    let saved = saved.map_err(|error| super::config::refused(&error))?;
+    if saved.rotated {
+        // The new credentials are in force.
+        for inbox in &shared.cores {
+            inbox.push(CoreMessage::CredentialsReplaced);
+        }
+    }
+    // The settings are saved, even if their event cannot be logged yet.
+    let state = shared.published.state().load_full();
+    log_settings(shared, &journal, journal.unlogged(&state));
+    Ok(super::config::render(shared, false).to_text().into_bytes())
+}
+
+/// Appends the events of the journal to the event log. After an error they stay in the journal for the
+/// next change or the next start.
+pub fn log_settings(
+    shared: &Shared,
+    journal: &JournalGuard<'_>,
+    unlogged: std::io::Result<Vec<NewEvent>>,
+) {
+    let log = |events: Vec<NewEvent>| {
+        if !events.is_empty() {
+            let (replies, logged) = crossbeam_channel::bounded(1);
+            let note = Envelope {
+                command: Command::AppendEvents { events }.into(),
+                reply_to: ReplyTo::Thread { replies, id: 0 },
+            };
+            let why = |error: ApiError| error.items[0].title.to_string();
+            shared.commands.send(note).map_err(why)?;
+            let logged = logged.recv_timeout(ANSWER_WAIT_MAX / 2);
+            let (_, outcome) = logged.map_err(|error| error.to_string())?;
+            outcome.map_err(why)?;
+        }
+        journal.clear().map_err(|error| error.to_string())
+    };
+    let logged = unlogged.map_err(|error| error.to_string()).and_then(log);
+    if let Err(error) = logged {
+        tracing::warn!(%error, "cannot log a change of settings; retrying with the next change");
+    }
+}

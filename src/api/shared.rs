@@ -1,0 +1,146 @@
+//! What all io cores share: the published state, the ways to the other threads, settings, identity.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::auth::Auth;
+use super::config_external::Walks;
+use super::layout::desk::Desk;
+use super::stream::Around;
+use crate::access::geo::Countries;
+use crate::access::sessions::Sessions;
+use crate::agents::messages::Agents;
+use crate::config::journal::Journal;
+use crate::config::running::Running;
+use crate::core::message::CoreMessage;
+use crate::core::stats_watch::StatsWatches;
+use crate::feed::rendered::RenderedCache;
+use crate::fleet::stats::{FleetStats, View};
+use crate::layouter::metrics::LayouterMetrics;
+use crate::layouter::thread::LayouterHandle;
+use crate::outbound::Outbound;
+use crate::rt::Inbox;
+use crate::state::State;
+use crate::writer::{Commands, Published};
+
+/// Settings that handlers read.
+pub struct ApiSettings {
+    pub poll_wait_max: Duration,
+    /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
+    pub streams_limit: usize,
+    /// How long the HTTP backends of an authorization backend may take, all together.
+    pub auth_backend_timeout: Duration,
+    /// How long an operator waits for an agent.
+    pub agent_command_wait: Duration,
+    /// How long an agent may say nothing.
+    pub agent_silence_max: Duration,
+}
+
+/// What all cores share.
+pub struct Shared {
+    pub published: Arc<Published>,
+    pub commands: Commands,
+    pub auth: Auth,
+    pub rendered: Arc<RenderedCache>,
+    pub walks: Walks,
+    /// What streamers reported last.
+    pub fleet: FleetStats,
+    pub layouter: LayouterHandle,
+    pub layouter_metrics: Arc<LayouterMetrics>,
+    pub desk: Desk,
+    pub settings: ApiSettings,
+    /// Settings that can change.
+    pub running: Running,
+    pub settings_journal: Journal,
+    pub data_dir: PathBuf,
+    /// Names this installation, and this run of it. UUIDs.
+    pub server_id: Box<str>,
+    pub run_id: Box<str>,
+    pub started_at_seconds: u64,
+    pub draining: AtomicBool,
+    pub outbound: Outbound,
+    pub sessions: Sessions,
+    pub countries: Countries,
+    pub agents: Agents,
+    /// Which cores have lists that wait for reports.
+    pub watches: StatsWatches,
+    /// How cores tell each other things.
+    pub cores: Vec<Arc<Inbox<CoreMessage>>>,
+    /// The name of this server.
+    pub hostname: Box<str>,
+}
+
+impl Shared {
+    /// Streamers or agents are seen in another way than before: lists that wait for that look again.
+    pub fn reported(&self) {
+        self.watches.reported(&self.cores);
+    }
+
+    pub fn around<'a>(&'a self, state: &'a State, fleet: View<'a>) -> Around<'a> {
+        Around {
+            state,
+            fleet,
+            presences: &self.agents.presence,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::api::uuid;
+    use crate::outbound::EgressPolicy;
+    use crate::state::node::RenderSettings;
+    use crate::writer::{StateMachine, Writer};
+
+    /// What the cores of a server would share whose writer never runs.
+    pub(crate) fn shared() -> Arc<Shared> {
+        let state = Arc::new(State::new(1, RenderSettings::default()));
+        let published = Arc::new(Published::new(state.clone()));
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = weir_storage::Options::default();
+        let (store, _) = weir_storage::Store::open(directory.path(), &options).expect("a store");
+        let (_, commands, _) =
+            Writer::new(StateMachine::new(state, store), published.clone(), vec![]);
+        Arc::new(Shared {
+            published,
+            commands,
+            auth: Auth::new("k", None),
+            rendered: Arc::new(RenderedCache::new(1 << 20)),
+            walks: Walks::default(),
+            fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
+            layouter: crate::layouter::thread::channel().0,
+            layouter_metrics: Arc::default(),
+            desk: Desk::closed(),
+            settings: ApiSettings {
+                poll_wait_max: Duration::from_secs(1),
+                streams_limit: 0,
+                auth_backend_timeout: Duration::from_secs(1),
+                agent_command_wait: Duration::from_secs(1),
+                agent_silence_max: Duration::from_mins(1),
+            },
+            running: Running::new(
+                crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new())
+                    .expect("defaults are good"),
+                crate::config::Secret::new("k"),
+            ),
+            settings_journal: Journal::new(directory.path()),
+            data_dir: PathBuf::new(),
+            server_id: uuid(1),
+            run_id: uuid(2),
+            started_at_seconds: 0,
+            draining: AtomicBool::new(false),
+            outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
+            sessions: Sessions::new(1 << 20),
+            countries: Countries::default(),
+            agents: Agents::new().expect("there is randomness"),
+            watches: StatsWatches::new(1),
+            cores: Vec::new(),
+            hostname: Box::from("here"),
+        })
+    }
+}

@@ -1,0 +1,355 @@
+//! The control connections of one core: their sessions, lines, commands and ends.
+//!
+//! A connection lives on the core that accepted it. Commands come as messages from the core of the
+//! request; the reply goes back there. An agent is sent to the streamer that its layout names, and again
+//! when a commit changes that.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Core, YieldBudget};
+use crate::agents::messages::{Asker, Message};
+use crate::agents::protocol::{self, Fact, Reason, Reply as AgentReply, Session};
+use crate::agents::registry::Presence;
+use crate::api::agent::offline;
+use crate::api::call::Call;
+use crate::api::control::{NewConnection, append_event, digest, secret_of, streampoint};
+use crate::api::now_ms;
+use crate::core::message::{CoreMessage, Reply};
+use crate::error::{self, ApiError};
+use crate::feed::Commit;
+use crate::http::{Ended, Lines, Ticket};
+use crate::state::State;
+use crate::state::entity::{Key, Kind};
+use crate::state::event::{EntityType, NewEvent};
+
+/// The control connections of one core.
+#[derive(Default)]
+pub struct Control {
+    sessions: HashMap<Ticket, ControlSession>,
+    /// The newest connection of each agent on this core.
+    by_id: HashMap<Arc<str>, Ticket>,
+}
+
+/// One control connection.
+struct ControlSession {
+    session: Session<Asker>,
+    presence: Arc<Presence>,
+    /// Of the key that the agent proved to know.
+    key_digest: [u8; 32],
+    /// The streamer its layout names, whether or not agents can be sent there.
+    host: Option<Box<str>>,
+}
+
+impl Core {
+    /// Registers a control connection; an older one of the same agent is ended.
+    pub(super) fn open_control(&self, call: &Call<'_>, connection: NewConnection, greeting: usize) {
+        let NewConnection {
+            id,
+            key_digest,
+            host,
+        } = connection;
+        let (id, now_ms) = (&*id, now_ms());
+        let registry = &self.shared.agents.presence;
+        let peer = call.request.peer;
+        let (presence, replaced) = registry.connect(id, self.index, call.ticket, peer, now_ms);
+        if let Some(old) = replaced {
+            self.send_to_core(
+                old.core,
+                Message::Disconnect {
+                    to: old.ticket,
+                    session: old.session,
+                    reason: Reason::Replaced,
+                    asker: None,
+                },
+            );
+        }
+        let mut control = self.control.borrow_mut();
+        control.by_id.insert(presence.id.clone(), call.ticket);
+        control.sessions.insert(
+            call.ticket,
+            ControlSession {
+                session: Session::default(),
+                presence: presence.clone(),
+                key_digest,
+                host,
+            },
+        );
+        append_event(
+            &self.shared,
+            NewEvent::new("agent_connected").entity(EntityType::Agent, id),
+        );
+        self.shared.reported();
+        presence.sent(greeting);
+    }
+
+    fn send_to_core(&self, core: usize, message: Message) {
+        if let Some(inbox) = self.shared.cores.get(core) {
+            inbox.push(CoreMessage::Agent(message));
+        }
+    }
+
+    fn reply_to_request(&self, asker: Asker, answer: Result<AgentReply, ApiError>) {
+        if let Some(inbox) = self.shared.cores.get(asker.core) {
+            inbox.push(CoreMessage::Completed {
+                ticket: asker.ticket,
+                part: 0,
+                reply: Reply::Agent(answer),
+            });
+        }
+    }
+
+    /// A command for an agent whose connection lives on this core.
+    pub(super) fn on_agent_message(&self, message: Message) {
+        match message {
+            Message::Ask {
+                to,
+                session,
+                request,
+                asker,
+            } => {
+                let mut control = self.control.borrow_mut();
+                let Some(held) = control.held(to, session) else {
+                    return self.reply_to_request(asker, Err(offline()));
+                };
+                let now_ms = now_ms();
+                let until_ms = now_ms + self.shared.settings.agent_command_wait.as_millis() as u64;
+                let mut line = Vec::new();
+                match held
+                    .session
+                    .ask(request, asker, now_ms, until_ms, &mut line)
+                {
+                    Ok(()) => {
+                        held.presence.sent(line.len());
+                        drop(control);
+                        // If the connection is over, the request is answered at its end.
+                        self.connections.send_line(to, &line);
+                    }
+                    Err(asker) => self.reply_to_request(asker, Err(busy())),
+                }
+            }
+            Message::Disconnect {
+                to,
+                session,
+                reason,
+                asker,
+            } => {
+                let there = self.control.borrow_mut().held(to, session).is_some();
+                if there {
+                    self.end_control(to, reason);
+                }
+                if let Some(asker) = asker {
+                    let answer = if there {
+                        Ok(AgentReply::Done)
+                    } else {
+                        Err(offline())
+                    };
+                    self.reply_to_request(asker, answer);
+                }
+            }
+        }
+    }
+
+    /// A line of an agent.
+    pub(super) fn on_agent_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        let mut control = self.control.borrow_mut();
+        let Some(held) = control.sessions.get_mut(&ticket) else {
+            return Lines::End;
+        };
+        let (begin, now_ms) = (out.len(), now_ms());
+        held.presence.received(line.len() + 1);
+        let effect = held.session.line(line, now_ms, out);
+        let mut replied = None;
+        let went = |held: &ControlSession, alive: bool| {
+            if let Some(host) = &held.host {
+                held.presence.set_streampoint(host, alive, now_ms);
+            }
+        };
+        match effect.fact {
+            None | Some(Fact::Goodbye) => {}
+            Some(Fact::Hello(description)) => {
+                held.presence.describe(description);
+                self.send_to_streamer(held, &self.state(), now_ms, out);
+            }
+            Some(Fact::Described(description)) => held.presence.describe(description),
+            Some(Fact::Counted(counters)) => held.presence.count(counters),
+            Some(Fact::StreampointUp) => went(held, true),
+            Some(Fact::StreampointDown | Fact::StreampointFailed(_)) => went(held, false),
+            Some(Fact::Replied { token, reply, .. }) => replied = Some((token, reply)),
+        }
+        held.presence.sent(out.len() - begin);
+        drop(control);
+        if let Some((asker, reply)) = replied {
+            self.reply_to_request(asker, Ok(reply));
+        }
+        match effect.ends {
+            Some(_) => Lines::End,
+            None => Lines::Continue,
+        }
+    }
+
+    /// Sends an agent where its layout says, if it is not there.
+    fn send_to_streamer(
+        &self,
+        held: &mut ControlSession,
+        state: &State,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) {
+        let wanted = streampoint(state, &held.presence.id);
+        if wanted.url.is_none()
+            && let Some(host) = &wanted.host
+            && held.host != wanted.host
+        {
+            let event = NewEvent::new("agent_make_streampoint_location_error")
+                .text("reason", "streamer_misses_streampoint_key")
+                .text("streampoint", host)
+                .entity(EntityType::Agent, &held.presence.id);
+            append_event(&self.shared, event);
+        }
+        let to = wanted.url.as_deref().zip(wanted.host.as_deref());
+        if held.session.send_to(to, out) {
+            let host = wanted.host.as_deref().filter(|_| wanted.url.is_some());
+            match (host, held.presence.streampoint()) {
+                (Some(host), _) => held.presence.set_streampoint(host, false, now_ms),
+                (None, Some(left)) => held.presence.set_streampoint(&left.hostname, false, now_ms),
+                (None, None) => {}
+            }
+        }
+        held.host = wanted.host;
+    }
+
+    /// Appends the reason why the server ends the connection, unless the peer ended it.
+    pub(super) fn write_close_reason(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        let reason = match why {
+            Ended::Silent => Reason::PingTimeout,
+            Ended::LineLong => Reason::LineTooLong,
+            Ended::Draining => Reason::ServerStopping,
+            Ended::ByPeer | Ended::ByService | Ended::Stalled => return,
+        };
+        let begin = out.len();
+        protocol::farewell(reason, out);
+        if let Some(held) = self.control.borrow().sessions.get(&ticket) {
+            held.presence.sent(out.len() - begin);
+        }
+    }
+
+    fn end_control(&self, ticket: Ticket, reason: Reason) {
+        let mut line = Vec::new();
+        protocol::farewell(reason, &mut line);
+        self.connections.end_lines(ticket, &line);
+    }
+
+    /// A control connection is over.
+    pub(super) fn control_ended(&self, ticket: Ticket, why: Ended) {
+        let mut control = self.control.borrow_mut();
+        let Some(held) = control.sessions.remove(&ticket) else {
+            return;
+        };
+        let ControlSession {
+            session, presence, ..
+        } = held;
+        if control.by_id.get(&presence.id) == Some(&ticket) {
+            control.by_id.remove(&presence.id);
+        }
+        drop(control);
+        self.shared.agents.presence.disconnect(&presence, now_ms());
+        self.shared.reported();
+        for (asker, _) in session.end() {
+            let error = error::AGENT_CONNECTION_CLOSED.error();
+            self.reply_to_request(asker, Err(error));
+        }
+        let (initiator, reason) = match why {
+            // The log has the end of the server instead.
+            Ended::Draining => return,
+            Ended::ByPeer => ("agent", Some("agent_closed_connection")),
+            Ended::Silent => ("endpoint", Some("ping_timeout")),
+            Ended::Stalled => ("endpoint", Some("set_write_deadline_fail")),
+            Ended::ByService | Ended::LineLong => ("endpoint", None),
+        };
+        let event = NewEvent::new("agent_disconnected")
+            .text("initiator", initiator)
+            .maybe_text("reason", reason)
+            .entity(EntityType::Agent, &presence.id);
+        append_event(&self.shared, event);
+    }
+
+    /// Sends agents of this core what a commit changes for them.
+    pub(super) async fn tell_agents(&self, commit: &Commit, budget: &mut YieldBudget) {
+        for key in &commit.entities[Kind::DeletedAgent as usize] {
+            let state = self.state();
+            if self.index == 0 && state.entities(Kind::Agent).get(key).is_none() {
+                let id = key.to_string();
+                self.shared.agents.presence.forget(&id);
+                self.shared.agents.nonces.forget(&id);
+            }
+        }
+        let concerned: HashSet<Ticket> = {
+            let control = self.control.borrow();
+            if control.sessions.is_empty() {
+                return;
+            }
+            let touched = commit.entities[Kind::Agent as usize]
+                .iter()
+                .map(ToString::to_string);
+            let ids = touched.chain(commit.agents.iter().map(ToString::to_string));
+            let mut concerned: HashSet<Ticket> = ids
+                .filter_map(|id| control.by_id.get(id.as_str()).copied())
+                .collect();
+            if !commit.streamers.is_empty() {
+                let moved = control.sessions.iter().filter(|(_, held)| {
+                    held.host.as_deref().is_some_and(|host| {
+                        let found = commit
+                            .streamers
+                            .binary_search_by(|moved| moved.as_str().cmp(host));
+                        found.is_ok()
+                    })
+                });
+                concerned.extend(moved.map(|(ticket, _)| *ticket));
+            }
+            concerned
+        };
+        for ticket in concerned {
+            self.review_agent(ticket);
+            budget.sent().await;
+        }
+    }
+
+    /// Ends or redirects a connected agent whose entity or layout changed.
+    fn review_agent(&self, ticket: Ticket) {
+        let state = self.state();
+        let mut control = self.control.borrow_mut();
+        let Some(held) = control.sessions.get_mut(&ticket) else {
+            return;
+        };
+        let key = Key::trusted(Kind::Agent, &held.presence.id);
+        let over = match state.entities(Kind::Agent).get(&key) {
+            None => Some(Reason::Deleted),
+            Some(agent) if digest(&secret_of(agent)) != held.key_digest => Some(Reason::KeyChanged),
+            Some(_) => None,
+        };
+        if let Some(reason) = over {
+            drop(control);
+            return self.end_control(ticket, reason);
+        }
+        let mut out = Vec::new();
+        self.send_to_streamer(held, &state, now_ms(), &mut out);
+        if !out.is_empty() {
+            held.presence.sent(out.len());
+            drop(control);
+            self.connections.send_line(ticket, &out);
+        }
+    }
+}
+
+impl Control {
+    fn held(&mut self, ticket: Ticket, session: u64) -> Option<&mut ControlSession> {
+        self.sessions
+            .get_mut(&ticket)
+            .filter(|held| held.presence.session == session)
+    }
+}
+
+fn busy() -> ApiError {
+    error::AGENT_BUSY.error()
+}

@@ -1,0 +1,233 @@
+//! Lists: run in slices between other requests, parked when empty, completed when finished.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{ANSWER_WAIT_MAX, Core, SCAN_SLICE};
+use crate::api::agent::{Agents, Surroundings};
+use crate::api::call::{Collection, CompletePage, ListRequest, LocalState};
+use crate::api::entity::EntitySource;
+use crate::api::event::Events;
+use crate::api::external_episodes::ExternalEpisodes;
+use crate::api::shared::Shared;
+use crate::api::stream::Streams;
+use crate::api::streamer::Streamers;
+use crate::http::{Accepts, Answer, Response, Ticket};
+use crate::query::{Execution, Page, Query};
+use crate::rt;
+use crate::state::State;
+use crate::state::entity::Kind;
+
+/// A list for one request.
+pub(super) struct RequestedList {
+    of: Collection,
+    query: Rc<Query>,
+    complete: Option<CompletePage>,
+    wait: Option<Duration>,
+    accepts: Accepts,
+    ticket: Ticket,
+    /// The count of reports before it was made.
+    reports_seen: u64,
+}
+
+/// A list that waits for its first match. Equal ones are made and rendered once.
+#[derive(Clone)]
+pub struct Poll {
+    pub of: Collection,
+    pub query: Rc<Query>,
+    pub complete: Option<CompletePage>,
+    pub accepts: Accepts,
+}
+
+impl Poll {
+    /// Whether reports can make it match.
+    pub fn waits_for_reports(&self) -> bool {
+        self.of == Collection::Streams && self.query.depends_on("stats")
+    }
+}
+
+/// Looks at some more entities of a list.
+pub(super) fn step(
+    of: Collection,
+    execution: &mut Execution<Rc<Query>>,
+    state: &State,
+    shared: &Shared,
+) -> Option<Page> {
+    let fleet = shared.fleet.view(Instant::now());
+    match of {
+        Collection::Streams => {
+            let around = shared.around(state, fleet);
+            let streams = Streams::new(state, Some(around)).asked(execution.query());
+            execution.step(&streams, SCAN_SLICE)
+        }
+        Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
+        Collection::Entities(Kind::Agent) => {
+            let around = Surroundings {
+                state,
+                presences: &shared.agents.presence.snapshot(),
+                server: &shared.hostname,
+            };
+            execution.step(&Agents::new(around), SCAN_SLICE)
+        }
+        Collection::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
+        Collection::ExternalEpisodes => {
+            let source = ExternalEpisodes::new(state, execution.query());
+            execution.step(&source, SCAN_SLICE)
+        }
+        Collection::Events => execution.step(&Events::new(state), SCAN_SLICE),
+    }
+}
+
+pub(super) fn empty_list(query: &Query) -> Vec<u8> {
+    let collection = query.kind().collection;
+    format!(r#"{{"{collection}":[],"estimated_count":0,"next":null,"prev":null,"timing":{{}}}}"#)
+        .into_bytes()
+}
+
+impl Core {
+    /// Runs a list. A short one is answered at once; others go on in slices between other requests.
+    pub(super) fn list(
+        self: &Rc<Self>,
+        request: ListRequest,
+        accepts: Accepts,
+        ticket: Ticket,
+        state: &LocalState,
+    ) -> Answer {
+        let state = request.snapshot.as_ref().unwrap_or(state).clone();
+        let list = RequestedList {
+            of: request.of,
+            query: Rc::new(request.query),
+            complete: request.complete,
+            wait: request.wait,
+            accepts,
+            ticket,
+            reports_seen: self.shared.watches.count(),
+        };
+        let mut execution = Execution::new(list.query.clone());
+        let started = Instant::now();
+        for _ in 0..4 {
+            let Some(page) = step(list.of, &mut execution, &state, &self.shared) else {
+                if started.elapsed() > Duration::from_millis(1) {
+                    break;
+                }
+                continue;
+            };
+            if page.items == 0
+                && let Some(wait) = list.wait
+                && self.park_list(&list)
+            {
+                return Answer::Wait {
+                    deadline: Some(wait),
+                };
+            }
+            let page = self.page(&list.query, page, &state);
+            return self.complete_page(ticket, list.complete, page, &state);
+        }
+        let deadline = list.wait.unwrap_or(ANSWER_WAIT_MAX);
+        rt::spawn(self.clone().finish_list(execution, list, state));
+        Answer::Wait {
+            deadline: Some(deadline),
+        }
+    }
+
+    /// The rest of a long list. An empty poll is parked; if there was a commit meanwhile the list is made
+    /// again first, because that commit woke nobody.
+    async fn finish_list(
+        self: Rc<Self>,
+        mut execution: Execution<Rc<Query>>,
+        list: RequestedList,
+        mut state: LocalState,
+    ) {
+        loop {
+            let page = loop {
+                rt::yield_now().await;
+                if !self.connections.is_waiting(list.ticket) {
+                    return;
+                }
+                if let Some(page) = step(list.of, &mut execution, &state, &self.shared) {
+                    break page;
+                }
+            };
+            if page.items == 0 && list.wait.is_some() {
+                let newest = self.state();
+                if !Arc::ptr_eq(&newest, &state) {
+                    state = newest;
+                    execution = Execution::new(list.query.clone());
+                    continue;
+                }
+                if self.park_list(&list) {
+                    return;
+                }
+            }
+            let page = self.page(&list.query, page, &state);
+            let answer = self.complete_page(list.ticket, list.complete, page, &state);
+            if let Answer::Reply(response) = answer {
+                self.complete(list.ticket, response);
+            }
+            return;
+        }
+    }
+
+    /// Adds to a finished page what has to be asked elsewhere.
+    pub(super) fn complete_page(
+        self: &Rc<Self>,
+        ticket: Ticket,
+        complete: Option<CompletePage>,
+        page: Response,
+        state: &State,
+    ) -> Answer {
+        let Some(complete) = complete else {
+            return Answer::Reply(page);
+        };
+        match complete(page, state) {
+            Ok(page) => Answer::Reply(page),
+            Err(pending) => self.start(ticket, pending, false),
+        }
+    }
+
+    /// A finished page. The state of a paged snapshot is kept for its other pages.
+    fn page(&self, query: &Query, page: Page, state: &LocalState) -> Response {
+        if query.revision().is_some() && (page.next.is_some() || page.prev.is_some()) {
+            self.shared.walks.keep(state);
+        }
+        Response::json(200, page.into_body(""))
+    }
+
+    /// False when the server is stopping: then nothing is parked any more.
+    fn park_list(&self, list: &RequestedList) -> bool {
+        let poll = Poll {
+            of: list.of,
+            query: list.query.clone(),
+            complete: list.complete,
+            accepts: list.accepts,
+        };
+        self.park(&poll, std::iter::once(list.ticket), list.reports_seen)
+    }
+
+    /// Parks equal polls. The caller has looked at the newest state in this turn of the core, and at the
+    /// reports up to `reports_seen`.
+    pub(super) fn park(
+        &self,
+        poll: &Poll,
+        tickets: impl Iterator<Item = Ticket>,
+        reports_seen: u64,
+    ) -> bool {
+        if self.shared.draining.load(Ordering::Acquire) {
+            return false;
+        }
+        let names = poll.query.keys().unwrap_or_default();
+        let subject = poll.of.subject();
+        let key = format!("{subject:?} {:?} {}", poll.accepts, poll.query.canonical());
+        let mut waiters = self.waiters.borrow_mut();
+        for ticket in tickets {
+            waiters.park_question(ticket, &key, subject, names, || Rc::new(poll.clone()));
+        }
+        if poll.waits_for_reports() {
+            let inbox = &self.shared.cores[self.index];
+            self.shared.watches.park(self.index, reports_seen, inbox);
+        }
+        true
+    }
+}

@@ -1,0 +1,69 @@
+//! What other threads send to a core: one inbox per core, one message type.
+
+use std::sync::Arc;
+
+use crate::agents::messages::Message;
+use crate::agents::protocol;
+use crate::core::metrics::CoreMetrics;
+use crate::error::ApiError;
+use crate::feed::Commit;
+use crate::http::Ticket;
+use crate::outbound::CallResult;
+use crate::rt::Inbox;
+use crate::state::command::Done;
+
+pub enum CoreMessage {
+    /// A durable group commit, and the replies to the commands in it that came from this core.
+    Batch {
+        /// Nothing if the batch changed nothing.
+        commit: Option<Arc<Commit>>,
+        replies: Vec<(Ticket, Result<Done, ApiError>)>,
+    },
+    /// A reply to a pending request.
+    Completed {
+        ticket: Ticket,
+        /// Which of the replies that the request waits for.
+        part: usize,
+        reply: Reply,
+    },
+    /// A command for an agent whose connection lives on this core.
+    Agent(Message),
+    /// Streamers reported, or agents came or went, while lists of this core wait for that.
+    Reported,
+    /// The administrator's credentials were replaced.
+    CredentialsReplaced,
+    /// Another core collects the metrics of all cores.
+    CollectMetrics(Completion),
+    /// The process stops: parked polls are answered, running requests are finished.
+    Drain,
+}
+
+/// What a pending request waits for.
+pub enum Reply {
+    /// Of another server.
+    Call(CallResult),
+    /// A finished body, or why there is none.
+    Body(Result<Vec<u8>, ApiError>),
+    /// Of an agent.
+    Agent(Result<protocol::Reply, ApiError>),
+    /// Of one core.
+    Metrics(Box<CoreMetrics>),
+}
+
+/// Where the reply to a pending request goes, from whatever thread.
+#[derive(Clone)]
+pub struct Completion {
+    pub inbox: Arc<Inbox<CoreMessage>>,
+    pub ticket: Ticket,
+    pub part: usize,
+}
+
+impl Completion {
+    pub fn send(self, reply: Reply) {
+        self.inbox.push(CoreMessage::Completed {
+            ticket: self.ticket,
+            part: self.part,
+            reply,
+        });
+    }
+}

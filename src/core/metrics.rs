@@ -1,0 +1,13 @@
+//! What one core counts. Sent on request to the core that answers with the metrics of all.
+
+use crate::http::Counters;
+
+/// The counters of one core since its start.
+#[derive(Debug, Clone)]
+pub struct CoreMetrics {
+    pub http: Counters,
+    /// Answers by the first digit of their status, 1 to 5.
+    pub answers: [u64; 5],
+    /// Polls that are parked now.
+    pub parked: u64,
+}

@@ -1,0 +1,549 @@
+//! One io core: its state, its connections, its parked polls and pending requests.
+//!
+//! A request is admitted when its head is complete and answered by [`Core::answer`]: from the newest
+//! state, by the writer, by a list, or later. What waits is found by its ticket, in one of two tables:
+//! parked polls ([`wake`] is where they are woken) and pending requests ([`pending`]). Everything here
+//! belongs to one thread; other threads send a [`message::CoreMessage`].
+
+mod agents;
+mod held;
+mod lists;
+pub mod message;
+pub mod metrics;
+mod pending;
+mod request_log;
+pub mod stats_watch;
+mod wake;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use self::agents::Control;
+use self::held::HeldRequests;
+use self::lists::Poll;
+use self::message::{CoreMessage, Reply};
+use self::metrics::CoreMetrics;
+use self::pending::PendingRequests;
+use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
+pub use self::wake::YieldBudget;
+use crate::access::rights::{Action, Sight};
+use crate::api::auth::{Access, Caller, Needs, TokenNeed};
+use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
+use crate::api::endpoint::{BODY_BYTES_MAX, ENDPOINTS, Endpoint, ROUTES, allowed, needs};
+use crate::api::router::{self, Found};
+use crate::api::shared::Shared;
+use crate::api::token::{Demand, Tokens};
+use crate::api::{config_external, done};
+use crate::error::{self, ApiError};
+use crate::feed::{NodePoll, Waiters};
+use crate::http::{
+    Admission, Answer, Connections, Ended, Head, Lines, Method, Request, Response, Service, Ticket,
+};
+use crate::rt;
+use crate::state::State;
+use crate::state::command::AuditedCommand;
+use crate::state::name::Hostname;
+use crate::writer::{Envelope, Published, ReplyTo};
+
+/// Entities scanned before other requests of the core run: about a millisecond.
+const SCAN_SLICE: usize = 1024;
+/// Longest that a change or a long list may take before its client is told that it takes too long.
+const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
+const _: () = assert!(
+    (crate::limits::EPISODES_DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
+    "a save that waits for others is answered before its client is told that it takes too long"
+);
+
+/// The service of one core.
+pub struct Core {
+    index: usize,
+    shared: Arc<Shared>,
+    connections: Rc<Connections<Admitted>>,
+    newest: RefCell<Newest>,
+    waiters: RefCell<Waiters<Ticket, NodePoll, Rc<Poll>>>,
+    /// Polls for lists that are no longer parked and not answered yet.
+    answering: RefCell<HashMap<Ticket, Rc<Poll>>>,
+    pending: RefCell<PendingRequests>,
+    held: RefCell<HeldRequests>,
+    log: RequestLog,
+    /// Answers by the first digit of their status.
+    answers: [Cell<u64>; 5],
+    tokens: RefCell<Tokens>,
+    /// Changes under way whose answers hide secrets.
+    masked: RefCell<HashSet<Ticket>>,
+    local: CoreLocal,
+    control: RefCell<Control>,
+    this: std::rc::Weak<Core>,
+}
+
+struct Newest {
+    published: arc_swap::Cache<PublishedState, Arc<State>>,
+    local: LocalState,
+}
+
+/// Lets `arc_swap::Cache` own its way to the published state.
+struct PublishedState(Arc<Published>);
+
+impl std::ops::Deref for PublishedState {
+    type Target = arc_swap::ArcSwap<State>;
+    fn deref(&self) -> &Self::Target {
+        self.0.state()
+    }
+}
+
+/// The endpoint of a request and its caller, as found when the head was complete. `None`: there is no
+/// endpoint, which `call` answers.
+pub struct Admitted(Option<(&'static Endpoint, Caller)>);
+
+impl Core {
+    pub fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        connections: Rc<Connections<Admitted>>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            index,
+            newest: RefCell::new(Newest {
+                local: Rc::new(shared.published.state().load_full()),
+                published: arc_swap::Cache::new(PublishedState(shared.published.clone())),
+            }),
+            shared,
+            connections,
+            waiters: RefCell::default(),
+            answering: RefCell::default(),
+            pending: RefCell::default(),
+            held: RefCell::default(),
+            log: RequestLog::default(),
+            answers: Default::default(),
+            tokens: RefCell::default(),
+            masked: RefCell::default(),
+            local: CoreLocal::default(),
+            control: RefCell::default(),
+            this: this.clone(),
+        })
+    }
+
+    /// The newest durable state. Costs one load of a line that is rarely written.
+    pub fn state(&self) -> LocalState {
+        let mut newest = self.newest.borrow_mut();
+        let Newest { published, local } = &mut *newest;
+        let published = published.load();
+        if !Arc::ptr_eq(published, local) {
+            *local = Rc::new(published.clone());
+        }
+        local.clone()
+    }
+
+    /// Polls parked on this core.
+    pub fn parked(&self) -> usize {
+        self.waiters.borrow().len()
+    }
+
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        admitted: Admitted,
+        ticket: Ticket,
+    ) -> Result<Answer, ApiError> {
+        let state = self.state();
+        let (endpoint, parameter, caller) = match admitted.0 {
+            // Found and authorised in this turn, when the head was complete.
+            Some((endpoint, caller)) if !request.body_late => {
+                let parameter = router::parameter(&endpoint.route, request.path)?;
+                (endpoint, parameter, caller)
+            }
+            // No endpoint, or rights that may have changed while the body arrived.
+            _ => {
+                let authorization = request.headers.authorization();
+                match self.find(request.method, request.path, authorization, &state)? {
+                    (Found::Endpoint(index, parameter), caller) => {
+                        (&ENDPOINTS[index], parameter, caller)
+                    }
+                    (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
+                }
+            }
+        };
+        let call = Call {
+            shared: &self.shared,
+            state: &state,
+            local: &self.local,
+            request,
+            endpoint,
+            parameter: &parameter,
+            caller: &caller,
+            core: self.index,
+            ticket,
+        };
+        let outcome = (endpoint.handler)(&call)?;
+        self.carry_out(&call, outcome)
+    }
+
+    fn carry_out(&self, call: &Call<'_>, outcome: Outcome) -> Result<Answer, ApiError> {
+        let this = self.this.upgrade().expect("a core lives while it serves");
+        let ticket = call.ticket;
+        match outcome {
+            Outcome::Reply(response) => Ok(Answer::Reply(response)),
+            Outcome::Command(command) => {
+                // Also while the server stops: the writer ends after the cores.
+                self.change(ticket, call.audited(command), call.masks())?;
+                Ok(Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                })
+            }
+            Outcome::List(mut list) => {
+                let restricted = restrict(call, &mut list);
+                let accepts = call.request.headers.accepts();
+                let answer = this.list(list, accepts, ticket, call.state);
+                self.hold(call, &answer, restricted);
+                Ok(answer)
+            }
+            Outcome::Pending(pending) => {
+                let ends_with_right = pending.ends_with_right();
+                let answer = this.start(ticket, pending, call.masks());
+                if ends_with_right {
+                    self.hold(call, &answer, false);
+                }
+                Ok(answer)
+            }
+            Outcome::Park {
+                hostname,
+                poll,
+                wait,
+            } => Ok(self.park_node(call, hostname, poll, wait)),
+            Outcome::Upgrade {
+                upgrade,
+                connection,
+            } => {
+                self.open_control(call, connection, upgrade.greeting.len());
+                Ok(Answer::Upgrade(upgrade))
+            }
+        }
+    }
+
+    fn park_node(
+        &self,
+        call: &Call<'_>,
+        hostname: Hostname,
+        poll: NodePoll,
+        wait: Duration,
+    ) -> Answer {
+        if self.shared.draining.load(Ordering::Acquire) {
+            let answer = config_external::expire(&self.shared, call.state, &hostname, &poll);
+            return Answer::Reply(answer);
+        }
+        let answer = Answer::Wait {
+            deadline: Some(wait),
+        };
+        self.hold(call, &answer, false);
+        self.waiters
+            .borrow_mut()
+            .park_host(call.ticket, hostname, poll);
+        answer
+    }
+
+    /// Remembers by whose right a request waits.
+    fn hold(&self, call: &Call<'_>, answer: &Answer, restricted: bool) {
+        if matches!(answer, Answer::Wait { .. }) {
+            let Call {
+                ticket,
+                endpoint,
+                parameter,
+                caller,
+                ..
+            } = call;
+            let mut held = self.held.borrow_mut();
+            held.insert(*ticket, endpoint, parameter, caller, restricted);
+        }
+    }
+
+    /// Sends a change to the writer, whose reply is its answer.
+    fn change(&self, ticket: Ticket, command: AuditedCommand, masks: bool) -> Result<(), ApiError> {
+        self.shared.commands.send(Envelope {
+            command,
+            reply_to: ReplyTo::Core {
+                index: self.index,
+                ticket,
+            },
+        })?;
+        if masks {
+            self.masked.borrow_mut().insert(ticket);
+        }
+        Ok(())
+    }
+
+    /// Where a request leads, if its caller may go there. Only callers that may use the API learn what
+    /// does not exist.
+    fn find<'p>(
+        &self,
+        method: Method,
+        path: &'p str,
+        authorization: Option<&[u8]>,
+        state: &State,
+    ) -> Result<(Found<'p>, Caller), ApiError> {
+        let found = router::find(&ROUTES, method, path)?;
+        let needs = match &found {
+            Found::Endpoint(index, parameter) => needs(&ENDPOINTS[*index], parameter),
+            Found::OtherMethods(_) | Found::Nothing => Needs {
+                access: Access::Admin,
+                token: TokenNeed::Any,
+                key: None,
+                hostname: None,
+            },
+        };
+        let token = |digest: &[u8; 32]| self.tokens.borrow_mut().find(state, digest);
+        let caller = self.shared.auth.authorize(
+            needs,
+            authorization,
+            token,
+            state,
+            crate::api::now_seconds,
+        )?;
+        Ok((found, caller))
+    }
+
+    /// Handles the messages of other threads until the process ends. Replies go out at once; waking
+    /// thousands of polls takes a while, so it is another task's work.
+    pub async fn dispatch(self: Rc<Self>, inbox: Arc<rt::Inbox<CoreMessage>>) {
+        let commits = Rc::new(rt::Inbox::new());
+        rt::spawn(self.clone().wake_for_commits(commits.clone()));
+        let reports = Rc::new(rt::Inbox::new());
+        rt::spawn(self.clone().wake_for_reports(reports.clone()));
+        loop {
+            match inbox.recv().await {
+                CoreMessage::Batch { commit, replies } => {
+                    for (ticket, outcome) in replies {
+                        let masked = self.masked.borrow_mut().remove(&ticket);
+                        let state = self.state();
+                        self.complete(ticket, done(outcome, masked, &self.shared, &state));
+                    }
+                    if let Some(commit) = commit {
+                        commits.push(commit);
+                    }
+                    if self.index == 0 {
+                        self.shared.walks.forget_old();
+                    }
+                }
+                CoreMessage::Completed {
+                    ticket,
+                    part,
+                    reply,
+                } => self.on_reply(ticket, part, reply),
+                CoreMessage::Agent(message) => self.on_agent_message(message),
+                CoreMessage::Reported => reports.push(()),
+                CoreMessage::CredentialsReplaced => self.end_administrator_requests(),
+                CoreMessage::CollectMetrics(to) => {
+                    to.send(Reply::Metrics(Box::new(self.metrics())));
+                }
+                CoreMessage::Drain => {
+                    // First, so that every answer says that its connection ends.
+                    self.connections.drain();
+                    self.end_polls();
+                }
+            }
+        }
+    }
+
+    fn metrics(&self) -> CoreMetrics {
+        CoreMetrics {
+            http: self.connections.counters(),
+            answers: self.answers.each_ref().map(Cell::get),
+            parked: self.parked() as u64,
+        }
+    }
+
+    fn count_answer(&self, status: u16) {
+        if let Some(count) = self.answers.get(usize::from(status / 100).wrapping_sub(1)) {
+            count.set(count.get() + 1);
+        }
+    }
+
+    /// Answers a request that waited.
+    fn complete(&self, ticket: Ticket, response: Response) {
+        let status = response.status;
+        self.count_answer(status);
+        self.held.borrow_mut().remove(ticket);
+        if self.connections.complete(ticket, response) {
+            self.log_later(ticket, status);
+        }
+    }
+
+    fn log_later(&self, ticket: Ticket, status: u16) {
+        if self.shared.running.logs_requests() {
+            self.log.log_later(ticket, status);
+        }
+    }
+}
+
+/// Restricts a list to what the caller may see of its collection. True if that is not all of it.
+fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
+    let TokenNeed::Right(Demand { collection, action }) = call.endpoint.permission.token else {
+        return false;
+    };
+    let Caller::Token(token) = call.caller else {
+        return false;
+    };
+    if action != Action::List || token.rights.sight(collection) == Sight::Everything {
+        return false;
+    }
+    let shown = token.clone();
+    let tag = format!("{} {:?}", token.name, token.rights);
+    list.query.narrow(&tag, move |key| {
+        shown.rights.may(Action::List, collection, Some(key))
+    });
+    true
+}
+
+/// The answer where no endpoint is.
+fn not_here(path: &str, found: &Found<'_>) -> Response {
+    match found {
+        Found::OtherMethods(_) => Response::method_not_allowed(allowed(path)),
+        _ => error::NOT_FOUND.error().into(),
+    }
+}
+
+impl Service for Core {
+    type Admitted = Admitted;
+
+    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
+        let authorization = head.headers.authorization();
+        match self.find(head.method, head.path, authorization, &self.state()) {
+            Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
+                body_bytes_max: ENDPOINTS[index].body_bytes_max,
+                admitted: Admitted(Some((&ENDPOINTS[index], caller))),
+            }),
+            // Answered in `call`, with whatever small body it has.
+            Ok(_) => Ok(Admission {
+                body_bytes_max: BODY_BYTES_MAX,
+                admitted: Admitted(None),
+            }),
+            Err(error) => {
+                self.count_answer(error.status);
+                if self.shared.running.logs_requests() {
+                    let method = head.method.as_str();
+                    request_log::log(method, head.path, peer, error.status, Instant::now());
+                }
+                Err(Response::from(error))
+            }
+        }
+    }
+
+    fn call(&self, request: &Request<'_>, admitted: Admitted, ticket: Ticket) -> Answer {
+        let since = self.shared.running.logs_requests().then(Instant::now);
+        let answer = self
+            .answer(request, admitted, ticket)
+            .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
+        match &answer {
+            Answer::Reply(response) => self.count_answer(response.status),
+            Answer::Upgrade(_) => self.count_answer(101),
+            Answer::Wait { .. } => {}
+        }
+        if let Some(since) = since {
+            self.log.log(request, ticket, &answer, since);
+        }
+        answer
+    }
+
+    fn timeout_response(&self, ticket: Ticket) -> Response {
+        let response = self.timeout_answer(ticket);
+        self.count_answer(response.status);
+        self.log_later(ticket, response.status);
+        response
+    }
+
+    fn on_abandoned(&self, ticket: Ticket) {
+        self.waiters.borrow_mut().remove(ticket);
+        self.answering.borrow_mut().remove(&ticket);
+        self.held.borrow_mut().remove(ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        self.pending.borrow_mut().remove(ticket);
+        self.log_later(ticket, CLIENT_CLOSED_REQUEST);
+    }
+
+    fn keeps_half_closed(&self, ticket: Ticket) -> bool {
+        // A write is answered to a client that may still read; a poll of a client that stopped sending is over.
+        let waiters = self.waiters.borrow();
+        waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
+    }
+
+    fn on_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
+        self.on_agent_line(ticket, line, out)
+    }
+
+    fn on_close(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
+        self.write_close_reason(ticket, why, out);
+    }
+
+    fn on_closed(&self, ticket: Ticket, why: Ended) {
+        self.control_ended(ticket, why);
+    }
+
+    fn allowed(&self, path: &str) -> &'static str {
+        allowed(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lists::empty_list;
+    use super::*;
+    use crate::api::call::Collection;
+    use crate::api::shared::tests::shared;
+    use crate::http::{Accepts, Options};
+    use crate::query::Query;
+    use crate::state::pulse::Pulse;
+
+    #[test]
+    fn only_polls_for_lists_get_an_empty_list_at_timeout() {
+        // Goal: no deadline turns into a short configuration or into a change that seems to be made.
+        // Method: let the deadline of each kind of waiting request pass.
+        let connections = Connections::new(Options::default());
+        let core = Core::new(0, shared(), connections);
+        let ticket = |epoch| Ticket { slot: 0, epoch };
+        let poll = Poll {
+            of: Collection::Streams,
+            query: Rc::new(
+                Query::parse("updated_at_gt=1", &crate::api::stream::KIND, &[]).expect("a query"),
+            ),
+            complete: None,
+            accepts: Accepts::NONE,
+        };
+        assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter(), 0));
+        core.waiters.borrow_mut().park_host(
+            ticket(3),
+            Hostname::trusted("gone"),
+            NodePoll {
+                coding: None,
+                generation: 5,
+                since: None,
+                parked: Arc::new(Pulse::default()).park(),
+            },
+        );
+        let listed = core.timeout_response(ticket(1));
+        assert_eq!(
+            (listed.status, listed.body.bytes()),
+            (200, &*empty_list(&poll.query))
+        );
+        core.waiters.borrow_mut().remove(ticket(2));
+        core.answering
+            .borrow_mut()
+            .insert(ticket(2), Rc::new(poll.clone()));
+        assert_eq!(core.timeout_response(ticket(2)).status, 200);
+        assert_eq!(
+            core.timeout_response(ticket(3)).status,
+            404,
+            "a node that is gone"
+        );
+        assert_eq!(
+            core.timeout_response(ticket(4)).status,
+            503,
+            "a change under way"
+        );
+        assert_eq!(core.parked(), 0);
+        assert!(core.answering.borrow().is_empty());
+    }
+}

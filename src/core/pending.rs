@@ -1,0 +1,151 @@
+//! The table of pending requests: what waits for other servers, other threads or other cores.
+//!
+//! One entry per ticket. An entry leaves the table in exactly one way: its answer, its time, its
+//! client, or the loss of its caller's right. Dropped, it cancels what is under way.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::{ANSWER_WAIT_MAX, Core};
+use crate::api::call::{Context, Pending, Step};
+use crate::core::message::Reply;
+use crate::http::{Answer, Response, Ticket};
+use crate::rt;
+
+#[derive(Default)]
+pub struct PendingRequests {
+    requests: HashMap<Ticket, PendingRequest>,
+}
+
+struct PendingRequest {
+    /// Absent while it is being worked on.
+    pending: Option<Box<dyn Pending>>,
+    /// The answer hides secrets.
+    masks: bool,
+}
+
+impl PendingRequests {
+    pub fn remove(&mut self, ticket: Ticket) {
+        self.requests.remove(&ticket);
+    }
+
+    fn insert(&mut self, ticket: Ticket, pending: Box<dyn Pending>, masks: bool) {
+        let pending = Some(pending);
+        self.requests
+            .insert(ticket, PendingRequest { pending, masks });
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<Box<dyn Pending>> {
+        self.requests.get_mut(&ticket)?.pending.take()
+    }
+}
+
+impl Core {
+    /// Starts a pending request.
+    pub(super) fn start(
+        self: &Rc<Self>,
+        ticket: Ticket,
+        mut pending: Box<dyn Pending>,
+        masks: bool,
+    ) -> Answer {
+        let state = self.state();
+        let step = pending.start(&self.context(ticket, &state));
+        let deadline = Some(pending.wait(&self.shared.settings));
+        match step {
+            Step::Done(response) => return Answer::Reply(response),
+            Step::Command(command) => {
+                return match self.change(ticket, command, masks) {
+                    Ok(()) => Answer::Wait {
+                        deadline: Some(ANSWER_WAIT_MAX),
+                    },
+                    Err(error) => Answer::Reply(error.into()),
+                };
+            }
+            Step::Wait => self.pending.borrow_mut().insert(ticket, pending, masks),
+            Step::Continue => {
+                self.pending.borrow_mut().insert(ticket, pending, masks);
+                rt::spawn(self.clone().resume(ticket));
+            }
+        }
+        Answer::Wait { deadline }
+    }
+
+    /// Gives a pending request its turns until it waits for a reply or is over.
+    async fn resume(self: Rc<Self>, ticket: Ticket) {
+        loop {
+            rt::yield_now().await;
+            if !self.connections.is_waiting(ticket) {
+                return;
+            }
+            let state = self.state();
+            let Some(mut pending) = self.pending.borrow_mut().take(ticket) else {
+                return;
+            };
+            let step = pending.resume(&self.context(ticket, &state));
+            if !matches!(step, Step::Continue) {
+                return self.settle(ticket, pending, step);
+            }
+            self.put_back(ticket, pending);
+        }
+    }
+
+    pub(super) fn on_reply(self: &Rc<Self>, ticket: Ticket, part: usize, reply: Reply) {
+        let Some(mut pending) = self.pending.borrow_mut().take(ticket) else {
+            // It is over, and its client knows.
+            return;
+        };
+        let state = self.state();
+        let step = pending.on_reply(part, reply, &self.context(ticket, &state));
+        self.settle(ticket, pending, step);
+    }
+
+    /// The answer to a pending request whose time is over, if the ticket is one.
+    pub(super) fn pending_timeout(&self, ticket: Ticket) -> Option<Response> {
+        let mut pending = self.pending.borrow_mut().take(ticket)?;
+        self.pending.borrow_mut().remove(ticket);
+        let state = self.state();
+        Some(pending.on_timeout(&self.context(ticket, &state)))
+    }
+
+    fn settle(self: &Rc<Self>, ticket: Ticket, pending: Box<dyn Pending>, step: Step) {
+        match step {
+            Step::Wait => self.put_back(ticket, pending),
+            Step::Continue => {
+                self.put_back(ticket, pending);
+                rt::spawn(self.clone().resume(ticket));
+            }
+            Step::Done(response) => {
+                self.pending.borrow_mut().remove(ticket);
+                self.complete(ticket, response);
+            }
+            Step::Command(command) => {
+                let request = self.pending.borrow_mut().requests.remove(&ticket);
+                let masks = request.is_some_and(|request| request.masks);
+                // From here on the change is decided: it no longer ends with its caller's right.
+                self.held.borrow_mut().remove(ticket);
+                if let Err(error) = self.change(ticket, command, masks) {
+                    self.complete(ticket, error.into());
+                }
+            }
+        }
+    }
+
+    fn put_back(&self, ticket: Ticket, pending: Box<dyn Pending>) {
+        if let Some(request) = self.pending.borrow_mut().requests.get_mut(&ticket) {
+            request.pending = Some(pending);
+        }
+    }
+
+    fn context<'a>(
+        &'a self,
+        ticket: Ticket,
+        state: &'a crate::api::call::LocalState,
+    ) -> Context<'a> {
+        Context {
+            shared: &self.shared,
+            state,
+            core: self.index,
+            ticket,
+        }
+    }
+}

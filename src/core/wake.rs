@@ -1,0 +1,349 @@
+//! How a poll is woken: by a commit, by reports, by its deadline, by the end of the process.
+//!
+//! Two tasks per core. One takes commits in their order; those that arrive while it works count as one.
+//! The other looks at lists that depend on reports. Both give way to other requests after a bounded
+//! amount of work. A poll stays parked until it is answered, so that giving way loses none.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lists::{Poll, empty_list, step};
+use super::{Core, SCAN_SLICE, stats_watch};
+use crate::api::call::{Collection, LocalState};
+use crate::api::config_external;
+use crate::api::entity::EntityDoc;
+use crate::api::event::EventDoc;
+use crate::api::stream::StreamDoc;
+use crate::api::streamer::StreamerDoc;
+use crate::error;
+use crate::feed::{Commit, QuestionId};
+use crate::http::{Answer, Prepared, Response, Ticket};
+use crate::query::{Document, Execution, Page, Query};
+use crate::rt;
+use crate::state::entity::{KINDS, Kind};
+
+/// Answers sent in a row before other requests of the core run: about a millisecond.
+const SENDS_IN_A_ROW_MAX: usize = 256;
+
+/// Lets other requests of the core run after a bounded amount of work.
+#[derive(Default)]
+pub struct YieldBudget {
+    sent: usize,
+    scanned: usize,
+}
+
+impl YieldBudget {
+    pub async fn sent(&mut self) {
+        self.sent += 1;
+        self.end().await;
+    }
+
+    async fn scanned(&mut self, documents: usize) {
+        self.scanned += documents;
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
+        if self.sent >= SENDS_IN_A_ROW_MAX || self.scanned >= SCAN_SLICE {
+            *self = Self::default();
+            rt::yield_now().await;
+        }
+    }
+}
+
+impl Core {
+    /// Wakes polls for one commit after the other.
+    pub(super) async fn wake_for_commits(self: Rc<Self>, commits: Rc<rt::Inbox<Arc<Commit>>>) {
+        loop {
+            let first = commits.recv().await;
+            let Some(second) = commits.try_recv() else {
+                self.wake(&first).await;
+                continue;
+            };
+            let mut several = vec![first, second];
+            several.extend(std::iter::from_fn(|| commits.try_recv()));
+            self.wake(&Commit::merged(&several)).await;
+        }
+    }
+
+    /// Answers the polls that a commit concerns.
+    async fn wake(self: &Rc<Self>, commit: &Commit) {
+        let mut budget = YieldBudget::default();
+        // First: the commit is not for callers who have lost their right to it.
+        if !commit.entities[Kind::ApiToken as usize].is_empty() || !commit.streamers.is_empty() {
+            self.end_without_right(&self.state());
+        }
+        self.tell_agents(commit, &mut budget).await;
+        self.wake_nodes(commit, &mut budget).await;
+        self.wake_all_lists(commit, &mut budget).await;
+    }
+
+    /// Answers the streamers whose configuration changed.
+    async fn wake_nodes(&self, commit: &Commit, budget: &mut YieldBudget) {
+        for hostname in &commit.hostnames {
+            let tickets = self.waiters.borrow().waiting_for(hostname);
+            for ticket in tickets {
+                let answer = match self.waiters.borrow().host_poll(ticket) {
+                    Some((hostname, poll)) => {
+                        config_external::wake(&self.shared, &self.state(), hostname, poll)
+                    }
+                    None => continue,
+                };
+                if let Some(answer) = answer {
+                    self.waiters.borrow_mut().remove(ticket);
+                    self.complete(ticket, answer.unwrap_or_else(Response::from));
+                    budget.sent().await;
+                }
+            }
+        }
+    }
+
+    async fn wake_all_lists(self: &Rc<Self>, commit: &Commit, budget: &mut YieldBudget) {
+        let (state, fleet) = (&commit.state, self.shared.fleet.view(Instant::now()));
+        let around = self.shared.around(state, fleet);
+        let streams = || {
+            let touched = commit.streams.iter();
+            touched
+                .filter_map(|name| state.stream(name))
+                .map(|stream| StreamDoc::new(stream, true, Some(around)))
+                .collect::<Vec<_>>()
+        };
+        let of = Collection::Streams;
+        self.wake_lists(of, &commit.streams, streams, budget).await;
+        let streamers = || {
+            let touched = commit.streamers.iter();
+            touched
+                .filter_map(|hostname| state.streamer(hostname))
+                .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet)))
+                .collect::<Vec<_>>()
+        };
+        let of = Collection::Streamers;
+        self.wake_lists(of, &commit.streamers, streamers, budget)
+            .await;
+        for (kind, keys) in KINDS.into_iter().zip(&commit.entities) {
+            let entities = || {
+                keys.iter()
+                    .filter_map(|key| state.entities(kind).get(key))
+                    .map(|entity| EntityDoc::new(kind, entity, true))
+                    .collect::<Vec<_>>()
+            };
+            self.wake_lists(Collection::Entities(kind), keys, entities, budget)
+                .await;
+        }
+        let events = || {
+            let chunks = commit.event_chunks.iter();
+            chunks
+                .filter_map(|revision| state.events().get(revision))
+                .flat_map(EventDoc::all)
+                .collect::<Vec<_>>()
+        };
+        let of = Collection::Events;
+        self.wake_lists(of, &commit.event_chunks, events, budget)
+            .await;
+    }
+
+    /// Answers the polls whose lists one of the touched entities matches. `documents` renders the touched
+    /// entities; it is called only if there are such polls.
+    async fn wake_lists<K: ToString, D: Document>(
+        self: &Rc<Self>,
+        of: Collection,
+        touched: &[K],
+        documents: impl FnOnce() -> Vec<D>,
+        budget: &mut YieldBudget,
+    ) {
+        let parked = self.waiters.borrow().questions_about(of.subject(), touched);
+        if parked.is_empty() {
+            return;
+        }
+        let touched = documents();
+        for id in parked {
+            let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
+                continue;
+            };
+            if !matches_any(&poll.query, &touched, budget).await {
+                continue;
+            }
+            let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
+                continue;
+            };
+            self.mark_answering(&tickets, &poll);
+            let mut execution = Execution::new(poll.query.clone());
+            let state = self.state();
+            if let Some(page) = step(of, &mut execution, &state, &self.shared) {
+                self.send_page(&poll, page, tickets, budget).await;
+            } else {
+                rt::spawn(self.clone().finish_poll(execution, poll, state, tickets));
+            }
+        }
+    }
+
+    /// The rest of a long list for polls.
+    async fn finish_poll(
+        self: Rc<Self>,
+        mut execution: Execution<Rc<Query>>,
+        poll: Rc<Poll>,
+        mut state: LocalState,
+        tickets: Vec<Ticket>,
+    ) {
+        let page = loop {
+            rt::yield_now().await;
+            let Some(page) = step(poll.of, &mut execution, &state, &self.shared) else {
+                continue;
+            };
+            let newest = self.state();
+            if page.items > 0 || Arc::ptr_eq(&newest, &state) {
+                break page;
+            }
+            state = newest;
+            execution = Execution::new(poll.query.clone());
+        };
+        self.send_page(&poll, page, tickets, &mut YieldBudget::default())
+            .await;
+    }
+
+    /// Sends a page of the newest state to all polls for it. If what woke them is gone again they are
+    /// parked again.
+    async fn send_page(
+        self: &Rc<Self>,
+        poll: &Poll,
+        page: Page,
+        tickets: Vec<Ticket>,
+        budget: &mut YieldBudget,
+    ) {
+        if page.items == 0 {
+            let waiting = |ticket: &Ticket| self.connections.is_waiting(*ticket);
+            // Polls that wait for reports look once more: some may have come in the meantime.
+            if self.park(poll, tickets.iter().copied().filter(waiting), u64::MAX) {
+                let mut answering = self.answering.borrow_mut();
+                for ticket in &tickets {
+                    answering.remove(ticket);
+                }
+                return;
+            }
+        }
+        let response = Response::json(200, page.into_body(""));
+        if poll.complete.is_some() {
+            let state = self.state();
+            for ticket in tickets {
+                self.answering.borrow_mut().remove(&ticket);
+                let answer = self.complete_page(ticket, poll.complete, response.clone(), &state);
+                if let Answer::Reply(response) = answer {
+                    self.complete(ticket, response);
+                }
+                budget.sent().await;
+            }
+            return;
+        }
+        let prepared: Prepared = self.connections.prepare(response, poll.accepts);
+        for ticket in tickets {
+            self.answering.borrow_mut().remove(&ticket);
+            self.held.borrow_mut().remove(ticket);
+            if self.connections.complete_shared(ticket, &prepared) {
+                self.count_answer(200);
+                self.log_later(ticket, 200);
+            }
+            budget.sent().await;
+        }
+    }
+
+    fn mark_answering(&self, tickets: &[Ticket], poll: &Rc<Poll>) {
+        let answering = tickets.iter().map(|ticket| (*ticket, poll.clone()));
+        self.answering.borrow_mut().extend(answering);
+    }
+
+    /// Looks at the lists that depend on reports whenever there were some.
+    pub(super) async fn wake_for_reports(self: Rc<Self>, reports: Rc<rt::Inbox<()>>) {
+        loop {
+            reports.recv().await;
+            self.shared.watches.looking(self.index);
+            let waiting = {
+                let waiters = self.waiters.borrow();
+                waiters.questions_where(|poll| poll.waits_for_reports())
+            };
+            if waiting.is_empty() {
+                self.shared.watches.rest(self.index);
+                continue;
+            }
+            let mut took = Duration::ZERO;
+            for id in waiting {
+                took += self.wake_if_matched(id).await;
+            }
+            rt::sleep(stats_watch::rest_after(took)).await;
+        }
+    }
+
+    /// Answers the polls for a list if anything matches by now. Returns the time of this core it took.
+    async fn wake_if_matched(self: &Rc<Self>, id: QuestionId) -> Duration {
+        let mut took = Duration::ZERO;
+        let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
+            return took;
+        };
+        let (state, mut execution) = (self.state(), Execution::new(poll.query.clone()));
+        let page = loop {
+            let began = Instant::now();
+            let page = step(poll.of, &mut execution, &state, &self.shared);
+            took += began.elapsed();
+            if let Some(page) = page {
+                break page;
+            }
+            rt::yield_now().await;
+        };
+        if page.items == 0 {
+            rt::yield_now().await;
+            return took;
+        }
+        let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
+            return took;
+        };
+        self.mark_answering(&tickets, &poll);
+        self.send_page(&poll, page, tickets, &mut YieldBudget::default())
+            .await;
+        took
+    }
+
+    /// Answers all parked polls early.
+    pub(super) fn end_polls(&self) {
+        let parked = self.waiters.borrow().everybody();
+        for ticket in parked {
+            let response = self.timeout_answer(ticket);
+            self.complete(ticket, response);
+        }
+    }
+
+    /// The answer to a waiting request whose time is over. Fails closed: only a poll for a list that may
+    /// be empty gets an empty list.
+    pub(super) fn timeout_answer(&self, ticket: Ticket) -> Response {
+        self.held.borrow_mut().remove(ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        if let Some(response) = self.pending_timeout(ticket) {
+            return response;
+        }
+        let mut waiters = self.waiters.borrow_mut();
+        let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
+            config_external::expire(&self.shared, &self.state(), hostname, poll)
+        } else if let Some(poll) = self
+            .answering
+            .borrow_mut()
+            .remove(&ticket)
+            .or_else(|| waiters.question(ticket).cloned())
+        {
+            Response::json(200, empty_list(&poll.query))
+        } else {
+            error::TIMED_OUT.error().into()
+        };
+        waiters.remove(ticket);
+        response
+    }
+}
+
+async fn matches_any<D: Document>(query: &Query, touched: &[D], budget: &mut YieldBudget) -> bool {
+    for slice in touched.chunks(SCAN_SLICE) {
+        let is_match = slice.iter().any(|document| query.matches(document));
+        budget.scanned(slice.len()).await;
+        if is_match {
+            return true;
+        }
+    }
+    false
+}
