@@ -8,7 +8,7 @@ use base64::Engine as _;
 use serde_json::json;
 use sha1::{Digest as _, Sha1};
 
-use crate::server::{API_KEY, EDIT_AUTH, TestServer};
+use weir_testkit::{API_KEY, EDIT_AUTH, TestServer};
 
 /// What is done, as a token's permissions name it.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -343,7 +343,7 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
     for (method, template) in &operations {
         if template.starts_with("/endpoint/") {
             // Agents prove who they are in a handshake of their own: no credential of the API makes a difference there.
-            let target = format!("{}{template}", crate::server::PREFIX);
+            let target = format!("{}{template}", weir_testkit::PREFIX);
             for credential in &credentials {
                 let fields = credential.authorization.iter();
                 let fields: Vec<(&str, &str)> = fields
@@ -378,7 +378,7 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
                 .iter()
                 .map(|value| ("Authorization", value.as_str()))
                 .collect();
-            let target = format!("{}{path}", crate::server::PREFIX);
+            let target = format!("{}{path}", weir_testkit::PREFIX);
             let answer = client.request(method, &target, &fields, b"");
             if answer.header("connection") == Some("close") {
                 client = server.connect();

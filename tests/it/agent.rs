@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 
-use crate::server::{Answer, Client, PREFIX, STREAMER_PREFIX, TestServer};
+use weir_testkit::{Client, PREFIX, Response, STREAMER_PREFIX, TestServer, wait_until};
 
 const KEY: &str = "agent-key-1";
 
@@ -26,7 +26,7 @@ struct Challenge {
 }
 
 impl Challenge {
-    fn of(answer: &Answer) -> Self {
+    fn of(answer: &Response) -> Self {
         let field = |name| answer.header(name).expect("a challenge").to_owned();
         Self {
             nonce: field("x-nonce"),
@@ -44,7 +44,7 @@ impl Challenge {
 const UPGRADE: [(&str, &str); 2] = [("Connection", "Upgrade"), ("Upgrade", "weir-agent/1")];
 
 /// One request of the handshake.
-fn ask(client: &mut Client, path: &str, fields: &[(&str, &str)]) -> Answer {
+fn ask(client: &mut Client, path: &str, fields: &[(&str, &str)]) -> Response {
     client.request("POST", path, fields, b"")
 }
 
@@ -54,7 +54,13 @@ fn challenge(client: &mut Client, id: &str) -> Challenge {
 }
 
 /// The second step with whatever proof; further fields make it an upgrade.
-fn prove(client: &mut Client, id: &str, nonce: &str, proof: &str, more: &[(&str, &str)]) -> Answer {
+fn prove(
+    client: &mut Client,
+    id: &str,
+    nonce: &str,
+    proof: &str,
+    more: &[(&str, &str)],
+) -> Response {
     let mut fields = vec![
         ("X-Peeklio-Id", id),
         ("X-Nonce", nonce),
@@ -150,8 +156,8 @@ fn streamer(server: &TestServer, hostname: &str, key: Option<&str>) {
 }
 
 /// A command on its way, in a thread of its own.
-fn command(server: &TestServer, method: &'static str, path: &str) -> JoinHandle<Answer> {
-    let bearer = format!("Bearer {}", crate::server::API_KEY);
+fn command(server: &TestServer, method: &'static str, path: &str) -> JoinHandle<Response> {
+    let bearer = format!("Bearer {}", weir_testkit::API_KEY);
     command_with(server, method, path, vec![("Authorization", bearer)])
 }
 
@@ -161,7 +167,7 @@ fn command_with(
     method: &'static str,
     path: &str,
     fields: Vec<(&'static str, String)>,
-) -> JoinHandle<Answer> {
+) -> JoinHandle<Response> {
     let address = server.address();
     let path = format!("{PREFIX}{path}");
     thread::spawn(move || {
@@ -171,7 +177,7 @@ fn command_with(
     })
 }
 
-fn answer(command: JoinHandle<Answer>) -> Answer {
+fn answer(command: JoinHandle<Response>) -> Response {
     command.join().expect("the client does not panic")
 }
 
@@ -179,15 +185,11 @@ fn stats(server: &TestServer, id: &str) -> Value {
     server.get(&format!("/agents/{id}")).expect(200).json()["stats"].clone()
 }
 
-/// Asks until the answer is as it must come to be.
+/// Reads a path until the answer is as expected.
+#[track_caller]
 fn until(server: &TestServer, path: &str, reached: impl Fn(&Value) -> bool) -> Value {
-    loop {
-        let found = server.get(path).expect(200).json();
-        if reached(&found) {
-            return found;
-        }
-        thread::yield_now();
-    }
+    let look = || server.get(path).expect(200).json();
+    wait_until(path, look, reached)
 }
 
 // ---- the resource ---------------------------------------------------------------------------------------------------------------
@@ -429,7 +431,7 @@ fn the_handshake_is_the_documented_one_at_all_its_paths() {
     assert_eq!(challenge.server_proof, expected);
     server.get("/endpoint/connect").expect(405);
     // Other credentials open nothing here, and an agent's proof nothing elsewhere.
-    let bearer = format!("Bearer {}", crate::server::API_KEY);
+    let bearer = format!("Bearer {}", weir_testkit::API_KEY);
     let fields = [
         ("X-Peeklio-Id", "cam1"),
         ("X-Nonce", "n"),
@@ -655,7 +657,7 @@ fn hostile_lines_are_answered_and_end_no_more_than_their_connection() {
         asked.proof(KEY)
     );
     client.send(head.as_bytes());
-    assert_eq!(client.answer(false).status, 101);
+    assert_eq!(client.response(false).status, 101);
     for command in ["hello", "pong"] {
         let line = client.line().expect("a line");
         assert!(line.contains(command), "{line}");
@@ -1022,7 +1024,7 @@ fn a_stop_says_farewell_and_a_restarted_server_takes_agents_back() {
     let mut agent = Agent::connect(&server, "cam1");
     let asked = command(&server, "POST", "/agents/cam1/reboot");
     agent.hear("reboot");
-    server.signal("TERM");
+    server.signal(weir_testkit::Signal::TERM);
     agent.is_ended("server_stopping");
     assert_eq!(
         answer(asked).expect(502).errors(),

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use crate::server::{API_KEY, Answer, EDIT_AUTH, STREAMER_PREFIX, TestServer};
+use weir_testkit::{API_KEY, EDIT_AUTH, Response, STREAMER_PREFIX, TestServer};
 
 fn bearer(key: &str) -> String {
     format!("Bearer {key}")
@@ -182,7 +182,7 @@ fn refusals_do_not_tell_what_was_wrong_or_what_exists() {
     let server = TestServer::new();
     server.put("/streamers/batch", nodes()).expect(204);
     server.put("/streams/a", json!({})).expect(200);
-    let same = |answers: Vec<Answer>| {
+    let same = |answers: Vec<Response>| {
         for answer in &answers {
             assert_eq!(answer.body, answers[0].body, "{}", answer.text());
             assert_eq!(
@@ -258,15 +258,15 @@ fn a_refused_body_is_not_read() {
     let server = TestServer::new();
     let mut client = server.connect();
     client.send(b"PUT /central/api/v3/streams/batch HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 60000000\r\n\r\n");
-    client.answer(false).expect(401);
+    client.response(false).expect(401);
     let mut client = server.connect();
     let head = format!(
         "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     );
     client.send(head.as_bytes());
-    client.answer(false).expect(100);
+    client.response(false).expect(100);
     client.send(b"{}");
-    client.answer(false).expect(200);
+    client.response(false).expect(200);
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn secrets_show_nowhere_but_on_the_thing_itself() {
         "/monitoring/readiness",
     ] {
         let answer = server.get(path);
-        for field in answer.headers.iter().map(|(_, value)| value.clone()) {
+        for field in answer.headers().map(|(_, value)| value.to_owned()) {
             texts.push((path.to_owned(), field));
         }
         texts.push((path.to_owned(), answer.text()));

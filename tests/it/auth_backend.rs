@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 #[test]
 fn a_backend_is_created_changed_listed_and_deleted() {

@@ -10,7 +10,7 @@ use weir::api::endpoint::ENDPOINTS;
 
 use crate::described::{Document, Operation};
 use crate::round_trip::with_one_of_each;
-use crate::server::{API_KEY, Answer, Client, PREFIX, STREAMER_PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, STREAMER_PREFIX, TestServer};
 
 /// What the reader has to say about a piece of text.
 #[derive(Clone, Copy, Debug)]
@@ -343,7 +343,7 @@ impl Pipeline {
     }
 
     /// The answers to all requests, in order.
-    pub fn ask(&mut self, requests: &[(String, String, Vec<u8>)]) -> Vec<Answer> {
+    pub fn ask(&mut self, requests: &[(String, String, Vec<u8>)]) -> Vec<Response> {
         let mut answers = Vec::with_capacity(requests.len());
         for window in requests.chunks(self.clients.len() * 4) {
             let clients = (0..self.clients.len()).cycle();
@@ -353,7 +353,7 @@ impl Pipeline {
                 self.clients[at].send_request(method, &path, &fields, body);
             }
             let taken = clients.take(window.len());
-            answers.extend(taken.map(|at| self.clients[at].answer(false)));
+            answers.extend(taken.map(|at| self.clients[at].response(false)));
         }
         answers
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 #[test]
 fn a_balancer_is_created_changed_listed_and_deleted() {
@@ -107,7 +107,7 @@ fn viewers_and_publishers_go_where_there_is_least_to_do() {
     let sent = |method: &str, address: &str| {
         let path = format!(
             "{}/lb/europe/sports%2Fhd1/index.m3u8?token=t%20",
-            crate::server::PREFIX
+            weir_testkit::PREFIX
         );
         let fields = [("X-Real-IP", address)];
         let answer = server.connect().request(method, &path, &fields, b"");

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::metrics::{Metrics, check_with_client_library};
-use crate::server::TestServer;
+use weir_testkit::{TestServer, wait_until};
 
 fn cluster() -> TestServer {
     let server = TestServer::with(&["--streamer-dead-timeout", "10m"]);
@@ -175,7 +175,7 @@ fn a_parked_poll_is_counted_while_it_waits() {
     };
     assert_eq!(parked(), 0.0);
     let mut client = server.connect();
-    let bearer = format!("Bearer {}", crate::server::API_KEY);
+    let bearer = format!("Bearer {}", weir_testkit::API_KEY);
     let fields = [("Authorization", bearer.as_str())];
     client.send_request(
         "GET",
@@ -183,15 +183,15 @@ fn a_parked_poll_is_counted_while_it_waits() {
         &fields,
         b"",
     );
-    while parked() != 1.0 {}
+    wait_until("a parked poll", parked, |count| *count == 1.0);
     server
         .put(
             "/streams/a",
             json!({"inputs": [{"url": "udp://239.0.0.1:1234"}]}),
         )
         .expect(200);
-    let answer = client.answer(false).expect(200).json();
+    let answer = client.response(false).expect(200).json();
     assert_eq!(answer["streams"].as_array().map(Vec::len), Some(1));
-    while parked() != 0.0 {}
+    wait_until("no parked poll", parked, |count| *count == 0.0);
     assert_ne!(answer["streams"][0], Value::Null);
 }

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
-use crate::server::{API_KEY, Answer, TestServer};
+use weir_testkit::{API_KEY, Response, TestServer, wait_until};
 
 const OLD: &str = "old-key-0123456789";
 const NEW: &str = "new-key-0123456789";
 
 /// One request with a key on a connection of its own.
-fn with_key(server: &TestServer, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+fn with_key(server: &TestServer, key: &str, method: &str, path: &str, body: &Value) -> Response {
     let bearer = format!("Bearer {key}");
     let path = format!("/central/api/v3{path}");
     let body = if method == "GET" {
@@ -186,19 +186,12 @@ fn a_new_key_counts_at_once_everywhere() {
         .expect(200);
     let mut parked = server.connect();
     parked.send_request("GET", "/central/api/v3/streams?poll_timeout=50", &old, b"");
-    loop {
-        let answer = with_key(
-            &server,
-            OLD,
-            "GET",
-            "/cluster/stats?format=openmetrics",
-            &Value::Null,
-        )
-        .expect(200);
-        if (Metrics::read(&answer).value("weir_polls_parked", &[]) - 1.0).abs() < 0.5 {
-            break;
-        }
-    }
+    let parked_count = || {
+        let path = "/cluster/stats?format=openmetrics";
+        let answer = with_key(&server, OLD, "GET", path, &Value::Null).expect(200);
+        Metrics::read(&answer).value("weir_polls_parked", &[])
+    };
+    wait_until("a parked poll", parked_count, |count| *count > 0.5);
     let body =
         json!({"api_key": NEW, "edit_auth": {"login": "admin", "password": "second-password"}});
     let answer = with_key(&server, OLD, "PUT", "/config", &body)
@@ -206,7 +199,7 @@ fn a_new_key_counts_at_once_everywhere() {
         .json();
     assert_eq!(answer["api_key"], NEW);
     assert_eq!(
-        parked.answer(false).expect(200).json()["streams"],
+        parked.response(false).expect(200).json()["streams"],
         json!([])
     );
     parked

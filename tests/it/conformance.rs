@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer};
 
 const STREAMS: &str = "/central/api/v3/streams";
 
@@ -39,7 +39,7 @@ fn check(server: &TestServer, case: &Case) {
     let mut client = server.connect();
     client.send(&case.request);
     let is_head = case.request.starts_with(b"HEAD ");
-    let answer = client.answer(is_head);
+    let answer = client.response(is_head);
     assert_eq!(answer.status, case.status, "{shown}: {}", answer.text());
     if case.status >= 400 && !is_head {
         answer.errors();
@@ -48,7 +48,7 @@ fn check(server: &TestServer, case: &Case) {
     assert_eq!(says_close, !case.stays, "{shown}: {answer:?}");
     client.send(probe().as_bytes());
     if case.stays {
-        let probed = client.answer(false);
+        let probed = client.response(false);
         assert_eq!(probed.status, 200, "{shown}: {}", probed.text());
         assert!(probed.json()["server_version"].is_string());
     } else {
@@ -352,7 +352,7 @@ fn bodies_are_framed_strictly_and_nothing_behind_an_error_is_a_request() {
     ] {
         let mut client = server.connect();
         client.send((front.clone() + &hidden).as_bytes());
-        let status = client.answer(false).status;
+        let status = client.response(false).status;
         assert!(
             matches!(status, 400 | 501),
             "{status}: {}",
@@ -383,7 +383,7 @@ fn credentials_are_looked_at_before_a_body_is_asked_for_or_read() {
             for path in ["/streams/a", "/streams/batch", "/streamers/a"] {
                 let mut client = server.connect();
                 client.send(expecting(path, &fields).as_bytes());
-                let answer = client.answer(false).expect(401);
+                let answer = client.response(false).expect(401);
                 assert!(answer.header("www-authenticate").is_some());
                 assert!(client.is_ended());
             }
@@ -394,7 +394,7 @@ fn credentials_are_looked_at_before_a_body_is_asked_for_or_read() {
     let over = |path: &str, bytes: u64| {
         let mut client = server.connect();
         client.send(expecting(path, &format!("{auth}Content-Length: {bytes}\r\n")).as_bytes());
-        let answer = client.answer(false);
+        let answer = client.response(false);
         if answer.status != 100 {
             assert!(client.is_ended());
         }
@@ -410,9 +410,9 @@ fn credentials_are_looked_at_before_a_body_is_asked_for_or_read() {
     // A good one is asked for, and served.
     let mut client = server.connect();
     client.send(expecting("/streams/a", &format!("{auth}Content-Length: 2\r\n")).as_bytes());
-    client.answer(false).expect(100);
+    client.response(false).expect(100);
     client.send(b"{}");
-    client.answer(false).expect(200);
+    client.response(false).expect(200);
     // Also when it comes in chunks that become too many.
     let mut client = server.connect();
     client.send(
@@ -423,7 +423,7 @@ fn credentials_are_looked_at_before_a_body_is_asked_for_or_read() {
     for _ in 0..17 {
         client.send(chunk.as_bytes());
     }
-    client.answer(false).expect(413);
+    client.response(false).expect(413);
 }
 
 #[test]
@@ -491,11 +491,11 @@ fn head_is_get_without_the_body() {
         )
         .expect(200);
     // A list tells how long it took, so the length of its body is not the same twice.
-    let fields = |answer: &Answer, timed: bool| -> Vec<(String, String)> {
-        let kept = |field: &&(String, String)| {
-            field.0 != "date" && !(timed && field.0 == "content-length")
-        };
-        answer.headers.iter().filter(kept).cloned().collect()
+    let fields = |answer: &Response, timed: bool| -> Vec<(String, String)> {
+        let owned = |(name, value): (&str, &str)| (name.to_ascii_lowercase(), value.to_owned());
+        let mut fields: Vec<_> = answer.headers().map(owned).collect();
+        fields.retain(|(name, _)| name != "date" && !(timed && name == "content-length"));
+        fields
     };
     for path in [
         "/streams",
@@ -584,14 +584,14 @@ fn pipelined_requests_of_all_kinds_are_answered_in_order() {
     client.send(requests.as_bytes());
     for i in 0..COUNT {
         assert_eq!(
-            client.answer(false).expect(200).json()["title"],
+            client.response(false).expect(200).json()["title"],
             i.to_string()
         );
         assert_eq!(
-            client.answer(false).expect(200).json()["title"],
+            client.response(false).expect(200).json()["title"],
             i.to_string()
         );
-        client.answer(false).expect(404);
+        client.response(false).expect(404);
     }
 }
 

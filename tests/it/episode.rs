@@ -17,7 +17,7 @@ use weir::writer::StateMachine;
 use weir::writer::load;
 use weir_storage::Store;
 
-use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
 
 /// Saves do not wait for others.
 const AT_ONCE: [&str; 2] = ["--episodes-buffer-delay", "0"];
@@ -37,7 +37,7 @@ fn park(server: &TestServer, method: &str, path: &str, body: &str) -> Client {
     let mut client = server.connect();
     let both = head("GET", "/monitoring/liveness", "") + &head(method, path, body);
     client.send(both.as_bytes());
-    client.answer(false).expect(200);
+    client.response(false).expect(200);
     client
 }
 
@@ -50,7 +50,7 @@ fn save(server: &TestServer, id: u64, body: Value) -> u64 {
     saved.json()["updated_at"].as_u64().expect("a stamp")
 }
 
-fn ids(answer: &Answer) -> Vec<u64> {
+fn ids(answer: &Response) -> Vec<u64> {
     let body = answer.json();
     let list = body["episodes"].as_array().expect("a list of episodes");
     list.iter()
@@ -307,7 +307,7 @@ fn a_poll_for_episodes_of_a_stream_wakes_for_them_only() {
     );
     save(&server, 2, episode("b", MOMENT));
     save(&server, 3, episode("a", MOMENT));
-    assert_eq!(ids(&poll.answer(false).expect(200)), [3]);
+    assert_eq!(ids(&poll.response(false).expect(200)), [3]);
 }
 
 // ---- saves that wait for others ------------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ fn saves_that_wait_are_committed_together_and_nothing_overtakes_them() {
         .collect();
     let stamps: Vec<Value> = saves
         .iter_mut()
-        .map(|save| save.answer(false).expect(200).json()["updated_at"].clone())
+        .map(|save| save.response(false).expect(200).json()["updated_at"].clone())
         .collect();
     assert_eq!(
         stamps,
@@ -338,7 +338,7 @@ fn saves_that_wait_are_committed_together_and_nothing_overtakes_them() {
     let mut saved = park(&server, "PUT", "/episodes/4", &body);
     server.put("/streams/other", json!({})).expect(200);
     server.delete("/episodes/4").expect(204);
-    saved.answer(false).expect(200);
+    saved.response(false).expect(200);
     server.get("/episodes/4").expect(404);
     assert_eq!(ids(&server.get("/episodes?sort=episode_id")), [1, 2, 3]);
 }
@@ -350,9 +350,9 @@ fn a_stop_answers_saves_that_wait_and_what_is_answered_is_on_disk() {
     let mut saves: Vec<Client> = (1..=5)
         .map(|id| park(&server, "PUT", &format!("/episodes/{id}"), &body))
         .collect();
-    server.signal("TERM");
+    server.signal(weir_testkit::Signal::TERM);
     for save in &mut saves {
-        save.answer(false).expect(200);
+        save.response(false).expect(200);
     }
     assert!(server.wait().success());
     server.start();
@@ -379,7 +379,7 @@ impl Follower {
     fn ask(&mut self, query: &str) -> Value {
         self.client
             .send(head("GET", &format!("/episodes?{query}"), "").as_bytes());
-        self.client.answer(false).expect(200).json()
+        self.client.response(false).expect(200).json()
     }
 
     /// Follows until it has seen the save numbered `last` of the episode 0.
@@ -459,7 +459,7 @@ fn followers_miss_nothing_whatever_clocks_say_and_servers_do() {
                             });
                             let path = format!("/episodes/{id}");
                             client.send(head("PUT", &path, &body.to_string()).as_bytes());
-                            client.answer(false).expect(200);
+                            client.response(false).expect(200);
                         }
                     })
                 })
@@ -907,9 +907,8 @@ fn closed_episodes_go_in_time_unless_the_clock_may_be_wrong() {
     let ahead = told["events"][0]["ahead_ms"].as_u64().expect("a time");
     assert!((59..61).contains(&(ahead / 1000 / 3600 / 24)), "{told}");
     let steady = TestServer::on(|dir| store_with_old_episode(dir, hour), &[]);
-    while steady.get("/episodes/1").status == 200 {
-        std::thread::yield_now();
-    }
+    let look = || steady.get("/episodes/1").status;
+    wait_until("the old episode expires", look, |status| *status != 200);
     let doubts = steady.get("/events?event=clock_doubted").json();
     assert_eq!(doubts["estimated_count"], 0, "{doubts}");
     // It has looked as often by now.

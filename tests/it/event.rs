@@ -15,7 +15,7 @@ use weir::writer::load;
 use weir_storage::Store;
 
 use crate::metrics::Metrics;
-use crate::server::{API_KEY, Client, TestServer};
+use weir_testkit::{API_KEY, Client, SetOnDrop, TestServer, wait_until};
 
 fn stream(title: &str) -> Value {
     json!({"title": title, "inputs": [{"url": "udp://239.0.0.1:1234"}]})
@@ -159,7 +159,7 @@ fn who_waits_for_news_gets_them() {
     let path = format!("/central/api/v3/events?event_id_gt={last}&poll_timeout=50");
     client.send_request("GET", &path, &[("Authorization", &bearer)], b"");
     server.put("/streams/b", stream("two")).expect(200);
-    let news = client.answer(false).expect(200).json();
+    let news = client.response(false).expect(200).json();
     assert_eq!(news["events"][0]["entity_id"], "b");
     let none = server
         .get(&format!(
@@ -177,11 +177,9 @@ fn a_start_tells_how_the_run_before_it_ended() {
     server.put("/streams/a", stream("two")).expect(200);
     server.kill();
     server.start();
-    let mut starts = events(&server, "event=server_started");
-    // The note of a start is written beside the first requests.
-    while starts.len() < 3 {
-        starts = events(&server, "event=server_started");
-    }
+    // The event of a start is written while the first requests are served.
+    let look = || events(&server, "event=server_started");
+    let starts = wait_until("three starts", look, |starts| starts.len() >= 3);
     check_form(&starts);
     let states: Vec<_> = starts
         .iter()
@@ -205,7 +203,7 @@ fn after_a_kill_no_change_lacks_its_event_and_no_event_its_change() {
             let (acknowledged, stop) = (&acknowledged, &stop);
             scope.spawn(move || {
                 for i in 0.. {
-                    if stop.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Acquire) {
                         return;
                     }
                     let name = format!("w{writer}-{i}");
@@ -215,11 +213,10 @@ fn after_a_kill_no_change_lacks_its_event_and_no_event_its_change() {
                 }
             });
         }
-        while acknowledged.lock().expect("no panic").len() < 100 {
-            std::thread::yield_now();
-        }
+        let _stop = SetOnDrop(&stop);
+        let count = || acknowledged.lock().expect("no panic").len();
+        wait_until("100 acknowledged saves", count, |count| *count >= 100);
         server.kill();
-        stop.store(true, Ordering::Relaxed);
     });
     server.start();
     let list = server
@@ -246,18 +243,15 @@ fn after_a_kill_no_change_lacks_its_event_and_no_event_its_change() {
 
 /// One save on a connection of its own; false if the server is gone before it answers.
 fn save(address: std::net::SocketAddr, name: &str) -> bool {
-    use std::io::{Read as _, Write as _};
-    let body = stream("x").to_string();
-    let request = format!(
-        "PUT /central/api/v3/streams/{name} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let Ok(mut socket) = std::net::TcpStream::connect(address) else {
+    let Ok(mut client) = Client::connect(address) else {
         return false;
     };
-    let mut answer = Vec::new();
-    let sent = socket.write_all(request.as_bytes());
-    sent.is_ok() && socket.read_to_end(&mut answer).is_ok() && answer.starts_with(b"HTTP/1.1 200")
+    let bearer = format!("Bearer {API_KEY}");
+    let path = format!("/central/api/v3/streams/{name}");
+    let body = stream("x").to_string();
+    let fields = [("Authorization", bearer.as_str())];
+    let saved = client.try_request("PUT", &path, &fields, body.as_bytes());
+    saved.is_ok_and(|answer| answer.status == 200)
 }
 
 #[test]

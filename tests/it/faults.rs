@@ -3,13 +3,11 @@
 //!
 //! The disk of the real program is "full" through a limit on the size of its files, which needs no privileges and can be lifted from
 //! outside. What a commit with an unknown outcome becomes is tested on the writer and a simulated disk, in both ways.
-#![allow(unsafe_code)] // `prlimit` has no safe form
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use serde_json::{Value, json};
 use weir::core::message::CoreMessage;
@@ -25,26 +23,12 @@ use weir::writer::{COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMach
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 
-use crate::server::{API_KEY, Client, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, PREFIX, TestServer, wait_until};
 
 // ---- the real program ------------------------------------------------------------------------------------------------------------
 
-/// Bounds the size of files that a process may write; `None` lifts the bound.
 fn limit_files(process: u32, bytes: Option<u64>) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY),
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: `limit` outlives the call, and no old limit is asked for.
-    let done = unsafe {
-        libc::prlimit(
-            process as libc::pid_t,
-            libc::RLIMIT_FSIZE,
-            &raw const limit,
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    weir_testkit::sys::limit_file_size(process, bytes).expect("the process is ours");
 }
 
 fn get(path: &str, fields: &str) -> String {
@@ -56,7 +40,7 @@ fn get(path: &str, fields: &str) -> String {
 fn parked(server: &TestServer, path: &str, fields: &str) -> Client {
     let mut client = server.connect();
     client.send((get("/monitoring/liveness", "") + &get(path, fields)).as_bytes());
-    client.answer(false).expect(200);
+    client.response(false).expect(200);
     client
 }
 
@@ -156,22 +140,18 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
 
     // A kill in this condition takes nothing back either.
     limit_files(server.id(), None);
-    let mut asked = 0;
-    while server.call_as("GET", ready, None).status != 200 {
-        asked += 1;
-        assert!(asked < 1_000_000, "the store does not come back");
-        thread::yield_now();
-    }
+    let status = || server.call_as("GET", ready, None).status;
+    wait_until("the store comes back", status, |status| *status == 200);
     check(&server);
     server
         .put("/streams/after", json!({"title": "Again"}))
         .expect(200);
-    let answer = list.answer(false).expect(200);
+    let answer = list.response(false).expect(200);
     assert_eq!(answer.json()["streams"][0]["name"], "after");
     server
         .put("/streams/first", json!({"title": "Again"}))
         .expect(200);
-    let answer = poll.answer(false).expect(200);
+    let answer = poll.response(false).expect(200);
     assert_eq!(answer.json()["streams"][0]["title"], "Again");
     for (name, comment) in &unknown {
         let answer = server.get(&format!("/streams/{name}"));
@@ -218,12 +198,8 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
     assert_eq!(kept().expect(501).errors(), ["episodes_unknown"]);
     server.get("/streamers/s1/streams").expect(200);
     limit_files(server.id(), None);
-    let mut asked = 0;
-    while server.put("/streams/a", json!({"title": "Three"})).status != 200 {
-        asked += 1;
-        assert!(asked < 1_000_000, "the store does not come back");
-        thread::yield_now();
-    }
+    let status = || server.put("/streams/a", json!({"title": "Three"})).status;
+    wait_until("the store comes back", status, |status| *status == 200);
     server
         .call_as("GET", "/monitoring/readiness", None)
         .expect(200);
@@ -294,12 +270,8 @@ fn a_change_of_settings_that_the_log_could_not_take_is_in_it_after_a_crash() {
     call(&server, "PUT", "/streams/a", "t", &title).expect(503);
     change(&server, "t4", 4);
     limit_files(server.id(), None);
-    let mut asked = 0;
-    while call(&server, "PUT", "/streams/a", "t", &title).status != 200 {
-        asked += 1;
-        assert!(asked < 1_000_000, "the store does not come back");
-        thread::yield_now();
-    }
+    let status = || call(&server, "PUT", "/streams/a", "t", &title).status;
+    wait_until("the store comes back", status, |status| *status == 200);
     change(&server, "t5", 5);
     assert_eq!(told(&server), ["t1", "t2", "t3", "t4", "t5"]);
 }
@@ -314,7 +286,7 @@ fn a_server_that_is_stopped_while_its_store_is_down_stops() {
     server
         .put("/streams/a", json!({"title": "Two"}))
         .expect(503);
-    server.signal("TERM");
+    server.signal(weir_testkit::Signal::TERM);
     server.wait();
     server.start();
     let title = server.get("/streams/a").expect(200).json()["title"].clone();

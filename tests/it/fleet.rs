@@ -1,9 +1,12 @@
 //! Simulated streamers, and the program with its layouter at work on them.
 //!
-//! A simulated streamer is a thread that does what a streamer does: ask for its list, then wait for another. What it is told it passes on, so a
-//! test waits for a list and never for time.
+//! A simulated streamer is a thread that does what a streamer does: read its list, then poll for another one. Every
+//! answer goes to the test, which waits for a list and never for time. A parked poll is a sign of life at every moment,
+//! so a streamer falls silent only between an answer and the next poll, and when [`Fleet::stop`] closes its connection:
+//! no test races a dead timeout against the period of polls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,80 +16,107 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
-use crate::server::{API_KEY, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, PREFIX, TestServer, WAIT_MAX, wait_until};
 
-/// How long a test waits for what must happen. A guard against hanging.
-pub const GUARD: Duration = Duration::from_mins(2);
+/// A condition that news may not change is evaluated this often.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub type Names = BTreeSet<String>;
 
-/// All streamers of a test, and what each was told last.
+/// The list that a streamer received.
+struct News {
+    host: String,
+    names: Names,
+}
+
+/// All streamers of a test, and the list that each received last.
 pub struct Fleet {
-    told: Sender<(String, u64, Names)>,
-    news: Receiver<(String, u64, Names)>,
+    sender: Sender<News>,
+    news: Receiver<News>,
     pub streamers: BTreeMap<String, Streamer>,
     pub lists: BTreeMap<String, Names>,
-    /// Answers of each, unchanged ones included.
-    pub answers: BTreeMap<String, u64>,
 }
 
 pub struct Streamer {
     stop: Arc<AtomicBool>,
+    connection: TcpStream,
     thread: JoinHandle<()>,
+}
+
+impl Streamer {
+    /// Closes the connection, and with it the parked poll.
+    fn close(&self) {
+        self.stop.store(true, Ordering::Release);
+        // It may be closed already.
+        let _ = self.connection.shutdown(Shutdown::Both);
+    }
+}
+
+/// Polls until stopped.
+fn poll(mut client: Client, host: &str, stop: &AtomicBool, sender: &Sender<News>) {
+    let path = format!("{PREFIX}/streamers/{host}/streams?poll_timeout=50");
+    let bearer = format!("Bearer {API_KEY}");
+    let mut tag = None::<String>;
+    loop {
+        let mut fields = vec![("Authorization", bearer.as_str())];
+        fields.extend(tag.as_deref().map(|tag| ("If-None-Match", tag)));
+        let answer = client.try_request("GET", &path, &fields, b"");
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        let answer = answer.unwrap_or_else(|error| panic!("{host}: {error}"));
+        if answer.status == 304 {
+            continue;
+        }
+        let answer = answer.expect(200);
+        tag = answer.etag().map(str::to_owned);
+        let body = answer.json();
+        let list = body["streams"].as_array().expect("a list");
+        let name = |stream: &Value| stream["name"].as_str().map(str::to_owned);
+        let news = News {
+            host: host.to_owned(),
+            names: list.iter().filter_map(name).collect(),
+        };
+        if sender.send(news).is_err() {
+            return;
+        }
+    }
 }
 
 impl Fleet {
     pub fn new() -> Self {
-        let (told, news) = channel();
+        let (sender, news) = channel();
         Self {
-            told,
+            sender,
             news,
             streamers: BTreeMap::new(),
             lists: BTreeMap::new(),
-            answers: BTreeMap::new(),
         }
     }
 
     /// Starts a streamer and waits for its first list.
     pub fn start(&mut self, server: &TestServer, host: &str) {
+        let client = server.connect();
+        let connection = client.stream().expect("a descriptor");
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopping, told, name) = (stop.clone(), self.told.clone(), host.to_owned());
-        let mut client = server.connect();
-        let thread = std::thread::spawn(move || {
-            let path = format!("{PREFIX}/streamers/{name}/streams");
-            let bearer = format!("Bearer {API_KEY}");
-            let (mut tag, mut names, mut count) = (None::<String>, Names::new(), 0);
-            while !stopping.load(Ordering::Acquire) {
-                let mut fields = vec![("Authorization", bearer.as_str())];
-                fields.extend(tag.as_deref().map(|tag| ("If-None-Match", tag)));
-                let answer = client.request("GET", &format!("{path}?poll_timeout=1"), &fields, b"");
-                if answer.status == 200 {
-                    tag = answer.header("etag").map(str::to_owned);
-                    let body = answer.json();
-                    let list = body["streams"].as_array().expect("a list");
-                    let name = |stream: &Value| stream["name"].as_str().map(str::to_owned);
-                    names = list.iter().filter_map(name).collect();
-                } else {
-                    assert_eq!(answer.status, 304);
-                }
-                count += 1;
-                if told.send((name.clone(), count, names.clone())).is_err() {
-                    return;
-                }
-            }
-        });
-        self.streamers
-            .insert(host.to_owned(), Streamer { stop, thread });
-        self.answers.remove(host);
-        self.until(|fleet| fleet.answers.contains_key(host));
+        let (name, stopped, sender) = (host.to_owned(), stop.clone(), self.sender.clone());
+        let thread = std::thread::spawn(move || poll(client, &name, &stopped, &sender));
+        let streamer = Streamer {
+            stop,
+            connection,
+            thread,
+        };
+        self.streamers.insert(host.to_owned(), streamer);
+        self.lists.remove(host);
+        self.until(|fleet| fleet.lists.contains_key(host));
     }
 
     /// Ends a streamer: it is silent from now on.
     pub fn stop(&mut self, host: &str) {
         let streamer = self.streamers.remove(host).expect("it was started");
-        streamer.stop.store(true, Ordering::Release);
+        streamer.close();
         streamer.thread.join().expect("a streamer does not panic");
-        // What it told in its last moment is old news now.
+        // What it sent in its last moment is old news now.
         while let Ok(news) = self.news.try_recv() {
             self.take(news);
         }
@@ -96,8 +126,7 @@ impl Fleet {
     /// Ends several streamers, none of them later than the last.
     pub fn stop_all(&mut self, hosts: &[&str]) {
         for host in hosts {
-            let streamer = self.streamers.get(*host).expect("it was started");
-            streamer.stop.store(true, Ordering::Release);
+            self.streamers[*host].close();
         }
         for host in hosts {
             self.stop(host);
@@ -110,50 +139,38 @@ impl Fleet {
         }
     }
 
-    pub fn take(&mut self, (host, count, names): (String, u64, Names)) {
-        self.answers.insert(host.clone(), count);
-        if self.streamers.contains_key(&host) {
-            self.lists.insert(host, names);
+    fn take(&mut self, news: News) {
+        if self.streamers.contains_key(&news.host) {
+            self.lists.insert(news.host, news.names);
         }
     }
 
-    /// Waits for the next answer to a streamer, with news or without, and takes it.
-    pub fn next(&mut self) {
-        let news = self.news.recv_timeout(GUARD).expect("a streamer polls");
-        self.take(news);
-    }
-
-    /// Takes news until something is so.
-    pub fn until(&mut self, so: impl Fn(&Self) -> bool) {
-        let guard = Instant::now() + GUARD;
-        while !so(self) {
-            // Streamers that are told nothing new are answered, too.
-            let left = guard.saturating_duration_since(Instant::now());
-            let news = self.news.recv_timeout(left);
-            let news = news.unwrap_or_else(|_| panic!("it never comes to that: {:?}", self.lists));
+    /// Takes the next list that a streamer received, or none after a moment.
+    pub fn take_news(&mut self) {
+        if let Ok(news) = self.news.recv_timeout(LOOK_EVERY) {
             self.take(news);
         }
     }
 
-    /// Takes news until every running streamer was answered this often more.
-    pub fn rounds(&mut self, count: u64) {
-        let until: BTreeMap<String, u64> = self
-            .streamers
-            .keys()
-            .map(|host| (host.clone(), self.answers[host] + count))
-            .collect();
-        self.until(|fleet| {
-            until
-                .iter()
-                .all(|(host, count)| fleet.answers[host] >= *count)
-        });
+    /// Takes news until a condition holds.
+    #[track_caller]
+    pub fn until(&mut self, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + WAIT_MAX;
+        while !condition(self) {
+            assert!(
+                Instant::now() < deadline,
+                "the condition does not hold within {WAIT_MAX:?}; lists: {:?}",
+                self.lists
+            );
+            self.take_news();
+        }
     }
 
     pub fn has(&self, host: &str) -> usize {
         self.lists.get(host).map_or(0, Names::len)
     }
 
-    /// Whether every running streamer was told what these layouts say, and no other is named in them.
+    /// Whether every running streamer has the list that follows from these layouts, which name no other streamer.
     pub fn agrees(&self, ingests: &Ingests) -> bool {
         let mut expected: BTreeMap<&str, Names> = BTreeMap::new();
         for host in self.streamers.keys() {
@@ -170,7 +187,8 @@ impl Fleet {
         expected.iter().all(told)
     }
 
-    /// Takes news until every stream is on a running streamer that was told so. Answers where they are.
+    /// Takes news until every stream is in the list of a running streamer. Returns where they are.
+    #[track_caller]
     pub fn settle(&mut self, server: &TestServer) -> Ingests {
         self.until(|fleet| {
             let ingests = ingests(server);
@@ -179,7 +197,8 @@ impl Fleet {
         ingests(server)
     }
 
-    /// Lets the layouter look so often for something to improve.
+    /// Lets the layouter run this often.
+    #[track_caller]
     pub fn rest(&mut self, server: &TestServer, rounds: u64) {
         let until = runs(server) + rounds;
         self.until(|_| runs(server) >= until);
@@ -189,7 +208,7 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for streamer in self.streamers.values() {
-            streamer.stop.store(true, Ordering::Release);
+            streamer.close();
         }
     }
 }
@@ -227,18 +246,17 @@ pub fn layouts(server: &TestServer) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Waits until every streamer may take this stream. One that polls is alive for the layouter only when that looks for signs of life next.
-pub fn until_all_may_take(server: &TestServer, fleet: &mut Fleet, stream: &str) {
+/// Waits until every streamer may take this stream: one that polls is alive for the layouter only at its next look.
+#[track_caller]
+pub fn until_all_may_take(server: &TestServer, stream: &str) {
     let path = format!("/streams/{stream}/layout/explain");
-    loop {
-        let why = server.get(&path).expect(200).json();
+    let look = || server.get(&path).expect(200).json();
+    wait_until(&path, look, |why| {
         let nodes = why["nodes"].as_array().expect("nodes");
-        if nodes.iter().all(|node| node["node_decision"] == true) {
-            return;
-        }
-        fleet.rounds(1);
-    }
+        nodes.iter().all(|node| node["node_decision"] == true)
+    });
 }
+
 /// Where each stream is.
 pub type Ingests = BTreeMap<String, Option<String>>;
 
@@ -303,16 +321,17 @@ pub struct Move {
 pub fn moves(server: &TestServer, after: u64) -> Vec<Move> {
     let query = format!("event=layouter_processing_result&event_id_gt={after}");
     let results = events(server, &query);
-    let told = results.iter().flat_map(|event| {
+    let relayouts = results.iter().flat_map(|event| {
         let relayouts = event["relayouts"].as_array().expect("a list");
         relayouts.clone()
     });
-    told.map(|told| Move {
-        name: told["name"].as_str().expect("a name").to_owned(),
-        to: told["ingest"].as_str().map(str::to_owned),
-        why: told["why"].as_str().expect("a reason").to_owned(),
-    })
-    .collect()
+    relayouts
+        .map(|relayout| Move {
+            name: relayout["name"].as_str().expect("a name").to_owned(),
+            to: relayout["ingest"].as_str().map(str::to_owned),
+            why: relayout["why"].as_str().expect("a reason").to_owned(),
+        })
+        .collect()
 }
 
 /// What became of streamers after an event, in order: `hostname state why`.
@@ -334,20 +353,16 @@ pub fn runs(server: &TestServer) -> u64 {
     Metrics::read(&answer).value("weir_layouter_runs_total", &[]) as u64
 }
 
-/// Waits for an event after another, and answers it.
+/// Waits for an event after another, and returns it.
+#[track_caller]
 pub fn await_event(server: &TestServer, after: u64, query: &str) -> Value {
     let path = format!("/events?event_id_gt={after}&{query}&poll_timeout=50&limit=1");
-    let guard = Instant::now() + GUARD;
-    while Instant::now() < guard {
-        let list = server.get(&path).expect(200).json();
-        if let Some(event) = list["events"].as_array().and_then(|list| list.first()) {
-            return event.clone();
-        }
-    }
-    panic!("no such event comes: {query}");
+    let look = || server.get(&path).expect(200).json()["events"].take();
+    let events = wait_until(query, look, |events| !events[0].is_null());
+    events[0].clone()
 }
 
-/// Lets the server wait for something that nobody does: afterwards so many of its seconds are over.
+/// Lets this many seconds of the server pass: it parks a poll for an event that never comes.
 pub fn pass(server: &TestServer, seconds: u64) {
     let path =
         format!("/events?event=server_starting&event_id_gt=1000000000&poll_timeout={seconds}");

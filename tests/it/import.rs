@@ -8,7 +8,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::server::{API_KEY, TestServer, run};
+use weir_testkit::{API_KEY, TestServer, run};
 
 /// Every nastiness of the playlists we met.
 const NASTY: &[u8] = include_bytes!("../../src/import/nasty.m3u8");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 /// A cluster of three streamers that were seen, one of them in the north, with streams that are placed.
 fn cluster(streams: usize) -> TestServer {

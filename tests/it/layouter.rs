@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, layouts, save_streamer, save_streams, server};
+use crate::fleet::{Fleet, layouts, pass, save_streamer, save_streams, server};
 use crate::metrics::Metrics;
-use crate::server::TestServer;
+use weir_testkit::{TestServer, wait_until};
 
 #[test]
 fn streams_come_to_their_streamers_and_leave_a_lost_one() {
@@ -62,13 +62,10 @@ fn what_the_layouter_does_is_counted() {
     };
     let counted = |metrics: &Metrics, name: &str| metrics.value(name, &[]);
     // Decided, written, counted: in this order, and by a thread of its own.
-    let metrics = loop {
-        let metrics = read();
-        let written = counted(&metrics, "weir_layouter_layouts_written_total");
-        if written >= 5.0 && counted(&metrics, "weir_layouter_runs_total") >= 2.0 {
-            break metrics;
-        }
-    };
+    let metrics = wait_until("five layouts and two runs", read, |metrics| {
+        counted(metrics, "weir_layouter_layouts_written_total") >= 5.0
+            && counted(metrics, "weir_layouter_runs_total") >= 2.0
+    });
     for (name, expected) in [
         ("weir_layouter_enabled", 1.0),
         ("weir_layouter_layouts_written_total", 5.0),
@@ -165,7 +162,7 @@ fn switched_off_it_moves_nothing() {
             json!({"layouts": [{"name": "c00", "ingest": "s2"}]}),
         )
         .expect(204);
-    fleet.rounds(3);
+    pass(&server, 3);
     assert_eq!(fleet.has("s1"), 0);
     let layouts = layouts(&server);
     assert_eq!(layouts["c00"]["ingest"], "s2");
@@ -193,7 +190,7 @@ fn a_restart_changes_nothing() {
     for host in ["s1", "s2", "s3"] {
         fleet.start(&server, host);
     }
-    fleet.rounds(2);
+    fleet.rest(&server, 5);
     assert_eq!(layouts(&server), before);
     // It works: what is new is placed.
     save_streams(&server, 9..12);
@@ -256,6 +253,6 @@ fn what_streamers_measure_makes_room_for_what_waits() {
     let name = measured[0]["name"].as_str().expect("a name");
     let path = format!("/streams/{name}");
     server.put(&path, json!({"title": "edited"})).expect(200);
-    fleet.rounds(2);
+    fleet.rest(&server, 3);
     assert_eq!(fleet.has("s1"), 7);
 }

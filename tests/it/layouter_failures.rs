@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::fleet::{
     Fleet, Ingests, Move, Names, await_event, events, ingests, last_event, layouts, moves, on,
-    pass, runs, save_all, save_streamer, save_streams, server, set, states,
+    pass, save_all, save_streamer, save_streams, server, set, states,
 };
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 /// Rounds after which what would move by itself has moved.
 const ROUNDS: u64 = 5;
@@ -167,7 +167,7 @@ fn short_silences_move_nothing() {
     let (mark, layouts_before) = (last_event(&server), layouts(&server));
     for _ in 0..3 {
         fleet.stop("s1");
-        fleet.rounds(1);
+        pass(&server, 1);
         fleet.start(&server, "s1");
         assert_eq!(fleet.lists["s1"], on(&before, "s1"));
     }
@@ -251,8 +251,7 @@ fn when_all_are_lost_everything_stays_where_it_is() {
         await_event(&server, mark, &query);
     }
     save_streams(&server, 0..1);
-    let looked = runs(&server) + ROUNDS;
-    while runs(&server) < looked {}
+    fleet.rest(&server, ROUNDS);
     let mut now = layouts(&server);
     assert_eq!(now.remove("c00"), Some(Value::Null));
     assert_eq!(now, layouts_before);

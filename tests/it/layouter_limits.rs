@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Names, layouts, save_streamer, server, until_all_may_take};
-use crate::server::TestServer;
+use crate::fleet::{Fleet, Names, layouts, pass, save_streamer, server, until_all_may_take};
+use weir_testkit::TestServer;
 
 /// What a node has not enough of.
 #[derive(Clone, Copy)]
@@ -97,7 +97,7 @@ fn what_does_not_fit_waits(dimension: Dimension) {
     save(&server, 0..4);
     fleet.until(|fleet| fleet.has("s1") == 4);
     save(&server, 4..7);
-    fleet.rounds(2);
+    pass(&server, 2);
     assert_eq!(fleet.lists["s1"], names(0..4), "who is there stays");
     for waiting in ["c04", "c05", "c06"] {
         let reasons = why_it_waits(&server, waiting);
@@ -146,7 +146,7 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
     }
     save(&server, 0..8);
     fleet.until(|fleet| fleet.has("s1") + fleet.has("s2") == 8);
-    until_all_may_take(&server, &mut fleet, "c00");
+    until_all_may_take(&server, "c00");
     // Where they were placed before that does not matter from here on.
     let layout = |i: usize| {
         let host = if i < 4 { "s1" } else { "s2" };
@@ -242,7 +242,7 @@ fn of_streams_of_many_sizes_the_one_that_is_enough_goes() {
         server.put(&format!("/streams/{name}"), body).expect(200);
     }
     fleet.until(|fleet| fleet.has("s1") == 4);
-    until_all_may_take(&server, &mut fleet, "a");
+    until_all_may_take(&server, "a");
     // 8000 are used; 4000 must go: one stream is enough, and only that one.
     save_streamer(&server, "s1", kbps(4000));
     fleet.until(|fleet| fleet.has("s2") == 1 && fleet.has("s1") == 3);
@@ -262,7 +262,7 @@ fn room_is_made_by_moving_another() {
     save_labelled(&server, "anywhere", json!({}));
     fleet.until(|fleet| fleet.has("s1") == 1);
     small(&server, &mut fleet, &[("s2", json!({}))]);
-    until_all_may_take(&server, &mut fleet, "anywhere");
+    until_all_may_take(&server, "anywhere");
     save_labelled(&server, "north", json!({"required.zone": "north"}));
     fleet.until(|fleet| fleet.lists["s1"] == only("north"));
     fleet.until(|fleet| fleet.lists["s2"] == only("anywhere"));
@@ -299,7 +299,7 @@ fn room_is_made_by_a_chain_and_nobody_else_moves() {
     // Now every place is taken: the next one waits, and nobody is moved in vain.
     let before = layouts(&server);
     save_labelled(&server, "m", json!({"required.zone": "north"}));
-    fleet.rounds(2);
+    pass(&server, 2);
     let reasons = why_it_waits(&server, "m");
     assert!(
         reasons.contains("node_channel_limit_exceeded"),

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, GUARD, Names, layouts, server};
+use crate::fleet::{Fleet, Names, layouts, server};
 use crate::random::Random;
-use crate::server::TestServer;
+use weir_testkit::{TestServer, WAIT_MAX};
 
 const HOSTS: u64 = 7;
 const STREAMS: u64 = 50;
@@ -255,7 +255,7 @@ impl World {
 
     /// Until everything is as it was promised.
     fn rest(&mut self) {
-        let guard = Instant::now() + GUARD;
+        let guard = Instant::now() + WAIT_MAX;
         while let Some(broken) = self.broken() {
             assert!(
                 Instant::now() < guard,
@@ -263,7 +263,7 @@ impl World {
                 self.story.join("\n"),
                 self.fleet.lists
             );
-            self.fleet.next();
+            self.fleet.take_news();
         }
     }
 }
@@ -298,10 +298,10 @@ fn any_operations_end_in_a_layout_that_keeps_every_promise() {
         world.rest();
     }
     // Moves that merely improve come to an end: intervals go by, and nothing is written.
-    let guard = Instant::now() + GUARD;
+    let guard = Instant::now() + WAIT_MAX;
     loop {
         let before = layouts(&world.server);
-        world.fleet.rounds(3);
+        world.fleet.rest(&world.server, 10);
         if layouts(&world.server) == before {
             break;
         }

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use crate::fleet::{
     Fleet, Ingests, Move, Names, await_event, events, ingests, last_event, layouts, moves, on,
-    runs, save_all, save_streamer, server, set, states,
+    pass, runs, save_all, save_streamer, server, set, states,
 };
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 /// Rounds after which what would move by itself has moved.
 const ROUNDS: u64 = 5;
@@ -178,7 +178,7 @@ fn switching_it_off_and_on_counts_at_once() {
         fleet.start(&server, host);
     }
     save_all(&server, names(0..4), &json!({"static": true}));
-    fleet.rounds(1);
+    pass(&server, 1);
     assert_eq!(waiting(&ingests(&server)).len(), 4);
     set(&server, json!({"layouter_enabled": "true"}));
     let before = fleet.settle(&server);
@@ -193,7 +193,7 @@ fn switching_it_off_and_on_counts_at_once() {
         (&json!("s1"), &json!("down"))
     );
     save_all(&server, ["new".to_owned()], &json!({"static": true}));
-    fleet.rounds(1);
+    pass(&server, 1);
     let now = ingests(&server);
     assert_eq!(waiting(&now), Names::from(["new".to_owned()]));
     assert_eq!(on(&now, "s1"), on(&before, "s1"), "off is off");
@@ -238,7 +238,7 @@ fn the_interval_and_the_return_of_streams_are_settings() {
     fleet.start(&server, "s1");
     let up = "event=layouter_streamer_state&state=up";
     await_event(&server, mark, up);
-    fleet.rounds(1);
+    pass(&server, 1);
     assert_eq!(moves(&server, mark), []);
     assert_eq!(runs(&server), looked, "the interval is an hour");
     save_all(&server, ["new".to_owned()], &json!({"static": true}));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, moves, save_streamer, server};
 use crate::random::Random;
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 const HOSTS: usize = 8;
 const STREAMS: u64 = 60;

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::bad_json::Pipeline;
 use crate::described::{Document, Operation};
 use crate::round_trip::{keyed, with_one_of_each};
-use crate::server::TestServer;
 use crate::values::{Fate, cases};
+use weir_testkit::TestServer;
 
 /// Things of each kind that the lists hold. Small enough for one page, so that the whole is known.
 const THINGS: usize = 60;
@@ -392,7 +392,7 @@ fn every_list_answers_every_question_as_its_items_say() {
 
 /// The keys of all pages from the first to the last, and of all pages before the last, found by going back.
 fn walk(
-    ask: &mut dyn FnMut(&str) -> crate::server::Answer,
+    ask: &mut dyn FnMut(&str) -> weir_testkit::Response,
     keys: &dyn Fn(&Value) -> Vec<Value>,
     query: &str,
 ) -> (Vec<Value>, Vec<Value>) {

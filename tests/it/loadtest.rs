@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::server::{API_KEY, TestServer};
+use weir_testkit::{API_KEY, TestServer};
 
 fn tool() -> Option<PathBuf> {
     let beside = PathBuf::from(env!("CARGO_BIN_EXE_weir")).with_file_name("weir-loadtest");

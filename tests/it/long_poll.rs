@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::server::{API_KEY, Answer, Client, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
 
 /// Longer than any test: only what is asserted may end the wait.
 const LONG: &str = "poll_timeout=50";
@@ -24,11 +24,11 @@ fn park(server: &TestServer, path: &str, fields: &str) -> Client {
     let mut client = server.connect();
     let both = head("/monitoring/liveness", "") + &head(path, fields);
     client.send(both.as_bytes());
-    client.answer(false).expect(200);
+    client.response(false).expect(200);
     client
 }
 
-fn names(answer: &Answer) -> Vec<String> {
+fn names(answer: &Response) -> Vec<String> {
     let body = answer.json();
     let list = body["streams"].as_array().expect("a list of streams");
     list.iter()
@@ -36,7 +36,7 @@ fn names(answer: &Answer) -> Vec<String> {
         .collect()
 }
 
-fn stamp(answer: &Answer) -> u64 {
+fn stamp(answer: &Response) -> u64 {
     answer.json()["updated_at"].as_u64().expect("a stamp")
 }
 
@@ -62,7 +62,7 @@ fn streamer(server: &TestServer, host: &str) {
         .expect(200);
 }
 
-fn etag(answer: &Answer) -> String {
+fn etag(answer: &Response) -> String {
     answer.header("etag").expect("a tag").to_owned()
 }
 
@@ -98,10 +98,10 @@ fn lists_that_wait_for_stats_are_woken_by_reports() {
         report(json!([{"name": "a", "bitrate": bitrate}]));
     }
     report(json!([{"name": "a", "bitrate": 6000}]));
-    assert_eq!(names(&parked[1].answer(false).expect(200)), ["a"]);
+    assert_eq!(names(&parked[1].response(false).expect(200)), ["a"]);
     report(json!([{"name": "a"}, {"name": "b", "online_clients": 8, "status": "running"}]));
-    assert_eq!(names(&parked[0].answer(false).expect(200)), ["b"]);
-    assert_eq!(names(&parked[2].answer(false).expect(200)), ["b"]);
+    assert_eq!(names(&parked[0].response(false).expect(200)), ["b"]);
+    assert_eq!(names(&parked[2].response(false).expect(200)), ["b"]);
     // A place in an order by stats: nothing is behind it until something falls behind it.
     report(json!([{"name": "a", "bitrate": 5}, {"name": "b", "bitrate": 5}]));
     let page = server
@@ -112,7 +112,7 @@ fn lists_that_wait_for_stats_are_woken_by_reports() {
     let path = format!("/streams?sort=-stats.bitrate,name&limit=1&cursor={cursor}&{LONG}");
     let mut behind = park(&server, &path, "");
     report(json!([{"name": "a", "bitrate": 9}, {"name": "b", "bitrate": 4}]));
-    assert_eq!(names(&behind.answer(false).expect(200)), ["b"]);
+    assert_eq!(names(&behind.response(false).expect(200)), ["b"]);
     // A report that comes while a poll is being parked is not missed either, whichever core hears of it.
     for round in 0..15 {
         report(json!([{"name": "a", "bitrate": 0}]));
@@ -121,7 +121,7 @@ fn lists_that_wait_for_stats_are_woken_by_reports() {
         report(
             json!([{"name": "a", "bitrate": format!("{round}7").parse::<u64>().expect("a number")}]),
         );
-        assert_eq!(names(&poll.answer(false).expect(200)), ["a"], "{round}");
+        assert_eq!(names(&poll.response(false).expect(200)), ["a"], "{round}");
     }
 }
 
@@ -137,7 +137,7 @@ fn lists_that_wait_for_an_agent_are_woken_when_it_comes() {
     let path = format!("/streams?stats.agent_status=connected&{LONG}");
     let mut parked = park(&server, &path, "");
     let _agent = crate::agent::Agent::open(&server, "cam1", "k");
-    assert_eq!(names(&parked.answer(false).expect(200)), ["a"]);
+    assert_eq!(names(&parked.response(false).expect(200)), ["a"]);
 }
 
 // ---- lists ---------------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ fn a_list_wakes_on_its_match_and_not_on_others() {
     server.put("/streams/d", json!({"inputs": 1})).expect(400);
     let at = save(&server, "b", json!({"title": "Wanted"}));
     for poll in [&mut any, &mut named] {
-        let answer = poll.answer(false).expect(200);
+        let answer = poll.response(false).expect(200);
         assert_eq!(names(&answer), ["b"]);
         assert_eq!(answer.json()["streams"][0]["updated_at"], at);
     }
@@ -206,21 +206,21 @@ fn many_who_ask_the_same_get_one_and_the_same_answer() {
     let at = save(&server, "b", json!({"title": "One"}));
     let expected = json!([{"name": "b", "title": "One", "updated_at": at}]);
     for poll in &mut polls {
-        let answer = poll.answer(false).expect(200);
+        let answer = poll.response(false).expect(200);
         assert_eq!(answer.json()["streams"], expected);
     }
     // Different questions: each gets its own stream only, in whatever order they come.
     for (i, poll) in others.iter_mut().enumerate().rev() {
         save(&server, &format!("other-{i}"), json!({}));
         assert_eq!(
-            names(&poll.answer(false).expect(200)),
+            names(&poll.response(false).expect(200)),
             [format!("other-{i}")]
         );
     }
     // A connection that was woken serves on.
     for poll in polls.iter_mut().take(3) {
         poll.send(head("/streams?name=b", "").as_bytes());
-        assert_eq!(names(&poll.answer(false).expect(200)), ["b"]);
+        assert_eq!(names(&poll.response(false).expect(200)), ["b"]);
     }
 }
 
@@ -233,7 +233,7 @@ fn a_waiter_gets_its_own_coding_and_selection() {
     let mut gzip = park(&server, &path, "Accept-Encoding: gzip\r\n");
     let mut zstd = park(&server, &path, "Accept-Encoding: zstd\r\n");
     save(&server, "b", json!({"comment": "c".repeat(10_000)}));
-    let answers = [&mut plain, &mut gzip, &mut zstd].map(|poll| poll.answer(false).expect(200));
+    let answers = [&mut plain, &mut gzip, &mut zstd].map(|poll| poll.response(false).expect(200));
     let codings = answers
         .each_ref()
         .map(|answer| answer.header("content-encoding"));
@@ -261,7 +261,7 @@ impl Follower {
     fn ask(&mut self, query: &str) -> Value {
         self.client
             .send(head(&format!("/streams?{query}"), "").as_bytes());
-        self.client.answer(false).expect(200).json()
+        self.client.response(false).expect(200).json()
     }
 
     /// Follows until it has seen `last`, a stream that is written when everything else is.
@@ -408,15 +408,10 @@ fn a_streamer_is_told_when_its_own_answer_changes_and_not_before() {
     save(&server, "a", json!({"labels": {"k": "v"}}));
     save(&server, "c", json!({}));
     lay_out(&server, "c", "s2");
-    server
-        .get("/streamers/s1/streams")
-        .expect(200)
-        .headers
-        .iter()
-        .find(|(name, value)| name == "etag" && *value == tag)
-        .expect("the tag of s1 stands");
+    let same = server.get("/streamers/s1/streams").expect(200);
+    assert_eq!(same.etag(), Some(tag.as_str()), "the tag of s1 stands");
     save(&server, "a", json!({"title": "Three"}));
-    let answer = poll.answer(false).expect(200);
+    let answer = poll.response(false).expect(200);
     assert_eq!(names(&answer), ["a"]);
     assert_eq!(answer.json()["streams"][0]["title"], "Three");
     assert_ne!(etag(&answer), tag);
@@ -429,7 +424,10 @@ fn a_streamer_is_told_when_its_own_answer_changes_and_not_before() {
         &if_none_match(&etag(&answer)),
     );
     lay_out(&server, "a", "s2");
-    assert_eq!(names(&poll.answer(false).expect(200)), Vec::<String>::new());
+    assert_eq!(
+        names(&poll.response(false).expect(200)),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -479,7 +477,7 @@ fn deltas_are_waited_for_and_tell_what_changed_and_what_is_gone() {
     let mut poll = delta(revision);
     save(&server, "elsewhere", json!({}));
     save(&server, "b", json!({"title": "New"}));
-    let answer = poll.answer(false).expect(200);
+    let answer = poll.response(false).expect(200);
     assert_eq!(names(&answer), ["b"]);
     assert_eq!(answer.json()["removed"], json!([]));
     assert_eq!(etag(&answer), etag(&server.get("/streamers/s1/streams")));
@@ -488,7 +486,7 @@ fn deltas_are_waited_for_and_tell_what_changed_and_what_is_gone() {
 
     let mut poll = delta(next);
     server.delete("/streams/a").expect(204);
-    let answer = poll.answer(false).expect(200);
+    let answer = poll.response(false).expect(200);
     assert_eq!(answer.json()["removed"], json!(["a"]));
     assert_eq!(names(&answer), Vec::<String>::new());
     revision = answer.json()["revision"].as_u64().expect("a revision");
@@ -524,7 +522,7 @@ fn a_streamer_that_is_deleted_while_it_waits_is_unknown() {
     server.delete("/streamers/s1").expect(204);
     for poll in [&mut whole, &mut delta] {
         assert_eq!(
-            poll.answer(false).expect(404).errors(),
+            poll.response(false).expect(404).errors(),
             ["streamer_not_found"]
         );
     }
@@ -585,7 +583,7 @@ fn each_of_many_streamers_is_told_its_own_list() {
                 json!({"title": host.clone()}),
             );
         }
-        let answer = poll.answer(false).expect(200);
+        let answer = poll.response(false).expect(200);
         assert_eq!(names(&answer), [format!("on-{host}")]);
         assert!(answer.json()["streams"][0]["title"].is_string());
     }
@@ -609,7 +607,7 @@ fn a_client_that_goes_away_is_forgotten() {
     let mut probe = server.connect();
     let look = |probe: &mut Client| {
         probe.send(head("/monitoring/liveness", "").as_bytes());
-        probe.answer(false).expect(200);
+        probe.response(false).expect(200);
         descriptors(&server)
     };
     let mut polls = Vec::new();
@@ -626,14 +624,10 @@ fn a_client_that_goes_away_is_forgotten() {
     let half_closed = polls.swap_remove(0);
     let gone = polls.len() + 1;
     drop(polls);
-    let mut looks = 0;
-    while look(&mut probe) > parked - gone {
-        looks += 1;
-        assert!(
-            looks < 100_000,
-            "the sockets of clients that left stay open"
-        );
-    }
+    let look = || look(&mut probe);
+    wait_until("clients that left are forgotten", look, |open| {
+        *open <= parked - gone
+    });
     drop(half_closed);
     // Nobody is there to be told, and nothing breaks by telling.
     save(&server, "a", json!({"title": "New"}));
@@ -662,9 +656,9 @@ fn what_is_sent_behind_a_parked_poll_is_answered_after_it() {
     }
     server.get("/streams/c").expect(404);
     save(&server, "b", json!({}));
-    assert_eq!(names(&poll.answer(false).expect(200)), ["b"]);
-    assert_eq!(poll.answer(false).expect(200).json()["title"], "Behind");
-    assert_eq!(poll.answer(false).expect(200).json()["title"], "Behind");
+    assert_eq!(names(&poll.response(false).expect(200)), ["b"]);
+    assert_eq!(poll.response(false).expect(200).json()["title"], "Behind");
+    assert_eq!(poll.response(false).expect(200).json()["title"], "Behind");
 }
 
 #[test]
@@ -698,33 +692,36 @@ fn a_stop_answers_polls_early_finishes_what_runs_and_ends_in_order() {
     let body = json!({"title": "Half"}).to_string();
     let mut half = server.connect();
     half.send(head("/monitoring/liveness", "").as_bytes());
-    half.answer(false).expect(200);
+    half.response(false).expect(200);
     let put = format!(
         "PUT {PREFIX}/streams/half HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
         body.len()
     );
     half.send(put.as_bytes());
-    half.answer(false).expect(100);
+    half.response(false).expect(100);
     half.send(&body.as_bytes()[..5]);
     let mut idle = server.connect();
     idle.send(head("/monitoring/liveness", "").as_bytes());
-    idle.answer(false).expect(200);
+    idle.response(false).expect(200);
 
-    server.signal("TERM");
+    server.signal(weir_testkit::Signal::TERM);
     for poll in &mut configs {
-        assert_eq!(etag(&poll.answer(false).expect(304)), tag);
+        assert_eq!(etag(&poll.response(false).expect(304)), tag);
         assert!(poll.is_ended());
     }
     for poll in &mut lists {
-        let answer = poll.answer(false).expect(200);
+        let answer = poll.response(false).expect(200);
         assert_eq!(names(&answer), Vec::<String>::new());
         assert_eq!(answer.header("connection"), Some("close"));
         assert!(poll.is_ended());
     }
-    assert_eq!(delta.answer(false).expect(200).json()["revision"], revision);
+    assert_eq!(
+        delta.response(false).expect(200).json()["revision"],
+        revision
+    );
     assert!(idle.is_ended());
     half.send(&body.as_bytes()[5..]);
-    let answer = half.answer(false).expect(200);
+    let answer = half.response(false).expect(200);
     assert_eq!(answer.json()["title"], "Half");
     assert!(half.is_ended());
     let status = server.wait();

@@ -11,7 +11,6 @@ mod python;
 #[allow(dead_code, reason = "other users of it need more")]
 #[path = "../sim/random.rs"]
 mod random;
-mod server;
 mod stub;
 mod values;
 

@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use crate::python::{python, script};
-use crate::server::Answer;
+use weir_testkit::Response;
 
 /// Lets the parser of a client library judge a text that [`Metrics::read`] accepts.
-pub fn check_with_client_library(answer: &Answer) {
+pub fn check_with_client_library(answer: &Response) {
     let mut child = python()
         .arg(script("metrics.py"))
         .stdin(Stdio::piped())
@@ -29,11 +29,12 @@ pub fn check_with_client_library(answer: &Answer) {
 }
 
 /// Values by sample: its name and its labels as written.
+#[derive(Debug)]
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     /// Fails on anything that is not OpenMetrics.
-    pub fn read(answer: &Answer) -> Self {
+    pub fn read(answer: &Response) -> Self {
         assert_eq!(
             answer.header("content-type"),
             Some("application/openmetrics-text; version=1.0.0; charset=utf-8")

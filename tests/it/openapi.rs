@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use weir::api::endpoint::ENDPOINTS;
 
-use crate::server::{STREAMER_PREFIX, TestServer, run};
+use weir_testkit::{STREAMER_PREFIX, TestServer, run};
 
 /// `METHOD template` of every documented operation, with its operationId.
 fn documented(document: &Value) -> BTreeMap<String, String> {

@@ -23,7 +23,7 @@ use weir::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Stream, St
 use weir::state::{Loader, SHARDS, State};
 use weir_storage::{Batch, Log as _, Op, Store};
 
-use crate::server::{API_KEY, PREFIX, TestServer};
+use weir_testkit::{API_KEY, PREFIX, TestServer};
 
 const MOMENT: u64 = 1_727_274_724_000;
 

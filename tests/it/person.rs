@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Answer, TestServer};
+use weir_testkit::{Response, TestServer};
 
 const SNOWFLAKE: u64 = 6_864_516_853_760_000_001;
 
-fn ids(answer: &Answer) -> Vec<u64> {
+fn ids(answer: &Response) -> Vec<u64> {
     let body = answer.json();
     let list = body["persons"].as_array().expect("a list of persons");
     list.iter()
@@ -14,7 +14,7 @@ fn ids(answer: &Answer) -> Vec<u64> {
         .collect()
 }
 
-fn stamp(answer: &Answer) -> u64 {
+fn stamp(answer: &Response) -> u64 {
     answer.json()["updated_at"].as_u64().expect("a stamp")
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Names, layouts, save_streamer, server};
 use crate::metrics::Metrics;
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 /// Rounds of the layouter after which what would move by itself has moved.
 const ROUNDS: f64 = 4.0;

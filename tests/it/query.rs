@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::TestServer;
+use weir_testkit::TestServer;
 
 /// Six streams that differ in everything the questions below ask for.
 fn with_streams() -> TestServer {

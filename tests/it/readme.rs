@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::server::{TestServer, run};
+use weir_testkit::{TestServer, run};
 
 const README: &str = include_str!("../../README.md");
 
@@ -79,7 +79,7 @@ fn the_example_of_the_api_works_as_it_stands() {
         for text in block.lines() {
             if text == "wait" || text.starts_with("wait ") {
                 for poll in waiting.drain(..) {
-                    let answer: crate::server::Answer =
+                    let answer: weir_testkit::Response =
                         thread::ScopedJoinHandle::join(poll).expect("answered");
                     assert_eq!(answer.status, 200, "the poll has news");
                     assert!(answer.text().contains("Sports HD 1"), "{}", answer.text());

@@ -5,61 +5,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::server::{API_KEY, PREFIX, TestServer, run};
+use weir_testkit::{API_KEY, Client, ClientError, PREFIX, Response, TestServer, run};
 
-/// A connection whose server may end at any moment: then the outcome of a request is unknown, which is no failure of a test.
-pub struct Line {
-    reader: BufReader<TcpStream>,
-}
-
-impl Line {
-    pub fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_mins(2)))?;
-        stream.set_nodelay(true)?;
-        Ok(Self {
-            reader: BufReader::new(stream),
-        })
-    }
-
-    /// One request below the prefix as an administrator, and its answer.
-    pub fn ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<(u16, Value)> {
-        let request = format!(
-            "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.reader.get_mut().write_all(request.as_bytes())?;
-        let (mut status, mut length) = (0, 0);
-        for n in 0.. {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let line = line.trim_end().to_ascii_lowercase();
-            if n == 0 {
-                status = line
-                    .get(9..12)
-                    .and_then(|digits| digits.parse().ok())
-                    .unwrap_or(0);
-            } else if let Some(value) = line.strip_prefix("content-length: ") {
-                length = value.parse().expect("a length");
-            } else if line.is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body)?;
-        Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
-    }
+/// One request below the prefix as an administrator. The server may end at any moment: then the outcome is unknown,
+/// which is no failure of a test.
+pub fn request(
+    client: &mut Client,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<Response, ClientError> {
+    let bearer = format!("Bearer {API_KEY}");
+    let path = format!("{PREFIX}{path}");
+    let fields = [("Authorization", bearer.as_str())];
+    client.try_request(method, &path, &fields, body.as_bytes())
 }
 
 /// What one writer knows of one thing it writes.
@@ -79,8 +45,8 @@ fn write(
     known: &mut BTreeMap<String, Known>,
     n: &mut u64,
     acknowledged: &mpsc::Sender<u64>,
-) -> io::Result<()> {
-    let mut line = Line::open(address)?;
+) -> Result<(), ClientError> {
+    let mut client = Client::connect(address).map_err(ClientError::Io)?;
     loop {
         *n += 1;
         let (what, method, path, body) = match *n % 4 {
@@ -118,13 +84,16 @@ fn write(
         } else {
             body.to_string()
         };
-        let (status, answer) = line.ask(method, &path, &body)?;
+        let answer = request(&mut client, method, &path, &body)?;
+        let status = answer.status;
         assert!(
             matches!(status, 200 | 204) || (method == "DELETE" && status == 404),
-            "{method} {path}: {status} {answer}"
+            "{method} {path}: {status} {}",
+            answer.text()
         );
         entry.acknowledged = *n;
-        let _ = acknowledged.send(answer["updated_at"].as_u64().unwrap_or(0));
+        let stamp = (status == 200).then(|| answer.json()["updated_at"].as_u64());
+        let _ = acknowledged.send(stamp.flatten().unwrap_or(0));
     }
 }
 
@@ -386,13 +355,13 @@ fn readers_see_all_of_a_batch_or_nothing() {
         ]
         .map(|path| {
             scope.spawn(move || {
-                let mut line = Line::open(server.address()).expect("connects");
+                let mut client = server.connect();
                 let mut seen = BTreeSet::new();
                 let mut sizes = BTreeSet::new();
                 loop {
                     let is_last = done.load(Ordering::Acquire);
-                    let (status, list) = line.ask("GET", path, "").expect("answers");
-                    assert_eq!(status, 200, "{path}: {list}");
+                    let list = request(&mut client, "GET", path, "").expect("answers");
+                    let list = list.expect(200).json();
                     let titles = titles(&list);
                     assert!(
                         titles.len() <= 1,

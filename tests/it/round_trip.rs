@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::bad_json::Pipeline;
 use crate::described::{Document, Operation};
-use crate::server::TestServer;
 use crate::values::{Case, Conformance, Fate, cases};
+use weir_testkit::TestServer;
 
 /// Places at which an operation decides more than its schema says. The rest of the table is the reason.
 const EXCUSED: &[(&str, &str, &str)] = &[

@@ -14,7 +14,7 @@ use std::process::Stdio;
 use serde_json::json;
 
 use crate::python;
-use crate::server::{API_KEY, PREFIX, TestServer};
+use weir_testkit::{API_KEY, PREFIX, TestServer};
 
 const SEED: &str = "24110";
 /// Cases of one operation in one phase.

@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::mmdb;
-use crate::server::{Answer, TestServer};
 use crate::stub::{Say, Stub};
+use weir_testkit::{Response, TestServer};
 
 const SESSION: &str = "6217fd62-16da-4206-9da9-0173d7552a14";
 const OTHER: &str = "00000000-16da-4206-9da9-0173d7552a14";
@@ -22,11 +22,11 @@ fn question(kind: &str, session: &str, more: &str) -> String {
     )
 }
 
-fn ask(server: &TestServer, session: &str, more: &str) -> Answer {
+fn ask(server: &TestServer, session: &str, more: &str) -> Response {
     server.get(&question("new_session", session, more))
 }
 
-fn ask_again(server: &TestServer, session: &str) -> Answer {
+fn ask_again(server: &TestServer, session: &str) -> Response {
     server.get(&question("update_session", session, ""))
 }
 
@@ -44,7 +44,7 @@ fn by(stub: &Stub) -> Value {
 #[test]
 fn streams_say_by_what_they_are_protected() {
     let server = server();
-    let denied = |answer: Answer, code: &str| {
+    let denied = |answer: Response, code: &str| {
         assert_eq!(answer.expect(403).errors(), [code]);
     };
     denied(ask(&server, SESSION, ""), "stream_not_found");
@@ -167,7 +167,7 @@ fn a_database_that_is_none_is_told_at_the_start() {
         "--geoip-database",
         "/nonexistent.mmdb",
     ];
-    let output = crate::server::run(&arguments, &[], folder.path());
+    let output = weir_testkit::run(&arguments, &[], folder.path());
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("geoip_database"), "{told}");
@@ -435,10 +435,10 @@ fn a_viewer_who_leaves_is_not_waited_for() {
         let path = question("new_session", SESSION, &format!("&token={n}"));
         client.send_request(
             "GET",
-            &format!("{}{path}", crate::server::PREFIX),
+            &format!("{}{path}", weir_testkit::PREFIX),
             &[(
                 "Authorization",
-                &format!("Bearer {}", crate::server::API_KEY),
+                &format!("Bearer {}", weir_testkit::API_KEY),
             )],
             b"",
         );

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use crate::server::TestServer;
+use weir_testkit::{TestServer, wait_until};
 
 /// Two streamers, one stream on each and one on none.
 fn cluster() -> TestServer {
@@ -228,8 +228,8 @@ fn a_silent_streamer_is_not_shown_as_it_was() {
     server
         .put("/streamers/s1/stats", report.clone())
         .expect(204);
-    while server.get("/streamers/s1").expect(200).json()["stats"] != Value::Null {}
-    let streamer = server.get("/streamers/s1").expect(200).json();
+    let look = || server.get("/streamers/s1").expect(200).json();
+    let streamer = wait_until("stats expire", look, |streamer| streamer["stats"].is_null());
     assert_eq!(
         streamer["dvrs"],
         json!([{"name": "d"}]),

@@ -6,7 +6,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::server::{STREAMER_PREFIX, TestServer};
+use weir_testkit::{STREAMER_PREFIX, SetOnDrop, TestServer};
 
 /// Sends bytes and checks the status and every error with its place.
 #[track_caller]
@@ -349,10 +349,10 @@ fn a_body_over_the_limit_is_refused_before_it_is_read() {
     let mut client = server.connect();
     let head = format!(
         "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\nContent-Length: 1048577\r\n\r\n",
-        crate::server::API_KEY
+        weir_testkit::API_KEY
     );
     client.send(head.as_bytes());
-    let answer = client.answer(false).expect(413);
+    let answer = client.response(false).expect(413);
     assert_eq!(answer.errors(), ["body_too_large"]);
     server.get("/streams/a").expect(404);
 }
@@ -932,7 +932,7 @@ fn nobody_sees_half_of_a_batch() {
     let written = AtomicBool::new(false);
     let read = |path: &str, counts: [usize; 2]| {
         let mut answers = 0;
-        while !written.load(Ordering::Relaxed) || answers == 0 {
+        while !written.load(Ordering::Acquire) || answers == 0 {
             let list = server.get(path).expect(200).json();
             let streams = list["streams"].as_array().expect("a list").clone();
             assert!(counts.contains(&streams.len()), "{path}: {}", streams.len());
@@ -950,18 +950,9 @@ fn nobody_sees_half_of_a_batch() {
         scope.spawn(|| read("/streamers/s1/streams", [0, 40]));
         scope.spawn(|| read("/streamers/s2/streams?limit=100", [0, 40]));
         // Set also when a write fails: the readers must end.
-        let _written = Finally(&written);
+        let _written = SetOnDrop(&written);
         for turn in 1..=60 {
             server.put("/streams/batch", batch(turn)).expect(204);
         }
     });
-}
-
-/// Sets a flag when it goes out of scope.
-struct Finally<'a>(&'a AtomicBool);
-
-impl Drop for Finally<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use crate::server::{Answer, TestServer};
 use crate::stub::{Call, Say, Stub};
+use weir_testkit::{Response, TestServer};
 
 #[test]
 fn a_node_needs_role_and_key_at_creation_only() {
@@ -233,7 +233,7 @@ fn deleting_a_node_leaves_its_streams_where_they_were() {
 const CONFIG: &str = r#"{"listeners":{"http":[{"port":8080}]}}"#;
 
 #[track_caller]
-fn refused(answer: &Answer, reason: &str) {
+fn refused(answer: &Response, reason: &str) {
     assert_eq!(answer.status, 400, "{}", answer.text());
     assert_eq!(answer.errors(), ["streamer_check_failed checks_enable"]);
     assert_eq!(answer.json()["errors"][0]["meta"]["reason"], reason);

@@ -6,10 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
-/// How long a test waits for a call before it fails. A guard against hanging, no expectation about speed.
-const GUARD: Duration = Duration::from_mins(2);
+use weir_testkit::WAIT_MAX;
 
 /// What a backend says: a whole answer, or nothing at all while the test runs.
 #[derive(Clone)]
@@ -81,7 +79,7 @@ impl Stub {
 
     /// The next call that nobody has looked at.
     pub fn call(&self) -> Call {
-        self.calls.recv_timeout(GUARD).expect("it is called")
+        self.calls.recv_timeout(WAIT_MAX).expect("it is called")
     }
 
     /// Calls that nobody has looked at.

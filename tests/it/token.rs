@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Answer, PREFIX, TestServer};
+use weir_testkit::{PREFIX, Response, TestServer};
 
 fn bearer(key: &str) -> String {
     format!("Bearer {key}")
@@ -15,11 +15,11 @@ fn token(server: &TestServer, name: &str, permissions: Value) -> String {
     saved.json()["key"].as_str().expect("a key").to_owned()
 }
 
-fn get(server: &TestServer, key: &str, path: &str) -> Answer {
+fn get(server: &TestServer, key: &str, path: &str) -> Response {
     server.call_as("GET", path, Some(&bearer(key)))
 }
 
-fn put(server: &TestServer, key: &str, path: &str, body: &Value) -> Answer {
+fn put(server: &TestServer, key: &str, path: &str, body: &Value) -> Response {
     let authorization = bearer(key);
     let fields = [("Authorization", authorization.as_str())];
     let path = format!("{PREFIX}{path}");
@@ -242,10 +242,10 @@ fn a_list_shows_a_token_what_it_may_list() {
         })
         .collect();
     server.put("/streams/location2/new", json!({})).expect(200);
-    let told = polls[1].answer(false).expect(200).json();
+    let told = polls[1].response(false).expect(200).json();
     assert_eq!(told["streams"][0]["name"], "location2/new");
     server.put("/streams/location1/new", json!({})).expect(200);
-    let told = polls[0].answer(false).expect(200).json();
+    let told = polls[0].response(false).expect(200).json();
     assert_eq!(told["estimated_count"], 1);
     assert_eq!(told["streams"][0]["name"], "location1/new");
 }
@@ -341,11 +341,11 @@ fn polls_end_when_their_token_does() {
         }
         end(&server);
         for poll in &mut polls {
-            let answer = poll.answer(false).expect(status);
+            let answer = poll.response(false).expect(status);
             assert!(!answer.errors().is_empty());
         }
         server.put("/streams/news", json!({})).expect(200);
-        let told = other.answer(false).expect(200).json();
+        let told = other.response(false).expect(200).json();
         assert_eq!(told["streams"][0]["name"], "news");
         server.delete("/streams/news").expect(204);
     }
@@ -361,7 +361,7 @@ fn a_poll_for_a_part_of_a_list_is_asked_anew_when_the_part_changes() {
     client.send_request("GET", &path, &[("Authorization", &bearer(&key))], b"");
     server.get("/monitoring/liveness").expect(200);
     token(&server, "t", some("b"));
-    let told = client.answer(false).expect(200).json();
+    let told = client.response(false).expect(200).json();
     assert_eq!(told["streams"], json!([]));
     server.put("/streams/b/1", json!({})).expect(200);
     let told = get(&server, &key, "/streams?poll_timeout=50")

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weir::api::{docs, openapi};
 
 use crate::python::{python, script};
-use crate::server::run;
+use weir_testkit::run;
 
 /// What the validators say about a document: all is well, or the findings.
 fn judge(document: &str) -> Result<String, String> {

@@ -3,83 +3,17 @@
 //! `WEIR_SIM_SEED` repeats a run, `WEIR_SIM_OPS` makes it longer; a failure prints the seed.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use weir_testkit::{
+    API_KEY, Client, PREFIX, Response, STREAMER_PREFIX, TestServer, encode_segment,
+};
 
 use super::model::Model;
 use super::op::{HOSTS, NAMES, Op};
 use super::random::Random;
 
-const KEY: &str = "sim-key";
-const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
-
-/// A running server; ended with its test, whatever comes.
-struct Server {
-    child: Child,
-    base: String,
-}
-
-impl Server {
-    fn start(directory: &TempDir) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .arg("--data-dir")
-            .arg(directory.path())
-            .args(["--listen", "127.0.0.1:0", "--api-key", KEY])
-            .args(["--episodes-buffer-delay", "0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary was built with this test");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped"))
-            .read_line(&mut line)
-            .expect("the server says where it is");
-        let base = line
-            .trim()
-            .strip_prefix("listening on ")
-            .expect(&line)
-            .to_owned();
-        Self { child, base }
-    }
-
-    /// As `kill -9`.
-    fn kill(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        // Fails only if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-struct Answer {
-    status: u16,
-    etag: Option<String>,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    fn ok(self) -> Value {
-        assert_eq!(self.status, 200, "{}", self.body);
-        self.json()
-    }
-}
+const PREFIXES: [&str; 2] = [PREFIX, STREAMER_PREFIX];
 
 /// What a streamer read last.
 struct Copy {
@@ -90,34 +24,13 @@ struct Copy {
 
 struct World {
     random: Random<'static>,
-    directory: TempDir,
-    server: Option<Server>,
-    agent: ureq::Agent,
+    server: TestServer,
+    client: Client,
     model: Model,
     /// The server's stamps by the model's, which are a plain count.
     stamps: BTreeMap<u64, u64>,
     copies: BTreeMap<String, Copy>,
     deltas: u64,
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .build()
-        .into()
-}
-
-fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes()
-        .map(|byte| {
-            if plain(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
 }
 
 fn texts<'v>(list: &'v Value, field: &str) -> Vec<&'v str> {
@@ -135,37 +48,22 @@ impl World {
         path: &str,
         body: Option<&Value>,
         if_none_match: Option<&str>,
-    ) -> Answer {
-        let base = &self.server.as_ref().expect("it runs").base;
-        let url = format!("{base}{}{path}", self.random.pick(&PREFIXES));
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(&url)
-            .header("Authorization", format!("Bearer {KEY}"));
-        if let Some(etag) = if_none_match {
-            request = request.header("If-None-Match", etag);
-        }
+    ) -> Response {
+        let path = format!("{}{path}", self.random.pick(&PREFIXES));
+        let bearer = format!("Bearer {API_KEY}");
+        let mut fields = vec![("Authorization", bearer.as_str())];
+        fields.extend(if_none_match.map(|tag| ("If-None-Match", tag)));
         let text = body.map(Value::to_string).unwrap_or_default();
-        let mut answer = self
-            .agent
-            .run(request.body(text).expect("a good request"))
-            .unwrap_or_else(|error| panic!("{method} {url}: {error}"));
-        let etag = answer
-            .headers()
-            .get("ETag")
-            .map(|etag| etag.to_str().expect("text").to_owned());
-        let status = answer.status().as_u16();
-        let body = answer.body_mut().read_to_string().expect("a body of text");
-        Answer { status, etag, body }
+        self.client.request(method, &path, &fields, text.as_bytes())
     }
 
-    fn get(&mut self, path: &str) -> Answer {
+    fn get(&mut self, path: &str) -> Response {
         self.call("GET", path, None, None)
     }
 
     /// A name in a path: its slashes as they are, or escaped.
     fn path_of(&mut self, name: &str) -> String {
-        let escaped = escape(name);
+        let escaped = encode_segment(name);
         if self.random.below(2) == 0 {
             escaped.replace("%2F", "/")
         } else {
@@ -189,11 +87,15 @@ impl World {
             ),
             Op::SaveStreamer(host, patch) => (
                 "PUT",
-                format!("/streamers/{}", escape(host)),
+                format!("/streamers/{}", encode_segment(host)),
                 Some(patch.clone()),
             ),
             Op::SaveStreamers(items) => ("PUT", "/streamers/batch".into(), Some(json!(items))),
-            Op::DeleteStreamer(host) => ("DELETE", format!("/streamers/{}", escape(host)), None),
+            Op::DeleteStreamer(host) => (
+                "DELETE",
+                format!("/streamers/{}", encode_segment(host)),
+                None,
+            ),
             Op::SaveEpisode(id, patch) => ("PUT", format!("/episodes/{id}"), Some(patch.clone())),
             Op::DeleteEpisode(id) => ("DELETE", format!("/episodes/{id}"), None),
         };
@@ -204,10 +106,10 @@ impl World {
                 (200..300).contains(&answer.status),
                 "{op:?}: {} {}",
                 answer.status,
-                answer.body
+                answer.text()
             ),
             Err(status) => {
-                assert_eq!(answer.status, status, "{op:?}: {}", answer.body);
+                assert_eq!(answer.status, status, "{op:?}: {}", answer.text());
                 let error = answer.json();
                 assert_eq!(
                     error["errors"][0]["status"],
@@ -271,7 +173,7 @@ impl World {
 
     /// Every stream with its effective configuration.
     fn everything(&mut self) -> BTreeMap<String, Value> {
-        let list = self.get("/streams?limit=1000").ok();
+        let list = self.get("/streams?limit=1000").expect(200).json();
         assert_eq!(list["estimated_count"], json!(self.model.streams.len()));
         let names = self.model.streams.keys().cloned().collect::<Vec<_>>();
         assert_eq!(texts(&list["streams"], "name"), names);
@@ -280,7 +182,10 @@ impl World {
         for (name, document) in &streams {
             self.check_stream(name, document);
         }
-        let list = self.get("/episodes?limit=1000&sort=episode_id").ok();
+        let list = self
+            .get("/episodes?limit=1000&sort=episode_id")
+            .expect(200)
+            .json();
         let episodes = list["episodes"].as_array().expect("a list");
         let ids: Vec<u64> = episodes
             .iter()
@@ -292,7 +197,7 @@ impl World {
                 assert_eq!(&episode[field], value, "{field} of {episode}");
             }
         }
-        let list = self.get("/streamers?limit=1000").ok();
+        let list = self.get("/streamers?limit=1000").expect(200).json();
         let hosts: Vec<String> = self.model.streamers.keys().cloned().collect();
         assert_eq!(texts(&list["streamers"], "hostname"), hosts);
         streams
@@ -303,10 +208,10 @@ impl World {
         let path = format!("/streams/{}", self.path_of(name));
         let answer = self.get(&path);
         if self.model.streams.contains_key(name) {
-            let document = answer.ok();
+            let document = answer.expect(200).json();
             self.check_stream(name, &document);
         } else {
-            assert_eq!(answer.status, 404, "{}", answer.body);
+            assert_eq!(answer.status, 404, "{}", answer.text());
         }
     }
 
@@ -406,9 +311,9 @@ impl World {
         loop {
             let path = match &cursor {
                 None => question.clone(),
-                Some(cursor) => format!("{question}&cursor={}", escape(cursor)),
+                Some(cursor) => format!("{question}&cursor={}", encode_segment(cursor)),
             };
-            let page = self.get(&path).ok();
+            let page = self.get(&path).expect(200).json();
             let names: Vec<String> = texts(&page["streams"], "name")
                 .into_iter()
                 .map(str::to_owned)
@@ -416,8 +321,9 @@ impl World {
             if !found.is_empty() && !names.is_empty() {
                 let back = page["prev"].as_str().expect("there was a page before");
                 let back = self
-                    .get(&format!("{question}&cursor={}", escape(back)))
-                    .ok();
+                    .get(&format!("{question}&cursor={}", encode_segment(back)))
+                    .expect(200)
+                    .json();
                 assert_eq!(
                     texts(&back["streams"], "name").last(),
                     page_before.last().map(String::as_str).as_ref(),
@@ -441,17 +347,15 @@ impl World {
     /// Every streamer asks: plainly, with its tag, and for what changed.
     fn streamers_poll(&mut self, streams: &BTreeMap<String, Value>) {
         for host in HOSTS {
-            let path = format!("/streamers/{}/streams", escape(host));
+            let path = format!("/streamers/{}/streams", encode_segment(host));
             let answer = self.get(&path);
             if !self.model.streamers.contains_key(host) {
-                assert_eq!(answer.status, 404, "{host}: {}", answer.body);
+                assert_eq!(answer.status, 404, "{host}: {}", answer.text());
                 continue;
             }
-            let etag = answer
-                .etag
-                .clone()
-                .expect("an answer to a streamer has a tag");
-            let answer = answer.ok();
+            let etag = answer.etag().expect("an answer to a streamer has a tag");
+            let etag = etag.to_owned();
+            let answer = answer.expect(200).json();
             let told: BTreeMap<String, Value> = texts(&answer["streams"], "name")
                 .into_iter()
                 .map(str::to_owned)
@@ -497,13 +401,13 @@ impl World {
     fn catch_up(&mut self, host: &str, copy: Copy, told: &BTreeMap<String, Value>, revision: u64) {
         let answer = self.get(&format!(
             "/streamers/{}/streams?changes_since={}",
-            escape(host),
+            encode_segment(host),
             copy.revision
         ));
         if answer.status == 410 {
             return;
         }
-        let delta = answer.ok();
+        let delta = answer.expect(200).json();
         assert_eq!(delta["revision"], json!(revision));
         let mut streams = copy.streams;
         for name in delta["removed"].as_array().expect("a list") {
@@ -520,11 +424,9 @@ impl World {
     }
 
     fn kill_and_start(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.kill();
-        }
-        self.server = Some(Server::start(&self.directory));
-        self.agent = agent();
+        self.server.kill();
+        self.server.start();
+        self.client = self.server.connect();
     }
 }
 
@@ -535,17 +437,16 @@ fn the_binary_is_what_the_model_says() {
     let seed = super::number("WEIR_SIM_SEED").unwrap_or(1);
     let ops = super::number("WEIR_SIM_OPS").unwrap_or(1500);
     let failing = super::Failing(seed);
+    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
     let mut world = World {
+        client: server.connect(),
+        server,
         random: Random::seeded(seed),
-        directory: TempDir::new().expect("a scratch directory"),
-        server: None,
-        agent: agent(),
         model: Model::default(),
         stamps: BTreeMap::new(),
         copies: BTreeMap::new(),
         deltas: 0,
     };
-    world.kill_and_start();
     for n in 1..=ops {
         let op = Op::random(&mut world.random);
         world.send(&op);
