@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::load::send_all;
 use crate::process::{Launch, Process};
-use crate::{Bench, Failure, sys};
+use crate::{Bench, Failure};
+use weir_testkit::sys::Poll;
 
 pub struct Bare {
     pub process: Process,
@@ -42,7 +43,7 @@ pub fn serve() -> Result<(), Failure> {
     };
     println!("{address}");
     listener.set_nonblocking(true)?;
-    let mut epoll = sys::Epoll::new()?;
+    let mut poll = Poll::new()?;
     let mut connections: Vec<Option<TcpStream>> = Vec::new();
     let mut live = 0_usize;
     let mut waiting: Vec<usize> = Vec::new();
@@ -55,7 +56,7 @@ pub fn serve() -> Result<(), Failure> {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
-                    epoll.add(&stream, connections.len() as u64)?;
+                    poll.add(&stream, connections.len() as u64, false)?;
                     connections.push(Some(stream));
                     live += 1;
                 }
@@ -63,9 +64,10 @@ pub fn serve() -> Result<(), Failure> {
                 Err(error) => return Err(error.into()),
             }
         }
-        epoll.wait(&mut ready, Some(Duration::from_millis(1)))?;
-        for &token in &ready {
-            let token = token as usize;
+        ready.clear();
+        poll.wait(Duration::from_millis(1), &mut ready)?;
+        for event in &ready {
+            let token = event.token as usize;
             let Some(stream) = connections.get_mut(token).and_then(Option::as_mut) else {
                 continue;
             };

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::machine::{Meter, Reading};
-use crate::{Failure, http, sys};
+use crate::{Failure, http};
+use weir_testkit::sys::{self, Poll};
 
 /// What is asked and what counts as an answer. HTTP and PostgreSQL's protocol both fit.
 pub trait Work {
@@ -99,14 +100,14 @@ struct Connection {
 
 fn open(
     work: &mut dyn Work,
-    epoll: &sys::Epoll,
+    poll: &Poll,
     to: SocketAddrV4,
     token: usize,
 ) -> Result<Connection, Failure> {
-    let mut stream = sys::connect(source_address(), to)?;
+    let mut stream = sys::connect_blocking(to.into(), source_address().into())?;
     work.greet(&mut stream)?;
     stream.set_nonblocking(true)?;
-    epoll.add(&stream, token as u64)?;
+    poll.add(&stream, token as u64, false)?;
     Ok(Connection {
         stream,
         partial: Vec::new(),
@@ -212,11 +213,11 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// Saturation: as many requests as the server takes.
 pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, Failure> {
-    let mut epoll = sys::Epoll::new()?;
+    let mut poll = Poll::new()?;
     let mut connections = Vec::with_capacity(plan.connections);
     let mut out = Vec::new();
     for token in 0..plan.connections {
-        let mut connection = open(work, &epoll, plan.to, token)?;
+        let mut connection = open(work, &poll, plan.to, token)?;
         ask(&mut connection, token, plan, plan.pipeline, work, &mut out)?;
         connections.push(connection);
     }
@@ -228,7 +229,8 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
     let mut ignored_bytes = 0;
     let mut last_answer = start;
     loop {
-        epoll.wait(&mut ready, Some(Duration::from_millis(100)))?;
+        ready.clear();
+        poll.wait(Duration::from_millis(100), &mut ready)?;
         let now = Instant::now();
         match &mut window {
             None if now - start >= plan.warm => window = Some(Window::open(meter)),
@@ -238,15 +240,15 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
         if now - last_answer > Duration::from_secs(20) {
             return Err(format!("no answer for 20 s with {} connections", plan.connections).into());
         }
-        for &token in &ready {
-            let token = token as usize;
+        for event in &ready {
+            let token = event.token as usize;
             let connection = &mut connections[token];
             let bytes = window
                 .as_mut()
                 .map_or(&mut ignored_bytes, |open| &mut open.bytes);
             match connection.receive(token, work, &mut buffer, bytes)? {
                 Arrived::Closed if connection.closing => {
-                    *connection = open(work, &epoll, plan.to, token)?;
+                    *connection = open(work, &poll, plan.to, token)?;
                     ask(connection, token, plan, plan.pipeline, work, &mut out)?;
                 }
                 Arrived::Closed => {
@@ -335,10 +337,10 @@ pub fn open_loop(
     work: &mut dyn Work,
     meter: &Meter,
 ) -> Result<Sample, Failure> {
-    let mut epoll = sys::Epoll::new()?;
+    let mut poll = Poll::new()?;
     let mut connections = Vec::with_capacity(plan.connections);
     for token in 0..plan.connections {
-        connections.push(open(work, &epoll, plan.to, token)?);
+        connections.push(open(work, &poll, plan.to, token)?);
     }
     let mut free: Vec<usize> = (0..plan.connections).rev().collect();
     let mut waiting: VecDeque<Instant> = VecDeque::new();
@@ -373,9 +375,10 @@ pub fn open_loop(
             put(&mut connections[token], token, due, work, &mut out)?;
         }
         // Never sleeps: a generator that wakes late would be measured as a slow server.
-        epoll.wait(&mut ready, Some(Duration::ZERO))?;
-        for &token in &ready {
-            let token = token as usize;
+        ready.clear();
+        poll.wait(Duration::ZERO, &mut ready)?;
+        for event in &ready {
+            let token = event.token as usize;
             let connection = &mut connections[token];
             let bytes = window
                 .as_mut()

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use crate::sys;
+use weir_testkit::sys;
 
 /// Which core the server and which the generator runs on; `None` leaves both to the scheduler.
 #[derive(Clone, Copy, Debug)]

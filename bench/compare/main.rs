@@ -19,7 +19,6 @@ mod machine;
 mod nginx;
 mod postgres;
 mod process;
-mod sys;
 mod waiters;
 mod weir;
 
@@ -189,8 +188,8 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
         scratch: scratch.clone(),
     };
     // After the build, before the first peer: children inherit the priority, not the pinning.
-    sys::raise_priority();
-    sys::pin(cores.generator(), count)?;
+    weir_testkit::sys::raise_priority();
+    weir_testkit::sys::pin(cores.generator(), count)?;
 
     let others = machine::busy_for(Duration::from_secs(2));
     if others > 0.05 {

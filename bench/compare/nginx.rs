@@ -9,10 +9,11 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::http::{Answer, Client};
+use crate::http::Client;
 use crate::machine::Cores;
 use crate::process::{self, Launch, Process};
 use crate::{Bench, Failure};
+use weir_testkit::Response;
 
 pub const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
@@ -26,7 +27,7 @@ pub struct Nginx {
 pub struct Fixed {
     pub target: String,
     pub file_target: String,
-    pub answer: Answer,
+    pub answer: Response,
 }
 
 /// Body served with gzip on the fly and as a prepared `.gz` (P12).
@@ -123,7 +124,7 @@ fn configure(
         out,
         "daemon off;\nuser root;\nworker_processes 1;\n{affinity}pid {directory}/nginx.pid;\nerror_log {directory}/error.log warn;\n\
          worker_rlimit_nofile 20000;\nload_module {NCHAN_MODULE};\n\
-         events {{ worker_connections 19900; multi_accept on; use epoll; }}\n\
+         events {{ worker_connections 19900; multi_accept on; use poll; }}\n\
          http {{\n access_log off; server_tokens off; etag off; tcp_nodelay on; sendfile on;\n\
          keepalive_timeout 3600s; keepalive_requests 1000000000; nchan_max_reserved_memory 512M;\n\
          client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;\n\
@@ -135,12 +136,12 @@ fn configure(
     if let Some(fixed) = fixed {
         let mut headers = String::new();
         let mut kind = "application/json".to_owned();
-        for (name, value) in fixed.answer.fields() {
+        for (name, value) in fixed.answer.headers() {
             match name.to_ascii_lowercase().as_str() {
-                "content-type" => kind = value,
+                "content-type" => value.clone_into(&mut kind),
                 "date" | "content-length" | "connection" | "server" | "keep-alive"
                 | "transfer-encoding" => {}
-                _ => writeln!(headers, "   add_header {name} {};", quoted(&value)?)?,
+                _ => writeln!(headers, "   add_header {name} {};", quoted(value)?)?,
             }
         }
         let body = fixed.answer.text();

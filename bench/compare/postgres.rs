@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::Work;
 use crate::process::{self, Launch, Process};
-use crate::{Bench, Failure, sys};
+use crate::{Bench, Failure};
+use weir_testkit::Signal;
 
 /// The newest installed server's programs (Debian keeps them beside each other by version).
 pub fn programs() -> Option<PathBuf> {
@@ -126,14 +127,14 @@ impl Postgres {
     }
 
     pub fn session(&mut self) -> Result<Session, Failure> {
-        let mut stream = sys::connect(Ipv4Addr::LOCALHOST, self.to)?;
+        let mut stream = TcpStream::connect(self.to)?;
         greet(&mut stream, &[])?;
         Ok(Session { stream })
     }
 
     /// Ends it the fast, clean way (SIGINT).
     pub fn stop(&mut self) {
-        self.process.end(libc::SIGINT);
+        self.process.end(Signal::INT);
     }
 }
 

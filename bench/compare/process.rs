@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::Failure;
 use crate::machine::{self, Cores, Meter};
-use crate::{Failure, sys};
+use weir_testkit::{Signal, sys};
 
 pub struct Process {
     pub name: &'static str,
@@ -140,11 +141,12 @@ impl Process {
     }
 
     /// Sends `signal`, then waits for the end; a server that ignores it is killed.
-    pub fn end(&mut self, signal: i32) {
+    pub fn end(&mut self, signal: Signal) {
         if self.ended {
             return;
         }
-        sys::signal(self.pid(), signal);
+        // It may have ended by itself.
+        let _ = sys::signal(self.pid(), signal);
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
             if start.elapsed() > TERM_PATIENCE {
@@ -165,7 +167,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.end(libc::SIGTERM);
+        self.end(Signal::TERM);
     }
 }
 

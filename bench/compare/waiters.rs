@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 
 use crate::load::{send_all, source_address};
 use crate::machine::{self, Meter, Reading};
-use crate::{Failure, http, sys};
+use crate::{Failure, http};
+use weir_testkit::Response;
+use weir_testkit::sys::{self, Event, Poll};
 
 pub struct Waiters {
-    epoll: sys::Epoll,
+    poll: Poll,
     connections: Vec<Waiter>,
     /// Opened for the first change: a connection that says nothing for long is closed by a careful server.
     publisher: Option<Waiter>,
     to: SocketAddrV4,
     buffer: Vec<u8>,
-    ready: Vec<u64>,
+    ready: Vec<Event>,
 }
 
 struct Waiter {
@@ -40,7 +42,7 @@ pub struct Woken {
 pub struct FanOut {
     pub published: Instant,
     /// What the publisher itself was told.
-    pub answer: http::Answer,
+    pub answer: Response,
     pub woken: Vec<Woken>,
     pub busy: Reading,
 }
@@ -63,21 +65,22 @@ const FAN_OUT_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Waiters {
     pub fn connect(count: usize, to: SocketAddrV4) -> Result<Waiters, Failure> {
-        let epoll = sys::Epoll::new()?;
+        let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(count);
         for token in 0..count {
-            let stream = sys::connect(source_address(), to).map_err(|error| {
-                format!("connection {token} of {count} was not admitted: {error}")
-            })?;
+            let stream =
+                sys::connect_blocking(to.into(), source_address().into()).map_err(|error| {
+                    format!("connection {token} of {count} was not admitted: {error}")
+                })?;
             stream.set_nonblocking(true)?;
-            epoll.add(&stream, token as u64)?;
+            poll.add(&stream, token as u64, false)?;
             connections.push(Waiter {
                 stream,
                 partial: Vec::new(),
             });
         }
         Ok(Waiters {
-            epoll,
+            poll,
             connections,
             publisher: None,
             to,
@@ -113,13 +116,15 @@ impl Waiters {
         let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            self.epoll.wait(&mut self.ready, Some(left))?;
+            self.ready.clear();
+            self.poll.wait(left, &mut self.ready)?;
             let publisher = self.count() as u64;
-            if self.ready.contains(&publisher) {
+            if self.ready.iter().any(|event| event.token == publisher) {
                 self.publisher = None;
-                self.ready.retain(|&token| token != publisher);
+                self.ready.retain(|event| event.token != publisher);
             }
-            if let Some(&token) = self.ready.first() {
+            if let Some(event) = self.ready.first() {
+                let token = event.token;
                 let waiter = &mut self.connections[token as usize];
                 let count = waiter.stream.read(&mut self.buffer).unwrap_or(0);
                 let shown = String::from_utf8_lossy(&self.buffer[..count.min(200)]).into_owned();
@@ -159,9 +164,9 @@ impl Waiters {
     ) -> Result<FanOut, Failure> {
         let expected = concerned.map_or(self.count(), HashSet::len);
         if self.publisher.is_none() {
-            let stream = sys::connect(source_address(), self.to)?;
+            let stream = sys::connect_blocking(self.to.into(), source_address().into())?;
             stream.set_nonblocking(true)?;
-            self.epoll.add(&stream, self.count() as u64)?;
+            self.poll.add(&stream, self.count() as u64, false)?;
             self.publisher = Some(Waiter {
                 stream,
                 partial: Vec::new(),
@@ -169,7 +174,7 @@ impl Waiters {
         }
         let publisher = self.publisher.as_mut().ok_or("there is a publisher")?;
         let mut woken = Vec::with_capacity(expected);
-        let mut answer: Option<http::Answer> = None;
+        let mut answer: Option<Response> = None;
         let before = meter.read();
         let published = Instant::now();
         send_all(&mut publisher.stream, publish)?;
@@ -224,12 +229,13 @@ impl Waiters {
     fn collect(
         &mut self,
         woken: &mut Vec<Woken>,
-        published: &mut Option<http::Answer>,
+        published: &mut Option<Response>,
     ) -> Result<(), Failure> {
-        self.epoll
-            .wait(&mut self.ready, Some(Duration::from_millis(200)))?;
-        for &token in &self.ready {
-            let token = token as usize;
+        self.ready.clear();
+        self.poll
+            .wait(Duration::from_millis(200), &mut self.ready)?;
+        for event in &self.ready {
+            let token = event.token as usize;
             let is_publisher = token == self.connections.len();
             let waiter = match &mut self.publisher {
                 Some(publisher) if is_publisher => publisher,
@@ -249,10 +255,11 @@ impl Waiters {
             let head = &waiter.partial[..frame.head];
             if is_publisher {
                 let body = waiter.partial[frame.head..frame.total].to_vec();
-                *published = Some(http::Answer {
+                *published = Some(Response {
                     status: frame.status,
-                    head: head.to_vec(),
+                    head: head.into(),
                     body,
+                    ..Response::default()
                 });
             } else {
                 let etag = http::header(head, "etag").map(Box::from);

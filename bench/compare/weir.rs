@@ -3,9 +3,10 @@
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-use crate::http::{Answer, Client};
+use crate::http::{Checked as _, Client};
 use crate::process::{Launch, Process};
 use crate::{Bench, Failure, http};
+use weir_testkit::Response;
 
 pub const API: &str = "/central/api/v3";
 const KEY: &str = "comparison-key";
@@ -78,7 +79,7 @@ impl Weir {
         Client::new(self.to, AUTHORIZATION)
     }
 
-    pub fn get(&self, target: &str) -> Result<Answer, Failure> {
+    pub fn get(&self, target: &str) -> Result<Response, Failure> {
         self.client().get(&format!("{API}{target}"))
     }
 
@@ -92,7 +93,7 @@ impl Weir {
             let body = format!("[{}]", items.join(","));
             client
                 .call("PUT", &format!("{API}/streams/batch"), "", body.as_bytes())?
-                .expect(&[204, 200], "PUT /streams/batch")?;
+                .one_of(&[204, 200], "PUT /streams/batch")?;
         }
         Ok(())
     }
@@ -111,7 +112,7 @@ impl Weir {
                     "",
                     body.as_bytes(),
                 )?
-                .expect(&[204, 200], "PUT /streamers/batch")?;
+                .one_of(&[204, 200], "PUT /streamers/batch")?;
         }
         Ok(())
     }
@@ -141,7 +142,7 @@ impl Weir {
                     "",
                     body.as_bytes(),
                 )?
-                .expect(&[204, 200], "POST /streams/layouts")?;
+                .one_of(&[204, 200], "POST /streams/layouts")?;
         }
         Ok(())
     }

@@ -9,11 +9,11 @@ use crate::control::{Control, Target};
 use crate::report::{Report, Series};
 use crate::schedule::{Arrivals, Nanos, SECOND, Window};
 use crate::seed::{Random, mix};
-use crate::sys;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
+use weir_testkit::sys;
 
 /// All agents must be connected within this time.
 const CONNECT_MAX: Nanos = 300 * SECOND;

@@ -7,7 +7,6 @@ use crate::control::Target;
 use crate::net::Clock;
 use crate::report::{Latency, Series};
 use crate::schedule::{Nanos, SECOND};
-use crate::sys::{self, Event, Poll};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use std::collections::VecDeque;
@@ -16,6 +15,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+use weir_testkit::sys::{self, Event, Poll};
+use weir_testkit::{frame, header};
 
 /// Handshakes under way per thread. More would measure the queue of the kernel.
 const OPENING_MAX: usize = 128;
@@ -254,50 +255,36 @@ impl Agents<'_> {
         }
     }
 
-    /// Takes complete answers and lines out of what was read.
+    /// Handles the complete responses and lines of what was read.
     fn understand(&mut self, slot: usize) -> Result<(), String> {
         loop {
             let Some(conn) = &mut self.conns[slot] else {
                 return Ok(());
             };
-            let end = match conn.stage {
-                Stage::Asking | Stage::Proving => {
-                    memchr::memmem::find(&conn.input, b"\r\n\r\n").map(|at| at + 4)
-                }
-                Stage::Greeting | Stage::Open => {
-                    memchr::memchr(b'\n', &conn.input).map(|at| at + 1)
-                }
+            let is_handshake = matches!(conn.stage, Stage::Asking | Stage::Proving);
+            let end = if is_handshake {
+                frame(&conn.input)?.map(|found| found.total)
+            } else {
+                memchr::memchr(b'\n', &conn.input).map(|at| at + 1)
             };
-            let Some(mut end) = end else {
+            let Some(end) = end else {
                 if conn.input.is_empty() {
                     // A quiet agent owns no buffer.
                     conn.input = Vec::new();
                 }
                 return Ok(());
             };
-            let text = String::from_utf8_lossy(&conn.input[..end]).into_owned();
-            if conn.stage == Stage::Asking {
-                let length = field(&text, "content-length")
-                    .and_then(|length| length.parse::<usize>().ok())
-                    .unwrap_or(0);
-                if conn.input.len() < end + length {
-                    return Ok(());
-                }
-                end += length;
-            }
-            conn.input.drain(..end);
+            let rest = conn.input.split_off(end);
+            let bytes = std::mem::replace(&mut conn.input, rest);
             match conn.stage {
-                Stage::Asking => self.prove(slot, &text)?,
+                Stage::Asking => self.prove(slot, &bytes)?,
                 Stage::Proving => {
-                    if !text.starts_with("HTTP/1.1 101 ") {
-                        let line = text.lines().next().unwrap_or_default();
-                        return Err(format!("expected 101: {line}"));
-                    }
+                    head_with_status(&bytes, 101)?;
                     conn.stage = Stage::Greeting;
                 }
                 Stage::Greeting | Stage::Open => {
-                    let line: Value = serde_json::from_str(&text)
-                        .map_err(|_| "a line that is no JSON".to_owned())?;
+                    let line: Value =
+                        serde_json::from_slice(&bytes).map_err(|_| "a line that is no JSON")?;
                     self.outcome.lines += 1;
                     self.obey(slot, &line)?;
                 }
@@ -306,20 +293,17 @@ impl Agents<'_> {
     }
 
     /// Answers the challenge, once the server has proved itself.
-    fn prove(&mut self, slot: usize, head: &str) -> Result<(), String> {
+    fn prove(&mut self, slot: usize, response: &[u8]) -> Result<(), String> {
         let Some(conn) = &mut self.conns[slot] else {
             return Ok(());
         };
-        if !head.starts_with("HTTP/1.1 401 ") {
-            let line = head.lines().next().unwrap_or_default();
-            return Err(format!("expected 401: {line}"));
-        }
-        let told = |name| field(head, name).ok_or_else(|| format!("a challenge without {name}"));
-        let (nonce, salt) = (told("x-nonce")?, told("x-salt")?);
+        let head = head_with_status(response, 401)?;
+        let field = |name| header(head, name).ok_or_else(|| format!("a challenge without {name}"));
+        let (nonce, salt) = (field("x-nonce")?, field("x-salt")?);
         let key = agent_key(self.run.seed, conn.agent);
         let salted = hash(&format!("{salt}:{key}"));
         let expected = hash(&format!("{salted}:{nonce}:{}", own_nonce(conn.agent)));
-        if told("x-agentauth")? != expected {
+        if field("x-agentauth")? != expected {
             return Err("the server does not know the key".into());
         }
         let proof = hash(&format!("{nonce}:{salted}"));
@@ -449,11 +433,16 @@ impl Agents<'_> {
 }
 
 /// The value of a field of a head.
-fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
-    head.lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(field, _)| field.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim())
+/// The head of a whole response; fails with the status line unless it has this status.
+fn head_with_status(response: &[u8], status: u16) -> Result<&[u8], String> {
+    match frame(response)? {
+        Some(found) if found.status == status => Ok(&response[..found.head]),
+        _ => {
+            let text = String::from_utf8_lossy(response);
+            let line = text.lines().next().unwrap_or_default();
+            Err(format!("expected {status}: {line}"))
+        }
+    }
 }
 
 fn own_nonce(agent: u64) -> String {
@@ -474,11 +463,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_in_any_case_and_digests_are_sha512() {
-        let head = "HTTP/1.1 401 Unauthorized\r\nx-nonce: ab\r\nContent-Length: 5\r\n\r\n";
-        assert_eq!(field(head, "X-Nonce"), Some("ab"));
-        assert_eq!(field(head, "content-length"), Some("5"));
-        assert_eq!(field(head, "x-salt"), None);
+    fn digests_are_sha512_and_keys_differ() {
         assert!(hash("abc").starts_with("ddaf35a193617abacc417349ae204131"));
         assert_ne!(agent_key(1, 2), agent_key(1, 3));
     }

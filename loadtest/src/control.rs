@@ -1,11 +1,11 @@
 //! One blocking connection for everything that is not load: preparing, asking for the truth.
 
-use crate::wire::{self, Parser, Response};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Longest silence of the server on this connection. A batch of 10,000 streams on a slow disk takes seconds.
+use weir_testkit::{KeepAlive, Response, encode_segment, request};
+
+/// Longest wait for one response. A batch of 10,000 streams on a slow disk takes seconds.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// Where the server is and how to be let in.
@@ -28,21 +28,21 @@ impl Target {
     /// The path of one object; the name is percent-encoded.
     pub fn path_of(&self, collection: &str, name: &str) -> String {
         let mut path = format!("{}/{collection}/", self.prefix);
-        wire::encode_segment(&mut path, name);
+        path.push_str(&encode_segment(name));
         path
     }
 }
 
 pub struct Control {
     target: Target,
-    stream: Option<TcpStream>,
+    connection: KeepAlive,
 }
 
 impl Control {
     pub fn new(target: &Target) -> Control {
         Control {
             target: target.clone(),
-            stream: None,
+            connection: KeepAlive::new(target.address, SILENCE_MAX),
         }
     }
 
@@ -61,7 +61,7 @@ impl Control {
         };
         let fields = self.target.bearer() + fields;
         let mut request = Vec::new();
-        wire::write_request(
+        request::write(
             &mut request,
             method,
             &whole,
@@ -69,48 +69,9 @@ impl Control {
             &fields,
             body,
         );
-        // A kept connection may have been closed by the server meanwhile: once more on a new one. Nothing sent here
-        // does harm when it is done twice.
-        let fresh = self.stream.is_none();
-        match self.exchange(&request) {
-            Err(_) if !fresh => self.exchange(&request),
-            result => result,
-        }
-        .map_err(|error| format!("{method} {whole}: {error}"))
-    }
-
-    fn exchange(&mut self, request: &[u8]) -> Result<Response, String> {
-        let mut stream = if let Some(stream) = self.stream.take() {
-            stream
-        } else {
-            let stream = TcpStream::connect(self.target.address)
-                .map_err(|error| format!("cannot reach {}: {error}", self.target.address))?;
-            let set = stream
-                .set_nodelay(true)
-                .and_then(|()| stream.set_read_timeout(Some(SILENCE_MAX)));
-            set.map_err(|error| error.to_string())?;
-            stream
-        };
-        stream
-            .write_all(request)
-            .map_err(|error| error.to_string())?;
-        let mut parser = Parser::default();
-        let mut buffer = vec![0; 256 << 10];
-        let mut found = None;
-        while found.is_none() {
-            let count = stream
-                .read(&mut buffer)
-                .map_err(|error| error.to_string())?;
-            if count == 0 {
-                return Err("closed before the answer was complete".into());
-            }
-            parser.feed(&buffer[..count], &mut |response| found = Some(response))?;
-        }
-        let response = found.expect("the loop ends with an answer");
-        if !response.close {
-            self.stream = Some(stream);
-        }
-        Ok(response)
+        self.connection
+            .exchange(&request)
+            .map_err(|error| format!("{method} {whole}: {error}"))
     }
 
     /// A request that must succeed.

@@ -12,13 +12,13 @@ use crate::prepare::{self, Spread};
 use crate::report::{Fault, Faults, Latency, Proof, Report, Series};
 use crate::schedule::{Nanos, SECOND};
 use crate::seed::{Key, Random};
-use crate::sys;
-use crate::wire;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use weir_testkit::sys;
+use weir_testkit::{encode_segment, request};
 
 /// How long polls are parked.
 const WAIT_SECONDS: u64 = 25;
@@ -132,7 +132,7 @@ impl Fleet<'_> {
         };
         streamer.conn = Some(conn);
         let mut request = Vec::with_capacity(384);
-        wire::write_request(&mut request, "GET", &path, &self.target.host, &fields, None);
+        request::write(&mut request, "GET", &path, &self.target.host, &fields, None);
         net.send(conn, &request, now, timeout);
     }
 
@@ -350,7 +350,7 @@ impl Driver for Fleet<'_> {
         self.polls.bytes += response.wire_bytes;
         match response.status {
             200 => {
-                streamer.etag.clone_from(&response.etag);
+                streamer.etag.clone_from(&response.etag().map(Into::into));
                 let taken = match response.decoded() {
                     Ok(body) => self.take(at, &body, now),
                     Err(what) => Err(what),
@@ -383,7 +383,7 @@ fn wall_ms() -> u64 {
 /// When the server noticed the loss of a streamer, by its own clock, and for how long it had been silent then.
 fn noticed(control: &mut Control, host: &str) -> Result<(u64, u64), String> {
     let mut path = String::from("/events?event=layouter_streamer_state&entity_id=");
-    wire::encode_segment(&mut path, host);
+    path.push_str(&encode_segment(host));
     path.push_str("&sort=-utc_ms&limit=1");
     let response = control.expect("GET", &path, None)?;
     let body = response.decoded().map_err(str::to_owned)?;

@@ -5,7 +5,8 @@
 //! shortened, stale, torn or lost stream fails.
 //!
 //! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share, `streamers` and `requests`
-//! are the load (`agents` another one, with `agent_scenario`, and `failover` a third), `copy`, `judge` and `truth` the proof, `net`, `wire`, `answer` and `sys` the machinery.
+//! are the load (`agents` another one, with `agent_scenario`, and `failover` a third), `copy`, `judge` and `truth` the
+//! proof, `net` and `answer` the machinery. HTTP framing and system calls are those of `weir-testkit`.
 //!
 //! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
 
@@ -29,6 +30,4 @@ pub mod scenario;
 pub mod schedule;
 pub mod seed;
 pub mod streamers;
-pub mod sys;
 pub mod truth;
-pub mod wire;

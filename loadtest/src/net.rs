@@ -4,12 +4,12 @@
 //! and that answers are stamped before anybody works on them: reading comes first, checking later. Knows no streamer.
 
 use crate::schedule::Nanos;
-use crate::sys::{self, Event, Poll};
-use crate::wire::{Parser, Response};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+use weir_testkit::sys::{self, Event, Poll};
+use weir_testkit::{Response, ResponseParser};
 
 const SCRATCH_BYTES: usize = 256 << 10;
 /// Stop reading and start working when answers of this size wait to be checked.
@@ -88,7 +88,7 @@ struct Conn {
     connecting: bool,
     writable_wanted: bool,
     out: Vec<u8>,
-    parser: Parser,
+    parser: ResponseParser,
     pending: VecDeque<Pending>,
 }
 
@@ -160,7 +160,7 @@ impl Net {
             connecting: true,
             writable_wanted: true,
             out: Vec::new(),
-            parser: Parser::default(),
+            parser: ResponseParser::default(),
             pending: VecDeque::new(),
         });
         Ok(id)
@@ -297,10 +297,17 @@ impl Net {
             &mut self.answers,
         );
         let (pending, driver, user) = (&mut conn.pending, conn.driver, conn.user);
-        let parsed = conn.parser.feed(&scratch[..count], &mut |response| {
+        let mut bytes = &scratch[..count];
+        while !bytes.is_empty() {
+            let parsed = conn.parser.feed(bytes);
+            let (used, response) = parsed.map_err(|what| Failure(format!("malformed: {what}")))?;
+            bytes = &bytes[used..];
+            let Some(response) = response.filter(|response| response.status >= 200) else {
+                continue; // incomplete, or interim: the real one follows
+            };
             let Some(first) = pending.pop_front().filter(|_| !last) else {
                 unasked = true;
-                return;
+                break;
             };
             last = response.close;
             *answers += 1;
@@ -315,8 +322,7 @@ impl Net {
                 outcome: Ok(response),
                 closed,
             });
-        });
-        parsed.map_err(|what| Failure(format!("malformed: {what}")))?;
+        }
         if unasked {
             return Err(Failure("malformed: an answer nobody asked for".into()));
         }

@@ -10,10 +10,10 @@ use crate::plan::{Edit, Move, Plan, Want, Wanted};
 use crate::report::Series;
 use crate::schedule::{Arrivals, Nanos, SECOND};
 use crate::seed::{Key, Random};
-use crate::wire;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use weir_testkit::{encode_segment, request};
 
 /// Arrivals that wait for a connection; beyond it the server is hopelessly behind and they count as errors.
 const BACKLOG_MAX: usize = 1_000_000;
@@ -236,16 +236,16 @@ impl Requests {
             Work::Get => {
                 let at = *self.pick()?;
                 let path = target.path_of("streams", &roster.streams[at as usize].name);
-                wire::write_request(out, "GET", &path, &target.host, &self.fields, None);
+                request::write(out, "GET", &path, &target.host, &self.fields, None);
                 Some(Op::Get(at))
             }
             Work::List { limit } => {
                 let mut path = format!("{}/streams?limit={limit}", target.prefix);
                 if let Some(cursor) = &self.slots[slot as usize].cursor {
                     path.push_str("&cursor=");
-                    wire::encode_segment(&mut path, cursor);
+                    path.push_str(&encode_segment(cursor));
                 }
-                wire::write_request(out, "GET", &path, &target.host, &self.fields, None);
+                request::write(out, "GET", &path, &target.host, &self.fields, None);
                 Some(Op::List)
             }
             Work::Edit { field, touch } => {
@@ -266,8 +266,7 @@ impl Requests {
                     let change = match field {
                         EditField::Title => format!("\"title\":\"loadtest edit={seq}\""),
                         EditField::Input => {
-                            let mut name = String::new();
-                            wire::encode_segment(&mut name, &stream.name);
+                            let name = encode_segment(&stream.name);
                             format!(
                                 "\"inputs\":[{{\"url\":\"tshttp://127.0.0.1:8080/{name}?edit={seq}\"}}]"
                             )
@@ -290,7 +289,7 @@ impl Requests {
                     body = format!("[{body}]");
                     format!("{}/streams/batch", target.prefix)
                 };
-                wire::write_request(
+                request::write(
                     out,
                     "PUT",
                     &path,
@@ -328,7 +327,7 @@ impl Requests {
                 );
                 let body = format!("{{\"layouts\":[{{\"name\":{name},\"ingest\":{host}}}]}}");
                 let path = format!("{}/streams/layouts", target.prefix);
-                wire::write_request(
+                request::write(
                     out,
                     "POST",
                     &path,
@@ -601,7 +600,7 @@ impl Driver for Requests {
                         .series
                         .error(format!("status {}", response.status));
                     self.end(op, None, completion.received, response.status < 500);
-                    if let Some(seconds) = response.retry_after {
+                    if let Some(seconds) = response.retry_after() {
                         self.slots[slot].rest_until =
                             completion.received + u64::from(seconds.min(5)) * SECOND;
                     }

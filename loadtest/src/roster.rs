@@ -77,7 +77,7 @@ fn walk(control: &mut Control, path: &str, each: &mut ReadPage<'_>) -> Result<()
         let mut page = path.to_owned();
         if let Some(cursor) = &cursor {
             page.push_str("&cursor=");
-            crate::wire::encode_segment(&mut page, cursor);
+            page.push_str(&weir_testkit::encode_segment(cursor));
         }
         let response = control.expect("GET", &page, None)?;
         let next = each(&response.body)?;

@@ -15,15 +15,15 @@ use crate::requests::{self, EditField, Requests, Work};
 use crate::roster::Roster;
 use crate::schedule::{Nanos, SECOND};
 use crate::streamers::{self, Habit, Log, Streamers, Validator};
-use crate::sys;
 use crate::truth;
-use crate::wire::Response;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use weir_testkit::Response;
+use weir_testkit::sys;
 
 /// Streamers must all have their first list within this time.
 const LOAD_MAX: Nanos = 120 * SECOND;
@@ -703,7 +703,7 @@ fn verify_ways(
             ));
         }
     }
-    match &plain.etag {
+    match plain.etag() {
         None => torn("the list has no ETag".into()),
         Some(etag) => {
             let response = ask(path, &format!("If-None-Match: {etag}\r\n"))?;

@@ -9,13 +9,13 @@ use crate::plan::{Plan, Want};
 use crate::report::{Fault, Faults, Latency, Series};
 use crate::schedule::{Nanos, SECOND, poll_at};
 use crate::seed::{Key, mix};
-use crate::wire;
 use sha1::{Digest, Sha1};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use weir_testkit::request;
 
 /// First polls are spread so that this many begin per second and thread: loading is not what is measured.
 const LOADS_PER_SECOND: u64 = 4000;
@@ -249,7 +249,7 @@ impl Streamers {
             let _ = write!(path, "{separator}changes_since={since}");
         }
         let mut request = Vec::with_capacity(384);
-        wire::write_request(&mut request, "GET", &path, &target.host, &fields, None);
+        request::write(&mut request, "GET", &path, &target.host, &fields, None);
         let conn = match agent.conn {
             Some(conn) => conn,
             None => match net.open(self.index, u64::from(at)) {
@@ -319,7 +319,7 @@ impl Streamers {
         let mut notes = Notes::default();
         match response.status {
             200 => {
-                if response.etag.is_none() && agent.validator != Validator::None {
+                if response.etag().is_none() && agent.validator != Validator::None {
                     agent.etag = None;
                 }
                 match response.decoded() {
@@ -330,7 +330,7 @@ impl Streamers {
                     Err(what) => notes.faults.push((FaultKind::Torn, None, what.to_owned())),
                 }
                 if agent.validator != Validator::None {
-                    agent.etag.clone_from(&response.etag);
+                    agent.etag.clone_from(&response.etag().map(Into::into));
                 }
                 if agent.validator == Validator::Delta {
                     agent.delta_since = agent.copy.revision;

@@ -111,6 +111,31 @@ impl Fleet {
         self.until(|fleet| fleet.lists.contains_key(host));
     }
 
+    /// Starts streamers for the first time, until the layouter counts on them: it notices them at its next look.
+    #[track_caller]
+    pub fn join(&mut self, server: &TestServer, hosts: &[&str]) {
+        self.start_all(server, hosts);
+        // A disabled stream asks for no place, so nothing moves because of it. With analytics all kinds of nodes show.
+        let probe = "/streams/probe-of-nodes";
+        let stream = json!({"disabled": true, "vision": {"alg": "faces"}});
+        server.put(probe, stream).expect(200);
+        let look = || {
+            let why = server.get(&format!("{probe}/layout/explain"));
+            why.expect(200).json()["nodes"].take()
+        };
+        let is_up = |node: &Value, host: &str| {
+            let reasons = node["reasons"].as_array().expect("reasons");
+            node["hostname"] == host && !reasons.contains(&json!("node_offline"))
+        };
+        wait_until("the streamers are up", look, |nodes| {
+            let nodes = nodes.as_array().expect("nodes");
+            hosts
+                .iter()
+                .all(|host| nodes.iter().any(|node| is_up(node, host)))
+        });
+        server.delete(probe).expect(204);
+    }
+
     /// Ends a streamer: it is silent from now on.
     pub fn stop(&mut self, host: &str) {
         let streamer = self.streamers.remove(host).expect("it was started");

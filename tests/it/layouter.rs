@@ -13,8 +13,8 @@ fn streams_come_to_their_streamers_and_leave_a_lost_one() {
     save_streamer(&server, "s1", json!({}));
     save_streamer(&server, "s2", json!({}));
     let mut fleet = Fleet::new();
-    fleet.start(&server, "s1");
-    fleet.start(&server, "s2");
+    fleet.join(&server, &["s1"]);
+    fleet.join(&server, &["s2"]);
     save_streams(&server, 0..10);
     fleet.until(|fleet| fleet.has("s1") == 5 && fleet.has("s2") == 5);
     for (name, layout) in layouts(&server) {
@@ -111,8 +111,8 @@ fn a_streamer_that_comes_back_gets_its_streams_back() {
     save_streamer(&server, "s1", json!({}));
     save_streamer(&server, "s2", json!({}));
     let mut fleet = Fleet::new();
-    fleet.start(&server, "s1");
-    fleet.start(&server, "s2");
+    fleet.join(&server, &["s1"]);
+    fleet.join(&server, &["s2"]);
     save_streams(&server, 0..6);
     fleet.until(|fleet| fleet.has("s1") == 3 && fleet.has("s2") == 3);
     let own = fleet.lists["s1"].clone();
@@ -177,7 +177,7 @@ fn a_restart_changes_nothing() {
     }
     let mut fleet = Fleet::new();
     for host in ["s1", "s2", "s3"] {
-        fleet.start(&server, host);
+        fleet.join(&server, &[host]);
     }
     save_streams(&server, 0..9);
     fleet.until(|fleet| ["s1", "s2", "s3"].iter().all(|host| fleet.has(host) == 3));
@@ -205,8 +205,8 @@ fn an_edit_that_forbids_a_place_moves_the_stream_and_a_disabled_one_leaves() {
     save_streamer(&server, "s1", json!({"labels": {"zone": "north"}}));
     save_streamer(&server, "s2", json!({"labels": {"zone": "south"}}));
     let mut fleet = Fleet::new();
-    fleet.start(&server, "s1");
-    fleet.start(&server, "s2");
+    fleet.join(&server, &["s1"]);
+    fleet.join(&server, &["s2"]);
     server
         .put("/streams/a", json!({"labels": {"required.zone": "north"}}))
         .expect(200);

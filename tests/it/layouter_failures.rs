@@ -20,7 +20,7 @@ fn cluster(server: &TestServer, hosts: &[&str], streams: usize) -> (Fleet, Inges
     for host in hosts {
         save_streamer(server, host, json!({}));
     }
-    fleet.start_all(server, hosts);
+    fleet.join(server, hosts);
     let names = (0..streams).map(|i| format!("c{i:03}"));
     save_all(server, names, &json!({"static": true}));
     let ingests = fleet.settle(server);
@@ -353,7 +353,7 @@ fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
     for host in ["s1", "s2"] {
         save_streamer(&server, host, json!({}));
     }
-    fleet.start(&server, "s1");
+    fleet.join(&server, &["s1"]);
     for batch in 0..3 {
         let names = (0..1000).map(|i| format!("b{batch}{i:03}"));
         let streams: Vec<Value> = names
@@ -363,7 +363,7 @@ fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
     }
     fleet.until(|fleet| fleet.has("s1") == 3000);
     let all = fleet.lists["s1"].clone();
-    fleet.start(&server, "s2");
+    fleet.join(&server, &["s2"]);
     let mark = last_event(&server);
     fleet.stop("s1");
     await_event(&server, mark, "event=layouter_streamer_state&state=down");

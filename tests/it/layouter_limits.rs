@@ -214,7 +214,7 @@ fn small(server: &TestServer, fleet: &mut Fleet, hosts: &[(&str, Value)]) {
         let fields = more.as_object().expect("an object").clone();
         body.as_object_mut().expect("an object").extend(fields);
         save_streamer(server, host, body);
-        fleet.start(server, host);
+        fleet.join(server, &[host]);
     }
 }
 
@@ -234,8 +234,8 @@ fn of_streams_of_many_sizes_the_one_that_is_enough_goes() {
     save_streamer(&server, "s1", kbps(10_000));
     save_streamer(&server, "s2", kbps(10_000));
     let mut fleet = Fleet::new();
-    fleet.start(&server, "s1");
-    fleet.start(&server, "s2");
+    fleet.join(&server, &["s1"]);
+    fleet.join(&server, &["s2"]);
     let sizes = [("a", 900), ("b", 1000), ("c", 1100), ("d", 5000)];
     for (name, kbps) in sizes {
         let body = json!({"static": true, "claims": {"bitrate": kbps}, "layout": {"ingest": "s1"}});

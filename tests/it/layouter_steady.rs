@@ -41,7 +41,7 @@ fn what_waits_comes_in_when_a_place_is_free() {
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
         save_streamer(&server, host, json!({"channel_limit": 3}));
-        fleet.start(&server, host);
+        fleet.join(&server, &[host]);
     }
     save_all(&server, names(0..9), &json!({"static": true}));
     fleet.until(|fleet| fleet.has("s1") == 3 && fleet.has("s2") == 3);
@@ -87,7 +87,7 @@ fn a_deleted_streamer_gives_everything_away_and_a_new_one_takes_its_share() {
     let mut fleet = Fleet::new();
     for host in ["s1", "s2", "s3"] {
         save_streamer(&server, host, json!({"channel_limit": 4}));
-        fleet.start(&server, host);
+        fleet.join(&server, &[host]);
     }
     save_all(&server, names(0..9), &json!({"static": true}));
     let before = fleet.settle(&server);
@@ -132,7 +132,7 @@ fn a_streamer_that_joins_takes_its_share_and_then_nothing_moves() {
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
         save_streamer(&server, host, json!({"channel_limit": 20}));
-        fleet.start(&server, host);
+        fleet.join(&server, &[host]);
     }
     save_all(&server, names(0..24), &json!({"static": true}));
     let before = fleet.settle(&server);
@@ -226,7 +226,7 @@ fn the_interval_and_the_return_of_streams_are_settings() {
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
         save_streamer(&server, host, json!({}));
-        fleet.start(&server, host);
+        fleet.join(&server, &[host]);
     }
     save_all(&server, names(0..4), &json!({"static": true}));
     let before = fleet.settle(&server);
@@ -269,11 +269,11 @@ fn balance_and_what_counts_as_a_channel_are_settings() {
     set(&server, json!({"layouter_rebalance": "false"}));
     let mut fleet = Fleet::new();
     save_streamer(&server, "s1", json!({"channel_limit": 4}));
-    fleet.start(&server, "s1");
+    fleet.join(&server, &["s1"]);
     save_all(&server, names(0..4), &json!({"static": true}));
     fleet.settle(&server);
     save_streamer(&server, "s2", json!({"channel_limit": 4}));
-    fleet.start(&server, "s2");
+    fleet.join(&server, &["s2"]);
     fleet.rest(&server, ROUNDS);
     assert_eq!((fleet.has("s1"), fleet.has("s2")), (4, 0));
     set(&server, json!({"layouter_rebalance": "true"}));
@@ -315,7 +315,7 @@ fn a_streamer_under_cpu_pressure_gives_a_few_streams_away_and_recovers() {
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
         save_streamer(&server, host, json!({"cpu_limit": 80}));
-        fleet.start(&server, host);
+        fleet.join(&server, &[host]);
     }
     save_all(&server, names(0..40), &json!({"static": true}));
     let before = fleet.settle(&server);

@@ -31,10 +31,10 @@ impl Cluster {
         }
     }
 
-    /// Saves a streamer and lets it ask for its streams.
+    /// Saves a streamer and starts it.
     pub fn streamer(&mut self, host: &str, body: Value) {
         save_streamer(&self.server, host, body);
-        self.fleet.start(&self.server, host);
+        self.fleet.join(&self.server, &[host]);
     }
 
     /// Edits a streamer that is there.

@@ -12,7 +12,7 @@ use crate::bad_json::Pipeline;
 use crate::described::Document;
 use crate::lists::{collections, encoded, key_of};
 use crate::round_trip::{keyed, with_one_of_each_and};
-use crate::server::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer};
 
 /// Entities of each kind. Those whose number ends in 1 are within the scope of the restricted token.
 const ENTITIES: usize = 30;
@@ -221,7 +221,7 @@ fn decisions_are_a_field_of_the_one_list() {
     server
         .put("/streams/new", json!({"static": true}))
         .expect(200);
-    let page = poll.answer(false).expect(200).json();
+    let page = poll.response(false).expect(200).json();
     let layout = &page["streams"][0]["layout"];
     let hosts = strings(layout, "node_layout_decisions", "hostname");
     assert_eq!(hosts.len(), 3, "{page}");
@@ -424,7 +424,7 @@ fn hold(server: &TestServer, path: &str, authorization: &str, fields: &str) -> C
     };
     let both = head("/monitoring/liveness", "") + &head(path, fields);
     client.send(both.as_bytes());
-    client.answer(false).expect(200);
+    client.response(false).expect(200);
     client
 }
 
@@ -469,7 +469,7 @@ fn ends_with(way: &Hold, credential: Credential, how: &str, status: u16) {
         .collect();
     lose(&mut server, credential, how, &admin);
     for client in &mut held {
-        let answer = client.answer(false);
+        let answer = client.response(false);
         let what = format!("{} by {credential:?}, {how}: {answer:?}", way.what);
         match status {
             0 => assert!(matches!(answer.status, 200 | 304), "{what}"),
@@ -508,10 +508,10 @@ fn body_sent_after_the_key_was_replaced_is_refused() {
         let report = head("PUT", "/streamers/s1/stats", "Content-Length: 2\r\n");
         let both = head("GET", "/monitoring/liveness", "") + &report;
         client.send(both.as_bytes());
-        client.answer(false).expect(200);
+        client.response(false).expect(200);
         lose(&mut server, credential, "replaced", &admin);
         client.send(b"{}");
-        let answer = client.answer(false);
+        let answer = client.response(false);
         assert!(
             matches!(answer.status, 401 | 403),
             "{credential:?}: {answer:?}"

@@ -2,7 +2,7 @@
 
 use super::{rates_note, ratios};
 use crate::figures::{Goal, Row, Side, alternate};
-use crate::http::Client;
+use crate::http::{Checked as _, Client};
 use crate::load::{self, Get, Plan, Sample};
 use crate::machine::Meter;
 use crate::nginx::{Compressed, Nginx};
@@ -21,8 +21,8 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
     let mut client = weir.client();
     let whole = client
         .get(&target)?
-        .expect(&[200], "config of a streamer")?;
-    let count = whole.json()?["streams"].as_array().map_or(0, Vec::len);
+        .one_of(&[200], "config of a streamer")?;
+    let count = whole.value()?["streams"].as_array().map_or(0, Vec::len);
     if count != STREAMS {
         return Err(format!("the streamer is told {count} streams instead of {STREAMS}").into());
     }
@@ -123,11 +123,11 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
         let revision = revision_of(&whole)?;
         client
             .exchange(&batch_of_changes(std::iter::once(7), 1))?
-            .expect(&[200, 204], "PUT /streams/batch")?;
+            .one_of(&[200, 204], "PUT /streams/batch")?;
         let delta = client
             .get(&format!("{target}?changes_since={revision}"))?
-            .expect(&[200], "changes of a streamer")?;
-        let changed = delta.json()?["streams"].as_array().map_or(0, Vec::len);
+            .one_of(&[200], "changes of a streamer")?;
+        let changed = delta.value()?["streams"].as_array().map_or(0, Vec::len);
         if changed != 1 {
             return Err(format!("the delta tells {changed} streams instead of 1").into());
         }
@@ -147,8 +147,8 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
 }
 
 /// The revision of a whole answer: a field of the body or a header.
-fn revision_of(whole: &crate::http::Answer) -> Result<String, Failure> {
-    if let Some(number) = whole.json()?["revision"].as_u64() {
+fn revision_of(whole: &weir_testkit::Response) -> Result<String, Failure> {
+    if let Some(number) = whole.value()?["revision"].as_u64() {
         return Ok(number.to_string());
     }
     ["x-config-revision", "x-revision"]

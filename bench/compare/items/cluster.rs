@@ -1,17 +1,18 @@
 //! P14-P16: the big cluster, 1,000,000 streams over 10,000 streamers: a polling fleet, lists, and starting.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::{medians, ratios};
 use crate::figures::{Goal, Row, Side, Spread, alternate, figure};
+use crate::http::Checked as _;
 use crate::load::{self, Plan, Turn, Work};
 use crate::machine;
 use crate::postgres::{self, Postgres, Session};
 use crate::waiters::Waiters;
 use crate::weir::{API, AUTHORIZATION, Weir, hostname, site, stream_json, stream_name};
-use crate::{Bench, Failure, http, sys};
+use crate::{Bench, Failure, http};
+use weir_testkit::Signal;
 
 const STREAMS_EACH: usize = 100;
 const POLL_SECONDS: f64 = 5.0;
@@ -50,8 +51,8 @@ fn prepare(bench: &Bench) -> Result<String, Failure> {
     weir.lay_out(bench.streams, |stream| stream % streamers)?;
     let shown = weir
         .get("/streams?limit=1")?
-        .expect(&[200], "GET /streams")?
-        .json()?;
+        .one_of(&[200], "GET /streams")?
+        .value()?;
     if shown["estimated_count"].as_u64() != Some(bench.streams as u64) {
         return Err(format!(
             "the cluster holds {} streams instead of {}",
@@ -59,7 +60,7 @@ fn prepare(bench: &Bench) -> Result<String, Failure> {
         )
         .into());
     }
-    weir.process.end(libc::SIGTERM);
+    weir.process.end(Signal::TERM);
     eprintln!(
         "   {} streams over {streamers} streamers saved and laid out in {:.0} s",
         bench.streams,
@@ -86,8 +87,8 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
         let target = format!("{API}/streams/{}", stream_name(round));
         weir.client()
             .call("PUT", &target, "", body.as_bytes())?
-            .expect(&[200], "PUT stream")?;
-        let mut stream = sys::connect(Ipv4Addr::LOCALHOST, weir.to)?;
+            .one_of(&[200], "PUT stream")?;
+        let mut stream = std::net::TcpStream::connect(weir.to)?;
         for number in 0..64 {
             let target = format!("{API}/streams/{}", stream_name(1000 + number));
             stream.write_all(&http::request(
@@ -98,13 +99,13 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
                 b"{\"title\":\"in flight\"}",
             ))?;
         }
-        weir.process.end(libc::SIGKILL);
+        weir.process.end(Signal::KILL);
         let again = Weir::start(bench, data)?;
         killed.push(again.ready_after.as_secs_f64());
         let shown = again
             .get(&format!("/streams/{}", stream_name(round)))?
-            .expect(&[200], "GET stream")?
-            .json()?;
+            .one_of(&[200], "GET stream")?
+            .value()?;
         if shown["title"] != title.as_str() {
             return Err(format!(
                 "an acknowledged save is gone after kill -9: {} instead of {title:?}",
@@ -342,7 +343,7 @@ fn ask(
         let start = Instant::now();
         match side {
             Side::Candidate => {
-                client.get(&target)?.expect(&[200], "GET /streams")?;
+                client.get(&target)?.one_of(&[200], "GET /streams")?;
             }
             Side::Peer => {
                 session.execute(prepared)?;
@@ -364,8 +365,8 @@ fn compare_names(
 ) -> Result<usize, Failure> {
     let answer = weir
         .get(&question.weir)?
-        .expect(&[200], "GET /streams")?
-        .json()?;
+        .one_of(&[200], "GET /streams")?
+        .value()?;
     let ours: Vec<&str> = answer["streams"]
         .as_array()
         .map(|streams| {

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use super::{medians, rates_note, ratios};
 use crate::etcd::{self, Etcd};
 use crate::figures::{Goal, Row, Side, alternate, figure, rate};
-use crate::http;
+use crate::http::{self, Checked as _};
 use crate::load::{self, Plan, Sample, Turn, Work};
 use crate::postgres::{self, Postgres, Upsert};
 use crate::weir::{API, AUTHORIZATION, Weir, stream_json, stream_name};
-use crate::{Bench, Failure, sys};
+use crate::{Bench, Failure};
+use weir_testkit::sys;
 
 const NAMES: usize = 50_000;
 
@@ -316,8 +317,8 @@ fn acknowledged_is_there(bench: &Bench, weir: &Weir, saves: &mut Saves) -> Resul
         let target = format!("{API}/streams/{}", stream_name(number));
         client
             .call("PUT", &target, "", stream_json(number, edition).as_bytes())?
-            .expect(&[200], "PUT stream")?;
-        let shown = client.get(&target)?.expect(&[200], "GET stream")?.json()?;
+            .one_of(&[200], "PUT stream")?;
+        let shown = client.get(&target)?.one_of(&[200], "GET stream")?.value()?;
         if shown["title"] != format!("Camera {number}, edition {edition}") {
             return Err(format!(
                 "{} shows {} after edition {edition} was acknowledged",

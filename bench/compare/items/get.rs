@@ -4,12 +4,13 @@ use std::net::SocketAddrV4;
 
 use super::{medians, rates_note, ratios};
 use crate::figures::{Goal, Row, Side, alternate, rate};
-use crate::http::{Answer, Client};
+use crate::http::{Checked as _, Client};
 use crate::load::{self, Get, Plan, Sample, Turn};
 use crate::machine::Meter;
 use crate::nginx::{Fixed, Nginx};
 use crate::weir::{API, AUTHORIZATION, Weir};
 use crate::{Bench, Failure};
+use weir_testkit::Response;
 
 /// Enough to saturate one core from one other, few enough that queueing does not hide the answers.
 const CONNECTIONS: usize = 64;
@@ -30,13 +31,13 @@ const STUB: &[u8] = b"{\"inputs\":[{\"url\":\"rtsp://10.0.0.1:554/live/1\"}],\"l
 
 pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result<(), Failure> {
     let (answer, weir) = if bench.self_test {
-        let head =
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"1\"\r\n\r\n".to_vec();
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"1\"\r\n\r\n";
         (
-            Answer {
+            Response {
                 status: 200,
-                head,
+                head: head.as_slice().into(),
                 body: STUB.to_vec(),
+                ..Response::default()
             },
             None,
         )
@@ -53,8 +54,8 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             );
             client
                 .call("PUT", &small, "", body.as_bytes())?
-                .expect(&[200, 201], "PUT stream")?;
-            client.get(&small)?.expect(&[200], "GET stream")
+                .one_of(&[200, 201], "PUT stream")?;
+            client.get(&small)?.one_of(&[200], "GET stream")
         };
         let short = save("-")?.body.len();
         (
@@ -254,10 +255,9 @@ fn same_bytes(candidate: &Endpoint, peer: &Endpoint) -> Result<String, Failure> 
         )
         .into());
     }
-    let names = |answer: &Answer| {
+    let names = |answer: &Response| {
         answer
-            .fields()
-            .into_iter()
+            .headers()
             .map(|(name, _)| name.to_ascii_lowercase())
             .collect::<Vec<_>>()
     };

@@ -5,12 +5,13 @@ use std::net::SocketAddrV4;
 use super::{medians, ratios};
 use crate::bare::Bare;
 use crate::figures::{Goal, Row, Side, Spread, alternate, figure, rate};
-use crate::http::{self, Answer};
+use crate::http::{self, Checked as _};
 use crate::machine::Meter;
 use crate::nginx::Nginx;
 use crate::waiters::{self, Waiters};
 use crate::weir::{API, AUTHORIZATION, Weir};
 use crate::{Bench, Failure};
+use weir_testkit::Response;
 
 /// The question of all waiters, the change that answers it, and the bytes that go out.
 enum Feed {
@@ -80,9 +81,9 @@ impl Feed {
         }
     }
 
-    fn published(&mut self, answer: &Answer) -> Result<(), Failure> {
+    fn published(&mut self, answer: &Response) -> Result<(), Failure> {
         if let Feed::Weir { since, .. } = self {
-            *since = answer.json()?["updated_at"]
+            *since = answer.value()?["updated_at"]
                 .as_u64()
                 .ok_or("a saved stream without updated_at")?;
         }
@@ -232,7 +233,7 @@ fn feed_of(bench: &Bench, weir: &Weir) -> Result<Feed, Failure> {
     let answer = weir
         .client()
         .call("PUT", &format!("{API}/streams/{STREAM}"), "", body)?
-        .expect(&[200, 201], "PUT stream")?;
+        .one_of(&[200, 201], "PUT stream")?;
     let mut feed = Feed::Weir {
         to: weir.to,
         meter: weir.process.meter(bench.cores),
@@ -254,7 +255,7 @@ fn learn_body(bench: &Bench) -> Result<Vec<u8>, Failure> {
         .get(&format!(
             "/streams?name={STREAM}&updated_at_gt=0&poll_timeout=50"
         ))?
-        .expect(&[200], "GET streams")?;
+        .one_of(&[200], "GET streams")?;
     Ok(answer.body)
 }
 

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use weir::layouter::{
     Engine, EngineSettings, Event, NodeSpec, NodeState, Rows, SlotKind, StreamSpec,
 };
@@ -15,6 +14,7 @@ use weir::state::name::{Hostname, StreamName};
 use weir_bench::alloc;
 use weir_bench::fleet::{Fleet, Random, fleet};
 use weir_bench::instead::{self, NONE, Packed, Rings, each_with_each, hashing};
+use weir_testkit::sys::thread_cpu;
 
 /// All of a node may be used: the fleet is made to be this full.
 fn settings() -> EngineSettings {
@@ -25,14 +25,8 @@ fn settings() -> EngineSettings {
     }
 }
 
-/// This thread's own time: others on the machine do not count.
-fn clock() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
-}
-
 fn ms(since: Duration) -> f64 {
-    clock().saturating_sub(since).as_secs_f64() * 1e3
+    thread_cpu().saturating_sub(since).as_secs_f64() * 1e3
 }
 
 fn us(since: Instant) -> f64 {
@@ -141,14 +135,14 @@ fn main() {
         made.nodes.len()
     );
 
-    let started = clock();
+    let started = thread_cpu();
     let before = alloc::counts();
     let mut engine = load(&made, None);
     say(
         "told of all streams and nodes",
         &format!("{:>9.1} ms", ms(started)),
     );
-    let started = clock();
+    let started = thread_cpu();
     let mut slots = 0;
     engine.apply_each(Event::Loaded, |change| {
         black_box(change);
@@ -175,7 +169,7 @@ fn main() {
         ),
     );
     let mut now_ms = 1_000_000;
-    let started = clock();
+    let started = thread_cpu();
     let (moves, ticks) = settle(&mut engine, &mut now_ms);
     say(
         "first ticks, to rest",
@@ -195,7 +189,7 @@ fn main() {
 
 fn restart(engine: &Engine, made: &Fleet, now_ms: u64) {
     let stored = with_layouts(engine, made);
-    let started = clock();
+    let started = thread_cpu();
     let mut again = load(&stored, None);
     let changes = again.apply(Event::Loaded);
     let took = ms(started);
@@ -221,7 +215,7 @@ fn restart(engine: &Engine, made: &Fleet, now_ms: u64) {
 }
 
 fn idle(engine: &mut Engine, now_ms: &mut u64) {
-    let started = clock();
+    let started = thread_cpu();
     let mut changes = 0;
     for _ in 0..50 {
         *now_ms += 30_000;
@@ -357,11 +351,11 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
             let event = state(host, NodeState::Down);
             // The snapshot pays for copying what it touches; the figure is what the engine itself pays.
             let mut lost = engine.snapshot();
-            let started = clock();
+            let started = thread_cpu();
             let changes = lost.apply(event.clone());
             previewed.push(ms(started));
             drop(lost);
-            let started = clock();
+            let started = thread_cpu();
             let again = engine.apply(event);
             own.push(ms(started));
             assert_eq!(changes, again, "a preview is what happens");
@@ -403,7 +397,7 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
     let count: usize = centre.iter().filter_map(|(host, _)| slots.get(host)).sum();
     let mut lost = engine.snapshot();
     let nodes = centre.len();
-    let started = clock();
+    let started = thread_cpu();
     let changes = lost.apply(Event::NodeStates(centre));
     say(
         &format!("LOSS of a data centre: {nodes} nodes, {count} slots"),
@@ -433,7 +427,7 @@ fn come_back(engine: &mut Engine, host: &Hostname, now_ms: &mut u64) -> f64 {
     let (mut spent, mut ticks) = (0.0, 0);
     loop {
         *now_ms += 30_000;
-        let started = clock();
+        let started = thread_cpu();
         let changes = engine.apply(Event::Tick { now_ms: *now_ms });
         spent += ms(started);
         ticks += 1;
@@ -451,7 +445,7 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
     let before = ingests(engine, made);
     let on_it = before.iter().filter(|at| at.as_ref() == Some(host)).count();
     let mut again = load(made, Some(host));
-    let started = clock();
+    let started = thread_cpu();
     again.apply(Event::Loaded);
     let took = ms(started);
     let after = ingests(&again, made);
@@ -463,7 +457,7 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
         ),
     );
     let sample = 2_000.min(made.streams.len());
-    let started = clock();
+    let started = thread_cpu();
     let placed = naive(made, sample);
     let each = ms(started) / sample as f64;
     say(
@@ -481,7 +475,7 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
 fn packed_and_hashed(made: &Fleet, full_ms: f64) {
     let cluster = Packed::new(&made.nodes, &made.streams);
     let sample = 20_000.min(made.streams.len());
-    let started = clock();
+    let started = thread_cpu();
     let placed = each_with_each(&cluster, sample);
     let whole_ms = ms(started) / sample as f64 * made.streams.len() as f64;
     let placed = placed.iter().filter(|node| **node != NONE).count();
@@ -493,10 +487,10 @@ fn packed_and_hashed(made: &Fleet, full_ms: f64) {
         ),
     );
     for (what, by_worth) in [("no preferences", false), ("a ring per preference", true)] {
-        let started = clock();
+        let started = thread_cpu();
         let rings = Rings::new(&cluster, by_worth);
         let rings_ms = ms(started);
-        let started = clock();
+        let started = thread_cpu();
         let before = hashing(&cluster, &rings, &[], by_worth, 250);
         let took = ms(started);
         let mut on = vec![0_usize; cluster.nodes()];

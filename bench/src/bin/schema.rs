@@ -2,11 +2,10 @@
 //!
 //! Interleaved rounds, A-B-B-A, in CPU time; prints medians, the spread of the ratio, and the least of the parts.
 
-#![allow(unsafe_code)] // the clock of the thread is a system call away
-
 use std::hint::black_box;
 
 use serde::Deserialize;
+use weir_testkit::sys::thread_cpu;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -139,24 +138,12 @@ struct Headers {
     headers: Option<std::collections::BTreeMap<String, String>>,
 }
 
-/// CPU time of this thread: the machine may be busy with other things.
-fn cpu() -> f64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the clock exists on every Linux, and the argument is ours.
-    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(code, 0, "threads have clocks");
-    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
-}
-
 fn nanoseconds(rounds: u32, mut work: impl FnMut()) -> f64 {
-    let start = cpu();
+    let start = thread_cpu();
     for _ in 0..rounds {
         work();
     }
-    (cpu() - start) / f64::from(rounds)
+    (thread_cpu() - start).as_nanos() as f64 / f64::from(rounds)
 }
 
 fn median(values: &mut [f64]) -> f64 {

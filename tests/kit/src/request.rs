@@ -4,9 +4,6 @@ use std::io::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The header field of a JSON body, for [`write`].
-pub const JSON: &str = "Content-Type: application/json\r\n";
-
 /// Everything but the unreserved characters of RFC 3986; `/` is encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -19,7 +16,7 @@ pub fn encode_segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// Appends one request. `fields` are further header lines, each with its CRLF; a body brings its `Content-Length`.
+/// Appends one request. `fields` are further header lines, each with its CRLF; a body is JSON and brings its fields.
 pub fn write(
     out: &mut Vec<u8>,
     method: &str,
@@ -31,8 +28,9 @@ pub fn write(
     let head = format_args!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}");
     out.write_fmt(head).expect("a vector takes everything");
     if let Some(body) = body {
-        let length = format_args!("Content-Length: {}\r\n", body.len());
-        out.write_fmt(length).expect("a vector takes everything");
+        let length = body.len();
+        let lines = format_args!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+        out.write_fmt(lines).expect("a vector takes everything");
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body.unwrap_or_default());
@@ -43,11 +41,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_brings_its_length() {
+    fn a_body_brings_its_fields() {
         let mut out = Vec::new();
-        write(&mut out, "PUT", "/a", "h", JSON, Some(b"{}"));
+        write(&mut out, "PUT", "/a", "h", "A: 1\r\n", Some(b"{}"));
         write(&mut out, "GET", "/b", "h", "", None);
-        let expected = "PUT /a HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}\
+        let expected = "PUT /a HTTP/1.1\r\nHost: h\r\nA: 1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}\
              GET /b HTTP/1.1\r\nHost: h\r\n\r\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }

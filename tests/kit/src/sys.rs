@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::CpuSet;
+use rustix::time::{ClockId, clock_gettime};
 
 pub use rustix::process::Signal;
 
@@ -231,6 +232,12 @@ pub fn cpu_seconds(process: u32) -> f64 {
     } else {
         0.0
     }
+}
+
+/// CPU time of the calling thread: other load on the machine does not count.
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// CPU time this process has used: user, system. rustix has no `getrusage`.
