@@ -1,7 +1,9 @@
-//! The bare loop: the least a long-poll server can do. It accepts, reads one request per waiter, and on a publish
-//! sends the same bytes to every waiter, one `send` each. No timers, no state, no parsing beyond the request line.
+//! The bare loop: the least a long-poll server can do. It accepts, reads one request per waiter,
+//! and on a publish sends the same bytes to every waiter, one `send` each. No timers, no state, no
+//! parsing beyond the request line.
 //!
-//! Runs as its own process (`compare --bare-loop`), so that it is pinned and metered like any other server.
+//! Runs as its own process (`compare --bare-loop`), so that it is pinned and metered like any other
+//! server.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -50,7 +52,8 @@ pub fn serve() -> Result<(), Failure> {
     let mut ready = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        // Connections come in bursts before a measurement; the listener is looked at between events.
+        // Connections come in bursts before a measurement; the listener is looked at between
+        // events.
         loop {
             match listener.accept() {
                 Ok((stream, _)) => {

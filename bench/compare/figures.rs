@@ -1,13 +1,14 @@
 //! From samples to the one table: pairs, ratios, goals, verdicts, text and JSON.
 //!
-//! Pure computation. A ratio is always candidate / peer of one pair; a row is the median of its pairs with the
-//! smallest and the largest beside it. Nothing here decides whether a run failed.
+//! Pure computation. A ratio is always candidate / peer of one pair; a row is the median of its
+//! pairs with the smallest and the largest beside it. Nothing here decides whether a run failed.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-/// Which turn comes first in each pair, so that the whole reads A-B-B-A-A-B: drift of the machine hits both alike.
+/// Which turn comes first in each pair, so that the whole reads A-B-B-A-A-B: drift of the machine
+/// hits both alike.
 pub fn candidate_first(pair: usize) -> bool {
     pair.is_multiple_of(2)
 }

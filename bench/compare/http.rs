@@ -1,7 +1,8 @@
-//! HTTP/1.1 as the generators need it: the workspace's framer, requests, and a blocking client for set-up.
+//! HTTP/1.1 as the generators need it: the workspace's framer, requests, and a blocking client for
+//! set-up.
 //!
-//! Strict where a mistake of a server would flatter it: a response without a length, a short body or an unexpected
-//! status is an error, never a sample.
+//! Strict where a mistake of a server would flatter it: a response without a length, a short body
+//! or an unexpected status is an error, never a sample.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! Load on keep-alive connections from one thread: closed loop (saturation) and open loop (latency).
+//! Load on keep-alive connections from one thread: closed loop (saturation) and open loop
+//! (latency).
 //!
-//! Closed: every connection always has `pipeline` requests in flight. Open: requests are due at a constant rate and
-//! latency counts from the moment a request was *due*, so a server that stalls cannot hide the requests it held up
-//! (coordinated omission). Both promise that every connection was admitted and served, or fail.
+//! Closed: every connection always has `pipeline` requests in flight. Open: requests are due at a
+//! constant rate and latency counts from the moment a request was *due*, so a server that stalls
+//! cannot hide the requests it held up (coordinated omission). Both promise that every connection
+//! was admitted and served, or fail.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -24,7 +26,8 @@ pub trait Work {
     /// Length of the whole answer at the front of `input`, `None` while it is incomplete.
     fn answer(&mut self, connection: usize, input: &[u8]) -> Result<Option<usize>, Failure>;
 
-    /// Said once after connecting, before the first request, and read until answered (PostgreSQL's start-up).
+    /// Said once after connecting, before the first request, and read until answered (PostgreSQL's
+    /// start-up).
     fn greet(&mut self, _stream: &mut TcpStream) -> Result<(), Failure> {
         Ok(())
     }
@@ -118,7 +121,8 @@ fn open(
     })
 }
 
-/// Writes all of it; requests are small, so a full socket buffer lasts only as long as the server's next read.
+/// Writes all of it; requests are small, so a full socket buffer lasts only as long as the server's
+/// next read.
 pub fn send_all(stream: &mut TcpStream, mut bytes: &[u8]) -> Result<(), Failure> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
@@ -452,7 +456,8 @@ fn put(
     send_all(&mut connection.stream, out)
 }
 
-/// The same GET again and again. The first answer is framed in full; the rest must have its status and its length.
+/// The same GET again and again. The first answer is framed in full; the rest must have its status
+/// and its length.
 pub struct Get {
     keep: Vec<u8>,
     close: Vec<u8>,
@@ -481,7 +486,8 @@ impl Work for Get {
     fn answer(&mut self, _connection: usize, input: &[u8]) -> Result<Option<usize>, Failure> {
         if let Some(length) = self.length {
             if input.len() < length {
-                // A closing answer may be shorter or longer by its Connection header: frame what is complete.
+                // A closing answer may be shorter or longer by its Connection header: frame what is
+                // complete.
                 return Ok(http::frame(input)?.map(|frame| frame.total));
             }
             if http::status(input)? == self.status
@@ -510,7 +516,8 @@ mod tests {
 
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-    /// A server of its own threads; answers each request after `delay(number of the request on its connection)`.
+    /// A server of its own threads; answers each request after `delay(number of the request on its
+    /// connection)`.
     fn server(closes_after: Option<usize>, delay: fn(usize) -> Duration) -> SocketAddrV4 {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let SocketAddr::V4(to) = listener.local_addr().expect("bound") else {
@@ -614,8 +621,8 @@ mod tests {
 
     #[test]
     fn open_loop_charges_a_stall_to_every_request_that_was_due_during_it() {
-        // One connection, 1,000 requests a second, one stall of 100 ms: about 100 requests wait 0..100 ms. Measured
-        // from the time of sending, a single one would have been slow.
+        // One connection, 1,000 requests a second, one stall of 100 ms: about 100 requests wait
+        // 0..100 ms. Measured from the time of sending, a single one would have been slow.
         let to = server(None, |seen| {
             if seen == 50 {
                 Duration::from_millis(100)

@@ -1,7 +1,9 @@
-//! The machine as it is: how busy a core was, what a process occupies, and one line that names it all.
+//! The machine as it is: how busy a core was, what a process occupies, and one line that names it
+//! all.
 //!
-//! The headline divisor of the comparison is `busy` of the server's core out of `/proc/stat`: on loopback the
-//! receiver's TCP work is charged to the sender, so the CPU time of a process alone would mislead.
+//! The headline divisor of the comparison is `busy` of the server's core out of `/proc/stat`: on
+//! loopback the receiver's TCP work is charged to the sender, so the CPU time of a process alone
+//! would mislead.
 
 use std::fs;
 
@@ -68,8 +70,8 @@ pub fn busy_for(time: std::time::Duration) -> f64 {
     (busy_in(&after, None) - before) / start.elapsed().as_secs_f64() / cores as f64
 }
 
-/// A stopwatch over the server's core (unpinned: all cores less the generator's own CPU time), the generator's
-/// core, and, exact to the nanosecond, the server's processes.
+/// A stopwatch over the server's core (unpinned: all cores less the generator's own CPU time), the
+/// generator's core, and, exact to the nanosecond, the server's processes.
 #[derive(Clone)]
 pub struct Meter {
     pub cores: Cores,

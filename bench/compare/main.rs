@@ -1,13 +1,16 @@
-//! `compare`: Weir beside nginx, nchan, PostgreSQL and (optionally) etcd on this machine, in one run, as one table.
+//! `compare`: Weir beside nginx, nchan, PostgreSQL and (optionally) etcd on this machine, in one
+//! run, as one table.
 //!
-//! Every figure is a ratio against a peer measured in the same run: absolute figures do not travel. The rules are
-//! few: server on one core, generator on another; order A-B-B-A; warm-up dropped; median with the smallest and the
-//! largest pair; work per second of busy time of the server's core first, wall clock second; the same bytes out,
-//! compared before timing; every connection admitted and served, or there is no figure. Nothing fails because of
-//! time: the exit code is 1 only when something did not work, never because it was slow.
+//! Every figure is a ratio against a peer measured in the same run: absolute figures do not travel.
+//! The rules are few: server on one core, generator on another; order A-B-B-A; warm-up dropped;
+//! median with the smallest and the largest pair; work per second of busy time of the server's core
+//! first, wall clock second; the same bytes out, compared before timing; every connection admitted
+//! and served, or there is no figure. Nothing fails because of time: the exit code is 1 only when
+//! something did not work, never because it was slow.
 //!
-//! The parts: `figures` (ratios, table), `machine` (who was busy), `load` and `waiters` (generators), `nginx`,
-//! `postgres`, `etcd`, `bare` and `weir` (who is compared), `items` (what is compared).
+//! The parts: `figures` (ratios, table), `machine` (who was busy), `load` and `waiters`
+//! (generators), `nginx`, `postgres`, `etcd`, `bare` and `weir` (who is compared), `items` (what is
+//! compared).
 
 mod bare;
 mod etcd;
@@ -225,7 +228,8 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
                 format!("{} stopped: {error}", chosen.join(" ")),
             ));
         }
-        // Items of a group share turns: P1 is measured for P3, but shown only when it was asked for.
+        // Items of a group share turns: P1 is measured for P3, but shown only when it was asked
+        // for.
         measured.retain(|row| chosen.contains(&row.item));
         eprint!("{}", figures::table(&measured));
         eprintln!("   ({:.0} s)", started.elapsed().as_secs_f64());

@@ -1,7 +1,8 @@
-//! nginx with the nchan module: one worker on the server's core, serving exactly the bytes it is given.
+//! nginx with the nchan module: one worker on the server's core, serving exactly the bytes it is
+//! given.
 //!
-//! The configuration is written from an answer of the candidate, so that both send the same body, and the same
-//! headers as far as nginx lets us (it always adds `Server` and `Connection`).
+//! The configuration is written from an answer of the candidate, so that both send the same body,
+//! and the same headers as far as nginx lets us (it always adds `Server` and `Connection`).
 
 use std::fmt::Write;
 use std::fs;
@@ -23,7 +24,8 @@ pub struct Nginx {
     pub to: SocketAddrV4,
 }
 
-/// A fixed answer: the same bytes as `return` and as a static file behind `open_file_cache`; the stronger is used.
+/// A fixed answer: the same bytes as `return` and as a static file behind `open_file_cache`; the
+/// stronger is used.
 pub struct Fixed {
     pub target: String,
     pub file_target: String,

@@ -1,7 +1,8 @@
-//! PostgreSQL in a scratch cluster, and just enough of its wire protocol to load it from our own generator.
+//! PostgreSQL in a scratch cluster, and just enough of its wire protocol to load it from our own
+//! generator.
 //!
-//! The same JSON text that is PUT to Weir is bound to a prepared `INSERT .. ON CONFLICT DO UPDATE`: same client
-//! thread, same bytes, same latency clock. `fsync` and `synchronous_commit` stay on.
+//! The same JSON text that is PUT to Weir is bound to a prepared `INSERT .. ON CONFLICT DO UPDATE`:
+//! same client thread, same bytes, same latency clock. `fsync` and `synchronous_commit` stay on.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -86,7 +87,8 @@ impl Postgres {
             "fsync=on".into(),
             "synchronous_commit=on".into(),
             "full_page_writes=on".into(),
-            // Generous for a peer: the table fits, and no checkpoint falls into a measurement for lack of log.
+            // Generous for a peer: the table fits, and no checkpoint falls into a measurement for
+            // lack of log.
             "shared_buffers=2GB".into(),
             "work_mem=256MB".into(),
             "max_wal_size=8GB".into(),
@@ -218,7 +220,8 @@ fn until_ready(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
             return Err("PostgreSQL closed the connection".into());
         }
         input.extend_from_slice(&buffer[..count]);
-        // Only the tail can complete the answer, but answers here are small enough to be looked at again.
+        // Only the tail can complete the answer, but answers here are small enough to be looked at
+        // again.
         if answer_length(&input)?.is_some() {
             return Ok(input);
         }

@@ -1,6 +1,7 @@
 //! Peers as child processes: installed when missing, started on their core, ended by pid.
 //!
-//! Promises that nothing started here outlives the harness: every process is ended when its handle is dropped.
+//! Promises that nothing started here outlives the harness: every process is ended when its handle
+//! is dropped.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -1,7 +1,8 @@
 //! Thousands of parked long polls held by one thread, and the moment each of them has its bytes.
 //!
-//! A waiter is parked, woken by a change that the same thread publishes, and parked again. An answer before the
-//! change, a waiter without an answer, and an answer to a waiter that was not concerned are all failures.
+//! A waiter is parked, woken by a change that the same thread publishes, and parked again. An
+//! answer before the change, a waiter without an answer, and an answer to a waiter that was not
+//! concerned are all failures.
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read};
@@ -17,7 +18,8 @@ use weir_testkit::sys::{self, Event, Poll};
 pub struct Waiters {
     poll: Poll,
     connections: Vec<Waiter>,
-    /// Opened for the first change: a connection that says nothing for long is closed by a careful server.
+    /// Opened for the first change: a connection that says nothing for long is closed by a careful
+    /// server.
     publisher: Option<Waiter>,
     to: SocketAddrV4,
     buffer: Vec<u8>,
@@ -98,7 +100,8 @@ impl Waiters {
         send_all(&mut self.connections[waiter].stream, request)
     }
 
-    /// Waits until the server's core has nothing left to do. An answer meanwhile means a waiter did not wait.
+    /// Waits until the server's core has nothing left to do. An answer meanwhile means a waiter did
+    /// not wait.
     pub fn settle(&mut self, meter: &Meter) -> Result<(), Failure> {
         let start = Instant::now();
         let mut calm = 0;
@@ -155,7 +158,8 @@ impl Waiters {
         Ok(woken)
     }
 
-    /// Publishes one change and waits until exactly `concerned` waiters (all when `None`) have their bytes.
+    /// Publishes one change and waits until exactly `concerned` waiters (all when `None`) have
+    /// their bytes.
     pub fn change(
         &mut self,
         publish: &[u8],

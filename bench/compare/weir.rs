@@ -23,7 +23,8 @@ pub struct Weir {
 pub const BATCH: usize = 10_000;
 
 impl Weir {
-    /// Starts on a data directory inside the scratch directory; an empty or absent one is a new store.
+    /// Starts on a data directory inside the scratch directory; an empty or absent one is a new
+    /// store.
     pub fn start(bench: &Bench, data: &str) -> Result<Weir, Failure> {
         let program = bench
             .weir
@@ -168,8 +169,8 @@ pub fn bitrate(number: usize) -> usize {
     500 + (number as u128 * 2_654_435_761 % 1_000_003) as usize
 }
 
-/// The config of a stream as an operator would write it. `edition` changes the title: a save that changes nothing
-/// could be answered without writing.
+/// The config of a stream as an operator would write it. `edition` changes the title: a save that
+/// changes nothing could be answered without writing.
 pub fn stream_json(number: usize, edition: u64) -> String {
     format!(
         "{{\"name\":\"{}\",\"title\":\"Camera {number}, edition {edition}\",\

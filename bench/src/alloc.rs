@@ -1,5 +1,6 @@
 #![allow(unsafe_code)] // an allocator can be wrapped in no other way
-//! The server's allocator, counting. Counts are of the whole process and exact while one thread works.
+//! The server's allocator, counting. Counts are of the whole process and exact while one thread
+//! works.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,7 +21,8 @@ static FREED: AtomicU64 = AtomicU64::new(0);
 pub struct Counts {
     pub count: u64,
     pub bytes: u64,
-    /// Bytes allocated and not freed, as asked for: what the allocator adds is in the process's memory only.
+    /// Bytes allocated and not freed, as asked for: what the allocator adds is in the process's
+    /// memory only.
     pub live: u64,
 }
 
@@ -45,7 +47,8 @@ fn grew(bytes: usize) {
     BYTES.fetch_add(bytes as u64, Relaxed);
 }
 
-// SAFETY: every call is passed on unchanged to an allocator that keeps the contract; counting touches no memory of it.
+// SAFETY: every call is passed on unchanged to an allocator that keeps the contract; counting
+// touches no memory of it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grew(layout.size());

@@ -1,7 +1,10 @@
-//! A large made-up cluster to place: regions of unequal demand, nodes of unequal size, a few heavy streams and many light ones.
+//! A large made-up cluster to place: regions of unequal demand, nodes of unequal size, a few heavy
+//! streams and many light ones.
 //!
-//! Twenty regions with Zipf(0.8) demand, filled to between 50 and 94 %; four data centres each; one region is a namespace of its own. Streams demand their region (8 %
-//! go anywhere), six in ten prefer a data centre, half record 1 to 30 days, 1 % share agents in groups of two to eight, a tenth have backups or inference.
+//! Twenty regions with Zipf(0.8) demand, filled to between 50 and 94 %; four data centres each; one
+//! region is a namespace of its own. Streams demand their region (8 % go anywhere), six in ten
+//! prefer a data centre, half record 1 to 30 days, 1 % share agents in groups of two to eight, a
+//! tenth have backups or inference.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! What is usually done instead of the layouter's engine, for comparison on the same cluster: every stream with every node over packed arrays, and
-//! consistent hashing with bounded loads.
+//! What is usually done instead of the layouter's engine, for comparison on the same cluster: every
+//! stream with every node over packed arrays, and consistent hashing with bounded loads.
 //!
-//! Neither knows copies, inference or agents; both place one slot per stream. They share the engine's rules about labels, namespaces and
-//! transcoding, but nothing of its code, so they also check it.
+//! Neither knows copies, inference or agents; both place one slot per stream. They share the
+//! engine's rules about labels, namespaces and transcoding, but nothing of its code, so they also
+//! check it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub struct Packed {
     stream_class: Vec<u32>,
     kbps: Vec<u64>,
     disk: Vec<u64>,
-    /// By stream class and node class: 0 where the stream may not be, else one more than what the place is worth.
+    /// By stream class and node class: 0 where the stream may not be, else one more than what the
+    /// place is worth.
     worth: Vec<Vec<u8>>,
     /// By stream class: the region it demands, if it does.
     region: Vec<Option<Arc<str>>>,
@@ -190,7 +192,8 @@ impl Used {
     }
 }
 
-/// Every one of the first `count` streams with every node; the least loaded of the best places wins. The fairest loop of this kind: no text, no map.
+/// Every one of the first `count` streams with every node; the least loaded of the best places
+/// wins. The fairest loop of this kind: no text, no map.
 pub fn each_with_each(cluster: &Packed, count: usize) -> Vec<u32> {
     let mut used = Used::nothing(cluster.nodes());
     let mut load = vec![0_f32; cluster.nodes()];
@@ -217,7 +220,8 @@ pub fn each_with_each(cluster: &Packed, count: usize) -> Vec<u32> {
     at
 }
 
-/// Rings of points for consistent hashing: one per set of places that are worth the same to a stream class, or one of all its places.
+/// Rings of points for consistent hashing: one per set of places that are worth the same to a
+/// stream class, or one of all its places.
 pub struct Rings {
     rings: Vec<Vec<(u64, u32)>>,
     /// By stream class, the best ring first.
@@ -275,8 +279,9 @@ impl Rings {
     }
 }
 
-/// Consistent hashing with bounded loads. No node takes more than `1 + slack_permille / 1000` of its region's share; a bound over all regions would not let
-/// the full regions place their streams at all. `lost` nodes take nothing.
+/// Consistent hashing with bounded loads. No node takes more than `1 + slack_permille / 1000` of
+/// its region's share; a bound over all regions would not let the full regions place their streams
+/// at all. `lost` nodes take nothing.
 pub fn hashing(
     cluster: &Packed,
     rings: &Rings,

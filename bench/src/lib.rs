@@ -1,8 +1,10 @@
-//! What the micro-benchmarks share: a clock that takes the median of rounds, an allocator that counts, and a cluster to measure on.
+//! What the micro-benchmarks share: a clock that takes the median of rounds, an allocator that
+//! counts, and a cluster to measure on.
 //!
-//! Each hot path is a program of its own in `src/bin`, named as what it measures; `cargo run --release -p weir-bench --bin NAME -- STREAMS`
-//! runs one. `STREAMS` is how many streams the cluster has where that matters. The machine should be otherwise idle: nothing
-//! here corrects for it.
+//! Each hot path is a program of its own in `src/bin`, named as what it measures; `cargo run
+//! --release -p weir-bench --bin NAME -- STREAMS` runs one. `STREAMS` is how many streams the
+//! cluster has where that matters. The machine should be otherwise idle: nothing here corrects for
+//! it.
 
 pub mod alloc;
 pub mod fleet;
@@ -15,7 +17,8 @@ use std::time::Instant;
 /// Rounds of which the median is taken, after one that warms up.
 const ROUNDS: usize = 9;
 
-/// Calls `work` many times and prints what one call costs: time (median and range of the rounds) and allocations. `calls` is per round.
+/// Calls `work` many times and prints what one call costs: time (median and range of the rounds)
+/// and allocations. `calls` is per round.
 pub fn measure<T>(name: &str, calls: usize, mut work: impl FnMut() -> T) {
     let calls = calls.max(1);
     measure_each(name, calls, || {}, |()| work());

@@ -1,4 +1,5 @@
-//! A cluster to measure on: streams of about 300 bytes, each on one of many nodes, as an operator would save them.
+//! A cluster to measure on: streams of about 300 bytes, each on one of many nodes, as an operator
+//! would save them.
 
 use std::time::Instant;
 
@@ -54,7 +55,8 @@ impl Default for Records {
 }
 
 impl Records {
-    /// `nodes` 0: not placed. Texts of the first body are replaced by those of this one, which is what saving it would lead to.
+    /// `nodes` 0: not placed. Texts of the first body are replaced by those of this one, which is
+    /// what saving it would lead to.
     pub fn record(&self, number: usize, nodes: usize) -> StreamRecord {
         let config = self
             .config

@@ -1,7 +1,9 @@
-//! `agents`: thousands of connected agents, operators who command and move them, and the proof that each command reached the right one.
+//! `agents`: thousands of connected agents, operators who command and move them, and the proof that
+//! each command reached the right one.
 //!
-//! Proven at the end: every acknowledged command was executed once, by the agent it was for; logs came from the agent they were asked of;
-//! every agent is where the last layout sent it; no connection was lost.
+//! Proven at the end: every acknowledged command was executed once, by the agent it was for; logs
+//! came from the agent they were asked of; every agent is where the last layout sent it; no
+//! connection was lost.
 
 use crate::agents::{self, COMMANDS, Outcome, Run, agent_id, agent_key};
 use crate::cli::{self, Common};

@@ -1,7 +1,9 @@
-//! Simulated agents: real handshakes, then control connections that obey, on one event loop per thread.
+//! Simulated agents: real handshakes, then control connections that obey, on one event loop per
+//! thread.
 //!
-//! An agent connects, checks the server's proof, proves itself, says hello, pings, goes to the streampoint it is sent to, and does what it
-//! is told, keeping count of it. What it saw stands in `Seen`, where the operators' side of the run compares it. Knows no operator.
+//! An agent connects, checks the server's proof, proves itself, says hello, pings, goes to the
+//! streampoint it is sent to, and does what it is told, keeping count of it. What it saw stands in
+//! `Seen`, where the operators' side of the run compares it. Knows no operator.
 
 use crate::control::Target;
 use crate::net::Clock;

@@ -1,7 +1,9 @@
-//! What an answer says: streams by name, each reduced to a hash of its canonical content, in one pass and without a tree.
+//! What an answer says: streams by name, each reduced to a hash of its canonical content, in one
+//! pass and without a tree.
 //!
-//! The hash does not depend on spaces nor on the order of members, so that a full list, a delta and another revision of
-//! the server agree about equal items. A text that is not complete JSON of the expected shape is an error, never less.
+//! The hash does not depend on spaces nor on the order of members, so that a full list, a delta and
+//! another revision of the server agree about equal items. A text that is not complete JSON of the
+//! expected shape is an error, never less.
 
 use crate::seed::{Key, mix};
 use std::borrow::Cow;
@@ -9,7 +11,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Deeper than anything a stream is made of.
 const DEPTH_MAX: u32 = 64;
-/// Operators put `edit=SEQUENCE` into a rendered field, so that the answer that carries an edit can be told exactly.
+/// Operators put `edit=SEQUENCE` into a rendered field, so that the answer that carries an edit can
+/// be told exactly.
 const EDIT_MARK: &[u8] = b"edit=";
 
 /// One stream of an answer.
@@ -193,8 +196,8 @@ impl<'a> Scan<'a> {
             self.at += 1;
             return Ok(false);
         }
-        // Behind the opening bracket there is no comma; spaces in between make the text behind a nested value look the
-        // same, hence the test before skipping them.
+        // Behind the opening bracket there is no comma; spaces in between make the text behind a
+        // nested value look the same, hence the test before skipping them.
         if !first {
             self.expect(b',')?;
             self.spaces();

@@ -8,7 +8,8 @@ use crate::streamers::Validator;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-/// Load tool of Weir: fleets of simulated streamers and operators, measured open-loop, with a proof at the end.
+/// Load tool of Weir: fleets of simulated streamers and operators, measured open-loop, with a proof
+/// at the end.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 120, args_override_self = true)]
 #[command(
@@ -45,7 +46,8 @@ pub struct Common {
     /// Client threads, each with its own event loop
     #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=16))]
     pub threads: u64,
-    /// Source address of connections, repeatable, taken in turn (127.0.0.2, 127.0.0.3, ..: more than 28,000 connections)
+    /// Source address of connections, repeatable, taken in turn (127.0.0.2, 127.0.0.3, ..: more
+    /// than 28,000 connections)
     #[arg(long, global = true)]
     pub source: Vec<IpAddr>,
     /// Write the figures as JSON to this file, - for standard output
@@ -81,7 +83,8 @@ pub struct Common {
 pub enum Command {
     /// Make a cluster through the API: streamers, streams, labels, layouts
     Prepare(Prepare),
-    /// Compare every streamer's list with the list of streams, its ETag, its encodings and its changes
+    /// Compare every streamer's list with the list of streams, its ETag, its encodings and its
+    /// changes
     Verify,
     /// Streamers poll every few seconds
     Fleet(Fleet),
@@ -99,7 +102,8 @@ pub enum Command {
     Mixed(Mixed),
     /// Agents connect and obey, operators command and move them
     Agents(Agents),
-    /// Streamers fall silent, the layouter gives their streams to others (of a server with --layouter-enabled)
+    /// Streamers fall silent, the layouter gives their streams to others (of a server with
+    /// --layouter-enabled)
     Failover(Failover),
 }
 
@@ -203,13 +207,15 @@ impl Coding {
 
 #[derive(Debug, Args)]
 pub struct Simulated {
-    /// Simulated streamers; default: as many as the cluster has. When it has fewer, several share a hostname
+    /// Simulated streamers; default: as many as the cluster has. When it has fewer, several share a
+    /// hostname
     #[arg(long)]
     pub streamers: Option<u64>,
     /// Content codings they accept, taken in turn
     #[arg(long, value_enum, value_delimiter = ',', default_value = "identity")]
     pub encoding: Vec<Coding>,
-    /// Each uses its own cluster key (of a cluster prepared with the same --seed) instead of the administrator's key
+    /// Each uses its own cluster key (of a cluster prepared with the same --seed) instead of the
+    /// administrator's key
     #[arg(long)]
     pub cluster_auth: bool,
 }

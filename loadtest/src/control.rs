@@ -46,7 +46,8 @@ impl Control {
         }
     }
 
-    /// Sends one request and waits for its answer. `path` begins behind the prefix unless it is the whole path.
+    /// Sends one request and waits for its answer. `path` begins behind the prefix unless it is the
+    /// whole path.
     pub fn request(
         &mut self,
         method: &str,

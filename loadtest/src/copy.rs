@@ -1,7 +1,7 @@
 //! One streamer's own copy of what it was told, and everything that an answer can do wrong to it.
 //!
-//! Pure: bytes in, changes and faults out. Says which streams an answer lacked, repeated, took back or contradicted; what
-//! operators did meanwhile is not known here (`judge` knows it).
+//! Pure: bytes in, changes and faults out. Says which streams an answer lacked, repeated, took back
+//! or contradicted; what operators did meanwhile is not known here (`judge` knows it).
 
 use crate::answer::{self, Item};
 use crate::seed::{Key, mix};
@@ -17,7 +17,8 @@ pub enum FaultKind {
     Duplicated,
     /// A complete answer without a stream that must be in it: the streamer would stop that stream.
     Shortened,
-    /// An answer older than an earlier one, or older than a change acknowledged before it was asked for.
+    /// An answer older than an earlier one, or older than a change acknowledged before it was asked
+    /// for.
     Stale,
     /// One revision with two contents, or an answer that is not whole.
     Torn,

@@ -1,7 +1,10 @@
-//! `failover`: streamers are parked, the layouter fills them, one after another falls silent, and the others must be told of its streams.
+//! `failover`: streamers are parked, the layouter fills them, one after another falls silent, and
+//! the others must be told of its streams.
 //!
-//! Proven: after each loss every stream is held as often as before, no stream was taken from a streamer that lives, and none came to one that had not been
-//! lost. Measured: from the loss that the server noticed (its own event says when) until the last streamer has the answer to its parked poll.
+//! Proven: after each loss every stream is held as often as before, no stream was taken from a
+//! streamer that lives, and none came to one that had not been lost. Measured: from the loss that
+//! the server noticed (its own event says when) until the last streamer has the answer to its
+//! parked poll.
 
 use crate::answer;
 use crate::cli::{self, Common};
@@ -380,7 +383,8 @@ fn wall_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// When the server noticed the loss of a streamer, by its own clock, and for how long it had been silent then.
+/// When the server noticed the loss of a streamer, by its own clock, and for how long it had been
+/// silent then.
 fn noticed(control: &mut Control, host: &str) -> Result<(u64, u64), String> {
     let mut path = String::from("/events?event=layouter_streamer_state&entity_id=");
     path.push_str(&encode_segment(host));

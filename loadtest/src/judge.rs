@@ -1,9 +1,10 @@
-//! What streamers saw against what operators did: the times that edits took, and answers that were older than they
-//! may be.
+//! What streamers saw against what operators did: the times that edits took, and answers that were
+//! older than they may be.
 //!
-//! Pure. The rule: a request that was sent after a change had been acknowledged is answered with that change or a later
-//! one. It is checked for the first such request of every streamer concerned; that later ones do not go back is the
-//! copy's own check. Streams that are moved are judged only while nobody is moving them.
+//! Pure. The rule: a request that was sent after a change had been acknowledged is answered with
+//! that change or a later one. It is checked for the first such request of every streamer
+//! concerned; that later ones do not go back is the copy's own check. Streams that are moved are
+//! judged only while nobody is moving them.
 
 use crate::copy::FaultKind;
 use crate::plan::{Edit, Move};
@@ -108,7 +109,8 @@ fn judge_edits(
                 None => (),
             }
         }
-        // Backups and inference nodes may or may not be told of an edit; when they are, it is measured.
+        // Backups and inference nodes may or may not be told of an edit; when they are, it is
+        // measured.
         if is_counted(edit.intended)
             && let Some(stream) = roster.find(edit.stream)
         {
@@ -240,7 +242,8 @@ mod tests {
 
     #[test]
     fn an_answer_asked_for_after_the_acknowledgement_must_carry_the_edit() {
-        // Asked at 5 (before the acknowledgement at 20) and answered without: allowed. Asked at 21: not allowed.
+        // Asked at 5 (before the acknowledgement at 20) and answered without: allowed. Asked at 21:
+        // not allowed.
         let a = Key::of("a");
         let mut log = Log {
             host: 0,
@@ -338,7 +341,8 @@ mod tests {
         old.moves.pop();
         let found = verdict(&[], &there, &[&old, &new]).faults;
         assert_eq!((found.total(), found.count(FaultKind::Stale)), (2, 1));
-        // While the next move is under way nothing is certain; the same when the move has no answer.
+        // While the next move is under way nothing is certain; the same when the move has no
+        // answer.
         let back = [moved(10, Some(20), 0, 1), moved(25, Some(40), 1, 0)];
         assert_eq!(verdict(&[], &back, &[&old, &new]).faults.total(), 0);
         assert_eq!(

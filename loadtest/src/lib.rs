@@ -1,12 +1,13 @@
 //! weir-loadtest: fleets of simulated streamers and operators against a running server.
 //!
-//! Measures open-loop and proves: every simulated streamer builds its own copy from the answers it gets, and at the end
-//! the copies, fresh lists and the operators' acknowledged changes must agree. A run with a missed, duplicated,
-//! shortened, stale, torn or lost stream fails.
+//! Measures open-loop and proves: every simulated streamer builds its own copy from the answers it
+//! gets, and at the end the copies, fresh lists and the operators' acknowledged changes must agree.
+//! A run with a missed, duplicated, shortened, stale, torn or lost stream fails.
 //!
-//! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share, `streamers` and `requests`
-//! are the load (`agents` another one, with `agent_scenario`, and `failover` a third), `copy`, `judge` and `truth` the
-//! proof, `net` and `answer` the machinery. HTTP framing and system calls are those of `weir-testkit`.
+//! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share,
+//! `streamers` and `requests` are the load (`agents` another one, with `agent_scenario`, and
+//! `failover` a third), `copy`, `judge` and `truth` the proof, `net` and `answer` the machinery.
+//! HTTP framing and system calls are those of `weir-testkit`.
 //!
 //! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
 

@@ -1,7 +1,9 @@
-//! Connections of one thread: an epoll loop that sends requests and stamps complete answers the moment they are read.
+//! Connections of one thread: an epoll loop that sends requests and stamps complete answers the
+//! moment they are read.
 //!
-//! Promises that each request sent ends in exactly one `Completion` (an answer or a failure), in order per connection,
-//! and that answers are stamped before anybody works on them: reading comes first, checking later. Knows no streamer.
+//! Promises that each request sent ends in exactly one `Completion` (an answer or a failure), in
+//! order per connection, and that answers are stamped before anybody works on them: reading comes
+//! first, checking later. Knows no streamer.
 
 use crate::schedule::Nanos;
 use std::collections::VecDeque;
@@ -337,7 +339,8 @@ impl Net {
         Ok(count)
     }
 
-    /// Waits for readiness, at most `timeout`, and reads and writes all that is ready. How many were ready.
+    /// Waits for readiness, at most `timeout`, and reads and writes all that is ready. How many
+    /// were ready.
     pub fn turn(&mut self, timeout: Duration) -> io::Result<usize> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();

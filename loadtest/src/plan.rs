@@ -1,7 +1,8 @@
 //! What all threads of a run share: its settings, its phases, and what operators have done.
 //!
-//! The road of a run: streamers load their lists; when all have them the window opens and operators begin; when the
-//! window is over operators finish what they sent and say what every streamer must come to know; streamers go on until they know it.
+//! The road of a run: streamers load their lists; when all have them the window opens and operators
+//! begin; when the window is over operators finish what they sent and say what every streamer must
+//! come to know; streamers go on until they know it.
 
 use crate::control::Target;
 use crate::roster::Roster;
@@ -156,7 +157,8 @@ impl Plan {
         self.writers_left.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A writer has an answer to everything it sent; this is what streamers must come to know of it.
+    /// A writer has an answer to everything it sent; this is what streamers must come to know of
+    /// it.
     pub fn writer_is_done(&self, now: Nanos, wanted: &[Wanted]) {
         self.wanted
             .lock()

@@ -1,4 +1,5 @@
-//! Makes a cluster through the API: the same arguments give the same cluster, and doing it twice changes nothing.
+//! Makes a cluster through the API: the same arguments give the same cluster, and doing it twice
+//! changes nothing.
 
 use crate::control::Control;
 use crate::seed::{Random, mix};
@@ -34,7 +35,8 @@ pub fn hostname(n: u64) -> String {
     format!("s{n:05}.lt.example")
 }
 
-/// Most names are plain; some have what names may have: slashes, spaces, letters of other alphabets.
+/// Most names are plain; some have what names may have: slashes, spaces, letters of other
+/// alphabets.
 pub fn stream_name(n: u64) -> String {
     match n % 97 {
         13 => format!("lt/site {}/{n:07}", n % 10),
@@ -88,7 +90,8 @@ pub fn has_backup(n: u64, options: &Options) -> bool {
 pub fn place(n: u64, options: &Options, shares: &[f64]) -> (u64, Option<u64>) {
     let ingest = match options.spread {
         Spread::Even | Spread::None => {
-            // A different order of the streamers in every round: neighbours in name are not neighbours in place.
+            // A different order of the streamers in every round: neighbours in name are not
+            // neighbours in place.
             let round = mix(options.seed ^ (n / options.streamers)) % options.streamers;
             (n + round) % options.streamers
         }

@@ -1,4 +1,5 @@
-//! What a run measured and proved: gathered, merged over threads, printed for people and for programs.
+//! What a run measured and proved: gathered, merged over threads, printed for people and for
+//! programs.
 
 use crate::copy::{FAULT_KINDS, FaultKind};
 use crate::schedule::Nanos;
@@ -68,7 +69,8 @@ impl Latency {
 pub struct Series {
     /// From the intended time of sending until the whole answer was read.
     pub latency: Latency,
-    /// From the intended until the actual time of sending: what the generator or its connections were late.
+    /// From the intended until the actual time of sending: what the generator or its connections
+    /// were late.
     pub late: Latency,
     pub statuses: BTreeMap<u16, u64>,
     pub bytes: u64,

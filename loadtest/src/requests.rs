@@ -1,8 +1,10 @@
-//! Requests at a constant rate over a pool of connections: readers, and operators who edit and move streams.
+//! Requests at a constant rate over a pool of connections: readers, and operators who edit and move
+//! streams.
 //!
-//! Open-loop: an arrival that finds no free connection waits, and its latency counts from when it was meant to be sent.
-//! Operators keep a history of what they sent and what was acknowledged; no stream has two changes in flight, so that
-//! the order of its edits is certain, and a stream whose change has an unknown outcome is left alone from then on.
+//! Open-loop: an arrival that finds no free connection waits, and its latency counts from when it
+//! was meant to be sent. Operators keep a history of what they sent and what was acknowledged; no
+//! stream has two changes in flight, so that the order of its edits is certain, and a stream whose
+//! change has an unknown outcome is left alone from then on.
 
 use crate::answer;
 use crate::net::{Completion, ConnId, Driver, Net};
@@ -15,7 +17,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use weir_testkit::{encode_segment, request};
 
-/// Arrivals that wait for a connection; beyond it the server is hopelessly behind and they count as errors.
+/// Arrivals that wait for a connection; beyond it the server is hopelessly behind and they count as
+/// errors.
 const BACKLOG_MAX: usize = 1_000_000;
 /// After a failed connection a slot rests this long.
 const REST: Nanos = 100_000_000;
@@ -385,7 +388,8 @@ impl Requests {
         None
     }
 
-    /// Books the end of one operation. `body`: the answer, if one came. `refused`: it certainly was not done.
+    /// Books the end of one operation. `body`: the answer, if one came. `refused`: it certainly was
+    /// not done.
     fn end(&mut self, op: Op, body: Option<&[u8]>, now: Nanos, refused: bool) {
         match op {
             Op::Get(_) | Op::List => (),
@@ -595,7 +599,8 @@ impl Driver for Requests {
                     }
                     self.end(op, Some(&response.body), completion.received, false);
                 } else {
-                    // After a 5xx nobody knows whether it was done; after a 4xx it certainly was not.
+                    // After a 5xx nobody knows whether it was done; after a 4xx it certainly was
+                    // not.
                     self.outcome
                         .series
                         .error(format!("status {}", response.status));

@@ -1,7 +1,8 @@
-//! The cluster as the operators' side of the server tells it: streamers, streams, and who must run what.
+//! The cluster as the operators' side of the server tells it: streamers, streams, and who must run
+//! what.
 //!
-//! Read from `/streamers` and `/streams` page by page. It is a source of its own: the lists of single streamers are
-//! compared with it.
+//! Read from `/streamers` and `/streams` page by page. It is a source of its own: the lists of
+//! single streamers are compared with it.
 
 use crate::answer;
 use crate::control::Control;
@@ -185,7 +186,8 @@ impl Roster {
         roster
     }
 
-    /// Chooses one in `share` of the streams that only their ingest node knows to be moved during the run.
+    /// Chooses one in `share` of the streams that only their ingest node knows to be moved during
+    /// the run.
     pub fn choose_movers(&mut self, share: u64) {
         for stream in &mut self.streams {
             stream.mover = share > 0

@@ -325,7 +325,8 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
         settle: common.settle,
         grace: common.grace,
     };
-    // Edits of this run are numbered above those of every earlier one: by the clock, a million per second.
+    // Edits of this run are numbered above those of every earlier one: by the clock, a million per
+    // second.
     let seq = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_micros() as u64);
@@ -376,7 +377,8 @@ struct Watched {
     loaded: bool,
 }
 
-/// Opens the window when all streamers have their first list, takes the CPU time at its borders, moves the bar.
+/// Opens the window when all streamers have their first list, takes the CPU time at its borders,
+/// moves the bar.
 fn watch(
     plan: &Plan,
     clock: Clock,

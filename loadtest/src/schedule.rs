@@ -1,8 +1,8 @@
 //! When things are meant to happen. Pure arithmetic: the caller brings the time.
 //!
-//! Arrivals are open-loop: a request is due at its place on the time line however slow the server is, and its latency
-//! counts from there. A server (or client) that stalls for a second is therefore charged for every request that the
-//! second should have seen, not for one.
+//! Arrivals are open-loop: a request is due at its place on the time line however slow the server
+//! is, and its latency counts from there. A server (or client) that stalls for a second is
+//! therefore charged for every request that the second should have seen, not for one.
 
 /// Nanoseconds since the run's origin.
 pub type Nanos = u64;
@@ -65,14 +65,15 @@ impl Window {
         }
     }
 
-    /// A request counts by when it was meant to be sent: one that was meant in the window and answered long after it
-    /// is the very one that must not be lost.
+    /// A request counts by when it was meant to be sent: one that was meant in the window and
+    /// answered long after it is the very one that must not be lost.
     pub fn counts(&self, intended: Nanos) -> bool {
         (self.warm_end..self.end).contains(&intended)
     }
 }
 
-/// The times one streamer polls at: every `interval`, with its own phase, each poll shifted by up to a tenth either way.
+/// The times one streamer polls at: every `interval`, with its own phase, each poll shifted by up
+/// to a tenth either way.
 pub fn poll_at(base: Nanos, interval: Nanos, agent: u64, count: u64) -> Nanos {
     let unit = |n: u64| (crate::seed::mix(n) >> 11) as f64 / (1u64 << 53) as f64;
     let phase = unit(agent.wrapping_mul(0x1000_0001)) * interval as f64;
@@ -93,7 +94,8 @@ mod tests {
         assert_eq!(arrivals.take(9 * MS), None, "not yet");
         assert_eq!(arrivals.take(10 * MS), Some(10 * MS));
         assert_eq!(arrivals.take(10 * MS), None, "each once");
-        // The clock jumps by 100 ms: 100 arrivals come out at once, each with the time it was meant for.
+        // The clock jumps by 100 ms: 100 arrivals come out at once, each with the time it was meant
+        // for.
         let intended: Vec<Nanos> = std::iter::from_fn(|| arrivals.take(110 * MS)).collect();
         assert_eq!(intended.len(), 100);
         assert!(

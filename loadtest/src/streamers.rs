@@ -1,7 +1,8 @@
-//! Simulated streamers: each polls for its list, keeps its own copy, and remembers when it asked and what it learned.
+//! Simulated streamers: each polls for its list, keeps its own copy, and remembers when it asked
+//! and what it learned.
 //!
-//! They live in one thread's event loop, a connection each. A failed connection is opened again after a pause, as a
-//! streamer would; the failure is counted.
+//! They live in one thread's event loop, a connection each. A failed connection is opened again
+//! after a pause, as a streamer would; the failure is counted.
 
 use crate::copy::{Copy, FaultKind, Notes};
 use crate::net::{Completion, ConnId, Driver, Net};
@@ -17,7 +18,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use weir_testkit::request;
 
-/// First polls are spread so that this many begin per second and thread: loading is not what is measured.
+/// First polls are spread so that this many begin per second and thread: loading is not what is
+/// measured.
 const LOADS_PER_SECOND: u64 = 4000;
 /// First pause before a failed connection is opened again; doubled up to 32 times as long.
 const RETRY: Nanos = 100_000_000;
@@ -86,7 +88,8 @@ pub struct Log {
     pub answers: Vec<(Nanos, Nanos)>,
     /// Edits learned: stream, number, when read. In order.
     pub edits: Vec<(Key, u64, Nanos)>,
-    /// Streams outside the assigned ones that came or went, and the answer (index into `answers`) that told.
+    /// Streams outside the assigned ones that came or went, and the answer (index into `answers`)
+    /// that told.
     pub moves: Vec<(Key, bool, u32)>,
 }
 
@@ -540,8 +543,8 @@ impl Streamers {
         let Some(settling) = &self.settling else {
             return;
         };
-        // Parked streamers could still be told something about streams they back up: they get the time in which
-        // everybody must have been told.
+        // Parked streamers could still be told something about streams they back up: they get the
+        // time in which everybody must have been told.
         let (grace, rounds) = match self.options.habit {
             Habit::Park { .. } => (self.plan.times.grace, 0),
             Habit::Poll { interval } => (0, 2 * interval), // everybody must have had its turn

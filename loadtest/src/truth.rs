@@ -1,8 +1,8 @@
-//! The proof at the end: what the server says when nobody changes anything any more, against what streamers hold and
-//! what operators were promised.
+//! The proof at the end: what the server says when nobody changes anything any more, against what
+//! streamers hold and what operators were promised.
 //!
-//! Three independent sources must agree: the copy that a streamer built from its answers, a fresh list of that streamer,
-//! and the operators' list of streams with their layouts.
+//! Three independent sources must agree: the copy that a streamer built from its answers, a fresh
+//! list of that streamer, and the operators' list of streams with their layouts.
 
 use crate::control::Control;
 use crate::copy::{self, Copy, Entry, FaultKind};
@@ -12,8 +12,8 @@ use crate::roster::{Roster, Stream};
 use crate::seed::Key;
 use std::collections::HashMap;
 
-/// A fresh whole list of one streamer, by a way that no cache of the client can touch. None, with a fault: what came is
-/// not a whole list.
+/// A fresh whole list of one streamer, by a way that no cache of the client can touch. None, with a
+/// fault: what came is not a whole list.
 pub fn fresh_list(
     control: &mut Control,
     prefix: &str,

@@ -1,7 +1,9 @@
-//! Agents against the real program: the resource, the handshake, control connections, commands from any core.
+//! Agents against the real program: the resource, the handshake, control connections, commands from
+//! any core.
 //!
-//! The agent here is written from the documentation of the protocol, with its own SHA-512 of everything. Its commands come over HTTP from
-//! another thread, because they wait for what the agent says.
+//! The agent here is written from the documentation of the protocol, with its own SHA-512 of
+//! everything. Its commands come over HTTP from another thread, because they wait for what the
+//! agent says.
 
 use std::thread::{self, JoinHandle};
 
@@ -192,7 +194,7 @@ fn until(server: &TestServer, path: &str, reached: impl Fn(&Value) -> bool) -> V
     wait_until(path, look, reached)
 }
 
-// ---- the resource ---------------------------------------------------------------------------------------------------------------
+// ---- the resource -------------------------------------------------------------------------------
 
 #[test]
 fn an_agent_is_saved_read_listed_and_deleted() {
@@ -386,7 +388,7 @@ fn agents_without_streams_are_placed_together_or_not_at_all() {
     );
 }
 
-// ---- the handshake --------------------------------------------------------------------------------------------------------------
+// ---- the handshake ------------------------------------------------------------------------------
 
 #[test]
 fn the_handshake_is_the_documented_one_at_all_its_paths() {
@@ -548,7 +550,7 @@ fn a_deleted_agent_is_told_to_forget_even_after_a_restart() {
     );
 }
 
-// ---- control connections --------------------------------------------------------------------------------------------------------
+// ---- control connections ------------------------------------------------------------------------
 
 #[test]
 fn what_an_agent_tells_is_shown_while_and_after_it_is_connected() {
@@ -904,7 +906,7 @@ fn a_streams_stats_tell_of_its_agent() {
     });
 }
 
-// ---- commands -------------------------------------------------------------------------------------------------------------------
+// ---- commands -----------------------------------------------------------------------------------
 
 #[test]
 fn commands_reach_the_agent_on_whichever_core_and_its_answer_the_right_asker() {

@@ -1,4 +1,5 @@
-//! Who may do what: every documented operation with every kind of credential, and where secrets must never show.
+//! Who may do what: every documented operation with every kind of credential, and where secrets
+//! must never show.
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -37,7 +38,8 @@ pub fn cluster(key: &str, seconds_off: i64) -> String {
     signed
 }
 
-/// What an operation asks of its caller, told from its path alone: this is the rule, independent of the server's own table.
+/// What an operation asks of its caller, told from its path alone: this is the rule, independent of
+/// the server's own table.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Rule {
     Anybody,
@@ -81,7 +83,8 @@ fn nodes() -> Value {
 fn every_operation_asks_for_the_credentials_it_needs() {
     let server = TestServer::new();
     server.put("/streamers/batch", nodes()).expect(204);
-    // Status for anybody, for what only an administrator may, and for what the streamer itself may too; 0: let through.
+    // Status for anybody, for what only an administrator may, and for what the streamer itself may
+    // too; 0: let through.
     let credentials: [(&str, Option<String>, [u16; 3]); 16] = [
         ("none", None, [0, 401, 401]),
         ("empty", Some(String::new()), [0, 401, 401]),
@@ -164,7 +167,8 @@ fn every_operation_asks_for_the_credentials_it_needs() {
                 assert_eq!(asks, answer.status == 401, "{method} {path} with {what}");
             }
             if rule == Rule::AdministratorOrOwnStreamer {
-                // A hostname that nobody saved: an administrator learns so, and no cluster key fits.
+                // A hostname that nobody saved: an administrator learns so, and no cluster key
+                // fits.
                 let answer = server.call_as(&method, &unknown, credential.as_deref());
                 // An operation that wants more than a path may complain about that first.
                 let is_expected = match statuses[Rule::Administrator as usize] {

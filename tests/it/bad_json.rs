@@ -1,8 +1,9 @@
-//! Bodies that are not JSON, or JSON that could not be given back as it came, at every operation that takes a body; and everything that is
-//! no operation.
+//! Bodies that are not JSON, or JSON that could not be given back as it came, at every operation
+//! that takes a body; and everything that is no operation.
 //!
-//! A case is a piece of JSON text. It is sent as the whole body, and as the value of a member that no schema knows: there, what is
-//! acceptable must make no difference at all, and what is not must be named by code, place and byte.
+//! A case is a piece of JSON text. It is sent as the whole body, and as the value of a member that
+//! no schema knows: there, what is acceptable must make no difference at all, and what is not must
+//! be named by code, place and byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,8 @@ use weir_testkit::{API_KEY, Client, PREFIX, Response, STREAMER_PREFIX, TestServe
 #[derive(Clone, Copy, Debug)]
 enum Verdict {
     Accept,
-    /// The code; the byte at which reading stops, counted from the start of the piece; the rest of the pointer.
+    /// The code; the byte at which reading stops, counted from the start of the piece; the rest of
+    /// the pointer.
     Refuse(&'static str, usize, &'static str),
 }
 
@@ -359,7 +361,8 @@ impl Pipeline {
     }
 }
 
-/// `before` and `after` of the value of a member that nobody knows, and the pointer to the object that holds it.
+/// `before` and `after` of the value of a member that nobody knows, and the pointer to the object
+/// that holds it.
 fn unknown_member(operation: &Operation) -> (&'static str, &'static str, &'static str) {
     if operation.is_batch() {
         ("[{\"x_none\":", "}]", "/0")
@@ -545,7 +548,8 @@ fn a_path_that_is_no_operation_is_404_and_a_method_that_is_none_is_405() {
     let fields = [("Authorization", bearer.as_str())];
     for (template, methods) in &served {
         let described = operations.iter().find(|it| it.template == *template);
-        // What is no part of the HTTP API is served and not described there: its path is as it stands.
+        // What is no part of the HTTP API is served and not described there: its path is as it
+        // stands.
         let named = described.map_or_else(|| template.clone(), |operation| operation.path_of(0));
         assert!(!named.contains('{'), "{template} is not described");
         for prefix in [PREFIX, STREAMER_PREFIX] {

@@ -1,7 +1,8 @@
 //! Secrets show on the thing itself, to an administrator, and nowhere else.
 //!
-//! Each secret of each schema gets a number of its own that nothing else holds, in a thing of its own. Then everything that can be asked is
-//! asked, and everything that is said is searched for the numbers: lists in every form, errors, events, statistics, the description, the log.
+//! Each secret of each schema gets a number of its own that nothing else holds, in a thing of its
+//! own. Then everything that can be asked is asked, and everything that is said is searched for the
+//! numbers: lists in every form, errors, events, statistics, the description, the log.
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,8 @@ use crate::described::{Document, Operation};
 use crate::round_trip::{keyed, report, with_one_of_each_and};
 use crate::values::{Fate, cases};
 
-/// Begins every planted secret: digits only, because some addresses allow nothing else where a password could be.
+/// Begins every planted secret: digits only, because some addresses allow nothing else where a
+/// password could be.
 const MARK: &str = "77314159265";
 
 /// Formats of addresses, whose password is secret.
@@ -62,7 +64,8 @@ fn plantable(document: &Document, save: &Operation) -> Vec<(String, Value)> {
     found
 }
 
-/// Whether two bodies differ in nothing but the value at one place: an address may also tell which variant its object is.
+/// Whether two bodies differ in nothing but the value at one place: an address may also tell which
+/// variant its object is.
 fn same_variant(a: &Value, b: &Value, pointer: &str) -> bool {
     let scheme = |body: &Value| {
         let text = body
@@ -164,7 +167,8 @@ fn a_secret_shows_on_the_thing_itself_and_nowhere_else() {
             questions.push(format!("{list}?{query}"));
         }
     }
-    // Everything that can be asked at all, except the thing itself and what a streamer must know to do its work.
+    // Everything that can be asked at all, except the thing itself and what a streamer must know to
+    // do its work.
     for operation in &operations {
         let own = operation.template.starts_with("/streamers/{")
             || canaries.iter().any(|canary| {

@@ -153,7 +153,8 @@ fn the_environment_and_the_command_line_win_and_the_answer_says_so() {
     assert_eq!(answer["layouter_enabled"], "false");
     assert_eq!(answer["sources"]["layouter_enabled"]["from"], "environment");
     assert_eq!(answer["episodes_buffer_limit"], 7);
-    // Nobody named a file: it is in the data directory, for its owner only, and read at the next start.
+    // Nobody named a file: it is in the data directory, for its owner only, and read at the next
+    // start.
     let file = server.data_dir().join("weir.toml");
     let text = fs::read_to_string(&file).expect("the file is there");
     assert!(text.contains("layouter_enabled = true"), "{text}");

@@ -1,7 +1,9 @@
-//! The strict HTTP profile as the real program serves it: what each request is answered with, and whether the connection lives on.
+//! The strict HTTP profile as the real program serves it: what each request is answered with, and
+//! whether the connection lives on.
 //!
-//! The parser has its own tests; here the wiring is proven: credentials before bodies, limits of each operation, methods of each path, and
-//! that nothing after a framing error is ever taken for a request.
+//! The parser has its own tests; here the wiring is proven: credentials before bodies, limits of
+//! each operation, methods of each path, and that nothing after a framing error is ever taken for a
+//! request.
 
 use serde_json::json;
 
@@ -28,7 +30,8 @@ fn case(request: impl AsRef<[u8]>, status: u16, stays: bool) -> Case {
     }
 }
 
-/// A probe that shows whether the connection still serves, and that nothing of the case before was left over.
+/// A probe that shows whether the connection still serves, and that nothing of the case before was
+/// left over.
 fn probe() -> String {
     format!("GET {PREFIX}/monitoring/liveness HTTP/1.1\r\nHost: probe\r\n\r\n")
 }
@@ -566,7 +569,8 @@ fn lists_are_compressed_for_who_accepts_it() {
 
 #[test]
 fn pipelined_requests_of_all_kinds_are_answered_in_order() {
-    // Writes wait for the disk, reads do not: the order of answers is that of requests all the same.
+    // Writes wait for the disk, reads do not: the order of answers is that of requests all the
+    // same.
     let server = TestServer::with(&["--io-threads", "2"]);
     let mut client: Client = server.connect();
     let auth = auth();

@@ -1,7 +1,8 @@
-//! The API as its own document describes it, for tests that are made from the description instead of being written by hand.
+//! The API as its own document describes it, for tests that are made from the description instead
+//! of being written by hand.
 //!
-//! What is merged later is covered without a change here: operations come from the document, values from the schemas. Knows JSON Schema as far
-//! as the document uses it, and no resource by name.
+//! What is merged later is covered without a change here: operations come from the document, values
+//! from the schemas. Knows JSON Schema as far as the document uses it, and no resource by name.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +40,8 @@ impl Document {
                     continue;
                 };
                 let schema = |at: &Value| at["content"]["application/json"].get("schema").cloned();
-                // A patch may leave away what the whole thing has to have; its values are those of the whole thing.
+                // A patch may leave away what the whole thing has to have; its values are those of
+                // the whole thing.
                 let body = schema(&operation["requestBody"]).map(|schema| {
                     let whole = schema.to_string().replace("_patch\"", "\"");
                     serde_json::from_str(&whole).expect("it was JSON")
@@ -71,7 +73,8 @@ impl Document {
         &self.root["components"]["schemas"][name]
     }
 
-    /// The schema with its references followed and its `allOf` joined, one level deep: what stands beside a reference wins.
+    /// The schema with its references followed and its `allOf` joined, one level deep: what stands
+    /// beside a reference wins.
     pub fn flat(&self, schema: &Value) -> Value {
         let mut out = schema.as_object().cloned().unwrap_or_default();
         if let Some(Value::String(target)) = out.remove("$ref") {
@@ -142,7 +145,8 @@ fn join(into: &mut Map<String, Value>, from: Value) {
 }
 
 impl Operation {
-    /// A path of this operation: each parameter replaced by a value that `value` makes from the parameter's name and type.
+    /// A path of this operation: each parameter replaced by a value that `value` makes from the
+    /// parameter's name and type.
     pub fn path(&self, value: impl Fn(&str, bool) -> String) -> String {
         let mut path = self.template.clone();
         for parameter in &self.parameters {

@@ -1,4 +1,5 @@
-//! Episodes: what is saved, how it is found, who is told of it when, and that nothing of a walk is lost.
+//! Episodes: what is saved, how it is found, who is told of it when, and that nothing of a walk is
+//! lost.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -32,7 +33,8 @@ fn head(method: &str, path: &str, body: &str) -> String {
     )
 }
 
-/// Sends a request and returns when it is in its place (or was answered): the probe before it is answered after both were looked at.
+/// Sends a request and returns when it is in its place (or was answered): the probe before it is
+/// answered after both were looked at.
 fn park(server: &TestServer, method: &str, path: &str, body: &str) -> Client {
     let mut client = server.connect();
     let both = head("GET", "/monitoring/liveness", "") + &head(method, path, body);
@@ -74,7 +76,7 @@ fn walk(server: &TestServer, path: &str) -> Vec<u64> {
     }
 }
 
-// ---- saving ----------------------------------------------------------------------------------------------------------------------
+// ---- saving -------------------------------------------------------------------------------------
 
 #[test]
 fn every_type_reads_back_as_it_was_saved() {
@@ -248,7 +250,7 @@ fn what_is_wrong_with_an_episode_is_said() {
     server.get("/episodes/1").expect(404);
 }
 
-// ---- finding -----------------------------------------------------------------------------------------------------------------------
+// ---- finding ------------------------------------------------------------------------------------
 
 #[test]
 fn episodes_are_found_by_stream_type_stamp_and_time() {
@@ -310,11 +312,12 @@ fn a_poll_for_episodes_of_a_stream_wakes_for_them_only() {
     assert_eq!(ids(&poll.response(false).expect(200)), [3]);
 }
 
-// ---- saves that wait for others ------------------------------------------------------------------------------------------------------
+// ---- saves that wait for others -----------------------------------------------------------------
 
 #[test]
 fn saves_that_wait_are_committed_together_and_nothing_overtakes_them() {
-    // Goal: one more than the limit sends all of them; a deletion comes after the save it follows. Method: a delay that no test waits for.
+    // Goal: one more than the limit sends all of them; a deletion comes after the save it follows.
+    // Method: a delay that no test waits for.
     let server = TestServer::with(&[
         "--episodes-buffer-delay",
         "10s",
@@ -362,7 +365,7 @@ fn a_stop_answers_saves_that_wait_and_what_is_answered_is_on_disk() {
     );
 }
 
-// ---- following -----------------------------------------------------------------------------------------------------------------------
+// ---- following ----------------------------------------------------------------------------------
 
 /// What a reader has of each episode: its stamp and a number that its only writer counts up.
 type Copies = BTreeMap<u64, (u64, u64)>;
@@ -415,9 +418,10 @@ impl Follower {
 
 #[test]
 fn followers_miss_nothing_whatever_clocks_say_and_servers_do() {
-    // Goal: complete, forward and resumable (who follows stamps ends with what is stored). Method: writers whose clocks are years apart send full
-    // copies with their own stamps, groups share a stamp, followers read pages smaller than a group; between the rounds the server is killed
-    // or stopped, and readers go on from the largest stamp they have seen.
+    // Goal: complete, forward and resumable (who follows stamps ends with what is stored). Method:
+    // writers whose clocks are years apart send full copies with their own stamps, groups share a
+    // stamp, followers read pages smaller than a group; between the rounds the server is killed or
+    // stopped, and readers go on from the largest stamp they have seen.
     const WRITERS: u64 = 4;
     const SAVES: u64 = 60;
     let mut server = TestServer::with(&["--io-threads", "2", "--episodes-buffer-delay", "5ms"]);
@@ -504,7 +508,7 @@ fn followers_miss_nothing_whatever_clocks_say_and_servers_do() {
     }
 }
 
-// ---- what streamers keep ---------------------------------------------------------------------------------------------------------------
+// ---- what streamers keep ------------------------------------------------------------------------
 
 fn streamer(server: &TestServer, host: &str) {
     server
@@ -601,7 +605,8 @@ fn what_a_streamer_must_keep_is_told_completely_or_not_at_all() {
 
 #[test]
 fn pages_of_a_streamers_episodes_come_from_one_moment() {
-    // Goal: no page is from another revision than the first. Method: between pages episodes are added, moved and deleted on both sides.
+    // Goal: no page is from another revision than the first. Method: between pages episodes are
+    // added, moved and deleted on both sides.
     let server = TestServer::with(&AT_ONCE);
     streamer(&server, "s1");
     let all: Vec<u64> = (1..=20).collect();
@@ -660,7 +665,7 @@ fn a_streamers_key_opens_its_own_episodes() {
     assert_ne!(call("/episodes").status, 200);
 }
 
-// ---- SRT ports ---------------------------------------------------------------------------------------------------------------------------
+// ---- SRT ports ----------------------------------------------------------------------------------
 
 #[test]
 fn an_srt_port_leads_to_the_stream_that_is_laid_out_there() {
@@ -729,9 +734,10 @@ fn an_srt_port_leads_to_the_stream_that_is_laid_out_there() {
         .expect(405);
 }
 
-// ---- what is in the archive ----------------------------------------------------------------------------------------------------------------
+// ---- what is in the archive ---------------------------------------------------------------------
 
-/// A streamer that answers every request with one body, for as long as the test runs. What it was asked comes through the channel.
+/// A streamer that answers every request with one body, for as long as the test runs. What it was
+/// asked comes through the channel.
 fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -870,9 +876,10 @@ fn a_streamer_that_does_not_tell_leaves_the_answer_as_it_is() {
     assert_eq!(checked.json(), plain);
 }
 
-// ---- retention -----------------------------------------------------------------------------------------------------------------------------
+// ---- retention ----------------------------------------------------------------------------------
 
-/// A store with an episode that was closed and last saved 100 days ago, whose newest stamp is of `newest` ago.
+/// A store with an episode that was closed and last saved 100 days ago, whose newest stamp is of
+/// `newest` ago.
 fn store_with_old_episode(directory: &Path, newest: Duration) {
     let options = weir_storage::Options::default();
     let (store, opened) = Store::open(directory, &options).expect("an empty store");
@@ -896,8 +903,8 @@ fn store_with_old_episode(directory: &Path, newest: Duration) {
 
 #[test]
 fn closed_episodes_go_in_time_unless_the_clock_may_be_wrong() {
-    // Method: stores that were filled long ago. On one the clock goes on where the stamps end; on the other it is 60 days further, as after
-    // a jump.
+    // Method: stores that were filled long ago. On one the clock goes on where the stamps end; on
+    // the other it is 60 days further, as after a jump.
     let hour = Duration::from_hours(1);
     let jumped = TestServer::on(|dir| store_with_old_episode(dir, 60 * 24 * hour), &[]);
     let told = jumped
@@ -924,7 +931,7 @@ fn closed_episodes_go_in_time_unless_the_clock_may_be_wrong() {
     jumped.get("/episodes/1").expect(200);
 }
 
-// ---- automatic episodes --------------------------------------------------------------------------------------------------------------------
+// ---- automatic episodes -------------------------------------------------------------------------
 
 #[test]
 fn a_publication_is_an_episode_from_its_begin_until_a_while_after_its_end() {

@@ -193,8 +193,9 @@ fn a_start_tells_how_the_run_before_it_ended() {
 
 #[test]
 fn after_a_kill_no_change_lacks_its_event_and_no_event_its_change() {
-    // Goal: change and event are one. Method: several writers create streams until the process is killed under them; then the streams that
-    // exist are compared with the events, and both with what was acknowledged.
+    // Goal: change and event are one. Method: several writers create streams until the process is
+    // killed under them; then the streams that exist are compared with the events, and both with
+    // what was acknowledged.
     let mut server = TestServer::new();
     let acknowledged = Mutex::new(BTreeSet::new());
     let (stop, address) = (AtomicBool::new(false), server.address());
@@ -300,7 +301,8 @@ fn store_of(directory: &Path, ages: &[(&'static str, Duration)]) {
 
 #[test]
 fn events_go_when_they_are_too_old() {
-    // Method: a store whose events were written at times that are long ago; the start of the server is the first new event.
+    // Method: a store whose events were written at times that are long ago; the start of the server
+    // is the first new event.
     let ages = [
         ("of_last_year", 400 * 24),
         ("too_old", 30 * 24 + 1),

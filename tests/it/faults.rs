@@ -1,8 +1,9 @@
-//! The store fails under a running server: writes are refused in words a client can act on, everything else goes on, nothing acknowledged is
-//! lost, and writing resumes by itself.
+//! The store fails under a running server: writes are refused in words a client can act on,
+//! everything else goes on, nothing acknowledged is lost, and writing resumes by itself.
 //!
-//! The disk of the real program is "full" through a limit on the size of its files, which needs no privileges and can be lifted from
-//! outside. What a commit with an unknown outcome becomes is tested on the writer and a simulated disk, in both ways.
+//! The disk of the real program is "full" through a limit on the size of its files, which needs no
+//! privileges and can be lifted from outside. What a commit with an unknown outcome becomes is
+//! tested on the writer and a simulated disk, in both ways.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,7 +26,7 @@ use weir_storage::{Options, Store};
 
 use weir_testkit::{API_KEY, Client, PREFIX, TestServer, wait_until};
 
-// ---- the real program ------------------------------------------------------------------------------------------------------------
+// ---- the real program ---------------------------------------------------------------------------
 
 fn limit_files(process: u32, bytes: Option<u64>) {
     weir_testkit::sys::limit_file_size(process, bytes).expect("the process is ours");
@@ -79,7 +80,8 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
         unknown.insert(format!("s{n}"), body["comment"].clone());
         break answer;
     };
-    // Whoever writes now is told that nothing was changed or that it is not known, and when to come again.
+    // Whoever writes now is told that nothing was changed or that it is not known, and when to come
+    // again.
     let mut answers = vec![refused];
     for i in 0..5 {
         answers.push(server.put(&format!("/streams/while-{i}"), json!({"comment": big})));
@@ -110,7 +112,8 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
         }
         let config = server.get("/streamers/s1/streams").expect(200);
         assert_eq!(config.header("etag"), Some(tag.as_str()));
-        // What must be kept is told in full, or not while an episode may be on disk that nobody was told of.
+        // What must be kept is told in full, or not while an episode may be on disk that nobody was
+        // told of.
         let kept = server.get("/streamers/s1/episodes?media=first");
         if kept.status == 200 {
             assert_eq!(kept.json()["episodes"][0]["episode_id"], 7);
@@ -165,7 +168,8 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
 
 #[test]
 fn a_server_whose_store_is_down_is_alive_and_not_ready() {
-    // The limit is below what the store has, so that it cannot be opened for as long as the limit stands.
+    // The limit is below what the store has, so that it cannot be opened for as long as the limit
+    // stands.
     let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
     let node = json!({"role": "streamer", "cluster_key": "k"});
     server.put("/streamers/s1", node).expect(200);
@@ -194,7 +198,8 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
     assert_eq!(server.get("/streams/a").expect(200).json()["title"], "One");
     let refused = server.delete("/streams/a").expect(503);
     assert_eq!(refused.errors(), ["storage_unavailable"]);
-    // A streamer that asks what to keep is told nothing, upon which it erases nothing; its configuration it is told.
+    // A streamer that asks what to keep is told nothing, upon which it erases nothing; its
+    // configuration it is told.
     assert_eq!(kept().expect(501).errors(), ["episodes_unknown"]);
     server.get("/streamers/s1/streams").expect(200);
     limit_files(server.id(), None);
@@ -215,7 +220,8 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
 
 #[test]
 fn a_change_of_settings_that_the_log_could_not_take_is_in_it_after_a_crash() {
-    // Method: the store is down, so that the file is changed and the event is not written; the process is killed in this condition.
+    // Method: the store is down, so that the file is changed and the event is not written; the
+    // process is killed in this condition.
     let key = "faults-key-0123456789";
     let mut server = TestServer::with_file(&format!("api_key = \"{key}\"\n"));
     let bearer = format!("Bearer {key}");
@@ -293,7 +299,7 @@ fn a_server_that_is_stopped_while_its_store_is_down_stops() {
     assert!(["One", "Two"].contains(&title.as_str().expect("a title")));
 }
 
-// ---- the writer on a simulated disk ------------------------------------------------------------------------------------------------
+// ---- the writer on a simulated disk -------------------------------------------------------------
 
 fn options() -> Options {
     Options {
@@ -337,8 +343,9 @@ fn titles(state: &State) -> BTreeMap<String, (String, u64)> {
 
 #[test]
 fn a_commit_of_unknown_outcome_becomes_what_the_disk_says() {
-    // Goal: after a failed commit the state is the disk's, never the one or the other by belief. Method: fail each operation of a commit in
-    // turn, recover, and compare with what a fresh start loads. Both outcomes must have come up.
+    // Goal: after a failed commit the state is the disk's, never the one or the other by belief.
+    // Method: fail each operation of a commit in turn, recover, and compare with what a fresh start
+    // loads. Both outcomes must have come up.
     let (mut kept, mut lost, mut refused) = (0, 0, 0);
     for fault in [
         Fault::Once(io::ErrorKind::Other),
@@ -447,7 +454,8 @@ fn a_power_cut_in_a_failed_commit_leaves_all_of_a_batch_or_nothing() {
 
 #[test]
 fn stamps_rise_whatever_the_clock_does() {
-    // Goal: strictly increasing in commit order over restarts, with the clock set back an hour, standing still and ten years ahead.
+    // Goal: strictly increasing in commit order over restarts, with the clock set back an hour,
+    // standing still and ten years ahead.
     let disk = SimDisk::new();
     let mut last = 0;
     let hour = 3_600_000;

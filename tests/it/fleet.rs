@@ -1,9 +1,10 @@
 //! Simulated streamers, and the program with its layouter at work on them.
 //!
-//! A simulated streamer is a thread that does what a streamer does: read its list, then poll for another one. Every
-//! answer goes to the test, which waits for a list and never for time. A parked poll is a sign of life at every moment,
-//! so a streamer falls silent only between an answer and the next poll, and when [`Fleet::stop`] closes its connection:
-//! no test races a dead timeout against the period of polls.
+//! A simulated streamer is a thread that does what a streamer does: read its list, then poll for
+//! another one. Every answer goes to the test, which waits for a list and never for time. A parked
+//! poll is a sign of life at every moment, so a streamer falls silent only between an answer and
+//! the next poll, and when [`Fleet::stop`] closes its connection: no test races a dead timeout
+//! against the period of polls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpStream};
@@ -111,11 +112,13 @@ impl Fleet {
         self.until(|fleet| fleet.lists.contains_key(host));
     }
 
-    /// Starts streamers for the first time, until the layouter counts on them: it notices them at its next look.
+    /// Starts streamers for the first time, until the layouter counts on them: it notices them at
+    /// its next look.
     #[track_caller]
     pub fn join(&mut self, server: &TestServer, hosts: &[&str]) {
         self.start_all(server, hosts);
-        // A disabled stream asks for no place, so nothing moves because of it. With analytics all kinds of nodes show.
+        // A disabled stream asks for no place, so nothing moves because of it. With analytics all
+        // kinds of nodes show.
         let probe = "/streams/probe-of-nodes";
         let stream = json!({"disabled": true, "vision": {"alg": "faces"}});
         server.put(probe, stream).expect(200);
@@ -195,7 +198,8 @@ impl Fleet {
         self.lists.get(host).map_or(0, Names::len)
     }
 
-    /// Whether every running streamer has the list that follows from these layouts, which name no other streamer.
+    /// Whether every running streamer has the list that follows from these layouts, which name no
+    /// other streamer.
     pub fn agrees(&self, ingests: &Ingests) -> bool {
         let mut expected: BTreeMap<&str, Names> = BTreeMap::new();
         for host in self.streamers.keys() {
@@ -271,7 +275,8 @@ pub fn layouts(server: &TestServer) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Waits until every streamer may take this stream: one that polls is alive for the layouter only at its next look.
+/// Waits until every streamer may take this stream: one that polls is alive for the layouter only
+/// at its next look.
 #[track_caller]
 pub fn until_all_may_take(server: &TestServer, stream: &str) {
     let path = format!("/streams/{stream}/layout/explain");

@@ -1,4 +1,5 @@
-//! `weir import` against the real server: what a playlist asks for is there afterwards, once, and a second run changes nothing.
+//! `weir import` against the real server: what a playlist asks for is there afterwards, once, and a
+//! second run changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,5 @@
-//! Questions about layouts: what a save would change, what a loss would, why a stream is where it is, how much more fits.
+//! Questions about layouts: what a save would change, what a loss would, why a stream is where it
+//! is, how much more fits.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,8 @@ use serde_json::{Value, json};
 
 use weir_testkit::TestServer;
 
-/// A cluster of three streamers that were seen, one of them in the north, with streams that are placed.
+/// A cluster of three streamers that were seen, one of them in the north, with streams that are
+/// placed.
 fn cluster(streams: usize) -> TestServer {
     let server = TestServer::with(&["--layouter-enabled"]);
     for (host, labels) in [

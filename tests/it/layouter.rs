@@ -1,4 +1,5 @@
-//! The layouter from the outside: simulated streamers poll the real program, and streams come to them, leave them and return.
+//! The layouter from the outside: simulated streamers poll the real program, and streams come to
+//! them, leave them and return.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,8 @@ use weir_testkit::{TestServer, wait_until};
 
 #[test]
 fn streams_come_to_their_streamers_and_leave_a_lost_one() {
-    // Goal: the whole way, from a save to the streamer's poll, and from a silent streamer to the other's. Method: two streamers, one ends.
+    // Goal: the whole way, from a save to the streamer's poll, and from a silent streamer to the
+    // other's. Method: two streamers, one ends.
     let server = server(&["--streamer-dead-timeout", "4s"]);
     save_streamer(&server, "s1", json!({}));
     save_streamer(&server, "s2", json!({}));
@@ -232,7 +234,8 @@ fn an_edit_that_forbids_a_place_moves_the_stream_and_a_disabled_one_leaves() {
 
 #[test]
 fn what_streamers_measure_makes_room_for_what_waits() {
-    // Goal: bitrates in reports count where no stream claims one. Method: bandwidth for four assumed streams of 2,000 kbit/s; these turn out to take 500.
+    // Goal: bitrates in reports count where no stream claims one. Method: bandwidth for four
+    // assumed streams of 2,000 kbit/s; these turn out to take 500.
     let server = server(&["--layouter-sleeping-interval", "500ms"]);
     save_streamer(&server, "s1", json!({"total_bandwidth": 9000}));
     let mut fleet = Fleet::new();

@@ -1,4 +1,5 @@
-//! Streamers that are lost: one, one after the other, again and again, most of them, all of them, and with this server.
+//! Streamers that are lost: one, one after the other, again and again, most of them, all of them,
+//! and with this server.
 //!
 //! Every test asks for the exact moves: who moved, where to and why, and that nobody else did.
 
@@ -31,7 +32,8 @@ fn cluster(server: &TestServer, hosts: &[&str], streams: usize) -> (Fleet, Inges
     (fleet, ingests)
 }
 
-/// Streams that moved, as the layouter tells it, all for one reason, each once. Their places are those of the layouts.
+/// Streams that moved, as the layouter tells it, all for one reason, each once. Their places are
+/// those of the layouts.
 #[track_caller]
 fn moved(server: &TestServer, after: u64, why: &str) -> Names {
     let moves = moves(server, after);
@@ -59,8 +61,8 @@ fn only(moved: &Names, before: &Ingests, after: &Ingests) {
 
 #[test]
 fn a_chain_of_failures_moves_what_it_must_and_all_of_it_returns() {
-    // Goal: each loss moves exactly what was there, and who was moved twice returns to where it was first. Method: four streamers, three are lost
-    // one after the other.
+    // Goal: each loss moves exactly what was there, and who was moved twice returns to where it was
+    // first. Method: four streamers, three are lost one after the other.
     let server = server(&[
         "--streamer-dead-timeout",
         "3s",
@@ -180,8 +182,9 @@ fn short_silences_move_nothing() {
 
 #[test]
 fn the_loss_of_most_moves_nothing_until_it_is_certain() {
-    // Goal: who is cut off from most streamers believes that it is alone for a while. Method: six of eleven fall silent under a long timeout, which
-    // is then made short, so that all six are lost at one moment; two return in time.
+    // Goal: who is cut off from most streamers believes that it is alone for a while. Method: six
+    // of eleven fall silent under a long timeout, which is then made short, so that all six are
+    // lost at one moment; two return in time.
     let server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = [
         "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10",
@@ -277,7 +280,8 @@ fn when_all_are_lost_everything_stays_where_it_is() {
 
 #[test]
 fn a_restart_between_a_loss_and_its_end_changes_nothing() {
-    // Goal: what happened before a restart is known after it. Method: a streamer is lost, the server ends and begins again, the streamer returns.
+    // Goal: what happened before a restart is known after it. Method: a streamer is lost, the
+    // server ends and begins again, the streamer returns.
     let mut server = server(&[
         "--streamer-dead-timeout",
         "3s",
@@ -342,8 +346,9 @@ fn a_streamer_that_is_lost_with_this_server_is_lost_after_its_start() {
 
 #[test]
 fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
-    // Goal: what was moved before a sudden end stays, what was not moves then, and nothing moves twice. Method: more streams than one batch takes;
-    // the server is killed as soon as it says that their streamer is lost.
+    // Goal: what was moved before a sudden end stays, what was not moves then, and nothing moves
+    // twice. Method: more streams than one batch takes; the server is killed as soon as it says
+    // that their streamer is lost.
     let mut server = server(&[
         "--streamer-dead-timeout",
         "3s",
@@ -388,7 +393,8 @@ fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
 
 #[test]
 fn one_of_ten_is_lost_and_only_its_streams_move() {
-    // Goal: the least moves, and every account of them agrees: layouts, their history, the event log and what the streamers are told.
+    // Goal: the least moves, and every account of them agrees: layouts, their history, the event
+    // log and what the streamers are told.
     let server = server(&[
         "--streamer-dead-timeout",
         "3s",

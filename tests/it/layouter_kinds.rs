@@ -1,4 +1,5 @@
-//! Streams that are more than one ingest: groups of an agent, backups of an archive, analytics. And layouts that somebody made by hand.
+//! Streams that are more than one ingest: groups of an agent, backups of an archive, analytics. And
+//! layouts that somebody made by hand.
 
 use serde_json::{Value, json};
 
@@ -222,7 +223,8 @@ fn a_lost_ingest_returns_and_its_backup_stays_all_the_while() {
     assert_eq!(back["plain"]["ingest"], third);
 }
 
-/// Three streamers and one stream `r` that is recorded twice: where it is captured, where it is copied, and who is left.
+/// Three streamers and one stream `r` that is recorded twice: where it is captured, where it is
+/// copied, and who is left.
 fn recorded_twice(cluster: &mut Cluster) -> (String, String, &'static str) {
     let hosts = ["s1", "s2", "s3"];
     for host in hosts {
@@ -447,8 +449,8 @@ fn a_lost_inference_node_costs_no_ingest() {
 
 #[test]
 fn what_was_placed_by_hand_stays_while_it_is_legal() {
-    // Goal: what somebody placed is left where it is, even by balance, and goes when it must. Method: two of four are placed beside the other two; only
-    // these others are balanced away.
+    // Goal: what somebody placed is left where it is, even by balance, and goes when it must.
+    // Method: two of four are placed beside the other two; only these others are balanced away.
     let mut cluster = Cluster::new(&[]);
     cluster.streamer(
         "s1",

@@ -1,5 +1,5 @@
-//! What streams and streamers want of each other: required labels both ways, namespaces, preferred labels and transcoding, and what an edit of either
-//! side moves.
+//! What streams and streamers want of each other: required labels both ways, namespaces, preferred
+//! labels and transcoding, and what an edit of either side moves.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! Limits of streamers, in each dimension: what does not fit waits, a lower limit costs the fewest streams, and room is made where none is.
+//! Limits of streamers, in each dimension: what does not fit waits, a lower limit costs the fewest
+//! streams, and room is made where none is.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +32,8 @@ impl Dimension {
         }
     }
 
-    /// Gives a streamer room for so many streams of [`save`]. Of bandwidth and disks 90 % are used, disks in steps of 256 MiB.
+    /// Gives a streamer room for so many streams of [`save`]. Of bandwidth and disks 90 % are used,
+    /// disks in steps of 256 MiB.
     fn set(self, server: &TestServer, host: &str, streams: u64) {
         match self {
             Channels => save_streamer(server, host, json!({"channel_limit": streams})),

@@ -1,5 +1,6 @@
-//! Random operations on a cluster that runs: after each of them the layouter comes to rest, and everything it promises is computed again from outside, from
-//! the list of streams and from what the streamers themselves were told.
+//! Random operations on a cluster that runs: after each of them the layouter comes to rest, and
+//! everything it promises is computed again from outside, from the list of streams and from what
+//! the streamers themselves were told.
 //!
 //! `WEIR_LAYOUTER_SEED=7 cargo test --test it layouter_random` repeats a seed.
 

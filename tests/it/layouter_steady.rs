@@ -1,4 +1,5 @@
-//! A cluster at work: streamers come and go by an operator's hand, streams are deleted, settings change, and in between nothing moves.
+//! A cluster at work: streamers come and go by an operator's hand, streams are deleted, settings
+//! change, and in between nothing moves.
 
 use serde_json::{Value, json};
 
@@ -35,8 +36,8 @@ fn moved(name: &str, to: &str, why: &str) -> Move {
 
 #[test]
 fn what_waits_comes_in_when_a_place_is_free() {
-    // Goal: each place that becomes free is taken by one that waits, and nobody else moves. Method: full streamers; a stream is deleted, one is
-    // disabled, a limit is raised.
+    // Goal: each place that becomes free is taken by one that waits, and nobody else moves. Method:
+    // full streamers; a stream is deleted, one is disabled, a limit is raised.
     let server = server(&[]);
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
@@ -127,7 +128,8 @@ fn a_deleted_streamer_gives_everything_away_and_a_new_one_takes_its_share() {
 
 #[test]
 fn a_streamer_that_joins_takes_its_share_and_then_nothing_moves() {
-    // Goal: only the new streamer receives, and a cluster at rest writes nothing at all, however often the layouter looks.
+    // Goal: only the new streamer receives, and a cluster at rest writes nothing at all, however
+    // often the layouter looks.
     let server = server(&["--layouter-sleeping-interval", "100ms"]);
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
@@ -215,8 +217,8 @@ fn switching_it_off_and_on_counts_at_once() {
 
 #[test]
 fn the_interval_and_the_return_of_streams_are_settings() {
-    // Goal: what is urgent does not wait for the interval, what improves does; a shorter interval counts at once; and a switch forbids the
-    // return and allows it again.
+    // Goal: what is urgent does not wait for the interval, what improves does; a shorter interval
+    // counts at once; and a switch forbids the return and allows it again.
     let server = server(&["--streamer-dead-timeout", "3s"]);
     let (hour, moment) = (
         json!({"layouter_sleeping_interval": 3_600_000}),
@@ -305,7 +307,8 @@ fn balance_and_what_counts_as_a_channel_are_settings() {
 
 #[test]
 fn a_streamer_under_cpu_pressure_gives_a_few_streams_away_and_recovers() {
-    // Goal: a hot streamer gets nothing new and gives a tenth away, once; a cool one is like any other again. Method: reports at every answer.
+    // Goal: a hot streamer gets nothing new and gives a tenth away, once; a cool one is like any
+    // other again. Method: reports at every answer.
     let server = server(&[
         "--streamer-dead-timeout",
         "4s",

@@ -1,8 +1,10 @@
-//! Bursts of operations and losses: up to six of eight streamers are silent at once, and nothing comes to rest in between.
+//! Bursts of operations and losses: up to six of eight streamers are silent at once, and nothing
+//! comes to rest in between.
 //!
-//! At rest every rule is computed anew from what the server answers about streams and streamers and from what the streamers were told. Nothing of the
-//! program's own judgement is used, and nothing that the test remembers of what it did. `WEIR_LAYOUTER_SEED=7 cargo test --test it layouter_storm`
-//! repeats a seed.
+//! At rest every rule is computed anew from what the server answers about streams and streamers and
+//! from what the streamers were told. Nothing of the program's own judgement is used, and nothing
+//! that the test remembers of what it did. `WEIR_LAYOUTER_SEED=7 cargo test --test it
+//! layouter_storm` repeats a seed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

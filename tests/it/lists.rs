@@ -1,7 +1,9 @@
-//! Every list, asked about every field of its items: filters, order, selection and pages agree with a plain reading of the whole list.
+//! Every list, asked about every field of its items: filters, order, selection and pages agree with
+//! a plain reading of the whole list.
 //!
-//! The things in the lists are made from the schemas of what can be saved. What a list should answer is computed here from its own
-//! items, so the test knows the rules of the language and no resource.
+//! The things in the lists are made from the schemas of what can be saved. What a list should
+//! answer is computed here from its own items, so the test knows the rules of the language and no
+//! resource.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -131,7 +133,8 @@ pub fn key_of(document: &Document, list: &Operation) -> Option<(String, Operatio
     })
 }
 
-/// Saves things that differ from each other in every field: the nth has the nth valid value of each member, and every third time none.
+/// Saves things that differ from each other in every field: the nth has the nth valid value of each
+/// member, and every third time none.
 fn fill(server: &TestServer, document: &Document, save: &Operation) {
     let mut members: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let all = cases(document, save.body.as_ref().expect("it has a body"));
@@ -390,7 +393,8 @@ fn every_list_answers_every_question_as_its_items_say() {
     assert!(lists >= 2);
 }
 
-/// The keys of all pages from the first to the last, and of all pages before the last, found by going back.
+/// The keys of all pages from the first to the last, and of all pages before the last, found by
+/// going back.
 fn walk(
     ask: &mut dyn FnMut(&str) -> weir_testkit::Response,
     keys: &dyn Fn(&Value) -> Vec<Value>,

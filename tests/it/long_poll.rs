@@ -1,7 +1,8 @@
-//! Long polls: lists that wait for a match, streamers that wait for a change of their own configuration, and what ends a wait.
+//! Long polls: lists that wait for a match, streamers that wait for a change of their own
+//! configuration, and what ends a wait.
 //!
-//! A poll is known to be parked without waiting for time to pass: it is sent behind a probe in one piece, and the probe's answer is only sent
-//! when everything that arrived with it was looked at.
+//! A poll is known to be parked without waiting for time to pass: it is sent behind a probe in one
+//! piece, and the probe's answer is only sent when everything that arrived with it was looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -70,7 +71,7 @@ fn if_none_match(tag: &str) -> String {
     format!("If-None-Match: {tag}\r\n")
 }
 
-// ---- reports ----------------------------------------------------------------------------------------------------------------------
+// ---- reports ------------------------------------------------------------------------------------
 
 #[test]
 fn lists_that_wait_for_stats_are_woken_by_reports() {
@@ -113,7 +114,8 @@ fn lists_that_wait_for_stats_are_woken_by_reports() {
     let mut behind = park(&server, &path, "");
     report(json!([{"name": "a", "bitrate": 9}, {"name": "b", "bitrate": 4}]));
     assert_eq!(names(&behind.response(false).expect(200)), ["b"]);
-    // A report that comes while a poll is being parked is not missed either, whichever core hears of it.
+    // A report that comes while a poll is being parked is not missed either, whichever core hears
+    // of it.
     for round in 0..15 {
         report(json!([{"name": "a", "bitrate": 0}]));
         let mut poll = server.connect();
@@ -140,7 +142,7 @@ fn lists_that_wait_for_an_agent_are_woken_when_it_comes() {
     assert_eq!(names(&parked.response(false).expect(200)), ["a"]);
 }
 
-// ---- lists ---------------------------------------------------------------------------------------------------------------------
+// ---- lists --------------------------------------------------------------------------------------
 
 #[test]
 fn a_list_wakes_on_its_match_and_not_on_others() {
@@ -242,7 +244,8 @@ fn a_waiter_gets_its_own_coding_and_selection() {
     assert!(answers[1].body.len() < answers[0].body.len());
 }
 
-/// One follower: asks for what is newer than what it has, page by page, and checks what every answer must keep.
+/// One follower: asks for what is newer than what it has, page by page, and checks what every
+/// answer must keep.
 struct Follower {
     client: Client,
     since: u64,
@@ -309,8 +312,9 @@ fn escape(text: &str) -> String {
 
 #[test]
 fn followers_miss_nothing_see_nothing_twice_as_old_and_end_with_what_is_stored() {
-    // Goal: complete, forward, no group of equal stamps split for good. Method: writers on two cores save single streams and batches (whose
-    // streams share a stamp) under followers with pages smaller than a batch; each follower's copy must end as the store.
+    // Goal: complete, forward, no group of equal stamps split for good. Method: writers on two
+    // cores save single streams and batches (whose streams share a stamp) under followers with
+    // pages smaller than a batch; each follower's copy must end as the store.
     const WRITERS: u64 = 4;
     const ROUNDS: u64 = 120;
     let server = TestServer::with(&["--io-threads", "2"]);
@@ -383,7 +387,7 @@ fn followers_miss_nothing_see_nothing_twice_as_old_and_end_with_what_is_stored()
     }
 }
 
-// ---- configurations of streamers -------------------------------------------------------------------------------------------------
+// ---- configurations of streamers ----------------------------------------------------------------
 
 #[test]
 fn a_streamer_is_told_when_its_own_answer_changes_and_not_before() {
@@ -539,7 +543,8 @@ fn a_streamer_that_is_deleted_while_it_waits_is_unknown() {
 
 #[test]
 fn each_of_many_streamers_is_told_its_own_list() {
-    // Goal: nobody gets another node's answer. Method: 40 nodes wait on two cores, some twice; one batch changes all but every fifth.
+    // Goal: nobody gets another node's answer. Method: 40 nodes wait on two cores, some twice; one
+    // batch changes all but every fifth.
     let server = TestServer::with(&["--io-threads", "2"]);
     let hosts: Vec<String> = (0..40).map(|i| format!("node-{i}")).collect();
     let streamers: Vec<Value> = hosts
@@ -589,7 +594,7 @@ fn each_of_many_streamers_is_told_its_own_list() {
     }
 }
 
-// ---- what ends a wait ------------------------------------------------------------------------------------------------------------
+// ---- what ends a wait ---------------------------------------------------------------------------
 
 /// Open sockets and files of the server.
 fn descriptors(server: &TestServer) -> usize {
@@ -742,7 +747,8 @@ fn a_stop_answers_polls_early_finishes_what_runs_and_ends_in_order() {
 
 #[test]
 fn polls_and_writes_over_restarts_lose_no_update() {
-    // Goal: the property holds for followers that connect again. Method: one follower that asks again from its last stamp after each kill.
+    // Goal: the property holds for followers that connect again. Method: one follower that asks
+    // again from its last stamp after each kill.
     let mut server = TestServer::new();
     let mut since = 0;
     let mut copy: BTreeMap<String, u64> = BTreeMap::new();

@@ -1,7 +1,9 @@
-//! The outside view: every test drives the real program over HTTP, with a server and a data directory of its own.
+//! The outside view: every test drives the real program over HTTP, with a server and a data
+//! directory of its own.
 //!
-//! One file per resource, named as in `src/api`. [`server`] is the only place that knows how the program is started and spoken to,
-//! [`described`] the only one that reads its description of itself.
+//! One file per resource, named as in `src/api`. [`server`] is the only place that knows how the
+//! program is started and spoken to, [`described`] the only one that reads its description of
+//! itself.
 
 mod described;
 mod fleet;

@@ -1,4 +1,5 @@
-//! Reads the text form of metrics as strictly as OpenMetrics 1.0 words it, for tests of every operation that has it.
+//! Reads the text form of metrics as strictly as OpenMetrics 1.0 words it, for tests of every
+//! operation that has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

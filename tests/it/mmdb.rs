@@ -1,5 +1,6 @@
-//! Writes small databases of countries in MaxMind's format (the specification of version 2.0 is public), so that tests need no file of somebody
-//! else. Used by the tests of `access::geo` as well.
+//! Writes small databases of countries in MaxMind's format (the specification of version 2.0 is
+//! public), so that tests need no file of somebody else. Used by the tests of `access::geo` as
+//! well.
 
 use std::net::IpAddr;
 
@@ -13,7 +14,8 @@ enum Record {
     Data(usize),
 }
 
-/// A database that knows these subnets; later ones inside earlier ones count. IPv4 is where the format wants it, at `::/96`.
+/// A database that knows these subnets; later ones inside earlier ones count. IPv4 is where the
+/// format wants it, at `::/96`.
 pub fn database(subnets: &[(&str, &str)]) -> Vec<u8> {
     let mut nodes: Vec<Node> = vec![[None; 2]];
     let mut data = Vec::new();

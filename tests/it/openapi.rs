@@ -1,4 +1,5 @@
-//! The description of the API, and what the command line says about itself, against what is really served.
+//! The description of the API, and what the command line says about itself, against what is really
+//! served.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,8 @@ fn what_is_documented_is_what_is_served() {
             .replace("{hostname}", "nobody");
         for path in [path.clone(), format!("{STREAMER_PREFIX}{path}")] {
             let answer = server.call(method, &path, b"");
-            // Nothing of this name is a 404 of the resource; nothing at this path would be a 404 of the router.
+            // Nothing of this name is a 404 of the resource; nothing at this path would be a 404 of
+            // the router.
             let missing = answer.status == 404 && answer.errors() == ["not_found"];
             assert!(
                 !missing && answer.status != 405 && answer.status != 501,

@@ -1,7 +1,8 @@
 //! Walks over large collections while they change: what exists throughout is seen exactly once.
 //!
-//! In process, at the query engine over states, between whose pages the collection is written to by the same commands that requests become; and
-//! over HTTP, while others write as fast as they can. Both from the first page to the last and back. Over HTTP the collection is smaller unless
+//! In process, at the query engine over states, between whose pages the collection is written to by
+//! the same commands that requests become; and over HTTP, while others write as fast as they can.
+//! Both from the first page to the last and back. Over HTTP the collection is smaller unless
 //! `WEIR_PAGING_STREAMS=1000000` says otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +84,8 @@ enum Way {
     Back,
 }
 
-/// Reads a whole list page by page, with `write` between the pages. How often each document was seen.
+/// Reads a whole list page by page, with `write` between the pages. How often each document was
+/// seen.
 fn walk(
     world: &mut World,
     question: &str,
@@ -140,7 +142,8 @@ fn run<S: Source>(query: Query, source: &S) -> weir::query::Page {
     Execution::new(&query).run(source)
 }
 
-/// `moves`: a change moves a document in the order that is walked, so that it may be met again, or not, but not twice at one place.
+/// `moves`: a change moves a document in the order that is walked, so that it may be met again, or
+/// not, but not twice at one place.
 fn check(
     world: &World,
     question: &str,
@@ -163,7 +166,7 @@ fn check(
     }
 }
 
-// ---- episodes ------------------------------------------------------------------------------------------------------------------
+// ---- episodes -----------------------------------------------------------------------------------
 
 const EPISODES: u64 = 100_000;
 
@@ -298,7 +301,7 @@ fn a_hundred_thousand_episodes_page_exactly_once_under_writes() {
     }
 }
 
-// ---- streams --------------------------------------------------------------------------------------------------------------------
+// ---- streams ------------------------------------------------------------------------------------
 
 const STREAMS_COUNT: u64 = 1_000_000;
 
@@ -370,7 +373,7 @@ fn a_million_streams_page_exactly_once_under_writes() {
     }
 }
 
-// ---- over HTTP -------------------------------------------------------------------------------------------------------------------
+// ---- over HTTP ----------------------------------------------------------------------------------
 
 /// Puts streams into a store as they are there after they were saved.
 fn fill(directory: &Path, streams: u64) {

@@ -1,4 +1,5 @@
-//! A cluster whose layouter looks often, for scenarios that ask which stream is told to which streamer, why it is there, and who else moved.
+//! A cluster whose layouter looks often, for scenarios that ask which stream is told to which
+//! streamer, why it is there, and who else moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,7 +95,8 @@ impl Cluster {
         });
     }
 
-    /// Lets the layouter look often enough for anything that it would improve, and answers what is where afterwards.
+    /// Lets the layouter look often enough for anything that it would improve, and answers what is
+    /// where afterwards.
     pub fn rest(&mut self) -> Layouts {
         let read = |server: &TestServer, name: &str| {
             let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
@@ -114,7 +116,8 @@ impl Cluster {
         stream.expect(200).json()["layout"].clone()
     }
 
-    /// What every node of the kind has against a stream in a role, in the codes of the reference; nothing of the one that has it.
+    /// What every node of the kind has against a stream in a role, in the codes of the reference;
+    /// nothing of the one that has it.
     pub fn against(&self, name: &str, role: &str) -> Verdicts {
         let why = self.server.get(&format!("/streams/{name}/layout/explain"));
         let why = why.expect(200).json();
@@ -152,7 +155,8 @@ impl Cluster {
             .for_each(|(host, names)| assert!(!names.contains(name), "{host} has it"));
     }
 
-    /// A stream is where it is for this reason, which `null` stands for where there is no word for it.
+    /// A stream is where it is for this reason, which `null` stands for where there is no word for
+    /// it.
     #[track_caller]
     pub fn is(&self, name: &str, host: &str, why: &str) {
         let layout = self.layout(name);
@@ -176,7 +180,8 @@ pub fn verdicts(expected: &[(&str, &[&str])]) -> Verdicts {
     expected.iter().map(verdict).collect()
 }
 
-/// Streams whose layouts differ in anything, their time included: one that left and returned is among them.
+/// Streams whose layouts differ in anything, their time included: one that left and returned is
+/// among them.
 pub fn touched(before: &Layouts, after: &Layouts) -> Names {
     let all: Names = before.keys().chain(after.keys()).cloned().collect();
     all.into_iter()

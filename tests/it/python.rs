@@ -1,8 +1,10 @@
-//! The Python environment of tests that use libraries written in Python: one below the build directory, made at first use and shared by all.
+//! The Python environment of tests that use libraries written in Python: one below the build
+//! directory, made at first use and shared by all.
 //!
-//! Its packages are pinned in `tests/python/requirements.txt`; when that file changes a new environment is made beside the old one. A lock lets one
-//! test (of one process) make it while the others wait. Without Python and its `venv` module they are installed where that is possible without
-//! asking, on a Debian system as root; elsewhere the test fails and says what to install.
+//! Its packages are pinned in `tests/python/requirements.txt`; when that file changes a new
+//! environment is made beside the old one. A lock lets one test (of one process) make it while the
+//! others wait. Without Python and its `venv` module they are installed where that is possible
+//! without asking, on a Debian system as root; elsewhere the test fails and says what to install.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

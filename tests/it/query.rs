@@ -291,7 +291,8 @@ fn a_cursor_of_another_question_or_a_damaged_one_is_refused() {
     server
         .get(&format!("/streams?limit=5&cursor={plain}"))
         .expect(200);
-    // A cursor cut short or with a byte exchanged is refused or, at worst, another place: never a failure of the server.
+    // A cursor cut short or with a byte exchanged is refused or, at worst, another place: never a
+    // failure of the server.
     for at in 0..filtered.len() {
         let mut bytes = filtered.clone().into_bytes();
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };

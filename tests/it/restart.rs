@@ -1,7 +1,9 @@
-//! What a restart must not change: everything acknowledged is there, nothing is half there, stamps go on rising, tags and revisions stand.
+//! What a restart must not change: everything acknowledged is there, nothing is half there, stamps
+//! go on rising, tags and revisions stand.
 //!
-//! A kill is `SIGKILL` in the middle of traffic; the moment is chosen by the number of acknowledgements, not by a clock. It does not
-//! test the fsync (the page cache outlives the process): power cuts are `storage`'s tests.
+//! A kill is `SIGKILL` in the middle of traffic; the moment is chosen by the number of
+//! acknowledgements, not by a clock. It does not test the fsync (the page cache outlives the
+//! process): power cuts are `storage`'s tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,8 +16,8 @@ use serde_json::{Value, json};
 
 use weir_testkit::{API_KEY, Client, ClientError, PREFIX, Response, TestServer, run};
 
-/// One request below the prefix as an administrator. The server may end at any moment: then the outcome is unknown,
-/// which is no failure of a test.
+/// One request below the prefix as an administrator. The server may end at any moment: then the
+/// outcome is unknown, which is no failure of a test.
 pub fn request(
     client: &mut Client,
     method: &str,
@@ -38,7 +40,8 @@ struct Known {
 const WRITERS: usize = 4;
 const BATCH: usize = 20;
 
-/// Writes numbered values until the server is gone: single streams, batches with one tag, and a stream that comes and goes.
+/// Writes numbered values until the server is gone: single streams, batches with one tag, and a
+/// stream that comes and goes.
 fn write(
     address: SocketAddr,
     writer: usize,
@@ -64,7 +67,8 @@ fn write(
             1 => {
                 let what = "comes-and-goes".to_owned();
                 let path = format!("/streams/w{writer}/{what}");
-                // An odd round saves, an even one deletes; a deletion of what is not there is refused and says as much.
+                // An odd round saves, an even one deletes; a deletion of what is not there is
+                // refused and says as much.
                 if (*n / 4).is_multiple_of(2) {
                     (what, "PUT", path, json!({"comment": n.to_string()}))
                 } else {
@@ -170,7 +174,8 @@ fn what_was_acknowledged_survives_kills_and_nothing_is_half_there() {
                 }
             }
         }
-        // What an acknowledgement told, and everything that is stored, lies below what is written next.
+        // What an acknowledgement told, and everything that is stored, lies below what is written
+        // next.
         stamp_max = stored
             .values()
             .map(|(_, at)| *at)
@@ -226,7 +231,8 @@ fn tags_and_revisions_stand_over_clean_restarts_and_kills() {
         let item = json!({"name": format!("a{i}"), "ingest": hosts[i % 4], "dvr_backups": [hosts[(i + 1) % 4]]});
         lay_out(&server, json!([item]));
     }
-    // All that moves a node: an edit, a move, a deletion, switching off, a node that went and came back, one that got another address.
+    // All that moves a node: an edit, a move, a deletion, switching off, a node that went and came
+    // back, one that got another address.
     let edits: [&dyn Fn(&TestServer); 8] = [
         &|server| {
             drop(
@@ -400,7 +406,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
     });
 }
 
-// ---- how the program ends --------------------------------------------------------------------------------------------------------
+// ---- how the program ends -----------------------------------------------------------------------
 
 #[test]
 fn a_second_process_on_the_same_directory_is_told_who_has_it() {

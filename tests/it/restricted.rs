@@ -14,7 +14,8 @@ use crate::lists::{collections, encoded, key_of};
 use crate::round_trip::{keyed, with_one_of_each_and};
 use weir_testkit::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer};
 
-/// Entities of each kind. Those whose number ends in 1 are within the scope of the restricted token.
+/// Entities of each kind. Those whose number ends in 1 are within the scope of the restricted
+/// token.
 const ENTITIES: usize = 30;
 
 fn token(server: &TestServer, name: &str, body: Value) -> String {

@@ -1,5 +1,5 @@
-//! Every field of every body, made from the schemas: what is valid is saved and read back as it was sent, what is not is refused with its place,
-//! and what a client may not set is ignored.
+//! Every field of every body, made from the schemas: what is valid is saved and read back as it was
+//! sent, what is not is refused with its place, and what a client may not set is ignored.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,8 @@ use crate::described::{Document, Operation};
 use crate::values::{Case, Conformance, Fate, cases};
 use weir_testkit::TestServer;
 
-/// Places at which an operation decides more than its schema says. The rest of the table is the reason.
+/// Places at which an operation decides more than its schema says. The rest of the table is the
+/// reason.
 const EXCUSED: &[(&str, &str, &str)] = &[
     (
         "stream_save",
@@ -91,7 +92,8 @@ pub fn keys(operation: &Operation) -> Vec<&str> {
         .collect()
 }
 
-/// The body for the nth thing: without the key if the path has it, with its own if it is an item of a batch.
+/// The body for the nth thing: without the key if the path has it, with its own if it is an item of
+/// a batch.
 pub fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value) -> Value {
     let mut body = body.clone();
     // What must be there and must be unique.
@@ -249,8 +251,8 @@ fn every_value_that_is_not_valid_is_refused_with_its_place() {
     let mut refused = 0;
     for operation in document.with_bodies() {
         let all = cases(&document, operation.body.as_ref().expect("it has a body"));
-        // What is wrong in an excused place is refused all the same. Items of a batch and previews are read by what reads a save, so
-        // a part of the cases is enough to show that.
+        // What is wrong in an excused place is refused all the same. Items of a batch and previews
+        // are read by what reads a save, so a part of the cases is enough to show that.
         let again = operation.is_batch() || operation.template.contains("preview");
         let step = if again { 7 } else { 1 };
         let sent: Vec<&Case> = all
@@ -314,7 +316,8 @@ pub fn report(faults: &[String]) {
     );
 }
 
-/// Answers as the reference gives them, one per operation: its names, its structure and its numbers, with texts of our own.
+/// Answers as the reference gives them, one per operation: its names, its structure and its
+/// numbers, with texts of our own.
 const SAMPLES: &str = include_str!("samples.json");
 
 #[test]
@@ -332,7 +335,8 @@ fn answers_of_the_reference_are_answers_as_we_describe_them() {
         };
         checked += 1;
         for fault in conformance.faults(&document, schema, sample) {
-            // The samples leave away members that are required, as their programs do for what is empty.
+            // The samples leave away members that are required, as their programs do for what is
+            // empty.
             if !fault.ends_with(" is missing") {
                 faults.push(format!("{}: {fault}", operation.id));
             }

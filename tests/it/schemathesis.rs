@@ -1,12 +1,15 @@
 //! Requests that Schemathesis makes up from the served document, against the server that serves it.
 //!
-//! Checked for every answer: no server error; status, content type, headers and body as documented; what violates the document is refused; methods
-//! that are none are 405 with `Allow`; no operation works without its credentials; what was deleted is gone. A run is the same each time: the
-//! seed is fixed and counts bound it, not time. `WEIR_SCHEMATHESIS_SECONDS=600 cargo test --test it schemathesis` goes on for that long, with
-//! every value at its bounds also in what is saved; at its end the report says what was covered.
+//! Checked for every answer: no server error; status, content type, headers and body as documented;
+//! what violates the document is refused; methods that are none are 405 with `Allow`; no operation
+//! works without its credentials; what was deleted is gone. A run is the same each time: the seed
+//! is fixed and counts bound it, not time. `WEIR_SCHEMATHESIS_SECONDS=600 cargo test --test it
+//! schemathesis` goes on for that long, with every value at its bounds also in what is saved; at
+//! its end the report says what was covered.
 //!
-//! Left out: `positive_data_acceptance`. The document cannot say which nodes and streams exist, nor that a key is unique, so a body it allows may
-//! be refused. `round_trip` shows that every valid value is accepted.
+//! Left out: `positive_data_acceptance`. The document cannot say which nodes and streams exist, nor
+//! that a key is unique, so a body it allows may be refused. `round_trip` shows that every valid
+//! value is accepted.
 
 use std::fs;
 use std::process::Stdio;
@@ -19,7 +22,8 @@ use weir_testkit::{API_KEY, PREFIX, TestServer};
 const SEED: &str = "24110";
 /// Cases of one operation in one phase.
 const CASES: &str = "8";
-/// What is saved has thousands of fields. Each at and beyond all its bounds takes many minutes, and `round_trip` has those one by one.
+/// What is saved has thousands of fields. Each at and beyond all its bounds takes many minutes, and
+/// `round_trip` has those one by one.
 const BRIEF: &str = r#"
 [[operations]]
 include-method = ["PUT", "POST"]

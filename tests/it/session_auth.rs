@@ -425,8 +425,9 @@ fn questions_that_are_not_asked_properly_are_refused_with_the_parameter() {
 
 #[test]
 fn a_viewer_who_leaves_is_not_waited_for() {
-    // Goal: an abandoned question leaves nothing behind and the next one is answered. Method: ask a silent backend, close the connection,
-    // then have the backend answer somebody else on a server with few threads.
+    // Goal: an abandoned question leaves nothing behind and the next one is answered. Method: ask a
+    // silent backend, close the connection, then have the backend answer somebody else on a server
+    // with few threads.
     let server = TestServer::with(&["--outbound-loopback=true", "--outbound-threads", "2"]);
     let silent = Stub::new(Say::Silence);
     protect(&server, by(&silent));

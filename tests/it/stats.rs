@@ -219,8 +219,8 @@ fn a_bad_report_changes_nothing_and_is_told_where() {
 
 #[test]
 fn a_silent_streamer_is_not_shown_as_it_was() {
-    // Goal: nothing is told of a streamer that said nothing for the dead timeout, and a restart forgets. Method: a timeout of a second, asked
-    // until it is over.
+    // Goal: nothing is told of a streamer that said nothing for the dead timeout, and a restart
+    // forgets. Method: a timeout of a second, asked until it is over.
     let mut server = TestServer::with(&["--streamer-dead-timeout", "1s"]);
     let node = json!({"role": "streamer", "cluster_key": "k"});
     server.put("/streamers/s1", node).expect(200);

@@ -228,7 +228,7 @@ fn deleting_a_node_leaves_its_streams_where_they_were() {
     );
 }
 
-// ---- checks before a save --------------------------------------------------------------------------------------------------------------
+// ---- checks before a save -----------------------------------------------------------------------
 
 const CONFIG: &str = r#"{"listeners":{"http":[{"port":8080}]}}"#;
 
@@ -268,7 +268,8 @@ fn a_node_that_shows_its_configuration_is_saved_after_a_check() {
     assert_eq!(saved, server.get("/streamers/s1").json());
     asked(&node.call(), "k1");
 
-    // What is called is what the node is after the save: the part that is given from the body, the rest from the store.
+    // What is called is what the node is after the save: the part that is given from the body, the
+    // rest from the store.
     server.put(path, json!({"cluster_key": "k2"})).expect(200);
     asked(&node.call(), "k2");
     let elsewhere = Stub::new(Say::with(200, "", CONFIG));

@@ -1,4 +1,5 @@
-//! A server that the program under test calls: answers what the test says, and tells what it was asked.
+//! A server that the program under test calls: answers what the test says, and tells what it was
+//! asked.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};

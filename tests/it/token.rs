@@ -335,7 +335,8 @@ fn polls_end_when_their_token_does() {
             polls.push(park(&key, "/streamers/s1/streams?poll_timeout=50", &tag));
         }
         let mut other = park(&bystander, "/streams?name=news&poll_timeout=50", &[]);
-        // Everything sent before is waiting: an answer on each connection's core comes after what came before it.
+        // Everything sent before is waiting: an answer on each connection's core comes after what
+        // came before it.
         for _ in 0..8 {
             server.get("/monitoring/liveness").expect(200);
         }

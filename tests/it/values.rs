@@ -1,7 +1,8 @@
-//! Values made from a schema of the document: what each field may be, what it may not be, and whether an answer is what it is said to be.
+//! Values made from a schema of the document: what each field may be, what it may not be, and
+//! whether an answer is what it is said to be.
 //!
-//! Every case is a whole body with one interesting value in it, so that a failure names one field. Unions are taken apart: each variant has
-//! its own cases.
+//! Every case is a whole body with one interesting value in it, so that a failure names one field.
+//! Unions are taken apart: each variant has its own cases.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,10 @@
-//! The writer's machine over the real store on a disk that fails and loses power, with a clock that jumps.
+//! The writer's machine over the real store on a disk that fails and loses power, with a clock that
+//! jumps.
 //!
-//! One seed is one story: operations one by one and in batches, I/O errors that are recovered from, power cuts in the middle of anything
-//! (opening included). After every step the state is compared with the model, with itself as read back from the store, and with what each
-//! node was sent before. Simulated streamers keep copies and bring them up to date by deltas.
+//! One seed is one story: operations one by one and in batches, I/O errors that are recovered from,
+//! power cuts in the middle of anything (opening included). After every step the state is compared
+//! with the model, with itself as read back from the store, and with what each node was sent
+//! before. Simulated streamers keep copies and bring them up to date by deltas.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -58,7 +60,8 @@ struct World<'t> {
     tally: &'t mut Tally,
 }
 
-/// Panics inside the engine are caught and become errors; their messages would only hide those of failed tests.
+/// Panics inside the engine are caught and become errors; their messages would only hide those of
+/// failed tests.
 fn quiet_engine() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -304,7 +307,8 @@ impl World<'_> {
         panic!("{error}, and the store cannot be opened on a healthy disk");
     }
 
-    /// The power goes and comes back. What was acknowledged is there; what was being written is there whole or not at all.
+    /// The power goes and comes back. What was acknowledged is there; what was being written is
+    /// there whole or not at all.
     fn cut_power(&mut self, unknown: Option<Model>) {
         self.tally.cuts += 1;
         let mut disk = self.disk.power_cut(self.random.below(u64::MAX >> 12));
@@ -374,7 +378,8 @@ impl World<'_> {
         }
     }
 
-    /// Some streamers ask: all of them can tell from the generation whether there is news, and bring their copies up to date.
+    /// Some streamers ask: all of them can tell from the generation whether there is news, and
+    /// bring their copies up to date.
     fn streamers_poll(&mut self) {
         let state = self.machine.state().clone();
         let hosts: Vec<String> = state.nodes().keys().map(ToString::to_string).collect();
@@ -533,8 +538,9 @@ pub fn compare(state: &State, model: &Model) {
     }
 }
 
-/// Goal: through crashes, failing disks and jumping clocks the server is what the model says, and streamers are told what changed for
-/// them and nothing else. Method: `WEIR_SIM_SEEDS` stories from seed 1, or the one of `WEIR_SIM_SEED`; a failure prints its seed.
+/// Goal: through crashes, failing disks and jumping clocks the server is what the model says, and
+/// streamers are told what changed for them and nothing else. Method: `WEIR_SIM_SEEDS` stories from
+/// seed 1, or the one of `WEIR_SIM_SEED`; a failure prints its seed.
 #[test]
 fn a_cluster_survives_everything_as_the_model_says() {
     let mut tally = Tally::default();

@@ -1,7 +1,9 @@
-//! Simulation: random operations and random misfortune against a model that is too simple to be wrong.
+//! Simulation: random operations and random misfortune against a model that is too simple to be
+//! wrong.
 //!
-//! `crash` drives the state machine over a simulated disk from a seed; `served` drives the real binary over HTTP. Both speak the same
-//! operations (`op`) and believe the same model (`model`). `random` and `view` are read by `fuzz/` too.
+//! `crash` drives the state machine over a simulated disk from a seed; `served` drives the real
+//! binary over HTTP. Both speak the same operations (`op`) and believe the same model (`model`).
+//! `random` and `view` are read by `fuzz/` too.
 
 mod crash;
 mod model;

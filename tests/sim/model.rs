@@ -1,7 +1,7 @@
 //! The model: what the server promises, written a second time and without any care for speed.
 //!
-//! Plain `BTreeMap`s of JSON; its own merge patch, its own rules of layouts, its own idea of what a node is told. It knows
-//! nothing of records, indexes, generations or shards.
+//! Plain `BTreeMap`s of JSON; its own merge patch, its own rules of layouts, its own idea of what a
+//! node is told. It knows nothing of records, indexes, generations or shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -70,7 +70,8 @@ pub enum Role {
 }
 
 impl Model {
-    /// Operations that are written together: each whole or not at all; stamps move when anything changed.
+    /// Operations that are written together: each whole or not at all; stamps move when anything
+    /// changed.
     pub fn batch(&mut self, ops: &[Op], now_ms: u64) -> Vec<Result<(), Refused>> {
         let (revision, stamp_ms) = (self.revision + 1, now_ms.max(self.stamp_ms + 1));
         let mut outcomes = Vec::new();
@@ -334,7 +335,8 @@ impl Model {
         held
     }
 
-    /// What a host is told, stream by stream. `effective` is the configuration with defaults, which the schema decides.
+    /// What a host is told, stream by stream. `effective` is the configuration with defaults, which
+    /// the schema decides.
     pub fn told(&self, host: &str, effective: impl Fn(&str) -> Value) -> BTreeMap<String, Value> {
         let mut told = BTreeMap::new();
         for (name, role) in self.held_by(host) {

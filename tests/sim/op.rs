@@ -1,6 +1,7 @@
 //! Operations: what an operator may send, as JSON, good and bad.
 //!
-//! Few names, few hosts and few values, so that operations meet: most change something that another one made.
+//! Few names, few hosts and few values, so that operations meet: most change something that another
+//! one made.
 
 use serde_json::{Value, json};
 use weir::error::ApiError;

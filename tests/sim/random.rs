@@ -1,6 +1,7 @@
 //! Where choices come from: a seed, or the bytes of a fuzzer.
 
-/// Everything random in a run. Runs out of bytes into zeros, so that a short input is a short story.
+/// Everything random in a run. Runs out of bytes into zeros, so that a short input is a short
+/// story.
 #[allow(dead_code, reason = "bytes are for the fuzz target `apply`")]
 pub enum Random<'a> {
     Seeded(u64),

@@ -1,4 +1,5 @@
-//! The real binary over HTTP against the model: random operations, lists of every kind, streamers with copies, and a kill now and then.
+//! The real binary over HTTP against the model: random operations, lists of every kind, streamers
+//! with copies, and a kill now and then.
 //!
 //! `WEIR_SIM_SEED` repeats a run, `WEIR_SIM_OPS` makes it longer; a failure prints the seed.
 
@@ -215,7 +216,8 @@ impl World {
         }
     }
 
-    /// A question with filters, an order and small pages: walked to the end it gives what a filter over the documents gives.
+    /// A question with filters, an order and small pages: walked to the end it gives what a filter
+    /// over the documents gives.
     fn check_list(&mut self, streams: &BTreeMap<String, Value>) {
         let newest = streams
             .values()
@@ -430,8 +432,8 @@ impl World {
     }
 }
 
-/// Goal: over HTTP too the server is what the model says, through kills. Method: a seeded run of operations; after each one something is
-/// read back, now and then everything.
+/// Goal: over HTTP too the server is what the model says, through kills. Method: a seeded run of
+/// operations; after each one something is read back, now and then everything.
 #[test]
 fn the_binary_is_what_the_model_says() {
     let seed = super::number("WEIR_SIM_SEED").unwrap_or(1);

@@ -1,4 +1,5 @@
-//! What can be seen of a state, in a form that can be compared, and what must hold in every state by itself.
+//! What can be seen of a state, in a form that can be compared, and what must hold in every state
+//! by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -278,7 +279,8 @@ pub fn check_reloaded(memory: &State, disk: &State) {
     }
 }
 
-/// Equal, except that a backup may count as moved together with another backup of the same stream (see `Loader::finish`).
+/// Equal, except that a backup may count as moved together with another backup of the same stream
+/// (see `Loader::finish`).
 fn check_generation(disk: &State, hostname: &str, memory: &Node, loaded: &Node) {
     if loaded.generation == memory.generation {
         return;

@@ -1,4 +1,5 @@
-//! P11-P13: what a streamer with 1,000 streams is told: nothing new, everything compressed, and only what changed.
+//! P11-P13: what a streamer with 1,000 streams is told: nothing new, everything compressed, and
+//! only what changed.
 
 use super::{rates_note, ratios};
 use crate::figures::{Goal, Row, Side, alternate};

@@ -1,4 +1,5 @@
-//! P14-P16: the big cluster, 1,000,000 streams over 10,000 streamers: a polling fleet, lists, and starting.
+//! P14-P16: the big cluster, 1,000,000 streams over 10,000 streamers: a polling fleet, lists, and
+//! starting.
 
 use std::io::Write;
 use std::time::Instant;
@@ -215,7 +216,8 @@ fn fleet(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
         };
         let mut samples = Vec::new();
         for _ in 0..bench.pairs {
-            // One whole period to warm up, so that everybody was served once; then at least another.
+            // One whole period to warm up, so that everybody was served once; then at least
+            // another.
             let period = std::time::Duration::from_secs_f64(POLL_SECONDS);
             let plan = Plan {
                 to: weir.to,

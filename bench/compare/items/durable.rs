@@ -1,7 +1,9 @@
-//! P9, P9b, P10: saves that are on disk before they are answered, beside PostgreSQL, etcd and the disk itself.
+//! P9, P9b, P10: saves that are on disk before they are answered, beside PostgreSQL, etcd and the
+//! disk itself.
 //!
-//! All of them get the same JSON for the same 50,000 names from the same client thread; PostgreSQL as a prepared
-//! `INSERT .. ON CONFLICT DO UPDATE` of a jsonb row over TCP with `fsync` and `synchronous_commit` on.
+//! All of them get the same JSON for the same 50,000 names from the same client thread; PostgreSQL
+//! as a prepared `INSERT .. ON CONFLICT DO UPDATE` of a jsonb row over TCP with `fsync` and
+//! `synchronous_commit` on.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -269,7 +271,8 @@ fn answer_times(
     Ok(())
 }
 
-/// p50 and p99 in ms of overwriting 4 KiB of a preallocated file and syncing it, on the server's core.
+/// p50 and p99 in ms of overwriting 4 KiB of a preallocated file and syncing it, on the server's
+/// core.
 fn fdatasync(bench: &Bench, time: Duration) -> Result<(f64, f64), Failure> {
     const BYTES: u64 = 32 << 20;
     let path = bench.directory("durable")?.join("probe");

@@ -1,4 +1,5 @@
-//! P1-P4: one small JSON answer, as often as the core can send it, beside nginx sending the same bytes.
+//! P1-P4: one small JSON answer, as often as the core can send it, beside nginx sending the same
+//! bytes.
 
 use std::net::SocketAddrV4;
 
@@ -241,7 +242,8 @@ fn saturate(
     )
 }
 
-/// Status and body must be equal, the peer's headers a superset of the candidate's; the note says what is left.
+/// Status and body must be equal, the peer's headers a superset of the candidate's; the note says
+/// what is left.
 fn same_bytes(candidate: &Endpoint, peer: &Endpoint) -> Result<String, Failure> {
     let ask = |endpoint: &Endpoint| Client::new(endpoint.to, AUTHORIZATION).get(&endpoint.target);
     let (ours, theirs) = (ask(candidate)?, ask(peer)?);

@@ -1,4 +1,5 @@
-//! What is compared. A group is a set of items that share their servers; each file tells its own story.
+//! What is compared. A group is a set of items that share their servers; each file tells its own
+//! story.
 
 mod answers;
 mod cluster;

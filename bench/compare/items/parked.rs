@@ -1,4 +1,5 @@
-//! P5, P6, P8: one change and ten thousand parked polls with the same question, beside nchan and a bare send loop.
+//! P5, P6, P8: one change and ten thousand parked polls with the same question, beside nchan and a
+//! bare send loop.
 
 use std::net::SocketAddrV4;
 
@@ -311,7 +312,8 @@ fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<Turn, Failure
     Ok(turn)
 }
 
-/// P8 on processes that have done nothing else: memory kept from earlier bursts would hide what a poll costs.
+/// P8 on processes that have done nothing else: memory kept from earlier bursts would hide what a
+/// poll costs.
 fn memory(bench: &Bench, name: &str, body: &[u8], rows: &mut Vec<Row>) -> Result<(), Failure> {
     let count = bench.waiters;
     let pairs = alternate(

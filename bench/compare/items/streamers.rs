@@ -1,7 +1,9 @@
-//! P7: thousands of streamers, each parked on its own config; one batch concerns 1, 100 or 1,000 of them.
+//! P7: thousands of streamers, each parked on its own config; one batch concerns 1, 100 or 1,000 of
+//! them.
 //!
-//! Service is what the answer must cost anyway: the same batch with nobody parked, plus one bare send per streamer
-//! concerned. The goal is about what comes on top, and about how it grows with streamers that are not concerned.
+//! Service is what the answer must cost anyway: the same batch with nobody parked, plus one bare
+//! send per streamer concerned. The goal is about what comes on top, and about how it grows with
+//! streamers that are not concerned.
 
 use std::collections::HashSet;
 
@@ -223,7 +225,8 @@ impl Fleet {
         *edition += 1;
         let of = self.waiters.count();
         let streamers: Vec<usize> = (0..concerned).map(|each| chosen(each, round, of)).collect();
-        // Stream number n belongs to streamer n modulo the size of the fleet, which is at least `of`.
+        // Stream number n belongs to streamer n modulo the size of the fleet, which is at least
+        // `of`.
         let publish = batch_of_changes(streamers.iter().copied(), *edition);
         let set: HashSet<usize> = streamers.into_iter().collect();
         let done = self.waiters.change(&publish, Some(&set), meter)?;
@@ -232,7 +235,8 @@ impl Fleet {
             self.etags[woken.waiter] = woken.etag.ok_or("a streamer's config without an ETag")?;
             self.ask(woken.waiter)?;
         }
-        // Whoever was woken must be parked again before the next batch, and nobody else may be answered.
+        // Whoever was woken must be parked again before the next batch, and nobody else may be
+        // answered.
         self.waiters
             .quiet_for(std::time::Duration::from_millis(if concerned > 100 {
                 25

@@ -1,4 +1,5 @@
-//! The writer's part of a PUT, without the disk: merge, validate, make the record, make the next state.
+//! The writer's part of a PUT, without the disk: merge, validate, make the record, make the next
+//! state.
 //!
 //! `cargo run --release -p weir-bench --bin apply -- [STREAMS]`
 

@@ -1,4 +1,5 @@
-//! What a streamer with many streams costs: the whole list, the list compressed once, the question whether anything changed, a delta of one.
+//! What a streamer with many streams costs: the whole list, the list compressed once, the question
+//! whether anything changed, a delta of one.
 //!
 //! `cargo run --release -p weir-bench --bin config_render -- [STREAMS OF THE NODE]`
 

@@ -1,4 +1,5 @@
-//! Reading request heads: a GET and a PUT as clients send them, and sixteen GETs that one read brought.
+//! Reading request heads: a GET and a PUT as clients send them, and sixteen GETs that one read
+//! brought.
 //!
 //! `cargo run --release -p weir-bench --bin http_parse -- [CALLS PER ROUND]`
 

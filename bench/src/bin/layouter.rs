@@ -1,5 +1,7 @@
-//! The layouter at the size of a large operator, beside what is usually done instead. Targets: a full layout of 1,000,000 streams on 10,000 nodes in 1 s, an event in 20 us (p99), the
-//! loss of a node with 3,000 slots in 5 ms with no move more than it had slots, a preview in 2 ms, 64 bytes per stream.
+//! The layouter at the size of a large operator, beside what is usually done instead. Targets: a
+//! full layout of 1,000,000 streams on 10,000 nodes in 1 s, an event in 20 us (p99), the loss of a
+//! node with 3,000 slots in 5 ms with no move more than it had slots, a preview in 2 ms, 64 bytes
+//! per stream.
 //!
 //! `cargo run --release -p weir-bench --bin layouter -- [STREAMS [NODES]]`
 
@@ -324,7 +326,8 @@ fn slots_on(engine: &Engine, made: &Fleet) -> HashMap<Hostname, usize> {
     count
 }
 
-/// Nodes with about so many slots: the smallest that have at least that, or else the largest of all.
+/// Nodes with about so many slots: the smallest that have at least that, or else the largest of
+/// all.
 fn pick_nodes(
     slots: &HashMap<Hostname, usize>,
     at_least: usize,
@@ -349,7 +352,8 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
         let (mut slots_lost, mut moved, mut others) = (0, 0, 0);
         for (host, count) in &nodes {
             let event = state(host, NodeState::Down);
-            // The snapshot pays for copying what it touches; the figure is what the engine itself pays.
+            // The snapshot pays for copying what it touches; the figure is what the engine itself
+            // pays.
             let mut lost = engine.snapshot();
             let started = thread_cpu();
             let changes = lost.apply(event.clone());
@@ -471,7 +475,8 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
     packed_and_hashed(made, full_ms);
 }
 
-/// The packed loop, and consistent hashing with and without respect for what a place is worth. Ingests only.
+/// The packed loop, and consistent hashing with and without respect for what a place is worth.
+/// Ingests only.
 fn packed_and_hashed(made: &Fleet, full_ms: f64) {
     let cluster = Packed::new(&made.nodes, &made.streams);
     let sample = 20_000.min(made.streams.len());

@@ -1,4 +1,5 @@
-//! Lists of a large cluster: a page by name, the next one, a filter, an order. Time is of the whole answer, without giving way in between.
+//! Lists of a large cluster: a page by name, the next one, a filter, an order. Time is of the whole
+//! answer, without giving way in between.
 //!
 //! `cargo run --release -p weir-bench --bin list -- [STREAMS]`
 

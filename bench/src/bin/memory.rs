@@ -1,4 +1,5 @@
-//! What a stream costs in memory, its indexes included. The goal is at most 1.5 KB at 1,000,000 streams.
+//! What a stream costs in memory, its indexes included. The goal is at most 1.5 KB at 1,000,000
+//! streams.
 //!
 //! `cargo run --release -p weir-bench --bin memory -- [STREAMS]`
 

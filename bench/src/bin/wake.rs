@@ -1,4 +1,5 @@
-//! Finding and taking out the polls that a commit concerns, among many parked ones; sending is not part of it.
+//! Finding and taking out the polls that a commit concerns, among many parked ones; sending is not
+//! part of it.
 //!
 //! `cargo run --release -p weir-bench --bin wake -- [PARKED]`
 

@@ -1,4 +1,5 @@
-//! Whole runs against a stub server: right ones pass, and every planted bug fails the run by its name.
+//! Whole runs against a stub server: right ones pass, and every planted bug fails the run by its
+//! name.
 
 #![allow(clippy::unwrap_used)] // a test that unwraps says where it failed
 
@@ -303,7 +304,8 @@ fn an_acknowledged_edit_that_is_not_there_fails_the_run() {
 
 #[test]
 fn a_body_that_ends_early_fails_the_run() {
-    // The first lists come again until they are whole, so that the run begins; later cuts are told just the same.
+    // The first lists come again until they are whole, so that the run begins; later cuts are told
+    // just the same.
     planted(
         Bug::CutsBodies,
         "torn",

@@ -1,6 +1,7 @@
 //! A small server that speaks just enough of the API, and can be told to do one thing wrong.
 //!
-//! A thread per connection over one locked state: obviously right when no bug is planted, which is all it has to be.
+//! A thread per connection over one locked state: obviously right when no bug is planted, which is
+//! all it has to be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,7 +22,8 @@ pub enum Bug {
     Duplicates,
     /// Lists are rendered from the state before the last few changes.
     AnswersOld,
-    /// Every few edits are not told to streamers, neither when parked nor when they ask with a validator.
+    /// Every few edits are not told to streamers, neither when parked nor when they ask with a
+    /// validator.
     ForgetsToTell,
     /// The revision stays while the content changes.
     KeepsRevision,

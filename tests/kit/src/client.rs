@@ -1,7 +1,8 @@
 //! Blocking connections: one request after the other, pipelined if the caller sends ahead.
 //!
-//! [`Client`] is one connection. It reads exactly one response per request, so that a wrong length or a response too
-//! many is noticed, and every read has a deadline. [`KeepAlive`] is a client that connects when it must.
+//! [`Client`] is one connection. It reads exactly one response per request, so that a wrong length
+//! or a response too many is noticed, and every read has a deadline. [`KeepAlive`] is a client that
+//! connects when it must.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -86,7 +87,8 @@ impl Client {
         self.stream.try_clone()
     }
 
-    /// Sends one request and reads its response; fails the test if there is none. `path` is the whole target.
+    /// Sends one request and reads its response; fails the test if there is none. `path` is the
+    /// whole target.
     #[track_caller]
     pub fn request(
         &mut self,
@@ -130,7 +132,8 @@ impl Client {
         self.send(&bytes);
     }
 
-    /// Sends bytes as they are. A server that closed the connection meanwhile shows in its response, not here.
+    /// Sends bytes as they are. A server that closed the connection meanwhile shows in its
+    /// response, not here.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
@@ -178,7 +181,8 @@ impl Client {
         }
     }
 
-    /// The next line, once the connection carries lines; `None` when it has ended. Fails the test inside a line.
+    /// The next line, once the connection carries lines; `None` when it has ended. Fails the test
+    /// inside a line.
     #[track_caller]
     pub fn line(&mut self) -> Option<String> {
         let deadline = Instant::now() + self.longest;
@@ -260,7 +264,8 @@ impl KeepAlive {
 
     /// Sends one request (not HEAD) and reads its response.
     ///
-    /// The server may have closed a kept connection meanwhile: then, and only then, the request is sent once more.
+    /// The server may have closed a kept connection meanwhile: then, and only then, the request is
+    /// sent once more.
     pub fn exchange(&mut self, request: &[u8]) -> Result<Response, ClientError> {
         if let Some(client) = self.client.take() {
             match self.attempt(client, request) {
@@ -297,7 +302,8 @@ mod tests {
 
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-    /// A server that answers the n-th connection with the n-th bytes, after one read, and closes it.
+    /// A server that answers the n-th connection with the n-th bytes, after one read, and closes
+    /// it.
     fn serve(answers: Vec<&'static [u8]>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");

@@ -1,5 +1,5 @@
-//! Shared by the tests, the load tool and the comparison with other servers: one HTTP/1.1 client, one way to start a
-//! server under test, one set of system-call wrappers.
+//! Shared by the tests, the load tool and the comparison with other servers: one HTTP/1.1 client,
+//! one way to start a server under test, one set of system-call wrappers.
 //!
 //! ```text
 //!  response   bytes -> responses: incremental parser and framer, over httparse
@@ -10,7 +10,8 @@
 //!  sys        epoll, sockets with a source address, limits, affinity, CPU time
 //! ```
 //!
-//! Knows the API's prefixes and credentials, but no resource. Depends on no crate of this workspace.
+//! Knows the API's prefixes and credentials, but no resource. Depends on no crate of this
+//! workspace.
 
 mod client;
 pub mod request;

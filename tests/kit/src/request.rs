@@ -16,7 +16,8 @@ pub fn encode_segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// Appends one request. `fields` are further header lines, each with its CRLF; a body is JSON and brings its fields.
+/// Appends one request. `fields` are further header lines, each with its CRLF; a body is JSON and
+/// brings its fields.
 pub fn write(
     out: &mut Vec<u8>,
     method: &str,

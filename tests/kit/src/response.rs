@@ -1,8 +1,10 @@
-//! Responses from bytes: a framer that copies nothing and an incremental parser that returns owned responses.
+//! Responses from bytes: a framer that copies nothing and an incremental parser that returns owned
+//! responses.
 //!
-//! Both take heads apart with httparse and follow one set of rules: a body has a `Content-Length` or is chunked, never
-//! both and never neither (an end that is only a closed connection cannot be told from a broken one); lines end in
-//! CRLF; a repeated field is an error; heads, bodies and chunk lines have limits.
+//! Both take heads apart with httparse and follow one set of rules: a body has a `Content-Length`
+//! or is chunked, never both and never neither (an end that is only a closed connection cannot be
+//! told from a broken one); lines end in CRLF; a repeated field is an error; heads, bodies and
+//! chunk lines have limits.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -170,7 +172,8 @@ struct Head {
 }
 
 impl Head {
-    /// The head at the front of `input`, `None` while it is incomplete. `to_head`: the request's method was HEAD.
+    /// The head at the front of `input`, `None` while it is incomplete. `to_head`: the request's
+    /// method was HEAD.
     fn parse(input: &[u8], to_head: bool) -> Result<Option<Head>, &'static str> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut parsed = httparse::Response::new(&mut fields);
@@ -254,7 +257,8 @@ enum ChunkState {
 }
 
 impl Chunks {
-    /// Consumes bytes up to the end of the body, passes on its data and returns how many bytes it used.
+    /// Consumes bytes up to the end of the body, passes on its data and returns how many bytes it
+    /// used.
     fn feed(
         &mut self,
         bytes: &[u8],
@@ -387,7 +391,8 @@ impl ResponseParser {
         self.to_head = to_head;
     }
 
-    /// Consumes bytes up to the end of one response. Returns how many it used, and the response once it is complete.
+    /// Consumes bytes up to the end of one response. Returns how many it used, and the response
+    /// once it is complete.
     ///
     /// Interim responses (1xx) are returned like others.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, Option<Response>), &'static str> {

@@ -1,7 +1,7 @@
 //! The server under test.
 //!
-//! A [`TestServer`] is the real program with a data directory of its own, listening on a port that the system chose. It
-//! ends with its handle, and the end of its log is shown if the test failed.
+//! A [`TestServer`] is the real program with a data directory of its own, listening on a port that
+//! the system chose. It ends with its handle, and the end of its log is shown if the test failed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -30,7 +30,8 @@ pub const STREAMER_PREFIX: &str = "/streamer/api/v3";
 /// How often a process that is to end is looked at: its parent cannot wait for it with a bound.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// A program of this workspace: Cargo names it to the package's own tests; for others it is beside their directory.
+/// A program of this workspace: Cargo names it to the package's own tests; for others it is beside
+/// their directory.
 pub fn program(name: &str) -> PathBuf {
     std::env::var_os(format!("CARGO_BIN_EXE_{name}")).map_or_else(
         || {
@@ -107,7 +108,8 @@ impl TestServer {
         self.directory.path().join("weir.toml")
     }
 
-    /// A server with further arguments and variables. Of this process's variables it sees only `PATH`.
+    /// A server with further arguments and variables. Of this process's variables it sees only
+    /// `PATH`.
     pub fn with_environment(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut server = Self::unstarted(arguments, environment);
         server.start();

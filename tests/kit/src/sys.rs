@@ -1,11 +1,12 @@
-//! System calls that std does not offer, in safe wrappers: epoll, sockets bound to a source address, limits, affinity,
-//! priority, signals, CPU time.
+//! System calls that std does not offer, in safe wrappers: epoll, sockets bound to a source
+//! address, limits, affinity, priority, signals, CPU time.
 //!
-//! They go through rustix. The three that rustix lacks are the only unsafe code here: `IP_BIND_ADDRESS_NO_PORT`, the
-//! CPU clock of another process, and `getrusage`.
+//! They go through rustix. The three that rustix lacks are the only unsafe code here:
+//! `IP_BIND_ADDRESS_NO_PORT`, the CPU clock of another process, and `getrusage`.
 //!
-//! An own epoll loop instead of `mio`: an open-loop generator needs nanosecond timeouts (one that wakes on whole
-//! milliseconds measures its own lateness; hence Linux 5.11) and sockets bound before they connect.
+//! An own epoll loop instead of `mio`: an open-loop generator needs nanosecond timeouts (one that
+//! wakes on whole milliseconds measures its own lateness; hence Linux 5.11) and sockets bound
+//! before they connect.
 #![allow(unsafe_code)] // the three calls above; each block says why it is sound
 
 use std::io;
@@ -113,8 +114,8 @@ fn timespec(timeout: Duration) -> Timespec {
     }
 }
 
-/// Begins a connection from a source address and returns at once: the socket turns writable when the connection is
-/// established or has failed.
+/// Begins a connection from a source address and returns at once: the socket turns writable when
+/// the connection is established or has failed.
 pub fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = socket(target, source, SocketFlags::NONBLOCK)?;
     match rustix::net::connect(&socket, &target) {
@@ -126,7 +127,8 @@ pub fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStre
     Ok(stream)
 }
 
-/// Connects from a source address and waits for it: with many addresses, the 28,000 ports of one are no limit.
+/// Connects from a source address and waits for it: with many addresses, the 28,000 ports of one
+/// are no limit.
 pub fn connect_blocking(target: SocketAddr, source: IpAddr) -> io::Result<TcpStream> {
     let socket = socket(target, Some(source), SocketFlags::empty())?;
     rustix::net::connect(&socket, &target)?;
@@ -149,8 +151,8 @@ fn socket(target: SocketAddr, source: Option<IpAddr>, flags: SocketFlags) -> io:
     Ok(socket)
 }
 
-/// `IP_BIND_ADDRESS_NO_PORT`, which rustix lacks: without it `bind` itself takes a port that no other destination can
-/// share. Failure only costs ports.
+/// `IP_BIND_ADDRESS_NO_PORT`, which rustix lacks: without it `bind` itself takes a port that no
+/// other destination can share. Failure only costs ports.
 fn choose_port_when_connecting(socket: &OwnedFd) {
     let one: libc::c_int = 1;
     // SAFETY: `one` lives across the call and its size is given.
@@ -198,7 +200,8 @@ pub fn pin(processor: Option<usize>, count: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Raises the priority of this process and of its autogroup as far as permitted. Failure only makes figures noisier.
+/// Raises the priority of this process and of its autogroup as far as permitted. Failure only makes
+/// figures noisier.
 pub fn raise_priority() {
     let _ = rustix::process::setpriority_process(None, -19);
     let _ = std::fs::write("/proc/self/autogroup", "-19");
@@ -213,7 +216,8 @@ fn pid(process: u32) -> Pid {
     Pid::from_raw(process as i32).expect("a child has a positive id")
 }
 
-/// CPU time of a process in seconds, exact to the nanosecond, which the ticks of `/proc/stat` are not; 0 if it is gone.
+/// CPU time of a process in seconds, exact to the nanosecond, which the ticks of `/proc/stat` are
+/// not; 0 if it is gone.
 ///
 /// rustix has no `clock_getcpuclockid`.
 pub fn cpu_seconds(process: u32) -> f64 {

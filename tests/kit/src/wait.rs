@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest wait for something that must happen. Guards against hanging and says nothing about speed.
+/// Longest wait for something that must happen. Guards against hanging and says nothing about
+/// speed.
 pub const WAIT_MAX: Duration = Duration::from_mins(2);
 
 /// Repeats `look` until its result satisfies `reached`, and returns that result.
 ///
-/// Fails after [`WAIT_MAX`] with the last result. `look` is expected to block for a moment (a request, a receive).
+/// Fails after [`WAIT_MAX`] with the last result. `look` is expected to block for a moment (a
+/// request, a receive).
 #[track_caller]
 pub fn wait_until<T: Debug>(
     what: &str,
@@ -41,7 +43,8 @@ fn wait_at_most<T: Debug>(
     }
 }
 
-/// Sets a flag when it goes out of scope, so that threads which wait for the flag end after a failure too.
+/// Sets a flag when it goes out of scope, so that threads which wait for the flag end after a
+/// failure too.
 pub struct SetOnDrop<'f>(pub &'f AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
