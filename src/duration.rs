@@ -127,6 +127,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         #[test]
         fn written_text_is_parsed_back(ms in any::<u64>()) {
             let duration = Duration::from_millis(ms);

@@ -58,3 +58,6 @@ pub mod subnet;
 pub mod dist;
 pub mod duration;
 pub mod import;
+
+#[cfg(test)]
+mod proptests;

@@ -909,6 +909,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         #[test]
         fn whatever_is_sent_is_answered_with_few_whole_lines(
             sent in prop::collection::vec(prop_oneof![

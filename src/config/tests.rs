@@ -470,6 +470,7 @@ fn values_have_several_written_forms() {
 }
 
 proptest! {
+    #![proptest_config(crate::proptests::config())]
     #[test]
     fn no_file_panics(text in "(listen|api_key|store_cache|\\PC{0,8}|[\\[\\]=\"'\n. 0-9]){0,12}") {
         let _ = read_with(&text, &[], &[]);

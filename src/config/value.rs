@@ -397,6 +397,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         #[test]
         fn sizes_are_read_back(amount in 1_u64..1 << 44) {
             prop_assert_eq!(bytes(&bytes_text(amount)), Some(amount));

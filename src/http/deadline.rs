@@ -135,6 +135,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         /// Against a map from slot to deadline: everything fires once, in the tick it is due or the first look after it.
         #[test]
         fn a_wheel_fires_what_is_due_and_nothing_else(

@@ -1085,7 +1085,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(crate::proptests::config_with_cases(2000))]
 
     #[test]
     fn random_pieces_mean_the_same_to_both(

@@ -462,6 +462,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         #[test]
         fn names_are_valid_unique_and_repeatable(
             list in proptest::collection::vec(("(a|b|a-2|batch|\\PC{0,6})", "\\PC{0,12}"), 0..40)

@@ -386,6 +386,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         #[test]
         fn no_bytes_panic_and_no_line_is_lost(bytes in bytes_of_playlists()) {
             if let Ok(playlist) = parse(&bytes) {

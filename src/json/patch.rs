@@ -216,6 +216,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptests::config())]
         #[test]
         fn merging_is_what_the_rfc_says(
             target in super::super::parse::tests::any_value(),

@@ -975,7 +975,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(crate::proptests::config_with_cases(2000))]
 
         /// Following the events gives every node's state; no node skips a state; no node with
         /// timely signs is lost, and no silent node is relied on.

@@ -1095,7 +1095,7 @@ fn wound(value: &mut Value, maker: &mut Maker<'_>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(crate::proptests::config_with_cases(400))]
 
     #[test]
     fn documents_made_by_the_schema_pass_and_are_kept_whole(seed in any::<u64>()) {

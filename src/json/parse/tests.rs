@@ -408,6 +408,7 @@ pub(crate) fn any_value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(crate::proptests::config())]
     #[test]
     fn what_is_written_is_read_back_and_written_the_same(value in any_value()) {
         let text = value.to_text();

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod kill;
+pub mod rot;
+
 use std::sync::Once;
 
 /// Panics inside the engine are caught and become errors; their messages would only hide those of
