@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_go_a_b_b_a_and_each_result_lands_on_its_side() {
+    fn pairs_alternate_a_b_b_a() {
         let mut order = Vec::new();
         let pairs = alternate::<_, ()>(4, |side| {
             order.push(side);

@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn open_loop_charges_a_stall_to_every_request_that_was_due_during_it() {
+    fn open_loop_charges_a_stall_to_every_due_request() {
         // One connection, 1,000 requests a second, one stall of 100 ms: about 100 requests wait
         // 0..100 ms. Measured from the time of sending, a single one would have been slow.
         let to = server(None, |seen| {
@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn source_addresses_change_before_their_ports_run_out_and_stay_on_loopback() {
+    fn source_addresses_change_before_ports_run_out() {
         assert_eq!(source_of(0), source_of(CONNECTIONS_PER_ADDRESS - 1));
         assert_ne!(source_of(0), source_of(CONNECTIONS_PER_ADDRESS));
         for opened in

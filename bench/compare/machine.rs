@@ -213,7 +213,7 @@ mod tests {
     const STAT: &str = "cpu  300 20 100 5000 7 3 40 9 0 0\ncpu0 200 10 50 2000 5 1 30 4 0 0\ncpu1 100 10 50 3000 2 2 10 5 0 0\n";
 
     #[test]
-    fn busy_counts_work_and_interrupts_but_neither_idle_nor_waiting_nor_stolen_time() {
+    fn busy_excludes_idle_waiting_and_stolen_time() {
         assert_eq!(busy_in(STAT, Some(0)), 2.91);
         assert_eq!(busy_in(STAT, Some(1)), 1.72);
         assert_eq!(busy_in(STAT, None), 4.63);

@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_ends_with_ready_for_query_and_errors_are_failures() {
+    fn postgres_answer_ends_with_ready_for_query() {
         let mut bytes = Vec::new();
         message(b'2', b"", &mut bytes);
         message(b'C', b"INSERT 0 1\0", &mut bytes);

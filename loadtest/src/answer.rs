@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_sees_every_value_and_neither_spaces_nor_the_order_of_members() {
+    fn hash_ignores_spaces_and_member_order_only() {
         let one = items(
             r#"{"streams":[{"inputs":[{"url":"a"},{"url":"b"}],"name":"x","n":1.5,"t":true}]}"#,
         )

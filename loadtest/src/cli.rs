@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_loaded_unless_the_owner_says_so() {
+    fn other_machines_need_an_explicit_flag() {
         for own in [
             "http://127.0.0.1:9019",
             "http://127.8.9.1",

@@ -358,7 +358,7 @@ mod tests {
     const AB: &[&str] = &["a", "b"];
 
     #[test]
-    fn right_answers_have_no_faults_and_full_and_delta_lead_to_the_same_copy() {
+    fn full_and_delta_lead_to_the_same_copy() {
         let mut copy = Copy::default();
         let notes = take(&mut copy, &full(1, &[("a", "x"), ("b", "y")]), AB);
         assert!(notes.faults.is_empty() && notes.changed);
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortened_answer_is_told_by_the_stream_it_lacks() {
+    fn shortened_answer_names_the_missing_stream() {
         for first in [full(1, &[("a", "x")]), full(1, &[("b", "x")]), full(1, &[])] {
             let notes = take(&mut Copy::default(), &first, AB);
             assert!(
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_twice_is_told() {
+    fn duplicate_stream_is_a_fault() {
         let notes = take(
             &mut Copy::default(),
             &full(1, &[("a", "x"), ("b", "y"), ("a", "x")]),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_goes_back_is_told() {
+    fn answer_older_than_the_copy_is_a_fault() {
         let mut copy = Copy::default();
         take(&mut copy, &full(5, &[("a", "x edit=7"), ("b", "y")]), AB);
         let notes = take(&mut copy, &full(4, &[("a", "x edit=6"), ("b", "y")]), AB);
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn one_revision_with_two_contents_and_halves_of_answers_are_torn() {
+    fn one_revision_with_two_contents_is_torn() {
         let mut copy = Copy::default();
         take(&mut copy, &full(5, &[("a", "x"), ("b", "y")]), AB);
         assert_eq!(

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_asked_for_after_the_acknowledgement_must_carry_the_edit() {
+    fn answer_requested_after_an_acknowledgement_has_the_edit() {
         // Asked at 5 (before the acknowledgement at 20) and answered without: allowed. Asked at 21:
         // not allowed.
         let a = Key::of("a");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn wake_ups_are_measured_from_when_the_edit_was_meant_to_be_sent() {
+    fn wake_ups_are_measured_from_the_intended_time() {
         let (a, b) = (Key::of("a"), Key::of("b"));
         let log = Log {
             host: 0,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_stream_must_leave_one_list_and_come_into_the_other() {
+    fn moved_stream_must_leave_one_list_and_enter_another() {
         let m = Key::of("m");
         let moved = |sent, acked, from, to| Move {
             stream: m,

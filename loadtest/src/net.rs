@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn every_request_ends_in_one_completion_also_when_the_connection_ends_inside_an_answer() {
+    fn every_request_ends_in_exactly_one_completion() {
         let (listener, mut net) = start();
         let conn = net.open(3, 17).unwrap();
         for intended in [1, 2, 3] {
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_an_answer_fails_and_a_refused_connection_fails_too() {
+    fn unanswered_requests_and_refused_connections_fail() {
         let (listener, mut net) = start();
         let conn = net.open(0, 0).unwrap();
         net.send(conn, b"GET / HTTP/1.1\r\n\r\n", 0, 1);
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_that_ends_is_told_without_a_request() {
+    fn closed_idle_connection_is_reported() {
         let (listener, mut net) = start();
         let conn = net.open(0, 5).unwrap();
         drop(listener.accept().unwrap());

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_spread_as_asked_and_the_share_with_backups_is_kept() {
+    fn streams_and_backups_are_spread_as_configured() {
         let (even, backups) = counts(&options(Spread::Even));
         assert!(even.iter().all(|count| *count == 500), "{even:?}");
         assert!((2200..2800).contains(&backups));

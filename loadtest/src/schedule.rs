@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_kept_exactly_over_a_long_run_and_the_limit_ends_it() {
+    fn rate_is_exact_over_a_long_run() {
         let mut arrivals = Arrivals::new(0, 3600 * SECOND, 333.0, 0.5, 1_000_000);
         let mut count = 0u64;
         let mut last = 0;

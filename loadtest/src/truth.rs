@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_differs_in_any_way_has_missed_something() {
+    fn differing_copy_has_missed_something() {
         let held = [("a", "x edit=1"), ("b", "y")];
         assert_eq!(found(&held, &held).total(), 0);
         let missed = |fresh: &[(&str, &str)]| found(&held, fresh).count(FaultKind::Missed);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_must_be_there() {
+    fn acknowledged_changes_must_be_stored() {
         let before = Roster::new(&["s1", "s2"], vec![stream("a", 0)]);
         let edit = |seq, stamp| Edit {
             seq,

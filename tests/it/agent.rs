@@ -230,7 +230,7 @@ fn an_agent_is_saved_read_listed_and_deleted() {
 }
 
 #[test]
-fn agents_are_listed_last_id_first_and_found_by_what_they_tell() {
+fn agents_are_listed_by_descending_id_and_found_by_their_stats() {
     let server = TestServer::new();
     for id in ["a1", "a2", "a3"] {
         server
@@ -262,7 +262,7 @@ fn agents_are_listed_last_id_first_and_found_by_what_they_tell() {
 }
 
 #[test]
-fn streams_use_agents_and_go_with_them() {
+fn deleting_an_agent_affects_the_streams_that_use_it() {
     let server = TestServer::new();
     streamer(&server, "s1", Some("sk"));
     for id in ["a1", "a2"] {
@@ -313,7 +313,7 @@ fn streams_use_agents_and_go_with_them() {
 }
 
 #[test]
-fn the_index_of_agents_survives_a_restart() {
+fn agent_index_survives_a_restart() {
     let mut server = TestServer::new();
     server.put("/agents/a1", json!({"key":KEY})).expect(200);
     server
@@ -330,7 +330,7 @@ fn the_index_of_agents_survives_a_restart() {
 }
 
 #[test]
-fn agents_without_streams_are_placed_together_or_not_at_all() {
+fn agent_layouts_are_saved_all_or_none() {
     let server = TestServer::new();
     streamer(&server, "s1", None);
     for id in ["a1", "a2"] {
@@ -391,7 +391,7 @@ fn agents_without_streams_are_placed_together_or_not_at_all() {
 // ---- the handshake ------------------------------------------------------------------------------
 
 #[test]
-fn the_handshake_is_the_documented_one_at_all_its_paths() {
+fn handshake_follows_its_documentation_on_every_path() {
     let server = server_with_agent();
     for prefix in ["", PREFIX, STREAMER_PREFIX] {
         let path = format!("{prefix}/endpoint/connect");
@@ -508,7 +508,7 @@ fn wrong_proofs_and_used_nonces_are_refused() {
 }
 
 #[test]
-fn a_deleted_agent_is_told_to_forget_even_after_a_restart() {
+fn deleted_agent_is_disconnected_even_after_a_restart() {
     let mut server = server_with_agent();
     let mut agent = Agent::connect(&server, "cam1");
     server.delete("/agents/cam1").expect(204);
@@ -553,7 +553,7 @@ fn a_deleted_agent_is_told_to_forget_even_after_a_restart() {
 // ---- control connections ------------------------------------------------------------------------
 
 #[test]
-fn what_an_agent_tells_is_shown_while_and_after_it_is_connected() {
+fn agent_stats_remain_after_it_disconnects() {
     let server = server_with_agent();
     let mut agent = Agent::open(&server, "cam1", KEY);
     assert_eq!(agent.hello["protocol"], "weir-agent/1");
@@ -602,7 +602,7 @@ fn what_an_agent_tells_is_shown_while_and_after_it_is_connected() {
 }
 
 #[test]
-fn hostile_lines_are_answered_and_end_no_more_than_their_connection() {
+fn malformed_lines_end_at_most_their_own_connection() {
     let server = server_with_agent();
     for first in [
         "\u{fffd}",
@@ -668,7 +668,7 @@ fn hostile_lines_are_answered_and_end_no_more_than_their_connection() {
 }
 
 #[test]
-fn a_silent_agent_is_disconnected() {
+fn silent_agent_is_disconnected() {
     let server = TestServer::with(&["--agent-silence", "300ms"]);
     server.put("/agents/cam1", json!({"key":KEY})).expect(200);
     let mut agent = Agent::connect(&server, "cam1");
@@ -683,7 +683,7 @@ fn a_silent_agent_is_disconnected() {
 }
 
 #[test]
-fn a_new_connection_takes_over_the_older_one() {
+fn new_connection_replaces_the_older_one() {
     let server = TestServer::with(&["--io-threads", "3"]);
     server.put("/agents/cam1", json!({"key":KEY})).expect(200);
     let mut older = Agent::connect(&server, "cam1");
@@ -700,7 +700,7 @@ fn a_new_connection_takes_over_the_older_one() {
 }
 
 #[test]
-fn a_changed_key_ends_the_connection_that_proved_the_former_one() {
+fn changed_agent_key_ends_its_connection() {
     let server = server_with_agent();
     let mut agent = Agent::connect(&server, "cam1");
     server
@@ -812,7 +812,7 @@ fn agents_follow_their_layout() {
 }
 
 #[test]
-fn a_streams_stats_tell_of_its_agent() {
+fn stream_stats_show_its_agent() {
     let server = server_with_agent();
     server.put("/agents/cam2", json!({"key":KEY})).expect(200);
     streamer(&server, "s1", Some("k1"));
@@ -909,7 +909,7 @@ fn a_streams_stats_tell_of_its_agent() {
 // ---- commands -----------------------------------------------------------------------------------
 
 #[test]
-fn commands_reach_the_agent_on_whichever_core_and_its_answer_the_right_asker() {
+fn agent_commands_work_across_cores() {
     let server = TestServer::with(&["--io-threads", "3"]);
     let mut agents: Vec<Agent> = (0..6)
         .map(|i| {
@@ -952,7 +952,7 @@ fn commands_reach_the_agent_on_whichever_core_and_its_answer_the_right_asker() {
 }
 
 #[test]
-fn commands_to_agents_that_are_not_there_fail_at_once() {
+fn commands_to_disconnected_agents_fail_at_once() {
     let server = server_with_agent();
     for (method, path) in [
         ("POST", "/agents/cam1/reboot"),
@@ -974,7 +974,7 @@ fn commands_to_agents_that_are_not_there_fail_at_once() {
 }
 
 #[test]
-fn an_agent_that_leaves_or_never_answers_keeps_nobody_waiting() {
+fn commands_end_when_their_agent_leaves_or_stays_silent() {
     let server = TestServer::with(&["--agent-command-timeout", "200ms"]);
     server.put("/agents/cam1", json!({"key":KEY})).expect(200);
     let mut agent = Agent::connect(&server, "cam1");
@@ -1021,7 +1021,7 @@ fn an_agent_that_leaves_or_never_answers_keeps_nobody_waiting() {
 }
 
 #[test]
-fn a_stop_says_farewell_and_a_restarted_server_takes_agents_back() {
+fn stop_disconnects_agents_and_they_return_after_a_restart() {
     let mut server = server_with_agent();
     let mut agent = Agent::connect(&server, "cam1");
     let asked = command(&server, "POST", "/agents/cam1/reboot");
@@ -1048,7 +1048,7 @@ fn a_stop_says_farewell_and_a_restarted_server_takes_agents_back() {
 }
 
 #[test]
-fn what_agents_do_is_in_the_event_log() {
+fn agent_activity_is_in_the_event_log() {
     let server = server_with_agent();
     let mut client = server.connect();
     let asked = challenge(&mut client, "cam1");

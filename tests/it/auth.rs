@@ -80,7 +80,7 @@ fn nodes() -> Value {
 }
 
 #[test]
-fn every_operation_asks_for_the_credentials_it_needs() {
+fn every_operation_requires_its_documented_credentials() {
     let server = TestServer::new();
     server.put("/streamers/batch", nodes()).expect(204);
     // Status for anybody, for what only an administrator may, and for what the streamer itself may
@@ -182,7 +182,7 @@ fn every_operation_asks_for_the_credentials_it_needs() {
 }
 
 #[test]
-fn refusals_do_not_tell_what_was_wrong_or_what_exists() {
+fn refusals_reveal_neither_the_cause_nor_what_exists() {
     let server = TestServer::new();
     server.put("/streamers/batch", nodes()).expect(204);
     server.put("/streams/a", json!({})).expect(200);
@@ -258,7 +258,7 @@ fn only_callers_with_credentials_learn_which_paths_exist() {
 }
 
 #[test]
-fn a_refused_body_is_not_read() {
+fn body_of_an_unauthorized_request_is_not_read() {
     let server = TestServer::new();
     let mut client = server.connect();
     client.send(b"PUT /central/api/v3/streams/batch HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 60000000\r\n\r\n");
@@ -274,7 +274,7 @@ fn a_refused_body_is_not_read() {
 }
 
 #[test]
-fn a_new_cluster_key_counts_from_its_save_on() {
+fn new_cluster_key_takes_effect_when_saved() {
     let mut server = TestServer::new();
     server.put("/streamers/batch", nodes()).expect(204);
     let ask = |server: &TestServer, key: &str| {
@@ -300,7 +300,7 @@ fn a_new_cluster_key_counts_from_its_save_on() {
 }
 
 #[test]
-fn part_of_a_login_is_no_login() {
+fn login_must_match_completely() {
     let server = TestServer::new();
     for login in ["", ":", "operator", "operator:", ":it-password"] {
         server
@@ -310,7 +310,7 @@ fn part_of_a_login_is_no_login() {
 }
 
 #[test]
-fn secrets_show_nowhere_but_on_the_thing_itself() {
+fn secrets_show_only_on_their_own_entity() {
     let mut server = TestServer::with(&["--log-level", "debug", "--log-requests=true"]);
     let greeting = server.greeting_line();
     assert!(greeting.contains("curl"), "{greeting}");

@@ -5,7 +5,7 @@ use serde_json::json;
 use weir_testkit::TestServer;
 
 #[test]
-fn a_backend_is_created_changed_listed_and_deleted() {
+fn auth_backend_is_created_changed_listed_and_deleted() {
     let mut server = TestServer::new();
     server.get("/auth_backends/viewers").expect(404);
     let created = server
@@ -45,7 +45,7 @@ fn a_backend_is_created_changed_listed_and_deleted() {
 }
 
 #[test]
-fn rules_that_could_never_do_what_they_say_are_refused() {
+fn rules_without_effect_are_refused() {
     let server = TestServer::new();
     for (body, error) in [
         (
@@ -97,7 +97,7 @@ fn rules_that_could_never_do_what_they_say_are_refused() {
 }
 
 #[test]
-fn tokens_of_viewers_show_nowhere_but_on_the_backend_itself() {
+fn viewer_tokens_show_only_on_their_backend() {
     let server = TestServer::new();
     let body = json!({"allow_tokens": ["canary-a"], "deny_tokens": ["canary-b"], "backends": [{"url": "http://u:canary-c@10.0.0.1/"}]});
     let shown = server.put("/auth_backends/a", body).expect(200).text();

@@ -372,7 +372,7 @@ fn unknown_member(operation: &Operation) -> (&'static str, &'static str, &'stati
 }
 
 #[test]
-fn json_is_read_strictly_at_every_operation_that_takes_a_body() {
+fn every_body_is_parsed_as_strict_json() {
     assert!(PIECES.len() > 250, "{}", PIECES.len());
     let document = Document::new();
     let server = with_one_of_each(&document);
@@ -458,7 +458,7 @@ fn json_is_read_strictly_at_every_operation_that_takes_a_body() {
 }
 
 #[test]
-fn depth_and_length_are_bounded_at_every_operation_that_takes_a_body() {
+fn every_body_is_bounded_in_depth_and_length() {
     const DEPTH_MAX: usize = 64;
     let document = Document::new();
     let server = with_one_of_each(&document);
@@ -530,7 +530,7 @@ fn depth_and_length_are_bounded_at_every_operation_that_takes_a_body() {
 }
 
 #[test]
-fn a_path_that_is_no_operation_is_404_and_a_method_that_is_none_is_405() {
+fn unknown_path_is_404_and_unknown_method_is_405() {
     let server = TestServer::new();
     // What is served at each path, from the table itself.
     let mut served: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();

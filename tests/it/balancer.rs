@@ -5,7 +5,7 @@ use serde_json::json;
 use weir_testkit::TestServer;
 
 #[test]
-fn a_balancer_is_created_changed_listed_and_deleted() {
+fn balancer_is_created_changed_listed_and_deleted() {
     let mut server = TestServer::new();
     let created = server
         .put(
@@ -43,7 +43,7 @@ fn a_balancer_is_created_changed_listed_and_deleted() {
 }
 
 #[test]
-fn viewers_need_no_credentials_and_learn_why_they_are_not_sent_on() {
+fn viewers_need_no_credentials_and_get_a_reason() {
     let server = TestServer::new();
     server.put("/streams/sports/hd1", json!({})).expect(200);
     let body = json!({"servers": [{"name": "s1"}]});
@@ -87,7 +87,7 @@ fn report(server: &TestServer, hostname: &str, clients: u64, kbit: u64) {
 }
 
 #[test]
-fn viewers_and_publishers_go_where_there_is_least_to_do() {
+fn viewers_and_publishers_go_to_the_least_loaded_node() {
     let folder = tempfile::tempdir().expect("a directory");
     let file = folder.path().join("countries.mmdb");
     let database = crate::mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);

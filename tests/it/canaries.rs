@@ -90,7 +90,7 @@ fn field_of(pointer: &str) -> String {
 }
 
 #[test]
-fn a_secret_shows_on_the_thing_itself_and_nowhere_else() {
+fn no_response_reveals_a_secret_of_another_entity() {
     let document = Document::new();
     let arguments = ["--log-level", "debug", "--log-requests=true"];
     let server = with_one_of_each_and(&document, &arguments);

@@ -90,7 +90,7 @@ fn streams_and_streamers_are_counted_by_state() {
 }
 
 #[test]
-fn the_same_numbers_are_metrics() {
+fn cluster_stats_and_metrics_agree() {
     let server = cluster();
     let asked = Metrics::read(&server.get("/cluster/stats?format=openmetrics").expect(200));
     assert_eq!(asked.value("stream_operational_count", &[]), 2.0);
@@ -158,7 +158,7 @@ fn the_same_numbers_are_metrics() {
 }
 
 #[test]
-fn a_client_library_reads_the_metrics() {
+fn client_library_parses_the_metrics() {
     let server = cluster();
     for path in ["/cluster/stats", "/config"] {
         let answer = server.get(&format!("{path}?format=openmetrics"));
@@ -167,7 +167,7 @@ fn a_client_library_reads_the_metrics() {
 }
 
 #[test]
-fn a_parked_poll_is_counted_while_it_waits() {
+fn parked_polls_are_counted() {
     let server = TestServer::new();
     let parked = || {
         let answer = server.get("/cluster/stats?format=openmetrics").expect(200);

@@ -29,7 +29,7 @@ fn with_key(server: &TestServer, key: &str, method: &str, path: &str, body: &Val
 }
 
 #[test]
-fn everything_is_told_and_where_it_comes_from() {
+fn every_setting_shows_its_value_and_its_source() {
     let mut server = TestServer::with_environment(
         &["--layouter-enabled=true"],
         &[("CENTRAL_LOG_LEVEL", "error")],
@@ -96,7 +96,7 @@ fn everything_is_told_and_where_it_comes_from() {
 }
 
 #[test]
-fn what_is_saved_is_in_the_file_in_force_and_there_after_a_restart() {
+fn saved_settings_apply_at_once_and_survive_a_restart() {
     let text = format!("# ours\napi_key = \"{OLD}\"\nloglevel = \"info\" # quiet\n");
     let mut server = TestServer::with_file(&text);
     let body = json!({
@@ -146,7 +146,7 @@ fn what_is_saved_is_in_the_file_in_force_and_there_after_a_restart() {
 }
 
 #[test]
-fn the_environment_and_the_command_line_win_and_the_answer_says_so() {
+fn environment_and_command_line_override_saved_settings() {
     let server = TestServer::with_environment(&[], &[("CENTRAL_LAYOUTER_ENABLED", "false")]);
     let body = json!({"api_key": API_KEY, "layouter_enabled": "true", "episodes_buffer_limit": 7});
     let answer = server.put("/config", body).expect(200).json();
@@ -176,7 +176,7 @@ fn the_environment_and_the_command_line_win_and_the_answer_says_so() {
 }
 
 #[test]
-fn a_new_key_counts_at_once_everywhere() {
+fn new_api_key_takes_effect_at_once() {
     let mut server = TestServer::with_file(&format!(
         "api_key = \"{OLD}\"\nedit_auth = \"admin first-password\"\n"
     ));
@@ -241,7 +241,7 @@ fn a_new_key_counts_at_once_everywhere() {
 }
 
 #[test]
-fn a_generated_key_is_replaced_by_a_saved_one() {
+fn saved_key_replaces_a_generated_one() {
     let mut server = TestServer::bare();
     let key = fs::read_to_string(server.data_dir().join("api_key")).expect("a key was made");
     let key = key.trim();
@@ -254,7 +254,7 @@ fn a_generated_key_is_replaced_by_a_saved_one() {
 }
 
 #[test]
-fn what_cannot_be_saved_changes_nothing() {
+fn refused_settings_change_nothing() {
     let text = format!("api_key = \"{OLD}\"\n");
     let server = TestServer::with_file(&text);
     for (body, error) in [

@@ -50,7 +50,7 @@ fn asked_again(server: &TestServer, hostname: &str, tag: &str) -> u16 {
 }
 
 #[test]
-fn each_role_is_told_its_part() {
+fn each_role_receives_its_part_of_a_stream() {
     let server = with_nodes(&["--dynamic-streams-auth-token", "pull.me_1"]);
     let stream = json!({
         "name": "sports/hd 1", "title": "T", "inputs": [{"url": "udp://239.0.0.1:1"}], "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x"]},
@@ -133,7 +133,7 @@ fn the_archive_of_former_ingest_nodes_stays_reachable() {
 }
 
 #[test]
-fn nobody_is_told_about_disabled_or_deleted_streams() {
+fn disabled_and_deleted_streams_are_left_out() {
     let server = with_nodes(&[]);
     for name in ["a", "b", "c"] {
         server
@@ -174,7 +174,7 @@ fn nobody_is_told_about_disabled_or_deleted_streams() {
 }
 
 #[test]
-fn an_unknown_streamer_is_told_nothing_rather_than_an_empty_list() {
+fn unknown_streamer_gets_404_instead_of_an_empty_list() {
     let server = with_nodes(&[]);
     server
         .put("/streams/a", json!({"layout": {"ingest": "s1"}}))
@@ -203,7 +203,7 @@ fn an_unknown_streamer_is_told_nothing_rather_than_an_empty_list() {
 }
 
 #[test]
-fn who_may_restream_is_a_setting() {
+fn restreaming_is_a_setting() {
     // Mode, whether the marked and the unmarked streamer are told of a stream they do not hold.
     for (mode, marked, unmarked) in [
         ("off", false, false),
@@ -253,7 +253,7 @@ fn who_may_restream_is_a_setting() {
 }
 
 #[test]
-fn names_are_given_in_a_comma_list() {
+fn names_parameter_takes_a_comma_separated_list() {
     let server = with_nodes(&[]);
     for name in ["a", "b", "sports/1"] {
         server
@@ -289,7 +289,7 @@ fn names_are_given_in_a_comma_list() {
 }
 
 #[test]
-fn a_tag_holds_for_its_coding_and_spares_the_body() {
+fn etag_is_per_coding_and_yields_304() {
     let mut server = with_nodes(&[]);
     let many: Value = (0..50).map(|i| json!({"name": format!("s{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}], "layout": {"ingest": "s1"}})).collect();
     server.put("/streams/batch", many).expect(204);
@@ -357,7 +357,7 @@ fn a_tag_holds_for_its_coding_and_spares_the_body() {
 }
 
 #[test]
-fn a_generation_moves_with_what_is_told_and_with_nothing_else() {
+fn generation_changes_only_with_the_sent_configuration() {
     let mut server = with_nodes(&[]);
     let streams = json!([
         {"name": "a", "dvr": {"expiration": 60}, "vision": {"alg": "faces"}, "layout": {"ingest": "s1", "dvr_backups": ["s2"], "inference": "i1"}},
@@ -475,7 +475,7 @@ fn a_generation_moves_with_what_is_told_and_with_nothing_else() {
 }
 
 #[test]
-fn a_delta_leads_to_the_whole_list() {
+fn delta_applied_to_a_copy_gives_the_full_list() {
     let mut server = with_nodes(&[]);
     for name in ["a", "b", "c", "d"] {
         server
@@ -575,7 +575,7 @@ fn a_delta_leads_to_the_whole_list() {
 }
 
 #[test]
-fn a_delta_that_would_have_gaps_is_refused() {
+fn delta_with_gaps_is_refused() {
     let server = with_nodes(&[]);
     server
         .put(
@@ -627,7 +627,7 @@ fn a_delta_that_would_have_gaps_is_refused() {
 }
 
 #[test]
-fn pages_of_one_walk_come_from_one_revision() {
+fn pages_of_a_snapshot_come_from_one_revision() {
     let server = with_nodes(&[]);
     let many: Value = (0..20)
         .map(|i| json!({"name": format!("s{i:02}"), "title": "old", "layout": {"ingest": "s1"}}))
@@ -672,7 +672,7 @@ fn pages_of_one_walk_come_from_one_revision() {
 }
 
 #[test]
-fn a_walk_whose_revision_is_gone_says_so() {
+fn expired_page_snapshot_is_410() {
     let mut server = with_nodes(&[]);
     for name in ["a", "b", "c"] {
         server
@@ -696,7 +696,7 @@ fn a_walk_whose_revision_is_gone_says_so() {
 }
 
 #[test]
-fn a_page_size_can_be_set_for_streamers_that_name_none() {
+fn default_page_size_for_streamers_is_a_setting() {
     let server = with_nodes(&["--streamer-streams-limit", "2"]);
     for name in ["a", "b", "c"] {
         server

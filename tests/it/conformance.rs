@@ -79,7 +79,7 @@ fn chunked(body: &str) -> String {
 }
 
 #[test]
-fn every_form_of_request_line_and_field_has_its_answer() {
+fn every_form_of_request_head_has_a_defined_response() {
     let server = TestServer::new();
     let auth = auth();
     let line = |line: &str| format!("{line}\r\nHost: a\r\n{auth}\r\n");
@@ -216,7 +216,7 @@ fn every_form_of_request_line_and_field_has_its_answer() {
 }
 
 #[test]
-fn bodies_are_framed_strictly_and_nothing_behind_an_error_is_a_request() {
+fn framing_errors_close_the_connection() {
     let server = TestServer::new();
     let body = r#"{"title":"T"}"#;
     let with_length = |length: &str| put(&format!("Content-Length: {length}\r\n"), body);
@@ -367,7 +367,7 @@ fn bodies_are_framed_strictly_and_nothing_behind_an_error_is_a_request() {
 }
 
 #[test]
-fn credentials_are_looked_at_before_a_body_is_asked_for_or_read() {
+fn credentials_are_checked_before_the_body_is_read() {
     let server = TestServer::new();
     let expecting = |path: &str, fields: &str| {
         format!("PUT {PREFIX}{path} HTTP/1.1\r\nHost: a\r\n{fields}Expect: 100-continue\r\n\r\n")
@@ -430,7 +430,7 @@ fn credentials_are_looked_at_before_a_body_is_asked_for_or_read() {
 }
 
 #[test]
-fn every_path_tells_its_methods() {
+fn options_lists_the_methods_of_a_path() {
     let server = TestServer::new();
     server
         .put("/streams/a", json!({"title": "One"}))
@@ -526,7 +526,7 @@ fn head_is_get_without_the_body() {
 }
 
 #[test]
-fn lists_are_compressed_for_who_accepts_it() {
+fn lists_are_compressed_if_the_client_accepts_it() {
     let server = TestServer::new();
     let batch: Vec<_> = (0..100)
         .map(|i| json!({"name": format!("s{i}"), "comment": "some words that repeat".repeat(5)}))
@@ -568,7 +568,7 @@ fn lists_are_compressed_for_who_accepts_it() {
 }
 
 #[test]
-fn pipelined_requests_of_all_kinds_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     // Writes wait for the disk, reads do not: the order of answers is that of requests all the
     // same.
     let server = TestServer::with(&["--io-threads", "2"]);
@@ -600,7 +600,7 @@ fn pipelined_requests_of_all_kinds_are_answered_in_order() {
 }
 
 #[test]
-fn answers_tell_nothing_that_a_stranger_can_use() {
+fn responses_reveal_no_server_details() {
     let server = TestServer::new();
     for (method, path) in [
         ("GET", "/streams"),

@@ -174,7 +174,7 @@ fn ids_are_exact_over_their_whole_range() {
 }
 
 #[test]
-fn stamps_are_the_servers_and_an_open_episode_goes_on_with_each_save() {
+fn each_save_extends_an_open_episode_with_a_server_stamp() {
     let server = TestServer::with(&AT_ONCE);
     let mut body = episode("a", MOMENT);
     body["updated_at"] = json!(MOMENT + 1000);
@@ -196,7 +196,7 @@ fn stamps_are_the_servers_and_an_open_episode_goes_on_with_each_save() {
 }
 
 #[test]
-fn an_episode_ends_once() {
+fn episode_is_closed_once() {
     let server = TestServer::with(&AT_ONCE);
     let mut body = episode("a", MOMENT);
     save(&server, 1, body.clone());
@@ -213,7 +213,7 @@ fn an_episode_ends_once() {
 }
 
 #[test]
-fn what_is_wrong_with_an_episode_is_said() {
+fn invalid_episodes_are_refused_with_the_reason() {
     let server = TestServer::with(&AT_ONCE);
     let table = [
         (json!({"opened_at": MOMENT}), "missing_required /media"),
@@ -298,7 +298,7 @@ fn episodes_are_found_by_stream_type_stamp_and_time() {
 }
 
 #[test]
-fn a_poll_for_episodes_of_a_stream_wakes_for_them_only() {
+fn poll_for_episodes_of_a_stream_ignores_other_streams() {
     let server = TestServer::with(&AT_ONCE);
     let since = save(&server, 1, episode("a", MOMENT));
     let mut poll = park(
@@ -315,7 +315,7 @@ fn a_poll_for_episodes_of_a_stream_wakes_for_them_only() {
 // ---- saves that wait for others -----------------------------------------------------------------
 
 #[test]
-fn saves_that_wait_are_committed_together_and_nothing_overtakes_them() {
+fn buffered_saves_are_committed_together_and_in_order() {
     // Goal: one more than the limit sends all of them; a deletion comes after the save it follows.
     // Method: a delay that no test waits for.
     let server = TestServer::with(&[
@@ -347,7 +347,7 @@ fn saves_that_wait_are_committed_together_and_nothing_overtakes_them() {
 }
 
 #[test]
-fn a_stop_answers_saves_that_wait_and_what_is_answered_is_on_disk() {
+fn stop_commits_and_answers_buffered_saves() {
     let mut server = TestServer::with(&["--episodes-buffer-delay", "10s"]);
     let body = episode("a", MOMENT).to_string();
     let mut saves: Vec<Client> = (1..=5)
@@ -417,7 +417,7 @@ impl Follower {
 }
 
 #[test]
-fn followers_miss_nothing_whatever_clocks_say_and_servers_do() {
+fn followers_miss_no_episode_despite_clocks_and_restarts() {
     // Goal: complete, forward and resumable (who follows stamps ends with what is stored). Method:
     // writers whose clocks are years apart send full copies with their own stamps, groups share a
     // stamp, followers read pages smaller than a group; between the rounds the server is killed or
@@ -520,7 +520,7 @@ fn streamer(server: &TestServer, host: &str) {
 }
 
 #[test]
-fn a_streamer_is_told_all_episodes_of_its_streams_mixed() {
+fn streamer_gets_the_episodes_of_all_its_streams() {
     let server = TestServer::with(&AT_ONCE);
     streamer(&server, "s1");
     let mut stamps = BTreeMap::new();
@@ -576,7 +576,7 @@ fn a_streamer_is_told_all_episodes_of_its_streams_mixed() {
 }
 
 #[test]
-fn what_a_streamer_must_keep_is_told_completely_or_not_at_all() {
+fn episodes_to_keep_are_sent_completely_or_not_at_all() {
     let server = TestServer::with(&AT_ONCE);
     streamer(&server, "s1");
     save(&server, 1, episode("a", MOMENT));
@@ -604,7 +604,7 @@ fn what_a_streamer_must_keep_is_told_completely_or_not_at_all() {
 }
 
 #[test]
-fn pages_of_a_streamers_episodes_come_from_one_moment() {
+fn episode_pages_of_a_streamer_come_from_one_revision() {
     // Goal: no page is from another revision than the first. Method: between pages episodes are
     // added, moved and deleted on both sides.
     let server = TestServer::with(&AT_ONCE);
@@ -640,7 +640,7 @@ fn pages_of_a_streamers_episodes_come_from_one_moment() {
 }
 
 #[test]
-fn a_streamers_key_opens_its_own_episodes() {
+fn streamer_key_grants_access_to_its_own_episodes() {
     use sha1::{Digest as _, Sha1};
     let server = TestServer::with(&AT_ONCE);
     streamer(&server, "s1");
@@ -668,7 +668,7 @@ fn a_streamers_key_opens_its_own_episodes() {
 // ---- SRT ports ----------------------------------------------------------------------------------
 
 #[test]
-fn an_srt_port_leads_to_the_stream_that_is_laid_out_there() {
+fn srt_port_resolves_to_the_stream_of_the_node() {
     let server = TestServer::new();
     for host in ["s1", "s2", "s3"] {
         streamer(&server, host);
@@ -766,7 +766,7 @@ fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
 }
 
 #[test]
-fn streamers_are_asked_what_they_have_recorded() {
+fn dvr_ranges_are_queried_from_the_streamers() {
     let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback"]].concat());
     let ranges = json!({"ranges": [
         {"opened_at": MOMENT, "closed_at": MOMENT + 60_000},
@@ -856,7 +856,7 @@ fn streamers_are_asked_what_they_have_recorded() {
 }
 
 #[test]
-fn a_streamer_that_does_not_tell_leaves_the_answer_as_it_is() {
+fn failed_dvr_query_leaves_the_response_unchanged() {
     let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback"]].concat());
     let (address, _heard) = fake_streamer("no list of times".to_owned());
     server
@@ -902,7 +902,7 @@ fn store_with_old_episode(directory: &Path, newest: Duration) {
 }
 
 #[test]
-fn closed_episodes_go_in_time_unless_the_clock_may_be_wrong() {
+fn episodes_expire_unless_the_clock_jumped() {
     // Method: stores that were filled long ago. On one the clock goes on where the stamps end; on
     // the other it is 60 days further, as after a jump.
     let hour = Duration::from_hours(1);
@@ -934,7 +934,7 @@ fn closed_episodes_go_in_time_unless_the_clock_may_be_wrong() {
 // ---- automatic episodes -------------------------------------------------------------------------
 
 #[test]
-fn a_publication_is_an_episode_from_its_begin_until_a_while_after_its_end() {
+fn publication_is_recorded_as_an_episode() {
     // Method: a streamer reports; what the server makes of it is waited for, not for a time.
     let server = TestServer::with(&AT_ONCE);
     streamer(&server, "s1");

@@ -38,7 +38,7 @@ fn check_form(events: &[Value]) {
 }
 
 #[test]
-fn every_change_is_told_with_who_asked_for_it() {
+fn every_change_is_logged_with_its_originator() {
     let server = TestServer::new();
     let fields = [
         ("X-Originator", "panel"),
@@ -107,7 +107,7 @@ fn every_change_is_told_with_who_asked_for_it() {
 }
 
 #[test]
-fn what_is_read_or_refused_is_no_event() {
+fn reads_and_refused_changes_are_not_logged() {
     let server = TestServer::new();
     server.put("/streams/a", stream("one")).expect(200);
     let all = |query: &str| events(&server, query).len();
@@ -147,7 +147,7 @@ fn what_is_read_or_refused_is_no_event() {
 }
 
 #[test]
-fn who_waits_for_news_gets_them() {
+fn event_polls_wake_on_new_events() {
     let server = TestServer::new();
     server.put("/streams/a", stream("one")).expect(200);
     let last = events(&server, "")
@@ -170,7 +170,7 @@ fn who_waits_for_news_gets_them() {
 }
 
 #[test]
-fn a_start_tells_how_the_run_before_it_ended() {
+fn start_event_records_how_the_previous_run_ended() {
     let mut server = TestServer::new();
     server.put("/streams/a", stream("one")).expect(200);
     server.restart();
@@ -192,7 +192,7 @@ fn a_start_tells_how_the_run_before_it_ended() {
 }
 
 #[test]
-fn after_a_kill_no_change_lacks_its_event_and_no_event_its_change() {
+fn changes_and_their_events_are_committed_together() {
     // Goal: change and event are one. Method: several writers create streams until the process is
     // killed under them; then the streams that exist are compared with the events, and both with
     // what was acknowledged.
@@ -256,7 +256,7 @@ fn save(address: std::net::SocketAddr, name: &str) -> bool {
 }
 
 #[test]
-fn the_log_is_bounded_and_drops_the_oldest() {
+fn event_log_is_bounded_and_drops_the_oldest() {
     let server = TestServer::with(&["--events-size", "16KiB"]);
     for i in 0..200 {
         server
@@ -300,7 +300,7 @@ fn store_of(directory: &Path, ages: &[(&'static str, Duration)]) {
 }
 
 #[test]
-fn events_go_when_they_are_too_old() {
+fn events_expire_after_their_retention() {
     // Method: a store whose events were written at times that are long ago; the start of the server
     // is the first new event.
     let ages = [
@@ -346,7 +346,7 @@ fn events_go_when_they_are_too_old() {
 }
 
 #[test]
-fn no_secret_is_in_the_log() {
+fn event_log_contains_no_secret() {
     let server = TestServer::new();
     let canary = "canary-5f3a";
     let node = json!({"role": "streamer", "cluster_key": canary});

@@ -46,7 +46,7 @@ fn parked(server: &TestServer, path: &str, fields: &str) -> Client {
 }
 
 #[test]
-fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
+fn full_disk_refuses_writes_only_until_space_is_free() {
     let mut server = TestServer::with(&["--io-threads", "2"]);
     let body = json!({"role": "streamer", "cluster_key": "k", "api_url": "http://s1"});
     server.put("/streamers/s1", body).expect(200);
@@ -167,7 +167,7 @@ fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_space() {
 }
 
 #[test]
-fn a_server_whose_store_is_down_is_alive_and_not_ready() {
+fn server_with_a_failed_store_is_alive_and_not_ready() {
     // The limit is below what the store has, so that it cannot be opened for as long as the limit
     // stands.
     let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
@@ -219,7 +219,7 @@ fn a_server_whose_store_is_down_is_alive_and_not_ready() {
 }
 
 #[test]
-fn a_change_of_settings_that_the_log_could_not_take_is_in_it_after_a_crash() {
+fn settings_change_is_logged_after_a_store_failure() {
     // Method: the store is down, so that the file is changed and the event is not written; the
     // process is killed in this condition.
     let key = "faults-key-0123456789";
@@ -283,7 +283,7 @@ fn a_change_of_settings_that_the_log_could_not_take_is_in_it_after_a_crash() {
 }
 
 #[test]
-fn a_server_that_is_stopped_while_its_store_is_down_stops() {
+fn server_stops_while_its_store_is_down() {
     let mut server = TestServer::new();
     server
         .put("/streams/a", json!({"title": "One"}))
@@ -342,7 +342,7 @@ fn titles(state: &State) -> BTreeMap<String, (String, u64)> {
 }
 
 #[test]
-fn a_commit_of_unknown_outcome_becomes_what_the_disk_says() {
+fn unknown_commit_outcome_is_resolved_from_the_disk() {
     // Goal: after a failed commit the state is the disk's, never the one or the other by belief.
     // Method: fail each operation of a commit in turn, recover, and compare with what a fresh start
     // loads. Both outcomes must have come up.
@@ -420,7 +420,7 @@ fn a_commit_of_unknown_outcome_becomes_what_the_disk_says() {
 }
 
 #[test]
-fn a_power_cut_in_a_failed_commit_leaves_all_of_a_batch_or_nothing() {
+fn power_cut_leaves_all_of_a_batch_or_nothing() {
     let (mut kept, mut lost) = (0, 0);
     for at in 1..60 {
         for seed in 0..4 {
@@ -453,7 +453,7 @@ fn a_power_cut_in_a_failed_commit_leaves_all_of_a_batch_or_nothing() {
 }
 
 #[test]
-fn stamps_rise_whatever_the_clock_does() {
+fn stamps_rise_even_if_the_clock_steps_back() {
     // Goal: strictly increasing in commit order over restarts, with the clock set back an hour,
     // standing still and ten years ahead.
     let disk = SimDisk::new();
@@ -500,7 +500,7 @@ fn stamps_rise_whatever_the_clock_does() {
 }
 
 #[test]
-fn a_full_queue_is_told_at_once_and_everything_taken_is_answered() {
+fn full_queue_is_reported_and_accepted_commands_complete() {
     let disk = SimDisk::new();
     let machine = machine(&disk);
     let published = Arc::new(Published::new(machine.state().clone()));

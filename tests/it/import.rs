@@ -67,7 +67,7 @@ fn streams(server: &TestServer) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn a_nasty_playlist_is_imported_once() {
+fn malformed_playlist_is_imported_once() {
     let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
     let path = file(&scratch, NASTY);
     let dry = import(&server, &path, &["--dry-run"]);
@@ -153,7 +153,7 @@ fn a_nasty_playlist_is_imported_once() {
 }
 
 #[test]
-fn strict_saves_everything_or_nothing() {
+fn strict_import_saves_everything_or_nothing() {
     let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
     let output = import(&server, &file(&scratch, NASTY), &["--strict"]);
     assert_eq!(output.status.code(), Some(1));
@@ -181,7 +181,7 @@ fn strict_saves_everything_or_nothing() {
 }
 
 #[test]
-fn names_and_addresses_that_mean_something_else_are_told_apart() {
+fn ambiguous_names_and_addresses_stay_distinct() {
     let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
     let mut list = String::from("#EXTM3U\n");
     let titles = [
@@ -262,7 +262,7 @@ fn names_and_addresses_that_mean_something_else_are_told_apart() {
 }
 
 #[test]
-fn a_real_playlist_is_imported_laid_out_and_told_to_its_streamers() {
+fn imported_playlist_is_placed_and_sent_to_streamers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/free-tv.m3u8");
     if !path.exists() {
         println!("skipped: {} is not here", path.display());

@@ -72,7 +72,7 @@ fn changes(answer: &Value) -> &Vec<Value> {
 }
 
 #[test]
-fn a_preview_changes_nothing_and_a_save_does_what_it_said() {
+fn preview_changes_nothing_and_predicts_the_save() {
     let server = cluster(9);
     let before = layouts(&server);
     let (name, _) = before
@@ -110,7 +110,7 @@ fn a_preview_changes_nothing_and_a_save_does_what_it_said() {
 }
 
 #[test]
-fn loads_are_told_by_node_and_role_and_page_by_page() {
+fn preview_reports_loads_by_node_and_role_in_pages() {
     let server = cluster(12);
     let before = layouts(&server);
     let on = |host: &str| before.values().filter(|ingest| **ingest == host).count() as i64;
@@ -162,7 +162,7 @@ fn loads_are_told_by_node_and_role_and_page_by_page() {
 }
 
 #[test]
-fn what_would_happen_if_is_told_without_happening() {
+fn cluster_preview_changes_nothing() {
     let server = cluster(12);
     let lost = json!({"events": [{"event": "streamer_lost", "hostname": "s1"}]});
     let said = server.post("/cluster/preview", lost).expect(200).json();
@@ -204,7 +204,7 @@ fn what_would_happen_if_is_told_without_happening() {
 }
 
 #[test]
-fn capacity_names_what_runs_out_first() {
+fn capacity_names_the_bottleneck() {
     let server = cluster(12);
     let capacity = server.get("/cluster/capacity").expect(200).json();
     let class = &capacity["classes"][0];
@@ -228,7 +228,7 @@ fn capacity_names_what_runs_out_first() {
 }
 
 #[test]
-fn a_layout_is_explained_node_by_node() {
+fn explain_lists_a_decision_for_every_node() {
     let server = cluster(3);
     server
         .put("/streams/n", json!({"labels": {"required.zone": "north"}}))
@@ -279,7 +279,7 @@ fn a_layout_is_explained_node_by_node() {
 }
 
 #[test]
-fn a_layouter_that_is_off_predicts_nothing() {
+fn previews_are_refused_while_the_layouter_is_off() {
     let server = TestServer::new();
     server.put("/streams/a", json!({})).expect(200);
     let body = json!({"role": "streamer", "cluster_key": "key"});

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use weir_testkit::{TestServer, wait_until};
 
 #[test]
-fn streams_come_to_their_streamers_and_leave_a_lost_one() {
+fn streams_are_placed_and_leave_a_lost_streamer() {
     // Goal: the whole way, from a save to the streamer's poll, and from a silent streamer to the
     // other's. Method: two streamers, one ends.
     let server = server(&["--streamer-dead-timeout", "4s"]);
@@ -51,7 +51,7 @@ fn streams_come_to_their_streamers_and_leave_a_lost_one() {
 }
 
 #[test]
-fn what_the_layouter_does_is_counted() {
+fn layouter_metrics_count_runs_and_changes() {
     let server = server(&["--layouter-sleeping-interval", "500ms"]);
     save_streamer(&server, "s1", json!({"channel_limit": 5}));
     let mut fleet = Fleet::new();
@@ -87,7 +87,7 @@ fn what_the_layouter_does_is_counted() {
 }
 
 #[test]
-fn a_layouter_that_is_off_counts_nothing() {
+fn metrics_are_zero_while_the_layouter_is_off() {
     let server = TestServer::new();
     save_streamer(&server, "s1", json!({}));
     save_streams(&server, 0..3);
@@ -103,7 +103,7 @@ fn a_layouter_that_is_off_counts_nothing() {
 }
 
 #[test]
-fn a_streamer_that_comes_back_gets_its_streams_back() {
+fn returning_streamer_takes_its_streams_back() {
     let server = server(&[
         "--streamer-dead-timeout",
         "3s",
@@ -151,7 +151,7 @@ fn nothing_is_placed_on_a_streamer_before_it_is_seen() {
 }
 
 #[test]
-fn switched_off_it_moves_nothing() {
+fn disabled_layouter_moves_nothing() {
     let server = TestServer::with(&["--streamer-dead-timeout", "1s"]);
     save_streamer(&server, "s1", json!({}));
     save_streamer(&server, "s2", json!({}));
@@ -172,7 +172,7 @@ fn switched_off_it_moves_nothing() {
 }
 
 #[test]
-fn a_restart_changes_nothing() {
+fn restart_changes_no_layout() {
     let mut server = server(&["--layouter-sleeping-interval", "200ms"]);
     for host in ["s1", "s2", "s3"] {
         save_streamer(&server, host, json!({}));
@@ -202,7 +202,7 @@ fn a_restart_changes_nothing() {
 }
 
 #[test]
-fn an_edit_that_forbids_a_place_moves_the_stream_and_a_disabled_one_leaves() {
+fn stream_moves_when_an_edit_forbids_its_place() {
     let server = server(&[]);
     save_streamer(&server, "s1", json!({"labels": {"zone": "north"}}));
     save_streamer(&server, "s2", json!({"labels": {"zone": "south"}}));
@@ -233,7 +233,7 @@ fn an_edit_that_forbids_a_place_moves_the_stream_and_a_disabled_one_leaves() {
 }
 
 #[test]
-fn what_streamers_measure_makes_room_for_what_waits() {
+fn measured_bitrates_make_room_for_waiting_streams() {
     // Goal: bitrates in reports count where no stream claims one. Method: bandwidth for four
     // assumed streams of 2,000 kbit/s; these turn out to take 500.
     let server = server(&["--layouter-sleeping-interval", "500ms"]);

@@ -60,7 +60,7 @@ fn only(moved: &Names, before: &Ingests, after: &Ingests) {
 }
 
 #[test]
-fn a_chain_of_failures_moves_what_it_must_and_all_of_it_returns() {
+fn successive_losses_move_only_lost_streams_and_all_return() {
     // Goal: each loss moves exactly what was there, and who was moved twice returns to where it was
     // first. Method: four streamers, three are lost one after the other.
     let server = server(&[
@@ -108,7 +108,7 @@ fn a_chain_of_failures_moves_what_it_must_and_all_of_it_returns() {
 }
 
 #[test]
-fn who_comes_and_goes_is_held_longer_each_time() {
+fn flapping_streamer_is_held_longer_each_time() {
     let server = server(&[
         "--streamer-dead-timeout",
         "3s",
@@ -158,7 +158,7 @@ fn who_comes_and_goes_is_held_longer_each_time() {
 }
 
 #[test]
-fn short_silences_move_nothing() {
+fn silence_shorter_than_the_timeout_moves_nothing() {
     let server = server(&[
         "--streamer-dead-timeout",
         "8s",
@@ -181,7 +181,7 @@ fn short_silences_move_nothing() {
 }
 
 #[test]
-fn the_loss_of_most_moves_nothing_until_it_is_certain() {
+fn mass_failure_moves_nothing_until_the_brake_is_off() {
     // Goal: who is cut off from most streamers believes that it is alone for a while. Method: six
     // of eleven fall silent under a long timeout, which is then made short, so that all six are
     // lost at one moment; two return in time.
@@ -240,7 +240,7 @@ fn the_loss_of_most_moves_nothing_until_it_is_certain() {
 }
 
 #[test]
-fn when_all_are_lost_everything_stays_where_it_is() {
+fn loss_of_all_streamers_moves_nothing() {
     let server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = ["s1", "s2", "s3"];
     let (mut fleet, before) = cluster(&server, &hosts, 9);
@@ -279,7 +279,7 @@ fn when_all_are_lost_everything_stays_where_it_is() {
 }
 
 #[test]
-fn a_restart_between_a_loss_and_its_end_changes_nothing() {
+fn restart_between_loss_and_return_changes_nothing() {
     // Goal: what happened before a restart is known after it. Method: a streamer is lost, the
     // server ends and begins again, the streamer returns.
     let mut server = server(&[
@@ -319,7 +319,7 @@ fn a_restart_between_a_loss_and_its_end_changes_nothing() {
 }
 
 #[test]
-fn a_streamer_that_is_lost_with_this_server_is_lost_after_its_start() {
+fn streamer_lost_during_a_restart_is_detected_afterwards() {
     let mut server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = ["s1", "s2", "s3"];
     let (mut fleet, before) = cluster(&server, &hosts, 9);
@@ -345,7 +345,7 @@ fn a_streamer_that_is_lost_with_this_server_is_lost_after_its_start() {
 }
 
 #[test]
-fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
+fn interrupted_fail_over_completes_after_a_restart() {
     // Goal: what was moved before a sudden end stays, what was not moves then, and nothing moves
     // twice. Method: more streams than one batch takes; the server is killed as soon as it says
     // that their streamer is lost.
@@ -392,7 +392,7 @@ fn a_server_that_ends_while_it_moves_streams_moves_the_rest_after_its_start() {
 }
 
 #[test]
-fn one_of_ten_is_lost_and_only_its_streams_move() {
+fn loss_of_one_streamer_moves_only_its_streams() {
     // Goal: the least moves, and every account of them agrees: layouts, their history, the event
     // log and what the streamers are told.
     let server = server(&[

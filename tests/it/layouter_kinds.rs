@@ -53,7 +53,7 @@ fn other<'h>(hosts: &[&'h str], than: &[&str]) -> &'h str {
 // ---- agents ----
 
 #[test]
-fn streams_of_an_agent_are_on_one_streamer_and_move_together() {
+fn streams_of_an_agent_stay_together() {
     let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
     for host in ["s1", "s2", "s3"] {
         cluster.streamer(host, json!({}));
@@ -102,7 +102,7 @@ fn streams_of_an_agent_are_on_one_streamer_and_move_together() {
 }
 
 #[test]
-fn a_stream_that_joins_two_groups_brings_them_together_with_the_fewest_moves() {
+fn joining_two_groups_takes_the_fewest_moves() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({}));
     cluster.streamer("s2", json!({}));
@@ -147,7 +147,7 @@ fn a_stream_that_joins_two_groups_brings_them_together_with_the_fewest_moves() {
 }
 
 #[test]
-fn a_group_that_fits_nowhere_whole_is_on_one_streamer_in_part() {
+fn group_too_large_for_any_streamer_is_placed_in_part() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({"channel_limit": 2}));
     cluster.streamer("s2", json!({"channel_limit": 2}));
@@ -186,7 +186,7 @@ fn a_group_that_fits_nowhere_whole_is_on_one_streamer_in_part() {
 // ---- backups ----
 
 #[test]
-fn a_lost_ingest_returns_and_its_backup_stays_all_the_while() {
+fn lost_ingest_returns_and_its_backup_stays() {
     let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
     let hosts = ["s1", "s2", "s3"];
     for host in hosts {
@@ -242,7 +242,7 @@ fn recorded_twice(cluster: &mut Cluster) -> (String, String, &'static str) {
 }
 
 #[test]
-fn a_lost_backup_is_made_anew_elsewhere_and_returns_and_the_ingest_does_not_notice() {
+fn lost_backup_is_replaced_without_moving_the_ingest() {
     let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
     let (home, keeper, third) = recorded_twice(&mut cluster);
     cluster.fleet.stop(&keeper);
@@ -264,7 +264,7 @@ fn a_lost_backup_is_made_anew_elsewhere_and_returns_and_the_ingest_does_not_noti
 }
 
 #[test]
-fn a_backup_takes_over_where_that_is_wanted() {
+fn backup_takes_over_if_failover_to_backup_is_on() {
     let mut cluster = Cluster::new(&[
         "--streamer-dead-timeout",
         "3s",
@@ -280,7 +280,7 @@ fn a_backup_takes_over_where_that_is_wanted() {
 }
 
 #[test]
-fn there_are_as_many_copies_as_wanted_and_as_streamers_allow() {
+fn backups_follow_the_redundancy_factor_and_the_nodes() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({}));
     cluster.stream("r", recorded(2));
@@ -346,7 +346,7 @@ fn inference(cluster: &mut Cluster, host: &str, more: &[(&str, Value)]) {
 }
 
 #[test]
-fn analytics_run_on_inference_nodes_and_nothing_else_does() {
+fn inference_nodes_run_analytics_only() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({"labels": {"zone": "north"}}));
     inference(&mut cluster, "i1", &[("channel_limit", json!(1))]);
@@ -448,7 +448,7 @@ fn a_lost_inference_node_costs_no_ingest() {
 // ---- by hand ----
 
 #[test]
-fn what_was_placed_by_hand_stays_while_it_is_legal() {
+fn manual_placement_stays_while_it_is_legal() {
     // Goal: what somebody placed is left where it is, even by balance, and goes when it must.
     // Method: two of four are placed beside the other two; only these others are balanced away.
     let mut cluster = Cluster::new(&[]);
@@ -488,7 +488,7 @@ fn what_was_placed_by_hand_stays_while_it_is_legal() {
 }
 
 #[test]
-fn what_is_placed_by_hand_where_it_may_not_be_is_put_right() {
+fn illegal_manual_placement_is_corrected() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({"labels": {"zone": "north"}}));
     cluster.streamer("s2", json!({"channel_limit": 1}));

@@ -19,7 +19,7 @@ fn labels(labels: Value) -> Value {
 // ---- required labels ----
 
 #[test]
-fn a_stream_goes_only_where_all_that_it_requires_is() {
+fn stream_goes_only_to_nodes_with_all_required_labels() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", labels(json!({"zone": "north"})));
     cluster.streamer("s2", labels(json!({"zone": "south", "disk": "ssd"})));
@@ -48,7 +48,7 @@ fn a_stream_goes_only_where_all_that_it_requires_is() {
 }
 
 #[test]
-fn a_streamer_takes_only_streams_that_carry_what_it_requires() {
+fn streamer_takes_only_streams_with_its_required_labels() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", labels(json!({"required.tenant": "t1"})));
     cluster.streamer(
@@ -81,7 +81,7 @@ fn a_streamer_takes_only_streams_that_carry_what_it_requires() {
 // ---- namespaces ----
 
 #[test]
-fn a_namespace_is_shared_or_not_at_all() {
+fn namespaces_must_match() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({"namespace": "n1"}));
     cluster.streamer("s2", json!({"namespace": "n2"}));
@@ -130,7 +130,7 @@ fn a_namespace_is_shared_or_not_at_all() {
 // ---- preferred labels ----
 
 #[test]
-fn the_preferred_streamer_is_filled_first_and_its_room_is_used_as_it_comes() {
+fn preferred_streamer_is_filled_first() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({"labels": {"dc": "here"}, "channel_limit": 3}));
     cluster.streamer("s2", json!({}));
@@ -172,7 +172,7 @@ fn the_preferred_streamer_is_filled_first_and_its_room_is_used_as_it_comes() {
 }
 
 #[test]
-fn more_fulfilled_wishes_are_better_and_a_better_streamer_is_taken_when_it_comes() {
+fn streams_move_to_a_node_with_more_preferred_labels() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({}));
     cluster.labelled(
@@ -206,7 +206,7 @@ fn more_fulfilled_wishes_are_better_and_a_better_streamer_is_taken_when_it_comes
 }
 
 #[test]
-fn to_the_preferred_streamer_that_returns_its_own_come_back_and_others_come() {
+fn returning_preferred_node_takes_its_streams_back() {
     let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
     cluster.streamer("s1", labels(json!({"dc": "here"})));
     cluster.streamer("s2", json!({}));
@@ -237,7 +237,7 @@ fn to_the_preferred_streamer_that_returns_its_own_come_back_and_others_come() {
 }
 
 #[test]
-fn two_streams_on_full_streamers_exchange_them_when_both_gain() {
+fn streams_swap_full_streamers_when_both_gain() {
     let mut cluster = Cluster::new(&[]);
     for (host, dc) in [("s1", "x"), ("s2", "y"), ("s3", "x")] {
         cluster.streamer(host, json!({"labels": {"dc": dc}, "channel_limit": 1}));
@@ -261,7 +261,7 @@ fn two_streams_on_full_streamers_exchange_them_when_both_gain() {
 // ---- transcoding ----
 
 #[test]
-fn a_stream_that_is_transcoded_goes_where_that_can_be_done() {
+fn transcoded_streams_go_to_nodes_with_a_transcoder() {
     let mut cluster = Cluster::new(&[]);
     for host in ["s1", "s2", "s3"] {
         cluster.streamer(host, json!({}));
@@ -320,7 +320,7 @@ fn a_stream_that_is_transcoded_goes_where_that_can_be_done() {
 // ---- edits ----
 
 #[test]
-fn relabelled_streams_move_and_nobody_else() {
+fn only_relabelled_streams_move() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", labels(json!({"zone": "north"})));
     cluster.streamer("s2", labels(json!({"zone": "south"})));
@@ -365,7 +365,7 @@ fn relabelled_streams_move_and_nobody_else() {
 }
 
 #[test]
-fn a_relabelled_streamer_loses_exactly_what_no_longer_fits() {
+fn relabelled_streamer_loses_only_unfit_streams() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", labels(json!({"zone": "north"})));
     cluster.streamer("s2", labels(json!({"zone": "north"})));

@@ -120,17 +120,17 @@ fn what_does_not_fit_waits(dimension: Dimension) {
 }
 
 #[test]
-fn what_exceeds_the_channels_waits() {
+fn streams_beyond_the_channel_limit_wait() {
     what_does_not_fit_waits(Channels);
 }
 
 #[test]
-fn what_exceeds_the_bandwidth_waits() {
+fn streams_beyond_the_bandwidth_wait() {
     what_does_not_fit_waits(Bandwidth);
 }
 
 #[test]
-fn what_exceeds_the_disks_waits() {
+fn streams_beyond_the_disk_size_wait() {
     what_does_not_fit_waits(Disk);
 }
 
@@ -195,17 +195,17 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
 }
 
 #[test]
-fn fewer_channels_cost_the_fewest_streams() {
+fn lower_channel_limit_moves_the_fewest_streams() {
     a_lowered_limit_costs_the_fewest(Channels);
 }
 
 #[test]
-fn less_bandwidth_costs_the_fewest_streams() {
+fn lower_bandwidth_moves_the_fewest_streams() {
     a_lowered_limit_costs_the_fewest(Bandwidth);
 }
 
 #[test]
-fn smaller_disks_cost_the_fewest_streams() {
+fn smaller_disk_moves_the_fewest_streams() {
     a_lowered_limit_costs_the_fewest(Disk);
 }
 
@@ -230,7 +230,7 @@ fn only(name: &str) -> Names {
 }
 
 #[test]
-fn of_streams_of_many_sizes_the_one_that_is_enough_goes() {
+fn smallest_sufficient_stream_is_moved() {
     let server = server(&[]);
     let kbps = |usable: u64| json!({"total_bandwidth": usable.div_ceil(9) * 10});
     save_streamer(&server, "s1", kbps(10_000));
@@ -256,7 +256,7 @@ fn of_streams_of_many_sizes_the_one_that_is_enough_goes() {
 }
 
 #[test]
-fn room_is_made_by_moving_another() {
+fn waiting_stream_displaces_one_that_can_move() {
     let server = server(&[]);
     let mut fleet = Fleet::new();
     let north = json!({"labels": {"zone": "north"}});
@@ -275,7 +275,7 @@ fn room_is_made_by_moving_another() {
 }
 
 #[test]
-fn room_is_made_by_a_chain_and_nobody_else_moves() {
+fn chain_of_moves_touches_no_other_stream() {
     let server = server(&[]);
     let mut fleet = Fleet::new();
     // x may be on s1 or s2, y on s2 or s3; n on s1 alone.

@@ -270,7 +270,7 @@ impl World {
 }
 
 #[test]
-fn any_operations_end_in_a_layout_that_keeps_every_promise() {
+fn random_operations_end_in_a_valid_layout() {
     let seed = std::env::var("WEIR_LAYOUTER_SEED");
     let seed: u64 = seed.ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("WEIR_LAYOUTER_SEED={seed} repeats it");

@@ -35,7 +35,7 @@ fn moved(name: &str, to: &str, why: &str) -> Move {
 }
 
 #[test]
-fn what_waits_comes_in_when_a_place_is_free() {
+fn waiting_stream_is_placed_when_room_is_free() {
     // Goal: each place that becomes free is taken by one that waits, and nobody else moves. Method:
     // full streamers; a stream is deleted, one is disabled, a limit is raised.
     let server = server(&[]);
@@ -83,7 +83,7 @@ fn what_waits_comes_in_when_a_place_is_free() {
 }
 
 #[test]
-fn a_deleted_streamer_gives_everything_away_and_a_new_one_takes_its_share() {
+fn deleted_streamer_is_emptied_and_a_new_one_takes_a_share() {
     let server = server(&["--layouter-sleeping-interval", "200ms"]);
     let mut fleet = Fleet::new();
     for host in ["s1", "s2", "s3"] {
@@ -127,7 +127,7 @@ fn a_deleted_streamer_gives_everything_away_and_a_new_one_takes_its_share() {
 }
 
 #[test]
-fn a_streamer_that_joins_takes_its_share_and_then_nothing_moves() {
+fn joining_streamer_takes_its_share_then_nothing_moves() {
     // Goal: only the new streamer receives, and a cluster at rest writes nothing at all, however
     // often the layouter looks.
     let server = server(&["--layouter-sleeping-interval", "100ms"]);
@@ -171,7 +171,7 @@ fn a_streamer_that_joins_takes_its_share_and_then_nothing_moves() {
 }
 
 #[test]
-fn switching_it_off_and_on_counts_at_once() {
+fn switching_the_layouter_takes_effect_at_once() {
     let server = TestServer::new();
     set(&server, json!({"streamer_dead_timeout": 3000}));
     let mut fleet = Fleet::new();
@@ -216,7 +216,7 @@ fn switching_it_off_and_on_counts_at_once() {
 }
 
 #[test]
-fn the_interval_and_the_return_of_streams_are_settings() {
+fn interval_and_fail_back_are_settings() {
     // Goal: what is urgent does not wait for the interval, what improves does; a shorter interval
     // counts at once; and a switch forbids the return and allows it again.
     let server = server(&["--streamer-dead-timeout", "3s"]);
@@ -266,7 +266,7 @@ fn the_interval_and_the_return_of_streams_are_settings() {
 }
 
 #[test]
-fn balance_and_what_counts_as_a_channel_are_settings() {
+fn balance_and_channel_counting_are_settings() {
     let server = server(&["--layouter-sleeping-interval", "100ms"]);
     set(&server, json!({"layouter_rebalance": "false"}));
     let mut fleet = Fleet::new();
@@ -306,7 +306,7 @@ fn balance_and_what_counts_as_a_channel_are_settings() {
 }
 
 #[test]
-fn a_streamer_under_cpu_pressure_gives_a_few_streams_away_and_recovers() {
+fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
     // Goal: a hot streamer gets nothing new and gives a tenth away, once; a cool one is like any
     // other again. Method: reports at every answer.
     let server = server(&[

@@ -280,7 +280,7 @@ impl World {
 }
 
 #[test]
-fn after_a_storm_every_rule_holds() {
+fn every_rule_holds_after_bursts_of_losses() {
     let seed = std::env::var("WEIR_LAYOUTER_SEED");
     let seed = seed.map_or(1, |seed| seed.parse().expect("a number"));
     let server = server(&[

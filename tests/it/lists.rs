@@ -242,7 +242,7 @@ fn passes(
 }
 
 #[test]
-fn every_list_answers_every_question_as_its_items_say() {
+fn every_list_query_agrees_with_its_items() {
     let document = Document::new();
     let server = with_one_of_each(&document);
     let mut pipeline = Pipeline::new(&server);

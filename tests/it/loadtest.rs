@@ -68,7 +68,7 @@ fn cluster(tool: &Path) -> TestServer {
 const SHORT: &[&str] = &["--warm-up", "100ms", "--duration", "1s"];
 
 #[test]
-fn parked_streamers_are_told_every_edit() {
+fn parked_streamers_receive_every_edit() {
     let Some(tool) = tool() else { return };
     let server = cluster(&tool);
     let arguments = [
@@ -93,7 +93,7 @@ fn parked_streamers_are_told_every_edit() {
 }
 
 #[test]
-fn a_polling_fleet_has_what_is_stored_in_every_form_of_answer() {
+fn polling_fleet_ends_with_the_stored_state() {
     let Some(tool) = tool() else { return };
     let server = cluster(&tool);
     let arguments = [
@@ -119,7 +119,7 @@ fn a_polling_fleet_has_what_is_stored_in_every_form_of_answer() {
 }
 
 #[test]
-fn everything_together_holds() {
+fn all_loads_together_pass() {
     let Some(tool) = tool() else { return };
     let server = cluster(&tool);
     passes(
@@ -131,7 +131,7 @@ fn everything_together_holds() {
 }
 
 #[test]
-fn every_command_reaches_the_agent_it_is_for() {
+fn every_command_reaches_its_agent() {
     let Some(tool) = tool() else { return };
     let server = TestServer::with(&["--io-threads", "3"]);
     let arguments = [
@@ -165,7 +165,7 @@ fn every_command_reaches_the_agent_it_is_for() {
 }
 
 #[test]
-fn streamers_are_told_of_the_streams_of_a_lost_one() {
+fn streams_of_a_lost_streamer_reach_the_others() {
     let Some(tool) = tool() else { return };
     let server = TestServer::with(&["--layouter-enabled", "--streamer-dead-timeout", "5s"]);
     let arguments = [

@@ -74,7 +74,7 @@ fn if_none_match(tag: &str) -> String {
 // ---- reports ------------------------------------------------------------------------------------
 
 #[test]
-fn lists_that_wait_for_stats_are_woken_by_reports() {
+fn parked_lists_wake_on_stats_reports() {
     let server = TestServer::new();
     streamer(&server, "s1");
     for name in ["a", "b"] {
@@ -128,7 +128,7 @@ fn lists_that_wait_for_stats_are_woken_by_reports() {
 }
 
 #[test]
-fn lists_that_wait_for_an_agent_are_woken_when_it_comes() {
+fn parked_lists_wake_when_an_agent_connects() {
     let server = TestServer::new();
     server.put("/agents/cam1", json!({"key": "k"})).expect(200);
     save(
@@ -145,7 +145,7 @@ fn lists_that_wait_for_an_agent_are_woken_when_it_comes() {
 // ---- lists --------------------------------------------------------------------------------------
 
 #[test]
-fn a_list_wakes_on_its_match_and_not_on_others() {
+fn parked_list_wakes_only_on_a_match() {
     let server = TestServer::new();
     let since = save(&server, "old", json!({}));
     let mut any = park(
@@ -176,7 +176,7 @@ fn a_list_wakes_on_its_match_and_not_on_others() {
 }
 
 #[test]
-fn a_list_that_nothing_matches_is_empty_at_its_deadline() {
+fn parked_list_without_a_match_is_empty_at_its_deadline() {
     let server = TestServer::new();
     let since = save(&server, "a", json!({}));
     let answer = server
@@ -191,7 +191,7 @@ fn a_list_that_nothing_matches_is_empty_at_its_deadline() {
 }
 
 #[test]
-fn many_who_ask_the_same_get_one_and_the_same_answer() {
+fn equal_parked_queries_get_equal_responses() {
     let server = TestServer::with(&["--io-threads", "2"]);
     let since = save(&server, "a", json!({}));
     let question = format!("/streams?updated_at_gt={since}&select=title&{LONG}");
@@ -227,7 +227,7 @@ fn many_who_ask_the_same_get_one_and_the_same_answer() {
 }
 
 #[test]
-fn a_waiter_gets_its_own_coding_and_selection() {
+fn parked_polls_keep_their_own_coding_and_selection() {
     let server = TestServer::new();
     let since = save(&server, "a", json!({}));
     let path = format!("/streams?updated_at_gt={since}&{LONG}");
@@ -311,7 +311,7 @@ fn escape(text: &str) -> String {
 }
 
 #[test]
-fn followers_miss_nothing_see_nothing_twice_as_old_and_end_with_what_is_stored() {
+fn followers_miss_nothing_and_never_go_back() {
     // Goal: complete, forward, no group of equal stamps split for good. Method: writers on two
     // cores save single streams and batches (whose streams share a stamp) under followers with
     // pages smaller than a batch; each follower's copy must end as the store.
@@ -390,7 +390,7 @@ fn followers_miss_nothing_see_nothing_twice_as_old_and_end_with_what_is_stored()
 // ---- configurations of streamers ----------------------------------------------------------------
 
 #[test]
-fn a_streamer_is_told_when_its_own_answer_changes_and_not_before() {
+fn streamer_wakes_only_when_its_configuration_changes() {
     let server = TestServer::with(&["--io-threads", "2"]);
     for host in ["s1", "s2"] {
         streamer(&server, host);
@@ -435,7 +435,7 @@ fn a_streamer_is_told_when_its_own_answer_changes_and_not_before() {
 }
 
 #[test]
-fn a_streamer_without_news_gets_304_at_its_deadline() {
+fn streamer_without_changes_gets_304_at_its_deadline() {
     let server = TestServer::new();
     streamer(&server, "s1");
     save(&server, "a", json!({}));
@@ -462,7 +462,7 @@ fn a_streamer_without_news_gets_304_at_its_deadline() {
 }
 
 #[test]
-fn deltas_are_waited_for_and_tell_what_changed_and_what_is_gone() {
+fn parked_delta_lists_changed_and_removed_streams() {
     let server = TestServer::new();
     streamer(&server, "s1");
     for name in ["a", "b", "c"] {
@@ -508,7 +508,7 @@ fn deltas_are_waited_for_and_tell_what_changed_and_what_is_gone() {
 }
 
 #[test]
-fn a_streamer_that_is_deleted_while_it_waits_is_unknown() {
+fn streamer_deleted_while_parked_gets_404() {
     let server = TestServer::new();
     streamer(&server, "s1");
     let tag = etag(&server.get("/streamers/s1/streams").expect(200));
@@ -542,7 +542,7 @@ fn a_streamer_that_is_deleted_while_it_waits_is_unknown() {
 }
 
 #[test]
-fn each_of_many_streamers_is_told_its_own_list() {
+fn each_parked_streamer_gets_its_own_list() {
     // Goal: nobody gets another node's answer. Method: 40 nodes wait on two cores, some twice; one
     // batch changes all but every fifth.
     let server = TestServer::with(&["--io-threads", "2"]);
@@ -604,7 +604,7 @@ fn descriptors(server: &TestServer) -> usize {
 }
 
 #[test]
-fn a_client_that_goes_away_is_forgotten() {
+fn disconnected_clients_are_unparked() {
     let server = TestServer::new();
     streamer(&server, "s1");
     let since = save(&server, "a", json!({}));
@@ -641,7 +641,7 @@ fn a_client_that_goes_away_is_forgotten() {
 }
 
 #[test]
-fn what_is_sent_behind_a_parked_poll_is_answered_after_it() {
+fn requests_behind_a_parked_poll_are_answered_after_it() {
     let server = TestServer::new();
     let since = save(&server, "a", json!({}));
     let mut poll = park(
@@ -667,7 +667,7 @@ fn what_is_sent_behind_a_parked_poll_is_answered_after_it() {
 }
 
 #[test]
-fn a_stop_answers_polls_early_finishes_what_runs_and_ends_in_order() {
+fn stop_answers_parked_polls_and_completes_requests() {
     let mut server = TestServer::with(&["--io-threads", "2"]);
     streamer(&server, "s1");
     let since = save(&server, "a", json!({}));

@@ -22,7 +22,7 @@ fn documented(document: &Value) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_is_documented_is_what_is_served() {
+fn document_matches_the_served_operations() {
     let server = TestServer::new();
     let document = server.get("/openapi.json").expect(200).json();
     let served: BTreeMap<String, String> = ENDPOINTS
@@ -55,7 +55,7 @@ fn what_is_documented_is_what_is_served() {
 }
 
 #[test]
-fn every_reference_in_the_document_leads_somewhere() {
+fn every_reference_in_the_document_resolves() {
     fn check(value: &Value, document: &Value) {
         match value {
             Value::Object(object) => {

@@ -242,7 +242,7 @@ fn save_episode(world: &mut World, id: u64, body: &str) {
 }
 
 #[test]
-fn a_hundred_thousand_episodes_page_exactly_once_under_writes() {
+fn episode_pages_show_each_item_once_under_writes() {
     let mut world = World::new(episodes());
     let page = |state: &State, query: Query| run(query, &EntitySource::new(Kind::Episode, state));
     for (question, way, moves) in [
@@ -358,7 +358,7 @@ fn save_stream(world: &mut World, name: &str, n: u64) {
 }
 
 #[test]
-fn a_million_streams_page_exactly_once_under_writes() {
+fn stream_pages_show_each_item_once_under_writes() {
     let mut world = World::new(streams());
     let page = |state: &State, query: Query| run(query, &Streams::new(state, None));
     let question = "limit=10000&select=title";
@@ -453,7 +453,7 @@ fn write_until(
 }
 
 #[test]
-fn over_http_streams_page_exactly_once_while_others_write() {
+fn http_pages_show_each_stream_once_under_writes() {
     let streams = std::env::var("WEIR_PAGING_STREAMS").map_or(100_000, |count| {
         count.parse::<u64>().expect("a number of streams")
     });

@@ -73,7 +73,7 @@ fn a_person_reads_back_as_saved() {
 }
 
 #[test]
-fn a_deletion_is_a_mark_that_followers_see_and_a_save_takes_away() {
+fn deleted_person_is_a_tombstone_until_saved_again() {
     let server = TestServer::new();
     let mut since = 0;
     for id in 1..=3 {
@@ -108,7 +108,7 @@ fn a_deletion_is_a_mark_that_followers_see_and_a_save_takes_away() {
 }
 
 #[test]
-fn persons_are_listed_like_everything_else() {
+fn persons_are_listed_like_other_entities() {
     let server = TestServer::new();
     for (id, external) in [(30, "c"), (9, "a"), (100, "b")] {
         let body = json!({"originator": "api", "external_id": external});

@@ -35,7 +35,7 @@ fn names(page: &Value) -> String {
 }
 
 #[test]
-fn filters_pick_what_they_say() {
+fn filters_select_matching_streams() {
     let server = with_streams();
     let table = [
         ("", "a b c d e/1 f"),
@@ -100,7 +100,7 @@ fn filters_pick_what_they_say() {
 }
 
 #[test]
-fn questions_that_make_no_sense_are_refused() {
+fn invalid_queries_are_refused() {
     let server = with_streams();
     let long = format!("q={}", "x".repeat(257));
     let fields: Vec<String> = (0..101).map(|i| format!("f{i}")).collect();
@@ -153,7 +153,7 @@ fn questions_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn order_is_total_and_goes_both_ways() {
+fn sort_order_is_total_in_both_directions() {
     let server = with_streams();
     let table = [
         ("name", "a b c d e/1 f"),
@@ -176,7 +176,7 @@ fn order_is_total_and_goes_both_ways() {
 }
 
 #[test]
-fn pages_forward_and_back_are_the_list_in_pieces() {
+fn pages_in_both_directions_make_up_the_list() {
     let server = with_streams();
     for question in [
         "",
@@ -219,7 +219,7 @@ fn pages_forward_and_back_are_the_list_in_pieces() {
 }
 
 #[test]
-fn a_walk_sees_what_stays_exactly_once_whatever_else_happens() {
+fn paging_shows_constant_items_exactly_once() {
     let server = TestServer::new();
     let stays: Value = (0..40)
         .map(|i| json!({"name": format!("stay{i:02}")}))
@@ -264,7 +264,7 @@ fn a_walk_sees_what_stays_exactly_once_whatever_else_happens() {
 }
 
 #[test]
-fn a_cursor_of_another_question_or_a_damaged_one_is_refused() {
+fn foreign_and_damaged_cursors_are_refused() {
     let server = with_streams();
     let cursor = |question: &str| {
         let page = server
@@ -308,7 +308,7 @@ fn a_cursor_of_another_question_or_a_damaged_one_is_refused() {
 }
 
 #[test]
-fn select_shows_what_is_asked_for_and_what_is_required() {
+fn select_returns_named_and_required_fields() {
     let server = with_streams();
     let one = |select: &str| {
         server
@@ -339,7 +339,7 @@ fn select_shows_what_is_asked_for_and_what_is_required() {
 }
 
 #[test]
-fn limits_are_honoured_up_to_the_largest() {
+fn limit_is_honoured_up_to_its_maximum() {
     let server = TestServer::new();
     let many: Value = (0..150)
         .map(|i| json!({"name": format!("s{i:03}")}))
@@ -364,7 +364,7 @@ fn limits_are_honoured_up_to_the_largest() {
 }
 
 #[test]
-fn who_follows_the_stamps_misses_nothing() {
+fn following_stamps_misses_nothing() {
     let server = TestServer::new();
     // Batches share a stamp, so that pages by stamp could end inside of one.
     for batch in 0..4 {
@@ -397,7 +397,7 @@ fn who_follows_the_stamps_misses_nothing() {
 }
 
 #[test]
-fn streamers_are_listed_by_the_same_rules_and_keep_their_secrets() {
+fn streamer_lists_follow_the_same_rules_without_secrets() {
     let server = TestServer::new();
     let nodes = json!([
         {"hostname": "s1", "role": "streamer", "cluster_key": "canary-1", "api_url": "http://u:canary-2@10.0.0.1", "labels": {"zone": "north"}},
@@ -451,7 +451,7 @@ fn streamers_are_listed_by_the_same_rules_and_keep_their_secrets() {
 }
 
 #[test]
-fn no_question_tells_one_secret_from_another() {
+fn queries_cannot_distinguish_secrets() {
     /* Goal: what a list answers does not depend on what is masked in it. Method: two streams that differ in nothing but secrets, one of
     which is greater than the other in every comparison; every question finds both or neither, and keeps them in the order of names. */
     let server = TestServer::new();

@@ -66,7 +66,7 @@ fn read(line: &str, etag: &str) -> Option<Line> {
 }
 
 #[test]
-fn the_example_of_the_api_works_as_it_stands() {
+fn readme_example_works() {
     let server = TestServer::new();
     let block = README
         .split("```sh\n")
@@ -120,7 +120,7 @@ fn the_example_of_the_api_works_as_it_stands() {
 }
 
 #[test]
-fn every_verb_that_readme_names_exists() {
+fn every_command_in_readme_exists() {
     let verbs = [
         "print config",
         "check-config",
@@ -146,7 +146,7 @@ fn every_verb_that_readme_names_exists() {
 }
 
 #[test]
-fn every_operation_of_the_document_is_in_the_table() {
+fn readme_table_lists_every_operation() {
     let server = TestServer::new();
     let document = server.get("/openapi.json").expect(200).json();
     let paths = document["paths"].as_object().expect("paths");

@@ -102,7 +102,7 @@ fn write(
 }
 
 #[test]
-fn what_was_acknowledged_survives_kills_and_nothing_is_half_there() {
+fn acknowledged_changes_survive_kills_in_full() {
     let mut server = TestServer::with(&["--io-threads", "2"]);
     let mut writers: Vec<(BTreeMap<String, Known>, u64)> = vec![Default::default(); WRITERS];
     let mut stamp_max = 0;
@@ -219,7 +219,7 @@ fn lay_out(server: &TestServer, items: Value) {
 }
 
 #[test]
-fn tags_and_revisions_stand_over_clean_restarts_and_kills() {
+fn etags_and_revisions_survive_restarts_and_kills() {
     let mut server = TestServer::new();
     let hosts = ["s1", "s2", "s3", "s4", "empty"];
     for host in hosts {
@@ -409,7 +409,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
 // ---- how the program ends -----------------------------------------------------------------------
 
 #[test]
-fn a_second_process_on_the_same_directory_is_told_who_has_it() {
+fn second_process_on_a_directory_names_its_owner() {
     let server = TestServer::new();
     let directory = server.data_dir();
     let directory = directory.to_str().expect("a path of text");
@@ -426,7 +426,7 @@ fn a_second_process_on_the_same_directory_is_told_who_has_it() {
 }
 
 #[test]
-fn a_store_that_cannot_be_read_is_told_and_nothing_listens() {
+fn unreadable_store_is_reported_before_listening() {
     let mut server = TestServer::new();
     let marker = "a-comment-that-is-found-in-the-file";
     server
@@ -495,7 +495,7 @@ fn a_store_that_cannot_be_read_is_told_and_nothing_listens() {
 }
 
 #[test]
-fn wrong_settings_and_wrong_usage_have_codes_of_their_own() {
+fn invalid_settings_and_usage_have_own_exit_codes() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let config = scratch.path().join("weir.toml");
     let path = config.to_str().expect("text");

@@ -193,7 +193,7 @@ fn requests(
 }
 
 #[test]
-fn every_value_that_is_valid_is_saved_and_read_back() {
+fn every_valid_value_is_saved_and_read_back() {
     let document = Document::new();
     let server = with_one_of_each(&document);
     let mut pipeline = Pipeline::new(&server);
@@ -242,7 +242,7 @@ fn every_value_that_is_valid_is_saved_and_read_back() {
 }
 
 #[test]
-fn every_value_that_is_not_valid_is_refused_with_its_place() {
+fn every_invalid_value_is_refused_with_its_pointer() {
     let document = Document::new();
     // Previews look at a body when there is a layouter to ask.
     let server = with_one_of_each_and(&document, &["--layouter-enabled=true"]);
@@ -321,7 +321,7 @@ pub fn report(faults: &[String]) {
 const SAMPLES: &str = include_str!("samples.json");
 
 #[test]
-fn answers_of_the_reference_are_answers_as_we_describe_them() {
+fn reference_responses_match_our_schemas() {
     let document = Document::new();
     let mut conformance = Conformance::default();
     let samples: Value = serde_json::from_str(SAMPLES).expect("samples are JSON");

@@ -31,7 +31,7 @@ phases.coverage.enabled = false
 "#;
 
 #[test]
-fn whatever_is_sent_the_answer_is_as_documented() {
+fn fuzzed_requests_get_documented_responses() {
     let server = TestServer::with(&["--poll-wait-max", "1s"]);
     populate(&server);
     let root = format!("http://{}{PREFIX}", server.address());

@@ -42,7 +42,7 @@ fn by(stub: &Stub) -> Value {
 }
 
 #[test]
-fn streams_say_by_what_they_are_protected() {
+fn streams_name_their_auth_backend() {
     let server = server();
     let denied = |answer: Response, code: &str| {
         assert_eq!(answer.expect(403).errors(), [code]);
@@ -76,7 +76,7 @@ fn streams_say_by_what_they_are_protected() {
 }
 
 #[test]
-fn lists_decide_before_anybody_is_asked() {
+fn allow_and_deny_lists_decide_before_backends() {
     let folder = tempfile::tempdir().expect("a directory");
     let file = folder.path().join("countries.mmdb");
     let database = mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);
@@ -140,7 +140,7 @@ fn lists_decide_before_anybody_is_asked() {
 }
 
 #[test]
-fn without_a_database_rules_about_countries_match_nobody() {
+fn country_rules_match_nothing_without_a_database() {
     let server = server();
     protect(
         &server,
@@ -155,7 +155,7 @@ fn without_a_database_rules_about_countries_match_nobody() {
 }
 
 #[test]
-fn a_database_that_is_none_is_told_at_the_start() {
+fn invalid_country_database_is_reported_at_start() {
     let folder = tempfile::tempdir().expect("a directory");
     let data = folder.path().join("data");
     let data = data.to_str().expect("a plain path");
@@ -174,7 +174,7 @@ fn a_database_that_is_none_is_told_at_the_start() {
 }
 
 #[test]
-fn a_backend_is_asked_all_the_streamer_asked_and_its_answer_is_passed_on() {
+fn backend_gets_every_parameter_and_its_answer_is_relayed() {
     let server = server();
     let fields = "X-AuthDuration: 60\r\nX-UserId: user 7\r\nX-Max-Sessions: 3\r\nX-Other: no\r\n";
     let body = r#"{"allowed_dvr_ranges":[{"opened_at":1710010000}],"ad_inject":{"v":2,"preroll":["a.mp4"]},"other":1}"#;
@@ -222,7 +222,7 @@ fn a_backend_is_asked_all_the_streamer_asked_and_its_answer_is_passed_on() {
 }
 
 #[test]
-fn a_verdict_holds_for_its_session_until_the_rules_change() {
+fn verdict_is_cached_until_the_rules_change() {
     let server = server();
     let stub = Stub::new(Say::with(200, "X-AuthDuration: 1000\r\n", ""));
     protect(&server, by(&stub));
@@ -258,7 +258,7 @@ fn a_verdict_holds_for_its_session_until_the_rules_change() {
 }
 
 #[test]
-fn a_verdict_for_no_time_is_asked_for_each_time() {
+fn verdict_with_zero_duration_is_not_cached() {
     let server = server();
     let stub = Stub::new(Say::with(200, "X-AuthDuration: 0\r\n", ""));
     protect(&server, by(&stub));
@@ -270,7 +270,7 @@ fn a_verdict_for_no_time_is_asked_for_each_time() {
 }
 
 #[test]
-fn a_redirect_is_passed_on_and_not_followed() {
+fn redirect_is_relayed_and_not_followed() {
     let server = server();
     let elsewhere = Stub::new(Say::status(200));
     let location = elsewhere.url("/other/index.m3u8");
@@ -286,7 +286,7 @@ fn a_redirect_is_passed_on_and_not_followed() {
 }
 
 #[test]
-fn one_of_several_backends_is_enough() {
+fn one_allowing_backend_is_enough() {
     let server = server();
     let (silent, denies, allows) = (
         Stub::new(Say::Silence),
@@ -307,7 +307,7 @@ fn one_of_several_backends_is_enough() {
 }
 
 #[test]
-fn when_all_backends_fail_the_default_is_for_new_sessions() {
+fn default_applies_to_new_sessions_if_all_backends_fail() {
     let server = server();
     for say in [
         Say::status(500),
@@ -333,7 +333,7 @@ fn when_all_backends_fail_the_default_is_for_new_sessions() {
 }
 
 #[test]
-fn what_takes_longer_than_the_timeout_has_not_answered() {
+fn backend_slower_than_the_timeout_counts_as_failed() {
     let server = TestServer::with(&[
         "--outbound-loopback=true",
         "--auth-backend-timeout",
@@ -350,7 +350,7 @@ fn what_takes_longer_than_the_timeout_has_not_answered() {
 }
 
 #[test]
-fn the_oldest_session_of_a_user_with_too_many_is_refused() {
+fn oldest_session_over_the_user_limit_is_refused() {
     let server = server();
     let fields = "X-UserId: u1\r\nX-Max-Sessions: 2\r\nX-AuthDuration: 1000\r\n";
     let stub = Stub::new(Say::with(200, fields, ""));
@@ -366,7 +366,7 @@ fn the_oldest_session_of_a_user_with_too_many_is_refused() {
 }
 
 #[test]
-fn a_backend_on_this_machine_is_called_only_if_the_settings_say_so() {
+fn loopback_backend_is_called_only_if_allowed() {
     let stub = Stub::new(Say::status(200));
     let strict = TestServer::new();
     protect(&strict, by(&stub));
@@ -386,7 +386,7 @@ fn a_backend_on_this_machine_is_called_only_if_the_settings_say_so() {
 }
 
 #[test]
-fn questions_that_are_not_asked_properly_are_refused_with_the_parameter() {
+fn invalid_auth_requests_name_the_parameter() {
     let server = server();
     protect(&server, json!({"allow_default": true}));
     let good = question("new_session", SESSION, "");
@@ -424,7 +424,7 @@ fn questions_that_are_not_asked_properly_are_refused_with_the_parameter() {
 }
 
 #[test]
-fn a_viewer_who_leaves_is_not_waited_for() {
+fn disconnected_viewer_ends_its_auth_request() {
     // Goal: an abandoned question leaves nothing behind and the next one is answered. Method: ask a
     // silent backend, close the connection, then have the backend answer somebody else on a server
     // with few threads.

@@ -127,7 +127,7 @@ fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
 }
 
 #[test]
-fn storages_are_the_union_over_the_streamers() {
+fn storages_are_the_union_of_all_streamers() {
     let server = cluster();
     let empty = server.get("/dvrs").expect(200).json();
     assert_eq!(
@@ -186,7 +186,7 @@ fn a_streamer_reports_for_itself_only() {
 }
 
 #[test]
-fn a_bad_report_changes_nothing_and_is_told_where() {
+fn invalid_report_changes_nothing_and_names_the_pointer() {
     let server = cluster();
     server
         .put("/streamers/s1/stats", json!({"stats": {"cpu_usage": 5}}))
@@ -218,7 +218,7 @@ fn a_bad_report_changes_nothing_and_is_told_where() {
 }
 
 #[test]
-fn a_silent_streamer_is_not_shown_as_it_was() {
+fn stats_expire_after_the_dead_timeout() {
     // Goal: nothing is told of a streamer that said nothing for the dead timeout, and a restart
     // forgets. Method: a timeout of a second, asked until it is over.
     let mut server = TestServer::with(&["--streamer-dead-timeout", "1s"]);

@@ -40,7 +40,7 @@ fn with_nodes() -> TestServer {
 }
 
 #[test]
-fn a_saved_stream_is_read_back_and_survives_restart_and_kill() {
+fn saved_stream_survives_restart_and_kill() {
     let mut server = TestServer::new();
     let stream = json!({"inputs": [{"url": "udp://239.0.0.1:5000"}], "title": "Гавань ⚓"});
     let saved = server.put("/streams/a", stream).expect(200).json();
@@ -137,7 +137,7 @@ fn unknown_and_read_only_fields_are_dropped_silently() {
 }
 
 #[test]
-fn stamps_rise_with_every_change_and_rest_without_one() {
+fn stamps_change_only_with_the_stream() {
     let mut server = with_nodes();
     let mut last = 0;
     let mut stamp = |answer: Value| {
@@ -164,7 +164,7 @@ fn stamps_rise_with_every_change_and_rest_without_one() {
 }
 
 #[test]
-fn what_a_stream_is_named_and_where_it_belongs_cannot_change() {
+fn name_and_namespace_cannot_change() {
     let server = TestServer::new();
     let put = ("PUT", "/streams/a");
     server
@@ -197,7 +197,7 @@ fn what_a_stream_is_named_and_where_it_belongs_cannot_change() {
 }
 
 #[test]
-fn a_wrong_value_is_named_by_its_place() {
+fn invalid_value_is_named_by_its_pointer() {
     let server = TestServer::new();
     let long = "x".repeat(41);
     let many: serde_json::Map<_, _> = (0..11).map(|i| (i.to_string(), json!("v"))).collect();
@@ -321,7 +321,7 @@ fn a_body_that_is_not_json_changes_nothing() {
 }
 
 #[test]
-fn whole_numbers_are_kept_to_the_last_digit() {
+fn integers_are_kept_exactly() {
     let server = TestServer::new();
     for (sent, kept) in [
         ("18446744073709551615", "18446744073709551615"),
@@ -344,7 +344,7 @@ fn whole_numbers_are_kept_to_the_last_digit() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_refused_before_it_is_read() {
+fn body_over_the_limit_is_refused_unread() {
     let server = TestServer::new();
     let mut client = server.connect();
     let head = format!(
@@ -358,7 +358,7 @@ fn a_body_over_the_limit_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn deleted_is_gone_and_what_is_not_there_cannot_be_deleted() {
+fn deleted_stream_is_404_also_for_another_deletion() {
     let mut server = TestServer::new();
     server.put("/streams/a", json!({})).expect(200);
     let answer = server.delete("/streams/a").expect(204);
@@ -376,7 +376,7 @@ fn deleted_is_gone_and_what_is_not_there_cannot_be_deleted() {
 }
 
 #[test]
-fn a_name_is_one_stream_however_its_path_is_written() {
+fn every_spelling_of_a_path_means_one_stream() {
     let server = TestServer::new();
     let table = [
         (
@@ -413,7 +413,7 @@ fn a_name_is_one_stream_however_its_path_is_written() {
 }
 
 #[test]
-fn a_name_that_could_be_confused_is_refused() {
+fn ambiguous_names_are_refused() {
     let server = TestServer::new();
     let long = "n".repeat(513);
     let names = [
@@ -457,7 +457,7 @@ fn a_name_that_could_be_confused_is_refused() {
 }
 
 #[test]
-fn a_batch_is_saved_whole_or_not_at_all() {
+fn batch_of_streams_is_saved_completely_or_not_at_all() {
     let server = with_nodes();
     server
         .put("/streams/c", json!({"title": "old"}))
@@ -559,7 +559,7 @@ fn a_batch_has_an_upper_bound() {
 }
 
 #[test]
-fn layouts_are_set_whole_or_not_at_all() {
+fn layouts_are_set_completely_or_not_at_all() {
     let server = with_nodes();
     server
         .put(
@@ -679,7 +679,7 @@ fn layouts_are_set_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_layout_can_be_part_of_a_save_and_members_stay_until_they_are_cleared() {
+fn layout_can_be_merged_by_a_save() {
     let server = with_nodes();
     let save = |layout: Value| {
         server
@@ -745,7 +745,7 @@ fn a_layout_can_be_part_of_a_save_and_members_stay_until_they_are_cleared() {
 }
 
 #[test]
-fn the_history_of_layouts_is_newest_first_and_pages() {
+fn layout_history_is_paged_newest_first() {
     let server = with_nodes();
     server.put("/streams/a", json!({})).expect(200);
     assert_eq!(
@@ -852,7 +852,7 @@ fn the_history_of_layouts_is_newest_first_and_pages() {
 }
 
 #[test]
-fn only_the_last_stays_are_shown_as_ingest_history() {
+fn ingest_history_shows_the_last_placements() {
     let server = with_nodes();
     for turn in 0..8 {
         let host = if turn % 2 == 0 { "s1" } else { "s2" };
@@ -893,7 +893,7 @@ fn only_the_last_stays_are_shown_as_ingest_history() {
 }
 
 #[test]
-fn secrets_are_shown_on_the_stream_itself_and_a_mask_sent_back_keeps_them() {
+fn masked_stream_secrets_sent_back_are_kept() {
     let server = TestServer::new();
     let stream = json!({"inputs": [{"url": "rtsp://user:s3cret@cam/1"}, {"url": "rtsp://user:other@cam/2"}]});
     server.put("/streams/a", stream).expect(200);
@@ -918,7 +918,7 @@ fn secrets_are_shown_on_the_stream_itself_and_a_mask_sent_back_keeps_them() {
 }
 
 #[test]
-fn nobody_sees_half_of_a_batch() {
+fn readers_never_see_part_of_a_batch() {
     /* Goal: a batch is one change for every reader. Method: a writer gives forty streams a new title and a new node in one batch, again and
     again, while others read the list, one streamer's configuration and its changes; each answer must be of one batch. */
     let server = with_nodes();

@@ -111,7 +111,7 @@ fn hostnames_are_checked() {
 }
 
 #[test]
-fn a_batch_of_nodes_is_saved_whole_or_not_at_all() {
+fn batch_of_nodes_is_saved_completely_or_not_at_all() {
     let server = TestServer::new();
     server
         .put(
@@ -179,7 +179,7 @@ fn a_batch_of_nodes_is_saved_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_key_is_shown_on_the_node_itself_and_a_mask_sent_back_keeps_it() {
+fn masked_cluster_key_sent_back_is_kept() {
     let server = TestServer::new();
     let node = json!({"role": "streamer", "cluster_key": "canary-key", "api_url": "http://u:canary-pw@10.0.0.1:8080"});
     let saved = server.put("/streamers/s1", node).expect(200).json();
@@ -196,7 +196,7 @@ fn a_key_is_shown_on_the_node_itself_and_a_mask_sent_back_keeps_it() {
 }
 
 #[test]
-fn deleting_a_node_leaves_its_streams_where_they_were() {
+fn deleting_a_node_leaves_its_layouts() {
     let server = TestServer::new();
     let node = json!({"role": "streamer", "cluster_key": "k"});
     server.put("/streamers/s1", node.clone()).expect(200);
@@ -253,7 +253,7 @@ fn asked(call: &Call, key: &str) {
 }
 
 #[test]
-fn a_node_that_shows_its_configuration_is_saved_after_a_check() {
+fn node_is_saved_if_the_check_reads_its_configuration() {
     let server = TestServer::with(&["--outbound-loopback"]);
     let node = Stub::new(Say::with(200, "", CONFIG));
     let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("/")});
@@ -283,7 +283,7 @@ fn a_node_that_shows_its_configuration_is_saved_after_a_check() {
 }
 
 #[test]
-fn a_node_that_does_not_show_its_configuration_is_not_saved() {
+fn node_is_not_saved_if_the_check_fails() {
     let server = TestServer::with(&["--outbound-loopback"]);
     let node = Stub::new(Say::HangUp);
     let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});
@@ -324,7 +324,7 @@ fn a_node_that_does_not_show_its_configuration_is_not_saved() {
 }
 
 #[test]
-fn a_check_does_not_reach_where_the_settings_do_not_let_it() {
+fn check_respects_the_egress_policy() {
     let server = TestServer::new();
     let node = Stub::new(Say::with(200, "", CONFIG));
     let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});

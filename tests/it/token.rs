@@ -30,7 +30,7 @@ fn put(server: &TestServer, key: &str, path: &str, body: &Value) -> Response {
 }
 
 #[test]
-fn a_key_is_made_and_shown_to_administrators_on_the_token_alone() {
+fn token_key_is_shown_to_administrators_only() {
     let mut server = TestServer::new();
     let all =
         json!([{"scopes": ["*"], "list": true, "read": true, "write": true, "execute": true}]);
@@ -64,7 +64,7 @@ fn a_key_is_made_and_shown_to_administrators_on_the_token_alone() {
 }
 
 #[test]
-fn tokens_that_cannot_be_meant_are_refused() {
+fn contradictory_tokens_are_refused() {
     let server = TestServer::new();
     server
         .put("/api_tokens/a", json!({"key": "first-key"}))
@@ -101,7 +101,7 @@ fn tokens_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
-fn a_token_opens_what_its_permissions_name() {
+fn token_grants_what_its_permissions_name() {
     let server = TestServer::new();
     for name in ["location1/a", "location1/b", "location2/a"] {
         let stream = json!({"inputs": [{"url": "rtsp://u:canary@cam/1"}]});
@@ -155,7 +155,7 @@ fn a_token_opens_what_its_permissions_name() {
 }
 
 #[test]
-fn no_token_can_give_itself_more() {
+fn token_cannot_extend_its_own_permissions() {
     let server = TestServer::new();
     let all =
         json!([{"scopes": ["*"], "list": true, "read": true, "write": true, "execute": true}]);
@@ -185,7 +185,7 @@ fn no_token_can_give_itself_more() {
 }
 
 #[test]
-fn a_list_shows_a_token_what_it_may_list() {
+fn lists_contain_only_what_a_token_may_see() {
     let server = TestServer::new();
     let streams: Vec<Value> = (0..30)
         .map(|i| json!({"name": format!("location{}/{i:02}", i % 3), "title": format!("t{i}")}))
@@ -251,7 +251,7 @@ fn a_list_shows_a_token_what_it_may_list() {
 }
 
 #[test]
-fn a_new_key_and_a_deletion_count_at_once_on_open_connections() {
+fn token_changes_apply_at_once_to_open_connections() {
     let server = TestServer::with(&["--io-threads", "2"]);
     let all = json!([{"scopes": ["*"], "list": true}]);
     let old = token(&server, "t", all);
@@ -353,7 +353,7 @@ fn polls_end_when_their_token_does() {
 }
 
 #[test]
-fn a_poll_for_a_part_of_a_list_is_asked_anew_when_the_part_changes() {
+fn parked_list_is_evaluated_again_after_a_rights_change() {
     let server = TestServer::new();
     let some = |folder: &str| json!([{"scopes": [format!("streams/{folder}%2F*")], "list": true}]);
     let key = token(&server, "t", some("a"));

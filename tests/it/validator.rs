@@ -40,7 +40,7 @@ fn count(said: &str, what: &str) -> usize {
 }
 
 #[test]
-fn what_is_printed_is_valid_and_so_is_every_example() {
+fn printed_document_and_its_examples_are_valid() {
     let directory = tempfile::tempdir().expect("a scratch directory can be made");
     let printed = run(&["print", "openapi"], &[], directory.path());
     assert!(printed.status.success());
@@ -52,7 +52,7 @@ fn what_is_printed_is_valid_and_so_is_every_example() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_valid_already() {
+fn planned_operations_are_valid() {
     let all: Vec<_> = docs::SERVED.iter().chain(docs::PENDING).copied().collect();
     let said =
         judge(&openapi::document(&all, "0.0.0")).unwrap_or_else(|findings| panic!("{findings}"));
@@ -61,7 +61,7 @@ fn what_is_not_served_yet_is_valid_already() {
 }
 
 #[test]
-fn the_judges_find_what_is_wrong() {
+fn validators_detect_invalid_documents() {
     let good: Value =
         serde_json::from_str(&openapi::document(docs::SERVED, "0.0.0")).expect("it is JSON");
     let cases: [(&str, Value, &str); 4] = [

@@ -542,7 +542,7 @@ pub fn compare(state: &State, model: &Model) {
 /// streamers are told what changed for them and nothing else. Method: `WEIR_SIM_SEEDS` stories from
 /// seed 1, or the one of `WEIR_SIM_SEED`; a failure prints its seed.
 #[test]
-fn a_cluster_survives_everything_as_the_model_says() {
+fn cluster_matches_the_model_through_crashes() {
     let mut tally = Tally::default();
     if let Some(seed) = super::number("WEIR_SIM_SEED") {
         return run(seed, &mut tally);

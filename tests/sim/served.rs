@@ -435,7 +435,7 @@ impl World {
 /// Goal: over HTTP too the server is what the model says, through kills. Method: a seeded run of
 /// operations; after each one something is read back, now and then everything.
 #[test]
-fn the_binary_is_what_the_model_says() {
+fn binary_matches_the_model_through_kills() {
     let seed = super::number("WEIR_SIM_SEED").unwrap_or(1);
     let ops = super::number("WEIR_SIM_OPS").unwrap_or(1500);
     let failing = super::Failing(seed);

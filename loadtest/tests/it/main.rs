@@ -255,7 +255,7 @@ fn a_stream_named_twice_fails_the_run() {
 }
 
 #[test]
-fn an_answer_older_than_an_acknowledged_edit_fails_the_run() {
+fn answer_older_than_an_edit_fails_the_run() {
     planted(
         Bug::AnswersOld,
         "stale",
@@ -272,7 +272,7 @@ fn an_answer_older_than_an_acknowledged_edit_fails_the_run() {
 }
 
 #[test]
-fn an_edit_that_a_parked_streamer_is_never_told_fails_the_run() {
+fn unsent_edit_fails_the_run() {
     planted(
         Bug::ForgetsToTell,
         "missed",
@@ -298,7 +298,7 @@ fn one_revision_with_two_contents_fails_the_run() {
 }
 
 #[test]
-fn an_acknowledged_edit_that_is_not_there_fails_the_run() {
+fn lost_acknowledged_edit_fails_the_run() {
     planted(Bug::LosesWrites, "lost", &["put", "--rate", "100"]);
 }
 
@@ -314,7 +314,7 @@ fn a_body_that_ends_early_fails_the_run() {
 }
 
 #[test]
-fn a_stream_that_stays_where_it_was_moved_from_fails_the_run() {
+fn moved_stream_that_stays_in_its_old_list_fails_the_run() {
     let (passed, report) = run_short(
         cluster(Bug::KeepsMoved),
         &[
@@ -334,7 +334,7 @@ fn a_stream_that_stays_where_it_was_moved_from_fails_the_run() {
 }
 
 #[test]
-fn a_wrong_key_is_an_error_and_not_a_measurement() {
+fn wrong_key_is_an_error_and_not_a_measurement() {
     let address = cluster(Bug::None);
     let cli = Cli::try_parse_from([
         "weir-loadtest",
