@@ -10,6 +10,7 @@ use crate::bad_json::Pipeline;
 use crate::described::{Document, Operation};
 use crate::round_trip::{keyed, report, with_one_of_each_and};
 use crate::values::{Fate, cases};
+use weir_testkit::encode_segment;
 
 /// Begins every planted secret: digits only, because some addresses allow nothing else where a
 /// password could be.
@@ -197,10 +198,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
             let Some(next) = page["next"].as_str() else {
                 break;
             };
-            query = format!(
-                "{list}?limit=10&cursor={}",
-                next.replace('=', "%3D").replace('+', "%2B")
-            );
+            query = format!("{list}?limit=10&cursor={}", encode_segment(next));
         }
     }
     let requests: Vec<_> = questions.iter().map(|question| get(question)).collect();

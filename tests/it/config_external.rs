@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::calls::{etag, names};
 use weir_testkit::{Response, TestServer};
 
 fn nodes() -> Value {
@@ -26,19 +27,6 @@ fn told(server: &TestServer, hostname: &str) -> Response {
     server
         .get(&format!("/streamers/{hostname}/streams"))
         .expect(200)
-}
-
-fn names(answer: &Value) -> Vec<String> {
-    answer["streams"]
-        .as_array()
-        .unwrap_or_else(|| panic!("no streams: {answer}"))
-        .iter()
-        .map(|stream| stream["name"].as_str().expect("a name").to_owned())
-        .collect()
-}
-
-fn etag(answer: &Response) -> String {
-    answer.header("etag").expect("a tag").to_owned()
 }
 
 /// The status of the same question with a tag.

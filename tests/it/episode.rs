@@ -18,7 +18,8 @@ use weir::writer::StateMachine;
 use weir::writer::load;
 use weir_storage::Store;
 
-use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
+use crate::calls::{park, park_request, save_node};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, encode_segment, wait_until};
 
 /// Saves do not wait for others.
 const AT_ONCE: [&str; 2] = ["--episodes-buffer-delay", "0"];
@@ -31,16 +32,6 @@ fn head(method: &str, path: &str, body: &str) -> String {
         "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
-}
-
-/// Sends a request and returns when it is in its place (or was answered): the probe before it is
-/// answered after both were looked at.
-fn park(server: &TestServer, method: &str, path: &str, body: &str) -> Client {
-    let mut client = server.connect();
-    let both = head("GET", "/monitoring/liveness", "") + &head(method, path, body);
-    client.send(both.as_bytes());
-    client.response(false).expect(200);
-    client
 }
 
 fn episode(media: &str, opened_at: u64) -> Value {
@@ -60,17 +51,13 @@ fn ids(answer: &Response) -> Vec<u64> {
         .collect()
 }
 
-fn escape(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
 /// Ids of a whole walk, page by page.
 fn walk(server: &TestServer, path: &str) -> Vec<u64> {
     let mut all = Vec::new();
     let mut page = server.get(path).expect(200);
     loop {
         all.append(&mut ids(&page));
-        let next = page.json()["next"].as_str().map(escape);
+        let next = page.json()["next"].as_str().map(encode_segment);
         let Some(next) = next else { return all };
         page = server.get(&format!("{path}&cursor={next}")).expect(200);
     }
@@ -303,7 +290,6 @@ fn poll_for_episodes_of_a_stream_ignores_other_streams() {
     let since = save(&server, 1, episode("a", MOMENT));
     let mut poll = park(
         &server,
-        "GET",
         &format!("/episodes?updated_at_gt={since}&media=a&{LONG}"),
         "",
     );
@@ -328,7 +314,7 @@ fn buffered_saves_are_committed_together_and_in_order() {
     ]);
     let body = episode("a", MOMENT).to_string();
     let mut saves: Vec<Client> = (1..=3)
-        .map(|id| park(&server, "PUT", &format!("/episodes/{id}"), &body))
+        .map(|id| park_request(&server, &head("PUT", &format!("/episodes/{id}"), &body)))
         .collect();
     let stamps: Vec<Value> = saves
         .iter_mut()
@@ -338,7 +324,7 @@ fn buffered_saves_are_committed_together_and_in_order() {
         stamps,
         [stamps[0].clone(), stamps[0].clone(), stamps[0].clone()]
     );
-    let mut saved = park(&server, "PUT", "/episodes/4", &body);
+    let mut saved = park_request(&server, &head("PUT", "/episodes/4", &body));
     server.put("/streams/other", json!({})).expect(200);
     server.delete("/episodes/4").expect(204);
     saved.response(false).expect(200);
@@ -351,7 +337,7 @@ fn stop_commits_and_answers_buffered_saves() {
     let mut server = TestServer::with(&["--episodes-buffer-delay", "10s"]);
     let body = episode("a", MOMENT).to_string();
     let mut saves: Vec<Client> = (1..=5)
-        .map(|id| park(&server, "PUT", &format!("/episodes/{id}"), &body))
+        .map(|id| park_request(&server, &head("PUT", &format!("/episodes/{id}"), &body)))
         .collect();
     server.signal(weir_testkit::Signal::TERM);
     for save in &mut saves {
@@ -406,7 +392,7 @@ impl Follower {
                     assert!(*seen <= (at, n), "{id} went back from {seen:?} to {at} {n}");
                     *seen = (at, n);
                 }
-                let Some(next) = page["next"].as_str().map(escape) else {
+                let Some(next) = page["next"].as_str().map(encode_segment) else {
                     break;
                 };
                 page = self.ask(&format!("{question}&cursor={next}"));
@@ -510,19 +496,10 @@ fn followers_miss_no_episode_despite_clocks_and_restarts() {
 
 // ---- what streamers keep ------------------------------------------------------------------------
 
-fn streamer(server: &TestServer, host: &str) {
-    server
-        .put(
-            &format!("/streamers/{host}"),
-            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{host}")}),
-        )
-        .expect(200);
-}
-
 #[test]
 fn streamer_gets_the_episodes_of_all_its_streams() {
     let server = TestServer::with(&AT_ONCE);
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     let mut stamps = BTreeMap::new();
     for (id, media, opened, closed) in [
         (1, "a", 10, Some(20)),
@@ -578,7 +555,7 @@ fn streamer_gets_the_episodes_of_all_its_streams() {
 #[test]
 fn episodes_to_keep_are_sent_completely_or_not_at_all() {
     let server = TestServer::with(&AT_ONCE);
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     save(&server, 1, episode("a", MOMENT));
     let refused = |query: &str, status: u16, error: &str| {
         let answer = server.get(&format!("/streamers/s1/episodes{query}"));
@@ -608,7 +585,7 @@ fn episode_pages_of_a_streamer_come_from_one_revision() {
     // Goal: no page is from another revision than the first. Method: between pages episodes are
     // added, moved and deleted on both sides.
     let server = TestServer::with(&AT_ONCE);
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     let all: Vec<u64> = (1..=20).collect();
     for id in &all {
         save(
@@ -631,7 +608,7 @@ fn episode_pages_of_a_streamer_come_from_one_revision() {
         }
         let body = page.json();
         assert_eq!(body["estimated_count"], 20);
-        let Some(next) = body["next"].as_str().map(escape) else {
+        let Some(next) = body["next"].as_str().map(encode_segment) else {
             break;
         };
         page = server.get(&format!("{path}&cursor={next}")).expect(200);
@@ -643,8 +620,8 @@ fn episode_pages_of_a_streamer_come_from_one_revision() {
 fn streamer_key_grants_access_to_its_own_episodes() {
     use sha1::{Digest as _, Sha1};
     let server = TestServer::with(&AT_ONCE);
-    streamer(&server, "s1");
-    streamer(&server, "s2");
+    save_node(&server, "s1");
+    save_node(&server, "s2");
     save(&server, 1, episode("a", MOMENT));
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -671,7 +648,7 @@ fn streamer_key_grants_access_to_its_own_episodes() {
 fn srt_port_resolves_to_the_stream_of_the_node() {
     let server = TestServer::new();
     for host in ["s1", "s2", "s3"] {
-        streamer(&server, host);
+        save_node(&server, host);
     }
     let stream = |name: &str, body: Value| {
         server.put(&format!("/streams/{name}"), body).expect(200);
@@ -937,7 +914,7 @@ fn episodes_expire_unless_the_clock_jumped() {
 fn publication_is_recorded_as_an_episode() {
     // Method: a streamer reports; what the server makes of it is waited for, not for a time.
     let server = TestServer::with(&AT_ONCE);
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     for (name, url) in [("a", "publish://"), ("pulled", "rtsp://h/s")] {
         let body = json!({
             "inputs": [{"url": url}],

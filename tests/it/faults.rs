@@ -24,25 +24,13 @@ use weir::writer::{COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMach
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 
+use crate::calls::park;
 use weir_testkit::{API_KEY, Client, PREFIX, TestServer, wait_until};
 
 // ---- the real program ---------------------------------------------------------------------------
 
 fn limit_files(process: u32, bytes: Option<u64>) {
     weir_testkit::sys::limit_file_size(process, bytes).expect("the process is ours");
-}
-
-fn get(path: &str, fields: &str) -> String {
-    format!(
-        "GET {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n{fields}\r\n"
-    )
-}
-
-fn parked(server: &TestServer, path: &str, fields: &str) -> Client {
-    let mut client = server.connect();
-    client.send((get("/monitoring/liveness", "") + &get(path, fields)).as_bytes());
-    client.response(false).expect(200);
-    client
 }
 
 #[test]
@@ -58,8 +46,8 @@ fn full_disk_refuses_writes_only_until_space_is_free() {
     let config = server.get("/streamers/s1/streams").expect(200);
     let tag = config.header("etag").expect("a tag").to_owned();
     let tagged = format!("If-None-Match: {tag}\r\n");
-    let mut poll = parked(&server, "/streamers/s1/streams?poll_timeout=50", &tagged);
-    let mut list = parked(&server, "/streams?name=after&poll_timeout=50", "");
+    let mut poll = park(&server, "/streamers/s1/streams?poll_timeout=50", &tagged);
+    let mut list = park(&server, "/streams?name=after&poll_timeout=50", "");
 
     let used = std::fs::metadata(server.data_dir().join("weir.redb"))
         .expect("the store is a file")

@@ -9,7 +9,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use weir_testkit::{API_KEY, TestServer, run};
+use weir_testkit::{API_KEY, TestServer, encode_segment, run};
 
 /// Every nastiness of the playlists we met.
 const NASTY: &[u8] = include_bytes!("../../src/import/nasty.m3u8");
@@ -61,7 +61,7 @@ fn streams(server: &TestServer) -> BTreeMap<String, Value> {
         let Some(next) = page["next"].as_str() else {
             return all;
         };
-        let next = percent_encoding::utf8_percent_encode(next, percent_encoding::NON_ALPHANUMERIC);
+        let next = encode_segment(next);
         cursor = format!("&cursor={next}");
     }
 }
@@ -107,7 +107,7 @@ fn malformed_playlist_is_imported_once() {
         delta["inputs"][0]["url"],
         "rtsp://viewer:***@gr.example.com:554/delta"
     );
-    let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    let name = encode_segment(name);
     let full = server.get(&format!("/streams/{name}")).expect(200).json();
     assert_eq!(
         full["inputs"][0]["url"],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use weir_testkit::TestServer;
+use weir_testkit::{TestServer, encode_segment};
 
 /// A cluster of three streamers that were seen, one of them in the north, with streams that are
 /// placed.
@@ -140,7 +140,7 @@ fn preview_reports_loads_by_node_and_role_in_pages() {
         let page = page.expect(200).json();
         walked.extend(changes(&page).iter().cloned());
         match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={}", next.replace('=', "%3D")),
+            Some(next) => cursor = format!("&cursor={}", encode_segment(next)),
             None => break,
         }
     }

@@ -72,7 +72,7 @@ fn save(server: &TestServer, names: impl IntoIterator<Item = usize>) {
     }
 }
 
-fn names(names: impl IntoIterator<Item = usize>) -> Names {
+fn numbered(names: impl IntoIterator<Item = usize>) -> Names {
     names.into_iter().map(|i| format!("c{i:02}")).collect()
 }
 
@@ -100,7 +100,7 @@ fn what_does_not_fit_waits(dimension: Dimension) {
     fleet.until(|fleet| fleet.has("s1") == 4);
     save(&server, 4..7);
     pass(&server, 2);
-    assert_eq!(fleet.lists["s1"], names(0..4), "who is there stays");
+    assert_eq!(fleet.lists["s1"], numbered(0..4), "who is there stays");
     for waiting in ["c04", "c05", "c06"] {
         let reasons = why_it_waits(&server, waiting);
         assert_eq!(reasons, BTreeSet::from([dimension.code().to_owned()]));
@@ -108,12 +108,12 @@ fn what_does_not_fit_waits(dimension: Dimension) {
     // Room for one, by a stream that goes; for another, by a limit that is raised.
     server.delete("/streams/c00").expect(204);
     fleet.until(|fleet| fleet.has("s1") == 4 && !fleet.lists["s1"].contains("c00"));
-    assert!(fleet.lists["s1"].is_superset(&names(1..4)));
+    assert!(fleet.lists["s1"].is_superset(&numbered(1..4)));
     dimension.set(&server, "s1", 5);
     fleet.until(|fleet| fleet.has("s1") == 5);
-    assert!(fleet.lists["s1"].is_superset(&names(1..4)));
+    assert!(fleet.lists["s1"].is_superset(&numbered(1..4)));
     dimension.set(&server, "s1", 9);
-    fleet.until(|fleet| fleet.lists["s1"] == names(1..7));
+    fleet.until(|fleet| fleet.lists["s1"] == numbered(1..7));
     for layout in layouts(&server).values() {
         assert_eq!(layout["change_reason"], "not_distributed", "{layout}");
     }
@@ -157,15 +157,15 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
     let by_hand: Vec<Value> = (0..8).map(layout).collect();
     let answer = server.post("/streams/layouts", json!({"layouts": by_hand}));
     answer.expect(204);
-    fleet.until(|fleet| fleet.lists["s1"] == names(0..4) && fleet.lists["s2"] == names(4..8));
+    fleet.until(|fleet| fleet.lists["s1"] == numbered(0..4) && fleet.lists["s2"] == numbered(4..8));
 
     // Two must go, and the other has room for them.
     dimension.set(&server, "s1", 2);
     fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 6);
-    assert!(fleet.lists["s1"].is_subset(&names(0..4)));
-    assert!(fleet.lists["s2"].is_superset(&names(4..8)));
+    assert!(fleet.lists["s1"].is_subset(&numbered(0..4)));
+    assert!(fleet.lists["s2"].is_superset(&numbered(4..8)));
     let moved: Names = fleet.lists["s2"]
-        .difference(&names(4..8))
+        .difference(&numbered(4..8))
         .cloned()
         .collect();
     for (name, layout) in layouts(&server) {

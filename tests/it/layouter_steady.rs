@@ -12,7 +12,7 @@ use weir_testkit::TestServer;
 /// Rounds after which what would move by itself has moved.
 const ROUNDS: u64 = 5;
 
-fn names(count: std::ops::Range<usize>) -> impl Iterator<Item = String> {
+fn numbered(count: std::ops::Range<usize>) -> impl Iterator<Item = String> {
     count.map(|i| format!("c{i:03}"))
 }
 
@@ -44,7 +44,7 @@ fn waiting_stream_is_placed_when_room_is_free() {
         save_streamer(&server, host, json!({"channel_limit": 3}));
         fleet.join(&server, &[host]);
     }
-    save_all(&server, names(0..9), &json!({"static": true}));
+    save_all(&server, numbered(0..9), &json!({"static": true}));
     fleet.until(|fleet| fleet.has("s1") == 3 && fleet.has("s2") == 3);
     let mut before = ingests(&server);
     assert_eq!(waiting(&before).len(), 3);
@@ -90,7 +90,7 @@ fn deleted_streamer_is_emptied_and_a_new_one_takes_a_share() {
         save_streamer(&server, host, json!({"channel_limit": 4}));
         fleet.join(&server, &[host]);
     }
-    save_all(&server, names(0..9), &json!({"static": true}));
+    save_all(&server, numbered(0..9), &json!({"static": true}));
     let before = fleet.settle(&server);
     let own = on(&before, "s2");
     assert_eq!(own.len(), 3);
@@ -136,7 +136,7 @@ fn joining_streamer_takes_its_share_then_nothing_moves() {
         save_streamer(&server, host, json!({"channel_limit": 20}));
         fleet.join(&server, &[host]);
     }
-    save_all(&server, names(0..24), &json!({"static": true}));
+    save_all(&server, numbered(0..24), &json!({"static": true}));
     let before = fleet.settle(&server);
     fleet.rest(&server, ROUNDS);
     assert_eq!((fleet.has("s1"), fleet.has("s2")), (12, 12));
@@ -179,7 +179,7 @@ fn switching_the_layouter_takes_effect_at_once() {
         save_streamer(&server, host, json!({}));
         fleet.start(&server, host);
     }
-    save_all(&server, names(0..4), &json!({"static": true}));
+    save_all(&server, numbered(0..4), &json!({"static": true}));
     pass(&server, 1);
     assert_eq!(waiting(&ingests(&server)).len(), 4);
     set(&server, json!({"layouter_enabled": "true"}));
@@ -230,7 +230,7 @@ fn interval_and_fail_back_are_settings() {
         save_streamer(&server, host, json!({}));
         fleet.join(&server, &[host]);
     }
-    save_all(&server, names(0..4), &json!({"static": true}));
+    save_all(&server, numbered(0..4), &json!({"static": true}));
     let before = fleet.settle(&server);
     let own = on(&before, "s1");
     fleet.stop("s1");
@@ -272,7 +272,7 @@ fn balance_and_channel_counting_are_settings() {
     let mut fleet = Fleet::new();
     save_streamer(&server, "s1", json!({"channel_limit": 4}));
     fleet.join(&server, &["s1"]);
-    save_all(&server, names(0..4), &json!({"static": true}));
+    save_all(&server, numbered(0..4), &json!({"static": true}));
     fleet.settle(&server);
     save_streamer(&server, "s2", json!({"channel_limit": 4}));
     fleet.join(&server, &["s2"]);
@@ -284,7 +284,7 @@ fn balance_and_channel_counting_are_settings() {
     // A copy on the other streamer for each of the last two: all eight channels are taken.
     let copied =
         json!({"static": true, "dvr": {"root": "/d", "expiration": 60, "redundancy_factor": 2}});
-    save_all(&server, names(4..6), &copied);
+    save_all(&server, numbered(4..6), &copied);
     let backups = |server: &TestServer| {
         let layouts = layouts(server).into_values();
         let copies = layouts.filter(|layout| layout["dvr_backups"][0].is_string());
@@ -320,7 +320,7 @@ fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
         save_streamer(&server, host, json!({"cpu_limit": 80}));
         fleet.join(&server, &[host]);
     }
-    save_all(&server, names(0..40), &json!({"static": true}));
+    save_all(&server, numbered(0..40), &json!({"static": true}));
     let before = fleet.settle(&server);
     assert_eq!((fleet.has("s1"), fleet.has("s2")), (20, 20));
     let report = |host: &str, cpu: u32| {

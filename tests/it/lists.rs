@@ -14,7 +14,7 @@ use crate::bad_json::Pipeline;
 use crate::described::{Document, Operation};
 use crate::round_trip::{keyed, with_one_of_each};
 use crate::values::{Fate, cases};
-use weir_testkit::TestServer;
+use weir_testkit::{TestServer, encode_segment};
 
 /// Things of each kind that the lists hold. Small enough for one page, so that the whole is known.
 const THINGS: usize = 60;
@@ -183,10 +183,6 @@ fn fill(server: &TestServer, document: &Document, save: &Operation) {
     }
 }
 
-pub fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
 fn text_of(value: &Value) -> String {
     value
         .as_str()
@@ -304,7 +300,7 @@ fn every_list_query_agrees_with_its_items() {
                 let Some(expected) = expected.filter(|_| !text.is_empty()) else {
                     continue;
                 };
-                let query = format!("{}{suffix}={}", encoded_path(path), encoded(&text));
+                let query = format!("{}{suffix}={}", encoded_path(path), encode_segment(&text));
                 let answer = ask(&format!("{query}&select={key}&limit=10000"));
                 if answer.status == 400 && answer.errors()[0].starts_with("secret_field") {
                     secret += 1;
@@ -404,14 +400,14 @@ fn walk(
     let mut there = keys(&page);
     assert!(page["prev"].is_null(), "nothing is before the first page");
     while let Some(next) = page["next"].as_str() {
-        page = ask(&format!("{query}&cursor={}", encoded(next)))
+        page = ask(&format!("{query}&cursor={}", encode_segment(next)))
             .expect(200)
             .json();
         there.extend(keys(&page));
     }
     let mut back = Vec::new();
     while let Some(previous) = page["prev"].as_str() {
-        page = ask(&format!("{query}&cursor={}", encoded(previous)))
+        page = ask(&format!("{query}&cursor={}", encode_segment(previous)))
             .expect(200)
             .json();
         back.splice(0..0, keys(&page));
@@ -421,5 +417,8 @@ fn walk(
 
 /// Names of fields may hold anything, and dots are steps.
 fn encoded_path(path: &str) -> String {
-    path.split('.').map(encoded).collect::<Vec<_>>().join(".")
+    path.split('.')
+        .map(encode_segment)
+        .collect::<Vec<_>>()
+        .join(".")
 }

@@ -9,32 +9,14 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
+use crate::calls::{etag, get_request, lay_out, names, park, save_node};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, encode_segment, wait_until};
 
 /// Longer than any test: only what is asserted may end the wait.
 const LONG: &str = "poll_timeout=50";
 
-fn head(path: &str, fields: &str) -> String {
-    format!(
-        "GET {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n{fields}\r\n"
-    )
-}
-
-/// Sends a poll and returns when it is parked (or was answered).
-fn park(server: &TestServer, path: &str, fields: &str) -> Client {
-    let mut client = server.connect();
-    let both = head("/monitoring/liveness", "") + &head(path, fields);
-    client.send(both.as_bytes());
-    client.response(false).expect(200);
-    client
-}
-
-fn names(answer: &Response) -> Vec<String> {
-    let body = answer.json();
-    let list = body["streams"].as_array().expect("a list of streams");
-    list.iter()
-        .map(|stream| stream["name"].as_str().expect("a name").to_owned())
-        .collect()
+fn stream_names(response: &Response) -> Vec<String> {
+    names(&response.json())
 }
 
 fn stamp(answer: &Response) -> u64 {
@@ -43,28 +25,6 @@ fn stamp(answer: &Response) -> u64 {
 
 fn save(server: &TestServer, name: &str, body: Value) -> u64 {
     stamp(&server.put(&format!("/streams/{name}"), body).expect(200))
-}
-
-fn lay_out(server: &TestServer, stream: &str, host: &str) {
-    server
-        .post(
-            "/streams/layouts",
-            json!({"layouts": [{"name": stream, "ingest": host}]}),
-        )
-        .expect(204);
-}
-
-fn streamer(server: &TestServer, host: &str) {
-    server
-        .put(
-            &format!("/streamers/{host}"),
-            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{host}")}),
-        )
-        .expect(200);
-}
-
-fn etag(answer: &Response) -> String {
-    answer.header("etag").expect("a tag").to_owned()
 }
 
 fn if_none_match(tag: &str) -> String {
@@ -76,7 +36,7 @@ fn if_none_match(tag: &str) -> String {
 #[test]
 fn parked_lists_wake_on_stats_reports() {
     let server = TestServer::new();
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     for name in ["a", "b"] {
         save(&server, name, json!({"layout": {"ingest": "s1"}}));
     }
@@ -99,10 +59,10 @@ fn parked_lists_wake_on_stats_reports() {
         report(json!([{"name": "a", "bitrate": bitrate}]));
     }
     report(json!([{"name": "a", "bitrate": 6000}]));
-    assert_eq!(names(&parked[1].response(false).expect(200)), ["a"]);
+    assert_eq!(stream_names(&parked[1].response(false).expect(200)), ["a"]);
     report(json!([{"name": "a"}, {"name": "b", "online_clients": 8, "status": "running"}]));
-    assert_eq!(names(&parked[0].response(false).expect(200)), ["b"]);
-    assert_eq!(names(&parked[2].response(false).expect(200)), ["b"]);
+    assert_eq!(stream_names(&parked[0].response(false).expect(200)), ["b"]);
+    assert_eq!(stream_names(&parked[2].response(false).expect(200)), ["b"]);
     // A place in an order by stats: nothing is behind it until something falls behind it.
     report(json!([{"name": "a", "bitrate": 5}, {"name": "b", "bitrate": 5}]));
     let page = server
@@ -113,17 +73,21 @@ fn parked_lists_wake_on_stats_reports() {
     let path = format!("/streams?sort=-stats.bitrate,name&limit=1&cursor={cursor}&{LONG}");
     let mut behind = park(&server, &path, "");
     report(json!([{"name": "a", "bitrate": 9}, {"name": "b", "bitrate": 4}]));
-    assert_eq!(names(&behind.response(false).expect(200)), ["b"]);
+    assert_eq!(stream_names(&behind.response(false).expect(200)), ["b"]);
     // A report that comes while a poll is being parked is not missed either, whichever core hears
     // of it.
     for round in 0..15 {
         report(json!([{"name": "a", "bitrate": 0}]));
         let mut poll = server.connect();
-        poll.send(head(&format!("/streams?stats.bitrate={round}7&{LONG}"), "").as_bytes());
+        poll.send(get_request(&format!("/streams?stats.bitrate={round}7&{LONG}"), "").as_bytes());
         report(
             json!([{"name": "a", "bitrate": format!("{round}7").parse::<u64>().expect("a number")}]),
         );
-        assert_eq!(names(&poll.response(false).expect(200)), ["a"], "{round}");
+        assert_eq!(
+            stream_names(&poll.response(false).expect(200)),
+            ["a"],
+            "{round}"
+        );
     }
 }
 
@@ -139,7 +103,7 @@ fn parked_lists_wake_when_an_agent_connects() {
     let path = format!("/streams?stats.agent_status=connected&{LONG}");
     let mut parked = park(&server, &path, "");
     let _agent = crate::agent::Agent::open(&server, "cam1", "k");
-    assert_eq!(names(&parked.response(false).expect(200)), ["a"]);
+    assert_eq!(stream_names(&parked.response(false).expect(200)), ["a"]);
 }
 
 // ---- lists --------------------------------------------------------------------------------------
@@ -165,14 +129,14 @@ fn parked_list_wakes_only_on_a_match() {
     let at = save(&server, "b", json!({"title": "Wanted"}));
     for poll in [&mut any, &mut named] {
         let answer = poll.response(false).expect(200);
-        assert_eq!(names(&answer), ["b"]);
+        assert_eq!(stream_names(&answer), ["b"]);
         assert_eq!(answer.json()["streams"][0]["updated_at"], at);
     }
     // What is there already is not waited for.
     let answer = server.get(&format!(
         "/streams?updated_at_gt={since}&sort=updated_at&{LONG}"
     ));
-    assert_eq!(names(&answer), ["a", "b"]);
+    assert_eq!(stream_names(&answer), ["a", "b"]);
 }
 
 #[test]
@@ -182,7 +146,7 @@ fn parked_list_without_a_match_is_empty_at_its_deadline() {
     let answer = server
         .get(&format!("/streams?updated_at_gt={since}&poll_timeout=1"))
         .expect(200);
-    assert_eq!(names(&answer), Vec::<String>::new());
+    assert_eq!(stream_names(&answer), Vec::<String>::new());
     assert_eq!(answer.json()["next"], Value::Null);
     for wrong in ["-1", "x", "1.5", ""] {
         let answer = server.get(&format!("/streams?poll_timeout={wrong}"));
@@ -215,14 +179,14 @@ fn equal_parked_queries_get_equal_responses() {
     for (i, poll) in others.iter_mut().enumerate().rev() {
         save(&server, &format!("other-{i}"), json!({}));
         assert_eq!(
-            names(&poll.response(false).expect(200)),
+            stream_names(&poll.response(false).expect(200)),
             [format!("other-{i}")]
         );
     }
     // A connection that was woken serves on.
     for poll in polls.iter_mut().take(3) {
-        poll.send(head("/streams?name=b", "").as_bytes());
-        assert_eq!(names(&poll.response(false).expect(200)), ["b"]);
+        poll.send(get_request("/streams?name=b", "").as_bytes());
+        assert_eq!(stream_names(&poll.response(false).expect(200)), ["b"]);
     }
 }
 
@@ -240,7 +204,7 @@ fn parked_polls_keep_their_own_coding_and_selection() {
         .each_ref()
         .map(|answer| answer.header("content-encoding"));
     assert_eq!(codings, [None, Some("gzip"), Some("zstd")]);
-    assert!(answers.iter().all(|answer| names(answer) == ["b"]));
+    assert!(answers.iter().all(|answer| stream_names(answer) == ["b"]));
     assert!(answers[1].body.len() < answers[0].body.len());
 }
 
@@ -263,7 +227,7 @@ impl Follower {
 
     fn ask(&mut self, query: &str) -> Value {
         self.client
-            .send(head(&format!("/streams?{query}"), "").as_bytes());
+            .send(get_request(&format!("/streams?{query}"), "").as_bytes());
         self.client.response(false).expect(200).json()
     }
 
@@ -299,15 +263,11 @@ impl Follower {
                 self.since = self.since.max(largest);
                 let next = page["next"].as_str().map(str::to_owned);
                 let Some(next) = next else { break };
-                page = self.ask(&format!("{question}&cursor={}", escape(&next)));
+                page = self.ask(&format!("{question}&cursor={}", encode_segment(&next)));
             }
         }
         self.copy
     }
-}
-
-fn escape(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 #[test]
@@ -393,14 +353,14 @@ fn followers_miss_nothing_and_never_go_back() {
 fn streamer_wakes_only_when_its_configuration_changes() {
     let server = TestServer::with(&["--io-threads", "2"]);
     for host in ["s1", "s2"] {
-        streamer(&server, host);
+        save_node(&server, host);
     }
     save(&server, "a", json!({"title": "One"}));
     save(&server, "b", json!({}));
-    lay_out(&server, "a", "s1");
-    lay_out(&server, "b", "s2");
+    lay_out(&server, &[("a", "s1")]);
+    lay_out(&server, &[("b", "s2")]);
     let first = server.get("/streamers/s1/streams").expect(200);
-    assert_eq!(names(&first), ["a"]);
+    assert_eq!(stream_names(&first), ["a"]);
     let tag = etag(&first);
     let mut poll = park(
         &server,
@@ -411,12 +371,12 @@ fn streamer_wakes_only_when_its_configuration_changes() {
     save(&server, "b", json!({"title": "Two"}));
     save(&server, "a", json!({"labels": {"k": "v"}}));
     save(&server, "c", json!({}));
-    lay_out(&server, "c", "s2");
+    lay_out(&server, &[("c", "s2")]);
     let same = server.get("/streamers/s1/streams").expect(200);
     assert_eq!(same.etag(), Some(tag.as_str()), "the tag of s1 stands");
     save(&server, "a", json!({"title": "Three"}));
     let answer = poll.response(false).expect(200);
-    assert_eq!(names(&answer), ["a"]);
+    assert_eq!(stream_names(&answer), ["a"]);
     assert_eq!(answer.json()["streams"][0]["title"], "Three");
     assert_ne!(etag(&answer), tag);
     assert_eq!(etag(&answer), etag(&server.get("/streamers/s1/streams")));
@@ -427,9 +387,9 @@ fn streamer_wakes_only_when_its_configuration_changes() {
         &format!("/streamers/s1/streams?{LONG}"),
         &if_none_match(&etag(&answer)),
     );
-    lay_out(&server, "a", "s2");
+    lay_out(&server, &[("a", "s2")]);
     assert_eq!(
-        names(&poll.response(false).expect(200)),
+        stream_names(&poll.response(false).expect(200)),
         Vec::<String>::new()
     );
 }
@@ -437,9 +397,9 @@ fn streamer_wakes_only_when_its_configuration_changes() {
 #[test]
 fn streamer_without_changes_gets_304_at_its_deadline() {
     let server = TestServer::new();
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     save(&server, "a", json!({}));
-    lay_out(&server, "a", "s1");
+    lay_out(&server, &[("a", "s1")]);
     let first = server.get("/streamers/s1/streams").expect(200);
     let tag = etag(&first);
     let answer = server
@@ -464,10 +424,10 @@ fn streamer_without_changes_gets_304_at_its_deadline() {
 #[test]
 fn parked_delta_lists_changed_and_removed_streams() {
     let server = TestServer::new();
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     for name in ["a", "b", "c"] {
         save(&server, name, json!({}));
-        lay_out(&server, name, "s1");
+        lay_out(&server, &[(name, "s1")]);
     }
     let whole = server.get("/streamers/s1/streams").expect(200);
     let mut revision = whole.json()["revision"].as_u64().expect("a revision");
@@ -482,7 +442,7 @@ fn parked_delta_lists_changed_and_removed_streams() {
     save(&server, "elsewhere", json!({}));
     save(&server, "b", json!({"title": "New"}));
     let answer = poll.response(false).expect(200);
-    assert_eq!(names(&answer), ["b"]);
+    assert_eq!(stream_names(&answer), ["b"]);
     assert_eq!(answer.json()["removed"], json!([]));
     assert_eq!(etag(&answer), etag(&server.get("/streamers/s1/streams")));
     let next = answer.json()["revision"].as_u64().expect("a revision");
@@ -492,7 +452,7 @@ fn parked_delta_lists_changed_and_removed_streams() {
     server.delete("/streams/a").expect(204);
     let answer = poll.response(false).expect(200);
     assert_eq!(answer.json()["removed"], json!(["a"]));
-    assert_eq!(names(&answer), Vec::<String>::new());
+    assert_eq!(stream_names(&answer), Vec::<String>::new());
     revision = answer.json()["revision"].as_u64().expect("a revision");
 
     let path = format!("/streamers/s1/streams?changes_since={revision}&poll_timeout=1");
@@ -510,7 +470,7 @@ fn parked_delta_lists_changed_and_removed_streams() {
 #[test]
 fn streamer_deleted_while_parked_gets_404() {
     let server = TestServer::new();
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     let tag = etag(&server.get("/streamers/s1/streams").expect(200));
     let mut whole = park(
         &server,
@@ -531,7 +491,7 @@ fn streamer_deleted_while_parked_gets_404() {
         );
     }
     // Made anew, it is another one: nobody is told that nothing changed.
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     let fresh = server.call_with(
         "GET",
         "/streamers/s1/streams",
@@ -589,7 +549,7 @@ fn each_parked_streamer_gets_its_own_list() {
             );
         }
         let answer = poll.response(false).expect(200);
-        assert_eq!(names(&answer), [format!("on-{host}")]);
+        assert_eq!(stream_names(&answer), [format!("on-{host}")]);
         assert!(answer.json()["streams"][0]["title"].is_string());
     }
 }
@@ -606,12 +566,12 @@ fn descriptors(server: &TestServer) -> usize {
 #[test]
 fn disconnected_clients_are_unparked() {
     let server = TestServer::new();
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     let since = save(&server, "a", json!({}));
     let tag = etag(&server.get("/streamers/s1/streams"));
     let mut probe = server.connect();
     let look = |probe: &mut Client| {
-        probe.send(head("/monitoring/liveness", "").as_bytes());
+        probe.send(get_request("/monitoring/liveness", "").as_bytes());
         probe.response(false).expect(200);
         descriptors(&server)
     };
@@ -636,8 +596,8 @@ fn disconnected_clients_are_unparked() {
     drop(half_closed);
     // Nobody is there to be told, and nothing breaks by telling.
     save(&server, "a", json!({"title": "New"}));
-    lay_out(&server, "a", "s1");
-    assert_eq!(names(&server.get("/streamers/s1/streams")), ["a"]);
+    lay_out(&server, &[("a", "s1")]);
+    assert_eq!(stream_names(&server.get("/streamers/s1/streams")), ["a"]);
 }
 
 #[test]
@@ -655,13 +615,18 @@ fn requests_behind_a_parked_poll_are_answered_after_it() {
         body.len()
     );
     // In three pieces, so that a part of a request is there while the poll waits.
-    let behind = [put.as_bytes(), body, head("/streams/c", "").as_bytes()].concat();
+    let behind = [
+        put.as_bytes(),
+        body,
+        get_request("/streams/c", "").as_bytes(),
+    ]
+    .concat();
     for piece in behind.chunks(behind.len() / 3 + 1) {
         poll.send(piece);
     }
     server.get("/streams/c").expect(404);
     save(&server, "b", json!({}));
-    assert_eq!(names(&poll.response(false).expect(200)), ["b"]);
+    assert_eq!(stream_names(&poll.response(false).expect(200)), ["b"]);
     assert_eq!(poll.response(false).expect(200).json()["title"], "Behind");
     assert_eq!(poll.response(false).expect(200).json()["title"], "Behind");
 }
@@ -669,9 +634,9 @@ fn requests_behind_a_parked_poll_are_answered_after_it() {
 #[test]
 fn stop_answers_parked_polls_and_completes_requests() {
     let mut server = TestServer::with(&["--io-threads", "2"]);
-    streamer(&server, "s1");
+    save_node(&server, "s1");
     let since = save(&server, "a", json!({}));
-    lay_out(&server, "a", "s1");
+    lay_out(&server, &[("a", "s1")]);
     let whole = server.get("/streamers/s1/streams");
     let (tag, revision) = (etag(&whole), whole.json()["revision"].clone());
     let mut lists: Vec<Client> = (0..20)
@@ -696,7 +661,7 @@ fn stop_answers_parked_polls_and_completes_requests() {
     // A save of which half has arrived.
     let body = json!({"title": "Half"}).to_string();
     let mut half = server.connect();
-    half.send(head("/monitoring/liveness", "").as_bytes());
+    half.send(get_request("/monitoring/liveness", "").as_bytes());
     half.response(false).expect(200);
     let put = format!(
         "PUT {PREFIX}/streams/half HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
@@ -706,7 +671,7 @@ fn stop_answers_parked_polls_and_completes_requests() {
     half.response(false).expect(100);
     half.send(&body.as_bytes()[..5]);
     let mut idle = server.connect();
-    idle.send(head("/monitoring/liveness", "").as_bytes());
+    idle.send(get_request("/monitoring/liveness", "").as_bytes());
     idle.response(false).expect(200);
 
     server.signal(weir_testkit::Signal::TERM);
@@ -716,7 +681,7 @@ fn stop_answers_parked_polls_and_completes_requests() {
     }
     for poll in &mut lists {
         let answer = poll.response(false).expect(200);
-        assert_eq!(names(&answer), Vec::<String>::new());
+        assert_eq!(stream_names(&answer), Vec::<String>::new());
         assert_eq!(answer.header("connection"), Some("close"));
         assert!(poll.is_ended());
     }

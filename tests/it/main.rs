@@ -5,6 +5,7 @@
 //! program is started and spoken to, [`described`] the only one that reads its description of
 //! itself.
 
+mod calls;
 mod described;
 mod fleet;
 mod mmdb;

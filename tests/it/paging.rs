@@ -125,8 +125,7 @@ fn walk(
 
 /// The parameter that asks for the page at a cursor.
 fn escaped(cursor: &str) -> String {
-    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    format!("&cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC))
+    format!("&cursor={}", weir_testkit::encode_segment(cursor))
 }
 
 fn keys(page: &Value, collection: &str, key: &str) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::calls::lay_out;
 use crate::fleet::{Fleet, Names, layouts, save_streamer, server};
 use crate::metrics::Metrics;
 use weir_testkit::TestServer;
@@ -71,15 +72,9 @@ impl Cluster {
         }
     }
 
-    /// Places streams by hand.
+    /// Places streams by hand: pairs of stream and streamer.
     pub fn place(&self, places: &[(&str, &str)]) {
-        let layouts: Vec<Value> = places
-            .iter()
-            .map(|(name, host)| json!({"name": name, "ingest": host}))
-            .collect();
-        self.server
-            .post("/streams/layouts", json!({"layouts": layouts}))
-            .expect(204);
+        lay_out(&self.server, places);
     }
 
     /// Waits until each of these streamers was told of exactly these streams.

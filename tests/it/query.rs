@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::calls::names;
 use weir_testkit::TestServer;
 
 /// Six streams that differ in everything the questions below ask for.
@@ -24,14 +25,9 @@ fn with_streams() -> TestServer {
     server
 }
 
-fn names(page: &Value) -> String {
-    page["streams"]
-        .as_array()
-        .unwrap_or_else(|| panic!("no streams: {page}"))
-        .iter()
-        .map(|stream| stream["name"].as_str().expect("a name"))
-        .collect::<Vec<_>>()
-        .join(" ")
+/// Names of the streams of a page, with a space between.
+fn joined_names(page: &Value) -> String {
+    names(page).join(" ")
 }
 
 #[test]
@@ -91,7 +87,7 @@ fn filters_select_matching_streams() {
     ];
     for (query, expected) in table {
         let page = server.get(&format!("/streams?{query}")).expect(200).json();
-        assert_eq!(names(&page), expected, "{query}");
+        assert_eq!(joined_names(&page), expected, "{query}");
         let count = expected.split(' ').filter(|name| !name.is_empty()).count();
         assert_eq!(page["estimated_count"], count, "{query}");
         assert_eq!((&page["next"], &page["prev"]), (&Value::Null, &Value::Null));
@@ -171,7 +167,7 @@ fn sort_order_is_total_in_both_directions() {
             .get(&format!("/streams?sort={sort}"))
             .expect(200)
             .json();
-        assert_eq!(names(&page), expected, "{sort}");
+        assert_eq!(joined_names(&page), expected, "{sort}");
     }
 }
 
@@ -186,7 +182,7 @@ fn pages_in_both_directions_make_up_the_list() {
         "q=a",
         "name_gt=a",
     ] {
-        let whole = names(
+        let whole = joined_names(
             &server
                 .get(&format!("/streams?{question}"))
                 .expect(200)
@@ -203,7 +199,7 @@ fn pages_in_both_directions_make_up_the_list() {
                 let page = ask(next);
                 forward.push(page);
             }
-            let joined: Vec<String> = forward.iter().map(names).collect();
+            let joined: Vec<String> = forward.iter().map(joined_names).collect();
             assert_eq!(joined.join(" "), whole, "{question} by {limit}");
             // And back again: the same pages.
             let mut at = forward.len() - 1;
@@ -211,7 +207,11 @@ fn pages_in_both_directions_make_up_the_list() {
             while let Some(prev) = page["prev"].as_str() {
                 page = ask(prev);
                 at -= 1;
-                assert_eq!(names(&page), joined[at], "{question} by {limit}, back");
+                assert_eq!(
+                    joined_names(&page),
+                    joined[at],
+                    "{question} by {limit}, back"
+                );
             }
             assert_eq!(at, 0, "{question} by {limit}");
         }
@@ -491,7 +491,7 @@ fn queries_cannot_distinguish_secrets() {
                     refused += 1;
                     assert!(answer.errors()[0].starts_with("secret_field "));
                 } else {
-                    let found = names(&answer.expect(200).json());
+                    let found = joined_names(&answer.expect(200).json());
                     assert!(
                         matches!(&*found, "" | "x y"),
                         "{path}{suffix}={value}: {found}"
@@ -502,13 +502,13 @@ fn queries_cannot_distinguish_secrets() {
         for order in ["", "-"] {
             let answer = server.get(&format!("/streams?sort={order}{path}"));
             if answer.status == 200 {
-                assert_eq!(names(&answer.json()), "x y", "{order}{path}");
+                assert_eq!(joined_names(&answer.json()), "x y", "{order}{path}");
             }
         }
     }
     assert!(refused > 0);
     for q in ["aaaa", "a", "zzzz", "u%3Aaaaa", "u%3A"] {
-        let found = names(&server.get(&format!("/streams?q={q}")).expect(200).json());
+        let found = joined_names(&server.get(&format!("/streams?q={q}")).expect(200).json());
         assert!(matches!(&*found, "" | "x y"), "q={q}: {found}");
     }
 }

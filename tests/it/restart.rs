@@ -14,6 +14,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::calls::save_node;
 use weir_testkit::{API_KEY, Client, ClientError, PREFIX, Response, TestServer, run};
 
 /// One request below the prefix as an administrator. The server may end at any moment: then the
@@ -206,15 +207,9 @@ fn told(server: &TestServer, hosts: &[&str]) -> BTreeMap<String, (String, Value)
         .collect()
 }
 
-fn streamer(server: &TestServer, host: &str) {
-    let body =
-        json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{host}:8080")});
-    server.put(&format!("/streamers/{host}"), body).expect(200);
-}
-
-fn lay_out(server: &TestServer, items: Value) {
+fn set_layouts(server: &TestServer, layouts: Value) {
     server
-        .post("/streams/layouts", json!({"layouts": items}))
+        .post("/streams/layouts", json!({"layouts": layouts}))
         .expect(204);
 }
 
@@ -223,13 +218,13 @@ fn etags_and_revisions_survive_restarts_and_kills() {
     let mut server = TestServer::new();
     let hosts = ["s1", "s2", "s3", "s4", "empty"];
     for host in hosts {
-        streamer(&server, host);
+        save_node(&server, host);
     }
     for i in 0..12 {
         let body = json!({"title": format!("t{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}], "dvr": {"root": "/d", "expiration": 3600}});
         server.put(&format!("/streams/a{i}"), body).expect(200);
         let item = json!({"name": format!("a{i}"), "ingest": hosts[i % 4], "dvr_backups": [hosts[(i + 1) % 4]]});
-        lay_out(&server, json!([item]));
+        set_layouts(&server, json!([item]));
     }
     // All that moves a node: an edit, a move, a deletion, switching off, a node that went and came
     // back, one that got another address.
@@ -241,7 +236,7 @@ fn etags_and_revisions_survive_restarts_and_kills() {
                     .expect(200),
             );
         },
-        &|server| lay_out(server, json!([{"name": "a1", "ingest": "s4"}])),
+        &|server| set_layouts(server, json!([{"name": "a1", "ingest": "s4"}])),
         &|server| drop(server.delete("/streams/a2").expect(204)),
         &|server| {
             drop(
@@ -251,14 +246,14 @@ fn etags_and_revisions_survive_restarts_and_kills() {
             );
         },
         &|server| {
-            lay_out(
+            set_layouts(
                 server,
                 json!([{"name": "a4", "ingest": null, "dvr_backups": []}]),
             );
         },
         &|server| {
             server.delete("/streamers/empty").expect(204);
-            streamer(server, "empty");
+            save_node(server, "empty");
         },
         &|server| {
             let body =
@@ -327,7 +322,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
     const ROUNDS: usize = 60;
     let server = TestServer::with(&["--io-threads", "2"]);
     for host in ["s1", "s2"] {
-        streamer(&server, host);
+        save_node(&server, host);
     }
     let tagged = |tag: usize| -> Value {
         (0..STREAMS)
@@ -340,7 +335,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
             .collect()
     };
     server.put("/streams/batch", tagged(0)).expect(204);
-    lay_out(&server, placed("s1"));
+    set_layouts(&server, placed("s1"));
     let (server, done) = (&server, AtomicBool::new(false));
     let titles = |list: &Value| -> BTreeSet<String> {
         let streams = list["streams"].as_array().expect("streams");
@@ -383,7 +378,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
         });
         for round in 1..=ROUNDS {
             server.put("/streams/batch", tagged(round)).expect(204);
-            lay_out(server, placed(if round % 2 == 0 { "s1" } else { "s2" }));
+            set_layouts(server, placed(if round % 2 == 0 { "s1" } else { "s2" }));
             // A batch that is refused at its end changes nothing at its beginning.
             let mut bad = tagged(1000 + round);
             bad[STREAMS - 1]["title"] = json!(7);

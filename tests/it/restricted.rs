@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::auth::cluster;
 use crate::bad_json::Pipeline;
 use crate::described::Document;
-use crate::lists::{collections, encoded, key_of};
+use crate::lists::{collections, key_of};
 use crate::round_trip::{keyed, with_one_of_each_and};
-use weir_testkit::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer};
+use weir_testkit::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer, encode_segment};
 
 /// Entities of each kind. Those whose number ends in 1 are within the scope of the restricted
 /// token.
@@ -44,7 +44,7 @@ fn walk(server: &TestServer, path: &str, key: &str, member: &str, as_token: &str
         let items = page[member].as_array().expect("a list");
         keys.extend(items.iter().map(|item| item[key].clone()));
         match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={}", encoded(next)),
+            Some(next) => cursor = format!("&cursor={}", encode_segment(next)),
             None => return keys,
         }
     }
@@ -290,7 +290,7 @@ fn previews_count_what_the_caller_may_not_see() {
         (&json!(1), &json!(1))
     );
     // The pages of another caller's answer are not to be had with its cursor.
-    let cursor = encoded(whole["next"].as_str().expect("two pages"));
+    let cursor = encode_segment(whole["next"].as_str().expect("two pages"));
     let target = format!("{PREFIX}{path}&cursor={cursor}");
     let fields = [("Authorization", token.as_str())];
     let body = edit.to_string();

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use weir_testkit::{TestServer, wait_until};
+use crate::calls::keys;
+use weir_testkit::{TestServer, encode_segment, wait_until};
 
 /// Two streamers, one stream on each and one on none.
 fn cluster() -> TestServer {
@@ -20,12 +21,6 @@ fn cluster() -> TestServer {
         server.put(&format!("/streams/{name}"), body).expect(200);
     }
     server
-}
-
-fn names(list: &Value, collection: &str, key: &str) -> Vec<String> {
-    let items = list[collection].as_array().expect("a list");
-    let names = items.iter().map(|item| item[key].as_str().expect("a name"));
-    names.map(str::to_owned).collect()
 }
 
 /// `Authorization` of a streamer with this key, now.
@@ -107,7 +102,7 @@ fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
         let list = server
             .get(&format!("/streams?select=name&{query}"))
             .expect(200);
-        assert_eq!(names(&list.json(), "streams", "name"), expected, "{query}");
+        assert_eq!(keys(&list.json(), "streams", "name"), expected, "{query}");
     }
     let list = server.get("/streamers?stats.cpu_usage_gt=40&select=stats.cpu_usage");
     assert_eq!(
@@ -141,23 +136,23 @@ fn storages_are_the_union_of_all_streamers() {
             .expect(204);
     }
     let list = server.get("/dvrs").expect(200).json();
-    assert_eq!(names(&list, "dvrs", "name"), ["d1", "d2", "d3"]);
+    assert_eq!(keys(&list, "dvrs", "name"), ["d1", "d2", "d3"]);
     let list = server.get("/dvrs?sort=-name&limit=2").expect(200).json();
-    assert_eq!(names(&list, "dvrs", "name"), ["d3", "d2"]);
+    assert_eq!(keys(&list, "dvrs", "name"), ["d3", "d2"]);
     let next = list["next"].as_str().expect("there is more");
-    let next = next.replace('+', "%2B").replace('=', "%3D");
+    let next = encode_segment(next);
     let page = format!("/dvrs?sort=-name&limit=2&cursor={next}");
     let list = server.get(&page).expect(200).json();
-    assert_eq!(names(&list, "dvrs", "name"), ["d1"]);
+    assert_eq!(keys(&list, "dvrs", "name"), ["d1"]);
     assert_eq!(list["next"], Value::Null);
     let list = server
         .get("/dvrs?name_like=2&select=name")
         .expect(200)
         .json();
-    assert_eq!(names(&list, "dvrs", "name"), ["d2"]);
+    assert_eq!(keys(&list, "dvrs", "name"), ["d2"]);
     server.delete("/streamers/s2").expect(204);
     let list = server.get("/dvrs").expect(200).json();
-    assert_eq!(names(&list, "dvrs", "name"), ["d1", "d3"]);
+    assert_eq!(keys(&list, "dvrs", "name"), ["d1", "d3"]);
     let errors = server.get("/dvrs?limit=0").expect(400).errors();
     assert_eq!(errors, ["input_out_of_range limit"]);
 }

@@ -6,6 +6,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::calls::names;
 use weir_testkit::{STREAMER_PREFIX, SetOnDrop, TestServer};
 
 /// Sends bytes and checks the status and every error with its place.
@@ -15,15 +16,6 @@ fn refused(server: &TestServer, call: (&str, &str), body: &[u8], status: u16, er
     let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
     assert_eq!(answer.status, status, "{call:?} {shown}: {}", answer.text());
     assert_eq!(answer.errors(), errors, "{call:?} {shown}");
-}
-
-fn names(list: &Value) -> Vec<&str> {
-    list["streams"]
-        .as_array()
-        .expect("a list of streams")
-        .iter()
-        .map(|stream| stream["name"].as_str().expect("a name"))
-        .collect()
 }
 
 /// Two streamers `s1` and `s2`, an inference node `i1`, and `far`, a streamer of another namespace.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use weir_testkit::{PREFIX, Response, TestServer};
+use weir_testkit::{PREFIX, Response, TestServer, encode_segment};
 
 fn bearer(key: &str) -> String {
     format!("Bearer {key}")
@@ -211,7 +211,7 @@ fn lists_contain_only_what_a_token_may_see() {
                 names.push(stream["name"].as_str().expect("a name").to_owned());
             }
             match page["next"].as_str() {
-                Some(next) => cursor = format!("&cursor={}", next.replace('=', "%3D")),
+                Some(next) => cursor = format!("&cursor={}", encode_segment(next)),
                 None => break,
             }
         }
