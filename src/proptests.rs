@@ -1,7 +1,7 @@
 //! How property tests run, and where the seeds of their failures are kept: beside the tests, in
 //! `tests/proptest-regressions`, under the path of the source file.
 
-use proptest::test_runner::{Config, FailurePersistence as _, FileFailurePersistence};
+use proptest::test_runner::{Config, FileFailurePersistence};
 
 const KEPT_IN: &str = "tests/proptest-regressions";
 

@@ -25,7 +25,7 @@ use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 
 use crate::calls::park;
-use weir_testkit::{API_KEY, Client, PREFIX, TestServer, wait_until};
+use weir_testkit::{PREFIX, TestServer, wait_until};
 
 // ---- the real program ---------------------------------------------------------------------------
 
