@@ -7,7 +7,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -19,6 +19,7 @@ use clap_complete::Shell;
 use crate::config::{self, Config, Flags, SETTINGS, Setting, SettingForm};
 use crate::exit::{Exit, Failure};
 use crate::import;
+use crate::stdout::print;
 
 /// A subcommand with all that it needs.
 #[derive(Debug)]
@@ -291,15 +292,6 @@ pub fn completions(shell: Shell) -> io::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "weir", &mut script);
     print(&String::from_utf8_lossy(&script))
-}
-
-/// Prints to stdout. A reader that closed its end (`| head`) is not an error.
-pub fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod server;
+pub mod stdout;
 
 pub mod error;
 pub mod limits;

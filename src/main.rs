@@ -7,7 +7,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 use weir::cli::{self, Printable, Task};
 use weir::exit::{Exit, Failure};
-use weir::{api, config, dist, import, server};
+use weir::{api, config, dist, import, server, stdout};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,9 +45,9 @@ fn run(task: Task) -> Result<Exit, Failure> {
             file,
             overwrite,
         } => server::restore(&config, &file, overwrite),
-        Task::Print(Printable::Openapi) => done(cli::print(api::openapi_document())),
-        Task::Print(Printable::Config) => done(cli::print(&config::example())),
-        Task::Print(Printable::Unit) => done(cli::print(dist::UNIT)),
+        Task::Print(Printable::Openapi) => done(stdout::print(api::openapi_document())),
+        Task::Print(Printable::Config) => done(stdout::print(&config::example())),
+        Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),
         Task::Completions(shell) => done(cli::completions(shell)),
         Task::Import { config, options } => import::run(&options, &config),
     }

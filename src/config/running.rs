@@ -27,7 +27,7 @@ pub struct Saved {
     pub rotated: bool,
 }
 
-type Listener = Box<dyn Fn(&Settings) + Send + Sync>;
+type SettingsListener = Box<dyn Fn(&Settings) + Send + Sync>;
 
 /// The effective settings.
 pub struct Running {
@@ -38,7 +38,7 @@ pub struct Running {
     waiting: ArcSwap<Vec<&'static str>>,
     log_requests: AtomicBool,
     changing: Mutex<()>,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Vec<SettingsListener>>,
 }
 
 impl Running {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::read::RawValue;
 use super::table::SETTINGS;
-use super::value::{bytes, bytes_text};
+use super::value::{bytes_text, parse_bytes};
 use super::{Settings, value};
 use crate::duration;
 use crate::json::Value;
@@ -197,7 +197,7 @@ pub(super) const fn number<T: TryFrom<u64>>(min: u64, max: u64) -> SettingRule<T
     }
 }
 
-pub(super) const fn bytes_from(min: u64, max: u64) -> SettingRule<usize> {
+pub(super) const fn bytes(min: u64, max: u64) -> SettingRule<usize> {
     SettingRule::Bytes {
         min,
         max,
@@ -249,7 +249,7 @@ impl<T: Clone> SettingRule<T> {
             Self::Text { parse, .. } => parse(text).filter(|_| !text.is_empty()),
             Self::List { .. } => None,
             Self::Number { min, max, parse } => parse(within(value::whole(text)?, *min, *max)?),
-            Self::Bytes { min, max, parse } => parse(within(bytes(text)?, *min, *max)?),
+            Self::Bytes { min, max, parse } => parse(within(parse_bytes(text)?, *min, *max)?),
             Self::Time { min, max, parse } => parse(within(duration::parse(text)?, *min, *max)?),
             Self::Switch { parse } => parse(value::switch(text)?),
             Self::Word { words, values } => {

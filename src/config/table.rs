@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::setting::{
-    ConfigMember, Effect, MemberShape, Setting, SettingRule, Written, bytes_from, number, settings,
+    ConfigMember, Effect, MemberShape, Setting, SettingRule, Written, bytes, number, settings,
     switch, time,
 };
 use super::value::{
@@ -86,12 +86,12 @@ settings! {
         data_dir("data_dir"): PathBuf = DIRECTORY, Default "./weir-data", AtStart;
         /// Memory for pages of the store. Requests never read from the store, so this speeds up
         /// writes and the start only.
-        cache_bytes("store_cache"): usize = bytes_from(MIB, 64 * GIB), Default "64MiB", AtStart;
+        cache_bytes("store_cache"): usize = bytes(MIB, 64 * GIB), Default "64MiB", AtStart;
         /// How long the event log keeps an event.
         events_age_max("events_age"): Duration = time(secs(60), YEARS_10), Default "30d", AtStart;
         /// Size limit of the event log, in memory and on disk. The oldest events are removed first.
         /// 0 disables the log.
-        events_bytes_max("events_size"): usize = bytes_from(0, 16 * GIB), Default "32MiB", AtStart;
+        events_bytes_max("events_size"): usize = bytes(0, 16 * GIB), Default "32MiB", AtStart;
     }
 
     /// Timeouts of agents.
@@ -117,7 +117,7 @@ settings! {
             Example "another-long-random-text", AtStart;
         /// Memory for responses to streamers, kept rendered and compressed until their content
         /// changes.
-        cache_bytes("config_cache"): usize = bytes_from(MIB, 64 * GIB), Default "256MiB", AtStart;
+        cache_bytes("config_cache"): usize = bytes(MIB, 64 * GIB), Default "256MiB", AtStart;
     }
 
     /// Requests to streamers.
@@ -170,7 +170,7 @@ settings! {
         /// Memory for decisions of HTTP backends about sessions, about 400 bytes each. When it is
         /// full, the oldest decision is dropped and requested again when needed.
         sessions_bytes("auth_sessions_cache"): usize =
-            bytes_from(MIB, 64 * GIB), Default "64MiB", AtStart;
+            bytes(MIB, 64 * GIB), Default "64MiB", AtStart;
     }
 
     /// Calls to other servers.

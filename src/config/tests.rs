@@ -382,6 +382,17 @@ fn variables_without_effect_are_reported_as_warnings() {
 }
 
 #[test]
+fn removed_settings_in_the_file_are_reported_as_warnings() {
+    let text = "opentelemetry_url = \"http://u:CANARY@h\"\nlog_level = \"error\"\n";
+    let config = read_with(text, &[], &[]).expect("warnings do not prevent a start");
+    assert_eq!(config.settings.log.level, LogLevel::Error);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    let warning = &config.warnings[0];
+    assert!(warning.starts_with("opentelemetry_url ("), "{warning}");
+    assert!(warning.contains("weir.toml line 1) is ignored: ") && !warning.contains("CANARY"));
+}
+
+#[test]
 fn the_stronger_of_listen_and_http_port_is_used() {
     let listen = |text: &str, pairs: &[(&str, &str)], flags: &[(&'static str, &str)]| {
         let config = read_with(text, pairs, flags).expect("good");

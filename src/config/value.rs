@@ -268,7 +268,7 @@ fn path(text: &str) -> Option<PathBuf> {
 }
 
 /// `64MiB`, `64M` (both powers of 1024), `64MB` (powers of 1000), `1048576`.
-pub(super) fn bytes(text: &str) -> Option<u64> {
+pub(super) fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -400,7 +400,7 @@ mod tests {
         #![proptest_config(crate::proptests::config())]
         #[test]
         fn sizes_are_read_back(amount in 1_u64..1 << 44) {
-            prop_assert_eq!(bytes(&bytes_text(amount)), Some(amount));
+            prop_assert_eq!(parse_bytes(&bytes_text(amount)), Some(amount));
         }
     }
 }

@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use crate::cli;
 use crate::config::{self, Config, Settings};
 use crate::exit::{Exit, Failure};
 use crate::schema;
+use crate::stdout;
 
 use channel::{Channel, without_secrets};
 use playlist::Problem;
@@ -124,7 +124,7 @@ pub fn run(options: &ImportOptions, config: &Config) -> Result<Exit, Failure> {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    cli::print(text)
+    stdout::print(text)
         .map_err(|error| Failure::new(Exit::Runtime, format!("cannot print the report: {error}")))
 }
 
@@ -193,7 +193,7 @@ fn api_key(settings: &Settings) -> Result<String, Failure> {
 
 /// A channel that has to be saved.
 #[derive(Debug, Clone)]
-struct StreamChange {
+struct ChannelChange {
     line: usize,
     url_line: usize,
     name: String,
@@ -206,8 +206,8 @@ struct StreamChange {
 }
 
 /// The change that makes the server's stream equal to the channel; `None`: they are equal.
-fn compare(channel: &Channel, current: Option<&Value>) -> Option<StreamChange> {
-    let mut change = StreamChange {
+fn compare(channel: &Channel, current: Option<&Value>) -> Option<ChannelChange> {
+    let mut change = ChannelChange {
         line: channel.line,
         url_line: channel.url_line,
         name: channel.name.clone(),
@@ -398,7 +398,7 @@ fn strict_failure(count: usize) -> Failure {
 }
 
 /// Changes that fit both limits of a batch, at least one.
-fn batch_length(changes: &[StreamChange], count_max: usize) -> usize {
+fn batch_length(changes: &[ChannelChange], count_max: usize) -> usize {
     let mut bytes = 0;
     let fits = changes.iter().take(count_max).take_while(|change| {
         bytes += change.patch.to_string().len() + 1;
@@ -410,7 +410,7 @@ fn batch_length(changes: &[StreamChange], count_max: usize) -> usize {
 /// Saves one batch. Refused elements leave it and the rest is sent again; each round is shorter.
 fn save(
     server: &ApiClient,
-    mut batch: Vec<StreamChange>,
+    mut batch: Vec<ChannelChange>,
     strict: bool,
     report: &mut ImportReport,
 ) -> Result<(), Failure> {
@@ -484,7 +484,7 @@ struct ImportReport {
     /// Channels of the file, with those that were skipped.
     channels: usize,
     /// Saved channels; with `--dry-run` those that would be saved.
-    changes: Vec<StreamChange>,
+    changes: Vec<ChannelChange>,
     unchanged: usize,
     skipped: Vec<Problem>,
     player_options: usize,
@@ -503,7 +503,7 @@ impl ImportReport {
         let mut out = String::new();
         if options.dry_run {
             for change in &self.changes {
-                let StreamChange {
+                let ChannelChange {
                     name,
                     line,
                     before,
