@@ -46,12 +46,12 @@ impl Challenge {
 const UPGRADE: [(&str, &str); 2] = [("Connection", "Upgrade"), ("Upgrade", "weir-agent/1")];
 
 /// One request of the handshake.
-fn ask(client: &mut Client, path: &str, fields: &[(&str, &str)]) -> Response {
+fn post(client: &mut Client, path: &str, fields: &[(&str, &str)]) -> Response {
     client.request("POST", path, fields, b"")
 }
 
 fn challenge(client: &mut Client, id: &str) -> Challenge {
-    let answer = ask(client, "/endpoint/connect", &[("X-Peeklio-Id", id)]);
+    let answer = post(client, "/endpoint/connect", &[("X-Peeklio-Id", id)]);
     Challenge::of(&answer.expect(401))
 }
 
@@ -69,7 +69,7 @@ fn prove(
         ("Authorization", proof),
     ];
     fields.extend_from_slice(more);
-    ask(client, "/endpoint/connect", &fields)
+    post(client, "/endpoint/connect", &fields)
 }
 
 /// A connected agent.
@@ -94,19 +94,19 @@ impl Agent {
             url: answer.header("x-streampoint-url").map(str::to_owned),
             hello: Value::Null,
         };
-        agent.hello = agent.hear("hello");
+        agent.hello = agent.expect_line("hello");
         agent
     }
 
     fn connect(server: &TestServer, id: &str) -> Self {
         let mut agent = Self::open(server, id, KEY);
-        agent.say(json!({"command":"hello","version":"v1"}));
+        agent.send_line(json!({"command":"hello","version":"v1"}));
         agent.settle();
         agent
     }
 
     #[allow(clippy::needless_pass_by_value)] // as in `TestServer::put`
-    fn say(&mut self, line: Value) {
+    fn send_line(&mut self, line: Value) {
         self.client.send(format!("{line}\n").as_bytes());
     }
 
@@ -117,7 +117,7 @@ impl Agent {
 
     /// The next line, which must be this command.
     #[track_caller]
-    fn hear(&mut self, command: &str) -> Value {
+    fn expect_line(&mut self, command: &str) -> Value {
         let line = self.line();
         assert_eq!(line["command"], command, "{line}");
         line
@@ -125,15 +125,15 @@ impl Agent {
 
     /// After this the server has heard all that was said.
     fn settle(&mut self) {
-        self.say(json!({"command":"ping","id":77}));
-        let pong = self.hear("pong");
+        self.send_line(json!({"command":"ping","id":77}));
+        let pong = self.expect_line("pong");
         assert_eq!(pong["reply_to"], 77);
     }
 
     /// The server ends the connection and says why.
     #[track_caller]
     fn is_ended(&mut self, reason: &str) {
-        let last = self.hear("disconnect");
+        let last = self.expect_line("disconnect");
         assert_eq!(last["reason"], reason);
         assert_eq!(self.client.line(), None);
     }
@@ -238,7 +238,7 @@ fn agents_are_listed_by_descending_id_and_found_by_their_stats() {
             .expect(200);
     }
     let mut agent = Agent::connect(&server, "a2");
-    agent.say(json!({"command":"description","version":"v9-special","agent_type":"router","local_ip":"10.1.2.3","mac_address":"AA-BB"}));
+    agent.send_line(json!({"command":"description","version":"v9-special","agent_type":"router","local_ip":"10.1.2.3","mac_address":"AA-BB"}));
     agent.settle();
     let ids = |query: &str| -> Vec<String> {
         let page = server.get(&format!("/agents{query}")).expect(200).json();
@@ -308,8 +308,8 @@ fn deleting_an_agent_affects_the_streams_that_use_it() {
     let left = server.get("/streams?select=name").expect(200).json();
     assert_eq!(left["streams"].as_array().map(Vec::len), Some(1), "{left}");
     assert_eq!(left["streams"][0]["updated_at"], since);
-    let told = server.get("/streamers/s1/streams").expect(200).json();
-    assert_eq!(told["streams"], json!([]));
+    let shown = server.get("/streamers/s1/streams").expect(200).json();
+    assert_eq!(shown["streams"], json!([]));
 }
 
 #[test]
@@ -396,21 +396,21 @@ fn handshake_follows_its_documentation_on_every_path() {
     for prefix in ["", PREFIX, STREAMER_PREFIX] {
         let path = format!("{prefix}/endpoint/connect");
         let mut client = server.connect();
-        let answer = ask(&mut client, &path, &[]);
+        let answer = post(&mut client, &path, &[]);
         assert_eq!(answer.expect(403).errors(), ["agent_unknown"]);
-        let answer = ask(&mut client, &path, &[("X-Peeklio-Id", "nobody")]);
+        let answer = post(&mut client, &path, &[("X-Peeklio-Id", "nobody")]);
         assert_eq!(answer.expect(403).errors(), ["agent_unknown"]);
         let id = ("X-Peeklio-Id", "cam1");
-        let asked = ask(&mut client, &path, &[id]).expect(401);
-        assert_eq!(asked.header("www-authenticate"), Some("Peeklio"));
-        let challenge = Challenge::of(&asked);
+        let issued = post(&mut client, &path, &[id]).expect(401);
+        assert_eq!(issued.header("www-authenticate"), Some("Peeklio"));
+        let challenge = Challenge::of(&issued);
         let salted = hash(&format!("{}:{KEY}", challenge.salt));
         assert_eq!(
             challenge.server_proof,
             hash(&format!("{salted}:{}", challenge.nonce)),
             "the server knows the key"
         );
-        let answer = ask(
+        let answer = post(
             &mut client,
             &path,
             &[
@@ -427,7 +427,7 @@ fn handshake_follows_its_documentation_on_every_path() {
     // The agent's own nonce makes the server's proof fresh.
     let mut client = server.connect();
     let fields = [("X-Peeklio-Id", "cam1"), ("X-Nonce", "of the agent")];
-    let challenge = Challenge::of(&ask(&mut client, "/endpoint/connect", &fields).expect(401));
+    let challenge = Challenge::of(&post(&mut client, "/endpoint/connect", &fields).expect(401));
     let salted = hash(&format!("{}:{KEY}", challenge.salt));
     let expected = hash(&format!("{salted}:{}:of the agent", challenge.nonce));
     assert_eq!(challenge.server_proof, expected);
@@ -439,7 +439,7 @@ fn handshake_follows_its_documentation_on_every_path() {
         ("X-Nonce", "n"),
         ("Authorization", &bearer),
     ];
-    ask(&mut server.connect(), "/endpoint/connect", &fields).expect(401);
+    post(&mut server.connect(), "/endpoint/connect", &fields).expect(401);
     server
         .call_as("GET", "/agents", Some(&challenge.proof(KEY)))
         .expect(401);
@@ -451,7 +451,7 @@ fn wrong_proofs_and_used_nonces_are_refused() {
     server.put("/agents/cam2", json!({"key":KEY})).expect(200);
     server.put("/agents/nokey", json!({})).expect(200);
     let mut client = server.connect();
-    let refused = ask(
+    let refused = post(
         &mut client,
         "/endpoint/connect",
         &[("X-Peeklio-Id", "nokey")],
@@ -515,24 +515,24 @@ fn deleted_agent_is_disconnected_even_after_a_restart() {
     agent.is_ended("agent_deleted");
     for _ in 0..2 {
         let mut client = server.connect();
-        let asked = challenge(&mut client, "cam1");
+        let issued = challenge(&mut client, "cam1");
         let wrong = prove(
             &mut client,
             "cam1",
-            &asked.nonce,
-            &asked.proof("x"),
+            &issued.nonce,
+            &issued.proof("x"),
             &UPGRADE,
         );
         wrong.expect(403);
-        let told = prove(
+        let shown = prove(
             &mut client,
             "cam1",
-            &asked.nonce,
-            &asked.proof(KEY),
+            &issued.nonce,
+            &issued.proof(KEY),
             &UPGRADE,
         );
-        let told = told.expect(200);
-        assert_eq!(told.header("x-force-reset"), Some("true"));
+        let shown = shown.expect(200);
+        assert_eq!(shown.header("x-force-reset"), Some("true"));
         server.restart();
     }
     server.get("/agents/cam1").expect(404);
@@ -559,36 +559,40 @@ fn agent_stats_remain_after_it_disconnects() {
     assert_eq!(agent.hello["protocol"], "weir-agent/1");
     assert_eq!(agent.hello["ping_timeout_ms"], 60_000);
     assert_eq!(agent.hello["ping_interval_ms"], 20_000);
-    agent.say(json!({"command":"hello","version":"v1","mac_address":"F0-23"}));
-    agent.say(
+    agent.send_line(json!({"command":"hello","version":"v1","mac_address":"F0-23"}));
+    agent.send_line(
         json!({"command":"description","version":"v2","agent_type":"router","local_ip":"10.0.0.7"}),
     );
-    agent.say(json!({"command":"ping","connections_requested":9,"connections_established":7}));
-    agent.hear("pong");
-    let told = stats(&server, "cam1");
-    assert_eq!(told["version"], "v2");
-    assert_eq!(told["agent_type"], "router");
+    agent
+        .send_line(json!({"command":"ping","connections_requested":9,"connections_established":7}));
+    agent.expect_line("pong");
+    let shown = stats(&server, "cam1");
+    assert_eq!(shown["version"], "v2");
+    assert_eq!(shown["agent_type"], "router");
     assert_eq!(
-        (&told["local_ip"], &told["mac_address"]),
+        (&shown["local_ip"], &shown["mac_address"]),
         (&json!("10.0.0.7"), &json!("F0-23"))
     );
-    assert_eq!(told["peer_ip"], "127.0.0.1");
+    assert_eq!(shown["peer_ip"], "127.0.0.1");
     assert_eq!(
         (
-            &told["connections_requested"],
-            &told["connections_established"]
+            &shown["connections_requested"],
+            &shown["connections_established"]
         ),
         (&json!(9), &json!(7))
     );
-    let connection = &told["endpoint_connection"];
+    let connection = &shown["endpoint_connection"];
     assert_eq!(connection["alive"], true);
     assert!(
         connection["bytes_from_server"].as_u64() > Some(100),
-        "{told}"
+        "{shown}"
     );
-    assert!(connection["bytes_to_server"].as_u64() > Some(100), "{told}");
+    assert!(
+        connection["bytes_to_server"].as_u64() > Some(100),
+        "{shown}"
+    );
     assert!(connection["opened_at"].as_u64() > Some(1_000_000_000_000));
-    agent.say(json!({"command":"disconnect"}));
+    agent.send_line(json!({"command":"disconnect"}));
     assert_eq!(agent.client.line(), None);
     let left = until(&server, "/agents/cam1", |agent| {
         agent["stats"]["endpoint_connection"]["alive"] == false
@@ -598,7 +602,7 @@ fn agent_stats_remain_after_it_disconnects() {
         "what was told is still true"
     );
     let validator = |value: &Value| value["endpoint_connection"]["status_changed_at"].as_u64();
-    assert!(validator(&left["stats"]) >= validator(&told));
+    assert!(validator(&left["stats"]) >= validator(&shown));
 }
 
 #[test]
@@ -613,7 +617,7 @@ fn malformed_lines_end_at_most_their_own_connection() {
     ] {
         let mut agent = Agent::open(&server, "cam1", KEY);
         agent.client.send(format!("{first}\n").as_bytes());
-        agent.hear("error");
+        agent.expect_line("error");
         agent.is_ended("hello_expected");
     }
     server.put("/agents/cam2", json!({"key":KEY})).expect(200);
@@ -636,7 +640,7 @@ fn malformed_lines_end_at_most_their_own_connection() {
         ),
     ] {
         agent.client.send(&[line, b"\n"].concat());
-        let error = agent.hear("error");
+        let error = agent.expect_line("error");
         assert_eq!(error["code"], code);
     }
     agent.settle();
@@ -644,7 +648,7 @@ fn malformed_lines_end_at_most_their_own_connection() {
         agent.client.send(b"{\n");
     }
     for _ in 8..16 {
-        agent.hear("error");
+        agent.expect_line("error");
     }
     agent.is_ended("too_many_errors");
     let mut agent = Agent::connect(&server, "cam1");
@@ -652,11 +656,11 @@ fn malformed_lines_end_at_most_their_own_connection() {
     agent.is_ended("line_too_long");
     // A head and lines in one piece.
     let mut client = server.connect();
-    let asked = challenge(&mut client, "cam1");
+    let issued = challenge(&mut client, "cam1");
     let head = format!(
         "POST /endpoint/connect HTTP/1.1\r\nHost: a\r\nX-Peeklio-Id: cam1\r\nX-Nonce: {}\r\nAuthorization: {}\r\nConnection: upgrade\r\nUpgrade: weir-agent/1\r\nContent-Length: 2\r\n\r\nxx{{\"command\":\"hello\"}}\n{{\"command\":\"ping\"}}\n",
-        asked.nonce,
-        asked.proof(KEY)
+        issued.nonce,
+        issued.proof(KEY)
     );
     client.send(head.as_bytes());
     assert_eq!(client.response(false).status, 101);
@@ -690,10 +694,10 @@ fn new_connection_replaces_the_older_one() {
     for _ in 0..8 {
         let mut newer = Agent::connect(&server, "cam1");
         older.is_ended("replaced");
-        let asked = command(&server, "POST", "/agents/cam1/reboot");
-        let id = newer.hear("reboot")["id"].clone();
-        newer.say(json!({"command":"reboot","reply_to":id}));
-        answer(asked).expect(204);
+        let issued = command(&server, "POST", "/agents/cam1/reboot");
+        let id = newer.expect_line("reboot")["id"].clone();
+        newer.send_line(json!({"command":"reboot","reply_to":id}));
+        answer(issued).expect(204);
         older = newer;
     }
     assert_eq!(stats(&server, "cam1")["endpoint_connection"]["alive"], true);
@@ -710,12 +714,12 @@ fn changed_agent_key_ends_its_connection() {
     server.put("/agents/cam1", json!({"key":"new"})).expect(200);
     agent.is_ended("key_changed");
     let mut client = server.connect();
-    let asked = challenge(&mut client, "cam1");
+    let issued = challenge(&mut client, "cam1");
     prove(
         &mut client,
         "cam1",
-        &asked.nonce,
-        &asked.proof(KEY),
+        &issued.nonce,
+        &issued.proof(KEY),
         &UPGRADE,
     )
     .expect(403);
@@ -737,8 +741,8 @@ fn agents_follow_their_layout() {
         Some(first),
         "no credentials, an escaped key"
     );
-    agent.say(json!({"command":"hello"}));
-    let sent = agent.hear("streampoint_connect");
+    agent.send_line(json!({"command":"hello"}));
+    let sent = agent.expect_line("streampoint_connect");
     assert_eq!(
         (&sent["url"], &sent["hostname"]),
         (&json!(first), &json!("s1"))
@@ -748,26 +752,26 @@ fn agents_follow_their_layout() {
         (&connection()["hostname"], &connection()["alive"]),
         (&json!("s1"), &json!(false))
     );
-    agent.say(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
-    agent.say(json!({"command":"ping","bytes_to_server":5000,"connections_current":2}));
-    agent.hear("pong");
+    agent.send_line(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
+    agent.send_line(json!({"command":"ping","bytes_to_server":5000,"connections_current":2}));
+    agent.expect_line("pong");
     assert_eq!(connection()["alive"], true);
     assert_eq!(connection()["bytes_to_server"], 5000);
     assert_eq!(connection()["connections_current"], 2);
     // A stream takes the agent along.
     let via = json!({"inputs":[{"url":"rtsp://c/","via":"agent://cam1"}],"layout":{"ingest":"s2"}});
     server.put("/streams/one", via).expect(200);
-    agent.hear("streampoint_disconnect");
-    let sent = agent.hear("streampoint_connect");
+    agent.expect_line("streampoint_disconnect");
+    let sent = agent.expect_line("streampoint_connect");
     assert_eq!(sent["hostname"], "s2");
     assert_eq!(connection()["alive"], false, "it has not arrived yet");
-    agent.say(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
+    agent.send_line(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
     // Moving the stream moves the agent; what changes nothing for it tells it nothing.
     server.put("/streams/one", json!({"title":"t"})).expect(200);
     let moved = json!({"layouts":[{"name":"one","ingest":"s1"}]});
     server.post("/streams/layouts", moved).expect(204);
-    agent.hear("streampoint_disconnect");
-    assert_eq!(agent.hear("streampoint_connect")["url"], first);
+    agent.expect_line("streampoint_disconnect");
+    assert_eq!(agent.expect_line("streampoint_connect")["url"], first);
     // The streamer moves: so does its address.
     server
         .put(
@@ -775,18 +779,18 @@ fn agents_follow_their_layout() {
             json!({"public_payload_url":"https://new.example.com"}),
         )
         .expect(200);
-    agent.hear("streampoint_disconnect");
-    let sent = agent.hear("streampoint_connect");
+    agent.expect_line("streampoint_disconnect");
+    let sent = agent.expect_line("streampoint_connect");
     assert_eq!(
         sent["url"],
         "https://new.example.com/?streampoint_key=k%2F1"
     );
-    agent.say(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
+    agent.send_line(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
     // It takes no agents any more, then it does again.
     server
         .put("/streamers/s1", json!({"config":{"rproxy":null}}))
         .expect(200);
-    agent.hear("streampoint_disconnect");
+    agent.expect_line("streampoint_disconnect");
     assert_eq!(connection()["alive"], false);
     server
         .put(
@@ -795,7 +799,7 @@ fn agents_follow_their_layout() {
         )
         .expect(200);
     assert_eq!(
-        agent.hear("streampoint_connect")["url"],
+        agent.expect_line("streampoint_connect")["url"],
         "https://new.example.com/?streampoint_key=k3"
     );
     // Without the stream its own layout counts again, which is the same streamer.
@@ -807,7 +811,7 @@ fn agents_follow_their_layout() {
             json!({"layouts":[{"id":"cam1","ingest":null}]}),
         )
         .expect(204);
-    agent.hear("streampoint_disconnect");
+    agent.expect_line("streampoint_disconnect");
     agent.settle();
 }
 
@@ -833,7 +837,7 @@ fn stream_stats_show_its_agent() {
         }
         server.put(&format!("/streams/{name}"), body).expect(200);
     }
-    let told = |name: &str| {
+    let shown = |name: &str| {
         let stream = server.get(&format!("/streams/{name}")).expect(200).json();
         let listed = server.get(&format!("/streams?name={name}")).expect(200);
         assert_eq!(
@@ -848,15 +852,15 @@ fn stream_stats_show_its_agent() {
         )
     };
     let is = |status: &str, agent: &str| (json!(status), json!(agent));
-    assert_eq!(told("both"), is("not_connected", "cam1"));
-    assert_eq!(told("closed"), is("rproxy_not_configured", "cam1"));
-    assert_eq!(told("nowhere"), is("not_connected", "cam3"));
-    assert_eq!(told("direct"), (Value::Null, Value::Null));
+    assert_eq!(shown("both"), is("not_connected", "cam1"));
+    assert_eq!(shown("closed"), is("rproxy_not_configured", "cam1"));
+    assert_eq!(shown("nowhere"), is("not_connected", "cam3"));
+    assert_eq!(shown("direct"), (Value::Null, Value::Null));
     // Of several the one that is there, unless the node says whose video it takes.
     let second = Agent::open(&server, "cam2", KEY);
-    assert_eq!(told("both"), is("connected", "cam2"));
+    assert_eq!(shown("both"), is("connected", "cam2"));
     let first = Agent::open(&server, "cam1", KEY);
-    assert_eq!(told("both"), is("connected", "cam1"));
+    assert_eq!(shown("both"), is("connected", "cam1"));
     let report = |agent: &str| {
         let streams = json!([
             {"name":"both","status":"running","current_agent_id":agent,"agent_status":"not_connected"},
@@ -867,15 +871,15 @@ fn stream_stats_show_its_agent() {
             .expect(204);
     };
     report("cam2");
-    assert_eq!(told("both"), is("connected", "cam2"));
-    assert_eq!(told("direct"), (Value::Null, Value::Null), "it has none");
+    assert_eq!(shown("both"), is("connected", "cam2"));
+    assert_eq!(shown("direct"), (Value::Null, Value::Null), "it has none");
     let stream = server.get("/streams/both").json();
     assert_eq!(
         stream["stats"]["status"], "running",
         "beside what it reports"
     );
     report("stranger");
-    assert_eq!(told("both"), is("connected", "cam1"));
+    assert_eq!(shown("both"), is("connected", "cam1"));
     // Filters and orders see what is shown.
     for (query, expected) in [
         ("stats.agent_status=connected", &["both"][..]),
@@ -920,35 +924,35 @@ fn agent_commands_work_across_cores() {
         })
         .collect();
     for round in 0..4 {
-        let asked: Vec<_> = (0..agents.len())
+        let issued: Vec<_> = (0..agents.len())
             .map(|i| command(&server, "GET", &format!("/agents/cam{i}/logs")))
             .collect();
         for (i, agent) in agents.iter_mut().enumerate() {
-            let id = agent.hear("logs")["id"].clone();
+            let id = agent.expect_line("logs")["id"].clone();
             let logs = json!({"a":format!("{i}-{round}"),"b":"x","status":"ok","buffer_size":i,"agent_id":"liar","evil":1,"meminfo":7});
-            agent.say(json!({"command":"logs","reply_to":id,"logs":logs}));
+            agent.send_line(json!({"command":"logs","reply_to":id,"logs":logs}));
         }
-        for (i, asked) in asked.into_iter().enumerate() {
-            let logs = answer(asked).expect(200).json();
+        for (i, issued) in issued.into_iter().enumerate() {
+            let logs = answer(issued).expect(200).json();
             let expected = json!({"a":format!("{i}-{round}"),"b":"x","status":"ok","buffer_size":i,"agent_id":format!("cam{i}")});
             assert_eq!(logs, expected);
         }
     }
     for name in ["reboot", "reset"] {
-        let asked = command(&server, "POST", &format!("/agents/cam3/{name}"));
-        let id = agents[3].hear(name)["id"].clone();
-        agents[3].say(json!({"command":name,"reply_to":id}));
-        assert_eq!(answer(asked).expect(204).body, b"");
+        let issued = command(&server, "POST", &format!("/agents/cam3/{name}"));
+        let id = agents[3].expect_line(name)["id"].clone();
+        agents[3].send_line(json!({"command":name,"reply_to":id}));
+        assert_eq!(answer(issued).expect(204).body, b"");
     }
-    let asked = command(&server, "POST", "/agents/cam4/reset");
-    let id = agents[4].hear("reset")["id"].clone();
-    agents[4].say(json!({"command":"error","reply_to":id,"reason":"not now"}));
-    let refused = answer(asked).expect(502);
+    let issued = command(&server, "POST", "/agents/cam4/reset");
+    let id = agents[4].expect_line("reset")["id"].clone();
+    agents[4].send_line(json!({"command":"error","reply_to":id,"reason":"not now"}));
+    let refused = answer(issued).expect(502);
     assert_eq!(refused.errors(), ["agent_refused"]);
     assert_eq!(refused.json()["errors"][0]["meta"]["reason"], "not now");
-    let asked = command(&server, "POST", "/agents/cam5/disconnect");
+    let issued = command(&server, "POST", "/agents/cam5/disconnect");
     agents[5].is_ended("requested");
-    answer(asked).expect(204);
+    answer(issued).expect(204);
 }
 
 #[test]
@@ -980,8 +984,8 @@ fn commands_end_when_their_agent_leaves_or_stays_silent() {
     let mut agent = Agent::connect(&server, "cam1");
     let late = server.get("/agents/cam1/logs").expect(504);
     assert_eq!(late.errors(), ["agent_timeout"]);
-    let id = agent.hear("logs")["id"].clone();
-    agent.say(json!({"command":"logs","reply_to":id,"logs":{"a":"late"}}));
+    let id = agent.expect_line("logs")["id"].clone();
+    agent.send_line(json!({"command":"logs","reply_to":id,"logs":{"a":"late"}}));
     agent.settle();
     // What came late is nobody's: the next asker gets its own answer.
     for _ in 0..30 {
@@ -990,15 +994,15 @@ fn commands_end_when_their_agent_leaves_or_stays_silent() {
             504,
             "those that are late make room"
         );
-        agent.hear("logs");
+        agent.expect_line("logs");
     }
     let server = TestServer::new();
     server.put("/agents/cam1", json!({"key":KEY})).expect(200);
     let mut agent = Agent::connect(&server, "cam1");
-    let asked = command(&server, "POST", "/agents/cam1/reboot");
-    agent.hear("reboot");
+    let issued = command(&server, "POST", "/agents/cam1/reboot");
+    agent.expect_line("reboot");
     drop(agent);
-    let failed = answer(asked).expect(502);
+    let failed = answer(issued).expect(502);
     assert_eq!(failed.errors(), ["agent_connection_closed"]);
     // Too many at once.
     let mut agent = Agent::connect(&server, "cam1");
@@ -1007,16 +1011,16 @@ fn commands_end_when_their_agent_leaves_or_stays_silent() {
         .collect();
     let ids: Vec<Value> = waiting
         .iter()
-        .map(|_| agent.hear("logs")["id"].clone())
+        .map(|_| agent.expect_line("logs")["id"].clone())
         .collect();
     let refused = server.get("/agents/cam1/logs").expect(503);
     assert_eq!(refused.errors(), ["agent_busy"]);
     assert!(refused.header("retry-after").is_some());
     for id in ids.into_iter().rev() {
-        agent.say(json!({"command":"logs","reply_to":id,"logs":{"status":"ok"}}));
+        agent.send_line(json!({"command":"logs","reply_to":id,"logs":{"status":"ok"}}));
     }
-    for asked in waiting {
-        answer(asked).expect(200);
+    for issued in waiting {
+        answer(issued).expect(200);
     }
 }
 
@@ -1024,12 +1028,12 @@ fn commands_end_when_their_agent_leaves_or_stays_silent() {
 fn stop_disconnects_agents_and_they_return_after_a_restart() {
     let mut server = server_with_agent();
     let mut agent = Agent::connect(&server, "cam1");
-    let asked = command(&server, "POST", "/agents/cam1/reboot");
-    agent.hear("reboot");
+    let issued = command(&server, "POST", "/agents/cam1/reboot");
+    agent.expect_line("reboot");
     server.signal(weir_testkit::Signal::TERM);
     agent.is_ended("server_stopping");
     assert_eq!(
-        answer(asked).expect(502).errors(),
+        answer(issued).expect(502).errors(),
         ["agent_connection_closed"]
     );
     assert!(server.wait().success(), "nothing is left behind");
@@ -1051,20 +1055,20 @@ fn stop_disconnects_agents_and_they_return_after_a_restart() {
 fn agent_activity_is_in_the_event_log() {
     let server = server_with_agent();
     let mut client = server.connect();
-    let asked = challenge(&mut client, "cam1");
+    let issued = challenge(&mut client, "cam1");
     prove(
         &mut client,
         "cam1",
-        &asked.nonce,
-        &asked.proof("bad"),
+        &issued.nonce,
+        &issued.proof("bad"),
         &UPGRADE,
     )
     .expect(403);
     let mut agent = Agent::connect(&server, "cam1");
-    let asked = command(&server, "POST", "/agents/cam1/reboot");
-    let id = agent.hear("reboot")["id"].clone();
-    agent.say(json!({"command":"reboot","reply_to":id}));
-    answer(asked).expect(204);
+    let issued = command(&server, "POST", "/agents/cam1/reboot");
+    let id = agent.expect_line("reboot")["id"].clone();
+    agent.send_line(json!({"command":"reboot","reply_to":id}));
+    answer(issued).expect(204);
     // Who asked is told, and by the trace id which other events belong to it.
     let token =
         json!({"key":"token-key-0123456789","permissions":[{"scopes":["*"],"execute":true}]});
@@ -1074,10 +1078,10 @@ fn agent_activity_is_in_the_event_log() {
         ("Authorization", "Bearer token-key-0123456789".to_owned()),
         ("X-Trace-Id", trace_id.to_owned()),
     ];
-    let asked = command_with(&server, "POST", "/agents/cam1/reset", fields);
-    let id = agent.hear("reset")["id"].clone();
-    agent.say(json!({"command":"reset","reply_to":id}));
-    answer(asked).expect(204);
+    let issued = command_with(&server, "POST", "/agents/cam1/reset", fields);
+    let id = agent.expect_line("reset")["id"].clone();
+    agent.send_line(json!({"command":"reset","reply_to":id}));
+    answer(issued).expect(204);
     drop(agent);
     let events = until(&server, "/events?entity_type=agent&sort=event_id", |page| {
         let events = page["events"].as_array().expect("a list");

@@ -345,7 +345,7 @@ impl Pipeline {
     }
 
     /// The answers to all requests, in order.
-    pub fn ask(&mut self, requests: &[(String, String, Vec<u8>)]) -> Vec<Response> {
+    pub fn send(&mut self, requests: &[(String, String, Vec<u8>)]) -> Vec<Response> {
         let mut answers = Vec::with_capacity(requests.len());
         for window in requests.chunks(self.clients.len() * 4) {
             let clients = (0..self.clients.len()).cycle();
@@ -390,12 +390,12 @@ fn every_body_is_parsed_as_strict_json() {
         };
         // What the operation says when there is no such member.
         let plain = before.replace("\"x_none\":", "") + after;
-        let plain = pipeline.ask(&[request(&[plain.as_bytes()])]).remove(0);
+        let plain = pipeline.send(&[request(&[plain.as_bytes()])]).remove(0);
         let inside: Vec<_> = PIECES
             .iter()
             .map(|(piece, _)| request(&[before.as_bytes(), piece, after.as_bytes()]))
             .collect();
-        for ((piece, verdict), answer) in PIECES.iter().zip(pipeline.ask(&inside)) {
+        for ((piece, verdict), answer) in PIECES.iter().zip(pipeline.send(&inside)) {
             let shown = format!("{} {}", operation.id, String::from_utf8_lossy(piece));
             match verdict {
                 Accept => {
@@ -425,7 +425,7 @@ fn every_body_is_parsed_as_strict_json() {
             }
         }
         let whole: Vec<_> = PIECES.iter().map(|(piece, _)| request(&[piece])).collect();
-        for ((piece, verdict), answer) in PIECES.iter().zip(pipeline.ask(&whole)) {
+        for ((piece, verdict), answer) in PIECES.iter().zip(pipeline.send(&whole)) {
             let shown = format!("{} {}", operation.id, String::from_utf8_lossy(piece));
             let wanted = match verdict {
                 _ if piece.starts_with(b"\xef\xbb\xbf") => Some("byte_order_mark"),
@@ -507,7 +507,7 @@ fn every_body_is_bounded_in_depth_and_length() {
                 (operation.method.clone(), operation.path_of(0), body)
             })
             .collect();
-        let answers = pipeline.ask(&requests);
+        let answers = pipeline.send(&requests);
         let (taken, others) = answers.split_at(accepted.len());
         for (i, answer) in taken.iter().enumerate() {
             let text = answer.text();

@@ -124,7 +124,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
                 save.path_of(n),
                 body.to_string().into_bytes(),
             );
-            let saved = pipeline.ask(&[request]).remove(0);
+            let saved = pipeline.send(&[request]).remove(0);
             // Some forms of addresses have no place for a password.
             if saved.status == 400 && saved.errors()[0].ends_with(&pointer) {
                 assert!(!saved.text().contains(MARK), "{}", saved.text());
@@ -190,7 +190,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
     {
         let mut query = format!("{list}?limit=10");
         loop {
-            let page = pipeline.ask(&[get(&query)]).remove(0).expect(200);
+            let page = pipeline.send(&[get(&query)]).remove(0).expect(200);
             if page.text().contains(MARK) {
                 faults.push(query.clone());
             }
@@ -202,7 +202,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
         }
     }
     let requests: Vec<_> = questions.iter().map(|question| get(question)).collect();
-    for (question, answer) in questions.iter().zip(pipeline.ask(&requests)) {
+    for (question, answer) in questions.iter().zip(pipeline.send(&requests)) {
         let heads: String = answer.headers().map(|(_, value)| value).collect();
         if answer.text().contains(MARK) || heads.contains(MARK) {
             faults.push(format!("GET {question}: {}", answer.status));
@@ -227,7 +227,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
             )
         })
         .collect();
-    for (canary, answer) in canaries.iter().zip(pipeline.ask(&wrong)) {
+    for (canary, answer) in canaries.iter().zip(pipeline.send(&wrong)) {
         if answer.status >= 400 && answer.text().contains(MARK) {
             faults.push(format!(
                 "an error of {} {}: {}",
@@ -239,14 +239,14 @@ fn no_response_reveals_a_secret_of_another_entity() {
     }
     // What a list shows, written back, keeps what is hidden.
     for canary in &canaries {
-        let whole = pipeline.ask(&[get(&canary.path)]).remove(0).expect(200);
+        let whole = pipeline.send(&[get(&canary.path)]).remove(0).expect(200);
         if !whole.text().contains(&canary.secret) {
             faults.push(format!("{} {} is lost", canary.operation, canary.field));
             continue;
         }
         let key = canary.path.rsplit('/').next().unwrap_or_default();
         let shown = pipeline
-            .ask(&[get(&format!("{}?limit=10000", canary.list))])
+            .send(&[get(&format!("{}?limit=10000", canary.list))])
             .remove(0)
             .json();
         let items = shown
@@ -264,7 +264,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
             .unwrap_or_else(|| panic!("{key} is in no list"));
         let body = masked.to_string().into_bytes();
         let saved = pipeline
-            .ask(&[("PUT".to_owned(), canary.path.clone(), body)])
+            .send(&[("PUT".to_owned(), canary.path.clone(), body)])
             .remove(0);
         if saved.status != 200 || !saved.text().contains(&canary.secret) {
             faults.push(format!(
@@ -277,7 +277,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
     }
     let log = server.log();
     assert!(log.contains("/streams/t"), "requests are in the log");
-    let told = log.lines().filter(|line| line.contains(MARK));
-    faults.extend(told.map(|line| format!("log: {line}")));
+    let leaks = log.lines().filter(|line| line.contains(MARK));
+    faults.extend(leaks.map(|line| format!("log: {line}")));
     report(&faults);
 }

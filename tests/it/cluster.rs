@@ -92,41 +92,41 @@ fn streams_and_streamers_are_counted_by_state() {
 #[test]
 fn cluster_stats_and_metrics_agree() {
     let server = cluster();
-    let asked = Metrics::read(&server.get("/cluster/stats?format=openmetrics").expect(200));
-    assert_eq!(asked.value("stream_operational_count", &[]), 2.0);
-    assert_eq!(asked.value("stream_total_count", &[]), 7.0);
-    assert_eq!(asked.value("streamer_outage_count", &[]), 1.0);
-    assert_eq!(asked.value("streamer_outbound_kbit_total", &[]), 960.0);
-    assert_eq!(asked.value("cpu_usage", &[("hostname", "s1")]), 85.0);
+    let metrics = Metrics::read(&server.get("/cluster/stats?format=openmetrics").expect(200));
+    assert_eq!(metrics.value("stream_operational_count", &[]), 2.0);
+    assert_eq!(metrics.value("stream_total_count", &[]), 7.0);
+    assert_eq!(metrics.value("streamer_outage_count", &[]), 1.0);
+    assert_eq!(metrics.value("streamer_outbound_kbit_total", &[]), 960.0);
+    assert_eq!(metrics.value("cpu_usage", &[("hostname", "s1")]), 85.0);
     assert_eq!(
-        asked.count("cpu_usage"),
+        metrics.count("cpu_usage"),
         1,
         "nothing is known of the silent one"
     );
     assert_eq!(
-        asked.value("network_usage_out", &[("hostname", "s1")]),
+        metrics.value("network_usage_out", &[("hostname", "s1")]),
         960.0
     );
     assert_eq!(
-        asked.value(
+        metrics.value(
             "partition_usage",
             &[("device", "sda1"), ("path", "/a \\\"b\\\"")]
         ),
         50.0
     );
     assert_eq!(
-        asked.value("server_started_at", &[("version", "24.11"), ("build", "5")]),
+        metrics.value("server_started_at", &[("version", "24.11"), ("build", "5")]),
         1_700_000_000.0
     );
-    assert_eq!(asked.value("weir_entities", &[("kind", "stream")]), 7.0);
-    assert!(asked.value("weir_writer_commands_total", &[]) >= 9.0);
+    assert_eq!(metrics.value("weir_entities", &[("kind", "stream")]), 7.0);
+    assert!(metrics.value("weir_writer_commands_total", &[]) >= 9.0);
     assert_eq!(
-        asked.value("weir_writer_commit_seconds_count", &[]),
-        asked.value("weir_writer_batches_total", &[])
+        metrics.value("weir_writer_commit_seconds_count", &[]),
+        metrics.value("weir_writer_batches_total", &[])
     );
-    assert!(asked.value("weir_store_bytes", &[]) > 0.0);
-    assert!(asked.value("process_resident_memory_bytes", &[]) > 1e6);
-    assert_eq!(asked.value("weir_store_writable", &[]), 1.0);
+    assert!(metrics.value("weir_store_bytes", &[]) > 0.0);
+    assert!(metrics.value("process_resident_memory_bytes", &[]) > 1e6);
+    assert_eq!(metrics.value("weir_store_writable", &[]), 1.0);
 
     let accept = [(
         "Accept",
@@ -138,9 +138,9 @@ fn cluster_stats_and_metrics_agree() {
     let negotiated = Metrics::read(&negotiated);
     assert!(
         negotiated.value("weir_http_responses_total", &[("class", "2xx")])
-            > asked.value("weir_http_responses_total", &[("class", "2xx")])
+            > metrics.value("weir_http_responses_total", &[("class", "2xx")])
     );
-    let refused = asked.value("weir_http_responses_total", &[("class", "4xx")]);
+    let refused = metrics.value("weir_http_responses_total", &[("class", "4xx")]);
     server.get("/streams/missing").expect(404);
     server.call_as("GET", "/streams", None).expect(401);
     let after = Metrics::read(&server.get("/cluster/stats?format=openmetrics").expect(200));

@@ -23,14 +23,14 @@ fn with_nodes(arguments: &[&str]) -> TestServer {
     server
 }
 
-fn told(server: &TestServer, hostname: &str) -> Response {
+fn streams_of(server: &TestServer, hostname: &str) -> Response {
     server
         .get(&format!("/streamers/{hostname}/streams"))
         .expect(200)
 }
 
 /// The status of the same question with a tag.
-fn asked_again(server: &TestServer, hostname: &str, tag: &str) -> u16 {
+fn status_with_tag(server: &TestServer, hostname: &str, tag: &str) -> u16 {
     let path = format!("/streamers/{hostname}/streams");
     server
         .call_with("GET", &path, &[("If-None-Match", tag)], b"")
@@ -76,7 +76,7 @@ fn each_role_receives_its_part_of_a_stream() {
         ),
     ];
     for (hostname, expected) in table {
-        let answer = told(&server, hostname);
+        let answer = streams_of(&server, hostname);
         assert!(
             !answer.text().contains("canary"),
             "credentials are not handed on"
@@ -89,7 +89,7 @@ fn each_role_receives_its_part_of_a_stream() {
         assert_eq!(answer.header("x-config-server-episodes"), Some("true"));
         assert_eq!(answer.header("x-config-server-dynamic-streams"), None);
     }
-    assert_eq!(told(&server, "edge").json()["streams"], json!([]));
+    assert_eq!(streams_of(&server, "edge").json()["streams"], json!([]));
 }
 
 #[test]
@@ -103,21 +103,24 @@ fn the_archive_of_former_ingest_nodes_stays_reachable() {
             .put("/streams/a", json!({"layout": {"ingest": host}}))
             .expect(200);
     }
-    let told_now = told(&server, "s1").json();
+    let current = streams_of(&server, "s1").json();
     assert_eq!(
-        told_now["streams"][0]["dvr"]["remotes"],
+        current["streams"][0]["dvr"]["remotes"],
         json!(["m4ss://s3.example.com:8443/a", "m4s://10.0.0.2:8081/a"])
     );
     for former in ["s2", "s3"] {
         assert_eq!(
-            names(&told(&server, former).json()),
+            names(&streams_of(&server, former).json()),
             [""; 0],
             "{former} holds it no more"
         );
     }
     // No archive, no sources of one.
     server.put("/streams/a", json!({"dvr": null})).expect(200);
-    assert_eq!(told(&server, "s1").json()["streams"][0].get("dvr"), None);
+    assert_eq!(
+        streams_of(&server, "s1").json()["streams"][0].get("dvr"),
+        None
+    );
 }
 
 #[test]
@@ -131,13 +134,13 @@ fn disabled_and_deleted_streams_are_left_out() {
             )
             .expect(200);
     }
-    assert_eq!(names(&told(&server, "s1").json()), ["a", "b", "c"]);
+    assert_eq!(names(&streams_of(&server, "s1").json()), ["a", "b", "c"]);
     server
         .put("/streams/b", json!({"disabled": true}))
         .expect(200);
     server.delete("/streams/c").expect(204);
     for hostname in ["s1", "s2"] {
-        let answer = told(&server, hostname).json();
+        let answer = streams_of(&server, hostname).json();
         assert_eq!(names(&answer), ["a"]);
         assert_eq!(answer["estimated_count"], 1);
     }
@@ -158,7 +161,7 @@ fn disabled_and_deleted_streams_are_left_out() {
     server
         .put("/streams/b", json!({"disabled": false}))
         .expect(200);
-    assert_eq!(names(&told(&server, "s1").json()), ["a", "b"]);
+    assert_eq!(names(&streams_of(&server, "s1").json()), ["a", "b"]);
 }
 
 #[test]
@@ -187,7 +190,7 @@ fn unknown_streamer_gets_404_instead_of_an_empty_list() {
             json!({"role": "streamer", "cluster_key": "k"}),
         )
         .expect(200);
-    assert_eq!(names(&told(&server, "s1").json()), ["a"]);
+    assert_eq!(names(&streams_of(&server, "s1").json()), ["a"]);
 }
 
 #[test]
@@ -224,7 +227,7 @@ fn restreaming_is_a_setting() {
             }
         }
         // The node that holds it is told its own rendering in every mode.
-        let own = told(&server, "s2").json()["streams"].clone();
+        let own = streams_of(&server, "s2").json()["streams"].clone();
         assert_eq!(own[0]["inputs"][0]["url"], "udp://239.0.0.1:1");
         for path in [
             "update-streams?name=a",
@@ -326,9 +329,9 @@ fn etag_is_per_coding_and_yields_304() {
         }
     };
     check(&server, 304);
-    assert_eq!(asked_again(&server, "s1", "\"another\""), 200);
+    assert_eq!(status_with_tag(&server, "s1", "\"another\""), 200);
     assert_eq!(
-        asked_again(&server, "s2", &tags[0]),
+        status_with_tag(&server, "s2", &tags[0]),
         200,
         "a tag is of one streamer"
     );
@@ -357,7 +360,7 @@ fn generation_changes_only_with_the_sent_configuration() {
     let tags = |server: &TestServer| -> BTreeMap<&str, String> {
         hosts
             .iter()
-            .map(|host| (*host, etag(&told(server, host))))
+            .map(|host| (*host, etag(&streams_of(server, host))))
             .collect()
     };
     // What is done, and whose answer it changes.
@@ -450,11 +453,11 @@ fn generation_changes_only_with_the_sent_configuration() {
             .into_iter()
             .filter(|host| before[host] != after[host])
             .collect();
-        let told = hosts
+        let expected = hosts
             .into_iter()
             .filter(|host| expected.contains(host))
             .collect::<Vec<_>>();
-        assert_eq!(moved, told, "{method} {path} {body}");
+        assert_eq!(moved, expected, "{method} {path} {body}");
         before = after;
     }
     // What is known of generations survives, also of those that only lost something.
@@ -473,7 +476,7 @@ fn delta_applied_to_a_copy_gives_the_full_list() {
             )
             .expect(200);
     }
-    let whole = told(&server, "s1").json();
+    let whole = streams_of(&server, "s1").json();
     let mut copy: BTreeMap<String, Value> = names(&whole)
         .into_iter()
         .zip(whole["streams"].as_array().expect("a list").iter().cloned())
@@ -538,7 +541,7 @@ fn delta_applied_to_a_copy_gives_the_full_list() {
             copy.remove(name.as_str().expect("a name"));
         }
         revision = answer["revision"].as_u64().expect("a revision");
-        let whole = told(&server, "s1").json();
+        let whole = streams_of(&server, "s1").json();
         assert_eq!(
             copy.values().collect::<Vec<_>>(),
             whole["streams"]
@@ -571,7 +574,7 @@ fn delta_with_gaps_is_refused() {
             json!({"dvr": {"expiration": 60}, "layout": {"ingest": "s2", "dvr_backups": ["s1"]}}),
         )
         .expect(200);
-    let revision = told(&server, "s1").json()["revision"]
+    let revision = streams_of(&server, "s1").json()["revision"]
         .as_u64()
         .expect("a revision");
     let ask = |since: &str| server.get(&format!("/streamers/s1/streams?changes_since={since}"));
@@ -597,7 +600,7 @@ fn delta_with_gaps_is_refused() {
         )
         .expect(200);
     ask(&revision.to_string()).expect(410);
-    let now = told(&server, "s1").json();
+    let now = streams_of(&server, "s1").json();
     assert_eq!(now["streams"][0]["inputs"][0]["url"], "m4s://10.0.0.77/a");
     ask(&now["revision"].to_string()).expect(200);
     // More removals than are remembered.
@@ -605,7 +608,7 @@ fn delta_with_gaps_is_refused() {
         (0..1100).map(|i| json!({"name": format!("m{i}"), "disabled": disabled, "layout": {"ingest": "s1"}})).collect()
     };
     server.put("/streams/batch", many(false)).expect(204);
-    let full = told(&server, "s1").json()["revision"].to_string();
+    let full = streams_of(&server, "s1").json()["revision"].to_string();
     server.put("/streams/batch", many(true)).expect(204);
     ask(&full).expect(410);
     let name = server
@@ -621,7 +624,7 @@ fn pages_of_a_snapshot_come_from_one_revision() {
         .map(|i| json!({"name": format!("s{i:02}"), "title": "old", "layout": {"ingest": "s1"}}))
         .collect();
     server.put("/streams/batch", many).expect(204);
-    let whole = told(&server, "s1").json();
+    let whole = streams_of(&server, "s1").json();
     let mut seen = Vec::new();
     let mut cursor = String::new();
     let mut turn = 0;
@@ -656,7 +659,10 @@ fn pages_of_a_snapshot_come_from_one_revision() {
         }
     }
     assert_eq!(json!(seen), whole["streams"]);
-    assert_ne!(told(&server, "s1").json()["streams"], whole["streams"]);
+    assert_ne!(
+        streams_of(&server, "s1").json()["streams"],
+        whole["streams"]
+    );
 }
 
 #[test]
@@ -694,7 +700,7 @@ fn default_page_size_for_streamers_is_a_setting() {
             )
             .expect(200);
     }
-    let page = told(&server, "s1").json();
+    let page = streams_of(&server, "s1").json();
     assert_eq!(names(&page), ["a", "b"]);
     let next = page["next"].as_str().expect("there is more");
     let rest = server

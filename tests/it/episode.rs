@@ -365,7 +365,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn ask(&mut self, query: &str) -> Value {
+    fn query(&mut self, query: &str) -> Value {
         self.client
             .send(head("GET", &format!("/episodes?{query}"), "").as_bytes());
         self.client.response(false).expect(200).json()
@@ -378,7 +378,7 @@ impl Follower {
             let limit = self.limit;
             let question =
                 format!("updated_at_gt={gt}&limit={limit}&select=preview_timestamp&{LONG}");
-            let mut page = self.ask(&question);
+            let mut page = self.query(&question);
             let mut end = None;
             loop {
                 for episode in page["episodes"].as_array().expect("episodes") {
@@ -395,7 +395,7 @@ impl Follower {
                 let Some(next) = page["next"].as_str().map(encode_segment) else {
                     break;
                 };
-                page = self.ask(&format!("{question}&cursor={next}"));
+                page = self.query(&format!("{question}&cursor={next}"));
             }
             self.since = self.since.max(end.unwrap_or(0));
         }
@@ -665,14 +665,14 @@ fn srt_port_resolves_to_the_stream_of_the_node() {
         "off",
         json!({"srt_publish": {"port": 9002}, "disabled": true, "layout": {"ingest": "s1"}}),
     );
-    let asked = |path: &str| server.get(&format!("/streamers/{path}"));
+    let resolve = |path: &str| server.get(&format!("/streamers/{path}"));
     for (path, name) in [
         ("s1/srt_port_resolve/9000?mode=publish", "sports/live"),
         ("s1/srt_port_resolve/9000?mode=play", "sports/live"),
         ("s2/srt_port_resolve/9000?mode=play", "sports/live"),
         ("s1/srt_port_resolve/9001?mode=publish", "b"),
     ] {
-        let answer = asked(path).expect(200);
+        let answer = resolve(path).expect(200);
         assert_eq!(answer.text(), name, "{path}");
         let kind = answer.header("content-type").expect("a type");
         assert!(kind.starts_with("text/plain"), "{kind}");
@@ -684,12 +684,12 @@ fn srt_port_resolves_to_the_stream_of_the_node() {
         "s1/srt_port_resolve/9003?mode=publish",
     ] {
         assert_eq!(
-            asked(path).expect(404).errors(),
+            resolve(path).expect(404).errors(),
             ["stream_not_found"],
             "{path}"
         );
     }
-    let unknown = asked("nobody/srt_port_resolve/9000?mode=play").expect(404);
+    let unknown = resolve("nobody/srt_port_resolve/9000?mode=play").expect(404);
     assert_eq!(unknown.errors(), ["streamer_not_found"]);
     for (path, error) in [
         ("s1/srt_port_resolve/x?mode=play", "not_integer port"),
@@ -703,9 +703,9 @@ fn srt_port_resolves_to_the_stream_of_the_node() {
         ),
         ("s1/srt_port_resolve/9000", "missing_required mode"),
     ] {
-        assert_eq!(asked(path).expect(400).errors(), [error], "{path}");
+        assert_eq!(resolve(path).expect(400).errors(), [error], "{path}");
     }
-    asked("s1/srt_port_resolve/9000/x?mode=play").expect(404);
+    resolve("s1/srt_port_resolve/9000/x?mode=play").expect(404);
     server
         .delete("/streamers/s1/srt_port_resolve/9000")
         .expect(405);
@@ -718,7 +718,7 @@ fn srt_port_resolves_to_the_stream_of_the_node() {
 fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let (asked, heard) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -734,12 +734,12 @@ fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
             );
             let _ = stream.write_all(answer.as_bytes());
-            if asked.send(head).is_err() {
+            if sender.send(head).is_err() {
                 return;
             }
         }
     });
-    (address, heard)
+    (address, received)
 }
 
 #[test]
@@ -749,7 +749,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         {"opened_at": MOMENT, "closed_at": MOMENT + 60_000},
         {"from": MOMENT / 1000 + 3600, "duration": 60},
     ]});
-    let (address, heard) = fake_streamer(ranges.to_string());
+    let (address, received) = fake_streamer(ranges.to_string());
     server
         .put(
             "/streamers/s1",
@@ -777,7 +777,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         .get("/episodes?dvr_presence_check=true&sort=episode_id&select=media")
         .expect(200)
         .json();
-    let told: Vec<(&Value, &Value)> = answer["episodes"]
+    let shown: Vec<(&Value, &Value)> = answer["episodes"]
         .as_array()
         .expect("episodes")
         .iter()
@@ -793,7 +793,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         (Value::Null, Value::Null),
     ];
     assert_eq!(
-        told,
+        shown,
         expected
             .iter()
             .map(|(has, status)| (has, status))
@@ -801,7 +801,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
     );
     assert_eq!(answer["estimated_count"], 6);
     // One call for all episodes of a stream, with the key that nodes know.
-    let head = heard.recv().expect("it was asked");
+    let head = received.recv().expect("it was asked");
     assert!(
         head.starts_with("GET /streamer/api/v3/streams/sports%2Fa/dvr/ranges "),
         "{head}"
@@ -810,7 +810,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         head.to_lowercase().contains("\r\nauthorization: cluster "),
         "{head}"
     );
-    assert!(heard.try_recv().is_err(), "asked twice");
+    assert!(received.try_recv().is_err(), "asked twice");
     let one = server
         .get("/episodes/2?dvr_presence_check=true")
         .expect(200)
@@ -884,12 +884,12 @@ fn episodes_expire_unless_the_clock_jumped() {
     // the other it is 60 days further, as after a jump.
     let hour = Duration::from_hours(1);
     let jumped = TestServer::on(|dir| store_with_old_episode(dir, 60 * 24 * hour), &[]);
-    let told = jumped
+    let shown = jumped
         .get(&format!("/events?event=clock_doubted&{LONG}"))
         .expect(200)
         .json();
-    let ahead = told["events"][0]["ahead_ms"].as_u64().expect("a time");
-    assert!((59..61).contains(&(ahead / 1000 / 3600 / 24)), "{told}");
+    let ahead = shown["events"][0]["ahead_ms"].as_u64().expect("a time");
+    assert!((59..61).contains(&(ahead / 1000 / 3600 / 24)), "{shown}");
     let steady = TestServer::on(|dir| store_with_old_episode(dir, hour), &[]);
     let look = || steady.get("/episodes/1").status;
     wait_until("the old episode expires", look, |status| *status != 200);
@@ -902,7 +902,7 @@ fn episodes_expire_unless_the_clock_jumped() {
     jumped.start();
     let again = format!(
         "/events?event=clock_doubted&event_id_gt={}&{LONG}",
-        told["events"][0]["event_id"]
+        shown["events"][0]["event_id"]
     );
     assert_eq!(jumped.get(&again).expect(200).json()["estimated_count"], 1);
     jumped.get("/episodes/1").expect(200);

@@ -60,7 +60,7 @@ fn every_change_is_logged_with_its_originator() {
     server.delete("/streams/a/b").expect(404);
     let all = events(&server, "event=api_call");
     check_form(&all);
-    let told: Vec<_> = all
+    let logged: Vec<_> = all
         .iter()
         .map(|it| {
             (
@@ -70,7 +70,7 @@ fn every_change_is_logged_with_its_originator() {
         })
         .collect();
     assert_eq!(
-        told,
+        logged,
         [
             ("stream_save", Some(200)),
             ("streamer_save", Some(200)),
@@ -141,9 +141,9 @@ fn reads_and_refused_changes_are_not_logged() {
     server.call_as("DELETE", "/streams/a", None).expect(401);
     // What is made afterwards is the next event.
     server.delete("/streams/a").expect(204);
-    let told = events(&server, "event=api_call");
-    assert_eq!(told.len(), before + 1, "{told:?}");
-    assert_eq!(told[1]["operation_id"], "stream_delete");
+    let logged = events(&server, "event=api_call");
+    assert_eq!(logged.len(), before + 1, "{logged:?}");
+    assert_eq!(logged[1]["operation_id"], "stream_delete");
 }
 
 #[test]
@@ -230,14 +230,14 @@ fn changes_and_their_events_are_committed_together() {
         .filter_map(|it| it["name"].as_str())
         .map(str::to_owned)
         .collect();
-    let told = events(&server, "operation_id=stream_save");
-    let told: Vec<String> = told
+    let logged = events(&server, "operation_id=stream_save");
+    let logged: Vec<String> = logged
         .iter()
         .filter_map(|it| it["entity_id"].as_str())
         .map(str::to_owned)
         .collect();
-    let set: BTreeSet<String> = told.iter().cloned().collect();
-    assert_eq!(set.len(), told.len(), "an event is told once");
+    let set: BTreeSet<String> = logged.iter().cloned().collect();
+    assert_eq!(set.len(), logged.len(), "an event is told once");
     assert_eq!(set, streams);
     assert!(acknowledged.into_inner().expect("no panic").is_subset(&set));
 }

@@ -199,11 +199,14 @@ fn server_with_a_failed_store_is_alive_and_not_ready() {
     assert!(server.log().contains("the store is back"));
     assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
     // What it failed with is in the log of events, once it is back.
-    let told = server.get(&format!("{failures}&poll_timeout=50"));
-    let told = told.expect(200).json();
-    assert_eq!(told["estimated_count"], 1, "{told}");
-    let message = told["events"][0]["message"].as_str();
-    assert!(message.is_some_and(|message| !message.is_empty()), "{told}");
+    let logged = server.get(&format!("{failures}&poll_timeout=50"));
+    let logged = logged.expect(200).json();
+    assert_eq!(logged["estimated_count"], 1, "{logged}");
+    let message = logged["events"][0]["message"].as_str();
+    assert!(
+        message.is_some_and(|message| !message.is_empty()),
+        "{logged}"
+    );
 }
 
 #[test]
@@ -225,40 +228,40 @@ fn settings_change_is_logged_after_a_store_failure() {
         let body = json!({"api_key": key, "episodes_buffer_limit": limit});
         call(server, "PUT", "/config", trace_id, &body).expect(200);
     };
-    let told = |server: &TestServer| {
+    let logged = |server: &TestServer| {
         let path = "/events?operation_id=config_save&sort=event_id";
         let list = call(server, "GET", path, "", &Value::Null)
             .expect(200)
             .json();
         let events = list["events"].as_array().expect("a list").iter();
-        let told = |event: &Value| {
+        let logged = |event: &Value| {
             assert_eq!(
                 (&event["status"], &event["user"]),
                 (&json!(200), &json!("api_key"))
             );
             event["trace_id"].as_str().expect("an id").to_owned()
         };
-        events.map(told).collect::<Vec<_>>()
+        events.map(logged).collect::<Vec<_>>()
     };
     change(&server, "t1", 1);
-    assert_eq!(told(&server), ["t1"]);
+    assert_eq!(logged(&server), ["t1"]);
     // Room for files of settings, none for the store.
     limit_files(server.id(), Some(16 * 1024));
     let title = json!({"title": "x"});
     call(&server, "PUT", "/streams/a", "t", &title).expect(503);
     change(&server, "t2", 2);
     change(&server, "t3", 3);
-    assert_eq!(told(&server), ["t1"]);
+    assert_eq!(logged(&server), ["t1"]);
     server.kill();
     server.start();
-    assert_eq!(told(&server), ["t1", "t2", "t3"]);
+    assert_eq!(logged(&server), ["t1", "t2", "t3"]);
     assert_eq!(
         call(&server, "GET", "/config", "", &Value::Null).json()["episodes_buffer_limit"],
         3
     );
     server.kill();
     server.start();
-    assert_eq!(told(&server), ["t1", "t2", "t3"], "once");
+    assert_eq!(logged(&server), ["t1", "t2", "t3"], "once");
     // Without a crash the next change brings it along.
     limit_files(server.id(), Some(16 * 1024));
     call(&server, "PUT", "/streams/a", "t", &title).expect(503);
@@ -267,7 +270,7 @@ fn settings_change_is_logged_after_a_store_failure() {
     let status = || call(&server, "PUT", "/streams/a", "t", &title).status;
     wait_until("the store comes back", status, |status| *status == 200);
     change(&server, "t5", 5);
-    assert_eq!(told(&server), ["t1", "t2", "t3", "t4", "t5"]);
+    assert_eq!(logged(&server), ["t1", "t2", "t3", "t4", "t5"]);
 }
 
 #[test]
@@ -374,9 +377,9 @@ fn unknown_commit_outcome_is_resolved_from_the_disk() {
                                 kept += 1;
                                 assert!(Arc::ptr_eq(machine.state(), &commit.state), "{context}");
                                 assert_eq!(commit.revision, before.revision() + 1);
-                                let told: Vec<&str> =
+                                let listed: Vec<&str> =
                                     commit.streams.iter().map(StreamName::as_str).collect();
-                                assert_eq!(told, ["a", "c"]);
+                                assert_eq!(listed, ["a", "c"]);
                             }
                             None => {
                                 lost += 1;

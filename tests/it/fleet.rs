@@ -212,8 +212,8 @@ impl Fleet {
             };
             names.insert(name.clone());
         }
-        let told = |(host, names): (&&str, &Names)| self.lists.get(*host) == Some(names);
-        expected.iter().all(told)
+        let is_current = |(host, names): (&&str, &Names)| self.lists.get(*host) == Some(names);
+        expected.iter().all(is_current)
     }
 
     /// Takes news until every stream is in the list of a running streamer. Returns where they are.
@@ -367,9 +367,9 @@ pub fn moves(server: &TestServer, after: u64) -> Vec<Move> {
 /// What became of streamers after an event, in order: `hostname state why`.
 pub fn states(server: &TestServer, after: u64) -> Vec<String> {
     let query = format!("event=layouter_streamer_state&event_id_gt={after}");
-    let told = events(server, &query);
+    let list = events(server, &query);
     let text = |event: &Value, member: &str| event[member].as_str().expect("text").to_owned();
-    told.iter()
+    list.iter()
         .map(|event| {
             let parts = ["entity_id", "state", "why"].map(|member| text(event, member));
             parts.join(" ")

@@ -222,8 +222,8 @@ fn ambiguous_names_and_addresses_stay_distinct() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let told = report(&output);
-    for skipped in told["skipped"].as_array().expect("skipped") {
+    let reported = report(&output);
+    for skipped in reported["skipped"].as_array().expect("skipped") {
         let reason = skipped["reason"].as_str().expect("a reason");
         assert!(
             !reason.contains("the server refuses"),
@@ -308,7 +308,7 @@ fn imported_playlist_is_placed_and_sent_to_streamers() {
     server
         .post("/streams/layouts", json!({"layouts": layouts}))
         .expect(204);
-    let mut told = BTreeSet::new();
+    let mut received = BTreeSet::new();
     for (index, host) in hosts.iter().enumerate() {
         let list = server
             .get(&format!("/streamers/{host}/streams"))
@@ -320,13 +320,13 @@ fn imported_playlist_is_placed_and_sent_to_streamers() {
             let name = stream["name"].as_str().expect("a name");
             assert_eq!(stream["inputs"].as_array().map(Vec::len), Some(1), "{name}");
             assert!(
-                told.insert(name.to_owned()),
+                received.insert(name.to_owned()),
                 "{name} is told to two streamers"
             );
         }
     }
     assert!(
-        told.iter().eq(stored.keys()),
+        received.iter().eq(stored.keys()),
         "together they are told all of it"
     );
 }

@@ -81,9 +81,9 @@ fn preview_changes_nothing_and_predicts_the_save() {
         .expect("nine streams are spread over three nodes");
     let edit = json!({"labels": {"required.zone": "north"}});
     let path = format!("/streams/{name}/preview_layout_change");
-    let said = server.post(&path, edit.clone()).expect(200).json();
-    let item = &changes(&said)[0];
-    assert_eq!(said["estimated_count"], 1, "{said}");
+    let preview = server.post(&path, edit.clone()).expect(200).json();
+    let item = &changes(&preview)[0];
+    assert_eq!(preview["estimated_count"], 1, "{preview}");
     assert_eq!(
         *item,
         json!({"name": name, "ingest": "s1", "originator": "layouter", "change_reason": "node_misses_stream_required_labels"})
@@ -115,12 +115,12 @@ fn preview_reports_loads_by_node_and_role_in_pages() {
     let before = layouts(&server);
     let on = |host: &str| before.values().filter(|ingest| **ingest == host).count() as i64;
     let path = "/streamers/s2/preview_layout_change";
-    let said = server
+    let preview = server
         .post(path, json!({"channel_limit": 0}))
         .expect(200)
         .json();
     let mut deltas = 0;
-    for item in changes(&said) {
+    for item in changes(&preview) {
         let host = item["hostname"].as_str().expect("a host");
         assert_eq!(item["role"], "ingest");
         assert_eq!(item["before"], on(host));
@@ -129,7 +129,7 @@ fn preview_reports_loads_by_node_and_role_in_pages() {
         assert_eq!(after, before.map(|before| before + delta));
         deltas += delta;
     }
-    assert_eq!((changes(&said).len(), deltas), (3, 0), "{said}");
+    assert_eq!((changes(&preview).len(), deltas), (3, 0), "{preview}");
     let mut walked = Vec::new();
     let mut cursor = String::new();
     loop {
@@ -144,18 +144,20 @@ fn preview_reports_loads_by_node_and_role_in_pages() {
             None => break,
         }
     }
-    assert_eq!(&walked, changes(&said), "all pages are of one answer");
+    assert_eq!(&walked, changes(&preview), "all pages are of one answer");
     let other = server.post(
         &format!("{path}?limit=1{cursor}"),
         json!({"channel_limit": 1}),
     );
     assert_eq!(other.expect(410).errors(), ["walk_expired cursor"]);
     let batch = json!([{"hostname": "s2", "channel_limit": 0}, {"hostname": "s9", "role": "streamer", "cluster_key": "k"}]);
-    let said = server
+    let preview = server
         .post("/streamers/preview_layout_change", batch)
         .expect(200)
         .json();
-    let gone = changes(&said).iter().find(|item| item["hostname"] == "s2");
+    let gone = changes(&preview)
+        .iter()
+        .find(|item| item["hostname"] == "s2");
     assert_eq!(gone.expect("s2 is emptied")["after"], 0);
     assert_eq!(layouts(&server), before, "nothing was changed");
     server.get("/streamers/s9").expect(404);
@@ -165,26 +167,26 @@ fn preview_reports_loads_by_node_and_role_in_pages() {
 fn cluster_preview_changes_nothing() {
     let server = cluster(12);
     let lost = json!({"events": [{"event": "streamer_lost", "hostname": "s1"}]});
-    let said = server.post("/cluster/preview", lost).expect(200).json();
+    let preview = server.post("/cluster/preview", lost).expect(200).json();
     let on_s1 = layouts(&server)
         .values()
         .filter(|host| **host == "s1")
         .count();
     assert_eq!(
-        (&said["moves"], &said["unplaced"]),
+        (&preview["moves"], &preview["unplaced"]),
         (&json!(on_s1), &json!(0)),
-        "{said}"
+        "{preview}"
     );
     let full = json!({"events": [
         {"event": "streamer_saved", "hostname": "s4", "channel_limit": 10},
         {"event": "streams_added", "count": 400, "stream": {"labels": {"tier": "gold"}}},
     ]});
-    let said = server.post("/cluster/preview", full).expect(200).json();
+    let preview = server.post("/cluster/preview", full).expect(200).json();
     // 310 channels, 12 of them taken.
     assert_eq!(
-        (&said["moves"], &said["unplaced"]),
+        (&preview["moves"], &preview["unplaced"]),
         (&json!(0), &json!(102)),
-        "{said}"
+        "{preview}"
     );
     for (body, error) in [
         (json!({}), "missing_required /events"),

@@ -41,10 +41,10 @@ fn moved(server: &TestServer, after: u64, why: &str) -> Names {
     for Move {
         name,
         to,
-        why: told,
+        why: logged,
     } in &moves
     {
-        assert_eq!((told.as_str(), to), (why, &now[name]), "{name}");
+        assert_eq!((logged.as_str(), to), (why, &now[name]), "{name}");
     }
     let names: Names = moves.iter().map(|moved| moved.name.clone()).collect();
     assert_eq!(names.len(), moves.len(), "each once: {moves:?}");
@@ -139,10 +139,10 @@ fn flapping_streamer_is_held_longer_each_time() {
         before.insert(new.clone(), Some("s2".into()));
         fleet.until(|fleet| fleet.agrees(&before));
         fleet.rest(&server, ROUNDS);
-        let mut told = states(&server, mark);
+        let mut logged = states(&server, mark);
         // A held streamer that was late begins anew: one state, told twice.
-        told.dedup();
-        assert_eq!(told, ["s1 probation returned", "s1 up hold_over"]);
+        logged.dedup();
+        assert_eq!(logged, ["s1 probation returned", "s1 up hold_over"]);
         let up = await_event(&server, mark, "event=layouter_streamer_state&state=up");
         let up = up["event_id"].as_u64().expect("a number");
         assert_eq!(moved(&server, up, "restore"), own);
@@ -198,12 +198,12 @@ fn mass_failure_moves_nothing_until_the_brake_is_off() {
     let brake = await_event(&server, mark, "event=layouter_brake_on");
     let facts = ["lost", "streamers", "hold_ms"].map(|member| brake[member].as_u64());
     assert_eq!(facts, [Some(6), Some(11), Some(15_000)]);
-    let told = states(&server, mark);
+    let logged = states(&server, mark);
     let lost = hosts[5..]
         .iter()
         .map(|host| format!("{host} unsure mass_failure_brake"));
     assert_eq!(
-        told.iter().cloned().collect::<BTreeSet<_>>(),
+        logged.iter().cloned().collect::<BTreeSet<_>>(),
         lost.collect()
     );
     // What is new is placed, with those that are left.
@@ -379,16 +379,16 @@ fn interrupted_fail_over_completes_after_a_restart() {
     fleet.start(&server, "s2");
     fleet.until(|fleet| fleet.has("s2") == 3000);
     assert_eq!(fleet.lists["s2"], all);
-    let told = moves(&server, mark);
-    for Move { name, to, why } in &told {
+    let logged = moves(&server, mark);
+    for Move { name, to, why } in &logged {
         assert_eq!(
             (to.as_deref(), why.as_str()),
             (Some("s2"), "node_become_offline"),
             "{name}"
         );
     }
-    let names: Names = told.iter().map(|told| told.name.clone()).collect();
-    assert_eq!((told.len(), &names), (3000, &all));
+    let names: Names = logged.iter().map(|logged| logged.name.clone()).collect();
+    assert_eq!((logged.len(), &names), (3000, &all));
 }
 
 #[test]

@@ -68,15 +68,19 @@ fn waiting_stream_is_placed_when_room_is_free() {
         let victim = on(&before, host).pop_first().expect("it is full");
         let had = waiting(&before);
         act(&server, &victim, &mut before);
-        fleet.until(|_| moves(&server, mark).iter().any(|told| told.to.is_some()));
+        fleet.until(|_| {
+            moves(&server, mark)
+                .iter()
+                .any(|logged| logged.to.is_some())
+        });
         fleet.until(|fleet| fleet.agrees(&ingests(&server)));
         let now = ingests(&server);
         let came: Names = had.difference(&waiting(&now)).cloned().collect();
         let came = came.first().expect("one of them").clone();
-        let mut told = moves(&server, mark);
+        let mut logged = moves(&server, mark);
         // The place of a disabled one is given up by the same hand.
-        told.retain(|told| told.why != "stream_disabled");
-        assert_eq!(told, [moved(&came, host, "not_distributed")], "{turn}");
+        logged.retain(|logged| logged.why != "stream_disabled");
+        assert_eq!(logged, [moved(&came, host, "not_distributed")], "{turn}");
         before.insert(came, Some(host.to_owned()));
         assert_eq!(now, before, "{turn}");
     }
@@ -101,10 +105,10 @@ fn deleted_streamer_is_emptied_and_a_new_one_takes_a_share() {
     fleet.rest(&server, ROUNDS);
     let after = ingests(&server);
     assert_eq!(waiting(&after).len(), 1, "no room for it");
-    let told = moves(&server, mark);
-    let gone: Names = told.iter().map(|told| told.name.clone()).collect();
-    assert_eq!((&gone, told.len()), (&own, own.len()));
-    for Move { name, to, why } in &told {
+    let logged = moves(&server, mark);
+    let gone: Names = logged.iter().map(|logged| logged.name.clone()).collect();
+    assert_eq!((&gone, logged.len()), (&own, own.len()));
+    for Move { name, to, why } in &logged {
         assert_eq!((to, why.as_str()), (&after[name], "node_deleted"));
         assert_eq!(layouts(&server)[name]["failover_from"], Value::Null);
     }
@@ -117,13 +121,13 @@ fn deleted_streamer_is_emptied_and_a_new_one_takes_a_share() {
     fleet.start(&server, "s2");
     fleet.until(|fleet| ["s1", "s2", "s3"].iter().all(|host| fleet.has(host) == 3));
     fleet.rest(&server, ROUNDS);
-    let told = moves(&server, mark);
+    let logged = moves(&server, mark);
     let waited = waiting(&after).pop_first().expect("one of them");
-    assert_eq!(told[0], moved(&waited, "s2", "not_distributed"));
-    for told in &told[1..] {
-        assert_eq!(*told, moved(&told.name, "s2", "rebalance"));
+    assert_eq!(logged[0], moved(&waited, "s2", "not_distributed"));
+    for logged in &logged[1..] {
+        assert_eq!(*logged, moved(&logged.name, "s2", "rebalance"));
     }
-    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!(logged.len(), 3, "{logged:?}");
 }
 
 #[test]
@@ -151,23 +155,23 @@ fn joining_streamer_takes_its_share_then_nothing_moves() {
     });
     fleet.rest(&server, ROUNDS);
     let now = fleet.settle(&server);
-    let told = moves(&server, mark);
+    let logged = moves(&server, mark);
     let new = on(&now, "s3");
     assert!((7..=9).contains(&new.len()), "{now:?}");
-    for told in &told {
-        assert_eq!(*told, moved(&told.name, "s3", "rebalance"));
+    for logged in &logged {
+        assert_eq!(*logged, moved(&logged.name, "s3", "rebalance"));
     }
-    assert_eq!(told.len(), new.len(), "each once: {told:?}");
+    assert_eq!(logged.len(), new.len(), "each once: {logged:?}");
     for (name, host) in &before {
         assert!(new.contains(name) || now[name] == *host, "{name}");
     }
 
     let (mark, rested) = (last_event(&server), layouts(&server));
-    let told = fleet.lists.clone();
+    let logged = fleet.lists.clone();
     fleet.rest(&server, 30);
     assert_eq!(last_event(&server), mark, "nothing happened");
     assert_eq!(layouts(&server), rested);
-    assert_eq!(fleet.lists, told);
+    assert_eq!(fleet.lists, logged);
 }
 
 #[test]
@@ -203,16 +207,16 @@ fn switching_the_layouter_takes_effect_at_once() {
     set(&server, json!({"layouter_enabled": "true"}));
     fleet.settle(&server);
     assert_eq!(fleet.has("s2"), 5);
-    let told = moves(&server, mark);
-    for told in &told {
-        let why = if told.name == "new" {
+    let logged = moves(&server, mark);
+    for logged in &logged {
+        let why = if logged.name == "new" {
             "not_distributed"
         } else {
             "node_become_offline"
         };
-        assert_eq!(*told, moved(&told.name, "s2", why));
+        assert_eq!(*logged, moved(&logged.name, "s2", why));
     }
-    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!(logged.len(), 3, "{logged:?}");
 }
 
 #[test]
@@ -253,11 +257,11 @@ fn interval_and_fail_back_are_settings() {
     set(&server, json!({"layouter_failback": "true"}));
     fleet.until(|fleet| fleet.has("s1") == 1 + own.len());
     let back: Names = own.clone();
-    let told = moves(&server, mark);
-    assert_eq!(told.len(), 1 + own.len(), "{told:?}");
-    for told in &told[1..] {
-        assert!(back.contains(&told.name));
-        assert_eq!(*told, moved(&told.name, "s1", "restore"));
+    let logged = moves(&server, mark);
+    assert_eq!(logged.len(), 1 + own.len(), "{logged:?}");
+    for logged in &logged[1..] {
+        assert!(back.contains(&logged.name));
+        assert_eq!(*logged, moved(&logged.name, "s1", "restore"));
     }
     assert_eq!(
         states(&server, mark).last().map(String::as_str),
@@ -301,8 +305,8 @@ fn balance_and_channel_counting_are_settings() {
     fleet.until(|_| backups(&server) == 2);
     fleet.rest(&server, ROUNDS);
     assert_eq!(ingests(&server), before);
-    let told = moves(&server, mark);
-    assert_eq!(told.len(), 1, "{told:?}");
+    let logged = moves(&server, mark);
+    assert_eq!(logged.len(), 1, "{logged:?}");
 }
 
 #[test]
@@ -329,10 +333,11 @@ fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
             .put(&format!("/streamers/{host}/stats"), stats)
             .expect(204);
     };
-    let told = |pressed: bool| {
-        let told = events(&server, "event=layouter_cpu_pressure");
+    let logged = |pressed: bool| {
+        let logged = events(&server, "event=layouter_cpu_pressure");
         let of = |event: &&Value| event["pressed"] == json!(pressed);
-        told.iter()
+        logged
+            .iter()
             .filter(of)
             .map(|event| event["entity_id"].clone())
             .collect::<Vec<_>>()
@@ -341,17 +346,17 @@ fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
     fleet.until(|_| {
         report("s1", 95);
         report("s2", 30);
-        !told(true).is_empty()
+        !logged(true).is_empty()
     });
     report("s1", 10);
     save_all(&server, ["new".to_owned()], &json!({"static": true}));
     let hot = fleet.settle(&server);
     assert!(is_on(&server, "new", "s2"), "it has more, but it is cool");
-    assert_eq!(told(false), [Value::Null; 0]);
+    assert_eq!(logged(false), [Value::Null; 0]);
     fleet.until(|_| {
         report("s1", 10);
         report("s2", 30);
-        !told(false).is_empty()
+        !logged(false).is_empty()
     });
     fleet.rest(&server, ROUNDS);
     assert_eq!(ingests(&server), hot);
@@ -372,7 +377,7 @@ fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
     fleet.settle(&server);
     assert!(is_on(&server, "newer", "s1"), "it has less");
     assert_eq!(
-        (told(true), told(false)),
+        (logged(true), logged(false)),
         (vec![json!("s1")], vec![json!("s1")])
     );
 }

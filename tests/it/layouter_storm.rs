@@ -159,10 +159,10 @@ fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) ->
             }
         }
     }
-    let mut told = BTreeMap::new();
+    let mut holders = BTreeMap::new();
     for (host, names) in &fleet.lists {
         for name in names {
-            if let Some(other) = told.insert(name, host) {
+            if let Some(other) = holders.insert(name, host) {
                 found.push(format!("{other} and {host} were told of {name}"));
             }
         }
@@ -194,11 +194,11 @@ impl World {
 
     fn limits(&mut self, host: &str) {
         let limit = self.random.below(10);
-        self.tell(&format!("{host} takes {limit}"));
+        self.log(&format!("{host} takes {limit}"));
         save_streamer(&self.server, host, json!({"channel_limit": limit}));
     }
 
-    fn tell(&mut self, line: &str) {
+    fn log(&mut self, line: &str) {
         self.story.lines.push(line.to_owned());
     }
 
@@ -213,11 +213,11 @@ impl World {
                 if name.ends_with('7') {
                     body["namespace"] = json!("other");
                 }
-                self.tell(&format!("save {name} {body}"));
+                self.log(&format!("save {name} {body}"));
                 self.server.put(&path, body).expect(200);
             }
             8..11 => {
-                self.tell(&format!("delete {name}"));
+                self.log(&format!("delete {name}"));
                 let status = self.server.delete(&path).status;
                 assert!([204, 404].contains(&status), "{status}");
             }
@@ -226,18 +226,18 @@ impl World {
                     return;
                 }
                 let disabled = self.random.below(2) == 0;
-                self.tell(&format!("{name} disabled: {disabled}"));
+                self.log(&format!("{name} disabled: {disabled}"));
                 let body = json!({"disabled": disabled});
                 self.server.put(&path, body).expect(200);
             }
             13..15 => self.limits(&host),
             15..17 => {
                 let zone = *self.random.pick(&ZONES);
-                self.tell(&format!("{host} is in {zone}"));
+                self.log(&format!("{host} is in {zone}"));
                 save_streamer(&self.server, &host, json!({"labels": {"zone": zone}}));
             }
             17 => {
-                self.tell(&format!("{name} by hand to {host}"));
+                self.log(&format!("{name} by hand to {host}"));
                 let body = json!({"layouts": [{"name": name, "ingest": host}]});
                 let status = self.server.post("/streams/layouts", body).status;
                 assert!([204, 400, 404].contains(&status), "{status}");
@@ -245,13 +245,13 @@ impl World {
             _ if self.running.contains(&host) => {
                 // One stays, or nothing moves at all.
                 if self.running.len() > 2 {
-                    self.tell(&format!("{host} falls silent"));
+                    self.log(&format!("{host} falls silent"));
                     self.fleet.stop(&host);
                     self.running.remove(&host);
                 }
             }
             _ => {
-                self.tell(&format!("{host} returns"));
+                self.log(&format!("{host} returns"));
                 self.fleet.start(&self.server, &host);
                 self.running.insert(host);
             }
@@ -320,14 +320,14 @@ fn every_rule_holds_after_bursts_of_losses() {
     }
     world.settle();
     for group in 0..GROUPS {
-        world.tell(&format!("-- {group}"));
+        world.log(&format!("-- {group}"));
         for _ in 0..=world.random.below(9) {
             world.act();
         }
         world.settle();
     }
-    let told = moves(&world.server, 0).into_iter();
-    let whys: BTreeSet<String> = told.map(|told| told.why).collect();
+    let logged = moves(&world.server, 0).into_iter();
+    let whys: BTreeSet<String> = logged.map(|logged| logged.why).collect();
     for why in ["node_become_offline", "not_distributed"] {
         assert!(whys.contains(why), "a calm story: {whys:?}");
     }

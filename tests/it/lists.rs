@@ -169,7 +169,7 @@ fn fill(server: &TestServer, document: &Document, save: &Operation) {
                 body.to_string().into_bytes(),
             )
         };
-        let answer = pipeline.ask(&[request(&body)]).remove(0);
+        let answer = pipeline.send(&[request(&body)]).remove(0);
         if answer.status != 200 {
             // Members of different variants do not always go together: then each by itself.
             let bodies = members
@@ -177,7 +177,7 @@ fn fill(server: &TestServer, document: &Document, save: &Operation) {
                 .nth(n % members.len())
                 .expect("there are members");
             let one = keyed(save, document, n, &bodies[n % bodies.len()]);
-            let answer = pipeline.ask(&[request(&one)]).remove(0);
+            let answer = pipeline.send(&[request(&one)]).remove(0);
             assert_eq!(answer.status, 200, "{} {one}: {}", save.id, answer.text());
         }
     }
@@ -253,7 +253,7 @@ fn every_list_query_agrees_with_its_items() {
         let mut ask = |query: &str| {
             let target = format!("{}?{query}", list.template);
             pipeline
-                .ask(&[("GET".to_owned(), target, Vec::new())])
+                .send(&[("GET".to_owned(), target, Vec::new())])
                 .remove(0)
         };
         let whole = ask("limit=10000").expect(200).json();
@@ -264,7 +264,7 @@ fn every_list_query_agrees_with_its_items() {
             items.iter().map(|item| item[&key].clone()).collect()
         };
         let mut sorts = Vec::new();
-        let (mut asked, mut secret) = (0, 0);
+        let (mut query_count, mut secret) = (0, 0);
         for (i, (path, kind)) in fields(&items).iter().enumerate() {
             let values: Vec<Vec<&Value>> = items.iter().map(|item| at(item, path)).collect();
             let named: Vec<&Value> = values.iter().flatten().copied().collect();
@@ -310,7 +310,7 @@ fn every_list_query_agrees_with_its_items() {
                     faults.push(format!("{} {query}: {}", list.id, answer.text()));
                     continue;
                 }
-                asked += 1;
+                query_count += 1;
                 let page = answer.json();
                 if keys(&page) != expected || page["estimated_count"] != expected.len() {
                     let found = keys(&page).len();
@@ -378,9 +378,9 @@ fn every_list_query_agrees_with_its_items() {
                 }
             }
         }
-        assert!(asked > 5, "{}: {asked} questions", list.id);
+        assert!(query_count > 5, "{}: {query_count} questions", list.id);
         println!(
-            "{}: {} items, {asked} questions, {secret} about secrets",
+            "{}: {} items, {query_count} questions, {secret} about secrets",
             list.id,
             items.len()
         );

@@ -225,7 +225,7 @@ impl Follower {
         }
     }
 
-    fn ask(&mut self, query: &str) -> Value {
+    fn query(&mut self, query: &str) -> Value {
         self.client
             .send(get_request(&format!("/streams?{query}"), "").as_bytes());
         self.client.response(false).expect(200).json()
@@ -237,7 +237,7 @@ impl Follower {
             let gt = self.since;
             let question =
                 format!("updated_at_gt={gt}&sort=updated_at&limit={limit}&select=comment&{LONG}");
-            let mut page = self.ask(&question);
+            let mut page = self.query(&question);
             loop {
                 let streams = page["streams"].as_array().expect("streams");
                 let mut largest = 0;
@@ -263,7 +263,7 @@ impl Follower {
                 self.since = self.since.max(largest);
                 let next = page["next"].as_str().map(str::to_owned);
                 let Some(next) = next else { break };
-                page = self.ask(&format!("{question}&cursor={}", encode_segment(&next)));
+                page = self.query(&format!("{question}&cursor={}", encode_segment(&next)));
             }
         }
         self.copy

@@ -22,8 +22,8 @@ pub fn check_with_client_library(answer: &Response) {
     let _ = stdin.write_all(answer.text().as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("the process is ours");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\n{}", answer.text());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}\n{}", answer.text());
     let count = String::from_utf8_lossy(&output.stdout);
     let samples = Metrics::read(answer).0.len();
     assert_eq!(count.trim(), samples.to_string());

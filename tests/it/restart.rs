@@ -194,7 +194,7 @@ fn acknowledged_changes_survive_kills_in_full() {
 }
 
 /// Revision, tag and whole answer of every node.
-fn told(server: &TestServer, hosts: &[&str]) -> BTreeMap<String, (String, Value)> {
+fn configurations(server: &TestServer, hosts: &[&str]) -> BTreeMap<String, (String, Value)> {
     hosts
         .iter()
         .map(|host| {
@@ -269,16 +269,16 @@ fn etags_and_revisions_survive_restarts_and_kills() {
         },
     ];
     for (i, edit) in edits.iter().enumerate() {
-        let copies = told(&server, &hosts);
+        let copies = configurations(&server, &hosts);
         edit(&server);
-        let before = told(&server, &hosts);
+        let before = configurations(&server, &hosts);
         if i % 2 == 0 {
             server.kill();
             server.start();
         } else {
             server.restart();
         }
-        assert_eq!(told(&server, &hosts), before, "after edit {i}");
+        assert_eq!(configurations(&server, &hosts), before, "after edit {i}");
         for host in hosts {
             let (tag, _) = &before[host];
             let path = format!("/streamers/{host}/streams");
@@ -413,9 +413,9 @@ fn second_process_on_a_directory_names_its_owner() {
     let second = run(&arguments, &[], scratch.path());
     assert_eq!(second.status.code(), Some(75));
     assert!(second.stdout.is_empty(), "nothing listens");
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
     for part in [&server.id().to_string(), directory] {
-        assert!(said.contains(part), "{part} is missing in {said}");
+        assert!(stderr.contains(part), "{part} is missing in {stderr}");
     }
     server.put("/streams/a", json!({})).expect(200);
 }
@@ -455,14 +455,14 @@ fn unreadable_store_is_reported_before_listening() {
     for (what, bytes) in cases {
         fs::write(&file, bytes).expect("the file can be written");
         let output = run(&arguments, &[], scratch.path());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(74), "{what}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(74), "{what}: {stderr}");
         assert!(
-            said.contains("weir.redb") && said.contains("damaged"),
-            "{what}: {said}"
+            stderr.contains("weir.redb") && stderr.contains("damaged"),
+            "{what}: {stderr}"
         );
         assert!(output.stdout.is_empty(), "{what}: nothing listens");
-        assert!(!said.contains("panicked"), "{what}: {said}");
+        assert!(!stderr.contains("panicked"), "{what}: {stderr}");
     }
     fs::write(&file, &whole).expect("the file can be written");
     server.start();
@@ -502,9 +502,9 @@ fn invalid_settings_and_usage_have_own_exit_codes() {
     ] {
         fs::write(&config, text).expect("a file");
         let output = run(&["--config", path], &[], scratch.path());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(78), "{text:?}: {said}");
-        assert!(said.contains(part), "{text:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{text:?}: {stderr}");
+        assert!(stderr.contains(part), "{text:?}: {stderr}");
         assert!(output.stdout.is_empty());
     }
     for arguments in [&["--no-such-flag"][..], &["no-such-command"], &["import"]] {

@@ -86,7 +86,7 @@ fn restricted_token_sees_its_part_of_every_list() {
                     )
                 })
                 .collect();
-            for answer in pipeline.ask(&saves) {
+            for answer in pipeline.send(&saves) {
                 answer.expect(200);
             }
             let is_visible = |key: &Value| {

@@ -143,7 +143,7 @@ pub fn with_one_of_each_and(document: &Document, arguments: &[&str]) -> TestServ
                 operation.path_of(0),
                 body.to_string().into_bytes(),
             );
-            let answer = pipeline.ask(&[request]).remove(0);
+            let answer = pipeline.send(&[request]).remove(0);
             assert_eq!(
                 answer.status,
                 200,
@@ -211,11 +211,11 @@ fn every_valid_value_is_saved_and_read_back() {
             .filter(|case| !matches!(case.fate, Fate::Refused(_)) && case.pointer != "/$reset")
             .filter(|case| !about_key(&operation, case) && !excused(&operation, &case.pointer))
             .collect();
-        let answers = pipeline.ask(&requests(&operation, &document, &sent));
+        let answers = pipeline.send(&requests(&operation, &document, &sent));
         let read: Vec<_> = (0..sent.len())
             .map(|n| ("GET".to_owned(), operation.path_of(n + 1), Vec::new()))
             .collect();
-        for ((case, saved), read) in sent.iter().zip(answers).zip(pipeline.ask(&read)) {
+        for ((case, saved), read) in sent.iter().zip(answers).zip(pipeline.send(&read)) {
             let shown = format!("{} {}", operation.id, case.body);
             if saved.status != 200 {
                 faults.push(format!("{shown}: {}", saved.text()));
@@ -261,7 +261,7 @@ fn every_invalid_value_is_refused_with_its_pointer() {
             .filter(|case| !about_key(&operation, case))
             .step_by(step)
             .collect();
-        let answers = pipeline.ask(&requests(&operation, &document, &sent));
+        let answers = pipeline.send(&requests(&operation, &document, &sent));
         for (case, answer) in sent.iter().zip(answers) {
             let Fate::Refused(code) = case.fate else {
                 unreachable!("filtered")
@@ -283,11 +283,11 @@ fn every_invalid_value_is_refused_with_its_pointer() {
             }
             let errors = answer.errors();
             let is_it = |error: &String| {
-                let (told, place) = error.split_once(' ').unwrap_or((error, ""));
+                let (reported, place) = error.split_once(' ').unwrap_or((error, ""));
                 // Whether null is no value or a wrong one makes no difference to who sent it.
-                let null = code == "null_in_array_of_non_nullable" && told.starts_with("not_");
-                let absent = told.ends_with("_not_found");
-                let same = told == code || code.is_empty() || null || absent;
+                let null = code == "null_in_array_of_non_nullable" && reported.starts_with("not_");
+                let absent = reported.ends_with("_not_found");
+                let same = reported == code || code.is_empty() || null || absent;
                 place == case.pointer && same
             };
             if errors.iter().any(is_it) {

@@ -70,10 +70,14 @@ fn fuzzed_requests_get_documented_responses() {
         .stdin(Stdio::null())
         .output()
         .expect("the program can be started");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let log = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{said}\n{log}", output.status);
-    println!("{said}");
+    assert!(
+        output.status.success(),
+        "{}\n{stdout}\n{log}",
+        output.status
+    );
+    println!("{stdout}");
     let errors: String = server
         .log()
         .lines()

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::mmdb;
-use crate::stub::{Say, Stub};
+use crate::stub::{Stub, StubResponse};
 use weir_testkit::{Response, TestServer};
 
 const SESSION: &str = "6217fd62-16da-4206-9da9-0173d7552a14";
@@ -22,11 +22,11 @@ fn question(kind: &str, session: &str, more: &str) -> String {
     )
 }
 
-fn ask(server: &TestServer, session: &str, more: &str) -> Response {
+fn authorize(server: &TestServer, session: &str, more: &str) -> Response {
     server.get(&question("new_session", session, more))
 }
 
-fn ask_again(server: &TestServer, session: &str) -> Response {
+fn authorize_again(server: &TestServer, session: &str) -> Response {
     server.get(&question("update_session", session, ""))
 }
 
@@ -47,7 +47,7 @@ fn streams_name_their_auth_backend() {
     let denied = |answer: Response, code: &str| {
         assert_eq!(answer.expect(403).errors(), [code]);
     };
-    denied(ask(&server, SESSION, ""), "stream_not_found");
+    denied(authorize(&server, SESSION, ""), "stream_not_found");
     for open in [
         json!({}),
         json!({"on_play": {}}),
@@ -55,18 +55,18 @@ fn streams_name_their_auth_backend() {
         json!({"on_play": null}),
     ] {
         server.put("/streams/sports/hd1", open).expect(200);
-        let answer = ask(&server, SESSION, "").expect(200);
+        let answer = authorize(&server, SESSION, "").expect(200);
         assert_eq!(answer.json(), json!({}));
         assert_eq!(answer.header("x-authduration"), Some("180"));
         assert_eq!(answer.header("cache-control"), Some("no-store"));
     }
     let missing = json!({"on_play": {"url": "auth://nobody"}});
     server.put("/streams/sports/hd1", missing).expect(200);
-    denied(ask(&server, SESSION, ""), "auth_backend_not_found");
-    let stub = Stub::new(Say::status(200));
+    denied(authorize(&server, SESSION, ""), "auth_backend_not_found");
+    let stub = Stub::new(StubResponse::status(200));
     let direct = json!({"on_play": {"url": stub.url("/direct?x=1")}});
     server.put("/streams/sports/hd1", direct).expect(200);
-    ask(&server, SESSION, "").expect(200);
+    authorize(&server, SESSION, "").expect(200);
     let call = stub.call();
     assert_eq!(call.path, "/direct");
     assert_eq!(
@@ -83,7 +83,7 @@ fn allow_and_deny_lists_decide_before_backends() {
     fs::write(&file, database).expect("a file");
     let file = file.to_str().expect("a plain path");
     let server = TestServer::with(&["--outbound-loopback=true", "--geoip-database", file]);
-    let stub = Stub::new(Say::status(200));
+    let stub = Stub::new(StubResponse::status(200));
     for (rules, more, status) in [
         (
             json!({"allow_tokens": ["t"], "deny_ips": ["10.0.0.0/8"]}),
@@ -128,14 +128,18 @@ fn allow_and_deny_lists_decide_before_backends() {
         let mut rules = rules;
         rules["backends"] = json!([{"url": stub.url("/auth")}]);
         protect(&server, rules.clone());
-        assert_eq!(ask(&server, SESSION, more).status, status, "{rules} {more}");
+        assert_eq!(
+            authorize(&server, SESSION, more).status,
+            status,
+            "{rules} {more}"
+        );
     }
     assert_eq!(stub.calls(), 0);
     // On no list, and nobody to ask.
     for (allow, status) in [(false, 403), (true, 200)] {
         let rules = json!({"$reset": true, "deny_ips": ["10.99.0.0/16"], "allow_default": allow});
         protect(&server, rules);
-        assert_eq!(ask(&server, SESSION, "").status, status);
+        assert_eq!(authorize(&server, SESSION, "").status, status);
     }
 }
 
@@ -146,12 +150,12 @@ fn country_rules_match_nothing_without_a_database() {
         &server,
         json!({"allow_countries": ["RS"], "allow_default": false}),
     );
-    ask(&server, SESSION, "").expect(403);
+    authorize(&server, SESSION, "").expect(403);
     protect(
         &server,
         json!({"allow_countries": null, "deny_countries": ["RS"], "allow_default": true}),
     );
-    ask(&server, SESSION, "").expect(200);
+    authorize(&server, SESSION, "").expect(200);
 }
 
 #[test]
@@ -169,8 +173,8 @@ fn invalid_country_database_is_reported_at_start() {
     ];
     let output = weir_testkit::run(&arguments, &[], folder.path());
     assert_eq!(output.status.code(), Some(78), "{output:?}");
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains("geoip_database"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("geoip_database"), "{stderr}");
 }
 
 #[test]
@@ -178,7 +182,7 @@ fn backend_gets_every_parameter_and_its_answer_is_relayed() {
     let server = server();
     let fields = "X-AuthDuration: 60\r\nX-UserId: user 7\r\nX-Max-Sessions: 3\r\nX-Other: no\r\n";
     let body = r#"{"allowed_dvr_ranges":[{"opened_at":1710010000}],"ad_inject":{"v":2,"preroll":["a.mp4"]},"other":1}"#;
-    let stub = Stub::new(Say::with(200, fields, body));
+    let stub = Stub::new(StubResponse::with(200, fields, body));
     protect(&server, by(&stub));
     let path = question(
         "new_session",
@@ -211,12 +215,12 @@ fn backend_gets_every_parameter_and_its_answer_is_relayed() {
         ("total_clients", "2"),
         ("user_agent", "VLC 3"),
     ];
-    let asked: Vec<(&str, &str)> = call
+    let parameters: Vec<(&str, &str)> = call
         .query
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
-    assert_eq!(asked, expected);
+    assert_eq!(parameters, expected);
     assert_eq!(call.headers["x-trace-id"], "trace-1");
     assert!(!call.headers.contains_key("authorization"));
 }
@@ -224,11 +228,11 @@ fn backend_gets_every_parameter_and_its_answer_is_relayed() {
 #[test]
 fn verdict_is_cached_until_the_rules_change() {
     let server = server();
-    let stub = Stub::new(Say::with(200, "X-AuthDuration: 1000\r\n", ""));
+    let stub = Stub::new(StubResponse::with(200, "X-AuthDuration: 1000\r\n", ""));
     protect(&server, by(&stub));
-    ask(&server, SESSION, "").expect(200);
-    stub.say(Say::status(403));
-    let again = ask_again(&server, SESSION).expect(200);
+    authorize(&server, SESSION, "").expect(200);
+    stub.respond_with(StubResponse::status(403));
+    let again = authorize_again(&server, SESSION).expect(200);
     let left: u32 = again
         .header("x-authduration")
         .and_then(|text| text.parse().ok())
@@ -237,33 +241,33 @@ fn verdict_is_cached_until_the_rules_change() {
     assert_eq!(stub.calls(), 1);
     // Whoever differs in anything is somebody else; a denial holds as well.
     for more in ["&token=x", "&token=x"] {
-        ask(&server, SESSION, more).expect(403);
+        authorize(&server, SESSION, more).expect(403);
     }
-    ask(&server, OTHER, "").expect(403);
+    authorize(&server, OTHER, "").expect(403);
     assert_eq!(stub.calls(), 2);
-    stub.say(Say::status(200));
-    ask(&server, OTHER, "").expect(403);
+    stub.respond_with(StubResponse::status(200));
+    authorize(&server, OTHER, "").expect(403);
     assert_eq!(stub.calls(), 0);
     // A change of the rules ends what was decided under the old ones.
     protect(&server, json!({"deny_uas": ["x"]}));
-    ask(&server, OTHER, "").expect(200);
-    stub.say(Say::status(403));
+    authorize(&server, OTHER, "").expect(200);
+    stub.respond_with(StubResponse::status(403));
     protect(&server, json!({"deny_uas": null}));
-    ask_again(&server, SESSION).expect(403);
+    authorize_again(&server, SESSION).expect(403);
     assert_eq!(stub.calls(), 2);
     // Lists count at once, whatever was decided.
     protect(&server, json!({"allow_ips": ["10.77.0.150"]}));
-    ask_again(&server, SESSION).expect(200);
+    authorize_again(&server, SESSION).expect(200);
     assert_eq!(stub.calls(), 0);
 }
 
 #[test]
 fn verdict_with_zero_duration_is_not_cached() {
     let server = server();
-    let stub = Stub::new(Say::with(200, "X-AuthDuration: 0\r\n", ""));
+    let stub = Stub::new(StubResponse::with(200, "X-AuthDuration: 0\r\n", ""));
     protect(&server, by(&stub));
     for _ in 0..3 {
-        let answer = ask_again(&server, SESSION).expect(200);
+        let answer = authorize_again(&server, SESSION).expect(200);
         assert_eq!(answer.header("x-authduration"), Some("0"));
     }
     assert_eq!(stub.calls(), 3);
@@ -272,13 +276,13 @@ fn verdict_with_zero_duration_is_not_cached() {
 #[test]
 fn redirect_is_relayed_and_not_followed() {
     let server = server();
-    let elsewhere = Stub::new(Say::status(200));
+    let elsewhere = Stub::new(StubResponse::status(200));
     let location = elsewhere.url("/other/index.m3u8");
     let fields = format!("Location: {location}\r\n");
-    let stub = Stub::new(Say::with(302, &fields, ""));
+    let stub = Stub::new(StubResponse::with(302, &fields, ""));
     protect(&server, by(&stub));
     for _ in 0..2 {
-        let answer = ask(&server, SESSION, "").expect(302);
+        let answer = authorize(&server, SESSION, "").expect(302);
         assert_eq!(answer.header("location"), Some(location.as_str()));
         assert_eq!(answer.body, b"");
     }
@@ -289,46 +293,46 @@ fn redirect_is_relayed_and_not_followed() {
 fn one_allowing_backend_is_enough() {
     let server = server();
     let (silent, denies, allows) = (
-        Stub::new(Say::Silence),
-        Stub::new(Say::status(403)),
-        Stub::new(Say::status(200)),
+        Stub::new(StubResponse::Silence),
+        Stub::new(StubResponse::status(403)),
+        Stub::new(StubResponse::status(200)),
     );
     let all = json!({"backends": [{"url": silent.url("/1")}, {"url": denies.url("/2")}, {"url": allows.url("/3")}]});
     protect(&server, all);
     // The silent one is not waited for: its timeout is longer than any test is.
-    ask(&server, SESSION, "").expect(200);
+    authorize(&server, SESSION, "").expect(200);
     for (stub, path) in [(&silent, "/1"), (&denies, "/2"), (&allows, "/3")] {
         assert_eq!(stub.call().path, path);
     }
     // Whoever denies counts more than whoever has nothing to say.
-    allows.say(Say::status(500));
-    silent.say(Say::HangUp);
-    ask(&server, OTHER, "").expect(403);
+    allows.respond_with(StubResponse::status(500));
+    silent.respond_with(StubResponse::Close);
+    authorize(&server, OTHER, "").expect(403);
 }
 
 #[test]
 fn default_applies_to_new_sessions_if_all_backends_fail() {
     let server = server();
-    for say in [
-        Say::status(500),
-        Say::HangUp,
-        Say::status(404),
-        Say::with(200, "", r#"{"allowed_dvr_ranges":"all"}"#),
-        Say::with(200, "", &"x".repeat(70_000)),
-        Say::with(302, "", ""),
+    for response in [
+        StubResponse::status(500),
+        StubResponse::Close,
+        StubResponse::status(404),
+        StubResponse::with(200, "", r#"{"allowed_dvr_ranges":"all"}"#),
+        StubResponse::with(200, "", &"x".repeat(70_000)),
+        StubResponse::with(302, "", ""),
     ] {
-        let stub = Stub::new(say);
+        let stub = Stub::new(response);
         let mut rules = by(&stub);
         rules["allow_default"] = json!(false);
         protect(&server, rules.clone());
-        ask(&server, SESSION, "").expect(403);
-        ask_again(&server, SESSION).expect(403);
+        authorize(&server, SESSION, "").expect(403);
+        authorize_again(&server, SESSION).expect(403);
         rules["allow_default"] = json!(true);
         protect(&server, rules);
-        ask_again(&server, OTHER).expect(403);
-        ask(&server, SESSION, "").expect(200);
+        authorize_again(&server, OTHER).expect(403);
+        authorize(&server, SESSION, "").expect(200);
         // Let in by default, it is known from then on.
-        ask_again(&server, SESSION).expect(200);
+        authorize_again(&server, SESSION).expect(200);
     }
 }
 
@@ -339,41 +343,41 @@ fn backend_slower_than_the_timeout_counts_as_failed() {
         "--auth-backend-timeout",
         "200ms",
     ]);
-    let stub = Stub::new(Say::Silence);
+    let stub = Stub::new(StubResponse::Silence);
     protect(&server, by(&stub));
-    ask(&server, SESSION, "").expect(403);
+    authorize(&server, SESSION, "").expect(403);
     stub.call();
     let mut rules = by(&stub);
     rules["allow_default"] = json!(true);
     protect(&server, rules);
-    ask(&server, OTHER, "").expect(200);
+    authorize(&server, OTHER, "").expect(200);
 }
 
 #[test]
 fn oldest_session_over_the_user_limit_is_refused() {
     let server = server();
     let fields = "X-UserId: u1\r\nX-Max-Sessions: 2\r\nX-AuthDuration: 1000\r\n";
-    let stub = Stub::new(Say::with(200, fields, ""));
+    let stub = Stub::new(StubResponse::with(200, fields, ""));
     protect(&server, by(&stub));
-    ask(&server, SESSION, "").expect(200);
-    ask(&server, OTHER, "").expect(200);
-    ask(&server, THIRD, "").expect(200);
-    let interrupted = ask_again(&server, SESSION).expect(403);
+    authorize(&server, SESSION, "").expect(200);
+    authorize(&server, OTHER, "").expect(200);
+    authorize(&server, THIRD, "").expect(200);
+    let interrupted = authorize_again(&server, SESSION).expect(403);
     assert_eq!(interrupted.errors(), ["too_many_sessions"]);
-    ask_again(&server, OTHER).expect(200);
-    ask_again(&server, THIRD).expect(200);
+    authorize_again(&server, OTHER).expect(200);
+    authorize_again(&server, THIRD).expect(200);
     assert_eq!(stub.calls(), 3, "all the rest was remembered");
 }
 
 #[test]
 fn loopback_backend_is_called_only_if_allowed() {
-    let stub = Stub::new(Say::status(200));
+    let stub = Stub::new(StubResponse::status(200));
     let strict = TestServer::new();
     protect(&strict, by(&stub));
-    ask(&strict, SESSION, "").expect(403);
+    authorize(&strict, SESSION, "").expect(403);
     let denying = TestServer::with(&["--outbound-loopback=true", "--outbound-deny", "127.0.0.0/8"]);
     protect(&denying, by(&stub));
-    ask(&denying, SESSION, "").expect(403);
+    authorize(&denying, SESSION, "").expect(403);
     assert_eq!(stub.calls(), 0);
     // The server does not call itself, or one request would become many.
     let own = server();
@@ -382,7 +386,7 @@ fn loopback_backend_is_called_only_if_allowed() {
         own.address()
     );
     protect(&own, json!({"backends": [{"url": url}]}));
-    ask(&own, SESSION, "").expect(403);
+    authorize(&own, SESSION, "").expect(403);
 }
 
 #[test]
@@ -429,7 +433,7 @@ fn disconnected_viewer_ends_its_auth_request() {
     // silent backend, close the connection, then have the backend answer somebody else on a server
     // with few threads.
     let server = TestServer::with(&["--outbound-loopback=true", "--outbound-threads", "2"]);
-    let silent = Stub::new(Say::Silence);
+    let silent = Stub::new(StubResponse::Silence);
     protect(&server, by(&silent));
     for n in 0..8 {
         let mut client = server.connect();
@@ -445,7 +449,7 @@ fn disconnected_viewer_ends_its_auth_request() {
         );
     }
     silent.call();
-    let quick = Stub::new(Say::status(200));
+    let quick = Stub::new(StubResponse::status(200));
     protect(&server, by(&quick));
-    ask(&server, OTHER, "").expect(200);
+    authorize(&server, OTHER, "").expect(200);
 }

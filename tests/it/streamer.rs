@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use crate::stub::{Call, Say, Stub};
+use crate::stub::{Call, Stub, StubResponse};
 use weir_testkit::{Response, TestServer};
 
 #[test]
@@ -241,7 +241,7 @@ fn refused(answer: &Response, reason: &str) {
 
 /// That a node was asked for its configuration, by this key.
 #[track_caller]
-fn asked(call: &Call, key: &str) {
+fn expect_config_request(call: &Call, key: &str) {
     assert_eq!(call.path, "/streamer/api/v3/config");
     let given = call.headers["authorization"].strip_prefix("Cluster ");
     let (time, hash) = given.and_then(|it| it.split_once(':')).expect("a key");
@@ -255,7 +255,7 @@ fn asked(call: &Call, key: &str) {
 #[test]
 fn node_is_saved_if_the_check_reads_its_configuration() {
     let server = TestServer::with(&["--outbound-loopback"]);
-    let node = Stub::new(Say::with(200, "", CONFIG));
+    let node = Stub::new(StubResponse::with(200, "", CONFIG));
     let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("/")});
     server
         .put("/streamers/s1?checks_enable=false", body.clone())
@@ -266,16 +266,16 @@ fn node_is_saved_if_the_check_reads_its_configuration() {
     let path = "/streamers/s1?checks_enable=true";
     let saved = server.put(path, body.clone()).expect(200).json();
     assert_eq!(saved, server.get("/streamers/s1").json());
-    asked(&node.call(), "k1");
+    expect_config_request(&node.call(), "k1");
 
     // What is called is what the node is after the save: the part that is given from the body, the
     // rest from the store.
     server.put(path, json!({"cluster_key": "k2"})).expect(200);
-    asked(&node.call(), "k2");
-    let elsewhere = Stub::new(Say::with(200, "", CONFIG));
+    expect_config_request(&node.call(), "k2");
+    let elsewhere = Stub::new(StubResponse::with(200, "", CONFIG));
     let moved = json!({"api_url": elsewhere.url(""), "cluster_key": "***"});
     server.put(path, moved).expect(200);
-    asked(&elsewhere.call(), "k2");
+    expect_config_request(&elsewhere.call(), "k2");
     assert_eq!(node.calls(), 0);
 
     let other = server.put("/streamers/s1?checks_enable=perhaps", body);
@@ -285,18 +285,21 @@ fn node_is_saved_if_the_check_reads_its_configuration() {
 #[test]
 fn node_is_not_saved_if_the_check_fails() {
     let server = TestServer::with(&["--outbound-loopback"]);
-    let node = Stub::new(Say::HangUp);
+    let node = Stub::new(StubResponse::Close);
     let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});
     let path = "/streamers/s1?checks_enable=true";
     let bad = [
-        (Say::HangUp, "unreachable"),
-        (Say::status(403), "status"),
-        (Say::with(302, "Location: /\r\n", CONFIG), "status"),
-        (Say::with(200, "", "<html>a page</html>"), "bad_answer"),
-        (Say::with(200, "", "[]"), "bad_answer"),
+        (StubResponse::Close, "unreachable"),
+        (StubResponse::status(403), "status"),
+        (StubResponse::with(302, "Location: /\r\n", CONFIG), "status"),
+        (
+            StubResponse::with(200, "", "<html>a page</html>"),
+            "bad_answer",
+        ),
+        (StubResponse::with(200, "", "[]"), "bad_answer"),
     ];
-    for (say, reason) in &bad {
-        node.say(say.clone());
+    for (response, reason) in &bad {
+        node.respond_with(response.clone());
         refused(&server.put(path, body.clone()), reason);
         server.get("/streamers/s1").expect(404);
     }
@@ -304,11 +307,11 @@ fn node_is_not_saved_if_the_check_fails() {
     refused(&server.put(path, nobody), "unreachable");
     node.calls();
 
-    node.say(Say::with(200, "", CONFIG));
+    node.respond_with(StubResponse::with(200, "", CONFIG));
     let saved = server.put(path, body).expect(200).json();
     node.call();
-    for (say, reason) in bad {
-        node.say(say);
+    for (response, reason) in bad {
+        node.respond_with(response);
         let change = json!({"cluster_key": "wrong", "channel_limit": 7});
         refused(&server.put(path, change), reason);
         assert_eq!(server.get("/streamers/s1").json(), saved, "{reason}");
@@ -326,7 +329,7 @@ fn node_is_not_saved_if_the_check_fails() {
 #[test]
 fn check_respects_the_egress_policy() {
     let server = TestServer::new();
-    let node = Stub::new(Say::with(200, "", CONFIG));
+    let node = Stub::new(StubResponse::with(200, "", CONFIG));
     let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});
     let answer = server.put("/streamers/s1?checks_enable=true", body);
     refused(&answer, "address_not_allowed");

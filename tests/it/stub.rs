@@ -1,4 +1,4 @@
-//! A server that the program under test calls: answers what the test says, and tells what it was
+//! A server that the program under test calls: answers what the test shared, and tells what it was
 //! asked.
 
 use std::collections::BTreeMap;
@@ -10,18 +10,18 @@ use std::thread;
 
 use weir_testkit::WAIT_MAX;
 
-/// What a backend says: a whole answer, or nothing at all while the test runs.
+/// What a backend shared: a whole answer, or nothing at all while the test runs.
 #[derive(Clone)]
-pub enum Say {
+pub enum StubResponse {
     /// Status, further fields (each with its line end) and body.
     Answer(u16, String, String),
     /// The connection is held open.
     Silence,
     /// The connection is closed.
-    HangUp,
+    Close,
 }
 
-impl Say {
+impl StubResponse {
     pub fn status(status: u16) -> Self {
         Self::Answer(status, String::new(), String::new())
     }
@@ -31,7 +31,7 @@ impl Say {
     }
 }
 
-/// One call, taken apart.
+/// One parsed request.
 #[derive(Debug)]
 pub struct Call {
     pub path: String,
@@ -43,28 +43,28 @@ pub struct Call {
 /// A server on a port of its own.
 pub struct Stub {
     address: SocketAddr,
-    say: Arc<Mutex<Say>>,
+    response: Arc<Mutex<StubResponse>>,
     calls: Receiver<Call>,
 }
 
 impl Stub {
-    pub fn new(say: Say) -> Self {
+    pub fn new(response: StubResponse) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let say = Arc::new(Mutex::new(say));
+        let response = Arc::new(Mutex::new(response));
         let (sender, calls) = channel();
-        let says = say.clone();
+        let shared = response.clone();
         thread::spawn(move || {
             for socket in listener.incoming() {
-                let (Ok(socket), says, sender) = (socket, says.clone(), sender.clone()) else {
+                let (Ok(socket), shared, sender) = (socket, shared.clone(), sender.clone()) else {
                     return;
                 };
-                thread::spawn(move || serve(socket, &says, &sender));
+                thread::spawn(move || serve(socket, &shared, &sender));
             }
         });
         Self {
             address,
-            say,
+            response,
             calls,
         }
     }
@@ -74,43 +74,49 @@ impl Stub {
     }
 
     /// From the next call on.
-    pub fn say(&self, say: Say) {
-        *self.say.lock().expect("nobody panics while holding it") = say;
+    pub fn respond_with(&self, response: StubResponse) {
+        *self
+            .response
+            .lock()
+            .expect("no thread panics while holding it") = response;
     }
 
-    /// The next call that nobody has looked at.
+    /// The next call that was not read yet.
     pub fn call(&self) -> Call {
         self.calls.recv_timeout(WAIT_MAX).expect("it is called")
     }
 
-    /// Calls that nobody has looked at.
+    /// The number of calls that were not read yet.
     pub fn calls(&self) -> usize {
         self.calls.try_iter().count()
     }
 }
 
-fn serve(socket: TcpStream, says: &Mutex<Say>, calls: &Sender<Call>) {
+fn serve(socket: TcpStream, shared: &Mutex<StubResponse>, calls: &Sender<Call>) {
     let mut lines = BufReader::new(socket.try_clone().expect("a descriptor"));
     let mut socket = socket;
     while let Some(call) = read(&mut lines) {
-        let say = says.lock().expect("nobody panics while holding it").clone();
+        let response = shared
+            .lock()
+            .expect("no thread panics while holding it")
+            .clone();
         // The test may be over.
         if calls.send(call).is_err() {
             return;
         }
-        match say {
-            Say::Answer(status, fields, body) => {
+        match response {
+            StubResponse::Answer(status, fields, body) => {
                 let length = body.len();
                 let answer = format!(
-                    "HTTP/1.1 {status} Said\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
+                    "HTTP/1.1 {status} Stub\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
                 );
                 if socket.write_all(answer.as_bytes()).is_err() {
                     return;
                 }
             }
             // The next read waits until the other side gives up.
-            Say::Silence => {}
-            Say::HangUp => return,
+            StubResponse::Silence => {}
+            StubResponse::Close => return,
         }
     }
 }

@@ -242,12 +242,12 @@ fn lists_contain_only_what_a_token_may_see() {
         })
         .collect();
     server.put("/streams/location2/new", json!({})).expect(200);
-    let told = polls[1].response(false).expect(200).json();
-    assert_eq!(told["streams"][0]["name"], "location2/new");
+    let list = polls[1].response(false).expect(200).json();
+    assert_eq!(list["streams"][0]["name"], "location2/new");
     server.put("/streams/location1/new", json!({})).expect(200);
-    let told = polls[0].response(false).expect(200).json();
-    assert_eq!(told["estimated_count"], 1);
-    assert_eq!(told["streams"][0]["name"], "location1/new");
+    let list = polls[0].response(false).expect(200).json();
+    assert_eq!(list["estimated_count"], 1);
+    assert_eq!(list["streams"][0]["name"], "location1/new");
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn polls_end_when_their_token_does() {
             assert!(!answer.errors().is_empty());
         }
         server.put("/streams/news", json!({})).expect(200);
-        let told = other.response(false).expect(200).json();
-        assert_eq!(told["streams"][0]["name"], "news");
+        let list = other.response(false).expect(200).json();
+        assert_eq!(list["streams"][0]["name"], "news");
         server.delete("/streams/news").expect(204);
     }
 }
@@ -362,11 +362,11 @@ fn parked_list_is_evaluated_again_after_a_rights_change() {
     client.send_request("GET", &path, &[("Authorization", &bearer(&key))], b"");
     server.get("/monitoring/liveness").expect(200);
     token(&server, "t", some("b"));
-    let told = client.response(false).expect(200).json();
-    assert_eq!(told["streams"], json!([]));
+    let list = client.response(false).expect(200).json();
+    assert_eq!(list["streams"], json!([]));
     server.put("/streams/b/1", json!({})).expect(200);
-    let told = get(&server, &key, "/streams?poll_timeout=50")
+    let list = get(&server, &key, "/streams?poll_timeout=50")
         .expect(200)
         .json();
-    assert_eq!(told["streams"][0]["name"], "b/1");
+    assert_eq!(list["streams"][0]["name"], "b/1");
 }

@@ -24,19 +24,20 @@ fn judge(document: &str) -> Result<String, String> {
     let _ = stdin.write_all(document.as_bytes());
     drop(stdin);
     let output = process.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        Ok(said)
+        Ok(report)
     } else {
-        Err(said + &String::from_utf8_lossy(&output.stderr))
+        Err(report + &String::from_utf8_lossy(&output.stderr))
     }
 }
 
 /// The count of a kind in the last line of what was said.
-fn count(said: &str, what: &str) -> usize {
-    said.split_ascii_whitespace()
+fn count(report: &str, what: &str) -> usize {
+    report
+        .split_ascii_whitespace()
         .find_map(|word| word.strip_prefix(what)?.strip_prefix('=')?.parse().ok())
-        .unwrap_or_else(|| panic!("no count of {what} in {said}"))
+        .unwrap_or_else(|| panic!("no count of {what} in {report}"))
 }
 
 #[test]
@@ -45,19 +46,19 @@ fn printed_document_and_its_examples_are_valid() {
     let printed = run(&["print", "openapi"], &[], directory.path());
     assert!(printed.status.success());
     let text = String::from_utf8(printed.stdout).expect("the document is text");
-    let said = judge(&text).unwrap_or_else(|findings| panic!("{findings}"));
+    let report = judge(&text).unwrap_or_else(|findings| panic!("{findings}"));
     let operations: usize = docs::SERVED.iter().map(|group| group.len()).sum();
-    assert_eq!(count(&said, "operations"), operations);
-    assert!(count(&said, "examples") > 1000, "{said}");
+    assert_eq!(count(&report, "operations"), operations);
+    assert!(count(&report, "examples") > 1000, "{report}");
 }
 
 #[test]
 fn planned_operations_are_valid() {
     let all: Vec<_> = docs::SERVED.iter().chain(docs::PENDING).copied().collect();
-    let said =
+    let report =
         judge(&openapi::document(&all, "0.0.0")).unwrap_or_else(|findings| panic!("{findings}"));
     let operations: usize = all.iter().map(|group| group.len()).sum();
-    assert_eq!(count(&said, "operations"), operations);
+    assert_eq!(count(&report, "operations"), operations);
 }
 
 #[test]

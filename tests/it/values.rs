@@ -564,18 +564,18 @@ impl Conformance {
         }
         let mut fault = |what: String| faults.push(format!("{at}: {what}"));
         if let Some((member, named)) = document.named_variants(flat) {
-            let told = value[&member].as_str().unwrap_or_default();
+            let variant = value[&member].as_str().unwrap_or_default();
             let variant = match flat["x-discriminator"]["patterns"].as_object() {
                 None => named
                     .iter()
-                    .find(|(name, _)| name == told)
+                    .find(|(name, _)| name == variant)
                     .map(|(_, it)| it),
                 Some(patterns) => patterns
                     .keys()
-                    .position(|pattern| self.matches(pattern, told))
+                    .position(|pattern| self.matches(pattern, variant))
                     .map(|at| &named[at].1),
             };
-            let other = if told.is_empty() {
+            let other = if variant.is_empty() {
                 "absent"
             } else {
                 "fallback"
@@ -584,7 +584,7 @@ impl Conformance {
             let other = other.map(|name| document.flat(document.schema(name)));
             match variant.or(other.as_ref()) {
                 Some(variant) => self.value(document, variant, value, at, faults),
-                None => fault(format!("no variant is told by {told:?}")),
+                None => fault(format!("no variant is told by {variant:?}")),
             }
             return;
         }

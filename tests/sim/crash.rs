@@ -198,14 +198,14 @@ impl World<'_> {
                     assert!(Arc::ptr_eq(&before, self.machine.state()));
                 }
                 self.model = next;
-                let told = applied.commit.map(|commit| {
+                let woken = applied.commit.map(|commit| {
                     commit
                         .hostnames
                         .iter()
                         .map(ToString::to_string)
                         .collect::<Vec<_>>()
                 });
-                self.replay(&before, commands, told.unwrap_or_default());
+                self.replay(&before, commands, woken.unwrap_or_default());
             }
             Err(_) if self.disk.is_dead() => self.cut_power(Some(next)),
             Err(error) if self.machine.is_failed() => {
@@ -225,7 +225,7 @@ impl World<'_> {
         &mut self,
         before: &State,
         commands: Vec<weir::state::command::Command>,
-        mut told: Vec<String>,
+        mut woken: Vec<String>,
     ) {
         let after = self.machine.state();
         let stamp = Stamp {
@@ -263,17 +263,17 @@ impl World<'_> {
                     state.node(host).expect("a node that moved").generation,
                     stamp.revision
                 );
-                assert!(told.contains(host), "nobody wakes {host}");
+                assert!(woken.contains(host), "nobody wakes {host}");
             }
             self.tally.generations_moved += moves.len() as u64;
             sent_before = sent_after;
         }
-        told.retain(|host| {
+        woken.retain(|host| {
             state
                 .node(host)
                 .is_none_or(|node| node.generation != stamp.revision)
         });
-        assert_eq!(told, Vec::<String>::new(), "woken for nothing");
+        assert_eq!(woken, Vec::<String>::new(), "woken for nothing");
         for (hostname, node) in after.nodes() {
             let replayed = state.node(hostname).expect("a replay has the same nodes");
             assert_eq!(
@@ -523,7 +523,7 @@ pub fn compare(state: &State, model: &Model) {
         );
     }
     for hostname in state.nodes().keys() {
-        let told = model.told(hostname, |name| effective[name].clone());
+        let expected = model.configuration(hostname, |name| effective[name].clone());
         let sent: BTreeMap<String, Value> = sent(state, hostname)
             .streams
             .into_iter()
@@ -534,7 +534,7 @@ pub fn compare(state: &State, model: &Model) {
                 )
             })
             .collect();
-        assert_eq!(sent, told, "{hostname}");
+        assert_eq!(sent, expected, "{hostname}");
     }
 }
 

@@ -337,8 +337,12 @@ impl Model {
 
     /// What a host is told, stream by stream. `effective` is the configuration with defaults, which
     /// the schema decides.
-    pub fn told(&self, host: &str, effective: impl Fn(&str) -> Value) -> BTreeMap<String, Value> {
-        let mut told = BTreeMap::new();
+    pub fn configuration(
+        &self,
+        host: &str,
+        effective: impl Fn(&str) -> Value,
+    ) -> BTreeMap<String, Value> {
+        let mut configuration = BTreeMap::new();
         for (name, role) in self.held_by(host) {
             let stream = &self.streams[&name];
             if stream.config.get("disabled") == Some(&json!(true)) {
@@ -406,9 +410,9 @@ impl Model {
                     document["dvr"]["remotes"] = remotes.into();
                 }
             }
-            told.insert(name, document);
+            configuration.insert(name, document);
         }
-        told
+        configuration
     }
 
     fn pull_url(&self, host: &str, name: &str) -> String {

@@ -358,7 +358,7 @@ impl World {
             let etag = answer.etag().expect("an answer to a streamer has a tag");
             let etag = etag.to_owned();
             let answer = answer.expect(200).json();
-            let told: BTreeMap<String, Value> = texts(&answer["streams"], "name")
+            let received: BTreeMap<String, Value> = texts(&answer["streams"], "name")
                 .into_iter()
                 .map(str::to_owned)
                 .zip(
@@ -369,8 +369,8 @@ impl World {
                         .cloned(),
                 )
                 .collect();
-            assert_eq!(answer["estimated_count"], json!(told.len()));
-            let expected = self.model.told(host, |name| {
+            assert_eq!(answer["estimated_count"], json!(received.len()));
+            let expected = self.model.configuration(host, |name| {
                 let mut config = streams[name].clone();
                 config
                     .as_object_mut()
@@ -378,29 +378,35 @@ impl World {
                     .remove("updated_at");
                 config
             });
-            assert_eq!(told, expected, "{host}");
+            assert_eq!(received, expected, "{host}");
             let revision = answer["revision"].as_u64().expect("a revision");
             if let Some(copy) = self.copies.remove(host) {
                 assert!(
-                    copy.etag != etag || copy.streams == told,
+                    copy.etag != etag || copy.streams == received,
                     "{host} is not told a change"
                 );
                 let with_tag = self.call("GET", &path, None, Some(&copy.etag));
                 assert_eq!(with_tag.status == 304, copy.etag == etag, "{host}");
-                self.catch_up(host, copy, &told, revision);
+                self.catch_up(host, copy, &received, revision);
             }
             self.copies.insert(
                 host.into(),
                 Copy {
                     etag,
                     revision,
-                    streams: told,
+                    streams: received,
                 },
             );
         }
     }
 
-    fn catch_up(&mut self, host: &str, copy: Copy, told: &BTreeMap<String, Value>, revision: u64) {
+    fn catch_up(
+        &mut self,
+        host: &str,
+        copy: Copy,
+        received: &BTreeMap<String, Value>,
+        revision: u64,
+    ) {
         let answer = self.get(&format!(
             "/streamers/{}/streams?changes_since={}",
             encode_segment(host),
@@ -421,7 +427,11 @@ impl World {
                 stream.clone(),
             );
         }
-        assert_eq!(&streams, told, "a delta for {host} from {}", copy.revision);
+        assert_eq!(
+            &streams, received,
+            "a delta for {host} from {}",
+            copy.revision
+        );
         self.deltas += 1;
     }
 

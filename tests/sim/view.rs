@@ -203,7 +203,7 @@ fn check_episodes(state: &State) {
         places.push((opened_at.to_native(), *id));
     }
     by_stamp.sort_unstable();
-    let told: Vec<(u64, u64)> = episodes
+    let listed: Vec<(u64, u64)> = episodes
         .changed_from(0, None)
         .map(|(_, record)| {
             (
@@ -212,16 +212,16 @@ fn check_episodes(state: &State) {
             )
         })
         .collect();
-    assert_eq!(told, by_stamp);
+    assert_eq!(listed, by_stamp);
     for (media, mut places) in by_media {
         places.sort_unstable();
-        let told: Vec<u64> = state
+        let listed: Vec<u64> = state
             .episodes()
             .of(&media, None)
             .map(|record| record.key.parse().expect("a number"))
             .collect();
         let ids: Vec<u64> = places.iter().map(|(_, id)| *id).collect();
-        assert_eq!(told, ids, "{media}");
+        assert_eq!(listed, ids, "{media}");
         let after = state.episodes().of(&media, Some(places[0]));
         assert_eq!(after.count(), places.len() - 1, "{media}");
     }
