@@ -123,14 +123,14 @@ impl Agent {
         line
     }
 
-    /// After this the server has heard all that was said.
+    /// Returns when the server has handled every line sent before.
     fn settle(&mut self) {
         self.send_line(json!({"command":"ping","id":77}));
         let pong = self.expect_line("pong");
         assert_eq!(pong["reply_to"], 77);
     }
 
-    /// The server ends the connection and says why.
+    /// The server closes the connection with this reason.
     #[track_caller]
     fn is_ended(&mut self, reason: &str) {
         let last = self.expect_line("disconnect");
@@ -298,7 +298,7 @@ fn deleting_an_agent_affects_the_streams_that_use_it() {
     let placed = server.get("/agents/a1").expect(200).json();
     assert_eq!(placed["layout"]["ingest"], "s1");
     assert_eq!(placed["layout"]["originator"], "other");
-    // A stream that changes its agent is counted anew.
+    // A stream that changes its agent is counted with the new one.
     server.put("/streams/two", via("a2")).expect(200);
     assert_eq!(unused(), json!([]));
     server.put("/streams/two", via("a1")).expect(200);
@@ -540,7 +540,7 @@ fn deleted_agent_is_disconnected_even_after_a_restart() {
         server.get("/agents").expect(200).json()["agents"],
         json!([])
     );
-    // Saved anew it is an agent like any other.
+    // Saved again it is an agent like any other.
     server.put("/agents/cam1", json!({"key":"k2"})).expect(200);
     drop(Agent::open(&server, "cam1", "k2"));
     assert_eq!(
@@ -766,7 +766,7 @@ fn agents_follow_their_layout() {
     assert_eq!(sent["hostname"], "s2");
     assert_eq!(connection()["alive"], false, "it has not arrived yet");
     agent.send_line(json!({"command":"streampoint_connected","reply_to":sent["id"]}));
-    // Moving the stream moves the agent; what changes nothing for it tells it nothing.
+    // Moving the stream moves the agent; changes that do not concern it send it nothing.
     server.put("/streams/one", json!({"title":"t"})).expect(200);
     let moved = json!({"layouts":[{"name":"one","ingest":"s1"}]});
     server.post("/streams/layouts", moved).expect(204);
@@ -856,7 +856,7 @@ fn stream_stats_show_its_agent() {
     assert_eq!(shown("closed"), is("rproxy_not_configured", "cam1"));
     assert_eq!(shown("nowhere"), is("not_connected", "cam3"));
     assert_eq!(shown("direct"), (Value::Null, Value::Null));
-    // Of several the one that is there, unless the node says whose video it takes.
+    // Of several agents the connected one, unless the node names the agent.
     let second = Agent::open(&server, "cam2", KEY);
     assert_eq!(shown("both"), is("connected", "cam2"));
     let first = Agent::open(&server, "cam1", KEY);
@@ -971,7 +971,7 @@ fn commands_to_disconnected_agents_fail_at_once() {
         server.call_as(method, path, None).expect(401);
     }
     server.get("/agents/cam1/reboot").expect(405);
-    // Connected but not ready: it has not said hello.
+    // Connected but not ready: it has not sent hello.
     let _agent = Agent::open(&server, "cam1", KEY);
     let refused = server.post("/agents/cam1/reboot", json!({}));
     assert_eq!(refused.expect(503).errors(), ["agent_busy"]);
@@ -987,7 +987,7 @@ fn commands_end_when_their_agent_leaves_or_stays_silent() {
     let id = agent.expect_line("logs")["id"].clone();
     agent.send_line(json!({"command":"logs","reply_to":id,"logs":{"a":"late"}}));
     agent.settle();
-    // What came late is nobody's: the next asker gets its own answer.
+    // A late reply is dropped: the next command gets its own reply.
     for _ in 0..30 {
         assert_eq!(
             server.get("/agents/cam1/logs").status,
@@ -1069,7 +1069,7 @@ fn agent_activity_is_in_the_event_log() {
     let id = agent.expect_line("reboot")["id"].clone();
     agent.send_line(json!({"command":"reboot","reply_to":id}));
     answer(issued).expect(204);
-    // Who asked is told, and by the trace id which other events belong to it.
+    // The event names the caller and the trace id that links it to other events.
     let token =
         json!({"key":"token-key-0123456789","permissions":[{"scopes":["*"],"execute":true}]});
     server.put("/api_tokens/robot", token).expect(200);

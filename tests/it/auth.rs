@@ -38,8 +38,8 @@ pub fn cluster(key: &str, seconds_off: i64) -> String {
     signed
 }
 
-/// What an operation asks of its caller, told from its path alone: this is the rule, independent of
-/// the server's own table.
+/// What an operation requires of its caller, derived from its path alone: this is the rule,
+/// independent of the server's own table.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Rule {
     Anybody,
@@ -62,7 +62,7 @@ fn operations(server: &TestServer) -> Vec<(String, String)> {
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for method in item.as_object().expect("a path item").keys() {
-            // Agents prove who they are in a handshake of their own.
+            // Agents authenticate in a handshake of their own.
             if item[method]["operationId"].is_string() && !path.starts_with("/endpoint/") {
                 operations.push((method.to_uppercase(), path.clone()));
             }
@@ -139,7 +139,7 @@ fn every_operation_requires_its_documented_credentials() {
             .map(|segment| match segment.trim_end_matches('/') {
                 "{hostname}" => segment.replace("{hostname}", "s1"),
                 "{name}" => segment.replace("{name}", "nobody"),
-                // Numbers fit wherever a key of another kind is asked for.
+                // A number is a valid key of every kind.
                 open if open.starts_with('{') => segment.replace(open, "7"),
                 _ => segment.to_owned(),
             })
@@ -167,7 +167,7 @@ fn every_operation_requires_its_documented_credentials() {
                 assert_eq!(asks, answer.status == 401, "{method} {path} with {what}");
             }
             if rule == Rule::AdministratorOrOwnStreamer {
-                // A hostname that nobody saved: an administrator learns so, and no cluster key
+                // An unknown hostname: an administrator gets 404, and no cluster key
                 // fits.
                 let answer = server.call_as(&method, &unknown, credential.as_deref());
                 // An operation that wants more than a path may complain about that first.

@@ -13,7 +13,7 @@ use crate::described::{Document, Operation};
 use crate::round_trip::with_one_of_each;
 use weir_testkit::{API_KEY, Client, PREFIX, Response, STREAMER_PREFIX, TestServer};
 
-/// What the reader has to say about a piece of text.
+/// How the parser judges a piece of text.
 #[derive(Clone, Copy, Debug)]
 enum Verdict {
     Accept,
@@ -361,7 +361,7 @@ impl Pipeline {
     }
 }
 
-/// `before` and `after` of the value of a member that nobody knows, and the pointer to the object
+/// `before` and `after` of the value of an unknown member, and the pointer to the object
 /// that holds it.
 fn unknown_member(operation: &Operation) -> (&'static str, &'static str, &'static str) {
     if operation.is_batch() {
@@ -388,7 +388,7 @@ fn every_body_is_parsed_as_strict_json() {
                 body.concat(),
             )
         };
-        // What the operation says when there is no such member.
+        // The answer of the operation without such a member.
         let plain = before.replace("\"x_none\":", "") + after;
         let plain = pipeline.send(&[request(&[plain.as_bytes()])]).remove(0);
         let inside: Vec<_> = PIECES

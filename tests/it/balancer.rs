@@ -78,7 +78,7 @@ fn viewers_need_no_credentials_and_get_a_reason() {
     );
 }
 
-/// What a node says of itself.
+/// The report of a node.
 fn report(server: &TestServer, hostname: &str, clients: u64, kbit: u64) {
     let body = json!({"stats": {"total_clients": clients, "output_kbit": kbit}});
     server

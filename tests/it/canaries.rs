@@ -1,7 +1,7 @@
 //! Secrets show on the thing itself, to an administrator, and nowhere else.
 //!
 //! Each secret of each schema gets a number of its own that nothing else holds, in a thing of its
-//! own. Then everything that can be asked is asked, and everything that is said is searched for the
+//! own. Then every query is sent, and every response is searched for the
 //! numbers: lists in every form, errors, events, statistics, the description, the log.
 
 use serde_json::{Value, json};
@@ -146,7 +146,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
     assert!(canaries.len() > 60, "{}", canaries.len());
     let get = |path: &str| ("GET".to_owned(), path.to_owned(), Vec::new());
 
-    // Everything that can be asked about one secret.
+    // Every query about one secret.
     let mut questions: Vec<String> = Vec::new();
     for Canary {
         list,
@@ -168,7 +168,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
             questions.push(format!("{list}?{query}"));
         }
     }
-    // Everything that can be asked at all, except the thing itself and what a streamer must know to
+    // Every query at all, except the entity itself and what a streamer must know to
     // do its work.
     for operation in &operations {
         let own = operation.template.starts_with("/streamers/{")

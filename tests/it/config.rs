@@ -300,7 +300,7 @@ fn refused_settings_change_nothing() {
         (&config["api_key"], &config["loglevel"]),
         (&json!(OLD), &json!("info"))
     );
-    // A mistake that somebody made in the file meanwhile.
+    // The file was damaged by hand meanwhile.
     fs::remove_dir_all(&blocked).expect("removed");
     fs::write(server.file_path(), format!("{text}polls = 5\n")).expect("written");
     let answer = with_key(&server, OLD, "PUT", "/config", &body).expect(409);

@@ -1,4 +1,4 @@
-//! What streamers are told: complete, of one revision, and new only when it is.
+//! Configurations of streamers: complete, of one revision, and changed only if the content is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -195,7 +195,7 @@ fn unknown_streamer_gets_404_instead_of_an_empty_list() {
 
 #[test]
 fn restreaming_is_a_setting() {
-    // Mode, whether the marked and the unmarked streamer are told of a stream they do not hold.
+    // Mode, and whether the marked and the unmarked streamer receive a stream they do not hold.
     for (mode, marked, unmarked) in [
         ("off", false, false),
         ("marked", true, false),
@@ -226,7 +226,7 @@ fn restreaming_is_a_setting() {
                 assert_eq!(answer.header("x-config-server-dynamic-streams"), header);
             }
         }
-        // The node that holds it is told its own rendering in every mode.
+        // The node that holds it receives its own rendering in every mode.
         let own = streams_of(&server, "s2").json()["streams"].clone();
         assert_eq!(own[0]["inputs"][0]["url"], "udp://239.0.0.1:1");
         for path in [
@@ -553,7 +553,7 @@ fn delta_applied_to_a_copy_gives_the_full_list() {
         );
         assert_eq!(whole["revision"], revision);
     }
-    // A restart forgets at most what it cannot tell any more: then it says so.
+    // After a restart a delta is complete or refused.
     server.restart();
     let after = server.get(&format!("/streamers/s1/streams?changes_since={revision}"));
     assert!(matches!(after.status, 200 | 410), "{after:?}");

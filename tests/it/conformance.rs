@@ -392,7 +392,7 @@ fn credentials_are_checked_before_the_body_is_read() {
             }
         }
     }
-    // Too long is told before the first byte of it; each operation has its bound.
+    // A body above the bound of its operation is refused before its first byte.
     let auth = auth();
     let over = |path: &str, bytes: u64| {
         let mut client = server.connect();
@@ -410,7 +410,7 @@ fn credentials_are_checked_before_the_body_is_read() {
     assert_eq!(over("/streams/batch", mib + 1), 100);
     assert_eq!(over("/streams/batch", 64 * mib + 1), 413);
     assert_eq!(over("/streams/a", 9_999_999_999_999_999_999), 413);
-    // A good one is asked for, and served.
+    // A valid one gets 100 Continue and is served.
     let mut client = server.connect();
     client.send(expecting("/streams/a", &format!("{auth}Content-Length: 2\r\n")).as_bytes());
     client.response(false).expect(100);
@@ -493,7 +493,7 @@ fn head_is_get_without_the_body() {
             json!({"role": "streamer", "cluster_key": "k", "api_url": "http://s1"}),
         )
         .expect(200);
-    // A list tells how long it took, so the length of its body is not the same twice.
+    // A list contains its own duration, so its length differs from request to request.
     let fields = |answer: &Response, timed: bool| -> Vec<(String, String)> {
         let owned = |(name, value): (&str, &str)| (name.to_ascii_lowercase(), value.to_owned());
         let mut fields: Vec<_> = answer.headers().map(owned).collect();

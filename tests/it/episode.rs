@@ -1,4 +1,4 @@
-//! Episodes: what is saved, how it is found, who is told of it when, and that nothing of a walk is
+//! Episodes: saving, finding, polling, and that nothing of a paged list is
 //! lost.
 
 use std::collections::BTreeMap;
@@ -356,7 +356,7 @@ fn stop_commits_and_answers_buffered_saves() {
 /// What a reader has of each episode: its stamp and a number that its only writer counts up.
 type Copies = BTreeMap<u64, (u64, u64)>;
 
-/// A reader that asks for what is newer than all it has seen.
+/// A reader that polls for everything newer than it has seen.
 struct Follower {
     client: Client,
     since: u64,
@@ -404,10 +404,10 @@ impl Follower {
 
 #[test]
 fn followers_miss_no_episode_despite_clocks_and_restarts() {
-    // Goal: complete, forward and resumable (who follows stamps ends with what is stored). Method:
-    // writers whose clocks are years apart send full copies with their own stamps, groups share a
-    // stamp, followers read pages smaller than a group; between the rounds the server is killed or
-    // stopped, and readers go on from the largest stamp they have seen.
+    // Goal: complete, forward and resumable (a follower of stamps ends with the stored state).
+    // Method: writers whose clocks are years apart send full copies with their own stamps, groups
+    // share a stamp, followers read pages smaller than a group; between the rounds the server is
+    // killed or stopped, and readers go on from the largest stamp they have seen.
     const WRITERS: u64 = 4;
     const SAVES: u64 = 60;
     let mut server = TestServer::with(&["--io-threads", "2", "--episodes-buffer-delay", "5ms"]);

@@ -277,7 +277,7 @@ fn event_log_is_bounded_and_drops_the_oldest() {
     assert!(events(&none, "").is_empty());
 }
 
-/// Fills a store with one event per time, each as old as it says.
+/// Fills a store with one event per age.
 fn store_of(directory: &Path, ages: &[(&'static str, Duration)]) {
     let options = weir_storage::Options::default();
     let (store, opened) = Store::open(directory, &options).expect("an empty store");

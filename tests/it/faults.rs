@@ -68,8 +68,7 @@ fn full_disk_refuses_writes_only_until_space_is_free() {
         unknown.insert(format!("s{n}"), body["comment"].clone());
         break answer;
     };
-    // Whoever writes now is told that nothing was changed or that it is not known, and when to come
-    // again.
+    // A write now gets an error that says whether it may have been stored, and when to retry.
     let mut answers = vec![refused];
     for i in 0..5 {
         answers.push(server.put(&format!("/streams/while-{i}"), json!({"comment": big})));
@@ -100,8 +99,8 @@ fn full_disk_refuses_writes_only_until_space_is_free() {
         }
         let config = server.get("/streamers/s1/streams").expect(200);
         assert_eq!(config.header("etag"), Some(tag.as_str()));
-        // What must be kept is told in full, or not while an episode may be on disk that nobody was
-        // told of.
+        // The episodes to keep are sent completely, or not at all while one of unknown outcome may
+        // be on disk.
         let kept = server.get("/streamers/s1/episodes?media=first");
         if kept.status == 200 {
             assert_eq!(kept.json()["episodes"][0]["episode_id"], 7);
@@ -186,8 +185,8 @@ fn server_with_a_failed_store_is_alive_and_not_ready() {
     assert_eq!(server.get("/streams/a").expect(200).json()["title"], "One");
     let refused = server.delete("/streams/a").expect(503);
     assert_eq!(refused.errors(), ["storage_unavailable"]);
-    // A streamer that asks what to keep is told nothing, upon which it erases nothing; its
-    // configuration it is told.
+    // A streamer gets no list of episodes to keep and so deletes none; it still gets its
+    // configuration.
     assert_eq!(kept().expect(501).errors(), ["episodes_unknown"]);
     server.get("/streamers/s1/streams").expect(200);
     limit_files(server.id(), None);

@@ -117,7 +117,7 @@ impl Fleet {
     #[track_caller]
     pub fn join(&mut self, server: &TestServer, hosts: &[&str]) {
         self.start_all(server, hosts);
-        // A disabled stream asks for no place, so nothing moves because of it. With analytics all
+        // A disabled stream has no slots, so nothing moves because of it. With analytics all
         // kinds of nodes show.
         let probe = "/streams/probe-of-nodes";
         let stream = json!({"disabled": true, "vision": {"alg": "faces"}});

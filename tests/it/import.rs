@@ -1,5 +1,5 @@
-//! `weir import` against the real server: what a playlist asks for is there afterwards, once, and a
-//! second run changes nothing.
+//! `weir import` against the real server: the streams of a playlist are stored afterwards, once,
+//! and a second run changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -131,7 +131,7 @@ fn malformed_playlist_is_imported_once() {
     assert_eq!(again["unchanged"], stored.len());
     assert_eq!(streams(&server), stored, "the second run changed something");
 
-    // What an operator added stays, what the file says is put right.
+    // Fields that an operator added stay, those of the file are restored.
     server
         .put(
             "/streams/One.it",
@@ -158,7 +158,7 @@ fn strict_import_saves_everything_or_nothing() {
     let output = import(&server, &file(&scratch, NASTY), &["--strict"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(streams(&server).is_empty());
-    // What only the server can refuse: a field the file says nothing about no longer fits.
+    // An error that only the server finds: a field that is not in the file no longer fits.
     let mut good = String::from("#EXTM3U\n");
     for i in 0..50 {
         good += &format!("#EXTINF:-1 tvg-id=\"c{i}\",Channel {i}\nudp://239.0.0.{i}:5000\n");

@@ -18,7 +18,7 @@ fn cluster(streams: usize) -> TestServer {
     ] {
         let body = json!({"role": "streamer", "cluster_key": "key", "labels": labels, "channel_limit": 100});
         server.put(&format!("/streamers/{host}"), body).expect(200);
-        // A streamer that asks for its configuration is alive.
+        // A streamer that polls its configuration is alive.
         server
             .get(&format!("/streamers/{host}/streams"))
             .expect(200);
@@ -33,7 +33,7 @@ fn cluster(streams: usize) -> TestServer {
     server
 }
 
-/// Waits until so many streams are as asked. Each round waits for the next change.
+/// Waits until this many streams match. Each round waits for the next change.
 fn wait_for(server: &TestServer, question: &str, count: usize) {
     let mut newest = 0;
     for _ in 0..10_000 {

@@ -252,7 +252,7 @@ fn measured_bitrates_make_room_for_waiting_streams() {
     for layout in layouts(&server).values() {
         assert_eq!(layout["failover_from"], Value::Null, "{layout}");
     }
-    // An edit of a measured stream does not forget it, so nobody has to leave.
+    // An edit keeps the measured bitrate, so no stream has to leave.
     let name = measured[0]["name"].as_str().expect("a name");
     let path = format!("/streams/{name}");
     server.put(&path, json!({"title": "edited"})).expect(200);

@@ -1,7 +1,8 @@
 //! Streamers that are lost: one, one after the other, again and again, most of them, all of them,
 //! and with this server.
 //!
-//! Every test asks for the exact moves: who moved, where to and why, and that nobody else did.
+//! Every test checks the exact moves: which streams, where to and why, and that no other stream
+//! moved.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +33,7 @@ fn cluster(server: &TestServer, hosts: &[&str], streams: usize) -> (Fleet, Inges
     (fleet, ingests)
 }
 
-/// Streams that moved, as the layouter tells it, all for one reason, each once. Their places are
+/// Streams that moved, as the layouter logs it, all for one reason, each once. Their places are
 /// those of the layouts.
 #[track_caller]
 fn moved(server: &TestServer, after: u64, why: &str) -> Names {
@@ -61,8 +62,8 @@ fn only(moved: &Names, before: &Ingests, after: &Ingests) {
 
 #[test]
 fn successive_losses_move_only_lost_streams_and_all_return() {
-    // Goal: each loss moves exactly what was there, and who was moved twice returns to where it was
-    // first. Method: four streamers, three are lost one after the other.
+    // Goal: each loss moves exactly what was there, and a stream that moved twice returns to where
+    // it was first. Method: four streamers, three are lost one after the other.
     let server = server(&[
         "--streamer-dead-timeout",
         "3s",
@@ -140,7 +141,7 @@ fn flapping_streamer_is_held_longer_each_time() {
         fleet.until(|fleet| fleet.agrees(&before));
         fleet.rest(&server, ROUNDS);
         let mut logged = states(&server, mark);
-        // A held streamer that was late begins anew: one state, told twice.
+        // A streamer on probation that was silent starts over: one state, logged twice.
         logged.dedup();
         assert_eq!(logged, ["s1 probation returned", "s1 up hold_over"]);
         let up = await_event(&server, mark, "event=layouter_streamer_state&state=up");
@@ -182,9 +183,9 @@ fn silence_shorter_than_the_timeout_moves_nothing() {
 
 #[test]
 fn mass_failure_moves_nothing_until_the_brake_is_off() {
-    // Goal: who is cut off from most streamers believes that it is alone for a while. Method: six
-    // of eleven fall silent under a long timeout, which is then made short, so that all six are
-    // lost at one moment; two return in time.
+    // Goal: a server that loses most streamers at once assumes for a while that it was cut off
+    // itself. Method: six of eleven fall silent under a long timeout, which is then made short, so
+    // that all six are lost at one moment; two return in time.
     let server = server(&["--layouter-sleeping-interval", "100ms"]);
     let hosts = [
         "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10",
@@ -347,7 +348,7 @@ fn streamer_lost_during_a_restart_is_detected_afterwards() {
 #[test]
 fn interrupted_fail_over_completes_after_a_restart() {
     // Goal: what was moved before a sudden end stays, what was not moves then, and nothing moves
-    // twice. Method: more streams than one batch takes; the server is killed as soon as it says
+    // twice. Method: more streams than one batch takes; the server is killed as soon as it logs
     // that their streamer is lost.
     let mut server = server(&[
         "--streamer-dead-timeout",
@@ -394,7 +395,7 @@ fn interrupted_fail_over_completes_after_a_restart() {
 #[test]
 fn loss_of_one_streamer_moves_only_its_streams() {
     // Goal: the least moves, and every account of them agrees: layouts, their history, the event
-    // log and what the streamers are told.
+    // log and the configurations of streamers.
     let server = server(&[
         "--streamer-dead-timeout",
         "3s",

@@ -1,5 +1,5 @@
 //! Streams that are more than one ingest: groups of an agent, backups of an archive, analytics. And
-//! layouts that somebody made by hand.
+//! layouts that were set by hand.
 
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ fn streams_of_an_agent_stay_together() {
             .values()
             .any(|names| *names == set(&["a1", "a2", "a3"]))
     });
-    // The others have room for everybody else.
+    // The others have room for all other streams.
     cluster.labelled(&["p1", "p2", "p3", "p4"], &json!({}));
     let before = cluster.rest();
     let home = host(&before, "a1");
@@ -138,7 +138,7 @@ fn joining_two_groups_takes_the_fewest_moves() {
         "though it demands nothing itself"
     );
 
-    // Without the bridge they are two groups again, and nobody has a reason to move.
+    // Without the bridge they are two groups again, and no stream has a reason to move.
     cluster.server.delete("/streams/bridge").expect(204);
     let split = cluster.rest();
     assert_eq!(touched(&moved, &split), set(&["bridge"]));
@@ -224,7 +224,7 @@ fn lost_ingest_returns_and_its_backup_stays() {
 }
 
 /// Three streamers and one stream `r` that is recorded twice: where it is captured, where it is
-/// copied, and who is left.
+/// copied, and the third streamer.
 fn recorded_twice(cluster: &mut Cluster) -> (String, String, &'static str) {
     let hosts = ["s1", "s2", "s3"];
     for host in hosts {
@@ -383,7 +383,7 @@ fn inference_nodes_run_analytics_only() {
         ("i2", &["v3"]),
     ]);
 
-    // A place that is given up is taken by who waits for it.
+    // A free place is taken by a waiting stream.
     cluster.stream("v1", json!({"vision": null}));
     cluster.until(&[
         ("s1", &["plain", "v1", "v2", "v3"]),
@@ -449,7 +449,7 @@ fn a_lost_inference_node_costs_no_ingest() {
 
 #[test]
 fn manual_placement_stays_while_it_is_legal() {
-    // Goal: what somebody placed is left where it is, even by balance, and goes when it must.
+    // Goal: a manual placement stays, even against balance, and goes when it must.
     // Method: two of four are placed beside the other two; only these others are balanced away.
     let mut cluster = Cluster::new(&[]);
     cluster.streamer(

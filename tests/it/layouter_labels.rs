@@ -58,7 +58,7 @@ fn streamer_takes_only_streams_with_its_required_labels() {
     cluster.labelled(&["a", "b"], &json!({"tenant": "t1"}));
     cluster.labelled(&["c"], &json!({"tenant": "t2", "required.zone": "north"}));
     cluster.labelled(&["stranger"], &json!({"tenant": "t3"}));
-    // Both sides refuse, and both reasons are told.
+    // Both sides refuse, and both reasons are shown.
     cluster.labelled(&["demanding"], &json!({"required.zone": "south"}));
     cluster.until(&[("s1", &["a", "b"]), ("s2", &["c"])]);
     let refused: &[&str] = &[STREAM_MISSES];
@@ -330,7 +330,7 @@ fn only_relabelled_streams_move() {
     cluster.until(&[("s1", &["a", "b", "c", "d"]), ("s2", &["e", "f"])]);
     let before = cluster.rest();
 
-    // Labels that concern nobody.
+    // Labels that no stream refers to.
     cluster.stream(
         "a",
         labels(json!({"camera": "17", "preferred.dc": "nowhere"})),
@@ -352,7 +352,7 @@ fn only_relabelled_streams_move() {
     let after = cluster.rest();
     assert_eq!(touched(&before, &after), set(&["a", "c", "e"]));
 
-    // To where nobody is: it stays without a place, and comes back from there.
+    // To a zone without streamers: it stays without a place, and comes back from there.
     cluster.stream("d", labels(json!({"required.zone": "east"})));
     cluster.until(&[("s1", &["b", "e"]), ("s2", &["a", "c", "f"])]);
     cluster.waits("d", &[("s1", &[NODE_MISSES]), ("s2", &[NODE_MISSES])]);
@@ -391,7 +391,7 @@ fn relabelled_streamer_loses_only_unfit_streams() {
     let before = cluster.rest();
     assert_eq!(on(&before, "s1"), own[0].1);
 
-    // A label that nobody asks for.
+    // A label that no stream requires.
     cluster.edit("s1", labels(json!({"color": "red"})));
     assert_eq!(touched(&before, &cluster.rest()), set(&[]));
 
@@ -407,7 +407,7 @@ fn relabelled_streamer_loses_only_unfit_streams() {
     let moved = cluster.rest();
     assert_eq!(touched(&before, &moved), set(&["n1", "n2"]));
 
-    // What it offers again, while nobody has a reason to move.
+    // The label is back, and no stream has a reason to move.
     cluster.edit("s1", labels(json!({"zone": "north"})));
     assert_eq!(touched(&moved, &cluster.rest()), set(&[]));
 
@@ -423,7 +423,7 @@ fn relabelled_streamer_loses_only_unfit_streams() {
     let demanded = cluster.rest();
     assert_eq!(touched(&moved, &demanded), set(&["p3", "p4"]));
 
-    // Both at once, with nobody else to go to.
+    // Both at once, without another streamer.
     cluster.edit("s1", labels(json!({"required.tenant": "u", "zone": null})));
     cluster.until(&[("s1", &[]), ("s2", &["n1", "n2", "n3", "n4"])]);
     for name in ["p1", "p2", "p3", "p4"] {

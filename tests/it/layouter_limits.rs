@@ -173,7 +173,7 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
         assert_eq!(says_so, moved.contains(&name), "{name}: {layout}");
     }
 
-    // Three must go, and nobody has room: they wait, and come back with it.
+    // Three must go, and no streamer has room: they wait, and come back when there is room.
     let stay = fleet.lists["s1"].clone();
     dimension.set(&server, "s2", 3);
     fleet.until(|fleet| fleet.has("s2") == 3);
@@ -209,7 +209,7 @@ fn smaller_disk_moves_the_fewest_streams() {
     a_lowered_limit_costs_the_fewest(Disk);
 }
 
-/// Streamers that take one stream each unless told otherwise, all polling.
+/// Streamers with room for one stream each by default, all polling.
 fn small(server: &TestServer, fleet: &mut Fleet, hosts: &[(&str, Value)]) {
     for (host, more) in hosts {
         let mut body = json!({"channel_limit": 1});
@@ -298,7 +298,7 @@ fn chain_of_moves_touches_no_other_stream() {
     fleet.until(|fleet| fleet.lists["s1"] == only("n") && fleet.lists["s2"] == only("x"));
     fleet.until(|fleet| fleet.lists["s3"] == only("y"));
     assert_eq!(fleet.lists["s4"], only("z"));
-    // Now every place is taken: the next one waits, and nobody is moved in vain.
+    // Now every place is taken: the next stream waits, and none is moved in vain.
     let before = layouts(&server);
     save_labelled(&server, "m", json!({"required.zone": "north"}));
     pass(&server, 2);

@@ -1,6 +1,6 @@
 //! Random operations on a cluster that runs: after each of them the layouter comes to rest, and
 //! everything it promises is computed again from outside, from the list of streams and from what
-//! the streamers themselves were told.
+//! the streamers received.
 //!
 //! `WEIR_LAYOUTER_SEED=7 cargo test --test it layouter_random` repeats a seed.
 
@@ -38,7 +38,7 @@ struct Stream {
 const ZONES: [&str; 2] = ["north", "south"];
 const TENANTS: [&str; 2] = ["red", "blue"];
 
-/// What was saved, and who polls.
+/// The saved entities, and the polling streamers.
 struct World {
     server: TestServer,
     fleet: Fleet,

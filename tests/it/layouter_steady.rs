@@ -36,7 +36,7 @@ fn moved(name: &str, to: &str, why: &str) -> Move {
 
 #[test]
 fn waiting_stream_is_placed_when_room_is_free() {
-    // Goal: each place that becomes free is taken by one that waits, and nobody else moves. Method:
+    // Goal: each place that becomes free is taken by a waiting stream, and no other moves. Method:
     // full streamers; a stream is deleted, one is disabled, a limit is raised.
     let server = server(&[]);
     let mut fleet = Fleet::new();

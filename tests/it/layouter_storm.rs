@@ -1,10 +1,10 @@
 //! Bursts of operations and losses: up to six of eight streamers are silent at once, and nothing
 //! comes to rest in between.
 //!
-//! At rest every rule is computed anew from what the server answers about streams and streamers and
-//! from what the streamers were told. Nothing of the program's own judgement is used, and nothing
-//! that the test remembers of what it did. `WEIR_LAYOUTER_SEED=7 cargo test --test it
-//! layouter_storm` repeats a seed.
+//! At rest every rule is checked against the streams and streamers that the server returns and the
+//! lists that streamers received. Nothing of the program's own judgement is used, and nothing that
+//! the test remembers of what it did. `WEIR_LAYOUTER_SEED=7 cargo test --test it layouter_storm`
+//! repeats a seed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ const STREAMS: u64 = 60;
 const GROUPS: usize = 8;
 const ZONES: [&str; 2] = ["north", "south"];
 
-/// What was done, told if the test fails.
+/// The operations, printed if the test fails.
 struct Story {
     seed: u64,
     lines: Vec<String>,

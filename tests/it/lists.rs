@@ -1,4 +1,4 @@
-//! Every list, asked about every field of its items: filters, order, selection and pages agree with
+//! Every list, queried by every field of its items: filters, order, selection and pages agree with
 //! a plain reading of the whole list.
 //!
 //! The things in the lists are made from the schemas of what can be saved. What a list should
@@ -77,7 +77,7 @@ fn path_has_array(item: &Value, path: &str) -> bool {
     false
 }
 
-/// Scalar fields of the items that somebody has, by path: what type all of their values have.
+/// Scalar fields that occur in the items, by path: what type all of their values have.
 fn fields(items: &[Value]) -> BTreeMap<String, &'static str> {
     fn walk(value: &Value, path: &str, into: &mut BTreeMap<String, Option<&'static str>>) {
         let mut note = |kind| {

@@ -1,7 +1,7 @@
 //! The load tool against the real server: short runs whose proof must hold.
 //!
 //! The tool is a program of its own, built with the workspace; where only this package was built it
-//! is not there and these tests say so.
+//! is missing and these tests are skipped with a message.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -74,8 +74,8 @@ fn parked_lists_wake_on_stats_reports() {
     let mut behind = park(&server, &path, "");
     report(json!([{"name": "a", "bitrate": 9}, {"name": "b", "bitrate": 4}]));
     assert_eq!(stream_names(&behind.response(false).expect(200)), ["b"]);
-    // A report that comes while a poll is being parked is not missed either, whichever core hears
-    // of it.
+    // A report that comes while a poll is being parked is not missed either, whichever core
+    // receives it.
     for round in 0..15 {
         report(json!([{"name": "a", "bitrate": 0}]));
         let mut poll = server.connect();
@@ -208,7 +208,7 @@ fn parked_polls_keep_their_own_coding_and_selection() {
     assert!(answers[1].body.len() < answers[0].body.len());
 }
 
-/// One follower: asks for what is newer than what it has, page by page, and checks what every
+/// One follower: polls for everything newer than it has, page by page, and checks what every
 /// answer must keep.
 struct Follower {
     client: Client,
@@ -367,7 +367,7 @@ fn streamer_wakes_only_when_its_configuration_changes() {
         &format!("/streamers/s1/streams?{LONG}"),
         &if_none_match(&tag),
     );
-    // Nothing of this is told to s1: another node's stream, and fields that no node is told.
+    // Nothing of this concerns s1: another node's stream, and fields that no node receives.
     save(&server, "b", json!({"title": "Two"}));
     save(&server, "a", json!({"labels": {"k": "v"}}));
     save(&server, "c", json!({}));
@@ -411,7 +411,7 @@ fn streamer_without_changes_gets_304_at_its_deadline() {
         )
         .expect(304);
     assert_eq!(etag(&answer), tag);
-    // Without a tag, or with an old one, nobody waits.
+    // Without an ETag, or with an old one, the poll is answered at once.
     for fields in [&[][..], &[("If-None-Match", "\"old\"")]] {
         let path = format!("/streamers/s1/streams?{LONG}");
         server.call_with("GET", &path, fields, b"").expect(200);
@@ -490,7 +490,7 @@ fn streamer_deleted_while_parked_gets_404() {
             ["streamer_not_found"]
         );
     }
-    // Made anew, it is another one: nobody is told that nothing changed.
+    // Created again, it is another streamer: its first poll is answered in full.
     save_node(&server, "s1");
     let fresh = server.call_with(
         "GET",
@@ -503,7 +503,7 @@ fn streamer_deleted_while_parked_gets_404() {
 
 #[test]
 fn each_parked_streamer_gets_its_own_list() {
-    // Goal: nobody gets another node's answer. Method: 40 nodes wait on two cores, some twice; one
+    // Goal: no node gets another node's answer. Method: 40 nodes wait on two cores, some twice; one
     // batch changes all but every fifth.
     let server = TestServer::with(&["--io-threads", "2"]);
     let hosts: Vec<String> = (0..40).map(|i| format!("node-{i}")).collect();
@@ -594,7 +594,7 @@ fn disconnected_clients_are_unparked() {
         *open <= parked - gone
     });
     drop(half_closed);
-    // Nobody is there to be told, and nothing breaks by telling.
+    // A commit for polls that are gone does no harm.
     save(&server, "a", json!({"title": "New"}));
     lay_out(&server, &[("a", "s1")]);
     assert_eq!(stream_names(&server.get("/streamers/s1/streams")), ["a"]);
@@ -712,7 +712,7 @@ fn stop_answers_parked_polls_and_completes_requests() {
 
 #[test]
 fn polls_and_writes_over_restarts_lose_no_update() {
-    // Goal: the property holds for followers that connect again. Method: one follower that asks
+    // Goal: the property holds for followers that connect again. Method: one follower that polls
     // again from its last stamp after each kill.
     let mut server = TestServer::new();
     let mut since = 0;

@@ -18,7 +18,7 @@ pub fn check_with_client_library(answer: &Response) {
         .spawn()
         .expect("the interpreter starts");
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
-    // A parser that gave up has closed it; what it says then is shown below.
+    // A parser that failed has closed the pipe; its message is shown below.
     let _ = stdin.write_all(answer.text().as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("the process is ours");

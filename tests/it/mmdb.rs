@@ -1,5 +1,5 @@
 //! Writes small databases of countries in MaxMind's format (the specification of version 2.0 is
-//! public), so that tests need no file of somebody else. Used by the tests of `access::geo` as
+//! public), so that tests need no third-party file. Used by the tests of `access::geo` as
 //! well.
 
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The description of the API, and what the command line says about itself, against what is really
+//! The description of the API and the help of the command line, against what is really
 //! served.
 
 use std::collections::BTreeMap;

@@ -123,7 +123,7 @@ fn walk(
     }
 }
 
-/// The parameter that asks for the page at a cursor.
+/// The query parameter for the page at a cursor.
 fn escaped(cursor: &str) -> String {
     format!("&cursor={}", weir_testkit::encode_segment(cursor))
 }
@@ -405,7 +405,7 @@ fn fill(directory: &Path, streams: u64) {
     }
 }
 
-/// Streams that were changed, deleted and made by somebody who writes until told to stop.
+/// Streams that a writer changed, deleted and created until it was stopped.
 fn write_until(
     server: &TestServer,
     streams: u64,
@@ -440,7 +440,7 @@ fn write_until(
                 assert_eq!(send("PUT", &name, &body), 200);
                 made.insert(name);
             }
-            // One that was deleted would be made anew.
+            // A deleted one would be created again.
             _ if !deleted.contains(&name) => {
                 assert_eq!(send("PUT", &name, &body), 200);
                 changed.insert(name);

@@ -92,7 +92,7 @@ fn deleted_person_is_a_tombstone_until_saved_again() {
     );
     assert_eq!(ids(&server.get("/persons?deleted_at_is=null")), [1, 3]);
     assert_eq!(ids(&server.get("/persons?deleted_at_is_not=null")), [2]);
-    // Deleted once, however often it is asked for.
+    // Deleted once, however often it is requested.
     server.delete("/persons/2").expect(204);
     assert_eq!(server.get("/persons/2").expect(200).json(), deleted);
     let back = server

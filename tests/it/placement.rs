@@ -1,5 +1,5 @@
-//! A cluster whose layouter looks often, for scenarios that ask which stream is told to which
-//! streamer, why it is there, and who else moved.
+//! A cluster whose layouter runs often, for scenarios about placements, their reasons and what else
+//! moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +77,7 @@ impl Cluster {
         lay_out(&self.server, places);
     }
 
-    /// Waits until each of these streamers was told of exactly these streams.
+    /// Waits until each of these streamers has received exactly these streams.
     pub fn until(&mut self, expected: &[(&str, &[&str])]) {
         let expected: Vec<(&str, Names)> = expected
             .iter()

@@ -4,7 +4,7 @@
 //! Its packages are pinned in `tests/python/requirements.txt`; when that file changes a new
 //! environment is made beside the old one. A lock lets one test (of one process) make it while the
 //! others wait. Without Python and its `venv` module they are installed where that is possible
-//! without asking, on a Debian system as root; elsewhere the test fails and says what to install.
+//! unattended, on a Debian system as root; elsewhere the test fails and names what to install.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -113,7 +113,7 @@ fn help(why: &str) -> String {
     )
 }
 
-/// Runs to the end; otherwise what it was and what it said.
+/// Runs the command to its end; fails with the command and its output.
 fn run(command: &mut Command) -> Result<(), String> {
     clean(command);
     let output = command

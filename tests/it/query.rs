@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::calls::names;
 use weir_testkit::TestServer;
 
-/// Six streams that differ in everything the questions below ask for.
+/// Six streams that differ in every field of the queries below.
 fn with_streams() -> TestServer {
     let server = TestServer::new();
     let nodes = json!([

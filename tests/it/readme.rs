@@ -1,4 +1,4 @@
-//! README says what is true: its commands exist, and its example of the API does what it shows when
+//! README is correct: its commands exist, and its example of the API does what it shows when
 //! it is pasted.
 
 use std::thread;

@@ -69,7 +69,7 @@ fn write(
                 let what = "comes-and-goes".to_owned();
                 let path = format!("/streams/w{writer}/{what}");
                 // An odd round saves, an even one deletes; a deletion of what is not there is
-                // refused and says as much.
+                // answered with 404.
                 if (*n / 4).is_multiple_of(2) {
                     (what, "PUT", path, json!({"comment": n.to_string()}))
                 } else {
@@ -175,7 +175,7 @@ fn acknowledged_changes_survive_kills_in_full() {
                 }
             }
         }
-        // What an acknowledgement told, and everything that is stored, lies below what is written
+        // Stamps of acknowledgements, and of everything stored, are below those written
         // next.
         stamp_max = stored
             .values()

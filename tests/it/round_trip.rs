@@ -8,7 +8,7 @@ use crate::described::{Document, Operation};
 use crate::values::{Case, Conformance, Fate, cases};
 use weir_testkit::TestServer;
 
-/// Places at which an operation decides more than its schema says. The rest of the table is the
+/// Places at which an operation checks more than its schema. The rest of the table is the
 /// reason.
 const EXCUSED: &[(&str, &str, &str)] = &[
     (
@@ -207,7 +207,7 @@ fn every_valid_value_is_saved_and_read_back() {
         let all = cases(&document, operation.body.as_ref().expect("it has a body"));
         let sent: Vec<&Case> = all
             .iter()
-            // `$reset` says how to save and is nothing that is saved.
+            // `$reset` controls the save and is not stored.
             .filter(|case| !matches!(case.fate, Fate::Refused(_)) && case.pointer != "/$reset")
             .filter(|case| !about_key(&operation, case) && !excused(&operation, &case.pointer))
             .collect();
@@ -244,7 +244,7 @@ fn every_valid_value_is_saved_and_read_back() {
 #[test]
 fn every_invalid_value_is_refused_with_its_pointer() {
     let document = Document::new();
-    // Previews look at a body when there is a layouter to ask.
+    // Previews read their body only while the layouter is on.
     let server = with_one_of_each_and(&document, &["--layouter-enabled=true"]);
     let mut pipeline = Pipeline::new(&server);
     let mut faults = Vec::new();
@@ -284,7 +284,7 @@ fn every_invalid_value_is_refused_with_its_pointer() {
             let errors = answer.errors();
             let is_it = |error: &String| {
                 let (reported, place) = error.split_once(' ').unwrap_or((error, ""));
-                // Whether null is no value or a wrong one makes no difference to who sent it.
+                // Null as a missing value and null as a wrong value are equivalent to the client.
                 let null = code == "null_in_array_of_non_nullable" && reported.starts_with("not_");
                 let absent = reported.ends_with("_not_found");
                 let same = reported == code || code.is_empty() || null || absent;

@@ -5,11 +5,11 @@
 //! works without its credentials; what was deleted is gone. A run is the same each time: the seed
 //! is fixed and counts bound it, not time. `WEIR_SCHEMATHESIS_SECONDS=600 cargo test --test it
 //! schemathesis` goes on for that long, with every value at its bounds also in what is saved; at
-//! its end the report says what was covered.
+//! its end the report lists what was covered.
 //!
-//! Left out: `positive_data_acceptance`. The document cannot say which nodes and streams exist, nor
-//! that a key is unique, so a body it allows may be refused. `round_trip` shows that every valid
-//! value is accepted.
+//! Left out: `positive_data_acceptance`. The document cannot describe which nodes and streams
+//! exist, nor that a key is unique, so a body it allows may be refused. `round_trip` shows that
+//! every valid value is accepted.
 
 use std::fs;
 use std::process::Stdio;

@@ -135,7 +135,7 @@ fn allow_and_deny_lists_decide_before_backends() {
         );
     }
     assert_eq!(stub.calls(), 0);
-    // On no list, and nobody to ask.
+    // On no list, and without a backend.
     for (allow, status) in [(false, 403), (true, 200)] {
         let rules = json!({"$reset": true, "deny_ips": ["10.99.0.0/16"], "allow_default": allow});
         protect(&server, rules);
@@ -239,7 +239,7 @@ fn verdict_is_cached_until_the_rules_change() {
         .expect("a number");
     assert!((1..=1000).contains(&left));
     assert_eq!(stub.calls(), 1);
-    // Whoever differs in anything is somebody else; a denial holds as well.
+    // A session that differs in any parameter is another one; a denial is cached as well.
     for more in ["&token=x", "&token=x"] {
         authorize(&server, SESSION, more).expect(403);
     }
@@ -304,7 +304,7 @@ fn one_allowing_backend_is_enough() {
     for (stub, path) in [(&silent, "/1"), (&denies, "/2"), (&allows, "/3")] {
         assert_eq!(stub.call().path, path);
     }
-    // Whoever denies counts more than whoever has nothing to say.
+    // A backend that denies counts more than one that fails.
     allows.respond_with(StubResponse::status(500));
     silent.respond_with(StubResponse::Close);
     authorize(&server, OTHER, "").expect(403);
@@ -429,9 +429,9 @@ fn invalid_auth_requests_name_the_parameter() {
 
 #[test]
 fn disconnected_viewer_ends_its_auth_request() {
-    // Goal: an abandoned question leaves nothing behind and the next one is answered. Method: ask a
-    // silent backend, close the connection, then have the backend answer somebody else on a server
-    // with few threads.
+    // Goal: an abandoned request leaves nothing behind and the next one is answered. Method: query
+    // a silent backend, close the connection, then let the backend answer another client on a
+    // server with few threads.
     let server = TestServer::with(&["--outbound-loopback=true", "--outbound-threads", "2"]);
     let silent = Stub::new(StubResponse::Silence);
     protect(&server, by(&silent));

@@ -1,4 +1,4 @@
-//! What streamers report, where it is shown, and who may report.
+//! What streamers report, where it is shown, and which callers may report.
 
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
@@ -110,7 +110,7 @@ fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
         json!([{"hostname": "s1", "stats": {"cpu_usage": 48}}])
     );
 
-    // What is not reported again does not run any more; what was not said stays.
+    // Streams missing from a report have stopped; members missing from it stay.
     server
         .put("/streamers/s1/stats", json!({"streams": []}))
         .expect(204);
@@ -214,8 +214,8 @@ fn invalid_report_changes_nothing_and_names_the_pointer() {
 
 #[test]
 fn stats_expire_after_the_dead_timeout() {
-    // Goal: nothing is told of a streamer that said nothing for the dead timeout, and a restart
-    // forgets. Method: a timeout of a second, asked until it is over.
+    // Goal: the stats of a silent streamer expire after the dead timeout, and a restart forgets
+    // them. Method: a timeout of a second, read until they are gone.
     let mut server = TestServer::with(&["--streamer-dead-timeout", "1s"]);
     let node = json!({"role": "streamer", "cluster_key": "k"});
     server.put("/streamers/s1", node).expect(200);

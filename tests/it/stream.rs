@@ -249,7 +249,7 @@ fn invalid_value_is_named_by_its_pointer() {
             &[error],
         );
     }
-    // All that is wrong is told at once.
+    // All errors are reported at once.
     let body = json!({"title": 5, "static": 3, "segment_duration": 1}).to_string();
     let errors = server
         .call("PUT", "/streams/a", body.as_bytes())
@@ -793,7 +793,7 @@ fn layout_history_is_paged_newest_first() {
     let expected: Vec<(u64, &str)> = stamps.iter().copied().zip(hosts).collect();
     assert_eq!(shown, expected);
 
-    // Every page size tells the same in the same order, forward and back.
+    // Every page size gives the same items in the same order, forward and back.
     for limit in 1..=6 {
         let mut seen = Vec::new();
         let mut path = format!("/streams/a/layouts?limit={limit}");

@@ -239,7 +239,7 @@ fn refused(answer: &Response, reason: &str) {
     assert_eq!(answer.json()["errors"][0]["meta"]["reason"], reason);
 }
 
-/// That a node was asked for its configuration, by this key.
+/// The call read the configuration of a node with this key.
 #[track_caller]
 fn expect_config_request(call: &Call, key: &str) {
     assert_eq!(call.path, "/streamer/api/v3/config");
@@ -319,7 +319,7 @@ fn node_is_not_saved_if_the_check_fails() {
     let log = server.get("/events?operation_id=streamer_save").json();
     assert_eq!(log["estimated_count"], 1, "of what was saved: {log}");
 
-    // An invalid save is refused for what it is, and nobody is called for it.
+    // An invalid save is refused without an outbound call.
     node.calls();
     let answer = server.put(path, json!({"channel_limit": "many"}));
     assert_eq!(answer.expect(400).errors(), ["not_integer /channel_limit"]);

@@ -1,5 +1,5 @@
-//! A server that the program under test calls: answers what the test shared, and tells what it was
-//! asked.
+//! A server that the program under test calls: it answers as the test decides and hands over the
+//! calls.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};

@@ -172,7 +172,7 @@ fn token_cannot_extend_its_own_permissions() {
         .call_as("DELETE", "/api_tokens/t", Some(&bearer(&key)))
         .expect(403);
     server.get("/api_tokens/mine").expect(404);
-    // Its cap holds whatever its permissions say.
+    // Its cap holds whatever its permissions are.
     server
         .put("/api_tokens/t", json!({"auth_scopes": ["streams/*"]}))
         .expect(200);

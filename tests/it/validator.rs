@@ -10,7 +10,7 @@ use weir::api::{docs, openapi};
 use crate::python::{python, script};
 use weir_testkit::run;
 
-/// What the validators say about a document: all is well, or the findings.
+/// The result of the validators for a document: the report, or the findings.
 fn judge(document: &str) -> Result<String, String> {
     let mut process = python()
         .arg(script("validate.py"))
@@ -20,7 +20,7 @@ fn judge(document: &str) -> Result<String, String> {
         .spawn()
         .expect("the interpreter starts");
     let mut stdin = process.stdin.take().expect("it is a pipe");
-    // It reads everything before it says anything. If it dies early, its status tells.
+    // It reads everything before it prints. If it dies early, its status shows it.
     let _ = stdin.write_all(document.as_bytes());
     drop(stdin);
     let output = process.wait_with_output().expect("it ends");
@@ -32,7 +32,7 @@ fn judge(document: &str) -> Result<String, String> {
     }
 }
 
-/// The count of a kind in the last line of what was said.
+/// The count of a kind in the last line of the report.
 fn count(report: &str, what: &str) -> usize {
     report
         .split_ascii_whitespace()

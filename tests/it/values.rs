@@ -1,5 +1,5 @@
 //! Values made from a schema of the document: what each field may be, what it may not be, and
-//! whether an answer is what it is said to be.
+//! whether a response matches its description.
 //!
 //! Every case is a whole body with one interesting value in it, so that a failure names one field.
 //! Unions are taken apart: each variant has its own cases.
@@ -115,7 +115,7 @@ impl Walk<'_> {
 
     fn described(&mut self, flat: &Value, place: &Place<'_>) {
         if flat["readOnly"] == true {
-            // The last of its values: the first one is often what the server says itself.
+            // The last of its values: the first one is often the default.
             let value = match self.document.valid(flat).pop() {
                 Some(value) => value,
                 None => self.document.minimal(flat),
@@ -258,7 +258,7 @@ impl Walk<'_> {
             }
             return;
         }
-        // Which variant was meant cannot be told, so what is wrong in one may be right in another.
+        // Which variant was meant is unknown, so what is wrong in one may be right in another.
         for variant in variants {
             let from = self.cases.len();
             self.value(variant, place);
@@ -397,7 +397,8 @@ fn wrong(flat: &Value) -> Vec<(Value, &'static str)> {
 }
 
 impl Document {
-    /// The member that tells the variants of a union apart, and each value of it with its variant.
+    /// The member that distinguishes the variants of a union, and each value of it with its
+    /// variant.
     pub fn named_variants(&self, flat: &Value) -> Option<(String, Vec<(Value, Value)>)> {
         let schema = |name: &str| {
             let name = name.strip_prefix("#/components/schemas/").unwrap_or(name);

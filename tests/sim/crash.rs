@@ -44,7 +44,7 @@ pub struct Tally {
     deltas_refused: u64,
 }
 
-/// What a streamer last read, and the revision that was told with it.
+/// The configuration that a streamer last read, and its revision.
 struct Copy {
     revision: u64,
     streams: BTreeMap<String, String>,
@@ -284,7 +284,7 @@ impl World<'_> {
     }
 
     fn recover(&mut self, next: Model, error: &StoreError) {
-        // The power may go while the store is opened anew.
+        // The power may fail while the store is opened again.
         if self.random.below(4) == 0 {
             let after = 1 + self.random.below(6);
             self.disk.set_fault(after, Fault::Cut);
@@ -351,7 +351,7 @@ impl World<'_> {
         );
     }
 
-    /// The state is what the model says.
+    /// The state equals the model.
     fn check(&self) {
         let state = self.machine.state();
         check_indexes(state);
@@ -538,9 +538,9 @@ pub fn compare(state: &State, model: &Model) {
     }
 }
 
-/// Goal: through crashes, failing disks and jumping clocks the server is what the model says, and
-/// streamers are told what changed for them and nothing else. Method: `WEIR_SIM_SEEDS` stories from
-/// seed 1, or the one of `WEIR_SIM_SEED`; a failure prints its seed.
+/// Goal: through crashes, failing disks and jumping clocks the state equals the model, and
+/// streamers are woken for their own changes only. Method: `WEIR_SIM_SEEDS` stories from seed 1, or
+/// the one of `WEIR_SIM_SEED`; a failure prints its seed.
 #[test]
 fn cluster_matches_the_model_through_crashes() {
     let mut tally = Tally::default();
@@ -554,7 +554,7 @@ fn cluster_matches_the_model_through_crashes() {
         failing.passed();
     }
     println!("{seeds} seeds: {tally:?}");
-    // The run must have been about what it says.
+    // The run must have covered what it is for.
     let Tally {
         commits,
         refused,

@@ -335,8 +335,8 @@ impl Model {
         held
     }
 
-    /// What a host is told, stream by stream. `effective` is the configuration with defaults, which
-    /// the schema decides.
+    /// The configuration of a host, stream by stream. `effective` is the configuration with
+    /// defaults, which the schema decides.
     pub fn configuration(
         &self,
         host: &str,

@@ -31,7 +31,7 @@ pub const NAMES: [&str; 14] = [
     "tv",
     "tv2",
 ];
-/// `v…` are inference nodes, `n…` are of the namespace `a`; nobody ever saves `ghost`.
+/// `v…` are inference nodes, `n…` are of the namespace `a`; `ghost` is never saved.
 pub const HOSTS: [&str; 9] = [
     "s1",
     "s2",

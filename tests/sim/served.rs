@@ -346,7 +346,7 @@ impl World {
         );
     }
 
-    /// Every streamer asks: plainly, with its tag, and for what changed.
+    /// Every streamer polls: plainly, with its ETag, and for changes.
     fn streamers_poll(&mut self, streams: &BTreeMap<String, Value>) {
         for host in HOSTS {
             let path = format!("/streamers/{}/streams", encode_segment(host));
@@ -442,7 +442,7 @@ impl World {
     }
 }
 
-/// Goal: over HTTP too the server is what the model says, through kills. Method: a seeded run of
+/// Goal: over HTTP too the server equals the model, through kills. Method: a seeded run of
 /// operations; after each one something is read back, now and then everything.
 #[test]
 fn binary_matches_the_model_through_kills() {

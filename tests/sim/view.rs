@@ -74,7 +74,7 @@ fn names<'s>(streams: impl Iterator<Item = &'s StreamRecord>) -> Vec<String> {
     streams.map(|stream| stream.name.to_string()).collect()
 }
 
-/// The indexes tell what the records tell.
+/// The indexes agree with the records.
 pub fn check_indexes(state: &State) {
     let mut all: BTreeMap<String, &StreamRecord> = BTreeMap::new();
     for shard in 0..weir::state::SHARDS {
@@ -263,7 +263,7 @@ pub fn check_reloaded(memory: &State, disk: &State) {
             loaded.updated_at >= node.updated_at || loaded.generation == 0,
             "{hostname}"
         );
-        // Removals are not stored: what cannot be told as a delta any more is refused.
+        // Removals are not stored: a delta that would need them is refused.
         assert!(loaded.delta_floor >= node.delta_floor && loaded.removed.is_empty());
         let newest = node.removed.back().map_or(0, |(revision, _)| *revision);
         assert!(
