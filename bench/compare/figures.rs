@@ -64,7 +64,7 @@ impl Spread {
     }
 }
 
-/// What performance.md asks of a figure. `AtLeast` means more is better.
+/// The goal of a figure. `AtLeast` means more is better.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     AtLeast(f64, f64),

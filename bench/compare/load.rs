@@ -18,7 +18,7 @@ use crate::machine::{Meter, Reading};
 use crate::{Failure, http};
 use weir_testkit::sys::{self, Poll};
 
-/// What is asked and what counts as an answer. HTTP and PostgreSQL's protocol both fit.
+/// The requests, and what counts as an answer. HTTP and PostgreSQL's protocol both fit.
 pub trait Work {
     /// Appends the next request of this connection. `last`: the connection closes after its answer.
     fn request(&mut self, connection: usize, last: bool, out: &mut Vec<u8>);
@@ -38,7 +38,7 @@ pub struct Plan {
     pub to: SocketAddrV4,
     pub connections: usize,
     pub pipeline: usize,
-    /// Close and connect anew after this many answers.
+    /// Reconnect after this many answers.
     pub answers_per_connection: Option<usize>,
     pub warm: Duration,
     pub time: Duration,
@@ -222,7 +222,7 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
     let mut out = Vec::new();
     for token in 0..plan.connections {
         let mut connection = open(work, &poll, plan.to, token)?;
-        ask(&mut connection, token, plan, plan.pipeline, work, &mut out)?;
+        send_requests(&mut connection, token, plan, plan.pipeline, work, &mut out)?;
         connections.push(connection);
     }
     let mut buffer = vec![0; READ_BYTES];
@@ -253,7 +253,7 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
             match connection.receive(token, work, &mut buffer, bytes)? {
                 Arrived::Closed if connection.closing => {
                     *connection = open(work, &poll, plan.to, token)?;
-                    ask(connection, token, plan, plan.pipeline, work, &mut out)?;
+                    send_requests(connection, token, plan, plan.pipeline, work, &mut out)?;
                 }
                 Arrived::Closed => {
                     return Err(format!("connection {token} was closed by the server").into());
@@ -264,17 +264,14 @@ pub fn closed(plan: Plan, work: &mut dyn Work, meter: &Meter) -> Result<Sample, 
                     last_answer = now;
                     served[token] = true;
                     for _ in 0..count {
-                        let since = connection
-                            .since
-                            .pop_front()
-                            .ok_or("an answer that nobody asked for")?;
+                        let since = connection.since.pop_front().ok_or("an unexpected answer")?;
                         if let Some(open) = &mut window {
                             open.answers += 1;
                             open.latency
                                 .saturating_record((now - since).as_nanos() as u64);
                         }
                     }
-                    ask(connection, token, plan, count, work, &mut out)?;
+                    send_requests(connection, token, plan, count, work, &mut out)?;
                 }
             }
         }
@@ -295,7 +292,7 @@ fn all_served(served: &[bool]) -> Result<(), Failure> {
     }
 }
 
-fn ask(
+fn send_requests(
     connection: &mut Connection,
     token: usize,
     plan: Plan,
@@ -394,10 +391,7 @@ pub fn open_loop(
                 Arrived::Answers(count) => {
                     let now = Instant::now();
                     for _ in 0..count {
-                        let due = connection
-                            .since
-                            .pop_front()
-                            .ok_or("an answer that nobody asked for")?;
+                        let due = connection.since.pop_front().ok_or("an unexpected answer")?;
                         if let Some(open) = &mut window {
                             open.answers += 1;
                             open.latency

@@ -162,7 +162,7 @@ fn kilobytes_in(text: &str, key: &str) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// File system type under a path: figures of a RAM disk would say nothing about durability.
+/// File system type under a path: figures of a RAM disk would be meaningless for durability.
 pub fn file_system(path: &std::path::Path) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();

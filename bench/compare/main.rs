@@ -8,8 +8,8 @@
 //! and served, or there is no figure. Nothing fails because of time: the exit code is 1 only when
 //! something did not work, never because it was slow.
 //!
-//! The parts: `figures` (ratios, table), `machine` (who was busy), `load` and `waiters`
-//! (generators), `nginx`, `postgres`, `etcd`, `bare` and `weir` (who is compared), `items` (what is
+//! The parts: `figures` (ratios, table), `machine` (CPU time), `load` and `waiters`
+//! (generators), `nginx`, `postgres`, `etcd`, `bare` and `weir` (the servers), `items` (what is
 //! compared).
 
 mod bare;
@@ -228,7 +228,7 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
                 format!("{} stopped: {error}", chosen.join(" ")),
             ));
         }
-        // Items of a group share turns: P1 is measured for P3, but shown only when it was asked
+        // Items of a group share turns: P1 is measured for P3, but shown only when it was requested
         // for.
         measured.retain(|row| chosen.contains(&row.item));
         eprint!("{}", figures::table(&measured));

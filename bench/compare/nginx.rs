@@ -81,7 +81,7 @@ impl Nginx {
             bench.cores,
         )?;
         process.wait_for_port(to)?;
-        // The master listens before its worker exists; who is metered must be complete.
+        // The master listens before its worker exists; the meter must see both.
         let started = Instant::now();
         while process.pids().len() < 2 {
             if started.elapsed() > Duration::from_secs(10) {

@@ -181,7 +181,7 @@ pub fn free_port() -> Result<SocketAddrV4, Failure> {
     ))
 }
 
-/// PostgreSQL refuses to run as root, and only root may become somebody else.
+/// PostgreSQL refuses to run as root, and only root may become another user.
 pub fn root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

@@ -18,7 +18,7 @@ use weir_testkit::sys::{self, Event, Poll};
 pub struct Waiters {
     poll: Poll,
     connections: Vec<Waiter>,
-    /// Opened for the first change: a connection that says nothing for long is closed by a careful
+    /// Opened for the first change: a connection that is silent for long is closed by a careful
     /// server.
     publisher: Option<Waiter>,
     to: SocketAddrV4,
@@ -43,7 +43,7 @@ pub struct Woken {
 /// What one change caused.
 pub struct FanOut {
     pub published: Instant,
-    /// What the publisher itself was told.
+    /// The response to the publisher itself.
     pub answer: Response,
     pub woken: Vec<Woken>,
     pub busy: Reading,
@@ -141,7 +141,7 @@ impl Waiters {
         }
     }
 
-    /// Collects one answer of each of `expected` waiters, each told apart by its number.
+    /// Collects one answer of each of `expected` waiters, each identified by its number.
     pub fn answers(&mut self, expected: usize) -> Result<Vec<Woken>, Failure> {
         let mut woken = Vec::with_capacity(expected);
         let start = Instant::now();

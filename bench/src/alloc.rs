@@ -21,7 +21,7 @@ static FREED: AtomicU64 = AtomicU64::new(0);
 pub struct Counts {
     pub count: u64,
     pub bytes: u64,
-    /// Bytes allocated and not freed, as asked for: what the allocator adds is in the process's
+    /// Bytes allocated and not freed, as requested: what the allocator adds is in the process's
     /// memory only.
     pub live: u64,
 }
@@ -35,7 +35,7 @@ pub fn counts() -> Counts {
     }
 }
 
-/// Resident memory of this process, bytes; 0 where the system does not tell.
+/// Resident memory of this process, bytes; 0 where the system does not report it.
 pub fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());

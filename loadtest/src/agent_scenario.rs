@@ -1,8 +1,8 @@
-//! `agents`: thousands of connected agents, operators who command and move them, and the proof that
-//! each command reached the right one.
+//! `agents`: thousands of connected agents, operators that command and move them, and the proof
+//! that each command reached the right one.
 //!
 //! Proven at the end: every acknowledged command was executed once, by the agent it was for; logs
-//! came from the agent they were asked of; every agent is where the last layout sent it; no
+//! came from the agent they were requested from; every agent is where the last layout sent it; no
 //! connection was lost.
 
 use crate::agents::{self, COMMANDS, Outcome, Run, agent_id, agent_key};
@@ -138,7 +138,7 @@ fn prepare(run: &Run) -> Result<(), String> {
     Ok(())
 }
 
-/// Sends agents to streamers; says which status that got.
+/// Sends agents to streamers and returns the status.
 fn place(
     run: &Run,
     control: &mut Control,
@@ -235,7 +235,7 @@ fn measure(
         }
     }
     if settled.is_err() {
-        proof.error("agents were not told of their last layout in time");
+        proof.error("agents did not receive their last layout in time");
     }
     report
         .counters
@@ -332,7 +332,7 @@ fn command(
     Ok(COMMANDS.into_iter().zip(series).collect())
 }
 
-/// The operator who moves agents from streamer to streamer, many in one request.
+/// The operator that moves agents from streamer to streamer, many in one request.
 fn move_agents(
     common: &Common,
     options: &cli::Agents,
@@ -350,7 +350,7 @@ fn move_agents(
             .collect();
         chosen.sort_unstable();
         chosen.dedup();
-        // One that has not been told of its last move would be measured twice.
+        // An agent that has not received its last move would be measured twice.
         chosen.retain(|n| run.seen[*n as usize].asked_at.load(Ordering::Acquire) == 0);
         let turn = random.next_u64();
         let sent = run.clock.now();

@@ -1,8 +1,8 @@
 //! Simulated agents: real handshakes, then control connections that obey, on one event loop per
 //! thread.
 //!
-//! An agent connects, checks the server's proof, proves itself, says hello, pings, goes to the
-//! streampoint it is sent to, and does what it is told, keeping count of it. What it saw stands in
+//! An agent connects, checks the server's proof, proves itself, sends hello, pings, goes to the
+//! streampoint it is sent to, and executes commands, counting them. What it received is in
 //! `Seen`, where the operators' side of the run compares it. Knows no operator.
 
 use crate::control::Target;
@@ -49,7 +49,7 @@ pub struct Seen {
     pub host: AtomicU32,
     /// The streampoint it is to be sent to.
     pub wanted: AtomicU32,
-    /// When that was asked for; 0: it has been told.
+    /// When that was requested; 0: the agent knows.
     pub asked_at: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ pub struct Run {
     pub seed: u64,
     pub hosts: Vec<String>,
     pub seen: Vec<Seen>,
-    /// Agents that have said hello.
+    /// Agents that have sent hello.
     pub ready: AtomicU64,
     pub stop: AtomicBool,
 }
@@ -98,7 +98,7 @@ impl Run {
 #[derive(Default)]
 pub struct Outcome {
     pub handshakes: Series,
-    /// From the request of an operator to the agent that is told.
+    /// From the request of an operator to the command at the agent.
     pub moves: Latency,
     pub lines: u64,
     pub pings: u64,
@@ -227,8 +227,8 @@ impl Agents<'_> {
         }
     }
 
-    #[allow(clippy::needless_pass_by_value)] // `say(slot, json!({..}))` reads better without a `&`
-    fn say(&mut self, slot: usize, line: Value) {
+    #[allow(clippy::needless_pass_by_value)] // `send_line(slot, json!({..}))` reads better without a `&`
+    fn send_line(&mut self, slot: usize, line: Value) {
         if let Some(conn) = &mut self.conns[slot] {
             conn.out.extend_from_slice(line.to_string().as_bytes());
             conn.out.push(b'\n');
@@ -343,7 +343,7 @@ impl Agents<'_> {
                 }
                 self.pings.push_back((now + self.ping_every, slot));
                 run.ready.fetch_add(1, Ordering::Release);
-                self.say(
+                self.send_line(
                     slot,
                     json!({"command":"hello","version":"loadtest","agent_type":"single"}),
                 );
@@ -352,7 +352,7 @@ impl Agents<'_> {
                 let hostname = line["hostname"].as_str().unwrap_or_default();
                 let host = run.hosts.iter().position(|host| host == hostname);
                 let host =
-                    host.ok_or_else(|| format!("sent to {hostname}, which nobody asked for"))?;
+                    host.ok_or_else(|| format!("sent to {hostname}, which no operator requested"))?;
                 seen.host.store(host as u32, Ordering::Release);
                 if seen.wanted.load(Ordering::Acquire) == host as u32 {
                     let asked_at = seen.asked_at.swap(0, Ordering::AcqRel);
@@ -360,19 +360,21 @@ impl Agents<'_> {
                         self.outcome.moves.record(now - asked_at);
                     }
                 }
-                self.say(
+                self.send_line(
                     slot,
                     json!({"command":"streampoint_connected","reply_to":id}),
                 );
             }
             "streampoint_disconnect" => {
-                self.say(
+                self.send_line(
                     slot,
                     json!({"command":"streampoint_disconnected","reply_to":id}),
                 );
             }
             "pong" => {}
-            "disconnect" | "error" => return Err(format!("told {command}: {}", line["reason"])),
+            "disconnect" | "error" => {
+                return Err(format!("server sent {command}: {}", line["reason"]));
+            }
             _ => {
                 let known = COMMANDS.iter().position(|known| *known == command);
                 let at = known.ok_or_else(|| format!("an unknown command: {command}"))?;
@@ -382,7 +384,7 @@ impl Agents<'_> {
                     let text = format!("{}#{count}", agent_id(agent));
                     answer["logs"] = json!({"a":text,"b":"","status":"ok","buffer_size":count});
                 }
-                self.say(slot, answer);
+                self.send_line(slot, answer);
             }
         }
         Ok(())
@@ -396,7 +398,7 @@ impl Agents<'_> {
             self.pings.pop_front();
             if self.conns[slot].is_some() {
                 self.outcome.pings += 1;
-                self.say(slot, json!({"command":"ping","connections_requested":1}));
+                self.send_line(slot, json!({"command":"ping","connections_requested":1}));
                 self.write(slot);
                 self.pings.push_back((now + self.ping_every, slot));
             }

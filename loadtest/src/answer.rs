@@ -1,5 +1,5 @@
-//! What an answer says: streams by name, each reduced to a hash of its canonical content, in one
-//! pass and without a tree.
+//! The content of an answer: streams by name, each reduced to a hash of its canonical content, in
+//! one pass and without a tree.
 //!
 //! The hash does not depend on spaces nor on the order of members, so that a full list, a delta and
 //! another revision of the server agree about equal items. A text that is not complete JSON of the
@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Deeper than anything a stream is made of.
 const DEPTH_MAX: u32 = 64;
 /// Operators put `edit=SEQUENCE` into a rendered field, so that the answer that carries an edit can
-/// be told exactly.
+/// be named exactly.
 const EDIT_MARK: &[u8] = b"edit=";
 
 /// One stream of an answer.

@@ -59,7 +59,7 @@ pub struct Common {
     /// Measured part of the run
     #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub duration: Nanos,
-    /// Before it, not measured
+    /// Warm-up before it, not measured
     #[arg(long, global = true, default_value = "2s", value_parser = duration)]
     pub warm_up: Nanos,
     /// End after this many requests of each kind
@@ -68,10 +68,10 @@ pub struct Common {
     /// Longest wait for an answer (parked polls: on top of their own)
     #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub timeout: Nanos,
-    /// Longest wait at the end for streamers to know the last changes
+    /// Longest wait at the end for streamers to receive the last changes
     #[arg(long, global = true, default_value = "20s", value_parser = duration)]
     pub settle: Nanos,
-    /// A parked streamer must have been told this long after the last change
+    /// Longest time until a parked streamer has received the last change
     #[arg(long, global = true, default_value = "1s", value_parser = duration)]
     pub grace: Nanos,
     /// Errors (timeouts, refused connections, unexpected statuses) that do not yet fail the run
@@ -81,29 +81,28 @@ pub struct Common {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a cluster through the API: streamers, streams, labels, layouts
+    /// Create a cluster through the API: streamers, streams, labels, layouts
     Prepare(Prepare),
     /// Compare every streamer's list with the list of streams, its ETag, its encodings and its
     /// changes
     Verify,
     /// Streamers poll every few seconds
     Fleet(Fleet),
-    /// Streamers are parked, operators edit: time until the streamer has the edit
+    /// Streamers park polls, operators edit: time until the streamer has the edit
     Longpoll(Longpoll),
     /// Read single streams
     Get(Rate),
     /// Save single streams
     Put(Put),
-    /// Walk the list of streams
+    /// Page through the list of streams
     List(List),
     /// All streamers reconnect at once
     Storm(Storm),
-    /// Everything together
+    /// All loads together
     Mixed(Mixed),
-    /// Agents connect and obey, operators command and move them
+    /// Agents connect and execute commands, operators command and move them
     Agents(Agents),
-    /// Streamers fall silent, the layouter gives their streams to others (of a server with
-    /// --layouter-enabled)
+    /// Streamers fall silent, the layouter moves their streams (server with --layouter-enabled)
     Failover(Failover),
 }
 
@@ -132,7 +131,7 @@ pub struct Prepare {
 
 #[derive(Debug, Args)]
 pub struct Agents {
-    /// Agents to make and to connect
+    /// Agents to create and connect
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=99_999))]
     pub agents: u64,
     /// Streamers that agents are sent to
@@ -154,10 +153,10 @@ pub struct Agents {
 
 #[derive(Debug, Args)]
 pub struct Failover {
-    /// Streamers to make and to simulate
+    /// Streamers to create and simulate
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(2..=10_000))]
     pub streamers: u64,
-    /// Streams to make
+    /// Streams to create
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub streams: u64,
     /// Streamers that are lost, one after another
@@ -211,7 +210,7 @@ pub struct Simulated {
     /// hostname
     #[arg(long)]
     pub streamers: Option<u64>,
-    /// Content codings they accept, taken in turn
+    /// Content codings that streamers accept, taken in turn
     #[arg(long, value_enum, value_delimiter = ',', default_value = "identity")]
     pub encoding: Vec<Coding>,
     /// Each uses its own cluster key (of a cluster prepared with the same --seed) instead of the
@@ -254,7 +253,7 @@ pub struct Fleet {
     pub simulated: Simulated,
     #[arg(long, default_value = "5s", value_parser = duration)]
     pub interval: Nanos,
-    /// What streamers say they have, taken in turn
+    /// Validators that streamers send, taken in turn
     #[arg(long, value_enum, value_delimiter = ',', default_value = "etag")]
     pub answers: Vec<Answers>,
     #[command(flatten)]
@@ -274,7 +273,7 @@ pub struct Longpoll {
     /// Seconds a poll is parked
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub wait: u64,
-    /// What streamers say they have, taken in turn (full is taken as etag: parking needs it)
+    /// Validators that streamers send, taken in turn (full is taken as etag: parking needs it)
     #[arg(long, value_enum, value_delimiter = ',', default_value = "etag")]
     pub answers: Vec<Answers>,
     #[command(flatten)]
@@ -329,7 +328,7 @@ pub struct Storm {
     /// Storms; the first warms up
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// What streamers say they have, taken in turn
+    /// Validators that streamers send, taken in turn
     #[arg(long, value_enum, value_delimiter = ',', default_value = "full")]
     pub answers: Vec<Answers>,
 }
@@ -344,7 +343,7 @@ pub struct Mixed {
     /// Seconds the other half is parked
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub wait: u64,
-    /// What streamers say they have, taken in turn
+    /// Validators that streamers send, taken in turn
     #[arg(
         long,
         value_enum,
@@ -418,13 +417,13 @@ fn duration(text: &str) -> Result<Nanos, String> {
 }
 
 impl Cli {
-    /// The server; refused when it is another machine's and nobody vouched for it.
+    /// The server; refused on another machine unless --i-own-this-host is given.
     pub fn target(&self) -> Result<Target, String> {
         let rest = self
             .common
             .url
             .strip_prefix("http://")
-            .ok_or("--url: only http:// is spoken here")?;
+            .ok_or("--url: only http:// is supported")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if !path.is_empty() || authority.is_empty() || authority.contains('@') {
             return Err(

@@ -1,4 +1,4 @@
-//! One streamer's own copy of what it was told, and everything that an answer can do wrong to it.
+//! One streamer's own copy of its configuration, and every fault an answer can have.
 //!
 //! Pure: bytes in, changes and faults out. Says which streams an answer lacked, repeated, took back
 //! or contradicted; what operators did meanwhile is not known here (`judge` knows it).
@@ -11,14 +11,14 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultKind {
-    /// The server has something that the streamer was never told.
+    /// The server has something that the streamer never received.
     Missed,
     /// One answer names a stream twice.
     Duplicated,
     /// A complete answer without a stream that must be in it: the streamer would stop that stream.
     Shortened,
-    /// An answer older than an earlier one, or older than a change acknowledged before it was asked
-    /// for.
+    /// An answer older than an earlier one, or older than a change acknowledged before it was
+    /// requested for.
     Stale,
     /// One revision with two contents, or an answer that is not whole.
     Torn,
@@ -150,7 +150,7 @@ impl Copy {
                 notes.fault(
                     FaultKind::Torn,
                     None,
-                    "the whole list was asked for and a page came",
+                    "the whole list was requested and a page came",
                 );
             }
             self.body_hash = Some(body_hash);

@@ -1,10 +1,10 @@
 //! `failover`: streamers are parked, the layouter fills them, one after another falls silent, and
-//! the others must be told of its streams.
+//! the others must receive its streams.
 //!
 //! Proven: after each loss every stream is held as often as before, no stream was taken from a
 //! streamer that lives, and none came to one that had not been lost. Measured: from the loss that
-//! the server noticed (its own event says when) until the last streamer has the answer to its
-//! parked poll.
+//! the server detected the loss (the time is in its event) until the last streamer has the answer
+//! to its parked poll.
 
 use crate::answer;
 use crate::cli::{self, Common};
@@ -40,7 +40,7 @@ struct Loss {
     held: u64,
     /// When its connection was closed.
     at: Nanos,
-    /// When the last of its streams was told to another streamer.
+    /// When another streamer received the last of its streams.
     told_at: Nanos,
     /// Streamers that got something.
     receivers: BTreeSet<u32>,
@@ -70,8 +70,8 @@ struct Streamer {
     held: Vec<Key>,
     loaded: bool,
     is_lost: bool,
-    /// When to ask (again).
-    ask_at: Option<Nanos>,
+    /// When to poll next.
+    poll_at: Option<Nanos>,
 }
 
 /// What the driver and the operator share.
@@ -87,7 +87,7 @@ struct Fleet<'a> {
     /// How many streamers hold each stream, and how many shall.
     copies: HashMap<Key, (u32, u32)>,
     names: HashMap<Key, String>,
-    /// Copies that nobody holds yet.
+    /// Copies that no streamer holds yet.
     missing: u64,
     phase: Phase,
     since: Nanos,
@@ -107,9 +107,9 @@ struct Fleet<'a> {
 }
 
 impl Fleet<'_> {
-    fn ask(&mut self, net: &mut Net, at: usize, now: Nanos) {
+    fn poll(&mut self, net: &mut Net, at: usize, now: Nanos) {
         let streamer = &mut self.streamers[at];
-        streamer.ask_at = None;
+        streamer.poll_at = None;
         let path = self.target.path_of("streamers", &self.hosts[at]) + "/streams";
         let mut fields = self.target.bearer();
         let mut timeout = self.timeout;
@@ -128,7 +128,7 @@ impl Fleet<'_> {
                 Ok(conn) => conn,
                 Err(failure) => {
                     self.polls.error(failure.0);
-                    streamer.ask_at = Some(now + SECOND);
+                    streamer.poll_at = Some(now + SECOND);
                     return;
                 }
             },
@@ -173,7 +173,7 @@ impl Fleet<'_> {
 
     fn came(&mut self, at: usize, key: Key) {
         let Some((held, wanted)) = self.copies.get_mut(&key) else {
-            self.fault(FaultKind::Stale, at, key, "a stream that nobody saved");
+            self.fault(FaultKind::Stale, at, key, "a stream that was never saved");
             return;
         };
         *held += 1;
@@ -219,7 +219,7 @@ impl Fleet<'_> {
         let at = alive[self.random.below(alive.len() as u64) as usize];
         let streamer = &mut self.streamers[at];
         streamer.is_lost = true;
-        streamer.ask_at = None;
+        streamer.poll_at = None;
         if let Some(conn) = streamer.conn.take() {
             net.close(conn);
         }
@@ -314,8 +314,8 @@ impl Fleet<'_> {
 impl Driver for Fleet<'_> {
     fn due(&mut self, net: &mut Net, now: Nanos) {
         for at in 0..self.streamers.len() {
-            if self.streamers[at].ask_at.is_some_and(|due| due <= now) {
-                self.ask(net, at, now);
+            if self.streamers[at].poll_at.is_some_and(|due| due <= now) {
+                self.poll(net, at, now);
             }
         }
         self.step(net, now);
@@ -325,7 +325,7 @@ impl Driver for Fleet<'_> {
         if self.phase == Phase::Done {
             return None;
         }
-        let asks = self.streamers.iter().filter_map(|one| one.ask_at).min();
+        let asks = self.streamers.iter().filter_map(|one| one.poll_at).min();
         let look = self.looked_at + LOOK_EVERY;
         Some(asks.map_or(look, |at| at.min(look)))
     }
@@ -344,7 +344,7 @@ impl Driver for Fleet<'_> {
             (Err(_), None) => return,
             (Err(failure), Some(_)) => {
                 self.polls.error(failure.0);
-                streamer.ask_at = Some(now + SECOND);
+                streamer.poll_at = Some(now + SECOND);
                 return;
             }
             (Ok(response), _) => response,
@@ -362,12 +362,12 @@ impl Driver for Fleet<'_> {
                     self.polls
                         .error(format!("an answer that is not whole: {what}"));
                 }
-                self.ask(net, at, now);
+                self.poll(net, at, now);
             }
-            304 => self.ask(net, at, now),
+            304 => self.poll(net, at, now),
             status => {
                 self.polls.error(format!("status {status}"));
-                streamer.ask_at = Some(now + SECOND);
+                streamer.poll_at = Some(now + SECOND);
             }
         }
     }
@@ -395,7 +395,7 @@ fn noticed(control: &mut Control, host: &str) -> Result<(u64, u64), String> {
     let event = &list["events"][0];
     match (event["utc_ms"].as_u64(), event["silent_ms"].as_u64()) {
         (Some(at_ms), Some(silent_ms)) => Ok((at_ms, silent_ms)),
-        _ => Err(format!("no event tells that {host} was lost: {event}")),
+        _ => Err(format!("no event of the loss of {host}: {event}")),
     }
 }
 
@@ -449,7 +449,7 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
                 held: Vec::new(),
                 loaded: false,
                 is_lost: false,
-                ask_at: Some(0),
+                poll_at: Some(0),
             })
             .collect(),
         missing: copies.values().map(|(_, wanted)| u64::from(*wanted)).sum(),
@@ -533,15 +533,16 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
     report
         .wakes
         .insert("loss until the server notices".into(), noticing);
-    report
-        .wakes
-        .insert("from then until all are told".into(), telling);
+    report.wakes.insert(
+        "detection until all streamers have the list".into(),
+        telling,
+    );
     let saved_at = signals.saved_at.load(Ordering::Acquire);
     for (name, count) in [
         ("copies of streams on lost streamers", moved),
-        ("streamers that were told of them", receivers),
+        ("streamers that received them", receivers),
         (
-            "ms from the last save until all were placed and told",
+            "ms from the last save until all were placed and received",
             fleet.placed_at.saturating_sub(saved_at) / 1_000_000,
         ),
     ] {

@@ -4,7 +4,7 @@
 //! Pure. The rule: a request that was sent after a change had been acknowledged is answered with
 //! that change or a later one. It is checked for the first such request of every streamer
 //! concerned; that later ones do not go back is the copy's own check. Streams that are moved are
-//! judged only while nobody is moving them.
+//! judged only while no move is under way.
 
 use crate::copy::FaultKind;
 use crate::plan::{Edit, Move};
@@ -109,7 +109,7 @@ fn judge_edits(
                 None => (),
             }
         }
-        // Backups and inference nodes may or may not be told of an edit; when they are, it is
+        // Backups and inference nodes may or may not receive an edit; when they do, it is
         // measured.
         if is_counted(edit.intended)
             && let Some(stream) = roster.find(edit.stream)
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(
             verdict(&[edit(1, 10, 20)], &[], &[&log]).faults.total(),
             1,
-            "never told although it asked"
+            "never received although it polled"
         );
         log.edits = vec![(a, 2, 30)];
         let later = verdict(&[edit(1, 10, 20), edit(2, 12, 25)], &[], &[&log]);

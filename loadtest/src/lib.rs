@@ -4,7 +4,7 @@
 //! gets, and at the end the copies, fresh lists and the operators' acknowledged changes must agree.
 //! A run with a missed, duplicated, shortened, stale, torn or lost stream fails.
 //!
-//! In reading order: `cli` and `scenario` say what a run is, `plan` what its threads share,
+//! In reading order: `cli` and `scenario` define a run, `plan` what its threads share,
 //! `streamers` and `requests` are the load (`agents` another one, with `agent_scenario`, and
 //! `failover` a third), `copy`, `judge` and `truth` the proof, `net` and `answer` the machinery.
 //! HTTP framing and system calls are those of `weir-testkit`.

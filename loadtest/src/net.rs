@@ -179,7 +179,7 @@ impl Net {
     pub fn send(&mut self, id: ConnId, request: &[u8], intended: Nanos, timeout: Nanos) {
         let sent = self.clock.now();
         let Some(conn) = self.conn(id) else {
-            return; // the driver hears of the closed connection in the completion that waits for it
+            return; // the completion in the queue reports the closed connection
         };
         conn.pending.push_back(Pending {
             times: Times { intended, sent },
@@ -191,7 +191,7 @@ impl Net {
         }
     }
 
-    /// Closes without completions: whoever closes does not wait for anything any more.
+    /// Closes without completions: the caller expects none any more.
     pub fn close(&mut self, id: ConnId) {
         if self.conn(id).is_some() {
             self.conns[id.slot as usize] = None;
@@ -326,7 +326,7 @@ impl Net {
             });
         }
         if unasked {
-            return Err(Failure("malformed: an answer nobody asked for".into()));
+            return Err(Failure("malformed: unexpected response".into()));
         }
         if last {
             if conn.pending.is_empty() {
@@ -426,7 +426,7 @@ const TURN_MAX: Nanos = 20_000_000;
 /// Shorter waits are spent spinning: going to sleep takes longer.
 const SPIN_BELOW: Nanos = 30_000;
 
-/// Runs the drivers until all are finished, or until `stop` says so.
+/// Runs the drivers until all are finished, or until `stop` returns true.
 pub fn run(
     net: &mut Net,
     drivers: &mut [&mut dyn Driver],

@@ -1,8 +1,8 @@
 //! What all threads of a run share: its settings, its phases, and what operators have done.
 //!
 //! The road of a run: streamers load their lists; when all have them the window opens and operators
-//! begin; when the window is over operators finish what they sent and say what every streamer must
-//! come to know; streamers go on until they know it.
+//! begin; when the window is over operators finish what they sent and publish what every streamer
+//! must come to know; streamers go on until they know it.
 
 use crate::control::Target;
 use crate::roster::Roster;
@@ -51,7 +51,7 @@ pub struct Times {
     pub timeout: Nanos,
     /// Longest wait for streamers to know the last changes.
     pub settle: Nanos,
-    /// A parked streamer must have been told this long after the last change.
+    /// Longest time until a parked streamer has received the last change.
     pub grace: Nanos,
 }
 

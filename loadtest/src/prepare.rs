@@ -124,7 +124,7 @@ pub fn skewed_shares(streamers: u64) -> Vec<f64> {
     shares
 }
 
-/// Sends everything; `progress` hears how many objects have been taken.
+/// Sends everything; `progress` receives the number of saved objects.
 pub fn run(
     control: &mut Control,
     options: &Options,

@@ -157,7 +157,7 @@ pub struct Report {
     pub scenario: String,
     pub seconds: f64,
     pub series: BTreeMap<String, Series>,
-    /// Times from an edit to streamers' answers, by what they tell.
+    /// Times from an edit to streamers' answers, by kind.
     pub wakes: BTreeMap<String, Latency>,
     pub counters: BTreeMap<String, u64>,
     pub faults: Faults,

@@ -1,5 +1,5 @@
-//! Requests at a constant rate over a pool of connections: readers, and operators who edit and move
-//! streams.
+//! Requests at a constant rate over a pool of connections: readers, and operators that edit and
+//! move streams.
 //!
 //! Open-loop: an arrival that finds no free connection waits, and its latency counts from when it
 //! was meant to be sent. Operators keep a history of what they sent and what was acknowledged; no
@@ -416,7 +416,7 @@ impl Requests {
         }
     }
 
-    /// Checks an answer of success; an error says what is wrong with it.
+    /// Checks an answer of success; an error names what is wrong with it.
     fn check(&mut self, slot: usize, op: &Op, body: &[u8]) -> Result<(), String> {
         match op {
             Op::Get(at) => {
@@ -599,7 +599,7 @@ impl Driver for Requests {
                     }
                     self.end(op, Some(&response.body), completion.received, false);
                 } else {
-                    // After a 5xx nobody knows whether it was done; after a 4xx it certainly was
+                    // After a 5xx the outcome is unknown; after a 4xx it certainly was
                     // not.
                     self.outcome
                         .series

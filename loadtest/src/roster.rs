@@ -1,5 +1,5 @@
-//! The cluster as the operators' side of the server tells it: streamers, streams, and who must run
-//! what.
+//! The cluster as operators read it from the server: streamers, streams, and which streamer must
+//! run what.
 //!
 //! Read from `/streamers` and `/streams` page by page. It is a source of its own: the lists of
 //! single streamers are compared with it.
@@ -24,14 +24,14 @@ pub struct Stream {
     pub name: String,
     pub key: Key,
     pub ingest: Option<u32>,
-    /// Other nodes that are told of it: backups and inference.
+    /// Other nodes that receive it: backups and inference.
     pub others: Vec<u32>,
     pub updated_at: u64,
     /// The greatest edit its rendered fields carry.
     pub edit: u64,
-    /// Disabled, or not static: whether streamers are told is not ours to say.
+    /// Disabled, or not static: whether streamers receive it is not checked.
     pub unsure: bool,
-    /// Moved between streamers during the run: in nobody's `assigned`.
+    /// Moved between streamers during the run: in no `assigned`.
     pub mover: bool,
 }
 
@@ -68,7 +68,7 @@ struct RawStream {
     is_static: Option<bool>,
 }
 
-/// Reads one page and says where the next begins.
+/// Reads one page and returns the cursor of the next.
 type ReadPage<'a> = dyn FnMut(&[u8]) -> Result<Option<String>, String> + 'a;
 
 /// Walks a collection by its cursors.

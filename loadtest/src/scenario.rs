@@ -42,7 +42,7 @@ struct Parts {
     closed_loop: bool,
 }
 
-/// Runs what was asked for; whether it passed.
+/// Runs the scenario and returns whether it passed.
 pub fn run(cli: &Cli, target: Target) -> Result<bool, String> {
     let mut control = Control::new(&target);
     match &cli.command {
@@ -443,7 +443,7 @@ fn watch(
     watched
 }
 
-/// Merges what the threads brought, judges it and asks the server for the truth.
+/// Merges and judges the results of the threads, then reads the truth from the server.
 fn conclude(
     cli: &Cli,
     plan: &Plan,
@@ -623,7 +623,7 @@ fn finish(cli: &Cli, report: &Report) -> Result<bool, String> {
     Ok(passed)
 }
 
-/// Asks every streamer's list in every way there is; all ways must tell the same.
+/// Reads every streamer's list in every form; all forms must agree.
 fn verify(cli: &Cli, target: &Target, control: &mut Control) -> Result<bool, String> {
     let clock = Clock::start();
     let roster = Roster::load(control)?;
@@ -718,7 +718,7 @@ fn verify_ways(
         }
     }
     match envelope.revision {
-        None => torn("the list has no revision to ask for changes since".into()),
+        None => torn("the list has no revision for changes_since".into()),
         Some(revision) => {
             let response = ask(&format!("{path}?changes_since={revision}"), "")?;
             let empty = match response.status {

@@ -1,4 +1,4 @@
-//! Simulated streamers: each polls for its list, keeps its own copy, and remembers when it asked
+//! Simulated streamers: each polls for its list, keeps its own copy, and remembers when it polled
 //! and what it learned.
 //!
 //! They live in one thread's event loop, a connection each. A failed connection is opened again
@@ -28,7 +28,7 @@ const SPURIOUS_PAUSE: Nanos = 100_000_000;
 /// Between two storms.
 const STORM_PAUSE: Nanos = SECOND;
 
-/// How a streamer says what it has.
+/// How a streamer validates its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validator {
     /// It does not: every answer is the whole list.
@@ -442,7 +442,7 @@ impl Streamers {
         };
         if self.round_left > 0 {
             if now > self.round_start + self.plan.times.timeout + self.plan.times.duration {
-                self.done = true; // who is still without an answer is counted as unloaded or by its errors
+                self.done = true; // streamers still without an answer count as unloaded or by their errors
             }
             return;
         }
@@ -508,7 +508,7 @@ impl Streamers {
         }
     }
 
-    /// When operators are done: what is there to know, and who knows it already.
+    /// After the operators are done: the last changes, and which streamers have them.
     fn watch_the_end(&mut self, net: &mut Net, now: Nanos) {
         if matches!(self.options.habit, Habit::Storm { .. }) {
             return;
@@ -543,11 +543,11 @@ impl Streamers {
         let Some(settling) = &self.settling else {
             return;
         };
-        // Parked streamers could still be told something about streams they back up: they get the
-        // time in which everybody must have been told.
+        // Parked streamers may still receive changes of streams they back up: they get the grace
+        // period.
         let (grace, rounds) = match self.options.habit {
             Habit::Park { .. } => (self.plan.times.grace, 0),
-            Habit::Poll { interval } => (0, 2 * interval), // everybody must have had its turn
+            Habit::Poll { interval } => (0, 2 * interval), // every streamer must have polled
             Habit::Storm { .. } => (0, 0),
         };
         let knows_all = settling.left == 0 && now >= settling.quiet_since + grace;

@@ -1,4 +1,4 @@
-//! The proof at the end: what the server says when nobody changes anything any more, against what
+//! The proof at the end: the state of the server after the last change, against what
 //! streamers hold and what operators were promised.
 //!
 //! Three independent sources must agree: the copy that a streamer built from its answers, a fresh
@@ -69,18 +69,18 @@ pub fn compare_copy(
             add(
                 FaultKind::Missed,
                 extra.key,
-                "was never told that the stream is gone".into(),
+                "never received that the stream is gone".into(),
             );
         }
         match held.next_if(|held| held.key == entry.key) {
             None => add(
                 FaultKind::Missed,
                 entry.key,
-                "was never told of the stream".into(),
+                "never received the stream".into(),
             ),
             Some(held) if held.edit > entry.edit => {
                 let what = format!(
-                    "was told of edit {}, the server now has {}",
+                    "received edit {}, the server now has {}",
                     held.edit, entry.edit
                 );
                 add(FaultKind::Lost, entry.key, what);
@@ -99,7 +99,7 @@ pub fn compare_copy(
         add(
             FaultKind::Missed,
             extra.key,
-            "was never told that the stream is gone".into(),
+            "never received that the stream is gone".into(),
         );
     }
 }

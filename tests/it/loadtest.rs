@@ -182,7 +182,7 @@ fn streams_of_a_lost_streamer_reach_the_others() {
         "1s",
     ];
     let report = passes(&server, &tool, &arguments);
-    let notified = &report["wakes"]["from then until all are told"];
+    let notified = &report["wakes"]["detection until all streamers have the list"];
     assert_eq!(notified["count"], 2, "{report}");
     let moved = &report["counters"]["copies of streams on lost streamers"];
     assert!(moved.as_u64() > Some(0), "{report}");

@@ -1,5 +1,5 @@
-//! P11-P13: what a streamer with 1,000 streams is told: nothing new, everything compressed, and
-//! only what changed.
+//! P11-P13: the configuration of a streamer with 1,000 streams: nothing new, everything compressed,
+//! and only what changed.
 
 use super::{rates_note, ratios};
 use crate::figures::{Goal, Row, Side, alternate};
@@ -25,7 +25,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
         .one_of(&[200], "config of a streamer")?;
     let count = whole.value()?["streams"].as_array().map_or(0, Vec::len);
     if count != STREAMS {
-        return Err(format!("the streamer is told {count} streams instead of {STREAMS}").into());
+        return Err(format!("the streamer gets {count} streams instead of {STREAMS}").into());
     }
     let etag = whole
         .header("etag")
@@ -130,7 +130,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             .one_of(&[200], "changes of a streamer")?;
         let changed = delta.value()?["streams"].as_array().map_or(0, Vec::len);
         if changed != 1 {
-            return Err(format!("the delta tells {changed} streams instead of 1").into());
+            return Err(format!("the delta has {changed} streams instead of 1").into());
         }
         rows.push(
             Row::new(
@@ -157,6 +157,6 @@ fn revision_of(whole: &weir_testkit::Response) -> Result<String, Failure> {
         .find_map(|name| whole.header(name))
         .map(str::to_owned)
         .ok_or_else(|| {
-            "a streamer's config names no revision, so a client cannot ask for changes".into()
+            "a streamer's config names no revision, so a client cannot request changes".into()
         })
 }

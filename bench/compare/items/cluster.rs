@@ -216,7 +216,7 @@ fn fleet(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
         };
         let mut samples = Vec::new();
         for _ in 0..bench.pairs {
-            // One whole period to warm up, so that everybody was served once; then at least
+            // One whole period to warm up, so that every connection was served once; then at least
             // another.
             let period = std::time::Duration::from_secs_f64(POLL_SECONDS);
             let plan = Plan {
@@ -253,7 +253,7 @@ fn fleet(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
     Ok(())
 }
 
-/// One query in both languages, and how often it is asked per turn.
+/// One query in both languages, and how often it is sent per turn.
 struct Question {
     what: &'static str,
     weir: String,
@@ -281,7 +281,7 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
             repeat: 200,
         },
         Question {
-            what: "filter on a nested field nobody indexed (labels.site)",
+            what: "filter on a nested field without an index (labels.site)",
             weir: format!("/streams?labels.site={wanted}&limit=100"),
             sql: format!("select name, config from stream where config->'labels'->>'site' = '{wanted}' order by name limit 100"),
             repeat: 3,
@@ -297,7 +297,7 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
         session.prepare(number + 1, &question.sql)?;
         let names = compare_names(weir, &mut session, number + 1, question)?;
         let pairs = alternate(bench.pairs, |side| {
-            ask(weir, &mut session, number + 1, question, side)
+            query(weir, &mut session, number + 1, question, side)
         })?;
         let times = medians(&pairs, |&each| each);
         let what = format!("{} streams: {}", bench.streams, question.what);
@@ -330,7 +330,7 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
 }
 
 /// Median time of one query in ms, alone on a kept connection, until the last byte is there.
-fn ask(
+fn query(
     weir: &Weir,
     session: &mut Session,
     prepared: usize,

@@ -213,7 +213,8 @@ fn upsert(
     )
 }
 
-/// P10: the disk is asked in the same run, in the same directory, between the turns of the server.
+/// P10: the disk is measured in the same run, in the same directory, between the turns of the
+/// server.
 fn answer_times(
     bench: &Bench,
     weir: &Weir,

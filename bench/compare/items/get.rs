@@ -195,7 +195,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
                 Row::new("P3", format!("open-loop p99 at {:.0} % load", load * 100.0), "nginx", "x", goal)
                     .values(ratios(&pairs, |sample| sample.percentile_ms(99.0)))
                     .note(format!(
-                        "{}/s asked; ms p50 / p99 / p99.9: {} {:.3} / {:.3} / {:.3}, {} {:.3} / {:.3} / {:.3}",
+                        "{}/s requested; ms p50 / p99 / p99.9: {} {:.3} / {:.3} / {:.3}, {} {:.3} / {:.3} / {:.3}",
                         rate(per_second), names.0, p(50.0).0, p(99.0).0, p(99.9).0, names.1, p(50.0).1, p(99.0).1, p(99.9).1,
                     )),
             );
@@ -242,8 +242,8 @@ fn saturate(
     )
 }
 
-/// Status and body must be equal, the peer's headers a superset of the candidate's; the note says
-/// what is left.
+/// Status and body must be equal, the peer's headers a superset of the candidate's; the note lists
+/// the rest.
 fn same_bytes(candidate: &Endpoint, peer: &Endpoint) -> Result<String, Failure> {
     let ask = |endpoint: &Endpoint| Client::new(endpoint.to, AUTHORIZATION).get(&endpoint.target);
     let (ours, theirs) = (ask(candidate)?, ask(peer)?);

@@ -1,5 +1,4 @@
-//! What is compared. A group is a set of items that share their servers; each file tells its own
-//! story.
+//! What is compared. A group is a set of items that share their servers; each file is one group.
 
 mod answers;
 mod cluster;
@@ -12,7 +11,7 @@ use crate::figures::{Row, Spread, rate};
 use crate::load::Sample;
 use crate::{Bench, Failure};
 
-/// Measures the items asked for and appends their rows.
+/// Measures the selected items and appends their rows.
 type Run = fn(&Bench, &[&'static str], &mut Vec<Row>) -> Result<(), Failure>;
 
 pub struct Group {

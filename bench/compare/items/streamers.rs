@@ -1,7 +1,7 @@
 //! P7: thousands of streamers, each parked on its own config; one batch concerns 1, 100 or 1,000 of
 //! them.
 //!
-//! Service is what the answer must cost anyway: the same batch with nobody parked, plus one bare
+//! Service is what the answer must cost anyway: the same batch without parked polls, plus one bare
 //! send per streamer concerned. The goal is about what comes on top, and about how it grows with
 //! streamers that are not concerned.
 
@@ -87,7 +87,7 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
                 Row::new("P7", format!("{concerned} of {parked} parked streamers concerned: p99 beyond service"), "itself", "ms", if parked == 10_000 { Goal::AtMost(1.0, 0.5) } else { Goal::Open })
                     .values(series.iter().map(|each| each[0]))
                     .note(format!(
-                        "wake-up p50 {} ms, p99 {} ms from the batch being sent; the batch with nobody parked p50 {} ms, p99 {} ms; bare send {} us",
+                        "wake-up p50 {} ms, p99 {} ms from the batch being sent; the batch without parked polls p50 {} ms, p99 {} ms; bare send {} us",
                         figure(median(2)), figure(median(1)), figure(median(4)), figure(median(3)), figure(send_ms * 1e3)
                     )),
             );
@@ -140,7 +140,7 @@ fn bare_send_ms(bench: &Bench) -> Result<f64, Failure> {
     Ok(Spread::of(each).median)
 }
 
-/// p50 and p99 of the same batch with nobody parked.
+/// p50 and p99 of the same batch without parked polls.
 fn service_ms(
     weir: &Weir,
     concerned: usize,
@@ -196,13 +196,13 @@ impl Fleet {
         }
         let mut fleet = Fleet { waiters, etags };
         for streamer in 0..count {
-            fleet.ask(streamer)?;
+            fleet.poll(streamer)?;
         }
         fleet.waiters.settle(meter)?;
         Ok(fleet)
     }
 
-    fn ask(&mut self, streamer: usize) -> Result<(), Failure> {
+    fn poll(&mut self, streamer: usize) -> Result<(), Failure> {
         let target = format!(
             "{API}/streamers/{}/streams?poll_timeout=50",
             hostname(streamer)
@@ -214,7 +214,7 @@ impl Fleet {
         )
     }
 
-    /// One batch; latencies of exactly those concerned, in ms, who then wait again.
+    /// One batch; latencies of exactly the streamers concerned, in ms, which then park again.
     fn change(
         &mut self,
         concerned: usize,
@@ -233,9 +233,9 @@ impl Fleet {
         let latencies = done.latencies_ms();
         for woken in done.woken {
             self.etags[woken.waiter] = woken.etag.ok_or("a streamer's config without an ETag")?;
-            self.ask(woken.waiter)?;
+            self.poll(woken.waiter)?;
         }
-        // Whoever was woken must be parked again before the next batch, and nobody else may be
+        // A woken streamer must be parked again before the next batch, and no other may be
         // answered.
         self.waiters
             .quiet_for(std::time::Duration::from_millis(if concerned > 100 {

@@ -35,14 +35,14 @@ fn us(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e6
 }
 
-fn say(what: &str, figure: &str) {
+fn report(what: &str, figure: &str) {
     println!("{what:<58} {figure}");
 }
 
 fn percentiles(what: &str, mut times: Vec<f64>) {
     times.sort_by(f64::total_cmp);
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-    say(
+    report(
         what,
         &format!(
             "p50 {:>8.2} us   p99 {:>8.2} us   p99.9 {:>8.2} us   max {:>8.2} us",
@@ -140,8 +140,8 @@ fn main() {
     let started = thread_cpu();
     let before = alloc::counts();
     let mut engine = load(&made, None);
-    say(
-        "told of all streams and nodes",
+    report(
+        "all streams and nodes loaded",
         &format!("{:>9.1} ms", ms(started)),
     );
     let started = thread_cpu();
@@ -152,7 +152,7 @@ fn main() {
     });
     let full_ms = ms(started);
     slots += engine.waiting_count() as usize;
-    say(
+    report(
         "FULL LAYOUT from nothing",
         &format!(
             "{full_ms:>9.1} ms   {slots} slots, {:.0} ns each, {} without a node, {} stream and {} node classes",
@@ -162,7 +162,7 @@ fn main() {
             engine.node_classes_count(),
         ),
     );
-    say(
+    report(
         "memory",
         &format!(
             "{:>9.1} B per stream, {:.1} with names and their index (as allocated)",
@@ -173,7 +173,7 @@ fn main() {
     let mut now_ms = 1_000_000;
     let started = thread_cpu();
     let (moves, ticks) = settle(&mut engine, &mut now_ms);
-    say(
+    report(
         "first ticks, to rest",
         &format!("{:>9.1} ms   {moves} moves in {ticks} ticks", ms(started)),
     );
@@ -183,7 +183,7 @@ fn main() {
     idle(&mut engine, &mut now_ms);
     events(&mut engine, &made);
     let (moves, _) = settle(&mut engine, &mut now_ms);
-    say("to rest after these", &format!("{moves:>9} moves"));
+    report("to rest after these", &format!("{moves:>9} moves"));
     previews(&engine, &made);
     failures(&mut engine, &made, &mut now_ms);
     baselines(&engine, &made, full_ms);
@@ -208,8 +208,8 @@ fn restart(engine: &Engine, made: &Fleet, now_ms: u64) {
             })
             .len();
     }
-    say(
-        "RESTART: told of all, layouts adopted",
+    report(
+        "RESTART: all loaded, layouts adopted",
         &format!(
             "{took:>9.1} ms   {moved} moved, {waited} placed that waited, {later} changes in 3 ticks"
         ),
@@ -223,7 +223,7 @@ fn idle(engine: &mut Engine, now_ms: &mut u64) {
         *now_ms += 30_000;
         changes += engine.apply(Event::Tick { now_ms: *now_ms }).len();
     }
-    say(
+    report(
         "50 idle intervals",
         &format!("{:>9.3} ms   {changes} changes", ms(started)),
     );
@@ -280,7 +280,7 @@ fn previews(engine: &Engine, made: &Fleet) {
     let mut times = Vec::new();
     for _ in 0..50 {
         let mut spec = made.streams[random.below(made.streams.len() as u64) as usize].clone();
-        spec.name = StreamName::trusted("a stream that is only asked about");
+        spec.name = StreamName::trusted("a stream that is only supposed");
         spec.agents.clear();
         let started = Instant::now();
         black_box(engine.snapshot().apply(save(spec)));
@@ -298,7 +298,7 @@ fn previews(engine: &Engine, made: &Fleet) {
     let spec = &made.streams[0];
     let started = Instant::now();
     let capacity = engine.capacity(spec);
-    say(
+    report(
         "capacity for streams like the first",
         &format!(
             "{:>9.1} us   {} more, then {:?}",
@@ -372,7 +372,7 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
             returned.push(come_back(engine, host, now_ms));
         }
         let sizes = |end: Option<&(&Hostname, usize)>| end.map_or(0, |(_, count)| *count);
-        say(
+        report(
             &format!(
                 "LOSS of a node with {} to {} slots, {} times",
                 sizes(nodes.first()),
@@ -403,7 +403,7 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
     let nodes = centre.len();
     let started = thread_cpu();
     let changes = lost.apply(Event::NodeStates(centre));
-    say(
+    report(
         &format!("LOSS of a data centre: {nodes} nodes, {count} slots"),
         &format!(
             "{:>9.1} ms   {} moves, {} without a node",
@@ -418,7 +418,7 @@ fn moved(a: &[Option<Hostname>], b: &[Option<Hostname>]) -> usize {
     a.iter().zip(b).filter(|(a, b)| a != b).count()
 }
 
-/// Sorts, and tells the middle.
+/// Sorts and returns the median.
 fn middle(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or_default()
@@ -453,8 +453,8 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
     again.apply(Event::Loaded);
     let took = ms(started);
     let after = ingests(&again, made);
-    say(
-        &format!("the same rules computed anew without a node of {count} slots"),
+    report(
+        &format!("the same rules computed again without a node of {count} slots"),
         &format!(
             "{took:>9.1} ms   {} ingests move, {on_it} had to",
             moved(&before, &after)
@@ -464,7 +464,7 @@ fn baselines(engine: &Engine, made: &Fleet, full_ms: f64) {
     let started = thread_cpu();
     let placed = naive(made, sample);
     let each = ms(started) / sample as f64;
-    say(
+    report(
         "every stream with every node, labels as maps",
         &format!(
             "{:>9.0} ms   by a sample of {sample} ({placed} placed); {:.0} times as long",
@@ -484,7 +484,7 @@ fn packed_and_hashed(made: &Fleet, full_ms: f64) {
     let placed = each_with_each(&cluster, sample);
     let whole_ms = ms(started) / sample as f64 * made.streams.len() as f64;
     let placed = placed.iter().filter(|node| **node != NONE).count();
-    say(
+    report(
         "every stream with every node, packed arrays",
         &format!(
             "{whole_ms:>9.0} ms   by a sample of {sample} ({placed} placed); {:.1} times as long",
@@ -505,7 +505,7 @@ fn packed_and_hashed(made: &Fleet, full_ms: f64) {
         let lost = (0..on.len()).max_by_key(|node| on[*node]).unwrap_or(0);
         let after = hashing(&cluster, &rings, &[lost as u32], by_worth, 250);
         let (placed, got, best) = cluster.quality(&before);
-        say(
+        report(
             &format!("hashing with bounded loads, {what}"),
             &format!(
                 "{took:>9.1} ms   after {rings_ms:.0} ms for the rings; {} not placed, {:.1} % of the preferences; a node of {} lost: {} move",

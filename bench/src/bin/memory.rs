@@ -18,7 +18,7 @@ fn main() {
     let show = |what: &str| {
         let per_stream = |now: u64, before: u64| now.saturating_sub(before) as f64 / streams as f64;
         println!(
-            "{what:<30} {:>8.0} bytes asked for, {:>8.0} bytes resident, per stream",
+            "{what:<30} {:>8.0} bytes requested, {:>8.0} bytes resident, per stream",
             per_stream(alloc::counts().live, live),
             per_stream(alloc::resident(), resident),
         );

@@ -304,8 +304,8 @@ fn lost_acknowledged_edit_fails_the_run() {
 
 #[test]
 fn a_body_that_ends_early_fails_the_run() {
-    // The first lists come again until they are whole, so that the run begins; later cuts are told
-    // just the same.
+    // The first lists come again until they are whole, so that the run begins; later cuts are
+    // reported just the same.
     planted(
         Bug::CutsBodies,
         "torn",

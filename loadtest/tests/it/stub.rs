@@ -1,4 +1,4 @@
-//! A small server that speaks just enough of the API, and can be told to do one thing wrong.
+//! A small server that implements just enough of the API, with one planted bug.
 //!
 //! A thread per connection over one locked state: obviously right when no bug is planted, which is
 //! all it has to be.
@@ -22,7 +22,7 @@ pub enum Bug {
     Duplicates,
     /// Lists are rendered from the state before the last few changes.
     AnswersOld,
-    /// Every few edits are not told to streamers, neither when parked nor when they ask with a
+    /// Every few edits are not sent to streamers, neither when parked nor when they poll with a
     /// validator.
     ForgetsToTell,
     /// The revision stays while the content changes.

@@ -3,8 +3,8 @@
 //!
 //! Both take heads apart with httparse and follow one set of rules: a body has a `Content-Length`
 //! or is chunked, never both and never neither (an end that is only a closed connection cannot be
-//! told from a broken one); lines end in CRLF; a repeated field is an error; heads, bodies and
-//! chunk lines have limits.
+//! distinguished from a broken one); lines end in CRLF; a repeated field is an error; heads, bodies
+//! and chunk lines have limits.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -163,7 +163,7 @@ enum Framing {
     Chunked,
 }
 
-/// What a head says about its response.
+/// The parsed head of a response.
 struct Head {
     status: u16,
     bytes: usize,

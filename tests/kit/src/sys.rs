@@ -7,7 +7,7 @@
 //! An own epoll loop instead of `mio`: an open-loop generator needs nanosecond timeouts (one that
 //! wakes on whole milliseconds measures its own lateness; hence Linux 5.11) and sockets bound
 //! before they connect.
-#![allow(unsafe_code)] // the three calls above; each block says why it is sound
+#![allow(unsafe_code)] // the three calls above; each block explains why it is sound
 
 use std::io;
 use std::mem;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest wait for something that must happen. Guards against hanging and says nothing about
+/// Longest wait for something that must happen. Guards against hanging and implies nothing about
 /// speed.
 pub const WAIT_MAX: Duration = Duration::from_mins(2);
 
