@@ -162,7 +162,7 @@ fn flapping_streamer_is_held_longer_each_time() {
 fn silence_shorter_than_the_timeout_moves_nothing() {
     let server = server(&[
         "--streamer-dead-timeout",
-        "8s",
+        "20s",
         "--layouter-sleeping-interval",
         "200ms",
     ]);

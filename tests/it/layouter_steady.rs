@@ -186,7 +186,11 @@ fn switching_the_layouter_takes_effect_at_once() {
     save_all(&server, numbered(0..4), &json!({"static": true}));
     pass(&server, 1);
     assert_eq!(waiting(&ingests(&server)).len(), 4);
-    set(&server, json!({"layouter_enabled": "true"}));
+    let hour = 3_600_000;
+    set(
+        &server,
+        json!({"layouter_enabled": "true", "layouter_sleeping_interval": hour}),
+    );
     let before = fleet.settle(&server);
     assert_eq!((fleet.has("s1"), fleet.has("s2")), (2, 2));
     assert_eq!(runs(&server), 0, "its interval is not over yet");
