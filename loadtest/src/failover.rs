@@ -41,7 +41,7 @@ struct Loss {
     /// When its connection was closed.
     at: Nanos,
     /// When another streamer received the last of its streams.
-    told_at: Nanos,
+    received_at: Nanos,
     /// Streamers that got something.
     receivers: BTreeSet<u32>,
 }
@@ -236,7 +236,7 @@ impl Fleet<'_> {
             host: at as u32,
             held: held.len() as u64,
             at: now,
-            told_at: now,
+            received_at: now,
             receivers: BTreeSet::new(),
         });
         self.lost_streams = held.into_iter().collect();
@@ -281,7 +281,7 @@ impl Fleet<'_> {
             Phase::Lost { losses_left } => {
                 if self.missing == 0 {
                     let loss = self.losses.last_mut().expect("one was lost");
-                    loss.told_at = self.changed_at.max(loss.at);
+                    loss.received_at = self.changed_at.max(loss.at);
                     // What else it does is watched for a while: nothing of others may move.
                     if now >= self.changed_at + self.quiet && !net.has_completed() {
                         self.enter(Phase::Resting { losses_left }, now);
@@ -399,6 +399,91 @@ fn noticed(control: &mut Control, host: &str) -> Result<(u64, u64), String> {
     }
 }
 
+/// The cluster that is prepared: streamers first, streams once all of them poll.
+fn cluster(common: &Common, options: &cli::Failover) -> prepare::Options {
+    prepare::Options {
+        streamers: options.streamers,
+        streams: options.streams,
+        spread: Spread::None,
+        backups: options.backups,
+        labels: 10,
+        padding: 0,
+        batch: 2000,
+        seed: common.seed,
+    }
+}
+
+impl<'a> Fleet<'a> {
+    fn new(
+        common: &Common,
+        options: &cli::Failover,
+        target: &'a Target,
+        signals: &'a Signals,
+    ) -> Self {
+        let cluster = cluster(common, options);
+        let streams = (0..options.streams).map(|n| {
+            let wanted = 1 + u32::from(prepare::has_backup(n, &cluster));
+            (prepare::stream_name(n), wanted)
+        });
+        let names = streams.clone().map(|(name, _)| (Key::of(&name), name));
+        let copies: HashMap<Key, (u32, u32)> = streams
+            .clone()
+            .map(|(name, wanted)| (Key::of(&name), (0, wanted)))
+            .collect();
+        let streamer = |_| Streamer {
+            conn: None,
+            etag: None,
+            held: Vec::new(),
+            loaded: false,
+            is_lost: false,
+            poll_at: Some(0),
+        };
+        Fleet {
+            target,
+            hosts: (0..options.streamers).map(prepare::hostname).collect(),
+            streamers: (0..options.streamers).map(streamer).collect(),
+            missing: copies.values().map(|(_, wanted)| u64::from(*wanted)).sum(),
+            names: names.collect(),
+            copies,
+            phase: Phase::Loading,
+            since: 0,
+            changed_at: 0,
+            looked_at: 0,
+            quiet: common.warm_up,
+            timeout: common.timeout,
+            random: Random::new(common.seed),
+            signals,
+            losses_wanted: options.losses,
+            losses: Vec::new(),
+            lost_streams: BTreeSet::new(),
+            placed_at: 0,
+            polls: Series::default(),
+            faults: Faults::default(),
+            failed: None,
+        }
+    }
+}
+
+/// The operator: saves the streams once all streamers have their first lists.
+fn operate(
+    target: &Target,
+    cluster: &prepare::Options,
+    signals: &Signals,
+    clock: Clock,
+) -> Result<(), String> {
+    let mut control = Control::new(target);
+    while !signals.loaded.load(Ordering::Acquire) {
+        if clock.now() > PHASE_MAX {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let saved = prepare::run(&mut control, cluster, &mut |_| {});
+    let now = clock.now().max(1);
+    signals.saved_at.store(now, Ordering::Release);
+    saved
+}
+
 pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<Report, String> {
     if options.streamers + DESCRIPTORS_SPARE > sys::descriptors_max() {
         return Err("more streamers than descriptors: raise `ulimit -n`".into());
@@ -406,96 +491,31 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
     if options.losses >= options.streamers {
         return Err("--losses: at least one streamer must stay".into());
     }
-    let cluster = prepare::Options {
-        streamers: options.streamers,
+    let cluster = cluster(common, options);
+    let streamers_only = prepare::Options {
         streams: 0,
-        spread: Spread::None,
-        backups: options.backups,
-        labels: 10,
-        padding: 0,
-        batch: 2000,
-        seed: common.seed,
+        ..cluster.clone()
     };
     let mut control = Control::new(target);
-    prepare::run(&mut control, &cluster, &mut |_| {})?;
-    let cluster = prepare::Options {
-        streams: options.streams,
-        ..cluster
-    };
-    let streams = (0..options.streams).map(|n| {
-        let wanted = 1 + u32::from(prepare::has_backup(n, &cluster));
-        (prepare::stream_name(n), wanted)
-    });
-    let names: HashMap<Key, String> = streams
-        .clone()
-        .map(|(name, _)| (Key::of(&name), name))
-        .collect();
-    let copies: HashMap<Key, (u32, u32)> = streams
-        .map(|(name, wanted)| (Key::of(&name), (0, wanted)))
-        .collect();
+    prepare::run(&mut control, &streamers_only, &mut |_| {})?;
     let clock = Clock::start();
     let started_ms = wall_ms();
     let signals = Signals {
         loaded: AtomicBool::new(false),
         saved_at: AtomicU64::new(0),
     };
-    let mut fleet = Fleet {
-        target,
-        hosts: (0..options.streamers).map(prepare::hostname).collect(),
-        streamers: (0..options.streamers)
-            .map(|_| Streamer {
-                conn: None,
-                etag: None,
-                held: Vec::new(),
-                loaded: false,
-                is_lost: false,
-                poll_at: Some(0),
-            })
-            .collect(),
-        missing: copies.values().map(|(_, wanted)| u64::from(*wanted)).sum(),
-        copies,
-        names,
-        phase: Phase::Loading,
-        since: 0,
-        changed_at: 0,
-        looked_at: 0,
-        quiet: common.warm_up,
-        timeout: common.timeout,
-        random: Random::new(common.seed),
-        signals: &signals,
-        losses_wanted: options.losses,
-        losses: Vec::new(),
-        lost_streams: BTreeSet::new(),
-        placed_at: 0,
-        polls: Series::default(),
-        faults: Faults::default(),
-        failed: None,
-    };
+    let mut fleet = Fleet::new(common, options, target, &signals);
     let cpu = sys::cpu_time();
-    let ended = thread::scope(|scope| {
-        let operator = scope.spawn(|| {
-            let mut control = Control::new(target);
-            while !signals.loaded.load(Ordering::Acquire) {
-                if clock.now() > PHASE_MAX {
-                    return Ok(());
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-            let saved = prepare::run(&mut control, &cluster, &mut |_| {});
-            signals
-                .saved_at
-                .store(clock.now().max(1), Ordering::Release);
-            saved
-        });
+    thread::scope(|scope| {
+        let operator = scope.spawn(|| operate(target, &cluster, &signals, clock));
         let mut net = Net::new(clock, target.address, &common.source)
             .map_err(|error| format!("event loop: {error}"))?;
         net::run(&mut net, &mut [&mut fleet], &mut |_| false)
             .map_err(|error| format!("event loop: {error}"))?;
         operator.join().expect("the operator does not panic")
-    });
-    ended?;
+    })?;
     let busy = sys::cpu_time();
-    if let Some(what) = fleet.failed {
+    if let Some(what) = fleet.failed.take() {
         return Err(what);
     }
     let mut report = Report {
@@ -504,7 +524,6 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
             options.streams, options.streamers, options.losses
         ),
         seconds: clock.now() as f64 / 1e9,
-        faults: fleet.faults,
         cpu_user: busy.0.saturating_sub(cpu.0).as_secs_f64(),
         cpu_system: busy.1.saturating_sub(cpu.1).as_secs_f64(),
         proof: Some(Proof {
@@ -515,29 +534,41 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
         }),
         ..Report::default()
     };
-    let (mut noticing, mut telling) = (Latency::default(), Latency::default());
+    add_losses(&mut report, &fleet, &mut control, started_ms)?;
+    report.faults = fleet.faults;
+    report.series.insert("long poll".into(), fleet.polls);
+    Ok(report)
+}
+
+/// How long each loss took to be detected and to reach all streamers, and how much moved.
+fn add_losses(
+    report: &mut Report,
+    fleet: &Fleet<'_>,
+    control: &mut Control,
+    started_ms: u64,
+) -> Result<(), String> {
+    let (mut detection, mut delivery) = (Latency::default(), Latency::default());
     let (mut moved, mut receivers) = (0, 0);
     for loss in &fleet.losses {
         let host = &fleet.hosts[loss.host as usize];
-        let (noticed_ms, silent_ms) = noticed(&mut control, host)?;
+        let (noticed_ms, silent_ms) = noticed(control, host)?;
         let after = |at: Nanos| at / 1_000_000;
         // By two clocks, and the earlier one counts.
         let noticed_after_ms = noticed_ms
             .saturating_sub(started_ms)
             .min(after(loss.at) + silent_ms);
-        noticing.record(noticed_after_ms.saturating_sub(after(loss.at)) * 1_000_000);
-        telling.record(after(loss.told_at).saturating_sub(noticed_after_ms) * 1_000_000);
+        detection.record(noticed_after_ms.saturating_sub(after(loss.at)) * 1_000_000);
+        delivery.record(after(loss.received_at).saturating_sub(noticed_after_ms) * 1_000_000);
         moved += loss.held;
         receivers += loss.receivers.len() as u64;
     }
-    report
-        .wakes
-        .insert("loss until the server notices".into(), noticing);
-    report.wakes.insert(
-        "detection until all streamers have the list".into(),
-        telling,
-    );
-    let saved_at = signals.saved_at.load(Ordering::Acquire);
+    for (name, latency) in [
+        ("loss until the server notices", detection),
+        ("detection until all streamers have the list", delivery),
+    ] {
+        report.wakes.insert(name.into(), latency);
+    }
+    let saved_at = fleet.signals.saved_at.load(Ordering::Acquire);
     for (name, count) in [
         ("copies of streams on lost streamers", moved),
         ("streamers that received them", receivers),
@@ -548,6 +579,5 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
     ] {
         report.counters.insert(name.into(), count);
     }
-    report.series.insert("long poll".into(), fleet.polls);
-    Ok(report)
+    Ok(())
 }

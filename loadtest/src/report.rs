@@ -268,6 +268,15 @@ impl Report {
     pub fn text(&self, passed: bool) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "{} for {:.1} s", self.scenario, self.seconds);
+        self.write_latencies(&mut out);
+        self.write_totals(&mut out);
+        self.write_proof(&mut out);
+        let _ = writeln!(out, "  {}", if passed { "PASSED" } else { "FAILED" });
+        out
+    }
+
+    /// One row per series and kind of wake-up, in milliseconds.
+    fn write_latencies(&self, out: &mut String) {
         if !self.series.is_empty() || !self.wakes.is_empty() {
             let _ = writeln!(
                 out,
@@ -304,6 +313,10 @@ impl Report {
                 "  closed loop: latencies are from sending, not corrected for coordinated omission"
             );
         }
+    }
+
+    /// Statuses, bytes, errors, counters and the CPU time of this client.
+    fn write_totals(&self, out: &mut String) {
         let _ = writeln!(out);
         for (name, series) in &self.series {
             let statuses: Vec<String> = series
@@ -332,26 +345,26 @@ impl Report {
             self.cpu_user,
             self.cpu_system
         );
+    }
+
+    /// What was proven, and examples of faults.
+    fn write_proof(&self, out: &mut String) {
         if let Some(proof) = &self.proof {
             let _ = writeln!(
                 out,
-                "\n  proof: {} streamers, {} streams in their copies, {} answers, {} edits and {} moves acknowledged",
+                "\n  proof: {} streamers, {} streams in their copies, {} answers, {} edits and {} \
+                 moves acknowledged",
                 proof.streamers,
                 proof.streams,
                 proof.answers,
                 proof.edits_acknowledged,
                 proof.moves_acknowledged
             );
-            let counts: Vec<String> = FAULT_KINDS
-                .iter()
-                .map(|kind| {
-                    format!(
-                        "{} {}",
-                        self.faults.count(*kind),
-                        format!("{kind:?}").to_lowercase()
-                    )
-                })
-                .collect();
+            let count = |kind: &FaultKind| {
+                let name = format!("{kind:?}").to_lowercase();
+                format!("{} {name}", self.faults.count(*kind))
+            };
+            let counts: Vec<String> = FAULT_KINDS.iter().map(count).collect();
             let _ = writeln!(out, "  {}", counts.join(", "));
         }
         for fault in &self.faults.shown {
@@ -363,8 +376,6 @@ impl Report {
                 fault.streamer, fault.what
             );
         }
-        let _ = writeln!(out, "  {}", if passed { "PASSED" } else { "FAILED" });
-        out
     }
 }
 

@@ -4,11 +4,11 @@ use crate::agent_scenario;
 use crate::answer;
 use crate::cli::{self, Cli, Command};
 use crate::control::{Control, Target};
-use crate::copy::FaultKind;
+use crate::copy::{Copy, FaultKind};
 use crate::failover;
 use crate::judge;
 use crate::net::{self, Clock, Driver, Net};
-use crate::plan::{Plan, Times};
+use crate::plan::{Edit, Move, Plan, Times};
 use crate::prepare;
 use crate::report::{Fault, Faults, Proof, Report};
 use crate::requests::{self, EditField, Requests, Work};
@@ -480,62 +480,83 @@ fn conclude(
         };
         report.seconds = to.saturating_sub(from) as f64 / 1e9;
     }
-    let (mut agents, mut edits, mut moves) = (Vec::new(), Vec::new(), Vec::new());
-    for thread in brought {
-        for fleet in thread.fleets {
-            for (name, series) in &fleet.series {
-                report
-                    .series
-                    .entry((*name).to_owned())
-                    .or_default()
-                    .merge(series);
-            }
-            for (name, wake) in &fleet.wakes {
-                report
-                    .wakes
-                    .entry((*name).to_owned())
-                    .or_default()
-                    .merge(wake);
-            }
-            for (name, count) in &fleet.counters {
-                *report.counters.entry((*name).to_owned()).or_default() += count;
-            }
-            report.faults.merge(fleet.faults);
-            agents.extend(fleet.agents);
-        }
-        for ((name, _), requests) in parts.requests.iter().zip(thread.requests) {
-            report
-                .series
-                .entry((*name).to_owned())
-                .or_default()
-                .merge(&requests.series);
-            edits.extend(requests.edits);
-            moves.extend(requests.moves);
-        }
-    }
+    let observed = merge_threads(brought, parts, &mut report);
+    let Observed {
+        agents,
+        edits,
+        moves,
+    } = &observed;
     let logs: Vec<&Log> = agents.iter().map(|(log, _)| log).collect();
-    let verdict = judge::judge(&plan.roster, &edits, &moves, &logs, &|intended| {
-        plan.counts(intended)
-    });
+    let counts = |intended| plan.counts(intended);
+    let verdict = judge::judge(&plan.roster, edits, moves, &logs, &counts);
     report.faults.merge(verdict.faults);
-    report.wakes.extend(
-        verdict
-            .wakes
-            .into_iter()
-            .map(|(name, wake)| (name.to_owned(), wake)),
-    );
+    let wakes = verdict.wakes.into_iter();
+    report
+        .wakes
+        .extend(wakes.map(|(name, wake)| (name.to_owned(), wake)));
     if verdict.superseded > 0 {
         report.counters.insert(
             "edits replaced by later ones before they were read".into(),
             verdict.superseded,
         );
     }
-
-    if agents.is_empty() && edits.is_empty() && moves.is_empty() {
-        return Ok(report);
+    if !agents.is_empty() || !edits.is_empty() || !moves.is_empty() {
+        report.proof = Some(prove(plan, &observed, control, &mut report.faults)?);
     }
+    Ok(report)
+}
+
+/// What all threads saw and did.
+#[derive(Default)]
+struct Observed {
+    agents: Vec<(Log, Copy)>,
+    edits: Vec<Edit>,
+    moves: Vec<Move>,
+}
+
+/// Adds the figures and faults of every thread to the report.
+fn merge_threads(brought: Vec<Brought>, parts: &Parts, report: &mut Report) -> Observed {
+    let mut observed = Observed::default();
+    for thread in brought {
+        for fleet in thread.fleets {
+            for (name, series) in &fleet.series {
+                let merged = report.series.entry((*name).to_owned()).or_default();
+                merged.merge(series);
+            }
+            for (name, wake) in &fleet.wakes {
+                let merged = report.wakes.entry((*name).to_owned()).or_default();
+                merged.merge(wake);
+            }
+            for (name, count) in &fleet.counters {
+                *report.counters.entry((*name).to_owned()).or_default() += count;
+            }
+            report.faults.merge(fleet.faults);
+            observed.agents.extend(fleet.agents);
+        }
+        for ((name, _), requests) in parts.requests.iter().zip(thread.requests) {
+            let merged = report.series.entry((*name).to_owned()).or_default();
+            merged.merge(&requests.series);
+            observed.edits.extend(requests.edits);
+            observed.moves.extend(requests.moves);
+        }
+    }
+    observed
+}
+
+/// Compares the acknowledged changes and every copy with what the server has now.
+fn prove(
+    plan: &Plan,
+    observed: &Observed,
+    control: &mut Control,
+    faults: &mut Faults,
+) -> Result<Proof, String> {
+    let Observed {
+        agents,
+        edits,
+        moves,
+    } = observed;
     let now = Roster::load(control)?;
-    truth::compare_promises(&edits, &moves, &plan.roster, &now, &mut report.faults);
+    truth::compare_promises(edits, moves, &plan.roster, &now, faults);
     let now_hosts: HashMap<&str, u32> = now
         .hosts
         .iter()
@@ -551,17 +572,15 @@ fn conclude(
     for (host, mine) in &by_host {
         let name = &plan.roster.hosts[*host as usize].name;
         bar.inc(1);
-        let Some(fresh) =
-            truth::fresh_list(control, &plan.target.prefix, name, &mut report.faults)?
-        else {
+        let Some(fresh) = truth::fresh_list(control, &plan.target.prefix, name, faults)? else {
             continue;
         };
         for at in mine {
-            truth::compare_copy(name, &agents[*at].1, &fresh, &now, &mut report.faults);
+            truth::compare_copy(name, &agents[*at].1, &fresh, &now, faults);
         }
         match now_hosts.get(name.as_str()) {
-            Some(host) => truth::compare_roster(*host, &fresh, &now, &mut report.faults),
-            None => report.faults.add(Fault {
+            Some(host) => truth::compare_roster(*host, &fresh, &now, faults),
+            None => faults.add(Fault {
                 kind: FaultKind::Lost,
                 streamer: name.clone(),
                 stream: None,
@@ -570,7 +589,7 @@ fn conclude(
         }
     }
     bar.finish_and_clear();
-    report.proof = Some(Proof {
+    Ok(Proof {
         streamers: agents.len() as u64,
         streams: agents
             .iter()
@@ -579,8 +598,7 @@ fn conclude(
         answers: agents.iter().map(|(log, _)| log.answers.len() as u64).sum(),
         edits_acknowledged: edits.iter().filter(|edit| edit.acked.is_some()).count() as u64,
         moves_acknowledged: moves.iter().filter(|moved| moved.acked.is_some()).count() as u64,
-    });
-    Ok(report)
+    })
 }
 
 fn scenario_name(command: &Command) -> &'static str {
