@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::figures::{Goal, Row};
 use crate::machine::Cores;
@@ -139,6 +140,58 @@ fn main() -> ExitCode {
     }
 }
 
+/// The directory for servers and data: the given one, or one that is removed at the end.
+fn scratch_directory(given: Option<&Path>) -> Result<(PathBuf, Option<TempDir>), Failure> {
+    let (scratch, temporary) = if let Some(path) = given {
+        (path.to_owned(), None)
+    } else {
+        let made = tempfile::Builder::new().prefix("weir-compare-").tempdir()?;
+        (made.path().to_owned(), Some(made))
+    };
+    fs::create_dir_all(&scratch)?;
+    // PostgreSQL runs as its own user and has to reach its directory.
+    fs::set_permissions(&scratch, fs::Permissions::from_mode(0o755))?;
+    Ok((fs::canonicalize(&scratch)?, temporary))
+}
+
+/// Measures the selected items, group by group, and prints the rows of each.
+fn run_groups(bench: &Bench, only: &[String]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for group in items::GROUPS {
+        let wanted =
+            |item: &str| only.is_empty() || only.iter().any(|only| only.eq_ignore_ascii_case(item));
+        let chosen: Vec<&'static str> = group
+            .items
+            .iter()
+            .copied()
+            .filter(|item| wanted(item))
+            .collect();
+        if chosen.is_empty() || (bench.self_test && !group.self_test) {
+            continue;
+        }
+        eprintln!("{} ..", chosen.join(" "));
+        let started = Instant::now();
+        let mut measured = Vec::new();
+        if let Err(error) = (group.run)(bench, &chosen, &mut measured) {
+            measured.push(Row::failure(
+                chosen[0],
+                format!("{} stopped: {error}", chosen.join(" ")),
+            ));
+        }
+        // Items of a group share turns: P1 is measured for P3, but shown only when requested.
+        measured.retain(|row| chosen.contains(&row.item));
+        eprint!("{}", figures::table(&measured));
+        eprintln!("   ({:.0} s)", started.elapsed().as_secs_f64());
+        for row in &mut measured {
+            if bench.self_test {
+                row.goal = Goal::Open;
+            }
+        }
+        rows.append(&mut measured);
+    }
+    rows
+}
+
 fn compare(arguments: &Arguments) -> Result<bool, Failure> {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cores = Cores {
@@ -151,19 +204,7 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
                 .into(),
         );
     }
-    let temporary = match &arguments.scratch {
-        Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("weir-compare-").tempdir()?),
-    };
-    let scratch = match (&arguments.scratch, &temporary) {
-        (Some(path), _) => path.clone(),
-        (None, Some(temporary)) => temporary.path().to_owned(),
-        (None, None) => unreachable!("one of them is chosen above"),
-    };
-    fs::create_dir_all(&scratch)?;
-    // PostgreSQL runs as its own user and has to reach its directory.
-    fs::set_permissions(&scratch, fs::Permissions::from_mode(0o755))?;
-    let scratch = fs::canonicalize(&scratch)?;
+    let (scratch, _temporary) = scratch_directory(arguments.scratch.as_deref())?;
     let (pairs, seconds, streams) = if arguments.quick {
         (2, 0.6, arguments.streams.min(50_000))
     } else {
@@ -201,45 +242,7 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
             others * 100.0
         );
     }
-    let mut rows: Vec<Row> = Vec::new();
-    for group in items::GROUPS {
-        let wanted = |item: &str| {
-            arguments.only.is_empty()
-                || arguments
-                    .only
-                    .iter()
-                    .any(|only| only.eq_ignore_ascii_case(item))
-        };
-        let chosen: Vec<&'static str> = group
-            .items
-            .iter()
-            .copied()
-            .filter(|item| wanted(item))
-            .collect();
-        if chosen.is_empty() || (bench.self_test && !group.self_test) {
-            continue;
-        }
-        eprintln!("{} ..", chosen.join(" "));
-        let started = Instant::now();
-        let mut measured = Vec::new();
-        if let Err(error) = (group.run)(&bench, &chosen, &mut measured) {
-            measured.push(Row::failure(
-                chosen[0],
-                format!("{} stopped: {error}", chosen.join(" ")),
-            ));
-        }
-        // Items of a group share turns: P1 is measured for P3, but shown only when it was requested
-        // for.
-        measured.retain(|row| chosen.contains(&row.item));
-        eprint!("{}", figures::table(&measured));
-        eprintln!("   ({:.0} s)", started.elapsed().as_secs_f64());
-        for row in &mut measured {
-            if bench.self_test {
-                row.goal = Goal::Open;
-            }
-        }
-        rows.append(&mut measured);
-    }
+    let rows = run_groups(&bench, &arguments.only);
     let series = if cores.pinned {
         "server on core 0, generator on core 1"
     } else {

@@ -13,7 +13,6 @@ use crate::report::Series;
 use crate::schedule::{Arrivals, Nanos, SECOND};
 use crate::seed::{Key, Random};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use weir_testkit::{encode_segment, request};
 
@@ -251,96 +250,94 @@ impl Requests {
                 request::write(out, "GET", &path, &target.host, &self.fields, None);
                 Some(Op::List)
             }
-            Work::Edit { field, touch } => {
-                let chosen = self.choose_streams(touch)?;
-                let seq = plan.next_seq();
-                let first = self.outcome.edits.len();
-                let mut body = String::new();
-                for at in &chosen {
-                    let stream = &roster.streams[*at as usize];
-                    self.busy.insert(stream.key);
-                    self.outcome.edits.push(Edit {
-                        seq,
-                        stream: stream.key,
-                        host: stream.ingest.expect("only such streams are edited"),
-                        intended,
-                        acked: None,
-                    });
-                    let change = match field {
-                        EditField::Title => format!("\"title\":\"loadtest edit={seq}\""),
-                        EditField::Input => {
-                            let name = encode_segment(&stream.name);
-                            format!(
-                                "\"inputs\":[{{\"url\":\"tshttp://127.0.0.1:8080/{name}?edit={seq}\"}}]"
-                            )
-                        }
-                    };
-                    let separator = if body.is_empty() { "" } else { "," };
-                    if touch == 1 {
-                        let _ = write!(body, "{{{change}}}");
-                    } else {
-                        let _ = write!(
-                            body,
-                            "{separator}{{\"name\":{},{change}}}",
-                            json_string(&stream.name)
-                        );
-                    }
-                }
-                let path = if touch == 1 {
-                    target.path_of("streams", &roster.streams[chosen[0] as usize].name)
-                } else {
-                    body = format!("[{body}]");
-                    format!("{}/streams/batch", target.prefix)
-                };
-                request::write(
-                    out,
-                    "PUT",
-                    &path,
-                    &target.host,
-                    &self.fields,
-                    Some(body.as_bytes()),
-                );
-                Some(Op::Edit(first..self.outcome.edits.len()))
-            }
-            Work::Move => {
-                let at = self.choose_streams(1)?[0];
-                let stream = &roster.streams[at as usize];
-                let from = self
-                    .places
-                    .get(&stream.key)
-                    .copied()
-                    .or(stream.ingest)
-                    .expect("only such streams are moved");
-                let hosts = roster.hosts.len() as u64;
-                if hosts < 2 {
-                    return None;
-                }
-                let to = ((u64::from(from) + 1 + self.random.below(hosts - 1)) % hosts) as u32;
-                self.busy.insert(stream.key);
-                self.outcome.moves.push(Move {
-                    stream: stream.key,
-                    from,
-                    to,
-                    sent: now,
-                    acked: None,
-                });
-                let (name, host) = (
-                    json_string(&stream.name),
-                    json_string(&roster.hosts[to as usize].name),
-                );
-                let body = format!("{{\"layouts\":[{{\"name\":{name},\"ingest\":{host}}}]}}");
-                let path = format!("{}/streams/layouts", target.prefix);
-                request::write(
-                    out,
-                    "POST",
-                    &path,
-                    &target.host,
-                    &self.fields,
-                    Some(body.as_bytes()),
-                );
-                Some(Op::Move(self.outcome.moves.len() - 1))
-            }
+            Work::Edit { field, touch } => self.make_edit(&plan, field, touch, intended, out),
+            Work::Move => self.make_move(&plan, now, out),
         }
+    }
+
+    /// One edit of `touch` streams: a single save, or one atomic batch.
+    fn make_edit(
+        &mut self,
+        plan: &Plan,
+        field: EditField,
+        touch: usize,
+        intended: Nanos,
+        out: &mut Vec<u8>,
+    ) -> Option<Op> {
+        let (target, roster) = (&plan.target, &plan.roster);
+        let chosen = self.choose_streams(touch)?;
+        let seq = plan.next_seq();
+        let first = self.outcome.edits.len();
+        let mut items = Vec::with_capacity(chosen.len());
+        for at in &chosen {
+            let stream = &roster.streams[*at as usize];
+            self.busy.insert(stream.key);
+            self.outcome.edits.push(Edit {
+                seq,
+                stream: stream.key,
+                host: stream.ingest.expect("only such streams are edited"),
+                intended,
+                acked: None,
+            });
+            let change = match field {
+                EditField::Title => format!("\"title\":\"loadtest edit={seq}\""),
+                EditField::Input => {
+                    let name = encode_segment(&stream.name);
+                    let url = format!("tshttp://127.0.0.1:8080/{name}?edit={seq}");
+                    format!("\"inputs\":[{{\"url\":\"{url}\"}}]")
+                }
+            };
+            items.push(if touch == 1 {
+                format!("{{{change}}}")
+            } else {
+                format!("{{\"name\":{},{change}}}", json_string(&stream.name))
+            });
+        }
+        let (path, body) = if touch == 1 {
+            let name = &roster.streams[chosen[0] as usize].name;
+            (target.path_of("streams", name), items.remove(0))
+        } else {
+            let path = format!("{}/streams/batch", target.prefix);
+            (path, format!("[{}]", items.join(",")))
+        };
+        let body = Some(body.as_bytes());
+        request::write(out, "PUT", &path, &target.host, &self.fields, body);
+        Some(Op::Edit(first..self.outcome.edits.len()))
+    }
+
+    /// One move of a stream to another streamer.
+    fn make_move(&mut self, plan: &Plan, now: Nanos, out: &mut Vec<u8>) -> Option<Op> {
+        let (target, roster) = (&plan.target, &plan.roster);
+        let at = self.choose_streams(1)?[0];
+        let stream = &roster.streams[at as usize];
+        let from = self
+            .places
+            .get(&stream.key)
+            .copied()
+            .or(stream.ingest)
+            .expect("only such streams are moved");
+        let hosts = roster.hosts.len() as u64;
+        if hosts < 2 {
+            return None;
+        }
+        let to = ((u64::from(from) + 1 + self.random.below(hosts - 1)) % hosts) as u32;
+        self.busy.insert(stream.key);
+        self.outcome.moves.push(Move {
+            stream: stream.key,
+            from,
+            to,
+            sent: now,
+            acked: None,
+        });
+        let (name, host) = (
+            json_string(&stream.name),
+            json_string(&roster.hosts[to as usize].name),
+        );
+        let body = format!("{{\"layouts\":[{{\"name\":{name},\"ingest\":{host}}}]}}");
+        let path = format!("{}/streams/layouts", target.prefix);
+        let body = Some(body.as_bytes());
+        request::write(out, "POST", &path, &target.host, &self.fields, body);
+        Some(Op::Move(self.outcome.moves.len() - 1))
     }
 
     fn pick(&mut self) -> Option<&u32> {
