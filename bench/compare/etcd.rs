@@ -69,11 +69,11 @@ impl Etcd {
     }
 }
 
-pub struct Put<'a> {
+pub struct EtcdPut<'a> {
     pub next: &'a mut dyn FnMut() -> (String, Vec<u8>),
 }
 
-impl Work for Put<'_> {
+impl Work for EtcdPut<'_> {
     fn request(&mut self, _connection: usize, _last: bool, out: &mut Vec<u8>) {
         let (name, config) = (self.next)();
         let body = format!(

@@ -5,7 +5,7 @@
 //! came from the agent they were requested from; every agent is where the last layout sent it; no
 //! connection was lost.
 
-use crate::agents::{self, COMMANDS, Outcome, Run, agent_id, agent_key};
+use crate::agents::{self, AgentOutcome, COMMANDS, Run, agent_id, agent_key};
 use crate::cli::{self, Common};
 use crate::control::{Control, Target};
 use crate::report::{Report, Series};
@@ -64,7 +64,7 @@ pub fn run(common: &Common, options: &cli::Agents, target: &Target) -> Result<Re
         let measured = measure(common, options, &run, &acknowledged);
         let connected = run.ready.load(Ordering::Acquire);
         run.stop.store(true, Ordering::Release);
-        let mut outcome = Outcome::default();
+        let mut outcome = AgentOutcome::default();
         for thread in threads {
             let brought = thread.join().expect("a thread of agents does not panic");
             let brought = brought.map_err(|error| format!("event loop of agents: {error}"))?;

@@ -96,7 +96,7 @@ impl Run {
 
 /// What a thread brings back.
 #[derive(Default)]
-pub struct Outcome {
+pub struct AgentOutcome {
     pub handshakes: Series,
     /// From the request of an operator to the command at the agent.
     pub moves: Latency,
@@ -115,7 +115,7 @@ enum Stage {
     Open,
 }
 
-struct Conn {
+struct AgentConn {
     stream: TcpStream,
     stage: Stage,
     agent: u64,
@@ -126,27 +126,27 @@ struct Conn {
 }
 
 /// The agents of one thread.
-struct Agents<'r> {
+struct AgentThread<'r> {
     run: &'r Run,
     poll: Poll,
-    conns: Vec<Option<Conn>>,
+    conns: Vec<Option<AgentConn>>,
     opening: usize,
     /// Connections that are to ping, soonest first: all have the same interval.
     pings: VecDeque<(Nanos, usize)>,
     ping_every: Nanos,
-    outcome: Outcome,
+    outcome: AgentOutcome,
 }
 
 /// Runs the agents `thread`, `thread + threads`, .. until the run is stopped.
-pub fn run(run: &Run, thread: u64, threads: u64) -> io::Result<Outcome> {
-    let mut agents = Agents {
+pub fn run(run: &Run, thread: u64, threads: u64) -> io::Result<AgentOutcome> {
+    let mut agents = AgentThread {
         run,
         poll: Poll::new()?,
         conns: Vec::new(),
         opening: 0,
         pings: VecDeque::new(),
         ping_every: 20 * SECOND,
-        outcome: Outcome::default(),
+        outcome: AgentOutcome::default(),
     };
     let mut next = thread;
     let mut events: Vec<Event> = Vec::new();
@@ -172,7 +172,7 @@ pub fn run(run: &Run, thread: u64, threads: u64) -> io::Result<Outcome> {
     Ok(agents.outcome)
 }
 
-impl Agents<'_> {
+impl AgentThread<'_> {
     fn open(&mut self, agent: u64) -> io::Result<()> {
         let run = self.run;
         let source =
@@ -180,7 +180,7 @@ impl Agents<'_> {
         let stream = sys::connect(run.target.address, source)?;
         let slot = self.conns.len();
         self.poll.add(&stream, slot as u64, true)?;
-        let mut conn = Conn {
+        let mut conn = AgentConn {
             stream,
             stage: Stage::Asking,
             agent,
@@ -412,7 +412,7 @@ impl Agents<'_> {
         }
         let now = self.run.clock.now();
         let hangs =
-            |conn: &Conn| conn.stage != Stage::Open && now - conn.started > OPENING_TIME_MAX;
+            |conn: &AgentConn| conn.stage != Stage::Open && now - conn.started > OPENING_TIME_MAX;
         let late: Vec<usize> = (0..self.conns.len())
             .filter(|slot| self.conns[*slot].as_ref().is_some_and(hangs))
             .collect();

@@ -80,7 +80,7 @@ struct Signals {
     saved_at: AtomicU64,
 }
 
-struct Fleet<'a> {
+struct FailoverFleet<'a> {
     target: &'a Target,
     hosts: Vec<String>,
     streamers: Vec<Streamer>,
@@ -106,7 +106,7 @@ struct Fleet<'a> {
     failed: Option<String>,
 }
 
-impl Fleet<'_> {
+impl FailoverFleet<'_> {
     fn poll(&mut self, net: &mut Net, at: usize, now: Nanos) {
         let streamer = &mut self.streamers[at];
         streamer.poll_at = None;
@@ -311,7 +311,7 @@ impl Fleet<'_> {
     }
 }
 
-impl Driver for Fleet<'_> {
+impl Driver for FailoverFleet<'_> {
     fn due(&mut self, net: &mut Net, now: Nanos) {
         for at in 0..self.streamers.len() {
             if self.streamers[at].poll_at.is_some_and(|due| due <= now) {
@@ -400,8 +400,8 @@ fn noticed(control: &mut Control, host: &str) -> Result<(u64, u64), String> {
 }
 
 /// The cluster that is prepared: streamers first, streams once all of them poll.
-fn cluster(common: &Common, options: &cli::Failover) -> prepare::Options {
-    prepare::Options {
+fn cluster(common: &Common, options: &cli::Failover) -> prepare::ClusterOptions {
+    prepare::ClusterOptions {
         streamers: options.streamers,
         streams: options.streams,
         spread: Spread::None,
@@ -413,7 +413,7 @@ fn cluster(common: &Common, options: &cli::Failover) -> prepare::Options {
     }
 }
 
-impl<'a> Fleet<'a> {
+impl<'a> FailoverFleet<'a> {
     fn new(
         common: &Common,
         options: &cli::Failover,
@@ -438,7 +438,7 @@ impl<'a> Fleet<'a> {
             is_lost: false,
             poll_at: Some(0),
         };
-        Fleet {
+        FailoverFleet {
             target,
             hosts: (0..options.streamers).map(prepare::hostname).collect(),
             streamers: (0..options.streamers).map(streamer).collect(),
@@ -467,7 +467,7 @@ impl<'a> Fleet<'a> {
 /// The operator: saves the streams once all streamers have their first lists.
 fn operate(
     target: &Target,
-    cluster: &prepare::Options,
+    cluster: &prepare::ClusterOptions,
     signals: &Signals,
     clock: Clock,
 ) -> Result<(), String> {
@@ -492,7 +492,7 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
         return Err("--losses: at least one streamer must stay".into());
     }
     let cluster = cluster(common, options);
-    let streamers_only = prepare::Options {
+    let streamers_only = prepare::ClusterOptions {
         streams: 0,
         ..cluster.clone()
     };
@@ -504,7 +504,7 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
         loaded: AtomicBool::new(false),
         saved_at: AtomicU64::new(0),
     };
-    let mut fleet = Fleet::new(common, options, target, &signals);
+    let mut fleet = FailoverFleet::new(common, options, target, &signals);
     let cpu = sys::cpu_time();
     thread::scope(|scope| {
         let operator = scope.spawn(|| operate(target, &cluster, &signals, clock));
@@ -543,7 +543,7 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
 /// How long each loss took to be detected and to reach all streamers, and how much moved.
 fn add_losses(
     report: &mut Report,
-    fleet: &Fleet<'_>,
+    fleet: &FailoverFleet<'_>,
     control: &mut Control,
     started_ms: u64,
 ) -> Result<(), String> {

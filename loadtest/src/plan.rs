@@ -44,7 +44,7 @@ pub struct Move {
 
 /// Times of a run, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub struct RunTimes {
     pub warm_up: Nanos,
     pub duration: Nanos,
     /// Longest wait for the answer to a request (long polls: on top of their own).
@@ -61,7 +61,7 @@ pub type Wanted = (u32, Key, Want);
 pub struct Plan {
     pub target: Target,
     pub roster: Roster,
-    pub times: Times,
+    pub times: RunTimes,
     pub threads: u64,
     pub seed: u64,
     pub requests_max: u64,
@@ -83,7 +83,7 @@ impl Plan {
     pub fn new(
         target: Target,
         roster: Roster,
-        times: Times,
+        times: RunTimes,
         threads: u64,
         seed: u64,
         requests_max: u64,

@@ -17,7 +17,7 @@ pub enum Spread {
 }
 
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ClusterOptions {
     pub streamers: u64,
     pub streams: u64,
     pub spread: Spread,
@@ -45,7 +45,7 @@ pub fn stream_name(n: u64) -> String {
     }
 }
 
-pub fn streamer_json(n: u64, options: &Options) -> String {
+pub fn streamer_json(n: u64, options: &ClusterOptions) -> String {
     let name = hostname(n);
     format!(
         r#"{{"hostname":"{name}","role":"streamer","cluster_key":"{}","api_url":"http://{name}:8080","private_payload_url":"http://10.{}.{}.{}:8080","channel_limit":{},"labels":{{"region":"r{}"}}}}"#,
@@ -58,7 +58,7 @@ pub fn streamer_json(n: u64, options: &Options) -> String {
     )
 }
 
-pub fn stream_json(n: u64, options: &Options) -> String {
+pub fn stream_json(n: u64, options: &ClusterOptions) -> String {
     let name = serde_json::to_string(&stream_name(n)).expect("a string is always JSON");
     let draw = mix(options.seed ^ mix(n));
     let mut out = format!(
@@ -82,12 +82,12 @@ pub fn stream_json(n: u64, options: &Options) -> String {
 }
 
 /// Whether the n-th stream is recorded twice.
-pub fn has_backup(n: u64, options: &Options) -> bool {
+pub fn has_backup(n: u64, options: &ClusterOptions) -> bool {
     options.streamers > 1 && Random::new(options.seed ^ mix(n + 0xb0)).unit() < options.backups
 }
 
 /// Where the n-th stream runs: the streamer and its backup.
-pub fn place(n: u64, options: &Options, shares: &[f64]) -> (u64, Option<u64>) {
+pub fn place(n: u64, options: &ClusterOptions, shares: &[f64]) -> (u64, Option<u64>) {
     let ingest = match options.spread {
         Spread::Even | Spread::None => {
             // A different order of the streamers in every round: neighbours in name are not
@@ -127,7 +127,7 @@ pub fn skewed_shares(streamers: u64) -> Vec<f64> {
 /// Sends everything; `progress` receives the number of saved objects.
 pub fn run(
     control: &mut Control,
-    options: &Options,
+    options: &ClusterOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), String> {
     let mut done = 0;
@@ -194,8 +194,8 @@ pub fn run(
 mod tests {
     use super::*;
 
-    fn options(spread: Spread) -> Options {
-        Options {
+    fn options(spread: Spread) -> ClusterOptions {
+        ClusterOptions {
             streamers: 20,
             streams: 10_000,
             spread,
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    fn counts(options: &Options) -> (Vec<u64>, u64) {
+    fn counts(options: &ClusterOptions) -> (Vec<u64>, u64) {
         let shares = skewed_shares(options.streamers);
         let (mut per_host, mut backups) = (vec![0; options.streamers as usize], 0);
         for n in 0..options.streams {

@@ -41,7 +41,7 @@ pub enum Work {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct RequestOptions {
     pub work: Work,
     /// Per second over all threads; none: as fast as the connections allow.
     pub rate: Option<f64>,
@@ -71,7 +71,7 @@ struct Slot {
 
 /// What the run of one driver leaves.
 #[derive(Default)]
-pub struct Outcome {
+pub struct RequestOutcome {
     pub series: Series,
     pub edits: Vec<Edit>,
     pub moves: Vec<Move>,
@@ -82,7 +82,7 @@ pub struct Requests {
     /// Index of this driver in its thread.
     index: usize,
     thread: u64,
-    options: Options,
+    options: RequestOptions,
     fields: String,
     random: Random,
     arrivals: Option<Arrivals>,
@@ -100,11 +100,11 @@ pub struct Requests {
     busy: HashSet<Key>,
     places: HashMap<Key, u32>,
     done: bool,
-    outcome: Outcome,
+    outcome: RequestOutcome,
 }
 
 impl Requests {
-    pub fn new(plan: &Arc<Plan>, index: usize, thread: u64, options: Options) -> Requests {
+    pub fn new(plan: &Arc<Plan>, index: usize, thread: u64, options: RequestOptions) -> Requests {
         let roster = &plan.roster;
         let writes = matches!(options.work, Work::Edit { .. } | Work::Move);
         let mine: Vec<u32> = (0..roster.streams.len() as u32)
@@ -159,12 +159,12 @@ impl Requests {
             busy: HashSet::new(),
             places: HashMap::new(),
             done: false,
-            outcome: Outcome::default(),
+            outcome: RequestOutcome::default(),
             plan: Arc::clone(plan),
         }
     }
 
-    pub fn into_outcome(self) -> Outcome {
+    pub fn into_outcome(self) -> RequestOutcome {
         self.outcome
     }
 

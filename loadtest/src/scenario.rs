@@ -8,7 +8,7 @@ use crate::copy::{Copy, FaultKind};
 use crate::failover;
 use crate::judge;
 use crate::net::{self, Clock, Driver, Net};
-use crate::plan::{Edit, Move, Plan, Times};
+use crate::plan::{Edit, Move, Plan, RunTimes};
 use crate::prepare;
 use crate::report::{Fault, Faults, Proof, Report};
 use crate::requests::{self, EditField, Requests, Work};
@@ -35,8 +35,8 @@ const DESCRIPTORS_SPARE: u64 = 64;
 /// What a scenario consists of.
 #[derive(Default)]
 struct Parts {
-    fleets: Vec<streamers::Options>,
-    requests: Vec<(&'static str, requests::Options)>,
+    fleets: Vec<streamers::FleetOptions>,
+    requests: Vec<(&'static str, requests::RequestOptions)>,
     moves: bool,
     storm: bool,
     closed_loop: bool,
@@ -72,7 +72,7 @@ fn bar(length: u64, unit: &str) -> ProgressBar {
 }
 
 fn prepare_cluster(cli: &Cli, options: &cli::Prepare, control: &mut Control) -> Result<(), String> {
-    let options = prepare::Options {
+    let options = prepare::ClusterOptions {
         streamers: options.streamers,
         streams: options.streams,
         spread: options.spread,
@@ -101,8 +101,8 @@ fn prepare_cluster(cli: &Cli, options: &cli::Prepare, control: &mut Control) -> 
 }
 
 fn parts(cli: &Cli, hosts: u64) -> Parts {
-    let fleet =
-        |simulated: &cli::Simulated, habit: Habit, answers: &[cli::Answers]| streamers::Options {
+    let fleet = |simulated: &cli::Simulated, habit: Habit, answers: &[cli::Answers]| {
+        streamers::FleetOptions {
             count: simulated.streamers.unwrap_or(hosts),
             first_host: 0,
             habit,
@@ -119,9 +119,10 @@ fn parts(cli: &Cli, hosts: u64) -> Parts {
                 .map(|coding| coding.header())
                 .collect(),
             cluster_key: simulated.cluster_auth.then_some(cli.common.seed),
-        };
+        }
+    };
     let requests =
-        |work: Work, rate: Option<f64>, connections: u64, pipeline: u64| requests::Options {
+        |work: Work, rate: Option<f64>, connections: u64, pipeline: u64| requests::RequestOptions {
             work,
             rate,
             connections: connections.div_ceil(cli.common.threads) as usize,
@@ -255,8 +256,8 @@ fn parts(cli: &Cli, hosts: u64) -> Parts {
 
 /// What a thread brings back.
 struct Brought {
-    fleets: Vec<streamers::Outcome>,
-    requests: Vec<requests::Outcome>,
+    fleets: Vec<streamers::FleetOutcome>,
+    requests: Vec<requests::RequestOutcome>,
     ended: Nanos,
 }
 
@@ -318,7 +319,7 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
              raise `ulimit -n` or use several processes"
         ));
     }
-    let times = Times {
+    let times = RunTimes {
         warm_up: if parts.storm { 0 } else { common.warm_up },
         duration: common.duration.max(1_000_000),
         timeout: common.timeout,

@@ -51,7 +51,7 @@ pub enum Habit {
 }
 
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct FleetOptions {
     /// Over all threads.
     pub count: u64,
     /// The first one is this streamer of the cluster, the others follow.
@@ -114,7 +114,7 @@ struct Agent {
 
 /// What the run of one driver leaves.
 #[derive(Default)]
-pub struct Outcome {
+pub struct FleetOutcome {
     pub series: BTreeMap<&'static str, Series>,
     pub wakes: BTreeMap<&'static str, Latency>,
     pub counters: BTreeMap<&'static str, u64>,
@@ -128,11 +128,11 @@ pub struct Outcome {
 pub struct Streamers {
     plan: Arc<Plan>,
     index: usize,
-    options: Options,
+    options: FleetOptions,
     agents: Vec<Agent>,
     timers: BinaryHeap<Reverse<(Nanos, u32)>>,
     base: Nanos,
-    outcome: Outcome,
+    outcome: FleetOutcome,
     /// Since when streamers only wait to know the last changes.
     settling: Option<Settling>,
     round: u32,
@@ -153,7 +153,7 @@ impl Streamers {
         plan: &Arc<Plan>,
         index: usize,
         thread: u64,
-        options: Options,
+        options: FleetOptions,
         now: Nanos,
     ) -> Streamers {
         let hosts = plan.roster.hosts.len() as u64;
@@ -186,7 +186,7 @@ impl Streamers {
             index,
             timers: BinaryHeap::new(),
             base: now + agents.len() as u64 * SECOND / LOADS_PER_SECOND,
-            outcome: Outcome::default(),
+            outcome: FleetOutcome::default(),
             settling: None,
             round: 0,
             round_start: now,
@@ -206,7 +206,7 @@ impl Streamers {
         streamers
     }
 
-    pub fn into_outcome(mut self) -> Outcome {
+    pub fn into_outcome(mut self) -> FleetOutcome {
         self.outcome.unloaded = self
             .agents
             .iter()

@@ -41,19 +41,19 @@ pub fn cluster(key: &str, seconds_off: i64) -> String {
 /// What an operation requires of its caller, derived from its path alone: this is the rule,
 /// independent of the server's own table.
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Rule {
+enum AuthRule {
     Anybody,
     Administrator,
     AdministratorOrOwnStreamer,
 }
 
-fn rule(path: &str) -> Rule {
+fn rule(path: &str) -> AuthRule {
     if path.starts_with("/monitoring/") || path.starts_with("/lb/") {
-        Rule::Anybody
+        AuthRule::Anybody
     } else if path.starts_with("/streamers/{hostname}/") && !path.ends_with("_change") {
-        Rule::AdministratorOrOwnStreamer
+        AuthRule::AdministratorOrOwnStreamer
     } else {
-        Rule::Administrator
+        AuthRule::Administrator
     }
 }
 
@@ -145,7 +145,7 @@ fn every_operation_requires_its_documented_credentials() {
             })
             .collect();
         let unknown = own.replace("/s1", "/nobody");
-        let own = if rule == Rule::Administrator {
+        let own = if rule == AuthRule::Administrator {
             unknown.clone()
         } else {
             own
@@ -166,12 +166,12 @@ fn every_operation_requires_its_documented_credentials() {
                 let asks = answer.header("www-authenticate").is_some();
                 assert_eq!(asks, answer.status == 401, "{method} {path} with {what}");
             }
-            if rule == Rule::AdministratorOrOwnStreamer {
+            if rule == AuthRule::AdministratorOrOwnStreamer {
                 // An unknown hostname: an administrator gets 404, and no cluster key
                 // fits.
                 let answer = server.call_as(&method, &unknown, credential.as_deref());
                 // An operation that wants more than a path may complain about that first.
-                let is_expected = match statuses[Rule::Administrator as usize] {
+                let is_expected = match statuses[AuthRule::Administrator as usize] {
                     0 => matches!(answer.status, 400 | 404),
                     refused => answer.status == refused,
                 };

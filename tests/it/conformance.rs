@@ -16,14 +16,14 @@ fn auth() -> String {
 }
 
 /// One case: the request, and the status and fate of the connection that are expected.
-struct Case {
+struct RequestCase {
     request: Vec<u8>,
     status: u16,
     stays: bool,
 }
 
-fn case(request: impl AsRef<[u8]>, status: u16, stays: bool) -> Case {
-    Case {
+fn case(request: impl AsRef<[u8]>, status: u16, stays: bool) -> RequestCase {
+    RequestCase {
         request: request.as_ref().to_vec(),
         status,
         stays,
@@ -36,7 +36,7 @@ fn probe() -> String {
     format!("GET {PREFIX}/monitoring/liveness HTTP/1.1\r\nHost: probe\r\n\r\n")
 }
 
-fn check(server: &TestServer, case: &Case) {
+fn check(server: &TestServer, case: &RequestCase) {
     let shown = case.request.escape_ascii().to_string();
     let shown = &shown[..shown.len().min(300)];
     let mut client = server.connect();

@@ -357,14 +357,14 @@ fn stop_commits_and_answers_buffered_saves() {
 type Copies = BTreeMap<u64, (u64, u64)>;
 
 /// A reader that polls for everything newer than it has seen.
-struct Follower {
+struct EpisodeFollower {
     client: Client,
     since: u64,
     copy: Copies,
     limit: usize,
 }
 
-impl Follower {
+impl EpisodeFollower {
     fn query(&mut self, query: &str) -> Value {
         self.client
             .send(head("GET", &format!("/episodes?{query}"), "").as_bytes());
@@ -420,7 +420,7 @@ fn followers_miss_no_episode_despite_clocks_and_restarts() {
             let followers: Vec<_> = readers
                 .drain(..)
                 .map(|(limit, since, copy)| {
-                    let mut follower = Follower {
+                    let mut follower = EpisodeFollower {
                         client: now.connect(),
                         since,
                         copy,

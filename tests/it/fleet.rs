@@ -22,12 +22,12 @@ use weir_testkit::{API_KEY, Client, PREFIX, TestServer, WAIT_MAX, wait_until};
 /// A condition that news may not change is evaluated this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub type Names = BTreeSet<String>;
+pub type StreamNames = BTreeSet<String>;
 
 /// The list that a streamer received.
 struct News {
     host: String,
-    names: Names,
+    names: StreamNames,
 }
 
 /// All streamers of a test, and the list that each received last.
@@ -35,7 +35,7 @@ pub struct Fleet {
     sender: Sender<News>,
     news: Receiver<News>,
     pub streamers: BTreeMap<String, Streamer>,
-    pub lists: BTreeMap<String, Names>,
+    pub lists: BTreeMap<String, StreamNames>,
 }
 
 pub struct Streamer {
@@ -195,15 +195,15 @@ impl Fleet {
     }
 
     pub fn has(&self, host: &str) -> usize {
-        self.lists.get(host).map_or(0, Names::len)
+        self.lists.get(host).map_or(0, StreamNames::len)
     }
 
     /// Whether every running streamer has the list that follows from these layouts, which name no
     /// other streamer.
     pub fn agrees(&self, ingests: &Ingests) -> bool {
-        let mut expected: BTreeMap<&str, Names> = BTreeMap::new();
+        let mut expected: BTreeMap<&str, StreamNames> = BTreeMap::new();
         for host in self.streamers.keys() {
-            expected.insert(host, Names::new());
+            expected.insert(host, StreamNames::new());
         }
         for (name, host) in ingests {
             let Some(host) = host else { continue };
@@ -212,7 +212,8 @@ impl Fleet {
             };
             names.insert(name.clone());
         }
-        let is_current = |(host, names): (&&str, &Names)| self.lists.get(*host) == Some(names);
+        let is_current =
+            |(host, names): (&&str, &StreamNames)| self.lists.get(*host) == Some(names);
         expected.iter().all(is_current)
     }
 
@@ -298,7 +299,7 @@ pub fn ingests(server: &TestServer) -> Ingests {
 }
 
 /// The streams of a streamer.
-pub fn on(ingests: &Ingests, host: &str) -> Names {
+pub fn on(ingests: &Ingests, host: &str) -> StreamNames {
     let there = ingests.iter().filter(|(_, on)| on.as_deref() == Some(host));
     there.map(|(name, _)| name.clone()).collect()
 }

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::fleet::{
-    Fleet, Ingests, Move, Names, await_event, events, ingests, last_event, layouts, moves, on,
-    pass, save_all, save_streamer, save_streams, server, set, states,
+    Fleet, Ingests, Move, StreamNames, await_event, events, ingests, last_event, layouts, moves,
+    on, pass, save_all, save_streamer, save_streams, server, set, states,
 };
 use weir_testkit::TestServer;
 
@@ -36,7 +36,7 @@ fn cluster(server: &TestServer, hosts: &[&str], streams: usize) -> (Fleet, Inges
 /// Streams that moved, as the layouter logs it, all for one reason, each once. Their places are
 /// those of the layouts.
 #[track_caller]
-fn moved(server: &TestServer, after: u64, why: &str) -> Names {
+fn moved(server: &TestServer, after: u64, why: &str) -> StreamNames {
     let moves = moves(server, after);
     let now = ingests(server);
     for Move {
@@ -47,16 +47,16 @@ fn moved(server: &TestServer, after: u64, why: &str) -> Names {
     {
         assert_eq!((logged.as_str(), to), (why, &now[name]), "{name}");
     }
-    let names: Names = moves.iter().map(|moved| moved.name.clone()).collect();
+    let names: StreamNames = moves.iter().map(|moved| moved.name.clone()).collect();
     assert_eq!(names.len(), moves.len(), "each once: {moves:?}");
     names
 }
 
 /// Everybody but these is where they were.
 #[track_caller]
-fn only(moved: &Names, before: &Ingests, after: &Ingests) {
+fn only(moved: &StreamNames, before: &Ingests, after: &Ingests) {
     let differ = before.iter().filter(|(name, host)| after[*name] != **host);
-    let differ: Names = differ.map(|(name, _)| name.clone()).collect();
+    let differ: StreamNames = differ.map(|(name, _)| name.clone()).collect();
     assert_eq!(&differ, moved);
 }
 
@@ -98,7 +98,7 @@ fn successive_losses_move_only_lost_streams_and_all_return() {
     fleet.until(|fleet| fleet.agrees(&first));
     fleet.rest(&server, ROUNDS);
     assert_eq!(ingests(&server), first);
-    let away: Names = ["s1", "s2", "s3"]
+    let away: StreamNames = ["s1", "s2", "s3"]
         .iter()
         .flat_map(|host| on(&first, host))
         .collect();
@@ -223,7 +223,7 @@ fn mass_failure_moves_nothing_until_the_brake_is_off() {
     let over = await_event(&server, mark, "event=layouter_brake_off");
     let over = over["event_id"].as_u64().expect("a number");
     let now = fleet.settle(&server);
-    let gone: Names = hosts[7..]
+    let gone: StreamNames = hosts[7..]
         .iter()
         .flat_map(|host| on(&before, host))
         .collect();
@@ -388,7 +388,7 @@ fn interrupted_fail_over_completes_after_a_restart() {
             "{name}"
         );
     }
-    let names: Names = logged.iter().map(|logged| logged.name.clone()).collect();
+    let names: StreamNames = logged.iter().map(|logged| logged.name.clone()).collect();
     assert_eq!((logged.len(), &names), (3000, &all));
 }
 

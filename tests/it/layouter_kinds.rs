@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::Names;
+use crate::fleet::StreamNames;
 use crate::placement::{Cluster, Layouts, on, set, touched, verdicts};
 
 const FIRST: &str = "not_distributed";
@@ -30,7 +30,7 @@ fn analysed() -> Value {
 }
 
 /// Hosts of a stream's backups.
-fn backups(layout: &Value) -> Names {
+fn backups(layout: &Value) -> StreamNames {
     let hosts = layout["dvr_backups"].as_array().into_iter().flatten();
     hosts
         .map(|host| host.as_str().expect("a host").to_owned())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Names, layouts, pass, save_streamer, server, until_all_may_take};
+use crate::fleet::{Fleet, StreamNames, layouts, pass, save_streamer, server, until_all_may_take};
 use weir_testkit::TestServer;
 
 /// What a node has not enough of.
@@ -72,7 +72,7 @@ fn save(server: &TestServer, names: impl IntoIterator<Item = usize>) {
     }
 }
 
-fn numbered(names: impl IntoIterator<Item = usize>) -> Names {
+fn numbered(names: impl IntoIterator<Item = usize>) -> StreamNames {
     names.into_iter().map(|i| format!("c{i:02}")).collect()
 }
 
@@ -164,7 +164,7 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
     fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 6);
     assert!(fleet.lists["s1"].is_subset(&numbered(0..4)));
     assert!(fleet.lists["s2"].is_superset(&numbered(4..8)));
-    let moved: Names = fleet.lists["s2"]
+    let moved: StreamNames = fleet.lists["s2"]
         .difference(&numbered(4..8))
         .cloned()
         .collect();
@@ -178,7 +178,7 @@ fn a_lowered_limit_costs_the_fewest(dimension: Dimension) {
     dimension.set(&server, "s2", 3);
     fleet.until(|fleet| fleet.has("s2") == 3);
     assert_eq!(fleet.lists["s1"], stay);
-    let waiting: Names = layouts(&server)
+    let waiting: StreamNames = layouts(&server)
         .into_iter()
         .filter(|(_, layout)| layout["ingest"] == Value::Null)
         .map(|(name, _)| name)
@@ -225,8 +225,8 @@ fn save_labelled(server: &TestServer, name: &str, labels: Value) {
     server.put(&format!("/streams/{name}"), body).expect(200);
 }
 
-fn only(name: &str) -> Names {
-    Names::from([name.to_owned()])
+fn only(name: &str) -> StreamNames {
+    StreamNames::from([name.to_owned()])
 }
 
 #[test]
@@ -252,7 +252,10 @@ fn smallest_sufficient_stream_is_moved() {
     // 3000 are used; 500 must go: the smallest that is enough.
     save_streamer(&server, "s1", kbps(2500));
     fleet.until(|fleet| fleet.has("s2") == 2 && fleet.has("s1") == 2);
-    assert_eq!(fleet.lists["s2"], Names::from(["a".into(), "d".into()]));
+    assert_eq!(
+        fleet.lists["s2"],
+        StreamNames::from(["a".into(), "d".into()])
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Names, layouts, server};
+use crate::fleet::{Fleet, StreamNames, layouts, server};
 use crate::random::Random;
 use weir_testkit::{TestServer, WAIT_MAX};
 
@@ -18,7 +18,7 @@ const STREAMS: u64 = 50;
 const ROUNDS: usize = 14;
 
 #[derive(Clone)]
-struct Node {
+struct RandomNode {
     zone: &'static str,
     /// Only streams of this tenant.
     tenant: Option<&'static str>,
@@ -39,17 +39,17 @@ const ZONES: [&str; 2] = ["north", "south"];
 const TENANTS: [&str; 2] = ["red", "blue"];
 
 /// The saved entities, and the polling streamers.
-struct World {
+struct RandomWorld {
     server: TestServer,
     fleet: Fleet,
-    nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, RandomNode>,
     streams: BTreeMap<String, Stream>,
     random: Random<'static>,
     /// For the report of a failure.
     story: Vec<String>,
 }
 
-impl Node {
+impl RandomNode {
     fn takes(&self, stream: &Stream) -> bool {
         stream.zone.is_none_or(|zone| zone == self.zone)
             && self
@@ -59,11 +59,11 @@ impl Node {
     }
 }
 
-impl World {
+impl RandomWorld {
     fn save_node(&mut self) {
         let host = format!("s{}", self.random.below(HOSTS));
         let known = self.nodes.get(&host);
-        let node = Node {
+        let node = RandomNode {
             zone: ZONES[self.random.below(2) as usize],
             tenant: self.random.once_in(4).then_some("red"),
             // Chosen once.
@@ -128,7 +128,7 @@ impl World {
 
     fn save_streams(&mut self) {
         let mut items = Vec::new();
-        let mut names = Names::new();
+        let mut names = StreamNames::new();
         for _ in 0..=self.random.below(8) {
             let name = format!("c{:02}", self.random.below(STREAMS));
             if !names.insert(name.clone()) {
@@ -214,8 +214,11 @@ impl World {
             return Some("the list of streams is not what was saved".into());
         }
         let polls = |host: &String| self.fleet.streamers.contains_key(host);
-        let mut holds: BTreeMap<&String, Names> =
-            self.nodes.keys().map(|host| (host, Names::new())).collect();
+        let mut holds: BTreeMap<&String, StreamNames> = self
+            .nodes
+            .keys()
+            .map(|host| (host, StreamNames::new()))
+            .collect();
         for (name, layout) in &layouts {
             let stream = &self.streams[name];
             let Some(ingest) = layout["ingest"].as_str() else {
@@ -274,7 +277,7 @@ fn random_operations_end_in_a_valid_layout() {
     let seed = std::env::var("WEIR_LAYOUTER_SEED");
     let seed: u64 = seed.ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("WEIR_LAYOUTER_SEED={seed} repeats it");
-    let mut world = World {
+    let mut world = RandomWorld {
         server: server(&[
             "--streamer-dead-timeout",
             "2s",

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::fleet::{
-    Fleet, Ingests, Move, Names, await_event, events, ingests, last_event, layouts, moves, on,
-    pass, runs, save_all, save_streamer, server, set, states,
+    Fleet, Ingests, Move, StreamNames, await_event, events, ingests, last_event, layouts, moves,
+    on, pass, runs, save_all, save_streamer, server, set, states,
 };
 use weir_testkit::TestServer;
 
@@ -21,7 +21,7 @@ fn is_on(server: &TestServer, name: &str, host: &str) -> bool {
 }
 
 /// Streams that are nowhere.
-fn waiting(ingests: &Ingests) -> Names {
+fn waiting(ingests: &Ingests) -> StreamNames {
     let waiting = ingests.iter().filter(|(_, host)| host.is_none());
     waiting.map(|(name, _)| name.clone()).collect()
 }
@@ -75,7 +75,7 @@ fn waiting_stream_is_placed_when_room_is_free() {
         });
         fleet.until(|fleet| fleet.agrees(&ingests(&server)));
         let now = ingests(&server);
-        let came: Names = had.difference(&waiting(&now)).cloned().collect();
+        let came: StreamNames = had.difference(&waiting(&now)).cloned().collect();
         let came = came.first().expect("one of them").clone();
         let mut logged = moves(&server, mark);
         // The place of a disabled one is given up by the same hand.
@@ -106,7 +106,7 @@ fn deleted_streamer_is_emptied_and_a_new_one_takes_a_share() {
     let after = ingests(&server);
     assert_eq!(waiting(&after).len(), 1, "no room for it");
     let logged = moves(&server, mark);
-    let gone: Names = logged.iter().map(|logged| logged.name.clone()).collect();
+    let gone: StreamNames = logged.iter().map(|logged| logged.name.clone()).collect();
     assert_eq!((&gone, logged.len()), (&own, own.len()));
     for Move { name, to, why } in &logged {
         assert_eq!((to, why.as_str()), (&after[name], "node_deleted"));
@@ -205,7 +205,7 @@ fn switching_the_layouter_takes_effect_at_once() {
     save_all(&server, ["new".to_owned()], &json!({"static": true}));
     pass(&server, 1);
     let now = ingests(&server);
-    assert_eq!(waiting(&now), Names::from(["new".to_owned()]));
+    assert_eq!(waiting(&now), StreamNames::from(["new".to_owned()]));
     assert_eq!(on(&now, "s1"), on(&before, "s1"), "off is off");
     assert_eq!(moves(&server, mark), []);
     set(&server, json!({"layouter_enabled": "true"}));
@@ -260,7 +260,7 @@ fn interval_and_fail_back_are_settings() {
     assert_eq!(moves(&server, mark).len(), 1, "only the new one");
     set(&server, json!({"layouter_failback": "true"}));
     fleet.until(|fleet| fleet.has("s1") == 1 + own.len());
-    let back: Names = own.clone();
+    let back: StreamNames = own.clone();
     let logged = moves(&server, mark);
     assert_eq!(logged.len(), 1 + own.len(), "{logged:?}");
     for logged in &logged[1..] {
@@ -364,7 +364,7 @@ fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
     });
     fleet.rest(&server, ROUNDS);
     assert_eq!(ingests(&server), hot);
-    let left: Names = on(&before, "s1")
+    let left: StreamNames = on(&before, "s1")
         .difference(&on(&hot, "s1"))
         .cloned()
         .collect();

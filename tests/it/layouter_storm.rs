@@ -40,7 +40,7 @@ impl Drop for Story {
 
 type Labels = BTreeMap<String, String>;
 
-struct Place {
+struct StormNode {
     namespace: Option<String>,
     labels: Labels,
     limit: usize,
@@ -85,7 +85,7 @@ fn satisfied(requires: &Labels, labels: &Labels) -> bool {
     })
 }
 
-fn may(wish: &Wish, place: &Place) -> bool {
+fn may(wish: &Wish, place: &StormNode) -> bool {
     wish.namespace == place.namespace
         && satisfied(&wish.labels, &place.labels)
         && satisfied(&place.labels, &wish.labels)
@@ -93,12 +93,12 @@ fn may(wish: &Wish, place: &Place) -> bool {
 
 /// What is against the rules, in words.
 fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) -> Vec<String> {
-    let places: BTreeMap<String, Place> = list(server, "streamers", "hostname")
+    let places: BTreeMap<String, StormNode> = list(server, "streamers", "hostname")
         .into_iter()
         .filter(|(host, _)| running.contains(host))
         .map(|(host, item)| {
             let limit = item["channel_limit"].as_u64().expect("it was set");
-            let place = Place {
+            let place = StormNode {
                 namespace: namespace_of(&item),
                 labels: labels_of(&item),
                 limit: limit as usize,
@@ -170,7 +170,7 @@ fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) ->
     found
 }
 
-struct World {
+struct StormWorld {
     server: TestServer,
     fleet: Fleet,
     random: Random<'static>,
@@ -178,7 +178,7 @@ struct World {
     story: Story,
 }
 
-impl World {
+impl StormWorld {
     fn labels(&mut self) -> Value {
         let zone = match self.random.below(3) {
             0 => Value::Null,
@@ -304,7 +304,7 @@ fn every_rule_holds_after_bursts_of_losses() {
         fleet.start(&server, &host);
         running.insert(host);
     }
-    let mut world = World {
+    let mut world = StormWorld {
         server,
         fleet,
         random: Random::seeded(seed),

@@ -5,11 +5,11 @@
 use std::net::IpAddr;
 
 /// A node of the tree: what follows a 0 and a 1.
-type Node = [Option<Record>; 2];
+type TreeNode = [Option<Record>; 2];
 
 #[derive(Clone, Copy)]
 enum Record {
-    Node(usize),
+    TreeNode(usize),
     /// Offset into the data section.
     Data(usize),
 }
@@ -17,7 +17,7 @@ enum Record {
 /// A database that knows these subnets; later ones inside earlier ones count. IPv4 is where the
 /// format wants it, at `::/96`.
 pub fn database(subnets: &[(&str, &str)]) -> Vec<u8> {
-    let mut nodes: Vec<Node> = vec![[None; 2]];
+    let mut nodes: Vec<TreeNode> = vec![[None; 2]];
     let mut data = Vec::new();
     for (subnet, country) in subnets {
         let (bits, length) = place(subnet);
@@ -36,7 +36,7 @@ pub fn database(subnets: &[(&str, &str)]) -> Vec<u8> {
         for side in node {
             let value = match side {
                 None => count,
-                Some(Record::Node(index)) => *index,
+                Some(Record::TreeNode(index)) => *index,
                 Some(Record::Data(offset)) => count + 16 + offset,
             };
             file.extend_from_slice(&u32::try_from(value).expect("a small tree").to_be_bytes());
@@ -78,7 +78,7 @@ fn place(subnet: &str) -> (u128, usize) {
     }
 }
 
-fn insert(nodes: &mut Vec<Node>, bits: u128, length: usize, data: usize) {
+fn insert(nodes: &mut Vec<TreeNode>, bits: u128, length: usize, data: usize) {
     let mut node = 0;
     for depth in 0..length {
         let side = ((bits >> (127 - depth)) & 1) as usize;
@@ -87,11 +87,11 @@ fn insert(nodes: &mut Vec<Node>, bits: u128, length: usize, data: usize) {
             return;
         }
         node = match nodes[node][side] {
-            Some(Record::Node(index)) => index,
+            Some(Record::TreeNode(index)) => index,
             above => {
                 // What was known of the whole is known of both halves.
                 nodes.push([above; 2]);
-                nodes[node][side] = Some(Record::Node(nodes.len() - 1));
+                nodes[node][side] = Some(Record::TreeNode(nodes.len() - 1));
                 nodes.len() - 1
             }
         };

@@ -40,7 +40,7 @@ impl Random {
 }
 
 /// A collection that is written to while it is read.
-struct World {
+struct PagedWorld {
     state: State,
     random: Random,
     /// Documents that were changed, deleted or made since the walk began.
@@ -49,7 +49,7 @@ struct World {
     made: BTreeSet<String>,
 }
 
-impl World {
+impl PagedWorld {
     fn new(state: State) -> Self {
         Self {
             state,
@@ -87,15 +87,15 @@ enum Way {
 /// Reads a whole list page by page, with `write` between the pages. How often each document was
 /// seen.
 fn walk(
-    world: &mut World,
+    world: &mut PagedWorld,
     question: &str,
     way: Way,
     kind: &'static weir::query::Kind,
     page_of: fn(&State, Query) -> weir::query::Page,
-    mut write: impl FnMut(&mut World),
+    mut write: impl FnMut(&mut PagedWorld),
 ) -> BTreeMap<String, usize> {
     let mut cursor = String::new();
-    let ask = |world: &World, cursor: &str| {
+    let ask = |world: &PagedWorld, cursor: &str| {
         let query = Query::parse(&format!("{question}{cursor}"), kind, &[]).expect("a query");
         page_of(&world.state, query)
     };
@@ -144,7 +144,7 @@ fn run<S: Source>(query: Query, source: &S) -> weir::query::Page {
 /// `moves`: a change moves a document in the order that is walked, so that it may be met again, or
 /// not, but not twice at one place.
 fn check(
-    world: &World,
+    world: &PagedWorld,
     question: &str,
     before: &BTreeSet<String>,
     seen: &BTreeMap<String, usize>,
@@ -197,7 +197,7 @@ fn episodes() -> State {
     loader.finish(Vec::new())
 }
 
-fn write_episodes(world: &mut World) {
+fn write_episodes(world: &mut PagedWorld) {
     for _ in 0..20 {
         let n = world.random.below(EPISODES);
         let id = n * 92_000_000_000_000;
@@ -234,7 +234,7 @@ fn write_episodes(world: &mut World) {
     }
 }
 
-fn save_episode(world: &mut World, id: u64, body: &str) {
+fn save_episode(world: &mut PagedWorld, id: u64, body: &str) {
     let body = json::parse(body.as_bytes()).expect("JSON");
     let save = EntitySave::from_body(Kind::Episode, Key::Number(id), body, "").expect("fits");
     world.apply(Command::SaveEntity(save));
@@ -242,7 +242,7 @@ fn save_episode(world: &mut World, id: u64, body: &str) {
 
 #[test]
 fn episode_pages_show_each_item_once_under_writes() {
-    let mut world = World::new(episodes());
+    let mut world = PagedWorld::new(episodes());
     let page = |state: &State, query: Query| run(query, &EntitySource::new(Kind::Episode, state));
     for (question, way, moves) in [
         ("sort=episode_id&limit=997", Way::On, false),
@@ -324,7 +324,7 @@ fn streams() -> State {
     loader.finish(Vec::new())
 }
 
-fn write_streams(world: &mut World) {
+fn write_streams(world: &mut PagedWorld) {
     for _ in 0..20 {
         let n = world.random.below(STREAMS_COUNT);
         let text = format!("cam{n:07}");
@@ -349,7 +349,7 @@ fn write_streams(world: &mut World) {
     }
 }
 
-fn save_stream(world: &mut World, name: &str, n: u64) {
+fn save_stream(world: &mut PagedWorld, name: &str, n: u64) {
     let name = StreamName::trusted(name);
     let body = json::parse(format!(r#"{{"comment":"{n}"}}"#).as_bytes()).expect("JSON");
     let patch = StreamPatch::from_body(body, &name, "").expect("fits");
@@ -358,7 +358,7 @@ fn save_stream(world: &mut World, name: &str, n: u64) {
 
 #[test]
 fn stream_pages_show_each_item_once_under_writes() {
-    let mut world = World::new(streams());
+    let mut world = PagedWorld::new(streams());
     let page = |state: &State, query: Query| run(query, &Streams::new(state, None));
     let question = "limit=10000&select=title";
     for way in [Way::On, Way::Back] {

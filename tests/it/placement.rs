@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::calls::lay_out;
-use crate::fleet::{Fleet, Names, layouts, save_streamer, server};
+use crate::fleet::{Fleet, StreamNames, layouts, save_streamer, server};
 use crate::metrics::Metrics;
 use weir_testkit::TestServer;
 
@@ -79,7 +79,7 @@ impl Cluster {
 
     /// Waits until each of these streamers has received exactly these streams.
     pub fn until(&mut self, expected: &[(&str, &[&str])]) {
-        let expected: Vec<(&str, Names)> = expected
+        let expected: Vec<(&str, StreamNames)> = expected
             .iter()
             .map(|(host, names)| (*host, set(names)))
             .collect();
@@ -166,7 +166,7 @@ impl Cluster {
     }
 }
 
-pub fn set(names: &[&str]) -> Names {
+pub fn set(names: &[&str]) -> StreamNames {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
@@ -177,8 +177,8 @@ pub fn verdicts(expected: &[(&str, &[&str])]) -> Verdicts {
 
 /// Streams whose layouts differ in anything, their time included: one that left and returned is
 /// among them.
-pub fn touched(before: &Layouts, after: &Layouts) -> Names {
-    let all: Names = before.keys().chain(after.keys()).cloned().collect();
+pub fn touched(before: &Layouts, after: &Layouts) -> StreamNames {
+    let all: StreamNames = before.keys().chain(after.keys()).cloned().collect();
     all.into_iter()
         .filter(|name| before.get(name) != after.get(name))
         .collect()

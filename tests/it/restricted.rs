@@ -318,11 +318,11 @@ struct Hold {
     what: &'static str,
     path: &'static str,
     /// Only a change that the request waits for ends it; else it may have been answered before.
-    by: &'static [Credential],
+    by: &'static [HeldCredential],
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Credential {
+enum HeldCredential {
     Token,
     ClusterKey,
     ApiKey,
@@ -334,46 +334,58 @@ const HOLDS: &[Hold] = &[
         what: "a configuration",
         path: "/streamers/s1/streams?poll_timeout=50",
         by: &[
-            Credential::Token,
-            Credential::ClusterKey,
-            Credential::ApiKey,
-            Credential::Login,
+            HeldCredential::Token,
+            HeldCredential::ClusterKey,
+            HeldCredential::ApiKey,
+            HeldCredential::Login,
         ],
     },
     Hold {
         what: "changes of a configuration",
         path: "/streamers/s1/streams?poll_timeout=50&changes_since=",
         by: &[
-            Credential::Token,
-            Credential::ClusterKey,
-            Credential::ApiKey,
-            Credential::Login,
+            HeldCredential::Token,
+            HeldCredential::ClusterKey,
+            HeldCredential::ApiKey,
+            HeldCredential::Login,
         ],
     },
     Hold {
         what: "a list of streams",
         path: "/streams?updated_at_gt=9000000000000&poll_timeout=50",
-        by: &[Credential::Token, Credential::ApiKey, Credential::Login],
+        by: &[
+            HeldCredential::Token,
+            HeldCredential::ApiKey,
+            HeldCredential::Login,
+        ],
     },
     Hold {
         what: "a list of episodes",
         path: "/episodes?updated_at_gt=9000000000000&poll_timeout=50",
-        by: &[Credential::Token, Credential::ApiKey, Credential::Login],
+        by: &[
+            HeldCredential::Token,
+            HeldCredential::ApiKey,
+            HeldCredential::Login,
+        ],
     },
     Hold {
         what: "a list of events",
         path: "/events?event=never&poll_timeout=50",
-        by: &[Credential::Token, Credential::ApiKey, Credential::Login],
+        by: &[
+            HeldCredential::Token,
+            HeldCredential::ApiKey,
+            HeldCredential::Login,
+        ],
     },
 ];
 
 /// The ways to lose a credential, and the status of what it held open.
-fn losses(credential: Credential) -> &'static [(&'static str, u16)] {
+fn losses(credential: HeldCredential) -> &'static [(&'static str, u16)] {
     match credential {
-        Credential::Token => &[("replaced", 401), ("deleted", 401), ("restricted", 403)],
-        Credential::ClusterKey => &[("replaced", 401), ("deleted", 404)],
+        HeldCredential::Token => &[("replaced", 401), ("deleted", 401), ("restricted", 403)],
+        HeldCredential::ClusterKey => &[("replaced", 401), ("deleted", 404)],
         // Answered early with what it has, and to be repeated with what holds now.
-        Credential::ApiKey | Credential::Login => &[("replaced", 0)],
+        HeldCredential::ApiKey | HeldCredential::Login => &[("replaced", 0)],
     }
 }
 
@@ -381,7 +393,7 @@ fn config_file(key: &str, password: &str) -> String {
     format!("api_key = \"{key}\"\nedit_auth = \"operator {password}\"\nio_threads = 2\n")
 }
 
-fn lose(server: &mut TestServer, credential: Credential, how: &str, admin: &str) {
+fn lose(server: &mut TestServer, credential: HeldCredential, how: &str, admin: &str) {
     let call = |method: &str, path: &str, body: &Value| {
         let fields = [("Authorization", admin)];
         let target = format!("{PREFIX}{path}");
@@ -396,19 +408,19 @@ fn lose(server: &mut TestServer, credential: Credential, how: &str, admin: &str)
         assert!(answer.status < 300, "{method} {path}: {answer:?}");
     };
     match (credential, how) {
-        (Credential::Token, "replaced") => {
+        (HeldCredential::Token, "replaced") => {
             call("PUT", "/api_tokens/t", &json!({"key": "another-key"}));
         }
-        (Credential::Token, "deleted") => call("DELETE", "/api_tokens/t", &Value::Null),
-        (Credential::Token, _) => {
+        (HeldCredential::Token, "deleted") => call("DELETE", "/api_tokens/t", &Value::Null),
+        (HeldCredential::Token, _) => {
             let persons = json!([{"scopes": ["persons/*"], "list": true}]);
             call("PUT", "/api_tokens/t", &json!({ "permissions": persons }));
         }
-        (Credential::ClusterKey, "replaced") => {
+        (HeldCredential::ClusterKey, "replaced") => {
             call("PUT", "/streamers/s1", &json!({"cluster_key": "other"}));
         }
-        (Credential::ClusterKey, _) => call("DELETE", "/streamers/s1", &Value::Null),
-        (Credential::ApiKey | Credential::Login, _) => {
+        (HeldCredential::ClusterKey, _) => call("DELETE", "/streamers/s1", &Value::Null),
+        (HeldCredential::ApiKey | HeldCredential::Login, _) => {
             let body = json!({"api_key": "rotated-key-0123456789", "edit_auth": {"login": "operator", "password": "rotated-password"}});
             call("PUT", "/config", &body);
         }
@@ -442,7 +454,7 @@ fn held_requests_end_with_their_credential() {
     }
 }
 
-fn ends_with(way: &Hold, credential: Credential, how: &str, status: u16) {
+fn ends_with(way: &Hold, credential: HeldCredential, how: &str, status: u16) {
     let mut server = TestServer::with_file(&config_file(API_KEY, "it-password"));
     let admin = format!("Bearer {API_KEY}");
     let node = json!({"role": "streamer", "cluster_key": "first"});
@@ -451,10 +463,10 @@ fn ends_with(way: &Hold, credential: Credential, how: &str, status: u16) {
     let token = token(&server, "t", json!({ "permissions": all }));
     let login = base64::engine::general_purpose::STANDARD.encode(EDIT_AUTH);
     let authorization = match credential {
-        Credential::Token => token,
-        Credential::ClusterKey => cluster("first", 0),
-        Credential::ApiKey => admin.clone(),
-        Credential::Login => format!("Basic {login}"),
+        HeldCredential::Token => token,
+        HeldCredential::ClusterKey => cluster("first", 0),
+        HeldCredential::ApiKey => admin.clone(),
+        HeldCredential::Login => format!("Basic {login}"),
     };
     let config = server.get("/streamers/s1/streams").expect(200);
     let tag = config.header("etag").expect("a tag").to_owned();
@@ -485,9 +497,9 @@ fn body_sent_after_the_key_was_replaced_is_refused() {
     // Goal: who was let in with its head is looked at again when the request is complete. Method:
     // the head with each credential, then the loss of that credential, then the body.
     for credential in [
-        Credential::Token,
-        Credential::ClusterKey,
-        Credential::ApiKey,
+        HeldCredential::Token,
+        HeldCredential::ClusterKey,
+        HeldCredential::ApiKey,
     ] {
         let mut server = TestServer::with_file(&config_file(API_KEY, "it-password"));
         let admin = format!("Bearer {API_KEY}");
@@ -496,8 +508,8 @@ fn body_sent_after_the_key_was_replaced_is_refused() {
         let all = json!([{"scopes": ["*"], "list": true, "execute": true, "write": true}]);
         let token = token(&server, "t", json!({ "permissions": all }));
         let authorization = match credential {
-            Credential::Token => token,
-            Credential::ClusterKey => cluster("first", 0),
+            HeldCredential::Token => token,
+            HeldCredential::ClusterKey => cluster("first", 0),
             _ => admin.clone(),
         };
         let mut client = server.connect();

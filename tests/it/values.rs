@@ -35,34 +35,34 @@ pub struct Case {
 }
 
 /// The way from the root of a body to a value.
-enum Place<'a> {
+enum ValuePlace<'a> {
     Root,
     /// A member, and what else has to be in its object.
-    Member(&'a Place<'a>, &'a str, Map<String, Value>),
-    Item(&'a Place<'a>),
+    Member(&'a ValuePlace<'a>, &'a str, Map<String, Value>),
+    Item(&'a ValuePlace<'a>),
 }
 
-impl Place<'_> {
+impl ValuePlace<'_> {
     fn body(&self, value: Value) -> Value {
         match self {
-            Place::Root => value,
-            Place::Member(parent, name, others) => {
+            ValuePlace::Root => value,
+            ValuePlace::Member(parent, name, others) => {
                 let mut object = others.clone();
                 object.insert((*name).to_owned(), value);
                 parent.body(Value::Object(object))
             }
-            Place::Item(parent) => parent.body(json!([value])),
+            ValuePlace::Item(parent) => parent.body(json!([value])),
         }
     }
 
     fn pointer(&self) -> String {
         match self {
-            Place::Root => String::new(),
-            Place::Member(parent, name, _) => {
+            ValuePlace::Root => String::new(),
+            ValuePlace::Member(parent, name, _) => {
                 let name = name.replace('~', "~0").replace('/', "~1");
                 format!("{}/{name}", parent.pointer())
             }
-            Place::Item(parent) => format!("{}/0", parent.pointer()),
+            ValuePlace::Item(parent) => format!("{}/0", parent.pointer()),
         }
     }
 }
@@ -75,7 +75,7 @@ pub fn cases(document: &Document, schema: &Value) -> Vec<Case> {
         way: Vec::new(),
         secrets: 0,
     };
-    walk.value(&document.flat(schema), &Place::Root);
+    walk.value(&document.flat(schema), &ValuePlace::Root);
     walk.cases
 }
 
@@ -89,7 +89,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn case(&mut self, place: &Place<'_>, value: Value, fate: Fate) {
+    fn case(&mut self, place: &ValuePlace<'_>, value: Value, fate: Fate) {
         self.cases.push(Case {
             pointer: place.pointer(),
             body: place.body(value.clone()),
@@ -100,7 +100,7 @@ impl Walk<'_> {
         });
     }
 
-    fn value(&mut self, flat: &Value, place: &Place<'_>) {
+    fn value(&mut self, flat: &Value, place: &ValuePlace<'_>) {
         let secret = usize::from(flat["x-secret"] == true);
         self.secrets += secret;
         let from = self.cases.len();
@@ -113,7 +113,7 @@ impl Walk<'_> {
         self.secrets -= secret;
     }
 
-    fn described(&mut self, flat: &Value, place: &Place<'_>) {
+    fn described(&mut self, flat: &Value, place: &ValuePlace<'_>) {
         if flat["readOnly"] == true {
             // The last of its values: the first one is often the default.
             let value = match self.document.valid(flat).pop() {
@@ -142,7 +142,7 @@ impl Walk<'_> {
         }
     }
 
-    fn wrong_kinds(&mut self, flat: &Value, place: &Place<'_>, kinds: &[&str]) {
+    fn wrong_kinds(&mut self, flat: &Value, place: &ValuePlace<'_>, kinds: &[&str]) {
         let code = match flat["type"].as_str() {
             Some("object") => "not_object",
             Some("array") => "not_array",
@@ -153,7 +153,7 @@ impl Walk<'_> {
         }
     }
 
-    fn object(&mut self, flat: &Value, place: &Place<'_>, told_by: Option<(&str, Value)>) {
+    fn object(&mut self, flat: &Value, place: &ValuePlace<'_>, told_by: Option<(&str, Value)>) {
         let title = flat["title"].as_str().unwrap_or_default().to_owned();
         if !title.is_empty() && self.way.contains(&title) {
             return;
@@ -173,7 +173,7 @@ impl Walk<'_> {
         let properties = flat["properties"].as_object();
         for (name, property) in properties.into_iter().flatten() {
             let property = self.document.flat(property);
-            let place = Place::Member(place, name, without(name));
+            let place = ValuePlace::Member(place, name, without(name));
             if told_by.as_ref().is_some_and(|(member, _)| member == name) {
                 for value in self.document.valid(&property) {
                     self.case(&place, value, Fate::Kept);
@@ -187,10 +187,10 @@ impl Walk<'_> {
         let rest = &flat["additionalProperties"];
         if rest.is_object() {
             let rest = self.document.flat(rest);
-            self.value(&rest, &Place::Member(place, "key1", base.clone()));
+            self.value(&rest, &ValuePlace::Member(place, "key1", base.clone()));
             if flat["propertyNames"]["pattern"].is_string() {
                 let value = self.document.minimal(&rest);
-                let place = Place::Member(place, "a b/c", base.clone());
+                let place = ValuePlace::Member(place, "a b/c", base.clone());
                 self.case(&place, value, Fate::Refused("nomatch_pattern"));
             }
             if let Some(most) = flat["maxProperties"].as_u64() {
@@ -203,13 +203,13 @@ impl Walk<'_> {
                 self.case(place, more, Fate::Refused("too_many_items"));
             }
         } else if properties.is_some() {
-            let place = Place::Member(place, "x_none", base.clone());
+            let place = ValuePlace::Member(place, "x_none", base.clone());
             self.case(&place, json!({"a": [1]}), Fate::Dropped);
         }
         self.way.pop();
     }
 
-    fn array(&mut self, flat: &Value, place: &Place<'_>) {
+    fn array(&mut self, flat: &Value, place: &ValuePlace<'_>) {
         let items = self.document.flat(&flat["items"]);
         let item = self.document.minimal(&items);
         self.case(place, json!([]), Fate::Kept);
@@ -218,7 +218,7 @@ impl Walk<'_> {
             self.case(place, many(most), Fate::Kept);
             self.case(place, many(most + 1), Fate::Refused("too_many_items"));
         }
-        let inner = Place::Item(place);
+        let inner = ValuePlace::Item(place);
         if flat["items"].is_object() {
             if items["nullable"] != true {
                 let code = "null_in_array_of_non_nullable";
@@ -228,13 +228,13 @@ impl Walk<'_> {
         }
     }
 
-    fn union(&mut self, flat: &Value, variants: &[Value], place: &Place<'_>) {
+    fn union(&mut self, flat: &Value, variants: &[Value], place: &ValuePlace<'_>) {
         if let Some((member, named)) = self.document.named_variants(flat) {
             self.wrong_kinds(&json!({"type": "object"}), place, &["array", "string"]);
             for (value, variant) in &named {
                 self.object(variant, place, Some((&member, value.clone())));
             }
-            let inner = Place::Member(place, &member, Map::new());
+            let inner = ValuePlace::Member(place, &member, Map::new());
             for value in [json!(5), json!({})] {
                 self.case(&inner, value, Fate::Refused("not_string"));
             }
@@ -565,27 +565,20 @@ impl Conformance {
         }
         let mut fault = |what: String| faults.push(format!("{at}: {what}"));
         if let Some((member, named)) = document.named_variants(flat) {
-            let variant = value[&member].as_str().unwrap_or_default();
+            let tag = value[&member].as_str().unwrap_or_default();
             let variant = match flat["x-discriminator"]["patterns"].as_object() {
-                None => named
-                    .iter()
-                    .find(|(name, _)| name == variant)
-                    .map(|(_, it)| it),
+                None => named.iter().find(|(name, _)| name == tag).map(|(_, it)| it),
                 Some(patterns) => patterns
                     .keys()
-                    .position(|pattern| self.matches(pattern, variant))
+                    .position(|pattern| self.matches(pattern, tag))
                     .map(|at| &named[at].1),
             };
-            let other = if variant.is_empty() {
-                "absent"
-            } else {
-                "fallback"
-            };
+            let other = if tag.is_empty() { "absent" } else { "fallback" };
             let other = flat["x-discriminator"][other].as_str();
             let other = other.map(|name| document.flat(document.schema(name)));
             match variant.or(other.as_ref()) {
                 Some(variant) => self.value(document, variant, value, at, faults),
-                None => fault(format!("no variant is told by {variant:?}")),
+                None => fault(format!("no variant has the tag {tag:?}")),
             }
             return;
         }

@@ -17,20 +17,20 @@ use super::random::Random;
 const PREFIXES: [&str; 2] = [PREFIX, STREAMER_PREFIX];
 
 /// What a streamer read last.
-struct Copy {
+struct ServedCopy {
     etag: String,
     revision: u64,
     streams: BTreeMap<String, Value>,
 }
 
-struct World {
+struct ServedWorld {
     random: Random<'static>,
     server: TestServer,
     client: Client,
     model: Model,
     /// The server's stamps by the model's, which are a plain count.
     stamps: BTreeMap<u64, u64>,
-    copies: BTreeMap<String, Copy>,
+    copies: BTreeMap<String, ServedCopy>,
     deltas: u64,
 }
 
@@ -42,7 +42,7 @@ fn texts<'v>(list: &'v Value, field: &str) -> Vec<&'v str> {
         .collect()
 }
 
-impl World {
+impl ServedWorld {
     fn call(
         &mut self,
         method: &str,
@@ -391,7 +391,7 @@ impl World {
             }
             self.copies.insert(
                 host.into(),
-                Copy {
+                ServedCopy {
                     etag,
                     revision,
                     streams: received,
@@ -403,7 +403,7 @@ impl World {
     fn catch_up(
         &mut self,
         host: &str,
-        copy: Copy,
+        copy: ServedCopy,
         received: &BTreeMap<String, Value>,
         revision: u64,
     ) {
@@ -450,7 +450,7 @@ fn binary_matches_the_model_through_kills() {
     let ops = super::number("WEIR_SIM_OPS").unwrap_or(1500);
     let failing = super::Failing(seed);
     let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
-    let mut world = World {
+    let mut world = ServedWorld {
         client: server.connect(),
         server,
         random: Random::seeded(seed),

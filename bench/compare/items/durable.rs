@@ -46,11 +46,11 @@ impl Saves {
     }
 }
 
-struct Put<'a> {
+struct WeirPut<'a> {
     saves: &'a mut Saves,
 }
 
-impl Work for Put<'_> {
+impl Work for WeirPut<'_> {
     fn request(&mut self, _connection: usize, _last: bool, out: &mut Vec<u8>) {
         let (number, edition) = self.saves.next();
         let target = format!("{API}/streams/{}", stream_name(number));
@@ -124,7 +124,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
                 return put(bench, weir, 32, &mut saves);
             }
             let mut next = || saves.row();
-            let mut work = etcd::Put { next: &mut next };
+            let mut work = etcd::EtcdPut { next: &mut next };
             load::closed(
                 plan(bench, etcd.to, 32),
                 &mut work,
@@ -194,7 +194,7 @@ fn plan(bench: &Bench, to: std::net::SocketAddrV4, connections: usize) -> Plan {
 fn put(bench: &Bench, weir: &Weir, clients: usize, saves: &mut Saves) -> Result<Sample, Failure> {
     load::closed(
         plan(bench, weir.to, clients),
-        &mut Put { saves },
+        &mut WeirPut { saves },
         &weir.process.meter(bench.cores),
     )
 }
@@ -230,7 +230,7 @@ fn answer_times(
                 plan(bench, weir.to, 32),
                 saturation / 2.0,
                 Turn::Free,
-                &mut Put { saves },
+                &mut WeirPut { saves },
                 &meter,
             )?;
             Ok((sample.percentile_ms(50.0), sample.percentile_ms(99.0)))

@@ -93,7 +93,7 @@ impl Feed {
 }
 
 /// Of one turn: a few fan-outs, the first dropped.
-struct Turn {
+struct FanOutTurn {
     woken: f64,
     exact: f64,
     stat: f64,
@@ -207,7 +207,7 @@ fn wake_row(
     against: &str,
     waiters: usize,
     goal: Goal,
-    pairs: &[(Turn, Turn)],
+    pairs: &[(FanOutTurn, FanOutTurn)],
     names: (&str, &str),
 ) -> Row {
     let each = medians(pairs, |turn| turn.exact / turn.woken * 1e6);
@@ -280,10 +280,10 @@ fn raw_answer(feed: &mut Feed) -> Result<Vec<u8>, Failure> {
     Ok(out)
 }
 
-fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<Turn, Failure> {
+fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<FanOutTurn, Failure> {
     let meter = feed.meter();
     let mut waiters = Waiters::connect(count, feed.to())?;
-    let mut turn = Turn {
+    let mut turn = FanOutTurn {
         woken: 0.0,
         exact: 0.0,
         stat: 0.0,
