@@ -199,7 +199,8 @@ pub fn line(scratch: &std::path::Path, cores: usize) -> String {
         ""
     };
     format!(
-        "machine: {model}{virtual_machine}, {cores} cores, {memory:.0} GiB, Linux {}, {} for the data",
+        "machine: {model}{virtual_machine}, {cores} cores, {memory:.0} GiB, Linux {}, {} for the \
+         data",
         kernel.trim(),
         file_system(scratch)
     )
@@ -210,7 +211,8 @@ pub fn line(scratch: &std::path::Path, cores: usize) -> String {
 mod tests {
     use super::*;
 
-    const STAT: &str = "cpu  300 20 100 5000 7 3 40 9 0 0\ncpu0 200 10 50 2000 5 1 30 4 0 0\ncpu1 100 10 50 3000 2 2 10 5 0 0\n";
+    const STAT: &str = "cpu  300 20 100 5000 7 3 40 9 0 0\ncpu0 200 10 50 2000 5 1 30 4 0 0\ncpu1 \
+     100 10 50 3000 2 2 10 5 0 0\n";
 
     #[test]
     fn busy_excludes_idle_waiting_and_stolen_time() {

@@ -249,7 +249,8 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
         "not pinned"
     };
     let machine = format!(
-        "{}; {}, nchan 1.3 (Debian), {}; {series}, {pairs} pairs of {seconds} s; {:.0} % busy with other work before",
+        "{}; {}, nchan 1.3 (Debian), {}; {series}, {pairs} pairs of {seconds} s; {:.0} % busy \
+         with other work before",
         machine::line(&scratch, count),
         nginx::version(),
         postgres::version(),
@@ -262,7 +263,8 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
     }
     if let Some(path) = &arguments.json {
         let settings = json!({
-            "pairs": pairs, "seconds": seconds, "pinned": cores.pinned, "streams": bench.streams, "waiters": bench.waiters,
+            "pairs": pairs, "seconds": seconds, "pinned": cores.pinned, "streams": bench.streams,
+            "waiters": bench.waiters,
             "self_test": bench.self_test,
         });
         fs::write(

@@ -325,7 +325,8 @@ pub struct Upsert<'a> {
 
 pub const TABLE: &str =
     "create table if not exists stream (name text primary key, config jsonb not null)";
-const UPSERT: &str = "insert into stream (name, config) values ($1, $2::jsonb) on conflict (name) do update set config = excluded.config";
+const UPSERT: &str = "insert into stream (name, config) values ($1, $2::jsonb) on conflict (name) \
+ do update set config = excluded.config";
 
 impl Work for Upsert<'_> {
     fn request(&mut self, _connection: usize, _last: bool, out: &mut Vec<u8>) {

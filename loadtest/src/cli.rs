@@ -13,7 +13,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 120, args_override_self = true)]
 #[command(
-    after_help = "Exit codes: 0 passed, 1 failed (faults, errors, no answers), 2 wrong usage or a target that is refused."
+    after_help = "Exit codes: 0 passed, 1 failed (faults, errors, no answers), 2 wrong usage or a \
+     target that is refused."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -445,7 +446,7 @@ impl Cli {
         let foreign = addresses.iter().find(|address| !is_loopback(address.ip()));
         if let Some(foreign) = foreign.filter(|_| !self.common.i_own_this_host) {
             return Err(format!(
-                "{authority} is {foreign}, which is not this machine: loading somebody else's host is an attack. \
+                "{authority} is {foreign}, which is not this machine: load against another owner's host is an attack. \
                  If it is yours, say --i-own-this-host"
             ));
         }

@@ -292,7 +292,8 @@ impl FailoverFleet<'_> {
         }
         if self.phase != Phase::Done && now > self.since + PHASE_MAX {
             self.failed = Some(format!(
-                "{:?} has not ended after {} s: {} copies of streams are with no streamer (is the layouter on?)",
+                "{:?} has not ended after {} s: {} copies of streams are with no streamer (is the \
+                 layouter on?)",
                 self.phase,
                 PHASE_MAX / SECOND,
                 self.missing

@@ -84,7 +84,8 @@ fn judge_edits(
                         streamer: roster.hosts[edit.host as usize].name.clone(),
                         stream: Some(roster.name_of(edit.stream)),
                         what: format!(
-                            "edit {} was acknowledged {:.3} ms before a poll was sent whose answer did not carry it",
+                            "edit {} was acknowledged {:.3} ms before a poll was sent whose \
+                             answer did not carry it",
                             edit.seq,
                             (sent - acked) as f64 / 1e6
                         ),
@@ -183,11 +184,16 @@ fn judge_moves(
                             .find(|(_, answer)| *answer as usize <= index);
                         if known.is_some_and(|(present, _)| *present) != must {
                             verdict.faults.add(Fault {
-                                kind: if must { FaultKind::Shortened } else { FaultKind::Stale },
+                                kind: if must {
+                                    FaultKind::Shortened
+                                } else {
+                                    FaultKind::Stale
+                                },
                                 streamer: roster.hosts[host as usize].name.clone(),
                                 stream: Some(roster.name_of(key)),
                                 what: format!(
-                                    "moved {} this streamer, acknowledged before a poll whose answer {} it",
+                                    "moved {} this streamer, acknowledged before a poll whose \
+                                     answer {} it",
                                     if must { "to" } else { "away from" },
                                     if must { "lacks" } else { "still names" },
                                 ),

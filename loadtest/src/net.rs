@@ -497,7 +497,12 @@ mod tests {
             net.send(conn, b"GET / HTTP/1.1\r\n\r\n", intended, HOUR);
         }
         let (mut server, _) = listener.accept().unwrap();
-        server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").unwrap();
+        server
+            .write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\
+         Content-Length: 2\r\n\r\no",
+            )
+            .unwrap();
         let first = collect(&mut net, 1);
         assert!(
             first.len() == 1

@@ -442,7 +442,8 @@ impl Streamers {
         };
         if self.round_left > 0 {
             if now > self.round_start + self.plan.times.timeout + self.plan.times.duration {
-                self.done = true; // streamers still without an answer count as unloaded or by their errors
+                // Streamers still without an answer count as unloaded or by their errors.
+                self.done = true;
             }
             return;
         }

@@ -238,7 +238,10 @@ fn agents_are_listed_by_descending_id_and_found_by_their_stats() {
             .expect(200);
     }
     let mut agent = Agent::connect(&server, "a2");
-    agent.send_line(json!({"command":"description","version":"v9-special","agent_type":"router","local_ip":"10.1.2.3","mac_address":"AA-BB"}));
+    agent.send_line(json!({
+        "command":"description", "version":"v9-special", "agent_type":"router",
+        "local_ip":"10.1.2.3", "mac_address":"AA-BB",
+    }));
     agent.settle();
     let ids = |query: &str| -> Vec<String> {
         let page = server.get(&format!("/agents{query}")).expect(200).json();
@@ -658,7 +661,8 @@ fn malformed_lines_end_at_most_their_own_connection() {
     let mut client = server.connect();
     let issued = challenge(&mut client, "cam1");
     let head = format!(
-        "POST /endpoint/connect HTTP/1.1\r\nHost: a\r\nX-Peeklio-Id: cam1\r\nX-Nonce: {}\r\nAuthorization: {}\r\nConnection: upgrade\r\nUpgrade: weir-agent/1\r\nContent-Length: 2\r\n\r\nxx{{\"command\":\"hello\"}}\n{{\"command\":\"ping\"}}\n",
+        "POST /endpoint/connect HTTP/1.1\r\nHost: a\r\nX-Peeklio-Id: cam1\r\nX-Nonce: {}\r\n\
+         Authorization: {}\r\nConnection: upgrade\r\nUpgrade: weir-agent/1\r\nContent-Length: 2\r\n\r\nxx{{\"command\":\"hello\"}}\n{{\"command\":\"ping\"}}\n",
         issued.nonce,
         issued.proof(KEY)
     );
@@ -863,8 +867,14 @@ fn stream_stats_show_its_agent() {
     assert_eq!(shown("both"), is("connected", "cam1"));
     let report = |agent: &str| {
         let streams = json!([
-            {"name":"both","status":"running","current_agent_id":agent,"agent_status":"not_connected"},
-            {"name":"direct","status":"running","current_agent_id":agent,"agent_status":"connected"},
+            {
+                "name":"both", "status":"running", "current_agent_id":agent,
+                "agent_status":"not_connected",
+            },
+            {
+                "name":"direct", "status":"running", "current_agent_id":agent,
+                "agent_status":"connected",
+            },
         ]);
         server
             .put("/streamers/s1/stats", json!({"streams":streams}))
@@ -929,12 +939,18 @@ fn agent_commands_work_across_cores() {
             .collect();
         for (i, agent) in agents.iter_mut().enumerate() {
             let id = agent.expect_line("logs")["id"].clone();
-            let logs = json!({"a":format!("{i}-{round}"),"b":"x","status":"ok","buffer_size":i,"agent_id":"liar","evil":1,"meminfo":7});
+            let logs = json!({
+                "a":format!("{i}-{round}"), "b":"x", "status":"ok", "buffer_size":i,
+                "agent_id":"liar", "evil":1, "meminfo":7,
+            });
             agent.send_line(json!({"command":"logs","reply_to":id,"logs":logs}));
         }
         for (i, issued) in issued.into_iter().enumerate() {
             let logs = answer(issued).expect(200).json();
-            let expected = json!({"a":format!("{i}-{round}"),"b":"x","status":"ok","buffer_size":i,"agent_id":format!("cam{i}")});
+            let expected = json!({
+                "a":format!("{i}-{round}"), "b":"x", "status":"ok", "buffer_size":i,
+                "agent_id":format!("cam{i}"),
+            });
             assert_eq!(logs, expected);
         }
     }

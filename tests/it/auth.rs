@@ -261,11 +261,15 @@ fn only_callers_with_credentials_learn_which_paths_exist() {
 fn body_of_an_unauthorized_request_is_not_read() {
     let server = TestServer::new();
     let mut client = server.connect();
-    client.send(b"PUT /central/api/v3/streams/batch HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 60000000\r\n\r\n");
+    client.send(
+        b"PUT /central/api/v3/streams/batch HTTP/1.1\r\nHost: t\r\n\
+     Expect: 100-continue\r\nContent-Length: 60000000\r\n\r\n",
+    );
     client.response(false).expect(401);
     let mut client = server.connect();
     let head = format!(
-        "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\n\
+         Authorization: Bearer {API_KEY}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     );
     client.send(head.as_bytes());
     client.response(false).expect(100);
@@ -318,10 +322,14 @@ fn secrets_show_only_on_their_own_entity() {
         !greeting.contains(API_KEY),
         "a key that was given is not repeated"
     );
-    let node = json!({"hostname": "s1", "role": "streamer", "cluster_key": "canary-a", "api_url": "http://u:canary-b@10.0.0.1"});
+    let node = json!({
+        "hostname": "s1", "role": "streamer", "cluster_key": "canary-a",
+        "api_url": "http://u:canary-b@10.0.0.1",
+    });
     server.put("/streamers/batch", json!([node])).expect(204);
     let stream = json!({
-        "name": "a", "inputs": [{"url": "rtsp://u:canary-c@cam/1"}], "jpeg_snapshot_sign_key": "canary-d",
+        "name": "a", "inputs": [{"url": "rtsp://u:canary-c@cam/1"}],
+        "jpeg_snapshot_sign_key": "canary-d",
         "pushes": [{"url": "rtmp://u:canary-e@out/1"}], "layout": {"ingest": "s1"},
     });
     server.put("/streams/batch", json!([stream])).expect(204);

@@ -17,19 +17,28 @@ fn auth_backend_is_created_changed_listed_and_deleted() {
         .json();
     assert_eq!(
         created,
-        json!({"name": "viewers", "allow_tokens": ["t1"], "deny_ips": ["10.0.0.0/8"], "allow_default": false})
+        json!({
+            "name": "viewers", "allow_tokens": ["t1"], "deny_ips": ["10.0.0.0/8"],
+            "allow_default": false,
+        })
     );
     // What is not named stays, null removes.
     let changed = server
         .put(
             "/auth_backends/viewers",
-            json!({"allow_default": true, "deny_ips": null, "backends": [{"url": "http://10.0.0.1/auth"}]}),
+            json!({
+                "allow_default": true, "deny_ips": null,
+                "backends": [{"url": "http://10.0.0.1/auth"}],
+            }),
         )
         .expect(200)
         .json();
     assert_eq!(
         changed,
-        json!({"name": "viewers", "allow_tokens": ["t1"], "allow_default": true, "backends": [{"url": "http://10.0.0.1/auth"}]})
+        json!({
+            "name": "viewers", "allow_tokens": ["t1"], "allow_default": true,
+            "backends": [{"url": "http://10.0.0.1/auth"}],
+        })
     );
     server.restart();
     let read = server.get("/auth_backends/viewers").expect(200).json();
@@ -99,7 +108,10 @@ fn rules_without_effect_are_refused() {
 #[test]
 fn viewer_tokens_show_only_on_their_backend() {
     let server = TestServer::new();
-    let body = json!({"allow_tokens": ["canary-a"], "deny_tokens": ["canary-b"], "backends": [{"url": "http://u:canary-c@10.0.0.1/"}]});
+    let body = json!({
+        "allow_tokens": ["canary-a"], "deny_tokens": ["canary-b"],
+        "backends": [{"url": "http://u:canary-c@10.0.0.1/"}],
+    });
     let shown = server.put("/auth_backends/a", body).expect(200).text();
     assert!(shown.contains("canary-a") && shown.contains("canary-b"));
     for path in [

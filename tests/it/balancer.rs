@@ -102,7 +102,9 @@ fn viewers_and_publishers_go_to_the_least_loaded_node() {
         let node = json!({"role": "streamer", "cluster_key": "k", "api_url": url});
         server.put(&format!("/streamers/s{n}"), node).expect(200);
     }
-    let body = json!({"mode": "clients", "servers": [{"name": "s1", "max_bitrate": 1000}, {"name": "s2"}]});
+    let body = json!({
+        "mode": "clients", "servers": [{"name": "s1", "max_bitrate": 1000}, {"name": "s2"}],
+    });
     server.put("/load-balancers/europe", body).expect(200);
     let sent = |method: &str, address: &str| {
         let path = format!(
@@ -126,7 +128,9 @@ fn viewers_and_publishers_go_to_the_least_loaded_node() {
     }
     report(&server, "s1", 4, 1000);
     assert_eq!(sent("GET", "10.77.0.1"), second, "the other is full");
-    let by_country = json!({"servers": [{"name": "s1", "countries": ["RS"]}, {"name": "s2", "countries_default": true}]});
+    let by_country = json!({
+        "servers": [{"name": "s1", "countries": ["RS"]}, {"name": "s2", "countries_default": true}],
+    });
     server.put("/load-balancers/europe", by_country).expect(200);
     assert_eq!(sent("GET", "10.77.0.1"), first);
     assert_eq!(sent("GET", "10.78.0.1"), second);

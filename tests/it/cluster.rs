@@ -21,7 +21,9 @@ fn cluster() -> TestServer {
         ("lost", Some("s2"), false, true),
         ("nowhere", None, false, true),
     ] {
-        let mut body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}], "disabled": disabled, "static": permanent});
+        let mut body = json!({
+            "inputs": [{"url": "udp://239.0.0.1:1234"}], "disabled": disabled, "static": permanent,
+        });
         if let Some(host) = host {
             body["layout"] = json!({"ingest": host});
         }
@@ -29,9 +31,13 @@ fn cluster() -> TestServer {
     }
     let report = json!({
         "stats": {
-            "cpu_usage": 85, "memory_usage": 10, "input_kbit": 100, "output_kbit": 960, "uptime": 77, "started_at": 1_700_000_000,
+            "cpu_usage": 85, "memory_usage": 10, "input_kbit": 100, "output_kbit": 960,
+            "uptime": 77, "started_at": 1_700_000_000,
             "server_version": "24.11", "build": 5, "online_streams": 2, "total_clients": 9,
-            "partitions": [{"device": "sda1", "path": "/a \"b\"", "usage": 50, "total_mb": 7}, {"device": "sdb1", "path": "/b", "usage": 60}],
+            "partitions": [
+                {"device": "sda1", "path": "/a \"b\"", "usage": 50, "total_mb": 7},
+                {"device": "sdb1", "path": "/b", "usage": 60},
+            ],
         },
         "streams": [
             {"name": "runs", "status": "running", "alive": true},
@@ -50,11 +56,17 @@ fn streams_and_streamers_are_counted_by_state() {
     let stats = server.get("/cluster/stats").expect(200).json();
     assert_eq!(
         stats["stream_metrics_total"],
-        json!({"operational": 2, "degradated": 1, "partial_outage": 0, "outage": 3, "disabled": 1, "total": 7})
+        json!({
+            "operational": 2, "degradated": 1, "partial_outage": 0, "outage": 3, "disabled": 1,
+            "total": 7,
+        })
     );
     assert_eq!(
         stats["streamer_metrics_total"],
-        json!({"operational": 0, "degradated": 0, "partial_outage": 1, "outage": 1, "disabled": 0, "total": 2})
+        json!({
+            "operational": 0, "degradated": 0, "partial_outage": 1, "outage": 1, "disabled": 0,
+            "total": 2,
+        })
     );
     assert_eq!(
         stats["streamer_bitrate_metrics_total"],
@@ -75,7 +87,10 @@ fn streams_and_streamers_are_counted_by_state() {
     );
     assert_eq!(
         s1["stream_metrics"],
-        json!({"operational": 2, "degradated": 1, "partial_outage": 0, "outage": 1, "disabled": 1, "total": 5, "status": "partial_outage"})
+        json!({
+            "operational": 2, "degradated": 1, "partial_outage": 0, "outage": 1, "disabled": 1,
+            "total": 5, "status": "partial_outage",
+        })
     );
     let s2 = &stats["streamer_metrics"][1];
     assert_eq!((&s2["status"], s2.get("cpu")), (&json!("outage"), None));

@@ -100,7 +100,8 @@ fn saved_settings_apply_at_once_and_survive_a_restart() {
     let text = format!("# ours\napi_key = \"{OLD}\"\nloglevel = \"info\" # quiet\n");
     let mut server = TestServer::with_file(&text);
     let body = json!({
-        "api_key": OLD, "loglevel": "debug", "layouter_sleeping_interval": 1500, "log_requests": "true", "cluster": {"streamer_connector_retries": 3},
+        "api_key": OLD, "loglevel": "debug", "layouter_sleeping_interval": 1500,
+        "log_requests": "true", "cluster": {"streamer_connector_retries": 3},
         "server_id": "mine", "nonsense": 1,
     });
     let answer = with_key(&server, OLD, "PUT", "/config", &body)

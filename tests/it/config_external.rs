@@ -10,8 +10,14 @@ use weir_testkit::{Response, TestServer};
 fn nodes() -> Value {
     json!([
         {"hostname": "s1", "role": "streamer", "cluster_key": "k1"},
-        {"hostname": "s2", "role": "streamer", "cluster_key": "k2", "private_payload_url": "http://10.0.0.2:8081", "api_url": "http://192.0.2.2"},
-        {"hostname": "s3", "role": "streamer", "cluster_key": "k3", "api_url": "https://u:canary@s3.example.com:8443/x"},
+        {
+            "hostname": "s2", "role": "streamer", "cluster_key": "k2",
+            "private_payload_url": "http://10.0.0.2:8081", "api_url": "http://192.0.2.2",
+        },
+        {
+            "hostname": "s3", "role": "streamer", "cluster_key": "k3",
+            "api_url": "https://u:canary@s3.example.com:8443/x",
+        },
         {"hostname": "edge", "role": "streamer", "cluster_key": "k4", "is_restreamer": true},
         {"hostname": "i1", "role": "inference", "cluster_key": "k5"},
     ])
@@ -41,8 +47,10 @@ fn status_with_tag(server: &TestServer, hostname: &str, tag: &str) -> u16 {
 fn each_role_receives_its_part_of_a_stream() {
     let server = with_nodes(&["--dynamic-streams-auth-token", "pull.me_1"]);
     let stream = json!({
-        "name": "sports/hd 1", "title": "T", "inputs": [{"url": "udp://239.0.0.1:1"}], "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x"]},
-        "on_play": {"url": "http://auth.example.com"}, "vision": {"alg": "faces"}, "labels": {"zone": "north"}, "meta": {"a": "b"}, "position": 4,
+        "name": "sports/hd 1", "title": "T", "inputs": [{"url": "udp://239.0.0.1:1"}],
+        "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x"]},
+        "on_play": {"url": "http://auth.example.com"}, "vision": {"alg": "faces"},
+        "labels": {"zone": "north"}, "meta": {"a": "b"}, "position": 4,
         "template": "t", "claims": {"bitrate": 5}, "comment": "c", "disabled": false,
         "layout": {"ingest": "s1", "dvr_backups": ["s2", "s3"], "inference": "i1"},
     });
@@ -58,17 +66,25 @@ fn each_role_receives_its_part_of_a_stream() {
         (
             "s1",
             json!({
-                "name": "sports/hd 1", "title": "T", "comment": "c", "static": true, "inputs": [{"url": "udp://239.0.0.1:1"}], "on_play": on_play,
-                "vision": {"alg": "faces"}, "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s2, s3]},
+                "name": "sports/hd 1", "title": "T", "comment": "c", "static": true,
+                "inputs": [{"url": "udp://239.0.0.1:1"}], "on_play": on_play,
+                "vision": {"alg": "faces"},
+                "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s2, s3]},
             }),
         ),
         (
             "s2",
-            json!({"name": "sports/hd 1", "static": true, "inputs": [{"url": s1}], "on_play": on_play, "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s1, s3]}}),
+            json!({
+                "name": "sports/hd 1", "static": true, "inputs": [{"url": s1}], "on_play": on_play,
+                "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s1, s3]},
+            }),
         ),
         (
             "s3",
-            json!({"name": "sports/hd 1", "static": true, "inputs": [{"url": s1}], "on_play": on_play, "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s1, s2]}}),
+            json!({
+                "name": "sports/hd 1", "static": true, "inputs": [{"url": s1}], "on_play": on_play,
+                "dvr": {"expiration": 3600, "remotes": ["m4s://archive/x", s1, s2]},
+            }),
         ),
         (
             "i1",
@@ -203,12 +219,18 @@ fn restreaming_is_a_setting() {
     ] {
         let server = with_nodes(&["--restreaming", mode]);
         let streams = json!([
-            {"name": "a", "inputs": [{"url": "udp://239.0.0.1:1"}], "on_play": {"url": "http://auth"}, "layout": {"ingest": "s2"}},
+            {
+                "name": "a", "inputs": [{"url": "udp://239.0.0.1:1"}],
+                "on_play": {"url": "http://auth"}, "layout": {"ingest": "s2"},
+            },
             {"name": "placed nowhere", "inputs": [{"url": "udp://239.0.0.1:2"}]},
             {"name": "other", "namespace": "elsewhere"},
         ]);
         server.put("/streams/batch", streams).expect(204);
-        let dynamic = json!({"name": "a", "static": false, "inputs": [{"url": "m4s://10.0.0.2:8081/a"}], "on_play": {"url": "http://auth"}});
+        let dynamic = json!({
+            "name": "a", "static": false, "inputs": [{"url": "m4s://10.0.0.2:8081/a"}],
+            "on_play": {"url": "http://auth"},
+        });
         for (hostname, may) in [("edge", marked), ("s1", unmarked)] {
             for path in ["dynamic-streams", "update-streams", "streams"] {
                 let answer = server
@@ -282,7 +304,14 @@ fn names_parameter_takes_a_comma_separated_list() {
 #[test]
 fn etag_is_per_coding_and_yields_304() {
     let mut server = with_nodes(&[]);
-    let many: Value = (0..50).map(|i| json!({"name": format!("s{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}], "layout": {"ingest": "s1"}})).collect();
+    let many: Value = (0..50)
+        .map(|i| {
+            json!({
+                "name": format!("s{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}],
+                "layout": {"ingest": "s1"},
+            })
+        })
+        .collect();
     server.put("/streams/batch", many).expect(204);
     let ask = |server: &TestServer, fields: &[(&str, &str)]| {
         server.call_with("GET", "/streamers/s1/streams", fields, b"")
@@ -351,7 +380,10 @@ fn etag_is_per_coding_and_yields_304() {
 fn generation_changes_only_with_the_sent_configuration() {
     let mut server = with_nodes(&[]);
     let streams = json!([
-        {"name": "a", "dvr": {"expiration": 60}, "vision": {"alg": "faces"}, "layout": {"ingest": "s1", "dvr_backups": ["s2"], "inference": "i1"}},
+        {
+            "name": "a", "dvr": {"expiration": 60}, "vision": {"alg": "faces"},
+            "layout": {"ingest": "s1", "dvr_backups": ["s2"], "inference": "i1"},
+        },
         {"name": "elsewhere", "layout": {"ingest": "s3"}},
         {"name": "nowhere"},
     ]);
@@ -605,7 +637,13 @@ fn delta_with_gaps_is_refused() {
     ask(&now["revision"].to_string()).expect(200);
     // More removals than are remembered.
     let many = |disabled: bool| -> Value {
-        (0..1100).map(|i| json!({"name": format!("m{i}"), "disabled": disabled, "layout": {"ingest": "s1"}})).collect()
+        (0..1100)
+            .map(|i| {
+                json!({
+                    "name": format!("m{i}"), "disabled": disabled, "layout": {"ingest": "s1"},
+                })
+            })
+            .collect()
     };
     server.put("/streams/batch", many(false)).expect(204);
     let full = streams_of(&server, "s1").json()["revision"].to_string();

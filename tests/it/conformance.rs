@@ -194,9 +194,8 @@ fn every_form_of_request_head_has_a_defined_response() {
             true,
         ),
         case(
-            get(
-                "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings\r\n",
-            ),
+            get("Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\
+                 Connection: Upgrade, HTTP2-Settings\r\n"),
             200,
             true,
         ),

@@ -29,7 +29,8 @@ const LONG: &str = "poll_timeout=50";
 
 fn head(method: &str, path: &str, body: &str) -> String {
     format!(
-        "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -78,7 +79,9 @@ fn every_type_reads_back_as_it_was_saved() {
         "preview_timestamp": MOMENT + 6,
         "frame_preview": "/9j/4AAQSkY=",
         "originator": {"source": "inference", "hostname": "v1"},
-        "episode_appearance_timestamps": {"inference_timestamp": MOMENT, "central_timestamp": MOMENT + 1},
+        "episode_appearance_timestamps": {
+            "inference_timestamp": MOMENT, "central_timestamp": MOMENT + 1,
+        },
     });
     let types = [
         ("generic", json!({})),
@@ -273,7 +276,12 @@ fn episodes_are_found_by_stream_type_stamp_and_time() {
         .expect(200);
     assert_eq!(
         selected.json()["episodes"],
-        json!([{"close_reason": null, "episode_id": 5, "media": "b", "opened_at": MOMENT + 5, "updated_at": stamps[0]}])
+        json!([
+            {
+                "close_reason": null, "episode_id": 5, "media": "b", "opened_at": MOMENT + 5,
+                "updated_at": stamps[0],
+            },
+        ])
     );
     assert_eq!(walk(&server, "/episodes?media=a,b&limit=1"), [5, 4, 3, 1]);
     // An episode that moves to another stream moves in all answers.
@@ -535,7 +543,10 @@ fn streamer_gets_the_episodes_of_all_its_streams() {
     assert_eq!(
         body["episodes"],
         json!([
-            {"closed_at": MOMENT + 20, "episode_id": 1, "media": "a", "opened_at": MOMENT + 10, "updated_at": stamps[&1]},
+            {
+                "closed_at": MOMENT + 20, "episode_id": 1, "media": "a", "opened_at": MOMENT + 10,
+                "updated_at": stamps[&1],
+            },
             {"episode_id": 3, "media": "a", "opened_at": MOMENT + 30, "updated_at": stamps[&3]},
         ])
     );
@@ -655,7 +666,10 @@ fn srt_port_resolves_to_the_stream_of_the_node() {
     };
     stream(
         "sports/live",
-        json!({"srt_publish": {"port": 9000}, "dvr": {"root": "/d"}, "layout": {"ingest": "s1", "dvr_backups": ["s2"]}}),
+        json!({
+            "srt_publish": {"port": 9000}, "dvr": {"root": "/d"},
+            "layout": {"ingest": "s1", "dvr_backups": ["s2"]},
+        }),
     );
     stream(
         "b",
@@ -731,7 +745,8 @@ fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
             }
             let length = body.len();
             let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
             );
             let _ = stream.write_all(answer.as_bytes());
             if sender.send(head).is_err() {
@@ -753,7 +768,9 @@ fn dvr_ranges_are_queried_from_the_streamers() {
     server
         .put(
             "/streamers/s1",
-            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}")}),
+            json!({
+                "role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}"),
+            }),
         )
         .expect(200);
     for (name, layout) in [("sports/a", json!({"ingest": "s1"})), ("b", Value::Null)] {
@@ -839,7 +856,9 @@ fn failed_dvr_query_leaves_the_response_unchanged() {
     server
         .put(
             "/streamers/s1",
-            json!({"role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}")}),
+            json!({
+                "role": "streamer", "cluster_key": "key", "api_url": format!("http://{address}"),
+            }),
         )
         .expect(200);
     server
@@ -924,7 +943,11 @@ fn publication_is_recorded_as_an_episode() {
         server.put(&format!("/streams/{name}"), body).expect(200);
     }
     let report = |opened_at: Value| {
-        let stream = |name: &str| json!({"name": name, "status": "running", "alive": true, "opened_at": opened_at});
+        let stream = |name: &str| {
+            json!({
+                "name": name, "status": "running", "alive": true, "opened_at": opened_at,
+            })
+        };
         let body = json!({"streams": [stream("a"), stream("pulled")]});
         server.put("/streamers/s1/stats", body).expect(204);
     };

@@ -351,7 +351,9 @@ fn event_log_contains_no_secret() {
     let canary = "canary-5f3a";
     let node = json!({"role": "streamer", "cluster_key": canary});
     server.put("/streamers/s1", node).expect(200);
-    let body = json!({"inputs": [{"url": format!("rtsp://user:{canary}@10.0.0.1/x")}], "password": canary});
+    let body = json!({
+        "inputs": [{"url": format!("rtsp://user:{canary}@10.0.0.1/x")}], "password": canary,
+    });
     server.put("/streams/a", body).expect(200);
     server
         .put("/streams/a?key=canary-5f3a", stream("x"))

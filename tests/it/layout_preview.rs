@@ -16,7 +16,9 @@ fn cluster(streams: usize) -> TestServer {
         ("s2", json!({})),
         ("s3", json!({})),
     ] {
-        let body = json!({"role": "streamer", "cluster_key": "key", "labels": labels, "channel_limit": 100});
+        let body = json!({
+            "role": "streamer", "cluster_key": "key", "labels": labels, "channel_limit": 100,
+        });
         server.put(&format!("/streamers/{host}"), body).expect(200);
         // A streamer that polls its configuration is alive.
         server
@@ -86,7 +88,10 @@ fn preview_changes_nothing_and_predicts_the_save() {
     assert_eq!(preview["estimated_count"], 1, "{preview}");
     assert_eq!(
         *item,
-        json!({"name": name, "ingest": "s1", "originator": "layouter", "change_reason": "node_misses_stream_required_labels"})
+        json!({
+            "name": name, "ingest": "s1", "originator": "layouter",
+            "change_reason": "node_misses_stream_required_labels",
+        })
     );
     assert_eq!(layouts(&server), before, "nothing was changed");
     let nothing = server.post(&path, json!({})).expect(200).json();
@@ -150,7 +155,10 @@ fn preview_reports_loads_by_node_and_role_in_pages() {
         json!({"channel_limit": 1}),
     );
     assert_eq!(other.expect(410).errors(), ["walk_expired cursor"]);
-    let batch = json!([{"hostname": "s2", "channel_limit": 0}, {"hostname": "s9", "role": "streamer", "cluster_key": "k"}]);
+    let batch = json!([
+        {"hostname": "s2", "channel_limit": 0},
+        {"hostname": "s9", "role": "streamer", "cluster_key": "k"},
+    ]);
     let preview = server
         .post("/streamers/preview_layout_change", batch)
         .expect(200)
@@ -195,7 +203,9 @@ fn cluster_preview_changes_nothing() {
             "streamer_not_found /events/0/hostname",
         ),
         (
-            json!({"events": [{"event": "streams_added", "count": 1, "stream": {"labels": {"a": 5}}}]}),
+            json!({
+                "events": [{"event": "streams_added", "count": 1, "stream": {"labels": {"a": 5}}}],
+            }),
             "not_string /events/0/stream/labels/a",
         ),
     ] {

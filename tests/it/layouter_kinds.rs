@@ -375,7 +375,10 @@ fn inference_nodes_run_analytics_only() {
     assert_eq!(cluster.against("v2", "ingest"), verdicts(&[("s1", &[])]));
 
     // A node's demands count for analytics, too; a stream's are about where it is captured.
-    let tenant = json!({"static": true, "vision": {"alg": "faces"}, "labels": {"tenant": "t", "required.zone": "north"}});
+    let tenant = json!({
+        "static": true, "vision": {"alg": "faces"},
+        "labels": {"tenant": "t", "required.zone": "north"},
+    });
     cluster.stream("v3", tenant);
     cluster.until(&[
         ("s1", &["plain", "v1", "v2", "v3"]),

@@ -80,9 +80,9 @@ fn parked_lists_wake_on_stats_reports() {
         report(json!([{"name": "a", "bitrate": 0}]));
         let mut poll = server.connect();
         poll.send(get_request(&format!("/streams?stats.bitrate={round}7&{LONG}"), "").as_bytes());
-        report(
-            json!([{"name": "a", "bitrate": format!("{round}7").parse::<u64>().expect("a number")}]),
-        );
+        report(json!([
+            {"name": "a", "bitrate": format!("{round}7").parse::<u64>().expect("a number")},
+        ]));
         assert_eq!(
             stream_names(&poll.response(false).expect(200)),
             ["a"],
@@ -294,21 +294,24 @@ fn followers_miss_nothing_and_never_go_back() {
                     let auth = format!("Bearer {API_KEY}");
                     let fields = [("Authorization", auth.as_str())];
                     for n in 1..=ROUNDS {
-                        let answer = if n % 4 == 0 {
-                            let batch: Vec<Value> = (0..10)
-                                .map(|i| json!({"name": format!("w{writer}/{i}"), "comment": n.to_string()}))
+                        let answer =
+                            if n % 4 == 0 {
+                                let batch: Vec<Value> = (0..10)
+                                .map(|i| json!({
+                                    "name": format!("w{writer}/{i}"), "comment": n.to_string(),
+                                }))
                                 .collect();
-                            client.request(
-                                "PUT",
-                                &format!("{PREFIX}/streams/batch"),
-                                &fields,
-                                json!(batch).to_string().as_bytes(),
-                            )
-                        } else {
-                            let body = json!({"comment": n.to_string()}).to_string();
-                            let path = format!("{PREFIX}/streams/w{writer}/{}", n % 7);
-                            client.request("PUT", &path, &fields, body.as_bytes())
-                        };
+                                client.request(
+                                    "PUT",
+                                    &format!("{PREFIX}/streams/batch"),
+                                    &fields,
+                                    json!(batch).to_string().as_bytes(),
+                                )
+                            } else {
+                                let body = json!({"comment": n.to_string()}).to_string();
+                                let path = format!("{PREFIX}/streams/w{writer}/{}", n % 7);
+                                client.request("PUT", &path, &fields, body.as_bytes())
+                            };
                         assert!(matches!(answer.status, 200 | 204), "{answer:?}");
                     }
                 })
@@ -509,7 +512,12 @@ fn each_parked_streamer_gets_its_own_list() {
     let hosts: Vec<String> = (0..40).map(|i| format!("node-{i}")).collect();
     let streamers: Vec<Value> = hosts
         .iter()
-        .map(|host| json!({"hostname": host, "role": "streamer", "cluster_key": "k", "api_url": format!("http://{host}")}))
+        .map(|host| {
+            json!({
+                "hostname": host, "role": "streamer", "cluster_key": "k",
+                "api_url": format!("http://{host}"),
+            })
+        })
         .collect();
     server.put("/streamers/batch", json!(streamers)).expect(204);
     let streams: Vec<Value> = hosts
@@ -611,7 +619,8 @@ fn requests_behind_a_parked_poll_are_answered_after_it() {
     );
     let body = br#"{"title":"Behind"}"#;
     let put = format!(
-        "PUT {PREFIX}/streams/c HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n",
+        "PUT {PREFIX}/streams/c HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     // In three pieces, so that a part of a request is there while the poll waits.
@@ -664,7 +673,8 @@ fn stop_answers_parked_polls_and_completes_requests() {
     half.send(get_request("/monitoring/liveness", "").as_bytes());
     half.response(false).expect(200);
     let put = format!(
-        "PUT {PREFIX}/streams/half HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        "PUT {PREFIX}/streams/half HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
         body.len()
     );
     half.send(put.as_bytes());

@@ -86,7 +86,10 @@ fn make(directory: &Path) {
         ])
         .arg(REQUIREMENTS);
     run(&mut install).unwrap_or_else(|error| {
-        panic!("the packages of {REQUIREMENTS} could not be installed; is the package index reachable?\n{error}")
+        panic!(
+            "the packages of {REQUIREMENTS} could not be installed; is the package index \
+         reachable?\n{error}"
+        )
     });
 }
 
@@ -109,7 +112,8 @@ fn install_python(why: &str) {
 
 fn help(why: &str) -> String {
     format!(
-        "this test needs python3 with its module venv (Debian: apt-get install python3 python3-venv) and could not get it:\n{why}"
+        "this test needs python3 with its module venv (Debian: apt-get install python3 \
+         python3-venv) and could not get it:\n{why}"
     )
 }
 

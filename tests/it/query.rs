@@ -14,9 +14,19 @@ fn with_streams() -> TestServer {
     ]);
     server.put("/streamers/batch", nodes).expect(204);
     let streams = json!([
-        {"name": "a", "title": "Alpha", "position": 3, "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "rtsp://cam/1", "priority": 2}], "layout": {"ingest": "s1", "dvr_backups": ["s2"]}},
-        {"name": "b", "title": "beta", "position": -1, "static": false, "labels": {"zone": "north"}, "layout": {"ingest": "s2"}},
-        {"name": "c", "title": "Gamma", "position": 3, "inputs": [{"url": "rtsp://user:hidden@cam/2", "priority": 1}]},
+        {
+            "name": "a", "title": "Alpha", "position": 3,
+            "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "rtsp://cam/1", "priority": 2}],
+            "layout": {"ingest": "s1", "dvr_backups": ["s2"]},
+        },
+        {
+            "name": "b", "title": "beta", "position": -1, "static": false,
+            "labels": {"zone": "north"}, "layout": {"ingest": "s2"},
+        },
+        {
+            "name": "c", "title": "Gamma", "position": 3,
+            "inputs": [{"url": "rtsp://user:hidden@cam/2", "priority": 1}],
+        },
         {"name": "d", "inputs": [], "labels": {"zone": "south"}, "comment": "has alpha in it"},
         {"name": "e/1", "title": "Привет", "position": 20, "segment_duration": 5000},
         {"name": "f", "title": "100% & more", "disabled": true, "dvr": {"expiration": 3600}},
@@ -400,7 +410,10 @@ fn following_stamps_misses_nothing() {
 fn streamer_lists_follow_the_same_rules_without_secrets() {
     let server = TestServer::new();
     let nodes = json!([
-        {"hostname": "s1", "role": "streamer", "cluster_key": "canary-1", "api_url": "http://u:canary-2@10.0.0.1", "labels": {"zone": "north"}},
+        {
+            "hostname": "s1", "role": "streamer", "cluster_key": "canary-1",
+            "api_url": "http://u:canary-2@10.0.0.1", "labels": {"zone": "north"},
+        },
         {"hostname": "s2", "role": "streamer", "cluster_key": "canary-3", "channel_limit": 9},
         {"hostname": "i1", "role": "inference", "cluster_key": "canary-4"},
     ]);
@@ -452,12 +465,14 @@ fn streamer_lists_follow_the_same_rules_without_secrets() {
 
 #[test]
 fn queries_cannot_distinguish_secrets() {
-    /* Goal: what a list answers does not depend on what is masked in it. Method: two streams that differ in nothing but secrets, one of
-    which is greater than the other in every comparison; every question finds both or neither, and keeps them in the order of names. */
+    // Goal: a list does not depend on what is masked in it. Method: two streams that differ in
+    // nothing but secrets, one of which is greater than the other in every comparison; every query
+    // finds both or neither, and keeps them in the order of names.
     let server = TestServer::new();
     let stream = |name: &str, secret: &str| {
         json!({
-            "name": name, "inputs": [{"url": format!("rtsp://u:{secret}@cam/1")}], "jpeg_snapshot_sign_key": secret,
+            "name": name, "inputs": [{"url": format!("rtsp://u:{secret}@cam/1")}],
+            "jpeg_snapshot_sign_key": secret,
             "pushes": [{"url": format!("rtmp://u:{secret}@out/1")}],
         })
     };

@@ -56,7 +56,11 @@ fn write(
         let (what, method, path, body) = match *n % 4 {
             0 => {
                 let items: Vec<Value> = (0..BATCH)
-                    .map(|i| json!({"name": format!("w{writer}/batch/{i}"), "comment": n.to_string()}))
+                    .map(|i| {
+                        json!({
+                            "name": format!("w{writer}/batch/{i}"), "comment": n.to_string(),
+                        })
+                    })
                     .collect();
                 (
                     "batch".to_owned(),
@@ -221,9 +225,14 @@ fn etags_and_revisions_survive_restarts_and_kills() {
         save_node(&server, host);
     }
     for i in 0..12 {
-        let body = json!({"title": format!("t{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}], "dvr": {"root": "/d", "expiration": 3600}});
+        let body = json!({
+            "title": format!("t{i}"), "inputs": [{"url": "udp://239.0.0.1:1"}],
+            "dvr": {"root": "/d", "expiration": 3600},
+        });
         server.put(&format!("/streams/a{i}"), body).expect(200);
-        let item = json!({"name": format!("a{i}"), "ingest": hosts[i % 4], "dvr_backups": [hosts[(i + 1) % 4]]});
+        let item = json!({
+            "name": format!("a{i}"), "ingest": hosts[i % 4], "dvr_backups": [hosts[(i + 1) % 4]],
+        });
         set_layouts(&server, json!([item]));
     }
     // All that moves a node: an edit, a move, a deletion, switching off, a node that went and came

@@ -421,7 +421,10 @@ fn lose(server: &mut TestServer, credential: HeldCredential, how: &str, admin: &
         }
         (HeldCredential::ClusterKey, _) => call("DELETE", "/streamers/s1", &Value::Null),
         (HeldCredential::ApiKey | HeldCredential::Login, _) => {
-            let body = json!({"api_key": "rotated-key-0123456789", "edit_auth": {"login": "operator", "password": "rotated-password"}});
+            let body = json!({
+                "api_key": "rotated-key-0123456789",
+                "edit_auth": {"login": "operator", "password": "rotated-password"},
+            });
             call("PUT", "/config", &body);
         }
     }
@@ -515,7 +518,8 @@ fn body_sent_after_the_key_was_replaced_is_refused() {
         let mut client = server.connect();
         let head = |method: &str, path: &str, more: &str| {
             format!(
-                "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: {authorization}\r\n{more}\r\n"
+                "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\n\
+                 Authorization: {authorization}\r\n{more}\r\n"
             )
         };
         let report = head("PUT", "/streamers/s1/stats", "Content-Length: 2\r\n");

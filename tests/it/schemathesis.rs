@@ -88,7 +88,11 @@ fn fuzzed_requests_get_documented_responses() {
 
 /// What made-up requests can meet: the names that the document's examples and the hooks use.
 fn populate(server: &TestServer) {
-    let node = |hostname: &str, role: &str| json!({"hostname": hostname, "role": role, "cluster_key": "secret"});
+    let node = |hostname: &str, role: &str| {
+        json!({
+            "hostname": hostname, "role": role, "cluster_key": "secret",
+        })
+    };
     let nodes = json!([
         node("streamer1.example.com", "streamer"),
         node("streamer2.example.com", "streamer"),
@@ -98,7 +102,11 @@ fn populate(server: &TestServer) {
         node("s2", "streamer"),
     ]);
     server.put("/streamers/batch", nodes).expect(204);
-    let stream = |name: &str| json!({"name": name, "inputs": [{"url": "udp://239.0.0.1:1234"}], "labels": {"zone": "north"}});
+    let stream = |name: &str| {
+        json!({
+            "name": name, "inputs": [{"url": "udp://239.0.0.1:1234"}], "labels": {"zone": "north"},
+        })
+    };
     let streams = ["a0", "a1", "a2", "harbour/cam1", "harbour/cam2"].map(stream);
     server.put("/streams/batch", json!(streams)).expect(204);
     let layouts = json!({"layouts": [{"name": "harbour/cam1", "ingest": "streamer1.example.com"}]});

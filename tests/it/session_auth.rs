@@ -194,7 +194,10 @@ fn backend_gets_every_parameter_and_its_answer_is_relayed() {
         .expect(200);
     assert_eq!(
         answer.json(),
-        json!({"allowed_dvr_ranges": [{"opened_at": 1_710_010_000}], "ad_inject": {"v": 2, "preroll": ["a.mp4"]}})
+        json!({
+            "allowed_dvr_ranges": [{"opened_at": 1_710_010_000}],
+            "ad_inject": {"v": 2, "preroll": ["a.mp4"]},
+        })
     );
     assert_eq!(answer.header("x-authduration"), Some("60"));
     assert_eq!(answer.header("x-userid"), Some("user 7"));
@@ -297,7 +300,11 @@ fn one_allowing_backend_is_enough() {
         Stub::new(StubResponse::status(403)),
         Stub::new(StubResponse::status(200)),
     );
-    let all = json!({"backends": [{"url": silent.url("/1")}, {"url": denies.url("/2")}, {"url": allows.url("/3")}]});
+    let all = json!({
+        "backends": [
+            {"url": silent.url("/1")}, {"url": denies.url("/2")}, {"url": allows.url("/3")},
+        ],
+    });
     protect(&server, all);
     // The silent one is not waited for: its timeout is longer than any test is.
     authorize(&server, SESSION, "").expect(200);

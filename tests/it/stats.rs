@@ -49,22 +49,42 @@ fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
             .is_none()
     );
     let report = json!({
-        "stats": {"cpu_usage": 48, "license_txt": "canary-license", "server_version": "24.11", "transcoder": true, "nonsense": 1},
-        "dvrs": [{"name": "main", "root": "/storage"}, {"name": "cloud", "root": "s3://user:canary-pass@host/bucket"}],
+        "stats": {
+            "cpu_usage": 48, "license_txt": "canary-license", "server_version": "24.11",
+            "transcoder": true, "nonsense": 1,
+        },
+        "dvrs": [
+            {"name": "main", "root": "/storage"},
+            {"name": "cloud", "root": "s3://user:canary-pass@host/bucket"},
+        ],
         "streams": [
-            {"name": "a", "status": "running", "alive": true, "bitrate": 2543, "online_clients": 3, "bytes_out": 7, "last_dts_at": 1_700_000_000_000_u64},
+            {
+                "name": "a", "status": "running", "alive": true, "bitrate": 2543,
+                "online_clients": 3, "bytes_out": 7, "last_dts_at": 1_700_000_000_000_u64,
+            },
             {"name": "never configured", "bitrate": 1},
         ],
     });
     server.put("/streamers/s1/stats", report).expect(204);
     server
-        .put("/streamers/s2/stats", json!({"streams": [{"name": "b", "status": "error", "bitrate": 90}, {"name": "a", "online_clients": 4, "status": "running"}]}))
+        .put(
+            "/streamers/s2/stats",
+            json!({
+                "streams": [
+                    {"name": "b", "status": "error", "bitrate": 90},
+                    {"name": "a", "online_clients": 4, "status": "running"},
+                ],
+            }),
+        )
         .expect(204);
 
     let streamer = server.get("/streamers/s1").expect(200).json();
     assert_eq!(
         streamer["stats"],
-        json!({"cpu_usage": 48, "license_txt": "canary-license", "server_version": "24.11", "transcoder": true})
+        json!({
+            "cpu_usage": 48, "license_txt": "canary-license", "server_version": "24.11",
+            "transcoder": true,
+        })
     );
     assert_eq!(
         streamer["dvrs"][0],
@@ -84,7 +104,8 @@ fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
     assert_eq!(
         stream["stats"],
         json!({
-            "status": "running", "alive": true, "bitrate": 2543, "online_clients": 7, "bytes_out": 7,
+            "status": "running", "alive": true, "bitrate": 2543, "online_clients": 7,
+            "bytes_out": 7,
             "last_dts_at": 1_700_000_000_000_u64, "running_on": ["s1", "s2"],
         })
     );

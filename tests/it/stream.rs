@@ -51,12 +51,21 @@ fn a_save_merges_and_reset_replaces() {
     // What is sent, and what is stored afterwards.
     let steps = [
         (
-            json!({"title": "T", "labels": {"x": "1", "y": "2"}, "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "udp://239.0.0.1:2"}]}),
-            json!({"title": "T", "labels": {"x": "1", "y": "2"}, "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "udp://239.0.0.1:2"}]}),
+            json!({
+                "title": "T", "labels": {"x": "1", "y": "2"},
+                "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "udp://239.0.0.1:2"}],
+            }),
+            json!({
+                "title": "T", "labels": {"x": "1", "y": "2"},
+                "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "udp://239.0.0.1:2"}],
+            }),
         ),
         (
             json!({"labels": {"x": null, "z": "3"}}),
-            json!({"title": "T", "labels": {"y": "2", "z": "3"}, "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "udp://239.0.0.1:2"}]}),
+            json!({
+                "title": "T", "labels": {"y": "2", "z": "3"},
+                "inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "udp://239.0.0.1:2"}],
+            }),
         ),
         (
             json!({"inputs": [{"url": "udp://239.0.0.1:3"}], "title": null}),
@@ -109,8 +118,10 @@ fn unknown_and_read_only_fields_are_dropped_silently() {
         .put(
             "/streams/a",
             json!({
-                "name": "a", "nonsense": {"deep": [1]}, "stats": {"alive": true}, "updated_at": 5, "named_by": "remote",
-                "config_on_disk": {"title": "x"}, "inputs": [{"url": "udp://239.0.0.1:1", "unheard_of": 1, "stats": {"bitrate": 1}}],
+                "name": "a", "nonsense": {"deep": [1]}, "stats": {"alive": true}, "updated_at": 5,
+                "named_by": "remote",
+                "config_on_disk": {"title": "x"},
+                "inputs": [{"url": "udp://239.0.0.1:1", "unheard_of": 1, "stats": {"bitrate": 1}}],
             }),
         )
         .expect(200)
@@ -340,7 +351,8 @@ fn body_over_the_limit_is_refused_unread() {
     let server = TestServer::new();
     let mut client = server.connect();
     let head = format!(
-        "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\nContent-Length: 1048577\r\n\r\n",
+        "PUT /central/api/v3/streams/a HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\n\
+         Content-Length: 1048577\r\n\r\n",
         weir_testkit::API_KEY
     );
     client.send(head.as_bytes());
@@ -504,7 +516,10 @@ fn batch_of_streams_is_saved_completely_or_not_at_all() {
             "after {body}"
         );
     }
-    let batch = json!([{"name": "a", "title": "A"}, {"name": "b/b"}, {"name": "c", "title": null, "layout": {"ingest": "s1"}}]);
+    let batch = json!([
+        {"name": "a", "title": "A"}, {"name": "b/b"},
+        {"name": "c", "title": null, "layout": {"ingest": "s1"}},
+    ]);
     let answer = server.put("/streams/batch", batch.clone()).expect(204);
     assert!(answer.body.is_empty());
     let list = server.get("/streams").json();
@@ -680,9 +695,10 @@ fn layout_can_be_merged_by_a_save() {
             .json()["layout"]
             .clone()
     };
-    let first = save(
-        json!({"ingest": "s1", "dvr_backups": ["s2"], "created_at": 5, "ingest_history": [{"ingest": "x"}]}),
-    );
+    let first = save(json!({
+        "ingest": "s1", "dvr_backups": ["s2"], "created_at": 5,
+        "ingest_history": [{"ingest": "x"}],
+    }));
     assert_eq!(
         (&first["ingest"], &first["dvr_backups"]),
         (&json!("s1"), &json!(["s2"]))
@@ -747,7 +763,17 @@ fn layout_history_is_paged_newest_first() {
     let moves = ["s1", "s2", "s1", "s2", "s1"];
     for host in moves {
         server
-            .post("/streams/layouts", json!({"layouts": [{"name": "a", "ingest": host, "change_reason": "node_become_offline", "originator": "layouter"}]}))
+            .post(
+                "/streams/layouts",
+                json!({
+                    "layouts": [
+                        {
+                            "name": "a", "ingest": host, "change_reason": "node_become_offline",
+                            "originator": "layouter",
+                        },
+                    ],
+                }),
+            )
             .expect(204);
     }
     let page = server.get("/streams/a/layouts").expect(200).json();
@@ -887,7 +913,9 @@ fn ingest_history_shows_the_last_placements() {
 #[test]
 fn masked_stream_secrets_sent_back_are_kept() {
     let server = TestServer::new();
-    let stream = json!({"inputs": [{"url": "rtsp://user:s3cret@cam/1"}, {"url": "rtsp://user:other@cam/2"}]});
+    let stream = json!({
+        "inputs": [{"url": "rtsp://user:s3cret@cam/1"}, {"url": "rtsp://user:other@cam/2"}],
+    });
     server.put("/streams/a", stream).expect(200);
     assert_eq!(
         server.get("/streams/a").json()["inputs"][0]["url"],
@@ -911,13 +939,16 @@ fn masked_stream_secrets_sent_back_are_kept() {
 
 #[test]
 fn readers_never_see_part_of_a_batch() {
-    /* Goal: a batch is one change for every reader. Method: a writer gives forty streams a new title and a new node in one batch, again and
-    again, while others read the list, one streamer's configuration and its changes; each answer must be of one batch. */
+    // Goal: a batch is one change for every reader. Method: a writer gives forty streams a new
+    // title and a new node in one batch, repeatedly, while others read the list, one streamer's
+    // configuration and its changes; each answer must be of one batch.
     let server = with_nodes();
     let batch = |turn: usize| -> Value {
         let host = if turn.is_multiple_of(2) { "s1" } else { "s2" };
         (0..40)
-            .map(|i| json!({"name": format!("a{i:02}"), "title": turn.to_string(), "layout": {"ingest": host}}))
+            .map(|i| json!({
+                "name": format!("a{i:02}"), "title": turn.to_string(), "layout": {"ingest": host},
+            }))
             .collect()
     };
     server.put("/streams/batch", batch(0)).expect(204);

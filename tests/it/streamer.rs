@@ -73,7 +73,8 @@ fn every_role_can_be_saved_and_keeps_to_its_fields() {
     for role in ["streamer", "inference", "identification"] {
         let path = format!("/streamers/{role}.example.com:8080");
         let node = json!({
-            "role": role, "cluster_key": "k", "api_url": "http://10.0.0.1:8080", "channel_limit": 7, "nonsense": 1,
+            "role": role, "cluster_key": "k", "api_url": "http://10.0.0.1:8080", "channel_limit": 7,
+            "nonsense": 1,
             "updated_at": 5, "stats": {"status": "running"}, "dvrs": [{"root": "/"}],
         });
         let saved = server.put(&path, node).expect(200).json();
@@ -181,7 +182,10 @@ fn batch_of_nodes_is_saved_completely_or_not_at_all() {
 #[test]
 fn masked_cluster_key_sent_back_is_kept() {
     let server = TestServer::new();
-    let node = json!({"role": "streamer", "cluster_key": "canary-key", "api_url": "http://u:canary-pw@10.0.0.1:8080"});
+    let node = json!({
+        "role": "streamer", "cluster_key": "canary-key",
+        "api_url": "http://u:canary-pw@10.0.0.1:8080",
+    });
     let saved = server.put("/streamers/s1", node).expect(200).json();
     assert_eq!(saved["cluster_key"], "canary-key");
     let listed = server.get("/streamers").json()["streamers"][0].clone();

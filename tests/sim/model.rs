@@ -148,7 +148,9 @@ impl Model {
         match layout {
             None => {}
             Some(Value::Null) => {
-                let nowhere = json!({"ingest": null, "inference": null, "dvr_backups": null, "failover_from": null});
+                let nowhere = json!({
+                    "ingest": null, "inference": null, "dvr_backups": null, "failover_from": null,
+                });
                 self.place(&mut stream, &nowhere, stamp_ms)?;
             }
             Some(layout) => self.place(&mut stream, &layout, stamp_ms)?,

@@ -245,9 +245,26 @@ fn fleet(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
         .median;
         let bytes = samples[0].bytes as f64 / samples[0].answers as f64;
         rows.push(
-            Row::new("P14", format!("{streamers} streamers x {STREAMS_EACH} streams every 5 s, {what}"), "the core", "% busy", Goal::AtMost(30.0, 10.0))
-                .values(samples.iter().map(|sample| sample.busy.server / sample.wall * 100.0))
-                .note(format!("{per_second:.0} polls/s, {bytes:.0} B each, p99 {} ms; the server's own CPU clock {own:.1} %", figure(p99))),
+            Row::new(
+                "P14",
+                format!(
+                    "{streamers} streamers x {STREAMS_EACH} streams every 5 s, \
+             {what}"
+                ),
+                "the core",
+                "% busy",
+                Goal::AtMost(30.0, 10.0),
+            )
+            .values(
+                samples
+                    .iter()
+                    .map(|sample| sample.busy.server / sample.wall * 100.0),
+            )
+            .note(format!(
+                "{per_second:.0} polls/s, {bytes:.0} B each, p99 {} ms; the \
+                 server's own CPU clock {own:.1} %",
+                figure(p99)
+            )),
         );
     }
     Ok(())
@@ -283,13 +300,18 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
         Question {
             what: "filter on a nested field without an index (labels.site)",
             weir: format!("/streams?labels.site={wanted}&limit=100"),
-            sql: format!("select name, config from stream where config->'labels'->>'site' = '{wanted}' order by name limit 100"),
+            sql: format!(
+                "select name, config from stream where config->'labels'->>'site' = \
+             '{wanted}' order by name limit 100"
+            ),
             repeat: 3,
         },
         Question {
             what: "sort by a nested number (sort=-claims.bitrate)",
             weir: "/streams?sort=-claims.bitrate&limit=100".into(),
-            sql: "select name, config from stream order by (config->'claims'->>'bitrate')::bigint desc nulls last, name limit 100".into(),
+            sql: "select name, config from stream order by (config->'claims'->>'bitrate')::bigint \
+             desc nulls last, name limit 100"
+                .into(),
             repeat: 3,
         },
     ];

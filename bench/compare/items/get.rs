@@ -192,12 +192,27 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
                 })
             };
             rows.push(
-                Row::new("P3", format!("open-loop p99 at {:.0} % load", load * 100.0), "nginx", "x", goal)
-                    .values(ratios(&pairs, |sample| sample.percentile_ms(99.0)))
-                    .note(format!(
-                        "{}/s requested; ms p50 / p99 / p99.9: {} {:.3} / {:.3} / {:.3}, {} {:.3} / {:.3} / {:.3}",
-                        rate(per_second), names.0, p(50.0).0, p(99.0).0, p(99.9).0, names.1, p(50.0).1, p(99.0).1, p(99.9).1,
-                    )),
+                Row::new(
+                    "P3",
+                    format!("open-loop p99 at {:.0} % load", load * 100.0),
+                    "nginx",
+                    "x",
+                    goal,
+                )
+                .values(ratios(&pairs, |sample| sample.percentile_ms(99.0)))
+                .note(format!(
+                    "{}/s requested; ms p50 / p99 / p99.9: {} {:.3} / {:.3} / {:.3}, {} {:.3} \
+                         / {:.3} / {:.3}",
+                    rate(per_second),
+                    names.0,
+                    p(50.0).0,
+                    p(99.0).0,
+                    p(99.9).0,
+                    names.1,
+                    p(50.0).1,
+                    p(99.0).1,
+                    p(99.9).1,
+                )),
             );
         }
     }
@@ -270,7 +285,8 @@ fn same_bytes(candidate: &Endpoint, peer: &Endpoint) -> Result<String, Failure> 
     }
     let extra: Vec<&String> = other.iter().filter(|name| !mine.contains(name)).collect();
     Ok(format!(
-        "same status, same body; heads {} B and {} B (nginx adds {extra:?} and cannot leave them out)",
+        "same status, same body; heads {} B and {} B (nginx adds {extra:?} and cannot leave them \
+         out)",
         ours.head.len(),
         theirs.head.len()
     ))

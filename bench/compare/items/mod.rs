@@ -77,7 +77,8 @@ fn rates_note(pairs: &[(Sample, Sample)], names: (&str, &str)) -> String {
     let share = medians(pairs, |sample| sample.busy.server / sample.wall);
     let generator = medians(pairs, Sample::generator_share);
     format!(
-        "{}: {} per busy s, {}/s, core {:.0} % busy, generator {:.0} %; {}: {} per busy s, {}/s, core {:.0} %, generator {:.0} %",
+        "{}: {} per busy s, {}/s, core {:.0} % busy, generator {:.0} %; {}: {} per busy s, {}/s, \
+         core {:.0} %, generator {:.0} %",
         names.0,
         rate(busy.0),
         rate(wall.0),

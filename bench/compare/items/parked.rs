@@ -212,13 +212,27 @@ fn wake_row(
 ) -> Row {
     let each = medians(pairs, |turn| turn.exact / turn.woken * 1e6);
     let stat = medians(pairs, |turn| turn.stat / turn.woken * 1e6);
-    Row::new("P5", format!("wake-ups per busy core-second, {waiters} waiters"), against, "x per busy s", goal)
-        .values(ratios(pairs, |turn| turn.woken / turn.exact))
-        .wall(ratios(pairs, |turn| 1.0 / turn.last_ms))
-        .note(format!(
-            "busy us per wake-up by the CPU clock (by 10 ms ticks of /proc/stat): {} {} ({}), {} {} ({}); {}/s and {}/s",
-            names.0, figure(each.0), figure(stat.0), names.1, figure(each.1), figure(stat.1), rate(1e6 / each.0), rate(1e6 / each.1),
-        ))
+    Row::new(
+        "P5",
+        format!("wake-ups per busy core-second, {waiters} waiters"),
+        against,
+        "x per busy s",
+        goal,
+    )
+    .values(ratios(pairs, |turn| turn.woken / turn.exact))
+    .wall(ratios(pairs, |turn| 1.0 / turn.last_ms))
+    .note(format!(
+        "busy us per wake-up by the CPU clock (by 10 ms ticks of /proc/stat): {} {} ({}), {} \
+             {} ({}); {}/s and {}/s",
+        names.0,
+        figure(each.0),
+        figure(stat.0),
+        names.1,
+        figure(each.1),
+        figure(stat.1),
+        rate(1e6 / each.0),
+        rate(1e6 / each.1),
+    ))
 }
 
 fn start_weir(bench: &Bench) -> Result<Weir, Failure> {

@@ -84,12 +84,30 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
         for (concerned, series) in measured {
             let median = |at: usize| Spread::of(series.iter().map(|each| each[at])).median;
             rows.push(
-                Row::new("P7", format!("{concerned} of {parked} parked streamers concerned: p99 beyond service"), "itself", "ms", if parked == 10_000 { Goal::AtMost(1.0, 0.5) } else { Goal::Open })
-                    .values(series.iter().map(|each| each[0]))
-                    .note(format!(
-                        "wake-up p50 {} ms, p99 {} ms from the batch being sent; the batch without parked polls p50 {} ms, p99 {} ms; bare send {} us",
-                        figure(median(2)), figure(median(1)), figure(median(4)), figure(median(3)), figure(send_ms * 1e3)
-                    )),
+                Row::new(
+                    "P7",
+                    format!(
+                        "{concerned} of {parked} parked streamers concerned: p99 \
+                 beyond service"
+                    ),
+                    "itself",
+                    "ms",
+                    if parked == 10_000 {
+                        Goal::AtMost(1.0, 0.5)
+                    } else {
+                        Goal::Open
+                    },
+                )
+                .values(series.iter().map(|each| each[0]))
+                .note(format!(
+                    "wake-up p50 {} ms, p99 {} ms from the batch being sent; the batch \
+                         without parked polls p50 {} ms, p99 {} ms; bare send {} us",
+                    figure(median(2)),
+                    figure(median(1)),
+                    figure(median(4)),
+                    figure(median(3)),
+                    figure(send_ms * 1e3)
+                )),
             );
         }
     }

@@ -133,7 +133,8 @@ fn main() {
     let nodes = arguments.get(1).copied().unwrap_or(streams.div_ceil(100));
     let made = fleet(42, streams, nodes);
     println!(
-        "{streams} streams, {} nodes; one core; ms are of the thread's own time, us of the clock on the wall",
+        "{streams} streams, {} nodes; one core; ms are of the thread's own time, us of the clock \
+         on the wall",
         made.nodes.len()
     );
 
@@ -155,7 +156,8 @@ fn main() {
     report(
         "FULL LAYOUT from nothing",
         &format!(
-            "{full_ms:>9.1} ms   {slots} slots, {:.0} ns each, {} without a node, {} stream and {} node classes",
+            "{full_ms:>9.1} ms   {slots} slots, {:.0} ns each, {} without a node, {} stream and \
+             {} node classes",
             full_ms * 1e6 / slots as f64,
             engine.waiting_count(),
             engine.stream_classes_count(),
@@ -211,7 +213,8 @@ fn restart(engine: &Engine, made: &Fleet, now_ms: u64) {
     report(
         "RESTART: all loaded, layouts adopted",
         &format!(
-            "{took:>9.1} ms   {moved} moved, {waited} placed that waited, {later} changes in 3 ticks"
+            "{took:>9.1} ms   {moved} moved, {waited} placed that waited, {later} changes in 3 \
+             ticks"
         ),
     );
 }
@@ -380,7 +383,8 @@ fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
                 nodes.len()
             ),
             &format!(
-                "p50 {:>6.2} ms   max {:>6.2} ms   {moved} moves, at least {slots_lost}; {others} of other slots; previewed p50 {:.2} ms; and back {:.1} ms",
+                "p50 {:>6.2} ms   max {:>6.2} ms   {moved} moves, at least {slots_lost}; {others} \
+                 of other slots; previewed p50 {:.2} ms; and back {:.1} ms",
                 middle(&mut own),
                 own.last().copied().unwrap_or_default(),
                 middle(&mut previewed),
@@ -508,7 +512,8 @@ fn packed_and_hashed(made: &Fleet, full_ms: f64) {
         report(
             &format!("hashing with bounded loads, {what}"),
             &format!(
-                "{took:>9.1} ms   after {rings_ms:.0} ms for the rings; {} not placed, {:.1} % of the preferences; a node of {} lost: {} move",
+                "{took:>9.1} ms   after {rings_ms:.0} ms for the rings; {} not placed, {:.1} % of \
+                 the preferences; a node of {} lost: {} move",
                 cluster.streams() - placed,
                 got as f64 / best.max(1) as f64 * 100.0,
                 on[lost],

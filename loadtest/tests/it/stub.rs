@@ -200,9 +200,12 @@ impl Stub {
             }
             ("GET", "/streamers") => {
                 let state = self.state.lock().unwrap();
-                ok(
-                    json!({"streamers": state.0.streamers.iter().map(|h| json!({"hostname": h})).collect::<Vec<_>>(), "next": null}),
-                )
+                ok(json!({
+                    "streamers": state.0.streamers.iter().map(|h| json!({
+                        "hostname": h,
+                    })).collect::<Vec<_>>(),
+                    "next": null,
+                }))
             }
             ("GET", "/streams") => {
                 let state = self.state.lock().unwrap();
@@ -376,7 +379,10 @@ impl Stub {
                     _ => removed.push(name),
                 }
             }
-            let body = json!({"revision": revision, "updated_at": revision, "streams": changed, "removed": removed});
+            let body = json!({
+                "revision": revision, "updated_at": revision, "streams": changed,
+                "removed": removed,
+            });
             return (200, Some(tag), serde_json::to_vec(&body).unwrap());
         }
         let mut items: Vec<Value> = state
@@ -391,7 +397,10 @@ impl Stub {
         if duplicates && let Some(first) = items.first().cloned() {
             items.push(first);
         }
-        let body = json!({"estimated_count": items.len(), "next": null, "revision": revision, "streams": items, "updated_at": revision});
+        let body = json!({
+            "estimated_count": items.len(), "next": null, "revision": revision, "streams": items,
+            "updated_at": revision,
+        });
         (200, Some(tag), serde_json::to_vec(&body).unwrap())
     }
 }
@@ -405,7 +414,10 @@ fn whole(name: &str, stream: &Stream) -> Value {
         .ingest
         .as_ref()
         .map(|ingest| json!({"ingest": ingest, "dvr_backups": stream.backups}));
-    json!({"name": name, "title": stream.title, "inputs": [{"url": stream.input}], "updated_at": stream.updated_at, "layout": layout})
+    json!({
+        "name": name, "title": stream.title, "inputs": [{"url": stream.input}],
+        "updated_at": stream.updated_at, "layout": layout,
+    })
 }
 
 fn decode(text: &str) -> String {

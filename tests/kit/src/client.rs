@@ -320,7 +320,8 @@ mod tests {
     #[test]
     fn pipelined_responses_are_read_one_by_one() {
         let mut client = Client::new(serve(vec![
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404 No\r\n\
+             Content-Length: 0\r\n\r\n",
         ]));
         client.send_request("GET", "/", &[], b"");
         assert_eq!(client.response(false).expect(200).body, b"ok");
