@@ -1,15 +1,16 @@
-//! Cursors: any text is a place or is refused; a place that was written is read as the same; with another question it is refused.
+//! Cursors: any text is a position or is refused. Decoding an encoded position gives the same one,
+//! and with another scope it is refused.
 //!
 //! The first byte chooses the order, the rest is the text; or, as the plain form within base64.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::query::{Path, SortKey};
-use weir::query::cursor::{Cursor, Question};
+use weir::query::{FieldPath, SortKey};
+use weir::query::cursor::{Cursor, CursorScope};
 
 fn key(path: &str, numeric: bool, descending: bool) -> SortKey {
     SortKey {
-        path: Path::new(path),
+        path: FieldPath::new(path),
         descending,
         numeric,
     }
@@ -28,25 +29,25 @@ fuzz_target!(|data: &[u8]| {
             key("name", false, true),
         ],
     };
-    let question = Question {
+    let scope = CursorScope {
         sort: &sort,
         fingerprint: u64::from(order / 3),
-        selective: order & 64 != 0,
+        filtered: order & 64 != 0,
     };
     let Ok(text) = std::str::from_utf8(text) else {
         return;
     };
     let encoded = base64(text.as_bytes());
     for text in [text, &encoded] {
-        let Some(cursor) = Cursor::decode(text, &question) else {
+        let Some(cursor) = Cursor::decode(text, &scope) else {
             continue;
         };
-        let again = cursor.encode(&question);
-        assert_eq!(Cursor::decode(&again, &question), Some(cursor));
-        if question.selective {
-            let other = Question {
-                fingerprint: question.fingerprint + 1,
-                ..question
+        let again = cursor.encode(&scope);
+        assert_eq!(Cursor::decode(&again, &scope), Some(cursor));
+        if scope.filtered {
+            let other = CursorScope {
+                fingerprint: scope.fingerprint + 1,
+                ..scope
             };
             assert_eq!(Cursor::decode(&again, &other), None);
         }

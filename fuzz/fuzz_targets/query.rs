@@ -8,6 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use weir::api::stream::{KIND, Streams};
 use weir::json::parse;
+use weir::query::params::POLL_TIMEOUT;
 use weir::query::{Execution, Query};
 use weir::state::State;
 use weir::state::apply::{Stamp, apply};
@@ -40,7 +41,7 @@ fn state() -> &'static State {
 }
 
 fn page(raw: &str) -> Option<Value> {
-    let query = Query::parse(raw, &KIND, &["poll_timeout"]).ok()?;
+    let query = Query::parse(raw, &KIND, &[&POLL_TIMEOUT]).ok()?;
     let body = Execution::new(&query)
         .run(&Streams::new(state(), None))
         .into_body("");

@@ -10,6 +10,8 @@ use serde_json::Value;
 use weir::api::entity::{EntitySource, list_kind};
 use weir::api::event::{self, Events};
 use weir::json::parse;
+use weir::api::dvr_presence::DVR_PRESENCE_CHECK;
+use weir::query::params::{POLL_TIMEOUT, Parameter};
 use weir::query::{Execution, Query};
 use weir::state::State;
 use weir::state::apply::{Stamp, apply};
@@ -86,7 +88,7 @@ fn state() -> &'static State {
 
 /// The collection's name, its key, and a page of it.
 fn page(list: u8, raw: &str) -> Option<(&'static str, &'static str, Value)> {
-    let own = &["poll_timeout", "dvr_presence_check"];
+    let own: &[&dyn Parameter] = &[&POLL_TIMEOUT, &DVR_PRESENCE_CHECK];
     let (kind, body) = match list {
         b'e' => {
             let query = Query::parse(raw, &event::KIND, own).ok()?;

@@ -3,6 +3,7 @@
 //! A handler reads a [`Call`] and returns an [`Outcome`]; it never waits and changes nothing. What is
 //! to wait is a parked poll or a [`Pending`] request, which the core keeps until its answer is there.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::http::{Coding, Request, Response, Ticket, Upgrade};
 use crate::json::{self, Value};
 use crate::outbound::{CancelToken, OutboundCall};
 use crate::query::Query;
+use crate::query::params::{POLL_TIMEOUT, ParameterValues, last_value};
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
@@ -49,6 +51,13 @@ pub struct Call<'a> {
     pub ticket: Ticket,
 }
 
+/// The parameters of the query string.
+impl ParameterValues for Call<'_> {
+    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
+        last_value(self.request.query, name)
+    }
+}
+
 impl Call<'_> {
     pub fn stream_name(&self) -> Result<StreamName, ApiError> {
         StreamName::parse(self.parameter).map_err(bad_stream_name)
@@ -61,6 +70,12 @@ impl Call<'_> {
     /// The current reports of streamers.
     pub fn fleet(&self) -> View<'_> {
         self.shared.fleet.view(Instant::now())
+    }
+
+    /// How long a request may be parked; `None` if it must not wait.
+    pub fn poll_wait(&self, values: &impl ParameterValues) -> Result<Option<Duration>, ApiError> {
+        let wait = values.seconds(&POLL_TIMEOUT)?;
+        Ok(wait.map(|wait| wait.min(self.shared.settings.poll_wait_max)))
     }
 
     pub fn json(&self) -> Result<Value, ApiError> {

@@ -23,7 +23,8 @@ use crate::feed::NodePoll;
 use crate::feed::rendered::Rendered;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
-use crate::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
+use crate::query::params::{Integer, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
+use crate::query::{Document, Execution, KeyOrder, ListKind, Query, Raw, SearchField, Source};
 use crate::rt::uptime_ms;
 use crate::schema;
 use crate::state::State;
@@ -449,15 +450,12 @@ impl Plain {
             match name {
                 "host" => {}
                 "poll_timeout" => {
-                    plain.wait =
-                        super::poll_timeout(Some(value), call.shared.settings.poll_wait_max)?;
+                    plain.wait = POLL_TIMEOUT
+                        .read(Some(value))?
+                        .map(|wait| wait.min(call.shared.settings.poll_wait_max));
                 }
                 "changes_since" => {
-                    plain.since = Some(value.parse().map_err(|_| {
-                        error::NOT_INTEGER
-                            .titled("A revision is a whole number, as an answer gave it")
-                            .at_parameter("changes_since")
-                    })?);
+                    plain.since = CHANGES_SINCE.read(Some(value))?;
                 }
                 _ => return Ok(None),
             }
@@ -547,7 +545,7 @@ impl Source for ConfigDocs {
 static REQUIRED: std::sync::LazyLock<Vec<Box<str>>> =
     std::sync::LazyLock::new(|| vec![Box::from("name")]);
 
-static KIND: Kind = Kind {
+static KIND: ListKind = ListKind {
     collection: "streams",
     key: "name",
     key_order: KeyOrder::Text,
@@ -555,19 +553,19 @@ static KIND: Kind = Kind {
     stamp: None,
     required: || &REQUIRED,
     search: &[
-        Search {
+        SearchField {
             path: "name",
             url: false,
         },
-        Search {
+        SearchField {
             path: "title",
             url: false,
         },
-        Search {
+        SearchField {
             path: "comment",
             url: false,
         },
-        Search {
+        SearchField {
             path: "inputs.url",
             url: true,
         },
@@ -577,21 +575,41 @@ static KIND: Kind = Kind {
 };
 
 /// Parameters of these operations that are no filters. `name` is one of them: it lists what is asked for.
-const PARAMETERS: &[&str] = &["host", "name", "poll_timeout", "changes_since"];
+const PARAMETERS: &[&dyn Parameter] = &[&HOST, &NAMES, &POLL_TIMEOUT, &CHANGES_SINCE];
+
+const HOST: Text = Text::new(
+    "host",
+    "Hostname that streamers add to their requests by themselves. Ignored, the path decides.",
+)
+.example(r#""streamer1.example.com""#)
+.without_effect();
+const NAMES: Text = Text::list("name", "Names of the streams, joined by commas.")
+    .example(r#"["harbour/cam1","harbour/cam2"]"#);
+const CHANGES_SINCE: Integer = Integer::new(
+    "changes_since",
+    "Revision of an earlier response: only what changed after it is sent.",
+)
+.extension();
 
 /// A list that the question picks, orders or cuts. All pages of a walk come from the revision of the first.
 fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outcome, ApiError> {
     let mut query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
-    if query.own("name").is_some() {
+    if query.has(&NAMES) {
         // The older way of one endpoint for all three questions.
         return update_streams(call);
     }
-    if query.own("poll_timeout").is_some() || query.own("changes_since").is_some() {
-        return Err(error::NOT_COMBINABLE.titled("Waiting and deltas are about the whole list; leave out select, sort, limit, cursor, q and filters").at_parameter(if query.own("poll_timeout").is_some() {
-                "poll_timeout"
-            } else {
-                "changes_since"
-            }));
+    if query.has(&POLL_TIMEOUT) || query.has(&CHANGES_SINCE) {
+        let parameter = if query.has(&POLL_TIMEOUT) {
+            POLL_TIMEOUT.name()
+        } else {
+            CHANGES_SINCE.name()
+        };
+        return Err(error::NOT_COMBINABLE
+            .titled(
+                "`poll_timeout` and `changes_since` apply to the whole list; remove select, sort, \
+                 limit, cursor, q and filters",
+            )
+            .at_parameter(parameter));
     }
     query.set_default_limit(call.shared.settings.streams_limit);
     let earlier;

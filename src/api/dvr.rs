@@ -9,7 +9,7 @@ use super::{Call, Outcome};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::write_string;
-use crate::query::{Document, Execution, KeyOrder, Kind, Query, Raw, Search, Source};
+use crate::query::{Document, Execution, KeyOrder, ListKind, Query, Raw, SearchField, Source};
 use crate::schema;
 
 /// One name.
@@ -60,14 +60,14 @@ impl Source for Dvrs {
 }
 
 /// What the query engine has to know about storages.
-pub static KIND: Kind = Kind {
+pub static KIND: ListKind = ListKind {
     collection: "dvrs",
     key: "name",
     key_order: KeyOrder::Text,
     default_sort: "name",
     stamp: None,
     required: || schema::dvr().required(),
-    search: &[Search {
+    search: &[SearchField {
         path: "name",
         url: false,
     }],

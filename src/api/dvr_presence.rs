@@ -16,12 +16,18 @@ use crate::fleet::peer;
 use crate::http::Response;
 use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundCall};
+use crate::query::params::Flag;
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::ArchivedFacts;
 
-/// The parameter that asks for it.
-pub const PARAMETER: &str = "dvr_presence_check";
+pub const DVR_PRESENCE_CHECK: Flag = Flag::new(
+    "dvr_presence_check",
+    false,
+    "Also asks the streamers whether the archive has a recording of the time; the result is in \
+     `has_dvr` and `recording_status`. Takes longer.",
+)
+.example("true");
 /// How long streamers may take, all of them together.
 pub const WAIT: Duration = Duration::from_secs(3);
 /// Streams asked about for one answer; the episodes of others stay without.

@@ -6,13 +6,13 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
-use std::time::Duration;
 
 use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
-use crate::query::{Document, Hints, Kind as ListKind, Place, Query, Raw, Search, Source};
+use crate::query::params::Parameter;
+use crate::query::{Document, Hints, ListKind, Query, Raw, ScanPosition, SearchField, Source};
 use crate::state::State;
 use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Entities, KINDS, Key, Kind, bad_key};
@@ -66,7 +66,7 @@ impl Document for EntityDoc<'_> {
         scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text)))
     }
 
-    fn texts(&self) -> Option<[&str; 2]> {
+    fn search_texts(&self) -> Option<[&str; 2]> {
         Some([&self.entity.key, &self.config])
     }
 
@@ -125,7 +125,7 @@ impl<'s> EntitySource<'s> {
     fn scan_media<'a>(
         &'a self,
         media: &[Box<str>],
-        place: &mut Place,
+        place: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(EntityDoc<'a>),
     ) -> bool {
@@ -170,7 +170,7 @@ impl Source for EntitySource<'_> {
     fn scan<'a>(
         &'a self,
         hints: &Hints<'_>,
-        place: &mut Place,
+        place: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(EntityDoc<'a>),
     ) -> bool {
@@ -213,7 +213,7 @@ impl Source for EntitySource<'_> {
 pub fn visit_media<'a>(
     episodes: &'a EpisodeIndex,
     media: &[Box<str>],
-    place: &mut Place,
+    place: &mut ScanPosition,
     budget: usize,
     each: &mut dyn FnMut(&'a EntityRecord),
 ) -> bool {
@@ -244,8 +244,8 @@ pub fn visit_media<'a>(
     place.part >= media.len()
 }
 
-const fn text(path: &'static str) -> Search {
-    Search { path, url: false }
+const fn text(path: &'static str) -> SearchField {
+    SearchField { path, url: false }
 }
 
 macro_rules! list_kind {
@@ -301,12 +301,13 @@ impl Call<'_> {
 }
 
 /// A list of one kind; `own` are its parameters that are no filters.
-pub fn list(call: &Call<'_>, kind: Kind, own: &[&'static str]) -> Result<Outcome, ApiError> {
+pub fn list(
+    call: &Call<'_>,
+    kind: Kind,
+    own: &[&'static dyn Parameter],
+) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, list_kind(kind), own)?;
-    let wait: Option<Duration> = super::poll_timeout(
-        query.own("poll_timeout"),
-        call.shared.settings.poll_wait_max,
-    )?;
+    let wait = call.poll_wait(&query)?;
     Ok(Outcome::List(ListRequest {
         wait,
         ..ListRequest::new(Collection::Entities(kind), query)

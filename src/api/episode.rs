@@ -3,20 +3,19 @@
 //! Stamps are the server's: a reader that asks for what is newer than the newest it has seen misses nothing, whatever the clocks of those who
 //! save. Saves wait a moment to be committed together (`insert_buffer`); who is answered knows that the episode is on disk.
 
-use super::{Call, Outcome, dvr_presence, entity, flag, truth};
+use super::dvr_presence::{self, DVR_PRESENCE_CHECK};
+use super::{Call, Outcome, entity};
 use crate::error::ApiError;
+use crate::query::params::{POLL_TIMEOUT, Parameter, ParameterValues as _};
 use crate::state::entity::Kind;
 
 /// Parameters of the list that are no filters.
-const PARAMETERS: &[&str] = &["poll_timeout", dvr_presence::PARAMETER];
+const PARAMETERS: &[&dyn Parameter] = &[&POLL_TIMEOUT, &DVR_PRESENCE_CHECK];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut outcome = entity::list(call, Kind::Episode, PARAMETERS)?;
     if let Outcome::List(list) = &mut outcome
-        && truth(
-            dvr_presence::PARAMETER,
-            list.query.own(dvr_presence::PARAMETER),
-        )?
+        && list.query.flag(&DVR_PRESENCE_CHECK)?
     {
         list.complete = Some(dvr_presence::complete);
     }
@@ -24,7 +23,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let is_wanted = flag(call, dvr_presence::PARAMETER)?;
+    let is_wanted = call.flag(&DVR_PRESENCE_CHECK)?;
     Ok(match entity::get(call, Kind::Episode)? {
         Outcome::Reply(episode) if is_wanted => match dvr_presence::complete(episode, call.state) {
             Ok(episode) => Outcome::Reply(episode),

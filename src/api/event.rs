@@ -9,7 +9,8 @@ use std::ops::Bound;
 use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::json::scan;
-use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
+use crate::query::params::POLL_TIMEOUT;
+use crate::query::{Document, KeyOrder, ListKind, Query, Raw, SearchField, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::event::{event_id, place_of};
@@ -44,7 +45,7 @@ impl Document for EventDoc<'_> {
         scan::member(self.text, name).map(|text| Raw::Json(Cow::Borrowed(text)))
     }
 
-    fn texts(&self) -> Option<[&str; 2]> {
+    fn search_texts(&self) -> Option<[&str; 2]> {
         Some([self.text, ""])
     }
 
@@ -123,7 +124,7 @@ impl Source for Events<'_> {
     }
 }
 
-pub static KIND: Kind = Kind {
+pub static KIND: ListKind = ListKind {
     collection: "events",
     key: "event_id",
     key_order: KeyOrder::Decimal,
@@ -131,19 +132,19 @@ pub static KIND: Kind = Kind {
     stamp: None,
     required: || schema::event().required(),
     search: &[
-        Search {
+        SearchField {
             path: "entity_id",
             url: false,
         },
-        Search {
+        SearchField {
             path: "operation_id",
             url: false,
         },
-        Search {
+        SearchField {
             path: "path",
             url: false,
         },
-        Search {
+        SearchField {
             path: "user",
             url: false,
         },
@@ -153,11 +154,8 @@ pub static KIND: Kind = Kind {
 };
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, &KIND, &["poll_timeout"])?;
-    let wait = super::poll_timeout(
-        query.own("poll_timeout"),
-        call.shared.settings.poll_wait_max,
-    )?;
+    let query = Query::parse(call.request.query, &KIND, &[&POLL_TIMEOUT])?;
+    let wait = call.poll_wait(&query)?;
     Ok(Outcome::List(ListRequest {
         wait,
         ..ListRequest::new(Collection::Events, query)

@@ -15,7 +15,8 @@ use super::entity::visit_media;
 use super::{Call, Collection, LocalState, Outcome};
 use crate::error::{self, ApiError};
 use crate::json::{FieldType, Number, write_string};
-use crate::query::{Document, Hints, KeyOrder, Kind as ListKind, Place, Query, Raw, Source, pairs};
+use crate::query::params::{Integer, Parameter, ParameterValues as _, Text};
+use crate::query::{Document, Hints, KeyOrder, ListKind, Query, Raw, ScanPosition, Source, pairs};
 use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
@@ -49,11 +50,27 @@ pub static KIND: ListKind = ListKind {
     secret: |_| false,
 };
 
-const OPENED_BEFORE: &str = "opened_at_lt";
-const CLOSED_AFTER: &str = "closed_at_gt";
+const HOST: Text = Text::new(
+    "host",
+    "Hostname of the streamer. Ignored, the path decides.",
+)
+.example(r#""streamer1.example.com""#)
+.without_effect();
+const OPENED_BEFORE: Integer = Integer::moment(
+    "opened_at_lt",
+    MS_MIN,
+    MS_MAX,
+    "Only episodes that were opened before this time, in milliseconds.",
+);
+const CLOSED_AFTER: Integer = Integer::moment(
+    "closed_at_gt",
+    MS_MIN,
+    MS_MAX,
+    "Only episodes that are open or were closed after this time, in milliseconds.",
+);
 
 /// `media` stays a filter: by it the query engine finds the episodes.
-const PARAMETERS: &[&str] = &["host", OPENED_BEFORE, CLOSED_AFTER];
+const PARAMETERS: &[&dyn Parameter] = &[&HOST, &OPENED_BEFORE, &CLOSED_AFTER];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
@@ -143,27 +160,9 @@ struct Times {
 
 impl Times {
     fn of(query: &Query) -> Result<Self, ApiError> {
-        let time = |name: &'static str| -> Result<Option<u64>, ApiError> {
-            let Some(text) = query.own(name) else {
-                return Ok(None);
-            };
-            let number: u64 = text.parse().map_err(|_| {
-                error::NOT_INTEGER
-                    .titled("A time is a whole number")
-                    .at_parameter(name)
-            })?;
-            if !(MS_MIN..=MS_MAX).contains(&number) {
-                return Err(error::INPUT_OUT_OF_RANGE
-                    .titled("A time is given in milliseconds")
-                    .at_parameter(name)
-                    .with("minimum", MS_MIN)
-                    .with("maximum", MS_MAX));
-            }
-            Ok(Some(number))
-        };
         Ok(Self {
-            opened_before: time(OPENED_BEFORE)?,
-            closed_after: time(CLOSED_AFTER)?,
+            opened_before: query.integer(&OPENED_BEFORE)?,
+            closed_after: query.integer(&CLOSED_AFTER)?,
         })
     }
 
@@ -285,7 +284,7 @@ impl Source for ExternalEpisodes<'_> {
     fn scan<'a>(
         &'a self,
         hints: &Hints<'_>,
-        place: &mut Place,
+        place: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(ExternalEpisode<'a>),
     ) -> bool {

@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use self::call::{Call, Collection, CompletePage, ListRequest, LocalState, Outcome, uuid};
 pub use self::shared::ApiSettings;
 use self::shared::Shared;
-use crate::error::{self, ApiError};
+use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::FieldType;
 use crate::schema::Schema;
@@ -81,38 +81,6 @@ pub fn openapi_document() -> &'static str {
     static DOCUMENT: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| openapi::document(docs::SERVED, env!("CARGO_PKG_VERSION")));
     &DOCUMENT
-}
-
-/// `poll_timeout`: whole seconds, above the longest wait it is that wait; 0 or nothing is no wait.
-fn poll_timeout(value: Option<&str>, longest: Duration) -> Result<Option<Duration>, ApiError> {
-    let Some(value) = value else { return Ok(None) };
-    let seconds: u64 = value.parse().map_err(|_| {
-        error::NOT_INTEGER
-            .titled("A wait is given in whole seconds")
-            .at_parameter("poll_timeout")
-    })?;
-    Ok((seconds > 0).then(|| Duration::from_secs(seconds).min(longest)))
-}
-
-/// A parameter that is true or false; one without a value is true, a missing one false, and of several the last one counts.
-fn flag(call: &Call<'_>, name: &'static str) -> Result<bool, ApiError> {
-    let mut value = None;
-    for (given, text) in crate::query::pairs(call.request.query).filter_map(Result::ok) {
-        if given == name {
-            value = Some(text.unwrap_or("true".into()));
-        }
-    }
-    truth(name, value.as_deref())
-}
-
-fn truth(name: &'static str, value: Option<&str>) -> Result<bool, ApiError> {
-    match value {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(_) => Err(error::NOT_BOOLEAN
-            .titled("The parameter is true or false")
-            .at_parameter(name)),
-    }
 }
 
 /// How the query engine converts values for a field.

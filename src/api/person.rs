@@ -5,10 +5,11 @@
 
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;
+use crate::query::params::POLL_TIMEOUT;
 use crate::state::entity::Kind;
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    entity::list(call, Kind::Person, &["poll_timeout"])
+    entity::list(call, Kind::Person, &[&POLL_TIMEOUT])
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

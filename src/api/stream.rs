@@ -9,12 +9,14 @@ use std::ops::Bound;
 
 use super::{Call, Collection, CompletePage, ListRequest, Outcome, control};
 use crate::agents::registry::Registry;
-use crate::error::{self, ApiError};
+use crate::error::ApiError;
 use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
 use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
+use crate::query::params::{Choice, Flag, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
 use crate::query::{
-    Document, Execution, Hints, KeyOrder, Kind, Leaf, Path, Place, Query, Raw, Search, Source,
+    Document, Execution, FieldPath, Hints, KeyOrder, Leaf, ListKind, Query, Raw, ScanPosition,
+    SearchField, Source,
 };
 use crate::schema;
 use crate::state::agent::agents_in_order;
@@ -207,7 +209,7 @@ impl Document for StreamDoc<'_> {
         }
     }
 
-    fn leaf(&self, path: &Path) -> Leaf<'_> {
+    fn leaf(&self, path: &FieldPath) -> Leaf<'_> {
         let record: &ArchivedStream = self.stream;
         match path.as_str() {
             "layout.ingest" => match record.ingest() {
@@ -238,11 +240,11 @@ impl Document for StreamDoc<'_> {
         }
     }
 
-    fn texts(&self) -> Option<[&str; 2]> {
+    fn search_texts(&self) -> Option<[&str; 2]> {
         Some([&self.stream.name, &self.config])
     }
 
-    fn touch(&self) -> u8 {
+    fn prefetch(&self) -> u8 {
         self.config
             .bytes()
             .step_by(64)
@@ -369,7 +371,7 @@ impl<'s> Streams<'s> {
     #[must_use]
     pub fn asked(self, query: &Query) -> Self {
         Self {
-            with_ingest_history: query.own(INGEST_HISTORY) != Some("false"),
+            with_ingest_history: query.flag(&INCLUDE_INGEST_HISTORY).unwrap_or(true),
             ..self
         }
     }
@@ -411,7 +413,7 @@ impl Source for Streams<'_> {
     fn scan<'a>(
         &'a self,
         hints: &Hints<'_>,
-        place: &mut Place,
+        place: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(StreamDoc<'a>),
     ) -> bool {
@@ -481,7 +483,7 @@ impl Source for Streams<'_> {
 }
 
 /// What the query engine has to know about streams.
-pub static KIND: Kind = Kind {
+pub static KIND: ListKind = ListKind {
     collection: "streams",
     key: "name",
     key_order: KeyOrder::Text,
@@ -489,23 +491,23 @@ pub static KIND: Kind = Kind {
     stamp: Some("updated_at"),
     required: || schema::stream().required(),
     search: &[
-        Search {
+        SearchField {
             path: "name",
             url: false,
         },
-        Search {
+        SearchField {
             path: "title",
             url: false,
         },
-        Search {
+        SearchField {
             path: "comment",
             url: false,
         },
-        Search {
+        SearchField {
             path: "template",
             url: false,
         },
-        Search {
+        SearchField {
             path: "inputs.url",
             url: true,
         },
@@ -515,30 +517,38 @@ pub static KIND: Kind = Kind {
 };
 
 /// Parameters of `GET /streams` that are no filters.
-const LIST_PARAMETERS: &[&str] = &["scheme", "client_ip", "poll_timeout", INGEST_HISTORY];
+const LIST_PARAMETERS: &[&dyn Parameter] =
+    &[&SCHEME, &CLIENT_IP, &POLL_TIMEOUT, &INCLUDE_INGEST_HISTORY];
 
-/// The parameter that leaves histories out of a list. The reference returns them, its later versions only where it is true.
-const INGEST_HISTORY: &str = "include_ingest_history";
+const SCHEME: Choice = Choice::new(
+    "scheme",
+    &["http", "https"],
+    "Scheme of URLs in the answer. Accepted for compatibility, without effect.",
+)
+.without_effect();
+const CLIENT_IP: Text = Text::new(
+    "client_ip",
+    "Address of the viewer. Accepted for compatibility, without effect.",
+)
+.without_effect();
+// The reference returns the history by default, its later versions only on request.
+const INCLUDE_INGEST_HISTORY: Flag = Flag::new(
+    "include_ingest_history",
+    true,
+    "`false` leaves `layout.ingest_history` out.",
+)
+.example("false");
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut query = Query::parse(call.request.query, &KIND, LIST_PARAMETERS)?;
-    if let Some(scheme) = query.own("scheme")
-        && !matches!(scheme, "http" | "https")
-    {
-        return Err(error::UNKNOWN_ENUM_OPTION
-            .titled("A scheme is \"http\" or \"https\"")
-            .at_parameter("scheme"));
-    }
-    super::truth(INGEST_HISTORY, query.own(INGEST_HISTORY))?;
+    query.choice(&SCHEME)?;
+    query.flag(&INCLUDE_INGEST_HISTORY)?;
     let mut complete: Option<CompletePage> = None;
     if super::layout::wants_decisions(call.request.query) {
         super::layout::bound_decisions(call, &mut query)?;
         complete = Some(super::layout::with_decisions);
     }
-    let wait = super::poll_timeout(
-        query.own("poll_timeout"),
-        call.shared.settings.poll_wait_max,
-    )?;
+    let wait = call.poll_wait(&query)?;
     Ok(Outcome::List(ListRequest {
         wait,
         complete,
@@ -658,7 +668,7 @@ impl Source for Layouts<'_> {
     }
 }
 
-static LAYOUT_KIND: Kind = Kind {
+static LAYOUT_KIND: ListKind = ListKind {
     collection: "layouts",
     key: "created_at",
     key_order: KeyOrder::Decimal,

@@ -14,7 +14,8 @@ use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::http::Response;
 use crate::json::{Number, scan, write_string};
-use crate::query::{Document, KeyOrder, Kind, Query, Raw, Search, Source};
+use crate::query::params::ParameterValues as _;
+use crate::query::{Document, KeyOrder, ListKind, Query, Raw, SearchField, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
@@ -155,7 +156,7 @@ impl Source for Streamers<'_> {
 }
 
 /// What the query engine has to know about streamers.
-pub static KIND: Kind = Kind {
+pub static KIND: ListKind = ListKind {
     collection: "streamers",
     key: "hostname",
     key_order: KeyOrder::Text,
@@ -163,11 +164,11 @@ pub static KIND: Kind = Kind {
     stamp: Some("updated_at"),
     required: || schema::streamer().required(),
     search: &[
-        Search {
+        SearchField {
             path: "hostname",
             url: false,
         },
-        Search {
+        SearchField {
             path: "api_url",
             url: true,
         },
@@ -198,7 +199,7 @@ pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let patch = streamer_patch(call.json()?, &hostname, "")?;
     let command = Command::SaveStreamer { hostname, patch };
-    if super::flag(call, streamer_check::PARAMETER)? {
+    if call.flag(&streamer_check::CHECKS_ENABLE)? {
         return streamer_check::before(call, command);
     }
     Ok(Outcome::Command(command))

@@ -15,11 +15,18 @@ use crate::fleet::peer;
 use crate::http::Response;
 use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundCall, OutboundError};
+use crate::query::params::Flag;
 use crate::state::apply::{Stamp, apply};
 use crate::state::command::{AuditedCommand, Command, Done};
 
-/// The parameter that asks for it.
-pub const PARAMETER: &str = "checks_enable";
+pub const CHECKS_ENABLE: Flag = Flag::new(
+    "checks_enable",
+    false,
+    "Asks the node for its configuration before anything is stored, at its `api_url` (or hostname) \
+     and with its cluster key as they would be after the save; if it does not answer 200 with a \
+     JSON object within 5 s, nothing is stored.",
+)
+.example("true");
 /// How long the node may take.
 pub const WAIT: Duration = Duration::from_secs(5);
 /// Longest configuration of a node: some thousand streams of its own.
@@ -113,7 +120,7 @@ fn failed(reason: &'static str) -> ApiError {
     let title = "The streamer did not show its configuration; nothing was changed";
     error::STREAMER_CHECK_FAILED
         .titled(title)
-        .at_parameter(PARAMETER)
+        .at_parameter(CHECKS_ENABLE.name())
         .with("reason", reason)
 }
 

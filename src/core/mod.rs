@@ -44,6 +44,7 @@ use crate::feed::{NodePoll, Waiters};
 use crate::http::{
     Admission, Answer, Connections, Ended, Head, Lines, Method, Request, Response, Service, Ticket,
 };
+use crate::query::Restriction;
 use crate::rt;
 use crate::state::State;
 use crate::state::command::AuditedCommand;
@@ -391,10 +392,10 @@ fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
         return false;
     }
     let shown = token.clone();
-    let tag = format!("{} {:?}", token.name, token.rights);
-    list.query.narrow(&tag, move |key| {
+    let canonical = format!("{} {:?}", token.name, token.rights);
+    list.query.restrict(Restriction::new(canonical, move |key| {
         shown.rights.may(Action::List, collection, Some(key))
-    });
+    }));
     true
 }
 

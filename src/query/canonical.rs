@@ -1,29 +1,31 @@
-//! Canonical text: equal for two requests that ask the same.
+//! Canonical text: equal for two requests that have the same answer.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Query;
-use super::cursor::{Cursor, Question};
-use super::filter::{Filter, Operator, Test, Values};
+use super::cursor::{Cursor, CursorScope};
+use super::filter::{Condition, Filter, Operator, ValueSet};
 use super::order::Position;
 use super::pairs::encode_component;
 use crate::json::Number;
 use crate::json::scan::Projection;
 
 impl Query {
-    /// Text that is equal for two requests that ask the same question, parameters of the operation apart.
+    /// Text that is equal for two requests only if their answers are the same at every revision.
+    /// Parked polls with equal texts share one answer.
     pub fn canonical(&self) -> String {
-        let mut out = self.canonical_question();
+        let mut out = self.canonical_list();
         out.push_str("&limit=");
         out.push_str(itoa::Buffer::new().format(self.limit));
-        if let Some(only) = &self.only {
-            out.push_str("&only=");
-            encode_component(&only.tag, &mut out);
+        if let Some(restriction) = &self.restriction {
+            out.push_str("&visible=");
+            encode_component(restriction.canonical(), &mut out);
         }
         if let Some(select) = &self.select {
             out.push_str("&select=");
             canonical_select(select, &mut out);
         }
+        self.canonical_own(&mut out);
         if self.reversed {
             out.push_str("&reversed");
         }
@@ -38,8 +40,21 @@ impl Query {
         out
     }
 
+    /// The operation's own parameters, without those that do not change the answer.
+    fn canonical_own(&self, out: &mut String) {
+        let own = self.own.iter().filter(|(spec, _)| spec.changes_answer);
+        let mut own: Vec<_> = own.map(|(spec, value)| (spec.name, value)).collect();
+        own.sort_unstable();
+        for (name, value) in own {
+            out.push_str("&$");
+            out.push_str(name);
+            out.push('=');
+            encode_component(value, out);
+        }
+    }
+
     /// Which documents, in which order.
-    pub(super) fn canonical_question(&self) -> String {
+    fn canonical_list(&self) -> String {
         let mut out = String::from(self.kind.collection);
         out.push('?');
         let mut filters: Vec<String> = self
@@ -56,9 +71,9 @@ impl Query {
             out.push_str(&filter);
             out.push('&');
         }
-        if let Some(needle) = &self.needle {
+        if let Some(search) = &self.search {
             out.push_str("q=");
-            encode_component(&needle.lower, &mut out);
+            encode_component(&search.needle.lower, &mut out);
         }
         out.push_str("&sort=");
         for sort in &self.sort {
@@ -68,12 +83,14 @@ impl Query {
         out
     }
 
-    pub(super) fn question(&self) -> Question<'_> {
-        Question {
+    /// The scope of this query's cursors. A restriction is not part of it: a cursor is parsed before
+    /// the restriction is known, and holds only a position. A caller who may see less continues at
+    /// the same position and sees what it may see.
+    pub(super) fn cursor_scope(&self) -> CursorScope<'_> {
+        CursorScope {
             sort: &self.sort,
-            fingerprint: xxh3_64(self.canonical_question().as_bytes()),
-            // Not of what the reader may see: a cursor is read before that is known, and names a place and nothing more.
-            selective: self.has_filters(),
+            fingerprint: xxh3_64(self.canonical_list().as_bytes()),
+            filtered: self.has_filters(),
         }
     }
 
@@ -83,23 +100,24 @@ impl Query {
             reversed,
             revision: self.revision,
         }
-        .encode(&self.question())
+        .encode(&self.cursor_scope())
     }
 }
+
 impl Filter {
-    /// Equal for filters that ask the same.
+    /// Equal for filters with the same condition.
     fn canonical(&self, out: &mut String) {
         encode_component(self.path.as_str(), out);
-        match &self.test {
-            Test::Among(values) => {
+        match &self.condition {
+            Condition::In(values) => {
                 out.push_str("==");
                 values.canonical(out);
             }
-            Test::NotAmong(values) => {
+            Condition::NotIn(values) => {
                 out.push_str("!=");
                 values.canonical(out);
             }
-            Test::Compare(operator, comparand) => {
+            Condition::Compare(operator, comparand) => {
                 out.push_str(match operator {
                     Operator::Greater => ">",
                     Operator::GreaterEqual => ">=",
@@ -114,21 +132,21 @@ impl Filter {
                     write_number(number, out);
                 }
                 out.push('~');
-                if let Some(truth) = comparand.truth {
-                    out.push(if truth { '1' } else { '0' });
+                if let Some(boolean) = comparand.boolean {
+                    out.push(if boolean { '1' } else { '0' });
                 }
             }
-            Test::Contains(finder) => {
+            Condition::Contains(finder) => {
                 out.push_str("*=");
                 encode_component(&String::from_utf8_lossy(finder.needle()), out);
             }
-            Test::Absent => out.push('!'),
-            Test::Present => out.push('?'),
+            Condition::Absent => out.push('!'),
+            Condition::Present => out.push('?'),
         }
     }
 }
 
-impl Values {
+impl ValueSet {
     fn canonical(&self, out: &mut String) {
         for text in &self.texts {
             encode_component(text, out);
@@ -140,12 +158,12 @@ impl Values {
             out.push(',');
         }
         out.push('~');
-        out.push_str(match (self.no, self.yes) {
-            (false, false) => "",
-            (true, false) => "0",
-            (false, true) => "1",
-            (true, true) => "01",
-        });
+        if self.has_false {
+            out.push('0');
+        }
+        if self.has_true {
+            out.push('1');
+        }
     }
 }
 
@@ -156,11 +174,11 @@ pub(super) fn write_number(number: Number, out: &mut String) {
 }
 
 fn canonical_select(select: &[Projection], out: &mut String) {
-    for want in select {
-        encode_component(&want.name, out);
-        if !want.below.is_empty() {
+    for field in select {
+        encode_component(&field.name, out);
+        if !field.below.is_empty() {
             out.push('(');
-            canonical_select(&want.below, out);
+            canonical_select(&field.below, out);
             out.push(')');
         }
         out.push(',');

@@ -1,16 +1,22 @@
-//! Cursors: a position in the order of a list, and its text.
+//! Cursors: a position in a list, and its text.
 //!
-//! The outer form is the reference's: padded base64 of a url-encoded query string, one pair per sort key in alphabetical order,
-//! `PATH_gt=VALUE` (`_lt` where the order goes down), `$reversed=true` for a page that is read backwards. The meaning is
-//! ours: all pairs together are *one* place in the order of the request's `sort`, made unique by the key of the collection, so that nothing is
-//! skipped or repeated where several documents share a value or have none. What the reference has no words for is added only when needed:
-//! * a value of a class that its field does not suggest is marked: `PATH_gt$text=`, `$number=`, `$other=`; an absent value has no pair;
-//! * `$revision=N` names the revision that all pages of a walk are read from;
-//! * `$query=HASH` when the pairs alone do not tell which question they belong to (filters, `q`, more than two sort keys, an absent value).
+//! The outer form is that of the reference: padded base64 of a url-encoded query string, one pair
+//! per sort key in alphabetical order, `PATH_gt=VALUE` (`_lt` where the order goes down), and
+//! `$reversed=true` for a page that is read backwards. Here all pairs together are *one* position
+//! in the order of the request's `sort`, made unique by the key of the collection, so that nothing
+//! is skipped or repeated where documents share a value or have none. Extensions of the form appear
+//! only when they are needed:
+//! * a value of a class that its field does not suggest is marked: `PATH_gt$text=`, `$number=`,
+//!   `$other=`; an absent value has no pair;
+//! * `$revision=N` names the revision that all pages of a paged snapshot are read from;
+//! * `$query=HASH` if the pairs alone do not identify the query (filters, `q`, more than two sort
+//!   keys, an absent value).
 //!
-//! The hash covers the question and the pairs. It protects from accidents: a cursor used with another question, or damaged on the way. It is no
-//! secret and need not be one: a forged cursor names a place in a list that its bearer may read from any place anyway. A cursor is taken only
-//! if encoding what it means gives the same text again, so there is exactly one text for each place.
+//! The hash covers the scope and the pairs. It detects accidents: a cursor used with another query,
+//! or damaged on the way. It is not a secret and need not be one: a forged cursor is a position in
+//! a list that its bearer may read from any position, and it shows only what this caller may see. A
+//! cursor is accepted only if encoding its meaning gives the same text again, so there is exactly
+//! one text for each position.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -22,63 +28,64 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::order::{Position, SortKey, SortValue};
 use super::pairs::{encode_component, pairs};
 
-/// Longest cursor looked at: five values of which each byte takes three, and base64 on top.
+/// Longest cursor that is parsed: five values of which each byte takes three, and base64 on top.
 pub const CURSOR_BYTES_MAX: usize = 8 * 1024;
 
-/// The question a cursor belongs to.
+/// The query that a cursor belongs to: a cursor of another scope is refused.
 #[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
+pub struct CursorScope<'a> {
     /// The last one is the key of the collection.
     pub sort: &'a [SortKey],
+    /// Hash of everything that selects and sorts the documents.
     pub fingerprint: u64,
-    /// Whether there are filters or a search.
-    pub selective: bool,
+    /// Whether the query has filters or a search.
+    pub filtered: bool,
 }
 
-/// What a cursor says.
+/// A parsed cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     pub position: Position,
-    /// Read towards the beginning.
+    /// The page is read towards the beginning of the list.
     pub reversed: bool,
     pub revision: Option<u64>,
 }
 
 impl Cursor {
-    pub fn encode(&self, question: &Question<'_>) -> String {
-        STANDARD.encode(self.inner(question))
+    pub fn encode(&self, scope: &CursorScope<'_>) -> String {
+        STANDARD.encode(self.plain(scope))
     }
 
-    /// `None`: damaged, not ours, or of another question.
-    pub fn decode(text: &str, question: &Question<'_>) -> Option<Cursor> {
+    /// `None` for a cursor that is damaged, was not encoded here, or has another scope.
+    pub fn decode(text: &str, scope: &CursorScope<'_>) -> Option<Cursor> {
         if text.len() > CURSOR_BYTES_MAX {
             return None;
         }
-        // A client that did not percent-encode a plus sent what now reads as a space.
-        let inner = STANDARD.decode(text.replace(' ', "+")).ok()?;
-        let inner = std::str::from_utf8(&inner).ok()?;
-        let (key_sort, value_sorts) = question.sort.split_last()?;
+        // A plus that the client did not percent-encode was decoded as a space.
+        let plain = STANDARD.decode(text.replace(' ', "+")).ok()?;
+        let plain = std::str::from_utf8(&plain).ok()?;
+        let (key_sort, value_sorts) = scope.sort.split_last()?;
         let mut values = vec![SortValue::Absent; value_sorts.len()];
         let mut key = None;
         let mut reversed = false;
         let mut revision = None;
-        for pair in pairs(inner) {
+        for pair in pairs(plain) {
             let (name, value) = pair.ok()?;
             let value = value?;
             match &*name {
                 "$reversed" => reversed = true,
                 "$revision" => revision = Some(value.parse().ok()?),
-                // Compared below, with everything else.
+                // Compared below, with the whole text.
                 "$query" => {}
                 _ if operator(&name, key_sort).is_some() => {
                     key = Some(value.into_owned().into_boxed_str());
                 }
                 _ => {
-                    let (place, mark) = value_sorts
+                    let (index, mark) = value_sorts
                         .iter()
                         .enumerate()
                         .find_map(|(i, sort)| Some((i, operator(&name, sort)?)))?;
-                    values[place] = parse_value(mark, value, value_sorts[place].numeric)?;
+                    values[index] = parse_value(mark, value, value_sorts[index].numeric)?;
                 }
             }
         }
@@ -90,12 +97,13 @@ impl Cursor {
             reversed,
             revision,
         };
-        (cursor.inner(question) == inner).then_some(cursor)
+        (cursor.plain(scope) == plain).then_some(cursor)
     }
 
-    fn inner(&self, question: &Question<'_>) -> String {
-        // The last: the class whose values need no mark. The key is always a text, whatever its field's type.
-        let mut pairs: Vec<(&SortKey, &SortValue<'_>, u8)> = question
+    fn plain(&self, scope: &CursorScope<'_>) -> String {
+        // The third member is the class that needs no mark. The key is always a text, whatever the
+        // type of its field.
+        let mut pairs: Vec<(&SortKey, &SortValue<'_>, u8)> = scope
             .sort
             .iter()
             .zip(&self.position.values)
@@ -103,11 +111,11 @@ impl Cursor {
             .map(|(sort, value)| (sort, value, if sort.numeric { 1 } else { 2 }))
             .collect();
         let key = SortValue::Text(Cow::Borrowed(&*self.position.key));
-        if let Some(sort) = question.sort.last() {
+        if let Some(sort) = scope.sort.last() {
             pairs.push((sort, &key, 2));
         }
         pairs.sort_by(|a, b| a.0.path.as_str().cmp(b.0.path.as_str()));
-        let complete = pairs.len() == question.sort.len();
+        let complete = pairs.len() == scope.sort.len();
 
         let mut out = String::with_capacity(64);
         for (i, (sort, value, unmarked)) in pairs.into_iter().enumerate() {
@@ -147,15 +155,15 @@ impl Cursor {
         if self.reversed {
             out.push_str("&%24reversed=true");
         }
-        if question.selective || question.sort.len() > 2 || !complete {
-            let hash = xxh3_64_with_seed(out.as_bytes(), question.fingerprint);
+        if scope.filtered || scope.sort.len() > 2 || !complete {
+            let hash = xxh3_64_with_seed(out.as_bytes(), scope.fingerprint);
             write!(out, "&%24query={hash:016x}").expect("a String takes everything");
         }
         out
     }
 }
 
-/// If `name` is a condition on this sort key: how its value is marked.
+/// The mark of the value, if `name` is a condition on this sort key.
 fn operator<'a>(name: &'a str, sort: &SortKey) -> Option<&'a str> {
     let operator = name.strip_prefix(sort.path.as_str())?;
     operator
@@ -180,7 +188,7 @@ fn parse_value(mark: &str, value: Cow<'_, str>, numeric: bool) -> Option<SortVal
 
 #[cfg(test)]
 mod tests {
-    use super::super::Path;
+    use super::super::FieldPath;
     use super::super::order::SORT_TEXT_BYTES_MAX;
     use super::*;
     use crate::json::Number;
@@ -190,7 +198,7 @@ mod tests {
             .map(|piece| {
                 let path = piece.trim_start_matches('-');
                 SortKey {
-                    path: Path::new(path),
+                    path: FieldPath::new(path),
                     descending: piece.starts_with('-'),
                     numeric: matches!(path, "stats.bitrate" | "updated_at" | "n"),
                 }
@@ -198,11 +206,11 @@ mod tests {
             .collect()
     }
 
-    fn question(sort: &[SortKey], selective: bool) -> Question<'_> {
-        Question {
+    fn scope(sort: &[SortKey], filtered: bool) -> CursorScope<'_> {
+        CursorScope {
             sort,
             fingerprint: xxhash_rust::xxh3::xxh3_64(format!("{sort:?}").as_bytes()),
-            selective,
+            filtered,
         }
     }
 
@@ -226,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outer_form_is_that_of_the_reference() {
+    fn cursors_have_the_form_of_the_reference() {
         let bitrate = number(2543);
         type Case<'a> = (
             &'a str,
@@ -312,16 +320,16 @@ mod tests {
         ];
         for (order, values, key, reversed, inner, outer) in cases {
             let sort = sort(order);
-            let question = question(&sort, false);
+            let scope = scope(&sort, false);
             let cursor = cursor(values, key, reversed);
-            assert_eq!(cursor.inner(&question), inner);
-            assert_eq!(cursor.encode(&question), outer);
-            assert_eq!(Cursor::decode(outer, &question), Some(cursor));
+            assert_eq!(cursor.plain(&scope), inner);
+            assert_eq!(cursor.encode(&scope), outer);
+            assert_eq!(Cursor::decode(outer, &scope), Some(cursor));
         }
     }
 
-    /// Every combination of classes of values, directions and questions.
-    fn samples(mut each: impl FnMut(&Question<'_>, Cursor)) {
+    /// Every combination of value classes, directions and scopes.
+    fn samples(mut each: impl FnMut(&CursorScope<'_>, Cursor)) {
         let values = [
             SortValue::Absent,
             number(0),
@@ -340,14 +348,14 @@ mod tests {
         ];
         for order in ["n,name", "-n,-name", "s,name", "n,s,name", "s,-n,-name"] {
             let sort = sort(order);
-            for selective in [false, true] {
+            for filtered in [false, true] {
                 for (i, first) in values.iter().enumerate() {
                     let second = &values[(i * 5 + 3) % values.len()];
                     let used = [first.clone(), second.clone()];
                     for reversed in [false, true] {
                         let mut cursor = cursor(&used[..sort.len() - 1], "a/b c", reversed);
                         cursor.revision = (i % 3 == 0).then_some(i as u64);
-                        each(&question(&sort, selective), cursor);
+                        each(&scope(&sort, filtered), cursor);
                     }
                 }
             }
@@ -355,12 +363,12 @@ mod tests {
     }
 
     #[test]
-    fn every_place_survives_its_text() {
-        samples(|question, cursor| {
-            let text = cursor.encode(question);
+    fn decoding_an_encoded_cursor_gives_the_same_position() {
+        samples(|scope, cursor| {
+            let text = cursor.encode(scope);
             assert!(text.len() <= CURSOR_BYTES_MAX);
             assert_eq!(
-                Cursor::decode(&text, question).as_ref(),
+                Cursor::decode(&text, scope).as_ref(),
                 Some(&cursor),
                 "{text}"
             );
@@ -368,19 +376,19 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_is_noticed_or_names_another_place_of_the_same_order() {
-        samples(|question, cursor| {
-            let text = cursor.encode(question);
-            let hashed = cursor.inner(question).contains("%24query=");
+    fn damaged_cursor_is_refused_or_is_another_valid_position() {
+        samples(|scope, cursor| {
+            let text = cursor.encode(scope);
+            let hashed = cursor.plain(scope).contains("%24query=");
             for bit in 0..text.len() * 8 {
                 let mut bytes = text.clone().into_bytes();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 let Ok(damaged) = String::from_utf8(bytes) else {
                     continue;
                 };
-                if let Some(other) = Cursor::decode(&damaged, question) {
-                    assert!(!hashed, "{damaged} was taken for {text}");
-                    assert_eq!(other.encode(question), damaged);
+                if let Some(other) = Cursor::decode(&damaged, scope) {
+                    assert!(!hashed, "{damaged} was accepted for {text}");
+                    assert_eq!(other.encode(scope), damaged);
                     assert_ne!(other, cursor);
                 }
             }
@@ -388,31 +396,31 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_of_another_question_is_refused() {
+    fn cursor_of_another_scope_is_refused() {
         let by_name = sort("name");
         let by_number = sort("n,name");
         let by_number_down = sort("-n,name");
         let position = cursor(&[], "a", false);
-        let plain = position.encode(&question(&by_name, false));
-        assert!(Cursor::decode(&plain, &question(&by_name, true)).is_none());
-        assert!(Cursor::decode(&plain, &question(&by_number, false)).is_none());
-        assert!(Cursor::decode(&plain, &question(&sort("-name"), false)).is_none());
-        let absent = cursor(&[SortValue::Absent], "a", false).encode(&question(&by_number, false));
-        assert!(Cursor::decode(&absent, &question(&by_name, false)).is_none());
-        assert!(Cursor::decode(&absent, &question(&by_number_down, false)).is_none());
-        let filtered = position.encode(&question(&by_name, true));
-        let other = Question {
+        let plain = position.encode(&scope(&by_name, false));
+        assert!(Cursor::decode(&plain, &scope(&by_name, true)).is_none());
+        assert!(Cursor::decode(&plain, &scope(&by_number, false)).is_none());
+        assert!(Cursor::decode(&plain, &scope(&sort("-name"), false)).is_none());
+        let absent = cursor(&[SortValue::Absent], "a", false).encode(&scope(&by_number, false));
+        assert!(Cursor::decode(&absent, &scope(&by_name, false)).is_none());
+        assert!(Cursor::decode(&absent, &scope(&by_number_down, false)).is_none());
+        let filtered = position.encode(&scope(&by_name, true));
+        let other = CursorScope {
             fingerprint: 8,
-            ..question(&by_name, true)
+            ..scope(&by_name, true)
         };
         assert!(Cursor::decode(&filtered, &other).is_none());
-        assert!(Cursor::decode(&filtered, &question(&by_name, false)).is_none());
+        assert!(Cursor::decode(&filtered, &scope(&by_name, false)).is_none());
     }
 
     #[test]
-    fn hostile_cursors_are_refused() {
+    fn malformed_cursors_are_refused() {
         let sort = sort("n,name");
-        let question = question(&sort, false);
+        let scope = scope(&sort, false);
         let long = "A".repeat(CURSOR_BYTES_MAX + 4);
         for inner in [
             "",
@@ -440,9 +448,9 @@ mod tests {
             "$position_gt=0",
         ] {
             let text = STANDARD.encode(inner);
-            if let Some(cursor) = Cursor::decode(&text, &question) {
-                assert_eq!(cursor.inner(&question), inner);
-                assert_eq!(inner, "n_gt=1&name_gt=a", "this one is in order");
+            if let Some(cursor) = Cursor::decode(&text, &scope) {
+                assert_eq!(cursor.plain(&scope), inner);
+                assert_eq!(inner, "n_gt=1&name_gt=a", "the only valid one");
             } else {
                 assert_ne!(inner, "n_gt=1&name_gt=a");
             }
@@ -456,12 +464,12 @@ mod tests {
             "\u{e9}",
             &long,
         ] {
-            assert!(Cursor::decode(text, &question).is_none());
+            assert!(Cursor::decode(text, &scope).is_none());
         }
     }
 
     #[test]
-    fn long_texts_are_cut_at_a_character() {
+    fn long_sort_texts_are_cut_at_a_character_boundary() {
         let long = format!("a{}", "é".repeat(SORT_TEXT_BYTES_MAX));
         let SortValue::Text(cut) = SortValue::text(Cow::Borrowed(&long)) else {
             panic!("a text stays a text");

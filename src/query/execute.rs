@@ -1,61 +1,66 @@
 //! Execution: answers one query from one revision, slice by slice.
+//!
+//! A list in key order without filters is read directly. Any other is scanned once for the best
+//! positions, which are then sorted and rendered; a page that ends within a stamp is completed by a
+//! second scan.
 
 use std::cmp::Ordering;
 use std::ops::Bound;
 use std::time::Instant;
 
 use super::Query;
-use super::model::{Document, Place, Source};
+use super::model::{Document, ScanPosition, Source};
 use super::order::{Position, SortValue};
-use super::page::{Page, Timing, flipped};
+use super::page::{Page, Timing, reversed_list};
 use crate::json::write_string;
 
 /// Answers one query from one revision, slice by slice.
 pub struct Execution<Q> {
     query: Q,
-    phase: Phase,
-    place: Place,
+    phase: ExecutionPhase,
+    scanned: ScanPosition,
     /// Documents that pass the filters.
     matched: u64,
-    /// Whether some of them are at or before the position.
-    behind: bool,
+    /// Whether some of them are at or before the position of the cursor.
+    has_before: bool,
     /// Whether some of them come after the page.
-    ahead: bool,
-    best: Best,
-    /// What has the same stamp as the end of the page, but no place on it.
+    has_after: bool,
+    best: BestPositions,
+    /// Documents beyond the limit that share the stamp of the page's last document.
     group: Vec<Position>,
     first: Option<Position>,
     last: Option<Position>,
-    /// The beginning of the body: rendered documents, one after the other, and where each ends.
+    /// The beginning of the body with the rendered documents, and where each of them ends.
     list: Vec<u8>,
     ends: Vec<usize>,
     timing: Timing,
 }
 
-enum Phase {
-    /// Reading the page itself, in key order.
-    Ordered,
-    /// Looking at everything that may match.
-    Look,
+enum ExecutionPhase {
+    /// Reads the page itself, in key order.
+    ReadInOrder,
+    /// Scans every document that may match.
+    Scan,
     Sort,
-    /// Looking once more, for the documents that share the last stamp.
-    Group,
-    /// Rendering, from the n-th document of the page.
+    /// Scans again, for the documents that share the last stamp.
+    CompleteGroup,
+    /// Renders, from the n-th document of the page.
     Render(usize),
     Finished,
 }
 
-/// The smallest positions of all that were offered.
+/// Keeps the first positions, in the order of the query, of all that are offered.
 ///
-/// A buffer of twice the wanted size that is cut in half when full: constant time per position even if each is smaller than all before.
-struct Best {
+/// A buffer of twice the wanted size is cut in half when full: constant time per position even if
+/// each comes before all earlier ones.
+struct BestPositions {
     wanted: usize,
     positions: Vec<Position>,
-    /// The largest of the first `wanted` is at the end of them; nothing larger needs to be offered.
+    /// The last of the first `wanted` is at their end; a position after it needs not be offered.
     bounded: bool,
 }
 
-impl Best {
+impl BestPositions {
     fn worst(&self) -> Option<&Position> {
         if self.bounded {
             self.positions.get(self.wanted - 1)
@@ -83,10 +88,10 @@ impl Best {
 
 impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     pub fn new(query: Q) -> Self {
-        let phase = if query.selective() || query.sort.len() > 1 {
-            Phase::Look
+        let phase = if query.is_selective() || query.sort.len() > 1 {
+            ExecutionPhase::Scan
         } else {
-            Phase::Ordered
+            ExecutionPhase::ReadInOrder
         };
         let mut list = Vec::with_capacity(4096);
         list.push(b'{');
@@ -96,11 +101,11 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         Execution {
             query,
             phase,
-            place: Place::default(),
+            scanned: ScanPosition::default(),
             matched: 0,
-            behind: false,
-            ahead: false,
-            best: Best {
+            has_before: false,
+            has_after: false,
+            best: BestPositions {
                 wanted,
                 positions: Vec::new(),
                 bounded: false,
@@ -118,38 +123,39 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         &self.query
     }
 
-    /// Looks at up to `budget` more documents; the page once all is done, after which this must not be called again.
+    /// Reads up to `budget` more documents. Returns the page when all is done; it must not be
+    /// called again then.
     pub fn step<S: Source>(&mut self, source: &S, budget: usize) -> Option<Page> {
-        // Rendering a document costs about as much as looking at several.
+        // Rendering a document costs about as much as filtering several.
         const RENDER_COST: usize = 4;
         let started = Instant::now();
         match self.phase {
-            Phase::Ordered => {
+            ExecutionPhase::ReadInOrder => {
                 self.read_page(source, budget / RENDER_COST + 1);
                 self.timing.select += started.elapsed();
             }
-            Phase::Look => {
-                self.look(source, budget);
+            ExecutionPhase::Scan => {
+                self.scan(source, budget);
                 self.timing.filter += started.elapsed();
             }
-            Phase::Sort => {
+            ExecutionPhase::Sort => {
                 self.sort();
                 self.timing.sort += started.elapsed();
             }
-            Phase::Group => {
+            ExecutionPhase::CompleteGroup => {
                 self.complete_group(source, budget);
                 self.timing.limit += started.elapsed();
             }
-            Phase::Render(from) => {
+            ExecutionPhase::Render(from) => {
                 self.render(source, from, budget / RENDER_COST + 1);
                 self.timing.select += started.elapsed();
             }
-            Phase::Finished => {}
+            ExecutionPhase::Finished => {}
         }
-        matches!(self.phase, Phase::Finished).then(|| self.page())
+        matches!(self.phase, ExecutionPhase::Finished).then(|| self.page())
     }
 
-    /// All at once, for small lists.
+    /// Runs all slices at once. For small lists.
     pub fn run<S: Source>(mut self, source: &S) -> Page {
         loop {
             if let Some(page) = self.step(source, usize::MAX) {
@@ -164,7 +170,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             self.matched = source.count();
             if let Some(position) = &self.query.position {
                 let before = Bound::Included(&*position.key);
-                self.behind = if descending {
+                self.has_before = if descending {
                     source.ascending(before).next().is_some()
                 } else {
                     source.descending(before).next().is_some()
@@ -184,14 +190,14 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
 
     fn take<D: Document>(&mut self, documents: impl Iterator<Item = D>, budget: usize) {
         let mut last: Option<D> = None;
-        self.phase = Phase::Finished;
+        self.phase = ExecutionPhase::Finished;
         for (taken, document) in documents.enumerate() {
             if self.ends.len() == self.query.limit {
-                self.ahead = true;
+                self.has_after = true;
                 break;
             }
             if taken == budget {
-                self.phase = Phase::Ordered;
+                self.phase = ExecutionPhase::ReadInOrder;
                 break;
             }
             if self.ends.is_empty() {
@@ -205,9 +211,9 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         }
     }
 
-    fn look<S: Source>(&mut self, source: &S, budget: usize) {
+    fn scan<S: Source>(&mut self, source: &S, budget: usize) {
         let query = &*self.query;
-        let done = visit(query, source, &mut self.place, budget, &mut |document| {
+        let done = visit(query, source, &mut self.scanned, budget, &mut |document| {
             if !query.passes(&document) {
                 return;
             }
@@ -216,7 +222,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             if let Some(position) = &query.position
                 && query.order(&document, &first, position) != Ordering::Greater
             {
-                self.behind = true;
+                self.has_before = true;
                 return;
             }
             if let Some(worst) = self.best.worst()
@@ -228,7 +234,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             self.best.offer(position, query);
         });
         if done {
-            self.phase = Phase::Sort;
+            self.phase = ExecutionPhase::Sort;
         }
     }
 
@@ -236,18 +242,18 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         let query = &*self.query;
         let page = &mut self.best.positions;
         page.sort_unstable_by(|a, b| query.order_of_positions(a, b));
-        self.ahead = page.len() > query.limit;
-        self.phase = Phase::Render(0);
-        if self.ahead {
+        self.has_after = page.len() > query.limit;
+        self.phase = ExecutionPhase::Render(0);
+        if self.has_after {
             let by_stamp = Some(query.sort[0].path.as_str()) == query.kind.stamp;
             let stamps = (
                 page[query.limit - 1].values.first(),
                 page[query.limit].values.first(),
             );
             if by_stamp && stamps.0 == stamps.1 && matches!(stamps.0, Some(SortValue::Number(_))) {
-                self.ahead = false;
-                self.place = Place::default();
-                self.phase = Phase::Group;
+                self.has_after = false;
+                self.scanned = ScanPosition::default();
+                self.phase = ExecutionPhase::CompleteGroup;
             }
             page.truncate(query.limit);
         }
@@ -256,7 +262,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     fn complete_group<S: Source>(&mut self, source: &S, budget: usize) {
         let query = &*self.query;
         let end = self.best.positions.last().expect("a group has a beginning");
-        let done = visit(query, source, &mut self.place, budget, &mut |document| {
+        let done = visit(query, source, &mut self.scanned, budget, &mut |document| {
             let first = query.first_value(&document);
             if query.order(&document, &first, end) != Ordering::Greater || !query.passes(&document)
             {
@@ -265,27 +271,27 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             if end.values[0] == first {
                 self.group.push(query.position_of(&document, &first));
             } else {
-                self.ahead = true;
+                self.has_after = true;
             }
         });
         if done {
             self.group
                 .sort_unstable_by(|a, b| query.order_of_positions(a, b));
             self.best.positions.append(&mut self.group);
-            self.phase = Phase::Render(0);
+            self.phase = ExecutionPhase::Render(0);
         }
     }
 
     fn render<S: Source>(&mut self, source: &S, from: usize, budget: usize) {
         let to = self.best.positions.len().min(from.saturating_add(budget));
         for i in from..to {
-            // It is there, since all slices read one revision.
+            // It exists, because all slices read one revision.
             if let Some(document) = source.get(&self.best.positions[i].key) {
                 self.add(&document);
             }
         }
         if to < self.best.positions.len() {
-            self.phase = Phase::Render(to);
+            self.phase = ExecutionPhase::Render(to);
             return;
         }
         let mut positions = std::mem::take(&mut self.best.positions);
@@ -296,7 +302,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             self.first = positions.pop();
             self.last.clone_from(&self.first);
         }
-        self.phase = Phase::Finished;
+        self.phase = ExecutionPhase::Finished;
     }
 
     fn add<D: Document>(&mut self, document: &D) {
@@ -312,12 +318,12 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         let query = &*self.query;
         let mut body = std::mem::take(&mut self.list);
         let (mut first, mut last) = (self.first.take(), self.last.take());
-        let (mut more_behind, mut more_ahead) = (self.behind, self.ahead);
+        let (mut has_before, mut has_after) = (self.has_before, self.has_after);
         if query.reversed {
-            // Read backwards, shown forwards.
-            body = flipped(&body, &self.ends, query.kind.collection.len() + 5);
+            // A page that is read backwards is shown forwards.
+            body = reversed_list(&body, &self.ends, query.kind.collection.len() + 5);
             std::mem::swap(&mut first, &mut last);
-            std::mem::swap(&mut more_behind, &mut more_ahead);
+            std::mem::swap(&mut has_before, &mut has_after);
         }
         body.push(b']');
         let cursor = |position: Option<Position>, more: bool, reversed: bool| {
@@ -325,8 +331,8 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
                 .filter(|_| more)
                 .map(|position| query.cursor_at(position, reversed))
         };
-        let next = cursor(last, more_ahead, false);
-        let prev = cursor(first, more_behind, true);
+        let next = cursor(last, has_after, false);
+        let prev = cursor(first, has_before, true);
         self.timing.limit += started.elapsed();
         Page {
             estimated_count: self.matched,
@@ -339,41 +345,42 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     }
 }
 
-/// Enough to keep all of a core's outstanding loads busy, few enough to be still in its nearest cache when their turn comes.
-const TOUCHED_AT_ONCE: usize = 16;
+/// Enough to keep all outstanding loads of a core busy, few enough to be still in its nearest cache
+/// when they are filtered.
+const PREFETCHED_DOCUMENTS: usize = 16;
 
-/// Shows documents that may match; true when all were shown.
+/// Passes up to `budget` documents that may match to `each`; returns true at the end.
 fn visit<'a, S: Source>(
     query: &Query,
     source: &'a S,
-    place: &mut Place,
+    position: &mut ScanPosition,
     budget: usize,
     each: &mut dyn FnMut(S::Doc<'a>),
 ) -> bool {
     let Some(keys) = query.keys() else {
-        let mut waiting = Vec::with_capacity(TOUCHED_AT_ONCE);
-        let mut pass = |waiting: &mut Vec<S::Doc<'a>>| {
-            let touched = waiting
+        let mut waiting = Vec::with_capacity(PREFETCHED_DOCUMENTS);
+        let mut flush = |waiting: &mut Vec<S::Doc<'a>>| {
+            let loaded = waiting
                 .iter()
-                .fold(0, |sum, document: &S::Doc<'a>| sum ^ document.touch());
-            std::hint::black_box(touched);
+                .fold(0, |sum, document: &S::Doc<'a>| sum ^ document.prefetch());
+            std::hint::black_box(loaded);
             waiting.drain(..).for_each(&mut *each);
         };
-        let done = source.scan(&query.hints(), place, budget, &mut |document| {
+        let done = source.scan(&query.hints(), position, budget, &mut |document| {
             waiting.push(document);
-            if waiting.len() == TOUCHED_AT_ONCE {
-                pass(&mut waiting);
+            if waiting.len() == PREFETCHED_DOCUMENTS {
+                flush(&mut waiting);
             }
         });
-        pass(&mut waiting);
+        flush(&mut waiting);
         return done;
     };
-    let to = keys.len().min(place.part.saturating_add(budget.max(1)));
-    for key in &keys[place.part..to] {
+    let to = keys.len().min(position.part.saturating_add(budget.max(1)));
+    for key in &keys[position.part..to] {
         if let Some(document) = source.get(key) {
             each(document);
         }
     }
-    place.part = to;
+    position.part = to;
     to == keys.len()
 }

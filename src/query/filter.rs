@@ -1,23 +1,23 @@
-//! Filters: conditions on one field of a document.
+//! Filters: a condition on one field of a document.
 
 use std::cmp::Ordering;
 
 use memchr::memmem::Finder;
 
 use super::FILTER_VALUES_MAX;
-use super::model::{Document, Path, any_leaf};
+use super::model::{Document, FieldPath, any_leaf};
 use crate::error::{self, ApiError, ErrorCode};
 use crate::json::scan::{self, Scalar};
 use crate::json::{FieldType, Number};
 
 #[derive(Debug)]
 pub(super) struct Filter {
-    pub path: Path,
+    pub path: FieldPath,
     pub operator: Operator,
-    /// As given by the request, after decoding.
-    pub test: Test,
+    pub condition: Condition,
 }
 
+/// The suffix of the parameter's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Operator {
     Equal,
@@ -31,87 +31,89 @@ pub(super) enum Operator {
     IsNot,
 }
 
+/// A filter's condition, with its values parsed by the type of the field.
 #[derive(Debug)]
-pub(super) enum Test {
-    Among(Values),
-    NotAmong(Values),
+pub(super) enum Condition {
+    In(ValueSet),
+    NotIn(ValueSet),
     Compare(Operator, Comparand),
     Contains(Box<Finder<'static>>),
     Absent,
     Present,
 }
 
-/// A set of values of several types; a text that may be a number is in it twice when the field takes both.
+/// A set of values of several types. A text that may be a number is in it as both if the field
+/// takes both.
 #[derive(Debug, Default)]
-pub(super) struct Values {
+pub(super) struct ValueSet {
     pub texts: Vec<Box<str>>,
     pub numbers: Vec<Number>,
-    pub yes: bool,
-    pub no: bool,
+    pub has_true: bool,
+    pub has_false: bool,
 }
 
+/// A value to compare with, in every type that it has in the field.
 #[derive(Debug, Default)]
 pub(super) struct Comparand {
     pub text: Option<Box<str>>,
     pub number: Option<Number>,
-    pub truth: Option<bool>,
+    pub boolean: Option<bool>,
 }
 
 impl Filter {
     pub fn matches<D: Document>(&self, document: &D) -> bool {
         let path = &self.path;
-        match &self.test {
-            Test::Among(values) => any_leaf(document, path, true, &mut |leaf| values.holds(&leaf)),
-            Test::NotAmong(values) => {
-                any_leaf(document, path, true, &mut |leaf| !values.holds(&leaf))
+        match &self.condition {
+            Condition::In(values) => {
+                any_leaf(document, path, true, &mut |leaf| values.contains(&leaf))
             }
-            Test::Compare(operator, comparand) => any_leaf(document, path, true, &mut |leaf| {
-                comparand
-                    .order_of(&leaf)
-                    .is_some_and(|order| match operator {
-                        Operator::Greater => order == Ordering::Greater,
-                        Operator::GreaterEqual => order != Ordering::Less,
-                        Operator::Less => order == Ordering::Less,
-                        _ => order != Ordering::Greater,
-                    })
+            Condition::NotIn(values) => {
+                any_leaf(document, path, true, &mut |leaf| !values.contains(&leaf))
+            }
+            Condition::Compare(operator, comparand) => {
+                any_leaf(document, path, true, &mut |leaf| {
+                    comparand
+                        .order_of(&leaf)
+                        .is_some_and(|order| match operator {
+                            Operator::Greater => order == Ordering::Greater,
+                            Operator::GreaterEqual => order != Ordering::Less,
+                            Operator::Less => order == Ordering::Less,
+                            _ => order != Ordering::Greater,
+                        })
+                })
+            }
+            Condition::Contains(finder) => any_leaf(document, path, true, &mut |leaf| match leaf {
+                Scalar::Text(text) => finder.find(text.as_bytes()).is_some(),
+                _ => false,
             }),
-            Test::Contains(finder) => any_leaf(
-                document,
-                path,
-                true,
-                &mut |leaf| matches!(leaf, Scalar::Text(text) if finder.find(text.as_bytes()).is_some()),
-            ),
-            // An array is there even if it is empty, so these two look at the field itself.
-            Test::Absent => any_leaf(document, path, false, &mut |leaf| {
+            // An array is present even if it is empty, so these two do not look into arrays.
+            Condition::Absent => any_leaf(document, path, false, &mut |leaf| {
                 matches!(leaf, Scalar::Absent)
             }),
-            Test::Present => any_leaf(document, path, false, &mut |leaf| {
+            Condition::Present => any_leaf(document, path, false, &mut |leaf| {
                 !matches!(leaf, Scalar::Absent)
             }),
         }
     }
 }
-impl Values {
-    pub fn parse(
-        name: &str,
-        text: &str,
-        list: bool,
-        field_type: FieldType,
-    ) -> Result<Values, ApiError> {
-        let mut values = Values::default();
-        let pieces = text.split(if list { ',' } else { '\0' });
-        for (i, piece) in pieces.enumerate() {
+
+impl ValueSet {
+    /// The values of a list joined by commas. `name` is the parameter, for errors.
+    pub fn parse(name: &str, text: &str, field_type: FieldType) -> Result<Self, ApiError> {
+        let mut values = Self::default();
+        for (i, piece) in text.split(',').enumerate() {
             if i == FILTER_VALUES_MAX {
+                let title = format!("A filter takes at most {FILTER_VALUES_MAX} values");
                 return Err(error::TOO_MANY_ITEMS
-                    .titled("The list has too many values")
+                    .titled(title)
                     .at_parameter(name)
                     .with("maximum", FILTER_VALUES_MAX));
             }
             let comparand = Comparand::parse(name, piece, field_type)?;
             values.texts.extend(comparand.text);
             values.numbers.extend(comparand.number);
-            values.yes |= comparand.truth == Some(true);
-            values.no |= comparand.truth == Some(false);
+            values.has_true |= comparand.boolean == Some(true);
+            values.has_false |= comparand.boolean == Some(false);
         }
         values.texts.sort_unstable();
         values.texts.dedup();
@@ -120,24 +122,29 @@ impl Values {
         Ok(values)
     }
 
+    pub fn has_only_texts(&self) -> bool {
+        self.numbers.is_empty() && !self.has_true && !self.has_false
+    }
+
     #[inline]
-    pub fn holds(&self, value: &Scalar<'_>) -> bool {
+    fn contains(&self, value: &Scalar<'_>) -> bool {
         match value {
             Scalar::Text(text) => match &self.texts[..] {
                 [one] => **one == **text,
                 many => many.binary_search_by(|one| (**one).cmp(text)).is_ok(),
             },
             Scalar::Number(number) => self.numbers.binary_search(number).is_ok(),
-            Scalar::Bool(true) => self.yes,
-            Scalar::Bool(false) => self.no,
+            Scalar::Bool(true) => self.has_true,
+            Scalar::Bool(false) => self.has_false,
             Scalar::Absent | Scalar::Array(_) | Scalar::Object(_) => false,
         }
     }
 }
+
 impl Comparand {
-    pub fn parse(name: &str, text: &str, field_type: FieldType) -> Result<Comparand, ApiError> {
+    pub fn parse(name: &str, text: &str, field_type: FieldType) -> Result<Self, ApiError> {
         let refuse = |code: ErrorCode, title| Err(code.titled(title).at_parameter(name));
-        let mut result = Comparand::default();
+        let mut result = Self::default();
         match field_type {
             FieldType::Integer => match scan::number(text) {
                 Some(number @ (Number::Unsigned(_) | Number::Negative(_))) => {
@@ -149,33 +156,36 @@ impl Comparand {
                 Some(number) => result.number = Some(number),
                 None => return refuse(error::NOT_NUMBER, "The field takes numbers"),
             },
-            FieldType::Boolean => match text {
-                "true" => result.truth = Some(true),
-                "false" => result.truth = Some(false),
-                _ => return refuse(error::NOT_BOOLEAN, "The field takes true or false"),
+            FieldType::Boolean => match boolean(text) {
+                None => return refuse(error::NOT_BOOLEAN, "The field takes true or false"),
+                boolean => result.boolean = boolean,
             },
             FieldType::String => result.text = Some(text.into()),
             FieldType::Other => {
                 result.number = scan::number(text);
-                result.truth = match text {
-                    "true" => Some(true),
-                    "false" => Some(false),
-                    _ => None,
-                };
+                result.boolean = boolean(text);
                 result.text = Some(text.into());
             }
         }
         Ok(result)
     }
 
-    /// How a value compares with this one, if they compare at all.
+    /// How a value compares with this one; `None` for a value of another type.
     #[inline]
     fn order_of(&self, value: &Scalar<'_>) -> Option<Ordering> {
         match value {
             Scalar::Number(number) => Some(number.cmp(self.number.as_ref()?)),
             Scalar::Text(text) => Some(text.as_bytes().cmp(self.text.as_ref()?.as_bytes())),
-            Scalar::Bool(value) => Some(value.cmp(self.truth.as_ref()?)),
+            Scalar::Bool(value) => Some(value.cmp(self.boolean.as_ref()?)),
             Scalar::Absent | Scalar::Array(_) | Scalar::Object(_) => None,
         }
+    }
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
     }
 }

@@ -1,22 +1,30 @@
-//! Questions about a collection: filters, `q`, `sort`, `limit`, `cursor` and `select`, the same for every kind of thing.
+//! Lists: filters, `q`, `sort`, `limit`, `cursor` and `select`, the same for every kind of
+//! document.
 //!
-//! A `Query` is what a query string means for a `Kind`. An `Execution` answers it from a `Source` in slices, so that a million documents
-//! do not hold up a core; what it answers is exactly what the whole list, filtered, sorted and cut, would give, and `estimated_count` is exact.
-//! A page that is wanted in key order without filters is read from where it starts. Otherwise every document that may match is looked at
-//! once, in place and without allocating, and only the best `limit + 1` are remembered.
+//! A [`Query`] is a parsed query string of a list of one [`ListKind`]. An [`Execution`] answers it
+//! from a [`Source`] in slices, so that a million documents do not hold up a core. The result
+//! equals filtering, sorting and cutting the whole list, and `estimated_count` is exact. A page in
+//! key order without filters is read from where it starts. Otherwise every document that may match
+//! is read once, in place and without allocating, and only the best `limit + 1` positions are kept.
 //!
-//! The rules where the reference is silent or wrong:
-//! * a path maps over arrays, and a filter matches if any element does; an empty array is as good as nothing;
-//! * missing, null, "null" and "undefined" are all absent; `_ne` matches what is absent, comparisons never do;
-//! * a parameter that names no known field is no filter; the same operator twice: the last one counts;
-//! * filtering or sorting by a secret is refused, since the answers would tell it;
-//! * pages are places in the order of `sort`, made unique by the key (`cursor`); a document that exists during the whole walk is seen exactly once;
-//! * sorted by the stamp of changes, a page never ends between documents of one stamp, because who continues from the last stamp would miss
-//!   the rest.
+//! Rules where the reference is silent or wrong:
+//! * a path maps over arrays, and a filter matches if any element does; an empty array counts as no
+//!   value;
+//! * missing, null, "null" and "undefined" are all absent; `_ne` matches absent values, comparisons
+//!   never do;
+//! * a parameter that names no known field is ignored; of a repeated operator on one field the last
+//!   one counts;
+//! * filtering or sorting by a secret is refused, since the answers would reveal it;
+//! * a page starts at a position in the order of `sort`, made unique by the key: a document that
+//!   exists during the whole walk through the pages is seen exactly once ([`cursor`]);
+//! * sorted by the stamp of changes, a page never ends between documents of one stamp, because a
+//!   client that continues from the last stamp would miss the rest.
 //!
-//! Who may ask, what a document looks like and which revision is read is decided by the caller.
+//! The caller decides which documents are visible ([`Restriction`]), how they look and which
+//! revision is read.
 
 pub mod cursor;
+pub mod params;
 
 mod canonical;
 mod execute;
@@ -26,26 +34,32 @@ mod order;
 mod page;
 mod pairs;
 mod parse;
+mod restriction;
 mod search;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use self::filter::{Filter, Operator, Test};
-use self::model::any_leaf;
-use self::search::Needle;
-use crate::json::scan::{Projection, Scalar};
+use self::filter::{Condition, Filter, Operator};
+use self::params::{ParameterSpec, ParameterValues};
+use self::search::Search;
+use crate::json::scan::Projection;
 use crate::json::{Number, write_string};
 
 pub use self::execute::Execution;
-pub use self::model::{Document, Hints, KeyOrder, Kind, Leaf, Path, Place, Raw, Search, Source};
+pub use self::model::{
+    Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Raw, ScanPosition, SearchField, Source,
+};
 pub use self::order::{Position, SortKey, SortValue};
 pub use self::page::{Page, Timing};
 pub(crate) use self::pairs::pairs;
+pub use self::restriction::Restriction;
 
-/// Most documents on a page; more is refused, since one answer would hold the core for too long.
+/// Most documents on a page; a larger limit is refused, since one answer would hold the core for
+/// too long.
 pub const LIMIT_MAX: usize = 10_000;
 pub const LIMIT_DEFAULT: usize = 100;
-/// Bounds of the work that one request can ask for per document.
+/// Bounds of the work per document that one request can cause.
 pub const SELECT_PATHS_MAX: usize = 100;
 pub const PATH_DEPTH_MAX: usize = 8;
 pub const SORT_KEYS_MAX: usize = 4;
@@ -53,30 +67,25 @@ pub const FILTERS_MAX: usize = 64;
 pub const FILTER_VALUES_MAX: usize = 10_000;
 pub const Q_BYTES_MAX: usize = 256;
 
-/// A question about a collection.
+/// The query string of a list, parsed.
 pub struct Query {
-    kind: &'static Kind,
+    kind: &'static ListKind,
     filters: Vec<Filter>,
-    needle: Option<Needle>,
-    /// The last one is the key.
+    search: Option<Search>,
+    /// The last one is the key of the collection.
     sort: Vec<SortKey>,
     select: Option<Vec<Projection>>,
     limit: usize,
     limit_given: bool,
+    /// The page is read towards the beginning of the list.
     reversed: bool,
+    /// The page starts after this position.
     position: Option<Position>,
     revision: Option<u64>,
-    own: Vec<(&'static str, String)>,
-    search: Vec<(Path, bool)>,
+    /// Values of the parameters that the operation reads itself.
+    own: Vec<(&'static ParameterSpec, String)>,
     keys: Option<Vec<Box<str>>>,
-    only: Option<Only>,
-}
-
-/// The part of a collection that its reader may know of.
-struct Only {
-    /// Differs between readers who may know of different things.
-    tag: Box<str>,
-    shows: Box<dyn Fn(&str) -> bool>,
+    restriction: Option<Restriction>,
 }
 
 impl Query {
@@ -85,7 +94,8 @@ impl Query {
         self.limit
     }
 
-    /// For operations whose list is not paged unless asked: the limit of a request that names none, 0 for the whole list.
+    /// Sets the limit of a request that names none; 0 for the whole list. For operations whose list
+    /// is not paged by default.
     pub fn set_default_limit(&mut self, limit: usize) {
         if !self.limit_given {
             self.limit = if limit == 0 { usize::MAX } else { limit };
@@ -97,26 +107,28 @@ impl Query {
         self.limit_given
     }
 
-    /// Makes the cursors of the answer name a revision.
+    /// Writes a revision into the cursors of the answer.
     pub fn pin_revision(&mut self, revision: u64) {
         self.revision = Some(revision);
     }
 
-    /// The revision that the cursor of the request names.
+    /// The revision in the cursor of the request.
     pub fn revision(&self) -> Option<u64> {
         self.revision
     }
 
-    pub fn kind(&self) -> &'static Kind {
+    pub fn kind(&self) -> &'static ListKind {
         self.kind
     }
 
-    /// A parameter of the operation; without value it is "true".
-    pub fn own(&self, name: &str) -> Option<&str> {
-        self.own
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value.as_str())
+    /// Leaves out everything that the caller must not see, as if it did not exist.
+    pub fn restrict(&mut self, restriction: Restriction) {
+        self.restriction = Some(restriction);
+    }
+
+    /// Whether entities may be left out because the caller must not see them.
+    pub fn is_restricted(&self) -> bool {
+        self.restriction.is_some()
     }
 
     /// If only documents with certain keys can match: these keys, sorted.
@@ -124,11 +136,12 @@ impl Query {
         self.keys.as_deref()
     }
 
+    /// What an index can use to leave documents out.
     pub fn hints(&self) -> Hints<'_> {
         let mut hints = Hints::default();
         for filter in &self.filters {
-            match &filter.test {
-                Test::Compare(Operator::Greater | Operator::GreaterEqual, comparand)
+            match &filter.condition {
+                Condition::Compare(Operator::Greater | Operator::GreaterEqual, comparand)
                     if Some(filter.path.as_str()) == self.kind.stamp =>
                 {
                     if let Some(Number::Unsigned(stamp)) = comparand.number {
@@ -137,7 +150,7 @@ impl Query {
                         hints.stamp_min = hints.stamp_min.max(Some(stamp));
                     }
                 }
-                Test::Among(values) if values.numbers.is_empty() && !values.yes && !values.no => {
+                Condition::In(values) if values.has_only_texts() => {
                     hints.equal.push((filter.path.as_str(), &values.texts));
                 }
                 _ => {}
@@ -146,15 +159,8 @@ impl Query {
         hints
     }
 
-    /// Leaves out everything whose key `shows` refuses, as if it did not exist. Two narrowed queries are the same question if their tags are equal.
-    pub fn narrow(&mut self, tag: &str, shows: impl Fn(&str) -> bool + 'static) {
-        self.only = Some(Only {
-            tag: tag.into(),
-            shows: Box::new(shows),
-        });
-    }
-
-    /// Whether a document belongs on this or a later page: decides whether a change wakes a waiting poll.
+    /// Whether a document belongs on this or a later page: decides whether a change wakes a parked
+    /// poll.
     pub fn matches<D: Document>(&self, document: &D) -> bool {
         self.passes(document)
             && self.position.as_ref().is_none_or(|position| {
@@ -162,64 +168,66 @@ impl Query {
             })
     }
 
-    /// Whether it depends on a top-level field which documents there are on this or a later page.
+    /// Whether a top-level field decides which documents are on this or a later page.
     pub fn depends_on(&self, field: &str) -> bool {
-        let is_of = |path: &Path| path.parts().first().is_some_and(|first| **first == *field);
-        let placed = self.position.is_some();
+        let is_of = |path: &FieldPath| path.parts().first().is_some_and(|first| **first == *field);
+        let positioned = self.position.is_some();
         self.filters.iter().any(|filter| is_of(&filter.path))
-            || self.search.iter().any(|(path, _)| is_of(path))
-            || placed && self.sort.iter().any(|key| is_of(&key.path))
+            || self
+                .search
+                .as_ref()
+                .is_some_and(|search| search.paths().any(is_of))
+            || positioned && self.sort.iter().any(|key| is_of(&key.path))
     }
 
-    fn has_filters(&self) -> bool {
-        !self.filters.is_empty() || self.needle.is_some()
-    }
-
-    /// Whether some documents may be left out.
-    fn selective(&self) -> bool {
-        self.has_filters() || self.only.is_some()
-    }
-
-    fn passes<D: Document>(&self, document: &D) -> bool {
-        self.only
-            .as_ref()
-            .is_none_or(|only| (only.shows)(document.key()))
-            && self.filters.iter().all(|filter| filter.matches(document))
-            && self.needle.as_ref().is_none_or(|needle| {
-                if let Some(texts) = document.texts()
-                    && !texts.iter().any(|text| needle.may_be_in(text))
-                {
-                    return false;
-                }
-                self.search.iter().any(|(path, url)| {
-                    any_leaf(document, path, true, &mut |leaf| match leaf {
-                        Scalar::Text(text) if *url => needle.is_in_url(&text),
-                        Scalar::Text(text) => needle.is_in(&text),
-                        _ => false,
-                    })
-                })
-            })
-    }
-
-    /// The document as the request wants to see it.
+    /// Appends the document with the fields that the request selects.
     pub fn render<D: Document>(&self, document: &D, out: &mut Vec<u8>) {
         let Some(select) = &self.select else {
             return document.render(out);
         };
         out.push(b'{');
-        for (i, want) in select.iter().enumerate() {
+        for (i, field) in select.iter().enumerate() {
             if i > 0 {
                 out.push(b',');
             }
-            write_string(out, &want.name);
+            write_string(out, &field.name);
             out.push(b':');
-            match document.field(&want.name) {
-                Some(raw) => raw.project(&want.below, out),
+            match document.field(&field.name) {
+                Some(raw) => raw.project(&field.below, out),
                 None => out.extend_from_slice(b"null"),
             }
         }
         out.push(b'}');
     }
+
+    fn has_filters(&self) -> bool {
+        !self.filters.is_empty() || self.search.is_some()
+    }
+
+    /// Whether some documents may be left out.
+    fn is_selective(&self) -> bool {
+        self.has_filters() || self.is_restricted()
+    }
+
+    fn passes<D: Document>(&self, document: &D) -> bool {
+        self.restriction
+            .as_ref()
+            .is_none_or(|visible| visible.shows(document.key()))
+            && self.filters.iter().all(|filter| filter.matches(document))
+            && self
+                .search
+                .as_ref()
+                .is_none_or(|search| search.matches(document))
+    }
 }
+
+/// The operation's own parameters.
+impl ParameterValues for Query {
+    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut own = self.own.iter().filter(|(spec, _)| spec.name == name);
+        own.next().map(|(_, value)| Cow::Borrowed(value.as_str()))
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What a kind of document and its store provide to a query.
+//! The model: what a kind of document and its store provide to a query.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -9,36 +9,37 @@ use crate::json::{Number, write_string};
 
 pub use crate::state::kinds::KeyOrder;
 
-/// What a query has to know about a kind of document. One constant per kind.
-pub struct Kind {
+/// What a query has to know about the documents of a list. One constant per kind of list.
+pub struct ListKind {
     /// Name of the list in the answer.
     pub collection: &'static str,
-    /// The field that is unique.
+    /// The unique field.
     pub key: &'static str,
     pub key_order: KeyOrder,
-    /// As in the parameter `sort`; the key is added if it is not there.
+    /// In the form of the parameter `sort`; the key is added if it is missing.
     pub default_sort: &'static str,
-    /// The field with the stamp of the last change, if pages must not end between documents of one stamp.
+    /// The field with the stamp of the last change, if no page may end between documents of one
+    /// stamp.
     pub stamp: Option<&'static str>,
-    /// Always selected.
+    /// Fields that are always selected.
     pub required: fn() -> &'static [Box<str>],
-    /// What `q` looks at.
-    pub search: &'static [Search],
-    /// Of a dotted path, arrays mapped through; `None`: there is no such field.
+    /// Fields that `q` searches.
+    pub search: &'static [SearchField],
+    /// Type of a dotted path, arrays mapped through; `None` for an unknown field.
     pub field_type: fn(&str) -> Option<FieldType>,
     /// Whether a path names or contains a secret.
     pub secret: fn(&str) -> bool,
 }
 
-/// One field that `q` looks at.
+/// One field that `q` searches.
 #[derive(Debug, Clone, Copy)]
-pub struct Search {
+pub struct SearchField {
     pub path: &'static str,
-    /// Whether it holds URLs: user and password in them are not searched.
+    /// Whether it holds URLs: their user and password are not searched.
     pub url: bool,
 }
 
-/// A value as a document has it.
+/// A field's value in the form that the document stores.
 #[derive(Debug, Clone)]
 pub enum Raw<'a> {
     /// Canonical JSON.
@@ -52,67 +53,74 @@ pub enum Raw<'a> {
 /// What a document knows about a path without reading text.
 #[derive(Debug)]
 pub enum Leaf<'a> {
-    /// Nothing: ask for the top-level field.
+    /// Nothing: the query reads the top-level field.
     Unknown,
     Absent,
     Value(Raw<'a>),
 }
 
-/// A document as the API shows it to this reader: effective, and masked already.
+/// A document as the API shows it to the caller: effective, and with secrets masked.
 pub trait Document {
     fn key(&self) -> &str;
 
-    /// A top-level field; `None` if it is missing (null is as good).
+    /// A top-level field. `None` if it is missing, which is equivalent to null.
     fn field(&self, name: &str) -> Option<Raw<'_>>;
 
-    /// A shortcut for nested fields that are kept typed, such as `stats.bitrate`: spares rendering all of `stats` to read one number.
-    fn leaf(&self, path: &Path) -> Leaf<'_> {
+    /// A shortcut for nested fields that are stored typed, such as `stats.bitrate`: reading one
+    /// number does not render all of `stats`.
+    fn leaf(&self, path: &FieldPath) -> Leaf<'_> {
         let _ = path;
         Leaf::Unknown
     }
 
-    /// Texts that together contain every value that `q` looks at, plain or as canonical JSON, and perhaps more: lets a search dismiss a
-    /// document at once instead of field by field.
-    fn texts(&self) -> Option<[&str; 2]> {
+    /// Texts that together contain every value that `q` searches, plain or as canonical JSON, and
+    /// perhaps more. With them a search rejects a document at once instead of field by field.
+    fn search_texts(&self) -> Option<[&str; 2]> {
         None
     }
 
-    /// Reads a byte of each cache line that `field` will need, and answers something made of them. A scan calls this for several documents
-    /// in a row, so that the processor waits for their memory at the same time instead of one after the other.
-    fn touch(&self) -> u8 {
+    /// Reads a byte of each cache line that `field` will need and returns a value made of them. A
+    /// scan calls this for several documents in a row, so that the processor waits for their memory
+    /// in parallel.
+    fn prefetch(&self) -> u8 {
         0
     }
 
-    /// The whole object as canonical JSON.
+    /// Appends the whole object as canonical JSON.
     fn render(&self, out: &mut Vec<u8>);
 }
 
-/// One revision of a collection. All slices of an execution must be given the same one.
+/// One revision of a collection. All slices of an execution must read the same one.
 pub trait Source {
     type Doc<'a>: Document
     where
         Self: 'a;
 
-    /// How many documents there are.
+    /// Number of documents.
     fn count(&self) -> u64;
 
     fn get(&self, key: &str) -> Option<Self::Doc<'_>>;
 
-    /// In the order of keys, up and down, from a bound.
+    /// The documents from a bound on, upwards in the order of keys.
     fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = Self::Doc<'a>>;
+
+    /// The documents from a bound on, downwards in the order of keys.
     fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = Self::Doc<'a>>;
 
-    /// Shows the next `budget` documents, each document once in the course of a scan, in whatever order is cheapest; true at the end. Documents
-    /// that `hints` rules out may be left out. `place` starts as the default and means what this function wants it to mean.
+    /// Passes the next `budget` documents to `each`; returns true at the end of the scan.
+    ///
+    /// A whole scan passes each document once, in whatever order is cheapest, but may leave out
+    /// documents that `hints` rule out. `position` is opaque to the caller: start with `default()`
+    /// and pass it back unchanged.
     fn scan<'a>(
         &'a self,
         hints: &Hints<'_>,
-        place: &mut Place,
+        position: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(Self::Doc<'a>),
     ) -> bool {
         let _ = hints;
-        let from = place.after.take();
+        let from = position.after.take();
         let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut documents = self.ascending(from);
         for taken in 1.. {
@@ -120,7 +128,7 @@ pub trait Source {
                 return true;
             };
             if taken == budget.max(1) {
-                place.after = Some(document.key().into());
+                position.after = Some(document.key().into());
                 each(document);
                 break;
             }
@@ -130,32 +138,32 @@ pub trait Source {
     }
 }
 
-/// Where a scan goes on.
+/// Where a scan continues. Only the source knows what the fields mean.
 #[derive(Debug, Default, Clone)]
-pub struct Place {
+pub struct ScanPosition {
     pub part: usize,
     pub after: Option<Box<str>>,
 }
 
-/// What every matching document satisfies, for sources that have an index for it.
+/// Conditions that every matching document satisfies, for sources with an index for them.
 #[derive(Debug, Default)]
 pub struct Hints<'q> {
     /// The stamp is at least this.
     pub stamp_min: Option<u64>,
-    /// The text at this path is one of these (sorted).
+    /// The text at this path is one of these, which are sorted.
     pub equal: Vec<(&'q str, &'q [Box<str>])>,
 }
 
-/// A dotted path.
+/// A dotted path to a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Path {
+pub struct FieldPath {
     text: Box<str>,
     parts: Box<[Box<str>]>,
 }
 
-impl Path {
-    pub fn new(text: &str) -> Path {
-        Path {
+impl FieldPath {
+    pub fn new(text: &str) -> Self {
+        Self {
             text: text.into(),
             parts: text.split('.').map(Into::into).collect(),
         }
@@ -171,7 +179,7 @@ impl Path {
 }
 
 impl Raw<'_> {
-    /// As canonical JSON.
+    /// Appends canonical JSON.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Raw::Json(text) => out.extend_from_slice(text.as_bytes()),
@@ -182,10 +190,11 @@ impl Raw<'_> {
         }
     }
 
-    pub(super) fn project(&self, wanted: &[Projection], out: &mut Vec<u8>) {
+    /// Appends the selected parts of it, or all of it if `selected` is empty.
+    pub(super) fn project(&self, selected: &[Projection], out: &mut Vec<u8>) {
         match self {
-            Raw::Json(text) => scan::project(text, wanted, out),
-            _ if wanted.is_empty() => self.write(out),
+            Raw::Json(text) => scan::project(text, selected, out),
+            _ if selected.is_empty() => self.write(out),
             _ => out.extend_from_slice(b"null"),
         }
     }
@@ -197,10 +206,11 @@ impl From<u64> for Raw<'_> {
     }
 }
 
-/// Shows the values at a path to `each` until it answers true; at least one, `Absent` if there is nothing else.
+/// Passes the values at a path to `each` until it returns true. A path without a value passes one
+/// `Absent`.
 pub(super) fn any_leaf<D: Document>(
     document: &D,
-    path: &Path,
+    path: &FieldPath,
     flatten: bool,
     each: &mut dyn FnMut(Scalar<'_>) -> bool,
 ) -> bool {
@@ -214,12 +224,12 @@ pub(super) fn any_leaf<D: Document>(
     };
     match raw {
         Raw::Json(text) => {
-            let mut shown = false;
+            let mut passed = false;
             let found = scan::any(&text, rest, flatten, &mut |value| {
-                shown = true;
+                passed = true;
                 each(value)
             });
-            found || (!shown && each(Scalar::Absent))
+            found || (!passed && each(Scalar::Absent))
         }
         _ if !rest.is_empty() => each(Scalar::Absent),
         Raw::Text(text) => each(scan::text_or_absent(Cow::Borrowed(text))),

@@ -1,27 +1,29 @@
-//! The order of a list: sort keys, the values documents are sorted by, and positions between documents.
+//! The order of a list: sort keys, the values documents are sorted by, and positions between
+//! documents.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::Query;
-use super::model::{Document, KeyOrder, Leaf, Path, Raw};
+use super::model::{Document, FieldPath, KeyOrder, Leaf, Raw};
 use crate::json::Number;
 use crate::json::scan::{self, Scalar};
 
-/// Sorting looks at this much of a string (whole characters); what is equal so far is ordered by the next sort key. Bounds
-/// cursors, and with them the head of the request that carries one.
+/// Sorting compares this much of a string (whole characters); longer strings that are equal so far
+/// are ordered by the next sort key. Bounds cursors, and with them the head of the request that
+/// carries one.
 pub const SORT_TEXT_BYTES_MAX: usize = 256;
 
-/// One key of an order.
+/// One field that a list is sorted by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SortKey {
-    pub path: Path,
+    pub path: FieldPath,
     pub descending: bool,
-    /// What an unmarked value in a cursor is: a number, or a text.
+    /// Whether an unmarked value in a cursor is a number; otherwise it is a text.
     pub numeric: bool,
 }
 
-/// What documents are sorted by; the variants are in ascending order.
+/// A value that documents are sorted by. The variants are in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SortValue<'a> {
     Absent,
@@ -29,14 +31,14 @@ pub enum SortValue<'a> {
     /// At most `SORT_TEXT_BYTES_MAX` bytes.
     Text(Cow<'a, str>),
     Bool(bool),
-    /// Any array or object; they have no order among themselves.
+    /// Any array or object. All of them are equal.
     Structure,
 }
 
-/// A place in an order: where the document with these values and this key is, or would be.
+/// A position in a list: where the document with these values and this key is, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// One per sort key except the last, which is the key of the collection.
+    /// One per sort key except the last one, which is the key of the collection.
     pub values: Box<[SortValue<'static>]>,
     pub key: Box<str>,
 }
@@ -89,8 +91,8 @@ impl<'a> SortValue<'a> {
     }
 }
 
-/// What a document is sorted by: the first value at the path that is there.
-fn sort_value<'a, D: Document>(document: &'a D, path: &Path) -> SortValue<'a> {
+/// The value that a document is sorted by: the first one at the path that is not absent.
+fn sort_value<'a, D: Document>(document: &'a D, path: &FieldPath) -> SortValue<'a> {
     let (raw, rest) = match document.leaf(path) {
         Leaf::Value(raw) => (raw, &[][..]),
         Leaf::Absent => return SortValue::Absent,
@@ -100,25 +102,25 @@ fn sort_value<'a, D: Document>(document: &'a D, path: &Path) -> SortValue<'a> {
         },
     };
     match raw {
-        Raw::Json(Cow::Borrowed(text)) => first_value(text, rest),
-        Raw::Json(Cow::Owned(text)) => first_value(&text, rest).into_owned(),
+        Raw::Json(Cow::Borrowed(text)) => first_in(text, rest),
+        Raw::Json(Cow::Owned(text)) => first_in(&text, rest).into_owned(),
         _ if !rest.is_empty() => SortValue::Absent,
-        Raw::Text(text) => of_scalar(scan::text_or_absent(Cow::Borrowed(text))),
+        Raw::Text(text) => sort_value_of(scan::text_or_absent(Cow::Borrowed(text))),
         Raw::Number(number) => SortValue::Number(number),
         Raw::Bool(value) => SortValue::Bool(value),
     }
 }
 
-fn first_value<'a>(text: &'a str, path: &[Box<str>]) -> SortValue<'a> {
+fn first_in<'a>(text: &'a str, path: &[Box<str>]) -> SortValue<'a> {
     let mut first = SortValue::Absent;
     scan::any(text, path, false, &mut |value| {
-        first = of_scalar(value);
+        first = sort_value_of(value);
         first != SortValue::Absent
     });
     first
 }
 
-fn of_scalar(value: Scalar<'_>) -> SortValue<'_> {
+fn sort_value_of(value: Scalar<'_>) -> SortValue<'_> {
     match value {
         Scalar::Absent => SortValue::Absent,
         Scalar::Number(number) => SortValue::Number(number),
@@ -129,8 +131,8 @@ fn of_scalar(value: Scalar<'_>) -> SortValue<'_> {
 }
 
 impl Query {
-    /// Sort keys but for the last, which is the key of the collection.
-    pub(super) fn value_sorts(&self) -> &[SortKey] {
+    /// The sort keys without the last one, which is the key of the collection.
+    fn value_sorts(&self) -> &[SortKey] {
         self.sort.split_last().map_or(&[], |(_, values)| values)
     }
 
@@ -138,6 +140,7 @@ impl Query {
         self.sort.last().is_some_and(|key| key.descending) ^ self.reversed
     }
 
+    /// The first value that a document is sorted by; absent in a list that is sorted by the key.
     #[inline]
     pub(super) fn first_value<'a, D: Document>(&self, document: &'a D) -> SortValue<'a> {
         match self.value_sorts() {
@@ -146,7 +149,8 @@ impl Query {
         }
     }
 
-    /// Where a document is in the order of this page, seen from a position. `first` is its first sort value, read once per document.
+    /// Compares a document with a position, in the direction of this page. `first` is the
+    /// document's first sort value, read once per document.
     #[inline]
     pub(super) fn order<D: Document>(
         &self,
@@ -178,7 +182,7 @@ impl Query {
         directed(self.order_of_keys(&a.key, &b.key), self.key_descending())
     }
 
-    pub(super) fn order_of_keys(&self, a: &str, b: &str) -> Ordering {
+    fn order_of_keys(&self, a: &str, b: &str) -> Ordering {
         let by_length = match self.kind.key_order {
             KeyOrder::Text => Ordering::Equal,
             KeyOrder::Decimal => a.len().cmp(&b.len()),
@@ -200,6 +204,7 @@ impl Query {
         }
     }
 }
+
 fn directed(order: Ordering, descending: bool) -> Ordering {
     if descending { order.reverse() } else { order }
 }

@@ -4,22 +4,23 @@ use std::time::Duration;
 
 use crate::json::write_string;
 
-/// Time spent on the parts of an answer.
+/// Time spent on each part of an answer.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     pub filter: Duration,
     pub sort: Duration,
     pub limit: Duration,
     pub select: Duration,
-    /// Getting the documents before there was a query to run; the caller's to fill.
+    /// Loading the documents before the query ran. Set by the caller.
     pub load: Duration,
 }
 
 /// One page of an answer.
 #[derive(Debug)]
 pub struct Page {
+    /// Number of documents that pass the filters; exact.
     pub estimated_count: u64,
-    /// How many documents are on the page.
+    /// Number of documents on the page.
     pub items: usize,
     pub next: Option<String>,
     pub prev: Option<String>,
@@ -28,8 +29,8 @@ pub struct Page {
     pub(super) body: Vec<u8>,
 }
 
-/// The same list in the opposite order; `head` bytes come before it.
-pub(super) fn flipped(body: &[u8], ends: &[usize], head: usize) -> Vec<u8> {
+/// The list in the opposite order. `ends` are the ends of its items; `head` bytes come before it.
+pub(super) fn reversed_list(body: &[u8], ends: &[usize], head: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 256);
     out.extend_from_slice(&body[..head]);
     for (i, &end) in ends.iter().enumerate().rev() {
@@ -43,7 +44,8 @@ pub(super) fn flipped(body: &[u8], ends: &[usize], head: usize) -> Vec<u8> {
 }
 
 impl Page {
-    /// The whole envelope. `extra` are further members of it, as canonical JSON without braces (`"updated_at":5`), or nothing.
+    /// The whole response body. `extra` are further members as canonical JSON without braces
+    /// (`"updated_at":5`); it may be empty.
     pub fn into_body(self, extra: &str) -> Vec<u8> {
         let mut out = self.body;
         out.extend_from_slice(b",\"estimated_count\":");
@@ -60,7 +62,8 @@ impl Page {
         let timing = &self.timing;
         out.extend_from_slice(
             format!(
-                ",\"timing\":{{\"filter\":{:.3},\"limit\":{:.3},\"load\":{:.3},\"select\":{:.3},\"sort\":{:.3}}}",
+                ",\"timing\":{{\"filter\":{:.3},\"limit\":{:.3},\"load\":{:.3},\
+                 \"select\":{:.3},\"sort\":{:.3}}}",
                 ms(timing.filter),
                 ms(timing.limit),
                 ms(timing.load),

@@ -1,8 +1,12 @@
-//! Pairs of a url-encoded query string, read and written.
+//! Pairs of a url-encoded query string: decoding and encoding.
 
 use std::borrow::Cow;
 
-/// Pairs of a url-encoded query string; a name without `=` has no value. The error is the name of the pair that is broken.
+/// Longest name that an error repeats, in characters.
+const PRINTED_NAME_CHARS_MAX: usize = 64;
+
+/// The pairs of a query string, decoded. A name without `=` has no value. The error is the name of
+/// a pair that is not percent-encoded UTF-8.
 pub(crate) fn pairs(
     raw: &str,
 ) -> impl Iterator<Item = Result<(Cow<'_, str>, Option<Cow<'_, str>>), String>> {
@@ -21,15 +25,16 @@ pub(crate) fn pairs(
         })
 }
 
-/// A name as it may stand in an error.
+/// A name without control characters and not too long, for errors.
 pub(super) fn printable(name: &str) -> String {
     name.chars()
         .filter(|letter| !letter.is_control())
-        .take(64)
+        .take(PRINTED_NAME_CHARS_MAX)
         .collect()
 }
 
-/// `None`: a percent sign without two hexadecimal digits, or bytes that are no UTF-8.
+/// `None` if a percent sign is not followed by two hexadecimal digits, or if the bytes are not
+/// UTF-8.
 fn decode_component(raw: &str) -> Option<Cow<'_, str>> {
     if memchr::memchr2(b'%', b'+', raw.as_bytes()).is_none() {
         return Some(Cow::Borrowed(raw));
@@ -50,7 +55,8 @@ fn decode_component(raw: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-/// Letters, digits, `.`, `_` and `-` as they are, a space as `+`, the rest as upper case `%XX`.
+/// Appends a component: letters, digits, `.`, `_` and `-` unchanged, a space as `+`, all other
+/// bytes as upper case `%XX`.
 pub(super) fn encode_component(text: &str, out: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {

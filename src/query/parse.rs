@@ -1,14 +1,15 @@
-//! Parsing: what a query string means for a kind.
+//! Parsing: the meaning of a query string for one kind of list.
 
 use memchr::memmem::Finder;
 
 use super::canonical::write_number;
 use super::cursor::Cursor;
-use super::filter::{Comparand, Filter, Operator, Test, Values};
-use super::model::{Kind, Path};
+use super::filter::{Comparand, Condition, Filter, Operator, ValueSet};
+use super::model::{FieldPath, ListKind};
 use super::order::SortKey;
 use super::pairs::{pairs, printable};
-use super::search::Needle;
+use super::params::Parameter;
+use super::search::Search;
 use super::{
     FILTERS_MAX, LIMIT_DEFAULT, LIMIT_MAX, PATH_DEPTH_MAX, Q_BYTES_MAX, Query, SELECT_PATHS_MAX,
     SORT_KEYS_MAX,
@@ -18,24 +19,14 @@ use crate::json::FieldType;
 use crate::json::scan::Projection;
 
 impl Query {
-    /// `own` are the parameters of the operation that are no filters; they are kept as they are.
-    pub fn parse(raw: &str, kind: &'static Kind, own: &[&'static str]) -> Result<Query, ApiError> {
-        let mut query = Query {
-            kind,
-            filters: Vec::new(),
-            needle: None,
-            sort: Vec::new(),
-            select: None,
-            limit: LIMIT_DEFAULT,
-            limit_given: false,
-            reversed: false,
-            position: None,
-            revision: None,
-            own: Vec::new(),
-            search: Vec::new(),
-            keys: None,
-            only: None,
-        };
+    /// Parses a query string. `own` are the parameters of the operation: those that the engine does
+    /// not read itself are kept as they are, for the handler.
+    pub fn parse(
+        raw: &str,
+        kind: &'static ListKind,
+        own: &[&'static dyn Parameter],
+    ) -> Result<Self, ApiError> {
+        let mut query = Self::empty(kind);
         let mut sort = None;
         let mut cursor = None;
         let mut filters_seen = 0;
@@ -46,9 +37,10 @@ impl Query {
                     .at_parameter(name)
             })?;
             let value_or_true = value.as_deref().unwrap_or("true");
-            if let Some(name) = own.iter().find(|own| **own == name) {
-                query.own.retain(|(known, _)| known != name);
-                query.own.push((name, value_or_true.to_owned()));
+            let mut own = own.iter().map(|parameter| parameter.spec());
+            if let Some(spec) = own.find(|spec| spec.name == name && !spec.of_engine) {
+                query.own.retain(|(known, _)| known.name != name);
+                query.own.push((spec, value_or_true.to_owned()));
                 continue;
             }
             match &*name {
@@ -60,27 +52,17 @@ impl Query {
                 "cursor" => cursor = value,
                 "select" => query.select = parse_select(value.as_deref().unwrap_or(""), kind)?,
                 "$reversed" => {
-                    query.reversed = Comparand::parse(&name, value_or_true, FieldType::Boolean)?
-                        .truth
-                        == Some(true);
+                    let comparand = Comparand::parse(&name, value_or_true, FieldType::Boolean)?;
+                    query.reversed = comparand.boolean == Some(true);
                 }
                 "q" if !kind.search.is_empty() => {
-                    let text = value.as_deref().unwrap_or("");
-                    if text.len() > Q_BYTES_MAX {
-                        return Err(error::TOO_LONG
-                            .titled("The search is too long")
-                            .at_parameter("q")
-                            .with("maximum", Q_BYTES_MAX));
-                    }
-                    query.needle = (!text.is_empty()).then(|| Needle::new(text));
+                    query.search = parse_search(value.as_deref().unwrap_or(""), kind)?;
                 }
                 _ => {
                     filters_seen += 1;
                     if filters_seen > FILTERS_MAX {
-                        return Err(error::TOO_MANY_ITEMS
-                            .titled("There are too many filters")
-                            .at_parameter(printable(&name))
-                            .with("maximum", FILTERS_MAX));
+                        let title = format!("A query takes at most {FILTERS_MAX} filters");
+                        return Err(too_many(&name, title, FILTERS_MAX));
                     }
                     query.add_filter(&name, value.as_deref())?;
                 }
@@ -88,22 +70,37 @@ impl Query {
         }
         query.keys = query.keys_of_filters();
         query.sort = parse_sort(sort.as_deref().unwrap_or(""), kind)?;
-        if query.needle.is_some() {
-            query.search = kind
-                .search
-                .iter()
-                .map(|search| (Path::new(search.path), search.url))
-                .collect();
-        }
         if let Some(text) = cursor.filter(|text| !text.is_empty()) {
-            let question = query.question();
-            let cursor = Cursor::decode(&text, &question)
-                .ok_or_else(|| error::BAD_CURSOR.error().at_parameter("cursor"))?;
-            query.reversed = cursor.reversed;
-            query.revision = cursor.revision;
-            query.position = Some(cursor.position);
+            query.start_at(&text)?;
         }
         Ok(query)
+    }
+
+    fn empty(kind: &'static ListKind) -> Self {
+        Self {
+            kind,
+            filters: Vec::new(),
+            search: None,
+            sort: Vec::new(),
+            select: None,
+            limit: LIMIT_DEFAULT,
+            limit_given: false,
+            reversed: false,
+            position: None,
+            revision: None,
+            own: Vec::new(),
+            keys: None,
+            restriction: None,
+        }
+    }
+
+    fn start_at(&mut self, cursor: &str) -> Result<(), ApiError> {
+        let cursor = Cursor::decode(cursor, &self.cursor_scope())
+            .ok_or_else(|| error::BAD_CURSOR.error().at_parameter("cursor"))?;
+        self.reversed = cursor.reversed;
+        self.revision = cursor.revision;
+        self.position = Some(cursor.position);
+        Ok(())
     }
 
     fn add_filter(&mut self, name: &str, value: Option<&str>) -> Result<(), ApiError> {
@@ -125,94 +122,115 @@ impl Query {
             })
             .unwrap_or((name, Operator::Equal));
         if (self.kind.secret)(path) {
-            return Err(secret(name));
+            return Err(secret_field(name));
         }
         let Some(field_type) = (self.kind.field_type)(path) else {
             return Ok(());
         };
-        let path = checked_path(path, name)?;
+        let path = parse_path(path, name)?;
         let value = value.unwrap_or("true");
-        let test = match operator {
-            Operator::Equal => Test::Among(Values::parse(name, value, true, field_type)?),
-            Operator::NotEqual => Test::NotAmong(Values::parse(name, value, true, field_type)?),
-            Operator::Like => Test::Contains(Box::new(Finder::new(value).into_owned())),
-            Operator::Is => Test::Absent,
-            Operator::IsNot => Test::Present,
-            _ => Test::Compare(operator, Comparand::parse(name, value, field_type)?),
+        let condition = match operator {
+            Operator::Equal => Condition::In(ValueSet::parse(name, value, field_type)?),
+            Operator::NotEqual => Condition::NotIn(ValueSet::parse(name, value, field_type)?),
+            Operator::Like => Condition::Contains(Box::new(Finder::new(value).into_owned())),
+            Operator::Is => Condition::Absent,
+            Operator::IsNot => Condition::Present,
+            _ => Condition::Compare(operator, Comparand::parse(name, value, field_type)?),
         };
         self.filters
             .retain(|known| known.operator != operator || known.path != path);
         self.filters.push(Filter {
             path,
             operator,
-            test,
+            condition,
         });
         Ok(())
     }
 
     fn keys_of_filters(&self) -> Option<Vec<Box<str>>> {
-        self.filters.iter().find_map(|filter| match &filter.test {
-            Test::Among(values) if filter.path.as_str() == self.kind.key => {
-                let mut keys = values.texts.clone();
-                // Keys are texts for us, even where the documents have numbers.
-                keys.extend(values.numbers.iter().map(|number| {
-                    let mut text = String::new();
-                    write_number(*number, &mut text);
-                    text.into_boxed_str()
-                }));
-                keys.sort_unstable();
-                keys.dedup();
-                Some(keys)
-            }
-            _ => None,
-        })
+        self.filters
+            .iter()
+            .find_map(|filter| match &filter.condition {
+                Condition::In(values) if filter.path.as_str() == self.kind.key => {
+                    let mut keys = values.texts.clone();
+                    // Keys are texts in a source, even where the documents have numbers.
+                    keys.extend(values.numbers.iter().map(|number| {
+                        let mut text = String::new();
+                        write_number(*number, &mut text);
+                        text.into_boxed_str()
+                    }));
+                    keys.sort_unstable();
+                    keys.dedup();
+                    Some(keys)
+                }
+                _ => None,
+            })
     }
 }
-fn secret(parameter: &str) -> ApiError {
+
+fn secret_field(parameter: &str) -> ApiError {
     error::SECRET_FIELD
         .error()
         .at_parameter(printable(parameter))
 }
 
-fn checked_path(path: &str, parameter: &str) -> Result<Path, ApiError> {
+fn too_many(parameter: &str, title: String, maximum: usize) -> ApiError {
+    error::TOO_MANY_ITEMS
+        .titled(title)
+        .at_parameter(printable(parameter))
+        .with("maximum", maximum)
+}
+
+fn parse_path(path: &str, parameter: &str) -> Result<FieldPath, ApiError> {
     if path.split('.').nth(PATH_DEPTH_MAX).is_some() {
+        let title = format!("A path has at most {PATH_DEPTH_MAX} parts");
         return Err(error::TOO_DEEP
-            .error()
+            .titled(title)
             .at_parameter(printable(parameter))
             .with("maximum", PATH_DEPTH_MAX));
     }
-    Ok(Path::new(path))
+    Ok(FieldPath::new(path))
 }
 
 fn parse_limit(text: &str) -> Result<usize, ApiError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(error::NOT_INTEGER
-            .titled("The limit is an integer")
+            .titled("The limit must be an integer")
             .at_parameter("limit"));
     }
     text.parse()
         .ok()
         .filter(|limit| (1..=LIMIT_MAX).contains(limit))
         .ok_or_else(|| {
+            let title = format!("The limit must be between 1 and {LIMIT_MAX}");
             error::INPUT_OUT_OF_RANGE
-                .titled("The limit is out of range")
+                .titled(title)
                 .at_parameter("limit")
                 .with("minimum", 1)
                 .with("maximum", LIMIT_MAX)
         })
 }
 
-/// The order as asked for, or else the default one; always total, by the key.
-fn parse_sort(text: &str, kind: &Kind) -> Result<Vec<SortKey>, ApiError> {
+fn parse_search(text: &str, kind: &ListKind) -> Result<Option<Search>, ApiError> {
+    if text.len() > Q_BYTES_MAX {
+        let title = format!("The search text has at most {Q_BYTES_MAX} bytes");
+        return Err(error::TOO_LONG
+            .titled(title)
+            .at_parameter("q")
+            .with("maximum", Q_BYTES_MAX));
+    }
+    Ok((!text.is_empty()).then(|| Search::new(text, kind)))
+}
+
+/// The order of the request, or the default one. It is always total, because it ends with the key.
+fn parse_sort(text: &str, kind: &ListKind) -> Result<Vec<SortKey>, ApiError> {
     let mut sort: Vec<SortKey> = Vec::new();
-    let asked = text.split(',').filter(|piece| !piece.is_empty());
-    for (i, piece) in asked.enumerate() {
+    let requested = text.split(',').filter(|piece| !piece.is_empty());
+    for (i, piece) in requested.enumerate() {
         if i == SORT_KEYS_MAX {
-            return Err(error::TOO_MANY_ITEMS
-                .titled("There are too many sort keys")
-                .at_parameter("sort")
-                .with("maximum", SORT_KEYS_MAX));
+            let title = format!("A list is sorted by at most {SORT_KEYS_MAX} fields");
+            return Err(too_many("sort", title, SORT_KEYS_MAX));
         }
         add_sort_key(piece, kind, &mut sort)?;
     }
@@ -221,7 +239,7 @@ fn parse_sort(text: &str, kind: &Kind) -> Result<Vec<SortKey>, ApiError> {
             add_sort_key(piece, kind, &mut sort)?;
         }
     }
-    // The direction of the key where nobody asked for one is that of the default order.
+    // A key whose direction the request does not name has that of the default order.
     let descending = kind
         .default_sort
         .split(',')
@@ -231,29 +249,29 @@ fn parse_sort(text: &str, kind: &Kind) -> Result<Vec<SortKey>, ApiError> {
         .position(|sort| sort.path.as_str() == kind.key)
         .unwrap_or(sort.len());
     let descending = sort.get(end).map_or(descending, |key| key.descending);
-    // What comes after the key decides nothing.
+    // Fields after the key have no effect, because no two documents share a key.
     sort.truncate(end);
     sort.push(SortKey {
-        path: Path::new(kind.key),
+        path: FieldPath::new(kind.key),
         descending,
         numeric: false,
     });
     Ok(sort)
 }
 
-fn add_sort_key(piece: &str, kind: &Kind, sort: &mut Vec<SortKey>) -> Result<(), ApiError> {
+fn add_sort_key(piece: &str, kind: &ListKind, sort: &mut Vec<SortKey>) -> Result<(), ApiError> {
     let (path, descending) = match piece.strip_prefix('-') {
         Some(path) => (path, true),
         None => (piece, false),
     };
     if (kind.secret)(path) {
-        return Err(secret("sort"));
+        return Err(secret_field("sort"));
     }
-    // As with filters: what no document has decides nothing.
+    // As with filters, an unknown field is ignored.
     let Some(field_type) = (kind.field_type)(path) else {
         return Ok(());
     };
-    let path = checked_path(path, "sort")?;
+    let path = parse_path(path, "sort")?;
     if sort.iter().all(|known| known.path != path) {
         sort.push(SortKey {
             path,
@@ -264,45 +282,38 @@ fn add_sort_key(piece: &str, kind: &Kind, sort: &mut Vec<SortKey>) -> Result<(),
     Ok(())
 }
 
-fn parse_select(text: &str, kind: &Kind) -> Result<Option<Vec<Projection>>, ApiError> {
+fn parse_select(text: &str, kind: &ListKind) -> Result<Option<Vec<Projection>>, ApiError> {
     let mut tree = Vec::new();
     let mut paths = 0;
     for piece in text.split(',').filter(|piece| !piece.is_empty()) {
         paths += 1;
         if paths > SELECT_PATHS_MAX {
-            return Err(error::TOO_MANY_ITEMS
-                .titled("There are too many fields")
-                .at_parameter("select")
-                .with("maximum", SELECT_PATHS_MAX));
+            let title = format!("At most {SELECT_PATHS_MAX} fields can be selected");
+            return Err(too_many("select", title, SELECT_PATHS_MAX));
         }
-        want(&mut tree, checked_path(piece, "select")?.parts());
+        add_path(&mut tree, parse_path(piece, "select")?.parts());
     }
     if paths == 0 {
         return Ok(None);
     }
     for name in (kind.required)() {
-        want(&mut tree, std::slice::from_ref(name));
+        add_path(&mut tree, std::slice::from_ref(name));
     }
     Ok(Some(tree))
 }
 
-/// Adds a path to a selection; the whole of something includes its parts.
-fn want(tree: &mut Vec<Projection>, path: &[Box<str>]) {
+/// Adds a path to a selection. A whole field includes its parts.
+fn add_path(tree: &mut Vec<Projection>, path: &[Box<str>]) {
     let [name, rest @ ..] = path else { return };
     match tree.binary_search_by(|known| known.name.cmp(name)) {
         Ok(found) if rest.is_empty() => tree[found].below.clear(),
         Ok(found) if tree[found].below.is_empty() => {}
-        Ok(found) => want(&mut tree[found].below, rest),
-        Err(place) => {
+        Ok(found) => add_path(&mut tree[found].below, rest),
+        Err(index) => {
             let mut below = Vec::new();
-            want(&mut below, rest);
-            tree.insert(
-                place,
-                Projection {
-                    name: name.clone(),
-                    below,
-                },
-            );
+            add_path(&mut below, rest);
+            let name = name.clone();
+            tree.insert(index, Projection { name, below });
         }
     }
 }

@@ -90,7 +90,7 @@ fn walk(
     world: &mut PagedWorld,
     question: &str,
     way: Way,
-    kind: &'static weir::query::Kind,
+    kind: &'static weir::query::ListKind,
     page_of: fn(&State, Query) -> weir::query::Page,
     mut write: impl FnMut(&mut PagedWorld),
 ) -> BTreeMap<String, usize> {

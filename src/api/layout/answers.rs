@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{self, ApiError};
 use crate::json::scan;
-use crate::query::{Document, Execution, Kind, Query, Raw, Source};
+use crate::query::{Document, Execution, ListKind, Query, Raw, Source};
 
 /// How long an answer is kept for its later pages.
 const KEPT_MAX: Duration = Duration::from_mins(1);
@@ -101,7 +101,7 @@ impl Source for Items {
 struct Kept {
     number: u64,
     digest: u64,
-    kind: &'static Kind,
+    kind: &'static ListKind,
     until: Instant,
     items: Rc<Items>,
 }
@@ -119,7 +119,7 @@ impl Answers {
         &mut self,
         raw_query: &str,
         digest: u64,
-        kind: &'static Kind,
+        kind: &'static ListKind,
         find: impl FnOnce() -> Result<Items, ApiError>,
     ) -> Result<Vec<u8>, ApiError> {
         let mut query = Query::parse(raw_query, kind, &[])?;
@@ -186,7 +186,7 @@ mod tests {
     use crate::json::{self, FieldType};
     use crate::query::KeyOrder;
 
-    static KIND: Kind = Kind {
+    static KIND: ListKind = ListKind {
         collection: "changes",
         key: "$position",
         key_order: KeyOrder::Decimal,

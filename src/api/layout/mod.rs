@@ -37,7 +37,7 @@ fn demand_layouter(call: &Call<'_>) -> Result<(), ApiError> {
 
 fn supposition(
     call: &Call<'_>,
-    kind: &'static crate::query::Kind,
+    kind: &'static crate::query::ListKind,
     commands: Vec<Command>,
 ) -> Result<Supposition, ApiError> {
     demand_layouter(call)?;
@@ -178,7 +178,7 @@ impl Pending for WhatIf {
 }
 
 /// The collection whose keys the items of a preview name.
-fn kind_of(kind: &'static crate::query::Kind) -> &'static str {
+fn kind_of(kind: &'static crate::query::ListKind) -> &'static str {
     if std::ptr::eq(kind, &raw const preview::LOADS) {
         "streamers"
     } else {

@@ -16,7 +16,7 @@ use crate::layouter::{
     Engine, Event, LayoutChange, NodeSpec, NodeState, PlacementRole, Rows, SlotKind, StreamLayout,
     StreamSpec,
 };
-use crate::query::{KeyOrder, Kind};
+use crate::query::{KeyOrder, ListKind};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::{Stamp, apply, streamer_not_found};
@@ -28,7 +28,7 @@ use crate::state::record::Role;
 const STREAMS_ADDED_MAX: u64 = 1_000_000;
 
 /// Changes of layouts, one per stream, in the order of their names.
-pub static LAYOUTS: Kind = Kind {
+pub static LAYOUTS: ListKind = ListKind {
     collection: "changes",
     key: "$position",
     key_order: KeyOrder::Decimal,
@@ -41,7 +41,7 @@ pub static LAYOUTS: Kind = Kind {
 };
 
 /// Changes of loads, one per node and role.
-pub static LOADS: Kind = Kind {
+pub static LOADS: ListKind = ListKind {
     collection: "changes",
     key: "$position",
     key_order: KeyOrder::Decimal,

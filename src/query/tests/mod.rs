@@ -1,4 +1,4 @@
-//! Queries over a small collection: what they answer, against a slow model and case by case.
+//! Queries over a small collection, checked against a slow model and case by case.
 
 mod model;
 mod pages;
@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 
 use self::model::Random;
 use super::pairs::encode_component;
+use super::params::POLL_TIMEOUT;
 use super::*;
 use crate::error::ApiError;
 use crate::json::FieldType;
 use crate::json::scan;
-
-// ---- a small collection ---------------------------------------------------------------------------------------------------
 
 fn field_type(path: &str) -> Option<FieldType> {
     Some(match path {
@@ -36,7 +35,7 @@ fn required() -> &'static [Box<str>] {
     &REQUIRED
 }
 
-const THINGS: Kind = Kind {
+const THINGS: ListKind = ListKind {
     collection: "things",
     key: "name",
     key_order: KeyOrder::Text,
@@ -44,15 +43,15 @@ const THINGS: Kind = Kind {
     stamp: Some("updated_at"),
     required,
     search: &[
-        Search {
+        SearchField {
             path: "name",
             url: false,
         },
-        Search {
+        SearchField {
             path: "title",
             url: false,
         },
-        Search {
+        SearchField {
             path: "list.url",
             url: true,
         },
@@ -60,8 +59,8 @@ const THINGS: Kind = Kind {
     field_type,
     secret: |path| path == "secret",
 };
-static KIND: Kind = THINGS;
-static KIND_DOWN: Kind = Kind {
+static KIND: ListKind = THINGS;
+static KIND_DOWN: ListKind = ListKind {
     default_sort: "-name",
     ..THINGS
 };
@@ -95,7 +94,7 @@ impl Document for &Thing {
     fn field(&self, name: &str) -> Option<Raw<'_>> {
         match name {
             "name" => Some(Raw::Text(&self.name)),
-            // Half of them typed, half as text, which must make no difference.
+            // Half of them typed, half as text, without a difference in the answer.
             "updated_at" if self.updated_at % 2 == 1 => Some(self.updated_at.into()),
             "deep" => {
                 scan::member(&self.text, name).map(|text| Raw::Json(Cow::Owned(text.to_owned())))
@@ -104,7 +103,7 @@ impl Document for &Thing {
         }
     }
 
-    fn leaf(&self, path: &Path) -> Leaf<'_> {
+    fn leaf(&self, path: &FieldPath) -> Leaf<'_> {
         match path.as_str() {
             "stats.bitrate" if self.updated_at.is_multiple_of(3) => self.value["stats"]["bitrate"]
                 .as_u64()
@@ -113,7 +112,7 @@ impl Document for &Thing {
         }
     }
 
-    fn texts(&self) -> Option<[&str; 2]> {
+    fn search_texts(&self) -> Option<[&str; 2]> {
         self.updated_at
             .is_multiple_of(2)
             .then_some([&self.name, &self.text])
@@ -165,41 +164,42 @@ impl Source for Things {
     fn scan<'a>(
         &'a self,
         hints: &Hints<'_>,
-        place: &mut Place,
+        position: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(&'a Thing),
     ) -> bool {
         let mut budget = budget.max(1);
-        while place.part < self.parts {
-            let from = place.after.take();
+        while position.part < self.parts {
+            let from = position.after.take();
             let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             for thing in self.ascending(from) {
-                if thing.name.len() % self.parts != place.part {
+                if thing.name.len() % self.parts != position.part {
                     continue;
                 }
                 if budget == 0 {
                     return false;
                 }
                 budget -= 1;
-                place.after = Some(thing.name.as_str().into());
+                position.after = Some(thing.name.as_str().into());
                 // What the hints rule out is ruled out by the filters.
                 if hints.stamp_min.is_none_or(|min| thing.updated_at >= min) {
                     each(thing);
                 }
             }
-            place.after = None;
-            place.part += 1;
+            position.after = None;
+            position.part += 1;
         }
         true
     }
 }
 
-fn answer(things: &Things, kind: &'static Kind, raw: &str) -> Result<(Page, Value), ApiError> {
-    let query = Query::parse(raw, kind, &["poll_timeout"])?;
+fn answer(things: &Things, kind: &'static ListKind, raw: &str) -> Result<(Page, Value), ApiError> {
+    let query = Query::parse(raw, kind, &[&POLL_TIMEOUT])?;
     let page = Execution::new(&query).run(things);
     Ok(opened(page))
 }
 
+/// A page and its parsed body.
 fn opened(page: Page) -> (Page, Value) {
     let copy = Page {
         body: page.body.clone(),
@@ -229,7 +229,7 @@ fn names(body: &Value) -> Vec<String> {
 }
 
 fn refused(raw: &str) -> ApiError {
-    match Query::parse(raw, &KIND, &["poll_timeout"]) {
+    match Query::parse(raw, &KIND, &[&POLL_TIMEOUT]) {
         Ok(_) => panic!("{raw} should be refused"),
         Err(error) => {
             assert_eq!(error.status, 400, "{raw}");
@@ -249,7 +249,7 @@ fn page_of(things: &Things, raw: &str, cursor: Option<&str>, random: &mut Random
     };
     let query = Query::parse(&raw, &KIND, &[])
         .unwrap_or_else(|error| panic!("{raw} was refused: {error:?}"));
-    let again = Query::parse(&raw, &KIND, &[]).expect("it was taken once");
+    let again = Query::parse(&raw, &KIND, &[]).expect("it was accepted once");
     assert_eq!(query.canonical(), again.canonical());
     let budget = 1 + random.below(20);
     let mut execution = Execution::new(&query);

@@ -1,4 +1,4 @@
-//! The rules once more, without any care for speed.
+//! The rules of queries once more, without any care for speed.
 
 use super::*;
 

@@ -1,10 +1,10 @@
-//! Pages of random collections are the pages of the list that the model makes.
+//! Pages of random collections equal those of the list that the model makes.
 
 use super::model::{Model, random_things};
 use super::*;
 
 #[test]
-fn pages_forward_and_backward_are_the_list_that_the_model_makes() {
+fn pages_in_both_directions_equal_the_list_of_the_model() {
     for seed in 0..4000 {
         let mut random = Random(seed);
         let things = random_things(&mut random);
@@ -63,7 +63,7 @@ fn pages_forward_and_backward_are_the_list_that_the_model_makes() {
 }
 
 #[test]
-fn a_page_holds_the_first_of_many_whatever_order_they_are_found_in() {
+fn page_holds_the_first_documents_in_any_scan_order() {
     for (seed, sort) in ["-n", "n", "-updated_at", "s,-n", "-name"]
         .iter()
         .enumerate()
@@ -91,7 +91,8 @@ fn a_page_holds_the_first_of_many_whatever_order_they_are_found_in() {
             ..Model::default()
         };
         expected.sort_by(|a, b| model.order(a, b));
-        // One document more than a page is remembered, and twice as many are held: cut in half many times here.
+        // One position more than a page is kept in a buffer of twice that size, which is cut many
+        // times here.
         let raw = format!("sort={sort}&limit=40&n_is_not=null");
         let mut walked = 0;
         let mut cursor: Option<String> = None;
@@ -111,7 +112,7 @@ fn a_page_holds_the_first_of_many_whatever_order_they_are_found_in() {
 }
 
 #[test]
-fn what_exists_throughout_a_walk_is_seen_exactly_once_and_in_order() {
+fn documents_that_stay_are_seen_once_and_in_order() {
     for seed in 0..3000 {
         let mut random = Random(seed);
         let mut things = random_things(&mut random);
@@ -174,7 +175,7 @@ fn what_exists_throughout_a_walk_is_seen_exactly_once_and_in_order() {
 }
 
 #[test]
-fn a_client_that_continues_from_the_last_stamp_misses_nothing() {
+fn client_that_continues_from_the_last_stamp_misses_nothing() {
     for seed in 0..500 {
         let mut random = Random(seed);
         let mut things = Things {
@@ -222,7 +223,7 @@ fn a_client_that_continues_from_the_last_stamp_misses_nothing() {
 }
 
 #[test]
-fn a_change_wakes_a_poll_if_and_only_if_its_answer_would_show_it() {
+fn change_wakes_a_poll_exactly_if_its_answer_shows_it() {
     for seed in 0..1500 {
         let mut random = Random(seed);
         let things = random_things(&mut random);

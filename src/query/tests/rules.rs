@@ -1,14 +1,24 @@
 //! Single rules, case by case.
 
 use super::*;
+use crate::query::params::{Flag, Parameter, Text};
+
+const OWN: Text = Text::new("own", "A text.");
+const BRIEF: Flag = Flag::new("brief", false, "Leaves fields out.");
 
 fn three() -> Things {
     let mut things = Things {
         parts: 1,
         ..Things::default()
     };
-    things.insert(json!({"name": "a", "updated_at": 1, "n": 1, "s": "Ab", "b": true, "list": [{"n": 1, "url": "rtsp://root:pw@cam-1/x"}, {"n": 7}], "deep": {"a": {"b": "q"}}}));
-    things.insert(json!({"name": "b", "updated_at": 2, "s": "undefined", "b": false, "list": [], "title": "İstanbul \"K\"\u{212a}"}));
+    things.insert(json!({
+        "name": "a", "updated_at": 1, "n": 1, "s": "Ab", "b": true,
+        "list": [{"n": 1, "url": "rtsp://root:pw@cam-1/x"}, {"n": 7}], "deep": {"a": {"b": "q"}},
+    }));
+    things.insert(json!({
+        "name": "b", "updated_at": 2, "s": "undefined", "b": false, "list": [],
+        "title": "İstanbul \"K\"\u{212a}",
+    }));
     things.insert(
         json!({"name": "c", "updated_at": 3, "n": 5, "s": "a,b", "o": "5", "list": "none"}),
     );
@@ -21,7 +31,7 @@ fn found(raw: &str) -> String {
 }
 
 #[test]
-fn a_parameter_means_what_the_reference_says() {
+fn parameters_select_what_the_reference_says() {
     for (raw, expected) in [
         ("", "abc"),
         ("&&", "abc"),
@@ -83,7 +93,7 @@ fn a_parameter_means_what_the_reference_says() {
 }
 
 #[test]
-fn hostile_queries_are_refused_and_the_parameter_is_named() {
+fn bad_parameters_are_refused_by_name() {
     let long = |piece: &str, count: usize| vec![piece; count].join(",");
     let filters: Vec<String> = (0..=FILTERS_MAX).map(|i| format!("x{i}=1")).collect();
     for (raw, parameter, code) in [
@@ -169,7 +179,7 @@ fn hostile_queries_are_refused_and_the_parameter_is_named() {
 }
 
 #[test]
-fn random_bytes_as_a_query_are_answered_or_refused() {
+fn random_query_strings_are_answered_or_refused() {
     let things = three();
     for seed in 0..5000 {
         let mut random = Random(seed);
@@ -207,7 +217,7 @@ fn random_bytes_as_a_query_are_answered_or_refused() {
 }
 
 #[test]
-fn a_selection_has_what_was_asked_for_and_what_is_always_there() {
+fn selection_has_the_requested_and_the_required_fields() {
     let (_, body) = answer(
         &three(),
         &KIND,
@@ -230,7 +240,7 @@ fn a_selection_has_what_was_asked_for_and_what_is_always_there() {
 }
 
 #[test]
-fn the_envelope_is_that_of_the_reference() {
+fn envelope_is_that_of_the_reference() {
     let query = Query::parse("limit=2", &KIND, &[]).expect("the query is fine");
     let page = Execution::new(&query).run(&three());
     let body: Value =
@@ -248,13 +258,13 @@ fn the_envelope_is_that_of_the_reference() {
         page.prev.as_deref(),
         Some("bmFtZV9sdD1jJiUyNHJldmVyc2VkPXRydWU=")
     );
-    // Past the end there is nothing, in no direction.
+    // Past the end there are no documents in either direction.
     let (page, _) = answer(&three(), &KIND, "cursor=bmFtZV9ndD1j").expect("a cursor");
     assert_eq!((page.items, page.next, page.prev), (0, None, None));
 }
 
 #[test]
-fn a_cursor_is_taken_only_with_the_question_it_came_from() {
+fn cursor_is_accepted_only_with_its_own_query() {
     let things = three();
     let next = |raw: &str| {
         answer(&things, &KIND, raw)
@@ -273,7 +283,7 @@ fn a_cursor_is_taken_only_with_the_question_it_came_from() {
         let error = refused(&format!("{raw}&cursor={}", filtered.replace('=', "%3D")));
         assert_eq!(error.items[0].code, "bad_cursor");
     }
-    // How much of each page is wanted is no part of the question.
+    // The size and the fields of the page are not part of the scope.
     for raw in ["n_is_not=null", "sort=name&n_is_not=null&limit=7&select=n"] {
         let raw = format!("{raw}&cursor={}", filtered.replace('=', "%3D"));
         assert_eq!(found(&raw), "c", "{raw}");
@@ -281,7 +291,7 @@ fn a_cursor_is_taken_only_with_the_question_it_came_from() {
 }
 
 #[test]
-fn the_revision_of_a_walk_travels_in_its_cursors() {
+fn cursors_carry_the_revision_of_a_paged_snapshot() {
     let mut query = Query::parse("limit=1&n_is_not=null", &KIND, &[]).expect("valid");
     query.pin_revision(77);
     let next = Execution::new(&query)
@@ -289,14 +299,14 @@ fn the_revision_of_a_walk_travels_in_its_cursors() {
         .next
         .expect("there is more");
     let raw = format!("limit=1&n_is_not=null&cursor={}", next.replace('=', "%3D"));
-    let query = Query::parse(&raw, &KIND, &[]).expect("our own cursor");
+    let query = Query::parse(&raw, &KIND, &[]).expect("a cursor that was encoded here");
     assert_eq!(query.revision(), Some(77));
 }
 
 #[test]
-fn equal_questions_have_equal_canonical_texts_and_others_have_not() {
+fn only_equal_queries_have_equal_canonical_texts() {
     let canonical = |raw: &str| {
-        Query::parse(raw, &KIND, &["poll_timeout"])
+        Query::parse(raw, &KIND, &[&POLL_TIMEOUT])
             .expect("valid")
             .canonical()
     };
@@ -343,11 +353,11 @@ fn equal_questions_have_equal_canonical_texts_and_others_have_not() {
 }
 
 #[test]
-fn hints_name_what_an_index_could_use() {
+fn hints_hold_the_conditions_for_indexes() {
     let query = Query::parse(
         "updated_at_gt=5&updated_at_gte=4&s=b,a&s_ne=c&n=1&name=x,y&own=1",
         &KIND,
-        &["own"],
+        &[&OWN],
     )
     .expect("valid");
     let hints = query.hints();
@@ -362,12 +372,12 @@ fn hints_name_what_an_index_could_use() {
         query.keys().map(|keys| keys.join(",")).as_deref(),
         Some("x,y")
     );
-    assert_eq!(query.own("own"), Some("1"));
+    assert_eq!(query.value("own").as_deref(), Some("1"));
 }
 
 #[test]
-fn numbers_as_keys_are_in_the_order_of_numbers() {
-    static EPISODES: Kind = Kind {
+fn decimal_keys_are_in_the_order_of_numbers() {
+    static EPISODES: ListKind = ListKind {
         key_order: KeyOrder::Decimal,
         default_sort: "n",
         ..THINGS
@@ -392,7 +402,7 @@ fn numbers_as_keys_are_in_the_order_of_numbers() {
 }
 
 #[test]
-fn a_whole_list_has_no_limit_unless_one_is_asked_for() {
+fn whole_list_has_a_limit_only_on_request() {
     let mut things = Things {
         parts: 1,
         ..Things::default()
@@ -410,4 +420,71 @@ fn a_whole_list_has_no_limit_unless_one_is_asked_for() {
             "{raw}"
         );
     }
+}
+
+#[test]
+fn parked_polls_share_an_answer_only_if_it_is_the_same() {
+    const PARAMETERS: &[&dyn Parameter] = &[&BRIEF, &OWN, &POLL_TIMEOUT];
+    let canonical = |raw: &str| {
+        let query = Query::parse(raw, &KIND, PARAMETERS).expect("valid");
+        query.canonical()
+    };
+    let brief = canonical("brief=true");
+    assert_ne!(brief, canonical(""));
+    assert_ne!(brief, canonical("brief=false"));
+    assert_ne!(brief, canonical("own=brief"));
+    assert_ne!(canonical("own=a%26$brief=true"), canonical("own=a&brief"));
+    assert_eq!(brief, canonical("poll_timeout=5&brief"));
+    assert_eq!(canonical("own=x&brief"), canonical("brief&own=x"));
+}
+
+fn visible(raw: &str, keys: &'static str) -> Query {
+    let mut query = Query::parse(raw, &KIND, &[]).expect("valid");
+    query.restrict(Restriction::new(keys, |key| keys.contains(key)));
+    query
+}
+
+#[test]
+fn invisible_documents_do_not_exist_for_a_query() {
+    let things = three();
+    for raw in [
+        "",
+        "sort=-name",
+        "sort=n",
+        "n_ne=9",
+        "name=a,b,c",
+        "limit=1",
+    ] {
+        let query = visible(raw, "b");
+        let (page, body) = opened(Execution::new(&query).run(&things));
+        assert_eq!(names(&body), ["b"], "{raw}");
+        assert_eq!(page.estimated_count, 1, "{raw}");
+        assert_eq!((page.next, page.prev), (None, None), "{raw}");
+        for (name, thing) in &things.all {
+            assert_eq!(query.matches(&thing), name == "b", "{raw}");
+        }
+    }
+}
+
+#[test]
+fn cursor_of_another_caller_shows_only_visible_documents() {
+    let things = three();
+    for raw in ["limit=1", "limit=1&sort=updated_at", "limit=1&n_ne=9"] {
+        let all = Query::parse(raw, &KIND, &[]).expect("valid");
+        let next = Execution::new(&all).run(&things).next.expect("two more");
+        let raw = format!("{raw}&cursor={}", next.replace('=', "%3D"));
+        let (page, body) = opened(Execution::new(&visible(&raw, "c")).run(&things));
+        assert_eq!(names(&body), ["c"], "{raw}");
+        // A cursor back would reveal that a document comes before.
+        assert_eq!((page.estimated_count, page.prev), (1, None), "{raw}");
+    }
+}
+
+#[test]
+fn differently_restricted_queries_differ_in_canonical_text() {
+    let all = Query::parse("", &KIND, &[]).expect("valid").canonical();
+    let texts = ["", "a", "b", "a&limit=1"].map(|keys| visible("", keys).canonical());
+    let different: BTreeSet<&String> = texts.iter().chain([&all]).collect();
+    assert_eq!(different.len(), texts.len() + 1);
+    assert_eq!(visible("", "a").canonical(), texts[1]);
 }

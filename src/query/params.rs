@@ -1,0 +1,563 @@
+//! Query parameters: one constant is checked, read and documented by itself.
+//!
+//! A handler reads `call.flag(&INCLUDE_INGEST_HISTORY)?`. The same constant stands in the row of
+//! its operation: from there the parser of lists knows that its name is not a filter, and the API
+//! document takes schema, default and description.
+//!
+//! Of a parameter that is given several times the last one counts. Without `=` its value is `true`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::pairs::pairs;
+use super::{LIMIT_DEFAULT, LIMIT_MAX};
+use crate::error::{self, ApiError, ErrorCode};
+
+/// A query parameter of any type, as the row of an operation lists it.
+pub trait Parameter: Sync {
+    fn spec(&self) -> &ParameterSpec;
+}
+
+/// What the API document says about a query parameter.
+#[derive(Debug, Clone, Copy)]
+pub struct ParameterSpec {
+    pub name: &'static str,
+    pub kind: ValueKind,
+    /// One or two sentences of Markdown.
+    pub description: &'static str,
+    /// JSON text.
+    pub example: Option<&'static str>,
+    pub required: bool,
+    /// Not in the reference; marked as such in the document.
+    pub extension: bool,
+    /// The query engine reads it by itself: parameters of every list, and filters with a
+    /// description.
+    pub of_engine: bool,
+    /// Whether two requests with different values may have different answers. Parked polls share
+    /// one answer only if all these values are equal.
+    pub changes_answer: bool,
+}
+
+/// The values that a parameter or header takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueKind {
+    Text,
+    Flag {
+        default: Option<bool>,
+    },
+    Choice(&'static [&'static str]),
+    Integer {
+        minimum: u64,
+        maximum: Option<u64>,
+        default: Option<u64>,
+    },
+    /// Milliseconds since 1970.
+    Moment,
+    /// Values joined by commas.
+    List,
+    /// Any further query parameters: the filters of a collection.
+    Filters,
+}
+
+impl ParameterSpec {
+    const fn new(name: &'static str, kind: ValueKind, description: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            description,
+            example: None,
+            required: false,
+            extension: false,
+            of_engine: false,
+            changes_answer: true,
+        }
+    }
+}
+
+/// The builders that all typed parameters share.
+macro_rules! parameter {
+    ($type:ident) => {
+        impl $type {
+            /// An example for the document, as JSON text.
+            #[must_use]
+            pub const fn example(mut self, example: &'static str) -> Self {
+                self.spec.example = Some(example);
+                self
+            }
+
+            /// Refuses a request without it; the value read is never `None` then.
+            #[must_use]
+            pub const fn required(mut self) -> Self {
+                self.spec.required = true;
+                self
+            }
+
+            /// Marks it as not in the reference.
+            #[must_use]
+            pub const fn extension(mut self) -> Self {
+                self.spec.extension = true;
+                self
+            }
+
+            /// Marks it as without effect on the answer.
+            #[must_use]
+            pub const fn without_effect(mut self) -> Self {
+                self.spec.changes_answer = false;
+                self
+            }
+
+            pub const fn name(&self) -> &'static str {
+                self.spec.name
+            }
+        }
+
+        impl Parameter for $type {
+            fn spec(&self) -> &ParameterSpec {
+                &self.spec
+            }
+        }
+    };
+}
+
+/// `true` or `false`.
+#[derive(Debug, Clone, Copy)]
+pub struct Flag {
+    spec: ParameterSpec,
+    default: bool,
+}
+
+/// One of a few words.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    spec: ParameterSpec,
+    values: &'static [&'static str],
+}
+
+/// A duration in whole seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Seconds {
+    spec: ParameterSpec,
+}
+
+/// A whole number that is not negative.
+#[derive(Debug, Clone, Copy)]
+pub struct Integer {
+    spec: ParameterSpec,
+    minimum: u64,
+    maximum: u64,
+}
+
+/// Any text, or a list of texts that the handler splits.
+#[derive(Debug, Clone, Copy)]
+pub struct Text {
+    spec: ParameterSpec,
+}
+
+/// A parameter that the query engine reads: `sort`, `limit`, a filter. It is listed for the
+/// document only.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineParameter {
+    spec: ParameterSpec,
+}
+
+parameter!(Flag);
+parameter!(Choice);
+parameter!(Seconds);
+parameter!(Integer);
+parameter!(Text);
+parameter!(EngineParameter);
+
+impl Flag {
+    pub const fn new(name: &'static str, default: bool, description: &'static str) -> Self {
+        let kind = ValueKind::Flag {
+            default: Some(default),
+        };
+        Self {
+            spec: ParameterSpec::new(name, kind, description),
+            default,
+        }
+    }
+
+    pub fn read(&self, value: Option<&str>) -> Result<bool, ApiError> {
+        match present(&self.spec, value)? {
+            None => Ok(self.default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err(refuse(
+                &self.spec,
+                error::NOT_BOOLEAN,
+                "must be true or false",
+            )),
+        }
+    }
+}
+
+impl Choice {
+    pub const fn new(
+        name: &'static str,
+        values: &'static [&'static str],
+        description: &'static str,
+    ) -> Self {
+        Self {
+            spec: ParameterSpec::new(name, ValueKind::Choice(values), description),
+            values,
+        }
+    }
+
+    pub fn read(&self, value: Option<&str>) -> Result<Option<&'static str>, ApiError> {
+        let Some(value) = present(&self.spec, value)? else {
+            return Ok(None);
+        };
+        let known = self.values.iter().find(|known| **known == value);
+        known.map(|known| Some(*known)).ok_or_else(|| {
+            let allowed = format!("must be one of: {}", self.values.join(", "));
+            refuse(&self.spec, error::UNKNOWN_ENUM_OPTION, &allowed)
+        })
+    }
+}
+
+impl Seconds {
+    pub const fn new(name: &'static str, description: &'static str) -> Self {
+        let kind = ValueKind::Integer {
+            minimum: 0,
+            maximum: None,
+            default: None,
+        };
+        Self {
+            spec: ParameterSpec::new(name, kind, description),
+        }
+    }
+
+    /// `None` also for 0.
+    pub fn read(&self, value: Option<&str>) -> Result<Option<Duration>, ApiError> {
+        let Some(value) = present(&self.spec, value)? else {
+            return Ok(None);
+        };
+        let seconds: u64 = value.parse().map_err(|_| {
+            refuse(
+                &self.spec,
+                error::NOT_INTEGER,
+                "must be a whole number of seconds",
+            )
+        })?;
+        Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
+    }
+}
+
+impl Integer {
+    pub const fn new(name: &'static str, description: &'static str) -> Self {
+        let kind = ValueKind::Integer {
+            minimum: 0,
+            maximum: None,
+            default: None,
+        };
+        Self {
+            spec: ParameterSpec::new(name, kind, description),
+            minimum: 0,
+            maximum: u64::MAX,
+        }
+    }
+
+    /// A time in milliseconds since 1970, within bounds that tell it from one in seconds.
+    pub const fn moment(
+        name: &'static str,
+        minimum: u64,
+        maximum: u64,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            spec: ParameterSpec::new(name, ValueKind::Moment, description),
+            minimum,
+            maximum,
+        }
+    }
+
+    pub fn read(&self, value: Option<&str>) -> Result<Option<u64>, ApiError> {
+        let Some(value) = present(&self.spec, value)? else {
+            return Ok(None);
+        };
+        let number: u64 = value
+            .parse()
+            .map_err(|_| refuse(&self.spec, error::NOT_INTEGER, "must be a whole number"))?;
+        if (self.minimum..=self.maximum).contains(&number) {
+            return Ok(Some(number));
+        }
+        let allowed = format!("must be between {} and {}", self.minimum, self.maximum);
+        Err(refuse(&self.spec, error::INPUT_OUT_OF_RANGE, &allowed)
+            .with("minimum", self.minimum)
+            .with("maximum", self.maximum))
+    }
+}
+
+impl Text {
+    pub const fn new(name: &'static str, description: &'static str) -> Self {
+        Self {
+            spec: ParameterSpec::new(name, ValueKind::Text, description),
+        }
+    }
+
+    /// A list of texts joined by commas.
+    pub const fn list(name: &'static str, description: &'static str) -> Self {
+        Self {
+            spec: ParameterSpec::new(name, ValueKind::List, description),
+        }
+    }
+
+    pub fn read<'v>(&self, value: Option<&'v str>) -> Result<Option<&'v str>, ApiError> {
+        present(&self.spec, value)
+    }
+}
+
+impl EngineParameter {
+    pub const fn new(name: &'static str, kind: ValueKind, description: &'static str) -> Self {
+        let mut spec = ParameterSpec::new(name, kind, description);
+        spec.of_engine = true;
+        Self { spec }
+    }
+}
+
+/// The parameters of one request, by name.
+pub trait ParameterValues {
+    /// The last value under this name.
+    fn value(&self, name: &str) -> Option<Cow<'_, str>>;
+
+    /// Whether the request has the parameter.
+    fn has(&self, parameter: &dyn Parameter) -> bool {
+        self.value(parameter.spec().name).is_some()
+    }
+
+    fn flag(&self, flag: &Flag) -> Result<bool, ApiError> {
+        flag.read(self.value(flag.spec.name).as_deref())
+    }
+
+    fn choice(&self, choice: &Choice) -> Result<Option<&'static str>, ApiError> {
+        choice.read(self.value(choice.spec.name).as_deref())
+    }
+
+    fn seconds(&self, seconds: &Seconds) -> Result<Option<Duration>, ApiError> {
+        seconds.read(self.value(seconds.spec.name).as_deref())
+    }
+
+    fn integer(&self, integer: &Integer) -> Result<Option<u64>, ApiError> {
+        integer.read(self.value(integer.spec.name).as_deref())
+    }
+
+    fn text(&self, text: &Text) -> Result<Option<Cow<'_, str>>, ApiError> {
+        let value = self.value(text.spec.name);
+        text.read(value.as_deref())?;
+        Ok(value)
+    }
+}
+
+/// The query string of an operation that is not a list. Pairs that are not percent-encoded UTF-8
+/// are ignored.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryString<'q>(pub &'q str);
+
+impl ParameterValues for QueryString<'_> {
+    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
+        last_value(self.0, name)
+    }
+}
+
+/// The last value under a name in a query string. Pairs that are not percent-encoded UTF-8 are
+/// ignored.
+pub fn last_value<'q>(raw: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    pairs(raw)
+        .filter_map(Result::ok)
+        .filter(|(given, _)| given == name)
+        .last()
+        .map(|(_, value)| value.unwrap_or(Cow::Borrowed("true")))
+}
+
+/// The value, unless it is missing though required.
+fn present<'v>(spec: &ParameterSpec, value: Option<&'v str>) -> Result<Option<&'v str>, ApiError> {
+    if value.is_some() || !spec.required {
+        return Ok(value);
+    }
+    let allowed = match spec.kind {
+        ValueKind::Choice(values) => format!("is required: {}", values.join(" or ")),
+        _ => "is required".to_owned(),
+    };
+    Err(refuse(spec, error::MISSING_REQUIRED, &allowed))
+}
+
+/// An error whose sentence names the parameter and says what is allowed.
+fn refuse(spec: &ParameterSpec, code: ErrorCode, allowed: &str) -> ApiError {
+    let title = format!("Parameter `{}` {allowed}", spec.name);
+    code.titled(title).at_parameter(spec.name)
+}
+
+// ---- parameters of every list ------------------------------------------------------------------
+
+pub const SELECT: EngineParameter = EngineParameter::new(
+    "select",
+    ValueKind::List,
+    "Fields to return, joined by commas; nested ones with dots. The key of the item is always \
+     returned. A selected field an item does not have is `null`.",
+)
+.example(r#"["name","inputs.url","dvr.expiration"]"#);
+
+pub const SORT: EngineParameter = EngineParameter::new(
+    "sort",
+    ValueKind::List,
+    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. The key of the \
+     collection decides among equals.",
+)
+.example(r#"["-updated_at"]"#);
+
+pub const LIMIT: EngineParameter = EngineParameter::new(
+    "limit",
+    ValueKind::Integer {
+        minimum: 1,
+        maximum: Some(LIMIT_MAX as u64),
+        default: Some(LIMIT_DEFAULT as u64),
+    },
+    "Largest number of items on the page.",
+)
+.example("100");
+
+pub const CURSOR: EngineParameter = EngineParameter::new(
+    "cursor",
+    ValueKind::Text,
+    "`next` or `prev` of an earlier response to the same query. Opaque; filters and `sort` must be \
+     repeated with it.",
+)
+.example(r#""bmFtZV9ndD1jYW0rMQ==""#);
+
+pub const FILTERS: EngineParameter = EngineParameter::new(
+    "filters",
+    ValueKind::Filters,
+    "Any further parameters, each a filter on the field it names, with an optional suffix for the \
+     comparison: `layout.ingest=a,b`, `stats.bitrate_gt=1000`, `layout.ingest_is=null`, \
+     `inputs.url_like=10.0.`, `disabled`.",
+)
+.example(r#"{"layout.ingest":"streamer1.example.com"}"#);
+
+/// Seconds a request may be parked while no document passes the filters.
+pub const POLL_TIMEOUT: Seconds = Seconds::new(
+    "poll_timeout",
+    "Seconds to wait for an item that passes the filters. The response is sent as soon as one \
+     does, after a change or, if the query uses `stats`, after a report of a streamer; or with an \
+     empty page at the end. Waits longer than the server allows are shortened.",
+)
+.example("30")
+.without_effect();
+
+/// The parameters that every list reads by itself, in the order of the document.
+pub const LIST: &[&dyn Parameter] = &[&SELECT, &SORT, &LIMIT, &CURSOR, &FILTERS];
+/// Those of a computed list, which has no field to filter by.
+pub const PAGE: &[&dyn Parameter] = &[&SELECT, &SORT, &LIMIT, &CURSOR];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLAG: Flag = Flag::new("with_history", true, "`false` leaves the history out.");
+    const MODE: Choice = Choice::new("mode", &["play", "publish"], "What the port is for.");
+    const WAIT: Seconds = Seconds::new("wait", "Seconds to wait.");
+    const SINCE: Integer = Integer::new("since", "Revision to start from.");
+    const BEFORE: Integer = Integer::moment("before", 1000, 2000, "Upper bound of the time.");
+    const NAME: Text = Text::new("name", "Name of the stream.").required();
+
+    fn refused<T: std::fmt::Debug>(result: Result<T, ApiError>) -> (String, &'static str, String) {
+        let error = result.expect_err("the value is not allowed");
+        let item = &error.items[0];
+        assert_eq!(error.status, 400);
+        let name = item.parameter.clone().expect("errors name the parameter");
+        (name, item.code, item.title.to_string())
+    }
+
+    #[test]
+    fn values_are_read_by_type_and_defaults_fill_in() {
+        assert!(matches!(QueryString("").flag(&FLAG), Ok(true)));
+        assert!(matches!(
+            QueryString("with_history=false").flag(&FLAG),
+            Ok(false)
+        ));
+        assert!(matches!(
+            QueryString("with_history=x&with_history").flag(&FLAG),
+            Ok(true)
+        ));
+        assert_eq!(
+            QueryString("mode=publish").choice(&MODE).expect("ok"),
+            Some("publish")
+        );
+        assert_eq!(QueryString("").choice(&MODE).expect("ok"), None);
+        let five = Some(Duration::from_secs(5));
+        assert_eq!(QueryString("wait=%35").seconds(&WAIT).expect("ok"), five);
+        assert_eq!(QueryString("wait=0").seconds(&WAIT).expect("ok"), None);
+        assert_eq!(QueryString("since=7").integer(&SINCE).expect("ok"), Some(7));
+        assert_eq!(
+            QueryString("before=2000").integer(&BEFORE).expect("ok"),
+            Some(2000)
+        );
+        let query = QueryString("name=a%2Fb");
+        let name = query.text(&NAME).expect("ok");
+        assert_eq!(name.as_deref(), Some("a/b"));
+    }
+
+    #[test]
+    fn bad_values_name_the_parameter_and_what_is_allowed() {
+        for (result, name, code, title) in [
+            (
+                refused(QueryString("with_history=1").flag(&FLAG)),
+                "with_history",
+                "not_boolean",
+                "Parameter `with_history` must be true or false",
+            ),
+            (
+                refused(QueryString("mode=x").choice(&MODE)),
+                "mode",
+                "unknown_enum_option",
+                "Parameter `mode` must be one of: play, publish",
+            ),
+            (
+                refused(QueryString("").choice(&MODE.required())),
+                "mode",
+                "missing_required",
+                "Parameter `mode` is required: play or publish",
+            ),
+            (
+                refused(QueryString("wait").seconds(&WAIT)),
+                "wait",
+                "not_integer",
+                "Parameter `wait` must be a whole number of seconds",
+            ),
+            (
+                refused(QueryString("since=-1").integer(&SINCE)),
+                "since",
+                "not_integer",
+                "Parameter `since` must be a whole number",
+            ),
+            (
+                refused(QueryString("before=999").integer(&BEFORE)),
+                "before",
+                "input_out_of_range",
+                "Parameter `before` must be between 1000 and 2000",
+            ),
+            (
+                refused(QueryString("other=1").text(&NAME)),
+                "name",
+                "missing_required",
+                "Parameter `name` is required",
+            ),
+        ] {
+            assert_eq!(result, (name.to_owned(), code, title.to_owned()));
+        }
+    }
+
+    #[test]
+    fn specs_describe_what_the_constants_read() {
+        let own: &[&dyn Parameter] = &[&FLAG, &MODE, &WAIT, &SINCE, &BEFORE, &NAME];
+        for parameter in own.iter().chain(LIST).chain(PAGE) {
+            let spec = parameter.spec();
+            assert!(spec.description.ends_with('.'), "{}", spec.name);
+        }
+        let default = Some(true);
+        assert_eq!(FLAG.spec().kind, ValueKind::Flag { default });
+        assert!(NAME.spec().required && !NAME.spec().of_engine);
+        assert!(LIST.iter().all(|parameter| parameter.spec().of_engine));
+        assert!(!POLL_TIMEOUT.spec().changes_answer);
+    }
+}
