@@ -1,5 +1,5 @@
-//! Query strings over episodes, tokens and events: the first byte names the list. Whatever is asked, the answer is a page of JSON without a
-//! secret, and the pages of a walk hold each item once.
+//! Query strings over episodes, tokens and events; the first byte names the list. Every answer is a
+//! page of JSON without a secret, and all pages of a list together hold each item once.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use weir::api::dvr_presence::DVR_PRESENCE_CHECK;
 use weir::api::entity::{EntitySource, list_kind};
 use weir::api::event::{self, Events};
 use weir::json::parse;
-use weir::api::dvr_presence::DVR_PRESENCE_CHECK;
 use weir::query::params::{POLL_TIMEOUT, Parameter};
 use weir::query::{Execution, Query};
 use weir::state::State;
@@ -32,7 +32,8 @@ const BODIES: [(Kind, &str, &str); 7] = [
     (
         Kind::Episode,
         "2",
-        r#"{"media":"b","opened_at":1700000000001,"closed_at":1700000001000,"episode_type":"door_open","payload":{"x":1}}"#,
+        r#"{"media":"b","opened_at":1700000000001,"closed_at":1700000001000,
+            "episode_type":"door_open","payload":{"x":1}}"#,
     ),
     (
         Kind::Episode,
@@ -107,7 +108,7 @@ fn page(list: u8, raw: &str) -> Option<(&'static str, &'static str, Value)> {
         }
     };
     let text = std::str::from_utf8(&body).expect("a page is text");
-    // What was asked for is repeated as the name of what was selected.
+    // The answer repeats the names of the selected fields.
     assert!(
         raw.contains(SECRET) || !text.contains(SECRET),
         "{raw}: {text}"
@@ -120,7 +121,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((list, raw)) = data.split_first() else {
         return;
     };
-    // A target with other bytes is refused before anybody sees its query.
+    // A request target with other bytes is refused before its query is parsed.
     let plain = |byte: &u8| *byte > b' ' && *byte < 0x7f && *byte != b'#';
     if raw.len() > 4096 || !raw.iter().all(plain) {
         return;
@@ -129,16 +130,16 @@ fuzz_target!(|data: &[u8]| {
     let Some((collection, key, first)) = page(*list, raw) else {
         return;
     };
-    // Walk to the end, unless the question itself begins in the middle.
+    // Read all pages, unless the query itself starts in the middle.
     if raw.contains("cursor") || raw.contains('%') {
         return;
     }
     let (mut seen, mut next, mut pages) = (BTreeSet::new(), Some(first), 0);
     while let Some(page) = next {
         pages += 1;
-        assert!(pages <= 16, "a walk over a few items does not end");
+        assert!(pages <= 16, "the pages of a few items do not end");
         for item in page[collection].as_array().expect("a list") {
-            // An event may leave its number away, when something else is selected.
+            // The number of an event is missing if only other fields are selected.
             if let Some(key) = item.get(key) {
                 assert!(seen.insert(key.to_string()), "{key} twice");
             }
@@ -146,7 +147,7 @@ fuzz_target!(|data: &[u8]| {
         next = page["next"].as_str().map(|cursor| {
             let cursor: String = cursor.bytes().map(|byte| format!("%{byte:02X}")).collect();
             let (_, _, page) = self::page(*list, &format!("{raw}&cursor={cursor}"))
-                .expect("a cursor of this question");
+                .expect("a cursor of this query");
             page
         });
     }

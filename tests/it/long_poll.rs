@@ -31,6 +31,26 @@ fn if_none_match(tag: &str) -> String {
     format!("If-None-Match: {tag}\r\n")
 }
 
+#[test]
+fn parked_polls_share_an_answer_only_with_equal_parameters() {
+    // One core, so that both polls are parked side by side.
+    let server = TestServer::with(&["--io-threads", "1"]);
+    save_node(&server, "s1");
+    save(&server, "a", json!({}));
+    lay_out(&server, &[("a", "s1")]);
+    let since = stamp(&server.get("/streams/a").expect(200));
+    let path = format!("/streams?updated_at_gt={since}&select=name,layout&{LONG}");
+    let mut with = park(&server, &path, "");
+    let mut without = park(&server, &format!("{path}&include_ingest_history=false"), "");
+    save(&server, "a", json!({"title": "changed"}));
+    let history = |poll: &mut Client| {
+        let page = poll.response(false).expect(200).json();
+        page["streams"][0]["layout"]["ingest_history"].clone()
+    };
+    assert!(history(&mut with).is_array());
+    assert!(history(&mut without).is_null());
+}
+
 // ---- reports ------------------------------------------------------------------------------------
 
 #[test]

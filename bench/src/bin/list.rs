@@ -1,5 +1,5 @@
-//! Lists of a large cluster: a page by name, the next one, a filter, an order. Time is of the whole
-//! answer, without giving way in between.
+//! Lists of a large cluster: pages by name, filters, searches and orders. Measures the whole answer
+//! in one slice.
 //!
 //! `cargo run --release -p weir-bench --bin list -- [STREAMS]`
 
@@ -23,7 +23,7 @@ fn main() {
     }
     let host = world::host(0);
     let stamp = 1_700_000_000_000 + streams as u64 - 10;
-    for (question, calls) in [
+    for (raw, calls) in [
         (String::new(), 50),
         ("limit=10".to_owned(), 500),
         ("select=name".to_owned(), 50),
@@ -39,8 +39,8 @@ fn main() {
         ("stats.bitrate_gt=9990".to_owned(), 1),
         ("stats.status=error".to_owned(), 1),
     ] {
-        let query = Query::parse(&question, &KIND, &[]).expect("a question");
-        measure(&format!("?{question}"), calls, || {
+        let query = Query::parse(&raw, &KIND, &[]).expect("a query");
+        measure(&format!("?{raw}"), calls, || {
             let around = Around {
                 state: &state,
                 fleet: fleet.view(now),

@@ -188,6 +188,24 @@ pub(super) fn model_order(leaf: &Value, text: &str, field_type: FieldType) -> Op
     }
 }
 
+#[rustfmt::skip]
+const FILTER_PATHS: &[&str] = &[
+    "n", "f", "b", "s", "o", "tags", "matrix", "list.n", "list.url", "deep.a.b", "deep.a", "list",
+    "stats.bitrate", "title", "updated_at",
+];
+#[rustfmt::skip]
+const SORT_PATHS: &[&str] = &[
+    "n", "f", "b", "s", "o", "tags", "list.n", "deep.a", "stats.bitrate", "updated_at", "name",
+];
+#[rustfmt::skip]
+const SUFFIXES: &[&str] =
+    &["", "", "_ne", "_gt", "_gte", "_lt", "_lte", "_like", "_is", "_is_not"];
+#[rustfmt::skip]
+const INTEGERS: &[&str] = &["0", "1", "2", "1000", "105", "109", "18446744073709551615"];
+#[rustfmt::skip]
+const SEARCHES: &[&str] =
+    &["MAIN", "stage", "größe", "rtsp://host", "USER", "user:pass", "1", "k00"];
+
 #[derive(Clone, Debug)]
 pub(super) struct ModelFilter {
     pub(super) path: &'static str,
@@ -196,6 +214,31 @@ pub(super) struct ModelFilter {
 }
 
 impl ModelFilter {
+    fn random(random: &mut Random) -> ModelFilter {
+        let path = random.of(FILTER_PATHS);
+        let suffix = random.of(SUFFIXES);
+        let value = |random: &mut Random| match field_type(path) {
+            Some(FieldType::Integer) => random.of(INTEGERS).to_owned(),
+            Some(FieldType::Number) => random.number().to_string(),
+            Some(FieldType::Boolean) => random.of(&["true", "false"]).to_owned(),
+            _ => match random.below(3) {
+                0 => random.number().to_string(),
+                1 => random
+                    .of(&["q", "udp://239.0.0.1", "Main STAGE"])
+                    .to_owned(),
+                _ => random.text().as_str().unwrap_or("").to_owned(),
+            },
+        };
+        let mut text = value(random);
+        if matches!(suffix, "" | "_ne") && random.below(2) == 0 {
+            text = format!("{text},{}", value(random));
+        }
+        if suffix.starts_with("_is") {
+            "null".clone_into(&mut text);
+        }
+        ModelFilter { path, suffix, text }
+    }
+
     pub(super) fn matches(&self, thing: &Value) -> bool {
         let field_type = field_type(self.path).expect("the model knows its fields");
         let flatten = !self.suffix.starts_with("_is");
@@ -241,82 +284,17 @@ impl Model {
             ..Model::default()
         };
         for _ in 0..random.below(3) {
-            let path = random.of(&[
-                "n",
-                "f",
-                "b",
-                "s",
-                "o",
-                "tags",
-                "matrix",
-                "list.n",
-                "list.url",
-                "deep.a.b",
-                "deep.a",
-                "list",
-                "stats.bitrate",
-                "title",
-                "updated_at",
-            ]);
-            let suffix = random.of(&[
-                "", "", "_ne", "_gt", "_gte", "_lt", "_lte", "_like", "_is", "_is_not",
-            ]);
-            let value = |random: &mut Random| match field_type(path) {
-                Some(FieldType::Integer) => random
-                    .of(&["0", "1", "2", "1000", "105", "109", "18446744073709551615"])
-                    .to_owned(),
-                Some(FieldType::Number) => random.number().to_string(),
-                Some(FieldType::Boolean) => random.of(&["true", "false"]).to_owned(),
-                _ => match random.below(3) {
-                    0 => random.number().to_string(),
-                    1 => random
-                        .of(&["q", "udp://239.0.0.1", "Main STAGE"])
-                        .to_owned(),
-                    _ => random.text().as_str().unwrap_or("").to_owned(),
-                },
-            };
-            let mut text = value(random);
-            if matches!(suffix, "" | "_ne") && random.below(2) == 0 {
-                text = format!("{text},{}", value(random));
-            }
-            if suffix.starts_with("_is") {
-                "null".clone_into(&mut text);
-            }
+            let filter = ModelFilter::random(random);
             model
                 .filters
-                .retain(|known| (known.path, known.suffix) != (path, suffix));
-            model.filters.push(ModelFilter { path, suffix, text });
+                .retain(|known| (known.path, known.suffix) != (filter.path, filter.suffix));
+            model.filters.push(filter);
         }
         if random.below(4) == 0 {
-            model.q = Some(
-                random
-                    .of(&[
-                        "MAIN",
-                        "stage",
-                        "größe",
-                        "rtsp://host",
-                        "USER",
-                        "user:pass",
-                        "1",
-                        "k00",
-                    ])
-                    .to_owned(),
-            );
+            model.q = Some(random.of(SEARCHES).to_owned());
         }
         for _ in 0..random.below(4) {
-            let path = random.of(&[
-                "n",
-                "f",
-                "b",
-                "s",
-                "o",
-                "tags",
-                "list.n",
-                "deep.a",
-                "stats.bitrate",
-                "updated_at",
-                "name",
-            ]);
+            let path = random.of(SORT_PATHS);
             if model.sort.iter().all(|(known, _)| *known != path) {
                 model.sort.push((path, random.below(2) == 0));
             }
