@@ -20,7 +20,6 @@ use super::shared::Shared;
 use super::{Call, Outcome};
 use crate::error::{self, ApiError};
 use crate::feed::NodePoll;
-use crate::feed::rendered::Rendered;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
 use crate::query::params::{Integer, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
@@ -45,12 +44,13 @@ const NAMES_MAX: usize = 10_000;
 pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
-    node.pulse.beat(uptime_ms());
+    let runtime = call.shared.nodes.get(&hostname);
+    runtime.activity.seen(uptime_ms());
     let Some(plain) = Plain::parse(call)? else {
         return paged(call, &hostname, node);
     };
-    // Whatever the answer is: after it the node knows of everything up to this revision.
-    node.pulse.tell(call.state.revision());
+    // Whatever the answer is: with it the node has every change up to this revision.
+    runtime.activity.sent(call.state.revision());
     let etag = Etag::of(call.state, node.generation);
     let known = call.request.headers.if_none_match();
     if let Some(since) = plain.since {
@@ -65,7 +65,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 coding: call.coding(),
                 generation: node.generation,
                 since: Some(since),
-                parked: node.pulse.park(),
+                parked: runtime.park(),
             };
             return Ok(Outcome::Park {
                 hostname,
@@ -82,7 +82,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                     coding: call.coding(),
                     generation: node.generation,
                     since: None,
-                    parked: node.pulse.park(),
+                    parked: runtime.park(),
                 };
                 Outcome::Park {
                     hostname,
@@ -110,7 +110,7 @@ pub fn wake(
     if node.generation == poll.generation {
         return None;
     }
-    node.pulse.tell(state.revision());
+    poll.parked.activity().sent(state.revision());
     Some(match poll.since {
         Some(since) => changes(state, hostname, node, since),
         None => whole(shared, state, hostname, node, poll.coding),
@@ -179,9 +179,10 @@ fn whole(
     node: &Node,
     coding: Option<Coding>,
 ) -> Result<Response, ApiError> {
-    let rendered: Arc<Rendered> = shared
-        .rendered
-        .get(&node.rendered, || render_whole(state, hostname, node))?;
+    let nodes = &shared.nodes;
+    let rendered = nodes.configuration(&nodes.get(hostname), node.generation, || {
+        render_whole(state, hostname, node)
+    })?;
     let etag = Etag::of(state, node.generation);
     let (coding, body) = rendered.body(coding);
     Ok(with_headers(state, Response::shared(200, coding, body)).header("ETag", etag.text(coding)))
@@ -697,7 +698,8 @@ fn named(
 ) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
-    node.pulse.beat(uptime_ms());
+    let runtime = call.shared.nodes.get(&hostname);
+    runtime.activity.seen(uptime_ms());
     let query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
     let mut names = names(call.request.query)?;
     names.sort_unstable();

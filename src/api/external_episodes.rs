@@ -74,7 +74,9 @@ const PARAMETERS: &[&dyn Parameter] = &[&HOST, &OPENED_BEFORE, &CLOSED_AFTER];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
-    known_node(call.state, &hostname)?.pulse.beat(uptime_ms());
+    known_node(call.state, &hostname)?;
+    let runtime = call.shared.nodes.get(&hostname);
+    runtime.activity.seen(uptime_ms());
     if !call.shared.published.is_writable() {
         return Err(unknown(
             "The store fails, and episodes may be saved that are not known here; keep what is recorded",

@@ -16,7 +16,7 @@ use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::core::message::CoreMessage;
 use crate::core::stats_watch::StatsWatches;
-use crate::feed::rendered::RenderedCache;
+use crate::feed::nodes::NodeTable;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::thread::LayouterHandle;
@@ -43,7 +43,8 @@ pub struct Shared {
     pub published: Arc<Published>,
     pub commands: Commands,
     pub auth: Auth,
-    pub rendered: Arc<RenderedCache>,
+    /// Activity and rendered configurations of nodes.
+    pub nodes: Arc<NodeTable>,
     pub walks: Walks,
     /// What streamers reported last.
     pub fleet: FleetStats,
@@ -110,7 +111,7 @@ pub(crate) mod tests {
             published,
             commands,
             auth: Auth::new("k", None),
-            rendered: Arc::new(RenderedCache::new(1 << 20)),
+            nodes: Arc::new(NodeTable::new(1 << 20)),
             walks: Walks::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             layouter: crate::layouter::thread::channel().0,

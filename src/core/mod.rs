@@ -494,9 +494,9 @@ mod tests {
     use super::*;
     use crate::api::call::Collection;
     use crate::api::shared::tests::shared;
+    use crate::feed::nodes::NodeRuntime;
     use crate::http::{Accepts, Options};
     use crate::query::Query;
-    use crate::state::pulse::Pulse;
 
     #[test]
     fn only_polls_for_lists_get_an_empty_list_at_timeout() {
@@ -521,7 +521,7 @@ mod tests {
                 coding: None,
                 generation: 5,
                 since: None,
-                parked: Arc::new(Pulse::default()).park(),
+                parked: Arc::new(NodeRuntime::default()).park(),
             },
         );
         let listed = core.timeout_response(ticket(1));

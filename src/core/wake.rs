@@ -75,6 +75,9 @@ impl Core {
             self.end_without_right(&self.state());
         }
         self.tell_agents(commit, &mut budget).await;
+        if self.index == 0 {
+            self.shared.nodes.on_commit(commit);
+        }
         self.wake_nodes(commit, &mut budget).await;
         self.wake_all_lists(commit, &mut budget).await;
     }

@@ -6,17 +6,18 @@
 //! the newest published state and is parked before its core does anything else, and a state is published before its message is sent, so the
 //! message of whatever was not seen is still to come.
 
+pub mod nodes;
 pub mod rendered;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use self::nodes::Parked;
 use crate::http::Coding;
 use crate::state::State;
 use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName};
-use crate::state::pulse::Parked;
 
 /// What the writer tells every core and the layouter, once per batch, after the fsync.
 pub struct Commit {

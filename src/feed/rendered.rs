@@ -1,8 +1,9 @@
-//! A streamer's answer, rendered once per generation and shared by every core, connection and waiter that sends it.
+//! A node's configuration, rendered once per generation and shared by every core, connection and
+//! parked poll that sends it.
 //!
-//! The slot hangs on the node's view in the state, so a new generation begins with an empty slot and an old one goes with its last reader.
-//! What all slots hold together is bounded in bytes: the slots that were filled first are emptied first and filled again by
-//! whoever asks next.
+//! A slot belongs to a node ([`super::nodes`]) and holds the answer of its newest generation. What all
+//! slots hold together is bounded in bytes: the slots that were filled first are emptied first, and
+//! filled again by the next poll that needs them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,29 +13,53 @@ use crossbeam_queue::SegQueue;
 
 use crate::http::encoding::{Coding, compress};
 
-/// Where the rendered answer of one generation of one node is kept.
+/// The rendered configuration of one node.
 #[derive(Default, Debug)]
 pub struct RenderedSlot(ArcSwapOption<Rendered>);
 
-/// One body in the codings that were asked for so far.
+impl RenderedSlot {
+    fn of_generation(&self, generation: u64) -> Option<Arc<Rendered>> {
+        self.0
+            .load_full()
+            .filter(|rendered| rendered.generation == generation)
+    }
+
+    /// Stores an answer, unless a newer generation is there: a core may still be at an older state.
+    fn store(&self, rendered: &Arc<Rendered>) {
+        self.0.rcu(|old| match old {
+            Some(old) if old.generation > rendered.generation => Some(old.clone()),
+            _ => Some(rendered.clone()),
+        });
+    }
+
+    fn clear(&self, generation: u64) {
+        self.0
+            .rcu(|old| old.clone().filter(|old| old.generation != generation));
+    }
+}
+
+/// One body in the codings that were needed so far.
 #[derive(Debug)]
 pub struct Rendered {
+    /// Of the node's configuration; 0 for a body in no slot.
+    generation: u64,
     identity: Arc<[u8]>,
     gzip: OnceLock<Option<Arc<[u8]>>>,
     zstd: OnceLock<Option<Arc<[u8]>>>,
-    /// Bytes of all slots together; this body's share is given back when it goes.
+    /// Bytes of all slots together; this body's share is given back when it is dropped.
     total: Arc<AtomicUsize>,
 }
 
 impl Rendered {
     /// A body that is in no slot.
     pub fn new(identity: &[u8]) -> Self {
-        Self::counted(Arc::from(identity), Arc::default())
+        Self::counted(0, Arc::from(identity), Arc::default())
     }
 
-    fn counted(identity: Arc<[u8]>, total: Arc<AtomicUsize>) -> Self {
+    fn counted(generation: u64, identity: Arc<[u8]>, total: Arc<AtomicUsize>) -> Self {
         total.fetch_add(identity.len(), Ordering::Relaxed);
         Self {
+            generation,
             identity,
             gzip: OnceLock::new(),
             zstd: OnceLock::new(),
@@ -42,7 +67,7 @@ impl Rendered {
         }
     }
 
-    /// The body in a coding, encoded by the first who asks; as it is when encoding would not make it smaller.
+    /// The body in a coding, encoded at its first use; unencoded if encoding does not make it smaller.
     pub fn body(&self, coding: Option<Coding>) -> (Option<Coding>, Arc<[u8]>) {
         let cell = match coding {
             None => return (None, self.identity.clone()),
@@ -81,8 +106,8 @@ impl Drop for Rendered {
 pub struct RenderedCache {
     bytes_max: usize,
     total: Arc<AtomicUsize>,
-    /// Filled slots, oldest first; those whose node moved on upgrade to nothing.
-    filled: SegQueue<Weak<RenderedSlot>>,
+    /// Filled slots with their generation, oldest first.
+    filled: SegQueue<(Weak<RenderedSlot>, u64)>,
 }
 
 impl RenderedCache {
@@ -94,18 +119,20 @@ impl RenderedCache {
         }
     }
 
-    /// The answer in `slot`, rendered now if it is not there.
+    /// The answer of a generation, rendered now if it is not in the slot.
     pub fn get<E>(
         &self,
         slot: &Arc<RenderedSlot>,
+        generation: u64,
         render: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Arc<Rendered>, E> {
-        if let Some(rendered) = slot.0.load_full() {
+        if let Some(rendered) = slot.of_generation(generation) {
             return Ok(rendered);
         }
-        let rendered = Arc::new(Rendered::counted(Arc::from(render()?), self.total.clone()));
-        slot.0.store(Some(rendered.clone()));
-        self.filled.push(Arc::downgrade(slot));
+        let identity = Arc::from(render()?);
+        let rendered = Arc::new(Rendered::counted(generation, identity, self.total.clone()));
+        slot.store(&rendered);
+        self.filled.push((Arc::downgrade(slot), generation));
         self.shrink();
         Ok(rendered)
     }
@@ -117,22 +144,22 @@ impl RenderedCache {
 
     fn shrink(&self) {
         while self.bytes() > self.bytes_max {
-            let Some(oldest) = self.filled.pop() else {
+            let Some((oldest, generation)) = self.filled.pop() else {
                 return;
             };
             if let Some(slot) = oldest.upgrade() {
-                slot.0.store(None);
+                slot.clear(generation);
             }
         }
-        // Slots of past generations hold nothing; forget them before they outnumber the live ones by much.
+        // Entries of past generations hold nothing; forget them before they outnumber the others.
         while self.filled.len() > 4096 {
-            match self.filled.pop() {
-                Some(slot) if slot.strong_count() > 0 => {
-                    self.filled.push(slot);
-                    return;
-                }
-                Some(_) => {}
-                None => return,
+            let Some((slot, generation)) = self.filled.pop() else {
+                return;
+            };
+            let held = slot.upgrade();
+            if held.is_some_and(|slot| slot.of_generation(generation).is_some()) {
+                self.filled.push((slot, generation));
+                return;
             }
         }
     }
@@ -142,39 +169,45 @@ impl RenderedCache {
 mod tests {
     use super::*;
 
-    fn fill(cache: &RenderedCache, slot: &Arc<RenderedSlot>, bytes: usize) -> Arc<Rendered> {
+    fn fill(
+        cache: &RenderedCache,
+        slot: &Arc<RenderedSlot>,
+        generation: u64,
+        bytes: usize,
+    ) -> Arc<Rendered> {
         cache
-            .get::<()>(slot, || Ok(vec![b'x'; bytes]))
+            .get::<()>(slot, generation, || Ok(vec![b'x'; bytes]))
             .expect("renders")
     }
 
     #[test]
-    fn an_answer_is_rendered_once_until_it_is_pushed_out() {
+    fn answer_is_rendered_once_until_it_is_evicted() {
         let cache = RenderedCache::new(1000);
         let slots: Vec<Arc<RenderedSlot>> = (0..3).map(|_| Arc::default()).collect();
-        let first = fill(&cache, &slots[0], 400);
-        assert!(Arc::ptr_eq(
-            &first,
-            &cache
-                .get::<()>(&slots[0], || panic!("rendered twice"))
-                .expect("is there")
-        ));
-        drop(first);
-        fill(&cache, &slots[1], 400);
-        fill(&cache, &slots[2], 400);
+        let first = fill(&cache, &slots[0], 1, 400);
+        let again = cache.get::<()>(&slots[0], 1, || panic!("rendered twice"));
+        let again = again.expect("is there");
+        assert!(Arc::ptr_eq(&first, &again));
+        drop((first, again));
+        fill(&cache, &slots[1], 1, 400);
+        fill(&cache, &slots[2], 1, 400);
         assert!(cache.bytes() <= 1000, "{} bytes are held", cache.bytes());
         assert!(slots[0].0.load().is_none(), "the oldest goes first");
         assert!(slots[2].0.load().is_some(), "the newest stays");
     }
 
     #[test]
-    fn what_a_generation_held_is_given_back_with_it() {
+    fn newer_generation_replaces_the_older_and_not_the_reverse() {
         let cache = RenderedCache::new(1_000_000);
         let slot: Arc<RenderedSlot> = Arc::default();
-        let rendered = fill(&cache, &slot, 5000);
-        rendered.body(Some(Coding::Gzip));
+        fill(&cache, &slot, 5, 5000).body(Some(Coding::Gzip));
         assert!(cache.bytes() > 5000);
-        drop((rendered, slot));
+        fill(&cache, &slot, 6, 100);
+        assert_eq!(cache.bytes(), 100, "the older answer is given back");
+        // A core that is still at the older state.
+        assert_eq!(fill(&cache, &slot, 5, 7).body(None).1.len(), 7);
+        assert_eq!(fill(&cache, &slot, 6, 9).body(None).1.len(), 100);
+        drop(slot);
         assert_eq!(cache.bytes(), 0);
     }
 }

@@ -27,10 +27,10 @@ use super::{
 use crate::config::{LayouterBalance, LayouterSettings};
 use crate::error::ApiError;
 use crate::feed::Commit;
+use crate::feed::nodes::{NodeRuntime, NodeTable};
 use crate::state::command::{Done, Placement};
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::name::Hostname;
-use crate::state::pulse::Pulse;
 use crate::state::record::{StreamRecord, StreamerRecord};
 use crate::state::{SHARDS, State};
 
@@ -93,6 +93,7 @@ impl From<&LayouterSettings> for ControllerSettings {
 pub struct Controller {
     settings: ControllerSettings,
     state: Arc<State>,
+    nodes: Arc<NodeTable>,
     engine: Option<Engine>,
     health: HealthTracker,
     pressure: Pressure,
@@ -130,7 +131,7 @@ struct Deadlines {
 
 /// The signs of life of a node.
 struct Watched {
-    pulse: Arc<Pulse>,
+    node: Arc<NodeRuntime>,
     seen_ms: Option<u64>,
 }
 
@@ -138,6 +139,7 @@ impl Controller {
     /// Starts from the stored rows. No stream is placed on a node before its first sign of life.
     pub fn new(
         state: Arc<State>,
+        nodes: Arc<NodeTable>,
         settings: ControllerSettings,
         now_ms: u64,
         metrics: Arc<LayouterMetrics>,
@@ -145,6 +147,7 @@ impl Controller {
         let health = HealthSettings::from_dead_timeout(settings.dead_timeout_ms);
         let mut controller = Self {
             state: state.clone(),
+            nodes,
             engine: None,
             health: HealthTracker::new(health, now_ms),
             pressure: Pressure::new(PressureSettings::default()),
@@ -431,13 +434,14 @@ impl Controller {
         if self.watched.contains_key(hostname) {
             return;
         }
-        let Some(node) = self.state.node(hostname) else {
+        if self.state.node(hostname).is_none() {
             return;
-        };
+        }
+        let node = self.nodes.get(hostname);
         let dead_timeout_ms = self.settings.dead_timeout_ms;
-        let seen_ms = node.pulse.seen_ms(now_ms);
+        let seen_ms = node.activity.last_seen_ms(now_ms);
         let watched = Watched {
-            pulse: node.pulse.clone(),
+            node,
             // An old sign of life does not count as a new one.
             seen_ms: seen_ms.filter(|at_ms| now_ms.saturating_sub(*at_ms) >= dead_timeout_ms),
         };
@@ -497,7 +501,7 @@ impl Controller {
     /// Checks the signs of life: lost and returned nodes, and confirmed moves.
     fn check_activity(&mut self, now_ms: u64) {
         for (hostname, watched) in &mut self.watched {
-            let seen_ms = watched.pulse.seen_ms(now_ms);
+            let seen_ms = watched.node.activity.last_seen_ms(now_ms);
             if seen_ms != watched.seen_ms
                 && let Some(at_ms) = seen_ms
             {
@@ -534,7 +538,7 @@ impl Controller {
             .unconfirmed
             .iter()
             .filter_map(|(hostname, revision)| {
-                let sent = self.watched.get(hostname)?.pulse.told();
+                let sent = self.watched.get(hostname)?.node.activity.sent_revision();
                 (sent >= *revision).then(|| (hostname.clone(), sent))
             })
             .collect();
@@ -816,6 +820,7 @@ mod tests {
     /// are written.
     struct ControllerTest {
         machine: StateMachine<Nowhere>,
+        nodes: Arc<NodeTable>,
         controller: Controller,
         now_ms: u64,
     }
@@ -827,9 +832,11 @@ mod tests {
                 enabled: true,
                 ..ControllerSettings::default()
             };
+            let nodes = Arc::new(NodeTable::new(0));
             let mut world = Self {
                 machine: StateMachine::new(state.clone(), Nowhere),
-                controller: Controller::new(state, settings, 1000, Arc::default()),
+                nodes: nodes.clone(),
+                controller: Controller::new(state, nodes, settings, 1000, Arc::default()),
                 now_ms: 1000,
             };
             for host in hosts {
@@ -880,8 +887,8 @@ mod tests {
         fn beat(&mut self, hosts: &[&str]) {
             self.now_ms += 1000;
             for host in hosts {
-                let node = self.machine.state().node(host).expect("it was saved");
-                node.pulse.beat(self.now_ms);
+                let node = self.nodes.get(&Hostname::trusted(host));
+                node.activity.seen(self.now_ms);
             }
             self.controller.advance(self.now_ms);
         }
@@ -1101,8 +1108,8 @@ mod tests {
             Some(1),
             "a sign of life is no confirmation"
         );
-        let node = world.machine.state().node("s2").expect("saved").clone();
-        node.pulse.tell(world.machine.state().revision());
+        let node = world.nodes.get(&Hostname::trusted("s2"));
+        node.activity.sent(world.machine.state().revision());
         world.beat(&["s1", "s2"]);
         assert_eq!(in_flight(&world), Some(0));
     }
@@ -1263,10 +1270,16 @@ mod tests {
         let settings = world.controller.settings().clone();
         let state = world.controller.state().clone();
         for host in ["s1", "s2"] {
-            let node = state.node(host).expect("saved");
-            node.pulse.beat(world.now_ms);
+            let node = world.nodes.get(&Hostname::trusted(host));
+            node.activity.seen(world.now_ms);
         }
-        world.controller = Controller::new(state, settings, world.now_ms, Arc::default());
+        world.controller = Controller::new(
+            state,
+            world.nodes.clone(),
+            settings,
+            world.now_ms,
+            Arc::default(),
+        );
         world.live(&["s1", "s2"], 20);
         report(&mut world, "s1", 410);
         report(&mut world, "s2", 410);

@@ -15,6 +15,7 @@ use super::intake::NodeStats;
 use super::metrics::LayouterMetrics;
 use crate::error::ApiError;
 use crate::feed::Commit;
+use crate::feed::nodes::NodeTable;
 use crate::rt::{sys, uptime_ms};
 use crate::state::command::{Command, Done};
 use crate::state::name::Hostname;
@@ -72,6 +73,7 @@ pub struct LayouterContext {
     pub bitrate_of: BitrateOf,
     pub commands: Commands,
     pub published: Arc<Published>,
+    pub nodes: Arc<NodeTable>,
     pub metrics: Arc<LayouterMetrics>,
     /// The thread ends when this is set and a [`LayouterMessage::Wake`] arrives.
     pub stop: Arc<AtomicBool>,
@@ -114,7 +116,8 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
     let (replies, replied) = unbounded();
     let state = context.published.state().load_full();
     let metrics = context.metrics.clone();
-    let mut controller = Controller::new(state, settings.clone(), uptime_ms(), metrics);
+    let nodes = context.nodes.clone();
+    let mut controller = Controller::new(state, nodes, settings.clone(), uptime_ms(), metrics);
     let mut commits: Vec<Arc<Commit>> = Vec::new();
     let mut reported: Vec<Hostname> = Vec::new();
     let mut reply: Option<(u64, Result<Done, ApiError>)> = None;

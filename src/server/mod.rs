@@ -37,7 +37,7 @@ use crate::core::message::CoreMessage;
 use crate::core::stats_watch::StatsWatches;
 use crate::dist::{self, ServiceState};
 use crate::exit::{Exit, Failure, cannot};
-use crate::feed::rendered::RenderedCache;
+use crate::feed::nodes::NodeTable;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::outbound::{EgressPolicy, Outbound};
@@ -328,7 +328,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         published: parts.published,
         commands: parts.commands,
         auth: Auth::new(key.expose(), login(settings)),
-        rendered: Arc::new(RenderedCache::new(settings.feed.cache_bytes)),
+        nodes: Arc::new(NodeTable::new(settings.feed.cache_bytes)),
         walks: Walks::default(),
         fleet: FleetStats::new(settings.layouter.dead_timeout, Instant::now()),
         layouter: parts.layouter,

@@ -116,6 +116,7 @@ pub(super) fn start_layouter(
         }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
+        nodes: shared.nodes.clone(),
         metrics: shared.layouter_metrics.clone(),
         stop: stop.clone(),
     };

@@ -15,7 +15,6 @@ mod loader;
 mod merged;
 pub mod name;
 pub mod node;
-pub mod pulse;
 pub mod record;
 pub mod retention;
 pub mod trusted_time;

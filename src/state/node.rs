@@ -9,15 +9,11 @@
 //! [`render`] is the only place that decides what a node of each role sees of a stream. It is pure:
 //! state in, text out.
 
-use std::sync::Arc;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::State;
 use super::name::{Hostname, StreamName};
-use super::pulse::Pulse;
 use super::record::{ArchivedStream, Role};
-use crate::feed::rendered::RenderedSlot;
 use crate::json::{self, Value, scan, write_string};
 
 /// Removals remembered per node for deltas. A node that is further behind reloads its list.
@@ -78,10 +74,6 @@ pub struct Node {
     /// A stream is or was captured or kept here, so that other nodes' configurations name this
     /// host's address.
     pub is_source: bool,
-    /// The rendered answer of this generation, made by the first who asks.
-    pub rendered: Arc<RenderedSlot>,
-    /// Shared by the node's views of all revisions.
-    pub pulse: Arc<Pulse>,
 }
 
 impl Node {
@@ -89,7 +81,6 @@ impl Node {
     pub(super) fn moved(&mut self, revision: u64, stamp_ms: u64) {
         self.generation = revision;
         self.updated_at = stamp_ms;
-        self.rendered = Arc::default();
     }
 
     /// A stream left the node's configuration.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use weir::api::config_external::{Etag, delta, render_whole};
-use weir::feed::rendered::RenderedCache;
+use weir::feed::nodes::NodeTable;
 use weir::http::Coding;
 use weir::state::apply::{Stamp, apply};
 use weir::state::name::Hostname;
@@ -33,18 +33,21 @@ fn main() {
         delta(&state, &hostname, &node, before).expect("it is known")
     });
     let etag = Etag::of(&state, node.generation).text(None);
+    let nodes = NodeTable::new(1 << 30);
     measure("nothing changed (304): node and tag", 100_000, || {
         let node = state.node(&hostname).expect("it is there");
+        nodes.get(&hostname).activity.seen(1);
         let tag = Etag::of(&state, node.generation);
         assert!(tag.is_among(etag.as_bytes()));
         tag.text(None)
     });
-    let cache = RenderedCache::new(1 << 30);
-    let rendered = cache
-        .get(&node.rendered, || render_whole(&state, &hostname, &node))
-        .expect("consistent");
+    let get = || {
+        let render = || render_whole(&state, &hostname, &node);
+        nodes.configuration(&nodes.get(&hostname), node.generation, render)
+    };
+    let rendered = get().expect("consistent");
     measure("whole list, rendered already", 100_000, || {
-        let rendered = cache.get(&node.rendered, || render_whole(&state, &hostname, &node));
+        let rendered = get();
         rendered.expect("consistent").body(None)
     });
     for coding in [Coding::Gzip, Coding::Zstd] {

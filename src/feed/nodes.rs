@@ -1,0 +1,253 @@
+//! Runtime facts of nodes, beside the state: their activity and their rendered configurations.
+//!
+//! The state holds what is configured and changes by revisions only. What is learned while serving is
+//! kept here, keyed by hostname: an entry is made by the first poll of a node, or when the layouter
+//! begins to watch it, and removed after its streamer was deleted. A poll looks its entry up once,
+//! under a lock of one shard that is held for the lookup only; after that everything is atomic.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Commit;
+use super::rendered::{Rendered, RenderedCache, RenderedSlot};
+use crate::state::name::Hostname;
+
+/// Parts of the table, each with a lock of its own: cores that serve different nodes rarely meet.
+const SHARDS: usize = 64;
+
+/// What is known of one node at run time.
+#[derive(Debug, Default)]
+pub struct NodeRuntime {
+    pub activity: Activity,
+    /// The rendered configuration of its newest generation.
+    rendered: Arc<RenderedSlot>,
+}
+
+impl NodeRuntime {
+    /// Marks the node as parked for as long as the result lives.
+    pub fn park(self: &Arc<Self>) -> Parked {
+        self.activity.parked.fetch_add(1, Ordering::Relaxed);
+        Parked(self.clone())
+    }
+}
+
+/// Signs of life of a node: when it last polled, and whether a poll of it is parked.
+///
+/// Written by the core that serves the node and read by the layouter's thread, without a lock and
+/// without a message. Times are milliseconds of a clock that never steps back, given by the callers.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// One more than the time of the last sign, so that 0 means never.
+    seen_ms: AtomicU64,
+    parked: AtomicU32,
+    /// The node was sent every change up to this revision.
+    sent_revision: AtomicU64,
+}
+
+impl Activity {
+    /// The node sent a request.
+    pub fn seen(&self, now_ms: u64) {
+        self.seen_ms.fetch_max(now_ms + 1, Ordering::Relaxed);
+    }
+
+    /// The node has, or is being sent, its configuration as of a revision.
+    pub fn sent(&self, revision: u64) {
+        self.sent_revision.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// The time of the last sign of life. A node with a parked poll is alive now.
+    pub fn last_seen_ms(&self, now_ms: u64) -> Option<u64> {
+        if self.parked.load(Ordering::Relaxed) > 0 {
+            return Some(now_ms);
+        }
+        self.seen_ms.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    pub fn sent_revision(&self) -> u64 {
+        self.sent_revision.load(Ordering::Relaxed)
+    }
+}
+
+/// A parked poll of a node.
+#[derive(Debug)]
+pub struct Parked(Arc<NodeRuntime>);
+
+impl Parked {
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+}
+
+impl Clone for Parked {
+    fn clone(&self) -> Self {
+        self.0.park()
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.activity.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Shard = RwLock<HashMap<Hostname, Arc<NodeRuntime>>>;
+
+/// The runtime facts of every node. Shared by all threads.
+pub struct NodeTable {
+    shards: [Shard; SHARDS],
+    rendered: RenderedCache,
+    /// Deleted streamers whose entry is still in use.
+    leaving: Mutex<Vec<Hostname>>,
+}
+
+impl NodeTable {
+    /// A table whose rendered configurations take at most this many bytes together.
+    pub fn new(rendered_bytes_max: usize) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Shard::default()),
+            rendered: RenderedCache::new(rendered_bytes_max),
+            leaving: Mutex::default(),
+        }
+    }
+
+    fn shard(&self, hostname: &Hostname) -> &Shard {
+        let hash = xxh3_64(hostname.as_str().as_bytes());
+        &self.shards[hash as usize % SHARDS]
+    }
+
+    /// The entry of a node, which is made if it is not there.
+    pub fn get(&self, hostname: &Hostname) -> Arc<NodeRuntime> {
+        let shard = self.shard(hostname);
+        if let Some(node) = shard.read().get(hostname) {
+            return node.clone();
+        }
+        shard.write().entry(hostname.clone()).or_default().clone()
+    }
+
+    /// The configuration of a node at a generation, rendered now if it is not kept.
+    pub fn configuration<E>(
+        &self,
+        node: &NodeRuntime,
+        generation: u64,
+        render: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Arc<Rendered>, E> {
+        self.rendered.get(&node.rendered, generation, render)
+    }
+
+    /// Removes the entries of deleted streamers as soon as they are not in use. For one core: the
+    /// others need not repeat it.
+    pub fn on_commit(&self, commit: &Commit) {
+        let is_deleted = |hostname: &Hostname| commit.state.streamer(hostname).is_none();
+        let mut leaving = self.leaving.lock();
+        let deleted = commit.streamers.iter().filter(|it| is_deleted(it));
+        leaving.extend(deleted.cloned());
+        leaving.retain(|hostname| is_deleted(hostname) && !self.remove_unused(hostname));
+    }
+
+    /// Removes an entry that only the table holds. An entry in use stays: two entries of one node
+    /// would not see each other's signs of life. True if there is no entry any more.
+    fn remove_unused(&self, hostname: &Hostname) -> bool {
+        let mut shard = self.shard(hostname).write();
+        let in_use = |node: &Arc<NodeRuntime>| Arc::strong_count(node) > 1;
+        if shard.get(hostname).is_some_and(in_use) {
+            return false;
+        }
+        shard.remove(hostname);
+        true
+    }
+
+    /// Entries now.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+    use crate::state::State;
+    use crate::state::apply::{Stamp, apply};
+    use crate::state::command::{Command, streamer_patch};
+    use crate::state::node::RenderSettings;
+
+    #[test]
+    fn parked_node_is_alive_as_long_as_it_is_parked() {
+        let node: Arc<NodeRuntime> = Arc::default();
+        let activity = &node.activity;
+        assert_eq!(activity.last_seen_ms(50), None);
+        activity.seen(0);
+        assert_eq!(activity.last_seen_ms(50), Some(0));
+        activity.seen(40);
+        activity.seen(30);
+        assert_eq!(activity.last_seen_ms(50), Some(40), "in any order");
+        let first = node.park();
+        let second = first.clone();
+        drop(first);
+        assert_eq!(activity.last_seen_ms(90), Some(90));
+        drop(second);
+        assert_eq!(activity.last_seen_ms(90), Some(40));
+        activity.sent(7);
+        activity.sent(5);
+        assert_eq!(activity.sent_revision(), 7);
+    }
+
+    /// Applies a command to a state and returns the commit of it.
+    fn commit(state: &mut State, command: Command) -> Commit {
+        let stamp = Stamp {
+            revision: state.revision() + 1,
+            ms: state.stamp_ms() + 1,
+        };
+        let changes = apply(state, command, stamp).expect("is applied");
+        state.absorb(&changes);
+        let streamers = changes.streamers.iter();
+        Commit {
+            streamers: streamers.map(|change| change.hostname.clone()).collect(),
+            ..Commit::of(Arc::new(state.clone()))
+        }
+    }
+
+    #[test]
+    fn entry_of_a_deleted_streamer_goes_when_it_is_not_in_use() {
+        let table = NodeTable::new(1 << 20);
+        let mut state = State::new(1, RenderSettings::default());
+        let hostname = Hostname::trusted("s1");
+        let save = || {
+            let hostname = Hostname::trusted("s1");
+            let body = br#"{"role":"streamer","cluster_key":"k"}"#;
+            let body = json::parse(body).expect("JSON");
+            let patch = streamer_patch(body, &hostname, "").expect("a streamer");
+            Command::SaveStreamer { hostname, patch }
+        };
+        let delete = || {
+            let hostname = Hostname::trusted("s1");
+            Command::DeleteStreamer { hostname }
+        };
+        table.on_commit(&commit(&mut state, save()));
+        let node = table.get(&hostname);
+        assert!(Arc::ptr_eq(&node, &table.get(&hostname)), "one entry");
+        let parked = node.park();
+        drop(node);
+        table.on_commit(&commit(&mut state, delete()));
+        assert_eq!(table.len(), 1, "a parked poll uses it");
+        drop(parked);
+        table.on_commit(&Commit::of(Arc::new(state.clone())));
+        assert_eq!(table.len(), 0);
+        // A streamer that is saved again before its entry went keeps it.
+        let node = table.get(&hostname);
+        table.on_commit(&commit(&mut state, save()));
+        table.on_commit(&commit(&mut state, delete()));
+        table.on_commit(&commit(&mut state, save()));
+        drop(node);
+        table.on_commit(&Commit::of(Arc::new(state.clone())));
+        assert_eq!(table.len(), 1);
+    }
+}
