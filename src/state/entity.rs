@@ -15,8 +15,6 @@ use sha2::{Digest, Sha256};
 pub use super::kinds::{KINDS, Kind};
 use super::name::StreamName;
 use super::record::{EntityRecord, Facts};
-use crate::access::rights::Rights;
-use crate::access::rules::Rules;
 use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value};
 
@@ -159,68 +157,71 @@ pub fn facts(
     old: Option<&Facts>,
     pointer: &str,
 ) -> Result<Facts, ApiError> {
-    let stamp = |field| merged.get(field).and_then(Value::as_u64);
     match kind {
         Kind::Agent => Ok(match old {
             Some(facts @ Facts::Agent { .. }) => facts.clone(),
             _ => Facts::Agent { layout: None },
         }),
-        Kind::ApiToken => {
-            let key = merged
-                .get("key")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            if !(1..=256).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(error::WRONG_FORMAT
-                    .titled("A token's key must have 1 to 256 visible ASCII characters")
-                    .at_pointer(format!("{pointer}/key")));
-            }
-            Rights::parse(merged, pointer)?;
-            Ok(Facts::Token {
-                digest: Sha256::digest(key.as_bytes()).into(),
-            })
-        }
-        Kind::Episode => {
-            let closed_at = stamp("closed_at");
-            if let Some(Facts::Episode {
-                closed_at: Some(closed),
-                ..
-            }) = old
-                && closed_at != Some(*closed)
-            {
-                return Err(error::IMMUTABLE_FIELD
-                    .titled("An episode is closed once; `closed_at` cannot be changed afterwards")
-                    .at_pointer(format!("{pointer}/closed_at")));
-            }
-            let media = merged
-                .get("media")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            // Streamers query the episodes of their streams by name, so it must be a valid name.
-            StreamName::parse(media).map_err(|why| {
-                error::WRONG_FORMAT
-                    .titled(why)
-                    .at_pointer(format!("{pointer}/media"))
-            })?;
-            Ok(Facts::Episode {
-                media: media.to_owned(),
-                opened_at: stamp("opened_at").unwrap_or_default(),
-                closed_at,
-                publication: match old {
-                    Some(Facts::Episode { publication, .. }) => *publication,
-                    _ => None,
-                },
-            })
-        }
+        Kind::ApiToken => token_facts(merged, pointer),
+        Kind::Episode => episode_facts(merged, old, pointer),
         Kind::Person => Ok(Facts::Person {
-            deleted_at: stamp("deleted_at"),
+            deleted_at: stamp(merged, "deleted_at"),
         }),
-        Kind::AuthBackend => {
-            Rules::parse(merged, pointer)?;
-            Ok(Facts::None)
-        }
-        Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
+        Kind::AuthBackend | Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
     }
+}
+
+fn stamp(merged: &Object, field: &str) -> Option<u64> {
+    merged.get(field).and_then(Value::as_u64)
+}
+
+fn text<'a>(merged: &'a Object, field: &str) -> &'a str {
+    merged
+        .get(field)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn token_facts(merged: &Object, pointer: &str) -> Result<Facts, ApiError> {
+    let key = text(merged, "key");
+    if !(1..=256).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(error::WRONG_FORMAT
+            .titled("A token's key must have 1 to 256 visible ASCII characters")
+            .at_pointer(format!("{pointer}/key")));
+    }
+    Ok(Facts::Token {
+        digest: Sha256::digest(key.as_bytes()).into(),
+    })
+}
+
+fn episode_facts(merged: &Object, old: Option<&Facts>, pointer: &str) -> Result<Facts, ApiError> {
+    let closed_at = stamp(merged, "closed_at");
+    let (closed_before, publication) = match old {
+        Some(Facts::Episode {
+            closed_at,
+            publication,
+            ..
+        }) => (*closed_at, *publication),
+        _ => (None, None),
+    };
+    if closed_before.is_some() && closed_at != closed_before {
+        return Err(error::IMMUTABLE_FIELD
+            .titled("An episode is closed once; `closed_at` cannot be changed afterwards")
+            .at_pointer(format!("{pointer}/closed_at")));
+    }
+    let media = text(merged, "media");
+    // Streamers query the episodes of their streams by name, so it must be a valid name.
+    StreamName::parse(media).map_err(|why| {
+        error::WRONG_FORMAT
+            .titled(why)
+            .at_pointer(format!("{pointer}/media"))
+    })?;
+    Ok(Facts::Episode {
+        media: media.to_owned(),
+        opened_at: stamp(merged, "opened_at").unwrap_or_default(),
+        closed_at,
+        publication,
+    })
 }
 
 /// The error for a path segment that is not a key of this kind.
@@ -239,9 +240,9 @@ mod tests {
     use crate::state::command::{Command, EntitySave};
     use crate::state::node::RenderSettings;
 
-    struct Sut(State);
+    struct EntityFixture(State);
 
-    impl Sut {
+    impl EntityFixture {
         fn new() -> Self {
             Self(State::new(1, RenderSettings::default()))
         }
@@ -298,7 +299,7 @@ mod tests {
 
     #[test]
     fn entities_since_a_stamp_come_in_order_of_change() {
-        let mut sut = Sut::new();
+        let mut sut = EntityFixture::new();
         for key in ["3", "1", "2"] {
             let body = r#"{"media":"cam","opened_at":1637094994000}"#;
             sut.save(Kind::Episode, key, body).expect("is saved");
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn an_episode_is_closed_once() {
-        let mut sut = Sut::new();
+        let mut sut = EntityFixture::new();
         let open = r#"{"media":"cam","opened_at":1637094994000}"#;
         let closed = r#"{"closed_at":1637094995000}"#;
         sut.save(Kind::Episode, "1", open).expect("is saved");
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn generated_members_are_added_on_creation_only() {
-        let mut sut = Sut::new();
+        let mut sut = EntityFixture::new();
         let save = |made: &str, patch: &str| {
             let key = Key::parse(Kind::ApiToken, "vision").expect("a key");
             let patch = json::parse(patch.as_bytes()).expect("JSON");
@@ -345,7 +346,7 @@ mod tests {
             save.on_create.insert("key", Value::from(made));
             Command::SaveEntity(save)
         };
-        let digest = |sut: &Sut| {
+        let digest = |sut: &EntityFixture| {
             let key = Key::parse(Kind::ApiToken, "vision").expect("a key");
             let token = sut.0.entities(Kind::ApiToken).get(&key).expect("is there");
             match token.to_owned().facts {

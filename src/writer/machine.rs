@@ -6,13 +6,16 @@ use std::sync::Arc;
 use weir_storage::{Batch, Log, Op, StoreError};
 
 use super::tables::{EVENTS, collect_ops, event_key};
+use crate::access::rights::Rights;
+use crate::access::rules::Rules;
 use crate::error::ApiError;
 use crate::feed::Commit;
+use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::agent::agents_of;
-use crate::state::apply::{Changes, Stamp, apply};
+use crate::state::apply::{Changes, EntityChange, Stamp, apply};
 use crate::state::command::{AuditedCommand, Done};
-use crate::state::entity::{KINDS, Key};
+use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{EventChunk, EventChunkRecord};
@@ -215,6 +218,9 @@ impl Draft {
     fn apply(&mut self, command: AuditedCommand) -> Result<Done, ApiError> {
         let AuditedCommand { command, audit } = command;
         let mut changes = apply(&self.next, command, self.stamp)?;
+        for change in &changes.entities {
+            check_grammar(change)?;
+        }
         self.events.append(&mut changes.events);
         if !changes.is_empty() {
             self.next.absorb(&changes);
@@ -225,6 +231,22 @@ impl Draft {
             }
         }
         Ok(changes.done)
+    }
+}
+
+/// Refuses rights and rules that do not parse: their grammar belongs to `access`, not to the schema.
+fn check_grammar(change: &EntityChange) -> Result<(), ApiError> {
+    let check: fn(&Object) -> Result<(), ApiError> = match change.kind {
+        Kind::ApiToken => |config| Rights::parse(config, "").map(drop),
+        Kind::AuthBackend => |config| Rules::parse(config, "").map(drop),
+        _ => return Ok(()),
+    };
+    let Some(new) = &change.new else {
+        return Ok(());
+    };
+    match json::parse(new.config.as_bytes()) {
+        Ok(Value::Object(config)) => check(&config),
+        _ => unreachable!("a stored configuration is a JSON object"),
     }
 }
 

@@ -165,9 +165,9 @@ mod tests {
     use crate::state::node::{RenderSettings, render};
 
     /// A state to which commands are applied, one per revision.
-    struct Sut(State);
+    struct ApplyFixture(State);
 
-    impl Sut {
+    impl ApplyFixture {
         fn new() -> Self {
             Self(State::new(1, RenderSettings::default()))
         }
@@ -213,7 +213,7 @@ mod tests {
     fn members_of_a_former_variant_are_dropped() {
         // Goal: a union's members follow its discriminator. Method: a streamer becomes an inference
         // node, which has no bandwidth.
-        let mut sut = Sut::new();
+        let mut sut = ApplyFixture::new();
         sut.streamer(
             "h",
             r#"{"role":"streamer","cluster_key":"k","total_bandwidth":5}"#,
@@ -229,7 +229,7 @@ mod tests {
         // Goal: a node is sent a new address that it pulls from, of the ingest node or of a node
         // with a copy of the archive.
         for (moving, reader) in [("h1", "h2"), ("h2", "h1")] {
-            let mut sut = Sut::new();
+            let mut sut = ApplyFixture::new();
             for host in ["h1", "h2"] {
                 sut.streamer(host, r#"{"role":"streamer","cluster_key":"k"}"#);
             }
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn members_of_the_control_plane_are_not_sent() {
-        let mut sut = Sut::new();
+        let mut sut = ApplyFixture::new();
         sut.streamer(
             "h",
             r#"{"role":"streamer","cluster_key":"k","namespace":"n"}"#,
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn saving_again_changes_nothing() {
-        let mut sut = Sut::new();
+        let mut sut = ApplyFixture::new();
         let streamer = r#"{"role":"streamer","cluster_key":"k"}"#;
         let stream = r#"{"inputs":[{"url":"udp://239.0.0.1:1234"}],"layout":{"ingest":"h"}}"#;
         sut.streamer("h", streamer);
