@@ -16,7 +16,7 @@ use crate::feed::Commit;
 use crate::fleet::stats::FleetStats;
 use crate::state::State;
 use crate::state::command::Command;
-use crate::state::episode::{OpenPublication, PublicationNews, close_timeout_ms};
+use crate::state::episode::{OpenPublication, PublicationReport, close_timeout_ms};
 use crate::state::name::StreamName;
 use crate::state::record::StreamRecord;
 use crate::writer::{Commands, Envelope};
@@ -78,7 +78,7 @@ impl Publications {
         state: &State,
         now_ms: u64,
         published: impl Fn(&str, Option<&str>) -> Published,
-    ) -> Vec<(StreamName, PublicationNews)> {
+    ) -> Vec<(StreamName, PublicationReport)> {
         let mut news = Vec::new();
         for name in &self.watched {
             if news.len() == NEWS_MAX {
@@ -97,14 +97,14 @@ impl Publications {
                     if open.is_none() {
                         // Clocks of streamers may be anywhere.
                         let at = if at < MS_MIN { now_ms } else { at.min(now_ms) };
-                        news.push((name.clone(), PublicationNews::Started { at }));
+                        news.push((name.clone(), PublicationReport::Started { at }));
                     }
                 }
                 (Published::No, Some(open)) => {
                     let last_on_ms = self.last_on_ms.get(name).copied();
                     let at = last_on_ms.unwrap_or(open.updated_at.to_native());
                     let at = at.min(now_ms);
-                    news.push((name.clone(), PublicationNews::Ended { at }));
+                    news.push((name.clone(), PublicationReport::Ended { at }));
                 }
                 (Published::No, None) | (Published::Unknown, _) => {}
             }
@@ -149,7 +149,7 @@ pub fn run(
         }
         let now = Instant::now();
         let knows_all = now.duration_since(started) > fleet.dead_after();
-        let news = {
+        let reports = {
             let view = fleet.view(now);
             publications.look(&state, now_ms(), |name, ingest| {
                 let published = view.stream(name, ingest, |facts| match facts.opened_at_ms() {
@@ -163,8 +163,11 @@ pub fn run(
                 }
             })
         };
-        for (stream, news) in news {
-            let told = commands.send(Envelope::unanswered(Command::Publication { stream, news }));
+        for (stream, report) in reports {
+            let told = commands.send(Envelope::unanswered(Command::ReportPublication {
+                stream,
+                report,
+            }));
             if told.is_err() {
                 // The writer is busy or its store is failing: the next look tells again.
                 break;
@@ -226,16 +229,16 @@ mod tests {
         }
 
         /// Looks once, and has what is told done.
-        fn look(&mut self, now_ms: u64, published: Published) -> Vec<PublicationNews> {
-            let news = self
+        fn look(&mut self, now_ms: u64, published: Published) -> Vec<PublicationReport> {
+            let found = self
                 .publications
                 .look(&self.state, now_ms, |_, _| published);
-            let mut told = Vec::new();
-            for (stream, news) in news {
-                told.push(news);
-                self.apply(Command::Publication { stream, news });
+            let mut reports = Vec::new();
+            for (stream, report) in found {
+                reports.push(report);
+                self.apply(Command::ReportPublication { stream, report });
             }
-            told
+            reports
         }
     }
 
@@ -246,7 +249,7 @@ mod tests {
     fn news_are_told_until_the_state_shows_them() {
         let mut sut = Sut::new();
         sut.stream("a", PUBLISHED);
-        let started = [PublicationNews::Started { at: NOW }];
+        let started = [PublicationReport::Started { at: NOW }];
         // Told, but lost on the way.
         let lost = sut
             .publications
@@ -257,7 +260,7 @@ mod tests {
         assert_eq!(sut.look(NOW + 2500, Published::Unknown), []);
         assert_eq!(
             sut.look(NOW + 3000, Published::No),
-            [PublicationNews::Ended { at: NOW + 2000 }]
+            [PublicationReport::Ended { at: NOW + 2000 }]
         );
         assert_eq!(sut.look(NOW + 4000, Published::No), []);
         // Within the timeout it is the same episode.
@@ -289,7 +292,7 @@ mod tests {
             sut.stream("a", PUBLISHED);
             assert_eq!(
                 sut.look(NOW, Published::Since(at)),
-                [PublicationNews::Started { at: expected }]
+                [PublicationReport::Started { at: expected }]
             );
         }
     }

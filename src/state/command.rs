@@ -6,7 +6,7 @@
 
 use super::apply::invalid;
 use super::entity::{Key, Kind};
-use super::episode::PublicationNews;
+use super::episode::PublicationReport;
 use super::event::{Audit, NewEvent};
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
@@ -68,9 +68,9 @@ pub enum Command {
         items: Vec<(Key, LayoutPatch)>,
     },
     /// A streamer reported that a stream's publication began or ended.
-    Publication {
+    ReportPublication {
         stream: StreamName,
-        news: PublicationNews,
+        report: PublicationReport,
     },
     /// Issued by the writer. Deletes entities past their retention and closes episodes whose
     /// publication ended, re-checked against the current state.
@@ -95,12 +95,12 @@ pub struct EntitySave {
     /// Members that a new entity gets where the patch has none: those that the server generates,
     /// such as a token's key.
     pub on_create: Object,
-    pub episode: EpisodeNews,
+    pub episode: EpisodeProgress,
 }
 
 /// Facts of an episode that a save carries beside its configuration.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct EpisodeNews {
+pub struct EpisodeProgress {
     /// An open episode goes on: it gets a new stamp even if nothing else changed.
     pub goes_on: bool,
     /// Progress of an automatic episode.
@@ -327,7 +327,7 @@ impl EntitySave {
             key,
             patch,
             on_create: Object::default(),
-            episode: EpisodeNews {
+            episode: EpisodeProgress {
                 goes_on: stamp.is_some() && kind == Kind::Episode,
                 publication: None,
             },

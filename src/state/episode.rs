@@ -131,7 +131,7 @@ fn is_automatic(record: &EntityRecord) -> bool {
 /// What a streamer reports of a stream's publication. Times are UTC ms. A repeated report changes
 /// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PublicationNews {
+pub enum PublicationReport {
     /// The stream is published since then.
     Started { at: u64 },
     /// The publication ended then.
@@ -194,15 +194,15 @@ pub enum EpisodeStep {
 pub fn on_publication(
     open: Option<OpenPublication>,
     closed_until: u64,
-    news: PublicationNews,
+    report: PublicationReport,
     close_timeout_ms: u64,
 ) -> EpisodeStep {
-    match (news, open) {
-        (PublicationNews::Started { at }, None) if close_timeout_ms > 0 => EpisodeStep::Open {
+    match (report, open) {
+        (PublicationReport::Started { at }, None) if close_timeout_ms > 0 => EpisodeStep::Open {
             opened_at: at.max(closed_until),
         },
         (
-            PublicationNews::Started { at },
+            PublicationReport::Started { at },
             Some(OpenPublication {
                 ended_at: Some(ended),
                 ..
@@ -219,7 +219,7 @@ pub fn on_publication(
             }
         }
         (
-            PublicationNews::Ended { at },
+            PublicationReport::Ended { at },
             Some(OpenPublication {
                 opened_at,
                 ended_at: None,
@@ -234,7 +234,7 @@ pub fn on_publication(
                 }
             }
         }
-        (PublicationNews::Started { .. } | PublicationNews::Ended { .. }, _) => {
+        (PublicationReport::Started { .. } | PublicationReport::Ended { .. }, _) => {
             EpisodeStep::Nothing
         }
     }
@@ -261,12 +261,12 @@ pub fn automatic_id(media: &str, opened_at: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn started(at: u64) -> PublicationNews {
-        PublicationNews::Started { at }
+    fn started(at: u64) -> PublicationReport {
+        PublicationReport::Started { at }
     }
 
-    fn ended(at: u64) -> PublicationNews {
-        PublicationNews::Ended { at }
+    fn ended(at: u64) -> PublicationReport {
+        PublicationReport::Ended { at }
     }
 
     const ON: Option<OpenPublication> = Some(OpenPublication {
@@ -308,11 +308,11 @@ mod tests {
                 },
             ),
         ];
-        for (open, closed_until, news, expected) in table {
+        for (open, closed_until, report, expected) in table {
             assert_eq!(
-                on_publication(open, closed_until, news, 10),
+                on_publication(open, closed_until, report, 10),
                 expected,
-                "{open:?} {news:?}"
+                "{open:?} {report:?}"
             );
         }
     }

@@ -170,9 +170,9 @@ mod tests {
     fn a_clock_that_jumps_years_ahead_makes_nothing_older() {
         let mut time = TrustedTime::at_start(&after(None));
         assert_eq!(time.check(NOW, secs(10)), None);
-        let told = time.check(NOW + 5 * YEAR, secs(11));
-        assert!(is(told.as_ref(), DOUBTED), "{told:?}");
-        let ahead = told.as_ref().and_then(|event| event.member("ahead_ms"));
+        let event = time.check(NOW + 5 * YEAR, secs(11));
+        assert!(is(event.as_ref(), DOUBTED), "{event:?}");
+        let ahead = event.as_ref().and_then(|event| event.member("ahead_ms"));
         assert_eq!(ahead, Some(&*(5 * YEAR - 1000).to_string()));
         assert_eq!(time.now_ms(NOW + 5 * YEAR, secs(11)), NOW + 1000);
         assert_eq!(time.check(NOW + 5 * YEAR + 3_600_000, secs(3611)), None);
@@ -181,8 +181,8 @@ mod tests {
             NOW + 3_601_000
         );
         // It comes back.
-        let told = time.check(NOW + 4_000_000, secs(4010));
-        assert!(is(told.as_ref(), BELIEVED), "{told:?}");
+        let event = time.check(NOW + 4_000_000, secs(4010));
+        assert!(is(event.as_ref(), BELIEVED), "{event:?}");
         assert_eq!(time.now_ms(NOW + 4_000_000, secs(4010)), NOW + 4_000_000);
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let mut time = TrustedTime::at_start(&after(None));
         time.check(NOW, secs(0));
         assert!(is(time.check(NOW + YEAR, secs(1)).as_ref(), DOUBTED));
-        // It jumps again, first on, then back: the day begins anew, and nobody is told twice.
+        // It jumps again, first on, then back: the day starts again, without a second event.
         assert_eq!(time.check(NOW + 2 * YEAR, secs(day / 2)), None);
         assert_eq!(time.check(NOW + YEAR, secs(day - 10)), None);
         let wall = |running: u64| NOW + YEAR + (running - day + 10) * 1000;
@@ -201,8 +201,8 @@ mod tests {
             time.now_ms(wall(2 * day - 11), secs(2 * day - 11)),
             NOW + (2 * day - 11) * 1000
         );
-        let told = time.check(wall(2 * day - 10), secs(2 * day - 10));
-        assert!(is(told.as_ref(), BELIEVED), "{told:?}");
+        let event = time.check(wall(2 * day - 10), secs(2 * day - 10));
+        assert!(is(event.as_ref(), BELIEVED), "{event:?}");
         assert_eq!(time.now_ms(wall(2 * day), secs(2 * day)), wall(2 * day));
     }
 

@@ -70,7 +70,7 @@ impl<L: Log> StateMachine<L> {
     }
 
     /// Sets the lower bound of the present time. Events younger than their retention by this time
-    /// stay, whatever the stamps say.
+    /// stay, whatever their stamps.
     pub fn trust(&mut self, ms: u64) {
         self.trusted_ms = ms;
     }
@@ -234,7 +234,8 @@ impl Draft {
     }
 }
 
-/// Refuses rights and rules that do not parse: their grammar belongs to `access`, not to the schema.
+/// Refuses rights and rules that do not parse: their grammar belongs to `access`, not to the
+/// schema.
 fn check_grammar(change: &EntityChange) -> Result<(), ApiError> {
     let check: fn(&Object) -> Result<(), ApiError> = match change.kind {
         Kind::ApiToken => |config| Rights::parse(config, "").map(drop),

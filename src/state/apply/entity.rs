@@ -8,7 +8,7 @@ use super::{Changes, EntityChange, stream};
 use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value};
 use crate::state::State;
-use crate::state::command::{Done, EntitySave, EpisodeNews, LayoutPatch};
+use crate::state::command::{Done, EntitySave, EpisodeProgress, LayoutPatch};
 use crate::state::entity::{self, Key, Kind};
 use crate::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Layout, NodeRole};
 use crate::state::retention::{self, ExpiryAction, Retention};
@@ -164,7 +164,7 @@ fn check_facts(
     state: &State,
     key: &Key,
     facts: &mut Facts,
-    news: EpisodeNews,
+    progress: EpisodeProgress,
 ) -> Result<bool, ApiError> {
     match facts {
         Facts::Token { digest } if is_key_of_another(state, key, digest) => {
@@ -176,8 +176,8 @@ fn check_facts(
             closed_at,
             ..
         } => {
-            *publication = news.publication.or(*publication);
-            Ok(news.goes_on && closed_at.is_none())
+            *publication = progress.publication.or(*publication);
+            Ok(progress.goes_on && closed_at.is_none())
         }
         _ => Ok(false),
     }
@@ -325,7 +325,7 @@ fn mark_deleted(
         key,
         patch,
         on_create: Object::default(),
-        episode: EpisodeNews::default(),
+        episode: EpisodeProgress::default(),
     };
     save_entity(state, save, None, changes).map(|_| ())
 }

@@ -5,13 +5,13 @@ use super::entity::save_entity;
 use crate::error::ApiError;
 use crate::json::{self, Object, Value};
 use crate::state::State;
-use crate::state::command::{Done, EntitySave, EpisodeNews};
+use crate::state::command::{Done, EntitySave, EpisodeProgress};
 use crate::state::entity::{Key, Kind};
-use crate::state::episode::{self, EpisodeStep, OpenPublication, PublicationNews};
+use crate::state::episode::{self, EpisodeStep, OpenPublication, PublicationReport};
 use crate::state::name::StreamName;
 use crate::state::record::{ArchivedFacts, EntityRecord, Publication};
 
-/// Adds when this server first had an episode, unless the patch says it.
+/// Adds when this server first had an episode, unless the patch contains it.
 pub(super) fn add_appearance(patch: &mut Object, stamp_ms: u64) {
     const FIELD: &str = "episode_appearance_timestamps";
     let stamp = Value::Number(json::Number::Unsigned(stamp_ms));
@@ -35,7 +35,7 @@ pub(super) fn add_appearance(patch: &mut Object, stamp_ms: u64) {
 pub(super) fn on_publication(
     state: &State,
     stream: &StreamName,
-    news: PublicationNews,
+    report: PublicationReport,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
     let close_timeout_ms = state
@@ -53,7 +53,7 @@ pub(super) fn on_publication(
         Some(open) => save_automatic(state, open, ended_at, closed_at, changes),
         None => Ok(()),
     };
-    match episode::on_publication(publication, closed_until, news, close_timeout_ms) {
+    match episode::on_publication(publication, closed_until, report, close_timeout_ms) {
         EpisodeStep::Nothing => Ok(()),
         EpisodeStep::Open { opened_at } => open_automatic(state, stream, opened_at, changes),
         EpisodeStep::Resume => save_open(None, None, changes),
@@ -92,7 +92,7 @@ fn open_automatic(
         key,
         patch,
         on_create: Object::default(),
-        episode: EpisodeNews {
+        episode: EpisodeProgress {
             goes_on: false,
             publication: Some(Publication { ended_at: None }),
         },
@@ -121,7 +121,7 @@ pub(super) fn save_automatic(
         key: Key::trusted(Kind::Episode, &record.key),
         patch,
         on_create: Object::default(),
-        episode: EpisodeNews {
+        episode: EpisodeProgress {
             goes_on: true,
             publication: Some(Publication { ended_at }),
         },

@@ -139,7 +139,8 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::SaveAgent { save, layout } => entity::save_one(state, save, layout.as_ref(), to)?,
         C::SetAgentLayouts { items } => entity::set_agent_layouts(state, items, to)?,
         C::DeleteEntity { kind, key } => entity::delete(state, kind, key, to)?,
-        C::Publication { stream, news } => episode::on_publication(state, &stream, news, to)?,
+        C::ReportPublication { stream, report } =>
+            episode::on_publication(state, &stream, report, to)?,
         C::ExpireEntities { retention, due } => entity::expire_all(state, due, &retention, to),
         C::AppendEvents { events } => { to.events = events; Done::Nothing }
     };
