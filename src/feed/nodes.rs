@@ -94,11 +94,11 @@ impl Drop for Parked {
     }
 }
 
-type Shard = RwLock<HashMap<Hostname, Arc<NodeRuntime>>>;
+type NodeShard = RwLock<HashMap<Hostname, Arc<NodeRuntime>>>;
 
 /// The runtime facts of every node. Shared by all threads.
 pub struct NodeTable {
-    shards: [Shard; SHARDS],
+    shards: [NodeShard; SHARDS],
     rendered: RenderedCache,
     /// Deleted streamers whose entry is still in use.
     leaving: Mutex<Vec<Hostname>>,
@@ -108,13 +108,13 @@ impl NodeTable {
     /// A table whose rendered configurations take at most this many bytes together.
     pub fn new(rendered_bytes_max: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Shard::default()),
+            shards: std::array::from_fn(|_| NodeShard::default()),
             rendered: RenderedCache::new(rendered_bytes_max),
             leaving: Mutex::default(),
         }
     }
 
-    fn shard(&self, hostname: &Hostname) -> &Shard {
+    fn shard(&self, hostname: &Hostname) -> &NodeShard {
         let hash = xxh3_64(hostname.as_str().as_bytes());
         &self.shards[hash as usize % SHARDS]
     }

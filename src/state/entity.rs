@@ -19,7 +19,7 @@ use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value};
 
 /// Longest key that is a text, bytes.
-pub const KEY_BYTES_MAX: usize = 255;
+const KEY_BYTES_MAX: usize = 255;
 /// Last segments of paths that name an operation of a collection.
 const RESERVED_KEYS: [&str; 3] = ["layouts", "batch", "preview_layout_change"];
 

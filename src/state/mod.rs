@@ -39,7 +39,7 @@ pub use self::loader::Loader;
 /// Parts of the stream map; the unit of parallel loading and scanning. Fixed by the format on disk.
 pub const SHARDS: usize = 16;
 
-type Streams = OrdMap<StreamName, StreamRecord>;
+type StreamMap = OrdMap<StreamName, StreamRecord>;
 
 /// The whole configuration at one revision. Cloning is cheap.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ pub struct State {
     stamp_ms: u64,
     /// Identifies the store; part of every ETag.
     store_id: u64,
-    streams: [Streams; SHARDS],
+    streams: [StreamMap; SHARDS],
     streams_count: usize,
     by_stamp: OrdSet<(u64, StreamName)>,
     streamers: OrdMap<Hostname, StreamerRecord>,

@@ -11,9 +11,9 @@ use crate::error::{self, ApiError};
 
 /// Longest stream name, bytes of UTF-8. Far above what operators use, far below redb's key limit
 /// and a path's.
-pub const STREAM_NAME_BYTES_MAX: usize = 512;
+const STREAM_NAME_BYTES_MAX: usize = 512;
 /// Longest hostname, bytes; the limit of DNS.
-pub const HOSTNAME_BYTES_MAX: usize = 253;
+const HOSTNAME_BYTES_MAX: usize = 253;
 
 /// Last segments that name an operation; no stream can have them: `PUT /streams/batch` is the
 /// batch.

@@ -17,7 +17,7 @@ use super::record::{ArchivedStream, Role};
 use crate::json::{self, Value, scan, write_string};
 
 /// Removals remembered per node for deltas. A node that is further behind reloads its list.
-pub const REMOVALS_KEPT_MAX: usize = 1024;
+const REMOVALS_KEPT_MAX: usize = 1024;
 
 /// Members of a stream that only the control plane uses; streamers are not sent them.
 const NEVER_SENT: [&str; 13] = [

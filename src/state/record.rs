@@ -25,7 +25,7 @@ pub const LAYOUTS_KEPT_MAX: usize = 100;
 /// Older entries of the layout history are dropped when a new one is made.
 pub const LAYOUTS_KEPT_MS: u64 = 90 * 24 * 3600 * 1000;
 /// Entries of `ingest_history` that are shown, and former ingest nodes that are archive sources.
-pub const INGEST_HISTORY_MAX: usize = 5;
+const INGEST_HISTORY_MAX: usize = 5;
 
 /// What a node does for a stream. The number is the index in [`Stream::rendered`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]

@@ -15,7 +15,7 @@ use super::episode::{OpenPublication, STAMP_AGE_MS_MAX, close_timeout_ms};
 use super::record::{ArchivedFacts, EntityRecord};
 
 /// How long deleted persons are kept.
-pub const PERSONS_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
+const PERSONS_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// How long entities that ended are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

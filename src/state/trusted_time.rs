@@ -14,22 +14,22 @@ use super::event::NewEvent;
 use crate::json::scan;
 
 /// A wall clock that is ahead by more than this has jumped.
-pub const JUMP_MS_MAX: u64 = 24 * 3600 * 1000;
+const JUMP_MS_MAX: u64 = 24 * 3600 * 1000;
 /// How long a doubted clock must go on without another jump until it is trusted.
-pub const CONFIRMED_AFTER: Duration = Duration::from_hours(24);
+const CONFIRMED_AFTER: Duration = Duration::from_hours(24);
 
 const DOUBTED: &str = "clock_doubted";
 const BELIEVED: &str = "clock_believed";
 
 /// A reading of the wall clock, UTC ms, and of the running clock at the same moment.
-type Reading = (u64, Duration);
+type ClockReading = (u64, Duration);
 
 #[derive(Debug, Clone)]
 pub struct TrustedTime {
     /// The last trusted reading; absent: none is known, and the next one is trusted.
-    base: Option<Reading>,
+    base: Option<ClockReading>,
     /// The first reading since a jump.
-    doubted: Option<Reading>,
+    doubted: Option<ClockReading>,
 }
 
 impl TrustedTime {
@@ -83,17 +83,17 @@ impl TrustedTime {
     }
 }
 
-fn expected_ms((wall_ms, at): Reading, running: Duration) -> u64 {
+fn expected_ms((wall_ms, at): ClockReading, running: Duration) -> u64 {
     let since = running.saturating_sub(at).as_millis();
     wall_ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
 }
 
-fn ahead_ms(base: Option<Reading>, wall_ms: u64, running: Duration) -> u64 {
+fn ahead_ms(base: Option<ClockReading>, wall_ms: u64, running: Duration) -> u64 {
     base.map_or(0, |base| wall_ms.saturating_sub(expected_ms(base, running)))
 }
 
 /// The distance in either direction: a doubted clock that is set back has jumped as well.
-fn ahead_ms_of(base: Option<Reading>, wall_ms: u64, running: Duration) -> u64 {
+fn ahead_ms_of(base: Option<ClockReading>, wall_ms: u64, running: Duration) -> u64 {
     base.map_or(0, |base| wall_ms.abs_diff(expected_ms(base, running)))
 }
 

@@ -99,18 +99,6 @@ impl StoreError {
             other => StoreError::file(path, other.to_string()),
         }
     }
-
-    /// Whether waiting and trying again can help: space may be freed, a disk may come back, an
-    /// owner may leave.
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            StoreError::Full { .. }
-                | StoreError::Io { .. }
-                | StoreError::Failed { .. }
-                | StoreError::Locked { .. }
-        )
-    }
 }
 
 impl std::fmt::Display for StoreError {

@@ -13,7 +13,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-pub const CHECKSUM_BYTES: usize = 8;
+const CHECKSUM_BYTES: usize = 8;
 /// Shard of a key: its first byte.
 pub const SHARDS: usize = 256;
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// What this program writes, and the newest it can read.
 pub const FORMAT: u16 = 1;
 /// The oldest program that may read what this one writes.
-pub const READER_MIN: u16 = 1;
+const READER_MIN: u16 = 1;
 
 /// The table about the others. Rows, each sealed like a record:
 /// `format` = format u16, reader_min u16; `head` = store id u64, lsn u64, stamp u64;

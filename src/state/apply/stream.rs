@@ -137,8 +137,8 @@ fn move_nodes(
     let Some(name) = old.or(new).map(|record| StreamName::trusted(&record.name)) else {
         return moved;
     };
-    let before = View::new(state, old);
-    let after = View::new(state, new);
+    let before = StreamView::new(state, old);
+    let after = StreamView::new(state, new);
     let (mut text_before, mut text_after) = (Vec::new(), Vec::new());
     for &(host, role) in &after.holders {
         let role_before = before.role_of(host);
@@ -180,13 +180,13 @@ fn lost(is_lost: bool, name: &StreamName) -> Lost {
 }
 
 /// A stream before or after a change, as its nodes see it.
-struct View<'a> {
+struct StreamView<'a> {
     state: &'a State,
     record: Option<&'a StreamRecord>,
     holders: Vec<(&'a str, Role)>,
 }
 
-impl<'a> View<'a> {
+impl<'a> StreamView<'a> {
     fn new(state: &'a State, record: Option<&'a StreamRecord>) -> Self {
         Self {
             state,
