@@ -1,5 +1,6 @@
-//! Any sequence of operations on a state: the indexes tell what the records tell, each change moves exactly the nodes whose answer it
-//! changes, and the state built from the records is the one that was absorbed.
+//! Any sequence of operations on a state: the indexes agree with the records, each change moves
+//! exactly the nodes whose configuration it changes, and the state built from the records equals
+//! the one that was absorbed.
 #![no_main]
 
 #[path = "../../tests/sim/op.rs"]
@@ -19,7 +20,7 @@ use weir::state::node::RenderSettings;
 use weir::state::record::NodeMark;
 use weir::state::{Loader, SHARDS, State};
 
-/// What the store would hold of the nodes.
+/// The marks of nodes that the store would hold.
 type Marks = BTreeMap<Hostname, NodeMark>;
 
 fn reloaded(state: &State, marks: &Marks) -> State {
@@ -48,8 +49,9 @@ fn reloaded(state: &State, marks: &Marks) -> State {
     )
 }
 
-/// What is gone cannot be deleted again, and an open episode whose client tells a new time goes on each time it is told.
-fn says_something_each_time(op: &op::Op) -> bool {
+/// Whether repeating the operation is an error or a change: a deleted entity cannot be deleted
+/// again, and an open episode goes on each time its client sends a stamp.
+fn differs_when_repeated(op: &op::Op) -> bool {
     match op {
         op::Op::DeleteStream(_) | op::Op::DeleteStreamer(_) | op::Op::DeleteEpisode(_) => true,
         op::Op::SaveEpisode(_, patch) => patch.get("updated_at").is_some(),
@@ -118,8 +120,8 @@ fuzz_target!(|data: &[u8]| {
                 }
             )
             .is_ok_and(|again| again.is_empty())
-                || says_something_each_time(&op),
-            "{op:?} twice is not as good as once"
+                || differs_when_repeated(&op),
+            "{op:?} changes the state again when repeated"
         );
     }
 });

@@ -1,11 +1,14 @@
-//! Records: bytes from elsewhere are a record or are refused; what is accepted can be read in every way without harm.
+//! Records: foreign bytes are a record or are refused, and every accepted record can be read in
+//! every way without a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use weir::json;
 use weir::state::State;
 use weir::state::node::{RenderSettings, holders, render, render_restream};
-use weir::state::record::{NodeMarkRecord, StreamRecord, StreamerRecord};
+use weir::state::record::{
+    EntityRecord, EventChunkRecord, NodeMarkRecord, StreamRecord, StreamerRecord,
+};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(record) = StreamRecord::from_bytes(data) {
@@ -13,16 +16,16 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(StreamRecord::new(&stream).to_owned(), stream);
         assert!(record.ingest_history().len() <= 5);
         let _ = format!("{record:?}");
-        // A checksum stands before this: the text of a record is always one that was written here.
+        // The store checks a checksum first: the text of a stored record was written by the server.
         let is_canonical = json::parse(stream.config.as_bytes())
             .is_ok_and(|value| value.as_object().is_some() && value.to_text() == stream.config);
         if is_canonical {
             let state = State::new(1, RenderSettings::default());
             for (host, role) in holders(&record) {
                 let mut text = Vec::new();
-                let is_told = render(&state, &record, role, host, &mut text);
-                assert_eq!(is_told, !stream.disabled);
-                assert!(!is_told || std::str::from_utf8(&text).is_ok());
+                let is_sent = render(&state, &record, role, host, &mut text);
+                assert_eq!(is_sent, !stream.disabled);
+                assert!(!is_sent || std::str::from_utf8(&text).is_ok());
             }
             let mut text = Vec::new();
             render_restream(&state, &record, &mut text);
@@ -32,6 +35,14 @@ fuzz_target!(|data: &[u8]| {
         let streamer = record.to_owned();
         assert_eq!(StreamerRecord::new(&streamer).to_owned(), streamer);
         assert!(!record.role.as_str().is_empty());
+    }
+    if let Ok(record) = EntityRecord::from_bytes(data) {
+        let entity = record.to_owned();
+        assert_eq!(EntityRecord::new(&entity).to_owned(), entity);
+    }
+    if let Ok(record) = EventChunkRecord::from_bytes(data) {
+        let chunk = record.to_owned();
+        assert_eq!(EventChunkRecord::new(&chunk).to_owned(), chunk);
     }
     if let Ok(record) = NodeMarkRecord::from_bytes(data) {
         let mark = record.to_owned();
