@@ -310,7 +310,7 @@ mod tests {
         );
         let path = folder.path().join(FILE_NAME);
         let good = fs::read_to_string(&path).expect("there");
-        fs::write(&path, format!("nonsense\n{{}}\n{good}{{\"after\":")).expect("written");
+        fs::write(&path, format!("malformed\n{{}}\n{good}{{\"after\":")).expect("written");
         assert_eq!(
             journal.entries().expect("read"),
             std::slice::from_ref(&entry)

@@ -23,15 +23,8 @@ mod value;
 
 pub use api_key::{API_KEY_FILE, ApiKey, api_key, stored_api_key};
 pub use example::example;
-pub use read::{
-    CONFIG_VARIABLE, Config, ConfigError, EffectiveValue, FILE_IN_DATA_DIR, Flags, Origin, Sources,
-    read, read_again,
-};
-pub use save::{SaveError, SettingChanges, replace_file};
+pub use read::{Config, EffectiveValue, Flags, Origin, read};
+pub use save::{SaveError, SettingChanges};
 pub use setting::{ConfigMember, Effect, MemberShape, Setting, SettingForm, Written};
-pub use table::{
-    AgentSettings, AuthSettings, EpisodeSettings, FeedSettings, FleetSettings, HttpSettings,
-    LayouterSettings, LogSettings, OutboundSettings, SETTINGS, Settings, StoreSettings,
-    ViewerSettings,
-};
+pub use table::{LayouterSettings, SETTINGS, Settings};
 pub use value::{LayouterBalance, LogLevel, Login, Secret};

@@ -37,7 +37,7 @@ pub struct Setting {
 /// The value that the shipped file shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// In force unless another is given.
+    /// The value unless another is given.
     Default(&'static str),
     /// Without a value the setting is not set.
     Example(&'static str),
@@ -56,7 +56,7 @@ pub enum Effect {
 pub struct ConfigMember {
     pub pointer: &'static str,
     pub shape: MemberShape,
-    /// The value in force; secrets masked if asked for. `None`: not set.
+    /// The effective value, with its secrets masked or not. `None`: not set.
     pub shown: fn(&Settings, bool) -> Option<Value>,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::read::{CONFIG_VARIABLE, ConfigError};
 use super::setting::Written;
 use super::table::IGNORED;
 use super::*;

@@ -301,7 +301,7 @@ pub(super) fn bytes_text(bytes: u64) -> String {
 
 /// A value that the document of `/config` can show.
 pub(super) trait Shown {
-    /// The value as JSON, its secrets masked if asked for. `None`: not set.
+    /// The value as JSON, with its secrets masked or not. `None`: not set.
     fn shown(&self, masked: bool) -> Option<Value>;
 }
 

@@ -216,13 +216,11 @@ fn compare(channel: &Channel, current: Option<&Value>) -> Option<ChannelChange> 
         patch: Value::Null,
     };
     let mut patch = Map::new();
-    let mut differs = |field: &str, now: Option<&str>, wanted: &str| {
+    let mut differs = |field: &str, now: Option<&str>, new: &str| {
         if let Some(before) = &mut change.before {
             before.insert(field.to_owned(), without_secrets(now.unwrap_or("")));
         }
-        change
-            .after
-            .insert(field.to_owned(), without_secrets(wanted));
+        change.after.insert(field.to_owned(), without_secrets(new));
     };
     let text = |path: &str| {
         current
@@ -259,8 +257,8 @@ fn compare(channel: &Channel, current: Option<&Value>) -> Option<ChannelChange> 
 }
 
 /// The server masks secrets in lists; then the visible parts are compared.
-fn same_url(current: &str, wanted: &str) -> bool {
-    current == wanted || (is_masked(current) && current == without_secrets(wanted))
+fn same_url(current: &str, new: &str) -> bool {
+    current == new || (is_masked(current) && current == without_secrets(new))
 }
 
 fn is_masked(url: &str) -> bool {
@@ -289,10 +287,10 @@ fn current_streams(
             names.push_str(&name);
             count += 1;
         }
-        let answer = server.get(&format!(
+        let response = server.get(&format!(
             "/streams?select=name,title,inputs,labels&limit={count}&name={names}"
         ))?;
-        let list = answer
+        let list = response
             .get("streams")
             .and_then(Value::as_array)
             .ok_or_else(|| ImportError::Unexpected("a list without streams".to_owned()))?;

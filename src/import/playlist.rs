@@ -279,8 +279,8 @@ mod tests {
     #[test]
     fn attributes_title_and_url_are_read() {
         let entry = one(
-            "#EXTM3U\n#EXTINF:-1 tvg-id=\"A.al\" TVG-Country=AL group-title=\"News, all\",A, the first\n\
-             http://h/a.m3u8\n",
+            "#EXTM3U\n#EXTINF:-1 tvg-id=\"A.al\" TVG-Country=AL group-title=\"News, all\",\
+             A, the first\nhttp://h/a.m3u8\n",
         );
         assert_eq!((entry.line, entry.url_line), (2, 3));
         assert_eq!(entry.attribute("tvg-id"), Some("A.al"));

@@ -1,5 +1,4 @@
-//! The importer against a server of this file: enough of the API to see what is asked, saved and
-//! refused.
+//! The importer against a stub server that implements the operations the importer uses.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,7 +20,7 @@ struct Shelf {
     requests: Vec<String>,
     /// Names that get a 400 in a batch.
     refused: Vec<&'static str>,
-    /// Answers to give before any other: status and header.
+    /// Responses sent before any other: status and header.
     first: Vec<(u16, &'static str)>,
 }
 
@@ -120,11 +119,11 @@ fn serve(connection: TcpStream, shelf: &Mutex<Shelf>) {
         reader.read_exact(&mut body).expect("the body as announced");
         let authorized = header("authorization").as_deref() == Some("Bearer the-key");
         let request: Vec<&str> = head[0].split(' ').collect();
-        let (status, extra, answer) = if authorized {
+        let (status, extra, response) = if authorized {
             shelf
                 .lock()
                 .expect("no panic in the stub")
-                .answer(request[0], request[1], &body)
+                .respond(request[0], request[1], &body)
         } else {
             (
                 401,
@@ -132,15 +131,15 @@ fn serve(connection: TcpStream, shelf: &Mutex<Shelf>) {
                 json!({ "errors": [{ "status": "401", "code": "unauthorized", "title": "no" }] }),
             )
         };
-        let answer = if status == 204 {
+        let response = if status == 204 {
             String::new()
         } else {
-            answer.to_string()
+            response.to_string()
         };
         let sent = write!(
             writer,
-            "HTTP/1.1 {status} X\r\n{extra}content-length: {}\r\n\r\n{answer}",
-            answer.len()
+            "HTTP/1.1 {status} X\r\n{extra}content-length: {}\r\n\r\n{response}",
+            response.len()
         );
         if sent.is_err() {
             return;
@@ -149,7 +148,7 @@ fn serve(connection: TcpStream, shelf: &Mutex<Shelf>) {
 }
 
 impl Shelf {
-    fn answer(&mut self, method: &str, target: &str, body: &[u8]) -> (u16, &'static str, Value) {
+    fn respond(&mut self, method: &str, target: &str, body: &[u8]) -> (u16, &'static str, Value) {
         let decode = |text: &str| {
             percent_encoding::percent_decode_str(text)
                 .decode_utf8()
@@ -196,7 +195,7 @@ impl Shelf {
         let names = query
             .split('&')
             .find_map(|pair| pair.strip_prefix("name="))
-            .expect("asked by name");
+            .expect("the query has names");
         let list: Vec<Value> = names
             .split(',')
             .filter_map(|name| self.streams.get(&decode(name)))
@@ -435,7 +434,7 @@ fn strict_saves_all_or_nothing() {
     assert_eq!(
         (stub.streams().len(), stub.requests("PUT") - saves),
         (3, 1),
-        "one batch whatever --batch says"
+        "--strict ignores --batch"
     );
 }
 

@@ -228,10 +228,10 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     Ok(cores)
 }
 
-/// Answers parked polls, waits for running requests as long as `drain_timeout`, closes the store.
+/// Completes parked polls, waits up to `drain_timeout` for running requests, closes the store.
 fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Failure> {
     notify(ServiceState::Stopping);
-    info!("draining: parked polls are answered, running requests finish");
+    info!("draining: completing parked polls and running requests");
     threads.layouter.end();
     threads.shared.draining.store(true, Ordering::Release);
     threads.episodes_buffer.end();
