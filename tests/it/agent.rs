@@ -600,10 +600,7 @@ fn agent_stats_remain_after_it_disconnects() {
     let left = until(&server, "/agents/cam1", |agent| {
         agent["stats"]["endpoint_connection"]["alive"] == false
     });
-    assert_eq!(
-        left["stats"]["version"], "v2",
-        "what was told is still true"
-    );
+    assert_eq!(left["stats"]["version"], "v2", "the last stats remain");
     let validator = |value: &Value| value["endpoint_connection"]["status_changed_at"].as_u64();
     assert!(validator(&left["stats"]) >= validator(&shown));
 }
@@ -847,7 +844,7 @@ fn stream_stats_show_its_agent() {
         assert_eq!(
             listed.json()["streams"][0].get("stats"),
             stream.get("stats"),
-            "lists tell the same"
+            "lists show the same"
         );
         let stats = &stream["stats"];
         (

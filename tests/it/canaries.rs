@@ -132,7 +132,10 @@ fn no_response_reveals_a_secret_of_another_entity() {
             }
             assert_eq!(saved.status, 200, "{} {body}: {}", save.id, saved.text());
             if !saved.text().contains(&secret) {
-                faults.push(format!("{} {pointer}: not shown to who saved it", save.id));
+                faults.push(format!(
+                    "{} {pointer}: not shown to the caller that saved it",
+                    save.id
+                ));
             }
             canaries.push(Canary {
                 operation: save.id.clone(),

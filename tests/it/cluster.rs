@@ -101,7 +101,7 @@ fn streams_and_streamers_are_counted_by_state() {
     let value = weir::json::parse(text.as_bytes()).expect("JSON");
     weir::schema::cluster_stats()
         .check(&value)
-        .expect("what the schema says");
+        .expect("a document of the schema");
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn every_setting_shows_its_value_and_its_source() {
     let value = weir::json::parse(config.to_string().as_bytes()).expect("JSON");
     weir::schema::config()
         .check(&value)
-        .expect("what the schema says");
+        .expect("a document of the schema");
     server.restart();
     let again = server.get("/config").expect(200).json();
     assert_eq!(again["server_id"], config["server_id"]);

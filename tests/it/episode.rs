@@ -171,7 +171,7 @@ fn each_save_extends_an_open_episode_with_a_server_stamp() {
     let first = save(&server, 1, body.clone());
     assert!(first > MOMENT + 1000, "a client's clock decides nothing");
     let second = save(&server, 1, body.clone());
-    assert!(second > first, "the same copy says that it goes on");
+    assert!(second > first, "the same copy extends the episode");
     body["updated_at"] = json!(9_999_999_999_999_u64);
     let third = save(&server, 1, body.clone());
     assert!(third > second && third < 9_999_999_999_999);
@@ -818,7 +818,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
     );
     assert_eq!(answer["estimated_count"], 6);
     // One call for all episodes of a stream, with the key that nodes know.
-    let head = received.recv().expect("it was asked");
+    let head = received.recv().expect("it was queried");
     assert!(
         head.starts_with("GET /streamer/api/v3/streams/sports%2Fa/dvr/ranges "),
         "{head}"
@@ -827,7 +827,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         head.to_lowercase().contains("\r\nauthorization: cluster "),
         "{head}"
     );
-    assert!(received.try_recv().is_err(), "asked twice");
+    assert!(received.try_recv().is_err(), "queried twice");
     let one = server
         .get("/episodes/2?dvr_presence_check=true")
         .expect(200)

@@ -237,7 +237,7 @@ fn changes_and_their_events_are_committed_together() {
         .map(str::to_owned)
         .collect();
     let set: BTreeSet<String> = logged.iter().cloned().collect();
-    assert_eq!(set.len(), logged.len(), "an event is told once");
+    assert_eq!(set.len(), logged.len(), "each event is logged once");
     assert_eq!(set, streams);
     assert!(acknowledged.into_inner().expect("no panic").is_subset(&set));
 }
@@ -325,11 +325,7 @@ fn events_expire_after_their_retention() {
     };
     let mut server = TestServer::on(|directory| store_of(directory, &ages), &[]);
     started(&server);
-    assert_eq!(
-        names(&server),
-        ["old", "new"],
-        "30 days unless said otherwise"
-    );
+    assert_eq!(names(&server), ["old", "new"], "30 days by default");
     // Off the disk as well.
     server.kill();
     server.start();

@@ -521,7 +521,7 @@ fn full_queue_is_reported_and_accepted_commands_complete() {
     let mut answered = Vec::new();
     while let Some(message) = inbox.try_recv() {
         let CoreMessage::Batch { replies, .. } = message else {
-            panic!("nobody asked to drain")
+            panic!("unexpected drain")
         };
         for (ticket, outcome) in replies {
             assert!(matches!(outcome, Ok(Done::Stream(_))));

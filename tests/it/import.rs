@@ -83,7 +83,7 @@ fn malformed_playlist_is_imported_once() {
     let (dry, first) = (report(&dry), report(&first));
     assert_eq!(
         first["changes"], dry["changes"],
-        "what was told is what was done"
+        "the report matches the outcome"
     );
     assert_eq!(first["skipped"], dry["skipped"]);
     let stored = streams(&server);
@@ -321,12 +321,12 @@ fn imported_playlist_is_placed_and_sent_to_streamers() {
             assert_eq!(stream["inputs"].as_array().map(Vec::len), Some(1), "{name}");
             assert!(
                 received.insert(name.to_owned()),
-                "{name} is told to two streamers"
+                "two streamers receive {name}"
             );
         }
     }
     assert!(
         received.iter().eq(stored.keys()),
-        "together they are told all of it"
+        "together they receive all of it"
     );
 }

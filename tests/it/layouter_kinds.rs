@@ -249,11 +249,7 @@ fn lost_backup_is_replaced_without_moving_the_ingest() {
     cluster.until(&[(&home, &["r"]), (third, &["r"])]);
     let away = cluster.layout("r");
     assert_eq!(away["ingest"], home.as_str());
-    assert_eq!(
-        away["failover_from"],
-        Value::Null,
-        "of a backup it is not told"
-    );
+    assert_eq!(away["failover_from"], Value::Null, "not set for a backup");
     assert_eq!(away["change_reason"], OFFLINE);
     assert_eq!(backups(&away), set(&[third]));
     cluster.fleet.start(&cluster.server, &keeper);
@@ -429,7 +425,7 @@ fn a_lost_inference_node_costs_no_ingest() {
         assert_eq!(
             layout["failover_from"],
             Value::Null,
-            "of analytics it is not told"
+            "not set for analytics"
         );
         assert_eq!(layout["change_reason"], OFFLINE);
     }

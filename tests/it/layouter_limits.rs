@@ -100,7 +100,7 @@ fn what_does_not_fit_waits(dimension: Dimension) {
     fleet.until(|fleet| fleet.has("s1") == 4);
     save(&server, 4..7);
     pass(&server, 2);
-    assert_eq!(fleet.lists["s1"], numbered(0..4), "who is there stays");
+    assert_eq!(fleet.lists["s1"], numbered(0..4), "placed streams stay");
     for waiting in ["c04", "c05", "c06"] {
         let reasons = why_it_waits(&server, waiting);
         assert_eq!(reasons, BTreeSet::from([dimension.code().to_owned()]));

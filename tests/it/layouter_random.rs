@@ -238,7 +238,7 @@ impl RandomWorld {
                 return Some(format!("{host} has too many"));
             }
             if polls(host) && self.fleet.lists.get(*host) != Some(names) {
-                return Some(format!("{host} was told something else than {names:?}"));
+                return Some(format!("{host} received another list than {names:?}"));
             }
         }
         let waits = |name: &&String| {

@@ -144,7 +144,7 @@ fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) ->
         }
         if fleet.lists.get(*host) != Some(names) {
             found.push(format!(
-                "{host} was told {:?}, not {names:?}",
+                "{host} received {:?}, not {names:?}",
                 fleet.lists.get(*host)
             ));
         }
@@ -163,7 +163,7 @@ fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) ->
     for (host, names) in &fleet.lists {
         for name in names {
             if let Some(other) = holders.insert(name, host) {
-                found.push(format!("{other} and {host} were told of {name}"));
+                found.push(format!("{other} and {host} received {name}"));
             }
         }
     }

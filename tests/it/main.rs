@@ -1,9 +1,9 @@
 //! The outside view: every test drives the real program over HTTP, with a server and a data
 //! directory of its own.
 //!
-//! One file per resource, named as in `src/api`. [`server`] is the only place that knows how the
-//! program is started and spoken to, [`described`] the only one that reads its description of
-//! itself.
+//! One file per resource, named as in `src/api`. The program is started and called through
+//! `weir-testkit`; [`described`] reads its OpenAPI document, [`calls`] holds the calls that several
+//! files make.
 
 mod calls;
 mod described;

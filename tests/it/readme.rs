@@ -141,7 +141,7 @@ fn every_command_in_readme_exists() {
         assert!(help.status.success(), "weir {first} --help");
     }
     for command in ["cargo run --release", "cargo test --workspace"] {
-        assert!(README.contains(command), "README does not say {command}");
+        assert!(README.contains(command), "README lacks {command}");
     }
 }
 

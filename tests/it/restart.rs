@@ -375,7 +375,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
                     let titles = titles(&list);
                     assert!(
                         titles.len() <= 1,
-                        "{path} tells a part of a batch: {titles:?}"
+                        "{path} shows a part of a batch: {titles:?}"
                     );
                     seen.extend(titles);
                     sizes.insert(list["streams"].as_array().expect("streams").len());
@@ -404,7 +404,7 @@ fn readers_see_all_of_a_batch_or_nothing() {
             assert!(seen > 1, "{path} was read while nothing changed");
             assert!(
                 sizes.iter().all(|size| [0, STREAMS].contains(size)),
-                "{path} tells a part of a layout: {sizes:?}"
+                "{path} shows a part of a layout: {sizes:?}"
             );
         }
     });

@@ -34,12 +34,12 @@ const EXCUSED: &[(&str, &str, &str)] = &[
     (
         "auth_backend_save",
         "/allow_tokens",
-        "an empty token is nobody's",
+        "an empty token identifies no caller",
     ),
     (
         "auth_backend_save",
         "/deny_tokens",
-        "an empty token is nobody's",
+        "an empty token identifies no caller",
     ),
     (
         "auth_backend_save",

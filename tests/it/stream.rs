@@ -107,7 +107,7 @@ fn defaults_are_shown_and_not_stored() {
     assert_eq!(
         saved["config_on_disk"],
         json!({"name": "a", "static": true}),
-        "what equals the default and was said stays said"
+        "a given value that equals the default stays stored"
     );
 }
 

@@ -83,7 +83,7 @@ fn every_role_can_be_saved_and_keeps_to_its_fields() {
             (&saved["role"], &saved["channel_limit"]),
             (&json!(role), &json!(7))
         );
-        assert_eq!(saved["stats"], Value::Null, "nobody has seen it yet");
+        assert_eq!(saved["stats"], Value::Null, "it has not reported yet");
         assert_eq!((saved.get("nonsense"), saved.get("dvrs")), (None, None));
         assert!(saved["updated_at"].as_u64() > Some(1_000_000_000_000));
         let same = server
@@ -264,7 +264,7 @@ fn node_is_saved_if_the_check_reads_its_configuration() {
     server
         .put("/streamers/s1?checks_enable=false", body.clone())
         .expect(200);
-    assert_eq!(node.calls(), 0, "nobody asked for a check");
+    assert_eq!(node.calls(), 0, "no check was requested");
     server.delete("/streamers/s1").expect(204);
 
     let path = "/streamers/s1?checks_enable=true";

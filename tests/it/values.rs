@@ -612,7 +612,7 @@ impl Conformance {
             .as_array()
             .is_some_and(|options| !options.contains(value))
         {
-            fault(format!("{value} is none of {}", flat["enum"]));
+            fault(format!("{value} is not one of {}", flat["enum"]));
         }
         if !flat["const"].is_null() && flat["const"] != *value {
             fault(format!("{value} is not {}", flat["const"]));

@@ -263,7 +263,7 @@ impl World<'_> {
                     state.node(host).expect("a node that moved").generation,
                     stamp.revision
                 );
-                assert!(woken.contains(host), "nobody wakes {host}");
+                assert!(woken.contains(host), "{host} is not woken");
             }
             self.tally.generations_moved += moves.len() as u64;
             sent_before = sent_after;
@@ -409,11 +409,11 @@ impl World<'_> {
 /// A delta brings a copy of any age to what a fresh reader is sent, or is refused.
 fn catch_up(state: &State, host: &str, copy: &Copy, tally: &mut Tally) {
     let Some(node) = state.node(host) else {
-        panic!("{host} was a node and is none");
+        panic!("{host} is not a node any more");
     };
     let now = sent(state, host);
     if copy.revision == node.generation {
-        assert_eq!(now.streams, copy.streams, "{host} is not told a change");
+        assert_eq!(now.streams, copy.streams, "{host} misses a change");
     }
     if copy.revision < node.delta_floor {
         tally.deltas_refused += 1;

@@ -1,8 +1,8 @@
-//! Simulation: random operations and random misfortune against a model that is too simple to be
+//! Simulation: random operations and random failures against a model that is too simple to be
 //! wrong.
 //!
 //! `crash` drives the state machine over a simulated disk from a seed; `served` drives the real
-//! binary over HTTP. Both speak the same operations (`op`) and believe the same model (`model`).
+//! binary over HTTP. Both run the same operations (`op`) against the same model (`model`).
 //! `random` and `view` are read by `fuzz/` too.
 
 mod crash;

@@ -383,7 +383,7 @@ impl ServedWorld {
             if let Some(copy) = self.copies.remove(host) {
                 assert!(
                     copy.etag != etag || copy.streams == received,
-                    "{host} is not told a change"
+                    "{host} misses a change"
                 );
                 let with_tag = self.call("GET", &path, None, Some(&copy.etag));
                 assert_eq!(with_tag.status == 304, copy.etag == etag, "{host}");

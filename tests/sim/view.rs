@@ -268,7 +268,7 @@ pub fn check_reloaded(memory: &State, disk: &State) {
         let newest = node.removed.back().map_or(0, |(revision, _)| *revision);
         assert!(
             loaded.delta_floor >= newest,
-            "{hostname} would be told a delta with a gap"
+            "{hostname} would receive a delta with a gap"
         );
     }
     for hostname in disk.nodes().keys() {

@@ -349,7 +349,7 @@ mod tests {
         client.set_longest(Duration::from_millis(1));
         let error = client
             .try_request("GET", "/", &[], b"")
-            .expect_err("nobody answers");
+            .expect_err("no server answers");
         assert_eq!(error.to_string(), "timeout; received so far: \"\"");
     }
 
