@@ -12,6 +12,7 @@ use crate::report::{Report, Series};
 use crate::schedule::{Arrivals, Nanos, SECOND, Window};
 use crate::seed::{Random, mix};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -158,6 +159,31 @@ fn place(
     Ok(response.status)
 }
 
+/// Runs all operators to their end; fails with the first error of one.
+fn run_operators(
+    common: &Common,
+    options: &cli::Agents,
+    run: &Run,
+    acknowledged: &Acknowledged,
+    window: Window,
+) -> Result<BTreeMap<String, Series>, String> {
+    thread::scope(|scope| {
+        let mut operators: Vec<_> = (0..options.connections)
+            .map(|n| scope.spawn(move || command(common, options, run, acknowledged, window, n)))
+            .collect();
+        if options.moves > 0.0 {
+            operators.push(scope.spawn(move || move_agents(common, options, run, window)));
+        }
+        let mut series = BTreeMap::<String, Series>::new();
+        for operator in operators {
+            for (name, one) in operator.join().expect("an operator does not panic")? {
+                series.entry(name.into()).or_default().merge(&one);
+            }
+        }
+        Ok(series)
+    })
+}
+
 fn measure(
     common: &Common,
     options: &cli::Agents,
@@ -176,30 +202,7 @@ fn measure(
     let connected = run.clock.now();
     let window = Window::new(connected, common.warm_up, common.duration);
     let cpu = sys::cpu_time();
-    let (series, errors) = thread::scope(|scope| {
-        let mut operators: Vec<_> = (0..options.connections)
-            .map(|n| scope.spawn(move || command(common, options, run, acknowledged, window, n)))
-            .collect();
-        if options.moves > 0.0 {
-            operators.push(scope.spawn(move || move_agents(common, options, run, window)));
-        }
-        let mut series = std::collections::BTreeMap::<String, Series>::new();
-        let mut errors = Vec::new();
-        for operator in operators {
-            match operator.join().expect("an operator does not panic") {
-                Ok(done) => {
-                    for (name, one) in done {
-                        series.entry(name.into()).or_default().merge(&one);
-                    }
-                }
-                Err(what) => errors.push(what),
-            }
-        }
-        (series, errors)
-    });
-    if let Some(what) = errors.into_iter().next() {
-        return Err(what);
-    }
+    let series = run_operators(common, options, run, acknowledged, window)?;
     let busy = sys::cpu_time();
     // What was acknowledged is known; what was moved may still be on its way.
     let settled = wait(run, common.settle, || all_told(run));

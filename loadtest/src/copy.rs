@@ -120,26 +120,7 @@ impl Copy {
         }
         found.dedup_by_key(|entry| entry.key);
 
-        let backwards = |old: Option<u64>, new: Option<u64>| matches!((old, new), (Some(old), Some(new)) if new < old);
-        if backwards(self.revision, envelope.revision) {
-            let (old, new) = (self.revision.unwrap_or(0), envelope.revision.unwrap_or(0));
-            notes.fault(
-                FaultKind::Stale,
-                None,
-                format!("revision {new} after {old}"),
-            );
-        }
-        if backwards(self.updated_at, envelope.updated_at) {
-            let (old, new) = (
-                self.updated_at.unwrap_or(0),
-                envelope.updated_at.unwrap_or(0),
-            );
-            notes.fault(
-                FaultKind::Stale,
-                None,
-                format!("updated_at {new} after {old}"),
-            );
-        }
+        self.check_order(&envelope, notes);
         let digest_before = self.digest;
         let full = envelope.removed.is_none();
         if let Some(removed) = &envelope.removed {
@@ -172,6 +153,20 @@ impl Copy {
         self.loaded |= full;
         self.revision = envelope.revision.or(self.revision);
         self.updated_at = envelope.updated_at.or(self.updated_at);
+    }
+
+    /// Revisions and stamps never go back.
+    fn check_order(&self, envelope: &answer::Envelope, notes: &mut Notes) {
+        for (what, old, new) in [
+            ("revision", self.revision, envelope.revision),
+            ("updated_at", self.updated_at, envelope.updated_at),
+        ] {
+            if let (Some(old), Some(new)) = (old, new)
+                && new < old
+            {
+                notes.fault(FaultKind::Stale, None, format!("{what} {new} after {old}"));
+            }
+        }
     }
 
     /// Compares the new state of one stream with what was known.

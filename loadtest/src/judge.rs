@@ -110,30 +110,8 @@ fn judge_edits(
                 None => (),
             }
         }
-        // Backups and inference nodes may or may not receive an edit; when they do, it is
-        // measured.
-        if is_counted(edit.intended)
-            && let Some(stream) = roster.find(edit.stream)
-        {
-            for at in stream
-                .others
-                .iter()
-                .filter(|host| **host != edit.host)
-                .filter_map(|host| by_host.get(host))
-                .flatten()
-            {
-                let known = learned
-                    .get(&(*at, edit.stream))
-                    .map_or(&[][..], Vec::as_slice);
-                if let Some((read, _)) = known.iter().find(|(_, seq)| *seq == edit.seq) {
-                    let took = read.saturating_sub(edit.intended);
-                    verdict
-                        .wakes
-                        .entry("edit until a backup has it")
-                        .or_default()
-                        .record(took);
-                }
-            }
+        if is_counted(edit.intended) {
+            measure_backups(roster, edit, by_host, learned, verdict);
         }
     }
     for (took, _, _) in last_of.values().filter(|(_, count, _)| *count > 1) {
@@ -142,6 +120,30 @@ fn judge_edits(
             .entry("edit until the last of its streamers has it")
             .or_default()
             .record(*took);
+    }
+}
+
+/// Backups and inference nodes may or may not receive an edit; when they do, it is measured.
+fn measure_backups(
+    roster: &Roster,
+    edit: &Edit,
+    by_host: &HashMap<u32, Vec<u32>>,
+    learned: &HashMap<(u32, Key), Vec<(Nanos, u64)>>,
+    verdict: &mut Verdict,
+) {
+    let Some(stream) = roster.find(edit.stream) else {
+        return;
+    };
+    let others = stream.others.iter().filter(|host| **host != edit.host);
+    for at in others.filter_map(|host| by_host.get(host)).flatten() {
+        let known = learned
+            .get(&(*at, edit.stream))
+            .map_or(&[][..], Vec::as_slice);
+        if let Some((read, _)) = known.iter().find(|(_, seq)| *seq == edit.seq) {
+            let took = read.saturating_sub(edit.intended);
+            let wakes = verdict.wakes.entry("edit until a backup has it");
+            wakes.or_default().record(took);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::report::{Fault, Faults, Proof, Report};
 use crate::requests::{self, EditField, Requests, Work};
 use crate::roster::Roster;
 use crate::schedule::{Nanos, SECOND};
+use crate::seed::Key;
 use crate::streamers::{self, Habit, Log, Streamers, Validator};
 use crate::truth;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -340,12 +341,24 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
         common.requests,
         seq,
     ));
-    let clock = Clock::start();
+    let (watched, brought) = run_threads(&plan, &parts, threads, streamers, &common.source)
+        .map_err(|error| format!("event loop: {error}"))?;
+    let report = conclude(cli, &plan, &parts, &watched, brought, control)?;
+    finish(cli, &report)
+}
 
-    let (watched, brought) = thread::scope(|scope| {
+/// Runs the load threads to their end while this one watches.
+fn run_threads(
+    plan: &Arc<Plan>,
+    parts: &Parts,
+    threads: u64,
+    streamers: u64,
+    sources: &[std::net::IpAddr],
+) -> std::io::Result<(Watched, Vec<Brought>)> {
+    let clock = Clock::start();
+    thread::scope(|scope| {
         let handles: Vec<_> = (0..threads)
             .map(|thread| {
-                let (plan, parts, sources) = (&plan, &parts, &common.source);
                 scope.spawn(move || {
                     let brought = thread_main(plan, parts, thread, clock, sources);
                     if brought.is_err() {
@@ -355,21 +368,14 @@ fn measure(cli: &Cli, target: Target, control: &mut Control) -> Result<bool, Str
                 })
             })
             .collect();
-        let watched = watch(&plan, clock, threads, streamers, parts.storm, &|| {
+        let watched = watch(plan, clock, threads, streamers, parts.storm, &|| {
             handles.iter().all(thread::ScopedJoinHandle::is_finished)
         });
-        let brought: Vec<_> = handles
+        let brought = handles
             .into_iter()
-            .map(|handle| handle.join().expect("a load thread panicked"))
-            .collect();
-        (watched, brought)
-    });
-    let brought = brought
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("event loop: {error}"))?;
-    let report = conclude(cli, &plan, &parts, &watched, brought, control)?;
-    finish(cli, &report)
+            .map(|handle| handle.join().expect("a load thread panicked"));
+        Ok((watched, brought.collect::<std::io::Result<_>>()?))
+    })
 }
 
 /// What the watching thread found out.
@@ -681,6 +687,24 @@ fn verify(cli: &Cli, target: &Target, control: &mut Control) -> Result<bool, Str
     finish(cli, &report)
 }
 
+/// The envelope and the hashed streams of a list.
+fn content(body: &[u8]) -> Result<(answer::Envelope, Vec<(Key, u64)>), &'static str> {
+    let mut items = Vec::new();
+    let envelope = answer::read(body, &mut |item| items.push((item.key(), item.hash)))?;
+    Ok((envelope, items))
+}
+
+/// The response to `changes_since` of the newest revision.
+fn has_no_changes(response: &Response) -> bool {
+    match response.status {
+        304 => true,
+        200 => content(&response.body).is_ok_and(|(envelope, items)| {
+            items.is_empty() && envelope.removed.is_some_and(|removed| removed.is_empty())
+        }),
+        _ => false,
+    }
+}
+
 /// One streamer: its validator, its encodings and its changes must agree with its plain list.
 fn verify_ways(
     hostname: &str,
@@ -696,11 +720,6 @@ fn verify_ways(
             stream: None,
             what,
         });
-    };
-    let content = |body: &[u8]| {
-        let mut items = Vec::new();
-        answer::read(body, &mut |item| items.push((item.key(), item.hash)))
-            .map(|envelope| (envelope, items))
     };
     let (envelope, items) = match content(&plain.body) {
         Ok(read) => read,
@@ -740,14 +759,7 @@ fn verify_ways(
         None => torn("the list has no revision for changes_since".into()),
         Some(revision) => {
             let response = ask(&format!("{path}?changes_since={revision}"), "")?;
-            let empty = match response.status {
-                304 => true,
-                200 => content(&response.body).is_ok_and(|(envelope, items)| {
-                    items.is_empty() && envelope.removed.is_some_and(|r| r.is_empty())
-                }),
-                _ => false,
-            };
-            if !empty {
+            if !has_no_changes(&response) {
                 torn(format!(
                     "nothing changed, yet changes_since is not empty (status {})",
                     response.status

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use weir_testkit::request;
+use weir_testkit::{Response, request};
 
 /// First polls are spread so that this many begin per second and thread: loading is not what is
 /// measured.
@@ -110,6 +110,36 @@ struct Agent {
     settled: bool,
     round: u32,
     log: Log,
+}
+
+impl Agent {
+    /// Brings the copy and its validators up to date; false if the status is an error.
+    fn take(&mut self, response: &Response, assigned: &[Key], notes: &mut Notes) -> bool {
+        match response.status {
+            200 => {
+                if response.etag().is_none() && self.validator != Validator::None {
+                    self.etag = None;
+                }
+                match response.decoded() {
+                    Ok(body) => self.copy.take(&body, assigned, notes),
+                    Err(what) => notes.faults.push((FaultKind::Torn, None, what.to_owned())),
+                }
+                if self.validator != Validator::None {
+                    self.etag.clone_from(&response.etag().map(Into::into));
+                }
+                if self.validator == Validator::Delta {
+                    self.delta_since = self.copy.revision;
+                }
+            }
+            304 if self.etag.is_some() => (),
+            410 if self.delta_since.is_some() => {
+                self.etag = None;
+                self.delta_since = None;
+            }
+            _ => return false,
+        }
+        true
+    }
 }
 
 /// What the run of one driver leaves.
@@ -320,35 +350,11 @@ impl Streamers {
         let agent = &mut self.agents[at as usize];
         agent.in_flight = false;
         let mut notes = Notes::default();
-        match response.status {
-            200 => {
-                if response.etag().is_none() && agent.validator != Validator::None {
-                    agent.etag = None;
-                }
-                match response.decoded() {
-                    Ok(body) => {
-                        let assigned = &self.plan.roster.hosts[agent.log.host as usize].assigned;
-                        agent.copy.take(&body, assigned, &mut notes);
-                    }
-                    Err(what) => notes.faults.push((FaultKind::Torn, None, what.to_owned())),
-                }
-                if agent.validator != Validator::None {
-                    agent.etag.clone_from(&response.etag().map(Into::into));
-                }
-                if agent.validator == Validator::Delta {
-                    agent.delta_since = agent.copy.revision;
-                }
-            }
-            304 if agent.etag.is_some() => (),
-            410 if agent.delta_since.is_some() => {
-                agent.etag = None;
-                agent.delta_since = None;
-            }
-            status => {
-                let what = format!("status {status}");
-                self.failed(at, what, completion.received);
-                return;
-            }
+        let assigned = &self.plan.roster.hosts[agent.log.host as usize].assigned;
+        if !agent.take(response, assigned, &mut notes) {
+            let what = format!("status {}", response.status);
+            self.failed(at, what, completion.received);
+            return;
         }
         agent.failures = 0;
         agent.log.answers.push((times.sent, completion.received));
