@@ -102,157 +102,157 @@ fn prepare_cluster(cli: &Cli, options: &cli::Prepare, control: &mut Control) -> 
 }
 
 fn parts(cli: &Cli, hosts: u64) -> Parts {
-    let fleet = |simulated: &cli::Simulated, habit: Habit, answers: &[cli::Answers]| {
-        streamers::FleetOptions {
-            count: simulated.streamers.unwrap_or(hosts),
-            first_host: 0,
-            habit,
-            validators: answers
-                .iter()
-                .map(|answers| match (habit, Validator::from(*answers)) {
-                    (Habit::Park { .. }, Validator::None) => Validator::Etag,
-                    (_, validator) => validator,
-                })
-                .collect(),
-            encodings: simulated
-                .encoding
-                .iter()
-                .map(|coding| coding.header())
-                .collect(),
-            cluster_key: simulated.cluster_auth.then_some(cli.common.seed),
-        }
+    let mut builder = PartsBuilder {
+        common: &cli.common,
+        hosts,
+        parts: Parts::default(),
     };
-    let requests =
-        |work: Work, rate: Option<f64>, connections: u64, pipeline: u64| requests::RequestOptions {
-            work,
-            rate,
-            connections: connections.div_ceil(cli.common.threads) as usize,
-            pipeline: pipeline as usize,
+    match &cli.command {
+        Command::Fleet(options) => builder.fleet(options),
+        Command::Longpoll(options) => builder.longpoll(options),
+        Command::Storm(options) => builder.storm(options),
+        Command::Mixed(options) => builder.mixed(options),
+        Command::Get(options) => builder.rated("get", Work::Get, options),
+        Command::Put(options) => builder.put(options),
+        Command::List(options) => builder.list(options),
+        Command::Prepare(_) | Command::Verify | Command::Agents(_) | Command::Failover(_) => (),
+    }
+    let mut parts = builder.parts;
+    parts.fleets.retain(|fleet| fleet.count > 0);
+    parts
+}
+
+/// Turns the options of a scenario into its parts.
+struct PartsBuilder<'c> {
+    common: &'c cli::Common,
+    hosts: u64,
+    parts: Parts,
+}
+
+impl PartsBuilder<'_> {
+    fn fleet(&mut self, options: &cli::Fleet) {
+        self.operators(&options.operators, options.edits, options.moves);
+        let habit = Habit::Poll {
+            interval: options.interval.max(1_000_000),
         };
-    let mut parts = Parts::default();
-    let mut operators = |operators: &cli::Operators, edits: f64, moves: f64| {
+        let fleet = self.simulated(&options.simulated, habit, &options.answers);
+        self.parts.fleets.push(fleet);
+    }
+
+    fn longpoll(&mut self, options: &cli::Longpoll) {
+        self.operators(&options.operators, options.edits, options.moves);
+        let habit = Habit::Park {
+            wait_seconds: options.wait,
+        };
+        let fleet = self.simulated(&options.simulated, habit, &options.answers);
+        self.parts.fleets.push(fleet);
+    }
+
+    fn storm(&mut self, options: &cli::Storm) {
+        self.parts.storm = true;
+        let habit = Habit::Storm {
+            rounds: options.rounds,
+        };
+        let fleet = self.simulated(&options.simulated, habit, &options.answers);
+        self.parts.fleets.push(fleet);
+    }
+
+    fn mixed(&mut self, options: &cli::Mixed) {
+        self.operators(&options.operators, options.edits, options.moves);
+        let poll = Habit::Poll {
+            interval: options.interval.max(1_000_000),
+        };
+        let park = Habit::Park {
+            wait_seconds: options.wait,
+        };
+        let mut polling = self.simulated(&options.simulated, poll, &options.answers);
+        let mut parked = self.simulated(&options.simulated, park, &options.answers);
+        parked.count = polling.count.div_ceil(2);
+        polling.count -= parked.count;
+        polling.first_host = parked.count;
+        self.parts.fleets.extend([polling, parked]);
+        let few = options.operators.connections;
+        if options.gets > 0.0 {
+            self.requests("get", Work::Get, Some(options.gets), few, 1);
+        }
+        if options.lists > 0.0 {
+            let work = Work::List { limit: 100 };
+            self.requests("list", work, Some(options.lists), few.min(4), 1);
+        }
+    }
+
+    fn put(&mut self, options: &cli::Put) {
+        let work = Work::Edit {
+            field: EditField::from(options.field),
+            touch: options.touch as usize,
+        };
+        self.rated("put", work, &options.rate);
+    }
+
+    fn list(&mut self, options: &cli::List) {
+        self.parts.closed_loop = options.rate.0.is_none();
+        let work = Work::List {
+            limit: options.limit as usize,
+        };
+        self.requests("list", work, options.rate.0, options.connections, 1);
+    }
+
+    fn rated(&mut self, name: &'static str, work: Work, rate: &cli::Rate) {
+        self.parts.closed_loop = rate.rate.0.is_none();
+        self.requests(name, work, rate.rate.0, rate.connections, rate.pipeline);
+    }
+
+    fn operators(&mut self, operators: &cli::Operators, edits: f64, moves: f64) {
         let work = Work::Edit {
             field: EditField::from(operators.field),
             touch: operators.touch as usize,
         };
         if edits > 0.0 {
-            parts.requests.push((
-                "edit",
-                requests(work, Some(edits), operators.connections, 1),
-            ));
+            self.requests("edit", work, Some(edits), operators.connections, 1);
         }
         if moves > 0.0 {
-            parts.moves = true;
-            parts.requests.push((
-                "move",
-                requests(Work::Move, Some(moves), operators.connections, 1),
-            ));
+            self.parts.moves = true;
+            self.requests("move", Work::Move, Some(moves), operators.connections, 1);
         }
-    };
-    match &cli.command {
-        Command::Fleet(fleet_options) => {
-            operators(
-                &fleet_options.operators,
-                fleet_options.edits,
-                fleet_options.moves,
-            );
-            let habit = Habit::Poll {
-                interval: fleet_options.interval.max(1_000_000),
-            };
-            parts.fleets.push(fleet(
-                &fleet_options.simulated,
-                habit,
-                &fleet_options.answers,
-            ));
-        }
-        Command::Longpoll(longpoll) => {
-            operators(&longpoll.operators, longpoll.edits, longpoll.moves);
-            let habit = Habit::Park {
-                wait_seconds: longpoll.wait,
-            };
-            parts
-                .fleets
-                .push(fleet(&longpoll.simulated, habit, &longpoll.answers));
-        }
-        Command::Storm(storm) => {
-            parts.storm = true;
-            parts.fleets.push(fleet(
-                &storm.simulated,
-                Habit::Storm {
-                    rounds: storm.rounds,
-                },
-                &storm.answers,
-            ));
-        }
-        Command::Mixed(mixed) => {
-            operators(&mixed.operators, mixed.edits, mixed.moves);
-            let mut polling = fleet(
-                &mixed.simulated,
-                Habit::Poll {
-                    interval: mixed.interval.max(1_000_000),
-                },
-                &mixed.answers,
-            );
-            let mut parked = fleet(
-                &mixed.simulated,
-                Habit::Park {
-                    wait_seconds: mixed.wait,
-                },
-                &mixed.answers,
-            );
-            parked.count = polling.count.div_ceil(2);
-            polling.count -= parked.count;
-            polling.first_host = parked.count;
-            parts.fleets.extend([polling, parked]);
-            let few = mixed.operators.connections;
-            if mixed.gets > 0.0 {
-                parts
-                    .requests
-                    .push(("get", requests(Work::Get, Some(mixed.gets), few, 1)));
-            }
-            if mixed.lists > 0.0 {
-                parts.requests.push((
-                    "list",
-                    requests(Work::List { limit: 100 }, Some(mixed.lists), few.min(4), 1),
-                ));
-            }
-        }
-        Command::Get(rate) => {
-            parts.closed_loop = rate.rate.0.is_none();
-            parts.requests.push((
-                "get",
-                requests(Work::Get, rate.rate.0, rate.connections, rate.pipeline),
-            ));
-        }
-        Command::Put(put) => {
-            parts.closed_loop = put.rate.rate.0.is_none();
-            let work = Work::Edit {
-                field: EditField::from(put.field),
-                touch: put.touch as usize,
-            };
-            parts.requests.push((
-                "put",
-                requests(
-                    work,
-                    put.rate.rate.0,
-                    put.rate.connections,
-                    put.rate.pipeline,
-                ),
-            ));
-        }
-        Command::List(list) => {
-            parts.closed_loop = list.rate.0.is_none();
-            let work = Work::List {
-                limit: list.limit as usize,
-            };
-            parts
-                .requests
-                .push(("list", requests(work, list.rate.0, list.connections, 1)));
-        }
-        Command::Prepare(_) | Command::Verify | Command::Agents(_) | Command::Failover(_) => (),
     }
-    parts.fleets.retain(|fleet| fleet.count > 0);
-    parts
+
+    fn requests(
+        &mut self,
+        name: &'static str,
+        work: Work,
+        rate: Option<f64>,
+        connections: u64,
+        pipeline: u64,
+    ) {
+        let options = requests::RequestOptions {
+            work,
+            rate,
+            connections: connections.div_ceil(self.common.threads) as usize,
+            pipeline: pipeline as usize,
+        };
+        self.parts.requests.push((name, options));
+    }
+
+    fn simulated(
+        &self,
+        simulated: &cli::Simulated,
+        habit: Habit,
+        answers: &[cli::Answers],
+    ) -> streamers::FleetOptions {
+        let validator = |answers: &cli::Answers| match (habit, Validator::from(*answers)) {
+            (Habit::Park { .. }, Validator::None) => Validator::Etag,
+            (_, validator) => validator,
+        };
+        let codings = simulated.encoding.iter().map(|coding| coding.header());
+        streamers::FleetOptions {
+            count: simulated.streamers.unwrap_or(self.hosts),
+            first_host: 0,
+            habit,
+            validators: answers.iter().map(validator).collect(),
+            encodings: codings.collect(),
+            cluster_key: simulated.cluster_auth.then_some(self.common.seed),
+        }
+    }
 }
 
 /// What a thread brings back.
