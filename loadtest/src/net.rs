@@ -475,8 +475,10 @@ mod tests {
 
     /// Turns the loop until `count` completions came.
     fn collect(net: &mut Net, count: usize) -> Vec<Completion> {
+        let deadline = Instant::now() + weir_testkit::WAIT_MAX;
         let mut found = Vec::new();
         while found.len() < count {
+            assert!(Instant::now() < deadline, "{count} expected: {found:?}");
             net.turn(Duration::from_millis(20)).unwrap();
             found.extend(std::iter::from_fn(|| net.take_completed()));
         }

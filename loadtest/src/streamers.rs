@@ -113,6 +113,18 @@ struct Agent {
 }
 
 impl Agent {
+    /// Logs an answer, and the edits and moves that it brought.
+    fn note(&mut self, sent: Nanos, received: Nanos, notes: &Notes) {
+        let log = &mut self.log;
+        log.answers.push((sent, received));
+        let answer = log.answers.len() as u32 - 1;
+        let edits = notes.edits.iter().map(|(key, seq)| (*key, *seq, received));
+        log.edits.extend(edits);
+        let moves = notes.moves.iter();
+        log.moves
+            .extend(moves.map(|(key, present)| (*key, *present, answer)));
+    }
+
     /// Brings the copy and its validators up to date; false if the status is an error.
     fn take(&mut self, response: &Response, assigned: &[Key], notes: &mut Notes) -> bool {
         match response.status {
@@ -357,20 +369,7 @@ impl Streamers {
             return;
         }
         agent.failures = 0;
-        agent.log.answers.push((times.sent, completion.received));
-        let answer = agent.log.answers.len() as u32 - 1;
-        agent.log.edits.extend(
-            notes
-                .edits
-                .iter()
-                .map(|(key, seq)| (*key, *seq, completion.received)),
-        );
-        agent.log.moves.extend(
-            notes
-                .moves
-                .iter()
-                .map(|(key, present)| (*key, *present, answer)),
-        );
+        agent.note(times.sent, completion.received, &notes);
         let first = !agent.answered_once && agent.copy.is_loaded();
         agent.answered_once |= first;
         let was_parked = parked && !first;

@@ -19,7 +19,9 @@ use weir::writer::load;
 use weir_storage::Store;
 
 use crate::calls::{park, park_request, save_node};
-use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, encode_segment, wait_until};
+use weir_testkit::{
+    API_KEY, Client, PREFIX, Response, TestServer, WAIT_MAX, encode_segment, wait_until,
+};
 
 /// Saves do not wait for others.
 const AT_ONCE: [&str; 2] = ["--episodes-buffer-delay", "0"];
@@ -818,7 +820,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
     );
     assert_eq!(answer["estimated_count"], 6);
     // One call for all episodes of a stream, with the key that nodes know.
-    let head = received.recv().expect("it was queried");
+    let head = received.recv_timeout(WAIT_MAX).expect("it was queried");
     assert!(
         head.starts_with("GET /streamer/api/v3/streams/sports%2Fa/dvr/ranges "),
         "{head}"
