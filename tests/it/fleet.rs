@@ -117,11 +117,9 @@ impl Fleet {
     #[track_caller]
     pub fn join(&mut self, server: &TestServer, hosts: &[&str]) {
         self.start_all(server, hosts);
-        // A disabled stream has no slots, so nothing moves because of it. With analytics all
-        // kinds of nodes show.
-        let probe = "/streams/probe-of-nodes";
-        let stream = json!({"disabled": true, "vision": {"alg": "faces"}});
-        server.put(probe, stream).expect(200);
+        // A disabled stream has no slots, so nothing moves because of it.
+        let probe = "/streams/probe-of-streamers";
+        server.put(probe, json!({"disabled": true})).expect(200);
         let look = || {
             let why = server.get(&format!("{probe}/layout/explain"));
             why.expect(200).json()["nodes"].take()

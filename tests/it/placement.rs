@@ -33,10 +33,15 @@ impl Cluster {
         }
     }
 
-    /// Saves a streamer and starts it.
+    /// Saves a node and starts it.
     pub fn streamer(&mut self, host: &str, body: Value) {
+        let is_streamer = body["role"].as_str().is_none_or(|role| role == "streamer");
         save_streamer(&self.server, host, body);
-        self.fleet.join(&self.server, &[host]);
+        if is_streamer {
+            self.fleet.join(&self.server, &[host]);
+        } else {
+            self.fleet.start(&self.server, host);
+        }
     }
 
     /// Edits a streamer that is there.
