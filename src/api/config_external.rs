@@ -571,7 +571,7 @@ static KIND: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type: |path| super::field_type(schema::stream(), path),
+    field_type: |path| crate::query::field_type(schema::stream(), path),
     secret: |path| schema::stream().is_secret(path),
 };
 

@@ -71,7 +71,7 @@ pub static KIND: ListKind = ListKind {
         path: "name",
         url: false,
     }],
-    field_type: |path| super::field_type(schema::dvr(), path),
+    field_type: |path| crate::query::field_type(schema::dvr(), path),
     secret: |path| schema::dvr().is_secret(path),
 };
 

@@ -290,7 +290,7 @@ fn field_type(kind: Kind, path: &str) -> Option<FieldType> {
     if path == "stream" && kind == Kind::Agent {
         return Some(FieldType::String);
     }
-    super::field_type(kind.schema(), path)
+    crate::query::field_type(kind.schema(), path)
 }
 
 impl Call<'_> {

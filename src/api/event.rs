@@ -149,7 +149,7 @@ pub static KIND: ListKind = ListKind {
             url: false,
         },
     ],
-    field_type: |path| super::field_type(schema::event(), path),
+    field_type: |path| crate::query::field_type(schema::event(), path),
     secret: |_| false,
 };
 

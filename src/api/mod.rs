@@ -43,8 +43,6 @@ pub use self::shared::ApiSettings;
 use self::shared::Shared;
 use crate::error::ApiError;
 use crate::http::Response;
-use crate::json::FieldType;
-use crate::schema::Schema;
 use crate::state::State;
 use crate::state::command::Done;
 use crate::state::entity::Kind;
@@ -81,25 +79,6 @@ pub fn openapi_document() -> &'static str {
     static DOCUMENT: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| openapi::document(docs::SERVED, env!("CARGO_PKG_VERSION")));
     &DOCUMENT
-}
-
-/// How the query engine converts values for a field.
-fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
-    let kinds = schema.filter_type(path)?;
-    Some(
-        match (
-            kinds.is_integer(),
-            kinds.is_number(),
-            kinds.is_boolean(),
-            kinds.is_string(),
-        ) {
-            (true, false, false, false) => FieldType::Integer,
-            (_, true, false, false) => FieldType::Number,
-            (false, false, true, false) => FieldType::Boolean,
-            (false, false, false, true) => FieldType::String,
-            _ => FieldType::Other,
-        },
-    )
 }
 
 pub fn now_seconds() -> u64 {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::auth::Auth;
 use super::config_external::Walks;
-use super::layout::desk::Desk;
 use super::stream::Around;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
@@ -20,6 +19,7 @@ use crate::feed::nodes::NodeTable;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::thread::LayouterHandle;
+use crate::layouter::whatif::worker::Desk;
 use crate::outbound::Outbound;
 use crate::rt::Inbox;
 use crate::state::State;

@@ -282,7 +282,7 @@ impl Document for StreamDoc<'_> {
 }
 
 /// The present layout with the last ingest nodes, members sorted.
-pub(super) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
+pub(crate) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
     if let Some(layout) = stream.layout() {
         render_layout(layout, Some(stream), out);
     }
@@ -512,7 +512,7 @@ pub static KIND: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type: |path| super::field_type(schema::stream(), path),
+    field_type: |path| crate::query::field_type(schema::stream(), path),
     secret: |path| schema::stream().is_secret(path),
 };
 

@@ -173,7 +173,7 @@ pub static KIND: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type: |path| super::field_type(schema::streamer(), path),
+    field_type: |path| crate::query::field_type(schema::streamer(), path),
     secret: |path| schema::streamer().is_secret(path),
 };
 

@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod plan;
 pub mod pressure;
 pub mod thread;
+pub mod whatif;
 
 pub use engine::event::{
     Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,

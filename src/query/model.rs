@@ -6,6 +6,7 @@ use std::ops::Bound;
 use crate::json::FieldType;
 use crate::json::scan::{self, Projection, Scalar};
 use crate::json::{Number, write_string};
+use crate::schema::Schema;
 
 pub use crate::state::kinds::KeyOrder;
 
@@ -29,6 +30,25 @@ pub struct ListKind {
     pub field_type: fn(&str) -> Option<FieldType>,
     /// Whether a path names or contains a secret.
     pub secret: fn(&str) -> bool,
+}
+
+/// How the query engine converts values for a field of a schema.
+pub fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
+    let kinds = schema.filter_type(path)?;
+    Some(
+        match (
+            kinds.is_integer(),
+            kinds.is_number(),
+            kinds.is_boolean(),
+            kinds.is_string(),
+        ) {
+            (true, false, false, false) => FieldType::Integer,
+            (_, true, false, false) => FieldType::Number,
+            (false, false, true, false) => FieldType::Boolean,
+            (false, false, false, true) => FieldType::String,
+            _ => FieldType::Other,
+        },
+    )
 }
 
 /// One field that `q` searches.

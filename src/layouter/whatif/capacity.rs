@@ -1,6 +1,6 @@
 //! How much more fits, what runs out first, and what the loss of each streamer would mean.
 
-use super::desk::Snapshot;
+use super::worker::Snapshot;
 use crate::json::{Number, Object, Value};
 use crate::layouter::{Capacity, ClassReport, NodeState, PlacementRole, Reasons, StreamSpec};
 

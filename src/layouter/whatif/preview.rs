@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::answers::Items;
-use super::desk::Snapshot;
+use super::pages::Items;
+use super::worker::Snapshot;
 use crate::access::rights::Visibility;
 use crate::error::{self, ApiError};
 use crate::json::{self, FieldType, Object, Value, write_string};
@@ -36,7 +36,7 @@ pub static LAYOUTS: ListKind = ListKind {
     stamp: None,
     required: schema_required_of_layouts,
     search: &[],
-    field_type: |path| super::super::field_type(schema::layout_change(), path),
+    field_type: |path| crate::query::field_type(schema::layout_change(), path),
     secret: |_| false,
 };
 
@@ -51,7 +51,7 @@ pub static LOADS: ListKind = ListKind {
     search: &[],
     field_type: |path| match path {
         "before" | "after" | "delta" => Some(FieldType::Integer),
-        _ => super::super::field_type(schema::load_change(), path),
+        _ => crate::query::field_type(schema::load_change(), path),
     },
     secret: |_| false,
 };

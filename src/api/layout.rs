@@ -3,23 +3,18 @@
 //! Nothing here changes anything. A handler checks what is asked and hands it to the [`desk`], which answers from a snapshot of the layouter.
 //! While the layouter is switched off there is nothing to predict: 409.
 
-mod answers;
-mod capacity;
-pub mod desk;
-mod explain;
-pub mod preview;
-
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::desk::{Question, Supposition, layouter_disabled};
 use super::ANSWER_WAIT_MAX;
 use super::call::{Call, Context, Outcome, Pending, Step};
 use super::shared::ApiSettings;
 use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::http::Response;
+use crate::layouter::whatif::worker::{Question, Supposition, layouter_disabled};
+use crate::layouter::whatif::{explain, preview};
 use crate::query::{Query, pairs};
 use crate::state::State;
 use crate::state::apply::stream_not_found;

@@ -2,9 +2,8 @@
 
 use std::cmp::Reverse;
 
-use super::super::stream;
-use super::desk::Snapshot;
 use super::preview::role_name;
+use super::worker::Snapshot;
 use crate::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
 use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};
@@ -23,7 +22,7 @@ pub fn render(snapshot: &Snapshot, name: &StreamName) -> Result<Vec<u8>, ApiErro
     let stream = snapshot.state.stream(name).ok_or_else(stream_not_found)?;
     let mut out = b"{\"layout\":".to_vec();
     if stream.layout().is_some() {
-        stream::render_current_layout(stream, &mut out);
+        crate::api::stream::render_current_layout(stream, &mut out);
     } else {
         out.extend_from_slice(b"{}");
     }

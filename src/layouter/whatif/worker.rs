@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::answers::Answers;
+use super::pages::Answers;
 use super::{capacity, explain, preview};
 use crate::access::rights::Visibility;
 use crate::error::{self, ApiError};

@@ -1,0 +1,11 @@
+//! What-if queries: previews, explanations and capacity.
+//!
+//! A worker thread answers them from a snapshot of the engine, so that they never delay the layouter.
+//! Nothing here changes anything.
+
+pub mod explain;
+pub mod preview;
+pub mod worker;
+
+mod capacity;
+mod pages;
