@@ -1,7 +1,6 @@
-//! Questions about layouts over HTTP: previews, explanations, capacity.
+//! Previews, explanations and capacity over HTTP.
 //!
-//! Nothing here changes anything. A handler checks what is asked and hands it to the [`desk`], which answers from a snapshot of the layouter.
-//! While the layouter is switched off there is nothing to predict: 409.
+//! Handlers check requests and return queries for the what-if worker, which answers from a snapshot of the layouter. While the layouter is disabled the answer is 409.
 
 use std::time::Duration;
 
@@ -13,15 +12,16 @@ use super::shared::ApiSettings;
 use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::http::Response;
-use crate::layouter::whatif::worker::{Question, Supposition, layouter_disabled};
+use crate::layouter::whatif::assumed::AssumedEvent;
+use crate::layouter::whatif::worker::{PreviewRequest, WhatIfQuery, layouter_disabled};
 use crate::layouter::whatif::{explain, preview};
 use crate::query::{Query, pairs};
 use crate::state::State;
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, streamer_patch};
 
-/// Refuses at once what a layouter that is switched off cannot answer.
-fn demand_layouter(call: &Call<'_>) -> Result<(), ApiError> {
+/// Refuses queries while the layouter is disabled.
+fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
     let config = call.shared.running.config();
     if config.settings.layouter.enabled {
         Ok(())
@@ -30,24 +30,24 @@ fn demand_layouter(call: &Call<'_>) -> Result<(), ApiError> {
     }
 }
 
-fn supposition(
+fn preview_request(
     call: &Call<'_>,
     kind: &'static crate::query::ListKind,
     commands: Vec<Command>,
-) -> Result<Supposition, ApiError> {
-    demand_layouter(call)?;
-    // Told now what is wrong with the question, not when the answer is ready.
+) -> Result<PreviewRequest, ApiError> {
+    require_layouter(call)?;
+    // Errors in the query string are reported at once, not by the worker.
     Query::parse(call.request.query, kind, &[])?;
     let visible = call.visible(kind_of(kind));
-    let mut asked = call.request.path.as_bytes().to_vec();
-    asked.push(0);
-    asked.extend_from_slice(call.request.body);
-    asked.push(0);
-    asked.extend_from_slice(visible.canonical().as_bytes());
-    Ok(Supposition {
+    let mut bytes = call.request.path.as_bytes().to_vec();
+    bytes.push(0);
+    bytes.extend_from_slice(call.request.body);
+    bytes.push(0);
+    bytes.extend_from_slice(visible.canonical().as_bytes());
+    Ok(PreviewRequest {
         commands,
         visible,
-        digest: xxh3_64(&asked),
+        digest: xxh3_64(&bytes),
         query: Box::from(call.request.query),
     })
 }
@@ -56,41 +56,41 @@ pub fn preview_stream(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let patch = StreamPatch::from_body(call.json()?, &name, "")?;
     let commands = vec![Command::SaveStream { name, patch }];
-    let asked = supposition(call, &preview::LAYOUTS, commands)?;
-    Ok(whatif(Question::Layouts(asked)))
+    let request = preview_request(call, &preview::LAYOUTS, commands)?;
+    Ok(whatif(WhatIfQuery::Layouts(request)))
 }
 
 pub fn preview_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let items = stream_items(call.json()?)?;
     let commands = vec![Command::SaveStreams { items }];
-    let asked = supposition(call, &preview::LAYOUTS, commands)?;
-    Ok(whatif(Question::Layouts(asked)))
+    let request = preview_request(call, &preview::LAYOUTS, commands)?;
+    Ok(whatif(WhatIfQuery::Layouts(request)))
 }
 
 pub fn preview_streamer(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let patch = streamer_patch(call.json()?, &hostname, "")?;
     let commands = vec![Command::SaveStreamer { hostname, patch }];
-    let asked = supposition(call, &preview::LOADS, commands)?;
-    Ok(whatif(Question::Loads(asked)))
+    let request = preview_request(call, &preview::LOADS, commands)?;
+    Ok(whatif(WhatIfQuery::Loads(request)))
 }
 
 pub fn preview_streamers(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let items = streamer_items(call.json()?)?;
     let commands = vec![Command::SaveStreamers { items }];
-    let asked = supposition(call, &preview::LOADS, commands)?;
-    Ok(whatif(Question::Loads(asked)))
+    let request = preview_request(call, &preview::LOADS, commands)?;
+    Ok(whatif(WhatIfQuery::Loads(request)))
 }
 
 pub fn preview_cluster(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let events = preview::Supposed::from_body(call.json()?)?;
-    demand_layouter(call)?;
-    Ok(whatif(Question::Cluster(events)))
+    let events = AssumedEvent::from_body(call.json()?)?;
+    require_layouter(call)?;
+    Ok(whatif(WhatIfQuery::Cluster(events)))
 }
 
 pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    demand_layouter(call)?;
-    Ok(whatif(Question::Capacity))
+    require_layouter(call)?;
+    Ok(whatif(WhatIfQuery::Capacity))
 }
 
 pub fn explain(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -98,11 +98,11 @@ pub fn explain(call: &Call<'_>) -> Result<Outcome, ApiError> {
     if call.state.stream(&name).is_none() {
         return Err(stream_not_found());
     }
-    demand_layouter(call)?;
-    Ok(whatif(Question::Explain(name)))
+    require_layouter(call)?;
+    Ok(whatif(WhatIfQuery::Explain(name)))
 }
 
-/// Whether a list is to show what is computed only on demand. What cannot be read is left to whoever reads the whole query.
+/// Whether a list selects the layout decisions. Errors in the query string are left to the query parser.
 pub fn wants_decisions(raw_query: &str) -> bool {
     pairs(raw_query).flatten().any(|(name, value)| {
         let paths = value.as_deref().unwrap_or_default();
@@ -111,12 +111,12 @@ pub fn wants_decisions(raw_query: &str) -> bool {
     })
 }
 
-/// Bounds a list of streams that shows every node's decision about each, which only the layouter can make.
+/// Bounds a list of streams with every node's decision about each, which the layouter computes.
 pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiError> {
-    demand_layouter(call)?;
+    require_layouter(call)?;
     query.set_default_limit(explain::DECISIONS_LIMIT_MAX);
     if query.limit() > explain::DECISIONS_LIMIT_MAX {
-        let title = "Decisions of every node are shown of at most 100 streams at once";
+        let title = "A list with layout decisions has at most 100 streams";
         return Err(error::INPUT_OUT_OF_RANGE
             .titled(title)
             .at_parameter("limit")
@@ -129,19 +129,17 @@ pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiErro
 pub fn with_decisions(page: Response, _: &State) -> Result<Response, Box<dyn Pending>> {
     let page = Box::from(page.body.bytes());
     Err(Box::new(WhatIf {
-        question: Some(Question::Decisions { page }),
+        query: Some(WhatIfQuery::Decisions { page }),
     }))
 }
 
-fn whatif(question: Question) -> Outcome {
-    Outcome::Pending(Box::new(WhatIf {
-        question: Some(question),
-    }))
+fn whatif(query: WhatIfQuery) -> Outcome {
+    Outcome::Pending(Box::new(WhatIf { query: Some(query) }))
 }
 
-/// A question to the layouter.
+/// A query that waits for the what-if worker.
 struct WhatIf {
-    question: Option<Question>,
+    query: Option<WhatIfQuery>,
 }
 
 impl Pending for WhatIf {
@@ -150,10 +148,10 @@ impl Pending for WhatIf {
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let question = self.question.take().expect("it is started once");
+        let query = self.query.take().expect("it is started once");
         let completion = context.completion(0);
         let reply = Box::new(move |answer| completion.send(Reply::Body(answer)));
-        match context.shared.desk.ask(question, reply) {
+        match context.shared.whatif.query(query, reply) {
             Ok(()) => Step::Wait,
             Err(error) => error.into(),
         }
@@ -172,7 +170,7 @@ impl Pending for WhatIf {
     }
 }
 
-/// The collection whose keys the items of a preview name.
+/// The collection to which the keys of a preview's items belong.
 fn kind_of(kind: &'static crate::query::ListKind) -> &'static str {
     if std::ptr::eq(kind, &raw const preview::LOADS) {
         "streamers"

@@ -19,7 +19,7 @@ use crate::feed::nodes::NodeTable;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::thread::LayouterHandle;
-use crate::layouter::whatif::worker::Desk;
+use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::outbound::Outbound;
 use crate::rt::Inbox;
 use crate::state::State;
@@ -50,7 +50,7 @@ pub struct Shared {
     pub fleet: FleetStats,
     pub layouter: LayouterHandle,
     pub layouter_metrics: Arc<LayouterMetrics>,
-    pub desk: Desk,
+    pub whatif: WhatIfWorker,
     pub settings: ApiSettings,
     /// Settings that can change.
     pub running: Running,
@@ -116,7 +116,7 @@ pub(crate) mod tests {
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             layouter: crate::layouter::thread::channel().0,
             layouter_metrics: Arc::default(),
-            desk: Desk::closed(),
+            whatif: WhatIfWorker::closed(),
             settings: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,

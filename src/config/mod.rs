@@ -27,4 +27,4 @@ pub use read::{Config, EffectiveValue, Flags, Origin, read};
 pub use save::{SaveError, SettingChanges};
 pub use setting::{ConfigMember, Effect, MemberShape, Setting, SettingForm, Written};
 pub use table::{LayouterSettings, SETTINGS, Settings};
-pub use value::{LayouterBalance, LogLevel, Login, Secret};
+pub use value::{LayouterBalance, LogLevel, Login, PinThreads, Secret};

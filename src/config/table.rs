@@ -14,8 +14,8 @@ use super::setting::{
 };
 use super::value::{
     API_KEY, API_URL, BALANCE, CORS, DIRECTORY, FILE, GIB, LABEL_KEY, LISTEN, LOG_LEVEL, LOGIN,
-    LayouterBalance, LogLevel, Login, MIB, PORT, RESTREAMING, SUBNETS, Secret, Shown as _,
-    URL_TOKEN,
+    LayouterBalance, LogLevel, Login, MIB, PIN_THREADS, PORT, PinThreads, RESTREAMING, SUBNETS,
+    Secret, Shown as _, URL_TOKEN,
 };
 use crate::http::Cors;
 use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
@@ -52,8 +52,13 @@ settings! {
             Example "http://weir.example.com:9019", AtOnce, Text "/api_url";
         /// Origins whose web pages may call the API from a browser. Not set: none.
         cors("cors_origins"): Cors = CORS, Example "https://panel.example.com", AtStart;
-        /// Threads that serve connections, each with its own ring; 0 is one per processor.
+        /// Threads that serve connections, each with its own ring; 0 is one per processor, without
+        /// the layouter's if it has one (see `pin_threads`).
         io_threads("io_threads"): usize = number(0, 256), Default "0", AtStart;
+        /// `auto`: with the layouter enabled and at least three processors, the layouter has the
+        /// last processor for itself and each connection thread is pinned to one of the others.
+        /// `off`: no thread is pinned. Enabling the layouter later does not pin it.
+        pin_threads("pin_threads"): PinThreads = PIN_THREADS, Default "auto", AtStart;
         /// Open connections of all threads together. The limit on open files of the process must be
         /// higher.
         connections_max("connections_max"): usize =

@@ -85,6 +85,14 @@ impl LogLevel {
     }
 }
 
+/// Whether threads are pinned to processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PinThreads {
+    #[default]
+    Auto,
+    Off,
+}
+
 /// Which resources make a streamer full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LayouterBalance {
@@ -166,6 +174,9 @@ pub(super) const BALANCE: SettingRule<LayouterBalance> = word(
     &["dominant", "channels"],
     &[LayouterBalance::Dominant, LayouterBalance::Channels],
 );
+
+pub(super) const PIN_THREADS: SettingRule<PinThreads> =
+    word(&["auto", "off"], &[PinThreads::Auto, PinThreads::Off]);
 
 pub(super) const LOG_LEVEL: SettingRule<LogLevel> = word(LogLevel::NAMES, LogLevel::ALL);
 

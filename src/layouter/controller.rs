@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::health::{HealthCause, HealthEvent, HealthSettings, HealthTracker, NodeHealth};
+#[cfg(test)]
+use super::health::NodeHealth;
+use super::health::{HealthCause, HealthEvent, HealthSettings, HealthTracker};
 use super::intake::{NodeStats, cpu_limit_permille, node_spec, stored_layout, stream_spec};
 use super::measured::MeasuredBitrates;
 use super::metrics::LayouterMetrics;
@@ -54,18 +56,6 @@ pub struct ControllerSettings {
     pub engine: EngineSettings,
 }
 
-impl Default for ControllerSettings {
-    fn default() -> Self {
-        let engine = EngineSettings::default();
-        Self {
-            enabled: false,
-            interval_ms: engine.interval_ms,
-            dead_timeout_ms: 60_000,
-            engine,
-        }
-    }
-}
-
 impl From<&LayouterSettings> for ControllerSettings {
     fn from(settings: &LayouterSettings) -> Self {
         let engine = EngineSettings {
@@ -84,6 +74,18 @@ impl From<&LayouterSettings> for ControllerSettings {
             enabled: settings.enabled,
             interval_ms: settings.interval.as_millis() as u64,
             dead_timeout_ms: settings.dead_timeout.as_millis() as u64,
+            engine,
+        }
+    }
+}
+
+impl Default for ControllerSettings {
+    fn default() -> Self {
+        let engine = EngineSettings::default();
+        Self {
+            enabled: false,
+            interval_ms: engine.interval_ms,
+            dead_timeout_ms: 60_000,
             engine,
         }
     }
@@ -178,6 +180,7 @@ impl Controller {
         controller
     }
 
+    #[cfg(test)]
     pub fn settings(&self) -> &ControllerSettings {
         &self.settings
     }
@@ -191,6 +194,7 @@ impl Controller {
         &self.state
     }
 
+    #[cfg(test)]
     pub fn health(&self, hostname: &str) -> Option<NodeHealth> {
         self.health.get(hostname)
     }
@@ -199,6 +203,7 @@ impl Controller {
         self.stats.get(hostname)
     }
 
+    #[cfg(test)]
     pub fn is_pressed(&self, hostname: &str) -> bool {
         self.pressure.is_pressed(hostname)
     }

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use super::{DvrSpec, NodeSpec, NodeState, PlacementRole, StoredLayout, StreamSpec};
-use crate::fleet::report::{Partition, StreamerStats};
 use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
 use crate::state::name::{Hostname, StreamName};
@@ -29,39 +28,6 @@ pub struct NodeStats {
     pub transcoder: Option<bool>,
     /// Total size of its disks.
     pub disk_bytes: Option<u64>,
-}
-
-impl From<&StreamerStats> for NodeStats {
-    fn from(stats: &StreamerStats) -> Self {
-        Self {
-            cpu_permille: stats
-                .cpu_percent
-                .map(|percent| saturated(percent.min(100)) * 10),
-            streams: stats.online_streams.or(stats.streams).map(saturated),
-            transcoder: stats.transcoder,
-            disk_bytes: disk_bytes(&stats.partitions),
-        }
-    }
-}
-
-/// Total size of all disks. A disk that is mounted twice counts once.
-fn disk_bytes(partitions: &[Partition]) -> Option<u64> {
-    let mut devices: Vec<&str> = Vec::new();
-    let mut sum: Option<u64> = None;
-    for partition in partitions {
-        let Some(megabytes) = partition.total_mb else {
-            continue;
-        };
-        if devices.contains(&&*partition.device) {
-            continue;
-        }
-        if !partition.device.is_empty() {
-            devices.push(&partition.device);
-        }
-        let bytes = megabytes.saturating_mul(1 << 20);
-        sum = Some(sum.unwrap_or(0).saturating_add(bytes));
-    }
-    sum
 }
 
 /// The engine's spec of a stream.
@@ -200,12 +166,7 @@ fn saturated(value: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
-    use crate::fleet::report::Report;
-    use crate::fleet::stats::FleetStats;
-    use crate::json;
     use crate::state::record::{Layout, NodeRole as StoredRole, Stream, Streamer};
 
     fn stream(config: &str) -> StreamSpec {
@@ -215,15 +176,6 @@ mod tests {
             config: config.into(),
             ..Stream::default()
         }))
-    }
-
-    fn reported(stats: &str) -> NodeStats {
-        let now = Instant::now();
-        let fleet = FleetStats::new(Duration::from_mins(1), now);
-        let body = json::parse(format!(r#"{{"stats":{stats}}}"#).as_bytes()).expect("JSON");
-        let report = Report::from_body(body, now).expect("a report");
-        fleet.report(&Hostname::trusted("s1"), report, now);
-        NodeStats::from(&*fleet.streamer("s1", now).expect("it reported"))
     }
 
     fn pair(key: &str, value: &str) -> (Arc<str>, Arc<str>) {
@@ -329,24 +281,16 @@ mod tests {
         assert_eq!(spec.labels, [pair("required.tenant", "t")]);
         assert_eq!(cpu_limit_permille(&record), Some(800));
 
-        let stats = reported(
-            r#"{"cpu_usage":42,"online_streams":3,"total_streams":9,"transcoder":false,"partitions":[
-                {"device":"sda1","total_mb":100},{"device":"sda1","total_mb":100},{"device":"sdb1","total_mb":50},{"device":"sdc"}]}"#,
-        );
-        let expected = NodeStats {
-            cpu_permille: Some(420),
-            streams: Some(3),
+        let stats = NodeStats {
             transcoder: Some(false),
             disk_bytes: Some(150 << 20),
+            ..NodeStats::default()
         };
-        assert_eq!(stats, expected);
         let spec = node_spec(&record, Some(&stats), NodeState::Down);
         assert_eq!(
             (spec.disk_bytes, spec.transcoder, spec.state),
             (Some(150 << 20), false, NodeState::Down)
         );
-        let nothing = reported(r#"{"partitions":null}"#);
-        assert_eq!(nothing, NodeStats::default());
     }
 
     #[test]

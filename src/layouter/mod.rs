@@ -28,20 +28,20 @@
 //! whatif -> engine                       previews, explanations and capacity, on a snapshot
 //! ```
 
-pub mod controller;
-pub mod engine;
-pub mod health;
-pub mod intake;
-pub mod measured;
-pub mod metrics;
-pub mod plan;
-pub mod pressure;
-pub mod thread;
-pub mod whatif;
+pub(crate) mod controller;
+mod engine;
+mod health;
+pub(crate) mod intake;
+mod measured;
+pub(crate) mod metrics;
+mod plan;
+mod pressure;
+pub(crate) mod thread;
+pub(crate) mod whatif;
 
 pub use engine::event::{
     Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
     NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
     StreamLayout, StreamSpec, Thresholds,
 };
-pub use engine::{Capacity, ClassReport, Engine, NodeDecision, NodeReport, Survival, backups_of};
+pub use engine::{Capacity, ClassReport, Engine, NodeDecision, NodeReport, Survival};

@@ -94,6 +94,7 @@ impl Plan {
         (self.pending.len(), self.sent.len())
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.sent.is_empty()
     }

@@ -155,7 +155,8 @@ impl Pressure {
         self.nodes.get(hostname).is_some_and(|node| node.pressed)
     }
 
-    pub fn pressed_count(&self) -> usize {
+    #[cfg(test)]
+    fn pressed_count(&self) -> usize {
         self.nodes.values().filter(|node| node.pressed).count()
     }
 

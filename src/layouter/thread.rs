@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select, unbounded};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::controller::{Controller, ControllerSettings};
 use super::intake::NodeStats;
@@ -75,6 +75,8 @@ pub struct LayouterContext {
     pub published: Arc<Published>,
     pub nodes: Arc<NodeTable>,
     pub metrics: Arc<LayouterMetrics>,
+    /// The processor that it has for itself, if there are enough.
+    pub processor: Option<usize>,
     /// The thread ends when this is set and a [`LayouterMessage::Wake`] arrives.
     pub stop: Arc<AtomicBool>,
 }
@@ -87,11 +89,10 @@ pub fn start(
     thread::Builder::new()
         .name("layouter".into())
         .spawn(move || {
-            let processors = thread::available_parallelism().map_or(1, usize::from);
-            if processors > 2
-                && let Err(error) = sys::pin_to_core(processors - 1)
+            if let Some(processor) = context.processor
+                && let Err(error) = sys::pin_thread(&[processor])
             {
-                info!(%error, "layouter not pinned to a processor");
+                warn!(processor, %error, "layouter thread not pinned");
             }
             let mut settings = settings;
             loop {

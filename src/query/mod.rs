@@ -48,7 +48,8 @@ use crate::json::{Number, write_string};
 
 pub use self::execute::Execution;
 pub use self::model::{
-    Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Raw, ScanPosition, SearchField, Source, field_type,
+    Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Raw, ScanPosition, SearchField, Source,
+    field_type,
 };
 pub use self::order::{Position, SortKey, SortValue};
 pub use self::page::{Page, Timing};

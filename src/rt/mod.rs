@@ -9,6 +9,7 @@
 //! what is pending, one accept task for life, `catch_unwind` around foreign code, `yield_now` and never `wake_by_ref` to let others run.
 
 mod inbox;
+pub mod processors;
 pub mod sys;
 
 use std::cell::{Cell, OnceCell};
@@ -61,7 +62,7 @@ impl fmt::Display for Driver {
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Pin the thread to this processor.
-    pub pin_to_core: Option<usize>,
+    pub processor: Option<usize>,
     /// Skip the ring. Also switched on by `WEIR_RUNTIME=epoll` and `MONOIO_FORCE_LEGACY_DRIVER=1`.
     pub force_epoll: bool,
 }
@@ -79,10 +80,10 @@ thread_local! {
 
 /// Runs `future` to its end on this thread, with a runtime built on this thread. Fails only when not even epoll can be built.
 pub fn run<F: Future>(options: &Options, future: F) -> io::Result<F::Output> {
-    if let Some(core) = options.pin_to_core
-        && let Err(error) = sys::pin_to_core(core)
+    if let Some(processor) = options.processor
+        && let Err(error) = sys::pin_thread(&[processor])
     {
-        tracing::warn!(core, %error, "this thread could not be pinned to its core");
+        tracing::warn!(processor, %error, "io thread not pinned");
     }
     if !(options.force_epoll || epoll_is_forced()) {
         for driver in [Driver::RingDefer, Driver::RingCoop, Driver::RingPlain] {

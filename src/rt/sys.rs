@@ -188,15 +188,38 @@ pub fn raise_priority() {
     }
 }
 
-/// Binds the calling thread to one processor.
-pub fn pin_to_core(core: usize) -> io::Result<()> {
-    if core >= libc::CPU_SETSIZE as usize {
+/// Processors that the calling thread may use, ascending. At most as many as the CPU quota of the
+/// process allows; empty if the kernel does not tell.
+pub fn allowed_processors() -> Vec<usize> {
+    // SAFETY: all-zero is the empty set, and the set lives during the call.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return Vec::new();
+        }
+        set
+    };
+    let quota = std::thread::available_parallelism().map_or(1, usize::from);
+    // SAFETY: the index is below the size of the set.
+    let is_allowed = |processor: &usize| unsafe { libc::CPU_ISSET(*processor, &set) };
+    (0..libc::CPU_SETSIZE as usize)
+        .filter(is_allowed)
+        .take(quota)
+        .collect()
+}
+
+/// Restricts the calling thread, and threads that it starts from now on, to these processors.
+pub fn pin_thread(processors: &[usize]) -> io::Result<()> {
+    if processors.is_empty() || processors.iter().any(|p| *p >= libc::CPU_SETSIZE as usize) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: all-zero is the empty set; the index was checked against the size of the set; the set lives during the call.
+    // SAFETY: all-zero is the empty set; the indexes were checked against the size of the set; the set
+    // lives during the call.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
+        for processor in processors {
+            libc::CPU_SET(*processor, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if result == 0 {

@@ -29,9 +29,10 @@ use crate::api::auth::Auth;
 use crate::api::config_external::Walks;
 use crate::api::settings_save;
 use crate::api::shared::{ApiSettings, Shared};
+use crate::api::stream::render_current_layout;
 use crate::config::journal::Journal;
 use crate::config::running::Running;
-use crate::config::{self, ApiKey, Config, LogLevel, Settings};
+use crate::config::{self, ApiKey, Config, LogLevel, PinThreads, Settings};
 use crate::core::message::CoreMessage;
 use crate::core::stats_watch::StatsWatches;
 use crate::dist::{self, ServiceState};
@@ -39,8 +40,9 @@ use crate::exit::{Exit, Failure, cannot};
 use crate::feed::nodes::NodeTable;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
-use crate::layouter::whatif::worker::Desk;
+use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::outbound::{EgressPolicy, Outbound};
+use crate::rt::processors::plan_threads;
 use crate::rt::{self, Inbox};
 use crate::state::State;
 use crate::state::command::Command;
@@ -51,7 +53,10 @@ use crate::writer::insert_buffer::BufferSettings;
 use crate::writer::{Commands, Envelope, Published, StateMachine, Writer, load};
 
 pub use offline::{backup, restore};
-use threads::{Cores, LayouterThread, spawn, start_cores, start_layouter, start_publications};
+use threads::{
+    Cores, LayouterThread, reserve_processor, spawn, start_cores, start_layouter,
+    start_publications,
+};
 
 /// Runs until a signal. `set_log_level` is called when the level of the log changes.
 pub fn run(
@@ -135,6 +140,8 @@ struct Threads {
     writer: JoinHandle<StateMachine<Store>>,
     stop_writer: Arc<AtomicBool>,
     layouter: LayouterThread,
+    /// The processor of each io thread.
+    io_processors: Vec<Option<usize>>,
     episodes_buffer: Arc<BufferSettings>,
     egress: Arc<EgressPolicy>,
 }
@@ -147,11 +154,14 @@ fn start(
     set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
 ) -> Result<Threads, Failure> {
     let settings = &config.settings;
-    let io_threads = match settings.http.io_threads {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        count => count,
-    };
-    let inboxes: Inboxes = (0..io_threads).map(|_| Arc::new(Inbox::new())).collect();
+    let plan = plan_threads(
+        &rt::sys::allowed_processors(),
+        settings.layouter.enabled,
+        Some(settings.http.io_threads).filter(|count| *count > 0),
+        settings.http.pin_threads == PinThreads::Auto,
+    );
+    reserve_processor(&plan);
+    let inboxes: Inboxes = plan.io.iter().map(|_| Arc::new(Inbox::new())).collect();
     let published = Arc::new(Published::new(recovered.state.clone()));
     let events = EventLimits {
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
@@ -195,12 +205,19 @@ fn start(
         rt::sys::raise_priority();
         writer.run(now_ms)
     })?;
-    let layouter = start_layouter(settings, &shared, layouter_commits, layouter_messages)?;
+    let layouter = start_layouter(
+        settings,
+        &shared,
+        layouter_commits,
+        layouter_messages,
+        plan.layouter,
+    )?;
     Ok(Threads {
         shared,
         writer,
         stop_writer,
         layouter,
+        io_processors: plan.io,
         episodes_buffer,
         egress,
     })
@@ -211,7 +228,7 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     let shared = &threads.shared;
     // Held until the event of the last change is logged: no settings change before.
     let journal = shared.settings_journal.lock();
-    let cores = start_cores(&config.settings, shared)?;
+    let cores = start_cores(&config.settings, shared, &threads.io_processors)?;
     threads.egress.set_own_listeners(cores.addresses.clone());
     let events = start_events(shared, recovered);
     let append = Envelope::unanswered(Command::AppendEvents { events });
@@ -322,7 +339,10 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
     };
     let outbound = Outbound::start(settings.outbound.threads, parts.egress)
         .map_err(cannot("start the threads for outbound calls"))?;
-    let desk = Desk::start(parts.layouter.clone()).map_err(cannot("start the what-if thread"))?;
+    let whatif = WhatIfWorker::start(parts.layouter.clone(), |record, out| {
+        render_current_layout(record, out);
+    })
+    .map_err(cannot("start the what-if thread"))?;
     let data_dir = &settings.store.data_dir;
     Ok(Shared {
         published: parts.published,
@@ -333,7 +353,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         fleet: FleetStats::new(settings.layouter.dead_timeout, Instant::now()),
         layouter: parts.layouter,
         layouter_metrics: Arc::default(),
-        desk,
+        whatif,
         settings: ApiSettings {
             poll_wait_max: settings.http.poll_wait_max,
             streams_limit: settings.feed.streams_limit,

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::now_ms;
 use crate::api::shared::Shared;
@@ -19,11 +19,13 @@ use crate::core::Core;
 use crate::core::message::CoreMessage;
 use crate::exit::{Exit, Failure, cannot};
 use crate::feed::Commit;
+use crate::fleet::report::{Partition, StreamerStats};
 use crate::followers::publications;
 use crate::http::{Connections, Options as HttpOptions, serve};
 use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
 use crate::limits::Limits;
+use crate::rt::processors::ThreadPlan;
 use crate::rt::{self, Inbox};
 
 /// Descriptors that are not connections: the store, rings, logs.
@@ -98,6 +100,7 @@ pub(super) fn start_layouter(
     shared: &Arc<Shared>,
     commits: Receiver<Arc<Commit>>,
     messages: Receiver<LayouterMessage>,
+    processor: Option<usize>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let (stats, bitrates) = (shared.clone(), shared.clone());
@@ -107,7 +110,7 @@ pub(super) fn start_layouter(
         reports: shared.fleet.follow(),
         stats_of: Box::new(move |hostname| {
             let stats = stats.fleet.streamer(hostname, Instant::now())?;
-            Some(NodeStats::from(&*stats))
+            Some(node_stats(&stats))
         }),
         bitrate_of: Box::new(move |stream, hostname| {
             bitrates
@@ -118,6 +121,7 @@ pub(super) fn start_layouter(
         published: shared.published.clone(),
         nodes: shared.nodes.clone(),
         metrics: shared.layouter_metrics.clone(),
+        processor,
         stop: stop.clone(),
     };
     let thread = layouter::start((&settings.layouter).into(), context)
@@ -129,13 +133,65 @@ pub(super) fn start_layouter(
     })
 }
 
+/// What the layouter uses of a streamer's report.
+fn node_stats(stats: &StreamerStats) -> NodeStats {
+    let saturated = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    NodeStats {
+        cpu_permille: stats
+            .cpu_percent
+            .map(|percent| saturated(percent.min(100)) * 10),
+        streams: stats.online_streams.or(stats.streams).map(saturated),
+        transcoder: stats.transcoder,
+        disk_bytes: disk_bytes(&stats.partitions),
+    }
+}
+
+/// Total size of all disks. A disk that is mounted twice counts once.
+fn disk_bytes(partitions: &[Partition]) -> Option<u64> {
+    let mut devices: Vec<&str> = Vec::new();
+    let mut sum: Option<u64> = None;
+    for partition in partitions {
+        let Some(megabytes) = partition.total_mb else {
+            continue;
+        };
+        if devices.contains(&&*partition.device) {
+            continue;
+        }
+        if !partition.device.is_empty() {
+            devices.push(&partition.device);
+        }
+        let bytes = megabytes.saturating_mul(1 << 20);
+        sum = Some(sum.unwrap_or(0).saturating_add(bytes));
+    }
+    sum
+}
+
+/// Keeps this thread, and all threads that it starts without a processor of their own, off the
+/// layouter's processor.
+pub(super) fn reserve_processor(plan: &ThreadPlan) {
+    let Some(layouter) = plan.layouter else {
+        info!(io_threads = plan.io.len(), "threads are not pinned");
+        return;
+    };
+    let io: Vec<usize> = plan.io.iter().flatten().copied().collect();
+    info!(layouter, ?io, others = ?plan.others, "threads pinned to processors");
+    if let Err(error) = rt::sys::pin_thread(&plan.others) {
+        warn!(%error, "threads not kept off the layouter's processor");
+    }
+}
+
 /// The io cores: the addresses they listen on, and the indexes of those that are drained.
 pub(super) struct Cores {
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) drained: mpsc::Receiver<usize>,
 }
 
-pub(super) fn start_cores(settings: &Settings, shared: &Arc<Shared>) -> Result<Cores, Failure> {
+/// Starts the io cores, each on its processor if it has one.
+pub(super) fn start_cores(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    processors: &[Option<usize>],
+) -> Result<Cores, Failure> {
     let descriptors = rt::sys::raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED);
     let possible = usize::try_from(descriptors).unwrap_or(usize::MAX).max(1);
     let connections_max = settings.http.connections_max.min(possible);
@@ -164,9 +220,13 @@ pub(super) fn start_cores(settings: &Settings, shared: &Arc<Shared>) -> Result<C
             ready: ready_sender,
             drained: drained_sender.clone(),
         };
+        let runtime = rt::Options {
+            processor: processors[index],
+            ..rt::Options::default()
+        };
         spawn(format!("io-{index}"), move || {
             let ready = core.ready.clone();
-            if let Err(error) = rt::run(&rt::Options::default(), core.run()) {
+            if let Err(error) = rt::run(&runtime, core.run()) {
                 // After the start the receiver is gone.
                 let _ = ready.send(Err(error));
             }
@@ -222,5 +282,43 @@ impl CoreThread {
         // The process ends this thread: a runtime must not be dropped while the kernel works for
         // it.
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fleet::report::Report;
+    use crate::fleet::stats::FleetStats;
+    use crate::json;
+    use crate::state::name::Hostname;
+
+    fn reported(stats: &str) -> NodeStats {
+        let now = Instant::now();
+        let fleet = FleetStats::new(Duration::from_mins(1), now);
+        let body = json::parse(format!(r#"{{"stats":{stats}}}"#).as_bytes()).expect("JSON");
+        let report = Report::from_body(body, now).expect("a report");
+        fleet.report(&Hostname::trusted("s1"), report, now);
+        node_stats(&fleet.streamer("s1", now).expect("it reported"))
+    }
+
+    #[test]
+    fn node_stats_sum_each_disk_once() {
+        let stats = reported(concat!(
+            r#"{"cpu_usage":42,"online_streams":3,"total_streams":9,"transcoder":false,"#,
+            r#""partitions":[{"device":"sda1","total_mb":100},{"device":"sda1","total_mb":100},"#,
+            r#"{"device":"sdb1","total_mb":50},{"device":"sdc"}]}"#,
+        ));
+        let expected = NodeStats {
+            cpu_permille: Some(420),
+            streams: Some(3),
+            transcoder: Some(false),
+            disk_bytes: Some(150 << 20),
+        };
+        assert_eq!(stats, expected);
+        let nothing = reported(r#"{"partitions":null}"#);
+        assert_eq!(nothing, NodeStats::default());
     }
 }

@@ -268,7 +268,7 @@ fn explain_lists_a_decision_for_every_node() {
     let why = server.get("/streams/w/layout/explain").expect(200).json();
     let summary = why["summary"].as_str().expect("words");
     assert!(
-        summary.starts_with("Waits: none of 3 nodes can take it"),
+        summary.starts_with("Waiting: none of 3 nodes can take it"),
         "{summary}"
     );
     server.get("/streams/nobody/layout/explain").expect(404);

@@ -11,6 +11,23 @@ use super::slot::{
     DISABLED, IN_FLIGHT, LIVE, MEMBER, ORIGIN_RECORDED, PENDING, RECORDED, UNIT, WAITING,
 };
 
+/// Sums over all slots.
+#[derive(Default)]
+struct Recount {
+    nodes: Vec<NodeRecount>,
+    waiting: u32,
+    in_flight: u32,
+}
+
+/// Sums over the slots of a node.
+#[derive(Clone, Default)]
+struct NodeRecount {
+    channels: u64,
+    kbps: u64,
+    disk: u64,
+    slots: u32,
+}
+
 impl Engine {
     #[doc(hidden)]
     pub fn stream_classes_count(&self) -> usize {
@@ -60,78 +77,107 @@ impl Engine {
     /// Panics if derived data is wrong. Not for use between `Load` and `Loaded`.
     #[doc(hidden)]
     pub fn check(&self) {
-        let mut sums = vec![(0u64, 0u64, 0u64, 0u32); self.cluster.nodes.len()];
-        let mut waiting = 0;
-        let mut flying = 0;
+        let mut recount = Recount {
+            nodes: vec![NodeRecount::default(); self.cluster.nodes.len()],
+            ..Recount::default()
+        };
         for s in 0..self.table.slots.len() as u32 {
-            let slot = self.slot(s);
-            if !slot.has(LIVE) {
-                assert_eq!(slot.node, NONE, "a free slot has no node");
-                continue;
-            }
-            assert!(
-                !slot.has(RECORDED | PENDING | ORIGIN_RECORDED),
-                "an event leaves no flags behind"
-            );
-            flying += u32::from(slot.has(IN_FLIGHT));
-            let demand = self.table.rows.get(s).demand;
-            assert_eq!(slot.class, self.classes.class_of_demand(demand), "class");
-            if slot.has(MEMBER) {
-                let u = *self.units.of_member.get(&s).expect("a member has a unit");
-                let unit = self.units.by_slot.get(&u).expect("the unit exists");
-                let member = unit.members.iter().find(|member| member.ingest == s);
-                let active = member.expect("the unit has the member").active;
-                let node = if active { self.slot(u).node } else { NONE };
-                assert_eq!(slot.node, node, "a member is where its unit is");
-                continue;
-            }
-            if slot.has(DISABLED) {
-                assert!(
-                    slot.node == NONE && !slot.has(WAITING) && slot.sibling == s,
-                    "a disabled stream has no slots"
-                );
-                continue;
-            }
-            if slot.node == NONE {
-                assert!(slot.has(WAITING), "a slot is placed or waits");
-                waiting += 1;
-                continue;
-            }
-            assert!(!slot.has(WAITING), "a placed slot does not wait");
-            let node = self.node(slot.node);
-            let bucket = node.bucket(slot.class).expect("it is in a bucket");
-            if slot.prev == NONE {
-                assert_eq!(node.buckets[bucket].head, s, "the first slot is the head");
-            }
-            let sum = &mut sums[slot.node as usize];
-            sum.0 += u64::from(slot.channels);
-            sum.1 += u64::from(slot.kbps);
-            sum.2 += u64::from(slot.disk);
-            sum.3 += 1;
-            if self.is_frozen() {
-                continue;
-            }
-            assert!(node.is_running(), "nothing stays on a lost node");
-            let reasons = self.static_reasons_on(slot.class, slot.node);
-            assert!(reasons.is_empty(), "a placed slot is legal: {reasons:?}");
-            assert_eq!(slot.score, self.score_on(slot.class, slot.node), "score");
-            let pool = &self.classes.classes.get(slot.class).pool;
-            let best = pool.as_ref().expect("its pool was made").best_score();
-            assert!(
-                slot.score >= best
-                    || self.classes.promoted.contains(&slot.class)
-                    || self.classes.classes.get(slot.class).below_best.contains(&s),
-                "slots below the best tier are tracked"
-            );
-            let mut siblings = Vec::new();
-            self.sibling_nodes(s, &mut siblings);
-            assert!(
-                !siblings.contains(&slot.node),
-                "slots of a stream are apart"
-            );
+            self.check_slot(s, &mut recount);
         }
-        assert_eq!(waiting, self.queue.waiting, "waiting slots are counted");
-        assert_eq!(flying, self.flights.count, "moves in flight are counted");
+        assert_eq!(
+            recount.waiting, self.queue.waiting,
+            "waiting slots are counted"
+        );
+        assert_eq!(
+            recount.in_flight, self.flights.count,
+            "moves in flight are counted"
+        );
+        self.check_waiting(recount.waiting);
+        for (n, node) in recount.nodes.iter().enumerate() {
+            self.check_node(n as u32, node);
+        }
+        if !self.index.is_stale {
+            self.check_index();
+        }
+        self.check_units();
+    }
+
+    fn check_slot(&self, s: u32, recount: &mut Recount) {
+        let slot = self.slot(s);
+        if !slot.has(LIVE) {
+            assert_eq!(slot.node, NONE, "a free slot has no node");
+            return;
+        }
+        assert!(
+            !slot.has(RECORDED | PENDING | ORIGIN_RECORDED),
+            "an event leaves no flags behind"
+        );
+        recount.in_flight += u32::from(slot.has(IN_FLIGHT));
+        let demand = self.table.rows.get(s).demand;
+        assert_eq!(slot.class, self.classes.class_of_demand(demand), "class");
+        if slot.has(MEMBER) {
+            let u = *self.units.of_member.get(&s).expect("a member has a unit");
+            let unit = self.units.by_slot.get(&u).expect("the unit exists");
+            let member = unit.members.iter().find(|member| member.ingest == s);
+            let active = member.expect("the unit has the member").active;
+            let node = if active { self.slot(u).node } else { NONE };
+            assert_eq!(slot.node, node, "a member is where its unit is");
+            return;
+        }
+        if slot.has(DISABLED) {
+            assert!(
+                slot.node == NONE && !slot.has(WAITING) && slot.sibling == s,
+                "a disabled stream has no slots"
+            );
+            return;
+        }
+        if slot.node == NONE {
+            assert!(slot.has(WAITING), "a slot is placed or waits");
+            recount.waiting += 1;
+            return;
+        }
+        assert!(!slot.has(WAITING), "a placed slot does not wait");
+        let node = self.node(slot.node);
+        let bucket = node.bucket(slot.class).expect("it is in a bucket");
+        if slot.prev == NONE {
+            assert_eq!(node.buckets[bucket].head, s, "the first slot is the head");
+        }
+        let sum = &mut recount.nodes[slot.node as usize];
+        sum.channels += u64::from(slot.channels);
+        sum.kbps += u64::from(slot.kbps);
+        sum.disk += u64::from(slot.disk);
+        sum.slots += 1;
+        if !self.is_frozen() {
+            self.check_placed(s);
+        }
+    }
+
+    fn check_placed(&self, s: u32) {
+        let slot = self.slot(s);
+        assert!(
+            self.node(slot.node).is_running(),
+            "nothing stays on a lost node"
+        );
+        let reasons = self.static_reasons_on(slot.class, slot.node);
+        assert!(reasons.is_empty(), "a placed slot is legal: {reasons:?}");
+        assert_eq!(slot.score, self.score_on(slot.class, slot.node), "score");
+        let class = self.classes.classes.get(slot.class);
+        let best = class.pool.as_ref().expect("its pool was made").best_score();
+        assert!(
+            slot.score >= best
+                || self.classes.promoted.contains(&slot.class)
+                || class.below_best.contains(&s),
+            "slots below the best tier are tracked"
+        );
+        let mut siblings = Vec::new();
+        self.sibling_nodes(s, &mut siblings);
+        assert!(
+            !siblings.contains(&slot.node),
+            "slots of a stream are apart"
+        );
+    }
+
+    fn check_waiting(&self, waiting: u32) {
         let mut listed = 0;
         for class in 0..self.classes.classes.len() as u32 {
             let list = self.classes.classes.get(class).waiting;
@@ -146,44 +192,43 @@ impl Engine {
             listed += count;
         }
         assert_eq!(listed, waiting, "every waiting slot is in a list");
-        for (n, sum) in sums.iter().enumerate() {
-            let node = &self.cluster.nodes[n];
-            assert_eq!(
-                (node.used.channels, node.used.kbps, node.used.disk),
-                (sum.0, sum.1, sum.2)
-            );
-            let count: u32 = node.buckets.iter().map(|bucket| bucket.count).sum();
-            assert_eq!(count, sum.3, "buckets of {}", node.hostname);
-            assert_eq!(self.slots_on(n as u32).len(), sum.3 as usize);
-            if !node.live || self.is_frozen() {
-                continue;
-            }
-            assert!(
-                node.used.channels <= u64::from(node.limit.channels),
-                "channels"
-            );
-            if node.settling {
-                continue;
-            }
-            assert!(node.used.kbps <= u64::from(node.limit.kbps), "bandwidth");
-            assert!(node.used.disk <= u64::from(node.limit.disk), "disk");
+    }
+
+    fn check_node(&self, n: u32, recount: &NodeRecount) {
+        let node = self.node(n);
+        let used = &node.used;
+        assert_eq!(
+            (used.channels, used.kbps, used.disk),
+            (recount.channels, recount.kbps, recount.disk)
+        );
+        let count: u32 = node.buckets.iter().map(|bucket| bucket.count).sum();
+        assert_eq!(count, recount.slots, "buckets of {}", node.hostname);
+        assert_eq!(self.slots_on(n).len(), recount.slots as usize);
+        if !node.live || self.is_frozen() {
+            return;
         }
-        if !self.index.is_stale {
-            assert!(self.index.tree.is_consistent());
-            for (n, node) in self.cluster.nodes.iter().enumerate() {
-                let leaf = self.index.leaf_of[n];
-                assert_eq!(leaf != NONE, node.live);
-                if node.live {
-                    assert_eq!(
-                        *self.index.tree.leaf(leaf),
-                        node.vertex(self.settings.balance),
-                        "leaf of {}",
-                        node.hostname
-                    );
-                }
+        assert!(used.channels <= u64::from(node.limit.channels), "channels");
+        if node.settling {
+            return;
+        }
+        assert!(used.kbps <= u64::from(node.limit.kbps), "bandwidth");
+        assert!(used.disk <= u64::from(node.limit.disk), "disk");
+    }
+
+    fn check_index(&self) {
+        assert!(self.index.tree.is_consistent());
+        for (n, node) in self.cluster.nodes.iter().enumerate() {
+            let leaf = self.index.leaf_of[n];
+            assert_eq!(leaf != NONE, node.live);
+            if node.live {
+                assert_eq!(
+                    *self.index.tree.leaf(leaf),
+                    node.vertex(self.settings.balance),
+                    "leaf of {}",
+                    node.hostname
+                );
             }
         }
-        self.check_units();
     }
 
     fn check_units(&self) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Engine;
-use super::class::NONE;
+use super::class::{NONE, score, static_reasons};
 use super::event::{Event, NodeState, PlacementRole, Reasons, SlotKind, StreamLayout, StreamSpec};
 use super::node::SlotNode;
 use super::slot::{LIVE, MEMBER, UNIT};
@@ -125,14 +125,8 @@ impl Engine {
             .ring(ingest)
             .into_iter()
             .find(|s| self.slot(*s).kind() == kind)?;
-        let member = self.slot(s).has(MEMBER);
-        let judged = self
-            .units
-            .of_member
-            .get(&s)
-            .copied()
-            .filter(|_| member)
-            .unwrap_or(s);
+        let unit = self.units.of_member.get(&s).copied();
+        let judged = unit.filter(|_| self.slot(s).has(MEMBER)).unwrap_or(s);
         let slot = *self.slot(judged);
         // A unit may be placed in part. Its waiting members are placed with the whole unit, so the
         // whole is judged.
@@ -146,22 +140,9 @@ impl Engine {
             .classes
             .node_classes
             .iter()
-            .map(|class| {
-                (
-                    super::class::static_reasons(demand, class),
-                    super::class::score(demand, class),
-                )
-            })
+            .map(|class| (static_reasons(demand, class), score(demand, class)))
             .collect();
-        let mut siblings = Vec::new();
-        self.sibling_nodes(judged, &mut siblings);
-        if waits {
-            let mut of_one = Vec::new();
-            for member in self.members_of(judged) {
-                self.sibling_nodes(member, &mut of_one);
-                siblings.append(&mut of_one);
-            }
-        }
+        let siblings = self.all_sibling_nodes(judged, waits);
         let need = whole
             .as_ref()
             .map_or_else(|| slot.need(), |(_, need)| *need);
@@ -208,6 +189,20 @@ impl Engine {
                 }
             });
         Some(decisions.collect())
+    }
+
+    /// Nodes with other slots of the stream or, if `whole`, of any member of the unit.
+    fn all_sibling_nodes(&self, s: u32, whole: bool) -> Vec<u32> {
+        let mut siblings = Vec::new();
+        self.sibling_nodes(s, &mut siblings);
+        if whole {
+            let mut of_one = Vec::new();
+            for member in self.members_of(s) {
+                self.sibling_nodes(member, &mut of_one);
+                siblings.append(&mut of_one);
+            }
+        }
+        siblings
     }
 
     /// All nodes, in no particular order.

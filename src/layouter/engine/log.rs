@@ -102,6 +102,12 @@ impl Engine {
                 revision: self.table.rows.get(ingest).revision(),
             });
         }
+        self.finish_origins(&mut emit);
+        self.free_deleted();
+    }
+
+    /// Emits streams of which only the origin changed.
+    fn finish_origins(&mut self, emit: &mut impl FnMut(LayoutChange)) {
         for (s, before) in std::mem::take(&mut self.origins.recorded) {
             if !self.slot(s).has(ORIGIN_RECORDED) {
                 continue;
@@ -124,6 +130,10 @@ impl Engine {
                 });
             }
         }
+    }
+
+    /// Frees the numbers of deleted slots and of placeholders without slots.
+    fn free_deleted(&mut self) {
         for s in std::mem::take(&mut self.table.freed) {
             *self.table.names.get_mut(s) = None;
             let next = std::mem::replace(&mut self.table.free, s);

@@ -33,13 +33,8 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
-pub use event::{
-    Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
-    NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
-    StreamLayout, StreamSpec, Thresholds,
-};
+use event::{EngineSettings, Event, LayoutChange};
 pub use explain::{Capacity, ClassReport, NodeDecision, NodeReport, Survival};
-pub use rows::backups_of;
 
 use balance::Improving;
 use budget::Budgets;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::class::{NONE, PREFERRED_SCORE, SlotDemand};
-use super::event::{MoveReason, PlacementRole, Rows, SlotKind, StreamSpec};
+use super::event::{MoveReason, PlacementRole, Rows, SlotKind, StoredLayout, StreamSpec};
 use super::label::parse;
 use super::slot::{
     CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_RECORDED, PENDING, WAITING,
@@ -18,10 +18,10 @@ use super::tree::Need;
 use crate::state::name::{Hostname, StreamName};
 
 /// Upper bound of backups of one stream, whatever its row requires.
-pub const BACKUPS_MAX: u32 = 16;
+const BACKUPS_MAX: u32 = 16;
 
 /// Number of backups of a stream: `redundancy_factor` includes the ingest's own recording.
-pub fn backups_of(redundancy_factor: u32) -> u32 {
+fn backups_of(redundancy_factor: u32) -> u32 {
     redundancy_factor.saturating_sub(1).min(BACKUPS_MAX)
 }
 
@@ -33,6 +33,22 @@ pub(super) struct SlotDemands {
     pub inference: Option<(SlotDemand, Need)>,
     pub backups: u32,
     pub infer: bool,
+}
+
+/// The nodes in a row's layout.
+struct RowNodes {
+    ingest: u32,
+    backups: Vec<u32>,
+    inference: u32,
+}
+
+/// The slots of a stream besides its ingest.
+#[derive(Default)]
+struct Copies {
+    backups: Vec<u32>,
+    inference: Option<u32>,
+    /// Those that are not new.
+    old: Vec<u32>,
 }
 
 impl Engine {
@@ -181,11 +197,61 @@ impl Engine {
     }
 
     pub(super) fn save_stream(&mut self, spec: StreamSpec) {
-        let wanted = self.demands_of(&spec);
-        let row_ingest = self.host(spec.layout.ingest.as_ref());
+        let demands = self.demands_of(&spec);
+        let row = RowNodes {
+            ingest: self.host(spec.layout.ingest.as_ref()),
+            backups: spec
+                .layout
+                .dvr_backups
+                .iter()
+                .take(BACKUPS_MAX as usize)
+                .map(|host| self.host(Some(host)))
+                .collect(),
+            inference: self.host(spec.layout.inference.as_ref()),
+        };
         let known = self.table.by_name.get(&spec.name).copied();
-        let ingest = known.unwrap_or_else(|| self.new_stream(&spec.name, &wanted));
+        let ingest = known.unwrap_or_else(|| self.new_stream(&spec.name, &demands));
         self.table.rows.get_mut(ingest).set_revision(spec.revision);
+        let was_disabled = self.slot(ingest).has(DISABLED);
+        self.update_agents(ingest, row.ingest, &spec, &demands);
+        self.set_flag(ingest, DISABLED, false);
+        if spec.kbps.is_some() {
+            self.set_flag(ingest, MEASURED, spec.measured);
+        }
+        let copies = self.grow_ring(ingest, &demands, row.backups.len());
+        if known.is_some() && !was_disabled {
+            self.change_demand(ingest, &demands.ingest);
+        } else if known.is_some() {
+            self.set_demand_and_need(ingest, &demands.ingest);
+        }
+        // Slots without a demand are dropped below.
+        for s in &copies.old {
+            let demand = match self.slot(*s).kind() {
+                SlotKind::Inference => &demands.inference,
+                _ => &demands.backup,
+            };
+            if let Some(demand) = demand {
+                self.change_demand(*s, demand);
+            }
+        }
+        self.adopt_layout(ingest, row, &copies, &spec.layout);
+        self.drop_surplus(ingest, copies, spec.disabled, &demands);
+        if !self.loading {
+            let row_origin = self.host(spec.layout.failover_from.as_ref());
+            if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_RECORDED) {
+                self.record_row_origin(ingest, row_origin);
+            }
+        }
+    }
+
+    /// Updates the agents of a stream, and dissolves its unit if the edit concerns it.
+    fn update_agents(
+        &mut self,
+        ingest: u32,
+        row_ingest: u32,
+        spec: &StreamSpec,
+        demands: &SlotDemands,
+    ) {
         let was_disabled = self.slot(ingest).has(DISABLED);
         let agents_changed = match self.units.agents_of_stream.get(&ingest) {
             Some(old) => **old != *spec.agents,
@@ -196,7 +262,7 @@ impl Engine {
         } else if self.units.of_member.get(&ingest).is_some()
             || was_disabled && !spec.agents.is_empty()
         {
-            let same = self.has_demand(ingest, &wanted.ingest)
+            let same = self.has_demand(ingest, &demands.ingest)
                 && self.slot(ingest).node == row_ingest
                 && !spec.disabled
                 && !was_disabled;
@@ -204,70 +270,42 @@ impl Engine {
                 self.regroup_later(ingest);
             }
         }
-        let fresh = known.is_none() || was_disabled;
-        self.set_flag(ingest, DISABLED, false);
-        if spec.kbps.is_some() {
-            self.set_flag(ingest, MEASURED, spec.measured);
-        }
+    }
 
-        // As many slots as the row's layout or the configuration has; surplus ones are dropped at
-        // the end.
-        let ring = self.ring(ingest);
-        let mut backups: Vec<u32> = Vec::new();
-        let mut inference = None;
-        for s in &ring[1..] {
+    /// Adds slots to the ring until it has as many as the row's layout or the configuration.
+    fn grow_ring(&mut self, ingest: u32, demands: &SlotDemands, row_backups: usize) -> Copies {
+        let mut copies = Copies::default();
+        for s in &self.ring(ingest)[1..] {
             match self.slot(*s).kind() {
-                SlotKind::Inference => inference = Some(*s),
-                _ => backups.push(*s),
+                SlotKind::Inference => copies.inference = Some(*s),
+                _ => copies.backups.push(*s),
             }
         }
-        let mut row_backups: Vec<u32> = spec
-            .layout
-            .dvr_backups
-            .iter()
-            .take(BACKUPS_MAX as usize)
-            .map(|host| self.host(Some(host)))
-            .collect();
-        let count = (wanted.backups as usize).max(row_backups.len());
-        let mut added: Vec<u32> = Vec::new();
-        if let Some(backup) = &wanted.backup {
-            while backups.len() < count {
-                let s = self.add_to_ring(ingest, SlotKind::DvrBackup, backup);
-                backups.push(s);
-                added.push(s);
+        copies.old.extend(&copies.backups);
+        copies.old.extend(copies.inference);
+        let count = (demands.backups as usize).max(row_backups);
+        if let Some(demand) = &demands.backup {
+            while copies.backups.len() < count {
+                let s = self.add_to_ring(ingest, SlotKind::DvrBackup, demand);
+                copies.backups.push(s);
             }
         }
-        let row_inference = self.host(spec.layout.inference.as_ref());
-        if inference.is_none()
-            && let Some(wanted) = &wanted.inference
+        if copies.inference.is_none()
+            && let Some(demand) = &demands.inference
         {
-            let s = self.add_to_ring(ingest, SlotKind::Inference, wanted);
-            inference = Some(s);
-            added.push(s);
+            copies.inference = Some(self.add_to_ring(ingest, SlotKind::Inference, demand));
         }
+        copies
+    }
 
-        if !fresh {
-            self.change_demand(ingest, &wanted.ingest);
-        } else if known.is_some() {
-            self.set_demand_and_need(ingest, &wanted.ingest);
-        }
-        // Without a demand they are dropped below.
-        if let Some(wanted) = &wanted.backup {
-            for s in backups.iter().filter(|s| !added.contains(s)) {
-                self.change_demand(*s, wanted);
-            }
-        }
-        if let (Some(s), Some(wanted)) = (inference, &wanted.inference)
-            && !added.contains(&s)
-        {
-            self.change_demand(s, wanted);
-        }
-
-        // Adopt the layout of the row.
-        let is_manual = !spec.layout.by_layouter;
-        let followed = self.adopt_row(ingest, row_ingest, is_manual, MoveReason::NotDistributed);
+    /// Moves the slots of a stream to the nodes in its row, where that is legal.
+    fn adopt_layout(&mut self, ingest: u32, row: RowNodes, copies: &Copies, stored: &StoredLayout) {
+        let is_manual = !stored.by_layouter;
+        let first = MoveReason::NotDistributed;
+        let adopted = self.adopt_row(ingest, row.ingest, is_manual, first);
+        let mut row_backups = row.backups;
         let mut elsewhere: Vec<u32> = Vec::new();
-        for s in &backups {
+        for s in &copies.backups {
             let here = self.slot(*s).node;
             match row_backups.iter().position(|row| *row == here) {
                 Some(i) => {
@@ -278,14 +316,14 @@ impl Engine {
         }
         let mut row_backups = row_backups.into_iter();
         for s in elsewhere {
-            let row = row_backups.next().unwrap_or(NONE);
-            self.adopt_row(s, row, is_manual, MoveReason::Redundancy);
+            let node = row_backups.next().unwrap_or(NONE);
+            self.adopt_row(s, node, is_manual, MoveReason::Redundancy);
         }
-        if let Some(s) = inference {
-            self.adopt_row(s, row_inference, is_manual, MoveReason::NotDistributed);
+        if let Some(s) = copies.inference {
+            self.adopt_row(s, row.inference, is_manual, first);
         }
-        if followed && !self.slot(ingest).has(MEMBER) {
-            let origin = self.host_known(spec.layout.failover_from.as_ref());
+        if adopted && !self.slot(ingest).has(MEMBER) {
+            let origin = self.host_known(stored.failover_from.as_ref());
             let origin = if origin == self.slot(ingest).node {
                 NONE
             } else {
@@ -295,34 +333,25 @@ impl Engine {
                 self.set_origin(ingest, origin);
             }
         }
+    }
 
-        // Drop surplus slots.
-        let wanted_backups = if spec.disabled {
-            0
+    /// Drops slots that the configuration does not have, and all of a disabled stream.
+    fn drop_surplus(&mut self, ingest: u32, copies: Copies, disabled: bool, demands: &SlotDemands) {
+        let (backups, reason) = if disabled {
+            (0, MoveReason::Disabled)
         } else {
-            wanted.backups as usize
+            (demands.backups as usize, MoveReason::Redundancy)
         };
-        let reason = if spec.disabled {
-            MoveReason::Disabled
-        } else {
-            MoveReason::Redundancy
-        };
-        self.drop_backups(ingest, backups, wanted_backups, reason);
-        if let Some(s) = inference.filter(|_| spec.disabled || !wanted.infer) {
+        self.drop_backups(ingest, copies.backups, backups, reason);
+        if let Some(s) = copies.inference.filter(|_| disabled || !demands.infer) {
             self.drop_copy(ingest, s, reason);
         }
-        if spec.disabled {
+        if disabled {
             self.record_move(ingest, MoveReason::Disabled);
             self.unplace(ingest);
             self.clear_origin(ingest);
             self.units.ungrouped.remove(&ingest);
             self.set_flag(ingest, DISABLED, true);
-        }
-        if !self.loading {
-            let row_origin = self.host(spec.layout.failover_from.as_ref());
-            if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_RECORDED) {
-                self.record_row_origin(ingest, row_origin);
-            }
         }
     }
 

@@ -210,12 +210,12 @@ impl Engine {
         members
     }
 
-    /// Forms a unit of ingests, which are placed, waiting or in the batch.
-    fn form(&mut self, ingests: Vec<u32>) {
-        let mut on: BTreeMap<u32, u64> = BTreeMap::new();
+    /// Takes the future members of a unit off their nodes and out of their lists. Returns the members
+    /// by their node, and the origin of the unit.
+    fn take_members(&mut self, ingests: &[u32]) -> (BTreeMap<u32, BTreeSet<u32>>, u32) {
         let mut on_node: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut origin = NONE;
-        for s in &ingests {
+        for s in ingests {
             self.record_origin(*s);
             let slot = *self.slot(*s);
             if slot.node == NONE {
@@ -224,7 +224,6 @@ impl Engine {
                     self.stop_waiting(*s);
                 }
             } else {
-                *on.entry(slot.node).or_default() += u64::from(slot.channels);
                 on_node.entry(slot.node).or_default().insert(*s);
                 self.record_move(*s, MoveReason::AgentConflict);
                 self.unassign(*s);
@@ -236,6 +235,12 @@ impl Engine {
             }
             self.clear_origin(*s);
         }
+        (on_node, origin)
+    }
+
+    /// Forms a unit of ingests, which are placed, waiting or in the batch.
+    fn form(&mut self, ingests: Vec<u32>) {
+        let (on_node, origin) = self.take_members(&ingests);
         let members: Vec<Member> = ingests
             .iter()
             .map(|ingest| Member {
@@ -256,9 +261,13 @@ impl Engine {
             self.set_origin(u, origin);
         }
         let balance = self.settings.balance;
-        let mut nodes: Vec<(std::cmp::Reverse<u64>, u64, u32)> = on
-            .into_iter()
-            .map(|(n, channels)| (std::cmp::Reverse(channels), self.node(n).load(balance), n))
+        let mut nodes: Vec<(std::cmp::Reverse<u64>, u64, u32)> = on_node
+            .iter()
+            .map(|(n, members)| {
+                let of = |s: &u32| u64::from(self.slot(*s).channels);
+                let channels: u64 = members.iter().map(of).sum();
+                (std::cmp::Reverse(channels), self.node(*n).load(balance), *n)
+            })
             .collect();
         nodes.sort_unstable();
         let mut siblings = Vec::new();

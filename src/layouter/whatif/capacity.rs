@@ -1,14 +1,14 @@
-//! How much more fits, what runs out first, and what the loss of each streamer would mean.
+//! Capacity: how many more streams fit, what limits them, and the cost of losing each streamer.
 
-use super::worker::Snapshot;
+use super::worker::WhatIfSnapshot;
 use crate::json::{Number, Object, Value};
 use crate::layouter::{Capacity, ClassReport, NodeState, PlacementRole, Reasons, StreamSpec};
 
-/// What `GET /cluster/capacity` answers.
-pub fn render(snapshot: &Snapshot) -> Vec<u8> {
+/// The body of `GET /cluster/capacity`.
+pub fn render(snapshot: &WhatIfSnapshot) -> Vec<u8> {
     let engine = &snapshot.engine;
     let mut reports = engine.class_reports();
-    // The classes with most streams first; equal ones in the order of a stream's name.
+    // Classes with most streams first; ties by the name of a stream.
     reports.sort_by_key(|report| (std::cmp::Reverse(report.streams), report.example));
     let is_plain = |report: &ClassReport<'_>| {
         report.labels.is_empty() && !report.transcoder && namespace(snapshot, report).is_none()
@@ -18,7 +18,7 @@ pub fn render(snapshot: &Snapshot) -> Vec<u8> {
         classes.push(class(snapshot, report));
     }
     if !reports.iter().any(is_plain) {
-        classes.push(undemanding(snapshot));
+        classes.push(without_demands(snapshot));
     }
     let mut nodes: Vec<_> = engine
         .nodes()
@@ -55,7 +55,7 @@ fn number(value: u64) -> Value {
     Value::Number(Number::Unsigned(value))
 }
 
-fn namespace<'s>(snapshot: &'s Snapshot, report: &ClassReport<'_>) -> Option<&'s str> {
+fn namespace<'s>(snapshot: &'s WhatIfSnapshot, report: &ClassReport<'_>) -> Option<&'s str> {
     let stream = snapshot.state.stream(report.example)?;
     stream
         .namespace
@@ -63,7 +63,7 @@ fn namespace<'s>(snapshot: &'s Snapshot, report: &ClassReport<'_>) -> Option<&'s
         .map(rkyv::string::ArchivedString::as_str)
 }
 
-fn class(snapshot: &Snapshot, report: &ClassReport<'_>) -> Value {
+fn class(snapshot: &WhatIfSnapshot, report: &ClassReport<'_>) -> Value {
     let mut labels = Object::default();
     for (key, value) in &report.labels {
         labels.insert(key, Value::from(*value));
@@ -84,8 +84,8 @@ fn class(snapshot: &Snapshot, report: &ClassReport<'_>) -> Value {
     Value::Object(class)
 }
 
-/// Streams that ask for nothing, of which there are none yet.
-fn undemanding(snapshot: &Snapshot) -> Value {
+/// The class of streams without demands, if there are none yet.
+fn without_demands(snapshot: &WhatIfSnapshot) -> Value {
     let engine = &snapshot.engine;
     let capacity = engine.capacity(&StreamSpec::new(""));
     let nodes = engine.nodes().filter(|node| {
@@ -105,7 +105,7 @@ fn undemanding(snapshot: &Snapshot) -> Value {
     Value::Object(class)
 }
 
-/// What runs out first; nothing does where nothing is limited.
+/// The capacity that limits further streams; `None` if nothing is limited.
 fn bottleneck(nodes: usize, capacity: Capacity) -> Option<&'static str> {
     if nodes == 0 {
         return Some("nodes");
@@ -126,7 +126,7 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn what_runs_out_first_is_named_as_people_name_it() {
+    fn bottleneck_has_a_public_name() {
         let capacity = |bottleneck| Capacity {
             fits: 1,
             bottleneck,

@@ -1,28 +1,32 @@
-//! Why a stream is where it is: every node's verdict, in codes for programs and in words for people.
+//! Explanations: every node's decision about a stream, as codes and as sentences.
 
 use std::cmp::Reverse;
 
 use super::preview::role_name;
-use super::worker::Snapshot;
+use super::worker::{RenderLayout, WhatIfSnapshot};
 use crate::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
 use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};
 use crate::state::apply::stream_not_found;
 use crate::state::name::StreamName;
 
-/// Most streams of a page that shows every node's decision about each.
+/// Largest page of streams with every node's decision about each.
 pub const DECISIONS_LIMIT_MAX: usize = 100;
 /// The member of a layout that is computed only when it is selected.
 pub const DECISIONS: &str = "layout.node_layout_decisions";
 
 const KINDS: [SlotKind; 3] = [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference];
 
-/// What `GET /streams/{name}/layout/explain` answers.
-pub fn render(snapshot: &Snapshot, name: &StreamName) -> Result<Vec<u8>, ApiError> {
+/// The body of `GET /streams/{name}/layout/explain`.
+pub fn render(
+    snapshot: &WhatIfSnapshot,
+    name: &StreamName,
+    render_layout: RenderLayout,
+) -> Result<Vec<u8>, ApiError> {
     let stream = snapshot.state.stream(name).ok_or_else(stream_not_found)?;
     let mut out = b"{\"layout\":".to_vec();
     if stream.layout().is_some() {
-        crate::api::stream::render_current_layout(stream, &mut out);
+        render_layout(stream, &mut out);
     } else {
         out.extend_from_slice(b"{}");
     }
@@ -47,9 +51,9 @@ pub fn render(snapshot: &Snapshot, name: &StreamName) -> Result<Vec<u8>, ApiErro
     }
     if summary.is_empty() {
         summary = if stream.disabled {
-            "Disabled: it is placed nowhere.".to_owned()
+            "The stream is disabled and has no node.".to_owned()
         } else {
-            "The layouter does not know it yet.".to_owned()
+            "The layouter has not processed the stream yet.".to_owned()
         };
     }
     out.extend_from_slice(b"],\"summary\":");
@@ -58,7 +62,7 @@ pub fn render(snapshot: &Snapshot, name: &StreamName) -> Result<Vec<u8>, ApiErro
     Ok(out)
 }
 
-/// Verdicts of the nodes that are of the kind at all: where it is first, then the best.
+/// Decisions of the nodes of the right role: the current node first, then the best.
 fn sorted<'e>(
     engine: &'e Engine,
     name: &StreamName,
@@ -82,8 +86,8 @@ fn sorted<'e>(
     Some(decisions)
 }
 
-/// One number for how well a node suits: preferred labels first, the room on it second.
-fn suits(decision: &NodeDecision<'_>) -> u64 {
+/// One number for how well a node suits: preferred labels first, free capacity second.
+fn suitability(decision: &NodeDecision<'_>) -> u64 {
     u64::from(decision.score) * 1000 + u64::from(1000 - decision.load_permille.min(1000))
 }
 
@@ -99,55 +103,52 @@ fn node(decision: &NodeDecision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
     if allowed {
         item.insert(
             "score",
-            Value::Number(json::Number::Unsigned(suits(decision))),
+            Value::Number(json::Number::Unsigned(suitability(decision))),
         );
     }
-    item.insert("summary", Value::from(words(decision).as_str()));
+    item.insert("summary", Value::from(sentence(decision).as_str()));
     Value::Object(item).write(out);
 }
 
-fn words(decision: &NodeDecision<'_>) -> String {
+fn sentence(decision: &NodeDecision<'_>) -> String {
     let load = format!(
-        "{}.{} % full",
+        "load {}.{} %",
         decision.load_permille / 10,
         decision.load_permille % 10
     );
     if decision.reasons.is_empty() {
         let labels = match decision.score {
             0 => String::new(),
-            score => format!("its labels score {score}; "),
+            score => format!("label score {score}; "),
         };
-        return format!("May take it: {labels}{load}.");
+        return format!("Can take the stream: {labels}{load}.");
     }
     let why: Vec<&str> = PHRASES
         .iter()
         .filter(|(reason, _)| decision.reasons.has(*reason))
         .map(|(_, phrase)| *phrase)
         .collect();
-    format!("Cannot take it: {}; {load}.", why.join(", "))
+    format!("Cannot take the stream: {}; {load}.", why.join(", "))
 }
 
 const PHRASES: [(Reasons, &str); 11] = [
-    (Reasons::ROLE, "it is another kind of node"),
-    (Reasons::NAMESPACE, "it is in another namespace"),
+    (Reasons::ROLE, "the node has another role"),
+    (Reasons::NAMESPACE, "the node is in another namespace"),
     (
         Reasons::NODE_MISSES_LABELS,
-        "it does not carry the labels that the stream requires",
+        "the node lacks labels that the stream requires",
     ),
     (
         Reasons::STREAM_MISSES_LABELS,
-        "it takes only streams with labels that this one does not carry",
+        "the stream lacks labels that the node requires",
     ),
-    (Reasons::TRANSCODING, "it cannot transcode"),
-    (Reasons::OFFLINE, "it is offline"),
-    (Reasons::CHANNEL_LIMIT, "its channels are used up"),
-    (Reasons::BANDWIDTH, "its bandwidth is used up"),
-    (
-        Reasons::DVR_SIZE,
-        "its disks have no room for the recording",
-    ),
-    (Reasons::CPU, "its processors are overloaded"),
-    (Reasons::SIBLING, "it holds another copy of the stream"),
+    (Reasons::TRANSCODING, "the node cannot transcode"),
+    (Reasons::OFFLINE, "the node is offline"),
+    (Reasons::CHANNEL_LIMIT, "no free channel"),
+    (Reasons::BANDWIDTH, "not enough bandwidth"),
+    (Reasons::DVR_SIZE, "not enough disk space for the recording"),
+    (Reasons::CPU, "CPU pressure"),
+    (Reasons::SIBLING, "the node has another slot of the stream"),
 ];
 
 fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
@@ -160,14 +161,12 @@ fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
                 .filter(|d| d.reasons.is_empty() && d.score > first.score)
                 .count();
             let rank = if better > 0 {
-                format!(
-                    "; {better} would suit its labels better but give way to others or are almost full"
-                )
+                format!("; {better} score higher, but are almost full or needed by others")
             } else {
                 String::new()
             };
             format!(
-                "Placed on {}; {able} of {total} nodes may take it{rank}.",
+                "Placed on {}; {able} of {total} nodes can take it{rank}.",
                 first.hostname
             )
         }
@@ -184,19 +183,19 @@ fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
             let why: Vec<String> = worst
                 .iter()
                 .take(3)
-                .map(|(count, phrase)| format!("of {count}: {phrase}"))
+                .map(|(count, phrase)| format!("{count}: {phrase}"))
                 .collect();
             format!(
-                "Waits: none of {total} nodes can take it ({}).",
+                "Waiting: none of {total} nodes can take it ({}).",
                 why.join("; ")
             )
         }
-        _ => format!("Not placed yet; {able} of {total} nodes may take it."),
+        _ => format!("Not placed yet; {able} of {total} nodes can take it."),
     }
 }
 
 /// A page of streams, completed with every node's decision about each.
-pub fn with_decisions(snapshot: &Snapshot, page: &[u8]) -> Vec<u8> {
+pub fn with_decisions(snapshot: &WhatIfSnapshot, page: &[u8]) -> Vec<u8> {
     let mut body = json::parse(page).expect("a page is JSON");
     let streams = body.get_mut("streams").and_then(Value::as_array_mut);
     for item in streams.into_iter().flatten() {
@@ -218,7 +217,7 @@ pub fn with_decisions(snapshot: &Snapshot, page: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One verdict per node: about the ingest on streamers, about the analytics on inference nodes.
+/// One decision per node: about the ingest on streamers, about inference on inference nodes.
 fn decisions(engine: &Engine, name: &StreamName) -> Vec<Value> {
     let mut all = Vec::new();
     for (kind, role) in [

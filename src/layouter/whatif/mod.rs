@@ -1,11 +1,12 @@
 //! What-if queries: previews, explanations and capacity.
 //!
-//! A worker thread answers them from a snapshot of the engine, so that they never delay the layouter.
-//! Nothing here changes anything.
+//! A worker thread answers them from a snapshot of the engine, so that they never delay the
+//! layouter. Nothing here changes anything.
 
 pub mod explain;
 pub mod preview;
 pub mod worker;
 
+pub mod assumed;
 mod capacity;
 mod pages;

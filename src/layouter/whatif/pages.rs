@@ -1,7 +1,8 @@
-//! Answers that are read page by page.
+//! Previews that are read page by page.
 //!
-//! A preview is computed once; its later pages come from the same answer, named by their cursor, so that a walk never mixes what two snapshots
-//! said. The last answers are kept for a while; a cursor of one that is gone is told so.
+//! A preview is computed once; its later pages come from the same result, which their cursor names,
+//! so that pages never mix two snapshots. The last results are kept for a while; a cursor of an
+//! expired one is refused.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -13,49 +14,49 @@ use crate::error::{self, ApiError};
 use crate::json::scan;
 use crate::query::{Document, Execution, ListKind, Query, Raw, Source};
 
-/// How long an answer is kept for its later pages.
+/// How long a preview is kept for its later pages.
 const KEPT_MAX: Duration = Duration::from_mins(1);
-const ANSWERS_KEPT_MAX: usize = 64;
-/// Items of all kept answers together.
+const PREVIEWS_KEPT_MAX: usize = 64;
+/// Upper bound of the items of all kept previews.
 const ITEMS_KEPT_MAX: usize = 1_000_000;
 
-/// Items of an answer, each a canonical JSON object, in their order. Their keys are their places.
-pub struct Items {
+/// The items of a preview, each a canonical JSON object. Their keys are their positions.
+pub struct PreviewItems {
     texts: Vec<(String, Box<str>)>,
-    /// Items that the asker may not see.
+    /// Number of items that the caller may not see.
     hidden: u64,
 }
 
-impl Items {
+impl PreviewItems {
     pub fn new(texts: impl IntoIterator<Item = String>, hidden: u64) -> Self {
         let numbered = texts.into_iter().enumerate();
-        let texts = numbered.map(|(place, text)| (place.to_string(), text.into()));
+        let texts = numbered.map(|(position, text)| (position.to_string(), text.into()));
         Self {
             texts: texts.collect(),
             hidden,
         }
     }
 
-    /// The first place of a range that begins at a bound.
-    fn place(bound: Bound<&str>, when_excluded: usize) -> Option<usize> {
+    /// The first position of a range that begins at a bound.
+    fn position(bound: Bound<&str>, shift_if_excluded: usize) -> Option<usize> {
         match bound {
             Bound::Unbounded => None,
             Bound::Included(key) => key.parse().ok(),
             Bound::Excluded(key) => key
                 .parse::<usize>()
                 .ok()
-                .map(|place| place.wrapping_add(when_excluded)),
+                .map(|position| position.wrapping_add(shift_if_excluded)),
         }
     }
 }
 
-/// One item.
-pub struct ItemDoc<'a> {
+/// One item of a preview.
+pub struct PreviewItem<'a> {
     key: &'a str,
     text: &'a str,
 }
 
-impl Document for ItemDoc<'_> {
+impl Document for PreviewItem<'_> {
     fn key(&self) -> &str {
         self.key
     }
@@ -69,58 +70,60 @@ impl Document for ItemDoc<'_> {
     }
 }
 
-impl Source for Items {
-    type Doc<'a> = ItemDoc<'a>;
+impl Source for PreviewItems {
+    type Doc<'a> = PreviewItem<'a>;
 
     fn count(&self) -> u64 {
         self.texts.len() as u64
     }
 
-    fn get(&self, key: &str) -> Option<ItemDoc<'_>> {
+    fn get(&self, key: &str) -> Option<PreviewItem<'_>> {
         let (key, text) = self.texts.get(key.parse::<usize>().ok()?)?;
-        Some(ItemDoc { key, text })
+        Some(PreviewItem { key, text })
     }
 
-    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ItemDoc<'a>> {
-        let first = Self::place(from, 1).unwrap_or(0);
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = PreviewItem<'a>> {
+        let first = Self::position(from, 1).unwrap_or(0);
         let items = self.texts.iter().skip(first);
-        items.map(|(key, text)| ItemDoc { key, text })
+        items.map(|(key, text)| PreviewItem { key, text })
     }
 
-    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ItemDoc<'a>> {
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = PreviewItem<'a>> {
         let end = match from {
             Bound::Unbounded => self.texts.len(),
-            Bound::Included(_) => Self::place(from, 0).map_or(0, |place| place.saturating_add(1)),
-            Bound::Excluded(_) => Self::place(from, 0).unwrap_or(0),
+            Bound::Included(_) => {
+                Self::position(from, 0).map_or(0, |position| position.saturating_add(1))
+            }
+            Bound::Excluded(_) => Self::position(from, 0).unwrap_or(0),
         };
         let items = self.texts[..end.min(self.texts.len())].iter().rev();
-        items.map(|(key, text)| ItemDoc { key, text })
+        items.map(|(key, text)| PreviewItem { key, text })
     }
 }
 
-struct Kept {
+struct KeptPreview {
     number: u64,
     digest: u64,
     kind: &'static ListKind,
     until: Instant,
-    items: Rc<Items>,
+    items: Rc<PreviewItems>,
 }
 
-/// The last answers.
+/// The last previews.
 #[derive(Default)]
-pub struct Answers {
-    kept: VecDeque<Kept>,
+pub struct PreviewPages {
+    kept: VecDeque<KeptPreview>,
     last_number: u64,
 }
 
-impl Answers {
-    /// One page: of the answer that the cursor names, or of a new one made by `find`.
+impl PreviewPages {
+    /// One page: of the preview that the cursor names, or of a new one made by `compute`.
     pub fn page(
         &mut self,
         raw_query: &str,
         digest: u64,
         kind: &'static ListKind,
-        find: impl FnOnce() -> Result<Items, ApiError>,
+        compute: impl FnOnce() -> Result<PreviewItems, ApiError>,
     ) -> Result<Vec<u8>, ApiError> {
         let mut query = Query::parse(raw_query, kind, &[])?;
         let now = Instant::now();
@@ -132,13 +135,13 @@ impl Answers {
             let kept = kept.ok_or_else(|| {
                 error::WALK_EXPIRED
                     .titled(
-                        "The answer of this walk is not kept any more; begin with the first page",
+                        "The preview of this cursor is no longer kept; begin with the first page",
                     )
                     .at_parameter("cursor")
             })?;
             kept.items.clone()
         } else {
-            let items = Rc::new(find()?);
+            let items = Rc::new(compute()?);
             self.last_number += 1;
             query.pin_revision(self.last_number);
             items
@@ -150,7 +153,7 @@ impl Answers {
             .iter()
             .any(|kept| Some(kept.number) == query.revision());
         if is_new && (page.next.is_some() || page.prev.is_some()) {
-            self.keep(Kept {
+            self.keep(KeptPreview {
                 number: self.last_number,
                 digest,
                 kind,
@@ -165,14 +168,14 @@ impl Answers {
         Ok(page.into_body(&extra))
     }
 
-    fn keep(&mut self, answer: Kept) {
-        self.kept.push_back(answer);
-        let count = |kept: &VecDeque<Kept>| {
+    fn keep(&mut self, preview: KeptPreview) {
+        self.kept.push_back(preview);
+        let count = |kept: &VecDeque<KeptPreview>| {
             kept.iter()
                 .map(|kept| kept.items.texts.len())
                 .sum::<usize>()
         };
-        while self.kept.len() > ANSWERS_KEPT_MAX
+        while self.kept.len() > PREVIEWS_KEPT_MAX
             || (self.kept.len() > 1 && count(&self.kept) > ITEMS_KEPT_MAX)
         {
             self.kept.pop_front();
@@ -198,8 +201,8 @@ mod tests {
         secret: |_| false,
     };
 
-    fn items(count: usize, tag: &str) -> Items {
-        Items::new((0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#)), 0)
+    fn items(count: usize, tag: &str) -> PreviewItems {
+        PreviewItems::new((0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#)), 0)
     }
 
     fn read(body: &[u8]) -> (Vec<String>, Option<String>, Option<String>) {
@@ -220,16 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_stays_in_the_answer_it_began_in() {
-        let mut answers = Answers::default();
+    fn later_pages_come_from_the_same_preview() {
+        let mut pages = PreviewPages::default();
         let mut page = |query: &str, digest, tag: &'static str| {
-            answers
+            pages
                 .page(query, digest, &KIND, || Ok(items(5, tag)))
                 .map(|body| read(&body))
         };
         let (names, next, prev) = page("limit=2", 1, "a").expect("a page");
         assert_eq!((names, prev), (vec!["a0".into(), "a1".into()], None));
-        // Another answer in between, and one of the same question.
+        // Another preview in between, and one of the same request.
         page("limit=2", 2, "b").expect("a page");
         page("limit=2", 1, "c").expect("a page");
         let next = with_cursor(&next.expect("there is more"));
@@ -241,22 +244,22 @@ mod tests {
         let (names, ..) =
             page(&with_cursor(&prev.expect("there is a page before")), 1, "d").expect("a page");
         assert_eq!(names, ["a0", "a1"]);
-        let error = page(&last, 2, "d").expect_err("a cursor of another question");
+        let error = page(&last, 2, "d").expect_err("a cursor of another request");
         assert_eq!((error.status, error.items[0].code), (410, "walk_expired"));
     }
 
     #[test]
-    fn old_answers_make_room() {
-        let mut answers = Answers::default();
+    fn oldest_previews_are_dropped_first() {
+        let mut pages = PreviewPages::default();
         let mut first = None;
-        for digest in 0..=ANSWERS_KEPT_MAX as u64 {
-            let page = answers.page("limit=2", digest, &KIND, || Ok(items(3, "a")));
+        for digest in 0..=PREVIEWS_KEPT_MAX as u64 {
+            let page = pages.page("limit=2", digest, &KIND, || Ok(items(3, "a")));
             let (_, next, _) = read(&page.expect("a page"));
             first = first.or(next);
         }
-        assert_eq!(answers.kept.len(), ANSWERS_KEPT_MAX);
+        assert_eq!(pages.kept.len(), PREVIEWS_KEPT_MAX);
         let cursor = with_cursor(&first.expect("there was more"));
-        let error = answers.page(&cursor, 0, &KIND, || Ok(items(3, "b")));
+        let error = pages.page(&cursor, 0, &KIND, || Ok(items(3, "b")));
         assert_eq!(error.expect_err("it is gone").status, 410);
     }
 }

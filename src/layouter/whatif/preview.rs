@@ -1,31 +1,30 @@
-//! What would change if: the engine's own code on a snapshot, and the difference told in streams or in loads of nodes.
+//! Previews: commands or events are applied to a snapshot, and the differences listed by stream or
+//! by node.
 //!
-//! The supposed commands go the way of real ones: `state::apply` checks and merges them, `layouter::intake` reads the records, the engine takes
-//! the rows. What would happen anyway, without the supposition, is let happen first, so that it is not told as its consequence. A preview
-//! looks as far as one tick of the layouter: everything urgent, and what the budgets of one interval allow of the rest.
+//! Commands take the same path as real ones: `state::apply` checks and merges them,
+//! `layouter::intake` reads the records, the engine takes the rows. Moves that are due anyway are
+//! made first, so that they are not listed as consequences. A preview covers one tick of the
+//! layouter: everything urgent, and as many optional moves as the budgets of one interval allow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pages::Items;
-use super::worker::Snapshot;
+use super::assumed::{AssumedEvent, assumed_name, assumed_node, assumed_stream};
+use super::pages::PreviewItems;
+use super::worker::WhatIfSnapshot;
 use crate::access::rights::Visibility;
-use crate::error::{self, ApiError};
+use crate::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
-    Engine, Event, LayoutChange, NodeSpec, NodeState, PlacementRole, Rows, SlotKind, StreamLayout,
-    StreamSpec,
+    Engine, Event, LayoutChange, NodeState, Rows, SlotKind, StreamLayout, StreamSpec,
 };
 use crate::query::{KeyOrder, ListKind};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::{Stamp, apply, streamer_not_found};
-use crate::state::command::{Command, StreamPatch};
+use crate::state::command::Command;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::Role;
-
-/// Most streams that may be supposed at once.
-const STREAMS_ADDED_MAX: u64 = 1_000_000;
 
 /// Changes of layouts, one per stream, in the order of their names.
 pub static LAYOUTS: ListKind = ListKind {
@@ -60,112 +59,17 @@ fn schema_required_of_layouts() -> &'static [Box<str>] {
     schema::layout_change().required()
 }
 
-/// One thing that is supposed to happen to the cluster.
-#[derive(Debug)]
-pub enum Supposed {
-    StreamerLost {
-        hostname: Hostname,
-        pointer: String,
-    },
-    StreamerSaved {
-        hostname: Hostname,
-        config: Object,
-    },
-    StreamsAdded {
-        count: u64,
-        patch: StreamPatch,
-        pointer: String,
-    },
-}
-
-impl Supposed {
-    /// From the body of `POST /cluster/preview`.
-    pub fn from_body(body: Value) -> Result<Vec<Self>, ApiError> {
-        let mut body = body;
-        let schema = schema::cluster_preview_request();
-        schema.prune(&mut body);
-        schema
-            .check(&body)
-            .map_err(|violations| crate::state::apply::invalid(violations, ""))?;
-        let Some(Value::Array(events)) =
-            body.as_object_mut().and_then(|body| body.remove("events"))
-        else {
-            return Ok(Vec::new());
-        };
-        let mut streams_left = STREAMS_ADDED_MAX;
-        let each = events.into_iter().enumerate();
-        each.map(|(i, event)| Self::one(event, format!("/events/{i}"), &mut streams_left))
-            .collect()
-    }
-
-    fn one(event: Value, pointer: String, streams_left: &mut u64) -> Result<Self, ApiError> {
-        let Value::Object(mut event) = event else {
-            return Err(error::NOT_OBJECT
-                .titled("Expected a JSON object")
-                .at_pointer(pointer));
-        };
-        let hostname = |event: &Object| {
-            let text = event.get("hostname").and_then(Value::as_str);
-            Hostname::parse(text.unwrap_or_default()).map_err(|why| {
-                error::WRONG_FORMAT
-                    .titled(why)
-                    .at_pointer(format!("{pointer}/hostname"))
-            })
-        };
-        match event.get("event").and_then(Value::as_str) {
-            Some("streamer_lost") => Ok(Self::StreamerLost {
-                hostname: hostname(&event)?,
-                pointer,
-            }),
-            Some("streamer_saved") => Ok(Self::StreamerSaved {
-                hostname: hostname(&event)?,
-                config: event,
-            }),
-            _ => {
-                let count = event.get("count").and_then(Value::as_u64).unwrap_or(1);
-                *streams_left = streams_left.checked_sub(count).ok_or_else(|| {
-                    let title = "At most 1,000,000 streams can be supposed at once";
-                    error::INPUT_OUT_OF_RANGE
-                        .titled(title)
-                        .at_pointer(format!("{pointer}/count"))
-                        .with("maximum", STREAMS_ADDED_MAX)
-                })?;
-                let stream = event.remove("stream");
-                let stream = stream.unwrap_or_else(|| Value::Object(Object::default()));
-                let pointer = format!("{pointer}/stream");
-                let mut stream = stream;
-                if let Value::Object(object) = &mut stream {
-                    // All of them are new, wherever the configuration was taken from.
-                    object.remove("name");
-                    object.remove("layout");
-                }
-                let patch = StreamPatch::from_body(stream, &supposed_name(0), &pointer)?;
-                Ok(Self::StreamsAdded {
-                    count,
-                    patch,
-                    pointer,
-                })
-            }
-        }
-    }
-}
-
-/// The name of a supposed stream; the control character keeps it apart from every real one.
-fn supposed_name(number: u64) -> StreamName {
-    StreamName::trusted(&format!("\u{1}{number:07}"))
-}
-
-/// A snapshot in which something happened.
-struct Supposition {
+/// A snapshot to which commands or events were applied.
+struct LayoutPreview {
     engine: Engine,
     changes: Vec<LayoutChange>,
     /// Streams whose rows were touched.
     touched: BTreeSet<StreamName>,
 }
 
-impl Supposition {
-    /// Lets happen what would happen anyway.
-    fn new(snapshot: &Snapshot) -> Self {
+impl LayoutPreview {
+    /// Makes the moves that are due anyway.
+    fn new(snapshot: &WhatIfSnapshot) -> Self {
         let mut engine = snapshot.engine.snapshot();
         engine.apply(Event::Tick {
             now_ms: snapshot.now_ms,
@@ -177,8 +81,8 @@ impl Supposition {
         }
     }
 
-    /// Lets events happen, and then an interval pass.
-    fn happen(&mut self, snapshot: &Snapshot, mut events: Vec<Event>) {
+    /// Applies events, then the tick of the next interval.
+    fn apply(&mut self, snapshot: &WhatIfSnapshot, mut events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
@@ -191,28 +95,28 @@ impl Supposition {
         self.touched.extend(moved);
     }
 
-    /// Streams that are elsewhere than before, with where they are now.
+    /// Streams whose nodes changed, with the nodes before and the layout after.
     fn moved<'a>(
         &'a self,
         state: &'a State,
-    ) -> impl Iterator<Item = (&'a StreamName, Placement, StreamLayout)> {
+    ) -> impl Iterator<Item = (&'a StreamName, StreamNodes, StreamLayout)> {
         self.touched.iter().filter_map(|name| {
-            let before = Placement::stored(state, name);
+            let before = StreamNodes::stored(state, name);
             let after = self.engine.layout(name).unwrap_or_default();
-            (before != Placement::of(&after)).then_some((name, before, after))
+            (before != StreamNodes::of(&after)).then_some((name, before, after))
         })
     }
 }
 
-/// The nodes of a stream.
+/// The nodes of a stream's slots.
 #[derive(PartialEq, Eq, Default)]
-struct Placement {
+struct StreamNodes {
     ingest: Option<Hostname>,
     inference: Option<Hostname>,
     dvr_backups: BTreeSet<Hostname>,
 }
 
-impl Placement {
+impl StreamNodes {
     fn of(layout: &StreamLayout) -> Self {
         Self {
             ingest: layout.ingest.clone(),
@@ -241,9 +145,12 @@ impl Placement {
     }
 }
 
-/// What the engine makes of commands that are not carried out.
-fn suppose(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Supposition, ApiError> {
-    let mut supposition = Supposition::new(snapshot);
+/// Previews commands.
+fn preview_commands(
+    snapshot: &WhatIfSnapshot,
+    commands: Vec<Command>,
+) -> Result<LayoutPreview, ApiError> {
+    let mut preview = LayoutPreview::new(snapshot);
     let mut next = (*snapshot.state).clone();
     let stamp = Stamp {
         revision: next.revision() + 1,
@@ -254,7 +161,7 @@ fn suppose(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Supposition, A
         let changes = apply(&next, command, stamp)?;
         next.absorb(&changes);
         for change in &changes.streams {
-            supposition.touched.insert(change.name.clone());
+            preview.touched.insert(change.name.clone());
             match &change.new {
                 Some(new) => rows.streams.push(stream_spec(new)),
                 None => rows.streams_deleted.push(change.name.clone()),
@@ -273,27 +180,27 @@ fn suppose(snapshot: &Snapshot, commands: Vec<Command>) -> Result<Supposition, A
     }
     let is_something = rows != Rows::default();
     let events = is_something.then_some(Event::Commit(rows));
-    supposition.happen(snapshot, events.into_iter().collect());
-    Ok(supposition)
+    preview.apply(snapshot, events.into_iter().collect());
+    Ok(preview)
 }
 
-/// Which streams would be placed differently.
+/// Lists the streams that would be placed differently.
 pub fn layouts(
-    snapshot: &Snapshot,
+    snapshot: &WhatIfSnapshot,
     commands: Vec<Command>,
     visible: &Visibility,
-) -> Result<Items, ApiError> {
-    let supposition = suppose(snapshot, commands)?;
-    // Of several changes of a stream the ingest's is the one that is told, as in a save.
+) -> Result<PreviewItems, ApiError> {
+    let preview = preview_commands(snapshot, commands)?;
+    // The reason of a stream is that of its ingest's change if there is one, as in a save.
     let mut reasons: BTreeMap<&StreamName, &LayoutChange> = BTreeMap::new();
-    for change in &supposition.changes {
-        let told = reasons.entry(&change.stream).or_insert(change);
-        if change.kind < told.kind {
-            *told = change;
+    for change in &preview.changes {
+        let reported = reasons.entry(&change.stream).or_insert(change);
+        if change.kind < reported.kind {
+            *reported = change;
         }
     }
     let mut hidden = 0;
-    let items = supposition
+    let items = preview
         .moved(&snapshot.state)
         .filter_map(|(name, _, after)| {
             if !visible.shows(name) {
@@ -308,10 +215,10 @@ pub fn layouts(
             Some(layout_text(name, &after, reason, change.is_some()))
         });
     let items: Vec<String> = items.collect();
-    Ok(Items::new(items, hidden))
+    Ok(PreviewItems::new(items, hidden))
 }
 
-/// A layout that would come about, as an item of a list.
+/// A layout after the preview, as an item of the list.
 fn layout_text(
     name: &StreamName,
     layout: &StreamLayout,
@@ -342,16 +249,16 @@ fn layout_text(
     text(&Value::Object(item))
 }
 
-/// Streams that nodes would gain, less those they would lose.
+/// Change of the number of streams by node and role.
 type Loads = BTreeMap<(Hostname, SlotKind), i64>;
 
-fn deltas(supposition: &Supposition, state: &State) -> Loads {
+fn deltas(preview: &LayoutPreview, state: &State) -> Loads {
     let mut deltas = Loads::new();
-    for (_, before, after) in supposition.moved(state) {
+    for (_, before, after) in preview.moved(state) {
         for (host, kind) in before.nodes() {
             *deltas.entry((host.clone(), kind)).or_default() -= 1;
         }
-        for (host, kind) in Placement::of(&after).nodes() {
+        for (host, kind) in StreamNodes::of(&after).nodes() {
             *deltas.entry((host.clone(), kind)).or_default() += 1;
         }
     }
@@ -384,7 +291,7 @@ fn load_texts(state: &State, deltas: Loads) -> Vec<String> {
     texts.collect()
 }
 
-/// How the API calls what a node does for a stream.
+/// The API's name of a slot kind.
 pub fn role_name(kind: SlotKind) -> &'static str {
     match kind {
         SlotKind::Ingest => "ingest",
@@ -393,29 +300,32 @@ pub fn role_name(kind: SlotKind) -> &'static str {
     }
 }
 
-/// Which nodes would have another number of streams.
+/// Lists the nodes whose number of streams would change.
 pub fn loads(
-    snapshot: &Snapshot,
+    snapshot: &WhatIfSnapshot,
     commands: Vec<Command>,
     visible: &Visibility,
-) -> Result<Items, ApiError> {
-    let supposition = suppose(snapshot, commands)?;
-    let mut deltas = deltas(&supposition, &snapshot.state);
+) -> Result<PreviewItems, ApiError> {
+    let preview = preview_commands(snapshot, commands)?;
+    let mut deltas = deltas(&preview, &snapshot.state);
     let all = deltas.len();
     deltas.retain(|(hostname, _), _| visible.shows(hostname));
     let hidden = (all - deltas.len()) as u64;
-    Ok(Items::new(load_texts(&snapshot.state, deltas), hidden))
+    Ok(PreviewItems::new(
+        load_texts(&snapshot.state, deltas),
+        hidden,
+    ))
 }
 
-/// What would come of events that have not happened.
-pub fn cluster(snapshot: &Snapshot, supposed: Vec<Supposed>) -> Result<Vec<u8>, ApiError> {
-    let mut supposition = Supposition::new(snapshot);
-    let waiting_before = supposition.engine.waiting_count();
+/// The consequences of assumed events.
+pub fn cluster(snapshot: &WhatIfSnapshot, assumed: Vec<AssumedEvent>) -> Result<Vec<u8>, ApiError> {
+    let mut preview = LayoutPreview::new(snapshot);
+    let waiting_before = preview.engine.waiting_count();
     let mut events: Vec<Event> = Vec::new();
     let mut added = 0;
-    for event in supposed {
+    for event in assumed {
         match event {
-            Supposed::StreamerLost { hostname, pointer } => {
+            AssumedEvent::StreamerLost { hostname, pointer } => {
                 if snapshot.state.streamer(&hostname).is_none() {
                     let at = format!("{pointer}/hostname");
                     return Err(streamer_not_found()
@@ -423,27 +333,28 @@ pub fn cluster(snapshot: &Snapshot, supposed: Vec<Supposed>) -> Result<Vec<u8>, 
                         .with("hostname", &hostname));
                 }
                 let lost = (hostname, NodeState::Down);
-                // Those that are lost one after the other are lost together: nothing is moved from one to the next.
+                // Successive losses are one event, so that nothing moves from one lost node to
+                // another.
                 match events.last_mut() {
                     Some(Event::NodeStates(states)) => states.push(lost),
                     _ => events.push(Event::NodeStates(vec![lost])),
                 }
             }
-            Supposed::StreamerSaved { hostname, config } => {
-                let spec = supposed_node(snapshot, hostname, &config);
+            AssumedEvent::StreamerSaved { hostname, config } => {
+                let spec = assumed_node(snapshot, hostname, &config);
                 events.push(Event::Commit(Rows {
                     nodes: vec![spec],
                     ..Rows::default()
                 }));
             }
-            Supposed::StreamsAdded {
+            AssumedEvent::StreamsAdded {
                 count,
                 patch,
                 pointer,
             } => {
-                let spec = supposed_stream(&snapshot.state, patch, &pointer)?;
+                let spec = assumed_stream(&snapshot.state, patch, &pointer)?;
                 let streams = (added..added + count).map(|number| StreamSpec {
-                    name: supposed_name(number),
+                    name: assumed_name(number),
                     ..spec.clone()
                 });
                 events.push(Event::Commit(Rows {
@@ -454,15 +365,15 @@ pub fn cluster(snapshot: &Snapshot, supposed: Vec<Supposed>) -> Result<Vec<u8>, 
             }
         }
     }
-    supposition.happen(snapshot, events);
-    let moves = supposition
+    preview.apply(snapshot, events);
+    let moves = preview
         .moved(&snapshot.state)
         .filter(|(name, before, _)| {
-            snapshot.state.stream(name).is_some() && *before != Placement::default()
+            snapshot.state.stream(name).is_some() && *before != StreamNodes::default()
         })
         .count();
-    let unplaced = supposition.engine.waiting_count();
-    let deltas = deltas(&supposition, &snapshot.state);
+    let unplaced = preview.engine.waiting_count();
+    let deltas = deltas(&preview, &snapshot.state);
     let nodes = deltas.len();
     let mut out = b"{\"changes\":[".to_vec();
     out.extend_from_slice(load_texts(&snapshot.state, deltas).join(",").as_bytes());
@@ -489,77 +400,13 @@ fn summary(moves: usize, nodes: usize, added: u64, waiting: u32, unplaced: u32) 
     }
     text.push_str(&format!("; {nodes} loads would change. "));
     if unplaced == 0 {
-        text.push_str("Everything would have a place.");
+        text.push_str("Every slot would have a node.");
     } else {
         text.push_str(&format!(
-            "{unplaced} would be without a place, {waiting} of them before."
+            "{unplaced} slots would be without a node, {waiting} of them already are."
         ));
     }
     text
-}
-
-/// A node with the limits and labels that are supposed of it.
-fn supposed_node(snapshot: &Snapshot, hostname: Hostname, config: &Object) -> NodeSpec {
-    let number = |field| {
-        let value = config.get(field).and_then(Value::as_u64)?;
-        Some(u32::try_from(value).unwrap_or(u32::MAX))
-    };
-    let stats = snapshot.node_stats(&hostname);
-    let mut spec = match snapshot.state.streamer(&hostname) {
-        Some(record) => node_spec(record, stats.as_ref(), NodeState::Up),
-        None => NodeSpec {
-            role: match config.get("role").and_then(Value::as_str) {
-                Some("inference") => PlacementRole::Inference,
-                _ => PlacementRole::Streamer,
-            },
-            namespace: config
-                .get("namespace")
-                .and_then(Value::as_str)
-                .map(Into::into),
-            ..NodeSpec::streamer(&hostname, crate::layouter::intake::CHANNEL_LIMIT_DEFAULT)
-        },
-    };
-    if let Some(limit) = number("channel_limit") {
-        spec.channel_limit = limit;
-    }
-    if let Some(kbps) = number("total_bandwidth") {
-        spec.bandwidth_kbps = (kbps > 0).then_some(kbps);
-    }
-    if let Some(labels) = config.get("labels").and_then(Value::as_object) {
-        let pairs = labels.iter().filter_map(|(key, value)| {
-            let value = value.as_str()?;
-            Some((key.into(), value.into()))
-        });
-        spec.labels = pairs.collect();
-    }
-    spec
-}
-
-/// A stream of a supposed configuration, checked as a save would.
-fn supposed_stream(
-    state: &State,
-    patch: StreamPatch,
-    pointer: &str,
-) -> Result<StreamSpec, ApiError> {
-    let stamp = Stamp {
-        revision: state.revision() + 1,
-        ms: state.stamp_ms() + 1,
-    };
-    let name = supposed_name(0);
-    let items = vec![(name, patch)];
-    let changes = apply(state, Command::SaveStreams { items }, stamp).map_err(|mut error| {
-        for item in &mut error.items {
-            // It was item 0 of a batch.
-            let at = item.pointer.as_deref().unwrap_or_default();
-            item.pointer = Some(format!("{pointer}{}", at.strip_prefix("/0").unwrap_or(at)));
-        }
-        error
-    })?;
-    let record = changes
-        .streams
-        .first()
-        .and_then(|change| change.new.as_ref());
-    Ok(record.map_or_else(|| StreamSpec::new(""), stream_spec))
 }
 
 fn text(value: &Value) -> String {

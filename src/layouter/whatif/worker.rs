@@ -1,16 +1,19 @@
-//! The desk: where questions about layouts are answered, on a thread of their own.
+//! The what-if worker: a thread that answers queries about layouts.
 //!
-//! A question is answered from a snapshot of the engine and the state it knows, taken when the question comes up: the layouter goes on
-//! meanwhile, and what an answer says belongs together. Questions wait in a bounded queue; one that finds it full is told to come again.
+//! A query is answered from a snapshot of the engine and of the state it is based on, taken when
+//! the query's turn comes: the layouter continues meanwhile, and an answer is consistent. Queries
+//! wait in a bounded queue; if it is full they are refused.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::pages::Answers;
+use super::assumed::AssumedEvent;
+use super::pages::PreviewPages;
 use super::{capacity, explain, preview};
 use crate::access::rights::Visibility;
 use crate::error::{self, ApiError};
@@ -22,31 +25,32 @@ use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::command::Command;
 use crate::state::name::{Hostname, StreamName};
+use crate::state::record::StreamRecord;
 
-/// Questions that may wait: each takes milliseconds, a few of them seconds.
-const WAITING_MAX: usize = 256;
+/// Queries that may wait: most take milliseconds, a few take seconds.
+const QUERIES_WAITING_MAX: usize = 256;
 
-/// How long the layouter may take to come to a question: it may be in the middle of a large change.
-const LOOK_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for a snapshot: the layouter may be in the middle of a large change.
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// The layouter at one moment.
-pub struct Snapshot {
+pub struct WhatIfSnapshot {
     pub engine: Engine,
-    /// What the engine knows.
+    /// The state that the engine is based on.
     pub state: Arc<State>,
     stats: HashMap<Hostname, NodeStats>,
     /// On the layouter's clock.
     pub now_ms: u64,
 }
 
-impl Snapshot {
-    /// Nothing while the layouter is switched off.
-    fn of(layouter: &Controller) -> Option<Self> {
-        let state = layouter.state().clone();
+impl WhatIfSnapshot {
+    /// `None` while the layouter is disabled.
+    fn of(controller: &Controller) -> Option<Self> {
+        let state = controller.state().clone();
         let hosts = state.streamers().keys();
-        let stats = hosts.filter_map(|host| Some((host.clone(), *layouter.stats(host)?)));
+        let stats = hosts.filter_map(|host| Some((host.clone(), *controller.stats(host)?)));
         Some(Self {
-            engine: layouter.engine()?.snapshot(),
+            engine: controller.engine()?.snapshot(),
             stats: stats.collect(),
             now_ms: uptime_ms(),
             state,
@@ -58,28 +62,28 @@ impl Snapshot {
     }
 }
 
-/// What can be asked.
+/// A query about layouts.
 #[derive(Debug)]
-pub enum Question {
-    /// Which streams would be placed differently if these commands were carried out.
-    Layouts(Supposition),
-    /// Which nodes would have another number of streams.
-    Loads(Supposition),
-    /// What would come of events that have not happened.
-    Cluster(Vec<preview::Supposed>),
-    /// How much more fits.
+pub enum WhatIfQuery {
+    /// Streams that these commands would place differently.
+    Layouts(PreviewRequest),
+    /// Nodes whose number of streams these commands would change.
+    Loads(PreviewRequest),
+    /// Consequences of assumed events.
+    Cluster(Vec<AssumedEvent>),
+    /// How many more streams fit.
     Capacity,
-    /// Where a stream is, why, and where else it could be.
+    /// The layout of a stream, with every node's decision about it.
     Explain(StreamName),
     /// A finished page of streams, to be completed with every node's decision about each.
     Decisions { page: Box<[u8]> },
 }
 
-/// Commands that are not to be carried out, and how the answer is to be listed.
+/// Commands to be previewed, and the page of the result that is wanted.
 #[derive(Debug)]
-pub struct Supposition {
+pub struct PreviewRequest {
     pub commands: Vec<Command>,
-    /// Changes of what is out of sight are counted, not named.
+    /// Changes of hidden entities are counted, not named.
     pub visible: Visibility,
     /// Equal for equal commands.
     pub digest: u64,
@@ -87,46 +91,44 @@ pub struct Supposition {
     pub query: Box<str>,
 }
 
-/// Takes the answer, on the desk's thread.
-pub type OnAnswer = Box<dyn FnOnce(Result<Vec<u8>, ApiError>) + Send>;
+/// Renders the current layout of a stream as the API shows it.
+pub type RenderLayout = fn(&StreamRecord, &mut Vec<u8>);
 
-struct Inquiry {
-    question: Question,
-    on_answer: OnAnswer,
-}
+/// Receives the answer, as the JSON body of a response.
+pub type WhatIfReply = Box<dyn FnOnce(Result<Vec<u8>, ApiError>) + Send>;
 
-/// Where io cores hand in questions.
+/// Sends queries to the worker's thread.
 #[derive(Clone)]
-pub struct Desk {
-    inquiries: Sender<Inquiry>,
+pub struct WhatIfWorker {
+    queries: Sender<(WhatIfQuery, WhatIfReply)>,
 }
 
-impl Desk {
+impl WhatIfWorker {
     /// Starts the thread.
-    pub fn start(layouter: LayouterHandle) -> std::io::Result<Self> {
-        let (sender, inquiries) = bounded(WAITING_MAX);
+    pub fn start(layouter: LayouterHandle, render: RenderLayout) -> std::io::Result<Self> {
+        let (sender, queries) = bounded(QUERIES_WAITING_MAX);
         thread::Builder::new()
-            .name("desk".into())
-            .spawn(move || serve(&inquiries, &layouter))?;
-        Ok(Self { inquiries: sender })
+            .name("whatif".into())
+            .spawn(move || run(&queries, &layouter, render))?;
+        Ok(Self { queries: sender })
     }
 
-    /// A desk that nobody sits at: every question is refused.
+    /// A worker without a thread, which refuses every query.
     pub fn closed() -> Self {
         Self {
-            inquiries: bounded(1).0,
+            queries: bounded(1).0,
         }
     }
 
-    pub fn ask(&self, question: Question, on_answer: OnAnswer) -> Result<(), ApiError> {
-        let inquiry = Inquiry {
-            question,
-            on_answer,
-        };
-        self.inquiries
-            .try_send(inquiry)
+    /// Queues a query; `reply` is called on the worker's thread. Without room in the queue, `reply`
+    /// is dropped and an error returned.
+    pub fn query(&self, query: WhatIfQuery, reply: WhatIfReply) -> Result<(), ApiError> {
+        self.queries
+            .try_send((query, reply))
             .map_err(|refused| match refused {
-                TrySendError::Full(_) => error::LAYOUTER_BUSY.titled("More questions about layouts are waiting than can be answered in time; repeat the request").retry_after(1),
+                TrySendError::Full(_) => error::LAYOUTER_BUSY
+                    .titled("Too many queries about layouts are waiting; repeat the request")
+                    .retry_after(1),
                 TrySendError::Disconnected(_) => no_layouter(),
             })
     }
@@ -136,62 +138,63 @@ fn no_layouter() -> ApiError {
     error::LAYOUTER_BUSY.titled("The layouter does not answer")
 }
 
-/// The error of questions about a layouter that does nothing.
+/// The error of queries while the layouter is disabled.
 pub fn layouter_disabled() -> ApiError {
     error::LAYOUTER_DISABLED.error()
 }
 
-/// Asks the layouter for a snapshot.
-fn look(layouter: &LayouterHandle) -> Result<Snapshot, ApiError> {
+/// Requests a snapshot from the layouter's thread.
+fn snapshot_of(layouter: &LayouterHandle) -> Result<WhatIfSnapshot, ApiError> {
     let (sender, snapshot) = bounded(1);
-    let ask = LayouterMessage::Query(Box::new(move |layouter: &Controller| {
-        // Whoever asked may have given up.
-        let _ = sender.send(Snapshot::of(layouter));
+    let query = LayouterMessage::Query(Box::new(move |controller: &Controller| {
+        // The worker may have given up waiting.
+        let _ = sender.send(WhatIfSnapshot::of(controller));
     }));
-    if !layouter.send(ask) {
+    if !layouter.send(query) {
         return Err(no_layouter());
     }
-    match snapshot.recv_timeout(LOOK_MAX) {
+    match snapshot.recv_timeout(SNAPSHOT_WAIT_MAX) {
         Ok(Some(snapshot)) => Ok(snapshot),
         Ok(None) => Err(layouter_disabled()),
         Err(_) => Err(no_layouter()),
     }
 }
 
-fn serve(inquiries: &Receiver<Inquiry>, layouter: &LayouterHandle) {
-    let mut answers = Answers::default();
-    for Inquiry {
-        question,
-        on_answer,
-    } in inquiries
-    {
-        // A question that brings down its answerer is one request's trouble, not the server's.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            answer(question, layouter, &mut answers)
-        }))
-        .unwrap_or_else(|_| Err(ApiError::internal("layout-desk")));
-        on_answer(outcome);
+fn run(
+    queries: &Receiver<(WhatIfQuery, WhatIfReply)>,
+    layouter: &LayouterHandle,
+    render: RenderLayout,
+) {
+    let mut pages = PreviewPages::default();
+    for (query, reply) in queries {
+        // A panic fails one query, not the worker.
+        let answer = AssertUnwindSafe(|| answer(query, layouter, render, &mut pages));
+        let outcome = catch_unwind(answer);
+        reply(outcome.unwrap_or_else(|_| Err(ApiError::internal("layout-desk"))));
     }
 }
 
 fn answer(
-    question: Question,
+    query: WhatIfQuery,
     layouter: &LayouterHandle,
-    answers: &mut Answers,
+    render: RenderLayout,
+    pages: &mut PreviewPages,
 ) -> Result<Vec<u8>, ApiError> {
-    let look = || look(layouter);
-    match question {
-        Question::Layouts(asked) => {
-            answers.page(&asked.query, asked.digest, &preview::LAYOUTS, || {
-                preview::layouts(&look()?, asked.commands, &asked.visible)
+    let snapshot = || snapshot_of(layouter);
+    match query {
+        WhatIfQuery::Layouts(request) => {
+            pages.page(&request.query, request.digest, &preview::LAYOUTS, || {
+                preview::layouts(&snapshot()?, request.commands, &request.visible)
             })
         }
-        Question::Loads(asked) => answers.page(&asked.query, asked.digest, &preview::LOADS, || {
-            preview::loads(&look()?, asked.commands, &asked.visible)
-        }),
-        Question::Cluster(events) => preview::cluster(&look()?, events),
-        Question::Capacity => Ok(capacity::render(&look()?)),
-        Question::Explain(name) => explain::render(&look()?, &name),
-        Question::Decisions { page } => Ok(explain::with_decisions(&look()?, &page)),
+        WhatIfQuery::Loads(request) => {
+            pages.page(&request.query, request.digest, &preview::LOADS, || {
+                preview::loads(&snapshot()?, request.commands, &request.visible)
+            })
+        }
+        WhatIfQuery::Cluster(events) => preview::cluster(&snapshot()?, events),
+        WhatIfQuery::Capacity => Ok(capacity::render(&snapshot()?)),
+        WhatIfQuery::Explain(name) => explain::render(&snapshot()?, &name, render),
+        WhatIfQuery::Decisions { page } => Ok(explain::with_decisions(&snapshot()?, &page)),
     }
 }
