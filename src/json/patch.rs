@@ -82,7 +82,7 @@ fn without_controls(mut value: Value) -> Value {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::parse;
+    use crate::json::parse;
     use super::*;
 
     fn merged(target: &str, patch: &str) -> String {
@@ -219,8 +219,8 @@ mod tests {
         #![proptest_config(crate::proptests::config())]
         #[test]
         fn merging_is_what_the_rfc_says(
-            target in super::super::parse::tests::any_value(),
-            patch in super::super::parse::tests::any_value(),
+            target in crate::json::tests::any_value(),
+            patch in crate::json::tests::any_value(),
         ) {
             let expected = by_the_book(Some(target.clone()), &patch);
             let mut once = target;

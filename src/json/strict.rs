@@ -11,7 +11,7 @@ use super::{Key, Number, Object, Value, push_pointer};
 pub const DEPTH_MAX: usize = 64;
 
 /// Longest text of one number. The longest exact double needs 767 digits; above it somebody is only making us work.
-pub const NUMBER_CHARS_MAX: usize = 1024;
+pub(super) const NUMBER_CHARS_MAX: usize = 1024;
 
 /// Why a body was not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,9 +235,9 @@ impl<'a> Reader<'a> {
             }
         }
         self.depth -= 1;
-        Ok(Value::Object(Object {
-            members: self.members.split_off(first),
-        }))
+        Ok(Value::Object(Object::from_sorted(
+            self.members.split_off(first),
+        )))
     }
 
     fn last_key(&self) -> &Key {
@@ -569,6 +569,3 @@ pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
         .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))
         .map(|found| at + found)
 }
-
-#[cfg(test)]
-pub(super) mod tests;
