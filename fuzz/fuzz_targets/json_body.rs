@@ -1,12 +1,20 @@
-//! Bodies: what is accepted is JSON for another parser too, is written canonically, and is read again as the same value, by the scanner too.
+//! Bodies: the tape and the strict reader agree; accepted text is JSON for serde_json too, is
+//! written canonically, and is read back as the same value, also by the scanner.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::json::{Value, parse, scan};
+use weir::json::{Value, parse, readers, scan};
 use weir::schema;
 
 fuzz_target!(|data: &[u8]| {
-    let value = match parse(data) {
+    let strict = readers::strict(data);
+    if let Some(value) = readers::tape(data) {
+        let expected = strict.as_ref().expect("the tape accepts no more than the strict reader");
+        assert_eq!(&value, expected);
+        assert_eq!(value.to_text(), expected.to_text());
+    }
+    assert_eq!(parse(data), strict);
+    let value = match strict {
         Ok(value) => value,
         Err(error) => {
             assert!(error.offset <= data.len());
@@ -43,7 +51,8 @@ fuzz_target!(|data: &[u8]| {
         }
         _ => {}
     }
-    // What the schema makes of a patch is stable: pruned once is pruned; what is valid has an effective form that contains it.
+    // Pruning twice changes nothing more, and the effective form of a valid configuration contains
+    // the configuration.
     for schema in [schema::stream(), schema::streamer()] {
         let mut pruned = value.clone();
         schema.prune(&mut pruned);

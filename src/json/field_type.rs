@@ -1,6 +1,6 @@
-//! What a schema says about the values of one field, as far as the text of a query parameter has to be converted to it.
+//! Type of a field, as far as the text of a query parameter has to be converted to it.
 
-/// Unions, objects, arrays and fields of any type are `Other`: a text is then compared with whatever is there.
+/// Unions, objects, arrays and fields of any type are `Other`: their values are compared as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldType {
     Integer,

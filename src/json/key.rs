@@ -1,15 +1,16 @@
-//! Keys of objects. The few thousand names the API uses are numbers, so that reading a body allocates no keys and looking a name up in the
-//! schema compares integers.
+//! Keys of objects. The names of the API are held as numbers, so reading a body allocates no keys,
+//! and looking up a name in the schema compares integers.
 //!
-//! The dictionary is the list of fields of the schema; any other list would do, and any other name is held as text. Numbers are given in the order of the
-//! names, so comparing them is comparing the names. A name of the dictionary is always held as its number: equal keys are equal bits.
+//! The dictionary is the list of fields of the schema; every other name is held as text. Numbers
+//! follow the order of the names, so comparing numbers compares names. A name of the dictionary is
+//! always held as its number: equal keys have equal bits.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
-/// One `schema.field` a line.
+/// One `schema.field` per line.
 const FIELDS: &str = include_str!("../schema/data/fields.txt");
 
 static NAMES: LazyLock<Names> =
@@ -27,11 +28,16 @@ impl Key {
         Self::with(names(), text)
     }
 
-    /// Saves asking for the dictionary again and again.
+    /// The same with the dictionary at hand, for a loop over many keys.
     pub(super) fn with(names: &Names, text: &str) -> Self {
         names
             .find(text)
             .map_or_else(|| Key::Other(text.into()), Key::Known)
+    }
+
+    #[cold]
+    fn cmp_texts(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
     }
 
     pub(super) fn into_box(self) -> Box<str> {
@@ -48,7 +54,7 @@ impl Deref for Key {
     #[inline]
     fn deref(&self) -> &str {
         match self {
-            Key::Known(number) => names().list[usize::from(*number)],
+            Key::Known(number) => names().list[usize::from(*number)].text,
             Key::Other(text) => text,
         }
     }
@@ -59,7 +65,7 @@ impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Key::Known(a), Key::Known(b)) => a.cmp(b),
-            (a, b) => (**a).cmp(&**b),
+            (a, b) => a.cmp_texts(b),
         }
     }
 }
@@ -81,11 +87,17 @@ pub(super) fn names() -> &'static Names {
     &NAMES
 }
 
-/// The dictionary: names in order, and an open hash table of their numbers. Fixed when the program starts, so nobody can fill it.
+/// The dictionary: names in order, and an open hash table of their numbers. Fixed when the program
+/// starts, so that no client can fill it.
 pub(super) struct Names {
-    list: Box<[&'static str]>,
+    list: Box<[Name]>,
     /// `EMPTY` or a number; a power of two, at most a quarter full.
     slots: Box<[u16]>,
+}
+
+struct Name {
+    text: &'static str,
+    ends: Ends,
 }
 
 const EMPTY: u16 = u16::MAX;
@@ -95,70 +107,91 @@ const NAME_BYTES_MAX: usize = 64;
 
 impl Names {
     fn new(names: impl Iterator<Item = &'static str>) -> Self {
-        let mut list: Vec<&'static str> =
+        let mut texts: Vec<&'static str> =
             names.filter(|name| name.len() <= NAME_BYTES_MAX).collect();
-        list.sort_unstable();
-        list.dedup();
+        texts.sort_unstable();
+        texts.dedup();
         assert!(
-            list.len() < usize::from(EMPTY),
+            texts.len() < usize::from(EMPTY),
             "names are numbered with 16 bits"
         );
+        let list: Box<[Name]> = texts
+            .into_iter()
+            .map(|text| Name {
+                text,
+                ends: Ends::of(text.as_bytes()),
+            })
+            .collect();
         let mut slots = vec![EMPTY; (list.len() * 4).next_power_of_two().max(4)];
         for (number, name) in list.iter().enumerate() {
-            let mut slot = hash(name.as_bytes()) & (slots.len() - 1);
+            let mut slot = name.ends.hash(name.text.len()) & (slots.len() - 1);
             while slots[slot] != EMPTY {
                 slot = (slot + 1) & (slots.len() - 1);
             }
             slots[slot] = number as u16;
         }
         Self {
-            list: list.into(),
+            list,
             slots: slots.into(),
         }
     }
 
     #[inline]
-    fn find(&self, text: &str) -> Option<u16> {
+    pub(super) fn find(&self, text: &str) -> Option<u16> {
         if text.len() > NAME_BYTES_MAX {
             return None;
         }
-        let mut slot = hash(text.as_bytes()) & (self.slots.len() - 1);
+        let ends = Ends::of(text.as_bytes());
+        let mut slot = ends.hash(text.len()) & (self.slots.len() - 1);
         loop {
-            match self.slots[slot] {
-                EMPTY => return None,
-                number if self.list[usize::from(number)] == text => return Some(number),
-                _ => slot = (slot + 1) & (self.slots.len() - 1),
+            let number = self.slots[slot];
+            if number == EMPTY {
+                return None;
             }
+            let name = &self.list[usize::from(number)];
+            if name.text.len() == text.len()
+                && name.ends == ends
+                && (text.len() <= Ends::BYTES || name.text == text)
+            {
+                return Some(number);
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
         }
     }
 }
 
-/// Made of the length and up to three words; good enough for names, and strangers cannot add any.
-#[inline]
-fn hash(bytes: &[u8]) -> usize {
-    let word = |at: usize| {
-        bytes.get(at..at + 8).map_or(0, |chunk| {
-            u64::from_le_bytes(chunk.try_into().expect("eight bytes were asked for"))
-        })
-    };
-    let length = bytes.len();
-    let mixed = if length >= 8 {
-        word(0) ^ word(length - 8).rotate_left(23) ^ word(length / 2 - 4).rotate_left(41)
-    } else if length >= 4 {
-        let word = |at: usize| {
-            u64::from(u32::from_le_bytes(
-                bytes[at..at + 4]
-                    .try_into()
-                    .expect("four bytes were asked for"),
-            ))
-        };
-        word(0) | (word(length - 4) << 32)
-    } else {
-        bytes
-            .iter()
-            .fold(0, |word, byte| (word << 8) | u64::from(*byte))
-    };
-    ((mixed ^ length as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+/// The first and the last eight bytes of a text as two words, which overlap in a short text. With
+/// its length they say all about a text of up to 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    first: u64,
+    last: u64,
+}
+
+impl Ends {
+    const BYTES: usize = 16;
+
+    #[inline]
+    fn of(bytes: &[u8]) -> Self {
+        let (first, last) =
+            if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+                (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+            } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+                let word = |half: &[u8; 4]| u64::from(u32::from_le_bytes(*half));
+                (word(first), word(last))
+            } else {
+                let fold = |word, byte: &u8| (word << 8) | u64::from(*byte);
+                (bytes.iter().fold(0, fold), 0)
+            };
+        Self { first, last }
+    }
+
+    /// Good enough for the names of the dictionary, to which nothing is added.
+    #[inline]
+    fn hash(self, length: usize) -> usize {
+        let mixed = self.first ^ self.last.rotate_left(23) ^ length as u64;
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+    }
 }
 
 #[cfg(test)]
@@ -166,8 +199,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_ordered_and_equal_as_their_texts_are() {
-        let mut texts: Vec<&str> = names().list.iter().copied().step_by(7).collect();
+    fn keys_compare_as_their_texts() {
+        let mut texts: Vec<&str> = names()
+            .list
+            .iter()
+            .map(|name| name.text)
+            .step_by(7)
+            .collect();
         texts.extend([
             "",
             "a",
@@ -193,17 +231,33 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_no_larger_than_a_text() {
+    fn a_changed_byte_makes_another_key() {
+        for name in &names().list {
+            assert_eq!(
+                names().find(name.text).map(usize::from),
+                names().list.iter().position(|it| it.text == name.text)
+            );
+            for at in 0..name.text.len() {
+                let mut other = name.text.to_owned();
+                other.replace_range(at..=at, "~");
+                assert_eq!(names().find(&other), None, "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn key_is_as_small_as_a_boxed_text() {
         assert_eq!(size_of::<Key>(), size_of::<Box<str>>());
     }
 
     #[test]
-    fn names_are_found_in_a_step_or_two() {
+    fn most_names_are_found_within_three_slots() {
         let names = names();
+        let mask = names.slots.len() - 1;
         let far = names.list.iter().filter(|name| {
-            let home = hash(name.as_bytes()) & (names.slots.len() - 1);
-            let number = names.find(name).expect("it is in the list");
-            (0..3).all(|step| names.slots[(home + step) & (names.slots.len() - 1)] != number)
+            let home = name.ends.hash(name.text.len()) & mask;
+            let number = names.find(name.text).expect("it is in the list");
+            (0..3).all(|step| names.slots[(home + step) & mask] != number)
         });
         assert!(
             far.count() * 20 < names.list.len(),

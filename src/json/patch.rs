@@ -1,19 +1,21 @@
-//! JSON Merge Patch (RFC 7386) with the controls of the reference.
+//! JSON Merge Patch (RFC 7396) with the control members of the reference API.
 //!
-//! Objects merge, `null` removes, everything else replaces: arrays as a whole. `"$reset": true` at any object level means that this
-//! object replaces the one that was there. `$position`, `$index` and `$delete`, which the reference admits without saying what they do, are dropped.
+//! Objects are merged, `null` removes a member, everything else replaces, arrays as a whole. An
+//! object with `"$reset": true` replaces the stored object, at any level. `$position`, `$index` and
+//! `$delete`, which the reference API accepts but does not define, are dropped.
 
 use super::{Object, Value};
 
-/// Asks that the object it stands in replaces what is there.
+/// The control member that makes its object replace the stored one.
 pub const RESET: &str = "$reset";
 
-/// A member that steers the merge and is never stored.
+/// Whether a member controls the merge; such members are never stored.
 pub fn is_control(key: &str) -> bool {
     matches!(key, RESET | "$position" | "$index" | "$delete")
 }
 
-/// Pointer to the first `$reset` that is neither `true` nor `false`. Inside arrays, where it means nothing, it is not looked for.
+/// Pointer to the first `$reset` that is neither `true` nor `false`. Arrays are not searched: it
+/// has no effect in them.
 pub fn misused_reset(patch: &Value) -> Option<String> {
     let object = patch.as_object()?;
     object.iter().find_map(|(key, value)| {
@@ -28,7 +30,8 @@ pub fn misused_reset(patch: &Value) -> Option<String> {
     })
 }
 
-/// Applies `patch` to `target`. Recursion is bounded by the depth of the patch; the result is no deeper than the deeper of the two.
+/// Applies `patch` to `target`. Recursion is bounded by the depth of the patch; the result is no
+/// deeper than the deeper of the two.
 pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(mut members) = patch else {
         *target = without_controls(patch);
@@ -41,9 +44,9 @@ pub fn merge(target: &mut Value, patch: Value) {
         *target = Value::Object(Object::new());
     }
     let Value::Object(object) = target else {
-        unreachable!("it was just made one")
+        unreachable!("the target was made an object above")
     };
-    // Both are in order, so one walk over both does it, however many members they have.
+    // Both are sorted, so one pass over both is enough.
     let mut held = std::mem::take(object).into_members().into_iter().peekable();
     let mut merged = Vec::with_capacity(held.len() + members.len());
     for (key, value) in members.into_members() {
@@ -62,7 +65,7 @@ pub fn merge(target: &mut Value, patch: Value) {
     *object = Object::from_sorted(merged);
 }
 
-/// Inside an array nothing merges and `null` stays, but the controls are no data there either.
+/// In arrays nothing is merged and `null` stays, but control members are dropped too.
 fn without_controls(mut value: Value) -> Value {
     fn clean(value: &mut Value) {
         match value {
@@ -82,8 +85,8 @@ fn without_controls(mut value: Value) -> Value {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::json::parse;
     use super::*;
+    use crate::json::parse;
 
     fn merged(target: &str, patch: &str) -> String {
         let mut target = parse(target.as_bytes()).expect("target");
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_that_is_no_boolean_is_found_wherever_it_means_something() {
+    fn reset_that_is_not_a_boolean_is_found() {
         for (patch, pointer) in [
             (r#"{"$reset":true,"a":{"$reset":false}}"#, None),
             (r#"{"a":[{"$reset":1}],"b":"$reset"}"#, None),
@@ -105,9 +108,9 @@ mod tests {
         }
     }
 
-    /// The table of RFC 7386, appendix A.
+    /// The table of RFC 7396, appendix A.
     #[test]
-    fn the_examples_of_the_rfc_hold() {
+    fn examples_of_the_rfc_hold() {
         let table = [
             (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
             (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_replaces_the_object_it_stands_in() {
+    fn reset_replaces_its_object() {
         let table = [
             (
                 r#"{"a":1,"b":{"c":2}}"#,
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn controls_are_never_stored() {
+    fn control_members_are_never_stored() {
         assert_eq!(
             merged(
                 r#"{"a":{}}"#,
@@ -189,8 +192,8 @@ mod tests {
         );
     }
 
-    /// The definition in RFC 7386, section 2, word by word.
-    fn by_the_book(target: Option<Value>, patch: &Value) -> Value {
+    /// The definition in RFC 7396, section 2, step by step.
+    fn merged_by_definition(target: Option<Value>, patch: &Value) -> Value {
         let Value::Object(members) = patch else {
             return patch.clone();
         };
@@ -201,7 +204,7 @@ mod tests {
         for (key, value) in members.iter() {
             let held = object.remove(key);
             if !value.is_null() {
-                object.insert(key, by_the_book(held, value));
+                object.insert(key, merged_by_definition(held, value));
             }
         }
         Value::Object(object)
@@ -218,17 +221,17 @@ mod tests {
     proptest! {
         #![proptest_config(crate::proptests::config())]
         #[test]
-        fn merging_is_what_the_rfc_says(
+        fn merging_follows_the_rfc(
             target in crate::json::tests::any_value(),
             patch in crate::json::tests::any_value(),
         ) {
-            let expected = by_the_book(Some(target.clone()), &patch);
+            let expected = merged_by_definition(Some(target.clone()), &patch);
             let mut once = target;
             merge(&mut once, patch.clone());
             prop_assert_eq!(&once, &expected);
             let mut twice = once.clone();
             merge(&mut twice, patch.clone());
-            prop_assert_eq!(&twice, &once, "a patch applied twice is as good as once");
+            prop_assert_eq!(&twice, &once, "applying a patch twice changes nothing more");
             let mut fresh = Value::Object(Object::new());
             merge(&mut fresh, patch);
             prop_assert!(!has_null_member(&fresh), "null is never stored as a member");

@@ -1,39 +1,42 @@
-//! The strict reader of JSON: bytes of a stranger in, a tree or one exact complaint out.
+//! The strict reader of JSON: untrusted bytes in, a value or one exact error out.
 //!
-//! Refuses what RFC 8259 refuses, and of what it leaves open everything that could not be stored and given back as it came: duplicate keys,
-//! lone surrogates, U+0000, a byte order mark, integers beyond 64 bits, doubles that overflow or vanish, nesting deeper than
-//! `DEPTH_MAX`. One pass, time linear in the length, recursion bounded by the depth. Says where (byte offset and JSON pointer) and what.
+//! Refuses what RFC 8259 refuses, and, of what it leaves open, everything that could not be stored
+//! and returned unchanged: duplicate keys, lone surrogates, U+0000, a byte order mark, integers
+//! beyond 64 bits, doubles that overflow or underflow, nesting deeper than `DEPTH_MAX`. One pass,
+//! time linear in the length, recursion bounded by the depth. An error has a byte offset, a JSON
+//! pointer and a sentence.
 
 use super::key::{self, Names};
 use super::{Key, Number, Object, Value, push_pointer};
 
-/// How deep arrays and objects may nest. The deepest path of the schema has 9 levels; this bounds every recursion over a document.
+/// Maximum nesting of arrays and objects. The deepest path of the schema has 9 levels; this bounds
+/// every recursion over a document.
 pub const DEPTH_MAX: usize = 64;
 
-/// Longest text of one number. The longest exact double needs 767 digits; above it somebody is only making us work.
+/// Maximum length of a number. The longest exact double needs 767 digits; more only costs time.
 pub(super) const NUMBER_CHARS_MAX: usize = 1024;
 
-/// Why a body was not read.
+/// Why a body was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
-    /// `invalid_json`, `invalid_utf8`, `byte_order_mark`, `json_too_deep`, `duplicate_key`, `lone_surrogate`, `nul_character`,
-    /// `number_out_of_range`.
+    /// `invalid_json`, `invalid_utf8`, `byte_order_mark`, `json_too_deep`, `duplicate_key`,
+    /// `lone_surrogate`, `nul_character`, `number_out_of_range`.
     pub code: &'static str,
     /// Byte of the body at which reading stopped.
     pub offset: usize,
-    /// JSON pointer of the value that was being read.
+    /// JSON pointer of the value being read.
     pub pointer: String,
-    /// One sentence for people; names the offset.
+    /// One sentence in plain English, with the offset.
     pub title: String,
 }
 
 /// Reads one JSON text that fills the whole body.
-pub fn parse(body: &[u8]) -> Result<Value, ParseError> {
+pub(super) fn read(body: &[u8]) -> Result<Value, ParseError> {
     if body.starts_with(b"\xef\xbb\xbf") {
         return Err(Fault::at(
             "byte_order_mark",
             0,
-            "A byte order mark is not part of JSON",
+            "JSON must not begin with a byte order mark",
         )
         .finish());
     }
@@ -57,10 +60,11 @@ pub fn parse(body: &[u8]) -> Result<Value, ParseError> {
     reader.document().map_err(Fault::finish)
 }
 
-/// A complaint on its way out of the recursion; each level adds its step of the pointer. Boxed to keep results small.
-struct Fault(Box<Complaint>);
+/// An error on its way out of the recursion; each level adds its step of the pointer. Boxed to keep
+/// results small.
+struct Fault(Box<FaultDetails>);
 
-struct Complaint {
+struct FaultDetails {
     code: &'static str,
     offset: usize,
     what: String,
@@ -71,7 +75,7 @@ struct Complaint {
 impl Fault {
     #[cold]
     fn at(code: &'static str, offset: usize, what: impl Into<String>) -> Self {
-        Self(Box::new(Complaint {
+        Self(Box::new(FaultDetails {
             code,
             offset,
             what: what.into(),
@@ -86,7 +90,7 @@ impl Fault {
     }
 
     fn finish(self) -> ParseError {
-        let Complaint {
+        let FaultDetails {
             code,
             offset,
             what,
@@ -113,7 +117,8 @@ struct Reader<'a> {
     at: usize,
     depth: usize,
     names: &'static Names,
-    /// Members and items of all open objects and arrays; a finished one takes its own off the top in one exact allocation.
+    /// Members and items of all open objects and arrays. When one closes, its own are split off in
+    /// one exact allocation.
     members: Vec<(Key, Value)>,
     items: Vec<Value>,
 }
@@ -130,13 +135,13 @@ impl<'a> Reader<'a> {
             return Err(Fault::at(
                 "invalid_json",
                 self.at,
-                "There is more after the end of the JSON value",
+                "Unexpected data after the JSON value",
             ));
         }
         Ok(value)
     }
 
-    /// The next byte is the first of the value: space was skipped.
+    /// The next byte is the first of the value: space has been skipped.
     fn value(&mut self) -> Read<Value> {
         match self.peek() {
             Some(b'"') => Ok(Value::String(self.string()?.into_box())),
@@ -155,7 +160,7 @@ impl<'a> Reader<'a> {
             return Err(Fault::at(
                 "json_too_deep",
                 self.at,
-                format!("Arrays and objects may be nested {DEPTH_MAX} deep"),
+                format!("Arrays and objects may be nested at most {DEPTH_MAX} levels deep"),
             ));
         }
         self.depth += 1;
@@ -173,7 +178,7 @@ impl<'a> Reader<'a> {
             return Ok(Value::Array(Vec::new()));
         }
         loop {
-            // Counted before: a value that fails leaves what it had read of itself behind.
+            // Counted before the value is read: one that fails leaves its own items on the stack.
             let index = self.items.len() - first;
             match self.value() {
                 Ok(item) => self.items.push(item),
@@ -229,7 +234,7 @@ impl<'a> Reader<'a> {
                 return Err(Fault::at(
                     "duplicate_key",
                     offset,
-                    "A key may be given once in an object",
+                    "Duplicate key: an object must not have a key twice",
                 )
                 .inside(key.to_string()));
             }
@@ -244,7 +249,7 @@ impl<'a> Reader<'a> {
         &self.members[self.members.len() - 1].0
     }
 
-    /// A key, its colon and the space around them; stands on the value afterwards.
+    /// Reads a key, its colon and the space around them; stops at the value.
     #[inline]
     fn key(&mut self) -> Read<Key> {
         if self.peek() != Some(b'"') {
@@ -260,7 +265,8 @@ impl<'a> Reader<'a> {
         Ok(key)
     }
 
-    /// Where a key is given the second time in the (well-formed) object that begins at `start`. Only to complain, so it may read again.
+    /// Offset at which a key is given the second time in the well-formed object that begins at
+    /// `start`. Only for the error, so the object is read again.
     fn second(&mut self, start: usize, wanted: &str) -> Read<usize> {
         self.at = start;
         let mut seen = false;
@@ -308,7 +314,7 @@ impl<'a> Reader<'a> {
             return Err(Fault::at(
                 "invalid_json",
                 digits,
-                "A number may not begin with a zero",
+                "A number must not begin with a zero",
             ));
         }
         if matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
@@ -322,7 +328,7 @@ impl<'a> Reader<'a> {
             )
         };
         if count > 19 {
-            // 20 digits are the most a 64-bit integer has, so `parse` sees a short text or none.
+            // A 64-bit integer has at most 20 digits.
             let text = &self.text[digits..self.at];
             integer = if count == 20 {
                 text.parse().map_err(|_| too_large())?
@@ -341,7 +347,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Stands on the point or the exponent.
+    /// The next byte is the decimal point or the exponent.
     fn float(&mut self, start: usize) -> Read<Number> {
         if self.peek() == Some(b'.') {
             self.at += 1;
@@ -359,12 +365,12 @@ impl<'a> Reader<'a> {
             return Err(Fault::at(
                 "number_out_of_range",
                 start,
-                format!("A number may have {NUMBER_CHARS_MAX} characters"),
+                format!("A number may have at most {NUMBER_CHARS_MAX} characters"),
             ));
         }
         let value: f64 = text
             .parse()
-            .map_err(|_| Fault::at("invalid_json", start, "This is not a number"))?;
+            .map_err(|_| Fault::at("invalid_json", start, "Invalid number"))?;
         let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
         if value.is_infinite()
             || (value == 0.0 && mantissa.contains(|digit| matches!(digit, '1'..='9')))
@@ -372,7 +378,7 @@ impl<'a> Reader<'a> {
             return Err(Fault::at(
                 "number_out_of_range",
                 start,
-                "A number must fit in a double",
+                "A number must fit in a 64-bit float",
             ));
         }
         Ok(Number::Float(value))
@@ -390,7 +396,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Stands on the opening quote; afterwards behind the closing one.
+    /// The next byte is the opening quote; stops behind the closing one.
     #[inline]
     fn string(&mut self) -> Read<Text<'a>> {
         let start = self.at + 1;
@@ -427,7 +433,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Stands on the backslash; afterwards behind the escape.
+    /// The next byte is the backslash; stops behind the escape.
     fn escape(&mut self) -> Read<char> {
         let start = self.at;
         let letter = *self.bytes.get(start + 1).ok_or_else(|| self.unfinished())?;
@@ -446,7 +452,7 @@ impl<'a> Reader<'a> {
                     Fault::at(
                         "lone_surrogate",
                         start,
-                        "Half of a surrogate pair is not a character",
+                        "Lone surrogate: a surrogate escape must be part of a pair",
                     )
                 };
                 let code = match self.hex()? {
@@ -468,12 +474,12 @@ impl<'a> Reader<'a> {
                     return Err(Fault::at(
                         "nul_character",
                         start,
-                        "The character U+0000 is not accepted",
+                        "The character U+0000 is not allowed",
                     ));
                 }
                 char::from_u32(code).ok_or_else(lone)?
             }
-            _ => return Err(Fault::at("invalid_json", start, "There is no such escape")),
+            _ => return Err(Fault::at("invalid_json", start, "Invalid escape sequence")),
         })
     }
 
@@ -494,7 +500,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn skip_space(&mut self) {
-        // Between most tokens there is none.
+        // Most tokens have no space between them.
         if self.peek().is_some_and(|byte| byte > b' ') {
             return;
         }
@@ -504,25 +510,25 @@ impl<'a> Reader<'a> {
     }
 
     #[cold]
-    fn unexpected(&self, wanted: &str) -> Fault {
+    fn unexpected(&self, expected: &str) -> Fault {
         let what = match self
             .text
             .get(self.at..)
             .and_then(|rest| rest.chars().next())
         {
-            Some(found) => format!("Expected {wanted}, found {found:?}"),
-            None => format!("Expected {wanted}, found the end"),
+            Some(found) => format!("Expected {expected}, found {found:?}"),
+            None => format!("Expected {expected}, found the end of the body"),
         };
         Fault::at("invalid_json", self.at, what)
     }
 
     #[cold]
     fn unfinished(&self) -> Fault {
-        Fault::at("invalid_json", self.bytes.len(), "A string has no end")
+        Fault::at("invalid_json", self.bytes.len(), "Unterminated string")
     }
 }
 
-/// A string of the body: borrowed unless it had escapes.
+/// A string of the body, borrowed unless it has escapes.
 enum Text<'a> {
     Plain(&'a str),
     Escaped(String),
@@ -544,12 +550,13 @@ impl Text<'_> {
     }
 }
 
-/// Position of the first quote, backslash or control character at or after `from`. Eight bytes at a time.
+/// Position of the first quote, backslash or control character at or after `from`. Reads eight
+/// bytes at a time.
 #[inline]
 pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // The lowest set bit is exact; a borrow can only raise false alarms above a true one.
+    // The lowest set bit is exact; a borrow can only set wrong bits above a right one.
     const fn zero_bytes(word: u64) -> u64 {
         word.wrapping_sub(ONES) & !word & HIGHS
     }

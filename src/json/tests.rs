@@ -1,8 +1,23 @@
-//! What is read and what is refused, case by case, and the laws of reading and writing.
+//! Which texts are accepted and which are refused, case by case; properties of reading and writing.
 
 use proptest::prelude::*;
 
+use super::strict::NUMBER_CHARS_MAX;
 use super::*;
+
+/// What both readers return, after a check that they agree. The strict reader decides.
+fn parse(body: &[u8]) -> Result<Value, ParseError> {
+    let strict = strict::read(body);
+    if let Some(value) = tape::read(body) {
+        let shown = String::from_utf8_lossy(body);
+        match &strict {
+            Ok(expected) => assert_eq!(value.to_text(), expected.to_text(), "{shown}"),
+            Err(error) => panic!("the tape accepts {shown}: {error:?}"),
+        }
+    }
+    assert_eq!(super::parse(body), strict);
+    strict
+}
 
 fn text_of(body: &[u8]) -> String {
     parse(body)
@@ -98,13 +113,16 @@ const ACCEPTED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_is_json_is_read_and_written_canonically() {
+fn accepted_text_is_written_canonically() {
     for (body, canonical) in ACCEPTED {
         assert_eq!(text_of(body.as_bytes()), *canonical, "{body}");
+        // A zero with a negative exponent is left to the strict reader.
+        let read = tape::read(body.as_bytes()).is_some();
+        assert!(read || *body == "-0e-999999", "the tape reads {body}");
         assert_eq!(
             text_of(canonical.as_bytes()),
             *canonical,
-            "canonical text is its own"
+            "canonical text is a fixed point"
         );
     }
 }
@@ -254,7 +272,7 @@ const REFUSED: &[(&[u8], &str, usize, &str)] = &[
 ];
 
 #[test]
-fn what_is_not_json_or_would_be_lost_is_refused_with_its_place() {
+fn refused_text_has_code_offset_and_pointer() {
     for (body, code, offset, pointer) in REFUSED {
         let shown = String::from_utf8_lossy(body);
         match parse(body) {
@@ -289,7 +307,7 @@ fn every_prefix_of_a_document_is_refused() {
 }
 
 #[test]
-fn depth_is_bounded_before_the_stack_is() {
+fn nesting_deeper_than_the_limit_is_refused() {
     let nest = |open: &str, close: &str, depth: usize| {
         format!("{}1{}", open.repeat(depth), close.repeat(depth))
     };
@@ -305,12 +323,12 @@ fn depth_is_bounded_before_the_stack_is() {
         let error = parse(open.repeat(100_000).as_bytes()).expect_err("too deep");
         assert_eq!(error.code, "json_too_deep");
     }
-    // Depth is what is open, not what there was.
+    // Only open arrays and objects count.
     assert!(parse(format!("[{}1]", "[[]],".repeat(1000)).as_bytes()).is_ok());
 }
 
 #[test]
-fn long_numbers_are_refused_however_they_are_written() {
+fn numbers_longer_than_the_limit_are_refused() {
     for body in [
         "1".repeat(1_000_000),
         format!("-{}", "9".repeat(1_000_000)),
@@ -322,13 +340,13 @@ fn long_numbers_are_refused_however_they_are_written() {
             "number_out_of_range"
         );
     }
-    // As long as they may be, they are exact.
+    // Up to the limit they are exact.
     let tie = format!("9007199254740993.0{}1", "0".repeat(700));
     assert_eq!(text_of(tie.as_bytes()), "9007199254740994.0");
 }
 
 #[test]
-fn a_string_is_scanned_right_at_every_alignment() {
+fn strings_are_scanned_at_every_alignment() {
     for length in 0..40 {
         for special in ["\\n", "\\\"", "\\\\", "\u{e9}", "\u{ff}", "\\u0001"] {
             let body = format!("\"{}{special}{}\"", "a".repeat(length), "b".repeat(11));
@@ -361,7 +379,7 @@ fn any_text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Their reader of floats may be off in the last place.
+/// Whether serde_json read the same value; its floats may differ in the last digit.
 fn same(ours: &Value, theirs: &serde_json::Value) -> bool {
     match (ours, theirs) {
         (Value::Array(ours), serde_json::Value::Array(theirs)) => {
@@ -388,7 +406,7 @@ fn same(ours: &Value, theirs: &serde_json::Value) -> bool {
     }
 }
 
-/// Any tree that reading can give.
+/// Any value that a reader can return.
 pub(crate) fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -410,7 +428,7 @@ pub(crate) fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(crate::proptests::config())]
     #[test]
-    fn what_is_written_is_read_back_and_written_the_same(value in any_value()) {
+    fn written_values_are_read_back(value in any_value()) {
         let text = value.to_text();
         let read = parse(text.as_bytes()).expect("canonical text is JSON");
         prop_assert_eq!(&read, &value);
@@ -418,27 +436,30 @@ proptest! {
     }
 
     #[test]
-    fn another_reader_sees_the_same(value in any_value()) {
+    fn serde_json_reads_the_same_value(value in any_value()) {
         let text = value.to_text();
-        let theirs: serde_json::Value = serde_json::from_str(&text).expect("canonical text is JSON");
+        let theirs: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         prop_assert!(same(&value, &theirs), "{} {}", value, theirs);
     }
 
     #[test]
     fn floats_are_exact(bits in any_float()) {
         let text = Value::Number(Number::Float(bits)).to_text();
-        let Ok(Value::Number(Number::Float(read))) = parse(text.as_bytes()) else { panic!("{text} is a float") };
+        let Ok(Value::Number(Number::Float(read))) = parse(text.as_bytes()) else {
+            panic!("{text} is a float")
+        };
         prop_assert_eq!(read.to_bits(), bits.to_bits());
     }
 
     #[test]
-    fn bytes_of_any_kind_do_no_harm(body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_do_not_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&body);
     }
 
-    /// Whatever serde_json refuses, so do we; what it takes and we refuse is one of our own rules.
+    /// Text that serde_json refuses is refused; text that only serde_json accepts breaks a rule of
+    /// ours.
     #[test]
-    fn no_laxer_than_another_reader(body in "[\\[\\]{}\",:0-9eE.+tfn\\\\u d8\\-]{0,24}") {
+    fn text_refused_by_serde_json_is_refused(body in "[\\[\\]{}\",:0-9eE.+tfn\\\\u d8\\-]{0,24}") {
         let theirs = serde_json::from_str::<serde_json::Value>(&body);
         match parse(body.as_bytes()) {
             Ok(value) => {
@@ -446,9 +467,103 @@ proptest! {
                 prop_assert_eq!(parse(value.to_text().as_bytes()).expect("canonical"), value);
             }
             Err(error) => prop_assert!(
-                theirs.is_err() || matches!(error.code, "duplicate_key" | "number_out_of_range" | "nul_character"),
+                theirs.is_err()
+                    || matches!(
+                        error.code,
+                        "duplicate_key" | "number_out_of_range" | "nul_character"
+                    ),
                 "{} {:?}", body, error
             ),
         }
+    }
+
+    #[test]
+    fn tape_reads_what_the_strict_reader_reads(
+        pieces in prop::collection::vec(prop::sample::select(PIECES), 0..12),
+        indent in 0..140_usize,
+    ) {
+        let mut body = vec![b' '; indent];
+        body.push(b'[');
+        body.extend(pieces.concat());
+        body.push(b']');
+        let _ = parse(&body);
+    }
+
+    /// The value is placed behind and before enough space for the tape, at every alignment.
+    #[test]
+    fn tape_reads_values_at_every_alignment(value in any_value(), indent in 0..70_usize) {
+        let text = value.to_text();
+        let body = format!("{}{text}{}", " ".repeat(indent), " ".repeat(TAPE_BYTES_MIN));
+        let read = parse(body.as_bytes()).expect("canonical text is JSON");
+        prop_assert_eq!(read.to_text(), text);
+        prop_assert!(tape::read(body.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn tape_rounds_floats_as_the_strict_reader_does(
+        digits in "[1-9][0-9]{0,24}",
+        fraction in "[0-9]{1,30}",
+        exponent in -345..320_i32,
+    ) {
+        for body in [
+            format!("[{digits}.{fraction}]"),
+            format!("[{digits}.{fraction}e{exponent},0.0]"),
+            format!("[-{digits}E{exponent}]"),
+        ] {
+            let _ = parse(body.as_bytes());
+        }
+    }
+
+    /// Halfway between two neighbouring doubles, and just above.
+    #[test]
+    fn tape_rounds_ties_as_the_strict_reader_does(
+        mantissa in (1_u64 << 52)..(1 << 53),
+        shift in 0..10,
+        above in "0{0,30}1?",
+    ) {
+        let tie = (u128::from(mantissa) * 2 + 1) << shift;
+        let body = format!("[{tie}.0{above}]");
+        parse(body.as_bytes()).expect("a float");
+        prop_assert!(tape::read(body.as_bytes()).is_some());
+    }
+}
+
+/// Tokens of JSON, and of what is almost JSON.
+#[rustfmt::skip]
+const PIECES: &[&[u8]] = &[
+    b"{", b"}", b"[", b"]", b",", b":", b"\"", b"\"a\"", b"\"a\":", b"\"b\":1", b"\"\\u0061\":",
+    b"{}", b"[]", b"1", b"0", b"-", b".", b"e", b"E", b"+", b"9", b"0.0", b"-0", b"-0.0", b"1e400",
+    b"1e-400", b"5e-324", b"2e-324", b"18446744073709551615", b"18446744073709551616",
+    b"-9223372036854775808", b"-9223372036854775809", b"9007199254740993.0", b"null", b"true",
+    b"false", b"nul", b"\\", b"\\n", b"\\u", b"\\u0000", b"\\ud83d", b"\\ude00", b"\xff",
+    b"\xc3\xa9", b"\xef\xbb\xbf", b"\0", b"\x0b", b"\x0c", b"\x1f", b"\x7f", b" ", b"\n", b"\t",
+    b"/", b"'", b"x", b"-1e-5",
+];
+
+#[test]
+fn tape_leaves_underflow_and_long_numbers_to_the_strict_reader() {
+    let zeros = "0".repeat(400);
+    for (body, read) in [
+        ("[0.0,1e-9]".to_owned(), false),
+        ("[0.0,1e-400]".to_owned(), false),
+        (format!("[0.{zeros}1]"), false),
+        (format!("[0.0,\"1e-a\",\"{zeros}\"]"), false),
+        ("[0.0,1e9,\"1e-9\",\"a-1\"]".to_owned(), true),
+        ("[1e-9]".to_owned(), true),
+        (format!("[1.{}]", "0".repeat(NUMBER_CHARS_MAX - 2)), true),
+        (format!("[1.{}]", "0".repeat(NUMBER_CHARS_MAX - 1)), false),
+    ] {
+        let _ = parse(body.as_bytes());
+        assert_eq!(tape::read(body.as_bytes()).is_some(), read, "{body}");
+    }
+}
+
+#[test]
+fn buffers_of_a_large_body_do_not_change_the_next_result() {
+    let large = format!("[{}0.5]", "\"text\\n\",".repeat(20_000));
+    for _ in 0..3 {
+        parse(large.as_bytes()).expect("a large array");
+        assert_eq!(text_of(b"[\"a\\tb\"]"), "[\"a\\tb\"]");
+        assert!(tape::read(b"[\"a").is_none());
     }
 }

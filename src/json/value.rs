@@ -1,11 +1,13 @@
-//! One JSON value as an owned tree, and its canonical text: sorted keys, no spaces, shortest numbers, minimal escapes.
+//! One JSON value as an owned tree, and its canonical text: sorted keys, no spaces, shortest
+//! numbers, minimal escapes.
 
 use super::{Key, special_from};
 
 use std::cmp::Ordering;
 use std::fmt;
 
-/// Any JSON value. Trees made by `parse` are at most `DEPTH_MAX` deep, and `merge` does not deepen them, so recursion over them is bounded.
+/// Any JSON value. `parse` returns values at most `DEPTH_MAX` deep, and `merge` does not deepen
+/// them, so recursion over them is bounded.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Value {
     #[default]
@@ -17,19 +19,20 @@ pub enum Value {
     Object(Object),
 }
 
-/// Integers are exact over the whole range of `u64` and `i64`; the rest is a finite double.
+/// A number: integers are exact over the whole range of `u64` and `i64`; all others are finite
+/// doubles.
 ///
-/// Equal and ordered as the real numbers they are: 5 equals 5.0, and 2^53 + 1 differs from 2^53 as a double.
+/// Compared as real numbers: 5 equals 5.0, and 2^53 + 1 differs from 2^53 as a double.
 #[derive(Debug, Clone, Copy)]
 pub enum Number {
     Unsigned(u64),
     /// Always below zero.
     Negative(i64),
-    /// Always finite. Written with a point or an exponent, so that it is read back as a float.
+    /// Always finite. Written with a point or an exponent, so it is read back as a float.
     Float(f64),
 }
 
-/// Members sorted by the bytes of their keys, each key once.
+/// An object: members sorted by the bytes of their keys, each key once.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Object {
     members: Vec<(Key, Value)>,
@@ -62,7 +65,7 @@ impl Object {
         self.find(key).is_ok()
     }
 
-    /// Returns what the key held before.
+    /// Returns the previous value of the key.
     pub fn insert(&mut self, key: impl AsRef<str>, value: Value) -> Option<Value> {
         let key = key.as_ref();
         match self.find(key) {
@@ -93,7 +96,7 @@ impl Object {
         self.members.retain_mut(|(key, value)| keep(key, value));
     }
 
-    /// In the order of the keys, which the schema compares as numbers.
+    /// In the order of the keys; the schema compares keys as numbers.
     pub(crate) fn members(&self) -> &[(Key, Value)] {
         &self.members
     }
@@ -112,7 +115,7 @@ impl Object {
     }
 
     pub(crate) fn member(&self, key: &Key) -> Option<&Value> {
-        // Objects have few members; comparing numbers in a row beats any search.
+        // Objects have few members: comparing numbers one by one is faster than a search.
         self.members
             .iter()
             .find(|(held, _)| held == key)
@@ -124,7 +127,7 @@ impl Object {
     }
 }
 
-/// Members of an object taken apart, in the order of the keys.
+/// Owned members of an object, in the order of the keys.
 pub struct IntoMembers(std::vec::IntoIter<(Key, Value)>);
 
 impl Iterator for IntoMembers {
@@ -148,7 +151,7 @@ impl IntoIterator for Object {
     }
 }
 
-/// Of members with the same key the last one stays.
+/// If a key is given more than once, the last value is kept.
 impl<K: AsRef<str>> FromIterator<(K, Value)> for Object {
     fn from_iter<I: IntoIterator<Item = (K, Value)>>(members: I) -> Self {
         let members = members.into_iter();
@@ -292,7 +295,7 @@ impl Object {
     }
 }
 
-/// What the writer produced, as text.
+/// Output of the writer as text.
 pub(crate) fn text_of(written: Vec<u8>) -> String {
     String::from_utf8(written).expect("the writer copies text and adds ASCII")
 }
@@ -306,7 +309,7 @@ impl Number {
         }
     }
 
-    /// Appends the shortest text that reads back as the same number.
+    /// Appends the shortest text that is read back as the same number.
     pub fn write(self, out: &mut Vec<u8>) {
         use std::io::Write;
         match self {
@@ -317,16 +320,17 @@ impl Number {
                 out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
             }
             Number::Float(value) => {
-                debug_assert!(value.is_finite(), "the reader refuses what is not finite");
-                // `Debug` is the shortest form that reads back equal and always has a point or an exponent; `Display` has neither for 5.0.
-                write!(out, "{value:?}").expect("a vector takes everything");
+                debug_assert!(value.is_finite(), "the reader refuses infinite numbers");
+                // `Debug` writes the shortest form that is read back equal and always has a point
+                // or an exponent; `Display` has neither for 5.0.
+                write!(out, "{value:?}").expect("a vector accepts all writes");
             }
         }
     }
 
-    /// The same number as an integer, when it is one exactly.
+    /// The same number as an integer, if it is exactly one.
     pub fn to_integer(self) -> Option<Number> {
-        /// Above it doubles skip integers, so an integral double no longer says which integer was meant.
+        /// Above 2^53 doubles skip integers, so an integral double may stand for several.
         const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
         match self {
             Number::Float(value) if value.fract() != 0.0 || value.abs() > EXACT_MAX => None,
@@ -336,7 +340,7 @@ impl Number {
         }
     }
 
-    /// A finite double as it is.
+    /// `None` if the double is not finite.
     pub fn from_float(value: f64) -> Option<Number> {
         value.is_finite().then_some(Number::Float(value))
     }
@@ -363,9 +367,9 @@ impl Ord for Number {
     }
 }
 
-/// Exact: a 64-bit integer is never rounded to a double here.
+/// Exact: no 64-bit integer is rounded to a double.
 fn order_with_float(integer: i128, float: f64) -> Ordering {
-    // Casts saturate, and every 64-bit integer is far inside of i128.
+    // Casts saturate, and every 64-bit integer is far inside the range of i128.
     let whole = float.trunc() as i128;
     integer.cmp(&whole).then_with(|| {
         0.0_f64
@@ -388,7 +392,8 @@ impl PartialEq for Number {
 
 impl Eq for Number {}
 
-/// Appends a string with its quotes: only quotes, backslashes and control characters are escaped, everything else is copied.
+/// Appends a string in quotes. Quotes, backslashes and control characters are escaped, everything
+/// else is copied.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();

@@ -1,0 +1,194 @@
+//! Reads JSON through the tape of simd-json, and returns only what the strict reader would return.
+//!
+//! The strict reader defines the language. For everything that it refuses or that the tape cannot
+//! decide (invalid JSON, duplicate keys, U+0000, deep nesting, floats that may have underflowed),
+//! `read` returns `None`, and the strict reader decides and explains. A property test and the fuzz
+//! target `json_body` compare the two.
+
+use std::cell::RefCell;
+
+use simd_json::{Buffers, INPUT_PADDING, Node, StaticNode, Tape, fill_tape_padded};
+
+use super::key::{self, Names};
+use super::strict::{DEPTH_MAX, NUMBER_CHARS_MAX};
+use super::{Key, Number, Object, Value};
+
+/// Buffers that grew for a larger body are released after it. One byte of a body needs up to 30
+/// bytes of buffers.
+const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// A shorter number without an exponent that becomes zero as a double is zero: the least double is
+/// 5e-324.
+const UNDERFLOW_CHARS_MIN: usize = 300;
+
+/// Buffers of the reader, reused from body to body.
+struct Scratch {
+    /// The body, followed by padding; strings are unescaped in place.
+    text: Vec<u8>,
+    buffers: Buffers,
+    tape: Tape<'static>,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        Self {
+            text: Vec::new(),
+            buffers: Buffers::with_max_depth(0, DEPTH_MAX),
+            tape: Tape(Vec::new()),
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+}
+
+/// The value of a JSON text that fills the whole body, or `None` if only the strict reader can
+/// decide.
+pub(super) fn read(body: &[u8]) -> Option<Value> {
+    if body.len() > KEPT_BODY_BYTES_MAX {
+        return read_with(&mut Scratch::new(), body);
+    }
+    SCRATCH.with_borrow_mut(|scratch| read_with(scratch, body))
+}
+
+fn read_with(scratch: &mut Scratch, body: &[u8]) -> Option<Value> {
+    scratch.text.clear();
+    scratch.text.reserve(body.len() + INPUT_PADDING);
+    scratch.text.extend_from_slice(body);
+    scratch.text.extend_from_slice(&[b' '; INPUT_PADDING]);
+    let mut tape = std::mem::replace(&mut scratch.tape, Tape(Vec::new())).reset();
+    let buffers = &mut scratch.buffers;
+    let filled = fill_tape_padded(&mut scratch.text, body.len(), buffers, &mut tape);
+    let value = filled.ok().and_then(|()| value_of(&tape, body));
+    scratch.tape = tape.reset();
+    value
+}
+
+fn value_of(tape: &Tape<'_>, body: &[u8]) -> Option<Value> {
+    let mut builder = Builder {
+        nodes: tape.0.iter(),
+        names: key::names(),
+        escapes: memchr::memchr(b'\\', body).is_some(),
+        floats: false,
+        zeros: false,
+    };
+    let mut value = Value::Null;
+    builder.build(&mut value)?;
+    // The tape has no text of numbers, and the strict reader refuses those that are too long or
+    // became zero.
+    let too_long = builder.floats && has_number_longer_than(body, NUMBER_CHARS_MAX);
+    let underflow = builder.zeros
+        && (has_negative_exponent(body) || has_number_longer_than(body, UNDERFLOW_CHARS_MIN));
+    (!too_long && !underflow).then_some(value)
+}
+
+/// Builds the value from the nodes of a tape, which come in the order of the text.
+struct Builder<'a> {
+    nodes: std::slice::Iter<'a, Node<'a>>,
+    names: &'static Names,
+    /// The body has a backslash, so a string may have U+0000.
+    escapes: bool,
+    /// A float was read.
+    floats: bool,
+    /// A float was read that is zero.
+    zeros: bool,
+}
+
+impl<'a> Builder<'a> {
+    /// Recursion is bounded: the tape is not filled from text nested deeper than `DEPTH_MAX`.
+    ///
+    /// Values are written where they stay. Returned by value, each would be copied with wide loads
+    /// right after narrow stores, which the processor cannot forward: a sixth of the whole time.
+    fn build(&mut self, slot: &mut Value) -> Option<()> {
+        match *self.nodes.next()? {
+            Node::String(text) => *slot = Value::String(self.checked(text)?.into()),
+            Node::Object { len, .. } => *slot = Value::Object(self.object(len)?),
+            Node::Array { len, .. } => *slot = Value::Array(self.array(len)?),
+            Node::Static(StaticNode::U64(value)) => *slot = Value::Number(Number::Unsigned(value)),
+            Node::Static(StaticNode::I64(value)) => {
+                *slot = Value::Number(Number::from_signed(value));
+            }
+            Node::Static(StaticNode::F64(value)) => {
+                self.floats = true;
+                self.zeros |= value == 0.0;
+                *slot = Value::Number(Number::from_float(value)?);
+            }
+            Node::Static(StaticNode::Bool(value)) => *slot = Value::Bool(value),
+            Node::Static(StaticNode::Null) => *slot = Value::Null,
+        }
+        Some(())
+    }
+
+    fn array(&mut self, len: usize) -> Option<Vec<Value>> {
+        let mut items = Vec::new();
+        items.resize_with(len, || Value::Null);
+        for item in &mut items {
+            self.build(item)?;
+        }
+        Some(items)
+    }
+
+    fn object(&mut self, len: usize) -> Option<Object> {
+        let mut members: Vec<(Key, Value)> = Vec::new();
+        members.resize_with(len, || (Key::Known(0), Value::Null));
+        let mut ascending = true;
+        for index in 0..len {
+            let Node::String(name) = *self.nodes.next()? else {
+                return None;
+            };
+            let name = self.checked(name)?;
+            let (before, here) = members.split_at_mut(index);
+            let (key, value) = here.first_mut()?;
+            match self.names.find(name) {
+                Some(number) => *key = Key::Known(number),
+                None => *key = Key::Other(name.into()),
+            }
+            ascending = ascending && before.last().is_none_or(|(last, _)| *last < *key);
+            self.build(value)?;
+        }
+        if !ascending {
+            members.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+                return None;
+            }
+        }
+        Some(Object::from_sorted(members))
+    }
+
+    fn checked(&self, text: &'a str) -> Option<&'a str> {
+        let nul = self.escapes && memchr::memchr(0, text.as_bytes()).is_some();
+        (!nul).then_some(text)
+    }
+}
+
+fn is_part_of_number(byte: &u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
+}
+
+/// May be true without such a number, but never false with one: it has a character at a multiple of
+/// `chars`.
+fn has_number_longer_than(body: &[u8], chars: usize) -> bool {
+    (chars..body.len()).step_by(chars).any(|place| {
+        let (before, after) = body.split_at(place);
+        let before = before
+            .iter()
+            .rev()
+            .take_while(|byte| is_part_of_number(byte));
+        let after = after.iter().take_while(|byte| is_part_of_number(byte));
+        is_part_of_number(&body[place]) && before.chain(after).nth(chars).is_some()
+    })
+}
+
+/// May be true for text inside of a string, but never false if a number has a negative exponent.
+fn has_negative_exponent(body: &[u8]) -> bool {
+    memchr::memchr_iter(b'-', body).any(|at| {
+        let exponent = matches!(body[..at], [.., b'0'..=b'9', b'e' | b'E']);
+        let mut after = body[at + 1..].iter();
+        exponent
+            && !matches!(
+                after.find(|byte| !byte.is_ascii_digit()),
+                Some(b'-' | b'"' | b'a'..=b'z' | b'A'..=b'Z')
+            )
+    })
+}
