@@ -1,29 +1,31 @@
-//! Is a whole document what the schema says? All of what is wrong is reported, each with its JSON pointer, up to a bound.
+//! Validates a whole document. Every violation is reported with its JSON pointer, up to a bound.
 //!
-//! Members the schema does not know are no violation: `prune` drops them. Members marked read-only are checked when present and never demanded.
+//! Unknown members are not a violation: `prune` drops them. Read-only members are checked if
+//! present and never required.
 
 use std::fmt::Write;
 
 use super::Schema;
 use super::mask;
 use super::tree::{
-    self, ArrayRules, Kinds, Node, NodeId, ObjectRules, TextRules, Tree, Union, kind_of,
+    self, ArrayRules, Kinds, NodeId, ObjectRules, SchemaNode, TextRules, Tree, Union, kind_of,
 };
 use crate::json::{self, Number, Object, Value};
 
-/// Most violations reported at once. Enough to repair a document by; a bound on the answer to a hostile one.
+/// Maximum number of violations in one response: enough to repair a document, and bounded for a
+/// hostile one.
 pub const VIOLATIONS_MAX: usize = 20;
 
-/// One thing that is wrong with a document.
+/// One violation of the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Stable, for programs: one of semantics' kinds, such as `not_integer` or `unknown_enum_option`.
+    /// Stable code for programs, such as `not_integer` or `unknown_enum_option`.
     pub code: &'static str,
-    /// JSON pointer (RFC 6901) to the value, or to where it should be.
+    /// JSON pointer (RFC 6901) to the value, or to the position of a missing value.
     pub pointer: String,
-    /// One sentence, for people. Never contains the value: it may be a secret.
+    /// One sentence in plain English. Never contains the value, which may be a secret.
     pub title: String,
-    /// The bounds that were broken, named as in JSON Schema.
+    /// The violated bounds, named as in JSON Schema.
     pub meta: Vec<(&'static str, String)>,
 }
 
@@ -35,7 +37,7 @@ impl Schema {
             found: Vec::new(),
             most: VIOLATIONS_MAX,
         };
-        check.value(self.root, merged, &Path::Root);
+        check.value(self.root, merged, &DocumentPath::Root);
         if check.found.is_empty() {
             Ok(())
         } else {
@@ -44,7 +46,7 @@ impl Schema {
     }
 }
 
-/// Whether one value passes one node.
+/// Whether a value is valid for one node.
 #[cfg(test)]
 pub(super) fn passes(tree: &Tree, id: NodeId, value: &Value) -> bool {
     let mut check = Check {
@@ -52,27 +54,27 @@ pub(super) fn passes(tree: &Tree, id: NodeId, value: &Value) -> bool {
         found: Vec::new(),
         most: 1,
     };
-    check.value(id, value, &Path::Root);
+    check.value(id, value, &DocumentPath::Root);
     check.found.is_empty()
 }
 
-/// Where the walk is: a list on the stack, turned into a pointer only when something is wrong.
-enum Path<'a> {
+/// Position in the document: a list on the stack, converted to a pointer only for a violation.
+enum DocumentPath<'a> {
     Root,
-    Member(&'a Path<'a>, &'a str),
-    Item(&'a Path<'a>, usize),
+    Member(&'a DocumentPath<'a>, &'a str),
+    Item(&'a DocumentPath<'a>, usize),
 }
 
-impl Path<'_> {
+impl DocumentPath<'_> {
     fn pointer(&self) -> String {
         match self {
-            Path::Root => String::new(),
-            Path::Member(parent, key) => {
+            DocumentPath::Root => String::new(),
+            DocumentPath::Member(parent, key) => {
                 let mut pointer = parent.pointer();
                 json::push_pointer(&mut pointer, key);
                 pointer
             }
-            Path::Item(parent, index) => format!("{}/{index}", parent.pointer()),
+            DocumentPath::Item(parent, index) => format!("{}/{index}", parent.pointer()),
         }
     }
 }
@@ -84,12 +86,12 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    /// Recursion descends with the document, or through a union, and unions do not contain themselves.
-    fn value(&mut self, id: NodeId, value: &Value, path: &Path<'_>) {
+    /// Recursion descends into the document or into a union, and no union contains itself.
+    fn value(&mut self, id: NodeId, value: &Value, path: &DocumentPath<'_>) {
         let node = &self.tree[id];
         let kind = kind_of(value);
         if node.kinds & kind == 0 {
-            self.wrong_kind(node.kinds, kind, path);
+            self.wrong_kind(node.kinds, path);
             return;
         }
         if kind == tree::NULL {
@@ -99,7 +101,7 @@ impl<'a> Check<'a> {
             self.union(union, value, path);
         }
         if !node.options.is_empty() && !node.options.contains(value) {
-            self.no_option(node, path);
+            self.unknown_option(node, path);
             return;
         }
         match value {
@@ -119,13 +121,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn number(&mut self, node: &Node, number: Number, path: &Path<'_>) {
-        if node.minimum.is_some_and(|minimum| less(number, minimum))
-            || node.maximum.is_some_and(|maximum| less(maximum, number))
+    fn number(&mut self, node: &SchemaNode, number: Number, path: &DocumentPath<'_>) {
+        if node.minimum.is_some_and(|minimum| is_less(number, minimum))
+            || node.maximum.is_some_and(|maximum| is_less(maximum, number))
         {
             let text = |bound: Option<Number>| bound.map(|bound| Value::Number(bound).to_text());
             let (minimum, maximum) = (text(node.minimum), text(node.maximum));
-            let title = between("Must be", minimum.as_deref(), maximum.as_deref(), "");
+            let title = bounds_title("Must be", minimum.as_deref(), maximum.as_deref(), "");
             self.report(
                 "input_out_of_range",
                 path,
@@ -135,12 +137,11 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn string(&mut self, node: &Node, text: &str, path: &Path<'_>) {
+    fn string(&mut self, node: &SchemaNode, text: &str, path: &DocumentPath<'_>) {
         let format = node.text.as_ref().and_then(|rules| rules.format);
         let address = format.is_some_and(super::format::Format::is_address);
         if (node.secret && text == mask::MASK) || (address && mask::has_masked_password(text)) {
-            let title =
-                "The mask stands for a secret that is not stored here; send the secret itself.";
+            let title = "The mask `***` does not match a stored secret; send the secret itself.";
             self.report(
                 "wrong_format",
                 path,
@@ -154,7 +155,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn text(&mut self, rules: &TextRules, text: &str, path: &Path<'_>) {
+    fn text(&mut self, rules: &TextRules, text: &str, path: &DocumentPath<'_>) {
         if rules.length_min.is_some() || rules.length_max.is_some() {
             let length = text.chars().count() as u64;
             let bounds = || {
@@ -168,7 +169,7 @@ impl<'a> Check<'a> {
             };
             if let Some(code) = code {
                 let (least, most) = bounds();
-                let title = between(
+                let title = bounds_title(
                     "Must have",
                     least.as_deref(),
                     most.as_deref(),
@@ -185,7 +186,7 @@ impl<'a> Check<'a> {
         if let Some(pattern) = &rules.pattern
             && !pattern.matches(text)
         {
-            let title = format!("Must match {}.", pattern.source);
+            let title = format!("Must match the pattern {}.", pattern.source);
             self.report(
                 "nomatch_pattern",
                 path,
@@ -200,13 +201,13 @@ impl<'a> Check<'a> {
             self.report(
                 "wrong_format",
                 path,
-                format!("Must be {}.", format.wanted),
+                format!("Must be {}.", format.allowed),
                 [("format", Some(format.name.into()))],
             );
         }
     }
 
-    fn array(&mut self, rules: &ArrayRules, items: &[Value], path: &Path<'_>) {
+    fn array(&mut self, rules: &ArrayRules, items: &[Value], path: &DocumentPath<'_>) {
         let count = items.len() as u64;
         let code = match (rules.items_min, rules.items_max) {
             (Some(least), _) if count < least => Some("too_few_items"),
@@ -216,7 +217,7 @@ impl<'a> Check<'a> {
         if let Some(code) = code {
             let text = |bound: Option<u64>| bound.map(|bound| bound.to_string());
             let (least, most) = (text(rules.items_min), text(rules.items_max));
-            let title = between("Must have", least.as_deref(), most.as_deref(), " items");
+            let title = bounds_title("Must have", least.as_deref(), most.as_deref(), " items");
             self.report(code, path, title, [("minItems", least), ("maxItems", most)]);
         }
         let Some(id) = rules.items else { return };
@@ -226,20 +227,20 @@ impl<'a> Check<'a> {
                 return;
             }
             if item.is_null() && !nullable {
-                let title = "An element of this array may not be null.";
+                let title = "An element of this array must not be null.";
                 self.report(
                     "null_in_array_of_non_nullable",
-                    &Path::Item(path, index),
+                    &DocumentPath::Item(path, index),
                     title.into(),
                     [],
                 );
                 continue;
             }
-            self.value(id, item, &Path::Item(path, index));
+            self.value(id, item, &DocumentPath::Item(path, index));
         }
     }
 
-    fn object(&mut self, rules: &ObjectRules, object: &Object, path: &Path<'_>) {
+    fn object(&mut self, rules: &ObjectRules, object: &Object, path: &DocumentPath<'_>) {
         if let Some(most) = rules.members_max.filter(|most| object.len() as u64 > *most) {
             let title = format!("Must have at most {most} members.");
             self.report(
@@ -254,8 +255,8 @@ impl<'a> Check<'a> {
             if object.member(name).is_none_or(Value::is_null) {
                 self.report(
                     "missing_required",
-                    &Path::Member(path, name),
-                    "Must be given.".into(),
+                    &DocumentPath::Member(path, name),
+                    "This member is required.".into(),
                     [],
                 );
             }
@@ -266,12 +267,12 @@ impl<'a> Check<'a> {
                 return;
             }
             if let Some(property) = rules.next_property(key, &mut from) {
-                self.value(property.node, value, &Path::Member(path, key));
+                self.value(property.node, value, &DocumentPath::Member(path, key));
                 continue;
             }
-            let path = Path::Member(path, key);
+            let path = DocumentPath::Member(path, key);
             if rules.closed {
-                self.report("extra_keys", &path, "There is no such member.".into(), []);
+                self.report("extra_keys", &path, "Unknown member.".into(), []);
                 continue;
             }
             if let Some(text) = rules.names.and_then(|id| self.tree[id].text.as_ref()) {
@@ -283,7 +284,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn union(&mut self, union: &'a Union, value: &Value, path: &Path<'_>) {
+    fn union(&mut self, union: &'a Union, value: &Value, path: &DocumentPath<'_>) {
         let Some(member) = union.member() else {
             self.free(union.variants(), value, path);
             return;
@@ -296,12 +297,12 @@ impl<'a> Check<'a> {
                     return;
                 }
                 let title = format!(
-                    "Must be given: it tells which kind of object this is ({}).",
+                    "This member is required: it selects the variant of the object, one of: {}.",
                     known(union)
                 );
                 self.report(
                     "discriminator_missing",
-                    &Path::Member(path, member),
+                    &DocumentPath::Member(path, member),
                     title,
                     [],
                 );
@@ -311,22 +312,22 @@ impl<'a> Check<'a> {
                     self.value(variant, value, path);
                     return;
                 }
-                let title = format!("Must be of a known kind: {}.", known(union));
-                let path = Path::Member(path, member);
+                let title = format!("Must select a known variant, one of: {}.", known(union));
+                let path = DocumentPath::Member(path, member);
                 self.report("discriminator_unmapped", &path, title, []);
             }
             Some(_) => self.report(
                 "not_string",
-                &Path::Member(path, member),
+                &DocumentPath::Member(path, member),
                 "Must be a string.".into(),
                 [],
             ),
         }
     }
 
-    /// Told apart by type where possible, because then the violations of the one variant that was meant are worth more than
-    /// "none of them".
-    fn free(&mut self, variants: &[NodeId], value: &Value, path: &Path<'_>) {
+    /// If only one variant accepts the type of the value, its violations are reported. Otherwise at
+    /// least one must match.
+    fn free(&mut self, variants: &[NodeId], value: &Value, path: &DocumentPath<'_>) {
         let kind = kind_of(value);
         let mut fitting = variants
             .iter()
@@ -351,15 +352,15 @@ impl<'a> Check<'a> {
             self.report(
                 "unmatched_any",
                 path,
-                format!("Must be like one of the {count} forms that are described."),
+                format!("Must match one of the {count} documented variants."),
                 [],
             );
         }
     }
 
     #[cold]
-    fn wrong_kind(&mut self, wanted: Kinds, _found: Kinds, path: &Path<'_>) {
-        let (code, title) = match wanted & !tree::NULL {
+    fn wrong_kind(&mut self, allowed: Kinds, path: &DocumentPath<'_>) {
+        let (code, title) = match allowed & !tree::NULL {
             tree::BOOLEAN => ("not_boolean", "Must be true or false."),
             tree::INTEGER => ("not_integer", "Must be an integer."),
             tree::NUMBER => ("not_number", "Must be a number."),
@@ -377,7 +378,7 @@ impl<'a> Check<'a> {
                 self.report(
                     "invalid_type",
                     path,
-                    format!("Must be one of these types: {names}."),
+                    format!("Must have one of these types: {names}."),
                     [("type", Some(names.clone()))],
                 );
                 return;
@@ -387,7 +388,7 @@ impl<'a> Check<'a> {
     }
 
     #[cold]
-    fn no_option(&mut self, node: &Node, path: &Path<'_>) {
+    fn unknown_option(&mut self, node: &SchemaNode, path: &DocumentPath<'_>) {
         let mut options = String::new();
         for (index, option) in node.options.iter().enumerate() {
             let separator = if index > 0 { ", " } else { "" };
@@ -395,7 +396,7 @@ impl<'a> Check<'a> {
                 Value::String(text) => write!(options, "{separator}{text}"),
                 other => write!(options, "{separator}{other}"),
             }
-            .expect("a string takes everything");
+            .expect("a string accepts all writes");
         }
         if node.is_const {
             self.report(
@@ -418,7 +419,7 @@ impl<'a> Check<'a> {
     fn report<const N: usize>(
         &mut self,
         code: &'static str,
-        path: &Path<'_>,
+        path: &DocumentPath<'_>,
         title: String,
         meta: [(&'static str, Option<String>); N],
     ) {
@@ -450,7 +451,7 @@ const KIND_NAMES: [(Kinds, &str); 6] = [
     (tree::OBJECT, "object"),
 ];
 
-/// What a discriminator may say.
+/// Allowed values of a discriminator, separated by commas.
 fn known(union: &Union) -> String {
     let names: Vec<&str> = match union {
         Union::Free(_) => Vec::new(),
@@ -460,17 +461,17 @@ fn known(union: &Union) -> String {
     names.join(", ")
 }
 
-fn between(verb: &str, least: Option<&str>, most: Option<&str>, unit: &str) -> String {
+fn bounds_title(verb: &str, least: Option<&str>, most: Option<&str>, unit: &str) -> String {
     match (least, most) {
         (Some(least), Some(most)) => format!("{verb} {least} to {most}{unit}."),
         (Some(least), None) => format!("{verb} at least {least}{unit}."),
         (None, Some(most)) => format!("{verb} at most {most}{unit}."),
-        (None, None) => unreachable!("there was a bound to break"),
+        (None, None) => unreachable!("a violated rule has a bound"),
     }
 }
 
-/// Exact among integers; as doubles when either is one.
-fn less(a: Number, b: Number) -> bool {
+/// Exact for two integers; compared as doubles if one of them is a double.
+fn is_less(a: Number, b: Number) -> bool {
     match (a, b) {
         (Number::Unsigned(a), Number::Unsigned(b)) => a < b,
         (Number::Negative(a), Number::Negative(b)) => a < b,

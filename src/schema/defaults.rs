@@ -1,23 +1,25 @@
-//! The effective document: what was stored, with the defaults filled in where nothing was said.
+//! The effective document: the stored document with defaults filled in for absent members.
 //!
-//! Both forms are kept as one text: the effective one, and the places in it that were filled in. Cutting those out gives back the stored text
-//! byte for byte, so that neither form has to be kept twice or computed again.
+//! Both forms are kept as one text: the effective text and the spans that were filled in. The text
+//! without these spans is the stored text, byte for byte, so neither form is kept twice or computed
+//! again.
 
 use super::Schema;
 use super::tree::{NodeId, ObjectRules, Resolved, Tree};
 use crate::json::{self, Object, Value};
 
-/// A canonical text and what in it was not stored.
+/// A canonical text and the spans in it that are not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Effective {
     pub text: String,
-    /// Start and length of each filled place, ascending, not overlapping; each with one comma, where there is one.
+    /// Start and length of each filled span, ascending, not overlapping; with one comma if there is
+    /// one.
     pub filled: Vec<(u32, u32)>,
 }
 
 impl Schema {
-    /// Fills in defaults of absent members, in every object that is there; no object is made up for them. Deprecated and read-only
-    /// members are not filled in.
+    /// Fills in defaults of absent members in every object that is present; no object is created
+    /// for them. Deprecated and read-only members are not filled in.
     pub fn effective(&self, stored: &Value) -> Effective {
         let mut fill = Fill {
             tree: &self.tree,
@@ -32,7 +34,7 @@ impl Schema {
     }
 }
 
-/// Appends `text` without the filled places.
+/// Appends `text` without the filled spans.
 pub fn without_filled(text: &str, filled: impl Iterator<Item = (u32, u32)>, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
     let mut kept = 0;
@@ -52,12 +54,13 @@ struct Fill<'a> {
 
 impl Fill<'_> {
     fn value(&mut self, id: NodeId, value: &Value) {
-        // Most subtrees have no default in them: they are only written.
+        // Most subtrees contain no default and are only written.
         if !self.tree[id].fills {
             value.write(&mut self.out);
             return;
         }
-        // A document that does not say which variant it is gets no defaults: it would be another variant's.
+        // A document without a known variant gets no defaults: they might be those of another
+        // variant.
         let Resolved::One(id) = self.tree.resolve(id, value) else {
             value.write(&mut self.out);
             return;
@@ -88,7 +91,7 @@ impl Fill<'_> {
 
     fn object(&mut self, rules: &ObjectRules, object: &Object) {
         self.out.push(b'{');
-        let mut place = Place {
+        let mut progress = Progress {
             any: false,
             stored: false,
             left: object.len(),
@@ -97,13 +100,13 @@ impl Fill<'_> {
         for (key, value) in object.members() {
             let passed = from;
             let property = rules.next_property(key, &mut from);
-            self.fill(rules, passed..from, &mut place);
-            if place.stored {
+            self.fill(rules, passed..from, &mut progress);
+            if progress.stored {
                 self.out.push(b',');
             }
-            place.any = true;
-            place.stored = true;
-            place.left -= 1;
+            progress.any = true;
+            progress.stored = true;
+            progress.left -= 1;
             json::write_string(&mut self.out, key);
             self.out.push(b':');
             match (property, rules.additional) {
@@ -115,34 +118,40 @@ impl Fill<'_> {
                 (None, None) => value.write(&mut self.out),
             }
         }
-        self.fill(rules, from..rules.properties.len(), &mut place);
+        self.fill(rules, from..rules.properties.len(), &mut progress);
         self.out.push(b'}');
     }
 
-    /// Writes the defaults of properties that the stored object passed over.
-    fn fill(&mut self, rules: &ObjectRules, passed: std::ops::Range<usize>, place: &mut Place) {
+    /// Writes the defaults of the properties that the stored object does not have.
+    fn fill(
+        &mut self,
+        rules: &ObjectRules,
+        passed: std::ops::Range<usize>,
+        progress: &mut Progress,
+    ) {
         for property in &rules.properties[passed] {
             let Some(filling) = &property.filling else {
                 continue;
             };
             let start = self.out.len();
-            // The comma that goes with a filled member is the one before it, once a stored member has been written, and else the one after it.
-            if place.stored || (place.any && place.left == 0) {
+            // The comma of a filled member is the one before it if a stored member has been
+            // written, else the one after it.
+            if progress.stored || (progress.any && progress.left == 0) {
                 self.out.push(b',');
             }
             self.out.extend_from_slice(filling.as_bytes());
-            if !place.stored && place.left > 0 {
+            if !progress.stored && progress.left > 0 {
                 self.out.push(b',');
             }
-            place.any = true;
+            progress.any = true;
             self.filled
                 .push((start as u32, (self.out.len() - start) as u32));
         }
     }
 }
 
-/// What of an object has been written.
-struct Place {
+/// What has been written of an object.
+struct Progress {
     any: bool,
     stored: bool,
     /// Stored members to come.

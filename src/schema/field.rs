@@ -1,4 +1,5 @@
-//! What a field named in a query is: `stats.bitrate_gt=187` compares numbers because the schema says so.
+//! Types of fields named in a query: `stats.bitrate_gt=187` compares numbers because the schema
+//! defines a number.
 
 use std::collections::BTreeSet;
 
@@ -7,24 +8,24 @@ use super::check::Violation;
 use super::tree::{self, Kinds, NodeId, Tree};
 use crate::json::{Number, Value};
 
-/// Types that the values of a field can have, and the values themselves where they are listed.
+/// Types that the values of a field can have, and the values themselves if they are listed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct FieldType {
+pub struct FieldKinds {
     kinds: Kinds,
     options: Vec<Value>,
 }
 
-impl FieldType {
+impl FieldKinds {
     pub fn is_boolean(&self) -> bool {
         self.kinds & tree::BOOLEAN != 0
     }
 
-    /// Integers; true of a field of any number, too.
+    /// Integers are allowed, possibly among other numbers.
     pub fn is_integer(&self) -> bool {
         self.kinds & tree::INTEGER != 0
     }
 
-    /// Numbers with a fraction.
+    /// Numbers with a fraction are allowed.
     pub fn is_number(&self) -> bool {
         self.kinds & tree::FLOAT != 0
     }
@@ -33,18 +34,18 @@ impl FieldType {
         self.kinds & tree::STRING != 0
     }
 
-    /// Objects and arrays can be asked for presence only.
+    /// Objects and arrays can only be tested for presence.
     pub fn is_scalar(&self) -> bool {
         self.kinds & (tree::BOOLEAN | tree::NUMBER | tree::STRING) != 0
     }
 
-    /// The values the field can have, where they are listed.
+    /// The values the field can have, if they are listed.
     pub fn options(&self) -> &[Value] {
         &self.options
     }
 
-    /// A text of a query as a value of this type. Of several types the narrowest that reads it wins: integer, number, boolean, string. The
-    /// pointer of a violation is empty: it belongs to a parameter.
+    /// Converts the text of a query parameter. If several types fit, the first of integer, number,
+    /// boolean and string is taken. The pointer of a violation is empty: it belongs to a parameter.
     pub fn convert(&self, text: &str) -> Result<Value, Violation> {
         let violation = |code, title: String| Violation {
             code,
@@ -57,7 +58,10 @@ impl FieldType {
                 tree::INTEGER => ("not_integer", "Must be an integer."),
                 tree::NUMBER => ("not_number", "Must be a number."),
                 tree::BOOLEAN => ("not_boolean", "Must be true or false."),
-                _ => ("invalid_type", "This field cannot be compared with a text."),
+                _ => (
+                    "invalid_type",
+                    "This field cannot be compared with a value.",
+                ),
             };
             violation(code, title.to_owned())
         })?;
@@ -96,8 +100,9 @@ impl FieldType {
 }
 
 impl Schema {
-    /// Type of the field at a path with dots. Arrays are mapped through (`inputs.url`), unions are everything they can be. `None`: no such field.
-    pub fn filter_type(&self, path: &str) -> Option<FieldType> {
+    /// Type of the field at a dotted path. Arrays are mapped over (`inputs.url`); a union has the
+    /// types of all its variants. `None` if there is no such field.
+    pub fn filter_type(&self, path: &str) -> Option<FieldKinds> {
         let mut nodes = BTreeSet::new();
         self.tree.spread(self.root, &mut nodes);
         let mut rest = Some(path);
@@ -106,7 +111,8 @@ impl Schema {
                 .split_once('.')
                 .map_or((path, None), |(step, after)| (step, Some(after)));
             let mut next = BTreeSet::new();
-            // Keys of maps of scalars, such as labels, may contain dots: there is nothing below them to be named.
+            // Keys of maps of scalars, such as labels, may contain dots: nothing below them can be
+            // named.
             let mut whole = false;
             for id in through_arrays(&self.tree, &nodes) {
                 let Some(rules) = &self.tree[id].object else {
@@ -127,7 +133,7 @@ impl Schema {
         }
         let all = through_arrays(&self.tree, &nodes);
         let kinds = all.iter().fold(0, |kinds, id| kinds | self.tree[*id].kinds);
-        // A list of options means something only if every variant has one.
+        // Options restrict the field only if every variant lists some.
         let mut options: Vec<Value> = Vec::new();
         if all.iter().all(|id| !self.tree[*id].options.is_empty()) {
             for option in all.iter().flat_map(|id| self.tree[*id].options.iter()) {
@@ -136,11 +142,11 @@ impl Schema {
                 }
             }
         }
-        Some(FieldType { kinds, options })
+        Some(FieldKinds { kinds, options })
     }
 }
 
-/// The nodes, with arrays replaced by what is in them.
+/// The nodes, with arrays replaced by the nodes of their elements.
 fn through_arrays(tree: &Tree, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let mut found = nodes.clone();
     let mut open: Vec<NodeId> = nodes.iter().copied().collect();

@@ -1,9 +1,10 @@
-//! Named formats: what a text or a number of a certain name may look like.
+//! Named formats of strings and integers.
 //!
-//! The reference names formats without defining most of them. What is not said anywhere is not demanded; what is demanded protects somebody
-//! who will use the value later: no URL or name with spaces or line ends in it (they end up in requests, logs and configuration files).
-//! Formats of integers that only say a unit (`seconds`, `milliseconds`, `microseconds`, `bytes`, `megabytes`, `speed`, `pixels`, `ticks`,
-//! `client_count`, `sort_index`, `float`) demand nothing beyond the type.
+//! The reference API names formats without defining most of them. The rules here protect the later
+//! users of a value: no URL or name has spaces or line ends, because they are put into requests,
+//! logs and configuration files. Formats of integers that only name a unit (`seconds`,
+//! `milliseconds`, `microseconds`, `bytes`, `megabytes`, `speed`, `pixels`, `ticks`,
+//! `client_count`, `sort_index`, `float`) add no rule to the type.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,7 +15,7 @@ use crate::json::Number;
 pub(super) struct Format {
     pub(super) name: &'static str,
     /// Completes "Must be ...".
-    pub(super) wanted: &'static str,
+    pub(super) allowed: &'static str,
     rule: Rule,
 }
 
@@ -22,7 +23,7 @@ pub(super) struct Format {
 enum Rule {
     Url,
     AgentUrl,
-    Place,
+    Storage,
     Name,
     Word,
     Host,
@@ -40,130 +41,130 @@ enum Rule {
 const TEXTS: &[Format] = &[
     Format {
         name: "agent_id",
-        wanted: "an agent id: printable characters without spaces",
+        allowed: "an agent id: printable characters without spaces",
         rule: Rule::Word,
     },
     Format {
         name: "agent_url",
-        wanted: "an agent or a URL: printable characters without spaces",
+        allowed: "an agent or a URL: printable characters without spaces",
         rule: Rule::AgentUrl,
     },
     Format {
         name: "auth_backend_name",
-        wanted: "a name: printable characters, no slash at the ends",
+        allowed: "a name: printable characters, no slash at the ends",
         rule: Rule::Name,
     },
     Format {
         name: "base64",
-        wanted: "base64 (RFC 4648)",
+        allowed: "base64 (RFC 4648)",
         rule: Rule::Base64,
     },
     Format {
         name: "date_time",
-        wanted: "a date and time such as 2021-01-30T08:30:00Z (RFC 3339)",
+        allowed: "a date and time such as 2021-01-30T08:30:00Z (RFC 3339)",
         rule: Rule::DateTime,
     },
     Format {
         name: "dvr_name",
-        wanted: "a name: printable characters, no slash at the ends",
+        allowed: "a name: printable characters, no slash at the ends",
         rule: Rule::Name,
     },
     Format {
         name: "dvr_url",
-        wanted: "a path or a URL without spaces and control characters",
-        rule: Rule::Place,
+        allowed: "a path or a URL without spaces and control characters",
+        rule: Rule::Storage,
     },
     Format {
         name: "event_sink_name",
-        wanted: "a name: printable characters, no slash at the ends",
+        allowed: "a name: printable characters, no slash at the ends",
         rule: Rule::Name,
     },
     Format {
         name: "hexbinary",
-        wanted: "pairs of hexadecimal digits",
+        allowed: "pairs of hexadecimal digits",
         rule: Rule::Hex,
     },
     Format {
         name: "host_with_port",
-        wanted: "ADDRESS:PORT",
+        allowed: "ADDRESS:PORT",
         rule: Rule::HostWithPort,
     },
     Format {
         name: "input_url",
-        wanted: "a URL: a scheme, then :// and an address without spaces and control characters",
+        allowed: "a URL: a scheme, then :// and an address without spaces and control characters",
         rule: Rule::Url,
     },
     Format {
         name: "ip",
-        wanted: "an IPv4 or IPv6 address",
+        allowed: "an IPv4 or IPv6 address",
         rule: Rule::Ip,
     },
     Format {
         name: "ipv4",
-        wanted: "an IPv4 address",
+        allowed: "an IPv4 address",
         rule: Rule::Ipv4,
     },
     Format {
         name: "iso3166",
-        wanted: "a country code of two letters (ISO 3166-1 alpha-2)",
+        allowed: "a country code of two letters (ISO 3166-1 alpha-2)",
         rule: Rule::Iso3166,
     },
     Format {
         name: "media_name",
-        wanted: "a name: printable characters, no slash at the ends",
+        allowed: "a name: printable characters, no slash at the ends",
         rule: Rule::Name,
     },
     Format {
         name: "server_name",
-        wanted: "a host name: printable characters without spaces and slashes",
+        allowed: "a host name: printable characters without spaces and slashes",
         rule: Rule::Host,
     },
     Format {
         name: "url",
-        wanted: "a URL: a scheme, then :// and an address without spaces and control characters",
+        allowed: "a URL: a scheme, then :// and an address without spaces and control characters",
         rule: Rule::Url,
     },
     Format {
         name: "uuid",
-        wanted: "a UUID: 32 hexadecimal digits in groups of 8-4-4-4-12",
+        allowed: "a UUID: 32 hexadecimal digits in groups of 8-4-4-4-12",
         rule: Rule::Uuid,
     },
 ];
 
-/// Ranges that a format of integers brings along. What a field says itself stands beside it.
+/// Ranges of integer formats. Bounds of a field itself take precedence.
 const INTEGERS: &[(&str, u64, u64)] = &[
     ("network_port", 0, 65_535),
     ("percent", 0, 100),
-    // Signed, as other programs hold them.
+    // Signed in other programs.
     ("snowflake_id", 0, i64::MAX as u64),
     ("utc", 1_000_000_000, 10_000_000_000),
     ("utc_ms", 1_000_000_000_000, 10_000_000_000_000),
 ];
 
-/// The rule of a format of strings, if it has one.
+/// The rule of a string format, if it has one.
 pub(super) fn text(name: &str) -> Option<Format> {
     TEXTS.iter().find(|format| format.name == name).copied()
 }
 
-/// The range of a format of integers, if it has one.
+/// The range of an integer format, if it has one.
 pub(super) fn range(name: &str) -> Option<(Number, Number)> {
     let (_, minimum, maximum) = INTEGERS.iter().find(|(known, ..)| *known == name)?;
     Some((Number::Unsigned(*minimum), Number::Unsigned(*maximum)))
 }
 
 impl Format {
-    /// A text that will be used as an address: may hold a password.
+    /// Whether the text is an address, which may contain a password.
     pub(super) fn is_address(self) -> bool {
-        matches!(self.rule, Rule::Url | Rule::AgentUrl | Rule::Place)
+        matches!(self.rule, Rule::Url | Rule::AgentUrl | Rule::Storage)
     }
 
     pub(super) fn accepts(self, text: &str) -> bool {
         match self.rule {
             Rule::Url => is_word(text) && has_scheme(text),
-            // `agent://ID`, or the bare id of older configurations. A place is a path as often as a URL.
+            // `agent://ID`, or the bare id of older configurations. A storage is a path or a URL.
             Rule::AgentUrl | Rule::Word => is_word(text),
-            // Paths may have spaces in them.
-            Rule::Place => {
+            // Paths may contain spaces.
+            Rule::Storage => {
                 !text.is_empty()
                     && (if text.contains("://") {
                         is_word(text) && has_scheme(text)
@@ -197,7 +198,7 @@ impl Format {
 /// Not empty, no spaces, no control characters.
 fn is_word(text: &str) -> bool {
     let graphic = text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
-    // Beyond ASCII there are more of both kinds.
+    // There are spaces and control characters beyond ASCII.
     graphic
         && !text.is_empty()
         && (text.is_ascii()

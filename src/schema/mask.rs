@@ -1,12 +1,14 @@
-//! Secrets: shown as `***`, and put back when the mask comes back in a patch.
+//! Masks secrets as `***`, and restores them when a patch contains the mask.
 //!
-//! A secret is every scalar in a member marked `x-secret`, and, in any string of a document, the password of a URL
-//! (`scheme://user:PASSWORD@host`) and the parameters `password`, `passphrase` and `token` of a URL. Empty secrets are not masked: there is
-//! nothing to hide, and an empty text must not become one that looks set. URLs of cameras are often malformed (`/`, `#` and `?` unescaped
-//! in the password); where a URL can be read in two ways, the reading that masks more is taken.
+//! A secret is every scalar in a member marked `x-secret`, and, in any string of a document, the
+//! password of a URL (`scheme://user:PASSWORD@host`) and the parameters `password`, `passphrase`
+//! and `token` of a URL. Empty secrets are not masked: an empty text must not look as if it were
+//! set. URLs of cameras are often malformed (`/`, `#` and `?` unescaped in the password); if a URL
+//! can be read in two ways, the reading that masks more is taken.
 //!
-//! Putting back never moves a secret to where it was not: the text around it (host, path, the other members of an element of an array)
-//! has to be the one it was stored with. A mask that cannot be put back stays, and `check` refuses it.
+//! A secret is restored only in its context: the text around it (host, path, other members of an
+//! array element) must be the stored one. A mask that cannot be restored stays, and `check` refuses
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,28 +18,29 @@ use super::Schema;
 use super::tree::{NodeId, Tree};
 use crate::json::{self, Object, Value};
 
-/// Stands for a secret.
+/// Shown instead of a secret.
 pub const MASK: &str = "***";
 
-/// Which members are secret, whatever variant of a union an object is: a member that is secret in one variant is masked in all. States are
-/// sets of nodes, determinised once, so that a text can be masked without knowing what it says further on.
+/// The secret members of a schema as an automaton. A member that is secret in one variant of a
+/// union is masked in all of them. States are sets of nodes, determinized once, so a text is masked
+/// without looking ahead for its variant.
 pub(super) struct Masks {
-    states: Box<[State]>,
+    states: Box<[MaskState]>,
     root: StateId,
 }
 
 type StateId = u16;
 
-/// Nothing below is secret by name.
+/// Nothing in the value is secret by name.
 const PLAIN: StateId = 0;
-/// Everything below is.
+/// Everything in the value is secret.
 const SECRET: StateId = 1;
 
 #[derive(Default)]
-struct State {
-    /// Sorted; only those that are not `PLAIN`.
+struct MaskState {
+    /// Sorted; only members that are not `PLAIN`.
     members: Box<[(Box<str>, StateId)]>,
-    /// Names that are known and plain, so that `rest` does not apply. Sorted.
+    /// Sorted names of plain members, to which `rest` does not apply.
     plain: Box<[Box<str>]>,
     rest: StateId,
     items: StateId,
@@ -45,10 +48,10 @@ struct State {
 
 impl Masks {
     pub(super) fn of(tree: &Tree, root: NodeId) -> Self {
-        let mut build = Build {
+        let mut build = MaskBuilder {
             tree,
             known: BTreeMap::new(),
-            states: vec![State::default(), State::default()],
+            states: vec![MaskState::default(), MaskState::default()],
         };
         let mut set = BTreeSet::new();
         tree.spread(root, &mut set);
@@ -107,13 +110,13 @@ impl Masks {
     }
 }
 
-struct Build<'a> {
+struct MaskBuilder<'a> {
     tree: &'a Tree,
     known: BTreeMap<BTreeSet<NodeId>, StateId>,
-    states: Vec<State>,
+    states: Vec<MaskState>,
 }
 
-impl Build<'_> {
+impl MaskBuilder<'_> {
     fn state(&mut self, set: &BTreeSet<NodeId>) -> StateId {
         if set.iter().any(|id| self.tree[*id].secret) {
             return SECRET;
@@ -121,9 +124,8 @@ impl Build<'_> {
         if let Some(id) = self.known.get(set) {
             return *id;
         }
-        let id =
-            StateId::try_from(self.states.len()).expect("a schema has fewer states of masking");
-        self.states.push(State::default());
+        let id = StateId::try_from(self.states.len()).expect("a schema has fewer mask states");
+        self.states.push(MaskState::default());
         self.known.insert(set.clone(), id);
         let (mut members, mut rest, mut items) = (
             BTreeMap::<&str, BTreeSet<NodeId>>::new(),
@@ -149,7 +151,7 @@ impl Build<'_> {
             .into_iter()
             .map(|(name, set)| (name.into(), self.state(&set)))
             .collect();
-        let state = State {
+        let state = MaskState {
             members: members.into(),
             plain: Box::default(),
             rest: self.state(&rest),
@@ -159,7 +161,7 @@ impl Build<'_> {
         id
     }
 
-    /// Like the tree's, but a union may be marked secret as a whole.
+    /// Like `Tree::spread`, but a union may be marked secret as a whole.
     fn spread(&self, id: NodeId, into: &mut BTreeSet<NodeId>) {
         if self.tree[id].secret {
             into.insert(id);
@@ -195,9 +197,10 @@ impl Schema {
         self.masks.any(self.masks.root, stored)
     }
 
-    /// A canonical text with its secrets masked, canonical again. Reads the text once and builds no tree.
+    /// Masks the secrets of a canonical text; the result is canonical. Reads the text once and
+    /// builds no value.
     pub fn mask(&self, text: &str) -> String {
-        let mut scan = Scan {
+        let mut scan = TextMasker {
             masks: &self.masks,
             text,
             at: 0,
@@ -209,12 +212,12 @@ impl Schema {
         scan.out
     }
 
-    /// The same for a tree.
+    /// The same for a value.
     pub fn mask_value(&self, value: &mut Value) {
-        self.masks.cover(self.masks.root, value);
+        self.masks.mask(self.masks.root, value);
     }
 
-    /// Whether a dotted path, arrays mapped through, names a secret or something inside one.
+    /// Whether a dotted path, arrays mapped over, names a secret or a part of one.
     pub fn is_secret(&self, path: &str) -> bool {
         let mut state = self.masks.root;
         for step in path.split('.') {
@@ -231,9 +234,9 @@ impl Schema {
         self.masks.items(state) == SECRET
     }
 
-    /// Puts back the secrets of `stored` where `patch` says what `mask` showed for them.
+    /// Restores the secrets of `stored` where `patch` contains what `mask` shows for them.
     pub fn unmask(&self, patch: &mut Value, stored: &Value) {
-        self.masks.uncover(self.masks.root, patch, stored);
+        self.masks.restore(self.masks.root, patch, stored);
     }
 }
 
@@ -253,7 +256,7 @@ impl Masks {
         }
     }
 
-    fn cover(&self, state: StateId, value: &mut Value) {
+    fn mask(&self, state: StateId, value: &mut Value) {
         match value {
             Value::Null | Value::Bool(_) => {}
             Value::Number(_) => {
@@ -269,16 +272,16 @@ impl Masks {
             Value::Array(items) => {
                 let state = self.items(state);
                 for item in items {
-                    self.cover(state, item);
+                    self.mask(state, item);
                 }
             }
             Value::Object(object) => object
                 .iter_mut()
-                .for_each(|(key, value)| self.cover(self.member(state, key), value)),
+                .for_each(|(key, value)| self.mask(self.member(state, key), value)),
         }
     }
 
-    fn uncover(&self, state: StateId, patch: &mut Value, stored: &Value) {
+    fn restore(&self, state: StateId, patch: &mut Value, stored: &Value) {
         match (&mut *patch, stored) {
             (Value::String(text), _)
                 if text.contains(MASK)
@@ -289,45 +292,46 @@ impl Masks {
             (Value::Object(members), Value::Object(stored)) => {
                 for (key, value) in members.iter_mut() {
                     if let Some(stored) = stored.get(key) {
-                        self.uncover(self.member(state, key), value, stored);
+                        self.restore(self.member(state, key), value, stored);
                     }
                 }
             }
             (Value::Array(items), Value::Array(stored)) => {
-                self.uncover_items(self.items(state), items, stored);
+                self.restore_items(self.items(state), items, stored);
             }
             _ => {}
         }
     }
 
-    /// An array is sent as a whole, and its elements may have moved, come or gone. An element gets the secrets of the stored element that it
-    /// shows; which one that is must be beyond doubt.
-    fn uncover_items(&self, state: StateId, items: &mut [Value], stored: &[Value]) {
+    /// An array is sent as a whole, and its elements may have been moved, added or removed. An
+    /// element gets the secrets of the stored element it was made from, if that is unambiguous.
+    fn restore_items(&self, state: StateId, items: &mut [Value], stored: &[Value]) {
         let open: Vec<usize> = (0..items.len())
             .filter(|at| has_mask(&items[*at]))
             .collect();
         if open.is_empty() {
             return;
         }
-        // Each stored element with the text it is shown as.
+        // Each stored element as it is shown, with its text.
         let shown: Vec<(Value, String)> = stored
             .iter()
             .map(|item| {
                 let mut item = item.clone();
-                self.cover(state, &mut item);
+                self.mask(state, &mut item);
                 let text = item.to_text();
                 (item, text)
             })
             .collect();
-        // First the elements that came back as they were shown, with defaults filled in or not. Elements that are shown alike are told
-        // apart by their order, provided that all of them are still there.
+        // First the elements that are sent as they were shown, with or without defaults. Elements
+        // that are shown alike are distinguished by their order if all of them are present.
         let mut groups: BTreeMap<&str, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
         for (at, (_, text)) in shown.iter().enumerate() {
             groups.entry(text).or_default().0.push(at);
         }
         let mut rest = Vec::new();
         for at in open {
-            // The stored element that says most, so that `{"url"}` does not stand in for `{"title","url"}`.
+            // The stored element with the longest text, so `{"url"}` is not taken for
+            // `{"title","url"}`.
             let best = shown
                 .iter()
                 .filter(|(item, _)| covers(&items[at], item))
@@ -342,12 +346,13 @@ impl Masks {
             if alike || sources.len() == targets.len() {
                 for (nth, target) in targets.iter().enumerate() {
                     let source = if alike { sources[0] } else { sources[nth] };
-                    self.uncover(state, &mut items[*target], &stored[source]);
+                    self.restore(state, &mut items[*target], &stored[source]);
                 }
             }
         }
-        // Then the ones that were edited. A URL carries the address its password belongs to, so it may be restored from any element that
-        // shows the same URL; a bare mask says nothing about where it came from and is not.
+        // Then the edited elements. A URL contains the address of its password, so it is restored
+        // from any element that shows the same URL; a bare mask has no such context and is not
+        // restored.
         for at in rest {
             if has_bare_mask(&items[at]) {
                 continue;
@@ -355,7 +360,7 @@ impl Masks {
             let mut found: Vec<Value> = Vec::new();
             for source in stored {
                 let mut candidate = items[at].clone();
-                self.uncover(state, &mut candidate, source);
+                self.restore(state, &mut candidate, source);
                 if !has_mask(&candidate) && !found.contains(&candidate) {
                     found.push(candidate);
                 }
@@ -367,7 +372,7 @@ impl Masks {
     }
 }
 
-/// Whether `sent` says everything that `shown` says; it may say more (defaults that were filled in).
+/// Whether `sent` contains everything in `shown`; it may contain more, such as defaults.
 fn covers(sent: &Value, shown: &Value) -> bool {
     match (sent, shown) {
         (Value::Object(sent), Value::Object(shown)) => shown
@@ -405,7 +410,7 @@ fn object_values(object: &Object) -> impl Iterator<Item = &Value> {
     object.iter().map(|(_, value)| value)
 }
 
-/// A string as it is shown; `None` when that is what it is.
+/// A string with its secrets masked; `None` if nothing changes.
 fn masked(state: StateId, text: &str) -> Option<String> {
     if state == SECRET {
         return (!text.is_empty() && text != MASK).then(|| MASK.to_owned());
@@ -425,7 +430,7 @@ fn masked(state: StateId, text: &str) -> Option<String> {
     Some(out)
 }
 
-/// What a scalar is shown as, when that is something else than it is.
+/// A scalar as it is shown; `None` if nothing changes.
 fn shown(state: StateId, stored: &Value) -> Option<String> {
     match stored {
         Value::String(text) => masked(state, text),
@@ -434,20 +439,22 @@ fn shown(state: StateId, stored: &Value) -> Option<String> {
     }
 }
 
-/// Whether a URL holds a mask where its secret should be.
+/// Whether a URL contains a mask instead of its secret.
 pub(super) fn has_masked_password(url: &str) -> bool {
-    // Nearly all have no asterisk at all.
+    // Nearly all URLs have no asterisk.
     memmem::find(url.as_bytes(), MASK.as_bytes()).is_some()
         && url_secrets(url)
             .iter()
             .any(|(start, end)| &url[*start..*end] == MASK)
 }
 
-/// Byte ranges of the secrets of all URLs in a text, ascending, none empty. Linear in the text, however many URLs are in it.
+/// Byte ranges of the secrets of all URLs in a text, ascending, none empty. Linear in the length of
+/// the text.
 fn url_secrets(text: &str) -> Vec<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut spans: Vec<(usize, usize)> = Vec::new();
-    // A URL ends where a space begins; in free text more may follow. Several may share one word, its end, and its last at sign.
+    // A URL ends at a space. Several URLs may be in one word; they share its end and its last at
+    // sign.
     let (mut word_end, mut word_at) = (0, None);
     let mut from = 0;
     while let Some(found) = memmem::find(&bytes[from..], b"://") {
@@ -465,7 +472,8 @@ fn url_secrets(text: &str) -> Vec<(usize, usize)> {
             spans.push((start + first, start + last));
             after = start + last;
         }
-        // What follows `://` is looked at on its own: it may be the URL in a parameter of this one.
+        // The text after the next `://` is examined on its own: it may be a URL in a parameter of
+        // this one.
         let next =
             memmem::find(&bytes[after..word_end], b"://").map_or(word_end, |length| after + length);
         from = parameters(&bytes[..word_end], after, next, &mut spans);
@@ -473,10 +481,11 @@ fn url_secrets(text: &str) -> Vec<(usize, usize)> {
     spans
 }
 
-/// The password in what follows `://`. `last_at`: the last at sign in it.
+/// The password in the text after `://`. `last_at` is its last at sign.
 fn password(rest: &str, last_at: Option<usize>) -> Option<(usize, usize)> {
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    // `user:pa/ss@host`: what looks like a port is none, so the authority goes on to the at sign.
+    // In `user:pa/ss@host` the text after the colon is not a port, so the authority extends to the
+    // at sign.
     let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
     let split = !authority.contains('@')
         && !port.bytes().all(|byte| byte.is_ascii_digit())
@@ -490,7 +499,8 @@ fn password(rest: &str, last_at: Option<usize>) -> Option<(usize, usize)> {
     (colon + 1 < at).then_some((colon + 1, at))
 }
 
-/// Finds the values of secret parameters that begin between `from` and `to`. `url` ends where the URL does. Where to go on reading.
+/// Finds the values of secret parameters that begin between `from` and `to`. `url` ends where the
+/// URL does. Returns the position to continue at.
 fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)>) -> usize {
     const NAMES: [&[u8]; 3] = [b"password", b"passphrase", b"token"];
     let mut at = from;
@@ -510,7 +520,7 @@ fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)
         });
         if let Some(name) = named {
             let start = at + name.len() + 1;
-            // To the next parameter or the end. It may hold anything else, a URL included.
+            // Up to the next parameter or the end. The value may contain anything else, even a URL.
             at = url[start..]
                 .iter()
                 .position(|byte| *byte == b'&')
@@ -523,17 +533,18 @@ fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)
     at
 }
 
-/// Walks a canonical text, copying it with the secrets replaced. The text is ours, so it is well-formed and of bounded depth.
-struct Scan<'a> {
+/// Copies a canonical text with its secrets replaced. The text is written by this crate, so it is
+/// well-formed and of bounded depth.
+struct TextMasker<'a> {
     masks: &'a Masks,
     text: &'a str,
     at: usize,
-    /// Everything before it is in `out`.
+    /// Everything before this offset is in `out`.
     copied: usize,
     out: String,
 }
 
-impl Scan<'_> {
+impl TextMasker<'_> {
     fn value(&mut self, state: StateId) {
         match self.text.as_bytes()[self.at] {
             b'{' => self.nested(b'}', |scan| {
@@ -555,7 +566,7 @@ impl Scan<'_> {
             b'"' => {
                 let (start, end) = self.string();
                 let raw = &self.text[start..end];
-                // Unless the name says so, only a URL can hold a secret.
+                // In a member that is not secret by name only a URL can contain a secret.
                 if state == SECRET || memmem::find(raw.as_bytes(), b"://").is_some() {
                     let escaped = raw.contains('\\');
                     let shown = if escaped {
@@ -597,7 +608,8 @@ impl Scan<'_> {
         self.at += 1;
     }
 
-    /// Stands on the opening quote, afterwards behind the closing one. What is between them.
+    /// The next byte is the opening quote; stops behind the closing one. Returns the range between
+    /// them.
     fn string(&mut self) -> (usize, usize) {
         let bytes = self.text.as_bytes();
         let start = self.at + 1;
@@ -619,7 +631,7 @@ impl Scan<'_> {
     }
 }
 
-/// What an escaped string of canonical text says.
+/// Content of an escaped string of canonical text.
 fn unescape(raw: &str) -> String {
     match json::parse(format!("\"{raw}\"").as_bytes()) {
         Ok(Value::String(text)) => text.into(),

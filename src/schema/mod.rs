@@ -1,14 +1,18 @@
-//! What the API carries, as data: JSON Schema files compiled at start into a compact tree that every body, filter and answer goes through.
+//! The documents of the API: JSON Schema files compiled at start into a compact tree for bodies,
+//! filters and responses.
 //!
-//! Promises: one description serves validation, read-only rules, defaults, secrets and filter types; all checks are linear in the document and
-//! bounded in depth; nothing here knows a resource by name except the roots below. Leaves to others: merging (`json::patch`), the
-//! rules that need the rest of the cluster (names that are taken, nodes that exist), the OpenAPI document (`api::openapi`).
+//! One description serves validation, read-only rules, defaults, secrets and filter types. All
+//! checks are linear in the document and bounded in depth. No resource is named here except by the
+//! roots below. Merging is in `json::patch`, the OpenAPI document in `openapi`, and rules that need
+//! the cluster (taken names, existing nodes) in `state`.
 //!
-//! The way of a body: `parse` -> `prune` (what a client may not set is dropped) -> `unmask` (secrets it never saw are put back) -> `merge`
-//! -> `prune` again (members of another variant, left over by the merge, are dropped) -> `check` -> stored. The way out: `effective` -> `mask`.
+//! A body goes through `parse`, `prune` (members that a client may not set are dropped), `unmask`
+//! (secrets are restored), `merge`, `prune` again (members of another variant that are left after
+//! the merge are dropped) and `check`, and is then stored. A response goes through `effective` and
+//! `mask`.
 //!
-//! * `tree` compiles the files; `pattern` and `format` are the two kinds of text rules.
-//! * `prune`, `check`, `defaults`, `mask`, `field`: one question each, asked of the tree.
+//! * `tree` compiles the files; `pattern` and `format` are the rules for text.
+//! * `prune`, `check`, `defaults`, `mask` and `field` each use the tree for one purpose.
 
 mod check;
 pub mod data;
@@ -22,7 +26,7 @@ mod tree;
 
 pub use check::{VIOLATIONS_MAX, Violation};
 pub use defaults::{Effective, without_filled};
-pub use field::FieldType;
+pub use field::FieldKinds;
 pub use mask::MASK;
 
 use std::sync::LazyLock;
@@ -30,15 +34,17 @@ use std::sync::LazyLock;
 use crate::json::Value;
 use tree::{NodeId, Tree};
 
-/// The files, read once for all roots.
+/// The schema files, read once for all roots.
 static FILES: LazyLock<tree::Schemas> = LazyLock::new(|| tree::read(data::FILES));
 
-/// A root: `name()` compiles the schema at its first use. The list names the members that every answer has.
+/// A root: `name()` compiles the schema at its first use. The list has the members that every
+/// response includes.
 macro_rules! roots {
     ($($(#[$about:meta])* $name:ident: $schema:literal, $required:expr;)*) => {$(
         $(#[$about])*
         pub fn $name() -> &'static Schema {
-            static ROOT: LazyLock<Schema> = LazyLock::new(|| Schema::compile(&FILES, $schema, &$required));
+            static ROOT: LazyLock<Schema> =
+                LazyLock::new(|| Schema::compile(&FILES, $schema, &$required));
             &ROOT
         }
     )*};
@@ -47,50 +53,51 @@ macro_rules! roots {
 roots! {
     /// The configuration of a stream.
     stream: "central_stream_config", ["name", "updated_at"];
-    /// The description of a streamer: a union by `role`. `cluster_key` and `role` are required of input; of an answer only the key of the
-    /// collection is.
+    /// The configuration of a streamer: a union by `role`. Input requires `cluster_key` and `role`;
+    /// a response always has only the key of the collection.
     streamer: "streamer_config", ["hostname"];
-    /// What a streamer says of itself.
+    /// The report of a streamer about itself.
     streamer_stats: "peer_stats", [];
     /// A storage of a streamer.
     streamer_dvr: "dvr_config", ["name"];
-    /// What a streamer says of a stream.
+    /// The report of a streamer about a stream.
     stream_stats: "stream_stats", [];
-    /// Where a stream runs, as a client asks for it.
+    /// The placement of a stream as requested by a client.
     stream_layout: "central_stream_layout", [];
-    /// An agent and where its video goes.
+    /// An agent and the streamers it sends video to.
     agent: "central_agent_config", ["id"];
     /// A batch of streamers for agents.
     agent_layouts: "central_agent_layout_list", [];
-    /// A key of a program.
+    /// An API token.
     api_token: "api_token", ["key", "name"];
-    /// Rules for viewers.
+    /// Access rules for viewers.
     auth_backend: "auth_backend_config", ["name"];
     /// A group of streamers that share viewers.
     balancer: "balancer_config", ["name"];
-    /// An episode: a union by `episode_type`, `generic` when it is absent, custom when it is unknown.
+    /// An episode: a union by `episode_type`, `generic` when it is absent, custom when it is
+    /// unknown.
     episode: "episode", ["episode_id", "media", "opened_at", "updated_at"];
-    /// A span of recordings that a streamer has to keep.
+    /// A time span of recordings that a streamer must keep.
     external_episode: "external_episode", ["opened_at", "updated_at"];
-    /// A human who is recognised.
+    /// A person that is recognized in videos.
     person: "vision_person", ["originator", "person_id", "updated_at"];
     /// A storage for recordings.
     dvr: "central_dvr_config", ["name"];
     /// The server's own settings.
     config: "central_config", ["api_key", "database"];
-    /// Something that happened: a union by `event`.
+    /// An event: a union by `event`.
     event: "central_event", ["event", "event_id"];
-    /// How the cluster fares.
+    /// Health of the cluster.
     cluster_stats: "cluster_health_stats", [];
     /// A changed layout in a preview.
     layout_change: "central_stream_layout_list_item", ["name"];
     /// A changed load in a preview.
     load_change: "central_streamer_layout_prediction_item", ["hostname", "role"];
-    /// Events that have not happened.
+    /// Assumed events of a layout preview.
     cluster_preview_request: "cluster_preview_request", [];
 }
 
-/// One kind of document.
+/// A compiled schema of one kind of document.
 pub struct Schema {
     tree: Tree,
     root: NodeId,
@@ -99,7 +106,8 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Compiles `root` and what it reaches. The files are part of the program: a mistake in them is our bug and stops it at the first use.
+    /// Compiles `root` and the schemas it refers to. The files are part of the program: an error in
+    /// them panics at the first use.
     fn compile(schemas: &tree::Schemas, root: &str, required: &[&str]) -> Self {
         let (tree, root) = tree::compile(schemas, root);
         let masks = mask::Masks::of(&tree, root);
@@ -111,8 +119,9 @@ impl Schema {
         }
     }
 
-    /// Writes down which variant a document is whose discriminating member is absent, where that has a meaning (an episode without a type is a
-    /// generic one). To be done with a merged document, before it is pruned: a patch need not repeat what is stored.
+    /// Sets an absent discriminating member to its default variant, if there is one (an episode
+    /// without a type is generic). Called on a merged document before it is pruned: a patch need
+    /// not repeat the stored member.
     pub fn name_variant(&self, merged: &mut Value) {
         let Some(tree::Union::Named {
             member,
@@ -129,7 +138,7 @@ impl Schema {
         }
     }
 
-    /// Members that every answer has, whatever `select` says.
+    /// Members that every response includes, even if `select` omits them.
     pub fn required(&self) -> &[Box<str>] {
         &self.required
     }

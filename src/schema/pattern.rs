@@ -1,7 +1,9 @@
-//! Regular expressions of the schema, matched in linear time, and without a regex engine where their form is simple.
+//! Regular expressions of the schema, matched in linear time, without a regex engine if their form
+//! is simple.
 //!
-//! Two forms make up nearly all of them: `^(a|b)://.*$`, answered by comparing the scheme, and `^[set]+$`, answered by a table. A pattern
-//! means what ECMA 262 says, except that `$` is only the end of the text, never the place before a last newline.
+//! Two forms make up nearly all of them: `^(a|b)://.*$`, matched by comparing the scheme, and
+//! `^[set]+$`, matched by a table. Patterns follow ECMA 262, except that `$` matches only the end
+//! of the text, never before a last newline.
 
 use regex_automata::meta::Regex;
 
@@ -55,7 +57,8 @@ impl Pattern {
     }
 }
 
-/// The schemes that texts matching `source` can have, alternative by alternative; `None` when that cannot be told from its form.
+/// The schemes of texts that match `source`, one alternative after the other; `None` if its form
+/// does not show them.
 pub(super) fn schemes(source: &str) -> Option<Vec<Box<str>>> {
     let mut all = Vec::new();
     for alternative in alternatives(source) {
@@ -67,7 +70,7 @@ pub(super) fn schemes(source: &str) -> Option<Vec<Box<str>>> {
     Some(all.into_iter().map(String::into_boxed_str).collect())
 }
 
-/// Whether every text of this scheme matches, newlines aside.
+/// Whether every text of this scheme without newlines matches.
 pub(super) fn takes_all_of(source: &str, scheme: &str) -> bool {
     alternatives(source).iter().any(|alternative| {
         let head = alternative
@@ -109,7 +112,7 @@ fn plain_set(source: &str) -> Option<Box<[bool; 128]>> {
     Some(set)
 }
 
-/// Splits at the bars that are in no group and no set.
+/// Splits at the bars outside groups and sets.
 fn alternatives(source: &str) -> Vec<&str> {
     let (mut found, mut start, mut depth, mut escaped) = (Vec::new(), 0, 0_i32, false);
     for (at, byte) in source.bytes().enumerate() {
@@ -129,7 +132,7 @@ fn alternatives(source: &str) -> Vec<&str> {
     found
 }
 
-/// All texts of an expression made of letters, digits, `-`, `(a|b)`, `[ab]` and `?`.
+/// All texts that match an expression of letters, digits, `-`, `(a|b)`, `[ab]` and `?`.
 fn expand(head: &str) -> Option<Vec<String>> {
     let mut texts = vec![String::new()];
     let mut rest = head;
@@ -182,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_simple_forms_answer_as_the_regex_does() {
+    fn simple_forms_match_like_the_regex() {
         let sources = [
             "^fake://.*$",
             "^(hls|hlss|hls2)://.*$",
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_simple_is_left_to_the_regex() {
+    fn other_patterns_use_the_regex() {
         for source in [
             "^udp://[0-9]+$",
             "^.+\\.png$",
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn schemes_are_read_off_a_pattern() {
+    fn schemes_are_derived_from_a_pattern() {
         let list = |source| schemes(source).map(|all| all.join(" "));
         assert_eq!(
             list("^srt[12]?://[^:]+:[0-9]+.*$").as_deref(),

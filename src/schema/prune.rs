@@ -1,8 +1,10 @@
-//! Dropping what a client may not set, silently: members the schema does not know, and members that are read-only.
+//! Drops members that a client may not set: unknown and read-only ones. No error is reported for
+//! them.
 //!
-//! Works on a patch and on a merged document, and twice is as good as once. Also settles how things are written down: an integral double
-//! in an integer field becomes the integer (`5.0` is 5), and a `null` member of an object inside an array, where nothing can be removed,
-//! is dropped, because absent and `null` mean the same in this API.
+//! Works on a patch and on a merged document, and is idempotent. Also normalizes: an integral
+//! double in an integer field becomes the integer (`5.0` is 5), and a `null` member of an object
+//! inside an array, where a patch cannot remove anything, is dropped, because absent and `null`
+//! mean the same in this API.
 
 use super::Schema;
 use super::tree::{self, NodeId, ObjectRules, Property, Resolved, Tree};
@@ -41,8 +43,8 @@ impl Prune<'_> {
         }
     }
 
-    /// Of several nodes, when the document does not say which it is (a patch need not repeat the discriminator), everything is kept that
-    /// any of them lets a client set.
+    /// With several nodes the variant is unknown, because a patch need not repeat the
+    /// discriminator: every member is kept that a client may set in one of them.
     fn nested(&self, nodes: &[NodeId], value: &mut Value, in_array: bool) {
         match value {
             Value::Array(items) => {
@@ -77,7 +79,8 @@ impl Prune<'_> {
                     .iter()
                     .filter_map(|id| self.tree[*id].object.as_deref())
                     .collect();
-                // Nothing is said about this object, or it is no object that belongs here: `check` will say so.
+                // The schema has no rule for this object, or no object is allowed here, which
+                // `check` reports.
                 if rules.is_empty() {
                     return;
                 }
@@ -103,7 +106,7 @@ impl Prune<'_> {
         }
     }
 
-    /// Whether a member stays. Prunes what is in it.
+    /// Whether a member stays. Prunes its value.
     fn member(
         &self,
         rules: &ObjectRules,
@@ -127,7 +130,7 @@ impl Prune<'_> {
                     self.value(id, value, in_array);
                     true
                 }
-                // A closed object keeps a stranger, so that `check` can name it.
+                // A closed object keeps an unknown member, so `check` can report it.
                 None => rules.closed || rules.is_open(),
             },
         }

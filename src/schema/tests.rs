@@ -1,8 +1,9 @@
-//! What the schema engine promises, on the schemas we serve. Rules no schema of ours has yet are shown on small ones.
+//! What the schema engine promises, on the schemas we serve. Rules no schema of ours has yet are
+//! shown on small ones.
 
 use proptest::prelude::*;
 
-use super::tree::{Node, Union};
+use super::tree::{SchemaNode, Union};
 use super::*;
 use crate::json::{Number, Object, Value, merge, parse};
 
@@ -27,7 +28,7 @@ fn small(schema: &str) -> Schema {
 }
 
 #[test]
-fn documents_people_send_are_fine() {
+fn typical_documents_are_valid() {
     let streams = [
         "{}",
         r#"{"title":"x","inputs":[{"url":"rtsp://admin:pw@10.0.0.1/1"},{"url":"http://h/a.m3u8?x"}],"static":false,"labels":{"zone":"a"}}"#,
@@ -44,7 +45,7 @@ fn documents_people_send_are_fine() {
 }
 
 #[test]
-fn each_thing_wrong_has_its_code_and_its_place() {
+fn each_violation_has_code_and_pointer() {
     let stream_table: &[(&str, &[&str])] = &[
         ("[]", &["not_object "]),
         ("null", &["not_object "]),
@@ -268,7 +269,7 @@ fn each_thing_wrong_has_its_code_and_its_place() {
 }
 
 #[test]
-fn a_violation_names_the_bounds_and_never_the_value() {
+fn violation_has_bounds_and_never_the_value() {
     let found = stream()
         .check(&json(
             r#"{"segment_duration":777777,"dvbocr":"hunter2","labels":{"a":"hunter2 "}}"#,
@@ -301,7 +302,7 @@ fn a_violation_names_the_bounds_and_never_the_value() {
 }
 
 #[test]
-fn violations_are_bounded_in_number() {
+fn number_of_violations_is_bounded() {
     let inputs = vec![Value::from(1_u64); 5000];
     let stream_of =
         |inputs| Value::Object([("inputs", Value::Array(inputs))].into_iter().collect());
@@ -314,7 +315,7 @@ fn violations_are_bounded_in_number() {
 }
 
 #[test]
-fn what_a_client_may_not_set_is_dropped_silently() {
+fn unknown_and_read_only_members_are_dropped() {
     let table = [
         (
             r#"{"name":"x","updated_at":1,"stats":{"alive":true},"named_by":"config","config_on_disk":{"title":"o"},"title":"t"}"#,
@@ -352,7 +353,7 @@ fn what_a_client_may_not_set_is_dropped_silently() {
             r#"{"prepush":3.0,"clients_timeout":false}"#,
             r#"{"clients_timeout":false,"prepush":3}"#,
         ),
-        // A patch need not say again which kind of object it changes.
+        // A patch need not repeat the discriminator.
         (
             r#"{"drm":{"keyserver":"https://k","nonsense":1}}"#,
             r#"{"drm":{"keyserver":"https://k"}}"#,
@@ -361,7 +362,7 @@ fn what_a_client_may_not_set_is_dropped_silently() {
             r#"{"drm":{"vendor":"conax","management_key":"m"}}"#,
             r#"{"drm":{"vendor":"conax"}}"#,
         ),
-        // Wrong types are for `check` to complain of.
+        // Wrong types are left for `check`.
         (
             r#"{"inputs":{"a":1},"labels":"x"}"#,
             r#"{"inputs":{"a":1},"labels":"x"}"#,
@@ -382,7 +383,7 @@ fn what_a_client_may_not_set_is_dropped_silently() {
 }
 
 #[test]
-fn defaults_are_filled_in_where_the_object_is_there() {
+fn defaults_are_filled_in_present_objects() {
     let table = [
         ("{}", r#"{"static":true}"#),
         (r#"{"static":false}"#, r#"{"static":false}"#),
@@ -392,7 +393,7 @@ fn defaults_are_filled_in_where_the_object_is_there() {
             r#"{"comment":"c","title":"t"}"#,
             r#"{"comment":"c","static":true,"title":"t"}"#,
         ),
-        // A default of one variant of a union is not another's; deprecated ones are not filled in.
+        // Defaults of other variants and deprecated defaults are not filled in.
         (
             r#"{"inputs":[{"url":"publish://"},{"url":"rtsp://h"},{"url":"http://h/a.ts"}]}"#,
             r#"{"inputs":[{"scte35":true,"url":"publish://"},{"url":"rtsp://h"},{"url":"http://h/a.ts"}],"static":true}"#,
@@ -532,7 +533,7 @@ fn shown(text: &str) -> String {
 }
 
 #[test]
-fn passwords_in_urls_are_masked_however_the_url_is_written() {
+fn passwords_in_malformed_urls_are_masked() {
     let table = [
         (
             "rtsp://admin:secret@10.0.0.1/1",
@@ -601,7 +602,7 @@ fn passwords_in_urls_are_masked_however_the_url_is_written() {
 }
 
 #[test]
-fn masking_a_hostile_text_takes_linear_time() {
+fn masking_hostile_text_takes_linear_time() {
     // With quadratic work these would take minutes.
     for piece in [
         "://",
@@ -620,7 +621,7 @@ fn masking_a_hostile_text_takes_linear_time() {
 }
 
 #[test]
-fn fields_that_are_secret_by_name_are_masked_in_any_variant() {
+fn secret_members_are_masked_in_every_variant() {
     let table = [
         (
             r#"{"jpeg_snapshot_sign_key":"k"}"#,
@@ -671,7 +672,7 @@ fn unmasked(stored: &str, patch: &str) -> String {
 }
 
 #[test]
-fn a_mask_written_back_keeps_the_stored_secret() {
+fn mask_in_a_patch_keeps_the_stored_secret() {
     let stored = r#"{"comment":"rtsp://x:y@z","inputs":[{"url":"rtsp://u:p1@h/1"},{"title":"b","url":"rtsp://u:p2@h/2"},{"url":"rtsp://h/3"}],"jpeg_snapshot_sign_key":"k"}"#;
     let table = [
         (
@@ -686,7 +687,7 @@ fn a_mask_written_back_keeps_the_stored_secret() {
             r#"{"comment":"rtsp://x:***@z"}"#,
             r#"{"comment":"rtsp://x:y@z"}"#,
         ),
-        // Reordered, removed, copied, with a default filled in by us.
+        // Reordered, removed, copied, with a default filled in.
         (
             r#"{"inputs":[{"url":"rtsp://h/3"},{"title":"b","url":"rtsp://u:***@h/2"},{"url":"rtsp://u:***@h/1"}]}"#,
             r#"{"inputs":[{"url":"rtsp://h/3"},{"title":"b","url":"rtsp://u:p2@h/2"},{"url":"rtsp://u:p1@h/1"}]}"#,
@@ -711,7 +712,7 @@ fn a_mask_written_back_keeps_the_stored_secret() {
 }
 
 #[test]
-fn a_secret_never_goes_where_it_was_not() {
+fn secret_is_never_restored_elsewhere() {
     let stored = r#"{"inputs":[{"headers":{"Authorization":"one"},"url":"rtsp://u:p1@h/1"},{"url":"rtsp://u:p2@h/2"}],"jpeg_snapshot_sign_key":"k"}"#;
     let patches = [
         // Another host, another user, another scheme, another field, another element.
@@ -721,7 +722,7 @@ fn a_secret_never_goes_where_it_was_not() {
         r#"{"comment":"rtsp://u:***@h/1"}"#,
         r#"{"title":"***","comment":"***"}"#,
         r#"{"inputs":[{"url":"***"}]}"#,
-        // A bare mask in an element that is not the one it was shown in.
+        // A bare mask in another element than the one that showed it.
         r#"{"inputs":[{"headers":{"Authorization":"***"},"url":"rtsp://evil/1"}]}"#,
         r#"{"inputs":[{"headers":{"Authorization":"***"},"title":"new","url":"rtsp://evil/"},{"url":"rtsp://h/2"}]}"#,
         r#"{"inputs":[{"headers":{"X-Other":"***"},"url":"rtsp://h/1"}]}"#,
@@ -730,7 +731,7 @@ fn a_secret_never_goes_where_it_was_not() {
     for patch in patches {
         assert_eq!(unmasked(stored, patch), json(patch).to_text());
     }
-    // Nothing of that can be stored: the URL with the mask is refused, the bare mask as well.
+    // None of these can be stored: a URL with a mask is refused, and a bare mask too.
     for patch in [patches[0], patches[6]] {
         assert!(
             wrong(stream(), &json(patch))
@@ -742,7 +743,7 @@ fn a_secret_never_goes_where_it_was_not() {
 }
 
 #[test]
-fn elements_shown_alike_are_told_apart_only_when_all_are_there() {
+fn equal_masked_elements_need_all_to_be_present() {
     let stored =
         r#"{"inputs":[{"url":"rtsp://u:p1@h/1"},{"url":"rtsp://u:p2@h/1"},{"url":"rtsp://h/2"}]}"#;
     assert_eq!(
@@ -766,7 +767,7 @@ fn elements_shown_alike_are_told_apart_only_when_all_are_there() {
 }
 
 #[test]
-fn the_files_describe_a_tree_without_dead_ends() {
+fn schema_files_compile_without_dead_ends() {
     for bad in [
         r##"{"$ref":"#/components/schemas/nowhere"}"##,
         r##"{"$ref":"#/components/schemas/root"}"##,
@@ -783,7 +784,7 @@ fn the_files_describe_a_tree_without_dead_ends() {
 }
 
 #[test]
-fn objects_may_contain_their_like() {
+fn objects_may_be_recursive() {
     let tree = small(
         r##"{"type":"object","properties":{"next":{"$ref":"#/components/schemas/root","x-nullable":true},"n":{"type":"integer","default":1}},"required":["n"]}"##,
     );
@@ -804,7 +805,7 @@ fn objects_may_contain_their_like() {
 }
 
 #[test]
-fn read_only_members_are_not_demanded() {
+fn read_only_members_are_not_required() {
     let tree = small(
         r#"{"type":"object","required":["id","key"],"properties":{"id":{"type":"string","readOnly":true},"key":{"type":"string"}}}"#,
     );
@@ -815,9 +816,10 @@ fn read_only_members_are_not_demanded() {
     );
 }
 
-/// Every example and default of the files is what its own schema says, and a member with an example survives pruning.
+/// Every example and default of the files is what its own schema says, and a member with an example
+/// survives pruning.
 #[test]
-fn examples_and_defaults_pass() {
+fn examples_and_defaults_are_valid() {
     let mut tried = 0;
     for (file, text) in data::FILES {
         let file_json: serde_json::Value = serde_json::from_str(text).expect(file);
@@ -944,7 +946,7 @@ impl Maker<'_> {
                     .iter()
                     .filter(|text| passes(schema, id, &Value::from(**text)))
                     .collect();
-                // The URL of a variant of a union: `variant` puts it in.
+                // The URL of a variant of a union is set by `variant`.
                 if fits.is_empty() {
                     return Value::from("to be replaced");
                 }
@@ -974,7 +976,7 @@ impl Maker<'_> {
         }
     }
 
-    fn integer(&mut self, node: &Node) -> Number {
+    fn integer(&mut self, node: &SchemaNode) -> Number {
         match (node.minimum, node.maximum) {
             (Some(least), Some(_)) => {
                 Number::Unsigned(least.as_f64() as u64 + self.below(2) as u64)
@@ -1098,7 +1100,7 @@ proptest! {
     #![proptest_config(crate::proptests::config_with_cases(400))]
 
     #[test]
-    fn documents_made_by_the_schema_pass_and_are_kept_whole(seed in any::<u64>()) {
+    fn generated_documents_are_valid_and_kept(seed in any::<u64>()) {
         let (schema, value) = document(seed);
         prop_assert_eq!(wrong(schema, &value), Vec::<String>::new(), "{}", value);
         let mut pruned = value.clone();
@@ -1107,7 +1109,7 @@ proptest! {
     }
 
     #[test]
-    fn broken_documents_do_no_harm(seed in any::<u64>(), wounds in 1..6_u64) {
+    fn broken_documents_do_not_panic(seed in any::<u64>(), wounds in 1..6_u64) {
         let (schema, mut value) = document(seed);
         (0..wounds).for_each(|wound| broken(&mut value, seed ^ wound));
         if let Err(found) = schema.check(&value) {
@@ -1123,7 +1125,10 @@ proptest! {
     }
 
     #[test]
-    fn the_effective_text_minus_what_was_filled_is_the_stored_text(seed in any::<u64>(), wounds in 0..4_u64) {
+    fn effective_text_without_filled_spans_is_stored(
+        seed in any::<u64>(),
+        wounds in 0..4_u64,
+    ) {
         let (schema, mut value) = document(seed);
         (0..wounds).for_each(|wound| broken(&mut value, seed ^ wound));
         let effective = schema.effective(&value);
@@ -1140,7 +1145,7 @@ proptest! {
     }
 
     #[test]
-    fn masking_a_text_and_masking_a_tree_agree(seed in any::<u64>(), wounds in 0..4_u64) {
+    fn masking_text_and_value_agree(seed in any::<u64>(), wounds in 0..4_u64) {
         let (schema, mut value) = document(seed);
         (0..wounds).for_each(|wound| broken(&mut value, seed ^ wound));
         let text = value.to_text();
@@ -1152,15 +1157,16 @@ proptest! {
         prop_assert!(schema.has_secrets(&value) == (masked != text) || already);
         for secret in ["secret", "pw@", ":p@", "token=t\""] {
             let hidden = masked.matches(secret).count();
-            prop_assert!(hidden == 0 || secret == "secret" && schema_has_no_url(&masked), "{} in {}", secret, masked);
+            let plain = hidden == 0 || secret == "secret" && schema_has_no_url(&masked);
+            prop_assert!(plain, "{} in {}", secret, masked);
         }
         prop_assert_eq!(schema.mask(&masked), masked, "once is enough");
     }
 
     #[test]
-    fn what_was_shown_can_be_sent_back_in_any_order(seed in any::<u64>(), turn in 0..3_usize) {
+    fn shown_document_can_be_sent_back_in_any_order(seed in any::<u64>(), turn in 0..3_usize) {
         let (schema, stored) = document(seed);
-        // A stored text that is itself a mask cannot be told from one that was put there.
+        // A stored text that is itself a mask cannot be distinguished from a masked secret.
         prop_assume!(!stored.to_text().contains(MASK));
         let effective = schema.effective(&stored);
         let mut patch = json(&schema.mask(&effective.text));
@@ -1174,7 +1180,7 @@ proptest! {
             }
         }
         schema.unmask(&mut patch, &stored);
-        // Elements that are shown alike may have changed places among themselves.
+        // Elements that are shown alike may have been swapped.
         let mut shown = patch.clone();
         schema.mask_value(&mut shown);
         let mut shown_expected = expected.clone();
@@ -1196,10 +1202,10 @@ fn schema_has_no_url(text: &str) -> bool {
 }
 
 #[test]
-fn an_episode_is_what_its_type_says() {
+fn episode_type_selects_the_variant() {
     let base = r#""episode_id":1721297304000123456,"media":"a","opened_at":1637094994000,"updated_at":1637098611000"#;
     let table: &[(&str, &[&str])] = &[
-        // Without a type it is a generic one, and what belongs to other types says nothing.
+        // Without a type it is generic, and members of other types are dropped.
         (r#""fingerprint":5"#, &[]),
         (r#""episode_type":"generic","closed_at":1637098611000"#, &[]),
         (
@@ -1215,7 +1221,7 @@ fn an_episode_is_what_its_type_says() {
             r#""episode_type":"face","preview":"not base64""#,
             &["wrong_format /preview"],
         ),
-        // A vehicle's sightings are of either kind; members of both are known.
+        // Detections of a vehicle have two variants; members of both are known.
         (
             r#""episode_type":"vehicle","preview":"AAA=","detections":[{"object_class":"license_plate","detected_at":1637094994000,"plate_text":"X"},{"object_class":"vehicle","detected_at":1637094994000,"purpose":"regular"}]"#,
             &[],
@@ -1224,7 +1230,7 @@ fn an_episode_is_what_its_type_says() {
             r#""episode_type":"vehicle","preview":"AAA=","detections":[{"object_class":"boat","detected_at":1637094994000}]"#,
             &["unmatched_any /detections/0"],
         ),
-        // Every other type is somebody's own, with any payload.
+        // Every other type is a custom one, with any payload.
         (
             r#""episode_type":"door_open","payload":[null,{"a":1e9}]"#,
             &[],
@@ -1248,7 +1254,7 @@ fn an_episode_is_what_its_type_says() {
 }
 
 #[test]
-fn an_absent_type_is_written_down_once_everything_is_merged() {
+fn absent_type_is_set_after_the_merge() {
     let stored = r#"{"episode_type":"face","media":"a","preview":"AAA="}"#;
     let mut patch = json(r#"{"fingerprint":{"data":"AA==","version":"1"},"has_dvr":true}"#);
     episode().prune(&mut patch);
@@ -1266,14 +1272,14 @@ fn an_absent_type_is_written_down_once_everything_is_merged() {
     episode().name_variant(&mut created);
     episode().prune(&mut created);
     assert_eq!(created, json(r#"{"episode_type":"generic"}"#));
-    // Where an absent member means nothing, nothing is written.
+    // Without a default variant nothing is set.
     let mut node = json("{}");
     streamer().name_variant(&mut node);
     assert_eq!(node, json("{}"));
 }
 
 #[test]
-fn numbers_of_episodes_are_exact_to_the_last_bit() {
+fn numbers_of_episodes_are_exact() {
     for id in ["0", "9007199254740993", "9223372036854775807"] {
         let text = format!(r#"{{"episode_id":{id}}}"#);
         let mut document = json(&text);
@@ -1288,7 +1294,7 @@ fn numbers_of_episodes_are_exact_to_the_last_bit() {
 }
 
 #[test]
-fn every_root_masks_what_must_not_be_seen() {
+fn every_root_masks_its_secrets() {
     let table: &[(&Schema, &str, &str)] = &[
         (agent(), r#"{"id":"1","key":"canary"}"#, "key"),
         (api_token(), r#"{"name":"a","key":"canary"}"#, "key"),
@@ -1328,7 +1334,7 @@ fn every_root_masks_what_must_not_be_seen() {
 }
 
 #[test]
-fn an_event_is_what_it_calls_itself() {
+fn event_name_selects_the_variant() {
     let table: &[(&str, &[&str])] = &[
         (
             r#"{"event":"api_call","event_id":1,"operation_id":"stream_save","ip":"::1","status":200,"duration":812,"created_at":"2021-01-30T08:30:00.432567Z","utc_ms":1637094994000}"#,
@@ -1342,7 +1348,7 @@ fn an_event_is_what_it_calls_itself() {
             r#"{"event":"layouter_processing_result","relayouts":[{"name":"a","change_reason":"whim"}]}"#,
             &["unknown_enum_option /relayouts/0/change_reason"],
         ),
-        // There may be events that nobody had thought of.
+        // Unknown events are allowed.
         (r#"{"event":"party"}"#, &[]),
         (
             r#"{"event":"layouter_brake_on","lost":"all"}"#,
@@ -1356,7 +1362,7 @@ fn an_event_is_what_it_calls_itself() {
 }
 
 #[test]
-fn a_configuration_has_no_settings_that_belong_to_the_machine() {
+fn configuration_has_no_settings_of_the_machine() {
     let mut document = json(
         r#"{"api_key":"k","database":{"url":"postgres://x/y"},"listeners":{"http":[]},"redis":{},"server_id":"5","stats":{},"loglevel":"info"}"#,
     );

@@ -1,7 +1,8 @@
-//! The compiled form of the schema: nodes in one table, found by index, their members sorted by name.
+//! The compiled schema: nodes in one table, addressed by index, their members sorted by name.
 //!
-//! References are resolved while compiling (a reference with rules beside it becomes a node of its own), so that walking never looks up a name.
-//! Cycles between objects are fine: a walk descends with the document. Cycles without descending are refused here.
+//! References are resolved at compile time (a reference with rules beside it becomes a node of its
+//! own), so no walk looks up a name. Cycles between objects are allowed, because a walk descends
+//! into the document; cycles of unions are refused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -38,25 +39,25 @@ pub(super) fn kind_of(value: &Value) -> Kinds {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct NodeId(u32);
 
-/// All nodes a root reaches.
+/// All nodes reachable from a root.
 pub(super) struct Tree {
-    nodes: Box<[Node]>,
+    nodes: Box<[SchemaNode]>,
 }
 
 impl std::ops::Index<NodeId> for Tree {
-    type Output = Node;
+    type Output = SchemaNode;
 
-    fn index(&self, id: NodeId) -> &Node {
+    fn index(&self, id: NodeId) -> &SchemaNode {
         &self.nodes[id.0 as usize]
     }
 }
 
-/// What one value must be like. A rule about another type than the value has says nothing.
+/// The rules for one value. Rules for other types than that of the value are ignored.
 #[derive(Default)]
-pub(super) struct Node {
-    /// Types the value may have. Of a union: what any variant may have.
+pub(super) struct SchemaNode {
+    /// Allowed types. For a union, the types of all variants.
     pub(super) kinds: Kinds,
-    /// Its own `const` or `enum`; not empty means one of these.
+    /// Values of `const` or `enum`; if not empty, only these are allowed.
     pub(super) options: Box<[Value]>,
     pub(super) is_const: bool,
     pub(super) minimum: Option<Number>,
@@ -65,9 +66,9 @@ pub(super) struct Node {
     pub(super) array: Option<Box<ArrayRules>>,
     pub(super) object: Option<Box<ObjectRules>>,
     pub(super) union: Option<Box<Union>>,
-    /// Every scalar in it is shown masked.
+    /// Every scalar in the value is masked.
     pub(super) secret: bool,
-    /// There is a default to fill in here or below.
+    /// The value or a part of it has a default to fill in.
     pub(super) fills: bool,
 }
 
@@ -91,16 +92,17 @@ pub(super) struct ArrayRules {
 pub(super) struct ObjectRules {
     /// Sorted by name.
     pub(super) properties: Box<[Property]>,
-    /// The names again, when all are in the dictionary of keys: walking an object compares integers in one place.
+    /// Numbers of the names if all are in the dictionary of keys, so a walk compares integers in
+    /// one array.
     numbers: Box<[u16]>,
-    /// What a member that is no property must be like.
+    /// Rules for the values of other members.
     pub(super) additional: Option<NodeId>,
-    /// Rules for the keys of such members.
+    /// Rules for the keys of other members.
     pub(super) names: Option<NodeId>,
-    /// A member that is no property is an error, not just dropped.
+    /// Other members are an error; they are not just dropped.
     pub(super) closed: bool,
     pub(super) members_max: Option<u64>,
-    /// Indexes of the properties demanded of input: read-only ones are not.
+    /// Indexes of the properties required in input. Read-only properties are never required.
     pub(super) required: Box<[u16]>,
 }
 
@@ -108,24 +110,27 @@ pub(super) struct Property {
     pub(super) name: Key,
     pub(super) node: NodeId,
     pub(super) read_only: bool,
-    /// Canonical text of the member that stands in for an absent one in the effective document: `"name":default`.
+    /// Canonical text of the member filled in for an absent one in the effective document:
+    /// `"name":default`.
     pub(super) filling: Option<Box<str>>,
 }
 
-/// A value that is like one of several nodes. `oneOf` and `anyOf` are the same here: the first variant that fits is taken.
+/// A value that matches one of several nodes. `oneOf` and `anyOf` are equivalent: the first variant
+/// that matches is taken.
 pub(super) enum Union {
     Free(Box<[NodeId]>),
-    /// The variant is named by a member.
+    /// A member names the variant.
     Named {
         member: Key,
         variants: Box<[(Box<str>, NodeId)]>,
         /// The variant of every other name.
         fallback: Option<NodeId>,
-        /// What an absent member stands for: its name and its variant.
+        /// Name and variant if the member is absent.
         absent: Option<(Box<str>, NodeId)>,
         all: Box<[NodeId]>,
     },
-    /// The variant is told from the URL in a member: by its scheme, then by pattern, in the order of the schema.
+    /// The URL in a member selects the variant: by its scheme, then by pattern, in the order of the
+    /// schema.
     Addressed {
         member: Key,
         schemes: Box<[Scheme]>,
@@ -138,7 +143,7 @@ type Scheme = (Box<str>, Box<[Address]>);
 
 /// One variant of a scheme.
 pub(super) struct Address {
-    /// Absent when the scheme says enough.
+    /// Absent if the scheme decides.
     pattern: Option<Pattern>,
     node: NodeId,
 }
@@ -150,7 +155,7 @@ impl Union {
         }
     }
 
-    /// Name of the member that tells the variant.
+    /// Name of the member that selects the variant.
     pub(super) fn member(&self) -> Option<&Key> {
         match self {
             Union::Free(_) => None,
@@ -158,7 +163,7 @@ impl Union {
         }
     }
 
-    /// The variant that an object without the discriminating member is.
+    /// The variant of an object without the discriminating member.
     pub(super) fn absent(&self) -> Option<NodeId> {
         match self {
             Union::Named { absent, .. } => absent.as_ref().map(|(_, node)| *node),
@@ -166,7 +171,7 @@ impl Union {
         }
     }
 
-    /// The variant that the discriminating text names.
+    /// The variant selected by the text of the discriminating member.
     pub(super) fn variant(&self, text: &str) -> Option<NodeId> {
         match self {
             Union::Free(_) => None,
@@ -193,7 +198,7 @@ impl Union {
 }
 
 impl ObjectRules {
-    /// Known members and no rule for others: the rest is not ours. Without any rule everything belongs to it.
+    /// Whether any member is allowed, because there is no rule for members.
     pub(super) fn is_open(&self) -> bool {
         self.properties.is_empty() && self.additional.is_none() && !self.closed
     }
@@ -205,7 +210,8 @@ impl ObjectRules {
         at.ok().map(|at| &self.properties[at])
     }
 
-    /// The same for keys asked in ascending order: `from` is the first property that is not less than the key asked last.
+    /// The same for keys in ascending order: `from` is the first property that is not less than the
+    /// previous key.
     pub(super) fn next_property(&self, key: &Key, from: &mut usize) -> Option<&Property> {
         match key {
             Key::Known(number) if !self.numbers.is_empty() => {
@@ -228,7 +234,8 @@ impl ObjectRules {
 }
 
 impl Tree {
-    /// The node that describes `value`: the variant it is, or the node itself if it is no union. `Several`: the value does not say which variant.
+    /// The node for `value`: its variant, or the node itself if it is not a union. `Several` if the
+    /// value does not select one variant.
     pub(super) fn resolve(&self, id: NodeId, value: &Value) -> Resolved {
         let mut id = id;
         loop {
@@ -251,13 +258,13 @@ impl Tree {
         }
     }
 
-    /// The variant that takes values of this type, if it is the only one.
+    /// The only variant that allows this type, if there is exactly one.
     fn only_of_kind(&self, variants: &[NodeId], kind: Kinds) -> Option<NodeId> {
         let mut fitting = variants.iter().filter(|id| self[**id].kinds & kind != 0);
         fitting.next().copied().filter(|_| fitting.next().is_none())
     }
 
-    /// The node and everything its unions may stand for, without the unions themselves.
+    /// Adds the node, or all variants instead of a union.
     pub(super) fn spread(&self, id: NodeId, into: &mut BTreeSet<NodeId>) {
         match &self[id].union {
             Some(union) => union
@@ -276,7 +283,8 @@ pub(super) enum Resolved {
     Several,
 }
 
-/// Compiles the named schema and what it reaches. Panics when the files are wrong: they are part of the program.
+/// Compiles the named schema and those it refers to. Panics on an error in the files, which are
+/// part of the program.
 pub(super) fn compile(schemas: &Schemas, root: &str) -> (Tree, NodeId) {
     let mut compiler = Compiler {
         schemas,
@@ -296,10 +304,10 @@ pub(super) fn compile(schemas: &Schemas, root: &str) -> (Tree, NodeId) {
     (tree, root)
 }
 
-/// Schemas by name, as they are in the files.
+/// Schemas of the files by name.
 pub(super) type Schemas = BTreeMap<String, Json>;
 
-/// Reads the files. Panics when they are wrong: they are part of the program.
+/// Reads the files. Panics on an error in them, because they are part of the program.
 pub(super) fn read(files: &[(&str, &str)]) -> Schemas {
     let mut schemas = BTreeMap::new();
     for (file, text) in files {
@@ -311,7 +319,7 @@ pub(super) fn read(files: &[(&str, &str)]) -> Schemas {
         for (name, schema) in found {
             assert!(
                 schemas.insert(name.clone(), schema).is_none(),
-                "{file}: {name} is described twice"
+                "{file}: {name} is defined twice"
             );
         }
     }
@@ -320,12 +328,12 @@ pub(super) fn read(files: &[(&str, &str)]) -> Schemas {
 
 struct Compiler<'a> {
     schemas: &'a Schemas,
-    nodes: Vec<Option<Node>>,
-    /// Nodes of named schemas, by the name and the rules given beside the reference.
+    nodes: Vec<Option<SchemaNode>>,
+    /// Nodes of named schemas, by name and the rules beside the reference.
     known: HashMap<(String, String), NodeId>,
 }
 
-/// What may stand beside a reference without changing what the value must be like.
+/// Keywords that may be beside a reference without changing the rules for the value.
 const NOTES: &[&str] = &[
     "$ref",
     "readOnly",
@@ -366,11 +374,11 @@ impl Compiler<'_> {
         let mut map = beside;
         let mut target = name;
         for hops in 0.. {
-            assert!(hops < 16, "{name}: references that lead nowhere");
+            assert!(hops < 16, "{name}: circular references");
             let schema = self
                 .schemas
                 .get(target)
-                .unwrap_or_else(|| panic!("{target} is not described"));
+                .unwrap_or_else(|| panic!("{target} is not defined"));
             let schema = schema
                 .as_object()
                 .unwrap_or_else(|| panic!("{target}: a schema is an object"));
@@ -394,7 +402,7 @@ impl Compiler<'_> {
         NodeId((self.nodes.len() - 1) as u32)
     }
 
-    fn node(&mut self, map: &Map<String, Json>) -> Node {
+    fn node(&mut self, map: &Map<String, Json>) -> SchemaNode {
         let flag = |name: &str| map.get(name) == Some(&Json::Bool(true));
         let types = map
             .get("x-types")
@@ -421,7 +429,7 @@ impl Compiler<'_> {
             (None, Some(Json::Array(options))) => options.iter().map(value_of).collect(),
             _ => Vec::new(),
         };
-        Node {
+        SchemaNode {
             kinds,
             options: options.into(),
             is_const: map.contains_key("const"),
@@ -483,7 +491,7 @@ impl Compiler<'_> {
                 properties
                     .iter()
                     .position(|property| *property.name == *name)
-                    .unwrap_or_else(|| panic!("{name} is required but not described"))
+                    .unwrap_or_else(|| panic!("{name} is required but not a property"))
             });
         let required = required
             .filter(|at| !properties[*at].read_only)
@@ -528,33 +536,14 @@ impl Compiler<'_> {
                     .get("$ref")
                     .is_some_and(|target| name_of(target) == name_of(name))
             });
-            at.unwrap_or_else(|| panic!("{name} is no variant of the union by {member:?}"))
+            at.unwrap_or_else(|| panic!("{name} is not a variant of the union by {member:?}"))
         };
         if let Some(patterns) = discriminator.get("x-patterns").and_then(Json::as_object) {
-            // The order of the variants decides between patterns that overlap; the order of the members of an object is nothing to rely on.
-            let mut patterns: Vec<(usize, &str)> = patterns
+            let patterns: Vec<(usize, &str)> = patterns
                 .iter()
                 .map(|(source, name)| (named(name), source.as_str()))
                 .collect();
-            patterns.sort_unstable();
-            let mut schemes: BTreeMap<Box<str>, Vec<Address>> = BTreeMap::new();
-            for (at, source) in patterns {
-                let known = pattern::schemes(source).unwrap_or_else(|| {
-                    panic!("pattern {source:?} of a union must begin with its schemes")
-                });
-                for scheme in known {
-                    let pattern =
-                        (!pattern::takes_all_of(source, &scheme)).then(|| Pattern::compile(source));
-                    schemes.entry(scheme).or_default().push(Address {
-                        pattern,
-                        node: all[at],
-                    });
-                }
-            }
-            let schemes = schemes
-                .into_iter()
-                .map(|(scheme, list)| (scheme, list.into()))
-                .collect();
+            let schemes = schemes_of(patterns, &all);
             return Some(Box::new(Union::Addressed {
                 member,
                 schemes,
@@ -574,7 +563,7 @@ impl Compiler<'_> {
         let absent = discriminator.get("x-absent").map(|target| {
             let variant = all[named(target)];
             let name = variants.iter().find(|(_, node)| *node == variant);
-            let (name, _) = name.expect("what an absent member stands for has a name");
+            let (name, _) = name.expect("the variant of an absent member has a name");
             (name.clone(), variant)
         });
         Some(Box::new(Union::Named {
@@ -587,7 +576,31 @@ impl Compiler<'_> {
     }
 }
 
-/// What is filled in for an absent member. What is going away, or not the client's to set, is accepted but not advertised.
+/// The variants by scheme. `patterns` has an index into `all` for each pattern.
+fn schemes_of(mut patterns: Vec<(usize, &str)>, all: &[NodeId]) -> Box<[Scheme]> {
+    // The order of the variants decides between overlapping patterns; members of an object have no
+    // order.
+    patterns.sort_unstable();
+    let mut schemes: BTreeMap<Box<str>, Vec<Address>> = BTreeMap::new();
+    for (at, source) in patterns {
+        let known = pattern::schemes(source)
+            .unwrap_or_else(|| panic!("pattern {source:?} of a union must begin with its schemes"));
+        for scheme in known {
+            let pattern =
+                (!pattern::takes_all_of(source, &scheme)).then(|| Pattern::compile(source));
+            schemes.entry(scheme).or_default().push(Address {
+                pattern,
+                node: all[at],
+            });
+        }
+    }
+    let schemes = schemes.into_iter();
+    schemes
+        .map(|(scheme, list)| (scheme, list.into()))
+        .collect()
+}
+
+/// The text to fill in for an absent member. Deprecated and read-only members are not filled in.
 fn filling(name: &str, schema: &Json) -> Option<Box<str>> {
     let marked = |mark: &str| schema.get(mark) == Some(&Json::Bool(true));
     let default = schema
@@ -630,7 +643,7 @@ fn kind_named(name: &str) -> Kinds {
         "string" => STRING,
         "array" => ARRAY,
         "object" => OBJECT,
-        _ => panic!("{name:?} is no type"),
+        _ => panic!("{name:?} is not a type"),
     }
 }
 
@@ -653,7 +666,7 @@ fn number_of(json: &Json) -> Option<Number> {
     }
 }
 
-/// The types of a union are those of its variants. Refuses a union that contains itself.
+/// Sets the types of each union to those of its variants. Panics if a union contains itself.
 fn settle_kinds(tree: &mut Tree) {
     fn kinds(tree: &Tree, id: NodeId, open: &mut Vec<NodeId>) -> Kinds {
         let node = &tree[id];
@@ -680,7 +693,7 @@ fn settle_kinds(tree: &mut Tree) {
         .for_each(|(node, kinds)| node.kinds = kinds);
 }
 
-/// Marks every node that has a default somewhere below, so that filling skips the rest.
+/// Marks every node that contains a default, so `effective` skips the others.
 fn settle_fills(tree: &mut Tree) {
     loop {
         let fills = |id: &NodeId| tree[*id].fills;

@@ -1,15 +1,17 @@
-//! Holds the data against the facts of the reference: type, format, range, options, default, what may be null, and so on, of every field.
+//! Compares the schema files with the facts of the reference API: type, format, range, options,
+//! default, null and so on, of every field.
 //!
-//! `facts.txt` has one line per schema and field: its name and what the reference says about it, in the form `says` writes. Where we say
-//! something else the next line begins with `ours:` and ends with the reason. So a change of the data cannot drift from the reference unseen, and
-//! what is ours on purpose is listed in one place.
+//! `facts.txt` has one line per schema and field: its name and the facts of the reference, in the
+//! form of `facts_of`. If ours differ, the next line begins with `ours:` and ends with the reason.
+//! So the schema cannot drift from the reference unnoticed, and every intended difference is listed
+//! in one place.
 
 use super::tests::schemas;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// What a schema says, without its words and examples. The order of the parts is that of the file.
-fn says(schema: &Value, required: bool) -> String {
+/// The facts of a schema, without descriptions and examples, in the order of the file.
+fn facts_of(schema: &Value, required: bool) -> String {
     let mut parts = Vec::new();
     let text = |key: &str| schema[key].as_str();
     let union = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
@@ -63,18 +65,18 @@ fn says(schema: &Value, required: bool) -> String {
         ("values", "additionalProperties"),
     ] {
         if schema[key].is_object() {
-            parts.push(format!("{word} ({})", says(&schema[key], false)));
+            parts.push(format!("{word} ({})", facts_of(&schema[key], false)));
         }
     }
     if let Some(variants) = union {
         let variants: Vec<String> = variants
             .iter()
-            .map(|variant| says(variant, false))
+            .map(|variant| facts_of(variant, false))
             .collect();
         parts.push(format!("union ({})", variants.join(" | ")));
     }
     if schema["discriminator"].is_object() {
-        parts.push(told_by(&schema["discriminator"]));
+        parts.push(discriminator_text(&schema["discriminator"]));
     }
     if let Some(default) = schema.get("default") {
         parts.push(format!("default {default}"));
@@ -111,7 +113,7 @@ fn says(schema: &Value, required: bool) -> String {
     parts.join(" ")
 }
 
-fn told_by(discriminator: &Value) -> String {
+fn discriminator_text(discriminator: &Value) -> String {
     let member = discriminator["propertyName"].as_str().unwrap_or_default();
     let variants: BTreeMap<&str, &str> = ["mapping", "x-patterns"]
         .iter()
@@ -146,22 +148,22 @@ fn number(bound: &Value) -> String {
     }
 }
 
-fn said(all: &Map<String, Value>) -> BTreeMap<String, String> {
+fn recorded_facts(all: &Map<String, Value>) -> BTreeMap<String, String> {
     let mut lines = BTreeMap::new();
     for (name, schema) in all {
-        lines.insert(name.clone(), says(schema, false));
+        lines.insert(name.clone(), facts_of(schema, false));
         for (field, inner) in schema["properties"].as_object().into_iter().flatten() {
             let required = schema["required"]
                 .as_array()
                 .is_some_and(|names| names.iter().any(|name| name == field));
-            lines.insert(format!("{name}.{field}"), says(inner, required));
+            lines.insert(format!("{name}.{field}"), facts_of(inner, required));
         }
     }
     lines
 }
 
 #[test]
-fn every_field_says_what_the_reference_says_or_why_not() {
+fn every_field_follows_the_reference_or_has_a_reason() {
     let mut expected: BTreeMap<String, String> = BTreeMap::new();
     let mut last = "";
     let mut ours = 0;
@@ -179,7 +181,7 @@ fn every_field_says_what_the_reference_says_or_why_not() {
             last = name;
         }
     }
-    let found = said(&schemas());
+    let found = recorded_facts(&schemas());
     let mut wrong = Vec::new();
     for (name, fact) in &expected {
         let ours = found.get(name).map_or("(none)", String::as_str);
@@ -195,7 +197,7 @@ fn every_field_says_what_the_reference_says_or_why_not() {
         "the list was cut: {}",
         expected.len()
     );
-    // Additions are free; to say otherwise than the reference should stay rare.
+    // Additions are free; deviations from the reference should stay rare.
     assert!(
         ours < 100,
         "{ours} fields say something else than the reference"
@@ -203,7 +205,7 @@ fn every_field_says_what_the_reference_says_or_why_not() {
 }
 
 #[test]
-fn what_is_compared_is_all_that_matters() {
+fn facts_include_every_keyword() {
     let schema: Value = serde_json::from_str(
         r##"{"type":"object","description":"d","example":{},"minimum":0.0,"maximum":5,"enum":["a",1],"default":{"a":[]},"x-doc-default":2,"readOnly":true,
         "x-nullable":true,"deprecated":true,"x-delete-at":"23.09","x-since":"later","items":{"$ref":"#/components/schemas/x","format":"url"},"maxLength":3,
@@ -211,7 +213,7 @@ fn what_is_compared_is_all_that_matters() {
     )
     .expect("test data");
     assert_eq!(
-        says(&schema, true),
+        facts_of(&schema, true),
         "object range 0..5 length ..3 enum a|1 of (-> x format url) values (string) union (integer | any const false) by t {a: x} else y \
          default {\"a\":[]} absent-means 2 nullable read-only required deprecated delete-at 23.09 later"
     );

@@ -1,20 +1,25 @@
-//! The schema files of this folder, embedded: the single description of what the API carries.
+//! The embedded schema files of this folder: the single description of all documents of the API.
 //!
-//! Each file is `{"schemas": {NAME: SCHEMA}}` and has one subject. The schemas are JSON Schema 2020-12 with `$ref` to `#/components/schemas/NAME` and
-//! these extensions:
+//! Each file is `{"schemas": {NAME: SCHEMA}}` and has one subject. The schemas are JSON Schema
+//! 2020-12 with `$ref` to `#/components/schemas/NAME` and these extensions:
 //!
 //! * `x-nullable`: `null` is a value of the field too.
-//! * `x-secret`: `true` = the value is masked outside the object itself.
-//! * `x-doc-default`: what applies when the field is absent. Unlike `default` it is not filled into the effective configuration.
-//! * `discriminator.x-patterns`: a union told apart by matching the URL of an item against patterns instead of by a fixed value.
-//! * `discriminator.x-fallback`, `discriminator.x-absent`: the variant of every other value, and that of an object without the member.
-//! * `x-since: "later"`: an addition to the reference API; `x-delete-at`: version of the reference after which a deprecated field may go.
-//! * `x-openmetrics-metric`, `x-openmetrics-label`, `x-metric-type`: name and kind of a number as a metric; `x-openmetrics-metric-segment` is put
-//!   before the names in that object.
+//! * `x-secret`: `true` means that the value is masked in responses.
+//! * `x-doc-default`: the value used if the field is absent. Unlike `default` it is not filled into
+//!   the effective configuration.
+//! * `discriminator.x-patterns`: the URL in a member selects the variant by pattern instead of by a
+//!   fixed value.
+//! * `discriminator.x-fallback`, `discriminator.x-absent`: the variant of every other value, and
+//!   that of an object without the member.
+//! * `x-since: "later"`: an addition to the reference API; `x-delete-at`: version of the reference
+//!   after which a deprecated field may go.
+//! * `x-openmetrics-metric`, `x-openmetrics-label`, `x-metric-type`: name and kind of a number as a
+//!   metric; `x-openmetrics-metric-segment` is put before the names in that object.
 //!
-//! `common.json` also has `formats`: what each `format` means, its unit, and which of them may hold a password (`x-secret: "password"`).
-//! `fields.txt` lists every `schema.property` that must exist, `facts.txt` what the reference says about each. Validation, masking and defaults are made of this by the parent module, the public
-//! document by `api::openapi`; nothing here interprets anything.
+//! `common.json` also has `formats`: what each `format` means, its unit, and which of them may hold
+//! a password (`x-secret: "password"`). `fields.txt` lists every `schema.property` that must exist,
+//! `facts.txt` the facts of the reference about each. The parent module compiles the files for
+//! validation, masking and defaults, and `openapi` makes the public document of them.
 
 /// File name (without `.json`) and contents, in the order a reader should meet them.
 pub const FILES: &[(&str, &str)] = &[
@@ -72,7 +77,7 @@ pub(crate) mod tests {
         all
     }
 
-    /// Calls `each` with every schema, inner ones included, and the way to it.
+    /// Calls `each` with every schema, also inner ones, and the path to it.
     fn walk(way: &str, schema: &Value, each: &mut dyn FnMut(&str, &Value)) {
         each(way, schema);
         for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
@@ -96,7 +101,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A small checker of our own subset, slow and plain: is the value what the schema says?
+    /// A small, slow checker of the used subset of JSON Schema: whether a value is valid.
     pub(crate) struct Checker {
         schemas: Map<String, Value>,
         patterns: HashMap<String, Regex>,
@@ -202,7 +207,7 @@ pub(crate) mod tests {
                 }
                 for name in schema["required"].as_array().into_iter().flatten() {
                     let name = name.as_str().expect("names are strings");
-                    // What only the server can give need not be in an example of a request.
+                    // Members that only the server sets may be absent in an example of a request.
                     if !object.contains_key(name) && schema["properties"][name]["readOnly"] != true
                     {
                         return fail(&format!("required {name}"));
@@ -219,7 +224,7 @@ pub(crate) mod tests {
                         None if schema["additionalProperties"].is_object() => {
                             self.check(&schema["additionalProperties"], member)?;
                         }
-                        // An example that uses a field we do not have is a mistake of ours.
+                        // An example must not use an unknown field.
                         None if schema["properties"].is_object() => {
                             return fail(&format!("unknown field {name}"));
                         }
@@ -245,7 +250,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_field_of_the_list_exists_and_no_other() {
+    fn exactly_the_listed_fields_exist() {
         let expected: BTreeSet<&str> = include_str!("fields.txt").lines().collect();
         let mut found = BTreeSet::new();
         for (name, schema) in &schemas() {
@@ -269,7 +274,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_schema_and_property_is_described_in_words() {
+    fn every_schema_and_property_has_a_description() {
         let words = |text: &str| {
             let mut words: Vec<_> = text
                 .split(|c: char| !c.is_alphanumeric())
@@ -319,7 +324,7 @@ pub(crate) mod tests {
             }
             let discriminator = &schema["discriminator"];
             if discriminator.is_object() {
-                // A variant for every other value fits together with the one that is meant: then it is `anyOf`.
+                // A fallback variant matches together with the intended one, which needs `anyOf`.
                 let union = if discriminator["x-fallback"].is_string() {
                     "anyOf"
                 } else {
@@ -375,7 +380,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_checker_refuses_what_is_wrong() {
+    fn checker_refuses_invalid_values() {
         let mut checker = Checker::new();
         for (name, wrong) in [
             ("stream_input", r#"{"url":"gopher://x"}"#),
@@ -454,7 +459,7 @@ pub(crate) mod tests {
                 let known = formats
                     .get(format)
                     .unwrap_or_else(|| panic!("{way}: format {format}"));
-                // Durations are whole numbers where they are set and may have a fraction where they are measured.
+                // Configured durations are integers; measured ones may have a fraction.
                 let measured = known["type"] == "integer" && schema["type"] == "number";
                 assert!(
                     measured || known["type"] == schema["type"],
@@ -473,7 +478,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whatever_sounds_secret_is_marked() {
+    fn secret_names_are_marked_secret() {
         const NAMES: &[&str] = &[
             "api_key",
             "edit_auth",
