@@ -14,7 +14,7 @@ use crate::json::{self, Number, Object, Value};
 
 /// Maximum number of violations in one response: enough to repair a document, and bounded for a
 /// hostile one.
-pub const VIOLATIONS_MAX: usize = 20;
+pub(super) const VIOLATIONS_MAX: usize = 20;
 
 /// One violation of the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]

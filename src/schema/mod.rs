@@ -24,7 +24,7 @@ mod pattern;
 mod prune;
 mod tree;
 
-pub use check::{VIOLATIONS_MAX, Violation};
+pub use check::Violation;
 pub use defaults::{Effective, without_filled};
 pub use field::FieldKinds;
 pub use mask::MASK;
