@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!          io core 0..N (one thread each: io_uring, its connections, its parked polls)          writer (one thread)
-//!  socket -> http::parse -> api::router -> api::auth -> handler(&State) -> Outcome
+//!  socket -> http::head -> api::router -> api::auth -> handler(&State) -> Outcome
 //!                                                            |  Reply -> http::response -> socket
 //!                                                            |  Command ------------------> drain, state::apply each to the next State
 //!                                                            |  Wait -> feed::Waiters       one batch, one durable commit (storage)

@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::http::parse::{Chunked, Fed, Refusal};
+use weir::http::framing::{Chunked, Fed};
+use weir::http::refusal::Refusal;
 
 const BODY_BYTES_MAX: u64 = 4096;
 

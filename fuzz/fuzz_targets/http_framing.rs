@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::http::parse::{Framing, Whole, body, fields, head};
+use weir::http::framing::{Whole, body};
+use weir::http::head::{Framing, fields, parse as head};
 
 const BODY_BYTES_MAX: u64 = 1 << 20;
 

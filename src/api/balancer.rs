@@ -546,7 +546,7 @@ mod tests {
     /// What a caller of `path` is told, where `s1` and `s2` are alive and `s2` has less to do.
     fn told(path: &str, fields: &str) -> Response {
         use crate::fleet::report::Report;
-        use crate::http::{Method, parse};
+        use crate::http::{Method, head};
         use crate::state::State;
         use crate::state::apply::{Stamp, apply};
         use crate::state::command::{Command, EntitySave, StreamPatch, streamer_patch};
@@ -599,8 +599,8 @@ mod tests {
             fleet.report(&Hostname::trusted(name), report, now);
         }
         let text = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{fields}\r\n");
-        let mut fields = parse::fields();
-        let head = parse::head(text.as_bytes(), &mut fields).expect("well formed");
+        let mut fields = head::fields();
+        let head = head::parse(text.as_bytes(), &mut fields).expect("well formed");
         let head = head.expect("complete");
         let request = Request {
             method: Method::Get,

@@ -3,7 +3,7 @@
 //! Promises: no timer and no allocation per deadline; moving a deadline further away, which every request does, is one store; a
 //! deadline never fires early. It may fire late by a tick. Slots are indices into the connection table, whose life is the owner's business.
 
-use super::steps::Steps;
+use super::segmented_vec::SegmentedVec;
 
 /// Ticks of one turn. Further deadlines are looked at once per turn.
 const BUCKETS: u32 = 1024;
@@ -30,7 +30,7 @@ const LOOSE: Link = Link {
 
 pub(super) struct Wheel {
     buckets: Box<[u32]>,
-    links: Steps<Link>,
+    links: SegmentedVec<Link>,
     /// Everything due up to here has fired.
     now: u32,
 }
@@ -39,7 +39,7 @@ impl Wheel {
     pub(super) fn new() -> Self {
         Self {
             buckets: vec![NONE; BUCKETS as usize].into(),
-            links: Steps::new(),
+            links: SegmentedVec::new(),
             now: 0,
         }
     }

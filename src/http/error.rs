@@ -3,42 +3,8 @@
 //! The form is `{"errors":[{"status","code","title","source":{"pointer"|"parameter"},"meta"}]}` with `status`
 //! and every value of `meta` a string, because clients of the reference decode them as such.
 
-use super::parse::Refusal;
-use crate::error::{self, ApiError, ErrorCode};
+use crate::error::ApiError;
 use crate::json::write_string;
-
-/// The error for a request that is refused for its form, before its meaning is looked at.
-pub fn refused(refusal: Refusal) -> ApiError {
-    refusal_code(refusal).error()
-}
-
-fn refusal_code(refusal: Refusal) -> ErrorCode {
-    match refusal {
-        Refusal::RequestLine => error::BAD_REQUEST_LINE,
-        Refusal::Version => error::HTTP_VERSION,
-        Refusal::MethodUnknown => error::METHOD_UNKNOWN,
-        Refusal::MethodRefused => error::METHOD_NOT_ALLOWED,
-        Refusal::Target => error::BAD_TARGET,
-        Refusal::TargetLong => error::TARGET_TOO_LONG,
-        Refusal::HeadLong => error::HEAD_TOO_LARGE,
-        Refusal::FieldsMany => error::TOO_MANY_FIELDS,
-        Refusal::Field => error::BAD_FIELD,
-        Refusal::LineEnd => error::BAD_LINE_END,
-        Refusal::Host => error::BAD_HOST,
-        Refusal::ContentLength => error::BAD_CONTENT_LENGTH,
-        Refusal::TransferEncoding => error::BAD_TRANSFER_ENCODING,
-        Refusal::TransferCoding => error::TRANSFER_CODING_UNKNOWN,
-        Refusal::LengthAndChunked => error::AMBIGUOUS_LENGTH,
-        Refusal::AuthorizationTwice => error::BAD_AUTHORIZATION,
-        Refusal::Expectation => error::EXPECTATION_UNKNOWN,
-        Refusal::ContentCoding => error::CONTENT_CODING_UNKNOWN,
-        Refusal::ChunkSize => error::BAD_CHUNK_SIZE,
-        Refusal::ChunkExtension => error::BAD_CHUNK_EXTENSION,
-        Refusal::ChunkEnd => error::BAD_CHUNK_END,
-        Refusal::Trailer => error::BAD_TRAILER,
-        Refusal::BodyLong => error::BODY_TOO_LARGE,
-    }
-}
 
 /// Appends the body of an error. Titles are ours; pointers and parameters name places, not values, so no
 /// secret of a request is repeated.
@@ -89,6 +55,7 @@ pub fn write(error: &ApiError, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error;
 
     #[test]
     fn an_error_is_json_whose_values_are_strings() {

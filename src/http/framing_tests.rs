@@ -6,7 +6,9 @@
 
 use proptest::prelude::*;
 
-use super::parse::{self, Chunked, Framing, Method, Refusal, Whole};
+use super::framing::{Chunked, Whole, body};
+use super::head::{self, Framing, Method};
+use super::refusal::Refusal;
 use crate::limits::{
     CHUNK_EXTENSION_BYTES_MAX, CHUNK_EXTENSIONS_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX,
     TARGET_BYTES_MAX,
@@ -32,7 +34,7 @@ enum Outcome {
     Refused(Refusal),
 }
 
-fn accepted(head: &parse::Head<'_>, body: &[u8], used: usize) -> Outcome {
+fn accepted(head: &head::Head<'_>, body: &[u8], used: usize) -> Outcome {
     Outcome::Accepted(Accepted {
         method: head.method,
         path: head.path.to_owned(),
@@ -50,13 +52,13 @@ fn accepted(head: &parse::Head<'_>, body: &[u8], used: usize) -> Outcome {
 
 /// All bytes at once.
 fn whole(bytes: &[u8]) -> Outcome {
-    let mut fields = parse::fields();
-    let head = match parse::head(bytes, &mut fields) {
+    let mut fields = head::fields();
+    let head = match head::parse(bytes, &mut fields) {
         Ok(Some(head)) => head,
         Ok(None) => return Outcome::Partial,
         Err(refusal) => return Outcome::Refused(refusal),
     };
-    match parse::body(head.framing, &bytes[head.len..], BODY_MAX) {
+    match body(head.framing, &bytes[head.len..], BODY_MAX) {
         Ok(Whole::Complete { body, used }) => accepted(&head, &body, head.len + used),
         Ok(Whole::Partial) => Outcome::Partial,
         Err(refusal) => Outcome::Refused(refusal),
@@ -76,12 +78,12 @@ fn in_pieces(bytes: &[u8], mut cuts: impl Iterator<Item = usize>) -> Outcome {
         let Some((_, to)) = more() else {
             return Outcome::Partial;
         };
-        fields = parse::fields();
+        fields = head::fields();
         // A second look, because the first one borrows the fields for as long as the head lives.
-        let mut again = parse::fields();
-        match parse::head(&bytes[..to], &mut again) {
+        let mut again = head::fields();
+        match head::parse(&bytes[..to], &mut again) {
             Ok(None) => {}
-            Ok(Some(_)) => match parse::head(&bytes[..to], &mut fields) {
+            Ok(Some(_)) => match head::parse(&bytes[..to], &mut fields) {
                 Ok(Some(head)) => break (head, head.len, to),
                 _ => unreachable!("the same bytes"),
             },
@@ -467,8 +469,8 @@ fn a_request_is_taken_apart() {
 fn the_fields_that_matter_are_found_by_name() {
     let bytes = b"GET / HTTP/1.1\r\nIf-None-Match: \"1\"\r\nHOST: h\r\nauthorization: Bearer x\r\n\
                   accept-Encoding: gzip\r\ncontent-type: a/b\r\nX: y\r\n\r\n";
-    let mut fields = parse::fields();
-    let head = parse::head(bytes, &mut fields)
+    let mut fields = head::fields();
+    let head = head::parse(bytes, &mut fields)
         .expect("valid")
         .expect("complete");
     assert_eq!(head.headers.if_none_match(), Some(&b"\"1\""[..]));

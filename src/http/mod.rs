@@ -5,13 +5,21 @@
 //! that must wait is completed later through its `Ticket`, from a parked long poll as from a write that is being made durable. A
 //! request may also turn its connection into one of lines (`Answer::Upgrade`), which the service then speaks until either side ends it.
 
+mod accept;
 mod conn;
+mod connections;
+mod cors;
 mod deadline;
 pub mod encoding;
 pub mod error;
-pub mod parse;
+pub mod framing;
+pub mod head;
+mod input;
+mod lines;
+pub mod refusal;
 pub mod response;
-mod steps;
+mod segmented_vec;
+mod unsent;
 
 #[cfg(test)]
 mod framing_tests;
@@ -22,9 +30,11 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use conn::{Connections, Cors, Counters, Options, serve};
+pub use accept::serve;
+pub use connections::{Connections, Counters, Options};
+pub use cors::Cors;
 pub use encoding::{Accepts, Coding};
-pub use parse::{Framing, Head, Headers, Method};
+pub use head::{Framing, Head, Headers, Method};
 pub use response::{Body, Prepared, Response};
 
 /// One complete request. Lives as long as the call: what is needed later is copied.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Upgrade;
-use super::conn::Cors;
+use super::cors::Cors;
 use super::encoding::{self, Accepts, Coding};
 use crate::error::{self, ApiError};
 use crate::limits::BODY_COPY_BYTES_MAX;

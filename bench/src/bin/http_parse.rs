@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p weir-bench --bin http_parse -- [CALLS PER ROUND]`
 
-use weir::http::parse;
+use weir::http::head;
 use weir_bench::{measure, size};
 
 const GET: &[u8] = b"GET /central/api/v3/streams/site-0001/camera-00000001 HTTP/1.1\r\nHost: central.example.com:9019\r\n\
@@ -14,8 +14,8 @@ User-Agent: operator/1.0\r\nAccept: */*\r\nContent-Type: application/json\r\nCon
 Authorization: Bearer 0123456789abcdef0123456789abcdef\r\n\r\n";
 
 fn head_len(bytes: &[u8]) -> usize {
-    let mut fields = parse::fields();
-    let head = parse::head(bytes, &mut fields).expect("well formed");
+    let mut fields = head::fields();
+    let head = head::parse(bytes, &mut fields).expect("well formed");
     head.expect("complete").len
 }
 
@@ -36,8 +36,8 @@ fn main() {
     });
     let part = &GET[..GET.len() - 2];
     measure("a head that is not complete", calls, || {
-        let mut fields = parse::fields();
-        parse::head(part, &mut fields)
+        let mut fields = head::fields();
+        head::parse(part, &mut fields)
             .expect("well formed")
             .is_none()
     });

@@ -7,12 +7,12 @@ use std::ops::{Index, IndexMut};
 
 const STEP: usize = 256;
 
-pub(super) struct Steps<T> {
+pub(super) struct SegmentedVec<T> {
     steps: Vec<Vec<T>>,
     len: usize,
 }
 
-impl<T> Steps<T> {
+impl<T> SegmentedVec<T> {
     pub(super) fn new() -> Self {
         Self {
             steps: Vec::new(),
@@ -42,7 +42,7 @@ impl<T> Steps<T> {
     }
 }
 
-impl<T> Index<u32> for Steps<T> {
+impl<T> Index<u32> for SegmentedVec<T> {
     type Output = T;
 
     fn index(&self, at: u32) -> &T {
@@ -50,7 +50,7 @@ impl<T> Index<u32> for Steps<T> {
     }
 }
 
-impl<T> IndexMut<u32> for Steps<T> {
+impl<T> IndexMut<u32> for SegmentedVec<T> {
     fn index_mut(&mut self, at: u32) -> &mut T {
         &mut self.steps[at as usize / STEP][at as usize % STEP]
     }
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn what_was_pushed_stays_where_it_is() {
-        let mut steps = Steps::new();
+        let mut steps = SegmentedVec::new();
         for i in 0..1000_u32 {
             steps.push(i);
         }

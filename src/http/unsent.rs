@@ -1,0 +1,80 @@
+//! Unsent: answers that a socket has not taken.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+
+use super::connections::add;
+use super::response::Body;
+use crate::rt::sys;
+
+/// Answers the socket has not taken.
+#[derive(Default)]
+pub(super) struct Unsent {
+    pub(super) parts: VecDeque<Body>,
+    /// Sent of the first part.
+    pub(super) sent: usize,
+}
+
+impl Unsent {
+    pub(super) fn bytes(&self) -> usize {
+        let all: usize = self.parts.iter().map(|part| part.bytes().len()).sum();
+        all - self.sent
+    }
+}
+
+pub(super) enum Flushed {
+    All,
+    /// The socket is full. `true` if it took something.
+    Some(bool),
+    Gone,
+}
+
+impl Unsent {
+    pub(super) fn push(&mut self, part: Body) {
+        if !part.bytes().is_empty() {
+            self.parts.push_back(part);
+        }
+    }
+
+    pub(super) fn flush(&mut self, socket: RawFd, bytes_out: &Cell<u64>) -> Flushed {
+        let mut progress = false;
+        while let Some(first) = self.parts.front() {
+            let first = &first.bytes()[self.sent..];
+            let sent = match self.parts.get(1) {
+                Some(second) => sys::send_two(socket, first, second.bytes()),
+                None => sys::send(socket, first),
+            };
+            match sent {
+                Ok(mut sent) => {
+                    progress |= sent > 0;
+                    add(bytes_out, sent as u64);
+                    while let Some(part) = self.parts.front() {
+                        let left = part.bytes().len() - self.sent;
+                        if sent < left {
+                            self.sent += sent;
+                            break;
+                        }
+                        sent -= left;
+                        self.sent = 0;
+                        self.parts.pop_front();
+                    }
+                }
+                Err(error) if is_not_now(&error) => return Flushed::Some(progress),
+                Err(_) => return Flushed::Gone,
+            }
+        }
+        Flushed::All
+    }
+}
+
+/// The client does not listen any more.
+pub(super) struct Gone;
+
+pub(super) fn is_not_now(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
