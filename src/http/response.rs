@@ -1,11 +1,15 @@
-//! Answers, and the only writer of status lines and header fields.
+//! Response: an answer, and the only writer of status lines and header fields.
 //!
-//! Promises: every answer has a date, a length where the status allows one, `nosniff` and the configured cross-origin permission; a
-//! field value cannot break out of its line; a body that many wait for is formatted once (`Prepared`).
+//! Promises: every response has a date, a length where the status allows one, `nosniff` and the
+//! configured cross-origin permission; a field value cannot break out of its line; a body for many
+//! connections is formatted once (`Prepared`). When it is sent is left to `conn`.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use httpdate::HttpDate;
 
 use super::Upgrade;
 use super::cors::Cors;
@@ -17,17 +21,20 @@ pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
 pub const HTML: &str = "text/html; charset=utf-8";
 
-/// Every method that is served somewhere.
+/// `Allow` of a path that serves every method.
 pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// The credentials a client may bring (RFC 9110 section 11.6.1 wants them named with every 401).
+/// The end of the year 9999, which is the last that the format of dates can express.
+const DATE_MAX: Duration = Duration::from_secs(253_402_300_799);
+
+/// The credentials a client may send. RFC 9110 section 11.6.1 requires them with every 401.
 const CHALLENGE: &str = "Bearer realm=\"weir\", Basic realm=\"weir\", charset=\"UTF-8\"";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     Empty,
     Owned(Vec<u8>),
-    /// Never copied per connection when large.
+    /// A large one is never copied per connection.
     Shared(Arc<[u8]>),
 }
 
@@ -41,14 +48,15 @@ impl Body {
     }
 }
 
-/// An answer as the service means it. How it looks on the wire (compressed, without body for `HEAD`, last of its connection)
-/// is decided when it is written.
+/// An answer as the service decides it. Its form on the wire (compressed, without body for `HEAD`,
+/// last of its connection) is decided when it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
-    /// Empty for none.
+    /// Empty: no such field.
     pub content_type: &'static str,
-    /// The body already is in this coding. Otherwise an owned body may be compressed for clients that like it.
+    /// The coding the body is in already. Without one, an owned body may be compressed for clients
+    /// that accept it.
     pub coding: Option<Coding>,
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
     pub body: Body,
@@ -72,7 +80,7 @@ impl Response {
         Self::with_body(status, JSON, Body::Owned(body))
     }
 
-    /// A body that others are sent, too; in the coding it is already in.
+    /// A body that other requests get as well, and the coding it is in.
     pub fn shared(status: u16, coding: Option<Coding>, body: Arc<[u8]>) -> Self {
         Self {
             coding,
@@ -92,17 +100,18 @@ impl Response {
         Self::new(204)
     }
 
-    /// What the client has is still true.
+    /// The representation the client has is current.
     pub fn not_modified(etag: impl Into<Cow<'static, str>>) -> Self {
         Self::new(304).header("ETag", etag)
     }
 
-    /// The path exists, the method does not. `allow` names those that do.
+    /// The path does not serve the method of the request. `allow`: the methods it serves.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         Self::from(&error::METHOD_NOT_ALLOWED.error()).header("Allow", allow)
     }
 
-    /// Adds a field. A control character in the value would be a hole in our own code, so it is a panic, which is a 500.
+    /// Adds a field. A control character in the value is a bug of the server: it panics, which the
+    /// client sees as 500.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         let value = value.into();
@@ -141,10 +150,10 @@ impl From<ApiError> for Response {
 pub(super) struct Style<'a> {
     pub(super) head_only: bool,
     pub(super) close: bool,
-    /// HTTP/1.0 has to be told that the connection stays open.
+    /// HTTP/1.0: a connection that stays open must be announced.
     pub(super) is_1_0: bool,
     pub(super) accepts: Accepts,
-    /// The origin that may read this answer, where there are several.
+    /// The origin that may read this response, if a list of origins is configured.
     pub(super) origin: Option<&'a str>,
 }
 
@@ -164,7 +173,8 @@ impl Style<'_> {
     }
 }
 
-/// Appends `response` to `out`. A large body is not appended but returned, to be sent after `out` from where it is.
+/// Appends `response` to `out`. A large body is returned instead, to be sent after `out` from where
+/// it is.
 pub(super) fn write(
     mut response: Response,
     style: Style<'_>,
@@ -194,7 +204,7 @@ pub(super) fn write(
         field(out, "Vary", "Accept-Encoding");
     }
     for (name, value) in &response.headers {
-        // A strong tag names one sequence of bytes, and we have just made another one.
+        // A strong tag names one sequence of bytes, and compression has made another one.
         if compressed.done && *name == "ETag" && !value.starts_with("W/") {
             out.extend_from_slice(b"ETag: W/");
             out.extend_from_slice(value.as_bytes());
@@ -215,7 +225,7 @@ pub(super) fn write(
     }
 }
 
-/// Appends the head that ends HTTP on a connection, and what is said first after it.
+/// Appends the head that ends HTTP on a connection, and the first lines after it.
 pub(super) fn write_upgrade(upgrade: &Upgrade, common: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
     out.extend_from_slice(common);
@@ -241,7 +251,7 @@ fn field(out: &mut Vec<u8>, name: &str, value: &str) {
 
 struct Compressed {
     done: bool,
-    /// Another client would have been sent other bytes.
+    /// Another client would get other bytes.
     varies: bool,
 }
 
@@ -274,8 +284,9 @@ fn compress(response: &mut Response, accepts: Accepts) -> Compressed {
     Compressed { done, varies: true }
 }
 
-/// An answer that many connections are sent: formatted once, head and body in one piece, for the usual client. The others
-/// (HTTP/1.0, `HEAD`, last answer of a connection) get their variant cut out of it.
+/// A response for many connections: formatted once, head and body in one piece, for the usual
+/// client. The variants for other clients (HTTP/1.0, `HEAD`, last response of a connection) are cut
+/// out of it.
 #[derive(Debug)]
 pub struct Prepared {
     whole: Vec<u8>,
@@ -283,7 +294,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// `accepts` is what all of its receivers take.
+    /// `accepts`: codings all receivers take.
     pub(super) fn new(response: Response, accepts: Accepts, common: &[u8]) -> Self {
         let style = Style {
             head_only: false,
@@ -316,15 +327,13 @@ impl Prepared {
     }
 }
 
-/// The fields that every answer of a core has; made anew once a second.
+/// The fields of every response of a core, formatted once per second.
 pub(super) fn common(now: SystemTime, cors: &Cors) -> Vec<u8> {
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
     let mut out = Vec::with_capacity(192);
-    out.extend_from_slice(b"Date: ");
-    out.extend_from_slice(&date(seconds));
-    out.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\n");
+    // A clock outside of these years is wrong; it must not end the core.
+    let now = now.clamp(UNIX_EPOCH, UNIX_EPOCH + DATE_MAX);
+    write!(out, "Date: {}\r\n", HttpDate::from(now)).expect("a Vec takes everything");
+    out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
     match cors {
         Cors::Off => {}
         Cors::Any => {
@@ -333,41 +342,6 @@ pub(super) fn common(now: SystemTime, cors: &Cors) -> Vec<u8> {
         }
         Cors::Origins(_) => field(&mut out, "Vary", "Origin"),
     }
-    out
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn date(seconds: u64) -> [u8; 29] {
-    const WEEKDAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
-    const MONTHS: &[u8; 36] = b"MarAprMayJunJulAugSepOctNovDecJanFeb";
-    let days = seconds / 86_400;
-    let of_day = seconds % 86_400;
-    // Years are counted from March, so that a leap day ends its year; eras are 400 years of 146,097 days.
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year_of_era + u64::from(month >= 10);
-    let mut out = *b"Thu, 00 Mar 0000 00:00:00 GMT";
-    let mut put = |at: usize, value: u64, digits: usize| {
-        let mut value = value;
-        for place in (at..at + digits).rev() {
-            out[place] = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
-    };
-    put(5, day, 2);
-    put(12, year, 4);
-    put(17, of_day / 3600, 2);
-    put(20, of_day / 60 % 60, 2);
-    put(23, of_day % 60, 2);
-    let weekday = (days % 7) as usize * 3;
-    out[..3].copy_from_slice(&WEEKDAYS[weekday..weekday + 3]);
-    let month = month as usize * 3;
-    out[8..11].copy_from_slice(&MONTHS[month..month + 3]);
     out
 }
 
@@ -441,17 +415,20 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, expected) in [
-            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
-            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
-            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
-            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
-            (4_102_444_800, "Fri, 01 Jan 2100 00:00:00 GMT"),
-            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+    fn date_is_formatted_even_if_the_clock_is_wrong() {
+        let date = |time| String::from_utf8(common(time, &Cors::Off)).expect("fields are text");
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        for (time, expected) in [
+            (
+                UNIX_EPOCH - Duration::from_secs(1),
+                "Thu, 01 Jan 1970 00:00:00 GMT",
+            ),
+            (at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (at(4_107_542_400), "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (at(1 << 40), "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
-            assert_eq!(std::str::from_utf8(&date(seconds)), Ok(expected));
+            assert!(date(time).starts_with(&format!("Date: {expected}\r\n")));
         }
     }
 

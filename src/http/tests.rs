@@ -671,7 +671,7 @@ fn a_half_closed_connection_gets_the_answers_of_what_it_sent() {
 }
 
 fn reset_on_close(stream: &TcpStream) {
-    crate::rt::sys::reset_on_close(std::os::fd::AsRawFd::as_raw_fd(stream)).expect("a socket");
+    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Messages to one core from any thread: a lock-free queue and one wake.
+//! Inbox: messages to one core from any thread, a lock-free queue and one wake.
 //!
-//! Promises: nothing is lost and the order of each sender is kept. It is unbounded: whoever pushes has a bound of its own (a batch per
-//! commit, a reply per command that the core itself has sent).
+//! Promises: no message is lost, and the order of each sender is kept. It is unbounded: the senders
+//! have bounds of their own (a batch per commit, a reply per command that the core itself has sent).
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -12,7 +12,7 @@ use crossbeam_queue::SegQueue;
 /// One per core; shared by `Arc`.
 pub struct Inbox<T> {
     queue: SegQueue<T>,
-    /// The one task that receives.
+    /// Wakes the one task that receives.
     receiver: AtomicWaker,
 }
 
@@ -24,7 +24,7 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Never blocks. The wake costs a system call only when the core sleeps.
+    /// Sends a message without blocking. The wake costs a system call only if the core sleeps.
     pub fn push(&self, message: T) {
         self.queue.push(message);
         self.receiver.wake();
@@ -41,7 +41,7 @@ impl<T> Inbox<T> {
                 return Poll::Ready(message);
             }
             self.receiver.register(context.waker());
-            // A message pushed between the look and the registration woke nobody: look again.
+            // A message pushed before the registration caused no wake: look again.
             match self.queue.pop() {
                 Some(message) => Poll::Ready(message),
                 None => Poll::Pending,

@@ -1,14 +1,17 @@
-//! The runtime of one core: the only module that knows monoio.
+//! Runtime of one core: the only module that uses monoio.
 //!
-//! Promises: the ring is built on the thread that uses it and is proved by building it (with fallback to epoll); `accept` and
-//! readiness futures lose nothing as long as they are not dropped while pending; bytes move by direct non-blocking system calls
-//! (`sys`), so a connection owns no buffer that the kernel could write into.
+//! Promises: the ring is built on the thread that uses it, and only a ring that was built counts
+//! (with a fallback to epoll); messages of other threads arrive by `inbox`; bytes move by direct
+//! non-blocking system calls (`sys`).
 //!
-//! The runtime it wraps has known defects (a dropped pending read loses bytes, a dropped pending accept leaks the descriptor, a task
-//! that wakes itself starves its core, a panic in a task ends the runtime). The rules that avoid them are kept by the callers: never drop
-//! what is pending, one accept task for life, `catch_unwind` around foreign code, `yield_now` and never `wake_by_ref` to let others run.
+//! Known defects of monoio: a dropped pending read loses bytes, a dropped pending accept leaks the
+//! descriptor, a task that wakes itself starves its core, a panic in a task ends the runtime. The
+//! callers avoid them: they never drop what is pending, keep one accept task for life, put
+//! `catch_unwind` around foreign code, and let other tasks run by `yield_now`, never by
+//! `wake_by_ref`.
 
 mod inbox;
+mod net;
 pub mod processors;
 pub mod sys;
 
@@ -16,30 +19,25 @@ use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 pub use inbox::Inbox;
+pub use net::{Listener, Socket, is_free, listen};
 
-/// Submission entries of one ring. More only helps when more than this many operations start between two visits of the kernel;
-/// a ring of this size is charged about 105 KB of locked memory.
+/// Submission entries of one ring. More would only help if more than this many operations started
+/// between two visits of the kernel; a ring of this size is charged about 105 KB of locked memory.
 const RING_ENTRIES: u32 = 1024;
 
-/// Connections the kernel may hold for us before they are accepted; it clamps this to `net.core.somaxconn`.
-const BACKLOG: i32 = 65_535;
-
-/// How a core talks to the kernel, best first.
+/// Interface of a core to the kernel, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    /// `io_uring`, completions run when we ask for them: 1.7 times the throughput of plain flags.
+    /// `io_uring` whose completions run on request: 1.7 times the throughput of plain flags.
     RingDefer,
-    /// `io_uring` of Linux 5.19: completions run at our next system call.
+    /// `io_uring` of Linux 5.19: completions run at the next system call.
     RingCoop,
     /// `io_uring` with default flags.
     RingPlain,
@@ -67,7 +65,7 @@ pub struct Options {
     pub force_epoll: bool,
 }
 
-/// Milliseconds on a clock that never steps back; its beginning is the first call.
+/// Milliseconds since the first call, on a clock that never steps back.
 pub fn uptime_ms() -> u64 {
     static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
     BEGINNING.elapsed().as_millis() as u64
@@ -78,7 +76,8 @@ thread_local! {
     static YIELD: OnceCell<Yielder> = const { OnceCell::new() };
 }
 
-/// Runs `future` to its end on this thread, with a runtime built on this thread. Fails only when not even epoll can be built.
+/// Runs `future` to its end on this thread, with a runtime built on this thread. Fails only if not
+/// even epoll can be built.
 pub fn run<F: Future>(options: &Options, future: F) -> io::Result<F::Output> {
     if let Some(processor) = options.processor
         && let Err(error) = sys::pin_thread(&[processor])
@@ -92,9 +91,10 @@ pub fn run<F: Future>(options: &Options, future: F) -> io::Result<F::Output> {
                     started(driver);
                     return Ok(runtime.block_on(future));
                 }
-                // Refused flags (old kernel), EPERM (seccomp), ENOMEM (locked memory): only building the ring tells.
+                // Unknown flags (old kernel), EPERM (seccomp), ENOMEM (locked memory): they show up
+                // only when the ring is built.
                 Err(error) => {
-                    tracing::info!(%driver, %error, "this kind of ring cannot be built here");
+                    tracing::info!(%driver, %error, "io_uring driver unavailable");
                 }
             }
         }
@@ -117,7 +117,7 @@ fn ring(driver: Driver) -> io::Result<monoio::Runtime<monoio::time::TimeDriver<I
             ring.setup_coop_taskrun();
         }
         Driver::RingPlain => ring = io_uring::IoUring::builder(),
-        Driver::Epoll => unreachable!("epoll is no ring"),
+        Driver::Epoll => unreachable!("epoll has no ring"),
     }
     RuntimeBuilder::<IoUringDriver>::new()
         .with_entries(RING_ENTRIES)
@@ -136,28 +136,30 @@ fn started(driver: Driver) {
     tracing::info!(%driver, "core started");
 }
 
-/// The driver of this thread's runtime, `None` outside of one.
+/// The driver of the runtime of this thread; `None` if it has none.
 pub fn driver() -> Option<Driver> {
     DRIVER.get()
 }
 
-/// Starts a task on this core. A panic in it ends the runtime: whoever runs foreign code in it catches.
+/// Starts a task on this core. A panic in it ends the runtime, so foreign code in it needs a
+/// `catch_unwind`.
 pub fn spawn<F: Future<Output = ()> + 'static>(future: F) {
     drop(monoio::spawn(future));
 }
 
-/// Costs several hundred bytes while armed and rounds up to the next 1-2 ms: for a few tasks per core, never one per connection.
+/// Waits for a time, rounded up by 1-2 ms. Costs several hundred bytes while armed: for a few tasks
+/// per core, never one per connection.
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
 /// Lets everything that is ready on this core run before the caller goes on.
 ///
-/// Waking oneself would not do: the runtime would put the task at the front of its queue. So the yield goes through the kernel: a
-/// readiness operation on a socket that is always readable.
+/// A task that wakes itself is put at the front of the queue of the runtime. So the yield goes
+/// through the kernel: a readiness operation on a socket that is always readable.
 pub async fn yield_now() {
     if driver() == Some(Driver::Epoll) {
-        // Readiness is cached there, the operation would complete without yielding.
+        // Readiness is cached with epoll: the operation would complete without yielding.
         sleep(Duration::from_millis(1)).await;
         return;
     }
@@ -175,7 +177,7 @@ pub async fn yield_now() {
     }
 }
 
-/// One end of a socket pair whose other end has written a byte that nobody ever reads.
+/// One end of a socket pair whose other end has written a byte that is never read.
 struct Yielder {
     readable: std::rc::Rc<monoio::net::UnixStream>,
     _writer: UnixStream,
@@ -192,86 +194,10 @@ impl Yielder {
     }
 }
 
-/// Wakes a task after everything that is runnable now: what a task uses that has had its share. (Waking itself would put it in front.)
+/// Wakes a task after all tasks that are runnable now. For a task that has used up its budget:
+/// waking itself would put it in front of them.
 pub fn wake_later(waker: std::task::Waker) {
     spawn(async move { waker.wake() });
-}
-
-/// A listening socket of this core.
-pub struct Listener {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-/// Listens on `address` with `SO_REUSEPORT`, so that every core can have its own socket on the same port. Port 0 binds a free port: the
-/// first core asks for it, the others listen on the `local_addr` of the first.
-pub fn listen(address: SocketAddr) -> io::Result<Listener> {
-    let options = ListenerOpts::new()
-        .reuse_addr(true)
-        .reuse_port(true)
-        .backlog(BACKLOG);
-    let listener = TcpListener::bind_with_config(address, &options)?;
-    // Accepted sockets inherit it: one system call less for each of them.
-    sys::set_nodelay(listener.as_raw_fd())?;
-    let address = listener.local_addr()?;
-    Ok(Listener { listener, address })
-}
-
-/// Whether `address` is free. `SO_REUSEPORT` would let a second server of the same user share our port without a word, so the first
-/// core asks here before it listens.
-pub fn is_free(address: SocketAddr) -> io::Result<()> {
-    std::net::TcpListener::bind(address).map(drop)
-}
-
-impl Listener {
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The next connection. To be awaited by one task until it ends by error: a pending accept that is dropped leaks a descriptor.
-    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        let (stream, peer) = self.listener.accept().await?;
-        Ok((Socket { stream }, peer))
-    }
-
-    /// Takes a connection accepted by `sys::accept_now`.
-    pub fn adopt(stream: std::net::TcpStream) -> io::Result<Socket> {
-        stream.set_nonblocking(true)?;
-        Ok(Socket {
-            stream: TcpStream::from_std(stream)?,
-        })
-    }
-}
-
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
-    }
-}
-
-/// A connected socket. Bytes move through `sys` on its descriptor; this type waits and closes.
-pub struct Socket {
-    stream: TcpStream,
-}
-
-impl Socket {
-    /// Completes when a `recv` would not block: bytes, end of input or an error. Must be kept until it completes.
-    /// The outcome is what `recv` will say.
-    // No async fn: a second future around the first would be 100 bytes of every idle connection.
-    pub fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        self.stream.readable(false)
-    }
-
-    /// Completes when a `send` would not block. Must be kept until it completes.
-    pub async fn writable(&self) {
-        drop(self.stream.writable(false).await);
-    }
-}
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
-    }
 }
 
 #[cfg(test)]
@@ -279,6 +205,7 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
     use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
     use std::rc::Rc;
     use std::sync::Arc;
 
@@ -291,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn epoll_runs_when_it_is_asked_for() {
+    fn epoll_can_be_forced() {
         let options = Options {
             force_epoll: true,
             ..Options::default()
@@ -301,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn cores_share_a_port_that_the_first_one_found() {
+    fn cores_share_one_port() {
         both(|options| {
             run(options, async {
                 let first =
@@ -315,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shutdown_of_the_listening_socket_ends_its_accept() {
+    fn shutdown_of_a_listening_socket_ends_its_accept() {
         both(|options| {
             run(options, async {
                 let listener =
@@ -339,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_the_end_of_input_make_a_socket_readable() {
+    fn bytes_and_end_of_input_make_a_socket_readable() {
         both(|options| {
             run(options, async {
                 let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
@@ -371,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_yield_lets_other_tasks_and_other_threads_in() {
+    fn yield_now_runs_other_tasks() {
         both(|options| {
             run(options, async {
                 let order = Rc::new(RefCell::new(Vec::new()));
@@ -388,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inbox_delivers_everything_in_order_and_wakes_a_sleeping_core() {
+    fn inbox_keeps_order_and_wakes_a_sleeping_core() {
         both(|options| {
             let inbox = Arc::new(Inbox::new());
             let sender = inbox.clone();

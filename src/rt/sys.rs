@@ -1,18 +1,24 @@
-//! The system calls that move bytes, all of them non-blocking, none of them through the ring.
+//! System calls: the only place of the server that makes them directly, by `rustix`.
 //!
-//! Measured: with readiness from the ring, a direct `recv` and `send` is as fast as ring operations, and a connection needs no buffer.
-#![allow(unsafe_code)] // libc calls; std has no flags for recv and send, and no accept that cannot block
+//! The calls on sockets never block and do not go through the ring. Measured: with readiness from
+//! the ring, a direct `recv` and `send` is as fast as ring operations, and a connection needs no
+//! buffer. When to call them is left to `http`.
+#![allow(unsafe_code)] // sockets are kept as numbers, see `borrowed`
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
-/// How this machine is called; empty if it has no name.
-pub fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
-}
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, sockopt};
+use rustix::process::{self, Resource, Rlimit, Signal};
+use rustix::system::uname;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// The signal of a write beyond the limit on the size of files.
+pub const FILE_TOO_LARGE: i32 = Signal::XFSZ.as_raw();
+
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// Which direction of a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,118 +29,59 @@ pub enum Side {
     Both,
 }
 
-/// Takes what has arrived. `Ok(0)` is the end of input, `WouldBlock` means nothing is there.
+/// A connection keeps its socket as a number, because the owner of the socket is its task.
+fn borrowed(socket: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: used for the time of one system call in this module. The table of connections removes
+    // the number before the task closes the socket, and a listening socket is removed likewise.
+    unsafe { BorrowedFd::borrow_raw(socket) }
+}
+
+/// Takes what has arrived. `Ok(0)` is the end of input, `WouldBlock` that nothing has arrived.
 pub fn recv(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: pointer and length are those of one live exclusive slice; the kernel is done with it when the call returns.
-    let got = unsafe {
-        libc::recv(
-            socket,
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
-    checked(got)
+    let (got, _) = net::recv(borrowed(socket), buffer, RecvFlags::DONTWAIT)?;
+    Ok(got)
 }
 
-/// Hands over as much as the socket takes now.
+/// Sends as much as the socket takes now.
 pub fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: pointer and length are those of one live slice, only read by the kernel and only during the call.
-    let sent = unsafe {
-        libc::send(
-            socket,
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-        )
-    };
-    checked(sent)
+    Ok(net::send(borrowed(socket), bytes, SEND)?)
 }
 
-/// The same for a head and a body that live apart.
+/// Sends as much as the socket takes now of a head and a body that live apart.
 pub fn send_two(socket: RawFd, head: &[u8], body: &[u8]) -> io::Result<usize> {
-    let parts = [part(head), part(body)];
-    // SAFETY: all-zero is a valid value of this C structure.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = parts.as_ptr().cast_mut();
-    message.msg_iovlen = parts.len();
-    // SAFETY: the message points at two parts that live until the call returns; sendmsg does not write through them.
-    let sent = unsafe {
-        libc::sendmsg(
-            socket,
-            &raw const message,
-            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-        )
-    };
-    checked(sent)
+    let parts = [IoSlice::new(head), IoSlice::new(body)];
+    let mut control = SendAncillaryBuffer::default();
+    Ok(net::sendmsg(borrowed(socket), &parts, &mut control, SEND)?)
 }
 
-fn part(bytes: &[u8]) -> libc::iovec {
-    libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    }
-}
-
-fn checked(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
-/// Ends one or both directions. A socket whose peer is gone already needs no more, so errors are not reported.
+/// Ends one or both directions. Errors are not reported: the peer has closed the socket already.
 pub fn shutdown(socket: RawFd, side: Side) {
     let how = match side {
-        Side::Write => libc::SHUT_WR,
-        Side::Both => libc::SHUT_RDWR,
+        Side::Write => net::Shutdown::Write,
+        Side::Both => net::Shutdown::Both,
     };
-    // SAFETY: takes two integers.
-    let _ = unsafe { libc::shutdown(socket, how) };
+    let _ = net::shutdown(borrowed(socket), how);
 }
 
-/// Answers must not wait for acknowledgements of earlier ones.
+/// Sends answers without waiting for the acknowledgement of earlier ones.
 pub fn set_nodelay(socket: RawFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the option value is a C int that lives during the call, and its size is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Ok(sockopt::set_tcp_nodelay(borrowed(socket), true)?)
 }
 
-/// A connection that has already arrived, or `None`. Makes the listening socket non-blocking for good, so it is meant for the moment
-/// before that socket ends.
+/// A connection that has already arrived, or `None`. Makes the listening socket non-blocking for
+/// good, so it is meant for the moment before that socket ends.
 pub fn accept_now(listener: RawFd) -> Option<(TcpStream, IpAddr)> {
-    // SAFETY: fcntl with integers; accept4 may be called with null addresses; a descriptor it returns is new and ours alone.
-    let stream = unsafe {
-        let flags = libc::fcntl(listener, libc::F_GETFL);
-        libc::fcntl(listener, libc::F_SETFL, flags | libc::O_NONBLOCK);
-        let fd = libc::accept4(
-            listener,
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-        );
-        if fd < 0 {
-            return None;
-        }
-        TcpStream::from_raw_fd(fd)
-    };
+    let listener = borrowed(listener);
+    ioctl_fionbio(listener, true).ok()?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let stream = TcpStream::from(net::accept_with(listener, flags).ok()?);
     let peer = stream
         .peer_addr()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
     Some((stream, plain(peer)))
 }
 
-/// An IPv4 address in its IPv6 coat is the IPv4 address.
+/// The IPv4 address that an IPv4-mapped IPv6 address stands for; other addresses as they are.
 pub fn plain(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
@@ -142,112 +89,70 @@ pub fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether accepting failed because the process or the machine has no descriptor or memory left: wait, then go on.
+/// Whether accepting failed because the process or the machine has no descriptor or memory left.
+/// It may succeed later.
 pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
     )
 }
 
 /// Whether accepting failed for good: the socket does not listen any more.
 pub fn is_closed(error: &io::Error) -> bool {
     matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP)
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::BADF | Errno::NOTSOCK | Errno::OPNOTSUPP)
     )
 }
 
-/// Raises the number of descriptors this process may open as far as it is allowed, and tells how many that is.
-pub fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls read or write the one struct they are given.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
-            return 1024;
-        }
-        let wanted = libc::rlimit {
-            rlim_cur: limit.rlim_max,
-            ..limit
-        };
-        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) == 0 {
-            limit = wanted;
-        }
-    }
-    limit.rlim_cur
+/// The name of this machine; empty if it is not UTF-8.
+pub fn hostname() -> String {
+    let name = uname();
+    name.nodename().to_str().unwrap_or_default().to_owned()
 }
 
-/// Asks for a better place in the processor's queue for the calling thread. Not being allowed to is fine.
+/// Raises the number of descriptors this process may open as far as it is allowed, and returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit.clone()
+    };
+    let current = match process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    current.unwrap_or(u64::MAX)
+}
+
+/// Asks for more processor time for the calling thread than other threads get, if that is allowed.
 pub fn raise_priority() {
-    // SAFETY: takes three numbers; on Linux 0 means the calling thread.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, -10);
-    }
+    // To Linux, no process means the calling thread.
+    let _ = process::setpriority_process(None, -10);
 }
 
 /// Processors that the calling thread may use, ascending. At most as many as the CPU quota of the
-/// process allows; empty if the kernel does not tell.
+/// process allows; empty if the kernel does not report them.
 pub fn allowed_processors() -> Vec<usize> {
-    // SAFETY: all-zero is the empty set, and the set lives during the call.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
-            return Vec::new();
-        }
-        set
+    let Ok(set) = sched_getaffinity(None) else {
+        return Vec::new();
     };
     let quota = std::thread::available_parallelism().map_or(1, usize::from);
-    // SAFETY: the index is below the size of the set.
-    let is_allowed = |processor: &usize| unsafe { libc::CPU_ISSET(*processor, &set) };
-    (0..libc::CPU_SETSIZE as usize)
-        .filter(is_allowed)
+    (0..CpuSet::MAX_CPU)
+        .filter(|processor| set.is_set(*processor))
         .take(quota)
         .collect()
 }
 
 /// Restricts the calling thread, and threads that it starts from now on, to these processors.
 pub fn pin_thread(processors: &[usize]) -> io::Result<()> {
-    if processors.is_empty() || processors.iter().any(|p| *p >= libc::CPU_SETSIZE as usize) {
+    if processors.is_empty() || processors.iter().any(|p| *p >= CpuSet::MAX_CPU) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: all-zero is the empty set; the indexes were checked against the size of the set; the set
-    // lives during the call.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for processor in processors {
-            libc::CPU_SET(*processor, &mut set);
-        }
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor);
     }
-}
-
-/// Lets the close of this socket be a reset: the peer forgets the connection at once.
-pub fn reset_on_close(socket: RawFd) -> io::Result<()> {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // SAFETY: the option value is a C structure that lives during the call, and its size is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of::<libc::linger>() as libc::socklen_t,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Ok(sched_setaffinity(None, &set)?)
 }

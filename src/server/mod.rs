@@ -482,7 +482,7 @@ fn wait_for_signal() -> io::Result<()> {
 /// Makes exceeding the limit on file sizes an error of a write, which the writer handles, instead
 /// of a signal that ends the process.
 fn survive_file_size_limit() -> io::Result<()> {
-    signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
+    signal_hook::flag::register(rt::sys::FILE_TOO_LARGE, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 fn now_ms() -> u64 {
