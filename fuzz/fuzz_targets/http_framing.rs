@@ -1,53 +1,34 @@
-//! Where requests end. A second reader, naive and strict, must see the same requests in everything that we accept: two readers that disagree
-//! about where a request ends are how requests are smuggled. We may refuse more than it does, never less.
+//! Where requests end. A naive and strict second reader must see the same requests in everything that the server accepts: two readers that
+//! disagree about the end of a request are how requests are smuggled. The server may refuse more than the second reader, never less. The
+//! last byte of the input seeds the sizes of the reads.
 #![no_main]
 
+mod pieces;
+
 use libfuzzer_sys::fuzz_target;
-use weir::http::framing::{Whole, body};
-use weir::http::head::{Framing, fields, parse as head};
+use pieces::{Seen, first_request, sizes};
 
 const BODY_BYTES_MAX: u64 = 1 << 20;
 
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    method: String,
-    target: String,
-    body: Vec<u8>,
-    end: usize,
-}
-
-/// Our requests of one connection, up to the first that is refused or not there yet.
-fn ours(data: &[u8]) -> Vec<Seen> {
+/// The requests of one connection, up to the first that is refused or incomplete.
+fn accepted(data: &[u8]) -> Vec<Seen> {
+    let seed = data.last().copied().unwrap_or(0);
     let (mut seen, mut at) = (Vec::new(), 0);
     loop {
-        let mut room = fields();
-        let Ok(Some(read)) = head(&data[at..], &mut room) else {
+        let rest = &data[at..];
+        let whole = first_request(rest, BODY_BYTES_MAX, || rest.len());
+        let in_pieces = first_request(rest, BODY_BYTES_MAX, sizes(seed));
+        assert_eq!(in_pieces, whole, "it depends on the sizes of the reads");
+        let Ok(Some(mut request)) = whole else {
             return seen;
         };
-        let Ok(Whole::Complete { body, used }) =
-            body(read.framing, &data[at + read.len..], BODY_BYTES_MAX)
-        else {
-            return seen;
-        };
-        if read.framing == Framing::None {
-            assert_eq!(used, 0);
-        }
-        at += read.len + used;
-        let query = if read.query.is_empty() {
-            String::new()
-        } else {
-            format!("?{}", read.query)
-        };
-        seen.push(Seen {
-            method: read.method.as_str().into(),
-            target: format!("{}{query}", read.path),
-            body: body.into_owned(),
-            end: at,
-        });
+        at += request.end;
+        request.end = at;
+        seen.push(request);
     }
 }
 
-/// The request at the start of `data` as RFC 9112 has it, without any leniency but the empty line before it.
+/// The request at the start of `data` by RFC 9112, lenient only about one empty line before it.
 fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
     let blank = if data.starts_with(b"\r\n") { 2 } else { 0 };
     let data_after = &data[blank..];
@@ -122,10 +103,10 @@ fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
             Some(at) => after[at..].to_owned(),
         };
     }
-    let target = target
-        .strip_suffix('?')
-        .map(str::to_owned)
-        .unwrap_or(target);
+    // An empty query is no query.
+    if let Some((path, "")) = target.split_once('?') {
+        target = path.to_owned();
+    }
     let seen = Seen {
         method: String::from_utf8(method.to_vec()).ok()?,
         target,
@@ -187,18 +168,12 @@ fn is_token(byte: u8) -> bool {
 
 fuzz_target!(|data: &[u8]| {
     let mut at = 0;
-    for mut request in ours(data) {
+    for request in accepted(data) {
         let Some((mut expected, used)) = oracle(&data[at..]) else {
             panic!("accepted what is no request: {request:?}");
         };
         expected.end += at;
         at += used;
-        // An empty query is no query.
-        request.target = request
-            .target
-            .strip_suffix('?')
-            .map(str::to_owned)
-            .unwrap_or(request.target);
         assert_eq!(request, expected);
     }
 });

@@ -495,14 +495,14 @@ mod tests {
     use crate::api::call::Collection;
     use crate::api::shared::tests::shared;
     use crate::feed::nodes::NodeRuntime;
-    use crate::http::{Accepts, Options};
+    use crate::http::{Accepts, ConnectionOptions};
     use crate::query::Query;
 
     #[test]
     fn only_polls_for_lists_get_an_empty_list_at_timeout() {
         // Goal: no deadline turns into a short configuration or into a change that seems to be made.
         // Method: let the deadline of each kind of waiting request pass.
-        let connections = Connections::new(Options::default());
+        let connections = Connections::new(ConnectionOptions::default());
         let core = Core::new(0, shared(), connections);
         let ticket = |epoch| Ticket { slot: 0, epoch };
         let poll = Poll {

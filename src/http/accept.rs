@@ -1,4 +1,7 @@
-//! Accepting connections.
+//! Accepting: connections of one listening socket, until the drain.
+//!
+//! Promises: a pending accept is never dropped (that would leak a descriptor); connections that the
+//! kernel has accepted before a drain are served; beyond `connections_max` a client gets 503.
 
 use std::io;
 use std::mem;
@@ -7,31 +10,32 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::conn::{Conn, Core, Phase, connection};
-use super::connections::{Connections, add, tick};
-use super::{Accepts, Ended, Service};
+use super::Service;
+use super::conn::{Conn, Served, connection};
+use super::connections::{Connections, tick};
+use super::counters::add;
 use crate::error;
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::rt::{self, Listener, Socket, sys};
 
-/// Accepts connections and serves them until `Connections::drain`. Then returns, while the last connections finish: wait for
-/// `Connections::drained`.
+/// Accepts connections and serves them until `Connections::drain`. Returns while the last
+/// connections finish: `Connections::drained` waits for them.
 pub async fn serve<S: Service + 'static>(
     listener: Listener,
     service: Rc<S>,
     connections: Rc<Connections<S::Admitted>>,
 ) {
-    let core = Rc::new(Core {
+    let served = Rc::new(Served {
         service,
         shared: connections.clone(),
     });
     if !connections.ticking.replace(true) {
-        rt::spawn(tick(core.clone()));
+        rt::spawn(tick(served.clone()));
     }
     let fd = listener.as_raw_fd();
     if !connections.is_draining() {
         connections.listeners.borrow_mut().push(fd);
-        accept_all(&listener, &core).await;
+        accept_all(&listener, &served).await;
         connections
             .listeners
             .borrow_mut()
@@ -40,20 +44,21 @@ pub async fn serve<S: Service + 'static>(
     let arrivals = mem::take(&mut *connections.arrivals.borrow_mut());
     for (stream, peer) in arrivals {
         if let Ok(socket) = Listener::adopt(stream) {
-            open(&core, socket, peer);
+            open(&served, socket, peer);
         }
     }
-    connections.tell_drained();
+    connections.notify_drained();
 }
 
-async fn accept_all<S: Service + 'static>(listener: &Listener, core: &Rc<Core<S>>) {
-    let shared = &core.shared;
+async fn accept_all<S: Service + 'static>(listener: &Listener, served: &Rc<Served<S>>) {
+    let shared = &served.shared;
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => open(core, socket, sys::plain(peer.ip())),
+            Ok((socket, peer)) => open(served, socket, sys::unmapped(peer.ip())),
             Err(error) if shared.is_draining() || sys::is_closed(&error) => {
                 if !shared.is_draining() {
-                    tracing::error!(%error, "a listening socket has failed");
+                    let address = listener.local_addr();
+                    tracing::error!(%address, %error, "listening socket failed");
                 }
                 return;
             }
@@ -63,15 +68,16 @@ async fn accept_all<S: Service + 'static>(listener: &Listener, core: &Rc<Core<S>
                 if sys::is_exhausted(&error) {
                     add(&shared.count.exhausted, 1);
                 }
-                // The queue of the kernel keeps them until descriptors are free again.
+                // The queue of the kernel keeps the connections until descriptors are free again.
                 rt::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }
         }
     }
 }
 
-fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) {
-    let shared = &core.shared;
+/// Enters a connection into the table and starts its task.
+fn open<S: Service + 'static>(served: &Rc<Served<S>>, socket: Socket, peer: IpAddr) {
+    let shared = &served.shared;
     add(&shared.count.accepted, 1);
     let fd = socket.as_raw_fd();
     let mut table = shared.table.borrow_mut();
@@ -89,28 +95,7 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
     });
     table.wheel.add(slot);
     let epoch = table.epochs[slot];
-    table.conns[slot] = Some(Conn {
-        socket: fd,
-        epoch,
-        peer,
-        phase: Phase::Quiet,
-        last: false,
-        linger: false,
-        owed: false,
-        upgraded: false,
-        ended: Ended::ByPeer,
-        half_closed: false,
-        woken: false,
-        head_only: false,
-        keep_alive: true,
-        is_1_0: false,
-        accepts: Accepts::NONE,
-        origin: 0,
-        since: 0,
-        waker: None,
-        input: None,
-        unsent: None,
-    });
+    table.conns[slot] = Some(Conn::new(fd, epoch, peer));
     let due = if shared.is_draining() {
         shared.limits.linger_ms
     } else {
@@ -118,18 +103,18 @@ fn open<S: Service + 'static>(core: &Rc<Core<S>>, socket: Socket, peer: IpAddr) 
     };
     table.wheel.set(slot, shared.after(due));
     drop(table);
-    rt::spawn(connection(core.clone(), socket, slot));
+    rt::spawn(connection(served.clone(), socket, slot));
 }
 
 impl<A> Connections<A> {
-    /// Too many connections: say so, if that can be done without waiting, and hang up.
-    pub(super) fn shed(&self, socket: RawFd) {
+    /// Answers 503 to a connection too many, if that needs no waiting, and closes it.
+    fn shed(&self, socket: RawFd) {
         let mut out = self.take_out();
         let full = error::TOO_MANY_CONNECTIONS.error();
         self.write_last(full.into(), &mut out);
-        // The client is gone or gets it; both are fine.
+        // If the socket does not take the answer, the client sees the close alone.
         drop(self.send(socket, &out, None));
-        self.give_out(out);
+        self.return_out(out);
         sys::shutdown(socket, sys::Side::Write);
     }
 }

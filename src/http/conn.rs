@@ -1,16 +1,16 @@
-//! Connections of one core: bytes in, requests to the service, answers out, and when to stop.
+//! Connection: the state machine of one connection.
 //!
-//! One task per connection that does nothing but wait for its socket; everything else is a synchronous `turn`: take what the socket has
-//! (one read into a buffer of the core), answer every complete request in it, hand over all answers in one write. An idle or
-//! parked connection owns no buffer and no timer.
+//! One task per connection waits for its socket; everything else is the synchronous
+//! [`Served::advance`]: take what the socket has (one read into a buffer of the core), answer every
+//! complete request in it, send all answers in one write. An idle or parked connection owns no
+//! buffer and no timer.
 //!
-//! Promises: answers leave in the order of the requests; a request that waits is completed straight from the completer's stack, without
-//! waking the task, when nothing else is to be done; nothing pending in the kernel is ever dropped (a connection is ended by
-//! `shutdown`, which completes what waits); whatever a client does is bounded in time and bytes; a panic of the service ends one
-//! connection. What requests mean and who may send them is left to the `Service`, of which there is one per `Connections`.
-//!
-//! An upgraded connection keeps its task, its entry and its rules: a partial line is all it may make us keep, silence ends it by the same
-//! wheel of deadlines, what it does not take is queued with a bound.
+//! Promises: answers leave in the order of the requests; the answer to a waiting request is sent
+//! from the stack of the caller that completes it, and the task is woken only if more is left to
+//! do; no operation that is pending in the kernel is dropped (a connection is ended by `shutdown`,
+//! which completes the operation); time and bytes spent on a client are bounded; a panic of the
+//! service ends one connection. What requests mean is left to the `Service`, lines of upgraded
+//! connections to `lines`, the table and the clock to `connections`.
 
 use std::future::poll_fn;
 use std::mem;
@@ -22,11 +22,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::connections::{Connections, Table, add};
+use super::connections::{Connections, Table};
 use super::cors::Cors;
-use super::framing::Chunked;
-use super::head::{self, Framing, Head, Method};
-use super::input::{ChunkedBody, Input, Progress};
+use super::counters::add;
+use super::head::{self, Head, Method};
+use super::input::{Input, NextRequest, Progress, next_request};
 use super::refusal::Refusal;
 use super::response::{self, Body, Prepared, Response, Style};
 use super::unsent::{Flushed, Gone, Unsent, is_not_now};
@@ -38,20 +38,20 @@ use crate::limits::{
 };
 use crate::rt::{self, Socket, sys};
 
-/// Where a connection is between two turns. Unsent answers are a second, independent matter.
+/// State of a connection between two calls of [`Served::advance`]. Independent of unsent answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing of a request has arrived.
-    Quiet,
+    /// No byte of the next request has arrived.
+    Idle,
     /// A part of a request has arrived.
     Receiving,
     /// The service owes an answer.
     Waiting,
-    /// Lines instead of requests.
+    /// The connection carries lines instead of requests.
     Upgraded,
-    /// The last answer is sent; what still comes is thrown away.
+    /// The last answer is sent; what still arrives is thrown away.
     Lingering,
-    /// The task has only to notice.
+    /// The connection is over; its task has not noticed yet.
     Closed,
 }
 
@@ -60,77 +60,136 @@ pub(super) enum Phase {
 pub(super) enum Next {
     Readable,
     Writable,
-    /// To be woken: there is nothing the socket could tell that we want to know now.
-    Parked,
+    /// A wake only: nothing the socket could report matters now.
+    Woken,
     Close,
 }
 
-/// One open connection. Its size is what an idle client costs, together with its task.
+/// One open connection. Its size, with that of its task, is the cost of an idle client.
 #[allow(clippy::struct_excessive_bools)] // independent facts, one byte each
 pub(super) struct Conn<A> {
     /// Valid as long as the entry is in the table: the entry is removed before the socket closes.
     pub(super) socket: RawFd,
-    /// Of the newest request of this slot; grows over all connections that use the slot.
+    /// Number of the newest request of this slot; grows over all connections that use the slot.
     pub(super) epoch: u32,
     pub(super) peer: IpAddr,
     pub(super) phase: Phase,
-    /// The connection ends when the unsent answers are sent.
-    pub(super) last: bool,
-    /// It ends by reading on for a while, because the client may be sending.
-    pub(super) linger: bool,
+    pub(super) ending: Ending,
     /// The service has not answered `epoch` yet.
     pub(super) owed: bool,
-    /// `epoch` names a connection of lines, whose end the service is to be told.
+    /// `epoch` names an upgraded connection, whose end must be reported to the service.
     pub(super) upgraded: bool,
-    /// Why, as far as it is our doing.
-    pub(super) ended: Ended,
     /// The client has ended its sending side.
     pub(super) half_closed: bool,
     pub(super) woken: bool,
-    // How the answer that is owed will look.
-    pub(super) head_only: bool,
-    pub(super) keep_alive: bool,
-    pub(super) is_1_0: bool,
-    pub(super) accepts: Accepts,
-    pub(super) origin: u8,
-    /// The tick in which the body began, the bytes read while lingering, or the ticks that an upgraded connection may be silent.
+    pub(super) form: AnswerForm,
+    /// The tick in which the body began, the bytes read while lingering, or the ticks that an
+    /// upgraded connection may be silent.
     pub(super) since: u32,
     pub(super) waker: Option<Waker>,
-    pub(super) input: Option<Box<Input<A>>>,
+    pub(super) input: Option<Box<Input<Option<A>>>>,
     pub(super) unsent: Option<Box<Unsent>>,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ending {
+    /// It ends when the unsent answers are sent.
+    pub(super) last: bool,
+    /// Before, it reads on for a while, because the client may be sending.
+    pub(super) linger: bool,
+    /// Why it ends, as far as this side decides it.
+    pub(super) why: Ended,
+}
+
+/// The form of the answer that a waiting request gets.
+#[derive(Clone, Copy)]
+pub(super) struct AnswerForm {
+    head_only: bool,
+    keep_alive: bool,
+    is_1_0: bool,
+    accepts: Accepts,
+    /// See [`Cors::of`].
+    origin: u8,
+}
+
+impl<A> Conn<A> {
+    pub(super) fn new(socket: RawFd, epoch: u32, peer: IpAddr) -> Self {
+        Self {
+            socket,
+            epoch,
+            peer,
+            phase: Phase::Idle,
+            ending: Ending::default(),
+            owed: false,
+            upgraded: false,
+            half_closed: false,
+            woken: false,
+            form: AnswerForm {
+                head_only: false,
+                keep_alive: true,
+                is_1_0: false,
+                accepts: Accepts::NONE,
+                origin: 0,
+            },
+            since: 0,
+            waker: None,
+            input: None,
+            unsent: None,
+        }
+    }
+
+    /// Makes the task advance its connection, if it does not do so already.
+    pub(super) fn wake(&mut self) {
+        self.woken = true;
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends the connection: the operation its task waits for completes.
+    pub(super) fn kill(&mut self) {
+        self.phase = Phase::Closed;
+        self.unsent = None;
+        self.input = None;
+        sys::shutdown(self.socket, sys::Side::Both);
+        self.wake();
+    }
+}
+
+/// Answers to waiting requests, sent from the stack of the caller.
 impl<A> Connections<A> {
-    /// Gives a waiting request its answer. `false`: nobody waits for it any more. May be called from inside the service, for other
-    /// tickets than the one being decided.
+    /// Sends the answer of a waiting request. Returns false if the request does not wait any more.
+    /// May be called by the service, for other tickets than the one it is deciding.
     pub fn complete(&self, ticket: Ticket, response: Response) -> bool {
         let mut table = self.table.borrow_mut();
         let Some(conn) = table.waiting(ticket) else {
             return false;
         };
         if response.close {
-            conn.keep_alive = false;
-            conn.linger = true;
+            conn.form.keep_alive = false;
+            conn.ending.linger = true;
         }
         let style = self.style_of(conn);
         let mut out = self.take_out();
         let large = response::write(response, style, &self.common.borrow(), &mut out);
         self.deliver(&mut table, ticket.slot, style.close, &out, large);
-        self.give_out(out);
+        self.return_out(out);
         true
     }
 
-    /// Whether somebody still waits for this answer.
+    /// Whether the request still waits for its answer.
     pub fn is_waiting(&self, ticket: Ticket) -> bool {
         self.table.borrow_mut().waiting(ticket).is_some()
     }
 
-    /// Formats an answer once for many `complete_shared`. `accepts` is what all receivers take.
+    /// Formats an answer once for many `complete_shared`. `accepts`: codings all receivers take.
     pub fn prepare(&self, response: Response, accepts: Accepts) -> Prepared {
         Prepared::new(response, accepts, &self.common.borrow())
     }
 
-    /// Gives a waiting request an answer that others get, too. Costs little more than the system call that sends it.
+    /// Sends an answer that other requests get as well, at little more than the cost of the system
+    /// call. Returns false if the request does not wait any more.
     pub fn complete_shared(&self, ticket: Ticket, prepared: &Prepared) -> bool {
         let mut table = self.table.borrow_mut();
         let Some(conn) = table.waiting(ticket) else {
@@ -141,7 +200,7 @@ impl<A> Connections<A> {
             let mut out = self.take_out();
             prepared.write_variant(style, &mut out);
             self.deliver(&mut table, ticket.slot, style.close, &out, None);
-            self.give_out(out);
+            self.return_out(out);
         } else {
             self.deliver(&mut table, ticket.slot, false, prepared.whole(), None);
         }
@@ -149,22 +208,22 @@ impl<A> Connections<A> {
     }
 
     fn style_of(&self, conn: &mut Conn<A>) -> Style<'_> {
-        if self.draining.get() && conn.keep_alive {
-            conn.keep_alive = false;
-            conn.linger = true;
+        if self.draining.get() && conn.form.keep_alive {
+            conn.form.keep_alive = false;
+            conn.ending.linger = true;
         }
-        // What was sent ahead will not be read if this is the last answer.
-        conn.linger |= conn.input.is_some();
+        // Bytes received ahead will not be read if this is the last answer.
+        conn.ending.linger |= conn.input.is_some();
         Style {
-            head_only: conn.head_only,
-            close: !conn.keep_alive || conn.half_closed && conn.input.is_none(),
-            is_1_0: conn.is_1_0,
-            accepts: conn.accepts,
-            origin: self.cors.allowed(conn.origin),
+            head_only: conn.form.head_only,
+            close: !conn.form.keep_alive || conn.half_closed && conn.input.is_none(),
+            is_1_0: conn.form.is_1_0,
+            accepts: conn.form.accepts,
+            origin: self.cors.allowed(conn.form.origin),
         }
     }
 
-    /// Sends the answer that was owed. The task is woken only if there is something left for it to do.
+    /// Sends the answer that was owed. Wakes the task only if it has something left to do.
     fn deliver(
         &self,
         table: &mut Table<A>,
@@ -175,9 +234,9 @@ impl<A> Connections<A> {
     ) {
         let now = self.now.get();
         let conn = table.get(slot);
-        conn.phase = Phase::Quiet;
+        conn.phase = Phase::Idle;
         conn.owed = false;
-        conn.last |= close;
+        conn.ending.last |= close;
         add(&self.count.waits, 1);
         self.count.waiting.set(self.count.waiting.get() - 1);
         if let Some(unsent) = &mut conn.unsent {
@@ -188,12 +247,12 @@ impl<A> Connections<A> {
             return;
         }
         match self.send(conn.socket, bytes, large) {
-            Ok(None) if conn.last => self.end_woken(table, slot),
+            Ok(None) if conn.ending.last => self.end_woken(table, slot),
             Ok(None) => {
                 if conn.input.is_some() || conn.half_closed {
                     conn.wake();
                 }
-                table.wheel.set(slot, now + self.quiet_ticks());
+                table.wheel.set(slot, now + self.idle_ticks());
             }
             Ok(Some(unsent)) => {
                 conn.unsent = Some(unsent);
@@ -203,103 +262,59 @@ impl<A> Connections<A> {
             Err(Gone) => conn.kill(),
         }
     }
-
-    /// All is sent and nothing may follow.
-    pub(super) fn end(&self, table: &mut Table<A>, slot: u32) -> Next {
-        let conn = table.get(slot);
-        conn.input = None;
-        if !conn.linger || conn.half_closed {
-            conn.phase = Phase::Closed;
-            return Next::Close;
-        }
-        sys::shutdown(conn.socket, sys::Side::Write);
-        conn.phase = Phase::Lingering;
-        conn.since = 0;
-        table.wheel.set(slot, self.after(self.limits.linger_ms));
-        Next::Readable
-    }
-
-    /// The same from outside the task.
-    pub(super) fn end_woken(&self, table: &mut Table<A>, slot: u32) {
-        let next = self.end(table, slot);
-        let conn = table.get(slot);
-        match next {
-            Next::Close => conn.kill(),
-            // It may have been parked.
-            _ => conn.wake(),
-        }
-    }
 }
 
-impl<A> Conn<A> {
-    /// Makes the task look at its connection, if it does not do so already.
-    pub(super) fn wake(&mut self) {
-        self.woken = true;
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Ends the connection: whatever its task waits for completes.
-    pub(super) fn kill(&mut self) {
-        self.phase = Phase::Closed;
-        self.unsent = None;
-        self.input = None;
-        sys::shutdown(self.socket, sys::Side::Both);
-        self.wake();
-    }
-}
-
-/// The life of a connection, as far as it has to wait. Small on purpose, with a single place to wait: this is what every idle client
-/// keeps.
+/// The life of a connection, as far as it has to wait. It is small, with a single place to wait,
+/// because every idle client keeps one.
 #[allow(clippy::manual_async_fn)] // an async fn would keep its arguments twice
 pub(super) fn connection<S: Service + 'static>(
-    core: Rc<Core<S>>,
+    served: Rc<Served<S>>,
     socket: Socket,
     slot: u32,
 ) -> impl Future<Output = ()> {
     async move {
-        // Stays armed over everything else that happens: dropping it would keep the descriptor open in the kernel.
+        // Stays armed over everything else: dropping it would keep the descriptor open in the
+        // kernel.
         let mut readable = pin!(None);
         // Rare, so it costs a pointer and not its size.
         let mut writable: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
         let mut next = Next::Readable;
         poll_fn(|context| {
             for _ in 0..TURNS_PER_POLL {
-                let is_time = match next {
+                let is_ready = match next {
                     Next::Readable => {
                         if readable.is_none() {
                             readable.set(Some(socket.readable()));
                         }
-                        core.shared.is_woken(slot, context)
+                        served.shared.is_woken(slot, context)
                             || is_ready_or_none(readable.as_mut(), context)
                     }
                     Next::Writable => {
                         let armed = writable.get_or_insert_with(|| Box::pin(socket.writable()));
-                        let is_time = armed.as_mut().poll(context).is_ready();
-                        if is_time {
+                        let is_ready = armed.as_mut().poll(context).is_ready();
+                        if is_ready {
                             writable = None;
                         }
-                        is_time
+                        is_ready
                     }
-                    Next::Parked => core.shared.is_woken(slot, context),
+                    Next::Woken => served.shared.is_woken(slot, context),
                     Next::Close => is_ready_or_none(readable.as_mut(), context),
                 };
-                if !is_time {
+                if !is_ready {
                     return Poll::Pending;
                 }
                 if next == Next::Close {
                     return Poll::Ready(());
                 }
-                next = core.turn(slot);
+                next = served.advance_caught(slot);
                 if next == Next::Close {
-                    core.release(slot);
+                    served.release(slot);
                     if readable.is_some() {
                         sys::shutdown(socket.as_raw_fd(), sys::Side::Both);
                     }
                 }
             }
-            // With epoll a busy socket is readable at once, again and again: let the others in.
+            // With epoll a busy socket is readable at once, again and again: let other tasks run.
             rt::wake_later(context.waker().clone());
             Poll::Pending
         })
@@ -329,62 +344,65 @@ impl<A> Connections<A> {
     }
 }
 
-/// What one batch of requests led to.
-struct Round<A> {
-    /// Bytes of the requests that were answered or handed over.
+/// Result of answering a batch of requests.
+struct Batch<A> {
+    /// Bytes of the requests that were answered or handed over to the service.
     used: usize,
     /// To be sent after the batch.
     large: Option<Body>,
-    end: End<A>,
+    end: BatchEnd<A>,
 }
 
-enum End<A> {
-    /// Everything complete was answered.
-    Nothing,
-    /// The batch is full: send it, then go on.
+impl<A> Batch<A> {
+    fn new(used: usize, end: BatchEnd<A>) -> Self {
+        let large = None;
+        Self { used, large, end }
+    }
+}
+
+/// Why a batch ends.
+enum BatchEnd<A> {
+    /// Every request was answered.
+    Empty,
+    /// The batch is full: it is sent before the next one.
     Full,
-    /// The body of an admitted request is incomplete. `keep` bytes of it have to be kept, `received` of them or more were body.
-    Body {
-        progress: Progress<A>,
-        keep: usize,
-        received: u64,
-    },
+    /// A part of the next request is missing.
+    Incomplete(Box<Input<Option<A>>>),
+    /// The service answers later.
     Waiting {
         deadline: Option<Duration>,
-        style: Style<'static>,
-        /// See [`Cors::of`].
-        origin: u8,
+        form: AnswerForm,
     },
     /// The connection ends after this batch.
     Last { linger: bool },
-    /// What follows are lines.
+    /// Lines follow.
     Upgraded { silence_max: Duration },
 }
 
-/// Whose turn it is, copied out of the table.
+/// What the table knows of the connection that advances, copied so that the table is not borrowed.
 #[derive(Clone, Copy)]
-struct Who {
+struct ConnRef {
     slot: u32,
     socket: RawFd,
     peer: IpAddr,
 }
 
 /// A service and the connections it answers.
-pub(super) struct Core<S: Service> {
+pub(super) struct Served<S: Service> {
     pub(super) service: Rc<S>,
     pub(super) shared: Rc<Connections<S::Admitted>>,
 }
 
-impl<S: Service> Core<S> {
-    /// Does everything that can be done now, and says what to wait for.
-    fn turn(&self, slot: u32) -> Next {
-        // Our own mistakes, too, cost one connection and not the core.
+impl<S: Service> Served<S> {
+    /// [`Served::advance`], where a panic, ours included, ends one connection and not the core.
+    fn advance_caught(&self, slot: u32) -> Next {
         catch_unwind(AssertUnwindSafe(|| self.advance(slot))).unwrap_or_else(|payload| {
             self.shared.panicked("connection", payload.as_ref());
             Next::Close
         })
     }
 
+    /// Does everything that can be done now, and returns what to wait for.
     fn advance(&self, slot: u32) -> Next {
         let shared = &*self.shared;
         let mut table = shared.table.borrow_mut();
@@ -399,7 +417,7 @@ impl<S: Service> Core<S> {
             Phase::Lingering => shared.discard(conn),
             Phase::Waiting => {
                 drop(table);
-                self.listen_ahead(slot)
+                self.read_ahead(slot)
             }
             Phase::Upgraded => {
                 let input = conn.input.take();
@@ -409,310 +427,204 @@ impl<S: Service> Core<S> {
                 };
                 let socket = conn.socket;
                 drop(table);
-                self.hear(ticket, socket, input)
+                self.receive_lines(ticket, socket, input)
             }
-            Phase::Quiet | Phase::Receiving => {
+            Phase::Idle | Phase::Receiving => {
                 let input = conn.input.take();
                 let epoch = conn.epoch;
-                let who = Who {
+                let conn = ConnRef {
                     slot,
                     socket: conn.socket,
                     peer: conn.peer,
                 };
                 drop(table);
                 match input {
-                    None => self.receive(who, epoch),
-                    Some(input) => self.receive_more(who, epoch, input),
+                    None => self.receive(conn, epoch),
+                    Some(input) => self.receive_more(conn, epoch, input),
                 }
             }
         }
     }
 
-    /// Reads what begins with a new request. The bytes stay where they were read.
-    fn receive(&self, who: Who, epoch: u32) -> Next {
+    /// Reads bytes that begin with a new request. They stay where they were read.
+    fn receive(&self, conn: ConnRef, epoch: u32) -> Next {
         let shared = &*self.shared;
         let mut scratch = shared.take_scratch();
-        let next = match sys::recv(who.socket, &mut scratch) {
+        let next = match sys::recv(conn.socket, &mut scratch) {
             Ok(0) => Next::Close,
             Ok(got) => {
                 add(&shared.count.bytes_in, got as u64);
-                self.answer(who, epoch, &scratch[..got], Progress::Head, true)
+                self.answer(conn, epoch, &scratch[..got], Progress::Head, true)
             }
-            Err(error) if is_not_now(&error) => shared.nothing_there(who.slot),
+            Err(error) if is_not_now(&error) => shared.nothing_received(conn.slot),
             Err(_) => Next::Close,
         };
         shared.scratch.set(Some(scratch));
         next
     }
 
-    /// Goes on with a request that has begun, or with one that was sent while another one waited.
-    fn receive_more(&self, who: Who, epoch: u32, mut input: Box<Input<S::Admitted>>) -> Next {
+    /// Continues a request that has begun, or one that was received while another one waited.
+    fn receive_more(
+        &self,
+        conn: ConnRef,
+        epoch: u32,
+        mut input: Box<Input<Option<S::Admitted>>>,
+    ) -> Next {
         let shared = &*self.shared;
         let fresh = mem::take(&mut input.ready);
         if !fresh {
             let mut scratch = shared.take_scratch();
-            let look = match sys::recv(who.socket, &mut scratch) {
+            let parse = match sys::recv(conn.socket, &mut scratch) {
                 Ok(got) if got > 0 => {
                     add(&shared.count.bytes_in, got as u64);
                     input.add(&scratch[..got])
                 }
                 Err(error) if is_not_now(&error) => Ok(false),
-                // An end of input inside a request: there is nobody left to complain to.
+                // The client left within a request: an answer would not be read.
                 Ok(_) | Err(_) => return Next::Close,
             };
             shared.scratch.set(Some(scratch));
-            match look {
+            match parse {
                 Ok(true) => {}
                 Ok(false) => {
-                    let mut table = shared.table.borrow_mut();
-                    if !matches!(input.progress, Progress::Head) {
-                        let since = table.get(who.slot).since;
-                        let due = shared.body_deadline(since, input.body_received);
-                        table.wheel.set(who.slot, due);
-                    }
-                    table.get(who.slot).input = Some(input);
+                    shared.keep_input(conn.slot, input);
                     return Next::Readable;
                 }
                 Err(refusal) => {
                     let mut out = shared.take_out();
                     shared.refuse(refusal, &mut out);
-                    let sent = shared.send(who.socket, &out, None);
-                    shared.give_out(out);
-                    let end = End::Last { linger: true };
-                    return shared.settle(who.slot, epoch, end, &[], false, sent);
+                    let sent = shared.send(conn.socket, &out, None);
+                    shared.return_out(out);
+                    let end = BatchEnd::Last { linger: true };
+                    return shared.finish_batch(conn.slot, epoch, end, &[], false, sent);
                 }
             }
         }
-        let Input {
-            bytes, progress, ..
-        } = *input;
-        self.answer(who, epoch, &bytes, progress, fresh)
+        let (bytes, progress) = input.into_parts();
+        self.answer(conn, epoch, &bytes, progress, fresh)
     }
 
-    /// Answers all complete requests in `bytes`, in as few writes as the limits allow. `fresh`: the first byte is the first of a request.
+    /// Answers all complete requests in `bytes`, in as few writes as the limits allow. `fresh`: the
+    /// first byte is the first of a request.
     fn answer(
         &self,
-        who: Who,
+        conn: ConnRef,
         mut epoch: u32,
         bytes: &[u8],
-        mut progress: Progress<S::Admitted>,
+        mut progress: Progress<Option<S::Admitted>>,
         fresh: bool,
     ) -> Next {
         let shared = &*self.shared;
         let mut out = shared.take_out();
         let mut used = 0;
         let (end, sent) = loop {
-            let round = self.round(who, &mut epoch, &bytes[used..], progress, &mut out);
-            used += round.used;
-            let sent = shared.send(who.socket, &out, round.large);
+            let batch = self.batch(conn, &mut epoch, &bytes[used..], progress, &mut out);
+            used += batch.used;
+            let sent = shared.send(conn.socket, &out, batch.large);
             out.clear();
-            if matches!(round.end, End::Full) && matches!(sent, Ok(None)) {
+            if matches!(batch.end, BatchEnd::Full) && matches!(sent, Ok(None)) {
                 progress = Progress::Head;
                 continue;
             }
-            break (round.end, sent);
+            break (batch.end, sent);
         };
-        shared.give_out(out);
-        let upgraded = matches!(end, End::Upgraded { .. });
-        let next = shared.settle(
-            who.slot,
-            epoch,
-            end,
-            &bytes[used..],
-            fresh || used > 0,
-            sent,
-        );
+        shared.return_out(out);
+        let upgraded = matches!(end, BatchEnd::Upgraded { .. });
+        let fresh = fresh || used > 0;
+        let next = shared.finish_batch(conn.slot, epoch, end, &bytes[used..], fresh, sent);
         if upgraded && next == Next::Readable {
-            let slot = who.slot;
+            let slot = conn.slot;
             let ticket = Ticket { slot, epoch };
             if shared.draining.get() {
-                return self.hang_up(ticket, who.socket, Ended::Draining);
+                return self.close_lines(ticket, conn.socket, Ended::Draining);
             }
             let input = shared.table.borrow_mut().get(slot).input.take();
             if input.is_some() {
-                return self.hear(ticket, who.socket, input);
+                return self.receive_lines(ticket, conn.socket, input);
             }
         }
         next
     }
 
-    /// One batch: appends answers to `out` until something has to happen first.
-    fn round(
+    /// Appends the answers of one batch to `out`.
+    fn batch(
         &self,
-        who: Who,
+        conn: ConnRef,
         epoch: &mut u32,
         bytes: &[u8],
-        mut progress: Progress<S::Admitted>,
+        mut progress: Progress<Option<S::Admitted>>,
         out: &mut Vec<u8>,
-    ) -> Round<S::Admitted> {
-        let shared = &*self.shared;
+    ) -> Batch<S::Admitted> {
         let mut used = 0;
         let mut answers = 0;
-        let ended = |used, end| Round {
-            used,
-            large: None,
-            end,
-        };
-        let refused = |used, refusal, out: &mut Vec<u8>| {
-            shared.refuse(refusal, out);
-            ended(used, End::Last { linger: true })
-        };
         while used < bytes.len() {
             if answers == ANSWERS_PER_WRITE_MAX || out.len() >= UNSENT_BYTES_MAX {
-                return ended(used, End::Full);
+                return Batch::new(used, BatchEnd::Full);
             }
-            let rest = &bytes[used..];
+            answers += 1;
             let mut fields = head::fields();
-            let head = match head::parse(rest, &mut fields) {
-                Ok(Some(head)) => head,
-                Ok(None) => break,
-                Err(refusal) => return refused(used, refusal, out),
-            };
-            add(&shared.count.requests, 1);
-            let after = &rest[head.len..];
-            let decoded;
-            let body_late = !matches!(progress, Progress::Head);
-            // The body, and how long the request is from its first byte.
-            let (body, len, admitted) = match mem::replace(&mut progress, Progress::Head) {
-                Progress::Length { total, admitted } => (&rest[head.len..total], total, admitted),
-                Progress::Chunked { chunked, admitted } => {
-                    decoded = chunked.body;
-                    (&decoded[..], head.len, admitted)
-                }
-                Progress::Head => {
-                    let (body_bytes_max, admitted) = match self.admit(&head, who.peer) {
-                        Ok(admitted) => admitted,
-                        Err(mut response) => {
-                            // A body that is here is skipped; one that is not would have to be read for nothing.
-                            let skipped = match head.framing {
-                                Framing::None => Some(0),
-                                Framing::Length(length) if length <= after.len() as u64 => {
-                                    Some(length as usize)
-                                }
-                                Framing::Length(_) | Framing::Chunked => None,
-                            };
-                            response.close |= skipped.is_none();
-                            used += head.len + skipped.unwrap_or(0);
-                            answers += 1;
-                            let more = used < bytes.len() || skipped.is_none();
-                            match shared.reply(response, &head, more, out) {
-                                (None, None) => continue,
-                                (large, end) => {
-                                    let end = end.unwrap_or(End::Full);
-                                    return Round { used, large, end };
-                                }
-                            }
-                        }
+            let progress = mem::replace(&mut progress, Progress::Head);
+            let admit = |head: &Head<'_>| self.admit(head, conn.peer);
+            match next_request(&bytes[used..], progress, &mut fields, admit) {
+                Ok(NextRequest::Complete {
+                    head,
+                    body,
+                    len,
+                    body_late,
+                    admitted,
+                }) => {
+                    used += len;
+                    *epoch = epoch.wrapping_add(1);
+                    let ticket = Ticket {
+                        slot: conn.slot,
+                        epoch: *epoch,
                     };
-                    match head.framing {
-                        Framing::None => (&after[..0], head.len, admitted),
-                        Framing::Length(length) if length > body_bytes_max => {
-                            return refused(used, Refusal::BodyLong, out);
-                        }
-                        Framing::Length(length) if length <= after.len() as u64 => {
-                            let length = length as usize;
-                            (&after[..length], head.len + length, admitted)
-                        }
-                        Framing::Length(length) => {
-                            ask_for_body(&head, after, out);
-                            let end = End::Body {
-                                progress: Progress::Length {
-                                    total: head.len + length as usize,
-                                    admitted,
-                                },
-                                keep: rest.len(),
-                                received: after.len() as u64,
-                            };
-                            return ended(used, end);
-                        }
-                        Framing::Chunked => {
-                            let mut chunked = Box::new(ChunkedBody {
-                                decoder: Chunked::new(body_bytes_max),
-                                body: Vec::new(),
-                            });
-                            match chunked.decoder.feed(after, &mut chunked.body) {
-                                Ok(fed) if fed.complete => {
-                                    decoded = chunked.body;
-                                    (&decoded[..], head.len + fed.used, admitted)
-                                }
-                                Ok(_) => {
-                                    ask_for_body(&head, after, out);
-                                    let end = End::Body {
-                                        progress: Progress::Chunked { chunked, admitted },
-                                        keep: head.len,
-                                        received: after.len() as u64,
-                                    };
-                                    return ended(used, end);
-                                }
-                                Err(refusal) => return refused(used, refusal, out),
-                            }
-                        }
+                    let request = request(&head, &body, conn.peer, body_late);
+                    let answer = self.call(&request, admitted, ticket);
+                    let more = used < bytes.len();
+                    if let Some(batch) = self.shared.write_answer(answer, &head, used, more, out) {
+                        return batch;
                     }
                 }
-            };
-            used += len;
-            *epoch = epoch.wrapping_add(1);
-            let ticket = Ticket {
-                slot: who.slot,
-                epoch: *epoch,
-            };
-            let more = used < bytes.len();
-            let request = Request {
-                method: match head.method {
-                    Method::Head => Method::Get,
-                    method => method,
-                },
-                path: head.path,
-                query: head.query,
-                headers: head.headers,
-                body,
-                peer: who.peer,
-                body_late,
-                may_upgrade: head.keep_alive && !head.is_1_0,
-            };
-            match self.call(&request, admitted, ticket) {
-                Answer::Reply(response) => {
-                    answers += 1;
-                    match shared.reply(response, &head, more, out) {
-                        (None, None) => {}
-                        (large, end) => {
-                            let end = end.unwrap_or(End::Full);
-                            return Round { used, large, end };
-                        }
+                Ok(NextRequest::Rejected {
+                    head,
+                    reason: mut response,
+                    len,
+                    body_missing,
+                }) => {
+                    used += len;
+                    // Reading a body that is not here yet would be for nothing.
+                    response.close |= body_missing;
+                    let more = used < bytes.len() || body_missing;
+                    let answer = Answer::Reply(response);
+                    if let Some(batch) = self.shared.write_answer(answer, &head, used, more, out) {
+                        return batch;
                     }
                 }
-                Answer::Wait { deadline } => {
-                    let style = Style {
-                        head_only: head.method == Method::Head,
-                        close: !head.keep_alive,
-                        is_1_0: head.is_1_0,
-                        accepts: head.headers.accepts(),
-                        origin: None,
-                    };
-                    let origin = shared.cors.of(&head);
-                    return ended(
-                        used,
-                        End::Waiting {
-                            deadline,
-                            style,
-                            origin,
-                        },
-                    );
+                Ok(NextRequest::Incomplete {
+                    input,
+                    wants_continue,
+                }) => {
+                    if wants_continue {
+                        out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    }
+                    return Batch::new(used, BatchEnd::Incomplete(input));
                 }
-                Answer::Upgrade(upgrade) => {
-                    response::write_upgrade(&upgrade, &shared.common.borrow(), out);
-                    let Upgrade { silence_max, .. } = upgrade;
-                    return ended(used, End::Upgraded { silence_max });
+                Err(refusal) => {
+                    self.shared.refuse(refusal, out);
+                    return Batch::new(used, BatchEnd::Last { linger: true });
                 }
             }
         }
-        ended(used, End::Nothing)
+        Batch::new(used, BatchEnd::Empty)
     }
 
-    /// How large a body the request may bring, and what the service found; `None` for `OPTIONS`, which never gets there.
+    /// Returns the longest body the request may have, and what the service found out about it:
+    /// `None` for `OPTIONS`, which is answered without the service, because browsers send it without
+    /// credentials.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<(u64, Option<S::Admitted>), Response> {
+        add(&self.shared.count.requests, 1);
         if head.method == Method::Options {
-            // Browsers send it without credentials.
             return Ok((AHEAD_BYTES_MAX as u64, None));
         }
         let admission = catch_unwind(AssertUnwindSafe(|| self.service.admit(head, peer)))
@@ -729,19 +641,15 @@ impl<S: Service> Core<S> {
             .unwrap_or_else(|payload| Answer::Reply(self.shared.panicked("call", payload.as_ref())))
     }
 
-    /// What may be done to a path, for browsers that ask before they send (CORS) and for people.
+    /// The methods of a path, for people and for browsers that ask before they send (CORS).
     fn options(&self, request: &Request<'_>) -> Response {
         let allow = match request.path {
             "*" => response::ALLOW_ALL,
             path => self.service.allowed(path),
         };
         let response = Response::no_content().header("Allow", allow);
-        if self.shared.cors == Cors::Off
-            || request
-                .headers
-                .get("access-control-request-method")
-                .is_none()
-        {
+        let preflight = request.headers.get("access-control-request-method");
+        if self.shared.cors == Cors::Off || preflight.is_none() {
             return response;
         }
         response
@@ -753,14 +661,14 @@ impl<S: Service> Core<S> {
             .header("Access-Control-Max-Age", "86400")
     }
 
-    /// The socket of a waiting request has something: further requests, or the end.
-    fn listen_ahead(&self, slot: u32) -> Next {
+    /// Reads what the client of a waiting request sends: further requests, or the end of input.
+    fn read_ahead(&self, slot: u32) -> Next {
         let shared = &*self.shared;
         let mut table = shared.table.borrow_mut();
         let conn = table.get(slot);
         let kept = conn.input.as_ref().map_or(0, |input| input.bytes.len());
         if conn.half_closed || kept >= AHEAD_BYTES_MAX {
-            return Next::Parked;
+            return Next::Woken;
         }
         let mut scratch = shared.take_scratch();
         let room = (AHEAD_BYTES_MAX - kept).min(scratch.len());
@@ -772,17 +680,17 @@ impl<S: Service> Core<S> {
                     epoch: conn.epoch,
                 };
                 drop(table);
-                self.ended_by_client(ticket)
+                self.half_closed(ticket)
             }
             Ok(got) => {
                 add(&shared.count.bytes_in, got as u64);
                 if let Some(input) = &mut conn.input {
                     input.bytes.extend_from_slice(&scratch[..got]);
                 } else {
-                    conn.input = Some(Box::new(Input::unseen(&scratch[..got])));
+                    conn.input = Some(Box::new(Input::unparsed(&scratch[..got])));
                 }
                 if got == room {
-                    Next::Parked
+                    Next::Woken
                 } else {
                     Next::Readable
                 }
@@ -794,7 +702,8 @@ impl<S: Service> Core<S> {
         next
     }
 
-    fn ended_by_client(&self, ticket: Ticket) -> Next {
+    /// The client of a waiting request has ended its sending side.
+    fn half_closed(&self, ticket: Ticket) -> Next {
         let shared = &*self.shared;
         let keep = catch_unwind(AssertUnwindSafe(|| self.service.keeps_half_closed(ticket)))
             .unwrap_or_else(|payload| {
@@ -808,61 +717,44 @@ impl<S: Service> Core<S> {
         let conn = table.get(ticket.slot);
         conn.half_closed = true;
         match conn.phase {
-            // Its end of input would be reported for ever.
-            Phase::Waiting => Next::Parked,
+            // The socket would report its end of input for ever.
+            Phase::Waiting => Next::Woken,
             Phase::Closed => Next::Close,
             _ => Next::Readable,
         }
     }
 
-    /// The deadline of a connection has passed; what that means depends on where it is.
-    pub(super) fn expire(&self, slot: u32) {
+    /// The deadline of a connection has passed; its phase decides what that means.
+    pub(super) fn on_deadline(&self, slot: u32) {
         let shared = &*self.shared;
         let mut table = shared.table.borrow_mut();
-        // It may have moved on while others were dealt with.
+        // An earlier deadline of the same tick may have changed or ended it.
         if !table.wheel.is_due(slot) || table.conns[slot].is_none() {
             return;
         }
         let conn = table.get(slot);
         if conn.unsent.is_some() {
             add(&shared.count.stalled, 1);
-            conn.ended = Ended::Stalled;
+            conn.ending.why = Ended::Stalled;
             conn.kill();
             return;
         }
+        let ticket = Ticket {
+            slot,
+            epoch: conn.epoch,
+        };
         match conn.phase {
             Phase::Upgraded => {
-                let ticket = Ticket {
-                    slot,
-                    epoch: conn.epoch,
-                };
                 let socket = conn.socket;
                 drop(table);
-                let next = catch_unwind(AssertUnwindSafe(|| {
-                    self.hang_up(ticket, socket, Ended::Silent)
-                }))
-                .unwrap_or_else(|payload| {
-                    shared.panicked("farewell", payload.as_ref());
-                    Next::Close
-                });
-                let mut table = shared.table.borrow_mut();
-                let conn = table.get(slot);
-                match next {
-                    Next::Close => conn.kill(),
-                    // The task waits for something else than it should now.
-                    _ => conn.wake(),
-                }
+                self.close_silent(ticket, socket);
             }
-            Phase::Quiet | Phase::Lingering | Phase::Closed => conn.kill(),
+            Phase::Idle | Phase::Lingering | Phase::Closed => conn.kill(),
             Phase::Receiving => {
                 add(&shared.count.too_slow, 1);
-                shared.give_up(&mut table, slot);
+                shared.time_out(&mut table, slot);
             }
             Phase::Waiting => {
-                let ticket = Ticket {
-                    slot,
-                    epoch: conn.epoch,
-                };
                 drop(table);
                 let response =
                     catch_unwind(AssertUnwindSafe(|| self.service.timeout_response(ticket)))
@@ -874,7 +766,7 @@ impl<S: Service> Core<S> {
         }
     }
 
-    /// The task has ended: its entry goes before its socket.
+    /// Removes the entry of a connection whose task ends, before its socket is closed.
     fn release(&self, slot: u32) {
         let shared = &*self.shared;
         let mut table = shared.table.borrow_mut();
@@ -886,51 +778,95 @@ impl<S: Service> Core<S> {
         table.free.push(slot);
         table.open -= 1;
         drop(table);
+        let ticket = Ticket {
+            slot,
+            epoch: conn.epoch,
+        };
         if conn.upgraded {
             shared.count.upgraded.set(shared.count.upgraded.get() - 1);
-            let ticket = Ticket {
-                slot,
-                epoch: conn.epoch,
-            };
-            let told = catch_unwind(AssertUnwindSafe(|| {
-                self.service.on_closed(ticket, conn.ended);
+            let reported = catch_unwind(AssertUnwindSafe(|| {
+                self.service.on_closed(ticket, conn.ending.why);
             }));
-            if let Err(payload) = told {
+            if let Err(payload) = reported {
                 shared.panicked("on_closed", payload.as_ref());
             }
         }
         if conn.owed {
             add(&shared.count.abandoned, 1);
             shared.count.waiting.set(shared.count.waiting.get() - 1);
-            let ticket = Ticket {
-                slot,
-                epoch: conn.epoch,
-            };
-            let told = catch_unwind(AssertUnwindSafe(|| self.service.on_abandoned(ticket)));
-            if let Err(payload) = told {
+            let reported = catch_unwind(AssertUnwindSafe(|| self.service.on_abandoned(ticket)));
+            if let Err(payload) = reported {
                 shared.panicked("on_abandoned", payload.as_ref());
             }
         }
-        shared.tell_drained();
+        shared.notify_drained();
     }
 }
 
-/// `100 Continue`, unless the body is under way anyhow.
-fn ask_for_body(head: &Head<'_>, after: &[u8], out: &mut Vec<u8>) {
-    if head.expects_continue && after.is_empty() {
-        out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+fn request<'a>(head: &Head<'a>, body: &'a [u8], peer: IpAddr, body_late: bool) -> Request<'a> {
+    Request {
+        method: match head.method {
+            Method::Head => Method::Get,
+            method => method,
+        },
+        path: head.path,
+        query: head.query,
+        headers: head.headers,
+        body,
+        peer,
+        body_late,
+        may_upgrade: head.keep_alive && !head.is_1_0,
     }
 }
 
 impl<A> Connections<A> {
-    /// Appends an answer. Says what is to be sent after it, and whether the connection ends. `more`: bytes follow that will not be read.
+    /// Appends the answer, if there is one already. Returns the batch if it ends with this request.
+    /// `used`: bytes of the batch up to here. `more`: bytes follow.
+    fn write_answer(
+        &self,
+        answer: Answer,
+        head: &Head<'_>,
+        used: usize,
+        more: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<Batch<A>> {
+        match answer {
+            Answer::Reply(response) => match self.reply(response, head, more, out) {
+                (None, None) => None,
+                (large, end) => Some(Batch {
+                    used,
+                    large,
+                    end: end.unwrap_or(BatchEnd::Full),
+                }),
+            },
+            Answer::Wait { deadline } => {
+                let form = AnswerForm {
+                    head_only: head.method == Method::Head,
+                    keep_alive: head.keep_alive,
+                    is_1_0: head.is_1_0,
+                    accepts: head.headers.accepts(),
+                    origin: self.cors.of(head),
+                };
+                let end = BatchEnd::Waiting { deadline, form };
+                Some(Batch::new(used, end))
+            }
+            Answer::Upgrade(upgrade) => {
+                response::write_upgrade(&upgrade, &self.common.borrow(), out);
+                let Upgrade { silence_max, .. } = upgrade;
+                Some(Batch::new(used, BatchEnd::Upgraded { silence_max }))
+            }
+        }
+    }
+
+    /// Appends an answer. Returns a body to be sent after it, and the end of the batch if the
+    /// connection ends. `more`: bytes follow that will not be read.
     fn reply(
         &self,
         response: Response,
         head: &Head<'_>,
         more: bool,
         out: &mut Vec<u8>,
-    ) -> (Option<Body>, Option<End<A>>) {
+    ) -> (Option<Body>, Option<BatchEnd<A>>) {
         let close = !head.keep_alive || response.close || self.draining.get();
         // Only a body that may be compressed makes the codings worth reading.
         let accepts = match &response.body {
@@ -945,8 +881,8 @@ impl<A> Connections<A> {
             origin: self.cors.allowed(self.cors.of(head)),
         };
         let large = response::write(response, style, &self.common.borrow(), out);
-        // A client that asked for the end sends nothing more; one that did not ask may be sending right now.
-        let end = close.then_some(End::Last {
+        // A client that wanted the end sends nothing more; another one may be sending right now.
+        let end = close.then_some(BatchEnd::Last {
             linger: head.keep_alive || more,
         });
         (large, end)
@@ -973,12 +909,12 @@ impl<A> Connections<A> {
         debug_assert!(large.is_none(), "errors are small");
     }
 
-    /// Records what a batch led to.
-    fn settle(
+    /// Stores the state of a connection after a batch. `rest`: bytes that were not used.
+    fn finish_batch(
         &self,
         slot: u32,
         epoch: u32,
-        end: End<A>,
+        end: BatchEnd<A>,
         rest: &[u8],
         fresh: bool,
         sent: Result<Option<Box<Unsent>>, Gone>,
@@ -986,70 +922,7 @@ impl<A> Connections<A> {
         let mut table = self.table.borrow_mut();
         let conn = table.get(slot);
         conn.epoch = epoch;
-        let mut due = Some(self.now.get() + self.quiet_ticks());
-        conn.phase = Phase::Quiet;
-        match end {
-            End::Nothing | End::Full if rest.is_empty() => {}
-            End::Nothing => {
-                conn.phase = Phase::Receiving;
-                let mut input = Input::new(rest, Progress::Head);
-                input.seen = rest.len();
-                conn.input = Some(Box::new(input));
-                // From the first byte: later ones move nothing.
-                due = fresh.then(|| self.after(self.limits.head_ms));
-            }
-            End::Full => {
-                conn.input = Some(Box::new(Input::unseen(rest)));
-            }
-            End::Body {
-                progress,
-                keep,
-                received,
-            } => {
-                conn.phase = Phase::Receiving;
-                let mut input = Input::new(&rest[..keep], progress);
-                input.body_received = received;
-                conn.input = Some(Box::new(input));
-                conn.since = self.now.get();
-                due = Some(self.body_deadline(conn.since, received));
-            }
-            End::Waiting {
-                deadline,
-                style,
-                origin,
-            } => {
-                conn.phase = Phase::Waiting;
-                conn.owed = true;
-                conn.head_only = style.head_only;
-                conn.keep_alive = !style.close;
-                conn.is_1_0 = style.is_1_0;
-                conn.accepts = style.accepts;
-                conn.origin = origin;
-                if !rest.is_empty() {
-                    conn.input = Some(Box::new(Input::unseen(rest)));
-                }
-                self.count.waiting.set(self.count.waiting.get() + 1);
-                let ms = deadline.map_or(u32::MAX, |wait| {
-                    u32::try_from(wait.as_millis()).unwrap_or(u32::MAX)
-                });
-                due = Some(self.after(ms.min(self.limits.wait_ms_max)));
-            }
-            End::Last { linger } => {
-                conn.last = true;
-                conn.linger = linger;
-            }
-            End::Upgraded { silence_max } => {
-                conn.phase = Phase::Upgraded;
-                conn.upgraded = true;
-                let ms = u32::try_from(silence_max.as_millis()).unwrap_or(u32::MAX);
-                conn.since = ms.div_ceil(self.limits.tick_ms) + 1;
-                if !rest.is_empty() {
-                    conn.input = Some(Box::new(Input::unseen(rest)));
-                }
-                self.count.upgraded.set(self.count.upgraded.get() + 1);
-                due = Some(self.now.get().saturating_add(conn.since));
-            }
-        }
+        let mut due = self.set_phase(conn, end, rest, fresh);
         match sent {
             Err(Gone) => return Next::Close,
             Ok(Some(unsent)) => {
@@ -1062,7 +935,7 @@ impl<A> Connections<A> {
                 }
                 return Next::Writable;
             }
-            Ok(None) if conn.last => return self.end(&mut table, slot),
+            Ok(None) if conn.ending.last => return self.end(&mut table, slot),
             Ok(None) => {}
         }
         if let Some(due) = due {
@@ -1071,18 +944,91 @@ impl<A> Connections<A> {
         Next::Readable
     }
 
-    /// Sends what is left. `None`: all is sent and the connection goes on.
+    /// Puts a connection into the phase that follows from the end of a batch. Returns its deadline,
+    /// if that moves.
+    fn set_phase(
+        &self,
+        conn: &mut Conn<A>,
+        end: BatchEnd<A>,
+        rest: &[u8],
+        fresh: bool,
+    ) -> Option<u32> {
+        let idle_due = Some(self.now.get() + self.idle_ticks());
+        conn.phase = Phase::Idle;
+        let keep_rest = |conn: &mut Conn<A>| {
+            if !rest.is_empty() {
+                conn.input = Some(Box::new(Input::unparsed(rest)));
+            }
+        };
+        match end {
+            BatchEnd::Empty => idle_due,
+            BatchEnd::Full => {
+                keep_rest(conn);
+                idle_due
+            }
+            BatchEnd::Incomplete(input) => {
+                conn.phase = Phase::Receiving;
+                let due = if let Progress::Body { .. } = input.progress {
+                    conn.since = self.now.get();
+                    Some(self.body_deadline(conn.since, input.body_received))
+                } else {
+                    // Counted from the first byte: later ones do not move it.
+                    fresh.then(|| self.after(self.limits.head_ms))
+                };
+                conn.input = Some(input);
+                due
+            }
+            BatchEnd::Waiting { deadline, form } => {
+                conn.phase = Phase::Waiting;
+                conn.owed = true;
+                conn.form = form;
+                keep_rest(conn);
+                self.count.waiting.set(self.count.waiting.get() + 1);
+                let ms = deadline.map_or(u32::MAX, |wait| {
+                    u32::try_from(wait.as_millis()).unwrap_or(u32::MAX)
+                });
+                Some(self.after(ms.min(self.limits.wait_ms_max)))
+            }
+            BatchEnd::Last { linger } => {
+                conn.ending.last = true;
+                conn.ending.linger = linger;
+                idle_due
+            }
+            BatchEnd::Upgraded { silence_max } => {
+                conn.phase = Phase::Upgraded;
+                conn.upgraded = true;
+                let ms = u32::try_from(silence_max.as_millis()).unwrap_or(u32::MAX);
+                conn.since = ms.div_ceil(self.limits.tick_ms) + 1;
+                keep_rest(conn);
+                self.count.upgraded.set(self.count.upgraded.get() + 1);
+                Some(self.now.get().saturating_add(conn.since))
+            }
+        }
+    }
+
+    /// Keeps the input of an incomplete request. Every byte of a body earns it time.
+    fn keep_input(&self, slot: u32, input: Box<Input<Option<A>>>) {
+        let mut table = self.table.borrow_mut();
+        if let Progress::Body { .. } = input.progress {
+            let since = table.get(slot).since;
+            let due = self.body_deadline(since, input.body_received);
+            table.wheel.set(slot, due);
+        }
+        table.get(slot).input = Some(input);
+    }
+
+    /// Sends unsent answers. Returns `None` if all is sent and the connection goes on.
     fn flush(&self, table: &mut Table<A>, slot: u32) -> Option<Next> {
         let conn = table.get(slot);
         let unsent = conn.unsent.as_mut()?;
         match unsent.flush(conn.socket, &self.count.bytes_out) {
             Flushed::All => {
                 conn.unsent = None;
-                if conn.last {
+                if conn.ending.last {
                     return Some(self.end(table, slot));
                 }
                 match conn.phase {
-                    Phase::Quiet => table.wheel.set(slot, self.now.get() + self.quiet_ticks()),
+                    Phase::Idle => table.wheel.set(slot, self.now.get() + self.idle_ticks()),
                     Phase::Receiving => {
                         let due = self.after(self.limits.head_ms);
                         table.wheel.set(slot, due);
@@ -1105,7 +1051,7 @@ impl<A> Connections<A> {
         }
     }
 
-    /// Throws away what comes after the last answer.
+    /// Throws away what arrives after the last answer.
     fn discard(&self, conn: &mut Conn<A>) -> Next {
         let mut scratch = self.take_scratch();
         let next = loop {
@@ -1125,45 +1071,74 @@ impl<A> Connections<A> {
         next
     }
 
-    /// A look at an idle connection found nothing: while draining, that ends it.
-    fn nothing_there(&self, slot: u32) -> Next {
+    /// An idle connection was advanced and had received nothing. A drain does that, and ends it.
+    fn nothing_received(&self, slot: u32) -> Next {
         if !self.draining.get() {
             return Next::Readable;
         }
         let mut table = self.table.borrow_mut();
         let conn = table.get(slot);
-        conn.last = true;
-        conn.linger = true;
+        conn.ending.last = true;
+        conn.ending.linger = true;
         self.end(&mut table, slot)
     }
 
-    /// A request does not arrive in time.
-    fn give_up(&self, table: &mut Table<A>, slot: u32) {
+    /// Answers a request that did not arrive in time with 408.
+    fn time_out(&self, table: &mut Table<A>, slot: u32) {
         let mut out = self.take_out();
         self.write_last(error::REQUEST_TIMEOUT.error().into(), &mut out);
         let conn = table.get(slot);
         conn.input = None;
-        conn.last = true;
-        conn.linger = true;
+        conn.ending.last = true;
+        conn.ending.linger = true;
         match self.send(conn.socket, &out, None) {
             Ok(None) => self.end_woken(table, slot),
             Ok(Some(unsent)) => {
                 conn.unsent = Some(unsent);
-                conn.phase = Phase::Quiet;
+                conn.phase = Phase::Idle;
                 conn.wake();
                 table.wheel.set(slot, self.after(self.limits.send_ms));
             }
             Err(Gone) => conn.kill(),
         }
-        self.give_out(out);
+        self.return_out(out);
+    }
+
+    /// Ends a connection whose last answer is sent.
+    pub(super) fn end(&self, table: &mut Table<A>, slot: u32) -> Next {
+        let conn = table.get(slot);
+        conn.input = None;
+        if !conn.ending.linger || conn.half_closed {
+            conn.phase = Phase::Closed;
+            return Next::Close;
+        }
+        sys::shutdown(conn.socket, sys::Side::Write);
+        conn.phase = Phase::Lingering;
+        conn.since = 0;
+        table.wheel.set(slot, self.after(self.limits.linger_ms));
+        Next::Readable
+    }
+
+    /// [`Connections::end`], called from outside the task of the connection.
+    pub(super) fn end_woken(&self, table: &mut Table<A>, slot: u32) {
+        let next = self.end(table, slot);
+        let conn = table.get(slot);
+        match next {
+            Next::Close => conn.kill(),
+            // Its task may wait for a wake only.
+            _ => conn.wake(),
+        }
     }
 }
 
-/// Of a table entry and of the task's future, for the test that keeps them small.
+/// Bytes of a table entry and of the future of a task, for the test that keeps them small.
 #[cfg(test)]
-pub(super) fn sizes<S: Service + 'static>() -> (usize, usize) {
+fn sizes<S: Service + 'static>() -> (usize, usize) {
     fn of<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
     (size_of::<Option<Conn<S::Admitted>>>(), of(connection::<S>))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,21 @@
-//! Connections of one core: their table, what they share, and their counters.
+//! Connections: what the connections of one core share. The table, the clock, buffers, the drain.
+//!
+//! Promises: one read buffer and one answer buffer per core; one timer, which turns all deadlines;
+//! a ticket of a closed connection never reaches its successor; a drain ends every connection after
+//! what is in flight is answered. What one connection does is left to `conn` and `lines`.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::conn::{Conn, Core, Phase};
+use super::conn::{Conn, Phase, Served};
 use super::cors::Cors;
+use super::counters::{CounterCells, Counters, add};
 use super::deadline::Wheel;
 use super::response::{self, Body, Response};
 use super::segmented_vec::SegmentedVec;
@@ -21,12 +27,12 @@ use crate::rt::{self, sys};
 
 /// How the connections of a core behave.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ConnectionOptions {
     pub limits: Limits,
     pub cors: Cors,
 }
 
-impl Default for Options {
+impl Default for ConnectionOptions {
     fn default() -> Self {
         Self {
             limits: Limits::DEFAULT,
@@ -35,63 +41,11 @@ impl Default for Options {
     }
 }
 
-/// What happened on this core since it started, and what is open now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub accepted: u64,
-    /// Closed at once because of `connections_max`.
-    pub shed: u64,
-    /// `accept` failed because descriptors were exhausted.
-    pub exhausted: u64,
-    pub requests: u64,
-    /// Answers that were parked first.
-    pub waits: u64,
-    /// Requests refused for their form.
-    pub refused: u64,
-    /// Requests that did not arrive in time.
-    pub too_slow: u64,
-    /// Connections ended because the client did not take its answers.
-    pub stalled: u64,
-    /// Waiting requests whose client went away.
-    pub abandoned: u64,
-    pub panics: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// Complete lines of upgraded connections.
-    pub lines_in: u64,
-    pub open: u64,
-    pub waiting: u64,
-    /// Open connections that are upgraded.
-    pub upgraded: u64,
-}
-
-#[derive(Default)]
-pub(super) struct Count {
-    pub(super) accepted: Cell<u64>,
-    pub(super) shed: Cell<u64>,
-    pub(super) exhausted: Cell<u64>,
-    pub(super) requests: Cell<u64>,
-    pub(super) waits: Cell<u64>,
-    pub(super) refused: Cell<u64>,
-    pub(super) too_slow: Cell<u64>,
-    pub(super) stalled: Cell<u64>,
-    pub(super) abandoned: Cell<u64>,
-    pub(super) panics: Cell<u64>,
-    pub(super) bytes_in: Cell<u64>,
-    pub(super) bytes_out: Cell<u64>,
-    pub(super) lines_in: Cell<u64>,
-    pub(super) waiting: Cell<u64>,
-    pub(super) upgraded: Cell<u64>,
-}
-
-pub(super) fn add(counter: &Cell<u64>, more: u64) {
-    counter.set(counter.get() + more);
-}
-
 pub(super) struct Table<A> {
     pub(super) conns: SegmentedVec<Option<Conn<A>>>,
     pub(super) free: Vec<u32>,
-    /// Epochs outlive connections, or a late answer to a closed connection could reach its successor.
+    /// Epochs outlive connections, or a late answer to a closed connection could reach its
+    /// successor.
     pub(super) epochs: SegmentedVec<u32>,
     pub(super) wheel: Wheel,
     pub(super) open: usize,
@@ -101,10 +55,10 @@ impl<A> Table<A> {
     pub(super) fn get(&mut self, slot: u32) -> &mut Conn<A> {
         self.conns[slot]
             .as_mut()
-            .expect("a task outlives its entry")
+            .expect("an entry lives as long as its task")
     }
 
-    /// The connection that owes this answer and can still be given it.
+    /// The connection on which this request waits for its answer.
     pub(super) fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
         self.conns
             .get_mut(ticket.slot)?
@@ -112,7 +66,7 @@ impl<A> Table<A> {
             .filter(|conn| conn.phase == Phase::Waiting && conn.epoch == ticket.epoch)
     }
 
-    /// The connection of lines of this name, while it can be told something.
+    /// The upgraded connection with this ticket, while lines can be sent on it.
     pub(super) fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
         self.conns
             .get_mut(ticket.slot)?
@@ -121,30 +75,32 @@ impl<A> Table<A> {
     }
 }
 
-/// The connections of one core. Shared by `Rc` between the tasks of that core. `A`: see [`Service::Admitted`].
+/// The connections of one core. Shared by `Rc` between the tasks of that core. `A`: see
+/// [`Service::Admitted`].
 pub struct Connections<A> {
     pub(super) limits: Limits,
     pub(super) cors: Cors,
     pub(super) table: RefCell<Table<A>>,
-    /// Date and the like, see `response::common`.
+    /// Fields of every response, see `response::common`.
     pub(super) common: RefCell<Vec<u8>>,
-    /// Every read of the core goes here.
+    /// The buffer of every read.
     pub(super) scratch: Cell<Option<Box<[u8]>>>,
-    /// Every batch of answers is built here.
+    /// The buffer of every batch of answers.
     pub(super) out: Cell<Vec<u8>>,
     pub(super) started: Instant,
+    /// Ticks since then.
     pub(super) now: Cell<u32>,
     pub(super) draining: Cell<bool>,
     pub(super) ticking: Cell<bool>,
     pub(super) listeners: RefCell<Vec<RawFd>>,
-    /// Accepted while draining, to be served by the task that accepts.
-    pub(super) arrivals: RefCell<Vec<(std::net::TcpStream, IpAddr)>>,
+    /// Accepted by the drain, to be served by the task that accepts.
+    pub(super) arrivals: RefCell<Vec<(TcpStream, IpAddr)>>,
     pub(super) drained: RefCell<Vec<Waker>>,
-    pub(super) count: Count,
+    pub(super) count: CounterCells,
 }
 
 impl<A> Connections<A> {
-    pub fn new(options: Options) -> Rc<Self> {
+    pub fn new(options: ConnectionOptions) -> Rc<Self> {
         let common = response::common(SystemTime::now(), &options.cors);
         Rc::new(Self {
             limits: options.limits,
@@ -166,7 +122,7 @@ impl<A> Connections<A> {
             listeners: RefCell::new(Vec::new()),
             arrivals: RefCell::new(Vec::new()),
             drained: RefCell::new(Vec::new()),
-            count: Count::default(),
+            count: CounterCells::default(),
         })
     }
 
@@ -180,14 +136,14 @@ impl<A> Connections<A> {
         self.out.take()
     }
 
-    pub(super) fn give_out(&self, mut out: Vec<u8>) {
+    pub(super) fn return_out(&self, mut out: Vec<u8>) {
         out.clear();
         if out.capacity() <= 2 * UNSENT_BYTES_MAX {
             self.out.set(out);
         }
     }
 
-    /// Hands over what the socket takes; the rest is kept.
+    /// Sends what the socket takes, and returns the rest.
     pub(super) fn send(
         &self,
         socket: RawFd,
@@ -219,12 +175,12 @@ impl<A> Connections<A> {
         Ok(Some(Box::new(unsent)))
     }
 
-    /// The tick at which `ms` have surely passed.
+    /// The first tick at which `ms` have passed for sure.
     pub(super) fn after(&self, ms: u32) -> u32 {
         self.now.get() + ms.div_ceil(self.limits.tick_ms) + 1
     }
 
-    pub(super) fn quiet_ticks(&self) -> u32 {
+    pub(super) fn idle_ticks(&self) -> u32 {
         let ms = if self.draining.get() {
             self.limits.linger_ms
         } else {
@@ -233,7 +189,7 @@ impl<A> Connections<A> {
         ms.div_ceil(self.limits.tick_ms) + 1
     }
 
-    /// When a body of which `received` bytes have come since tick `since` is too slow.
+    /// The tick at which a body is too slow that began at tick `since` and has `received` bytes.
     pub(super) fn body_deadline(&self, since: u32, received: u64) -> u32 {
         let limits = &self.limits;
         let earned_ms = received * 1000 / u64::from(limits.body_bytes_per_second_min.max(1));
@@ -242,26 +198,27 @@ impl<A> Connections<A> {
         since.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX / 2))
     }
 
-    /// Ends the life of this core's connections: accepts no more, closes what is idle, lets what is in flight finish with
-    /// `Connection: close`. Parked polls are the service's to complete. `drained` tells when all are gone.
+    /// Ends the connections of this core: accepts no more, closes idle connections, lets requests in
+    /// flight finish with `Connection: close`. The service completes the requests that wait.
+    /// `drained` waits for the end of the last connection.
     pub fn drain(&self) {
         if self.draining.replace(true) {
             return;
         }
         for listener in self.listeners.borrow().iter() {
-            // What the kernel has accepted for us would be reset with the socket.
+            // Connections that the kernel has accepted would be reset with the listening socket.
             while let Some(arrival) = sys::accept_now(*listener) {
                 self.arrivals.borrow_mut().push(arrival);
             }
             sys::shutdown(*listener, sys::Side::Both);
         }
         for conn in self.table.borrow_mut().conns.iter_mut().flatten() {
-            if matches!(conn.phase, Phase::Quiet | Phase::Upgraded) {
-                // Its task reads once more: a request may be there that we have not seen.
+            if matches!(conn.phase, Phase::Idle | Phase::Upgraded) {
+                // Its task reads once more: a request may have arrived.
                 conn.wake();
             }
         }
-        self.tell_drained();
+        self.notify_drained();
     }
 
     pub fn is_draining(&self) -> bool {
@@ -287,7 +244,7 @@ impl<A> Connections<A> {
             && self.arrivals.borrow().is_empty()
     }
 
-    pub(super) fn tell_drained(&self) {
+    pub(super) fn notify_drained(&self) {
         if self.is_drained() {
             for waker in self.drained.borrow_mut().drain(..) {
                 waker.wake();
@@ -296,33 +253,11 @@ impl<A> Connections<A> {
     }
 
     pub fn counters(&self) -> Counters {
-        let count = &self.count;
-        Counters {
-            accepted: count.accepted.get(),
-            shed: count.shed.get(),
-            exhausted: count.exhausted.get(),
-            requests: count.requests.get(),
-            waits: count.waits.get(),
-            refused: count.refused.get(),
-            too_slow: count.too_slow.get(),
-            stalled: count.stalled.get(),
-            abandoned: count.abandoned.get(),
-            panics: count.panics.get(),
-            bytes_in: count.bytes_in.get(),
-            bytes_out: count.bytes_out.get(),
-            lines_in: count.lines_in.get(),
-            upgraded: count.upgraded.get(),
-            open: self.table.borrow().open as u64,
-            waiting: count.waiting.get(),
-        }
+        self.count.read(self.table.borrow().open)
     }
 
-    /// A 500 whose id is in the log beside the panic.
-    pub(super) fn panicked(
-        &self,
-        place: &'static str,
-        payload: &(dyn std::any::Any + Send),
-    ) -> Response {
+    /// Logs a panic of the service, and returns the 500 that carries the id of the log line.
+    pub(super) fn panicked(&self, place: &'static str, payload: &(dyn Any + Send)) -> Response {
         add(&self.count.panics, 1);
         let message = payload
             .downcast_ref::<&str>()
@@ -334,16 +269,16 @@ impl<A> Connections<A> {
             self.started.elapsed().as_nanos() as u64
         });
         let id = format!("{id:016x}");
-        tracing::error!(id, place, message, "panic while deciding a request");
+        tracing::error!(id, place, message, "panic while handling a request");
         let mut response = Response::from(ApiError::internal(&id));
         response.close = true;
         response
     }
 }
 
-/// Turns the deadlines and the clock of a core. The only timer.
-pub(super) async fn tick<S: Service + 'static>(core: Rc<Core<S>>) {
-    let shared = &core.shared;
+/// The only timer of a core: turns its clock and its deadlines.
+pub(super) async fn tick<S: Service + 'static>(served: Rc<Served<S>>) {
+    let shared = &served.shared;
     let tick = Duration::from_millis(u64::from(shared.limits.tick_ms));
     let mut due = Vec::new();
     let mut dated = 0;
@@ -366,7 +301,7 @@ pub(super) async fn tick<S: Service + 'static>(core: Rc<Core<S>>) {
             if i % SENDS_PER_YIELD == SENDS_PER_YIELD - 1 {
                 rt::yield_now().await;
             }
-            core.expire(slot);
+            served.on_deadline(slot);
         }
     }
     shared.ticking.set(false);

@@ -1,19 +1,22 @@
 //! Cors: which web pages of other origins may read the answers.
+//!
+//! A waiting request keeps the number of its origin instead of the text, so that a parked
+//! connection stays small. The fields are written by `response`.
 
 use super::Head;
 
-/// Which web pages of other origins may read the answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Cors {
     #[default]
     Off,
     Any,
-    /// Each is told to itself only, because the field has room for one. At most 255; later ones are not served.
+    /// Each response names the origin of its request, because the field has room for one. At most
+    /// 255; later ones are not allowed.
     Origins(Vec<String>),
 }
 
 impl Cors {
-    /// The number that stands for the origin of a request, if it is one of several; 0 for none.
+    /// The number of the origin of a request in the list; 0 if it is not in it.
     pub(super) fn of(&self, head: &Head<'_>) -> u8 {
         let Cors::Origins(known) = self else { return 0 };
         let Some(origin) = head.headers.get("origin") else {
@@ -23,7 +26,7 @@ impl Cors {
         place.map_or(0, |place| u8::try_from(place + 1).unwrap_or(0))
     }
 
-    /// The origin behind a number.
+    /// The origin with this number.
     pub(super) fn allowed(&self, number: u8) -> Option<&str> {
         match self {
             Cors::Origins(known) => known.get(usize::from(number).checked_sub(1)?),

@@ -1,22 +1,135 @@
-//! Framing of request bodies: where the body ends.
+//! Body framing: where the body of a request ends, and the body without its framing.
+//!
+//! Pure functions of bytes. Promises: the result does not depend on how the bytes were cut into
+//! reads; a chunked body is decoded while it arrives, so its sizes, extensions and trailers are
+//! never kept; a body longer than admitted is refused before its bytes are copied; every loop is
+//! bounded by `limits`. `input` runs this for connections, unit tests and fuzz targets alike.
 
-use super::head::{Framing, is_text, is_token};
+use std::borrow::Cow;
+
+use super::head::{Framing, Head, is_text, is_token};
 use super::refusal::Refusal;
 use crate::limits::{
     CHUNK_EXTENSION_BYTES_MAX, CHUNK_EXTENSIONS_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX, FIELDS_MAX,
     HEAD_BYTES_MAX,
 };
 
-/// Decodes one chunked body, fed in pieces of any size.
+/// The body of a request whose head is complete.
 #[derive(Debug)]
-pub struct Chunked {
+pub(super) enum Framed<'a> {
+    /// `len`: bytes of head and body as sent.
+    Complete { body: Cow<'a, [u8]>, len: usize },
+    /// `keep`: bytes of the request that are needed again when the rest has arrived.
+    Partial { body: PartialBody, keep: usize },
+}
+
+/// A body of which a part is missing.
+#[derive(Debug)]
+pub enum PartialBody {
+    /// Head and body have this many bytes together.
+    Length {
+        total: usize,
+    },
+    Chunked(Box<ChunkedBody>),
+}
+
+#[derive(Debug)]
+pub struct ChunkedBody {
+    decoder: Chunked,
+    decoded: Vec<u8>,
+}
+
+/// Starts the body of a request. `request` begins with `head`.
+pub(super) fn begin<'a>(
+    head: &Head<'_>,
+    request: &'a [u8],
+    body_bytes_max: u64,
+) -> Result<Framed<'a>, Refusal> {
+    let after = &request[head.len..];
+    match head.framing {
+        Framing::None => Ok(Framed::Complete {
+            body: Cow::Borrowed(&[]),
+            len: head.len,
+        }),
+        Framing::Length(length) if length > body_bytes_max => Err(Refusal::BodyLong),
+        Framing::Length(length) => {
+            let total = head.len + length as usize;
+            Ok(match request.get(head.len..total) {
+                Some(body) => Framed::Complete {
+                    body: Cow::Borrowed(body),
+                    len: total,
+                },
+                None => Framed::Partial {
+                    body: PartialBody::Length { total },
+                    keep: request.len(),
+                },
+            })
+        }
+        Framing::Chunked => {
+            let mut decoder = Chunked::new(body_bytes_max);
+            let mut decoded = Vec::new();
+            let fed = decoder.feed(after, &mut decoded)?;
+            Ok(if fed.complete {
+                Framed::Complete {
+                    body: Cow::Owned(decoded),
+                    len: head.len + fed.used,
+                }
+            } else {
+                Framed::Partial {
+                    body: PartialBody::Chunked(Box::new(ChunkedBody { decoder, decoded })),
+                    keep: head.len,
+                }
+            })
+        }
+    }
+}
+
+/// Bytes of the body as sent, if all of them have arrived and can be skipped without decoding.
+pub(super) fn skippable(framing: Framing, after_head: &[u8]) -> Option<usize> {
+    match framing {
+        Framing::None => Some(0),
+        Framing::Length(length) if length <= after_head.len() as u64 => Some(length as usize),
+        Framing::Length(_) | Framing::Chunked => None,
+    }
+}
+
+impl PartialBody {
+    /// Takes bytes that arrived later; what must be kept of them goes to the end of `kept`.
+    /// Returns true if the body is complete.
+    pub(super) fn add(&mut self, fresh: &[u8], kept: &mut Vec<u8>) -> Result<bool, Refusal> {
+        match self {
+            PartialBody::Length { total } => {
+                kept.extend_from_slice(fresh);
+                Ok(kept.len() >= *total)
+            }
+            PartialBody::Chunked(body) => {
+                let fed = body.decoder.feed(fresh, &mut body.decoded)?;
+                kept.extend_from_slice(&fresh[fed.used..]);
+                Ok(fed.complete)
+            }
+        }
+    }
+
+    /// The body after `add` returned true, and the bytes that belong to the request in `kept`.
+    pub(super) fn finish(self, head_len: usize, kept: &[u8]) -> (Cow<'_, [u8]>, usize) {
+        match self {
+            PartialBody::Length { total } => (Cow::Borrowed(&kept[head_len..total]), total),
+            PartialBody::Chunked(body) => (Cow::Owned(body.decoded), head_len),
+        }
+    }
+}
+
+/// Decoder of one chunked body, fed with pieces of any size.
+#[derive(Debug)]
+struct Chunked {
     state: ChunkState,
-    /// Of the current chunk: its size while it is read, then what is left of it.
+    /// Size of the current chunk while its digits are read, then the bytes missing of it.
     left: u64,
     /// Significant digits of the current size.
     digits: u32,
-    /// Of the current chunk, leading zeros of its size included.
+    /// Extension bytes of the current chunk, leading zeros of its size included.
     extension_bytes: u32,
+    /// Extension bytes of all chunks.
     extensions_bytes: u32,
     body_bytes: u64,
     body_bytes_max: u64,
@@ -44,16 +157,16 @@ enum ChunkState {
     EndLf,
 }
 
-/// What became of a piece of a chunked body.
+/// Result of feeding one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fed {
-    /// Bytes that belong to this body. All of them, unless it is complete.
-    pub used: usize,
-    pub complete: bool,
+struct Fed {
+    /// Bytes that belong to this body: the whole piece, unless the body is complete.
+    used: usize,
+    complete: bool,
 }
 
 impl Chunked {
-    pub fn new(body_bytes_max: u64) -> Self {
+    fn new(body_bytes_max: u64) -> Self {
         Self {
             state: ChunkState::SizeStart,
             left: 0,
@@ -67,8 +180,8 @@ impl Chunked {
         }
     }
 
-    /// Appends what `input` holds of the body to `body`. After `complete` it must not be fed again.
-    pub fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<Fed, Refusal> {
+    /// Appends the body bytes of `input` to `body`. Not to be called again after `complete`.
+    fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<Fed, Refusal> {
         let mut at = 0;
         while at < input.len() {
             if self.state == ChunkState::Data {
@@ -98,7 +211,7 @@ impl Chunked {
         })
     }
 
-    /// One byte that is not data. `true` with the last byte of the body.
+    /// Takes one byte that is not data. Returns true for the last byte of the body.
     fn step(&mut self, byte: u8) -> Result<bool, Refusal> {
         use ChunkState::{
             Data, DataCr, DataLf, EndLf, Extension, Size, SizeLf, SizeSpace, SizeStart, TrailerLf,
@@ -170,7 +283,7 @@ impl Chunked {
             _ => (byte | 0x20) - b'a' + 10,
         };
         if self.digits == 0 && value == 0 {
-            // A leading zero means nothing; that there are not endlessly many is checked like an extension.
+            // Leading zeros have no meaning; they are bounded like an extension.
             return self.extension_byte();
         }
         self.digits += 1;
@@ -210,43 +323,5 @@ impl Chunked {
             return Err(Refusal::HeadLong);
         }
         Ok(())
-    }
-}
-
-/// The body after a head, of which `rest` has arrived. For callers that have all bytes at hand; `conn` does the same in steps.
-pub enum Whole<'a> {
-    Complete {
-        body: std::borrow::Cow<'a, [u8]>,
-        used: usize,
-    },
-    Partial,
-}
-
-pub fn body(framing: Framing, rest: &[u8], body_bytes_max: u64) -> Result<Whole<'_>, Refusal> {
-    match framing {
-        Framing::None => Ok(Whole::Complete {
-            body: (&[][..]).into(),
-            used: 0,
-        }),
-        Framing::Length(length) if length > body_bytes_max => Err(Refusal::BodyLong),
-        Framing::Length(length) => Ok(match rest.get(..length as usize) {
-            Some(body) => Whole::Complete {
-                body: body.into(),
-                used: body.len(),
-            },
-            None => Whole::Partial,
-        }),
-        Framing::Chunked => {
-            let mut body = Vec::new();
-            let fed = Chunked::new(body_bytes_max).feed(rest, &mut body)?;
-            Ok(if fed.complete {
-                Whole::Complete {
-                    body: body.into(),
-                    used: fed.used,
-                }
-            } else {
-                Whole::Partial
-            })
-        }
     }
 }

@@ -1,85 +1,172 @@
-//! Input: what has arrived of a request that could not be answered yet.
+//! Input: requests out of bytes that arrive in pieces.
+//!
+//! [`next_request`] is the one reader of requests: connections, unit tests and fuzz targets run it.
+//! It works on the bytes where they were read, and copies them only into the [`Input`] of an
+//! incomplete request. Promises: the requests found do not depend on how the bytes were cut into
+//! reads; a head is admitted once, before its body is waited for; a head that arrives byte by byte
+//! costs linear time. The grammar of heads is left to `head`, the end of bodies to `framing`.
 
-use super::framing::Chunked;
+use std::borrow::Cow;
+
+use super::framing::{self, Framed, PartialBody};
+use super::head::{self, Fields, Head};
 use super::refusal::Refusal;
 use crate::limits::HEAD_BYTES_MAX;
 
-/// What has arrived and could not be answered yet.
-pub(super) struct Input<A> {
-    /// The head of the request in progress, then what follows it.
+/// How far the first request of an [`Input`] has arrived.
+#[derive(Debug)]
+pub enum Progress<A> {
+    /// The head is incomplete or was not parsed yet.
+    Head,
+    /// The head was admitted; a part of the body is missing.
+    Body { body: PartialBody, admitted: A },
+}
+
+/// The first request of some bytes. `A` and `R` are what `admit` returns.
+pub enum NextRequest<'a, A, R> {
+    /// More bytes are needed. `wants_continue`: the client sends the body after `100 Continue`.
+    Incomplete {
+        input: Box<Input<A>>,
+        wants_continue: bool,
+    },
+    /// The request was not admitted. `len`: its bytes. `body_missing`: its end is not known, so no
+    /// request can follow.
+    Rejected {
+        head: Head<'a>,
+        reason: R,
+        len: usize,
+        body_missing: bool,
+    },
+    /// `len`: bytes of the request. `body_late`: the body was completed after the admission.
+    Complete {
+        head: Head<'a>,
+        body: Cow<'a, [u8]>,
+        len: usize,
+        body_late: bool,
+        admitted: A,
+    },
+}
+
+/// Reads the request at the start of `bytes`. `admit` gets a head as soon as it is complete and
+/// returns the longest body it may have.
+pub fn next_request<'a, A, R>(
+    bytes: &'a [u8],
+    progress: Progress<A>,
+    fields: &'a mut Fields<'a>,
+    admit: impl FnOnce(&Head<'a>) -> Result<(u64, A), R>,
+) -> Result<NextRequest<'a, A, R>, Refusal> {
+    let Some(head) = head::parse(bytes, fields)? else {
+        return Ok(NextRequest::Incomplete {
+            input: Box::new(Input::incomplete(bytes)),
+            wants_continue: false,
+        });
+    };
+    if let Progress::Body { body, admitted } = progress {
+        let (body, len) = body.finish(head.len, bytes);
+        return Ok(NextRequest::Complete {
+            head,
+            body,
+            len,
+            body_late: true,
+            admitted,
+        });
+    }
+    let after = &bytes[head.len..];
+    let (body_bytes_max, admitted) = match admit(&head) {
+        Ok(admitted) => admitted,
+        Err(reason) => {
+            let skipped = framing::skippable(head.framing, after);
+            return Ok(NextRequest::Rejected {
+                head,
+                reason,
+                len: head.len + skipped.unwrap_or(0),
+                body_missing: skipped.is_none(),
+            });
+        }
+    };
+    Ok(match framing::begin(&head, bytes, body_bytes_max)? {
+        Framed::Complete { body, len } => NextRequest::Complete {
+            head,
+            body,
+            len,
+            body_late: false,
+            admitted,
+        },
+        Framed::Partial { body, keep } => NextRequest::Incomplete {
+            input: Box::new(Input {
+                bytes: bytes[..keep].to_vec(),
+                ready: false,
+                parsed: 0,
+                body_received: after.len() as u64,
+                progress: Progress::Body { body, admitted },
+            }),
+            wants_continue: head.expects_continue && after.is_empty(),
+        },
+    })
+}
+
+/// What has arrived of a request that could not be answered yet.
+#[derive(Debug)]
+pub struct Input<A> {
+    /// The head of the request in progress, then the bytes after it.
     pub(super) bytes: Vec<u8>,
-    /// Not looked at yet: to be answered before anything more is read.
+    /// Not parsed yet: to be answered before anything more is read.
     pub(super) ready: bool,
-    /// How much of an incomplete head has been looked at.
-    pub(super) seen: usize,
-    /// Of the body in progress, as sent.
+    /// Length of the incomplete head at the last attempt to parse it.
+    parsed: usize,
+    /// Bytes of the body in progress, as sent.
     pub(super) body_received: u64,
     pub(super) progress: Progress<A>,
 }
 
-/// How far the first request of an `Input` is.
-pub(super) enum Progress<A> {
-    /// The head is incomplete or not looked at.
-    Head,
-    /// Admitted; head and body have this many bytes together.
-    Length { total: usize, admitted: Option<A> },
-    /// Admitted; the body is decoded while it arrives and cut out of the bytes.
-    Chunked {
-        chunked: Box<ChunkedBody>,
-        admitted: Option<A>,
-    },
-}
-
-pub(super) struct ChunkedBody {
-    pub(super) decoder: Chunked,
-    pub(super) body: Vec<u8>,
-}
-
 impl<A> Input<A> {
-    pub(super) fn new(bytes: &[u8], progress: Progress<A>) -> Self {
+    /// The start of a head (or of a line, on an upgraded connection).
+    pub(super) fn incomplete(bytes: &[u8]) -> Self {
         Self {
             bytes: bytes.to_vec(),
             ready: false,
-            seen: 0,
+            parsed: bytes.len(),
             body_received: 0,
-            progress,
+            progress: Progress::Head,
         }
     }
 
-    /// Complete or not, nobody has looked at it.
-    pub(super) fn unseen(bytes: &[u8]) -> Self {
+    /// Bytes that were not parsed yet and may hold complete requests.
+    pub(super) fn unparsed(bytes: &[u8]) -> Self {
         Self {
             ready: true,
-            ..Self::new(bytes, Progress::Head)
+            parsed: 0,
+            ..Self::incomplete(bytes)
         }
     }
 
-    /// Adds what was read. Says whether it is worth looking at the whole.
-    pub(super) fn add(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
+    /// Adds bytes that were read. Returns true if [`next_request`] may find a request now.
+    pub fn add(&mut self, fresh: &[u8]) -> Result<bool, Refusal> {
         match &mut self.progress {
             Progress::Head => {
-                self.bytes.extend_from_slice(bytes);
-                // A head that comes byte by byte is looked at once per line, not once per byte.
-                let look = self.seen == 0
-                    || memchr::memchr(b'\n', bytes).is_some()
-                    || self.bytes.len() >= 2 * self.seen
+                self.bytes.extend_from_slice(fresh);
+                // A head that arrives byte by byte is parsed once per line, not once per byte.
+                let parse = self.parsed == 0
+                    || memchr::memchr(b'\n', fresh).is_some()
+                    || self.bytes.len() >= 2 * self.parsed
                     || self.bytes.len() >= HEAD_BYTES_MAX;
-                if look {
-                    self.seen = self.bytes.len();
+                if parse {
+                    self.parsed = self.bytes.len();
                 }
-                Ok(look)
+                Ok(parse)
             }
-            Progress::Length { total, .. } => {
-                self.bytes.extend_from_slice(bytes);
-                self.body_received += bytes.len() as u64;
-                Ok(self.bytes.len() >= *total)
-            }
-            Progress::Chunked { chunked, .. } => {
-                self.body_received += bytes.len() as u64;
-                let fed = chunked.decoder.feed(bytes, &mut chunked.body)?;
-                self.bytes.extend_from_slice(&bytes[fed.used..]);
-                Ok(fed.complete)
+            Progress::Body { body, .. } => {
+                self.body_received += fresh.len() as u64;
+                body.add(fresh, &mut self.bytes)
             }
         }
     }
+
+    /// The arguments of [`next_request`].
+    pub fn into_parts(self) -> (Vec<u8>, Progress<A>) {
+        (self.bytes, self.progress)
+    }
 }
+
+#[cfg(test)]
+mod tests;

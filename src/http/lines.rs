@@ -1,10 +1,17 @@
-//! Lines: connections that were upgraded.
+//! Lines: upgraded connections, which carry lines in both directions.
+//!
+//! An upgraded connection keeps its task, its table entry and the rules of `conn`. Promises: a
+//! partial line is all that is kept of what a client sends; silence ends the connection by the same
+//! wheel of deadlines; lines that the client does not take are queued up to a bound; every end is
+//! reported once. The meaning of lines is left to the `Service`.
 
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::conn::{Core, Next, Phase};
-use super::connections::{Connections, Table, add};
-use super::input::{Input, Progress};
+use super::conn::{Next, Phase, Served};
+use super::connections::{Connections, Table};
+use super::counters::add;
+use super::input::Input;
 use super::response::Body;
 use super::unsent::{Gone, Unsent, is_not_now};
 use super::{Ended, Lines, Service, Ticket};
@@ -12,7 +19,8 @@ use crate::limits::{LINE_BYTES_MAX, LINES_UNSENT_BYTES_MAX, UNSENT_BYTES_MAX};
 use crate::rt::sys;
 
 impl<A> Connections<A> {
-    /// Says something on an upgraded connection: one or more whole lines. `false`: it is over, or has too much unsent and ends now.
+    /// Sends one or more whole lines on an upgraded connection. Returns false if the connection has
+    /// ended, or ends now because too much is unsent.
     pub fn send_line(&self, ticket: Ticket, line: &[u8]) -> bool {
         let mut table = self.table.borrow_mut();
         let Some(conn) = table.upgraded(ticket) else {
@@ -21,7 +29,7 @@ impl<A> Connections<A> {
         if let Some(unsent) = &mut conn.unsent {
             if unsent.bytes() + line.len() > LINES_UNSENT_BYTES_MAX {
                 add(&self.count.stalled, 1);
-                conn.ended = Ended::Stalled;
+                conn.ending.why = Ended::Stalled;
                 conn.kill();
                 return false;
             }
@@ -45,7 +53,7 @@ impl<A> Connections<A> {
         }
     }
 
-    /// Ends an upgraded connection when `last` is sent. `false`: it is over already.
+    /// Ends an upgraded connection after sending `last`. Returns false if it has ended already.
     pub fn end_lines(&self, ticket: Ticket, last: &[u8]) -> bool {
         if !last.is_empty() && !self.send_line(ticket, last) {
             return false;
@@ -54,38 +62,49 @@ impl<A> Connections<A> {
         let Some(conn) = table.upgraded(ticket) else {
             return false;
         };
-        conn.ended = Ended::ByService;
+        conn.ending.why = Ended::ByService;
         self.stop_lines(&mut table, ticket.slot);
         true
     }
 
-    /// Nothing more is said or heard on an upgraded connection; what is unsent goes out.
-    pub(super) fn stop_lines(&self, table: &mut Table<A>, slot: u32) {
+    /// Receives and sends no more lines; what is unsent goes out.
+    fn stop_lines(&self, table: &mut Table<A>, slot: u32) {
         let conn = table.get(slot);
-        conn.last = true;
-        conn.linger = true;
+        conn.ending.last = true;
+        conn.ending.linger = true;
         conn.input = None;
-        conn.phase = Phase::Quiet;
+        conn.phase = Phase::Idle;
         if conn.unsent.is_none() {
             self.end_woken(table, slot);
         }
     }
 }
 
-impl<S: Service> Core<S> {
-    /// Takes what has come on an upgraded connection and answers every complete line of it.
-    pub(super) fn hear(
+/// Result of handling the complete lines of some bytes.
+struct LineBatch {
+    /// Bytes of the handled lines.
+    used: usize,
+    /// At least one line was complete.
+    received: bool,
+    /// Why the connection ends, if it does.
+    ends: Option<Ended>,
+    sent: Result<Option<Box<Unsent>>, Gone>,
+}
+
+impl<S: Service> Served<S> {
+    /// Reads from an upgraded connection and handles every complete line.
+    pub(super) fn receive_lines(
         &self,
         ticket: Ticket,
         socket: RawFd,
-        input: Option<Box<Input<S::Admitted>>>,
+        input: Option<Box<Input<Option<S::Admitted>>>>,
     ) -> Next {
         let shared = &*self.shared;
-        // Lines that came with the request, or that had to wait until earlier answers were sent.
+        // Lines that arrived with the request, or that had to wait until earlier lines were sent.
         if let Some(input) = &input
             && input.ready
         {
-            return self.answer_lines(ticket, socket, &input.bytes);
+            return self.handle_lines(ticket, socket, &input.bytes);
         }
         let mut scratch = shared.take_scratch();
         let next = match sys::recv(socket, &mut scratch) {
@@ -94,14 +113,15 @@ impl<S: Service> Core<S> {
                 add(&shared.count.bytes_in, got as u64);
                 let fresh = &scratch[..got];
                 match input {
-                    None => self.answer_lines(ticket, socket, fresh),
+                    None => self.handle_lines(ticket, socket, fresh),
                     Some(mut input) => {
                         input.bytes.extend_from_slice(fresh);
-                        // A line that comes byte by byte is neither copied nor searched again for each of them.
+                        // A line that arrives byte by byte is neither copied nor searched again for
+                        // each byte.
                         if memchr::memchr(b'\n', fresh).is_some()
                             || input.bytes.len() > LINE_BYTES_MAX
                         {
-                            self.answer_lines(ticket, socket, &input.bytes)
+                            self.handle_lines(ticket, socket, &input.bytes)
                         } else {
                             shared.table.borrow_mut().get(ticket.slot).input = Some(input);
                             Next::Readable
@@ -111,7 +131,7 @@ impl<S: Service> Core<S> {
             }
             Err(error) if is_not_now(&error) => {
                 if shared.draining.get() {
-                    self.hang_up(ticket, socket, Ended::Draining)
+                    self.close_lines(ticket, socket, Ended::Draining)
                 } else {
                     shared.table.borrow_mut().get(ticket.slot).input = input;
                     Next::Readable
@@ -123,86 +143,117 @@ impl<S: Service> Core<S> {
         next
     }
 
-    /// Hands all complete lines to the service, sends what it says to them, and keeps the rest.
-    pub(super) fn answer_lines(&self, ticket: Ticket, socket: RawFd, bytes: &[u8]) -> Next {
+    /// Passes all complete lines to the service, sends its answers, and keeps the rest.
+    fn handle_lines(&self, ticket: Ticket, socket: RawFd, bytes: &[u8]) -> Next {
         let shared = &*self.shared;
         let mut out = shared.take_out();
-        let mut used = 0;
-        let mut heard = false;
-        let (ends, sent) = loop {
-            let mut ends = None;
-            let mut full = false;
-            while ends.is_none() {
-                let rest = &bytes[used..];
-                let end = memchr::memchr(b'\n', rest);
-                if end.unwrap_or(rest.len()) > LINE_BYTES_MAX {
-                    self.service.on_close(ticket, Ended::LineLong, &mut out);
-                    ends = Some(Ended::LineLong);
-                    break;
-                }
-                let Some(end) = end else { break };
-                full = out.len() >= UNSENT_BYTES_MAX;
-                if full {
-                    break;
-                }
-                used += end + 1;
-                heard = true;
-                add(&shared.count.lines_in, 1);
-                let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-                if self.service.on_line(ticket, line, &mut out) == Lines::End {
-                    ends = Some(Ended::ByService);
-                }
-            }
-            if ends.is_none() && !full && shared.draining.get() {
-                self.service.on_close(ticket, Ended::Draining, &mut out);
-                ends = Some(Ended::Draining);
-            }
-            let sent = shared.send(socket, &out, None);
-            out.clear();
-            if !full || !matches!(sent, Ok(None)) {
-                break (ends, sent);
-            }
+        let mut batch = LineBatch {
+            used: 0,
+            received: false,
+            ends: None,
+            sent: Ok(None),
         };
-        shared.give_out(out);
-        shared.settle_lines(ticket, ends, &bytes[used..], heard, sent)
+        loop {
+            let full = self.line_batch(ticket, bytes, &mut batch, &mut out);
+            if batch.ends.is_none() && !full && shared.draining.get() {
+                self.service.on_close(ticket, Ended::Draining, &mut out);
+                batch.ends = Some(Ended::Draining);
+            }
+            batch.sent = shared.send(socket, &out, None);
+            out.clear();
+            if !full || !matches!(batch.sent, Ok(None)) {
+                break;
+            }
+        }
+        shared.return_out(out);
+        let rest = &bytes[batch.used..];
+        shared.finish_lines(ticket, batch, rest)
     }
 
-    /// The server ends an upgraded connection on its own account.
-    pub(super) fn hang_up(&self, ticket: Ticket, socket: RawFd, why: Ended) -> Next {
+    /// Appends the answers to complete lines. Returns true if `out` is full.
+    fn line_batch(
+        &self,
+        ticket: Ticket,
+        bytes: &[u8],
+        batch: &mut LineBatch,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        while batch.ends.is_none() {
+            let rest = &bytes[batch.used..];
+            let end = memchr::memchr(b'\n', rest);
+            if end.unwrap_or(rest.len()) > LINE_BYTES_MAX {
+                self.service.on_close(ticket, Ended::LineLong, out);
+                batch.ends = Some(Ended::LineLong);
+                break;
+            }
+            let Some(end) = end else { break };
+            if out.len() >= UNSENT_BYTES_MAX {
+                return true;
+            }
+            batch.used += end + 1;
+            batch.received = true;
+            add(&self.shared.count.lines_in, 1);
+            let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+            if self.service.on_line(ticket, line, out) == Lines::End {
+                batch.ends = Some(Ended::ByService);
+            }
+        }
+        false
+    }
+
+    /// Ends an upgraded connection for a reason of the server.
+    pub(super) fn close_lines(&self, ticket: Ticket, socket: RawFd, why: Ended) -> Next {
         let shared = &*self.shared;
         let mut out = shared.take_out();
         self.service.on_close(ticket, why, &mut out);
-        let sent = shared.send(socket, &out, None);
-        shared.give_out(out);
-        shared.settle_lines(ticket, Some(why), &[], false, sent)
+        let batch = LineBatch {
+            used: 0,
+            received: false,
+            ends: Some(why),
+            sent: shared.send(socket, &out, None),
+        };
+        shared.return_out(out);
+        shared.finish_lines(ticket, batch, &[])
+    }
+
+    /// Ends an upgraded connection that was silent for too long; called from outside its task.
+    pub(super) fn close_silent(&self, ticket: Ticket, socket: RawFd) {
+        let shared = &*self.shared;
+        let next = catch_unwind(AssertUnwindSafe(|| {
+            self.close_lines(ticket, socket, Ended::Silent)
+        }))
+        .unwrap_or_else(|payload| {
+            shared.panicked("on_close", payload.as_ref());
+            Next::Close
+        });
+        let mut table = shared.table.borrow_mut();
+        let conn = table.get(ticket.slot);
+        match next {
+            Next::Close => conn.kill(),
+            // Its task has to wait for something else now.
+            _ => conn.wake(),
+        }
     }
 }
 
 impl<A> Connections<A> {
-    /// Records what one look at an upgraded connection led to.
-    pub(super) fn settle_lines(
-        &self,
-        ticket: Ticket,
-        ends: Option<Ended>,
-        rest: &[u8],
-        heard: bool,
-        sent: Result<Option<Box<Unsent>>, Gone>,
-    ) -> Next {
+    /// Stores the state of an upgraded connection after its lines were handled.
+    fn finish_lines(&self, ticket: Ticket, batch: LineBatch, rest: &[u8]) -> Next {
         let slot = ticket.slot;
         let mut table = self.table.borrow_mut();
-        // The service may have ended it from within.
+        // The service may have ended it meanwhile, by `end_lines`.
         let ended = table.upgraded(ticket).is_none();
         let conn = table.get(slot);
-        if let Some(why) = ends
+        if let Some(why) = batch.ends
             && !ended
         {
-            conn.ended = why;
-            conn.last = true;
-            conn.linger = true;
-            conn.phase = Phase::Quiet;
+            conn.ending.why = why;
+            conn.ending.last = true;
+            conn.ending.linger = true;
+            conn.phase = Phase::Idle;
         }
-        let over = ended || ends.is_some();
-        match sent {
+        let over = ended || batch.ends.is_some();
+        match batch.sent {
             Err(Gone) => return Next::Close,
             Ok(Some(mut unsent)) => {
                 if let Some(queued) = conn.unsent.take() {
@@ -217,7 +268,7 @@ impl<A> Connections<A> {
         }
         if conn.unsent.is_some() {
             if !over && !rest.is_empty() {
-                conn.input = Some(Box::new(Input::unseen(rest)));
+                conn.input = Some(Box::new(Input::unparsed(rest)));
             }
             table.wheel.set(slot, self.after(self.limits.send_ms));
             return Next::Writable;
@@ -230,10 +281,11 @@ impl<A> Connections<A> {
             };
         }
         if !rest.is_empty() {
-            conn.input = Some(Box::new(Input::new(rest, Progress::Head)));
+            conn.input = Some(Box::new(Input::incomplete(rest)));
         }
-        if heard {
-            // The bytes of a partial line move nothing, or silence could be filled with them for ever.
+        if batch.received {
+            // Bytes of a partial line do not move the deadline, or a client that sends single bytes
+            // would never be silent.
             let due = self.now.get().saturating_add(conn.since);
             table.wheel.set(slot, due);
         }

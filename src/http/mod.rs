@@ -9,30 +9,27 @@ mod accept;
 mod conn;
 mod connections;
 mod cors;
+mod counters;
 mod deadline;
 pub mod encoding;
 pub mod error;
-pub mod framing;
+mod framing;
 pub mod head;
-mod input;
+pub mod input;
 mod lines;
 pub mod refusal;
 pub mod response;
 mod segmented_vec;
 mod unsent;
 
-#[cfg(test)]
-mod framing_tests;
-#[cfg(test)]
-mod tests;
-
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
 pub use accept::serve;
-pub use connections::{Connections, Counters, Options};
+pub use connections::{ConnectionOptions, Connections};
 pub use cors::Cors;
+pub use counters::Counters;
 pub use encoding::{Accepts, Coding};
 pub use head::{Framing, Head, Headers, Method};
 pub use response::{Body, Prepared, Response};

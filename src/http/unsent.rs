@@ -1,20 +1,34 @@
-//! Unsent: answers that a socket has not taken.
+//! Unsent: answers that a socket has not taken yet.
+//!
+//! Promises: parts leave in order and are not copied again; two parts leave in one system call.
+//! Bounds are left to the callers: `conn` answers no further requests while something is unsent,
+//! `lines` ends a connection whose queue is too long.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-use super::connections::add;
+use super::counters::add;
 use super::response::Body;
 use crate::rt::sys;
 
-/// Answers the socket has not taken.
 #[derive(Default)]
 pub(super) struct Unsent {
     pub(super) parts: VecDeque<Body>,
-    /// Sent of the first part.
+    /// Bytes of the first part that are sent.
     pub(super) sent: usize,
+}
+
+/// The client has closed the connection.
+pub(super) struct Gone;
+
+/// Result of [`Unsent::flush`].
+pub(super) enum Flushed {
+    All,
+    /// The socket is full. True if it took something.
+    Some(bool),
+    Gone,
 }
 
 impl Unsent {
@@ -22,16 +36,7 @@ impl Unsent {
         let all: usize = self.parts.iter().map(|part| part.bytes().len()).sum();
         all - self.sent
     }
-}
 
-pub(super) enum Flushed {
-    All,
-    /// The socket is full. `true` if it took something.
-    Some(bool),
-    Gone,
-}
-
-impl Unsent {
     pub(super) fn push(&mut self, part: Body) {
         if !part.bytes().is_empty() {
             self.parts.push_back(part);
@@ -69,9 +74,7 @@ impl Unsent {
     }
 }
 
-/// The client does not listen any more.
-pub(super) struct Gone;
-
+/// Whether a system call failed only because the socket was not ready.
 pub(super) fn is_not_now(error: &io::Error) -> bool {
     matches!(
         error.kind(),

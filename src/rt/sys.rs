@@ -78,11 +78,11 @@ pub fn accept_now(listener: RawFd) -> Option<(TcpStream, IpAddr)> {
     let peer = stream
         .peer_addr()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-    Some((stream, plain(peer)))
+    Some((stream, unmapped(peer)))
 }
 
 /// The IPv4 address that an IPv4-mapped IPv6 address stands for; other addresses as they are.
-pub fn plain(address: IpAddr) -> IpAddr {
+pub fn unmapped(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
         IpAddr::V4(_) => address,

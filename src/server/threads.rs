@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure, cannot};
 use crate::feed::Commit;
 use crate::fleet::report::{Partition, StreamerStats};
 use crate::followers::publications;
-use crate::http::{Connections, Options as HttpOptions, serve};
+use crate::http::{ConnectionOptions, Connections, serve};
 use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
 use crate::limits::Limits;
@@ -202,7 +202,7 @@ pub(super) fn start_cores(
         wait_ms_max: Limits::DEFAULT.wait_ms_max.max(poll_wait_ms_max),
         ..Limits::DEFAULT
     };
-    let options = HttpOptions {
+    let options = ConnectionOptions {
         limits,
         cors: settings.http.cors.clone(),
     };
@@ -245,7 +245,7 @@ struct CoreThread {
     shared: Arc<Shared>,
     inbox: Arc<Inbox<CoreMessage>>,
     addresses: Vec<SocketAddr>,
-    options: HttpOptions,
+    options: ConnectionOptions,
     /// Receives the addresses that the core listens on.
     ready: mpsc::Sender<io::Result<Vec<SocketAddr>>>,
     /// Receives the index of the core when it is drained.

@@ -6,9 +6,10 @@
 
 use proptest::prelude::*;
 
-use super::framing::{Chunked, Whole, body};
-use super::head::{self, Framing, Method};
-use super::refusal::Refusal;
+use super::{Input, NextRequest, Progress, next_request};
+use crate::http::Coding;
+use crate::http::head::{self, Head, Method};
+use crate::http::refusal::Refusal;
 use crate::limits::{
     CHUNK_EXTENSION_BYTES_MAX, CHUNK_EXTENSIONS_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX,
     TARGET_BYTES_MAX,
@@ -34,7 +35,7 @@ enum Outcome {
     Refused(Refusal),
 }
 
-fn accepted(head: &head::Head<'_>, body: &[u8], used: usize) -> Outcome {
+fn accepted(head: &Head<'_>, body: &[u8], used: usize) -> Outcome {
     Outcome::Accepted(Accepted {
         method: head.method,
         path: head.path.to_owned(),
@@ -50,72 +51,50 @@ fn accepted(head: &head::Head<'_>, body: &[u8], used: usize) -> Outcome {
     })
 }
 
-/// All bytes at once.
+/// All bytes in one read.
 fn whole(bytes: &[u8]) -> Outcome {
-    let mut fields = head::fields();
-    let head = match head::parse(bytes, &mut fields) {
-        Ok(Some(head)) => head,
-        Ok(None) => return Outcome::Partial,
-        Err(refusal) => return Outcome::Refused(refusal),
-    };
-    match body(head.framing, &bytes[head.len..], BODY_MAX) {
-        Ok(Whole::Complete { body, used }) => accepted(&head, &body, head.len + used),
-        Ok(Whole::Partial) => Outcome::Partial,
-        Err(refusal) => Outcome::Refused(refusal),
-    }
+    in_pieces(bytes, std::iter::once(bytes.len()))
 }
 
-/// In pieces, as a connection would.
+/// In reads of these sizes, kept between them as by a connection. A head whose parsing was put off
+/// to the end of its line is parsed at the end.
 fn in_pieces(bytes: &[u8], mut cuts: impl Iterator<Item = usize>) -> Outcome {
+    let mut kept: Option<Box<Input<()>>> = None;
     let mut end = 0;
-    let mut more = || {
-        let before = end;
-        end = (end + cuts.next().unwrap_or(1).max(1)).min(bytes.len());
-        (end > before).then_some((before, end))
-    };
-    let mut fields;
-    let (head, mut from, mut to) = loop {
-        let Some((_, to)) = more() else {
-            return Outcome::Partial;
-        };
-        fields = head::fields();
-        // A second look, because the first one borrows the fields for as long as the head lives.
-        let mut again = head::fields();
-        match head::parse(&bytes[..to], &mut again) {
-            Ok(None) => {}
-            Ok(Some(_)) => match head::parse(&bytes[..to], &mut fields) {
-                Ok(Some(head)) => break (head, head.len, to),
-                _ => unreachable!("the same bytes"),
+    while end < bytes.len() {
+        let start = end;
+        end = (start + cuts.next().unwrap_or(1).max(1)).min(bytes.len());
+        let piece = &bytes[start..end];
+        let (buffer, progress) = match kept.take() {
+            None => (piece.to_vec(), Progress::Head),
+            Some(mut input) => match input.add(piece) {
+                Ok(true) => input.into_parts(),
+                Ok(false) => {
+                    kept = Some(input);
+                    continue;
+                }
+                Err(refusal) => return Outcome::Refused(refusal),
             },
+        };
+        let admit = |_: &Head<'_>| Ok::<_, ()>((BODY_MAX, ()));
+        match next_request(&buffer, progress, &mut head::fields(), admit) {
+            Ok(NextRequest::Complete {
+                head, body, len, ..
+            }) => return accepted(&head, &body, end - (buffer.len() - len)),
+            Ok(NextRequest::Incomplete { input, .. }) => kept = Some(input),
+            Ok(NextRequest::Rejected { .. }) => unreachable!("everything is admitted"),
             Err(refusal) => return Outcome::Refused(refusal),
         }
-    };
-    match head.framing {
-        Framing::None => accepted(&head, &[], head.len),
-        Framing::Length(length) if length > BODY_MAX => Outcome::Refused(Refusal::BodyLong),
-        Framing::Length(length) => {
-            let total = head.len + length as usize;
-            if total > bytes.len() {
+    }
+    match kept.map(|input| input.into_parts()) {
+        Some((buffer, Progress::Head)) => match head::parse(&buffer, &mut head::fields()) {
+            Ok(head) => {
+                assert!(head.is_none(), "a complete head was not noticed");
                 Outcome::Partial
-            } else {
-                accepted(&head, &bytes[head.len..total], total)
             }
-        }
-        Framing::Chunked => {
-            let mut decoder = Chunked::new(BODY_MAX);
-            let mut body = Vec::new();
-            loop {
-                match decoder.feed(&bytes[from..to], &mut body) {
-                    Ok(fed) if fed.complete => return accepted(&head, &body, from + fed.used),
-                    Ok(fed) => assert_eq!(fed.used, to - from, "an incomplete body takes all"),
-                    Err(refusal) => return Outcome::Refused(refusal),
-                }
-                match more() {
-                    Some(piece) => (from, to) = piece,
-                    None => return Outcome::Partial,
-                }
-            }
-        }
+            Err(refusal) => Outcome::Refused(refusal),
+        },
+        _ => Outcome::Partial,
     }
 }
 
@@ -477,7 +456,7 @@ fn the_fields_that_matter_are_found_by_name() {
     assert_eq!(head.headers.host(), Some(&b"h"[..]));
     assert_eq!(head.headers.authorization(), Some(&b"Bearer x"[..]));
     assert_eq!(head.headers.content_type(), Some(&b"a/b"[..]));
-    assert!(head.headers.accepts().takes(super::Coding::Gzip));
+    assert!(head.headers.accepts().takes(Coding::Gzip));
     assert_eq!(head.headers.get("x"), Some(&b"y"[..]));
     assert_eq!(head.headers.get("z"), None);
     assert_eq!(head.headers.len(), 6);

@@ -12,8 +12,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::*;
+use super::sizes;
 use crate::error;
+use crate::http::{
+    Accepts, Admission, Answer, Body, ConnectionOptions, Connections, Counters, Ended, Head, Lines,
+    Request, Response, Service, Ticket, Upgrade, serve,
+};
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 
@@ -102,7 +106,7 @@ impl Service for TestService {
                 ..Response::no_content()
             }),
             "/panic" => panic!("call went wrong"),
-            _ => Answer::Reply(crate::error::NOT_FOUND.error().into()),
+            _ => Answer::Reply(error::NOT_FOUND.error().into()),
         }
     }
 
@@ -188,9 +192,9 @@ impl Server {
                 let service = Rc::new(TestService {
                     told: RefCell::default(),
                 });
-                let connections = Connections::new(Options {
+                let connections = Connections::new(ConnectionOptions {
                     limits: setup.limits,
-                    ..Options::default()
+                    ..ConnectionOptions::default()
                 });
                 rt::spawn(obey(inbox, service.clone(), connections.clone()));
                 told.send(listener.local_addr()).expect("the test waits");
@@ -1462,7 +1466,7 @@ fn a_panic_over_a_line_ends_one_connection() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    let (conn, task) = super::conn::sizes::<TestService>();
+    let (conn, task) = sizes::<TestService>();
     assert!(conn <= 112, "the entry has {conn} bytes");
     assert!(task <= 280, "the task has {task} bytes");
 }

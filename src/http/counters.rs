@@ -1,0 +1,82 @@
+//! Counters: what the connections of one core did since it started, and what is open now.
+//!
+//! Plain cells of one thread; `Connections::counters` copies them for the metrics.
+
+use std::cell::Cell;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub accepted: u64,
+    /// Connections closed at once because of `connections_max`.
+    pub shed: u64,
+    /// Calls of `accept` that failed because descriptors were exhausted.
+    pub exhausted: u64,
+    /// Requests with a well-formed head.
+    pub requests: u64,
+    /// Answers that were sent after a wait.
+    pub waits: u64,
+    /// Malformed requests.
+    pub refused: u64,
+    /// Requests that did not arrive in time.
+    pub too_slow: u64,
+    /// Connections ended because the client did not take its answers.
+    pub stalled: u64,
+    /// Waiting requests whose client closed the connection.
+    pub abandoned: u64,
+    pub panics: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Complete lines of upgraded connections.
+    pub lines_in: u64,
+    pub open: u64,
+    pub waiting: u64,
+    /// Open connections that are upgraded.
+    pub upgraded: u64,
+}
+
+/// The same while they grow; `open` is a field of the table.
+#[derive(Default)]
+pub(super) struct CounterCells {
+    pub(super) accepted: Cell<u64>,
+    pub(super) shed: Cell<u64>,
+    pub(super) exhausted: Cell<u64>,
+    pub(super) requests: Cell<u64>,
+    pub(super) waits: Cell<u64>,
+    pub(super) refused: Cell<u64>,
+    pub(super) too_slow: Cell<u64>,
+    pub(super) stalled: Cell<u64>,
+    pub(super) abandoned: Cell<u64>,
+    pub(super) panics: Cell<u64>,
+    pub(super) bytes_in: Cell<u64>,
+    pub(super) bytes_out: Cell<u64>,
+    pub(super) lines_in: Cell<u64>,
+    pub(super) waiting: Cell<u64>,
+    pub(super) upgraded: Cell<u64>,
+}
+
+impl CounterCells {
+    pub(super) fn read(&self, open: usize) -> Counters {
+        Counters {
+            accepted: self.accepted.get(),
+            shed: self.shed.get(),
+            exhausted: self.exhausted.get(),
+            requests: self.requests.get(),
+            waits: self.waits.get(),
+            refused: self.refused.get(),
+            too_slow: self.too_slow.get(),
+            stalled: self.stalled.get(),
+            abandoned: self.abandoned.get(),
+            panics: self.panics.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            lines_in: self.lines_in.get(),
+            open: open as u64,
+            waiting: self.waiting.get(),
+            upgraded: self.upgraded.get(),
+        }
+    }
+}
+
+pub(super) fn add(counter: &Cell<u64>, more: u64) {
+    counter.set(counter.get() + more);
+}
