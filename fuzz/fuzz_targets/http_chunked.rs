@@ -1,5 +1,5 @@
-//! Chunked bodies: the result does not depend on the sizes of the reads, and the body survives being encoded again. The first byte of the
-//! input seeds the sizes.
+//! Chunked bodies: the result does not depend on the sizes of the reads, and a body that is encoded
+//! again is decoded to the same. The first byte of the input seeds the sizes.
 #![no_main]
 
 mod pieces;

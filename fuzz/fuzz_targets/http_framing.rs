@@ -1,6 +1,7 @@
-//! Where requests end. A naive and strict second reader must see the same requests in everything that the server accepts: two readers that
-//! disagree about the end of a request are how requests are smuggled. The server may refuse more than the second reader, never less. The
-//! last byte of the input seeds the sizes of the reads.
+//! Where requests end. A naive and strict second reader must see the same requests in everything
+//! that the server accepts: two readers that disagree about the end of a request are how requests
+//! are smuggled. The server may refuse more than the second reader, never less. The last byte of the
+//! input seeds the sizes of the reads.
 #![no_main]
 
 mod pieces;

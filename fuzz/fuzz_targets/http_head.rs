@@ -1,4 +1,5 @@
-//! Request heads: what is accepted is printed plainly and read again as the same; a part of it asks for more; what follows it does not matter.
+//! Request heads: an accepted head that is printed plainly is read as the same head; a part of it
+//! needs more bytes; the bytes after it do not matter.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -98,7 +98,7 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }
     let streampoint = streampoint(call.state, id);
     let url = streampoint.url.map(|url| ("X-Streampoint-Url", url.into()));
-    if !call.request.asks_for(PROTOCOL) {
+    if !call.request.offers(PROTOCOL) {
         let mut response = authorized();
         response.headers.extend(url);
         return Ok(Outcome::Reply(response));

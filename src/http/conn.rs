@@ -555,8 +555,7 @@ impl<S: Service> Served<S> {
         mut progress: Progress<Option<S::Admitted>>,
         out: &mut Vec<u8>,
     ) -> Batch<S::Admitted> {
-        let mut used = 0;
-        let mut answers = 0;
+        let (mut used, mut answers) = (0, 0);
         while used < bytes.len() {
             if answers == ANSWERS_PER_WRITE_MAX || out.len() >= UNSENT_BYTES_MAX {
                 return Batch::new(used, BatchEnd::Full);
@@ -620,8 +619,8 @@ impl<S: Service> Served<S> {
     }
 
     /// Returns the longest body the request may have, and what the service found out about it:
-    /// `None` for `OPTIONS`, which is answered without the service, because browsers send it without
-    /// credentials.
+    /// `None` for `OPTIONS`, which is answered without the service, because browsers send it
+    /// without credentials.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<(u64, Option<S::Admitted>), Response> {
         add(&self.shared.count.requests, 1);
         if head.method == Method::Options {

@@ -198,8 +198,8 @@ impl<A> Connections<A> {
         since.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX / 2))
     }
 
-    /// Ends the connections of this core: accepts no more, closes idle connections, lets requests in
-    /// flight finish with `Connection: close`. The service completes the requests that wait.
+    /// Ends the connections of this core: accepts no more, closes idle connections, lets requests
+    /// in flight finish with `Connection: close`. The service completes the requests that wait.
     /// `drained` waits for the end of the last connection.
     pub fn drain(&self) {
         if self.draining.replace(true) {
@@ -263,7 +263,7 @@ impl<A> Connections<A> {
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("not a text");
+            .unwrap_or("(not a text)");
         let id = getrandom::u64().unwrap_or_else(|_| {
             // Without randomness the time is unique enough to find a line in a log.
             self.started.elapsed().as_nanos() as u64

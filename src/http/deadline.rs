@@ -1,11 +1,12 @@
 //! Deadlines of all connections of one core: a hashed wheel, turned by one tick.
 //!
-//! Promises: no timer and no allocation per deadline; moving a deadline further away, which every request does, is one store; a
-//! deadline never fires early. It may fire late by a tick. Slots are indices into the connection table, whose life is the owner's business.
+//! Promises: no timer and no allocation per deadline; moving a deadline further away, which every
+//! request does, is one store; a deadline never fires early, and at most one tick late. Slots are
+//! indices into the connection table, whose life is left to its owner.
 
 use super::segmented_vec::SegmentedVec;
 
-/// Ticks of one turn. Further deadlines are looked at once per turn.
+/// Ticks of one turn of the wheel. Deadlines further away are visited once per turn.
 const BUCKETS: u32 = 1024;
 
 const NONE: u32 = u32::MAX;
@@ -17,15 +18,15 @@ struct Link {
     previous: u32,
     /// When it is due.
     due: u32,
-    /// In whose bucket it hangs: at or before `due`. `NONE` when it hangs nowhere.
-    hangs_at: u32,
+    /// Tick of the bucket it is in: at or before `due`. `NONE` if it is in none.
+    bucket_tick: u32,
 }
 
 const LOOSE: Link = Link {
     next: NONE,
     previous: NONE,
     due: NONE,
-    hangs_at: NONE,
+    bucket_tick: NONE,
 };
 
 pub(super) struct Wheel {
@@ -49,16 +50,16 @@ impl Wheel {
         if slot as usize == self.links.len() {
             self.links.push(LOOSE);
         }
-        debug_assert_eq!(self.links[slot].hangs_at, NONE);
+        debug_assert_eq!(self.links[slot].bucket_tick, NONE);
     }
 
-    /// The deadline of a slot from now on.
+    /// Sets the deadline of a slot.
     pub(super) fn set(&mut self, slot: u32, due: u32) {
         let due = due.max(self.now + 1);
         let link = &mut self.links[slot];
         link.due = due;
-        // It is found at its old place first and moved then.
-        if link.hangs_at <= due {
+        // It is visited in its old bucket first, and moved then.
+        if link.bucket_tick <= due {
             return;
         }
         self.unlink(slot);
@@ -74,7 +75,8 @@ impl Wheel {
         self.links[slot].due <= self.now
     }
 
-    /// Moves to `now` and collects the slots that are due. A slot collected here has no deadline until it is set again.
+    /// Moves to `now` and collects the slots that are due. They have no deadline until it is set
+    /// again.
     pub(super) fn advance(&mut self, now: u32, due: &mut Vec<u32>) {
         let first = now.saturating_sub(BUCKETS - 1).max(self.now + 1);
         self.now = now.max(self.now);
@@ -83,7 +85,7 @@ impl Wheel {
             while slot != NONE {
                 let link = &mut self.links[slot];
                 let next = link.next;
-                link.hangs_at = NONE;
+                link.bucket_tick = NONE;
                 if link.due <= now {
                     due.push(slot);
                 } else {
@@ -101,7 +103,7 @@ impl Wheel {
         let link = &mut self.links[slot];
         link.next = next;
         link.previous = NONE;
-        link.hangs_at = at;
+        link.bucket_tick = at;
         if next != NONE {
             self.links[next].previous = slot;
         }
@@ -111,20 +113,20 @@ impl Wheel {
         let Link {
             next,
             previous,
-            hangs_at,
+            bucket_tick,
             ..
         } = self.links[slot];
-        if hangs_at == NONE {
+        if bucket_tick == NONE {
             return;
         }
         match previous {
-            NONE => self.buckets[(hangs_at % BUCKETS) as usize] = next,
+            NONE => self.buckets[(bucket_tick % BUCKETS) as usize] = next,
             _ => self.links[previous].next = next,
         }
         if next != NONE {
             self.links[next].previous = previous;
         }
-        self.links[slot].hangs_at = NONE;
+        self.links[slot].bucket_tick = NONE;
     }
 }
 
@@ -136,9 +138,10 @@ mod tests {
 
     proptest! {
         #![proptest_config(crate::proptests::config())]
-        /// Against a map from slot to deadline: everything fires once, in the tick it is due or the first look after it.
+        /// Against a map from slot to deadline: every deadline fires once, in the tick it is due or
+        /// in the first advance after it.
         #[test]
-        fn a_wheel_fires_what_is_due_and_nothing_else(
+        fn wheel_fires_exactly_what_is_due(
             steps in prop::collection::vec((0_u32..40, 0_u32..3000, 0_u8..8), 1..400),
         ) {
             let mut wheel = Wheel::new();

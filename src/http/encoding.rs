@@ -1,7 +1,8 @@
-//! Content codings: what a client takes, and compressing a body for it.
+//! Content codings: which ones a client accepts, and compressing a body for it.
 //!
-//! Promises: a coding is only used when the client ranks it at least as high as no coding; the same body gives the same bytes. Level 1 of
-//! both codings: on JSON of this kind the higher levels save a few percent of the bytes for several times the processor.
+//! Promises: a coding is used only if the client ranks it at least as high as no coding; the same
+//! body gives the same bytes. Both codings run at level 1: on JSON of this kind the higher levels
+//! save a few percent of the bytes for several times the processor.
 
 use std::cell::RefCell;
 
@@ -24,7 +25,7 @@ impl Coding {
     }
 }
 
-/// What one client takes; one byte, so that a waiting request can keep it.
+/// The codings a client accepts, in one byte, so that a waiting request can keep them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Accepts(u8);
 
@@ -35,7 +36,8 @@ impl Accepts {
     const ZSTD: u8 = 2;
     const GZIP_FIRST: u8 = 4;
 
-    /// Reads `Accept-Encoding`. An element that cannot be read counts as absent: answering without a coding is always right enough.
+    /// Reads `Accept-Encoding`. A malformed element counts as absent: a response without a coding
+    /// is acceptable to every client.
     pub fn parse(value: &[u8]) -> Self {
         let (mut gzip, mut zstd, mut identity, mut other) = (None, None, None, None);
         for element in value.split(|byte| *byte == b',') {
@@ -78,7 +80,7 @@ impl Accepts {
         Accepts(accepts)
     }
 
-    pub fn takes(self, coding: Coding) -> bool {
+    pub fn contains(self, coding: Coding) -> bool {
         self.0
             & match coding {
                 Coding::Gzip => Self::GZIP,
@@ -87,13 +89,13 @@ impl Accepts {
             != 0
     }
 
-    /// The coding to use; zstd when the client does not care, as it is the faster one.
+    /// The coding to use: zstd, which is faster, unless the client prefers gzip.
     pub fn best(self) -> Option<Coding> {
-        if self.takes(Coding::Zstd) && self.0 & Self::GZIP_FIRST == 0 {
+        if self.contains(Coding::Zstd) && self.0 & Self::GZIP_FIRST == 0 {
             Some(Coding::Zstd)
-        } else if self.takes(Coding::Gzip) {
+        } else if self.contains(Coding::Gzip) {
             Some(Coding::Gzip)
-        } else if self.takes(Coding::Zstd) {
+        } else if self.contains(Coding::Zstd) {
             Some(Coding::Zstd)
         } else {
             None
@@ -121,20 +123,21 @@ fn quality(parameter: &[u8]) -> Option<u32> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
-/// Whether a body is large enough to gain and small enough not to hold up the core.
+/// Whether a body is large enough to gain and small enough not to delay the core.
 pub fn is_worth_it(bytes: usize) -> bool {
     (COMPRESS_BYTES_MIN..=COMPRESS_BYTES_MAX).contains(&bytes)
 }
 
 thread_local! {
-    /// Each holds some hundred KiB of tables that would be costly to set up per answer.
+    // Each holds some hundred KiB of tables, which are costly to set up per response.
     static GZIP: RefCell<Compress> = RefCell::new(Compress::new_gzip(Compression::fast(), 15));
-    static ZSTD: RefCell<Option<zstd::bulk::Compressor<'static>>> = RefCell::new(zstd::bulk::Compressor::new(1).ok());
+    static ZSTD: RefCell<Option<zstd::bulk::Compressor<'static>>> =
+        RefCell::new(zstd::bulk::Compressor::new(1).ok());
 }
 
-/// `None` when it would not get smaller.
+/// The compressed body; `None` if it would not get smaller.
 pub fn compress(body: &[u8], coding: Coding) -> Option<Vec<u8>> {
-    // A result as large as the body is useless, so that is all the room it gets.
+    // A result as large as the body is useless, so there is no more room than that.
     let mut out = Vec::with_capacity(body.len());
     let fits = match coding {
         Coding::Gzip => GZIP.with_borrow_mut(|gzip| {
@@ -162,7 +165,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn the_client_ranks_codings() {
+    fn coding_follows_the_ranks_of_the_client() {
         let cases: [(&[u8], Option<Coding>); 16] = [
             (b"", None),
             (b"identity", None),
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_is_found_again() {
+    fn compressed_bodies_decompress_to_the_original() {
         let body = b"{\"streams\":[\"one\",\"two\",\"three\"]}".repeat(100);
         for round in 0..3 {
             let gzip = compress(&body, Coding::Gzip).expect("it repeats itself");
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shrink_stays_as_it_is() {
+    fn incompressible_bodies_are_not_compressed() {
         let mut seed = 1_u64;
         let noise: Vec<u8> = (0..4096)
             .map(|_| {

@@ -1,13 +1,14 @@
-//! Errors as clients see them: one status, one or more items, always in the same JSON form.
+//! Errors: rendering of an [`ApiError`] as the JSON body that clients see.
 //!
-//! The form is `{"errors":[{"status","code","title","source":{"pointer"|"parameter"},"meta"}]}` with `status`
-//! and every value of `meta` a string, because clients of the reference decode them as such.
+//! The form is `{"errors":[{"status","code","title","source":{"pointer"|"parameter"},"meta"}]}`
+//! with `status` and every value of `meta` a string, because clients of the reference decode them
+//! as such. Statuses and codes are constants of `crate::error`.
 
 use crate::error::ApiError;
 use crate::json::write_string;
 
-/// Appends the body of an error. Titles are ours; pointers and parameters name places, not values, so no
-/// secret of a request is repeated.
+/// Appends the body of an error. Titles are constant; pointers and parameters name places, not
+/// values, so no secret of a request is repeated.
 pub fn write(error: &ApiError, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"errors\":[");
     for (i, item) in error.items.iter().enumerate() {
@@ -58,7 +59,7 @@ mod tests {
     use crate::error;
 
     #[test]
-    fn an_error_is_json_whose_values_are_strings() {
+    fn error_is_json_whose_values_are_strings() {
         let mut out = Vec::new();
         let error = error::NOMATCH_PATTERN
             .titled("No input type has this \"url\"\u{1}")

@@ -246,6 +246,17 @@ impl Chunked {
                 SizeStart
             }
             (DataCr | DataLf | Data, _) => return Err(Refusal::ChunkEnd),
+            (TrailerStart | TrailerName | TrailerValue | TrailerLf | EndLf, byte) => {
+                return self.trailer_step(byte);
+            }
+        };
+        Ok(false)
+    }
+
+    /// Takes one byte of the trailers. Returns true for the last byte of the body.
+    fn trailer_step(&mut self, byte: u8) -> Result<bool, Refusal> {
+        use ChunkState::{EndLf, TrailerLf, TrailerName, TrailerStart, TrailerValue};
+        self.state = match (self.state, byte) {
             (TrailerStart, b'\r') => EndLf,
             (EndLf, b'\n') => return Ok(true),
             (TrailerStart, byte) if is_token(byte) => {
@@ -270,9 +281,7 @@ impl Chunked {
                 TrailerValue
             }
             (TrailerLf, b'\n') => TrailerStart,
-            (TrailerStart | TrailerName | TrailerValue | TrailerLf | EndLf, _) => {
-                return Err(Refusal::Trailer);
-            }
+            _ => return Err(Refusal::Trailer),
         };
         Ok(false)
     }

@@ -1,9 +1,10 @@
-//! Where a request begins and ends: head and body framing, a strict profile of RFC 9112 over httparse.
+//! Head: the request line and the fields of a request, a strict profile of RFC 9112 over httparse.
 //!
-//! Pure functions of bytes. Promises: whatever way the bytes were cut into reads, the outcome is the same; nothing is accepted whose end
-//! two readers could see in different places (a bare LF, a folded line, two lengths, a transfer coding other than `chunked`); every loop is
-//! bounded by `limits`. httparse finds the tokens; what it is lenient about is checked here. Meaning is left to others: paths and
-//! queries stay as they were sent, `api` decodes them once.
+//! A pure function of bytes. Promises: how the bytes were cut into reads does not change the
+//! result; no request is accepted whose end two readers could see in different places (a bare LF, a folded
+//! line, two lengths, a transfer coding other than `chunked`); every loop is bounded by `limits`.
+//! httparse finds the tokens; what it is lenient about is checked here. Meaning is left to others:
+//! paths and queries stay as they were sent, `api` decodes them once.
 
 use std::mem::MaybeUninit;
 
@@ -37,7 +38,7 @@ impl Method {
     }
 }
 
-/// How the end of the body is found.
+/// How a head announces its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// No body.
@@ -46,7 +47,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// Room for the fields of one head. Uninitialized, so it costs nothing but stack.
+/// Room for the fields of one head. Uninitialized, so it costs only stack.
 pub type Fields<'a> = [MaybeUninit<httparse::Header<'a>>; FIELDS_MAX];
 
 pub const fn fields<'a>() -> Fields<'a> {
@@ -63,7 +64,7 @@ pub struct Head<'a> {
     pub query: &'a str,
     pub headers: Headers<'a>,
     pub framing: Framing,
-    /// HTTP/1.0, which keeps a connection only when told so.
+    /// HTTP/1.0 keeps a connection only if the client asks for it.
     pub is_1_0: bool,
     /// The client wants to send more on this connection.
     pub keep_alive: bool,
@@ -73,7 +74,7 @@ pub struct Head<'a> {
     pub len: usize,
 }
 
-/// Where the fields are that somebody always asks for; found in the one pass that checks framing.
+/// Indices of the fields that every request needs, found in the pass that checks framing.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     host: u8,
@@ -97,7 +98,7 @@ impl<'a> Headers<'a> {
         self.all.get(usize::from(index)).map(|field| field.value)
     }
 
-    /// At most one: twice is refused.
+    /// A head has at most one.
     pub fn authorization(&self) -> Option<&'a [u8]> {
         self.at(self.known.authorization)
     }
@@ -118,13 +119,13 @@ impl<'a> Headers<'a> {
         self.at(self.known.accept_encoding)
     }
 
-    /// The codings a client takes, from `Accept-Encoding`.
+    /// The codings of `Accept-Encoding`.
     pub fn accepts(&self) -> super::Accepts {
         self.accept_encoding()
             .map_or(super::Accepts::NONE, super::Accepts::parse)
     }
 
-    /// The first field of this name, in whatever case.
+    /// The first field of this name; case does not matter.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.all
             .iter()
@@ -132,8 +133,9 @@ impl<'a> Headers<'a> {
             .map(|field| field.value)
     }
 
-    /// `Connection: upgrade` together with `Upgrade: protocol`. Both are lists, and may come in several fields.
-    pub fn ask_for(&self, protocol: &str) -> bool {
+    /// `Connection: upgrade` together with `Upgrade: protocol`. Both are lists, which may be
+    /// divided among several fields.
+    pub fn offers_upgrade(&self, protocol: &str) -> bool {
         let lists = |name: &str, wanted: &str| {
             self.iter().any(|(field, value)| {
                 field.eq_ignore_ascii_case(name)
@@ -158,7 +160,8 @@ impl<'a> Headers<'a> {
 
 /// Reads the head at the start of `bytes`. `None`: more bytes are needed.
 pub fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<Head<'a>>, Refusal> {
-    // One empty line before a request is forgiven (RFC 9112 section 2.2); httparse would forgive any number, and bare LFs.
+    // One empty line before a request is ignored (RFC 9112 section 2.2); httparse would ignore any
+    // number, and bare LFs.
     let start = match bytes {
         [b'\r', b'\n', ..] => 2,
         [b'\r'] | [] => return Ok(None),
@@ -190,7 +193,8 @@ pub fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<H
         Err(httparse::Error::NewLine) => return Err(Refusal::LineEnd),
         Err(httparse::Error::Token | httparse::Error::Status) => return Err(Refusal::RequestLine),
     };
-    // httparse takes a bare LF for a line end; others do not, and that difference is how requests are smuggled.
+    // httparse accepts a bare LF as a line end; other servers do not, and that difference is how
+    // requests are smuggled.
     if memchr::memchr_iter(b'\n', &text[..len]).any(|at| at == 0 || text[at - 1] != b'\r') {
         return Err(Refusal::LineEnd);
     }
@@ -198,7 +202,7 @@ pub fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<H
     else {
         return Err(Refusal::RequestLine);
     };
-    decide(method, target, minor, request.headers, start + len).map(Some)
+    check(method, target, minor, request.headers, start + len).map(Some)
 }
 
 fn need_more<T>(text: &[u8]) -> Result<Option<T>, Refusal> {
@@ -209,7 +213,8 @@ fn need_more<T>(text: &[u8]) -> Result<Option<T>, Refusal> {
     }
 }
 
-/// Looked at before the tokens, so that the answer does not depend on how much of the rest has arrived.
+/// Checked before the tokens, so that the refusal does not depend on how much of the rest has
+/// arrived.
 fn target_is_long(text: &[u8]) -> bool {
     let method = text.iter().take_while(|byte| is_token(**byte)).count();
     if method == 0 || text.get(method) != Some(&b' ') {
@@ -222,7 +227,8 @@ fn target_is_long(text: &[u8]) -> bool {
             .all(|byte| *byte > b' ' && *byte != 0x7f)
 }
 
-/// Of a request line whose version httparse does not know: `HTTP/` digit `.` digit, or not, or too little of it to tell.
+/// Whether the version of a request line that httparse does not know is `HTTP/` digit `.` digit.
+/// `None`: too little of it has arrived.
 fn version_is_foreign(text: &[u8]) -> Option<bool> {
     let mut spaces = memchr::memchr_iter(b' ', text);
     spaces.next()?;
@@ -240,8 +246,8 @@ fn version_is_foreign(text: &[u8]) -> Option<bool> {
     Some(true)
 }
 
-/// What httparse has cut into tokens, judged. One pass over the fields.
-fn decide<'a>(
+/// Checks the tokens that httparse has found.
+fn check<'a>(
     method: &str,
     target: &'a str,
     minor: u8,
@@ -249,40 +255,109 @@ fn decide<'a>(
     len: usize,
 ) -> Result<Head<'a>, Refusal> {
     let is_1_0 = minor == 0;
-    let mut known = Known {
-        host: ABSENT,
-        authorization: ABSENT,
-        accept_encoding: ABSENT,
-        if_none_match: ABSENT,
-        content_type: ABSENT,
+    let facts = FieldFacts::read(all, is_1_0)?;
+    let framing = facts.framing()?;
+    let method = match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" => Method::Post,
+        "PUT" => Method::Put,
+        "PATCH" => Method::Patch,
+        "DELETE" => Method::Delete,
+        "OPTIONS" => Method::Options,
+        "CONNECT" | "QUERY" | "TRACE" => return Err(Refusal::MethodRefused),
+        _ => return Err(Refusal::MethodUnknown),
     };
-    let mut length = None;
-    let mut chunked = false;
-    let mut close = false;
-    let mut keep = false;
-    let mut expects_continue = false;
-    let mut coded = false;
-    for (i, field) in all.iter().enumerate() {
-        let index = i as u8;
+    let (path, query) = split_target(method, target)?;
+    let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+    if facts.coded && has_body {
+        return Err(Refusal::ContentCoding);
+    }
+    Ok(Head {
+        method,
+        path,
+        query,
+        headers: Headers {
+            all,
+            known: facts.known,
+        },
+        framing,
+        is_1_0,
+        keep_alive: !facts.close && (!is_1_0 || facts.keep),
+        expects_continue: facts.expects_continue && has_body,
+        len,
+    })
+}
+
+/// What the fields of a head determine.
+#[allow(clippy::struct_excessive_bools)] // independent facts
+struct FieldFacts {
+    known: Known,
+    length: Option<u64>,
+    chunked: bool,
+    /// `Connection: close` and `Connection: keep-alive`.
+    close: bool,
+    keep: bool,
+    expects_continue: bool,
+    /// The body has a content coding.
+    coded: bool,
+}
+
+impl FieldFacts {
+    /// One pass over the fields.
+    fn read(all: &[httparse::Header<'_>], is_1_0: bool) -> Result<Self, Refusal> {
+        let mut facts = Self {
+            known: Known {
+                host: ABSENT,
+                authorization: ABSENT,
+                accept_encoding: ABSENT,
+                if_none_match: ABSENT,
+                content_type: ABSENT,
+            },
+            length: None,
+            chunked: false,
+            close: false,
+            keep: false,
+            expects_continue: false,
+            coded: false,
+        };
+        for (i, field) in all.iter().enumerate() {
+            facts.add(i as u8, field, is_1_0)?;
+        }
+        if facts.known.host == ABSENT && !is_1_0 {
+            return Err(Refusal::Host);
+        }
+        Ok(facts)
+    }
+
+    #[inline]
+    fn add(
+        &mut self,
+        index: u8,
+        field: &httparse::Header<'_>,
+        is_1_0: bool,
+    ) -> Result<(), Refusal> {
+        let known = &mut self.known;
+        let value = field.value;
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         // The length of the name tells nearly all of them apart before a byte is compared.
         match field.name.len() {
             4 if is("host") => {
-                if known.host != ABSENT || !is_host(field.value) {
+                if known.host != ABSENT || !is_host(value) {
                     return Err(Refusal::Host);
                 }
                 known.host = index;
             }
             6 if is("expect") => {
-                if !field.value.eq_ignore_ascii_case(b"100-continue") {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::Expectation);
                 }
-                expects_continue = !is_1_0;
+                self.expects_continue = !is_1_0;
             }
             10 if is("connection") => {
-                for option in list(field.value) {
-                    close |= option.eq_ignore_ascii_case(b"close");
-                    keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                for option in list(value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
             12 if is("content-type") && known.content_type == ABSENT => known.content_type = index,
@@ -296,63 +371,35 @@ fn decide<'a>(
                 known.if_none_match = index;
             }
             14 if is("content-length") => {
-                if length.is_some() {
+                if self.length.is_some() {
                     return Err(Refusal::ContentLength);
                 }
-                length = Some(content_length(field.value)?);
+                self.length = Some(content_length(value)?);
             }
             15 if is("accept-encoding") && known.accept_encoding == ABSENT => {
                 known.accept_encoding = index;
             }
-            16 if is("content-encoding") => {
-                coded |= !field.value.eq_ignore_ascii_case(b"identity");
-            }
+            16 if is("content-encoding") => self.coded |= !value.eq_ignore_ascii_case(b"identity"),
             17 if is("transfer-encoding") => {
-                if chunked || is_1_0 {
+                if self.chunked || is_1_0 {
                     return Err(Refusal::TransferEncoding);
                 }
-                transfer_encoding(field.value)?;
-                chunked = true;
+                transfer_encoding(value)?;
+                self.chunked = true;
             }
             _ => {}
         }
+        Ok(())
     }
-    if known.host == ABSENT && !is_1_0 {
-        return Err(Refusal::Host);
+
+    fn framing(&self) -> Result<Framing, Refusal> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(Refusal::LengthAndChunked),
+            (true, None) => Ok(Framing::Chunked),
+            (false, Some(bytes)) => Ok(Framing::Length(bytes)),
+            (false, None) => Ok(Framing::None),
+        }
     }
-    let framing = match (chunked, length) {
-        (true, Some(_)) => return Err(Refusal::LengthAndChunked),
-        (true, None) => Framing::Chunked,
-        (false, Some(bytes)) => Framing::Length(bytes),
-        (false, None) => Framing::None,
-    };
-    let method = match method {
-        "GET" => Method::Get,
-        "HEAD" => Method::Head,
-        "POST" => Method::Post,
-        "PUT" => Method::Put,
-        "PATCH" => Method::Patch,
-        "DELETE" => Method::Delete,
-        "OPTIONS" => Method::Options,
-        "CONNECT" | "QUERY" | "TRACE" => return Err(Refusal::MethodRefused),
-        _ => return Err(Refusal::MethodUnknown),
-    };
-    let (path, query) = split_target(method, target)?;
-    if coded && !matches!(framing, Framing::None | Framing::Length(0)) {
-        return Err(Refusal::ContentCoding);
-    }
-    Ok(Head {
-        method,
-        path,
-        query,
-        headers: Headers { all, known },
-        framing,
-        is_1_0,
-        keep_alive: !close && (!is_1_0 || keep),
-        expects_continue: expects_continue
-            && !matches!(framing, Framing::None | Framing::Length(0)),
-        len,
-    })
 }
 
 /// The elements of a comma-separated list, without the white space around them.
@@ -367,7 +414,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Digits and nothing else: no sign, no list, no space. Leading zeros are digits.
+/// Decimal digits only: no sign, no list, no space. Leading zeros are allowed.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty() || value.len() > CONTENT_LENGTH_DIGITS_MAX {
         return Err(Refusal::ContentLength);
@@ -383,7 +430,8 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     Ok(length)
 }
 
-/// `chunked`, once and alone. Another known-looking coding before it is "not implemented", everything else is a framing error.
+/// `chunked`, once and alone. Another coding before it is "not implemented", everything else is a
+/// framing error.
 fn transfer_encoding(value: &[u8]) -> Result<(), Refusal> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
@@ -406,7 +454,8 @@ fn transfer_encoding(value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// A name or address with an optional port. Stricter than the grammar where the grammar allows what no name contains.
+/// A name or address with an optional port. Stricter than the grammar, which allows bytes that no
+/// name contains.
 fn is_host(value: &[u8]) -> bool {
     if value.len() > HOST_BYTES_MAX {
         return false;
@@ -427,7 +476,7 @@ fn is_host(value: &[u8]) -> bool {
     } else {
         let end = memchr::memchr(b':', value).unwrap_or(value.len());
         let name = &value[..end];
-        // No comma: a list of hosts is what somebody smuggles.
+        // No comma: a list of hosts is a way to smuggle requests.
         let is_name = name
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte));
@@ -444,12 +493,13 @@ fn is_host(value: &[u8]) -> bool {
     !name.is_empty() && port_fits
 }
 
-/// What a byte of the target may be.
+/// Where in a target a byte is allowed.
 const NEVER: u8 = 0;
 const IN_QUERY: u8 = 1;
 const ANYWHERE: u8 = 2;
 
-/// The grammar of RFC 3986, except that a query may carry the visible characters which clients forget to escape there.
+/// The grammar of RFC 3986, and in queries also the visible characters that clients forget to
+/// escape.
 static TARGET: [u8; 256] = {
     let mut table = [NEVER; 256];
     let mut byte = 0x21;
@@ -485,8 +535,9 @@ fn split_target(method: Method, target: &str) -> Result<(&str, &str), Refusal> {
     }
 }
 
-/// `http://host/path`, as a proxy would send it. Every server has to understand it (RFC 9112 section 3.2.2); the host in it replaces
-/// `Host`, and as we serve one host by every name, only its form matters.
+/// The part of `http://host/path` after the host. Proxies send targets in this form, and every
+/// server has to accept it (RFC 9112 section 3.2.2). The host replaces `Host`; as this server has
+/// one host under every name, only its form matters.
 fn absolute(target: &str) -> Result<&str, Refusal> {
     let bytes = target.as_bytes();
     let scheme = [&b"http://"[..], b"https://"]
@@ -512,7 +563,7 @@ pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What a field value or a chunk extension may contain: no control characters but the tab.
+/// Bytes of field values and chunk extensions: no control characters but the tab.
 pub(super) fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }

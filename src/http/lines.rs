@@ -292,3 +292,6 @@ impl<A> Connections<A> {
         Next::Readable
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,13 @@
-//! From bytes to requests and from responses to bytes. Knows HTTP, knows no stream.
+//! HTTP: from bytes to requests and from responses to bytes. Knows no stream.
 //!
-//! `conn` moves bytes and keeps time, `parse` decides where a request begins and ends, `response` writes answers, `encoding` compresses
-//! them, `error` says what was wrong. What a request means is the `Service`'s business: it decides at once and never waits; an answer
-//! that must wait is completed later through its `Ticket`, from a parked long poll as from a write that is being made durable. A
-//! request may also turn its connection into one of lines (`Answer::Upgrade`), which the service then speaks until either side ends it.
+//! What a request means is left to the [`Service`]: it decides at once and never waits. An answer
+//! that must wait (for a commit, the layouter, an outbound call, a change that a poll waits for) is
+//! completed later through its [`Ticket`]. A request may also turn its connection into one of lines
+//! ([`Answer::Upgrade`]), which the service handles until either side ends it.
+//!
+//! Reading order: `head`, `framing` and `input` find requests in bytes; `conn` is the state machine
+//! of one connection, `lines` that of an upgraded one; `accept`, `connections`, `deadline` and
+//! `unsent` serve all of them; `response`, `encoding` and `error` write what is sent.
 
 mod accept;
 mod conn;
@@ -20,6 +24,8 @@ mod lines;
 pub mod refusal;
 pub mod response;
 mod segmented_vec;
+#[cfg(test)]
+mod testing;
 mod unsent;
 
 use std::borrow::Cow;
@@ -34,9 +40,9 @@ pub use encoding::{Accepts, Coding};
 pub use head::{Framing, Head, Headers, Method};
 pub use response::{Body, Prepared, Response};
 
-/// One complete request. Lives as long as the call: what is needed later is copied.
+/// One complete request. It lives as long as the call: what is needed later must be copied.
 pub struct Request<'a> {
-    /// `HEAD` arrives as `Get`: the answer's body is left away here.
+    /// `HEAD` arrives as `Get`: the body of the response is left out when it is written.
     pub method: Method,
     /// As sent: not decoded, not normalized. Begins with `/`.
     pub path: &'a str,
@@ -48,71 +54,74 @@ pub struct Request<'a> {
     pub peer: IpAddr,
     /// The body arrived after `admit` had returned: what `admit` found may be outdated.
     pub body_late: bool,
-    /// The connection can become another one: HTTP/1.1, and the client does not want it to end.
+    /// The connection can be upgraded: HTTP/1.1, and the client does not want it to end.
     pub may_upgrade: bool,
 }
 
 impl Request<'_> {
-    /// Whether the client offers to speak `protocol` from here on.
-    pub fn asks_for(&self, protocol: &str) -> bool {
-        self.may_upgrade && self.headers.ask_for(protocol)
+    /// Whether the client offers to switch to `protocol`.
+    pub fn offers(&self, protocol: &str) -> bool {
+        self.may_upgrade && self.headers.offers_upgrade(protocol)
     }
 }
 
-/// Names one request that waits for its answer, on one connection of one core. A ticket outlives its request harmlessly: it never
-/// means another one.
+/// Names one waiting request, or one upgraded connection, of one core. A ticket never names another
+/// one later, so it may outlive its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {
     pub slot: u32,
     pub epoch: u32,
 }
 
-/// What a service decided.
+/// The decision of a service.
 pub enum Answer {
     Reply(Response),
-    /// `Connections::complete` will be called with the ticket. After `deadline` (at most `Limits::wait_ms_max`, which is also
-    /// the meaning of `None`) the answer is that of `Service::timeout_response`.
+    /// `Connections::complete` will be called with the ticket. After `deadline` (at most
+    /// `Limits::wait_ms_max`, which is also the meaning of `None`) the client gets
+    /// `Service::timeout_response` instead.
     Wait {
         deadline: Option<Duration>,
     },
-    /// `101`: from here on the connection carries lines. Only for a request that [`Request::asks_for`] the protocol.
+    /// `101`: from here on the connection carries lines. Only for a request that
+    /// [`Request::offers`] the protocol.
     Upgrade(Upgrade),
 }
 
-/// What a connection turns into: lines in both directions, each ended by LF. Its ticket names it until [`Service::on_closed`].
+/// An upgraded connection: lines in both directions, each ended by LF. The ticket of the request
+/// names it until [`Service::on_closed`].
 pub struct Upgrade {
-    /// Named in the answer.
+    /// Name in the response.
     pub protocol: &'static str,
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    /// Lines that are sent right behind the head.
+    /// Lines that are sent right after the head.
     pub greeting: Vec<u8>,
     /// Longest time without a complete line before the connection ends.
     pub silence_max: Duration,
 }
 
-/// Why a connection of lines is over.
+/// Why an upgraded connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ended {
     /// The client closed it, or it broke.
     #[default]
     ByPeer,
-    /// The service wanted it to end.
+    /// The service ended it.
     ByService,
     /// No complete line for too long.
     Silent,
     /// A line was longer than [`crate::limits::LINE_BYTES_MAX`].
     LineLong,
-    /// The client did not take what it was sent.
+    /// The client did not take the lines it was sent.
     Stalled,
     /// The process is stopping.
     Draining,
 }
 
-/// Whether a connection of lines goes on.
+/// Whether an upgraded connection goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lines {
     Continue,
-    /// It ends when all that was said is sent.
+    /// It ends when all lines are sent.
     End,
 }
 
@@ -131,17 +140,21 @@ pub struct Admission<A> {
     pub admitted: A,
 }
 
-/// Decides what requests mean. One per core; its methods neither block nor await. A panic becomes a 500 and ends that connection only.
+/// Decides what requests mean. One per core; its methods neither block nor await. A panic becomes a
+/// 500 and ends that connection only.
 pub trait Service {
-    /// What `admit` finds out about a request that `call` needs as well: the operation, the caller. The connection keeps it while the
-    /// body arrives, and only then.
+    /// What `admit` finds out about a request that `call` needs as well: the operation, the caller.
+    /// The connection keeps it while the body arrives, and only then.
     type Admitted;
 
-    /// Called when a head is complete, before its body is read or asked for (`100-continue`): who is it, may it, how large a body. The
-    /// method is the one that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the service: it needs no credentials.
+    /// Called when a head is complete, before its body is read or asked for (`100-continue`): which
+    /// operation it is, who the caller is and whether it may, how long the body may be. The method
+    /// is the one that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the
+    /// service: it needs no credentials.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Self::Admitted>, Response>;
 
-    /// Answers, or promises to complete `ticket`. The ticket can be completed from the moment this returned `Wait`, not before.
+    /// Answers, or promises to complete `ticket`. The ticket can be completed as soon as this has
+    /// returned `Wait`, not before.
     fn call(&self, request: &Request<'_>, admitted: Self::Admitted, ticket: Ticket) -> Answer;
 
     /// The response to a `Wait` whose deadline passed. The ticket is invalid afterwards.
@@ -150,15 +163,16 @@ pub trait Service {
     /// The client of a `Wait` closed the connection. The ticket is invalid afterwards.
     fn on_abandoned(&self, ticket: Ticket);
 
-    /// The client of a `Wait` has ended its sending side: most have left, some only close early and still read. `true` keeps the
-    /// request and answers it, as a write deserves whose outcome the client may want to know; `false` treats it as abandoned.
+    /// The client of a `Wait` has ended its sending side: most have left, some only close early and
+    /// still read. True keeps the request and answers it, as a write deserves whose outcome the
+    /// client may want to know; false treats it as abandoned.
     fn keeps_half_closed(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         false
     }
 
-    /// A line of an upgraded connection, without its end. What is appended to `out` is sent; other connections are reached through
-    /// [`Connections::send_line`].
+    /// A line of an upgraded connection, without its end. What is appended to `out` is sent; lines
+    /// for other connections go through [`Connections::send_line`].
     fn on_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
         let _ = (ticket, line, out);
         Lines::End

@@ -1,9 +1,10 @@
-//! Refusal: why a request is refused for its form.
+//! Refusals: why a request is malformed or not supported, and the error the client gets.
+//!
+//! Every refusal ends the connection, because the start of the next request is unknown.
 
 use crate::error::{self, ApiError};
 
-/// Why a request is refused before anybody asks what it means. `error` gives each its status, code and sentence. All of them end the
-/// connection: we cannot or will not know where the next request begins.
+/// Why a request is refused before its meaning is considered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     RequestLine,

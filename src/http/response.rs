@@ -433,15 +433,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_a_length_and_its_body() {
+    fn response_has_a_length_and_its_body() {
         assert_eq!(
             text(Response::json(200, b"{}".to_vec()), PLAIN),
-            "HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            "HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: application/json\r\n\
+              Content-Length: 2\r\n\r\n{}"
         );
     }
 
     #[test]
-    fn no_content_and_not_modified_have_neither_length_nor_body() {
+    fn no_content_and_not_modified_have_no_body() {
         assert_eq!(
             text(Response::no_content(), PLAIN),
             "HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n"
@@ -478,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fate_of_the_connection_is_said() {
+    fn response_announces_the_end_of_the_connection() {
         let answer = |style: Style<'_>| text(Response::no_content(), style);
         assert!(
             answer(Style {
@@ -503,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_origins_is_told_to_itself() {
+    fn response_names_the_origin_of_its_request() {
         let common = |cors| String::from_utf8(common(UNIX_EPOCH, cors)).expect("ASCII");
         assert!(!common(&Cors::Off).contains("Origin"));
         assert!(common(&Cors::Any).contains("Access-Control-Allow-Origin: *\r\n"));
@@ -518,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn only_owned_text_of_some_size_is_compressed() {
+    fn only_owned_text_of_enough_bytes_is_compressed() {
         let accepts = Accepts::parse(b"gzip");
         let style = Style { accepts, ..PLAIN };
         let body = b"{\"a\":1}".repeat(1000);
@@ -555,11 +556,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_bring_the_fields_that_go_with_their_status() {
-        let busy = text(
-            crate::error::WRITER_BUSY.error().retry_after(3).into(),
-            PLAIN,
-        );
+    fn errors_have_the_fields_of_their_status() {
+        let busy = text(error::WRITER_BUSY.error().retry_after(3).into(), PLAIN);
         assert!(busy.starts_with("HTTP/1.1 503 ") && busy.contains("Retry-After: 3\r\n"));
         let unknown = text(error::UNAUTHORIZED.titled("Who?").into(), PLAIN);
         assert!(unknown.contains("WWW-Authenticate: Bearer "));
@@ -574,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prepared_answer_is_the_same_answer() {
+    fn prepared_response_is_the_same_response() {
         let response = || Response::json(200, b"{\"a\":1}".repeat(200)).header("ETag", "\"1\"");
         for accepts in [Accepts::NONE, Accepts::parse(b"gzip")] {
             let prepared = Prepared::new(response(), accepts, b"Date: D\r\n");

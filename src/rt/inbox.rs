@@ -1,7 +1,8 @@
 //! Inbox: messages to one core from any thread, a lock-free queue and one wake.
 //!
-//! Promises: no message is lost, and the order of each sender is kept. It is unbounded: the senders
-//! have bounds of their own (a batch per commit, a reply per command that the core itself has sent).
+//! Promises: no message is lost, and the order of each sender is kept. It is unbounded: the
+//! senders have bounds of their own (a batch per commit, a reply per command that the core itself
+//! has sent).
 
 use std::future::poll_fn;
 use std::task::Poll;

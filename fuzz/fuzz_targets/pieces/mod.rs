@@ -1,4 +1,5 @@
-//! Reads of any size: one request through the reader that connections run, with what it keeps between two reads.
+//! Reads of any size: one request through the reader that connections run, and through what it
+//! keeps between two reads.
 
 use weir::http::Head;
 use weir::http::head;
@@ -40,7 +41,9 @@ pub fn first_request(
         let mut fields = head::fields();
         let admit = |_: &Head<'_>| Ok::<_, ()>((body_bytes_max, ()));
         match next_request(&buffer, progress, &mut fields, admit)? {
-            NextRequest::Complete { head, body, len, .. } => {
+            NextRequest::Complete {
+                head, body, len, ..
+            } => {
                 let query = if head.query.is_empty() { "" } else { "?" };
                 return Ok(Some(Seen {
                     method: head.method.as_str().into(),

@@ -1,8 +1,9 @@
-//! Framing: every rule of the strict profile by example, then against an oracle.
+//! Requests: every rule of the strict profile by example, then against an oracle.
 //!
-//! The oracle is the same profile written a second time, as naively as possible: it sees all bytes at once, splits at CR LF, and
-//! knows nothing of httparse or of states. Both have to agree on every accepted request, its body and its length, for every octet at every
-//! interesting place and for random mutations; and the real parser has to come to the same end however its input is cut.
+//! The oracle is the same profile written a second time, as naively as possible: it sees all bytes
+//! at once, splits at CR LF, and knows nothing of httparse or of states. Both have to agree on
+//! every accepted request, its body and its length, for every octet at every interesting place and for
+//! random mutations; and the reader has to come to the same end for every cut of its input.
 
 use proptest::prelude::*;
 
@@ -109,7 +110,7 @@ mod oracle {
     const HOST: &str =
         "!$%&'()*+-.0123456789;=ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
 
-    pub(super) enum Verdict {
+    pub(super) enum OracleResult {
         Accept(Accepted),
         Reject,
         /// The end of head or body is missing; the parser may refuse already, but not accept.
@@ -250,21 +251,73 @@ mod oracle {
         }
     }
 
-    pub(super) fn judge(bytes: &[u8]) -> Verdict {
+    pub(super) fn judge(bytes: &[u8]) -> OracleResult {
         let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
         let Some(end) = find(&bytes[skipped..], b"\r\n\r\n") else {
-            return Verdict::Incomplete;
+            return OracleResult::Incomplete;
         };
         let head = &bytes[skipped..skipped + end];
         let used = skipped + end + 4;
         match judge_head(head, &bytes[used..]) {
             Some(Some(mut accepted)) => {
                 accepted.used += used;
-                Verdict::Accept(accepted)
+                OracleResult::Accept(accepted)
             }
-            Some(None) => Verdict::Incomplete,
-            None => Verdict::Reject,
+            Some(None) => OracleResult::Incomplete,
+            None => OracleResult::Reject,
         }
+    }
+
+    fn method_of(method: &[u8]) -> Option<Method> {
+        Some(match method {
+            b"GET" => Method::Get,
+            b"HEAD" => Method::Head,
+            b"POST" => Method::Post,
+            b"PUT" => Method::Put,
+            b"PATCH" => Method::Patch,
+            b"DELETE" => Method::Delete,
+            b"OPTIONS" => Method::Options,
+            _ => return None,
+        })
+    }
+
+    fn fields_of(lines: &[&[u8]]) -> Option<Vec<(String, Vec<u8>)>> {
+        let mut fields = Vec::new();
+        for line in lines {
+            let colon = line.iter().position(|b| *b == b':')?;
+            let (name, value) = (&line[..colon], strip(&line[colon + 1..]));
+            if name.is_empty() || !only(name, TOKEN) || !text(value) {
+                return None;
+            }
+            fields.push((String::from_utf8(name.to_vec()).ok()?, value.to_vec()));
+        }
+        Some(fields)
+    }
+
+    #[allow(clippy::option_option)]
+    fn body_of(
+        lengths: &[Vec<u8>],
+        codings: &[Vec<u8>],
+        is_1_0: bool,
+        after: &[u8],
+    ) -> Option<Option<(Vec<u8>, usize)>> {
+        Some(match (lengths, codings) {
+            ([], []) => Some((Vec::new(), 0)),
+            ([length], []) => {
+                if length.is_empty() || length.len() > 19 || !only(length, "0123456789") {
+                    return None;
+                }
+                let length: u64 = String::from_utf8(length.clone()).ok()?.parse().ok()?;
+                if length > BODY_MAX {
+                    return None;
+                }
+                after
+                    .get(..length as usize)
+                    .map(|body| (body.to_vec(), body.len()))
+            }
+            ([], [coding]) if coding == b"chunked" && !is_1_0 => chunks(after)?,
+            _ => return None,
+        })
     }
 
     #[allow(clippy::option_option)]
@@ -291,26 +344,9 @@ mod oracle {
             b"HTTP/1.1" => false,
             _ => return None,
         };
-        let method = match method {
-            b"GET" => Method::Get,
-            b"HEAD" => Method::Head,
-            b"POST" => Method::Post,
-            b"PUT" => Method::Put,
-            b"PATCH" => Method::Patch,
-            b"DELETE" => Method::Delete,
-            b"OPTIONS" => Method::Options,
-            _ => return None,
-        };
+        let method = method_of(method)?;
         let (path, query) = target(method, std::str::from_utf8(raw_target).ok()?)?;
-        let mut fields = Vec::new();
-        for line in &lines[1..] {
-            let colon = line.iter().position(|b| *b == b':')?;
-            let (name, value) = (&line[..colon], strip(&line[colon + 1..]));
-            if name.is_empty() || !only(name, TOKEN) || !text(value) {
-                return None;
-            }
-            fields.push((String::from_utf8(name.to_vec()).ok()?, value.to_vec()));
-        }
+        let fields = fields_of(&lines[1..])?;
         let values = |name: &str| -> Vec<Vec<u8>> {
             fields
                 .iter()
@@ -338,23 +374,7 @@ mod oracle {
         let close = options.iter().any(|o| o == b"close");
         let keep = options.iter().any(|o| o == b"keep-alive");
         let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
-        let body = match (&lengths[..], &codings[..]) {
-            ([], []) => Some((Vec::new(), 0)),
-            ([length], []) => {
-                if length.is_empty() || length.len() > 19 || !only(length, "0123456789") {
-                    return None;
-                }
-                let length: u64 = String::from_utf8(length.clone()).ok()?.parse().ok()?;
-                if length > BODY_MAX {
-                    return None;
-                }
-                after
-                    .get(..length as usize)
-                    .map(|body| (body.to_vec(), body.len()))
-            }
-            ([], [coding]) if coding == b"chunked" && !is_1_0 => chunks(after)?,
-            _ => return None,
-        };
+        let body = body_of(&lengths, &codings, is_1_0, after)?;
         let has_body = !codings.is_empty() || lengths.iter().any(|l| l.iter().any(|b| *b != b'0'));
         if has_body && values("content-encoding").iter().any(|v| v != b"identity") {
             return None;
@@ -371,25 +391,25 @@ mod oracle {
     }
 }
 
-/// Both agree, and the parser agrees with itself however the bytes are cut.
+/// Both agree, and the reader agrees with itself for every cut.
 fn check(bytes: &[u8]) -> Result<Outcome, String> {
     let found = whole(bytes);
     let shown = || bytes.escape_ascii().to_string();
     match (oracle::judge(bytes), &found) {
-        (oracle::Verdict::Accept(expected), Outcome::Accepted(accepted))
+        (oracle::OracleResult::Accept(expected), Outcome::Accepted(accepted))
             if expected == *accepted => {}
-        (oracle::Verdict::Accept(expected), _) => {
+        (oracle::OracleResult::Accept(expected), _) => {
             return Err(format!(
                 "{}\nexpected {expected:?}\nfound {found:?}",
                 shown()
             ));
         }
-        (oracle::Verdict::Reject, Outcome::Refused(_))
-        | (oracle::Verdict::Incomplete, Outcome::Refused(_) | Outcome::Partial) => {}
-        (oracle::Verdict::Reject, _) => {
+        (oracle::OracleResult::Reject, Outcome::Refused(_))
+        | (oracle::OracleResult::Incomplete, Outcome::Refused(_) | Outcome::Partial) => {}
+        (oracle::OracleResult::Reject, _) => {
             return Err(format!("{}\nto be refused, found {found:?}", shown()));
         }
-        (oracle::Verdict::Incomplete, _) => {
+        (oracle::OracleResult::Incomplete, _) => {
             return Err(format!("{}\nis incomplete, found {found:?}", shown()));
         }
     }
@@ -432,8 +452,9 @@ fn chunked(body: &str) -> String {
 }
 
 #[test]
-fn a_request_is_taken_apart() {
-    let request = "GET /streams/a%2Fb?q=1&x=%20 HTTP/1.1\r\nhOsT: example.com:9019\r\nX-A:\t b c \t\r\n\r\nGET";
+fn request_is_split_into_its_parts() {
+    let request = "GET /streams/a%2Fb?q=1&x=%20 HTTP/1.1\r\nhOsT: example.com:9019\r\n\
+      X-A:\t b c \t\r\n\r\nGET";
     let found = acceptance(request);
     assert_eq!((found.method, found.used), (Method::Get, request.len() - 3));
     assert_eq!(
@@ -445,7 +466,7 @@ fn a_request_is_taken_apart() {
 }
 
 #[test]
-fn the_fields_that_matter_are_found_by_name() {
+fn known_fields_are_found_by_name() {
     let bytes = b"GET / HTTP/1.1\r\nIf-None-Match: \"1\"\r\nHOST: h\r\nauthorization: Bearer x\r\n\
                   accept-Encoding: gzip\r\ncontent-type: a/b\r\nX: y\r\n\r\n";
     let mut fields = head::fields();
@@ -456,7 +477,7 @@ fn the_fields_that_matter_are_found_by_name() {
     assert_eq!(head.headers.host(), Some(&b"h"[..]));
     assert_eq!(head.headers.authorization(), Some(&b"Bearer x"[..]));
     assert_eq!(head.headers.content_type(), Some(&b"a/b"[..]));
-    assert!(head.headers.accepts().takes(Coding::Gzip));
+    assert!(head.headers.accepts().contains(Coding::Gzip));
     assert_eq!(head.headers.get("x"), Some(&b"y"[..]));
     assert_eq!(head.headers.get("z"), None);
     assert_eq!(head.headers.len(), 6);
@@ -476,7 +497,7 @@ fn lines_end_with_cr_lf_and_nothing_else() {
 }
 
 #[test]
-fn one_empty_line_before_a_request_is_forgiven() {
+fn one_empty_line_before_a_request_is_ignored() {
     let request = "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n";
     assert_eq!(acceptance(request).used, request.len());
     assert_eq!(
@@ -499,7 +520,7 @@ fn one_empty_line_before_a_request_is_forgiven() {
 }
 
 #[test]
-fn a_request_line_has_two_single_spaces() {
+fn request_line_has_two_single_spaces() {
     for line in [
         "GET  / HTTP/1.1",
         "GET /  HTTP/1.1",
@@ -549,7 +570,7 @@ fn versions_are_1_1_and_1_0() {
 }
 
 #[test]
-fn methods_are_case_sensitive_and_some_are_refused() {
+fn methods_are_case_sensitive() {
     for method in ["get", "BREW", "PROPFIND", "G"] {
         assert_eq!(
             refusal(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n")),
@@ -611,7 +632,7 @@ fn targets_are_paths_or_whole_urls() {
 }
 
 #[test]
-fn there_is_exactly_one_valid_host() {
+fn exactly_one_valid_host_is_required() {
     let host = |value: &str| format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n");
     for good in [
         "h",
@@ -670,7 +691,7 @@ fn fields_are_names_and_values_on_one_line() {
 }
 
 #[test]
-fn a_length_is_decimal_digits_once() {
+fn content_length_is_decimal_digits_once() {
     let length =
         |value: &str, body: &str| with_fields(&format!("Content-Length: {value}\r\n")) + body;
     assert_eq!(acceptance(length("3", "abcd")).body, b"abc");
@@ -866,7 +887,7 @@ fn extensions_and_trailers_have_limits() {
 }
 
 #[test]
-fn heads_have_limits_that_do_not_depend_on_the_cuts() {
+fn limits_of_heads_do_not_depend_on_the_cuts() {
     let both = |bytes: &[u8], expected: Option<Refusal>| {
         for outcome in [
             whole(bytes),
@@ -905,7 +926,7 @@ fn heads_have_limits_that_do_not_depend_on_the_cuts() {
 }
 
 #[test]
-fn what_we_cannot_do_is_refused_before_the_body() {
+fn unsupported_requests_are_refused_before_the_body() {
     assert_eq!(
         refusal(with_fields("Expect: 200-ok\r\n")),
         Refusal::Expectation
@@ -927,7 +948,7 @@ fn what_we_cannot_do_is_refused_before_the_body() {
 }
 
 #[test]
-fn the_life_of_a_connection_follows_from_version_and_options() {
+fn keep_alive_follows_from_version_and_options() {
     for (version, option, keep_alive) in [
         ("1.1", "", true),
         ("1.1", "close", false),
@@ -946,18 +967,20 @@ fn the_life_of_a_connection_follows_from_version_and_options() {
     }
 }
 
-/// Requests whose every place is worth disturbing.
+/// Requests that are changed at every place.
 const SEEDS: [&str; 6] = [
     "GET /a/b?c=d HTTP/1.1\r\nHost: h:80\r\nX-Y: z w\r\n\r\n",
     "PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\nConnection: close\r\n\r\nhello, world",
-    "PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;e=f\r\nhello\r\n0a\r\n0123456789\r\n0\r\nT: u\r\n\r\n",
+    "PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;e=f\r\nhello\r\n0a\r\n\
+      0123456789\r\n0\r\nT: u\r\n\r\n",
     "OPTIONS * HTTP/1.1\r\nHost: [::1]:9\r\nExpect: 100-continue\r\n\r\n",
-    "\r\nPOST http://h/a HTTP/1.1\r\nhost:h\r\nContent-Encoding: identity\r\ncontent-length: 0\r\n\r\n",
+    "\r\nPOST http://h/a HTTP/1.1\r\nhost:h\r\nContent-Encoding: identity\r\n\
+      content-length: 0\r\n\r\n",
     "GET / HTTP/1.0\r\nConnection: keep-alive\r\nAuthorization: a\r\n\r\n",
 ];
 
 #[test]
-fn every_octet_at_every_place_means_the_same_to_both() {
+fn oracle_agrees_for_every_octet_at_every_place() {
     let mut counts = [0_u32; 3];
     for seed in SEEDS {
         acceptance(seed);
@@ -984,7 +1007,7 @@ fn every_octet_at_every_place_means_the_same_to_both() {
 }
 
 #[test]
-fn numbers_at_the_edges_of_types_mean_the_same_to_both() {
+fn oracle_agrees_for_numbers_at_the_edges_of_types() {
     for number in [
         "",
         "0",
@@ -1015,7 +1038,7 @@ fn numbers_at_the_edges_of_types_mean_the_same_to_both() {
 }
 
 #[test]
-fn two_requests_are_two_requests() {
+fn pipelined_requests_are_separate() {
     let first = SEEDS[2].to_owned();
     let bytes = first.clone() + SEEDS[1];
     assert_eq!(acceptance(&bytes).used, first.len());
@@ -1069,7 +1092,7 @@ proptest! {
     #![proptest_config(crate::proptests::config_with_cases(2000))]
 
     #[test]
-    fn random_pieces_mean_the_same_to_both(
+    fn oracle_agrees_for_random_pieces(
         pieces in prop::collection::vec(piece(), 0..14),
         start in 0_usize..4,
     ) {
@@ -1086,7 +1109,7 @@ proptest! {
     }
 
     #[test]
-    fn random_changes_and_cuts_change_nothing_between_them(
+    fn oracle_agrees_for_random_changes_and_cuts(
         seed in 0..SEEDS.len(),
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..4), 0..5),
         cuts in prop::collection::vec(1_usize..40, 1..30),
