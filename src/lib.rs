@@ -1,26 +1,116 @@
 //! Weir: a control plane for clusters of video streaming servers.
 //!
-//! One sentence: a deterministic state machine behind a durable log, its state an immutable value that every core reads without locks, with plain
-//! HTTP at the edge and one feed of commits that wakes the polls it concerns.
+//! In one sentence: a deterministic state machine behind a durable log, whose state is an immutable
+//! value that every core reads without locks, with plain HTTP at the edge and one feed of commits
+//! that wakes the polls it concerns.
+//!
+//! # Threads
 //!
 //! ```text
-//!          io core 0..N (one thread each: io_uring, its connections, its parked polls)          writer (one thread)
-//!  socket -> http::head -> api::router -> api::auth -> handler(&State) -> Outcome
-//!                                                            |  Reply -> http::response -> socket
-//!                                                            |  Command ------------------> drain, state::apply each to the next State
-//!                                                            |  Wait -> feed::Waiters       one batch, one durable commit (storage)
-//!                       one inbox per core  <-- replies + Commit{state, touched} ---------- publish the State, tell every core once
+//!   io core 0..N (io_uring)            writer                          layouter (own processor)
+//!   ------------------------           -------------------------       ------------------------
+//!   socket -> http::conn               commands of all cores           commits, reports, clock
+//!     -> core::Core::admit               -> writer::machine              -> layouter::controller
+//!     -> api handler(&State)               state::apply, one by one         -> layouter::engine
+//!          |                             -> weir_storage, ONE fsync        |
+//!          | Reply   -> socket           -> publish the State              | Command (layouts)
+//!          | Command ------------------> -> replies, one Commit per core   |
+//!          | List    -> core::lists              |        |                v
+//!          | Park    -> feed::Waiters <----------+        +--> followers, layouter, writer
+//!          | Pending -> core::pending <--- outbound pool, what-if worker, settings, other cores
+//!
+//!   outbound pool    blocking HTTP calls to streamers and authorization backends
+//!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
+//!   publications     a follower of commits: when streams began and ended
+//!   settings         one thread per saved change of settings
+//!   signals          the main thread: waits for TERM, INT, HUP
 //! ```
 //!
-//! Who owns what: connections, waiters and their deadlines belong to one io core and are touched by nobody else; the store and the
-//! next state belong to the writer; the published [`state::State`] belongs to everybody and never changes. Nobody is told anything
-//! before it is on disk. A streamer's configuration is told completely or not at all (`api::config_external`).
+//! Connections, parked polls, pending requests and deadlines belong to one io core. The store and
+//! the next state belong to the writer. The published [`state::State`] belongs to all and never
+//! changes. Nothing is sent before it is on disk. A streamer's configuration is sent completely or
+//! not at all.
 //!
-//! The flow of a request: `http::conn` -> `api::Core::call` -> a handler in `api/` -> `api::Outcome`. The flow of a change: [`state::command::Command`] ->
-//! [`writer`] -> [`state::apply`] -> `weir_storage` -> [`feed::Commit`] -> replies, parked polls.
+//! # Walks
 //!
-//! Deliberately not here: async in the core, locks around the state, SQL, plugins, a second way to change state, a registry of
-//! global metrics.
+//! **A PUT.** `http::conn` reads the head; `core::Core::admit` routes and authorises it and hands
+//! on the endpoint and the caller. With the body complete, `api::stream::save` checks its shape and
+//! returns `Outcome::Command`. The core sends it to the writer. `writer` takes what waits,
+//! `state::apply` makes the next state, `weir_storage` commits the batch with one fsync, the state
+//! is published, and one message per core carries the replies and the commit. The core renders the
+//! answer (`api::done`).
+//!
+//! **A long poll of a streamer.** `api::config_external::streams` compares the client's `ETag` with
+//! the generation of the node; equal: `Outcome::Park`. The poll is parked in `feed::Waiters` in the
+//! same turn of the core in which it looked, so no commit falls in between. A commit that changes
+//! the node's configuration names its hostname; `core::wake` answers its polls from the newest
+//! state. At the deadline the answer is 304.
+//!
+//! # Glossary
+//!
+//! ```text
+//! stream, streamer        what is captured and delivered; a server that does so
+//! node                    a host as the layouter sees it: streamer or inference server
+//! agent                   a device behind NAT that relays video; it holds a control connection
+//! operator, viewer        who runs the cluster; who watches
+//! caller, right           who sent a request, once authorised; an action on a collection
+//! visibility              the entities that a caller may see
+//! entity, kind, record    a stored thing with a key; its kind; its stored form
+//! command, apply, changes a requested change; the pure function that makes it; what it changed
+//! commit, revision        a durable batch of changes; its number in the log
+//! stamp                   `updated_at`: wall-clock milliseconds, always growing
+//! snapshot                a state held by a reader; paged snapshot: all pages of one revision
+//! group commit            several commands, one fsync; its delay: waiting for more of them
+//! merge patch             a partial change of a document (RFC 7396); effective: with defaults
+//! retention, expiry       how long an entity is kept; its deletion after that
+//! poll, park, wake        a request that may wait; keep it without a thread; answer it
+//! generation              the revision at which a node's configuration last changed
+//! delta, full resync      changes since a revision; the whole list, where a delta cannot say it
+//! pending request         a request that is answered later: by a server, a thread, another core
+//! ticket, outcome         names a waiting request; what a handler decided
+//! scan, yield budget      a look at all entities, in slices; work done before others run
+//! page, cursor            a part of a list; where the next part begins
+//! slot, placement, layout one need of a stream (ingest, backup, inference); its node; all of them
+//! move, evacuation        a slot changes its node; all slots leave a node
+//! fail-over, fail-back    to another node after a loss; back when the node returns
+//! flapping, back-off      a node that comes and goes; trusting it later each time
+//! preview, explain        what would change if; why a stream is where it is
+//! activity, health        last signs of life of a node; what follows from them
+//! report                  statistics that a streamer sends
+//! egress policy           the addresses that outbound calls may reach
+//! drain                   the orderly end: answer polls, finish requests, commit, exit
+//! ```
+//!
+//! # Floors
+//!
+//! A module imports only from its own line and the lines above it; a longer path wins. A test holds
+//! it.
+//!
+//! ```floors
+//! limits exit duration error
+//! json rt
+//! schema subnet metrics
+//! http
+//! access::rights
+//! state
+//! access query
+//! config
+//! outbound
+//! agents feed fleet::report fleet::peer
+//! core::message core::stats_watch core::metrics
+//! writer
+//! fleet followers
+//! layouter
+//! api
+//! core
+//! dist cli import
+//! server
+//! ```
+//!
+//! # Not here, on purpose
+//!
+//! Async in the core, locks around the state, SQL, plugins, a second way to change state, a
+//! registry of global metrics.
 
 pub mod cli;
 pub mod config;

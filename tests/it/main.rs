@@ -35,6 +35,7 @@ mod session_auth;
 mod stats;
 mod stream;
 mod streamer;
+mod tidy;
 mod token;
 
 mod bad_json;

@@ -1,0 +1,295 @@
+//! How the sources look: width, length of functions, plain words, one type name per crate, floors, and
+//! files that no module declares. What is not tidy yet is listed here by name, and the lists only shrink.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest line, in characters.
+const WIDTH: usize = 100;
+/// Longest function, in lines, that is not a table or a match with one call per arm.
+const FUNCTION_LINES: usize = 70;
+/// Longest file without its tests.
+const FILE_LINES: usize = 1_200;
+
+include!("tidy_exceptions.rs");
+
+/// One source file of the server.
+struct Source {
+    /// Below `src`, with slashes.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The module that the file is.
+    fn module(&self) -> String {
+        let path = self.path.trim_end_matches(".rs");
+        path.trim_end_matches("/mod").replace('/', "::")
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.contains("tests")
+    }
+
+    /// The lines before the file's tests.
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        let code = self.text.lines();
+        code.take_while(|line| *line != "#[cfg(test)]")
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources() -> Vec<Source> {
+    fn read(folder: &Path, into: &mut Vec<Source>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                read(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let below = path.strip_prefix(root()).expect("below src");
+                into.push(Source {
+                    path: below.to_str().expect("UTF-8").to_owned(),
+                    text: fs::read_to_string(&path).expect("a source"),
+                });
+            }
+        }
+    }
+    let mut all = Vec::new();
+    read(&root(), &mut all);
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(all.len() > 100, "the sources are found");
+    all
+}
+
+/// Compares what was found with what is allowed: nothing new, and nothing that is mended meanwhile.
+fn judge(what: &str, found: &BTreeSet<String>, allowed: &[&str]) {
+    let allowed: BTreeSet<String> = allowed.iter().map(|name| (*name).to_owned()).collect();
+    let new: Vec<_> = found.difference(&allowed).collect();
+    let mended: Vec<_> = allowed.difference(found).collect();
+    assert!(
+        new.is_empty() && mended.is_empty(),
+        "{what}\nnew: {new:#?}\nno longer so, take them off the list: {mended:#?}"
+    );
+}
+
+#[test]
+fn lines_have_at_most_100_characters() {
+    let wide = |source: &Source| {
+        let mut lines = source.text.lines();
+        lines.any(|line| line.chars().count() > WIDTH && !line.trim_start().starts_with('"'))
+    };
+    let all = sources();
+    let found = all.iter().filter(|source| wide(source));
+    let found = found.map(|source| source.path.clone()).collect();
+    judge("files with longer lines", &found, WIDE_FILES);
+}
+
+#[test]
+fn files_are_short() {
+    let long = |source: &&Source| !source.is_test() && source.lines().count() > FILE_LINES;
+    let all = sources();
+    let found = all.iter().filter(long).map(|source| source.path.clone());
+    judge("files with more lines", &found.collect(), LONG_FILES);
+}
+
+/// The functions of a file that are longer than allowed. A function ends at the brace that closes it,
+/// which the formatter puts below its first letter.
+fn long_functions(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut begun: Option<(usize, &str, usize)> = None;
+    for (number, line) in source.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        match begun {
+            None => {
+                let words = line
+                    .trim_start()
+                    .split(['(', '<'])
+                    .next()
+                    .unwrap_or_default();
+                let mut words = words.split(' ');
+                if words.any(|word| word == "fn")
+                    && let Some(name) = words.next()
+                    && !line.trim_start().starts_with("//")
+                    && !line.ends_with(';')
+                {
+                    begun = Some((number, name, indent));
+                }
+            }
+            Some((first, name, depth)) if indent == depth && line.trim_start() == "}" => {
+                if number - first + 1 > FUNCTION_LINES {
+                    found.push(format!("{} {name}", source.path));
+                }
+                begun = None;
+            }
+            Some((_, _, depth))
+                if indent == depth && line.ends_with('}') && line.len() > depth + 1 =>
+            {
+                begun = None;
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_have_at_most_70_lines() {
+    let all = sources();
+    let code = all.iter().filter(|source| !source.is_test());
+    let found = code.flat_map(long_functions).collect();
+    judge("longer functions", &found, LONG_FUNCTIONS);
+}
+
+#[test]
+fn words_are_those_of_the_field() {
+    let words: [&str; 9] = [
+        "whoever",
+        "anew",
+        "heed",
+        "farewell",
+        "is none,",
+        "as good as",
+        "told anew",
+        "nobody",
+        "somebody",
+    ];
+    let all = sources();
+    let speaks = |source: &&Source| {
+        source.text.lines().any(|line| {
+            let comment = line.split_once("//").map_or("", |(_, comment)| comment);
+            let comment = comment.to_lowercase();
+            words.iter().any(|word| comment.contains(word))
+        })
+    };
+    let found = all.iter().filter(speaks).map(|source| source.path.clone());
+    judge(
+        "files with private words in comments",
+        &found.collect(),
+        PRIVATE_WORDS,
+    );
+}
+
+#[test]
+fn a_type_name_means_one_type() {
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        for line in source.lines() {
+            let mut words = line.split([' ', '<', '(', '{', ';', ':']);
+            let declares = |word: &&str| matches!(*word, "struct" | "enum" | "trait");
+            if line.starts_with(' ') || !words.by_ref().take(3).any(|word| declares(&word)) {
+                continue;
+            }
+            if let Some(name) = words.next() {
+                names
+                    .entry(name.to_owned())
+                    .or_default()
+                    .insert(source.path.clone());
+            }
+        }
+    }
+    names.retain(|_, files| files.len() > 1);
+    judge(
+        "type names with several meanings",
+        &names.into_keys().collect(),
+        TYPE_NAMES,
+    );
+}
+
+/// The floors as `lib.rs` lists them: a module path and the number of its line.
+fn floors(lib: &str) -> Vec<(String, usize)> {
+    let begin = lib.find("//! ```floors").expect("the floors are listed");
+    let lines = lib[begin..].lines().skip(1);
+    let lines = lines.map(|line| line.trim_start_matches("//!").trim());
+    let lines = lines.take_while(|line| *line != "```").enumerate();
+    lines
+        .flat_map(|(floor, line)| line.split(' ').map(move |path| (path.to_owned(), floor)))
+        .collect()
+}
+
+/// The line of the list that a module is on: that of the longest listed path above it.
+fn floor_of(floors: &[(String, usize)], module: &str) -> Option<usize> {
+    let above = |path: &str| module == path || module.starts_with(&format!("{path}::"));
+    let listed = floors.iter().filter(|(path, _)| above(path));
+    listed
+        .max_by_key(|(path, _)| path.len())
+        .map(|(_, floor)| *floor)
+}
+
+/// The modules that a file imports, as paths from the root of the crate.
+fn imports(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut statement = String::new();
+    for line in source.lines() {
+        let line = line.trim();
+        if statement.is_empty() && !line.starts_with("use crate::") {
+            continue;
+        }
+        statement.push_str(line);
+        if !line.ends_with(';') {
+            continue;
+        }
+        let path = statement
+            .trim_start_matches("use crate::")
+            .trim_end_matches(';');
+        match path.split_once('{') {
+            None => found.push(path.to_owned()),
+            Some((head, members)) => {
+                let members = members.trim_end_matches('}').split(',').map(str::trim);
+                let members = members.filter(|member| !member.is_empty());
+                found.extend(
+                    members.map(|member| format!("{head}{}", member.trim_matches(['{', '}']))),
+                );
+            }
+        }
+        statement.clear();
+    }
+    found
+}
+
+#[test]
+fn modules_import_only_from_floors_above() {
+    let all = sources();
+    let lib = all
+        .iter()
+        .find(|source| source.path == "lib.rs")
+        .expect("lib.rs");
+    let floors = floors(&lib.text);
+    let mut crossed = BTreeSet::new();
+    for source in &all {
+        let module = source.module();
+        if source.is_test() || matches!(&*module, "lib" | "main") {
+            continue;
+        }
+        let own = floor_of(&floors, &module);
+        let own = own.unwrap_or_else(|| panic!("{module} is on no floor"));
+        for path in imports(source) {
+            if floor_of(&floors, &path).is_some_and(|floor| floor > own) {
+                let to = path.split("::").take(2).collect::<Vec<_>>().join("::");
+                crossed.insert(format!("{module} -> {to}"));
+            }
+        }
+    }
+    judge("imports from a floor below", &crossed, CROSSED_FLOORS);
+}
+
+#[test]
+fn every_file_is_declared() {
+    let all = sources();
+    let texts: String = all.iter().map(|source| source.text.as_str()).collect();
+    for source in &all {
+        let module = source.module();
+        let name = module.rsplit("::").next().expect("a name");
+        let is_root = matches!(&*source.path, "lib.rs" | "main.rs");
+        assert!(
+            is_root
+                || texts.contains(&format!("mod {name};"))
+                || texts.contains(&format!("{name}.rs\"")),
+            "{} is declared nowhere",
+            source.path
+        );
+    }
+}
