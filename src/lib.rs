@@ -100,9 +100,10 @@
 //! core::message core::stats_watch core::metrics
 //! writer
 //! fleet followers
+//! openapi::model openapi::words
 //! layouter
 //! api
-//! core
+//! core openapi
 //! dist cli import
 //! server
 //! ```
@@ -132,6 +133,7 @@ pub mod query;
 
 pub mod api;
 pub mod core;
+pub mod openapi;
 
 pub mod state;
 pub mod writer;

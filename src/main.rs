@@ -7,7 +7,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 use weir::cli::{self, Printable, Task};
 use weir::exit::{Exit, Failure};
-use weir::{api, config, dist, import, server, stdout};
+use weir::{config, dist, import, server, stdout};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,7 +45,7 @@ fn run(task: Task) -> Result<Exit, Failure> {
             file,
             overwrite,
         } => server::restore(&config, &file, overwrite),
-        Task::Print(Printable::Openapi) => done(stdout::print(api::openapi_document())),
+        Task::Print(Printable::Openapi) => done(stdout::print(openapi::served())),
         Task::Print(Printable::Config) => done(stdout::print(&config::example())),
         Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),
         Task::Completions(shell) => done(cli::completions(shell)),

@@ -616,7 +616,7 @@ mod tests {
             shared: &shared,
             state: &Rc::new(Arc::new(state)),
             local: &crate::api::call::CoreLocal::default(),
-            endpoint: &super::super::endpoint::ENDPOINTS[0],
+            endpoint: &super::super::endpoint::OPERATIONS[0],
             core: 0,
             request: &request,
             parameter: "",

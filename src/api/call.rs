@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::auth::Caller;
 use super::control::NewConnection;
-use super::endpoint::Endpoint;
+use super::endpoint::Operation;
 use super::session_auth::Compiled;
 use super::shared::{ApiSettings, Shared};
 use super::stream::Around;
@@ -42,7 +42,7 @@ pub struct Call<'a> {
     /// What this core keeps between requests.
     pub local: &'a CoreLocal,
     pub request: &'a Request<'a>,
-    pub endpoint: &'static Endpoint,
+    pub endpoint: &'static Operation,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
     pub caller: &'a Caller,

@@ -12,6 +12,8 @@ use super::{
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
 use crate::error::{self, ApiError};
 use crate::http::Method;
+use crate::openapi::model::{OperationDoc, Security};
+use crate::openapi::words;
 
 /// Largest body of an ordinary request, bytes.
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
@@ -19,7 +21,7 @@ pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const BATCH_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// One operation of the API.
-pub struct Endpoint {
+pub struct Operation {
     pub route: Route,
     /// The reference's `operationId`.
     pub id: &'static str,
@@ -27,6 +29,8 @@ pub struct Endpoint {
     pub permission: Permission,
     pub body_bytes_max: u64,
     pub(crate) handler: Handler,
+    /// What the document says about it.
+    pub doc: &'static OperationDoc,
 }
 
 pub type Handler = fn(&Call<'_>) -> Result<Outcome, ApiError>;
@@ -37,17 +41,26 @@ pub struct Permission {
     pub access: Access,
     /// What it asks of an API token.
     pub token: TokenNeed,
+    /// The credentials that the document names.
+    pub security: Security,
 }
 
-/// Open without credentials: probes, redirects of players, the handshake of agents.
+/// Open without credentials: probes, redirects of players.
 const PUBLIC: Permission = Permission {
     access: Access::Public,
     token: TokenNeed::Any,
+    security: Security::Open,
+};
+/// Open; the handshake itself asks for the proof of an agent.
+const AGENT_PROOF: Permission = Permission {
+    security: Security::Agent,
+    ..PUBLIC
 };
 /// Not for tokens: they could give themselves more.
 const ADMINISTRATOR: Permission = Permission {
     access: Access::Admin,
     token: TokenNeed::Never,
+    security: Security::Administrator,
 };
 /// For the streamer that the path names, by its cluster key. A configuration holds the passwords of its
 /// streams: for tokens it is more than reading the streamer.
@@ -57,6 +70,7 @@ const NODE: Permission = Permission {
         collection: "streamers",
         action: Execute,
     }),
+    security: Security::Node,
 };
 
 /// For tokens with the right to an action on a collection; the key is the path's parameter.
@@ -64,6 +78,7 @@ const fn right(collection: &'static str, action: Action) -> Permission {
     Permission {
         access: Access::Admin,
         token: TokenNeed::Right(Demand { collection, action }),
+        security: Security::Administrator,
     }
 }
 
@@ -72,10 +87,11 @@ const fn whole(collection: &'static str) -> Permission {
     Permission {
         access: Access::Admin,
         token: TokenNeed::WholeList(collection),
+        security: Security::Administrator,
     }
 }
 
-impl Endpoint {
+impl Operation {
     const fn new(method: Method, path: (&'static str, Parameter, &'static str)) -> Self {
         let (head, parameter, tail) = path;
         Self {
@@ -89,14 +105,22 @@ impl Endpoint {
             permission: ADMINISTRATOR,
             body_bytes_max: BODY_BYTES_MAX,
             handler: |_| Err(error::NOT_FOUND.error()),
+            doc: &words::NONE,
         }
     }
 
-    const fn serves(self, id: &'static str, permission: Permission, handler: Handler) -> Self {
+    const fn serves(
+        self,
+        id: &'static str,
+        permission: Permission,
+        handler: Handler,
+        doc: &'static OperationDoc,
+    ) -> Self {
         Self {
             id,
             permission,
             handler,
+            doc,
             ..self
         }
     }
@@ -132,8 +156,9 @@ macro_rules! methods {
             id: &'static str,
             permission: Permission,
             handler: Handler,
-        ) -> Endpoint {
-            Endpoint::new(Method::$method, path).serves(id, permission, handler)
+            doc: &'static OperationDoc,
+        ) -> Operation {
+            Operation::new(Method::$method, path).serves(id, permission, handler, doc)
         }
     )*};
 }
@@ -141,118 +166,187 @@ methods!(get Get, put Put, post Post, delete Delete);
 
 /// Everything that is served, below either prefix. Of one head, longer tails first.
 #[rustfmt::skip]
-pub const ENDPOINTS: &[Endpoint] = &[
-    get(("/streams", NO_KEY, ""), "streams_list", right("streams", List), stream::list),
+pub const OPERATIONS: &[Operation] = &[
+    get(("/streams", NO_KEY, ""),
+        "streams_list", right("streams", List), stream::list, &words::stream::STREAMS_LIST),
     put(("/streams/batch", NO_KEY, ""),
-        "streams_batch_update", right("streams", Write), stream::save_batch).batch(),
+        "streams_batch_update", right("streams", Write), stream::save_batch,
+        &words::stream::STREAMS_BATCH_UPDATE).batch(),
     post(("/streams/layouts", NO_KEY, ""),
-        "batch_update_streams_layouts", right("streams", Write), stream::set_layouts).batch(),
+        "batch_update_streams_layouts", right("streams", Write), stream::set_layouts,
+        &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS).batch(),
     post(("/streams/preview_layout_change", NO_KEY, ""),
-        "batch_stream_layout_preview", right("streams", Execute), layout::preview_streams).batch(),
+        "batch_stream_layout_preview", right("streams", Execute), layout::preview_streams,
+        &words::stream::BATCH_STREAM_LAYOUT_PREVIEW).batch(),
     post(("/streams/", NAME, "/preview_layout_change"),
-        "preview_layout_change_for_stream_config", right("streams", Execute), layout::preview_stream),
+        "preview_layout_change_for_stream_config", right("streams", Execute), layout::preview_stream,
+        &words::stream::PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG),
     get(("/streams/", NAME, "/layout/explain"),
-        "stream_layout_explain", right("streams", Read), layout::explain),
+        "stream_layout_explain", right("streams", Read), layout::explain,
+        &words::stream::STREAM_LAYOUT_EXPLAIN),
     get(("/streams/", NAME, "/layouts"),
-        "stream_layouts_get", right("streams", Read), stream::layouts),
-    get(("/streams/", NAME, ""), "stream_get", right("streams", Read), stream::get),
-    put(("/streams/", NAME, ""), "stream_save", right("streams", Write), stream::save),
-    delete(("/streams/", NAME, ""), "stream_delete", right("streams", Write), stream::delete),
-    get(("/streamers", NO_KEY, ""), "streamers_list", right("streamers", List), streamer::list),
+        "stream_layouts_get", right("streams", Read), stream::layouts,
+        &words::stream::STREAM_LAYOUTS_GET),
+    get(("/streams/", NAME, ""),
+        "stream_get", right("streams", Read), stream::get, &words::stream::STREAM_GET),
+    put(("/streams/", NAME, ""),
+        "stream_save", right("streams", Write), stream::save, &words::stream::STREAM_SAVE),
+    delete(("/streams/", NAME, ""),
+        "stream_delete", right("streams", Write), stream::delete, &words::stream::STREAM_DELETE),
+    get(("/streamers", NO_KEY, ""),
+        "streamers_list", right("streamers", List), streamer::list,
+        &words::streamer::STREAMERS_LIST),
     put(("/streamers/batch", NO_KEY, ""),
-        "streamers_batch_update", right("streamers", Write), streamer::save_batch).batch(),
+        "streamers_batch_update", right("streamers", Write), streamer::save_batch,
+        &words::streamer::STREAMERS_BATCH_UPDATE).batch(),
     post(("/streamers/preview_layout_change", NO_KEY, ""),
-        "batch_streamer_layout_preview", right("streamers", Execute), layout::preview_streamers).batch(),
+        "batch_streamer_layout_preview", right("streamers", Execute), layout::preview_streamers,
+        &words::streamer::BATCH_STREAMER_LAYOUT_PREVIEW).batch(),
     post(("/streamers/", HOSTNAME, "/preview_layout_change"),
-        "preview_layout_change_for_streamer_config", right("streamers", Execute), layout::preview_streamer),
+        "preview_layout_change_for_streamer_config", right("streamers", Execute), layout::preview_streamer,
+        &words::streamer::PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG),
     post(("/cluster/preview", NO_KEY, ""),
-        "cluster_preview", right("cluster", Execute), layout::preview_cluster).batch(),
+        "cluster_preview", right("cluster", Execute), layout::preview_cluster,
+        &words::cluster::CLUSTER_PREVIEW).batch(),
     get(("/cluster/capacity", NO_KEY, ""),
-        "cluster_capacity_get", right("cluster", Read), layout::capacity),
+        "cluster_capacity_get", right("cluster", Read), layout::capacity,
+        &words::cluster::CLUSTER_CAPACITY_GET),
     get(("/streamers/", HOSTNAME, "/streams"),
-        "streamer_streams_list", NODE, config_external::streams),
+        "streamer_streams_list", NODE, config_external::streams,
+        &words::config_external::STREAMER_STREAMS_LIST),
     get(("/streamers/", HOSTNAME, "/update-streams"),
-        "streamer_update_streams_list", NODE, config_external::update_streams),
+        "streamer_update_streams_list", NODE, config_external::update_streams,
+        &words::config_external::STREAMER_UPDATE_STREAMS_LIST),
     get(("/streamers/", HOSTNAME, "/dynamic-streams"),
-        "streamer_dynamic_streams_list", NODE, config_external::dynamic_streams),
+        "streamer_dynamic_streams_list", NODE, config_external::dynamic_streams,
+        &words::config_external::STREAMER_DYNAMIC_STREAMS_LIST),
     put(("/streamers/", HOSTNAME, "/stats"),
-        "streamer_stats_report", NODE, stats::report).body_max(stats::BODY_BYTES_MAX),
+        "streamer_stats_report", NODE, stats::report,
+        &words::streamer::STREAMER_STATS_REPORT).body_max(stats::BODY_BYTES_MAX),
     get(("/streamers/", HOSTNAME, "/episodes"),
-        "external_episodes_list", NODE, external_episodes::list),
+        "external_episodes_list", NODE, external_episodes::list,
+        &words::config_external::EXTERNAL_EPISODES_LIST),
     get(("/streamers/", HOST_PORT, "/srt_port_resolve/"),
-        "srt_port_resolve", NODE, srt_port::resolve),
-    get(("/streamers/", HOSTNAME, ""), "streamer_get", right("streamers", Read), streamer::get),
-    put(("/streamers/", HOSTNAME, ""), "streamer_save", right("streamers", Write), streamer::save),
+        "srt_port_resolve", NODE, srt_port::resolve, &words::config_external::SRT_PORT_RESOLVE),
+    get(("/streamers/", HOSTNAME, ""),
+        "streamer_get", right("streamers", Read), streamer::get, &words::streamer::STREAMER_GET),
+    put(("/streamers/", HOSTNAME, ""),
+        "streamer_save", right("streamers", Write), streamer::save,
+        &words::streamer::STREAMER_SAVE),
     delete(("/streamers/", HOSTNAME, ""),
-        "streamer_delete", right("streamers", Write), streamer::delete),
-    get(("/episodes", NO_KEY, ""), "episodes_list", right("episodes", List), episode::list),
-    get(("/episodes/", EPISODE_ID, ""), "episode_get", right("episodes", Read), episode::get),
-    put(("/episodes/", EPISODE_ID, ""), "episode_save", right("episodes", Write), episode::save),
+        "streamer_delete", right("streamers", Write), streamer::delete,
+        &words::streamer::STREAMER_DELETE),
+    get(("/episodes", NO_KEY, ""),
+        "episodes_list", right("episodes", List), episode::list, &words::episode::EPISODES_LIST),
+    get(("/episodes/", EPISODE_ID, ""),
+        "episode_get", right("episodes", Read), episode::get, &words::episode::EPISODE_GET),
+    put(("/episodes/", EPISODE_ID, ""),
+        "episode_save", right("episodes", Write), episode::save, &words::episode::EPISODE_SAVE),
     delete(("/episodes/", EPISODE_ID, ""),
-        "episode_delete", right("episodes", Write), episode::delete),
-    get(("/persons", NO_KEY, ""), "persons_list", right("persons", List), person::list),
-    get(("/persons/", PERSON_ID, ""), "person_get", right("persons", Read), person::get),
-    put(("/persons/", PERSON_ID, ""), "person_save", right("persons", Write), person::save),
-    delete(("/persons/", PERSON_ID, ""), "person_delete", right("persons", Write), person::delete),
-    get(("/dvrs", NO_KEY, ""), "dvrs_list", whole("dvrs"), dvr::list),
-    get(("/events", NO_KEY, ""), "central_events_list", right("events", List), event::list),
-    get(("/config", NO_KEY, ""), "config_get", right("config", Read), config::get),
-    put(("/config", NO_KEY, ""), "config_save", ADMINISTRATOR, config::save),
+        "episode_delete", right("episodes", Write), episode::delete,
+        &words::episode::EPISODE_DELETE),
+    get(("/persons", NO_KEY, ""),
+        "persons_list", right("persons", List), person::list, &words::person::PERSONS_LIST),
+    get(("/persons/", PERSON_ID, ""),
+        "person_get", right("persons", Read), person::get, &words::person::PERSON_GET),
+    put(("/persons/", PERSON_ID, ""),
+        "person_save", right("persons", Write), person::save, &words::person::PERSON_SAVE),
+    delete(("/persons/", PERSON_ID, ""),
+        "person_delete", right("persons", Write), person::delete, &words::person::PERSON_DELETE),
+    get(("/dvrs", NO_KEY, ""), "dvrs_list", whole("dvrs"), dvr::list, &words::dvr::DVRS_LIST),
+    get(("/events", NO_KEY, ""),
+        "central_events_list", right("events", List), event::list,
+        &words::event::CENTRAL_EVENTS_LIST),
+    get(("/config", NO_KEY, ""),
+        "config_get", right("config", Read), config::get, &words::config::CONFIG_GET),
+    put(("/config", NO_KEY, ""),
+        "config_save", ADMINISTRATOR, config::save, &words::config::CONFIG_SAVE),
     get(("/cluster/stats", NO_KEY, ""),
-        "cluster_stats_get", right("cluster", Read), cluster::stats),
+        "cluster_stats_get", right("cluster", Read), cluster::stats,
+        &words::cluster::CLUSTER_STATS_GET),
     get(("/auth_backends", NO_KEY, ""),
-        "auth_backends_list", right("auth_backends", List), auth_backend::list),
+        "auth_backends_list", right("auth_backends", List), auth_backend::list,
+        &words::auth::AUTH_BACKENDS_LIST),
     get(("/auth_backends/", ENTITY_NAME, ""),
-        "auth_backend_get", right("auth_backends", Read), auth_backend::get),
+        "auth_backend_get", right("auth_backends", Read), auth_backend::get,
+        &words::auth::AUTH_BACKEND_GET),
     put(("/auth_backends/", ENTITY_NAME, ""),
-        "auth_backend_save", right("auth_backends", Write), auth_backend::save),
+        "auth_backend_save", right("auth_backends", Write), auth_backend::save,
+        &words::auth::AUTH_BACKEND_SAVE),
     delete(("/auth_backends/", ENTITY_NAME, ""),
-        "auth_backend_delete", right("auth_backends", Write), auth_backend::delete),
-    get(("/auth", NO_KEY, ""), "auth_request", right("auth", Execute), session_auth::request),
-    get(("/api_tokens", NO_KEY, ""), "api_tokens_list", right("api_tokens", List), token::list),
-    get(("/api_tokens/", ENTITY_NAME, ""), "api_token_get", right("api_tokens", Read), token::get),
-    put(("/api_tokens/", ENTITY_NAME, ""), "api_token_save", ADMINISTRATOR, token::save),
-    delete(("/api_tokens/", ENTITY_NAME, ""), "api_token_delete", ADMINISTRATOR, token::delete),
+        "auth_backend_delete", right("auth_backends", Write), auth_backend::delete,
+        &words::auth::AUTH_BACKEND_DELETE),
+    get(("/auth", NO_KEY, ""),
+        "auth_request", right("auth", Execute), session_auth::request, &words::auth::AUTH_REQUEST),
+    get(("/api_tokens", NO_KEY, ""),
+        "api_tokens_list", right("api_tokens", List), token::list, &words::token::API_TOKENS_LIST),
+    get(("/api_tokens/", ENTITY_NAME, ""),
+        "api_token_get", right("api_tokens", Read), token::get, &words::token::API_TOKEN_GET),
+    put(("/api_tokens/", ENTITY_NAME, ""),
+        "api_token_save", ADMINISTRATOR, token::save, &words::token::API_TOKEN_SAVE),
+    delete(("/api_tokens/", ENTITY_NAME, ""),
+        "api_token_delete", ADMINISTRATOR, token::delete, &words::token::API_TOKEN_DELETE),
     get(("/load-balancers", NO_KEY, ""),
-        "load_balancers_list", right("load-balancers", List), balancer::list),
+        "load_balancers_list", right("load-balancers", List), balancer::list,
+        &words::balancer::LOAD_BALANCERS_LIST),
     get(("/load-balancers/", ENTITY_NAME, ""),
-        "load_balancer_get", right("load-balancers", Read), balancer::get),
+        "load_balancer_get", right("load-balancers", Read), balancer::get,
+        &words::balancer::LOAD_BALANCER_GET),
     put(("/load-balancers/", ENTITY_NAME, ""),
-        "load_balancer_save", right("load-balancers", Write), balancer::save),
+        "load_balancer_save", right("load-balancers", Write), balancer::save,
+        &words::balancer::LOAD_BALANCER_SAVE),
     delete(("/load-balancers/", ENTITY_NAME, ""),
-        "load_balancer_delete", right("load-balancers", Write), balancer::delete),
-    get(("/lb/", WANTED, ""), "streaming_lb_playback", PUBLIC, balancer::send_on),
-    post(("/lb/", WANTED, ""), "streaming_lb_publish", PUBLIC, balancer::send_on),
-    get(("/agents", NO_KEY, ""), "agents_list", right("agents", List), agent::list),
+        "load_balancer_delete", right("load-balancers", Write), balancer::delete,
+        &words::balancer::LOAD_BALANCER_DELETE),
+    get(("/lb/", WANTED, ""),
+        "streaming_lb_playback", PUBLIC, balancer::send_on,
+        &words::balancer::STREAMING_LB_PLAYBACK),
+    post(("/lb/", WANTED, ""),
+        "streaming_lb_publish", PUBLIC, balancer::send_on, &words::balancer::STREAMING_LB_PUBLISH),
+    get(("/agents", NO_KEY, ""),
+        "agents_list", right("agents", List), agent::list, &words::agent::AGENTS_LIST),
     post(("/agents/layouts", NO_KEY, ""),
-        "batch_update_agents_layouts", right("agents", Write), agent::set_layouts).batch(),
-    post(("/agents/", AGENT, "/reboot"), "agent_reboot", right("agents", Execute), agent::reboot),
-    post(("/agents/", AGENT, "/reset"), "agent_reset", right("agents", Execute), agent::reset),
+        "batch_update_agents_layouts", right("agents", Write), agent::set_layouts,
+        &words::agent::BATCH_UPDATE_AGENTS_LAYOUTS).batch(),
+    post(("/agents/", AGENT, "/reboot"),
+        "agent_reboot", right("agents", Execute), agent::reboot, &words::agent::AGENT_REBOOT),
+    post(("/agents/", AGENT, "/reset"),
+        "agent_reset", right("agents", Execute), agent::reset, &words::agent::AGENT_RESET),
     post(("/agents/", AGENT, "/disconnect"),
-        "agent_disconnect", right("agents", Execute), agent::disconnect),
-    get(("/agents/", AGENT, "/logs"), "agent_logs_get", right("agents", Execute), agent::logs),
-    get(("/agents/", AGENT, ""), "agent_get", right("agents", Read), agent::get),
-    put(("/agents/", AGENT, ""), "agent_save", right("agents", Write), agent::save),
-    delete(("/agents/", AGENT, ""), "agent_delete", right("agents", Write), agent::delete),
-    post(("/endpoint/connect", NO_KEY, ""), "endpoint_connect", PUBLIC, control::connect),
-    get(("/monitoring/liveness", NO_KEY, ""), "liveness_probe", PUBLIC, monitoring::liveness),
-    get(("/monitoring/readiness", NO_KEY, ""), "readiness_probe", PUBLIC, monitoring::readiness),
-    get(("/openapi.json", NO_KEY, ""), "openapi_get", right("openapi", Read), monitoring::openapi),
+        "agent_disconnect", right("agents", Execute), agent::disconnect,
+        &words::agent::AGENT_DISCONNECT),
+    get(("/agents/", AGENT, "/logs"),
+        "agent_logs_get", right("agents", Execute), agent::logs, &words::agent::AGENT_LOGS_GET),
+    get(("/agents/", AGENT, ""),
+        "agent_get", right("agents", Read), agent::get, &words::agent::AGENT_GET),
+    put(("/agents/", AGENT, ""),
+        "agent_save", right("agents", Write), agent::save, &words::agent::AGENT_SAVE),
+    delete(("/agents/", AGENT, ""),
+        "agent_delete", right("agents", Write), agent::delete, &words::agent::AGENT_DELETE),
+    post(("/endpoint/connect", NO_KEY, ""),
+        "endpoint_connect", AGENT_PROOF, control::connect, &words::agent::ENDPOINT_CONNECT),
+    get(("/monitoring/liveness", NO_KEY, ""),
+        "liveness_probe", PUBLIC, monitoring::liveness, &words::monitoring::LIVENESS_PROBE),
+    get(("/monitoring/readiness", NO_KEY, ""),
+        "readiness_probe", PUBLIC, monitoring::readiness, &words::monitoring::READINESS_PROBE),
+    get(("/openapi.json", NO_KEY, ""),
+        "openapi_get", right("openapi", Read), monitoring::openapi,
+        &words::monitoring::OPENAPI_GET),
 ];
 
 pub static ROUTES: std::sync::LazyLock<Vec<Route>> =
-    std::sync::LazyLock::new(|| ENDPOINTS.iter().map(|endpoint| endpoint.route).collect());
+    std::sync::LazyLock::new(|| OPERATIONS.iter().map(|operation| operation.route).collect());
 
 /// What an endpoint asks of the caller who calls it for `parameter`.
-pub fn needs<'a>(endpoint: &Endpoint, parameter: &'a str) -> Needs<'a> {
+pub fn needs<'a>(operation: &Operation, parameter: &'a str) -> Needs<'a> {
     let named = matches!(
-        endpoint.route.parameter,
+        operation.route.parameter,
         Parameter::Segment("hostname") | Parameter::Pair("hostname", _)
     );
-    let keyed = endpoint.route.parameter != Parameter::None;
+    let keyed = operation.route.parameter != Parameter::None;
     Needs {
-        access: endpoint.permission.access,
-        token: endpoint.permission.token,
+        access: operation.permission.access,
+        token: operation.permission.token,
         key: keyed.then_some(parameter),
         hostname: named.then_some(parameter),
     }

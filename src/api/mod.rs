@@ -1,7 +1,7 @@
 //! What is served: one file per resource with its handlers, and what handlers have in common.
 //!
 //! A handler reads a [`call::Call`] and returns a [`call::Outcome`]; it never waits and changes nothing.
-//! [`endpoint::ENDPOINTS`] is the table of operations; `core` carries out what a handler decided.
+//! [`endpoint::OPERATIONS`] is the table of operations; `core` carries out what a handler decided.
 
 pub mod agent;
 pub mod auth;
@@ -12,7 +12,6 @@ pub mod cluster;
 pub mod config;
 pub mod config_external;
 pub mod control;
-pub mod docs;
 pub mod dvr;
 pub mod dvr_presence;
 pub mod endpoint;
@@ -22,7 +21,6 @@ pub mod event;
 pub mod external_episodes;
 pub mod layout;
 pub mod monitoring;
-pub mod openapi;
 pub mod person;
 pub mod router;
 pub mod server_metrics;
@@ -72,13 +70,6 @@ pub fn done(
         Err(error) => return Response::from(error),
     }
     Response::json(200, body)
-}
-
-/// The OpenAPI document of everything that is served; made once.
-pub fn openapi_document() -> &'static str {
-    static DOCUMENT: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| openapi::document(docs::SERVED, env!("CARGO_PKG_VERSION")));
-    &DOCUMENT
 }
 
 pub fn now_seconds() -> u64 {

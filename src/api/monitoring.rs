@@ -3,13 +3,11 @@
 //! Liveness answers from the core that took the connection. Readiness adds what a load balancer must know: the store takes writes and the
 //! process is not stopping. Both need no credentials and tell nothing but the version and the time.
 
-use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Call, Outcome};
 use crate::error::{self, ApiError};
-use crate::feed::rendered::Rendered;
 use crate::http::Response;
 
 /// The build number: year, month, patch and commit count of the API this serves, as the reference writes them.
@@ -45,8 +43,6 @@ fn whoami(call: &Call<'_>) -> Response {
 }
 
 pub fn openapi(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    static DOCUMENT: LazyLock<Rendered> =
-        LazyLock::new(|| Rendered::new(super::openapi_document().as_bytes()));
-    let (coding, body) = DOCUMENT.body(call.coding());
+    let (coding, body) = call.shared.openapi_document.body(call.coding());
     Ok(Outcome::Reply(Response::shared(200, coding, body)))
 }

@@ -16,6 +16,7 @@ use crate::config::running::Running;
 use crate::core::message::CoreMessage;
 use crate::core::stats_watch::StatsWatches;
 use crate::feed::nodes::NodeTable;
+use crate::feed::rendered::Rendered;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::thread::LayouterHandle;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub watches: StatsWatches,
     /// How cores tell each other things.
     pub cores: Vec<Arc<Inbox<CoreMessage>>>,
+    /// What `GET /openapi.json` answers.
+    pub openapi_document: Rendered,
     /// The name of this server.
     pub hostname: Box<str>,
 }
@@ -142,6 +145,7 @@ pub(crate) mod tests {
             watches: StatsWatches::new(1),
             cores: Vec::new(),
             hostname: Box::from("here"),
+            openapi_document: Rendered::new(b"{}"),
         })
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::Core;
 use crate::api::auth::{Caller, may};
-use crate::api::endpoint::{Endpoint, needs};
+use crate::api::endpoint::{Operation, needs};
 use crate::api::token::Token;
 use crate::error::{self, ApiError};
 use crate::http::{Response, Ticket};
@@ -31,7 +31,7 @@ enum Held {
     },
     Token {
         token: Rc<Token>,
-        endpoint: &'static Endpoint,
+        endpoint: &'static Operation,
         key: Box<str>,
         /// The answer shows the part of a list that the token's permissions allowed.
         restricted: bool,
@@ -42,7 +42,7 @@ impl HeldRequests {
     pub fn insert(
         &mut self,
         ticket: Ticket,
-        endpoint: &'static Endpoint,
+        endpoint: &'static Operation,
         key: &str,
         caller: &Caller,
         restricted: bool,

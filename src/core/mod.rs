@@ -34,7 +34,7 @@ pub use self::wake::YieldBudget;
 use crate::access::rights::{Action, Sight};
 use crate::api::auth::{Access, Caller, Needs, TokenNeed};
 use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
-use crate::api::endpoint::{BODY_BYTES_MAX, ENDPOINTS, Endpoint, ROUTES, allowed, needs};
+use crate::api::endpoint::{BODY_BYTES_MAX, OPERATIONS, Operation, ROUTES, allowed, needs};
 use crate::api::router::{self, Found};
 use crate::api::shared::Shared;
 use crate::api::token::{Demand, Tokens};
@@ -99,7 +99,7 @@ impl std::ops::Deref for PublishedState {
 
 /// The endpoint of a request and its caller, as found when the head was complete. `None`: there is no
 /// endpoint, which `call` answers.
-pub struct Admitted(Option<(&'static Endpoint, Caller)>);
+pub struct Admitted(Option<(&'static Operation, Caller)>);
 
 impl Core {
     pub fn new(
@@ -163,7 +163,7 @@ impl Core {
                 let authorization = request.headers.authorization();
                 match self.find(request.method, request.path, authorization, &state)? {
                     (Found::Endpoint(index, parameter), caller) => {
-                        (&ENDPOINTS[index], parameter, caller)
+                        (&OPERATIONS[index], parameter, caller)
                     }
                     (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
                 }
@@ -288,7 +288,7 @@ impl Core {
     ) -> Result<(Found<'p>, Caller), ApiError> {
         let found = router::find(&ROUTES, method, path)?;
         let needs = match &found {
-            Found::Endpoint(index, parameter) => needs(&ENDPOINTS[*index], parameter),
+            Found::Endpoint(index, parameter) => needs(&OPERATIONS[*index], parameter),
             Found::OtherMethods(_) | Found::Nothing => Needs {
                 access: Access::Admin,
                 token: TokenNeed::Any,
@@ -414,8 +414,8 @@ impl Service for Core {
         let authorization = head.headers.authorization();
         match self.find(head.method, head.path, authorization, &self.state()) {
             Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
-                body_bytes_max: ENDPOINTS[index].body_bytes_max,
-                admitted: Admitted(Some((&ENDPOINTS[index], caller))),
+                body_bytes_max: OPERATIONS[index].body_bytes_max,
+                admitted: Admitted(Some((&OPERATIONS[index], caller))),
             }),
             // Answered in `call`, with whatever small body it has.
             Ok(_) => Ok(Admission {

@@ -38,9 +38,11 @@ use crate::core::stats_watch::StatsWatches;
 use crate::dist::{self, ServiceState};
 use crate::exit::{Exit, Failure, cannot};
 use crate::feed::nodes::NodeTable;
+use crate::feed::rendered::Rendered;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
+use crate::openapi;
 use crate::outbound::{EgressPolicy, Outbound};
 use crate::rt::processors::plan_threads;
 use crate::rt::{self, Inbox};
@@ -375,6 +377,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,
         hostname: rt::sys::hostname().into(),
+        openapi_document: Rendered::new(openapi::served().as_bytes()),
     })
 }
 

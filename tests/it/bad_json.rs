@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir::api::endpoint::ENDPOINTS;
+use weir::api::endpoint::OPERATIONS;
 
 use crate::described::{Document, Operation};
 use crate::round_trip::with_one_of_each;
@@ -534,7 +534,7 @@ fn unknown_path_is_404_and_unknown_method_is_405() {
     let server = TestServer::new();
     // What is served at each path, from the table itself.
     let mut served: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-    for endpoint in ENDPOINTS {
+    for endpoint in OPERATIONS {
         let methods = served.entry(endpoint.route.template()).or_default();
         methods.extend([endpoint.route.method.as_str(), "OPTIONS"]);
         if endpoint.route.method.as_str() == "GET" {

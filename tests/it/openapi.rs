@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weir::api::endpoint::ENDPOINTS;
+use weir::api::endpoint::OPERATIONS;
 
 use weir_testkit::{STREAMER_PREFIX, TestServer, run};
 
@@ -25,7 +25,7 @@ fn documented(document: &Value) -> BTreeMap<String, String> {
 fn document_matches_the_served_operations() {
     let server = TestServer::new();
     let document = server.get("/openapi.json").expect(200).json();
-    let served: BTreeMap<String, String> = ENDPOINTS
+    let served: BTreeMap<String, String> = OPERATIONS
         .iter()
         .map(|endpoint| {
             let route = endpoint.route;

@@ -3,14 +3,14 @@
 //! `cargo run --release -p weir-bench --bin route_auth -- [CALLS PER ROUND]`
 
 use weir::api::auth::{Access, Auth, Needs, TokenNeed};
-use weir::api::endpoint::ENDPOINTS;
+use weir::api::endpoint::OPERATIONS;
 use weir::api::router::{Found, Route, find};
 use weir::http::Method;
 use weir_bench::{measure, size, world};
 
 fn main() {
     let calls = size(100_000);
-    let routes: Vec<Route> = ENDPOINTS.iter().map(|endpoint| endpoint.route).collect();
+    let routes: Vec<Route> = OPERATIONS.iter().map(|endpoint| endpoint.route).collect();
     let found = |method, path: &str| match find(&routes, method, path) {
         Ok(Found::Endpoint(index, _)) => index,
         other => panic!("{path} leads to {other:?}"),

@@ -1,12 +1,9 @@
 //! Storages for recordings.
 
 use super::{BAD_QUERY, LIST, OPERATION, UNAUTHORIZED, UNAVAILABLE, json};
-use crate::api::openapi::{EndpointDoc, Shape};
+use crate::openapi::model::{OperationDoc, Shape};
 
-pub const DOCS: &[EndpointDoc] = &[EndpointDoc {
-    method: "GET",
-    path: "/dvrs",
-    operation_id: "dvrs_list",
+pub const DVRS_LIST: OperationDoc = OperationDoc {
     tag: "dvr",
     summary: "List storages",
     description: "A page of the storages that streamers of the cluster have, each name once, sorted by name unless asked otherwise. A stream refers \
@@ -24,4 +21,4 @@ pub const DOCS: &[EndpointDoc] = &[EndpointDoc {
         UNAVAILABLE,
     ],
     ..OPERATION
-}];
+};

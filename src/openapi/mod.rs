@@ -1,14 +1,18 @@
-//! The OpenAPI 3.1 document: a table of documented endpoints and the schema files become one JSON text.
+//! The OpenAPI 3.1 document: the rows of the operations and the schema files become one JSON text.
 //!
 //! Promises a document that is valid, deterministic and complete: every endpoint given, every schema of the data files, every response of the
-//! error form. The words are in `docs` (endpoints) and in the data files (fields); nothing is described here but what belongs to the API as a
+//! error form. The words are in `words` (operations) and in the data files (fields); nothing is described here but what belongs to the API as a
 //! whole. Built once at start, so clarity goes before speed.
 //!
 //! The data files are written for validation and for this document alike. On the way out the few extensions with a standard equivalent become
 //! that: `x-nullable` a `null` type, `example` an entry of `examples`. A union told apart by URL patterns keeps its patterns as
 //! `x-discriminator`, because OpenAPI's `discriminator` would make tools look for a fixed value.
 
-use crate::error::ErrorCode;
+pub mod model;
+pub mod words;
+
+use self::model::{BodyDoc, Content, Kind, ParamDoc, Place, ResponseDoc, Security, Shape};
+use crate::api::endpoint::{OPERATIONS, Operation};
 use crate::schema::data::FILES;
 use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
@@ -16,131 +20,6 @@ use std::collections::BTreeSet;
 
 /// Both prefixes serve the same operations; clients of older versions know the second one.
 pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
-
-/// One operation as the document shows it.
-#[derive(Debug, Clone, Copy)]
-pub struct EndpointDoc {
-    /// Upper case, as in a request line.
-    pub method: &'static str,
-    /// Without prefix; parameters in braces.
-    pub path: &'static str,
-    pub operation_id: &'static str,
-    pub tag: &'static str,
-    /// A short imperative without a full stop.
-    pub summary: &'static str,
-    pub description: &'static str,
-    pub parameters: &'static [ParamDoc],
-    /// Parameters that all operations of this sort have; they come after its own.
-    pub shared: &'static [ParamDoc],
-    pub request: Option<BodyDoc>,
-    pub responses: &'static [ResponseDoc],
-    /// An addition to the reference API (`x-since: later`).
-    pub extension: bool,
-    pub security: Security,
-}
-
-/// Which credentials open an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
-    /// None needed.
-    Open,
-    /// Those of an administrator.
-    Administrator,
-    /// Those of an administrator, or the node's own cluster key.
-    Node,
-    /// The agent's own proof.
-    Agent,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct ParamDoc {
-    pub name: &'static str,
-    pub place: Place,
-    pub required: bool,
-    pub kind: Kind,
-    pub description: &'static str,
-    /// JSON text.
-    pub example: Option<&'static str>,
-    pub extension: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    Path,
-    Query,
-    Header,
-}
-
-/// What a parameter or header can be.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    Text,
-    Flag,
-    Choice(&'static [&'static str]),
-    Integer {
-        minimum: i64,
-        maximum: Option<i64>,
-        default: Option<i64>,
-    },
-    /// A moment in milliseconds.
-    Moment,
-    /// Values joined by commas.
-    List,
-    /// Any further query parameters: the filters of a collection.
-    Filters,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct BodyDoc {
-    pub shape: Shape,
-    pub description: &'static str,
-    /// JSON text.
-    pub example: &'static str,
-    /// The body is merged into what is stored: absent fields stay, `null` removes, `$reset` replaces.
-    pub partial: bool,
-}
-
-/// A body in terms of the named schemas.
-#[derive(Debug, Clone, Copy)]
-pub enum Shape {
-    One(&'static str),
-    /// Merge patches of one kind; each names its object in the member `key`.
-    Batch {
-        of: &'static str,
-        key: &'static str,
-    },
-    AnyOf(&'static [&'static str]),
-    /// This document.
-    Openapi,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct ResponseDoc {
-    pub status: u16,
-    pub description: &'static str,
-    pub content: Content,
-    pub headers: &'static [HeaderDoc],
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum Content {
-    None,
-    /// A body and an example of it as JSON text.
-    Json(Shape, &'static str),
-    /// The same as JSON, or when it is asked for as text of another media type; the last is an example of that.
-    JsonOr(Shape, &'static str, &'static str, &'static str),
-    /// Text of a media type, and an example of it.
-    Text(&'static str, &'static str),
-    /// The error form with this error in it.
-    Error(ErrorCode),
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct HeaderDoc {
-    pub name: &'static str,
-    pub kind: Kind,
-    pub description: &'static str,
-}
 
 /// Name and meaning of a group of operations.
 pub const TAGS: &[(&str, &str)] = &[
@@ -220,30 +99,30 @@ keeps the stored value.
 **Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. `updated_at` is assigned in the order of \
 commits and never repeats.";
 
+/// The document of everything that is served; made once.
+pub fn served() -> &'static str {
+    static DOCUMENT: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| document(OPERATIONS, env!("CARGO_PKG_VERSION")));
+    &DOCUMENT
+}
+
 /// The whole document as JSON text.
 ///
 /// # Panics
 /// When an example in the table is not JSON or two endpoints are the same: mistakes of ours that the tests find.
-pub fn document(groups: &[&[EndpointDoc]], server_version: &str) -> String {
+pub fn document(operations: &[Operation], server_version: &str) -> String {
     let mut paths = Map::new();
     let mut schemas = components();
     let mut used = BTreeSet::new();
-    for endpoint in groups.iter().copied().flatten() {
-        used.insert(endpoint.tag);
+    for operation in operations {
+        used.insert(operation.doc.tag);
+        let method = operation.route.method.as_str();
         let item = paths
-            .entry(endpoint.path)
+            .entry(operation.route.template())
             .or_insert_with(|| Value::Object(Map::new()));
         let item = item.as_object_mut().expect("inserted as an object");
-        let twice = item.insert(
-            endpoint.method.to_ascii_lowercase(),
-            operation(endpoint, &mut schemas),
-        );
-        assert!(
-            twice.is_none(),
-            "{} {} is documented twice",
-            endpoint.method,
-            endpoint.path
-        );
+        let twice = item.insert(method.to_ascii_lowercase(), render(operation, &mut schemas));
+        assert!(twice.is_none(), "{} is documented twice", operation.id);
     }
     let paths = Value::Object(paths);
     let needed = reachable(&paths, &schemas);
@@ -317,11 +196,11 @@ fn security(kind: Security) -> Value {
     }
 }
 
-fn operation(endpoint: &EndpointDoc, schemas: &mut Map<String, Value>) -> Value {
+fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
     let mut responses = Map::new();
-    let mut parameters = endpoint.parameters.iter().chain(endpoint.shared);
+    let mut parameters = operation.doc.parameters.iter().chain(operation.doc.shared);
     let selects = parameters.any(|parameter| parameter.name == "select");
-    for response in endpoint.responses {
+    for response in operation.doc.responses {
         let mut rendered = render_response(response);
         if selects && let Some(schema) = rendered.pointer_mut("/content/application~1json/schema") {
             loosen(schema, Loose::Selected, schemas, &mut Vec::new());
@@ -336,24 +215,27 @@ fn operation(endpoint: &EndpointDoc, schemas: &mut Map<String, Value>) -> Value 
         }),
     );
     let mut out = Map::from_iter([
-        ("operationId".to_owned(), json!(endpoint.operation_id)),
-        ("tags".to_owned(), json!([endpoint.tag])),
-        ("summary".to_owned(), json!(endpoint.summary)),
-        ("description".to_owned(), json!(endpoint.description)),
+        ("operationId".to_owned(), json!(operation.id)),
+        ("tags".to_owned(), json!([operation.doc.tag])),
+        ("summary".to_owned(), json!(operation.doc.summary)),
+        ("description".to_owned(), json!(operation.doc.description)),
         ("responses".to_owned(), Value::Object(responses)),
     ]);
-    let parameters = endpoint.parameters.iter().chain(endpoint.shared);
+    let parameters = operation.doc.parameters.iter().chain(operation.doc.shared);
     let parameters: Vec<Value> = parameters.map(parameter).collect();
     if !parameters.is_empty() {
         out.insert("parameters".to_owned(), Value::Array(parameters));
     }
-    if let Some(body) = &endpoint.request {
+    if let Some(body) = &operation.doc.request {
         out.insert("requestBody".to_owned(), request_body(body, schemas));
     }
-    if endpoint.security != Security::Administrator {
-        out.insert("security".to_owned(), security(endpoint.security));
+    if operation.permission.security != Security::Administrator {
+        out.insert(
+            "security".to_owned(),
+            security(operation.permission.security),
+        );
     }
-    if endpoint.extension {
+    if operation.doc.extension {
         out.insert("x-since".to_owned(), json!("later"));
     }
     Value::Object(out)
@@ -778,23 +660,13 @@ fn admit_null(object: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::docs::{PENDING, SERVED};
     use crate::schema::data::tests::Checker;
 
-    /// All that is described, served or not.
-    fn all() -> Vec<&'static [EndpointDoc]> {
-        SERVED.iter().chain(PENDING).copied().collect()
-    }
-
-    fn endpoints() -> impl Iterator<Item = &'static EndpointDoc> {
-        all().into_iter().flatten()
-    }
-
     fn parsed() -> Value {
-        let text = document(&all(), "1.2.3");
+        let text = document(OPERATIONS, "1.2.3");
         assert_eq!(
             text,
-            document(&all(), "1.2.3"),
+            document(OPERATIONS, "1.2.3"),
             "the document depends on chance"
         );
         serde_json::from_str(&text).expect("the document is JSON")
@@ -864,25 +736,27 @@ mod tests {
     fn every_operation_is_documented_like_the_others() {
         let document = parsed();
         let mut ids = BTreeSet::new();
-        for endpoint in endpoints() {
-            let id = endpoint.operation_id;
+        for served in OPERATIONS {
+            let id = served.id;
             assert!(ids.insert(id), "{id} twice");
             assert!(
-                endpoint.summary.len() > 8 && !endpoint.summary.ends_with('.'),
+                served.doc.summary.len() > 8 && !served.doc.summary.ends_with('.'),
                 "{id}"
             );
-            assert!(endpoint.description.ends_with('.'), "{id}");
-            assert!(TAGS.iter().any(|(tag, _)| *tag == endpoint.tag), "{id}");
-            let operation = &document["paths"][endpoint.path][endpoint.method.to_ascii_lowercase()];
+            assert!(served.doc.description.ends_with('.'), "{id}");
+            assert!(TAGS.iter().any(|(tag, _)| *tag == served.doc.tag), "{id}");
+            let operation = &document["paths"][served.route.template()]
+                [served.route.method.as_str().to_ascii_lowercase()];
             assert_eq!(operation["operationId"], id);
             assert!(operation["responses"]["default"].is_object(), "{id}");
-            let in_path: BTreeSet<_> = endpoint
-                .path
+            let in_path: BTreeSet<_> = served
+                .route
+                .template()
                 .split('/')
                 .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
                 .collect();
             let mut names = BTreeSet::new();
-            for parameter in endpoint.parameters.iter().chain(endpoint.shared) {
+            for parameter in served.doc.parameters.iter().chain(served.doc.shared) {
                 assert!(
                     names.insert((parameter.name, parameter.place as u8)),
                     "{id}: {}",
@@ -894,14 +768,16 @@ mod tests {
                     parameter.name
                 );
             }
-            let documented: BTreeSet<_> = endpoint
+            let documented: BTreeSet<_> = served
+                .doc
                 .parameters
                 .iter()
                 .filter(|parameter| parameter.place == Place::Path)
                 .map(|parameter| parameter.name)
                 .collect();
             assert_eq!(in_path, documented, "{id}");
-            let statuses: Vec<_> = endpoint
+            let statuses: Vec<_> = served
+                .doc
                 .responses
                 .iter()
                 .map(|response| response.status)
@@ -911,18 +787,18 @@ mod tests {
             assert!(statuses.is_sorted() && succeeds, "{id}: {statuses:?}");
             assert_eq!(
                 statuses.contains(&401),
-                endpoint.security != Security::Open,
+                served.permission.security != Security::Open,
                 "{id}"
             );
             // A command needs no body.
-            match endpoint.method {
-                "PUT" => assert!(endpoint.request.is_some(), "{id}"),
+            match served.route.method.as_str() {
+                "PUT" => assert!(served.doc.request.is_some(), "{id}"),
                 "POST" => {}
-                _ => assert!(endpoint.request.is_none(), "{id}"),
+                _ => assert!(served.doc.request.is_none(), "{id}"),
             }
             assert_eq!(
                 operation["security"].as_array().map(Vec::len),
-                match endpoint.security {
+                match served.permission.security {
                     Security::Open => Some(0),
                     Security::Administrator => None,
                     Security::Node => Some(3),
@@ -1013,14 +889,14 @@ mod tests {
     #[test]
     fn examples_of_operations_are_valid() {
         let mut checker = Checker::new();
-        for endpoint in endpoints() {
-            let id = endpoint.operation_id;
-            if let Some(body) = &endpoint.request {
+        for served in OPERATIONS {
+            let id = served.id;
+            if let Some(body) = &served.doc.request {
                 let example = literal(id, body.example);
                 check_shape(&mut checker, body.shape, &example)
                     .unwrap_or_else(|error| panic!("{id}: {error}"));
             }
-            for response in endpoint.responses {
+            for response in served.doc.responses {
                 match response.content {
                     Content::None => assert!(response.status < 400, "{id}: {}", response.status),
                     Content::Text(_, text) => assert!(!text.is_empty(), "{id}"),

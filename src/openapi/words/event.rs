@@ -1,12 +1,9 @@
 //! The log of events.
 
 use super::{BAD_QUERY, LIST, OPERATION, POLL_TIMEOUT, UNAUTHORIZED, UNAVAILABLE, json, later};
-use crate::api::openapi::{EndpointDoc, Shape};
+use crate::openapi::model::{OperationDoc, Shape};
 
-pub const DOCS: &[EndpointDoc] = &[EndpointDoc {
-    method: "GET",
-    path: "/events",
-    operation_id: "central_events_list",
+pub const CENTRAL_EVENTS_LIST: OperationDoc = OperationDoc {
     tag: "events",
     summary: "List events",
     description: "A page of the events that pass the filters, oldest first unless asked otherwise: changes made through the API with their author, what \
@@ -27,4 +24,4 @@ pub const DOCS: &[EndpointDoc] = &[EndpointDoc {
         UNAVAILABLE,
     ],
     ..OPERATION
-}];
+};

@@ -4,10 +4,8 @@ use super::{
     BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
     json, path, query, refuse, required, saved,
 };
-use crate::api::openapi::{
-    BodyDoc, EndpointDoc, HeaderDoc, Kind, ParamDoc, ResponseDoc, Security, Shape,
-};
 use crate::error;
+use crate::openapi::model::{BodyDoc, HeaderDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
 
 const NAME: ParamDoc = path(
     "name",
@@ -20,85 +18,74 @@ const NO_BACKEND: ResponseDoc = refuse(
 );
 const BACKEND_EXAMPLE: &str = r#"{"name":"viewers","allow_tokens":["let-me-in"],"deny_ips":["192.0.2.0/24"],"allow_countries":["RS"],"backends":[{"url":"http://billing.example.com/auth"}],"allow_default":false}"#;
 
-pub const BACKENDS: &[EndpointDoc] = &[
-    EndpointDoc {
-        method: "GET",
-        path: "/auth_backends",
-        operation_id: "auth_backends_list",
-        tag: "auth",
-        summary: "List auth backends",
-        description: "A page of the auth backends that pass the filters, sorted by name unless asked otherwise. Tokens are masked.",
-        shared: LIST,
-        responses: &[
-            json(
-                200,
-                "The page.",
-                Shape::One("auth_backends_list"),
-                r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"auth_backends":[{"name":"viewers","allow_tokens":["***"],"allow_default":false}]}"#,
-            ),
-            BAD_QUERY,
-            UNAUTHORIZED,
-            UNAVAILABLE,
-        ],
-        ..OPERATION
-    },
-    EndpointDoc {
-        method: "GET",
-        path: "/auth_backends/{name}",
-        operation_id: "auth_backend_get",
-        tag: "auth",
-        summary: "Read one auth backend",
-        description: "The rules of the auth backend. An administrator sees tokens here in the clear.",
-        parameters: &[NAME],
-        responses: &[
-            json(
-                200,
-                "The auth backend.",
-                Shape::One("auth_backend_config"),
-                BACKEND_EXAMPLE,
-            ),
-            UNAUTHORIZED,
-            NO_BACKEND,
-            UNAVAILABLE,
-        ],
-        ..OPERATION
-    },
-    EndpointDoc {
-        method: "PUT",
-        path: "/auth_backends/{name}",
-        operation_id: "auth_backend_save",
-        tag: "auth",
-        summary: "Create or change an auth backend",
-        description: "Merges the body into the stored auth backend, or creates it if the name is new. Streamers that this server configures are told at \
+pub const AUTH_BACKENDS_LIST: OperationDoc = OperationDoc {
+    tag: "auth",
+    summary: "List auth backends",
+    description: "A page of the auth backends that pass the filters, sorted by name unless asked otherwise. Tokens are masked.",
+    shared: LIST,
+    responses: &[
+        json(
+            200,
+            "The page.",
+            Shape::One("auth_backends_list"),
+            r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"auth_backends":[{"name":"viewers","allow_tokens":["***"],"allow_default":false}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const AUTH_BACKEND_GET: OperationDoc = OperationDoc {
+    tag: "auth",
+    summary: "Read one auth backend",
+    description: "The rules of the auth backend. An administrator sees tokens here in the clear.",
+    parameters: &[NAME],
+    responses: &[
+        json(
+            200,
+            "The auth backend.",
+            Shape::One("auth_backend_config"),
+            BACKEND_EXAMPLE,
+        ),
+        UNAUTHORIZED,
+        NO_BACKEND,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const AUTH_BACKEND_SAVE: OperationDoc = OperationDoc {
+    tag: "auth",
+    summary: "Create or change an auth backend",
+    description: "Merges the body into the stored auth backend, or creates it if the name is new. Streamers that this server configures are told at \
                       once.",
-        parameters: &[NAME],
-        request: Some(BodyDoc {
-            shape: Shape::One("auth_backend_config"),
-            description: "The fields to change.",
-            example: r#"{"allow_tokens":["let-me-in"],"backends":[{"url":"http://billing.example.com/auth"}]}"#,
-            partial: true,
-        }),
-        responses: &[
-            saved("auth_backend_config", BACKEND_EXAMPLE),
-            BAD_BODY,
-            UNAUTHORIZED,
-            TOO_LARGE,
-            UNAVAILABLE,
-        ],
-        ..OPERATION
-    },
-    EndpointDoc {
-        method: "DELETE",
-        path: "/auth_backends/{name}",
-        operation_id: "auth_backend_delete",
-        tag: "auth",
-        summary: "Delete an auth backend",
-        description: "Removes the auth backend for good. Streams that use it refuse new sessions from then on.",
-        parameters: &[NAME],
-        responses: &[DELETED, UNAUTHORIZED, NO_BACKEND, UNAVAILABLE],
-        ..OPERATION
-    },
-];
+    parameters: &[NAME],
+    request: Some(BodyDoc {
+        shape: Shape::One("auth_backend_config"),
+        description: "The fields to change.",
+        example: r#"{"allow_tokens":["let-me-in"],"backends":[{"url":"http://billing.example.com/auth"}]}"#,
+        partial: true,
+    }),
+    responses: &[
+        saved("auth_backend_config", BACKEND_EXAMPLE),
+        BAD_BODY,
+        UNAUTHORIZED,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const AUTH_BACKEND_DELETE: OperationDoc = OperationDoc {
+    tag: "auth",
+    summary: "Delete an auth backend",
+    description: "Removes the auth backend for good. Streams that use it refuse new sessions from then on.",
+    parameters: &[NAME],
+    responses: &[DELETED, UNAUTHORIZED, NO_BACKEND, UNAVAILABLE],
+    ..OPERATION
+};
 
 const COUNT: Kind = Kind::Integer {
     minimum: 0,
@@ -106,10 +93,7 @@ const COUNT: Kind = Kind::Integer {
     default: None,
 };
 
-pub const REQUEST: &[EndpointDoc] = &[EndpointDoc {
-    method: "GET",
-    path: "/auth",
-    operation_id: "auth_request",
+pub const AUTH_REQUEST: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Ask whether a session may play or publish",
     description: "Asked by a streamer when a session begins and again while it lasts. The rules are those of the auth backend that the stream names in \
@@ -258,6 +242,5 @@ pub const REQUEST: &[EndpointDoc] = &[EndpointDoc {
         ),
         UNAVAILABLE,
     ],
-    security: Security::Administrator,
     ..OPERATION
-}];
+};

@@ -1,66 +1,32 @@
 //! The words about each operation: what it does, what it takes, what it answers.
 //!
-//! One file per resource, each with tables of entries. The router's table decides what is served; this one tells it to people and tools, through
-//! `openapi`. Fields are described in the schema files, not here. An operation appears in the document when its table stands in [`SERVED`];
-//! until the operation is served its table stands in [`PENDING`], where it is tested all the same. What several resources share (the
-//! parameters of lists, the refusals) is here.
+//! One file per resource, one constant per operation; the row of the operation refers to it. Fields are
+//! described in the schema files, not here. What several resources share (the parameters of lists, the
+//! refusals) is here.
 
-mod agent;
-mod auth;
-mod balancer;
-mod cluster;
-mod config;
-mod config_external;
-mod dvr;
-mod episode;
-mod event;
-mod monitoring;
-mod person;
-mod stream;
-mod streamer;
-mod token;
+pub mod agent;
+pub mod auth;
+pub mod balancer;
+pub mod cluster;
+pub mod config;
+pub mod config_external;
+pub mod dvr;
+pub mod episode;
+pub mod event;
+pub mod monitoring;
+pub mod person;
+pub mod stream;
+pub mod streamer;
+pub mod token;
 
-use super::openapi::{
-    Content, EndpointDoc, HeaderDoc, Kind, ParamDoc, Place, ResponseDoc, Security, Shape,
-};
 use crate::error::{self, ErrorCode};
-
-/// What is served, in the order of the document's tags.
-pub const SERVED: &[&[EndpointDoc]] = &[
-    stream::DOCS,
-    stream::PREVIEWS,
-    stream::EXPLAIN,
-    streamer::DOCS,
-    streamer::PREVIEWS,
-    cluster::PLANNING,
-    streamer::STATS,
-    config_external::DOCS,
-    dvr::DOCS,
-    event::DOCS,
-    config::DOCS,
-    cluster::STATS,
-    config_external::SRT,
-    agent::DOCS,
-    agent::COMMANDS,
-    episode::DOCS,
-    person::DOCS,
-    auth::BACKENDS,
-    auth::REQUEST,
-    balancer::DOCS,
-    balancer::STREAMING,
-    token::DOCS,
-    token::SAVE,
-    monitoring::DOCS,
-];
-
-/// What is described and not served yet.
-pub const PENDING: &[&[EndpointDoc]] = &[];
+use crate::openapi::model::{
+    Content, HeaderDoc, Kind, OperationDoc, ParamDoc, Place, ResponseDoc, Shape,
+};
 
 /// What an entry leaves out.
-const OPERATION: EndpointDoc = EndpointDoc {
-    method: "",
-    path: "",
-    operation_id: "",
+pub const NONE: OperationDoc = OPERATION;
+const OPERATION: OperationDoc = OperationDoc {
     tag: "",
     summary: "",
     description: "",
@@ -69,7 +35,6 @@ const OPERATION: EndpointDoc = EndpointDoc {
     request: None,
     responses: &[],
     extension: false,
-    security: Security::Administrator,
 };
 
 /// The parameters that every list understands.

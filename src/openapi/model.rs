@@ -1,0 +1,122 @@
+//! What the document says about an operation, as data.
+
+use crate::error::ErrorCode;
+
+/// One operation as the document shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct OperationDoc {
+    pub tag: &'static str,
+    /// A short imperative without a full stop.
+    pub summary: &'static str,
+    pub description: &'static str,
+    pub parameters: &'static [ParamDoc],
+    /// Parameters that all operations of this sort have; they come after its own.
+    pub shared: &'static [ParamDoc],
+    pub request: Option<BodyDoc>,
+    pub responses: &'static [ResponseDoc],
+    /// An addition to the reference API (`x-since: later`).
+    pub extension: bool,
+}
+
+/// Which credentials open an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// None needed.
+    Open,
+    /// Those of an administrator.
+    Administrator,
+    /// Those of an administrator, or the node's own cluster key.
+    Node,
+    /// The agent's own proof.
+    Agent,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ParamDoc {
+    pub name: &'static str,
+    pub place: Place,
+    pub required: bool,
+    pub kind: Kind,
+    pub description: &'static str,
+    /// JSON text.
+    pub example: Option<&'static str>,
+    pub extension: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Path,
+    Query,
+    Header,
+}
+
+/// What a parameter or header can be.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Text,
+    Flag,
+    Choice(&'static [&'static str]),
+    Integer {
+        minimum: i64,
+        maximum: Option<i64>,
+        default: Option<i64>,
+    },
+    /// A moment in milliseconds.
+    Moment,
+    /// Values joined by commas.
+    List,
+    /// Any further query parameters: the filters of a collection.
+    Filters,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct BodyDoc {
+    pub shape: Shape,
+    pub description: &'static str,
+    /// JSON text.
+    pub example: &'static str,
+    /// The body is merged into what is stored: absent fields stay, `null` removes, `$reset` replaces.
+    pub partial: bool,
+}
+
+/// A body in terms of the named schemas.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    One(&'static str),
+    /// Merge patches of one kind; each names its object in the member `key`.
+    Batch {
+        of: &'static str,
+        key: &'static str,
+    },
+    AnyOf(&'static [&'static str]),
+    /// This document.
+    Openapi,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseDoc {
+    pub status: u16,
+    pub description: &'static str,
+    pub content: Content,
+    pub headers: &'static [HeaderDoc],
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Content {
+    None,
+    /// A body and an example of it as JSON text.
+    Json(Shape, &'static str),
+    /// The same as JSON, or when it is asked for as text of another media type; the last is an example of that.
+    JsonOr(Shape, &'static str, &'static str, &'static str),
+    /// Text of a media type, and an example of it.
+    Text(&'static str, &'static str),
+    /// The error form with this error in it.
+    Error(ErrorCode),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HeaderDoc {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub description: &'static str,
+}

@@ -1,0 +1,142 @@
+//! Load balancers, and the addresses under which viewers use them.
+
+use super::{
+    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
+    json, path, refuse, saved,
+};
+use crate::error;
+use crate::openapi::model::{BodyDoc, HeaderDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
+
+const NAME: ParamDoc = path("name", "Name of the load balancer.", r#""europe""#);
+const NO_BALANCER: ResponseDoc =
+    refuse("No load balancer has this name.", error::BALANCER_NOT_FOUND);
+const BALANCER_EXAMPLE: &str = r#"{"name":"europe","mode":"usage","servers":[{"name":"streamer1.example.com","countries":["RS","HU"],"countries_default":true,"max_bitrate":10000000}]}"#;
+
+pub const LOAD_BALANCERS_LIST: OperationDoc = OperationDoc {
+    tag: "balancer",
+    summary: "List load balancers",
+    description: "A page of the load balancers that pass the filters, sorted by name unless asked otherwise.",
+    shared: LIST,
+    responses: &[
+        json(
+            200,
+            "The page.",
+            Shape::One("balancers_list"),
+            r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"balancers":[{"name":"europe","mode":"clients","servers":[{"name":"streamer1.example.com"}]}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+pub const LOAD_BALANCER_GET: OperationDoc = OperationDoc {
+    tag: "balancer",
+    summary: "Read one load balancer",
+    description: "The group and how its load is measured.",
+    parameters: &[NAME],
+    responses: &[
+        json(
+            200,
+            "The load balancer.",
+            Shape::One("balancer_config"),
+            BALANCER_EXAMPLE,
+        ),
+        UNAUTHORIZED,
+        NO_BALANCER,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+pub const LOAD_BALANCER_SAVE: OperationDoc = OperationDoc {
+    tag: "balancer",
+    summary: "Create or change a load balancer",
+    description: "Merges the body into the stored load balancer, or creates it if the name is new.",
+    parameters: &[NAME],
+    request: Some(BodyDoc {
+        shape: Shape::One("balancer_config"),
+        description: "The fields to change.",
+        example: r#"{"mode":"usage","servers":[{"name":"streamer1.example.com","max_bitrate":10000000}]}"#,
+        partial: true,
+    }),
+    responses: &[
+        saved("balancer_config", BALANCER_EXAMPLE),
+        BAD_BODY,
+        UNAUTHORIZED,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+pub const LOAD_BALANCER_DELETE: OperationDoc = OperationDoc {
+    tag: "balancer",
+    summary: "Delete a load balancer",
+    description: "Removes the load balancer for good. Viewers who were sent to a streamer stay there.",
+    parameters: &[NAME],
+    responses: &[DELETED, UNAUTHORIZED, NO_BALANCER, UNAVAILABLE],
+    extension: true,
+    ..OPERATION
+};
+
+const STREAMING_PARAMETERS: &[ParamDoc] = &[
+    path(
+        "loadbalancer_name",
+        "Name of the load balancer.",
+        r#""europe""#,
+    ),
+    path(
+        "escaped_stream_name",
+        "Name of the stream, with its slashes written as `%2F`.",
+        r#""harbour%2Fcam1""#,
+    ),
+    path(
+        "multi_segment_suffix",
+        "The rest of the address as the streamer knows it. May have slashes in it.",
+        r#""index.m3u8""#,
+    ),
+];
+const REDIRECT: ResponseDoc = ResponseDoc {
+    headers: &[HeaderDoc {
+        name: "Location",
+        kind: Kind::Text,
+        description: "Address of the stream on the streamer that was chosen. The query is kept.",
+    }],
+    ..empty(302, "Go to this streamer.")
+};
+const NOWHERE: ResponseDoc = refuse(
+    "No load balancer or no stream has this name.",
+    error::STREAM_NOT_FOUND,
+);
+const FULL: ResponseDoc = refuse(
+    "No streamer of the group may take the viewer: none is in reach, has room, or serves the viewer's country.",
+    error::NO_STREAMER_AVAILABLE,
+);
+
+pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
+    tag: "balancer",
+    summary: "Send a viewer to a streamer",
+    description: "Redirects to the least loaded streamer of the group that takes viewers from this country. For protocols over HTTP: HLS, DASH, WHEP. \
+                      Open by choice, although the reference names no exception for it: players carry no credentials for this server, and the \
+                      streamer checks those of the viewer. It tells whether a load balancer and a stream of this name exist, and nothing else.",
+    parameters: STREAMING_PARAMETERS,
+    responses: &[REDIRECT, NOWHERE, FULL],
+    extension: true,
+    ..OPERATION
+};
+
+pub const STREAMING_LB_PUBLISH: OperationDoc = OperationDoc {
+    tag: "balancer",
+    summary: "Send a publisher to a streamer",
+    description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. The body is not read. Open for the same reason: \
+                      the streamer checks who publishes.",
+    parameters: STREAMING_PARAMETERS,
+    responses: &[REDIRECT, NOWHERE, FULL],
+    extension: true,
+    ..OPERATION
+};

@@ -1,0 +1,115 @@
+//! Episodes.
+
+use super::{
+    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, POLL_TIMEOUT, TOO_LARGE, UNAUTHORIZED,
+    UNAVAILABLE, json, number, query, refuse, saved,
+};
+use crate::error;
+use crate::openapi::model::{BodyDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
+
+const ID: ParamDoc = number(
+    "episode_id",
+    "Number of the episode.",
+    "1721297304000123456",
+);
+const DVR_PRESENCE_CHECK: ParamDoc = query(
+    "dvr_presence_check",
+    Kind::Flag,
+    "Also ask the streamers whether the archive has a recording of the time; the answer is in `has_dvr` and `recording_status`. Takes longer.",
+    "true",
+);
+
+const NO_EPISODE: ResponseDoc = refuse("No episode has this number.", error::EPISODE_NOT_FOUND);
+
+const EPISODE_EXAMPLE: &str = r#"{"episode_id":1721297304000123456,"episode_type":"generic","media":"harbour/cam1","opened_at":1721297304000,"closed_at":1721297364000,"close_reason":"timeout","updated_at":1721297364102,"originator":{"source":"api"}}"#;
+
+pub const EPISODES_LIST: OperationDoc = OperationDoc {
+    tag: "episode",
+    summary: "List episodes",
+    description: "A page of the episodes that pass the filters, sorted by `updated_at` unless asked otherwise.\n\n\
+                      A program that wants to see every episode asks with `updated_at_gt` set to the largest `updated_at` it has seen, and with \
+                      `poll_timeout` to wait for the next. Stamps are given in the order in which episodes become readable, whatever the clocks of those who \
+                      save them say, and a page never ends between two equal ones: none is missed.",
+    parameters: &[
+        query(
+            "episode_type",
+            Kind::Text,
+            "Only episodes of these types, joined by commas.",
+            r#""face""#,
+        ),
+        query(
+            "media",
+            Kind::Text,
+            "Only episodes of these streams, joined by commas.",
+            r#""harbour/cam1""#,
+        ),
+        query(
+            "updated_at_gt",
+            Kind::Moment,
+            "Only episodes that changed after this moment.",
+            "1637094994000",
+        ),
+        POLL_TIMEOUT,
+        DVR_PRESENCE_CHECK,
+    ],
+    shared: LIST,
+    responses: &[
+        json(
+            200,
+            "The page.",
+            Shape::One("episodes_list"),
+            r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"episodes":[{"episode_id":1721297304000123456,"episode_type":"face","media":"harbour/cam1","opened_at":1721297304000,"updated_at":1721297364102,"preview":"/9j/4AAQSkY="}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const EPISODE_GET: OperationDoc = OperationDoc {
+    tag: "episode",
+    summary: "Read one episode",
+    description: "The episode as it was last saved.",
+    parameters: &[ID, DVR_PRESENCE_CHECK],
+    responses: &[
+        json(200, "The episode.", Shape::One("episode"), EPISODE_EXAMPLE),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        NO_EPISODE,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const EPISODE_SAVE: OperationDoc = OperationDoc {
+    tag: "episode",
+    summary: "Create or change an episode",
+    description: "Merges the body into the stored episode, or creates the episode if the number is new; usually the body is a full copy. `closed_at` is \
+                      kept once it is set. Episodes are written in groups: the answer comes when the group is on disk, at most \
+                      `episodes_buffer_delay` later.",
+    parameters: &[ID],
+    request: Some(BodyDoc {
+        shape: Shape::One("episode"),
+        description: "The episode. A number in it must equal the one in the path.",
+        example: r#"{"episode_id":1721297304000123456,"episode_type":"door_open","media":"harbour/cam1","opened_at":1721297304000,"updated_at":1721297305000,"payload":{"door":"east"}}"#,
+        partial: true,
+    }),
+    responses: &[
+        saved("episode", EPISODE_EXAMPLE),
+        BAD_BODY,
+        UNAUTHORIZED,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const EPISODE_DELETE: OperationDoc = OperationDoc {
+    tag: "episode",
+    summary: "Delete an episode",
+    description: "Removes the episode for good. The recordings it protected can be erased from then on.",
+    parameters: &[ID],
+    responses: &[DELETED, UNAUTHORIZED, NO_EPISODE, UNAVAILABLE],
+    ..OPERATION
+};

@@ -1,0 +1,59 @@
+//! Probes and this document.
+
+use super::{OPERATION, RETRY_AFTER, UNAUTHORIZED, json};
+use crate::error;
+use crate::openapi::model::{Content, OperationDoc, ResponseDoc, Shape};
+
+pub const LIVENESS_PROBE: OperationDoc = OperationDoc {
+    tag: "monitoring",
+    summary: "Ask whether the server works",
+    description: "Answers 200 as long as the process handles requests, also while it starts or drains. Failure means: restart it.",
+    responses: &[json(
+        200,
+        "The server handles requests.",
+        Shape::One("server_stats_whoami"),
+        WHOAMI_EXAMPLE,
+    )],
+    ..OPERATION
+};
+
+pub const READINESS_PROBE: OperationDoc = OperationDoc {
+    tag: "monitoring",
+    summary: "Ask whether to send requests here",
+    description: "Answers 200 once everything stored is loaded and until the server begins to stop. Failure means: send requests elsewhere.",
+    responses: &[
+        json(
+            200,
+            "The server is ready for requests.",
+            Shape::One("server_stats_whoami"),
+            WHOAMI_EXAMPLE,
+        ),
+        ResponseDoc {
+            status: 503,
+            description: "The server is starting or stopping.",
+            content: Content::Error(error::NOT_READY),
+            headers: &[RETRY_AFTER],
+        },
+    ],
+    ..OPERATION
+};
+
+pub const OPENAPI_GET: OperationDoc = OperationDoc {
+    tag: "openapi",
+    summary: "Get this document",
+    description: "The OpenAPI document of the server that answers: what it serves, in which version. `weir print openapi` prints the same.",
+    responses: &[
+        json(
+            200,
+            "The document.",
+            Shape::Openapi,
+            r#"{"openapi":"3.1.0","info":{"title":"Weir API","version":"0.1.0"},"paths":{}}"#,
+        ),
+        UNAUTHORIZED,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+const WHOAMI_EXAMPLE: &str =
+    r#"{"server_version":"0.1.0","build":1,"now":1727274724000,"started_at":1727270000}"#;

@@ -1,0 +1,292 @@
+//! Streams and where they are placed.
+
+use super::{
+    BAD_BODY, BAD_QUERY, LAYOUTER_OFF, LIST, NAME, NO_STREAM, OPERATION, PAGE, POLL_TIMEOUT,
+    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, later, query, refuse,
+};
+use crate::error;
+use crate::openapi::model::{BodyDoc, Kind, OperationDoc, Shape};
+
+pub const STREAMS_LIST: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "List streams",
+    description: "A page of the streams that pass the filters, sorted by name unless asked otherwise. Secrets are masked.\n\n\
+                      With `poll_timeout` the request waits while nothing passes the filters. A program that wants to see every change asks with \
+                      `updated_at_gt` set to the largest `updated_at` it has seen: changes get their stamps in the order they become readable, \
+                      so none is missed.",
+    parameters: &[
+        query(
+            "q",
+            Kind::Text,
+            "Text to look for, in upper or lower case, in name, title, comment, template and the URLs of inputs (without credentials).",
+            r#""harbour""#,
+        ),
+        POLL_TIMEOUT,
+        query(
+            "scheme",
+            Kind::Choice(&["http", "https"]),
+            "Scheme wanted in `stats.streaming_endpoint`; where a node does not serve it, the other one is returned.",
+            r#""https""#,
+        ),
+        query(
+            "client_ip",
+            Kind::Text,
+            "Address of the viewer for whom `stats.streaming_endpoint` is asked.",
+            r#""192.0.2.31""#,
+        ),
+        later(query(
+            "include_ingest_history",
+            Kind::Flag,
+            "`false` leaves `layout.ingest_history` out, which makes long lists shorter.",
+            "false",
+        )),
+    ],
+    shared: LIST,
+    responses: &[
+        json(
+            200,
+            "The page.",
+            Shape::One("central_streams_list"),
+            r#"{"estimated_count":1,"next":null,"prev":null,"timing":{"filter":0,"sort":0,"limit":0,"select":0},"streams":[{"name":"harbour/cam1","inputs":[{"url":"rtsp://admin:***@10.0.4.17/stream1"}],"updated_at":1727274724000}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Save several streams at once",
+    description: "Creates the streams that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
+                      batch. No reader sees a part of it. Every item names its stream.",
+    request: Some(BodyDoc {
+        shape: Shape::Batch {
+            of: "central_stream_config",
+            key: "name",
+        },
+        description: "One merge patch per stream, with its `name`. At most 10,000.",
+        example: r#"[{"name":"harbour/cam1","disabled":true},{"name":"harbour/cam2","inputs":[{"url":"rtsp://10.0.4.18/stream1"}]}]"#,
+        partial: true,
+    }),
+    responses: &[
+        empty(204, "All items are saved and on disk."),
+        refuse(
+            "At least one item is invalid; the pointers name all of them. Nothing was changed.",
+            error::MISSING_REQUIRED,
+        ),
+        UNAUTHORIZED,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Set the layouts of several streams",
+    description: "Places streams by hand, all of them or none. A layout without a `change_reason` gets `relayout_by_api`. The layouter, when it \
+                      runs, may move the streams again if the placement breaks a rule.",
+    request: Some(BodyDoc {
+        shape: Shape::One("central_stream_layout_list"),
+        description: "The layouts. Every stream must exist. At most 10,000.",
+        example: r#"{"layouts":[{"name":"harbour/cam1","ingest":"streamer1.example.com","dvr_backups":["streamer2.example.com"]}]}"#,
+        partial: false,
+    }),
+    responses: &[
+        empty(204, "All layouts are set and on disk."),
+        refuse(
+            "At least one entry is invalid, for example names a stream that does not exist. Nothing was changed.",
+            error::UNKNOWN_STREAM,
+        ),
+        UNAUTHORIZED,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const STREAM_GET: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Read one stream",
+    description: "The effective configuration with defaults filled in, the stored one in `config_on_disk`, the layout, and what is known of \
+                      the running stream. An administrator sees secrets here in the clear.",
+    parameters: &[NAME],
+    responses: &[
+        json(
+            200,
+            "The stream.",
+            Shape::One("central_stream_config"),
+            STREAM_EXAMPLE,
+        ),
+        UNAUTHORIZED,
+        NO_STREAM,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const STREAM_SAVE: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Create or change a stream",
+    description: "Merges the body into the stored stream, or creates the stream if the name is new. The merged result is checked as a whole. \
+                      A `name` in the body must equal the one in the path.",
+    parameters: &[NAME],
+    request: Some(BodyDoc {
+        shape: Shape::One("central_stream_config"),
+        description: "The fields to change.",
+        example: STREAM_SAVE_EXAMPLE,
+        partial: true,
+    }),
+    responses: &[
+        json(
+            200,
+            "Saved and on disk; the whole effective configuration.",
+            Shape::One("central_stream_config"),
+            STREAM_EXAMPLE,
+        ),
+        BAD_BODY,
+        UNAUTHORIZED,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const STREAM_DELETE: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Delete a stream",
+    description: "Removes the stream for good. Its streamers learn it at their next poll and stop the stream; what they recorded is \
+                      removed by their own rules.",
+    parameters: &[NAME],
+    responses: &[
+        empty(204, "Deleted, and the deletion is on disk."),
+        UNAUTHORIZED,
+        NO_STREAM,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const STREAM_LAYOUTS_GET: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Read where a stream has been",
+    description: "The layout history of one stream, newest first unless asked otherwise: one entry per change of nodes, with its reason.",
+    parameters: &[
+        NAME,
+        query(
+            "created_at_gt",
+            Kind::Moment,
+            "Only changes after this moment.",
+            "1730844572000",
+        ),
+        query(
+            "created_at_lt",
+            Kind::Moment,
+            "Only changes before this moment.",
+            "1730844572000",
+        ),
+    ],
+    shared: PAGE,
+    responses: &[
+        json(
+            200,
+            "The page.",
+            Shape::One("central_stream_layouts"),
+            r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"layouts":[{"created_at":1727274724000,"ingest":"streamer1.example.com","change_reason":"not_distributed","originator":"layouter"}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        NO_STREAM,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"changes":[{"name":"harbour/cam1","ingest":"streamer2.example.com","change_reason":"node_misses_stream_required_labels","originator":"layouter"}]}"#;
+
+pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Ask how saving a stream would change layouts",
+    description: "Every stream that would be placed differently if the body were saved, this one and others that give way to it. Nothing is \
+                      changed. Saving right afterwards does what was predicted.",
+    parameters: &[NAME],
+    shared: PAGE,
+    request: Some(BodyDoc {
+        shape: Shape::One("central_stream_config"),
+        description: "The fields to change, as in a save.",
+        example: r#"{"labels":{"required.zone":"north"}}"#,
+        partial: true,
+    }),
+    responses: &[
+        json(
+            200,
+            "The changes.",
+            Shape::One("central_stream_layout_prediction"),
+            PREDICTION_EXAMPLE,
+        ),
+        BAD_BODY,
+        UNAUTHORIZED,
+        LAYOUTER_OFF,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    ..OPERATION
+};
+
+pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Ask how saving several streams would change layouts",
+    description: "Every stream that would be placed differently if all items were saved together. Nothing is changed.",
+    shared: PAGE,
+    request: Some(BodyDoc {
+        shape: Shape::Batch {
+            of: "central_stream_config",
+            key: "name",
+        },
+        description: "One merge patch per stream, with its `name`. At most 10,000.",
+        example: r#"[{"name":"harbour/cam1","labels":{"required.zone":"north"}}]"#,
+        partial: true,
+    }),
+    responses: &[
+        json(
+            200,
+            "The changes.",
+            Shape::One("central_stream_layout_prediction"),
+            PREDICTION_EXAMPLE,
+        ),
+        BAD_BODY,
+        UNAUTHORIZED,
+        LAYOUTER_OFF,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+pub const STREAM_LAYOUT_EXPLAIN: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Ask why a stream is where it is",
+    description: "Where the stream is, why, and for every node whether the stream could be there: all that speaks against it, or how well it suits.",
+    parameters: &[NAME],
+    responses: &[
+        json(
+            200,
+            "The explanation.",
+            Shape::One("layout_explanation"),
+            r#"{"name":"harbour/cam1","layout":{"ingest":"streamer1.example.com","change_reason":"not_distributed","originator":"layouter","created_at":1727274724000},"summary":"Placed on streamer1.example.com, the least loaded of 2 nodes in zone north.","nodes":[{"hostname":"streamer1.example.com","role":"ingest","current":true,"node_decision":true,"reasons":[],"score":1000,"summary":"41 of 500 channels are used."},{"hostname":"streamer3.example.com","role":"ingest","current":false,"node_decision":false,"reasons":["node_misses_stream_required_labels"],"summary":"Does not have the label zone=north."}]}"#,
+        ),
+        UNAUTHORIZED,
+        NO_STREAM,
+        LAYOUTER_OFF,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+const STREAM_EXAMPLE: &str = r#"{"name":"harbour/cam1","title":"Harbour, north pier","static":true,"inputs":[{"url":"rtsp://10.0.4.17/stream1"}],"dvr":{"reference":"localdvr0","expiration":604800,"redundancy_factor":2},"labels":{"preferred.zone":"north"},"layout":{"ingest":"streamer1.example.com","dvr_backups":["streamer2.example.com"],"originator":"layouter","created_at":1727274724000},"updated_at":1727274724000,"config_on_disk":{"name":"harbour/cam1","title":"Harbour, north pier","inputs":[{"url":"rtsp://10.0.4.17/stream1"}]}}"#;
+const STREAM_SAVE_EXAMPLE: &str = r#"{"title":"Harbour, north pier","inputs":[{"url":"rtsp://10.0.4.17/stream1"}],"dvr":{"reference":"localdvr0","expiration":604800,"redundancy_factor":2},"labels":{"preferred.zone":"north"}}"#;
