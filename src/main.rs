@@ -7,7 +7,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 use weir::cli::{self, Printable, Task};
 use weir::exit::{Exit, Failure};
-use weir::{config, dist, import, server, stdout};
+use weir::{config, dist, import, openapi, server, stdout};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
