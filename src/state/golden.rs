@@ -21,12 +21,14 @@ fn folder(version: u8) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/records/v{version}"))
 }
 
+type Check = Box<dyn Fn(&[u8])>;
+
 /// A golden file: what today's program writes in its place, and what it reads from given bytes.
 struct Golden {
     file: &'static str,
     written: Vec<u8>,
     /// Reads bytes and compares every field.
-    check: Box<dyn Fn(&[u8])>,
+    check: Check,
     /// The error that bytes are refused with.
     refusal: fn(&[u8]) -> Option<RecordError>,
 }
@@ -53,23 +55,19 @@ fn all() -> Vec<Golden> {
     all
 }
 
-fn text(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
 fn layouts() -> Vec<Layout> {
     vec![
         Layout {
-            ingest: text("s2.example.com"),
-            inference: text("i1.example.com"),
+            ingest: Some("s2.example.com".into()),
+            inference: Some("i1.example.com".into()),
             dvr_backups: vec!["s3.example.com".into(), "s4.example.com".into()],
-            failover_from: text("s1.example.com"),
+            failover_from: Some("s1.example.com".into()),
             created_at: 1_795_000_000_200,
             by_layouter: true,
-            change_reason: text("node_become_offline"),
+            change_reason: Some("node_become_offline".into()),
         },
         Layout {
-            ingest: text("s1.example.com"),
+            ingest: Some("s1.example.com".into()),
             inference: None,
             dvr_backups: Vec::new(),
             failover_from: None,
@@ -92,7 +90,7 @@ fn streams_and_nodes() -> Vec<Golden> {
                 rendered: [4711, 4700, 17],
                 disabled: true,
                 has_secrets: true,
-                namespace: text("north"),
+                namespace: Some("north".into()),
                 layouts: layouts(),
                 config: r#"{"inputs":[{"url":"rtsp://u:p@10.0.0.1/s"}],"static":true}"#.into(),
                 filled: vec![(43, 14)],
@@ -159,7 +157,7 @@ fn streamer(role: NodeRole) -> Streamer {
         pull_tls: true,
         is_restreamer: true,
         has_secrets: true,
-        namespace: text("north"),
+        namespace: Some("north".into()),
         config: r#"{"api_url":"https://10.0.0.2:8080","cluster_key":"cluster-key"}"#.into(),
         filled: vec![(1, 2), (3, 4)],
     }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rkyv::string::ArchivedString;
 use weir_storage::{FILE_NAME, Log, Options, Store};
 
 use super::{StateMachine, load, tables};
@@ -99,7 +100,7 @@ fn keys(store: &Store) -> Vec<(&'static str, Vec<u8>)> {
     for table in tables() {
         store
             .load(table, None, &mut |key, _| {
-                keys.push((table.0, key.to_vec()))
+                keys.push((table.0, key.to_vec()));
             })
             .expect("loads");
     }
@@ -152,7 +153,7 @@ fn golden_store_loads_with_a_record_of_every_table() {
     let events: Vec<&str> = state
         .events()
         .values()
-        .flat_map(|chunk| chunk.events.iter().map(|event| event.as_str()))
+        .flat_map(|chunk| chunk.events.iter().map(ArchivedString::as_str))
         .collect();
     assert_eq!(events.len(), 1, "{events:?}");
     assert!(events[0].contains("\"event\":\"server_started\""));
