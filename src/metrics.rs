@@ -1,7 +1,8 @@
-//! Metrics as text: the OpenMetrics 1.0 form, and what this process knows of itself.
+//! Metrics in the OpenMetrics 1.0 text format, and the metrics of this process.
 //!
-//! There is no registry. Whoever counts keeps its own counters, without sharing a cache line with anybody; they are asked and added up when
-//! somebody reads. What is promised is the form: each family once, its facts before its samples, escapes, the end mark.
+//! There is no registry. Each component owns its counters, without sharing cache lines; they are
+//! summed when the metrics are read. The format is guaranteed: each family once, its metadata before
+//! its samples, escaped texts, and the end mark.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,22 +10,22 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Media type of the text.
+/// The media type of the format.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the numbers of a family are.
+/// The type of a metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Goes up and down.
     Gauge,
     /// Only grows. Its samples end in `_total`, which is not part of the family's name.
     Counter,
-    /// Says something by its labels; its value is 1. Its sample ends in `_info`.
+    /// Carries its information in labels; the value is 1. Its sample ends in `_info`.
     Info,
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Gauge => "gauge",
@@ -43,7 +44,7 @@ impl Kind {
     }
 }
 
-/// A text in the making.
+/// A metrics text being written.
 #[derive(Default)]
 pub struct Exposition {
     out: String,
@@ -54,18 +55,27 @@ pub struct Exposition {
 pub struct Family<'e> {
     out: &'e mut String,
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
 }
 
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Exposition {
-    /// Begins a family. `unit` is the end of the name, or empty.
-    pub fn family(&mut self, name: &'static str, kind: Kind, unit: &str, help: &str) -> Family<'_> {
-        assert!(self.families.insert(name), "{name} is written once");
+    /// Begins a family. `unit` is the suffix of the name, or empty.
+    pub fn family(
+        &mut self,
+        name: &'static str,
+        kind: MetricKind,
+        unit: &str,
+        help: &str,
+    ) -> Family<'_> {
+        assert!(
+            self.families.insert(name),
+            "{name} must be written only once"
+        );
         assert!(
             unit.is_empty() || name.strip_suffix(unit).is_some_and(|it| it.ends_with('_')),
-            "{name} ends in its unit"
+            "{name} must end with its unit"
         );
         _ = writeln!(self.out, "# TYPE {name} {}", kind.as_str());
         if !unit.is_empty() {
@@ -83,15 +93,15 @@ impl Exposition {
         }
     }
 
-    /// A family of one sample.
+    /// Writes a family with one sample.
     pub fn one(
         &mut self,
         name: &'static str,
-        kind: Kind,
+        kind: MetricKind,
         unit: &str,
         help: &str,
         labels: Labels<'_>,
-        value: impl Into<Number>,
+        value: impl Into<MetricValue>,
     ) {
         self.family(name, kind, unit, help).sample(labels, value);
     }
@@ -102,38 +112,38 @@ impl Exposition {
     }
 }
 
-/// A value as it is written.
+/// The value of a sample.
 #[derive(Debug, Clone, Copy)]
-pub enum Number {
+pub enum MetricValue {
     Whole(u64),
     Fraction(f64),
 }
 
-impl From<u64> for Number {
+impl From<u64> for MetricValue {
     fn from(value: u64) -> Self {
         Self::Whole(value)
     }
 }
 
-impl From<usize> for Number {
+impl From<usize> for MetricValue {
     fn from(value: usize) -> Self {
         Self::Whole(value as u64)
     }
 }
 
-impl From<f64> for Number {
+impl From<f64> for MetricValue {
     fn from(value: f64) -> Self {
         Self::Fraction(value)
     }
 }
 
-impl From<Duration> for Number {
+impl From<Duration> for MetricValue {
     fn from(value: Duration) -> Self {
         Self::Fraction(value.as_secs_f64())
     }
 }
 
-impl std::fmt::Display for Number {
+impl std::fmt::Display for MetricValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Whole(value) => write!(f, "{value}"),
@@ -143,20 +153,24 @@ impl std::fmt::Display for Number {
 }
 
 impl Family<'_> {
-    pub fn sample(&mut self, labels: Labels<'_>, value: impl Into<Number>) -> &mut Self {
+    pub fn sample(&mut self, labels: Labels<'_>, value: impl Into<MetricValue>) -> &mut Self {
         self.line(self.kind.suffix(), labels, None, value.into());
         self
     }
 
-    /// A number that may be unknown is left out.
-    pub fn known(&mut self, labels: Labels<'_>, value: Option<impl Into<Number>>) -> &mut Self {
+    /// Writes a sample if its value is known.
+    pub fn known(
+        &mut self,
+        labels: Labels<'_>,
+        value: Option<impl Into<MetricValue>>,
+    ) -> &mut Self {
         if let Some(value) = value {
             self.sample(labels, value);
         }
         self
     }
 
-    /// All samples of a histogram.
+    /// Writes all samples of a histogram.
     pub fn histogram(&mut self, labels: Labels<'_>, histogram: &Histogram) -> &mut Self {
         let mut count = 0;
         for (bound, bucket) in BUCKETS_SECONDS.iter().zip(&histogram.buckets) {
@@ -171,7 +185,7 @@ impl Family<'_> {
         self
     }
 
-    fn line(&mut self, suffix: &str, labels: Labels<'_>, le: Option<&str>, value: Number) {
+    fn line(&mut self, suffix: &str, labels: Labels<'_>, le: Option<&str>, value: MetricValue) {
         self.out.push_str(self.name);
         self.out.push_str(suffix);
         let le = le.map(|bound| ("le", bound));
@@ -196,19 +210,20 @@ fn escape(text: &str, out: &mut String) {
             '\\' => out.push_str("\\\\"),
             '"' => out.push_str("\\\""),
             '\n' => out.push_str("\\n"),
-            // The form has no escape for these, and readers split lines at some of them.
+            // The format has no escape for these, and some parsers split lines at them.
             c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
 }
 
-/// Upper bounds of the buckets of durations, seconds: a commit takes 0.5 ms on a good disk and seconds on one in trouble.
+/// Upper bounds of the buckets of durations, seconds: a commit takes 0.5 ms on a good disk and
+/// seconds on a failing one.
 const BUCKETS_SECONDS: [f64; 12] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
 ];
 
-/// Durations by size. Counted by one thread, read by any.
+/// A histogram of durations. Written by one thread, read by any.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS_SECONDS.len() + 1],
@@ -225,15 +240,15 @@ impl Histogram {
     }
 }
 
-/// Counts up where nobody else writes: cheaper than an addition that others may take part in.
+/// Adds to a counter with a single writer, which is cheaper than an atomic addition.
 pub fn add(counter: &AtomicU64, by: u64) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(by);
     counter.store(sum, Ordering::Relaxed);
 }
 
-/// What the kernel says of this process.
+/// The metrics of this process, read from the kernel.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Process {
+pub struct ProcessMetrics {
     pub cpu: Option<Duration>,
     pub resident_bytes: Option<u64>,
     pub virtual_bytes: Option<u64>,
@@ -241,7 +256,7 @@ pub struct Process {
     pub open_files: Option<u64>,
 }
 
-impl Process {
+impl ProcessMetrics {
     pub fn read() -> Self {
         let mut process = Self {
             open_files: open_files(),
@@ -263,19 +278,19 @@ impl Process {
     }
 
     pub fn write(&self, out: &mut Exposition) {
-        let gauge = Kind::Gauge;
+        let gauge = MetricKind::Gauge;
         out.family(
             "process_cpu_seconds",
-            Kind::Counter,
+            MetricKind::Counter,
             "seconds",
-            "Processor time that the process took.",
+            "CPU time used by the process.",
         )
         .known(&[], self.cpu);
         out.family(
             "process_resident_memory_bytes",
             gauge,
             "bytes",
-            "Memory of the process that is resident.",
+            "Resident memory of the process.",
         )
         .known(&[], self.resident_bytes);
         out.family(
@@ -289,7 +304,7 @@ impl Process {
             "process_open_fds",
             gauge,
             "",
-            "Descriptors that the process has open.",
+            "Open file descriptors of the process.",
         )
         .known(&[], self.open_files);
         out.family("process_threads", gauge, "", "Threads of the process.")
@@ -297,15 +312,17 @@ impl Process {
     }
 }
 
-/// The kernel tells the number as the size of the directory since 6.2; counting entries costs too much with many connections.
+/// The number of open files: since Linux 6.2 the size of the directory. Counting its entries would be
+/// slow with many connections.
 fn open_files() -> Option<u64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     (size > 0).then_some(size)
 }
 
-/// The name of the program, in parentheses, may hold anything: fields are counted from behind it.
+/// The CPU time in a `stat` line. The program name, in parentheses, may contain anything, so fields are
+/// counted after it.
 fn cpu_time(stat: &str) -> Option<Duration> {
-    // `USER_HZ`, which is part of the kernel's interface and the same on every machine this runs on.
+    // `USER_HZ`, part of the kernel's interface and the same on all supported machines.
     const TICKS_PER_SECOND: u64 = 100;
     let rest = stat.rsplit_once(')')?.1;
     let mut fields = rest.split_whitespace().skip(11);
@@ -320,13 +337,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_is_that_of_openmetrics() {
+    fn text_follows_openmetrics() {
         let mut out = Exposition::default();
-        out.family("a_bytes", Kind::Gauge, "bytes", "Said \"so\"\\.")
+        out.family("a_bytes", MetricKind::Gauge, "bytes", "Said \"so\"\\.")
             .sample(&[], 5_u64)
             .sample(&[("name", "x\"y\\z\nw\r")], 0.5);
-        out.one("b", Kind::Counter, "", "B.", &[("k", "v")], 7_u64);
-        out.one("c", Kind::Info, "", "C.", &[("v", "1")], 1_u64);
+        out.one("b", MetricKind::Counter, "", "B.", &[("k", "v")], 7_u64);
+        out.one("c", MetricKind::Info, "", "C.", &[("v", "1")], 1_u64);
         assert_eq!(
             out.finish(),
             "# TYPE a_bytes gauge\n# UNIT a_bytes bytes\n# HELP a_bytes Said \\\"so\\\"\\\\.\n\
@@ -337,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn buckets_add_up() {
+    fn buckets_are_cumulative() {
         let histogram = Histogram::default();
         for us in [100, 250, 300, 4_000, 10_000_000] {
             histogram.count(Duration::from_micros(us));
         }
         let mut out = Exposition::default();
-        out.family("t_seconds", Kind::Histogram, "seconds", "T.")
+        out.family("t_seconds", MetricKind::Histogram, "seconds", "T.")
             .histogram(&[], &histogram);
         let text = out.finish();
         for line in [
@@ -361,8 +378,8 @@ mod tests {
     }
 
     #[test]
-    fn the_process_knows_itself() {
-        let process = Process::read();
+    fn process_metrics_are_read_from_proc() {
+        let process = ProcessMetrics::read();
         assert!(process.resident_bytes > Some(1 << 20) && process.threads > Some(0));
         assert!(process.cpu.is_some());
         let line = "1 (a) b) S 1 1 1 0 -1 4194304 9 0 0 0 150 51 0 0 20 0 9 0 5";

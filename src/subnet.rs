@@ -74,7 +74,8 @@ fn parse_net(text: &str) -> Option<Ipv6Net> {
     })
 }
 
-/// Parses an address as clients write it, brackets (`[::1]`) allowed. The IPv4-mapped form becomes IPv4.
+/// Parses an address as clients write it, brackets (`[::1]`) allowed. The IPv4-mapped form becomes
+/// IPv4.
 pub fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use imbl::OrdMap;
-use weir::fleet::report::Report;
+use weir::fleet::report::StreamerReport;
 use weir::fleet::stats::FleetStats;
 use weir::json;
 use weir::schema;
@@ -166,7 +166,7 @@ pub fn report(fleet: &FleetStats, node: usize, streams: usize, now: Instant) {
         .collect();
     let body = format!(r#"{{"streams":[{}]}}"#, all.join(","));
     let body = json::parse(body.as_bytes()).expect("a report is JSON");
-    let report = Report::from_body(body, now).expect("a report fits");
+    let report = StreamerReport::from_body(body, now).expect("a report fits");
     fleet.report(&Hostname::trusted(&host(node)), report, now);
 }
 

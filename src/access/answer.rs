@@ -1,27 +1,28 @@
-//! What an HTTP backend says about a session.
+//! Responses of HTTP authorization backends, parsed into decisions about sessions.
 //!
-//! 200 lets it play, 301 and 302 have it play something else, 403 refuses it; everything else is no answer. A body that is no JSON object is as
-//! good as none. Of one that is, the known members are passed on; archive ranges that cannot be read make it no answer at all, because
-//! without them everything would be open.
+//! 200 allows a session, 301 and 302 redirect it, 403 denies it; any other status is no decision. A
+//! body that is not a JSON object is ignored. Known members of the body are passed on to the
+//! streamer. Archive ranges that cannot be parsed make the response no decision, because without
+//! them the whole archive would be open.
 
 use crate::json::{self, Number, Object, Value};
 
-/// How long a verdict holds when the backend does not say, seconds.
-pub const DURATION_SECONDS_DEFAULT: u32 = 180;
-/// Longest that a verdict holds: a session that lives longer is asked about again.
-pub const DURATION_SECONDS_MAX: u32 = 24 * 3600;
-/// Largest answer that is read, bytes.
+/// How long a decision is valid unless the backend says otherwise, seconds.
+const DURATION_SECONDS_DEFAULT: u32 = 180;
+/// Longest validity of a decision, seconds; later the backends are called again.
+const DURATION_SECONDS_MAX: u32 = 24 * 3600;
+/// Largest response body that is read, bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest `Location` and `X-UserId` that are passed on, bytes.
 const FIELD_BYTES_MAX: usize = 2048;
-/// Most sessions that a user can be limited to; above, there is no limit.
+/// Largest limit of sessions per user; a larger one is no limit.
 const SESSIONS_MAX: u32 = 10_000;
 
-/// What was decided about a session.
+/// A decision about a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct SessionDecision {
     pub is_allowed: bool,
-    /// What to play instead.
+    /// The URL to play instead.
     pub location: Option<Box<str>>,
     pub user_id: Option<Box<str>>,
     pub max_sessions: Option<u32>,
@@ -30,8 +31,8 @@ pub struct Verdict {
     pub body: Box<[u8]>,
 }
 
-impl Verdict {
-    /// Without anything that only a backend could tell.
+impl SessionDecision {
+    /// A decision without the details that only a backend can provide.
     pub fn plain(is_allowed: bool) -> Self {
         Self {
             is_allowed,
@@ -43,61 +44,61 @@ impl Verdict {
         }
     }
 
-    /// What it takes to remember it, roughly.
+    /// Roughly the bytes of memory it takes.
     pub fn bytes(&self) -> usize {
         let text = |field: &Option<Box<str>>| field.as_ref().map_or(0, |text| text.len());
         size_of::<Self>() + self.body.len() + text(&self.location) + text(&self.user_id)
     }
 }
 
-/// Reads an answer; `header` finds a field by its lower-case name. Nothing: the backend did not answer the question.
-pub fn read<'h>(
+/// Parses a response; `header` finds a field by its lower-case name. `None` if it decides nothing.
+pub fn parse_response<'h>(
     status: u16,
     header: impl Fn(&str) -> Option<&'h str>,
     body: &[u8],
-) -> Option<Verdict> {
-    let mut verdict = Verdict::plain(matches!(status, 200 | 301 | 302));
+) -> Option<SessionDecision> {
+    let mut decision = SessionDecision::plain(matches!(status, 200 | 301 | 302));
     match status {
         200 | 403 => {}
-        301 | 302 => verdict.location = Some(text(header("location"))?),
+        301 | 302 => decision.location = Some(field_text(header("location"))?),
         _ => return None,
     }
     let number = |name| header(name).and_then(|value| value.trim().parse::<u64>().ok());
     if let Some(seconds) = number("x-authduration") {
-        verdict.duration_seconds = u32::try_from(seconds)
+        decision.duration_seconds = u32::try_from(seconds)
             .unwrap_or(u32::MAX)
             .min(DURATION_SECONDS_MAX);
     }
-    if !verdict.is_allowed {
-        return Some(verdict);
+    if !decision.is_allowed {
+        return Some(decision);
     }
-    verdict.user_id = text(header("x-userid"));
+    decision.user_id = field_text(header("x-userid"));
     let unique = header("x-unique").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-    verdict.max_sessions = match number("x-max-sessions") {
+    decision.max_sessions = match number("x-max-sessions") {
         Some(count) => u32::try_from(count)
             .ok()
             .filter(|count| *count <= SESSIONS_MAX),
         None => unique.then_some(1),
     };
     if status == 200
-        && let Ok(Value::Object(told)) = json::parse(body)
+        && let Ok(Value::Object(body)) = json::parse(body)
     {
         let mut passed = Object::new();
-        if let Some(ranges) = told.get("allowed_dvr_ranges").filter(|v| !v.is_null()) {
+        if let Some(ranges) = body.get("allowed_dvr_ranges").filter(|v| !v.is_null()) {
             passed.insert("allowed_dvr_ranges", dvr_ranges(ranges)?);
         }
-        if let Some(ads) = told.get("ad_inject").and_then(ads) {
+        if let Some(ads) = body.get("ad_inject").and_then(ads) {
             passed.insert("ad_inject", ads);
         }
         let mut text = Vec::new();
         passed.write(&mut text);
-        verdict.body = text.into();
+        decision.body = text.into();
     }
-    Some(verdict)
+    Some(decision)
 }
 
-/// A value that can be passed on as a field.
-fn text(value: Option<&str>) -> Option<Box<str>> {
+/// A header value that can be passed on.
+fn field_text(value: Option<&str>) -> Option<Box<str>> {
     let value = value?.trim();
     let fits = !value.is_empty()
         && value.len() <= FIELD_BYTES_MAX
@@ -105,7 +106,7 @@ fn text(value: Option<&str>) -> Option<Box<str>> {
     fits.then(|| value.into())
 }
 
-/// Ranges with either end open; `None` if anything about them is not understood.
+/// Ranges, either end of which may be open; `None` if any of them is invalid.
 fn dvr_ranges(value: &Value) -> Option<Value> {
     let ranges = value.as_array()?.iter().map(|range| {
         let range = range.as_object()?;
@@ -126,11 +127,11 @@ fn dvr_ranges(value: &Value) -> Option<Value> {
     ranges.collect::<Option<Vec<_>>>().map(Value::Array)
 }
 
-/// What is understood of the advertising to put in.
+/// The valid members of the advertising settings.
 fn ads(value: &Value) -> Option<Value> {
-    let told = value.as_object()?;
+    let ads = value.as_object()?;
     let mut passed = Object::new();
-    for (name, value) in told.iter() {
+    for (name, value) in ads.iter() {
         let is_texts = |value: &Value| {
             let items = value.as_array();
             items.is_some_and(|items| items.iter().all(|item| item.as_str().is_some()))
@@ -152,38 +153,39 @@ fn ads(value: &Value) -> Option<Value> {
 mod tests {
     use super::*;
 
-    fn told(status: u16, headers: &[(&str, &'static str)], body: &str) -> Option<Verdict> {
+    fn parse(status: u16, headers: &[(&str, &'static str)], body: &str) -> Option<SessionDecision> {
         let find = |name: &str| {
             let found = headers.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| *value)
         };
-        read(status, find, body.as_bytes())
+        parse_response(status, find, body.as_bytes())
     }
 
-    fn body(verdict: &Verdict) -> &str {
-        std::str::from_utf8(&verdict.body).expect("JSON is text")
+    fn body(decision: &SessionDecision) -> &str {
+        std::str::from_utf8(&decision.body).expect("JSON is text")
     }
 
     #[test]
-    fn only_three_kinds_of_answers_decide() {
+    fn only_allow_redirect_and_deny_decide() {
         for status in [100, 201, 204, 304, 307, 400, 401, 404, 429, 500, 502, 503] {
-            assert_eq!(told(status, &[("location", "/x")], "{}"), None, "{status}");
+            assert_eq!(parse(status, &[("location", "/x")], "{}"), None, "{status}");
         }
-        assert!(told(200, &[], "").expect("allowed").is_allowed);
-        assert!(!told(403, &[], "").expect("denied").is_allowed);
+        assert!(parse(200, &[], "").expect("allowed").is_allowed);
+        assert!(!parse(403, &[], "").expect("denied").is_allowed);
         for status in [301, 302] {
-            let verdict = told(status, &[("location", " /other/index.m3u8 ")], "").expect("moved");
-            assert!(verdict.is_allowed);
-            assert_eq!(verdict.location.as_deref(), Some("/other/index.m3u8"));
-            assert_eq!(told(status, &[], ""), None, "nowhere to go");
-            assert_eq!(told(status, &[("location", "/a\u{e9}")], ""), None);
+            let decision =
+                parse(status, &[("location", " /other/index.m3u8 ")], "").expect("moved");
+            assert!(decision.is_allowed);
+            assert_eq!(decision.location.as_deref(), Some("/other/index.m3u8"));
+            assert_eq!(parse(status, &[], ""), None, "no location");
+            assert_eq!(parse(status, &[("location", "/a\u{e9}")], ""), None);
         }
     }
 
     #[test]
-    fn fields_are_read_with_their_bounds() {
-        let plain = told(200, &[], "OK").expect("allowed");
-        assert_eq!(plain, Verdict::plain(true));
+    fn header_fields_are_parsed_within_bounds() {
+        let plain = parse(200, &[], "OK").expect("allowed");
+        assert_eq!(plain, SessionDecision::plain(true));
         assert_eq!(plain.duration_seconds, 180);
         for (text, seconds) in [
             ("60", 60),
@@ -196,13 +198,13 @@ mod tests {
             ("", 180),
         ] {
             for status in [200, 403] {
-                let verdict = told(status, &[("x-authduration", text)], "").expect("decided");
-                assert_eq!(verdict.duration_seconds, seconds, "{text:?}");
+                let decision = parse(status, &[("x-authduration", text)], "").expect("decided");
+                assert_eq!(decision.duration_seconds, seconds, "{text:?}");
             }
         }
         let of = |headers: &[(&str, &'static str)]| {
-            let verdict = told(200, headers, "").expect("allowed");
-            (verdict.user_id, verdict.max_sessions)
+            let decision = parse(200, headers, "").expect("allowed");
+            (decision.user_id, decision.max_sessions)
         };
         let user = Some(Box::from("u 1"));
         assert_eq!(
@@ -230,8 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_understood_of_a_body_is_passed_on() {
-        let verdict = |text: &str| told(200, &[], text);
+    fn valid_members_of_the_body_are_passed_on() {
+        let decide = |text: &str| parse(200, &[], text);
         for (given, passed) in [
             ("", "{}"),
             ("<html>", "{}"),
@@ -252,7 +254,7 @@ mod tests {
             ),
             (r#"{"ad_inject":"x"}"#, "{}"),
         ] {
-            assert_eq!(body(&verdict(given).expect(given)), passed, "{given}");
+            assert_eq!(body(&decide(given).expect(given)), passed, "{given}");
         }
         for unclear in [
             r#"{"allowed_dvr_ranges":{}}"#,
@@ -261,7 +263,7 @@ mod tests {
             r#"{"allowed_dvr_ranges":[{"closed_at":5}]}"#,
             r#"{"allowed_dvr_ranges":[{"closed_at":1710010000.5}]}"#,
         ] {
-            assert_eq!(verdict(unclear), None, "{unclear}");
+            assert_eq!(decide(unclear), None, "{unclear}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Countries of addresses, from a database in MaxMind's format that the operator brings.
+//! Countries of addresses, from a database in MaxMind's format that the operator provides.
 //!
-//! The whole file is kept in memory and never changes while the server runs. Without one, and for an address it does not know or cannot
-//! tell, there is no country: a rule about countries then matches nobody.
+//! The whole file is read into memory once. Without a database, or for an address that is not in
+//! it, the country is unknown, and no rule about countries matches.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use maxminddb::{PathElement, Reader};
 
 use super::rules::{Country, country};
 
-/// The database, if there is one.
+/// The country database, possibly absent.
 #[derive(Default)]
 pub struct Countries {
     reader: Option<Reader<Vec<u8>>>,
@@ -25,19 +25,20 @@ impl fmt::Debug for Countries {
 }
 
 impl Countries {
-    /// Reads a database. The error is for the operator.
+    /// Reads a database file. The error is a message for the operator.
     pub fn open(file: &Path) -> Result<Self, String> {
         let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
         Self::from_bytes(bytes)
     }
 
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, String> {
+    fn from_bytes(bytes: Vec<u8>) -> Result<Self, String> {
         let reader = Reader::from_source(bytes).map_err(|error| error.to_string())?;
         Ok(Self {
             reader: Some(reader),
         })
     }
 
+    /// The country of an address, if known.
     pub fn of(&self, address: IpAddr) -> Option<Country> {
         let found = self.reader.as_ref()?.lookup(address.to_canonical()).ok()?;
         let path = [PathElement::Key("country"), PathElement::Key("iso_code")];
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_in_the_country_of_their_subnet() {
+    fn address_gets_the_country_of_its_subnet() {
         let bytes = mmdb::database(&[
             ("10.0.0.0/8", "RS"),
             ("10.1.0.0/16", "DE"),
@@ -66,7 +67,7 @@ mod tests {
             ("2001:db8::/32", "JP"),
         ]);
         let countries = Countries::from_bytes(bytes).expect("a database");
-        for (address, land) in [
+        for (address, name) in [
             ("10.0.0.1", Some("RS")),
             ("10.255.255.255", Some("RS")),
             ("10.1.2.3", Some("DE")),
@@ -77,22 +78,22 @@ mod tests {
             ("2001:db8::1", Some("JP")),
             ("2001:db9::1", None),
         ] {
-            let expected = land.and_then(country);
+            let expected = name.and_then(country);
             assert_eq!(countries.of(ip(address)), expected, "{address}");
         }
     }
 
     #[test]
-    fn nobody_is_anywhere_without_a_database() {
+    fn country_is_unknown_without_a_database() {
         assert_eq!(Countries::default().of(ip("10.0.0.1")), None);
     }
 
     #[test]
-    fn what_is_no_database_is_refused() {
+    fn invalid_database_is_refused() {
         assert!(Countries::from_bytes(Vec::new()).is_err());
         assert!(Countries::from_bytes(b"country,network\nRS,10.0.0.0/8".to_vec()).is_err());
         assert!(Countries::open(Path::new("/nonexistent/GeoLite2-Country.mmdb")).is_err());
-        // A damaged one may be told or not; it must not bring the server down.
+        // Damage may go unnoticed, but must not cause a panic.
         let whole = mmdb::database(&[("10.0.0.0/8", "RS"), ("2001:db8::/32", "JP")]);
         for at in 0..whole.len() {
             let mut damaged = whole.clone();

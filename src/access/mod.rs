@@ -1,8 +1,10 @@
-//! Who may watch: what an authorization backend decides about a session, without I/O, clock or threads of its own.
+//! Decisions about callers of the API and about viewers, without I/O, a clock or threads.
 //!
-//! [`rules`] are a saved backend, compiled: its lists decide first. What they leave open its HTTP backends decide; [`answer`] reads what
-//! those say, [`sessions`] remembers it for as long as they said and counts the sessions of a user. [`geo`] knows countries. Asking over
-//! the network and answering the streamer is the API's business.
+//! [`rights`] are the permissions of an API token. A viewer's session is decided by an
+//! authorization backend: [`rules`] are its compiled lists, which decide first; otherwise its HTTP
+//! backends decide. [`answer`] parses their responses, and [`sessions`] caches the decisions and
+//! counts the sessions of a user. [`geo`] looks up countries. The calls to the backends and the
+//! response to the streamer are made in `api`.
 
 pub mod answer;
 pub mod geo;

@@ -1,10 +1,12 @@
 //! What a caller may do who is no administrator: the permissions of an API token.
 //!
-//! A token holds permissions. One permission allows some of listing, reading, writing and executing on what *all* of its scopes name; a
-//! token may do what *any* of its permissions allows, and nothing outside its `auth_scopes` where it has those. A scope is `*`, or a
-//! collection (`streams`), or a collection and the keys in it: `streams/*`, `streams/location1%2F*`, where `*` stands for any text and
-//! everything else is percent-decoded. `streams/*` names the collection itself as well; what acts on a whole collection (a batch)
-//! needs that. A list that is allowed for some keys only shows only those.
+//! A token holds permissions. One permission allows some of listing, reading, writing and executing
+//! on what *all* of its scopes name; a token may do what *any* of its permissions allows, and
+//! nothing outside its `auth_scopes` where it has those. A scope is `*`, or a collection
+//! (`streams`), or a collection and the keys in it: `streams/*`, `streams/location1%2F*`, where `*`
+//! stands for any text and everything else is percent-decoded. `streams/*` names the collection
+//! itself as well; what acts on a whole collection (a batch) needs that. A list that is allowed for
+//! some keys only shows only those.
 
 use std::sync::Arc;
 
@@ -200,7 +202,8 @@ impl Visibility {
 }
 
 impl Rights {
-    /// Reads a token's configuration. What names nothing that could be meant is refused with its place.
+    /// Reads a token's configuration. What names nothing that could be meant is refused with its
+    /// place.
     pub fn parse(config: &Object, pointer: &str) -> Result<Self, ApiError> {
         let cap = match config.get("auth_scopes").and_then(Value::as_array) {
             Some(items) => Some(scopes(items, &format!("{pointer}/auth_scopes"))?),
@@ -369,8 +372,8 @@ mod tests {
 
     #[test]
     fn every_pair_of_permissions_under_every_cap_allows_what_the_rule_says() {
-        // Goal: union of permissions, intersection of scopes and the cap work together. Method: all combinations of the table above against
-        // the rule computed from its rows.
+        // Goal: union of permissions, intersection of scopes and the cap work together. Method: all
+        // combinations of the table above against the rule computed from its rows.
         let text = |scopes: &[&str]| {
             let quoted = scopes.iter().map(|scope| format!("{scope:?}"));
             quoted.collect::<Vec<_>>().join(",")

@@ -1,10 +1,12 @@
-//! The lists of an authorization backend, compiled for asking.
+//! The compiled lists of an authorization backend.
 //!
-//! The order is the reference's and the first match decides: allowed tokens, denied tokens, allowed addresses, denied addresses, allowed
-//! countries, denied countries, allowed programs, denied programs. Whom no list knows is left to the HTTP backends. Tokens are kept and
-//! compared as digests, so that the time of an answer tells nothing about them. A program is known by a part of its `User-Agent`, case
-//! included. What could never match as it was meant (a subnet that is none, a country of three letters) is refused when it is saved: a
-//! denial that silently does nothing would be worse than an error.
+//! The first match decides, in the order of the reference: allowed tokens, denied tokens, allowed
+//! addresses, denied addresses, allowed countries, denied countries, allowed user agents, denied
+//! user agents. Without a match the HTTP backends decide. Tokens are stored and compared as
+//! digests, so that response times reveal nothing about them. A user agent matches if it contains
+//! the listed text, case included. An entry that could never match (an invalid subnet, a country of
+//! three letters) is refused when it is saved: a denial without effect would be worse than an
+//! error.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -16,10 +18,10 @@ use crate::json::{Object, Value};
 use crate::outbound::TargetUrl;
 use crate::subnet::Subnets;
 
-/// HTTP backends that are asked at once for one session.
-pub const BACKENDS_MAX: usize = 16;
+/// HTTP backends of one authorization backend; all are called for a session at once.
+const BACKENDS_MAX: usize = 16;
 
-/// A saved backend.
+/// A compiled authorization backend.
 #[derive(Debug, Default)]
 pub struct Rules {
     allow_tokens: HashSet<[u8; 32]>,
@@ -30,16 +32,16 @@ pub struct Rules {
     deny_countries: HashSet<Country>,
     allow_uas: Vec<Box<str>>,
     deny_uas: Vec<Box<str>>,
-    /// Asked when no list decides.
+    /// Called if no list matches.
     pub backends: Vec<TargetUrl>,
-    /// What becomes of a new session that nobody decides about.
+    /// Whether a new session is allowed if no backend decides.
     pub allow_default: bool,
 }
 
 /// ISO 3166 alpha-2, upper case.
 pub type Country = [u8; 2];
 
-/// Reads a country as people write it.
+/// Parses a country code, in any case.
 pub fn country(text: &str) -> Option<Country> {
     match text.as_bytes() {
         [a, b] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
@@ -49,36 +51,36 @@ pub fn country(text: &str) -> Option<Country> {
     }
 }
 
-/// What the lists are asked about.
+/// The properties of a viewer that the lists match.
 #[derive(Clone, Copy, Debug)]
 pub struct Viewer<'a> {
-    /// Empty: none.
+    /// Empty if absent.
     pub token: &'a str,
     pub address: IpAddr,
-    /// Empty: none.
+    /// Empty if absent.
     pub user_agent: &'a str,
 }
 
-/// What the lists say.
+/// The result of matching a viewer with the lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Listed {
-    Allow(List),
-    Deny(List),
-    /// On no list.
-    Open,
+pub enum ListMatch {
+    Allow(RuleList),
+    Deny(RuleList),
+    /// No list matches.
+    None,
 }
 
-/// Which list decided.
+/// The list that matched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum List {
+pub enum RuleList {
     Tokens,
     Addresses,
     Countries,
-    Programs,
+    UserAgents,
 }
 
 impl Rules {
-    /// Reads a configuration. The error names the place of what cannot be meant.
+    /// Compiles a configuration. The error points at the invalid entry.
     pub fn parse(config: &Object, pointer: &str) -> Result<Self, ApiError> {
         let tokens = |field| {
             let texts = texts(config, field, pointer)?;
@@ -86,7 +88,9 @@ impl Rules {
         };
         let ips = |field| {
             Subnets::parse(texts(config, field, pointer)?).map_err(|index| {
-                error::WRONG_FORMAT.titled("This is neither an address nor a subnet such as 10.0.0.0/8 or 2001:db8::/32").at_pointer(format!("{pointer}/{field}/{index}"))
+                error::WRONG_FORMAT
+                    .titled("Expected an address or a subnet such as 10.0.0.0/8 or 2001:db8::/32")
+                    .at_pointer(format!("{pointer}/{field}/{index}"))
             })
         };
         let countries = |field: &str| {
@@ -94,13 +98,13 @@ impl Rules {
             let known = texts.into_iter().enumerate().map(|(index, text)| {
                 country(text).ok_or_else(|| {
                     error::WRONG_FORMAT
-                        .titled("A country is written as its two letters of ISO 3166")
+                        .titled("Expected a two-letter country code of ISO 3166")
                         .at_pointer(format!("{pointer}/{field}/{index}"))
                 })
             });
             known.collect::<Result<HashSet<_>, _>>()
         };
-        let programs = |field| {
+        let user_agents = |field| {
             let texts = texts(config, field, pointer)?;
             Ok::<_, ApiError>(texts.into_iter().map(Box::from).collect())
         };
@@ -111,8 +115,8 @@ impl Rules {
             deny_ips: ips("deny_ips")?,
             allow_countries: countries("allow_countries")?,
             deny_countries: countries("deny_countries")?,
-            allow_uas: programs("allow_uas")?,
-            deny_uas: programs("deny_uas")?,
+            allow_uas: user_agents("allow_uas")?,
+            deny_uas: user_agents("deny_uas")?,
             backends: backends(config, pointer)?,
             allow_default: config
                 .get("allow_default")
@@ -121,7 +125,7 @@ impl Rules {
         })
     }
 
-    /// A backend that is nothing but one URL.
+    /// An authorization backend that is a single URL.
     pub fn of_url(target: TargetUrl) -> Self {
         Self {
             backends: vec![target],
@@ -129,31 +133,36 @@ impl Rules {
         }
     }
 
-    /// Asks the lists. `country` is looked up only if a list wants to know it.
-    pub fn listed(&self, viewer: Viewer<'_>, country: impl FnOnce() -> Option<Country>) -> Listed {
+    /// Matches a viewer with the lists. `country` is called only if a list of countries is not
+    /// empty.
+    pub fn match_viewer(
+        &self,
+        viewer: Viewer<'_>,
+        country: impl FnOnce() -> Option<Country>,
+    ) -> ListMatch {
         if !viewer.token.is_empty() {
             let token = digest(viewer.token);
             if self.allow_tokens.contains(&token) {
-                return Listed::Allow(List::Tokens);
+                return ListMatch::Allow(RuleList::Tokens);
             }
             if self.deny_tokens.contains(&token) {
-                return Listed::Deny(List::Tokens);
+                return ListMatch::Deny(RuleList::Tokens);
             }
         }
         if self.allow_ips.contains(viewer.address) {
-            return Listed::Allow(List::Addresses);
+            return ListMatch::Allow(RuleList::Addresses);
         }
         if self.deny_ips.contains(viewer.address) {
-            return Listed::Deny(List::Addresses);
+            return ListMatch::Deny(RuleList::Addresses);
         }
         if !(self.allow_countries.is_empty() && self.deny_countries.is_empty())
             && let Some(country) = country()
         {
             if self.allow_countries.contains(&country) {
-                return Listed::Allow(List::Countries);
+                return ListMatch::Allow(RuleList::Countries);
             }
             if self.deny_countries.contains(&country) {
-                return Listed::Deny(List::Countries);
+                return ListMatch::Deny(RuleList::Countries);
             }
         }
         if !viewer.user_agent.is_empty() {
@@ -162,13 +171,13 @@ impl Rules {
                 known.any(|part| viewer.user_agent.contains(&**part))
             };
             if is_on(&self.allow_uas) {
-                return Listed::Allow(List::Programs);
+                return ListMatch::Allow(RuleList::UserAgents);
             }
             if is_on(&self.deny_uas) {
-                return Listed::Deny(List::Programs);
+                return ListMatch::Deny(RuleList::UserAgents);
             }
         }
-        Listed::Open
+        ListMatch::None
     }
 }
 
@@ -176,7 +185,7 @@ fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// The texts of a list that may be absent. The schema has seen to their type.
+/// The texts of a list, which may be absent. The schema has checked their types.
 fn texts<'a>(config: &'a Object, field: &str, pointer: &str) -> Result<Vec<&'a str>, ApiError> {
     let items = config.get(field).and_then(Value::as_array);
     let items = items.unwrap_or_default().iter().enumerate();
@@ -186,7 +195,7 @@ fn texts<'a>(config: &'a Object, field: &str, pointer: &str) -> Result<Vec<&'a s
                 .filter(|text| !text.is_empty())
                 .ok_or_else(|| {
                     error::TOO_SHORT
-                        .titled("An empty text matches nothing")
+                        .titled("Must not be empty")
                         .at_pointer(format!("{pointer}/{field}/{index}"))
                 })
         })
@@ -198,15 +207,15 @@ fn backends(config: &Object, pointer: &str) -> Result<Vec<TargetUrl>, ApiError> 
     let items = items.unwrap_or_default();
     if items.len() > BACKENDS_MAX {
         return Err(error::TOO_MANY_ITEMS
-            .titled("A session is decided by at most 16 HTTP backends")
+            .titled("At most 16 HTTP backends are allowed")
             .at_pointer(format!("{pointer}/backends"))
             .with("maximum", BACKENDS_MAX));
     }
     let targets = items.iter().enumerate().map(|(index, item)| {
         let url = item.get("url").and_then(Value::as_str).unwrap_or_default();
-        TargetUrl::parse(url).map_err(|why| {
+        TargetUrl::parse(url).map_err(|title| {
             error::WRONG_FORMAT
-                .titled(why)
+                .titled(title)
                 .at_pointer(format!("{pointer}/backends/{index}/url"))
         })
     });
@@ -237,86 +246,112 @@ mod tests {
         }
     }
 
-    /// Every list, each of whose entries would decide differently from the one before.
+    /// All lists, each with an entry that contradicts the list before it.
     const ALL: &str = r#"{"allow_tokens":["good"],"deny_tokens":["bad","good"],
         "allow_ips":["10.0.0.0/8","2001:db8::/32"],"deny_ips":["10.0.0.0/8","192.168.0.0/16"],
         "allow_countries":["RS"],"deny_countries":["RS","xx"],
         "allow_uas":["VLC/3"],"deny_uas":["VLC","curl"]}"#;
 
     #[test]
-    fn the_first_list_that_knows_a_viewer_decides() {
-        use Listed::{Allow, Deny, Open};
+    fn first_matching_list_decides() {
+        use ListMatch::{Allow, Deny};
         let rules = rules(ALL);
         let cases = [
-            // Each later fact would decide otherwise.
+            // Each later list would decide otherwise.
             (
                 ("good", "192.168.0.1", "curl"),
                 Some("XX"),
-                Allow(List::Tokens),
+                Allow(RuleList::Tokens),
             ),
-            (("bad", "10.1.1.1", "VLC/3"), Some("RS"), Deny(List::Tokens)),
+            (
+                ("bad", "10.1.1.1", "VLC/3"),
+                Some("RS"),
+                Deny(RuleList::Tokens),
+            ),
             (
                 ("other", "10.1.1.1", "curl"),
                 Some("XX"),
-                Allow(List::Addresses),
+                Allow(RuleList::Addresses),
             ),
-            (("", "2001:db8::7", "curl"), None, Allow(List::Addresses)),
+            (
+                ("", "2001:db8::7", "curl"),
+                None,
+                Allow(RuleList::Addresses),
+            ),
             (
                 ("", "192.168.3.4", "VLC/3"),
                 Some("RS"),
-                Deny(List::Addresses),
+                Deny(RuleList::Addresses),
             ),
             (
                 ("", "::ffff:192.168.3.4", "VLC/3"),
                 Some("RS"),
-                Deny(List::Addresses),
+                Deny(RuleList::Addresses),
             ),
-            (("", "8.8.8.8", "curl"), Some("RS"), Allow(List::Countries)),
-            (("", "8.8.8.8", "VLC/3"), Some("XX"), Deny(List::Countries)),
+            (
+                ("", "8.8.8.8", "curl"),
+                Some("RS"),
+                Allow(RuleList::Countries),
+            ),
+            (
+                ("", "8.8.8.8", "VLC/3"),
+                Some("XX"),
+                Deny(RuleList::Countries),
+            ),
             (
                 ("", "8.8.8.8", "Player VLC/3.0.8 LibVLC"),
                 Some("DE"),
-                Allow(List::Programs),
+                Allow(RuleList::UserAgents),
             ),
-            (("", "8.8.8.8", "VLC/2"), Some("DE"), Deny(List::Programs)),
-            (("", "8.8.8.8", "libcurl/8"), None, Deny(List::Programs)),
-            (("", "8.8.8.8", "vlc/3"), None, Open),
-            (("", "8.8.8.8", ""), None, Open),
-            (("Good", "8.8.8.8", ""), Some("DE"), Open),
+            (
+                ("", "8.8.8.8", "VLC/2"),
+                Some("DE"),
+                Deny(RuleList::UserAgents),
+            ),
+            (
+                ("", "8.8.8.8", "libcurl/8"),
+                None,
+                Deny(RuleList::UserAgents),
+            ),
+            (("", "8.8.8.8", "vlc/3"), None, ListMatch::None),
+            (("", "8.8.8.8", ""), None, ListMatch::None),
+            (("Good", "8.8.8.8", ""), Some("DE"), ListMatch::None),
         ];
-        for ((token, address, agent), land, expected) in cases {
-            let found = rules.listed(viewer(token, address, agent), || land.and_then(country));
-            assert_eq!(found, expected, "{token} {address} {agent} {land:?}");
+        for ((token, address, agent), code, expected) in cases {
+            let found =
+                rules.match_viewer(viewer(token, address, agent), || code.and_then(country));
+            assert_eq!(found, expected, "{token} {address} {agent} {code:?}");
         }
     }
 
     #[test]
-    fn countries_are_looked_up_only_for_lists_of_countries() {
+    fn country_is_looked_up_only_for_country_lists() {
         let without = rules(r#"{"allow_ips":["10.0.0.1"],"deny_uas":["x"]}"#);
-        let found = without.listed(viewer("", "8.8.8.8", "y"), || panic!("nobody asked"));
-        assert_eq!(found, Listed::Open);
+        let found = without.match_viewer(viewer("", "8.8.8.8", "y"), || panic!("not needed"));
+        assert_eq!(found, ListMatch::None);
         let decided = rules(ALL);
-        let found = decided.listed(viewer("good", "8.8.8.8", ""), || panic!("decided before"));
-        assert_eq!(found, Listed::Allow(List::Tokens));
+        let found =
+            decided.match_viewer(viewer("good", "8.8.8.8", ""), || panic!("already decided"));
+        assert_eq!(found, ListMatch::Allow(RuleList::Tokens));
     }
 
     #[test]
-    fn absent_and_empty_lists_decide_nothing() {
+    fn absent_and_empty_lists_match_nothing() {
         for text in [
             "{}",
             r#"{"allow_tokens":[],"deny_ips":[],"allow_countries":[],"deny_uas":[],"backends":[]}"#,
             r#"{"allow_tokens":null,"deny_ips":null}"#,
         ] {
             let rules = rules(text);
-            let found = rules.listed(viewer("t", "8.8.8.8", "ua"), || country("RS"));
-            assert_eq!(found, Listed::Open);
+            let found = rules.match_viewer(viewer("t", "8.8.8.8", "ua"), || country("RS"));
+            assert_eq!(found, ListMatch::None);
             assert!(!rules.allow_default && rules.backends.is_empty());
         }
         assert!(rules(r#"{"allow_default":true}"#).allow_default);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_its_place() {
+    fn invalid_entries_are_refused_with_their_pointer() {
         let many = format!(
             r#"{{"backends":[{}]}}"#,
             vec![r#"{"url":"http://h/"}"#; BACKENDS_MAX + 1].join(",")

@@ -1,11 +1,13 @@
-//! What was decided about sessions, for as long as it holds, and how many sessions a user has.
+//! The cache of decisions about sessions, and the count of sessions per user.
 //!
-//! Shared by all cores, because a session's questions come over any of them and the sessions of a user are counted together; in sixteen
-//! parts with a lock each, so that cores rarely meet. In memory only: after a restart everybody is asked about once more. Bounded in
-//! bytes: when full, what was decided longest ago is forgotten first and asked again if need be.
+//! Shared by all cores, because the requests of a session arrive on any of them and the sessions of
+//! a user are counted together. It has sixteen parts with a lock each, so that cores rarely
+//! contend. In memory only: after a restart each session is decided again. Bounded in bytes: when
+//! full, the oldest decisions are evicted.
 //!
-//! A user with more sessions than allowed loses the oldest one: it is refused when its streamer asks next, for as long as its
-//! verdict would have held. A session counts until its verdict has run out and nobody renewed it.
+//! A user with more sessions than allowed loses the oldest one: it is denied at its next request,
+//! for as long as its decision would have been valid. A session counts until its decision has
+//! expired without renewal.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,19 +16,19 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::answer::Verdict;
+use super::answer::SessionDecision;
 
 const PARTS: usize = 16;
-/// What one session costs beside its verdict, roughly: entries in the map and in the order.
+/// Roughly the bytes of a session beside its decision: entries in the map and in the order.
 const ENTRY_BYTES: usize = 192;
-/// How long a verdict that has run out is remembered: while all backends are silent it goes on.
-const REMEMBERED: Duration = Duration::from_mins(10);
-/// A streamer that asks for renewal is a little late.
+/// How long an expired decision is kept, to be used while no backend responds.
+const STALE_TTL: Duration = Duration::from_mins(10);
+/// How late the renewal of a session may be.
 const RENEWAL_GRACE: Duration = Duration::from_secs(30);
-/// Users of a part above which those without sessions are looked for.
+/// Users of a part above which users without sessions are swept.
 const USERS_SWEEP_MIN: usize = 1024;
 
-/// A digest of everything that makes a session one: whoever differs in any of it is somebody else.
+/// A digest of everything that identifies a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionKey([u8; 16]);
 
@@ -40,7 +42,7 @@ impl SessionKey {
     }
 }
 
-/// A digest of a user and of who knows this user.
+/// A digest of a user and the backend that named this user.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct UserKey([u8; 16]);
 
@@ -50,7 +52,7 @@ impl UserKey {
     }
 }
 
-/// No two lists of texts have the same one that anybody could find.
+/// A digest of a list of texts; the lengths are part of it, so that `ab, c` differs from `a, bc`.
 fn digest(parts: &[&str]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -63,31 +65,31 @@ fn digest(parts: &[&str]) -> [u8; 16] {
     half
 }
 
-/// What is known of a session.
+/// What the cache has about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// It holds for so many seconds more.
-    Holds(Arc<Verdict>, u32),
-    /// It has run out.
-    Stale(Arc<Verdict>),
-    /// Its user has opened newer ones.
+pub enum CachedSession {
+    /// Valid for this many more seconds.
+    Valid(Arc<SessionDecision>, u32),
+    /// Expired.
+    Stale(Arc<SessionDecision>),
+    /// The user has opened newer sessions.
     Interrupted,
     Nothing,
 }
 
-struct Entry {
-    verdict: Arc<Verdict>,
-    /// What was in force when it was decided.
+struct SessionEntry {
+    decision: Arc<SessionDecision>,
+    /// The policy in force when it was decided.
     policy: u64,
     until: Instant,
     interrupted: bool,
-    /// Of its place in the order; an older place means nothing.
+    /// Serial number of its valid place in the order.
     turn: u64,
 }
 
 #[derive(Default)]
 struct Part {
-    entries: HashMap<SessionKey, Entry>,
+    entries: HashMap<SessionKey, SessionEntry>,
     order: VecDeque<(u64, SessionKey)>,
     next_turn: u64,
     bytes: usize,
@@ -100,10 +102,10 @@ struct Users {
     sweep_at: usize,
 }
 
-/// All sessions that are remembered.
+/// The cache of all sessions.
 pub struct Sessions {
     parts: [Mutex<Part>; PARTS],
-    /// Locked before a part, never after one.
+    /// Locked before a part, never while one is locked.
     users: [Mutex<Users>; PARTS],
     part_bytes_max: usize,
 }
@@ -117,42 +119,44 @@ impl Sessions {
         }
     }
 
-    /// What was decided under `policy`; what was decided under another one counts no more.
-    pub fn known(&self, key: SessionKey, policy: u64, now: Instant) -> Known {
+    /// Looks up a decision. One that was made under another policy is void.
+    pub fn lookup(&self, key: SessionKey, policy: u64, now: Instant) -> CachedSession {
         let part = self.parts[key.part()].lock();
         let Some(entry) = part.entries.get(&key) else {
-            return Known::Nothing;
+            return CachedSession::Nothing;
         };
         let left = entry.until.saturating_duration_since(now);
         if entry.interrupted {
             return if left.is_zero() {
-                Known::Nothing
+                CachedSession::Nothing
             } else {
-                Known::Interrupted
+                CachedSession::Interrupted
             };
         }
-        if entry.policy != policy || now >= entry.until + REMEMBERED {
-            return Known::Nothing;
+        if entry.policy != policy || now >= entry.until + STALE_TTL {
+            return CachedSession::Nothing;
         }
         if left.is_zero() {
-            return Known::Stale(entry.verdict.clone());
+            return CachedSession::Stale(entry.decision.clone());
         }
-        // Rounded up: a verdict that holds is not told to hold no time at all.
+        // Rounded up, so that a valid decision never has 0 seconds left.
         let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        Known::Holds(entry.verdict.clone(), seconds as u32)
+        CachedSession::Valid(entry.decision.clone(), seconds as u32)
     }
 
-    /// Remembers what was decided just now, and interrupts the oldest sessions of a user who has too many. False: that was this one.
-    pub fn decided(
+    /// Stores a decision and interrupts the oldest sessions of a user with too many. Returns false
+    /// if this session is the interrupted one.
+    pub fn store(
         &self,
         key: SessionKey,
         policy: u64,
-        verdict: &Arc<Verdict>,
+        decision: &Arc<SessionDecision>,
         user: Option<UserKey>,
         now: Instant,
     ) -> bool {
-        self.put(key, policy, verdict.clone(), now);
-        let (Some(user), Some(max), true) = (user, verdict.max_sessions, verdict.is_allowed) else {
+        self.put(key, policy, decision.clone(), now);
+        let (Some(user), Some(max), true) = (user, decision.max_sessions, decision.is_allowed)
+        else {
             return true;
         };
         let mut users = self.users[usize::from(user.0[0]) % PARTS].lock();
@@ -181,7 +185,7 @@ impl Sessions {
         stays
     }
 
-    /// Sessions that are remembered, and the bytes they take.
+    /// The number of cached sessions, and their bytes.
     pub fn size(&self) -> (usize, usize) {
         let parts = self.parts.iter().map(|part| {
             let part = part.lock();
@@ -190,7 +194,7 @@ impl Sessions {
         parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
     }
 
-    /// Whether a session is one of its user's: allowed, and not left alone by its streamer.
+    /// Whether a session counts for its user: not interrupted, and renewed in time.
     fn counts(&self, key: SessionKey, now: Instant) -> bool {
         let part = self.parts[key.part()].lock();
         let entry = part.entries.get(&key);
@@ -201,44 +205,44 @@ impl Sessions {
         let mut part = self.parts[key.part()].lock();
         if let Some(entry) = part.entries.get_mut(&key) {
             entry.interrupted = true;
-            // From now on, and long enough that its streamer asks at least once meanwhile.
-            let held = Duration::from_secs(u64::from(entry.verdict.duration_seconds.max(1)));
-            entry.until = entry.until.max(now + held) + RENEWAL_GRACE;
+            // Long enough that its streamer renews it at least once meanwhile.
+            let valid = Duration::from_secs(u64::from(entry.decision.duration_seconds.max(1)));
+            entry.until = entry.until.max(now + valid) + RENEWAL_GRACE;
         }
     }
 
-    fn put(&self, key: SessionKey, policy: u64, verdict: Arc<Verdict>, now: Instant) {
+    fn put(&self, key: SessionKey, policy: u64, decision: Arc<SessionDecision>, now: Instant) {
         let mut part = self.parts[key.part()].lock();
         let part = &mut *part;
         part.next_turn += 1;
         let turn = part.next_turn;
-        let entry = Entry {
-            until: now + Duration::from_secs(u64::from(verdict.duration_seconds)),
-            verdict,
+        let entry = SessionEntry {
+            until: now + Duration::from_secs(u64::from(decision.duration_seconds)),
+            decision,
             policy,
             interrupted: false,
             turn,
         };
-        part.bytes += ENTRY_BYTES + entry.verdict.bytes();
+        part.bytes += ENTRY_BYTES + entry.decision.bytes();
         if let Some(old) = part.entries.insert(key, entry) {
-            part.bytes -= ENTRY_BYTES + old.verdict.bytes();
+            part.bytes -= ENTRY_BYTES + old.decision.bytes();
         }
         part.order.push_back((turn, key));
         while let Some((turn, key)) = part.order.front().copied() {
             let entry = part.entries.get(&key).filter(|entry| entry.turn == turn);
             let goes = entry.is_none_or(|entry| {
-                part.bytes > self.part_bytes_max || now >= entry.until + REMEMBERED
+                part.bytes > self.part_bytes_max || now >= entry.until + STALE_TTL
             });
             if !goes {
                 break;
             }
             if let Some(entry) = entry {
-                part.bytes -= ENTRY_BYTES + entry.verdict.bytes();
+                part.bytes -= ENTRY_BYTES + entry.decision.bytes();
                 part.entries.remove(&key);
             }
             part.order.pop_front();
         }
-        // Renewed sessions leave their old places behind.
+        // Renewed sessions leave void places behind.
         if part.order.len() > 2 * part.entries.len() + 64 {
             let entries = &part.entries;
             part.order
@@ -255,11 +259,11 @@ mod tests {
         SessionKey::new(&[name])
     }
 
-    fn allowed(max_sessions: Option<u32>, seconds: u32) -> Arc<Verdict> {
-        Arc::new(Verdict {
+    fn allowed(max_sessions: Option<u32>, seconds: u32) -> Arc<SessionDecision> {
+        Arc::new(SessionDecision {
             max_sessions,
             duration_seconds: seconds,
-            ..Verdict::plain(true)
+            ..SessionDecision::plain(true)
         })
     }
 
@@ -270,45 +274,48 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn a_verdict_holds_as_long_as_it_was_said_and_is_remembered_longer() {
+    fn decision_expires_and_stays_available_as_stale() {
         let (sessions, now) = (Sessions::new(MIB), Instant::now());
-        assert_eq!(sessions.known(key("a"), 1, now), Known::Nothing);
-        let denied = Arc::new(Verdict::plain(false));
-        for verdict in [allowed(None, 180), denied] {
-            assert!(sessions.decided(key("a"), 1, &verdict, None, now));
-            for (seconds, known) in [
-                (0, Known::Holds(verdict.clone(), 180)),
-                (179, Known::Holds(verdict.clone(), 1)),
-                (180, Known::Stale(verdict.clone())),
-                (180 + 599, Known::Stale(verdict.clone())),
-                (180 + 600, Known::Nothing),
+        assert_eq!(sessions.lookup(key("a"), 1, now), CachedSession::Nothing);
+        let denied = Arc::new(SessionDecision::plain(false));
+        for decision in [allowed(None, 180), denied] {
+            assert!(sessions.store(key("a"), 1, &decision, None, now));
+            for (seconds, expected) in [
+                (0, CachedSession::Valid(decision.clone(), 180)),
+                (179, CachedSession::Valid(decision.clone(), 1)),
+                (180, CachedSession::Stale(decision.clone())),
+                (180 + 599, CachedSession::Stale(decision.clone())),
+                (180 + 600, CachedSession::Nothing),
             ] {
                 let at = later(now, seconds);
-                assert_eq!(sessions.known(key("a"), 1, at), known, "{seconds}");
+                assert_eq!(sessions.lookup(key("a"), 1, at), expected, "{seconds}");
             }
             assert_eq!(
-                sessions.known(key("a"), 2, now),
-                Known::Nothing,
+                sessions.lookup(key("a"), 2, now),
+                CachedSession::Nothing,
                 "other rules"
             );
         }
-        sessions.decided(key("b"), 1, &allowed(None, 0), None, now);
-        assert!(matches!(sessions.known(key("b"), 1, now), Known::Stale(_)));
+        sessions.store(key("b"), 1, &allowed(None, 0), None, now);
+        assert!(matches!(
+            sessions.lookup(key("b"), 1, now),
+            CachedSession::Stale(_)
+        ));
     }
 
     #[test]
-    fn keys_tell_where_one_part_ends_and_the_next_begins() {
+    fn session_keys_separate_their_parts() {
         assert_ne!(SessionKey::new(&["ab", "c"]), SessionKey::new(&["a", "bc"]));
         assert_ne!(SessionKey::new(&["a", ""]), SessionKey::new(&["a"]));
         assert_ne!(UserKey::new("b", "u"), UserKey::new("bu", ""));
     }
 
     #[test]
-    fn the_oldest_session_of_a_user_with_too_many_is_interrupted() {
+    fn oldest_session_above_the_limit_is_interrupted() {
         let (sessions, now) = (Sessions::new(MIB), Instant::now());
         let user = Some(UserKey::new("backend", "u1"));
         let open = |name, second| {
-            sessions.decided(
+            sessions.store(
                 key(name),
                 1,
                 &allowed(Some(2), 100),
@@ -321,32 +328,32 @@ mod tests {
             "two, one of them renewed"
         );
         assert!(open("c", 3));
-        let known = |name, second| sessions.known(key(name), 1, later(now, second));
+        let lookup = |name, second| sessions.lookup(key(name), 1, later(now, second));
         assert_eq!(
-            known("a", 4),
-            Known::Interrupted,
-            "renewing makes nobody younger"
+            lookup("a", 4),
+            CachedSession::Interrupted,
+            "renewal does not make it newer"
         );
-        assert!(matches!(known("b", 4), Known::Holds(..)));
-        assert!(matches!(known("c", 4), Known::Holds(..)));
-        // It stays out for its time, and does not count meanwhile.
-        assert_eq!(known("a", 102), Known::Interrupted);
-        assert_eq!(known("a", 133), Known::Nothing);
+        assert!(matches!(lookup("b", 4), CachedSession::Valid(..)));
+        assert!(matches!(lookup("c", 4), CachedSession::Valid(..)));
+        // It stays interrupted for its time, and does not count meanwhile.
+        assert_eq!(lookup("a", 102), CachedSession::Interrupted);
+        assert_eq!(lookup("a", 133), CachedSession::Nothing);
         assert!(open("d", 5));
-        assert_eq!(known("b", 6), Known::Interrupted);
-        assert!(matches!(known("c", 6), Known::Holds(..)));
-        // Another user, and the same name with another backend, are other people.
+        assert_eq!(lookup("b", 6), CachedSession::Interrupted);
+        assert!(matches!(lookup("c", 6), CachedSession::Valid(..)));
+        // The same name with another backend is another user.
         let other = Some(UserKey::new("other", "u1"));
-        assert!(sessions.decided(key("e"), 1, &allowed(Some(1), 100), other, later(now, 6)));
-        assert!(matches!(known("d", 7), Known::Holds(..)));
+        assert!(sessions.store(key("e"), 1, &allowed(Some(1), 100), other, later(now, 6)));
+        assert!(matches!(lookup("d", 7), CachedSession::Valid(..)));
     }
 
     #[test]
-    fn sessions_that_ended_do_not_count() {
+    fn ended_sessions_do_not_count() {
         let (sessions, now) = (Sessions::new(MIB), Instant::now());
         let user = Some(UserKey::new("backend", "u1"));
         let open = |name, second| {
-            sessions.decided(
+            sessions.store(
                 key(name),
                 1,
                 &allowed(Some(1), 60),
@@ -355,47 +362,50 @@ mod tests {
             )
         };
         assert!(open("a", 0));
-        // Nobody renewed it, also not a little late.
+        // Not renewed within the grace period.
         assert!(open("b", 91));
         assert!(matches!(
-            sessions.known(key("a"), 1, later(now, 92)),
-            Known::Stale(_)
+            sessions.lookup(key("a"), 1, later(now, 92)),
+            CachedSession::Stale(_)
         ));
         // A denied one does not count either.
-        let denied = Arc::new(Verdict::plain(false));
-        assert!(sessions.decided(key("c"), 1, &denied, user, later(now, 93)));
+        let denied = Arc::new(SessionDecision::plain(false));
+        assert!(sessions.store(key("c"), 1, &denied, user, later(now, 93)));
         assert!(matches!(
-            sessions.known(key("b"), 1, later(now, 93)),
-            Known::Holds(..)
+            sessions.lookup(key("b"), 1, later(now, 93)),
+            CachedSession::Valid(..)
         ));
     }
 
     #[test]
-    fn a_user_who_may_have_no_session_has_none() {
+    fn limit_of_zero_sessions_allows_none() {
         let (sessions, now) = (Sessions::new(MIB), Instant::now());
         let user = Some(UserKey::new("backend", "u1"));
-        assert!(!sessions.decided(key("a"), 1, &allowed(Some(0), 60), user, now));
-        assert_eq!(sessions.known(key("a"), 1, now), Known::Interrupted);
+        assert!(!sessions.store(key("a"), 1, &allowed(Some(0), 60), user, now));
+        assert_eq!(
+            sessions.lookup(key("a"), 1, now),
+            CachedSession::Interrupted
+        );
     }
 
     #[test]
-    fn memory_is_bounded_and_the_oldest_verdicts_go_first() {
+    fn memory_is_bounded_and_oldest_decisions_evicted() {
         let (sessions, now) = (Sessions::new(MIB), Instant::now());
         for i in 0..20_000 {
-            let verdict = Arc::new(Verdict {
+            let decision = Arc::new(SessionDecision {
                 max_sessions: Some(1),
-                ..Verdict::plain(true)
+                ..SessionDecision::plain(true)
             });
             let user = Some(UserKey::new("backend", &format!("user {i}")));
-            sessions.decided(key(&i.to_string()), 1, &verdict, user, now);
+            sessions.store(key(&i.to_string()), 1, &decision, user, now);
         }
         let (count, bytes) = sessions.size();
         assert!(bytes <= MIB && bytes > MIB / 2, "{bytes}");
         assert!(count < 20_000, "{count}");
-        assert_eq!(sessions.known(key("0"), 1, now), Known::Nothing);
+        assert_eq!(sessions.lookup(key("0"), 1, now), CachedSession::Nothing);
         assert!(matches!(
-            sessions.known(key("19999"), 1, now),
-            Known::Holds(..)
+            sessions.lookup(key("19999"), 1, now),
+            CachedSession::Valid(..)
         ));
         let users: usize = sessions
             .users
@@ -403,9 +413,9 @@ mod tests {
             .map(|part| part.lock().sessions.len())
             .sum();
         assert!(users < 20_000, "{users} users of {count} sessions");
-        // Renewing one again and again leaves no trail.
+        // Repeated renewal uses no more memory.
         for _ in 0..10_000 {
-            sessions.decided(key("19999"), 1, &allowed(None, 60), None, now);
+            sessions.store(key("19999"), 1, &allowed(None, 60), None, now);
         }
         let part = sessions.parts[key("19999").part()].lock();
         assert!(part.order.len() <= 2 * part.entries.len() + 65);

@@ -2,8 +2,8 @@
 //!
 //! A nonce is valid for one agent, for [`NONCE_TTL_MS`] and for one successful connection, on any
 //! core. Nonces are signed instead of stored, so a challenge costs no memory. Secrets are compared
-//! in constant time. A restart invalidates all nonces. Which agents exist and may connect is decided
-//! by the caller. [`super::protocol`] describes the form of the proofs.
+//! in constant time. A restart invalidates all nonces. Which agents exist and may connect is
+//! decided by the caller. [`super::protocol`] describes the form of the proofs.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

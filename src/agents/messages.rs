@@ -1,47 +1,50 @@
-//! What the cores share about agents, and what they tell each other about them.
+//! What the cores share about agents, and the messages about agents between cores.
 //!
-//! A control connection lives on one core; commands for its agent come in on any. They find each other through the registry and go by message.
+//! A control connection lives on one core; a command for its agent may arrive on any. The registry
+//! names the core of the connection, and messages carry the command there and its reply back.
 
-use super::protocol::{Reason, Request};
-use super::{handshake, registry};
+use super::handshake::Nonces;
+use super::protocol::{AgentRequest, CloseReason};
+use super::registry::Registry;
 use crate::http::Ticket;
 
 /// What all cores share about agents.
-pub struct Agents {
-    pub presence: registry::Registry,
-    pub nonces: handshake::Nonces,
+pub struct AgentsShared {
+    pub presence: Registry,
+    pub nonces: Nonces,
 }
 
-impl Agents {
+impl AgentsShared {
     pub fn new() -> Result<Self, getrandom::Error> {
         Ok(Self {
-            presence: registry::Registry::default(),
-            nonces: handshake::Nonces::new()?,
+            presence: Registry::default(),
+            nonces: Nonces::new()?,
         })
     }
 }
 
-/// A request of the API that waits for an agent: on which core, and which.
+/// The core and the ticket of an API request that waits for an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asker {
+pub struct ReplyAddress {
     pub core: usize,
     pub ticket: Ticket,
 }
 
-/// What cores tell each other about agents. `session` is that of [`registry::Presence`]: a connection that was replaced meanwhile is not meant.
-pub enum Message {
-    /// For the core that holds the connection.
-    Ask {
+/// A message between cores about an agent. `session` is the serial number of the connection: a
+/// message for a connection that was replaced meanwhile is void.
+pub enum AgentMessage {
+    /// Sends a request to the agent; for the core that holds the connection.
+    Request {
         to: Ticket,
         session: u64,
-        request: Request,
-        asker: Asker,
+        request: AgentRequest,
+        reply_to: ReplyAddress,
     },
-    /// The same: end it. Who asked for it, if anybody waits, is told when it is done.
+    /// Ends the connection, and then replies if a request waits for that; for the same core.
     Disconnect {
         to: Ticket,
         session: u64,
-        reason: Reason,
-        asker: Option<Asker>,
+        reason: CloseReason,
+        reply_to: Option<ReplyAddress>,
     },
 }

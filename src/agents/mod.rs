@@ -1,7 +1,8 @@
 //! Agents: devices behind NAT that dial in and relay video.
 //!
-//! `protocol` is the control protocol and `handshake` its authentication, both without I/O. `registry` holds the connected agents of all cores;
-//! `messages` are what cores exchange about them.
+//! `protocol` is the control protocol and `handshake` its authentication, both without I/O. The
+//! `registry` knows the connections of all cores; `messages` is what the cores send each other
+//! about them.
 
 pub mod handshake;
 pub mod messages;

@@ -1,92 +1,102 @@
-//! What is spoken with agents: `weir-agent/1`, a state machine without I/O.
+//! The control protocol of agents, `weir-agent/1`, as a state machine without I/O.
 //!
-//! The vendor's control protocol is not public; this one is open and simple enough to implement in an afternoon. The handshake is the
+//! The vendor's control protocol is not public; this one is open and small. The handshake is the
 //! documented one.
 //!
 //! # Connecting
 //!
-//! The agent asks `POST /endpoint/connect` (also below either prefix of the API) with `X-Peeklio-Id: ID`:
+//! The agent sends `POST /endpoint/connect` (also served below either prefix of the API) with
+//! `X-Peeklio-Id: ID`. The response is one of:
 //!
-//! | answer | when | carries |
-//! |---|---|---|
-//! | 403 | the id is missing or unknown, the agent has no key, or the proof is wrong | an error |
-//! | 401 | no `Authorization` or no `X-Nonce` yet, or the nonce is unknown, older than 60 s, or used | `X-Nonce`, `X-Salt`, `X-Agentauth` |
-//! | 200 | the proof holds and no upgrade was asked for, or the agent was deleted | `X-Streampoint-Url` if there is one; `X-Force-Reset: true` if deleted |
-//! | 101 | the proof holds and the request has `Connection: Upgrade` and `Upgrade: weir-agent/1` | `X-Streampoint-Url` if there is one |
+//! * 403: the id is missing or unknown, the agent has no key, or the proof is wrong.
+//! * 401 with `X-Nonce`, `X-Salt` and `X-Agentauth`: `Authorization` or `X-Nonce` is missing, or
+//!   the nonce is unknown, older than 60 s, or used.
+//! * 200: the proof is right, and either the agent was deleted (`X-Force-Reset: true`), or it did
+//!   not request an upgrade (`X-Streampoint-Url`, if it has one).
+//! * 101: the proof is right, and the request has `Connection: Upgrade` and
+//!   `Upgrade: weir-agent/1` (`X-Streampoint-Url`, if the agent has one).
 //!
 //! With `H(x)` the SHA-512 of a text in lower-case hex, the agent proves that it knows its key with
-//! `Authorization: Peeklio H(nonce ":" H(salt ":" key))` and `X-Nonce: nonce`. The server proves the same before:
-//! `X-Agentauth` is `H(H(salt ":" key) ":" nonce)`; an agent that sends an `X-Nonce` of its own with its first request gets
-//! `H(H(salt ":" key) ":" nonce ":" own)`, which nobody can have recorded earlier. A nonce is good for one connection, and spends those that
-//! the agent was given before. An agent that is told `X-Force-Reset` forgets its key and this server.
+//! `Authorization: Peeklio H(nonce ":" H(salt ":" key))` and `X-Nonce: nonce`. The server proves
+//! the same before: `X-Agentauth` is `H(H(salt ":" key) ":" nonce)`. An agent that sends its own
+//! `X-Nonce` with the first request gets `H(H(salt ":" key) ":" nonce ":" own)`, which cannot have
+//! been recorded earlier. A nonce is valid for one connection; using it spends all nonces that the
+//! agent was given before. `X-Force-Reset` makes the agent forget its key and this server.
 //!
 //! # Lines
 //!
-//! After 101 both sides send JSON objects, one per line, ended by LF (CR LF is accepted), at most 64 KiB each. Every object has a
-//! `command`. What asks for an answer has an `id`; the answer repeats it as `reply_to`. Unknown members are ignored, so that either
-//! side can grow.
+//! After 101 both sides send JSON objects, one per line, ended by LF (CR LF is accepted), at most
+//! 64 KiB each. Every object has a `command`. A command that expects an answer has an `id`; the
+//! answer repeats it as `reply_to`. Unknown members are ignored, so that either side can evolve.
 //!
 //! From the server:
 //!
-//! | `command` | members | what the agent does |
-//! |---|---|---|
-//! | `hello` | `protocol`, `server_version`, `ping_interval_ms`, `ping_timeout_ms`, `now_ms` | answers `hello`; this is the first line |
-//! | `streampoint_connect` | `id`, `url`, `hostname` | connects to the streamer, keeps trying until told otherwise; answers `streampoint_connected` or `streampoint_connect_failure` |
-//! | `streampoint_disconnect` | `id` | ends that connection; answers `streampoint_disconnected` |
-//! | `reboot`, `reset` | `id` | answers the same command or `error`, then reboots, or forgets its key and settings |
-//! | `logs` | `id` | answers `logs` with `logs`: an object of the fields of `watcher_agent_logs` |
-//! | `pong` | `reply_to` if the ping had an `id`, `now_ms` | |
-//! | `disconnect` | `reason` | nothing: the connection ends; it may connect again |
-//! | `error` | `code`, `message`, `reply_to` if the line had an `id` | |
+//! * `hello`, the first line, with `protocol`, `server_version`, `ping_interval_ms`,
+//!   `ping_timeout_ms` and `now_ms`: the agent answers `hello`.
+//! * `streampoint_connect` with `id`, `url` and `hostname`: the agent connects to the streamer,
+//!   retries until it gets another command, and answers `streampoint_connected` or
+//!   `streampoint_connect_failure`.
+//! * `streampoint_disconnect` with `id`: the agent ends that connection and answers
+//!   `streampoint_disconnected`.
+//! * `reboot` and `reset` with `id`: the agent answers with the same command or `error`; then it
+//!   reboots, or forgets its key and settings.
+//! * `logs` with `id`: the agent answers `logs` with `logs`, an object with the fields of
+//!   `watcher_agent_logs`.
+//! * `pong` with `now_ms`, and `reply_to` if the ping had an `id`.
+//! * `disconnect` with `reason`: the connection ends; the agent may connect again.
+//! * `error` with `code`, `message`, and `reply_to` if the line had an `id`.
 //!
 //! From the agent:
 //!
-//! | `command` | members | |
-//! |---|---|---|
-//! | `hello` | what `description` has | the first line |
-//! | `description` | any of `version`, `agent_type` (`single`, `router`), `local_ip`, `mac_address` | what is left out stays as it was |
-//! | `ping` | `id`; any of `connections_requested`, `connections_established`, `bytes_from_server`, `bytes_to_server`, `connections_attempted`, `connections_opened`, `connections_current` | at least every `ping_interval_ms`; the last five are about the streampoint |
-//! | `streampoint_connected`, `streampoint_disconnected` | `reply_to` | also when that happens later on its own |
-//! | `streampoint_connect_failure` | `reply_to`, `reason` | |
-//! | `reboot`, `reset`, `logs` | `reply_to`, for `logs` also `logs` | done |
-//! | `error` | `reply_to`, `reason` | refused |
-//! | `disconnect` | | it is about to leave |
+//! * `hello`, the first line, with the members of `description`.
+//! * `description` with any of `version`, `agent_type` (`single`, `router`), `local_ip` and
+//!   `mac_address`; absent members keep their values.
+//! * `ping` with `id`, at least every `ping_interval_ms`, with any of `connections_requested`,
+//!   `connections_established`, and about the streampoint `bytes_from_server`, `bytes_to_server`,
+//!   `connections_attempted`, `connections_opened`, `connections_current`.
+//! * `streampoint_connected` and `streampoint_disconnected` with `reply_to`, also when it happens
+//!   later without a command.
+//! * `streampoint_connect_failure` with `reply_to` and `reason`.
+//! * `reboot`, `reset` and `logs` with `reply_to`, and for `logs` the member `logs`: done.
+//! * `error` with `reply_to` and `reason`: the command is refused.
+//! * `disconnect`: the agent is about to close the connection.
 //!
-//! A line that is not understood is answered with `error`; after [`ERRORS_MAX`] of them the connection ends. Without a complete line for
-//! `ping_timeout_ms` it ends with `disconnect`.
+//! An invalid line is answered with `error`; after [`ERRORS_MAX`] of them the connection ends.
+//! Without a complete line for `ping_timeout_ms` it ends with `disconnect`.
 //!
 //! # Promises
 //!
-//! Pure: lines and wishes in, lines and facts out. Whatever an agent sends is bounded in what it makes us keep and answer, and ends no more
-//! than its own connection. Commands of the API that wait for this agent are at most [`PENDING_MAX`].
+//! The state machine is pure. What an agent sends can end its own connection only, and what is
+//! stored and answered because of it is bounded. At most [`PENDING_MAX`] commands of the API wait
+//! for one agent.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::json::{self, Number, Object, Value, write_string};
 
-/// What the upgrade is called.
+/// The name of the protocol in the `Upgrade` field.
 pub const PROTOCOL: &str = "weir-agent/1";
-/// How often an agent is asked to ping: three may get lost.
-pub const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Lines that are not understood before the connection ends.
+/// The interval between pings. The timeout is at least three intervals.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Invalid lines before the connection ends.
 pub const ERRORS_MAX: u8 = 16;
-/// Commands that may wait for one agent. More operators at once are told that it is busy.
+/// Commands of the API that may wait for one agent; further ones get `agent_busy`.
 pub const PENDING_MAX: usize = 16;
-/// Longest text of an agent that is kept or passed on, bytes.
-pub const TEXT_BYTES_MAX: usize = 256;
-/// Counters above this are no counters: what a double holds exactly.
+/// Longest text of an agent that is stored or passed on, bytes.
+const TEXT_BYTES_MAX: usize = 256;
+/// Largest counter of an agent: the largest integer that a double represents exactly.
 const COUNT_MAX: u64 = 1 << 53;
 
-/// What the API asks of an agent and waits for.
+/// A command of the API that an agent answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum AgentRequest {
     Reboot,
     Reset,
     Logs,
 }
 
-impl Request {
+impl AgentRequest {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reboot => "reboot",
@@ -96,21 +106,21 @@ impl Request {
     }
 }
 
-/// How an agent answered.
+/// The answer of an agent to an [`AgentRequest`].
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
+pub enum AgentReply {
     Done,
     Logs(Object),
-    /// With the agent's own words, cut to [`TEXT_BYTES_MAX`].
+    /// With the reason that the agent gave, cut to [`TEXT_BYTES_MAX`].
     Refused(Box<str>),
 }
 
 /// Why the server ends a control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// An operator wanted it.
+pub enum CloseReason {
+    /// An operator or the agent requested it.
     Requested,
-    /// The agent has connected anew.
+    /// The agent has opened a newer connection.
     Replaced,
     Deleted,
     KeyChanged,
@@ -121,8 +131,8 @@ pub enum Reason {
     ServerStopping,
 }
 
-impl Reason {
-    pub fn as_str(self) -> &'static str {
+impl CloseReason {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Requested => "requested",
             Self::Replaced => "replaced",
@@ -137,9 +147,9 @@ impl Reason {
     }
 }
 
-/// What an agent tells of itself.
+/// What an agent reports about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Description {
+pub struct AgentDescription {
     pub version: Option<Box<str>>,
     /// `single` or `router`.
     pub agent_type: Option<&'static str>,
@@ -147,8 +157,8 @@ pub struct Description {
     pub mac_address: Option<Box<str>>,
 }
 
-impl Description {
-    /// What is not told is as it was.
+impl AgentDescription {
+    /// Fills absent members from an earlier description.
     #[must_use]
     pub fn or(self, known: &Self) -> Self {
         Self {
@@ -160,9 +170,9 @@ impl Description {
     }
 }
 
-/// What an agent counts.
+/// The counters in the pings of an agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct AgentCounters {
     pub connections_requested: u64,
     pub connections_established: u64,
     pub bytes_from_server: u64,
@@ -172,52 +182,52 @@ pub struct Counters {
     pub connections_current: u64,
 }
 
-/// What a line came to.
+/// What a line of an agent reports.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fact<T> {
-    /// The first line: now the agent can be told things.
-    Hello(Description),
-    Described(Description),
-    Counted(Counters),
+pub enum AgentEvent<T> {
+    /// The first line; from now on the agent accepts commands.
+    Hello(AgentDescription),
+    Described(AgentDescription),
+    Counted(AgentCounters),
     StreampointUp,
-    /// The agent's own words.
+    /// With the reason that the agent gave.
     StreampointFailed(Box<str>),
     StreampointDown,
     Replied {
         token: T,
-        request: Request,
-        reply: Reply,
+        request: AgentRequest,
+        reply: AgentReply,
     },
-    /// The agent is leaving.
+    /// The agent is about to close the connection.
     Goodbye,
 }
 
-/// What the caller has to do about a line.
+/// The result of a line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Heard<T> {
-    pub fact: Option<Fact<T>>,
-    /// The connection is to end when what was said is sent.
-    pub ends: Option<Reason>,
+pub struct LineResult<T> {
+    pub event: Option<AgentEvent<T>>,
+    /// Set if the connection must end once the output is sent.
+    pub close: Option<CloseReason>,
 }
 
-struct Pending<T> {
+struct PendingReply<T> {
     id: u64,
-    request: Request,
+    request: AgentRequest,
     token: T,
     until_ms: u64,
 }
 
-/// One control connection after the handshake. `T` names who waits for an answer.
-pub struct Session<T> {
+/// One control connection after the handshake. `T` identifies the request that waits for a reply.
+pub struct AgentSession<T> {
     greeted: bool,
     errors: u8,
     last_id: u64,
-    /// Where the agent was sent, and the number of that command.
+    /// The URL the agent was sent to, and the id of that command.
     streampoint: Option<(Box<str>, u64)>,
-    pending: Vec<Pending<T>>,
+    pending: Vec<PendingReply<T>>,
 }
 
-impl<T> Default for Session<T> {
+impl<T> Default for AgentSession<T> {
     fn default() -> Self {
         Self {
             greeted: false,
@@ -230,7 +240,7 @@ impl<T> Default for Session<T> {
 }
 
 /// The first line of the server.
-pub fn greeting(server_version: &str, silence_max: Duration, now_ms: u64) -> Vec<u8> {
+pub fn hello_line(server_version: &str, silence_max: Duration, now_ms: u64) -> Vec<u8> {
     let interval = PING_INTERVAL.min(silence_max / 3);
     let mut out = Vec::with_capacity(160);
     Line::new(&mut out, "hello")
@@ -243,150 +253,156 @@ pub fn greeting(server_version: &str, silence_max: Duration, now_ms: u64) -> Vec
     out
 }
 
-/// The last line of the server.
-pub fn farewell(reason: Reason, out: &mut Vec<u8>) {
+/// Appends the last line of the server to `out`.
+pub fn write_disconnect(reason: CloseReason, out: &mut Vec<u8>) {
     Line::new(out, "disconnect")
         .text("reason", reason.as_str())
         .end();
 }
 
-/// What is wrong with a line.
-struct Mistake {
+/// Why a line is invalid.
+struct LineError {
     code: &'static str,
     message: &'static str,
 }
 
-const fn mistake(code: &'static str, message: &'static str) -> Mistake {
-    Mistake { code, message }
+const fn line_error(code: &'static str, message: &'static str) -> LineError {
+    LineError { code, message }
 }
 
-impl<T> Session<T> {
-    /// Whether the agent has said hello.
+impl<T> AgentSession<T> {
+    /// Whether the agent has sent its `hello`.
     pub fn is_greeted(&self) -> bool {
         self.greeted
     }
 
-    /// Where the agent was sent.
-    pub fn streampoint(&self) -> Option<&str> {
+    /// The URL of the streamer that the agent was sent to.
+    fn streampoint(&self) -> Option<&str> {
         self.streampoint.as_ref().map(|(url, _)| &**url)
     }
 
-    /// A line of the agent. Answers to it are appended to `out`.
-    pub fn line(&mut self, line: &[u8], now_ms: u64, out: &mut Vec<u8>) -> Heard<T> {
+    /// Handles a line of the agent. Answers to it are appended to `out`.
+    pub fn on_line(&mut self, line: &[u8], now_ms: u64, out: &mut Vec<u8>) -> LineResult<T> {
         if line.is_empty() {
-            // Keeps a connection alive through boxes that forget quiet ones; it counts as a sign of life.
-            return Heard {
-                fact: None,
-                ends: None,
+            // A keep-alive for middleboxes; it counts as a sign of life.
+            return LineResult {
+                event: None,
+                close: None,
             };
         }
         let parsed = match json::parse(line) {
             Ok(Value::Object(object)) => Ok(object),
-            Ok(_) => Err(mistake("not_object", "A line is a JSON object")),
-            Err(_) => Err(mistake("bad_json", "A line is one JSON object in UTF-8")),
+            Ok(_) => Err(line_error("not_object", "A line must be a JSON object")),
+            Err(_) => Err(line_error(
+                "bad_json",
+                "A line must be one JSON object in UTF-8",
+            )),
         };
         let id = match &parsed {
             Ok(object) => object.get("id").and_then(Value::as_u64),
             Err(_) => None,
         };
-        let heard = parsed.and_then(|object| self.understand(&object, id, now_ms, out));
-        match heard {
-            Ok(Some(Fact::Goodbye)) => Heard {
-                fact: Some(Fact::Goodbye),
-                ends: Some(Reason::Requested),
+        match parsed.and_then(|object| self.on_command(&object, id, now_ms, out)) {
+            Ok(Some(AgentEvent::Goodbye)) => LineResult {
+                event: Some(AgentEvent::Goodbye),
+                close: Some(CloseReason::Requested),
             },
-            Ok(fact) => Heard { fact, ends: None },
-            Err(Mistake { code, message }) => {
-                self.errors += 1;
-                Line::new(out, "error")
-                    .text("code", code)
-                    .text("message", message)
-                    .maybe_number("reply_to", id)
-                    .end();
-                let ends = if !self.greeted {
-                    Some(Reason::HelloExpected)
-                } else if self.errors >= ERRORS_MAX {
-                    Some(Reason::TooManyErrors)
-                } else {
-                    None
-                };
-                if let Some(reason) = ends {
-                    farewell(reason, out);
-                }
-                Heard { fact: None, ends }
-            }
+            Ok(event) => LineResult { event, close: None },
+            Err(error) => LineResult {
+                event: None,
+                close: self.on_invalid_line(&error, id, out),
+            },
         }
     }
 
-    fn understand(
+    /// Answers an invalid line. Returns why the connection must end, if it must.
+    fn on_invalid_line(
+        &mut self,
+        error: &LineError,
+        id: Option<u64>,
+        out: &mut Vec<u8>,
+    ) -> Option<CloseReason> {
+        self.errors += 1;
+        Line::new(out, "error")
+            .text("code", error.code)
+            .text("message", error.message)
+            .maybe_number("reply_to", id)
+            .end();
+        let close = if !self.greeted {
+            CloseReason::HelloExpected
+        } else if self.errors >= ERRORS_MAX {
+            CloseReason::TooManyErrors
+        } else {
+            return None;
+        };
+        write_disconnect(close, out);
+        Some(close)
+    }
+
+    fn on_command(
         &mut self,
         object: &Object,
         id: Option<u64>,
         now_ms: u64,
         out: &mut Vec<u8>,
-    ) -> Result<Option<Fact<T>>, Mistake> {
+    ) -> Result<Option<AgentEvent<T>>, LineError> {
         let command = object
             .get("command")
             .and_then(Value::as_str)
-            .ok_or(mistake(
-                "no_command",
-                "A line names its command in `command`",
-            ))?;
+            .ok_or(line_error("no_command", "`command` is required"))?;
         if command == "hello" {
             if self.greeted {
-                return Err(mistake("hello_twice", "Hello is said once"));
+                return Err(line_error("hello_twice", "`hello` must be sent only once"));
             }
-            let description = describe(object)?;
+            let description = parse_description(object)?;
             self.greeted = true;
-            return Ok(Some(Fact::Hello(description)));
+            return Ok(Some(AgentEvent::Hello(description)));
         }
         if !self.greeted {
-            return Err(mistake("hello_expected", "The first line is hello"));
+            return Err(line_error(
+                "hello_expected",
+                "The first line must be `hello`",
+            ));
         }
         let reply_to = object.get("reply_to").and_then(Value::as_u64);
+        let about_streampoint = |event| Ok(self.is_about_streampoint(reply_to).then_some(event));
         match command {
-            "description" => describe(object).map(|told| Some(Fact::Described(told))),
+            "description" => parse_description(object).map(|it| Some(AgentEvent::Described(it))),
             "ping" => {
-                let counters = count(object)?;
+                let counters = parse_counters(object)?;
                 Line::new(out, "pong")
                     .maybe_number("reply_to", id)
                     .number("now_ms", now_ms)
                     .end();
-                Ok(counters.map(Fact::Counted))
+                Ok(counters.map(AgentEvent::Counted))
             }
             "pong" => Ok(None),
-            "disconnect" => Ok(Some(Fact::Goodbye)),
-            "streampoint_connected" => Ok(self
-                .is_about_streampoint(reply_to)
-                .then_some(Fact::StreampointUp)),
-            "streampoint_connect_failure" => Ok(self
-                .is_about_streampoint(reply_to)
-                .then(|| Fact::StreampointFailed(words(object)))),
-            // The end of a former one is no news: the agent was sent elsewhere since.
-            "streampoint_disconnected" => Ok(self
-                .is_about_streampoint(reply_to)
-                .then_some(Fact::StreampointDown)),
-            "reboot" => Ok(self.answer(reply_to, Request::Reboot, Reply::Done)),
-            "reset" => Ok(self.answer(reply_to, Request::Reset, Reply::Done)),
+            "disconnect" => Ok(Some(AgentEvent::Goodbye)),
+            "streampoint_connected" => about_streampoint(AgentEvent::StreampointUp),
+            "streampoint_connect_failure" => {
+                about_streampoint(AgentEvent::StreampointFailed(parse_reason(object)))
+            }
+            // The end of an earlier streampoint connection is ignored.
+            "streampoint_disconnected" => about_streampoint(AgentEvent::StreampointDown),
+            "reboot" => Ok(self.on_reply(reply_to, AgentRequest::Reboot, AgentReply::Done)),
+            "reset" => Ok(self.on_reply(reply_to, AgentRequest::Reset, AgentReply::Done)),
             "logs" => {
                 let logs = object.get("logs").and_then(Value::as_object);
-                let logs = logs.ok_or(mistake("bad_logs", "The answer has `logs`, an object"))?;
-                Ok(self.answer(reply_to, Request::Logs, Reply::Logs(logs.clone())))
+                let logs = logs.ok_or(line_error("bad_logs", "`logs` must be an object"))?;
+                Ok(self.on_reply(reply_to, AgentRequest::Logs, AgentReply::Logs(logs.clone())))
             }
             "error" => {
-                let asked = self
-                    .pending
-                    .iter()
-                    .find(|pending| Some(pending.id) == reply_to);
-                Ok(asked.map(|pending| pending.request).and_then(|request| {
-                    self.answer(reply_to, request, Reply::Refused(words(object)))
+                let mut pending = self.pending.iter();
+                let pending = pending.find(|pending| Some(pending.id) == reply_to);
+                Ok(pending.map(|pending| pending.request).and_then(|request| {
+                    self.on_reply(reply_to, request, AgentReply::Refused(parse_reason(object)))
                 }))
             }
-            _ => Err(mistake("unknown_command", "This command is not known here")),
+            _ => Err(line_error("unknown_command", "Unknown command")),
         }
     }
 
-    /// Of several streamers an agent was sent to one after the other, only the last is of interest.
+    /// Whether a line is about the streamer that the agent was sent to last.
     fn is_about_streampoint(&self, reply_to: Option<u64>) -> bool {
         match (&self.streampoint, reply_to) {
             (Some((_, sent)), Some(reply_to)) => *sent == reply_to,
@@ -395,22 +411,27 @@ impl<T> Session<T> {
         }
     }
 
-    /// An answer that nobody waits for (any more) is no fact.
-    fn answer(&mut self, reply_to: Option<u64>, request: Request, reply: Reply) -> Option<Fact<T>> {
+    /// Matches a reply with its pending request. A reply without one is ignored.
+    fn on_reply(
+        &mut self,
+        reply_to: Option<u64>,
+        request: AgentRequest,
+        reply: AgentReply,
+    ) -> Option<AgentEvent<T>> {
         let at = self
             .pending
             .iter()
             .position(|pending| Some(pending.id) == reply_to && pending.request == request)?;
-        let Pending { token, .. } = self.pending.swap_remove(at);
-        Some(Fact::Replied {
+        let PendingReply { token, .. } = self.pending.swap_remove(at);
+        Some(AgentEvent::Replied {
             token,
             request,
             reply,
         })
     }
 
-    /// Sends the agent to a streamer (`url` and the streamer's name), or away from where it is. Says nothing if it is there, or has not said
-    /// hello. True if something was said.
+    /// Sends the agent to a streamer (`url` and the streamer's name), or away from its current one.
+    /// Writes nothing if it is there already or has not sent `hello`. Returns whether it wrote.
     pub fn send_to(&mut self, wanted: Option<(&str, &str)>, out: &mut Vec<u8>) -> bool {
         if !self.greeted || self.streampoint() == wanted.map(|(url, _)| url) {
             return false;
@@ -433,23 +454,24 @@ impl<T> Session<T> {
         true
     }
 
-    /// Asks for something whose answer will carry `token`. Gives the token back if too much is waiting already, or the agent has not said hello.
-    pub fn ask(
+    /// Sends a request whose reply will carry `token`. Returns the token if too many requests are
+    /// pending or the agent has not sent `hello`.
+    pub fn request(
         &mut self,
-        request: Request,
+        request: AgentRequest,
         token: T,
         now_ms: u64,
         until_ms: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), T> {
-        // Who waited for these has been told that it took too long.
+        // Expired requests have been answered with a timeout.
         self.pending.retain(|pending| pending.until_ms > now_ms);
         if !self.greeted || self.pending.len() >= PENDING_MAX {
             return Err(token);
         }
         let id = self.next_id();
         Line::new(out, request.as_str()).number("id", id).end();
-        self.pending.push(Pending {
+        self.pending.push(PendingReply {
             id,
             request,
             token,
@@ -458,11 +480,9 @@ impl<T> Session<T> {
         Ok(())
     }
 
-    /// Whoever still waits when the connection is over.
-    pub fn end(self) -> impl Iterator<Item = (T, Request)> {
-        self.pending
-            .into_iter()
-            .map(|pending| (pending.token, pending.request))
+    /// Ends the session. Returns the tokens of the requests that were still pending.
+    pub fn end(self) -> impl Iterator<Item = T> {
+        self.pending.into_iter().map(|pending| pending.token)
     }
 
     fn next_id(&mut self) -> u64 {
@@ -471,7 +491,7 @@ impl<T> Session<T> {
     }
 }
 
-fn describe(object: &Object) -> Result<Description, Mistake> {
+fn parse_description(object: &Object) -> Result<AgentDescription, LineError> {
     let text = |name: &str| match object.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text))
@@ -479,9 +499,9 @@ fn describe(object: &Object) -> Result<Description, Mistake> {
         {
             Ok(Some(text.clone()))
         }
-        Some(_) => Err(mistake(
+        Some(_) => Err(line_error(
             "bad_text",
-            "A description has texts of at most 256 bytes without control characters",
+            "Must be a text of at most 256 bytes without control characters",
         )),
     };
     let agent_type = match text("agent_type")?.as_deref() {
@@ -489,20 +509,18 @@ fn describe(object: &Object) -> Result<Description, Mistake> {
         Some("single") => Some("single"),
         Some("router") => Some("router"),
         Some(_) => {
-            return Err(mistake(
-                "bad_agent_type",
-                "An agent is `single` or `router`",
-            ));
+            let message = "`agent_type` must be `single` or `router`";
+            return Err(line_error("bad_agent_type", message));
         }
     };
     let local_ip = match text("local_ip")? {
         None => None,
         Some(ip) => Some(
             ip.parse()
-                .map_err(|_| mistake("bad_local_ip", "An address is four numbers"))?,
+                .map_err(|_| line_error("bad_local_ip", "`local_ip` must be an IPv4 address"))?,
         ),
     };
-    Ok(Description {
+    Ok(AgentDescription {
         version: text("version")?,
         agent_type,
         local_ip,
@@ -510,40 +528,38 @@ fn describe(object: &Object) -> Result<Description, Mistake> {
     })
 }
 
-fn count(object: &Object) -> Result<Option<Counters>, Mistake> {
-    let mut counters = Counters::default();
-    let mut any = false;
-    for (name, counter) in [
+/// Parses the counters of a ping. `None` if it has none.
+fn parse_counters(object: &Object) -> Result<Option<AgentCounters>, LineError> {
+    let mut counters = AgentCounters::default();
+    let mut found = false;
+    #[rustfmt::skip]
+    let members = [
         ("connections_requested", &mut counters.connections_requested),
-        (
-            "connections_established",
-            &mut counters.connections_established,
-        ),
+        ("connections_established", &mut counters.connections_established),
         ("bytes_from_server", &mut counters.bytes_from_server),
         ("bytes_to_server", &mut counters.bytes_to_server),
         ("connections_attempted", &mut counters.connections_attempted),
         ("connections_opened", &mut counters.connections_opened),
         ("connections_current", &mut counters.connections_current),
-    ] {
+    ];
+    for (name, counter) in members {
         match object.get(name) {
             None | Some(Value::Null) => {}
             Some(Value::Number(Number::Unsigned(count))) if *count <= COUNT_MAX => {
                 *counter = *count;
-                any = true;
+                found = true;
             }
             Some(_) => {
-                return Err(mistake(
-                    "bad_count",
-                    "A count is a whole number of 0 or more",
-                ));
+                let message = "A counter must be an integer from 0 to 2^53";
+                return Err(line_error("bad_count", message));
             }
         }
     }
-    Ok(any.then_some(counters))
+    Ok(found.then_some(counters))
 }
 
-/// `reason`, cut and without control characters.
-fn words(object: &Object) -> Box<str> {
+/// The member `reason`, cut and without control characters.
+fn parse_reason(object: &Object) -> Box<str> {
     let reason = object
         .get("reason")
         .and_then(Value::as_str)
@@ -556,8 +572,9 @@ fn words(object: &Object) -> Box<str> {
         .into()
 }
 
-/// The fields of an agent's logs that are passed on, checked: whatever else it sends is left out. `id` is who it is for us.
-pub fn logs(object: &Object, id: &str) -> Value {
+/// The known fields of an agent's logs that have the right type. `id` is the agent's id here,
+/// whatever it calls itself.
+pub fn filter_logs(object: &Object, id: &str) -> Value {
     const TEXTS: [&str; 9] = [
         "a", "b", "cid", "main_url", "meminfo", "mid", "serial", "status", "version",
     ];
@@ -576,7 +593,7 @@ pub fn logs(object: &Object, id: &str) -> Value {
     Value::Object(texts.chain(numbers).chain(id).collect())
 }
 
-/// One line in the making.
+/// A line being written.
 struct Line<'o> {
     out: &'o mut Vec<u8>,
 }
@@ -624,64 +641,64 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A session and what it says.
-    struct Sut(Session<u32>);
+    /// A session under test, with its output parsed.
+    struct TestSession(AgentSession<u32>);
 
-    impl Sut {
+    impl TestSession {
         fn greeted() -> Self {
-            let mut sut = Self(Session::default());
-            let (heard, said) = sut.hear(r#"{"command":"hello","version":"1"}"#);
-            assert!(matches!(heard.fact, Some(Fact::Hello(_))) && said.is_empty());
-            sut
+            let mut session = Self(AgentSession::default());
+            let (result, sent) = session.line(r#"{"command":"hello","version":"1"}"#);
+            assert!(matches!(result.event, Some(AgentEvent::Hello(_))) && sent.is_empty());
+            session
         }
 
-        fn hear(&mut self, line: &str) -> (Heard<u32>, Vec<serde_json::Value>) {
+        fn line(&mut self, line: &str) -> (LineResult<u32>, Vec<serde_json::Value>) {
             let mut out = Vec::new();
-            let heard = self.0.line(line.as_bytes(), 1000, &mut out);
-            (heard, lines(&out))
+            let result = self.0.on_line(line.as_bytes(), 1000, &mut out);
+            (result, lines(&out))
         }
 
-        fn fact(&mut self, line: &str) -> Option<Fact<u32>> {
-            let (heard, said) = self.hear(line);
-            assert_eq!((heard.ends, said), (None, vec![]), "{line}");
-            heard.fact
+        fn event(&mut self, line: &str) -> Option<AgentEvent<u32>> {
+            let (result, sent) = self.line(line);
+            assert_eq!((result.close, sent), (None, vec![]), "{line}");
+            result.event
         }
 
         /// The code of the error that answers a line.
         fn error(&mut self, line: &str) -> String {
-            let (heard, said) = self.hear(line);
-            assert_eq!((heard.fact, heard.ends), (None, None), "{line}");
-            assert_eq!(said.len(), 1, "{line}");
-            assert_eq!(said[0]["command"], "error", "{line}");
-            said[0]["code"].as_str().expect("a code").to_owned()
+            let (result, sent) = self.line(line);
+            assert_eq!((result.event, result.close), (None, None), "{line}");
+            assert_eq!(sent.len(), 1, "{line}");
+            assert_eq!(sent[0]["command"], "error", "{line}");
+            sent[0]["code"].as_str().expect("a code").to_owned()
         }
 
         fn send_to(&mut self, wanted: Option<(&str, &str)>) -> Vec<serde_json::Value> {
             let mut out = Vec::new();
-            let said = self.0.send_to(wanted, &mut out);
-            assert_eq!(said, !out.is_empty());
+            let sent = self.0.send_to(wanted, &mut out);
+            assert_eq!(sent, !out.is_empty());
             lines(&out)
         }
 
-        fn ask(&mut self, request: Request, token: u32) -> Option<u64> {
+        fn request(&mut self, request: AgentRequest, token: u32) -> Option<u64> {
             let mut out = Vec::new();
-            self.0.ask(request, token, 1000, 2000, &mut out).ok()?;
-            let said = lines(&out);
-            assert_eq!(said[0]["command"], request.as_str());
-            said[0]["id"].as_u64()
+            self.0.request(request, token, 1000, 2000, &mut out).ok()?;
+            let sent = lines(&out);
+            assert_eq!(sent[0]["command"], request.as_str());
+            sent[0]["id"].as_u64()
         }
     }
 
     fn lines(out: &[u8]) -> Vec<serde_json::Value> {
-        let text = std::str::from_utf8(out).expect("we send text");
+        let text = std::str::from_utf8(out).expect("output is text");
         assert!(text.is_empty() || text.ends_with('\n'));
         text.lines()
-            .map(|line| serde_json::from_str(line).expect("we send JSON"))
+            .map(|line| serde_json::from_str(line).expect("output is JSON"))
             .collect()
     }
 
     #[test]
-    fn the_first_line_is_hello_and_is_said_once() {
+    fn hello_is_the_first_line_and_sent_once() {
         for line in [
             r#"{"command":"ping"}"#,
             r#"{"command":"hello","version":5}"#,
@@ -689,34 +706,34 @@ mod tests {
             "[]",
             "{}",
         ] {
-            let mut sut = Sut(Session::default());
-            let (heard, said) = sut.hear(line);
-            assert_eq!(heard.ends, Some(Reason::HelloExpected), "{line}");
-            assert_eq!(said[0]["command"], "error");
-            assert_eq!(said[1]["reason"], "hello_expected");
-            assert!(sut.send_to(Some(("http://s", "s"))).is_empty());
-            assert_eq!(sut.ask(Request::Logs, 1), None);
+            let mut session = TestSession(AgentSession::default());
+            let (result, sent) = session.line(line);
+            assert_eq!(result.close, Some(CloseReason::HelloExpected), "{line}");
+            assert_eq!(sent[0]["command"], "error");
+            assert_eq!(sent[1]["reason"], "hello_expected");
+            assert!(session.send_to(Some(("http://s", "s"))).is_empty());
+            assert_eq!(session.request(AgentRequest::Logs, 1), None);
         }
-        let mut sut = Sut::greeted();
-        assert_eq!(sut.error(r#"{"command":"hello"}"#), "hello_twice");
+        let mut session = TestSession::greeted();
+        assert_eq!(session.error(r#"{"command":"hello"}"#), "hello_twice");
     }
 
     #[test]
-    fn a_description_is_checked_field_by_field() {
-        let mut sut = Sut::greeted();
-        let told = sut.fact(
+    fn description_is_checked_member_by_member() {
+        let mut session = TestSession::greeted();
+        let event = session.event(
             r#"{"command":"description","version":"v2","agent_type":"router","local_ip":"10.0.0.7","mac_address":"F0-23","else":[1]}"#,
         );
-        let expected = Description {
+        let expected = AgentDescription {
             version: Some("v2".into()),
             agent_type: Some("router"),
             local_ip: Some(Ipv4Addr::new(10, 0, 0, 7)),
             mac_address: Some("F0-23".into()),
         };
-        assert_eq!(told, Some(Fact::Described(expected.clone())));
-        let later = Description {
+        assert_eq!(event, Some(AgentEvent::Described(expected.clone())));
+        let later = AgentDescription {
             version: Some("v3".into()),
-            ..Description::default()
+            ..AgentDescription::default()
         };
         let both = later.or(&expected);
         assert_eq!(both.version.as_deref(), Some("v3"));
@@ -731,105 +748,108 @@ mod tests {
             ("local_ip", r#""10.0.0""#.to_owned(), "bad_local_ip"),
         ] {
             let line = format!(r#"{{"command":"description","{field}":{value}}}"#);
-            assert_eq!(sut.error(&line), code, "{line}");
+            assert_eq!(session.error(&line), code, "{line}");
         }
     }
 
     #[test]
-    fn a_ping_is_answered_and_may_carry_counters() {
-        let mut sut = Sut::greeted();
-        let (heard, said) =
-            sut.hear(r#"{"command":"ping","id":9,"bytes_to_server":5,"connections_current":2}"#);
-        let counters = Counters {
+    fn ping_is_answered_and_may_carry_counters() {
+        let mut session = TestSession::greeted();
+        let (result, sent) = session
+            .line(r#"{"command":"ping","id":9,"bytes_to_server":5,"connections_current":2}"#);
+        let counters = AgentCounters {
             bytes_to_server: 5,
             connections_current: 2,
-            ..Counters::default()
+            ..AgentCounters::default()
         };
-        assert_eq!(heard.fact, Some(Fact::Counted(counters)));
+        assert_eq!(result.event, Some(AgentEvent::Counted(counters)));
         assert_eq!(
-            said,
+            sent,
             [serde_json::json!({"command":"pong","reply_to":9,"now_ms":1000})]
         );
-        let (heard, said) = sut.hear(r#"{"command":"ping"}"#);
-        assert_eq!((heard.fact, said.len()), (None, 1));
+        let (result, sent) = session.line(r#"{"command":"ping"}"#);
+        assert_eq!((result.event, sent.len()), (None, 1));
         assert_eq!(
-            sut.hear(""),
+            session.line(""),
             (
-                Heard {
-                    fact: None,
-                    ends: None
+                LineResult {
+                    event: None,
+                    close: None
                 },
                 vec![]
             )
         );
         for bad in ["-1", "1.5", "\"1\"", "18446744073709551615"] {
             let line = format!(r#"{{"command":"ping","bytes_to_server":{bad}}}"#);
-            assert_eq!(sut.error(&line), "bad_count", "{line}");
+            assert_eq!(session.error(&line), "bad_count", "{line}");
         }
     }
 
     #[test]
-    fn an_agent_is_sent_where_it_is_wanted_and_old_news_is_no_news() {
-        let mut sut = Sut::greeted();
-        assert_eq!(sut.fact(r#"{"command":"streampoint_connected"}"#), None);
-        let said = sut.send_to(Some(("http://s1/?k", "s1")));
-        assert_eq!(said[0]["command"], "streampoint_connect");
+    fn lines_about_an_earlier_streampoint_are_ignored() {
+        let mut session = TestSession::greeted();
         assert_eq!(
-            (&said[0]["url"], &said[0]["hostname"]),
+            session.event(r#"{"command":"streampoint_connected"}"#),
+            None
+        );
+        let sent = session.send_to(Some(("http://s1/?k", "s1")));
+        assert_eq!(sent[0]["command"], "streampoint_connect");
+        assert_eq!(
+            (&sent[0]["url"], &sent[0]["hostname"]),
             (&"http://s1/?k".into(), &"s1".into())
         );
-        let first = said[0]["id"].as_u64().expect("a number");
+        let first = sent[0]["id"].as_u64().expect("a number");
         assert!(
-            sut.send_to(Some(("http://s1/?k", "s1"))).is_empty(),
-            "it is there"
+            session.send_to(Some(("http://s1/?k", "s1"))).is_empty(),
+            "already there"
         );
         let up = |id: u64| format!(r#"{{"command":"streampoint_connected","reply_to":{id}}}"#);
-        assert_eq!(sut.fact(&up(first)), Some(Fact::StreampointUp));
-        let said = sut.send_to(Some(("http://s2/?k", "s2")));
-        assert_eq!(said[0]["command"], "streampoint_disconnect");
-        assert_eq!(said[1]["url"], "http://s2/?k");
-        let second = said[1]["id"].as_u64().expect("a number");
-        assert_eq!(sut.fact(&up(first)), None, "about the former one");
+        assert_eq!(session.event(&up(first)), Some(AgentEvent::StreampointUp));
+        let sent = session.send_to(Some(("http://s2/?k", "s2")));
+        assert_eq!(sent[0]["command"], "streampoint_disconnect");
+        assert_eq!(sent[1]["url"], "http://s2/?k");
+        let second = sent[1]["id"].as_u64().expect("a number");
+        assert_eq!(session.event(&up(first)), None, "about the earlier one");
         let failed = format!(
             r#"{{"command":"streampoint_connect_failure","reply_to":{second},"reason":"no\u0007route"}}"#
         );
         assert_eq!(
-            sut.fact(&failed),
-            Some(Fact::StreampointFailed("no route".into()))
+            session.event(&failed),
+            Some(AgentEvent::StreampointFailed("no route".into()))
         );
         let down = format!(r#"{{"command":"streampoint_disconnected","reply_to":{second}}}"#);
-        assert_eq!(sut.fact(&down), Some(Fact::StreampointDown));
-        let said = sut.send_to(None);
+        assert_eq!(session.event(&down), Some(AgentEvent::StreampointDown));
+        let sent = session.send_to(None);
         assert_eq!(
-            (said.len(), &said[0]["command"]),
+            (sent.len(), &sent[0]["command"]),
             (1, &"streampoint_disconnect".into())
         );
-        assert_eq!(sut.fact(&down), None);
-        assert!(sut.send_to(None).is_empty());
+        assert_eq!(session.event(&down), None);
+        assert!(session.send_to(None).is_empty());
     }
 
     #[test]
-    fn answers_find_who_asked_and_nobody_else() {
-        let mut sut = Sut::greeted();
-        let reboot = sut.ask(Request::Reboot, 1).expect("room");
-        let logs = sut.ask(Request::Logs, 2).expect("room");
-        let reset = sut.ask(Request::Reset, 3).expect("room");
+    fn reply_reaches_only_the_request_it_belongs_to() {
+        let mut session = TestSession::greeted();
+        let reboot = session.request(AgentRequest::Reboot, 1).expect("room");
+        let logs = session.request(AgentRequest::Logs, 2).expect("room");
+        let reset = session.request(AgentRequest::Reset, 3).expect("room");
         let reply = |command: &str, id: u64, more: &str| {
             format!(r#"{{"command":"{command}","reply_to":{id}{more}}}"#)
         };
         assert_eq!(
-            sut.fact(&reply("reboot", logs, "")),
+            session.event(&reply("reboot", logs, "")),
             None,
-            "another question"
+            "another request"
         );
-        assert_eq!(sut.fact(&reply("reboot", 999, "")), None);
-        assert_eq!(sut.error(&reply("logs", logs, "")), "bad_logs");
+        assert_eq!(session.event(&reply("reboot", 999, "")), None);
+        assert_eq!(session.error(&reply("logs", logs, "")), "bad_logs");
         assert_eq!(
-            sut.fact(&reply("logs", logs, r#","logs":{"status":"ok"}"#)),
-            Some(Fact::Replied {
+            session.event(&reply("logs", logs, r#","logs":{"status":"ok"}"#)),
+            Some(AgentEvent::Replied {
                 token: 2,
-                request: Request::Logs,
-                reply: Reply::Logs(
+                request: AgentRequest::Logs,
+                reply: AgentReply::Logs(
                     [("status", Value::String("ok".into()))]
                         .into_iter()
                         .collect()
@@ -837,73 +857,78 @@ mod tests {
             })
         );
         assert_eq!(
-            sut.fact(&reply("error", reset, r#","reason":"no""#)),
-            Some(Fact::Replied {
+            session.event(&reply("error", reset, r#","reason":"no""#)),
+            Some(AgentEvent::Replied {
                 token: 3,
-                request: Request::Reset,
-                reply: Reply::Refused("no".into()),
+                request: AgentRequest::Reset,
+                reply: AgentReply::Refused("no".into()),
             })
         );
         assert_eq!(
-            sut.fact(&reply("reboot", reboot, "")),
-            Some(Fact::Replied {
+            session.event(&reply("reboot", reboot, "")),
+            Some(AgentEvent::Replied {
                 token: 1,
-                request: Request::Reboot,
-                reply: Reply::Done,
+                request: AgentRequest::Reboot,
+                reply: AgentReply::Done,
             })
         );
         assert_eq!(
-            sut.fact(&reply("reboot", reboot, "")),
+            session.event(&reply("reboot", reboot, "")),
             None,
-            "answered already"
+            "already answered"
         );
-        sut.ask(Request::Logs, 4).expect("room");
-        assert_eq!(sut.0.end().collect::<Vec<_>>(), [(4, Request::Logs)]);
+        session.request(AgentRequest::Logs, 4).expect("room");
+        assert_eq!(session.0.end().collect::<Vec<_>>(), [4]);
     }
 
     #[test]
-    fn only_so_many_may_wait_and_those_whose_time_is_over_make_room() {
-        let mut sut = Sut::greeted();
+    fn expired_requests_make_room_for_new_ones() {
+        let mut session = TestSession::greeted();
         for token in 0..PENDING_MAX as u32 {
-            assert!(sut.ask(Request::Logs, token).is_some());
+            assert!(session.request(AgentRequest::Logs, token).is_some());
         }
-        assert_eq!(sut.ask(Request::Logs, 99), None);
+        assert_eq!(session.request(AgentRequest::Logs, 99), None);
         let mut out = Vec::new();
-        assert_eq!(sut.0.ask(Request::Logs, 99, 2000, 3000, &mut out), Ok(()));
-        assert_eq!(sut.0.end().count(), 1);
+        assert_eq!(
+            session
+                .0
+                .request(AgentRequest::Logs, 99, 2000, 3000, &mut out),
+            Ok(())
+        );
+        assert_eq!(session.0.end().count(), 1);
     }
 
     #[test]
-    fn too_many_mistakes_end_the_connection() {
-        let mut sut = Sut::greeted();
+    fn too_many_invalid_lines_end_the_connection() {
+        let mut session = TestSession::greeted();
         for i in 1..ERRORS_MAX {
             assert_eq!(
-                sut.error(r#"{"command":"dance","id":7}"#),
+                session.error(r#"{"command":"dance","id":7}"#),
                 "unknown_command",
                 "{i}"
             );
         }
-        let (heard, said) = sut.hear("{");
-        assert_eq!(heard.ends, Some(Reason::TooManyErrors));
-        assert_eq!(said[1]["reason"], "too_many_errors");
+        let (result, sent) = session.line("{");
+        assert_eq!(result.close, Some(CloseReason::TooManyErrors));
+        assert_eq!(sent[1]["reason"], "too_many_errors");
     }
 
     #[test]
-    fn a_goodbye_ends_the_connection() {
-        let (heard, said) = Sut::greeted().hear(r#"{"command":"disconnect"}"#);
-        assert_eq!(heard.fact, Some(Fact::Goodbye));
-        assert!(heard.ends.is_some() && said.is_empty());
+    fn disconnect_line_ends_the_connection() {
+        let (result, sent) = TestSession::greeted().line(r#"{"command":"disconnect"}"#);
+        assert_eq!(result.event, Some(AgentEvent::Goodbye));
+        assert!(result.close.is_some() && sent.is_empty());
     }
 
     #[test]
-    fn logs_pass_on_known_fields_of_the_right_kind() {
+    fn logs_keep_known_fields_of_the_right_type() {
         let Ok(Value::Object(sent)) = json::parse(
-            br#"{"a":"x","b":5,"agent_id":"somebody else","buffer_size":7,"buffer_limit":1.5,"secret":"s","version":null}"#,
+            br#"{"a":"x","b":5,"agent_id":"another","buffer_size":7,"buffer_limit":1.5,"secret":"s","version":null}"#,
         ) else {
             panic!("an object")
         };
         assert_eq!(
-            logs(&sent, "me").to_text(),
+            filter_logs(&sent, "me").to_text(),
             r#"{"a":"x","agent_id":"me","buffer_size":7}"#
         );
     }
@@ -911,7 +936,7 @@ mod tests {
     proptest! {
         #![proptest_config(crate::proptests::config())]
         #[test]
-        fn whatever_is_sent_is_answered_with_few_whole_lines(
+        fn any_input_is_answered_with_few_complete_lines(
             sent in prop::collection::vec(prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..40),
                 "[{}\\[\\]\":,a-z0-9 ]{0,40}".prop_map(String::into_bytes),
@@ -921,19 +946,19 @@ mod tests {
                     }),
             ], 0..60),
         ) {
-            let mut session = Session::<u32>::default();
-            let mut said = 0;
+            let mut session = AgentSession::<u32>::default();
+            let mut errors = 0;
             for line in sent {
                 let mut out = Vec::new();
-                let asked = session.ask(Request::Logs, 1, 0, 1, &mut out).is_ok();
-                prop_assert_eq!(asked, session.is_greeted() && session.pending.len() <= PENDING_MAX && !out.is_empty());
+                let accepted = session.request(AgentRequest::Logs, 1, 0, 1, &mut out).is_ok();
+                prop_assert_eq!(accepted, session.is_greeted() && session.pending.len() <= PENDING_MAX && !out.is_empty());
                 out.clear();
-                let heard = session.line(&line, 0, &mut out);
+                let result = session.on_line(&line, 0, &mut out);
                 let lines = lines(&out);
                 prop_assert!(lines.len() <= 2 && out.len() <= 512);
-                said += usize::from(lines.first().is_some_and(|line| line["command"] == "error"));
-                prop_assert!(said <= usize::from(ERRORS_MAX));
-                if heard.ends.is_some() {
+                errors += usize::from(lines.first().is_some_and(|line| line["command"] == "error"));
+                prop_assert!(errors <= usize::from(ERRORS_MAX));
+                if result.close.is_some() {
                     break;
                 }
             }

@@ -1,8 +1,8 @@
-//! Who is connected, and where: the registry of agents, and what is known of each while this process lives.
+//! The registry of agents: which are connected to which core, and what they reported.
 //!
-//! A value that is replaced as a whole ([`Registry::snapshot`]): readers on any core take no lock; it changes when an agent connects or is deleted
-//! and not with its traffic, which is counted in place. An agent that has left stays known, as not alive, until it is deleted. Nothing of
-//! this is durable.
+//! The registry is a value that is replaced as a whole ([`Registry::snapshot`]), so readers on any
+//! core take no lock. It changes when an agent connects or is deleted; its traffic is counted in
+//! place. A disconnected agent stays in the registry until it is deleted. Nothing here is durable.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use imbl::OrdMap;
 
-use super::protocol::{Counters, Description};
+use super::protocol::{AgentCounters, AgentDescription};
 use crate::http::Ticket;
 use crate::json::write_string;
 
-/// All agents that connected since the process started.
+/// The agents that have connected since the process started.
 #[derive(Default)]
 pub struct Registry {
     agents: ArcSwap<OrdMap<Arc<str>, Arc<Presence>>>,
@@ -23,12 +23,12 @@ pub struct Registry {
     connected: AtomicUsize,
 }
 
-/// One agent: its newest connection, and what it told.
+/// One agent: its newest connection, and what it reported.
 pub struct Presence {
     pub id: Arc<str>,
-    /// Grows with every connection of every agent.
+    /// Serial number of the connection, over all agents.
     pub session: u64,
-    /// The core that holds the connection, and its name there.
+    /// The core that holds the connection, and the ticket of the connection there.
     pub core: usize,
     pub ticket: Ticket,
     peer: IpAddr,
@@ -37,12 +37,12 @@ pub struct Presence {
     status_changed_at_s: AtomicU64,
     bytes_from_server: AtomicU64,
     bytes_to_server: AtomicU64,
-    description: ArcSwap<Description>,
-    counters: ArcSwapOption<Counters>,
+    description: ArcSwap<AgentDescription>,
+    counters: ArcSwapOption<AgentCounters>,
     streampoint: ArcSwapOption<Streampoint>,
 }
 
-/// The connection of an agent to the streamer that takes its video, as the agent told.
+/// The connection of an agent to the streamer that takes its video, as the agent reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streampoint {
     pub hostname: Box<str>,
@@ -52,7 +52,7 @@ pub struct Streampoint {
 }
 
 impl Registry {
-    /// Everything as it is now.
+    /// The registry at this moment.
     pub fn snapshot(&self) -> Arc<OrdMap<Arc<str>, Arc<Presence>>> {
         self.agents.load_full()
     }
@@ -61,18 +61,18 @@ impl Registry {
         self.agents.load().get(id).cloned()
     }
 
-    /// The agent, if it is connected.
+    /// The agent if it is connected.
     pub fn online(&self, id: &str) -> Option<Arc<Presence>> {
         self.get(id).filter(|presence| presence.is_alive())
     }
 
-    /// Agents connected now.
+    /// The number of connected agents.
     pub fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// An agent has connected; what it told before stays true until it tells something else. Returns the connection that it replaces, if that
-    /// is still open.
+    /// Adds a connection of an agent; what the agent reported earlier is kept until it reports
+    /// again. Also returns the connection that this one replaces, if that is still open.
     pub fn connect(
         &self,
         id: &str,
@@ -113,7 +113,7 @@ impl Registry {
         (made.expect("the update ran at least once"), replaced)
     }
 
-    /// A connection is over.
+    /// Marks a connection as closed.
     pub fn disconnect(&self, presence: &Presence, now_ms: u64) {
         if presence.alive.swap(false, Ordering::AcqRel) {
             presence
@@ -123,7 +123,7 @@ impl Registry {
         }
         let streampoint = presence.streampoint.load_full();
         if let Some(streampoint) = streampoint.filter(|streampoint| streampoint.alive) {
-            // Nobody tells us of it any more.
+            // Its end cannot be reported any more.
             presence.streampoint.store(Some(Arc::new(Streampoint {
                 alive: false,
                 status_changed_at_s: now_ms / 1000,
@@ -132,7 +132,7 @@ impl Registry {
         }
     }
 
-    /// The agent was deleted.
+    /// Removes a deleted agent.
     pub fn forget(&self, id: &str) {
         self.agents.rcu(|agents| {
             let mut agents = (**agents).clone();
@@ -157,13 +157,13 @@ impl Presence {
             .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What the agent tells of itself; what it leaves out stays.
-    pub fn describe(&self, told: Description) {
+    /// Updates the description; absent members keep their values.
+    pub fn describe(&self, description: AgentDescription) {
         let known = self.description.load();
-        self.description.store(Arc::new(told.or(&known)));
+        self.description.store(Arc::new(description.or(&known)));
     }
 
-    pub fn count(&self, counters: Counters) {
+    pub fn count(&self, counters: AgentCounters) {
         self.counters.store(Some(Arc::new(counters)));
     }
 
@@ -171,7 +171,7 @@ impl Presence {
         self.streampoint.load_full()
     }
 
-    /// The agent was sent to a streamer, or told how that went.
+    /// Records that the agent was sent to a streamer, or what it reported about that connection.
     pub fn set_streampoint(&self, hostname: &str, alive: bool, now_ms: u64) {
         let known = self.streampoint.load_full();
         let same = known.filter(|known| *known.hostname == *hostname);
@@ -190,7 +190,7 @@ impl Presence {
         })));
     }
 
-    /// `stats` of an agent, members sorted. `server` is the name of this server.
+    /// Writes the `stats` of the agent, members sorted. `server` is the name of this server.
     pub fn write_stats(&self, server: &str, out: &mut Vec<u8>) {
         let description = self.description.load();
         let counters = self.counters.load();
@@ -220,34 +220,36 @@ impl Presence {
         text(out, "local_ip", local_ip.as_deref());
         text(out, "mac_address", description.mac_address.as_deref());
         let peer_ip = match self.peer {
-            // The schema knows no other addresses.
+            // The schema allows only IPv4 addresses.
             IpAddr::V4(ip) => Some(ip.to_string()),
             IpAddr::V6(ip) if ip.is_loopback() => Some(Ipv4Addr::LOCALHOST.to_string()),
             IpAddr::V6(_) => None,
         };
         text(out, "peer_ip", peer_ip.as_deref());
         out.extend_from_slice(b",\"streampoint_connection\":");
-        match self.streampoint.load_full() {
-            None => out.extend_from_slice(b"null"),
-            Some(streampoint) => {
-                out.extend_from_slice(b"{\"alive\":");
-                boolean(out, streampoint.alive);
-                if let Some(counters) = counters {
-                    number(out, "bytes_from_server", counters.bytes_from_server);
-                    number(out, "bytes_to_server", counters.bytes_to_server);
-                    number(out, "connections_attempted", counters.connections_attempted);
-                    number(out, "connections_current", counters.connections_current);
-                    number(out, "connections_opened", counters.connections_opened);
-                }
-                text(out, "hostname", Some(&streampoint.hostname));
-                if let Some(opened_at_ms) = streampoint.opened_at_ms {
-                    number(out, "opened_at", opened_at_ms);
-                }
-                number(out, "status_changed_at", streampoint.status_changed_at_s);
-                out.push(b'}');
-            }
-        }
+        self.write_streampoint(counters, out);
         text(out, "version", description.version.as_deref());
+        out.push(b'}');
+    }
+
+    fn write_streampoint(&self, counters: Option<&AgentCounters>, out: &mut Vec<u8>) {
+        let Some(streampoint) = self.streampoint.load_full() else {
+            return out.extend_from_slice(b"null");
+        };
+        out.extend_from_slice(b"{\"alive\":");
+        boolean(out, streampoint.alive);
+        if let Some(counters) = counters {
+            number(out, "bytes_from_server", counters.bytes_from_server);
+            number(out, "bytes_to_server", counters.bytes_to_server);
+            number(out, "connections_attempted", counters.connections_attempted);
+            number(out, "connections_current", counters.connections_current);
+            number(out, "connections_opened", counters.connections_opened);
+        }
+        text(out, "hostname", Some(&streampoint.hostname));
+        if let Some(opened_at_ms) = streampoint.opened_at_ms {
+            number(out, "opened_at", opened_at_ms);
+        }
+        number(out, "status_changed_at", streampoint.status_changed_at_s);
         out.push(b'}');
     }
 }
@@ -295,39 +297,39 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_connection_counts_and_the_end_of_an_older_one_changes_nothing() {
+    fn end_of_a_replaced_connection_changes_nothing() {
         let registry = Registry::default();
         let (first, replaced) = connect(&registry, "a", 1);
         assert_eq!(replaced, None);
-        first.describe(Description {
+        first.describe(AgentDescription {
             version: Some("1".into()),
-            ..Description::default()
+            ..AgentDescription::default()
         });
         let (second, replaced) = connect(&registry, "a", 2);
         assert_eq!(replaced, Some(first.session));
-        assert_eq!(registry.connected(), 2, "until the first is told");
+        assert_eq!(registry.connected(), 2, "until the first one ends");
         registry.disconnect(&first, NOW + 5000);
         registry.disconnect(&first, NOW + 6000);
         assert_eq!(registry.connected(), 1);
-        let online = registry.online("a").expect("the second is there");
+        let online = registry.online("a").expect("the second connection");
         assert_eq!(online.session, second.session);
-        assert_eq!(stats(&online)["version"], "1", "told by the first");
+        assert_eq!(stats(&online)["version"], "1", "reported by the first");
         registry.disconnect(&second, NOW + 7000);
         assert!(registry.online("a").is_none());
-        let left = stats(&registry.get("a").expect("it stays known"));
+        let left = stats(&registry.get("a").expect("a disconnected agent"));
         assert_eq!(left["endpoint_connection"]["alive"], false);
         assert_eq!(
             left["endpoint_connection"]["status_changed_at"],
             NOW / 1000 + 7
         );
         let (_, replaced) = connect(&registry, "a", 3);
-        assert_eq!(replaced, None, "a connection that is over is not replaced");
+        assert_eq!(replaced, None, "a closed connection is not replaced");
         registry.forget("a");
         assert!(registry.get("a").is_none());
     }
 
     #[test]
-    fn a_streampoint_is_opened_once_and_ends_with_the_connection() {
+    fn streampoint_ends_with_the_control_connection() {
         let registry = Registry::default();
         let (presence, _) = connect(&registry, "a", 1);
         assert_eq!(
@@ -337,8 +339,8 @@ mod tests {
         presence.set_streampoint("s1", false, NOW);
         presence.set_streampoint("s1", true, NOW + 1000);
         presence.set_streampoint("s1", true, NOW + 2000);
-        let told = stats(&presence);
-        let streampoint = &told["streampoint_connection"];
+        let written = stats(&presence);
+        let streampoint = &written["streampoint_connection"];
         assert_eq!(streampoint["opened_at"], NOW + 1000);
         assert_eq!(streampoint["status_changed_at"], NOW / 1000 + 1);
         presence.set_streampoint("s2", false, NOW + 3000);
@@ -349,8 +351,8 @@ mod tests {
         );
         presence.set_streampoint("s2", true, NOW + 4000);
         registry.disconnect(&presence, NOW + 5000);
-        let told = stats(&presence);
-        assert_eq!(told["streampoint_connection"]["alive"], false);
-        assert_eq!(told["streampoint_connection"]["hostname"], "s2");
+        let written = stats(&presence);
+        assert_eq!(written["streampoint_connection"]["alive"], false);
+        assert_eq!(written["streampoint_connection"]["hostname"], "s2");
     }
 }

@@ -14,8 +14,8 @@ use super::call::{Call, Collection, Context, ListRequest, Outcome, Pending, Step
 use super::control::append_event;
 use super::entity::list_kind;
 use super::shared::{ApiSettings, Shared};
-use crate::agents::messages::{Asker, Message};
-use crate::agents::protocol::{self, Reason, Request};
+use crate::agents::messages::{AgentMessage, ReplyAddress};
+use crate::agents::protocol::{self, AgentReply, AgentRequest, CloseReason};
 use crate::agents::registry::Presence;
 use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
@@ -267,27 +267,27 @@ pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn reboot(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    ask(call, Request::Reboot)
+    ask(call, AgentRequest::Reboot)
 }
 
 pub fn reset(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    ask(call, Request::Reset)
+    ask(call, AgentRequest::Reset)
 }
 
 pub fn logs(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    ask(call, Request::Logs)
+    ask(call, AgentRequest::Logs)
 }
 
 pub fn disconnect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     command(call, None)
 }
 
-fn ask(call: &Call<'_>, request: Request) -> Result<Outcome, ApiError> {
+fn ask(call: &Call<'_>, request: AgentRequest) -> Result<Outcome, ApiError> {
     command(call, Some(request))
 }
 
 /// Sends a command to an agent; `None` ends its connection.
-fn command(call: &Call<'_>, request: Option<Request>) -> Result<Outcome, ApiError> {
+fn command(call: &Call<'_>, request: Option<AgentRequest>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Pending(Box::new(AgentCommand {
         presence: online(call)?,
         request,
@@ -300,7 +300,7 @@ fn command(call: &Call<'_>, request: Option<Request>) -> Result<Outcome, ApiErro
 struct AgentCommand {
     presence: Arc<Presence>,
     /// Nothing for a disconnect.
-    request: Option<Request>,
+    request: Option<AgentRequest>,
     trace_id: Box<str>,
     /// The name under which the caller is recorded.
     user: Box<str>,
@@ -312,23 +312,23 @@ impl Pending for AgentCommand {
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let asker = Asker {
+        let reply_to = ReplyAddress {
             core: context.core,
             ticket: context.ticket,
         };
         let (to, session) = (self.presence.ticket, self.presence.session);
         let message = match self.request {
-            Some(request) => Message::Ask {
+            Some(request) => AgentMessage::Request {
                 to,
                 session,
                 request,
-                asker,
+                reply_to,
             },
-            None => Message::Disconnect {
+            None => AgentMessage::Disconnect {
                 to,
                 session,
-                reason: Reason::Requested,
-                asker: Some(asker),
+                reason: CloseReason::Requested,
+                reply_to: Some(reply_to),
             },
         };
         if let Some(inbox) = context.shared.cores.get(self.presence.core) {
@@ -344,13 +344,13 @@ impl Pending for AgentCommand {
         let closed = matches!(&reply, Err(error) if error.items[0].code == error::AGENT_CONNECTION_CLOSED.code);
         self.log(context.shared, closed.then_some("connection_closed"));
         Step::Done(match reply {
-            Ok(protocol::Reply::Done) => Response::no_content(),
-            Ok(protocol::Reply::Logs(object)) => {
+            Ok(AgentReply::Done) => Response::no_content(),
+            Ok(AgentReply::Logs(object)) => {
                 let mut body = Vec::new();
-                protocol::logs(&object, &self.presence.id).write(&mut body);
+                protocol::filter_logs(&object, &self.presence.id).write(&mut body);
                 Response::json(200, body)
             }
-            Ok(protocol::Reply::Refused(reason)) => {
+            Ok(AgentReply::Refused(reason)) => {
                 error::AGENT_REFUSED.error().with("reason", reason).into()
             }
             Err(error) => error.into(),
@@ -368,7 +368,7 @@ impl AgentCommand {
     fn log(&self, shared: &Shared, error: Option<&'static str>) {
         let command = match self.request {
             None => "disconnect",
-            Some(Request::Logs) => return,
+            Some(AgentRequest::Logs) => return,
             Some(request) => request.as_str(),
         };
         let event = NewEvent::new("agent_command_handling")

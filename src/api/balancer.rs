@@ -545,7 +545,7 @@ mod tests {
 
     /// What a caller of `path` is told, where `s1` and `s2` are alive and `s2` has less to do.
     fn told(path: &str, fields: &str) -> Response {
-        use crate::fleet::report::Report;
+        use crate::fleet::report::StreamerReport;
         use crate::http::{Method, head};
         use crate::state::State;
         use crate::state::apply::{Stamp, apply};
@@ -594,7 +594,7 @@ mod tests {
         let now = Instant::now();
         for (name, clients) in [("s1", 5), ("s2", 4), ("s3", 0)] {
             let body = json(&format!(r#"{{"stats":{{"total_clients":{clients}}}}}"#));
-            let report = Report::from_body(body, now).expect("fits");
+            let report = StreamerReport::from_body(body, now).expect("fits");
             let fleet = &shared.fleet;
             fleet.report(&Hostname::trusted(name), report, now);
         }

@@ -19,7 +19,7 @@ use crate::fleet::report::{StreamStatus, StreamerStats};
 use crate::fleet::stats::View;
 use crate::http::Response;
 use crate::json::{scan, write_string};
-use crate::metrics::{Exposition, Kind as Metric};
+use crate::metrics::{Exposition, MetricKind as Metric};
 use crate::state::entity::Kind;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::StreamerRecord;
@@ -772,7 +772,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::fleet::report::Report;
+    use crate::fleet::report::StreamerReport;
     use crate::fleet::stats::FleetStats;
     use crate::json;
 
@@ -857,7 +857,7 @@ mod tests {
         let now = Instant::now();
         let fleet = FleetStats::new(Duration::from_mins(1), now);
         let body = json::parse(stats.as_bytes()).expect("JSON");
-        let report = Report::from_body(body, now).expect("a report");
+        let report = StreamerReport::from_body(body, now).expect("a report");
         let host = Hostname::trusted("s1");
         fleet.report(&host, report, now);
         NodeHealth::of(&NodeSigns {

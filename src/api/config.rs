@@ -16,7 +16,7 @@ use crate::config::{
 use crate::error::{self, ApiError, ErrorCode};
 use crate::http::{Body, Response};
 use crate::json::{Number, Object, Value};
-use crate::metrics::{CONTENT_TYPE, Exposition, Kind as Metric};
+use crate::metrics::{CONTENT_TYPE, Exposition, MetricKind as Metric};
 use crate::schema;
 use crate::state::apply::invalid;
 use crate::state::command::check_resets;

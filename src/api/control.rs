@@ -108,7 +108,7 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(error::SHUTTING_DOWN.titled(title));
     }
     let silence_max = shared.settings.agent_silence_max;
-    let greeting = protocol::greeting(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
+    let greeting = protocol::hello_line(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
     let connection = NewConnection {
         id: id.into(),
         key_digest: digest(&secret),

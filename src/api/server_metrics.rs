@@ -4,7 +4,7 @@
 
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;
-use crate::metrics::{Exposition, Kind, Process};
+use crate::metrics::{Exposition, MetricKind, ProcessMetrics};
 use crate::state::State;
 use crate::state::entity::KINDS;
 
@@ -14,13 +14,13 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     write_edge(cores, &mut out);
     write_store(shared, state, &mut out);
     shared.layouter_metrics.write_metrics(&mut out);
-    Process::read().write(&mut out);
+    ProcessMetrics::read().write(&mut out);
     out.finish()
 }
 
 fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
     let sum = |of: fn(&CoreMetrics) -> u64| cores.iter().map(of).sum::<u64>();
-    let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+    let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
     let mut answers = out.family(
         "weir_http_responses",
         counter,
@@ -32,7 +32,7 @@ fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
         answers.sample(&[("class", class)], all);
     }
     type Count = fn(&CoreMetrics) -> u64;
-    let numbers: [(&'static str, Kind, &str, &str, Count); 15] = [
+    let numbers: [(&'static str, MetricKind, &str, &str, Count); 15] = [
         (
             "weir_http_requests",
             counter,
@@ -145,10 +145,10 @@ fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
 }
 
 fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
-    let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+    let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
     out.one(
         "weir_build",
-        Kind::Info,
+        MetricKind::Info,
         "",
         "The program.",
         &[("version", env!("CARGO_PKG_VERSION"))],
@@ -198,7 +198,7 @@ fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     );
     out.family(
         "weir_writer_commit_seconds",
-        Kind::Histogram,
+        MetricKind::Histogram,
         "seconds",
         "Time to apply a group of changes and make it durable.",
     )

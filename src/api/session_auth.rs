@@ -22,9 +22,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::call::{Call, Context, Outcome, Pending, Step};
 use super::shared::ApiSettings;
-use crate::access::answer::{self, Verdict};
-use crate::access::rules::{Listed, Rules, Viewer};
-use crate::access::sessions::{Known, SessionKey, Sessions, UserKey};
+use crate::access::answer::{self, SessionDecision};
+use crate::access::rules::{ListMatch, Rules, Viewer};
+use crate::access::sessions::{CachedSession, SessionKey, Sessions, UserKey};
 use crate::core::message::Reply;
 use crate::error::{self, ApiError, ErrorCode};
 use crate::http::Response;
@@ -258,7 +258,7 @@ struct AuthQuestion {
     rules: Rc<Rules>,
     is_new: bool,
     /// What was decided before and has run out.
-    before: Option<Arc<Verdict>>,
+    before: Option<Arc<SessionDecision>>,
     /// For the backends.
     query: String,
 }
@@ -271,7 +271,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let on_play = scan::member(stream.config.as_str(), "on_play");
     let policy = policy(call.state, on_play, &mut call.local.compiled.borrow_mut());
     let (backend, rules, version) = match policy {
-        Policy::Open => return Ok(Outcome::Reply(reply(&Verdict::plain(true), None))),
+        Policy::Open => return Ok(Outcome::Reply(reply(&SessionDecision::plain(true), None))),
         Policy::Closed => {
             let title = "What decides about this stream is not there";
             return Ok(reply_denied(error::SESSION_BACKEND_NOT_FOUND.titled(title)));
@@ -289,13 +289,15 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         user_agent: asked.get("user_agent"),
     };
     let shared = call.shared;
-    match rules.listed(viewer, || shared.countries.of(address)) {
-        Listed::Allow(_) => return Ok(Outcome::Reply(reply(&Verdict::plain(true), None))),
-        Listed::Deny(_) => return Ok(reply_denied(session_denied())),
-        Listed::Open => {}
+    match rules.match_viewer(viewer, || shared.countries.of(address)) {
+        ListMatch::Allow(_) => {
+            return Ok(Outcome::Reply(reply(&SessionDecision::plain(true), None)));
+        }
+        ListMatch::Deny(_) => return Ok(reply_denied(session_denied())),
+        ListMatch::None => {}
     }
     if rules.backends.is_empty() {
-        let verdict = Verdict::plain(rules.allow_default);
+        let verdict = SessionDecision::plain(rules.allow_default);
         return Ok(Outcome::Reply(reply(&verdict, None)));
     }
     let session = SessionKey::new(&[
@@ -305,13 +307,13 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         asked.get("token"),
         asked.get("proto"),
     ]);
-    let before = match shared.sessions.known(session, version, Instant::now()) {
-        Known::Holds(verdict, seconds) => {
+    let before = match shared.sessions.lookup(session, version, Instant::now()) {
+        CachedSession::Valid(verdict, seconds) => {
             return Ok(Outcome::Reply(reply(&verdict, Some(seconds))));
         }
-        Known::Interrupted => return Ok(reply_denied(too_many_sessions())),
-        Known::Stale(verdict) => Some(verdict),
-        Known::Nothing => None,
+        CachedSession::Interrupted => return Ok(reply_denied(too_many_sessions())),
+        CachedSession::Stale(verdict) => Some(verdict),
+        CachedSession::Nothing => None,
     };
     let question = AuthQuestion {
         session,
@@ -336,7 +338,7 @@ struct AuthBackends {
     question: AuthQuestion,
     /// Backends that have not replied yet.
     pending: usize,
-    denied: Option<Verdict>,
+    denied: Option<SessionDecision>,
     trace_id: Box<str>,
     cancel: CancelToken,
 }
@@ -388,10 +390,10 @@ impl Pending for AuthBackends {
 
 impl AuthBackends {
     /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there is none.
-    fn receive(&mut self, result: CallResult) -> Option<Option<Verdict>> {
+    fn receive(&mut self, result: CallResult) -> Option<Option<SessionDecision>> {
         self.pending = self.pending.saturating_sub(1);
         let verdict = result.ok().and_then(|answer| {
-            answer::read(answer.status, |name| answer.header(name), &answer.body)
+            answer::parse_response(answer.status, |name| answer.header(name), &answer.body)
         });
         match verdict {
             Some(verdict) if verdict.is_allowed => return Some(Some(verdict)),
@@ -404,20 +406,20 @@ impl AuthBackends {
     }
 
     /// Remembers the verdict and renders it.
-    fn conclude(&self, verdict: Option<Verdict>, sessions: &Sessions) -> Response {
+    fn conclude(&self, verdict: Option<SessionDecision>, sessions: &Sessions) -> Response {
         let question = &self.question;
         let verdict = match (verdict, &question.before) {
             (Some(verdict), _) => Arc::new(verdict),
             (None, Some(before)) => before.clone(),
             (None, None) if question.is_new && question.rules.allow_default => {
-                Arc::new(Verdict::plain(true))
+                Arc::new(SessionDecision::plain(true))
             }
             // Not remembered: a backend may reply to the next request.
             (None, None) => return Response::from(session_denied()),
         };
         let user = verdict.user_id.as_deref();
         let user = user.map(|user| UserKey::new(&question.backend, user));
-        let stays = sessions.decided(
+        let stays = sessions.store(
             question.session,
             question.version,
             &verdict,
@@ -446,7 +448,7 @@ fn reply_denied(error: ApiError) -> Outcome {
 }
 
 /// Tells a verdict; `seconds` is how long it still holds, if that is not its whole time.
-fn reply(verdict: &Verdict, seconds: Option<u32>) -> Response {
+fn reply(verdict: &SessionDecision, seconds: Option<u32>) -> Response {
     let mut response = match &verdict.location {
         _ if !verdict.is_allowed => Response::from(session_denied()),
         Some(location) => Response::new(302).header("Location", location.to_string()),
@@ -522,7 +524,7 @@ mod tests {
     }
 
     fn asking(
-        before: Option<Verdict>,
+        before: Option<SessionDecision>,
         is_new: bool,
         allow_default: bool,
         backends: usize,
@@ -607,7 +609,7 @@ mod tests {
             (Some(false), false, true, 403),
             (Some(false), true, true, 403),
         ] {
-            let asking = asking(before.map(Verdict::plain), is_new, allow_default, 1);
+            let asking = asking(before.map(SessionDecision::plain), is_new, allow_default, 1);
             assert_eq!(
                 decided(asking, &[SILENT]).0,
                 status,

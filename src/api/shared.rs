@@ -10,7 +10,7 @@ use super::config_external::Walks;
 use super::stream::Around;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
-use crate::agents::messages::Agents;
+use crate::agents::messages::AgentsShared;
 use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::core::message::CoreMessage;
@@ -65,7 +65,7 @@ pub struct Shared {
     pub outbound: Outbound,
     pub sessions: Sessions,
     pub countries: Countries,
-    pub agents: Agents,
+    pub agents: AgentsShared,
     /// Which cores have lists that wait for reports.
     pub watches: StatsWatches,
     /// How cores tell each other things.
@@ -141,7 +141,7 @@ pub(crate) mod tests {
             outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
             sessions: Sessions::new(1 << 20),
             countries: Countries::default(),
-            agents: Agents::new().expect("there is randomness"),
+            agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),
             cores: Vec::new(),
             hostname: Box::from("here"),

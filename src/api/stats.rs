@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{Call, Outcome};
 use crate::error::ApiError;
-use crate::fleet::report::Report;
+use crate::fleet::report::StreamerReport;
 use crate::http::Response;
 use crate::state::apply::streamer_not_found;
 
@@ -18,7 +18,7 @@ pub const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let now = Instant::now();
-    let mut report = Report::from_body(call.json()?, now)?;
+    let mut report = StreamerReport::from_body(call.json()?, now)?;
     if call.state.streamer(&hostname).is_none() {
         return Err(streamer_not_found());
     }

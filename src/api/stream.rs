@@ -10,7 +10,7 @@ use std::ops::Bound;
 use super::{Call, Collection, CompletePage, ListRequest, Outcome, control};
 use crate::agents::registry::Registry;
 use crate::error::ApiError;
-use crate::fleet::stats::{AgentFacts, AgentStatus, StreamFacts, View};
+use crate::fleet::stats::{AgentStatus, StreamAgent, StreamFacts, View};
 use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::query::params::{Choice, Flag, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
@@ -87,7 +87,7 @@ impl<'a> StreamDoc<'a> {
 
     /// The agent that its video comes through: the one whose video its node takes; else, of those its inputs name, the first that is
     /// connected, or the first.
-    fn agent(&self) -> Option<AgentFacts> {
+    fn agent(&self) -> Option<StreamAgent> {
         let (record, around): (&ArchivedStream, _) = (self.stream, self.around?);
         let mut agents = agents_in_order(&record.config);
         if agents.is_empty() {
@@ -109,7 +109,7 @@ impl<'a> StreamDoc<'a> {
         } else {
             AgentStatus::NotConnected
         };
-        Some(AgentFacts { id, status })
+        Some(StreamAgent { id, status })
     }
 
     /// `stats`, if there is anything to tell.

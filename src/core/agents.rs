@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Core, YieldBudget};
-use crate::agents::messages::{Asker, Message};
-use crate::agents::protocol::{self, Fact, Reason, Reply as AgentReply, Session};
+use crate::agents::messages::{AgentMessage, ReplyAddress};
+use crate::agents::protocol::{self, AgentEvent, AgentReply, AgentSession, CloseReason};
 use crate::agents::registry::Presence;
 use crate::api::agent::offline;
 use crate::api::call::Call;
@@ -33,7 +33,7 @@ pub struct Control {
 
 /// One control connection.
 struct ControlSession {
-    session: Session<Asker>,
+    session: AgentSession<ReplyAddress>,
     presence: Arc<Presence>,
     /// Of the key that the agent proved to know.
     key_digest: [u8; 32],
@@ -56,11 +56,11 @@ impl Core {
         if let Some(old) = replaced {
             self.send_to_core(
                 old.core,
-                Message::Disconnect {
+                AgentMessage::Disconnect {
                     to: old.ticket,
                     session: old.session,
-                    reason: Reason::Replaced,
-                    asker: None,
+                    reason: CloseReason::Replaced,
+                    reply_to: None,
                 },
             );
         }
@@ -69,7 +69,7 @@ impl Core {
         control.sessions.insert(
             call.ticket,
             ControlSession {
-                session: Session::default(),
+                session: AgentSession::default(),
                 presence: presence.clone(),
                 key_digest,
                 host,
@@ -83,16 +83,16 @@ impl Core {
         presence.sent(greeting);
     }
 
-    fn send_to_core(&self, core: usize, message: Message) {
+    fn send_to_core(&self, core: usize, message: AgentMessage) {
         if let Some(inbox) = self.shared.cores.get(core) {
             inbox.push(CoreMessage::Agent(message));
         }
     }
 
-    fn reply_to_request(&self, asker: Asker, answer: Result<AgentReply, ApiError>) {
-        if let Some(inbox) = self.shared.cores.get(asker.core) {
+    fn reply_to_request(&self, reply_to: ReplyAddress, answer: Result<AgentReply, ApiError>) {
+        if let Some(inbox) = self.shared.cores.get(reply_to.core) {
             inbox.push(CoreMessage::Completed {
-                ticket: asker.ticket,
+                ticket: reply_to.ticket,
                 part: 0,
                 reply: Reply::Agent(answer),
             });
@@ -100,24 +100,24 @@ impl Core {
     }
 
     /// A command for an agent whose connection lives on this core.
-    pub(super) fn on_agent_message(&self, message: Message) {
+    pub(super) fn on_agent_message(&self, message: AgentMessage) {
         match message {
-            Message::Ask {
+            AgentMessage::Request {
                 to,
                 session,
                 request,
-                asker,
+                reply_to,
             } => {
                 let mut control = self.control.borrow_mut();
                 let Some(held) = control.held(to, session) else {
-                    return self.reply_to_request(asker, Err(offline()));
+                    return self.reply_to_request(reply_to, Err(offline()));
                 };
                 let now_ms = now_ms();
                 let until_ms = now_ms + self.shared.settings.agent_command_wait.as_millis() as u64;
                 let mut line = Vec::new();
                 match held
                     .session
-                    .ask(request, asker, now_ms, until_ms, &mut line)
+                    .request(request, reply_to, now_ms, until_ms, &mut line)
                 {
                     Ok(()) => {
                         held.presence.sent(line.len());
@@ -125,26 +125,26 @@ impl Core {
                         // If the connection is over, the request is answered at its end.
                         self.connections.send_line(to, &line);
                     }
-                    Err(asker) => self.reply_to_request(asker, Err(busy())),
+                    Err(reply_to) => self.reply_to_request(reply_to, Err(busy())),
                 }
             }
-            Message::Disconnect {
+            AgentMessage::Disconnect {
                 to,
                 session,
                 reason,
-                asker,
+                reply_to,
             } => {
                 let there = self.control.borrow_mut().held(to, session).is_some();
                 if there {
                     self.end_control(to, reason);
                 }
-                if let Some(asker) = asker {
+                if let Some(reply_to) = reply_to {
                     let answer = if there {
                         Ok(AgentReply::Done)
                     } else {
                         Err(offline())
                     };
-                    self.reply_to_request(asker, answer);
+                    self.reply_to_request(reply_to, answer);
                 }
             }
         }
@@ -158,31 +158,33 @@ impl Core {
         };
         let (begin, now_ms) = (out.len(), now_ms());
         held.presence.received(line.len() + 1);
-        let effect = held.session.line(line, now_ms, out);
+        let effect = held.session.on_line(line, now_ms, out);
         let mut replied = None;
         let went = |held: &ControlSession, alive: bool| {
             if let Some(host) = &held.host {
                 held.presence.set_streampoint(host, alive, now_ms);
             }
         };
-        match effect.fact {
-            None | Some(Fact::Goodbye) => {}
-            Some(Fact::Hello(description)) => {
+        match effect.event {
+            None | Some(AgentEvent::Goodbye) => {}
+            Some(AgentEvent::Hello(description)) => {
                 held.presence.describe(description);
                 self.send_to_streamer(held, &self.state(), now_ms, out);
             }
-            Some(Fact::Described(description)) => held.presence.describe(description),
-            Some(Fact::Counted(counters)) => held.presence.count(counters),
-            Some(Fact::StreampointUp) => went(held, true),
-            Some(Fact::StreampointDown | Fact::StreampointFailed(_)) => went(held, false),
-            Some(Fact::Replied { token, reply, .. }) => replied = Some((token, reply)),
+            Some(AgentEvent::Described(description)) => held.presence.describe(description),
+            Some(AgentEvent::Counted(counters)) => held.presence.count(counters),
+            Some(AgentEvent::StreampointUp) => went(held, true),
+            Some(AgentEvent::StreampointDown | AgentEvent::StreampointFailed(_)) => {
+                went(held, false)
+            }
+            Some(AgentEvent::Replied { token, reply, .. }) => replied = Some((token, reply)),
         }
         held.presence.sent(out.len() - begin);
         drop(control);
-        if let Some((asker, reply)) = replied {
-            self.reply_to_request(asker, Ok(reply));
+        if let Some((reply_to, reply)) = replied {
+            self.reply_to_request(reply_to, Ok(reply));
         }
-        match effect.ends {
+        match effect.close {
             Some(_) => Lines::End,
             None => Lines::Continue,
         }
@@ -222,21 +224,21 @@ impl Core {
     /// Appends the reason why the server ends the connection, unless the peer ended it.
     pub(super) fn write_close_reason(&self, ticket: Ticket, why: Ended, out: &mut Vec<u8>) {
         let reason = match why {
-            Ended::Silent => Reason::PingTimeout,
-            Ended::LineLong => Reason::LineTooLong,
-            Ended::Draining => Reason::ServerStopping,
+            Ended::Silent => CloseReason::PingTimeout,
+            Ended::LineLong => CloseReason::LineTooLong,
+            Ended::Draining => CloseReason::ServerStopping,
             Ended::ByPeer | Ended::ByService | Ended::Stalled => return,
         };
         let begin = out.len();
-        protocol::farewell(reason, out);
+        protocol::write_disconnect(reason, out);
         if let Some(held) = self.control.borrow().sessions.get(&ticket) {
             held.presence.sent(out.len() - begin);
         }
     }
 
-    fn end_control(&self, ticket: Ticket, reason: Reason) {
+    fn end_control(&self, ticket: Ticket, reason: CloseReason) {
         let mut line = Vec::new();
-        protocol::farewell(reason, &mut line);
+        protocol::write_disconnect(reason, &mut line);
         self.connections.end_lines(ticket, &line);
     }
 
@@ -255,9 +257,9 @@ impl Core {
         drop(control);
         self.shared.agents.presence.disconnect(&presence, now_ms());
         self.shared.reported();
-        for (asker, _) in session.end() {
+        for reply_to in session.end() {
             let error = error::AGENT_CONNECTION_CLOSED.error();
-            self.reply_to_request(asker, Err(error));
+            self.reply_to_request(reply_to, Err(error));
         }
         let (initiator, reason) = match why {
             // The log has the end of the server instead.
@@ -324,8 +326,10 @@ impl Core {
         };
         let key = Key::trusted(Kind::Agent, &held.presence.id);
         let over = match state.entities(Kind::Agent).get(&key) {
-            None => Some(Reason::Deleted),
-            Some(agent) if digest(&secret_of(agent)) != held.key_digest => Some(Reason::KeyChanged),
+            None => Some(CloseReason::Deleted),
+            Some(agent) if digest(&secret_of(agent)) != held.key_digest => {
+                Some(CloseReason::KeyChanged)
+            }
             Some(_) => None,
         };
         if let Some(reason) = over {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::agents::messages::Message;
-use crate::agents::protocol;
+use crate::agents::messages::AgentMessage;
+use crate::agents::protocol::AgentReply;
 use crate::core::metrics::CoreMetrics;
 use crate::error::ApiError;
 use crate::feed::Commit;
@@ -27,7 +27,7 @@ pub enum CoreMessage {
         reply: Reply,
     },
     /// A command for an agent whose connection lives on this core.
-    Agent(Message),
+    Agent(AgentMessage),
     /// Streamers reported, or agents came or went, while lists of this core wait for that.
     Reported,
     /// The administrator's credentials were replaced.
@@ -45,7 +45,7 @@ pub enum Reply {
     /// A finished body, or why there is none.
     Body(Result<Vec<u8>, ApiError>),
     /// Of an agent.
-    Agent(Result<protocol::Reply, ApiError>),
+    Agent(Result<AgentReply, ApiError>),
     /// Of one core.
     Metrics(Box<CoreMetrics>),
 }

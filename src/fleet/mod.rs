@@ -1,4 +1,7 @@
-//! Streamers as peers of this server: how they are called (`peer`), what they report (`report`), and what of it holds (`stats`).
+//! Streamers as peers of this server.
+//!
+//! `peer` builds the calls to a streamer's own API, `report` parses what a streamer reports, and
+//! `stats` holds the latest stats of all streamers.
 
 pub mod peer;
 pub mod report;

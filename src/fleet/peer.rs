@@ -1,7 +1,8 @@
-//! What a call to a streamer's own API looks like: where it goes and how this server proves who it is.
+//! Calls to a streamer's own API: their URL and credentials.
 //!
-//! A streamer is called at its `api_url`, or at its hostname if it has none, with its cluster key, as streamers call each other; a user in
-//! the URL replaces the key. What comes back, and whether the address may be called at all, is `outbound`'s business.
+//! A streamer is called at its `api_url`, or at its hostname if it has none, with its cluster key,
+//! as streamers call each other; a user in the URL replaces the key. `outbound` makes the call and
+//! decides whether the address may be called.
 
 use std::time::Instant;
 
@@ -11,8 +12,8 @@ use crate::json::scan;
 use crate::outbound::{CallMethod, OutboundCall, TargetUrl};
 use crate::state::record::ArchivedStreamer;
 
-/// `Authorization` by the key of a node, good for the moment it was made.
-pub fn cluster_authorization(cluster_key: &str, now_seconds: u64) -> String {
+/// The `Authorization` value made from the key of a node and the time.
+fn cluster_authorization(cluster_key: &str, now_seconds: u64) -> String {
     let hash = Sha1::digest(format!("{now_seconds}:{cluster_key}"));
     let mut value = format!("Cluster {now_seconds}:");
     for byte in hash {
@@ -21,7 +22,7 @@ pub fn cluster_authorization(cluster_key: &str, now_seconds: u64) -> String {
     value
 }
 
-/// The call of `GET api_url` + `path`; nothing if the node has no address that could be called.
+/// The call `GET api_url` + `path`, or `None` if the URL of the node is not valid.
 pub fn get(
     streamer: &ArchivedStreamer,
     path: &str,
@@ -54,7 +55,7 @@ mod tests {
     use super::cluster_authorization;
 
     #[test]
-    fn a_node_is_shown_its_own_key_with_a_time() {
+    fn cluster_authorization_matches_the_reference() {
         assert_eq!(
             cluster_authorization("xS6i6Q3DCc5nEvnu", 1_700_000_000),
             "Cluster 1700000000:28665cd1597a4cdd90d896012fef330bf5357bbe"

@@ -1,4 +1,4 @@
-//! Reports of streamers, read and checked: about themselves, their storages and the streams that run on them.
+//! Reports of streamers, parsed and checked: about the node, its storages and the streams on it.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -10,16 +10,16 @@ use crate::state::apply::invalid;
 use crate::state::command::check_moment;
 use crate::state::name::StreamName;
 
-/// Streams in one report. Far above what one machine runs.
+/// Streams in one report, far above what one machine runs.
 pub const STREAMS_PER_REPORT_MAX: usize = 100_000;
 /// Storages in one report.
 pub const DVRS_PER_REPORT_MAX: usize = 256;
-/// Canonical text of what a streamer says of itself, of its storages, of one stream.
+/// Canonical text of the stats of a streamer, of its storages, and of one stream.
 const STREAMER_BYTES_MAX: usize = 256 * 1024;
 const DVRS_BYTES_MAX: usize = 256 * 1024;
 const STREAM_BYTES_MAX: usize = 16 * 1024;
 
-/// Whether a stream gives pictures.
+/// The state of a stream on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamStatus {
     Running,
@@ -53,12 +53,12 @@ pub struct Partition {
     pub total_mb: Option<u64>,
 }
 
-/// What a streamer says of itself.
+/// The stats that a streamer reports about itself.
 #[derive(Debug, Clone)]
 pub struct StreamerStats {
     /// Time of receipt.
     pub received: Instant,
-    /// Canonical JSON, and the same with its secrets masked where it has any.
+    /// Canonical JSON, and the same with masked secrets if it has any.
     text: Box<str>,
     masked: Option<Box<str>>,
     pub cpu_percent: Option<u64>,
@@ -75,20 +75,20 @@ pub struct StreamerStats {
     pub started_at_seconds: Option<u64>,
     pub build: Option<u64>,
     pub server_version: Option<Box<str>>,
-    /// `running` and other words of the reference.
+    /// `running` or another status of the reference.
     pub status: Option<Box<str>>,
-    /// Whether the node says that its own configuration, or the one it is given here, cannot be used.
+    /// Whether the node cannot use its own configuration or the one from this server.
     pub config_failed: bool,
     pub transcoder: Option<bool>,
     pub rproxy: Option<bool>,
     pub rproxy_running: Option<bool>,
     pub partitions: Box<[Partition]>,
-    /// How full the disks will be once every stream has reached its retention, in percent.
+    /// Predicted usage of the disks once every stream has reached its retention, in percent.
     pub estimated_disk_percent: Option<u64>,
 }
 
 impl StreamerStats {
-    /// The whole object as canonical JSON.
+    /// The stats as canonical JSON.
     pub fn text(&self, masked: bool) -> &str {
         match &self.masked {
             Some(hidden) if masked => hidden,
@@ -106,8 +106,8 @@ impl StreamerStats {
 
     fn new(stats: &Object, text: Box<str>, masked: Option<Box<str>>, received: Instant) -> Self {
         let number = |name: &str| stats.get(name).and_then(Value::as_u64);
-        let truth = |name: &str| stats.get(name).and_then(Value::as_bool);
-        let word = |name: &str| stats.get(name).and_then(Value::as_str).map(Box::from);
+        let boolean = |name: &str| stats.get(name).and_then(Value::as_bool);
+        let text_of = |name: &str| stats.get(name).and_then(Value::as_str).map(Box::from);
         let partitions = stats
             .get("partitions")
             .and_then(Value::as_array)
@@ -131,23 +131,23 @@ impl StreamerStats {
             uptime_seconds: number("uptime"),
             started_at_seconds: number("started_at"),
             build: number("build"),
-            server_version: word("server_version"),
-            status: word("streamer_status"),
+            server_version: text_of("server_version"),
+            status: text_of("streamer_status"),
             config_failed: stats.contains_key("config_error") || external == Some("error"),
-            transcoder: truth("transcoder"),
-            rproxy: truth("rproxy"),
-            rproxy_running: truth("rproxy_running"),
+            transcoder: boolean("transcoder"),
+            rproxy: boolean("rproxy"),
+            rproxy_running: boolean("rproxy_running"),
             partitions: partitions
                 .iter()
                 .map(|partition| {
                     let number = |name: &str| partition.get(name).and_then(Value::as_u64);
-                    let word = |name: &str| {
+                    let text_of = |name: &str| {
                         let text = partition.get(name).and_then(Value::as_str);
                         Box::from(text.unwrap_or_default())
                     };
                     Partition {
-                        device: word("device"),
-                        path: word("path"),
+                        device: text_of("device"),
+                        path: text_of("path"),
                         usage_percent: number("usage"),
                         io_percent: number("io_util"),
                         total_mb: number("total_mb"),
@@ -161,16 +161,16 @@ impl StreamerStats {
     }
 }
 
-/// The storages that a streamer has configured.
+/// The storages that a streamer reports.
 #[derive(Debug, Clone, Default)]
-pub struct Dvrs {
+pub struct ReportedDvrs {
     text: Box<str>,
     masked: Option<Box<str>>,
     pub names: Box<[Box<str>]>,
 }
 
-impl Dvrs {
-    /// The whole array as canonical JSON.
+impl ReportedDvrs {
+    /// The storages as canonical JSON.
     pub fn text(&self, masked: bool) -> &str {
         match &self.masked {
             Some(hidden) if masked => hidden,
@@ -179,11 +179,11 @@ impl Dvrs {
     }
 }
 
-/// A number that may be missing, in eight bytes: there are millions of them.
+/// An optional number in eight bytes, because there are millions of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Maybe(u64);
+pub(super) struct OptionalNumber(u64);
 
-impl Maybe {
+impl OptionalNumber {
     const NONE: Self = Self(u64::MAX);
 
     pub(super) fn of(number: Option<u64>) -> Self {
@@ -195,23 +195,24 @@ impl Maybe {
     }
 }
 
-/// What one streamer says of one stream.
+/// The stats that one streamer reports about one stream.
 #[derive(Debug, Clone)]
 pub struct StreamStats {
-    /// Canonical JSON without the members that are made of what all nodes say: [`JOINED`]. Secrets are masked for everybody.
+    /// Canonical JSON without the [`JOINED`] members; secrets are always masked.
     pub(super) text: Box<str>,
     pub(super) status: Option<StreamStatus>,
     pub(super) alive: Option<bool>,
-    pub(super) bitrate_kbit: Maybe,
-    pub(super) online_clients: Maybe,
-    pub(super) bytes_out: Maybe,
-    pub(super) last_dts_at_ms: Maybe,
-    pub(super) opened_at_ms: Maybe,
-    /// Whose video it takes.
+    pub(super) bitrate_kbit: OptionalNumber,
+    pub(super) online_clients: OptionalNumber,
+    pub(super) bytes_out: OptionalNumber,
+    pub(super) last_dts_at_ms: OptionalNumber,
+    pub(super) opened_at_ms: OptionalNumber,
+    /// The agent whose video the stream takes.
     pub(super) agent: Option<Box<str>>,
 }
 
-/// Members of a stream's stats that are made here: of the reports of all nodes that have it, and of what is known of its agent.
+/// Members of a stream's stats that are computed from the reports of all its nodes and the state of
+/// its agent.
 pub(super) const JOINED: [&str; 5] = [
     "agent_status",
     "bytes_out",
@@ -220,35 +221,36 @@ pub(super) const JOINED: [&str; 5] = [
     "running_on",
 ];
 
-/// What one streamer reports at a time. What is absent stays as it was reported before.
+/// One report of a streamer. Absent parts keep their last reported values.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct StreamerReport {
     pub(super) stats: Option<StreamerStats>,
-    pub(super) dvrs: Option<Dvrs>,
-    /// Everything that runs on the streamer, each stream once.
+    pub(super) dvrs: Option<ReportedDvrs>,
+    /// All streams on the streamer, each once.
     pub(super) streams: Option<Vec<(Box<str>, StreamStats)>>,
 }
 
-impl Report {
-    /// From the body of a report. Members that the schema does not know are dropped, everything else must be as it says.
+impl StreamerReport {
+    /// Parses the body of a report. Members unknown to the schema are dropped; all others must
+    /// match it.
     pub fn from_body(body: Value, received: Instant) -> Result<Self, ApiError> {
         let Value::Object(mut body) = body else {
             return Err(not_an_object(""));
         };
         let mut report = Self::default();
-        if let Some(stats) = given(&mut body, "stats") {
+        if let Some(stats) = take_member(&mut body, "stats") {
             report.stats = Some(streamer_stats(stats, received)?);
         }
-        if let Some(dvrs) = given(&mut body, "dvrs") {
+        if let Some(dvrs) = take_member(&mut body, "dvrs") {
             report.dvrs = Some(read_dvrs(dvrs)?);
         }
-        if let Some(streams) = given(&mut body, "streams") {
+        if let Some(streams) = take_member(&mut body, "streams") {
             report.streams = Some(read_streams(streams)?);
         }
         Ok(report)
     }
 
-    /// Keeps only streams that somebody knows.
+    /// Removes unknown streams.
     pub fn retain_streams(&mut self, known: impl Fn(&str) -> bool) {
         if let Some(streams) = &mut self.streams {
             streams.retain(|(name, _)| known(name));
@@ -256,7 +258,7 @@ impl Report {
     }
 }
 
-fn given(body: &mut Object, name: &str) -> Option<Value> {
+fn take_member(body: &mut Object, name: &str) -> Option<Value> {
     body.remove(name).filter(|value| !value.is_null())
 }
 
@@ -268,26 +270,27 @@ fn not_an_object(pointer: &str) -> ApiError {
 
 fn too_many(pointer: &str, most: usize) -> ApiError {
     error::BATCH_TOO_LONG
-        .titled("The report has too many items")
+        .titled("Too many items in the report")
         .at_pointer(pointer)
         .with("maximum", most)
 }
 
 fn too_long(pointer: &str, bytes_max: usize) -> ApiError {
     error::TOO_LONG
-        .titled("The report is too long here")
+        .titled("The value is too long")
         .at_pointer(pointer)
         .with("maximum", bytes_max)
 }
 
-/// An object as the schema wants it, without its nulls, which say nothing in an answer.
+/// Checks an object by a schema. Unknown members and nulls are removed.
 fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, ApiError> {
     schema.prune(&mut value);
     if let Value::Object(object) = &mut value {
         object.retain(|_, value| !value.is_null());
     }
     if let Err(mut violations) = schema.check(&value) {
-        // What a configuration needs and a report need not repeat, such as where a storage is.
+        // A report need not repeat members that a configuration requires, such as the root of a
+        // storage.
         violations.retain(|violation| violation.code != "missing_required");
         if !violations.is_empty() {
             return Err(invalid(violations, pointer));
@@ -299,7 +302,7 @@ fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, A
     }
 }
 
-fn text_of(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<str>, ApiError> {
+fn bounded_text(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<str>, ApiError> {
     let text = value.to_text();
     if text.len() > bytes_max {
         return Err(too_long(pointer, bytes_max));
@@ -311,7 +314,7 @@ fn streamer_stats(value: Value, received: Instant) -> Result<StreamerStats, ApiE
     let schema = schema::streamer_stats();
     let stats = checked(value, schema, "/stats")?;
     let stats = Value::Object(stats);
-    let text = text_of(&stats, STREAMER_BYTES_MAX, "/stats")?;
+    let text = bounded_text(&stats, STREAMER_BYTES_MAX, "/stats")?;
     let masked = schema
         .has_secrets(&stats)
         .then(|| schema.mask(&text).into());
@@ -321,10 +324,10 @@ fn streamer_stats(value: Value, received: Instant) -> Result<StreamerStats, ApiE
     Ok(StreamerStats::new(&stats, text, masked, received))
 }
 
-fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
+fn read_dvrs(value: Value) -> Result<ReportedDvrs, ApiError> {
     let Value::Array(items) = value else {
         return Err(error::NOT_ARRAY
-            .titled("Storages are an array of objects")
+            .titled("Expected an array of objects")
             .at_pointer("/dvrs"));
     };
     if items.len() > DVRS_PER_REPORT_MAX {
@@ -341,12 +344,12 @@ fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
             Some(name) => Box::from(name),
             None => {
                 return Err(error::MISSING_REQUIRED
-                    .titled("A storage has a name")
+                    .titled("`name` is required")
                     .at_pointer(format!("{pointer}/name")));
             }
         };
         if names.contains(&name) {
-            return Err(twice(format!("{pointer}/name")));
+            return Err(duplicate(format!("{pointer}/name")));
         }
         names.push(name);
         let item = Value::Object(item);
@@ -364,23 +367,23 @@ fn read_dvrs(value: Value) -> Result<Dvrs, ApiError> {
     if text.len() > DVRS_BYTES_MAX {
         return Err(too_long("/dvrs", DVRS_BYTES_MAX));
     }
-    Ok(Dvrs {
+    Ok(ReportedDvrs {
         text: text.into(),
         masked: secret.then(|| hidden.into()),
         names: names.into(),
     })
 }
 
-fn twice(pointer: String) -> ApiError {
+fn duplicate(pointer: String) -> ApiError {
     error::DUPLICATE_ITEM
-        .titled("A report names each thing once")
+        .titled("The report has this name twice")
         .at_pointer(pointer)
 }
 
 fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> {
     let Value::Array(items) = value else {
         return Err(error::NOT_ARRAY
-            .titled("Streams are an array of objects")
+            .titled("Expected an array of objects")
             .at_pointer("/streams"));
     };
     if items.len() > STREAMS_PER_REPORT_MAX {
@@ -394,12 +397,12 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
             Some(Some(Value::String(name))) => name,
             Some(Some(_)) => {
                 return Err(error::NOT_STRING
-                    .titled("A name is a string")
+                    .titled("Expected a string")
                     .at_pointer(at_name()));
             }
             Some(None) => {
                 return Err(error::MISSING_REQUIRED
-                    .titled("A stream has a name")
+                    .titled("`name` is required")
                     .at_pointer(at_name()));
             }
             None => return Err(not_an_object(&format!("/streams/{i}"))),
@@ -408,7 +411,7 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
             .map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_name()))?;
         let stats = stream_stats(item, &format!("/streams/{i}"))?;
         if !seen.insert(name.clone()) {
-            return Err(twice(at_name()));
+            return Err(duplicate(at_name()));
         }
         streams.push((name, stats));
     }
@@ -416,14 +419,15 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
 }
 
 fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
-    // Not a field of the reference's answers, but of what its streamers say: since when somebody publishes.
+    // Reported by the streamers of the reference, though not part of its API: when publishing
+    // began.
     if let Some(opened_at) = item.get("opened_at") {
         check_moment(opened_at, format!("{pointer}/opened_at"))?;
     }
     let opened_at = item.get("opened_at").and_then(Value::as_u64);
     let schema = schema::stream_stats();
     let mut stats = checked(item, schema, pointer)?;
-    let number = |name: &str| Maybe::of(stats.get(name).and_then(Value::as_u64));
+    let number = |name: &str| OptionalNumber::of(stats.get(name).and_then(Value::as_u64));
     let mut kept = StreamStats {
         text: Box::default(),
         status: stats
@@ -435,7 +439,7 @@ fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
         online_clients: number("online_clients"),
         bytes_out: number("bytes_out"),
         last_dts_at_ms: number("last_dts_at"),
-        opened_at_ms: Maybe::of(opened_at),
+        opened_at_ms: OptionalNumber::of(opened_at),
         agent: stats
             .get("current_agent_id")
             .and_then(Value::as_str)
@@ -445,7 +449,7 @@ fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
         stats.remove(name);
     }
     let stats = Value::Object(stats);
-    kept.text = text_of(&stats, STREAM_BYTES_MAX, pointer)?;
+    kept.text = bounded_text(&stats, STREAM_BYTES_MAX, pointer)?;
     if schema.has_secrets(&stats) {
         kept.text = schema.mask(&kept.text).into();
     }
@@ -458,7 +462,7 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn reports_are_checked_by_the_schema_and_errors_say_where() {
+    fn invalid_report_is_refused_with_its_pointer() {
         for (body, pointer, code) in [
             ("[]", "", "not_object"),
             (r#"{"stats":5}"#, "/stats", "not_object"),
@@ -514,7 +518,7 @@ mod tests {
             ),
         ] {
             let value = json::parse(body.as_bytes()).expect("JSON");
-            let error = Report::from_body(value, Instant::now()).expect_err(body);
+            let error = StreamerReport::from_body(value, Instant::now()).expect_err(body);
             let item = &error.items[0];
             assert_eq!(
                 (item.pointer.as_deref(), item.code),
@@ -527,14 +531,14 @@ mod tests {
             "x".repeat(STREAM_BYTES_MAX)
         );
         let value = json::parse(long.as_bytes()).expect("JSON");
-        assert!(Report::from_body(value, Instant::now()).is_err());
+        assert!(StreamerReport::from_body(value, Instant::now()).is_err());
         let many = format!(
             r#"{{"dvrs":[{}{{"name":"a"}}]}}"#,
             r#"{"name":"b"},"#.repeat(DVRS_PER_REPORT_MAX)
         );
         let value = json::parse(many.as_bytes()).expect("JSON");
         assert_eq!(
-            Report::from_body(value, Instant::now())
+            StreamerReport::from_body(value, Instant::now())
                 .expect_err("too many")
                 .status,
             413

@@ -1,10 +1,11 @@
-//! What streamers reported last: about themselves and about the streams that run on them.
+//! The latest stats of the fleet, as its streamers reported them.
 //!
-//! Facts live in memory only, each with its time of receipt; what is older than the dead timeout is not told any more. A report replaces what its
-//! streamer said before: streams that are not in it no longer run there, from that moment on and without being looked for. There is
-//! no clock here, `now` is passed in. Memory is bounded per report and in all; what no longer holds is swept out as reports come in.
+//! Stats live in memory only, each with its time of receipt, and expire after the dead timeout. A
+//! report replaces the previous one of its streamer: a stream that is not in it no longer runs
+//! there, effective at once and without a search. There is no clock here; `now` is passed in.
+//! Memory is bounded per report and in total; expired stats are swept as reports come in.
 //!
-//! Written by any thread, read by all of them: locks per shard, held for the time of one look.
+//! Any thread may write and read: each shard has a lock, held for the time of one lookup.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,34 +17,36 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 
-use super::report::{Dvrs, JOINED, Maybe, Report, StreamStats, StreamStatus, StreamerStats};
+use super::report::{
+    JOINED, OptionalNumber, ReportedDvrs, StreamStats, StreamStatus, StreamerReport, StreamerStats,
+};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
 
-/// Text of all streams together. Above it only numbers are kept of a stream.
+/// Text of all streams together. Above it only the numbers of a stream are kept.
 const TEXT_BYTES_MAX: usize = 2 << 30;
-/// Nodes that are remembered as running one stream; more say nothing new.
+/// Nodes per stream whose reports are kept.
 const NODES_PER_STREAM_MAX: usize = 32;
-/// Streamers that say nothing for so long are forgotten altogether.
+/// Streamers that have not reported for this long are removed.
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
-/// Pause between two sweeps, each of one shard.
+/// Pause between sweeps; each sweeps one shard.
 const SWEEP_PAUSE_MS: u64 = 1000;
-/// Reports that a follower may be behind with.
+/// Reports that a follower may be behind.
 const FOLLOWED_MAX: usize = 16 * 1024;
 
-/// What is known of one streamer.
+/// The last report of one streamer, part by part.
 #[derive(Debug, Clone)]
 pub struct StreamerFacts {
     pub hostname: Hostname,
     pub stats: Option<Arc<StreamerStats>>,
-    /// Part of the node's configuration: told as long as the node is remembered, also when it is silent.
-    pub dvrs: Option<Arc<Dvrs>>,
+    /// Part of the node's configuration, so they do not expire with the stats.
+    pub dvrs: Option<Arc<ReportedDvrs>>,
 }
 
-/// The agent that a stream's video comes through, and how it fares.
+/// The agent that relays the video of a stream, and its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentFacts {
+pub struct StreamAgent {
     pub id: Box<str>,
     pub status: AgentStatus,
 }
@@ -53,7 +56,7 @@ pub enum AgentStatus {
     /// Its control connection is open.
     Connected,
     NotConnected,
-    /// The streamer of the stream has no key that lets agents in.
+    /// The streamer of the stream has no streampoint key for agents.
     RproxyNotConfigured,
 }
 
@@ -67,8 +70,8 @@ impl AgentStatus {
     }
 }
 
-impl AgentFacts {
-    /// `stats` of a stream that no node reports, as canonical JSON.
+impl StreamAgent {
+    /// Writes the `stats` of a stream that no node reports, as canonical JSON.
     pub fn render(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"agent_status\":");
         write_string(out, self.status.as_str());
@@ -78,99 +81,95 @@ impl AgentFacts {
     }
 }
 
-/// One streamer, for as long as anything of it is remembered.
+/// A streamer that has reported.
 #[derive(Debug)]
-struct Host {
+struct ReportingNode {
     hostname: Hostname,
-    /// One report at a time.
+    /// Held while a report is stored.
     reporting: Mutex<()>,
-    /// When it last said anything, and when it last said what runs on it.
+    /// The times of its last report, and of its last report of streams.
     seen_ms: AtomicU64,
     streams_ms: AtomicU64,
-    /// Number of the last report of streams that is complete. What an earlier one said does not hold any more.
+    /// Serial number of the last complete report of streams, which voids all earlier ones.
     round: AtomicU32,
     facts: ArcSwap<StreamerFacts>,
 }
 
-/// What one streamer said of one stream in one of its reports.
+/// One stream in one report of one streamer.
 #[derive(Debug)]
-struct Told {
-    host: Arc<Host>,
+struct StreamReport {
+    host: Arc<ReportingNode>,
     round: u32,
     stats: StreamStats,
 }
 
-impl Told {
-    /// A report that is being taken in counts at once: nothing blinks.
-    fn holds(&self, oldest_ms: u64) -> bool {
+impl StreamReport {
+    /// Whether it is current. A report that is being stored counts already, so that no stream
+    /// vanishes in between.
+    fn is_current(&self, oldest_ms: u64) -> bool {
         self.round >= self.host.round.load(Ordering::Acquire)
             && self.host.streams_ms.load(Ordering::Acquire) >= oldest_ms
     }
 }
 
 #[derive(Debug)]
-struct Stream {
-    first: Told,
-    /// Of other nodes; for most streams there is none.
-    others: Vec<Told>,
+struct StreamReports {
+    first: StreamReport,
+    /// Of other nodes; most streams have none.
+    others: Vec<StreamReport>,
 }
 
-impl Stream {
-    fn told(&self) -> impl Iterator<Item = &Told> {
+impl StreamReports {
+    fn all(&self) -> impl Iterator<Item = &StreamReport> {
         std::iter::once(&self.first).chain(&self.others)
     }
 }
 
 #[derive(Default)]
-struct Shard {
-    streams: HashMap<Box<str>, Stream>,
+struct StatsShard {
+    streams: HashMap<Box<str>, StreamReports>,
     text_bytes: usize,
 }
 
-impl Shard {
-    fn put(&mut self, name: Box<str>, mut told: Told) {
-        if self.text_bytes + told.stats.text.len() > TEXT_BYTES_MAX / SHARDS {
-            told.stats.text = Box::from("{}");
+impl StatsShard {
+    fn put(&mut self, name: Box<str>, mut report: StreamReport) {
+        if self.text_bytes + report.stats.text.len() > TEXT_BYTES_MAX / SHARDS {
+            report.stats.text = Box::from("{}");
         }
-        self.text_bytes += told.stats.text.len();
+        self.text_bytes += report.stats.text.len();
         let Some(stream) = self.streams.get_mut(&name) else {
             let others = Vec::new();
-            self.streams.insert(
-                name,
-                Stream {
-                    first: told,
-                    others,
-                },
-            );
+            let first = report;
+            self.streams.insert(name, StreamReports { first, others });
             return;
         };
-        let old = if Arc::ptr_eq(&stream.first.host, &told.host) {
-            std::mem::replace(&mut stream.first, told)
+        let old = if Arc::ptr_eq(&stream.first.host, &report.host) {
+            std::mem::replace(&mut stream.first, report)
         } else if let Some(old) = stream
             .others
             .iter_mut()
-            .find(|old| Arc::ptr_eq(&old.host, &told.host))
+            .find(|old| Arc::ptr_eq(&old.host, &report.host))
         {
-            std::mem::replace(old, told)
+            std::mem::replace(old, report)
         } else if stream.others.len() + 1 < NODES_PER_STREAM_MAX {
-            stream.others.push(told);
+            stream.others.push(report);
             return;
         } else {
-            told
+            report
         };
         self.text_bytes -= old.stats.text.len();
     }
 
-    /// Forgets what does not hold any more.
+    /// Removes expired reports.
     fn sweep(&mut self, oldest_ms: u64) {
         let mut freed = 0;
         self.streams.retain(|_, stream| {
-            stream.others.retain(|told| {
-                let holds = told.holds(oldest_ms);
-                freed += if holds { 0 } else { told.stats.text.len() };
+            stream.others.retain(|report| {
+                let holds = report.is_current(oldest_ms);
+                freed += if holds { 0 } else { report.stats.text.len() };
                 holds
             });
-            if stream.first.holds(oldest_ms) {
+            if stream.first.is_current(oldest_ms) {
                 return true;
             }
             freed += stream.first.stats.text.len();
@@ -189,23 +188,23 @@ impl Shard {
     }
 }
 
-type Hosts = OrdMap<Hostname, Arc<Host>>;
+type Hosts = OrdMap<Hostname, Arc<ReportingNode>>;
 
-/// Everything that streamers reported and that still holds.
+/// The latest stats of all streamers and their streams.
 pub struct FleetStats {
-    /// Times are kept as milliseconds since then, plus one: 0 is never.
+    /// Times are milliseconds since the epoch, plus one; 0 is never.
     epoch: Instant,
     dead_after_ms: AtomicU64,
-    /// Changes when a streamer is heard of for the first time, and when one is forgotten.
+    /// Replaced when a streamer reports for the first time, and when one is removed.
     hosts: ArcSwap<Hosts>,
-    shards: [RwLock<Shard>; SHARDS],
+    shards: [RwLock<StatsShard>; SHARDS],
     swept_ms: AtomicU64,
     sweeps: AtomicUsize,
     followers: Mutex<Vec<Sender<Hostname>>>,
 }
 
 impl FleetStats {
-    /// Facts hold for `dead_after`. `epoch` is not after any `now` to come.
+    /// Stats expire after `dead_after`. `epoch` must not be after any later `now`.
     pub fn new(dead_after: Duration, epoch: Instant) -> Self {
         Self {
             epoch,
@@ -230,15 +229,15 @@ impl FleetStats {
         ms(at.saturating_duration_since(self.epoch)) + 1
     }
 
-    /// Facts received before this do not hold at `now`.
+    /// Stats received before this time are expired at `now`.
     fn oldest_ms(&self, now: Instant) -> u64 {
         self.stamp(now)
             .saturating_sub(self.dead_after_ms.load(Ordering::Relaxed))
             .max(1)
     }
 
-    /// Takes in what a streamer says.
-    pub fn report(&self, hostname: &Hostname, report: Report, now: Instant) {
+    /// Stores a report of a streamer.
+    pub fn report(&self, hostname: &Hostname, report: StreamerReport, now: Instant) {
         let host = self.host(hostname);
         let stamp = self.stamp(now);
         {
@@ -261,7 +260,7 @@ impl FleetStats {
         }
         self.sweep(now);
         self.followers.lock().retain(|follower| {
-            // One that is too far behind has to look at everything anyway.
+            // A follower that fell behind reads all streamers anyway.
             !matches!(
                 follower.try_send(hostname.clone()),
                 Err(TrySendError::Disconnected(_))
@@ -269,11 +268,11 @@ impl FleetStats {
         });
     }
 
-    fn host(&self, hostname: &Hostname) -> Arc<Host> {
+    fn host(&self, hostname: &Hostname) -> Arc<ReportingNode> {
         if let Some(host) = self.hosts.load().get(hostname) {
             return host.clone();
         }
-        let new = Arc::new(Host {
+        let new = Arc::new(ReportingNode {
             hostname: hostname.clone(),
             reporting: Mutex::new(()),
             seen_ms: AtomicU64::new(0),
@@ -290,11 +289,11 @@ impl FleetStats {
             hosts.entry(hostname.clone()).or_insert_with(|| new.clone());
             hosts
         });
-        // Another thread may have been first.
+        // Another thread may have added it first.
         self.hosts.load().get(hostname).cloned().unwrap_or(new)
     }
 
-    fn put(&self, host: &Arc<Host>, round: u32, streams: Vec<(Box<str>, StreamStats)>) {
+    fn put(&self, host: &Arc<ReportingNode>, round: u32, streams: Vec<(Box<str>, StreamStats)>) {
         let mut parts: [Vec<(Box<str>, StreamStats)>; SHARDS] = Default::default();
         for (name, stats) in streams {
             parts[shard_of(&name)].push((name, stats));
@@ -306,12 +305,12 @@ impl FleetStats {
             let mut shard = shard.write();
             for (name, stats) in part {
                 let host = host.clone();
-                shard.put(name, Told { host, round, stats });
+                shard.put(name, StreamReport { host, round, stats });
             }
         }
     }
 
-    /// Once in a while: one shard after the other, and now and then the streamers.
+    /// Sweeps one shard if it is time, and the streamers once per round of shards.
     fn sweep(&self, now: Instant) {
         let stamp = self.stamp(now);
         let last = self.swept_ms.load(Ordering::Relaxed);
@@ -328,7 +327,7 @@ impl FleetStats {
         self.shards[shard].write().sweep(self.oldest_ms(now));
         if shard == 0 {
             let oldest = stamp.saturating_sub(ms(FORGOTTEN_AFTER));
-            let silent = |host: &Host| host.seen_ms.load(Ordering::Acquire) < oldest;
+            let silent = |host: &ReportingNode| host.seen_ms.load(Ordering::Acquire) < oldest;
             let silent: Vec<Hostname> = self
                 .hosts
                 .load()
@@ -348,15 +347,15 @@ impl FleetStats {
         }
     }
 
-    /// Names of streamers as they report, for a thread that follows their state. Bounded: a follower that falls behind misses some and looks at
-    /// [`FleetStats::streamers`] once in a while.
+    /// A channel of the names of streamers as they report. It is bounded: a follower that falls
+    /// behind misses some, and should also read [`FleetStats::streamers`] periodically.
     pub fn follow(&self) -> Receiver<Hostname> {
         let (sender, receiver) = bounded(FOLLOWED_MAX);
         self.followers.lock().push(sender);
         receiver
     }
 
-    /// When a streamer last said anything, however long ago.
+    /// When a streamer last reported, however long ago.
     pub fn last_seen(&self, hostname: &str) -> Option<Instant> {
         let stamp = self
             .hosts
@@ -367,29 +366,30 @@ impl FleetStats {
         (stamp > 0).then(|| self.epoch + Duration::from_millis(stamp - 1))
     }
 
-    /// Stats of one streamer, if they hold.
+    /// The stats of one streamer, if not expired.
     pub fn streamer(&self, hostname: &str, now: Instant) -> Option<Arc<StreamerStats>> {
         let facts = self.hosts.load().get(hostname)?.facts.load_full();
-        self.holding(&facts, now).cloned()
+        self.current(&facts, now).cloned()
     }
 
-    /// Everything known of streamers, in order of their names, also of those whose stats do not hold any more.
-    /// What one streamer says that a stream takes.
+    /// The bitrate of a stream on one streamer.
     pub fn bitrate_kbit(&self, stream: &str, hostname: &str, now: Instant) -> Option<u64> {
         let oldest_ms = self.oldest_ms(now);
         let shard = self.shards[shard_of(stream)].read();
-        let mut told = shard.streams.get(stream)?.told();
-        let told = told.find(|told| &*told.host.hostname == hostname && told.holds(oldest_ms))?;
-        told.stats.bitrate_kbit.get()
+        let mut report = shard.streams.get(stream)?.all();
+        let report = report
+            .find(|report| &*report.host.hostname == hostname && report.is_current(oldest_ms))?;
+        report.stats.bitrate_kbit.get()
     }
 
+    /// All streamers in the order of their names, also those with expired stats.
     pub fn streamers(&self) -> Vec<Arc<StreamerFacts>> {
         let hosts = self.hosts.load();
         hosts.values().map(|host| host.facts.load_full()).collect()
     }
 
-    /// The stats of a streamer, if they hold.
-    pub fn holding<'f>(
+    /// The stats of a streamer, if not expired.
+    pub fn current<'f>(
         &self,
         facts: &'f StreamerFacts,
         now: Instant,
@@ -398,7 +398,7 @@ impl FleetStats {
         (self.stamp(stats.received) >= self.oldest_ms(now)).then_some(stats)
     }
 
-    /// What holds at one moment.
+    /// A view of the stats at one moment.
     pub fn view(&self, now: Instant) -> View<'_> {
         View {
             stats: self,
@@ -412,7 +412,7 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
-/// What holds at one moment.
+/// The stats that are current at one moment.
 #[derive(Clone, Copy)]
 pub struct View<'s> {
     stats: &'s FleetStats,
@@ -421,18 +421,19 @@ pub struct View<'s> {
 }
 
 impl View<'_> {
-    /// Everything known of one streamer, and its stats if they hold.
+    /// The last report of one streamer, and its stats if not expired.
     pub fn streamer(
         &self,
         hostname: &str,
     ) -> Option<(Arc<StreamerFacts>, Option<Arc<StreamerStats>>)> {
         let facts = self.stats.hosts.load().get(hostname)?.facts.load_full();
-        let stats = self.stats.holding(&facts, self.now).cloned();
+        let stats = self.stats.current(&facts, self.now).cloned();
         Some((facts, stats))
     }
 
-    /// Looks at what is known of one stream, if anything is. Of several nodes that run it, `ingest` is the one whose word counts. `look` must be
-    /// quick and look at nothing else here.
+    /// Calls `look` with the current stats of one stream, if any. Of its nodes, `ingest` is
+    /// preferred. `look` runs under the lock of the shard: it must be quick and must not read other
+    /// stats.
     pub fn stream<R>(
         &self,
         name: &str,
@@ -441,10 +442,14 @@ impl View<'_> {
     ) -> Option<R> {
         let shard = self.stats.shards[shard_of(name)].read();
         let stream = shard.streams.get(name)?;
-        let holding = || stream.told().filter(|told| told.holds(self.oldest_ms));
-        let chosen = holding()
-            .find(|told| Some(&*told.host.hostname) == ingest)
-            .or_else(|| holding().next())?;
+        let current = || {
+            stream
+                .all()
+                .filter(|report| report.is_current(self.oldest_ms))
+        };
+        let chosen = current()
+            .find(|report| Some(&*report.host.hostname) == ingest)
+            .or_else(|| current().next())?;
         Some(look(StreamFacts {
             chosen,
             stream,
@@ -453,17 +458,19 @@ impl View<'_> {
     }
 }
 
-/// What the nodes say of one stream.
+/// The stats of one stream on all its nodes.
 pub struct StreamFacts<'v> {
-    chosen: &'v Told,
-    stream: &'v Stream,
+    chosen: &'v StreamReport,
+    stream: &'v StreamReports,
     oldest_ms: u64,
 }
 
 impl<'v> StreamFacts<'v> {
-    fn holding(&self) -> impl Iterator<Item = &'v Told> {
+    fn current(&self) -> impl Iterator<Item = &'v StreamReport> {
         let oldest_ms = self.oldest_ms;
-        self.stream.told().filter(move |told| told.holds(oldest_ms))
+        self.stream
+            .all()
+            .filter(move |report| report.is_current(oldest_ms))
     }
 
     pub fn status(&self) -> Option<StreamStatus> {
@@ -482,51 +489,51 @@ impl<'v> StreamFacts<'v> {
         self.chosen.stats.last_dts_at_ms.get()
     }
 
-    /// Since when somebody publishes it, if its node says so.
+    /// When publishing to it began, if its node reports that.
     pub fn opened_at_ms(&self) -> Option<u64> {
         self.chosen.stats.opened_at_ms.get()
     }
 
-    /// Viewers on all nodes.
+    /// The sum of viewers on all nodes.
     pub fn online_clients(&self) -> Option<u64> {
         self.sum(|stats| stats.online_clients)
     }
 
-    /// Sent to viewers by all nodes.
+    /// The sum of bytes sent to viewers by all nodes.
     pub fn bytes_out(&self) -> Option<u64> {
         self.sum(|stats| stats.bytes_out)
     }
 
-    fn sum(&self, of: impl Fn(&StreamStats) -> Maybe) -> Option<u64> {
-        let mut numbers = self.holding().filter_map(|told| of(&told.stats).get());
+    fn sum(&self, of: impl Fn(&StreamStats) -> OptionalNumber) -> Option<u64> {
+        let mut numbers = self.current().filter_map(|report| of(&report.stats).get());
         let first = numbers.next()?;
         Some(numbers.fold(first, u64::saturating_add))
     }
 
-    /// The node whose word counts.
+    /// The node whose stats are shown.
     pub fn node(&self) -> &'v Hostname {
         &self.chosen.host.hostname
     }
 
-    /// Nodes where it runs.
+    /// The nodes on which it runs.
     pub fn running_on(&self) -> impl Iterator<Item = &'v Hostname> {
-        self.holding()
-            .filter(|told| told.stats.status == Some(StreamStatus::Running))
-            .map(|told| &told.host.hostname)
+        self.current()
+            .filter(|report| report.stats.status == Some(StreamStatus::Running))
+            .map(|report| &report.host.hostname)
     }
 
-    /// The agent whose video the node says it takes.
+    /// The agent whose video the node takes, by its report.
     pub fn agent(&self) -> Option<&'v str> {
         self.chosen.stats.agent.as_deref()
     }
 
-    /// Canonical JSON without what [`StreamFacts::render`] joins.
+    /// Canonical JSON without the [`JOINED`] members.
     pub fn text(&self) -> &'v str {
         &self.chosen.stats.text
     }
 
-    /// The whole object as canonical JSON.
-    pub fn render(&self, agent: Option<&AgentFacts>, out: &mut Vec<u8>) {
+    /// Writes the whole object as canonical JSON.
+    pub fn render(&self, agent: Option<&StreamAgent>, out: &mut Vec<u8>) {
         let begin = out.len();
         let mut joined = JOINED.into_iter().peekable();
         for (name, value) in scan::members(self.text()) {
@@ -549,7 +556,7 @@ impl<'v> StreamFacts<'v> {
         out.push(b'}');
     }
 
-    fn render_joined(&self, name: &str, agent: Option<&AgentFacts>, out: &mut Vec<u8>) {
+    fn render_joined(&self, name: &str, agent: Option<&StreamAgent>, out: &mut Vec<u8>) {
         let number = match name {
             "bytes_out" => self.bytes_out(),
             "online_clients" => self.online_clients(),
@@ -601,9 +608,9 @@ mod tests {
         (FleetStats::new(60 * SECOND, epoch), epoch)
     }
 
-    fn report(body: &str, now: Instant) -> Report {
+    fn report(body: &str, now: Instant) -> StreamerReport {
         let body = json::parse(body.as_bytes()).expect("JSON");
-        Report::from_body(body, now).expect("a report")
+        StreamerReport::from_body(body, now).expect("a report")
     }
 
     fn host(name: &str) -> Hostname {
@@ -623,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn stats_hold_for_the_dead_timeout_and_not_longer() {
+    fn stats_expire_after_the_dead_timeout() {
         let (stats, t) = store();
         stats.report(
             &host("s1"),
@@ -642,13 +649,13 @@ mod tests {
         assert!(shown(&stats, "a", None, dead).is_none());
         assert_eq!(stats.last_seen("s1"), Some(t));
         let view = stats.view(dead);
-        let (facts, old) = view.streamer("s1").expect("remembered");
+        let (facts, old) = view.streamer("s1").expect("still known");
         assert!(old.is_none());
         assert_eq!(&*facts.dvrs.as_ref().expect("kept").names, ["d".into()]);
     }
 
     #[test]
-    fn a_stream_that_is_not_in_the_next_report_does_not_run_any_more() {
+    fn stream_missing_from_the_next_report_is_removed() {
         let (stats, t) = store();
         let streams =
             r#"{"streams":[{"name":"a","status":"running"},{"name":"b","status":"running"}]}"#;
@@ -660,7 +667,7 @@ mod tests {
         );
         assert!(
             shown(&stats, "b", None, t).is_some(),
-            "streams were not told anew"
+            "the streams of the last report"
         );
         let streams = r#"{"streams":[{"name":"a","status":"waiting"}]}"#;
         stats.report(&host("s1"), report(streams, t), t + SECOND);
@@ -672,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_nodes_the_capturing_one_counts_and_viewers_are_added_up() {
+    fn ingest_node_is_preferred_and_viewers_are_summed() {
         let (stats, t) = store();
         for (node, bitrate, clients) in [("s3", 3, 30), ("s1", 1, 10), ("s2", 2, 20)] {
             let body = format!(
@@ -694,8 +701,9 @@ mod tests {
     }
 
     #[test]
-    fn what_no_longer_holds_is_swept_out() {
-        // Goal: memory follows what is true. Method: many streams of a node that falls silent, then another node's reports over time.
+    fn expired_stats_are_swept() {
+        // Goal: expired stats free their memory. Method: many streams of a node that falls silent,
+        // then reports of another node over time.
         let (stats, t) = store();
         let mut body = String::from(r#"{"streams":["#);
         for i in 0..1000 {
@@ -733,13 +741,13 @@ mod tests {
         assert!(stats.last_seen("gone").is_some());
         for hour in 25..25 + SHARDS as u32 {
             let now = t + hour * 3600 * SECOND;
-            stats.report(&host("here"), Report::default(), now);
+            stats.report(&host("here"), StreamerReport::default(), now);
         }
         assert!(stats.last_seen("gone").is_none());
     }
 
     #[test]
-    fn what_the_schema_does_not_know_is_dropped_and_secrets_have_a_masked_form() {
+    fn unknown_members_are_dropped_and_secrets_masked() {
         let (stats, t) = store();
         let body = r#"{"stats":{"license_txt":"canary","uptime":null,"strange":1,"cpu_usage":2.0},"dvrs":[{"name":"d","root":"s3://user:canary@host/bucket"}]}"#;
         stats.report(&host("s1"), report(body, t), t);
@@ -756,14 +764,18 @@ mod tests {
     }
 
     #[test]
-    fn followers_hear_of_reports_and_never_hold_anybody_up() {
+    fn followers_get_reports_and_never_block_them() {
         let (stats, t) = store();
-        let heard = stats.follow();
+        let reports = stats.follow();
         drop(stats.follow());
         for _ in 0..=FOLLOWED_MAX {
-            stats.report(&host("s1"), Report::default(), t);
+            stats.report(&host("s1"), StreamerReport::default(), t);
         }
-        assert_eq!(heard.try_iter().count(), FOLLOWED_MAX);
-        assert_eq!(stats.followers.lock().len(), 1, "who left is forgotten");
+        assert_eq!(reports.try_iter().count(), FOLLOWED_MAX);
+        assert_eq!(
+            stats.followers.lock().len(),
+            1,
+            "a dropped follower is removed"
+        );
     }
 }

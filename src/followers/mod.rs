@@ -1,3 +1,3 @@
-//! Followers of commits: threads that watch the state and turn what they see into commands.
+//! Followers of commits: threads that watch the state and reports and issue commands.
 
 pub mod publications;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{LayoutChange, MoveReason};
-use crate::metrics::{Exposition, Kind, add};
+use crate::metrics::{Exposition, MetricKind, add};
 
 /// Counters and gauges of the layouter.
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl LayouterMetrics {
 
     pub fn write_metrics(&self, out: &mut Exposition) {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+        let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
         let enabled = u64::from(self.enabled.load(Ordering::Relaxed));
         let help = "1 while the layouter is enabled.";
         out.one("weir_layouter_enabled", gauge, "", help, &[], enabled);

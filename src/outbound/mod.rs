@@ -1,10 +1,10 @@
 //! Outbound HTTP calls, made while a request waits for their result.
 //!
-//! A bounded pool of threads runs a blocking client, because an io core must never block. A call has
-//! one deadline for everything: waiting for a thread, name resolution, connecting, TLS and the whole
-//! response. The size of a response is bounded, and redirects are returned, never followed. Peers
-//! take turns, and one that does not respond occupies at most half of the threads. The result goes
-//! to a closure that sends it to the requesting core. A cancelled call is not started.
+//! A bounded pool of threads runs a blocking client, because an io core must never block. A call
+//! has one deadline for everything: waiting for a thread, name resolution, connecting, TLS and the
+//! whole response. The size of a response is bounded, and redirects are returned, never followed.
+//! Peers take turns, and one that does not respond occupies at most half of the threads. The result
+//! goes to a closure that sends it to the requesting core. A cancelled call is not started.
 //!
 //! The egress policy is checked against the addresses that a name resolved to, and only those
 //! addresses are connected to, so that a second, different DNS answer gains nothing. Link-local and

@@ -228,8 +228,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Serves each connection on its own thread: `answer` gets the lines of each request head and the
-    /// socket, until it returns false.
+    /// Serves each connection on its own thread: `answer` gets the lines of each request head and
+    /// the socket, until it returns false.
     fn server(
         answer: impl Fn(&[String], &mut TcpStream) -> bool + Send + Sync + 'static,
     ) -> SocketAddr {
@@ -475,8 +475,9 @@ mod tests {
 
     #[test]
     fn silent_peer_leaves_threads_for_other_peers() {
-        // Goal: calls to a dead server leave threads for others. Method: many more calls to a silent
-        // server than threads, then one to another server; it must end before any of the first.
+        // Goal: calls to a dead server leave threads for others. Method: many more calls to a
+        // silent server than threads, then one to another server; it must end before any of the
+        // first.
         let silent = server(|_, _| true);
         let quick = server_sending("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
         let pool = pool(4);

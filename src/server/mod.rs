@@ -24,7 +24,7 @@ use weir_storage::{Opened, Options as StoreOptions, Store, StoreError};
 
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
-use crate::agents::messages::Agents;
+use crate::agents::messages::AgentsShared;
 use crate::api::auth::Auth;
 use crate::api::config_external::Walks;
 use crate::api::settings_save;
@@ -373,7 +373,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         outbound,
         sessions: Sessions::new(settings.viewers.sessions_bytes),
         countries,
-        agents: Agents::new().map_err(cannot("read random numbers"))?,
+        agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,
         hostname: rt::sys::hostname().into(),

@@ -290,7 +290,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::fleet::report::Report;
+    use crate::fleet::report::StreamerReport;
     use crate::fleet::stats::FleetStats;
     use crate::json;
     use crate::state::name::Hostname;
@@ -299,7 +299,7 @@ mod tests {
         let now = Instant::now();
         let fleet = FleetStats::new(Duration::from_mins(1), now);
         let body = json::parse(format!(r#"{{"stats":{stats}}}"#).as_bytes()).expect("JSON");
-        let report = Report::from_body(body, now).expect("a report");
+        let report = StreamerReport::from_body(body, now).expect("a report");
         fleet.report(&Hostname::trusted("s1"), report, now);
         node_stats(&fleet.streamer("s1", now).expect("it reported"))
     }
