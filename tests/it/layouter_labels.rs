@@ -372,21 +372,14 @@ fn relabelled_streamer_loses_only_unfit_streams() {
     let north = json!({"required.zone": "north", "tenant": "t"});
     cluster.labelled(&["n1", "n2", "n3", "n4"], &north);
     cluster.labelled(&["p1", "p2", "p3", "p4"], &json!({}));
-    let first = [
-        ("n1", "s1"),
-        ("n2", "s1"),
-        ("n3", "s2"),
-        ("n4", "s2"),
-        ("p1", "s1"),
-        ("p2", "s1"),
-        ("p3", "s2"),
-        ("p4", "s2"),
-    ];
-    cluster.place(&first);
     let own: [(&str, &[&str]); 2] = [
         ("s1", &["n1", "n2", "p1", "p2"]),
         ("s2", &["n3", "n4", "p3", "p4"]),
     ];
+    for (host, names) in own {
+        let places: Vec<_> = names.iter().map(|name| (*name, host)).collect();
+        cluster.place(&places);
+    }
     cluster.until(&own);
     let before = cluster.rest();
     assert_eq!(on(&before, "s1"), own[0].1);

@@ -91,9 +91,9 @@ fn may(wish: &Wish, place: &StormNode) -> bool {
         && satisfied(&place.labels, &wish.labels)
 }
 
-/// What is against the rules, in words.
-fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) -> Vec<String> {
-    let places: BTreeMap<String, StormNode> = list(server, "streamers", "hostname")
+/// The running streamers, as the server shows them.
+fn running_nodes(server: &TestServer, running: &BTreeSet<String>) -> BTreeMap<String, StormNode> {
+    list(server, "streamers", "hostname")
         .into_iter()
         .filter(|(host, _)| running.contains(host))
         .map(|(host, item)| {
@@ -105,8 +105,12 @@ fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) ->
             };
             (host, place)
         })
-        .collect();
-    let wishes: BTreeMap<String, Wish> = list(server, "streams", "name")
+        .collect()
+}
+
+/// The streams, as the server shows them.
+fn wishes(server: &TestServer) -> BTreeMap<String, Wish> {
+    list(server, "streams", "name")
         .into_iter()
         .map(|(name, item)| {
             let wish = Wish {
@@ -117,7 +121,12 @@ fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) ->
             };
             (name, wish)
         })
-        .collect();
+        .collect()
+}
+
+/// What is against the rules, in words.
+fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) -> Vec<String> {
+    let (places, wishes) = (running_nodes(server, running), wishes(server));
     let mut found = Vec::new();
     let mut there: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for host in running {

@@ -1,7 +1,7 @@
 //! The model: what the server promises, written a second time and without any care for speed.
 //!
-//! Plain `BTreeMap`s of JSON; its own merge patch, its own rules of layouts, its own idea of what a
-//! node is told. It knows nothing of records, indexes, generations or shards.
+//! Plain `BTreeMap`s of JSON; its own merge patch, its own rules of layouts, its own rendering of a
+//! node's configuration. It knows nothing of records, indexes, generations or shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,6 +9,13 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::op::Op;
+
+/// Fields of a stream that its ingest node does not receive.
+#[rustfmt::skip]
+const HIDDEN: [&str; 11] = [
+    "disabled", "template", "stats", "meta", "position", "named_by", "config_on_disk", "layout",
+    "claims", "labels", "namespace",
+];
 
 const HISTORY_MAX: usize = 100;
 const HISTORY_MS: u64 = 90 * 24 * 3600 * 1000;
@@ -365,21 +372,8 @@ impl Model {
             };
             match role {
                 Role::Ingest => {
-                    let hidden = [
-                        "disabled",
-                        "template",
-                        "stats",
-                        "meta",
-                        "position",
-                        "named_by",
-                        "config_on_disk",
-                        "layout",
-                        "claims",
-                        "labels",
-                        "namespace",
-                    ];
                     for (field, value) in config.as_object().expect("a configuration") {
-                        if !hidden.contains(&field.as_str()) {
+                        if !HIDDEN.contains(&field.as_str()) {
                             document[field] = value.clone();
                         }
                     }
