@@ -687,8 +687,10 @@ fn verify(cli: &Cli, target: &Target, control: &mut Control) -> Result<bool, Str
     finish(cli, &report)
 }
 
-/// The envelope and the hashed streams of a list.
-fn content(body: &[u8]) -> Result<(answer::Envelope, Vec<(Key, u64)>), &'static str> {
+/// The streams of a list: names and hashes of their content.
+type Hashed = Vec<(Key, u64)>;
+
+fn content(body: &[u8]) -> Result<(answer::Envelope, Hashed), &'static str> {
     let mut items = Vec::new();
     let envelope = answer::read(body, &mut |item| items.push((item.key(), item.hash)))?;
     Ok((envelope, items))

@@ -206,8 +206,8 @@ impl Client {
     #[track_caller]
     pub fn is_ended(&mut self) -> bool {
         let deadline = Instant::now() + self.longest;
-        let received = || "the connection stays open and silent";
-        self.received.is_empty() && self.receive(deadline).expect(received()) == 0
+        let open = "the connection stays open and silent";
+        self.received.is_empty() && self.receive(deadline).expect(open) == 0
     }
 
     /// Reads once. 0: the connection has ended, by a reset too.

@@ -74,6 +74,12 @@ impl Running {
     }
 }
 
+impl Default for TestServer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl TestServer {
     /// A server on an empty data directory.
     pub fn new() -> Self {
