@@ -145,7 +145,7 @@ fn nanoseconds(rounds: u32, mut work: impl FnMut()) -> f64 {
     for _ in 0..rounds {
         work();
     }
-    (thread_cpu() - start).as_nanos() as f64 / f64::from(rounds)
+    thread_cpu().saturating_sub(start).as_nanos() as f64 / f64::from(rounds)
 }
 
 fn median(values: &mut [f64]) -> f64 {
