@@ -1,6 +1,7 @@
 //! Previews, explanations and capacity over HTTP.
 //!
-//! Handlers check requests and return queries for the what-if worker, which answers from a snapshot of the layouter. While the layouter is disabled the answer is 409.
+//! Handlers check requests and return queries for the what-if worker, which answers from a snapshot
+//! of the layouter. While the layouter is disabled the answer is 409.
 
 use std::time::Duration;
 
@@ -102,7 +103,8 @@ pub fn explain(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(whatif(WhatIfQuery::Explain(name)))
 }
 
-/// Whether a list selects the layout decisions. Errors in the query string are left to the query parser.
+/// Whether a list selects the layout decisions. Errors in the query string are left to the query
+/// parser.
 pub fn wants_decisions(raw_query: &str) -> bool {
     pairs(raw_query).flatten().any(|(name, value)| {
         let paths = value.as_deref().unwrap_or_default();

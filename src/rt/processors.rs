@@ -1,9 +1,9 @@
 //! Processors: which thread runs where.
 //!
-//! With the layouter enabled and at least three processors, the layouter has the last one for itself:
-//! a large change computes for hundreds of milliseconds, and no request should wait behind it. Each io
-//! thread is pinned to one of the others, and all other threads stay off the layouter's. With fewer
-//! processors, or without the layouter, the scheduler decides.
+//! With the layouter enabled and at least three processors, the layouter has the last one for
+//! itself: a large change computes for hundreds of milliseconds, and no request should wait behind
+//! it. Each io thread is pinned to one of the others, and all other threads stay off the
+//! layouter's. With fewer processors, or without the layouter, the scheduler decides.
 
 /// Fewest processors with which threads are pinned.
 const PROCESSORS_MIN: usize = 3;

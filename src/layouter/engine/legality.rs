@@ -49,8 +49,8 @@ impl Engine {
         }
     }
 
-    /// All reasons against a slot on a node. `there`: it is there already, or its row says so; then
-    /// CPU pressure is no reason.
+    /// All reasons against a slot on a node. `there`: it is there already, or its row has it there;
+    /// then CPU pressure is no reason.
     pub(super) fn reasons_on(&self, s: u32, n: u32, there: bool, siblings: &[u32]) -> Reasons {
         let slot = self.slot(s);
         let node = self.node(n);

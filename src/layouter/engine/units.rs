@@ -210,8 +210,8 @@ impl Engine {
         members
     }
 
-    /// Takes the future members of a unit off their nodes and out of their lists. Returns the members
-    /// by their node, and the origin of the unit.
+    /// Takes the future members of a unit off their nodes and out of their lists. Returns the
+    /// members by their node, and the origin of the unit.
     fn take_members(&mut self, ingests: &[u32]) -> (BTreeMap<u32, BTreeSet<u32>>, u32) {
         let mut on_node: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         let mut origin = NONE;

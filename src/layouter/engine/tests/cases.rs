@@ -555,7 +555,8 @@ fn layouts_explained_as_allowed_are_accepted() {
             spec.disabled = false;
             engine.apply(streams(vec![spec.clone()]));
             let decisions = engine.explain(&spec.name, SlotKind::Ingest);
-            // A row on a node in state `Unsure` is adopted, though the engine would not choose that node.
+            // A row on a node in state `Unsure` is adopted, though the engine would not choose that
+            // node.
             let unsure: Vec<Hostname> = engine
                 .nodes()
                 .filter(|node| node.state == NodeState::Unsure)
@@ -596,7 +597,7 @@ fn newer_row_without_the_decision_is_answered_with_it() {
     let mut newer = stream(0);
     newer.revision = 5;
     let answered = engine.apply(streams(vec![newer]));
-    assert_eq!(answered.len(), 1, "the row does not say so yet");
+    assert_eq!(answered.len(), 1, "the row lacks the decision");
     assert_eq!(answered[0].revision, 5);
 }
 
@@ -661,7 +662,7 @@ fn capacity_and_survival_match_placements() {
     engine.apply(streams(more.collect()));
     let survival = engine.survival("node000").expect("it is known");
     assert_eq!(survival.lost, 2);
-    // As many as the capacity says fit.
+    // As many fit as the capacity reports.
     let fits = engine.capacity(&stream(99)).fits as usize;
     engine.apply(streams((200..200 + fits).map(stream).collect()));
     assert_eq!(engine.waiting_count(), 0);
@@ -679,7 +680,9 @@ fn engine_needs_at_most_64_bytes_per_stream() {
 
 #[test]
 fn gap_of_two_channels_is_balanced_at_any_limit() {
-    // Loads are rounded down; their difference must not be underestimated. An operator moves two of four streams to the node of the others, where they stay; the other two move back, the second when three are on one node and one on the other.
+    // Loads are rounded down; their difference must not be underestimated. An operator moves two of
+    // four streams to the node of the others, where they stay; the other two move back, the second
+    // when three are on one node and one on the other.
     for channel_limit in 4..=30 {
         let mut engine = cluster(2, channel_limit, 4);
         let is_manual = (0..4)

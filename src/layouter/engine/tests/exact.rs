@@ -1,7 +1,8 @@
 //! Quality compared with the optimum, on clusters small enough to compute it.
 //!
-//! While only channels are limited, the most streams that can be placed, and the best sum of scores with that many, are a flow problem: solved exactly here by augmenting along cheapest paths.
-//! The engine must place as many, and come close to the score.
+//! While only channels are limited, the most streams that can be placed, and the best sum of scores
+//! with that many, are a flow problem: solved exactly here by augmenting along cheapest paths. The
+//! engine must place as many, and come close to the score.
 
 use std::sync::Arc;
 
@@ -180,7 +181,8 @@ fn placement_is_close_to_the_exact_optimum() {
         short += usize::from(placed < most);
         placed_sum += placed;
         most_sum += most;
-        // If some must wait, the optimum would replace running streams by waiting ones. The engine never does, so these scores are not comparable.
+        // If some must wait, the optimum would replace running streams by waiting ones. The engine
+        // never does, so these scores are not comparable.
         if placed == allowed.len() {
             assert!(score <= best, "seed {seed}: {score} of {best}");
             score_sum += score;

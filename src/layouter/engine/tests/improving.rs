@@ -1,4 +1,8 @@
-//! I10: every optional move improves the layout. All such moves of many random clusters are checked from outside, in their order: a preferred move raises the stream's score, a balancing one does not lower it, and leaves the fuller of its two nodes less full than before. If one tick makes several preferred moves, a stream may gain by the first and be displaced by a greater gain of another: then the sum rises.
+//! I10: every optional move improves the layout. All such moves of many random clusters are checked
+//! from outside, in their order: a preferred move raises the stream's score, a balancing one does
+//! not lower it, and leaves the fuller of its two nodes less full than before. If one tick makes
+//! several preferred moves, a stream may gain by the first and be displaced by a greater gain of
+//! another: then the sum rises.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,7 +12,7 @@
 //! I7  a preview equals the event and changes nothing          TestCluster::apply
 //! I8  a batch gives one layout in any order                   rows_in_any_order_..
 //! I9  same events, or a restart, give the same layout         same_events_.., restarted
-//! I10 every optional move improves the layout                 every_optional_move_.., every_improv..
+//! I10 every optional move improves the layout                 every_optional_move_.., every_im..
 //! I11 a joining node only receives                            joining_node_only_receives_streams
 //! I12 no node could take a waiting slot                       Engine::check_rest, at a fixed point
 //! I13 layouts explained as allowed are accepted               layouts_explained_as_allowed_..
@@ -74,7 +74,8 @@ fn run(settings: &EngineSettings, ops: &[ClusterOp]) {
     }
 }
 
-/// I10: a tick improves the layout. Checked on ticks with moves of one kind, because only net changes are emitted.
+/// I10: a tick improves the layout. Checked on ticks with moves of one kind, because only net
+/// changes are emitted.
 fn check_improvement(
     before: &Engine,
     after: &Engine,
@@ -104,7 +105,8 @@ fn check_improvement(
     if changes.is_empty() || !only(&[MoveReason::Rebalance]) {
         return;
     }
-    // Each slot moves at most once, because it is exempt afterwards. So the changes in their order are the moves.
+    // Each slot moves at most once, because it is exempt afterwards. So the changes in their order
+    // are the moves.
     let mut engine = before.clone();
     engine.refresh_tree();
     let balance = engine.settings().balance;
@@ -152,7 +154,8 @@ fn check_improvement(
 
 #[test]
 fn every_improving_tick_improves_the_layout() {
-    // Goal: I10, backups and inference included. Method: sequences without agents, because a unit is judged as it is after the tick; both kinds of improvement must occur.
+    // Goal: I10, backups and inference included. Method: sequences without agents, because a unit
+    // is judged as it is after the tick; both kinds of improvement must occur.
     let mut seen = [0; 2];
     for seed in 0..SEEDS / 10 {
         let (settings, ops) = sequence(seed);
@@ -228,7 +231,8 @@ fn shrink(settings: &EngineSettings, mut ops: Vec<ClusterOp>) -> Vec<ClusterOp> 
 
 #[test]
 fn random_operations_keep_all_invariants() {
-    // Goal: constraints, sums, agents, previews, restart, fixed point. Method: random operations with a slow writer; all invariants are checked from the model after each.
+    // Goal: constraints, sums, agents, previews, restart, fixed point. Method: random operations
+    // with a slow writer; all invariants are checked from the model after each.
     let only: Option<u64> = std::env::var("LAYOUTER_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());

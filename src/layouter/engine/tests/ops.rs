@@ -1,4 +1,6 @@
-//! Operations on a small cluster, with a model of the store and of the streamers: changes are written at once, late or never, and come back as rows. After every operation all invariants are checked from the model.
+//! Operations on a small cluster, with a model of the store and of the streamers: changes are
+//! written at once, late or never, and come back as rows. After every operation all invariants are
+//! checked from the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
