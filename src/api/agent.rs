@@ -1,8 +1,10 @@
-//! Agents: programs on cameras and routers that dial out, and make sources behind them reachable.
+//! Agents: programs on cameras and routers that connect out and relay the video of sources behind
+//! NAT.
 //!
-//! An agent is shown as it is configured, with where its video goes (its streams' place, or its own while it has none) and what this process
-//! knows of its connections. Its key is shown to an administrator who reads one agent and masked everywhere else. Commands reach an agent that
-//! is connected, on whichever core; how they travel is `control`'s business.
+//! The document of an agent is its configuration, its layout (that of its streams, or its own while
+//! no stream uses it) and the state of its connections. Only an administrator who reads one agent
+//! sees its key; it is masked in lists and for other callers. A command is sent to the core that
+//! holds the connection of the agent.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -32,12 +34,12 @@ use std::time::Duration;
 
 type Presences = OrdMap<Arc<str>, Arc<Presence>>;
 
-/// What a document needs besides the record.
+/// What the document of an agent is rendered from besides its record.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct AgentContext<'a> {
     pub state: &'a State,
     pub presences: &'a Presences,
-    /// The name of this server.
+    /// The hostname of this server.
     pub server: &'a str,
 }
 
@@ -45,11 +47,11 @@ pub struct Surroundings<'a> {
 pub struct AgentDoc<'a> {
     agent: &'a EntityRecord,
     config: Cow<'a, str>,
-    around: Surroundings<'a>,
+    around: AgentContext<'a>,
 }
 
 impl<'a> AgentDoc<'a> {
-    pub fn new(agent: &'a EntityRecord, masked: bool, around: Surroundings<'a>) -> Self {
+    pub fn new(agent: &'a EntityRecord, masked: bool, around: AgentContext<'a>) -> Self {
         let config = agent.config.as_str();
         let config = if masked && agent.has_secrets {
             Cow::Owned(schema::agent().mask(config))
@@ -105,8 +107,8 @@ impl<'a> AgentDoc<'a> {
     }
 }
 
-/// A field that is rendered when it is asked for.
-fn made(write: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<Raw<'static>> {
+/// A field that is rendered only when a query reads it.
+fn rendered(write: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<Raw<'static>> {
     let mut out = Vec::new();
     write(&mut out).then(|| {
         Raw::Json(Cow::Owned(
@@ -127,10 +129,10 @@ impl Document for AgentDoc<'_> {
                 let stamp = self.agent.updated_at.to_native();
                 Some(Raw::Number(Number::Unsigned(stamp)))
             }
-            "layout" => made(|out| self.write_layout(out)),
-            "stats" => made(|out| self.write_stats(out)),
-            // For filters only: `stream_is=null` finds the agents that nobody uses.
-            "stream" => made(|out| self.write_streams(out)),
+            "layout" => rendered(|out| self.write_layout(out)),
+            "stats" => rendered(|out| self.write_stats(out)),
+            // For filters only: `stream_is=null` finds agents without streams.
+            "stream" => rendered(|out| self.write_streams(out)),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
     }
@@ -159,14 +161,14 @@ impl Document for AgentDoc<'_> {
     }
 }
 
-/// All agents of a state, as the query engine wants them.
-pub struct Agents<'s> {
+/// All agents of a state, as a source of the query engine.
+pub struct AgentSource<'s> {
     agents: &'s Entities,
-    around: Surroundings<'s>,
+    around: AgentContext<'s>,
 }
 
-impl<'s> Agents<'s> {
-    pub fn new(around: Surroundings<'s>) -> Self {
+impl<'s> AgentSource<'s> {
+    pub fn new(around: AgentContext<'s>) -> Self {
         Self {
             agents: around.state.entities(Kind::Agent),
             around,
@@ -183,7 +185,7 @@ impl<'s> Agents<'s> {
     }
 }
 
-impl Source for Agents<'_> {
+impl Source for AgentSource<'_> {
     type Doc<'a>
         = AgentDoc<'a>
     where
@@ -208,10 +210,10 @@ impl Source for Agents<'_> {
     }
 }
 
-/// One agent. `masked` hides its key.
+/// Renders one agent. `masked` hides its key.
 pub fn render(agent: &EntityRecord, masked: bool, shared: &Shared, state: &State) -> Vec<u8> {
     let presences = shared.agents.presence.snapshot();
-    let around = Surroundings {
+    let around = AgentContext {
         state,
         presences: &presences,
         server: &shared.hostname,
@@ -221,7 +223,7 @@ pub fn render(agent: &EntityRecord, masked: bool, shared: &Shared, state: &State
     body
 }
 
-/// The agent that the path names; it must exist.
+/// The agent in the path, or 404.
 fn found<'a>(call: &Call<'a>) -> Result<&'a EntityRecord, ApiError> {
     let key = call.key(Kind::Agent)?;
     let agent = call.state.entities(Kind::Agent).get(&key);
@@ -256,7 +258,7 @@ pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }))
 }
 
-/// The agent, and all streams that use it.
+/// Deletes the agent and all streams that use it.
 pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
     super::entity::delete(call, Kind::Agent)
 }
@@ -267,26 +269,22 @@ pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn reboot(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    ask(call, AgentRequest::Reboot)
+    command(call, Some(AgentRequest::Reboot))
 }
 
 pub fn reset(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    ask(call, AgentRequest::Reset)
+    command(call, Some(AgentRequest::Reset))
 }
 
 pub fn logs(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    ask(call, AgentRequest::Logs)
+    command(call, Some(AgentRequest::Logs))
 }
 
 pub fn disconnect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     command(call, None)
 }
 
-fn ask(call: &Call<'_>, request: AgentRequest) -> Result<Outcome, ApiError> {
-    command(call, Some(request))
-}
-
-/// Sends a command to an agent; `None` ends its connection.
+/// Sends a command to an agent. Without a request, its connection is closed.
 fn command(call: &Call<'_>, request: Option<AgentRequest>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Pending(Box::new(AgentCommand {
         presence: online(call)?,
@@ -296,10 +294,10 @@ fn command(call: &Call<'_>, request: Option<AgentRequest>) -> Result<Outcome, Ap
     })))
 }
 
-/// A command to an agent, on its way to the core of its connection or to the agent itself.
+/// A command to an agent that was sent and is not answered yet.
 struct AgentCommand {
     presence: Arc<Presence>,
-    /// Nothing for a disconnect.
+    /// `None`: disconnect.
     request: Option<AgentRequest>,
     trace_id: Box<str>,
     /// The name under which the caller is recorded.
@@ -341,7 +339,9 @@ impl Pending for AgentCommand {
         let Reply::Agent(reply) = reply else {
             return Step::Wait;
         };
-        let closed = matches!(&reply, Err(error) if error.items[0].code == error::AGENT_CONNECTION_CLOSED.code);
+        let closed = reply
+            .as_ref()
+            .is_err_and(|error| error.items[0].code == error::AGENT_CONNECTION_CLOSED.code);
         self.log(context.shared, closed.then_some("connection_closed"));
         Step::Done(match reply {
             Ok(AgentReply::Done) => Response::no_content(),
@@ -364,7 +364,7 @@ impl Pending for AgentCommand {
 }
 
 impl AgentCommand {
-    /// Appends an event about a command that changes something at the agent.
+    /// Appends an event about a command. Reading logs changes nothing and is not recorded.
     fn log(&self, shared: &Shared, error: Option<&'static str>) {
         let command = match self.request {
             None => "disconnect",
@@ -382,6 +382,7 @@ impl AgentCommand {
     }
 }
 
+/// The connection of the agent in the path, or 404 or the error for an agent that is not connected.
 fn online(call: &Call<'_>) -> Result<Arc<Presence>, ApiError> {
     let agent = found(call)?;
     let presence = call.shared.agents.presence.online(&agent.key);

@@ -1,12 +1,12 @@
-//! Who is calling, and may they: one function, called in one place.
+//! Authorization of requests: one function, called in one place.
 //!
-//! Four credentials exist: the API key (`Bearer`), the operator's login (`Basic`), API tokens (`Bearer`), which open what their permissions name,
-//! and a streamer's own cluster key (`Cluster`), which opens only the configuration of its own hostname. Secrets are kept and compared as
-//! digests of equal length in constant time. Nothing about a wrong credential is told apart: an unknown login and a wrong password get
-//! the same answer.
+//! Four credentials exist: the API key (`Bearer`), the operator's login (`Basic`), API tokens
+//! (`Bearer`), limited to their permissions, and the cluster key of a streamer (`Cluster`), limited
+//! to the configuration of its own hostname. Secrets are kept and compared as digests of equal
+//! length in constant time. All wrong credentials get the same answer: an unknown login cannot be
+//! distinguished from a wrong password.
 
 use std::rc::Rc;
-
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,66 +21,67 @@ use crate::error::{self, ApiError};
 use crate::state::State;
 use crate::state::record::StreamerRecord;
 
-/// How far a streamer's clock may be from ours, seconds.
+/// Largest difference between the clocks of a streamer and of this server, seconds.
 pub const CLUSTER_SKEW_SECONDS_MAX: u64 = 300;
 
-/// Longest `Authorization` value that is looked at, bytes.
+/// Longest `Authorization` value that is read, bytes.
 const AUTHORIZATION_BYTES_MAX: usize = 8 * 1024;
 
-/// What an endpoint asks of its caller.
+/// Which credentials an operation accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// Anybody: the probes.
+    /// None are required: probes, redirects.
     Public,
     /// An administrator.
     Admin,
-    /// An administrator, or the streamer the path names.
+    /// An administrator, or the streamer in the path.
     Config,
 }
 
-/// What an operation asks of an API token.
+/// Which permission an operation requires of an API token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TokenNeed {
-    /// That it exists: whoever knows any key may learn what is not here.
+    /// None: any valid token may learn that a path does not exist.
     Any,
+    /// A right to an action on a collection.
     Right(Demand),
-    /// The right to list all of a collection.
+    /// The right to list a whole collection.
     WholeList(&'static str),
-    /// Tokens cannot.
+    /// Not for tokens.
     Never,
 }
 
-/// What is wanted, as far as it matters to who may have it.
+/// What a request requires of its caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
     pub access: Access,
     pub token: TokenNeed,
-    /// What the path names.
+    /// The key in the path.
     pub key: Option<&'a str>,
-    /// The streamer the path names, if it names one.
+    /// The streamer in the path.
     pub hostname: Option<&'a str>,
 }
 
-/// Who was recognised.
+/// The sender of a request, after authorization.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Caller {
-    Anybody,
+    Anonymous,
     Administrator,
-    /// The streamer that the path names, with the record whose key it knows.
+    /// The streamer in the path, with the record of the cluster key that it used.
     Streamer(StreamerRecord),
     Token(Rc<Token>),
 }
 
 impl Caller {
-    /// Whether secrets are shown on the thing itself.
+    /// Whether the caller sees the secrets of an entity that it reads.
     pub fn sees_secrets(&self) -> bool {
         matches!(self, Self::Administrator)
     }
 
-    /// Under what name an accepted caller is recorded.
+    /// The name under which the caller is recorded.
     pub fn name(&self) -> Box<str> {
         match self {
-            Self::Anybody => "".into(),
+            Self::Anonymous => "".into(),
             Self::Administrator => "administrator".into(),
             Self::Streamer(_) => "streamer".into(),
             Self::Token(token) => format!("api_token:{}", token.name).into(),
@@ -88,14 +89,14 @@ impl Caller {
     }
 }
 
-/// Digests of what is configured, replaced as a whole when that changes.
+/// Digests of the configured credentials, replaced as a whole when they change.
 pub struct Auth {
     keys: ArcSwap<Keys>,
 }
 
 struct Keys {
     api_key: [u8; 32],
-    /// Of `login:password`.
+    /// Digest of `login:password`.
     edit_auth: Option<[u8; 32]>,
 }
 
@@ -110,19 +111,19 @@ impl Keys {
 }
 
 impl Auth {
-    /// `edit_auth`: login and password of the operator, if one is configured.
+    /// Credentials of the administrator. `edit_auth`: login and password, if configured.
     pub fn new(api_key: &str, edit_auth: Option<(&str, &str)>) -> Self {
         Self {
             keys: ArcSwap::from_pointee(Keys::new(api_key, edit_auth)),
         }
     }
 
-    /// From now on these are the administrator's credentials, and those before are not.
+    /// Replaces the credentials of the administrator; the previous ones are no longer valid.
     pub fn rotate(&self, api_key: &str, edit_auth: Option<(&str, &str)>) {
         self.keys.store(Arc::new(Keys::new(api_key, edit_auth)));
     }
 
-    /// Under what name an accepted caller is recorded.
+    /// The name under which the caller is recorded, by its `Authorization` scheme.
     pub fn user(&self, caller: &Caller, authorization: Option<&[u8]>) -> Box<str> {
         let scheme = authorization
             .and_then(|header| header.split(|&byte| byte == b' ').next())
@@ -134,7 +135,10 @@ impl Auth {
         }
     }
 
-    /// Decides. `token` finds an API token by the digest of its key; `now_seconds` is UTC, asked only when a signature is to be checked.
+    /// Authorizes a request.
+    ///
+    /// `token` finds an API token by the digest of its key. `now_seconds` (UTC) is called only to
+    /// check a signature.
     pub fn authorize(
         &self,
         needs: Needs<'_>,
@@ -147,10 +151,10 @@ impl Auth {
             access, hostname, ..
         } = needs;
         if access == Access::Public {
-            return Ok(Caller::Anybody);
+            return Ok(Caller::Anonymous);
         }
         let header = authorization
-            .ok_or_else(|| error::UNAUTHORIZED.titled("This needs an Authorization header"))?;
+            .ok_or_else(|| error::UNAUTHORIZED.titled("Header `Authorization` is required"))?;
         if header.len() > AUTHORIZATION_BYTES_MAX {
             return Err(refused());
         }
@@ -165,7 +169,7 @@ impl Auth {
             }
             let token = token(&given).filter(|token| same(&given, &token.digest));
             let token = token.ok_or_else(refused)?;
-            may(&token, needs)?;
+            check_token(&token, needs)?;
             return Ok(Caller::Token(token));
         }
         if scheme.eq_ignore_ascii_case(b"basic") {
@@ -173,7 +177,7 @@ impl Auth {
                 .decode(value)
                 .map_err(|_| refused())?;
             let given = digest(&login);
-            // Compared even when no login is configured, so that time does not tell.
+            // Compared even without a configured login, so that timing reveals nothing.
             let edit_auth = self.keys.load().edit_auth;
             let known = same(&given, &edit_auth.unwrap_or_default()) & edit_auth.is_some();
             return if known {
@@ -185,11 +189,11 @@ impl Auth {
         if scheme.eq_ignore_ascii_case(b"cluster") {
             if access != Access::Config {
                 return Err(error::FORBIDDEN
-                    .titled("A cluster key opens only the configuration of its own streamer"));
+                    .titled("A cluster key is valid only for the configuration of its streamer"));
             }
             let signed_for = hostname.and_then(|hostname| state.streamer(hostname));
             let key = signed_for.map_or("", |streamer| streamer.cluster_key.as_str());
-            if cluster_signature_holds(value, key, now_seconds())
+            if cluster_signature_is_valid(value, key, now_seconds())
                 && let Some(streamer) = signed_for
                 && !key.is_empty()
             {
@@ -201,8 +205,8 @@ impl Auth {
     }
 }
 
-/// Whether a token reaches as far as is needed.
-pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
+/// Checks that a token has the required permission.
+pub fn check_token(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
     let rights = &token.rights;
     let is_allowed = match needs.token {
         TokenNeed::Any => true,
@@ -216,11 +220,11 @@ pub fn may(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
             rights.may(action, collection, needs.key)
         }
     };
-    is_allowed.then_some(()).ok_or_else(out_of_reach)
+    is_allowed.then_some(()).ok_or_else(lacks_permission)
 }
 
-/// The error for a token that may not.
-pub fn out_of_reach() -> ApiError {
+/// The error for a token that lacks permission.
+fn lacks_permission() -> ApiError {
     error::FORBIDDEN.error()
 }
 
@@ -236,8 +240,8 @@ fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     a.ct_eq(b).into()
 }
 
-/// `<unix seconds>:<hex of sha1("<unix seconds>:<key>")>`, no further than the allowed skew from now.
-fn cluster_signature_holds(value: &[u8], key: &str, now_seconds: u64) -> bool {
+/// Checks `<unix seconds>:<hex of sha1("<unix seconds>:<key>")>`, its time within the allowed skew.
+fn cluster_signature_is_valid(value: &[u8], key: &str, now_seconds: u64) -> bool {
     let Some(colon) = value.iter().position(|&byte| byte == b':') else {
         return false;
     };
@@ -282,22 +286,22 @@ mod tests {
     };
 
     #[test]
-    fn the_worked_example_of_the_reference_holds() {
+    fn cluster_signature_expires_after_the_allowed_skew() {
         let signed = b"1700000000:28665cd1597a4cdd90d896012fef330bf5357bbe";
-        assert!(cluster_signature_holds(
+        assert!(cluster_signature_is_valid(
             signed,
             "xS6i6Q3DCc5nEvnu",
             1_700_000_300
         ));
         assert!(
-            !cluster_signature_holds(signed, "xS6i6Q3DCc5nEvnu", 1_700_000_301),
+            !cluster_signature_is_valid(signed, "xS6i6Q3DCc5nEvnu", 1_700_000_301),
             "too old"
         );
         assert!(
-            !cluster_signature_holds(signed, "xS6i6Q3DCc5nEvnv", 1_700_000_000),
+            !cluster_signature_is_valid(signed, "xS6i6Q3DCc5nEvnv", 1_700_000_000),
             "another key"
         );
-        assert!(!cluster_signature_holds(
+        assert!(!cluster_signature_is_valid(
             b"1700000001:28665cd1597a4cdd90d896012fef330bf5357bbe",
             "xS6i6Q3DCc5nEvnu",
             1_700_000_000
@@ -310,24 +314,24 @@ mod tests {
             "1700000000",
         ] {
             assert!(
-                !cluster_signature_holds(junk.as_bytes(), "xS6i6Q3DCc5nEvnu", 1_700_000_000),
+                !cluster_signature_is_valid(junk.as_bytes(), "xS6i6Q3DCc5nEvnu", 1_700_000_000),
                 "{junk}"
             );
         }
     }
 
     #[test]
-    fn only_the_configured_key_and_login_open_the_api() {
+    fn only_the_configured_key_and_login_are_accepted() {
         let auth = Auth::new("k1", Some(("admin", "pa:ss")));
         let state = State::new(1, crate::state::node::RenderSettings::default());
-        let ask = |header: Option<&str>| {
+        let authorize = |header: Option<&str>| {
             auth.authorize(ADMIN, header.map(str::as_bytes), |_| None, &state, || 0)
                 .map_err(|e| e.status)
         };
-        assert_eq!(ask(Some("Bearer k1")), Ok(Caller::Administrator));
-        assert_eq!(ask(Some("bearer  k1")), Ok(Caller::Administrator));
+        assert_eq!(authorize(Some("Bearer k1")), Ok(Caller::Administrator));
+        assert_eq!(authorize(Some("bearer  k1")), Ok(Caller::Administrator));
         assert_eq!(
-            ask(Some("Basic YWRtaW46cGE6c3M=")),
+            authorize(Some("Basic YWRtaW46cGE6c3M=")),
             Ok(Caller::Administrator)
         );
         for bad in [
@@ -341,9 +345,9 @@ mod tests {
             Some("Basic YWRtaW46eA=="),
             Some("Digest k1"),
         ] {
-            assert_eq!(ask(bad), Err(401), "{bad:?}");
+            assert_eq!(authorize(bad), Err(401), "{bad:?}");
         }
-        assert_eq!(ask(Some("Cluster 1:2")), Err(403));
+        assert_eq!(authorize(Some("Cluster 1:2")), Err(403));
         let closed = Auth::new("k1", None);
         assert_eq!(
             closed

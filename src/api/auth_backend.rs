@@ -1,6 +1,6 @@
-//! Authorization backends: the rules by which viewers are let in, saved under the name that streams use (`auth://NAME`).
+//! Authorization backends: rules for the admission of viewers, used by streams as `auth://NAME`.
 //!
-//! What the rules mean is in `access::rules`, what is decided by them in `session_auth`.
+//! `access::rules` evaluates the rules; `session_auth` answers requests of streamers with them.
 
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;

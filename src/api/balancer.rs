@@ -1,9 +1,11 @@
-//! Load balancers: which server a viewer or a publisher is sent to.
+//! Load balancers: the choice of the streamer that a viewer or a publisher is redirected to.
 //!
-//! A balancer names servers and how their load is measured: by `bitrate`, `clients`, `streams`, or `usage` (bitrate of its `max_bitrate`, which such a
-//! server must have). A server is eligible while it is alive and its load is known, while its bitrate is below its `max_bitrate`, and if it
-//! takes the caller's country: one without countries takes everybody; one with countries takes those, and with `countries_default` also
-//! whoever is on no list of the balancer. The least loaded gets the caller; of several, any.
+//! A balancer has a list of servers and a measure of their load: `bitrate`, `clients`, `streams`,
+//! or `usage` (bitrate divided by `max_bitrate`, which each server must then have). A server is
+//! eligible while it is alive, its load is known, its bitrate is below its `max_bitrate`, and it
+//! accepts the country of the client. A server without countries accepts all clients; one with
+//! countries accepts those, and with `countries_default` also clients whose country is in no list
+//! of the balancer. The least loaded eligible server is chosen, at random among equals.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -20,19 +22,19 @@ use crate::state::apply::stream_not_found;
 use crate::state::entity::{Key, Kind};
 use crate::subnet::parse_address;
 
-/// How the load of servers is compared.
+/// The measure by which the load of servers is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
+pub enum BalancerMode {
     Usage,
     Clients,
     Bitrate,
     Streams,
 }
 
-/// A saved balancer.
+/// The parsed configuration of a balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balancer {
-    pub mode: Mode,
+    pub mode: BalancerMode,
     pub servers: Vec<Server>,
 }
 
@@ -46,23 +48,23 @@ pub struct Server {
     max_bitrate: Option<u64>,
 }
 
-/// What a server does at present.
+/// The current load of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Load {
     pub clients: u64,
-    /// To its clients, kbit/s.
+    /// Traffic to clients, kbit/s.
     pub bitrate_kbit: u64,
     pub streams: u64,
 }
 
 impl Balancer {
-    /// From a configuration that the schema has accepted.
+    /// Reads a configuration that the schema has accepted.
     pub fn of(config: &Object) -> Self {
         let mode = match config.get("mode").and_then(Value::as_str) {
-            Some("usage") => Mode::Usage,
-            Some("clients") => Mode::Clients,
-            Some("streams") => Mode::Streams,
-            _ => Mode::Bitrate,
+            Some("usage") => BalancerMode::Usage,
+            Some("clients") => BalancerMode::Clients,
+            Some("streams") => BalancerMode::Streams,
+            _ => BalancerMode::Bitrate,
         };
         let servers = config.get("servers").and_then(Value::as_array);
         let servers = servers.unwrap_or_default().iter().filter_map(Server::of);
@@ -72,13 +74,15 @@ impl Balancer {
         }
     }
 
-    /// Whether it matters where a caller is.
+    /// Whether the choice depends on the country of the client.
     pub fn has_countries(&self) -> bool {
         let mut servers = self.servers.iter();
         servers.any(|server| !server.countries.is_empty() || server.countries_default)
     }
 
-    /// The server to send to. `load` knows the servers that are alive; `random` decides between equals. Nothing: there is none now.
+    /// The least loaded eligible server, if there is one.
+    ///
+    /// `load` returns the load of a server that is alive; `random` decides between equals.
     pub fn choose(
         &self,
         load: impl Fn(&str) -> Option<Load>,
@@ -91,7 +95,7 @@ impl Balancer {
         });
         let mut best: Vec<(&Server, Load)> = Vec::new();
         for server in &self.servers {
-            if !server.takes(from, is_listed) {
+            if !server.accepts(from, is_listed) {
                 continue;
             }
             let Some(load) = load(&server.hostname) else {
@@ -100,7 +104,7 @@ impl Balancer {
             if server
                 .max_bitrate
                 .is_some_and(|max| load.bitrate_kbit >= max)
-                || (self.mode == Mode::Usage && server.max_bitrate.is_none())
+                || (self.mode == BalancerMode::Usage && server.max_bitrate.is_none())
             {
                 continue;
             }
@@ -123,14 +127,14 @@ impl Balancer {
 
     fn compare(&self, a: (&Server, Load), b: (&Server, Load)) -> std::cmp::Ordering {
         let by = |load: Load| match self.mode {
-            Mode::Clients => load.clients,
-            Mode::Streams => load.streams,
-            Mode::Bitrate | Mode::Usage => load.bitrate_kbit,
+            BalancerMode::Clients => load.clients,
+            BalancerMode::Streams => load.streams,
+            BalancerMode::Bitrate | BalancerMode::Usage => load.bitrate_kbit,
         };
-        // Shares are compared without dividing: a/m < b/n is a*n < b*m.
+        // Shares are compared without division: a/m < b/n is a*n < b*m.
         let whole = |server: &Server| match self.mode {
-            Mode::Usage => server.max_bitrate.unwrap_or(1),
-            Mode::Clients | Mode::Bitrate | Mode::Streams => 1,
+            BalancerMode::Usage => server.max_bitrate.unwrap_or(1),
+            BalancerMode::Clients | BalancerMode::Bitrate | BalancerMode::Streams => 1,
         };
         let share = |load: Load, other: &Server| u128::from(by(load)) * u128::from(whole(other));
         share(a.1, b.0).cmp(&share(b.1, a.0))
@@ -154,25 +158,26 @@ impl Server {
         })
     }
 
-    fn takes(&self, from: Option<Country>, is_listed: bool) -> bool {
+    /// Whether the server accepts clients of a country. `is_listed`: a server has it in its list.
+    fn accepts(&self, from: Option<Country>, is_listed: bool) -> bool {
         let is_mine = from.is_some_and(|from| self.countries.contains(&from));
         let has_no_rule = self.countries.is_empty() && !self.countries_default;
         is_mine || has_no_rule || (self.countries_default && !is_listed)
     }
 }
 
-/// Where a request below `/lb/` wants to go, taken apart but not decoded.
+/// The parts of a path below `/lb/`, not decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wanted<'a> {
+pub struct PlaybackPath<'a> {
     pub balancer: &'a str,
-    /// One segment: a slash of the name is `%2F`.
+    /// One segment: a slash in the name is sent as `%2F`.
     pub stream: &'a str,
-    /// One segment or more: what the server makes of the protocol is its business.
+    /// One or more segments, which only the streamer interprets.
     pub suffix: &'a str,
 }
 
-impl<'a> Wanted<'a> {
-    /// `path` is what follows `/lb/`.
+impl<'a> PlaybackPath<'a> {
+    /// Splits the part of a path after `/lb/`; `None` if it is malformed.
     pub fn parse(path: &'a str) -> Option<Self> {
         let (balancer, rest) = path.split_once('/')?;
         let (stream, suffix) = rest.split_once('/')?;
@@ -189,14 +194,14 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// What of a stream's name a path carries as it is.
+/// Characters of a stream name that are escaped in a path.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// What must not be in a redirect however it was sent.
+/// Characters that are always escaped in a redirect.
 const UNSAFE: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -209,7 +214,8 @@ const UNSAFE: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// The URL that viewers reach a streamer under: its `public_payload_url`, else its `api_url`, else its name. Never with credentials.
+/// The URL of a streamer for viewers, without credentials: its `public_payload_url`, else its
+/// `api_url`, else its hostname.
 pub fn public_url(config: &Object, hostname: &str) -> String {
     let given = ["public_payload_url", "api_url"].iter().find_map(|field| {
         let url = config.get(field).and_then(Value::as_str)?;
@@ -226,15 +232,16 @@ pub fn public_url(config: &Object, hostname: &str) -> String {
     given.unwrap_or_else(|| format!("http://{hostname}"))
 }
 
-/// Where the caller goes: `base`, the stream by its decoded name, the suffix and the query as they came.
+/// The URL of a redirect. `stream` is decoded; `suffix` and `query` are passed on as they were
+/// sent.
 pub fn redirect(base: &str, stream: &str, suffix: &str, query: &str) -> String {
     let mut url = utf8_percent_encode(base, UNSAFE).to_string();
     let stream = utf8_percent_encode(stream, KEPT);
     let suffix = utf8_percent_encode(suffix, UNSAFE);
-    write!(url, "/{stream}/{suffix}").expect("a string takes everything");
+    write!(url, "/{stream}/{suffix}").expect("writing to a string cannot fail");
     if !query.is_empty() {
         let query = utf8_percent_encode(query, UNSAFE);
-        write!(url, "?{query}").expect("a string takes everything");
+        write!(url, "?{query}").expect("writing to a string cannot fail");
     }
     url
 }
@@ -255,30 +262,30 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
     entity::delete(call, Kind::Balancer)
 }
 
-/// Sends a viewer or a publisher to a streamer. Needs no credentials: players have none, and the streamer asks for its own.
-pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
+/// Redirects a viewer or a publisher to a streamer. Public: the streamer authorizes the session.
+pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let path = router::strip_prefix(call.request.path);
-    let wanted = path
+    let target = path
         .and_then(|path| path.strip_prefix("/lb/"))
-        .and_then(Wanted::parse)
-        .ok_or_else(|| error::NOT_FOUND.titled("The path is /lb/BALANCER/STREAM/SUFFIX"))?;
-    let name = router::decode(wanted.balancer)?;
+        .and_then(PlaybackPath::parse)
+        .ok_or_else(|| error::NOT_FOUND.titled("The path must be /lb/BALANCER/STREAM/SUFFIX"))?;
+    let name = router::decode(target.balancer)?;
     let saved = Key::parse(Kind::Balancer, &name).ok();
     let saved = saved.and_then(|key| call.state.entities(Kind::Balancer).get(&key));
     let saved = saved.ok_or_else(|| Kind::Balancer.not_found())?;
     let balancer = Balancer::of(&object(&saved.config));
-    let stream_name = router::decode(wanted.stream)?;
+    let stream_name = router::decode(target.stream)?;
     let stream = call.state.stream(&stream_name);
     let stream = stream.ok_or_else(stream_not_found)?;
     let shared = call.shared;
     let from = balancer
         .has_countries()
-        .then(|| shared.countries.of(caller_address(call.request)))
+        .then(|| shared.countries.of(client_address(call.request)))
         .flatten();
     let now = Instant::now();
     let load = |hostname: &str| {
         let streamer = call.state.streamer(hostname)?;
-        // A namespace is a border that no viewer crosses.
+        // Viewers are redirected only within the namespace of the stream.
         if streamer.namespace != stream.namespace {
             return None;
         }
@@ -290,21 +297,18 @@ pub fn send_on(call: &Call<'_>) -> Result<Outcome, ApiError> {
         })
     };
     let chosen = balancer.choose(load, from, call.local.random());
-    let chosen = chosen.ok_or_else(|| {
-        let title = "No streamer of this load balancer can take the caller now";
-        error::NO_STREAMER_AVAILABLE.titled(title)
-    })?;
+    let chosen = chosen.ok_or_else(|| error::NO_STREAMER_AVAILABLE.error())?;
     let streamer = call.state.streamer(&chosen.hostname);
     let config = streamer.map_or_else(Object::new, |streamer| object(&streamer.config));
     let base = public_url(&config, &chosen.hostname);
-    let location = redirect(&base, &stream_name, wanted.suffix, call.request.query);
+    let location = redirect(&base, &stream_name, target.suffix, call.request.query);
     let response = Response::new(302)
         .header("Location", location)
         .header("Cache-Control", "no-store");
     Ok(Outcome::Reply(response))
 }
 
-/// A configuration that was written here.
+/// Parses the configuration of a record.
 fn object(text: &str) -> Object {
     match json::parse(text.as_bytes()) {
         Ok(Value::Object(object)) => object,
@@ -312,8 +316,9 @@ fn object(text: &str) -> Object {
     }
 }
 
-/// Where the caller is: who connects, or whom a proxy names that connects from this machine or a private network.
-fn caller_address(request: &Request<'_>) -> IpAddr {
+/// The address of the client: the peer, or `X-Real-IP` if the peer is local or in a private
+/// network.
+fn client_address(request: &Request<'_>) -> IpAddr {
     let peer = request.peer.to_canonical();
     let is_near = match peer {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
@@ -351,7 +356,7 @@ mod tests {
         }
     }
 
-    /// Everybody who may be chosen, over all random numbers.
+    /// All servers that are chosen, over many random numbers.
     fn chosen(balancer: &Balancer, loads: &[(&str, Load)], from: Option<&str>) -> String {
         let find = |hostname: &str| {
             let found = loads.iter().find(|(known, _)| *known == hostname);
@@ -366,13 +371,15 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_compares_what_it_is_named_for() {
+    fn each_mode_compares_its_own_measure() {
         let loads = [
             ("a", load(1, 900, 5)),
             ("b", load(2, 500, 4)),
             ("c", load(3, 600, 3)),
         ];
-        let servers = r#""servers":[{"name":"a","max_bitrate":10000},{"name":"b","max_bitrate":1000},{"name":"c","max_bitrate":1000}]"#;
+        let servers = r#""servers":[{"name":"a","max_bitrate":10000},
+            {"name":"b","max_bitrate":1000},
+            {"name":"c","max_bitrate":1000}]"#;
         for (mode, best) in [
             (r#""mode":"usage","#, "a"),
             (r#""mode":"clients","#, "a"),
@@ -387,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_take_turns() {
+    fn equal_servers_are_chosen_at_random() {
         let loads = [
             ("a", load(1, 1, 1)),
             ("b", load(1, 1, 1)),
@@ -403,7 +410,8 @@ mod tests {
             assert_eq!(chosen(&balancer, &loads, None), best, "{mode}");
         }
         let shares = balancer(
-            r#"{"mode":"usage","servers":[{"name":"a","max_bitrate":100},{"name":"b","max_bitrate":300},{"name":"c","max_bitrate":3}]}"#,
+            r#"{"mode":"usage","servers":[{"name":"a","max_bitrate":100},
+                {"name":"b","max_bitrate":300},{"name":"c","max_bitrate":3}]}"#,
         );
         let loads = [
             ("a", load(9, 33, 0)),
@@ -418,8 +426,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_living_with_room_are_eligible() {
-        let servers = r#""servers":[{"name":"a","max_bitrate":100},{"name":"b","max_bitrate":100},{"name":"c"}]"#;
+    fn only_live_servers_below_their_limit_are_eligible() {
+        let servers = r#""servers":[{"name":"a","max_bitrate":100},{"name":"b","max_bitrate":100},
+            {"name":"c"}]"#;
         let by_bitrate = balancer(&format!("{{{servers}}}"));
         let full = ("a", load(0, 100, 0));
         let room = ("b", load(0, 99, 0));
@@ -446,9 +455,10 @@ mod tests {
     }
 
     #[test]
-    fn countries_choose_before_load_does() {
+    fn countries_are_matched_before_load_is_compared() {
         let balancer = balancer(
-            r#"{"servers":[{"name":"rs","countries":["RS","me"]},{"name":"de","countries":["DE"],"countries_default":true},
+            r#"{"servers":[{"name":"rs","countries":["RS","me"]},
+                {"name":"de","countries":["DE"],"countries_default":true},
                 {"name":"rest","countries_default":true}]}"#,
         );
         let loads = [
@@ -465,14 +475,14 @@ mod tests {
         ] {
             assert_eq!(chosen(&balancer, &loads, from), best, "{from:?}");
         }
-        // Whose servers are away is not sent to servers of others.
+        // A client whose servers are not alive is not redirected to those of other countries.
         assert_eq!(chosen(&balancer, &loads[1..], Some("RS")), "");
         assert_eq!(chosen(&balancer, &loads[2..], Some("FR")), "rest");
         assert_eq!(chosen(&balancer, &loads[2..], Some("DE")), "");
     }
 
     #[test]
-    fn a_server_without_rules_takes_everybody() {
+    fn server_without_countries_accepts_all_clients() {
         let balancer = balancer(r#"{"servers":[{"name":"rs","countries":["RS"]},{"name":"any"}]}"#);
         let loads = [("rs", load(0, 1, 0)), ("any", load(0, 2, 0))];
         assert_eq!(chosen(&balancer, &loads, Some("RS")), "rs");
@@ -482,10 +492,10 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_apart_without_decoding() {
+    fn paths_are_split_without_decoding() {
         assert_eq!(
-            Wanted::parse("main/sports%2Fhd1/tracks-v1a1/index.m3u8"),
-            Some(Wanted {
+            PlaybackPath::parse("main/sports%2Fhd1/tracks-v1a1/index.m3u8"),
+            Some(PlaybackPath {
                 balancer: "main",
                 stream: "sports%2Fhd1",
                 suffix: "tracks-v1a1/index.m3u8"
@@ -505,15 +515,16 @@ mod tests {
             "main/../a/x",
             "main/a//x",
         ] {
-            assert_eq!(Wanted::parse(bad), None, "{bad}");
+            assert_eq!(PlaybackPath::parse(bad), None, "{bad}");
         }
     }
 
     #[test]
-    fn redirects_name_the_public_side_of_a_server() {
+    fn redirects_use_the_public_url_without_credentials() {
         for (config, base) in [
             (
-                r#"{"public_payload_url":"https://edge.example.com:8443/live/","api_url":"http://10.0.0.1"}"#,
+                r#"{"public_payload_url":"https://edge.example.com:8443/live/",
+                    "api_url":"http://10.0.0.1"}"#,
                 "https://edge.example.com:8443/live",
             ),
             (
@@ -521,7 +532,8 @@ mod tests {
                 "http://10.0.0.1:8080",
             ),
             (
-                r#"{"public_payload_url":"rtmp://x/","api_url":"http://10.0.0.1?cluster_key=secret"}"#,
+                r#"{"public_payload_url":"rtmp://x/",
+                    "api_url":"http://10.0.0.1?cluster_key=secret"}"#,
                 "http://10.0.0.1",
             ),
             (r#"{"public_payload_url":null}"#, "http://s1"),
@@ -543,8 +555,8 @@ mod tests {
         assert!(odd.bytes().all(|byte| byte.is_ascii_graphic()), "{odd}");
     }
 
-    /// What a caller of `path` is told, where `s1` and `s2` are alive and `s2` has less to do.
-    fn told(path: &str, fields: &str) -> Response {
+    /// The response to `path`, where `s1` and `s2` are alive and `s2` has fewer clients.
+    fn response_to(path: &str, fields: &str) -> Response {
         use crate::fleet::report::StreamerReport;
         use crate::http::{Method, head};
         use crate::state::State;
@@ -573,7 +585,8 @@ mod tests {
             streamer("s1", r#"{"role":"streamer","cluster_key":"k"}"#),
             streamer(
                 "s2",
-                r#"{"role":"streamer","cluster_key":"k","api_url":"http://u:p@10.0.0.2:8080","public_payload_url":"https://edge2.example.com/"}"#,
+                r#"{"role":"streamer","cluster_key":"k","api_url":"http://u:p@10.0.0.2:8080",
+                    "public_payload_url":"https://edge2.example.com/"}"#,
             ),
             streamer(
                 "s3",
@@ -620,24 +633,24 @@ mod tests {
             core: 0,
             request: &request,
             parameter: "",
-            caller: &super::super::auth::Caller::Anybody,
+            caller: &super::super::auth::Caller::Anonymous,
             ticket: crate::http::Ticket { slot: 0, epoch: 1 },
         };
-        match send_on(&call) {
+        match redirect_client(&call) {
             Ok(Outcome::Reply(response)) => response,
-            Ok(_) => panic!("nothing has to be waited for"),
+            Ok(_) => panic!("a redirect is answered at once"),
             Err(error) => Response::from(error),
         }
     }
 
     #[test]
-    fn callers_are_sent_to_the_least_loaded_streamer_of_the_streams_namespace() {
+    fn clients_are_redirected_within_the_namespace_of_the_stream() {
         let location = |path: &str| {
-            let response = told(path, "");
+            let response = response_to(path, "");
             assert_eq!(response.status, 302, "{path}");
             let mut fields = response.headers.into_iter();
             let found = fields.find(|(name, _)| *name == "Location");
-            found.expect("a place to go").1.into_owned()
+            found.expect("a location").1.into_owned()
         };
         assert_eq!(
             location("/central/api/v3/lb/main/sports%2Fhd1/tracks-v1/index.m3u8?token=a%26b"),
@@ -647,7 +660,13 @@ mod tests {
             location("/streamer/api/v3/lb/main/theirs/whep"),
             "http://s3/theirs/whep"
         );
-        assert_eq!(told("/central/api/v3/lb/main/nobody/whep", "").status, 404);
-        assert_eq!(told("/central/api/v3/lb/other/theirs/whep", "").status, 404);
+        assert_eq!(
+            response_to("/central/api/v3/lb/main/nobody/whep", "").status,
+            404
+        );
+        assert_eq!(
+            response_to("/central/api/v3/lb/other/theirs/whep", "").status,
+            404
+        );
     }
 }

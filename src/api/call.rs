@@ -1,7 +1,8 @@
-//! What a handler is given, and what it decides.
+//! The interface of handlers: the request they receive, and the outcome they return.
 //!
-//! A handler reads a [`Call`] and returns an [`Outcome`]; it never waits and changes nothing. What is
-//! to wait is a parked poll or a [`Pending`] request, which the core keeps until its answer is there.
+//! A handler reads a [`Call`] and returns an [`Outcome`]; it never waits and changes nothing. A
+//! request that must wait becomes a parked poll or a [`Pending`] request, which the core keeps
+//! until the response is complete.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -31,22 +32,22 @@ use crate::state::entity::Kind;
 use crate::state::event::{Audit, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
 
-/// A state as one core holds it. Counting references to the published one would have all cores fight
-/// over a cache line with every request; this count is the core's own.
+/// A state as one core holds it. Counting references to the published one would have all cores
+/// fight over a cache line with every request; this count is the core's own.
 pub type LocalState = Rc<Arc<State>>;
 
 /// One authorised request on its way to a handler.
 pub struct Call<'a> {
     pub shared: &'a Arc<Shared>,
     pub state: &'a LocalState,
-    /// What this core keeps between requests.
+    /// Data that this core keeps between requests.
     pub local: &'a CoreLocal,
     pub request: &'a Request<'a>,
     pub endpoint: &'static Operation,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
     pub caller: &'a Caller,
-    /// The core of the connection, and what the answer is owed to.
+    /// The core of the connection, and the ticket of the request on it.
     pub core: usize,
     pub ticket: Ticket,
 }
@@ -67,7 +68,7 @@ impl Call<'_> {
         Hostname::parse(self.parameter).map_err(bad_hostname)
     }
 
-    /// The current reports of streamers.
+    /// The current reports of all streamers.
     pub fn fleet(&self) -> View<'_> {
         self.shared.fleet.view(Instant::now())
     }
@@ -97,7 +98,7 @@ impl Call<'_> {
         }
     }
 
-    /// What is known of streams besides their records.
+    /// What streams are rendered from besides their records.
     pub fn around(&self) -> Around<'_> {
         self.shared.around(self.state, self.fleet())
     }
@@ -126,7 +127,7 @@ impl Call<'_> {
         self.shared.auth.user(self.caller, authorization)
     }
 
-    /// Who requests a change, for the event log.
+    /// The origin of a change, for the event log.
     pub fn audit(&self, command: Option<&Command>) -> Audit {
         let path = self.request.path;
         Audit {
@@ -172,7 +173,7 @@ impl Call<'_> {
     }
 }
 
-/// What one core keeps for its handlers. Never shared between cores.
+/// Data that one core keeps for its handlers, never shared between cores.
 #[derive(Default)]
 pub struct CoreLocal {
     /// The compiled rules of saved authorization backends.
@@ -223,7 +224,7 @@ pub fn uuid(bits: u128) -> Box<str> {
     uuid.hyphenated().to_string().into()
 }
 
-/// What a handler decided.
+/// The result of a handler.
 pub enum Outcome {
     Reply(Response),
     Command(Command),
@@ -235,20 +236,20 @@ pub enum Outcome {
         wait: Duration,
     },
     Pending(Box<dyn Pending>),
-    /// The connection carries the lines of an agent from here on.
+    /// The connection becomes the control connection of an agent.
     Upgrade {
         upgrade: Upgrade,
         connection: NewConnection,
     },
 }
 
-/// A list to be made in slices between other requests.
+/// A list that is built in slices between other requests.
 pub struct ListRequest {
     pub of: Collection,
     pub query: Query,
-    /// An empty list is parked this long, until something matches.
+    /// An empty list is parked for at most this long, until something matches.
     pub wait: Option<Duration>,
-    /// All pages come from this state: a list that is sent completely or not at all.
+    /// The state from which all pages come, for a list that must be complete or fail.
     pub snapshot: Option<LocalState>,
     pub complete: Option<CompletePage>,
 }
@@ -265,10 +266,11 @@ impl ListRequest {
     }
 }
 
-/// Adds to a finished page what has to be asked elsewhere: the page, or the request that waits for it.
+/// Adds data of other servers to a finished page. Returns the page, or the request that waits for
+/// it.
 pub type CompletePage = fn(Response, &State) -> Result<Response, Box<dyn Pending>>;
 
-/// The entities that a list is of.
+/// The collection of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Collection {
     Streams,
@@ -293,29 +295,30 @@ impl Collection {
 
 /// A request that is answered later: by other servers, another thread, another core, or in slices.
 ///
-/// The core keeps it in one table, ends it when its caller loses the right to it, and drops it when its
-/// client leaves. Dropping must cancel what is under way.
+/// The core keeps it in a table, ends it when its caller loses the right to it, and drops it when
+/// the client disconnects. Dropping it must cancel its outbound calls.
 pub trait Pending {
     /// Longest wait for the answer.
     fn wait(&self, settings: &ApiSettings) -> Duration;
 
-    /// Sends what the answer depends on.
+    /// Sends the queries on which the response depends.
     fn start(&mut self, context: &Context<'_>) -> Step;
 
-    /// Does some more after [`Step::Continue`].
+    /// Continues after [`Step::Continue`].
     fn resume(&mut self, _context: &Context<'_>) -> Step {
         Step::Wait
     }
 
-    /// Takes one reply; `part` is the number with which it was asked for.
+    /// Handles one reply; `part` is the number of the query that it answers.
     fn on_reply(&mut self, part: usize, reply: Reply, context: &Context<'_>) -> Step;
 
-    /// Whether it ends when its caller loses the right to it. Not if it is decided: a change is answered.
+    /// Whether it ends when its caller loses the right to it. A change that was already sent must
+    /// be answered.
     fn ends_with_right(&self) -> bool {
         true
     }
 
-    /// The answer when the wait is over.
+    /// The response when the wait is over.
     fn on_timeout(&mut self, context: &Context<'_>) -> Response;
 }
 
@@ -323,10 +326,10 @@ pub trait Pending {
 pub enum Step {
     /// A reply.
     Wait,
-    /// To go on after other requests of the core.
+    /// Another call of `resume`, after other requests of the core.
     Continue,
     Done(Response),
-    /// A change, whose reply is the answer.
+    /// A command, whose result is the response.
     Command(AuditedCommand),
 }
 
@@ -336,7 +339,7 @@ impl From<ApiError> for Step {
     }
 }
 
-/// What a pending request may use.
+/// The context in which a pending request runs.
 pub struct Context<'a> {
     pub shared: &'a Arc<Shared>,
     pub state: &'a LocalState,
@@ -345,7 +348,7 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Where the reply to a part of this request is sent, from any thread.
+    /// The handle that delivers the reply to a part of this request, from any thread.
     pub fn completion(&self, part: usize) -> Completion {
         Completion {
             inbox: self.shared.cores[self.core].clone(),
@@ -354,7 +357,7 @@ impl Context<'_> {
         }
     }
 
-    /// Calls another server.
+    /// Starts an outbound call, whose result is the reply to a part of this request.
     pub fn call(&self, part: usize, call: OutboundCall, cancel: &CancelToken) {
         let completion = self.completion(part);
         let deliver = move |result| completion.send(Reply::Call(result));

@@ -1,8 +1,8 @@
-//! How the cluster fares: counts by state, the state of each streamer, and the server's own numbers.
+//! Statistics of the cluster: counts by health, the health of each streamer, and server metrics.
 //!
-//! The thresholds are here, as pure functions of what is known; where they come from is one line each. A census looks at every stream once, in
-//! slices between other requests, and at one revision. As metrics the same numbers have the names of the reference; those of this server
-//! itself begin with `weir_`.
+//! Health is a pure function of reports and records; its thresholds are defined here. A scan reads
+//! each stream once, in slices between other requests, at one revision. As metrics the numbers have
+//! the names of the reference; metrics of this server begin with `weir_`.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -15,7 +15,7 @@ use crate::agents::registry::Registry;
 use crate::core::message::{CoreMessage, Reply};
 use crate::core::metrics::CoreMetrics;
 use crate::error::{self, ApiError};
-use crate::fleet::report::{StreamStatus, StreamerStats};
+use crate::fleet::report::{Partition, StreamStatus, StreamerStats};
 use crate::fleet::stats::View;
 use crate::http::Response;
 use crate::json::{scan, write_string};
@@ -26,7 +26,7 @@ use crate::state::record::StreamerRecord;
 use crate::state::{SHARDS, State};
 use std::time::{Duration, Instant};
 
-/// How something fares, from best to worst.
+/// The health of a stream, an agent or a streamer, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Health {
     Disabled,
@@ -37,7 +37,7 @@ pub enum Health {
 }
 
 impl Health {
-    /// As the reference spells it.
+    /// The name in the reference, with its spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
@@ -48,7 +48,7 @@ impl Health {
         }
     }
 
-    /// Of something that has a limit: below 80 % there is reserve, below 95 % little of it, above none.
+    /// The health at a use of a limited resource: degraded from 80 %, a partial outage from 95 %.
     pub fn of_percent(percent: u64) -> Self {
         match percent {
             0..80 => Self::Operational,
@@ -57,7 +57,7 @@ impl Health {
         }
     }
 
-    /// Of traffic against the bandwidth of the node; a node without one has no limit.
+    /// The health at a traffic; a node without a configured bandwidth has no limit.
     pub fn of_traffic(kbit: u64, bandwidth_kbit: Option<u64>) -> Self {
         match bandwidth_kbit {
             None | Some(0) => Self::Operational,
@@ -65,7 +65,7 @@ impl Health {
         }
     }
 
-    /// Of a stream.
+    /// The health of a stream.
     pub fn of_stream(stream: StreamSigns) -> Self {
         if stream.disabled {
             return Self::Disabled;
@@ -73,16 +73,16 @@ impl Health {
         match (stream.status, stream.alive) {
             (Some(StreamStatus::Running), Some(false)) => Self::Degraded,
             (Some(StreamStatus::Running), _) => Self::Operational,
-            // Waiting for viewers is what a stream on demand does; a permanent one waits for its source.
+            // A stream on demand waits for viewers; a permanent one waits for its source.
             (Some(StreamStatus::Waiting), _) if stream.on_demand => Self::Operational,
             (Some(StreamStatus::Waiting), _) => Self::Degraded,
-            // Nobody says anything of it: fine if nobody asked for it and its node could start it.
+            // Not reported: operational if it is on demand and its node could start it.
             (None, _) if stream.on_demand && stream.node_online => Self::Operational,
             (Some(StreamStatus::Error) | None, _) => Self::Outage,
         }
     }
 
-    /// Of many together: as bad as their share.
+    /// The health of a group: an outage if all are, a partial outage if some are.
     pub fn of_counts(counts: &Counts) -> Self {
         let working = counts.total - counts.of(Self::Disabled);
         if working == 0 {
@@ -112,20 +112,20 @@ const HEALTHS: [Health; 5] = [
     Health::Disabled,
 ];
 
-/// What tells how a stream fares.
+/// The inputs from which the health of a stream is derived.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StreamSigns {
     pub disabled: bool,
-    /// It runs only while somebody watches.
+    /// The stream runs only while it has viewers.
     pub on_demand: bool,
-    /// As its node reports, if it does.
+    /// The status that its node reported.
     pub status: Option<StreamStatus>,
     pub alive: Option<bool>,
-    /// It is placed on a streamer that reports.
+    /// The stream is placed on a streamer that reports.
     pub node_online: bool,
 }
 
-/// How many fare how.
+/// Counts by health.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     by_health: [u64; 5],
@@ -142,7 +142,7 @@ impl Counts {
         self.by_health[health as usize]
     }
 
-    /// Members of the reference, in order, without braces.
+    /// Writes the members of the reference in order, without braces.
     fn write(&self, status: Option<Health>, out: &mut String) {
         let mut names: Vec<(&str, String)> = HEALTHS
             .iter()
@@ -161,16 +161,16 @@ impl Counts {
     }
 }
 
-/// What of a streamer is looked at.
+/// The inputs from which the health of a streamer is derived.
 #[derive(Debug, Clone, Default)]
 pub struct NodeSigns {
     pub stats: Option<Arc<StreamerStats>>,
     pub bandwidth_kbit: Option<u64>,
 }
 
-/// How the parts of a streamer fare; nothing is known of the parts of one that is silent.
+/// The health of a streamer and of its parts, which is unknown without a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeHealth {
+pub struct StreamerHealth {
     pub status: Health,
     pub config: Health,
     pub cpu: Option<Health>,
@@ -180,8 +180,8 @@ pub struct NodeHealth {
     pub network_out: Option<Health>,
 }
 
-impl NodeHealth {
-    /// The node fares as its worst part does; its streams and agents are told apart from it.
+impl StreamerHealth {
+    /// The health is that of the worst part; streams and agents of the node do not count.
     pub fn of(node: &NodeSigns) -> Self {
         let Some(stats) = &node.stats else {
             return Self {
@@ -223,16 +223,16 @@ impl NodeHealth {
     }
 }
 
-/// One streamer in a census.
+/// One streamer in a scan.
 struct NodeEntry {
     hostname: Hostname,
     signs: NodeSigns,
-    health: NodeHealth,
+    health: StreamerHealth,
     streams: Counts,
     agents: Counts,
 }
 
-/// Everything, counted at one revision.
+/// A scan of streams, agents and streamers, counted at one revision.
 pub struct ClusterScan {
     collected_at_ms: u64,
     nodes: Vec<NodeEntry>,
@@ -244,7 +244,7 @@ pub struct ClusterScan {
 }
 
 impl ClusterScan {
-    /// Begins with the streamers and the agents, of which `presence` says who is connected.
+    /// Begins a scan with the streamers and the agents; `presence` has the connected agents.
     pub fn new(state: &State, fleet: View<'_>, presence: &Registry, now_ms: u64) -> Self {
         let nodes: Vec<NodeEntry> = state
             .streamers()
@@ -253,7 +253,7 @@ impl ClusterScan {
                 let signs = signs_of(record, fleet);
                 NodeEntry {
                     hostname: hostname.clone(),
-                    health: NodeHealth::of(&signs),
+                    health: StreamerHealth::of(&signs),
                     signs,
                     streams: Counts::default(),
                     agents: Counts::default(),
@@ -265,7 +265,7 @@ impl ClusterScan {
             .enumerate()
             .map(|(i, node)| (node.hostname.clone(), i))
             .collect();
-        let mut census = Self {
+        let mut scan = Self {
             collected_at_ms: now_ms,
             nodes,
             by_hostname,
@@ -282,18 +282,18 @@ impl ClusterScan {
                 (false, Some(_)) => Health::Operational,
                 (false, None) => Health::Outage,
             };
-            census.agents.add(health);
-            // Where its video goes.
+            scan.agents.add(health);
+            // The agent also counts for the streamer that receives its video.
             let streampoint = online.and_then(|online| online.streampoint());
-            let node = streampoint.and_then(|it| census.by_hostname.get(&*it.hostname).copied());
+            let node = streampoint.and_then(|it| scan.by_hostname.get(&*it.hostname).copied());
             if let Some(node) = node {
-                census.nodes[node].agents.add(health);
+                scan.nodes[node].agents.add(health);
             }
         }
-        census
+        scan
     }
 
-    /// Counts some more streams; true when all are.
+    /// Counts at most `budget` more streams. Returns true at the end.
     pub fn step(&mut self, state: &State, fleet: View<'_>, budget: usize) -> bool {
         let mut left = budget.max(1);
         while self.shard < SHARDS {
@@ -340,7 +340,7 @@ impl ClusterScan {
         stats.filter_map(of).fold(0, u64::saturating_add)
     }
 
-    /// The JSON form of the reference.
+    /// The statistics in the JSON form of the reference.
     pub fn to_json(&self, server_id: &str) -> String {
         use std::fmt::Write as _;
         let mut out = String::with_capacity(512 + self.nodes.len() * 512);
@@ -354,7 +354,8 @@ impl ClusterScan {
         self.streams.write(None, &mut out);
         _ = write!(
             out,
-            "}},\"streamer_bitrate_metrics_total\":{{\"input_kbit\":{},\"output_kbit\":{}}},\"streamer_metrics\":[",
+            "}},\"streamer_bitrate_metrics_total\":{{\"input_kbit\":{},\
+             \"output_kbit\":{}}},\"streamer_metrics\":[",
             self.kbit(|stats| stats.input_kbit),
             self.kbit(|stats| stats.output_kbit)
         );
@@ -370,170 +371,99 @@ impl ClusterScan {
         out
     }
 
-    /// The same numbers as metrics.
+    /// Writes the statistics as metrics.
     pub fn write_metrics(&self, server_id: &str, out: &mut Exposition) {
-        let gauge = Metric::Gauge;
         let server = ("server_id", server_id);
-        out.one(
-            "version",
-            gauge,
-            "",
-            "Version of the API that is served.",
-            &[server],
-            u64::from(monitoring::BUILD),
-        );
-        out.one(
-            "streamer_inbound_kbit_total",
-            gauge,
-            "",
-            "Traffic into all streamers, kbit/s.",
-            &[server],
-            self.kbit(|stats| stats.input_kbit),
-        );
-        out.one(
-            "streamer_outbound_kbit_total",
-            gauge,
-            "",
-            "Traffic out of all streamers, kbit/s.",
-            &[server],
-            self.kbit(|stats| stats.output_kbit),
-        );
+        self.write_totals(server, out);
+        for (name, help, number) in STREAMER_METRICS {
+            let mut family = out.family(name, Metric::Gauge, "", help);
+            for (hostname, stats) in self.known() {
+                family.known(&[("hostname", hostname), server], number(stats));
+            }
+        }
+        self.write_start_times(server, out);
+        for (name, help, number) in PARTITION_METRICS {
+            self.write_partitions(server, name, help, number, out);
+        }
+    }
+
+    fn write_totals(&self, server: (&str, &str), out: &mut Exposition) {
+        let input = self.kbit(|stats| stats.input_kbit);
+        let output = self.kbit(|stats| stats.output_kbit);
+        for (name, help, value) in [
+            (
+                "version",
+                "Version of the API.",
+                u64::from(monitoring::BUILD),
+            ),
+            (
+                "streamer_inbound_kbit_total",
+                "Traffic into all streamers, kbit/s.",
+                input,
+            ),
+            (
+                "streamer_outbound_kbit_total",
+                "Traffic out of all streamers, kbit/s.",
+                output,
+            ),
+        ] {
+            out.one(name, Metric::Gauge, "", help, &[server], value);
+        }
         for (names, counts) in [
             (STREAM_COUNTS, &self.streams),
             (AGENT_COUNTS, &self.agents),
             (STREAMER_COUNTS, &self.streamers()),
         ] {
             for (health, name) in HEALTHS.into_iter().zip(names) {
-                let help = "How many are in the state that the name says.";
-                out.one(name, gauge, "", help, &[server], counts.of(health));
+                let help = "Count with the health in the name.";
+                out.one(name, Metric::Gauge, "", help, &[server], counts.of(health));
             }
-            let help = "How many there are, in any state.";
-            out.one(names[5], gauge, "", help, &[server], counts.total);
+            let help = "Count with any health.";
+            out.one(names[5], Metric::Gauge, "", help, &[server], counts.total);
         }
-        type Number = fn(&StreamerStats) -> Option<u64>;
-        let numbers: [(&'static str, &str, Number); 13] = [
-            (
-                "cpu_usage",
-                "Processor load of a streamer, percent.",
-                |it| it.cpu_percent,
-            ),
-            (
-                "memory_usage",
-                "Memory in use on a streamer, percent.",
-                |it| it.memory_percent,
-            ),
-            (
-                "network_usage_in",
-                "Traffic into a streamer, kbit/s.",
-                |it| it.input_kbit,
-            ),
-            (
-                "network_usage_out",
-                "Traffic out of a streamer, kbit/s.",
-                |it| it.output_kbit,
-            ),
-            (
-                "storage_usage",
-                "Fullest partition of a streamer, percent.",
-                |it| it.storage_percent(),
-            ),
-            (
-                "server_cpu_usage",
-                "Processor load as the streamer tells it, percent.",
-                |it| it.cpu_percent,
-            ),
-            (
-                "server_memory_usage",
-                "Memory in use as the streamer tells it, percent.",
-                |it| it.memory_percent,
-            ),
-            (
-                "server_scheduler_load",
-                "Load of the streamer's scheduler, percent.",
-                |it| it.scheduler_percent,
-            ),
-            (
-                "server_input_bitrate",
-                "Traffic into the streamer as it tells it, kbit/s.",
-                |it| it.input_kbit,
-            ),
-            (
-                "server_output_bitrate",
-                "Traffic out of the streamer as it tells it, kbit/s.",
-                |it| it.output_kbit,
-            ),
-            (
-                "server_online_streams",
-                "Streams that run on the streamer.",
-                |it| it.online_streams,
-            ),
-            ("server_total_clients", "Viewers of the streamer.", |it| {
-                it.clients
-            }),
-            (
-                "server_opened_files",
-                "Files that the streamer has open.",
-                |it| it.opened_files,
-            ),
-        ];
-        for (name, help, number) in numbers {
-            let mut family = out.family(name, gauge, "", help);
-            for (hostname, stats) in self.known() {
-                family.known(&[("hostname", hostname), server], number(stats));
-            }
-        }
-        let mut family = out.family(
-            "server_started_at",
-            gauge,
-            "",
-            "When the streamer was started, seconds since 1970.",
-        );
+    }
+
+    fn write_start_times(&self, server: (&str, &str), out: &mut Exposition) {
+        let help = "When the streamer was started, seconds since 1970.";
+        let mut family = out.family("server_started_at", Metric::Gauge, "", help);
         for (hostname, stats) in self.known() {
             let build = stats.build.map_or_else(String::new, |it| it.to_string());
             let version = stats.server_version.as_deref().unwrap_or_default();
-            family.known(
-                &[
+            let labels = [
+                ("hostname", hostname),
+                server,
+                ("version", version),
+                ("build", &build),
+            ];
+            family.known(&labels, stats.started_at_seconds);
+        }
+    }
+
+    fn write_partitions(
+        &self,
+        server: (&str, &str),
+        name: &'static str,
+        help: &str,
+        number: PartitionNumber,
+        out: &mut Exposition,
+    ) {
+        let mut family = out.family(name, Metric::Gauge, "", help);
+        for (hostname, stats) in self.known() {
+            let mut written: Vec<(&str, &str)> = Vec::new();
+            for partition in &stats.partitions {
+                let (device, path) = (&*partition.device, &*partition.path);
+                // Labels identify a sample, so a repeated partition is skipped.
+                if written.contains(&(device, path)) {
+                    continue;
+                }
+                written.push((device, path));
+                let labels = [
                     ("hostname", hostname),
                     server,
-                    ("version", version),
-                    ("build", &build),
-                ],
-                stats.started_at_seconds,
-            );
-        }
-        type PartNumber = fn(&crate::fleet::report::Partition) -> Option<u64>;
-        let numbers: [(&'static str, &str, PartNumber); 3] = [
-            (
-                "device_io_util",
-                "How busy a storage medium is, percent.",
-                |it| it.io_percent,
-            ),
-            ("partition_total_mb", "Size of a partition, MB.", |it| {
-                it.total_mb
-            }),
-            ("partition_usage", "Use of a partition, percent.", |it| {
-                it.usage_percent
-            }),
-        ];
-        for (name, help, number) in numbers {
-            let mut family = out.family(name, gauge, "", help);
-            for (hostname, stats) in self.known() {
-                let mut told: Vec<(&str, &str)> = Vec::new();
-                for part in &stats.partitions {
-                    let place = (&*part.device, &*part.path);
-                    // A sample is named by its labels and cannot be there twice.
-                    if told.contains(&place) {
-                        continue;
-                    }
-                    told.push(place);
-                    let labels = [
-                        ("hostname", hostname),
-                        server,
-                        ("device", place.0),
-                        ("path", place.1),
-                    ];
-                    family.known(&labels, number(part));
-                }
+                    ("device", device),
+                    ("path", path),
+                ];
+                family.known(&labels, number(partition));
             }
         }
     }
@@ -545,7 +475,40 @@ impl ClusterScan {
     }
 }
 
-/// In the order of [`HEALTHS`], then all.
+type StreamerNumber = fn(&StreamerStats) -> Option<u64>;
+type PartitionNumber = fn(&Partition) -> Option<u64>;
+
+/// Metrics of one streamer: name, help, value.
+#[rustfmt::skip]
+const STREAMER_METRICS: [(&str, &str, StreamerNumber); 13] = [
+    ("cpu_usage", "Processor load of a streamer, percent.", |it| it.cpu_percent),
+    ("memory_usage", "Memory in use on a streamer, percent.", |it| it.memory_percent),
+    ("network_usage_in", "Traffic into a streamer, kbit/s.", |it| it.input_kbit),
+    ("network_usage_out", "Traffic out of a streamer, kbit/s.", |it| it.output_kbit),
+    ("storage_usage", "Fullest partition of a streamer, percent.", |it| it.storage_percent()),
+    ("server_cpu_usage", "Processor load that the streamer reports, percent.", |it| it.cpu_percent),
+    ("server_memory_usage", "Memory in use that the streamer reports, percent.",
+        |it| it.memory_percent),
+    ("server_scheduler_load", "Load of the streamer's scheduler, percent.",
+        |it| it.scheduler_percent),
+    ("server_input_bitrate", "Traffic into the streamer that it reports, kbit/s.",
+        |it| it.input_kbit),
+    ("server_output_bitrate", "Traffic out of the streamer that it reports, kbit/s.",
+        |it| it.output_kbit),
+    ("server_online_streams", "Streams that run on the streamer.", |it| it.online_streams),
+    ("server_total_clients", "Viewers of the streamer.", |it| it.clients),
+    ("server_opened_files", "Files that the streamer has open.", |it| it.opened_files),
+];
+
+/// Metrics of one partition of a streamer: name, help, value.
+#[rustfmt::skip]
+const PARTITION_METRICS: [(&str, &str, PartitionNumber); 3] = [
+    ("device_io_util", "Utilization of a storage medium, percent.", |it| it.io_percent),
+    ("partition_total_mb", "Size of a partition, MB.", |it| it.total_mb),
+    ("partition_usage", "Use of a partition, percent.", |it| it.usage_percent),
+];
+
+/// Metric names in the order of [`HEALTHS`], then of the total.
 const STREAM_COUNTS: [&str; 6] = [
     "stream_operational_count",
     "stream_degradated_count",
@@ -647,16 +610,16 @@ fn signs_of(record: &StreamerRecord, fleet: View<'_>) -> NodeSigns {
     }
 }
 
-/// In what form an answer is wanted.
+/// The format of a response with statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatsFormat {
     Json,
     OpenMetrics,
 }
 
-/// From `format` or, without it, from `Accept`. Operations that have this parameter have no other.
-pub fn form(call: &Call<'_>) -> Result<StatsFormat, ApiError> {
-    let mut form = match call.request.headers.get("accept") {
+/// Reads the format from parameter `format` or, without it, from header `Accept`.
+pub fn stats_format(call: &Call<'_>) -> Result<StatsFormat, ApiError> {
+    let mut format = match call.request.headers.get("accept") {
         Some(accept) if wants_openmetrics(accept) => StatsFormat::OpenMetrics,
         _ => StatsFormat::Json,
     };
@@ -673,13 +636,14 @@ pub fn form(call: &Call<'_>) -> Result<StatsFormat, ApiError> {
                     .titled("Must be one of: openmetrics")
                     .at_parameter("format"));
             }
-            form = StatsFormat::OpenMetrics;
+            format = StatsFormat::OpenMetrics;
         }
     }
-    Ok(form)
+    Ok(format)
 }
 
-/// Whether the first thing a client can read is OpenMetrics. Scrapers name it first; browsers and API clients do not name it.
+/// Whether the first media type in `Accept` is OpenMetrics. Scrapers list it first; browsers and
+/// API clients do not list it.
 fn wants_openmetrics(accept: &[u8]) -> bool {
     let first = accept.split(|byte| *byte == b',').next();
     first.is_some_and(|first| {
@@ -692,7 +656,7 @@ fn wants_openmetrics(accept: &[u8]) -> bool {
 
 pub fn stats(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Pending(Box::new(ClusterStats {
-        form: form(call)?,
+        format: stats_format(call)?,
         state: call.state.clone(),
         scan: None,
         metrics: None,
@@ -700,9 +664,10 @@ pub fn stats(call: &Call<'_>) -> Result<Outcome, ApiError> {
     })))
 }
 
-/// The state of the cluster: a scan of all streams in slices, and for metrics the counters of all cores.
+/// The pending request for statistics: a scan in slices and, for metrics, the counters of all
+/// cores.
 struct ClusterStats {
-    form: StatsFormat,
+    format: StatsFormat,
     /// All numbers are of this revision.
     state: LocalState,
     scan: Option<ClusterScan>,
@@ -734,7 +699,7 @@ impl Pending for ClusterStats {
         if !scan.step(&self.state, shared.fleet.view(Instant::now()), SCAN_SLICE) {
             return Step::Continue;
         }
-        if self.form == StatsFormat::Json {
+        if self.format == StatsFormat::Json {
             let body = scan.to_json(&shared.server_id).into_bytes();
             return Step::Done(Response::json(200, body));
         }
@@ -777,7 +742,7 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn thresholds_are_those_that_were_decided() {
+    fn thresholds_are_80_and_95_percent() {
         use Health::{Degraded, Operational, PartialOutage};
         for (percent, health) in [
             (0, Operational),
@@ -803,7 +768,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_fares_as_its_node_says() {
+    fn stream_health_follows_status_and_node() {
         use StreamStatus::{Error, Running, Waiting};
         // disabled, on demand, status, alive, node online
         for (disabled, on_demand, status, alive, node_online, health) in [
@@ -853,21 +818,21 @@ mod tests {
         }
     }
 
-    fn node(stats: &str, bandwidth_kbit: Option<u64>) -> NodeHealth {
+    fn node(stats: &str, bandwidth_kbit: Option<u64>) -> StreamerHealth {
         let now = Instant::now();
         let fleet = FleetStats::new(Duration::from_mins(1), now);
         let body = json::parse(stats.as_bytes()).expect("JSON");
         let report = StreamerReport::from_body(body, now).expect("a report");
         let host = Hostname::trusted("s1");
         fleet.report(&host, report, now);
-        NodeHealth::of(&NodeSigns {
+        StreamerHealth::of(&NodeSigns {
             stats: fleet.streamer("s1", now),
             bandwidth_kbit,
         })
     }
 
     #[test]
-    fn a_node_fares_as_its_worst_part() {
+    fn streamer_health_is_that_of_the_worst_part() {
         use Health::{Degraded, Operational, Outage, PartialOutage};
         for (stats, bandwidth, status) in [
             (r#"{"stats":{}}"#, None, Operational),
@@ -916,12 +881,12 @@ mod tests {
         ] {
             assert_eq!(node(stats, bandwidth).status, status, "{stats}");
         }
-        let silent = NodeHealth::of(&NodeSigns::default());
+        let silent = StreamerHealth::of(&NodeSigns::default());
         assert_eq!((silent.status, silent.cpu), (Outage, None));
     }
 
     #[test]
-    fn many_fare_as_bad_as_their_share() {
+    fn group_health_is_an_outage_only_if_all_are() {
         use Health::{Degraded, Disabled, Operational, Outage, PartialOutage};
         for (members, health) in [
             (&[][..], Operational),
@@ -941,8 +906,8 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_is_asked_for_by_name() {
-        for (accept, wanted) in [
+    fn openmetrics_must_be_first_in_accept() {
+        for (accept, expected) in [
             ("application/openmetrics-text", true),
             (
                 "application/openmetrics-text; version=1.0.0,text/plain;q=0.5",
@@ -955,7 +920,7 @@ mod tests {
             ("text/plain", false),
             ("", false),
         ] {
-            assert_eq!(wants_openmetrics(accept.as_bytes()), wanted, "{accept}");
+            assert_eq!(wants_openmetrics(accept.as_bytes()), expected, "{accept}");
         }
     }
 }

@@ -6,7 +6,7 @@
 //! override the file.
 
 use super::call::{Call, Outcome};
-use super::cluster::{StatsFormat, form};
+use super::cluster::{StatsFormat, stats_format};
 use super::settings_save::SettingsSave;
 use super::shared::Shared;
 use crate::config::{
@@ -126,7 +126,7 @@ fn stats(shared: &Shared) -> Value {
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let shared = call.shared;
-    if form(call)? == StatsFormat::OpenMetrics {
+    if stats_format(call)? == StatsFormat::OpenMetrics {
         let text = metrics(shared);
         return Ok(Outcome::Reply(text_response(text)));
     }
@@ -162,7 +162,7 @@ fn metrics(shared: &Shared) -> String {
         ),
         (
             "weir_setting_streamer_dead_timeout_seconds",
-            "Silence after which a streamer is lost.",
+            "Silence after which a streamer is considered lost.",
             settings.layouter.dead_timeout,
         ),
         (
@@ -306,13 +306,16 @@ fn text_of(member: &ConfigMember, value: &Value) -> Result<String, ApiError> {
         (MemberShape::Text | MemberShape::Word, Value::String(text)) => Ok(text.to_string()),
         (MemberShape::Flag, Value::Bool(on)) => Ok(on.to_string()),
         (MemberShape::Count, _) => {
-            whole("Must be a whole number, not below 0").map(|count| count.to_string())
+            whole("Must be an integer of at least 0").map(|count| count.to_string())
         }
         (MemberShape::Ms, _) => {
-            whole("Must be a whole number of milliseconds, not below 0").map(|ms| format!("{ms}ms"))
+            whole("Must be an integer of milliseconds, at least 0").map(|ms| format!("{ms}ms"))
         }
         (MemberShape::Login, Value::Object(login)) => login_text(login),
-        _ => Err((error::INVALID_TYPE, "Has another type than this setting")),
+        _ => Err((
+            error::INVALID_TYPE,
+            "The type differs from that of the setting",
+        )),
     };
     text.map_err(|(code, title)| code.titled(title).at_pointer(member.pointer))
 }
@@ -384,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_translated_to_values_of_the_file() {
+    fn body_is_translated_to_values_of_the_file() {
         let body = r#"{"api_key":"key","loglevel":"debug","layouter_enabled":"true",
             "layouter_sleeping_interval":1500,"edit_auth":{"login":"admin","password":"***"},
             "cluster":{"streamer_connector_retries":3,"node_config_provision_enabled":null},

@@ -1,12 +1,17 @@
-//! What a streamer is told to run. The product's heart, so its rule comes first: **completely or not at all**.
+//! The stream configuration of a streamer, sent **completely or not at all**.
 //!
-//! A stream that is missing from an answer is stopped by the streamer at once. Whoever is unknown gets 404, any inconsistency is a 500, and a list
-//! is always of one revision: pages of one walk come from the revision of its first page, or end in 410.
+//! A streamer stops each stream that is missing from a response at once. An unknown streamer gets
+//! 404, an inconsistent state 500, and a list is always of one revision: all pages of a paged
+//! snapshot come from the revision of the first page, or end in 410.
 //!
-//! Three ways to ask for the list, from plain to cheap:
-//! * plainly: the whole list, rendered once per generation of this streamer and shared, in identity, gzip or zstd;
-//! * with `If-None-Match`: 304 while nothing changed for this streamer; with `poll_timeout` the answer waits for a change;
-//! * with `changes_since=REVISION`: only what changed since then, and what is gone; 410 if that is not known any more.
+//! There are three ways to request the list, the cheapest last:
+//! * without conditions: the whole list, rendered once per generation of this streamer and shared,
+//!   in
+//!   identity, gzip or zstd;
+//! * with `If-None-Match`: 304 while the generation is the same; with `poll_timeout` the request is
+//!   parked until it changes;
+//! * with `changes_since=REVISION`: only streams changed or removed after that revision; 410 if the
+//!   changes are no longer known.
 
 use std::fmt::Write as _;
 use std::ops::Bound;
@@ -31,13 +36,13 @@ use crate::state::apply::streamer_not_found;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::node::{Node, Restreaming, render, render_restream};
 
-/// Part of every ETag: increased when the same configuration is rendered differently by a new version.
+/// Part of every ETag: increased when a new version renders the same configuration differently.
 const RENDER_EPOCH: u64 = 1;
-/// How long pages of a walk can be had from the revision of its first page.
-const WALK_KEPT: Duration = Duration::from_mins(1);
-/// Walks kept at the same time, over all streamers; each may hold on to memory of a past revision.
-const WALKS_KEPT_MAX: usize = 256;
-/// Names that one question may list.
+/// Time for which a paged snapshot is kept after each of its pages.
+const SNAPSHOT_KEPT: Duration = Duration::from_mins(1);
+/// Paged snapshots kept at once, over all streamers; each may retain memory of a past revision.
+const SNAPSHOTS_KEPT_MAX: usize = 256;
+/// Largest number of names in parameter `name`.
 const NAMES_MAX: usize = 10_000;
 
 /// `GET /streamers/{hostname}/streams`.
@@ -46,20 +51,20 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let node = known_node(call.state, &hostname)?;
     let runtime = call.shared.nodes.get(&hostname);
     runtime.activity.seen(uptime_ms());
-    let Some(plain) = Plain::parse(call)? else {
+    let Some(request) = WholeListRequest::parse(call)? else {
         return paged(call, &hostname, node);
     };
-    // Whatever the answer is: with it the node has every change up to this revision.
+    // With any of the responses below, the node has all changes up to this revision.
     runtime.activity.sent(call.state.revision());
     let etag = Etag::of(call.state, node.generation);
     let known = call.request.headers.if_none_match();
-    if let Some(since) = plain.since {
-        // Revisions of another store, or of one restored from a backup, count something else.
-        if known.is_some_and(|header| !etag.is_akin(header)) {
+    if let Some(since) = request.since {
+        // Revisions of another store, or of one restored from a backup, are not comparable.
+        if known.is_some_and(|header| !etag.is_of_same_store(header)) {
             return Err(revision_gone(node));
         }
         if (node.generation..=call.state.revision()).contains(&since)
-            && let Some(wait) = plain.wait
+            && let Some(wait) = request.wait
         {
             let poll = NodePoll {
                 coding: call.coding(),
@@ -76,7 +81,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return changes(call.state, &hostname, node, since).map(Outcome::Reply);
     }
     if known.is_some_and(|header| etag.is_among(header)) {
-        return Ok(match plain.wait {
+        return Ok(match request.wait {
             Some(wait) => {
                 let poll = NodePoll {
                     coding: call.coding(),
@@ -96,7 +101,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     whole(call.shared, call.state, &hostname, node, call.coding()).map(Outcome::Reply)
 }
 
-/// The answer to a parked poll after a commit; nothing if it still has what there is.
+/// The response to a parked poll after a commit; `None` if the node's generation is the same.
 pub fn wake(
     shared: &Shared,
     state: &State,
@@ -117,7 +122,7 @@ pub fn wake(
     })
 }
 
-/// The answer to a parked poll whose time is over or whose server is stopping.
+/// The response to a parked poll at its deadline or when the server is stopping.
 pub fn expire(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll) -> Response {
     if let Some(response) = wake(shared, state, hostname, poll) {
         return response.unwrap_or_else(|error| Response::from(&error));
@@ -140,7 +145,8 @@ pub fn expire(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePo
     }
 }
 
-/// `GET /streamers/{hostname}/update-streams?name=a,b`: of the running streams named, those that may go on.
+/// `GET /streamers/{hostname}/update-streams?name=a,b`: those of the named streams that may keep
+/// running.
 pub fn update_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     named(call, |state, node, hostname, name| {
         let own = render_own(state, node, hostname, name)?;
@@ -148,7 +154,8 @@ pub fn update_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     })
 }
 
-/// `GET /streamers/{hostname}/dynamic-streams?name=a`: how to get a stream that somebody asks this node for.
+/// `GET /streamers/{hostname}/dynamic-streams?name=a`: the source of a stream that a viewer
+/// requested.
 pub fn dynamic_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     update_streams(call)
 }
@@ -160,17 +167,16 @@ pub(super) fn known_node<'s>(state: &'s State, hostname: &str) -> Result<&'s Arc
     state.node(hostname).ok_or_else(|| inconsistent(hostname))
 }
 
-/// The state contradicts itself: a bug, and the streamer must not see a shorter list because of it.
+/// The error for an inconsistent state: a bug, which must not shorten the list of a streamer.
 fn inconsistent(hostname: &str) -> ApiError {
     tracing::error!(
         hostname,
         "the state of this node is inconsistent; its configuration is withheld"
     );
-    error::INCONSISTENT_STATE
-        .titled("The configuration of this streamer cannot be told in full and is withheld")
+    error::INCONSISTENT_STATE.error()
 }
 
-// ---- the whole list ------------------------------------------------------------------------------------------------------------
+// ---- the whole list --------------------------------------------------------------------------
 
 fn whole(
     shared: &Shared,
@@ -192,7 +198,7 @@ fn unchanged(state: &State, etag: &Etag, coding: Option<Coding>) -> Response {
     with_headers(state, Response::new(304)).header("ETag", etag.text(coding))
 }
 
-/// Streamers learn from these headers which questions to ask.
+/// Adds the headers by which streamers know the requests that this server supports.
 fn with_headers(state: &State, response: Response) -> Response {
     let response = response
         .header("X-Config-Server-Separate-Endpoints", "true")
@@ -205,7 +211,7 @@ fn with_headers(state: &State, response: Response) -> Response {
     }
 }
 
-/// The answer to the plain question.
+/// The body with the whole list.
 pub fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<Vec<u8>, ApiError> {
     let mut list = Vec::with_capacity(node.streams.len() * 512 + 256);
     let mut count = 0usize;
@@ -223,7 +229,8 @@ pub fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<V
     }
     let mut body = Vec::with_capacity(list.len() + 160);
     let head = format!(
-        "{{\"estimated_count\":{count},\"next\":null,\"prev\":null,\"revision\":{},\"timing\":{{}},\"updated_at\":{},\"streams\":[",
+        "{{\"estimated_count\":{count},\"next\":null,\"prev\":null,\"revision\":{},\
+         \"timing\":{{}},\"updated_at\":{},\"streams\":[",
         node.generation, node.updated_at
     );
     body.extend_from_slice(head.as_bytes());
@@ -232,7 +239,7 @@ pub fn render_whole(state: &State, hostname: &Hostname, node: &Node) -> Result<V
     Ok(body)
 }
 
-/// Names one rendering of one node's answer, over restarts.
+/// The identity of one rendering of one node's configuration, stable across restarts.
 pub struct Etag {
     store_id: u64,
     generation: u64,
@@ -248,7 +255,7 @@ impl Etag {
         }
     }
 
-    /// Strong, so it differs by coding.
+    /// The text of the tag. It is strong, so it differs by coding.
     pub fn text(&self, coding: Option<Coding>) -> String {
         let suffix = match coding {
             None => "",
@@ -260,15 +267,15 @@ impl Etag {
         text
     }
 
-    /// Whether `If-None-Match` names some rendering by this store with these settings.
-    fn is_akin(&self, header: &[u8]) -> bool {
+    /// Whether `If-None-Match` has a tag of this store and these settings, of any generation.
+    fn is_of_same_store(&self, header: &[u8]) -> bool {
         let plain = self.plain();
         let text = plain.as_str();
-        let akin = text.rfind('-').map_or(text, |dash| &text[..=dash]);
-        memchr::memmem::find(header, akin.as_bytes()).is_some()
+        let prefix = text.rfind('-').map_or(text, |dash| &text[..=dash]);
+        memchr::memmem::find(header, prefix.as_bytes()).is_some()
     }
 
-    /// Whether `If-None-Match` names this rendering, in whatever coding the client holds it.
+    /// Whether `If-None-Match` has this tag, for any coding.
     pub fn is_among(&self, header: &[u8]) -> bool {
         let plain = self.plain();
         let wanted = plain.as_str().as_bytes();
@@ -289,7 +296,7 @@ impl Etag {
         })
     }
 
-    /// The tag without quotes and coding.
+    /// The tag without quotes and without coding.
     fn plain(&self) -> PlainTag {
         let Self {
             store_id,
@@ -305,10 +312,10 @@ impl Etag {
     }
 }
 
-/// Two numbers in hexadecimal digits, one in decimal ones, two dashes.
+/// Two numbers in hexadecimal digits, one in decimal digits, two dashes.
 const PLAIN_TAG_BYTES_MAX: usize = 16 + 1 + 16 + 1 + 20;
 
-/// A tag that is compared and thrown away: every poll makes one.
+/// A tag on the stack: each poll compares one and discards it.
 struct PlainTag {
     bytes: [u8; PLAIN_TAG_BYTES_MAX],
     len: usize,
@@ -330,15 +337,16 @@ impl std::fmt::Write for PlainTag {
     }
 }
 
-/// Changes with everything besides the configuration that shapes an answer.
+/// A digest of the inputs of the rendering other than the configuration.
 fn epoch(state: &State) -> u64 {
     let token = state.settings().pull_token.as_deref().unwrap_or_default();
     xxhash_rust::xxh3::xxh3_64_with_seed(token.as_bytes(), RENDER_EPOCH) & 0xffff_ffff
 }
 
-// ---- deltas --------------------------------------------------------------------------------------------------------------------
+// ---- deltas ----------------------------------------------------------------------------------
 
-/// A delta with the tag of the whole list that it leads to. Small, so it is compressed like any other answer; the tag then is a weak one.
+/// A delta with the tag of the whole list that it leads to. It is small, so it is compressed like
+/// any other response, with a weak tag.
 fn changes(
     state: &State,
     hostname: &Hostname,
@@ -350,7 +358,7 @@ fn changes(
     Ok(with_headers(state, Response::json(200, body)).header("ETag", etag.text(None)))
 }
 
-/// What changed for a node since a revision.
+/// The changes for a node since a revision.
 pub fn delta(
     state: &State,
     hostname: &Hostname,
@@ -411,12 +419,12 @@ pub fn delta(
 
 fn revision_gone(node: &Node) -> ApiError {
     error::REVISION_GONE
-        .titled("What changed since this revision is not known any more; ask for the whole list")
+        .error()
         .at_parameter("changes_since")
         .with("oldest", node.delta_floor)
 }
 
-/// Formats into bytes.
+/// An adapter that formats text into bytes.
 struct StringOf<'a>(&'a mut Vec<u8>);
 
 impl std::fmt::Write for StringOf<'_> {
@@ -426,18 +434,18 @@ impl std::fmt::Write for StringOf<'_> {
     }
 }
 
-// ---- parts of the list ---------------------------------------------------------------------------------------------------------
+// ---- parts of the list -----------------------------------------------------------------------
 
-/// A question for the whole list: no parameter that picks, orders or cuts.
-struct Plain {
+/// The parameters of a request for the whole list, which has no filters, order or limit.
+struct WholeListRequest {
     wait: Option<Duration>,
     since: Option<u64>,
 }
 
-impl Plain {
-    /// Nothing: the question needs the query engine.
+impl WholeListRequest {
+    /// Reads the query string; `None` if the request needs the query engine.
     fn parse(call: &Call<'_>) -> Result<Option<Self>, ApiError> {
-        let mut plain = Self {
+        let mut request = Self {
             wait: None,
             since: None,
         };
@@ -451,22 +459,22 @@ impl Plain {
             match name {
                 "host" => {}
                 "poll_timeout" => {
-                    plain.wait = POLL_TIMEOUT
+                    request.wait = POLL_TIMEOUT
                         .read(Some(value))?
                         .map(|wait| wait.min(call.shared.settings.poll_wait_max));
                 }
                 "changes_since" => {
-                    plain.since = CHANGES_SINCE.read(Some(value))?;
+                    request.since = CHANGES_SINCE.read(Some(value))?;
                 }
                 _ => return Ok(None),
             }
         }
-        let pages = call.shared.settings.streams_limit > 0 && plain.since.is_none();
-        Ok(if pages { None } else { Some(plain) })
+        let pages = call.shared.settings.streams_limit > 0 && request.since.is_none();
+        Ok(if pages { None } else { Some(request) })
     }
 }
 
-/// A stream as one node is told it.
+/// A stream as it is rendered for one node.
 struct ConfigDoc<'a> {
     name: &'a str,
     text: &'a str,
@@ -481,7 +489,7 @@ impl Document for ConfigDoc<'_> {
         if name == "name" {
             return Some(Raw::Text(self.name));
         }
-        // The name stands first, out of order; the rest is sorted.
+        // The name is the first member; the others are sorted, so `scan::member` does not apply.
         scan::members(self.text)
             .find(|(key, _)| *key == name)
             .map(|(_, value)| Raw::Json(value.into()))
@@ -575,7 +583,7 @@ static KIND: ListKind = ListKind {
     secret: |path| schema::stream().is_secret(path),
 };
 
-/// Parameters of these operations that are no filters. `name` is one of them: it lists what is asked for.
+/// Parameters of these operations that are not filters. `name` lists the requested streams.
 const PARAMETERS: &[&dyn Parameter] = &[&HOST, &NAMES, &POLL_TIMEOUT, &CHANGES_SINCE];
 
 const HOST: Text = Text::new(
@@ -592,11 +600,11 @@ const CHANGES_SINCE: Integer = Integer::new(
 )
 .extension();
 
-/// A list that the question picks, orders or cuts. All pages of a walk come from the revision of the first.
+/// A list with filters, order or limit. All its pages come from the revision of the first.
 fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outcome, ApiError> {
     let mut query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
     if query.has(&NAMES) {
-        // The older way of one endpoint for all three questions.
+        // Older streamers use this endpoint for all three requests.
         return update_streams(call);
     }
     if query.has(&POLL_TIMEOUT) || query.has(&CHANGES_SINCE) {
@@ -616,8 +624,8 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
     let earlier;
     let (state, node) = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
-            let kept = call.shared.walks.get(revision);
-            earlier = kept.ok_or_else(walk_expired)?;
+            let kept = call.shared.paged_snapshots.get(revision);
+            earlier = kept.ok_or_else(snapshot_expired)?;
             let node = known_node(&earlier, hostname)?;
             (&earlier, node)
         }
@@ -637,7 +645,7 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
     query.pin_revision(state.revision());
     let page = Execution::new(&query).run(&ConfigDocs(docs));
     if page.next.is_some() || page.prev.is_some() {
-        call.shared.walks.keep(state);
+        call.shared.paged_snapshots.keep(state);
     }
     let extra = format!(
         "\"revision\":{},\"updated_at\":{}",
@@ -649,19 +657,19 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
     )))
 }
 
-pub(super) fn walk_expired() -> ApiError {
-    error::WALK_EXPIRED
-        .titled("The revision of this walk is not kept any more; begin with the first page")
-        .at_parameter("cursor")
+pub(super) fn snapshot_expired() -> ApiError {
+    error::WALK_EXPIRED.error().at_parameter("cursor")
 }
 
-/// States that walks in progress read from. Shared by the cores, because a client's next page may come over another connection.
+/// The states of paged snapshots in progress. All cores share them, because a client may request
+/// the next page over another connection.
 #[derive(Default)]
-pub struct Walks {
+pub struct PagedSnapshots {
     kept: Mutex<Vec<(Instant, Arc<State>)>>,
 }
 
-impl Walks {
+impl PagedSnapshots {
+    /// The state of a revision, if it is still kept.
     pub(super) fn get(&self, revision: u64) -> Option<Arc<State>> {
         let now = Instant::now();
         let mut kept = self.kept.lock();
@@ -671,30 +679,32 @@ impl Walks {
             .map(|(_, state)| state.clone())
     }
 
-    /// A state that is kept keeps what was changed since in memory. Called with every commit, because walks alone may never come again.
-    pub fn forget_old(&self) {
+    /// Drops expired states, which retain memory of past revisions. Called after each commit,
+    /// because no further page may ever be requested.
+    pub fn drop_expired(&self) {
         let now = Instant::now();
         self.kept.lock().retain(|(until, _)| *until > now);
     }
 
+    /// Keeps a state for the next pages.
     pub fn keep(&self, state: &Arc<State>) {
         let now = Instant::now();
-        let until = now + WALK_KEPT;
+        let until = now + SNAPSHOT_KEPT;
         let mut kept = self.kept.lock();
         kept.retain(|(until, other)| *until > now && other.revision() != state.revision());
-        if kept.len() == WALKS_KEPT_MAX {
+        if kept.len() == SNAPSHOTS_KEPT_MAX {
             kept.remove(0);
         }
         kept.push((until, state.clone()));
     }
 }
 
-// ---- single streams ------------------------------------------------------------------------------------------------------------
+// ---- single streams --------------------------------------------------------------------------
 
-/// Answers about the streams that `name` lists.
+/// A list of the streams in parameter `name`, as `render` renders each for this node.
 fn named(
     call: &Call<'_>,
-    tell: impl Fn(&State, &Node, &Hostname, &str) -> Result<Option<Vec<u8>>, ApiError>,
+    render: impl Fn(&State, &Node, &Hostname, &str) -> Result<Option<Vec<u8>>, ApiError>,
 ) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
@@ -706,7 +716,7 @@ fn named(
     names.dedup();
     let mut docs = Vec::new();
     for name in names {
-        if let Some(text) = tell(call.state, node, &hostname, &name)? {
+        if let Some(text) = render(call.state, node, &hostname, &name)? {
             docs.push((
                 StreamName::trusted(&name),
                 String::from_utf8(text).expect("rendered JSON is UTF-8"),
@@ -723,7 +733,7 @@ fn named(
     )))
 }
 
-/// The comma list in `name`. A comma separates also when it is escaped: no stream name holds one.
+/// The names in parameter `name`. An escaped comma separates too: stream names contain none.
 fn names(query: &str) -> Result<Vec<String>, ApiError> {
     let bad = |title: &'static str| error::WRONG_FORMAT.titled(title).at_parameter("name");
     let raw = query
@@ -731,7 +741,7 @@ fn names(query: &str) -> Result<Vec<String>, ApiError> {
         .find_map(|pair| pair.strip_prefix("name="))
         .ok_or_else(|| {
             error::MISSING_REQUIRED
-                .titled("Name the streams that are asked for")
+                .titled("Parameter `name` is required: stream names joined by commas")
                 .at_parameter("name")
         })?;
     let spaced = raw.replace('+', " ");
@@ -745,19 +755,19 @@ fn names(query: &str) -> Result<Vec<String>, ApiError> {
         .collect();
     if names.is_empty() {
         return Err(error::MISSING_REQUIRED
-            .titled("Name the streams that are asked for")
+            .titled("Parameter `name` is required: stream names joined by commas")
             .at_parameter("name"));
     }
     if names.len() > NAMES_MAX {
         return Err(error::TOO_MANY_ITEMS
-            .titled("At most 10,000 streams can be asked for at once")
+            .titled("At most 10,000 streams can be requested at once")
             .at_parameter("name")
             .with("maximum", NAMES_MAX));
     }
     Ok(names)
 }
 
-/// A stream that is laid out on this node, as the whole list tells it.
+/// A stream that is placed on this node, as in the whole list.
 fn render_own(
     state: &State,
     node: &Node,
@@ -772,7 +782,7 @@ fn render_own(
     Ok(render(state, stream, *role, hostname, &mut text).then_some(text))
 }
 
-/// A stream that this node does not hold, as a pull from the node that does, if this node may restream it.
+/// A stream that is placed elsewhere, as a pull from its node, if this node may restream it.
 fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<u8>> {
     let streamer = state.streamer(hostname)?;
     let may = match state.settings().restreaming {
@@ -798,7 +808,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_names_the_store_the_settings_and_the_generation() {
+    fn etag_depends_on_store_settings_and_generation() {
         let tag = |store_id, generation, epoch| Etag {
             store_id,
             generation,
@@ -807,12 +817,14 @@ mod tests {
         let held = tag(1, 7, 9);
         for coding in [None, Some(Coding::Gzip), Some(Coding::Zstd)] {
             let text = held.text(coding);
-            assert!(held.is_among(text.as_bytes()) && held.is_akin(text.as_bytes()));
+            assert!(held.is_among(text.as_bytes()) && held.is_of_same_store(text.as_bytes()));
             assert!(held.is_among(format!("\"x\", W/{text}").as_bytes()));
             let newer = tag(1, 8, 9);
-            assert!(!newer.is_among(text.as_bytes()) && newer.is_akin(text.as_bytes()));
+            assert!(!newer.is_among(text.as_bytes()) && newer.is_of_same_store(text.as_bytes()));
             for other in [tag(2, 7, 9), tag(1, 7, 8)] {
-                assert!(!other.is_among(text.as_bytes()) && !other.is_akin(text.as_bytes()));
+                assert!(
+                    !other.is_among(text.as_bytes()) && !other.is_of_same_store(text.as_bytes())
+                );
             }
         }
         assert!(held.is_among(b"*"));

@@ -1,6 +1,7 @@
-//! The handshake of agents: who may open a control connection, and the streamer it is sent to.
+//! The handshake of agents: proof of the key, upgrade to a control connection, streamer for the
+//! video.
 //!
-//! The connection itself belongs to the core that accepted it (`core::agents`); the protocol on it is
+//! The control connection belongs to the core that accepted it (`core::agents`) and carries
 //! `agents::protocol`.
 
 use std::borrow::Cow;
@@ -26,7 +27,8 @@ use crate::state::event::{EntityType, NewEvent};
 use crate::state::record::EntityRecord;
 use crate::writer::Envelope;
 
-/// Refused handshakes in the event log, per core and second: guessing keys must not fill it.
+/// Refused handshakes in the event log, per core and second: a key-guessing client must not fill
+/// it.
 const REFUSALS_LOGGED_PER_SECOND: u32 = 10;
 
 /// Limits the events about refused handshakes.
@@ -51,14 +53,9 @@ impl Refusals {
     }
 }
 
-/// `POST /endpoint/connect`: the handshake, and the upgrade if the agent asks for it.
+/// `POST /endpoint/connect`: the handshake, and the upgrade if the agent requests it.
 pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let shared = call.shared;
-    let header = |name| {
-        let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
-        Some(value.trim())
-    };
-    let id = header("x-peeklio-id").ok_or_else(unknown)?;
+    let id = header(call, "x-peeklio-id").ok_or_else(unknown)?;
     let key = Key::parse(Kind::Agent, id).map_err(|_| unknown())?;
     let living = call.state.entities(Kind::Agent).get(&key);
     let deleted = call.state.entities(Kind::DeletedAgent).get(&key);
@@ -68,20 +65,37 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(failed());
     }
     let now_ms = now_ms();
-    let nonce = header("x-nonce");
+    if let Some(challenge) = check_proof(call, id, &secret, now_ms)? {
+        return Ok(Outcome::Reply(challenge));
+    }
+    if living.is_none() {
+        let response = authorized().header("X-Force-Reset", "true");
+        return Ok(Outcome::Reply(response));
+    }
+    upgrade(call, id, &secret, now_ms)
+}
+
+fn header<'a>(call: &Call<'a>, name: &str) -> Option<&'a str> {
+    let value = std::str::from_utf8(call.request.headers.get(name)?).ok()?;
+    Some(value.trim())
+}
+
+/// Checks that the agent knows its key. Returns a challenge if a proof or a valid nonce is missing.
+fn check_proof(
+    call: &Call<'_>,
+    id: &str,
+    secret: &str,
+    now_ms: u64,
+) -> Result<Option<Response>, ApiError> {
+    let nonce = header(call, "x-nonce");
     let (Some(proof), Some(nonce)) = (call.request.headers.authorization().and_then(proof), nonce)
     else {
-        return Ok(Outcome::Reply(challenge(call, id, &secret, nonce, now_ms)));
+        return Ok(Some(challenge(call, id, secret, nonce, now_ms)));
     };
-    let judged = shared
-        .agents
-        .nonces
-        .verify(id, &secret, nonce.as_bytes(), proof, now_ms);
-    match judged {
-        Ok(()) => {}
-        Err(RejectedProof::Nonce) => {
-            return Ok(Outcome::Reply(challenge(call, id, &secret, None, now_ms)));
-        }
+    let nonces = &call.shared.agents.nonces;
+    match nonces.verify(id, secret, nonce.as_bytes(), proof, now_ms) {
+        Ok(()) => Ok(None),
+        Err(RejectedProof::Nonce) => Ok(Some(challenge(call, id, secret, None, now_ms))),
         Err(RejectedProof::Key) => {
             if call.local.refusals.borrow_mut().may_log() {
                 let event = NewEvent::new("agent_connect_failed")
@@ -89,13 +103,14 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
                     .entity(EntityType::Agent, id);
                 append_event(call.shared, event);
             }
-            return Err(failed());
+            Err(failed())
         }
     }
-    if living.is_none() {
-        let response = authorized().header("X-Force-Reset", "true");
-        return Ok(Outcome::Reply(response));
-    }
+}
+
+/// The response to an authenticated agent: the upgrade, or its streampoint if it requests none.
+fn upgrade(call: &Call<'_>, id: &str, secret: &str, now_ms: u64) -> Result<Outcome, ApiError> {
+    let shared = call.shared;
     let streampoint = streampoint(call.state, id);
     let url = streampoint.url.map(|url| ("X-Streampoint-Url", url.into()));
     if !call.request.offers(PROTOCOL) {
@@ -111,7 +126,7 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let greeting = protocol::hello_line(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
     let connection = NewConnection {
         id: id.into(),
-        key_digest: digest(&secret),
+        key_digest: digest(secret),
         host: streampoint.host,
     };
     Ok(Outcome::Upgrade {
@@ -125,12 +140,12 @@ pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
     })
 }
 
-/// A control connection that is about to begin.
+/// The data of a control connection that an upgrade begins.
 pub struct NewConnection {
     pub id: Box<str>,
-    /// Of the key that the agent proved to know.
+    /// Digest of the key that the agent has proved to know.
     pub key_digest: [u8; 32],
-    /// The streamer that the layout of the agent names.
+    /// The streamer in the layout of the agent.
     pub host: Option<Box<str>>,
 }
 
@@ -146,7 +161,7 @@ pub fn append_event(shared: &Shared, event: NewEvent) {
 }
 
 fn unknown() -> ApiError {
-    error::AGENT_UNKNOWN.titled("No agent of this id may connect")
+    error::AGENT_UNKNOWN.error()
 }
 
 fn failed() -> ApiError {
@@ -166,15 +181,14 @@ fn proof(authorization: &[u8]) -> Option<&[u8]> {
         .then(|| value.trim_ascii())
 }
 
-/// 401 with what an agent needs to prove itself, and our proof to it. `own` is a nonce of the agent's own.
+/// The 401 response with a nonce and a salt for the agent's proof, and with the proof of this
+/// server. `own` is the nonce that the agent sent.
 fn challenge(call: &Call<'_>, id: &str, key: &str, own: Option<&str>, now_ms: u64) -> Response {
     let challenge = call.shared.agents.nonces.challenge(id, now_ms);
     let own = own.filter(|own| own.len() <= AGENT_NONCE_BYTES_MAX);
     let proof = server_proof(&challenge, key, own);
-    let error =
-        error::AGENT_CHALLENGE.titled("Prove that you know the key: see X-Nonce and X-Salt");
-    let mut response = Response::from(error);
-    // Nothing of what else opens the API opens this.
+    let mut response = Response::from(error::AGENT_CHALLENGE.error());
+    // Other credentials of the API are not accepted here.
     response
         .headers
         .retain(|(name, _)| *name != "WWW-Authenticate");
@@ -195,31 +209,31 @@ pub fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// Where an agent is to send its video.
+/// The streamer to which an agent must send its video.
 #[derive(Default, PartialEq, Eq, Debug)]
-pub struct Streampoint {
-    /// The streamer its layout names.
+pub struct AssignedStreampoint {
+    /// The streamer in the layout of the agent.
     pub host: Option<Box<str>>,
-    /// Nothing if that streamer takes no agents.
+    /// `None` if that streamer accepts no agents.
     pub url: Option<String>,
 }
 
-/// Where an agent is to send its video: to the public address of its streamer, with the key that lets agents in.
-pub fn streampoint(state: &State, id: &str) -> Streampoint {
+/// The public URL of the streamer of an agent, with the key that admits agents.
+pub fn streampoint(state: &State, id: &str) -> AssignedStreampoint {
     let Some(host) = state
         .agent_layout(id)
         .and_then(|layout| layout.ingest.as_ref())
     else {
-        return Streampoint::default();
+        return AssignedStreampoint::default();
     };
-    Streampoint {
+    AssignedStreampoint {
         host: Some(Box::from(host.as_str())),
         url: streampoint_url(state, host),
     }
 }
 
-/// Whether a streamer has a key that lets agents in.
-pub fn lets_agents_in(state: &State, host: &str) -> bool {
+/// Whether a streamer has a key that admits agents.
+pub fn accepts_agents(state: &State, host: &str) -> bool {
     streampoint_url(state, host).is_some()
 }
 
@@ -237,7 +251,7 @@ fn streampoint_url(state: &State, host: &str) -> Option<String> {
     let base = given.unwrap_or_else(|| format!("http://{host}"));
     let key = utf8_percent_encode(&key, NON_ALPHANUMERIC);
     let url = format!("{base}/?streampoint_key={key}");
-    // It goes into a field of a head.
+    // The URL is sent in a header field, so all characters must be visible ASCII.
     url.bytes()
         .all(|byte| byte.is_ascii_graphic())
         .then_some(url)
@@ -261,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_streampoint_url_has_no_credentials_and_one_scheme_of_two() {
+    fn streampoint_url_is_http_or_https_without_credentials() {
         for (url, expected) in [
             ("http://h:8080", Some("http://h:8080")),
             ("https://u:p@h/path?q", Some("https://h")),
@@ -274,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_of_a_proof_is_read_without_case() {
+    fn scheme_of_a_proof_is_case_insensitive() {
         assert_eq!(proof(b"Peeklio abc "), Some(&b"abc"[..]));
         assert_eq!(proof(b"PEEKLIO  abc"), Some(&b"abc"[..]));
         for other in [&b"Bearer abc"[..], b"Peeklio", b"", b"Peeklioabc"] {
@@ -283,10 +297,10 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_noted_up_to_a_rate() {
+    fn refusals_are_logged_up_to_a_rate() {
         let mut refusals = Refusals::default();
-        let noted = (0..1000).filter(|_| refusals.may_log()).count();
-        // A second that begins in between allows as many again.
-        assert!((10..1000).contains(&noted), "{noted}");
+        let logged = (0..1000).filter(|_| refusals.may_log()).count();
+        // If another second begins meanwhile, twice as many are allowed.
+        assert!((10..1000).contains(&logged), "{logged}");
     }
 }

@@ -1,6 +1,7 @@
-//! Storages for recordings: the names that a stream's `dvr.reference` can name.
+//! Storages for recordings: the possible values of `dvr.reference` of a stream.
 //!
-//! They are configured on the streamers, which report them; the list is the union over the cluster's streamers, each name once.
+//! They are configured on the streamers, which report them. The list is the union over all
+//! streamers of the cluster, each name once.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -12,7 +13,7 @@ use crate::json::write_string;
 use crate::query::{Document, Execution, KeyOrder, ListKind, Query, Raw, SearchField, Source};
 use crate::schema;
 
-/// One name.
+/// One storage name.
 struct DvrDoc<'a>(&'a str);
 
 impl Document for DvrDoc<'_> {
@@ -31,10 +32,10 @@ impl Document for DvrDoc<'_> {
     }
 }
 
-/// All names there are.
-struct Dvrs(BTreeSet<Box<str>>);
+/// All storage names.
+struct DvrNames(BTreeSet<Box<str>>);
 
-impl Source for Dvrs {
+impl Source for DvrNames {
     type Doc<'a>
         = DvrDoc<'a>
     where
@@ -59,7 +60,7 @@ impl Source for Dvrs {
     }
 }
 
-/// What the query engine has to know about storages.
+/// The description of storages for the query engine.
 pub static KIND: ListKind = ListKind {
     collection: "dvrs",
     key: "name",
@@ -79,13 +80,13 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = Query::parse(call.request.query, &KIND, &[])?;
     let mut names = BTreeSet::new();
     for facts in call.shared.fleet.streamers() {
-        // One that was deleted is remembered for a while, and tells nothing any more.
+        // The report of a deleted streamer is kept for a while and no longer counts.
         if call.state.streamer(&facts.hostname).is_none() {
             continue;
         }
         let dvrs = facts.dvrs.iter().flat_map(|dvrs| dvrs.names.iter());
         names.extend(dvrs.cloned());
     }
-    let page = Execution::new(&query).run(&Dvrs(names));
+    let page = Execution::new(&query).run(&DvrNames(names));
     Ok(Outcome::Reply(Response::json(200, page.into_body(""))))
 }

@@ -1,8 +1,9 @@
-//! Whether episodes are in the archive: asked of the streamers, while a finished answer waits.
+//! Presence of episodes in the archive, queried from the streamers before a response is sent.
 //!
-//! `dvr_presence_check` makes an answer about episodes wait until the ingest nodes of their streams have told which times they have recorded, or
-//! have not told in time. One call per stream and a bounded number of them per answer; what is not known stays absent, never a guess. What a
-//! streamer answers is hostile input: bounded, read strictly, and used for nothing but these two members.
+//! With `dvr_presence_check`, a response with episodes waits until the ingest nodes of their
+//! streams have reported their recorded times, or until a timeout. There is one call per stream and
+//! a bounded number of calls per response; without a report the members stay absent. Responses of
+//! streamers are untrusted input: bounded, parsed strictly, and used for these two members only.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,42 +25,42 @@ use crate::state::record::ArchivedFacts;
 pub const DVR_PRESENCE_CHECK: Flag = Flag::new(
     "dvr_presence_check",
     false,
-    "Also asks the streamers whether the archive has a recording of the time; the result is in \
+    "Also queries the streamers whether the archive has a recording of the time; the result is in \
      `has_dvr` and `recording_status`. Takes longer.",
 )
 .example("true");
-/// How long streamers may take, all of them together.
+/// Deadline for all calls of one response.
 pub const WAIT: Duration = Duration::from_secs(3);
-/// Streams asked about for one answer; the episodes of others stay without.
+/// Most calls for one response; episodes of further streams stay without these members.
 const CALLS_MAX: usize = 32;
-/// Longest answer of a streamer: some 40,000 times.
+/// Largest response of a streamer: about 40,000 recorded times.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// A gap this short between two recorded times is none: recordings are cut into segments.
+/// Longest gap between two segments of a continuous recording.
 const GAP_MS_MAX: u64 = 1_000;
 
-/// A time of an episode, in UTC ms, both ends included.
+/// A period in UTC ms, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     from: u64,
     to: u64,
 }
 
-/// What a streamer has recorded of a stream.
+/// The recorded times of a stream on a streamer.
 #[derive(Debug, PartialEq, Eq)]
 struct Recorded {
-    /// In their order, none touching the next.
+    /// In ascending order, disjoint.
     spans: Vec<Span>,
-    /// False: there is more that was not told.
+    /// False: the streamer has more than it reported.
     is_complete: bool,
 }
 
-/// How much of an episode is recorded.
+/// The part of an episode that is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coverage {
     Full,
     Part,
     None,
-    /// Recorded, but how much is not known.
+    /// Recorded, to an unknown extent.
     Some,
 }
 
@@ -79,14 +80,15 @@ impl Coverage {
 }
 
 impl Recorded {
-    /// `{"ranges":[{"opened_at","closed_at"}]}` in milliseconds, or with the older `from` and `duration` in seconds.
+    /// Parses `{"ranges":[{"opened_at","closed_at"}]}` in milliseconds, or the older form with
+    /// `from` and `duration` in seconds.
     fn read(body: &[u8]) -> Option<Self> {
         let body = json::parse(body).ok()?;
         let mut spans = Vec::new();
         for range in body.get("ranges")?.as_array()? {
             let number = |name| range.get(name).and_then(Value::as_u64);
             let span = if let Some(from) = number("opened_at") {
-                // The recording goes on.
+                // Without an end, the recording continues.
                 let to = number("closed_at").unwrap_or(u64::MAX);
                 Span { from, to }
             } else {
@@ -135,14 +137,14 @@ fn joined(mut spans: Vec<Span>) -> Vec<Span> {
     joined
 }
 
-/// An answer that waits for streamers. Dropped, it tells its calls that nobody waits.
+/// A response that waits for streamers. Dropping it cancels its calls.
 pub struct DvrPresence {
     body: Value,
-    /// By id: the stream's place among those asked about, and the time.
+    /// By episode id: the number of the call, and the period.
     episodes: HashMap<u64, (usize, Span)>,
     recorded: Vec<Option<Recorded>>,
     pending: usize,
-    /// Not yet started.
+    /// Calls that are not started yet.
     calls: Vec<(usize, OutboundCall)>,
     cancel: CancelToken,
 }
@@ -154,11 +156,11 @@ impl Drop for DvrPresence {
 }
 
 impl DvrPresence {
-    /// What has to be asked for the episodes of an answer, a list or a single one; by stream's place. Nothing if nobody can be asked.
+    /// Prepares the calls for the episodes of a response. `None` if no streamer can be called.
     fn of(body: &[u8], state: &State, now_seconds: u64, deadline: Instant) -> Option<Self> {
-        let body = json::parse(body).expect("an answer is JSON that was written here");
+        let body = json::parse(body).expect("a response of this server is JSON");
         let mut episodes = HashMap::new();
-        let mut places: HashMap<&str, Option<usize>> = HashMap::new();
+        let mut parts: HashMap<&str, Option<usize>> = HashMap::new();
         let mut calls = Vec::new();
         for episode in list(&body) {
             let Some(id) = episode.get("episode_id").and_then(Value::as_u64) else {
@@ -176,23 +178,23 @@ impl DvrPresence {
             else {
                 continue;
             };
-            let place = *places.entry(media.as_str()).or_insert_with(|| {
-                let place = calls.len();
-                let call = (place < CALLS_MAX)
+            let part = *parts.entry(media.as_str()).or_insert_with(|| {
+                let part = calls.len();
+                let call = (part < CALLS_MAX)
                     .then(|| call(state, media, now_seconds, deadline))
                     .flatten()?;
-                calls.push((place, call));
-                Some(place)
+                calls.push((part, call));
+                Some(part)
             });
-            let Some(place) = place else { continue };
+            let Some(part) = part else { continue };
             let until = closed_at.as_ref().unwrap_or(&record.updated_at);
             let span = Span {
                 from: opened_at.to_native(),
                 to: until.to_native().max(opened_at.to_native()),
             };
-            episodes.insert(id, (place, span));
+            episodes.insert(id, (part, span));
         }
-        let asking = Self {
+        let presence = Self {
             body,
             episodes,
             recorded: calls.iter().map(|_| None).collect(),
@@ -200,28 +202,28 @@ impl DvrPresence {
             calls,
             cancel: CancelToken::default(),
         };
-        (asking.pending > 0).then_some(asking)
+        (presence.pending > 0).then_some(presence)
     }
 
-    /// Takes what a streamer said. True when nobody else is waited for.
-    fn receive(&mut self, place: usize, outcome: CallResult) -> bool {
+    /// Stores the report of a streamer. Returns true when no call is pending.
+    fn receive(&mut self, part: usize, outcome: CallResult) -> bool {
         self.pending = self.pending.saturating_sub(1);
         let answer = outcome.ok().filter(|answer| answer.status == 200);
-        if let Some(recorded) = self.recorded.get_mut(place) {
+        if let Some(recorded) = self.recorded.get_mut(part) {
             *recorded = answer.and_then(|answer| Recorded::read(&answer.body));
         }
         self.pending == 0
     }
 
-    /// The answer with what was heard so far.
+    /// The response with the reports received so far.
     fn conclude(&mut self) -> Response {
         let mut body = std::mem::take(&mut self.body);
         for episode in list_mut(&mut body) {
             let id = episode.get("episode_id").and_then(Value::as_u64);
-            let Some((place, span)) = id.and_then(|id| self.episodes.get(&id)) else {
+            let Some((part, span)) = id.and_then(|id| self.episodes.get(&id)) else {
                 continue;
             };
-            let recorded = self.recorded[*place].as_ref();
+            let recorded = self.recorded[*part].as_ref();
             let Some(coverage) = recorded.and_then(|recorded| recorded.coverage(*span)) else {
                 continue;
             };
@@ -240,7 +242,7 @@ impl DvrPresence {
 
 impl Pending for DvrPresence {
     fn wait(&self, _: &ApiSettings) -> Duration {
-        // The calls end by themselves; this is for when the threads that make them do not.
+        // The calls have their own deadline; this covers stalled threads.
         WAIT + Duration::from_secs(1)
     }
 
@@ -265,7 +267,7 @@ impl Pending for DvrPresence {
     }
 }
 
-/// Adds to a page of episodes what their streamers have recorded of them.
+/// Adds `has_dvr` and `recording_status` to a page of episodes, possibly after calls to streamers.
 pub fn complete(page: Response, state: &State) -> Result<Response, Box<dyn Pending>> {
     let deadline = Instant::now() + WAIT;
     match DvrPresence::of(page.body.bytes(), state, super::now_seconds(), deadline) {
@@ -295,7 +297,7 @@ fn list_mut(body: &mut Value) -> &mut [Value] {
     }
 }
 
-/// The call to the node that captures a stream; nothing if there is none that can be called.
+/// The call to the ingest node of a stream; `None` if it cannot be called.
 fn call(state: &State, media: &str, now_seconds: u64, deadline: Instant) -> Option<OutboundCall> {
     let streamer = state.streamer(state.stream(media)?.ingest()?)?;
     let name = utf8_percent_encode(media, NON_ALPHANUMERIC);
@@ -316,9 +318,10 @@ mod tests {
     }
 
     #[test]
-    fn an_episode_is_recorded_fully_in_part_or_not() {
+    fn coverage_is_full_part_or_none() {
         let of = recorded(
-            r#"{"ranges":[{"opened_at":50000,"closed_at":60000},{"opened_at":10000,"closed_at":20000},{"opened_at":20500,"closed_at":30000}]}"#,
+            r#"{"ranges":[{"opened_at":50000,"closed_at":60000},
+                {"opened_at":10000,"closed_at":20000},{"opened_at":20500,"closed_at":30000}]}"#,
         );
         assert_eq!(coverage(&of, 11_000, 29_000), Some(Coverage::Full));
         assert_eq!(
@@ -331,16 +334,16 @@ mod tests {
         assert_eq!(
             coverage(&of, 15_000, 15_000),
             Some(Coverage::Full),
-            "a moment"
+            "zero length"
         );
-        let going_on = recorded(r#"{"ranges":[{"opened_at":10000}],"next":null}"#);
-        assert_eq!(coverage(&going_on, 11_000, 99_000), Some(Coverage::Full));
+        let unfinished = recorded(r#"{"ranges":[{"opened_at":10000}],"next":null}"#);
+        assert_eq!(coverage(&unfinished, 11_000, 99_000), Some(Coverage::Full));
         let older = recorded(r#"{"ranges":[{"from":10,"duration":5}]}"#);
         assert_eq!(coverage(&older, 11_000, 12_000), Some(Coverage::Full));
     }
 
     #[test]
-    fn a_list_that_was_cut_says_nothing_of_what_it_lacks() {
+    fn incomplete_report_proves_no_absence() {
         let of = recorded(r#"{"ranges":[{"opened_at":10000,"closed_at":20000}],"next":"x"}"#);
         assert_eq!(coverage(&of, 11_000, 12_000), Some(Coverage::Full));
         assert_eq!(coverage(&of, 11_000, 90_000), Some(Coverage::Some));
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_times_is_nothing() {
+    fn malformed_reports_are_ignored() {
         for bad in [
             "",
             "{}",

@@ -1,4 +1,4 @@
-//! The table of what is served, and the routes, rights and methods that follow from it.
+//! The table of all operations, and the routes, permissions and methods derived from it.
 
 use super::auth::{Access, Needs, TokenNeed};
 use super::call::{Call, Outcome};
@@ -23,48 +23,48 @@ pub const BATCH_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// One operation of the API.
 pub struct Operation {
     pub route: Route,
-    /// The reference's `operationId`.
+    /// The `operationId` of the reference.
     pub id: &'static str,
-    /// Who may call it.
-    pub permission: Permission,
+    /// The permission that a caller needs.
+    pub permission: RequiredPermission,
     pub body_bytes_max: u64,
     pub(crate) handler: Handler,
-    /// What the document says about it.
+    /// Its description in the OpenAPI document.
     pub doc: &'static OperationDoc,
 }
 
 pub type Handler = fn(&Call<'_>) -> Result<Outcome, ApiError>;
 
-/// Who may call an operation. Administrators may call all of them.
+/// The permission that an operation requires. Administrators may call all operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Permission {
+pub struct RequiredPermission {
     pub access: Access,
-    /// What it asks of an API token.
+    /// The permission that an API token needs.
     pub token: TokenNeed,
-    /// The credentials that the document names.
+    /// The credentials in the OpenAPI document.
     pub security: Security,
 }
 
-/// Open without credentials: probes, redirects of players.
-const PUBLIC: Permission = Permission {
+/// No credentials are required: probes, redirects of players.
+const PUBLIC: RequiredPermission = RequiredPermission {
     access: Access::Public,
     token: TokenNeed::Any,
     security: Security::Open,
 };
-/// Open; the handshake itself asks for the proof of an agent.
-const AGENT_PROOF: Permission = Permission {
+/// No credentials are required; the handshake itself checks the proof of the agent.
+const AGENT_PROOF: RequiredPermission = RequiredPermission {
     security: Security::Agent,
     ..PUBLIC
 };
-/// Not for tokens: they could give themselves more.
-const ADMINISTRATOR: Permission = Permission {
+/// Not for tokens, which could extend their own permissions.
+const ADMINISTRATOR: RequiredPermission = RequiredPermission {
     access: Access::Admin,
     token: TokenNeed::Never,
     security: Security::Administrator,
 };
-/// For the streamer that the path names, by its cluster key. A configuration holds the passwords of its
-/// streams: for tokens it is more than reading the streamer.
-const NODE: Permission = Permission {
+/// For the streamer in the path, by its cluster key. A configuration holds the passwords of
+/// its streams: for tokens it is more than reading the streamer.
+const NODE: RequiredPermission = RequiredPermission {
     access: Access::Config,
     token: TokenNeed::Right(Demand {
         collection: "streamers",
@@ -73,18 +73,18 @@ const NODE: Permission = Permission {
     security: Security::Node,
 };
 
-/// For tokens with the right to an action on a collection; the key is the path's parameter.
-const fn right(collection: &'static str, action: Action) -> Permission {
-    Permission {
+/// For tokens with a right to an action on a collection; the key is the parameter of the path.
+const fn right(collection: &'static str, action: Action) -> RequiredPermission {
+    RequiredPermission {
         access: Access::Admin,
         token: TokenNeed::Right(Demand { collection, action }),
         security: Security::Administrator,
     }
 }
 
-/// For a list that tokens are shown whole or not at all.
-const fn whole(collection: &'static str) -> Permission {
-    Permission {
+/// For a list that tokens may read completely or not at all.
+const fn whole(collection: &'static str) -> RequiredPermission {
+    RequiredPermission {
         access: Access::Admin,
         token: TokenNeed::WholeList(collection),
         security: Security::Administrator,
@@ -112,7 +112,7 @@ impl Operation {
     const fn serves(
         self,
         id: &'static str,
-        permission: Permission,
+        permission: RequiredPermission,
         handler: Handler,
         doc: &'static OperationDoc,
     ) -> Self {
@@ -144,8 +144,8 @@ const HOSTNAME: Parameter = Parameter::Segment("hostname");
 const EPISODE_ID: Parameter = Parameter::Segment("episode_id");
 const PERSON_ID: Parameter = Parameter::Segment("person_id");
 const ENTITY_NAME: Parameter = Parameter::Segment("name");
-/// Taken apart by the handler, because a stream's name must be one segment before it is decoded.
-const WANTED: Parameter =
+/// Split by the handler, because a stream name must be one segment before it is decoded.
+const PLAYBACK_PATH: Parameter =
     Parameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
 const AGENT: Parameter = Parameter::Segment("id");
 
@@ -154,7 +154,7 @@ macro_rules! methods {
         const fn $name(
             path: (&'static str, Parameter, &'static str),
             id: &'static str,
-            permission: Permission,
+            permission: RequiredPermission,
             handler: Handler,
             doc: &'static OperationDoc,
         ) -> Operation {
@@ -164,7 +164,7 @@ macro_rules! methods {
 }
 methods!(get Get, put Put, post Post, delete Delete);
 
-/// Everything that is served, below either prefix. Of one head, longer tails first.
+/// All operations, served below either prefix. Rows with equal heads are ordered by longest tail.
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
     get(("/streams", NO_KEY, ""),
@@ -179,8 +179,8 @@ pub const OPERATIONS: &[Operation] = &[
         "batch_stream_layout_preview", right("streams", Execute), layout::preview_streams,
         &words::stream::BATCH_STREAM_LAYOUT_PREVIEW).batch(),
     post(("/streams/", NAME, "/preview_layout_change"),
-        "preview_layout_change_for_stream_config", right("streams", Execute), layout::preview_stream,
-        &words::stream::PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG),
+        "preview_layout_change_for_stream_config", right("streams", Execute),
+        layout::preview_stream, &words::stream::PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG),
     get(("/streams/", NAME, "/layout/explain"),
         "stream_layout_explain", right("streams", Read), layout::explain,
         &words::stream::STREAM_LAYOUT_EXPLAIN),
@@ -203,8 +203,8 @@ pub const OPERATIONS: &[Operation] = &[
         "batch_streamer_layout_preview", right("streamers", Execute), layout::preview_streamers,
         &words::streamer::BATCH_STREAMER_LAYOUT_PREVIEW).batch(),
     post(("/streamers/", HOSTNAME, "/preview_layout_change"),
-        "preview_layout_change_for_streamer_config", right("streamers", Execute), layout::preview_streamer,
-        &words::streamer::PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG),
+        "preview_layout_change_for_streamer_config", right("streamers", Execute),
+        layout::preview_streamer, &words::streamer::PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG),
     post(("/cluster/preview", NO_KEY, ""),
         "cluster_preview", right("cluster", Execute), layout::preview_cluster,
         &words::cluster::CLUSTER_PREVIEW).batch(),
@@ -298,11 +298,12 @@ pub const OPERATIONS: &[Operation] = &[
     delete(("/load-balancers/", ENTITY_NAME, ""),
         "load_balancer_delete", right("load-balancers", Write), balancer::delete,
         &words::balancer::LOAD_BALANCER_DELETE),
-    get(("/lb/", WANTED, ""),
-        "streaming_lb_playback", PUBLIC, balancer::send_on,
+    get(("/lb/", PLAYBACK_PATH, ""),
+        "streaming_lb_playback", PUBLIC, balancer::redirect_client,
         &words::balancer::STREAMING_LB_PLAYBACK),
-    post(("/lb/", WANTED, ""),
-        "streaming_lb_publish", PUBLIC, balancer::send_on, &words::balancer::STREAMING_LB_PUBLISH),
+    post(("/lb/", PLAYBACK_PATH, ""),
+        "streaming_lb_publish", PUBLIC, balancer::redirect_client,
+        &words::balancer::STREAMING_LB_PUBLISH),
     get(("/agents", NO_KEY, ""),
         "agents_list", right("agents", List), agent::list, &words::agent::AGENTS_LIST),
     post(("/agents/layouts", NO_KEY, ""),
@@ -337,7 +338,7 @@ pub const OPERATIONS: &[Operation] = &[
 pub static ROUTES: std::sync::LazyLock<Vec<Route>> =
     std::sync::LazyLock::new(|| OPERATIONS.iter().map(|operation| operation.route).collect());
 
-/// What an endpoint asks of the caller who calls it for `parameter`.
+/// The requirements of an operation for the caller of one path.
 pub fn needs<'a>(operation: &Operation, parameter: &'a str) -> Needs<'a> {
     let named = matches!(
         operation.route.parameter,
@@ -352,7 +353,7 @@ pub fn needs<'a>(operation: &Operation, parameter: &'a str) -> Needs<'a> {
     }
 }
 
-/// The value of `Allow` for a path.
+/// The value of header `Allow` for a path.
 pub fn allowed(path: &str) -> &'static str {
     let serves = |method| matches!(router::find(&ROUTES, method, path), Ok(Found::Endpoint(..)));
     let served = [Method::Get, Method::Put, Method::Post, Method::Delete].map(serves);
@@ -361,7 +362,7 @@ pub fn allowed(path: &str) -> &'static str {
         .fold(0, |at, serves| at * 2 + usize::from(*serves))]
 }
 
-/// By GET, PUT, POST and DELETE, the first of them the highest bit.
+/// Indexed by four bits: GET (highest), PUT, POST, DELETE.
 const ALLOWED: [&str; 16] = [
     "OPTIONS",
     "DELETE, OPTIONS",

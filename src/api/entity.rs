@@ -1,8 +1,8 @@
-//! Entities over HTTP: the list, one, save and delete that every kind has in common.
+//! Entities over HTTP: list, get, save and delete, as all kinds have them.
 //!
-//! A resource with more to it (commands, keys that are made here, a soft deletion) has a file of
-//! its own and uses what is here. Lists mask secrets, in what they show and in what they filter and
-//! sort by; an administrator who reads one entity sees them.
+//! A resource with more operations (commands, generated keys, soft deletion) has its own file and
+//! uses these functions. Lists mask secrets, both in their documents and for filters and orders; an
+//! administrator who reads one entity sees them.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -93,7 +93,7 @@ impl Document for EntityDoc<'_> {
     }
 }
 
-/// All entities of a kind, as the query engine wants them.
+/// All entities of a kind, as a source of the query engine.
 pub struct EntitySource<'s> {
     kind: Kind,
     entities: &'s Entities,
@@ -109,8 +109,8 @@ impl<'s> EntitySource<'s> {
         }
     }
 
-    /// The streams whose episodes can match, if that is the cheaper way to them than all that
-    /// changed since the stamp.
+    /// The streams whose episodes can match, unless a scan of the changes since the stamp is
+    /// cheaper.
     fn media<'q>(&self, hints: &Hints<'q>) -> Option<&'q [Box<str>]> {
         const FEW: usize = 256;
         let (_, media) = *hints.equal.iter().find(|(path, _)| *path == "media")?;
@@ -121,15 +121,15 @@ impl<'s> EntitySource<'s> {
         (self.kind == Kind::Episode && !few_changed).then_some(media)
     }
 
-    /// Shows the episodes of some streams, one stream after the other.
+    /// Visits the episodes of some streams, one stream after the other.
     fn scan_media<'a>(
         &'a self,
         media: &[Box<str>],
-        place: &mut ScanPosition,
+        position: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(EntityDoc<'a>),
     ) -> bool {
-        visit_media(self.episodes, media, place, budget, &mut |episode| {
+        visit_media(self.episodes, media, position, budget, &mut |episode| {
             each(EntityDoc::new(self.kind, episode, true));
         })
     }
@@ -170,26 +170,26 @@ impl Source for EntitySource<'_> {
     fn scan<'a>(
         &'a self,
         hints: &Hints<'_>,
-        place: &mut ScanPosition,
+        position: &mut ScanPosition,
         budget: usize,
         each: &mut dyn FnMut(EntityDoc<'a>),
     ) -> bool {
         if let Some(media) = self.media(hints) {
-            return self.scan_media(media, place, budget, each);
+            return self.scan_media(media, position, budget, each);
         }
         let mut left = budget.max(1);
-        let after = place.after.take();
+        let after = position.after.take();
         let after = after.as_deref().map(|key| Key::trusted(self.kind, key));
-        // What changed since a stamp is found in the order of stamps: a long poll's question costs
-        // what changed, not what exists.
+        // Changes since a stamp are found in the order of stamps: the cost of a long poll depends
+        // on the number of changes, not of entities.
         if let Some(stamp) = hints.stamp_min {
-            let from = (place.part as u64).max(stamp);
+            let from = (position.part as u64).max(stamp);
             for (key, entity) in self.entities.changed_from(from, after) {
                 each(EntityDoc::new(self.kind, entity, true));
                 left -= 1;
                 if left == 0 {
-                    place.part = entity.updated_at.to_native() as usize;
-                    place.after = Some(key.to_string().into());
+                    position.part = entity.updated_at.to_native() as usize;
+                    position.after = Some(key.to_string().into());
                     return false;
                 }
             }
@@ -200,7 +200,7 @@ impl Source for EntitySource<'_> {
             each(EntityDoc::new(self.kind, entity, true));
             left -= 1;
             if left == 0 {
-                place.after = Some(key.to_string().into());
+                position.after = Some(key.to_string().into());
                 return false;
             }
         }
@@ -208,18 +208,18 @@ impl Source for EntitySource<'_> {
     }
 }
 
-/// Shows the next `budget` episodes of some streams, in order; true at the end. `place` counts
-/// streams and names the last episode seen.
+/// Visits the next `budget` episodes of some streams, in order. Returns true at the end. `position`
+/// counts streams and names the last episode visited.
 pub fn visit_media<'a>(
     episodes: &'a EpisodeIndex,
     media: &[Box<str>],
-    place: &mut ScanPosition,
+    position: &mut ScanPosition,
     budget: usize,
     each: &mut dyn FnMut(&'a EntityRecord),
 ) -> bool {
     let mut left = budget.max(1);
-    while let Some(name) = media.get(place.part) {
-        let after = place.after.take();
+    while let Some(name) = media.get(position.part) {
+        let after = position.after.take();
         let after = after.and_then(|after| {
             let (opened_at, id) = after.split_once('.')?;
             Some((opened_at.parse().ok()?, id.parse().ok()?))
@@ -231,17 +231,17 @@ pub fn visit_media<'a>(
                 let ArchivedFacts::Episode { opened_at, .. } = &episode.facts else {
                     unreachable!("the index of episodes holds episodes");
                 };
-                place.after = Some(format!("{opened_at}.{}", &*episode.key).into());
+                position.after = Some(format!("{opened_at}.{}", &*episode.key).into());
                 return false;
             }
         }
-        place.part += 1;
+        position.part += 1;
         left -= 1;
         if left == 0 {
             break;
         }
     }
-    place.part >= media.len()
+    position.part >= media.len()
 }
 
 const fn text(path: &'static str) -> SearchField {
@@ -278,7 +278,7 @@ static LIST_KINDS: [ListKind; KINDS.len()] = [
     list_kind!(Kind::DeletedAgent, "id", []),
 ];
 
-/// What the query engine has to know about a kind.
+/// The description of a kind for the query engine.
 pub fn list_kind(kind: Kind) -> &'static ListKind {
     &LIST_KINDS[kind as usize]
 }
@@ -294,13 +294,13 @@ fn field_type(kind: Kind, path: &str) -> Option<FieldType> {
 }
 
 impl Call<'_> {
-    /// The key that the path names.
+    /// The key in the path.
     pub fn key(&self, kind: Kind) -> Result<Key, ApiError> {
-        Key::parse(kind, self.parameter).map_err(|why| bad_key(kind, why))
+        Key::parse(kind, self.parameter).map_err(|error| bad_key(kind, error))
     }
 }
 
-/// A list of one kind; `own` are its parameters that are no filters.
+/// The list of one kind; `own` are its parameters that are not filters.
 pub fn list(
     call: &Call<'_>,
     kind: Kind,

@@ -1,7 +1,9 @@
-//! Episodes over HTTP: parts of streams that mean something, saved by whoever saw them and read by whoever follows.
+//! Episodes over HTTP: annotated times of streams, saved by detectors and read by followers.
 //!
-//! Stamps are the server's: a reader that asks for what is newer than the newest it has seen misses nothing, whatever the clocks of those who
-//! save. Saves wait a moment to be committed together (`insert_buffer`); who is answered knows that the episode is on disk.
+//! This server assigns the stamps: a reader that requests episodes newer than the newest that it
+//! has received misses none, whatever the clocks of the clients that save them. Saves wait up to
+//! the buffer delay and are committed together (`insert_buffer`); the response is sent after the
+//! fsync.
 
 use super::dvr_presence::{self, DVR_PRESENCE_CHECK};
 use super::{Call, Outcome, entity};
@@ -9,7 +11,7 @@ use crate::error::ApiError;
 use crate::query::params::{POLL_TIMEOUT, Parameter, ParameterValues as _};
 use crate::state::entity::Kind;
 
-/// Parameters of the list that are no filters.
+/// Parameters of the list that are not filters.
 const PARAMETERS: &[&dyn Parameter] = &[&POLL_TIMEOUT, &DVR_PRESENCE_CHECK];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {

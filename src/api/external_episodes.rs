@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use super::config_external::{known_node, walk_expired};
+use super::config_external::{known_node, snapshot_expired};
 use super::entity::visit_media;
 use super::{Call, Collection, LocalState, Outcome};
 use crate::error::{self, ApiError};
@@ -87,8 +87,8 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let times = Times::of(&query)?;
     let state: LocalState = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
-            let earlier = call.shared.walks.get(revision);
-            Rc::new(earlier.ok_or_else(walk_expired)?)
+            let earlier = call.shared.paged_snapshots.get(revision);
+            Rc::new(earlier.ok_or_else(snapshot_expired)?)
         }
         _ => call.state.clone(),
     };

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::auth::Auth;
-use super::config_external::Walks;
+use super::config_external::PagedSnapshots;
 use super::stream::Around;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
@@ -46,7 +46,7 @@ pub struct Shared {
     pub auth: Auth,
     /// Activity and rendered configurations of nodes.
     pub nodes: Arc<NodeTable>,
-    pub walks: Walks,
+    pub paged_snapshots: PagedSnapshots,
     /// What streamers reported last.
     pub fleet: FleetStats,
     pub layouter: LayouterHandle,
@@ -115,7 +115,7 @@ pub(crate) mod tests {
             commands,
             auth: Auth::new("k", None),
             nodes: Arc::new(NodeTable::new(1 << 20)),
-            walks: Walks::default(),
+            paged_snapshots: PagedSnapshots::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
             layouter: crate::layouter::thread::channel().0,
             layouter_metrics: Arc::default(),

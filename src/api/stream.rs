@@ -101,7 +101,7 @@ impl<'a> StreamDoc<'a> {
             .or_else(|| agents.iter().position(|id| is_online(id)))
             .unwrap_or_default();
         let id = agents.swap_remove(place);
-        let lets_in = |host| control::lets_agents_in(around.state, host);
+        let lets_in = |host| control::accepts_agents(around.state, host);
         let status = if !record.ingest().is_none_or(lets_in) {
             AgentStatus::RproxyNotConfigured
         } else if is_online(&id) {

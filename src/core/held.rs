@@ -1,14 +1,15 @@
 //! Requests that are held open, and by whose right.
 //!
 //! A right can be lost while a request waits: its token is deleted or gets another key or other
-//! permissions, a streamer gets another cluster key, the administrator's credentials are replaced. The
-//! request then ends at once. Changes on their way to the writer are not held: they are decided.
+//! permissions, a streamer gets another cluster key, the administrator's credentials are replaced.
+//! The request then ends at once. Changes on their way to the writer are not held: they are
+//! decided.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Core;
-use crate::api::auth::{Caller, may};
+use crate::api::auth::{Caller, check_token};
 use crate::api::endpoint::{Operation, needs};
 use crate::api::token::Token;
 use crate::error::{self, ApiError};
@@ -48,7 +49,7 @@ impl HeldRequests {
         restricted: bool,
     ) {
         let held = match caller {
-            Caller::Anybody => return,
+            Caller::Anonymous => return,
             Caller::Administrator => Held::Administrator,
             Caller::Streamer(record) => Held::Streamer {
                 hostname: Hostname::trusted(key),
@@ -116,7 +117,7 @@ impl Core {
             } => {
                 let newest = self.tokens.borrow_mut().find(state, &token.digest);
                 let newest = newest.ok_or_else(lost_credentials)?;
-                may(&newest, needs(endpoint, key))?;
+                check_token(&newest, needs(endpoint, key))?;
                 if *restricted && newest.rights != token.rights {
                     return Ok(false);
                 }
@@ -126,8 +127,8 @@ impl Core {
         }
     }
 
-    /// Ends what the replaced credentials of the administrator hold open. Clients repeat the request
-    /// with the new ones.
+    /// Ends what the replaced credentials of the administrator hold open. Clients repeat the
+    /// request with the new ones.
     pub(super) fn end_administrator_requests(&self) {
         self.end_polls();
         let held = self.held.borrow().by_administrator();

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{ANSWER_WAIT_MAX, Core, SCAN_SLICE};
-use crate::api::agent::{Agents, Surroundings};
+use crate::api::agent::{AgentContext, AgentSource};
 use crate::api::call::{Collection, CompletePage, ListRequest, LocalState};
 use crate::api::entity::EntitySource;
 use crate::api::event::Events;
@@ -64,12 +64,12 @@ pub(super) fn step(
         }
         Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
         Collection::Entities(Kind::Agent) => {
-            let around = Surroundings {
+            let around = AgentContext {
                 state,
                 presences: &shared.agents.presence.snapshot(),
                 server: &shared.hostname,
             };
-            execution.step(&Agents::new(around), SCAN_SLICE)
+            execution.step(&AgentSource::new(around), SCAN_SLICE)
         }
         Collection::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
         Collection::ExternalEpisodes => {
@@ -132,8 +132,8 @@ impl Core {
         }
     }
 
-    /// The rest of a long list. An empty poll is parked; if there was a commit meanwhile the list is made
-    /// again first, because that commit woke nobody.
+    /// The rest of a long list. An empty poll is parked; if there was a commit meanwhile the list
+    /// is made again first, because that commit woke nobody.
     async fn finish_list(
         self: Rc<Self>,
         mut execution: Execution<Rc<Query>>,
@@ -190,7 +190,7 @@ impl Core {
     /// A finished page. The state of a paged snapshot is kept for its other pages.
     fn page(&self, query: &Query, page: Page, state: &LocalState) -> Response {
         if query.revision().is_some() && (page.next.is_some() || page.prev.is_some()) {
-            self.shared.walks.keep(state);
+            self.shared.paged_snapshots.keep(state);
         }
         Response::json(200, page.into_body(""))
     }
@@ -206,8 +206,8 @@ impl Core {
         self.park(&poll, std::iter::once(list.ticket), list.reports_seen)
     }
 
-    /// Parks equal polls. The caller has looked at the newest state in this turn of the core, and at the
-    /// reports up to `reports_seen`.
+    /// Parks equal polls. The caller has looked at the newest state in this turn of the core, and
+    /// at the reports up to `reports_seen`.
     pub(super) fn park(
         &self,
         poll: &Poll,

@@ -326,7 +326,7 @@ impl Core {
                         commits.push(commit);
                     }
                     if self.index == 0 {
-                        self.shared.walks.forget_old();
+                        self.shared.paged_snapshots.drop_expired();
                     }
                 }
                 CoreMessage::Completed {

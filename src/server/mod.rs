@@ -26,7 +26,7 @@ use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::api::auth::Auth;
-use crate::api::config_external::Walks;
+use crate::api::config_external::PagedSnapshots;
 use crate::api::settings_save;
 use crate::api::shared::{ApiSettings, Shared};
 use crate::api::stream::render_current_layout;
@@ -351,7 +351,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         commands: parts.commands,
         auth: Auth::new(key.expose(), login(settings)),
         nodes: Arc::new(NodeTable::new(settings.feed.cache_bytes)),
-        walks: Walks::default(),
+        paged_snapshots: PagedSnapshots::default(),
         fleet: FleetStats::new(settings.layouter.dead_timeout, Instant::now()),
         layouter: parts.layouter,
         layouter_metrics: Arc::default(),
