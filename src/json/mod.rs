@@ -24,7 +24,8 @@ pub use strict::{DEPTH_MAX, ParseError};
 pub(crate) use value::text_of;
 pub use value::{Number, Object, Value, push_pointer, write_string};
 
-/// Shorter bodies, such as messages of agents and small patches, are read by the strict reader alone.
+/// Shorter bodies, such as messages of agents and small patches, are read by the strict reader
+/// alone.
 ///
 /// The time of the tape divided by that of the strict reader (`weir-bench --bin json`) is 1.07 for
 /// 200 bytes, 1.10 for 600 bytes and 1.21 for 2 KB of configuration, 1.09 to 1.28 for reports of

@@ -77,11 +77,6 @@ fn member_by_walking<'a>(object: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-/// The value at the end of a path of member names. Arrays are not searched.
-pub fn at_path<'a>(text: &'a str, path: &[Box<str>]) -> Option<&'a str> {
-    path.iter().try_fold(text, |text, name| member(text, name))
-}
-
 /// Members of an object in the order of the text: the name as written (with escapes, without
 /// quotes) and the raw value. Ends at the first byte that is not canonical.
 pub fn members(object: &str) -> Members<'_> {

@@ -1,5 +1,4 @@
-//! What the schema engine promises, on the schemas we serve. Rules no schema of ours has yet are
-//! shown on small ones.
+//! Tests of the rules on the served schemas, and on small ones for rules that none of them uses.
 
 use proptest::prelude::*;
 
