@@ -1,7 +1,7 @@
 //! Where requests end. A naive and strict second reader must see the same requests in everything
 //! that the server accepts: two readers that disagree about the end of a request are how requests
-//! are smuggled. The server may refuse more than the second reader, never less. The last byte of the
-//! input seeds the sizes of the reads.
+//! are smuggled. The server may refuse more than the second reader, never less. The last byte of
+//! the input seeds the sizes of the reads.
 #![no_main]
 
 mod pieces;
@@ -58,25 +58,7 @@ fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
     {
         return None;
     }
-    let (mut lengths, mut codings) = (Vec::new(), Vec::new());
-    for line in &lines[1..] {
-        let colon = line.iter().position(|byte| *byte == b':')?;
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
-            return None;
-        }
-        if value
-            .iter()
-            .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
-        {
-            return None;
-        }
-        match name.to_ascii_lowercase().as_slice() {
-            b"content-length" => lengths.push(value.to_vec()),
-            b"transfer-encoding" => codings.push(value.to_ascii_lowercase()),
-            _ => {}
-        }
-    }
+    let (lengths, codings) = framing_fields(&lines[1..])?;
     let body_at = blank + head_len;
     let (body, end) = match (&lengths[..], &codings[..]) {
         ([], []) => (Vec::new(), body_at),
@@ -115,6 +97,31 @@ fn oracle(data: &[u8]) -> Option<(Seen, usize)> {
         end,
     };
     Some((seen, end))
+}
+
+/// The values of `Content-Length` and of `Transfer-Encoding`.
+#[allow(clippy::type_complexity)]
+fn framing_fields(lines: &[&[u8]]) -> Option<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+    let (mut lengths, mut codings) = (Vec::new(), Vec::new());
+    for line in lines {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+            return None;
+        }
+        if value
+            .iter()
+            .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
+        {
+            return None;
+        }
+        match name.to_ascii_lowercase().as_slice() {
+            b"content-length" => lengths.push(value.to_vec()),
+            b"transfer-encoding" => codings.push(value.to_ascii_lowercase()),
+            _ => {}
+        }
+    }
+    Some((lengths, codings))
 }
 
 fn chunked(data: &[u8]) -> Option<(Vec<u8>, usize)> {

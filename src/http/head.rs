@@ -1,10 +1,10 @@
 //! Head: the request line and the fields of a request, a strict profile of RFC 9112 over httparse.
 //!
 //! A pure function of bytes. Promises: how the bytes were cut into reads does not change the
-//! result; no request is accepted whose end two readers could see in different places (a bare LF, a folded
-//! line, two lengths, a transfer coding other than `chunked`); every loop is bounded by `limits`.
-//! httparse finds the tokens; what it is lenient about is checked here. Meaning is left to others:
-//! paths and queries stay as they were sent, `api` decodes them once.
+//! result; no request is accepted whose end two readers could see in different places (a bare LF,
+//! a folded line, two lengths, a transfer coding other than `chunked`); every loop is bounded by
+//! `limits`. httparse finds the tokens; what it is lenient about is checked here. Meaning is left
+//! to others: paths and queries stay as they were sent, `api` decodes them once.
 
 use std::mem::MaybeUninit;
 

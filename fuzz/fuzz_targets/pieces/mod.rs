@@ -58,7 +58,8 @@ pub fn first_request(
     }
     // A head whose parsing was put off to the end of its line may be refused already.
     if let Some((buffer, Progress::Head)) = kept.map(|input| input.into_parts()) {
-        let parsed = head::parse(&buffer, &mut head::fields())?;
+        let mut fields = head::fields();
+        let parsed = head::parse(&buffer, &mut fields)?;
         assert!(parsed.is_none(), "a complete head was not noticed");
     }
     Ok(None)

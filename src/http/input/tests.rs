@@ -2,8 +2,8 @@
 //!
 //! The oracle is the same profile written a second time, as naively as possible: it sees all bytes
 //! at once, splits at CR LF, and knows nothing of httparse or of states. Both have to agree on
-//! every accepted request, its body and its length, for every octet at every interesting place and for
-//! random mutations; and the reader has to come to the same end for every cut of its input.
+//! every accepted request, its body and its length, for every octet at every interesting place and
+//! for random mutations; and the reader has to come to the same end for every cut of its input.
 
 use proptest::prelude::*;
 
@@ -769,9 +769,8 @@ fn the_only_transfer_coding_is_chunked_once() {
 
 #[test]
 fn chunks_are_hex_sizes_and_exact_ends() {
-    let found = acceptance(chunked(
-        "3\r\nabc\r\n00000a;x=\"y\r\n0123456789\r\n0;z\r\nT: u\r\n\r\nrest",
-    ));
+    let body = "3\r\nabc\r\n00000a;x=\"y\r\n0123456789\r\n0;z\r\nT: u\r\n\r\nrest";
+    let found = acceptance(chunked(body));
     assert_eq!(found.body, b"abc0123456789");
     acceptance(chunked("1 ; a = b\r\nx\r\n0\r\n\r\n"));
     acceptance(chunked("000000000000000000000000001\r\nx\r\n000\r\n\r\n"));
