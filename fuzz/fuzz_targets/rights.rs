@@ -1,8 +1,8 @@
-//! Rights of tokens from any configuration: what they allow is told alike by each way of asking, and a cap takes away and never gives.
+//! Rights of tokens from any configuration: all queries agree, and a cap only removes rights.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::access::rights::{Action, Rights, Sight};
+use weir::access::rights::{Action, Listable, Rights};
 use weir::json::{Value, parse};
 
 const COLLECTIONS: [&str; 4] = ["streams", "streamers", "auth", ""];
@@ -24,9 +24,9 @@ fuzz_target!(|data: &[u8]| {
     config.remove("auth_scopes");
     let uncapped = Rights::parse(&config, "").expect("its permissions were read before");
     for collection in COLLECTIONS {
-        let sight = rights.sight(collection);
+        let listable = rights.listable(collection);
         assert_eq!(
-            sight == Sight::Everything,
+            listable == Listable::Everything,
             rights.may(Action::List, collection, None)
         );
         for action in Action::ALL {
@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
                 let may = rights.may(action, collection, key);
                 assert!(!may || uncapped.may(action, collection, key));
                 if may && action == Action::List {
-                    assert_ne!(sight, Sight::Nothing, "{collection} {key:?}");
+                    assert_ne!(listable, Listable::Nothing, "{collection} {key:?}");
                 }
             }
         }

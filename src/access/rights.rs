@@ -163,11 +163,11 @@ impl Scope {
     }
 }
 
-/// How much of a list is shown.
+/// The part of a collection that a token may list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sight {
+pub enum Listable {
     Nothing,
-    /// What [`Rights::may`] list by its key.
+    /// Entities whose keys [`Rights::may`] allows.
     Some,
     Everything,
 }
@@ -239,10 +239,10 @@ impl Rights {
             })
     }
 
-    /// How much of a collection may be listed.
-    pub fn sight(&self, collection: &str) -> Sight {
+    /// The part of a collection that may be listed.
+    pub fn listable(&self, collection: &str) -> Listable {
         if self.may(Action::List, collection, None) {
-            return Sight::Everything;
+            return Listable::Everything;
         }
         let touches = |scope: &Scope| scope.touches(collection);
         let some = self.cap.as_ref().is_none_or(|cap| cap.iter().any(touches))
@@ -251,7 +251,11 @@ impl Rights {
                     && !permission.scopes.is_empty()
                     && permission.scopes.iter().all(touches)
             });
-        if some { Sight::Some } else { Sight::Nothing }
+        if some {
+            Listable::Some
+        } else {
+            Listable::Nothing
+        }
     }
 }
 
@@ -405,33 +409,33 @@ mod tests {
             r#"{"auth_scopes":["user/15"],"permissions":[{"scopes":["*"],"list":true,"read":true}]}"#,
         );
         assert!(!rights.may(Action::Read, "streams", Some("a")));
-        assert_eq!(rights.sight("streams"), Sight::Nothing);
+        assert_eq!(rights.listable("streams"), Listable::Nothing);
     }
 
     #[test]
     fn lists_show_what_may_be_listed() {
-        for (scopes, sight) in [
-            (&["*"][..], Sight::Everything),
-            (&["streams/*"], Sight::Everything),
-            (&["streams"], Sight::Everything),
-            (&["streams/location1%2F*"], Sight::Some),
-            (&["streams/*", "streams/a"], Sight::Some),
-            (&["streamers/*"], Sight::Nothing),
-            (&["streams/a", "streamers/*"], Sight::Nothing),
-            (&[], Sight::Nothing),
+        for (scopes, listable) in [
+            (&["*"][..], Listable::Everything),
+            (&["streams/*"], Listable::Everything),
+            (&["streams"], Listable::Everything),
+            (&["streams/location1%2F*"], Listable::Some),
+            (&["streams/*", "streams/a"], Listable::Some),
+            (&["streamers/*"], Listable::Nothing),
+            (&["streams/a", "streamers/*"], Listable::Nothing),
+            (&[], Listable::Nothing),
         ] {
             assert_eq!(
-                one(scopes, &[Action::List]).sight("streams"),
-                sight,
+                one(scopes, &[Action::List]).listable("streams"),
+                listable,
                 "{scopes:?}"
             );
             let others = one(scopes, &[Action::Read, Action::Write, Action::Execute]);
-            assert_eq!(others.sight("streams"), Sight::Nothing);
+            assert_eq!(others.listable("streams"), Listable::Nothing);
         }
         let capped =
             rights(r#"{"auth_scopes":["streams/a"],"permissions":[{"scopes":["*"],"list":true}]}"#);
-        assert_eq!(capped.sight("streams"), Sight::Some);
-        assert_eq!(capped.sight("streamers"), Sight::Nothing);
+        assert_eq!(capped.listable("streams"), Listable::Some);
+        assert_eq!(capped.listable("streamers"), Listable::Nothing);
     }
 
     #[test]

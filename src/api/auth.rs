@@ -3,7 +3,7 @@
 //! Four credentials exist: the API key (`Bearer`), the operator's login (`Basic`), API tokens
 //! (`Bearer`), limited to their permissions, and the cluster key of a streamer (`Cluster`), limited
 //! to the configuration of its own hostname. Secrets are kept and compared as digests of equal
-//! length in constant time. All wrong credentials get the same answer: an unknown login cannot be
+//! length in constant time. All wrong credentials get the same response: an unknown login cannot be
 //! distinguished from a wrong password.
 
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::token::{Demand, Token};
-use crate::access::rights::{Action, Sight};
+use crate::access::rights::{Action, Listable};
 use crate::error::{self, ApiError};
 use crate::state::State;
 use crate::state::record::StreamerRecord;
@@ -211,11 +211,11 @@ pub fn check_token(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
     let is_allowed = match needs.token {
         TokenNeed::Any => true,
         TokenNeed::Never => false,
-        TokenNeed::WholeList(collection) => rights.sight(collection) == Sight::Everything,
+        TokenNeed::WholeList(collection) => rights.listable(collection) == Listable::Everything,
         TokenNeed::Right(Demand {
             collection,
             action: Action::List,
-        }) => rights.sight(collection) != Sight::Nothing,
+        }) => rights.listable(collection) != Listable::Nothing,
         TokenNeed::Right(Demand { collection, action }) => {
             rights.may(action, collection, needs.key)
         }

@@ -298,7 +298,7 @@ impl Collection {
 /// The core keeps it in a table, ends it when its caller loses the right to it, and drops it when
 /// the client disconnects. Dropping it must cancel its outbound calls.
 pub trait Pending {
-    /// Longest wait for the answer.
+    /// Longest wait for the response.
     fn wait(&self, settings: &ApiSettings) -> Duration;
 
     /// Sends the queries on which the response depends.

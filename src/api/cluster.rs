@@ -66,7 +66,7 @@ impl Health {
     }
 
     /// The health of a stream.
-    pub fn of_stream(stream: StreamSigns) -> Self {
+    pub fn of_stream(stream: StreamInputs) -> Self {
         if stream.disabled {
             return Self::Disabled;
         }
@@ -114,7 +114,7 @@ const HEALTHS: [Health; 5] = [
 
 /// The inputs from which the health of a stream is derived.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct StreamSigns {
+pub struct StreamInputs {
     pub disabled: bool,
     /// The stream runs only while it has viewers.
     pub on_demand: bool,
@@ -163,7 +163,7 @@ impl Counts {
 
 /// The inputs from which the health of a streamer is derived.
 #[derive(Debug, Clone, Default)]
-pub struct NodeSigns {
+pub struct StreamerInputs {
     pub stats: Option<Arc<StreamerStats>>,
     pub bandwidth_kbit: Option<u64>,
 }
@@ -182,7 +182,7 @@ pub struct StreamerHealth {
 
 impl StreamerHealth {
     /// The health is that of the worst part; streams and agents of the node do not count.
-    pub fn of(node: &NodeSigns) -> Self {
+    pub fn of(node: &StreamerInputs) -> Self {
         let Some(stats) = &node.stats else {
             return Self {
                 status: Health::Outage,
@@ -226,7 +226,7 @@ impl StreamerHealth {
 /// One streamer in a scan.
 struct NodeEntry {
     hostname: Hostname,
-    signs: NodeSigns,
+    inputs: StreamerInputs,
     health: StreamerHealth,
     streams: Counts,
     agents: Counts,
@@ -250,11 +250,11 @@ impl ClusterScan {
             .streamers()
             .iter()
             .map(|(hostname, record)| {
-                let signs = signs_of(record, fleet);
+                let inputs = inputs_of(record, fleet);
                 NodeEntry {
                     hostname: hostname.clone(),
-                    health: StreamerHealth::of(&signs),
-                    signs,
+                    health: StreamerHealth::of(&inputs),
+                    inputs,
                     streams: Counts::default(),
                     agents: Counts::default(),
                 }
@@ -305,12 +305,12 @@ impl ClusterScan {
                 let node = ingest.and_then(|host| self.by_hostname.get(host).copied());
                 let reported = fleet.stream(name, ingest, |facts| (facts.status(), facts.alive()));
                 let (status, alive) = reported.unwrap_or_default();
-                let health = Health::of_stream(StreamSigns {
+                let health = Health::of_stream(StreamInputs {
                     disabled: stream.disabled,
                     on_demand: scan::member(&stream.config, "static") == Some("false"),
                     status,
                     alive,
-                    node_online: node.is_some_and(|node| self.nodes[node].signs.stats.is_some()),
+                    node_online: node.is_some_and(|node| self.nodes[node].inputs.stats.is_some()),
                 });
                 self.streams.add(health);
                 if let Some(node) = node {
@@ -336,7 +336,10 @@ impl ClusterScan {
     }
 
     fn kbit(&self, of: impl Fn(&StreamerStats) -> Option<u64>) -> u64 {
-        let stats = self.nodes.iter().filter_map(|it| it.signs.stats.as_deref());
+        let stats = self
+            .nodes
+            .iter()
+            .filter_map(|it| it.inputs.stats.as_deref());
         stats.filter_map(of).fold(0, u64::saturating_add)
     }
 
@@ -377,7 +380,7 @@ impl ClusterScan {
         self.write_totals(server, out);
         for (name, help, number) in STREAMER_METRICS {
             let mut family = out.family(name, Metric::Gauge, "", help);
-            for (hostname, stats) in self.known() {
+            for (hostname, stats) in self.reporting() {
                 family.known(&[("hostname", hostname), server], number(stats));
             }
         }
@@ -426,7 +429,7 @@ impl ClusterScan {
     fn write_start_times(&self, server: (&str, &str), out: &mut Exposition) {
         let help = "When the streamer was started, seconds since 1970.";
         let mut family = out.family("server_started_at", Metric::Gauge, "", help);
-        for (hostname, stats) in self.known() {
+        for (hostname, stats) in self.reporting() {
             let build = stats.build.map_or_else(String::new, |it| it.to_string());
             let version = stats.server_version.as_deref().unwrap_or_default();
             let labels = [
@@ -448,7 +451,7 @@ impl ClusterScan {
         out: &mut Exposition,
     ) {
         let mut family = out.family(name, Metric::Gauge, "", help);
-        for (hostname, stats) in self.known() {
+        for (hostname, stats) in self.reporting() {
             let mut written: Vec<(&str, &str)> = Vec::new();
             for partition in &stats.partitions {
                 let (device, path) = (&*partition.device, &*partition.path);
@@ -468,10 +471,11 @@ impl ClusterScan {
         }
     }
 
-    fn known(&self) -> impl Iterator<Item = (&str, &StreamerStats)> {
+    /// The streamers that report, with their statistics.
+    fn reporting(&self) -> impl Iterator<Item = (&str, &StreamerStats)> {
         self.nodes
             .iter()
-            .filter_map(|node| Some((node.hostname.as_str(), node.signs.stats.as_deref()?)))
+            .filter_map(|node| Some((node.hostname.as_str(), node.inputs.stats.as_deref()?)))
     }
 }
 
@@ -546,7 +550,7 @@ impl NodeEntry {
                 );
             }
         };
-        let stats = self.signs.stats.as_deref();
+        let stats = self.inputs.stats.as_deref();
         let (health, number) = (&self.health, |of: fn(&StreamerStats) -> Option<u64>| {
             stats.and_then(of)
         });
@@ -600,9 +604,9 @@ impl NodeEntry {
     }
 }
 
-fn signs_of(record: &StreamerRecord, fleet: View<'_>) -> NodeSigns {
+fn inputs_of(record: &StreamerRecord, fleet: View<'_>) -> StreamerInputs {
     let bandwidth = scan::member(&record.config, "total_bandwidth");
-    NodeSigns {
+    StreamerInputs {
         stats: fleet
             .streamer(&record.hostname)
             .and_then(|(_, stats)| stats),
@@ -807,14 +811,14 @@ mod tests {
             (false, true, None, None, true, Health::Operational),
             (false, true, None, None, false, Health::Outage),
         ] {
-            let signs = StreamSigns {
+            let inputs = StreamInputs {
                 disabled,
                 on_demand,
                 status,
                 alive,
                 node_online,
             };
-            assert_eq!(Health::of_stream(signs), health, "{signs:?}");
+            assert_eq!(Health::of_stream(inputs), health, "{inputs:?}");
         }
     }
 
@@ -825,7 +829,7 @@ mod tests {
         let report = StreamerReport::from_body(body, now).expect("a report");
         let host = Hostname::trusted("s1");
         fleet.report(&host, report, now);
-        StreamerHealth::of(&NodeSigns {
+        StreamerHealth::of(&StreamerInputs {
             stats: fleet.streamer("s1", now),
             bandwidth_kbit,
         })
@@ -881,7 +885,7 @@ mod tests {
         ] {
             assert_eq!(node(stats, bandwidth).status, status, "{stats}");
         }
-        let silent = StreamerHealth::of(&NodeSigns::default());
+        let silent = StreamerHealth::of(&StreamerInputs::default());
         assert_eq!((silent.status, silent.cpu), (Outage, None));
     }
 

@@ -6,8 +6,7 @@
 //!
 //! There are three ways to request the list, the cheapest last:
 //! * without conditions: the whole list, rendered once per generation of this streamer and shared,
-//!   in
-//!   identity, gzip or zstd;
+//!   in identity, gzip or zstd;
 //! * with `If-None-Match`: 304 while the generation is the same; with `poll_timeout` the request is
 //!   parked until it changes;
 //! * with `changes_since=REVISION`: only streams changed or removed after that revision; 410 if the
@@ -489,7 +488,7 @@ impl Document for ConfigDoc<'_> {
         if name == "name" {
             return Some(Raw::Text(self.name));
         }
-        // The name is the first member; the others are sorted, so `scan::member` does not apply.
+        // The name is the first member; the others are sorted.
         scan::members(self.text)
             .find(|(key, _)| *key == name)
             .map(|(_, value)| Raw::Json(value.into()))

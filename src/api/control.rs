@@ -1,5 +1,4 @@
-//! The handshake of agents: proof of the key, upgrade to a control connection, streamer for the
-//! video.
+//! The handshake of agents: proof of the key, upgrade to a control connection, streampoint.
 //!
 //! The control connection belongs to the core that accepted it (`core::agents`) and carries
 //! `agents::protocol`.

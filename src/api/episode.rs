@@ -1,4 +1,4 @@
-//! Episodes over HTTP: annotated times of streams, saved by detectors and read by followers.
+//! Episodes over HTTP: annotated times of streams, saved by detectors and read by pollers.
 //!
 //! This server assigns the stamps: a reader that requests episodes newer than the newest that it
 //! has received misses none, whatever the clocks of the clients that save them. Saves wait up to

@@ -31,7 +31,7 @@ use self::metrics::CoreMetrics;
 use self::pending::PendingRequests;
 use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
 pub use self::wake::YieldBudget;
-use crate::access::rights::{Action, Sight};
+use crate::access::rights::{Action, Listable};
 use crate::api::auth::{Access, Caller, Needs, TokenNeed};
 use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
 use crate::api::endpoint::{BODY_BYTES_MAX, OPERATIONS, Operation, ROUTES, allowed, needs};
@@ -388,7 +388,7 @@ fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
     let Caller::Token(token) = call.caller else {
         return false;
     };
-    if action != Action::List || token.rights.sight(collection) == Sight::Everything {
+    if action != Action::List || token.rights.listable(collection) == Listable::Everything {
         return false;
     }
     let shown = token.clone();
