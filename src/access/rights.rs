@@ -1,12 +1,11 @@
-//! What a caller may do who is no administrator: the permissions of an API token.
+//! The rights of a caller who is not an administrator: the permissions of an API token.
 //!
-//! A token holds permissions. One permission allows some of listing, reading, writing and executing
-//! on what *all* of its scopes name; a token may do what *any* of its permissions allows, and
-//! nothing outside its `auth_scopes` where it has those. A scope is `*`, or a collection
-//! (`streams`), or a collection and the keys in it: `streams/*`, `streams/location1%2F*`, where `*`
-//! stands for any text and everything else is percent-decoded. `streams/*` names the collection
-//! itself as well; what acts on a whole collection (a batch) needs that. A list that is allowed for
-//! some keys only shows only those.
+//! A permission allows some of list, read, write and execute on what *all* of its scopes match. A
+//! token may do what *any* of its permissions allows, within its `auth_scopes` if it has those. A
+//! scope is `*`, a collection (`streams`), or a collection and keys in it: `streams/*`,
+//! `streams/location1%2F*`, where `*` matches any text and everything else is percent-decoded.
+//! `streams/*` also matches the collection itself, which operations on a whole collection (a batch)
+//! require. A list shows only the keys that the token may list.
 
 use std::sync::Arc;
 
@@ -15,23 +14,23 @@ use percent_encoding::percent_decode_str;
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 
-/// What is done to a thing.
+/// A kind of operation on a collection or an entity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum Action {
-    /// See many.
+    /// Read many.
     List,
-    /// See one.
+    /// Read one.
     Read,
     /// Create, change or delete one.
     Write,
-    /// Have something done.
+    /// Run a command.
     Execute,
 }
 
 impl Action {
     pub const ALL: [Action; 4] = [Self::List, Self::Read, Self::Write, Self::Execute];
 
-    /// The member of a permission that allows it.
+    /// The member of a permission that allows the action.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::List => "list",
@@ -42,39 +41,42 @@ impl Action {
     }
 }
 
-/// A token's rights.
+/// The rights of a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// Nothing outside of any of these; absent: no such bound.
+    /// `auth_scopes`: one of them must match; absent: no restriction.
     cap: Option<Vec<Scope>>,
     permissions: Vec<Permission>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Permission {
-    /// All of them must name a thing; without any, nothing is named.
+    /// All of them must match; without any, nothing matches.
     scopes: Vec<Scope>,
-    /// By [`Action`].
+    /// Indexed by [`Action`].
     actions: [bool; 4],
 }
 
-/// What one scope names.
+/// One scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Scope {
     Everything,
     Collection(Box<str>),
-    Keys { collection: Box<str>, keys: Pattern },
+    Keys {
+        collection: Box<str>,
+        keys: KeyPattern,
+    },
 }
 
-/// Texts between which anything may stand.
+/// A wildcard pattern: the texts between its `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern(Vec<Box<str>>);
+struct KeyPattern(Vec<Box<str>>);
 
-impl Pattern {
+impl KeyPattern {
     fn parse(text: &str) -> Option<Self> {
         let parts = text.split('*').map(|part| {
             let decoded = percent_decode_str(part).decode_utf8().ok()?;
-            // What is left of a broken escape would name something else than was meant.
+            // An invalid escape would be kept as text and match other keys than intended.
             (!broken_escape(part)).then(|| Box::from(&*decoded))
         });
         parts.collect::<Option<Vec<_>>>().map(Self)
@@ -94,7 +96,7 @@ impl Pattern {
         else {
             return false;
         };
-        // The earliest place of each part leaves the most for the next.
+        // The first occurrence of each part leaves the longest rest for the next.
         middle
             .iter()
             .try_fold(rest, |rest, part| {
@@ -128,13 +130,13 @@ impl Scope {
             None => Self::Collection(collection),
             Some(keys) => Self::Keys {
                 collection,
-                keys: Pattern::parse(keys)?,
+                keys: KeyPattern::parse(keys)?,
             },
         })
     }
 
-    /// Whether it names the key, or the collection as a whole when there is none.
-    fn names(&self, collection: &str, key: Option<&str>) -> bool {
+    /// Whether it matches a key, or the whole collection if `key` is `None`.
+    fn matches(&self, collection: &str, key: Option<&str>) -> bool {
         match self {
             Self::Everything => true,
             Self::Collection(known) => **known == *collection && key.is_none(),
@@ -151,7 +153,7 @@ impl Scope {
         }
     }
 
-    /// Whether it names anything of the collection.
+    /// Whether it matches anything in the collection.
     fn touches(&self, collection: &str) -> bool {
         match self {
             Self::Everything => true,
@@ -202,8 +204,7 @@ impl Visibility {
 }
 
 impl Rights {
-    /// Reads a token's configuration. What names nothing that could be meant is refused with its
-    /// place.
+    /// Parses the configuration of a token. The error points at the invalid scope.
     pub fn parse(config: &Object, pointer: &str) -> Result<Self, ApiError> {
         let cap = match config.get("auth_scopes").and_then(Value::as_array) {
             Some(items) => Some(scopes(items, &format!("{pointer}/auth_scopes"))?),
@@ -228,9 +229,9 @@ impl Rights {
         })
     }
 
-    /// Whether something may be done to a key, or to a whole collection when there is none.
+    /// Whether an action on a key is allowed, or on the whole collection if `key` is `None`.
     pub fn may(&self, action: Action, collection: &str, key: Option<&str>) -> bool {
-        let names = |scope: &Scope| scope.names(collection, key);
+        let names = |scope: &Scope| scope.matches(collection, key);
         self.cap.as_ref().is_none_or(|cap| cap.iter().any(names))
             && self.permissions.iter().any(|permission| {
                 permission.actions[action as usize]
@@ -262,7 +263,9 @@ impl Rights {
 fn scopes(items: &[Value], pointer: &str) -> Result<Vec<Scope>, ApiError> {
     let read = items.iter().enumerate().map(|(index, item)| {
         item.as_str().and_then(Scope::parse).ok_or_else(|| {
-            error::WRONG_FORMAT.titled("A scope is `*`, a collection, or a collection and keys such as `streams/location1%2F*`").at_pointer(format!("{pointer}/{index}"))
+            error::WRONG_FORMAT
+                .titled("Expected `*`, a collection, or a collection and keys like `streams/a%2F*`")
+                .at_pointer(format!("{pointer}/{index}"))
         })
     });
     read.collect()
@@ -292,7 +295,7 @@ mod tests {
         ))
     }
 
-    /// Things that are asked about: of two collections, whole, and keys of them.
+    /// Collections and keys that are checked.
     const THINGS: [(&str, Option<&str>); 8] = [
         ("streams", None),
         ("streams", Some("a")),
@@ -304,7 +307,7 @@ mod tests {
         ("auth", None),
     ];
 
-    /// Which of [`THINGS`] scopes name, written by hand.
+    /// Which of [`THINGS`] the scopes match, written by hand.
     const SCOPES: [(&[&str], [u8; 8]); 16] = [
         (&[], [0, 0, 0, 0, 0, 0, 0, 0]),
         (&["*"], [1, 1, 1, 1, 1, 1, 1, 1]),
@@ -320,7 +323,7 @@ mod tests {
         (&["streams/%2A"], [0, 0, 0, 0, 0, 0, 0, 0]),
         (&["streamers/s1"], [0, 0, 0, 0, 0, 0, 1, 0]),
         (&["auth"], [0, 0, 0, 0, 0, 0, 0, 1]),
-        // Of one permission, what all of them name.
+        // All scopes of a permission must match.
         (
             &["streams/*", "streams/location1%2F*"],
             [0, 0, 1, 1, 0, 0, 0, 0],
@@ -329,7 +332,7 @@ mod tests {
     ];
 
     #[test]
-    fn scopes_name_what_the_reference_says() {
+    fn scopes_match_as_the_reference_says() {
         for (scopes, named) in SCOPES {
             let rights = one(scopes, &Action::ALL);
             for ((collection, key), expected) in THINGS.iter().zip(named) {
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn each_action_is_allowed_by_itself() {
+    fn each_action_is_allowed_separately() {
         for allowed in Action::ALL {
             let rights = one(&["streams/*"], &[allowed]);
             for action in Action::ALL {
@@ -364,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_add_up_but_do_not_mix() {
+    fn permissions_are_added_but_not_mixed() {
         let both = rights(
             r#"{"permissions":[{"scopes":["streams/*"],"read":true},{"scopes":["streamers/*"],"write":true}]}"#,
         );
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pair_of_permissions_under_every_cap_allows_what_the_rule_says() {
+    fn all_pairs_of_permissions_and_caps_follow_the_rule() {
         // Goal: union of permissions, intersection of scopes and the cap work together. Method: all
         // combinations of the table above against the rule computed from its rows.
         let text = |scopes: &[&str]| {
@@ -404,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cap_of_the_callers_own_kind_leaves_nothing_here() {
+    fn cap_of_an_unknown_collection_allows_nothing() {
         let rights = rights(
             r#"{"auth_scopes":["user/15"],"permissions":[{"scopes":["*"],"list":true,"read":true}]}"#,
         );
@@ -439,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_that_cannot_be_meant_are_refused_with_their_place() {
+    fn invalid_scopes_are_refused_with_their_pointer() {
         for bad in [
             "",
             "/a",
