@@ -44,7 +44,7 @@ use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage}
 use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::openapi;
 use crate::outbound::{EgressPolicy, Outbound};
-use crate::rt::processors::plan_threads;
+use crate::rt::processors::{ThreadPlan, plan_threads};
 use crate::rt::{self, Inbox};
 use crate::state::State;
 use crate::state::command::Command;
@@ -148,6 +148,16 @@ struct Threads {
     egress: Arc<EgressPolicy>,
 }
 
+/// Where the threads run, by the settings and the processors of this process.
+fn thread_plan(settings: &Settings) -> ThreadPlan {
+    plan_threads(
+        &rt::sys::allowed_processors(),
+        settings.layouter.enabled,
+        Some(settings.http.io_threads).filter(|count| *count > 0),
+        settings.http.pin_threads == PinThreads::Auto,
+    )
+}
+
 /// Starts all threads but the io cores: nothing listens yet.
 fn start(
     config: &Config,
@@ -156,12 +166,7 @@ fn start(
     set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
 ) -> Result<Threads, Failure> {
     let settings = &config.settings;
-    let plan = plan_threads(
-        &rt::sys::allowed_processors(),
-        settings.layouter.enabled,
-        Some(settings.http.io_threads).filter(|count| *count > 0),
-        settings.http.pin_threads == PinThreads::Auto,
-    );
+    let plan = thread_plan(settings);
     reserve_processor(&plan);
     let inboxes: Inboxes = plan.io.iter().map(|_| Arc::new(Inbox::new())).collect();
     let published = Arc::new(Published::new(recovered.state.clone()));

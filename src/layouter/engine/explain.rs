@@ -143,18 +143,16 @@ impl Engine {
             .map(|class| (static_reasons(demand, class), score(demand, class)))
             .collect();
         let siblings = self.all_sibling_nodes(judged, waits);
-        let need = whole
-            .as_ref()
-            .map_or_else(|| slot.need(), |(_, need)| *need);
         let part = slot.need();
+        let need = whole.as_ref().map_or(part, |(_, need)| *need);
         let rest = Need {
             channels: need.channels.saturating_sub(part.channels),
             kbps: need.kbps.saturating_sub(part.kbps),
             disk: need.disk.saturating_sub(part.disk),
         };
         let balance = self.settings.balance;
-        let decide = |(i, node): (usize, &'_ std::sync::Arc<SlotNode>)| {
-            let part_here = slot.node == i as u32;
+        let decide = |i: u32, node: &SlotNode| {
+            let part_here = slot.node == i;
             let here = part_here && !waits;
             let (mut reasons, score) = statics[node.class as usize];
             if !node.is_running() || !here && !node.is_reachable() {
@@ -166,28 +164,23 @@ impl Engine {
                     reasons |= Reasons::CPU;
                 }
             }
-            if siblings.contains(&(i as u32)) {
+            if siblings.contains(&i) {
                 reasons |= Reasons::SIBLING;
             }
             (here, reasons, score)
         };
-        let decisions = self
-            .cluster
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| node.live)
-            .map(|(i, node)| {
-                let (here, reasons, score) = decide((i, node));
-                NodeDecision {
-                    hostname: &node.hostname,
-                    role: node.full.role,
-                    reasons,
-                    score,
-                    load_permille: permille(node.load(balance)),
-                    here,
-                }
-            });
+        let nodes = self.cluster.nodes.iter().enumerate();
+        let decisions = nodes.filter(|(_, node)| node.live).map(|(i, node)| {
+            let (here, reasons, score) = decide(i as u32, node);
+            NodeDecision {
+                hostname: &node.hostname,
+                role: node.full.role,
+                reasons,
+                score,
+                load_permille: permille(node.load(balance)),
+                here,
+            }
+        });
         Some(decisions.collect())
     }
 
