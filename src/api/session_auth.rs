@@ -389,7 +389,9 @@ impl Pending for AuthBackends {
 }
 
 impl AuthBackends {
-    /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there is none.
+    /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there is
+    /// none.
+    #[allow(clippy::option_option)] // not yet, none, or one
     fn receive(&mut self, result: CallResult) -> Option<Option<SessionDecision>> {
         self.pending = self.pending.saturating_sub(1);
         let verdict = result.ok().and_then(|answer| {

@@ -175,7 +175,7 @@ impl Core {
             Some(AgentEvent::Counted(counters)) => held.presence.count(counters),
             Some(AgentEvent::StreampointUp) => went(held, true),
             Some(AgentEvent::StreampointDown | AgentEvent::StreampointFailed(_)) => {
-                went(held, false)
+                went(held, false);
             }
             Some(AgentEvent::Replied { token, reply, .. }) => replied = Some((token, reply)),
         }

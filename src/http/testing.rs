@@ -261,7 +261,7 @@ pub(super) async fn run_orders(
     loop {
         match inbox.recv().await {
             TestOrder::Counters(reply) => {
-                reply.send(connections.counters()).expect("the test waits")
+                reply.send(connections.counters()).expect("the test waits");
             }
             TestOrder::Complete(body, reply) => {
                 let tickets = std::mem::take(&mut service.log.borrow_mut().waiting);

@@ -173,16 +173,19 @@ impl Ends {
 
     #[inline]
     fn of(bytes: &[u8]) -> Self {
-        let (first, last) =
-            if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-                (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
-            } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-                let word = |half: &[u8; 4]| u64::from(u32::from_le_bytes(*half));
-                (word(first), word(last))
-            } else {
-                let fold = |word, byte: &u8| (word << 8) | u64::from(*byte);
-                (bytes.iter().fold(0, fold), 0)
-            };
+        let (first, last) = if let (Some(first), Some(last)) =
+            (bytes.first_chunk::<8>(), bytes.last_chunk::<8>())
+        {
+            (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+        } else if let (Some(first), Some(last)) =
+            (bytes.first_chunk::<4>(), bytes.last_chunk::<4>())
+        {
+            let word = |half: &[u8; 4]| u64::from(u32::from_le_bytes(*half));
+            (word(first), word(last))
+        } else {
+            let fold = |word, byte: &u8| (word << 8) | u64::from(*byte);
+            (bytes.iter().fold(0, fold), 0)
+        };
         Self { first, last }
     }
 

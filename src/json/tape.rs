@@ -162,7 +162,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn is_part_of_number(byte: &u8) -> bool {
+fn is_part_of_number(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
 }
 
@@ -174,9 +174,9 @@ fn has_number_longer_than(body: &[u8], chars: usize) -> bool {
         let before = before
             .iter()
             .rev()
-            .take_while(|byte| is_part_of_number(byte));
-        let after = after.iter().take_while(|byte| is_part_of_number(byte));
-        is_part_of_number(&body[place]) && before.chain(after).nth(chars).is_some()
+            .take_while(|byte| is_part_of_number(**byte));
+        let after = after.iter().take_while(|byte| is_part_of_number(**byte));
+        is_part_of_number(body[place]) && before.chain(after).nth(chars).is_some()
     })
 }
 

@@ -319,7 +319,7 @@ impl HealthTracker {
             }
             // A failure of most nodes was probably not this node's fault: no hold, no penalty.
             HealthPhase::Unseen | HealthPhase::Braked => {
-                self.enter(id, HealthPhase::Up, HealthCause::Seen, at_ms)
+                self.enter(id, HealthPhase::Up, HealthCause::Seen, at_ms);
             }
             HealthPhase::Down if node.failed_ms.is_none() => {
                 self.enter(id, HealthPhase::Up, HealthCause::Seen, at_ms);

@@ -20,6 +20,7 @@ pub trait Parameter: Sync {
 
 /// What the API document says about a query parameter.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // four independent facts, set by name
 pub struct ParameterSpec {
     pub name: &'static str,
     pub kind: ValueKind,

@@ -117,7 +117,7 @@ pub fn raise_descriptor_limit() -> u64 {
     let limit = process::getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
-        ..limit.clone()
+        ..limit
     };
     let current = match process::setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,

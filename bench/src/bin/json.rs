@@ -13,8 +13,10 @@ use weir_testkit::sys::thread_cpu;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Name of a row, bytes of a body, number of bodies.
-const ROWS: &[(&str, fn(&mut Random, usize) -> String, usize, usize)] = &[
+/// Its name, what makes a body, the bytes of a body, the number of bodies.
+type Row = (&'static str, fn(&mut Random, usize) -> String, usize, usize);
+
+const ROWS: &[Row] = &[
     ("stream 200 B", stream, 200, 4000),
     ("stream 600 B", stream, 600, 2000),
     ("stream 2 KB", stream, 2000, 1000),
@@ -158,19 +160,19 @@ fn measure(bodies: &[String]) -> [f64; READERS] {
         let mut time = |reader: usize, read: &mut dyn FnMut(&[u8])| {
             let start = thread_cpu();
             for _ in 0..passes {
-                bodies
-                    .iter()
-                    .for_each(|body| read(black_box(body.as_bytes())));
+                for body in bodies {
+                    read(black_box(body.as_bytes()));
+                }
             }
-            let spent = (thread_cpu() - start).as_nanos() as f64;
+            let spent = thread_cpu().saturating_sub(start).as_nanos() as f64;
             let each = spent / (passes * bodies.len()) as f64;
             least[reader] = least[reader].min(each);
         };
         time(0, &mut |body| {
-            drop(black_box(readers::tape(body).expect("JSON")))
+            drop(black_box(readers::tape(body).expect("JSON")));
         });
         time(1, &mut |body| {
-            drop(black_box(readers::strict(body).expect("JSON")))
+            drop(black_box(readers::strict(body).expect("JSON")));
         });
         time(2, &mut |body| {
             drop(black_box(
