@@ -87,15 +87,14 @@
 //! it.
 //!
 //! ```floors
-//! limits exit duration error
+//! limits exit duration error stdout proptests
 //! json rt
 //! schema subnet metrics
-//! http
-//! access::rights
+//! http outbound
+//! access
 //! state
-//! access query
+//! query
 //! config
-//! outbound
 //! agents feed fleet::report fleet::peer
 //! core::message core::stats_watch core::metrics
 //! writer

@@ -1,8 +1,8 @@
 //! Metrics in the OpenMetrics 1.0 text format, and the metrics of this process.
 //!
 //! There is no registry. Each component owns its counters, without sharing cache lines; they are
-//! summed when the metrics are read. The format is guaranteed: each family once, its metadata before
-//! its samples, escaped texts, and the end mark.
+//! summed when the metrics are read. The format is guaranteed: each family once, its metadata
+//! before its samples, escaped texts, and the end mark.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -312,15 +312,15 @@ impl ProcessMetrics {
     }
 }
 
-/// The number of open files: since Linux 6.2 the size of the directory. Counting its entries would be
-/// slow with many connections.
+/// The number of open files: since Linux 6.2 the size of the directory. Counting its entries would
+/// be slow with many connections.
 fn open_files() -> Option<u64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     (size > 0).then_some(size)
 }
 
-/// The CPU time in a `stat` line. The program name, in parentheses, may contain anything, so fields are
-/// counted after it.
+/// The CPU time in a `stat` line. The program name, in parentheses, may contain anything, so fields
+/// are counted after it.
 fn cpu_time(stat: &str) -> Option<Duration> {
     // `USER_HZ`, part of the kernel's interface and the same on all supported machines.
     const TICKS_PER_SECOND: u64 = 100;

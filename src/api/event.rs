@@ -1,7 +1,8 @@
 //! The event log over HTTP: who changed what, and what the server decided.
 //!
-//! Events are read only. They come in the order they became durable, `event_id` grows with it, and a list waits for new ones with
-//! `poll_timeout`; who has seen everything up to an event asks for `event_id_gt`.
+//! Events are read only. They come in the order they became durable, `event_id` grows with it, and
+//! a list waits for new ones with `poll_timeout`; who has seen everything up to an event asks for
+//! `event_id_gt`.
 
 use std::borrow::Cow;
 use std::ops::Bound;

@@ -1,9 +1,11 @@
 //! `GET /streamers/{hostname}/episodes`: which recordings a streamer has to keep.
 //!
-//! The rule of the configuration holds here as well: **completely or not at all**. What is not in the answer may be erased by the streamer once it
-//! is old, so whatever is in doubt is a 501, upon which a streamer keeps everything: a store that fails (an episode whose saving got no
-//! answer may be on disk), a question that could be answered in part only. Times are milliseconds; older streamers' seconds are refused, because
-//! as milliseconds they would leave out everything. All pages of a walk come from the revision of the first.
+//! The rule of the configuration holds here as well: **completely or not at all**. What is not in
+//! the answer may be erased by the streamer once it is old, so whatever is in doubt is a 501, upon
+//! which a streamer keeps everything: a store that fails (an episode whose saving got no answer may
+//! be on disk), a question that could be answered in part only. Times are milliseconds; older
+//! streamers' seconds are refused, because as milliseconds they would leave out everything. All
+//! pages of a walk come from the revision of the first.
 
 use super::ListRequest;
 use std::ops::Bound;
@@ -153,7 +155,8 @@ fn count(state: &State, query: &Query, times: Times) -> usize {
         .count()
 }
 
-/// Which episodes a streamer cares for: not those that are too new or too old to decide about a recording.
+/// Which episodes a streamer cares for: not those that are too new or too old to decide about a
+/// recording.
 #[derive(Debug, Clone, Copy, Default)]
 struct Times {
     opened_before: Option<u64>,

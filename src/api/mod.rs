@@ -1,7 +1,8 @@
 //! What is served: one file per resource with its handlers, and what handlers have in common.
 //!
-//! A handler reads a [`call::Call`] and returns a [`call::Outcome`]; it never waits and changes nothing.
-//! [`endpoint::OPERATIONS`] is the table of operations; `core` carries out what a handler decided.
+//! A handler reads a [`call::Call`] and returns a [`call::Outcome`]; it never waits and changes
+//! nothing. [`endpoint::OPERATIONS`] is the table of operations; `core` carries out what a handler
+//! decided.
 
 pub mod agent;
 pub mod auth;
@@ -45,7 +46,8 @@ use crate::state::State;
 use crate::state::command::Done;
 use crate::state::entity::Kind;
 
-/// Longest that an answer by another thread may take before its client is told that it takes too long.
+/// Longest that an answer by another thread may take before its client is told that it takes too
+/// long.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// The answer to a command.

@@ -1,7 +1,8 @@
 //! Probes and the description of the API.
 //!
-//! Liveness answers from the core that took the connection. Readiness adds what a load balancer must know: the store takes writes and the
-//! process is not stopping. Both need no credentials and tell nothing but the version and the time.
+//! Liveness answers from the core that took the connection. Readiness adds what a load balancer
+//! must know: the store takes writes and the process is not stopping. Both need no credentials and
+//! tell nothing but the version and the time.
 
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,8 @@ use super::{Call, Outcome};
 use crate::error::{self, ApiError};
 use crate::http::Response;
 
-/// The build number: year, month, patch and commit count of the API this serves, as the reference writes them.
+/// The build number: year, month, patch and commit count of the API this serves, as the reference
+/// writes them.
 pub const BUILD: u32 = 241_100_292;
 
 pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -1,7 +1,7 @@
 //! Persons over HTTP: people whose faces are recognised.
 //!
-//! A deletion marks: the person is shown with `deleted_at` for a while, so that every node with a copy learns of it by following the stamps.
-//! Saving a deleted person brings it back.
+//! A deletion marks: the person is shown with `deleted_at` for a while, so that every node with a
+//! copy learns of it by following the stamps. Saving a deleted person brings it back.
 
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;

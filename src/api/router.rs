@@ -1,7 +1,8 @@
 //! From a method and a path to an endpoint.
 //!
-//! Names of streams may hold slashes, raw or as `%2F`. A path is therefore matched from both ends: the literals before the name, then the
-//! literals after it, longest first, and what is left between is the name. Only then is the name decoded, once.
+//! Names of streams may hold slashes, raw or as `%2F`. A path is therefore matched from both ends:
+//! the literals before the name, then the literals after it, longest first, and what is left
+//! between is the name. Only then is the name decoded, once.
 
 use std::borrow::Cow;
 
@@ -21,7 +22,8 @@ pub enum Parameter {
     Segment(&'static str),
     /// One segment or more.
     Tail(&'static str),
-    /// One segment, then the tail, then one more segment. The first is the parameter; the other one is the handler's to read.
+    /// One segment, then the tail, then one more segment. The first is the parameter; the other one
+    /// is the handler's to read.
     Pair(&'static str, &'static str),
 }
 
@@ -80,7 +82,8 @@ pub enum Found<'p> {
     Nothing,
 }
 
-/// Where agents connect: below either prefix, and here, because the URL that is written into a device may be as short as that.
+/// Where agents connect: below either prefix, and here, because the URL that is written into a
+/// device may be as short as that.
 const BARE: &str = "/endpoint/connect";
 
 /// The path below either prefix.
@@ -94,7 +97,8 @@ pub fn strip_prefix(path: &str) -> Option<&str> {
         .filter(|rest| rest.starts_with('/'))
 }
 
-/// Finds the endpoint. `routes` holds routes with longer tails before those with shorter ones of the same head.
+/// Finds the endpoint. `routes` holds routes with longer tails before those with shorter ones of
+/// the same head.
 pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found<'p>, ApiError> {
     let Some(path) = strip_prefix(path) else {
         return Ok(Found::Nothing);
@@ -102,7 +106,8 @@ pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found
     let mut others = Vec::new();
     let mut taken: Option<&Route> = None;
     for (i, route) in routes.iter().enumerate() {
-        // A path that a more specific route claims does not fall through to a name: `PUT /streams/a/layouts` is a wrong method.
+        // A path that a more specific route claims does not fall through to a name: `PUT
+        // /streams/a/layouts` is a wrong method.
         if taken.is_some_and(|claim| {
             (claim.head, claim.parameter, claim.tail) != (route.head, route.parameter, route.tail)
         }) {

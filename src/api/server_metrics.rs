@@ -1,6 +1,7 @@
 //! The server's own metrics; their names begin with `weir_`.
 //!
-//! Every core counts for itself, and its counters are added here. The writer's are read where they stand.
+//! Every core counts for itself, and its counters are added here. The writer's are read where they
+//! stand.
 
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;

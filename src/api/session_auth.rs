@@ -1,13 +1,16 @@
 //! `/auth`: may this session play?
 //!
-//! Asked by streamers, about a stream that names its authorization backend in `on_play.url`: `auth://NAME` is a saved one, `http://...` is
-//! a backend that is this one URL, `true` and nothing let everybody in. The backend's lists decide first (`access::rules`), then what its HTTP
-//! backends said about this session before and for how long (`access::sessions`), then those backends, asked all at once: the first that
-//! allows wins; when none does, one that denies counts more than silence. When all are silent, a session that is known goes on as it was,
-//! a new one is let in if `allow_default` says so, any other is denied. A stream, a backend or a URL that is not there denies: what is
-//! missing must not open what it protected.
+//! Asked by streamers, about a stream that names its authorization backend in `on_play.url`:
+//! `auth://NAME` is a saved one, `http://...` is a backend that is this one URL, `true` and nothing
+//! let everybody in. The backend's lists decide first (`access::rules`), then what its HTTP
+//! backends said about this session before and for how long (`access::sessions`), then those
+//! backends, asked all at once: the first that allows wins; when none does, one that denies counts
+//! more than silence. When all are silent, a session that is known goes on as it was, a new one is
+//! let in if `allow_default` says so, any other is denied. A stream, a backend or a URL that is not
+//! there denies: what is missing must not open what it protected.
 //!
-//! A verdict is for one session: stream, session id, address, token and protocol together. It falls with the rules it was made under.
+//! A verdict is for one session: stream, session id, address, token and protocol together. It falls
+//! with the rules it was made under.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -58,7 +61,8 @@ enum Form {
     RequestType,
 }
 
-/// The parameters of the reference: name, whether it must be there, form. All of them are passed on.
+/// The parameters of the reference: name, whether it must be there, form. All of them are passed
+/// on.
 const PARAMETERS: [(&str, bool, Form); 16] = [
     ("name", true, Form::Text),
     ("proto", true, Form::Text),
@@ -198,7 +202,7 @@ impl Compiled {
             Ok(Value::Object(config)) => config,
             _ => Object::new(),
         };
-        // Checked when it was saved; whatever is not understood any more lets nobody in.
+        // Checked when it was saved; rules that cannot be read admit no session.
         let rules = Rc::new(Rules::parse(&config, "").unwrap_or_default());
         if self.by_name.len() >= COMPILED_MAX {
             self.by_name.clear();
@@ -389,8 +393,8 @@ impl Pending for AuthBackends {
 }
 
 impl AuthBackends {
-    /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there is
-    /// none.
+    /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there
+    /// is none.
     #[allow(clippy::option_option)] // not yet, none, or one
     fn receive(&mut self, result: CallResult) -> Option<Option<SessionDecision>> {
         self.pending = self.pending.saturating_sub(1);

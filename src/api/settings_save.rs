@@ -1,7 +1,7 @@
 //! A change of settings: the file, the values in force, and its event in the log.
 //!
-//! Made on a thread of its own, because files are slow. A journal makes the change and its event one
-//! thing over a crash.
+//! Made on a thread of its own, because files are slow. A journal makes the change and its event
+//! one thing over a crash.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -107,8 +107,8 @@ fn save_settings(
     Ok(super::config::render(shared, false).to_text().into_bytes())
 }
 
-/// Appends the events of the journal to the event log. After an error they stay in the journal for the
-/// next change or the next start.
+/// Appends the events of the journal to the event log. After an error they stay in the journal for
+/// the next change or the next start.
 pub fn log_settings(
     shared: &Shared,
     journal: &JournalGuard<'_>,

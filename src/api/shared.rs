@@ -77,7 +77,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Streamers or agents are seen in another way than before: lists that wait for that look again.
+    /// Streamers or agents are seen in another way than before: lists that wait for that look
+    /// again.
     pub fn reported(&self) {
         self.watches.reported(&self.cores);
     }

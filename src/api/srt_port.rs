@@ -1,7 +1,9 @@
-//! `GET /streamers/{hostname}/srt_port_resolve/{port}`: which stream an SRT port of a streamer belongs to.
+//! `GET /streamers/{hostname}/srt_port_resolve/{port}`: which stream an SRT port of a streamer
+//! belongs to.
 //!
-//! A stream owns the port of its `srt_publish` and `srt2_publish`, and that of an SRT input that listens. The mode says what the connection is
-//! for, by the settings of the streamer's listener: publishing is the ingest node's, playing is possible wherever the stream is held. Of several
+//! A stream owns the port of its `srt_publish` and `srt2_publish`, and that of an SRT input that
+//! listens. The mode says what the connection is for, by the settings of the streamer's listener:
+//! publishing is the ingest node's, playing is possible wherever the stream is held. Of several
 //! streams with one port, which is a mistake of configuration, the first by name answers.
 
 use memchr::memmem;

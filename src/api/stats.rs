@@ -1,8 +1,9 @@
-//! Reports of streamers: how a node that this server cannot call, because it is behind a translator of addresses, tells how it fares.
+//! Reports of streamers: how a node that this server cannot call, because it is behind a translator
+//! of addresses, tells how it fares.
 //!
-//! A report is about one streamer and comes from it, or from an administrator for it. It is kept in memory only, for as long as a streamer may
-//! be silent, and replaces what the same streamer said before; a member that is absent stays as it was. Streams that nobody
-//! configured are not kept.
+//! A report is about one streamer and comes from it, or from an administrator for it. It is kept in
+//! memory only, for as long as a streamer may be silent, and replaces what the same streamer said
+//! before; a member that is absent stays as it was. Streams that are not configured are not kept.
 
 use std::time::Instant;
 

@@ -1,7 +1,8 @@
 //! Streams: what the cluster is to capture, and where it is captured.
 //!
-//! A stream is shown as its *effective* configuration (defaults filled in) together with `config_on_disk` (what the operator stored), its
-//! layout, its stamp and, while a streamer reports it or it comes through an agent, its `stats`. An administrator who reads one stream sees its
+//! A stream is shown as its *effective* configuration (defaults filled in) together with
+//! `config_on_disk` (what the operator stored), its layout, its stamp and, while a streamer reports
+//! it or it comes through an agent, its `stats`. An administrator who reads one stream sees its
 //! secrets; lists mask them, in what they show and in what they filter and sort by.
 
 use std::borrow::Cow;
@@ -52,7 +53,7 @@ pub struct StreamDoc<'a> {
 }
 
 impl<'a> StreamDoc<'a> {
-    /// Without what is `around` it the stream is shown as if nobody reported anything.
+    /// Without `around` the stream is rendered without reports.
     pub fn new(stream: &'a StreamRecord, masked: bool, around: Option<Around<'a>>) -> Self {
         let record: &'a ArchivedStream = stream;
         let masked = masked && record.has_secrets;
@@ -85,8 +86,8 @@ impl<'a> StreamDoc<'a> {
         fleet.stream(&record.name, record.ingest(), look)
     }
 
-    /// The agent that its video comes through: the one whose video its node takes; else, of those its inputs name, the first that is
-    /// connected, or the first.
+    /// The agent that its video comes through: the one whose video its node takes; else, of those
+    /// its inputs name, the first that is connected, or the first.
     fn agent(&self) -> Option<StreamAgent> {
         let (record, around): (&ArchivedStream, _) = (self.stream, self.around?);
         let mut agents = agents_in_order(&record.config);
@@ -157,7 +158,8 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
-    /// The same with all members in the order of their names, as what picks members out of a text expects them.
+    /// The same with all members in the order of their names, as what picks members out of a text
+    /// expects them.
     fn config_on_disk_in_order(&self, out: &mut Vec<u8>) {
         let mut name_first = Vec::new();
         self.config_on_disk(&mut name_first);
@@ -418,7 +420,8 @@ impl Source for Streams<'_> {
         each: &mut dyn FnMut(StreamDoc<'a>),
     ) -> bool {
         let mut left = budget.max(1);
-        // What changed since a stamp is found in the order of stamps: a long poll's question costs what changed, not what exists.
+        // What changed since a stamp is found in the order of stamps: a long poll's question costs
+        // what changed, not what exists.
         if let Some(stamp) = hints.stamp_min {
             let from = (place.part as u64).max(stamp);
             let after = place.after.take();

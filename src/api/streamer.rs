@@ -1,8 +1,8 @@
 //! Streamers: the nodes that capture, keep and analyse streams.
 //!
-//! Saved by an operator under their hostname; `role` decides which fields exist. `stats` and `dvrs` are what the node reported last; `stats` is
-//! null when that is too long ago. The cluster key is shown to an administrator who reads one
-//! streamer and masked everywhere else.
+//! Saved by an operator under their hostname; `role` decides which fields exist. `stats` and `dvrs`
+//! are what the node reported last; `stats` is null when that is too long ago. The cluster key is
+//! shown to an administrator who reads one streamer and masked everywhere else.
 
 use std::borrow::Cow;
 use std::ops::Bound;

@@ -1,9 +1,11 @@
 //! Whether a streamer can be reached, before a change of it is stored.
 //!
-//! With `checks_enable` a save first asks the node for its configuration, as the node would be configured by that save: at the address and
-//! with the cluster key of the result. A node that does not answer, refuses or talks nonsense refuses the save, and nothing is stored.
-//! The save itself is checked before the node is called, and again when it is made: somebody may have changed the node meanwhile. What the
-//! node answers is hostile input: bounded, and looked at for nothing but whether it is an object.
+//! With `checks_enable` a save first asks the node for its configuration, as the node would be
+//! configured by that save: at the address and with the cluster key of the result. A node that does
+//! not answer, refuses or talks nonsense refuses the save, and nothing is stored. The save itself
+//! is checked before the node is called, and again when it is made: the streamer may have been
+//! changed node meanwhile. What the node answers is hostile input: bounded, and looked at for
+//! nothing but whether it is an object.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +73,8 @@ impl Pending for StreamerCheck {
     }
 }
 
-/// What is to be called before `command` is sent to the writer. An invalid change is refused here and nobody called.
+/// What is to be called before `command` is sent to the writer. An invalid change is refused here
+/// and no server called.
 pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     let stamp = Stamp {
         revision: call.state.revision() + 1,

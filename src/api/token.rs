@@ -1,7 +1,8 @@
 //! API tokens: what each operation asks of them, and their endpoints.
 //!
-//! A token's key is made here when none is given, and shown to an administrator who reads or saves that token, to nobody else. What would let a
-//! token give itself more (saving tokens and the configuration) is not for tokens at all.
+//! A token's key is made here when none is given, and shown to an administrator who reads or saves
+//! that token, to no other caller. What would let a token give itself more (saving tokens and the
+//! configuration) is not for tokens at all.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -17,7 +18,8 @@ use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Key, Kind};
 use crate::state::record::EntityRecord;
 
-/// What an operation asks of a token: the collection (or function) that scopes name, and the action. The key is the path's parameter.
+/// What an operation asks of a token: the collection (or function) that scopes name, and the
+/// action. The key is the path's parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
     pub collection: &'static str,
@@ -56,7 +58,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The token of this digest in `state`. What was compiled before is used as long as no token has changed.
+    /// The token of this digest in `state`. What was compiled before is used as long as no token
+    /// has changed.
     pub fn find(&mut self, state: &State, digest: &[u8; 32]) -> Option<Rc<Token>> {
         let newest = state.entities(Kind::ApiToken).by_key();
         if !self.of.ptr_eq(newest) {

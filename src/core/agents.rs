@@ -1,8 +1,8 @@
 //! The control connections of one core: their sessions, lines, commands and ends.
 //!
 //! A connection lives on the core that accepted it. Commands come as messages from the core of the
-//! request; the reply goes back there. An agent is sent to the streamer that its layout names, and again
-//! when a commit changes that.
+//! request; the reply goes back there. An agent is sent to the streamer that its layout names, and
+//! again when a commit changes that.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -133,7 +133,7 @@ impl Core {
     }
 
     /// The rest of a long list. An empty poll is parked; if there was a commit meanwhile the list
-    /// is made again first, because that commit woke nobody.
+    /// is made again first, because that commit woke no poll.
     async fn finish_list(
         self: Rc<Self>,
         mut execution: Execution<Rc<Query>>,

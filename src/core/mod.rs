@@ -1,9 +1,9 @@
 //! One io core: its state, its connections, its parked polls and pending requests.
 //!
-//! A request is admitted when its head is complete and answered by [`Core::answer`]: from the newest
-//! state, by the writer, by a list, or later. What waits is found by its ticket, in one of two tables:
-//! parked polls ([`wake`] is where they are woken) and pending requests ([`pending`]). Everything here
-//! belongs to one thread; other threads send a [`message::CoreMessage`].
+//! A request is admitted when its head is complete and answered by [`Core::answer`]: from the
+//! newest state, by the writer, by a list, or later. What waits is found by its ticket, in one of
+//! two tables: parked polls ([`wake`] is where they are woken) and pending requests ([`pending`]).
+//! Everything here belongs to one thread; other threads send a [`message::CoreMessage`].
 
 mod agents;
 mod held;
@@ -97,8 +97,8 @@ impl std::ops::Deref for PublishedState {
     }
 }
 
-/// The endpoint of a request and its caller, as found when the head was complete. `None`: there is no
-/// endpoint, which `call` answers.
+/// The endpoint of a request and its caller, as found when the head was complete. `None`: there is
+/// no endpoint, which `call` answers.
 pub struct Admitted(Option<(&'static Operation, Caller)>);
 
 impl Core {
@@ -277,8 +277,8 @@ impl Core {
         Ok(())
     }
 
-    /// Where a request leads, if its caller may go there. Only callers that may use the API learn what
-    /// does not exist.
+    /// Where a request leads, if its caller may go there. Only callers that may use the API learn
+    /// what does not exist.
     fn find<'p>(
         &self,
         method: Method,
@@ -466,7 +466,8 @@ impl Service for Core {
     }
 
     fn keeps_half_closed(&self, ticket: Ticket) -> bool {
-        // A write is answered to a client that may still read; a poll of a client that stopped sending is over.
+        // A write is answered to a client that may still read; a poll of a client that stopped
+        // sending is over.
         let waiters = self.waiters.borrow();
         waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
     }
@@ -500,8 +501,8 @@ mod tests {
 
     #[test]
     fn only_polls_for_lists_get_an_empty_list_at_timeout() {
-        // Goal: no deadline turns into a short configuration or into a change that seems to be made.
-        // Method: let the deadline of each kind of waiting request pass.
+        // Goal: no deadline turns into a short configuration or into a change that seems to be
+        // made. Method: let the deadline of each kind of waiting request pass.
         let connections = Connections::new(ConnectionOptions::default());
         let core = Core::new(0, shared(), connections);
         let ticket = |epoch| Ticket { slot: 0, epoch };

@@ -1,4 +1,5 @@
-//! The log line of a request: method, path, peer, status, microseconds. Written if requests are logged.
+//! The log line of a request: method, path, peer, status, microseconds. Written if requests are
+//! logged.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,9 +1,11 @@
 //! Which cores have parked lists that depend on reports.
 //!
-//! A parked list whose answer depends on `stats` is not found by commits, because reports are none. So each core that has such lists looks at them
-//! again when something was reported or an agent came or went. It is told once however much is reported, and rests between two looks in proportion
-//! to what the last one cost: reports come by the thousand per second, and looking takes a bounded part of the core. Nothing else is
-//! looked at: without such a list a report costs one load per core.
+//! A parked list whose answer depends on `stats` is not found by commits, because reports are none.
+//! So each core that has such lists looks at them again when something was reported or an agent
+//! came or went. It is told once however much is reported, and rests between two looks in
+//! proportion to what the last one cost: reports come by the thousand per second, and looking takes
+//! a bounded part of the core. Nothing else is looked at: without such a list a report costs one
+//! load per core.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +16,8 @@ use crate::rt::Inbox;
 
 /// Shortest pause between two looks.
 const REST_MIN: Duration = Duration::from_millis(200);
-/// A look that took this long is followed by so many times of rest: at most a tenth of a core is spent on looking.
+/// A look that took this long is followed by so many times of rest: at most a tenth of a core is
+/// spent on looking.
 const REST_TIMES: u32 = 9;
 
 /// Whether the cores want to hear of reports.
@@ -40,12 +43,14 @@ impl StatsWatches {
         }
     }
 
-    /// How much was reported. Read before looking, and given to [`StatsWatches::park`] when nothing was found.
+    /// How much was reported. Read before looking, and given to [`StatsWatches::park`] when nothing
+    /// was found.
     pub fn count(&self) -> u64 {
         self.reports.load(Ordering::SeqCst)
     }
 
-    /// Something was reported and can be seen. Either a list that is parking now sees the new count, or its wish is seen here.
+    /// Something was reported and can be seen. Either a list that is parking now sees the new
+    /// count, or its wish is seen here.
     pub fn reported(&self, inboxes: &[Arc<Inbox<CoreMessage>>]) {
         self.reports.fetch_add(1, Ordering::SeqCst);
         for (watch, inbox) in self.cores.iter().zip(inboxes) {
@@ -55,7 +60,8 @@ impl StatsWatches {
         }
     }
 
-    /// A list of a core waits for reports; what came after it was looked at (`seen`) is made up for.
+    /// A list of a core waits for reports; what came after it was looked at (`seen`) is made up
+    /// for.
     pub fn park(&self, core: usize, seen: u64, inbox: &Inbox<CoreMessage>) {
         let watch = &self.cores[core];
         watch.wants.store(true, Ordering::SeqCst);

@@ -1,8 +1,8 @@
 //! How a poll is woken: by a commit, by reports, by its deadline, by the end of the process.
 //!
-//! Two tasks per core. One takes commits in their order; those that arrive while it works count as one.
-//! The other looks at lists that depend on reports. Both give way to other requests after a bounded
-//! amount of work. A poll stays parked until it is answered, so that giving way loses none.
+//! Two tasks per core. One takes commits in their order; those that arrive while it works count as
+//! one. The other looks at lists that depend on reports. Both give way to other requests after a
+//! bounded amount of work. A poll stays parked until it is answered, so that giving way loses none.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -146,8 +146,8 @@ impl Core {
             .await;
     }
 
-    /// Answers the polls whose lists one of the touched entities matches. `documents` renders the touched
-    /// entities; it is called only if there are such polls.
+    /// Answers the polls whose lists one of the touched entities matches. `documents` renders the
+    /// touched entities; it is called only if there are such polls.
     async fn wake_lists<K: ToString, D: Document>(
         self: &Rc<Self>,
         of: Collection,
@@ -205,8 +205,8 @@ impl Core {
             .await;
     }
 
-    /// Sends a page of the newest state to all polls for it. If what woke them is gone again they are
-    /// parked again.
+    /// Sends a page of the newest state to all polls for it. If what woke them is gone again they
+    /// are parked again.
     async fn send_page(
         self: &Rc<Self>,
         poll: &Poll,
@@ -276,7 +276,8 @@ impl Core {
         }
     }
 
-    /// Answers the polls for a list if anything matches by now. Returns the time of this core it took.
+    /// Answers the polls for a list if anything matches by now. Returns the time of this core it
+    /// took.
     async fn wake_if_matched(self: &Rc<Self>, id: QuestionId) -> Duration {
         let mut took = Duration::ZERO;
         let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
@@ -314,8 +315,8 @@ impl Core {
         }
     }
 
-    /// The answer to a waiting request whose time is over. Fails closed: only a poll for a list that may
-    /// be empty gets an empty list.
+    /// The answer to a waiting request whose time is over. Fails closed: only a poll for a list
+    /// that may be empty gets an empty list.
     pub(super) fn timeout_answer(&self, ticket: Ticket) -> Response {
         self.held.borrow_mut().remove(ticket);
         self.masked.borrow_mut().remove(&ticket);

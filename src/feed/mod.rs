@@ -1,10 +1,12 @@
 //! From a commit to everybody who waits for it.
 //!
-//! Each core owns its parked polls ([`Waiters`]); a commit reaches it as one message that names what was touched, and only the polls that this
-//! can affect are looked at: by hostname for streamers' configurations, by stream name for lists that name streams, and the
-//! rest of the lists, each *question* once, however many ask it. No change falls between looking and parking: a poll looks at
-//! the newest published state and is parked before its core does anything else, and a state is published before its message is sent, so the
-//! message of whatever was not seen is still to come.
+//! Each core owns its parked polls ([`Waiters`]); a commit reaches it as one message that names
+//! what was touched, and only the polls that this can affect are looked at: by hostname for
+//! streamers' configurations, by stream name for lists that name streams, and the rest of the
+//! lists, each *question* once, however many ask it. No change falls between looking and parking: a
+//! poll looks at the newest published state and is parked before its core does anything else, and a
+//! state is published before its message is sent, so the message of whatever was not seen is still
+//! to come.
 
 pub mod nodes;
 pub mod rendered;
@@ -52,7 +54,7 @@ pub struct NodePoll {
     pub parked: Parked,
 }
 
-/// What a list that somebody waits for is of.
+/// The collection of a parked list.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Subject {
     Streams,
@@ -77,7 +79,8 @@ impl Commit {
         }
     }
 
-    /// Several commits in their order as one: what any of them touched, and the state after the last.
+    /// Several commits in their order as one: what any of them touched, and the state after the
+    /// last.
     ///
     /// # Panics
     /// If there is none.
@@ -106,9 +109,11 @@ impl Commit {
     }
 }
 
-/// The polls parked on one core. `W` names a waiting request, `P` is what a node's poll must remember, `Q` is a question about a list.
+/// The polls parked on one core. `W` names a waiting request, `P` is what a node's poll must
+/// remember, `Q` is a question about a list.
 ///
-/// Parking and forgetting cost the same however many others wait: a commit may answer all of thousands of different questions.
+/// Parking and forgetting cost the same however many others wait: a commit may answer all of
+/// thousands of different questions.
 pub struct Waiters<W, P, Q> {
     parked: HashMap<W, Place>,
     hosts: HashMap<Hostname, Vec<(W, P)>>,
@@ -122,7 +127,7 @@ pub struct Waiters<W, P, Q> {
     next_id: QuestionId,
 }
 
-/// Names a question while somebody asks it; later ones are greater, and none is ever used again.
+/// Names a parked list; later ones are greater, and a number is never used again.
 pub type QuestionId = u64;
 
 struct Question<W, Q> {
@@ -169,7 +174,8 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         polls.push((waiter, poll));
     }
 
-    /// Parks a poll for a list. `key` is equal for equal questions; `names` lists what the question is about, or is empty for anything.
+    /// Parks a poll for a list. `key` is equal for equal questions; `names` lists what the question
+    /// is about, or is empty for anything.
     pub fn park_question(
         &mut self,
         waiter: W,
@@ -270,7 +276,8 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         }
     }
 
-    /// The polls for a node's configuration, in the order they were parked, unless some of them have gone.
+    /// The polls for a node's configuration, in the order they were parked, unless some of them
+    /// have gone.
     pub fn waiting_for(&self, hostname: &Hostname) -> Vec<W> {
         let polls = self.hosts.get(hostname).map(Vec::as_slice);
         polls
@@ -280,7 +287,8 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
             .collect()
     }
 
-    /// Questions about a subject that one of the touched things may answer, each once, those asked first first.
+    /// Questions about a subject that one of the touched things may answer, each once, those asked
+    /// first first.
     pub fn questions_about<T: ToString>(&self, subject: Subject, touched: &[T]) -> Vec<QuestionId> {
         if self.questions.is_empty() || touched.is_empty() {
             return Vec::new();
@@ -401,8 +409,9 @@ mod tests {
 
     #[test]
     fn answering_every_one_of_many_questions_leaves_nothing_behind() {
-        // Goal: a commit that answers thousands of different questions costs each of them the same. Method: as many questions as a core may have
-        // polls, some about one common name; with a search per question this test would take minutes.
+        // Goal: a commit that answers thousands of different questions costs each of them the same.
+        // Method: as many questions as a core may have polls, some about one common name; with a
+        // search per question this test would take minutes.
         let mut waiters = Waiters::<u32, u32, u32>::default();
         for i in 0..20_000 {
             let names: &[Box<str>] = if i % 2 == 0 { &[] } else { &[key("a")] };
@@ -444,7 +453,8 @@ mod tests {
 
     #[test]
     fn removing_in_any_order_keeps_the_others_findable() {
-        // Goal: swap_remove never loses or mixes up a waiter. Method: park many, remove in an order unlike that of parking.
+        // Goal: swap_remove never loses or mixes up a waiter. Method: park many, remove in an order
+        // unlike that of parking.
         let mut waiters = Sut::default();
         for i in 0..100 {
             waiters.park_host(i, Hostname::trusted("h"), i * 10);

@@ -1,9 +1,10 @@
 //! Runtime facts of nodes, beside the state: their activity and their rendered configurations.
 //!
-//! The state holds what is configured and changes by revisions only. What is learned while serving is
-//! kept here, keyed by hostname: an entry is made by the first poll of a node, or when the layouter
-//! begins to watch it, and removed after its streamer was deleted. A poll looks its entry up once,
-//! under a lock of one shard that is held for the lookup only; after that everything is atomic.
+//! The state holds what is configured and changes by revisions only. What is learned while serving
+//! is kept here, keyed by hostname: an entry is made by the first poll of a node, or when the
+//! layouter begins to watch it, and removed after its streamer was deleted. A poll looks its entry
+//! up once, under a lock of one shard that is held for the lookup only; after that everything is
+//! atomic.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -39,7 +40,8 @@ impl NodeRuntime {
 /// Signs of life of a node: when it last polled, and whether a poll of it is parked.
 ///
 /// Written by the core that serves the node and read by the layouter's thread, without a lock and
-/// without a message. Times are milliseconds of a clock that never steps back, given by the callers.
+/// without a message. Times are milliseconds of a clock that never steps back, given by the
+/// callers.
 #[derive(Debug, Default)]
 pub struct Activity {
     /// One more than the time of the last sign, so that 0 means never.
@@ -97,8 +99,8 @@ impl Drop for Parked {
 
 type NodeShard = RwLock<HashMap<Hostname, Arc<NodeRuntime>, BuildHasherDefault<HostHasher>>>;
 
-/// Hashes a hostname in one call. Every poll looks a node up, and hostnames come from operators, who
-/// gain nothing by collisions.
+/// Hashes a hostname in one call. Every poll looks a node up, and hostnames come from operators,
+/// who gain nothing by collisions.
 #[derive(Default)]
 struct HostHasher(u64);
 

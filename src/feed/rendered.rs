@@ -1,9 +1,9 @@
 //! A node's configuration, rendered once per generation and shared by every core, connection and
 //! parked poll that sends it.
 //!
-//! A slot belongs to a node ([`super::nodes`]) and holds the answer of its newest generation. What all
-//! slots hold together is bounded in bytes: the slots that were filled first are emptied first, and
-//! filled again by the next poll that needs them.
+//! A slot belongs to a node ([`super::nodes`]) and holds the answer of its newest generation. What
+//! all slots hold together is bounded in bytes: the slots that were filled first are emptied first,
+//! and filled again by the next poll that needs them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -67,7 +67,8 @@ impl Rendered {
         }
     }
 
-    /// The body in a coding, encoded at its first use; unencoded if encoding does not make it smaller.
+    /// The body in a coding, encoded at its first use; unencoded if encoding does not make it
+    /// smaller.
     pub fn body(&self, coding: Option<Coding>) -> (Option<Coding>, Arc<[u8]>) {
         let cell = match coding {
             None => return (None, self.identity.clone()),

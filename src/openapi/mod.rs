@@ -1,12 +1,14 @@
 //! The OpenAPI 3.1 document: the rows of the operations and the schema files become one JSON text.
 //!
-//! Promises a document that is valid, deterministic and complete: every endpoint given, every schema of the data files, every response of the
-//! error form. The words are in `words` (operations) and in the data files (fields); nothing is described here but what belongs to the API as a
-//! whole. Built once at start, so clarity goes before speed.
+//! Promises a document that is valid, deterministic and complete: every endpoint given, every
+//! schema of the data files, every response of the error form. The words are in `words`
+//! (operations) and in the data files (fields); nothing is described here but what belongs to the
+//! API as a whole. Built once at start, so clarity goes before speed.
 //!
-//! The data files are written for validation and for this document alike. On the way out the few extensions with a standard equivalent become
-//! that: `x-nullable` a `null` type, `example` an entry of `examples`. A union told apart by URL patterns keeps its patterns as
-//! `x-discriminator`, because OpenAPI's `discriminator` would make tools look for a fixed value.
+//! The data files are written for validation and for this document alike. On the way out the few
+//! extensions with a standard equivalent become that: `x-nullable` a `null` type, `example` an
+//! entry of `examples`. A union told apart by URL patterns keeps its patterns as `x-discriminator`,
+//! because OpenAPI's `discriminator` would make tools look for a fixed value.
 
 pub mod model;
 pub mod words;
@@ -71,32 +73,44 @@ pub const TAGS: &[(&str, &str)] = &[
 ];
 
 const ABOUT: &str = "\
-Weir keeps the configuration of a cluster of video streaming servers, decides which server does what, and tells each of them.
+Weir keeps the configuration of a cluster of video streaming servers, decides which server does \
+what, and tells each of them.
 
 **Prefixes.** Every operation is served under `/central/api/v3` and under `/streamer/api/v3`.
 
-**Credentials.** `Authorization: Bearer API_KEY`, or Basic with the editor's login. A node may read its own configuration with its cluster key.
+**Credentials.** `Authorization: Bearer API_KEY`, or Basic with the editor's login. A node may \
+read its own configuration with its cluster key.
 
-**Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): fields that are absent stay as they are, objects are merged, arrays are replaced as a \
-whole, `null` removes a field. `\"$reset\": true` in an object replaces that object with what is sent. Unknown and read-only fields are ignored; a \
-known field with a wrong value refuses the whole request. The answer to a save is the effective configuration, with defaults filled in. When an \
+**Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): fields that are absent stay as they are, \
+objects are merged, arrays are replaced as a \
+whole, `null` removes a field. `\"$reset\": true` in an object replaces that object with what is \
+sent. Unknown and read-only fields are ignored; a \
+known field with a wrong value refuses the whole request. The answer to a save is the effective \
+configuration, with defaults filled in. When an \
 answer is given, the change is on disk.
 
-**Collections.** Lists answer `estimated_count`, `next`, `prev`, `timing` and the items. `limit` sets the page size and `cursor` names the page. \
-`sort` takes fields joined by commas, `-` before a field turns its order; a field that is absent sorts first. `select` takes the fields to \
+**Collections.** Lists answer `estimated_count`, `next`, `prev`, `timing` and the items. `limit` \
+sets the page size and `cursor` names the page. \
+`sort` takes fields joined by commas, `-` before a field turns its order; a field that is absent \
+sorts first. `select` takes the fields to \
 return. Nested fields are written with dots and reach into the elements of arrays.
 
-**Filters.** Any other query parameter filters by the field of that name. `field=a,b` is equal to any of the values; the suffixes `_ne`, `_gt`, \
-`_gte`, `_lt`, `_lte`, `_like` (substring, in the case given), `_is=null` and `_is_not=null` choose another comparison; `field` without a \
+**Filters.** Any other query parameter filters by the field of that name. `field=a,b` is equal \
+to any of the values; the suffixes `_ne`, `_gt`, \
+`_gte`, `_lt`, `_lte`, `_like` (substring, in the case given), `_is=null` and `_is_not=null` \
+choose another comparison; `field` without a \
 value means `true`. All filters must hold. A field the items do not have is no filter.
 
-**Errors.** Every answer of status 400 and above has `errors`, each with a stable `code`, a sentence in `title`, and in `source` the query \
+**Errors.** Every answer of status 400 and above has `errors`, each with a stable `code`, a \
+sentence in `title`, and in `source` the query \
 parameter or the JSON pointer of the place that is wrong.
 
-**Secrets.** Passwords and keys are shown on the object itself only. Elsewhere they read `***`, also inside URLs; a `***` that is written back \
+**Secrets.** Passwords and keys are shown on the object itself only. Elsewhere they read `***`, \
+also inside URLs; a `***` that is written back \
 keeps the stored value.
 
-**Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. `updated_at` is assigned in the order of \
+**Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. \
+`updated_at` is assigned in the order of \
 commits and never repeats.";
 
 /// The document of everything that is served; made once.
@@ -109,7 +123,8 @@ pub fn served() -> &'static str {
 /// The whole document as JSON text.
 ///
 /// # Panics
-/// When an example in the table is not JSON or two endpoints are the same: mistakes of ours that the tests find.
+/// When an example in the table is not JSON or two endpoints are the same: mistakes of ours that
+/// the tests find.
 pub fn document(operations: &[Operation], server_version: &str) -> String {
     let mut paths = Map::new();
     let mut schemas = components();
@@ -296,7 +311,8 @@ fn kind_schema(kind: Kind) -> Value {
         // Before and after every moment there is, too.
         Kind::Moment => json!({ "type": "integer", "format": "utc_ms" }),
         Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
-        // Any text filters by something: what cannot be compared with the field is refused, what is no field is no filter.
+        // Any text filters by something: what cannot be compared with the field is refused, what is
+        // no field is no filter.
         Kind::Filters => json!({ "type": "object", "additionalProperties": true }),
     }
 }
@@ -380,7 +396,8 @@ fn shape(of: Shape) -> Value {
     }
 }
 
-/// Schemas that the operations lead to, by whatever way. Lists are described by what `select` leaves of their items, which names others.
+/// Schemas that the operations lead to, by whatever way. Lists are described by what `select`
+/// leaves of their items, which names others.
 fn reachable(paths: &Value, schemas: &Map<String, Value>) -> BTreeSet<String> {
     fn named(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -433,7 +450,8 @@ fn components() -> Map<String, Value> {
     all
 }
 
-/// A union with a variant for every other value takes each value twice, unless that variant says which values it is not for.
+/// A union with a variant for every other value takes each value twice, unless that variant says
+/// which values it is not for.
 fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
     let unions: Vec<Value> = all
         .values()
@@ -483,8 +501,8 @@ impl Loose {
     }
 }
 
-/// Name of the schema that patches of the named one obey. Made when there is none yet; where nothing is required anyway it is the schema
-/// itself.
+/// Name of the schema that patches of the named one obey. Made when there is none yet; where
+/// nothing is required anyway it is the schema itself.
 fn patch_of(name: &str, schemas: &mut Map<String, Value>, open: &mut Vec<String>) -> String {
     loose_of(name, Loose::Patch, schemas, open)
 }
@@ -609,7 +627,8 @@ fn publish(schema: &mut Value) {
     if object.remove("x-nullable").is_some() {
         admit_null(object);
     }
-    // `null` and absent are the same here: `null` in a patch removes, and it stands for what an item of a list was asked for and does not have.
+    // `null` and absent are the same here: `null` in a patch removes, and it stands for what an
+    // item of a list was asked for and does not have.
     let required: Vec<Value> = object
         .get("required")
         .and_then(Value::as_array)

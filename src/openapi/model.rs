@@ -75,7 +75,8 @@ pub struct BodyDoc {
     pub description: &'static str,
     /// JSON text.
     pub example: &'static str,
-    /// The body is merged into what is stored: absent fields stay, `null` removes, `$reset` replaces.
+    /// The body is merged into what is stored: absent fields stay, `null` removes, `$reset`
+    /// replaces.
     pub partial: bool,
 }
 
@@ -106,7 +107,8 @@ pub enum Content {
     None,
     /// A body and an example of it as JSON text.
     Json(Shape, &'static str),
-    /// The same as JSON, or when it is asked for as text of another media type; the last is an example of that.
+    /// The same as JSON, or when it is asked for as text of another media type; the last is an
+    /// example of that.
     JsonOr(Shape, &'static str, &'static str, &'static str),
     /// Text of a media type, and an example of it.
     Text(&'static str, &'static str),

@@ -80,7 +80,11 @@ fn judge(what: &str, found: &BTreeSet<String>, allowed: &[&str]) {
 fn lines_have_at_most_100_characters() {
     let wide = |source: &Source| {
         let mut lines = source.text.lines();
-        lines.any(|line| line.chars().count() > WIDTH && !line.trim_start().starts_with('"'))
+        lines.any(|line| {
+            // A literal of JSON or of a request is in one piece.
+            let is_literal = line.trim_start().starts_with('"') || line.contains("r#");
+            line.chars().count() > WIDTH && !is_literal
+        })
     };
     let all = sources();
     let found = all.iter().filter(|source| wide(source));

@@ -47,7 +47,8 @@ const fn told(name: &'static str, description: &'static str) -> HeaderDoc {
 
 const STREAMPOINT: HeaderDoc = told(
     "X-Streampoint-Url",
-    "Where the agent sends its video; absent while it has no streamer, or one that takes no agents.",
+    "Where the agent sends its video; absent while it has no streamer, or one that takes no \
+         agents.",
 );
 
 const AGENT_EXAMPLE: &str = r#"{"id":"1234567","key":"uG5tQx0nD2bW","layout":{"ingest":"streamer1.example.com","originator":"layouter","created_at":1727274724000},"stats":{"agent_type":"single","version":"v21.02-8-g535c85d","peer_ip":"198.51.100.7","endpoint_connection":{"alive":true,"opened_at":1727274700000}}}"#;
@@ -55,13 +56,15 @@ const AGENT_EXAMPLE: &str = r#"{"id":"1234567","key":"uG5tQx0nD2bW","layout":{"i
 pub const AGENTS_LIST: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "List agents",
-    description: "A page of the agents that are configured and have connected at least once, sorted by identifier downwards unless asked otherwise. \
+    description: "A page of the agents that are configured and have connected at least once, \
+         sorted by identifier downwards unless asked otherwise. \
                       Keys are masked. `stream_is=null` finds agents that no stream uses.",
     parameters: &[
         query(
             "q",
             Kind::Text,
-            "Text to look for, in upper or lower case, in identifier, addresses, hardware address and version.",
+            "Text to look for, in upper or lower case, in identifier, addresses, hardware \
+                 address and version.",
             r#""198.51.100.""#,
         ),
         query(
@@ -89,7 +92,8 @@ pub const AGENTS_LIST: OperationDoc = OperationDoc {
 pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Set the streamers of several agents",
-    description: "Places agents that no stream uses yet, all of them or none. Agents that have streams are passed over: the placement of their \
+    description: "Places agents that no stream uses yet, all of them or none. Agents that have \
+         streams are passed over: the placement of their \
                       streams decides.",
     request: Some(BodyDoc {
         shape: Shape::One("central_agent_layout_list"),
@@ -100,7 +104,8 @@ pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
     responses: &[
         empty(204, "All entries are set and on disk."),
         refuse(
-            "At least one entry is invalid, for example names an agent that does not exist. Nothing was changed.",
+            "At least one entry is invalid, for example names an agent that does not exist. \
+                 Nothing was changed.",
             error::UNKNOWN_AGENT,
         ),
         UNAUTHORIZED,
@@ -113,7 +118,8 @@ pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
 pub const AGENT_GET: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Read one agent",
-    description: "The agent, its streamer and what is known of its connections. An administrator sees its key here in the clear.",
+    description: "The agent, its streamer and what is known of its connections. An administrator \
+         sees its key here in the clear.",
     parameters: &[ID],
     responses: &[
         json(
@@ -132,7 +138,8 @@ pub const AGENT_GET: OperationDoc = OperationDoc {
 pub const AGENT_SAVE: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Register or change an agent",
-    description: "Merges the body into the stored agent, or registers the agent if the identifier is new. The agent can connect from then on.",
+    description: "Merges the body into the stored agent, or registers the agent if the \
+         identifier is new. The agent can connect from then on.",
     parameters: &[ID],
     request: Some(BodyDoc {
         shape: Shape::One("central_agent_config"),
@@ -153,7 +160,8 @@ pub const AGENT_SAVE: OperationDoc = OperationDoc {
 pub const AGENT_DELETE: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Delete an agent and its streams",
-    description: "Removes the agent for good and with it every stream that uses it, together. When the device connects again it is told to forget \
+    description: "Removes the agent for good and with it every stream that uses it, together. \
+         When the device connects again it is told to forget \
                       what it knows.",
     parameters: &[ID],
     responses: &[DELETED, UNAUTHORIZED, NO_AGENT, UNAVAILABLE],
@@ -163,7 +171,8 @@ pub const AGENT_DELETE: OperationDoc = OperationDoc {
 pub const AGENT_REBOOT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Restart the device of an agent",
-    description: "Tells the agent to restart the device it runs on. It connects again afterwards. There is no body.",
+    description: "Tells the agent to restart the device it runs on. It connects again \
+         afterwards. There is no body.",
     parameters: &[ID],
     responses: &[
         empty(204, "The agent has confirmed it."),
@@ -180,7 +189,8 @@ pub const AGENT_REBOOT: OperationDoc = OperationDoc {
 pub const AGENT_RESET: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Make an agent forget its settings",
-    description: "Tells the agent to return to the settings it was delivered with. It has to be activated anew. There is no body.",
+    description: "Tells the agent to return to the settings it was delivered with. It has to be \
+         activated anew. There is no body.",
     parameters: &[ID],
     responses: &[
         empty(204, "The agent has confirmed it."),
@@ -197,7 +207,8 @@ pub const AGENT_RESET: OperationDoc = OperationDoc {
 pub const AGENT_DISCONNECT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Close the connection of an agent",
-    description: "Closes the control connection. The agent opens a new one by itself. There is no body.",
+    description: "Closes the control connection. The agent opens a new one by itself. There is \
+         no body.",
     parameters: &[ID],
     responses: &[
         empty(204, "The connection is closed."),
@@ -213,7 +224,8 @@ pub const AGENT_DISCONNECT: OperationDoc = OperationDoc {
 pub const AGENT_LOGS_GET: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Fetch the logs of an agent",
-    description: "Asks the connected agent for facts about its device and for its logs, which are encrypted for the maker of the device.",
+    description: "Asks the connected agent for facts about its device and for its logs, which \
+         are encrypted for the maker of the device.",
     parameters: &[ID],
     responses: &[
         json(
@@ -235,11 +247,16 @@ pub const AGENT_LOGS_GET: OperationDoc = OperationDoc {
 pub const ENDPOINT_CONNECT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Connect as an agent",
-    description: "The handshake of agents, also served without a prefix. The first request gets a challenge (401), the second proves that the agent knows \
-                      its key: `Authorization: Peeklio H(nonce:H(salt:key))`, where H is the SHA-512 of a text in lower-case hexadecimal digits. \
-                      `X-Agentauth` of the challenge is the server's own proof: `H(H(salt:key):nonce)`, or `H(H(salt:key):nonce:own)` if the first request \
-                      brought an `X-Nonce` of the agent's own. A nonce is good once and for a minute. With `Connection: Upgrade` and \
-                      `Upgrade: weir-agent/1` the connection becomes the control connection of the agent, over which lines of JSON go; without them \
+    description: "The handshake of agents, also served without a prefix. The first request gets \
+         a challenge (401), the second proves that the agent knows \
+                      its key: `Authorization: Peeklio H(nonce:H(salt:key))`, where H is the \
+                      SHA-512 of a text in lower-case hexadecimal digits. \
+                      `X-Agentauth` of the challenge is the server's own proof: \
+                      `H(H(salt:key):nonce)`, or `H(H(salt:key):nonce:own)` if the first request \
+                      brought an `X-Nonce` of the agent's own. A nonce is good once and for a \
+                      minute. With `Connection: Upgrade` and \
+                      `Upgrade: weir-agent/1` the connection becomes the control connection of \
+                      the agent, over which lines of JSON go; without them \
                       the agent is told where to send its video and no more.",
     parameters: &[
         field("X-Peeklio-Id", true, "Identifier of the agent."),
@@ -259,7 +276,8 @@ pub const ENDPOINT_CONNECT: OperationDoc = OperationDoc {
         },
         ResponseDoc {
             status: 200,
-            description: "The proof holds. There was no upgrade to a known protocol, or the agent was deleted.",
+            description: "The proof holds. There was no upgrade to a known protocol, or the \
+                 agent was deleted.",
             content: Content::Text("text/plain; charset=utf-8", "authorized"),
             headers: &[
                 STREAMPOINT,

@@ -21,7 +21,8 @@ const BACKEND_EXAMPLE: &str = r#"{"name":"viewers","allow_tokens":["let-me-in"],
 pub const AUTH_BACKENDS_LIST: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "List auth backends",
-    description: "A page of the auth backends that pass the filters, sorted by name unless asked otherwise. Tokens are masked.",
+    description: "A page of the auth backends that pass the filters, sorted by name unless asked \
+         otherwise. Tokens are masked.",
     shared: LIST,
     responses: &[
         json(
@@ -59,7 +60,8 @@ pub const AUTH_BACKEND_GET: OperationDoc = OperationDoc {
 pub const AUTH_BACKEND_SAVE: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Create or change an auth backend",
-    description: "Merges the body into the stored auth backend, or creates it if the name is new. Streamers that this server configures are told at \
+    description: "Merges the body into the stored auth backend, or creates it if the name is \
+         new. Streamers that this server configures are told at \
                       once.",
     parameters: &[NAME],
     request: Some(BodyDoc {
@@ -81,7 +83,8 @@ pub const AUTH_BACKEND_SAVE: OperationDoc = OperationDoc {
 pub const AUTH_BACKEND_DELETE: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Delete an auth backend",
-    description: "Removes the auth backend for good. Streams that use it refuse new sessions from then on.",
+    description: "Removes the auth backend for good. Streams that use it refuse new sessions \
+         from then on.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_BACKEND, UNAVAILABLE],
     ..OPERATION
@@ -96,9 +99,12 @@ const COUNT: Kind = Kind::Integer {
 pub const AUTH_REQUEST: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Ask whether a session may play or publish",
-    description: "Asked by a streamer when a session begins and again while it lasts. The rules are those of the auth backend that the stream names in \
-                  `on_play`: tokens, addresses, countries and user agents in this order, then the HTTP backends all at once, of which one that allows is \
-                  enough, and `allow_default` when none of them answers. The answer holds for `X-AuthDuration` seconds.",
+    description: "Asked by a streamer when a session begins and again while it lasts. The rules \
+         are those of the auth backend that the stream names in \
+                  `on_play`: tokens, addresses, countries and user agents in this order, then \
+                  the HTTP backends all at once, of which one that allows is \
+                  enough, and `allow_default` when none of them answers. The answer holds for \
+                  `X-AuthDuration` seconds.",
     parameters: &[
         required(query(
             "name",
@@ -121,7 +127,8 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
         required(query(
             "request_type",
             Kind::Choice(&["new_session", "update_session"]),
-            "`new_session` for the first question about a session, `update_session` for the following ones.",
+            "`new_session` for the first question about a session, `update_session` for the \
+                 following ones.",
             r#""new_session""#,
         )),
         required(query(
@@ -197,12 +204,14 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
                         maximum: None,
                         default: Some(180),
                     },
-                    description: "Seconds during which there is no need to ask again about this session.",
+                    description: "Seconds during which there is no need to ask again about this \
+                         session.",
                 },
                 HeaderDoc {
                     name: "X-UserId",
                     kind: Kind::Text,
-                    description: "Identifier of the viewer; sessions with the same one are counted together.",
+                    description: "Identifier of the viewer; sessions with the same one are \
+                         counted together.",
                 },
                 HeaderDoc {
                     name: "X-Max-Sessions",
@@ -211,12 +220,14 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
                         maximum: None,
                         default: None,
                     },
-                    description: "Most sessions the viewer may have at a time. Above that, one of them is ended.",
+                    description: "Most sessions the viewer may have at a time. Above that, one \
+                         of them is ended.",
                 },
                 HeaderDoc {
                     name: "X-Unique",
                     kind: Kind::Flag,
-                    description: "`true` is the older way to say that the viewer may have one session.",
+                    description: "`true` is the older way to say that the viewer may have one \
+                         session.",
                 },
             ],
             ..json(

@@ -15,7 +15,8 @@ const BALANCER_EXAMPLE: &str = r#"{"name":"europe","mode":"usage","servers":[{"n
 pub const LOAD_BALANCERS_LIST: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "List load balancers",
-    description: "A page of the load balancers that pass the filters, sorted by name unless asked otherwise.",
+    description: "A page of the load balancers that pass the filters, sorted by name unless \
+         asked otherwise.",
     shared: LIST,
     responses: &[
         json(
@@ -77,7 +78,8 @@ pub const LOAD_BALANCER_SAVE: OperationDoc = OperationDoc {
 pub const LOAD_BALANCER_DELETE: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Delete a load balancer",
-    description: "Removes the load balancer for good. Viewers who were sent to a streamer stay there.",
+    description: "Removes the load balancer for good. Viewers who were sent to a streamer stay \
+         there.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_BALANCER, UNAVAILABLE],
     extension: true,
@@ -114,16 +116,20 @@ const NOWHERE: ResponseDoc = refuse(
     error::STREAM_NOT_FOUND,
 );
 const FULL: ResponseDoc = refuse(
-    "No streamer of the group may take the viewer: none is in reach, has room, or serves the viewer's country.",
+    "No streamer of the group may take the viewer: none is in reach, has room, or serves the \
+         viewer's country.",
     error::NO_STREAMER_AVAILABLE,
 );
 
 pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Send a viewer to a streamer",
-    description: "Redirects to the least loaded streamer of the group that takes viewers from this country. For protocols over HTTP: HLS, DASH, WHEP. \
-                      Open by choice, although the reference names no exception for it: players carry no credentials for this server, and the \
-                      streamer checks those of the viewer. It tells whether a load balancer and a stream of this name exist, and nothing else.",
+    description: "Redirects to the least loaded streamer of the group that takes viewers from \
+         this country. For protocols over HTTP: HLS, DASH, WHEP. \
+                      Open by choice, although the reference names no exception for it: players \
+                      carry no credentials for this server, and the \
+                      streamer checks those of the viewer. It tells whether a load balancer and \
+                      a stream of this name exist, and nothing else.",
     parameters: STREAMING_PARAMETERS,
     responses: &[REDIRECT, NOWHERE, FULL],
     extension: true,
@@ -133,7 +139,8 @@ pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
 pub const STREAMING_LB_PUBLISH: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Send a publisher to a streamer",
-    description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. The body is not read. Open for the same reason: \
+    description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. \
+         The body is not read. Open for the same reason: \
                       the streamer checks who publishes.",
     parameters: STREAMING_PARAMETERS,
     responses: &[REDIRECT, NOWHERE, FULL],

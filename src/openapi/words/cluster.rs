@@ -9,7 +9,8 @@ use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
 pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
     tag: "cluster",
     summary: "Read how the cluster fares",
-    description: "Counts of streams, agents and streamers by state, the traffic, and the state of each streamer. Made for supervision: the metrics have the \
+    description: "Counts of streams, agents and streamers by state, the traffic, and the state \
+         of each streamer. Made for supervision: the metrics have the \
                   names of the reference, and those of this server itself begin with `weir_`.",
     parameters: &[FORMAT],
     responses: &[
@@ -20,7 +21,8 @@ pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
                 Shape::One("cluster_health_stats"),
                 r#"{"version":100000001,"server_id":"123e4567-e89b-12d3-a456-426655440000","collected_at":1727274724000,"stream_metrics_total":{"operational":1210,"degradated":2,"partial_outage":0,"outage":1,"disabled":12,"total":1225},"streamer_bitrate_metrics_total":{"input_kbit":4210000,"output_kbit":18220000},"streamer_metrics":[{"hostname":"streamer1.example.com","status":"operational","uptime":4325502,"config":{"status":"operational"},"cpu":{"status":"operational","usage":48},"network":{"out_kbit":{"status":"operational","usage":9120000}}}]}"#,
                 OPENMETRICS,
-                "# TYPE stream_operational_count gauge\nstream_operational_count{server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1210\n# EOF\n",
+                "# TYPE stream_operational_count \
+                     gauge\nstream_operational_count{server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1210\n# EOF\n",
             ),
             headers: &[],
         },
@@ -33,7 +35,8 @@ pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
 pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
     tag: "cluster",
     summary: "Ask what would happen if",
-    description: "What the layouter would do if streamers were lost, added or changed, or streams were added, in the order given. Nothing is changed.",
+    description: "What the layouter would do if streamers were lost, added or changed, or \
+         streams were added, in the order given. Nothing is changed.",
     request: Some(BodyDoc {
         shape: Shape::One("cluster_preview_request"),
         description: "The supposed events.",
@@ -60,7 +63,8 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
 pub const CLUSTER_CAPACITY_GET: OperationDoc = OperationDoc {
     tag: "cluster",
     summary: "Ask what the cluster can still take",
-    description: "How many more streams of each kind fit, what runs out first, and for each streamer whether the others could take its streams.",
+    description: "How many more streams of each kind fit, what runs out first, and for each \
+         streamer whether the others could take its streams.",
     responses: &[
         json(
             200,

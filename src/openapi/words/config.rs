@@ -9,8 +9,10 @@ const CONFIG_EXAMPLE: &str = r#"{"api_key":"Zk3vN8qLw1","api_url":"http://weir.e
 pub const CONFIG_GET: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Read the settings of the server",
-    description: "The settings in force, wherever they come from: the command line wins over the environment, that over the file, that over the \
-                      defaults; `sources` says where each comes from. Facts about the running program are in `stats`.",
+    description: "The settings in force, wherever they come from: the command line wins over the \
+         environment, that over the file, that over the \
+                      defaults; `sources` says where each comes from. Facts about the running \
+                      program are in `stats`.",
     parameters: &[FORMAT],
     responses: &[
         ResponseDoc {
@@ -20,7 +22,8 @@ pub const CONFIG_GET: OperationDoc = OperationDoc {
                 Shape::One("central_config"),
                 CONFIG_EXAMPLE,
                 OPENMETRICS,
-                "# TYPE server_started_at gauge\nserver_started_at{version=\"0.1.0\",server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1727270000\n# EOF\n",
+                "# TYPE server_started_at \
+                     gauge\nserver_started_at{version=\"0.1.0\",server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1727270000\n# EOF\n",
             ),
             headers: &[],
         },
@@ -33,9 +36,12 @@ pub const CONFIG_GET: OperationDoc = OperationDoc {
 pub const CONFIG_SAVE: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Change the settings of the server",
-    description: "Writes the settings into the configuration file, which is `weir.toml` in the data directory unless another was named, and puts them into force. \
-                      What is set on the command line or by the environment stays as it is; the answer says what is in force and, in `sources`, why. \
-                      A changed key or login counts at once: waiting polls are answered, and every request needs the new one.",
+    description: "Writes the settings into the configuration file, which is `weir.toml` in the \
+         data directory unless another was named, and puts them into force. \
+                      What is set on the command line or by the environment stays as it is; the \
+                      answer says what is in force and, in `sources`, why. \
+                      A changed key or login counts at once: waiting polls are answered, and \
+                      every request needs the new one.",
     request: Some(BodyDoc {
         shape: Shape::One("central_config"),
         description: "The settings to change. `api_key` has to be given.",
@@ -45,12 +51,14 @@ pub const CONFIG_SAVE: OperationDoc = OperationDoc {
     responses: &[
         saved("central_config", CONFIG_EXAMPLE),
         refuse(
-            "The body is not JSON, or a setting in it has a value that cannot be used. Nothing was changed.",
+            "The body is not JSON, or a setting in it has a value that cannot be used. Nothing \
+                 was changed.",
             error::UNKNOWN_ENUM_OPTION,
         ),
         UNAUTHORIZED,
         refuse(
-            "The configuration file cannot be read or replaced, or has a mistake elsewhere. Nothing was changed.",
+            "The configuration file cannot be read or replaced, or has a mistake elsewhere. \
+                 Nothing was changed.",
             error::CONFIG_FILE_UNWRITABLE,
         ),
         TOO_LARGE,

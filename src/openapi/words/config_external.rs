@@ -12,13 +12,19 @@ use crate::openapi::model::{
 pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
     summary: "Tell a node its streams",
-    description: "The streams the node has to run, rendered for what it does with each: the ingest node gets the source, a node with an \
-                      archive copy gets a pull from the ingest node, an inference node gets name, pull and analytics settings. Always the whole \
-                      list of one revision unless a `limit` is given; all pages of one walk come from the revision of the first.\n\n\
-                      A node that sends the `ETag` of its last answer in `If-None-Match` gets 304 while nothing changed for it. Adding \
-                      `poll_timeout` makes the server hold the request and answer in the moment something does. `changes_since` asks for the \
+    description: "The streams the node has to run, rendered for what it does with each: the \
+         ingest node gets the source, a node with an \
+                      archive copy gets a pull from the ingest node, an inference node gets \
+                      name, pull and analytics settings. Always the whole \
+                      list of one revision unless a `limit` is given; all pages of one walk come \
+                      from the revision of the first.\n\n\
+                      A node that sends the `ETag` of its last answer in `If-None-Match` gets \
+                      304 while nothing changed for it. Adding \
+                      `poll_timeout` makes the server hold the request and answer in the moment \
+                      something does. `changes_since` asks for the \
                       difference only.\n\n\
-                      With `name` the operation answers like the two below: for the named streams only, restreamed ones included.",
+                      With `name` the operation answers like the two below: for the named \
+                      streams only, restreamed ones included.",
     parameters: &[
         HOSTNAME,
         HOST,
@@ -26,7 +32,8 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
         query(
             "sort",
             Kind::List,
-            "Fields to sort by, joined by commas; `-` before a field sorts it downwards. By `name` when absent.",
+            "Fields to sort by, joined by commas; `-` before a field sorts it downwards. By \
+                 `name` when absent.",
             r#"["-dvr.expiration","name"]"#,
         ),
         query(
@@ -42,18 +49,21 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
         query(
             "cursor",
             Kind::Text,
-            "`next` or `prev` of an earlier answer. Refused with 410 when the revision it belongs to is no longer kept (60 seconds).",
+            "`next` or `prev` of an earlier answer. Refused with 410 when the revision it \
+                 belongs to is no longer kept (60 seconds).",
             r#""bmFtZV9ndD1jYW0rMQ==""#,
         ),
         query(
             "q",
             Kind::Text,
-            "Text to look for, in upper or lower case, in name, title, comment, template and the URLs of inputs (without credentials).",
+            "Text to look for, in upper or lower case, in name, title, comment, template and the \
+                 URLs of inputs (without credentials).",
             r#""harbour""#,
         ),
         ParamDoc {
             required: false,
-            description: "Names of streams, joined by commas. Answers for these only, whether placed here or restreamed. For streamers that \
+            description: "Names of streams, joined by commas. Answers for these only, whether \
+                 placed here or restreamed. For streamers that \
                               know a single operation.",
             ..NAMES
         },
@@ -62,7 +72,8 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
             place: Place::Header,
             required: false,
             kind: Kind::Text,
-            description: "`ETag` of the last answer. While it still holds the answer is 304 without a body.",
+            description: "`ETag` of the last answer. While it still holds the answer is 304 \
+                 without a body.",
             example: Some(r#""\"5f0c-1827\"""#),
             extension: true,
         },
@@ -73,7 +84,8 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
                 maximum: None,
                 default: None,
             },
-            "With `If-None-Match`: seconds to wait for a change that concerns this node before answering 304. Longer waits than the server \
+            "With `If-None-Match`: seconds to wait for a change that concerns this node before \
+                 answering 304. Longer waits than the server \
                  allows are shortened.",
             "30",
         )),
@@ -84,8 +96,10 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
                 maximum: None,
                 default: None,
             },
-            "Revision the node has. Answers with what changed for the node since then, or with 410 when that is too long ago; then the \
-                 whole list has to be fetched. Send the `ETag` of that revision in `If-None-Match`, too: if the server was restored from a \
+            "Revision the node has. Answers with what changed for the node since then, or with \
+                 410 when that is too long ago; then the \
+                 whole list has to be fetched. Send the `ETag` of that revision in \
+                 `If-None-Match`, too: if the server was restored from a \
                  backup since, its revisions mean something else, and the answer is 410.",
             "1820",
         )),
@@ -109,7 +123,8 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
         FORBIDDEN,
         NO_STREAMER,
         refuse(
-            "The revision named by `changes_since` or by the cursor is no longer kept. Fetch the whole list.",
+            "The revision named by `changes_since` or by the cursor is no longer kept. Fetch the \
+                 whole list.",
             error::REVISION_GONE,
         ),
         UNAVAILABLE,
@@ -120,8 +135,10 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
 pub const STREAMER_UPDATE_STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
     summary: "Tell a node about running streams",
-    description: "Asked by a streamer about streams that run on it but were not in the list of its own: each is answered if it is placed on \
-                      the node or may be restreamed by it. A name missing from the answer is stopped by the streamer at once.",
+    description: "Asked by a streamer about streams that run on it but were not in the list of \
+         its own: each is answered if it is placed on \
+                      the node or may be restreamed by it. A name missing from the answer is \
+                      stopped by the streamer at once.",
     parameters: &[
         HOSTNAME,
         HOST,
@@ -150,8 +167,10 @@ pub const STREAMER_UPDATE_STREAMS_LIST: OperationDoc = OperationDoc {
 pub const STREAMER_DYNAMIC_STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
     summary: "Tell a node about requested streams",
-    description: "Asked by a streamer when a viewer or publisher wants a stream it does not know. A stream of the cluster, in the same \
-                      namespace, is answered as an on-demand pull from its ingest node if this node may restream. A name missing from the answer is \
+    description: "Asked by a streamer when a viewer or publisher wants a stream it does not \
+         know. A stream of the cluster, in the same \
+                      namespace, is answered as an on-demand pull from its ingest node if this \
+                      node may restream. A name missing from the answer is \
                       unknown, and the viewer is refused.",
     parameters: &[
         HOSTNAME,
@@ -181,8 +200,10 @@ pub const STREAMER_DYNAMIC_STREAMS_LIST: OperationDoc = OperationDoc {
 pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
     summary: "Tell a node which recordings to keep",
-    description: "Asked by a streamer before it erases recordings that are older than their time. A stream that is not in the answer has nothing to \
-                      protect. When the server cannot tell for sure the answer is 501, upon which a streamer erases nothing that an episode could \
+    description: "Asked by a streamer before it erases recordings that are older than their \
+         time. A stream that is not in the answer has nothing to \
+                      protect. When the server cannot tell for sure the answer is 501, upon \
+                      which a streamer erases nothing that an episode could \
                       protect.",
     parameters: &[
         HOSTNAME,
@@ -228,7 +249,8 @@ pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
 pub const SRT_PORT_RESOLVE: OperationDoc = OperationDoc {
     tag: "config-external",
     summary: "Tell a node the stream of an SRT port",
-    description: "Asked by a streamer when somebody connects to an SRT port. Answers the name of the stream that uses the port on this node.",
+    description: "Asked by a streamer when somebody connects to an SRT port. Answers the name of \
+         the stream that uses the port on this node.",
     parameters: &[
         HOSTNAME,
         ParamDoc {
@@ -288,14 +310,16 @@ const NAMES: ParamDoc = ParamDoc {
 const ETAG: HeaderDoc = HeaderDoc {
     name: "ETag",
     kind: Kind::Text,
-    description: "Names the version of exactly what this node is told. It moves only when that changes.",
+    description: "Names the version of exactly what this node is told. It moves only when that \
+         changes.",
 };
 const CONFIG_HEADERS: &[HeaderDoc] = &[
     ETAG,
     HeaderDoc {
         name: "X-Config-Server-Separate-Endpoints",
         kind: Kind::Choice(&["true"]),
-        description: "Tells the streamer to use the separate operations for running and for requested streams.",
+        description: "Tells the streamer to use the separate operations for running and for \
+             requested streams.",
     },
     HeaderDoc {
         name: "X-Config-Server-Episodes",
@@ -305,7 +329,8 @@ const CONFIG_HEADERS: &[HeaderDoc] = &[
     HeaderDoc {
         name: "X-Config-Server-Dynamic-Streams",
         kind: Kind::Choice(&["false"]),
-        description: "Sent only when restreaming is switched off: the streamer then refuses unknown streams without asking.",
+        description: "Sent only when restreaming is switched off: the streamer then refuses \
+             unknown streams without asking.",
     },
 ];
 const STREAMS_FOR_STREAMER_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"updated_at":1727274724000,"streams":[{"name":"harbour/cam1","title":"Harbour, north pier","static":true,"inputs":[{"url":"rtsp://10.0.4.17/stream1"}],"dvr":{"reference":"localdvr0","expiration":604800}}]}"#;
@@ -323,7 +348,8 @@ const LIMIT_OPTIONAL: ParamDoc = query(
 const SORT_BY_NAME: ParamDoc = query(
     "sort",
     Kind::List,
-    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. By `name` when absent.",
+    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. By `name` when \
+         absent.",
     r#"["name"]"#,
 );
 const NO_NAMES: ResponseDoc = refuse(

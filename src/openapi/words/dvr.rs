@@ -6,7 +6,8 @@ use crate::openapi::model::{OperationDoc, Shape};
 pub const DVRS_LIST: OperationDoc = OperationDoc {
     tag: "dvr",
     summary: "List storages",
-    description: "A page of the storages that streamers of the cluster have, each name once, sorted by name unless asked otherwise. A stream refers \
+    description: "A page of the storages that streamers of the cluster have, each name once, \
+         sorted by name unless asked otherwise. A stream refers \
                   to one with `dvr.reference`.",
     shared: LIST,
     responses: &[

@@ -15,7 +15,8 @@ const ID: ParamDoc = number(
 const DVR_PRESENCE_CHECK: ParamDoc = query(
     "dvr_presence_check",
     Kind::Flag,
-    "Also ask the streamers whether the archive has a recording of the time; the answer is in `has_dvr` and `recording_status`. Takes longer.",
+    "Also ask the streamers whether the archive has a recording of the time; the answer is in \
+         `has_dvr` and `recording_status`. Takes longer.",
     "true",
 );
 
@@ -26,9 +27,12 @@ const EPISODE_EXAMPLE: &str = r#"{"episode_id":1721297304000123456,"episode_type
 pub const EPISODES_LIST: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "List episodes",
-    description: "A page of the episodes that pass the filters, sorted by `updated_at` unless asked otherwise.\n\n\
-                      A program that wants to see every episode asks with `updated_at_gt` set to the largest `updated_at` it has seen, and with \
-                      `poll_timeout` to wait for the next. Stamps are given in the order in which episodes become readable, whatever the clocks of those who \
+    description: "A page of the episodes that pass the filters, sorted by `updated_at` unless \
+         asked otherwise.\n\n\
+                      A program that wants to see every episode asks with `updated_at_gt` set to \
+                      the largest `updated_at` it has seen, and with \
+                      `poll_timeout` to wait for the next. Stamps are given in the order in \
+                      which episodes become readable, whatever the clocks of those who \
                       save them say, and a page never ends between two equal ones: none is missed.",
     parameters: &[
         query(
@@ -85,8 +89,10 @@ pub const EPISODE_GET: OperationDoc = OperationDoc {
 pub const EPISODE_SAVE: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "Create or change an episode",
-    description: "Merges the body into the stored episode, or creates the episode if the number is new; usually the body is a full copy. `closed_at` is \
-                      kept once it is set. Episodes are written in groups: the answer comes when the group is on disk, at most \
+    description: "Merges the body into the stored episode, or creates the episode if the number \
+         is new; usually the body is a full copy. `closed_at` is \
+                      kept once it is set. Episodes are written in groups: the answer comes when \
+                      the group is on disk, at most \
                       `episodes_buffer_delay` later.",
     parameters: &[ID],
     request: Some(BodyDoc {
@@ -108,7 +114,8 @@ pub const EPISODE_SAVE: OperationDoc = OperationDoc {
 pub const EPISODE_DELETE: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "Delete an episode",
-    description: "Removes the episode for good. The recordings it protected can be erased from then on.",
+    description: "Removes the episode for good. The recordings it protected can be erased from \
+         then on.",
     parameters: &[ID],
     responses: &[DELETED, UNAUTHORIZED, NO_EPISODE, UNAVAILABLE],
     ..OPERATION

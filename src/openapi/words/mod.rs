@@ -1,8 +1,8 @@
 //! The words about each operation: what it does, what it takes, what it answers.
 //!
-//! One file per resource, one constant per operation; the row of the operation refers to it. Fields are
-//! described in the schema files, not here. What several resources share (the parameters of lists, the
-//! refusals) is here.
+//! One file per resource, one constant per operation; the row of the operation refers to it. Fields
+//! are described in the schema files, not here. What several resources share (the parameters of
+//! lists, the refusals) is here.
 
 pub mod agent;
 pub mod auth;
@@ -114,7 +114,8 @@ const fn json(
 
 const NAME: ParamDoc = path(
     "name",
-    "Name of the stream. Slashes in it may be sent as they are or as `%2F`; both name the same stream.",
+    "Name of the stream. Slashes in it may be sent as they are or as `%2F`; both name the same \
+         stream.",
     r#""harbour/cam1""#,
 );
 
@@ -127,7 +128,8 @@ const HOSTNAME: ParamDoc = path(
 const SELECT: ParamDoc = query(
     "select",
     Kind::List,
-    "Fields to return, joined by commas; nested ones with dots. The key of the item is always returned. A selected field an item does not \
+    "Fields to return, joined by commas; nested ones with dots. The key of the item is always \
+         returned. A selected field an item does not \
      have is `null`.",
     r#"["name","inputs.url","dvr.expiration"]"#,
 );
@@ -146,14 +148,16 @@ const LIMIT: ParamDoc = query(
 const CURSOR: ParamDoc = query(
     "cursor",
     Kind::Text,
-    "`next` or `prev` of an earlier answer to the same query. Opaque; filters and `sort` must be repeated with it.",
+    "`next` or `prev` of an earlier answer to the same query. Opaque; filters and `sort` must be \
+         repeated with it.",
     r#""bmFtZV9ndD1jYW0rMQ==""#,
 );
 
 const FILTERS: ParamDoc = query(
     "filters",
     Kind::Filters,
-    "Any further parameters, each a filter on the field it names, with an optional suffix for the comparison: `layout.ingest=a,b`, \
+    "Any further parameters, each a filter on the field it names, with an optional suffix for \
+         the comparison: `layout.ingest=a,b`, \
      `stats.bitrate_gt=1000`, `layout.ingest_is=null`, `inputs.url_like=10.0.`, `disabled`.",
     r#"{"layout.ingest":"streamer1.example.com"}"#,
 );
@@ -199,8 +203,10 @@ const RETRY_AFTER: HeaderDoc = HeaderDoc {
 
 const UNAVAILABLE: ResponseDoc = ResponseDoc {
     status: 503,
-    description: "The server cannot answer now: it is starting or stopping, more changes wait than it can hold, or its disk does not accept \
-                  writes. Nothing was changed, unless the code is `storage_failed` or `timed_out`: then a change may or may not have taken effect.",
+    description: "The server cannot answer now: it is starting or stopping, more changes wait \
+         than it can hold, or its disk does not accept \
+                  writes. Nothing was changed, unless the code is `storage_failed` or \
+                  `timed_out`: then a change may or may not have taken effect.",
     content: Content::Error(error::STORAGE_UNAVAILABLE),
     headers: &[RETRY_AFTER],
 };
@@ -208,7 +214,8 @@ const UNAVAILABLE: ResponseDoc = ResponseDoc {
 const SORT: ParamDoc = query(
     "sort",
     Kind::List,
-    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. The key of the collection decides among equals.",
+    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. The key of the \
+         collection decides among equals.",
     r#"["-updated_at"]"#,
 );
 const POLL_TIMEOUT: ParamDoc = query(
@@ -218,8 +225,10 @@ const POLL_TIMEOUT: ParamDoc = query(
         maximum: None,
         default: None,
     },
-    "Seconds to wait for something that passes the filters. Answered as soon as there is something, be it by a change or, where `stats` is \
-     asked about, by what streamers report; or with an empty page at the end. Longer waits than the server allows are shortened.",
+    "Seconds to wait for something that passes the filters. Answered as soon as there is \
+         something, be it by a change or, where `stats` is \
+     asked about, by what streamers report; or with an empty page at the end. Longer waits than \
+     the server allows are shortened.",
     "30",
 );
 
@@ -259,6 +268,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const FORMAT: ParamDoc = query(
     "format",
     Kind::Choice(&["openmetrics"]),
-    "`openmetrics` answers in the text format of OpenMetrics, as does that media type in `Accept`. JSON when absent.",
+    "`openmetrics` answers in the text format of OpenMetrics, as does that media type in \
+         `Accept`. JSON when absent.",
     r#""openmetrics""#,
 );

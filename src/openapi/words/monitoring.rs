@@ -7,7 +7,8 @@ use crate::openapi::model::{Content, OperationDoc, ResponseDoc, Shape};
 pub const LIVENESS_PROBE: OperationDoc = OperationDoc {
     tag: "monitoring",
     summary: "Ask whether the server works",
-    description: "Answers 200 as long as the process handles requests, also while it starts or drains. Failure means: restart it.",
+    description: "Answers 200 as long as the process handles requests, also while it starts or \
+         drains. Failure means: restart it.",
     responses: &[json(
         200,
         "The server handles requests.",
@@ -20,7 +21,8 @@ pub const LIVENESS_PROBE: OperationDoc = OperationDoc {
 pub const READINESS_PROBE: OperationDoc = OperationDoc {
     tag: "monitoring",
     summary: "Ask whether to send requests here",
-    description: "Answers 200 once everything stored is loaded and until the server begins to stop. Failure means: send requests elsewhere.",
+    description: "Answers 200 once everything stored is loaded and until the server begins to \
+         stop. Failure means: send requests elsewhere.",
     responses: &[
         json(
             200,
@@ -41,7 +43,8 @@ pub const READINESS_PROBE: OperationDoc = OperationDoc {
 pub const OPENAPI_GET: OperationDoc = OperationDoc {
     tag: "openapi",
     summary: "Get this document",
-    description: "The OpenAPI document of the server that answers: what it serves, in which version. `weir print openapi` prints the same.",
+    description: "The OpenAPI document of the server that answers: what it serves, in which \
+         version. `weir print openapi` prints the same.",
     responses: &[
         json(
             200,

@@ -16,7 +16,8 @@ const PERSON_EXAMPLE: &str = r#"{"person_id":6865733185536000123,"external_id":"
 pub const PERSONS_LIST: OperationDoc = OperationDoc {
     tag: "vision",
     summary: "List persons",
-    description: "A page of the persons that pass the filters, sorted by number unless asked otherwise. Deleted persons are in it for 30 days, with \
+    description: "A page of the persons that pass the filters, sorted by number unless asked \
+         otherwise. Deleted persons are in it for 30 days, with \
                       `deleted_at`; `deleted_at_is=null` leaves them out.",
     shared: LIST,
     responses: &[
@@ -55,7 +56,8 @@ pub const PERSON_GET: OperationDoc = OperationDoc {
 pub const PERSON_SAVE: OperationDoc = OperationDoc {
     tag: "vision",
     summary: "Create or change a person",
-    description: "Merges the body into the stored person, or creates the person if the number is new.",
+    description: "Merges the body into the stored person, or creates the person if the number is \
+         new.",
     parameters: &[ID],
     request: Some(BodyDoc {
         shape: Shape::One("vision_person"),
@@ -76,7 +78,8 @@ pub const PERSON_SAVE: OperationDoc = OperationDoc {
 pub const PERSON_DELETE: OperationDoc = OperationDoc {
     tag: "vision",
     summary: "Delete a person",
-    description: "Marks the person as deleted, so that copies elsewhere learn of it. The mark, with everything about the person, is removed after \
+    description: "Marks the person as deleted, so that copies elsewhere learn of it. The mark, \
+         with everything about the person, is removed after \
                       30 days.",
     parameters: &[ID],
     responses: &[

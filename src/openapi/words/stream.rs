@@ -10,22 +10,27 @@ use crate::openapi::model::{BodyDoc, Kind, OperationDoc, Shape};
 pub const STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "List streams",
-    description: "A page of the streams that pass the filters, sorted by name unless asked otherwise. Secrets are masked.\n\n\
-                      With `poll_timeout` the request waits while nothing passes the filters. A program that wants to see every change asks with \
-                      `updated_at_gt` set to the largest `updated_at` it has seen: changes get their stamps in the order they become readable, \
+    description: "A page of the streams that pass the filters, sorted by name unless asked \
+         otherwise. Secrets are masked.\n\n\
+                      With `poll_timeout` the request waits while nothing passes the filters. A \
+                      program that wants to see every change asks with \
+                      `updated_at_gt` set to the largest `updated_at` it has seen: changes get \
+                      their stamps in the order they become readable, \
                       so none is missed.",
     parameters: &[
         query(
             "q",
             Kind::Text,
-            "Text to look for, in upper or lower case, in name, title, comment, template and the URLs of inputs (without credentials).",
+            "Text to look for, in upper or lower case, in name, title, comment, template and the \
+                 URLs of inputs (without credentials).",
             r#""harbour""#,
         ),
         POLL_TIMEOUT,
         query(
             "scheme",
             Kind::Choice(&["http", "https"]),
-            "Scheme wanted in `stats.streaming_endpoint`; where a node does not serve it, the other one is returned.",
+            "Scheme wanted in `stats.streaming_endpoint`; where a node does not serve it, the \
+                 other one is returned.",
             r#""https""#,
         ),
         query(
@@ -59,7 +64,8 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
 pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Save several streams at once",
-    description: "Creates the streams that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
+    description: "Creates the streams that do not exist and merges into those that do, all of \
+         them or none: one invalid item refuses the \
                       batch. No reader sees a part of it. Every item names its stream.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
@@ -87,7 +93,8 @@ pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
 pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Set the layouts of several streams",
-    description: "Places streams by hand, all of them or none. A layout without a `change_reason` gets `relayout_by_api`. The layouter, when it \
+    description: "Places streams by hand, all of them or none. A layout without a \
+         `change_reason` gets `relayout_by_api`. The layouter, when it \
                       runs, may move the streams again if the placement breaks a rule.",
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_layout_list"),
@@ -98,7 +105,8 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
     responses: &[
         empty(204, "All layouts are set and on disk."),
         refuse(
-            "At least one entry is invalid, for example names a stream that does not exist. Nothing was changed.",
+            "At least one entry is invalid, for example names a stream that does not exist. \
+                 Nothing was changed.",
             error::UNKNOWN_STREAM,
         ),
         UNAUTHORIZED,
@@ -111,7 +119,8 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
 pub const STREAM_GET: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Read one stream",
-    description: "The effective configuration with defaults filled in, the stored one in `config_on_disk`, the layout, and what is known of \
+    description: "The effective configuration with defaults filled in, the stored one in \
+         `config_on_disk`, the layout, and what is known of \
                       the running stream. An administrator sees secrets here in the clear.",
     parameters: &[NAME],
     responses: &[
@@ -131,7 +140,8 @@ pub const STREAM_GET: OperationDoc = OperationDoc {
 pub const STREAM_SAVE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Create or change a stream",
-    description: "Merges the body into the stored stream, or creates the stream if the name is new. The merged result is checked as a whole. \
+    description: "Merges the body into the stored stream, or creates the stream if the name is \
+         new. The merged result is checked as a whole. \
                       A `name` in the body must equal the one in the path.",
     parameters: &[NAME],
     request: Some(BodyDoc {
@@ -158,7 +168,8 @@ pub const STREAM_SAVE: OperationDoc = OperationDoc {
 pub const STREAM_DELETE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Delete a stream",
-    description: "Removes the stream for good. Its streamers learn it at their next poll and stop the stream; what they recorded is \
+    description: "Removes the stream for good. Its streamers learn it at their next poll and \
+         stop the stream; what they recorded is \
                       removed by their own rules.",
     parameters: &[NAME],
     responses: &[
@@ -173,7 +184,8 @@ pub const STREAM_DELETE: OperationDoc = OperationDoc {
 pub const STREAM_LAYOUTS_GET: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Read where a stream has been",
-    description: "The layout history of one stream, newest first unless asked otherwise: one entry per change of nodes, with its reason.",
+    description: "The layout history of one stream, newest first unless asked otherwise: one \
+         entry per change of nodes, with its reason.",
     parameters: &[
         NAME,
         query(
@@ -210,7 +222,8 @@ const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null
 pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Ask how saving a stream would change layouts",
-    description: "Every stream that would be placed differently if the body were saved, this one and others that give way to it. Nothing is \
+    description: "Every stream that would be placed differently if the body were saved, this one \
+         and others that give way to it. Nothing is \
                       changed. Saving right afterwards does what was predicted.",
     parameters: &[NAME],
     shared: PAGE,
@@ -239,7 +252,8 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
 pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Ask how saving several streams would change layouts",
-    description: "Every stream that would be placed differently if all items were saved together. Nothing is changed.",
+    description: "Every stream that would be placed differently if all items were saved \
+         together. Nothing is changed.",
     shared: PAGE,
     request: Some(BodyDoc {
         shape: Shape::Batch {
@@ -270,7 +284,8 @@ pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
 pub const STREAM_LAYOUT_EXPLAIN: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Ask why a stream is where it is",
-    description: "Where the stream is, why, and for every node whether the stream could be there: all that speaks against it, or how well it suits.",
+    description: "Where the stream is, why, and for every node whether the stream could be \
+         there: all that speaks against it, or how well it suits.",
     parameters: &[NAME],
     responses: &[
         json(

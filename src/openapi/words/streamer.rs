@@ -10,7 +10,8 @@ use crate::openapi::model::{BodyDoc, Kind, OperationDoc, ParamDoc, Shape};
 const CHECKS_ENABLE: ParamDoc = query(
     "checks_enable",
     Kind::Flag,
-    "Ask the node for its configuration before anything is stored, at its `api_url` (or hostname) and with its cluster key as they would be after the \
+    "Ask the node for its configuration before anything is stored, at its `api_url` (or \
+         hostname) and with its cluster key as they would be after the \
      save; if it does not answer 200 with a JSON object within 5 s, nothing is stored.",
     "true",
 );
@@ -18,7 +19,8 @@ const CHECKS_ENABLE: ParamDoc = query(
 pub const STREAMERS_LIST: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "List nodes",
-    description: "A page of the nodes of all roles that pass the filters, sorted by hostname unless asked otherwise. Secrets are masked.",
+    description: "A page of the nodes of all roles that pass the filters, sorted by hostname \
+         unless asked otherwise. Secrets are masked.",
     shared: LIST,
     responses: &[
         json(
@@ -37,14 +39,16 @@ pub const STREAMERS_LIST: OperationDoc = OperationDoc {
 pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Save several nodes at once",
-    description: "Creates the nodes that do not exist and merges into those that do, all of them or none: one invalid item refuses the \
+    description: "Creates the nodes that do not exist and merges into those that do, all of them \
+         or none: one invalid item refuses the \
                       batch. Every item names its node by `hostname`.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "streamer_config",
             key: "hostname",
         },
-        description: "One merge patch per node, with its `hostname`. New nodes need `role` and `cluster_key`. At most 10,000.",
+        description: "One merge patch per node, with its `hostname`. New nodes need `role` and \
+             `cluster_key`. At most 10,000.",
         example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","labels":{"zone":"north"}}]"#,
         partial: true,
     }),
@@ -65,7 +69,8 @@ pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
 pub const STREAMER_GET: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Read one node",
-    description: "The configuration of the node and what it last reported. An administrator sees secrets here in the clear.",
+    description: "The configuration of the node and what it last reported. An administrator sees \
+         secrets here in the clear.",
     parameters: &[HOSTNAME],
     responses: &[
         json(
@@ -84,8 +89,10 @@ pub const STREAMER_GET: OperationDoc = OperationDoc {
 pub const STREAMER_SAVE: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Register or change a node",
-    description: "Merges the body into the stored node, or registers the node if the hostname is new; then `role` and `cluster_key` are \
-                      required. The role decides which fields there are. With `checks_enable` the node is asked for its configuration first.",
+    description: "Merges the body into the stored node, or registers the node if the hostname is \
+         new; then `role` and `cluster_key` are \
+                      required. The role decides which fields there are. With `checks_enable` \
+                      the node is asked for its configuration first.",
     parameters: &[HOSTNAME, CHECKS_ENABLE],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_config"),
@@ -101,8 +108,10 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
             STREAMER_EXAMPLE,
         ),
         refuse(
-            "The body is not JSON, or a field in it has a value that cannot be used; or a check was asked for and the node did not \
-                 show its configuration (`streamer_check_failed`, `meta.reason` says why). Nothing was changed.",
+            "The body is not JSON, or a field in it has a value that cannot be used; or a check \
+                 was asked for and the node did not \
+                 show its configuration (`streamer_check_failed`, `meta.reason` says why). \
+                 Nothing was changed.",
             error::UNKNOWN_ENUM_OPTION,
         ),
         UNAUTHORIZED,
@@ -115,7 +124,8 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
 pub const STREAMER_DELETE: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Remove a node",
-    description: "Takes the node out of the cluster for good. From then on its polls are answered 404. Streams placed on it are moved by \
+    description: "Takes the node out of the cluster for good. From then on its polls are \
+         answered 404. Streams placed on it are moved by \
                       the layouter with the reason `node_deleted`.",
     parameters: &[HOSTNAME],
     responses: &[
@@ -130,21 +140,26 @@ pub const STREAMER_DELETE: OperationDoc = OperationDoc {
 pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Report how a node fares",
-    description: "For nodes that this server cannot call, and for tests: what the node would have said of itself, of its storages and of the streams that run \
-                  on it. It replaces what was reported for the node before; a member that is absent stays as it was, and `streams` is everything that runs. \
-                  Kept in memory for as long as a node may be silent, and shown as `stats` and `dvrs` of the node and as `stats` of the streams. A node may \
+    description: "For nodes that this server cannot call, and for tests: what the node would \
+         have said of itself, of its storages and of the streams that run \
+                  on it. It replaces what was reported for the node before; a member that is \
+                  absent stays as it was, and `streams` is everything that runs. \
+                  Kept in memory for as long as a node may be silent, and shown as `stats` and \
+                  `dvrs` of the node and as `stats` of the streams. A node may \
                   report for itself with its cluster key.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_report"),
-        description: "The report. Streams that are not configured here are ignored. At most 16 MiB and 100,000 streams.",
+        description: "The report. Streams that are not configured here are ignored. At most 16 \
+             MiB and 100,000 streams.",
         example: r#"{"stats":{"cpu_usage":48,"memory_usage":27,"input_kbit":400300,"output_kbit":500400,"total_clients":2040,"online_streams":27},"dvrs":[{"name":"localdvr0","root":"/storage"}],"streams":[{"name":"harbour/cam1","status":"running","alive":true,"bitrate":2543,"online_clients":3}]}"#,
         partial: false,
     }),
     responses: &[
         empty(204, "Taken in."),
         refuse(
-            "The body is not JSON, or a field in it has a value that cannot be used. Nothing was taken in.",
+            "The body is not JSON, or a field in it has a value that cannot be used. Nothing was \
+                 taken in.",
             error::NOT_INTEGER,
         ),
         UNAUTHORIZED,
@@ -161,7 +176,8 @@ const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null
 pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Ask how saving a node would change loads",
-    description: "Every node that would have another number of streams if the body were saved. Empty when the body changes nothing. Nothing is changed.",
+    description: "Every node that would have another number of streams if the body were saved. \
+         Empty when the body changes nothing. Nothing is changed.",
     parameters: &[HOSTNAME],
     shared: PAGE,
     request: Some(BodyDoc {
@@ -189,7 +205,8 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc
 pub const BATCH_STREAMER_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Ask how saving several nodes would change loads",
-    description: "Every node that would have another number of streams if all items were saved together. Nothing is changed.",
+    description: "Every node that would have another number of streams if all items were saved \
+         together. Nothing is changed.",
     shared: PAGE,
     request: Some(BodyDoc {
         shape: Shape::Batch {

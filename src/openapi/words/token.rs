@@ -14,7 +14,8 @@ const TOKEN_EXAMPLE: &str = r#"{"name":"inference_server","key":"2b7Kq0c9VtYx3mW
 pub const API_TOKENS_LIST: OperationDoc = OperationDoc {
     tag: "config",
     summary: "List API tokens",
-    description: "A page of the API tokens that pass the filters, sorted by name unless asked otherwise. Keys are masked.",
+    description: "A page of the API tokens that pass the filters, sorted by name unless asked \
+         otherwise. Keys are masked.",
     shared: LIST,
     responses: &[
         json(
@@ -47,7 +48,8 @@ pub const API_TOKEN_GET: OperationDoc = OperationDoc {
 pub const API_TOKEN_SAVE: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Create or change an API token",
-    description: "Merges the body into the stored token, or creates the token if the name is new; without a `key` the server makes one up. Changes hold at \
+    description: "Merges the body into the stored token, or creates the token if the name is \
+         new; without a `key` the server makes one up. Changes hold at \
                   once, also for open connections and requests that wait.",
     parameters: &[NAME],
     request: Some(BodyDoc {
@@ -70,7 +72,8 @@ pub const API_TOKEN_SAVE: OperationDoc = OperationDoc {
 pub const API_TOKEN_DELETE: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Delete an API token",
-    description: "Removes the token for good. From then on its key opens nothing; requests that wait by right of it are ended. Not for tokens.",
+    description: "Removes the token for good. From then on its key opens nothing; requests that \
+         wait by right of it are ended. Not for tokens.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_TOKEN, UNAVAILABLE],
     extension: true,
