@@ -190,7 +190,7 @@ impl Core {
         }
     }
 
-    /// Sends an agent where its layout says, if it is not there.
+    /// Sends an agent to the streamer that its layout names, if it is not there.
     fn send_to_streamer(
         &self,
         held: &mut ControlSession,

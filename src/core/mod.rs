@@ -53,7 +53,7 @@ use crate::writer::{Envelope, Published, ReplyTo};
 
 /// Entities scanned before other requests of the core run: about a millisecond.
 const SCAN_SLICE: usize = 1024;
-/// Longest that a change or a long list may take before its client is told that it takes too long.
+/// Longest that a change or a long list may take; after that its client gets 503 `timed_out`.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 const _: () = assert!(
     (crate::limits::EPISODES_DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
@@ -341,7 +341,7 @@ impl Core {
                     to.send(Reply::Metrics(Box::new(self.metrics())));
                 }
                 CoreMessage::Drain => {
-                    // First, so that every answer says that its connection ends.
+                    // First, so that every answer has `Connection: close`.
                     self.connections.drain();
                     self.end_polls();
                 }

@@ -2,7 +2,7 @@
 //!
 //! A parked list whose answer depends on `stats` is not found by commits, because reports are none.
 //! So each core that has such lists looks at them again when something was reported or an agent
-//! came or went. It is told once however much is reported, and rests between two looks in
+//! came or went. It is notified once however much is reported, and rests between two looks in
 //! proportion to what the last one cost: reports come by the thousand per second, and looking takes
 //! a bounded part of the core. Nothing else is looked at: without such a list a report costs one
 //! load per core.
@@ -20,7 +20,7 @@ const REST_MIN: Duration = Duration::from_millis(200);
 /// spent on looking.
 const REST_TIMES: u32 = 9;
 
-/// Whether the cores want to hear of reports.
+/// Which cores are notified of reports.
 pub struct StatsWatches {
     /// What was reported so far.
     reports: AtomicU64,
@@ -31,7 +31,7 @@ pub struct StatsWatches {
 struct Watch {
     /// The core has lists that wait for reports.
     wants: AtomicBool,
-    /// It was told of a report and has not begun to look yet.
+    /// It was notified of a report and has not begun to look yet.
     told: AtomicBool,
 }
 
@@ -70,7 +70,7 @@ impl StatsWatches {
         }
     }
 
-    /// The core begins to look: what is reported from now on is told again.
+    /// The core begins to look: reports from now on are notified again.
     pub fn looking(&self, core: usize) {
         self.cores[core].told.store(false, Ordering::SeqCst);
     }

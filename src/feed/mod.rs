@@ -1,4 +1,4 @@
-//! From a commit to everybody who waits for it.
+//! From a commit to the polls that wait for it.
 //!
 //! Each core owns its parked polls ([`Waiters`]); a commit reaches it as one message that names
 //! what was touched, and only the polls that this can affect are looked at: by hostname for
@@ -21,7 +21,7 @@ use crate::state::State;
 use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName};
 
-/// What the writer tells every core and the layouter, once per batch, after the fsync.
+/// The message of the writer to all cores and the layouter: once per batch, after the fsync.
 pub struct Commit {
     pub revision: u64,
     /// The state after the batch.
@@ -322,7 +322,7 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         self.questions.get(&id).map(|question| &question.question)
     }
 
-    /// Takes out everybody who asks a question, together with the question.
+    /// Takes out all polls for a list, together with the list.
     pub fn take_question(&mut self, id: QuestionId) -> Option<(Q, Vec<W>)> {
         let question = self.forget(id)?;
         for waiter in &question.waiters {
