@@ -1,14 +1,14 @@
 //! The OpenAPI 3.1 document: the rows of the operations and the schema files become one JSON text.
 //!
 //! Promises a document that is valid, deterministic and complete: every endpoint given, every
-//! schema of the data files, every response of the error form. The words are in `words`
-//! (operations) and in the data files (fields); nothing is described here but what belongs to the
-//! API as a whole. Built once at start, so clarity goes before speed.
+//! schema of the data files, every response of the error form. `words` describes operations and the
+//! data files describe fields; this file describes the API as a whole. Built once at start, so
+//! clarity goes before speed.
 //!
-//! The data files are written for validation and for this document alike. On the way out the few
-//! extensions with a standard equivalent become that: `x-nullable` a `null` type, `example` an
-//! entry of `examples`. A union told apart by URL patterns keeps its patterns as `x-discriminator`,
-//! because OpenAPI's `discriminator` would make tools look for a fixed value.
+//! The data files serve validation and this document. Extensions with a standard equivalent are
+//! replaced: `x-nullable` by a `null` type, `example` by an entry of `examples`. A union that is
+//! discriminated by URL patterns keeps them as `x-discriminator`, because OpenAPI's `discriminator`
+//! would make tools look for a fixed value.
 
 pub mod model;
 pub mod words;
@@ -20,7 +20,7 @@ use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-/// Both prefixes serve the same operations; clients of older versions know the second one.
+/// Both prefixes serve the same operations; clients of older versions use the second one.
 pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
 
 /// Name and meaning of a group of operations.
@@ -60,10 +60,10 @@ pub const TAGS: &[(&str, &str)] = &[
         "config",
         "The server's own settings and the keys of programs.",
     ),
-    ("events", "What happened, and who did it."),
+    ("events", "The event log: changes and their authors."),
     (
         "cluster",
-        "The cluster as a whole: how it fares, what it can still take, what would happen if.",
+        "The cluster as a whole: statistics, free capacity, previews.",
     ),
     (
         "monitoring",
@@ -73,47 +73,41 @@ pub const TAGS: &[(&str, &str)] = &[
 ];
 
 const ABOUT: &str = "\
-Weir keeps the configuration of a cluster of video streaming servers, decides which server does \
-what, and tells each of them.
+Weir keeps the configuration of a cluster of video streaming servers, places the streams on them, \
+and sends each server its configuration.
 
 **Prefixes.** Every operation is served under `/central/api/v3` and under `/streamer/api/v3`.
 
 **Credentials.** `Authorization: Bearer API_KEY`, or Basic with the editor's login. A node may \
 read its own configuration with its cluster key.
 
-**Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): fields that are absent stay as they are, \
-objects are merged, arrays are replaced as a \
-whole, `null` removes a field. `\"$reset\": true` in an object replaces that object with what is \
-sent. Unknown and read-only fields are ignored; a \
-known field with a wrong value refuses the whole request. The answer to a save is the effective \
-configuration, with defaults filled in. When an \
-answer is given, the change is on disk.
+**Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): absent fields keep their values, objects are \
+merged, arrays are replaced as a whole, `null` removes a field. An object with `\"$reset\": true` \
+replaces the stored object. Unknown and read-only fields are ignored; an invalid value of a known \
+field fails the whole request. The response to a save is the effective configuration, with \
+defaults filled in. It is sent when the change is on disk.
 
-**Collections.** Lists answer `estimated_count`, `next`, `prev`, `timing` and the items. `limit` \
-sets the page size and `cursor` names the page. \
-`sort` takes fields joined by commas, `-` before a field turns its order; a field that is absent \
-sorts first. `select` takes the fields to \
-return. Nested fields are written with dots and reach into the elements of arrays.
+**Collections.** Lists return `estimated_count`, `next`, `prev`, `timing` and the items. `limit` \
+sets the page size, `cursor` selects the page. `sort` takes fields separated by commas, `-` before \
+a field reverses its order; absent fields sort first. `select` takes the fields to return. Nested \
+fields are written with dots, also through the elements of arrays.
 
-**Filters.** Any other query parameter filters by the field of that name. `field=a,b` is equal \
-to any of the values; the suffixes `_ne`, `_gt`, \
-`_gte`, `_lt`, `_lte`, `_like` (substring, in the case given), `_is=null` and `_is_not=null` \
-choose another comparison; `field` without a \
-value means `true`. All filters must hold. A field the items do not have is no filter.
+**Filters.** Any other query parameter filters by the field of that name. `field=a,b` matches any \
+of the values; the suffixes `_ne`, `_gt`, `_gte`, `_lt`, `_lte`, `_like` (substring, \
+case-sensitive), `_is=null` and `_is_not=null` select another comparison; `field` without a value \
+means `true`. All filters must match. Parameters that name no field are ignored.
 
-**Errors.** Every answer of status 400 and above has `errors`, each with a stable `code`, a \
-sentence in `title`, and in `source` the query \
-parameter or the JSON pointer of the place that is wrong.
+**Errors.** Every response with status 400 or above has `errors`, each with a stable `code`, a \
+sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid value.
 
-**Secrets.** Passwords and keys are shown on the object itself only. Elsewhere they read `***`, \
-also inside URLs; a `***` that is written back \
-keeps the stored value.
+**Secrets.** Passwords and keys are returned only when an administrator reads the object itself. \
+Elsewhere they are masked as `***`, also inside URLs; a mask that is sent back keeps the stored \
+value.
 
 **Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. \
-`updated_at` is assigned in the order of \
-commits and never repeats.";
+`updated_at` grows in the order of commits and never repeats.";
 
-/// The document of everything that is served; made once.
+/// The document of all operations, built once.
 pub fn served() -> &'static str {
     static DOCUMENT: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| document(OPERATIONS, env!("CARGO_PKG_VERSION")));
@@ -123,8 +117,7 @@ pub fn served() -> &'static str {
 /// The whole document as JSON text.
 ///
 /// # Panics
-/// When an example in the table is not JSON or two endpoints are the same: mistakes of ours that
-/// the tests find.
+/// When an example in the table is not JSON or two endpoints are the same, which tests exclude.
 pub fn document(operations: &[Operation], server_version: &str) -> String {
     let mut paths = Map::new();
     let mut schemas = components();
@@ -179,7 +172,7 @@ fn security_schemes() -> Value {
         "bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "The API key as it is in the configuration, or the key of an API token.",
+            "description": "The configured API key, or the key of an API token.",
         },
         "basic": {
             "type": "http",
@@ -190,14 +183,17 @@ fn security_schemes() -> Value {
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "`Cluster T:SIGNATURE`: T is the current time in seconds since 1970 UTC, SIGNATURE the SHA-1 of `T:CLUSTER_KEY` in lower-case \
-                hexadecimal digits. Opens only what concerns the node whose key it is. T may differ from the server's clock by 300 seconds.",
+            "description": "`Cluster T:SIGNATURE`: T is the current time in seconds since 1970 \
+                UTC, SIGNATURE the SHA-1 of `T:CLUSTER_KEY` in lower-case hexadecimal digits. \
+                Valid only for operations of the node with this key. T may differ from the \
+                server's clock by 300 seconds.",
         },
         "agent": {
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "`Peeklio PROOF`, where PROOF answers the challenge that the agent got before. Opens nothing but its control connection.",
+            "description": "`Peeklio PROOF`, where PROOF is the response to the challenge of the \
+                server. Valid only for the control connection of the agent.",
         },
     })
 }
@@ -308,11 +304,10 @@ fn kind_schema(kind: Kind) -> Value {
             }
             schema
         }
-        // Before and after every moment there is, too.
+        // Without bounds: filters compare with any moment.
         Kind::Moment => json!({ "type": "integer", "format": "utc_ms" }),
         Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
-        // Any text filters by something: what cannot be compared with the field is refused, what is
-        // no field is no filter.
+        // Any name and text: values of the wrong type are refused, unknown fields ignored.
         Kind::Filters => json!({ "type": "object", "additionalProperties": true }),
     }
 }
@@ -369,8 +364,11 @@ fn render_response(response: &ResponseDoc) -> Value {
             out["content"] = json!({ media_type: as_text(text) });
         }
         Content::Error(error) => {
-            let example = json!({ "errors": [{ "id": null, "status": error.status.to_string(), "code": error.code, "title": error.title }] });
-            out["content"] = json!({ "application/json": { "schema": reference("error_response"), "example": example } });
+            let (status, code, title) = (error.status.to_string(), error.code, error.title);
+            let item = json!({ "id": null, "status": status, "code": code, "title": title });
+            let schema = reference("error_response");
+            let content = json!({ "schema": schema, "example": { "errors": [item] } });
+            out["content"] = json!({ "application/json": content });
         }
     }
     for header in response.headers {
@@ -396,8 +394,8 @@ fn shape(of: Shape) -> Value {
     }
 }
 
-/// Schemas that the operations lead to, by whatever way. Lists are described by what `select`
-/// leaves of their items, which names others.
+/// Names of the schemas that are referenced by operations, directly or indirectly. Items of lists
+/// have a schema of their own, because `select` may omit members.
 fn reachable(paths: &Value, schemas: &Map<String, Value>) -> BTreeSet<String> {
     fn named(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -450,8 +448,8 @@ fn components() -> Map<String, Value> {
     all
 }
 
-/// A union with a variant for every other value takes each value twice, unless that variant says
-/// which values it is not for.
+/// Excludes from the fallback variant of a union the values of the others: without that, such a
+/// value would match two variants.
 fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
     let unions: Vec<Value> = all
         .values()
@@ -476,12 +474,12 @@ fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
     }
 }
 
-/// In what a document that is not whole differs from a whole one: nothing is required.
+/// Variants of a schema in which nothing is required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loose {
-    /// At every depth to which objects are merged.
+    /// A merge patch. Elements of arrays are not merged and keep their required members.
     Patch,
-    /// At every depth: of any object an item of a list shows what was selected.
+    /// An item of a list with selected members, at every depth.
     Selected,
 }
 
@@ -496,13 +494,13 @@ impl Loose {
     fn title(self, whole: &str) -> String {
         match self {
             Self::Patch => format!("{whole}, as a patch"),
-            Self::Selected => format!("{whole}, as far as it was asked for"),
+            Self::Selected => format!("{whole}, selected members"),
         }
     }
 }
 
-/// Name of the schema that patches of the named one obey. Made when there is none yet; where
-/// nothing is required anyway it is the schema itself.
+/// Name of the schema of merge patches of `name`, which is created if absent; `name` itself if it
+/// requires nothing.
 fn patch_of(name: &str, schemas: &mut Map<String, Value>, open: &mut Vec<String>) -> String {
     loose_of(name, Loose::Patch, schemas, open)
 }
@@ -534,7 +532,7 @@ fn loose_of(
     loose
 }
 
-/// Requires nothing of what the schema describes. Whether that made a difference.
+/// Removes all requirements of a schema. Returns whether that changed it.
 fn loosen(
     schema: &mut Value,
     how: Loose,
@@ -549,7 +547,7 @@ fn loosen(
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
         for (name, property) in properties {
             changed |= loosen(property, how, schemas, open);
-            // What need not be there may be null, as everywhere.
+            // Optional members may be null.
             if let Some(Value::Array(required)) = &required
                 && required.iter().any(|required| required == name)
                 && let Value::Object(property) = property
@@ -574,7 +572,7 @@ fn loosen(
             differ |= loosen(variant, how, schemas, open);
         }
         changed |= differ;
-        // What need not say which variant it is may be like several.
+        // Without a required discriminator, several variants may match.
         let key = if differ { "anyOf" } else { key };
         if differ {
             object.remove("discriminator");
@@ -619,7 +617,7 @@ fn publish(schema: &mut Value) {
             }
         }
         object.insert("x-discriminator".to_owned(), ours);
-        // Of the variants that a value is like, the first one counts.
+        // The first matching variant applies, so several may match.
         if let Some(variants) = object.remove("oneOf") {
             object.insert("anyOf".to_owned(), variants);
         }
@@ -627,8 +625,8 @@ fn publish(schema: &mut Value) {
     if object.remove("x-nullable").is_some() {
         admit_null(object);
     }
-    // `null` and absent are the same here: `null` in a patch removes, and it stands for what an
-    // item of a list was asked for and does not have.
+    // `null` and absent are equivalent: in a patch `null` removes a member; in an item of a list it
+    // is a selected member that is absent.
     let required: Vec<Value> = object
         .get("required")
         .and_then(Value::as_array)
@@ -800,7 +798,7 @@ mod tests {
                 .iter()
                 .map(|response| response.status)
                 .collect();
-            // What is not implemented has no other answer yet.
+            // An operation that is not implemented has the status 501 only.
             let succeeds = statuses[0] < 400 || statuses.contains(&501);
             assert!(statuses.is_sorted() && succeeds, "{id}: {statuses:?}");
             assert_eq!(

@@ -1,4 +1,4 @@
-//! Agents, their placement and the commands they take.
+//! Agents, their layouts and commands to them.
 
 use super::{
     BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
@@ -12,10 +12,7 @@ use crate::openapi::model::{
 const ID: ParamDoc = path("id", "Identifier of the agent.", r#""1234567""#);
 
 const NO_AGENT: ResponseDoc = refuse("No agent has this identifier.", error::AGENT_NOT_FOUND);
-const OFFLINE: ResponseDoc = refuse(
-    "The agent is not connected now, so it cannot be told anything.",
-    error::AGENT_OFFLINE,
-);
+const OFFLINE: ResponseDoc = refuse("The agent is not connected.", error::AGENT_OFFLINE);
 const NO_REPLY: ResponseDoc = refuse(
     "The agent is connected but did not reply in time.",
     error::AGENT_TIMEOUT,
@@ -26,7 +23,7 @@ const REFUSED: ResponseDoc = refuse(
     error::AGENT_CONNECTION_CLOSED,
 );
 
-/// A field that an agent connects with.
+/// A header field of the handshake.
 const fn field(name: &'static str, required: bool, description: &'static str) -> ParamDoc {
     ParamDoc {
         place: Place::Header,
@@ -36,8 +33,8 @@ const fn field(name: &'static str, required: bool, description: &'static str) ->
     }
 }
 
-/// A field that an agent is answered with.
-const fn told(name: &'static str, description: &'static str) -> HeaderDoc {
+/// A header field of the response to a handshake.
+const fn header(name: &'static str, description: &'static str) -> HeaderDoc {
     HeaderDoc {
         name,
         kind: Kind::Text,
@@ -45,10 +42,9 @@ const fn told(name: &'static str, description: &'static str) -> HeaderDoc {
     }
 }
 
-const STREAMPOINT: HeaderDoc = told(
+const STREAMPOINT: HeaderDoc = header(
     "X-Streampoint-Url",
-    "Where the agent sends its video; absent while it has no streamer, or one that takes no \
-         agents.",
+    "URL to which the agent sends its video; absent while it has no streamer that accepts agents.",
 );
 
 const AGENT_EXAMPLE: &str = r#"{"id":"1234567","key":"uG5tQx0nD2bW","layout":{"ingest":"streamer1.example.com","originator":"layouter","created_at":1727274724000},"stats":{"agent_type":"single","version":"v21.02-8-g535c85d","peer_ip":"198.51.100.7","endpoint_connection":{"alive":true,"opened_at":1727274700000}}}"#;
@@ -56,9 +52,9 @@ const AGENT_EXAMPLE: &str = r#"{"id":"1234567","key":"uG5tQx0nD2bW","layout":{"i
 pub const AGENTS_LIST: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "List agents",
-    description: "A page of the agents that are configured and have connected at least once, \
-         sorted by identifier downwards unless asked otherwise. \
-                      Keys are masked. `stream_is=null` finds agents that no stream uses.",
+    description: "A page of the agents that are configured and have connected at least once, by \
+         default sorted by identifier in descending order. Keys are masked. `stream_is=null` \
+         finds agents that no stream uses.",
     parameters: &[
         query(
             "q",
@@ -92,9 +88,8 @@ pub const AGENTS_LIST: OperationDoc = OperationDoc {
 pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Set the streamers of several agents",
-    description: "Places agents that no stream uses yet, all of them or none. Agents that have \
-         streams are passed over: the placement of their \
-                      streams decides.",
+    description: "Places agents that no stream uses yet, all of them or none. Agents with \
+         streams are skipped: they follow the layout of their streams.",
     request: Some(BodyDoc {
         shape: Shape::One("central_agent_layout_list"),
         description: "The streamers. Every agent must exist. At most 10,000.",
@@ -104,7 +99,7 @@ pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
     responses: &[
         empty(204, "All entries are set and on disk."),
         refuse(
-            "At least one entry is invalid, for example names an agent that does not exist. \
+            "At least one entry is invalid, for example because its agent does not exist. \
                  Nothing was changed.",
             error::UNKNOWN_AGENT,
         ),
@@ -118,8 +113,8 @@ pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
 pub const AGENT_GET: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Read one agent",
-    description: "The agent, its streamer and what is known of its connections. An administrator \
-         sees its key here in the clear.",
+    description: "The agent, its streamer and the state of its connections. The key is not \
+         masked for administrators.",
     parameters: &[ID],
     responses: &[
         json(
@@ -160,9 +155,8 @@ pub const AGENT_SAVE: OperationDoc = OperationDoc {
 pub const AGENT_DELETE: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Delete an agent and its streams",
-    description: "Removes the agent for good and with it every stream that uses it, together. \
-         When the device connects again it is told to forget \
-                      what it knows.",
+    description: "Deletes the agent and every stream that uses it, in one transaction. When the \
+         device connects again, it is reset.",
     parameters: &[ID],
     responses: &[DELETED, UNAUTHORIZED, NO_AGENT, UNAVAILABLE],
     ..OPERATION
@@ -171,8 +165,8 @@ pub const AGENT_DELETE: OperationDoc = OperationDoc {
 pub const AGENT_REBOOT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Restart the device of an agent",
-    description: "Tells the agent to restart the device it runs on. It connects again \
-         afterwards. There is no body.",
+    description: "Sends the agent a command to restart its device. It connects again afterwards. \
+         There is no body.",
     parameters: &[ID],
     responses: &[
         empty(204, "The agent has confirmed it."),
@@ -188,9 +182,9 @@ pub const AGENT_REBOOT: OperationDoc = OperationDoc {
 
 pub const AGENT_RESET: OperationDoc = OperationDoc {
     tag: "agent",
-    summary: "Make an agent forget its settings",
-    description: "Tells the agent to return to the settings it was delivered with. It has to be \
-         activated anew. There is no body.",
+    summary: "Reset an agent to factory settings",
+    description: "Sends the agent a command to return to its factory settings. It must then be \
+         activated again. There is no body.",
     parameters: &[ID],
     responses: &[
         empty(204, "The agent has confirmed it."),
@@ -207,8 +201,7 @@ pub const AGENT_RESET: OperationDoc = OperationDoc {
 pub const AGENT_DISCONNECT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Close the connection of an agent",
-    description: "Closes the control connection. The agent opens a new one by itself. There is \
-         no body.",
+    description: "Closes the control connection. The agent reconnects. There is no body.",
     parameters: &[ID],
     responses: &[
         empty(204, "The connection is closed."),
@@ -224,13 +217,13 @@ pub const AGENT_DISCONNECT: OperationDoc = OperationDoc {
 pub const AGENT_LOGS_GET: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Fetch the logs of an agent",
-    description: "Asks the connected agent for facts about its device and for its logs, which \
-         are encrypted for the maker of the device.",
+    description: "Requests from the connected agent the properties of its device and its logs, \
+         which are encrypted for the manufacturer of the device.",
     parameters: &[ID],
     responses: &[
         json(
             200,
-            "What the agent answered.",
+            "The reply of the agent.",
             Shape::One("watcher_agent_logs"),
             r#"{"agent_id":"1234567","status":"ok","version":"v21.02-8-g535c85d","serial":"a3dccd69f53deb79723a2a7a5f2037e1","main_url":"http://activation.example.com","cid":null,"mid":"3059","meminfo":null,"buffer_limit":65536,"buffer_size":1310,"a":"VDEVSg==","b":"eGdseQ=="}"#,
         ),
@@ -247,17 +240,15 @@ pub const AGENT_LOGS_GET: OperationDoc = OperationDoc {
 pub const ENDPOINT_CONNECT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Connect as an agent",
-    description: "The handshake of agents, also served without a prefix. The first request gets \
-         a challenge (401), the second proves that the agent knows \
-                      its key: `Authorization: Peeklio H(nonce:H(salt:key))`, where H is the \
-                      SHA-512 of a text in lower-case hexadecimal digits. \
-                      `X-Agentauth` of the challenge is the server's own proof: \
-                      `H(H(salt:key):nonce)`, or `H(H(salt:key):nonce:own)` if the first request \
-                      brought an `X-Nonce` of the agent's own. A nonce is good once and for a \
-                      minute. With `Connection: Upgrade` and \
-                      `Upgrade: weir-agent/1` the connection becomes the control connection of \
-                      the agent, over which lines of JSON go; without them \
-                      the agent is told where to send its video and no more.",
+    description: "The handshake of agents, also served without a prefix. The response to the \
+         first request is a challenge (401). The second request proves that the agent has its \
+         key: `Authorization: Peeklio H(nonce:H(salt:key))`, where H is the SHA-512 of a text in \
+         lower-case hexadecimal digits. `X-Agentauth` of the challenge is the proof of the \
+         server: `H(H(salt:key):nonce)`, or `H(H(salt:key):nonce:own)` if the first request had \
+         an `X-Nonce` of the agent. A nonce is valid once, for one minute. With `Connection: \
+         Upgrade` and `Upgrade: weir-agent/1` the connection becomes the control connection of \
+         the agent, which carries lines of JSON; without them the response has the URL for the \
+         video only.",
     parameters: &[
         field("X-Peeklio-Id", true, "Identifier of the agent."),
         field(
@@ -271,33 +262,36 @@ pub const ENDPOINT_CONNECT: OperationDoc = OperationDoc {
             headers: &[STREAMPOINT],
             ..empty(
                 101,
-                "The proof holds; from here on the connection carries lines.",
+                "The proof is valid; the connection now carries lines of JSON.",
             )
         },
         ResponseDoc {
             status: 200,
-            description: "The proof holds. There was no upgrade to a known protocol, or the \
-                 agent was deleted.",
+            description: "The proof is valid. The request has no upgrade to a known protocol, or \
+                 the agent was deleted.",
             content: Content::Text("text/plain; charset=utf-8", "authorized"),
             headers: &[
                 STREAMPOINT,
-                told(
+                header(
                     "X-Force-Reset",
-                    "`true`: the agent was deleted, it forgets its key and this server.",
+                    "`true`: the agent was deleted and must forget its key and this server.",
                 ),
             ],
         },
         ResponseDoc {
             headers: &[
-                told("X-Nonce", "To be proved with, once and within a minute."),
-                told("X-Salt", "Goes with the nonce."),
-                told(
+                header(
+                    "X-Nonce",
+                    "Nonce of the proof, valid once and for one minute.",
+                ),
+                header("X-Salt", "Salt of the proof."),
+                header(
                     "X-Agentauth",
-                    "Proves that the server knows the key of the agent.",
+                    "Proof that the server has the key of the agent.",
                 ),
             ],
             ..refuse(
-                "A proof is missing, or its nonce is no longer good.",
+                "The proof is missing, or its nonce is used or expired.",
                 error::AGENT_CHALLENGE,
             )
         },

@@ -1,4 +1,4 @@
-//! Auth backends, and the question whether a session may go on.
+//! Auth backends, and the authorization of sessions.
 
 use super::{
     BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
@@ -21,8 +21,8 @@ const BACKEND_EXAMPLE: &str = r#"{"name":"viewers","allow_tokens":["let-me-in"],
 pub const AUTH_BACKENDS_LIST: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "List auth backends",
-    description: "A page of the auth backends that pass the filters, sorted by name unless asked \
-         otherwise. Tokens are masked.",
+    description: "A page of the auth backends that match the filters, by default sorted by name. \
+         Tokens are masked.",
     shared: LIST,
     responses: &[
         json(
@@ -41,7 +41,7 @@ pub const AUTH_BACKENDS_LIST: OperationDoc = OperationDoc {
 pub const AUTH_BACKEND_GET: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Read one auth backend",
-    description: "The rules of the auth backend. An administrator sees tokens here in the clear.",
+    description: "The rules of the auth backend. Tokens are not masked for administrators.",
     parameters: &[NAME],
     responses: &[
         json(
@@ -61,8 +61,7 @@ pub const AUTH_BACKEND_SAVE: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Create or change an auth backend",
     description: "Merges the body into the stored auth backend, or creates it if the name is \
-         new. Streamers that this server configures are told at \
-                      once.",
+         new. It is effective at once.",
     parameters: &[NAME],
     request: Some(BodyDoc {
         shape: Shape::One("auth_backend_config"),
@@ -83,8 +82,7 @@ pub const AUTH_BACKEND_SAVE: OperationDoc = OperationDoc {
 pub const AUTH_BACKEND_DELETE: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Delete an auth backend",
-    description: "Removes the auth backend for good. Streams that use it refuse new sessions \
-         from then on.",
+    description: "Deletes the auth backend. Streams that use it then refuse new sessions.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_BACKEND, UNAVAILABLE],
     ..OPERATION
@@ -98,13 +96,12 @@ const COUNT: Kind = Kind::Integer {
 
 pub const AUTH_REQUEST: OperationDoc = OperationDoc {
     tag: "auth",
-    summary: "Ask whether a session may play or publish",
-    description: "Asked by a streamer when a session begins and again while it lasts. The rules \
-         are those of the auth backend that the stream names in \
-                  `on_play`: tokens, addresses, countries and user agents in this order, then \
-                  the HTTP backends all at once, of which one that allows is \
-                  enough, and `allow_default` when none of them answers. The answer holds for \
-                  `X-AuthDuration` seconds.",
+    summary: "Authorize a session",
+    description: "Requested by a streamer when a session begins and repeatedly while it lasts. \
+         The auth backend in `on_play` of the stream decides: tokens, addresses, countries and \
+         user agents in this order, then all its HTTP backends at once, of which one that allows \
+         is enough, and `allow_default` if none of them replies. The decision is valid for \
+         `X-AuthDuration` seconds.",
     parameters: &[
         required(query(
             "name",
@@ -204,14 +201,12 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
                         maximum: None,
                         default: Some(180),
                     },
-                    description: "Seconds during which there is no need to ask again about this \
-                         session.",
+                    description: "Seconds for which the decision is valid.",
                 },
                 HeaderDoc {
                     name: "X-UserId",
                     kind: Kind::Text,
-                    description: "Identifier of the viewer; sessions with the same one are \
-                         counted together.",
+                    description: "Identifier of the viewer, by which sessions are counted.",
                 },
                 HeaderDoc {
                     name: "X-Max-Sessions",
@@ -220,14 +215,14 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
                         maximum: None,
                         default: None,
                     },
-                    description: "Most sessions the viewer may have at a time. Above that, one \
-                         of them is ended.",
+                    description: "Most concurrent sessions of the viewer. Above that, one of \
+                         them is ended.",
                 },
                 HeaderDoc {
                     name: "X-Unique",
                     kind: Kind::Flag,
-                    description: "`true` is the older way to say that the viewer may have one \
-                         session.",
+                    description: "`true`: the viewer may have one session (older form of \
+                         `X-Max-Sessions: 1`).",
                 },
             ],
             ..json(
@@ -241,14 +236,14 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
             headers: &[HeaderDoc {
                 name: "Location",
                 kind: Kind::Text,
-                description: "Address of what is to be played instead.",
+                description: "URL to play instead.",
             }],
-            ..empty(302, "Allowed, but something else is to be played.")
+            ..empty(302, "Allowed, with another URL to play.")
         },
         BAD_QUERY,
         UNAUTHORIZED,
         refuse(
-            "Denied: by a rule, by an HTTP backend, or because the stream is unknown.",
+            "Denied by a rule or by an HTTP backend, or the stream does not exist.",
             error::SESSION_DENIED,
         ),
         UNAVAILABLE,

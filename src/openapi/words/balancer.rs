@@ -1,4 +1,4 @@
-//! Load balancers, and the addresses under which viewers use them.
+//! Load balancers, and their redirects.
 
 use super::{
     BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
@@ -15,8 +15,7 @@ const BALANCER_EXAMPLE: &str = r#"{"name":"europe","mode":"usage","servers":[{"n
 pub const LOAD_BALANCERS_LIST: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "List load balancers",
-    description: "A page of the load balancers that pass the filters, sorted by name unless \
-         asked otherwise.",
+    description: "A page of the load balancers that match the filters, by default sorted by name.",
     shared: LIST,
     responses: &[
         json(
@@ -36,7 +35,7 @@ pub const LOAD_BALANCERS_LIST: OperationDoc = OperationDoc {
 pub const LOAD_BALANCER_GET: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Read one load balancer",
-    description: "The group and how its load is measured.",
+    description: "The servers of the load balancer and the measure of their load.",
     parameters: &[NAME],
     responses: &[
         json(
@@ -78,8 +77,7 @@ pub const LOAD_BALANCER_SAVE: OperationDoc = OperationDoc {
 pub const LOAD_BALANCER_DELETE: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Delete a load balancer",
-    description: "Removes the load balancer for good. Viewers who were sent to a streamer stay \
-         there.",
+    description: "Deletes the load balancer. Viewers that were redirected stay on their streamer.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_BALANCER, UNAVAILABLE],
     extension: true,
@@ -107,43 +105,42 @@ const REDIRECT: ResponseDoc = ResponseDoc {
     headers: &[HeaderDoc {
         name: "Location",
         kind: Kind::Text,
-        description: "Address of the stream on the streamer that was chosen. The query is kept.",
+        description: "URL of the stream on the chosen streamer, with the query of the request.",
     }],
-    ..empty(302, "Go to this streamer.")
+    ..empty(302, "Redirect to the chosen streamer.")
 };
-const NOWHERE: ResponseDoc = refuse(
+const UNKNOWN: ResponseDoc = refuse(
     "No load balancer or no stream has this name.",
     error::STREAM_NOT_FOUND,
 );
-const FULL: ResponseDoc = refuse(
-    "No streamer of the group may take the viewer: none is in reach, has room, or serves the \
-         viewer's country.",
+const NOT_ELIGIBLE: ResponseDoc = refuse(
+    "No streamer of the load balancer is eligible: alive, below its limit, and serving the \
+         country of the client.",
     error::NO_STREAMER_AVAILABLE,
 );
 
 pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
     tag: "balancer",
-    summary: "Send a viewer to a streamer",
-    description: "Redirects to the least loaded streamer of the group that takes viewers from \
-         this country. For protocols over HTTP: HLS, DASH, WHEP. \
-                      Open by choice, although the reference names no exception for it: players \
-                      carry no credentials for this server, and the \
-                      streamer checks those of the viewer. It tells whether a load balancer and \
-                      a stream of this name exist, and nothing else.",
+    summary: "Redirect a viewer to a streamer",
+    description: "Redirects to the least loaded streamer that accepts viewers from this country. \
+         For protocols over HTTP: HLS, DASH, WHEP. Requires no credentials, although the \
+         reference has no such exception: players have none for this server, and the streamer \
+         checks those of the viewer. It reveals only whether a load balancer and a stream of \
+         this name exist.",
     parameters: STREAMING_PARAMETERS,
-    responses: &[REDIRECT, NOWHERE, FULL],
+    responses: &[REDIRECT, UNKNOWN, NOT_ELIGIBLE],
     extension: true,
     ..OPERATION
 };
 
 pub const STREAMING_LB_PUBLISH: OperationDoc = OperationDoc {
     tag: "balancer",
-    summary: "Send a publisher to a streamer",
-    description: "Redirects like its counterpart for viewers. For publishing over HTTP: WHIP. \
-         The body is not read. Open for the same reason: \
-                      the streamer checks who publishes.",
+    summary: "Redirect a publisher to a streamer",
+    description: "Redirects like the operation for viewers. For publishing over HTTP: WHIP. The \
+         body is ignored. Requires no credentials for the same reason: the streamer checks those \
+         of the publisher.",
     parameters: STREAMING_PARAMETERS,
-    responses: &[REDIRECT, NOWHERE, FULL],
+    responses: &[REDIRECT, UNKNOWN, NOT_ELIGIBLE],
     extension: true,
     ..OPERATION
 };

@@ -8,21 +8,22 @@ use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
 
 pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
     tag: "cluster",
-    summary: "Read how the cluster fares",
+    summary: "Read the statistics of the cluster",
     description: "Counts of streams, agents and streamers by state, the traffic, and the state \
-         of each streamer. Made for supervision: the metrics have the \
-                  names of the reference, and those of this server itself begin with `weir_`.",
+         of each streamer. For monitoring: the metrics have the names of the reference; the \
+         names of this server's own metrics begin with `weir_`.",
     parameters: &[FORMAT],
     responses: &[
         ResponseDoc {
             status: 200,
-            description: "The numbers.",
+            description: "The statistics.",
             content: Content::JsonOr(
                 Shape::One("cluster_health_stats"),
                 r#"{"version":100000001,"server_id":"123e4567-e89b-12d3-a456-426655440000","collected_at":1727274724000,"stream_metrics_total":{"operational":1210,"degradated":2,"partial_outage":0,"outage":1,"disabled":12,"total":1225},"streamer_bitrate_metrics_total":{"input_kbit":4210000,"output_kbit":18220000},"streamer_metrics":[{"hostname":"streamer1.example.com","status":"operational","uptime":4325502,"config":{"status":"operational"},"cpu":{"status":"operational","usage":48},"network":{"out_kbit":{"status":"operational","usage":9120000}}}]}"#,
                 OPENMETRICS,
-                "# TYPE stream_operational_count \
-                     gauge\nstream_operational_count{server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1210\n# EOF\n",
+                "# TYPE stream_operational_count gauge\n\
+                 stream_operational_count{server_id=\"123e4567-e89b-12d3-a456-426655440000\"} \
+                 1210\n# EOF\n",
             ),
             headers: &[],
         },
@@ -34,19 +35,19 @@ pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
 
 pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
     tag: "cluster",
-    summary: "Ask what would happen if",
-    description: "What the layouter would do if streamers were lost, added or changed, or \
-         streams were added, in the order given. Nothing is changed.",
+    summary: "Preview the effect of events",
+    description: "The layout changes if streamers were lost, added or changed, or streams were \
+         added, in the given order. Nothing is changed.",
     request: Some(BodyDoc {
         shape: Shape::One("cluster_preview_request"),
-        description: "The supposed events.",
+        description: "The assumed events.",
         example: r#"{"events":[{"event":"streamer_lost","hostname":"streamer1.example.com"},{"event":"streams_added","count":200,"stream":{"labels":{"required.zone":"north"}}}]}"#,
         partial: false,
     }),
     responses: &[
         json(
             200,
-            "What would come about.",
+            "The resulting changes.",
             Shape::One("cluster_preview"),
             r#"{"moves":240,"unplaced":3,"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121}],"summary":"240 streams move, 3 find no place: the channels of zone north are used up."}"#,
         ),
@@ -62,9 +63,9 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
 
 pub const CLUSTER_CAPACITY_GET: OperationDoc = OperationDoc {
     tag: "cluster",
-    summary: "Ask what the cluster can still take",
-    description: "How many more streams of each kind fit, what runs out first, and for each \
-         streamer whether the others could take its streams.",
+    summary: "Read the free capacity of the cluster",
+    description: "How many more streams of each kind fit, which resource is exhausted first, and \
+         for each streamer whether the others could take over its streams.",
     responses: &[
         json(
             200,

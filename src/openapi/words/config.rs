@@ -9,21 +9,21 @@ const CONFIG_EXAMPLE: &str = r#"{"api_key":"Zk3vN8qLw1","api_url":"http://weir.e
 pub const CONFIG_GET: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Read the settings of the server",
-    description: "The settings in force, wherever they come from: the command line wins over the \
-         environment, that over the file, that over the \
-                      defaults; `sources` says where each comes from. Facts about the running \
-                      program are in `stats`.",
+    description: "The effective settings. The command line overrides the environment, which \
+         overrides the file, which overrides the defaults; `sources` has the source of each. \
+         `stats` describes the running program.",
     parameters: &[FORMAT],
     responses: &[
         ResponseDoc {
             status: 200,
-            description: "The settings, or as metrics what is a number in them.",
+            description: "The settings, or the numeric settings as metrics.",
             content: Content::JsonOr(
                 Shape::One("central_config"),
                 CONFIG_EXAMPLE,
                 OPENMETRICS,
-                "# TYPE server_started_at \
-                     gauge\nserver_started_at{version=\"0.1.0\",server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1727270000\n# EOF\n",
+                "# TYPE server_started_at gauge\n\
+                 server_started_at{version=\"0.1.0\",\
+                 server_id=\"123e4567-e89b-12d3-a456-426655440000\"} 1727270000\n# EOF\n",
             ),
             headers: &[],
         },
@@ -36,28 +36,26 @@ pub const CONFIG_GET: OperationDoc = OperationDoc {
 pub const CONFIG_SAVE: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Change the settings of the server",
-    description: "Writes the settings into the configuration file, which is `weir.toml` in the \
-         data directory unless another was named, and puts them into force. \
-                      What is set on the command line or by the environment stays as it is; the \
-                      answer says what is in force and, in `sources`, why. \
-                      A changed key or login counts at once: waiting polls are answered, and \
-                      every request needs the new one.",
+    description: "Writes the settings to the configuration file (`weir.toml` in the data \
+         directory by default) and applies them. Settings from the command line or the \
+         environment keep their values; the response has the effective values and, in `sources`, \
+         where they come from. A changed key or login is effective at once: parked polls are \
+         answered, and every request needs the new one.",
     request: Some(BodyDoc {
         shape: Shape::One("central_config"),
-        description: "The settings to change. `api_key` has to be given.",
+        description: "The settings to change. `api_key` is required.",
         example: r#"{"api_key":"Zk3vN8qLw1","layouter_enabled":"true","layouter_sleeping_interval":30000}"#,
         partial: true,
     }),
     responses: &[
         saved("central_config", CONFIG_EXAMPLE),
         refuse(
-            "The body is not JSON, or a setting in it has a value that cannot be used. Nothing \
-                 was changed.",
+            "The body is not JSON, or a setting is invalid. Nothing was changed.",
             error::UNKNOWN_ENUM_OPTION,
         ),
         UNAUTHORIZED,
         refuse(
-            "The configuration file cannot be read or replaced, or has a mistake elsewhere. \
+            "The configuration file cannot be read or replaced, or is invalid elsewhere. \
                  Nothing was changed.",
             error::CONFIG_FILE_UNWRITABLE,
         ),

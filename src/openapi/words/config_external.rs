@@ -1,4 +1,4 @@
-//! What a streamer asks for: its streams, and what it may erase.
+//! Requests of streamers: their streams, and the recordings to keep.
 
 use super::{
     BAD_QUERY, CURSOR, FORBIDDEN, HOSTNAME, LIMIT_MAX, NO_STREAMER, OPERATION, PAGE, SELECT,
@@ -11,20 +11,16 @@ use crate::openapi::model::{
 
 pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
-    summary: "Tell a node its streams",
-    description: "The streams the node has to run, rendered for what it does with each: the \
-         ingest node gets the source, a node with an \
-                      archive copy gets a pull from the ingest node, an inference node gets \
-                      name, pull and analytics settings. Always the whole \
-                      list of one revision unless a `limit` is given; all pages of one walk come \
-                      from the revision of the first.\n\n\
-                      A node that sends the `ETag` of its last answer in `If-None-Match` gets \
-                      304 while nothing changed for it. Adding \
-                      `poll_timeout` makes the server hold the request and answer in the moment \
-                      something does. `changes_since` asks for the \
-                      difference only.\n\n\
-                      With `name` the operation answers like the two below: for the named \
-                      streams only, restreamed ones included.",
+    summary: "List the streams of a node",
+    description: "The streams that the node must run, rendered for its role in each: the ingest \
+         node gets the source, a DVR backup gets a pull from the ingest node, an inference node \
+         gets name, pull and analytics settings. The whole list of one revision, unless `limit` \
+         is set; all pages come from the revision of the first.\n\n\
+         If `If-None-Match` has the `ETag` of the last response, the response is 304 while \
+         nothing has changed for the node. With `poll_timeout` the request waits for such a \
+         change. `changes_since` requests the delta only.\n\n\
+         With `name` the operation is like the following two: it returns the named streams only, \
+         including restreamed ones.",
     parameters: &[
         HOSTNAME,
         HOST,
@@ -109,21 +105,24 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
             headers: CONFIG_HEADERS,
             ..json(
                 200,
-                "The complete list, a page of it, or with `changes_since` the difference.",
+                "The whole list, a page of it, or with `changes_since` the delta.",
                 Shape::AnyOf(&["streams_list", "streams_delta"]),
                 STREAMS_FOR_STREAMER_EXAMPLE,
             )
         },
         ResponseDoc {
             headers: &[ETAG],
-            ..empty(304, "Nothing changed for this node since the given `ETag`.")
+            ..empty(
+                304,
+                "Nothing has changed for this node since the given `ETag`.",
+            )
         },
         BAD_QUERY,
         UNAUTHORIZED,
         FORBIDDEN,
         NO_STREAMER,
         refuse(
-            "The revision named by `changes_since` or by the cursor is no longer kept. Fetch the \
+            "The revision of `changes_since` or of the cursor is no longer kept. Request the \
                  whole list.",
             error::REVISION_GONE,
         ),
@@ -134,11 +133,10 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
 
 pub const STREAMER_UPDATE_STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
-    summary: "Tell a node about running streams",
-    description: "Asked by a streamer about streams that run on it but were not in the list of \
-         its own: each is answered if it is placed on \
-                      the node or may be restreamed by it. A name missing from the answer is \
-                      stopped by the streamer at once.",
+    summary: "Check running streams of a node",
+    description: "Requested by a streamer for streams that run on it but are not in its list. \
+         The response has those that are placed on the node or that it may restream. The \
+         streamer stops the others at once.",
     parameters: &[
         HOSTNAME,
         HOST,
@@ -151,7 +149,7 @@ pub const STREAMER_UPDATE_STREAMS_LIST: OperationDoc = OperationDoc {
     responses: &[
         json(
             200,
-            "Those of the named streams the node may run.",
+            "The requested streams that the node may run.",
             Shape::One("streams_list"),
             DYNAMIC_EXAMPLE,
         ),
@@ -166,12 +164,11 @@ pub const STREAMER_UPDATE_STREAMS_LIST: OperationDoc = OperationDoc {
 
 pub const STREAMER_DYNAMIC_STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
-    summary: "Tell a node about requested streams",
-    description: "Asked by a streamer when a viewer or publisher wants a stream it does not \
-         know. A stream of the cluster, in the same \
-                      namespace, is answered as an on-demand pull from its ingest node if this \
-                      node may restream. A name missing from the answer is \
-                      unknown, and the viewer is refused.",
+    summary: "Resolve streams requested from a node",
+    description: "Requested by a streamer when a client requests a stream that is not in its \
+         list. If the node may restream, the response has the stream as an on-demand pull from \
+         its ingest node, provided that it is in the same namespace. The streamer refuses \
+         clients of the others.",
     parameters: &[
         HOSTNAME,
         HOST,
@@ -184,7 +181,7 @@ pub const STREAMER_DYNAMIC_STREAMS_LIST: OperationDoc = OperationDoc {
     responses: &[
         json(
             200,
-            "Those of the named streams the node may fetch and serve.",
+            "The requested streams that the node may pull and serve.",
             Shape::One("streams_list"),
             DYNAMIC_EXAMPLE,
         ),
@@ -199,12 +196,10 @@ pub const STREAMER_DYNAMIC_STREAMS_LIST: OperationDoc = OperationDoc {
 
 pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
     tag: "config-external",
-    summary: "Tell a node which recordings to keep",
-    description: "Asked by a streamer before it erases recordings that are older than their \
-         time. A stream that is not in the answer has nothing to \
-                      protect. When the server cannot tell for sure the answer is 501, upon \
-                      which a streamer erases nothing that an episode could \
-                      protect.",
+    summary: "List the episodes that protect recordings",
+    description: "Requested by a streamer before it erases expired recordings. A stream without \
+         episodes in the response has no protected recordings. If the list may be incomplete, \
+         the response is 501, upon which a streamer erases nothing that an episode could protect.",
     parameters: &[
         HOSTNAME,
         HOST,
@@ -230,7 +225,7 @@ pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
     responses: &[
         json(
             200,
-            "What has to be kept.",
+            "The episodes whose recordings must be kept.",
             Shape::One("external_episodes_list"),
             r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"episodes":[{"media":"harbour/cam1","episode_id":1721297304000123456,"opened_at":1721297304000,"updated_at":1721297364102}]}"#,
         ),
@@ -239,7 +234,7 @@ pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
         FORBIDDEN,
         NO_STREAMER,
         refuse(
-            "It is not known which recordings are protected.",
+            "The list of episodes may be incomplete.",
             error::EPISODES_UNKNOWN,
         ),
     ],
@@ -248,9 +243,9 @@ pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
 
 pub const SRT_PORT_RESOLVE: OperationDoc = OperationDoc {
     tag: "config-external",
-    summary: "Tell a node the stream of an SRT port",
-    description: "Asked by a streamer when somebody connects to an SRT port. Answers the name of \
-         the stream that uses the port on this node.",
+    summary: "Resolve an SRT port of a node",
+    description: "Requested by a streamer when a client connects to an SRT port. Returns the \
+         name of the stream that uses the port on this node.",
     parameters: &[
         HOSTNAME,
         ParamDoc {
@@ -288,7 +283,7 @@ pub const SRT_PORT_RESOLVE: OperationDoc = OperationDoc {
 };
 
 const NO_MEDIA: ResponseDoc = refuse(
-    "`media` is missing or a parameter has a value that cannot be used.",
+    "`media` is missing, or a parameter is invalid.",
     error::MISSING_REQUIRED,
 );
 
@@ -310,27 +305,26 @@ const NAMES: ParamDoc = ParamDoc {
 const ETAG: HeaderDoc = HeaderDoc {
     name: "ETag",
     kind: Kind::Text,
-    description: "Names the version of exactly what this node is told. It moves only when that \
-         changes.",
+    description: "Version of the configuration of this node. Changes only with it.",
 };
 const CONFIG_HEADERS: &[HeaderDoc] = &[
     ETAG,
     HeaderDoc {
         name: "X-Config-Server-Separate-Endpoints",
         kind: Kind::Choice(&["true"]),
-        description: "Tells the streamer to use the separate operations for running and for \
+        description: "The streamer must use the separate operations for running and for \
              requested streams.",
     },
     HeaderDoc {
         name: "X-Config-Server-Episodes",
         kind: Kind::Choice(&["true"]),
-        description: "Tells the streamer to ask here which recordings are protected by episodes.",
+        description: "The streamer must request the episodes that protect recordings.",
     },
     HeaderDoc {
         name: "X-Config-Server-Dynamic-Streams",
         kind: Kind::Choice(&["false"]),
-        description: "Sent only when restreaming is switched off: the streamer then refuses \
-             unknown streams without asking.",
+        description: "Sent only if restreaming is disabled: the streamer then refuses unknown \
+             streams without a request.",
     },
 ];
 const STREAMS_FOR_STREAMER_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"updated_at":1727274724000,"streams":[{"name":"harbour/cam1","title":"Harbour, north pier","static":true,"inputs":[{"url":"rtsp://10.0.4.17/stream1"}],"dvr":{"reference":"localdvr0","expiration":604800}}]}"#;
@@ -353,6 +347,6 @@ const SORT_BY_NAME: ParamDoc = query(
     r#"["name"]"#,
 );
 const NO_NAMES: ResponseDoc = refuse(
-    "`name` is missing or a parameter has a value that cannot be used.",
+    "`name` is missing, or a parameter is invalid.",
     error::MISSING_REQUIRED,
 );

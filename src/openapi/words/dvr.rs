@@ -6,9 +6,8 @@ use crate::openapi::model::{OperationDoc, Shape};
 pub const DVRS_LIST: OperationDoc = OperationDoc {
     tag: "dvr",
     summary: "List storages",
-    description: "A page of the storages that streamers of the cluster have, each name once, \
-         sorted by name unless asked otherwise. A stream refers \
-                  to one with `dvr.reference`.",
+    description: "A page of the storages on the streamers of the cluster, each name once, by \
+         default sorted by name. `dvr.reference` of a stream refers to one.",
     shared: LIST,
     responses: &[
         json(

@@ -27,13 +27,12 @@ const EPISODE_EXAMPLE: &str = r#"{"episode_id":1721297304000123456,"episode_type
 pub const EPISODES_LIST: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "List episodes",
-    description: "A page of the episodes that pass the filters, sorted by `updated_at` unless \
-         asked otherwise.\n\n\
-                      A program that wants to see every episode asks with `updated_at_gt` set to \
-                      the largest `updated_at` it has seen, and with \
-                      `poll_timeout` to wait for the next. Stamps are given in the order in \
-                      which episodes become readable, whatever the clocks of those who \
-                      save them say, and a page never ends between two equal ones: none is missed.",
+    description: "A page of the episodes that match the filters, by default sorted by \
+         `updated_at`.\n\n\
+         To receive every episode, set `updated_at_gt` to the largest `updated_at` received so \
+         far, and `poll_timeout` to wait for the next. No episode is missed: the server assigns \
+         stamps in the order in which episodes become readable, independently of the clocks of \
+         clients, and a page never ends between two equal stamps.",
     parameters: &[
         query(
             "episode_type",
@@ -74,7 +73,7 @@ pub const EPISODES_LIST: OperationDoc = OperationDoc {
 pub const EPISODE_GET: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "Read one episode",
-    description: "The episode as it was last saved.",
+    description: "The episode as last saved.",
     parameters: &[ID, DVR_PRESENCE_CHECK],
     responses: &[
         json(200, "The episode.", Shape::One("episode"), EPISODE_EXAMPLE),
@@ -90,14 +89,13 @@ pub const EPISODE_SAVE: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "Create or change an episode",
     description: "Merges the body into the stored episode, or creates the episode if the number \
-         is new; usually the body is a full copy. `closed_at` is \
-                      kept once it is set. Episodes are written in groups: the answer comes when \
-                      the group is on disk, at most \
-                      `episodes_buffer_delay` later.",
+         is new; usually the body is a full copy. `closed_at` cannot be changed once it is set. \
+         Episodes are committed in groups: the response is sent when the group is on disk, which \
+         is delayed by at most `episodes_buffer_delay`.",
     parameters: &[ID],
     request: Some(BodyDoc {
         shape: Shape::One("episode"),
-        description: "The episode. A number in it must equal the one in the path.",
+        description: "The episode. `episode_id`, if present, must equal that of the path.",
         example: r#"{"episode_id":1721297304000123456,"episode_type":"door_open","media":"harbour/cam1","opened_at":1721297304000,"updated_at":1721297305000,"payload":{"door":"east"}}"#,
         partial: true,
     }),
@@ -114,8 +112,7 @@ pub const EPISODE_SAVE: OperationDoc = OperationDoc {
 pub const EPISODE_DELETE: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "Delete an episode",
-    description: "Removes the episode for good. The recordings it protected can be erased from \
-         then on.",
+    description: "Deletes the episode. The recordings that it protected can then be erased.",
     parameters: &[ID],
     responses: &[DELETED, UNAUTHORIZED, NO_EPISODE, UNAVAILABLE],
     ..OPERATION

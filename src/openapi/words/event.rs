@@ -6,13 +6,11 @@ use crate::openapi::model::{OperationDoc, Shape};
 pub const CENTRAL_EVENTS_LIST: OperationDoc = OperationDoc {
     tag: "events",
     summary: "List events",
-    description: "A page of the events that pass the filters, oldest first unless asked \
-         otherwise: changes made through the API with their author, what \
-                  the layouter decided, agents that came and went. An event is written together \
-                  with the change it tells of: one for each that was made and none for what was \
-                  refused or only read, which the server's own log tells of with `log_requests`. \
-                  Old ones are removed by age and by size. There are no secrets in \
-                  them.",
+    description: "A page of the events that match the filters, by default oldest first: changes \
+         through the API with their author, decisions of the layouter, connections of agents. An \
+         event is committed together with its change. Refused requests and reads have no event; \
+         the server logs them with `log_requests`. Old events are removed by age and by size. \
+         Events contain no secrets.",
     parameters: &[later(POLL_TIMEOUT)],
     shared: LIST,
     responses: &[

@@ -1,8 +1,8 @@
-//! The words about each operation: what it does, what it takes, what it answers.
+//! The documentation of each operation: description, parameters, body, responses.
 //!
-//! One file per resource, one constant per operation; the row of the operation refers to it. Fields
-//! are described in the schema files, not here. What several resources share (the parameters of
-//! lists, the refusals) is here.
+//! One file per resource, one constant per operation; the row of the operation refers to it. The
+//! schema files describe fields. This file has the parameters and responses that several resources
+//! share.
 
 pub mod agent;
 pub mod auth;
@@ -24,7 +24,7 @@ use crate::openapi::model::{
     Content, HeaderDoc, Kind, OperationDoc, ParamDoc, Place, ResponseDoc, Shape,
 };
 
-/// What an entry leaves out.
+/// The default of all members.
 pub const NONE: OperationDoc = OPERATION;
 const OPERATION: OperationDoc = OperationDoc {
     tag: "",
@@ -37,9 +37,9 @@ const OPERATION: OperationDoc = OperationDoc {
     extension: false,
 };
 
-/// The parameters that every list understands.
+/// The parameters of every list.
 const LIST: &[ParamDoc] = &[SELECT, SORT, LIMIT, CURSOR, FILTERS];
-/// Those of a list that is computed and has nothing to filter.
+/// The parameters of a list without filters.
 const PAGE: &[ParamDoc] = &[SELECT, SORT, LIMIT, CURSOR];
 
 const LIMIT_MAX: i64 = 10_000;
@@ -162,13 +162,10 @@ const FILTERS: ParamDoc = query(
     r#"{"layout.ingest":"streamer1.example.com"}"#,
 );
 
-const BAD_QUERY: ResponseDoc = refuse(
-    "A parameter has a value that cannot be used.",
-    error::INPUT_OUT_OF_RANGE,
-);
+const BAD_QUERY: ResponseDoc = refuse("A parameter is invalid.", error::INPUT_OUT_OF_RANGE);
 
 const BAD_BODY: ResponseDoc = refuse(
-    "The body is not JSON, or a field in it has a value that cannot be used. Nothing was changed.",
+    "The body is not JSON, or a field is invalid. Nothing was changed.",
     error::NOMATCH_PATTERN,
 );
 
@@ -182,7 +179,7 @@ const NO_STREAMER: ResponseDoc = refuse(
 );
 
 const FORBIDDEN: ResponseDoc = refuse(
-    "The credentials are valid but not for this node: a cluster key opens its own hostname only.",
+    "The credentials are not valid for this node: a cluster key is valid for its own hostname only.",
     error::FORBIDDEN,
 );
 
@@ -203,10 +200,9 @@ const RETRY_AFTER: HeaderDoc = HeaderDoc {
 
 const UNAVAILABLE: ResponseDoc = ResponseDoc {
     status: 503,
-    description: "The server cannot answer now: it is starting or stopping, more changes wait \
-         than it can hold, or its disk does not accept \
-                  writes. Nothing was changed, unless the code is `storage_failed` or \
-                  `timed_out`: then a change may or may not have taken effect.",
+    description: "The server is starting, stopping or overloaded, or its disk does not accept \
+         writes. Nothing was changed, except that with the code `storage_failed` or `timed_out` \
+         a change may or may not have taken effect.",
     content: Content::Error(error::STORAGE_UNAVAILABLE),
     headers: &[RETRY_AFTER],
 };
@@ -249,21 +245,18 @@ const fn required(mut parameter: ParamDoc) -> ParamDoc {
     parameter
 }
 
-/// The whole answer to a save.
+/// The response to a save.
 const fn saved(schema: &'static str, example: &'static str) -> ResponseDoc {
     json(
         200,
-        "Saved and on disk; the whole effective configuration.",
+        "Saved and on disk. The effective configuration.",
         Shape::One(schema),
         example,
     )
 }
 
 const DELETED: ResponseDoc = empty(204, "Deleted, and the deletion is on disk.");
-const LAYOUTER_OFF: ResponseDoc = refuse(
-    "The layouter is switched off, so there is nothing to predict.",
-    error::LAYOUTER_DISABLED,
-);
+const LAYOUTER_OFF: ResponseDoc = refuse("The layouter is disabled.", error::LAYOUTER_DISABLED);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const FORMAT: ParamDoc = query(
     "format",

@@ -6,9 +6,9 @@ use crate::openapi::model::{Content, OperationDoc, ResponseDoc, Shape};
 
 pub const LIVENESS_PROBE: OperationDoc = OperationDoc {
     tag: "monitoring",
-    summary: "Ask whether the server works",
-    description: "Answers 200 as long as the process handles requests, also while it starts or \
-         drains. Failure means: restart it.",
+    summary: "Check liveness",
+    description: "Returns 200 while the process handles requests, also while it starts or \
+         drains. After a failure, restart the server.",
     responses: &[json(
         200,
         "The server handles requests.",
@@ -20,9 +20,9 @@ pub const LIVENESS_PROBE: OperationDoc = OperationDoc {
 
 pub const READINESS_PROBE: OperationDoc = OperationDoc {
     tag: "monitoring",
-    summary: "Ask whether to send requests here",
-    description: "Answers 200 once everything stored is loaded and until the server begins to \
-         stop. Failure means: send requests elsewhere.",
+    summary: "Check readiness",
+    description: "Returns 200 from the time when the state is loaded until the server begins to \
+         stop. After a failure, send requests to another server.",
     responses: &[
         json(
             200,
@@ -43,8 +43,7 @@ pub const READINESS_PROBE: OperationDoc = OperationDoc {
 pub const OPENAPI_GET: OperationDoc = OperationDoc {
     tag: "openapi",
     summary: "Get this document",
-    description: "The OpenAPI document of the server that answers: what it serves, in which \
-         version. `weir print openapi` prints the same.",
+    description: "The OpenAPI document of this server. `weir print openapi` prints the same.",
     responses: &[
         json(
             200,

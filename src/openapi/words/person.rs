@@ -16,9 +16,9 @@ const PERSON_EXAMPLE: &str = r#"{"person_id":6865733185536000123,"external_id":"
 pub const PERSONS_LIST: OperationDoc = OperationDoc {
     tag: "vision",
     summary: "List persons",
-    description: "A page of the persons that pass the filters, sorted by number unless asked \
-         otherwise. Deleted persons are in it for 30 days, with \
-                      `deleted_at`; `deleted_at_is=null` leaves them out.",
+    description: "A page of the persons that match the filters, by default sorted by number. \
+         Deleted persons are included for 30 days, with `deleted_at`; `deleted_at_is=null` \
+         excludes them.",
     shared: LIST,
     responses: &[
         json(
@@ -78,12 +78,11 @@ pub const PERSON_SAVE: OperationDoc = OperationDoc {
 pub const PERSON_DELETE: OperationDoc = OperationDoc {
     tag: "vision",
     summary: "Delete a person",
-    description: "Marks the person as deleted, so that copies elsewhere learn of it. The mark, \
-         with everything about the person, is removed after \
-                      30 days.",
+    description: "Marks the person as deleted, so that clients with a copy can delete theirs. \
+         The person is removed after 30 days.",
     parameters: &[ID],
     responses: &[
-        empty(204, "Marked as deleted, and that is on disk."),
+        empty(204, "Marked as deleted, on disk."),
         UNAUTHORIZED,
         NO_PERSON,
         UNAVAILABLE,

@@ -1,4 +1,4 @@
-//! Streams and where they are placed.
+//! Streams and their layouts.
 
 use super::{
     BAD_BODY, BAD_QUERY, LAYOUTER_OFF, LIST, NAME, NO_STREAM, OPERATION, PAGE, POLL_TIMEOUT,
@@ -10,13 +10,11 @@ use crate::openapi::model::{BodyDoc, Kind, OperationDoc, Shape};
 pub const STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "List streams",
-    description: "A page of the streams that pass the filters, sorted by name unless asked \
-         otherwise. Secrets are masked.\n\n\
-                      With `poll_timeout` the request waits while nothing passes the filters. A \
-                      program that wants to see every change asks with \
-                      `updated_at_gt` set to the largest `updated_at` it has seen: changes get \
-                      their stamps in the order they become readable, \
-                      so none is missed.",
+    description: "A page of the streams that match the filters, by default sorted by name. \
+         Secrets are masked.\n\n\
+         With `poll_timeout` the request waits while no stream matches. To receive every change, \
+         set `updated_at_gt` to the largest `updated_at` received so far: changes get their \
+         stamps in the order in which they become readable, so none is missed.",
     parameters: &[
         query(
             "q",
@@ -64,9 +62,8 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
 pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Save several streams at once",
-    description: "Creates the streams that do not exist and merges into those that do, all of \
-         them or none: one invalid item refuses the \
-                      batch. No reader sees a part of it. Every item names its stream.",
+    description: "Creates the streams that do not exist and merges into those that do, in one \
+         transaction: one invalid item fails the batch. Every item has the `name` of its stream.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "central_stream_config",
@@ -93,9 +90,9 @@ pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
 pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Set the layouts of several streams",
-    description: "Places streams by hand, all of them or none. A layout without a \
-         `change_reason` gets `relayout_by_api`. The layouter, when it \
-                      runs, may move the streams again if the placement breaks a rule.",
+    description: "Places streams manually, all of them or none. The default of `change_reason` \
+         is `relayout_by_api`. The layouter, if enabled, may move the streams again if the \
+         placement breaks a rule.",
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_layout_list"),
         description: "The layouts. Every stream must exist. At most 10,000.",
@@ -105,7 +102,7 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
     responses: &[
         empty(204, "All layouts are set and on disk."),
         refuse(
-            "At least one entry is invalid, for example names a stream that does not exist. \
+            "At least one entry is invalid, for example because its stream does not exist. \
                  Nothing was changed.",
             error::UNKNOWN_STREAM,
         ),
@@ -120,8 +117,8 @@ pub const STREAM_GET: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Read one stream",
     description: "The effective configuration with defaults filled in, the stored one in \
-         `config_on_disk`, the layout, and what is known of \
-                      the running stream. An administrator sees secrets here in the clear.",
+         `config_on_disk`, the layout, and the statistics of the running stream. Secrets are not \
+         masked for administrators.",
     parameters: &[NAME],
     responses: &[
         json(
@@ -141,8 +138,7 @@ pub const STREAM_SAVE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Create or change a stream",
     description: "Merges the body into the stored stream, or creates the stream if the name is \
-         new. The merged result is checked as a whole. \
-                      A `name` in the body must equal the one in the path.",
+         new. The merged result is validated. `name`, if present, must equal that of the path.",
     parameters: &[NAME],
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_config"),
@@ -153,7 +149,7 @@ pub const STREAM_SAVE: OperationDoc = OperationDoc {
     responses: &[
         json(
             200,
-            "Saved and on disk; the whole effective configuration.",
+            "Saved and on disk. The effective configuration.",
             Shape::One("central_stream_config"),
             STREAM_EXAMPLE,
         ),
@@ -168,9 +164,8 @@ pub const STREAM_SAVE: OperationDoc = OperationDoc {
 pub const STREAM_DELETE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Delete a stream",
-    description: "Removes the stream for good. Its streamers learn it at their next poll and \
-         stop the stream; what they recorded is \
-                      removed by their own rules.",
+    description: "Deletes the stream. Its streamers stop it at their next poll and remove its \
+         recordings by their own rules.",
     parameters: &[NAME],
     responses: &[
         empty(204, "Deleted, and the deletion is on disk."),
@@ -183,9 +178,9 @@ pub const STREAM_DELETE: OperationDoc = OperationDoc {
 
 pub const STREAM_LAYOUTS_GET: OperationDoc = OperationDoc {
     tag: "stream",
-    summary: "Read where a stream has been",
-    description: "The layout history of one stream, newest first unless asked otherwise: one \
-         entry per change of nodes, with its reason.",
+    summary: "List the layout history of a stream",
+    description: "The layout history of one stream, by default newest first: one entry per \
+         change of nodes, with its reason.",
     parameters: &[
         NAME,
         query(
@@ -221,10 +216,10 @@ const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null
 
 pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
     tag: "stream",
-    summary: "Ask how saving a stream would change layouts",
-    description: "Every stream that would be placed differently if the body were saved, this one \
-         and others that give way to it. Nothing is \
-                      changed. Saving right afterwards does what was predicted.",
+    summary: "Preview the layout changes of saving a stream",
+    description: "Every stream that would be placed differently if the body were saved: this one \
+         and others that would move because of it. Nothing is changed. A save right afterwards \
+         has the predicted effect.",
     parameters: &[NAME],
     shared: PAGE,
     request: Some(BodyDoc {
@@ -251,7 +246,7 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
 
 pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
     tag: "stream",
-    summary: "Ask how saving several streams would change layouts",
+    summary: "Preview the layout changes of saving several streams",
     description: "Every stream that would be placed differently if all items were saved \
          together. Nothing is changed.",
     shared: PAGE,
@@ -283,9 +278,9 @@ pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
 
 pub const STREAM_LAYOUT_EXPLAIN: OperationDoc = OperationDoc {
     tag: "stream",
-    summary: "Ask why a stream is where it is",
-    description: "Where the stream is, why, and for every node whether the stream could be \
-         there: all that speaks against it, or how well it suits.",
+    summary: "Explain the layout of a stream",
+    description: "The layout of the stream with its reason, and for every node whether the \
+         stream could be placed there: all reasons against it, or its score.",
     parameters: &[NAME],
     responses: &[
         json(

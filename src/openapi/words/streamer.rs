@@ -19,8 +19,8 @@ const CHECKS_ENABLE: ParamDoc = query(
 pub const STREAMERS_LIST: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "List nodes",
-    description: "A page of the nodes of all roles that pass the filters, sorted by hostname \
-         unless asked otherwise. Secrets are masked.",
+    description: "A page of the nodes of all roles that match the filters, by default sorted by \
+         hostname. Secrets are masked.",
     shared: LIST,
     responses: &[
         json(
@@ -39,9 +39,9 @@ pub const STREAMERS_LIST: OperationDoc = OperationDoc {
 pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Save several nodes at once",
-    description: "Creates the nodes that do not exist and merges into those that do, all of them \
-         or none: one invalid item refuses the \
-                      batch. Every item names its node by `hostname`.",
+    description: "Creates the nodes that do not exist and merges into those that do, in one \
+         transaction: one invalid item fails the batch. Every item has the `hostname` of its \
+         node.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "streamer_config",
@@ -69,8 +69,8 @@ pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
 pub const STREAMER_GET: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Read one node",
-    description: "The configuration of the node and what it last reported. An administrator sees \
-         secrets here in the clear.",
+    description: "The configuration of the node and its last report. Secrets are not masked for \
+         administrators.",
     parameters: &[HOSTNAME],
     responses: &[
         json(
@@ -90,9 +90,8 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Register or change a node",
     description: "Merges the body into the stored node, or registers the node if the hostname is \
-         new; then `role` and `cluster_key` are \
-                      required. The role decides which fields there are. With `checks_enable` \
-                      the node is asked for its configuration first.",
+         new; then `role` and `cluster_key` are required. The role determines the other fields. \
+         With `checks_enable` the server first requests the configuration of the node.",
     parameters: &[HOSTNAME, CHECKS_ENABLE],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_config"),
@@ -103,15 +102,14 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
     responses: &[
         json(
             200,
-            "Saved and on disk; the whole effective configuration.",
+            "Saved and on disk. The effective configuration.",
             Shape::One("streamer_config"),
             STREAMER_EXAMPLE,
         ),
         refuse(
-            "The body is not JSON, or a field in it has a value that cannot be used; or a check \
-                 was asked for and the node did not \
-                 show its configuration (`streamer_check_failed`, `meta.reason` says why). \
-                 Nothing was changed.",
+            "The body is not JSON, or a field is invalid, or with `checks_enable` the node did \
+                 not return its configuration (`streamer_check_failed`, with the cause in \
+                 `meta.reason`). Nothing was changed.",
             error::UNKNOWN_ENUM_OPTION,
         ),
         UNAUTHORIZED,
@@ -124,9 +122,8 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
 pub const STREAMER_DELETE: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Remove a node",
-    description: "Takes the node out of the cluster for good. From then on its polls are \
-         answered 404. Streams placed on it are moved by \
-                      the layouter with the reason `node_deleted`.",
+    description: "Deletes the node. Its polls are then answered with 404. The layouter moves its \
+         streams with the reason `node_deleted`.",
     parameters: &[HOSTNAME],
     responses: &[
         empty(204, "Removed, and the removal is on disk."),
@@ -139,14 +136,13 @@ pub const STREAMER_DELETE: OperationDoc = OperationDoc {
 
 pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
     tag: "streamer",
-    summary: "Report how a node fares",
-    description: "For nodes that this server cannot call, and for tests: what the node would \
-         have said of itself, of its storages and of the streams that run \
-                  on it. It replaces what was reported for the node before; a member that is \
-                  absent stays as it was, and `streams` is everything that runs. \
-                  Kept in memory for as long as a node may be silent, and shown as `stats` and \
-                  `dvrs` of the node and as `stats` of the streams. A node may \
-                  report for itself with its cluster key.",
+    summary: "Report the statistics of a node",
+    description: "For nodes that this server cannot call, and for tests: the statistics of the \
+         node, its storages and the streams that run on it. Members replace those of the \
+         previous report; absent members keep their values; `streams` has all running streams. \
+         Reports are kept in memory until the node counts as silent, and are shown as `stats` \
+         and `dvrs` of the node and as `stats` of the streams. A node may report for itself with \
+         its cluster key.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_report"),
@@ -156,10 +152,9 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
         partial: false,
     }),
     responses: &[
-        empty(204, "Taken in."),
+        empty(204, "Accepted."),
         refuse(
-            "The body is not JSON, or a field in it has a value that cannot be used. Nothing was \
-                 taken in.",
+            "The body is not JSON, or a field is invalid. The report is discarded.",
             error::NOT_INTEGER,
         ),
         UNAUTHORIZED,
@@ -175,9 +170,9 @@ const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null
 
 pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc {
     tag: "streamer",
-    summary: "Ask how saving a node would change loads",
+    summary: "Preview the load changes of saving a node",
     description: "Every node that would have another number of streams if the body were saved. \
-         Empty when the body changes nothing. Nothing is changed.",
+         Nothing is changed.",
     parameters: &[HOSTNAME],
     shared: PAGE,
     request: Some(BodyDoc {
@@ -204,7 +199,7 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc
 
 pub const BATCH_STREAMER_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
     tag: "streamer",
-    summary: "Ask how saving several nodes would change loads",
+    summary: "Preview the load changes of saving several nodes",
     description: "Every node that would have another number of streams if all items were saved \
          together. Nothing is changed.",
     shared: PAGE,

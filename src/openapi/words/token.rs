@@ -14,8 +14,8 @@ const TOKEN_EXAMPLE: &str = r#"{"name":"inference_server","key":"2b7Kq0c9VtYx3mW
 pub const API_TOKENS_LIST: OperationDoc = OperationDoc {
     tag: "config",
     summary: "List API tokens",
-    description: "A page of the API tokens that pass the filters, sorted by name unless asked \
-         otherwise. Keys are masked.",
+    description: "A page of the API tokens that match the filters, by default sorted by name. \
+         Keys are masked.",
     shared: LIST,
     responses: &[
         json(
@@ -34,7 +34,7 @@ pub const API_TOKENS_LIST: OperationDoc = OperationDoc {
 pub const API_TOKEN_GET: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Read one API token",
-    description: "The token and what it may do. An administrator sees its key here in the clear.",
+    description: "The token and its permissions. The key is not masked for administrators.",
     parameters: &[NAME],
     responses: &[
         json(200, "The token.", Shape::One("api_token"), TOKEN_EXAMPLE),
@@ -49,8 +49,8 @@ pub const API_TOKEN_SAVE: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Create or change an API token",
     description: "Merges the body into the stored token, or creates the token if the name is \
-         new; without a `key` the server makes one up. Changes hold at \
-                  once, also for open connections and requests that wait.",
+         new; without a `key` the server generates one. Changes are effective at once, also for \
+         open connections and waiting requests.",
     parameters: &[NAME],
     request: Some(BodyDoc {
         shape: Shape::One("api_token"),
@@ -72,8 +72,8 @@ pub const API_TOKEN_SAVE: OperationDoc = OperationDoc {
 pub const API_TOKEN_DELETE: OperationDoc = OperationDoc {
     tag: "config",
     summary: "Delete an API token",
-    description: "Removes the token for good. From then on its key opens nothing; requests that \
-         wait by right of it are ended. Not for tokens.",
+    description: "Deletes the token. Its key becomes invalid, and its waiting requests are ended. \
+         Not available to tokens.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_TOKEN, UNAVAILABLE],
     extension: true,
