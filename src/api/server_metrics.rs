@@ -1,262 +1,120 @@
 //! The server's own metrics; their names begin with `weir_`.
 //!
-//! Every core counts for itself, and its counters are added here. The writer's are read where they
-//! stand.
+//! Every core has its own counters, which are summed here. The counters of the writer are shared.
 
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;
+use crate::metrics::MetricKind::{Counter, Gauge};
 use crate::metrics::{Exposition, MetricKind, ProcessMetrics};
 use crate::state::State;
 use crate::state::entity::KINDS;
 
-/// The exposition that begins with `text`.
+/// Appends all metrics to `text`.
 pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &State) -> String {
     let mut out = text;
+    write_responses(cores, &mut out);
     write_edge(cores, &mut out);
+    write_process(shared, &mut out);
+    write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
     shared.layouter_metrics.write_metrics(&mut out);
     ProcessMetrics::read().write(&mut out);
     out.finish()
 }
 
-fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
-    let sum = |of: fn(&CoreMetrics) -> u64| cores.iter().map(of).sum::<u64>();
-    let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
-    let mut answers = out.family(
+type CoreCounter = fn(&CoreMetrics) -> u64;
+
+/// Name, type, unit, help, value.
+#[rustfmt::skip]
+const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 15] = [
+    ("weir_http_requests", Counter, "", "Requests received.", |core| core.http.requests),
+    ("weir_http_refused", Counter, "", "Malformed requests.", |core| core.http.refused),
+    ("weir_http_too_slow", Counter, "", "Connections closed because a request arrived too slowly.",
+        |core| core.http.too_slow),
+    ("weir_http_stalled", Counter, "", "Connections closed because responses were not read.",
+        |core| core.http.stalled),
+    ("weir_http_abandoned", Counter, "", "Waiting requests whose clients disconnected.",
+        |core| core.http.abandoned),
+    ("weir_http_panics", Counter, "", "Requests whose handler panicked.", |core| core.http.panics),
+    ("weir_http_received_bytes", Counter, "bytes", "Bytes received.", |core| core.http.bytes_in),
+    ("weir_http_sent_bytes", Counter, "bytes", "Bytes sent.", |core| core.http.bytes_out),
+    ("weir_http_connections_accepted", Counter, "", "Connections accepted.",
+        |core| core.http.accepted),
+    ("weir_http_connections_shed", Counter, "", "Connections closed at once over the limit.",
+        |core| core.http.shed),
+    ("weir_http_connections_open", Gauge, "", "Open connections.", |core| core.http.open),
+    ("weir_http_connections_upgraded", Counter, "", "Connections upgraded by agents.",
+        |core| core.http.upgraded),
+    ("weir_http_lines_received", Counter, "", "Lines received on upgraded connections.",
+        |core| core.http.lines_in),
+    ("weir_http_requests_waiting", Gauge, "", "Waiting requests, including parked polls.",
+        |core| core.http.waiting),
+    ("weir_polls_parked", Gauge, "", "Parked polls.", |core| core.parked),
+];
+
+fn write_responses(cores: &[CoreMetrics], out: &mut Exposition) {
+    let mut responses = out.family(
         "weir_http_responses",
-        counter,
+        Counter,
         "",
-        "Answers to requests, by class of their status.",
+        "Responses by class of status.",
     );
     for (i, class) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().enumerate() {
         let all = cores.iter().map(|core| core.answers[i]).sum::<u64>();
-        answers.sample(&[("class", class)], all);
-    }
-    type Count = fn(&CoreMetrics) -> u64;
-    let numbers: [(&'static str, MetricKind, &str, &str, Count); 15] = [
-        (
-            "weir_http_requests",
-            counter,
-            "",
-            "Requests that were read.",
-            |it| it.http.requests,
-        ),
-        (
-            "weir_http_refused",
-            counter,
-            "",
-            "Requests that were refused for their form.",
-            |it| it.http.refused,
-        ),
-        (
-            "weir_http_too_slow",
-            counter,
-            "",
-            "Connections ended because a request took too long to arrive.",
-            |it| it.http.too_slow,
-        ),
-        (
-            "weir_http_stalled",
-            counter,
-            "",
-            "Connections ended because their answers were not taken.",
-            |it| it.http.stalled,
-        ),
-        (
-            "weir_http_abandoned",
-            counter,
-            "",
-            "Waiting requests whose clients left.",
-            |it| it.http.abandoned,
-        ),
-        (
-            "weir_http_panics",
-            counter,
-            "",
-            "Requests that the server failed on.",
-            |it| it.http.panics,
-        ),
-        (
-            "weir_http_received_bytes",
-            counter,
-            "bytes",
-            "Bytes received.",
-            |it| it.http.bytes_in,
-        ),
-        (
-            "weir_http_sent_bytes",
-            counter,
-            "bytes",
-            "Bytes sent.",
-            |it| it.http.bytes_out,
-        ),
-        (
-            "weir_http_connections_accepted",
-            counter,
-            "",
-            "Connections accepted.",
-            |it| it.http.accepted,
-        ),
-        (
-            "weir_http_connections_shed",
-            counter,
-            "",
-            "Connections closed at once because there were too many.",
-            |it| it.http.shed,
-        ),
-        (
-            "weir_http_connections_open",
-            gauge,
-            "",
-            "Connections that are open.",
-            |it| it.http.open,
-        ),
-        (
-            "weir_http_connections_upgraded",
-            counter,
-            "",
-            "Connections that were turned into lines.",
-            |it| it.http.upgraded,
-        ),
-        (
-            "weir_http_lines_received",
-            counter,
-            "",
-            "Lines received on such connections.",
-            |it| it.http.lines_in,
-        ),
-        (
-            "weir_http_requests_waiting",
-            gauge,
-            "",
-            "Requests that wait for their answer, polls included.",
-            |it| it.http.waiting,
-        ),
-        (
-            "weir_polls_parked",
-            gauge,
-            "",
-            "Polls that wait for something to change.",
-            |it| it.parked,
-        ),
-    ];
-    for (name, kind, unit, help, of) in numbers {
-        out.one(name, kind, unit, help, &[], sum(of));
+        responses.sample(&[("class", class)], all);
     }
 }
 
-fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
-    let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
-    out.one(
-        "weir_build",
-        MetricKind::Info,
-        "",
-        "The program.",
-        &[("version", env!("CARGO_PKG_VERSION"))],
-        1_u64,
-    );
+fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
+    for (name, kind, unit, help, value) in EDGE {
+        let sum = cores.iter().map(value).sum::<u64>();
+        out.one(name, kind, unit, help, &[], sum);
+    }
+}
+
+#[rustfmt::skip]
+fn write_process(shared: &Shared, out: &mut Exposition) {
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    out.one("weir_build", MetricKind::Info, "", "Version of the program.", &version, 1_u64);
     let uptime = super::now_seconds().saturating_sub(shared.started_at_seconds);
-    out.one(
-        "weir_uptime_seconds",
-        gauge,
-        "seconds",
-        "Time since the start.",
-        &[],
-        uptime,
-    );
+    out.one("weir_uptime_seconds", Gauge, "seconds", "Time since the start.", &[], uptime);
+}
+
+#[rustfmt::skip]
+fn write_writer(shared: &Shared, out: &mut Exposition) {
     let writer = shared.published.metrics();
-    out.one(
-        "weir_writer_batches",
-        counter,
-        "",
-        "Groups of changes that were made durable together.",
-        &[],
-        writer.batches(),
-    );
-    out.one(
-        "weir_writer_commands",
-        counter,
-        "",
-        "Changes that were asked for.",
-        &[],
-        writer.commands(),
-    );
-    out.one(
-        "weir_writer_commands_refused",
-        counter,
-        "",
-        "Changes that were refused by what is stored.",
-        &[],
-        writer.refused(),
-    );
-    out.one(
-        "weir_writer_failures",
-        counter,
-        "",
-        "Groups of changes that the store failed on.",
-        &[],
-        writer.failures(),
-    );
-    out.family(
-        "weir_writer_commit_seconds",
-        MetricKind::Histogram,
-        "seconds",
-        "Time to apply a group of changes and make it durable.",
-    )
-    .histogram(&[], &writer.commits);
-    out.one(
-        "weir_writer_commands_waiting",
-        gauge,
-        "",
-        "Changes that wait for the writer.",
-        &[],
-        shared.commands.waiting(),
-    );
-    out.one(
-        "weir_store_writable",
-        gauge,
-        "",
-        "1 when the store takes writes.",
-        &[],
-        u64::from(shared.published.is_writable()),
-    );
+    let numbers = [
+        ("weir_writer_batches", "Group commits.", writer.batches()),
+        ("weir_writer_commands", "Commands received.", writer.commands()),
+        ("weir_writer_commands_refused", "Commands refused by the state.", writer.refused()),
+        ("weir_writer_failures", "Group commits that failed in the store.", writer.failures()),
+    ];
+    for (name, help, number) in numbers {
+        out.one(name, Counter, "", help, &[], number);
+    }
+    let help = "Time to apply a group commit and make it durable.";
+    out.family("weir_writer_commit_seconds", MetricKind::Histogram, "seconds", help)
+        .histogram(&[], &writer.commits);
+    let waiting = shared.commands.waiting();
+    out.one("weir_writer_commands_waiting", Gauge, "", "Queued commands.", &[], waiting);
+}
+
+#[rustfmt::skip]
+fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
+    let writable = u64::from(shared.published.is_writable());
+    out.one("weir_store_writable", Gauge, "", "1 if the store takes writes.", &[], writable);
     let size = std::fs::metadata(shared.data_dir.join(weir_storage::FILE_NAME));
-    out.family(
-        "weir_store_bytes",
-        gauge,
-        "bytes",
-        "Size of the store on disk.",
-    )
-    .known(&[], size.ok().map(|metadata| metadata.len()));
-    out.one(
-        "weir_revision",
-        gauge,
-        "",
-        "Number of the last change that is served.",
-        &[],
-        state.revision(),
-    );
-    let mut entities = out.family("weir_entities", gauge, "", "What is stored, by kind.");
+    out.family("weir_store_bytes", Gauge, "bytes", "Size of the store on disk.")
+        .known(&[], size.ok().map(|metadata| metadata.len()));
+    out.one("weir_revision", Gauge, "", "Published revision.", &[], state.revision());
+    let mut entities = out.family("weir_entities", Gauge, "", "Stored entities by kind.");
     entities.sample(&[("kind", "stream")], state.streams_count());
     entities.sample(&[("kind", "streamer")], state.streamers().len());
     for kind in KINDS {
         let count = state.entities(kind).by_key().len();
         entities.sample(&[("kind", crate::writer::entity_table(kind).0)], count);
     }
-    out.one(
-        "weir_events",
-        gauge,
-        "",
-        "Events in the log.",
-        &[],
-        state.events_count(),
-    );
-    out.one(
-        "weir_events_bytes",
-        gauge,
-        "bytes",
-        "Size of the event log.",
-        &[],
-        state.events_bytes(),
-    );
+    out.one("weir_events", Gauge, "", "Events in the log.", &[], state.events_count());
+    let bytes = state.events_bytes();
+    out.one("weir_events_bytes", Gauge, "bytes", "Size of the event log.", &[], bytes);
 }
