@@ -1,8 +1,8 @@
 //! Why a request is refused: one constant per error code, for code and document.
 //!
 //! An [`ApiError`] is one status with one or more items; `http` renders it. Codes are stable, for
-//! programs; titles are sentences for people and may say more than the constant's. The cause of a
-//! server error goes to the log, never to the client.
+//! programs; titles are sentences for people and may be more specific than the constant's. The
+//! cause of a server error goes to the log, never to the client.
 
 use std::borrow::Cow;
 
@@ -57,28 +57,29 @@ error_codes! {
         "Bodies must be sent without a content coding";
     BAD_CHUNK_SIZE = 400 "bad_chunk_size" "A chunk size is malformed";
     BAD_CHUNK_EXTENSION = 400 "bad_chunk_extension" "A chunk extension is malformed or too long";
-    BAD_CHUNK_END = 400 "bad_chunk_end" "A chunk does not end where its size says";
+    BAD_CHUNK_END = 400 "bad_chunk_end" "A chunk does not end after its size";
     BAD_TRAILER = 400 "bad_trailer" "A trailer field is malformed";
     BODY_TOO_LARGE = 413 "body_too_large" "The body is larger than this operation accepts";
     REQUEST_TIMEOUT = 408 "request_timeout" "The request did not arrive in time";
     TOO_MANY_CONNECTIONS = 503 "too_many_connections"
         "The server has no room for more connections" 1;
-    // Who may.
+    // Authorization.
     UNAUTHORIZED = 401 "unauthorized" "Invalid credentials";
     AGENT_CHALLENGE = 401 "agent_challenge"
         "The agent must prove that it knows its key: see X-Nonce and X-Salt";
     FORBIDDEN = 403 "forbidden" "The token lacks permission for this operation";
     WRONG_CLUSTER_KEY = 403 "wrong_cluster_key"
-        "The cluster key or its time does not fit this streamer";
+        "The cluster key does not match this streamer, or its signature has expired";
     AGENT_UNKNOWN = 403 "agent_unknown" "No agent with this id may connect";
     AUTHENTICATION_FAILED = 403 "authentication_failed"
         "The agent has not proved that it knows its key";
     SESSION_DENIED = 403 "session_denied" "This session may not play the stream";
-    TOO_MANY_SESSIONS = 403 "too_many_sessions" "The user has newer sessions and may not have more";
-    SESSION_STREAM_NOT_FOUND = 403 "stream_not_found" "There is no stream of this name";
+    TOO_MANY_SESSIONS = 403 "too_many_sessions"
+        "The user has reached the limit of sessions; newer sessions have replaced this one";
+    SESSION_STREAM_NOT_FOUND = 403 "stream_not_found" "No stream has this name";
     SESSION_BACKEND_NOT_FOUND = 403 "auth_backend_not_found"
-        "There is no authorization backend of this name";
-    // What is asked for.
+        "The authorization backend of this stream does not exist";
+    // Parameters and bodies.
     MISSING_REQUIRED = 400 "missing_required" "Required";
     NOT_OBJECT = 400 "not_object" "Must be a JSON object";
     NOT_ARRAY = 400 "not_array" "Must be an array";
@@ -96,12 +97,12 @@ error_codes! {
     OUT_OF_RANGE = 400 "out_of_range" "Out of range";
     UNKNOWN_ENUM_OPTION = 400 "unknown_enum_option" "Must be one of the documented values";
     NOMATCH_PATTERN = 400 "nomatch_pattern" "Must match the documented pattern";
-    DUPLICATE_ITEM = 400 "duplicate_item" "The same thing is named twice";
+    DUPLICATE_ITEM = 400 "duplicate_item" "Duplicate item";
     NOT_UNIQUE = 400 "not_unique" "Another entity has this value";
     KEY_MISMATCH = 400 "key_mismatch"
         "The key in the body differs from the path; keys cannot be changed";
     IMMUTABLE_FIELD = 400 "immutable_field" "The field is set at creation and cannot be changed";
-    DUPLICATE_NODE = 400 "duplicate_node" "A node holds a stream once";
+    DUPLICATE_NODE = 400 "duplicate_node" "A node can have one slot of a stream only";
     NAMESPACE_MISMATCH = 400 "namespace_mismatch"
         "The stream and the node are in different namespaces";
     WRONG_NODE_ROLE = 400 "wrong_node_role" "The node has another role";
@@ -109,26 +110,25 @@ error_codes! {
     BAD_CURSOR = 400 "bad_cursor" "The cursor is damaged or belongs to another query";
     SECRET_FIELD = 400 "secret_field" "Secrets can be neither filtered nor sorted by";
     STREAMER_CHECK_FAILED = 400 "streamer_check_failed"
-        "The streamer did not show its configuration; nothing was changed";
+        "The streamer did not return its configuration; nothing was changed";
     NOT_NUMBER = 400 "not_number" "Must be a number";
     INVALID_TYPE = 400 "invalid_type" "Must have the documented type";
-    UNKNOWN_STREAM = 400 "stream_not_found" "There is no stream of this name";
-    UNKNOWN_STREAMER = 400 "streamer_not_found" "There is no streamer of this hostname";
-    UNKNOWN_AGENT = 400 "agent_not_found" "There is no agent of this id";
+    UNKNOWN_STREAM = 400 "stream_not_found" "No stream has this name";
+    UNKNOWN_STREAMER = 400 "streamer_not_found" "No streamer has this hostname";
+    UNKNOWN_AGENT = 400 "agent_not_found" "No agent has this id";
     BATCH_TOO_LONG = 413 "too_many_items" "Too many items";
     // What does not exist.
-    NOT_FOUND = 404 "not_found" "There is nothing at this path";
-    STREAM_NOT_FOUND = 404 "stream_not_found" "There is no stream of this name";
-    STREAMER_NOT_FOUND = 404 "streamer_not_found" "There is no streamer of this hostname";
-    EPISODE_NOT_FOUND = 404 "episode_not_found" "There is no episode of this id";
-    PERSON_NOT_FOUND = 404 "person_not_found" "There is no person of this id";
-    AGENT_NOT_FOUND = 404 "agent_not_found" "There is no agent of this id";
-    AUTH_BACKEND_NOT_FOUND = 404 "auth_backend_not_found"
-        "There is no authorization backend of this name";
-    API_TOKEN_NOT_FOUND = 404 "api_token_not_found" "There is no API token of this name";
-    BALANCER_NOT_FOUND = 404 "balancer_not_found" "There is no load balancer of this name";
+    NOT_FOUND = 404 "not_found" "No operation has this path";
+    STREAM_NOT_FOUND = 404 "stream_not_found" "No stream has this name";
+    STREAMER_NOT_FOUND = 404 "streamer_not_found" "No streamer has this hostname";
+    EPISODE_NOT_FOUND = 404 "episode_not_found" "No episode has this id";
+    PERSON_NOT_FOUND = 404 "person_not_found" "No person has this id";
+    AGENT_NOT_FOUND = 404 "agent_not_found" "No agent has this id";
+    AUTH_BACKEND_NOT_FOUND = 404 "auth_backend_not_found" "No authorization backend has this name";
+    API_TOKEN_NOT_FOUND = 404 "api_token_not_found" "No API token has this name";
+    BALANCER_NOT_FOUND = 404 "balancer_not_found" "No load balancer has this name";
     REVISION_GONE = 410 "revision_gone"
-        "The changes since this revision are no longer known; request the whole list";
+        "The changes since this revision are no longer kept; request the whole list";
     WALK_EXPIRED = 410 "walk_expired"
         "The revision of this cursor is no longer kept; begin with the first page";
     // The server and what it depends on.
@@ -139,33 +139,35 @@ error_codes! {
     CONFIG_FILE_UNWRITABLE = 409 "config_file_unwritable"
         "The configuration file cannot be replaced; see the log. Nothing was changed";
     INTERNAL_ERROR = 500 "internal_error"
-        "The server failed on this request; the id finds the cause in its log";
+        "Internal error; search the server's log for the trace id";
     INCONSISTENT_STATE = 500 "inconsistent_state"
         "The configuration of this streamer is inconsistent and is withheld";
-    EPISODES_UNKNOWN = 501 "episodes_unknown" "Episodes are not kept in this form";
+    EPISODES_UNKNOWN = 501 "episodes_unknown"
+        "The list of episodes may be incomplete; keep all recordings";
     AGENT_CONNECTION_CLOSED = 502 "agent_connection_closed"
-        "The connection to the agent ended before it answered; the command may or may \
-         not have been executed";
+        "The connection to the agent ended before its reply; the command may or may not \
+         have been executed";
     AGENT_REFUSED = 502 "agent_refused" "The agent refused the command";
     AGENT_TIMEOUT = 504 "agent_timeout"
-        "The agent did not answer in time; the command may or may not have been executed";
+        "The agent did not reply in time; the command may or may not have been executed";
     NO_STREAMER_AVAILABLE = 503 "no_streamer_available"
-        "No streamer of this load balancer can take the caller now" 5;
+        "No streamer of this load balancer is eligible now" 5;
     AGENT_BUSY = 503 "agent_busy" "The agent cannot take another command now; repeat the request" 1;
     SHUTTING_DOWN = 503 "shutting_down" "The server is stopping; repeat the request" 1;
     LAYOUTER_BUSY = 503 "layouter_busy"
         "The layouter does not answer in time; repeat the request" 2;
-    OVERLOADED = 503 "overloaded" "The server has no resources left for this request; repeat it" 2;
+    OVERLOADED = 503 "overloaded" "The server is overloaded; repeat the request" 2;
     TIMED_OUT = 503 "timed_out"
-        "The answer takes too long. A change may or may not have taken effect; repeat \
-         the request" 2;
-    NOT_READY = 503 "not_ready" "The store does not accept writes at present" 2;
-    NO_RANDOMNESS = 503 "no_randomness" "The system provides no randomness; no key can be made" 2;
+        "The request timed out. A change may or may not have taken effect; repeat the \
+         request" 2;
+    NOT_READY = 503 "not_ready" "The store does not accept writes" 2;
+    NO_RANDOMNESS = 503 "no_randomness"
+        "No key can be generated: the system provides no randomness" 2;
     STORAGE_FAILED = 503 "storage_failed"
         "The store failed while this change was being written; it may or may not have \
          taken effect" 2;
     STORAGE_UNAVAILABLE = 503 "storage_unavailable"
-        "The store does not accept writes at present; nothing was changed" 2;
+        "The store does not accept writes; nothing was changed" 2;
     WRITER_BUSY = 503 "writer_busy"
         "Too many changes are waiting to be written; repeat the request" 1;
 }
@@ -176,7 +178,7 @@ impl ErrorCode {
         self.titled(self.title)
     }
 
-    /// The error with a title that says more than the constant's.
+    /// The error with a more specific title than the constant's.
     pub fn titled(self, title: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError {
             status: self.status,

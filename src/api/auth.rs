@@ -41,7 +41,7 @@ pub enum Access {
 /// Which permission an operation requires of an API token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TokenNeed {
-    /// None: any valid token may learn that a path does not exist.
+    /// None: unknown paths, which are 404 for every valid token.
     Any,
     /// A right to an action on a collection.
     Right(Demand),

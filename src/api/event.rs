@@ -1,7 +1,7 @@
-//! The event log over HTTP: who changed what, and what the server decided.
+//! The event log over HTTP: changes with their authors, and decisions of the server.
 //!
-//! Events are read only. They come in the order they became durable, `event_id` grows with it, and
-//! a list waits for new ones with `poll_timeout`; who has seen everything up to an event asks for
+//! Events are read only. `event_id` grows in the order in which they became durable. A list waits
+//! for new events with `poll_timeout`; a client that has the events up to an id filters by
 //! `event_id_gt`.
 
 use std::borrow::Cow;
@@ -24,7 +24,7 @@ pub struct EventDoc<'a> {
 }
 
 impl<'a> EventDoc<'a> {
-    /// All events of a batch.
+    /// All events of one commit.
     pub fn all(chunk: &'a EventChunkRecord) -> impl DoubleEndedIterator<Item = Self> {
         (0..chunk.events.len()).filter_map(|place| Self::at(chunk, place))
     }
@@ -55,7 +55,7 @@ impl Document for EventDoc<'_> {
     }
 }
 
-/// The whole log, as the query engine wants it.
+/// The event log, as a source of the query engine.
 pub struct Events<'s> {
     state: &'s State,
 }
@@ -66,7 +66,7 @@ impl<'s> Events<'s> {
     }
 }
 
-/// A key as a number, with whether it belongs to the range it bounds.
+/// A bound by event id.
 fn number(bound: Bound<&str>) -> Bound<u64> {
     bound.map(|key| key.parse().unwrap_or(u64::MAX))
 }
@@ -103,7 +103,7 @@ impl Source for Events<'_> {
     }
 
     fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = EventDoc<'a>> {
-        // Events below this id.
+        // Exclusive.
         let end = match number(from) {
             Bound::Unbounded => u64::MAX,
             Bound::Included(id) => id.saturating_add(1),

@@ -1,11 +1,11 @@
-//! `GET /streamers/{hostname}/episodes`: which recordings a streamer has to keep.
+//! `GET /streamers/{hostname}/episodes`: the recordings that a streamer must keep.
 //!
-//! The rule of the configuration holds here as well: **completely or not at all**. What is not in
-//! the answer may be erased by the streamer once it is old, so whatever is in doubt is a 501, upon
-//! which a streamer keeps everything: a store that fails (an episode whose saving got no answer may
-//! be on disk), a question that could be answered in part only. Times are milliseconds; older
-//! streamers' seconds are refused, because as milliseconds they would leave out everything. All
-//! pages of a walk come from the revision of the first.
+//! As with the configuration, the answer is **complete or an error**. A streamer may erase old
+//! recordings of episodes that the answer lacks. In case of doubt it is therefore 501, upon which a
+//! streamer keeps everything: while the store fails (an episode whose save was not answered may be
+//! on disk), and for requests that could be answered only in part. Times are milliseconds; seconds,
+//! which older streamers send, are refused, because read as milliseconds they would exclude all
+//! episodes. All pages of a list come from the revision of the first.
 
 use super::ListRequest;
 use std::ops::Bound;
@@ -24,9 +24,9 @@ use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::{ArchivedFacts, EntityRecord};
 
-/// Most episodes that are told at once to who names no `limit`; an episode is about 100 bytes.
+/// Most episodes in an answer without `limit`; an episode is about 100 bytes.
 const AT_ONCE_MAX: usize = 250_000;
-/// What a time can be.
+/// Range of valid times.
 const MS_MIN: u64 = 1_000_000_000_000;
 const MS_MAX: u64 = 10_000_000_000_000;
 
@@ -71,7 +71,7 @@ const CLOSED_AFTER: Integer = Integer::moment(
     "Only episodes that are open or were closed after this time, in milliseconds.",
 );
 
-/// `media` stays a filter: by it the query engine finds the episodes.
+/// `media` is not among them: as a filter it selects the index that the query engine uses.
 const PARAMETERS: &[&dyn Parameter] = &[&HOST, &OPENED_BEFORE, &CLOSED_AFTER];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -81,7 +81,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     runtime.activity.seen(uptime_ms());
     if !call.shared.published.is_writable() {
         return Err(unknown(
-            "The store fails, and episodes may be saved that are not known here; keep what is recorded",
+            "The store fails, so the list of episodes may be incomplete; keep all recordings",
         ));
     }
     let mut query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
@@ -97,7 +97,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     query.set_default_limit(0);
     if !query.has_limit() && count(&state, &query, times) > AT_ONCE_MAX {
         return Err(unknown(
-            "There are more episodes than are told at once; name fewer streams, or ask in pages with limit",
+            "More than 250000 episodes match; request fewer streams, or pages with `limit`",
         )
         .with("maximum", AT_ONCE_MAX));
     }
@@ -108,12 +108,13 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }))
 }
 
-/// What makes a streamer keep everything.
+/// The error upon which a streamer keeps everything.
 fn unknown(title: &'static str) -> ApiError {
     error::EPISODES_UNKNOWN.titled(title)
 }
 
-/// The streams asked about: named once, none of them a word that filters take for nothing.
+/// Checks that `media` occurs once and names streams. The names `null` and `undefined` are refused,
+/// because filters read them as an absent value.
 fn check_media(query: &str) -> Result<(), ApiError> {
     let mut lists = pairs(query).filter_map(|pair| match pair {
         Ok((name, value)) if name == "media" => Some(value),
@@ -123,12 +124,12 @@ fn check_media(query: &str) -> Result<(), ApiError> {
     let named = named.filter(|list| list.split(',').any(|name| !name.is_empty()));
     let named = named.ok_or_else(|| {
         error::MISSING_REQUIRED
-            .titled("Name the streams that are asked about")
+            .titled("Parameter `media` is required: names of streams, separated by commas")
             .at_parameter("media")
     })?;
     if lists.next().is_some() {
         return Err(error::DUPLICATE_ITEM
-            .titled("Name all streams in one list, joined by commas")
+            .titled("Parameter `media` occurs twice; separate names by commas")
             .at_parameter("media"));
     }
     if named
@@ -136,7 +137,7 @@ fn check_media(query: &str) -> Result<(), ApiError> {
         .any(|name| matches!(name, "null" | "undefined"))
     {
         return Err(unknown(
-            "The episodes of a stream of this name cannot be told; keep what is recorded",
+            "Streams named `null` or `undefined` cannot be queried; keep all recordings",
         ));
     }
     Ok(())
@@ -150,13 +151,12 @@ fn count(state: &State, query: &Query, times: Times) -> usize {
         .iter()
         .flat_map(|name| state.episodes().of(name, None));
     episodes
-        .filter(|record| times.hold(record))
+        .filter(|record| times.contain(record))
         .take(AT_ONCE_MAX + 1)
         .count()
 }
 
-/// Which episodes a streamer cares for: not those that are too new or too old to decide about a
-/// recording.
+/// The range of times in which a streamer decides about recordings.
 #[derive(Debug, Clone, Copy, Default)]
 struct Times {
     opened_before: Option<u64>,
@@ -171,8 +171,8 @@ impl Times {
         })
     }
 
-    /// An episode that goes on ends after any moment.
-    fn hold(self, record: &EntityRecord) -> bool {
+    /// Whether an episode is in the range. An open episode ends after any moment.
+    fn contain(self, record: &EntityRecord) -> bool {
         let ArchivedFacts::Episode {
             opened_at,
             closed_at,
@@ -187,7 +187,7 @@ impl Times {
     }
 }
 
-/// An episode as streamers are told it.
+/// The part of an episode that is sent to streamers.
 pub struct ExternalEpisode<'a>(&'a EntityRecord);
 
 impl Document for ExternalEpisode<'_> {
@@ -238,7 +238,7 @@ impl Document for ExternalEpisode<'_> {
     }
 }
 
-/// The episodes that a question of a streamer is about.
+/// The episodes that the request of a streamer selects.
 pub struct ExternalEpisodes<'s> {
     state: &'s State,
     times: Times,
@@ -246,7 +246,7 @@ pub struct ExternalEpisodes<'s> {
 
 impl<'s> ExternalEpisodes<'s> {
     pub fn new(state: &'s State, query: &Query) -> Self {
-        let times = Times::of(query).expect("checked when the question was read");
+        let times = Times::of(query).expect("checked when the request was read");
         Self { state, times }
     }
 
@@ -257,7 +257,7 @@ impl<'s> ExternalEpisodes<'s> {
         let key = |bound: Bound<&str>| bound.map(|key| Key::trusted(Kind::Episode, key));
         let all = self.state.entities(Kind::Episode).by_key();
         all.range((key(range.0), key(range.1)))
-            .filter(|(_, record)| self.times.hold(record))
+            .filter(|(_, record)| self.times.contain(record))
             .map(|(_, record)| ExternalEpisode(record))
     }
 }
@@ -275,7 +275,9 @@ impl Source for ExternalEpisodes<'_> {
     fn get(&self, key: &str) -> Option<ExternalEpisode<'_>> {
         let key = Key::parse(Kind::Episode, key).ok()?;
         let record = self.state.entities(Kind::Episode).get(&key)?;
-        self.times.hold(record).then_some(ExternalEpisode(record))
+        self.times
+            .contain(record)
+            .then_some(ExternalEpisode(record))
     }
 
     fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = ExternalEpisode<'a>> {
@@ -294,10 +296,10 @@ impl Source for ExternalEpisodes<'_> {
         each: &mut dyn FnMut(ExternalEpisode<'a>),
     ) -> bool {
         let media = hints.equal.iter().find(|(path, _)| *path == "media");
-        let (_, media) = media.expect("every question names streams");
+        let (_, media) = media.expect("every request names streams");
         let episodes = self.state.episodes();
         visit_media(episodes, media, place, budget, &mut |record| {
-            if self.times.hold(record) {
+            if self.times.contain(record) {
                 each(ExternalEpisode(record));
             }
         })
@@ -309,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_are_named_once_and_in_full() {
+    fn media_is_required_once_and_without_null() {
         assert!(check_media("media=a,b&limit=5").is_ok());
         assert!(check_media("m%65dia=a%2Cb").is_ok());
         for missing in ["", "media", "media=", "media=,", "limit=1"] {

@@ -46,8 +46,7 @@ use crate::state::State;
 use crate::state::command::Done;
 use crate::state::entity::Kind;
 
-/// Longest that an answer by another thread may take before its client is told that it takes too
-/// long.
+/// Deadline of a reply by another thread; its client then gets 503 `timed_out`.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// The answer to a command.

@@ -1,8 +1,8 @@
 //! Probes and the description of the API.
 //!
-//! Liveness answers from the core that took the connection. Readiness adds what a load balancer
-//! must know: the store takes writes and the process is not stopping. Both need no credentials and
-//! tell nothing but the version and the time.
+//! Liveness is answered by the core that accepted the connection. Readiness also requires that the
+//! store takes writes and the process is not stopping. Both need no credentials and return the
+//! version and the times only.
 
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,8 +11,8 @@ use super::{Call, Outcome};
 use crate::error::{self, ApiError};
 use crate::http::Response;
 
-/// The build number: year, month, patch and commit count of the API this serves, as the reference
-/// writes them.
+/// The build number in the format of the reference: year, month, patch and commit count of the API
+/// version that is served.
 pub const BUILD: u32 = 241_100_292;
 
 pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -27,7 +27,7 @@ pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
             .retry_after(1));
     }
     if !shared.published.is_writable() {
-        return Err(error::NOT_READY.titled("The store does not take writes at present"));
+        return Err(error::NOT_READY.error());
     }
     Ok(Outcome::Reply(whoami(call)))
 }

@@ -1,7 +1,7 @@
 //! Persons over HTTP: people whose faces are recognised.
 //!
-//! A deletion marks: the person is shown with `deleted_at` for a while, so that every node with a
-//! copy learns of it by following the stamps. Saving a deleted person brings it back.
+//! A deletion is soft: the person is shown with `deleted_at` until its retention ends, so that
+//! nodes that follow the stamps can delete their copy. Saving a deleted person restores it.
 
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;

@@ -1,8 +1,8 @@
-//! From a method and a path to an endpoint.
+//! Routing: the endpoint of a method and a path.
 //!
-//! Names of streams may hold slashes, raw or as `%2F`. A path is therefore matched from both ends:
-//! the literals before the name, then the literals after it, longest first, and what is left
-//! between is the name. Only then is the name decoded, once.
+//! Names of streams may contain slashes, raw or as `%2F`. A path is therefore matched from both
+//! ends: the literals before the name, then the literals after it, longest first; the name is the
+//! rest. It is decoded once, after the match.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use percent_encoding::percent_decode_str;
 use crate::error::{self, ApiError};
 use crate::http::Method;
 
-/// Both prefixes of the reference; everything is served under either.
+/// Both prefixes of the reference. All endpoints are served under each.
 pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
 
-/// What of a path is variable.
+/// The variable part of a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parameter {
     None,
@@ -22,8 +22,8 @@ pub enum Parameter {
     Segment(&'static str),
     /// One segment or more.
     Tail(&'static str),
-    /// One segment, then the tail, then one more segment. The first is the parameter; the other one
-    /// is the handler's to read.
+    /// One segment, then the tail, then one more segment. The first is the parameter; the handler
+    /// reads the second.
     Pair(&'static str, &'static str),
 }
 
@@ -58,7 +58,7 @@ impl Route {
         }
     }
 
-    /// The path as documentation writes it.
+    /// The path in the notation of OpenAPI.
     pub fn template(&self) -> String {
         match self.parameter {
             Parameter::None => self.head.to_owned(),
@@ -72,18 +72,18 @@ impl Route {
     }
 }
 
-/// What a path led to.
+/// The result of routing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'p> {
     /// Index into the table and the decoded parameter.
     Endpoint(usize, Cow<'p, str>),
-    /// The path exists, the method does not: the methods that do.
+    /// The path exists for other methods only: these.
     OtherMethods(Vec<Method>),
     Nothing,
 }
 
-/// Where agents connect: below either prefix, and here, because the URL that is written into a
-/// device may be as short as that.
+/// The short path of the agents' endpoint, served without a prefix as well: the URL is written into
+/// devices.
 const BARE: &str = "/endpoint/connect";
 
 /// The path below either prefix.
@@ -106,8 +106,8 @@ pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found
     let mut others = Vec::new();
     let mut taken: Option<&Route> = None;
     for (i, route) in routes.iter().enumerate() {
-        // A path that a more specific route claims does not fall through to a name: `PUT
-        // /streams/a/layouts` is a wrong method.
+        // A path of a more specific route is not matched as a name: `PUT /streams/a/layouts` is
+        // 405.
         if taken.is_some_and(|claim| {
             (claim.head, claim.parameter, claim.tail) != (route.head, route.parameter, route.tail)
         }) {
@@ -129,7 +129,7 @@ pub fn find<'p>(routes: &[Route], method: Method, path: &'p str) -> Result<Found
     })
 }
 
-/// The decoded parameter of a path that is known to lead to `route`.
+/// The decoded parameter of a path that matches `route`.
 pub fn parameter<'p>(route: &Route, path: &'p str) -> Result<Cow<'p, str>, ApiError> {
     let raw = strip_prefix(path).and_then(|path| route.matches(path));
     decode(raw.unwrap_or_default())
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_told_from_what_cannot_be_done() {
+    fn unknown_paths_are_404_and_other_methods_are_listed() {
         assert_eq!(
             at(Method::Put, "/streams/a/layouts"),
             (None, "[Get]".into())

@@ -1,16 +1,20 @@
-//! `/auth`: may this session play?
+//! `/auth`: authorization of a viewer's session, for streamers.
 //!
-//! Asked by streamers, about a stream that names its authorization backend in `on_play.url`:
-//! `auth://NAME` is a saved one, `http://...` is a backend that is this one URL, `true` and nothing
-//! let everybody in. The backend's lists decide first (`access::rules`), then what its HTTP
-//! backends said about this session before and for how long (`access::sessions`), then those
-//! backends, asked all at once: the first that allows wins; when none does, one that denies counts
-//! more than silence. When all are silent, a session that is known goes on as it was, a new one is
-//! let in if `allow_default` says so, any other is denied. A stream, a backend or a URL that is not
-//! there denies: what is missing must not open what it protected.
+//! `on_play.url` of the stream names the authorization backend: `auth://NAME` is a saved one,
+//! `http://...` is a backend with this URL only, `true` or no URL allows all sessions. The decision
+//! is made in this order:
 //!
-//! A verdict is for one session: stream, session id, address, token and protocol together. It falls
-//! with the rules it was made under.
+//! 1. The lists of the backend (`access::rules`).
+//! 2. The cached decision of its HTTP backends about this session (`access::sessions`).
+//! 3. A query to all HTTP backends at once. The first that allows decides; if none allows, a denial
+//!    decides.
+//! 4. If none replies: the expired decision about this session; `allow_default` for a new session;
+//!    denial for others.
+//!
+//! If the stream, the backend or the URL is missing, the session is denied (fail closed).
+//!
+//! A session is identified by stream, session id, address, token and protocol together. Its
+//! decision is invalid once the rules have changed.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -38,21 +42,21 @@ use crate::state::entity::{Key, Kind};
 use crate::state::record::EntityRecord;
 use crate::subnet::parse_address;
 
-/// Backends that a core keeps compiled.
+/// Most backends whose compiled rules a core keeps.
 const COMPILED_MAX: usize = 1024;
 /// Longest value of a parameter, bytes.
 const VALUE_BYTES_MAX: usize = 4096;
 
-/// What of a value goes into a query as it is.
+/// Characters that are not escaped in the query to a backend (unreserved, RFC 3986).
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// How the value of a parameter looks.
+/// The type of a parameter.
 #[derive(Clone, Copy)]
-enum Form {
+enum AuthParameterType {
     Text,
     Count,
     Flag,
@@ -61,31 +65,33 @@ enum Form {
     RequestType,
 }
 
-/// The parameters of the reference: name, whether it must be there, form. All of them are passed
-/// on.
-const PARAMETERS: [(&str, bool, Form); 16] = [
-    ("name", true, Form::Text),
-    ("proto", true, Form::Text),
-    ("ip", true, Form::Address),
-    ("request_type", true, Form::RequestType),
-    ("request_number", true, Form::Count),
-    ("session_id", true, Form::Uuid),
-    ("stream_clients", true, Form::Count),
-    ("total_clients", true, Form::Count),
-    ("token", false, Form::Text),
-    ("duration", false, Form::Count),
-    ("bytes", false, Form::Count),
-    ("qs", false, Form::Text),
-    ("dvr", false, Form::Flag),
-    ("user_agent", false, Form::Text),
-    ("referer", false, Form::Text),
-    ("host", false, Form::Text),
-];
+/// The parameters of the reference: name, whether it is required, type. All are forwarded.
+const PARAMETERS: [(&str, bool, AuthParameterType); 16] = {
+    use AuthParameterType::{Address, Count, Flag, RequestType, Text, Uuid};
+    [
+        ("name", true, Text),
+        ("proto", true, Text),
+        ("ip", true, Address),
+        ("request_type", true, RequestType),
+        ("request_number", true, Count),
+        ("session_id", true, Uuid),
+        ("stream_clients", true, Count),
+        ("total_clients", true, Count),
+        ("token", false, Text),
+        ("duration", false, Count),
+        ("bytes", false, Count),
+        ("qs", false, Text),
+        ("dvr", false, Flag),
+        ("user_agent", false, Text),
+        ("referer", false, Text),
+        ("host", false, Text),
+    ]
+};
 
-impl Form {
-    /// Why a value has not this form.
-    fn refuses(self, value: &str) -> Option<(ErrorCode, &'static str)> {
-        let fits = match self {
+impl AuthParameterType {
+    /// The code and title of the error if the value is invalid.
+    fn error_of(self, value: &str) -> Option<(ErrorCode, &'static str)> {
+        let is_valid = match self {
             Self::Text => true,
             Self::Count => {
                 !value.is_empty()
@@ -97,9 +103,9 @@ impl Form {
             Self::Uuid => is_uuid(value),
             Self::RequestType => matches!(value, "new_session" | "update_session"),
         };
-        (!fits).then_some(match self {
-            Self::Text => (error::NOT_STRING, "Must be a text"),
-            Self::Count => (error::NOT_INTEGER, "Must be a whole number from 0"),
+        (!is_valid).then_some(match self {
+            Self::Text => (error::NOT_STRING, "Must be a string"),
+            Self::Count => (error::NOT_INTEGER, "Must be an integer of at least 0"),
             Self::Flag => (error::NOT_BOOLEAN, "Must be true or false"),
             Self::Address => (error::WRONG_FORMAT, "Must be an IPv4 or IPv6 address"),
             Self::Uuid => (error::WRONG_FORMAT, "Must be a UUID"),
@@ -119,31 +125,31 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// The parameters of a request, by their place in [`PARAMETERS`].
-struct Asked<'q> {
+/// The values of a request, in the order of [`PARAMETERS`].
+struct AuthParameters<'q> {
     values: [Option<Cow<'q, str>>; PARAMETERS.len()],
 }
 
-impl<'q> Asked<'q> {
+impl<'q> AuthParameters<'q> {
     fn parse(raw: &'q str) -> Result<Self, ApiError> {
-        let mut asked = Self {
+        let mut parsed = Self {
             values: std::array::from_fn(|_| None),
         };
         for pair in crate::query::pairs(raw) {
             let (name, value) = pair.map_err(|name| {
                 error::WRONG_FORMAT
-                    .titled("This is not percent-encoded UTF-8")
+                    .titled("The parameter is not percent-encoded UTF-8")
                     .at_parameter(name)
             })?;
-            // What the reference does not know is neither a mistake nor passed on.
-            if let Some(place) = PARAMETERS.iter().position(|(known, ..)| *known == name) {
-                asked.values[place] = Some(value.unwrap_or_default());
+            // Other parameters are ignored and not forwarded.
+            if let Some(index) = PARAMETERS.iter().position(|(known, ..)| *known == name) {
+                parsed.values[index] = Some(value.unwrap_or_default());
             }
         }
-        for ((name, is_required, form), value) in PARAMETERS.iter().zip(&asked.values) {
+        for ((name, is_required, kind), value) in PARAMETERS.iter().zip(&parsed.values) {
             match value {
                 None if *is_required => {
-                    let title = "This parameter must be given";
+                    let title = "The parameter is required";
                     return Err(error::MISSING_REQUIRED.titled(title).at_parameter(*name));
                 }
                 Some(value) if value.len() > VALUE_BYTES_MAX => {
@@ -151,25 +157,25 @@ impl<'q> Asked<'q> {
                     return Err(error::TOO_LONG.titled(title).at_parameter(*name));
                 }
                 Some(value) => {
-                    if let Some((code, title)) = form.refuses(value) {
+                    if let Some((code, title)) = kind.error_of(value) {
                         return Err(code.titled(title).at_parameter(*name));
                     }
                 }
                 None => {}
             }
         }
-        Ok(asked)
+        Ok(parsed)
     }
 
-    /// Empty if it was not given.
+    /// The value of a parameter; empty if it is absent.
     fn get(&self, name: &str) -> &str {
-        let place = PARAMETERS.iter().position(|(known, ..)| *known == name);
-        place
-            .and_then(|place| self.values[place].as_deref())
+        let index = PARAMETERS.iter().position(|(known, ..)| *known == name);
+        index
+            .and_then(|index| self.values[index].as_deref())
             .unwrap_or_default()
     }
 
-    /// The same question for an HTTP backend.
+    /// The query string that is sent to HTTP backends.
     fn to_query(&self) -> String {
         let mut out = String::new();
         for ((name, ..), value) in PARAMETERS.iter().zip(&self.values) {
@@ -184,7 +190,7 @@ impl<'q> Asked<'q> {
     }
 }
 
-/// Rules of saved backends, compiled when they are first asked; a core's own.
+/// Compiled rules of saved backends. Owned by one core; filled on first use.
 #[derive(Default)]
 pub struct Compiled {
     by_name: HashMap<Box<str>, (EntityRecord, Rc<Rules>)>,
@@ -202,7 +208,7 @@ impl Compiled {
             Ok(Value::Object(config)) => config,
             _ => Object::new(),
         };
-        // Checked when it was saved; rules that cannot be read admit no session.
+        // The rules were checked by the save; rules that cannot be parsed admit no session.
         let rules = Rc::new(Rules::parse(&config, "").unwrap_or_default());
         if self.by_name.len() >= COMPILED_MAX {
             self.by_name.clear();
@@ -213,15 +219,15 @@ impl Compiled {
     }
 }
 
-/// What a stream says about who may play it.
+/// How the sessions of a stream are authorized.
 enum Policy {
     Open,
     Closed,
     Rules {
-        /// Whose users these are.
+        /// The namespace of user ids.
         backend: Box<str>,
         rules: Rc<Rules>,
-        /// Differs when anything differs that verdicts depend on.
+        /// Changes with the rules; decisions of another version are not reused.
         version: u64,
     },
 }
@@ -254,22 +260,22 @@ fn policy(state: &State, on_play: Option<&str>, compiled: &mut Compiled) -> Poli
     }
 }
 
-/// A session about which HTTP backends have to be asked.
+/// A session that HTTP backends decide about.
 struct AuthQuestion {
     session: SessionKey,
     version: u64,
     backend: Box<str>,
     rules: Rc<Rules>,
     is_new: bool,
-    /// What was decided before and has run out.
+    /// The expired decision.
     before: Option<Arc<SessionDecision>>,
-    /// For the backends.
+    /// Query string of the calls.
     query: String,
 }
 
 pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let asked = Asked::parse(call.request.query)?;
-    let Some(stream) = call.state.stream(asked.get("name")) else {
+    let parameters = AuthParameters::parse(call.request.query)?;
+    let Some(stream) = call.state.stream(parameters.get("name")) else {
         return Ok(reply_denied(error::SESSION_STREAM_NOT_FOUND.error()));
     };
     let on_play = scan::member(stream.config.as_str(), "on_play");
@@ -277,8 +283,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let (backend, rules, version) = match policy {
         Policy::Open => return Ok(Outcome::Reply(reply(&SessionDecision::plain(true), None))),
         Policy::Closed => {
-            let title = "What decides about this stream is not there";
-            return Ok(reply_denied(error::SESSION_BACKEND_NOT_FOUND.titled(title)));
+            return Ok(reply_denied(error::SESSION_BACKEND_NOT_FOUND.error()));
         }
         Policy::Rules {
             backend,
@@ -286,11 +291,11 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
             version,
         } => (backend, rules, version),
     };
-    let address = parse_address(asked.get("ip")).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let address = parse_address(parameters.get("ip")).unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let viewer = Viewer {
-        token: asked.get("token"),
+        token: parameters.get("token"),
         address,
-        user_agent: asked.get("user_agent"),
+        user_agent: parameters.get("user_agent"),
     };
     let shared = call.shared;
     match rules.match_viewer(viewer, || shared.countries.of(address)) {
@@ -305,11 +310,11 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Ok(Outcome::Reply(reply(&verdict, None)));
     }
     let session = SessionKey::new(&[
-        asked.get("name"),
-        asked.get("session_id"),
+        parameters.get("name"),
+        parameters.get("session_id"),
         &address.to_string(),
-        asked.get("token"),
-        asked.get("proto"),
+        parameters.get("token"),
+        parameters.get("proto"),
     ]);
     let before = match shared.sessions.lookup(session, version, Instant::now()) {
         CachedSession::Valid(verdict, seconds) => {
@@ -324,9 +329,9 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         version,
         backend,
         rules,
-        is_new: asked.get("request_type") == "new_session",
+        is_new: parameters.get("request_type") == "new_session",
         before,
-        query: asked.to_query(),
+        query: parameters.to_query(),
     };
     Ok(Outcome::Pending(Box::new(AuthBackends {
         pending: question.rules.backends.len(),
@@ -337,7 +342,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
     })))
 }
 
-/// The HTTP backends of a session being asked, all at once. Dropped, it cancels its calls.
+/// A request that waits for HTTP backends. Dropping it cancels its calls.
 struct AuthBackends {
     question: AuthQuestion,
     /// Backends that have not replied yet.
@@ -355,7 +360,7 @@ impl Drop for AuthBackends {
 
 impl Pending for AuthBackends {
     fn wait(&self, settings: &ApiSettings) -> Duration {
-        // The calls end by themselves; this is for when the threads that make them do not.
+        // The calls have their own deadline; this covers stalled threads.
         settings.auth_backend_timeout + Duration::from_secs(1)
     }
 
@@ -385,7 +390,7 @@ impl Pending for AuthBackends {
         }
     }
 
-    /// The replies so far decide.
+    /// Decides by the replies received so far.
     fn on_timeout(&mut self, context: &Context<'_>) -> Response {
         let verdict = self.denied.take();
         self.conclude(verdict, &context.shared.sessions)
@@ -393,9 +398,8 @@ impl Pending for AuthBackends {
 }
 
 impl AuthBackends {
-    /// Takes the result of one call: the verdict of all once it is certain, `Some(None)` if there
-    /// is none.
-    #[allow(clippy::option_option)] // not yet, none, or one
+    /// Handles the result of one call. `None`: not decided yet; `Some(None)`: no backend decided.
+    #[allow(clippy::option_option)] // three cases
     fn receive(&mut self, result: CallResult) -> Option<Option<SessionDecision>> {
         self.pending = self.pending.saturating_sub(1);
         let verdict = result.ok().and_then(|answer| {
@@ -411,7 +415,7 @@ impl AuthBackends {
         (self.pending == 0).then(|| self.denied.take())
     }
 
-    /// Remembers the verdict and renders it.
+    /// Caches the decision and renders it.
     fn conclude(&self, verdict: Option<SessionDecision>, sessions: &Sessions) -> Response {
         let question = &self.question;
         let verdict = match (verdict, &question.before) {
@@ -420,7 +424,7 @@ impl AuthBackends {
             (None, None) if question.is_new && question.rules.allow_default => {
                 Arc::new(SessionDecision::plain(true))
             }
-            // Not remembered: a backend may reply to the next request.
+            // Not cached: a backend may reply to the next request.
             (None, None) => return Response::from(session_denied()),
         };
         let user = verdict.user_id.as_deref();
@@ -445,15 +449,14 @@ fn session_denied() -> ApiError {
 }
 
 fn too_many_sessions() -> ApiError {
-    let title = "The user has opened newer sessions than this one, and may have no more";
-    error::TOO_MANY_SESSIONS.titled(title)
+    error::TOO_MANY_SESSIONS.error()
 }
 
 fn reply_denied(error: ApiError) -> Outcome {
     Outcome::Reply(Response::from(error).header("Cache-Control", "no-store"))
 }
 
-/// Tells a verdict; `seconds` is how long it still holds, if that is not its whole time.
+/// The response for a decision. `seconds` is its remaining time, by default its whole duration.
 fn reply(verdict: &SessionDecision, seconds: Option<u32>) -> Response {
     let mut response = match &verdict.location {
         _ if !verdict.is_allowed => Response::from(session_denied()),
@@ -478,34 +481,37 @@ mod tests {
     use super::*;
     use crate::outbound::{OutboundError, OutboundResponse};
 
-    const GOOD: &str = "name=a%2Fb&proto=hls&ip=10.77.0.150&request_type=new_session&request_number=0&session_id=6217fd62-16da-4206-9da9-0173d7552a14&stream_clients=1&total_clients=2";
+    const GOOD: &str = "name=a%2Fb&proto=hls&ip=10.77.0.150&request_type=new_session\
+        &request_number=0&session_id=6217fd62-16da-4206-9da9-0173d7552a14&stream_clients=1\
+        &total_clients=2";
 
     #[test]
-    fn parameters_are_checked_and_passed_on_in_one_form() {
+    fn parameters_are_checked_and_forwarded_normalized() {
         let raw = format!("{GOOD}&token=t+1%26&dvr&user_agent=%D0%B6&unknown=x");
-        let asked = Asked::parse(&raw)
+        let parameters = AuthParameters::parse(&raw)
             .map_err(|error| error.items)
-            .expect("good");
-        assert_eq!(asked.get("name"), "a/b");
-        assert_eq!(asked.get("token"), "t 1&");
-        assert_eq!(asked.get("referer"), "");
+            .expect("valid");
+        assert_eq!(parameters.get("name"), "a/b");
+        assert_eq!(parameters.get("token"), "t 1&");
+        assert_eq!(parameters.get("referer"), "");
         assert_eq!(
-            asked.to_query(),
+            parameters.to_query(),
             GOOD.to_owned() + "&token=t%201%26&dvr=&user_agent=%D0%B6"
         );
     }
 
     #[test]
-    fn every_parameter_that_is_missing_or_wrong_is_named() {
+    fn errors_name_the_missing_or_invalid_parameter() {
         let refused = |raw: &str| {
-            let error = Asked::parse(raw).err().unwrap_or_else(|| panic!("{raw}"));
+            let error = AuthParameters::parse(raw).err();
+            let error = error.unwrap_or_else(|| panic!("{raw}"));
             assert_eq!(error.status, 400);
             (
                 error.items[0].parameter.clone().expect("a name"),
                 error.items[0].code,
             )
         };
-        for (name, is_required, form) in PARAMETERS {
+        for (name, is_required, kind) in PARAMETERS {
             let others = GOOD
                 .split('&')
                 .filter(|pair| !pair.starts_with(&format!("{name}=")));
@@ -513,7 +519,7 @@ mod tests {
             if is_required {
                 assert_eq!(refused(&others), (name.to_owned(), "missing_required"));
             }
-            if !matches!(form, Form::Text) {
+            if !matches!(kind, AuthParameterType::Text) {
                 for bad in ["x", "-1", "1.5", "10.0.0.256", "18446744073709551616"] {
                     let (found, code) = refused(&format!("{others}&{name}={bad}"));
                     assert_eq!(found, name, "{bad}");
@@ -529,7 +535,7 @@ mod tests {
         }
     }
 
-    fn asking(
+    fn pending(
         before: Option<SessionDecision>,
         is_new: bool,
         allow_default: bool,
@@ -555,29 +561,25 @@ mod tests {
         }
     }
 
-    #[allow(clippy::unnecessary_wraps)] // an outcome as the pool gives it
-    fn says(status: u16) -> CallResult {
-        let found = OutboundResponse {
+    #[allow(clippy::unnecessary_wraps)] // the type of the pool's results
+    fn status(status: u16) -> CallResult {
+        Ok(OutboundResponse {
             status,
             headers: Vec::new(),
             body: Vec::new(),
-        };
-        Ok(found)
+        })
     }
 
     const SILENT: CallResult = Err(OutboundError::TimedOut);
 
-    /// What is decided, and after how many answers.
-    fn decided(mut asking: AuthBackends, answers: &[CallResult]) -> (u16, usize) {
-        for (received, answer) in (1..).zip(answers) {
-            if let Some(verdict) = asking.receive(answer.clone()) {
-                let cancel = asking.cancel.clone();
-                let status = asking.conclude(verdict, &Sessions::new(1 << 20)).status;
-                drop(asking);
-                assert!(
-                    cancel.is_cancelled(),
-                    "the other backends are not waited for"
-                );
+    /// The status of the response, and the number of replies after which it is sent.
+    fn decided(mut request: AuthBackends, replies: &[CallResult]) -> (u16, usize) {
+        for (received, reply) in (1..).zip(replies) {
+            if let Some(verdict) = request.receive(reply.clone()) {
+                let cancel = request.cancel.clone();
+                let status = request.conclude(verdict, &Sessions::new(1 << 20)).status;
+                drop(request);
+                assert!(cancel.is_cancelled(), "the other calls are cancelled");
                 return (status, received);
             }
         }
@@ -585,28 +587,28 @@ mod tests {
     }
 
     #[test]
-    fn the_first_who_allows_wins_and_silence_is_no_denial() {
+    fn first_backend_that_allows_decides() {
         let cases: [(&[_], (u16, usize)); 6] = [
-            (&[says(403), says(200), says(403)], (200, 2)),
-            (&[says(200), says(403), says(403)], (200, 1)),
-            (&[says(403), says(403), says(403)], (403, 3)),
-            (&[SILENT, says(403), says(500)], (403, 3)),
-            (&[SILENT, says(500), says(200)], (200, 3)),
-            (&[SILENT, SILENT, says(404)], (403, 3)),
+            (&[status(403), status(200), status(403)], (200, 2)),
+            (&[status(200), status(403), status(403)], (200, 1)),
+            (&[status(403), status(403), status(403)], (403, 3)),
+            (&[SILENT, status(403), status(500)], (403, 3)),
+            (&[SILENT, status(500), status(200)], (200, 3)),
+            (&[SILENT, SILENT, status(404)], (403, 3)),
         ];
-        for (answers, expected) in cases {
-            assert_eq!(decided(asking(None, true, false, 3), answers), expected);
+        for (replies, expected) in cases {
+            assert_eq!(decided(pending(None, true, false, 3), replies), expected);
         }
-        // Denied is not silence: the default does not come to it.
+        // `allow_default` does not override a denial.
         assert_eq!(
-            decided(asking(None, true, true, 2), &[says(403), SILENT]),
+            decided(pending(None, true, true, 2), &[status(403), SILENT]),
             (403, 2)
         );
     }
 
     #[test]
-    fn when_all_are_silent_known_sessions_go_on_and_new_ones_follow_the_default() {
-        for (before, is_new, allow_default, status) in [
+    fn without_replies_the_last_decision_or_the_default_is_used() {
+        for (before, is_new, allow_default, expected) in [
             (None, true, true, 200),
             (None, true, false, 403),
             (None, false, true, 403),
@@ -615,10 +617,10 @@ mod tests {
             (Some(false), false, true, 403),
             (Some(false), true, true, 403),
         ] {
-            let asking = asking(before.map(SessionDecision::plain), is_new, allow_default, 1);
+            let request = pending(before.map(SessionDecision::plain), is_new, allow_default, 1);
             assert_eq!(
-                decided(asking, &[SILENT]).0,
-                status,
+                decided(request, &[SILENT]).0,
+                expected,
                 "{before:?} {is_new} {allow_default}"
             );
         }
@@ -627,13 +629,13 @@ mod tests {
     #[test]
     fn replies_so_far_decide_at_timeout() {
         let sessions = Sessions::new(1 << 20);
-        let at_timeout = |mut asking: AuthBackends| {
-            let verdict = asking.denied.take();
-            asking.conclude(verdict, &sessions).status
+        let at_timeout = |mut request: AuthBackends| {
+            let verdict = request.denied.take();
+            request.conclude(verdict, &sessions).status
         };
-        let mut denied = asking(None, true, true, 2);
-        assert!(denied.receive(says(403)).is_none());
+        let mut denied = pending(None, true, true, 2);
+        assert!(denied.receive(status(403)).is_none());
         assert_eq!(at_timeout(denied), 403);
-        assert_eq!(at_timeout(asking(None, true, true, 2)), 200);
+        assert_eq!(at_timeout(pending(None, true, true, 2)), 200);
     }
 }

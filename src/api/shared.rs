@@ -1,4 +1,4 @@
-//! What all io cores share: the published state, the ways to the other threads, settings, identity.
+//! Shared by all io cores: published state, channels to other threads, settings, identity.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,20 +26,20 @@ use crate::rt::Inbox;
 use crate::state::State;
 use crate::writer::{Commands, Published};
 
-/// Settings that handlers read.
+/// Settings used by handlers.
 pub struct ApiSettings {
     pub poll_wait_max: Duration,
-    /// Page size of `/streamers/{hostname}/streams` when the request names none; 0: the whole list.
+    /// Default page size of `/streamers/{hostname}/streams`; 0: the whole list.
     pub streams_limit: usize,
-    /// How long the HTTP backends of an authorization backend may take, all together.
+    /// Deadline for all HTTP calls of one authorization.
     pub auth_backend_timeout: Duration,
-    /// How long an operator waits for an agent.
+    /// Deadline of a command to an agent.
     pub agent_command_wait: Duration,
-    /// How long an agent may say nothing.
+    /// Silence after which the connection of an agent is closed.
     pub agent_silence_max: Duration,
 }
 
-/// What all cores share.
+/// Shared by all io cores.
 pub struct Shared {
     pub published: Arc<Published>,
     pub commands: Commands,
@@ -47,17 +47,17 @@ pub struct Shared {
     /// Activity and rendered configurations of nodes.
     pub nodes: Arc<NodeTable>,
     pub paged_snapshots: PagedSnapshots,
-    /// What streamers reported last.
+    /// The last reports of streamers.
     pub fleet: FleetStats,
     pub layouter: LayouterHandle,
     pub layouter_metrics: Arc<LayouterMetrics>,
     pub whatif: WhatIfWorker,
     pub settings: ApiSettings,
-    /// Settings that can change.
+    /// Settings that can change at run time.
     pub running: Running,
     pub settings_journal: Journal,
     pub data_dir: PathBuf,
-    /// Names this installation, and this run of it. UUIDs.
+    /// UUIDs of this installation and of this run.
     pub server_id: Box<str>,
     pub run_id: Box<str>,
     pub started_at_seconds: u64,
@@ -66,19 +66,18 @@ pub struct Shared {
     pub sessions: Sessions,
     pub countries: Countries,
     pub agents: AgentsShared,
-    /// Which cores have lists that wait for reports.
+    /// The cores with lists that wait for reports.
     pub watches: StatsWatches,
-    /// How cores tell each other things.
+    /// The inbox of each core.
     pub cores: Vec<Arc<Inbox<CoreMessage>>>,
-    /// What `GET /openapi.json` answers.
+    /// The body of `GET /openapi.json`.
     pub openapi_document: Rendered,
-    /// The name of this server.
+    /// Hostname of this server.
     pub hostname: Box<str>,
 }
 
 impl Shared {
-    /// Streamers or agents are seen in another way than before: lists that wait for that look
-    /// again.
+    /// Wakes the lists that wait for a change of streamer or agent statistics.
     pub fn reported(&self) {
         self.watches.reported(&self.cores);
     }
@@ -102,7 +101,7 @@ pub(crate) mod tests {
     use crate::state::node::RenderSettings;
     use crate::writer::{StateMachine, Writer};
 
-    /// What the cores of a server would share whose writer never runs.
+    /// A server whose writer never runs.
     pub(crate) fn shared() -> Arc<Shared> {
         let state = Arc::new(State::new(1, RenderSettings::default()));
         let published = Arc::new(Published::new(state.clone()));

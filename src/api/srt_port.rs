@@ -1,10 +1,8 @@
-//! `GET /streamers/{hostname}/srt_port_resolve/{port}`: which stream an SRT port of a streamer
-//! belongs to.
+//! `GET /streamers/{hostname}/srt_port_resolve/{port}`: the stream of an SRT port of a streamer.
 //!
 //! A stream owns the port of its `srt_publish` and `srt2_publish`, and that of an SRT input that
-//! listens. The mode says what the connection is for, by the settings of the streamer's listener:
-//! publishing is the ingest node's, playing is possible wherever the stream is held. Of several
-//! streams with one port, which is a mistake of configuration, the first by name answers.
+//! listens. Publishing is possible on the ingest node, playing also on DVR backups. If several
+//! streams have the same port by mistake, the first by name is returned.
 
 use memchr::memmem;
 
@@ -43,19 +41,19 @@ pub fn resolve(call: &Call<'_>) -> Result<Outcome, ApiError> {
             return Ok(Outcome::Reply(Response::with_body(200, TEXT, body)));
         }
     }
-    Err(error::STREAM_NOT_FOUND.titled("No stream on this node uses this port"))
+    Err(error::STREAM_NOT_FOUND.titled("No stream of this streamer uses the port in this mode"))
 }
 
 fn port(path: &str) -> Result<u16, ApiError> {
     let text = path.rsplit('/').next().unwrap_or_default();
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
-        let title = "A port is a whole number";
+        let title = "The port must be an integer";
         return Err(error::NOT_INTEGER.titled(title).at_parameter("port"));
     }
     text.parse().map_err(|_| {
         error::INPUT_OUT_OF_RANGE
-            .titled("There is no such port")
+            .titled("The port must be from 0 to 65535")
             .at_parameter("port")
             .with("minimum", 0)
             .with("maximum", u16::MAX)
@@ -69,7 +67,10 @@ fn mode(query: &str) -> Result<Mode, ApiError> {
     match given.and_then(|(_, value)| value).as_deref() {
         Some("play") => Ok(Mode::Play),
         Some("publish") => Ok(Mode::Publish),
-        Some(_) => refuse(error::UNKNOWN_ENUM_OPTION, "Must be play or publish"),
+        Some(_) => refuse(
+            error::UNKNOWN_ENUM_OPTION,
+            "Parameter `mode` must be play or publish",
+        ),
         None => refuse(
             error::MISSING_REQUIRED,
             "Parameter `mode` is required: play or publish",
@@ -77,17 +78,16 @@ fn mode(query: &str) -> Result<Mode, ApiError> {
     }
 }
 
-/// Whether a stream's configuration gives it this port.
+/// Whether a stream with this configuration owns the port.
 fn owns(config: &str, port: u16) -> bool {
     let digits = port.to_string();
-    // Nearly every stream is dismissed by this, without being read.
+    // Excludes nearly all streams without parsing.
     if memmem::find(config.as_bytes(), digits.as_bytes()).is_none()
         || memmem::find(config.as_bytes(), b"srt").is_none()
     {
         return false;
     }
-    let config = json::parse(config.as_bytes())
-        .expect("a stored configuration is JSON that was written here");
+    let config = json::parse(config.as_bytes()).expect("a stored configuration is valid JSON");
     let published = ["srt_publish", "srt2_publish"].into_iter().any(|field| {
         let spec = config.get(field).and_then(|srt| srt.get("port"));
         spec.is_some_and(|spec| port_of(spec) == Some(port))
@@ -100,7 +100,7 @@ fn owns(config: &str, port: u16) -> bool {
         })
 }
 
-/// A number, or a text that ends in one behind a colon.
+/// The port of `9000` or `"10.0.0.1:9000"`.
 fn port_of(spec: &Value) -> Option<u16> {
     match spec {
         Value::String(text) => text.rsplit(':').next()?.parse().ok(),
@@ -108,7 +108,7 @@ fn port_of(spec: &Value) -> Option<u16> {
     }
 }
 
-/// The port of an SRT URL without an address to call: others call it.
+/// The port of an SRT URL of a listener, which has no address to connect to.
 fn listening_port(url: &str) -> Option<u16> {
     let rest = ["srt://", "srt1://", "srt2://"]
         .into_iter()
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_owns_the_ports_it_is_published_to() {
+    fn stream_owns_publish_ports_and_listening_inputs() {
         let owned = |config| owns(config, 9000);
         assert!(owned(r#"{"srt_publish":{"port":9000}}"#));
         assert!(owned(r#"{"srt2_publish":{"port":"10.0.0.1:9000"}}"#));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_a_number_and_a_mode_is_one_of_two() {
+    fn port_and_mode_are_validated() {
         let status = |result: Result<u16, ApiError>| result.map_err(|error| error.status);
         assert_eq!(status(port("/streamers/h/srt_port_resolve/0")), Ok(0));
         for bad in ["x", "-1", "65536", "1.5", "%39000"] {

@@ -1,9 +1,8 @@
-//! Reports of streamers: how a node that this server cannot call, because it is behind a translator
-//! of addresses, tells how it fares.
+//! Reports: statistics that a streamer sends, for nodes behind NAT that this server cannot call.
 //!
-//! A report is about one streamer and comes from it, or from an administrator for it. It is kept in
-//! memory only, for as long as a streamer may be silent, and replaces what the same streamer said
-//! before; a member that is absent stays as it was. Streams that are not configured are not kept.
+//! A report is about one streamer, sent by it or by an administrator. It is kept in memory until
+//! the streamer counts as silent. Its members replace those of the previous report; absent members
+//! keep their values. Streams that are not configured are dropped.
 
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use crate::fleet::report::StreamerReport;
 use crate::http::Response;
 use crate::state::apply::streamer_not_found;
 
-/// Six thousand streams with everything a node can say of them, twice.
+/// Twice a report with all fields about 6,000 streams.
 pub const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {

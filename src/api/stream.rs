@@ -1,9 +1,9 @@
-//! Streams: what the cluster is to capture, and where it is captured.
+//! Streams: their configuration and their layout, over HTTP.
 //!
-//! A stream is shown as its *effective* configuration (defaults filled in) together with
-//! `config_on_disk` (what the operator stored), its layout, its stamp and, while a streamer reports
-//! it or it comes through an agent, its `stats`. An administrator who reads one stream sees its
-//! secrets; lists mask them, in what they show and in what they filter and sort by.
+//! The document of a stream is its *effective* configuration (defaults filled in), `config_on_disk`
+//! (as the operator stored it), its layout, its stamp and, while a streamer reports it or it is
+//! relayed by an agent, its `stats`. An administrator who reads one stream sees its secrets; lists
+//! mask them, both in their documents and for filters and orders.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -26,7 +26,7 @@ use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
 use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
 use crate::state::{SHARDS, State};
 
-/// Where the name of a stream comes from: all are configured.
+/// The value of `named_by`: all streams are configured.
 const NAMED_BY: &str = "config";
 
 /// Renders one stream. `masked` hides secrets.
@@ -34,7 +34,7 @@ pub fn render(stream: &StreamRecord, masked: bool, around: Option<Around<'_>>, o
     StreamDoc::new(stream, masked, around).render(out);
 }
 
-/// What is known of streams besides their records.
+/// What the document of a stream is rendered from besides its record.
 #[derive(Clone, Copy)]
 pub struct Around<'a> {
     pub state: &'a State,
@@ -42,10 +42,10 @@ pub struct Around<'a> {
     pub presences: &'a Registry,
 }
 
-/// A stream as lists see it.
+/// A stream as the API shows it.
 pub struct StreamDoc<'a> {
     stream: &'a StreamRecord,
-    /// The effective configuration, masked where it must be.
+    /// The effective configuration; its secrets are masked if `masked`.
     config: Cow<'a, str>,
     masked: bool,
     around: Option<Around<'a>>,
@@ -79,15 +79,15 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
-    /// Looks at what streamers report of it.
+    /// Reads the reports about the stream.
     fn reported<R>(&self, look: impl FnOnce(StreamFacts<'_>) -> R) -> Option<R> {
         let record: &ArchivedStream = self.stream;
         let fleet = self.around?.fleet;
         fleet.stream(&record.name, record.ingest(), look)
     }
 
-    /// The agent that its video comes through: the one whose video its node takes; else, of those
-    /// its inputs name, the first that is connected, or the first.
+    /// The agent that relays the stream: the one that its node reports; else, of those in its
+    /// inputs, the first that is connected, or the first.
     fn agent(&self) -> Option<StreamAgent> {
         let (record, around): (&ArchivedStream, _) = (self.stream, self.around?);
         let mut agents = agents_in_order(&record.config);
@@ -96,14 +96,14 @@ impl<'a> StreamDoc<'a> {
         }
         let taken = self.reported(|facts| facts.agent().map(Box::<str>::from));
         let is_online = |id: &str| around.presences.online(id).is_some();
-        let place = taken
+        let index = taken
             .flatten()
             .and_then(|taken| agents.iter().position(|id| *id == taken))
             .or_else(|| agents.iter().position(|id| is_online(id)))
             .unwrap_or_default();
-        let id = agents.swap_remove(place);
-        let lets_in = |host| control::accepts_agents(around.state, host);
-        let status = if !record.ingest().is_none_or(lets_in) {
+        let id = agents.swap_remove(index);
+        let accepts = |host| control::accepts_agents(around.state, host);
+        let status = if !record.ingest().is_none_or(accepts) {
             AgentStatus::RproxyNotConfigured
         } else if is_online(&id) {
             AgentStatus::Connected
@@ -113,7 +113,7 @@ impl<'a> StreamDoc<'a> {
         Some(StreamAgent { id, status })
     }
 
-    /// `stats`, if there is anything to tell.
+    /// Writes `stats`; returns false if there are none.
     fn write_stats(&self, out: &mut Vec<u8>) -> bool {
         let agent = self.agent();
         let reported = self.reported(|facts| facts.render(agent.as_ref(), out));
@@ -138,7 +138,7 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
-    /// What the operator stored, under its name: the configuration without the defaults.
+    /// Writes the name and the configuration without defaults.
     fn config_on_disk(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"name\":");
         write_string(out, &self.stream.name);
@@ -150,7 +150,7 @@ impl<'a> StreamDoc<'a> {
             out.extend_from_slice(schema::stream().mask(&stored).as_bytes());
         }
         if out.len() - begin > 2 {
-            // The members go on after the name.
+            // Members follow the name.
             out[begin] = b',';
         } else {
             out.truncate(begin);
@@ -158,8 +158,7 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
-    /// The same with all members in the order of their names, as what picks members out of a text
-    /// expects them.
+    /// Like `config_on_disk`, with members sorted by name, which selection by path requires.
     fn config_on_disk_in_order(&self, out: &mut Vec<u8>) {
         let mut name_first = Vec::new();
         self.config_on_disk(&mut name_first);
@@ -283,7 +282,7 @@ impl Document for StreamDoc<'_> {
     }
 }
 
-/// The present layout with the last ingest nodes, members sorted.
+/// Renders the current layout with its ingest history, members sorted.
 pub(crate) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
     if let Some(layout) = stream.layout() {
         render_layout(layout, Some(stream), out);
@@ -353,7 +352,7 @@ fn originator(by_layouter: bool) -> &'static str {
     if by_layouter { "layouter" } else { "other" }
 }
 
-/// All streams of a state, as the query engine wants them.
+/// All streams of a state, as a source of the query engine.
 pub struct Streams<'s> {
     state: &'s State,
     around: Option<Around<'s>>,
@@ -369,7 +368,7 @@ impl<'s> Streams<'s> {
         }
     }
 
-    /// As a list asks for them.
+    /// Applies the parameters of a list.
     #[must_use]
     pub fn asked(self, query: &Query) -> Self {
         Self {
@@ -419,73 +418,96 @@ impl Source for Streams<'_> {
         budget: usize,
         each: &mut dyn FnMut(StreamDoc<'a>),
     ) -> bool {
-        let mut left = budget.max(1);
-        // What changed since a stamp is found in the order of stamps: a long poll's question costs
-        // what changed, not what exists.
+        let budget = budget.max(1);
+        let mut visit = |stream: &'a StreamRecord| each(self.doc(stream));
         if let Some(stamp) = hints.stamp_min {
-            let from = (place.part as u64).max(stamp);
-            let after = place.after.take();
-            for stream in self.state.streams_changed_from(from, after.as_deref()) {
-                each(self.doc(stream));
-                left -= 1;
-                if left == 0 {
-                    place.part = stream.updated_at.to_native() as usize;
-                    place.after = Some(Box::from(stream.name.as_str()));
-                    return false;
-                }
-            }
-            return true;
+            return scan_changed(self.state, stamp, place, budget, &mut visit);
         }
-        if let Some((_, hosts)) = hints
-            .equal
-            .iter()
-            .find(|(path, _)| *path == "layout.ingest")
-        {
-            while let Some(host) = hosts.get(place.part) {
-                if let Some(node) = self.state.node(host) {
-                    let after = place.after.take();
-                    let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-                    for (name, _) in node
-                        .streams
-                        .range::<_, str>((from, Bound::Unbounded))
-                        .filter(|(_, role)| **role == Role::Ingest)
-                    {
-                        if let Some(stream) = self.state.stream(name) {
-                            each(self.doc(stream));
-                        }
-                        left -= 1;
-                        if left == 0 {
-                            place.after = Some(Box::from(name.as_str()));
-                            return false;
-                        }
-                    }
-                }
-                place.part += 1;
-            }
-            return true;
+        let mut equal = hints.equal.iter();
+        match equal.find(|(path, _)| *path == "layout.ingest") {
+            Some((_, hosts)) => scan_ingest(self.state, hosts, place, budget, &mut visit),
+            None => scan_shards(self.state, place, budget, &mut visit),
         }
-        while place.part < SHARDS {
-            let after = place.after.take();
-            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-            for (name, stream) in self
-                .state
-                .shard(place.part)
-                .range::<_, str>((from, Bound::Unbounded))
-            {
-                each(self.doc(stream));
-                left -= 1;
-                if left == 0 {
-                    place.after = Some(Box::from(name.as_str()));
-                    return false;
-                }
-            }
-            place.part += 1;
-        }
-        true
     }
 }
 
-/// What the query engine has to know about streams.
+/// Visits the streams changed since a stamp, in the order of stamps: the cost of a long poll
+/// depends on the number of changes, not of streams.
+fn scan_changed<'a>(
+    state: &'a State,
+    stamp: u64,
+    position: &mut ScanPosition,
+    mut left: usize,
+    visit: &mut impl FnMut(&'a StreamRecord),
+) -> bool {
+    let from = (position.part as u64).max(stamp);
+    let after = position.after.take();
+    for stream in state.streams_changed_from(from, after.as_deref()) {
+        visit(stream);
+        left -= 1;
+        if left == 0 {
+            position.part = stream.updated_at.to_native() as usize;
+            position.after = Some(Box::from(stream.name.as_str()));
+            return false;
+        }
+    }
+    true
+}
+
+/// Visits the streams whose ingest node is one of `hosts`, one host after the other.
+fn scan_ingest<'a>(
+    state: &'a State,
+    hosts: &[Box<str>],
+    position: &mut ScanPosition,
+    mut left: usize,
+    visit: &mut impl FnMut(&'a StreamRecord),
+) -> bool {
+    while let Some(host) = hosts.get(position.part) {
+        if let Some(node) = state.node(host) {
+            let after = position.after.take();
+            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let streams = node.streams.range::<_, str>((from, Bound::Unbounded));
+            for (name, _) in streams.filter(|(_, role)| **role == Role::Ingest) {
+                if let Some(stream) = state.stream(name) {
+                    visit(stream);
+                }
+                left -= 1;
+                if left == 0 {
+                    position.after = Some(Box::from(name.as_str()));
+                    return false;
+                }
+            }
+        }
+        position.part += 1;
+    }
+    true
+}
+
+/// Visits all streams, one shard after the other.
+fn scan_shards<'a>(
+    state: &'a State,
+    position: &mut ScanPosition,
+    mut left: usize,
+    visit: &mut impl FnMut(&'a StreamRecord),
+) -> bool {
+    while position.part < SHARDS {
+        let after = position.after.take();
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let shard = state.shard(position.part);
+        for (name, stream) in shard.range::<_, str>((from, Bound::Unbounded)) {
+            visit(stream);
+            left -= 1;
+            if left == 0 {
+                position.after = Some(Box::from(name.as_str()));
+                return false;
+            }
+        }
+        position.part += 1;
+    }
+    true
+}
+
+/// The description of streams for the query engine.
 pub static KIND: ListKind = ListKind {
     collection: "streams",
     key: "name",
@@ -519,7 +541,7 @@ pub static KIND: ListKind = ListKind {
     secret: |path| schema::stream().is_secret(path),
 };
 
-/// Parameters of `GET /streams` that are no filters.
+/// Parameters of `GET /streams` that are not filters.
 const LIST_PARAMETERS: &[&dyn Parameter] =
     &[&SCHEME, &CLIENT_IP, &POLL_TIMEOUT, &INCLUDE_INGEST_HISTORY];
 
@@ -590,13 +612,13 @@ pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }))
 }
 
-/// One entry of a stream's history.
+/// One entry of the layout history of a stream.
 struct LayoutDoc<'a> {
     layout: &'a ArchivedLayout,
     key: String,
 }
 
-/// The history of one stream; the key is the entry's place, newest first.
+/// The layout history of one stream, newest first. The key is `created_at`.
 struct Layouts<'a> {
     stream: &'a StreamRecord,
 }

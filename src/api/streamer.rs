@@ -1,8 +1,8 @@
-//! Streamers: the nodes that capture, keep and analyse streams.
+//! Streamers: the nodes that capture, record and analyse streams.
 //!
-//! Saved by an operator under their hostname; `role` decides which fields exist. `stats` and `dvrs`
-//! are what the node reported last; `stats` is null when that is too long ago. The cluster key is
-//! shown to an administrator who reads one streamer and masked everywhere else.
+//! An operator saves a streamer under its hostname; `role` determines its fields. `stats` and
+//! `dvrs` come from the last report of the node; `stats` is null if that is too old. Only an
+//! administrator who reads one streamer sees its cluster key; it is masked elsewhere.
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -37,7 +37,7 @@ pub struct StreamerDoc<'a> {
 }
 
 impl<'a> StreamerDoc<'a> {
-    /// `fleet` is what streamers report; without it the streamer is shown as if it did not.
+    /// `fleet` holds the reports; without it the streamer is rendered without a report.
     pub fn new(streamer: &'a StreamerRecord, masked: bool, fleet: Option<View<'_>>) -> Self {
         let (facts, stats) = fleet
             .and_then(|fleet| fleet.streamer(&streamer.hostname))
@@ -61,7 +61,7 @@ impl<'a> StreamerDoc<'a> {
         Some(self.stats.as_ref()?.text(self.masked))
     }
 
-    /// Only streamers have storages.
+    /// Storages for recordings. Inference servers have none.
     fn dvrs(&self) -> Option<&str> {
         let dvrs = self.facts.as_ref()?.dvrs.as_ref()?;
         (scan::member(&self.config, "role") == Some("\"streamer\"")).then(|| dvrs.text(self.masked))
@@ -89,7 +89,7 @@ impl Document for StreamerDoc<'_> {
         out.extend_from_slice(b"{\"hostname\":");
         write_string(out, &self.streamer.hostname);
         out.push(b',');
-        // A streamer has at least a role and a cluster key.
+        // The configuration is not empty: it has at least a role and a cluster key.
         out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
         if let Some(dvrs) = self.dvrs() {
             out.extend_from_slice(b",\"dvrs\":");
@@ -107,7 +107,7 @@ impl Document for StreamerDoc<'_> {
     }
 }
 
-/// All streamers of a state, as the query engine wants them.
+/// All streamers of a state, as a source of the query engine.
 pub struct Streamers<'s> {
     state: &'s State,
     fleet: Option<View<'s>>,
@@ -155,7 +155,7 @@ impl Source for Streamers<'_> {
     }
 }
 
-/// What the query engine has to know about streamers.
+/// The description of streamers for the query engine.
 pub static KIND: ListKind = ListKind {
     collection: "streamers",
     key: "hostname",

@@ -1,11 +1,10 @@
-//! Whether a streamer can be reached, before a change of it is stored.
+//! Check that a streamer can be reached, before a change of it is stored.
 //!
-//! With `checks_enable` a save first asks the node for its configuration, as the node would be
-//! configured by that save: at the address and with the cluster key of the result. A node that does
-//! not answer, refuses or talks nonsense refuses the save, and nothing is stored. The save itself
-//! is checked before the node is called, and again when it is made: the streamer may have been
-//! changed node meanwhile. What the node answers is hostile input: bounded, and looked at for
-//! nothing but whether it is an object.
+//! With `checks_enable` a save first requests the configuration of the node, at the address and
+//! with the cluster key that the node would have after the save. If the node does not reply with a
+//! JSON object, nothing is stored. The save is validated before the call, and again when it is
+//! applied, because the streamer may have changed meanwhile. The reply is untrusted input: its size
+//! is bounded, and only its type is checked.
 
 use std::time::{Duration, Instant};
 
@@ -29,12 +28,12 @@ pub const CHECKS_ENABLE: Flag = Flag::new(
      JSON object within 5 s, nothing is stored.",
 )
 .example("true");
-/// How long the node may take.
+/// Deadline of the call.
 pub const WAIT: Duration = Duration::from_secs(5);
-/// Longest configuration of a node: some thousand streams of its own.
+/// Longest configuration of a node: some thousand streams.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
-/// A change that waits for its streamer. Dropped, it cancels the call.
+/// A save that waits for its streamer. Dropping it cancels the call.
 struct StreamerCheck {
     command: Option<AuditedCommand>,
     call: Option<OutboundCall>,
@@ -73,8 +72,7 @@ impl Pending for StreamerCheck {
     }
 }
 
-/// What is to be called before `command` is sent to the writer. An invalid change is refused here
-/// and no server called.
+/// Starts the call that precedes `command`. An invalid command is refused without a call.
 pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     let stamp = Stamp {
         revision: call.state.revision() + 1,
@@ -100,7 +98,7 @@ fn check(outcome: CallResult) -> Result<(), ApiError> {
     let answer = match outcome {
         Ok(answer) => answer,
         Err(OutboundError::Busy) => {
-            let title = "More servers are being called than can be in time; nothing was changed";
+            let title = "Too many outbound calls are pending; nothing was changed";
             return Err(error::OVERLOADED.titled(title));
         }
         Err(OutboundError::Forbidden) => return Err(failed("address_not_allowed")),
@@ -120,9 +118,8 @@ fn check(outcome: CallResult) -> Result<(), ApiError> {
 }
 
 fn failed(reason: &'static str) -> ApiError {
-    let title = "The streamer did not show its configuration; nothing was changed";
     error::STREAMER_CHECK_FAILED
-        .titled(title)
+        .error()
         .at_parameter(CHECKS_ENABLE.name())
         .with("reason", reason)
 }
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_configuration_lets_the_change_be_made() {
+    fn save_requires_a_json_object_from_the_node() {
         assert!(check(Ok(answer(200, r#"{"listeners":{}}"#))).is_ok());
         for bad in ["", "[]", "\"{}\"", "{", "<html>"] {
             let error = check(Ok(answer(200, bad))).expect_err(bad);
@@ -153,8 +150,8 @@ mod tests {
         for status in [204, 302, 401, 404, 500] {
             let error = check(Ok(answer(status, "{}"))).expect_err("no configuration");
             let status = status.to_string();
-            let told = [("reason", "status".to_owned()), ("status", status)];
-            assert_eq!(error.items[0].meta, told);
+            let meta = [("reason", "status".to_owned()), ("status", status)];
+            assert_eq!(error.items[0].meta, meta);
         }
         for (failure, reason) in [
             (OutboundError::Forbidden, "address_not_allowed"),
@@ -162,10 +159,10 @@ mod tests {
             (OutboundError::Unreachable, "unreachable"),
             (OutboundError::BadResponse, "bad_answer"),
         ] {
-            let error = check(Err(failure)).expect_err("nothing came back");
+            let error = check(Err(failure)).expect_err("no response");
             assert_eq!(error.items[0].meta, [("reason", reason.to_owned())]);
         }
-        let busy = check(Err(OutboundError::Busy)).expect_err("too much to do");
-        assert_eq!(busy.status, 503, "says nothing of the node");
+        let busy = check(Err(OutboundError::Busy)).expect_err("overload");
+        assert_eq!(busy.status, 503, "not an error of the node");
     }
 }

@@ -1,8 +1,8 @@
-//! API tokens: what each operation asks of them, and their endpoints.
+//! API tokens: the right that an operation requires, compiled tokens, and their endpoints.
 //!
-//! A token's key is made here when none is given, and shown to an administrator who reads or saves
-//! that token, to no other caller. What would let a token give itself more (saving tokens and the
-//! configuration) is not for tokens at all.
+//! A key is generated unless the body has one. Only an administrator who reads or saves the token
+//! sees it. Operations by which a token could extend its rights (saving tokens or the
+//! configuration) are not available to tokens.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,19 +18,19 @@ use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Key, Kind};
 use crate::state::record::EntityRecord;
 
-/// What an operation asks of a token: the collection (or function) that scopes name, and the
-/// action. The key is the path's parameter.
+/// The right that an operation requires: the collection (or function) that scopes name, and the
+/// action. The key is the parameter of the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
     pub collection: &'static str,
     pub action: Action,
 }
 
-/// A saved token, compiled for asking.
+/// A saved token with compiled rights.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Token {
     pub name: Box<str>,
-    /// Of its key.
+    /// Digest of the key.
     pub digest: [u8; 32],
     pub rights: Rights,
 }
@@ -44,13 +44,13 @@ impl Token {
         Some(Self {
             name: record.key.as_str().into(),
             digest: *record.token_digest()?,
-            // Checked when it was saved; whatever is not understood any more allows nothing.
+            // The rights were checked by the save; rights that cannot be parsed allow nothing.
             rights: Rights::parse(&config, "").unwrap_or_default(),
         })
     }
 }
 
-/// All tokens of a state by the digest of their key, as one core keeps them.
+/// Compiled tokens by the digest of their key. Owned by one core.
 #[derive(Default)]
 pub struct Tokens {
     of: OrdMap<Key, EntityRecord>,
@@ -58,8 +58,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The token of this digest in `state`. What was compiled before is used as long as no token
-    /// has changed.
+    /// The token with this digest in `state`. Compiles all tokens again if one has changed.
     pub fn find(&mut self, state: &State, digest: &[u8; 32]) -> Option<Rc<Token>> {
         let newest = state.entities(Kind::ApiToken).by_key();
         if !self.of.ptr_eq(newest) {
@@ -77,13 +76,12 @@ impl Tokens {
 /// A new key: 27 letters and digits, about 160 bits.
 fn new_key() -> Result<String, ApiError> {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    /// The largest multiple of 62 that a byte holds: beyond, some letters would come more often.
+    /// The largest multiple of 62 in a byte. Larger bytes are discarded, to avoid modulo bias.
     const FAIR: u8 = 248;
     let mut key = String::with_capacity(27);
     while key.len() < 27 {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes)
-            .map_err(|_| error::NO_RANDOMNESS.titled("No key can be made at present"))?;
+        getrandom::fill(&mut bytes).map_err(|_| error::NO_RANDOMNESS.error())?;
         let fair = bytes.iter().filter(|byte| **byte < FAIR);
         let letters = fair.map(|byte| char::from(LETTERS[usize::from(byte % 62)]));
         key.extend(letters.take(27 - key.len()));
@@ -115,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_long_and_never_the_same() {
+    fn generated_keys_are_long_and_unique() {
         let keys: std::collections::BTreeSet<String> =
             (0..100).map(|_| new_key().expect("randomness")).collect();
         assert_eq!(keys.len(), 100);

@@ -76,14 +76,12 @@ fn writer_is_busy() -> ApiError {
 }
 
 fn server_is_stopping() -> ApiError {
-    let title = "The server is stopping; repeat the request";
-    error::SHUTTING_DOWN.titled(title)
+    error::SHUTTING_DOWN.error()
 }
 
 /// The error for a change that was not begun.
 pub(super) fn store_is_down() -> ApiError {
-    let title = "The store does not accept writes at present; nothing was changed";
-    error::STORAGE_UNAVAILABLE.titled(title)
+    error::STORAGE_UNAVAILABLE.error()
 }
 
 /// The error for a change that may or may not be on disk.

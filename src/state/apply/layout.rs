@@ -173,9 +173,8 @@ fn check_nodes(
             check(host, NodeRole::Streamer, at.clone())?;
         }
         if next.ingest.as_ref() == Some(host) || next.dvr_backups[..i].contains(host) {
-            let title = "A node holds a stream once";
             return Err(error::DUPLICATE_NODE
-                .titled(title)
+                .error()
                 .at_pointer(at)
                 .with("hostname", host));
         }
