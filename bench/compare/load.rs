@@ -26,8 +26,7 @@ pub trait Work {
     /// Length of the whole answer at the front of `input`, `None` while it is incomplete.
     fn answer(&mut self, connection: usize, input: &[u8]) -> Result<Option<usize>, Failure>;
 
-    /// Said once after connecting, before the first request, and read until answered (PostgreSQL's
-    /// start-up).
+    /// Handshake after connecting, before the first request (PostgreSQL's start-up).
     fn greet(&mut self, _stream: &mut TcpStream) -> Result<(), Failure> {
         Ok(())
     }

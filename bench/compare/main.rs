@@ -90,7 +90,7 @@ struct Arguments {
     bare_loop: bool,
 }
 
-/// What every item needs to know.
+/// The context of every item.
 pub struct Bench {
     pub pairs: usize,
     pub warm: Duration,

@@ -100,7 +100,7 @@ fn quoted(text: &str) -> Result<String, Failure> {
             "a header or body with both kinds of quotes cannot be written into nginx.conf".into(),
         );
     }
-    // nginx expands $ in these strings and knows no escape for it.
+    // nginx expands $ in these strings and has no escape for it.
     if text.contains('$') {
         return Err("a body with $ cannot be served by `return`".into());
     }

@@ -23,7 +23,7 @@ pub struct Process {
     ended: bool,
 }
 
-/// What to start: program and arguments, and as whom.
+/// A program to start, its arguments and its user.
 pub struct Launch<'a> {
     pub name: &'static str,
     pub program: &'a Path,
@@ -146,7 +146,7 @@ impl Process {
         if self.ended {
             return;
         }
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = sys::signal(self.pid(), signal);
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {

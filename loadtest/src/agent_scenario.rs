@@ -25,7 +25,7 @@ const DESCRIPTORS_SPARE: u64 = 64;
 const PREPARING: u64 = 16;
 const LAYOUTS_PER_REQUEST: u64 = 5000;
 
-/// What the operators know to have been done, by agent and command.
+/// Acknowledged commands, by agent and command.
 struct Acknowledged(Vec<[AtomicU32; 3]>);
 
 pub fn run(common: &Common, options: &cli::Agents, target: &Target) -> Result<Report, String> {
@@ -96,7 +96,7 @@ pub fn run(common: &Common, options: &cli::Agents, target: &Target) -> Result<Re
     })
 }
 
-/// Streamers that take agents, the agents, and where each goes first.
+/// Saves streamers that accept agents, the agents, and the first layout of each.
 fn prepare(run: &Run) -> Result<(), String> {
     let mut control = Control::new(&run.target);
     for host in &run.hosts {
@@ -193,7 +193,7 @@ fn measure(
     let agents = run.seen.len() as u64;
     let connecting = run.clock.now();
     wait(run, CONNECT_MAX, || {
-        all_told(run) && run.ready.load(Ordering::Acquire) >= agents
+        all_received(run) && run.ready.load(Ordering::Acquire) >= agents
     })
     .map_err(|()| {
         let ready = run.ready.load(Ordering::Acquire);
@@ -204,8 +204,8 @@ fn measure(
     let cpu = sys::cpu_time();
     let series = run_operators(common, options, run, acknowledged, window)?;
     let busy = sys::cpu_time();
-    // What was acknowledged is known; what was moved may still be on its way.
-    let settled = wait(run, common.settle, || all_told(run));
+    // Agents may still be on their way to their last streamer.
+    let settled = wait(run, common.settle, || all_received(run));
     let mut report = Report {
         scenario: format!("agents ({agents} connected)"),
         seconds: common.duration as f64 / 1e9,
@@ -249,14 +249,14 @@ fn measure(
     Ok(report)
 }
 
-fn all_told(run: &Run) -> bool {
+fn all_received(run: &Run) -> bool {
     run.seen.iter().all(|seen| {
         seen.host.load(Ordering::Acquire) == seen.wanted.load(Ordering::Acquire)
             && seen.asked_at.load(Ordering::Acquire) == 0
     })
 }
 
-/// Until something is so, or the run is stopped, or it takes too long.
+/// Waits until a condition holds. Fails after `longest`, or when the run is stopped.
 fn wait(run: &Run, longest: Nanos, is_so: impl Fn() -> bool) -> Result<(), ()> {
     let until = run.clock.now() + longest;
     while !is_so() {
@@ -270,7 +270,7 @@ fn wait(run: &Run, longest: Nanos, is_so: impl Fn() -> bool) -> Result<(), ()> {
 
 type Done = Vec<(&'static str, Series)>;
 
-/// Sleeps until the next arrival: its intended time; nothing when all are over.
+/// Sleeps until the next arrival and returns its intended time; `None` after the last.
 fn next(run: &Run, arrivals: &mut Arrivals) -> Option<Nanos> {
     let due = arrivals.next_due()?;
     let now = run.clock.now();
@@ -364,7 +364,7 @@ fn move_agents(
         }
         let hosts = run.hosts.len() as u64;
         let status = place(run, &mut control, &chosen, |n| {
-            // Always another one than where it is.
+            // Never the current one.
             let here = u64::from(run.seen[n as usize].host.load(Ordering::Acquire));
             ((here + 1 + turn % (hosts - 1)) % hosts) as u32
         })?;

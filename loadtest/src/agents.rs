@@ -1,9 +1,9 @@
-//! Simulated agents: real handshakes, then control connections that obey, on one event loop per
-//! thread.
+//! Simulated agents: real handshakes, then control connections that execute commands, on one event
+//! loop per thread.
 //!
-//! An agent connects, checks the server's proof, proves itself, sends hello, pings, goes to the
-//! streampoint it is sent to, and executes commands, counting them. What it received is in
-//! `Seen`, where the operators' side of the run compares it. Knows no operator.
+//! An agent connects, checks the server's proof, sends its own, sends hello, pings, connects to its
+//! streampoint, and executes and counts commands. `Seen` has what it received, for the comparison
+//! with the operators. Independent of operators.
 
 use crate::control::Target;
 use crate::net::Clock;
@@ -41,7 +41,7 @@ pub fn agent_key(seed: u64, n: u64) -> String {
     )
 }
 
-/// What one agent saw, and what the operators wanted of it.
+/// What one agent received, and what operators requested.
 pub struct Seen {
     /// By [`COMMANDS`].
     pub done: [AtomicU32; 3],
@@ -49,7 +49,7 @@ pub struct Seen {
     pub host: AtomicU32,
     /// The streampoint it is to be sent to.
     pub wanted: AtomicU32,
-    /// When that was requested; 0: the agent knows.
+    /// When that was requested; 0: the agent has received it.
     pub asked_at: AtomicU64,
 }
 

@@ -368,7 +368,7 @@ pub struct Mixed {
     pub lists: f64,
 }
 
-/// A rate, or as fast as it goes.
+/// A rate, or as fast as possible.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PerSecond(pub Option<f64>);
 

@@ -1,4 +1,4 @@
-//! One blocking connection for everything that is not load: preparing, asking for the truth.
+//! One blocking connection for everything that is not load: preparing, reading the final state.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use weir_testkit::{KeepAlive, Response, encode_segment, request};
 /// Longest wait for one response. A batch of 10,000 streams on a slow disk takes seconds.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 
-/// Where the server is and how to be let in.
+/// Address and credentials of the server.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,

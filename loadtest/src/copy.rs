@@ -1,7 +1,7 @@
 //! One streamer's own copy of its configuration, and every fault an answer can have.
 //!
-//! Pure: bytes in, changes and faults out. Says which streams an answer lacked, repeated, took back
-//! or contradicted; what operators did meanwhile is not known here (`judge` knows it).
+//! Pure: bytes in, changes and faults out. Faults are streams that an answer lacked, repeated,
+//! reverted or contradicted; `judge` compares with the changes of operators.
 
 use crate::answer::{self, Item};
 use crate::seed::{Key, mix};
@@ -52,7 +52,7 @@ pub struct Notes {
     pub faults: Vec<(FaultKind, Option<Key>, String)>,
     /// Streams whose edit number grew, with the new number.
     pub edits: Vec<(Key, u64)>,
-    /// Streams outside `assigned` that came (true) or went (false).
+    /// Streams outside `assigned` that were added (true) or removed (false).
     pub moves: Vec<(Key, bool)>,
     /// The content of the copy changed.
     pub changed: bool,
@@ -169,7 +169,7 @@ impl Copy {
         }
     }
 
-    /// Compares the new state of one stream with what was known.
+    /// Compares the new state of one stream with the previous one.
     fn compare(old: &Entry, new: &mut Entry, notes: &mut Notes) {
         if new.edit < old.edit {
             notes.fault(

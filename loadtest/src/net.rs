@@ -2,8 +2,8 @@
 //! moment they are read.
 //!
 //! Promises that each request sent ends in exactly one `Completion` (an answer or a failure), in
-//! order per connection, and that answers are stamped before anybody works on them: reading comes
-//! first, checking later. Knows no streamer.
+//! order per connection, and that answers are stamped before they are checked: reading comes first.
+//! Independent of streamers.
 
 use crate::schedule::Nanos;
 use std::collections::VecDeque;
@@ -419,7 +419,7 @@ pub trait Driver {
 
 /// At most this many answers are checked before the sockets and clocks are looked at again.
 const CHECKED_AT_ONCE: usize = 16;
-/// Reading goes before checking, but not for ever.
+/// Rounds of reading before answers are checked.
 const TURNS_AT_ONCE: u32 = 8;
 /// The clock is looked at least this often: windows begin and end by it.
 const TURN_MAX: Nanos = 20_000_000;

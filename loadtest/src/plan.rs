@@ -1,8 +1,8 @@
 //! What all threads of a run share: its settings, its phases, and what operators have done.
 //!
-//! The road of a run: streamers load their lists; when all have them the window opens and operators
-//! begin; when the window is over operators finish what they sent and publish what every streamer
-//! must come to know; streamers go on until they know it.
+//! The phases of a run: streamers load their lists; when all have them the window opens and
+//! operators begin; after the window operators wait for their responses and publish the changes
+//! that every streamer must receive; streamers poll until they have received them.
 
 use crate::control::Target;
 use crate::roster::Roster;
@@ -11,7 +11,7 @@ use crate::seed::Key;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-/// What a streamer must come to know after the operators are done.
+/// A change that a streamer must receive after the operators are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// This edit of the stream, or a later one.
@@ -49,13 +49,13 @@ pub struct RunTimes {
     pub duration: Nanos,
     /// Longest wait for the answer to a request (long polls: on top of their own).
     pub timeout: Nanos,
-    /// Longest wait for streamers to know the last changes.
+    /// Longest wait for streamers to receive the last changes.
     pub settle: Nanos,
     /// Longest time until a parked streamer has received the last change.
     pub grace: Nanos,
 }
 
-/// A streamer (index into the roster), a stream, and what the one must come to know of the other.
+/// A streamer (index into the roster), a stream, and the change that the streamer must receive.
 pub type Wanted = (u32, Key, Want);
 
 pub struct Plan {
@@ -157,31 +157,26 @@ impl Plan {
         self.writers_left.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A writer has an answer to everything it sent; this is what streamers must come to know of
-    /// it.
+    /// A writer has all its responses; `wanted` are the changes that streamers must receive.
     pub fn writer_is_done(&self, now: Nanos, wanted: &[Wanted]) {
         self.wanted
             .lock()
-            .expect("nobody panics holding it")
+            .expect("no holder panics")
             .extend_from_slice(wanted);
         self.writers_done_at.fetch_max(now, Ordering::Relaxed);
         self.writers_left.fetch_sub(1, Ordering::Release);
     }
 
-    /// What every streamer must come to know and since when; none while operators are at work.
+    /// The changes that streamers must receive, and since when; `None` while operators are at work.
     pub fn wanted(&self) -> Option<(Nanos, Vec<Wanted>)> {
         if self.writers_left.load(Ordering::Acquire) > 0 {
             return None;
         }
-        let wanted = self
-            .wanted
-            .lock()
-            .expect("nobody panics holding it")
-            .clone();
+        let wanted = self.wanted.lock().expect("no holder panics").clone();
         Some((self.writers_done_at.load(Ordering::Relaxed), wanted))
     }
 
-    /// Everybody stops now: the user interrupted, or another thread failed.
+    /// Stops all threads: the user interrupted, or a thread failed.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }

@@ -481,7 +481,7 @@ impl Requests {
         }
     }
 
-    /// What streamers must come to know: the last acknowledged change of every stream.
+    /// The changes that streamers must receive: the last acknowledged one of every stream.
     fn wanted(&self) -> Vec<Wanted> {
         let mut last_edits = HashMap::new();
         for edit in self

@@ -186,8 +186,8 @@ impl Roster {
         roster
     }
 
-    /// Chooses one in `share` of the streams that only their ingest node knows to be moved during
-    /// the run.
+    /// Chooses one in `share` of the streams without backup and inference to be moved during the
+    /// run.
     pub fn choose_movers(&mut self, share: u64) {
         for stream in &mut self.streams {
             stream.mover = share > 0

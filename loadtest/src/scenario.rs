@@ -28,7 +28,7 @@ use weir_testkit::sys;
 
 /// Streamers must all have their first list within this time.
 const LOAD_MAX: Nanos = 120 * SECOND;
-/// One in this many streams that only one node knows is moved about, when streams are moved at all.
+/// In scenarios with moves: one in this many streams on a single node is moved.
 const MOVERS_SHARE: u64 = 8;
 /// Descriptors for everything that is not a connection under load.
 const DESCRIPTORS_SPARE: u64 = 64;

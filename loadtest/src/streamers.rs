@@ -1,5 +1,5 @@
-//! Simulated streamers: each polls for its list, keeps its own copy, and remembers when it polled
-//! and what it learned.
+//! Simulated streamers: each polls for its list, keeps its own copy, and logs when it polled and
+//! what it received.
 //!
 //! They live in one thread's event loop, a connection each. A failed connection is opened again
 //! after a pause, as a streamer would; the failure is counted.
@@ -86,10 +86,9 @@ pub struct Log {
     pub host: u32,
     /// When each answered poll was sent and read, in order.
     pub answers: Vec<(Nanos, Nanos)>,
-    /// Edits learned: stream, number, when read. In order.
+    /// Edits received: stream, number, when read. In order.
     pub edits: Vec<(Key, u64, Nanos)>,
-    /// Streams outside the assigned ones that came or went, and the answer (index into `answers`)
-    /// that told.
+    /// Streams outside the assigned ones that were added or removed, and the index of the answer.
     pub moves: Vec<(Key, bool, u32)>,
 }
 
@@ -175,7 +174,7 @@ pub struct Streamers {
     timers: BinaryHeap<Reverse<(Nanos, u32)>>,
     base: Nanos,
     outcome: FleetOutcome,
-    /// Since when streamers only wait to know the last changes.
+    /// Since when streamers only wait for the last changes.
     settling: Option<Settling>,
     round: u32,
     round_start: Nanos,
@@ -483,7 +482,7 @@ impl Streamers {
         }
     }
 
-    /// Whether this streamer knows all that it must come to know.
+    /// Checks whether this streamer has received all changes that it must receive.
     fn settle(&mut self, at: u32) {
         let Some(settling) = &mut self.settling else {
             return;

@@ -31,7 +31,7 @@ pub trait Disk: Debug + Send + Sync {
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
     /// Replaces `to` by `from` in one step.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file; fine if there is none.
+    /// Removes a file if it exists.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
@@ -99,7 +99,7 @@ impl Disk for Directory {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         match File::open(parent).and_then(|parent| parent.sync_all()) {
-            // Somebody else's directory, made for us.
+            // A directory of another user, with write permission for this one.
             Err(error) if !created && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             other => other.map_err(|error| StoreError::io(&self.path, "create", error)),
         }

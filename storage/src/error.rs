@@ -28,7 +28,7 @@ pub enum StoreError {
         reader_min: u16,
         supported: u16,
     },
-    /// A record that this program does not know how to read: a newer one wrote it.
+    /// A record in a format that this program cannot read: a newer one wrote it.
     NewerRecord {
         path: PathBuf,
         table: String,

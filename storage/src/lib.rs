@@ -1,4 +1,4 @@
-//! Durable records: bytes under keys in tables. Knows nothing of what the records mean.
+//! Durable records: bytes under keys in tables. Independent of the meaning of records.
 //!
 //! # The promise
 //!

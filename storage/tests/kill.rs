@@ -1,8 +1,9 @@
 //! kill -9 of a real process in the middle of its commits: what it acknowledged is there, and no
 //! batch is half there.
 //!
-//! The child is the program `weir-storage-child`. A kill leaves the page cache, so this says nothing
-//! about fsync (that is `powercut`); it tests the real file, the real lock and the real engine.
+//! The child is the program `weir-storage-child`. A kill leaves the page cache, so this says
+//! nothing about fsync (that is `powercut`); it tests the real file, the real lock and the real
+//! engine.
 //! `WEIR_KILLS=n` kills that often.
 
 mod common;

@@ -3,7 +3,8 @@
 //!
 //! `WEIR_FLIPS=100000` flips that many, `WEIR_SEED=n` chooses others.
 //!
-//! On some damage the engine ends the process, so the flips are made in a child, `weir-storage-child`.
+//! On some damage the engine ends the process, so the flips are made in a child,
+//! `weir-storage-child`.
 
 mod common;
 

@@ -228,7 +228,7 @@ fn foreign_and_short_files_are_refused_and_left_alone() {
 }
 
 #[test]
-fn a_missing_parent_is_an_error_that_says_so() {
+fn missing_parent_directory_is_reported() {
     let dir = tempfile::tempdir().expect("scratch");
     let Err(error) = Store::open(&dir.path().join("mount/data"), &Options::default()) else {
         panic!("opened")

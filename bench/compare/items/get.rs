@@ -25,7 +25,7 @@ struct Endpoint {
     meter: Meter,
 }
 
-/// What stands in for the candidate while there is none.
+/// The body in a self-test, which has no candidate.
 const STUB: &[u8] = b"{\"inputs\":[{\"url\":\"rtsp://10.0.0.1:554/live/1\"}],\"labels\":{\"floor\":\"3\",\"site\":\"site-00001\"},\"name\":\"cam-0000001\",\
 \"static\":true,\"title\":\"Camera 1, edition 0, with some more words in it so that the whole is three hundred bytes\",\"updated_at\":1700000000000,\
 \"dvr\":{\"expiration\":604800,\"reference\":\"main\"},\"claims\":{\"bitrate\":2500}}";
