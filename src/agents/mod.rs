@@ -1,7 +1,7 @@
 //! Agents: devices behind NAT that dial in and relay video.
 //!
 //! `protocol` is the control protocol and `handshake` its authentication, both without I/O. The
-//! `registry` knows the connections of all cores; `messages` is what the cores send each other
+//! `registry` has the connections of all cores; `messages` is what the cores send each other
 //! about them.
 
 pub mod handshake;

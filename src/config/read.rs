@@ -187,7 +187,7 @@ pub fn read(
         let text = fs::read_to_string(&sources.file);
         return ConfigReader::default().all(sources, Some(text));
     }
-    // The file in the data directory cannot say where the data directory is.
+    // The file in the data directory cannot set the data directory.
     let mut without = ConfigReader::default();
     without.weaker_than_file();
     without.stronger_than_file(&sources);

@@ -379,7 +379,7 @@ enum BatchEnd<A> {
     Upgraded { silence_max: Duration },
 }
 
-/// What the table knows of the connection that advances, copied so that the table is not borrowed.
+/// The data of the connection that advances, copied so that the table is not borrowed.
 #[derive(Clone, Copy)]
 struct ConnRef {
     slot: u32,
@@ -640,7 +640,7 @@ impl<S: Service> Served<S> {
             .unwrap_or_else(|payload| Answer::Reply(self.shared.panicked("call", payload.as_ref())))
     }
 
-    /// The methods of a path, for people and for browsers that ask before they send (CORS).
+    /// The methods of a path, for people and for preflight requests of browsers (CORS).
     fn options(&self, request: &Request<'_>) -> Response {
         let allow = match request.path {
             "*" => response::ALLOW_ALL,

@@ -64,7 +64,7 @@ pub struct Head<'a> {
     pub query: &'a str,
     pub headers: Headers<'a>,
     pub framing: Framing,
-    /// HTTP/1.0 keeps a connection only if the client asks for it.
+    /// HTTP/1.0 keeps a connection only if the client requests it.
     pub is_1_0: bool,
     /// The client wants to send more on this connection.
     pub keep_alive: bool,
@@ -340,7 +340,7 @@ impl FieldFacts {
         let known = &mut self.known;
         let value = field.value;
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        // The length of the name tells nearly all of them apart before a byte is compared.
+        // The length of the name distinguishes nearly all of them before a byte is compared.
         match field.name.len() {
             4 if is("host") => {
                 if known.host != ABSENT || !is_host(value) {

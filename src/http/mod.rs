@@ -1,4 +1,4 @@
-//! HTTP: from bytes to requests and from responses to bytes. Knows no stream.
+//! HTTP: from bytes to requests and from responses to bytes. Independent of resources.
 //!
 //! What a request means is left to the [`Service`]: it decides at once and never waits. An answer
 //! that must wait (for a commit, the layouter, an outbound call, a change that a poll waits for) is
@@ -54,7 +54,7 @@ pub struct Request<'a> {
     pub peer: IpAddr,
     /// The body arrived after `admit` had returned: what `admit` found may be outdated.
     pub body_late: bool,
-    /// The connection can be upgraded: HTTP/1.1, and the client does not want it to end.
+    /// The connection can be upgraded: HTTP/1.1, without `Connection: close`.
     pub may_upgrade: bool,
 }
 
@@ -117,7 +117,7 @@ pub enum Ended {
     Draining,
 }
 
-/// Whether an upgraded connection goes on.
+/// Whether an upgraded connection is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lines {
     Continue,
@@ -147,10 +147,10 @@ pub trait Service {
     /// The connection keeps it while the body arrives, and only then.
     type Admitted;
 
-    /// Called when a head is complete, before its body is read or asked for (`100-continue`): which
-    /// operation it is, who the caller is and whether it may, how long the body may be. The method
-    /// is the one that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the
-    /// service: it needs no credentials.
+    /// Called when a head is complete, before its body is read or requested (`100-continue`).
+    /// Determines the operation, authorises the caller and limits the body. The method is the one
+    /// that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the service: it
+    /// needs no credentials.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Self::Admitted>, Response>;
 
     /// Answers, or promises to complete `ticket`. The ticket can be completed as soon as this has
@@ -163,9 +163,9 @@ pub trait Service {
     /// The client of a `Wait` closed the connection. The ticket is invalid afterwards.
     fn on_abandoned(&self, ticket: Ticket);
 
-    /// The client of a `Wait` has ended its sending side: most have left, some only close early and
-    /// still read. True keeps the request and answers it, as a write deserves whose outcome the
-    /// client may want to know; false treats it as abandoned.
+    /// The client of a `Wait` has ended its sending side: most have disconnected, some still read.
+    /// True keeps the request and answers it, for writes, whose outcome the client may read; false
+    /// treats it as abandoned.
     fn keeps_half_closed(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         false

@@ -4,7 +4,7 @@
 //! * it is made from `tvg-id`, else the title, else `tvg-name`, else the path of the URL;
 //! * letters, marks and digits of any script, `_` and `.` stay; every run of other characters
 //!   becomes one `-`; dots and dashes at the ends are removed;
-//! * of several channels with one name the first in the file gets it, the others get `-2`, `-3`,
+//! * if several channels have one name, the first in the file gets it, the others get `-2`, `-3`,
 //!   ... in the order of the file, also if an earlier one cannot be imported: fixing a line does
 //!   not rename other channels;
 //! * a name with a special meaning in a path or a filter starts at `-2`.

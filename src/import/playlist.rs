@@ -21,7 +21,7 @@ pub struct Playlist {
 /// A channel as the file has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlaylistEntry {
-    /// Line of `#EXTINF`, or of the URL when there is none.
+    /// Line of `#EXTINF`, or of the URL if it is absent.
     pub line: usize,
     pub url_line: usize,
     pub url: String,

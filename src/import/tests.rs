@@ -243,7 +243,7 @@ fn lines(report: &ImportReport) -> Vec<usize> {
 }
 
 #[test]
-fn a_nasty_playlist_is_imported_and_its_bad_lines_are_told() {
+fn malformed_lines_of_a_playlist_are_reported() {
     let stub = Stub::start();
     let (outcome, report) = stub.import(NASTY, |_| {});
     assert_eq!(outcome, Ok(()));
@@ -383,7 +383,7 @@ fn a_dry_run_tells_field_by_field_and_saves_nothing() {
 }
 
 #[test]
-fn refused_channels_are_told_by_line_and_the_others_are_saved() {
+fn refused_channels_are_reported_and_the_others_saved() {
     let stub = Stub::start();
     stub.set(|shelf| shelf.refused = vec!["One.it-2", "Udp-one"]);
     let (outcome, report) = stub.import(NASTY, |options| options.batch = 2);
@@ -464,7 +464,7 @@ fn batches_keep_their_size() {
 }
 
 #[test]
-fn a_busy_server_is_asked_again() {
+fn requests_to_a_busy_server_are_repeated() {
     let stub = Stub::start();
     stub.set(|shelf| shelf.first = vec![(503, "retry-after: 0\r\n"), (429, "retry-after: 0\r\n")]);
     assert_eq!(stub.import(NASTY, |_| {}).0, Ok(()));

@@ -161,7 +161,7 @@ impl Names {
 }
 
 /// The first and the last eight bytes of a text as two words, which overlap in a short text. With
-/// its length they say all about a text of up to 16 bytes.
+/// its length they determine a text of up to 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Ends {
     first: u64,

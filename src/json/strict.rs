@@ -562,7 +562,7 @@ pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
     }
     let mut at = from;
     while let Some(chunk) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes were asked for"));
+        let word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes"));
         let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
         let hits = zero_bytes(word ^ (ONES * 0x22)) | zero_bytes(word ^ (ONES * 0x5c)) | control;
         if hits != 0 {

@@ -107,7 +107,7 @@ impl LayouterMetrics {
             (
                 "weir_layouter_slots_waiting",
                 gauge,
-                "Slots (ingest, DVR backup, inference) that no node can take at present.",
+                "Slots (ingest, DVR backup, inference) that no node can take.",
                 read(&self.slots_waiting),
             ),
             (

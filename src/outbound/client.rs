@@ -69,7 +69,7 @@ impl OutboundResponse {
     }
 }
 
-/// Why a call got no response. Deliberately coarse: clients must not learn the network around this
+/// Why a call got no response. Deliberately coarse: it must not reveal the network around this
 /// server from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutboundError {

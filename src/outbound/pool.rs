@@ -424,7 +424,8 @@ mod tests {
             );
         }
         // The largest allowed body.
-        let text = "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123";
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n\
+                    0123456789012345678901234567890123456789012345678901234567890123";
         assert!(run(&format!("http://{}/", server_sending(text))).is_ok());
     }
 

@@ -36,7 +36,7 @@ impl fmt::Debug for TargetUrl {
 }
 
 impl TargetUrl {
-    /// Parses and checks a URL. The error says what is wrong without repeating the URL.
+    /// Parses and checks a URL. The error does not repeat the URL.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
         if url.len() > URL_BYTES_MAX {
             return Err("The URL is longer than 2048 bytes");

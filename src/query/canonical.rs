@@ -84,7 +84,7 @@ impl Query {
     }
 
     /// The scope of this query's cursors. A restriction is not part of it: a cursor is parsed
-    /// before the restriction is known, and holds only a position. A caller who may see less
+    /// before the restriction is known, and holds only a position. A caller that may see less
     /// continues at the same position and sees what it may see.
     pub(super) fn cursor_scope(&self) -> CursorScope<'_> {
         CursorScope {

@@ -10,7 +10,7 @@ use crate::schema::Schema;
 
 pub use crate::state::kinds::KeyOrder;
 
-/// What a query has to know about the documents of a list. One constant per kind of list.
+/// The description of the documents of a list for the query engine. One constant per kind of list.
 pub struct ListKind {
     /// Name of the list in the answer.
     pub collection: &'static str,
@@ -70,7 +70,7 @@ pub enum Raw<'a> {
     Bool(bool),
 }
 
-/// What a document knows about a path without reading text.
+/// What a document has at a path, without parsing text.
 #[derive(Debug)]
 pub enum Leaf<'a> {
     /// Nothing: the query reads the top-level field.
@@ -158,7 +158,7 @@ pub trait Source {
     }
 }
 
-/// Where a scan continues. Only the source knows what the fields mean.
+/// Where a scan continues. The meaning of the fields is private to the source.
 #[derive(Debug, Default, Clone)]
 pub struct ScanPosition {
     pub part: usize,

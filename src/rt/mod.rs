@@ -153,7 +153,7 @@ pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
-/// Lets everything that is ready on this core run before the caller goes on.
+/// Runs everything that is ready on this core before the caller.
 ///
 /// A task that wakes itself is put at the front of the queue of the runtime. So the yield goes
 /// through the kernel: a readiness operation on a socket that is always readable.

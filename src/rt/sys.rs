@@ -98,7 +98,7 @@ pub fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-/// Whether accepting failed for good: the socket does not listen any more.
+/// Whether accepting failed permanently: the socket does not listen any more.
 pub fn is_closed(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -126,7 +126,7 @@ pub fn raise_descriptor_limit() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
-/// Asks for more processor time for the calling thread than other threads get, if that is allowed.
+/// Raises the scheduling priority of the calling thread, if permitted.
 pub fn raise_priority() {
     // To Linux, no process means the calling thread.
     let _ = process::setpriority_process(None, -10);

@@ -375,7 +375,7 @@ fn unknown_and_read_only_members_are_dropped() {
         assert_eq!(patch.to_text(), expected, "{text}");
         let once = patch.clone();
         stream().prune(&mut patch);
-        assert_eq!(patch, once, "pruning twice is as good as once");
+        assert_eq!(patch, once, "pruning is idempotent");
     }
     let mut patch = json(r#"{"hostname":"x","cluster_key":"k","dvrs":[],"nonsense":1}"#);
     streamer().prune(&mut patch);
@@ -784,7 +784,7 @@ fn read_only_members_are_not_required() {
     );
 }
 
-/// Every example and default of the files is what its own schema says, and a member with an example
+/// Every example and default of the files is valid by its own schema, and a member with an example
 /// survives pruning.
 #[test]
 fn examples_and_defaults_are_valid() {
@@ -996,14 +996,14 @@ impl Maker<'_> {
                     .collect();
                 assert!(!urls.is_empty(), "no URL for {scheme}");
                 let url = self.one(&urls).clone();
-                let id = union.variant(&url).expect("just asked");
+                let id = union.variant(&url).expect("just found");
                 (url, id)
             }
         };
         let mut value = self.value(id, depth);
         if let Value::Object(object) = &mut value {
             object.insert(
-                &**union.member().expect("told by a member"),
+                &**union.member().expect("a discriminated union"),
                 Value::from(text),
             );
         }
@@ -1229,7 +1229,7 @@ fn absent_type_is_set_after_the_merge() {
     assert_eq!(
         patch,
         json(r#"{"fingerprint":{"data":"AA==","version":"1"}}"#),
-        "the patch does not say which type is stored"
+        "the patch lacks the type that is stored"
     );
     let mut merged = json(stored);
     merge(&mut merged, patch.clone());

@@ -1,8 +1,8 @@
 //! Entities: agents, API tokens, authorization backends, load balancers, episodes, persons. One
 //! record, one map and one pair of commands serve all of them.
 //!
-//! A row of [`super::kinds`] says what differs between the kinds; [`facts`] extracts from a merged
-//! configuration what the server itself has to know, and checks what a schema cannot express.
+//! A row of [`super::kinds`] has the differences between the kinds; [`facts`] extracts from a
+//! merged configuration the values that the server uses, and checks what a schema cannot express.
 //! Streams and streamers are not entities here: their layouts and the nodes' views make them
 //! special.
 
@@ -149,8 +149,8 @@ impl Entities {
     }
 }
 
-/// Extracts what the server has to know from a merged configuration, and checks the rules that a
-/// schema cannot express.
+/// Extracts the values that the server uses from a merged configuration, and checks the rules that
+/// a schema cannot express.
 pub fn facts(
     kind: Kind,
     merged: &Object,

@@ -1,4 +1,4 @@
-//! The event log: who changed what and what the server decided, in the order it became durable.
+//! The event log: changes with their authors and decisions of the server, in durable order.
 //!
 //! The events of a batch are one record, written in the batch's own transaction: an event without
 //! its change, or a change without its event, cannot be on disk. The log is bounded by age and by

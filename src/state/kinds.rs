@@ -14,7 +14,7 @@ pub enum Kind {
     Balancer = 3,
     Episode = 4,
     Person = 5,
-    /// The rest of a deleted agent, so that it learns of its deletion when it connects. Not served.
+    /// The rest of a deleted agent, so that it is reset when it connects. Not served.
     DeletedAgent = 6,
 }
 
@@ -27,7 +27,7 @@ pub enum KeyOrder {
     Decimal,
 }
 
-/// What the server knows of a kind.
+/// The description of a kind.
 pub struct KindRow {
     pub kind: Kind,
     /// Name of its table in the store; part of the format on disk.

@@ -39,7 +39,7 @@ const NEVER_SENT: [&str; 13] = [
 /// Which streamers may restream streams they do not hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Restreaming {
-    /// None; streamers are told by a header not to query.
+    /// None; a header makes streamers send no such requests.
     Off,
     /// Streamers saved with `is_restreamer`.
     #[default]

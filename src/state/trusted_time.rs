@@ -26,7 +26,7 @@ type ClockReading = (u64, Duration);
 
 #[derive(Debug, Clone)]
 pub struct TrustedTime {
-    /// The last trusted reading; absent: none is known, and the next one is trusted.
+    /// The last trusted reading. If absent, the next one is trusted.
     base: Option<ClockReading>,
     /// The first reading since a jump.
     doubted: Option<ClockReading>,
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(time.check(wall, secs(running)), None);
             assert_eq!(time.now_ms(wall, secs(running)), wall);
         }
-        // A new store knows of no time before.
+        // A new store has no last trusted reading.
         let mut time = TrustedTime::at_start(&empty());
         assert_eq!(time.check(NOW, secs(0)), None);
     }

@@ -3,7 +3,7 @@
 //! It drains the waiting commands, applies each to a private next state, writes one batch with one
 //! fsync, publishes the state and sends each core its replies and the commit in one message.
 //! Nothing is sent (a reply, a poll's answer, a list) before the fsync returned. When the store
-//! fails, the outcome of that batch is unknown: its clients get an error that says so, new writes
+//! fails, the outcome of that batch is unknown: its clients get `storage_failed`, new writes
 //! are refused, reads and polls go on with the last published state, and the store is opened again
 //! until it can be read.
 

@@ -471,7 +471,7 @@ fn continue_is_sent_only_after_admission() {
         let mut client = server.client();
         assert_eq!(client.send(expecting("/echo")).reply().status, 100);
         assert_eq!(client.send("hello world").reply().text(), "hello world");
-        // Not asked when the body is under way.
+        // Not sent when the body is under way.
         client.send(expecting("/echo") + "hello world");
         assert_eq!(client.reply().text(), "hello world");
         for (path, status) in [("/denied", 401), ("/small", 413)] {

@@ -1,7 +1,7 @@
 //! Requests: every rule of the strict profile by example, then against an oracle.
 //!
 //! The oracle is the same profile written a second time, as naively as possible: it sees all bytes
-//! at once, splits at CR LF, and knows nothing of httparse or of states. Both have to agree on
+//! at once, splits at CR LF, and is independent of httparse and of states. Both have to agree on
 //! every accepted request, its body and its length, for every octet at every interesting place and
 //! for random mutations; and the reader has to come to the same end for every cut of its input.
 

@@ -190,7 +190,7 @@ fn unread_lines_are_bounded() {
         ..patient()
     };
     each(&limits, |server| {
-        // It asks for more than all buffers hold and reads nothing: the server stops reading, then
+        // It requests more than all buffers hold and reads nothing: the server stops reading, then
         // ends it.
         let mut client = server.client();
         client.upgrade();

@@ -1,6 +1,6 @@
 //! The engine's interface: events in, changes out.
 //!
-//! Everything the engine knows arrived in one of these events, in order; time passes with
+//! All input of the engine arrives in these events, in order; time passes with
 //! [`Event::Tick`] only. Hostnames and stream names cross this interface as they are stored;
 //! inside, nodes and slots are numbers. Sizes are integers: kilobits per second and bytes.
 

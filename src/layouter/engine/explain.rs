@@ -79,7 +79,7 @@ fn permille(load: u64) -> u32 {
 }
 
 impl Engine {
-    /// The complete layout of a stream; `None` if the engine does not know it.
+    /// The complete layout of a stream; `None` if the engine does not have it.
     pub fn layout(&self, stream: &str) -> Option<StreamLayout> {
         let ingest = *self.table.by_name.get(stream)?;
         let host = |s: u32| {

@@ -44,7 +44,7 @@ pub(super) fn delete(
     if state.streamer(&hostname).is_none() {
         return Err(streamer_not_found());
     }
-    // Parked polls for this node's configuration are answered that it is not known any more.
+    // Parked polls for this node's configuration are answered with 404.
     changes
         .nodes
         .push(NodeChange::full_resync(hostname.clone()));
