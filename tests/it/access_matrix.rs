@@ -1,5 +1,6 @@
-//! Who may do what: every operation of the document with every kind of credential. What is expected is computed from the documented rules
-//! and the path alone, not from the server's own tables, so that an operation somebody forgot shows as a cell nobody expected.
+//! Authorization matrix: every operation of the document with every kind of credential. Expected
+//! statuses are computed from the documented rules and the path alone, not from the server's own
+//! tables, so that an operation without a rule is detected.
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use sha1::{Digest as _, Sha1};
 
 use weir_testkit::{API_KEY, EDIT_AUTH, TestServer};
 
-/// What is done, as a token's permissions name it.
+/// An action of the permissions of a token.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Action {
     List,
@@ -26,17 +27,17 @@ const ACTIONS: [(Action, &str); 4] = [
     (Action::Execute, "execute"),
 ];
 
-/// What an operation asks for.
+/// The right that an operation requires.
 #[derive(Clone, PartialEq, Debug)]
 enum Rule {
-    Anybody,
+    Public,
     Administrator,
     Token {
         collection: String,
         action: Action,
         /// A key of the collection, or the whole of it.
         keyed: bool,
-        /// A streamer's own key opens it, too.
+        /// The cluster key of the streamer in the path is sufficient, too.
         own_streamer: bool,
     },
 }
@@ -56,14 +57,14 @@ fn rule(method: &str, template: &str) -> Rule {
             Action::Read
         }
         "GET" => Action::List,
-        // What a node does with the token that opens its configuration.
+        // With the same right a node reads its configuration.
         "PUT" if is_report => Action::Execute,
         "PUT" | "DELETE" => Action::Write,
         _ if segments.last() == Some(&"layouts") => Action::Write,
         _ => Action::Execute,
     };
     match &*collection {
-        "monitoring" | "lb" => return Rule::Anybody,
+        "monitoring" | "lb" => return Rule::Public,
         "api_tokens" | "config" if action == Action::Write => return Rule::Administrator,
         _ => {}
     }
@@ -75,36 +76,35 @@ fn rule(method: &str, template: &str) -> Rule {
     }
 }
 
-/// Says how much of (a collection, whether a key of it is asked for) the scopes of a token name.
-type Scopes = Box<dyn Fn(&str, bool) -> Names>;
+/// The coverage of the scopes of a token, for a collection and whether a key of it is requested.
+type Scopes = Box<dyn Fn(&str, bool) -> Coverage>;
 
-/// Who calls.
-enum Who {
-    /// Nobody, or somebody nobody knows.
+enum CallerKind {
+    /// Without valid credentials.
     Stranger,
     Administrator,
-    /// A streamer with its key; whether it is the one that the path names.
+    /// A streamer with its key; whether it is the one in the path.
     Streamer(bool),
-    /// A token that may do these actions on what its scopes name.
+    /// A token with these actions on its scopes.
     Token(Vec<Action>, Scopes),
 }
 
-/// How much of what is asked for a token's scopes name.
+/// The part of the requested entities that the scopes of a token name.
 #[derive(Clone, Copy, PartialEq)]
-enum Names {
+enum Coverage {
     All,
-    /// Some keys of the collection, but not the one asked for.
+    /// Some keys of the collection, but not the requested one.
     OtherKeys,
     Nothing,
 }
 
-/// 0: let through, whatever comes of it.
-fn expected(rule: &Rule, who: &Who) -> u16 {
-    match (rule, who) {
-        (Rule::Anybody, _) | (_, Who::Administrator) => 0,
-        (_, Who::Stranger) => 401,
+/// The expected status; 0: authorized, with any status of the handler.
+fn expected(rule: &Rule, caller: &CallerKind) -> u16 {
+    match (rule, caller) {
+        (Rule::Public, _) | (_, CallerKind::Administrator) => 0,
+        (_, CallerKind::Stranger) => 401,
         (Rule::Administrator, _) => 403,
-        (Rule::Token { own_streamer, .. }, Who::Streamer(own)) => {
+        (Rule::Token { own_streamer, .. }, CallerKind::Streamer(own)) => {
             if *own_streamer && *own {
                 0
             } else {
@@ -118,14 +118,14 @@ fn expected(rule: &Rule, who: &Who) -> u16 {
                 keyed,
                 ..
             },
-            Who::Token(actions, names),
+            CallerKind::Token(actions, names),
         ) => {
-            let reach = names(collection, *keyed);
-            // Whoever may list some keys sees a list of those.
-            // Storages are no records of ours: their list is whole or not at all.
+            let coverage = names(collection, *keyed);
+            // A token for some keys gets a list of those. Storages are not entities: their list
+            // requires the right to the whole collection.
             let is_divisible = *action == Action::List && collection != "dvrs";
-            let reaches = reach == Names::All || (is_divisible && reach == Names::OtherKeys);
-            if actions.contains(action) && reaches {
+            let is_part = is_divisible && coverage == Coverage::OtherKeys;
+            if actions.contains(action) && (coverage == Coverage::All || is_part) {
                 0
             } else {
                 403
@@ -156,50 +156,58 @@ fn cluster(key: &str, seconds_off: i64) -> String {
 struct Credential {
     what: String,
     authorization: Option<String>,
-    who: Who,
+    kind: CallerKind,
 }
 
 /// Saves tokens of every kind and returns them beside the other credentials.
 fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
-    let plain = |what: &str, authorization: Option<String>, who| Credential {
+    let plain = |what: &str, authorization: Option<String>, kind| Credential {
         what: what.to_owned(),
         authorization,
-        who,
+        kind,
     };
     let mut all = vec![
-        plain("none", None, Who::Stranger),
+        plain("none", None, CallerKind::Stranger),
         plain(
             "wrong key",
             Some(format!("Bearer {API_KEY}x")),
-            Who::Stranger,
+            CallerKind::Stranger,
         ),
         plain(
             "a streamer's key as key",
             Some("Bearer own-key".to_owned()),
-            Who::Stranger,
+            CallerKind::Stranger,
         ),
-        plain("wrong login", Some(basic("operator:wrong")), Who::Stranger),
+        plain(
+            "wrong login",
+            Some(basic("operator:wrong")),
+            CallerKind::Stranger,
+        ),
         plain(
             "unknown scheme",
             Some(format!("Digest {API_KEY}")),
-            Who::Stranger,
+            CallerKind::Stranger,
         ),
-        plain("key", Some(format!("Bearer {API_KEY}")), Who::Administrator),
-        plain("login", Some(basic(EDIT_AUTH)), Who::Administrator),
+        plain(
+            "key",
+            Some(format!("Bearer {API_KEY}")),
+            CallerKind::Administrator,
+        ),
+        plain("login", Some(basic(EDIT_AUTH)), CallerKind::Administrator),
         plain(
             "own cluster key",
             Some(cluster("own-key", 0)),
-            Who::Streamer(true),
+            CallerKind::Streamer(true),
         ),
         plain(
             "own cluster key, stale",
             Some(cluster("own-key", -1000)),
-            Who::Streamer(false),
+            CallerKind::Streamer(false),
         ),
         plain(
             "foreign cluster key",
             Some(cluster("foreign-key", 0)),
-            Who::Streamer(false),
+            CallerKind::Streamer(false),
         ),
     ];
     let mut token = |what: String, body: serde_json::Value, actions: &[Action], names: Scopes| {
@@ -212,7 +220,7 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
         all.push(Credential {
             what,
             authorization: Some(format!("Bearer {key}")),
-            who: Who::Token(actions.to_vec(), names),
+            kind: CallerKind::Token(actions.to_vec(), names),
         });
     };
     let every = ACTIONS.map(|(action, _)| action);
@@ -231,14 +239,14 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
             format!("token, {name} of *"),
             body,
             &[action],
-            Box::new(|_, _| Names::All),
+            Box::new(|_, _| Coverage::All),
         );
     }
     token(
         "token without permissions".to_owned(),
         json!({}),
         &[],
-        Box::new(|_, _| Names::All),
+        Box::new(|_, _| Coverage::All),
     );
     for collection in collections {
         let own = collection.clone();
@@ -248,11 +256,11 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
             format!("token, all of {scope}"),
             body,
             &every,
-            Box::new(move |asked, _| {
-                if asked == own {
-                    Names::All
+            Box::new(move |requested, _| {
+                if requested == own {
+                    Coverage::All
                 } else {
-                    Names::Nothing
+                    Coverage::Nothing
                 }
             }),
         );
@@ -263,11 +271,11 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
             format!("token, all of {scope}"),
             body,
             &every,
-            Box::new(move |asked, _| {
-                if asked == own {
-                    Names::OtherKeys
+            Box::new(move |requested, _| {
+                if requested == own {
+                    Coverage::OtherKeys
                 } else {
-                    Names::Nothing
+                    Coverage::Nothing
                 }
             }),
         );
@@ -277,11 +285,11 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
             format!("token, all of {collection}"),
             body,
             &every,
-            Box::new(move |asked, keyed| {
-                if asked == own && !keyed {
-                    Names::All
+            Box::new(move |requested, keyed| {
+                if requested == own && !keyed {
+                    Coverage::All
                 } else {
-                    Names::Nothing
+                    Coverage::Nothing
                 }
             }),
         );
@@ -292,11 +300,11 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
         "token, all of * within streams/*".to_owned(),
         body,
         &every,
-        Box::new(|asked, _| {
-            if asked == "streams" {
-                Names::All
+        Box::new(|requested, _| {
+            if requested == "streams" {
+                Coverage::All
             } else {
-                Names::Nothing
+                Coverage::Nothing
             }
         }),
     );
@@ -305,13 +313,13 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
         "token, scopes that exclude each other".to_owned(),
         body,
         &every,
-        Box::new(|_, _| Names::Nothing),
+        Box::new(|_, _| Coverage::Nothing),
     );
     all
 }
 
 #[test]
-fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
+fn operations_accept_exactly_the_documented_credentials() {
     let server = TestServer::new();
     let nodes = json!([
         {"hostname": "1", "role": "streamer", "cluster_key": "own-key"},
@@ -342,7 +350,7 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
     let mut client = server.connect();
     for (method, template) in &operations {
         if template.starts_with("/endpoint/") {
-            // Agents prove who they are in a handshake of their own: no credential of the API makes a difference there.
+            // Agents authenticate in their own handshake: credentials of the API have no effect.
             let target = format!("{}{template}", weir_testkit::PREFIX);
             for credential in &credentials {
                 let fields = credential.authorization.iter();
@@ -359,14 +367,14 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
             continue;
         }
         let rule = rule(method, template);
-        // One key that every kind of path takes. Of what it names only the streamer exists, and no request has a body.
+        // A key that is valid in every path. Only the streamer exists, and no request has a body.
         let mut path = String::new();
         for segment in template.split('/').skip(1) {
             let is_open = segment.starts_with('{');
             path.push('/');
             path.push_str(if is_open { "1" } else { segment });
         }
-        // What deletes the streamer would spoil the rest.
+        // The streamer must not be deleted.
         let path = if method == "DELETE" {
             path.replace("/1", "/7")
         } else {
@@ -388,7 +396,7 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
             } else {
                 0
             };
-            let expected = expected(&rule, &credential.who);
+            let expected = expected(&rule, &credential.kind);
             if status != expected {
                 wrong.push(format!(
                     "{method} {template} with {}: {} instead of {expected}",
@@ -412,7 +420,7 @@ fn every_operation_opens_for_exactly_the_credentials_it_is_documented_for() {
 }
 
 #[test]
-fn what_is_not_there_is_told_to_whoever_is_known() {
+fn unknown_paths_are_404_only_with_valid_credentials() {
     let server = TestServer::new();
     let credentials = credentials(&server, &[]);
     for (method, path) in [
@@ -422,13 +430,13 @@ fn what_is_not_there_is_told_to_whoever_is_known() {
     ] {
         for credential in &credentials {
             let answer = server.call_as(method, path, credential.authorization.as_deref());
-            let is_told = matches!(answer.status, 404 | 405);
-            let expected = match &credential.who {
-                Who::Administrator | Who::Token(..) => true,
-                Who::Stranger | Who::Streamer(_) => false,
+            let is_revealed = matches!(answer.status, 404 | 405);
+            let expected = match &credential.kind {
+                CallerKind::Administrator | CallerKind::Token(..) => true,
+                CallerKind::Stranger | CallerKind::Streamer(_) => false,
             };
             assert_eq!(
-                is_told, expected,
+                is_revealed, expected,
                 "{method} {path} with {}: {answer:?}",
                 credential.what
             );

@@ -2,8 +2,8 @@
 //! any core.
 //!
 //! The agent here is written from the documentation of the protocol, with its own SHA-512 of
-//! everything. Its commands come over HTTP from another thread, because they wait for what the
-//! agent says.
+//! everything. Commands are sent over HTTP from another thread, because they wait for the reply of
+//! the agent.
 
 use std::thread::{self, JoinHandle};
 
@@ -473,7 +473,7 @@ fn wrong_proofs_and_used_nonces_are_refused() {
             "{wrong}"
         );
     }
-    // A nonce of another agent, and things that are no nonce, lead to a new challenge.
+    // A nonce of another agent, and malformed nonces, lead to a new challenge.
     let answer = prove(
         &mut client,
         "cam2",
@@ -496,7 +496,7 @@ fn wrong_proofs_and_used_nonces_are_refused() {
         &UPGRADE,
     );
     Challenge::of(&replayed.expect(401));
-    // Whoever listened before a restart cannot use it after.
+    // A proof recorded before a restart is invalid after it.
     let old = challenge(&mut client, "cam1");
     server.restart();
     let answer = prove(
@@ -857,7 +857,7 @@ fn stream_stats_show_its_agent() {
     assert_eq!(shown("closed"), is("rproxy_not_configured", "cam1"));
     assert_eq!(shown("nowhere"), is("not_connected", "cam3"));
     assert_eq!(shown("direct"), (Value::Null, Value::Null));
-    // Of several agents the connected one, unless the node names the agent.
+    // With several agents, the connected one is shown, unless the node names the agent.
     let second = Agent::open(&server, "cam2", KEY);
     assert_eq!(shown("both"), is("connected", "cam2"));
     let first = Agent::open(&server, "cam1", KEY);

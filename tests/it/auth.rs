@@ -1,5 +1,5 @@
-//! Who may do what: every documented operation with every kind of credential, and where secrets
-//! must never show.
+//! Authorization: every documented operation with every kind of credential, and where secrets must
+//! never show.
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ fn basic(login: &str) -> String {
     )
 }
 
-/// What a streamer whose clock is off by so many seconds sends.
+/// `Authorization` of a streamer whose clock is off by `seconds_off`.
 pub fn cluster(key: &str, seconds_off: i64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -83,8 +83,8 @@ fn nodes() -> Value {
 fn every_operation_requires_its_documented_credentials() {
     let server = TestServer::new();
     server.put("/streamers/batch", nodes()).expect(204);
-    // Status for anybody, for what only an administrator may, and for what the streamer itself may
-    // too; 0: let through.
+    // Status of public operations, of those for administrators, and of those for the streamer in
+    // the path as well; 0: authorized.
     let credentials: [(&str, Option<String>, [u16; 3]); 16] = [
         ("none", None, [0, 401, 401]),
         ("empty", Some(String::new()), [0, 401, 401]),
@@ -170,7 +170,7 @@ fn every_operation_requires_its_documented_credentials() {
                 // An unknown hostname: an administrator gets 404, and no cluster key
                 // fits.
                 let answer = server.call_as(&method, &unknown, credential.as_deref());
-                // An operation that wants more than a path may complain about that first.
+                // An operation with a body or parameters may refuse those first.
                 let is_expected = match statuses[AuthRule::Administrator as usize] {
                     0 => matches!(answer.status, 400 | 404),
                     refused => answer.status == refused,
@@ -215,7 +215,7 @@ fn refusals_reveal_neither_the_cause_nor_what_exists() {
         }
     }
     same(answers);
-    // An unknown hostname looks like a known one with another key.
+    // An unknown hostname has the same response as a known one with another key.
     let key = cluster("own-key", 0);
     same(vec![
         server

@@ -1,4 +1,4 @@
-//! Authorization backends as things that are saved and read.
+//! Authorization backends: saving and reading.
 
 use serde_json::json;
 
@@ -125,7 +125,7 @@ fn viewer_tokens_show_only_on_their_backend() {
         let text = server.get(path).text();
         assert!(!text.contains("canary-"), "{path}: {text}");
     }
-    // A mask that is written back keeps what it stands for.
+    // A mask that is sent back keeps the stored value.
     server
         .put(
             "/auth_backends/a",

@@ -1,4 +1,4 @@
-//! Load balancers as things that are saved, and the addresses under which viewers use them.
+//! Load balancers: saving, and the redirects of viewers.
 
 use serde_json::json;
 

@@ -1,8 +1,8 @@
-//! Secrets show on the thing itself, to an administrator, and nowhere else.
+//! Secrets are returned only when an administrator reads the entity itself.
 //!
-//! Each secret of each schema gets a number of its own that nothing else holds, in a thing of its
-//! own. Then every query is sent, and every response is searched for the
-//! numbers: lists in every form, errors, events, statistics, the description, the log.
+//! Each secret of each schema gets a unique number, in an entity of its own. Then every query is
+//! sent, and every response is searched for the numbers: lists in every form, errors, events,
+//! statistics, the OpenAPI document, the log.
 
 use serde_json::{Value, json};
 
@@ -65,8 +65,8 @@ fn plantable(document: &Document, save: &Operation) -> Vec<(String, Value)> {
     found
 }
 
-/// Whether two bodies differ in nothing but the value at one place: an address may also tell which
-/// variant its object is.
+/// Whether two bodies differ only in the value at one pointer: a URL may also determine the variant
+/// of its object.
 fn same_variant(a: &Value, b: &Value, pointer: &str) -> bool {
     let scheme = |body: &Value| {
         let text = body
@@ -171,8 +171,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
             questions.push(format!("{list}?{query}"));
         }
     }
-    // Every query at all, except the entity itself and what a streamer must know to
-    // do its work.
+    // Every query, except for the entity itself and the configuration of a streamer.
     for operation in &operations {
         let own = operation.template.starts_with("/streamers/{")
             || canaries.iter().any(|canary| {

@@ -492,7 +492,7 @@ fn generation_changes_only_with_the_sent_configuration() {
         assert_eq!(moved, expected, "{method} {path} {body}");
         before = after;
     }
-    // What is known of generations survives, also of those that only lost something.
+    // Generations survive a restart, also of nodes that only lost streams.
     server.restart();
     assert_eq!(tags(&server), before);
 }

@@ -336,7 +336,7 @@ fn framing_errors_close_the_connection() {
     for case in &cases {
         check(&server, case);
     }
-    // A second request inside what was refused is never carried out, whatever it hides behind.
+    // A second request inside a refused one is never executed.
     let hidden = format!(
         "PUT {STREAMS}/smuggled HTTP/1.1\r\nHost: a\r\n{}Content-Length: 2\r\n\r\n{{}}",
         auth()

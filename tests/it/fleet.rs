@@ -1,7 +1,7 @@
 //! Simulated streamers, and the program with its layouter at work on them.
 //!
-//! A simulated streamer is a thread that does what a streamer does: read its list, then poll for
-//! another one. Every answer goes to the test, which waits for a list and never for time. A parked
+//! A simulated streamer is a thread that reads its list and then polls for changes. Every answer is
+//! sent to the test, which waits for a list and never for time. A parked
 //! poll is a sign of life at every moment, so a streamer falls silent only between an answer and
 //! the next poll, and when [`Fleet::stop`] closes its connection: no test races a dead timeout
 //! against the period of polls.

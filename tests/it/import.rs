@@ -94,7 +94,7 @@ fn malformed_playlist_is_imported_once() {
         "http://one.example.com/live/index.m3u8"
     );
     assert_eq!(one["labels"], json!({"country": "IT", "group": "Italy"}));
-    // The password is there for the administrator who reads the stream, and nowhere else.
+    // Only an administrator who reads the stream sees the password.
     let (name, delta) = stored
         .iter()
         .find(|(_, stream)| {

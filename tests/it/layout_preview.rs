@@ -1,5 +1,4 @@
-//! Questions about layouts: what a save would change, what a loss would, why a stream is where it
-//! is, how much more fits.
+//! Previews of saves and losses, explanations of layouts, and capacity.
 
 use std::collections::BTreeMap;
 

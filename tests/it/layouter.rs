@@ -1,5 +1,5 @@
-//! The layouter from the outside: simulated streamers poll the real program, and streams come to
-//! them, leave them and return.
+//! The layouter from the outside: simulated streamers poll the real program; placement, fail-over
+//! and fail-back.
 
 use serde_json::{Value, json};
 
@@ -9,8 +9,8 @@ use weir_testkit::{TestServer, wait_until};
 
 #[test]
 fn streams_are_placed_and_leave_a_lost_streamer() {
-    // Goal: the whole way, from a save to the streamer's poll, and from a silent streamer to the
-    // other's. Method: two streamers, one ends.
+    // Goal: a saved stream reaches the poll of a streamer, and after its loss the poll of the
+    // other. Method: two streamers, one ends.
     let server = server(&["--streamer-dead-timeout", "4s"]);
     save_streamer(&server, "s1", json!({}));
     save_streamer(&server, "s2", json!({}));

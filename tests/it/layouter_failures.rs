@@ -14,7 +14,7 @@ use crate::fleet::{
 };
 use weir_testkit::TestServer;
 
-/// Rounds after which what would move by itself has moved.
+/// Rounds after which all optional moves are done.
 const ROUNDS: u64 = 5;
 
 fn cluster(server: &TestServer, hosts: &[&str], streams: usize) -> (Fleet, Ingests) {
@@ -52,7 +52,7 @@ fn moved(server: &TestServer, after: u64, why: &str) -> StreamNames {
     names
 }
 
-/// Everybody but these is where they were.
+/// Checks that all streams but these kept their layout.
 #[track_caller]
 fn only(moved: &StreamNames, before: &Ingests, after: &Ingests) {
     let differ = before.iter().filter(|(name, host)| after[*name] != **host);
@@ -134,7 +134,7 @@ fn flapping_streamer_is_held_longer_each_time() {
             (&back["entity_id"], &back["hold_ms"]),
             (&json!("s1"), &json!(hold_ms))
         );
-        // What is new goes to where it is safe.
+        // New streams are placed on the stable streamer.
         let new = format!("new{turn}");
         save_all(&server, [new.clone()], &json!({"static": true}));
         before.insert(new.clone(), Some("s2".into()));
@@ -260,7 +260,7 @@ fn loss_of_all_streamers_moves_nothing() {
     assert_eq!(now.remove("c00"), Some(Value::Null));
     assert_eq!(now, layouts_before);
     assert_eq!(moves(&server, mark), []);
-    // They return, and what one of them took in the moments before the others came goes back.
+    // They return, and streams that the first one received before the others returned go back.
     set(&server, json!({"streamer_dead_timeout": 3000}));
     fleet.start_all(&server, &hosts);
     for host in hosts {
@@ -281,7 +281,7 @@ fn loss_of_all_streamers_moves_nothing() {
 
 #[test]
 fn restart_between_loss_and_return_changes_nothing() {
-    // Goal: what happened before a restart is known after it. Method: a streamer is lost, the
+    // Goal: fail-back works over a restart. Method: a streamer is lost, the
     // server ends and begins again, the streamer returns.
     let mut server = server(&[
         "--streamer-dead-timeout",

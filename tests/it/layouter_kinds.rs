@@ -42,7 +42,7 @@ fn host(layouts: &Layouts, name: &str) -> String {
     ingest.expect("it is placed").to_owned()
 }
 
-/// The one of these hosts that is none of those.
+/// The one of `hosts` that is not in `than`.
 fn other<'h>(hosts: &[&'h str], than: &[&str]) -> &'h str {
     let mut left = hosts.iter().filter(|host| !than.contains(*host));
     let host = left.next().expect("one is left");
@@ -448,7 +448,7 @@ fn a_lost_inference_node_costs_no_ingest() {
 
 #[test]
 fn manual_placement_stays_while_it_is_legal() {
-    // Goal: a manual placement stays, even against balance, and goes when it must.
+    // Goal: a manual placement stays, even against balance, until it is illegal.
     // Method: two of four are placed beside the other two; only these others are balanced away.
     let mut cluster = Cluster::new(&[]);
     cluster.streamer(
@@ -474,7 +474,7 @@ fn manual_placement_stays_while_it_is_legal() {
         cluster.is(name, "s1", "");
     }
 
-    // No longer legal: only what must goes, and it is the layouter's from then on.
+    // No longer legal: only this stream moves, and the layouter decides about it from then on.
     cluster.stream(by_hand[0], json!({"labels": {"required.zone": "north"}}));
     cluster.until(&[("s1", &[own[0], own[1], by_hand[0]]), ("s2", &[by_hand[1]])]);
     cluster.is(by_hand[0], "s1", NODE_MISSES);

@@ -1,5 +1,5 @@
-//! What streams and streamers want of each other: required labels both ways, namespaces, preferred
-//! labels and transcoding, and what an edit of either side moves.
+//! Constraints between streams and streamers: required labels of both sides, namespaces, preferred
+//! labels and transcoding, and the moves after edits of either side.
 
 use serde_json::{Value, json};
 
@@ -109,7 +109,7 @@ fn namespaces_must_match() {
     cluster.is("w", "s4", FIRST);
     assert_eq!(touched(&before, &cluster.rest()), set(&["w"]));
 
-    // Whose only streamer goes waits; others' room is not theirs.
+    // Without a streamer of their namespace streams wait.
     let before = cluster.rest();
     cluster.fleet.stop("s1");
     cluster.server.delete("/streamers/s1").expect(204);
@@ -192,7 +192,7 @@ fn streams_move_to_a_node_with_more_preferred_labels() {
             cluster.is(name, host, PREFERRED);
         }
     }
-    // As good as the one they have is no reason to move.
+    // An equivalent streamer is no reason to move.
     cluster.streamer("s4", labels(json!({"dc": "here", "disk": "ssd"})));
     let settled = cluster.rest();
     assert_eq!(on(&settled, "s3"), ["a", "b"]);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::fleet::{Fleet, StreamNames, layouts, pass, save_streamer, server, until_all_may_take};
 use weir_testkit::TestServer;
 
-/// What a node has not enough of.
+/// The limited resource of a node.
 #[derive(Clone, Copy)]
 enum Dimension {
     Channels,
@@ -105,7 +105,7 @@ fn what_does_not_fit_waits(dimension: Dimension) {
         let reasons = why_it_waits(&server, waiting);
         assert_eq!(reasons, BTreeSet::from([dimension.code().to_owned()]));
     }
-    // Room for one, by a stream that goes; for another, by a limit that is raised.
+    // Room for one after a stream is deleted; for another after the limit is raised.
     server.delete("/streams/c00").expect(204);
     fleet.until(|fleet| fleet.has("s1") == 4 && !fleet.lists["s1"].contains("c00"));
     assert!(fleet.lists["s1"].is_superset(&numbered(1..4)));

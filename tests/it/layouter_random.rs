@@ -179,7 +179,7 @@ impl RandomWorld {
         self.streams.remove(&name);
     }
 
-    /// Somebody moves a stream by hand, to where it may be or not.
+    /// Places a stream manually, legally or not.
     fn place(&mut self) {
         let names: Vec<String> = self.streams.keys().cloned().collect();
         let hosts: Vec<String> = self.nodes.keys().cloned().collect();
@@ -207,7 +207,7 @@ impl RandomWorld {
         }
     }
 
-    /// What is not as it was promised, if anything.
+    /// The first violated rule.
     fn broken(&self) -> Option<String> {
         let layouts = layouts(&self.server);
         if !layouts.keys().eq(self.streams.keys()) {
@@ -257,7 +257,7 @@ impl RandomWorld {
         None
     }
 
-    /// Until everything is as it was promised.
+    /// Waits until no rule is violated.
     fn rest(&mut self) {
         let guard = Instant::now() + WAIT_MAX;
         while let Some(broken) = self.broken() {
@@ -301,7 +301,7 @@ fn random_operations_end_in_a_valid_layout() {
         }
         world.rest();
     }
-    // Moves that merely improve come to an end: intervals go by, and nothing is written.
+    // Optional moves end: after some intervals nothing is written.
     let guard = Instant::now() + WAIT_MAX;
     loop {
         let before = layouts(&world.server);

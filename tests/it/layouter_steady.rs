@@ -9,7 +9,7 @@ use crate::fleet::{
 };
 use weir_testkit::TestServer;
 
-/// Rounds after which what would move by itself has moved.
+/// Rounds after which all optional moves are done.
 const ROUNDS: u64 = 5;
 
 fn numbered(count: std::ops::Range<usize>) -> impl Iterator<Item = String> {

@@ -1,9 +1,9 @@
 //! Every list, queried by every field of its items: filters, order, selection and pages agree with
 //! a plain reading of the whole list.
 //!
-//! The things in the lists are made from the schemas of what can be saved. What a list should
-//! answer is computed here from its own items, so the test knows the rules of the language and no
-//! resource.
+//! The entities are made from the schemas of bodies. The expected answer of a list is computed here
+//! from its own items, so the test has the rules of the query language and is independent of
+//! resources.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::round_trip::{keyed, with_one_of_each};
 use crate::values::{Fate, cases};
 use weir_testkit::{TestServer, encode_segment};
 
-/// Things of each kind that the lists hold. Small enough for one page, so that the whole is known.
+/// Entities of each kind. Few enough for one page.
 const THINGS: usize = 60;
 
 /// An operation that answers a collection, and the name of the member with the items.
@@ -98,7 +98,7 @@ fn fields(items: &[Value]) -> BTreeMap<String, &'static str> {
                     walk(member, &below, into);
                 }
             }
-            // Nobody can name what is in an array in an array.
+            // No path leads into an array in an array.
             Value::Array(items) if items.iter().any(Value::is_array) => {
                 into.insert(path.to_owned(), None);
             }
@@ -133,8 +133,8 @@ pub fn key_of(document: &Document, list: &Operation) -> Option<(String, Operatio
     })
 }
 
-/// Saves things that differ from each other in every field: the nth has the nth valid value of each
-/// member, and every third time none.
+/// Saves entities that differ in every field: the nth has the nth valid value of each member, and
+/// every third time none.
 fn fill(server: &TestServer, document: &Document, save: &Operation) {
     let mut members: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let all = cases(document, save.body.as_ref().expect("it has a body"));

@@ -1,4 +1,4 @@
-//! The load tool against the real server: short runs whose proof must hold.
+//! The load tool against the real server: short runs that must pass.
 //!
 //! The tool is a program of its own, built with the workspace; where only this package was built it
 //! is missing and these tests are skipped with a message.

@@ -1,8 +1,8 @@
 //! Long polls: lists that wait for a match, streamers that wait for a change of their own
 //! configuration, and what ends a wait.
 //!
-//! A poll is known to be parked without waiting for time to pass: it is sent behind a probe in one
-//! piece, and the probe's answer is only sent when everything that arrived with it was looked at.
+//! A poll is parked for certain without waiting for time: it is sent behind a probe in one piece,
+//! and the answer to the probe is sent after everything that arrived with it was handled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -74,7 +74,7 @@ fn parked_lists_wake_on_stats_reports() {
         .iter()
         .map(|query| park(&server, &format!("/streams?{query}&{LONG}"), ""))
         .collect();
-    // Not by any of these: what they report is not waited for.
+    // Not by reports of other values.
     for bitrate in 1..50 {
         report(json!([{"name": "a", "bitrate": bitrate}]));
     }
@@ -612,7 +612,7 @@ fn disconnected_clients_are_unparked() {
     }
     let parked = look(&mut probe);
     assert!(parked > polls.len());
-    // One ends its side only: a poll whose client stopped talking is over too.
+    // One ends its sending side only: its poll is ended, too.
     polls[0].shut_down_write();
     let half_closed = polls.swap_remove(0);
     let gone = polls.len() + 1;

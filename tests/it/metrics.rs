@@ -1,5 +1,4 @@
-//! Reads the text form of metrics as strictly as OpenMetrics 1.0 words it, for tests of every
-//! operation that has it.
+//! A strict parser of OpenMetrics 1.0, for tests of every operation with metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

@@ -14,8 +14,8 @@ enum Record {
     Data(usize),
 }
 
-/// A database that knows these subnets; later ones inside earlier ones count. IPv4 is where the
-/// format wants it, at `::/96`.
+/// A database of these subnets; later ones override earlier ones. IPv4 is at `::/96`, as the format
+/// requires.
 pub fn database(subnets: &[(&str, &str)]) -> Vec<u8> {
     let mut nodes: Vec<TreeNode> = vec![[None; 2]];
     let mut data = Vec::new();
@@ -89,7 +89,7 @@ fn insert(nodes: &mut Vec<TreeNode>, bits: u128, length: usize, data: usize) {
         node = match nodes[node][side] {
             Some(Record::TreeNode(index)) => index,
             above => {
-                // What was known of the whole is known of both halves.
+                // Both halves inherit the record.
                 nodes.push([above; 2]);
                 nodes[node][side] = Some(Record::TreeNode(nodes.len() - 1));
                 nodes.len() - 1

@@ -1,4 +1,4 @@
-//! Persons: saved with fingerprints and photos, deleted so that others learn of it.
+//! Persons: saving with fingerprints and photos, soft deletion.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! A cluster whose layouter runs often, for scenarios about placements, their reasons and what else
-//! moved.
+//! A cluster whose layouter runs often, for scenarios about placements, their reasons and side
+//! effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +10,12 @@ use crate::fleet::{Fleet, StreamNames, layouts, save_streamer, server};
 use crate::metrics::Metrics;
 use weir_testkit::TestServer;
 
-/// Rounds of the layouter after which what would move by itself has moved.
+/// Rounds of the layouter after which all optional moves are done.
 const ROUNDS: f64 = 4.0;
 
 /// Layouts by stream, as they are shown.
 pub type Layouts = BTreeMap<String, Value>;
-/// What each node has against a stream.
+/// The reasons of each node against a stream.
 pub type Verdicts = BTreeMap<String, BTreeSet<String>>;
 
 pub struct Cluster {
@@ -95,8 +95,7 @@ impl Cluster {
         });
     }
 
-    /// Lets the layouter look often enough for anything that it would improve, and answers what is
-    /// where afterwards.
+    /// Waits for enough rounds of the layouter for all optional moves. Returns the layouts.
     pub fn rest(&mut self) -> Layouts {
         let read = |server: &TestServer, name: &str| {
             let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
@@ -116,8 +115,8 @@ impl Cluster {
         stream.expect(200).json()["layout"].clone()
     }
 
-    /// What every node of the kind has against a stream in a role, in the codes of the reference;
-    /// nothing of the one that has it.
+    /// The reasons of every node of the kind against a stream in a role, in the codes of the
+    /// reference; none of the current node.
     pub fn against(&self, name: &str, role: &str) -> Verdicts {
         let why = self.server.get(&format!("/streams/{name}/layout/explain"));
         let why = why.expect(200).json();
@@ -140,7 +139,7 @@ impl Cluster {
             .collect()
     }
 
-    /// A stream has no ingest, because each node has exactly this against it.
+    /// Checks that a stream has no ingest, and that each node has exactly these reasons against it.
     #[track_caller]
     pub fn waits(&self, name: &str, expected: &[(&str, &[&str])]) {
         let why = self.server.get(&format!("/streams/{name}/layout/explain"));
@@ -155,8 +154,7 @@ impl Cluster {
             .for_each(|(host, names)| assert!(!names.contains(name), "{host} has it"));
     }
 
-    /// A stream is where it is for this reason, which `null` stands for where there is no word for
-    /// it.
+    /// Checks the reason of a layout; `null`: none is recorded.
     #[track_caller]
     pub fn is(&self, name: &str, host: &str, why: &str) {
         let layout = self.layout(name);

@@ -297,7 +297,7 @@ fn foreign_and_damaged_cursors_are_refused() {
             .expect(400);
         assert_eq!(answer.errors(), ["bad_cursor cursor"], "{question}");
     }
-    // The page size is no part of the question.
+    // Another page size is allowed.
     server
         .get(&format!("/streams?limit=5&cursor={plain}"))
         .expect(200);

@@ -1,5 +1,5 @@
-//! What a restart must not change: everything acknowledged is there, nothing is half there, stamps
-//! go on rising, tags and revisions stand.
+//! Invariants over a restart: everything acknowledged is there, nothing is half there, stamps grow,
+//! ETags and revisions are unchanged.
 //!
 //! A kill is `SIGKILL` in the middle of traffic; the moment is chosen by the number of
 //! acknowledgements, not by a clock. It does not test the fsync (the page cache outlives the
@@ -31,7 +31,7 @@ pub fn request(
     client.try_request(method, &path, &fields, body.as_bytes())
 }
 
-/// What one writer knows of one thing it writes.
+/// The acknowledged and the attempted value of one writer.
 #[derive(Clone, Copy, Default, Debug)]
 struct Known {
     sent: u64,
@@ -42,7 +42,7 @@ const WRITERS: usize = 4;
 const BATCH: usize = 20;
 
 /// Writes numbered values until the server is gone: single streams, batches with one tag, and a
-/// stream that comes and goes.
+/// stream that is deleted and created in turns.
 fn write(
     address: SocketAddr,
     writer: usize,
@@ -72,8 +72,7 @@ fn write(
             1 => {
                 let what = "comes-and-goes".to_owned();
                 let path = format!("/streams/w{writer}/{what}");
-                // An odd round saves, an even one deletes; a deletion of what is not there is
-                // answered with 404.
+                // An odd round saves, an even one deletes; another deletion is answered with 404.
                 if (*n / 4).is_multiple_of(2) {
                     (what, "PUT", path, json!({"comment": n.to_string()}))
                 } else {

@@ -1,5 +1,5 @@
-//! What a caller may see and how long: restricted tokens on every list, previews that reach beyond
-//! a token's scope, and requests that are held open while their credential is lost.
+//! Visibility: restricted tokens on every list, previews that reach beyond the scope of a token,
+//! and waiting requests whose credential is lost.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -446,8 +446,8 @@ fn hold(server: &TestServer, path: &str, authorization: &str, fields: &str) -> C
 
 #[test]
 fn held_requests_end_with_their_credential() {
-    // Goal: nothing that was let in goes on by a right that is lost. Method: every way to hold a
-    // request open, with every credential that opens it, and every way to lose that credential.
+    // Goal: a waiting request ends when its caller loses the right. Method: every kind of waiting
+    // request, with every credential that it accepts, and every way to lose that credential.
     for way in HOLDS {
         for &credential in way.by {
             for (how, status) in losses(credential) {
@@ -497,8 +497,8 @@ fn ends_with(way: &Hold, credential: HeldCredential, how: &str, status: u16) {
 
 #[test]
 fn body_sent_after_the_key_was_replaced_is_refused() {
-    // Goal: who was let in with its head is looked at again when the request is complete. Method:
-    // the head with each credential, then the loss of that credential, then the body.
+    // Goal: a request is authorised again when its body is complete. Method: the head with each
+    // credential, then the loss of that credential, then the body.
     for credential in [
         HeldCredential::Token,
         HeldCredential::ClusterKey,

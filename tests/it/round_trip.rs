@@ -1,5 +1,5 @@
-//! Every field of every body, made from the schemas: what is valid is saved and read back as it was
-//! sent, what is not is refused with its place, and what a client may not set is ignored.
+//! Every field of every body, made from the schemas: valid values are saved and read back as sent,
+//! invalid ones are refused with their pointer, and read-only ones are ignored.
 
 use serde_json::{Value, json};
 
@@ -92,8 +92,7 @@ pub fn keys(operation: &Operation) -> Vec<&str> {
         .collect()
 }
 
-/// The body for the nth thing: without the key if the path has it, with its own if it is an item of
-/// a batch.
+/// The body of the nth entity: without the key if the path has it, with it in an item of a batch.
 pub fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value) -> Value {
     let mut body = body.clone();
     // What must be there and must be unique.
@@ -104,7 +103,7 @@ pub fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value)
         for key in keys(operation) {
             object.remove(key);
         }
-        // Who calls with a token's key must be one token.
+        // The keys of tokens are unique.
         if operation.id == "api_token_save" && object.get("key") == Some(&json!("text")) {
             object.insert("key".to_owned(), json!(format!("text{n}")));
         }
@@ -122,14 +121,14 @@ pub fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value)
     body
 }
 
-/// A server on which the thing number 0 of every kind exists.
+/// A server with the entity number 0 of every kind.
 pub fn with_one_of_each(document: &Document) -> TestServer {
     with_one_of_each_and(document, &[])
 }
 
 /// The same with further arguments.
 pub fn with_one_of_each_and(document: &Document, arguments: &[&str]) -> TestServer {
-    // Nobody waits for more episodes that could be written with one.
+    // Saves of episodes are committed at once.
     let mut all = vec!["--episodes-buffer-delay", "0"];
     all.extend_from_slice(arguments);
     let server = TestServer::with(&all);
@@ -173,7 +172,7 @@ fn requests(
     cases: &[&Case],
 ) -> Vec<(String, String, Vec<u8>)> {
     let request = |(n, case): (usize, &&Case)| {
-        // What is no save is about something that has to exist.
+        // Other operations than saves need an existing entity.
         let n = if operation.is_save() || operation.is_batch() {
             n + 1
         } else {

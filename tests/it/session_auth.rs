@@ -251,14 +251,14 @@ fn verdict_is_cached_until_the_rules_change() {
     stub.respond_with(StubResponse::status(200));
     authorize(&server, OTHER, "").expect(403);
     assert_eq!(stub.calls(), 0);
-    // A change of the rules ends what was decided under the old ones.
+    // A change of the rules invalidates earlier decisions.
     protect(&server, json!({"deny_uas": ["x"]}));
     authorize(&server, OTHER, "").expect(200);
     stub.respond_with(StubResponse::status(403));
     protect(&server, json!({"deny_uas": null}));
     authorize_again(&server, SESSION).expect(403);
     assert_eq!(stub.calls(), 2);
-    // Lists count at once, whatever was decided.
+    // Lists override cached decisions.
     protect(&server, json!({"allow_ips": ["10.77.0.150"]}));
     authorize_again(&server, SESSION).expect(200);
     assert_eq!(stub.calls(), 0);
@@ -306,7 +306,7 @@ fn one_allowing_backend_is_enough() {
         ],
     });
     protect(&server, all);
-    // The silent one is not waited for: its timeout is longer than any test is.
+    // The response does not wait for the silent one: its timeout is longer than any test.
     authorize(&server, SESSION, "").expect(200);
     for (stub, path) in [(&silent, "/1"), (&denies, "/2"), (&allows, "/3")] {
         assert_eq!(stub.call().path, path);
@@ -338,7 +338,7 @@ fn default_applies_to_new_sessions_if_all_backends_fail() {
         protect(&server, rules);
         authorize_again(&server, OTHER).expect(403);
         authorize(&server, SESSION, "").expect(200);
-        // Let in by default, it is known from then on.
+        // Allowed by default, its decision is cached.
         authorize_again(&server, SESSION).expect(200);
     }
 }

@@ -1,4 +1,4 @@
-//! What streamers report, where it is shown, and which callers may report.
+//! Reports of streamers: where they are shown, and which callers may report.
 
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
@@ -99,7 +99,7 @@ fn a_report_is_shown_on_the_streamer_and_on_its_streams() {
         json!({"hostname": "s2", "stats": null, "dvrs": null})
     );
 
-    // The node that captures has the word; viewers are those of all nodes.
+    // The values of the ingest node are shown; viewers are summed over all nodes.
     let stream = server.get("/streams/a").expect(200).json();
     assert_eq!(
         stream["stats"],

@@ -272,8 +272,7 @@ fn node_is_saved_if_the_check_reads_its_configuration() {
     assert_eq!(saved, server.get("/streamers/s1").json());
     expect_config_request(&node.call(), "k1");
 
-    // What is called is what the node is after the save: the part that is given from the body, the
-    // rest from the store.
+    // The call uses the node as it is after the save: from the body, the rest from the store.
     server.put(path, json!({"cluster_key": "k2"})).expect(200);
     expect_config_request(&node.call(), "k2");
     let elsewhere = Stub::new(StubResponse::with(200, "", CONFIG));

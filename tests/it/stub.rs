@@ -10,7 +10,7 @@ use std::thread;
 
 use weir_testkit::WAIT_MAX;
 
-/// What a backend shared: a whole answer, or nothing at all while the test runs.
+/// The behaviour of a stub.
 #[derive(Clone)]
 pub enum StubResponse {
     /// Status, further fields (each with its line end) and body.

@@ -1,4 +1,4 @@
-//! API tokens: made, shown once to whom they are for, and enforced at once wherever they are used.
+//! API tokens: saving, visibility of keys, and immediate enforcement.
 
 use serde_json::{Value, json};
 
@@ -226,7 +226,7 @@ fn lists_contain_only_what_a_token_may_see() {
         .json();
     assert_eq!(named["estimated_count"], 1);
     get(&server, &key, "/streams/location1/01").expect(403);
-    // A poll of another token for the same question is another question.
+    // Polls of tokens with other permissions do not share an answer.
     let others = json!([{"scopes": ["streams/location2%2F*"], "list": true}]);
     let other = token(&server, "u", others);
     let since = server.get("/streams?sort=-updated_at&limit=1").json()["streams"][0]["updated_at"]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::described::Document;
 
-/// What becomes of a value that is sent.
+/// The expected treatment of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fate {
     /// It is read back as it was sent.
@@ -84,7 +84,7 @@ struct Walk<'a> {
     cases: Vec<Case>,
     /// Titles of the objects around, so that schemas that contain themselves end.
     way: Vec<String>,
-    /// How many of the things around are secret.
+    /// Number of enclosing values that are secret.
     secrets: usize,
 }
 
@@ -283,7 +283,7 @@ fn of_kind(kind: &str) -> Value {
 /// Texts that a format takes, and texts that it does not.
 fn texts(format: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match format {
-        // Names of things that exist: the tests make them first.
+        // Names of existing entities: the tests save them first.
         "server_name" => (&["t0"], &["", "a b", "a/b", "\u{7}"]),
         "media_name" | "dvr_name" | "event_sink_name" => {
             (&["t0", "a/b c"], &["", "/a", "a/", "a\nb"])
@@ -539,7 +539,7 @@ impl Document {
     }
 }
 
-/// Tells what of an answer is not as it is described, each with its pointer.
+/// Collects the deviations of a response from its schema, each with its pointer.
 #[derive(Default)]
 pub struct Conformance {
     patterns: HashMap<String, Regex>,

@@ -21,7 +21,7 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-/// Says which seed failed, whatever panicked.
+/// Prints the failed seed after any panic.
 struct Failing(u64);
 
 impl Failing {

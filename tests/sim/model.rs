@@ -1,7 +1,7 @@
 //! The model: what the server promises, written a second time and without any care for speed.
 //!
 //! Plain `BTreeMap`s of JSON; its own merge patch, its own rules of layouts, its own rendering of a
-//! node's configuration. It knows nothing of records, indexes, generations or shards.
+//! node's configuration. Independent of records, indexes, generations and shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

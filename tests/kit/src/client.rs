@@ -87,7 +87,7 @@ impl Client {
         self.stream.try_clone()
     }
 
-    /// Sends one request and reads its response; fails the test if there is none. `path` is the
+    /// Sends one request and reads its response; fails the test without a response. `path` is the
     /// whole target.
     #[track_caller]
     pub fn request(

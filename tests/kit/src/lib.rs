@@ -10,7 +10,7 @@
 //!  sys        epoll, sockets with a source address, limits, affinity, CPU time
 //! ```
 //!
-//! Knows the API's prefixes and credentials, but no resource. Depends on no crate of this
+//! Has the API's prefixes and credentials; independent of resources. Depends on no crate of this
 //! workspace.
 
 mod client;

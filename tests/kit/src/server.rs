@@ -208,7 +208,7 @@ impl TestServer {
         sys::signal(self.id(), signal).expect("the process is ours");
     }
 
-    /// Waits until the program has ended by itself.
+    /// Waits for the end of the program without a signal.
     pub fn wait(&mut self) -> ExitStatus {
         let mut running = self.process.take().expect("the server is running");
         let look = || {
@@ -303,7 +303,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if let Some(mut running) = self.process.take() {
-            // It may have ended by itself; waiting leaves no zombie either way.
+            // The program may have ended already; waiting leaves no zombie either way.
             let _ = running.child.kill();
             let _ = running.child.wait();
         }
