@@ -1,7 +1,7 @@
 //! The settings of the server over HTTP.
 //!
 //! The members of the document are settings that take effect at once, in the spelling and the units
-//! of the reference; the rows of the settings table say which. A save changes the configuration
+//! of the reference, as marked in the settings table. A save changes the configuration
 //! file. The response has the effective values and their sources, because flags and the environment
 //! override the file.
 
