@@ -128,9 +128,9 @@ struct ConfigFile {
 
 /// All settings.
 const ALL: u8 = 0;
-/// Those that locate the data.
+/// Settings that locate the data.
 const STORE: u8 = 1;
-/// Those that a client of a server needs.
+/// Settings of a client of a server.
 const CLIENT: u8 = 2;
 
 fn settings_of(part: u8) -> impl Iterator<Item = &'static Setting> {

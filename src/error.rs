@@ -117,7 +117,7 @@ error_codes! {
     UNKNOWN_STREAMER = 400 "streamer_not_found" "No streamer has this hostname";
     UNKNOWN_AGENT = 400 "agent_not_found" "No agent has this id";
     BATCH_TOO_LONG = 413 "too_many_items" "Too many items";
-    // What does not exist.
+    // Unknown paths, entities and revisions.
     NOT_FOUND = 404 "not_found" "No operation has this path";
     STREAM_NOT_FOUND = 404 "stream_not_found" "No stream has this name";
     STREAMER_NOT_FOUND = 404 "streamer_not_found" "No streamer has this hostname";

@@ -179,10 +179,10 @@ pub enum Listable {
 pub struct Visibility(Option<(Arc<Rights>, &'static str)>);
 
 impl Visibility {
-    /// All of them.
+    /// All entities.
     pub const ALL: Self = Self(None);
 
-    /// Those of a collection on which a token has any right at all.
+    /// The entities of a collection on which a token has any right.
     pub fn of(rights: &Rights, collection: &'static str) -> Self {
         Self(Some((Arc::new(rights.clone()), collection)))
     }

@@ -1,14 +1,14 @@
-//! What the cores share about agents, and the messages about agents between cores.
+//! State of agents that all cores share, and messages about agents between cores.
 //!
-//! A control connection lives on one core; a command for its agent may arrive on any. The registry
-//! names the core of the connection, and messages carry the command there and its reply back.
+//! A control connection belongs to one core; a command for its agent may arrive on any. The
+//! registry has the core of the connection; messages carry the command there and its reply back.
 
 use super::handshake::Nonces;
 use super::protocol::{AgentRequest, CloseReason};
 use super::registry::Registry;
 use crate::http::Ticket;
 
-/// What all cores share about agents.
+/// State of agents that all cores share.
 pub struct AgentsShared {
     pub presence: Registry,
     pub nonces: Nonces,

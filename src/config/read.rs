@@ -160,7 +160,7 @@ impl RawValue {
 /// The flags of a command line: the key of the setting and its values in the order given.
 pub type Flags = Vec<(&'static str, Vec<String>)>;
 
-/// What the names of all variables begin with.
+/// Prefix of all environment variables.
 const PREFIX: &str = "CENTRAL_";
 
 /// Names the configuration file when `--config` does not.

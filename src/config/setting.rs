@@ -1,5 +1,5 @@
-//! What a row of the table is: a setting, the rule for its values, and the macro that makes both
-//! the row and the field of the typed struct.
+//! A row of the table: a setting, the rule for its values, and the macro that makes both the row
+//! and the field of the typed struct.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ pub struct Setting {
     pub form: SettingForm,
     pub written: Written,
     pub effect: Effect,
-    /// Where the document of `/config` has it, if it does.
+    /// The member of the document of `/config`, if it has one.
     pub member: Option<ConfigMember>,
     /// Heading in `--help` and in the shipped file.
     pub heading: &'static str,
@@ -328,7 +328,7 @@ macro_rules! settings {
 pub(super) use settings;
 
 impl Setting {
-    /// By its key or another spelling of it.
+    /// Finds a setting by its key or another spelling of it.
     pub fn find(key: &str) -> Option<&'static Setting> {
         SETTINGS
             .iter()
@@ -359,7 +359,7 @@ impl Setting {
         variable(self.key)
     }
 
-    /// What a value stands for in `--help`.
+    /// Placeholder of a value in `--help`.
     pub fn placeholder(&self) -> &'static str {
         match self.form {
             SettingForm::Text { .. } if self.key.ends_with("dir") => "DIR",

@@ -1,9 +1,9 @@
-//! Requests that are held open, and by whose right.
+//! Waiting requests and the rights of their callers.
 //!
-//! A right can be lost while a request waits: its token is deleted or gets another key or other
-//! permissions, a streamer gets another cluster key, the administrator's credentials are replaced.
-//! The request then ends at once. Changes on their way to the writer are not held: they are
-//! decided.
+//! A caller can lose its right while a request waits: its token is deleted or gets another key or
+//! other permissions, a streamer gets another cluster key, the administrator's credentials are
+//! replaced. The request then ends at once. Commands sent to the writer are not held: they can no
+//! longer be withdrawn.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ pub struct HeldRequests {
 
 enum Held {
     Administrator,
-    /// By the cluster key of this record.
+    /// With the cluster key of this record.
     Streamer {
         hostname: Hostname,
         record: StreamerRecord,
@@ -87,7 +87,7 @@ impl Core {
             }
             match self.still_held(held, state) {
                 Ok(true) => return true,
-                // Its list was made with other permissions: the client repeats the request.
+                // The list was computed with other permissions: the client repeats the request.
                 Ok(false) => ended.push((*ticket, None)),
                 Err(error) => ended.push((*ticket, Some(Response::from(error)))),
             }
@@ -106,7 +106,7 @@ impl Core {
             Held::Streamer { hostname, record } => match state.streamer(hostname) {
                 Some(newest) if newest.cluster_key == record.cluster_key => Ok(true),
                 Some(_) => Err(lost_credentials()),
-                // Its poll is answered that there is no such streamer.
+                // Its poll is answered with 404.
                 None => Ok(true),
             },
             Held::Token {
@@ -127,8 +127,8 @@ impl Core {
         }
     }
 
-    /// Ends what the replaced credentials of the administrator hold open. Clients repeat the
-    /// request with the new ones.
+    /// Ends the requests with replaced credentials of the administrator. Clients repeat them with
+    /// the new ones.
     pub(super) fn end_administrator_requests(&self) {
         self.end_polls();
         let held = self.held.borrow().by_administrator();

@@ -1,4 +1,4 @@
-//! What other threads send to a core: one inbox per core, one message type.
+//! Messages of other threads to a core: one inbox per core, one message type.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::state::command::Done;
 pub enum CoreMessage {
     /// A durable group commit, and the replies to the commands in it that came from this core.
     Batch {
-        /// Nothing if the batch changed nothing.
+        /// `None` if the batch changed nothing.
         commit: Option<Arc<Commit>>,
         replies: Vec<(Ticket, Result<Done, ApiError>)>,
     },
@@ -26,9 +26,10 @@ pub enum CoreMessage {
         part: usize,
         reply: Reply,
     },
-    /// A command for an agent whose connection lives on this core.
+    /// A command for an agent whose connection belongs to this core.
     Agent(AgentMessage),
-    /// Streamers reported, or agents came or went, while lists of this core wait for that.
+    /// Streamers have reported, or agents have connected or disconnected; sent to cores with lists
+    /// that wait for it.
     Reported,
     /// The administrator's credentials were replaced.
     CredentialsReplaced,
@@ -38,19 +39,19 @@ pub enum CoreMessage {
     Drain,
 }
 
-/// What a pending request waits for.
+/// A reply to a pending request.
 pub enum Reply {
-    /// Of another server.
+    /// The response of another server.
     Call(CallResult),
-    /// A finished body, or why there is none.
+    /// A rendered body.
     Body(Result<Vec<u8>, ApiError>),
-    /// Of an agent.
+    /// The reply of an agent.
     Agent(Result<AgentReply, ApiError>),
-    /// Of one core.
+    /// The metrics of one core.
     Metrics(Box<CoreMetrics>),
 }
 
-/// Where the reply to a pending request goes, from whatever thread.
+/// Sends the reply to a pending request to its core, from any thread.
 #[derive(Clone)]
 pub struct Completion {
     pub inbox: Arc<Inbox<CoreMessage>>,

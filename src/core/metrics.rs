@@ -1,4 +1,4 @@
-//! What one core counts. Sent on request to the core that answers with the metrics of all.
+//! The counters of one core. Sent on request to the core that renders the metrics of all cores.
 
 use crate::http::Counters;
 

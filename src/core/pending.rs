@@ -1,7 +1,7 @@
 //! The table of pending requests: what waits for other servers, other threads or other cores.
 //!
-//! One entry per ticket. An entry leaves the table in exactly one way: its answer, its time, its
-//! client, or the loss of its caller's right. Dropped, it cancels what is under way.
+//! One entry per ticket. An entry is removed by its response, its deadline, the disconnection of
+//! its client, or the loss of its caller's right. Dropping it cancels its calls.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,9 +18,9 @@ pub struct PendingRequests {
 }
 
 struct PendingRequest {
-    /// Absent while it is being worked on.
+    /// Absent while it runs.
     pending: Option<Box<dyn Pending>>,
-    /// The answer hides secrets.
+    /// The response masks secrets.
     masks: bool,
 }
 
@@ -70,7 +70,7 @@ impl Core {
         Answer::Wait { deadline }
     }
 
-    /// Gives a pending request its turns until it waits for a reply or is over.
+    /// Runs a pending request until it waits for a reply or is answered.
     async fn resume(self: Rc<Self>, ticket: Ticket) {
         loop {
             rt::yield_now().await;
@@ -91,7 +91,7 @@ impl Core {
 
     pub(super) fn on_reply(self: &Rc<Self>, ticket: Ticket, part: usize, reply: Reply) {
         let Some(mut pending) = self.pending.borrow_mut().take(ticket) else {
-            // It is over, and its client knows.
+            // It was answered meanwhile.
             return;
         };
         let state = self.state();
@@ -99,7 +99,7 @@ impl Core {
         self.settle(ticket, pending, step);
     }
 
-    /// The answer to a pending request whose time is over, if the ticket is one.
+    /// The response of a pending request at its deadline; `None` for other tickets.
     pub(super) fn pending_timeout(&self, ticket: Ticket) -> Option<Response> {
         let mut pending = self.pending.borrow_mut().take(ticket)?;
         self.pending.borrow_mut().remove(ticket);
@@ -121,7 +121,7 @@ impl Core {
             Step::Command(command) => {
                 let request = self.pending.borrow_mut().requests.remove(&ticket);
                 let masks = request.is_some_and(|request| request.masks);
-                // From here on the change is decided: it no longer ends with its caller's right.
+                // From here on the command can no longer be withdrawn.
                 self.held.borrow_mut().remove(ticket);
                 if let Err(error) = self.change(ticket, command, masks) {
                     self.complete(ticket, error.into());

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::http::{Answer, Request, Ticket};
 
-/// The status that nginx logs for a request whose client left before the answer.
+/// The status that nginx logs for a request whose client disconnected before the response.
 pub const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Requests that are logged once they are answered.

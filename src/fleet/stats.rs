@@ -115,7 +115,7 @@ impl StreamReport {
 #[derive(Debug)]
 struct StreamReports {
     first: StreamReport,
-    /// Of other nodes; most streams have none.
+    /// Reports of other nodes; most streams have none.
     others: Vec<StreamReport>,
 }
 

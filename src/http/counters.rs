@@ -34,7 +34,7 @@ pub struct Counters {
     pub upgraded: u64,
 }
 
-/// The same while they grow; `open` is a field of the table.
+/// The counters of a running core; `open` is a field of the table.
 #[derive(Default)]
 pub(super) struct CounterCells {
     pub(super) accepted: Cell<u64>,

@@ -58,7 +58,7 @@ impl Wheel {
         let due = due.max(self.now + 1);
         let link = &mut self.links[slot];
         link.due = due;
-        // It is visited in its old bucket first, and moved then.
+        // The link stays in its old bucket, and is moved when that is visited.
         if link.bucket_tick <= due {
             return;
         }

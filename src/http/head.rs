@@ -289,7 +289,7 @@ fn check<'a>(
     })
 }
 
-/// What the fields of a head determine.
+/// The properties of a request that the fields of its head determine.
 #[allow(clippy::struct_excessive_bools)] // independent facts
 struct FieldFacts {
     known: Known,

@@ -105,7 +105,7 @@ pub fn next_request<'a, A, R>(
     })
 }
 
-/// What has arrived of a request that could not be answered yet.
+/// The received part of a request that could not be answered yet.
 #[derive(Debug)]
 pub struct Input<A> {
     /// The head of the request in progress, then the bytes after it.

@@ -145,7 +145,7 @@ impl From<ApiError> for Response {
     }
 }
 
-/// What the connection adds to an answer.
+/// The properties of the connection that the form of a response depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Style<'a> {
     pub(super) head_only: bool,

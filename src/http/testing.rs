@@ -21,7 +21,7 @@ use crate::http::{
 use crate::limits::Limits;
 use crate::rt::{self, Inbox};
 
-/// What a test orders of the core it is connected to.
+/// An order of a test to the core that it is connected to.
 pub(super) enum TestOrder {
     Counters(mpsc::Sender<Counters>),
     /// Answers every waiting request in the order of arrival; replies how many there were.

@@ -28,7 +28,7 @@ impl Key {
         Self::with(names(), text)
     }
 
-    /// The same with the dictionary at hand, for a loop over many keys.
+    /// Like `new`, with the dictionary as an argument, for loops over many keys.
     pub(super) fn with(names: &Names, text: &str) -> Self {
         names
             .find(text)

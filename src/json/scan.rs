@@ -559,7 +559,7 @@ fn prefix_xor(mut bits: u64) -> u64 {
     bits ^ (bits << 32)
 }
 
-/// The same as `wide::quoted`, one byte at a time from `at`.
+/// Like `wide::quoted`, one byte at a time from `at`.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn quoted_slowly(text: &[u8], at: usize, name: &[u8]) -> Option<usize> {

@@ -86,7 +86,7 @@ pub enum OutboundError {
     Cancelled,
 }
 
-/// What a call came to.
+/// The result of a call.
 pub type CallResult = Result<OutboundResponse, OutboundError>;
 
 /// The HTTP client of the pool. It connects only to addresses that `policy` allows.

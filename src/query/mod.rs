@@ -137,7 +137,7 @@ impl Query {
         self.keys.as_deref()
     }
 
-    /// What an index can use to leave documents out.
+    /// Conditions by which an index can exclude documents.
     pub fn hints(&self) -> Hints<'_> {
         let mut hints = Hints::default();
         for filter in &self.filters {

@@ -150,7 +150,7 @@ impl Fill<'_> {
     }
 }
 
-/// What has been written of an object.
+/// The written part of an object.
 struct Progress {
     any: bool,
     stored: bool,

@@ -31,9 +31,9 @@ pub(super) struct Masks {
 
 type StateId = u16;
 
-/// Nothing in the value is secret by name.
+/// State of a value without secret members.
 const PLAIN: StateId = 0;
-/// Everything in the value is secret.
+/// State of a value that is secret as a whole.
 const SECRET: StateId = 1;
 
 #[derive(Default)]
@@ -212,7 +212,7 @@ impl Schema {
         scan.out
     }
 
-    /// The same for a value.
+    /// Masks the secrets of a parsed value.
     pub fn mask_value(&self, value: &mut Value) {
         self.masks.mask(self.masks.root, value);
     }

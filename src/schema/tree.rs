@@ -210,8 +210,8 @@ impl ObjectRules {
         at.ok().map(|at| &self.properties[at])
     }
 
-    /// The same for keys in ascending order: `from` is the first property that is not less than the
-    /// previous key.
+    /// Finds a property, for keys in ascending order: `from` is the first property that is not less
+    /// than the previous key.
     pub(super) fn next_property(&self, key: &Key, from: &mut usize) -> Option<&Property> {
         match key {
             Key::Known(number) if !self.numbers.is_empty() => {

@@ -133,7 +133,7 @@ pub(super) fn start_layouter(
     })
 }
 
-/// What the layouter uses of a streamer's report.
+/// The part of a report that the layouter uses.
 fn node_stats(stats: &StreamerStats) -> NodeStats {
     let saturated = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     NodeStats {
@@ -239,7 +239,7 @@ pub(super) fn start_cores(
     Ok(Cores { addresses, drained })
 }
 
-/// What the thread of an io core gets.
+/// The arguments of the thread of an io core.
 struct CoreThread {
     index: usize,
     shared: Arc<Shared>,

@@ -104,7 +104,7 @@ impl State {
         self.agent_streams.of(id).is_some()
     }
 
-    /// Where an agent sends its video: to the node of its streams, or to its own while it has none.
+    /// The layout of an agent: that of its streams, or its own while it has none.
     pub fn agent_layout(&self, id: &str) -> Option<&ArchivedLayout> {
         if self.agent_has_streams(id) {
             return self

@@ -128,8 +128,7 @@ fn is_automatic(record: &EntityRecord) -> bool {
     matches!(&record.facts, ArchivedFacts::Episode { publication, .. } if publication.is_some())
 }
 
-/// What a streamer reports of a stream's publication. Times are UTC ms. A repeated report changes
-/// nothing.
+/// A report about the publication of a stream. Times are UTC ms. A repeated report changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublicationReport {
     /// The stream is published since then.
@@ -167,7 +166,7 @@ impl OpenPublication {
     }
 }
 
-/// What a report changes in a stream's automatic episodes.
+/// A change of a stream's automatic episodes after a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EpisodeStep {
     Nothing,

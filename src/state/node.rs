@@ -1,4 +1,4 @@
-//! What one node is sent, and the revision since when.
+//! The configuration of one node, and its generation.
 //!
 //! A [`Node`] is one hostname's view of the state: which streams it holds in which role, and a
 //! *generation*, the revision at which its configuration last changed. Unrelated changes do not

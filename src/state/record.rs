@@ -148,15 +148,14 @@ pub struct Entity {
     pub filled: Vec<(u32, u32)>,
 }
 
-/// What the server decides on, by kind of entity.
+/// The values that the server's decisions depend on, by kind of entity.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[rkyv(compare(PartialEq))]
 pub enum Facts {
     #[default]
     None,
     Agent {
-        /// Where the agent sends its media while no stream uses it. Otherwise the streams' layouts
-        /// decide.
+        /// The layout while no stream uses the agent. Otherwise that of its streams applies.
         layout: Option<Layout>,
     },
     Episode {

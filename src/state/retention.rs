@@ -39,20 +39,20 @@ impl Default for Retention {
     }
 }
 
-/// What is due for an entity.
+/// The action that is due for an entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpiryAction {
     Keep,
     Remove,
-    /// An automatic episode whose timeout is over.
+    /// The timeout of an automatic episode has passed.
     Close {
         at: u64,
     },
-    /// An automatic episode that goes on and needs a new stamp.
+    /// An open automatic episode needs a new stamp.
     Renew,
 }
 
-/// Decides what is due for an entity.
+/// Decides which action is due for an entity.
 pub fn action(state: &State, record: &EntityRecord, kept: &Retention, now_ms: u64) -> ExpiryAction {
     let updated_at = record.updated_at.to_native();
     let certain_ms = now_ms.min(kept.trusted_ms);

@@ -28,7 +28,7 @@ impl Envelope {
     }
 }
 
-/// Where the outcome of a command goes.
+/// The receiver of the outcome of a command.
 pub enum ReplyTo {
     /// A request on an io core.
     Core {

@@ -1,4 +1,4 @@
-//! What the writer does without a request: it expires entities past their retention, and reports
+//! Work of the writer without a request: it expires entities past their retention, and reports
 //! when the wall clock cannot be trusted.
 
 use std::time::Duration;

@@ -147,7 +147,7 @@ pub fn restore(
     )
 }
 
-/// The same on any disk.
+/// Like `restore`, on any disk.
 pub fn restore_on(
     disk: &dyn Disk,
     source: &Path,

@@ -1,4 +1,4 @@
-//! What can go wrong with a store, as facts an operator can act on.
+//! Errors of a store, with the facts that an operator needs.
 //!
 //! Every variant carries the path and the numbers needed to decide; `Display` gives the cause and
 //! what to do. Which exit code or HTTP status that becomes is decided by the callers.

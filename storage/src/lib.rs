@@ -119,7 +119,7 @@ impl Default for Options {
     }
 }
 
-/// What is on disk.
+/// The content of an opened store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
     /// Random, made at creation and again at each restore.

@@ -33,7 +33,7 @@ impl Store {
         Store::open_on(Arc::new(Directory::new(directory)), options)
     }
 
-    /// The same on any disk.
+    /// Like `open`, on any disk.
     pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<(Store, Opened), StoreError> {
         disk.prepare()?;
         let lock = disk.lock()?;

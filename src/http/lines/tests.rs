@@ -205,7 +205,7 @@ fn unread_lines_are_bounded() {
         asker.join().expect("the connection ended");
         server.wait_for(|counters| counters.open == 0);
 
-        // It is reply more than may be queued.
+        // It is sent more than may be queued.
         let mut client = server.client();
         client.upgrade();
         let news = [vec![b'n'; 60_000], b"\n".to_vec()].concat();

@@ -175,7 +175,7 @@ pub struct Shed {
     pub hostname: Hostname,
     /// Upper bound of streams to move.
     pub streams_max: u32,
-    /// Where they may go and how many each may take, best first. Other nodes take none.
+    /// Nodes that may take these streams, with the number for each, best first.
     pub targets: Vec<ShedTarget>,
 }
 
@@ -237,8 +237,7 @@ pub struct LayoutChange {
     pub from: Option<Hostname>,
     pub to: Option<Hostname>,
     pub reason: MoveReason,
-    /// Of the stream after this change: where its ingest was before the fail-over that it has not
-    /// returned from.
+    /// After this change: the ingest node before a fail-over without a fail-back yet.
     pub failover_from: Option<Hostname>,
     /// The revision of the row on which this was decided.
     pub revision: u64,

@@ -56,11 +56,11 @@ pub struct ClassReport<'a> {
     /// The name of one of its streams.
     pub example: &'a StreamName,
     pub streams: u32,
-    /// Of these, without an ingest node.
+    /// Streams without an ingest node.
     pub waiting: u32,
     /// Nodes that can take such streams now.
     pub nodes: usize,
-    /// For streams with the average needs of these.
+    /// Room for more streams with the average needs of these.
     pub capacity: Capacity,
 }
 
@@ -70,7 +70,7 @@ pub struct Survival {
     pub moved: u32,
     /// Slots that have a node now and would have none.
     pub lost: u32,
-    /// Of these, ingests.
+    /// Ingests among `lost`.
     pub lost_ingests: u32,
 }
 

@@ -9,7 +9,7 @@ use super::slot::{FETCHED_TOGETHER, LIVE, ORIGIN_RECORDED, RECORDED, Slot, UNIT}
 /// order of their streams in memory: a million names in any other order take twice as long to read.
 const LOG_IN_ORDER_MAX: usize = 10_000;
 
-/// What moved in the event that is being applied.
+/// The moves of the event that is being applied.
 #[derive(Clone, Default)]
 pub(super) struct MoveLog {
     /// Slots that moved in this event, with their node before and the reason.

@@ -47,7 +47,7 @@ struct RowNodes {
 struct Copies {
     backups: Vec<u32>,
     inference: Option<u32>,
-    /// Those that are not new.
+    /// The slots that existed before.
     old: Vec<u32>,
 }
 
@@ -550,7 +550,7 @@ impl Engine {
             }
             let mut siblings = Vec::new();
             self.sibling_nodes(s, &mut siblings);
-            // Of two slots on one node the ingest stays, then the earlier backup.
+            // With two slots on one node, the ingest stays, then the earlier backup.
             if slot.node != NONE && slot.kind() != SlotKind::Ingest && siblings.contains(&slot.node)
             {
                 self.evict(s, MoveReason::Redundancy);

@@ -13,7 +13,7 @@ pub const LOAD_MAX: u64 = (1 << 31) - 1;
 /// Keys from here on are of nodes that are used only if no other node has room.
 pub const LAST_RESORT: u64 = 1 << 63;
 
-/// What a slot takes of a node, or what is left of a node.
+/// The resources that a slot uses of a node, or that are free on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Need {
     pub channels: u32,

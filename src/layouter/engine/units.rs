@@ -333,7 +333,7 @@ impl Engine {
         demand.requires.sort_unstable();
         demand.requires.dedup();
         demand.prefers.sort_unstable();
-        // The same preference of several members counts several times.
+        // Weights of a preference add up over the members.
         let mut prefers: Vec<(u32, u16)> = Vec::with_capacity(demand.prefers.len());
         for (label, weight) in demand.prefers {
             match prefers.last_mut() {

@@ -87,7 +87,7 @@ impl Engine {
                         refused.clear();
                         continue;
                     }
-                    // Nothing changed: it keeps its place in the list.
+                    // Nothing changed: the slot keeps its place in the list.
                     self.wait_before(s, at);
                 }
             }

@@ -89,8 +89,8 @@ impl NodeChange {
     }
 }
 
-/// What a node's configuration lost that no stream's record shows later. Anything but `Nothing`
-/// leaves a mark in the store.
+/// Removal from a node's configuration that the record of no stream shows. Anything but `Nothing`
+/// is stored as a mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
     Nothing,
