@@ -53,7 +53,7 @@ pub struct Seen {
     pub asked_at: AtomicU64,
 }
 
-/// What the threads of a run share.
+/// Shared by the threads of a run.
 pub struct Run {
     pub clock: Clock,
     pub target: Target,
@@ -94,7 +94,7 @@ impl Run {
     }
 }
 
-/// What a thread brings back.
+/// The results of a thread.
 #[derive(Default)]
 pub struct AgentOutcome {
     pub handshakes: Series,

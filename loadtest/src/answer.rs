@@ -50,7 +50,7 @@ pub fn edit_of(text: &[u8]) -> u64 {
     found
 }
 
-/// What stands around the streams.
+/// The members of an answer besides the streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     pub revision: Option<u64>,

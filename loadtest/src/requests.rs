@@ -69,7 +69,7 @@ struct Slot {
     last_name: String,
 }
 
-/// What the run of one driver leaves.
+/// The results of one driver.
 #[derive(Default)]
 pub struct RequestOutcome {
     pub series: Series,
@@ -94,7 +94,7 @@ pub struct Requests {
     in_flight: usize,
     /// Streams this driver may choose from.
     mine: Vec<u32>,
-    /// The same by streamer, for requests that touch several.
+    /// `mine` by streamer, for requests that touch several.
     by_host: Vec<Vec<u32>>,
     /// Streams with a change in flight or of unknown outcome.
     busy: HashSet<Key>,

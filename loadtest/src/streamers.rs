@@ -39,7 +39,7 @@ pub enum Validator {
     Delta,
 }
 
-/// What streamers do.
+/// The behaviour of streamers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Habit {
     /// Polls every so often.
@@ -80,7 +80,7 @@ pub fn cluster_authorization(unix: u64, key: &str) -> String {
     out
 }
 
-/// What one streamer saw, for judging it against what operators did.
+/// The log of one streamer, for the comparison with the operators.
 #[derive(Debug, Default)]
 pub struct Log {
     pub host: u32,
@@ -153,7 +153,7 @@ impl Agent {
     }
 }
 
-/// What the run of one driver leaves.
+/// The results of one driver.
 #[derive(Default)]
 pub struct FleetOutcome {
     pub series: BTreeMap<&'static str, Series>,

@@ -163,7 +163,7 @@ fn command(server: &TestServer, method: &'static str, path: &str) -> JoinHandle<
     command_with(server, method, path, vec![("Authorization", bearer)])
 }
 
-/// The same with these fields and no others.
+/// A command with these header fields only, in a thread of its own.
 fn command_with(
     server: &TestServer,
     method: &'static str,

@@ -38,7 +38,7 @@ pub fn cluster(key: &str, seconds_off: i64) -> String {
     signed
 }
 
-/// What an operation requires of its caller, derived from its path alone: this is the rule,
+/// The credentials that an operation requires, derived from its path alone: this is the rule,
 /// independent of the server's own table.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum AuthRule {

@@ -22,7 +22,7 @@ fn auth_backend_is_created_changed_listed_and_deleted() {
             "allow_default": false,
         })
     );
-    // What is not named stays, null removes.
+    // Absent members keep their values, null removes.
     let changed = server
         .put(
             "/auth_backends/viewers",

@@ -239,7 +239,7 @@ fn no_response_reveals_a_secret_of_another_entity() {
             ));
         }
     }
-    // What a list shows, written back, keeps what is hidden.
+    // An item of a list that is sent back keeps the masked values.
     for canary in &canaries {
         let whole = pipeline.send(&[get(&canary.path)]).remove(0).expect(200);
         if !whole.text().contains(&canary.secret) {

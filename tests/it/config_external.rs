@@ -395,7 +395,7 @@ fn generation_changes_only_with_the_sent_configuration() {
             .map(|host| (*host, etag(&streams_of(server, host))))
             .collect()
     };
-    // What is done, and whose answer it changes.
+    // A request, and the nodes whose configuration it changes.
     let steps: [(&str, &str, Value, &[&str]); 19] = [
         ("PUT", "/streams/nowhere", json!({"title": "t"}), &[]),
         ("PUT", "/streams/elsewhere", json!({"title": "t"}), &["s3"]),
@@ -534,7 +534,7 @@ fn delta_applied_to_a_copy_gives_the_full_list() {
     let delete = |name: &str| ("DELETE", format!("/streams/{name}"), String::new());
     let here = json!({"layout": {"ingest": "s1"}});
     let batch = json!([{"name": "e", "layout": {"ingest": "s1"}}, {"name": "a", "title": "u"}]);
-    // What is done, what the delta names as changed and as removed.
+    // Requests, and the changed and the removed streams of the delta.
     let steps: [(Vec<_>, &[&str], &[&str]); 7] = [
         (vec![put("a", json!({"title": "t"}))], &["a"], &[]),
         (vec![put("a", json!({"labels": {"a": "b"}}))], &[], &[]),

@@ -142,7 +142,7 @@ impl Fleet {
         let streamer = self.streamers.remove(host).expect("it was started");
         streamer.close();
         streamer.thread.join().expect("a streamer does not panic");
-        // What it sent in its last moment is old news now.
+        // Its last lists are outdated.
         while let Ok(news) = self.news.try_recv() {
             self.take(news);
         }
@@ -346,7 +346,7 @@ pub struct Move {
     pub why: String,
 }
 
-/// What the layouter wrote after an event, in order.
+/// The layouts that the layouter wrote after an event, in order.
 pub fn moves(server: &TestServer, after: u64) -> Vec<Move> {
     let query = format!("event=layouter_processing_result&event_id_gt={after}");
     let results = events(server, &query);
@@ -363,7 +363,7 @@ pub fn moves(server: &TestServer, after: u64) -> Vec<Move> {
         .collect()
 }
 
-/// What became of streamers after an event, in order: `hostname state why`.
+/// Changes of health of streamers after an event, in order: `hostname state why`.
 pub fn states(server: &TestServer, after: u64) -> Vec<String> {
     let query = format!("event=layouter_streamer_state&event_id_gt={after}");
     let list = events(server, &query);

@@ -207,7 +207,7 @@ fn mass_failure_moves_nothing_until_the_brake_is_off() {
         logged.iter().cloned().collect::<BTreeSet<_>>(),
         lost.collect()
     );
-    // What is new is placed, with those that are left.
+    // New streams are placed on the remaining streamers.
     save_all(&server, ["new".to_owned()], &json!({"static": true}));
     fleet.until(|_| ingests(&server)["new"].is_some());
     let place = ingests(&server)["new"].clone().expect("it is placed");

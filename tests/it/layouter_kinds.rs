@@ -123,7 +123,7 @@ fn joining_two_groups_takes_the_fewest_moves() {
     let joined = cluster.rest();
     assert_eq!(touched(&before, &joined), set(&["b1", "bridge"]));
 
-    // What one of them demands, all of them follow.
+    // The whole group follows the demands of one member.
     let from = other(&["s1", "s2"], &[&home]);
     cluster.edit(from, json!({"labels": {"zone": "north"}}));
     cluster.stream("b1", json!({"labels": {"required.zone": "north"}}));

@@ -304,7 +304,7 @@ fn transcoded_streams_go_to_nodes_with_a_transcoder() {
         cluster.is(name, "s3", FIRST);
     }
 
-    // What is no longer transcoded may stay; what is from now on must go.
+    // A stream that is no longer transcoded may stay; one that is transcoded now must move.
     cluster.stream("t1", json!({"transcoder": null}));
     let placed = on(&after, "s1");
     let [plain] = placed[..] else {
@@ -388,7 +388,7 @@ fn relabelled_streamer_loses_only_unfit_streams() {
     cluster.edit("s1", labels(json!({"color": "red"})));
     assert_eq!(touched(&before, &cluster.rest()), set(&[]));
 
-    // What it does not offer any more.
+    // A label that streams require is removed.
     cluster.edit("s1", labels(json!({"zone": "south"})));
     cluster.until(&[
         ("s1", &["p1", "p2"]),
@@ -404,7 +404,7 @@ fn relabelled_streamer_loses_only_unfit_streams() {
     cluster.edit("s1", labels(json!({"zone": "north"})));
     assert_eq!(touched(&moved, &cluster.rest()), set(&[]));
 
-    // What it demands.
+    // The streamer requires a label.
     cluster.edit("s2", labels(json!({"required.tenant": "t"})));
     cluster.until(&[
         ("s1", &["p1", "p2", "p3", "p4"]),

@@ -76,7 +76,7 @@ fn numbered(names: impl IntoIterator<Item = usize>) -> StreamNames {
     names.into_iter().map(|i| format!("c{i:02}")).collect()
 }
 
-/// What each node has against a stream that is nowhere.
+/// The reasons of each node against a stream without ingest.
 fn why_it_waits(server: &TestServer, stream: &str) -> BTreeSet<String> {
     let why = server.get(&format!("/streams/{stream}/layout/explain"));
     let why = why.expect(200).json();

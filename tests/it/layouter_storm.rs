@@ -25,7 +25,7 @@ const ZONES: [&str; 2] = ["north", "south"];
 struct Story {
     seed: u64,
     lines: Vec<String>,
-    /// What was against the rules when it was looked at last.
+    /// The violations at the last check.
     broken: RefCell<Vec<String>>,
 }
 
@@ -124,7 +124,7 @@ fn wishes(server: &TestServer) -> BTreeMap<String, Wish> {
         .collect()
 }
 
-/// What is against the rules, in words.
+/// The violated rules.
 fn violations(server: &TestServer, fleet: &Fleet, running: &BTreeSet<String>) -> Vec<String> {
     let (places, wishes) = (running_nodes(server, running), wishes(server));
     let mut found = Vec::new();

@@ -44,7 +44,7 @@ fn at<'a>(item: &'a Value, path: &str) -> Vec<&'a Value> {
     leaves.filter(|value| !value.is_null()).collect()
 }
 
-/// The same without looking into an array at the end.
+/// Like `at`, without mapping an array at the end.
 fn ends<'a>(item: &'a Value, path: &str) -> Vec<&'a Value> {
     let mut found = vec![item];
     for step in path.split('.') {

@@ -152,7 +152,7 @@ fn parked_list_wakes_only_on_a_match() {
         assert_eq!(stream_names(&answer), ["b"]);
         assert_eq!(answer.json()["streams"][0]["updated_at"], at);
     }
-    // What is there already is not waited for.
+    // A list with a match is answered at once.
     let answer = server.get(&format!(
         "/streams?updated_at_gt={since}&sort=updated_at&{LONG}"
     ));

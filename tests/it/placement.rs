@@ -52,7 +52,7 @@ impl Cluster {
             .expect(200);
     }
 
-    /// What a streamer measures.
+    /// Reports the statistics of a streamer.
     #[allow(clippy::needless_pass_by_value)] // as `TestServer::put`
     pub fn report(&self, host: &str, stats: Value) {
         self.server

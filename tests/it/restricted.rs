@@ -133,7 +133,7 @@ fn restricted_token_sees_its_part_of_every_list() {
                 let page = server.call_as("GET", &path, Some(&restricted)).expect(200);
                 let count = page.json()["estimated_count"].as_u64().expect("a count");
                 assert!(count <= visible as u64, "{path}: {}", page.text());
-                // What else a search leaves out is not this test's subject.
+                // Other items that a search excludes are not the subject of this test.
                 let is_search = query.contains("_like") || query.contains("q=");
                 let keys = walk(&server, &path, &key, &member, &restricted);
                 assert!(keys.iter().all(is_visible), "{path}: {keys:?}");

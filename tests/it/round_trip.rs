@@ -95,7 +95,7 @@ pub fn keys(operation: &Operation) -> Vec<&str> {
 /// The body of the nth entity: without the key if the path has it, with it in an item of a batch.
 pub fn keyed(operation: &Operation, document: &Document, n: usize, body: &Value) -> Value {
     let mut body = body.clone();
-    // What must be there and must be unique.
+    // Required and unique members.
     if body["key"] == "a" {
         body["key"] = json!(format!("key{n}"));
     }
@@ -126,7 +126,7 @@ pub fn with_one_of_each(document: &Document) -> TestServer {
     with_one_of_each_and(document, &[])
 }
 
-/// The same with further arguments.
+/// Like `with_one_of_each`, with further arguments.
 pub fn with_one_of_each_and(document: &Document, arguments: &[&str]) -> TestServer {
     // Saves of episodes are committed at once.
     let mut all = vec!["--episodes-buffer-delay", "0"];
@@ -250,7 +250,7 @@ fn every_invalid_value_is_refused_with_its_pointer() {
     let mut refused = 0;
     for operation in document.with_bodies() {
         let all = cases(&document, operation.body.as_ref().expect("it has a body"));
-        // What is wrong in an excused place is refused all the same. Items of a batch and previews
+        // Invalid values in an excused place are refused as well. Items of a batch and previews
         // are read by what reads a save, so a part of the cases is enough to show that.
         let again = operation.is_batch() || operation.template.contains("preview");
         let step = if again { 7 } else { 1 };
@@ -271,7 +271,7 @@ fn every_invalid_value_is_refused_with_its_pointer() {
                 cut(&case.body.to_string()),
                 case.pointer
             );
-            // What an item is for may be written as it should and not be there.
+            // The key of an item may be valid without an entity.
             if !matches!(answer.status, 400 | 404) {
                 faults.push(format!(
                     "{shown}: {} {}",

@@ -22,7 +22,7 @@ use weir_testkit::{API_KEY, PREFIX, TestServer};
 const SEED: &str = "24110";
 /// Cases of one operation in one phase.
 const CASES: &str = "8";
-/// What is saved has thousands of fields. Each at and beyond all its bounds takes many minutes, and
+/// Saves have thousands of fields. Each at and beyond all its bounds takes many minutes, and
 /// `round_trip` has those one by one.
 const BRIEF: &str = r#"
 [[operations]]
@@ -86,7 +86,7 @@ fn fuzzed_requests_get_documented_responses() {
     assert_eq!(errors, "", "the server is unharmed");
 }
 
-/// What made-up requests can meet: the names that the document's examples and the hooks use.
+/// Saves the entities whose names the document's examples and the hooks use.
 fn populate(server: &TestServer) {
     let node = |hostname: &str, role: &str| {
         json!({

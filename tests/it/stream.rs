@@ -48,7 +48,7 @@ fn saved_stream_survives_restart_and_kill() {
 #[test]
 fn a_save_merges_and_reset_replaces() {
     let server = TestServer::new();
-    // What is sent, and what is stored afterwards.
+    // The body of a save, and the stored configuration afterwards.
     let steps = [
         (
             json!({
@@ -132,7 +132,7 @@ fn unknown_and_read_only_fields_are_dropped_silently() {
     );
     assert_eq!(saved["named_by"], "config");
     assert!(saved["updated_at"].as_u64() > Some(1_000_000_000_000));
-    // What is stored can be sent back as it was shown, and is then no change.
+    // The document of a stream can be sent back, which changes nothing.
     let mut shown = saved.clone();
     shown.as_object_mut().expect("an object").remove("static");
     let again = server.put("/streams/a", shown).expect(200).json();

@@ -130,7 +130,7 @@ fn token_grants_what_its_permissions_name() {
     )
     .expect(200);
     assert!(!saved.text().contains("canary"), "{}", saved.text());
-    // What is hidden from it is not lost by its saving.
+    // Masked values are kept by its save.
     put(
         &server,
         &key,

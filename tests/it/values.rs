@@ -328,7 +328,7 @@ fn texts(format: &str) -> Option<(&'static [&'static str], &'static [&'static st
     })
 }
 
-/// What a scalar may not be, and the code it is refused with.
+/// Invalid values of a scalar, with the code of the error.
 fn wrong(flat: &Value) -> Vec<(Value, &'static str)> {
     let kind = flat["type"].as_str().unwrap_or_default();
     let code = match kind {

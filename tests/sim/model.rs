@@ -68,7 +68,7 @@ pub struct Model {
 /// A status of the API and nothing else.
 pub type Refused = u16;
 
-/// What a node does for a stream.
+/// The role of a node for a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Ingest,

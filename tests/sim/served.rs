@@ -16,7 +16,7 @@ use super::random::Random;
 
 const PREFIXES: [&str; 2] = [PREFIX, STREAMER_PREFIX];
 
-/// What a streamer read last.
+/// The configuration that a streamer last read.
 struct ServedCopy {
     etag: String,
     revision: u64,

@@ -14,7 +14,7 @@ use crate::response::{Response, ResponseParser};
 use crate::wait::WAIT_MAX;
 
 const READ_BYTES: usize = 64 << 10;
-/// What was received is shown in errors up to this many bytes.
+/// Most received bytes that an error shows.
 const SHOWN_BYTES_MAX: usize = 400;
 
 /// Why a request has no response.

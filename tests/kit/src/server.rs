@@ -260,7 +260,7 @@ impl TestServer {
         self.call_with(method, path, &[], body)
     }
 
-    /// The same with further header fields. A path that already has a prefix is left alone.
+    /// A request with further header fields. A path that already has a prefix is unchanged.
     pub fn call_with(
         &self,
         method: &str,
