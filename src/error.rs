@@ -24,8 +24,8 @@ macro_rules! error_codes {
             title: $title,
             retry_after_seconds: 0 $(+ $retry)?,
         };)*
-        /// All of them.
-        pub const ALL: &[ErrorCode] = &[$($name),*];
+        #[cfg(test)]
+        const ALL: &[ErrorCode] = &[$($name),*];
     };
 }
 

@@ -105,6 +105,7 @@
 //! core openapi
 //! dist cli import
 //! server
+//! program testing
 //! ```
 //!
 //! # Not here, on purpose
@@ -112,44 +113,40 @@
 //! Async in the core, locks around the state, SQL, plugins, a second way to change state, a
 //! registry of global metrics.
 
-pub mod cli;
-pub mod config;
-pub mod exit;
-pub mod server;
-pub mod stdout;
-
-pub mod error;
-pub mod limits;
-pub mod metrics;
-pub mod rt;
-
-pub mod http;
-
-pub mod json;
-pub mod schema;
-
-pub mod query;
-
-pub mod api;
-pub mod core;
-pub mod openapi;
-
-pub mod state;
-pub mod writer;
-
-pub mod feed;
-
-pub mod access;
-pub mod agents;
-pub mod fleet;
-pub mod followers;
-pub mod layouter;
-pub mod outbound;
-pub mod subnet;
-
-pub mod dist;
-pub mod duration;
-pub mod import;
+mod access;
+mod agents;
+mod api;
+mod cli;
+mod config;
+mod core;
+mod dist;
+mod duration;
+mod error;
+mod exit;
+mod feed;
+mod fleet;
+mod followers;
+mod http;
+mod import;
+mod json;
+mod layouter;
+mod limits;
+mod metrics;
+mod openapi;
+mod outbound;
+mod program;
+mod query;
+mod rt;
+mod schema;
+mod server;
+mod state;
+mod stdout;
+mod subnet;
+mod writer;
 
 #[cfg(test)]
 mod proptests;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use self::program::run;

@@ -1,75 +1,8 @@
-//! The program `weir`: dispatches the subcommand to the module that executes it.
-
-use std::{env, io};
-
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{fmt, reload};
-use weir::cli::{self, Printable, Task};
-use weir::exit::{Exit, Failure};
-use weir::{config, dist, import, openapi, server, stdout};
+//! The program `weir`; see [`weir::run`].
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> Exit {
-    let environment: Vec<_> = env::vars_os().collect();
-    let exit = match cli::read(env::args_os(), &environment).and_then(run) {
-        Ok(exit) => exit,
-        Err(failure) => {
-            eprintln!("{failure}");
-            failure.exit
-        }
-    };
-    // Not by returning: io threads may still wait in the kernel, and their memory must not be
-    // freed.
-    std::process::exit(exit as i32)
-}
-
-fn run(task: Task) -> Result<Exit, Failure> {
-    let done = |written: io::Result<()>| {
-        written
-            .map(|()| Exit::Done)
-            .map_err(|error| Failure::new(Exit::Runtime, error.to_string()))
-    };
-    match task {
-        Task::Nothing => Ok(Exit::Done),
-        Task::Serve(config) => {
-            let set_level = log_to_stderr(&config);
-            server::run(&config, set_level)
-        }
-        Task::CheckConfig(config) => done(cli::check_config(&config)),
-        Task::Backup { config, file } => server::backup(&config, &file),
-        Task::Restore {
-            config,
-            file,
-            overwrite,
-        } => server::restore(&config, &file, overwrite),
-        Task::Print(Printable::Openapi) => done(stdout::print(openapi::served())),
-        Task::Print(Printable::Config) => done(stdout::print(&config::example())),
-        Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),
-        Task::Completions(shell) => done(cli::completions(shell)),
-        Task::Import { config, options } => import::run(&options, &config),
-    }
-}
-
-/// Logs to stderr: text on a terminal, else JSON lines. Returns a function that changes the level.
-fn log_to_stderr(config: &config::Config) -> impl Fn(config::LogLevel) + Send + Sync + use<> {
-    let (level, handle) = reload::Layer::new(config.settings.log.level.filter());
-    let logger = fmt::layer()
-        // A log that cannot be written, for instance on a full disk, must not end the thread that
-        // logs.
-        .log_internal_errors(false)
-        .with_writer(io::stderr);
-    let log = tracing_subscriber::registry().with(level);
-    if io::IsTerminal::is_terminal(&io::stderr()) {
-        log.with(logger.with_target(false)).init();
-    } else {
-        log.with(logger.json().flatten_event(true)).init();
-    }
-    move |level| {
-        if handle.reload(level.filter()).is_err() {
-            tracing::error!("cannot change the log level");
-        }
-    }
+fn main() {
+    weir::run()
 }

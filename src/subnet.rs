@@ -35,11 +35,6 @@ impl Subnets {
         let after = self.nets.partition_point(|net| net.network() <= address);
         after > 0 && self.nets[after - 1].contains(&address)
     }
-
-    /// Whether the set contains no address.
-    pub fn is_empty(&self) -> bool {
-        self.nets.is_empty()
-    }
 }
 
 /// The IPv6 form of an address.

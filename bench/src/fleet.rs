@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use weir::layouter::{DvrSpec, NodeSpec, NodeState, PlacementRole, StreamSpec};
-use weir::state::name::{Hostname, StreamName};
+use weir::testing::layouter::{DvrSpec, NodeSpec, NodeState, PlacementRole, StreamSpec};
+use weir::testing::state::name::{Hostname, StreamName};
 
 pub const REGIONS: usize = 20;
 const DATA_CENTRES: u64 = 4;

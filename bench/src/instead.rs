@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir::layouter::{NodeSpec, PlacementRole, StreamSpec};
+use weir::testing::layouter::{NodeSpec, PlacementRole, StreamSpec};
 
 /// Not placed, or no such node.
 pub const NONE: u32 = u32::MAX;

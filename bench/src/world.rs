@@ -4,15 +4,17 @@
 use std::time::Instant;
 
 use imbl::OrdMap;
-use weir::fleet::report::StreamerReport;
-use weir::fleet::stats::FleetStats;
-use weir::json;
-use weir::schema;
-use weir::state::command::{Command, StreamPatch, streamer_patch};
-use weir::state::name::{Hostname, StreamName};
-use weir::state::node::RenderSettings;
-use weir::state::record::{Layout, NodeMark, Stream, StreamRecord, Streamer, StreamerRecord};
-use weir::state::{Loader, SHARDS, State};
+use weir::testing::fleet::FleetStats;
+use weir::testing::fleet::StreamerReport;
+use weir::testing::json;
+use weir::testing::schema;
+use weir::testing::state::command::{Command, StreamPatch, streamer_patch};
+use weir::testing::state::name::{Hostname, StreamName};
+use weir::testing::state::node::RenderSettings;
+use weir::testing::state::record::{
+    Layout, NodeMark, Stream, StreamRecord, Streamer, StreamerRecord,
+};
+use weir::testing::state::{Loader, SHARDS, State};
 
 /// Streams of one node.
 pub const STREAMS_PER_NODE: usize = 1000;

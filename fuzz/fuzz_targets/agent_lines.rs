@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use weir::agents::protocol::{AgentEvent, AgentRequest, AgentSession, ERRORS_MAX, PENDING_MAX};
+use weir::testing::agents::{AgentEvent, AgentRequest, AgentSession, ERRORS_MAX, PENDING_MAX};
 
 /// Longest answer to one line: an error and a disconnect.
 const ANSWER_BYTES_MAX: usize = 1024;

@@ -13,12 +13,12 @@ mod view;
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use weir::state::apply::{Lost, Stamp, apply};
-use weir::state::entity::KINDS;
-use weir::state::name::Hostname;
-use weir::state::node::RenderSettings;
-use weir::state::record::NodeMark;
-use weir::state::{Loader, SHARDS, State};
+use weir::testing::state::apply::{Lost, Stamp, apply};
+use weir::testing::state::entity::KINDS;
+use weir::testing::state::name::Hostname;
+use weir::testing::state::node::RenderSettings;
+use weir::testing::state::record::NodeMark;
+use weir::testing::state::{Loader, SHARDS, State};
 
 /// The marks of nodes that the store would hold.
 type Marks = BTreeMap<Hostname, NodeMark>;

@@ -5,8 +5,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::query::cursor::{Cursor, CursorScope};
-use weir::query::{FieldPath, SortKey};
+use weir::testing::query::{Cursor, CursorScope};
+use weir::testing::query::{FieldPath, SortKey};
 
 fn key(path: &str, numeric: bool, descending: bool) -> SortKey {
     SortKey {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::http::head::{Head, fields, parse as head};
+use weir::testing::http::head::{Head, fields, parse as head};
 
 /// The head in the plainest form that means the same.
 fn print(head: &Head<'_>) -> Vec<u8> {

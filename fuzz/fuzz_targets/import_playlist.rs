@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use weir::import::channel::channels;
-use weir::import::playlist::parse;
-use weir::state::name::StreamName;
+use weir::testing::import::channels;
+use weir::testing::import::parse;
+use weir::testing::state::name::StreamName;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(playlist) = parse(data) else {

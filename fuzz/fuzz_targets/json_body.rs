@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::json::{Value, parse, readers, scan};
-use weir::schema;
+use weir::testing::json::{Value, parse, readers, scan};
+use weir::testing::schema;
 
 fuzz_target!(|data: &[u8]| {
     let strict = readers::strict(data);

@@ -8,8 +8,8 @@ mod ops;
 mod random;
 
 use libfuzzer_sys::fuzz_target;
-use weir::layouter;
-use weir::state::name as names;
+use weir::testing::layouter;
+use weir::testing::state::name as names;
 
 fuzz_target!(|data: &[u8]| {
     let mut random = random::Random::Bytes(data);

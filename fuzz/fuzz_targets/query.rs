@@ -7,15 +7,15 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use weir::api::stream::{KIND, Streams};
-use weir::json::parse;
-use weir::query::params::POLL_TIMEOUT;
-use weir::query::{Execution, Query};
-use weir::state::State;
-use weir::state::apply::{Stamp, apply};
-use weir::state::command::{Command, StreamPatch};
-use weir::state::name::StreamName;
-use weir::state::node::RenderSettings;
+use weir::testing::api::stream::{KIND, Streams};
+use weir::testing::json::parse;
+use weir::testing::query::POLL_TIMEOUT;
+use weir::testing::query::{Execution, Query};
+use weir::testing::state::State;
+use weir::testing::state::apply::{Stamp, apply};
+use weir::testing::state::command::{Command, StreamPatch};
+use weir::testing::state::name::StreamName;
+use weir::testing::state::node::RenderSettings;
 
 fn state() -> &'static State {
     static STATE: OnceLock<State> = OnceLock::new();

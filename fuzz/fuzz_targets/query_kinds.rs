@@ -7,18 +7,18 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use weir::api::dvr_presence::DVR_PRESENCE_CHECK;
-use weir::api::entity::{EntitySource, list_kind};
-use weir::api::event::{self, Events};
-use weir::json::parse;
-use weir::query::params::{POLL_TIMEOUT, Parameter};
-use weir::query::{Execution, Query};
-use weir::state::State;
-use weir::state::apply::{Stamp, apply};
-use weir::state::command::{Command, EntitySave};
-use weir::state::entity::{Key, Kind};
-use weir::state::event::{EntityType, NewEvent};
-use weir::state::node::RenderSettings;
+use weir::testing::api::DVR_PRESENCE_CHECK;
+use weir::testing::api::entity::{EntitySource, list_kind};
+use weir::testing::api::event::{self, Events};
+use weir::testing::json::parse;
+use weir::testing::query::{POLL_TIMEOUT, Parameter};
+use weir::testing::query::{Execution, Query};
+use weir::testing::state::State;
+use weir::testing::state::apply::{Stamp, apply};
+use weir::testing::state::command::{Command, EntitySave};
+use weir::testing::state::entity::{Key, Kind};
+use weir::testing::state::event::{EntityType, NewEvent};
+use weir::testing::state::node::RenderSettings;
 
 /// Begins the key of every token.
 const SECRET: &str = "canary77";

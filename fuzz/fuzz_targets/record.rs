@@ -3,10 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::json;
-use weir::state::State;
-use weir::state::node::{RenderSettings, holders, render, render_restream};
-use weir::state::record::{
+use weir::testing::json;
+use weir::testing::state::State;
+use weir::testing::state::node::{RenderSettings, holders, render, render_restream};
+use weir::testing::state::record::{
     EntityRecord, EventChunkRecord, NodeMarkRecord, StreamRecord, StreamerRecord,
 };
 

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::access::rights::{Action, Listable, Rights};
-use weir::json::{Value, parse};
+use weir::testing::access::{Action, Listable, Rights};
+use weir::testing::json::{Value, parse};
 
 const COLLECTIONS: [&str; 4] = ["streams", "streamers", "auth", ""];
 const KEYS: [&str; 6] = ["a", "location1/a", "location1/a/b", "*", "%2F", ""];

@@ -186,6 +186,7 @@ impl Sessions {
     }
 
     /// The number of cached sessions, and their bytes.
+    #[cfg(test)]
     pub fn size(&self) -> (usize, usize) {
         let parts = self.parts.iter().map(|part| {
             let part = part.lock();

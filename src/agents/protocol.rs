@@ -272,6 +272,7 @@ const fn line_error(code: &'static str, message: &'static str) -> LineError {
 
 impl<T> AgentSession<T> {
     /// Whether the agent has sent its `hello`.
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_greeted(&self) -> bool {
         self.greeted
     }

@@ -67,6 +67,7 @@ impl Registry {
     }
 
     /// The number of connected agents.
+    #[cfg(test)]
     pub fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)
     }

@@ -124,7 +124,7 @@ impl Auth {
     }
 
     /// The name under which the caller is recorded, by its `Authorization` scheme.
-    pub fn user(&self, caller: &Caller, authorization: Option<&[u8]>) -> Box<str> {
+    pub fn user(caller: &Caller, authorization: Option<&[u8]>) -> Box<str> {
         let scheme = authorization
             .and_then(|header| header.split(|&byte| byte == b' ').next())
             .unwrap_or_default();

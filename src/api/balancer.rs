@@ -630,7 +630,6 @@ mod tests {
             state: &Rc::new(Arc::new(state)),
             local: &crate::api::call::CoreLocal::default(),
             endpoint: &super::super::endpoint::OPERATIONS[0],
-            core: 0,
             request: &request,
             parameter: "",
             caller: &super::super::auth::Caller::Anonymous,

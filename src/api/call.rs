@@ -47,8 +47,7 @@ pub struct Call<'a> {
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
     pub caller: &'a Caller,
-    /// The core of the connection, and the ticket of the request on it.
-    pub core: usize,
+    /// Of the request on its core.
     pub ticket: Ticket,
 }
 
@@ -124,7 +123,7 @@ impl Call<'_> {
     /// The name under which the caller is recorded.
     pub fn user(&self) -> Box<str> {
         let authorization = self.request.headers.authorization();
-        self.shared.auth.user(self.caller, authorization)
+        super::auth::Auth::user(self.caller, authorization)
     }
 
     /// The origin of a change, for the event log.

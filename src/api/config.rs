@@ -363,7 +363,7 @@ pub fn refused(error: &SaveError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Effect;
+    use crate::config::setting::Effect;
     use crate::json;
 
     fn config() -> Config {

@@ -24,6 +24,7 @@ use super::shared::Shared;
 use super::{Call, Outcome};
 use crate::error::{self, ApiError};
 use crate::feed::NodePoll;
+use crate::feed::nodes::NodeRuntime;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
 use crate::query::params::{Integer, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
@@ -97,7 +98,15 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
             None => Outcome::Reply(unchanged(call.state, &etag, call.coding())),
         });
     }
-    whole(call.shared, call.state, &hostname, node, call.coding()).map(Outcome::Reply)
+    whole(
+        call.shared,
+        call.state,
+        node,
+        &runtime,
+        &hostname,
+        call.coding(),
+    )
+    .map(Outcome::Reply)
 }
 
 /// The response to a parked poll after a commit; `None` if the node's generation is the same.
@@ -114,10 +123,11 @@ pub fn wake(
     if node.generation == poll.generation {
         return None;
     }
-    poll.parked.activity().sent(state.revision());
+    let runtime = poll.parked.node();
+    runtime.activity.sent(state.revision());
     Some(match poll.since {
         Some(since) => changes(state, hostname, node, since),
-        None => whole(shared, state, hostname, node, poll.coding),
+        None => whole(shared, state, node, runtime, hostname, poll.coding),
     })
 }
 
@@ -180,16 +190,15 @@ fn inconsistent(hostname: &str) -> ApiError {
 fn whole(
     shared: &Shared,
     state: &State,
-    hostname: &Hostname,
     node: &Node,
+    runtime: &NodeRuntime,
+    hostname: &Hostname,
     coding: Option<Coding>,
 ) -> Result<Response, ApiError> {
+    let render = || render_whole(state, hostname, node);
     let nodes = &shared.nodes;
-    let rendered = nodes.configuration(&nodes.get(hostname), node.generation, || {
-        render_whole(state, hostname, node)
-    })?;
+    let (coding, body) = nodes.configuration(runtime, node.generation, coding, render)?;
     let etag = Etag::of(state, node.generation);
-    let (coding, body) = rendered.body(coding);
     Ok(with_headers(state, Response::shared(200, coding, body)).header("ETag", etag.text(coding)))
 }
 
@@ -256,13 +265,15 @@ impl Etag {
 
     /// The text of the tag. It is strong, so it differs by coding.
     pub fn text(&self, coding: Option<Coding>) -> String {
-        let suffix = match coding {
-            None => "",
-            Some(Coding::Gzip) => "-gzip",
-            Some(Coding::Zstd) => "-zstd",
-        };
-        let mut text = String::with_capacity(64);
-        let _infallible = write!(text, "\"{}{suffix}\"", self.plain().as_str());
+        let plain = self.plain();
+        let mut text = String::with_capacity(plain.len + 8);
+        text.push('"');
+        text.push_str(plain.as_str());
+        text.push_str(match coding {
+            None => "\"",
+            Some(Coding::Gzip) => "-gzip\"",
+            Some(Coding::Zstd) => "-zstd\"",
+        });
         text
     }
 
@@ -297,16 +308,15 @@ impl Etag {
 
     /// The tag without quotes and without coding.
     fn plain(&self) -> PlainTag {
-        let Self {
-            store_id,
-            generation,
-            epoch,
-        } = self;
         let mut tag = PlainTag {
             bytes: [0; PLAIN_TAG_BYTES_MAX],
             len: 0,
         };
-        write!(tag, "{store_id:016x}-{epoch:x}-{generation}").expect("three numbers fit");
+        tag.push_hex(self.store_id, 16);
+        tag.push(b"-");
+        tag.push_hex(self.epoch, 1);
+        tag.push(b"-");
+        tag.push(itoa::Buffer::new().format(self.generation).as_bytes());
         tag
     }
 }
@@ -324,15 +334,20 @@ impl PlainTag {
     fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.len]).expect("digits and dashes")
     }
-}
 
-impl std::fmt::Write for PlainTag {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+    fn push(&mut self, text: &[u8]) {
         let end = self.len + text.len();
-        let room = self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
+        self.bytes[self.len..end].copy_from_slice(text);
         self.len = end;
-        Ok(())
+    }
+
+    /// Lower-case digits, with zeros in front of them up to `digits_min`.
+    fn push_hex(&mut self, number: u64, digits_min: u32) {
+        let digits = (16 - number.leading_zeros() / 4).max(digits_min);
+        for digit in (0..digits).rev() {
+            let value = (number >> (4 * digit)) & 0xf;
+            self.push(&[b"0123456789abcdef"[value as usize]]);
+        }
     }
 }
 
@@ -813,6 +828,12 @@ mod tests {
             generation,
             epoch,
         };
+        for (store_id, generation, epoch) in
+            [(0, 0, 0), (0xab, 10, 0x1f0), (u64::MAX, u64::MAX, u64::MAX)]
+        {
+            let expected = format!("\"{store_id:016x}-{epoch:x}-{generation}\"");
+            assert_eq!(tag(store_id, generation, epoch).text(None), expected);
+        }
         let held = tag(1, 7, 9);
         for coding in [None, Some(Coding::Gzip), Some(Coding::Zstd)] {
             let text = held.text(coding);

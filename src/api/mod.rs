@@ -37,8 +37,7 @@ pub mod token;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use self::call::{Call, Collection, CompletePage, ListRequest, LocalState, Outcome, uuid};
-pub use self::shared::ApiSettings;
+pub use self::call::{Call, Collection, CompletePage, ListRequest, LocalState, Outcome};
 use self::shared::Shared;
 use crate::error::ApiError;
 use crate::http::Response;

@@ -36,7 +36,7 @@ use crate::core::message::Reply;
 use crate::error::{self, ApiError, ErrorCode};
 use crate::http::Response;
 use crate::json::{self, Object, Value, scan};
-use crate::outbound::{CallMethod, CallResult, CancelToken, OutboundCall, TargetUrl};
+use crate::outbound::{CallResult, CancelToken, OutboundCall, TargetUrl};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::EntityRecord;
@@ -368,10 +368,8 @@ impl Pending for AuthBackends {
         let deadline = Instant::now() + context.shared.settings.auth_backend_timeout;
         for (part, target) in self.question.rules.backends.iter().enumerate() {
             let call = OutboundCall {
-                method: CallMethod::Get,
                 target: target.with_query(&self.question.query),
                 headers: vec![("x-trace-id", self.trace_id.to_string())],
-                body: Vec::new(),
                 deadline,
                 response_bytes_max: answer::BODY_BYTES_MAX,
             };
@@ -479,7 +477,9 @@ fn reply(verdict: &SessionDecision, seconds: Option<u32>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbound::{OutboundError, OutboundResponse};
+    use crate::outbound::OutboundError;
+    use crate::outbound::client::OutboundResponse;
+    use crate::query::params::ValueKind;
 
     const GOOD: &str = "name=a%2Fb&proto=hls&ip=10.77.0.150&request_type=new_session\
         &request_number=0&session_id=6217fd62-16da-4206-9da9-0173d7552a14&stream_clients=1\

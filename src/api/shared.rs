@@ -96,7 +96,7 @@ pub(crate) mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::api::uuid;
+    use crate::api::call::uuid;
     use crate::outbound::EgressPolicy;
     use crate::state::node::RenderSettings;
     use crate::writer::{StateMachine, Writer};

@@ -127,7 +127,7 @@ fn failed(reason: &'static str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbound::OutboundResponse;
+    use crate::outbound::client::OutboundResponse;
 
     fn answer(status: u16, body: &str) -> OutboundResponse {
         OutboundResponse {

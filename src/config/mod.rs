@@ -15,7 +15,7 @@ pub mod journal;
 mod read;
 pub mod running;
 mod save;
-mod setting;
+pub mod setting;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,6 +25,6 @@ pub use api_key::{API_KEY_FILE, ApiKey, api_key, stored_api_key};
 pub use example::example;
 pub use read::{Config, EffectiveValue, Flags, Origin, read};
 pub use save::{SaveError, SettingChanges};
-pub use setting::{ConfigMember, Effect, MemberShape, Setting, SettingForm, Written};
+pub use setting::{ConfigMember, MemberShape, Setting, SettingForm};
 pub use table::{LayouterSettings, SETTINGS, Settings};
-pub use value::{LayouterBalance, LogLevel, Login, PinThreads, Secret};
+pub use value::{LayouterBalance, LogLevel, PinThreads, Secret};

@@ -222,7 +222,7 @@ impl Core {
         let key = format!("{subject:?} {:?} {}", poll.accepts, poll.query.canonical());
         let mut waiters = self.waiters.borrow_mut();
         for ticket in tickets {
-            waiters.park_question(ticket, &key, subject, names, || Rc::new(poll.clone()));
+            waiters.park_query(ticket, &key, subject, names, || Rc::new(poll.clone()));
         }
         if poll.waits_for_reports() {
             let inbox = &self.shared.cores[self.index];

@@ -177,7 +177,6 @@ impl Core {
             endpoint,
             parameter: &parameter,
             caller: &caller,
-            core: self.index,
             ticket,
         };
         let outcome = (endpoint.handler)(&call)?;
@@ -243,7 +242,7 @@ impl Core {
         self.hold(call, &answer, false);
         self.waiters
             .borrow_mut()
-            .park_host(call.ticket, hostname, poll);
+            .park_node(call.ticket, hostname, poll);
         answer
     }
 
@@ -469,7 +468,7 @@ impl Service for Core {
         // A write is answered to a client that may still read; a poll of a client that stopped
         // sending is over.
         let waiters = self.waiters.borrow();
-        waiters.host_poll(ticket).is_none() && waiters.question(ticket).is_none()
+        waiters.node_poll(ticket).is_none() && waiters.query_of(ticket).is_none()
     }
 
     fn on_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
@@ -515,7 +514,7 @@ mod tests {
             accepts: Accepts::NONE,
         };
         assert!(core.park(&poll, [ticket(1), ticket(2)].into_iter(), 0));
-        core.waiters.borrow_mut().park_host(
+        core.waiters.borrow_mut().park_node(
             ticket(3),
             Hostname::trusted("gone"),
             NodePoll {

@@ -17,7 +17,7 @@ use crate::api::event::EventDoc;
 use crate::api::stream::StreamDoc;
 use crate::api::streamer::StreamerDoc;
 use crate::error;
-use crate::feed::{Commit, QuestionId};
+use crate::feed::{Commit, QueryId};
 use crate::http::{Answer, Prepared, Response, Ticket};
 use crate::query::{Document, Execution, Page, Query};
 use crate::rt;
@@ -85,9 +85,9 @@ impl Core {
     /// Answers the streamers whose configuration changed.
     async fn wake_nodes(&self, commit: &Commit, budget: &mut YieldBudget) {
         for hostname in &commit.hostnames {
-            let tickets = self.waiters.borrow().waiting_for(hostname);
+            let tickets = self.waiters.borrow().polls_of_node(hostname);
             for ticket in tickets {
-                let answer = match self.waiters.borrow().host_poll(ticket) {
+                let answer = match self.waiters.borrow().node_poll(ticket) {
                     Some((hostname, poll)) => {
                         config_external::wake(&self.shared, &self.state(), hostname, poll)
                     }
@@ -155,19 +155,19 @@ impl Core {
         documents: impl FnOnce() -> Vec<D>,
         budget: &mut YieldBudget,
     ) {
-        let parked = self.waiters.borrow().questions_about(of.subject(), touched);
+        let parked = self.waiters.borrow().queries_about(of.subject(), touched);
         if parked.is_empty() {
             return;
         }
         let touched = documents();
         for id in parked {
-            let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
+            let Some(poll) = self.waiters.borrow().query(id).cloned() else {
                 continue;
             };
             if !matches_any(&poll.query, &touched, budget).await {
                 continue;
             }
-            let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
+            let Some((_, tickets)) = self.waiters.borrow_mut().take_query(id) else {
                 continue;
             };
             self.mark_answering(&tickets, &poll);
@@ -262,7 +262,7 @@ impl Core {
             self.shared.watches.looking(self.index);
             let waiting = {
                 let waiters = self.waiters.borrow();
-                waiters.questions_where(|poll| poll.waits_for_reports())
+                waiters.queries_where(|poll| poll.waits_for_reports())
             };
             if waiting.is_empty() {
                 self.shared.watches.rest(self.index);
@@ -278,9 +278,9 @@ impl Core {
 
     /// Answers the polls for a list if anything matches by now. Returns the time of this core it
     /// took.
-    async fn wake_if_matched(self: &Rc<Self>, id: QuestionId) -> Duration {
+    async fn wake_if_matched(self: &Rc<Self>, id: QueryId) -> Duration {
         let mut took = Duration::ZERO;
-        let Some(poll) = self.waiters.borrow().question_by_id(id).cloned() else {
+        let Some(poll) = self.waiters.borrow().query(id).cloned() else {
             return took;
         };
         let (state, mut execution) = (self.state(), Execution::new(poll.query.clone()));
@@ -297,7 +297,7 @@ impl Core {
             rt::yield_now().await;
             return took;
         }
-        let Some((_, tickets)) = self.waiters.borrow_mut().take_question(id) else {
+        let Some((_, tickets)) = self.waiters.borrow_mut().take_query(id) else {
             return took;
         };
         self.mark_answering(&tickets, &poll);
@@ -308,7 +308,7 @@ impl Core {
 
     /// Answers all parked polls early.
     pub(super) fn end_polls(&self) {
-        let parked = self.waiters.borrow().everybody();
+        let parked = self.waiters.borrow().all();
         for ticket in parked {
             let response = self.timeout_answer(ticket);
             self.complete(ticket, response);
@@ -324,13 +324,13 @@ impl Core {
             return response;
         }
         let mut waiters = self.waiters.borrow_mut();
-        let response = if let Some((hostname, poll)) = waiters.host_poll(ticket) {
+        let response = if let Some((hostname, poll)) = waiters.node_poll(ticket) {
             config_external::expire(&self.shared, &self.state(), hostname, poll)
         } else if let Some(poll) = self
             .answering
             .borrow_mut()
             .remove(&ticket)
-            .or_else(|| waiters.question(ticket).cloned())
+            .or_else(|| waiters.query_of(ticket).cloned())
         {
             Response::json(200, empty_list(&poll.query))
         } else {

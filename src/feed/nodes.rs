@@ -15,7 +15,8 @@ use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Commit;
-use super::rendered::{Rendered, RenderedCache, RenderedSlot};
+use super::rendered::{Body, RenderedCache, RenderedSlot};
+use crate::http::Coding;
 use crate::state::name::Hostname;
 
 /// Parts of the table, each with a lock of its own: cores that serve different nodes rarely meet.
@@ -80,8 +81,8 @@ impl Activity {
 pub struct Parked(Arc<NodeRuntime>);
 
 impl Parked {
-    pub fn activity(&self) -> &Activity {
-        &self.0.activity
+    pub fn node(&self) -> &NodeRuntime {
+        &self.0
     }
 }
 
@@ -155,9 +156,11 @@ impl NodeTable {
         &self,
         node: &NodeRuntime,
         generation: u64,
+        coding: Option<Coding>,
         render: impl FnOnce() -> Result<Vec<u8>, E>,
-    ) -> Result<Arc<Rendered>, E> {
-        self.rendered.get(&node.rendered, generation, render)
+    ) -> Result<Body, E> {
+        self.rendered
+            .body(&node.rendered, generation, coding, render)
     }
 
     /// Removes the entries of deleted streamers as soon as they are not in use. For one core: the
@@ -183,12 +186,9 @@ impl NodeTable {
     }
 
     /// Entries now.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().len()).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -259,10 +259,10 @@ mod tests {
         let parked = node.park();
         drop(node);
         table.on_commit(&commit(&mut state, delete()));
-        assert_eq!(table.len(), 1, "a parked poll uses it");
+        assert_eq!(table.count(), 1, "a parked poll uses it");
         drop(parked);
         table.on_commit(&Commit::of(Arc::new(state.clone())));
-        assert_eq!(table.len(), 0);
+        assert_eq!(table.count(), 0);
         // A streamer that is saved again before its entry went keeps it.
         let node = table.get(&hostname);
         table.on_commit(&commit(&mut state, save()));
@@ -270,6 +270,6 @@ mod tests {
         table.on_commit(&commit(&mut state, save()));
         drop(node);
         table.on_commit(&Commit::of(Arc::new(state.clone())));
-        assert_eq!(table.len(), 1);
+        assert_eq!(table.count(), 1);
     }
 }

@@ -18,10 +18,11 @@ use crate::http::encoding::{Coding, compress};
 pub struct RenderedSlot(ArcSwapOption<Rendered>);
 
 impl RenderedSlot {
-    fn of_generation(&self, generation: u64) -> Option<Arc<Rendered>> {
-        self.0
-            .load_full()
-            .filter(|rendered| rendered.generation == generation)
+    fn has(&self, generation: u64) -> bool {
+        let rendered = self.0.load();
+        rendered
+            .as_ref()
+            .is_some_and(|it| it.generation == generation)
     }
 
     /// Stores an answer, unless a newer generation is there: a core may still be at an older state.
@@ -37,6 +38,9 @@ impl RenderedSlot {
             .rcu(|old| old.clone().filter(|old| old.generation != generation));
     }
 }
+
+/// The coding that a body has, and its bytes.
+pub type Body = (Option<Coding>, Arc<[u8]>);
 
 /// One body in the codings that were needed so far.
 #[derive(Debug)]
@@ -69,7 +73,7 @@ impl Rendered {
 
     /// The body in a coding, encoded at its first use; unencoded if encoding does not make it
     /// smaller.
-    pub fn body(&self, coding: Option<Coding>) -> (Option<Coding>, Arc<[u8]>) {
+    pub fn body(&self, coding: Option<Coding>) -> Body {
         let cell = match coding {
             None => return (None, self.identity.clone()),
             Some(Coding::Gzip) => &self.gzip,
@@ -120,22 +124,25 @@ impl RenderedCache {
         }
     }
 
-    /// The answer of a generation, rendered now if it is not in the slot.
-    pub fn get<E>(
+    /// The answer of a generation in a coding, rendered now if it is not in the slot.
+    pub fn body<E>(
         &self,
         slot: &Arc<RenderedSlot>,
         generation: u64,
+        coding: Option<Coding>,
         render: impl FnOnce() -> Result<Vec<u8>, E>,
-    ) -> Result<Arc<Rendered>, E> {
-        if let Some(rendered) = slot.of_generation(generation) {
-            return Ok(rendered);
+    ) -> Result<Body, E> {
+        if let Some(rendered) = slot.0.load().as_ref()
+            && rendered.generation == generation
+        {
+            return Ok(rendered.body(coding));
         }
         let identity = Arc::from(render()?);
         let rendered = Arc::new(Rendered::counted(generation, identity, self.total.clone()));
         slot.store(&rendered);
         self.filled.push((Arc::downgrade(slot), generation));
         self.shrink();
-        Ok(rendered)
+        Ok(rendered.body(coding))
     }
 
     /// Bytes held now, all codings.
@@ -157,8 +164,7 @@ impl RenderedCache {
             let Some((slot, generation)) = self.filled.pop() else {
                 return;
             };
-            let held = slot.upgrade();
-            if held.is_some_and(|slot| slot.of_generation(generation).is_some()) {
+            if slot.upgrade().is_some_and(|slot| slot.has(generation)) {
                 self.filled.push((slot, generation));
                 return;
             }
@@ -170,15 +176,9 @@ impl RenderedCache {
 mod tests {
     use super::*;
 
-    fn fill(
-        cache: &RenderedCache,
-        slot: &Arc<RenderedSlot>,
-        generation: u64,
-        bytes: usize,
-    ) -> Arc<Rendered> {
-        cache
-            .get::<()>(slot, generation, || Ok(vec![b'x'; bytes]))
-            .expect("renders")
+    fn fill(cache: &RenderedCache, slot: &Arc<RenderedSlot>, of: u64, bytes: usize) -> Arc<[u8]> {
+        let body = cache.body::<()>(slot, of, None, || Ok(vec![b'x'; bytes]));
+        body.expect("renders").1
     }
 
     #[test]
@@ -186,28 +186,29 @@ mod tests {
         let cache = RenderedCache::new(1000);
         let slots: Vec<Arc<RenderedSlot>> = (0..3).map(|_| Arc::default()).collect();
         let first = fill(&cache, &slots[0], 1, 400);
-        let again = cache.get::<()>(&slots[0], 1, || panic!("rendered twice"));
-        let again = again.expect("is there");
+        let again = cache.body::<()>(&slots[0], 1, None, || panic!("rendered twice"));
+        let (_, again) = again.expect("is there");
         assert!(Arc::ptr_eq(&first, &again));
-        drop((first, again));
         fill(&cache, &slots[1], 1, 400);
         fill(&cache, &slots[2], 1, 400);
         assert!(cache.bytes() <= 1000, "{} bytes are held", cache.bytes());
-        assert!(slots[0].0.load().is_none(), "the oldest goes first");
-        assert!(slots[2].0.load().is_some(), "the newest stays");
+        assert!(!slots[0].has(1), "the oldest goes first");
+        assert!(slots[2].has(1), "the newest stays");
     }
 
     #[test]
     fn newer_generation_replaces_the_older_and_not_the_reverse() {
         let cache = RenderedCache::new(1_000_000);
         let slot: Arc<RenderedSlot> = Arc::default();
-        fill(&cache, &slot, 5, 5000).body(Some(Coding::Gzip));
+        let zip = Some(Coding::Gzip);
+        let body = cache.body::<()>(&slot, 5, zip, || Ok(vec![b'x'; 5000]));
+        assert_eq!(body.expect("renders").0, zip);
         assert!(cache.bytes() > 5000);
         fill(&cache, &slot, 6, 100);
         assert_eq!(cache.bytes(), 100, "the older answer is given back");
         // A core that is still at the older state.
-        assert_eq!(fill(&cache, &slot, 5, 7).body(None).1.len(), 7);
-        assert_eq!(fill(&cache, &slot, 6, 9).body(None).1.len(), 100);
+        assert_eq!(fill(&cache, &slot, 5, 7).len(), 7);
+        assert_eq!(fill(&cache, &slot, 6, 9).len(), 100);
         drop(slot);
         assert_eq!(cache.bytes(), 0);
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use sha1::{Digest as _, Sha1};
 
 use crate::json::scan;
-use crate::outbound::{CallMethod, OutboundCall, TargetUrl};
+use crate::outbound::{OutboundCall, TargetUrl};
 use crate::state::record::ArchivedStreamer;
 
 /// The `Authorization` value made from the key of a node and the time.
@@ -41,10 +41,8 @@ pub fn get(
         headers.push(("authorization", key));
     }
     Some(OutboundCall {
-        method: CallMethod::Get,
         target: TargetUrl::parse(&url).ok()?,
         headers,
-        body: Vec::new(),
         deadline,
         response_bytes_max,
     })

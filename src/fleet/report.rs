@@ -64,7 +64,6 @@ pub struct StreamerStats {
     pub cpu_percent: Option<u64>,
     pub memory_percent: Option<u64>,
     pub scheduler_percent: Option<u64>,
-    pub bandwidth_percent: Option<u64>,
     pub input_kbit: Option<u64>,
     pub output_kbit: Option<u64>,
     pub clients: Option<u64>,
@@ -80,11 +79,7 @@ pub struct StreamerStats {
     /// Whether the node cannot use its own configuration or the one from this server.
     pub config_failed: bool,
     pub transcoder: Option<bool>,
-    pub rproxy: Option<bool>,
-    pub rproxy_running: Option<bool>,
     pub partitions: Box<[Partition]>,
-    /// Predicted usage of the disks once every stream has reached its retention, in percent.
-    pub estimated_disk_percent: Option<u64>,
 }
 
 impl StreamerStats {
@@ -121,7 +116,6 @@ impl StreamerStats {
             cpu_percent: number("cpu_usage"),
             memory_percent: number("memory_usage"),
             scheduler_percent: number("scheduler_load"),
-            bandwidth_percent: number("bandwidth_usage"),
             input_kbit: number("input_kbit"),
             output_kbit: number("output_kbit"),
             clients: number("total_clients"),
@@ -135,8 +129,6 @@ impl StreamerStats {
             status: text_of("streamer_status"),
             config_failed: stats.contains_key("config_error") || external == Some("error"),
             transcoder: boolean("transcoder"),
-            rproxy: boolean("rproxy"),
-            rproxy_running: boolean("rproxy_running"),
             partitions: partitions
                 .iter()
                 .map(|partition| {
@@ -154,9 +146,6 @@ impl StreamerStats {
                     }
                 })
                 .collect(),
-            estimated_disk_percent: stats
-                .get("predictions")
-                .and_then(|it| it.get("disk")?.get("estimated_disk_usage")?.as_u64()),
         }
     }
 }

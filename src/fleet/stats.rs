@@ -356,6 +356,7 @@ impl FleetStats {
     }
 
     /// When a streamer last reported, however long ago.
+    #[cfg(test)]
     pub fn last_seen(&self, hostname: &str) -> Option<Instant> {
         let stamp = self
             .hosts
@@ -508,11 +509,6 @@ impl<'v> StreamFacts<'v> {
         let mut numbers = self.current().filter_map(|report| of(&report.stats).get());
         let first = numbers.next()?;
         Some(numbers.fold(first, u64::saturating_add))
-    }
-
-    /// The node whose stats are shown.
-    pub fn node(&self) -> &'v Hostname {
-        &self.chosen.host.hostname
     }
 
     /// The nodes on which it runs.

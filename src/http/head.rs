@@ -81,7 +81,6 @@ struct Known {
     authorization: u8,
     accept_encoding: u8,
     if_none_match: u8,
-    content_type: u8,
 }
 
 const ABSENT: u8 = u8::MAX;
@@ -103,16 +102,8 @@ impl<'a> Headers<'a> {
         self.at(self.known.authorization)
     }
 
-    pub fn host(&self) -> Option<&'a [u8]> {
-        self.at(self.known.host)
-    }
-
     pub fn if_none_match(&self) -> Option<&'a [u8]> {
         self.at(self.known.if_none_match)
-    }
-
-    pub fn content_type(&self) -> Option<&'a [u8]> {
-        self.at(self.known.content_type)
     }
 
     pub fn accept_encoding(&self) -> Option<&'a [u8]> {
@@ -147,14 +138,6 @@ impl<'a> Headers<'a> {
 
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         self.all.iter().map(|field| (field.name, field.value))
-    }
-
-    pub fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
     }
 }
 
@@ -312,7 +295,6 @@ impl FieldFacts {
                 authorization: ABSENT,
                 accept_encoding: ABSENT,
                 if_none_match: ABSENT,
-                content_type: ABSENT,
             },
             length: None,
             chunked: false,
@@ -360,7 +342,6 @@ impl FieldFacts {
                     self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            12 if is("content-type") && known.content_type == ABSENT => known.content_type = index,
             13 if is("authorization") => {
                 if known.authorization != ABSENT {
                     return Err(Refusal::AuthorizationTwice);

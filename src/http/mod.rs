@@ -37,7 +37,7 @@ pub use connections::{ConnectionOptions, Connections};
 pub use cors::Cors;
 pub use counters::Counters;
 pub use encoding::{Accepts, Coding};
-pub use head::{Framing, Head, Headers, Method};
+pub use head::{Head, Headers, Method};
 pub use response::{Body, Prepared, Response};
 
 /// One complete request. It lives as long as the call: what is needed later must be copied.

@@ -19,8 +19,6 @@ use crate::limits::BODY_COPY_BYTES_MAX;
 
 pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
-pub const HTML: &str = "text/html; charset=utf-8";
-
 /// `Allow` of a path that serves every method.
 pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
@@ -98,11 +96,6 @@ impl Response {
 
     pub fn no_content() -> Self {
         Self::new(204)
-    }
-
-    /// The representation the client has is current.
-    pub fn not_modified(etag: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(304).header("ETag", etag)
     }
 
     /// The path does not serve the method of the request. `allow`: the methods it serves.
@@ -448,7 +441,7 @@ mod tests {
             "HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n"
         );
         assert_eq!(
-            text(Response::not_modified("\"7\""), PLAIN),
+            text(Response::new(304).header("ETag", "\"7\""), PLAIN),
             "HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: \"7\"\r\n\r\n"
         );
         let with_body = Response {

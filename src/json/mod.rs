@@ -18,7 +18,6 @@ mod value;
 
 pub use field_type::FieldType;
 pub(crate) use key::Key;
-pub use patch::merge;
 pub(crate) use strict::special_from;
 pub use strict::{DEPTH_MAX, ParseError};
 pub(crate) use value::text_of;
@@ -43,8 +42,8 @@ pub fn parse(body: &[u8]) -> Result<Value, ParseError> {
     strict::read(body)
 }
 
-/// The two readers one by one, for fuzz targets and benchmarks.
-#[doc(hidden)]
+/// The two readers one by one, to compare them.
+#[cfg(any(test, feature = "testing"))]
 pub mod readers {
     use super::{ParseError, Value, strict, tape};
 

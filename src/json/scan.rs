@@ -22,10 +22,8 @@ pub enum Scalar<'a> {
     Number(Number),
     Text(Cow<'a, str>),
     Bool(bool),
-    /// The raw text of an array.
-    Array(&'a str),
-    /// The raw text of an object.
-    Object(&'a str),
+    Array,
+    Object,
 }
 
 /// Selected members of an object, sorted by name, each name once.
@@ -247,8 +245,8 @@ pub fn read(text: &str) -> Scalar<'_> {
         },
         b"true" => Scalar::Bool(true),
         b"false" => Scalar::Bool(false),
-        [b'[', ..] => Scalar::Array(text),
-        [b'{', ..] => Scalar::Object(text),
+        [b'[', ..] => Scalar::Array,
+        [b'{', ..] => Scalar::Object,
         _ => number(text).map_or(Scalar::Absent, Scalar::Number),
     }
 }

@@ -214,6 +214,7 @@ impl Value {
     }
 
     /// Any number as a double; large integers are rounded.
+    #[cfg(test)]
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::Number(number) => Some(number.as_f64()),

@@ -1238,7 +1238,7 @@ mod tests {
             world.live(&["s1", "s2"], 1);
         }
         let engine = world.controller.engine().expect("it is on");
-        for node in engine.nodes() {
+        for node in engine.node_loads() {
             assert!(
                 Some(node.kbps) <= node.kbps_limit.map(u64::from),
                 "{node:?}"

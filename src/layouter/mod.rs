@@ -40,8 +40,10 @@ pub(crate) mod thread;
 pub(crate) mod whatif;
 
 pub use engine::event::{
-    Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
-    NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
-    StreamLayout, StreamSpec, Thresholds,
+    Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveReason, NodeSpec, NodeState,
+    PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout, StreamLayout,
+    StreamSpec,
 };
-pub use engine::{Capacity, ClassReport, Engine, NodeDecision, NodeReport, Survival};
+#[cfg(any(test, feature = "testing"))]
+pub use engine::settings::{MoveBudgets, Thresholds};
+pub use engine::{Capacity, ClassReport, Engine, NodeDecision};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use ureq::config::{AutoHeaderValue, Config};
-use ureq::http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use ureq::http::{HeaderName, HeaderValue, Request, Response, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body, Error};
@@ -30,26 +30,15 @@ const NAMES_MAX: usize = 1024;
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
-/// An outbound HTTP request.
+/// An outbound HTTP request: a `GET`.
 #[derive(Clone, Debug)]
 pub struct OutboundCall {
-    pub method: CallMethod,
     pub target: TargetUrl,
     /// Names and values; invalid fields are skipped.
     pub headers: Vec<(&'static str, String)>,
-    /// Sent with `PUT` and `POST`, as JSON.
-    pub body: Vec<u8>,
     /// The end of the whole call, waiting for a thread included.
     pub deadline: Instant,
     pub response_bytes_max: usize,
-}
-
-/// The method of an outbound call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CallMethod {
-    Get,
-    Put,
-    Post,
 }
 
 /// The response to an outbound call, whatever its status.
@@ -110,10 +99,10 @@ pub(super) fn agent(threads: usize, policy: Arc<EgressPolicy>) -> Agent {
     Agent::with_parts(config, DefaultConnector::default(), resolver)
 }
 
-/// Makes a call. A `GET` whose kept-alive connection turns out to be closed is tried once more.
+/// Makes a call. One whose kept-alive connection turns out to be closed is tried once more.
 pub(super) fn send(agent: &Agent, call: &OutboundCall) -> CallResult {
     match send_once(agent, call) {
-        Err(AttemptError::Broken) if call.method == CallMethod::Get => send_once(agent, call),
+        Err(AttemptError::Broken) => send_once(agent, call),
         result => result,
     }
     .map_err(|error| match error {
@@ -165,14 +154,7 @@ fn send_once(agent: &Agent, call: &OutboundCall) -> Result<OutboundResponse, Att
     if left.is_zero() {
         return Err(AttemptError::Failed(OutboundError::TimedOut));
     }
-    let method = match call.method {
-        CallMethod::Get => Method::GET,
-        CallMethod::Put => Method::PUT,
-        CallMethod::Post => Method::POST,
-    };
-    let mut request = Request::builder()
-        .method(method)
-        .uri(call.target.uri.clone());
+    let mut request = Request::get(call.target.uri.clone());
     let own = call.target.authorization.iter();
     let own = own.map(|value| ("authorization", value));
     let given = call.headers.iter().map(|(name, value)| (*name, value));
@@ -181,16 +163,9 @@ fn send_once(agent: &Agent, call: &OutboundCall) -> Result<OutboundResponse, Att
             request = request.header(name, value);
         }
     }
-    let response = if call.method == CallMethod::Get {
-        let request = request.body(()).map_err(Error::from)?;
-        let request = agent.configure_request(request).timeout_global(Some(left));
-        agent.run(request.build())?
-    } else {
-        let request = request.header("content-type", "application/json");
-        let request = request.body(&call.body[..]).map_err(Error::from)?;
-        let request = agent.configure_request(request).timeout_global(Some(left));
-        agent.run(request.build())?
-    };
+    let request = request.body(()).map_err(Error::from)?;
+    let request = agent.configure_request(request).timeout_global(Some(left));
+    let response = agent.run(request.build())?;
     read_response(response, call.response_bytes_max).map_err(AttemptError::Failed)
 }
 

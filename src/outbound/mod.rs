@@ -11,12 +11,12 @@
 //! metadata addresses are never called; loopback only if the settings allow it, but never this
 //! server's own listeners; private ranges unless the settings deny them.
 
-mod client;
+pub mod client;
 mod policy;
 mod pool;
 mod target;
 
-pub use client::{CallMethod, CallResult, OutboundCall, OutboundError, OutboundResponse};
+pub use client::{CallResult, OutboundCall, OutboundError};
 pub use policy::EgressPolicy;
 pub use pool::{CancelToken, Outbound};
 pub use target::TargetUrl;

@@ -166,6 +166,7 @@ impl Outbound {
     }
 
     /// Calls that wait for a thread.
+    #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.inner.queue.lock().waiting
     }
@@ -218,7 +219,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CallMethod, TargetUrl};
+    use super::super::TargetUrl;
     use super::*;
     use crate::subnet::Subnets;
     use std::io::{BufRead as _, BufReader, Write as _};
@@ -277,10 +278,8 @@ mod tests {
 
     fn call_to(url: &str, wait: Duration) -> OutboundCall {
         OutboundCall {
-            method: CallMethod::Get,
             target: TargetUrl::parse(url).expect("a good URL"),
             headers: Vec::new(),
-            body: Vec::new(),
             deadline: Instant::now() + wait,
             response_bytes_max: 64,
         }
@@ -348,33 +347,6 @@ mod tests {
             heads.recv().expect("a second request").1,
             first,
             "one connection"
-        );
-    }
-
-    #[test]
-    fn put_sends_its_body() {
-        let (sender, heads) = mpsc::channel();
-        let address = server(move |head, socket| {
-            sender.send(head.to_vec()).expect("the test receives");
-            // The body has no line end, so reading another head would wait forever.
-            socket
-                .write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-                .expect("it listens");
-            false
-        });
-        let call = OutboundCall {
-            method: CallMethod::Put,
-            body: b"{}".to_vec(),
-            ..call_to(&format!("http://{address}/config"), PATIENCE)
-        };
-        let pool = pool(2);
-        let answer = finish(&begin(&pool, call, CancelToken::default())).expect("an answer");
-        assert_eq!(answer.status, 204);
-        let head = heads.recv().expect("a request");
-        assert_eq!(head[0], "PUT /config HTTP/1.1");
-        assert!(
-            head.iter()
-                .any(|line| line.eq_ignore_ascii_case("content-length: 2"))
         );
     }
 

@@ -136,7 +136,7 @@ impl ValueSet {
             Scalar::Number(number) => self.numbers.binary_search(number).is_ok(),
             Scalar::Bool(true) => self.has_true,
             Scalar::Bool(false) => self.has_false,
-            Scalar::Absent | Scalar::Array(_) | Scalar::Object(_) => false,
+            Scalar::Absent | Scalar::Array | Scalar::Object => false,
         }
     }
 }
@@ -177,7 +177,7 @@ impl Comparand {
             Scalar::Number(number) => Some(number.cmp(self.number.as_ref()?)),
             Scalar::Text(text) => Some(text.as_bytes().cmp(self.text.as_ref()?.as_bytes())),
             Scalar::Bool(value) => Some(value.cmp(self.boolean.as_ref()?)),
-            Scalar::Absent | Scalar::Array(_) | Scalar::Object(_) => None,
+            Scalar::Absent | Scalar::Array | Scalar::Object => None,
         }
     }
 }

@@ -51,8 +51,8 @@ pub use self::model::{
     Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Raw, ScanPosition, SearchField, Source,
     field_type,
 };
-pub use self::order::{Position, SortKey, SortValue};
-pub use self::page::{Page, Timing};
+pub use self::order::{Position, SortKey};
+pub use self::page::Page;
 pub(crate) use self::pairs::pairs;
 pub use self::restriction::Restriction;
 

@@ -126,7 +126,7 @@ fn sort_value_of(value: Scalar<'_>) -> SortValue<'_> {
         Scalar::Number(number) => SortValue::Number(number),
         Scalar::Text(text) => SortValue::text(text),
         Scalar::Bool(value) => SortValue::Bool(value),
-        Scalar::Array(_) | Scalar::Object(_) => SortValue::Structure,
+        Scalar::Array | Scalar::Object => SortValue::Structure,
     }
 }
 

@@ -78,6 +78,7 @@ impl ParameterSpec {
 /// The builders that all typed parameters share.
 macro_rules! parameter {
     ($type:ident) => {
+        #[allow(dead_code)] // not every type is used with every builder
         impl $type {
             /// An example for the document, as JSON text.
             #[must_use]

@@ -50,14 +50,6 @@ impl<T> Inbox<T> {
         })
         .await
     }
-
-    pub fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
 }
 
 impl<T> Default for Inbox<T> {

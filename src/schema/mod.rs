@@ -25,8 +25,7 @@ mod prune;
 mod tree;
 
 pub use check::Violation;
-pub use defaults::{Effective, without_filled};
-pub use field::FieldKinds;
+pub use defaults::without_filled;
 pub use mask::MASK;
 
 use std::sync::LazyLock;
@@ -66,8 +65,6 @@ roots! {
     stream_layout: "central_stream_layout", [];
     /// An agent and the streamers it sends video to.
     agent: "central_agent_config", ["id"];
-    /// A batch of streamers for agents.
-    agent_layouts: "central_agent_layout_list", [];
     /// An API token.
     api_token: "api_token", ["key", "name"];
     /// Access rules for viewers.
@@ -77,8 +74,6 @@ roots! {
     /// An episode: a union by `episode_type`, `generic` when it is absent, custom when it is
     /// unknown.
     episode: "episode", ["episode_id", "media", "opened_at", "updated_at"];
-    /// A time span of recordings that a streamer must keep.
-    external_episode: "external_episode", ["opened_at", "updated_at"];
     /// A person that is recognized in videos.
     person: "vision_person", ["originator", "person_id", "updated_at"];
     /// A storage for recordings.
@@ -88,6 +83,7 @@ roots! {
     /// An event: a union by `event`.
     event: "central_event", ["event", "event_id"];
     /// Health of the cluster.
+    #[cfg(any(test, feature = "testing"))]
     cluster_stats: "cluster_health_stats", [];
     /// A changed layout in a preview.
     layout_change: "central_stream_layout_list_item", ["name"];

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::check::VIOLATIONS_MAX;
 use super::tree::{SchemaNode, Union};
 use super::*;
-use crate::json::{Number, Object, Value, merge, parse};
+use crate::json::patch::merge;
+use crate::json::{Number, Object, Value, parse};
 
 fn json(text: &str) -> Value {
     parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error:?}"))

@@ -157,6 +157,7 @@ pub struct StreamPatch {
 
 /// The wanted change of one layout. An absent member stays as it is, `null` clears.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::option_option)] // absent, null or a value
 pub struct LayoutPatch {
     pub ingest: Option<Option<Hostname>>,
     pub inference: Option<Option<Hostname>>,

@@ -163,6 +163,7 @@ impl State {
         self.nodes.get(hostname)
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn nodes(&self) -> &OrdMap<Hostname, Arc<Node>> {
         &self.nodes
     }

@@ -87,10 +87,6 @@ impl<T> InsertBuffer<T> {
         self.waiting.push(save);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Whether a save of this episode waits, which later commands must not overtake.
     pub fn holds(&self, key: &Key) -> bool {
         self.keys.contains_key(key)

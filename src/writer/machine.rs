@@ -79,6 +79,7 @@ impl<L: Log> StateMachine<L> {
         &self.state
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn log(&self) -> &L {
         &self.log
     }

@@ -12,7 +12,7 @@ mod expiry;
 pub mod insert_buffer;
 mod machine;
 mod published;
-mod tables;
+pub mod tables;
 
 #[cfg(test)]
 mod golden;
@@ -39,9 +39,9 @@ use crate::state::event::NewEvent;
 use crate::state::retention::Retention;
 
 pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
-pub use machine::{Applied, StateMachine};
-pub use published::{Published, WriterMetrics};
-pub use tables::{EVENTS, NODES, STREAMERS, STREAMS, entity_table, load, tables};
+pub use machine::StateMachine;
+pub use published::Published;
+pub use tables::{entity_table, load, tables};
 
 /// Commands in one batch: bounds how long the first of them waits for the last to be applied.
 const BATCH_COMMANDS_MAX: usize = 1024;

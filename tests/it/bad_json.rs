@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir::api::endpoint::OPERATIONS;
+use weir::testing::api::OPERATIONS;
 
 use crate::described::{Document, Operation};
 use crate::round_trip::with_one_of_each;

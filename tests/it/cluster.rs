@@ -98,8 +98,8 @@ fn streams_and_streamers_are_counted_by_state() {
     let config = server.get("/config").expect(200).json();
     assert_eq!(stats["server_id"], config["server_id"]);
     let text = stats.to_string();
-    let value = weir::json::parse(text.as_bytes()).expect("JSON");
-    weir::schema::cluster_stats()
+    let value = weir::testing::json::parse(text.as_bytes()).expect("JSON");
+    weir::testing::schema::cluster_stats()
         .check(&value)
         .expect("a document of the schema");
 }

@@ -77,8 +77,8 @@ fn every_setting_shows_its_value_and_its_source() {
             .as_str()
             .is_some_and(|url| url.starts_with("file:///"))
     );
-    let value = weir::json::parse(config.to_string().as_bytes()).expect("JSON");
-    weir::schema::config()
+    let value = weir::testing::json::parse(config.to_string().as_bytes()).expect("JSON");
+    weir::testing::schema::config()
         .check(&value)
         .expect("a document of the schema");
     server.restart();

@@ -27,7 +27,7 @@ pub struct Operation {
 
 impl Document {
     pub fn new() -> Self {
-        let text = weir::openapi::served();
+        let text = weir::testing::openapi::served();
         let root = serde_json::from_str(text).expect("the document is JSON");
         Self { root }
     }

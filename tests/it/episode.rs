@@ -10,12 +10,12 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use weir::state::command::{Command, EntitySave};
-use weir::state::entity::{Key, Kind};
-use weir::state::event::NewEvent;
-use weir::state::node::RenderSettings;
-use weir::writer::StateMachine;
-use weir::writer::load;
+use weir::testing::state::command::{Command, EntitySave};
+use weir::testing::state::entity::{Key, Kind};
+use weir::testing::state::event::NewEvent;
+use weir::testing::state::node::RenderSettings;
+use weir::testing::writer::StateMachine;
+use weir::testing::writer::load;
 use weir_storage::Store;
 
 use crate::calls::{park, park_request, save_node};
@@ -889,7 +889,7 @@ fn store_with_old_episode(directory: &Path, newest: Duration) {
     let at = |age: Duration| now.saturating_sub(age).as_millis() as u64;
     let old = at(Duration::from_hours(100 * 24));
     let body = format!(r#"{{"media":"a","opened_at":{old},"closed_at":{old}}}"#);
-    let body = weir::json::parse(body.as_bytes()).expect("JSON");
+    let body = weir::testing::json::parse(body.as_bytes()).expect("JSON");
     let save = EntitySave::from_body(Kind::Episode, Key::Number(1), body, "");
     let save = Command::SaveEntity(save.expect("an episode"));
     machine.batch(vec![save], old).expect("commits");

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use weir::state::command::Command;
-use weir::state::event::{EventLimits, NewEvent};
-use weir::state::node::RenderSettings;
-use weir::writer::StateMachine;
-use weir::writer::load;
+use weir::testing::state::command::Command;
+use weir::testing::state::event::{EventLimits, NewEvent};
+use weir::testing::state::node::RenderSettings;
+use weir::testing::writer::StateMachine;
+use weir::testing::writer::load;
 use weir_storage::Store;
 
 use crate::metrics::Metrics;
@@ -31,8 +31,8 @@ fn events(server: &TestServer, query: &str) -> Vec<Value> {
 
 fn check_form(events: &[Value]) {
     for event in events {
-        let value = weir::json::parse(event.to_string().as_bytes()).expect("JSON");
-        let checked = weir::schema::event().check(&value);
+        let value = weir::testing::json::parse(event.to_string().as_bytes()).expect("JSON");
+        let checked = weir::testing::schema::event().check(&value);
         assert_eq!(checked, Ok(()), "{event}");
     }
 }

@@ -11,16 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
-use weir::core::message::CoreMessage;
-use weir::http::Ticket;
-use weir::json::{Object, Value as Json};
-use weir::rt::Inbox;
-use weir::state::State;
-use weir::state::command::{Command, Done, StreamPatch};
-use weir::state::name::StreamName;
-use weir::state::node::RenderSettings;
-use weir::writer::load;
-use weir::writer::{COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMachine, Writer};
+use weir::testing::core::CoreMessage;
+use weir::testing::http::Ticket;
+use weir::testing::json::{Object, Value as Json};
+use weir::testing::rt::Inbox;
+use weir::testing::state::State;
+use weir::testing::state::command::{Command, Done, StreamPatch};
+use weir::testing::state::name::StreamName;
+use weir::testing::state::node::RenderSettings;
+use weir::testing::writer::load;
+use weir::testing::writer::{
+    COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMachine, Writer,
+};
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 

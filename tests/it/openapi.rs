@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weir::api::endpoint::OPERATIONS;
+use weir::testing::api::OPERATIONS;
 
 use weir_testkit::{STREAMER_PREFIX, TestServer, run};
 

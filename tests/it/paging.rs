@@ -11,17 +11,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use imbl::OrdMap;
 use serde_json::Value;
-use weir::api::entity::{EntitySource, list_kind};
-use weir::api::stream::{KIND as STREAMS, Streams};
-use weir::json;
-use weir::query::{Execution, Query, Source};
-use weir::state::apply::{Stamp, apply};
-use weir::state::command::{Command, EntitySave, StreamPatch};
-use weir::state::entity::{Key, Kind};
-use weir::state::name::{StreamName, shard_of};
-use weir::state::node::RenderSettings;
-use weir::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Stream, StreamRecord};
-use weir::state::{Loader, SHARDS, State};
+use weir::testing::api::entity::{EntitySource, list_kind};
+use weir::testing::api::stream::{KIND as STREAMS, Streams};
+use weir::testing::json;
+use weir::testing::query::{Execution, Query, Source};
+use weir::testing::state::apply::{Stamp, apply};
+use weir::testing::state::command::{Command, EntitySave, StreamPatch};
+use weir::testing::state::entity::{Key, Kind};
+use weir::testing::state::name::{StreamName, shard_of};
+use weir::testing::state::node::RenderSettings;
+use weir::testing::state::record::{
+    ArchivedFacts, Entity, EntityRecord, Facts, Stream, StreamRecord,
+};
+use weir::testing::state::{Loader, SHARDS, State};
 use weir_storage::{Batch, Log as _, Op, Store};
 
 use weir_testkit::{API_KEY, PREFIX, TestServer};
@@ -90,8 +92,8 @@ fn walk(
     world: &mut PagedWorld,
     question: &str,
     way: Way,
-    kind: &'static weir::query::ListKind,
-    page_of: fn(&State, Query) -> weir::query::Page,
+    kind: &'static weir::testing::query::ListKind,
+    page_of: fn(&State, Query) -> weir::testing::query::Page,
     mut write: impl FnMut(&mut PagedWorld),
 ) -> BTreeMap<String, usize> {
     let mut cursor = String::new();
@@ -137,7 +139,7 @@ fn keys(page: &Value, collection: &str, key: &str) -> Vec<String> {
     keys.collect()
 }
 
-fn run<S: Source>(query: Query, source: &S) -> weir::query::Page {
+fn run<S: Source>(query: Query, source: &S) -> weir::testing::query::Page {
     Execution::new(&query).run(source)
 }
 
@@ -393,7 +395,7 @@ fn fill(directory: &Path, streams: u64) {
             let mut key = vec![shard_of(&name) as u8];
             key.extend_from_slice(name.as_bytes());
             Op::Put {
-                table: weir::writer::STREAMS,
+                table: weir::testing::writer::STREAMS,
                 key: key.into(),
                 value: record.bytes().clone(),
             }

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use weir::api::endpoint::OPERATIONS;
-use weir::openapi;
+use weir::testing::api::OPERATIONS;
+use weir::testing::openapi;
 
 use crate::python::{python, script};
 use weir_testkit::run;

@@ -11,12 +11,12 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Once};
 
 use serde_json::Value;
-use weir::state::State;
-use weir::state::apply::{Stamp, apply};
-use weir::state::entity::{Key, Kind};
-use weir::state::node::RenderSettings;
-use weir::writer::StateMachine;
-use weir::writer::load;
+use weir::testing::state::State;
+use weir::testing::state::apply::{Stamp, apply};
+use weir::testing::state::entity::{Key, Kind};
+use weir::testing::state::node::RenderSettings;
+use weir::testing::writer::StateMachine;
+use weir::testing::writer::load;
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Opened, Options, Store, StoreError};
 
@@ -224,7 +224,7 @@ impl World<'_> {
     fn replay(
         &mut self,
         before: &State,
-        commands: Vec<weir::state::command::Command>,
+        commands: Vec<weir::testing::state::command::Command>,
         mut woken: Vec<String>,
     ) {
         let after = self.machine.state();

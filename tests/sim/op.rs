@@ -4,13 +4,13 @@
 //! one made.
 
 use serde_json::{Value, json};
-use weir::error::ApiError;
-use weir::json;
-use weir::state::command::{
+use weir::testing::error::ApiError;
+use weir::testing::json;
+use weir::testing::state::command::{
     Command, EntitySave, StreamPatch, layout_items, stream_items, streamer_items, streamer_patch,
 };
-use weir::state::entity::{Key, Kind};
-use weir::state::name::{Hostname, StreamName};
+use weir::testing::state::entity::{Key, Kind};
+use weir::testing::state::name::{Hostname, StreamName};
 
 use super::random::Random;
 

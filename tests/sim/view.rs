@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use serde_json::Value;
-use weir::schema;
-use weir::state::State;
-use weir::state::entity::{KINDS, Key, Kind};
-use weir::state::node::{Node, holders, render};
-use weir::state::record::{ArchivedFacts, Role, StreamRecord};
+use weir::testing::schema;
+use weir::testing::state::State;
+use weir::testing::state::entity::{KINDS, Key, Kind};
+use weir::testing::state::node::{Node, holders, render};
+use weir::testing::state::record::{ArchivedFacts, Role, StreamRecord};
 
 /// What one hostname is sent: whether it is known at all, and the text of each stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,7 +77,7 @@ fn names<'s>(streams: impl Iterator<Item = &'s StreamRecord>) -> Vec<String> {
 /// The indexes agree with the records.
 pub fn check_indexes(state: &State) {
     let mut all: BTreeMap<String, &StreamRecord> = BTreeMap::new();
-    for shard in 0..weir::state::SHARDS {
+    for shard in 0..weir::testing::state::SHARDS {
         for (name, stream) in state.shard(shard) {
             assert_eq!(name.shard(), shard, "{name} is in the wrong shard");
             assert_eq!(name.as_str(), stream.name.as_str());
@@ -153,7 +153,7 @@ pub fn check_indexes(state: &State) {
         state
             .streamers()
             .keys()
-            .map(weir::state::name::Hostname::as_str),
+            .map(weir::testing::state::name::Hostname::as_str),
     ) {
         assert!(
             state.node(hostname).is_some(),
@@ -235,7 +235,7 @@ pub fn check_reloaded(memory: &State, disk: &State) {
     );
     assert_eq!(disk.store_id(), memory.store_id());
     assert_eq!(disk.streams_count(), memory.streams_count());
-    for shard in 0..weir::state::SHARDS {
+    for shard in 0..weir::testing::state::SHARDS {
         assert!(
             disk.shard(shard) == memory.shard(shard),
             "streams of shard {shard}"

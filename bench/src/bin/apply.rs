@@ -3,9 +3,9 @@
 //!
 //! `cargo run --release -p weir-bench --bin apply -- [STREAMS]`
 
-use weir::state::State;
-use weir::state::apply::{Stamp, apply};
-use weir::state::command::Command;
+use weir::testing::state::State;
+use weir::testing::state::apply::{Stamp, apply};
+use weir::testing::state::command::Command;
 use weir_bench::{measure_each, size, world};
 
 fn main() {

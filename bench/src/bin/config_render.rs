@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use weir::api::config_external::{Etag, delta, render_whole};
-use weir::feed::nodes::NodeTable;
-use weir::http::Coding;
-use weir::state::apply::{Stamp, apply};
-use weir::state::name::Hostname;
+use weir::testing::api::config_external::{Etag, delta, render_whole};
+use weir::testing::feed::NodeTable;
+use weir::testing::http::Coding;
+use weir::testing::state::apply::{Stamp, apply};
+use weir::testing::state::name::Hostname;
 use weir_bench::{measure, once, size, world};
 
 fn main() {
@@ -41,18 +41,16 @@ fn main() {
         assert!(tag.is_among(etag.as_bytes()));
         tag.text(None)
     });
-    let get = || {
+    let runtime = nodes.get(&hostname);
+    let get = |coding| {
         let render = || render_whole(&state, &hostname, &node);
-        nodes.configuration(&nodes.get(&hostname), node.generation, render)
+        let body = nodes.configuration(&runtime, node.generation, coding, render);
+        body.expect("consistent")
     };
-    let rendered = get().expect("consistent");
-    measure("whole list, rendered already", 100_000, || {
-        let rendered = get();
-        rendered.expect("consistent").body(None)
-    });
+    measure("whole list, rendered already", 100_000, || get(None));
     for coding in [Coding::Gzip, Coding::Zstd] {
         let name = format!("compressed once: {}", coding.as_str());
-        let (_, body): (_, Arc<[u8]>) = once(&name, || rendered.body(Some(coding)));
+        let (_, body): (_, Arc<[u8]>) = once(&name, || get(Some(coding)));
         println!("{:<44} {:>12} bytes", "", body.len());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p weir-bench --bin http_parse -- [CALLS PER ROUND]`
 
-use weir::http::head;
+use weir::testing::http::head;
 use weir_bench::{measure, size};
 
 const GET: &[u8] = b"GET /central/api/v3/streams/site-0001/camera-00000001 HTTP/1.1\r\nHost: central.example.com:9019\r\n\

@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::hint::black_box;
 
-use weir::json::readers;
+use weir::testing::json::readers;
 use weir_testkit::sys::thread_cpu;
 
 #[global_allocator]

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use weir::layouter::{
+use weir::testing::layouter::{
     Engine, EngineSettings, Event, NodeSpec, NodeState, Rows, SlotKind, StreamSpec,
 };
-use weir::state::name::{Hostname, StreamName};
+use weir::testing::state::name::{Hostname, StreamName};
 use weir_bench::alloc;
 use weir_bench::fleet::{Fleet, Random, fleet};
 use weir_bench::instead::{self, NONE, Packed, Rings, each_with_each, hashing};

@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use weir::agents::registry::Registry;
-use weir::api::stream::{Around, KIND, Streams};
-use weir::fleet::stats::FleetStats;
-use weir::query::{Execution, Query};
+use weir::testing::agents::Registry;
+use weir::testing::api::stream::{Around, KIND, Streams};
+use weir::testing::fleet::FleetStats;
+use weir::testing::query::{Execution, Query};
 use weir_bench::{measure, size, world};
 
 fn main() {

@@ -2,10 +2,10 @@
 //!
 //! `cargo run --release -p weir-bench --bin route_auth -- [CALLS PER ROUND]`
 
-use weir::api::auth::{Access, Auth, Needs, TokenNeed};
-use weir::api::endpoint::OPERATIONS;
-use weir::api::router::{Found, Route, find};
-use weir::http::Method;
+use weir::testing::api::OPERATIONS;
+use weir::testing::api::{Access, Auth, Needs, TokenNeed};
+use weir::testing::api::{Found, Route, find};
+use weir::testing::http::Method;
 use weir_bench::{measure, size, world};
 
 fn main() {

@@ -154,15 +154,15 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 fn main() {
-    let schema = weir::schema::stream();
+    let schema = weir::testing::schema::stream();
     let body = BODY.as_bytes();
-    let parsed = weir::json::parse(body).expect("the body is JSON");
+    let parsed = weir::testing::json::parse(body).expect("the body is JSON");
     if let Err(found) = schema.check(&parsed) {
         panic!("the body is a stream: {found:?}");
     }
     let text = parsed.to_text();
     let ours = || {
-        let mut value = weir::json::parse(black_box(body)).expect("JSON");
+        let mut value = weir::testing::json::parse(black_box(body)).expect("JSON");
         schema.prune(&mut value);
         schema.check(&value).expect("valid");
         value
@@ -206,7 +206,9 @@ fn main() {
         println!("{name:<21} {:7.0} ns at least", all[0]);
     };
     show("parse", &mut || {
-        drop(black_box(weir::json::parse(black_box(body)).expect("JSON")));
+        drop(black_box(
+            weir::testing::json::parse(black_box(body)).expect("JSON"),
+        ));
     });
     show("clone and drop", &mut || drop(black_box(parsed.clone())));
     let mut pruned = parsed.clone();

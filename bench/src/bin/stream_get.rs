@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p weir-bench --bin stream_get -- [STREAMS]`
 
-use weir::api::stream::render;
+use weir::testing::api::stream::render;
 use weir_bench::{measure, size, world};
 
 fn main() {

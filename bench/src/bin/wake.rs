@@ -3,8 +3,8 @@
 //!
 //! `cargo run --release -p weir-bench --bin wake -- [PARKED]`
 
-use weir::feed::{Subject, Waiters};
-use weir::state::name::Hostname;
+use weir::testing::feed::{Subject, Waiters};
+use weir::testing::state::name::Hostname;
 use weir_bench::{measure_each, size, world};
 
 type Parked = Waiters<usize, u64, u64>;
@@ -27,7 +27,7 @@ fn run(parked: usize) {
     let park = || {
         let mut waiters = Parked::default();
         for (number, host) in hosts.iter().enumerate() {
-            waiters.park_host(number, host.clone(), number as u64);
+            waiters.park_node(number, host.clone(), number as u64);
         }
         waiters
     };
@@ -36,8 +36,8 @@ fn run(parked: usize) {
         let name = format!("a commit that concerns {} nodes", concerned.len());
         measure_each(&name, 1, park, |mut waiters| {
             for host in concerned {
-                for waiter in waiters.waiting_for(host) {
-                    assert!(waiters.host_poll(waiter).is_some());
+                for waiter in waiters.polls_of_node(host) {
+                    assert!(waiters.node_poll(waiter).is_some());
                     waiters.remove(waiter);
                 }
             }
@@ -51,7 +51,7 @@ fn run(parked: usize) {
             for number in 0..parked {
                 let key = format!("updated_at_gt={number}");
                 let names: &[Box<str>] = if named { &touched } else { &[] };
-                waiters.park_question(number, &key, Subject::Streams, names, || number as u64);
+                waiters.park_query(number, &key, Subject::Streams, names, || number as u64);
             }
             waiters
         };
@@ -60,9 +60,9 @@ fn run(parked: usize) {
             1,
             ask,
             |mut waiters| {
-                for id in waiters.questions_about(Subject::Streams, &touched) {
-                    assert!(waiters.question_by_id(id).is_some());
-                    waiters.take_question(id);
+                for id in waiters.queries_about(Subject::Streams, &touched) {
+                    assert!(waiters.query(id).is_some());
+                    waiters.take_query(id);
                 }
                 assert!(waiters.is_empty());
                 waiters
@@ -72,7 +72,7 @@ fn run(parked: usize) {
     let host = &hosts[0];
     measure_each("park and forget", 1, park, |mut waiters| {
         for number in parked..parked + 1000 {
-            waiters.park_host(number, host.clone(), 0);
+            waiters.park_node(number, host.clone(), 0);
         }
         for number in parked..parked + 1000 {
             waiters.remove(number);

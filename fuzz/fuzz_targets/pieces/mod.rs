@@ -1,10 +1,10 @@
 //! Reads of any size: one request through the reader that connections run, and through what it
 //! keeps between two reads.
 
-use weir::http::Head;
-use weir::http::head;
-use weir::http::input::{Input, NextRequest, Progress, next_request};
-use weir::http::refusal::Refusal;
+use weir::testing::http::head::Head;
+use weir::testing::http::head;
+use weir::testing::http::{Input, NextRequest, Progress, next_request};
+use weir::testing::http::Refusal;
 
 /// The first request of some bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -474,13 +474,12 @@ fn known_fields_are_found_by_name() {
         .expect("valid")
         .expect("complete");
     assert_eq!(head.headers.if_none_match(), Some(&b"\"1\""[..]));
-    assert_eq!(head.headers.host(), Some(&b"h"[..]));
     assert_eq!(head.headers.authorization(), Some(&b"Bearer x"[..]));
-    assert_eq!(head.headers.content_type(), Some(&b"a/b"[..]));
+    assert_eq!(head.headers.get("content-type"), Some(&b"a/b"[..]));
     assert!(head.headers.accepts().contains(Coding::Gzip));
     assert_eq!(head.headers.get("x"), Some(&b"y"[..]));
     assert_eq!(head.headers.get("z"), None);
-    assert_eq!(head.headers.len(), 6);
+    assert_eq!(head.headers.iter().count(), 6);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::event::SlotKind;
 use super::slot::{
     DISABLED, IN_FLIGHT, LIVE, MEMBER, ORIGIN_RECORDED, PENDING, RECORDED, UNIT, WAITING,
 };
+use super::tree::UNLIMITED;
+use crate::state::name::Hostname;
 
 /// Sums over all slots.
 #[derive(Default)]
@@ -28,19 +30,35 @@ struct NodeRecount {
     slots: u32,
 }
 
+/// The load of a node.
+#[derive(Debug)]
+pub struct NodeLoad<'a> {
+    pub hostname: &'a Hostname,
+    pub channels: u64,
+    pub kbps: u64,
+    pub kbps_limit: Option<u32>,
+}
+
 impl Engine {
-    #[doc(hidden)]
+    pub fn node_loads(&self) -> impl Iterator<Item = NodeLoad<'_>> {
+        let nodes = self.cluster.nodes.iter().filter(|node| node.live);
+        nodes.map(|node| NodeLoad {
+            hostname: &node.hostname,
+            channels: node.used.channels,
+            kbps: node.used.kbps,
+            kbps_limit: (node.limit.kbps != UNLIMITED).then_some(node.limit.kbps),
+        })
+    }
+
     pub fn stream_classes_count(&self) -> usize {
         self.classes.classes_count()
     }
 
-    #[doc(hidden)]
     pub fn node_classes_count(&self) -> usize {
         self.classes.node_classes.len()
     }
 
     /// Equal layouts have equal hashes.
-    #[doc(hidden)]
     pub fn layout_hash(&self) -> u64 {
         let mut sum = 0u64;
         for s in 0..self.table.slots.len() as u32 {
@@ -56,7 +74,6 @@ impl Engine {
     }
 
     /// Panics if a slot waits that some node could take. Holds once ticks have nothing left to do.
-    #[doc(hidden)]
     pub fn check_rest(&self) {
         let mut siblings = Vec::new();
         for s in (0..self.table.slots.len() as u32).filter(|s| self.slot(*s).has(WAITING)) {
@@ -75,7 +92,6 @@ impl Engine {
     }
 
     /// Panics if derived data is wrong. Not for use between `Load` and `Loaded`.
-    #[doc(hidden)]
     pub fn check(&self) {
         let mut recount = Recount {
             nodes: vec![NodeRecount::default(); self.cluster.nodes.len()],
@@ -264,7 +280,6 @@ impl Engine {
     }
 
     /// Memory of the engine without names, in bytes.
-    #[doc(hidden)]
     pub fn memory_bytes(&self) -> usize {
         let slots = self.table.slots.len()
             * (size_of::<super::slot::Slot>() + size_of::<super::slot::SlotRow>());

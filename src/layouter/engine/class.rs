@@ -621,6 +621,7 @@ impl Classes {
         pool
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn classes_count(&self) -> usize {
         self.classes.len() - self.classes_free.len()
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 pub use super::reason::{MoveReason, Reasons};
-pub use super::settings::{Balance, EngineSettings, MoveBudgets, Thresholds};
+pub use super::settings::{Balance, EngineSettings};
 use crate::state::name::{Hostname, StreamName};
 
 /// Which slots a node may take.

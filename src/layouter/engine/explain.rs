@@ -24,18 +24,13 @@ pub struct NodeDecision<'a> {
     pub here: bool,
 }
 
-/// A node and its load.
+/// A node and its state.
 #[derive(Clone, Debug)]
 pub struct NodeReport<'a> {
     pub hostname: &'a Hostname,
     pub role: PlacementRole,
     pub state: NodeState,
     pub pressed: bool,
-    pub channels: u64,
-    pub channel_limit: u32,
-    pub kbps: u64,
-    pub kbps_limit: Option<u32>,
-    pub load_permille: u32,
 }
 
 /// How many more streams of a kind fit.
@@ -200,7 +195,6 @@ impl Engine {
 
     /// All nodes, in no particular order.
     pub fn nodes(&self) -> impl Iterator<Item = NodeReport<'_>> {
-        let balance = self.settings.balance;
         self.cluster
             .nodes
             .iter()
@@ -210,11 +204,6 @@ impl Engine {
                 role: node.full.role,
                 state: node.state,
                 pressed: node.pressed,
-                channels: node.used.channels,
-                channel_limit: node.limit.channels,
-                kbps: node.used.kbps,
-                kbps_limit: (node.limit.kbps != UNLIMITED).then_some(node.limit.kbps),
-                load_permille: permille(node.load(balance)),
             })
     }
 

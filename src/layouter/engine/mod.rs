@@ -10,6 +10,7 @@ pub mod settings;
 mod balance;
 mod budget;
 mod chain;
+#[cfg(any(test, feature = "testing"))]
 mod check;
 mod class;
 mod cow;
@@ -34,7 +35,7 @@ mod waiting;
 mod tests;
 
 use event::{EngineSettings, Event, LayoutChange};
-pub use explain::{Capacity, ClassReport, NodeDecision, NodeReport, Survival};
+pub use explain::{Capacity, ClassReport, NodeDecision};
 
 use balance::Improving;
 use budget::Budgets;
@@ -227,10 +228,12 @@ impl Engine {
         self.queue.waiting
     }
 
+    #[cfg(test)]
     pub fn in_flight_count(&self) -> u32 {
         self.flights.count
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn streams_count(&self) -> u32 {
         self.table.streams
     }

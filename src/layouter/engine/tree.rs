@@ -101,6 +101,7 @@ impl NodeTree {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn leaf(&self, leaf: u32) -> &Vertex {
         &self.vertices[leaf as usize + self.leaves]
     }
@@ -110,11 +111,13 @@ impl NodeTree {
         self.vertices[1].key
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn vertices(&self) -> usize {
         self.vertices.len()
     }
 
     /// Whether every inner vertex agrees with the leaves below it.
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_consistent(&self) -> bool {
         (1..self.leaves).all(|i| {
             self.vertices[i] == Vertex::of(&self.vertices[2 * i], &self.vertices[2 * i + 1])

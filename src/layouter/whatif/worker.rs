@@ -114,6 +114,7 @@ impl WhatIfWorker {
     }
 
     /// A worker without a thread, which refuses every query.
+    #[cfg(test)]
     pub fn closed() -> Self {
         Self {
             queries: bounded(1).0,

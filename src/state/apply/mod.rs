@@ -20,7 +20,6 @@ use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, Role, StreamRecord, StreamerRecord};
 use crate::error::{self, ApiError};
 
-pub use entity::DELETED_AGENTS_MAX;
 pub use merge::invalid;
 
 /// When a command is applied: the sequence number of its batch and the batch's stamp.

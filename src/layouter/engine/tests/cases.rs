@@ -66,7 +66,7 @@ fn ingest(engine: &Engine, s: usize) -> Option<String> {
 
 fn count_on(engine: &Engine, n: usize) -> u64 {
     let host = node(n, 0).hostname;
-    let mut all = engine.nodes();
+    let mut all = engine.node_loads();
     all.find(|node| *node.hostname == host)
         .expect("it is known")
         .channels
