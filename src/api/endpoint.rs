@@ -2,7 +2,7 @@
 
 use super::auth::{Access, Needs, TokenNeed};
 use super::call::{Call, Outcome};
-use super::router::{self, Found, Parameter, Route};
+use super::router::{self, Found, PathParameter, Route};
 use super::token::Demand;
 use super::{
     agent, auth_backend, balancer, cluster, config, config_external, control, dvr, episode, event,
@@ -92,7 +92,7 @@ const fn whole(collection: &'static str) -> RequiredPermission {
 }
 
 impl Operation {
-    const fn new(method: Method, path: (&'static str, Parameter, &'static str)) -> Self {
+    const fn new(method: Method, path: (&'static str, PathParameter, &'static str)) -> Self {
         let (head, parameter, tail) = path;
         Self {
             route: Route {
@@ -137,22 +137,22 @@ impl Operation {
     }
 }
 
-const NO_KEY: Parameter = Parameter::None;
-const HOST_PORT: Parameter = Parameter::Pair("hostname", "port");
-const NAME: Parameter = Parameter::Tail("name");
-const HOSTNAME: Parameter = Parameter::Segment("hostname");
-const EPISODE_ID: Parameter = Parameter::Segment("episode_id");
-const PERSON_ID: Parameter = Parameter::Segment("person_id");
-const ENTITY_NAME: Parameter = Parameter::Segment("name");
+const NO_KEY: PathParameter = PathParameter::None;
+const HOST_PORT: PathParameter = PathParameter::Pair("hostname", "port");
+const NAME: PathParameter = PathParameter::Tail("name");
+const HOSTNAME: PathParameter = PathParameter::Segment("hostname");
+const EPISODE_ID: PathParameter = PathParameter::Segment("episode_id");
+const PERSON_ID: PathParameter = PathParameter::Segment("person_id");
+const ENTITY_NAME: PathParameter = PathParameter::Segment("name");
 /// Split by the handler, because a stream name must be one segment before it is decoded.
-const PLAYBACK_PATH: Parameter =
-    Parameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
-const AGENT: Parameter = Parameter::Segment("id");
+const PLAYBACK_PATH: PathParameter =
+    PathParameter::Tail("loadbalancer_name}/{escaped_stream_name}/{multi_segment_suffix");
+const AGENT: PathParameter = PathParameter::Segment("id");
 
 macro_rules! methods {
     ($($name:ident $method:ident),*) => {$(
         const fn $name(
-            path: (&'static str, Parameter, &'static str),
+            path: (&'static str, PathParameter, &'static str),
             id: &'static str,
             permission: RequiredPermission,
             handler: Handler,
@@ -342,9 +342,9 @@ pub static ROUTES: std::sync::LazyLock<Vec<Route>> =
 pub fn needs<'a>(operation: &Operation, parameter: &'a str) -> Needs<'a> {
     let named = matches!(
         operation.route.parameter,
-        Parameter::Segment("hostname") | Parameter::Pair("hostname", _)
+        PathParameter::Segment("hostname") | PathParameter::Pair("hostname", _)
     );
-    let keyed = operation.route.parameter != Parameter::None;
+    let keyed = operation.route.parameter != PathParameter::None;
     Needs {
         access: operation.permission.access,
         token: operation.permission.token,

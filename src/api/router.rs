@@ -16,7 +16,7 @@ pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
 
 /// The variable part of a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Parameter {
+pub enum PathParameter {
     None,
     /// One segment.
     Segment(&'static str),
@@ -32,7 +32,7 @@ pub enum Parameter {
 pub struct Route {
     pub method: Method,
     pub head: &'static str,
-    pub parameter: Parameter,
+    pub parameter: PathParameter,
     pub tail: &'static str,
 }
 
@@ -41,16 +41,16 @@ impl Route {
     fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
         let rest = path.strip_prefix(self.head)?;
         match self.parameter {
-            Parameter::None => rest.is_empty().then_some(""),
-            Parameter::Segment(_) => {
+            PathParameter::None => rest.is_empty().then_some(""),
+            PathParameter::Segment(_) => {
                 let value = rest.strip_suffix(self.tail)?;
                 (!value.is_empty() && !value.contains('/')).then_some(value)
             }
-            Parameter::Tail(_) => {
+            PathParameter::Tail(_) => {
                 let value = rest.strip_suffix(self.tail)?;
                 (!value.is_empty()).then_some(value)
             }
-            Parameter::Pair(..) => {
+            PathParameter::Pair(..) => {
                 let (value, other) = rest.split_once(self.tail)?;
                 let is_segment = |text: &str| !text.is_empty() && !text.contains('/');
                 (is_segment(value) && is_segment(other)).then_some(value)
@@ -61,11 +61,11 @@ impl Route {
     /// The path in the notation of OpenAPI.
     pub fn template(&self) -> String {
         match self.parameter {
-            Parameter::None => self.head.to_owned(),
-            Parameter::Segment(name) | Parameter::Tail(name) => {
+            PathParameter::None => self.head.to_owned(),
+            PathParameter::Segment(name) | PathParameter::Tail(name) => {
                 format!("{}{{{name}}}{}", self.head, self.tail)
             }
-            Parameter::Pair(first, second) => {
+            PathParameter::Pair(first, second) => {
                 format!("{}{{{first}}}{}{{{second}}}", self.head, self.tail)
             }
         }
@@ -163,43 +163,43 @@ mod tests {
         Route {
             method: Method::Get,
             head: "/streams",
-            parameter: Parameter::None,
+            parameter: PathParameter::None,
             tail: "",
         },
         Route {
             method: Method::Put,
             head: "/streams/batch",
-            parameter: Parameter::None,
+            parameter: PathParameter::None,
             tail: "",
         },
         Route {
             method: Method::Get,
             head: "/streams/",
-            parameter: Parameter::Tail("name"),
+            parameter: PathParameter::Tail("name"),
             tail: "/layouts",
         },
         Route {
             method: Method::Get,
             head: "/streams/",
-            parameter: Parameter::Tail("name"),
+            parameter: PathParameter::Tail("name"),
             tail: "",
         },
         Route {
             method: Method::Put,
             head: "/streams/",
-            parameter: Parameter::Tail("name"),
+            parameter: PathParameter::Tail("name"),
             tail: "",
         },
         Route {
             method: Method::Get,
             head: "/streamers/",
-            parameter: Parameter::Segment("hostname"),
+            parameter: PathParameter::Segment("hostname"),
             tail: "/streams",
         },
         Route {
             method: Method::Get,
             head: "/streamers/",
-            parameter: Parameter::Pair("hostname", "port"),
+            parameter: PathParameter::Pair("hostname", "port"),
             tail: "/ports/",
         },
     ];

@@ -398,14 +398,14 @@ impl<'a> Reader<'a> {
 
     /// The next byte is the opening quote; stops behind the closing one.
     #[inline]
-    fn string(&mut self) -> Read<Text<'a>> {
+    fn string(&mut self) -> Read<ParsedString<'a>> {
         let start = self.at + 1;
         let end = special_from(self.bytes, start).ok_or_else(|| self.unfinished())?;
         if self.bytes[end] == b'"' {
             self.at = end + 1;
-            return Ok(Text::Plain(&self.text[start..end]));
+            return Ok(ParsedString::Plain(&self.text[start..end]));
         }
-        self.escaped(start, end).map(Text::Escaped)
+        self.escaped(start, end).map(ParsedString::Escaped)
     }
 
     #[cold]
@@ -529,23 +529,23 @@ impl<'a> Reader<'a> {
 }
 
 /// A string of the body, borrowed unless it has escapes.
-enum Text<'a> {
+enum ParsedString<'a> {
     Plain(&'a str),
     Escaped(String),
 }
 
-impl Text<'_> {
+impl ParsedString<'_> {
     fn into_key(self, names: &Names) -> Key {
         match self {
-            Text::Plain(text) => Key::with(names, text),
-            Text::Escaped(text) => Key::with(names, &text),
+            ParsedString::Plain(text) => Key::with(names, text),
+            ParsedString::Escaped(text) => Key::with(names, &text),
         }
     }
 
     fn into_box(self) -> Box<str> {
         match self {
-            Text::Plain(text) => text.into(),
-            Text::Escaped(text) => text.into(),
+            ParsedString::Plain(text) => text.into(),
+            ParsedString::Escaped(text) => text.into(),
         }
     }
 }
