@@ -8,7 +8,7 @@
 use crate::json::{self, Number, Object, Value};
 
 /// How long a decision is valid by default, seconds.
-const DURATION_SECONDS_DEFAULT: u32 = 180;
+pub const DURATION_SECONDS_DEFAULT: u32 = 180;
 /// Longest validity of a decision, seconds; later the backends are called again.
 const DURATION_SECONDS_MAX: u32 = 24 * 3600;
 /// Largest response body that is read, bytes.

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use crate::error::{self, ApiError};
 use crate::http::Method;
 
-/// Both prefixes of the reference. All endpoints are served under each.
+/// Both prefixes serve the same operations; clients of older versions use the second one.
 pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
 
 /// The variable part of a path.

@@ -15,13 +15,11 @@ pub mod words;
 
 use self::model::{BodyDoc, Content, Kind, ParamDoc, Place, ResponseDoc, Security, Shape};
 use crate::api::endpoint::{OPERATIONS, Operation};
+use crate::api::router::PREFIXES;
 use crate::schema::data::FILES;
 use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-
-/// Both prefixes serve the same operations; clients of older versions use the second one.
-pub const PREFIXES: [&str; 2] = ["/central/api/v3", "/streamer/api/v3"];
 
 /// Name and meaning of a group of operations.
 pub const TAGS: &[(&str, &str)] = &[

@@ -4,6 +4,7 @@ use super::{
     BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
     json, path, query, refuse, required, saved,
 };
+use crate::access::answer::DURATION_SECONDS_DEFAULT;
 use crate::error;
 use crate::openapi::model::{BodyDoc, HeaderDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
 
@@ -199,7 +200,7 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
                     kind: Kind::Integer {
                         minimum: 0,
                         maximum: None,
-                        default: Some(180),
+                        default: Some(DURATION_SECONDS_DEFAULT as i64),
                     },
                     description: "Seconds for which the decision is valid.",
                 },
