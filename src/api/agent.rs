@@ -23,7 +23,8 @@ use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::json::{Number, Value, scan, write_string};
-use crate::query::{Document, Query, Raw, Source};
+use crate::query::params::{EngineParameter, Parameter, ValueKind};
+use crate::query::{Document, Raw, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items};
@@ -230,8 +231,25 @@ fn found<'a>(call: &Call<'a>) -> Result<&'a EntityRecord, ApiError> {
     agent.ok_or_else(|| Kind::Agent.not_found())
 }
 
+/// Parameters of `GET /agents`.
+pub const LIST_PARAMETERS: &[&dyn Parameter] = &[&SEARCH, &STREAM];
+
+const SEARCH: EngineParameter = EngineParameter::new(
+    "q",
+    ValueKind::Text,
+    "Text to look for, in upper or lower case, in identifier, addresses, hardware address and \
+     version.",
+)
+.example(r#""198.51.100.""#);
+const STREAM: EngineParameter = EngineParameter::new(
+    "stream",
+    ValueKind::Text,
+    "Only agents that the stream of this name uses.",
+)
+.example(r#""harbour/cam1""#);
+
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, list_kind(Kind::Agent), &[])?;
+    let query = call.query(list_kind(Kind::Agent))?;
     Ok(Outcome::List(ListRequest::new(
         Collection::Entities(Kind::Agent),
         query,

@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::state::entity::Kind;
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    entity::list(call, Kind::AuthBackend, &[])
+    entity::list(call, Kind::AuthBackend).map(Outcome::List)
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -247,7 +247,7 @@ pub fn redirect(base: &str, stream: &str, suffix: &str, query: &str) -> String {
 }
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    entity::list(call, Kind::Balancer, &[])
+    entity::list(call, Kind::Balancer).map(Outcome::List)
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -24,8 +24,8 @@ use crate::fleet::stats::View;
 use crate::http::{Coding, Request, Response, Ticket, Upgrade};
 use crate::json::{self, Value};
 use crate::outbound::{CancelToken, OutboundCall};
-use crate::query::Query;
-use crate::query::params::{POLL_TIMEOUT, ParameterValues, last_value};
+use crate::query::params::{ParameterSpec, ParameterValues, Seconds, check_listed, last_value};
+use crate::query::{ListKind, Query};
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
@@ -53,8 +53,9 @@ pub struct Call<'a> {
 
 /// The parameters of the query string.
 impl ParameterValues for Call<'_> {
-    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        last_value(self.request.query, name)
+    fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>> {
+        check_listed(self.endpoint.parameters, spec);
+        last_value(self.request.query, spec.name)
     }
 }
 
@@ -72,9 +73,14 @@ impl Call<'_> {
         self.shared.fleet.view(Instant::now())
     }
 
-    /// How long a request may be parked; `None` if it must not wait.
-    pub fn poll_wait(&self, values: &impl ParameterValues) -> Result<Option<Duration>, ApiError> {
-        let wait = values.seconds(&POLL_TIMEOUT)?;
+    /// The query string of a list, with the parameters that the row of the operation names.
+    pub fn query(&self, kind: &'static ListKind) -> Result<Query, ApiError> {
+        Query::parse(self.request.query, kind, self.endpoint.parameters)
+    }
+
+    /// How long a request may be parked, by one of its parameters; `None` if it must not wait.
+    pub fn poll_wait(&self, timeout: &Seconds) -> Result<Option<Duration>, ApiError> {
+        let wait = self.seconds(timeout)?;
         Ok(wait.map(|wait| wait.min(self.shared.settings.poll_wait_max)))
     }
 

@@ -20,6 +20,7 @@ use crate::fleet::stats::View;
 use crate::http::Response;
 use crate::json::{scan, write_string};
 use crate::metrics::{Exposition, MetricKind as Metric};
+use crate::query::params::{Choice, ParameterValues as _};
 use crate::state::entity::Kind;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::StreamerRecord;
@@ -621,29 +622,24 @@ pub enum StatsFormat {
     OpenMetrics,
 }
 
+pub const FORMAT: Choice = Choice::new(
+    "format",
+    &["openmetrics"],
+    "`openmetrics` answers in the text format of OpenMetrics, as does that media type in \
+     `Accept`. JSON when absent.",
+)
+.example(r#""openmetrics""#);
+
 /// Reads the format from parameter `format` or, without it, from header `Accept`.
 pub fn stats_format(call: &Call<'_>) -> Result<StatsFormat, ApiError> {
-    let mut format = match call.request.headers.get("accept") {
+    let by_header = match call.request.headers.get("accept") {
         Some(accept) if wants_openmetrics(accept) => StatsFormat::OpenMetrics,
         _ => StatsFormat::Json,
     };
-    for pair in call
-        .request
-        .query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-    {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if name == "format" {
-            if value != "openmetrics" {
-                return Err(error::UNKNOWN_ENUM_OPTION
-                    .titled("Must be one of: openmetrics")
-                    .at_parameter("format"));
-            }
-            format = StatsFormat::OpenMetrics;
-        }
-    }
-    Ok(format)
+    Ok(match call.choice(&FORMAT)? {
+        Some(_) => StatsFormat::OpenMetrics,
+        None => by_header,
+    })
 }
 
 /// Whether the first media type in `Accept` is OpenMetrics. Scrapers list it first; browsers and

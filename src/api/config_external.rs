@@ -18,17 +18,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use percent_encoding::percent_decode_str;
 
 use super::shared::Shared;
-use super::{Call, Outcome};
+use super::{Call, Outcome, stream};
 use crate::error::{self, ApiError};
 use crate::feed::NodePoll;
 use crate::feed::nodes::NodeRuntime;
 use crate::http::{Coding, Response};
 use crate::json::{scan, write_string};
-use crate::query::params::{Integer, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
-use crate::query::{Document, Execution, KeyOrder, ListKind, Query, Raw, SearchField, Source};
+use crate::query::params::{
+    self, EngineParameter, Integer, Parameter, ParameterValues as _, SELECT, Seconds, Text,
+    ValueKind,
+};
+use crate::query::{
+    Document, Execution, KeyOrder, LIMIT_MAX, ListKind, Query, Raw, SearchField, Source,
+};
 use crate::rt::uptime_ms;
 use crate::schema;
 use crate::state::State;
@@ -157,7 +161,11 @@ pub fn expire(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePo
 /// `GET /streamers/{hostname}/update-streams?name=a,b`: those of the named streams that may keep
 /// running.
 pub fn update_streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    named(call, |state, node, hostname, name| {
+    named_streams(call, &NAMES)
+}
+
+fn named_streams(call: &Call<'_>, parameter: &Text) -> Result<Outcome, ApiError> {
+    named(call, parameter, |state, node, hostname, name| {
         let own = render_own(state, node, hostname, name)?;
         Ok(own.or_else(|| render_dynamic(state, hostname, name)))
     })
@@ -459,32 +467,20 @@ struct WholeListRequest {
 impl WholeListRequest {
     /// Reads the query string; `None` if the request needs the query engine.
     fn parse(call: &Call<'_>) -> Result<Option<Self>, ApiError> {
-        let mut request = Self {
-            wait: None,
-            since: None,
-        };
-        for pair in call
-            .request
-            .query
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
+        const NAMES: [&str; 2] = [POLL_TIMEOUT.name(), CHANGES_SINCE.name()];
+        let is_of_whole_list = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match name {
-                "host" => {}
-                "poll_timeout" => {
-                    request.wait = POLL_TIMEOUT
-                        .read(Some(value))?
-                        .map(|wait| wait.min(call.shared.settings.poll_wait_max));
-                }
-                "changes_since" => {
-                    request.since = CHANGES_SINCE.read(Some(value))?;
-                }
-                _ => return Ok(None),
-            }
+            // The query engine refuses broken escapes.
+            name == HOST.name() || NAMES.contains(&name) && !value.contains('%')
+        };
+        let mut pairs = call.request.query.split('&');
+        if !pairs.all(|pair| pair.is_empty() || is_of_whole_list(pair)) {
+            return Ok(None);
         }
-        let pages = call.shared.settings.streams_limit > 0 && request.since.is_none();
-        Ok(if pages { None } else { Some(request) })
+        let wait = call.poll_wait(&POLL_TIMEOUT)?;
+        let since = call.integer(&CHANGES_SINCE)?;
+        let is_paged = call.shared.settings.streams_limit > 0 && since.is_none();
+        Ok((!is_paged).then_some(Self { wait, since }))
     }
 }
 
@@ -597,29 +593,96 @@ static KIND: ListKind = ListKind {
     secret: |path| schema::stream().is_secret(path),
 };
 
-/// Parameters of these operations that are not filters. `name` lists the requested streams.
-const PARAMETERS: &[&dyn Parameter] = &[&HOST, &NAMES, &POLL_TIMEOUT, &CHANGES_SINCE];
+/// Parameters of the list of all streams. The limit, order and cursor differ from other lists.
+pub const PARAMETERS: &[&dyn Parameter] = &[
+    &HOST,
+    &SELECT,
+    &SORT,
+    &LIMIT,
+    &CURSOR,
+    &stream::SEARCH,
+    &SOME_NAMES,
+    &POLL_TIMEOUT,
+    &CHANGES_SINCE,
+];
+/// Parameters of the lists of named streams.
+pub const NAMED_PARAMETERS: &[&dyn Parameter] = &[
+    &HOST,
+    &NAMES,
+    &params::CURSOR,
+    &NAMED_LIMIT,
+    &SELECT,
+    &SORT.example(r#"["name"]"#),
+];
 
-const HOST: Text = Text::new(
+pub const HOST: Text = Text::new(
     "host",
     "Hostname that streamers add to their requests by themselves. Ignored, the path decides.",
 )
 .example(r#""streamer1.example.com""#)
 .without_effect();
 const NAMES: Text = Text::list("name", "Names of the streams, joined by commas.")
-    .example(r#"["harbour/cam1","harbour/cam2"]"#);
+    .example(NAMES_EXAMPLE)
+    .required();
+const NAMES_EXAMPLE: &str = r#"["harbour/cam1","harbour/cam2"]"#;
+const SOME_NAMES: Text = Text::list(
+    NAMES.name(),
+    "Names of streams, joined by commas. The response has these only, whether placed here or \
+     restreamed. For streamers that know a single operation.",
+)
+.example(NAMES_EXAMPLE);
+const SORT: EngineParameter = EngineParameter::new(
+    params::SORT.name(),
+    ValueKind::List,
+    "Fields to sort by, joined by commas; `-` before a field sorts it downwards. By `name` when \
+     absent.",
+)
+.example(r#"["-dvr.expiration","name"]"#);
+const LIMIT: EngineParameter =
+    limit("Largest number of streams on a page. The whole list when absent.");
+const NAMED_LIMIT: EngineParameter =
+    limit("Largest number of streams on a page. All named streams when absent.");
+const CURSOR: EngineParameter = EngineParameter::new(
+    params::CURSOR.name(),
+    ValueKind::Text,
+    "`next` or `prev` of an earlier response. Refused with 410 when the revision it belongs to is \
+     no longer kept (60 seconds).",
+)
+.example(r#""bmFtZV9ndD1jYW0rMQ==""#);
+const POLL_TIMEOUT: Seconds = Seconds::new(
+    params::POLL_TIMEOUT.name(),
+    "With `If-None-Match`: seconds to wait for a change that concerns this node before the \
+     response is 304. Waits longer than the server allows are shortened.",
+)
+.example("30")
+.extension()
+.without_effect();
 const CHANGES_SINCE: Integer = Integer::new(
     "changes_since",
-    "Revision of an earlier response: only what changed after it is sent.",
+    "Revision the node has. The response is what changed for the node since then, or 410 when \
+     that is too long ago; then the whole list has to be fetched. Send the `ETag` of that revision \
+     in `If-None-Match`, too: if the server was restored from a backup since, its revisions mean \
+     something else, and the response is 410.",
 )
+.example("1820")
 .extension();
+
+/// A limit without a default.
+const fn limit(description: &'static str) -> EngineParameter {
+    let kind = ValueKind::Integer {
+        minimum: 1,
+        maximum: Some(LIMIT_MAX as u64),
+        default: None,
+    };
+    EngineParameter::new(params::LIMIT.name(), kind, description).example("1000")
+}
 
 /// A list with filters, order or limit. All its pages come from the revision of the first.
 fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outcome, ApiError> {
-    let mut query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
-    if query.has(&NAMES) {
+    let mut query = call.query(&KIND)?;
+    if query.has(&SOME_NAMES) {
         // Older streamers use this endpoint for all three requests.
-        return update_streams(call);
+        return named_streams(call, &SOME_NAMES);
     }
     if query.has(&POLL_TIMEOUT) || query.has(&CHANGES_SINCE) {
         let parameter = if query.has(&POLL_TIMEOUT) {
@@ -715,17 +778,18 @@ impl PagedSnapshots {
 
 // ---- single streams --------------------------------------------------------------------------
 
-/// A list of the streams in parameter `name`, as `render` renders each for this node.
+/// A list of the streams that a parameter names, as `render` renders each for this node.
 fn named(
     call: &Call<'_>,
+    parameter: &Text,
     render: impl Fn(&State, &Node, &Hostname, &str) -> Result<Option<Vec<u8>>, ApiError>,
 ) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
     let runtime = call.shared.nodes.get(&hostname);
     runtime.activity.seen(uptime_ms());
-    let query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
-    let mut names = names(call.request.query)?;
+    let mut query = call.query(&KIND)?;
+    let mut names = names(&query, parameter)?;
     names.sort_unstable();
     names.dedup();
     let mut docs = Vec::new();
@@ -737,7 +801,6 @@ fn named(
             ));
         }
     }
-    let mut query = query;
     query.set_default_limit(0);
     let page = Execution::new(&query).run(&ConfigDocs(docs));
     let extra = format!("\"updated_at\":{}", node.updated_at);
@@ -747,21 +810,9 @@ fn named(
     )))
 }
 
-/// The names in parameter `name`. An escaped comma separates too: stream names contain none.
-fn names(query: &str) -> Result<Vec<String>, ApiError> {
-    let bad = |title: &'static str| error::WRONG_FORMAT.titled(title).at_parameter("name");
-    let raw = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("name="))
-        .ok_or_else(|| {
-            error::MISSING_REQUIRED
-                .titled("Parameter `name` is required: stream names joined by commas")
-                .at_parameter("name")
-        })?;
-    let spaced = raw.replace('+', " ");
-    let text = percent_decode_str(&spaced)
-        .decode_utf8()
-        .map_err(|_| bad("The names are not percent-encoded UTF-8"))?;
+/// The names in a parameter. An escaped comma separates too: stream names contain none.
+fn names(query: &Query, parameter: &Text) -> Result<Vec<String>, ApiError> {
+    let text = query.text(parameter)?.unwrap_or_default();
     let names: Vec<String> = text
         .split(',')
         .filter(|name| !name.is_empty())

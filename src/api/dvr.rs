@@ -10,7 +10,7 @@ use super::{Call, Outcome};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::write_string;
-use crate::query::{Document, Execution, KeyOrder, ListKind, Query, Raw, SearchField, Source};
+use crate::query::{Document, Execution, KeyOrder, ListKind, Raw, SearchField, Source};
 use crate::schema;
 
 /// One storage name.
@@ -77,7 +77,7 @@ pub static KIND: ListKind = ListKind {
 };
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, &KIND, &[])?;
+    let query = call.query(&KIND)?;
     let mut names = BTreeSet::new();
     for facts in call.shared.fleet.streamers() {
         // The report of a deleted streamer is kept for a while and no longer counts.

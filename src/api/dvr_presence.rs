@@ -25,7 +25,7 @@ use crate::state::record::ArchivedFacts;
 pub const DVR_PRESENCE_CHECK: Flag = Flag::new(
     "dvr_presence_check",
     false,
-    "Also queries the streamers whether the archive has a recording of the time; the result is in \
+    "Also query the streamers whether the archive has a recording of the time; the result is in \
      `has_dvr` and `recording_status`. Takes longer.",
 )
 .example("true");

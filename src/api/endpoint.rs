@@ -5,15 +5,16 @@ use super::call::{Call, Outcome};
 use super::router::{self, Found, PathParameter, Route};
 use super::token::Demand;
 use super::{
-    agent, auth_backend, balancer, cluster, config, config_external, control, dvr, episode, event,
-    external_episodes, layout, monitoring, person, session_auth, srt_port, stats, stream, streamer,
-    token,
+    agent, auth_backend, balancer, cluster, config, config_external, control, dvr, dvr_presence,
+    episode, event, external_episodes, layout, monitoring, person, session_auth, srt_port, stats,
+    stream, streamer, streamer_check, token,
 };
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
 use crate::error::{self, ApiError};
 use crate::http::Method;
 use crate::openapi::model::{OperationDoc, Security};
 use crate::openapi::words;
+use crate::query::params::{LIST, PAGE, Parameter};
 
 /// Largest body of an ordinary request, bytes.
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
@@ -29,6 +30,10 @@ pub struct Operation {
     pub permission: RequiredPermission,
     pub body_bytes_max: u64,
     pub(crate) handler: Handler,
+    /// The query parameters of its own. A handler reads no others.
+    pub parameters: &'static [&'static dyn Parameter],
+    /// The query parameters that the query engine reads for every list.
+    list_parameters: &'static [&'static dyn Parameter],
     /// Its description in the OpenAPI document.
     pub doc: &'static OperationDoc,
 }
@@ -105,6 +110,8 @@ impl Operation {
             permission: ADMINISTRATOR,
             body_bytes_max: BODY_BYTES_MAX,
             handler: |_| Err(error::NOT_FOUND.error()),
+            parameters: &[],
+            list_parameters: &[],
             doc: &words::NONE,
         }
     }
@@ -123,6 +130,33 @@ impl Operation {
             doc,
             ..self
         }
+    }
+
+    /// Takes these query parameters.
+    const fn query(self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        Self { parameters, ..self }
+    }
+
+    /// A list with filters; takes these query parameters besides those of every list.
+    const fn list(self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        Self {
+            list_parameters: LIST,
+            ..self.query(parameters)
+        }
+    }
+
+    /// A list without filters.
+    const fn page(self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        Self {
+            list_parameters: PAGE,
+            ..self.query(parameters)
+        }
+    }
+
+    /// All query parameters, in the order of the document.
+    pub fn query_parameters(&self) -> impl Iterator<Item = &'static dyn Parameter> {
+        let all = self.parameters.iter().chain(self.list_parameters);
+        all.copied()
     }
 
     const fn batch(self) -> Self {
@@ -168,7 +202,8 @@ methods!(get Get, put Put, post Post, delete Delete);
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
     get(("/streams", NO_KEY, ""),
-        "streams_list", right("streams", List), stream::list, &words::stream::STREAMS_LIST),
+        "streams_list", right("streams", List), stream::list, &words::stream::STREAMS_LIST)
+            .list(stream::LIST_PARAMETERS),
     put(("/streams/batch", NO_KEY, ""),
         "streams_batch_update", right("streams", Write), stream::save_batch,
         &words::stream::STREAMS_BATCH_UPDATE).batch(),
@@ -177,16 +212,16 @@ pub const OPERATIONS: &[Operation] = &[
         &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS).batch(),
     post(("/streams/preview_layout_change", NO_KEY, ""),
         "batch_stream_layout_preview", right("streams", Execute), layout::preview_streams,
-        &words::stream::BATCH_STREAM_LAYOUT_PREVIEW).batch(),
+        &words::stream::BATCH_STREAM_LAYOUT_PREVIEW).page(&[]).batch(),
     post(("/streams/", NAME, "/preview_layout_change"),
         "preview_layout_change_for_stream_config", right("streams", Execute),
-        layout::preview_stream, &words::stream::PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG),
+        layout::preview_stream, &words::stream::PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG).page(&[]),
     get(("/streams/", NAME, "/layout/explain"),
         "stream_layout_explain", right("streams", Read), layout::explain,
         &words::stream::STREAM_LAYOUT_EXPLAIN),
     get(("/streams/", NAME, "/layouts"),
         "stream_layouts_get", right("streams", Read), stream::layouts,
-        &words::stream::STREAM_LAYOUTS_GET),
+        &words::stream::STREAM_LAYOUTS_GET).page(stream::LAYOUTS_PARAMETERS),
     get(("/streams/", NAME, ""),
         "stream_get", right("streams", Read), stream::get, &words::stream::STREAM_GET),
     put(("/streams/", NAME, ""),
@@ -195,16 +230,17 @@ pub const OPERATIONS: &[Operation] = &[
         "stream_delete", right("streams", Write), stream::delete, &words::stream::STREAM_DELETE),
     get(("/streamers", NO_KEY, ""),
         "streamers_list", right("streamers", List), streamer::list,
-        &words::streamer::STREAMERS_LIST),
+        &words::streamer::STREAMERS_LIST).list(&[]),
     put(("/streamers/batch", NO_KEY, ""),
         "streamers_batch_update", right("streamers", Write), streamer::save_batch,
         &words::streamer::STREAMERS_BATCH_UPDATE).batch(),
     post(("/streamers/preview_layout_change", NO_KEY, ""),
         "batch_streamer_layout_preview", right("streamers", Execute), layout::preview_streamers,
-        &words::streamer::BATCH_STREAMER_LAYOUT_PREVIEW).batch(),
+        &words::streamer::BATCH_STREAMER_LAYOUT_PREVIEW).page(&[]).batch(),
     post(("/streamers/", HOSTNAME, "/preview_layout_change"),
         "preview_layout_change_for_streamer_config", right("streamers", Execute),
-        layout::preview_streamer, &words::streamer::PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG),
+        layout::preview_streamer, &words::streamer::PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG)
+            .page(&[]),
     post(("/cluster/preview", NO_KEY, ""),
         "cluster_preview", right("cluster", Execute), layout::preview_cluster,
         &words::cluster::CLUSTER_PREVIEW).batch(),
@@ -213,60 +249,68 @@ pub const OPERATIONS: &[Operation] = &[
         &words::cluster::CLUSTER_CAPACITY_GET),
     get(("/streamers/", HOSTNAME, "/streams"),
         "streamer_streams_list", NODE, config_external::streams,
-        &words::config_external::STREAMER_STREAMS_LIST),
+        &words::config_external::STREAMER_STREAMS_LIST).query(config_external::PARAMETERS),
     get(("/streamers/", HOSTNAME, "/update-streams"),
         "streamer_update_streams_list", NODE, config_external::update_streams,
-        &words::config_external::STREAMER_UPDATE_STREAMS_LIST),
+        &words::config_external::STREAMER_UPDATE_STREAMS_LIST)
+            .query(config_external::NAMED_PARAMETERS),
     get(("/streamers/", HOSTNAME, "/dynamic-streams"),
         "streamer_dynamic_streams_list", NODE, config_external::dynamic_streams,
-        &words::config_external::STREAMER_DYNAMIC_STREAMS_LIST),
+        &words::config_external::STREAMER_DYNAMIC_STREAMS_LIST)
+            .query(config_external::NAMED_PARAMETERS),
     put(("/streamers/", HOSTNAME, "/stats"),
         "streamer_stats_report", NODE, stats::report,
         &words::streamer::STREAMER_STATS_REPORT).body_max(stats::BODY_BYTES_MAX),
     get(("/streamers/", HOSTNAME, "/episodes"),
         "external_episodes_list", NODE, external_episodes::list,
-        &words::config_external::EXTERNAL_EPISODES_LIST),
+        &words::config_external::EXTERNAL_EPISODES_LIST).page(external_episodes::PARAMETERS),
     get(("/streamers/", HOST_PORT, "/srt_port_resolve/"),
-        "srt_port_resolve", NODE, srt_port::resolve, &words::config_external::SRT_PORT_RESOLVE),
+        "srt_port_resolve", NODE, srt_port::resolve, &words::config_external::SRT_PORT_RESOLVE)
+            .query(&[&srt_port::MODE]),
     get(("/streamers/", HOSTNAME, ""),
         "streamer_get", right("streamers", Read), streamer::get, &words::streamer::STREAMER_GET),
     put(("/streamers/", HOSTNAME, ""),
         "streamer_save", right("streamers", Write), streamer::save,
-        &words::streamer::STREAMER_SAVE),
+        &words::streamer::STREAMER_SAVE).query(&[&streamer_check::CHECKS_ENABLE]),
     delete(("/streamers/", HOSTNAME, ""),
         "streamer_delete", right("streamers", Write), streamer::delete,
         &words::streamer::STREAMER_DELETE),
     get(("/episodes", NO_KEY, ""),
-        "episodes_list", right("episodes", List), episode::list, &words::episode::EPISODES_LIST),
+        "episodes_list", right("episodes", List), episode::list, &words::episode::EPISODES_LIST)
+            .list(episode::LIST_PARAMETERS),
     get(("/episodes/", EPISODE_ID, ""),
-        "episode_get", right("episodes", Read), episode::get, &words::episode::EPISODE_GET),
+        "episode_get", right("episodes", Read), episode::get, &words::episode::EPISODE_GET)
+            .query(&[&dvr_presence::DVR_PRESENCE_CHECK]),
     put(("/episodes/", EPISODE_ID, ""),
         "episode_save", right("episodes", Write), episode::save, &words::episode::EPISODE_SAVE),
     delete(("/episodes/", EPISODE_ID, ""),
         "episode_delete", right("episodes", Write), episode::delete,
         &words::episode::EPISODE_DELETE),
     get(("/persons", NO_KEY, ""),
-        "persons_list", right("persons", List), person::list, &words::person::PERSONS_LIST),
+        "persons_list", right("persons", List), person::list, &words::person::PERSONS_LIST)
+            .list(person::LIST_PARAMETERS),
     get(("/persons/", PERSON_ID, ""),
         "person_get", right("persons", Read), person::get, &words::person::PERSON_GET),
     put(("/persons/", PERSON_ID, ""),
         "person_save", right("persons", Write), person::save, &words::person::PERSON_SAVE),
     delete(("/persons/", PERSON_ID, ""),
         "person_delete", right("persons", Write), person::delete, &words::person::PERSON_DELETE),
-    get(("/dvrs", NO_KEY, ""), "dvrs_list", whole("dvrs"), dvr::list, &words::dvr::DVRS_LIST),
+    get(("/dvrs", NO_KEY, ""), "dvrs_list", whole("dvrs"), dvr::list, &words::dvr::DVRS_LIST)
+            .list(&[]),
     get(("/events", NO_KEY, ""),
         "central_events_list", right("events", List), event::list,
-        &words::event::CENTRAL_EVENTS_LIST),
+        &words::event::CENTRAL_EVENTS_LIST).list(event::PARAMETERS),
     get(("/config", NO_KEY, ""),
-        "config_get", right("config", Read), config::get, &words::config::CONFIG_GET),
+        "config_get", right("config", Read), config::get, &words::config::CONFIG_GET)
+            .query(&[&cluster::FORMAT]),
     put(("/config", NO_KEY, ""),
         "config_save", ADMINISTRATOR, config::save, &words::config::CONFIG_SAVE),
     get(("/cluster/stats", NO_KEY, ""),
         "cluster_stats_get", right("cluster", Read), cluster::stats,
-        &words::cluster::CLUSTER_STATS_GET),
+        &words::cluster::CLUSTER_STATS_GET).query(&[&cluster::FORMAT]),
     get(("/auth_backends", NO_KEY, ""),
         "auth_backends_list", right("auth_backends", List), auth_backend::list,
-        &words::auth::AUTH_BACKENDS_LIST),
+        &words::auth::AUTH_BACKENDS_LIST).list(&[]),
     get(("/auth_backends/", ENTITY_NAME, ""),
         "auth_backend_get", right("auth_backends", Read), auth_backend::get,
         &words::auth::AUTH_BACKEND_GET),
@@ -277,9 +321,11 @@ pub const OPERATIONS: &[Operation] = &[
         "auth_backend_delete", right("auth_backends", Write), auth_backend::delete,
         &words::auth::AUTH_BACKEND_DELETE),
     get(("/auth", NO_KEY, ""),
-        "auth_request", right("auth", Execute), session_auth::request, &words::auth::AUTH_REQUEST),
+        "auth_request", right("auth", Execute), session_auth::request, &words::auth::AUTH_REQUEST)
+            .query(session_auth::PARAMETERS),
     get(("/api_tokens", NO_KEY, ""),
-        "api_tokens_list", right("api_tokens", List), token::list, &words::token::API_TOKENS_LIST),
+        "api_tokens_list", right("api_tokens", List), token::list, &words::token::API_TOKENS_LIST)
+            .list(&[]),
     get(("/api_tokens/", ENTITY_NAME, ""),
         "api_token_get", right("api_tokens", Read), token::get, &words::token::API_TOKEN_GET),
     put(("/api_tokens/", ENTITY_NAME, ""),
@@ -288,7 +334,7 @@ pub const OPERATIONS: &[Operation] = &[
         "api_token_delete", ADMINISTRATOR, token::delete, &words::token::API_TOKEN_DELETE),
     get(("/load-balancers", NO_KEY, ""),
         "load_balancers_list", right("load-balancers", List), balancer::list,
-        &words::balancer::LOAD_BALANCERS_LIST),
+        &words::balancer::LOAD_BALANCERS_LIST).list(&[]),
     get(("/load-balancers/", ENTITY_NAME, ""),
         "load_balancer_get", right("load-balancers", Read), balancer::get,
         &words::balancer::LOAD_BALANCER_GET),
@@ -305,7 +351,8 @@ pub const OPERATIONS: &[Operation] = &[
         "streaming_lb_publish", PUBLIC, balancer::redirect_client,
         &words::balancer::STREAMING_LB_PUBLISH),
     get(("/agents", NO_KEY, ""),
-        "agents_list", right("agents", List), agent::list, &words::agent::AGENTS_LIST),
+        "agents_list", right("agents", List), agent::list, &words::agent::AGENTS_LIST)
+            .list(agent::LIST_PARAMETERS),
     post(("/agents/layouts", NO_KEY, ""),
         "batch_update_agents_layouts", right("agents", Write), agent::set_layouts,
         &words::agent::BATCH_UPDATE_AGENTS_LAYOUTS).batch(),

@@ -11,8 +11,8 @@ use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
-use crate::query::params::Parameter;
-use crate::query::{Document, Hints, ListKind, Query, Raw, ScanPosition, SearchField, Source};
+use crate::query::params::Seconds;
+use crate::query::{Document, Hints, ListKind, Raw, ScanPosition, SearchField, Source};
 use crate::state::State;
 use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Entities, KINDS, Key, Kind, bad_key};
@@ -300,18 +300,21 @@ impl Call<'_> {
     }
 }
 
-/// The list of one kind; `own` are its parameters that are not filters.
-pub fn list(
+/// The list of one kind.
+pub fn list(call: &Call<'_>, kind: Kind) -> Result<ListRequest, ApiError> {
+    let query = call.query(list_kind(kind))?;
+    Ok(ListRequest::new(Collection::Entities(kind), query))
+}
+
+/// The list of one kind; an empty one is parked for the time in a parameter.
+pub fn polled_list(
     call: &Call<'_>,
     kind: Kind,
-    own: &[&'static dyn Parameter],
-) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, list_kind(kind), own)?;
-    let wait = call.poll_wait(&query)?;
-    Ok(Outcome::List(ListRequest {
-        wait,
-        ..ListRequest::new(Collection::Entities(kind), query)
-    }))
+    timeout: &Seconds,
+) -> Result<ListRequest, ApiError> {
+    let list = list(call, kind)?;
+    let wait = call.poll_wait(timeout)?;
+    Ok(ListRequest { wait, ..list })
 }
 
 pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {

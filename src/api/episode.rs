@@ -8,20 +8,45 @@
 use super::dvr_presence::{self, DVR_PRESENCE_CHECK};
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;
-use crate::query::params::{POLL_TIMEOUT, Parameter, ParameterValues as _};
+use crate::query::params::{
+    EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, ValueKind,
+};
 use crate::state::entity::Kind;
 
-/// Parameters of the list that are not filters.
-const PARAMETERS: &[&dyn Parameter] = &[&POLL_TIMEOUT, &DVR_PRESENCE_CHECK];
+/// Parameters of `GET /episodes`.
+pub const LIST_PARAMETERS: &[&dyn Parameter] = &[
+    &EPISODE_TYPE,
+    &MEDIA,
+    &UPDATED_AFTER,
+    &POLL_TIMEOUT,
+    &DVR_PRESENCE_CHECK,
+];
+
+const EPISODE_TYPE: EngineParameter = EngineParameter::new(
+    "episode_type",
+    ValueKind::Text,
+    "Only episodes of these types, joined by commas.",
+)
+.example(r#""face""#);
+const MEDIA: EngineParameter = EngineParameter::new(
+    "media",
+    ValueKind::Text,
+    "Only episodes of these streams, joined by commas.",
+)
+.example(r#""harbour/cam1""#);
+const UPDATED_AFTER: EngineParameter = EngineParameter::new(
+    "updated_at_gt",
+    ValueKind::Moment,
+    "Only episodes that changed after this moment.",
+)
+.example("1637094994000");
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let mut outcome = entity::list(call, Kind::Episode, PARAMETERS)?;
-    if let Outcome::List(list) = &mut outcome
-        && list.query.flag(&DVR_PRESENCE_CHECK)?
-    {
+    let mut list = entity::polled_list(call, Kind::Episode, &POLL_TIMEOUT)?;
+    if list.query.flag(&DVR_PRESENCE_CHECK)? {
         list.complete = Some(dvr_presence::complete);
     }
-    Ok(outcome)
+    Ok(Outcome::List(list))
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -10,8 +10,8 @@ use std::ops::Bound;
 use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::json::scan;
-use crate::query::params::POLL_TIMEOUT;
-use crate::query::{Document, KeyOrder, ListKind, Query, Raw, SearchField, Source};
+use crate::query::params::{self, Parameter, Seconds};
+use crate::query::{Document, KeyOrder, ListKind, Raw, SearchField, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::event::{event_id, place_of};
@@ -154,9 +154,14 @@ pub static KIND: ListKind = ListKind {
     secret: |_| false,
 };
 
+/// Parameters of `GET /events`.
+pub const PARAMETERS: &[&dyn Parameter] = &[&POLL_TIMEOUT];
+
+const POLL_TIMEOUT: Seconds = params::POLL_TIMEOUT.extension();
+
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, &KIND, &[&POLL_TIMEOUT])?;
-    let wait = call.poll_wait(&query)?;
+    let query = call.query(&KIND)?;
+    let wait = call.poll_wait(&POLL_TIMEOUT)?;
     Ok(Outcome::List(ListRequest {
         wait,
         ..ListRequest::new(Collection::Events, query)

@@ -12,12 +12,12 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use super::config_external::{known_node, snapshot_expired};
+use super::config_external::{HOST, known_node, snapshot_expired};
 use super::entity::visit_media;
 use super::{Call, Collection, LocalState, Outcome};
 use crate::error::{self, ApiError};
 use crate::json::{FieldType, Number, write_string};
-use crate::query::params::{Integer, Parameter, ParameterValues as _, Text};
+use crate::query::params::{EngineParameter, Integer, Parameter, ParameterValues as _, ValueKind};
 use crate::query::{Document, Hints, KeyOrder, ListKind, Query, Raw, ScanPosition, Source, pairs};
 use crate::rt::uptime_ms;
 use crate::state::State;
@@ -52,27 +52,31 @@ pub static KIND: ListKind = ListKind {
     secret: |_| false,
 };
 
-const HOST: Text = Text::new(
-    "host",
-    "Hostname of the streamer. Ignored, the path decides.",
+/// A filter: by it the query engine finds the episodes.
+const MEDIA: EngineParameter = EngineParameter::new(
+    "media",
+    ValueKind::List,
+    "Names of the streams, joined by commas. The response has the episodes of all of them.",
 )
-.example(r#""streamer1.example.com""#)
-.without_effect();
+.example(r#"["harbour/cam1","harbour/cam2"]"#)
+.required();
 const OPENED_BEFORE: Integer = Integer::moment(
     "opened_at_lt",
     MS_MIN,
     MS_MAX,
     "Only episodes that were opened before this time, in milliseconds.",
-);
+)
+.example("1637094994000");
 const CLOSED_AFTER: Integer = Integer::moment(
     "closed_at_gt",
     MS_MIN,
     MS_MAX,
     "Only episodes that are open or were closed after this time, in milliseconds.",
-);
+)
+.example("1637094994000");
 
-/// `media` is not among them: as a filter it selects the index that the query engine uses.
-const PARAMETERS: &[&dyn Parameter] = &[&HOST, &OPENED_BEFORE, &CLOSED_AFTER];
+/// Parameters of `GET /streamers/{hostname}/episodes`.
+pub const PARAMETERS: &[&dyn Parameter] = &[&HOST, &MEDIA, &OPENED_BEFORE, &CLOSED_AFTER];
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
@@ -84,7 +88,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             "The store fails, so the list of episodes may be incomplete; keep all recordings",
         ));
     }
-    let mut query = Query::parse(call.request.query, &KIND, PARAMETERS)?;
+    let mut query = call.query(&KIND)?;
     check_media(call.request.query)?;
     let times = Times::of(&query)?;
     let state: LocalState = match query.revision() {
@@ -117,7 +121,7 @@ fn unknown(title: &'static str) -> ApiError {
 /// because filters read them as an absent value.
 fn check_media(query: &str) -> Result<(), ApiError> {
     let mut lists = pairs(query).filter_map(|pair| match pair {
-        Ok((name, value)) if name == "media" => Some(value),
+        Ok((name, value)) if name == MEDIA.name() => Some(value),
         _ => None,
     });
     let named = lists.next().flatten();
@@ -125,12 +129,12 @@ fn check_media(query: &str) -> Result<(), ApiError> {
     let named = named.ok_or_else(|| {
         error::MISSING_REQUIRED
             .titled("Parameter `media` is required: names of streams, separated by commas")
-            .at_parameter("media")
+            .at_parameter(MEDIA.name())
     })?;
     if lists.next().is_some() {
         return Err(error::DUPLICATE_ITEM
             .titled("Parameter `media` occurs twice; separate names by commas")
-            .at_parameter("media"));
+            .at_parameter(MEDIA.name()));
     }
     if named
         .split(',')

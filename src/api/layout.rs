@@ -38,7 +38,7 @@ fn preview_request(
 ) -> Result<PreviewRequest, ApiError> {
     require_layouter(call)?;
     // Errors in the query string are reported at once, not by the worker.
-    Query::parse(call.request.query, kind, &[])?;
+    call.query(kind)?;
     let visible = call.visible(kind_of(kind));
     let mut bytes = call.request.path.as_bytes().to_vec();
     bytes.push(0);

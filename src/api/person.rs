@@ -5,11 +5,16 @@
 
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;
-use crate::query::params::POLL_TIMEOUT;
+use crate::query::params::{self, Parameter, Seconds};
 use crate::state::entity::Kind;
 
+/// Parameters of `GET /persons`.
+pub const LIST_PARAMETERS: &[&dyn Parameter] = &[&POLL_TIMEOUT];
+
+const POLL_TIMEOUT: Seconds = params::POLL_TIMEOUT.extension();
+
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    entity::list(call, Kind::Person, &[&POLL_TIMEOUT])
+    entity::polled_list(call, Kind::Person, &POLL_TIMEOUT).map(Outcome::List)
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

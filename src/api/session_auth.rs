@@ -33,10 +33,11 @@ use crate::access::answer::{self, SessionDecision};
 use crate::access::rules::{ListMatch, Rules, Viewer};
 use crate::access::sessions::{CachedSession, SessionKey, Sessions, UserKey};
 use crate::core::message::Reply;
-use crate::error::{self, ApiError, ErrorCode};
+use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::json::{self, Object, Value, scan};
 use crate::outbound::{CallResult, CancelToken, OutboundCall, TargetUrl};
+use crate::query::params::{Choice, Flag, Integer, Parameter, Text, check_listed};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::EntityRecord;
@@ -54,67 +55,84 @@ const KEPT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// The type of a parameter.
-#[derive(Clone, Copy)]
-enum AuthParameterType {
-    Text,
-    Count,
-    Flag,
-    Address,
-    Uuid,
-    RequestType,
-}
+/// Parameters of `GET /auth`, all of the reference. All are forwarded, in this order.
+pub const PARAMETERS: &[&dyn Parameter] = &[
+    &NAME,
+    &PROTO,
+    &IP,
+    &REQUEST_TYPE,
+    &REQUEST_NUMBER,
+    &SESSION_ID,
+    &STREAM_CLIENTS,
+    &TOTAL_CLIENTS,
+    &TOKEN,
+    &DURATION,
+    &BYTES,
+    &QS,
+    &DVR,
+    &USER_AGENT,
+    &REFERER,
+    &HOST,
+];
 
-/// The parameters of the reference: name, whether it is required, type. All are forwarded.
-const PARAMETERS: [(&str, bool, AuthParameterType); 16] = {
-    use AuthParameterType::{Address, Count, Flag, RequestType, Text, Uuid};
-    [
-        ("name", true, Text),
-        ("proto", true, Text),
-        ("ip", true, Address),
-        ("request_type", true, RequestType),
-        ("request_number", true, Count),
-        ("session_id", true, Uuid),
-        ("stream_clients", true, Count),
-        ("total_clients", true, Count),
-        ("token", false, Text),
-        ("duration", false, Count),
-        ("bytes", false, Count),
-        ("qs", false, Text),
-        ("dvr", false, Flag),
-        ("user_agent", false, Text),
-        ("referer", false, Text),
-        ("host", false, Text),
-    ]
-};
+const NAME: Text = Text::new("name", "Stream that is wanted.")
+    .example(r#""harbour/cam1""#)
+    .required();
+const PROTO: Text = Text::new("proto", "Protocol of the session.")
+    .example(r#""hls""#)
+    .required();
+const IP: Text = Text::new("ip", "Address of the viewer.")
+    .format(is_address, "must be an IPv4 or IPv6 address")
+    .example(r#""192.0.2.31""#)
+    .required();
+const NEW_SESSION: &str = "new_session";
+const REQUEST_TYPE: Choice = Choice::new(
+    "request_type",
+    &[NEW_SESSION, "update_session"],
+    "`new_session` for the first question about a session, `update_session` for the following \
+     ones.",
+)
+.example(r#""new_session""#)
+.required();
+const REQUEST_NUMBER: Integer = Integer::new(
+    "request_number",
+    "How many times this session has been asked about before: 0 at first.",
+)
+.example("0")
+.required();
+const SESSION_ID: Text = Text::new(
+    "session_id",
+    "Identifier of the session, a UUID. The same in all questions about it.",
+)
+.format(is_uuid, "must be a UUID")
+.example(r#""4f1c6bd2-2f0a-4f5b-9d39-0d6a1f6f6a10""#)
+.required();
+const STREAM_CLIENTS: Integer =
+    Integer::new("stream_clients", "Viewers of the stream on this streamer.")
+        .example("12")
+        .required();
+const TOTAL_CLIENTS: Integer =
+    Integer::new("total_clients", "Viewers of all streams on this streamer.")
+        .example("340")
+        .required();
+const TOKEN: Text = Text::new("token", "Token the viewer came with.").example(r#""let-me-in""#);
+const DURATION: Integer =
+    Integer::new("duration", "Seconds the session has lasted.").example("180");
+const BYTES: Integer = Integer::new("bytes", "Bytes the session has received.").example("1048576");
+const QS: Text =
+    Text::new("qs", "Query with which the stream was asked for.").example(r#""token=let-me-in""#);
+const DVR: Flag = Flag::new("dvr", false, "Whether the session plays from the archive.")
+    .lenient()
+    .example("false");
+const USER_AGENT: Text = Text::new("user_agent", "Text of the viewer's `User-Agent` header.")
+    .example(r#""VLC/3.0.20 LibVLC/3.0.20""#);
+const REFERER: Text = Text::new("referer", "Page from which the stream was asked for.")
+    .example(r#""https://tv.example.com/""#);
+const HOST: Text = Text::new("host", "Host name with which the stream was asked for.")
+    .example(r#""streamer1.example.com""#);
 
-impl AuthParameterType {
-    /// The code and title of the error if the value is invalid.
-    fn error_of(self, value: &str) -> Option<(ErrorCode, &'static str)> {
-        let is_valid = match self {
-            Self::Text => true,
-            Self::Count => {
-                !value.is_empty()
-                    && value.bytes().all(|byte| byte.is_ascii_digit())
-                    && value.parse::<u64>().is_ok()
-            }
-            Self::Flag => matches!(value, "" | "true" | "false" | "1" | "0"),
-            Self::Address => parse_address(value).is_some(),
-            Self::Uuid => is_uuid(value),
-            Self::RequestType => matches!(value, "new_session" | "update_session"),
-        };
-        (!is_valid).then_some(match self {
-            Self::Text => (error::NOT_STRING, "Must be a string"),
-            Self::Count => (error::NOT_INTEGER, "Must be an integer of at least 0"),
-            Self::Flag => (error::NOT_BOOLEAN, "Must be true or false"),
-            Self::Address => (error::WRONG_FORMAT, "Must be an IPv4 or IPv6 address"),
-            Self::Uuid => (error::WRONG_FORMAT, "Must be a UUID"),
-            Self::RequestType => (
-                error::UNKNOWN_ENUM_OPTION,
-                "Must be new_session or update_session",
-            ),
-        })
-    }
+fn is_address(text: &str) -> bool {
+    parse_address(text).is_some()
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -125,16 +143,18 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// The values of a request, in the order of [`PARAMETERS`].
+/// The values of the parameters that the row of the operation names: [`PARAMETERS`].
 struct AuthParameters<'q> {
-    values: [Option<Cow<'q, str>>; PARAMETERS.len()],
+    parameters: &'static [&'static dyn Parameter],
+    values: Vec<Option<Cow<'q, str>>>,
 }
 
 impl<'q> AuthParameters<'q> {
-    fn parse(raw: &'q str) -> Result<Self, ApiError> {
-        let mut parsed = Self {
-            values: std::array::from_fn(|_| None),
-        };
+    fn parse(
+        raw: &'q str,
+        parameters: &'static [&'static dyn Parameter],
+    ) -> Result<Self, ApiError> {
+        let mut values = vec![None; parameters.len()];
         for pair in crate::query::pairs(raw) {
             let (name, value) = pair.map_err(|name| {
                 error::WRONG_FORMAT
@@ -142,52 +162,49 @@ impl<'q> AuthParameters<'q> {
                     .at_parameter(name)
             })?;
             // Other parameters are ignored and not forwarded.
-            if let Some(index) = PARAMETERS.iter().position(|(known, ..)| *known == name) {
-                parsed.values[index] = Some(value.unwrap_or_default());
+            if let Some(index) = index_of(parameters, &name) {
+                // A backend receives a missing value as an empty one.
+                values[index] = Some(value.unwrap_or_default());
             }
         }
-        for ((name, is_required, kind), value) in PARAMETERS.iter().zip(&parsed.values) {
-            match value {
-                None if *is_required => {
-                    let title = "The parameter is required";
-                    return Err(error::MISSING_REQUIRED.titled(title).at_parameter(*name));
-                }
-                Some(value) if value.len() > VALUE_BYTES_MAX => {
-                    let title = "The value has more than 4096 bytes";
-                    return Err(error::TOO_LONG.titled(title).at_parameter(*name));
-                }
-                Some(value) => {
-                    if let Some((code, title)) = kind.error_of(value) {
-                        return Err(code.titled(title).at_parameter(*name));
-                    }
-                }
-                None => {}
+        for (parameter, value) in parameters.iter().zip(&values) {
+            let value: Option<&str> = value.as_deref();
+            if value.is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
+                let title = format!("The value has more than {VALUE_BYTES_MAX} bytes");
+                let name = parameter.spec().name;
+                return Err(error::TOO_LONG.titled(title).at_parameter(name));
             }
+            parameter.check(value)?;
         }
-        Ok(parsed)
+        Ok(Self { parameters, values })
     }
 
     /// The value of a parameter; empty if it is absent.
-    fn get(&self, name: &str) -> &str {
-        let index = PARAMETERS.iter().position(|(known, ..)| *known == name);
-        index
-            .and_then(|index| self.values[index].as_deref())
-            .unwrap_or_default()
+    fn get(&self, parameter: &dyn Parameter) -> &str {
+        check_listed(self.parameters, parameter.spec());
+        let index = index_of(self.parameters, parameter.spec().name);
+        let value = index.and_then(|index| self.values[index].as_deref());
+        value.unwrap_or_default()
     }
 
     /// The query string that is sent to HTTP backends.
     fn to_query(&self) -> String {
         let mut out = String::new();
-        for ((name, ..), value) in PARAMETERS.iter().zip(&self.values) {
+        for (parameter, value) in self.parameters.iter().zip(&self.values) {
             if let Some(value) = value {
                 let glue = if out.is_empty() { "" } else { "&" };
                 let value = utf8_percent_encode(value, KEPT);
-                out.extend([glue, name, "="]);
+                out.extend([glue, parameter.spec().name, "="]);
                 out.extend(value);
             }
         }
         out
     }
+}
+
+fn index_of(parameters: &[&dyn Parameter], name: &str) -> Option<usize> {
+    let mut names = parameters.iter().map(|parameter| parameter.spec().name);
+    names.position(|known| known == name)
 }
 
 /// Compiled rules of saved backends. Owned by one core; filled on first use.
@@ -274,8 +291,8 @@ struct AuthQuestion {
 }
 
 pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let parameters = AuthParameters::parse(call.request.query)?;
-    let Some(stream) = call.state.stream(parameters.get("name")) else {
+    let parameters = AuthParameters::parse(call.request.query, call.endpoint.parameters)?;
+    let Some(stream) = call.state.stream(parameters.get(&NAME)) else {
         return Ok(reply_denied(error::SESSION_STREAM_NOT_FOUND.error()));
     };
     let on_play = scan::member(stream.config.as_str(), "on_play");
@@ -291,11 +308,11 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
             version,
         } => (backend, rules, version),
     };
-    let address = parse_address(parameters.get("ip")).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let address = parse_address(parameters.get(&IP)).unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let viewer = Viewer {
-        token: parameters.get("token"),
+        token: parameters.get(&TOKEN),
         address,
-        user_agent: parameters.get("user_agent"),
+        user_agent: parameters.get(&USER_AGENT),
     };
     let shared = call.shared;
     match rules.match_viewer(viewer, || shared.countries.of(address)) {
@@ -310,11 +327,11 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Ok(Outcome::Reply(reply(&verdict, None)));
     }
     let session = SessionKey::new(&[
-        parameters.get("name"),
-        parameters.get("session_id"),
+        parameters.get(&NAME),
+        parameters.get(&SESSION_ID),
         &address.to_string(),
-        parameters.get("token"),
-        parameters.get("proto"),
+        parameters.get(&TOKEN),
+        parameters.get(&PROTO),
     ]);
     let before = match shared.sessions.lookup(session, version, Instant::now()) {
         CachedSession::Valid(verdict, seconds) => {
@@ -329,7 +346,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         version,
         backend,
         rules,
-        is_new: parameters.get("request_type") == "new_session",
+        is_new: parameters.get(&REQUEST_TYPE) == NEW_SESSION,
         before,
         query: parameters.to_query(),
     };
@@ -488,12 +505,12 @@ mod tests {
     #[test]
     fn parameters_are_checked_and_forwarded_normalized() {
         let raw = format!("{GOOD}&token=t+1%26&dvr&user_agent=%D0%B6&unknown=x");
-        let parameters = AuthParameters::parse(&raw)
+        let parameters = AuthParameters::parse(&raw, PARAMETERS)
             .map_err(|error| error.items)
             .expect("valid");
-        assert_eq!(parameters.get("name"), "a/b");
-        assert_eq!(parameters.get("token"), "t 1&");
-        assert_eq!(parameters.get("referer"), "");
+        assert_eq!(parameters.get(&NAME), "a/b");
+        assert_eq!(parameters.get(&TOKEN), "t 1&");
+        assert_eq!(parameters.get(&REFERER), "");
         assert_eq!(
             parameters.to_query(),
             GOOD.to_owned() + "&token=t%201%26&dvr=&user_agent=%D0%B6"
@@ -503,23 +520,24 @@ mod tests {
     #[test]
     fn errors_name_the_missing_or_invalid_parameter() {
         let refused = |raw: &str| {
-            let error = AuthParameters::parse(raw).err();
-            let error = error.unwrap_or_else(|| panic!("{raw}"));
+            let refused = AuthParameters::parse(raw, PARAMETERS).err();
+            let error = refused.unwrap_or_else(|| panic!("{raw}"));
             assert_eq!(error.status, 400);
             (
                 error.items[0].parameter.clone().expect("a name"),
                 error.items[0].code,
             )
         };
-        for (name, is_required, kind) in PARAMETERS {
+        for spec in PARAMETERS.iter().map(|parameter| parameter.spec()) {
+            let name = spec.name;
             let others = GOOD
                 .split('&')
                 .filter(|pair| !pair.starts_with(&format!("{name}=")));
             let others = others.collect::<Vec<_>>().join("&");
-            if is_required {
+            if spec.required {
                 assert_eq!(refused(&others), (name.to_owned(), "missing_required"));
             }
-            if !matches!(kind, AuthParameterType::Text) {
+            if spec.kind != ValueKind::Text || ["ip", "session_id"].contains(&name) {
                 for bad in ["x", "-1", "1.5", "10.0.0.256", "18446744073709551616"] {
                     let (found, code) = refused(&format!("{others}&{name}={bad}"));
                     assert_eq!(found, name, "{bad}");

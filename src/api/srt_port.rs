@@ -8,28 +8,31 @@ use memchr::memmem;
 
 use super::config_external::known_node;
 use super::{Call, Outcome};
-use crate::error::{self, ApiError, ErrorCode};
+use crate::error::{self, ApiError};
 use crate::http::response::TEXT;
 use crate::http::{Body, Response};
 use crate::json::{self, Value};
-use crate::query::pairs;
+use crate::query::params::{Choice, ParameterValues as _};
 use crate::state::record::Role;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Play,
-    Publish,
-}
+const PLAY: &str = "play";
+pub const MODE: Choice = Choice::new(
+    "mode",
+    &[PLAY, "publish"],
+    "What the port is for, by the settings of the listener.",
+)
+.example(r#""publish""#)
+.required();
 
 pub fn resolve(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let port = port(call.request.path)?;
-    let mode = mode(call.request.query)?;
+    let plays = call.choice(&MODE)? == Some(PLAY);
     let node = known_node(call.state, &hostname)?;
     for (name, role) in &node.streams {
         let fits = match role {
             Role::Ingest => true,
-            Role::Backup => mode == Mode::Play,
+            Role::Backup => plays,
             Role::Inference => false,
         };
         if !fits {
@@ -58,24 +61,6 @@ fn port(path: &str) -> Result<u16, ApiError> {
             .with("minimum", 0)
             .with("maximum", u16::MAX)
     })
-}
-
-fn mode(query: &str) -> Result<Mode, ApiError> {
-    let mut modes = pairs(query).filter_map(Result::ok);
-    let given = modes.find(|(name, _)| name == "mode");
-    let refuse = |code: ErrorCode, title| Err(code.titled(title).at_parameter("mode"));
-    match given.and_then(|(_, value)| value).as_deref() {
-        Some("play") => Ok(Mode::Play),
-        Some("publish") => Ok(Mode::Publish),
-        Some(_) => refuse(
-            error::UNKNOWN_ENUM_OPTION,
-            "Parameter `mode` must be play or publish",
-        ),
-        None => refuse(
-            error::MISSING_REQUIRED,
-            "Parameter `mode` is required: play or publish",
-        ),
-    }
 }
 
 /// Whether a stream with this configuration owns the port.
@@ -145,15 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn port_and_mode_are_validated() {
+    fn mode_is_required_and_one_of_two() {
+        let read = |value| MODE.read(value).map_err(|error| error.items[0].code);
+        assert_eq!(read(Some(PLAY)), Ok(Some(PLAY)));
+        assert_eq!(read(Some("publish")), Ok(Some("publish")));
+        assert_eq!(read(None), Err("missing_required"));
+        for bad in ["", "both"] {
+            assert_eq!(read(Some(bad)), Err("unknown_enum_option"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_of_16_bits() {
         let status = |result: Result<u16, ApiError>| result.map_err(|error| error.status);
         assert_eq!(status(port("/streamers/h/srt_port_resolve/0")), Ok(0));
         for bad in ["x", "-1", "65536", "1.5", "%39000"] {
             assert_eq!(status(port(&format!("/a/{bad}"))), Err(400), "{bad}");
-        }
-        assert!(mode("host=h&mode=play").is_ok_and(|mode| mode == Mode::Play));
-        for bad in ["", "mode", "mode=", "mode=both"] {
-            assert!(mode(bad).is_err(), "{bad}");
         }
     }
 }

@@ -14,7 +14,9 @@ use crate::error::ApiError;
 use crate::fleet::stats::{AgentStatus, StreamAgent, StreamFacts, View};
 use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
-use crate::query::params::{Choice, Flag, POLL_TIMEOUT, Parameter, ParameterValues as _, Text};
+use crate::query::params::{
+    Choice, EngineParameter, Flag, POLL_TIMEOUT, Parameter, ParameterValues as _, Text, ValueKind,
+};
 use crate::query::{
     Document, Execution, FieldPath, Hints, KeyOrder, Leaf, ListKind, Query, Raw, ScanPosition,
     SearchField, Source,
@@ -541,31 +543,47 @@ pub static KIND: ListKind = ListKind {
     secret: |path| schema::stream().is_secret(path),
 };
 
-/// Parameters of `GET /streams` that are not filters.
-const LIST_PARAMETERS: &[&dyn Parameter] =
-    &[&SCHEME, &CLIENT_IP, &POLL_TIMEOUT, &INCLUDE_INGEST_HISTORY];
+/// Parameters of `GET /streams`.
+pub const LIST_PARAMETERS: &[&dyn Parameter] = &[
+    &SEARCH,
+    &POLL_TIMEOUT,
+    &SCHEME,
+    &CLIENT_IP,
+    &INCLUDE_INGEST_HISTORY,
+];
 
+/// The search in [`KIND`].
+pub const SEARCH: EngineParameter = EngineParameter::new(
+    "q",
+    ValueKind::Text,
+    "Text to look for, in upper or lower case, in name, title, comment, template and the URLs of \
+     inputs (without credentials).",
+)
+.example(r#""harbour""#);
 const SCHEME: Choice = Choice::new(
     "scheme",
     &["http", "https"],
-    "Scheme of URLs in the answer. Accepted for compatibility, without effect.",
+    "Scheme of URLs in the response. Accepted for compatibility, without effect.",
 )
+.example(r#""https""#)
 .without_effect();
 const CLIENT_IP: Text = Text::new(
     "client_ip",
     "Address of the viewer. Accepted for compatibility, without effect.",
 )
+.example(r#""192.0.2.31""#)
 .without_effect();
 // The reference returns the history by default, its later versions only on request.
 const INCLUDE_INGEST_HISTORY: Flag = Flag::new(
     "include_ingest_history",
     true,
-    "`false` leaves `layout.ingest_history` out.",
+    "`false` leaves `layout.ingest_history` out, which makes long lists shorter.",
 )
-.example("false");
+.example("false")
+.extension();
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let mut query = Query::parse(call.request.query, &KIND, LIST_PARAMETERS)?;
+    let mut query = call.query(&KIND)?;
     query.choice(&SCHEME)?;
     query.flag(&INCLUDE_INGEST_HISTORY)?;
     let mut complete: Option<CompletePage> = None;
@@ -573,7 +591,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         super::layout::bound_decisions(call, &mut query)?;
         complete = Some(super::layout::with_decisions);
     }
-    let wait = call.poll_wait(&query)?;
+    let wait = call.poll_wait(&POLL_TIMEOUT)?;
     Ok(Outcome::List(ListRequest {
         wait,
         complete,
@@ -710,10 +728,26 @@ static LAYOUT_KIND: ListKind = ListKind {
     secret: |_| false,
 };
 
+/// Parameters of `GET /streams/{name}/layouts`.
+pub const LAYOUTS_PARAMETERS: &[&dyn Parameter] = &[&CREATED_AFTER, &CREATED_BEFORE];
+
+const CREATED_AFTER: EngineParameter = EngineParameter::new(
+    "created_at_gt",
+    ValueKind::Moment,
+    "Only changes after this moment.",
+)
+.example("1730844572000");
+const CREATED_BEFORE: EngineParameter = EngineParameter::new(
+    "created_at_lt",
+    ValueKind::Moment,
+    "Only changes before this moment.",
+)
+.example("1730844572000");
+
 pub fn layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
-    let query = Query::parse(call.request.query, &LAYOUT_KIND, &[])?;
+    let query = call.query(&LAYOUT_KIND)?;
     let page = Execution::new(&query).run(&Layouts { stream });
     Ok(Outcome::Reply(Response::json(200, page.into_body(""))))
 }

@@ -15,7 +15,7 @@ use crate::fleet::stats::{StreamerFacts, View};
 use crate::http::Response;
 use crate::json::{Number, scan, write_string};
 use crate::query::params::ParameterValues as _;
-use crate::query::{Document, KeyOrder, ListKind, Query, Raw, SearchField, Source};
+use crate::query::{Document, KeyOrder, ListKind, Raw, SearchField, Source};
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
@@ -178,7 +178,7 @@ pub static KIND: ListKind = ListKind {
 };
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let query = Query::parse(call.request.query, &KIND, &[])?;
+    let query = call.query(&KIND)?;
     Ok(Outcome::List(ListRequest::new(
         Collection::Streamers,
         query,

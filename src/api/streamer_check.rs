@@ -23,7 +23,7 @@ use crate::state::command::{AuditedCommand, Command, Done};
 pub const CHECKS_ENABLE: Flag = Flag::new(
     "checks_enable",
     false,
-    "Asks the node for its configuration before anything is stored, at its `api_url` (or hostname) \
+    "Query the node for its configuration before anything is stored, at its `api_url` (or hostname) \
      and with its cluster key as they would be after the save; if it does not answer 200 with a \
      JSON object within 5 s, nothing is stored.",
 )

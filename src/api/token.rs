@@ -90,7 +90,7 @@ fn new_key() -> Result<String, ApiError> {
 }
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    entity::list(call, Kind::ApiToken, &[])
+    entity::list(call, Kind::ApiToken).map(Outcome::List)
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {

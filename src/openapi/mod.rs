@@ -13,9 +13,10 @@
 pub mod model;
 pub mod words;
 
-use self::model::{BodyDoc, Content, Kind, ParamDoc, Place, ResponseDoc, Security, Shape};
+use self::model::{BodyDoc, Content, ParameterIn, ResponseDoc, Security, Shape};
 use crate::api::endpoint::{OPERATIONS, Operation};
 use crate::api::router::PREFIXES;
+use crate::query::params::{self, ParameterSpec, ValueKind};
 use crate::schema::data::FILES;
 use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
@@ -207,8 +208,10 @@ fn security(kind: Security) -> Value {
 
 fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
     let mut responses = Map::new();
-    let mut parameters = operation.doc.parameters.iter().chain(operation.doc.shared);
-    let selects = parameters.any(|parameter| parameter.name == "select");
+    let parameters = parameters(operation);
+    let selects = parameters
+        .iter()
+        .any(|(_, spec)| spec.name == params::SELECT.name());
     for response in operation.doc.responses {
         let mut rendered = render_response(response);
         if selects && let Some(schema) = rendered.pointer_mut("/content/application~1json/schema") {
@@ -230,10 +233,10 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
         ("description".to_owned(), json!(operation.doc.description)),
         ("responses".to_owned(), Value::Object(responses)),
     ]);
-    let parameters = operation.doc.parameters.iter().chain(operation.doc.shared);
-    let parameters: Vec<Value> = parameters.map(parameter).collect();
     if !parameters.is_empty() {
-        out.insert("parameters".to_owned(), Value::Array(parameters));
+        let parameters = parameters.into_iter();
+        let parameters = parameters.map(|(location, spec)| parameter(location, spec));
+        out.insert("parameters".to_owned(), parameters.collect());
     }
     if let Some(body) = &operation.doc.request {
         out.insert("requestBody".to_owned(), request_body(body, schemas));
@@ -250,45 +253,55 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
     Value::Object(out)
 }
 
-fn parameter(doc: &ParamDoc) -> Value {
-    let place = match doc.place {
-        Place::Path => "path",
-        Place::Query => "query",
-        Place::Header => "header",
+/// The parameters of an operation: in the path and in headers, then of the query.
+fn parameters(operation: &Operation) -> Vec<(ParameterIn, &'static ParameterSpec)> {
+    let documented = operation.doc.parameters.iter();
+    let documented = documented.map(|parameter| (parameter.location, &parameter.spec));
+    let query = operation.query_parameters();
+    let query = query.map(|parameter| (ParameterIn::Query, parameter.spec()));
+    documented.chain(query).collect()
+}
+
+fn parameter(location: ParameterIn, spec: &ParameterSpec) -> Value {
+    let location = match location {
+        ParameterIn::Path => "path",
+        ParameterIn::Query => "query",
+        ParameterIn::Header => "header",
     };
     let mut out = Map::from_iter([
-        ("name".to_owned(), json!(doc.name)),
-        ("in".to_owned(), json!(place)),
-        ("required".to_owned(), json!(doc.required)),
-        ("description".to_owned(), json!(doc.description)),
-        ("schema".to_owned(), kind_schema(doc.kind)),
+        ("name".to_owned(), json!(spec.name)),
+        ("in".to_owned(), json!(location)),
+        ("required".to_owned(), json!(spec.required)),
+        ("description".to_owned(), json!(spec.description)),
+        ("schema".to_owned(), kind_schema(spec.kind)),
     ]);
-    match doc.kind {
-        Kind::List => {
+    match spec.kind {
+        ValueKind::List => {
             out.insert("style".to_owned(), json!("form"));
             out.insert("explode".to_owned(), json!(false));
         }
-        Kind::Filters => {
+        ValueKind::Filters => {
             out.insert("style".to_owned(), json!("form"));
             out.insert("explode".to_owned(), json!(true));
         }
         _ => {}
     }
-    if let Some(example) = doc.example {
-        out.insert("example".to_owned(), literal(doc.name, example));
+    if let Some(example) = spec.example {
+        out.insert("example".to_owned(), literal(spec.name, example));
     }
-    if doc.extension {
+    if spec.extension {
         out.insert("x-since".to_owned(), json!("later"));
     }
     Value::Object(out)
 }
 
-fn kind_schema(kind: Kind) -> Value {
+fn kind_schema(kind: ValueKind) -> Value {
     match kind {
-        Kind::Text => json!({ "type": "string" }),
-        Kind::Flag => json!({ "type": "boolean" }),
-        Kind::Choice(values) => json!({ "type": "string", "enum": values }),
-        Kind::Integer {
+        ValueKind::Text => json!({ "type": "string" }),
+        ValueKind::Flag { default: None } => json!({ "type": "boolean" }),
+        ValueKind::Flag { default } => json!({ "type": "boolean", "default": default }),
+        ValueKind::Choice(values) => json!({ "type": "string", "enum": values }),
+        ValueKind::Integer {
             minimum,
             maximum,
             default,
@@ -303,10 +316,10 @@ fn kind_schema(kind: Kind) -> Value {
             schema
         }
         // Without bounds: filters compare with any moment.
-        Kind::Moment => json!({ "type": "integer", "format": "utc_ms" }),
-        Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
+        ValueKind::Moment => json!({ "type": "integer", "format": "utc_ms" }),
+        ValueKind::List => json!({ "type": "array", "items": { "type": "string" } }),
         // Any name and text: values of the wrong type are refused, unknown fields ignored.
-        Kind::Filters => json!({ "type": "object", "additionalProperties": true }),
+        ValueKind::Filters => json!({ "type": "object", "additionalProperties": true }),
     }
 }
 
@@ -770,24 +783,17 @@ mod tests {
                 .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
                 .collect();
             let mut names = BTreeSet::new();
-            for parameter in served.doc.parameters.iter().chain(served.doc.shared) {
-                assert!(
-                    names.insert((parameter.name, parameter.place as u8)),
-                    "{id}: {}",
-                    parameter.name
-                );
-                assert!(
-                    parameter.description.ends_with('.'),
-                    "{id}: {}",
-                    parameter.name
-                );
+            for (location, spec) in parameters(served) {
+                let is_new = names.insert((spec.name, location as u8));
+                assert!(is_new, "{id}: {}", spec.name);
+                assert!(spec.description.ends_with('.'), "{id}: {}", spec.name);
             }
             let documented: BTreeSet<_> = served
                 .doc
                 .parameters
                 .iter()
-                .filter(|parameter| parameter.place == Place::Path)
-                .map(|parameter| parameter.name)
+                .filter(|parameter| parameter.location == ParameterIn::Path)
+                .map(|parameter| parameter.spec.name)
                 .collect();
             assert_eq!(in_path, documented, "{id}");
             let statuses: Vec<_> = served

@@ -1,6 +1,7 @@
 //! What the document says about an operation, as data.
 
 use crate::error::ErrorCode;
+use crate::query::params::{ParameterSpec, ValueKind};
 
 /// One operation as the document shows it.
 #[derive(Debug, Clone, Copy)]
@@ -9,9 +10,8 @@ pub struct OperationDoc {
     /// A short imperative without a full stop.
     pub summary: &'static str,
     pub description: &'static str,
+    /// Parameters in the path and in headers. Those of the query are in the row of the operation.
     pub parameters: &'static [ParamDoc],
-    /// Parameters that all operations of this sort have; they come after its own.
-    pub shared: &'static [ParamDoc],
     pub request: Option<BodyDoc>,
     pub responses: &'static [ResponseDoc],
     /// An addition to the reference API (`x-since: later`).
@@ -31,42 +31,19 @@ pub enum Security {
     Agent,
 }
 
+/// A parameter in the path or in a header.
 #[derive(Debug, Clone, Copy)]
 pub struct ParamDoc {
-    pub name: &'static str,
-    pub place: Place,
-    pub required: bool,
-    pub kind: Kind,
-    pub description: &'static str,
-    /// JSON text.
-    pub example: Option<&'static str>,
-    pub extension: bool,
+    pub location: ParameterIn,
+    pub spec: ParameterSpec,
 }
 
+/// Where a parameter is: `in` of the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ParameterIn {
     Path,
     Query,
     Header,
-}
-
-/// What a parameter or header can be.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    Text,
-    Flag,
-    Choice(&'static [&'static str]),
-    Integer {
-        minimum: i64,
-        maximum: Option<i64>,
-        default: Option<i64>,
-    },
-    /// A moment in milliseconds.
-    Moment,
-    /// Values joined by commas.
-    List,
-    /// Any further query parameters: the filters of a collection.
-    Filters,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +96,6 @@ pub enum Content {
 #[derive(Debug, Clone, Copy)]
 pub struct HeaderDoc {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ValueKind,
     pub description: &'static str,
 }

@@ -41,7 +41,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use self::filter::{Condition, Filter, Operator};
-use self::params::{ParameterSpec, ParameterValues};
+use self::params::{Parameter, ParameterSpec, ParameterValues, check_listed};
 use self::search::Search;
 use crate::json::scan::Projection;
 use crate::json::{Number, write_string};
@@ -83,7 +83,9 @@ pub struct Query {
     /// The page starts after this position.
     position: Option<Position>,
     revision: Option<u64>,
-    /// Values of the parameters that the operation reads itself.
+    /// The parameters of the operation.
+    parameters: &'static [&'static dyn Parameter],
+    /// Values of those that the operation reads itself.
     own: Vec<(&'static ParameterSpec, String)>,
     keys: Option<Vec<Box<str>>>,
     restriction: Option<Restriction>,
@@ -224,8 +226,9 @@ impl Query {
 
 /// The operation's own parameters.
 impl ParameterValues for Query {
-    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        let mut own = self.own.iter().filter(|(spec, _)| spec.name == name);
+    fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>> {
+        check_listed(self.parameters, spec);
+        let mut own = self.own.iter().filter(|(known, _)| known.name == spec.name);
         own.next().map(|(_, value)| Cow::Borrowed(value.as_str()))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A handler reads `call.flag(&INCLUDE_INGEST_HISTORY)?`. The same constant stands in the row of
 //! its operation: from there the parser of lists knows that its name is not a filter, and the API
-//! document takes schema, default and description.
+//! document takes schema, default and description. A handler that reads a parameter which its row
+//! does not name panics in debug builds, and so fails its test ([`check_listed`]).
 //!
 //! Of a parameter that is given several times the last one counts. Without `=` its value is `true`.
 
@@ -16,10 +17,13 @@ use crate::error::{self, ApiError, ErrorCode};
 /// A query parameter of any type, as the row of an operation lists it.
 pub trait Parameter: Sync {
     fn spec(&self) -> &ParameterSpec;
+
+    /// Why a value is refused; parameters of the engine are checked by the engine.
+    fn check(&self, value: Option<&str>) -> Result<(), ApiError>;
 }
 
-/// What the API document says about a query parameter.
-#[derive(Debug, Clone, Copy)]
+/// What the API document says about a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // four independent facts, set by name
 pub struct ParameterSpec {
     pub name: &'static str,
@@ -61,7 +65,7 @@ pub enum ValueKind {
 }
 
 impl ParameterSpec {
-    const fn new(name: &'static str, kind: ValueKind, description: &'static str) -> Self {
+    pub const fn new(name: &'static str, kind: ValueKind, description: &'static str) -> Self {
         Self {
             name,
             kind,
@@ -117,6 +121,10 @@ macro_rules! parameter {
             fn spec(&self) -> &ParameterSpec {
                 &self.spec
             }
+
+            fn check(&self, value: Option<&str>) -> Result<(), ApiError> {
+                self.read(value).map(drop)
+            }
         }
     };
 }
@@ -126,6 +134,7 @@ macro_rules! parameter {
 pub struct Flag {
     spec: ParameterSpec,
     default: bool,
+    is_lenient: bool,
 }
 
 /// One of a few words.
@@ -153,7 +162,11 @@ pub struct Integer {
 #[derive(Debug, Clone, Copy)]
 pub struct Text {
     spec: ParameterSpec,
+    format: Option<Format>,
 }
+
+/// Whether a text has a format, and the words of the error if it has not.
+type Format = (fn(&str) -> bool, &'static str);
 
 /// A parameter that the query engine reads: `sort`, `limit`, a filter. It is listed for the
 /// document only.
@@ -177,7 +190,15 @@ impl Flag {
         Self {
             spec: ParameterSpec::new(name, kind, description),
             default,
+            is_lenient: false,
         }
+    }
+
+    /// Accepts `1`, `0` and no value too.
+    #[must_use]
+    pub const fn lenient(mut self) -> Self {
+        self.is_lenient = true;
+        self
     }
 
     pub fn read(&self, value: Option<&str>) -> Result<bool, ApiError> {
@@ -185,6 +206,8 @@ impl Flag {
             None => Ok(self.default),
             Some("true") => Ok(true),
             Some("false") => Ok(false),
+            Some("" | "1") if self.is_lenient => Ok(true),
+            Some("0") if self.is_lenient => Ok(false),
             Some(_) => Err(refuse(
                 &self.spec,
                 error::NOT_BOOLEAN,
@@ -278,9 +301,11 @@ impl Integer {
         let Some(value) = present(&self.spec, value)? else {
             return Ok(None);
         };
-        let number: u64 = value
-            .parse()
-            .map_err(|_| refuse(&self.spec, error::NOT_INTEGER, "must be a whole number"))?;
+        // The standard library also reads `+1`.
+        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+        let number = value.parse().ok().filter(|_| digits);
+        let number: u64 = number
+            .ok_or_else(|| refuse(&self.spec, error::NOT_INTEGER, "must be a whole number"))?;
         if (self.minimum..=self.maximum).contains(&number) {
             return Ok(Some(number));
         }
@@ -295,6 +320,7 @@ impl Text {
     pub const fn new(name: &'static str, description: &'static str) -> Self {
         Self {
             spec: ParameterSpec::new(name, ValueKind::Text, description),
+            format: None,
         }
     }
 
@@ -302,11 +328,26 @@ impl Text {
     pub const fn list(name: &'static str, description: &'static str) -> Self {
         Self {
             spec: ParameterSpec::new(name, ValueKind::List, description),
+            format: None,
         }
     }
 
+    /// Refuses texts that `accepts` does not accept; `allowed` says what it accepts: `must be a
+    /// UUID`.
+    #[must_use]
+    pub const fn format(mut self, accepts: fn(&str) -> bool, allowed: &'static str) -> Self {
+        self.format = Some((accepts, allowed));
+        self
+    }
+
     pub fn read<'v>(&self, value: Option<&'v str>) -> Result<Option<&'v str>, ApiError> {
-        present(&self.spec, value)
+        let value = present(&self.spec, value)?;
+        match (value, self.format) {
+            (Some(text), Some((accepts, allowed))) if !accepts(text) => {
+                Err(refuse(&self.spec, error::WRONG_FORMAT, allowed))
+            }
+            _ => Ok(value),
+        }
     }
 }
 
@@ -316,49 +357,53 @@ impl EngineParameter {
         spec.of_engine = true;
         Self { spec }
     }
+
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)] // like the `read` of the others
+    const fn read(&self, _: Option<&str>) -> Result<(), ApiError> {
+        Ok(())
+    }
 }
 
-/// The parameters of one request, by name.
+/// Panics in debug builds if a parameter is not among those that the row of the operation names.
+/// Otherwise the document would not have it, and a list would take it for a filter.
+pub fn check_listed(listed: &[&dyn Parameter], spec: &ParameterSpec) {
+    debug_assert!(
+        listed.iter().any(|parameter| parameter.spec() == spec),
+        "the row of the operation does not name the parameter `{}`",
+        spec.name
+    );
+}
+
+/// The parameters of one request. An implementation calls [`check_listed`].
 pub trait ParameterValues {
-    /// The last value under this name.
-    fn value(&self, name: &str) -> Option<Cow<'_, str>>;
+    /// The last value of the parameter.
+    fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>>;
 
     /// Whether the request has the parameter.
     fn has(&self, parameter: &dyn Parameter) -> bool {
-        self.value(parameter.spec().name).is_some()
+        self.value(parameter.spec()).is_some()
     }
 
     fn flag(&self, flag: &Flag) -> Result<bool, ApiError> {
-        flag.read(self.value(flag.spec.name).as_deref())
+        flag.read(self.value(&flag.spec).as_deref())
     }
 
     fn choice(&self, choice: &Choice) -> Result<Option<&'static str>, ApiError> {
-        choice.read(self.value(choice.spec.name).as_deref())
+        choice.read(self.value(&choice.spec).as_deref())
     }
 
     fn seconds(&self, seconds: &Seconds) -> Result<Option<Duration>, ApiError> {
-        seconds.read(self.value(seconds.spec.name).as_deref())
+        seconds.read(self.value(&seconds.spec).as_deref())
     }
 
     fn integer(&self, integer: &Integer) -> Result<Option<u64>, ApiError> {
-        integer.read(self.value(integer.spec.name).as_deref())
+        integer.read(self.value(&integer.spec).as_deref())
     }
 
     fn text(&self, text: &Text) -> Result<Option<Cow<'_, str>>, ApiError> {
-        let value = self.value(text.spec.name);
+        let value = self.value(&text.spec);
         text.read(value.as_deref())?;
         Ok(value)
-    }
-}
-
-/// The query string of an operation that is not a list. Pairs that are not percent-encoded UTF-8
-/// are ignored.
-#[derive(Debug, Clone, Copy)]
-pub struct QueryString<'q>(pub &'q str);
-
-impl ParameterValues for QueryString<'_> {
-    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        last_value(self.0, name)
     }
 }
 
@@ -455,12 +500,41 @@ pub const PAGE: &[&dyn Parameter] = &[&SELECT, &SORT, &LIMIT, &CURSOR];
 mod tests {
     use super::*;
 
+    /// A query string whose operation names all constants below.
+    struct QueryString<'q>(&'q str);
+
+    const NAMED: &[&dyn Parameter] = &[
+        &FLAG,
+        &LENIENT,
+        &MODE,
+        &MODE_REQUIRED,
+        &WAIT,
+        &SINCE,
+        &BEFORE,
+        &NAME,
+        &UPPER,
+    ];
+
+    impl ParameterValues for QueryString<'_> {
+        fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>> {
+            check_listed(NAMED, spec);
+            last_value(self.0, spec.name)
+        }
+    }
+
     const FLAG: Flag = Flag::new("with_history", true, "`false` leaves the history out.");
     const MODE: Choice = Choice::new("mode", &["play", "publish"], "What the port is for.");
     const WAIT: Seconds = Seconds::new("wait", "Seconds to wait.");
     const SINCE: Integer = Integer::new("since", "Revision to start from.");
     const BEFORE: Integer = Integer::moment("before", 1000, 2000, "Upper bound of the time.");
     const NAME: Text = Text::new("name", "Name of the stream.").required();
+    const UPPER: Text = Text::new("upper", "Upper case.").format(is_upper, "must be in upper case");
+    const LENIENT: Flag = Flag::new("lenient", false, "Whether it is so.").lenient();
+    const MODE_REQUIRED: Choice = MODE.required();
+
+    fn is_upper(text: &str) -> bool {
+        text.bytes().all(|byte| byte.is_ascii_uppercase())
+    }
 
     fn refused<T: std::fmt::Debug>(result: Result<T, ApiError>) -> (String, &'static str, String) {
         let error = result.expect_err("the value is not allowed");
@@ -494,6 +568,14 @@ mod tests {
             QueryString("before=2000").integer(&BEFORE).expect("ok"),
             Some(2000)
         );
+        for (raw, expected) in [
+            ("lenient=", true),
+            ("lenient=1", true),
+            ("lenient=0", false),
+        ] {
+            assert_eq!(QueryString(raw).flag(&LENIENT).expect("ok"), expected);
+        }
+        assert!(QueryString("upper=AB").text(&UPPER).is_ok());
         let query = QueryString("name=a%2Fb");
         let name = query.text(&NAME).expect("ok");
         assert_eq!(name.as_deref(), Some("a/b"));
@@ -515,7 +597,7 @@ mod tests {
                 "Parameter `mode` must be one of: play, publish",
             ),
             (
-                refused(QueryString("").choice(&MODE.required())),
+                refused(QueryString("").choice(&MODE_REQUIRED)),
                 "mode",
                 "missing_required",
                 "Parameter `mode` is required: play or publish",
@@ -531,6 +613,18 @@ mod tests {
                 "since",
                 "not_integer",
                 "Parameter `since` must be a whole number",
+            ),
+            (
+                refused(QueryString("since=%2B1").integer(&SINCE)),
+                "since",
+                "not_integer",
+                "Parameter `since` must be a whole number",
+            ),
+            (
+                refused(QueryString("upper=Ab").text(&UPPER)),
+                "upper",
+                "wrong_format",
+                "Parameter `upper` must be in upper case",
             ),
             (
                 refused(QueryString("before=999").integer(&BEFORE)),
@@ -551,15 +645,17 @@ mod tests {
 
     #[test]
     fn specs_describe_what_the_constants_read() {
-        let own: &[&dyn Parameter] = &[&FLAG, &MODE, &WAIT, &SINCE, &BEFORE, &NAME];
-        for parameter in own.iter().chain(LIST).chain(PAGE) {
-            let spec = parameter.spec();
-            assert!(spec.description.ends_with('.'), "{}", spec.name);
-        }
         let default = Some(true);
         assert_eq!(FLAG.spec().kind, ValueKind::Flag { default });
         assert!(NAME.spec().required && !NAME.spec().of_engine);
         assert!(LIST.iter().all(|parameter| parameter.spec().of_engine));
         assert!(!POLL_TIMEOUT.spec().changes_answer);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not name the parameter `mode`")]
+    fn reading_an_unlisted_parameter_panics() {
+        const OTHER: Choice = Choice::new("mode", &["play"], "Another constant of this name.");
+        let _refused = QueryString("mode=play").choice(&OTHER);
     }
 }

@@ -19,14 +19,14 @@ use crate::json::FieldType;
 use crate::json::scan::Projection;
 
 impl Query {
-    /// Parses a query string. `own` are the parameters of the operation: those that the engine does
-    /// not read itself are kept as they are, for the handler.
+    /// Parses a query string. `parameters` are those of the operation: what the engine does not
+    /// read itself is kept as it is, for the handler.
     pub fn parse(
         raw: &str,
         kind: &'static ListKind,
-        own: &[&'static dyn Parameter],
+        parameters: &'static [&'static dyn Parameter],
     ) -> Result<Self, ApiError> {
-        let mut query = Self::empty(kind);
+        let mut query = Self::empty(kind, parameters);
         let mut sort = None;
         let mut cursor = None;
         let mut filters_seen = 0;
@@ -37,7 +37,7 @@ impl Query {
                     .at_parameter(name)
             })?;
             let value_or_true = value.as_deref().unwrap_or("true");
-            let mut own = own.iter().map(|parameter| parameter.spec());
+            let mut own = parameters.iter().map(|parameter| parameter.spec());
             if let Some(spec) = own.find(|spec| spec.name == name && !spec.of_engine) {
                 query.own.retain(|(known, _)| known.name != name);
                 query.own.push((spec, value_or_true.to_owned()));
@@ -76,9 +76,10 @@ impl Query {
         Ok(query)
     }
 
-    fn empty(kind: &'static ListKind) -> Self {
+    fn empty(kind: &'static ListKind, parameters: &'static [&'static dyn Parameter]) -> Self {
         Self {
             kind,
+            parameters,
             filters: Vec::new(),
             search: None,
             sort: Vec::new(),

@@ -1,13 +1,14 @@
 //! Agents, their layouts and commands to them.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
-    json, path, query, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
+    path, refuse, saved,
 };
 use crate::error;
 use crate::openapi::model::{
-    BodyDoc, Content, HeaderDoc, Kind, OperationDoc, ParamDoc, Place, ResponseDoc, Shape,
+    BodyDoc, Content, HeaderDoc, OperationDoc, ParamDoc, ParameterIn, ResponseDoc, Shape,
 };
+use crate::query::params::{ParameterSpec, ValueKind};
 
 const ID: ParamDoc = path("id", "Identifier of the agent.", r#""1234567""#);
 
@@ -26,10 +27,11 @@ const REFUSED: ResponseDoc = refuse(
 /// A header field of the handshake.
 const fn field(name: &'static str, required: bool, description: &'static str) -> ParamDoc {
     ParamDoc {
-        place: Place::Header,
-        required,
-        example: None,
-        ..path(name, description, "")
+        location: ParameterIn::Header,
+        spec: ParameterSpec {
+            required,
+            ..ParameterSpec::new(name, ValueKind::Text, description)
+        },
     }
 }
 
@@ -37,7 +39,7 @@ const fn field(name: &'static str, required: bool, description: &'static str) ->
 const fn header(name: &'static str, description: &'static str) -> HeaderDoc {
     HeaderDoc {
         name,
-        kind: Kind::Text,
+        kind: ValueKind::Text,
         description,
     }
 }
@@ -55,22 +57,6 @@ pub const AGENTS_LIST: OperationDoc = OperationDoc {
     description: "A page of the agents that are configured and have connected at least once, by \
          default sorted by identifier in descending order. Keys are masked. `stream_is=null` \
          finds agents that no stream uses.",
-    parameters: &[
-        query(
-            "q",
-            Kind::Text,
-            "Text to look for, in upper or lower case, in identifier, addresses, hardware \
-                 address and version.",
-            r#""198.51.100.""#,
-        ),
-        query(
-            "stream",
-            Kind::Text,
-            "Only agents that the stream of this name uses.",
-            r#""harbour/cam1""#,
-        ),
-    ],
-    shared: LIST,
     responses: &[
         json(
             200,

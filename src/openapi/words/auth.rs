@@ -1,12 +1,13 @@
 //! Auth backends, and the authorization of sessions.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
-    json, path, query, refuse, required, saved,
+    BAD_BODY, BAD_QUERY, DELETED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
+    path, refuse, saved,
 };
 use crate::access::answer::DURATION_SECONDS_DEFAULT;
 use crate::error;
-use crate::openapi::model::{BodyDoc, HeaderDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
+use crate::openapi::model::{BodyDoc, HeaderDoc, OperationDoc, ParamDoc, ResponseDoc, Shape};
+use crate::query::params::ValueKind;
 
 const NAME: ParamDoc = path(
     "name",
@@ -24,7 +25,6 @@ pub const AUTH_BACKENDS_LIST: OperationDoc = OperationDoc {
     summary: "List auth backends",
     description: "A page of the auth backends that match the filters, by default sorted by name. \
          Tokens are masked.",
-    shared: LIST,
     responses: &[
         json(
             200,
@@ -89,12 +89,6 @@ pub const AUTH_BACKEND_DELETE: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
-const COUNT: Kind = Kind::Integer {
-    minimum: 0,
-    maximum: None,
-    default: None,
-};
-
 pub const AUTH_REQUEST: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Authorize a session",
@@ -103,115 +97,26 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
          user agents in this order, then all its HTTP backends at once, of which one that allows \
          is enough, and `allow_default` if none of them replies. The decision is valid for \
          `X-AuthDuration` seconds.",
-    parameters: &[
-        required(query(
-            "name",
-            Kind::Text,
-            "Stream that is wanted.",
-            r#""harbour/cam1""#,
-        )),
-        required(query(
-            "proto",
-            Kind::Text,
-            "Protocol of the session.",
-            r#""hls""#,
-        )),
-        required(query(
-            "ip",
-            Kind::Text,
-            "Address of the viewer.",
-            r#""192.0.2.31""#,
-        )),
-        required(query(
-            "request_type",
-            Kind::Choice(&["new_session", "update_session"]),
-            "`new_session` for the first question about a session, `update_session` for the \
-                 following ones.",
-            r#""new_session""#,
-        )),
-        required(query(
-            "request_number",
-            COUNT,
-            "How many times this session has been asked about before: 0 at first.",
-            "0",
-        )),
-        required(query(
-            "session_id",
-            Kind::Text,
-            "Identifier of the session, a UUID. The same in all questions about it.",
-            r#""4f1c6bd2-2f0a-4f5b-9d39-0d6a1f6f6a10""#,
-        )),
-        required(query(
-            "stream_clients",
-            COUNT,
-            "Viewers of the stream on this streamer.",
-            "12",
-        )),
-        required(query(
-            "total_clients",
-            COUNT,
-            "Viewers of all streams on this streamer.",
-            "340",
-        )),
-        query(
-            "token",
-            Kind::Text,
-            "Token the viewer came with.",
-            r#""let-me-in""#,
-        ),
-        query("duration", COUNT, "Seconds the session has lasted.", "180"),
-        query("bytes", COUNT, "Bytes the session has received.", "1048576"),
-        query(
-            "qs",
-            Kind::Text,
-            "Query with which the stream was asked for.",
-            r#""token=let-me-in""#,
-        ),
-        query(
-            "dvr",
-            Kind::Flag,
-            "Whether the session plays from the archive.",
-            "false",
-        ),
-        query(
-            "user_agent",
-            Kind::Text,
-            "Text of the viewer's `User-Agent` header.",
-            r#""VLC/3.0.20 LibVLC/3.0.20""#,
-        ),
-        query(
-            "referer",
-            Kind::Text,
-            "Page from which the stream was asked for.",
-            r#""https://tv.example.com/""#,
-        ),
-        query(
-            "host",
-            Kind::Text,
-            "Host name with which the stream was asked for.",
-            r#""streamer1.example.com""#,
-        ),
-    ],
     responses: &[
         ResponseDoc {
             headers: &[
                 HeaderDoc {
                     name: "X-AuthDuration",
-                    kind: Kind::Integer {
+                    kind: ValueKind::Integer {
                         minimum: 0,
                         maximum: None,
-                        default: Some(DURATION_SECONDS_DEFAULT as i64),
+                        default: Some(DURATION_SECONDS_DEFAULT as u64),
                     },
                     description: "Seconds for which the decision is valid.",
                 },
                 HeaderDoc {
                     name: "X-UserId",
-                    kind: Kind::Text,
+                    kind: ValueKind::Text,
                     description: "Identifier of the viewer, by which sessions are counted.",
                 },
                 HeaderDoc {
                     name: "X-Max-Sessions",
-                    kind: Kind::Integer {
+                    kind: ValueKind::Integer {
                         minimum: 0,
                         maximum: None,
                         default: None,
@@ -221,7 +126,7 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
                 },
                 HeaderDoc {
                     name: "X-Unique",
-                    kind: Kind::Flag,
+                    kind: ValueKind::Flag { default: None },
                     description: "`true`: the viewer may have one session (older form of \
                          `X-Max-Sessions: 1`).",
                 },
@@ -236,7 +141,7 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
         ResponseDoc {
             headers: &[HeaderDoc {
                 name: "Location",
-                kind: Kind::Text,
+                kind: ValueKind::Text,
                 description: "URL to play instead.",
             }],
             ..empty(302, "Allowed, with another URL to play.")

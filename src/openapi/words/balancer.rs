@@ -1,11 +1,12 @@
 //! Load balancers, and their redirects.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty,
-    json, path, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
+    path, refuse, saved,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, HeaderDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
+use crate::openapi::model::{BodyDoc, HeaderDoc, OperationDoc, ParamDoc, ResponseDoc, Shape};
+use crate::query::params::ValueKind;
 
 const NAME: ParamDoc = path("name", "Name of the load balancer.", r#""europe""#);
 const NO_BALANCER: ResponseDoc =
@@ -16,7 +17,6 @@ pub const LOAD_BALANCERS_LIST: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "List load balancers",
     description: "A page of the load balancers that match the filters, by default sorted by name.",
-    shared: LIST,
     responses: &[
         json(
             200,
@@ -71,7 +71,6 @@ pub const LOAD_BALANCER_SAVE: OperationDoc = OperationDoc {
         UNAVAILABLE,
     ],
     extension: true,
-    ..OPERATION
 };
 
 pub const LOAD_BALANCER_DELETE: OperationDoc = OperationDoc {
@@ -104,7 +103,7 @@ const STREAMING_PARAMETERS: &[ParamDoc] = &[
 const REDIRECT: ResponseDoc = ResponseDoc {
     headers: &[HeaderDoc {
         name: "Location",
-        kind: Kind::Text,
+        kind: ValueKind::Text,
         description: "URL of the stream on the chosen streamer, with the query of the request.",
     }],
     ..empty(302, "Redirect to the chosen streamer.")

@@ -1,8 +1,7 @@
 //! The cluster as a whole.
 
 use super::{
-    BAD_BODY, FORMAT, LAYOUTER_OFF, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE,
-    json,
+    BAD_BODY, LAYOUTER_OFF, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json,
 };
 use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
 
@@ -12,7 +11,6 @@ pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
     description: "Counts of streams, agents and streamers by state, the traffic, and the state \
          of each streamer. For monitoring: the metrics have the names of the reference; the \
          names of this server's own metrics begin with `weir_`.",
-    parameters: &[FORMAT],
     responses: &[
         ResponseDoc {
             status: 200,

@@ -1,6 +1,6 @@
 //! The server's own settings.
 
-use super::{FORMAT, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, refuse, saved};
+use super::{OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, refuse, saved};
 use crate::error;
 use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
 
@@ -12,7 +12,6 @@ pub const CONFIG_GET: OperationDoc = OperationDoc {
     description: "The effective settings. The command line overrides the environment, which \
          overrides the file, which overrides the defaults; `sources` has the source of each. \
          `stats` describes the running program.",
-    parameters: &[FORMAT],
     responses: &[
         ResponseDoc {
             status: 200,

@@ -1,6 +1,6 @@
 //! Storages for recordings.
 
-use super::{BAD_QUERY, LIST, OPERATION, UNAUTHORIZED, UNAVAILABLE, json};
+use super::{BAD_QUERY, OPERATION, UNAUTHORIZED, UNAVAILABLE, json};
 use crate::openapi::model::{OperationDoc, Shape};
 
 pub const DVRS_LIST: OperationDoc = OperationDoc {
@@ -8,7 +8,6 @@ pub const DVRS_LIST: OperationDoc = OperationDoc {
     summary: "List storages",
     description: "A page of the storages on the streamers of the cluster, each name once, by \
          default sorted by name. `dvr.reference` of a stream refers to one.",
-    shared: LIST,
     responses: &[
         json(
             200,

@@ -1,23 +1,17 @@
 //! Episodes.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, POLL_TIMEOUT, TOO_LARGE, UNAUTHORIZED,
-    UNAVAILABLE, json, number, query, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, NUMBER_MAX, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE,
+    json, number, refuse, saved,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, Kind, OperationDoc, ParamDoc, ResponseDoc, Shape};
+use crate::openapi::model::{BodyDoc, OperationDoc, ParamDoc, ResponseDoc, Shape};
 
 const ID: ParamDoc = number(
     "episode_id",
+    NUMBER_MAX,
     "Number of the episode.",
     "1721297304000123456",
-);
-const DVR_PRESENCE_CHECK: ParamDoc = query(
-    "dvr_presence_check",
-    Kind::Flag,
-    "Also ask the streamers whether the archive has a recording of the time; the answer is in \
-         `has_dvr` and `recording_status`. Takes longer.",
-    "true",
 );
 
 const NO_EPISODE: ResponseDoc = refuse("No episode has this number.", error::EPISODE_NOT_FOUND);
@@ -33,29 +27,6 @@ pub const EPISODES_LIST: OperationDoc = OperationDoc {
          far, and `poll_timeout` to wait for the next. No episode is missed: the server assigns \
          stamps in the order in which episodes become readable, independently of the clocks of \
          clients, and a page never ends between two equal stamps.",
-    parameters: &[
-        query(
-            "episode_type",
-            Kind::Text,
-            "Only episodes of these types, joined by commas.",
-            r#""face""#,
-        ),
-        query(
-            "media",
-            Kind::Text,
-            "Only episodes of these streams, joined by commas.",
-            r#""harbour/cam1""#,
-        ),
-        query(
-            "updated_at_gt",
-            Kind::Moment,
-            "Only episodes that changed after this moment.",
-            "1637094994000",
-        ),
-        POLL_TIMEOUT,
-        DVR_PRESENCE_CHECK,
-    ],
-    shared: LIST,
     responses: &[
         json(
             200,
@@ -74,7 +45,7 @@ pub const EPISODE_GET: OperationDoc = OperationDoc {
     tag: "episode",
     summary: "Read one episode",
     description: "The episode as last saved.",
-    parameters: &[ID, DVR_PRESENCE_CHECK],
+    parameters: &[ID],
     responses: &[
         json(200, "The episode.", Shape::One("episode"), EPISODE_EXAMPLE),
         BAD_QUERY,

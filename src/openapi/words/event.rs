@@ -1,6 +1,6 @@
 //! The log of events.
 
-use super::{BAD_QUERY, LIST, OPERATION, POLL_TIMEOUT, UNAUTHORIZED, UNAVAILABLE, json, later};
+use super::{BAD_QUERY, OPERATION, UNAUTHORIZED, UNAVAILABLE, json};
 use crate::openapi::model::{OperationDoc, Shape};
 
 pub const CENTRAL_EVENTS_LIST: OperationDoc = OperationDoc {
@@ -11,8 +11,6 @@ pub const CENTRAL_EVENTS_LIST: OperationDoc = OperationDoc {
          event is committed together with its change. Refused requests and reads have no event; \
          the server logs them with `log_requests`. Old events are removed by age and by size. \
          Events contain no secrets.",
-    parameters: &[later(POLL_TIMEOUT)],
-    shared: LIST,
     responses: &[
         json(
             200,

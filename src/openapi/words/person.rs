@@ -1,13 +1,18 @@
 //! Persons.
 
 use super::{
-    BAD_BODY, BAD_QUERY, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
+    BAD_BODY, BAD_QUERY, NUMBER_MAX, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
     number, refuse, saved,
 };
 use crate::error;
 use crate::openapi::model::{BodyDoc, OperationDoc, ParamDoc, ResponseDoc, Shape};
 
-const ID: ParamDoc = number("person_id", "Number of the person.", "6865733185536000123");
+const ID: ParamDoc = number(
+    "person_id",
+    NUMBER_MAX,
+    "Number of the person.",
+    "6865733185536000123",
+);
 
 const NO_PERSON: ResponseDoc = refuse("No person has this number.", error::PERSON_NOT_FOUND);
 
@@ -19,7 +24,6 @@ pub const PERSONS_LIST: OperationDoc = OperationDoc {
     description: "A page of the persons that match the filters, by default sorted by number. \
          Deleted persons are included for 30 days, with `deleted_at`; `deleted_at_is=null` \
          excludes them.",
-    shared: LIST,
     responses: &[
         json(
             200,

@@ -1,11 +1,11 @@
 //! Streams and their layouts.
 
 use super::{
-    BAD_BODY, BAD_QUERY, LAYOUTER_OFF, LIST, NAME, NO_STREAM, OPERATION, PAGE, POLL_TIMEOUT,
-    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, later, query, refuse,
+    BAD_BODY, BAD_QUERY, LAYOUTER_OFF, NAME, NO_STREAM, OPERATION, TOO_LARGE, UNAUTHORIZED,
+    UNAVAILABLE, empty, json, refuse,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, Kind, OperationDoc, Shape};
+use crate::openapi::model::{BodyDoc, OperationDoc, Shape};
 
 pub const STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "stream",
@@ -15,36 +15,6 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
          With `poll_timeout` the request waits while no stream matches. To receive every change, \
          set `updated_at_gt` to the largest `updated_at` received so far: changes get their \
          stamps in the order in which they become readable, so none is missed.",
-    parameters: &[
-        query(
-            "q",
-            Kind::Text,
-            "Text to look for, in upper or lower case, in name, title, comment, template and the \
-                 URLs of inputs (without credentials).",
-            r#""harbour""#,
-        ),
-        POLL_TIMEOUT,
-        query(
-            "scheme",
-            Kind::Choice(&["http", "https"]),
-            "Scheme wanted in `stats.streaming_endpoint`; where a node does not serve it, the \
-                 other one is returned.",
-            r#""https""#,
-        ),
-        query(
-            "client_ip",
-            Kind::Text,
-            "Address of the viewer for whom `stats.streaming_endpoint` is asked.",
-            r#""192.0.2.31""#,
-        ),
-        later(query(
-            "include_ingest_history",
-            Kind::Flag,
-            "`false` leaves `layout.ingest_history` out, which makes long lists shorter.",
-            "false",
-        )),
-    ],
-    shared: LIST,
     responses: &[
         json(
             200,
@@ -181,22 +151,7 @@ pub const STREAM_LAYOUTS_GET: OperationDoc = OperationDoc {
     summary: "List the layout history of a stream",
     description: "The layout history of one stream, by default newest first: one entry per \
          change of nodes, with its reason.",
-    parameters: &[
-        NAME,
-        query(
-            "created_at_gt",
-            Kind::Moment,
-            "Only changes after this moment.",
-            "1730844572000",
-        ),
-        query(
-            "created_at_lt",
-            Kind::Moment,
-            "Only changes before this moment.",
-            "1730844572000",
-        ),
-    ],
-    shared: PAGE,
+    parameters: &[NAME],
     responses: &[
         json(
             200,
@@ -221,7 +176,6 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
          and others that would move because of it. Nothing is changed. A save right afterwards \
          has the predicted effect.",
     parameters: &[NAME],
-    shared: PAGE,
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_config"),
         description: "The fields to change, as in a save.",
@@ -249,7 +203,6 @@ pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
     summary: "Preview the layout changes of saving several streams",
     description: "Every stream that would be placed differently if all items were saved \
          together. Nothing is changed.",
-    shared: PAGE,
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "central_stream_config",

@@ -1,27 +1,17 @@
 //! Nodes of the cluster.
 
 use super::{
-    BAD_BODY, BAD_QUERY, FORBIDDEN, HOSTNAME, LAYOUTER_OFF, LIST, NO_STREAMER, OPERATION, PAGE,
-    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, query, refuse,
+    BAD_BODY, BAD_QUERY, FORBIDDEN, HOSTNAME, LAYOUTER_OFF, NO_STREAMER, OPERATION, TOO_LARGE,
+    UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, Kind, OperationDoc, ParamDoc, Shape};
-
-const CHECKS_ENABLE: ParamDoc = query(
-    "checks_enable",
-    Kind::Flag,
-    "Ask the node for its configuration before anything is stored, at its `api_url` (or \
-         hostname) and with its cluster key as they would be after the \
-     save; if it does not answer 200 with a JSON object within 5 s, nothing is stored.",
-    "true",
-);
+use crate::openapi::model::{BodyDoc, OperationDoc, Shape};
 
 pub const STREAMERS_LIST: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "List nodes",
     description: "A page of the nodes of all roles that match the filters, by default sorted by \
          hostname. Secrets are masked.",
-    shared: LIST,
     responses: &[
         json(
             200,
@@ -92,7 +82,7 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
     description: "Merges the body into the stored node, or registers the node if the hostname is \
          new; then `role` and `cluster_key` are required. The role determines the other fields. \
          With `checks_enable` the server first requests the configuration of the node.",
-    parameters: &[HOSTNAME, CHECKS_ENABLE],
+    parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_config"),
         description: "The fields to change.",
@@ -163,7 +153,6 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
         TOO_LARGE,
     ],
     extension: true,
-    ..OPERATION
 };
 
 const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21}]}"#;
@@ -174,7 +163,6 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc
     description: "Every node that would have another number of streams if the body were saved. \
          Nothing is changed.",
     parameters: &[HOSTNAME],
-    shared: PAGE,
     request: Some(BodyDoc {
         shape: Shape::One("streamer_config"),
         description: "The fields to change, as in a save.",
@@ -202,7 +190,6 @@ pub const BATCH_STREAMER_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
     summary: "Preview the load changes of saving several nodes",
     description: "Every node that would have another number of streams if all items were saved \
          together. Nothing is changed.",
-    shared: PAGE,
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "streamer_config",

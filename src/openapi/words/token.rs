@@ -1,8 +1,8 @@
 //! API tokens.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, LIST, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json,
-    path, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json, path,
+    refuse, saved,
 };
 use crate::error;
 use crate::openapi::model::{BodyDoc, OperationDoc, ParamDoc, ResponseDoc, Shape};
@@ -16,7 +16,6 @@ pub const API_TOKENS_LIST: OperationDoc = OperationDoc {
     summary: "List API tokens",
     description: "A page of the API tokens that match the filters, by default sorted by name. \
          Keys are masked.",
-    shared: LIST,
     responses: &[
         json(
             200,
@@ -66,7 +65,6 @@ pub const API_TOKEN_SAVE: OperationDoc = OperationDoc {
         UNAVAILABLE,
     ],
     extension: true,
-    ..OPERATION
 };
 
 pub const API_TOKEN_DELETE: OperationDoc = OperationDoc {

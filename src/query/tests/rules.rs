@@ -1,7 +1,7 @@
 //! Single rules, case by case.
 
 use super::*;
-use crate::query::params::{Flag, Parameter, Text};
+use crate::query::params::{Flag, Parameter, ParameterValues as _, Text};
 
 const OWN: Text = Text::new("own", "A text.");
 const BRIEF: Flag = Flag::new("brief", false, "Leaves fields out.");
@@ -373,7 +373,7 @@ fn hints_hold_the_conditions_for_indexes() {
         query.keys().map(|keys| keys.join(",")).as_deref(),
         Some("x,y")
     );
-    assert_eq!(query.value("own").as_deref(), Some("1"));
+    assert_eq!(query.text(&OWN).expect("given").as_deref(), Some("1"));
 }
 
 #[test]
@@ -437,6 +437,14 @@ fn parked_polls_share_an_answer_only_if_it_is_the_same() {
     assert_ne!(canonical("own=a%26$brief=true"), canonical("own=a&brief"));
     assert_eq!(brief, canonical("poll_timeout=5&brief"));
     assert_eq!(canonical("own=x&brief"), canonical("brief&own=x"));
+}
+
+#[test]
+#[should_panic(expected = "does not name the parameter `brief`")]
+fn reading_a_parameter_that_was_not_parsed_panics() {
+    let query = Query::parse("own=1&brief", &KIND, &[&OWN]).expect("valid");
+    assert!(query.text(&OWN).is_ok());
+    let _refused = query.flag(&BRIEF);
 }
 
 fn visible(raw: &str, keys: &'static str) -> Query {
