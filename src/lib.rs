@@ -31,7 +31,7 @@
 //! changes. Nothing is sent before it is on disk. A streamer's configuration is sent completely or
 //! not at all.
 //!
-//! # Walks
+//! # Two requests, step by step
 //!
 //! **A PUT.** `http::conn` reads the head; `core::Core::admit` routes and authorises it and hands
 //! on the endpoint and the caller. With the body complete, `api::stream::save` checks its shape and
@@ -49,14 +49,14 @@
 //! # Glossary
 //!
 //! ```text
-//! stream, streamer        what is captured and delivered; a server that does so
+//! stream, streamer        video that is captured and delivered; a server that does so
 //! node                    a host as the layouter sees it: streamer or inference server
 //! agent                   a device behind NAT that relays video; it holds a control connection
-//! operator, viewer        who runs the cluster; who watches
-//! caller, right           who sent a request, once authorised; an action on a collection
+//! operator, viewer        runs the cluster; watches streams
+//! caller, right           the authorised sender of a request; an action on a collection
 //! visibility              the entities that a caller may see
 //! entity, kind, record    a stored thing with a key; its kind; its stored form
-//! command, apply, changes a requested change; the pure function that makes it; what it changed
+//! command, apply, changes a requested change; the pure function that makes it; its result
 //! commit, revision        a durable batch of changes; its number in the log
 //! stamp                   `updated_at`: wall-clock milliseconds, always growing
 //! snapshot                a state held by a reader; paged snapshot: all pages of one revision
@@ -65,15 +65,15 @@
 //! retention, expiry       how long an entity is kept; its deletion after that
 //! poll, park, wake        a request that may wait; keep it without a thread; answer it
 //! generation              the revision at which a node's configuration last changed
-//! delta, full resync      changes since a revision; the whole list, where a delta cannot say it
+//! delta, full resync      changes since a revision; the whole list, if a delta cannot express it
 //! pending request         a request that is answered later: by a server, a thread, another core
 //! ticket, outcome         names a waiting request; what a handler decided
-//! scan, yield budget      a look at all entities, in slices; work done before others run
+//! scan, yield budget      a pass over all entities, in slices; work done before others run
 //! page, cursor            a part of a list; where the next part begins
 //! slot, placement, layout one need of a stream (ingest, backup, inference); its node; all of them
 //! move, evacuation        a slot changes its node; all slots leave a node
 //! fail-over, fail-back    to another node after a loss; back when the node returns
-//! flapping, back-off      a node that comes and goes; trusting it later each time
+//! flapping, back-off      losing and regaining a node repeatedly; trusting it later each time
 //! preview, explain        what would change if; why a stream is where it is
 //! activity, health        last signs of life of a node; what follows from them
 //! report                  statistics that a streamer sends

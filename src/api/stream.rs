@@ -372,7 +372,7 @@ impl<'s> Streams<'s> {
 
     /// Applies the parameters of a list.
     #[must_use]
-    pub fn asked(self, query: &Query) -> Self {
+    pub fn for_list(self, query: &Query) -> Self {
         Self {
             with_ingest_history: query.flag(&INCLUDE_INGEST_HISTORY).unwrap_or(true),
             ..self

@@ -1,8 +1,8 @@
 //! The control connections of one core: their sessions, lines, commands and ends.
 //!
-//! A connection lives on the core that accepted it. Commands come as messages from the core of the
-//! request; the reply goes back there. An agent is sent to the streamer that its layout names, and
-//! again when a commit changes that.
+//! A connection belongs to the core that accepted it. Commands are messages from the core of the
+//! request, which receives the reply. An agent is sent to the streamer in its layout, and again
+//! when a commit changes the layout.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,9 +35,9 @@ pub struct Control {
 struct ControlSession {
     session: AgentSession<ReplyAddress>,
     presence: Arc<Presence>,
-    /// Of the key that the agent proved to know.
+    /// Digest of the key that the agent proved to have.
     key_digest: [u8; 32],
-    /// The streamer its layout names, whether or not agents can be sent there.
+    /// The streamer in the layout, whether or not it accepts agents.
     host: Option<Box<str>>,
 }
 
@@ -99,7 +99,7 @@ impl Core {
         }
     }
 
-    /// A command for an agent whose connection lives on this core.
+    /// Sends a command to an agent whose connection belongs to this core.
     pub(super) fn on_agent_message(&self, message: AgentMessage) {
         match message {
             AgentMessage::Request {
@@ -122,7 +122,7 @@ impl Core {
                     Ok(()) => {
                         held.presence.sent(line.len());
                         drop(control);
-                        // If the connection is over, the request is answered at its end.
+                        // If the connection has ended, `control_ended` answers the request.
                         self.connections.send_line(to, &line);
                     }
                     Err(reply_to) => self.reply_to_request(reply_to, Err(busy())),
@@ -150,7 +150,7 @@ impl Core {
         }
     }
 
-    /// A line of an agent.
+    /// Handles a line of an agent.
     pub(super) fn on_agent_line(&self, ticket: Ticket, line: &[u8], out: &mut Vec<u8>) -> Lines {
         let mut control = self.control.borrow_mut();
         let Some(held) = control.sessions.get_mut(&ticket) else {
@@ -190,7 +190,7 @@ impl Core {
         }
     }
 
-    /// Sends an agent to the streamer that its layout names, if it is not there.
+    /// Sends an agent to the streamer in its layout, unless it is there.
     fn send_to_streamer(
         &self,
         held: &mut ControlSession,
@@ -242,7 +242,7 @@ impl Core {
         self.connections.end_lines(ticket, &line);
     }
 
-    /// A control connection is over.
+    /// Removes a control connection that has ended.
     pub(super) fn control_ended(&self, ticket: Ticket, why: Ended) {
         let mut control = self.control.borrow_mut();
         let Some(held) = control.sessions.remove(&ticket) else {
@@ -262,7 +262,7 @@ impl Core {
             self.reply_to_request(reply_to, Err(error));
         }
         let (initiator, reason) = match why {
-            // The log has the end of the server instead.
+            // The stop of the server is logged instead.
             Ended::Draining => return,
             Ended::ByPeer => ("agent", Some("agent_closed_connection")),
             Ended::Silent => ("endpoint", Some("ping_timeout")),
@@ -276,8 +276,8 @@ impl Core {
         append_event(&self.shared, event);
     }
 
-    /// Sends agents of this core what a commit changes for them.
-    pub(super) async fn tell_agents(&self, commit: &Commit, budget: &mut YieldBudget) {
+    /// Sends the changes of a commit to the agents of this core.
+    pub(super) async fn update_agents(&self, commit: &Commit, budget: &mut YieldBudget) {
         for key in &commit.entities[Kind::DeletedAgent as usize] {
             let state = self.state();
             if self.index == 0 && state.entities(Kind::Agent).get(key).is_none() {

@@ -28,11 +28,11 @@ pub(super) struct RequestedList {
     wait: Option<Duration>,
     accepts: Accepts,
     ticket: Ticket,
-    /// The count of reports before it was made.
+    /// The count of reports before the list was run.
     reports_seen: u64,
 }
 
-/// A list that waits for its first match. Equal ones are made and rendered once.
+/// A list that waits for its first match. Equal lists are run and rendered once.
 #[derive(Clone)]
 pub struct Poll {
     pub of: Collection,
@@ -48,7 +48,7 @@ impl Poll {
     }
 }
 
-/// Looks at some more entities of a list.
+/// Scans one slice of a list.
 pub(super) fn step(
     of: Collection,
     execution: &mut Execution<Rc<Query>>,
@@ -59,7 +59,7 @@ pub(super) fn step(
     match of {
         Collection::Streams => {
             let around = shared.around(state, fleet);
-            let streams = Streams::new(state, Some(around)).asked(execution.query());
+            let streams = Streams::new(state, Some(around)).for_list(execution.query());
             execution.step(&streams, SCAN_SLICE)
         }
         Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
@@ -87,7 +87,7 @@ pub(super) fn empty_list(query: &Query) -> Vec<u8> {
 }
 
 impl Core {
-    /// Runs a list. A short one is answered at once; others go on in slices between other requests.
+    /// Runs a list. A short one is answered at once; others run in slices between other requests.
     pub(super) fn list(
         self: &Rc<Self>,
         request: ListRequest,
@@ -132,8 +132,8 @@ impl Core {
         }
     }
 
-    /// The rest of a long list. An empty poll is parked; if there was a commit meanwhile the list
-    /// is made again first, because that commit woke no poll.
+    /// Runs the rest of a long list. An empty poll is parked; after a commit meanwhile the list is
+    /// first run again, because that commit woke no poll.
     async fn finish_list(
         self: Rc<Self>,
         mut execution: Execution<Rc<Query>>,
@@ -170,7 +170,7 @@ impl Core {
         }
     }
 
-    /// Adds to a finished page what has to be asked elsewhere.
+    /// Completes a page, with a pending request if its handler needs one.
     pub(super) fn complete_page(
         self: &Rc<Self>,
         ticket: Ticket,
@@ -206,8 +206,8 @@ impl Core {
         self.park(&poll, std::iter::once(list.ticket), list.reports_seen)
     }
 
-    /// Parks equal polls. The caller has looked at the newest state in this turn of the core, and
-    /// at the reports up to `reports_seen`.
+    /// Parks equal polls. The caller has run the list on the newest state, without yielding since,
+    /// and on the reports up to `reports_seen`.
     pub(super) fn park(
         &self,
         poll: &Poll,

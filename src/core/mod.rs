@@ -1,9 +1,9 @@
 //! One io core: its state, its connections, its parked polls and pending requests.
 //!
 //! A request is admitted when its head is complete and answered by [`Core::answer`]: from the
-//! newest state, by the writer, by a list, or later. What waits is found by its ticket, in one of
-//! two tables: parked polls ([`wake`] is where they are woken) and pending requests ([`pending`]).
-//! Everything here belongs to one thread; other threads send a [`message::CoreMessage`].
+//! newest state, by the writer, by a list, or later. Two tables have the waiting requests by
+//! ticket: parked polls, woken by [`wake`], and pending requests ([`pending`]). All of it belongs
+//! to one thread; other threads send a [`message::CoreMessage`].
 
 mod agents;
 mod held;
@@ -53,11 +53,11 @@ use crate::writer::{Envelope, Published, ReplyTo};
 
 /// Entities scanned before other requests of the core run: about a millisecond.
 const SCAN_SLICE: usize = 1024;
-/// Longest that a change or a long list may take; after that its client gets 503 `timed_out`.
+/// Deadline of a change or a long list; its client then gets 503 `timed_out`.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 const _: () = assert!(
     (crate::limits::EPISODES_DELAY_MS_MAX as u128) < ANSWER_WAIT_MAX.as_millis() / 2,
-    "a save that waits for others is answered before its client is told that it takes too long"
+    "a buffered save must be answered before its deadline"
 );
 
 /// The service of one core.
@@ -75,7 +75,7 @@ pub struct Core {
     /// Answers by the first digit of their status.
     answers: [Cell<u64>; 5],
     tokens: RefCell<Tokens>,
-    /// Changes under way whose answers hide secrets.
+    /// Commands sent to the writer whose responses mask secrets.
     masked: RefCell<HashSet<Ticket>>,
     local: CoreLocal,
     control: RefCell<Control>,
@@ -87,7 +87,7 @@ struct Newest {
     local: LocalState,
 }
 
-/// Lets `arc_swap::Cache` own its way to the published state.
+/// Adapter by which `arc_swap::Cache` owns the published state.
 struct PublishedState(Arc<Published>);
 
 impl std::ops::Deref for PublishedState {
@@ -98,7 +98,7 @@ impl std::ops::Deref for PublishedState {
 }
 
 /// The endpoint of a request and its caller, as found when the head was complete. `None`: there is
-/// no endpoint, which `call` answers.
+/// no endpoint; `call` responds with 404 or 405.
 pub struct Admitted(Option<(&'static Operation, Caller)>);
 
 impl Core {
@@ -153,7 +153,7 @@ impl Core {
     ) -> Result<Answer, ApiError> {
         let state = self.state();
         let (endpoint, parameter, caller) = match admitted.0 {
-            // Found and authorised in this turn, when the head was complete.
+            // Found and authorised when the head was complete, without yielding since.
             Some((endpoint, caller)) if !request.body_late => {
                 let parameter = router::parameter(&endpoint.route, request.path)?;
                 (endpoint, parameter, caller)
@@ -246,7 +246,7 @@ impl Core {
         answer
     }
 
-    /// Remembers by whose right a request waits.
+    /// Records the caller of a waiting request.
     fn hold(&self, call: &Call<'_>, answer: &Answer, restricted: bool) {
         if matches!(answer, Answer::Wait { .. }) {
             let Call {
@@ -261,7 +261,7 @@ impl Core {
         }
     }
 
-    /// Sends a change to the writer, whose reply is its answer.
+    /// Sends a command to the writer, whose reply becomes the response.
     fn change(&self, ticket: Ticket, command: AuditedCommand, masks: bool) -> Result<(), ApiError> {
         self.shared.commands.send(Envelope {
             command,
@@ -276,8 +276,7 @@ impl Core {
         Ok(())
     }
 
-    /// Where a request leads, if its caller may go there. Only callers that may use the API learn
-    /// what does not exist.
+    /// Routes and authorises a request. Only callers with valid credentials get a 404.
     fn find<'p>(
         &self,
         method: Method,
@@ -306,8 +305,8 @@ impl Core {
         Ok((found, caller))
     }
 
-    /// Handles the messages of other threads until the process ends. Replies go out at once; waking
-    /// thousands of polls takes a while, so it is another task's work.
+    /// Handles the messages of other threads until the process ends. Replies are sent at once;
+    /// another task wakes polls, because thousands of them take a while.
     pub async fn dispatch(self: Rc<Self>, inbox: Arc<rt::Inbox<CoreMessage>>) {
         let commits = Rc::new(rt::Inbox::new());
         rt::spawn(self.clone().wake_for_commits(commits.clone()));
@@ -379,7 +378,7 @@ impl Core {
     }
 }
 
-/// Restricts a list to what the caller may see of its collection. True if that is not all of it.
+/// Restricts a list to the entities visible to the caller. Returns whether that is a part.
 fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
     let TokenNeed::Right(Demand { collection, action }) = call.endpoint.permission.token else {
         return false;
@@ -398,7 +397,7 @@ fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
     true
 }
 
-/// The answer where no endpoint is.
+/// The response of paths and methods without endpoint.
 fn not_here(path: &str, found: &Found<'_>) -> Response {
     match found {
         Found::OtherMethods(_) => Response::method_not_allowed(allowed(path)),
@@ -416,7 +415,7 @@ impl Service for Core {
                 body_bytes_max: OPERATIONS[index].body_bytes_max,
                 admitted: Admitted(Some((&OPERATIONS[index], caller))),
             }),
-            // Answered in `call`, with whatever small body it has.
+            // Answered by `call`; a small body is read.
             Ok(_) => Ok(Admission {
                 body_bytes_max: BODY_BYTES_MAX,
                 admitted: Admitted(None),
@@ -500,8 +499,8 @@ mod tests {
 
     #[test]
     fn only_polls_for_lists_get_an_empty_list_at_timeout() {
-        // Goal: no deadline turns into a short configuration or into a change that seems to be
-        // made. Method: let the deadline of each kind of waiting request pass.
+        // Goal: at a deadline no client gets an incomplete configuration, or a response that
+        // suggests that its change was made. Method: let the deadline of each kind pass.
         let connections = Connections::new(ConnectionOptions::default());
         let core = Core::new(0, shared(), connections);
         let ticket = |epoch| Ticket { slot: 0, epoch };

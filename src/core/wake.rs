@@ -1,8 +1,8 @@
 //! How a poll is woken: by a commit, by reports, by its deadline, by the end of the process.
 //!
-//! Two tasks per core. One takes commits in their order; those that arrive while it works count as
-//! one. The other looks at lists that depend on reports. Both give way to other requests after a
-//! bounded amount of work. A poll stays parked until it is answered, so that giving way loses none.
+//! Two tasks per core. One handles commits in order and merges those that arrive while it works.
+//! The other runs lists that depend on reports. Both yield to other requests after a bounded amount
+//! of work. A poll stays parked until it is answered, so yielding loses none.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,11 +70,11 @@ impl Core {
     /// Answers the polls that a commit concerns.
     async fn wake(self: &Rc<Self>, commit: &Commit) {
         let mut budget = YieldBudget::default();
-        // First: the commit is not for callers who have lost their right to it.
+        // First, because callers that have lost their right must not see the commit.
         if !commit.entities[Kind::ApiToken as usize].is_empty() || !commit.streamers.is_empty() {
             self.end_without_right(&self.state());
         }
-        self.tell_agents(commit, &mut budget).await;
+        self.update_agents(commit, &mut budget).await;
         if self.index == 0 {
             self.shared.nodes.on_commit(commit);
         }
@@ -205,8 +205,8 @@ impl Core {
             .await;
     }
 
-    /// Sends a page of the newest state to all polls for it. If what woke them is gone again they
-    /// are parked again.
+    /// Sends a page of the newest state to all polls for it. If it is empty, because the matching
+    /// entity was deleted again, they are parked again.
     async fn send_page(
         self: &Rc<Self>,
         poll: &Poll,
@@ -216,7 +216,7 @@ impl Core {
     ) {
         if page.items == 0 {
             let waiting = |ticket: &Ticket| self.connections.is_waiting(*ticket);
-            // Polls that wait for reports look once more: some may have come in the meantime.
+            // Runs the lists that wait for reports again: some may have arrived meanwhile.
             if self.park(poll, tickets.iter().copied().filter(waiting), u64::MAX) {
                 let mut answering = self.answering.borrow_mut();
                 for ticket in &tickets {
@@ -255,29 +255,29 @@ impl Core {
         self.answering.borrow_mut().extend(answering);
     }
 
-    /// Looks at the lists that depend on reports whenever there were some.
+    /// Runs the lists that depend on reports after each notification.
     pub(super) async fn wake_for_reports(self: Rc<Self>, reports: Rc<rt::Inbox<()>>) {
         loop {
             reports.recv().await;
-            self.shared.watches.looking(self.index);
+            self.shared.watches.begin_run(self.index);
             let waiting = {
                 let waiters = self.waiters.borrow();
                 waiters.queries_where(|poll| poll.waits_for_reports())
             };
             if waiting.is_empty() {
-                self.shared.watches.rest(self.index);
+                self.shared.watches.stop(self.index);
                 continue;
             }
             let mut took = Duration::ZERO;
             for id in waiting {
                 took += self.wake_if_matched(id).await;
             }
-            rt::sleep(stats_watch::rest_after(took)).await;
+            rt::sleep(stats_watch::pause_after(took)).await;
         }
     }
 
-    /// Answers the polls for a list if anything matches by now. Returns the time of this core it
-    /// took.
+    /// Answers the polls for a list if an entity matches now. Returns the time it took on this
+    /// core.
     async fn wake_if_matched(self: &Rc<Self>, id: QueryId) -> Duration {
         let mut took = Duration::ZERO;
         let Some(poll) = self.waiters.borrow().query(id).cloned() else {
@@ -315,8 +315,8 @@ impl Core {
         }
     }
 
-    /// The answer to a waiting request whose time is over. Fails closed: only a poll for a list
-    /// that may be empty gets an empty list.
+    /// The response to a waiting request at its deadline. Fails closed: only a poll for a list that
+    /// may be empty gets an empty list.
     pub(super) fn timeout_answer(&self, ticket: Ticket) -> Response {
         self.held.borrow_mut().remove(ticket);
         self.masked.borrow_mut().remove(&ticket);
