@@ -86,7 +86,7 @@ impl Labels {
     }
 }
 
-/// What the streams of a region want together.
+/// The total demand of the streams of a region.
 #[derive(Clone, Copy, Default)]
 struct Demand {
     slots: f64,

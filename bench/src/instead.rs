@@ -1,7 +1,7 @@
 //! What is usually done instead of the layouter's engine, for comparison on the same cluster: every
 //! stream with every node over packed arrays, and consistent hashing with bounded loads.
 //!
-//! Neither knows copies, inference or agents; both place one slot per stream. They share the
+//! Neither supports copies, inference or agents; both place one slot per stream. They share the
 //! engine's rules about labels, namespaces and transcoding, but nothing of its code, so they also
 //! check it.
 

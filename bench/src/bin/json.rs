@@ -1,7 +1,7 @@
 //! Time to read a body: tape, strict reader, serde_json's tree, and simd-json's tape without
 //! building the value.
 //!
-//! Bodies of one size differ from each other, so that the processor cannot learn one by heart. The
+//! Bodies of one size differ from each other, against branch prediction of a single body. The
 //! readers take turns over all bodies; the least CPU time of the rounds counts.
 
 use std::fmt::Write;

@@ -344,7 +344,7 @@ fn pick_nodes(
     all[first..].iter().copied().take(count).collect()
 }
 
-/// So many nodes of a size are lost, one after another: once is a matter of luck.
+/// Nodes of one size that are lost one after another, for a median.
 const LOSSES: usize = 9;
 
 fn failures(engine: &mut Engine, made: &Fleet, now_ms: &mut u64) {
@@ -428,7 +428,7 @@ fn middle(times: &mut [f64]) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// The node is there again; intervals go by until all is back. Milliseconds of them all.
+/// Brings the node back and runs ticks until its streams are back. Returns the total milliseconds.
 fn come_back(engine: &mut Engine, host: &Hostname, now_ms: &mut u64) -> f64 {
     engine.apply(state(host, NodeState::Probation));
     engine.apply(state(host, NodeState::Up));
