@@ -1,9 +1,9 @@
-//! Bodies that are not JSON, or JSON that could not be given back as it came, at every operation
-//! that takes a body; and everything that is no operation.
+//! Bodies that are not JSON, or JSON that cannot be stored exactly, at every operation with a body;
+//! unknown paths and methods.
 //!
-//! A case is a piece of JSON text. It is sent as the whole body, and as the value of a member that
-//! no schema knows: there, what is acceptable must make no difference at all, and what is not must
-//! be named by code, place and byte.
+//! A case is a piece of JSON text. It is sent as the whole body, and as the value of an unknown
+//! member: there, accepted text must have no effect, and refused text must be reported with code,
+//! pointer and byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -227,7 +227,7 @@ const PIECES: &[(&[u8], Verdict)] = &[
     (br#""ok\udead""#, lone(3)),
     (br#"[["\udead"]]"#, Refuse("lone_surrogate", 3, "/0/0")),
     (br#"{"\ud800":1}"#, lone(2)),
-    // What is no UTF-8 is refused before anything is read, so there is no place but the byte.
+    // Invalid UTF-8 is refused before parsing, so the error has a byte but no pointer.
     (b"\"\x80\"", no_text(1)),
     (b"\"\xbf\"", no_text(1)),
     (b"\"\xc0\x80\"", no_text(1)),
@@ -311,7 +311,7 @@ const PIECES: &[(&[u8], Verdict)] = &[
         br#"[{"k/1~":{},"k/1~":{}}]"#,
         Refuse("duplicate_key", 12, "/0/k~11~0"),
     ),
-    // What is beside the value.
+    // Text beside the value.
     (b"/* c */ 1", broken(0)),
     (b"1 // c", after(2)),
     (b"1 # c", after(2)),
@@ -532,7 +532,7 @@ fn every_body_is_bounded_in_depth_and_length() {
 #[test]
 fn unknown_path_is_404_and_unknown_method_is_405() {
     let server = TestServer::new();
-    // What is served at each path, from the table itself.
+    // The methods of each path, from the table itself.
     let mut served: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for endpoint in OPERATIONS {
         let methods = served.entry(endpoint.route.template()).or_default();

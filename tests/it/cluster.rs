@@ -1,4 +1,4 @@
-//! How the cluster fares, as JSON and as metrics.
+//! Statistics of the cluster, as JSON and as metrics.
 #![allow(clippy::float_cmp)] // counts and whole percents, exact in a double
 
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! The server's own settings: what is in force and why, and changing it.
+//! The server's own settings: effective values, their sources, and changes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -154,8 +154,8 @@ fn environment_and_command_line_override_saved_settings() {
     assert_eq!(answer["layouter_enabled"], "false");
     assert_eq!(answer["sources"]["layouter_enabled"]["from"], "environment");
     assert_eq!(answer["episodes_buffer_limit"], 7);
-    // Nobody named a file: it is in the data directory, for its owner only, and read at the next
-    // start.
+    // Without `--config` the file is in the data directory, readable by its owner only, and read at
+    // the next start.
     let file = server.data_dir().join("weir.toml");
     let text = fs::read_to_string(&file).expect("the file is there");
     assert!(text.contains("layouter_enabled = true"), "{text}");
@@ -286,7 +286,7 @@ fn refused_settings_change_nothing() {
         let answer = with_key(&server, OLD, "PUT", "/config", &body).expect(400);
         assert_eq!(answer.errors(), [error], "{body}");
     }
-    // What the next text would be written to cannot be replaced.
+    // The temporary file cannot be created.
     let blocked = server.file_path().with_extension("toml.tmp");
     fs::create_dir(&blocked).expect("made");
     fs::write(blocked.join("x"), "").expect("written");

@@ -1,8 +1,8 @@
 //! The API as its own document describes it, for tests that are made from the description instead
 //! of being written by hand.
 //!
-//! What is merged later is covered without a change here: operations come from the document, values
-//! from the schemas. Knows JSON Schema as far as the document uses it, and no resource by name.
+//! Later operations are covered without a change here: operations come from the document, values
+//! from the schemas. Supports JSON Schema as far as the document uses it; independent of resources.
 
 use serde_json::{Map, Value, json};
 
@@ -18,9 +18,9 @@ pub struct Operation {
     /// Without prefix, parameters in braces.
     pub template: String,
     pub id: String,
-    /// What it takes, if it takes a JSON body.
+    /// Schema of the JSON body, if it has one.
     pub body: Option<Value>,
-    /// What it answers with 200, if that is JSON.
+    /// Schema of the response with 200, if that is JSON.
     pub answer: Option<Value>,
     pub parameters: Vec<Value>,
 }
@@ -40,8 +40,7 @@ impl Document {
                     continue;
                 };
                 let schema = |at: &Value| at["content"]["application/json"].get("schema").cloned();
-                // A patch may leave away what the whole thing has to have; its values are those of
-                // the whole thing.
+                // A patch may omit required members; its values are those of the whole document.
                 let body = schema(&operation["requestBody"]).map(|schema| {
                     let whole = schema.to_string().replace("_patch\"", "\"");
                     serde_json::from_str(&whole).expect("it was JSON")
@@ -73,8 +72,8 @@ impl Document {
         &self.root["components"]["schemas"][name]
     }
 
-    /// The schema with its references followed and its `allOf` joined, one level deep: what stands
-    /// beside a reference wins.
+    /// The schema with its references followed and its `allOf` joined, one level deep: members
+    /// beside a reference override it.
     pub fn flat(&self, schema: &Value) -> Value {
         let mut out = schema.as_object().cloned().unwrap_or_default();
         if let Some(Value::String(target)) = out.remove("$ref") {
@@ -160,7 +159,7 @@ impl Operation {
         path
     }
 
-    /// A path that names something which need not exist: the nth of its kind.
+    /// The path of the nth entity of its kind, which need not exist.
     pub fn path_of(&self, n: usize) -> String {
         self.path(|_, number| {
             if number {
@@ -171,7 +170,7 @@ impl Operation {
         })
     }
 
-    /// Whether it saves one thing that is named by the end of the path.
+    /// Whether it saves the entity that is named by the end of the path.
     pub fn is_save(&self) -> bool {
         self.method == "PUT" && self.body.is_some() && self.template.ends_with('}')
     }

@@ -1,5 +1,4 @@
-//! Episodes: saving, finding, polling, and that nothing of a paged list is
-//! lost.
+//! Episodes: saving, filters, polling, and complete pages.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -25,7 +24,7 @@ use weir_testkit::{
 
 /// Saves do not wait for others.
 const AT_ONCE: [&str; 2] = ["--episodes-buffer-delay", "0"];
-/// Some moment that clients speak of.
+/// A time in the requests of clients.
 const MOMENT: u64 = 1_727_274_724_000;
 const LONG: &str = "poll_timeout=50";
 
@@ -363,7 +362,7 @@ fn stop_commits_and_answers_buffered_saves() {
 
 // ---- following ----------------------------------------------------------------------------------
 
-/// What a reader has of each episode: its stamp and a number that its only writer counts up.
+/// The copies of a reader: the stamp of each episode and a number that its only writer counts up.
 type Copies = BTreeMap<u64, (u64, u64)>;
 
 /// A reader that polls for everything newer than it has seen.
@@ -537,7 +536,7 @@ fn streamer_gets_the_episodes_of_all_its_streams() {
     let after = |at: u64| format!("media=a,b/c&closed_at_gt={}", MOMENT + at);
     assert_eq!(found(&after(20)), [2, 4, 3], "what goes on is kept");
     assert_eq!(found(&after(1_000_000)), [2, 3]);
-    // Nothing but what protects, and whose.
+    // Only the fields that streamers need.
     let body = server
         .get("/streamers/s1/episodes?media=a")
         .expect(200)
@@ -729,8 +728,8 @@ fn srt_port_resolves_to_the_stream_of_the_node() {
 
 // ---- what is in the archive ---------------------------------------------------------------------
 
-/// A streamer that answers every request with one body, for as long as the test runs. What it was
-/// asked comes through the channel.
+/// A streamer that answers every request with one body, for as long as the test runs. Its requests
+/// are sent to the channel.
 fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -819,7 +818,7 @@ fn dvr_ranges_are_queried_from_the_streamers() {
             .collect::<Vec<_>>()
     );
     assert_eq!(answer["estimated_count"], 6);
-    // One call for all episodes of a stream, with the key that nodes know.
+    // One call for all episodes of a stream, with the cluster key.
     let head = received.recv_timeout(WAIT_MAX).expect("it was queried");
     assert!(
         head.starts_with("GET /streamer/api/v3/streams/sports%2Fa/dvr/ranges "),

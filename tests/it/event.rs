@@ -1,4 +1,4 @@
-//! The event log: what is in it, when, and what never is.
+//! The event log: its contents, retention and secrets.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -139,7 +139,7 @@ fn reads_and_refused_changes_are_not_logged() {
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
     }
     server.call_as("DELETE", "/streams/a", None).expect(401);
-    // What is made afterwards is the next event.
+    // The next change has the next event.
     server.delete("/streams/a").expect(204);
     let logged = events(&server, "event=api_call");
     assert_eq!(logged.len(), before + 1, "{logged:?}");

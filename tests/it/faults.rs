@@ -1,5 +1,5 @@
-//! The store fails under a running server: writes are refused in words a client can act on,
-//! everything else goes on, nothing acknowledged is lost, and writing resumes by itself.
+//! The store fails under a running server: writes are refused with errors that clients can handle,
+//! reads continue, nothing acknowledged is lost, and writing resumes automatically.
 //!
 //! The disk of the real program is "full" through a limit on the size of its files, which needs no
 //! privileges and can be lifted from outside. What a commit with an unknown outcome becomes is
@@ -70,7 +70,7 @@ fn full_disk_refuses_writes_only_until_space_is_free() {
         unknown.insert(format!("s{n}"), body["comment"].clone());
         break answer;
     };
-    // A write now gets an error that says whether it may have been stored, and when to retry.
+    // The error of a write has whether it may have been stored, and when to retry.
     let mut answers = vec![refused];
     for i in 0..5 {
         answers.push(server.put(&format!("/streams/while-{i}"), json!({"comment": big})));
@@ -199,7 +199,7 @@ fn server_with_a_failed_store_is_alive_and_not_ready() {
         .expect(200);
     assert!(server.log().contains("the store is back"));
     assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
-    // What it failed with is in the log of events, once it is back.
+    // The failure is in the event log, once the store is back.
     let logged = server.get(&format!("{failures}&poll_timeout=50"));
     let logged = logged.expect(200).json();
     assert_eq!(logged["estimated_count"], 1, "{logged}");
@@ -367,7 +367,7 @@ fn unknown_commit_outcome_is_resolved_from_the_disk() {
                     }
                 }
                 Err(_) => {
-                    // Nobody sees the change before it is known.
+                    // The change is not published while its outcome is unknown.
                     assert!(Arc::ptr_eq(machine.state(), &before), "{context}");
                     disk.clear_faults();
                     if machine.is_failed() {
@@ -481,7 +481,7 @@ fn stamps_rise_even_if_the_clock_steps_back() {
                 (stamp, stamp),
                 "one batch, one stamp"
             );
-            // What changes nothing moves nothing.
+            // A command without a change leaves the stamp.
             let nothing = machine
                 .batch(vec![save("a", &title)], now + 1_000_000)
                 .expect("no commit");

@@ -1,5 +1,4 @@
-//! The description of the API and the help of the command line, against what is really
-//! served.
+//! The OpenAPI document and the help of the command line agree with the running server.
 
 use std::collections::BTreeMap;
 

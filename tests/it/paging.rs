@@ -3,7 +3,7 @@
 //! In process, at the query engine over states, between whose pages the collection is written to by
 //! the same commands that requests become; and over HTTP, while others write as fast as they can.
 //! Both from the first page to the last and back. Over HTTP the collection is smaller unless
-//! `WEIR_PAGING_STREAMS=1000000` says otherwise.
+//! `WEIR_PAGING_STREAMS=1000000` is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -102,7 +102,7 @@ fn walk(
         page_of(&world.state, query)
     };
     if way == Way::Back {
-        // Nobody writes on the way to the last page, from which the walk begins.
+        // No writes on the way to the last page, from which the walk begins.
         while let Some(next) = ask(world, &cursor).next {
             cursor = escaped(&next);
         }
@@ -292,7 +292,7 @@ fn episode_pages_show_each_item_once_under_writes() {
         let seen = walk(&mut world, question, way, kind, page, write_episodes);
         check(&world, question, &before, &seen, moves);
         if moves {
-            // Whoever changed moved ahead: it is met after its change, if not before.
+            // A changed document moves ahead: it is met after its change, if not before.
             for key in &world.changed {
                 let there = before.contains(key) && !world.deleted.contains(key);
                 assert!(!there || seen.contains_key(key), "{question}: {key}");

@@ -1,5 +1,5 @@
-//! Our document before judges that are not ours: a validator of OpenAPI 3.1 documents, and one of
-//! JSON Schema for every example in it.
+//! The document under third-party validators: of OpenAPI 3.1 documents, and of JSON Schema for
+//! every example in it.
 
 use std::io::Write as _;
 use std::process::Stdio;

@@ -157,7 +157,7 @@ impl World<'_> {
     /// One batch, and what it came to.
     fn commit(&mut self, ops: &[Op]) {
         let mut next = self.model.clone();
-        // What a body alone shows to be wrong never reaches the writer.
+        // Bodies that are invalid by themselves are refused before the writer.
         let mut sent_ops = Vec::new();
         let mut commands = Vec::new();
         for op in ops {
@@ -220,7 +220,8 @@ impl World<'_> {
         }
     }
 
-    /// The same commands one by one: each moves exactly the nodes whose answer it changes.
+    /// Applies the commands one by one: each moves exactly the nodes whose configuration it
+    /// changes.
     fn replay(
         &mut self,
         before: &State,
@@ -307,8 +308,8 @@ impl World<'_> {
         panic!("{error}, and the store cannot be opened on a healthy disk");
     }
 
-    /// The power goes and comes back. What was acknowledged is there; what was being written is
-    /// there whole or not at all.
+    /// Cuts the power and starts again. Acknowledged batches are there; an unacknowledged one is
+    /// there completely or not at all.
     fn cut_power(&mut self, unknown: Option<Model>) {
         self.tally.cuts += 1;
         let mut disk = self.disk.power_cut(self.random.below(u64::MAX >> 12));
@@ -378,8 +379,8 @@ impl World<'_> {
         }
     }
 
-    /// Some streamers ask: all of them can tell from the generation whether there is news, and
-    /// bring their copies up to date.
+    /// Some streamers poll: the generation shows whether anything has changed, and a delta updates
+    /// their copies.
     fn streamers_poll(&mut self) {
         let state = self.machine.state().clone();
         let hosts: Vec<String> = state.nodes().keys().map(ToString::to_string).collect();

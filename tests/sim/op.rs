@@ -317,7 +317,7 @@ fn streamer_patch_of(random: &mut Random<'_>, host: &str) -> Value {
     }
     match random.below(8) {
         0 | 1 => patch["api_url"] = json!(format!("http://10.0.0.{small}:8080")),
-        // Nobody pulls from an inference node: it has no address for that.
+        // Inference nodes have no address to pull from.
         2 if !host.starts_with('v') => {
             patch["private_payload_url"] = json!(format!("https://10.1.0.{small}"));
         }

@@ -1,5 +1,4 @@
-//! What can be seen of a state, in a form that can be compared, and what must hold in every state
-//! by itself.
+//! The visible part of a state, in a comparable form, and the invariants of every state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -11,7 +10,7 @@ use weir::testing::state::entity::{KINDS, Key, Kind};
 use weir::testing::state::node::{Node, holders, render};
 use weir::testing::state::record::{ArchivedFacts, Role, StreamRecord};
 
-/// What one hostname is sent: whether it is known at all, and the text of each stream.
+/// The configuration of one hostname: whether it is registered, and the text of each stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sent {
     pub known: bool,
@@ -36,7 +35,7 @@ pub fn sent(state: &State, hostname: &str) -> Sent {
     }
 }
 
-/// What every node is sent.
+/// The configuration of every node.
 pub fn all_sent(state: &State) -> BTreeMap<String, Sent> {
     let sent = |hostname: &str| (hostname.to_owned(), sent(state, hostname));
     state
