@@ -26,8 +26,9 @@ use weir::testing::writer::{
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Options, Store};
 
-use crate::calls::park;
-use weir_testkit::{PREFIX, TestServer, wait_until};
+use crate::calls::{park, park_request};
+use crate::stub::{Stub, StubResponse};
+use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
 
 // ---- the real program ---------------------------------------------------------------------------
 
@@ -208,6 +209,64 @@ fn server_with_a_failed_store_is_alive_and_not_ready() {
         message.is_some_and(|message| !message.is_empty()),
         "{logged}"
     );
+}
+
+/// Sends a save of a streamer with a check and returns once the streamer was called.
+fn pending_save(server: &TestServer, path: &str, body: &Value, node: &Stub) -> Client {
+    let body = body.to_string();
+    let request = format!(
+        "PUT {PREFIX}{path}?checks_enable=true HTTP/1.1\r\nHost: t\r\n\
+         Authorization: Bearer {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let client = park_request(server, &request);
+    node.call();
+    client
+}
+
+#[test]
+fn full_disk_refuses_a_save_that_waited_for_its_check() {
+    // Goal: a save is answered like a direct one when the disk fills while its streamer is checked.
+    // Method: the streamer answers after the disk is full. Then the save is the first write that
+    // fails, or the store has already failed at another write.
+    let config = StubResponse::with(200, "", r#"{"listeners":{}}"#);
+    for has_failed in [false, true] {
+        let server = TestServer::with(&["--outbound-loopback"]);
+        let node = Stub::new(StubResponse::Hold);
+        let body = json!({"role": "streamer", "cluster_key": "k", "api_url": node.url("")});
+        let mut client = pending_save(&server, "/streamers/checked", &body, &node);
+        limit_files(server.id(), Some(0));
+        let code = |answer: &Response| {
+            let seconds = answer.header("retry-after").map(str::parse::<u32>);
+            assert!(matches!(seconds, Some(Ok(1..=60))), "{answer:?}");
+            (answer.status, answer.errors())
+        };
+        if has_failed {
+            let failed = server.put("/streamers/other", body.clone());
+            assert_eq!(code(&failed), (503, vec!["storage_failed".to_owned()]));
+        }
+        node.respond_with(config.clone());
+        let checked = client.response(false);
+        let direct = server.put("/streamers/direct", body.clone());
+        assert_eq!(code(&direct), (503, vec!["storage_unavailable".to_owned()]));
+        if has_failed {
+            assert_eq!(code(&checked), code(&direct));
+        } else {
+            assert_eq!(code(&checked), (503, vec!["storage_failed".to_owned()]));
+        }
+        server.get("/streamers/checked").expect(404);
+        limit_files(server.id(), None);
+        let status = || server.put("/streams/a", json!({})).status;
+        wait_until("the store comes back", status, |status| *status == 200);
+        // No byte was written, so the outcome that was unknown is that nothing is stored.
+        server.get("/streamers/checked").expect(404);
+        let path = "/streamers/checked?checks_enable=true";
+        let saved = server.put(path, body).expect(200).json();
+        node.call();
+        assert_eq!(saved, server.get("/streamers/checked").expect(200).json());
+        let events = server.get("/events?operation_id=streamer_save").json();
+        assert_eq!(events["estimated_count"], 1, "of what was saved: {events}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use weir_testkit::WAIT_MAX;
@@ -17,6 +17,8 @@ pub enum StubResponse {
     Answer(u16, String, String),
     /// The connection is held open.
     Silence,
+    /// The call waits, until [`Stub::respond_with`] sets another response.
+    Hold,
     /// The connection is closed.
     Close,
 }
@@ -43,15 +45,43 @@ pub struct Call {
 /// A server on a port of its own.
 pub struct Stub {
     address: SocketAddr,
-    response: Arc<Mutex<StubResponse>>,
+    response: Arc<Current>,
     calls: Receiver<Call>,
+}
+
+/// The current response of a stub.
+struct Current {
+    response: Mutex<StubResponse>,
+    changed: Condvar,
+}
+
+impl Current {
+    fn set(&self, response: StubResponse) {
+        *self.response.lock().expect("no thread panics here") = response;
+        self.changed.notify_all();
+    }
+
+    fn get(&self) -> StubResponse {
+        self.response.lock().expect("no thread panics here").clone()
+    }
+
+    /// Waits for a response other than [`StubResponse::Hold`].
+    fn wait(&self) -> StubResponse {
+        let response = self.response.lock().expect("no thread panics here");
+        let is_held = |response: &mut StubResponse| matches!(response, StubResponse::Hold);
+        let waited = self.changed.wait_while(response, is_held);
+        waited.expect("no thread panics here").clone()
+    }
 }
 
 impl Stub {
     pub fn new(response: StubResponse) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let response = Arc::new(Mutex::new(response));
+        let response = Arc::new(Current {
+            response: Mutex::new(response),
+            changed: Condvar::new(),
+        });
         let (sender, calls) = channel();
         let shared = response.clone();
         thread::spawn(move || {
@@ -73,17 +103,16 @@ impl Stub {
         format!("http://{}{path}", self.address)
     }
 
-    /// From the next call on.
+    /// From the next call on, and to the calls that are held.
     pub fn respond_with(&self, response: StubResponse) {
-        *self
-            .response
-            .lock()
-            .expect("no thread panics while holding it") = response;
+        self.response.set(response);
     }
 
     /// The next call that was not read yet.
     pub fn call(&self) -> Call {
-        self.calls.recv_timeout(WAIT_MAX).expect("it is called")
+        self.calls
+            .recv_timeout(WAIT_MAX)
+            .expect("no call of the stub came")
     }
 
     /// The number of calls that were not read yet.
@@ -92,17 +121,17 @@ impl Stub {
     }
 }
 
-fn serve(socket: TcpStream, shared: &Mutex<StubResponse>, calls: &Sender<Call>) {
+fn serve(socket: TcpStream, shared: &Current, calls: &Sender<Call>) {
     let mut lines = BufReader::new(socket.try_clone().expect("a descriptor"));
     let mut socket = socket;
     while let Some(call) = read(&mut lines) {
-        let response = shared
-            .lock()
-            .expect("no thread panics while holding it")
-            .clone();
+        let mut response = shared.get();
         // The test may be over.
         if calls.send(call).is_err() {
             return;
+        }
+        if matches!(response, StubResponse::Hold) {
+            response = shared.wait();
         }
         match response {
             StubResponse::Answer(status, fields, body) => {
@@ -115,7 +144,7 @@ fn serve(socket: TcpStream, shared: &Mutex<StubResponse>, calls: &Sender<Call>) 
                 }
             }
             // The next read waits until the other side gives up.
-            StubResponse::Silence => {}
+            StubResponse::Silence | StubResponse::Hold => {}
             StubResponse::Close => return,
         }
     }
