@@ -323,6 +323,12 @@ pub trait Pending {
         true
     }
 
+    /// Whether the response contains only the entities that are visible to its caller. It then ends
+    /// when these may have changed.
+    fn depends_on_visibility(&self) -> bool {
+        false
+    }
+
     /// The response when the wait is over.
     fn on_timeout(&mut self, context: &Context<'_>) -> Response;
 }

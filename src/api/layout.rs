@@ -167,6 +167,10 @@ impl Pending for WhatIf {
         }
     }
 
+    fn depends_on_visibility(&self) -> bool {
+        true
+    }
+
     fn on_timeout(&mut self, _: &Context<'_>) -> Response {
         error::TIMED_OUT.error().into()
     }

@@ -2,16 +2,17 @@
 //!
 //! A caller can lose its right while a request waits: its token is deleted or gets another key or
 //! other permissions, a streamer gets another cluster key, the administrator's credentials are
-//! replaced. The request then ends at once. Commands sent to the writer are not held: they can no
-//! longer be withdrawn.
+//! replaced. The request then ends at once, without a partial response. Commands sent to the writer
+//! are not held: they can no longer be withdrawn.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Core;
-use crate::api::auth::{Caller, check_token};
+use crate::access::rights::{Action, Listable, Rights};
+use crate::api::auth::{Caller, TokenNeed, check_token};
 use crate::api::endpoint::{Operation, needs};
-use crate::api::token::Token;
+use crate::api::token::{Demand, Token};
 use crate::error::{self, ApiError};
 use crate::http::{Response, Ticket};
 use crate::state::State;
@@ -34,8 +35,8 @@ enum Held {
         token: Rc<Token>,
         endpoint: &'static Operation,
         key: Box<str>,
-        /// The answer shows the part of a list that the token's permissions allowed.
-        restricted: bool,
+        /// The response contains only what is visible to the token.
+        by_visibility: bool,
     },
 }
 
@@ -46,7 +47,7 @@ impl HeldRequests {
         endpoint: &'static Operation,
         key: &str,
         caller: &Caller,
-        restricted: bool,
+        by_visibility: bool,
     ) {
         let held = match caller {
             Caller::Anonymous => return,
@@ -59,7 +60,7 @@ impl HeldRequests {
                 token: token.clone(),
                 endpoint,
                 key: key.into(),
-                restricted,
+                by_visibility,
             },
         };
         self.requests.insert(ticket, held);
@@ -87,19 +88,32 @@ impl Core {
             }
             match self.still_held(held, state) {
                 Ok(true) => return true,
-                // The list was computed with other permissions: the client repeats the request.
+                // Computed with other permissions: the client repeats the request.
                 Ok(false) => ended.push((*ticket, None)),
                 Err(error) => ended.push((*ticket, Some(Response::from(error)))),
             }
             false
         });
-        for (ticket, response) in ended {
-            let at_timeout = self.timeout_answer(ticket);
-            self.complete(ticket, response.unwrap_or(at_timeout));
+        for (ticket, error) in ended {
+            match error {
+                Some(error) => {
+                    self.forget(ticket);
+                    self.complete(ticket, error);
+                }
+                None => self.end_early(ticket),
+            }
         }
     }
 
-    /// False if the caller may see another part of the list than before.
+    /// Ends a request that the client repeats: a poll without data, others with 503. What a pending
+    /// request has received so far is not sent.
+    fn end_early(&self, ticket: Ticket) {
+        self.pending.borrow_mut().remove(ticket);
+        let response = self.timeout_answer(ticket);
+        self.complete(ticket, response);
+    }
+
+    /// False if other entities are visible to the caller than before.
     fn still_held(&self, held: &mut Held, state: &State) -> Result<bool, ApiError> {
         match held {
             Held::Administrator => Ok(true),
@@ -113,12 +127,12 @@ impl Core {
                 token,
                 endpoint,
                 key,
-                restricted,
+                by_visibility,
             } => {
                 let newest = self.tokens.borrow_mut().find(state, &token.digest);
                 let newest = newest.ok_or_else(lost_credentials)?;
                 check_token(&newest, needs(endpoint, key))?;
-                if *restricted && newest.rights != token.rights {
+                if *by_visibility && !sees_the_same(endpoint, &token.rights, &newest.rights) {
                     return Ok(false);
                 }
                 *token = newest;
@@ -133,10 +147,21 @@ impl Core {
         self.end_polls();
         let held = self.held.borrow().by_administrator();
         for ticket in held {
-            let response = self.timeout_answer(ticket);
-            self.complete(ticket, response);
+            self.end_early(ticket);
         }
     }
+}
+
+/// Whether a response computed with `before` is also correct with `after`.
+fn sees_the_same(endpoint: &Operation, before: &Rights, after: &Rights) -> bool {
+    let lists_everything = |rights: &Rights| match endpoint.permission.token {
+        TokenNeed::Right(Demand {
+            collection,
+            action: Action::List,
+        }) => rights.listable(collection) == Listable::Everything,
+        _ => false,
+    };
+    before == after || (lists_everything(before) && lists_everything(after))
 }
 
 fn lost_credentials() -> ApiError {

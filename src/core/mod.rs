@@ -196,17 +196,18 @@ impl Core {
                 })
             }
             Outcome::List(mut list) => {
-                let restricted = restrict(call, &mut list);
+                let by_visibility = restrict(call, &mut list);
                 let accepts = call.request.headers.accepts();
                 let answer = this.list(list, accepts, ticket, call.state);
-                self.hold(call, &answer, restricted);
+                self.hold(call, &answer, by_visibility);
                 Ok(answer)
             }
             Outcome::Pending(pending) => {
                 let ends_with_right = pending.ends_with_right();
+                let by_visibility = pending.depends_on_visibility();
                 let answer = this.start(ticket, pending, call.masks());
                 if ends_with_right {
-                    self.hold(call, &answer, false);
+                    self.hold(call, &answer, by_visibility);
                 }
                 Ok(answer)
             }
@@ -247,7 +248,7 @@ impl Core {
     }
 
     /// Records the caller of a waiting request.
-    fn hold(&self, call: &Call<'_>, answer: &Answer, restricted: bool) {
+    fn hold(&self, call: &Call<'_>, answer: &Answer, by_visibility: bool) {
         if matches!(answer, Answer::Wait { .. }) {
             let Call {
                 ticket,
@@ -257,8 +258,17 @@ impl Core {
                 ..
             } = call;
             let mut held = self.held.borrow_mut();
-            held.insert(*ticket, endpoint, parameter, caller, restricted);
+            held.insert(*ticket, endpoint, parameter, caller, by_visibility);
         }
+    }
+
+    /// Removes a waiting request from all tables.
+    fn forget(&self, ticket: Ticket) {
+        self.waiters.borrow_mut().remove(ticket);
+        self.answering.borrow_mut().remove(&ticket);
+        self.held.borrow_mut().remove(ticket);
+        self.masked.borrow_mut().remove(&ticket);
+        self.pending.borrow_mut().remove(ticket);
     }
 
     /// Sends a command to the writer, whose reply becomes the response.
@@ -378,22 +388,25 @@ impl Core {
     }
 }
 
-/// Restricts a list to the entities visible to the caller. Returns whether that is a part.
+/// Restricts a list to the entities visible to the caller. Returns whether it is a list that
+/// permissions restrict.
 fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
-    let TokenNeed::Right(Demand { collection, action }) = call.endpoint.permission.token else {
+    let TokenNeed::Right(Demand {
+        collection,
+        action: Action::List,
+    }) = call.endpoint.permission.token
+    else {
         return false;
     };
-    let Caller::Token(token) = call.caller else {
-        return false;
-    };
-    if action != Action::List || token.rights.listable(collection) == Listable::Everything {
-        return false;
+    if let Caller::Token(token) = call.caller
+        && token.rights.listable(collection) != Listable::Everything
+    {
+        let shown = token.clone();
+        let canonical = format!("{} {:?}", token.name, token.rights);
+        list.query.restrict(Restriction::new(canonical, move |key| {
+            shown.rights.may(Action::List, collection, Some(key))
+        }));
     }
-    let shown = token.clone();
-    let canonical = format!("{} {:?}", token.name, token.rights);
-    list.query.restrict(Restriction::new(canonical, move |key| {
-        shown.rights.may(Action::List, collection, Some(key))
-    }));
     true
 }
 
@@ -455,11 +468,7 @@ impl Service for Core {
     }
 
     fn on_abandoned(&self, ticket: Ticket) {
-        self.waiters.borrow_mut().remove(ticket);
-        self.answering.borrow_mut().remove(&ticket);
-        self.held.borrow_mut().remove(ticket);
-        self.masked.borrow_mut().remove(&ticket);
-        self.pending.borrow_mut().remove(ticket);
+        self.forget(ticket);
         self.log_later(ticket, CLIENT_CLOSED_REQUEST);
     }
 
