@@ -1,30 +1,29 @@
-//! Visibility: restricted tokens on every list, previews that reach beyond the scope of a token,
-//! and waiting requests whose credential is lost.
+//! Visibility: restricted tokens on every list, and previews that reach beyond the scope of a token.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::auth::cluster;
 use crate::bad_json::Pipeline;
 use crate::described::Document;
 use crate::lists::{collections, key_of};
 use crate::round_trip::{keyed, with_one_of_each_and};
-use weir_testkit::{API_KEY, Client, EDIT_AUTH, PREFIX, TestServer, encode_segment};
+use weir_testkit::{API_KEY, PREFIX, TestServer, encode_segment};
 
 /// Entities of each kind. Those whose number ends in 1 are within the scope of the restricted
 /// token.
 const ENTITIES: usize = 30;
 
-fn token(server: &TestServer, name: &str, body: Value) -> String {
+/// Saves a token; its `Authorization` header.
+pub fn token(server: &TestServer, name: &str, body: Value) -> String {
     let saved = server.put(&format!("/api_tokens/{name}"), body).expect(200);
     let key = saved.json()["key"].as_str().expect("a key").to_owned();
     format!("Bearer {key}")
 }
 
-fn strings<'a>(page: &'a Value, list: &str, member: &str) -> Vec<&'a str> {
+/// One text member of each item of a list, in its order.
+pub fn strings<'a>(page: &'a Value, list: &str, member: &str) -> Vec<&'a str> {
     let items = page[list]
         .as_array()
         .unwrap_or_else(|| panic!("no {list} in {page}"));
@@ -311,227 +310,4 @@ fn previews_count_what_the_caller_may_not_see() {
     let all = whole["estimated_count"].as_u64().expect("a count");
     let hidden = part["hidden"].as_u64().unwrap_or_default();
     assert_eq!(hidden + 1, all, "{whole} {part}");
-}
-
-/// A way to hold a request open.
-struct Hold {
-    what: &'static str,
-    path: &'static str,
-    /// Only a change that the request waits for ends it; else it may have been answered before.
-    by: &'static [HeldCredential],
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum HeldCredential {
-    Token,
-    ClusterKey,
-    ApiKey,
-    Login,
-}
-
-const HOLDS: &[Hold] = &[
-    Hold {
-        what: "a configuration",
-        path: "/streamers/s1/streams?poll_timeout=50",
-        by: &[
-            HeldCredential::Token,
-            HeldCredential::ClusterKey,
-            HeldCredential::ApiKey,
-            HeldCredential::Login,
-        ],
-    },
-    Hold {
-        what: "changes of a configuration",
-        path: "/streamers/s1/streams?poll_timeout=50&changes_since=",
-        by: &[
-            HeldCredential::Token,
-            HeldCredential::ClusterKey,
-            HeldCredential::ApiKey,
-            HeldCredential::Login,
-        ],
-    },
-    Hold {
-        what: "a list of streams",
-        path: "/streams?updated_at_gt=9000000000000&poll_timeout=50",
-        by: &[
-            HeldCredential::Token,
-            HeldCredential::ApiKey,
-            HeldCredential::Login,
-        ],
-    },
-    Hold {
-        what: "a list of episodes",
-        path: "/episodes?updated_at_gt=9000000000000&poll_timeout=50",
-        by: &[
-            HeldCredential::Token,
-            HeldCredential::ApiKey,
-            HeldCredential::Login,
-        ],
-    },
-    Hold {
-        what: "a list of events",
-        path: "/events?event=never&poll_timeout=50",
-        by: &[
-            HeldCredential::Token,
-            HeldCredential::ApiKey,
-            HeldCredential::Login,
-        ],
-    },
-];
-
-/// The ways to lose a credential, and the status of what it held open.
-fn losses(credential: HeldCredential) -> &'static [(&'static str, u16)] {
-    match credential {
-        HeldCredential::Token => &[("replaced", 401), ("deleted", 401), ("restricted", 403)],
-        HeldCredential::ClusterKey => &[("replaced", 401), ("deleted", 404)],
-        // Answered early with what it has, and to be repeated with what holds now.
-        HeldCredential::ApiKey | HeldCredential::Login => &[("replaced", 0)],
-    }
-}
-
-fn config_file(key: &str, password: &str) -> String {
-    format!("api_key = \"{key}\"\nedit_auth = \"operator {password}\"\nio_threads = 2\n")
-}
-
-fn lose(server: &mut TestServer, credential: HeldCredential, how: &str, admin: &str) {
-    let call = |method: &str, path: &str, body: &Value| {
-        let fields = [("Authorization", admin)];
-        let target = format!("{PREFIX}{path}");
-        let body = if *body == Value::Null {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let answer = server
-            .connect()
-            .request(method, &target, &fields, body.as_bytes());
-        assert!(answer.status < 300, "{method} {path}: {answer:?}");
-    };
-    match (credential, how) {
-        (HeldCredential::Token, "replaced") => {
-            call("PUT", "/api_tokens/t", &json!({"key": "another-key"}));
-        }
-        (HeldCredential::Token, "deleted") => call("DELETE", "/api_tokens/t", &Value::Null),
-        (HeldCredential::Token, _) => {
-            let persons = json!([{"scopes": ["persons/*"], "list": true}]);
-            call("PUT", "/api_tokens/t", &json!({ "permissions": persons }));
-        }
-        (HeldCredential::ClusterKey, "replaced") => {
-            call("PUT", "/streamers/s1", &json!({"cluster_key": "other"}));
-        }
-        (HeldCredential::ClusterKey, _) => call("DELETE", "/streamers/s1", &Value::Null),
-        (HeldCredential::ApiKey | HeldCredential::Login, _) => {
-            let body = json!({
-                "api_key": "rotated-key-0123456789",
-                "edit_auth": {"login": "operator", "password": "rotated-password"},
-            });
-            call("PUT", "/config", &body);
-        }
-    }
-}
-
-/// Sends a request and returns when it is held: a probe in the same piece was answered.
-fn hold(server: &TestServer, path: &str, authorization: &str, fields: &str) -> Client {
-    let mut client = server.connect();
-    let head = |path: &str, more: &str| {
-        format!(
-            "GET {PREFIX}{path} HTTP/1.1\r\nHost: t\r\nAuthorization: {authorization}\r\n{more}\r\n"
-        )
-    };
-    let both = head("/monitoring/liveness", "") + &head(path, fields);
-    client.send(both.as_bytes());
-    client.response(false).expect(200);
-    client
-}
-
-#[test]
-fn held_requests_end_with_their_credential() {
-    // Goal: a waiting request ends when its caller loses the right. Method: every kind of waiting
-    // request, with every credential that it accepts, and every way to lose that credential.
-    for way in HOLDS {
-        for &credential in way.by {
-            for (how, status) in losses(credential) {
-                ends_with(way, credential, how, *status);
-            }
-        }
-    }
-}
-
-fn ends_with(way: &Hold, credential: HeldCredential, how: &str, status: u16) {
-    let mut server = TestServer::with_file(&config_file(API_KEY, "it-password"));
-    let admin = format!("Bearer {API_KEY}");
-    let node = json!({"role": "streamer", "cluster_key": "first"});
-    server.put("/streamers/s1", node).expect(200);
-    let all = json!([{"scopes": ["*"], "list": true, "execute": true}]);
-    let token = token(&server, "t", json!({ "permissions": all }));
-    let login = base64::engine::general_purpose::STANDARD.encode(EDIT_AUTH);
-    let authorization = match credential {
-        HeldCredential::Token => token,
-        HeldCredential::ClusterKey => cluster("first", 0),
-        HeldCredential::ApiKey => admin.clone(),
-        HeldCredential::Login => format!("Basic {login}"),
-    };
-    let config = server.get("/streamers/s1/streams").expect(200);
-    let tag = config.header("etag").expect("a tag").to_owned();
-    let mut path = way.path.to_owned();
-    let mut fields = String::new();
-    if path.ends_with('=') {
-        path.push_str(&config.json()["revision"].to_string());
-    } else if path.starts_with("/streamers/") {
-        fields = format!("If-None-Match: {tag}\r\n");
-    }
-    let mut held: Vec<Client> = (0..4)
-        .map(|_| hold(&server, &path, &authorization, &fields))
-        .collect();
-    lose(&mut server, credential, how, &admin);
-    for client in &mut held {
-        let answer = client.response(false);
-        let what = format!("{} by {credential:?}, {how}: {answer:?}", way.what);
-        match status {
-            0 => assert!(matches!(answer.status, 200 | 304), "{what}"),
-            status => assert_eq!(answer.status, status, "{what}"),
-        }
-        assert!(!answer.text().contains("\"name\""), "{what}");
-    }
-}
-
-#[test]
-fn body_sent_after_the_key_was_replaced_is_refused() {
-    // Goal: a request is authorised again when its body is complete. Method: the head with each
-    // credential, then the loss of that credential, then the body.
-    for credential in [
-        HeldCredential::Token,
-        HeldCredential::ClusterKey,
-        HeldCredential::ApiKey,
-    ] {
-        let mut server = TestServer::with_file(&config_file(API_KEY, "it-password"));
-        let admin = format!("Bearer {API_KEY}");
-        let node = json!({"role": "streamer", "cluster_key": "first"});
-        server.put("/streamers/s1", node).expect(200);
-        let all = json!([{"scopes": ["*"], "list": true, "execute": true, "write": true}]);
-        let token = token(&server, "t", json!({ "permissions": all }));
-        let authorization = match credential {
-            HeldCredential::Token => token,
-            HeldCredential::ClusterKey => cluster("first", 0),
-            _ => admin.clone(),
-        };
-        let mut client = server.connect();
-        let head = |method: &str, path: &str, more: &str| {
-            format!(
-                "{method} {PREFIX}{path} HTTP/1.1\r\nHost: t\r\n\
-                 Authorization: {authorization}\r\n{more}\r\n"
-            )
-        };
-        let report = head("PUT", "/streamers/s1/stats", "Content-Length: 2\r\n");
-        let both = head("GET", "/monitoring/liveness", "") + &report;
-        client.send(both.as_bytes());
-        client.response(false).expect(200);
-        lose(&mut server, credential, "replaced", &admin);
-        client.send(b"{}");
-        let answer = client.response(false);
-        assert!(
-            matches!(answer.status, 401 | 403),
-            "{credential:?}: {answer:?}"
-        );
-    }
 }
