@@ -93,7 +93,7 @@
 //! http outbound
 //! access
 //! state
-//! query
+//! query access::auth access::token
 //! config
 //! agents feed fleet::report fleet::peer
 //! core::message core::stats_watch core::metrics

@@ -4,6 +4,7 @@
 //! compiler names code that nothing uses.
 
 pub mod access {
+    pub use crate::access::auth::{Access, Auth, Needs, TokenNeed};
     pub use crate::access::rights::{Action, Listable, Rights};
 }
 
@@ -15,7 +16,6 @@ pub mod agents {
 }
 
 pub mod api {
-    pub use crate::api::auth::{Access, Auth, Needs, TokenNeed};
     pub use crate::api::dvr_presence::DVR_PRESENCE_CHECK;
     pub use crate::api::endpoint::OPERATIONS;
     pub use crate::api::router::{Found, Route, find};

@@ -632,7 +632,7 @@ mod tests {
             endpoint: &super::super::endpoint::OPERATIONS[0],
             request: &request,
             parameter: "",
-            caller: &super::super::auth::Caller::Anonymous,
+            caller: &crate::access::auth::Caller::Anonymous,
             ticket: crate::http::Ticket { slot: 0, epoch: 1 },
         };
         match redirect_client(&call) {

@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::auth::Caller;
 use super::control::NewConnection;
 use super::endpoint::Operation;
 use super::session_auth::Compiled;
 use super::shared::{ApiSettings, Shared};
 use super::stream::Around;
+use crate::access::auth::{Auth, Caller};
 use crate::access::rights::Visibility;
 use crate::core::message::{Completion, Reply};
 use crate::error::ApiError;
@@ -129,7 +129,7 @@ impl Call<'_> {
     /// The name under which the caller is recorded.
     pub fn user(&self) -> Box<str> {
         let authorization = self.request.headers.authorization();
-        super::auth::Auth::user(self.caller, authorization)
+        Auth::user(self.caller, authorization)
     }
 
     /// The origin of a change, for the event log.

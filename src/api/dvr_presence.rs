@@ -14,6 +14,7 @@ use super::call::{Context, Pending, Step};
 use super::shared::ApiSettings;
 use crate::core::message::Reply;
 use crate::fleet::peer;
+use crate::fleet::recordings::{Recorded, Span};
 use crate::http::Response;
 use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundCall};
@@ -35,107 +36,6 @@ pub const WAIT: Duration = Duration::from_secs(3);
 const CALLS_MAX: usize = 32;
 /// Largest response of a streamer: about 40,000 recorded times.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Longest gap between two segments of a continuous recording.
-const GAP_MS_MAX: u64 = 1_000;
-
-/// A period in UTC ms, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span {
-    from: u64,
-    to: u64,
-}
-
-/// The recorded times of a stream on a streamer.
-#[derive(Debug, PartialEq, Eq)]
-struct Recorded {
-    /// In ascending order, disjoint.
-    spans: Vec<Span>,
-    /// False: the streamer has more than it reported.
-    is_complete: bool,
-}
-
-/// The part of an episode that is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coverage {
-    Full,
-    Part,
-    None,
-    /// Recorded, to an unknown extent.
-    Some,
-}
-
-impl Coverage {
-    fn has_dvr(self) -> bool {
-        self != Self::None
-    }
-
-    fn status(self) -> Option<&'static str> {
-        match self {
-            Self::Full => Some("fully_recorded"),
-            Self::Part => Some("partially_recorded"),
-            Self::None => Some("not_recorded"),
-            Self::Some => None,
-        }
-    }
-}
-
-impl Recorded {
-    /// Parses `{"ranges":[{"opened_at","closed_at"}]}` in milliseconds, or the older form with
-    /// `from` and `duration` in seconds.
-    fn read(body: &[u8]) -> Option<Self> {
-        let body = json::parse(body).ok()?;
-        let mut spans = Vec::new();
-        for range in body.get("ranges")?.as_array()? {
-            let number = |name| range.get(name).and_then(Value::as_u64);
-            let span = if let Some(from) = number("opened_at") {
-                // Without an end, the recording continues.
-                let to = number("closed_at").unwrap_or(u64::MAX);
-                Span { from, to }
-            } else {
-                let from = number("from")?.checked_mul(1000)?;
-                let length = number("duration")?.checked_mul(1000)?;
-                let to = from.checked_add(length)?;
-                Span { from, to }
-            };
-            spans.push(span);
-        }
-        let is_complete = body.get("next").is_none_or(Value::is_null);
-        Some(Self {
-            spans: joined(spans),
-            is_complete,
-        })
-    }
-
-    fn coverage(&self, episode: Span) -> Option<Coverage> {
-        let touching = |span: &&Span| span.from <= episode.to && span.to >= episode.from;
-        let covers = |span: &Span| {
-            span.from <= episode.from.saturating_add(GAP_MS_MAX)
-                && span.to.saturating_add(GAP_MS_MAX) >= episode.to
-        };
-        let mut spans = self.spans.iter().filter(touching);
-        Some(match (spans.next(), self.is_complete) {
-            (Some(span), _) if covers(span) => Coverage::Full,
-            (Some(_), true) => Coverage::Part,
-            (Some(_), false) => Coverage::Some,
-            (None, true) => Coverage::None,
-            (None, false) => return None,
-        })
-    }
-}
-
-fn joined(mut spans: Vec<Span>) -> Vec<Span> {
-    spans.sort_unstable_by_key(|span| span.from);
-    let mut joined: Vec<Span> = Vec::new();
-    for span in spans.into_iter().filter(|span| span.from <= span.to) {
-        match joined.last_mut() {
-            Some(last) if span.from <= last.to.saturating_add(GAP_MS_MAX) => {
-                last.to = last.to.max(span.to);
-            }
-            _ => joined.push(span),
-        }
-    }
-    joined
-}
 
 /// A response that waits for streamers. Dropping it cancels its calls.
 pub struct DvrPresence {
@@ -210,7 +110,7 @@ impl DvrPresence {
         self.pending = self.pending.saturating_sub(1);
         let answer = outcome.ok().filter(|answer| answer.status == 200);
         if let Some(recorded) = self.recorded.get_mut(part) {
-            *recorded = answer.and_then(|answer| Recorded::read(&answer.body));
+            *recorded = answer.and_then(|answer| Recorded::parse(&answer.body));
         }
         self.pending == 0
     }
@@ -303,68 +203,4 @@ fn call(state: &State, media: &str, now_seconds: u64, deadline: Instant) -> Opti
     let name = utf8_percent_encode(media, NON_ALPHANUMERIC);
     let path = format!("/streamer/api/v3/streams/{name}/dvr/ranges");
     peer::get(streamer, &path, now_seconds, deadline, ANSWER_BYTES_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn recorded(body: &str) -> Recorded {
-        Recorded::read(body.as_bytes()).expect("can be read")
-    }
-
-    fn coverage(of: &Recorded, from: u64, to: u64) -> Option<Coverage> {
-        of.coverage(Span { from, to })
-    }
-
-    #[test]
-    fn coverage_is_full_part_or_none() {
-        let of = recorded(
-            r#"{"ranges":[{"opened_at":50000,"closed_at":60000},
-                {"opened_at":10000,"closed_at":20000},{"opened_at":20500,"closed_at":30000}]}"#,
-        );
-        assert_eq!(coverage(&of, 11_000, 29_000), Some(Coverage::Full));
-        assert_eq!(
-            coverage(&of, 9_500, 30_500),
-            Some(Coverage::Full),
-            "segments"
-        );
-        assert_eq!(coverage(&of, 25_000, 55_000), Some(Coverage::Part));
-        assert_eq!(coverage(&of, 35_000, 45_000), Some(Coverage::None));
-        assert_eq!(
-            coverage(&of, 15_000, 15_000),
-            Some(Coverage::Full),
-            "zero length"
-        );
-        let unfinished = recorded(r#"{"ranges":[{"opened_at":10000}],"next":null}"#);
-        assert_eq!(coverage(&unfinished, 11_000, 99_000), Some(Coverage::Full));
-        let older = recorded(r#"{"ranges":[{"from":10,"duration":5}]}"#);
-        assert_eq!(coverage(&older, 11_000, 12_000), Some(Coverage::Full));
-    }
-
-    #[test]
-    fn incomplete_report_proves_no_absence() {
-        let of = recorded(r#"{"ranges":[{"opened_at":10000,"closed_at":20000}],"next":"x"}"#);
-        assert_eq!(coverage(&of, 11_000, 12_000), Some(Coverage::Full));
-        assert_eq!(coverage(&of, 11_000, 90_000), Some(Coverage::Some));
-        assert_eq!(coverage(&of, 50_000, 90_000), None);
-    }
-
-    #[test]
-    fn malformed_reports_are_ignored() {
-        for bad in [
-            "",
-            "{}",
-            "[]",
-            r#"{"ranges":{}}"#,
-            r#"{"ranges":[{}]}"#,
-            r#"{"ranges":[{"from":18446744073709551615,"duration":1}]}"#,
-            r#"{"ranges":[{"from":1}]}"#,
-        ] {
-            assert_eq!(Recorded::read(bad.as_bytes()), None, "{bad}");
-        }
-        // A time that ends before it begins covers nothing.
-        let of = recorded(r#"{"ranges":[{"opened_at":20000,"closed_at":10000}]}"#);
-        assert_eq!(coverage(&of, 15_000, 15_000), Some(Coverage::None));
-    }
 }

@@ -1,15 +1,15 @@
 //! The table of all operations, and the routes, permissions and methods derived from it.
 
-use super::auth::{Access, Needs, TokenNeed};
 use super::call::{Call, Outcome};
 use super::router::{self, Found, PathParameter, Route};
-use super::token::Demand;
 use super::{
     agent, auth_backend, balancer, cluster, config, config_external, control, dvr, dvr_presence,
     episode, event, external_episodes, layout, monitoring, person, session_auth, srt_port, stats,
     stream, streamer, streamer_check, token,
 };
+use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
+use crate::access::token::Demand;
 use crate::error::{self, ApiError};
 use crate::http::Method;
 use crate::openapi::model::{OperationDoc, Security};

@@ -5,7 +5,6 @@
 //! decided.
 
 pub mod agent;
-pub mod auth;
 pub mod auth_backend;
 pub mod balancer;
 pub mod call;

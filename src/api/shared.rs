@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::auth::Auth;
 use super::config_external::PagedSnapshots;
 use super::stream::Around;
+use crate::access::auth::Auth;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;

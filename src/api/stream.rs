@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 use std::ops::Bound;
 
-use super::{Call, Collection, CompletePage, ListRequest, Outcome, control};
+use super::{Call, Collection, CompletePage, ListRequest, Outcome};
 use crate::agents::registry::Registry;
+use crate::agents::streampoint;
 use crate::error::ApiError;
 use crate::fleet::stats::{AgentStatus, StreamAgent, StreamFacts, View};
 use crate::http::Response;
@@ -104,7 +105,7 @@ impl<'a> StreamDoc<'a> {
             .or_else(|| agents.iter().position(|id| is_online(id)))
             .unwrap_or_default();
         let id = agents.swap_remove(index);
-        let accepts = |host| control::accepts_agents(around.state, host);
+        let accepts = |host| streampoint::accepts_agents(around.state, host);
         let status = if !record.ingest().is_none_or(accepts) {
             AgentStatus::RproxyNotConfigured
         } else if is_online(&id) {

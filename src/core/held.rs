@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Core;
+use crate::access::auth::{Caller, TokenNeed, check_token};
 use crate::access::rights::{Action, Listable, Rights};
-use crate::api::auth::{Caller, TokenNeed, check_token};
+use crate::access::token::{Demand, Token};
 use crate::api::endpoint::{Operation, needs};
-use crate::api::token::{Demand, Token};
 use crate::error::{self, ApiError};
 use crate::http::{Response, Ticket};
 use crate::state::State;

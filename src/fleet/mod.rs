@@ -1,8 +1,10 @@
 //! Streamers as peers of this server.
 //!
 //! `peer` builds the calls to a streamer's own API, `report` parses what a streamer reports, and
-//! `stats` holds the latest stats of all streamers.
+//! `stats` holds the latest stats of all streamers. `recordings` parses which times of a stream a
+//! streamer has recorded.
 
 pub mod peer;
+pub mod recordings;
 pub mod report;
 pub mod stats;

@@ -22,10 +22,10 @@ use tracing::{info, warn};
 use uuid::Uuid;
 use weir_storage::{Opened, Options as StoreOptions, Store, StoreError};
 
+use crate::access::auth::Auth;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
-use crate::api::auth::Auth;
 use crate::api::config_external::PagedSnapshots;
 use crate::api::settings_save;
 use crate::api::shared::{ApiSettings, Shared};

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p weir-bench --bin route_auth -- [CALLS PER ROUND]`
 
+use weir::testing::access::{Access, Auth, Needs, TokenNeed};
 use weir::testing::api::OPERATIONS;
-use weir::testing::api::{Access, Auth, Needs, TokenNeed};
 use weir::testing::api::{Found, Route, find};
 use weir::testing::http::Method;
 use weir_bench::{measure, size, world};

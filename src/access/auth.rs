@@ -15,8 +15,8 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::rights::{Action, Listable};
 use super::token::{Demand, Token};
-use crate::access::rights::{Action, Listable};
 use crate::error::{self, ApiError};
 use crate::state::State;
 use crate::state::record::StreamerRecord;

@@ -1,0 +1,67 @@
+//! API tokens: the right that an operation requires, and compiled tokens.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use imbl::OrdMap;
+
+use super::rights::{Action, Rights};
+use crate::json::{self, Object, Value};
+use crate::state::State;
+use crate::state::entity::{Key, Kind};
+use crate::state::record::EntityRecord;
+
+/// The right that an operation requires: the collection (or function) that scopes name, and the
+/// action. The key is the parameter of the path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Demand {
+    pub collection: &'static str,
+    pub action: Action,
+}
+
+/// A saved token with compiled rights.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Token {
+    pub name: Box<str>,
+    /// Digest of the key.
+    pub digest: [u8; 32],
+    pub rights: Rights,
+}
+
+impl Token {
+    fn of(record: &EntityRecord) -> Option<Self> {
+        let config = match json::parse(record.config.as_bytes()) {
+            Ok(Value::Object(config)) => config,
+            _ => Object::new(),
+        };
+        Some(Self {
+            name: record.key.as_str().into(),
+            digest: *record.token_digest()?,
+            // The rights were checked by the save; rights that cannot be parsed allow nothing.
+            rights: Rights::parse(&config, "").unwrap_or_default(),
+        })
+    }
+}
+
+/// Compiled tokens by the digest of their key. Owned by one core.
+#[derive(Default)]
+pub struct Tokens {
+    of: OrdMap<Key, EntityRecord>,
+    by_digest: HashMap<[u8; 32], Rc<Token>>,
+}
+
+impl Tokens {
+    /// The token with this digest in `state`. Compiles all tokens again if one has changed.
+    pub fn find(&mut self, state: &State, digest: &[u8; 32]) -> Option<Rc<Token>> {
+        let newest = state.entities(Kind::ApiToken).by_key();
+        if !self.of.ptr_eq(newest) {
+            self.of = newest.clone();
+            self.by_digest = newest
+                .values()
+                .filter_map(Token::of)
+                .map(|token| (token.digest, Rc::new(token)))
+                .collect();
+        }
+        self.by_digest.get(digest).cloned()
+    }
+}
