@@ -83,8 +83,8 @@
 //!
 //! # Floors
 //!
-//! A module imports only from its own line and the lines above it; a longer path wins. A test holds
-//! it.
+//! A module imports only from its own line and the lines above it; a longer path wins. Files import
+//! each other in no circle. Tests hold both.
 //!
 //! ```floors
 //! limits exit duration error stdout proptests
@@ -93,7 +93,7 @@
 //! http outbound
 //! access
 //! state
-//! query access::auth access::token
+//! query access::auth access::compiled access::token
 //! config
 //! agents feed fleet::report fleet::peer
 //! core::message core::stats_watch core::metrics

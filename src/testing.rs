@@ -30,7 +30,7 @@ pub mod api {
         pub use crate::api::event::{Events, KIND};
     }
     pub mod stream {
-        pub use crate::api::stream::{Around, KIND, Streams, render};
+        pub use crate::api::stream_doc::{Around, KIND, Streams, render};
     }
 }
 
@@ -103,9 +103,12 @@ pub mod state {
     pub mod apply {
         pub use crate::state::apply::{Lost, Stamp, apply};
     }
+    pub mod changes {
+        pub use crate::state::changes::Done;
+    }
     pub mod command {
         pub use crate::state::command::{
-            Command, Done, EntitySave, StreamPatch, layout_items, stream_items, streamer_items,
+            Command, EntitySave, StreamPatch, layout_items, stream_items, streamer_items,
             streamer_patch,
         };
     }

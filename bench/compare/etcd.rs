@@ -7,10 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::load::Work;
-use crate::process::{self, Launch, Process};
+use crate::process::{self, Launch, Package, Process};
 use crate::{Bench, Failure, http};
 
-pub const PROGRAM: &str = "/usr/bin/etcd";
+const PROGRAM: &str = "/usr/bin/etcd";
+
+const ETCD: Package = Package {
+    name: "etcd-server",
+    proof: || Path::new(PROGRAM).exists(),
+};
 
 pub struct Etcd {
     pub process: Process,
@@ -19,7 +24,7 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start(bench: &Bench) -> Result<Etcd, Failure> {
-        process::install(&[process::ETCD])?;
+        process::install(&[ETCD])?;
         let home = bench.directory("etcd")?;
         let (to, peers) = (process::free_port()?, process::free_port()?);
         let arguments = [

@@ -12,11 +12,21 @@ use std::time::{Duration, Instant};
 
 use crate::http::Client;
 use crate::machine::Cores;
-use crate::process::{self, Launch, Process};
+use crate::process::{self, Launch, Package, Process};
 use crate::{Bench, Failure};
 use weir_testkit::Response;
 
-pub const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+
+const NGINX: Package = Package {
+    name: "nginx",
+    proof: || Path::new("/usr/sbin/nginx").exists(),
+};
+
+const NCHAN: Package = Package {
+    name: "libnginx-mod-nchan",
+    proof: || Path::new(NCHAN_MODULE).exists(),
+};
 
 /// Where the generators find it.
 pub struct Nginx {
@@ -57,7 +67,7 @@ impl Nginx {
         fixed: Option<&Fixed>,
         compressed: Option<&Compressed>,
     ) -> Result<Nginx, Failure> {
-        process::install(&[process::NGINX, process::NCHAN])?;
+        process::install(&[NGINX, NCHAN])?;
         let to = process::free_port()?;
         let directory = bench.directory(&format!("nginx-{}", to.port()))?;
         let configuration = directory.join("nginx.conf");

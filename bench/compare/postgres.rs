@@ -11,12 +11,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::Work;
-use crate::process::{self, Launch, Process};
+use crate::process::{self, Launch, Package, Process};
 use crate::{Bench, Failure};
 use weir_testkit::Signal;
 
+const POSTGRESQL: Package = Package {
+    name: "postgresql",
+    proof: || programs().is_some(),
+};
+
 /// The newest installed server's programs (Debian keeps them beside each other by version).
-pub fn programs() -> Option<PathBuf> {
+fn programs() -> Option<PathBuf> {
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .ok()?
         .flatten()
@@ -44,7 +49,7 @@ pub struct Postgres {
 
 impl Postgres {
     pub fn start(bench: &Bench) -> Result<Postgres, Failure> {
-        process::install(&[process::POSTGRESQL])?;
+        process::install(&[POSTGRESQL])?;
         let programs = programs().ok_or("no PostgreSQL server programs")?;
         let home = bench.directory("postgresql")?;
         let user = process::root().then_some("postgres");

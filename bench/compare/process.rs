@@ -221,23 +221,6 @@ pub struct Package {
     pub proof: fn() -> bool,
 }
 
-pub const NGINX: Package = Package {
-    name: "nginx",
-    proof: || Path::new("/usr/sbin/nginx").exists(),
-};
-pub const NCHAN: Package = Package {
-    name: "libnginx-mod-nchan",
-    proof: || Path::new(crate::nginx::NCHAN_MODULE).exists(),
-};
-pub const POSTGRESQL: Package = Package {
-    name: "postgresql",
-    proof: || crate::postgres::programs().is_some(),
-};
-pub const ETCD: Package = Package {
-    name: "etcd-server",
-    proof: || Path::new(crate::etcd::PROGRAM).exists(),
-};
-
 /// Installs what is missing, saying so. Nothing is touched when everything is there.
 pub fn install(packages: &[Package]) -> Result<(), Failure> {
     let missing: Vec<&str> = packages

@@ -48,3 +48,12 @@ pub enum AgentMessage {
         reply_to: Option<ReplyAddress>,
     },
 }
+
+/// The data of a control connection that an upgrade begins.
+pub struct NewConnection {
+    pub id: Box<str>,
+    /// Digest of the key that the agent has proved to know.
+    pub key_digest: [u8; 32],
+    /// The streamer in the layout of the agent.
+    pub host: Option<Box<str>>,
+}

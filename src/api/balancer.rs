@@ -629,7 +629,7 @@ mod tests {
             shared: &shared,
             state: &Rc::new(Arc::new(state)),
             local: &crate::api::call::CoreLocal::default(),
-            endpoint: &super::super::endpoint::OPERATIONS[0],
+            operation: &super::super::endpoint::OPERATIONS[0],
             request: &request,
             parameter: "",
             caller: &crate::access::auth::Caller::Anonymous,

@@ -10,13 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::control::NewConnection;
-use super::endpoint::Operation;
-use super::session_auth::Compiled;
+use super::operation::Operation;
 use super::shared::{ApiSettings, Shared};
-use super::stream::Around;
+use super::stream_doc::Around;
 use crate::access::auth::{Auth, Caller};
+use crate::access::compiled::CompiledRules;
 use crate::access::rights::Visibility;
+use crate::agents::messages::NewConnection;
+use crate::agents::refusals::Refusals;
 use crate::core::message::{Completion, Reply};
 use crate::error::ApiError;
 use crate::feed::{NodePoll, Subject};
@@ -43,7 +44,7 @@ pub struct Call<'a> {
     /// Data that this core keeps between requests.
     pub local: &'a CoreLocal,
     pub request: &'a Request<'a>,
-    pub endpoint: &'static Operation,
+    pub operation: &'static Operation,
     /// The decoded value of the path's parameter.
     pub parameter: &'a str,
     pub caller: &'a Caller,
@@ -54,7 +55,7 @@ pub struct Call<'a> {
 /// The parameters of the query string.
 impl ParameterValues for Call<'_> {
     fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>> {
-        check_listed(self.endpoint.parameters, spec);
+        check_listed(self.operation.parameters, spec);
         last_value(self.request.query, spec.name)
     }
 }
@@ -75,7 +76,7 @@ impl Call<'_> {
 
     /// The query string of a list, with the parameters that the row of the operation names.
     pub fn query(&self, kind: &'static ListKind) -> Result<Query, ApiError> {
-        Query::parse(self.request.query, kind, self.endpoint.parameters)
+        Query::parse(self.request.query, kind, self.operation.parameters)
     }
 
     /// How long a request may be parked, by one of its parameters; `None` if it must not wait.
@@ -136,7 +137,7 @@ impl Call<'_> {
     pub fn audit(&self, command: Option<&Command>) -> Audit {
         let path = self.request.path;
         Audit {
-            operation: self.endpoint.id,
+            operation: self.operation.id,
             path: Box::from(&path[..path.floor_char_boundary(1024)]),
             entity: command.and_then(|command| self.audited_entity(command)),
             originator: self.header_text("x-originator"),
@@ -182,8 +183,8 @@ impl Call<'_> {
 #[derive(Default)]
 pub struct CoreLocal {
     /// The compiled rules of saved authorization backends.
-    pub compiled: RefCell<Compiled>,
-    pub refusals: RefCell<super::control::Refusals>,
+    pub compiled: RefCell<CompiledRules>,
+    pub refusals: RefCell<Refusals>,
     ids: RefCell<TraceIds>,
 }
 

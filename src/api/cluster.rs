@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::call::{Call, Context, LocalState, Outcome, Pending, Step};
 use super::shared::ApiSettings;
+use super::stats_format::{StatsFormat, stats_format, text_response};
 use super::{ANSWER_WAIT_MAX, monitoring, server_metrics};
 use crate::agents::registry::Registry;
 use crate::core::message::{CoreMessage, Reply};
@@ -20,7 +21,6 @@ use crate::fleet::stats::View;
 use crate::http::Response;
 use crate::json::{scan, write_string};
 use crate::metrics::{Exposition, MetricKind as Metric};
-use crate::query::params::{Choice, ParameterValues as _};
 use crate::state::entity::Kind;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::StreamerRecord;
@@ -615,45 +615,6 @@ fn inputs_of(record: &StreamerRecord, fleet: View<'_>) -> StreamerInputs {
     }
 }
 
-/// The format of a response with statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StatsFormat {
-    Json,
-    OpenMetrics,
-}
-
-pub const FORMAT: Choice = Choice::new(
-    "format",
-    &["openmetrics"],
-    "`openmetrics` answers in the text format of OpenMetrics, as does that media type in \
-     `Accept`. JSON when absent.",
-)
-.example(r#""openmetrics""#);
-
-/// Reads the format from parameter `format` or, without it, from header `Accept`.
-pub fn stats_format(call: &Call<'_>) -> Result<StatsFormat, ApiError> {
-    let by_header = match call.request.headers.get("accept") {
-        Some(accept) if wants_openmetrics(accept) => StatsFormat::OpenMetrics,
-        _ => StatsFormat::Json,
-    };
-    Ok(match call.choice(&FORMAT)? {
-        Some(_) => StatsFormat::OpenMetrics,
-        None => by_header,
-    })
-}
-
-/// Whether the first media type in `Accept` is OpenMetrics. Scrapers list it first; browsers and
-/// API clients do not list it.
-fn wants_openmetrics(accept: &[u8]) -> bool {
-    let first = accept.split(|byte| *byte == b',').next();
-    first.is_some_and(|first| {
-        let media = first.split(|byte| *byte == b';').next().unwrap_or_default();
-        media
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"application/openmetrics-text")
-    })
-}
-
 pub fn stats(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Pending(Box::new(ClusterStats {
         format: stats_format(call)?,
@@ -721,7 +682,7 @@ impl Pending for ClusterStats {
         }
         let text = self.metrics.take().unwrap_or_default();
         let text = server_metrics::render(text, &self.cores, context.shared, context.state);
-        Step::Done(super::config::text_response(text))
+        Step::Done(text_response(text))
     }
 
     fn on_timeout(&mut self, _: &Context<'_>) -> Response {
@@ -902,25 +863,6 @@ mod tests {
                 counts.add(*health);
             }
             assert_eq!(Health::of_counts(&counts), health, "{members:?}");
-        }
-    }
-
-    #[test]
-    fn openmetrics_must_be_first_in_accept() {
-        for (accept, expected) in [
-            ("application/openmetrics-text", true),
-            (
-                "application/openmetrics-text; version=1.0.0,text/plain;q=0.5",
-                true,
-            ),
-            ("Application/OpenMetrics-Text ;q=0.9, */*", true),
-            ("*/*", false),
-            ("application/json", false),
-            ("application/json, application/openmetrics-text", false),
-            ("text/plain", false),
-            ("", false),
-        ] {
-            assert_eq!(wants_openmetrics(accept.as_bytes()), expected, "{accept}");
         }
     }
 }

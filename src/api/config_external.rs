@@ -15,12 +15,10 @@
 use std::fmt::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::time::Duration;
 
 use super::shared::Shared;
-use super::{Call, Outcome, stream};
+use super::{Call, Outcome, stream_doc};
 use crate::error::{self, ApiError};
 use crate::feed::NodePoll;
 use crate::feed::nodes::NodeRuntime;
@@ -42,10 +40,6 @@ use crate::state::node::{Node, Restreaming, render, render_restream};
 
 /// Part of every ETag: increased when a new version renders the same configuration differently.
 const RENDER_EPOCH: u64 = 1;
-/// Time for which a paged snapshot is kept after each of its pages.
-const SNAPSHOT_KEPT: Duration = Duration::from_mins(1);
-/// Paged snapshots kept at once, over all streamers; each may retain memory of a past revision.
-const SNAPSHOTS_KEPT_MAX: usize = 256;
 /// Largest number of names in parameter `name`.
 const NAMES_MAX: usize = 10_000;
 
@@ -600,7 +594,7 @@ pub const PARAMETERS: &[&dyn Parameter] = &[
     &SORT,
     &LIMIT,
     &CURSOR,
-    &stream::SEARCH,
+    &stream_doc::SEARCH,
     &SOME_NAMES,
     &POLL_TIMEOUT,
     &CHANGES_SINCE,
@@ -736,44 +730,6 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
 
 pub(super) fn snapshot_expired() -> ApiError {
     error::WALK_EXPIRED.error().at_parameter("cursor")
-}
-
-/// The states of paged snapshots in progress. All cores share them, because a client may request
-/// the next page over another connection.
-#[derive(Default)]
-pub struct PagedSnapshots {
-    kept: Mutex<Vec<(Instant, Arc<State>)>>,
-}
-
-impl PagedSnapshots {
-    /// The state of a revision, if it is still kept.
-    pub(super) fn get(&self, revision: u64) -> Option<Arc<State>> {
-        let now = Instant::now();
-        let mut kept = self.kept.lock();
-        kept.retain(|(until, _)| *until > now);
-        kept.iter()
-            .find(|(_, state)| state.revision() == revision)
-            .map(|(_, state)| state.clone())
-    }
-
-    /// Drops expired states, which retain memory of past revisions. Called after each commit,
-    /// because no further page may ever be requested.
-    pub fn drop_expired(&self) {
-        let now = Instant::now();
-        self.kept.lock().retain(|(until, _)| *until > now);
-    }
-
-    /// Keeps a state for the next pages.
-    pub fn keep(&self, state: &Arc<State>) {
-        let now = Instant::now();
-        let until = now + SNAPSHOT_KEPT;
-        let mut kept = self.kept.lock();
-        kept.retain(|(until, other)| *until > now && other.revision() != state.revision());
-        if kept.len() == SNAPSHOTS_KEPT_MAX {
-            kept.remove(0);
-        }
-        kept.push((until, state.clone()));
-    }
 }
 
 // ---- single streams --------------------------------------------------------------------------

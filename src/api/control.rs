@@ -4,12 +4,12 @@
 //! `agents::protocol`.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use super::call::{Call, Outcome};
 use super::now_ms;
 use super::shared::Shared;
 use crate::agents::handshake::{AGENT_NONCE_BYTES_MAX, RejectedProof, server_proof};
+use crate::agents::messages::NewConnection;
 use crate::agents::protocol::{self, PROTOCOL};
 use crate::agents::streampoint::{digest, secret_of, streampoint};
 use crate::error::{self, ApiError};
@@ -19,32 +19,6 @@ use crate::state::command::Command;
 use crate::state::entity::{Key, Kind};
 use crate::state::event::{EntityType, NewEvent};
 use crate::writer::Envelope;
-
-/// Refused handshakes in the event log, per core and second: a key-guessing client must not fill
-/// it.
-const REFUSALS_LOGGED_PER_SECOND: u32 = 10;
-
-/// Limits the events about refused handshakes.
-#[derive(Default)]
-pub struct Refusals {
-    second: Option<Instant>,
-    logged: u32,
-}
-
-impl Refusals {
-    fn may_log(&mut self) -> bool {
-        let now = Instant::now();
-        let fresh = self
-            .second
-            .is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1));
-        if fresh {
-            self.second = Some(now);
-            self.logged = 0;
-        }
-        self.logged += 1;
-        self.logged <= REFUSALS_LOGGED_PER_SECOND
-    }
-}
 
 /// `POST /endpoint/connect`: the handshake, and the upgrade if the agent requests it.
 pub fn connect(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -133,15 +107,6 @@ fn upgrade(call: &Call<'_>, id: &str, secret: &str, now_ms: u64) -> Result<Outco
     })
 }
 
-/// The data of a control connection that an upgrade begins.
-pub struct NewConnection {
-    pub id: Box<str>,
-    /// Digest of the key that the agent has proved to know.
-    pub key_digest: [u8; 32],
-    /// The streamer in the layout of the agent.
-    pub host: Option<Box<str>>,
-}
-
 /// Sends an event to the writer; it is dropped if there is no room.
 pub fn append_event(shared: &Shared, event: NewEvent) {
     let command = Command::AppendEvents {
@@ -203,13 +168,5 @@ mod tests {
         for other in [&b"Bearer abc"[..], b"Peeklio", b"", b"Peeklioabc"] {
             assert_eq!(proof(other), None);
         }
-    }
-
-    #[test]
-    fn refusals_are_logged_up_to_a_rate() {
-        let mut refusals = Refusals::default();
-        let logged = (0..1000).filter(|_| refusals.may_log()).count();
-        // If another second begins meanwhile, twice as many are allowed.
-        assert!((10..1000).contains(&logged), "{logged}");
     }
 }

@@ -1,54 +1,39 @@
 //! The table of all operations, and the routes, permissions and methods derived from it.
 
+use std::ops::Deref;
+
 use super::call::{Call, Outcome};
+use super::operation::{BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, Operation, RequiredPermission};
 use super::router::{self, Found, PathParameter, Route};
 use super::{
     agent, auth_backend, balancer, cluster, config, config_external, control, dvr, dvr_presence,
     episode, event, external_episodes, layout, monitoring, person, session_auth, srt_port, stats,
-    stream, streamer, streamer_check, token,
+    stats_format, stream, streamer, streamer_check, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
 use crate::access::token::Demand;
-use crate::error::{self, ApiError};
+use crate::error::ApiError;
 use crate::http::Method;
 use crate::openapi::model::{OperationDoc, Security};
 use crate::openapi::words;
 use crate::query::params::{LIST, PAGE, Parameter};
 
-/// Largest body of an ordinary request, bytes.
-pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
-/// Largest body that carries a batch, bytes.
-pub const BATCH_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// One operation of the API.
-pub struct Operation {
-    pub route: Route,
-    /// The `operationId` of the reference.
-    pub id: &'static str,
-    /// The permission that a caller needs.
-    pub permission: RequiredPermission,
-    pub body_bytes_max: u64,
+/// An operation and the handler that serves it.
+pub struct Endpoint {
+    pub operation: Operation,
     pub(crate) handler: Handler,
-    /// The query parameters of its own. A handler reads no others.
-    pub parameters: &'static [&'static dyn Parameter],
-    /// The query parameters that the query engine reads for every list.
-    list_parameters: &'static [&'static dyn Parameter],
-    /// Its description in the OpenAPI document.
-    pub doc: &'static OperationDoc,
+}
+
+impl Deref for Endpoint {
+    type Target = Operation;
+
+    fn deref(&self) -> &Operation {
+        &self.operation
+    }
 }
 
 pub type Handler = fn(&Call<'_>) -> Result<Outcome, ApiError>;
-
-/// The permission that an operation requires. Administrators may call all operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequiredPermission {
-    pub access: Access,
-    /// The permission that an API token needs.
-    pub token: TokenNeed,
-    /// The credentials in the OpenAPI document.
-    pub security: Security,
-}
 
 /// No credentials are required: probes, redirects of players.
 const PUBLIC: RequiredPermission = RequiredPermission {
@@ -96,78 +81,32 @@ const fn whole(collection: &'static str) -> RequiredPermission {
     }
 }
 
-impl Operation {
-    const fn new(method: Method, path: (&'static str, PathParameter, &'static str)) -> Self {
-        let (head, parameter, tail) = path;
-        Self {
-            route: Route {
-                method,
-                head,
-                parameter,
-                tail,
-            },
-            id: "",
-            permission: ADMINISTRATOR,
-            body_bytes_max: BODY_BYTES_MAX,
-            handler: |_| Err(error::NOT_FOUND.error()),
-            parameters: &[],
-            list_parameters: &[],
-            doc: &words::NONE,
-        }
-    }
-
-    const fn serves(
-        self,
-        id: &'static str,
-        permission: RequiredPermission,
-        handler: Handler,
-        doc: &'static OperationDoc,
-    ) -> Self {
-        Self {
-            id,
-            permission,
-            handler,
-            doc,
-            ..self
-        }
-    }
-
+impl Endpoint {
     /// Takes these query parameters.
-    const fn query(self, parameters: &'static [&'static dyn Parameter]) -> Self {
-        Self { parameters, ..self }
+    const fn query(mut self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        self.operation.parameters = parameters;
+        self
     }
 
     /// A list with filters; takes these query parameters besides those of every list.
-    const fn list(self, parameters: &'static [&'static dyn Parameter]) -> Self {
-        Self {
-            list_parameters: LIST,
-            ..self.query(parameters)
-        }
+    const fn list(mut self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        self.operation.list_parameters = LIST;
+        self.query(parameters)
     }
 
     /// A list without filters.
-    const fn page(self, parameters: &'static [&'static dyn Parameter]) -> Self {
-        Self {
-            list_parameters: PAGE,
-            ..self.query(parameters)
-        }
-    }
-
-    /// All query parameters, in the order of the document.
-    pub fn query_parameters(&self) -> impl Iterator<Item = &'static dyn Parameter> {
-        let all = self.parameters.iter().chain(self.list_parameters);
-        all.copied()
+    const fn page(mut self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        self.operation.list_parameters = PAGE;
+        self.query(parameters)
     }
 
     const fn batch(self) -> Self {
         self.body_max(BATCH_BODY_BYTES_MAX)
     }
 
-    const fn body_max(self, body_bytes_max: u64) -> Self {
-        Self {
-            body_bytes_max,
-            ..self
-        }
+    const fn body_max(mut self, body_bytes_max: u64) -> Self {
+        self.operation.body_bytes_max = body_bytes_max;
+        self
     }
 }
 
@@ -191,8 +130,23 @@ macro_rules! methods {
             permission: RequiredPermission,
             handler: Handler,
             doc: &'static OperationDoc,
-        ) -> Operation {
-            Operation::new(Method::$method, path).serves(id, permission, handler, doc)
+        ) -> Endpoint {
+            let (head, parameter, tail) = path;
+            let operation = Operation {
+                route: Route {
+                    method: Method::$method,
+                    head,
+                    parameter,
+                    tail,
+                },
+                id,
+                permission,
+                body_bytes_max: BODY_BYTES_MAX,
+                parameters: &[],
+                list_parameters: &[],
+                doc,
+            };
+            Endpoint { operation, handler }
         }
     )*};
 }
@@ -200,7 +154,7 @@ methods!(get Get, put Put, post Post, delete Delete);
 
 /// All operations, served below either prefix. Rows with equal heads are ordered by longest tail.
 #[rustfmt::skip]
-pub const OPERATIONS: &[Operation] = &[
+pub const OPERATIONS: &[Endpoint] = &[
     get(("/streams", NO_KEY, ""),
         "streams_list", right("streams", List), stream::list, &words::stream::STREAMS_LIST)
             .list(stream::LIST_PARAMETERS),
@@ -302,12 +256,12 @@ pub const OPERATIONS: &[Operation] = &[
         &words::event::CENTRAL_EVENTS_LIST).list(event::PARAMETERS),
     get(("/config", NO_KEY, ""),
         "config_get", right("config", Read), config::get, &words::config::CONFIG_GET)
-            .query(&[&cluster::FORMAT]),
+            .query(&[&stats_format::FORMAT]),
     put(("/config", NO_KEY, ""),
         "config_save", ADMINISTRATOR, config::save, &words::config::CONFIG_SAVE),
     get(("/cluster/stats", NO_KEY, ""),
         "cluster_stats_get", right("cluster", Read), cluster::stats,
-        &words::cluster::CLUSTER_STATS_GET).query(&[&cluster::FORMAT]),
+        &words::cluster::CLUSTER_STATS_GET).query(&[&stats_format::FORMAT]),
     get(("/auth_backends", NO_KEY, ""),
         "auth_backends_list", right("auth_backends", List), auth_backend::list,
         &words::auth::AUTH_BACKENDS_LIST).list(&[]),

@@ -10,6 +10,7 @@ pub mod balancer;
 pub mod call;
 pub mod cluster;
 pub mod config;
+mod config_document;
 pub mod config_external;
 pub mod control;
 pub mod dvr;
@@ -21,6 +22,7 @@ pub mod event;
 pub mod external_episodes;
 pub mod layout;
 pub mod monitoring;
+pub mod operation;
 pub mod person;
 pub mod router;
 pub mod server_metrics;
@@ -29,7 +31,9 @@ pub mod settings_save;
 pub mod shared;
 pub mod srt_port;
 pub mod stats;
+pub mod stats_format;
 pub mod stream;
+pub mod stream_doc;
 pub mod streamer;
 pub mod streamer_check;
 pub mod token;
@@ -41,7 +45,7 @@ use self::shared::Shared;
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::state::State;
-use crate::state::command::Done;
+use crate::state::changes::Done;
 use crate::state::entity::Kind;
 
 /// Deadline of a reply by another thread; its client then gets 503 `timed_out`.
@@ -57,7 +61,7 @@ pub fn done(
     let around = shared.around(state, shared.fleet.view(std::time::Instant::now()));
     let mut body = Vec::new();
     match outcome {
-        Ok(Done::Stream(saved)) => stream::render(&saved, masked, Some(around), &mut body),
+        Ok(Done::Stream(saved)) => stream_doc::render(&saved, masked, Some(around), &mut body),
         Ok(Done::Streamer(saved)) => {
             streamer::render(&saved, masked, Some(around.fleet), &mut body);
         }

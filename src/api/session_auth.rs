@@ -17,7 +17,6 @@
 //! decision is invalid once the rules have changed.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,21 +29,19 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::call::{Call, Context, Outcome, Pending, Step};
 use super::shared::ApiSettings;
 use crate::access::answer::{self, SessionDecision};
+use crate::access::compiled::CompiledRules;
 use crate::access::rules::{ListMatch, Rules, Viewer};
 use crate::access::sessions::{CachedSession, SessionKey, Sessions, UserKey};
 use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::http::Response;
-use crate::json::{self, Object, Value, scan};
+use crate::json::{self, Value, scan};
 use crate::outbound::{CallResult, CancelToken, OutboundCall, TargetUrl};
 use crate::query::params::{Choice, Flag, Integer, Parameter, Text, check_listed};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
-use crate::state::record::EntityRecord;
 use crate::subnet::parse_address;
 
-/// Most backends whose compiled rules a core keeps.
-const COMPILED_MAX: usize = 1024;
 /// Longest value of a parameter, bytes.
 const VALUE_BYTES_MAX: usize = 4096;
 
@@ -207,35 +204,6 @@ fn index_of(parameters: &[&dyn Parameter], name: &str) -> Option<usize> {
     names.position(|known| known == name)
 }
 
-/// Compiled rules of saved backends. Owned by one core; filled on first use.
-#[derive(Default)]
-pub struct Compiled {
-    by_name: HashMap<Box<str>, (EntityRecord, Rc<Rules>)>,
-}
-
-impl Compiled {
-    fn rules(&mut self, record: &EntityRecord) -> Rc<Rules> {
-        let name: &str = &record.key;
-        if let Some((of, rules)) = self.by_name.get(name)
-            && Arc::ptr_eq(of.bytes(), record.bytes())
-        {
-            return rules.clone();
-        }
-        let config = match json::parse(record.config.as_bytes()) {
-            Ok(Value::Object(config)) => config,
-            _ => Object::new(),
-        };
-        // The rules were checked by the save; rules that cannot be parsed admit no session.
-        let rules = Rc::new(Rules::parse(&config, "").unwrap_or_default());
-        if self.by_name.len() >= COMPILED_MAX {
-            self.by_name.clear();
-        }
-        self.by_name
-            .insert(name.into(), (record.clone(), rules.clone()));
-        rules
-    }
-}
-
 /// How the sessions of a stream are authorized.
 enum Policy {
     Open,
@@ -249,7 +217,7 @@ enum Policy {
     },
 }
 
-fn policy(state: &State, on_play: Option<&str>, compiled: &mut Compiled) -> Policy {
+fn policy(state: &State, on_play: Option<&str>, compiled: &mut CompiledRules) -> Policy {
     let url = on_play
         .and_then(|text| scan::member(text, "url"))
         .and_then(|text| json::parse(text.as_bytes()).ok());
@@ -291,7 +259,7 @@ struct AuthQuestion {
 }
 
 pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let parameters = AuthParameters::parse(call.request.query, call.endpoint.parameters)?;
+    let parameters = AuthParameters::parse(call.request.query, call.operation.parameters)?;
     let Some(stream) = call.state.stream(parameters.get(&NAME)) else {
         return Ok(reply_denied(error::SESSION_STREAM_NOT_FOUND.error()));
     };

@@ -94,7 +94,7 @@ fn save_settings(
             );
         }
     });
-    let saved = saved.map_err(|error| super::config::refused(&error))?;
+    let saved = saved.map_err(|error| super::config_document::refused(&error))?;
     if saved.rotated {
         // The new credentials are in force.
         for inbox in &shared.cores {
@@ -104,7 +104,9 @@ fn save_settings(
     // The settings are saved, even if their event cannot be logged yet.
     let state = shared.published.state().load_full();
     log_settings(shared, &journal, journal.unlogged(&state));
-    Ok(super::config::render(shared, false).to_text().into_bytes())
+    Ok(super::config_document::render(shared, false)
+        .to_text()
+        .into_bytes())
 }
 
 /// Appends the events of the journal to the event log. After an error they stay in the journal for

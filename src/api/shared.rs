@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::config_external::PagedSnapshots;
-use super::stream::Around;
+use super::stream_doc::Around;
 use crate::access::auth::Auth;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
@@ -16,6 +15,7 @@ use crate::config::running::Running;
 use crate::core::message::CoreMessage;
 use crate::core::stats_watch::StatsWatches;
 use crate::feed::nodes::NodeTable;
+use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;

@@ -18,7 +18,8 @@ use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundCall, OutboundError};
 use crate::query::params::Flag;
 use crate::state::apply::{Stamp, apply};
-use crate::state::command::{AuditedCommand, Command, Done};
+use crate::state::changes::Done;
+use crate::state::command::{AuditedCommand, Command};
 
 pub const CHECKS_ENABLE: Flag = Flag::new(
     "checks_enable",

@@ -15,6 +15,7 @@ pub mod journal;
 mod read;
 pub mod running;
 mod save;
+mod scalar;
 pub mod setting;
 mod table;
 #[cfg(test)]
@@ -25,6 +26,6 @@ pub use api_key::{API_KEY_FILE, ApiKey, api_key, stored_api_key};
 pub use example::example;
 pub use read::{Config, EffectiveValue, Flags, Origin, read};
 pub use save::{SaveError, SettingChanges};
-pub use setting::{ConfigMember, MemberShape, Setting, SettingForm};
-pub use table::{LayouterSettings, SETTINGS, Settings};
+pub use setting::{MemberShape, SettingForm};
+pub use table::{ConfigMember, LayouterSettings, SETTINGS, Setting, Settings};
 pub use value::{LayouterBalance, LogLevel, PinThreads, Secret};

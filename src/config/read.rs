@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::setting::{Setting, variable};
+use super::Setting;
+use super::scalar::RawValue;
+use super::setting::variable;
 use super::table::{IGNORED, SETTINGS, Settings};
 use super::value::without_password;
 use crate::exit::{Exit, Failure};
@@ -114,46 +116,6 @@ impl std::error::Error for ConfigError {}
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::new(Exit::Config, error.to_string())
-    }
-}
-
-/// A value as it is written in its source.
-#[derive(Debug, Clone)]
-pub(super) enum RawValue {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl RawValue {
-    /// The only text of a value that is not a list, without spaces around it.
-    pub(super) fn one(&self) -> Option<&str> {
-        match self {
-            Self::One(text) => Some(text.trim()),
-            Self::Many(texts) => match &texts[..] {
-                [text] => Some(text.trim()),
-                _ => None,
-            },
-        }
-    }
-
-    /// The elements of a list; a text with commas is several elements.
-    pub(super) fn split(&self) -> Vec<String> {
-        let texts: Vec<&str> = match self {
-            Self::One(text) => text.split(',').collect(),
-            Self::Many(texts) => texts.iter().flat_map(|text| text.split(',')).collect(),
-        };
-        texts
-            .into_iter()
-            .map(|text| text.trim().to_owned())
-            .filter(|text| !text.is_empty())
-            .collect()
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::One(text) => text.clone(),
-            Self::Many(texts) => texts.join(","),
-        }
     }
 }
 

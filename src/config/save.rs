@@ -8,8 +8,9 @@ use std::path::Path;
 
 use toml_edit::{DocumentMut, Item, value};
 
+use super::Setting;
 use super::read::ConfigError;
-use super::setting::{Setting, SettingForm};
+use super::setting::SettingForm;
 
 /// New values by key, as they are written in the file; `None` removes a setting from the file.
 pub type SettingChanges = Vec<(&'static str, Option<String>)>;

@@ -2,19 +2,15 @@
 //! and the field of the typed struct.
 
 use std::fmt;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::read::RawValue;
-use super::table::SETTINGS;
-use super::value::{bytes_text, parse_bytes};
-use super::{Settings, value};
+use super::scalar::{self, RawValue, bytes_text, parse_bytes};
 use crate::duration;
 use crate::json::Value;
 use crate::schema::MASK;
 
-/// One setting. Its variable and its flag follow from its key.
-pub struct Setting {
+/// One setting of the struct `S`. Its variable and its flag follow from its key.
+pub struct Setting<S: 'static> {
     /// The key of the TOML file.
     pub key: &'static str,
     /// Other spellings of the key in files and, behind `CENTRAL_`, in the environment.
@@ -23,15 +19,15 @@ pub struct Setting {
     pub written: Written,
     pub effect: Effect,
     /// The member of the document of `/config`, if it has one.
-    pub member: Option<ConfigMember>,
+    pub member: Option<ConfigMember<S>>,
     /// Heading in `--help` and in the shipped file.
     pub heading: &'static str,
     /// One paragraph for `--help` and the shipped file.
     pub(super) doc: &'static str,
     /// Parses a value into its field; false when the value is not allowed.
-    pub(super) set: fn(&mut Settings, &RawValue) -> bool,
+    pub(super) set: fn(&mut S, &RawValue) -> bool,
     /// Copies the field from the first to the second.
-    pub(super) copy: fn(&Settings, &mut Settings),
+    pub(super) copy: fn(&S, &mut S),
 }
 
 /// The value that the shipped file shows.
@@ -53,11 +49,11 @@ pub enum Effect {
 }
 
 /// A setting as the document of `/config` has it.
-pub struct ConfigMember {
+pub struct ConfigMember<S: 'static> {
     pub pointer: &'static str,
     pub shape: MemberShape,
     /// The effective value, with its secrets masked or not. `None`: not set.
-    pub shown: fn(&Settings, bool) -> Option<Value>,
+    pub shown: fn(&S, bool) -> Option<Value>,
 }
 
 /// How the document of `/config` writes a value.
@@ -248,10 +244,10 @@ impl<T: Clone> SettingRule<T> {
         match self {
             Self::Text { parse, .. } => parse(text).filter(|_| !text.is_empty()),
             Self::List { .. } => None,
-            Self::Number { min, max, parse } => parse(within(value::whole(text)?, *min, *max)?),
+            Self::Number { min, max, parse } => parse(within(scalar::whole(text)?, *min, *max)?),
             Self::Bytes { min, max, parse } => parse(within(parse_bytes(text)?, *min, *max)?),
             Self::Time { min, max, parse } => parse(within(duration::parse(text)?, *min, *max)?),
-            Self::Switch { parse } => parse(value::switch(text)?),
+            Self::Switch { parse } => parse(scalar::switch(text)?),
             Self::Word { words, values } => {
                 let word = text.to_ascii_lowercase();
                 let index = words.iter().position(|known| *known == word)?;
@@ -265,7 +261,7 @@ fn within<T: PartialOrd>(value: T, min: T, max: T) -> Option<T> {
     (value >= min && value <= max).then_some(value)
 }
 
-/// Makes the table: for each part a struct with one field per row, and [`SETTINGS`] with all rows.
+/// Makes the table: for each part a struct with one field per row, and the table of all rows.
 ///
 /// A row is `field("key" | "alias"): Type = rule, Default "text" | Example "text", effect` and, if
 /// the document of `/config` has the setting, `, MemberShape "/pointer"`. Its doc comment is the
@@ -273,7 +269,7 @@ fn within<T: PartialOrd>(value: T, min: T, max: T) -> Option<T> {
 macro_rules! settings {
     (@member $part:ident $field:ident) => { None };
     (@member $part:ident $field:ident $shape:ident $pointer:literal) => {
-        Some(ConfigMember {
+        Some(setting::ConfigMember {
             pointer: $pointer,
             shape: MemberShape::$shape,
             shown: |settings, masked| settings.$part.$field.shown(masked),
@@ -327,14 +323,7 @@ macro_rules! settings {
 }
 pub(super) use settings;
 
-impl Setting {
-    /// Finds a setting by its key or another spelling of it.
-    pub fn find(key: &str) -> Option<&'static Setting> {
-        SETTINGS
-            .iter()
-            .find(|setting| setting.keys().any(|known| known == key))
-    }
-
+impl<S> Setting<S> {
     /// The key and its other spellings.
     pub fn keys(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.key).chain(self.aliases.iter().copied())
@@ -342,16 +331,6 @@ impl Setting {
 
     pub fn doc(&self) -> &'static str {
         self.doc.trim_start()
-    }
-
-    /// `poll-wait-max`, without the dashes before it.
-    pub fn flag(&self) -> &'static str {
-        static FLAGS: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
-            let flag = |setting: &Setting| (setting.key, setting.key.replace('_', "-"));
-            SETTINGS.iter().map(flag).collect()
-        });
-        let found = FLAGS.iter().find(|(key, _)| *key == self.key);
-        &found.expect("settings exist in the table only").1
     }
 
     /// `CENTRAL_POLL_WAIT_MAX`.
@@ -389,11 +368,6 @@ impl Setting {
                 ..
             }
         )
-    }
-
-    /// Whether the value is allowed.
-    pub fn accepts(&self, text: &str) -> bool {
-        (self.set)(&mut Settings::default(), &RawValue::One(text.to_owned()))
     }
 
     /// A value of this setting as messages and tables show it.

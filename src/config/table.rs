@@ -6,21 +6,51 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use super::scalar::{GIB, MIB, RawValue};
 use super::setting::{
-    ConfigMember, Effect, MemberShape, Setting, SettingRule, Written, bytes, number, settings,
-    switch, time,
+    self, Effect, MemberShape, SettingRule, Written, bytes, number, settings, switch, time,
 };
 use super::value::{
-    API_KEY, API_URL, BALANCE, CORS, DIRECTORY, FILE, GIB, LABEL_KEY, LISTEN, LOG_LEVEL, LOGIN,
-    LayouterBalance, LogLevel, Login, MIB, PIN_THREADS, PORT, PinThreads, RESTREAMING, SUBNETS,
-    Secret, Shown as _, URL_TOKEN,
+    API_KEY, API_URL, BALANCE, CORS, DIRECTORY, FILE, LABEL_KEY, LISTEN, LOG_LEVEL, LOGIN,
+    LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PinThreads, RESTREAMING, SUBNETS, Secret,
+    Shown as _, URL_TOKEN,
 };
 use crate::http::Cors;
 use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
 use crate::state::node::Restreaming;
 use crate::subnet::Subnets;
+
+/// One setting of this server.
+pub type Setting = setting::Setting<Settings>;
+/// A setting as the document of `/config` has it.
+pub type ConfigMember = setting::ConfigMember<Settings>;
+
+impl Setting {
+    /// Finds a setting by its key or another spelling of it.
+    pub fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS
+            .iter()
+            .find(|setting| setting.keys().any(|known| known == key))
+    }
+
+    /// `poll-wait-max`, without the dashes before it.
+    pub fn flag(&self) -> &'static str {
+        static FLAGS: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
+            let flag = |setting: &Setting| (setting.key, setting.key.replace('_', "-"));
+            SETTINGS.iter().map(flag).collect()
+        });
+        let found = FLAGS.iter().find(|(key, _)| *key == self.key);
+        &found.expect("settings exist in the table only").1
+    }
+
+    /// Whether the value is allowed.
+    pub fn accepts(&self, text: &str) -> bool {
+        (self.set)(&mut Settings::default(), &RawValue::One(text.to_owned()))
+    }
+}
 
 const ZERO: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_hours(1);

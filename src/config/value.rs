@@ -5,15 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::scalar::whole;
 use super::setting::{SettingRule, list, secret, text, word};
 use crate::http::Cors;
 use crate::json::{Object, Value};
 use crate::schema::MASK;
 use crate::state::node::Restreaming;
 use crate::subnet::Subnets;
-
-pub(super) const MIB: u64 = 1 << 20;
-pub(super) const GIB: u64 = 1 << 30;
 
 /// A text that is never printed by accident. It is not compared in constant time; the check of
 /// credentials is.
@@ -195,20 +193,6 @@ fn listen_address(text: &str) -> Option<SocketAddr> {
     Some((address, port).into())
 }
 
-/// A number written in digits only.
-pub(super) fn whole(text: &str) -> Option<u64> {
-    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    is_digits.then(|| text.parse().ok())?
-}
-
-pub(super) fn switch(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Some(true),
-        "false" | "0" | "no" | "off" => Some(false),
-        _ => None,
-    }
-}
-
 /// `http://host[:port][/path]` without its trailing slashes.
 fn base_url(text: &str) -> Option<String> {
     let rest = text
@@ -277,38 +261,6 @@ fn login(text: &str) -> Option<Login> {
 fn path(text: &str) -> Option<PathBuf> {
     (!text.contains('\0')).then(|| PathBuf::from(text))
 }
-
-/// `64MiB`, `64M` (both powers of 1024), `64MB` (powers of 1000), `1048576`.
-pub(super) fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => MIB,
-        "g" | "gib" => GIB,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(scale)
-}
-
-/// The shortest text that reads back as the same number of bytes.
-pub(super) fn bytes_text(bytes: u64) -> String {
-    for (scale, unit) in [(GIB, "GiB"), (MIB, "MiB"), (1 << 10, "KiB")] {
-        if bytes >= scale && bytes.is_multiple_of(scale) {
-            return format!("{}{unit}", bytes / scale);
-        }
-    }
-    bytes.to_string()
-}
-
-// -------------------------------------------------------------------------------------------------
-// The document of `/config`
 
 /// A value that the document of `/config` can show.
 pub(super) trait Shown {
@@ -379,7 +331,6 @@ impl Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn first_space_or_colon_ends_the_login() {
@@ -404,14 +355,6 @@ mod tests {
     fn every_log_level_has_its_own_name() {
         for (level, name) in LogLevel::ALL.iter().zip(LogLevel::NAMES) {
             assert_eq!(level.shown(false), Some(Value::from(*name)));
-        }
-    }
-
-    proptest! {
-        #![proptest_config(crate::proptests::config())]
-        #[test]
-        fn sizes_are_read_back(amount in 1_u64..1 << 44) {
-            prop_assert_eq!(parse_bytes(&bytes_text(amount)), Some(amount));
         }
     }
 }

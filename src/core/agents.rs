@@ -8,13 +8,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Core, YieldBudget};
+use crate::agents::messages::NewConnection;
 use crate::agents::messages::{AgentMessage, ReplyAddress};
 use crate::agents::protocol::{self, AgentEvent, AgentReply, AgentSession, CloseReason};
 use crate::agents::registry::Presence;
 use crate::agents::streampoint::{digest, secret_of, streampoint};
 use crate::api::agent::offline;
 use crate::api::call::Call;
-use crate::api::control::{NewConnection, append_event};
+use crate::api::control::append_event;
 use crate::api::now_ms;
 use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};

@@ -12,7 +12,8 @@ use super::Core;
 use crate::access::auth::{Caller, TokenNeed, check_token};
 use crate::access::rights::{Action, Listable, Rights};
 use crate::access::token::{Demand, Token};
-use crate::api::endpoint::{Operation, needs};
+use crate::api::endpoint::needs;
+use crate::api::operation::Operation;
 use crate::error::{self, ApiError};
 use crate::http::{Response, Ticket};
 use crate::state::State;
@@ -33,7 +34,7 @@ enum Held {
     },
     Token {
         token: Rc<Token>,
-        endpoint: &'static Operation,
+        operation: &'static Operation,
         key: Box<str>,
         /// The response contains only what is visible to the token.
         by_visibility: bool,
@@ -44,7 +45,7 @@ impl HeldRequests {
     pub fn insert(
         &mut self,
         ticket: Ticket,
-        endpoint: &'static Operation,
+        operation: &'static Operation,
         key: &str,
         caller: &Caller,
         by_visibility: bool,
@@ -58,7 +59,7 @@ impl HeldRequests {
             },
             Caller::Token(token) => Held::Token {
                 token: token.clone(),
-                endpoint,
+                operation,
                 key: key.into(),
                 by_visibility,
             },
@@ -125,14 +126,14 @@ impl Core {
             },
             Held::Token {
                 token,
-                endpoint,
+                operation,
                 key,
                 by_visibility,
             } => {
                 let newest = self.tokens.borrow_mut().find(state, &token.digest);
                 let newest = newest.ok_or_else(lost_credentials)?;
-                check_token(&newest, needs(endpoint, key))?;
-                if *by_visibility && !sees_the_same(endpoint, &token.rights, &newest.rights) {
+                check_token(&newest, needs(operation, key))?;
+                if *by_visibility && !sees_the_same(operation, &token.rights, &newest.rights) {
                     return Ok(false);
                 }
                 *token = newest;
@@ -153,8 +154,8 @@ impl Core {
 }
 
 /// Whether a response computed with `before` is also correct with `after`.
-fn sees_the_same(endpoint: &Operation, before: &Rights, after: &Rights) -> bool {
-    let lists_everything = |rights: &Rights| match endpoint.permission.token {
+fn sees_the_same(operation: &Operation, before: &Rights, after: &Rights) -> bool {
+    let lists_everything = |rights: &Rights| match operation.permission.token {
         TokenNeed::Right(Demand {
             collection,
             action: Action::List,

@@ -12,7 +12,7 @@ use crate::api::entity::EntitySource;
 use crate::api::event::Events;
 use crate::api::external_episodes::ExternalEpisodes;
 use crate::api::shared::Shared;
-use crate::api::stream::Streams;
+use crate::api::stream_doc::Streams;
 use crate::api::streamer::Streamers;
 use crate::http::{Accepts, Answer, Response, Ticket};
 use crate::query::{Execution, Page, Query};

@@ -10,7 +10,7 @@ use crate::feed::Commit;
 use crate::http::Ticket;
 use crate::outbound::CallResult;
 use crate::rt::Inbox;
-use crate::state::command::Done;
+use crate::state::changes::Done;
 
 pub enum CoreMessage {
     /// A durable group commit, and the replies to the commands in it that came from this core.

@@ -35,7 +35,8 @@ use crate::access::auth::{Access, Caller, Needs, TokenNeed};
 use crate::access::rights::{Action, Listable};
 use crate::access::token::{Demand, Tokens};
 use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
-use crate::api::endpoint::{BODY_BYTES_MAX, OPERATIONS, Operation, ROUTES, allowed, needs};
+use crate::api::endpoint::{Endpoint, OPERATIONS, ROUTES, allowed, needs};
+use crate::api::operation::BODY_BYTES_MAX;
 use crate::api::router::{self, Found};
 use crate::api::shared::Shared;
 use crate::api::{config_external, done};
@@ -99,7 +100,7 @@ impl std::ops::Deref for PublishedState {
 
 /// The endpoint of a request and its caller, as found when the head was complete. `None`: there is
 /// no endpoint; `call` responds with 404 or 405.
-pub struct Admitted(Option<(&'static Operation, Caller)>);
+pub struct Admitted(Option<(&'static Endpoint, Caller)>);
 
 impl Core {
     pub fn new(
@@ -174,7 +175,7 @@ impl Core {
             state: &state,
             local: &self.local,
             request,
-            endpoint,
+            operation: endpoint,
             parameter: &parameter,
             caller: &caller,
             ticket,
@@ -252,13 +253,13 @@ impl Core {
         if matches!(answer, Answer::Wait { .. }) {
             let Call {
                 ticket,
-                endpoint,
+                operation,
                 parameter,
                 caller,
                 ..
             } = call;
             let mut held = self.held.borrow_mut();
-            held.insert(*ticket, endpoint, parameter, caller, by_visibility);
+            held.insert(*ticket, operation, parameter, caller, by_visibility);
         }
     }
 
@@ -394,7 +395,7 @@ fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
     let TokenNeed::Right(Demand {
         collection,
         action: Action::List,
-    }) = call.endpoint.permission.token
+    }) = call.operation.permission.token
     else {
         return false;
     };
@@ -516,7 +517,8 @@ mod tests {
         let poll = Poll {
             of: Collection::Streams,
             query: Rc::new(
-                Query::parse("updated_at_gt=1", &crate::api::stream::KIND, &[]).expect("a query"),
+                Query::parse("updated_at_gt=1", &crate::api::stream_doc::KIND, &[])
+                    .expect("a query"),
             ),
             complete: None,
             accepts: Accepts::NONE,

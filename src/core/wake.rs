@@ -14,7 +14,7 @@ use crate::api::call::{Collection, LocalState};
 use crate::api::config_external;
 use crate::api::entity::EntityDoc;
 use crate::api::event::EventDoc;
-use crate::api::stream::StreamDoc;
+use crate::api::stream_doc::StreamDoc;
 use crate::api::streamer::StreamerDoc;
 use crate::error;
 use crate::feed::{Commit, QueryId};

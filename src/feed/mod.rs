@@ -7,6 +7,7 @@
 //! to come.
 
 pub mod nodes;
+pub mod paged_snapshots;
 pub mod rendered;
 
 mod commit;

@@ -8,14 +8,15 @@ use std::mem;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::Service;
-use super::conn::{Conn, Served, connection};
-use super::connections::{Connections, tick};
+use super::conn::{Served, connection};
+use super::conn_table::Conn;
+use super::connections::Connections;
 use super::counters::add;
+use super::{Service, response};
 use crate::error;
-use crate::limits::ACCEPT_PAUSE_MS;
+use crate::limits::{ACCEPT_PAUSE_MS, SENDS_PER_YIELD};
 use crate::rt::{self, Listener, Socket, sys};
 
 /// Accepts connections and serves them until `Connections::drain`. Returns while the last
@@ -117,4 +118,35 @@ impl<A> Connections<A> {
         self.return_out(out);
         sys::shutdown(socket, sys::Side::Write);
     }
+}
+
+/// The only timer of a core: turns its clock and its deadlines.
+async fn tick<S: Service + 'static>(served: Rc<Served<S>>) {
+    let shared = &served.shared;
+    let tick = Duration::from_millis(u64::from(shared.limits.tick_ms));
+    let mut due = Vec::new();
+    let mut dated = 0;
+    while !shared.is_drained() {
+        rt::sleep(tick).await;
+        let now = shared.started.elapsed().as_millis() / u128::from(shared.limits.tick_ms);
+        // At the default tick this wraps after 13 years of one process.
+        let now = now as u32;
+        shared.now.set(now);
+        let date = SystemTime::now();
+        let second = date
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if second != dated {
+            dated = second;
+            *shared.common.borrow_mut() = response::common(date, &shared.cors);
+        }
+        shared.table.borrow_mut().wheel.advance(now, &mut due);
+        for (i, slot) in due.drain(..).enumerate() {
+            if i % SENDS_PER_YIELD == SENDS_PER_YIELD - 1 {
+                rt::yield_now().await;
+            }
+            served.on_deadline(slot);
+        }
+    }
+    shared.ticking.set(false);
 }

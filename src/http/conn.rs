@@ -19,10 +19,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::connections::{Connections, Table};
+use super::conn_table::{AnswerForm, Conn, Phase, Table};
+use super::connections::Connections;
 use super::cors::Cors;
 use super::counters::add;
 use super::head::{self, Head, Method};
@@ -38,23 +39,6 @@ use crate::limits::{
 };
 use crate::rt::{self, Socket, sys};
 
-/// State of a connection between two calls of [`Served::advance`]. Independent of unsent answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// No byte of the next request has arrived.
-    Idle,
-    /// A part of a request has arrived.
-    Receiving,
-    /// The service owes an answer.
-    Waiting,
-    /// The connection carries lines instead of requests.
-    Upgraded,
-    /// The last answer is sent; what still arrives is thrown away.
-    Lingering,
-    /// The connection is over; its task has not noticed yet.
-    Closed,
-}
-
 /// What the task waits for next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -63,98 +47,6 @@ pub(super) enum Next {
     /// A wake only: nothing the socket could report matters now.
     Woken,
     Close,
-}
-
-/// One open connection. Its size, with that of its task, is the cost of an idle client.
-#[allow(clippy::struct_excessive_bools)] // independent facts, one byte each
-pub(super) struct Conn<A> {
-    /// Valid as long as the entry is in the table: the entry is removed before the socket closes.
-    pub(super) socket: RawFd,
-    /// Number of the newest request of this slot; grows over all connections that use the slot.
-    pub(super) epoch: u32,
-    pub(super) peer: IpAddr,
-    pub(super) phase: Phase,
-    pub(super) ending: Ending,
-    /// The service has not answered `epoch` yet.
-    pub(super) owed: bool,
-    /// `epoch` names an upgraded connection, whose end must be reported to the service.
-    pub(super) upgraded: bool,
-    /// The client has ended its sending side.
-    pub(super) half_closed: bool,
-    pub(super) woken: bool,
-    pub(super) form: AnswerForm,
-    /// The tick in which the body began, the bytes read while lingering, or the ticks that an
-    /// upgraded connection may be silent.
-    pub(super) since: u32,
-    pub(super) waker: Option<Waker>,
-    pub(super) input: Option<Box<Input<Option<A>>>>,
-    pub(super) unsent: Option<Box<Unsent>>,
-}
-
-/// How a connection ends.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Ending {
-    /// It ends when the unsent answers are sent.
-    pub(super) last: bool,
-    /// Before, it reads on for a while, because the client may be sending.
-    pub(super) linger: bool,
-    /// Why it ends, as far as this side decides it.
-    pub(super) why: Ended,
-}
-
-/// The form of the answer that a waiting request gets.
-#[derive(Clone, Copy)]
-pub(super) struct AnswerForm {
-    head_only: bool,
-    keep_alive: bool,
-    is_1_0: bool,
-    accepts: Accepts,
-    /// See [`Cors::of`].
-    origin: u8,
-}
-
-impl<A> Conn<A> {
-    pub(super) fn new(socket: RawFd, epoch: u32, peer: IpAddr) -> Self {
-        Self {
-            socket,
-            epoch,
-            peer,
-            phase: Phase::Idle,
-            ending: Ending::default(),
-            owed: false,
-            upgraded: false,
-            half_closed: false,
-            woken: false,
-            form: AnswerForm {
-                head_only: false,
-                keep_alive: true,
-                is_1_0: false,
-                accepts: Accepts::NONE,
-                origin: 0,
-            },
-            since: 0,
-            waker: None,
-            input: None,
-            unsent: None,
-        }
-    }
-
-    /// Makes the task advance its connection, if it does not do so already.
-    pub(super) fn wake(&mut self) {
-        self.woken = true;
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Ends the connection: the operation its task waits for completes.
-    pub(super) fn kill(&mut self) {
-        self.phase = Phase::Closed;
-        self.unsent = None;
-        self.input = None;
-        sys::shutdown(self.socket, sys::Side::Both);
-        self.wake();
-    }
 }
 
 /// Answers to waiting requests, sent from the stack of the caller.

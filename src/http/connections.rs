@@ -11,19 +11,18 @@ use std::net::{IpAddr, TcpStream};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use super::conn::{Conn, Phase, Served};
+use super::conn_table::{Phase, Table};
 use super::cors::Cors;
 use super::counters::{CounterCells, Counters, add};
 use super::deadline::Wheel;
 use super::response::{self, Body, Response};
 use super::segmented_vec::SegmentedVec;
 use super::unsent::{Gone, Unsent, is_not_now};
-use super::{Service, Ticket};
 use crate::error::ApiError;
-use crate::limits::{Limits, READ_BYTES, SENDS_PER_YIELD, UNSENT_BYTES_MAX};
-use crate::rt::{self, sys};
+use crate::limits::{Limits, READ_BYTES, UNSENT_BYTES_MAX};
+use crate::rt::sys;
 
 /// How the connections of a core behave.
 #[derive(Debug, Clone)]
@@ -38,40 +37,6 @@ impl Default for ConnectionOptions {
             limits: Limits::DEFAULT,
             cors: Cors::Any,
         }
-    }
-}
-
-pub(super) struct Table<A> {
-    pub(super) conns: SegmentedVec<Option<Conn<A>>>,
-    pub(super) free: Vec<u32>,
-    /// Epochs outlive connections, or a late answer to a closed connection could reach its
-    /// successor.
-    pub(super) epochs: SegmentedVec<u32>,
-    pub(super) wheel: Wheel,
-    pub(super) open: usize,
-}
-
-impl<A> Table<A> {
-    pub(super) fn get(&mut self, slot: u32) -> &mut Conn<A> {
-        self.conns[slot]
-            .as_mut()
-            .expect("an entry lives as long as its task")
-    }
-
-    /// The connection on which this request waits for its answer.
-    pub(super) fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
-        self.conns
-            .get_mut(ticket.slot)?
-            .as_mut()
-            .filter(|conn| conn.phase == Phase::Waiting && conn.epoch == ticket.epoch)
-    }
-
-    /// The upgraded connection with this ticket, while lines can be sent on it.
-    pub(super) fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
-        self.conns
-            .get_mut(ticket.slot)?
-            .as_mut()
-            .filter(|conn| conn.phase == Phase::Upgraded && conn.epoch == ticket.epoch)
     }
 }
 
@@ -274,35 +239,4 @@ impl<A> Connections<A> {
         response.close = true;
         response
     }
-}
-
-/// The only timer of a core: turns its clock and its deadlines.
-pub(super) async fn tick<S: Service + 'static>(served: Rc<Served<S>>) {
-    let shared = &served.shared;
-    let tick = Duration::from_millis(u64::from(shared.limits.tick_ms));
-    let mut due = Vec::new();
-    let mut dated = 0;
-    while !shared.is_drained() {
-        rt::sleep(tick).await;
-        let now = shared.started.elapsed().as_millis() / u128::from(shared.limits.tick_ms);
-        // At the default tick this wraps after 13 years of one process.
-        let now = now as u32;
-        shared.now.set(now);
-        let date = SystemTime::now();
-        let second = date
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        if second != dated {
-            dated = second;
-            *shared.common.borrow_mut() = response::common(date, &shared.cors);
-        }
-        shared.table.borrow_mut().wheel.advance(now, &mut due);
-        for (i, slot) in due.drain(..).enumerate() {
-            if i % SENDS_PER_YIELD == SENDS_PER_YIELD - 1 {
-                rt::yield_now().await;
-            }
-            served.on_deadline(slot);
-        }
-    }
-    shared.ticking.set(false);
 }

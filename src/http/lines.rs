@@ -8,8 +8,9 @@
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::conn::{Next, Phase, Served};
-use super::connections::{Connections, Table};
+use super::conn::{Next, Served};
+use super::conn_table::{Phase, Table};
+use super::connections::Connections;
 use super::counters::add;
 use super::input::Input;
 use super::response::Body;

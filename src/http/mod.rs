@@ -11,6 +11,7 @@
 
 mod accept;
 mod conn;
+mod conn_table;
 mod connections;
 mod cors;
 mod counters;

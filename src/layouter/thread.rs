@@ -17,7 +17,8 @@ use crate::error::ApiError;
 use crate::feed::Commit;
 use crate::feed::nodes::NodeTable;
 use crate::rt::{sys, uptime_ms};
-use crate::state::command::{Command, Done};
+use crate::state::changes::Done;
+use crate::state::command::Command;
 use crate::state::name::Hostname;
 use crate::writer::{Commands, Envelope, Published, ReplyTo};
 

@@ -14,7 +14,8 @@ pub mod model;
 pub mod words;
 
 use self::model::{BodyDoc, Content, ParameterIn, ResponseDoc, Security, Shape};
-use crate::api::endpoint::{OPERATIONS, Operation};
+use crate::api::endpoint::{Endpoint, OPERATIONS};
+use crate::api::operation::Operation;
 use crate::api::router::PREFIXES;
 use crate::query::params::{self, ParameterSpec, ValueKind};
 use crate::schema::data::FILES;
@@ -117,7 +118,7 @@ pub fn served() -> &'static str {
 ///
 /// # Panics
 /// When an example in the table is not JSON or two endpoints are the same, which tests exclude.
-pub fn document(operations: &[Operation], server_version: &str) -> String {
+pub fn document(operations: &[Endpoint], server_version: &str) -> String {
     let mut paths = Map::new();
     let mut schemas = components();
     let mut used = BTreeSet::new();

@@ -15,8 +15,8 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body, Error};
 
+use super::STACK_BYTES;
 use super::policy::EgressPolicy;
-use super::pool::STACK_BYTES;
 use super::target::{TargetUrl, literal_address};
 
 /// Longest head of a response, bytes.

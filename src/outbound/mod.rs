@@ -20,3 +20,6 @@ pub use client::{CallResult, OutboundCall, OutboundError};
 pub use policy::EgressPolicy;
 pub use pool::{CancelToken, Outbound};
 pub use target::TargetUrl;
+
+/// Stack of a calling thread: TLS and the client need about 200 KiB.
+const STACK_BYTES: usize = 1024 * 1024;

@@ -10,13 +10,12 @@ use std::thread;
 use parking_lot::{Condvar, Mutex};
 use ureq::Agent;
 
+use super::STACK_BYTES;
 use super::client::{CallResult, OutboundCall, OutboundError, agent, send};
 use super::policy::EgressPolicy;
 
 /// Calls that may wait for a thread. A longer queue would outlast every deadline.
 const CALLS_WAITING_MAX: usize = 4096;
-/// Stack of a calling thread: TLS and the client need about 200 KiB.
-pub(super) const STACK_BYTES: usize = 1024 * 1024;
 
 /// Cancels calls that have not started. Dropping it cancels nothing.
 #[derive(Clone, Default, Debug)]

@@ -4,12 +4,12 @@
 //! on the newest state. They are made from bodies here, so that every endpoint reports errors in
 //! the same way.
 
-use super::apply::invalid;
 use super::entity::{Key, Kind};
 use super::episode::PublicationReport;
 use super::event::{Audit, NewEvent};
+use super::invalid::invalid;
 use super::name::{Hostname, StreamName};
-use super::record::{EntityRecord, Publication, StreamRecord, StreamerRecord};
+use super::record::Publication;
 use super::retention::Retention;
 use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value, patch};
@@ -48,7 +48,7 @@ pub enum Command {
         hostname: Hostname,
     },
     /// Carry out a plan of the layouter. A row is skipped if its stream changed since the decision;
-    /// [`Done::Placed`] lists those.
+    /// [`Done::Placed`](super::changes::Done) lists those.
     Place {
         items: Vec<Placement>,
     },
@@ -119,30 +119,6 @@ impl From<Command> for AuditedCommand {
         Self {
             command,
             audit: None,
-        }
-    }
-}
-
-/// The result of a command.
-#[derive(Debug, Clone)]
-pub enum Done {
-    Stream(StreamRecord),
-    Streamer(StreamerRecord),
-    Entity(Kind, EntityRecord),
-    /// A plan was carried out, except for these rows.
-    Placed {
-        refused: Vec<usize>,
-    },
-    /// No body: a deletion or a batch.
-    Nothing,
-}
-
-impl Done {
-    /// The status of the response.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) => 200,
-            Self::Placed { .. } | Self::Nothing => 204,
         }
     }
 }

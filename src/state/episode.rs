@@ -10,7 +10,7 @@ use std::ops::Bound::{Excluded, Included};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::apply::EntityChange;
+use super::changes::EntityChange;
 use super::entity::Kind;
 use super::name::StreamName;
 use super::record::{ArchivedFacts, ArchivedStream, EntityRecord};

@@ -6,10 +6,12 @@
 
 pub mod agent;
 pub mod apply;
+pub mod changes;
 pub mod command;
 pub mod entity;
 pub mod episode;
 pub mod event;
+mod invalid;
 pub mod kinds;
 mod loader;
 mod merged;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use self::apply::{Changes, Lost, NodeChange, StreamChange, StreamerChange};
+use self::changes::{Changes, Lost, NodeChange, StreamChange, StreamerChange};
 use self::entity::{Entities, KINDS, Kind};
 use self::episode::EpisodeIndex;
 use self::name::{Hostname, StreamName};
@@ -193,7 +195,7 @@ impl State {
     }
 
     /// Moves on to the revision and stamp of a batch, which may have changed the event log only.
-    pub fn advance(&mut self, stamp: apply::Stamp) {
+    pub fn advance(&mut self, stamp: changes::Stamp) {
         assert!(stamp.revision >= self.revision, "revisions only grow");
         self.revision = stamp.revision;
         self.stamp_ms = stamp.ms;

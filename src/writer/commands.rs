@@ -7,7 +7,8 @@ use crossbeam_channel::{Sender, TrySendError};
 use super::Published;
 use crate::error::{self, ApiError};
 use crate::http::Ticket;
-use crate::state::command::{AuditedCommand, Command, Done};
+use crate::state::changes::Done;
+use crate::state::command::{AuditedCommand, Command};
 
 /// Commands that may wait for the writer. More are refused with 503: a longer wait helps no client.
 pub const COMMANDS_WAITING_MAX: usize = 16 * 1024;

@@ -234,35 +234,150 @@ fn floor_of(floors: &[(String, usize)], module: &str) -> Option<usize> {
         .map(|(_, floor)| *floor)
 }
 
-/// The modules that a file imports, as paths from the root of the crate.
-fn imports(source: &Source) -> Vec<String> {
+/// A path that a file imports.
+struct Import {
+    /// From the root of the crate.
+    path: String,
+    /// The file only hands the name on.
+    is_public: bool,
+}
+
+/// What a file imports from other files of the crate.
+fn imports(source: &Source) -> Vec<Import> {
     let mut found = Vec::new();
     let mut statement = String::new();
     for line in source.lines() {
         let line = line.trim();
-        if statement.is_empty() && !line.starts_with("use crate::") {
-            continue;
+        if statement.is_empty() {
+            let words = line.trim_start_matches("pub").trim_start_matches("(crate)");
+            let words = words.trim_start_matches("(super)").trim_start();
+            let inner = ["use crate::", "use super::", "use self::"];
+            if !inner.iter().any(|prefix| words.starts_with(prefix)) {
+                continue;
+            }
         }
         statement.push_str(line);
         if !line.ends_with(';') {
+            statement.push(' ');
             continue;
         }
-        let path = statement
-            .trim_start_matches("use crate::")
-            .trim_end_matches(';');
-        match path.split_once('{') {
-            None => found.push(path.to_owned()),
-            Some((head, members)) => {
-                let members = members.trim_end_matches('}').split(',').map(str::trim);
-                let members = members.filter(|member| !member.is_empty());
-                found.extend(
-                    members.map(|member| format!("{head}{}", member.trim_matches(['{', '}']))),
-                );
-            }
+        let (visibility, tree) = statement.split_once("use ").expect("it begins with use");
+        let is_public = !visibility.is_empty();
+        let mut paths = Vec::new();
+        leaves("", tree.trim_end_matches(';'), &mut paths);
+        for path in paths {
+            let path = absolute(source, &path);
+            found.push(Import { path, is_public });
         }
         statement.clear();
     }
     found
+}
+
+/// The paths of a `use` tree.
+fn leaves(head: &str, tree: &str, into: &mut Vec<String>) {
+    let Some((before, inside)) = tree.split_once('{') else {
+        let leaf = tree.split(" as ").next().unwrap_or_default().trim();
+        into.push(match leaf {
+            "self" => head.trim_end_matches("::").to_owned(),
+            _ => format!("{head}{leaf}"),
+        });
+        return;
+    };
+    let inside = inside.trim_end().strip_suffix('}').expect("it is closed");
+    let (mut depth, mut begin) = (0, 0);
+    let end = (inside.len(), ',');
+    for (at, letter) in inside.char_indices().chain([end]) {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let member = inside[begin..at].trim();
+                begin = (at + 1).min(inside.len());
+                if !member.is_empty() {
+                    leaves(&format!("{head}{before}"), member, into);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A path of a `use` statement from the root of the crate.
+fn absolute(source: &Source, path: &str) -> String {
+    if let Some(path) = path.strip_prefix("crate::") {
+        return path.to_owned();
+    }
+    let module = source.module();
+    let mut at: Vec<&str> = module.split("::").collect();
+    let mut rest = path.strip_prefix("self::").unwrap_or(path);
+    while let Some(above) = rest.strip_prefix("super::") {
+        at.pop();
+        rest = above;
+    }
+    at.push(rest);
+    at.join("::")
+}
+
+/// The file in which an imported name is declared, behind all files that only hand it on.
+fn declared_in<'s>(all: &'s BTreeMap<String, &Source>, path: &str) -> Option<&'s str> {
+    let mut module = path;
+    let (module, _) = loop {
+        if let Some(found) = all.get_key_value(module) {
+            break found;
+        }
+        module = module.rsplit_once("::")?.0;
+    };
+    let name = path[module.len()..].trim_start_matches("::");
+    let name = name.split("::").next().unwrap_or_default();
+    let handed_on = imports(all[module]).into_iter().find(|import| {
+        import.is_public && !name.is_empty() && import.path.ends_with(&format!("::{name}"))
+    });
+    match handed_on {
+        Some(import) if import.path != path => declared_in(all, &import.path),
+        _ => Some(module),
+    }
+}
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let sources = sources();
+    let code = sources.iter().filter(|source| !source.is_test());
+    let all: BTreeMap<String, &Source> = code.map(|source| (source.module(), source)).collect();
+    let mut arrows: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for (module, source) in &all {
+        for import in imports(source).iter().filter(|import| !import.is_public) {
+            let Some(to) = declared_in(&all, &import.path) else {
+                continue;
+            };
+            // A module and the files of its folder are one: names of the one are in reach of the
+            // others.
+            let is_above = |above: &str, below: &str| below.starts_with(&format!("{above}::"));
+            if to != module && !is_above(to, module) && !is_above(module, to) {
+                arrows.insert((module, to));
+            }
+        }
+    }
+    assert!(
+        arrows.len() > 500,
+        "the imports are found: {}",
+        arrows.len()
+    );
+    // Files that import nothing, or that no file imports, are in no circle.
+    loop {
+        let before = arrows.len();
+        let from: BTreeSet<&str> = arrows.iter().map(|(from, _)| *from).collect();
+        arrows.retain(|(_, to)| from.contains(to));
+        let to: BTreeSet<&str> = arrows.iter().map(|(_, to)| *to).collect();
+        arrows.retain(|(from, _)| to.contains(from));
+        if arrows.len() == before {
+            break;
+        }
+    }
+    assert!(
+        arrows.is_empty(),
+        "these imports close a circle: {arrows:#?}"
+    );
 }
 
 #[test]
@@ -281,7 +396,7 @@ fn modules_import_only_from_floors_above() {
         }
         let own = floor_of(&floors, &module);
         let own = own.unwrap_or_else(|| panic!("{module} is on no floor"));
-        for path in imports(source) {
+        for Import { path, .. } in imports(source) {
             if floor_of(&floors, &path).is_some_and(|floor| floor > own) {
                 let to = path.split("::").take(2).collect::<Vec<_>>().join("::");
                 crossed.insert(format!("{module} -> {to}"));

@@ -1,6 +1,6 @@
 //! Assumed events of `POST /cluster/preview`: parsing, and the specs they stand for.
 
-use super::worker::WhatIfSnapshot;
+use super::snapshot::WhatIfSnapshot;
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::layouter::intake::{CHANNEL_LIMIT_DEFAULT, node_spec, stream_spec};

@@ -1,6 +1,6 @@
 //! Capacity: how many more streams fit, what limits them, and the cost of losing each streamer.
 
-use super::worker::WhatIfSnapshot;
+use super::snapshot::WhatIfSnapshot;
 use crate::json::{Number, Object, Value};
 use crate::layouter::{Capacity, ClassReport, NodeState, PlacementRole, Reasons, StreamSpec};
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::preview::role_name;
-use super::worker::{RenderLayout, WhatIfSnapshot};
+use super::snapshot::{RenderLayout, WhatIfSnapshot};
 use crate::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
 use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};

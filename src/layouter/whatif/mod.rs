@@ -5,6 +5,7 @@
 
 pub mod explain;
 pub mod preview;
+pub mod snapshot;
 pub mod worker;
 
 pub mod assumed;

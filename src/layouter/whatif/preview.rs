@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::assumed::{AssumedEvent, assumed_name, assumed_node, assumed_stream};
 use super::pages::PreviewItems;
-use super::worker::WhatIfSnapshot;
+use super::snapshot::WhatIfSnapshot;
 use crate::access::rights::Visibility;
 use crate::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};

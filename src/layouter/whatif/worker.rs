@@ -4,9 +4,7 @@
 //! the query's turn comes: the layouter continues meanwhile, and an answer is consistent. Queries
 //! wait in a bounded queue; if it is full they are refused.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -14,53 +12,20 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::assumed::AssumedEvent;
 use super::pages::PreviewPages;
+use super::snapshot::{RenderLayout, WhatIfSnapshot};
 use super::{capacity, explain, preview};
 use crate::access::rights::Visibility;
 use crate::error::{self, ApiError};
-use crate::layouter::Engine;
 use crate::layouter::controller::Controller;
-use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{LayouterHandle, LayouterMessage};
-use crate::rt::uptime_ms;
-use crate::state::State;
 use crate::state::command::Command;
-use crate::state::name::{Hostname, StreamName};
-use crate::state::record::StreamRecord;
+use crate::state::name::StreamName;
 
 /// Queries that may wait: most take milliseconds, a few take seconds.
 const QUERIES_WAITING_MAX: usize = 256;
 
 /// Longest wait for a snapshot: the layouter may be in the middle of a large change.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// The layouter at one moment.
-pub struct WhatIfSnapshot {
-    pub engine: Engine,
-    /// The state that the engine is based on.
-    pub state: Arc<State>,
-    stats: HashMap<Hostname, NodeStats>,
-    /// On the layouter's clock.
-    pub now_ms: u64,
-}
-
-impl WhatIfSnapshot {
-    /// `None` while the layouter is disabled.
-    fn of(controller: &Controller) -> Option<Self> {
-        let state = controller.state().clone();
-        let hosts = state.streamers().keys();
-        let stats = hosts.filter_map(|host| Some((host.clone(), *controller.stats(host)?)));
-        Some(Self {
-            engine: controller.engine()?.snapshot(),
-            stats: stats.collect(),
-            now_ms: uptime_ms(),
-            state,
-        })
-    }
-
-    pub fn node_stats(&self, hostname: &str) -> Option<NodeStats> {
-        self.stats.get(hostname).copied()
-    }
-}
 
 /// A query about layouts.
 #[derive(Debug)]
@@ -90,9 +55,6 @@ pub struct PreviewRequest {
     /// The query string: select, sort, limit, cursor.
     pub query: Box<str>,
 }
-
-/// Renders the current layout of a stream as the API shows it.
-pub type RenderLayout = fn(&StreamRecord, &mut Vec<u8>);
 
 /// Receives the answer, as the JSON body of a response.
 pub type WhatIfReply = Box<dyn FnOnce(Result<Vec<u8>, ApiError>) + Send>;

@@ -26,7 +26,6 @@ use crate::openapi::model::{
 use crate::query::params::{ParameterSpec, ValueKind};
 
 /// The default of all members.
-pub const NONE: OperationDoc = OPERATION;
 const OPERATION: OperationDoc = OperationDoc {
     tag: "",
     summary: "",

@@ -1,17 +1,15 @@
-//! Entities: saving and deleting one of any kind, what a kind demands beyond its schema, and
-//! expiry.
+//! Entities: saving and deleting one of any kind, and what a kind demands beyond its schema.
 
-use super::episode::{add_appearance, save_automatic};
 use super::merge::{merge_with, stored};
 use super::streamer::node_of_role;
-use super::{Changes, EntityChange, stream};
+use super::{Changes, EntityChange, node_views};
 use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value};
 use crate::state::State;
-use crate::state::command::{Done, EntitySave, EpisodeProgress, LayoutPatch};
+use crate::state::changes::Done;
+use crate::state::command::{EntitySave, EpisodeProgress, LayoutPatch};
 use crate::state::entity::{self, Key, Kind};
 use crate::state::record::{ArchivedFacts, Entity, EntityRecord, Facts, Layout, NodeRole};
-use crate::state::retention::{self, ExpiryAction, Retention};
 
 /// Deleted agents that are remembered. Above, the first deleted are forgotten and get what unknown
 /// agents get.
@@ -72,7 +70,7 @@ pub(super) fn delete(
     Ok(Done::Nothing)
 }
 
-fn remove(kind: Kind, key: Key, old: EntityRecord, changes: &mut Changes) {
+pub(super) fn remove(kind: Kind, key: Key, old: EntityRecord, changes: &mut Changes) {
     changes.entities.push(EntityChange {
         kind,
         key,
@@ -156,6 +154,26 @@ fn completed(save: EntitySave, old: Option<&EntityRecord>, changes: &Changes) ->
         Some(_) => {}
     }
     patch
+}
+
+/// Adds when this server first had an episode, unless the patch contains it.
+fn add_appearance(patch: &mut Object, stamp_ms: u64) {
+    const FIELD: &str = "episode_appearance_timestamps";
+    let stamp = Value::Number(json::Number::Unsigned(stamp_ms));
+    match patch.get_mut(FIELD) {
+        None | Some(Value::Null) => {
+            let mut times = Object::default();
+            times.insert("central_timestamp", stamp);
+            patch.insert(FIELD, Value::Object(times));
+        }
+        Some(Value::Object(times)) => {
+            if times.get("central_timestamp").is_none_or(Value::is_null) {
+                times.insert("central_timestamp", stamp);
+            }
+        }
+        // The schema refuses it.
+        Some(_) => {}
+    }
 }
 
 /// Checks what the state decides about an entity's facts and completes them. True if the entity is
@@ -248,7 +266,7 @@ fn place_agent(
 fn remember_agent(state: &State, key: &Key, old: &EntityRecord, changes: &mut Changes) {
     for name in state.streams_of_agent(&old.key) {
         if let Some(record) = state.stream(name) {
-            stream::remove(state, name.clone(), record, changes);
+            node_views::remove(state, name.clone(), record, changes);
         }
     }
     let deleted = state.entities(Kind::DeletedAgent);
@@ -268,41 +286,6 @@ fn remember_agent(state: &State, key: &Key, old: &EntityRecord, changes: &mut Ch
             ..old.to_owned()
         })),
     });
-}
-
-/// Deletes or closes the entities that are due, each on its own.
-pub(super) fn expire_all(
-    state: &State,
-    due: Vec<(Kind, Key)>,
-    retention: &Retention,
-    changes: &mut Changes,
-) -> Done {
-    for (kind, key) in due {
-        // An episode that cannot be closed must not keep the others from expiring.
-        let _ = expire(state, kind, key, retention, changes);
-    }
-    Done::Nothing
-}
-
-fn expire(
-    state: &State,
-    kind: Kind,
-    key: Key,
-    retention: &Retention,
-    changes: &mut Changes,
-) -> Result<(), ApiError> {
-    let Some(record) = state.entities(kind).get(&key) else {
-        return Ok(());
-    };
-    match retention::action(state, record, retention, changes.stamp_ms) {
-        ExpiryAction::Keep => Ok(()),
-        ExpiryAction::Remove => {
-            remove(kind, key, record.clone(), changes);
-            Ok(())
-        }
-        ExpiryAction::Close { at } => save_automatic(state, record, Some(at), Some(at), changes),
-        ExpiryAction::Renew => save_automatic(state, record, None, None, changes),
-    }
 }
 
 /// Marks a person as deleted. The record stays for a while, so that clients with a copy see it.

@@ -1,35 +1,16 @@
-//! Episodes: when one first appeared, and the automatic ones that the server makes of publications.
+//! The automatic episodes that the server makes of publications.
 
 use super::Changes;
 use super::entity::save_entity;
 use crate::error::ApiError;
 use crate::json::{self, Object, Value};
 use crate::state::State;
-use crate::state::command::{Done, EntitySave, EpisodeProgress};
+use crate::state::changes::Done;
+use crate::state::command::{EntitySave, EpisodeProgress};
 use crate::state::entity::{Key, Kind};
 use crate::state::episode::{self, EpisodeStep, OpenPublication, PublicationReport};
 use crate::state::name::StreamName;
 use crate::state::record::{ArchivedFacts, EntityRecord, Publication};
-
-/// Adds when this server first had an episode, unless the patch contains it.
-pub(super) fn add_appearance(patch: &mut Object, stamp_ms: u64) {
-    const FIELD: &str = "episode_appearance_timestamps";
-    let stamp = Value::Number(json::Number::Unsigned(stamp_ms));
-    match patch.get_mut(FIELD) {
-        None | Some(Value::Null) => {
-            let mut times = Object::default();
-            times.insert("central_timestamp", stamp);
-            patch.insert(FIELD, Value::Object(times));
-        }
-        Some(Value::Object(times)) => {
-            if times.get("central_timestamp").is_none_or(Value::is_null) {
-                times.insert("central_timestamp", stamp);
-            }
-        }
-        // The schema refuses it.
-        Some(_) => {}
-    }
-}
 
 /// Opens, continues or closes the automatic episode of a stream.
 pub(super) fn on_publication(

@@ -2,13 +2,14 @@
 
 use rkyv::string::ArchivedString;
 
-use super::stream::finish;
+use super::node_views::finish;
 use super::streamer::node_of_role;
 use super::{Changes, stream_not_found};
 use crate::error::{self, ApiError};
 use crate::json;
 use crate::state::State;
-use crate::state::command::{CHANGE_REASONS, Done, LayoutPatch, Placement};
+use crate::state::changes::Done;
+use crate::state::command::{CHANGE_REASONS, LayoutPatch, Placement};
 use crate::state::event::NewEvent;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Stream};

@@ -1,8 +1,9 @@
 //! Merge patches: applied to the stored configuration, and the result checked against its schema.
 
-use crate::error::{self, ApiError, ErrorItem};
+use super::invalid;
+use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value, patch};
-use crate::schema::{self, Schema, Violation};
+use crate::schema::{self, Schema};
 
 /// Merges a patch into a stored configuration and validates the result.
 pub(super) fn merge(
@@ -84,25 +85,6 @@ pub(super) fn namespace(
         return Err(namespace_is_fixed(pointer));
     }
     Ok(namespace.map(str::to_owned))
-}
-
-/// The error for a document that violates its schema.
-pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
-    let items = violations
-        .into_iter()
-        .map(|violation| ErrorItem {
-            code: violation.code,
-            title: violation.title.into(),
-            pointer: Some(format!("{pointer}{}", violation.pointer)),
-            parameter: None,
-            meta: violation.meta,
-        })
-        .collect();
-    ApiError {
-        status: 400,
-        items,
-        retry_after_seconds: None,
-    }
 }
 
 fn namespace_is_fixed(pointer: &str) -> ApiError {

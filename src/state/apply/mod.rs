@@ -7,117 +7,22 @@
 
 mod entity;
 mod episode;
+mod expiry;
 mod layout;
 mod merge;
+mod node_views;
 mod stream;
 mod streamer;
 
 use super::State;
-use super::command::{Command, Done};
-use super::entity::{Key, Kind};
-use super::event::NewEvent;
-use super::name::{Hostname, StreamName};
-use super::record::{EntityRecord, Role, StreamRecord, StreamerRecord};
+use super::changes::Done;
+use super::command::Command;
 use crate::error::{self, ApiError};
 
-pub use merge::invalid;
-
-/// When a command is applied: the sequence number of its batch and the batch's stamp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    pub revision: u64,
-    /// UTC ms, above every stamp of earlier batches.
-    pub ms: u64,
-}
-
-/// Records to store and indexes to move.
-#[derive(Debug, Clone)]
-pub struct Changes {
-    pub revision: u64,
-    pub stamp_ms: u64,
-    pub streams: Vec<StreamChange>,
-    pub streamers: Vec<StreamerChange>,
-    pub nodes: Vec<NodeChange>,
-    pub entities: Vec<EntityChange>,
-    /// Events for the log beside that of the request; the batch numbers them.
-    pub events: Vec<NewEvent>,
-    pub done: Done,
-}
-
-#[derive(Debug, Clone)]
-pub struct EntityChange {
-    pub kind: Kind,
-    pub key: Key,
-    pub old: Option<EntityRecord>,
-    pub new: Option<EntityRecord>,
-}
-
-#[derive(Debug, Clone)]
-pub struct StreamChange {
-    pub name: StreamName,
-    pub old: Option<StreamRecord>,
-    pub new: Option<StreamRecord>,
-}
-
-#[derive(Debug, Clone)]
-pub struct StreamerChange {
-    pub hostname: Hostname,
-    pub new: Option<StreamerRecord>,
-}
-
-/// How one node's view moves.
-#[derive(Debug, Clone)]
-pub struct NodeChange {
-    pub hostname: Hostname,
-    /// A stream's new role here, or that it is no longer laid out here.
-    pub holds: Option<(StreamName, Option<Role>)>,
-    /// The node's configuration changes.
-    pub visible: bool,
-    pub lost: Lost,
-}
-
-impl NodeChange {
-    /// The configuration changed in a way a delta cannot express: the node must reload the list.
-    fn full_resync(hostname: Hostname) -> Self {
-        Self {
-            hostname,
-            holds: None,
-            visible: true,
-            lost: Lost::Deltas,
-        }
-    }
-}
-
-/// Removal from a node's configuration that the record of no stream shows. Anything but `Nothing`
-/// is stored as a mark.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lost {
-    Nothing,
-    Stream(StreamName),
-    Deltas,
-}
-
-impl Changes {
-    fn none(stamp: Stamp) -> Self {
-        Self {
-            revision: stamp.revision,
-            stamp_ms: stamp.ms,
-            streams: Vec::new(),
-            streamers: Vec::new(),
-            nodes: Vec::new(),
-            entities: Vec::new(),
-            events: Vec::new(),
-            done: Done::Nothing,
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.streams.is_empty()
-            && self.streamers.is_empty()
-            && self.nodes.is_empty()
-            && self.entities.is_empty()
-    }
-}
+pub use super::changes::{
+    Changes, EntityChange, Lost, NodeChange, Stamp, StreamChange, StreamerChange,
+};
+pub use super::invalid::invalid;
 
 /// Decides what `command` changes at `stamp`.
 #[rustfmt::skip]
@@ -140,7 +45,7 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::DeleteEntity { kind, key } => entity::delete(state, kind, key, to)?,
         C::ReportPublication { stream, report } =>
             episode::on_publication(state, &stream, report, to)?,
-        C::ExpireEntities { retention, due } => entity::expire_all(state, due, &retention, to),
+        C::ExpireEntities { retention, due } => expiry::expire_all(state, due, &retention, to),
         C::AppendEvents { events } => { to.events = events; Done::Nothing }
     };
     changes.done = done;
@@ -162,6 +67,7 @@ mod tests {
     use super::*;
     use crate::json;
     use crate::state::command::StreamPatch;
+    use crate::state::name::{Hostname, StreamName};
     use crate::state::node::{RenderSettings, render};
 
     /// A state to which commands are applied, one per revision.

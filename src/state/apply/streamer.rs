@@ -7,7 +7,7 @@ use super::{Changes, NodeChange, StreamerChange, streamer_not_found};
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::schema;
-use crate::state::command::Done;
+use crate::state::changes::Done;
 use crate::state::name::Hostname;
 use crate::state::node::{holders, pull_authority, render};
 use crate::state::record::{NodeRole, Streamer, StreamerRecord};

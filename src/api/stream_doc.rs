@@ -1,0 +1,556 @@
+//! Streams as the API shows them, and as a source of the query engine.
+
+use std::borrow::Cow;
+use std::ops::Bound;
+
+use crate::agents::registry::Registry;
+use crate::agents::streampoint;
+use crate::fleet::stats::{AgentStatus, StreamAgent, StreamFacts, View};
+use crate::json::{Number, scan, write_string};
+use crate::query::params::{EngineParameter, Flag, ParameterValues as _, ValueKind};
+use crate::query::{
+    Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Query, Raw, ScanPosition, SearchField,
+    Source,
+};
+use crate::schema;
+use crate::state::agent::agents_in_order;
+use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
+use crate::state::{SHARDS, State};
+
+/// The value of `named_by`: all streams are configured.
+const NAMED_BY: &str = "config";
+
+/// Renders one stream. `masked` hides secrets.
+pub fn render(stream: &StreamRecord, masked: bool, around: Option<Around<'_>>, out: &mut Vec<u8>) {
+    StreamDoc::new(stream, masked, around).render(out);
+}
+
+/// What the document of a stream is rendered from besides its record.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    pub state: &'a State,
+    pub fleet: View<'a>,
+    pub presences: &'a Registry,
+}
+
+/// A stream as the API shows it.
+pub struct StreamDoc<'a> {
+    stream: &'a StreamRecord,
+    /// The effective configuration; its secrets are masked if `masked`.
+    config: Cow<'a, str>,
+    masked: bool,
+    around: Option<Around<'a>>,
+    with_ingest_history: bool,
+}
+
+impl<'a> StreamDoc<'a> {
+    /// Without `around` the stream is rendered without reports.
+    pub fn new(stream: &'a StreamRecord, masked: bool, around: Option<Around<'a>>) -> Self {
+        let record: &'a ArchivedStream = stream;
+        let masked = masked && record.has_secrets;
+        let config = record.config.as_str();
+        let config = if masked {
+            Cow::Owned(schema::stream().mask(config))
+        } else {
+            Cow::Borrowed(config)
+        };
+        Self {
+            stream,
+            config,
+            masked,
+            around,
+            with_ingest_history: true,
+        }
+    }
+
+    fn render_layout(&self, out: &mut Vec<u8>) {
+        if let Some(layout) = self.stream.layout() {
+            let stream: &ArchivedStream = self.stream;
+            render_layout(layout, self.with_ingest_history.then_some(stream), out);
+        }
+    }
+
+    /// Reads the reports about the stream.
+    fn reported<R>(&self, look: impl FnOnce(StreamFacts<'_>) -> R) -> Option<R> {
+        let record: &ArchivedStream = self.stream;
+        let fleet = self.around?.fleet;
+        fleet.stream(&record.name, record.ingest(), look)
+    }
+
+    /// The agent that relays the stream: the one that its node reports; else, of those in its
+    /// inputs, the first that is connected, or the first.
+    fn agent(&self) -> Option<StreamAgent> {
+        let (record, around): (&ArchivedStream, _) = (self.stream, self.around?);
+        let mut agents = agents_in_order(&record.config);
+        if agents.is_empty() {
+            return None;
+        }
+        let taken = self.reported(|facts| facts.agent().map(Box::<str>::from));
+        let is_online = |id: &str| around.presences.online(id).is_some();
+        let index = taken
+            .flatten()
+            .and_then(|taken| agents.iter().position(|id| *id == taken))
+            .or_else(|| agents.iter().position(|id| is_online(id)))
+            .unwrap_or_default();
+        let id = agents.swap_remove(index);
+        let accepts = |host| streampoint::accepts_agents(around.state, host);
+        let status = if !record.ingest().is_none_or(accepts) {
+            AgentStatus::RproxyNotConfigured
+        } else if is_online(&id) {
+            AgentStatus::Connected
+        } else {
+            AgentStatus::NotConnected
+        };
+        Some(StreamAgent { id, status })
+    }
+
+    /// Writes `stats`; returns false if there are none.
+    fn write_stats(&self, out: &mut Vec<u8>) -> bool {
+        let agent = self.agent();
+        let reported = self.reported(|facts| facts.render(agent.as_ref(), out));
+        match (reported, agent) {
+            (Some(()), _) => true,
+            (None, Some(agent)) => {
+                agent.render(out);
+                true
+            }
+            (None, None) => false,
+        }
+    }
+
+    /// A number of `stats`.
+    fn reported_number(
+        &self,
+        number: impl FnOnce(StreamFacts<'_>) -> Option<u64>,
+    ) -> Leaf<'static> {
+        match self.reported(number).flatten() {
+            Some(number) => Leaf::Value(Raw::Number(Number::Unsigned(number))),
+            None => Leaf::Absent,
+        }
+    }
+
+    /// Writes the name and the configuration without defaults.
+    fn config_on_disk(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"name\":");
+        write_string(out, &self.stream.name);
+        let begin = out.len();
+        schema::without_filled(&self.stream.config, self.stream.filled_spans(), out);
+        if self.masked {
+            let stored = String::from_utf8(out.split_off(begin));
+            let stored = stored.expect("spans of defaults end at characters");
+            out.extend_from_slice(schema::stream().mask(&stored).as_bytes());
+        }
+        if out.len() - begin > 2 {
+            // Members follow the name.
+            out[begin] = b',';
+        } else {
+            out.truncate(begin);
+            out.push(b'}');
+        }
+    }
+
+    /// Like `config_on_disk`, with members sorted by name, which selection by path requires.
+    fn config_on_disk_in_order(&self, out: &mut Vec<u8>) {
+        let mut name_first = Vec::new();
+        self.config_on_disk(&mut name_first);
+        let name_first = String::from_utf8(name_first).expect("rendered JSON is UTF-8");
+        let mut members: Vec<(&str, &str)> = scan::members(&name_first).collect();
+        let after = members[1..].partition_point(|(name, _)| *name < "name");
+        members[..=after].rotate_left(1);
+        for (i, (name, value)) in members.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b"{\"" } else { b",\"" });
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value.as_bytes());
+        }
+        out.push(b'}');
+    }
+}
+
+fn owned(render: impl FnOnce(&mut Vec<u8>)) -> Raw<'static> {
+    let mut out = Vec::new();
+    render(&mut out);
+    Raw::Json(Cow::Owned(
+        String::from_utf8(out).expect("rendered JSON is UTF-8"),
+    ))
+}
+
+impl Document for StreamDoc<'_> {
+    fn key(&self) -> &str {
+        &self.stream.name
+    }
+
+    fn field(&self, name: &str) -> Option<Raw<'_>> {
+        match name {
+            "name" => Some(Raw::Text(&self.stream.name)),
+            "updated_at" => Some(Raw::Number(Number::Unsigned(
+                self.stream.updated_at.to_native(),
+            ))),
+            "named_by" => Some(Raw::Text(NAMED_BY)),
+            "layout" => self
+                .stream
+                .layout()
+                .map(|_| owned(|out| self.render_layout(out))),
+            "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
+            "stats" => {
+                let mut out = Vec::new();
+                self.write_stats(&mut out)
+                    .then(|| owned(|stats| *stats = out))
+            }
+            _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
+        }
+    }
+
+    fn leaf(&self, path: &FieldPath) -> Leaf<'_> {
+        let record: &ArchivedStream = self.stream;
+        match path.as_str() {
+            "layout.ingest" => match record.ingest() {
+                Some(host) => Leaf::Value(Raw::Text(host)),
+                None => Leaf::Absent,
+            },
+            "layout.inference" => match record.inference() {
+                Some(host) => Leaf::Value(Raw::Text(host)),
+                None => Leaf::Absent,
+            },
+            "stats.bitrate" => self.reported_number(|facts| facts.bitrate_kbit()),
+            "stats.online_clients" => self.reported_number(|facts| facts.online_clients()),
+            "stats.bytes_out" => self.reported_number(|facts| facts.bytes_out()),
+            "stats.last_dts_at" => self.reported_number(|facts| facts.last_dts_at_ms()),
+            "stats.status" => match self.reported(|facts| facts.status()).flatten() {
+                Some(status) => Leaf::Value(Raw::Text(status.as_str())),
+                None => Leaf::Absent,
+            },
+            "stats.alive" => match self.reported(|facts| facts.alive()).flatten() {
+                Some(alive) => Leaf::Value(Raw::Bool(alive)),
+                None => Leaf::Absent,
+            },
+            "stats.agent_status" => match self.agent() {
+                Some(agent) => Leaf::Value(Raw::Text(agent.status.as_str())),
+                None => Leaf::Absent,
+            },
+            _ => Leaf::Unknown,
+        }
+    }
+
+    fn search_texts(&self) -> Option<[&str; 2]> {
+        Some([&self.stream.name, &self.config])
+    }
+
+    fn prefetch(&self) -> u8 {
+        self.config
+            .bytes()
+            .step_by(64)
+            .fold(0, |sum, byte| sum ^ byte)
+    }
+
+    fn render(&self, out: &mut Vec<u8>) {
+        out.reserve(self.config.len() * 2 + 256);
+        out.extend_from_slice(b"{\"name\":");
+        write_string(out, &self.stream.name);
+        if self.config.len() > 2 {
+            out.push(b',');
+            out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
+        }
+        out.extend_from_slice(b",\"config_on_disk\":");
+        self.config_on_disk(out);
+        if self.stream.layout().is_some() {
+            out.extend_from_slice(b",\"layout\":");
+            self.render_layout(out);
+        }
+        out.extend_from_slice(b",\"named_by\":\"config\"");
+        let begin = out.len();
+        out.extend_from_slice(b",\"stats\":");
+        if !self.write_stats(out) {
+            out.truncate(begin);
+        }
+        out.extend_from_slice(b",\"updated_at\":");
+        out.extend_from_slice(
+            itoa::Buffer::new()
+                .format(self.stream.updated_at.to_native())
+                .as_bytes(),
+        );
+        out.push(b'}');
+    }
+}
+
+/// Renders the current layout with its ingest history, members sorted.
+pub(crate) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
+    if let Some(layout) = stream.layout() {
+        render_layout(layout, Some(stream), out);
+    }
+}
+
+/// Renders a layout; with the ingest history of a stream if one is given.
+pub fn render_layout(
+    layout: &ArchivedLayout,
+    history_of: Option<&ArchivedStream>,
+    out: &mut Vec<u8>,
+) {
+    out.push(b'{');
+    if let Some(reason) = layout.change_reason.as_ref() {
+        out.extend_from_slice(b"\"change_reason\":");
+        write_string(out, reason);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"created_at\":");
+    out.extend_from_slice(
+        itoa::Buffer::new()
+            .format(layout.created_at.to_native())
+            .as_bytes(),
+    );
+    if !layout.dvr_backups.is_empty() {
+        out.extend_from_slice(b",\"dvr_backups\":[");
+        for (i, host) in layout.dvr_backups.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write_string(out, host);
+        }
+        out.push(b']');
+    }
+    for (field, host) in [
+        ("failover_from", &layout.failover_from),
+        ("inference", &layout.inference),
+        ("ingest", &layout.ingest),
+    ] {
+        if let Some(host) = host.as_ref() {
+            out.push(b',');
+            write_string(out, field);
+            out.push(b':');
+            write_string(out, host);
+        }
+    }
+    if let Some(stream) = history_of {
+        let history = stream.ingest_history();
+        if !history.is_empty() {
+            out.extend_from_slice(b",\"ingest_history\":[");
+            for (i, (since, host, by_layouter)) in history.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(b"{\"created_at\":");
+                out.extend_from_slice(itoa::Buffer::new().format(since).as_bytes());
+                out.extend_from_slice(b",\"ingest\":");
+                write_string(out, host);
+                out.extend_from_slice(b",\"originator\":");
+                write_string(out, originator(by_layouter));
+                out.push(b'}');
+            }
+            out.push(b']');
+        }
+    }
+    out.extend_from_slice(b",\"originator\":");
+    write_string(out, originator(layout.by_layouter));
+    out.push(b'}');
+}
+
+fn originator(by_layouter: bool) -> &'static str {
+    if by_layouter { "layouter" } else { "other" }
+}
+
+/// All streams of a state, as a source of the query engine.
+pub struct Streams<'s> {
+    state: &'s State,
+    around: Option<Around<'s>>,
+    with_ingest_history: bool,
+}
+
+impl<'s> Streams<'s> {
+    pub fn new(state: &'s State, around: Option<Around<'s>>) -> Self {
+        Self {
+            state,
+            around,
+            with_ingest_history: true,
+        }
+    }
+
+    /// Applies the parameters of a list.
+    #[must_use]
+    pub fn for_list(self, query: &Query) -> Self {
+        Self {
+            with_ingest_history: query.flag(&INCLUDE_INGEST_HISTORY).unwrap_or(true),
+            ..self
+        }
+    }
+
+    fn doc(&self, stream: &'s StreamRecord) -> StreamDoc<'s> {
+        StreamDoc {
+            with_ingest_history: self.with_ingest_history,
+            ..StreamDoc::new(stream, true, self.around)
+        }
+    }
+}
+
+impl Source for Streams<'_> {
+    type Doc<'a>
+        = StreamDoc<'a>
+    where
+        Self: 'a;
+
+    fn count(&self) -> u64 {
+        self.state.streams_count() as u64
+    }
+
+    fn get(&self, key: &str) -> Option<StreamDoc<'_>> {
+        self.state.stream(key).map(|stream| self.doc(stream))
+    }
+
+    fn ascending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamDoc<'a>> {
+        self.state
+            .streams_by_name(from)
+            .map(|stream| self.doc(stream))
+    }
+
+    fn descending<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = StreamDoc<'a>> {
+        self.state
+            .streams_by_name_descending(from)
+            .map(|stream| self.doc(stream))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        hints: &Hints<'_>,
+        place: &mut ScanPosition,
+        budget: usize,
+        each: &mut dyn FnMut(StreamDoc<'a>),
+    ) -> bool {
+        let budget = budget.max(1);
+        let mut visit = |stream: &'a StreamRecord| each(self.doc(stream));
+        if let Some(stamp) = hints.stamp_min {
+            return scan_changed(self.state, stamp, place, budget, &mut visit);
+        }
+        let mut equal = hints.equal.iter();
+        match equal.find(|(path, _)| *path == "layout.ingest") {
+            Some((_, hosts)) => scan_ingest(self.state, hosts, place, budget, &mut visit),
+            None => scan_shards(self.state, place, budget, &mut visit),
+        }
+    }
+}
+
+/// Visits the streams changed since a stamp, in the order of stamps: the cost of a long poll
+/// depends on the number of changes, not of streams.
+fn scan_changed<'a>(
+    state: &'a State,
+    stamp: u64,
+    position: &mut ScanPosition,
+    mut left: usize,
+    visit: &mut impl FnMut(&'a StreamRecord),
+) -> bool {
+    let from = (position.part as u64).max(stamp);
+    let after = position.after.take();
+    for stream in state.streams_changed_from(from, after.as_deref()) {
+        visit(stream);
+        left -= 1;
+        if left == 0 {
+            position.part = stream.updated_at.to_native() as usize;
+            position.after = Some(Box::from(stream.name.as_str()));
+            return false;
+        }
+    }
+    true
+}
+
+/// Visits the streams whose ingest node is one of `hosts`, one host after the other.
+fn scan_ingest<'a>(
+    state: &'a State,
+    hosts: &[Box<str>],
+    position: &mut ScanPosition,
+    mut left: usize,
+    visit: &mut impl FnMut(&'a StreamRecord),
+) -> bool {
+    while let Some(host) = hosts.get(position.part) {
+        if let Some(node) = state.node(host) {
+            let after = position.after.take();
+            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let streams = node.streams.range::<_, str>((from, Bound::Unbounded));
+            for (name, _) in streams.filter(|(_, role)| **role == Role::Ingest) {
+                if let Some(stream) = state.stream(name) {
+                    visit(stream);
+                }
+                left -= 1;
+                if left == 0 {
+                    position.after = Some(Box::from(name.as_str()));
+                    return false;
+                }
+            }
+        }
+        position.part += 1;
+    }
+    true
+}
+
+/// Visits all streams, one shard after the other.
+fn scan_shards<'a>(
+    state: &'a State,
+    position: &mut ScanPosition,
+    mut left: usize,
+    visit: &mut impl FnMut(&'a StreamRecord),
+) -> bool {
+    while position.part < SHARDS {
+        let after = position.after.take();
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let shard = state.shard(position.part);
+        for (name, stream) in shard.range::<_, str>((from, Bound::Unbounded)) {
+            visit(stream);
+            left -= 1;
+            if left == 0 {
+                position.after = Some(Box::from(name.as_str()));
+                return false;
+            }
+        }
+        position.part += 1;
+    }
+    true
+}
+
+/// The description of streams for the query engine.
+pub static KIND: ListKind = ListKind {
+    collection: "streams",
+    key: "name",
+    key_order: KeyOrder::Text,
+    default_sort: "name",
+    stamp: Some("updated_at"),
+    required: || schema::stream().required(),
+    search: &[
+        SearchField {
+            path: "name",
+            url: false,
+        },
+        SearchField {
+            path: "title",
+            url: false,
+        },
+        SearchField {
+            path: "comment",
+            url: false,
+        },
+        SearchField {
+            path: "template",
+            url: false,
+        },
+        SearchField {
+            path: "inputs.url",
+            url: true,
+        },
+    ],
+    field_type: |path| crate::query::field_type(schema::stream(), path),
+    secret: |path| schema::stream().is_secret(path),
+};
+
+/// The search in [`KIND`].
+pub const SEARCH: EngineParameter = EngineParameter::new(
+    "q",
+    ValueKind::Text,
+    "Text to look for, in upper or lower case, in name, title, comment, template and the URLs of \
+     inputs (without credentials).",
+)
+.example(r#""harbour""#);
+
+// The reference returns the history by default, its later versions only on request.
+pub const INCLUDE_INGEST_HISTORY: Flag = Flag::new(
+    "include_ingest_history",
+    true,
+    "`false` leaves `layout.ingest_history` out, which makes long lists shorter.",
+)
+.example("false")
+.extension();

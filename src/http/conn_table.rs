@@ -1,0 +1,156 @@
+//! The table of the open connections of one core, and what is known of each.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::task::Waker;
+
+use super::deadline::Wheel;
+use super::input::Input;
+use super::segmented_vec::SegmentedVec;
+use super::unsent::Unsent;
+use super::{Accepts, Ended, Ticket};
+use crate::rt::sys;
+
+/// State of a connection between two calls of `Served::advance`. Independent of unsent answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No byte of the next request has arrived.
+    Idle,
+    /// A part of a request has arrived.
+    Receiving,
+    /// The service owes an answer.
+    Waiting,
+    /// The connection carries lines instead of requests.
+    Upgraded,
+    /// The last answer is sent; what still arrives is thrown away.
+    Lingering,
+    /// The connection is over; its task has not noticed yet.
+    Closed,
+}
+
+/// One open connection. Its size, with that of its task, is the cost of an idle client.
+#[allow(clippy::struct_excessive_bools)] // independent facts, one byte each
+pub(super) struct Conn<A> {
+    /// Valid as long as the entry is in the table: the entry is removed before the socket closes.
+    pub(super) socket: RawFd,
+    /// Number of the newest request of this slot; grows over all connections that use the slot.
+    pub(super) epoch: u32,
+    pub(super) peer: IpAddr,
+    pub(super) phase: Phase,
+    pub(super) ending: Ending,
+    /// The service has not answered `epoch` yet.
+    pub(super) owed: bool,
+    /// `epoch` names an upgraded connection, whose end must be reported to the service.
+    pub(super) upgraded: bool,
+    /// The client has ended its sending side.
+    pub(super) half_closed: bool,
+    pub(super) woken: bool,
+    pub(super) form: AnswerForm,
+    /// The tick in which the body began, the bytes read while lingering, or the ticks that an
+    /// upgraded connection may be silent.
+    pub(super) since: u32,
+    pub(super) waker: Option<Waker>,
+    pub(super) input: Option<Box<Input<Option<A>>>>,
+    pub(super) unsent: Option<Box<Unsent>>,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ending {
+    /// It ends when the unsent answers are sent.
+    pub(super) last: bool,
+    /// Before, it reads on for a while, because the client may be sending.
+    pub(super) linger: bool,
+    /// Why it ends, as far as this side decides it.
+    pub(super) why: Ended,
+}
+
+/// The form of the answer that a waiting request gets.
+#[derive(Clone, Copy)]
+pub(super) struct AnswerForm {
+    pub(super) head_only: bool,
+    pub(super) keep_alive: bool,
+    pub(super) is_1_0: bool,
+    pub(super) accepts: Accepts,
+    /// See `Cors::of`.
+    pub(super) origin: u8,
+}
+
+impl<A> Conn<A> {
+    pub(super) fn new(socket: RawFd, epoch: u32, peer: IpAddr) -> Self {
+        Self {
+            socket,
+            epoch,
+            peer,
+            phase: Phase::Idle,
+            ending: Ending::default(),
+            owed: false,
+            upgraded: false,
+            half_closed: false,
+            woken: false,
+            form: AnswerForm {
+                head_only: false,
+                keep_alive: true,
+                is_1_0: false,
+                accepts: Accepts::NONE,
+                origin: 0,
+            },
+            since: 0,
+            waker: None,
+            input: None,
+            unsent: None,
+        }
+    }
+
+    /// Makes the task advance its connection, if it does not do so already.
+    pub(super) fn wake(&mut self) {
+        self.woken = true;
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends the connection: the operation its task waits for completes.
+    pub(super) fn kill(&mut self) {
+        self.phase = Phase::Closed;
+        self.unsent = None;
+        self.input = None;
+        sys::shutdown(self.socket, sys::Side::Both);
+        self.wake();
+    }
+}
+
+/// The open connections of one core.
+pub(super) struct Table<A> {
+    pub(super) conns: SegmentedVec<Option<Conn<A>>>,
+    pub(super) free: Vec<u32>,
+    /// Epochs outlive connections, or a late answer to a closed connection could reach its
+    /// successor.
+    pub(super) epochs: SegmentedVec<u32>,
+    pub(super) wheel: Wheel,
+    pub(super) open: usize,
+}
+
+impl<A> Table<A> {
+    pub(super) fn get(&mut self, slot: u32) -> &mut Conn<A> {
+        self.conns[slot]
+            .as_mut()
+            .expect("an entry lives as long as its task")
+    }
+
+    /// The connection on which this request waits for its answer.
+    pub(super) fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
+        self.conns
+            .get_mut(ticket.slot)?
+            .as_mut()
+            .filter(|conn| conn.phase == Phase::Waiting && conn.epoch == ticket.epoch)
+    }
+
+    /// The upgraded connection with this ticket, while lines can be sent on it.
+    pub(super) fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
+        self.conns
+            .get_mut(ticket.slot)?
+            .as_mut()
+            .filter(|conn| conn.phase == Phase::Upgraded && conn.epoch == ticket.epoch)
+    }
+}
