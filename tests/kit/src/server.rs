@@ -9,8 +9,6 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -18,7 +16,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::response::Response;
 use crate::sys::{self, Signal};
-use crate::wait::{WAIT_MAX, wait_until};
+use crate::wait::WAIT_MAX;
 
 /// The administrator's key of every test server.
 pub const API_KEY: &str = "it-admin-key-0123456789";
@@ -27,8 +25,6 @@ pub const EDIT_AUTH: &str = "operator:it-password";
 /// Where the API is; the other prefix is [`STREAMER_PREFIX`].
 pub const PREFIX: &str = "/central/api/v3";
 pub const STREAMER_PREFIX: &str = "/streamer/api/v3";
-/// How often a process that is to end is looked at: its parent cannot wait for it with a bound.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A program of this workspace: Cargo names it to the package's own tests; for others it is beside
 /// their directory.
@@ -211,12 +207,12 @@ impl TestServer {
     /// Waits for the end of the program without a signal.
     pub fn wait(&mut self) -> ExitStatus {
         let mut running = self.process.take().expect("the server is running");
-        let look = || {
-            thread::sleep(LOOK_EVERY);
-            running.child.try_wait().expect("the process is ours")
-        };
-        let status = wait_until("the server ends", look, Option::is_some);
-        status.expect("it has ended")
+        let has_ended = sys::wait_for_end(running.child.id(), WAIT_MAX);
+        assert!(
+            has_ended.expect("the process is ours"),
+            "not within {WAIT_MAX:?}: the server ends; last seen: it runs"
+        );
+        running.child.wait().expect("the process is ours")
     }
 
     /// The next line of the greeting on stdout.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::CpuSet;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -105,6 +105,12 @@ pub fn wait_readable(source: &impl AsFd, timeout: Duration) -> io::Result<bool> 
     let limit = timespec(timeout);
     let mut one = [PollFd::new(source, PollFlags::IN)];
     Ok(rustix::event::poll(&mut one, Some(&limit))? > 0)
+}
+
+/// Waits for the end of a child; false if `timeout` passes first. Its status is still to be read.
+pub fn wait_for_end(child: u32, timeout: Duration) -> io::Result<bool> {
+    let process = rustix::process::pidfd_open(pid(child), PidfdFlags::empty())?;
+    wait_readable(&process, timeout)
 }
 
 fn timespec(timeout: Duration) -> Timespec {
@@ -262,6 +268,7 @@ pub fn cpu_time() -> (Duration, Duration) {
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -291,6 +298,17 @@ mod tests {
         let mut received = [0; 5];
         client.read_exact(&mut received).expect("it is there");
         assert_eq!(&received, b"hello");
+    }
+
+    #[test]
+    fn end_of_a_child_is_noticed() {
+        let mut cat = Command::new("cat");
+        let piped = cat.stdin(Stdio::piped()).spawn();
+        let mut child = piped.expect("the program can be started");
+        assert!(!wait_for_end(child.id(), Duration::ZERO).expect("a child"));
+        drop(child.stdin.take());
+        assert!(wait_for_end(child.id(), Duration::from_mins(1)).expect("a child"));
+        assert!(child.wait().expect("it has ended").success());
     }
 
     #[test]
