@@ -217,7 +217,7 @@ pub fn render(agent: &EntityRecord, masked: bool, shared: &Shared, state: &State
     let around = AgentContext {
         state,
         presences: &presences,
-        server: &shared.hostname,
+        server: &shared.identity.hostname,
     };
     let mut body = Vec::new();
     AgentDoc::new(agent, masked, around).render(&mut body);

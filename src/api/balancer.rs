@@ -280,7 +280,7 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let shared = call.shared;
     let from = balancer
         .has_countries()
-        .then(|| shared.countries.of(client_address(call.request)))
+        .then(|| shared.access.countries.of(client_address(call.request)))
         .flatten();
     let now = Instant::now();
     let load = |hostname: &str| {

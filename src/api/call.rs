@@ -82,7 +82,7 @@ impl Call<'_> {
     /// How long a request may be parked, by one of its parameters; `None` if it must not wait.
     pub fn poll_wait(&self, timeout: &Seconds) -> Result<Option<Duration>, ApiError> {
         let wait = self.seconds(timeout)?;
-        Ok(wait.map(|wait| wait.min(self.shared.settings.poll_wait_max)))
+        Ok(wait.map(|wait| wait.min(self.shared.settings.api.poll_wait_max)))
     }
 
     pub fn json(&self) -> Result<Value, ApiError> {

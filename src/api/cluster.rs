@@ -205,8 +205,8 @@ impl StreamerHealth {
             } else {
                 Health::Operational
             },
-            cpu: stats.cpu_percent.map(Health::of_percent),
-            memory: stats.memory_percent.map(Health::of_percent),
+            cpu: stats.usage.cpu_percent.map(Health::of_percent),
+            memory: stats.usage.memory_percent.map(Health::of_percent),
             storage: stats.storage_percent().map(Health::of_percent),
             network_in: traffic(stats.input_kbit),
             network_out: traffic(stats.output_kbit),
@@ -431,15 +431,18 @@ impl ClusterScan {
         let help = "When the streamer was started, seconds since 1970.";
         let mut family = out.family("server_started_at", Metric::Gauge, "", help);
         for (hostname, stats) in self.reporting() {
-            let build = stats.build.map_or_else(String::new, |it| it.to_string());
-            let version = stats.server_version.as_deref().unwrap_or_default();
+            let build = stats
+                .program
+                .build
+                .map_or_else(String::new, |it| it.to_string());
+            let version = stats.program.server_version.as_deref().unwrap_or_default();
             let labels = [
                 ("hostname", hostname),
                 server,
                 ("version", version),
                 ("build", &build),
             ];
-            family.known(&labels, stats.started_at_seconds);
+            family.known(&labels, stats.program.started_at_seconds);
         }
     }
 
@@ -486,16 +489,17 @@ type PartitionNumber = fn(&Partition) -> Option<u64>;
 /// Metrics of one streamer: name, help, value.
 #[rustfmt::skip]
 const STREAMER_METRICS: [(&str, &str, StreamerNumber); 13] = [
-    ("cpu_usage", "Processor load of a streamer, percent.", |it| it.cpu_percent),
-    ("memory_usage", "Memory in use on a streamer, percent.", |it| it.memory_percent),
+    ("cpu_usage", "Processor load of a streamer, percent.", |it| it.usage.cpu_percent),
+    ("memory_usage", "Memory in use on a streamer, percent.", |it| it.usage.memory_percent),
     ("network_usage_in", "Traffic into a streamer, kbit/s.", |it| it.input_kbit),
     ("network_usage_out", "Traffic out of a streamer, kbit/s.", |it| it.output_kbit),
     ("storage_usage", "Fullest partition of a streamer, percent.", |it| it.storage_percent()),
-    ("server_cpu_usage", "Processor load that the streamer reports, percent.", |it| it.cpu_percent),
+    ("server_cpu_usage", "Processor load that the streamer reports, percent.",
+        |it| it.usage.cpu_percent),
     ("server_memory_usage", "Memory in use that the streamer reports, percent.",
-        |it| it.memory_percent),
+        |it| it.usage.memory_percent),
     ("server_scheduler_load", "Load of the streamer's scheduler, percent.",
-        |it| it.scheduler_percent),
+        |it| it.usage.scheduler_percent),
     ("server_input_bitrate", "Traffic into the streamer that it reports, kbit/s.",
         |it| it.input_kbit),
     ("server_output_bitrate", "Traffic out of the streamer that it reports, kbit/s.",
@@ -563,13 +567,18 @@ impl NodeEntry {
             "}},\"config\":{{\"status\":\"{}\"}},",
             health.config.as_str()
         );
-        part("cpu", health.cpu, number(|it| it.cpu_percent), out);
+        part("cpu", health.cpu, number(|it| it.usage.cpu_percent), out);
         out.push_str("\"hostname\":");
         let mut name = Vec::new();
         write_string(&mut name, &self.hostname);
         out.push_str(&String::from_utf8_lossy(&name));
         out.push(',');
-        part("memory", health.memory, number(|it| it.memory_percent), out);
+        part(
+            "memory",
+            health.memory,
+            number(|it| it.usage.memory_percent),
+            out,
+        );
         if health.network_in.is_some() || health.network_out.is_some() {
             out.push_str("\"network\":{");
             part(
@@ -598,7 +607,7 @@ impl NodeEntry {
         self.streams
             .write(Some(Health::of_counts(&self.streams)), out);
         out.push('}');
-        if let Some(uptime) = number(|it| it.uptime_seconds) {
+        if let Some(uptime) = number(|it| it.program.uptime_seconds) {
             _ = write!(out, ",\"uptime\":{uptime}");
         }
         out.push('}');
@@ -661,11 +670,11 @@ impl Pending for ClusterStats {
             return Step::Continue;
         }
         if self.format == StatsFormat::Json {
-            let body = scan.to_json(&shared.server_id).into_bytes();
+            let body = scan.to_json(&shared.identity.server_id).into_bytes();
             return Step::Done(Response::json(200, body));
         }
         let mut text = Exposition::default();
-        scan.write_metrics(&shared.server_id, &mut text);
+        scan.write_metrics(&shared.identity.server_id, &mut text);
         self.metrics = Some(text);
         for (part, inbox) in shared.cores.iter().enumerate() {
             inbox.push(CoreMessage::CollectMetrics(context.completion(part)));

@@ -23,16 +23,19 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
 fn metrics(shared: &Shared) -> String {
     let mut out = Exposition::default();
     let version = env!("CARGO_PKG_VERSION");
-    let labels = [("version", version), ("server_id", &*shared.server_id)];
+    let labels = [
+        ("version", version),
+        ("server_id", &*shared.identity.server_id),
+    ];
     out.one(
         "server_started_at",
         Metric::Gauge,
         "",
         "When this server was started, seconds since 1970.",
         &labels,
-        shared.started_at_seconds,
+        shared.identity.started_at_seconds,
     );
-    let config = shared.running.config();
+    let config = shared.settings.running.config();
     let settings = &config.settings;
     for (name, help, time) in [
         (
@@ -73,7 +76,7 @@ fn metrics(shared: &Shared) -> String {
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let running = &call.shared.running;
+    let running = &call.shared.settings.running;
     let changes = changes(call.json()?, &running.config(), &running.api_key())?;
     let audit = call.audit(None);
     Ok(Outcome::Pending(Box::new(SettingsSave::new(

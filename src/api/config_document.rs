@@ -59,8 +59,8 @@ fn source(effective: &EffectiveValue) -> Value {
 
 /// The whole document.
 pub fn render(shared: &Shared, masked: bool) -> Value {
-    let config = shared.running.config();
-    let api_key = shared.running.api_key();
+    let config = shared.settings.running.config();
+    let api_key = shared.settings.running.api_key();
     let mut all = Object::default();
     let mut cluster = Object::default();
     let mut sources = Object::default();
@@ -77,15 +77,15 @@ pub fn render(shared: &Shared, masked: bool) -> Value {
             None => all.insert(name, value),
         };
     }
-    let waiting = shared.running.waiting_for_restart();
+    let waiting = shared.settings.running.waiting_for_restart();
     let waiting: Vec<_> = waiting.iter().map(|key| Value::from(*key)).collect();
-    let database = Value::from(format!("file://{}", shared.data_dir.display()));
+    let database = Value::from(format!("file://{}", shared.identity.data_dir.display()));
     all.insert("cluster", Value::Object(cluster));
     all.insert("sources", Value::Object(sources));
     all.insert("restart_required", Value::from(waiting));
     all.insert("database", object([("url", database)]));
     all.insert("listeners", listeners(&config));
-    all.insert("server_id", Value::from(&*shared.server_id));
+    all.insert("server_id", Value::from(&*shared.identity.server_id));
     all.insert("stats", stats(shared));
     Value::Object(all)
 }
@@ -109,11 +109,14 @@ fn listeners(config: &Config) -> Value {
 }
 
 fn stats(shared: &Shared) -> Value {
-    let uptime = super::now_seconds().saturating_sub(shared.started_at_seconds);
+    let uptime = super::now_seconds().saturating_sub(shared.identity.started_at_seconds);
     object([
-        ("id", Value::from(&*shared.run_id)),
+        ("id", Value::from(&*shared.identity.run_id)),
         ("server_version", Value::from(env!("CARGO_PKG_VERSION"))),
-        ("started_at", Value::from(shared.started_at_seconds)),
+        (
+            "started_at",
+            Value::from(shared.identity.started_at_seconds),
+        ),
         ("uptime", Value::from(uptime)),
     ])
 }

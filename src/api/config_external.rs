@@ -473,7 +473,7 @@ impl WholeListRequest {
         }
         let wait = call.poll_wait(&POLL_TIMEOUT)?;
         let since = call.integer(&CHANGES_SINCE)?;
-        let is_paged = call.shared.settings.streams_limit > 0 && since.is_none();
+        let is_paged = call.shared.settings.api.streams_limit > 0 && since.is_none();
         Ok((!is_paged).then_some(Self { wait, since }))
     }
 }
@@ -691,7 +691,7 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
             )
             .at_parameter(parameter));
     }
-    query.set_default_limit(call.shared.settings.streams_limit);
+    query.set_default_limit(call.shared.settings.api.streams_limit);
     let earlier;
     let (state, node) = match query.revision() {
         Some(revision) if revision != call.state.revision() => {

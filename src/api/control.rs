@@ -89,7 +89,7 @@ fn upgrade(call: &Call<'_>, id: &str, secret: &str, now_ms: u64) -> Result<Outco
         let title = "The server is stopping; connect again";
         return Err(error::SHUTTING_DOWN.titled(title));
     }
-    let silence_max = shared.settings.agent_silence_max;
+    let silence_max = shared.settings.api.agent_silence_max;
     let greeting = protocol::hello_line(env!("CARGO_PKG_VERSION"), silence_max, now_ms);
     let connection = NewConnection {
         id: id.into(),

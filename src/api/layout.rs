@@ -23,7 +23,7 @@ use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, 
 
 /// Refuses queries while the layouter is disabled.
 fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
-    let config = call.shared.running.config();
+    let config = call.shared.settings.running.config();
     if config.settings.layouter.enabled {
         Ok(())
     } else {
@@ -153,7 +153,7 @@ impl Pending for WhatIf {
         let query = self.query.take().expect("it is started once");
         let completion = context.completion(0);
         let reply = Box::new(move |answer| completion.send(Reply::Body(answer)));
-        match context.shared.whatif.query(query, reply) {
+        match context.shared.layouter.whatif.query(query, reply) {
             Ok(()) => Step::Wait,
             Err(error) => error.into(),
         }

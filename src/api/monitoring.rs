@@ -37,7 +37,7 @@ fn whoami(call: &Call<'_>) -> Response {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis());
-    let started_at = call.shared.started_at_seconds;
+    let started_at = call.shared.identity.started_at_seconds;
     let version = env!("CARGO_PKG_VERSION");
     let body = format!(
         "{{\"build\":{BUILD},\"now\":{now},\"server_version\":\"{version}\",\"started_at\":{started_at}}}"

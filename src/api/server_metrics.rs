@@ -17,7 +17,7 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     write_process(shared, &mut out);
     write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
-    shared.layouter_metrics.write_metrics(&mut out);
+    shared.layouter.metrics.write_metrics(&mut out);
     ProcessMetrics::read().write(&mut out);
     out.finish()
 }
@@ -32,19 +32,20 @@ const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 15] = [
     ("weir_http_too_slow", Counter, "", "Connections closed because a request arrived too slowly.",
         |core| core.http.too_slow),
     ("weir_http_stalled", Counter, "", "Connections closed because responses were not read.",
-        |core| core.http.stalled),
+        |core| core.http.connections.stalled),
     ("weir_http_abandoned", Counter, "", "Waiting requests whose clients disconnected.",
         |core| core.http.abandoned),
     ("weir_http_panics", Counter, "", "Requests whose handler panicked.", |core| core.http.panics),
     ("weir_http_received_bytes", Counter, "bytes", "Bytes received.", |core| core.http.bytes_in),
     ("weir_http_sent_bytes", Counter, "bytes", "Bytes sent.", |core| core.http.bytes_out),
     ("weir_http_connections_accepted", Counter, "", "Connections accepted.",
-        |core| core.http.accepted),
+        |core| core.http.connections.accepted),
     ("weir_http_connections_shed", Counter, "", "Connections closed at once over the limit.",
-        |core| core.http.shed),
-    ("weir_http_connections_open", Gauge, "", "Open connections.", |core| core.http.open),
+        |core| core.http.connections.shed),
+    ("weir_http_connections_open", Gauge, "", "Open connections.",
+        |core| core.http.connections.open),
     ("weir_http_connections_upgraded", Counter, "", "Connections upgraded by agents.",
-        |core| core.http.upgraded),
+        |core| core.http.connections.upgraded),
     ("weir_http_lines_received", Counter, "", "Lines received on upgraded connections.",
         |core| core.http.lines_in),
     ("weir_http_requests_waiting", Gauge, "", "Waiting requests, including parked polls.",
@@ -76,7 +77,7 @@ fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
 fn write_process(shared: &Shared, out: &mut Exposition) {
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     out.one("weir_build", MetricKind::Info, "", "Version of the program.", &version, 1_u64);
-    let uptime = super::now_seconds().saturating_sub(shared.started_at_seconds);
+    let uptime = super::now_seconds().saturating_sub(shared.identity.started_at_seconds);
     out.one("weir_uptime_seconds", Gauge, "seconds", "Time since the start.", &[], uptime);
 }
 
@@ -103,7 +104,7 @@ fn write_writer(shared: &Shared, out: &mut Exposition) {
 fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     let writable = u64::from(shared.published.is_writable());
     out.one("weir_store_writable", Gauge, "", "1 if the store takes writes.", &[], writable);
-    let size = std::fs::metadata(shared.data_dir.join(weir_storage::FILE_NAME));
+    let size = std::fs::metadata(shared.identity.data_dir.join(weir_storage::FILE_NAME));
     out.family("weir_store_bytes", Gauge, "bytes", "Size of the store on disk.")
         .known(&[], size.ok().map(|metadata| metadata.len()));
     out.one("weir_revision", Gauge, "", "Published revision.", &[], state.revision());

@@ -282,8 +282,8 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         address,
         user_agent: parameters.get(&USER_AGENT),
     };
-    let shared = call.shared;
-    match rules.match_viewer(viewer, || shared.countries.of(address)) {
+    let access = &call.shared.access;
+    match rules.match_viewer(viewer, || access.countries.of(address)) {
         ListMatch::Allow(_) => {
             return Ok(Outcome::Reply(reply(&SessionDecision::plain(true), None)));
         }
@@ -301,7 +301,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         parameters.get(&TOKEN),
         parameters.get(&PROTO),
     ]);
-    let before = match shared.sessions.lookup(session, version, Instant::now()) {
+    let before = match access.sessions.lookup(session, version, Instant::now()) {
         CachedSession::Valid(verdict, seconds) => {
             return Ok(Outcome::Reply(reply(&verdict, Some(seconds))));
         }
@@ -350,7 +350,7 @@ impl Pending for AuthBackends {
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let deadline = Instant::now() + context.shared.settings.auth_backend_timeout;
+        let deadline = Instant::now() + context.shared.settings.api.auth_backend_timeout;
         for (part, target) in self.question.rules.backends.iter().enumerate() {
             let call = OutboundCall {
                 target: target.with_query(&self.question.query),
@@ -369,14 +369,14 @@ impl Pending for AuthBackends {
         };
         match self.receive(result) {
             None => Step::Wait,
-            Some(verdict) => Step::Done(self.conclude(verdict, &context.shared.sessions)),
+            Some(verdict) => Step::Done(self.conclude(verdict, &context.shared.access.sessions)),
         }
     }
 
     /// Decides by the replies received so far.
     fn on_timeout(&mut self, context: &Context<'_>) -> Response {
         let verdict = self.denied.take();
-        self.conclude(verdict, &context.shared.sessions)
+        self.conclude(verdict, &context.shared.access.sessions)
     }
 }
 

@@ -76,7 +76,7 @@ fn save_settings(
     changes: &SettingChanges,
     audit: &Audit,
 ) -> Result<Vec<u8>, ApiError> {
-    let journal = shared.settings_journal.lock();
+    let journal = shared.settings.journal.lock();
     let revision = shared.published.state().load().revision();
     let begun = Cell::new(false);
     let begin = |before: &str, after: &str| {
@@ -84,7 +84,7 @@ fn save_settings(
         begun.set(true);
         Ok(())
     };
-    let saved = shared.running.save(changes, begin).inspect_err(|_| {
+    let saved = shared.settings.running.save(changes, begin).inspect_err(|_| {
         if begun.get()
             && let Err(error) = journal.withdraw()
         {

@@ -39,32 +39,54 @@ pub struct ApiSettings {
     pub agent_silence_max: Duration,
 }
 
+/// All settings that the cores read.
+pub struct SharedSettings {
+    pub api: ApiSettings,
+    /// Settings that can change at run time.
+    pub running: Running,
+    pub journal: Journal,
+}
+
+/// What identifies this server and this run of it.
+pub struct ServerIdentity {
+    /// UUIDs of this installation and of this run.
+    pub server_id: Box<str>,
+    pub run_id: Box<str>,
+    pub started_at_seconds: u64,
+    /// Hostname of this server.
+    pub hostname: Box<str>,
+    pub data_dir: PathBuf,
+}
+
+/// Credentials of callers, and decisions about viewers.
+pub struct AccessControl {
+    pub auth: Auth,
+    pub sessions: Sessions,
+    pub countries: Countries,
+}
+
+/// The layouter and the worker that answers questions about it.
+pub struct LayouterAccess {
+    pub handle: LayouterHandle,
+    pub metrics: Arc<LayouterMetrics>,
+    pub whatif: WhatIfWorker,
+}
+
 /// Shared by all io cores.
 pub struct Shared {
     pub published: Arc<Published>,
     pub commands: Commands,
-    pub auth: Auth,
+    pub access: AccessControl,
     /// Activity and rendered configurations of nodes.
     pub nodes: Arc<NodeTable>,
     pub paged_snapshots: PagedSnapshots,
     /// The last reports of streamers.
     pub fleet: FleetStats,
-    pub layouter: LayouterHandle,
-    pub layouter_metrics: Arc<LayouterMetrics>,
-    pub whatif: WhatIfWorker,
-    pub settings: ApiSettings,
-    /// Settings that can change at run time.
-    pub running: Running,
-    pub settings_journal: Journal,
-    pub data_dir: PathBuf,
-    /// UUIDs of this installation and of this run.
-    pub server_id: Box<str>,
-    pub run_id: Box<str>,
-    pub started_at_seconds: u64,
+    pub layouter: LayouterAccess,
+    pub settings: SharedSettings,
+    pub identity: ServerIdentity,
     pub draining: AtomicBool,
     pub outbound: Outbound,
-    pub sessions: Sessions,
-    pub countries: Countries,
     pub agents: AgentsShared,
     /// The cores with lists that wait for reports.
     pub watches: StatsWatches,
@@ -72,8 +94,6 @@ pub struct Shared {
     pub cores: Vec<Arc<Inbox<CoreMessage>>>,
     /// The body of `GET /openapi.json`.
     pub openapi_document: Rendered,
-    /// Hostname of this server.
-    pub hostname: Box<str>,
 }
 
 impl Shared {
@@ -93,6 +113,7 @@ impl Shared {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::path::Path;
     use std::time::Instant;
 
     use super::*;
@@ -113,39 +134,49 @@ pub(crate) mod tests {
         Arc::new(Shared {
             published,
             commands,
-            auth: Auth::new("k", None),
+            access: AccessControl {
+                auth: Auth::new("k", None),
+                sessions: Sessions::new(1 << 20),
+                countries: Countries::default(),
+            },
             nodes: Arc::new(NodeTable::new(1 << 20)),
             paged_snapshots: PagedSnapshots::default(),
             fleet: FleetStats::new(Duration::from_mins(1), Instant::now()),
-            layouter: crate::layouter::thread::channel().0,
-            layouter_metrics: Arc::default(),
-            whatif: WhatIfWorker::closed(),
-            settings: ApiSettings {
+            layouter: LayouterAccess {
+                handle: crate::layouter::thread::channel().0,
+                metrics: Arc::default(),
+                whatif: WhatIfWorker::closed(),
+            },
+            settings: settings(directory.path()),
+            identity: ServerIdentity {
+                server_id: uuid(1),
+                run_id: uuid(2),
+                started_at_seconds: 0,
+                hostname: Box::from("here"),
+                data_dir: PathBuf::new(),
+            },
+            draining: AtomicBool::new(false),
+            outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
+            agents: AgentsShared::new().expect("there is randomness"),
+            watches: StatsWatches::new(1),
+            cores: Vec::new(),
+            openapi_document: Rendered::new(b"{}"),
+        })
+    }
+
+    fn settings(data_dir: &Path) -> SharedSettings {
+        let config = crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new());
+        let config = config.expect("defaults are good");
+        SharedSettings {
+            api: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
                 auth_backend_timeout: Duration::from_secs(1),
                 agent_command_wait: Duration::from_secs(1),
                 agent_silence_max: Duration::from_mins(1),
             },
-            running: Running::new(
-                crate::config::read(Some("/dev/null".as_ref()), &[], &Vec::new())
-                    .expect("defaults are good"),
-                crate::config::Secret::new("k"),
-            ),
-            settings_journal: Journal::new(directory.path()),
-            data_dir: PathBuf::new(),
-            server_id: uuid(1),
-            run_id: uuid(2),
-            started_at_seconds: 0,
-            draining: AtomicBool::new(false),
-            outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
-            sessions: Sessions::new(1 << 20),
-            countries: Countries::default(),
-            agents: AgentsShared::new().expect("there is randomness"),
-            watches: StatsWatches::new(1),
-            cores: Vec::new(),
-            hostname: Box::from("here"),
-            openapi_document: Rendered::new(b"{}"),
-        })
+            running: Running::new(config, crate::config::Secret::new("k")),
+            journal: Journal::new(data_dir),
+        }
     }
 }

@@ -115,7 +115,8 @@ impl Core {
                     return self.reply_to_request(reply_to, Err(offline()));
                 };
                 let now_ms = now_ms();
-                let until_ms = now_ms + self.shared.settings.agent_command_wait.as_millis() as u64;
+                let until_ms =
+                    now_ms + self.shared.settings.api.agent_command_wait.as_millis() as u64;
                 let mut line = Vec::new();
                 match held
                     .session

@@ -67,7 +67,7 @@ pub(super) fn step(
             let around = AgentContext {
                 state,
                 presences: &shared.agents.presence.snapshot(),
-                server: &shared.hostname,
+                server: &shared.identity.hostname,
             };
             execution.step(&AgentSource::new(around), SCAN_SLICE)
         }

@@ -306,7 +306,7 @@ impl Core {
             },
         };
         let token = |digest: &[u8; 32]| self.tokens.borrow_mut().find(state, digest);
-        let caller = self.shared.auth.authorize(
+        let caller = self.shared.access.auth.authorize(
             needs,
             authorization,
             token,
@@ -383,7 +383,7 @@ impl Core {
     }
 
     fn log_later(&self, ticket: Ticket, status: u16) {
-        if self.shared.running.logs_requests() {
+        if self.shared.settings.running.logs_requests() {
             self.log.log_later(ticket, status);
         }
     }
@@ -436,7 +436,7 @@ impl Service for Core {
             }),
             Err(error) => {
                 self.count_answer(error.status);
-                if self.shared.running.logs_requests() {
+                if self.shared.settings.running.logs_requests() {
                     let method = head.method.as_str();
                     request_log::log(method, head.path, peer, error.status, Instant::now());
                 }
@@ -446,7 +446,12 @@ impl Service for Core {
     }
 
     fn call(&self, request: &Request<'_>, admitted: Admitted, ticket: Ticket) -> Answer {
-        let since = self.shared.running.logs_requests().then(Instant::now);
+        let since = self
+            .shared
+            .settings
+            .running
+            .logs_requests()
+            .then(Instant::now);
         let answer = self
             .answer(request, admitted, ticket)
             .unwrap_or_else(|error| Answer::Reply(Response::from(error)));

@@ -50,7 +50,7 @@ impl Core {
     ) -> Answer {
         let state = self.state();
         let step = pending.start(&self.context(ticket, &state));
-        let deadline = Some(pending.wait(&self.shared.settings));
+        let deadline = Some(pending.wait(&self.shared.settings.api));
         match step {
             Step::Done(response) => return Answer::Reply(response),
             Step::Command(command) => {

@@ -53,6 +53,23 @@ pub struct Partition {
     pub total_mb: Option<u64>,
 }
 
+/// The usage of a streamer's machine.
+#[derive(Debug, Clone)]
+pub struct MachineUsage {
+    pub cpu_percent: Option<u64>,
+    pub memory_percent: Option<u64>,
+    pub scheduler_percent: Option<u64>,
+}
+
+/// The streaming server that runs on a streamer.
+#[derive(Debug, Clone)]
+pub struct ProgramInfo {
+    pub uptime_seconds: Option<u64>,
+    pub started_at_seconds: Option<u64>,
+    pub build: Option<u64>,
+    pub server_version: Option<Box<str>>,
+}
+
 /// The stats that a streamer reports about itself.
 #[derive(Debug, Clone)]
 pub struct StreamerStats {
@@ -61,19 +78,14 @@ pub struct StreamerStats {
     /// Canonical JSON, and the same with masked secrets if it has any.
     text: Box<str>,
     masked: Option<Box<str>>,
-    pub cpu_percent: Option<u64>,
-    pub memory_percent: Option<u64>,
-    pub scheduler_percent: Option<u64>,
+    pub usage: MachineUsage,
     pub input_kbit: Option<u64>,
     pub output_kbit: Option<u64>,
     pub clients: Option<u64>,
     pub streams: Option<u64>,
     pub online_streams: Option<u64>,
     pub opened_files: Option<u64>,
-    pub uptime_seconds: Option<u64>,
-    pub started_at_seconds: Option<u64>,
-    pub build: Option<u64>,
-    pub server_version: Option<Box<str>>,
+    pub program: ProgramInfo,
     /// `running` or another status of the reference.
     pub status: Option<Box<str>>,
     /// Whether the node cannot use its own configuration or the one from this server.
@@ -113,19 +125,23 @@ impl StreamerStats {
             received,
             text,
             masked,
-            cpu_percent: number("cpu_usage"),
-            memory_percent: number("memory_usage"),
-            scheduler_percent: number("scheduler_load"),
+            usage: MachineUsage {
+                cpu_percent: number("cpu_usage"),
+                memory_percent: number("memory_usage"),
+                scheduler_percent: number("scheduler_load"),
+            },
             input_kbit: number("input_kbit"),
             output_kbit: number("output_kbit"),
             clients: number("total_clients"),
             streams: number("total_streams"),
             online_streams: number("online_streams"),
             opened_files: number("opened_files"),
-            uptime_seconds: number("uptime"),
-            started_at_seconds: number("started_at"),
-            build: number("build"),
-            server_version: text_of("server_version"),
+            program: ProgramInfo {
+                uptime_seconds: number("uptime"),
+                started_at_seconds: number("started_at"),
+                build: number("build"),
+                server_version: text_of("server_version"),
+            },
             status: text_of("streamer_status"),
             config_failed: stats.contains_key("config_error") || external == Some("error"),
             transcoder: boolean("transcoder"),

@@ -636,7 +636,7 @@ mod tests {
         let late = t + 60 * SECOND;
         let known = stats.streamer("s1", late).expect("still holds");
         assert_eq!(
-            (known.cpu_percent, known.storage_percent()),
+            (known.usage.cpu_percent, known.storage_percent()),
             (Some(40), Some(9))
         );
         assert!(shown(&stats, "a", None, late).is_some());

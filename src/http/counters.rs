@@ -6,11 +6,7 @@ use std::cell::Cell;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    pub accepted: u64,
-    /// Connections closed at once because of `connections_max`.
-    pub shed: u64,
-    /// Calls of `accept` that failed because descriptors were exhausted.
-    pub exhausted: u64,
+    pub connections: ConnectionCounters,
     /// Requests with a well-formed head.
     pub requests: u64,
     /// Answers that were sent after a wait.
@@ -19,8 +15,6 @@ pub struct Counters {
     pub refused: u64,
     /// Requests that did not arrive in time.
     pub too_slow: u64,
-    /// Connections ended because the client did not take its answers.
-    pub stalled: u64,
     /// Waiting requests whose client closed the connection.
     pub abandoned: u64,
     pub panics: u64,
@@ -28,8 +22,20 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Complete lines of upgraded connections.
     pub lines_in: u64,
-    pub open: u64,
     pub waiting: u64,
+}
+
+/// How connections began and ended, and how many are open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionCounters {
+    pub accepted: u64,
+    /// Closed at once because of `connections_max`.
+    pub shed: u64,
+    /// Calls of `accept` that failed because descriptors were exhausted.
+    pub exhausted: u64,
+    /// Ended because the client did not take its answers.
+    pub stalled: u64,
+    pub open: u64,
     /// Open connections that are upgraded.
     pub upgraded: u64,
 }
@@ -57,22 +63,24 @@ pub(super) struct CounterCells {
 impl CounterCells {
     pub(super) fn read(&self, open: usize) -> Counters {
         Counters {
-            accepted: self.accepted.get(),
-            shed: self.shed.get(),
-            exhausted: self.exhausted.get(),
+            connections: ConnectionCounters {
+                accepted: self.accepted.get(),
+                shed: self.shed.get(),
+                exhausted: self.exhausted.get(),
+                stalled: self.stalled.get(),
+                open: open as u64,
+                upgraded: self.upgraded.get(),
+            },
             requests: self.requests.get(),
             waits: self.waits.get(),
             refused: self.refused.get(),
             too_slow: self.too_slow.get(),
-            stalled: self.stalled.get(),
             abandoned: self.abandoned.get(),
             panics: self.panics.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             lines_in: self.lines_in.get(),
-            open: open as u64,
             waiting: self.waiting.get(),
-            upgraded: self.upgraded.get(),
         }
     }
 }

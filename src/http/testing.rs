@@ -203,7 +203,7 @@ impl TestServer {
                 reply.send(listener.local_addr()).expect("the test waits");
                 serve(listener, service, connections.clone()).await;
                 connections.drained().await;
-                assert_eq!(connections.counters().open, 0);
+                assert_eq!(connections.counters().connections.open, 0);
                 assert_eq!(connections.counters().waiting, 0);
             })
             .expect("a runtime");

@@ -100,10 +100,7 @@ pub struct Controller {
     engine: Option<Engine>,
     health: HealthTracker,
     pressure: Pressure,
-    stats: HashMap<Hostname, NodeStats>,
-    /// Bitrates of streams that claim none.
-    measured: MeasuredBitrates,
-    settling: SettlingNodes,
+    reports: NodeReports,
     watched: BTreeMap<Hostname, Watched>,
     plan: Plan,
     /// Nodes that got streams, with the revision they must receive to confirm them.
@@ -113,6 +110,14 @@ pub struct Controller {
     /// Ticks of the engine since the start.
     ticks: u64,
     due: Deadlines,
+}
+
+/// What nodes have reported since the start.
+struct NodeReports {
+    stats: HashMap<Hostname, NodeStats>,
+    /// Bitrates of streams that claim none.
+    measured: MeasuredBitrates,
+    settling: SettlingNodes,
 }
 
 /// Nodes known at the start that have not reported since. Their bitrates are unknown after a
@@ -154,11 +159,13 @@ impl Controller {
             engine: None,
             health: HealthTracker::new(health, now_ms),
             pressure: Pressure::new(PressureSettings::default()),
-            stats: HashMap::new(),
-            measured: MeasuredBitrates::default(),
-            settling: SettlingNodes {
-                nodes: state.streamers().keys().cloned().collect(),
-                until_ms: now_ms + settings.dead_timeout_ms,
+            reports: NodeReports {
+                stats: HashMap::new(),
+                measured: MeasuredBitrates::default(),
+                settling: SettlingNodes {
+                    nodes: state.streamers().keys().cloned().collect(),
+                    until_ms: now_ms + settings.dead_timeout_ms,
+                },
             },
             watched: BTreeMap::new(),
             plan: Plan::default(),
@@ -201,7 +208,7 @@ impl Controller {
     }
 
     pub fn stats(&self, hostname: &str) -> Option<&NodeStats> {
-        self.stats.get(hostname)
+        self.reports.stats.get(hostname)
     }
 
     #[cfg(test)]
@@ -245,7 +252,7 @@ impl Controller {
             }
         }
         for name in &commit.deleted_streams {
-            self.measured.forget(name);
+            self.reports.measured.forget(name);
         }
         let Some(engine) = &self.engine else {
             return;
@@ -285,7 +292,7 @@ impl Controller {
             };
             self.pressure.sample(hostname, sample);
         }
-        let before = self.stats.insert(hostname.clone(), stats);
+        let before = self.reports.stats.insert(hostname.clone(), stats);
         let offers =
             |stats: Option<&NodeStats>| stats.map(|stats| (stats.transcoder, stats.disk_bytes));
         if offers(before.as_ref()) != offers(Some(&stats)) {
@@ -309,7 +316,7 @@ impl Controller {
         let (Some(node), Some(record)) = (state.node(hostname), state.streamer(hostname)) else {
             return;
         };
-        if self.measured.is_due(hostname, now_ms) {
+        if self.reports.measured.is_due(hostname, now_ms) {
             let mut rows = Rows::default();
             for name in node.streams.keys() {
                 let Some(record) = state.stream(name) else {
@@ -321,7 +328,7 @@ impl Controller {
                 let Some(kbps) = bitrate_of(name, hostname) else {
                     continue;
                 };
-                if let Some(changed) = self.measured.sample(name, kbps, now_ms)
+                if let Some(changed) = self.reports.measured.sample(name, kbps, now_ms)
                     && let Some(engine) = &self.engine
                 {
                     let mut spec = spec_of_row(engine, &self.plan, Some(record), record);
@@ -336,7 +343,7 @@ impl Controller {
                 self.apply(Event::Commit(rows));
             }
         }
-        if self.settling.nodes.remove(hostname) {
+        if self.reports.settling.nodes.remove(hostname) {
             let spec = self.node_spec(hostname, record);
             self.apply(Event::Commit(Rows {
                 nodes: vec![spec],
@@ -368,7 +375,7 @@ impl Controller {
 
     /// Does the work that is due at `now_ms`.
     pub fn advance(&mut self, now_ms: u64) {
-        if now_ms >= self.settling.until_ms && !self.settling.nodes.is_empty() {
+        if now_ms >= self.reports.settling.until_ms && !self.reports.settling.nodes.is_empty() {
             self.stop_settling();
         }
         if now_ms >= self.due.activity_ms {
@@ -459,16 +466,16 @@ impl Controller {
         self.watched.remove(hostname);
         self.health.remove(hostname);
         self.pressure.remove(hostname);
-        self.stats.remove(hostname);
-        self.measured.forget_node(hostname);
-        self.settling.nodes.remove(hostname);
+        self.reports.stats.remove(hostname);
+        self.reports.measured.forget_node(hostname);
+        self.reports.settling.nodes.remove(hostname);
         self.unconfirmed.remove(hostname);
     }
 
     fn node_spec(&self, hostname: &Hostname, record: &StreamerRecord) -> NodeSpec {
-        let (stats, state) = (self.stats.get(hostname), self.node_state(hostname));
+        let (stats, state) = (self.reports.stats.get(hostname), self.node_state(hostname));
         NodeSpec {
-            settling: self.settling.nodes.contains(hostname),
+            settling: self.reports.settling.nodes.contains(hostname),
             ..node_spec(record, stats, state)
         }
     }
@@ -476,7 +483,7 @@ impl Controller {
     /// Nodes that did not report in time are judged by the assumed bitrates of their streams.
     fn stop_settling(&mut self) {
         let state = self.state.clone();
-        let late = std::mem::take(&mut self.settling.nodes);
+        let late = std::mem::take(&mut self.reports.settling.nodes);
         let nodes = late.iter().filter_map(|hostname| {
             let record = state.streamer(hostname)?;
             Some(self.node_spec(hostname, record))
@@ -635,7 +642,7 @@ impl Controller {
     fn stream_spec(&self, record: &StreamRecord) -> StreamSpec {
         let mut spec = stream_spec(record);
         if spec.kbps.is_none() {
-            spec.kbps = self.measured.kbps_of(&spec.name);
+            spec.kbps = self.reports.measured.kbps_of(&spec.name);
             spec.measured = spec.kbps.is_some();
         }
         spec

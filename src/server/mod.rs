@@ -27,7 +27,9 @@ use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::api::settings_save;
-use crate::api::shared::{ApiSettings, Shared};
+use crate::api::shared::{
+    AccessControl, ApiSettings, LayouterAccess, ServerIdentity, Shared, SharedSettings,
+};
 use crate::api::stream_doc::render_current_layout;
 use crate::config::journal::Journal;
 use crate::config::running::Running;
@@ -234,7 +236,7 @@ fn start(
 fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Cores, Failure> {
     let shared = &threads.shared;
     // Held until the event of the last change is logged: no settings change before.
-    let journal = shared.settings_journal.lock();
+    let journal = shared.settings.journal.lock();
     let cores = start_cores(&config.settings, shared, &threads.io_processors)?;
     threads.egress.set_own_listeners(cores.addresses.clone());
     let events = start_events(shared, recovered);
@@ -313,7 +315,7 @@ fn start_events(shared: &Shared, recovered: &Recovered) -> Vec<NewEvent> {
             .text("full_version", version)
             .text("version", version),
         NewEvent::new("server_started")
-            .text("instance_id", &shared.server_id)
+            .text("instance_id", &shared.identity.server_id)
             .text("previous_state", previous)
             .number("revision", recovered.opened.lsn)
             .text("version", version),
@@ -354,36 +356,48 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
     Ok(Shared {
         published: parts.published,
         commands: parts.commands,
-        auth: Auth::new(key.expose(), login(settings)),
+        access: AccessControl {
+            auth: Auth::new(key.expose(), login(settings)),
+            sessions: Sessions::new(settings.viewers.sessions_bytes),
+            countries,
+        },
         nodes: Arc::new(NodeTable::new(settings.feed.cache_bytes)),
         paged_snapshots: PagedSnapshots::default(),
         fleet: FleetStats::new(settings.layouter.dead_timeout, Instant::now()),
-        layouter: parts.layouter,
-        layouter_metrics: Arc::default(),
-        whatif,
-        settings: ApiSettings {
-            poll_wait_max: settings.http.poll_wait_max,
-            streams_limit: settings.feed.streams_limit,
-            auth_backend_timeout: settings.viewers.auth_backend_timeout,
-            agent_command_wait: settings.agents.command_timeout,
-            agent_silence_max: settings.agents.silence_max,
+        layouter: LayouterAccess {
+            handle: parts.layouter,
+            metrics: Arc::default(),
+            whatif,
         },
-        running: Running::new(config.clone(), key.clone()),
-        settings_journal: Journal::new(data_dir),
-        data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone()),
-        server_id: server_id(recovered.opened.store_id),
-        run_id: Uuid::new_v4().to_string().into(),
-        started_at_seconds: now_ms() / 1000,
+        settings: SharedSettings {
+            api: api_settings(settings),
+            running: Running::new(config.clone(), key.clone()),
+            journal: Journal::new(data_dir),
+        },
+        identity: ServerIdentity {
+            server_id: server_id(recovered.opened.store_id),
+            run_id: Uuid::new_v4().to_string().into(),
+            started_at_seconds: now_ms() / 1000,
+            hostname: rt::sys::hostname().into(),
+            data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone()),
+        },
         draining: AtomicBool::new(false),
         outbound,
-        sessions: Sessions::new(settings.viewers.sessions_bytes),
-        countries,
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,
-        hostname: rt::sys::hostname().into(),
         openapi_document: Rendered::new(openapi::served().as_bytes()),
     })
+}
+
+fn api_settings(settings: &Settings) -> ApiSettings {
+    ApiSettings {
+        poll_wait_max: settings.http.poll_wait_max,
+        streams_limit: settings.feed.streams_limit,
+        auth_backend_timeout: settings.viewers.auth_backend_timeout,
+        agent_command_wait: settings.agents.command_timeout,
+        agent_silence_max: settings.agents.silence_max,
+    }
 }
 
 /// Passes changed settings to the components that use them.
@@ -393,7 +407,7 @@ fn follow_settings(
     set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
 ) {
     let (weak, episodes) = (Arc::downgrade(shared), episodes.clone());
-    shared.running.on_change(move |settings| {
+    shared.settings.running.on_change(move |settings| {
         set_log_level(settings.log.level);
         episodes.set(
             settings.episodes.buffer_delay,
@@ -401,11 +415,16 @@ fn follow_settings(
         );
         let Some(shared) = weak.upgrade() else { return };
         shared
+            .access
             .auth
-            .rotate(shared.running.api_key().expose(), login(settings));
+            .rotate(shared.settings.running.api_key().expose(), login(settings));
         shared.fleet.set_dead_after(settings.layouter.dead_timeout);
         let layouter = Box::new((&settings.layouter).into());
-        if !shared.layouter.send(LayouterMessage::Settings(layouter)) {
+        if !shared
+            .layouter
+            .handle
+            .send(LayouterMessage::Settings(layouter))
+        {
             warn!("layouter queue full; new settings not applied");
         }
     });

@@ -120,7 +120,7 @@ pub(super) fn start_layouter(
         commands: shared.commands.clone(),
         published: shared.published.clone(),
         nodes: shared.nodes.clone(),
-        metrics: shared.layouter_metrics.clone(),
+        metrics: shared.layouter.metrics.clone(),
         processor,
         stop: stop.clone(),
     };
@@ -128,7 +128,7 @@ pub(super) fn start_layouter(
         .map_err(cannot("start the layouter"))?;
     Ok(LayouterThread {
         thread,
-        handle: shared.layouter.clone(),
+        handle: shared.layouter.handle.clone(),
         stop,
     })
 }
@@ -138,6 +138,7 @@ fn node_stats(stats: &StreamerStats) -> NodeStats {
     let saturated = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     NodeStats {
         cpu_permille: stats
+            .usage
             .cpu_percent
             .map(|percent| saturated(percent.min(100)) * 10),
         streams: stats.online_streams.or(stats.streams).map(saturated),

@@ -13,6 +13,9 @@ const FUNCTION_LINES: usize = 70;
 /// Longest file without its tests.
 const FILE_LINES: usize = 1_200;
 
+/// Most fields of a struct.
+const FIELDS: usize = 15;
+
 include!("tidy_exceptions.rs");
 
 /// One source file of the server.
@@ -147,6 +150,46 @@ fn functions_have_at_most_70_lines() {
     let code = all.iter().filter(|source| !source.is_test());
     let found = code.flat_map(long_functions).collect();
     judge("longer functions", &found, LONG_FUNCTIONS);
+}
+
+/// The structs of a file with more fields than allowed. A struct ends at the closing brace that has
+/// its indentation.
+fn large_structs(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut begun: Option<(&str, usize, usize)> = None;
+    for line in source.lines() {
+        let text = line.trim_start();
+        let indent = line.len() - text.len();
+        match &mut begun {
+            None => {
+                let mut words = text.split([' ', '<']);
+                let is_struct = text.ends_with('{') && !text.starts_with("//");
+                if is_struct && words.by_ref().take(3).any(|word| word == "struct") {
+                    begun = Some((words.next().unwrap_or_default(), indent, 0));
+                }
+            }
+            Some((name, depth, fields)) if indent == *depth && text == "}" => {
+                if *fields > FIELDS {
+                    found.push(format!("{} {name}", source.path));
+                }
+                begun = None;
+            }
+            Some((_, depth, fields)) => {
+                let is_text = text.starts_with("//") || text.starts_with('#');
+                let is_field = indent == *depth + 4 && text.contains(": ") && !is_text;
+                *fields += usize::from(is_field);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn structs_have_at_most_15_fields() {
+    let all = sources();
+    let code = all.iter().filter(|source| !source.is_test());
+    let found = code.flat_map(large_structs).collect();
+    judge("structs with more fields", &found, LARGE_STRUCTS);
 }
 
 /// Words that other words of the field replace: send, log, report, receive, request; the client,

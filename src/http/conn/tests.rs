@@ -35,7 +35,11 @@ fn connection_stays_open_after_an_answer() {
         assert_eq!(client.send(put("/echo", b"[1,2]")).reply().text(), "[1,2]");
         let counters = server.counters();
         assert_eq!(
-            (counters.accepted, counters.open, counters.requests),
+            (
+                counters.connections.accepted,
+                counters.connections.open,
+                counters.requests
+            ),
             (1, 1, 5)
         );
     });
@@ -215,7 +219,9 @@ fn leaving_client_of_a_waiting_request_is_noticed() {
             }
             drop(client);
             server.wait_for(|counters| {
-                counters.waiting == 0 && counters.open == 0 && counters.abandoned == before + 1
+                counters.waiting == 0
+                    && counters.connections.open == 0
+                    && counters.abandoned == before + 1
             });
         }
         let mut next = server.client();
@@ -364,7 +370,7 @@ fn idle_connections_are_closed_without_an_answer() {
         let mut client = server.client();
         assert_eq!(client.get("/hello?").status, 200);
         client.is_over();
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
     });
 }
 
@@ -416,7 +422,9 @@ fn client_that_does_not_read_its_answer_is_dropped() {
     each(&limits, |server| {
         let mut client = server.client();
         client.send(get("/owned?16000000"));
-        server.wait_for(|counters| counters.stalled == 1 && counters.open == 0);
+        server.wait_for(|counters| {
+            counters.connections.stalled == 1 && counters.connections.open == 0
+        });
     });
 }
 
@@ -675,7 +683,7 @@ fn connection_beyond_the_maximum_gets_503() {
         third.is_over();
         assert_eq!(first.get("/hello?").status, 200);
         drop(second);
-        server.wait_for(|counters| counters.open == 1);
+        server.wait_for(|counters| counters.connections.open == 1);
         assert_eq!(server.client().get("/hello?").status, 200);
     });
 }
@@ -748,7 +756,7 @@ fn drain_ends_idle_connections_and_finishes_requests() {
         waiting.send(get("/wait"));
         let mut uploading = server.client();
         uploading.send("PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
-        server.wait_for(|counters| counters.waiting == 1 && counters.open == 4);
+        server.wait_for(|counters| counters.waiting == 1 && counters.connections.open == 4);
         server.orders.push(TestOrder::Drain);
         fresh.is_over();
         idle.is_over();
@@ -810,7 +818,9 @@ fn closed_connections_leave_nothing_behind() {
                 }
             }
         }
-        server.wait_for(|counters| counters.open == 0 && counters.accepted == 5000);
+        server.wait_for(|counters| {
+            counters.connections.open == 0 && counters.connections.accepted == 5000
+        });
         let counters = server.counters();
         assert_eq!(counters.waiting, 0);
         // Other tests of this process have some open; a leak would have thousands.

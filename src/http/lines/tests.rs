@@ -86,7 +86,8 @@ fn lines_are_received_for_every_cut() {
             let mut client = server.client();
             client.send(&text[..cut]);
             let before = server.counters().lines_in;
-            server.wait_for(|counters| counters.open == 1 && counters.lines_in >= before);
+            server
+                .wait_for(|counters| counters.connections.open == 1 && counters.lines_in >= before);
             client.send(&text[cut..]);
             assert_eq!(client.reply().status, 101);
             for line in ["hi", "one", "", "two", "three"] {
@@ -94,11 +95,11 @@ fn lines_are_received_for_every_cut() {
             }
             client.stream.shutdown(Shutdown::Write).expect("a socket");
             client.is_over();
-            server.wait_for(|counters| counters.open == 0);
+            server.wait_for(|counters| counters.connections.open == 0);
         }
         let all = ended(server);
         assert_eq!(all, vec![Ended::ByPeer; text.len() + 1]);
-        assert_eq!(server.counters().upgraded, 0);
+        assert_eq!(server.counters().connections.upgraded, 0);
         assert_eq!(server.query(TestOrder::CompleteStale), 0);
     });
 }
@@ -110,7 +111,7 @@ fn server_may_send_lines_and_end_at_any_time() {
         for client in &mut clients {
             client.upgrade();
         }
-        assert_eq!(server.counters().upgraded, 3);
+        assert_eq!(server.counters().connections.upgraded, 3);
         assert_eq!(
             server.query(|reply| TestOrder::SendLine(b"news\n".to_vec(), reply)),
             3
@@ -122,7 +123,7 @@ fn server_may_send_lines_and_end_at_any_time() {
         clients[0].send("last\nend\nnever\n");
         assert_eq!(clients[0].line(), "last");
         clients[0].is_over();
-        server.wait_for(|counters| counters.upgraded == 2);
+        server.wait_for(|counters| counters.connections.upgraded == 2);
         let reply = server.query(|reply| TestOrder::EndLines(b"bye\n".to_vec(), reply));
         assert_eq!(reply, 2);
         assert_eq!(
@@ -133,7 +134,7 @@ fn server_may_send_lines_and_end_at_any_time() {
             assert_eq!(client.line(), "bye");
             client.is_over();
         }
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
         assert_eq!(ended(server), [Ended::ByService; 3]);
     });
 }
@@ -156,7 +157,7 @@ fn endless_line_or_silence_ends_the_connection() {
         client.send(&long).send("a");
         assert_eq!(client.line(), "bye LineLong");
         client.is_over();
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
 
         let mut client = server.client();
         client.send(UPGRADE.replace("/lines", "/lines?50"));
@@ -169,7 +170,7 @@ fn endless_line_or_silence_ends_the_connection() {
         assert_eq!(client.line(), "bye Silent");
         drop(client);
         drip.join().expect("it ends");
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
 
         let mut client = server.client();
         client.send(UPGRADE.replace("/lines", "/lines?50"));
@@ -177,7 +178,7 @@ fn endless_line_or_silence_ends_the_connection() {
         client.send("unfinished");
         assert_eq!(client.line(), "bye Silent");
         client.is_over();
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
         let all = ended(server);
         assert_eq!(all, [Ended::LineLong, Ended::Silent, Ended::Silent],);
     });
@@ -201,16 +202,16 @@ fn unread_lines_are_bounded() {
                 .is_ok()
             {}
         });
-        server.wait_for(|counters| counters.stalled == 1);
+        server.wait_for(|counters| counters.connections.stalled == 1);
         asker.join().expect("the connection ended");
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
 
         // It is sent more than may be queued.
         let mut client = server.client();
         client.upgrade();
         let news = [vec![b'n'; 60_000], b"\n".to_vec()].concat();
         while server.query(|reply| TestOrder::SendLine(news.clone(), reply)) == 1 {}
-        server.wait_for(|counters| counters.open == 0);
+        server.wait_for(|counters| counters.connections.open == 0);
         assert_eq!(ended(server), [Ended::Stalled, Ended::Stalled]);
     });
 }
@@ -268,7 +269,7 @@ fn panic_over_a_line_ends_one_connection() {
         let mut client = server.client();
         client.upgrade().send("panic\n");
         client.is_over();
-        server.wait_for(|counters| counters.panics == 1 && counters.upgraded == 1);
+        server.wait_for(|counters| counters.panics == 1 && counters.connections.upgraded == 1);
         assert_eq!(other.send("still\n").line(), "still");
         assert_eq!(ended(server), [Ended::ByPeer]);
     });
