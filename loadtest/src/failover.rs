@@ -84,26 +84,47 @@ struct FailoverFleet<'a> {
     target: &'a Target,
     hosts: Vec<String>,
     streamers: Vec<Streamer>,
-    /// How many streamers hold each stream, and how many shall.
-    copies: HashMap<Key, (u32, u32)>,
-    names: HashMap<Key, String>,
-    /// Copies that no streamer holds yet.
-    missing: u64,
+    placement: Placement,
     phase: Phase,
-    since: Nanos,
-    changed_at: Nanos,
-    looked_at: Nanos,
-    quiet: Nanos,
-    timeout: Nanos,
+    moments: Moments,
+    waits: Waits,
     random: Random,
     signals: &'a Signals,
     losses_wanted: u64,
     losses: Vec<Loss>,
     lost_streams: BTreeSet<Key>,
-    placed_at: Nanos,
     polls: Series,
     faults: Faults,
     failed: Option<String>,
+}
+
+/// The streams that the streamers hold.
+struct Placement {
+    /// How many streamers hold each stream, and how many shall.
+    copies: HashMap<Key, (u32, u32)>,
+    names: HashMap<Key, String>,
+    /// Copies that no streamer holds yet.
+    missing: u64,
+    /// When all were held for the first time.
+    placed_at: Nanos,
+}
+
+/// How long the fleet waits.
+struct Waits {
+    /// For further changes, before a placement counts as final.
+    quiet: Nanos,
+    /// For a response.
+    timeout: Nanos,
+}
+
+/// When something happened last.
+struct Moments {
+    /// The phase began.
+    since: Nanos,
+    /// A streamer received another configuration.
+    changed_at: Nanos,
+    /// The phase was judged.
+    looked_at: Nanos,
 }
 
 impl FailoverFleet<'_> {
@@ -112,7 +133,7 @@ impl FailoverFleet<'_> {
         streamer.poll_at = None;
         let path = self.target.path_of("streamers", &self.hosts[at]) + "/streams";
         let mut fields = self.target.bearer();
-        let mut timeout = self.timeout;
+        let mut timeout = self.waits.timeout;
         let path = if let Some(etag) = &streamer.etag {
             fields.push_str("If-None-Match: ");
             fields.push_str(etag);
@@ -143,7 +164,7 @@ impl FailoverFleet<'_> {
         self.faults.add(Fault {
             kind,
             streamer: self.hosts[at].clone(),
-            stream: self.names.get(&key).cloned(),
+            stream: self.placement.names.get(&key).cloned(),
             what: what.into(),
         });
     }
@@ -157,13 +178,13 @@ impl FailoverFleet<'_> {
         for key in &fresh {
             if before.binary_search(key).is_err() {
                 self.came(at, *key);
-                self.changed_at = now;
+                self.moments.changed_at = now;
             }
         }
         for key in &before {
             if fresh.binary_search(key).is_err() {
                 self.went(at, *key);
-                self.changed_at = now;
+                self.moments.changed_at = now;
             }
         }
         self.streamers[at].held = fresh;
@@ -172,14 +193,14 @@ impl FailoverFleet<'_> {
     }
 
     fn came(&mut self, at: usize, key: Key) {
-        let Some((held, wanted)) = self.copies.get_mut(&key) else {
+        let Some((held, wanted)) = self.placement.copies.get_mut(&key) else {
             self.fault(FaultKind::Stale, at, key, "a stream that was never saved");
             return;
         };
         *held += 1;
         let is_too_often = *held > *wanted;
         if !is_too_often {
-            self.missing -= 1;
+            self.placement.missing -= 1;
         }
         if let Phase::Lost { .. } = self.phase {
             let loss = self.losses.last_mut().expect("one was lost");
@@ -196,10 +217,10 @@ impl FailoverFleet<'_> {
     }
 
     fn went(&mut self, at: usize, key: Key) {
-        if let Some((held, wanted)) = self.copies.get_mut(&key) {
+        if let Some((held, wanted)) = self.placement.copies.get_mut(&key) {
             *held -= 1;
             if *held < *wanted {
-                self.missing += 1;
+                self.placement.missing += 1;
             }
         }
         if let Phase::Lost { .. } = self.phase {
@@ -225,10 +246,10 @@ impl FailoverFleet<'_> {
         }
         let held = std::mem::take(&mut streamer.held);
         for key in &held {
-            if let Some((count, wanted)) = self.copies.get_mut(key) {
+            if let Some((count, wanted)) = self.placement.copies.get_mut(key) {
                 *count -= 1;
                 if *count < *wanted {
-                    self.missing += 1;
+                    self.placement.missing += 1;
                 }
             }
         }
@@ -243,11 +264,11 @@ impl FailoverFleet<'_> {
     }
 
     fn enter(&mut self, phase: Phase, now: Nanos) {
-        (self.phase, self.since) = (phase, now);
+        (self.phase, self.moments.since) = (phase, now);
     }
 
     fn step(&mut self, net: &mut Net, now: Nanos) {
-        self.looked_at = now;
+        self.moments.looked_at = now;
         match self.phase {
             Phase::Loading => {
                 if self.streamers.iter().all(|streamer| streamer.loaded) {
@@ -256,14 +277,15 @@ impl FailoverFleet<'_> {
                 }
             }
             Phase::Placing => {
-                if self.signals.saved_at.load(Ordering::Acquire) > 0 && self.missing == 0 {
-                    self.placed_at = self.changed_at;
+                if self.signals.saved_at.load(Ordering::Acquire) > 0 && self.placement.missing == 0
+                {
+                    self.placement.placed_at = self.moments.changed_at;
                     let losses_left = self.losses_wanted;
                     self.enter(Phase::Resting { losses_left }, now);
                 }
             }
             Phase::Resting { losses_left } => {
-                if now < self.changed_at + self.quiet || net.has_completed() {
+                if now < self.moments.changed_at + self.waits.quiet || net.has_completed() {
                     return;
                 }
                 if losses_left == 0 {
@@ -279,24 +301,24 @@ impl FailoverFleet<'_> {
                 }
             }
             Phase::Lost { losses_left } => {
-                if self.missing == 0 {
+                if self.placement.missing == 0 {
                     let loss = self.losses.last_mut().expect("one was lost");
-                    loss.received_at = self.changed_at.max(loss.at);
+                    loss.received_at = self.moments.changed_at.max(loss.at);
                     // What else it does is watched for a while: nothing of others may move.
-                    if now >= self.changed_at + self.quiet && !net.has_completed() {
+                    if now >= self.moments.changed_at + self.waits.quiet && !net.has_completed() {
                         self.enter(Phase::Resting { losses_left }, now);
                     }
                 }
             }
             Phase::Done => {}
         }
-        if self.phase != Phase::Done && now > self.since + PHASE_MAX {
+        if self.phase != Phase::Done && now > self.moments.since + PHASE_MAX {
             self.failed = Some(format!(
                 "{:?} has not ended after {} s: {} copies of streams are with no streamer (is the \
                  layouter on?)",
                 self.phase,
                 PHASE_MAX / SECOND,
-                self.missing
+                self.placement.missing
             ));
             self.end(net, now);
         }
@@ -327,7 +349,7 @@ impl Driver for FailoverFleet<'_> {
             return None;
         }
         let asks = self.streamers.iter().filter_map(|one| one.poll_at).min();
-        let look = self.looked_at + LOOK_EVERY;
+        let look = self.moments.looked_at + LOOK_EVERY;
         Some(asks.map_or(look, |at| at.min(look)))
     }
 
@@ -443,21 +465,27 @@ impl<'a> FailoverFleet<'a> {
             target,
             hosts: (0..options.streamers).map(prepare::hostname).collect(),
             streamers: (0..options.streamers).map(streamer).collect(),
-            missing: copies.values().map(|(_, wanted)| u64::from(*wanted)).sum(),
-            names: names.collect(),
-            copies,
+            placement: Placement {
+                missing: copies.values().map(|(_, wanted)| u64::from(*wanted)).sum(),
+                names: names.collect(),
+                copies,
+                placed_at: 0,
+            },
             phase: Phase::Loading,
-            since: 0,
-            changed_at: 0,
-            looked_at: 0,
-            quiet: common.warm_up,
-            timeout: common.timeout,
+            moments: Moments {
+                since: 0,
+                changed_at: 0,
+                looked_at: 0,
+            },
+            waits: Waits {
+                quiet: common.warm_up,
+                timeout: common.timeout,
+            },
             random: Random::new(common.seed),
             signals,
             losses_wanted: options.losses,
             losses: Vec::new(),
             lost_streams: BTreeSet::new(),
-            placed_at: 0,
             polls: Series::default(),
             faults: Faults::default(),
             failed: None,
@@ -575,7 +603,7 @@ fn add_losses(
         ("streamers that received them", receivers),
         (
             "ms from the last save until all were placed and received",
-            fleet.placed_at.saturating_sub(saved_at) / 1_000_000,
+            fleet.placement.placed_at.saturating_sub(saved_at) / 1_000_000,
         ),
     ] {
         report.counters.insert(name.into(), count);

@@ -92,15 +92,19 @@ pub struct Requests {
     /// Slots that can take a request, each as often as it can take one.
     open: Vec<u32>,
     in_flight: usize,
-    /// Streams this driver may choose from.
-    mine: Vec<u32>,
-    /// `mine` by streamer, for requests that touch several.
+    streams: OwnStreams,
+    done: bool,
+    outcome: RequestOutcome,
+}
+
+/// The streams that one driver may choose from.
+struct OwnStreams {
+    all: Vec<u32>,
+    /// All of them by streamer, for requests that touch several.
     by_host: Vec<Vec<u32>>,
     /// Streams with a change in flight or of unknown outcome.
     busy: HashSet<Key>,
     places: HashMap<Key, u32>,
-    done: bool,
-    outcome: RequestOutcome,
 }
 
 impl Requests {
@@ -154,10 +158,12 @@ impl Requests {
                 .collect(),
             slots,
             in_flight: 0,
-            mine,
-            by_host,
-            busy: HashSet::new(),
-            places: HashMap::new(),
+            streams: OwnStreams {
+                all: mine,
+                by_host,
+                busy: HashSet::new(),
+                places: HashMap::new(),
+            },
             done: false,
             outcome: RequestOutcome::default(),
             plan: Arc::clone(plan),
@@ -271,7 +277,7 @@ impl Requests {
         let mut items = Vec::with_capacity(chosen.len());
         for at in &chosen {
             let stream = &roster.streams[*at as usize];
-            self.busy.insert(stream.key);
+            self.streams.busy.insert(stream.key);
             self.outcome.edits.push(Edit {
                 seq,
                 stream: stream.key,
@@ -311,6 +317,7 @@ impl Requests {
         let at = self.choose_streams(1)?[0];
         let stream = &roster.streams[at as usize];
         let from = self
+            .streams
             .places
             .get(&stream.key)
             .copied()
@@ -321,7 +328,7 @@ impl Requests {
             return None;
         }
         let to = ((u64::from(from) + 1 + self.random.below(hosts - 1)) % hosts) as u32;
-        self.busy.insert(stream.key);
+        self.streams.busy.insert(stream.key);
         self.outcome.moves.push(Move {
             stream: stream.key,
             from,
@@ -341,11 +348,11 @@ impl Requests {
     }
 
     fn pick(&mut self) -> Option<&u32> {
-        let count = self.mine.len() as u64;
+        let count = self.streams.all.len() as u64;
         if count == 0 {
             None
         } else {
-            self.mine.get(self.random.below(count) as usize)
+            self.streams.all.get(self.random.below(count) as usize)
         }
     }
 
@@ -357,27 +364,28 @@ impl Requests {
         if count == 1 {
             for _ in 0..64 {
                 let at = *self.pick()?;
-                if is_free(&self.busy, at) {
+                if is_free(&self.streams.busy, at) {
                     return Some(vec![at]);
                 }
             }
             return self
-                .mine
+                .streams
+                .all
                 .iter()
                 .copied()
-                .find(|at| is_free(&self.busy, *at))
+                .find(|at| is_free(&self.streams.busy, *at))
                 .map(|at| vec![at]);
         }
-        if self.by_host.is_empty() {
+        if self.streams.by_host.is_empty() {
             return None;
         }
-        let start = self.random.below(self.by_host.len() as u64) as usize;
+        let start = self.random.below(self.streams.by_host.len() as u64) as usize;
         let mut chosen = Vec::with_capacity(count);
-        for n in 0..self.by_host.len() {
-            let streams = &self.by_host[(start + n) % self.by_host.len()];
+        for n in 0..self.streams.by_host.len() {
+            let streams = &self.streams.by_host[(start + n) % self.streams.by_host.len()];
             let first = self.random.below(streams.len() as u64) as usize;
             let mut turn = (0..streams.len()).map(|m| streams[(first + m) % streams.len()]);
-            chosen.extend(turn.find(|at| is_free(&self.busy, *at)));
+            chosen.extend(turn.find(|at| is_free(&self.streams.busy, *at)));
             if chosen.len() == count {
                 return Some(chosen);
             }
@@ -396,7 +404,7 @@ impl Requests {
                 for row in &mut self.outcome.edits[rows] {
                     row.acked = stamp.map(|stamp| (now, stamp));
                     if row.acked.is_some() || refused {
-                        self.busy.remove(&row.stream);
+                        self.streams.busy.remove(&row.stream);
                     }
                 }
             }
@@ -404,10 +412,10 @@ impl Requests {
                 let row = &mut self.outcome.moves[row];
                 row.acked = body.map(|_| now);
                 if row.acked.is_some() || refused {
-                    self.busy.remove(&row.stream);
+                    self.streams.busy.remove(&row.stream);
                 }
                 if row.acked.is_some() {
-                    self.places.insert(row.stream, row.to);
+                    self.streams.places.insert(row.stream, row.to);
                 }
             }
         }
