@@ -339,14 +339,14 @@ mod tests {
     #[test]
     fn text_follows_openmetrics() {
         let mut out = Exposition::default();
-        out.family("a_bytes", MetricKind::Gauge, "bytes", "Said \"so\"\\.")
+        out.family("a_bytes", MetricKind::Gauge, "bytes", "Is \"so\"\\.")
             .sample(&[], 5_u64)
             .sample(&[("name", "x\"y\\z\nw\r")], 0.5);
         out.one("b", MetricKind::Counter, "", "B.", &[("k", "v")], 7_u64);
         out.one("c", MetricKind::Info, "", "C.", &[("v", "1")], 1_u64);
         assert_eq!(
             out.finish(),
-            "# TYPE a_bytes gauge\n# UNIT a_bytes bytes\n# HELP a_bytes Said \\\"so\\\"\\\\.\n\
+            "# TYPE a_bytes gauge\n# UNIT a_bytes bytes\n# HELP a_bytes Is \\\"so\\\"\\\\.\n\
              a_bytes 5\na_bytes{name=\"x\\\"y\\\\z\\nw\u{fffd}\"} 0.5\n\
              # TYPE b counter\n# HELP b B.\nb_total{k=\"v\"} 7\n\
              # TYPE c info\n# HELP c C.\nc_info{v=\"1\"} 1\n# EOF\n"

@@ -72,7 +72,7 @@ pub const PARAMETERS: &[&dyn Parameter] = &[
     &HOST,
 ];
 
-const NAME: Text = Text::new("name", "Stream that is wanted.")
+const NAME: Text = Text::new("name", "Name of the stream.")
     .example(r#""harbour/cam1""#)
     .required();
 const PROTO: Text = Text::new("proto", "Protocol of the session.")
@@ -86,20 +86,20 @@ const NEW_SESSION: &str = "new_session";
 const REQUEST_TYPE: Choice = Choice::new(
     "request_type",
     &[NEW_SESSION, "update_session"],
-    "`new_session` for the first question about a session, `update_session` for the following \
+    "`new_session` for the first request about a session, `update_session` for the following \
      ones.",
 )
 .example(r#""new_session""#)
 .required();
 const REQUEST_NUMBER: Integer = Integer::new(
     "request_number",
-    "How many times this session has been asked about before: 0 at first.",
+    "Number of earlier requests about this session: 0 at first.",
 )
 .example("0")
 .required();
 const SESSION_ID: Text = Text::new(
     "session_id",
-    "Identifier of the session, a UUID. The same in all questions about it.",
+    "Identifier of the session, a UUID. The same in all requests about it.",
 )
 .format(is_uuid, "must be a UUID")
 .example(r#""4f1c6bd2-2f0a-4f5b-9d39-0d6a1f6f6a10""#)
@@ -112,21 +112,21 @@ const TOTAL_CLIENTS: Integer =
     Integer::new("total_clients", "Viewers of all streams on this streamer.")
         .example("340")
         .required();
-const TOKEN: Text = Text::new("token", "Token the viewer came with.").example(r#""let-me-in""#);
+const TOKEN: Text = Text::new("token", "Token in the viewer's request.").example(r#""let-me-in""#);
 const DURATION: Integer =
     Integer::new("duration", "Seconds the session has lasted.").example("180");
 const BYTES: Integer = Integer::new("bytes", "Bytes the session has received.").example("1048576");
 const QS: Text =
-    Text::new("qs", "Query with which the stream was asked for.").example(r#""token=let-me-in""#);
+    Text::new("qs", "Query string of the viewer's request.").example(r#""token=let-me-in""#);
 const DVR: Flag = Flag::new("dvr", false, "Whether the session plays from the archive.")
     .lenient()
     .example("false");
 const USER_AGENT: Text = Text::new("user_agent", "Text of the viewer's `User-Agent` header.")
     .example(r#""VLC/3.0.20 LibVLC/3.0.20""#);
-const REFERER: Text = Text::new("referer", "Page from which the stream was asked for.")
+const REFERER: Text = Text::new("referer", "Value of the viewer's `Referer` header.")
     .example(r#""https://tv.example.com/""#);
-const HOST: Text = Text::new("host", "Host name with which the stream was asked for.")
-    .example(r#""streamer1.example.com""#);
+const HOST: Text =
+    Text::new("host", "Host name in the viewer's request.").example(r#""streamer1.example.com""#);
 
 fn is_address(text: &str) -> bool {
     parse_address(text).is_some()

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_touched_name_reaches_the_queries_about_it_and_those_about_any() {
+    fn touched_name_reaches_queries_about_it_and_about_all() {
         let mut waiters = Sut::default();
         waiters.park_query(1, "any", Subject::Streams, &[], || "any");
         waiters.park_query(2, "a,b", Subject::Streams, &[key("a"), key("b")], || "a,b");

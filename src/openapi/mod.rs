@@ -50,7 +50,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("dvr", "Storages for recordings."),
     (
         "auth",
-        "Who may watch and publish: sets of rules, and the question that streamers ask about a session.",
+        "Who may watch and publish: sets of rules, and the request of streamers about a session.",
     ),
     (
         "balancer",

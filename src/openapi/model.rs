@@ -1,4 +1,4 @@
-//! What the document says about an operation, as data.
+//! The description of an operation in the document, as data.
 
 use crate::error::ErrorCode;
 use crate::query::params::{ParameterSpec, ValueKind};
@@ -84,8 +84,8 @@ pub enum Content {
     None,
     /// A body and an example of it as JSON text.
     Json(Shape, &'static str),
-    /// The same as JSON, or when it is asked for as text of another media type; the last is an
-    /// example of that.
+    /// The same as JSON, or as text of another media type if the request selects it; the last is
+    /// an example of that text.
     JsonOr(Shape, &'static str, &'static str, &'static str),
     /// Text of a media type, and an example of it.
     Text(&'static str, &'static str),

@@ -22,7 +22,7 @@ pub trait Parameter: Sync {
     fn check(&self, value: Option<&str>) -> Result<(), ApiError>;
 }
 
-/// What the API document says about a parameter.
+/// The description of a parameter in the API document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // four independent facts, set by name
 pub struct ParameterSpec {
@@ -283,7 +283,7 @@ impl Integer {
         }
     }
 
-    /// A time in milliseconds since 1970, within bounds that tell it from one in seconds.
+    /// A time in milliseconds since 1970, within bounds that exclude one in seconds.
     pub const fn moment(
         name: &'static str,
         minimum: u64,
@@ -332,8 +332,8 @@ impl Text {
         }
     }
 
-    /// Refuses texts that `accepts` does not accept; `allowed` says what it accepts: `must be a
-    /// UUID`.
+    /// Refuses texts that `accepts` does not accept; `allowed` describes what it accepts: `must be
+    /// a UUID`.
     #[must_use]
     pub const fn format(mut self, accepts: fn(&str) -> bool, allowed: &'static str) -> Self {
         self.format = Some((accepts, allowed));
@@ -429,7 +429,7 @@ fn present<'v>(spec: &ParameterSpec, value: Option<&'v str>) -> Result<Option<&'
     Err(refuse(spec, error::MISSING_REQUIRED, &allowed))
 }
 
-/// An error whose sentence names the parameter and says what is allowed.
+/// An error whose sentence names the parameter and what is allowed.
 fn refuse(spec: &ParameterSpec, code: ErrorCode, allowed: &str) -> ApiError {
     let title = format!("Parameter `{}` {allowed}", spec.name);
     code.titled(title).at_parameter(spec.name)

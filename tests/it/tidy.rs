@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Longest line, in characters.
 const WIDTH: usize = 100;
 /// Longest function, in lines, that is not a table or a match with one call per arm.
 const FUNCTION_LINES: usize = 70;
+/// Longest name of a test, in characters.
+const TEST_NAME: usize = 60;
 /// Longest file without its tests.
 const FILE_LINES: usize = 1_200;
 
@@ -43,27 +45,30 @@ impl Source {
     }
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Adds the sources in `folder`; their paths begin below `root`.
+fn read(root: &Path, folder: &Path, into: &mut Vec<Source>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read(root, &path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let below = path.strip_prefix(root).expect("below the root");
+            into.push(Source {
+                path: below.to_str().expect("UTF-8").to_owned(),
+                text: fs::read_to_string(&path).expect("a source"),
+            });
+        }
+    }
 }
 
 fn sources() -> Vec<Source> {
-    fn read(folder: &Path, into: &mut Vec<Source>) {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                read(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let below = path.strip_prefix(root()).expect("below src");
-                into.push(Source {
-                    path: below.to_str().expect("UTF-8").to_owned(),
-                    text: fs::read_to_string(&path).expect("a source"),
-                });
-            }
-        }
-    }
     let mut all = Vec::new();
-    read(&root(), &mut all);
+    let src = root().join("src");
+    read(&src, &src, &mut all);
     all.sort_by(|a, b| a.path.cmp(&b.path));
     assert!(all.len() > 100, "the sources are found");
     all
@@ -192,6 +197,35 @@ fn structs_have_at_most_15_fields() {
     judge("structs with more fields", &found, LARGE_STRUCTS);
 }
 
+/// The tests of a file whose names are longer than allowed.
+fn long_test_names(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut is_test = false;
+    for line in source.text.lines().map(str::trim_start) {
+        let name = line
+            .strip_prefix("fn ")
+            .and_then(|rest| rest.split('(').next());
+        match name {
+            Some(name) if is_test && name.chars().count() > TEST_NAME => {
+                found.push(format!("{} {name}", source.path));
+            }
+            _ => {}
+        }
+        is_test = line == "#[test]" || (is_test && name.is_none() && !line.is_empty());
+    }
+    found
+}
+
+#[test]
+fn test_names_have_at_most_60_characters() {
+    let mut all = Vec::new();
+    for folder in ["src", "storage", "tests", "loadtest", "bench"] {
+        read(root(), &root().join(folder), &mut all);
+    }
+    let found: BTreeSet<_> = all.iter().flat_map(long_test_names).collect();
+    judge("longer names of tests", &found, &[]);
+}
+
 /// Words that other words of the field replace: send, log, report, receive, request; the client,
 /// all cores; again, equivalent to.
 #[rustfmt::skip]
@@ -202,13 +236,20 @@ const BANNED_WORDS: &[&str] = &[
     "for good", "at present",
 ];
 
-/// The comment of a line, and its literals if it is about an error or a log line.
+/// The comment of a line, and its literals if they are sentences or it is about an error or a log
+/// line; the whole line of a file of descriptions.
 fn prose(path: &str, line: &str) -> String {
+    if path.starts_with("openapi/words/") {
+        let words = line.replace(|letter: char| !letter.is_alphanumeric(), " ");
+        return format!(" {} ", words.to_lowercase());
+    }
     let comment = line.split_once("//").map_or("", |(_, comment)| comment);
     let markers = ["titled(", "title", "expect(", "error!(", "warn!(", "info!("];
     let is_message = path == "error.rs" || markers.iter().any(|marker| line.contains(marker));
     let literals = line.split('"').skip(1).step_by(2);
-    let literals: Vec<&str> = literals.filter(|_| is_message).collect();
+    let is_sentence = |literal: &str| literal.matches(' ').count() >= 3;
+    let literals = literals.filter(|literal| is_message || is_sentence(literal));
+    let literals: Vec<&str> = literals.collect();
     let text = format!(" {comment} {} ", literals.join(" ")).to_lowercase();
     text.replace(|letter: char| !letter.is_alphanumeric(), " ")
 }

@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_from_a_source_address_turns_writable_then_readable() {
+    fn connection_from_a_source_turns_writable_then_readable() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let target = listener.local_addr().expect("it is bound");
         let source: IpAddr = "127.0.0.7".parse().expect("an address");
