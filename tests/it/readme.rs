@@ -160,3 +160,30 @@ fn readme_table_lists_every_operation() {
         assert!(README.contains(&format!("{shown}`")), "{shown}");
     }
 }
+
+#[test]
+fn folders_in_readme_exist() {
+    let block = README
+        .split("```text\n")
+        .find(|block| block.starts_with("src/"))
+        .and_then(|block| block.split("```").next())
+        .expect("README has the layout of the repository");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut parent = root.to_owned();
+    let mut folders = 0;
+    for line in block.lines() {
+        let names = line
+            .split_whitespace()
+            .take_while(|word| word.ends_with('/'));
+        let is_below = line.starts_with(' ');
+        for name in names {
+            let folder = if is_below { &parent } else { root }.join(name);
+            assert!(folder.is_dir(), "{} does not exist", folder.display());
+            if !is_below {
+                parent = folder;
+            }
+            folders += 1;
+        }
+    }
+    assert!(folders >= 20, "only {folders} folders were found");
+}
