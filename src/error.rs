@@ -161,6 +161,7 @@ error_codes! {
         "The request timed out. A change may or may not have taken effect; repeat the \
          request" 2;
     NOT_READY = 503 "not_ready" "The store does not accept writes" 2;
+    DISK_FULL = 503 "disk_full" "The disk is full: only deletions are accepted" 10;
     NO_RANDOMNESS = 503 "no_randomness"
         "No key can be generated: the system provides no randomness" 2;
     STORAGE_FAILED = 503 "storage_failed"

@@ -30,6 +30,9 @@ pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
     if !shared.published.is_writable() {
         return Err(error::NOT_READY.error());
     }
+    if shared.published.is_short_of_space() {
+        return Err(error::DISK_FULL.error());
+    }
     Ok(Outcome::Reply(whoami(call)))
 }
 

@@ -104,6 +104,12 @@ fn write_writer(shared: &Shared, out: &mut Exposition) {
 fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     let writable = u64::from(shared.published.is_writable());
     out.one("weir_store_writable", Gauge, "", "1 if the store takes writes.", &[], writable);
+    let short = u64::from(shared.published.is_short_of_space());
+    let help = "1 while the disk is full and saves are refused.";
+    out.one("weir_store_short_of_space", Gauge, "", help, &[], short);
+    let reopens = shared.published.metrics().reopen_failures();
+    let help = "Failed attempts to open the store after a failure.";
+    out.one("weir_store_reopen_failures", Counter, "", help, &[], reopens);
     let size = std::fs::metadata(shared.identity.data_dir.join(weir_storage::FILE_NAME));
     out.family("weir_store_bytes", Gauge, "bytes", "Size of the store on disk.")
         .known(&[], size.ok().map(|metadata| metadata.len()));

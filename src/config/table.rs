@@ -122,6 +122,9 @@ settings! {
         /// Memory for pages of the store. Requests never read from the store, so this speeds up
         /// writes and the start only.
         cache_bytes("store_cache"): usize = bytes(MIB, 64 * GIB), Default "64MiB", AtStart;
+        /// Space on disk that is kept aside, so that a full disk can be emptied by deleting. Given
+        /// up while the disk is full; saves are refused then. 0 keeps none.
+        reserve_bytes("store_reserve"): usize = bytes(0, 64 * GIB), Default "64MiB", AtStart;
         /// How long the event log keeps an event.
         events_age_max("events_age"): Duration = time(secs(60), YEARS_10), Default "30d", AtStart;
         /// Size limit of the event log, in memory and on disk. The oldest events are removed first.

@@ -820,6 +820,12 @@ mod tests {
             Ok(())
         }
 
+        fn is_short_of_space(&self) -> bool {
+            false
+        }
+
+        fn look_for_space(&mut self) {}
+
         fn is_failed(&self) -> bool {
             false
         }

@@ -286,9 +286,9 @@ fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Fa
 // The store
 
 fn open_store(settings: &Settings) -> Result<(Store, Opened), Failure> {
-    let cache_bytes = settings.store.cache_bytes;
     let options = StoreOptions {
-        cache_bytes,
+        cache_bytes: settings.store.cache_bytes,
+        reserve_bytes: settings.store.reserve_bytes as u64,
         ..StoreOptions::default()
     };
     Store::open(&settings.store.data_dir, &options).map_err(storage_failure)

@@ -98,6 +98,19 @@ pub struct EntitySave {
     pub episode: EpisodeProgress,
 }
 
+impl Command {
+    /// Whether the command deletes, and so makes room on a full disk.
+    pub fn frees_space(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteStream { .. }
+                | Self::DeleteStreamer { .. }
+                | Self::DeleteEntity { .. }
+                | Self::ExpireEntities { .. }
+        )
+    }
+}
+
 /// Facts of an episode that a save carries beside its configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EpisodeProgress {

@@ -85,6 +85,13 @@ pub(super) fn store_is_down() -> ApiError {
     error::STORAGE_UNAVAILABLE.error()
 }
 
+/// The error for a save that has no room on a full disk.
+pub(super) fn disk_is_full() -> ApiError {
+    let title =
+        "The disk is full; nothing was changed. Delete something, or free space on the disk";
+    error::STORAGE_UNAVAILABLE.titled(title)
+}
+
 /// The error for a change that may or may not be on disk.
 pub(super) fn outcome_is_unknown() -> ApiError {
     let title = "The store failed while this change was being written; it may or may not have \

@@ -48,6 +48,8 @@ struct Draft {
     ops: Vec<Op>,
     touched: Touched,
     events: Vec<NewEvent>,
+    /// All commands delete.
+    frees_space: bool,
 }
 
 impl<L: Log> StateMachine<L> {
@@ -94,6 +96,16 @@ impl<L: Log> StateMachine<L> {
         self.log.is_failed()
     }
 
+    /// Whether the disk is full: only deletions are sure to be accepted.
+    pub fn is_short_of_space(&self) -> bool {
+        self.log.is_short_of_space()
+    }
+
+    /// Looks whether a full disk has space again.
+    pub fn look_for_space(&mut self) {
+        self.log.look_for_space();
+    }
+
     /// Applies commands in order, each whole or not at all, and makes what they changed durable in
     /// one batch. An error leaves the outcome of the batch unknown until [`StateMachine::recover`].
     pub fn batch<A: Into<AuditedCommand>>(
@@ -114,11 +126,11 @@ impl<L: Log> StateMachine<L> {
             ops: Vec::new(),
             touched: Touched::default(),
             events: Vec::new(),
+            frees_space: false,
         };
-        let outcomes = commands
-            .into_iter()
-            .map(|command| draft.apply(command.into()))
-            .collect();
+        let commands: Vec<AuditedCommand> = commands.into_iter().map(Into::into).collect();
+        draft.frees_space = commands.iter().all(|it| it.command.frees_space());
+        let outcomes = commands.into_iter().map(|it| draft.apply(it)).collect();
         self.log_events(&mut draft);
         let commit = if draft.ops.is_empty() {
             None
@@ -136,6 +148,7 @@ impl<L: Log> StateMachine<L> {
             lsn: stamp.revision,
             stamp_ms: stamp.ms,
             ops: draft.ops,
+            frees_space: draft.frees_space,
         });
         match written {
             Ok(()) => {

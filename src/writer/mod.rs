@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tracing::{error, info, warn};
 use weir_storage::{Log, StoreError};
 
-use self::commands::{outcome_is_unknown, store_is_down, weight};
+use self::commands::{disk_is_full, outcome_is_unknown, store_is_down, weight};
 use self::expiry::Expiry;
 use self::insert_buffer::{BufferSettings, InsertBuffer};
 use crate::core::message::CoreMessage;
@@ -52,6 +52,9 @@ const BATCH_OPS_MAX: usize = 16 * 1024;
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// First and longest pause between attempts to open a failed store.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Pause between looks for space on a full disk.
+const SPACE_LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// The thread's own part: the queue of commands, the clock, the cores.
 pub struct Writer<L> {
@@ -119,7 +122,10 @@ impl<L: Log> Writer<L> {
         let mut batch = Vec::new();
         let mut delay = GroupCommitDelay::default();
         let clock = Instant::now();
+        let mut looked = Duration::ZERO;
+        self.publish_space();
         loop {
+            self.look_for_space(&mut looked, clock.elapsed());
             let is_ended = self.receive(&mut batch, &delay, clock);
             if is_ended || self.episodes.is_due(&self.episodes_buffer, clock.elapsed()) {
                 batch.append(&mut self.episodes.take());
@@ -212,7 +218,44 @@ impl<L: Log> Writer<L> {
         }
     }
 
+    /// Commits a batch. On a full disk the deletions in it come first and by themselves, or a save
+    /// would have them refused.
     fn commit(&mut self, batch: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
+        let (deletions, others) = if self.machine.is_short_of_space() {
+            let frees_space = |it: &Envelope| it.command.command.frees_space();
+            batch.into_iter().partition(frees_space)
+        } else {
+            (Vec::new(), batch)
+        };
+        for part in [deletions, others] {
+            if self.machine.is_failed() {
+                let refused = part
+                    .into_iter()
+                    .map(|it| (it.reply_to, Err(store_is_down())));
+                self.send(refused.collect(), None);
+            } else if !part.is_empty() {
+                self.commit_part(part, wall_ms, now_ms);
+            }
+        }
+        self.publish_space();
+    }
+
+    fn publish_space(&self) {
+        let is_short = self.machine.is_short_of_space();
+        self.published.set_short_of_space(is_short);
+    }
+
+    /// Looks for space on a full disk now and then: no client may be saving while the server is
+    /// not ready.
+    fn look_for_space(&mut self, looked: &mut Duration, now: Duration) {
+        if self.machine.is_short_of_space() && now.saturating_sub(*looked) >= SPACE_LOOK_PAUSE {
+            *looked = now;
+            self.machine.look_for_space();
+            self.publish_space();
+        }
+    }
+
+    fn commit_part(&mut self, batch: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
         let (mut replies_to, mut commands) = (Vec::new(), Vec::new());
         for envelope in batch {
             replies_to.push(envelope.reply_to);
@@ -240,7 +283,9 @@ impl<L: Log> Writer<L> {
         };
         if !self.machine.is_failed() {
             warn!(error = %failure, "the store refused a batch; nothing was changed");
-            self.send(refuse_all(store_is_down), None);
+            let is_full = matches!(failure, StoreError::Full { .. });
+            let reason = if is_full { disk_is_full } else { store_is_down };
+            self.send(refuse_all(reason), None);
             return;
         }
         error!(error = %failure, "the store failed; writes are refused until it is back");
@@ -314,6 +359,7 @@ impl<L: Log> Writer<L> {
                     return true;
                 }
                 Err(failure) => {
+                    self.published.metrics().count_reopen_failure();
                     let retry_ms = pause.as_millis() as u64;
                     warn!(error = %failure, retry_ms, "the store cannot be opened yet");
                     if self.stop.load(Ordering::Acquire) {

@@ -14,6 +14,7 @@ use crate::state::State;
 pub struct Published {
     state: ArcSwap<State>,
     writable: AtomicBool,
+    short_of_space: AtomicBool,
     metrics: WriterMetrics,
 }
 
@@ -22,6 +23,7 @@ impl Published {
         Self {
             state: ArcSwap::new(state),
             writable: AtomicBool::new(true),
+            short_of_space: AtomicBool::new(false),
             metrics: WriterMetrics::default(),
         }
     }
@@ -38,6 +40,15 @@ impl Published {
     /// False while the store is failing.
     pub fn is_writable(&self) -> bool {
         self.writable.load(Ordering::Acquire)
+    }
+
+    /// True while the disk is full: saves are refused, deletions go on.
+    pub fn is_short_of_space(&self) -> bool {
+        self.short_of_space.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_short_of_space(&self, is_short: bool) {
+        self.short_of_space.store(is_short, Ordering::Release);
     }
 
     pub(super) fn set_writable(&self, is_writable: bool) {
@@ -58,6 +69,7 @@ pub struct WriterMetrics {
     commands: AtomicU64,
     refused: AtomicU64,
     failures: AtomicU64,
+    reopen_failures: AtomicU64,
 }
 
 impl WriterMetrics {
@@ -90,6 +102,15 @@ impl WriterMetrics {
             add(&self.batches, 1);
             self.commits.count(took);
         }
+    }
+
+    /// Failed attempts to open the store after it failed.
+    pub fn reopen_failures(&self) -> u64 {
+        self.reopen_failures.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_reopen_failure(&self) {
+        add(&self.reopen_failures, 1);
     }
 
     pub(super) fn count_failure(&self) {

@@ -90,6 +90,7 @@ fn main() {
                 lsn,
                 stamp_ms: lsn,
                 ops,
+                ..Batch::default()
             })
             .expect("commits");
     }
@@ -192,6 +193,7 @@ fn main() {
                     lsn,
                     stamp_ms: lsn,
                     ops,
+                    ..Batch::default()
                 };
                 let (one, used) = (Instant::now(), cpu());
                 store.commit(&batch).expect("commits");

@@ -7,11 +7,14 @@
 use crate::StoreError;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// A directory that belongs to one store. Names are file names inside it.
@@ -26,6 +29,8 @@ pub trait Disk: Debug + Send + Sync {
     fn lock(&self) -> Result<Box<dyn Any + Send + Sync>, StoreError>;
     /// Length of a file, `None` if it does not exist.
     fn length(&self, name: &str) -> io::Result<Option<u64>>;
+    /// Bytes of the disk that a file takes, without its holes; 0 if it does not exist.
+    fn occupied(&self, name: &str) -> io::Result<u64>;
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
     /// Creates an empty file; it must not exist.
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
@@ -147,6 +152,15 @@ impl Disk for Directory {
         }
     }
 
+    fn occupied(&self, name: &str) -> io::Result<u64> {
+        const BLOCK_BYTES: u64 = 512;
+        match fs::metadata(self.at(name)) {
+            Ok(metadata) => Ok(metadata.blocks() * BLOCK_BYTES),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
         let file = OpenOptions::new()
             .read(true)
@@ -187,9 +201,13 @@ impl Disk for Directory {
             if length >= bytes {
                 file.set_len(bytes)?;
             } else {
-                // Written, not only allocated: works on every file system, and what counts is that
-                // space is used up.
                 file.set_len(0)?;
+                match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+                    Ok(()) => return file.sync_all(),
+                    // Some file systems cannot allocate: write instead.
+                    Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 let chunk = vec![0x5a; 1 << 20];
                 let mut left = bytes;
                 while left > 0 {

@@ -94,6 +94,9 @@ pub struct Batch {
     /// Not smaller than that of any batch before.
     pub stamp_ms: u64,
     pub ops: Vec<Op>,
+    /// The batch deletes, and puts only what must be recorded of that. On a full disk it may use
+    /// the reserve.
+    pub frees_space: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +117,7 @@ impl Default for Options {
         Options {
             cache_bytes: 64 << 20,
             check_bytes_max: 32 << 20,
-            reserve_bytes: 8 << 20,
+            reserve_bytes: 64 << 20,
         }
     }
 }
@@ -153,6 +156,13 @@ pub trait Log: Send + Sync {
     /// True after a commit with unknown outcome, until `reopen` succeeds. An error of `commit` that
     /// leaves this false means that nothing was changed.
     fn is_failed(&self) -> bool;
+
+    /// True while the disk is full: a batch that puts fails with `Full`, unless it `frees_space` or
+    /// fits into the space of deleted records.
+    fn is_short_of_space(&self) -> bool;
+
+    /// Looks whether a full disk has space again. May take as long as writing the reserve.
+    fn look_for_space(&mut self);
 
     /// Closes, opens, and returns what is on disk. May be called at any time and as often as
     /// needed.

@@ -550,6 +550,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn occupied(&self, name: &str) -> io::Result<u64> {
+        Ok(self.length(name)?.unwrap_or(0))
+    }
+
     fn occupy(&self, name: &str, bytes: u64) -> io::Result<()> {
         if bytes == 0 {
             return self.remove(name);

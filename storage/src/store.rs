@@ -22,9 +22,24 @@ pub struct Store {
     options: Options,
     /// `None` after a failure, until `reopen`.
     tables: Option<Tables>,
-    /// The reserve was given up and could not be built again: only deleting is allowed.
-    short: bool,
+    /// `Some` while the disk is full: the reserve was given up and cannot be kept yet.
+    shortage: Option<Shortage>,
     _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// What may be put while the disk is full.
+#[derive(Clone, Copy, Default)]
+struct Shortage {
+    /// Bytes inside the file that were taken by records and are free again.
+    room_bytes: u64,
+}
+
+impl Shortage {
+    /// Half of the room: new pages are taken before the old ones are given back, and a page is not
+    /// filled to its end.
+    fn fits(self, bytes: u64) -> bool {
+        bytes <= self.room_bytes / 2
+    }
 }
 
 impl Store {
@@ -41,7 +56,7 @@ impl Store {
             disk,
             options: options.clone(),
             tables: None,
-            short: false,
+            shortage: None,
             _lock: lock,
         };
         let opened = store.start()?;
@@ -81,8 +96,13 @@ impl Store {
             other => other?,
         };
         opened.clean |= created;
-        if !self.short {
+        if self.shortage.is_none() {
             self.keep_reserve();
+        }
+        if self.shortage.is_some() {
+            self.shortage = Some(Shortage {
+                room_bytes: self.unused_bytes()?,
+            });
         }
         Ok(opened)
     }
@@ -109,11 +129,6 @@ impl Store {
     /// Bytes of the file, for metrics.
     pub fn file_bytes(&self) -> u64 {
         self.disk.length(FILE).ok().flatten().unwrap_or(0)
-    }
-
-    /// True while the disk is full: only batches of deletes are taken.
-    pub fn is_short_of_space(&self) -> bool {
-        self.short
     }
 
     /// Tables that have ever had a record.
@@ -148,7 +163,7 @@ impl Store {
     fn keep_reserve(&mut self) {
         if let Err(error) = self.disk.occupy(RESERVE, self.options.reserve_bytes) {
             tracing::warn!(directory = %self.directory(), %error, "cannot keep the space reserve");
-            self.short = self.options.reserve_bytes > 0;
+            self.shortage = (self.options.reserve_bytes > 0).then(Shortage::default);
         }
     }
 
@@ -157,7 +172,7 @@ impl Store {
             directory = %self.directory(),
             "no space left: giving up the reserve, only deleting works"
         );
-        self.short = true;
+        self.shortage = Some(Shortage::default());
         if let Err(error) = self.disk.remove(RESERVE) {
             let directory = self.directory();
             tracing::warn!(%directory, %error, "cannot remove the space reserve");
@@ -172,11 +187,39 @@ impl Store {
             .disk
             .occupy(RESERVE, bytes * 2)
             .and_then(|()| self.disk.occupy(RESERVE, bytes));
-        self.short = regained.is_err();
         if regained.is_ok() {
+            self.shortage = None;
             tracing::info!(directory = %self.directory(), "space is back: writing resumes");
         }
-        !self.short
+        regained.is_ok()
+    }
+
+    /// Bytes that the file takes from the disk and that hold nothing, above the reserve: the space
+    /// that deleting needs. Holes of the file are not counted, since they have no space yet.
+    fn unused_bytes(&self) -> Result<u64, StoreError> {
+        let Some(tables) = &self.tables else {
+            return Ok(0);
+        };
+        let occupied = self.disk.occupied(FILE).map_err(self.io("look at"))?;
+        let used = tables.used_bytes()? + self.options.reserve_bytes;
+        Ok(occupied.saturating_sub(used))
+    }
+
+    /// Refuses a batch that the full disk has no room for.
+    fn check_room(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let bytes = put_bytes(batch);
+        let fits = match self.shortage {
+            None => true,
+            Some(_) if bytes == 0 || batch.frees_space => true,
+            Some(shortage) => shortage.fits(bytes) || self.regain_reserve(),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(StoreError::Full {
+            path: self.file(),
+            bytes: self.options.reserve_bytes * 2,
+        })
     }
 }
 
@@ -218,13 +261,7 @@ impl Log for Store {
                 op.table().0
             );
         }
-        let puts = batch.ops.iter().any(|op| matches!(op, Op::Put { .. }));
-        if self.short && puts && !self.regain_reserve() {
-            return Err(StoreError::Full {
-                path: self.file(),
-                bytes: self.options.reserve_bytes * 2,
-            });
-        }
+        self.check_room(batch)?;
         let head = Head {
             store_id: last.store_id,
             lsn: batch.lsn,
@@ -235,6 +272,10 @@ impl Log for Store {
             .as_mut()
             .expect("looked at above")
             .apply(&batch.ops, head);
+        if let (Ok(freed), Some(shortage)) = (&result, &mut self.shortage) {
+            let room = shortage.room_bytes + freed;
+            shortage.room_bytes = room.saturating_sub(put_bytes(batch));
+        }
         if let Err(error) = &result {
             // What is on disk is unknown from here on. The engine writes nothing more after an I/O
             // error, closing included.
@@ -245,7 +286,17 @@ impl Log for Store {
                 self.give_up_reserve();
             }
         }
-        result
+        result.map(drop)
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        self.shortage.is_some()
+    }
+
+    fn look_for_space(&mut self) {
+        if self.shortage.is_some() && self.tables.is_some() {
+            self.regain_reserve();
+        }
     }
 
     fn is_failed(&self) -> bool {
@@ -256,6 +307,15 @@ impl Log for Store {
         self.tables = None;
         self.start()
     }
+}
+
+/// Bytes of the records that a batch puts.
+fn put_bytes(batch: &Batch) -> u64 {
+    let puts = batch.ops.iter().filter_map(|op| match op {
+        Op::Put { key, value, .. } => Some((key.len() + value.len()) as u64),
+        Op::Delete { .. } => None,
+    });
+    puts.sum()
 }
 
 pub(crate) fn opened(head: Head, found: Found) -> Opened {

@@ -70,6 +70,8 @@ pub(crate) struct Tables {
     digests: Digests,
     order: Vec<u32>,
     record: Vec<u8>,
+    /// Of the batch that is being applied, see `apply`.
+    freed_bytes: u64,
 }
 
 pub(crate) struct Opening {
@@ -104,6 +106,7 @@ impl Tables {
             digests: Digests::default(),
             order: Vec::new(),
             record: Vec::new(),
+            freed_bytes: 0,
         };
         tables.db = Some(tables.engine_open(backend, cache_bytes, false)?);
         tables.transaction(|tables, txn| {
@@ -162,6 +165,7 @@ impl Tables {
             digests: Digests::default(),
             order: Vec::new(),
             record: Vec::new(),
+            freed_bytes: 0,
         };
         tables.db = Some(tables.engine_open(backend, opening.cache_bytes, check)?);
         tables.read_meta()?;
@@ -366,15 +370,30 @@ impl Tables {
 
     /// Makes a group of operations and the new head durable: all of it or nothing.
     ///
-    /// After an error the outcome is unknown and this value is of no more use.
-    pub fn apply(&mut self, ops: &[Op], head: Head) -> Result<(), StoreError> {
+    /// After an error the outcome is unknown and this value is of no more use. Returns the bytes of
+    /// the records that were deleted or replaced.
+    pub fn apply(&mut self, ops: &[Op], head: Head) -> Result<u64, StoreError> {
+        self.freed_bytes = 0;
         self.transaction(|tables, txn| {
             let mut rows = tables.put_ops(txn, ops)?;
             rows.push(head_row(head));
             tables.put_meta(txn, &rows)
         })?;
         self.head = head;
-        Ok(())
+        Ok(self.freed_bytes)
+    }
+
+    /// Bytes of the file's pages that hold something. Walks all of them.
+    pub fn used_bytes(&self) -> Result<u64, StoreError> {
+        let db = self.db()?;
+        self.caught("read", || {
+            let txn = db
+                .begin_write()
+                .map_err(|error| self.failed("read", error))?;
+            let stats = txn.stats().map_err(|error| self.failed("read", error));
+            discard(txn);
+            stats.map(|stats| stats.allocated_pages() * stats.page_size() as u64)
+        })
     }
 
     /// Adds groups of records in one transaction, for filling a file that is not in use yet.
@@ -454,6 +473,7 @@ impl Tables {
                     }
                 };
                 if let Some(old) = old {
+                    self.freed_bytes += (key.len() + old.value().len()) as u64;
                     let checked = seed
                         .open(key, old.value())
                         .map(|(checksum, _)| digest.remove(checksum));

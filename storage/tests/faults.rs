@@ -41,6 +41,7 @@ fn batch(n: u64) -> Batch {
         lsn: n,
         stamp_ms: n,
         ops,
+        ..Batch::default()
     }
 }
 
@@ -225,29 +226,49 @@ fn a_dead_disk_is_an_error_every_time_and_its_return_is_noticed() {
     }
 }
 
-/// Goal: a full disk refuses writes, keeps what it has, still deletes, and recovers by itself.
-#[test]
-fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
-    quiet_engine();
-    let disk = SimDisk::new();
-    let options = Options {
-        reserve_bytes: 64 << 10,
-        ..options()
-    };
-    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
-    disk.set_bytes_max(disk.bytes_used() + (512 << 10));
-    let mut lsn = 0;
-    let big = |n: u64| Batch {
+/// A batch of eight records of 2,000 bytes.
+fn big(n: u64) -> Batch {
+    Batch {
         lsn: n,
         stamp_ms: n,
         ops: (0..8)
             .map(|i| Op::Put {
                 table: TABLE,
-                key: format!("\0{n}-{i}").as_bytes().into(),
+                key: big_key(n, i),
                 value: vec![n as u8; 2_000].into(),
             })
             .collect(),
+        ..Batch::default()
+    }
+}
+
+fn big_key(n: u64, i: u64) -> Box<[u8]> {
+    format!("\0{n}-{i}").as_bytes().into()
+}
+
+/// Deletes the records of a batch and puts a small one, as an event about the deletion.
+fn undo(lsn: u64, n: u64) -> Batch {
+    let deletes = (0..8).map(|i| Op::Delete {
+        table: TABLE,
+        key: big_key(n, i),
+    });
+    let event = Op::Put {
+        table: TABLE,
+        key: format!("\0event-{lsn}").as_bytes().into(),
+        value: vec![1; 200].into(),
     };
+    Batch {
+        lsn,
+        stamp_ms: lsn,
+        ops: deletes.chain([event]).collect(),
+        frees_space: true,
+    }
+}
+
+/// Commits until the disk is full, and opens the store again. Returns the last sequence number.
+fn fill(disk: &SimDisk, store: &mut Store) -> u64 {
+    disk.set_bytes_max(disk.bytes_used() + (512 << 10));
+    let mut lsn = 0;
     let full = loop {
         assert!(lsn < 1_000, "the disk has no end");
         match store.commit(&big(lsn + 1)) {
@@ -259,41 +280,92 @@ fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
     assert!(store.is_failed() && store.is_short_of_space());
     let opened = store.reopen().expect("reopens on a full disk");
     assert!(opened.lsn == lsn || opened.lsn == lsn + 1);
-    lsn = opened.lsn;
+    opened.lsn
+}
+
+/// Goal: a full disk refuses writes, keeps what it has, still deletes, and recovers by itself.
+#[test]
+fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let options = Options {
+        reserve_bytes: 1 << 20,
+        ..options()
+    };
+    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
+    let mut lsn = fill(&disk, &mut store);
     // Refused before anything is touched, so nothing has to be opened again.
     for _ in 0..3 {
         let refused = store.commit(&big(lsn + 1));
         assert!(
-            matches!(refused, Err(StoreError::Full { bytes: 131_072, .. })),
+            matches!(
+                refused,
+                Err(StoreError::Full {
+                    bytes: 2_097_152,
+                    ..
+                })
+            ),
             "{refused:?}"
         );
         assert!(!store.is_failed());
     }
     let before = contents(&store).len();
-    let ops = (0..8)
-        .map(|i| Op::Delete {
-            table: TABLE,
-            key: format!("\x001-{i}").as_bytes().into(),
-        })
-        .collect();
     lsn += 1;
-    store
-        .commit(&Batch {
-            lsn,
-            stamp_ms: lsn,
-            ops,
-        })
-        .expect("deletes");
-    assert_eq!(contents(&store).len(), before - 8);
+    store.commit(&undo(lsn, 1)).expect("deletes");
+    assert_eq!(contents(&store).len(), before - 7);
     disk.set_bytes_max(u64::MAX);
     lsn += 1;
     store
         .commit(&big(lsn))
         .expect("commits as soon as there is space");
     assert!(!store.is_short_of_space());
-    assert_eq!(disk.length("reserve").expect("alive"), Some(64 << 10));
+    assert_eq!(disk.length("reserve").expect("alive"), Some(1 << 20));
     drop(store);
     assert_eq!(open(&disk).expect("opens").1.lsn, lsn);
+}
+
+/// Goal: on a full disk the space of deleted records can be used, at once and after a restart.
+#[test]
+fn full_disk_takes_writes_into_the_space_of_deleted_records() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let options = Options {
+        reserve_bytes: 1 << 20,
+        ..options()
+    };
+    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
+    let last = fill(&disk, &mut store);
+    let mut lsn = last;
+    let refuses = |store: &mut Store, lsn: u64| {
+        let refused = store.commit(&big(lsn + 1));
+        assert!(
+            matches!(refused, Err(StoreError::Full { .. })),
+            "{refused:?}"
+        );
+        assert!(!store.is_failed(), "nothing was written");
+    };
+    refuses(&mut store, lsn);
+    // Many small deletions, each with its event: the reserve takes what they need meanwhile.
+    for n in 1..=last / 2 {
+        lsn += 1;
+        store.commit(&undo(lsn, n)).expect("deletes");
+    }
+    let mut taken = 0;
+    while store.commit(&big(lsn + 1)).is_ok() {
+        lsn += 1;
+        taken += 1;
+        assert!(taken < last, "more than was deleted");
+    }
+    assert!(taken > 0 && store.is_short_of_space());
+    refuses(&mut store, lsn);
+    for n in last / 2 + 1..=last {
+        lsn += 1;
+        store.commit(&undo(lsn, n)).expect("deletes");
+    }
+    store.close().expect("closes");
+    let (mut store, opened) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
+    assert_eq!(opened.lsn, lsn);
+    store.commit(&big(lsn + 1)).expect("has room");
 }
 
 #[test]

@@ -62,6 +62,7 @@ fn files_of_every_released_format_still_open() {
                 lsn: LSN,
                 stamp_ms: STAMP_MS,
                 ops,
+                ..Batch::default()
             })
             .expect("commits");
         store.close().expect("closes");

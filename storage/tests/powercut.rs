@@ -83,6 +83,7 @@ fn random_batch(random: &mut Random, lsn: u64, model: &mut Model) -> Batch {
         lsn,
         stamp_ms: stamp(lsn),
         ops,
+        ..Batch::default()
     }
 }
 

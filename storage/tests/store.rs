@@ -35,6 +35,7 @@ fn batch(lsn: u64, ops: Vec<Op>) -> Batch {
         lsn,
         stamp_ms: 1_000 + lsn,
         ops,
+        ..Batch::default()
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use weir::testing::core::CoreMessage;
@@ -155,6 +155,73 @@ fn full_disk_refuses_writes_only_until_space_is_free() {
     server.kill();
     server.start();
     assert_eq!(server.get("/streams?limit=10000").json()["streams"], before);
+}
+
+#[test]
+fn full_disk_accepts_deletions_and_takes_their_space() {
+    // Method: the file of the store may not grow, until a save fails. Then it may grow by less than
+    // the reserve, as if the reserve had been given up.
+    let server = TestServer::with(&["--io-threads", "2"]);
+    let used = std::fs::metadata(server.data_dir().join("weir.redb"));
+    let used = used.expect("the store is a file").len();
+    let full = used + (4 << 20);
+    limit_files(server.id(), Some(full));
+    let save = |name: &str, kilobytes: usize| {
+        let comment = "x".repeat(kilobytes * 1000);
+        server.put(&format!("/streams/{name}"), json!({ "comment": comment }))
+    };
+    let mut stored = 0;
+    while save(&format!("s{stored}"), 50).status == 200 {
+        stored += 1;
+        assert!(stored < 1000, "the file of {full} bytes does not fill");
+    }
+    assert!(stored > 10, "{stored}");
+    let readiness = || server.call_as("GET", "/monitoring/readiness", None);
+    let wait_for = |code: &str| {
+        let errors = || {
+            let answer = readiness();
+            (answer.status == 503).then(|| answer.errors()[0].clone())
+        };
+        wait_until("readiness", errors, |seen| seen.as_deref() == Some(code));
+    };
+    wait_for("disk_full");
+    assert!(readiness().header("retry-after").is_some());
+    limit_files(server.id(), Some(full + (16 << 20)));
+    let refused = save("refused", 50).expect(503);
+    assert_eq!(refused.errors(), ["storage_unavailable"]);
+    let agent = server.put("/agents/a", json!({"key": "k"}));
+    assert_eq!(agent.status, 503, "{}", agent.text());
+    // Saves of another client never have deletions refused.
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Bounded: the deletions may fail.
+            for _ in 0..2000 {
+                if ended.load(Ordering::Acquire) {
+                    return;
+                }
+                let status = save("beside", 500).status;
+                assert!([200, 503].contains(&status), "{status}");
+            }
+        });
+        for n in 0..stored {
+            let answer = server.delete(&format!("/streams/s{n}"));
+            let deleted = answer.status == 204;
+            assert!(deleted, "{n} of {stored}: {}", answer.text());
+        }
+        ended.store(true, Ordering::Release);
+    });
+    let events = server
+        .get("/events?operation_id=stream_delete&limit=1")
+        .json();
+    assert_eq!(events["estimated_count"], stored, "{events}");
+    // The disk is still full, and there is room inside the file.
+    wait_for("disk_full");
+    save("small", 1).expect(200);
+    // Space is noticed without a save.
+    limit_files(server.id(), None);
+    wait_until("space", || readiness().status, |status| *status == 200);
+    save("large", 500).expect(200);
 }
 
 #[test]

@@ -402,7 +402,12 @@ fn fill(directory: &Path, streams: u64) {
         });
         let ops = ops.collect();
         let stamp_ms = MOMENT + lsn;
-        let batch = Batch { lsn, stamp_ms, ops };
+        let batch = Batch {
+            lsn,
+            stamp_ms,
+            ops,
+            ..Batch::default()
+        };
         store.commit(&batch).expect("commits");
     }
 }

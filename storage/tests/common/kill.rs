@@ -31,6 +31,7 @@ fn batch(lsn: u64) -> Batch {
         lsn,
         stamp_ms: lsn,
         ops: (0..KEYS).map(put).collect(),
+        ..Batch::default()
     }
 }
 

@@ -55,6 +55,7 @@ fn written() -> (SimDisk, Store, [Model; 2]) {
             lsn,
             stamp_ms: lsn,
             ops,
+            ..Batch::default()
         };
         store.commit(&batch).expect("commits");
     };
@@ -127,6 +128,7 @@ fn flip(image: &[u8], bit: usize, check_bytes_max: u64, models: &[Model; 2]) -> 
             lsn: 9,
             stamp_ms: 9,
             ops,
+            ..Batch::default()
         })
         .is_err()
     {
