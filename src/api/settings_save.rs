@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::ANSWER_WAIT_MAX;
 use super::call::{Context, Pending, Step};
 use super::shared::{ApiSettings, Shared};
-use crate::config::SettingChanges;
 use crate::config::journal::{JournalEntry, JournalGuard};
+use crate::config::running::Saved;
+use crate::config::{SaveError, SettingChanges};
 use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
 use crate::http::Response;
@@ -95,18 +96,39 @@ fn save_settings(
         }
     });
     let saved = saved.map_err(|error| super::config_document::refused(&error))?;
-    if saved.rotated {
-        // The new credentials are in force.
-        for inbox in &shared.cores {
-            inbox.push(CoreMessage::CredentialsReplaced);
-        }
-    }
+    end_replaced_credentials(shared, &saved);
     // The settings are saved, even if their event cannot be logged yet.
     let state = shared.published.state().load_full();
     log_settings(shared, &journal, journal.unlogged(&state));
     Ok(super::config_document::render(shared, false)
         .to_text()
         .into_bytes())
+}
+
+/// Reads the configuration file again. An invalid file is logged and changes nothing.
+pub fn reload(shared: &Shared) {
+    match shared.settings.running.reload() {
+        Ok(saved) => {
+            end_replaced_credentials(shared, &saved);
+            let waiting = shared.settings.running.waiting_for_restart();
+            tracing::info!(restart_required = ?waiting, "configuration file read again");
+        }
+        Err(SaveError::Invalid(problems)) => {
+            tracing::error!(%problems, "configuration file is invalid: settings stay as they are");
+        }
+        Err(SaveError::File(error)) => {
+            tracing::error!(%error, "configuration file cannot be read: settings stay as they are");
+        }
+    }
+}
+
+/// Ends the waiting requests of an administrator whose credentials were replaced.
+fn end_replaced_credentials(shared: &Shared, saved: &Saved) {
+    if saved.rotated {
+        for inbox in &shared.cores {
+            inbox.push(CoreMessage::CredentialsReplaced);
+        }
+    }
 }
 
 /// Appends the events of the journal to the event log. After an error they stay in the journal for

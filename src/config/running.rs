@@ -114,6 +114,23 @@ impl Running {
         Ok(self.put_into_force(&old, new, generated))
     }
 
+    /// Reads the file again, which an operator has edited. An error changes nothing.
+    pub fn reload(&self) -> Result<Saved, SaveError> {
+        let _one_at_a_time = self.changing.lock();
+        let old = self.config.load_full();
+        let text = match fs::read_to_string(&old.sources.file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(SaveError::File(error)),
+        };
+        let new = read_again(&old.sources, &text).map_err(SaveError::Invalid)?;
+        let generated = match &new.settings.auth.api_key {
+            Some(_) => None,
+            None => stored_api_key(&new.settings.store.data_dir).map_err(SaveError::File)?,
+        };
+        Ok(self.put_into_force(&old, new, generated))
+    }
+
     fn put_into_force(&self, old: &Config, new: Config, generated: Option<Secret>) -> Saved {
         let mut settings = old.settings.clone();
         let mut waiting = Vec::new();

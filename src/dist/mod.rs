@@ -71,10 +71,10 @@ mod tests {
             !UNIT.contains("WatchdogSec"),
             "no watchdog messages are sent"
         );
-        assert!(!UNIT.contains("ExecReload"), "HUP does not reload");
+        assert!(UNIT.contains("ExecReload=/bin/kill -HUP"), "HUP reloads");
         assert!(
-            UNIT.contains("RestartPreventExitStatus=2 78\n"),
-            "a restart does not fix a command line or a configuration"
+            UNIT.contains("RestartPreventExitStatus=2 74 78\n"),
+            "a restart does not fix a command line, a store or a configuration"
         );
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -96,7 +96,7 @@ fn open(settings: &Settings) -> Result<(Store, Recovered), Failure> {
     {
         rt::is_free(*address).map_err(cannot(format!("listen on {address}")))?;
     }
-    survive_file_size_limit().map_err(cannot("handle signals"))?;
+    survive_signals().map_err(cannot("handle signals"))?;
     let started = Instant::now();
     let is_new = !settings
         .store
@@ -250,7 +250,7 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     drop(journal);
     print_addresses(&config.settings, &cores.addresses, &recovered.key);
     notify(ServiceState::Ready);
-    wait_for_signal().map_err(cannot("wait for signals"))?;
+    wait_for_signal(shared).map_err(cannot("wait for signals"))?;
     Ok(cores)
 }
 
@@ -491,12 +491,18 @@ fn notify(state: ServiceState) {
     }
 }
 
-/// Returns at the first TERM or INT. A second signal ends the process at once.
-fn wait_for_signal() -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    signals.forever().next();
+/// Returns at the first TERM or INT; a second signal of these ends the process at once. At HUP the
+/// configuration file is read again.
+fn wait_for_signal(shared: &Shared) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        settings_save::reload(shared);
+    }
     let at_second = move || {
-        signals.forever().next();
+        signals.forever().find(|signal| *signal != SIGHUP);
         warn!("second signal: exiting without draining");
         std::process::exit(Exit::Runtime as i32);
     };
@@ -506,10 +512,15 @@ fn wait_for_signal() -> io::Result<()> {
         .map(drop)
 }
 
-/// Makes exceeding the limit on file sizes an error of a write, which the writer handles, instead
-/// of a signal that ends the process.
-fn survive_file_size_limit() -> io::Result<()> {
-    signal_hook::flag::register(rt::sys::FILE_TOO_LARGE, Arc::new(AtomicBool::new(false))).map(drop)
+/// Keeps signals from ending the process that mean something else: exceeding the limit on file
+/// sizes is an error of a write, which the writer handles; HUP reads the configuration file again
+/// once the server serves; USR1 and USR2 have no effect.
+fn survive_signals() -> io::Result<()> {
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [rt::sys::FILE_TOO_LARGE, SIGHUP, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, ignored.clone())?;
+    }
+    Ok(())
 }
 
 fn now_ms() -> u64 {

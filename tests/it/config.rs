@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
+use crate::calls::park_request;
 use crate::metrics::Metrics;
-use weir_testkit::{API_KEY, Response, TestServer, wait_until};
+use weir_testkit::{API_KEY, Response, Signal, TestServer, wait_until};
 
 const OLD: &str = "old-key-0123456789";
 const NEW: &str = "new-key-0123456789";
@@ -307,4 +308,34 @@ fn refused_settings_change_nothing() {
     let answer = with_key(&server, OLD, "PUT", "/config", &body).expect(409);
     assert_eq!(answer.errors(), ["config_file_invalid"]);
     with_key(&server, OLD, "GET", "/streams", &Value::Null).expect(200);
+}
+
+#[test]
+fn hangup_reads_the_configuration_file_again() {
+    let server = TestServer::with_file(&format!("api_key = \"{OLD}\"\n"));
+    let status = |key| with_key(&server, key, "GET", "/streams", &Value::Null).status;
+    // Signals of log rotation and of debuggers have no effect.
+    server.signal(Signal::USR1);
+    server.signal(Signal::USR2);
+    // A parked poll with the old key must end.
+    let path = "/central/api/v3/streams?name=none&poll_timeout=50";
+    let fields = format!("Authorization: Bearer {OLD}\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{fields}\r\n");
+    let mut poll = park_request(&server, &head);
+    let text = format!("api_key = \"{NEW}\"\nlog_level = \"warning\"\nstore_cache = \"65MiB\"\n");
+    fs::write(server.file_path(), text).expect("written");
+    server.signal(Signal::HUP);
+    wait_until("the new key", || status(NEW), |status| *status == 200);
+    assert_eq!(status(OLD), 401);
+    let ended = poll.response(false).expect(200);
+    assert_eq!(ended.json()["streams"], json!([]), "without data");
+    let config = with_key(&server, NEW, "GET", "/config", &Value::Null).json();
+    assert_eq!(config["loglevel"], "warning");
+    assert_eq!(config["restart_required"], json!(["store_cache"]));
+    // An invalid file changes nothing and ends nothing.
+    fs::write(server.file_path(), "api_key = 5\npolls = 1\n").expect("written");
+    server.signal(Signal::HUP);
+    let refused = || server.log().contains("configuration file is invalid");
+    wait_until("a refusal", refused, |refused| *refused);
+    assert_eq!(status(NEW), 200);
 }
