@@ -1,9 +1,9 @@
 //! Responses of HTTP authorization backends, parsed into decisions about sessions.
 //!
-//! 200 allows a session, 301 and 302 redirect it, 403 denies it; any other status is no decision. A
-//! body that is not a JSON object is ignored. Known members of the body are passed on to the
-//! streamer. Archive ranges that cannot be parsed make the response no decision, because without
-//! them the whole archive would be open.
+//! 200 allows a session, 301 and 302 redirect it, 400 to 499 deny it; any other status is no
+//! decision: the backend has failed. A body that is not a JSON object is ignored. Known members of
+//! the body are passed on to the streamer. Archive ranges that cannot be parsed make the response no
+//! decision, because without them the whole archive would be open.
 
 use crate::json::{self, Number, Object, Value};
 
@@ -59,7 +59,7 @@ pub fn parse_response<'h>(
 ) -> Option<SessionDecision> {
     let mut decision = SessionDecision::plain(matches!(status, 200 | 301 | 302));
     match status {
-        200 | 403 => {}
+        200 | 400..=499 => {}
         301 | 302 => decision.location = Some(field_text(header("location"))?),
         _ => return None,
     }
@@ -167,11 +167,13 @@ mod tests {
 
     #[test]
     fn only_allow_redirect_and_deny_decide() {
-        for status in [100, 201, 204, 304, 307, 400, 401, 404, 429, 500, 502, 503] {
+        for status in [100, 201, 204, 304, 307, 399, 500, 502, 503] {
             assert_eq!(parse(status, &[("location", "/x")], "{}"), None, "{status}");
         }
         assert!(parse(200, &[], "").expect("allowed").is_allowed);
-        assert!(!parse(403, &[], "").expect("denied").is_allowed);
+        for status in [400, 401, 403, 404, 429, 499] {
+            assert!(!parse(status, &[], "").expect("denied").is_allowed);
+        }
         for status in [301, 302] {
             let decision =
                 parse(status, &[("location", " /other/index.m3u8 ")], "").expect("moved");

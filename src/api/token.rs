@@ -7,7 +7,7 @@
 use super::{Call, Outcome, entity};
 use crate::error::{self, ApiError};
 use crate::json::Value;
-use crate::state::command::{Command, EntitySave};
+use crate::state::command::{Command, EntitySave, is_unset};
 use crate::state::entity::Kind;
 
 /// A new key: 27 letters and digits, about 160 bits.
@@ -37,6 +37,9 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let key = call.key(Kind::ApiToken)?;
     let mut save = EntitySave::from_body(Kind::ApiToken, key, call.json()?, "")?;
+    if save.patch.get("key").is_some_and(is_unset) {
+        save.patch.remove("key");
+    }
     save.on_create.insert("key", Value::from(new_key()?));
     Ok(Outcome::Command(Command::SaveEntity(save)))
 }

@@ -296,9 +296,7 @@ impl EntitySave {
     pub fn from_body(kind: Kind, key: Key, body: Value, pointer: &str) -> Result<Self, ApiError> {
         let mut body = body;
         let field = kind.key_field();
-        let given = body
-            .get(field)
-            .filter(|given| !matches!(given, Value::Null));
+        let given = body.get(field).filter(|given| !is_unset(given));
         if given.is_some_and(|given| *given != key.to_value()) {
             return Err(key_mismatch(format!("{pointer}/{field}")));
         }
@@ -308,7 +306,7 @@ impl EntitySave {
             return Err(not_an_object(pointer));
         };
         patch.remove(field);
-        let stamp = patch.remove("updated_at");
+        let stamp = patch.remove("updated_at").filter(|it| !is_unset(it));
         if let Some(stamp) = &stamp {
             check_moment(stamp, format!("{pointer}/updated_at"))?;
         }
@@ -465,10 +463,20 @@ fn parse_host(value: &Value, pointer: &str) -> Result<Hostname, ApiError> {
 }
 
 fn check_key(body: &Value, key: &str, expected: &str, pointer: &str) -> Result<(), ApiError> {
-    match body.get(key) {
-        None | Some(Value::Null) => Ok(()),
+    match body.get(key).filter(|given| !is_unset(given)) {
+        None => Ok(()),
         Some(Value::String(given)) if &**given == expected => Ok(()),
         Some(_) => Err(key_mismatch(format!("{pointer}/{key}"))),
+    }
+}
+
+/// Whether a key or a stamp is not given: clients generated from the API document send members
+/// without a value as `""` or `0`.
+pub fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Number(Number::Unsigned(0)) => true,
+        Value::String(text) => text.is_empty(),
+        _ => false,
     }
 }
 

@@ -323,7 +323,6 @@ fn default_applies_to_new_sessions_if_all_backends_fail() {
     for response in [
         StubResponse::status(500),
         StubResponse::Close,
-        StubResponse::status(404),
         StubResponse::with(200, "", r#"{"allowed_dvr_ranges":"all"}"#),
         StubResponse::with(200, "", &"x".repeat(70_000)),
         StubResponse::with(302, "", ""),
@@ -341,6 +340,29 @@ fn default_applies_to_new_sessions_if_all_backends_fail() {
         // Allowed by default, its decision is cached.
         authorize_again(&server, SESSION).expect(200);
     }
+}
+
+#[test]
+fn refusal_by_a_backend_is_no_failure() {
+    // Goal: a 4xx refuses a viewer whatever the default is, and ends a running session.
+    let server = server();
+    let stub = Stub::new(StubResponse::status(200));
+    let mut rules = by(&stub);
+    rules["allow_default"] = json!(true);
+    protect(&server, rules);
+    for (n, status) in [400, 401, 402, 404, 410, 429, 451].into_iter().enumerate() {
+        let session = format!("{n:08}-16da-4206-9da9-0173d7552a14");
+        let short = "X-AuthDuration: 0\r\n";
+        stub.respond_with(StubResponse::with(200, short, ""));
+        authorize(&server, &session, "").expect(200);
+        stub.respond_with(StubResponse::status(status));
+        authorize_again(&server, &session).expect(403);
+        let unknown = format!("{n:08}-26da-4206-9da9-0173d7552a14");
+        authorize(&server, &unknown, "").expect(403);
+    }
+    // A failure is no refusal.
+    stub.respond_with(StubResponse::status(500));
+    authorize(&server, SESSION, "").expect(200);
 }
 
 #[test]
