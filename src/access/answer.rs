@@ -2,8 +2,8 @@
 //!
 //! 200 allows a session, 301 and 302 redirect it, 400 to 499 deny it; any other status is no
 //! decision: the backend has failed. A body that is not a JSON object is ignored. Known members of
-//! the body are passed on to the streamer. Archive ranges that cannot be parsed make the response no
-//! decision, because without them the whole archive would be open.
+//! the body are passed on to the streamer. Archive ranges that cannot be parsed make the response
+//! no decision, because without them the whole archive would be open.
 
 use crate::json::{self, Number, Object, Value};
 
