@@ -144,7 +144,7 @@ enum ChunkState {
     Size,
     /// White space after the size: only an extension may follow.
     SizeSpace,
-    Extension,
+    Extension(ExtensionState),
     SizeLf,
     Data,
     DataCr,
@@ -155,6 +155,56 @@ enum ChunkState {
     TrailerValue,
     TrailerLf,
     EndLf,
+}
+
+/// Position in a chunk extension (RFC 9112 section 7.1.1). A receiver that read on inside a quoted
+/// string where another ends the line would see other requests, so the grammar is enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExtensionState {
+    /// After the semicolon.
+    Start,
+    Name,
+    /// White space after the name.
+    NameEnd,
+    /// After the equals sign.
+    ValueStart,
+    Value,
+    Quoted,
+    /// After a backslash in a quoted string.
+    Escaped,
+    /// After the closing quote.
+    QuotedEnd,
+    /// White space after the value: only another extension may follow.
+    ValueEnd,
+}
+
+impl ExtensionState {
+    /// Takes one byte; `None` if the grammar does not allow it here.
+    fn step(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Start, b' ' | b'\t') => Self::Start,
+            (Self::Start | Self::Name, byte) if is_token(byte) => Self::Name,
+            (Self::Name | Self::NameEnd, b' ' | b'\t') => Self::NameEnd,
+            (Self::Name | Self::NameEnd, b'=') | (Self::ValueStart, b' ' | b'\t') => {
+                Self::ValueStart
+            }
+            (Self::ValueStart, b'"') => Self::Quoted,
+            (Self::ValueStart | Self::Value, byte) if is_token(byte) => Self::Value,
+            (Self::Quoted, b'"') => Self::QuotedEnd,
+            (Self::Quoted, b'\\') => Self::Escaped,
+            (Self::Quoted | Self::Escaped, byte) if is_text(byte) => Self::Quoted,
+            (Self::Value | Self::QuotedEnd | Self::ValueEnd, b' ' | b'\t') => Self::ValueEnd,
+            (Self::Name | Self::NameEnd | Self::Value | Self::QuotedEnd | Self::ValueEnd, b';') => {
+                Self::Start
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether the line may end here.
+    fn is_complete(self) -> bool {
+        matches!(self, Self::Name | Self::Value | Self::QuotedEnd)
+    }
 }
 
 /// Result of feeding one piece.
@@ -224,18 +274,18 @@ impl Chunked {
             }
             (Size | SizeSpace, b';') => {
                 self.extension_byte()?;
-                Extension
+                Extension(ExtensionState::Start)
             }
             (Size | SizeSpace, b' ' | b'\t') => {
                 self.extension_byte()?;
                 SizeSpace
             }
-            (Size | Extension, b'\r') => SizeLf,
-            (Extension, byte) if is_text(byte) => {
+            (Size, b'\r') => SizeLf,
+            (Extension(at), b'\r') if at.is_complete() => SizeLf,
+            (Extension(at), byte) => {
                 self.extension_byte()?;
-                Extension
+                Extension(at.step(byte).ok_or(Refusal::ChunkExtension)?)
             }
-            (Extension, _) => return Err(Refusal::ChunkExtension),
             (SizeLf, b'\n') => self.size_known()?,
             (SizeStart | Size | SizeSpace | SizeLf, _) => return Err(Refusal::ChunkSize),
             (DataCr, b'\r') => DataLf,

@@ -7,6 +7,7 @@
 //! to others: paths and queries stay as they were sent, `api` decodes them once.
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 
 use super::refusal::Refusal;
 use crate::limits::{
@@ -435,43 +436,48 @@ fn transfer_encoding(value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// A name or address with an optional port. Stricter than the grammar, which allows bytes that no
-/// name contains.
+/// A registered name or an IPv6 address in brackets, with an optional port (RFC 3986 3.2.2).
+/// Stricter than the grammar, which allows an empty name, a comma and future address formats.
 fn is_host(value: &[u8]) -> bool {
     if value.len() > HOST_BYTES_MAX {
         return false;
     }
-    let (name, port) = if let [b'[', rest @ ..] = value {
+    let (fits, port) = if let [b'[', rest @ ..] = value {
         let Some(end) = memchr::memchr(b']', rest) else {
             return false;
         };
-        let literal = &rest[..end];
-        let is_address = literal.len() >= 2
-            && literal
-                .iter()
-                .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
-        if !is_address {
-            return false;
-        }
-        (literal, &rest[end + 1..])
+        let address = std::str::from_utf8(&rest[..end]).ok();
+        let is_address = address.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok());
+        (is_address, &rest[end + 1..])
     } else {
         let end = memchr::memchr(b':', value).unwrap_or(value.len());
-        let name = &value[..end];
-        // No comma: a list of hosts is a way to smuggle requests.
-        let is_name = name
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte));
-        if !is_name {
-            return false;
-        }
-        (name, &value[end..])
+        (is_registered_name(&value[..end]), &value[end..])
     };
     let port_fits = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    !name.is_empty() && port_fits
+    fits && port_fits
+}
+
+/// No comma: a list of hosts is a way to smuggle requests.
+fn is_registered_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let [byte, after @ ..] = rest {
+        rest = match (byte, after) {
+            (b'%', [high, low, after @ ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                after
+            }
+            (byte, after) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => {
+                after
+            }
+            _ => return false,
+        };
+    }
+    !name.is_empty()
 }
 
 /// Where in a target a byte is allowed.

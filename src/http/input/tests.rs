@@ -146,13 +146,21 @@ mod oracle {
                 return false;
             };
             let inner = &value[1..end];
-            if inner.len() < 2 || !only(inner.as_bytes(), "0123456789abcdefABCDEF:.") {
+            if inner.parse::<std::net::Ipv6Addr>().is_err() {
                 return false;
             }
             (inner.to_owned(), value[end + 1..].to_owned())
         } else {
             let end = value.find(':').unwrap_or(value.len());
             if !only(&value.as_bytes()[..end], HOST) {
+                return false;
+            }
+            let mut escapes = value[..end].split('%').skip(1);
+            let is_byte = |escape: &str| {
+                let digits = escape.as_bytes().get(..2);
+                digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+            };
+            if !escapes.all(is_byte) {
                 return false;
             }
             (value[..end].to_owned(), value[end..].to_owned())
@@ -191,6 +199,63 @@ mod oracle {
         (only(path.as_bytes(), PATH) && query_fits).then(|| (path.to_owned(), query.to_owned()))
     }
 
+    /// Extensions of a chunk from the semicolon on, cut at the semicolons outside quotes.
+    fn is_extension(text: &[u8]) -> bool {
+        let text: Vec<char> = text.iter().map(|byte| char::from(*byte)).collect();
+        let mut parts = vec![String::new()];
+        let (mut quoted, mut escaped) = (false, false);
+        for letter in text {
+            match letter {
+                ';' if !quoted => parts.push(String::new()),
+                _ => parts.last_mut().expect("one").push(letter),
+            }
+            match letter {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                _ => {}
+            }
+        }
+        let space = |letter: char| letter == ' ' || letter == '\t';
+        let token = |text: &str| {
+            let marks = "!#$%&'*+-.^_`|~";
+            let fits = |letter: char| letter.is_ascii_alphanumeric() || marks.contains(letter);
+            !text.is_empty() && text.chars().all(fits)
+        };
+        let string = |text: &str| {
+            let inside = text
+                .strip_prefix('"')
+                .and_then(|text| text.strip_suffix('"'));
+            let is_plain = |letter: char| letter == '\t' || (letter >= ' ' && letter != '\x7f');
+            inside.is_some_and(|inside| {
+                let mut letters = inside.chars();
+                while let Some(letter) = letters.next() {
+                    let fits = match letter {
+                        '"' => false,
+                        '\\' => letters.next().is_some_and(is_plain),
+                        letter => is_plain(letter),
+                    };
+                    if !fits {
+                        return false;
+                    }
+                }
+                true
+            })
+        };
+        let last = parts.len() - 1;
+        // White space may stand before a semicolon, not before the end of the line.
+        let ends = !parts[last].ends_with(space);
+        let before = parts[0].chars().all(space);
+        let extension = |part: &String| match part.trim_matches(space).split_once('=') {
+            Some((name, value)) => {
+                let value = value.trim_start_matches(space);
+                token(name.trim_end_matches(space)) && (token(value) || string(value))
+            }
+            None => token(part.trim_matches(space)),
+        };
+        last > 0 && ends && before && !quoted && parts[1..].iter().all(extension)
+    }
+
     #[allow(clippy::option_option)] // refused, or incomplete: two kinds of nothing
     fn chunks(mut rest: &[u8]) -> Option<Option<(Vec<u8>, usize)>> {
         let all = rest.len();
@@ -208,9 +273,7 @@ mod oracle {
                 return None;
             }
             let extension = &line[digits..];
-            if !extension.is_empty()
-                && (strip(extension).first() != Some(&b';') || !text(extension))
-            {
+            if !extension.is_empty() && !is_extension(extension) {
                 return None;
             }
             let size = if significant.is_empty() {
@@ -642,12 +705,35 @@ fn exactly_one_valid_host_is_required() {
         "[::1]",
         "[fe80::1]:80",
         "a%20b",
+        "%C3%a4:80",
+        "[::ffff:1.2.3.4]:80",
     ] {
         acceptance(host(good));
     }
     for bad in [
-        "", ":80", "h:123456", "h:a", "h:1:2", "a b", "a,b", "u@h", "h/", "h?", "[]", "[::1",
-        "[::1]x", "[g::]", "h\tx", "http://h",
+        "",
+        ":80",
+        "h:123456",
+        "h:a",
+        "h:1:2",
+        "a b",
+        "a,b",
+        "u@h",
+        "h/",
+        "h?",
+        "[]",
+        "[::1",
+        "a%zz",
+        "a%2",
+        "%",
+        "[1.2.3.4]",
+        "[:::]",
+        "[v1.a]",
+        "[fe80::1%25eth0]",
+        "[::1]x",
+        "[g::]",
+        "h\tx",
+        "http://h",
     ] {
         assert_eq!(refusal(host(bad)), Refusal::Host, "{bad}");
     }
@@ -768,7 +854,7 @@ fn the_only_transfer_coding_is_chunked_once() {
 
 #[test]
 fn chunks_are_hex_sizes_and_exact_ends() {
-    let body = "3\r\nabc\r\n00000a;x=\"y\r\n0123456789\r\n0;z\r\nT: u\r\n\r\nrest";
+    let body = "3\r\nabc\r\n00000a;x=\"y;\\\"\"\r\n0123456789\r\n0;z\r\nT: u\r\n\r\nrest";
     let found = acceptance(chunked(body));
     assert_eq!(found.body, b"abc0123456789");
     acceptance(chunked("1 ; a = b\r\nx\r\n0\r\n\r\n"));
@@ -806,7 +892,32 @@ fn chunks_are_hex_sizes_and_exact_ends() {
             "{bad:?}"
         );
     }
-    for bad in ["1;a\nb\r\nx\r\n", "1;a\0\r\nx\r\n", "1;\u{7f}\r\nx\r\n"] {
+    for good in [
+        "1;a;b=c",
+        "1\t;\ta=\"\"",
+        "1;a=\"\\\\\"",
+        "1;a=\"\t \u{e4};=\" ; b",
+    ] {
+        acceptance(chunked(&format!("{good}\r\nx\r\n0\r\n\r\n")));
+    }
+    for bad in [
+        "1;a\nb\r\nx\r\n",
+        "1;a\0\r\nx\r\n",
+        "1;\u{7f}\r\nx\r\n",
+        "1;\r\nx\r\n",
+        "1;=b\r\nx\r\n",
+        "1;a=\r\nx\r\n",
+        "1;a= \r\nx\r\n",
+        "1;a \r\nx\r\n",
+        "1;a=b \r\nx\r\n",
+        "1;a b\r\nx\r\n",
+        "1;a=b c\r\nx\r\n",
+        "1;a=\"b\"c\r\nx\r\n",
+        "1;a=\"b\\\"\r\nx\r\n",
+        "1;;a\r\nx\r\n",
+        // Another receiver reads on to the closing quote.
+        "1;a=\"\r\nx\r\n0\r\n\r\nGET /\"",
+    ] {
         assert_eq!(
             refusal(chunked(bad) + "0\r\n\r\n"),
             Refusal::ChunkExtension,
