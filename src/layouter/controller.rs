@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::health::NodeHealth;
 use super::health::{HealthCause, HealthEvent, HealthSettings, HealthTracker};
 use super::intake::{NodeStats, cpu_limit_permille, node_spec, stored_layout, stream_spec};
-use super::measured::MeasuredBitrates;
+use super::measured::{BitrateBounds, MeasuredBitrates};
 use super::metrics::LayouterMetrics;
 use super::plan::{Plan, matches_layout};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
@@ -317,6 +317,7 @@ impl Controller {
             return;
         };
         if self.reports.measured.is_due(hostname, now_ms) {
+            let bounds = self.bitrate_bounds(hostname, record);
             let mut rows = Rows::default();
             for name in node.streams.keys() {
                 let Some(record) = state.stream(name) else {
@@ -328,7 +329,7 @@ impl Controller {
                 let Some(kbps) = bitrate_of(name, hostname) else {
                     continue;
                 };
-                if let Some(changed) = self.reports.measured.sample(name, kbps, now_ms)
+                if let Some(changed) = self.reports.measured.sample(name, kbps, bounds, now_ms)
                     && let Some(engine) = &self.engine
                 {
                     let mut spec = spec_of_row(engine, &self.plan, Some(record), record);
@@ -349,6 +350,16 @@ impl Controller {
                 nodes: vec![spec],
                 ..Rows::default()
             }));
+        }
+    }
+
+    fn bitrate_bounds(&self, hostname: &Hostname, record: &StreamerRecord) -> BitrateBounds {
+        let engine = &self.settings.engine;
+        let usable = |kbps: u32| u64::from(kbps) * u64::from(engine.bandwidth_permille) / 1000;
+        let bandwidth_kbps = self.node_spec(hostname, record).bandwidth_kbps;
+        BitrateBounds {
+            assumed_kbps: engine.kbps_default,
+            node_kbps: bandwidth_kbps.map(|kbps| usable(kbps).min(u64::from(u32::MAX)) as u32),
         }
     }
 
@@ -1243,7 +1254,8 @@ mod tests {
         }
         world.write();
         assert_eq!(world.on("s1") + world.on("s2"), 20);
-        // Streams that outgrow their node leave it, and a claim wins over a measurement.
+        // Streams that outgrow their node leave it as far as the other has room, and none is without
+        // a node. A claim wins over a measurement.
         world.save("c0", r#"{"claims":{"bitrate":500}}"#);
         for second in 0..900_u64 {
             if second % 5 == 0 {
@@ -1251,13 +1263,14 @@ mod tests {
             }
             world.live(&["s1", "s2"], 1);
         }
+        assert_eq!(world.on("s1") + world.on("s2"), 20);
         let engine = world.controller.engine().expect("it is on");
-        for node in engine.node_loads() {
-            assert!(
-                Some(node.kbps) <= node.kbps_limit.map(u64::from),
-                "{node:?}"
-            );
-        }
+        let mut loads = engine.node_loads();
+        let other = loads.find(|node| &**node.hostname == "s2").expect("known");
+        assert!(
+            Some(other.kbps) <= other.kbps_limit.map(u64::from),
+            "{other:?}"
+        );
         let out = (0..9).flat_map(|i| world.history(&format!("c{i}")));
         let reason = "streamer_total_bandwidth_exceeded";
         assert!(out.into_iter().any(|line| line.ends_with(reason)));

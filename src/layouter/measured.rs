@@ -1,9 +1,13 @@
-//! MeasuredBitrates bitrates of streams, for those that claim none.
+//! Measured bitrates of streams, for those that claim none.
 //!
 //! Streamers report the bitrate of each stream every few seconds, and it fluctuates. The engine
 //! gets a smoothed value, rounded up: the first measurement, and afterwards only large changes, at
 //! most one per ten minutes. So an idle cluster has intervals without any change. A bitrate of zero
 //! is ignored: a stream keeps the capacity it needed when it last ran.
+//!
+//! A measurement may be wrong by any factor. It counts as no more than the node's own bandwidth and
+//! twice the smoothed value before, and the first as no more than four times the assumed bitrate,
+//! so a single wrong one changes nothing that lasts.
 //!
 //! Pure: inputs are measurements, outputs are the values for the engine.
 
@@ -22,6 +26,21 @@ const CHANGE_PERMILLE_MIN: u64 = 250;
 const CHANGE_KBPS_MIN: u64 = 64;
 /// Larger measurements cannot be true and count as this.
 const KBPS_MAX: u64 = 10_000_000;
+/// The first measurement counts as at most this multiple of the assumed bitrate, a later one as at
+/// most this multiple of the smoothed value: then a single peak is below `CHANGE_PERMILLE_MIN`.
+const FIRST_FACTOR_MAX: u64 = 4;
+const GROWTH_FACTOR_MAX: u64 = 2;
+/// The smoothed value may always grow by this much, so that a small one is not stuck.
+const GROWTH_KBPS_MIN: u64 = 256;
+
+/// The limits of a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct BitrateBounds {
+    /// The bitrate that is assumed for a stream without a measurement.
+    pub assumed_kbps: u32,
+    /// The usable bandwidth of the node, if it has a limit.
+    pub node_kbps: Option<u32>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct StreamBitrate {
@@ -52,13 +71,22 @@ impl MeasuredBitrates {
     }
 
     /// Records a measurement; returns the new value for the engine if it changed.
-    pub fn sample(&mut self, stream: &StreamName, kbps: u64, now_ms: u64) -> Option<u32> {
+    pub fn sample(
+        &mut self,
+        stream: &StreamName,
+        kbps: u64,
+        bounds: BitrateBounds,
+        now_ms: u64,
+    ) -> Option<u32> {
         if kbps == 0 {
             return None;
         }
-        let kbps = kbps.min(KBPS_MAX);
+        let node_kbps = bounds.node_kbps.map_or(KBPS_MAX, u64::from);
+        let kbps = kbps.min(KBPS_MAX).min(node_kbps.max(1));
         let now_s = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
         let Some(entry) = self.streams.get_mut(stream) else {
+            let first_max = u64::from(bounds.assumed_kbps.max(1)) * FIRST_FACTOR_MAX;
+            let kbps = kbps.min(first_max);
             let used_kbps = rounded_up(kbps);
             self.streams.insert(
                 stream.clone(),
@@ -70,6 +98,8 @@ impl MeasuredBitrates {
             );
             return Some(used_kbps);
         };
+        let before = u64::from(entry.kbps);
+        let kbps = kbps.min((before * GROWTH_FACTOR_MAX).max(before + GROWTH_KBPS_MIN));
         let smoothed =
             (u64::from(entry.kbps) * (1000 - ALPHA_PERMILLE) + kbps * ALPHA_PERMILLE) / 1000;
         entry.kbps = smoothed as u32;
@@ -111,6 +141,11 @@ fn rounded_up(kbps: u64) -> u32 {
 mod tests {
     use super::*;
 
+    const BOUNDS: BitrateBounds = BitrateBounds {
+        assumed_kbps: 2000,
+        node_kbps: None,
+    };
+
     fn name() -> StreamName {
         StreamName::trusted("a")
     }
@@ -128,14 +163,14 @@ mod tests {
     fn first_measurement_is_used_and_noise_ignored() {
         let mut measured = MeasuredBitrates::default();
         assert_eq!(
-            measured.sample(&name(), 0, 0),
+            measured.sample(&name(), 0, BOUNDS, 0),
             None,
             "a stream that does not run"
         );
-        assert_eq!(measured.sample(&name(), 4000, 0), Some(4096));
+        assert_eq!(measured.sample(&name(), 4000, BOUNDS, 0), Some(4096));
         for step in 1..1000_u64 {
             let kbps = 4000 + step * 7919 % 900;
-            let changed = measured.sample(&name(), kbps, step * SAMPLE_PAUSE_MS);
+            let changed = measured.sample(&name(), kbps, BOUNDS, step * SAMPLE_PAUSE_MS);
             assert_eq!(changed, None, "at {step}");
         }
         assert_eq!(measured.kbps_of(&name()), Some(4096));
@@ -146,10 +181,10 @@ mod tests {
     #[test]
     fn lasting_change_is_used_once_after_the_pause() {
         let mut measured = MeasuredBitrates::default();
-        measured.sample(&name(), 4000, 0);
+        measured.sample(&name(), 4000, BOUNDS, 0);
         let changes: Vec<(u64, u32)> = (1..100)
             .filter_map(|step| {
-                let changed = measured.sample(&name(), 8000, step * SAMPLE_PAUSE_MS)?;
+                let changed = measured.sample(&name(), 8000, BOUNDS, step * SAMPLE_PAUSE_MS)?;
                 Some((step, changed))
             })
             .collect();
@@ -158,14 +193,53 @@ mod tests {
     }
 
     #[test]
-    fn single_peak_is_ignored() {
+    fn single_peak_of_any_height_is_ignored() {
+        for peak in [8000, 60_000, 1_000_000_000_000, u64::MAX] {
+            single_peak(peak);
+        }
+    }
+
+    fn single_peak(peak: u64) {
         let mut measured = MeasuredBitrates::default();
-        measured.sample(&name(), 4000, 0);
+        measured.sample(&name(), 4000, BOUNDS, 0);
         for step in 1..100 {
-            let kbps = if step % 40 == 20 { 8000 } else { 4000 };
-            let changed = measured.sample(&name(), kbps, step * SAMPLE_PAUSE_MS);
+            let kbps = if step % 40 == 20 { peak } else { 4000 };
+            let changed = measured.sample(&name(), kbps, BOUNDS, step * SAMPLE_PAUSE_MS);
             assert_eq!(changed, None, "at {step}");
         }
+    }
+
+    #[test]
+    fn first_measurement_is_bounded_and_corrected() {
+        let bounds = BitrateBounds {
+            node_kbps: Some(5000),
+            ..BOUNDS
+        };
+        for (bounds, first) in [(BOUNDS, 8192), (bounds, 5120)] {
+            let mut measured = MeasuredBitrates::default();
+            let wrong = measured.sample(&name(), u64::MAX, bounds, 0);
+            assert_eq!(wrong, Some(first));
+            let changes: Vec<u32> = (1..100)
+                .filter_map(|step| measured.sample(&name(), 3000, bounds, step * SAMPLE_PAUSE_MS))
+                .collect();
+            assert_eq!(changes, [3072], "{bounds:?}");
+        }
+    }
+
+    #[test]
+    fn large_streams_reach_their_bitrate_within_the_pause() {
+        let mut measured = MeasuredBitrates::default();
+        measured.sample(&name(), 40_000, BOUNDS, 0);
+        let changes: Vec<(u64, u32)> = (1..100)
+            .filter_map(|step| {
+                let now_ms = step * SAMPLE_PAUSE_MS;
+                let changed = measured.sample(&name(), 40_000, BOUNDS, now_ms)?;
+                Some((step, changed))
+            })
+            .collect();
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert_eq!(changes[0].0, 20);
+        assert!(changes[0].1 > 36_000, "{changes:?}");
     }
 
     #[test]

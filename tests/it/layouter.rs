@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, layouts, pass, save_streamer, save_streams, server};
+use crate::fleet::{Fleet, ingests, layouts, on, pass, save_streamer, save_streams, server};
 use crate::metrics::Metrics;
 use weir_testkit::{TestServer, wait_until};
 
@@ -258,4 +258,43 @@ fn measured_bitrates_make_room_for_waiting_streams() {
     server.put(&path, json!({"title": "edited"})).expect(200);
     fleet.rest(&server, 3);
     assert_eq!(fleet.has("s1"), 7);
+}
+
+#[test]
+fn wrong_bitrate_takes_no_stream_off_the_air() {
+    // Goal: a streamer that reports nonsense once costs no stream its place, neither at once nor
+    // after the loss of the streamer. Method: a bitrate above what any streamer can send, and one
+    // beyond all bounds.
+    for wrong in [60_000_u64, 1_000_000_000_000] {
+        let server = server(&[
+            "--streamer-dead-timeout",
+            "3s",
+            "--layouter-sleeping-interval",
+            "200ms",
+        ]);
+        for host in ["s1", "s2"] {
+            save_streamer(&server, host, json!({"total_bandwidth": 50_000}));
+        }
+        let mut fleet = Fleet::new();
+        fleet.join(&server, &["s1", "s2"]);
+        save_streams(&server, 0..4);
+        let before = fleet.settle(&server);
+        let own = on(&before, "s1");
+        let report = |bitrate: u64| {
+            let streams = own
+                .iter()
+                .map(|name| json!({"name": name, "bitrate": bitrate}));
+            let report = json!({"streams": streams.collect::<Vec<Value>>()});
+            server.put("/streamers/s1/stats", report).expect(204);
+        };
+        report(wrong);
+        fleet.rest(&server, 3);
+        report(3000);
+        fleet.rest(&server, 3);
+        // Balancing may move one of them; none is without a streamer.
+        let now = ingests(&server);
+        assert!(now.values().all(Option::is_some), "{wrong} kbit/s: {now:?}");
+        fleet.stop("s1");
+        fleet.until(|fleet| fleet.has("s2") == 4);
+    }
 }

@@ -109,6 +109,54 @@ fn successive_losses_move_only_lost_streams_and_all_return() {
 }
 
 #[test]
+fn ingests_take_the_place_of_their_backups() {
+    // Goal: a stream that is recorded twice is not off the air where other streams go on. Method:
+    // two streamers, half of the streams with a copy on the other one; one is lost and returns, and
+    // this server is restarted in between.
+    let arguments = [
+        "--streamer-dead-timeout",
+        "3s",
+        "--layouter-sleeping-interval",
+        "100ms",
+    ];
+    let mut server = server(&arguments);
+    let mut fleet = Fleet::new();
+    for host in ["s1", "s2"] {
+        save_streamer(&server, host, json!({}));
+    }
+    fleet.join(&server, &["s1", "s2"]);
+    save_all(
+        &server,
+        (0..4).map(|i| format!("c{i}")),
+        &json!({"static": true}),
+    );
+    let twice = json!({"static": true, "dvr": {"expiration": 60, "redundancy_factor": 2}});
+    save_all(&server, (0..4).map(|i| format!("r{i}")), &twice);
+    // A streamer's list also has the streams that it keeps a backup of.
+    fleet.until(|fleet| fleet.has("s1") == 6 && fleet.has("s2") == 6);
+    let first = ingests(&server);
+    let backups = |server: &TestServer| -> usize {
+        let all = layouts(server).into_values();
+        all.map(|layout| layout["dvr_backups"].as_array().map_or(0, Vec::len))
+            .sum()
+    };
+    assert_eq!(backups(&server), 4);
+    fleet.stop("s1");
+    fleet.until(|fleet| fleet.has("s2") == 8 && on(&ingests(&server), "s2").len() == 8);
+    for (name, layout) in layouts(&server) {
+        if first[&name].as_deref() == Some("s1") {
+            assert_eq!(layout["change_reason"], "node_become_offline", "{name}");
+            assert_eq!(layout["failover_from"], "s1", "{name}: {layout}");
+        }
+    }
+    fleet.stop("s2");
+    server.restart();
+    fleet.start_all(&server, &["s1", "s2"]);
+    fleet.until(|fleet| fleet.has("s1") == 6 && ingests(&server) == first);
+    fleet.until(|_| backups(&server) == 4);
+}
+
+#[test]
 fn flapping_streamer_is_held_longer_each_time() {
     let server = server(&[
         "--streamer-dead-timeout",

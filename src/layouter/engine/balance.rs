@@ -113,7 +113,8 @@ impl Engine {
                 keep.push(s);
                 continue;
             }
-            if misses >= MISSES_MAX {
+            // A node that may be lost keeps what it has until that is certain.
+            if misses >= MISSES_MAX || !self.node(self.slot(s).node).is_reachable() {
                 keep.push(s);
                 continue;
             }

@@ -38,6 +38,7 @@ impl Engine {
             return false;
         }
         if self.search_chain(s, slot.class, depth_max) {
+            self.promote_ingest_of(s);
             return true;
         }
         if slot.kind() == SlotKind::Ingest && self.displace_copy(s) {

@@ -50,6 +50,12 @@ impl Engine {
         })
     }
 
+    /// The bitrate that is assumed, claimed or measured for a stream.
+    pub fn kbps_of(&self, stream: &str) -> Option<u32> {
+        let ingest = *self.table.by_name.get(stream)?;
+        Some(self.slot(ingest).kbps)
+    }
+
     pub fn stream_classes_count(&self) -> usize {
         self.classes.classes_count()
     }
@@ -73,10 +79,18 @@ impl Engine {
         sum
     }
 
-    /// Panics if a slot waits that some node could take. Holds once ticks have nothing left to do.
+    /// Panics if a slot waits that some node could take, or an ingest whose backup could give way.
+    /// Holds once ticks have nothing left to do.
     pub fn check_rest(&self) {
         let mut siblings = Vec::new();
         for s in (0..self.table.slots.len() as u32).filter(|s| self.slot(*s).has(WAITING)) {
+            let promotable = self.promotable(s, true);
+            assert!(
+                promotable.is_none(),
+                "{:?} waits, but has a backup on {:?}",
+                self.table.names.get(self.ingest_of(s)),
+                promotable.map(|n| &self.node(n).hostname)
+            );
             self.sibling_nodes(s, &mut siblings);
             for n in 0..self.cluster.nodes.len() as u32 {
                 let reasons = self.reasons_on(s, n, false, &siblings);
@@ -227,8 +241,13 @@ impl Engine {
         if node.settling {
             return;
         }
-        assert!(used.kbps <= u64::from(node.limit.kbps), "bandwidth");
-        assert!(used.disk <= u64::from(node.limit.disk), "disk");
+        let excess = self.exceeds(n, 1) || self.exceeds(n, 2);
+        assert!(
+            !excess || self.overload.nodes.contains_key(&n),
+            "{} is above its limits: {used:?} of {:?}",
+            node.hostname,
+            node.limit
+        );
     }
 
     fn check_index(&self) {

@@ -23,7 +23,9 @@ mod lists;
 mod log;
 mod node;
 mod nodes;
+mod overload;
 mod place;
+mod promote;
 mod restore;
 mod rows;
 mod slot;
@@ -45,6 +47,7 @@ use index::NodeIndex;
 use lists::PlacementQueue;
 use log::MoveLog;
 use node::Cluster;
+use overload::Overloaded;
 use restore::Origins;
 use slot::{PENDING, SlotTable};
 use units::Units;
@@ -74,6 +77,7 @@ pub struct Engine {
     units: Units,
     queue: PlacementQueue,
     origins: Origins,
+    overload: Overloaded,
     improving: Improving,
     flights: Flights,
     budgets: Budgets,
@@ -95,6 +99,7 @@ impl Engine {
             units: Units::new(),
             queue: PlacementQueue::new(),
             origins: Origins::new(),
+            overload: Overloaded::default(),
             improving: Improving::default(),
             flights: Flights::default(),
             budgets,
@@ -173,6 +178,11 @@ impl Engine {
         if std::mem::take(&mut self.queue.retry_now) {
             self.refresh_tree();
             self.retry_waiting();
+            self.place_batch();
+        }
+        if !self.overload.nodes.is_empty() {
+            self.refresh_tree();
+            self.relieve_overloaded();
         }
     }
 
@@ -196,6 +206,8 @@ impl Engine {
         self.refresh_tree();
         self.retry_units();
         let mut left_over = self.retry_waiting();
+        self.place_batch();
+        self.relieve_overloaded();
         left_over |= self.restore();
         if self.optional_moves_allowed() && !left_over {
             self.find_promoted();

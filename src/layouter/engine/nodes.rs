@@ -232,12 +232,13 @@ impl Engine {
             self.evict_illegal(*n);
         }
         for n in changed {
-            if self.node(n).is_open() {
+            // Under CPU pressure it can still give a waiting ingest the place of its backup.
+            if self.node(n).is_reachable() {
                 self.node_gained(n);
                 self.queue.retry_now = true;
-                if !self.node(n).displaced.slots.is_empty() {
-                    self.origins.restorable.insert(n);
-                }
+            }
+            if self.node(n).is_open() && !self.node(n).displaced.slots.is_empty() {
+                self.origins.restorable.insert(n);
             }
         }
     }
@@ -354,78 +355,78 @@ impl Engine {
                 self.remember_origin(s, n);
             }
             self.evict(s, reason);
-            if self.settings.failover_to_backup {
-                self.promote_backup(s, reason);
-            }
-        }
-    }
-
-    /// Moves a lost ingest to the node of one of its backups; the backup is placed again.
-    fn promote_backup(&mut self, s: u32, reason: MoveReason) {
-        let slot = *self.slot(s);
-        if slot.kind() != SlotKind::Ingest || slot.sibling == s {
-            return;
-        }
-        for other in self.ring(s) {
-            let copy = *self.slot(other);
-            if copy.kind() != SlotKind::DvrBackup || copy.node == NONE {
-                continue;
-            }
-            let n = copy.node;
-            if !self.node(n).is_open() || !self.static_reasons_on(slot.class, n).is_empty() {
-                continue;
-            }
-            if self.node(n).fits_instead(&copy.need(), &slot.need()) {
-                self.evict(other, reason);
+            if self.settings.failover_to_backup && self.promotable(s, false).is_some() {
                 self.set_flag(s, PENDING, false);
-                self.assign(s, n);
-                return;
+                self.promote(s, false, reason);
             }
         }
     }
 
-    /// Evicts the fewest slots that bring a node under its limit: the largest first, except that
-    /// the last is the smallest that is enough, and among equals the one with the least disk.
-    fn enforce_limit(&mut self, n: u32, dimension: usize) {
-        let node = self.node(n);
-        let (used, limit, reason) = match dimension {
-            0 => (
-                node.used.channels,
-                node.limit.channels,
-                MoveReason::ChannelLimit,
-            ),
-            1 => (node.used.kbps, node.limit.kbps, MoveReason::Bandwidth),
-            _ => (node.used.disk, node.limit.disk, MoveReason::DvrSize),
-        };
-        if limit == UNLIMITED || used <= u64::from(limit) {
+    /// Evicts the fewest slots that bring a node under its limit.
+    pub(super) fn enforce_limit(&mut self, n: u32, dimension: usize) {
+        if !self.exceeds(n, dimension) {
             return;
         }
-        let mut excess = used - u64::from(limit);
+        if self.may_exceed(n, dimension) {
+            self.overloaded(n);
+            return;
+        }
+        let reason = match dimension {
+            0 => MoveReason::ChannelLimit,
+            1 => MoveReason::Bandwidth,
+            _ => MoveReason::DvrSize,
+        };
+        let mut excess = self.excess(n, dimension);
+        for s in self.fewest_above_limit(n, dimension) {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(self.slot(s).need().of(dimension));
+            self.evict(s, reason);
+        }
+    }
+
+    fn excess(&self, n: u32, dimension: usize) -> u64 {
+        let node = self.node(n);
+        let used = [node.used.channels, node.used.kbps, node.used.disk][dimension];
+        used.saturating_sub(node.limit.of(dimension))
+    }
+
+    /// The slots of a node above its limit, in the order in which they should leave: the largest
+    /// first, except that the last that must leave is the smallest that is enough, and among equals
+    /// the one with the least disk. The rest follows.
+    pub(super) fn fewest_above_limit(&self, n: u32, dimension: usize) -> Vec<u32> {
+        let mut excess = self.excess(n, dimension);
         let mut slots: Vec<(u32, u32, u64, u32)> = Vec::new();
         for s in self.slots_on(n) {
             let need = self.slot(s).need();
-            let size = [need.channels, need.kbps, need.disk][dimension];
+            let size = need.of(dimension) as u32;
             if size > 0 {
                 slots.push((u32::MAX - size, need.disk, self.order_of(s), s));
             }
         }
         slots.sort_unstable();
-        let size = |at: usize| u64::from(u32::MAX - slots[at].0);
-        let mut i = 0;
-        while excess > 0 && i < slots.len() {
+        let size = |slot: &(u32, u32, u64, u32)| u64::from(u32::MAX - slot.0);
+        let mut first = Vec::new();
+        while excess > 0 && first.len() < slots.len() {
+            let i = first.len();
             let mut at = i;
-            if size(i) >= excess {
+            if size(&slots[i]) >= excess {
                 // One is enough: take the smallest sufficient one, and among equals the cheapest to
                 // move.
-                let enough = |slot: &(u32, u32, u64, u32)| u64::from(u32::MAX - slot.0) >= excess;
+                let enough = |slot: &(u32, u32, u64, u32)| size(slot) >= excess;
                 let last = i + slots[i..].partition_point(enough) - 1;
                 let smallest = slots[last].0;
                 at = i + slots[i..].partition_point(|slot| slot.0 < smallest);
             }
-            excess = excess.saturating_sub(size(at));
-            self.evict(slots[at].3, reason);
-            i += 1;
+            excess = excess.saturating_sub(size(&slots[at]));
+            let taken = slots.remove(at);
+            slots.insert(i, taken);
+            first.push(taken.3);
         }
+        let rest = first.len();
+        first.extend(slots[rest..].iter().map(|slot| slot.3));
+        first
     }
 
     pub(super) fn set_settings(&mut self, settings: EngineSettings) {

@@ -142,14 +142,28 @@ impl Engine {
             self.assign_scored(s, node, score);
             return true;
         }
-        if self.make_room(s) {
+        if self.promote(s, true, MoveReason::Redundancy) || self.make_room(s) {
             return true;
+        }
+        if self.forget_measurement(s) {
+            return self.place(s);
         }
         if self.slot(s).has(UNIT) && self.place_part(s) {
             return true;
         }
         self.wait(s);
         false
+    }
+
+    /// Places a slot that is in no list if a node has room for it; else it waits.
+    fn place_or_wait(&mut self, s: u32) {
+        match self.find_scored(s, &[]) {
+            Some((node, score)) => {
+                self.record_move(s, MoveReason::NotDistributed);
+                self.assign_scored(s, node, score);
+            }
+            None => self.wait(s),
+        }
     }
 
     /// Puts a slot that is in no list onto a node, and records the reason unless this event has one
@@ -173,7 +187,14 @@ impl Engine {
     /// Places the batch of this event: ingests, then inference, then backups; within these the
     /// slots with the smallest pool first, large ones before small ones, then by name.
     pub(super) fn place_batch(&mut self) {
-        let mut slots = std::mem::take(&mut self.queue.batch);
+        // Backups that give way to ingests form another batch.
+        while !self.queue.batch.is_empty() {
+            let slots = std::mem::take(&mut self.queue.batch);
+            self.place_all(slots);
+        }
+    }
+
+    fn place_all(&mut self, mut slots: Vec<u32>) {
         // Slots that left the batch again are no longer pending; no slot is placed twice.
         slots.retain(|s| {
             let pending = self.slot(*s).has(PENDING);
@@ -197,29 +218,37 @@ impl Engine {
                 self.place(*s);
             }
         }
-        let missed = self.queue.waiting - waiting_before;
-        // Small slots first may place more. Not after a chain: the slots it displaced would have to
-        // be put back, too.
-        if missed == 0
-            || self.log.make_room_moves != chains_before
+        let missed = self.queue.waiting.saturating_sub(waiting_before);
+        // Small slots first may place more. Not after a chain or a promotion: the slots that it
+        // displaced would have to be put back, too.
+        if missed == 0 {
+            return;
+        }
+        if self.log.make_room_moves != chains_before
+            || !self.queue.batch.is_empty()
             || slots.len() > SECOND_ORDER_MAX
             || slots.iter().any(|s| self.slot(*s).has(UNIT))
         {
+            self.promote_waiting(&large_first);
             return;
         }
+        self.try_small_first(&large_first, waiting_before, missed);
+        self.promote_waiting(&large_first);
+    }
+
+    /// Places a batch again, small slots first, and keeps the order that placed more.
+    fn try_small_first(&mut self, large_first: &[u32], waiting_before: u32, missed: u32) {
         let first: Vec<u32> = large_first.iter().map(|s| self.slot(*s).node).collect();
-        self.undo_placement(&large_first);
-        let small_first = self.in_order(&slots, true);
-        let depth = std::mem::replace(&mut self.settings.thresholds.chain_depth_max, 0);
-        for s in &small_first {
-            self.place(*s);
+        self.undo_placement(large_first);
+        let small_first = self.in_order(large_first, true);
+        for s in small_first {
+            self.place_or_wait(s);
         }
-        self.settings.thresholds.chain_depth_max = depth;
-        if self.queue.waiting - waiting_before < missed {
+        if self.queue.waiting.saturating_sub(waiting_before) < missed {
             return;
         }
-        self.undo_placement(&large_first);
-        for (s, node) in large_first.into_iter().zip(first) {
+        self.undo_placement(large_first);
+        for (s, node) in large_first.iter().copied().zip(first) {
             if node == NONE {
                 self.wait(s);
             } else {

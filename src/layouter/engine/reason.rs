@@ -151,6 +151,10 @@ impl Reasons {
         self.0 & other.0 != 0
     }
 
+    pub const fn has_all(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+
     /// All codes, internal ones included.
     pub fn codes(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES

@@ -11,6 +11,7 @@ use super::Engine;
 use super::class::{NONE, PREFERRED_SCORE, SlotDemand};
 use super::event::{MoveReason, PlacementRole, Rows, SlotKind, StoredLayout, StreamSpec};
 use super::label::parse;
+use super::overload::MEASURABLE;
 use super::slot::{
     CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_RECORDED, PENDING, WAITING,
 };
@@ -220,7 +221,7 @@ impl Engine {
         }
         let copies = self.grow_ring(ingest, &demands, row.backups.len());
         if known.is_some() && !was_disabled {
-            self.change_demand(ingest, &demands.ingest);
+            self.change_demand(ingest, &demands.ingest, spec.measured);
         } else if known.is_some() {
             self.set_demand_and_need(ingest, &demands.ingest);
         }
@@ -231,7 +232,7 @@ impl Engine {
                 _ => &demands.backup,
             };
             if let Some(demand) = demand {
-                self.change_demand(*s, demand);
+                self.change_demand(*s, demand, spec.measured);
             }
         }
         self.adopt_layout(ingest, row, &copies, &spec.layout);
@@ -390,7 +391,9 @@ impl Engine {
     }
 
     /// Changes the demand of a slot, which stays on its node if that is still allowed.
-    fn change_demand(&mut self, s: u32, wanted: &(SlotDemand, Need)) {
+    /// With a `measured` need it also stays above the node's limits, which is relieved at the end of
+    /// the event as far as others have room.
+    fn change_demand(&mut self, s: u32, wanted: &(SlotDemand, Need), measured: bool) {
         if self.has_demand(s, wanted) {
             return;
         }
@@ -414,6 +417,9 @@ impl Engine {
             let reasons = self.reasons_on(s, n, true, &siblings);
             if reasons.is_empty() || self.is_frozen() {
                 self.assign(s, n);
+            } else if measured && MEASURABLE.has_all(reasons) {
+                self.assign(s, n);
+                self.overloaded(n);
             } else {
                 self.record_move_from(s, n, self.main_reason(reasons, n));
                 self.enqueue(s);
@@ -562,7 +568,9 @@ impl Engine {
         self.nodes_changed();
         // A start moves no slot that may stay; the next tick makes room for waiting slots.
         let depth = std::mem::replace(&mut self.settings.thresholds.chain_depth_max, 0);
+        self.overload.paused = true;
         self.settle();
+        self.overload.paused = false;
         self.settings.thresholds.chain_depth_max = depth;
         for n in 0..self.cluster.nodes.len() as u32 {
             self.node_gained(n);

@@ -28,6 +28,36 @@ impl Need {
     pub fn covers(&self, other: &Self) -> bool {
         self.channels >= other.channels && self.kbps >= other.kbps && self.disk >= other.disk
     }
+
+    /// Channels, kbit/s, disk.
+    pub fn of(&self, dimension: usize) -> u64 {
+        u64::from([self.channels, self.kbps, self.disk][dimension])
+    }
+
+    /// The sum; what is unlimited stays so.
+    pub fn plus(&self, more: &Self) -> Self {
+        Self {
+            channels: self.channels.saturating_add(more.channels),
+            kbps: self.kbps.saturating_add(more.kbps),
+            disk: self.disk.saturating_add(more.disk),
+        }
+    }
+
+    /// The rest of this room without `less`, which it covers; what is unlimited stays so.
+    pub fn minus(&self, less: &Self) -> Self {
+        let rest = |room: u32, less: u32| {
+            if room == UNLIMITED {
+                UNLIMITED
+            } else {
+                room - less
+            }
+        };
+        Self {
+            channels: rest(self.channels, less.channels),
+            kbps: rest(self.kbps, less.kbps),
+            disk: rest(self.disk, less.disk),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,6 +13,7 @@ use super::Engine;
 use super::class::{NONE, SlotDemand, static_reasons};
 use super::cow::CowMap;
 use super::event::{MoveReason, PlacementRole, SlotKind};
+use super::promote::NodeCopies;
 use super::slot::{DISABLED, LIVE, MEMBER, PENDING, UNIT, WAITING};
 use super::tree::Need;
 
@@ -272,10 +273,18 @@ impl Engine {
         nodes.sort_unstable();
         let mut siblings = Vec::new();
         self.sibling_nodes(u, &mut siblings);
-        let mut target = nodes
-            .iter()
-            .map(|(.., n)| *n)
-            .find(|n| self.reasons_on(u, *n, true, &siblings).is_empty());
+        let mut target = nodes.iter().map(|(.., n)| *n).find(|n| {
+            let all = on_node[n].len() == ingests.len();
+            (all || self.node(*n).is_reachable())
+                && self.reasons_on(u, *n, true, &siblings).is_empty()
+        });
+        if target.is_none()
+            && let [(.., n)] = nodes[..]
+            && on_node[&n].len() == ingests.len()
+            && self.may_stay_above_limits(u, n, &siblings)
+        {
+            target = Some(n);
+        }
         if target.is_none() && nodes.len() > 1 {
             target = self.find(u, &[]);
         }
@@ -287,7 +296,9 @@ impl Engine {
             self.set_active(u, &there);
             self.units.partial.insert(u, 0);
             self.sibling_nodes(u, &mut siblings);
-            if self.reasons_on(u, *n, true, &siblings).is_empty() {
+            if self.reasons_on(u, *n, true, &siblings).is_empty()
+                || self.may_stay_above_limits(u, *n, &siblings)
+            {
                 target = Some(*n);
             }
         }
@@ -357,8 +368,16 @@ impl Engine {
         self.merged(&all)
     }
 
+    pub(super) fn active_members(&self, u: u32) -> BTreeSet<u32> {
+        let unit = self.units.by_slot.get(&u).into_iter();
+        unit.flat_map(|unit| unit.members.iter())
+            .filter(|member| member.active)
+            .map(|member| member.ingest)
+            .collect()
+    }
+
     /// Sets which members of a unit are placed. The unit must be in no list.
-    fn set_active(&mut self, u: u32, active: &BTreeSet<u32>) {
+    pub(super) fn set_active(&mut self, u: u32, active: &BTreeSet<u32>) {
         let Some(unit) = self.units.by_slot.get_mut(&u) else {
             return;
         };
@@ -417,22 +436,20 @@ impl Engine {
             self.record_move(s, MoveReason::NotDistributed);
         }
         self.set_active(u, &members);
+        self.evict_own_copies(u, node, MoveReason::Redundancy);
         self.assign(u, node);
         true
     }
 
-    /// The node that can take most members, and these members. Small members first.
+    /// The node that can take most members, and these members; a member may take the place of its
+    /// own backup. Small members first.
     fn best_part(&self, u: u32, own: u32) -> Option<(u32, BTreeSet<u32>)> {
-        let mut members: Vec<(Need, u32, Vec<u32>)> = self
+        let mut members: Vec<(Need, u32, NodeCopies)> = self
             .members_of(u)
             .map(|s| {
-                let mut siblings = Vec::new();
-                let mut other = self.slot(s).sibling;
-                while other != s {
-                    siblings.push(self.slot(other).node);
-                    other = self.slot(other).sibling;
-                }
-                (self.slot(s).need(), s, siblings)
+                let mut copies = Vec::new();
+                self.copies_of(s, &mut copies);
+                (self.slot(s).need(), s, copies)
             })
             .collect();
         // A stable sort: equal members stay in the order of their names.
@@ -444,7 +461,7 @@ impl Engine {
             .enumerate()
             .filter(|(i, node)| {
                 node.full.role == PlacementRole::Streamer
-                    && (node.is_open() || *i as u32 == own && node.is_running())
+                    && (node.is_open() || *i as u32 == own && node.is_reachable())
             })
             .map(|(i, node)| {
                 let channels = node.room().channels;
@@ -463,20 +480,18 @@ impl Engine {
             let node = self.node(n);
             let mut room = node.room();
             let mut fit = BTreeSet::new();
-            for (need, s, siblings) in &members {
+            for (need, s, copies) in &members {
                 let class = self.classes.class_of_demand(self.table.rows.get(*s).demand);
-                if room.covers(need)
-                    && !siblings.contains(&n)
-                    && static_reasons(self.demand(class), self.node_class(n)).is_empty()
-                {
-                    let take = |room: &mut u32, need: u32| {
-                        if *room != super::tree::UNLIMITED {
-                            *room -= need;
-                        }
-                    };
-                    take(&mut room.channels, need.channels);
-                    take(&mut room.kbps, need.kbps);
-                    take(&mut room.disk, need.disk);
+                if !static_reasons(self.demand(class), self.node_class(n)).is_empty() {
+                    continue;
+                }
+                let copy = copies.iter().find(|(node, _)| *node == n);
+                let with_copy = match copy {
+                    Some((_, copy)) => room.plus(&self.slot(*copy).need()),
+                    None => room,
+                };
+                if with_copy.covers(need) {
+                    room = with_copy.minus(need);
                     fit.insert(*s);
                 }
             }
@@ -505,15 +520,11 @@ impl Engine {
     fn retry_unit(&mut self, u: u32) {
         let slot = *self.slot(u);
         let own = slot.node;
-        let placed: BTreeSet<u32> = self
-            .units
-            .by_slot
-            .get(&u)
-            .into_iter()
-            .flat_map(|unit| unit.members.iter())
-            .filter(|member| member.active && own != NONE)
-            .map(|member| member.ingest)
-            .collect();
+        let placed = if own == NONE {
+            BTreeSet::new()
+        } else {
+            self.active_members(u)
+        };
         for s in self.members_of(u).collect::<Vec<_>>() {
             self.record_move(s, MoveReason::NotDistributed);
         }
@@ -525,7 +536,10 @@ impl Engine {
         self.activate_all(u);
         let mut siblings = Vec::new();
         self.sibling_nodes(u, &mut siblings);
-        let target = if own != NONE && self.reasons_on(u, own, true, &siblings).is_empty() {
+        let target = if own != NONE
+            && self.node(own).is_reachable()
+            && self.reasons_on(u, own, true, &siblings).is_empty()
+        {
             Some(own)
         } else {
             self.find(u, &[])
@@ -537,9 +551,16 @@ impl Engine {
             }
             return;
         }
+        if self.promote(u, true, MoveReason::Redundancy) {
+            if own != NONE && own != self.slot(u).node {
+                self.node_gained(own);
+            }
+            return;
+        }
         match self.best_part(u, own) {
             Some((node, members)) if members.len() > placed.len() => {
                 self.set_active(u, &members);
+                self.evict_own_copies(u, node, MoveReason::Redundancy);
                 self.assign(u, node);
                 if own != NONE {
                     self.node_gained(own);

@@ -24,7 +24,7 @@ impl Engine {
         }
         let mut node_classes: Vec<u32> = gained
             .iter()
-            .filter(|node| self.node(**node).is_open())
+            .filter(|node| self.node(**node).is_reachable())
             .map(|node| self.node(*node).class)
             .collect();
         node_classes.sort_unstable();
@@ -66,12 +66,20 @@ impl Engine {
             let s = at;
             let slot = *self.slot(s);
             at = slot.next;
-            if refused.iter().any(|refused| slot.need().covers(refused)) {
-                continue;
-            }
-            if direct && let Some(node) = self.find(s, &[]) {
+            let is_refused = refused.iter().any(|refused| slot.need().covers(refused));
+            if direct
+                && !is_refused
+                && let Some(node) = self.find(s, &[])
+            {
                 self.stop_waiting(s);
                 self.place_on(s, node, MoveReason::NotDistributed);
+                continue;
+            }
+            if direct && self.promotable(s, true).is_some() {
+                self.promote_waiting(&[s]);
+                continue;
+            }
+            if is_refused {
                 continue;
             }
             misses += 1;

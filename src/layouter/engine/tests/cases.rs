@@ -702,3 +702,216 @@ fn gap_of_two_channels_is_balanced_at_any_limit() {
         assert_eq!([0, 1].map(|n| count_on(&engine, n)), [2, 2]);
     }
 }
+
+fn recorded(s: usize, copies: u32) -> StreamSpec {
+    StreamSpec {
+        dvr: Some(DvrSpec {
+            redundancy_factor: copies,
+            ..DvrSpec::default()
+        }),
+        ..stream(s)
+    }
+}
+
+#[test]
+fn ingest_takes_the_place_of_its_backup() {
+    // Goal: a stream with a copy on the only node that is left is not worse off than one without.
+    // Method: two nodes, one is lost; recorded twice, in groups of an agent, and not at all; with
+    // the switch on and off, which changes nothing here.
+    for failover_to_backup in [false, true] {
+        let mut engine = Engine::default();
+        engine.apply(Event::Settings(EngineSettings {
+            failover_to_backup,
+            ..EngineSettings::default()
+        }));
+        engine.apply(nodes(vec![node(0, 20), node(1, 12)]));
+        let mut specs: Vec<StreamSpec> = (0..4).map(|s| recorded(s, 2)).collect();
+        specs.extend((4..6).map(|s| StreamSpec {
+            agents: vec![Arc::from("agent")],
+            ..recorded(s, 2)
+        }));
+        specs.extend((6..10).map(stream));
+        engine.apply(streams(specs));
+        for lost in [0, 1] {
+            let mut minutes = 100 * lost as u64;
+            let lost_host = node(lost, 0).hostname;
+            engine.apply(state(lost, NodeState::Down));
+            engine.check();
+            let left = node(1 - lost, 0).hostname;
+            for s in 0..10 {
+                assert_eq!(ingest(&engine, s).as_deref(), Some(&*left), "stream {s}");
+                let layout = engine.layout(&stream(s).name).expect("known");
+                assert_eq!(layout.dvr_backups, [], "stream {s}");
+            }
+            assert!(rest(&mut engine, &mut minutes).is_empty(), "it is stable");
+            engine.check_rest();
+            engine.apply(state(lost, NodeState::Up));
+            rest(&mut engine, &mut minutes);
+            for s in 0..6 {
+                let layout = engine.layout(&stream(s).name).expect("known");
+                assert_eq!(
+                    layout.dvr_backups.len(),
+                    1,
+                    "stream {s} without {lost_host}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn backup_gives_way_only_if_no_node_has_room() {
+    let mut engine = Engine::default();
+    engine.apply(nodes(vec![node(0, 10), node(1, 10), node(2, 10)]));
+    engine.apply(streams(vec![recorded(0, 2)]));
+    let layout = engine.layout(&stream(0).name).expect("known");
+    let (home, copy) = (
+        layout.ingest.expect("placed"),
+        layout.dvr_backups[0].clone(),
+    );
+    let changes = engine.apply(Event::NodeStates(vec![(home, NodeState::Down)]));
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    let layout = engine.layout(&stream(0).name).expect("known");
+    assert_eq!(layout.dvr_backups, [copy]);
+}
+
+#[test]
+fn ingests_are_promoted_before_backups_take_room() {
+    // Two ingests are lost; the other node has room for neither, but a copy of one. What that copy
+    // leaves is its ingest's; the copy itself waits, and no other stream moves.
+    let mut engine = Engine::default();
+    engine.apply(nodes(vec![node(0, 2), node(1, 2)]));
+    engine.apply(streams(vec![recorded(0, 2), stream(1), stream(2)]));
+    let home = ingest(&engine, 0).expect("placed");
+    let changes = engine.apply(Event::NodeStates(vec![(
+        Hostname::trusted(&home),
+        NodeState::Down,
+    )]));
+    let moved = changes.iter().filter(|it| it.kind == SlotKind::Ingest);
+    assert!(moved.clone().all(|it| it.from.as_deref() == Some(&*home)));
+    assert!(ingest(&engine, 0).is_some_and(|host| host != home));
+    engine.check();
+    engine.check_rest();
+}
+
+fn measured(engine: &Engine, s: usize, kbps: u32) -> Event {
+    let mut spec = StreamSpec {
+        kbps: Some(kbps),
+        measured: true,
+        ..StreamSpec::new(&stream(s).name)
+    };
+    let layout = engine.layout(&spec.name).expect("known");
+    spec.layout.ingest = layout.ingest;
+    spec.layout.by_layouter = true;
+    streams(vec![spec])
+}
+
+/// Two nodes with usable bandwidth of 45,000 kbit/s, and streams without claims.
+fn unclaimed(streams_count: usize) -> Engine {
+    let mut engine = Engine::default();
+    engine.apply(nodes(
+        (0..2)
+            .map(|n| NodeSpec {
+                bandwidth_kbps: Some(50_000),
+                ..node(n, 100)
+            })
+            .collect(),
+    ));
+    let specs = (0..streams_count).map(|s| StreamSpec::new(&stream(s).name));
+    engine.apply(streams(specs.collect()));
+    engine
+}
+
+#[test]
+fn wrong_measurement_never_takes_a_stream_off_the_air() {
+    // Goal: a bitrate that fits on no node costs nothing; after a loss the stream is placed as if
+    // it were unmeasured.
+    for kbps in [60_000, u32::MAX] {
+        let mut engine = unclaimed(4);
+        let home = ingest(&engine, 0).expect("placed");
+        let event = measured(&engine, 0, kbps);
+        let changes = engine.apply(event);
+        engine.check();
+        // The others on its node move to the one with room; the stream itself fits nowhere.
+        assert!(changes.iter().all(|it| it.to.is_some()), "{changes:?}");
+        assert_eq!(ingest(&engine, 0).as_deref(), Some(&*home));
+        let mut minutes = 0;
+        rest(&mut engine, &mut minutes);
+        assert_eq!(ingest(&engine, 0).as_deref(), Some(&*home));
+        engine.apply(Event::NodeStates(vec![(
+            Hostname::trusted(&home),
+            NodeState::Down,
+        )]));
+        engine.check();
+        assert!((0..4).all(|s| ingest(&engine, s).is_some_and(|host| host != home)));
+        assert_eq!(engine.waiting_count(), 0);
+    }
+}
+
+#[test]
+fn measured_stream_moves_to_a_roomier_node() {
+    let mut engine = unclaimed(40);
+    let home = ingest(&engine, 0).expect("placed");
+    engine.apply(nodes(vec![NodeSpec {
+        bandwidth_kbps: Some(200_000),
+        ..node(2, 100)
+    }]));
+    let event = measured(&engine, 0, 40_000);
+    let changes = engine.apply(event);
+    engine.check();
+    assert!(!changes.is_empty() && changes.len() <= 20, "{changes:?}");
+    for change in &changes {
+        assert_eq!(change.from.as_deref(), Some(&*home));
+        assert_eq!(change.to.as_deref(), Some("node002"));
+    }
+    assert!(engine.node_loads().all(|node| {
+        node.kbps_limit
+            .is_none_or(|limit| node.kbps <= u64::from(limit))
+    }));
+}
+
+#[test]
+fn wrong_disk_measurement_never_takes_a_stream_off_the_air() {
+    let mut engine = Engine::default();
+    let with_disk = |bytes| NodeSpec {
+        disk_bytes: Some(bytes),
+        ..node(0, 100)
+    };
+    engine.apply(nodes(vec![with_disk(1 << 44)]));
+    let specs = (0..10).map(|s| StreamSpec {
+        dvr: Some(DvrSpec {
+            expiration_s: 86_400,
+            ..DvrSpec::default()
+        }),
+        ..stream(s)
+    });
+    engine.apply(streams(specs.collect()));
+    for bytes in [1 << 20, 0, 1 << 44] {
+        let changes = engine.apply(nodes(vec![with_disk(bytes)]));
+        engine.check();
+        assert_eq!(changes, [], "a disk of {bytes}");
+        assert!((0..10).all(|s| ingest(&engine, s).is_some()));
+    }
+}
+
+#[test]
+fn wrong_measurement_keeps_the_streams_of_an_agent_together() {
+    let mut engine = unclaimed(0);
+    let spec = |s: usize| StreamSpec {
+        agents: vec![Arc::from("agent")],
+        ..StreamSpec::new(&stream(s).name)
+    };
+    engine.apply(streams((0..3).map(spec).collect()));
+    let home = ingest(&engine, 0).expect("placed");
+    let mut wrong = spec(1);
+    wrong.kbps = Some(60_000);
+    wrong.measured = true;
+    wrong.layout.ingest = Some(Hostname::trusted(&home));
+    wrong.layout.by_layouter = true;
+    assert_eq!(engine.apply(streams(vec![wrong])), []);
+    engine.check();
+    let lost = Event::NodeStates(vec![(Hostname::trusted(&home), NodeState::Down)]);
+    engine.apply(lost);
+    engine.check();
+    assert!((0..3).all(|s| ingest(&engine, s).is_some_and(|host| host != home)));
+}

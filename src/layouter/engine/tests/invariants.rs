@@ -23,6 +23,9 @@
 //! I18 unreferenced labels create no classes                   unreferenced_labels_create_no_..
 //! I19 rows of one transaction may come in any order           rows_in_any_order_..
 //! I20 decisions on an older row are not written               TestCluster::write, newer_row_..
+//! I21 nothing is placed on a node that may be lost            TestCluster::check_overdue
+//! I22 a measurement costs no stream its ingest                TestCluster::measure
+//! I23 no ingest waits while its backup has a place            Engine::check_rest
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

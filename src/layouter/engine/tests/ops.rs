@@ -25,6 +25,10 @@ pub enum ClusterOp {
     States(Vec<(u64, NodeState)>),
     Pressure(u64, bool),
     Shed(u64, u32),
+    /// A bitrate is measured, right or wrong.
+    Measure(u64, u32),
+    /// A disk is measured, right or wrong.
+    MeasureDisk(u64, u64),
     SaveStreams(Vec<StreamSpec>),
     /// In one transaction.
     SaveTogether(Vec<NodeSpec>, Vec<StreamSpec>),
@@ -166,6 +170,13 @@ impl ClusterOp {
             7 => Self::Pressure(random.below(NODES), random.once_in(2)),
             8 => Self::DeleteStream(random.below(STREAMS)),
             9 => Self::Place(random.below(STREAMS), random.below(NODES + 1)),
+            10 if random.once_in(3) => {
+                let kbps = *random.pick(&[300, 3000, 60_000, u32::MAX]);
+                Self::Measure(random.below(STREAMS), kbps)
+            }
+            11 if random.once_in(4) => {
+                Self::MeasureDisk(random.below(NODES), random.below(400) << 28)
+            }
             10 | 11 => Self::Write(1 + random.below(8) as usize),
             12 => Self::Confirm(random.below(NODES)),
             13 if random.once_in(3) => Self::Settings(settings(random)),
@@ -278,6 +289,8 @@ impl TestCluster {
                     })
                     .collect(),
             }),
+            ClusterOp::Measure(s, kbps) => return self.measure(&name(*s), *kbps),
+            ClusterOp::MeasureDisk(n, bytes) => return self.measure_disk(&host(*n), *bytes),
             ClusterOp::SaveStreams(specs) => self.save(&[], specs),
             ClusterOp::SaveTogether(nodes, streams) => self.save(nodes, streams),
             ClusterOp::DeleteStream(s) => {
@@ -318,6 +331,50 @@ impl TestCluster {
             }
         };
         self.apply(event)
+    }
+
+    /// A measurement takes no stream off the air.
+    fn measure(&mut self, stream: &StreamName, kbps: u32) -> Vec<LayoutChange> {
+        let Some(row) = self.streams.get_mut(stream) else {
+            return Vec::new();
+        };
+        if row.kbps.is_some() && !row.measured {
+            return Vec::new();
+        }
+        row.kbps = Some(kbps);
+        row.measured = true;
+        let mut row = row.clone();
+        if let Some(layout) = self.engine.layout(stream) {
+            // As the controller does: a row that was not edited does not change the layout.
+            row.layout = StoredLayout {
+                ingest: layout.ingest,
+                inference: layout.inference,
+                dvr_backups: layout.dvr_backups,
+                failover_from: layout.failover_from,
+                by_layouter: row.layout.by_layouter,
+            };
+        }
+        let changes = self.apply(Event::Commit(Rows {
+            streams: vec![row],
+            ..Rows::default()
+        }));
+        assert_all_keep_an_ingest(&changes);
+        changes
+    }
+
+    fn measure_disk(&mut self, host: &Hostname, bytes: u64) -> Vec<LayoutChange> {
+        let Some(node) = self.nodes.get_mut(host) else {
+            return Vec::new();
+        };
+        node.disk_bytes = Some(bytes);
+        let mut node = node.clone();
+        node.state = self.states[host].0;
+        let changes = self.apply(Event::Commit(Rows {
+            nodes: vec![node],
+            ..Rows::default()
+        }));
+        assert_all_keep_an_ingest(&changes);
+        changes
     }
 
     /// One transaction of new rows; the last of one name counts.
@@ -390,6 +447,7 @@ impl TestCluster {
             );
         }
         self.check_changes(&changes);
+        self.check_overdue(&event, &changes);
         for change in &changes {
             let layout = self
                 .engine
@@ -477,7 +535,11 @@ impl TestCluster {
         for node in &mut nodes {
             node.state = self.states[&node.hostname].0;
         }
-        let streams: Vec<StreamSpec> = self.streams.values().cloned().collect();
+        let mut streams: Vec<StreamSpec> = self.streams.values().cloned().collect();
+        for row in streams.iter_mut().filter(|row| row.measured) {
+            // What waited is measured again.
+            row.kbps = row.kbps.and(self.engine.kbps_of(&row.name));
+        }
         engine.apply(Event::Load(Rows {
             nodes,
             ..Rows::default()
@@ -511,6 +573,29 @@ impl TestCluster {
         }
     }
 
+    /// Nothing is placed on a node whose state is unsure, except by its row.
+    fn check_overdue(&self, event: &Event, changes: &[LayoutChange]) {
+        let rows: &[StreamSpec] = match event {
+            Event::Commit(rows) => &rows.streams,
+            _ => &[],
+        };
+        for change in changes.iter().filter(|change| change.from != change.to) {
+            let Some(to) = &change.to else { continue };
+            let in_row = rows.iter().any(|row| {
+                let layout = &row.layout;
+                row.name == change.stream
+                    && (layout.ingest.iter().chain(&layout.inference))
+                        .chain(&layout.dvr_backups)
+                        .any(|host| host == to)
+            });
+            let state = self.states.get(to).map(|(state, _)| *state);
+            assert!(
+                state != Some(NodeState::Unsure) || in_row || !self.is_running(),
+                "{change:?} to a node that may be lost"
+            );
+        }
+    }
+
     /// Checks all constraints on the layout from the model.
     pub fn check(&self) {
         self.engine.check();
@@ -518,6 +603,7 @@ impl TestCluster {
             return;
         }
         let mut used: BTreeMap<&Hostname, (u64, u64)> = BTreeMap::new();
+        let mut measured: BTreeSet<&Hostname> = BTreeSet::new();
         let mut layouts: BTreeMap<&StreamName, StreamLayout> = BTreeMap::new();
         for row in self.streams.values() {
             let layout = self.engine.layout(&row.name).expect("every row is known");
@@ -539,6 +625,12 @@ impl TestCluster {
             assert!(layout.dvr_backups.len() as u32 <= factor.saturating_sub(1));
             assert!(layout.inference.is_none() || row.inference);
             let kbps = u64::from(row.kbps.unwrap_or(self.settings.kbps_default));
+            if row.measured {
+                measured.extend(on.iter().filter_map(|host| {
+                    let (host, _) = self.nodes.get_key_value(*host)?;
+                    Some(host)
+                }));
+            }
             if let Some(host) = &layout.ingest {
                 self.check_node(row, host, PlacementRole::Streamer);
                 let sum = used.entry(&self.nodes[host].hostname).or_default();
@@ -570,7 +662,9 @@ impl TestCluster {
                 channels <= u64::from(node.channel_limit),
                 "{host}: channels"
             );
-            if let Some(limit) = node.bandwidth_kbps.filter(|_| !node.settling) {
+            // What was measured may exceed the bandwidth; the engine checks its own sums.
+            let checked = !node.settling && !measured.contains(host);
+            if let Some(limit) = node.bandwidth_kbps.filter(|_| checked) {
                 let usable = u64::from(limit) * u64::from(self.settings.bandwidth_permille) / 1000;
                 assert!(kbps <= usable, "{host}: bandwidth");
             }
@@ -638,6 +732,15 @@ impl TestCluster {
             }
         }
     }
+}
+
+fn assert_all_keep_an_ingest(changes: &[LayoutChange]) {
+    let lost = |change: &&LayoutChange| change.kind == SlotKind::Ingest && change.to.is_none();
+    assert_eq!(
+        changes.iter().find(lost),
+        None,
+        "a measurement costs no ingest"
+    );
 }
 
 fn sorted(hosts: &[Hostname]) -> Vec<Hostname> {
