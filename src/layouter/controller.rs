@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 #[cfg(test)]
 use super::health::NodeHealth;
@@ -736,6 +736,11 @@ impl Controller {
                     event = event.number("hold_ms", until_ms.saturating_sub(now.since_ms));
                 }
                 self.log_event(event);
+            }
+            HealthEvent::Overdue {
+                hostname, state, ..
+            } => {
+                debug!(%hostname, state = state.code(), "streamer is silent for longer than usual");
             }
             HealthEvent::BrakeOn {
                 at_ms,

@@ -11,8 +11,13 @@
 //! ```
 //!
 //! A flapping node is expensive: each loss moves all its streams twice. So it is trusted again
-//! after an exponential back-off, and silences shorter than the timeout add up. If most nodes fall
-//! silent at once, this server itself was probably cut off: a brake holds all moves for a while.
+//! after an exponential back-off, and silences shorter than the timeout add up.
+//!
+//! Each node has its usual interval between two signs. A node that is silent for longer is overdue:
+//! it takes nothing, because it may be lost already. If most nodes are lost or overdue at once,
+//! this server itself was probably cut off: a brake holds all moves for a while. Nodes that are cut
+//! off at one moment fall silent one after the other, within one usual interval; so in a cluster
+//! that is large enough for the brake a loss waits for that long.
 //!
 //! A sign of life costs one store. Each node has one deadline in a heap, which is checked only when
 //! it is reached.
@@ -72,6 +77,20 @@ impl HealthSettings {
         self.dead_timeout_ms / 2
     }
 
+    /// A node that is silent for longer may be lost: it takes nothing. Between half a dead timeout
+    /// and three quarters of it.
+    fn overdue_ms(&self, usual_ms: u64) -> u64 {
+        let quarter_ms = self.dead_timeout_ms / 4;
+        let usual_ms = usual_ms.clamp(quarter_ms, self.dead_timeout_ms / 2);
+        (usual_ms * 3 / 2).max(quarter_ms * 2)
+    }
+
+    /// How long a loss waits for others to follow.
+    fn wait_ms(&self, usual_ms: u64) -> u64 {
+        let at_least = self.dead_timeout_ms / 16;
+        usual_ms.clamp(at_least, (self.dead_timeout_ms / 2).max(at_least))
+    }
+
     fn hold(&self, penalty: u32) -> u64 {
         let doubled = 1_u64.checked_shl(penalty).unwrap_or(u64::MAX);
         self.hold_ms.saturating_mul(doubled).min(self.hold_ms_max)
@@ -83,6 +102,9 @@ impl Default for HealthSettings {
         Self::from_dead_timeout(60_000)
     }
 }
+
+/// A shorter pause between two signs moves the usual interval towards it by this part.
+const USUAL_PART: u64 = 8;
 
 /// Why a node is in its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +165,12 @@ pub enum HealthEvent {
         before: NodeState,
         now: NodeHealth,
     },
+    /// A node became overdue, or gave a sign before it was lost.
+    Overdue {
+        hostname: Hostname,
+        before: NodeState,
+        state: NodeState,
+    },
     /// Most nodes fell silent: nodes lost until `until_ms` keep their streams.
     BrakeOn {
         at_ms: u64,
@@ -169,6 +197,11 @@ impl HealthEvent {
                 before,
                 now,
             } if *before != now.state => Some((hostname, now.state)),
+            Self::Overdue {
+                hostname,
+                before,
+                state,
+            } if before != state => Some((hostname, *state)),
             _ => None,
         }
     }
@@ -204,6 +237,10 @@ struct HealthNode {
     seen_ms: Option<u64>,
     /// Known before this server started: its absence is a loss.
     expected: bool,
+    /// The longest pause between two signs lately; longer ones count at once, shorter ones slowly.
+    usual_ms: u64,
+    /// Silent for longer than usual: it takes nothing.
+    overdue: bool,
     /// Past silences, oldest first. Each is longer than half the dead timeout, so few fit into the
     /// window.
     gaps: VecDeque<(u64, u64)>,
@@ -267,6 +304,8 @@ impl HealthTracker {
             silent_since_ms: now_ms,
             seen_ms: None,
             expected,
+            usual_ms: 0,
+            overdue: false,
             gaps: VecDeque::new(),
             penalty: 0,
             failed_ms: None,
@@ -305,8 +344,15 @@ impl HealthTracker {
         }
         let silent_since_ms = node.silent_since_ms;
         let at_ms = silent_since_ms.max(at_ms);
-        let missed = at_ms - silent_since_ms > settings.miss_ms();
+        let pause_ms = at_ms - silent_since_ms;
+        let missed = pause_ms > settings.miss_ms();
         node.silent_since_ms = at_ms;
+        if node.counts() && !first {
+            let shorter_ms = node.usual_ms - (node.usual_ms.saturating_sub(pause_ms)) / USUAL_PART;
+            node.usual_ms = shorter_ms.max(pause_ms);
+        }
+        self.set_overdue(id, false);
+        let node = self.node_mut(id);
         match node.phase {
             HealthPhase::Up => {
                 if missed {
@@ -371,6 +417,9 @@ impl HealthTracker {
                 lost.push((id, cause));
                 continue;
             }
+            if self.is_overdue(node, now_ms) {
+                self.set_overdue(id, true);
+            }
             self.schedule(id);
         }
         self.mark_lost(lost, now_ms);
@@ -387,6 +436,9 @@ impl HealthTracker {
             if let Some(node) = &mut self.nodes[id] {
                 if let HealthPhase::Held { until_ms } = &mut node.phase {
                     *until_ms = (*until_ms).min(node.silent_since_ms + settings.hold(node.penalty));
+                }
+                if !self.is_overdue(self.node(id), self.ticked_ms) {
+                    self.set_overdue(id, false);
                 }
                 self.schedule(id);
             }
@@ -417,10 +469,46 @@ impl HealthTracker {
             .expect("ids refer to existing nodes")
     }
 
+    fn is_overdue(&self, node: &HealthNode, now_ms: u64) -> bool {
+        matches!(node.phase, HealthPhase::Up | HealthPhase::Held { .. })
+            && now_ms.saturating_sub(node.silent_since_ms)
+                >= self.settings.overdue_ms(node.usual_ms)
+    }
+
+    fn set_overdue(&mut self, id: usize, overdue: bool) {
+        let node = self.node_mut(id);
+        if node.overdue == overdue {
+            return;
+        }
+        let before = node.state();
+        node.overdue = overdue;
+        let event = HealthEvent::Overdue {
+            hostname: node.hostname.clone(),
+            before,
+            state: node.state(),
+        };
+        self.events.push(event);
+    }
+
+    /// Whether the cluster is large enough for the brake.
+    fn may_brake(&self) -> bool {
+        self.losses.len() + self.alive >= self.settings.brake_nodes_min
+    }
+
+    /// How long the loss of this node waits for others to follow.
+    fn loss_wait_ms(&self, node: &HealthNode) -> u64 {
+        if self.may_brake() && !self.is_braked() && node.counts() {
+            self.settings.wait_ms(node.usual_ms)
+        } else {
+            0
+        }
+    }
+
     fn enter(&mut self, id: usize, phase: HealthPhase, cause: HealthCause, at_ms: u64) {
         let node = self.node_mut(id);
         let (before, counted) = (node.phase.state(), node.counts());
         node.phase = phase;
+        node.overdue = false;
         node.cause = cause;
         node.since_ms = at_ms;
         let event = HealthEvent::Node {
@@ -441,22 +529,33 @@ impl HealthTracker {
         let braked = self.is_braked();
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let wait_ms = self.loss_wait_ms(self.node(id));
         let node = self.node_mut(id);
         node.ticket = ticket;
         let silent_at_ms = node
             .silent_since_ms
-            .saturating_add(settings.dead_timeout_ms);
+            .saturating_add(settings.dead_timeout_ms)
+            .saturating_add(wait_ms);
+        let overdue_at_ms = if node.overdue {
+            u64::MAX
+        } else {
+            let overdue_ms = settings.overdue_ms(node.usual_ms);
+            node.silent_since_ms.saturating_add(overdue_ms)
+        };
         let at_ms = match node.phase {
             HealthPhase::Down => return,
             HealthPhase::Braked if braked => return,
-            HealthPhase::Unseen | HealthPhase::Braked | HealthPhase::Held { .. } => silent_at_ms,
+            HealthPhase::Unseen | HealthPhase::Braked => silent_at_ms,
+            HealthPhase::Held { .. } => silent_at_ms.min(overdue_at_ms),
             HealthPhase::Up => {
                 let now_ms = ticked_ms.max(node.silent_since_ms);
                 let lost_ms =
                     node.lost_ms(now_ms, settings.window_ms) + now_ms - node.silent_since_ms;
                 let spare_ms = settings.window_lost_ms.saturating_sub(lost_ms).max(1);
-                let missed_at_ms = node.silent_since_ms.saturating_add(settings.miss_ms() + 1);
-                silent_at_ms.min(missed_at_ms.max(now_ms.saturating_add(spare_ms)))
+                let missed_ms = settings.miss_ms() + 1 + wait_ms;
+                let missed_at_ms = node.silent_since_ms.saturating_add(missed_ms);
+                let unsteady_at_ms = missed_at_ms.max(now_ms.saturating_add(spare_ms));
+                silent_at_ms.min(unsteady_at_ms).min(overdue_at_ms)
             }
         };
         self.deadlines.push(Reverse((at_ms, ticket, id)));
@@ -464,7 +563,8 @@ impl HealthTracker {
 
     fn is_lost(&self, node: &HealthNode, now_ms: u64) -> Option<HealthCause> {
         let silent_ms = now_ms.saturating_sub(node.silent_since_ms);
-        let silent = silent_ms >= self.settings.dead_timeout_ms;
+        let wait_ms = self.loss_wait_ms(node);
+        let silent = silent_ms >= self.settings.dead_timeout_ms + wait_ms;
         match node.phase {
             HealthPhase::Down => None,
             HealthPhase::Braked => (silent && !self.is_braked()).then_some(HealthCause::Silent),
@@ -473,7 +573,8 @@ impl HealthTracker {
             HealthPhase::Up if silent => Some(HealthCause::Silent),
             HealthPhase::Up => {
                 let lost_ms = node.lost_ms(now_ms, self.settings.window_ms) + silent_ms;
-                (silent_ms > self.settings.miss_ms() && lost_ms >= self.settings.window_lost_ms)
+                (silent_ms > self.settings.miss_ms() + wait_ms
+                    && lost_ms >= self.settings.window_lost_ms)
                     .then_some(HealthCause::Unsteady)
             }
         }
@@ -492,8 +593,15 @@ impl HealthTracker {
         let before = self.losses.len();
         let counted = lost.iter().filter(|(id, _)| self.node(*id).counts());
         let now_lost = counted.count();
+        // Silent for longer than usual: probably lost by the same cause.
+        let nodes = self.nodes.iter().flatten();
+        let overdue = nodes.filter(|node| self.is_overdue(node, now_ms));
+        let known = lost
+            .iter()
+            .filter(|(id, _)| self.is_overdue(self.node(*id), now_ms));
+        let suspects = overdue.count() - known.count();
         self.losses.extend(std::iter::repeat_n(now_ms, now_lost));
-        let (all_lost, of) = (before + now_lost, before + self.alive);
+        let (all_lost, of) = (before + now_lost + suspects, before + self.alive);
         let most = all_lost as u64 * 1000 > of as u64 * settings.brake_permille;
         if self.brake_until_ms.is_none() && of >= settings.brake_nodes_min && most && now_lost > 0 {
             let until_ms = now_ms + settings.brake_ms;
@@ -569,6 +677,7 @@ impl HealthTracker {
                 HealthPhase::Up | HealthPhase::Unseen | HealthPhase::Braked => {}
             }
             node.silent_since_ms = node.silent_since_ms.max(now_ms);
+            self.set_overdue(id, false);
             self.schedule(id);
         }
         if let Some(until_ms) = &mut self.brake_until_ms {
@@ -596,9 +705,17 @@ impl HealthNode {
             .sum()
     }
 
+    /// Its state for the engine.
+    fn state(&self) -> NodeState {
+        if self.overdue {
+            return NodeState::Unsure;
+        }
+        self.phase.state()
+    }
+
     fn health(&self) -> NodeHealth {
         NodeHealth {
-            state: self.phase.state(),
+            state: self.state(),
             cause: self.cause,
             since_ms: self.since_ms,
             seen_ms: self.seen_ms,
@@ -630,6 +747,8 @@ mod tests {
         health: HealthTracker,
         nodes: Vec<Hostname>,
         now_s: u64,
+        /// Nodes that became overdue, or no longer are.
+        overdue: Vec<(Hostname, NodeState)>,
     }
 
     impl Run {
@@ -643,6 +762,7 @@ mod tests {
                 health,
                 nodes,
                 now_s: 0,
+                overdue: Vec::new(),
             };
             let events = run.until(5, |_, _| true);
             assert!(events.iter().all(
@@ -659,7 +779,14 @@ mod tests {
                         self.health.seen(node, self.now_s * S);
                     }
                 }
-                events.extend(self.health.tick(self.now_s * S));
+                for event in self.health.tick(self.now_s * S) {
+                    match event {
+                        HealthEvent::Overdue {
+                            hostname, state, ..
+                        } => self.overdue.push((hostname, state)),
+                        other => events.push(other),
+                    }
+                }
                 self.now_s += 1;
             }
             events
@@ -833,12 +960,13 @@ mod tests {
         else {
             panic!("the brake comes first: {events:?}");
         };
-        assert_eq!((at_ms, until_ms), (155 * S, 455 * S));
+        // The last signs were at 95 s; the first loss waits for one interval.
+        assert_eq!((at_ms, until_ms), (160 * S, 460 * S));
         // Two come back: trusted at once. The rest is lost when the brake is released.
-        let events = run.until(454, |node, _| node >= 4);
+        let events = run.until(459, |node, _| node >= 4);
         assert_eq!(counts(&events), (0, 0, 2), "{events:?}");
-        let events = run.until(460, |node, _| node >= 4);
-        assert!(matches!(events[0], HealthEvent::BrakeOff { at_ms } if at_ms == 455 * S));
+        let events = run.until(465, |node, _| node >= 4);
+        assert!(matches!(events[0], HealthEvent::BrakeOff { at_ms } if at_ms == 460 * S));
         assert_eq!(counts(&events), (4, 0, 0));
         assert!(!run.health.is_braked());
     }
@@ -846,9 +974,9 @@ mod tests {
     #[test]
     fn timeout_raised_during_the_brake_applies_at_its_release() {
         let mut run = Run::new(10);
-        run.until(156, |node, s| node >= 6 || s < 100);
+        run.until(161, |node, s| node >= 6 || s < 100);
         assert!(run.health.is_braked());
-        // The brake ends at 455 s, when the nodes were silent for 360 s.
+        // The brake ends at 460 s, when the nodes were silent for 365 s.
         run.health.set(HealthSettings::from_dead_timeout(400_000));
         let events = run.until(494, |node, _| node >= 6);
         assert_eq!(counts(&events).0, 0, "{events:?}");
@@ -858,12 +986,103 @@ mod tests {
 
     #[test]
     fn successive_losses_add_up_to_the_brake() {
-        // Polls end at different times: the first nodes are lost before most are silent.
+        // Polls end at different times: the first nodes are lost before most are silent. The fourth
+        // loss is at 180 s, when seven more have been silent for half a timeout.
         let mut run = Run::new(20);
         let events = run.until(300, |node, s| s < 100 + node as u64 * 5 || node >= 15);
         let (downs, held, _) = counts(&events);
-        assert_eq!((downs, held), (10, 5));
+        assert_eq!((downs, held), (3, 12));
         assert!(run.health.is_braked());
+    }
+
+    /// The nodes of a cluster are cut off at one moment; each polls every `poll_s`, at another time.
+    fn cut_off(nodes: usize, cut: usize, poll_s: u64) -> (Run, Vec<HealthEvent>) {
+        let mut health = HealthTracker::new(HealthSettings::default(), 0);
+        let names: Vec<Hostname> = (0..nodes).map(|i| host(&format!("n{i:02}"))).collect();
+        for node in &names {
+            health.add(node, true, 0);
+        }
+        let mut run = Run {
+            health,
+            nodes: names,
+            now_s: 0,
+            overdue: Vec::new(),
+        };
+        let mut events = Vec::new();
+        for s in 0..1000 {
+            for i in 0..nodes {
+                let polls = (s + i as u64).is_multiple_of(poll_s);
+                if polls && (i >= cut || s < 300) {
+                    let name = run.nodes[i].clone();
+                    run.health.seen(&name, s * S);
+                }
+            }
+            events.extend(run.health.tick(s * S));
+            run.now_s = s;
+            if s < 300 {
+                events.clear();
+            }
+        }
+        (run, events)
+    }
+
+    #[test]
+    fn nodes_cut_off_at_one_moment_apply_the_brake_before_any_loss() {
+        // Goal: no node is lost before the brake, at whatever times they poll. Method: twenty nodes
+        // that poll at different seconds, of which all, or just more than half, are cut off.
+        for poll_s in [1, 2, 5, 10, 20, 29] {
+            for cut in [20, 18, 11] {
+                let (_, events) = cut_off(20, cut, poll_s);
+                let of_note = events
+                    .iter()
+                    .filter(|event| !matches!(event, HealthEvent::Overdue { .. }));
+                let first = of_note.into_iter().next();
+                let Some(HealthEvent::BrakeOn { lost, of: 20, .. }) = first else {
+                    panic!("{cut} that poll every {poll_s} s: {first:?}");
+                };
+                assert_eq!(*lost, cut, "that poll every {poll_s} s");
+            }
+            let (run, events) = cut_off(20, 10, poll_s);
+            assert!(
+                !events
+                    .iter()
+                    .any(|it| matches!(it, HealthEvent::BrakeOn { .. }))
+            );
+            assert_eq!(run.states(NodeState::Down), 10);
+        }
+    }
+
+    #[test]
+    fn single_loss_waits_for_one_interval_at_most() {
+        for poll_s in [1, 5, 20] {
+            let (_, events) = cut_off(20, 1, poll_s);
+            let lost = events.iter().find_map(|event| match event {
+                HealthEvent::Node { now, .. } if now.state == NodeState::Down => Some(now.since_ms),
+                _ => None,
+            });
+            let seen_ms = (0..300)
+                .rev()
+                .find(|s: &u64| s.is_multiple_of(poll_s))
+                .expect("polled")
+                * S;
+            let waited_ms = lost.expect("it is lost") - seen_ms - 60 * S;
+            assert!(
+                waited_ms <= poll_s.max(4) * S,
+                "{waited_ms} ms for {poll_s} s"
+            );
+        }
+    }
+
+    #[test]
+    fn overdue_node_takes_nothing_until_its_next_sign() {
+        let mut run = Run::new(2);
+        let events = run.until(300, |node, s| node == 1 || !(100..145).contains(&s));
+        assert_eq!(events, [], "it is not lost");
+        let n0 = host("n0");
+        assert_eq!(
+            run.overdue,
+            [(n0.clone(), NodeState::Unsure), (n0, NodeState::Up)]
+        );
     }
 
     #[test]
@@ -888,8 +1107,8 @@ mod tests {
             }]
         );
         // Only what is silent from then on counts.
-        assert_eq!(counts(&run.until(219, |node, _| node > 0)), (0, 0, 0));
-        assert_eq!(counts(&run.until(225, |node, _| node > 0)), (1, 0, 0));
+        assert_eq!(counts(&run.until(225, |node, _| node > 0)), (0, 0, 0));
+        assert_eq!(counts(&run.until(226, |node, _| node > 0)), (1, 0, 0));
     }
 
     #[test]
@@ -984,6 +1203,7 @@ mod tests {
             let mut settings = HealthSettings::default();
             let mut health = HealthTracker::new(settings, 0);
             let (mut now_ms, mut followed) = (0, BTreeMap::<Hostname, NodeState>::new());
+            let mut engine = BTreeMap::<Hostname, NodeState>::new();
             let mut signs = BTreeMap::<Hostname, u64>::new();
             let mut restarted_ms = 0;
             for op in ops {
@@ -1001,6 +1221,7 @@ mod tests {
                         if !followed.contains_key(&name) {
                             prop_assert_eq!(health.add(&name, expected, now_ms), NodeState::Unsure);
                             followed.insert(name.clone(), NodeState::Unsure);
+                            engine.insert(name.clone(), NodeState::Unsure);
                             signs.insert(name, now_ms);
                         }
                     }
@@ -1016,6 +1237,11 @@ mod tests {
                     }
                 }
                 for event in health.tick(now_ms) {
+                    if let Some((name, state)) = event.state_change()
+                        && let Some(known) = engine.get_mut(name)
+                    {
+                        *known = state;
+                    }
                     match event {
                         HealthEvent::Node { hostname, before, now } => {
                             // A sign may have been given to a node that was removed before this
@@ -1036,17 +1262,24 @@ mod tests {
                         HealthEvent::BrakeOn { lost, of, .. } => {
                             prop_assert!(of >= 10 && lost * 2 > of);
                         }
-                        HealthEvent::BrakeOff { .. } => {}
+                        HealthEvent::BrakeOff { .. } | HealthEvent::Overdue { .. } => {}
                     }
                 }
                 for (name, state) in &followed {
                     let node = health.get(name).expect("it is watched");
-                    prop_assert_eq!(node.state, *state);
+                    prop_assert_eq!(node.state, engine[name]);
+                    let silent_ms = now_ms - signs[name].max(restarted_ms);
+                    let usual_max_ms = settings.dead_timeout_ms * 3 / 4;
+                    if silent_ms < settings.dead_timeout_ms / 2 - 2 {
+                        prop_assert_eq!(node.state, *state);
+                    } else if silent_ms > usual_max_ms {
+                        let takes = matches!(node.state, NodeState::Up | NodeState::Probation);
+                        prop_assert!(!takes, "takes streams after {silent_ms} ms");
+                    }
                     let is_held = matches!(node.cause, HealthCause::Returned);
                     prop_assert_eq!(node.hold_until_ms.is_some(), is_held);
                     if *state == NodeState::Up {
-                        let silent_ms = now_ms - signs[name].max(restarted_ms);
-                        let dead_ms = settings.dead_timeout_ms;
+                        let dead_ms = settings.dead_timeout_ms * 3 / 2;
                         prop_assert!(silent_ms < dead_ms, "up after {silent_ms} ms");
                     }
                 }

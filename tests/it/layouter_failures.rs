@@ -230,6 +230,57 @@ fn silence_shorter_than_the_timeout_moves_nothing() {
 }
 
 #[test]
+fn streamers_cut_off_one_after_the_other_move_nothing() {
+    // Goal: the brake does not come after the first losses. Method: of twelve streamers five fall
+    // silent, and the others before these are lost; then all return.
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "8s",
+        "--layouter-sleeping-interval",
+        "100ms",
+    ]);
+    let hosts = [
+        "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10", "s11",
+    ];
+    let (mut fleet, before) = cluster(&server, &hosts, 24);
+    let mark = last_event(&server);
+    fleet.stop_all(&hosts[..5]);
+    pass(&server, 1);
+    fleet.stop_all(&hosts[5..]);
+    let brake = await_event(&server, mark, "event=layouter_brake_on");
+    let facts = ["lost", "streamers"].map(|member| brake[member].as_u64());
+    assert_eq!(facts, [Some(12), Some(12)], "{brake}");
+    fleet.start_all(&server, &hosts);
+    fleet.until(|fleet| fleet.agrees(&before));
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(moves(&server, mark), []);
+    assert_eq!(ingests(&server), before);
+}
+
+#[test]
+fn overdue_streamer_takes_no_streams_of_a_lost_one() {
+    // Goal: streams do not move to a streamer that is about to be lost, too. Method: two of four
+    // fall silent, one a second after the other.
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "10s",
+        "--layouter-sleeping-interval",
+        "100ms",
+    ]);
+    let (mut fleet, before) = cluster(&server, &["s1", "s2", "s3", "s4"], 24);
+    let mark = last_event(&server);
+    fleet.stop("s1");
+    pass(&server, 1);
+    fleet.stop("s2");
+    fleet.settle(&server);
+    let lost: StreamNames = &on(&before, "s1") | &on(&before, "s2");
+    assert_eq!(moved(&server, mark, "node_become_offline"), lost);
+    let logged = moves(&server, mark);
+    let to: BTreeSet<&str> = logged.iter().filter_map(|it| it.to.as_deref()).collect();
+    assert_eq!(to, BTreeSet::from(["s3", "s4"]), "{logged:?}");
+}
+
+#[test]
 fn mass_failure_moves_nothing_until_the_brake_is_off() {
     // Goal: a server that loses most streamers at once assumes for a while that it was cut off
     // itself. Method: six of eleven fall silent under a long timeout, which is then made short, so
