@@ -1259,8 +1259,8 @@ mod tests {
         }
         world.write();
         assert_eq!(world.on("s1") + world.on("s2"), 20);
-        // Streams that outgrow their node leave it as far as the other has room, and none is without
-        // a node. A claim wins over a measurement.
+        // Streams that outgrow their node leave it as far as the other has room, and none is
+        // without a node. A claim wins over a measurement.
         world.save("c0", r#"{"claims":{"bitrate":500}}"#);
         for second in 0..900_u64 {
             if second % 5 == 0 {

@@ -995,7 +995,7 @@ mod tests {
         assert!(run.health.is_braked());
     }
 
-    /// The nodes of a cluster are cut off at one moment; each polls every `poll_s`, at another time.
+    /// Nodes are cut off at one moment. All poll every `poll_s`, at different times.
     fn cut_off(nodes: usize, cut: usize, poll_s: u64) -> (Run, Vec<HealthEvent>) {
         let mut health = HealthTracker::new(HealthSettings::default(), 0);
         let names: Vec<Hostname> = (0..nodes).map(|i| host(&format!("n{i:02}"))).collect();

@@ -46,4 +46,4 @@ pub use engine::event::{
 };
 #[cfg(any(test, feature = "testing"))]
 pub use engine::settings::{MoveBudgets, Thresholds};
-pub use engine::{Capacity, ClassReport, Engine, NodeDecision};
+pub use engine::{Capacity, ClassReport, Engine, NodeDecision, SlotCounts};

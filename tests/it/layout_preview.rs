@@ -318,3 +318,51 @@ fn previews_are_refused_while_the_layouter_is_off() {
     let bad = server.post("/streams/a/preview_layout_change", json!({"inputs": 1}));
     assert!(matches!(bad.status, 400 | 409), "{}", bad.text());
 }
+
+#[test]
+fn losing_the_last_streamers_leaves_every_stream_unplaced() {
+    // Goal: capacity and previews say what the layouter then does, also when no streamer is left.
+    // Method: the losses in two events with one in between; a disabled stream counts nowhere.
+    let server = cluster(12);
+    server
+        .put("/streams/off", json!({"disabled": true}))
+        .expect(200);
+    let all = json!({"events": [
+        {"event": "streamer_lost", "hostname": "s1"},
+        {"event": "streamer_saved", "hostname": "s2", "channel_limit": 100},
+        {"event": "streamer_lost", "hostname": "s2"},
+        {"event": "streamer_lost", "hostname": "s3"},
+    ]});
+    let preview = server.post("/cluster/preview", all).expect(200).json();
+    let numbers = ["moves", "moves_pending", "unplaced", "unplaced_before"];
+    let numbers = numbers.map(|member| preview[member].as_u64());
+    assert_eq!(numbers, [0, 0, 12, 0].map(Some), "{preview}");
+    // Two of three: nothing is left on them.
+    let two = json!({"events": [
+        {"event": "streamer_lost", "hostname": "s1"},
+        {"event": "streams_added", "count": 1, "stream": {}},
+        {"event": "streamer_lost", "hostname": "s2"},
+    ]});
+    let preview = server.post("/cluster/preview", two).expect(200).json();
+    assert_eq!(preview["unplaced"], 0, "{preview}");
+    for item in changes(&preview) {
+        let left = if item["hostname"] == "s3" { 13 } else { 0 };
+        assert_eq!(item["after"], left, "{preview}");
+    }
+    for host in ["s2", "s3"] {
+        server.delete(&format!("/streamers/{host}")).expect(204);
+    }
+    wait_for(&server, "layout.ingest=s1", 12);
+    let capacity = server.get("/cluster/capacity").expect(200).json();
+    assert_eq!(capacity["survives_any_loss"], false, "{capacity}");
+    assert_eq!(
+        capacity["losses"],
+        json!([{
+            "copies": 0, "hostname": "s1", "streams": 12, "survives": false, "unplaced": 12,
+            "unplaced_copies": 0,
+        }])
+    );
+    let classes = capacity["classes"].as_array().expect("classes");
+    let sum = |member: &str| -> u64 { classes.iter().filter_map(|it| it[member].as_u64()).sum() };
+    assert_eq!((sum("streams"), sum("unplaced")), (12, 0), "{capacity}");
+}

@@ -292,7 +292,7 @@ fn backups_follow_the_redundancy_factor_and_the_nodes() {
     cluster.streamer("s3", json!({"labels": {"required.tenant": "t"}}));
     assert_eq!(touched(&alone, &cluster.rest()), set(&[]));
     let expected = verdicts(&[
-        ("s1", &[]),
+        ("s1", &["holds_another_copy"]),
         ("s2", &[FULL]),
         ("s3", &["stream_misses_node_required_labels"]),
     ]);

@@ -10,6 +10,7 @@ use super::Engine;
 use super::class::NONE;
 use super::cow::FixedHash;
 use super::event::{MoveReason, SlotKind};
+use super::slot::RECORDED;
 use super::tree::{LAST_RESORT, Need};
 
 /// Slots of a bucket that are tried for another node, and for a swap.
@@ -178,7 +179,10 @@ impl Engine {
             }
             let other = *self.slot(at);
             if self.node(node).fits_instead(&other.need(), &need) {
-                let was = self.unassign(at);
+                // Before the rest of the chain, which records a first placement otherwise.
+                let recorded = self.slot(at).has(RECORDED);
+                self.record_move(at, MoveReason::MakeRoom);
+                self.unassign(at);
                 let moved = if i + 1 == path.len() {
                     match self.find(at, path) {
                         Some(target) => {
@@ -191,7 +195,6 @@ impl Engine {
                     self.displace(at, path, i + 1)
                 };
                 if moved {
-                    self.record_move_from(at, was, MoveReason::MakeRoom);
                     self.log.make_room_moves += 1;
                     self.budgets.make_room.take(1);
                     self.place_on(s, node, MoveReason::NotDistributed);
@@ -199,6 +202,9 @@ impl Engine {
                     return true;
                 }
                 self.assign(at, node);
+                if !recorded {
+                    self.forget_move(at);
+                }
             }
             at = other.next;
         }

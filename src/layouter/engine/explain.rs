@@ -7,7 +7,7 @@ use super::Engine;
 use super::class::{NONE, score, static_reasons};
 use super::event::{Event, NodeState, PlacementRole, Reasons, SlotKind, StreamLayout, StreamSpec};
 use super::node::SlotNode;
-use super::slot::{LIVE, MEMBER, UNIT};
+use super::slot::{DISABLED, LIVE, MEMBER, UNIT};
 use super::tree::{Need, ONE, UNLIMITED};
 use crate::state::name::{Hostname, StreamName};
 
@@ -50,8 +50,9 @@ pub struct ClassReport<'a> {
     pub transcoder: bool,
     /// The name of one of its streams.
     pub example: &'a StreamName,
+    /// Enabled streams.
     pub streams: u32,
-    /// Streams without an ingest node.
+    /// Streams without an ingest node that runs.
     pub waiting: u32,
     /// Nodes that can take such streams now.
     pub nodes: usize,
@@ -59,14 +60,41 @@ pub struct ClassReport<'a> {
     pub capacity: Capacity,
 }
 
+/// Streams and copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SlotCounts {
+    /// Ingests.
+    pub streams: u64,
+    /// DVR backups.
+    pub copies: u64,
+    pub inferences: u64,
+}
+
+impl SlotCounts {
+    fn add(&mut self, kind: SlotKind, count: u64) {
+        match kind {
+            SlotKind::Ingest => self.streams += count,
+            SlotKind::DvrBackup => self.copies += count,
+            SlotKind::Inference => self.inferences += count,
+        }
+    }
+
+    pub fn of(&self, kind: SlotKind) -> u64 {
+        match kind {
+            SlotKind::Ingest => self.streams,
+            SlotKind::DvrBackup => self.copies,
+            SlotKind::Inference => self.inferences,
+        }
+    }
+}
+
 /// The consequences of losing one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Survival {
-    pub moved: u32,
-    /// Slots that have a node now and would have none.
-    pub lost: u32,
-    /// Ingests among `lost`.
-    pub lost_ingests: u32,
+    /// What is on the node.
+    pub there: SlotCounts,
+    /// What has a running node now and would have none.
+    pub unplaced: SlotCounts,
 }
 
 fn permille(load: u64) -> u32 {
@@ -239,7 +267,7 @@ impl Engine {
         }
         let mut sums: BTreeMap<u32, Sum> = BTreeMap::new();
         for (s, slot) in self.table.slots.iter().enumerate() {
-            if !slot.has(LIVE) || slot.has(UNIT) || slot.kind() != SlotKind::Ingest {
+            if !slot.has(LIVE) || slot.has(UNIT | DISABLED) || slot.kind() != SlotKind::Ingest {
                 continue;
             }
             let sum = sums.entry(slot.class).or_insert_with(|| Sum {
@@ -247,7 +275,8 @@ impl Engine {
                 ..Sum::default()
             });
             sum.streams += 1;
-            sum.waiting += u32::from(slot.node == NONE);
+            let has_node = slot.node != NONE && self.node(slot.node).is_running();
+            sum.waiting += u32::from(!has_node);
             sum.kbps += u64::from(slot.kbps);
             sum.disk += u64::from(slot.disk);
         }
@@ -346,22 +375,73 @@ impl Engine {
         if !node.live {
             return None;
         }
+        let there = self.counts_on_node(n);
         let mut lost = self.snapshot();
         let changes = lost.apply(Event::NodeStates(vec![(
             node.hostname.clone(),
             NodeState::Down,
         )]));
-        let gone = |change: &&super::event::LayoutChange| change.to.is_none();
-        let arrived = changes.iter().filter(|c| c.from.is_none()).count();
-        Some(Survival {
-            moved: changes.iter().filter(|c| c.to.is_some()).count() as u32,
-            lost: (changes.iter().filter(gone).count().saturating_sub(arrived)) as u32,
-            lost_ingests: changes
-                .iter()
-                .filter(gone)
-                .filter(|change| change.kind == SlotKind::Ingest)
-                .count() as u32,
-        })
+        // What is left on the node has none that runs: nothing moves while no streamer is running.
+        let mut unplaced = lost.counts_on_node(n);
+        for kind in [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference] {
+            let of_kind = || changes.iter().filter(|change| change.kind == kind);
+            let gone = of_kind().filter(|change| change.to.is_none()).count() as u64;
+            let arrived = of_kind().filter(|change| change.from.is_none()).count() as u64;
+            unplaced.add(kind, gone.saturating_sub(arrived));
+        }
+        Some(Survival { there, unplaced })
+    }
+
+    /// What is on a node.
+    pub fn counts_on(&self, hostname: &str) -> SlotCounts {
+        let node = self.cluster.by_hostname.get(hostname);
+        node.map_or_else(SlotCounts::default, |n| self.counts_on_node(*n))
+    }
+
+    fn counts_on_node(&self, n: u32) -> SlotCounts {
+        let mut counts = SlotCounts::default();
+        for s in self.slots_on(n) {
+            let slot = self.slot(s);
+            let count = if slot.has(UNIT) {
+                self.active_members(s).len() as u64
+            } else {
+                1
+            };
+            counts.add(slot.kind(), count);
+        }
+        counts
+    }
+
+    /// What has no node that runs. Nothing of a disabled stream counts.
+    pub fn unplaced(&self) -> SlotCounts {
+        let mut counts = SlotCounts::default();
+        for class in &self.queue.classes {
+            let mut waiting = Vec::new();
+            self.bucket_slots(self.classes.classes.get(*class).waiting.head, &mut waiting);
+            for s in waiting {
+                let count = if self.slot(s).has(UNIT) {
+                    self.members_of(s).count() as u64
+                } else {
+                    1
+                };
+                counts.add(self.slot(s).kind(), count);
+            }
+        }
+        for u in self.units.partial.keys() {
+            if self.slot(*u).node != NONE {
+                let waiting = self.members_of(*u).count() - self.active_members(*u).len();
+                counts.add(SlotKind::Ingest, waiting as u64);
+            }
+        }
+        for (n, node) in self.cluster.nodes.iter().enumerate() {
+            if !node.is_running() && !node.buckets.is_empty() {
+                let there = self.counts_on_node(n as u32);
+                for kind in [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference] {
+                    counts.add(kind, there.of(kind));
+                }
+            }
+        }
+        counts
     }
 }
 

@@ -37,7 +37,7 @@ mod waiting;
 mod tests;
 
 use event::{EngineSettings, Event, LayoutChange};
-pub use explain::{Capacity, ClassReport, NodeDecision};
+pub use explain::{Capacity, ClassReport, NodeDecision, SlotCounts};
 
 use balance::Improving;
 use budget::Budgets;

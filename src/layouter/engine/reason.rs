@@ -138,9 +138,9 @@ impl Reasons {
         (Self::OFFLINE, "node_offline", true),
         (Self::BANDWIDTH, "streamer_total_bandwidth_exceeded", true),
         (Self::NAMESPACE, "namespace_mismatch", true),
-        (Self::CPU, "node_cpu_pressure", false),
-        (Self::ROLE, "node_role", false),
-        (Self::SIBLING, "same_stream_there", false),
+        (Self::CPU, "node_cpu_pressure", true),
+        (Self::ROLE, "node_role", true),
+        (Self::SIBLING, "holds_another_copy", true),
     ];
 
     pub fn is_empty(self) -> bool {

@@ -391,8 +391,8 @@ impl Engine {
     }
 
     /// Changes the demand of a slot, which stays on its node if that is still allowed.
-    /// With a `measured` need it also stays above the node's limits, which is relieved at the end of
-    /// the event as far as others have room.
+    /// With a `measured` need it also stays above the node's limits; the node is relieved at the
+    /// end of the event as far as others have room.
     fn change_demand(&mut self, s: u32, wanted: &(SlotDemand, Need), measured: bool) {
         if self.has_demand(s, wanted) {
             return;

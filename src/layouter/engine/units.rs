@@ -261,6 +261,22 @@ impl Engine {
         if origin != NONE {
             self.set_origin(u, origin);
         }
+        let target = self.node_for_unit(u, &on_node);
+        match target {
+            Some(n) => self.assign(u, n),
+            None => self.enqueue(u),
+        }
+        for n in on_node.into_keys() {
+            if self.slot(u).node != n {
+                self.node_gained(n);
+            }
+        }
+    }
+
+    /// The node for a new unit: where most of its members were, or another one. If none can take
+    /// all of them, those on the first node stay there.
+    fn node_for_unit(&mut self, u: u32, on_node: &BTreeMap<u32, BTreeSet<u32>>) -> Option<u32> {
+        let count = self.members_of(u).count();
         let balance = self.settings.balance;
         let mut nodes: Vec<(std::cmp::Reverse<u64>, u64, u32)> = on_node
             .iter()
@@ -274,13 +290,13 @@ impl Engine {
         let mut siblings = Vec::new();
         self.sibling_nodes(u, &mut siblings);
         let mut target = nodes.iter().map(|(.., n)| *n).find(|n| {
-            let all = on_node[n].len() == ingests.len();
+            let all = on_node[n].len() == count;
             (all || self.node(*n).is_reachable())
                 && self.reasons_on(u, *n, true, &siblings).is_empty()
         });
         if target.is_none()
             && let [(.., n)] = nodes[..]
-            && on_node[&n].len() == ingests.len()
+            && on_node[&n].len() == count
             && self.may_stay_above_limits(u, n, &siblings)
         {
             target = Some(n);
@@ -302,15 +318,7 @@ impl Engine {
                 target = Some(*n);
             }
         }
-        match target {
-            Some(n) => self.assign(u, n),
-            None => self.enqueue(u),
-        }
-        for (.., n) in nodes {
-            if self.slot(u).node != n {
-                self.node_gained(n);
-            }
-        }
+        target
     }
 
     /// The joint demand and need of the active members.

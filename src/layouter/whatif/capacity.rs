@@ -29,16 +29,15 @@ pub fn render(snapshot: &WhatIfSnapshot) -> Vec<u8> {
     let mut survives_any = true;
     let losses = nodes.into_iter().filter_map(|hostname| {
         let survival = engine.survival(hostname)?;
-        let survives = survival.lost == 0;
+        let survives = survival.unplaced.streams == 0;
         survives_any &= survives;
         let mut loss = Object::default();
+        loss.insert("copies", number(survival.there.copies));
         loss.insert("hostname", Value::from(hostname.as_str()));
-        loss.insert(
-            "streams",
-            number(u64::from(survival.moved) + u64::from(survival.lost)),
-        );
+        loss.insert("streams", number(survival.there.streams));
         loss.insert("survives", Value::Bool(survives));
-        loss.insert("unplaced", number(u64::from(survival.lost)));
+        loss.insert("unplaced", number(survival.unplaced.streams));
+        loss.insert("unplaced_copies", number(survival.unplaced.copies));
         Some(Value::Object(loss))
     });
     let losses = losses.collect();

@@ -3,8 +3,9 @@
 //!
 //! Commands take the same path as real ones: `state::apply` checks and merges them,
 //! `layouter::intake` reads the records, the engine takes the rows. Moves that are due anyway are
-//! made first, so that they are not listed as consequences. A preview covers one tick of the
-//! layouter: everything urgent, and as many optional moves as the budgets of one interval allow.
+//! made first, and in a second engine that goes on without the commands or events: the differences
+//! between both are the consequences. A preview covers one tick of the layouter: everything urgent,
+//! and as many optional moves as the budgets of one interval allow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,15 +17,13 @@ use crate::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
-    Engine, Event, LayoutChange, NodeState, Rows, SlotKind, StreamLayout, StreamSpec,
+    Engine, Event, LayoutChange, NodeState, Rows, SlotCounts, SlotKind, StreamLayout, StreamSpec,
 };
 use crate::query::{KeyOrder, ListKind};
 use crate::schema;
-use crate::state::State;
 use crate::state::apply::{Stamp, apply, streamer_not_found};
 use crate::state::command::Command;
 use crate::state::name::{Hostname, StreamName};
-use crate::state::record::Role;
 
 /// Changes of layouts, one per stream, in the order of their names.
 pub static LAYOUTS: ListKind = ListKind {
@@ -62,8 +61,12 @@ fn schema_required_of_layouts() -> &'static [Box<str>] {
 /// A snapshot to which commands or events were applied.
 struct LayoutPreview {
     engine: Engine,
+    /// What the engine does without them, at the same time.
+    unchanged: Engine,
+    /// Streams that move anyway.
+    pending: usize,
     changes: Vec<LayoutChange>,
-    /// Streams whose rows were touched.
+    /// Streams whose rows were touched, or that move.
     touched: BTreeSet<StreamName>,
 }
 
@@ -71,11 +74,14 @@ impl LayoutPreview {
     /// Makes the moves that are due anyway.
     fn new(snapshot: &WhatIfSnapshot) -> Self {
         let mut engine = snapshot.engine.snapshot();
-        engine.apply(Event::Tick {
+        let due = engine.apply(Event::Tick {
             now_ms: snapshot.now_ms,
         });
+        let pending: BTreeSet<StreamName> = due.into_iter().map(|change| change.stream).collect();
         Self {
+            unchanged: engine.snapshot(),
             engine,
+            pending: pending.len(),
             changes: Vec::new(),
             touched: BTreeSet::new(),
         }
@@ -87,21 +93,23 @@ impl LayoutPreview {
             return;
         }
         let interval_ms = self.engine.settings().interval_ms;
-        events.push(Event::Tick {
+        let tick = Event::Tick {
             now_ms: snapshot.now_ms + interval_ms,
-        });
+        };
+        let anyway = self.unchanged.apply(tick.clone());
+        self.touched.extend(anyway.into_iter().map(|it| it.stream));
+        events.push(tick);
         self.changes = self.engine.apply_all(events);
         let moved = self.changes.iter().map(|change| change.stream.clone());
         self.touched.extend(moved);
     }
 
-    /// Streams whose nodes changed, with the nodes before and the layout after.
-    fn moved<'a>(
-        &'a self,
-        state: &'a State,
-    ) -> impl Iterator<Item = (&'a StreamName, StreamNodes, StreamLayout)> {
+    /// Streams that are elsewhere because of the events, with their nodes without them and the
+    /// layout with them.
+    fn moved(&self) -> impl Iterator<Item = (&StreamName, StreamNodes, StreamLayout)> {
         self.touched.iter().filter_map(|name| {
-            let before = StreamNodes::stored(state, name);
+            let before = self.unchanged.layout(name).unwrap_or_default();
+            let before = StreamNodes::of(&before);
             let after = self.engine.layout(name).unwrap_or_default();
             (before != StreamNodes::of(&after)).then_some((name, before, after))
         })
@@ -122,17 +130,6 @@ impl StreamNodes {
             ingest: layout.ingest.clone(),
             inference: layout.inference.clone(),
             dvr_backups: layout.dvr_backups.iter().cloned().collect(),
-        }
-    }
-
-    fn stored(state: &State, name: &StreamName) -> Self {
-        let Some(stream) = state.stream(name) else {
-            return Self::default();
-        };
-        Self {
-            ingest: stream.ingest().map(Hostname::trusted),
-            inference: stream.inference().map(Hostname::trusted),
-            dvr_backups: stream.backups().map(Hostname::trusted).collect(),
         }
     }
 
@@ -200,20 +197,18 @@ pub fn layouts(
         }
     }
     let mut hidden = 0;
-    let items = preview
-        .moved(&snapshot.state)
-        .filter_map(|(name, _, after)| {
-            if !visible.shows(name) {
-                hidden += 1;
-                return None;
-            }
-            let change = reasons.get(name);
-            let reason = match change {
-                Some(change) => change.change_reason(),
-                None => Some("relayout_by_api"),
-            };
-            Some(layout_text(name, &after, reason, change.is_some()))
-        });
+    let items = preview.moved().filter_map(|(name, _, after)| {
+        if !visible.shows(name) {
+            hidden += 1;
+            return None;
+        }
+        let change = reasons.get(name);
+        let reason = match change {
+            Some(change) => change.change_reason(),
+            None => Some("relayout_by_api"),
+        };
+        Some(layout_text(name, &after, reason, change.is_some()))
+    });
     let items: Vec<String> = items.collect();
     Ok(PreviewItems::new(items, hidden))
 }
@@ -252,9 +247,9 @@ fn layout_text(
 /// Change of the number of streams by node and role.
 type Loads = BTreeMap<(Hostname, SlotKind), i64>;
 
-fn deltas(preview: &LayoutPreview, state: &State) -> Loads {
+fn deltas(preview: &LayoutPreview) -> Loads {
     let mut deltas = Loads::new();
-    for (_, before, after) in preview.moved(state) {
+    for (_, before, after) in preview.moved() {
         for (host, kind) in before.nodes() {
             *deltas.entry((host.clone(), kind)).or_default() -= 1;
         }
@@ -266,17 +261,9 @@ fn deltas(preview: &LayoutPreview, state: &State) -> Loads {
     deltas
 }
 
-fn load_texts(state: &State, deltas: Loads) -> Vec<String> {
+fn load_texts(preview: &LayoutPreview, deltas: Loads) -> Vec<String> {
     let texts = deltas.into_iter().map(|((hostname, kind), delta)| {
-        let role = match kind {
-            SlotKind::Ingest => Role::Ingest,
-            SlotKind::Inference => Role::Inference,
-            SlotKind::DvrBackup => Role::Backup,
-        };
-        let before = state.node(&hostname).map_or(0, |node| {
-            let roles = node.streams.iter();
-            roles.filter(|(_, other)| **other == role).count() as i64
-        });
+        let before = preview.unchanged.counts_on(&hostname).of(kind) as i64;
         let mut out = format!(
             "{{\"after\":{},\"before\":{before},\"delta\":{delta},\"hostname\":",
             before + delta
@@ -307,21 +294,18 @@ pub fn loads(
     visible: &Visibility,
 ) -> Result<PreviewItems, ApiError> {
     let preview = preview_commands(snapshot, commands)?;
-    let mut deltas = deltas(&preview, &snapshot.state);
+    let mut deltas = deltas(&preview);
     let all = deltas.len();
     deltas.retain(|(hostname, _), _| visible.shows(hostname));
     let hidden = (all - deltas.len()) as u64;
-    Ok(PreviewItems::new(
-        load_texts(&snapshot.state, deltas),
-        hidden,
-    ))
+    Ok(PreviewItems::new(load_texts(&preview, deltas), hidden))
 }
 
 /// The consequences of assumed events.
 pub fn cluster(snapshot: &WhatIfSnapshot, assumed: Vec<AssumedEvent>) -> Result<Vec<u8>, ApiError> {
     let mut preview = LayoutPreview::new(snapshot);
-    let waiting_before = preview.engine.waiting_count();
     let mut events: Vec<Event> = Vec::new();
+    let (mut lost, mut lost_at) = (Vec::new(), None);
     let mut added = 0;
     for event in assumed {
         match event {
@@ -332,13 +316,10 @@ pub fn cluster(snapshot: &WhatIfSnapshot, assumed: Vec<AssumedEvent>) -> Result<
                         .at_pointer(at)
                         .with("hostname", &hostname));
                 }
-                let lost = (hostname, NodeState::Down);
-                // Successive losses are one event, so that nothing moves from one lost node to
-                // another.
-                match events.last_mut() {
-                    Some(Event::NodeStates(states)) => states.push(lost),
-                    _ => events.push(Event::NodeStates(vec![lost])),
-                }
+                lost.push((hostname, NodeState::Down));
+                // All losses of a question are one event, the first of them, so that nothing moves
+                // from one lost node to another.
+                lost_at.get_or_insert(events.len());
             }
             AssumedEvent::StreamerSaved { hostname, config } => {
                 let spec = assumed_node(snapshot, hostname, &config);
@@ -365,46 +346,73 @@ pub fn cluster(snapshot: &WhatIfSnapshot, assumed: Vec<AssumedEvent>) -> Result<
             }
         }
     }
+    if let Some(at) = lost_at {
+        events.insert(at, Event::NodeStates(lost));
+    }
     preview.apply(snapshot, events);
+    Ok(cluster_text(snapshot, &preview, added))
+}
+
+fn cluster_text(snapshot: &WhatIfSnapshot, preview: &LayoutPreview, added: u64) -> Vec<u8> {
     let moves = preview
-        .moved(&snapshot.state)
+        .moved()
         .filter(|(name, before, _)| {
             snapshot.state.stream(name).is_some() && *before != StreamNodes::default()
         })
         .count();
-    let unplaced = preview.engine.waiting_count();
-    let deltas = deltas(&preview, &snapshot.state);
-    let nodes = deltas.len();
+    let (before, after) = (preview.unchanged.unplaced(), preview.engine.unplaced());
+    let deltas = deltas(preview);
+    let summary = summary(moves, deltas.len(), added, before, after);
     let mut out = b"{\"changes\":[".to_vec();
-    out.extend_from_slice(load_texts(&snapshot.state, deltas).join(",").as_bytes());
-    out.extend_from_slice(format!("],\"moves\":{moves},\"summary\":").as_bytes());
-    write_string(
-        &mut out,
-        &summary(moves, nodes, added, waiting_before, unplaced),
+    out.extend_from_slice(load_texts(preview, deltas).join(",").as_bytes());
+    let pending = preview.pending;
+    let numbers = format!("],\"moves\":{moves},\"moves_pending\":{pending},\"summary\":");
+    out.extend_from_slice(numbers.as_bytes());
+    write_string(&mut out, &summary);
+    let numbers = format!(
+        ",\"unplaced\":{},\"unplaced_before\":{},\"unplaced_copies\":{}}}",
+        after.streams, before.streams, after.copies
     );
-    out.extend_from_slice(format!(",\"unplaced\":{unplaced}}}").as_bytes());
-    Ok(out)
+    out.extend_from_slice(numbers.as_bytes());
+    out
 }
 
-fn summary(moves: usize, nodes: usize, added: u64, waiting: u32, unplaced: u32) -> String {
-    let streams = |count: u64| {
-        if count == 1 {
-            "1 stream".to_owned()
-        } else {
-            format!("{count} streams")
-        }
+fn summary(
+    moves: usize,
+    nodes: usize,
+    added: u64,
+    before: SlotCounts,
+    after: SlotCounts,
+) -> String {
+    let count = |count: u64, noun: &str, nouns: &str| {
+        let noun = if count == 1 { noun } else { nouns };
+        format!("{count} {noun}")
     };
+    let streams = |number: u64| count(number, "stream", "streams");
     let mut text = format!("{} would move", streams(moves as u64));
     if added > 0 {
         text.push_str(&format!(", {} would be added", streams(added)));
     }
     text.push_str(&format!("; {nodes} loads would change. "));
-    if unplaced == 0 {
-        text.push_str("Every slot would have a node.");
-    } else {
-        text.push_str(&format!(
-            "{unplaced} slots would be without a node, {waiting} of them already are."
-        ));
+    if after == SlotCounts::default() {
+        text.push_str("Every stream and copy would have a running node.");
+        return text;
+    }
+    text.push_str(&format!(
+        "{} would be without a running node, {} of them already now.",
+        streams(after.streams),
+        before.streams.min(after.streams)
+    ));
+    for (number, noun, nouns) in [
+        (after.copies, "DVR backup", "DVR backups"),
+        (after.inferences, "analytics task", "analytics tasks"),
+    ] {
+        if number > 0 {
+            text.push_str(&format!(
+                " Also without one: {}.",
+                count(number, noun, nouns)
+            ));
+        }
     }
     text
 }

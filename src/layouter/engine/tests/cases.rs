@@ -657,11 +657,11 @@ fn capacity_and_survival_match_placements() {
     };
     assert_eq!(engine.capacity(&twice).fits, 9);
     let survival = engine.survival("node000").expect("it is known");
-    assert_eq!((survival.moved, survival.lost), (4, 0));
+    assert_eq!((survival.there.streams, survival.unplaced.streams), (4, 0));
     let more = (20..30).map(stream);
     engine.apply(streams(more.collect()));
     let survival = engine.survival("node000").expect("it is known");
-    assert_eq!(survival.lost, 2);
+    assert_eq!(survival.unplaced.streams, 2);
     // As many fit as the capacity reports.
     let fits = engine.capacity(&stream(99)).fits as usize;
     engine.apply(streams((200..200 + fits).map(stream).collect()));
@@ -914,4 +914,107 @@ fn wrong_measurement_keeps_the_streams_of_an_agent_together() {
     engine.apply(lost);
     engine.check();
     assert!((0..3).all(|s| ingest(&engine, s).is_some_and(|host| host != home)));
+}
+
+#[test]
+fn streams_on_the_last_lost_node_are_unplaced() {
+    // Goal: no node is left to take them, although nothing moves. Method: the only node; its
+    // streams, a disabled one, and a copy that waits.
+    let mut engine = cluster(1, 10, 3);
+    let disabled = StreamSpec {
+        disabled: true,
+        ..stream(8)
+    };
+    engine.apply(streams(vec![disabled, recorded(9, 2)]));
+    let survival = engine.survival("node000").expect("known");
+    assert_eq!((survival.there.streams, survival.there.copies), (4, 0));
+    assert_eq!(
+        (survival.unplaced.streams, survival.unplaced.copies),
+        (4, 0)
+    );
+    let unplaced = engine.unplaced();
+    assert_eq!((unplaced.streams, unplaced.copies), (0, 1));
+    let waiting = |engine: &Engine| -> (u32, u32) {
+        let reports = engine.class_reports();
+        let sum = |of: fn(&super::layouter::ClassReport<'_>) -> u32| reports.iter().map(of).sum();
+        (sum(|report| report.streams), sum(|report| report.waiting))
+    };
+    assert_eq!(waiting(&engine), (4, 0));
+    assert_eq!(engine.apply(state(0, NodeState::Down)), []);
+    let unplaced = engine.unplaced();
+    assert_eq!((unplaced.streams, unplaced.copies), (4, 1));
+    assert_eq!(waiting(&engine), (4, 4));
+}
+
+#[test]
+fn survival_counts_streams_and_copies_apart() {
+    // Ten streams and four copies: the streams survive, the copies do not.
+    let mut engine = cluster(2, 12, 6);
+    engine.apply(streams((6..10).map(|s| recorded(s, 2)).collect()));
+    for n in [0, 1] {
+        let survival = engine.survival(&node(n, 0).hostname).expect("known");
+        assert_eq!(survival.unplaced.streams, 0, "{survival:?}");
+        assert_eq!(survival.unplaced.copies, 4, "{survival:?}");
+    }
+}
+
+#[test]
+fn every_stream_of_a_chain_gives_way_for_one_reason() {
+    let mut engine = Engine::default();
+    let labelled = |n: usize, labels: &[&str]| NodeSpec {
+        labels: labels.iter().map(|label| pair(label, "1")).collect(),
+        ..node(n, 1)
+    };
+    let requires = |s: usize, label: &str| StreamSpec {
+        labels: vec![pair(label, "1")],
+        ..stream(s)
+    };
+    for (n, labels, s, label) in [
+        (0, &["a", "ab"][..], 1, "required.ab"),
+        (1, &["ab", "bc"], 2, "required.bc"),
+    ] {
+        engine.apply(nodes(vec![labelled(n, labels)]));
+        engine.apply(streams(vec![requires(s, label)]));
+    }
+    engine.apply(nodes(vec![labelled(2, &["bc"])]));
+    let changes = engine.apply(streams(vec![requires(0, "required.a")]));
+    engine.check();
+    let mut listed: Vec<_> = changes
+        .iter()
+        .map(|it| (it.stream.as_str(), it.from.as_deref(), it.change_reason()))
+        .collect();
+    listed.sort_unstable();
+    let why = Some("node_channel_limit_exceeded");
+    assert_eq!(
+        listed,
+        [
+            ("stream00000", None, Some("not_distributed")),
+            ("stream00001", Some("node000"), why),
+            ("stream00002", Some("node001"), why),
+        ]
+    );
+}
+
+#[test]
+fn every_refusal_has_a_public_reason() {
+    let mut engine = cluster(2, 10, 0);
+    engine.apply(streams(vec![recorded(0, 2)]));
+    engine.apply(Event::NodePressure {
+        hostname: node(0, 0).hostname,
+        pressed: true,
+    });
+    let mut codes = Vec::new();
+    for kind in [SlotKind::Ingest, SlotKind::DvrBackup] {
+        for decision in engine.explain("stream00000", kind).expect("known") {
+            codes.extend(decision.reasons.public_codes());
+            assert_eq!(
+                decision.reasons.is_empty(),
+                decision.reasons.public_codes().next().is_none(),
+                "{decision:?}"
+            );
+        }
+    }
+    codes.sort_unstable();
+    codes.dedup();
+    assert_eq!(codes, ["holds_another_copy", "node_cpu_pressure"]);
 }

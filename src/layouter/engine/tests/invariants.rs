@@ -26,6 +26,7 @@
 //! I21 nothing is placed on a node that may be lost            TestCluster::check_overdue
 //! I22 a measurement costs no stream its ingest                TestCluster::measure
 //! I23 no ingest waits while its backup has a place            Engine::check_rest
+//! I24 capacity and preview agree with what happens then       TestCluster::check_survival
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -423,6 +423,7 @@ impl TestCluster {
     pub fn apply(&mut self, event: Event) -> Vec<LayoutChange> {
         let running = self.is_running();
         let before = self.engine.layout_hash();
+        let earlier = self.engine.snapshot();
         let mut preview = self.engine.snapshot();
         let previewed = preview.apply(event.clone());
         assert_eq!(
@@ -447,7 +448,7 @@ impl TestCluster {
             );
         }
         self.check_changes(&changes);
-        self.check_overdue(&event, &changes);
+        self.check_overdue(&earlier, &event, &changes);
         for change in &changes {
             let layout = self
                 .engine
@@ -573,8 +574,41 @@ impl TestCluster {
         }
     }
 
+    fn runs(&self, host: &Hostname) -> bool {
+        let state = self.states.get(host);
+        state.is_some_and(|(state, _)| *state != NodeState::Down)
+    }
+
+    /// The number of streams without a running node follows from the rows and the nodes.
+    fn check_unplaced(&self) {
+        let enabled = self.streams.values().filter(|row| !row.disabled);
+        let unplaced = enabled.filter(|row| {
+            let layout = self.engine.layout(&row.name).expect("every row is known");
+            !layout.ingest.is_some_and(|host| self.runs(&host))
+        });
+        assert_eq!(self.engine.unplaced().streams, unplaced.count() as u64);
+    }
+
+    /// What the loss of a node would mean is what the engine then does.
+    fn check_survival(&self) {
+        let lost = host(self.revision % NODES);
+        let Some(survival) = self.engine.survival(&lost) else {
+            return;
+        };
+        if !self.runs(&lost) {
+            return;
+        }
+        let before = self.engine.unplaced();
+        let mut after = self.engine.snapshot();
+        after.apply(Event::NodeStates(vec![(lost, NodeState::Down)]));
+        let more = |kind| after.unplaced().of(kind).saturating_sub(before.of(kind));
+        for kind in [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference] {
+            assert_eq!(survival.unplaced.of(kind), more(kind), "{kind:?}");
+        }
+    }
+
     /// Nothing is placed on a node whose state is unsure, except by its row.
-    fn check_overdue(&self, event: &Event, changes: &[LayoutChange]) {
+    fn check_overdue(&self, earlier: &Engine, event: &Event, changes: &[LayoutChange]) {
         let rows: &[StreamSpec] = match event {
             Event::Commit(rows) => &rows.streams,
             _ => &[],
@@ -588,9 +622,15 @@ impl TestCluster {
                         .chain(&layout.dvr_backups)
                         .any(|host| host == to)
             });
+            // A row that lacks an earlier decision is answered with it.
+            let there = earlier.layout(&change.stream).is_some_and(|layout| {
+                (layout.ingest.iter().chain(&layout.inference))
+                    .chain(&layout.dvr_backups)
+                    .any(|host| host == to)
+            });
             let state = self.states.get(to).map(|(state, _)| *state);
             assert!(
-                state != Some(NodeState::Unsure) || in_row || !self.is_running(),
+                state != Some(NodeState::Unsure) || in_row || there || !self.is_running(),
                 "{change:?} to a node that may be lost"
             );
         }
@@ -599,6 +639,8 @@ impl TestCluster {
     /// Checks all constraints on the layout from the model.
     pub fn check(&self) {
         self.engine.check();
+        self.check_unplaced();
+        self.check_survival();
         if !self.is_running() {
             return;
         }
