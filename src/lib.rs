@@ -95,7 +95,7 @@
 //! state
 //! query access::auth access::compiled access::token
 //! config
-//! agents feed fleet::report fleet::peer
+//! agents feed fleet::report fleet::repair fleet::peer
 //! core::message core::stats_watch core::metrics
 //! writer
 //! fleet followers

@@ -2,7 +2,8 @@
 //!
 //! A report is about one streamer, sent by it or by an administrator. It is kept in memory until
 //! the streamer counts as silent. Its members replace those of the previous report; absent members
-//! keep their values. Streams that are not configured are dropped.
+//! keep their values. Streams that are not configured are ignored. A report is a sign of life of
+//! the streamer whatever it contains; invalid values are dropped, and the response lists them.
 
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use super::{Call, Outcome};
 use crate::error::ApiError;
 use crate::fleet::report::StreamerReport;
 use crate::http::Response;
+use crate::rt::uptime_ms;
 use crate::state::apply::streamer_not_found;
 
 /// Twice a report with all fields about 6,000 streams.
@@ -18,13 +20,18 @@ pub const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let now = Instant::now();
-    let mut report = StreamerReport::from_body(call.json()?, now)?;
     if call.state.streamer(&hostname).is_none() {
         return Err(streamer_not_found());
     }
+    call.shared.nodes.get(&hostname).activity.seen(uptime_ms());
+    let mut report = StreamerReport::from_body(call.json()?, now)?;
+    let dropped = std::mem::take(&mut report.dropped);
     report.retain_streams(|name| call.state.stream(name).is_some());
     let shared = call.shared;
     shared.fleet.report(&hostname, report, now);
     shared.reported();
-    Ok(Outcome::Reply(Response::no_content()))
+    if dropped.is_empty() {
+        return Ok(Outcome::Reply(Response::no_content()));
+    }
+    Ok(Outcome::Reply(Response::json(200, dropped.to_body())))
 }

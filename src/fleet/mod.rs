@@ -6,5 +6,6 @@
 
 pub mod peer;
 pub mod recordings;
+mod repair;
 pub mod report;
 pub mod stats;

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::repair::{Dropped, repaired};
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::schema::{self, Schema};
-use crate::state::apply::invalid;
 use crate::state::command::check_moment;
 use crate::state::name::StreamName;
 
@@ -233,24 +233,26 @@ pub struct StreamerReport {
     pub(super) dvrs: Option<ReportedDvrs>,
     /// All streams on the streamer, each once.
     pub(super) streams: Option<Vec<(Box<str>, StreamStats)>>,
+    /// What could not be used.
+    pub dropped: Dropped,
 }
 
 impl StreamerReport {
-    /// Parses the body of a report. Members unknown to the schema are dropped; all others must
-    /// match it.
+    /// Parses the body of a report. Members unknown to the schema are ignored; values that violate
+    /// it are repaired or dropped.
     pub fn from_body(body: Value, received: Instant) -> Result<Self, ApiError> {
         let Value::Object(mut body) = body else {
             return Err(not_an_object(""));
         };
         let mut report = Self::default();
         if let Some(stats) = take_member(&mut body, "stats") {
-            report.stats = Some(streamer_stats(stats, received)?);
+            report.stats = streamer_stats(stats, received, &mut report.dropped);
         }
         if let Some(dvrs) = take_member(&mut body, "dvrs") {
-            report.dvrs = Some(read_dvrs(dvrs)?);
+            report.dvrs = read_dvrs(dvrs, &mut report.dropped)?;
         }
         if let Some(streams) = take_member(&mut body, "streams") {
-            report.streams = Some(read_streams(streams)?);
+            report.streams = read_streams(streams, &mut report.dropped)?;
         }
         Ok(report)
     }
@@ -287,23 +289,24 @@ fn too_long(pointer: &str, bytes_max: usize) -> ApiError {
         .with("maximum", bytes_max)
 }
 
-/// Checks an object by a schema. Unknown members and nulls are removed.
-fn checked(mut value: Value, schema: &Schema, pointer: &str) -> Result<Object, ApiError> {
+/// Repairs an object by a schema. Unknown members and nulls are removed; `None` if it is not an
+/// object.
+fn checked(
+    mut value: Value,
+    schema: &Schema,
+    pointer: &str,
+    dropped: &mut Dropped,
+) -> Option<Object> {
     schema.prune(&mut value);
     if let Value::Object(object) = &mut value {
         object.retain(|_, value| !value.is_null());
+    } else {
+        dropped.add_error(not_an_object(pointer));
+        return None;
     }
-    if let Err(mut violations) = schema.check(&value) {
-        // A report need not repeat members that a configuration requires, such as the root of a
-        // storage.
-        violations.retain(|violation| violation.code != "missing_required");
-        if !violations.is_empty() {
-            return Err(invalid(violations, pointer));
-        }
-    }
-    match value {
-        Value::Object(object) => Ok(object),
-        _ => Err(not_an_object(pointer)),
+    match repaired(value, schema, pointer, dropped)? {
+        Value::Object(object) => Some(object),
+        _ => None,
     }
 }
 
@@ -315,25 +318,35 @@ fn bounded_text(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<st
     Ok(text.into())
 }
 
-fn streamer_stats(value: Value, received: Instant) -> Result<StreamerStats, ApiError> {
+fn streamer_stats(value: Value, received: Instant, dropped: &mut Dropped) -> Option<StreamerStats> {
     let schema = schema::streamer_stats();
-    let stats = checked(value, schema, "/stats")?;
-    let stats = Value::Object(stats);
-    let text = bounded_text(&stats, STREAMER_BYTES_MAX, "/stats")?;
+    let stats = Value::Object(checked(value, schema, "/stats", dropped)?);
+    let text = match bounded_text(&stats, STREAMER_BYTES_MAX, "/stats") {
+        Ok(text) => text,
+        Err(error) => {
+            dropped.add_error(error);
+            return None;
+        }
+    };
     let masked = schema
         .has_secrets(&stats)
         .then(|| schema.mask(&text).into());
     let Value::Object(stats) = stats else {
-        return Err(not_an_object("/stats"));
+        return None;
     };
-    Ok(StreamerStats::new(&stats, text, masked, received))
+    Some(StreamerStats::new(&stats, text, masked, received))
 }
 
-fn read_dvrs(value: Value) -> Result<ReportedDvrs, ApiError> {
+fn not_an_array(pointer: &str) -> ApiError {
+    error::NOT_ARRAY
+        .titled("Expected an array of objects")
+        .at_pointer(pointer)
+}
+
+fn read_dvrs(value: Value, dropped: &mut Dropped) -> Result<Option<ReportedDvrs>, ApiError> {
     let Value::Array(items) = value else {
-        return Err(error::NOT_ARRAY
-            .titled("Expected an array of objects")
-            .at_pointer("/dvrs"));
+        dropped.add_error(not_an_array("/dvrs"));
+        return Ok(None);
     };
     if items.len() > DVRS_PER_REPORT_MAX {
         return Err(too_many("/dvrs", DVRS_PER_REPORT_MAX));
@@ -344,25 +357,27 @@ fn read_dvrs(value: Value) -> Result<ReportedDvrs, ApiError> {
     let mut secret = false;
     for (i, item) in items.into_iter().enumerate() {
         let pointer = format!("/dvrs/{i}");
-        let item = checked(item, schema, &pointer)?;
-        let name = match item.get("name").and_then(Value::as_str) {
+        let Some(item) = checked(item, schema, &pointer, dropped) else {
+            continue;
+        };
+        let name: Box<str> = match item.get("name").and_then(Value::as_str) {
             Some(name) => Box::from(name),
             None => {
-                return Err(error::MISSING_REQUIRED
-                    .titled("`name` is required")
-                    .at_pointer(format!("{pointer}/name")));
+                dropped.add_error(no_name(format!("{pointer}/name")));
+                continue;
             }
         };
         if names.contains(&name) {
-            return Err(duplicate(format!("{pointer}/name")));
+            dropped.add_error(duplicate(format!("{pointer}/name")));
+            continue;
         }
-        names.push(name);
         let item = Value::Object(item);
         let one = item.to_text();
-        if i > 0 {
+        if !names.is_empty() {
             text.push(',');
             hidden.push(',');
         }
+        names.push(name);
         text.push_str(&one);
         secret |= schema.has_secrets(&item);
         hidden.push_str(&schema.mask(&one));
@@ -372,11 +387,17 @@ fn read_dvrs(value: Value) -> Result<ReportedDvrs, ApiError> {
     if text.len() > DVRS_BYTES_MAX {
         return Err(too_long("/dvrs", DVRS_BYTES_MAX));
     }
-    Ok(ReportedDvrs {
+    Ok(Some(ReportedDvrs {
         text: text.into(),
         masked: secret.then(|| hidden.into()),
         names: names.into(),
-    })
+    }))
+}
+
+fn no_name(pointer: String) -> ApiError {
+    error::MISSING_REQUIRED
+        .titled("`name` is required")
+        .at_pointer(pointer)
 }
 
 fn duplicate(pointer: String) -> ApiError {
@@ -385,11 +406,12 @@ fn duplicate(pointer: String) -> ApiError {
         .at_pointer(pointer)
 }
 
-fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> {
+type NamedStats = Vec<(Box<str>, StreamStats)>;
+
+fn read_streams(value: Value, dropped: &mut Dropped) -> Result<Option<NamedStats>, ApiError> {
     let Value::Array(items) = value else {
-        return Err(error::NOT_ARRAY
-            .titled("Expected an array of objects")
-            .at_pointer("/streams"));
+        dropped.add_error(not_an_array("/streams"));
+        return Ok(None);
     };
     if items.len() > STREAMS_PER_REPORT_MAX {
         return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
@@ -397,41 +419,53 @@ fn read_streams(value: Value) -> Result<Vec<(Box<str>, StreamStats)>, ApiError> 
     let mut seen = HashSet::with_capacity(items.len());
     let mut streams = Vec::with_capacity(items.len());
     for (i, mut item) in items.into_iter().enumerate() {
-        let at_name = || format!("/streams/{i}/name");
-        let name = match item.as_object_mut().map(|item| item.remove("name")) {
-            Some(Some(Value::String(name))) => name,
-            Some(Some(_)) => {
-                return Err(error::NOT_STRING
-                    .titled("Expected a string")
-                    .at_pointer(at_name()));
+        let name = match take_name(&mut item, i) {
+            Ok(name) => name,
+            Err(error) => {
+                dropped.add_error(error);
+                continue;
             }
-            Some(None) => {
-                return Err(error::MISSING_REQUIRED
-                    .titled("`name` is required")
-                    .at_pointer(at_name()));
-            }
-            None => return Err(not_an_object(&format!("/streams/{i}"))),
         };
-        StreamName::parse(&name)
-            .map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_name()))?;
-        let stats = stream_stats(item, &format!("/streams/{i}"))?;
         if !seen.insert(name.clone()) {
-            return Err(duplicate(at_name()));
+            dropped.add_error(duplicate(format!("/streams/{i}/name")));
+            continue;
         }
-        streams.push((name, stats));
+        if let Some(stats) = stream_stats(item, &format!("/streams/{i}"), dropped) {
+            streams.push((name, stats));
+        }
     }
-    Ok(streams)
+    Ok(Some(streams))
 }
 
-fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
+fn take_name(item: &mut Value, i: usize) -> Result<Box<str>, ApiError> {
+    let at_name = || format!("/streams/{i}/name");
+    let name = match item.as_object_mut().map(|item| item.remove("name")) {
+        Some(Some(Value::String(name))) => name,
+        Some(Some(_)) => {
+            return Err(error::NOT_STRING
+                .titled("Expected a string")
+                .at_pointer(at_name()));
+        }
+        Some(None) => return Err(no_name(at_name())),
+        None => return Err(not_an_object(&format!("/streams/{i}"))),
+    };
+    StreamName::parse(&name)
+        .map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_name()))?;
+    Ok(name)
+}
+
+fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option<StreamStats> {
     // Reported by the streamers of the reference, though not part of its API: when publishing
     // began.
-    if let Some(opened_at) = item.get("opened_at") {
-        check_moment(opened_at, format!("{pointer}/opened_at"))?;
+    if let Some(opened_at) = item.get("opened_at")
+        && let Err(error) = check_moment(opened_at, format!("{pointer}/opened_at"))
+    {
+        dropped.add_error(error);
+        item.as_object_mut().map(|item| item.remove("opened_at"));
     }
     let opened_at = item.get("opened_at").and_then(Value::as_u64);
     let schema = schema::stream_stats();
-    let mut stats = checked(item, schema, pointer)?;
+    let mut stats = checked(item, schema, pointer, dropped)?;
     let number = |name: &str| OptionalNumber::of(stats.get(name).and_then(Value::as_u64));
     let mut kept = StreamStats {
         text: Box::default(),
@@ -454,11 +488,17 @@ fn stream_stats(item: Value, pointer: &str) -> Result<StreamStats, ApiError> {
         stats.remove(name);
     }
     let stats = Value::Object(stats);
-    kept.text = bounded_text(&stats, STREAM_BYTES_MAX, pointer)?;
+    kept.text = match bounded_text(&stats, STREAM_BYTES_MAX, pointer) {
+        Ok(text) => text,
+        Err(error) => {
+            dropped.add_error(error);
+            return None;
+        }
+    };
     if schema.has_secrets(&stats) {
         kept.text = schema.mask(&kept.text).into();
     }
-    Ok(kept)
+    Some(kept)
 }
 
 #[cfg(test)]
@@ -467,19 +507,13 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn invalid_report_is_refused_with_its_pointer() {
+    fn invalid_parts_are_dropped_and_listed() {
         for (body, pointer, code) in [
-            ("[]", "", "not_object"),
             (r#"{"stats":5}"#, "/stats", "not_object"),
             (
                 r#"{"stats":{"cpu_usage":"a"}}"#,
                 "/stats/cpu_usage",
                 "not_integer",
-            ),
-            (
-                r#"{"stats":{"cpu_usage":101}}"#,
-                "/stats/cpu_usage",
-                "input_out_of_range",
             ),
             (r#"{"dvrs":{}}"#, "/dvrs", "not_array"),
             (
@@ -523,20 +557,20 @@ mod tests {
             ),
         ] {
             let value = json::parse(body.as_bytes()).expect("JSON");
-            let error = StreamerReport::from_body(value, Instant::now()).expect_err(body);
-            let item = &error.items[0];
-            assert_eq!(
-                (item.pointer.as_deref(), item.code),
-                (Some(pointer), code),
-                "{body}"
-            );
+            let report = StreamerReport::from_body(value, Instant::now()).expect(body);
+            let listed = json::parse(&report.dropped.to_body()).expect("JSON");
+            let item = format!(r#"[{{"code":"{code}","pointer":"{pointer}","title":"#);
+            let listed = listed.get("dropped").expect("a list").to_text();
+            assert!(listed.starts_with(&item), "{body}: {listed}");
         }
         let long = format!(
             r#"{{"streams":[{{"name":"a","streaming_endpoint":"http://h/{}"}}]}}"#,
             "x".repeat(STREAM_BYTES_MAX)
         );
         let value = json::parse(long.as_bytes()).expect("JSON");
-        assert!(StreamerReport::from_body(value, Instant::now()).is_err());
+        let report = StreamerReport::from_body(value, Instant::now()).expect("a report");
+        assert!(!report.dropped.is_empty());
+        assert_eq!(report.streams.expect("a list").len(), 0);
         let many = format!(
             r#"{{"dvrs":[{}{{"name":"a"}}]}}"#,
             r#"{"name":"b"},"#.repeat(DVRS_PER_REPORT_MAX)
@@ -548,5 +582,32 @@ mod tests {
                 .status,
             413
         );
+    }
+
+    #[test]
+    fn wrong_numbers_are_repaired_and_the_rest_is_kept() {
+        let body = r#"{"stats":{"cpu_usage":101,"memory_usage":55.5,"scheduler_load":-3,
+            "input_kbit":"NaN","output_kbit":7,"partitions":[{"device":5,"usage":250}]},
+            "streams":[{"name":"a","bitrate":2500.4},{"name":"b","status":"fine","bitrate":9}]}"#;
+        let value = json::parse(body.as_bytes()).expect("JSON");
+        let report = StreamerReport::from_body(value, Instant::now()).expect("a report");
+        let stats = report.stats.expect("stats");
+        assert_eq!(
+            [
+                stats.usage.cpu_percent,
+                stats.usage.memory_percent,
+                stats.usage.scheduler_percent
+            ],
+            [Some(100), Some(56), Some(0)]
+        );
+        assert_eq!((stats.input_kbit, stats.output_kbit), (None, Some(7)));
+        assert_eq!(stats.partitions[0].usage_percent, Some(100));
+        let streams = report.streams.expect("streams");
+        let bitrates: Vec<_> = streams
+            .iter()
+            .map(|(_, it)| it.bitrate_kbit.get())
+            .collect();
+        assert_eq!(bitrates, [Some(2500), Some(9)]);
+        assert_eq!(streams[1].1.status, None);
     }
 }

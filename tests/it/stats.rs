@@ -202,19 +202,15 @@ fn a_streamer_reports_for_itself_only() {
 }
 
 #[test]
-fn invalid_report_changes_nothing_and_names_the_pointer() {
+fn invalid_values_are_dropped_and_the_rest_is_kept() {
     let server = cluster();
-    server
-        .put("/streamers/s1/stats", json!({"stats": {"cpu_usage": 5}}))
-        .expect(204);
-    for (body, error) in [
-        (json!([]), "not_object "),
+    let bodies = [
         (
             json!({"stats": {"cpu_usage": "much"}}),
             "not_integer /stats/cpu_usage",
         ),
         (
-            json!({"stats": {"cpu_usage": 9}, "streams": [{"name": "a", "status": "x"}]}),
+            json!({"stats": {"memory_usage": 9}, "streams": [{"name": "a", "status": "x"}]}),
             "unknown_enum_option /streams/0/status",
         ),
         (
@@ -222,15 +218,44 @@ fn invalid_report_changes_nothing_and_names_the_pointer() {
             "missing_required /streams/0/name",
         ),
         (
-            json!({"stats": {"cpu_usage": 9}, "dvrs": [{"root": "/"}]}),
+            json!({"stats": {"cpu_usage": 55.5}, "dvrs": [{"root": "/"}]}),
             "missing_required /dvrs/0/name",
         ),
-    ] {
-        let answer = server.put("/streamers/s1/stats", body.clone()).expect(400);
-        assert_eq!(answer.errors(), [error], "{body}");
+    ];
+    for (body, dropped) in bodies {
+        let answer = server.put("/streamers/s1/stats", body.clone()).expect(200);
+        let answer = answer.json();
+        assert_eq!(answer["dropped_count"], 1, "{body}: {answer}");
+        let part = &answer["dropped"][0];
+        let text = |member: &str| part[member].as_str().expect("text").to_owned();
+        assert_eq!(format!("{} {}", text("code"), text("pointer")), dropped);
     }
     let streamer = server.get("/streamers/s1").expect(200).json();
-    assert_eq!(streamer["stats"]["cpu_usage"], 5);
+    assert_eq!(streamer["stats"]["cpu_usage"], 56);
+    server
+        .put("/streamers/s1/stats", json!({"stats": {"cpu_usage": 101}}))
+        .expect(204);
+    let streamer = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(streamer["stats"]["cpu_usage"], 100);
+    let errors = server.put("/streamers/s1/stats", json!([])).expect(400);
+    assert_eq!(errors.errors(), ["not_object "]);
+}
+
+#[test]
+fn refused_report_is_a_sign_of_life() {
+    // Goal: a streamer that reports nonsense is not lost. Method: a streamer that never polls and
+    // whose report is not even an object takes a stream.
+    let server = TestServer::with(&["--layouter-enabled"]);
+    let body = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", body).expect(200);
+    server
+        .put("/streams/c", json!({"static": true}))
+        .expect(200);
+    server.put("/streamers/s1/stats", json!([])).expect(400);
+    let look = || server.get("/streams/c").expect(200).json()["layout"].take();
+    weir_testkit::wait_until("the stream is placed", look, |layout| {
+        layout["ingest"] == "s1"
+    });
 }
 
 #[test]

@@ -131,8 +131,10 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
          node, its storages and the streams that run on it. Members replace those of the \
          previous report; absent members keep their values; `streams` has all running streams. \
          Reports are kept in memory until the node counts as silent, and are shown as `stats` \
-         and `dvrs` of the node and as `stats` of the streams. A node may report for itself with \
-         its cluster key.",
+         and `dvrs` of the node and as `stats` of the streams. A report is a sign of life, \
+         whatever it contains. Percentages are clamped to 0..100 and fractions rounded; other \
+         invalid values are dropped, and the response lists them. A node may report for itself \
+         with its cluster key.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_report"),
@@ -142,10 +144,16 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
         partial: false,
     }),
     responses: &[
-        empty(204, "Accepted."),
+        json(
+            200,
+            "Accepted without the listed parts.",
+            Shape::One("streamer_report_result"),
+            r#"{"dropped":[{"code":"not_integer","pointer":"/stats/cpu_usage","title":"Must be an integer"}],"dropped_count":1}"#,
+        ),
+        empty(204, "Accepted completely."),
         refuse(
-            "The body is not JSON, or a field is invalid. The report is discarded.",
-            error::NOT_INTEGER,
+            "The body is not a JSON object. The report is discarded, but is a sign of life.",
+            error::NOT_OBJECT,
         ),
         UNAUTHORIZED,
         FORBIDDEN,
