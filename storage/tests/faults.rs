@@ -265,8 +265,16 @@ fn undo(lsn: u64, n: u64) -> Batch {
     }
 }
 
-/// Commits until the disk is full, and opens the store again. Returns the last sequence number.
-fn fill(disk: &SimDisk, store: &mut Store) -> u64 {
+/// A store with a reserve of 1 MiB on a disk that it has filled, opened again. Also the options and
+/// the last sequence number.
+fn on_a_full_disk() -> (SimDisk, Options, Store, u64) {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let options = Options {
+        reserve_bytes: 1 << 20,
+        ..options()
+    };
+    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
     disk.set_bytes_max(disk.bytes_used() + (512 << 10));
     let mut lsn = 0;
     let full = loop {
@@ -280,20 +288,13 @@ fn fill(disk: &SimDisk, store: &mut Store) -> u64 {
     assert!(store.is_failed() && store.is_short_of_space());
     let opened = store.reopen().expect("reopens on a full disk");
     assert!(opened.lsn == lsn || opened.lsn == lsn + 1);
-    opened.lsn
+    (disk, options, store, opened.lsn)
 }
 
 /// Goal: a full disk refuses writes, keeps what it has, still deletes, and recovers by itself.
 #[test]
 fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
-    quiet_engine();
-    let disk = SimDisk::new();
-    let options = Options {
-        reserve_bytes: 1 << 20,
-        ..options()
-    };
-    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
-    let mut lsn = fill(&disk, &mut store);
+    let (disk, _, mut store, mut lsn) = on_a_full_disk();
     // Refused before anything is touched, so nothing has to be opened again.
     for _ in 0..3 {
         let refused = store.commit(&big(lsn + 1));
@@ -327,14 +328,7 @@ fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
 /// Goal: on a full disk the space of deleted records can be used, at once and after a restart.
 #[test]
 fn full_disk_takes_writes_into_the_space_of_deleted_records() {
-    quiet_engine();
-    let disk = SimDisk::new();
-    let options = Options {
-        reserve_bytes: 1 << 20,
-        ..options()
-    };
-    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
-    let last = fill(&disk, &mut store);
+    let (disk, options, mut store, last) = on_a_full_disk();
     let mut lsn = last;
     let refuses = |store: &mut Store, lsn: u64| {
         let refused = store.commit(&big(lsn + 1));
