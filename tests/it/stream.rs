@@ -229,6 +229,10 @@ fn invalid_value_is_named_by_its_pointer() {
             "input_out_of_range /dvr/redundancy_factor",
         ),
         (
+            json!({"dvr": {"redundancy_factor": 18}}),
+            "input_out_of_range /dvr/redundancy_factor",
+        ),
+        (
             json!({"inputs": [{"url": "udp://239.0.0.1:1"}, {"url": "nonsense"}]}),
             "discriminator_unmapped /inputs/1/url",
         ),

@@ -18,7 +18,8 @@ use super::slot::{
 use super::tree::Need;
 use crate::state::name::{Hostname, StreamName};
 
-/// Upper bound of backups of one stream, whatever its row requires.
+/// Upper bound of backups of one stream: the schema allows a `redundancy_factor` of one more. Rows
+/// of earlier versions may have larger ones.
 const BACKUPS_MAX: u32 = 16;
 
 /// Number of backups of a stream: `redundancy_factor` includes the ingest's own recording.
