@@ -15,7 +15,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::rights::{Action, Listable};
+use super::rights::{Action, Grant, Listable};
 use super::token::{Demand, Token};
 use crate::error::{self, ApiError};
 use crate::state::State;
@@ -76,6 +76,14 @@ impl Caller {
     /// Whether the caller sees the secrets of an entity that it reads.
     pub fn sees_secrets(&self) -> bool {
         matches!(self, Self::Administrator)
+    }
+
+    /// What its commands are applied with; `None` for callers without restriction.
+    pub fn grant(&self) -> Option<Box<Grant>> {
+        match self {
+            Self::Token(token) => Some(Box::new(token.grant())),
+            _ => None,
+        }
     }
 
     /// The name under which the caller is recorded.
@@ -220,12 +228,33 @@ pub fn check_token(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
             rights.may(action, collection, needs.key)
         }
     };
-    is_allowed.then_some(()).ok_or_else(lacks_permission)
+    if is_allowed {
+        return Ok(());
+    }
+    Err(match needs.token {
+        TokenNeed::Right(Demand { collection, action }) => {
+            lacks_permission(action, collection, needs.key)
+        }
+        TokenNeed::WholeList(collection) => lacks_permission(Action::List, collection, None),
+        TokenNeed::Any | TokenNeed::Never => error::FORBIDDEN.error(),
+    })
 }
 
-/// The error for a token that lacks permission.
-fn lacks_permission() -> ApiError {
-    error::FORBIDDEN.error()
+/// The error for a token that may not do something with a key, or with a whole collection.
+pub fn lacks_permission(action: Action, collection: &str, key: Option<&str>) -> ApiError {
+    let on = match key {
+        Some(key) => format!("{collection}/{key}"),
+        None => collection.to_owned(),
+    };
+    error::FORBIDDEN
+        .error()
+        .with("needs", action.as_str())
+        .with("on", on)
+}
+
+/// The error for credentials that were valid when the request arrived.
+pub fn lost_credentials() -> ApiError {
+    error::UNAUTHORIZED.titled("The credentials are no longer valid")
 }
 
 fn refused() -> ApiError {

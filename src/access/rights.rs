@@ -174,6 +174,19 @@ pub enum Listable {
     Everything,
 }
 
+/// The token behind a command: the permissions with which it was admitted. The writer applies the
+/// command with those that the token has by then.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The name of the token.
+    pub token: Box<str>,
+    /// Digest of its key.
+    pub digest: [u8; 32],
+    /// When the token last changed.
+    pub revision: u64,
+    pub rights: Arc<Rights>,
+}
+
 /// Which entities of one collection a caller may see, beyond what it was let in for.
 #[derive(Clone, Debug, Default)]
 pub struct Visibility(Option<(Arc<Rights>, &'static str)>);
@@ -183,15 +196,14 @@ impl Visibility {
     pub const ALL: Self = Self(None);
 
     /// The entities of a collection on which a token has any right.
-    pub fn of(rights: &Rights, collection: &'static str) -> Self {
-        Self(Some((Arc::new(rights.clone()), collection)))
+    pub fn of(rights: &Arc<Rights>, collection: &'static str) -> Self {
+        Self(Some((rights.clone(), collection)))
     }
 
     pub fn shows(&self, key: &str) -> bool {
-        self.0.as_ref().is_none_or(|(rights, collection)| {
-            let may = |action| rights.may(action, collection, Some(key));
-            Action::ALL.into_iter().any(may)
-        })
+        self.0
+            .as_ref()
+            .is_none_or(|(rights, collection)| rights.sees(collection, key))
     }
 
     /// Equal for callers that see the same.
@@ -238,6 +250,12 @@ impl Rights {
                     && !permission.scopes.is_empty()
                     && permission.scopes.iter().all(names)
             })
+    }
+
+    /// Whether any action on a key is allowed.
+    pub fn sees(&self, collection: &str, key: &str) -> bool {
+        let may = |action| self.may(action, collection, Some(key));
+        Action::ALL.into_iter().any(may)
     }
 
     /// The part of a collection that may be listed.

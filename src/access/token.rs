@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::rights::{Action, Rights};
+use super::rights::{Action, Grant, Rights};
 use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
@@ -25,11 +26,13 @@ pub struct Token {
     pub name: Box<str>,
     /// Digest of the key.
     pub digest: [u8; 32],
-    pub rights: Rights,
+    /// When it last changed.
+    pub revision: u64,
+    pub rights: Arc<Rights>,
 }
 
 impl Token {
-    fn of(record: &EntityRecord) -> Option<Self> {
+    pub fn of(record: &EntityRecord) -> Option<Self> {
         let config = match json::parse(record.config.as_bytes()) {
             Ok(Value::Object(config)) => config,
             _ => Object::new(),
@@ -38,8 +41,18 @@ impl Token {
             name: record.key.as_str().into(),
             digest: *record.token_digest()?,
             // The rights were checked by the save; rights that cannot be parsed allow nothing.
-            rights: Rights::parse(&config, "").unwrap_or_default(),
+            rights: Arc::new(Rights::parse(&config, "").unwrap_or_default()),
+            revision: record.revision.to_native(),
         })
+    }
+
+    pub fn grant(&self) -> Grant {
+        Grant {
+            token: self.name.clone(),
+            digest: self.digest,
+            revision: self.revision,
+            rights: self.rights.clone(),
+        }
     }
 }
 

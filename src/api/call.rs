@@ -152,6 +152,7 @@ impl Call<'_> {
     pub fn audited(&self, command: Command) -> AuditedCommand {
         AuditedCommand {
             audit: Some(Box::new(self.audit(Some(&command)))),
+            grant: self.caller.grant(),
             command,
         }
     }

@@ -20,6 +20,7 @@ use crate::query::params::Flag;
 use crate::state::apply::{Stamp, apply};
 use crate::state::changes::Done;
 use crate::state::command::{AuditedCommand, Command};
+use crate::writer::permission::ChangeRights;
 
 pub const CHECKS_ENABLE: Flag = Flag::new(
     "checks_enable",
@@ -75,11 +76,21 @@ impl Pending for StreamerCheck {
 
 /// Starts the call that precedes `command`. An invalid command is refused without a call.
 pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
+    let permission = call.caller.grant();
+    let permission = permission.map(|grant| ChangeRights::of(&grant, call.state));
+    let permission = permission.transpose()?;
+    if let Some(permission) = &permission {
+        permission.check_command(&command)?;
+    }
     let stamp = Stamp {
         revision: call.state.revision() + 1,
         ms: call.state.stamp_ms() + 1,
     };
-    let Done::Streamer(streamer) = apply(call.state, command.clone(), stamp)?.done else {
+    let changes = apply(call.state, command.clone(), stamp)?;
+    if let Some(permission) = &permission {
+        permission.check_changes(call.state, &changes)?;
+    }
+    let Done::Streamer(streamer) = changes.done else {
         unreachable!("a save of a streamer comes to a streamer");
     };
     let deadline = Instant::now() + WAIT;

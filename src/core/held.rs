@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Core;
-use crate::access::auth::{Caller, TokenNeed, check_token};
+use crate::access::auth::{Caller, TokenNeed, check_token, lost_credentials};
 use crate::access::rights::{Action, Listable, Rights};
 use crate::access::token::{Demand, Token};
 use crate::api::endpoint::needs;
 use crate::api::operation::Operation;
-use crate::error::{self, ApiError};
+use crate::error::ApiError;
 use crate::http::{Response, Ticket};
 use crate::state::State;
 use crate::state::name::Hostname;
@@ -163,8 +163,4 @@ fn sees_the_same(operation: &Operation, before: &Rights, after: &Rights) -> bool
         _ => false,
     };
     before == after || (lists_everything(before) && lists_everything(after))
-}
-
-fn lost_credentials() -> ApiError {
-    error::UNAUTHORIZED.titled("The credentials are no longer valid")
 }

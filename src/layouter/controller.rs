@@ -810,51 +810,18 @@ fn same_placement(a: &StoredLayout, b: &StoredLayout) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use weir_storage::{Batch, Log, Opened, StoreError, Table};
 
     use super::*;
     use crate::json;
     use crate::state::command::{Command, LayoutPatch, StreamPatch, streamer_patch};
     use crate::state::name::StreamName;
     use crate::state::node::RenderSettings;
-    use crate::writer::StateMachine;
-
-    /// A log that stores nothing and never fails.
-    struct Nowhere;
-
-    impl Log for Nowhere {
-        fn load(
-            &self,
-            _: Table,
-            _: Option<u8>,
-            _: &mut dyn FnMut(&[u8], &[u8]),
-        ) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-
-        fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn is_short_of_space(&self) -> bool {
-            false
-        }
-
-        fn look_for_space(&mut self) {}
-
-        fn is_failed(&self) -> bool {
-            false
-        }
-
-        fn reopen(&mut self) -> Result<Opened, StoreError> {
-            unreachable!("it never fails")
-        }
-    }
+    use crate::writer::{NoLog, StateMachine};
 
     /// The state machine of the writer and the controller on one clock; tests decide when batches
     /// are written.
     struct ControllerTest {
-        machine: StateMachine<Nowhere>,
+        machine: StateMachine<NoLog>,
         nodes: Arc<NodeTable>,
         controller: Controller,
         now_ms: u64,
@@ -869,7 +836,7 @@ mod tests {
             };
             let nodes = Arc::new(NodeTable::new(0));
             let mut world = Self {
-                machine: StateMachine::new(state.clone(), Nowhere),
+                machine: StateMachine::new(state.clone(), NoLog),
                 nodes: nodes.clone(),
                 controller: Controller::new(state, nodes, settings, 1000, Arc::default()),
                 now_ms: 1000,

@@ -11,6 +11,7 @@ use super::invalid::invalid;
 use super::name::{Hostname, StreamName};
 use super::record::Publication;
 use super::retention::Retention;
+use crate::access::rights::Grant;
 use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value, patch};
 use crate::schema;
@@ -120,11 +121,13 @@ pub struct EpisodeProgress {
     pub publication: Option<Publication>,
 }
 
-/// A command and the caller that the event log names for it.
+/// A command, the caller that the event log names for it, and what the caller may change.
 #[derive(Debug, Clone)]
 pub struct AuditedCommand {
     pub command: Command,
     pub audit: Option<Box<Audit>>,
+    /// `None`: everything.
+    pub grant: Option<Box<Grant>>,
 }
 
 impl From<Command> for AuditedCommand {
@@ -132,6 +135,7 @@ impl From<Command> for AuditedCommand {
         Self {
             command,
             audit: None,
+            grant: None,
         }
     }
 }

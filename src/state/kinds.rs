@@ -32,8 +32,10 @@ pub struct KindRow {
     pub kind: Kind,
     /// Name of its table in the store; part of the format on disk.
     pub table: &'static str,
-    /// Its path, and the member that holds the items of a list. Empty: it is not served.
+    /// The member that holds the items of a list. Empty: it is not served.
     pub collection: &'static str,
+    /// The name under which the scopes of tokens name it.
+    pub scope: &'static str,
     /// The field that holds the key.
     pub key: &'static str,
     pub order: KeyOrder,
@@ -49,25 +51,25 @@ use self::KeyOrder::{Decimal, Text};
 #[rustfmt::skip]
 const ROWS: [KindRow; 7] = [
     KindRow { kind: Kind::Agent, table: "agent", collection: "agents",
-        key: "id", order: Text, stamp: true, schema: schema::agent,
+        scope: "agents", key: "id", order: Text, stamp: true, schema: schema::agent,
         not_found: error::AGENT_NOT_FOUND },
     KindRow { kind: Kind::ApiToken, table: "api_token", collection: "api_tokens",
-        key: "name", order: Text, stamp: false, schema: schema::api_token,
+        scope: "api_tokens", key: "name", order: Text, stamp: false, schema: schema::api_token,
         not_found: error::API_TOKEN_NOT_FOUND },
     KindRow { kind: Kind::AuthBackend, table: "auth_backend", collection: "auth_backends",
-        key: "name", order: Text, stamp: false, schema: schema::auth_backend,
-        not_found: error::AUTH_BACKEND_NOT_FOUND },
+        scope: "auth_backends", key: "name", order: Text, stamp: false,
+        schema: schema::auth_backend, not_found: error::AUTH_BACKEND_NOT_FOUND },
     KindRow { kind: Kind::Balancer, table: "balancer", collection: "balancers",
-        key: "name", order: Text, stamp: false, schema: schema::balancer,
+        scope: "load-balancers", key: "name", order: Text, stamp: false, schema: schema::balancer,
         not_found: error::BALANCER_NOT_FOUND },
     KindRow { kind: Kind::Episode, table: "episode", collection: "episodes",
-        key: "episode_id", order: Decimal, stamp: true, schema: schema::episode,
+        scope: "episodes", key: "episode_id", order: Decimal, stamp: true, schema: schema::episode,
         not_found: error::EPISODE_NOT_FOUND },
     KindRow { kind: Kind::Person, table: "person", collection: "persons",
-        key: "person_id", order: Decimal, stamp: true, schema: schema::person,
+        scope: "persons", key: "person_id", order: Decimal, stamp: true, schema: schema::person,
         not_found: error::PERSON_NOT_FOUND },
     KindRow { kind: Kind::DeletedAgent, table: "deleted_agent", collection: "",
-        key: "id", order: Text, stamp: false, schema: schema::agent,
+        scope: "", key: "id", order: Text, stamp: false, schema: schema::agent,
         not_found: error::AGENT_NOT_FOUND },
 ];
 

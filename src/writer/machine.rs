@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weir_storage::{Batch, Log, Op, StoreError};
 
+use super::permission::ChangeRights;
 use super::tables::{EVENTS, collect_ops, event_key};
 use crate::access::rights::Rights;
 use crate::access::rules::Rules;
@@ -231,8 +232,20 @@ impl<L: Log> StateMachine<L> {
 
 impl Draft {
     fn apply(&mut self, command: AuditedCommand) -> Result<Done, ApiError> {
-        let AuditedCommand { command, audit } = command;
+        let AuditedCommand {
+            command,
+            audit,
+            grant,
+        } = command;
+        let permission = grant.map(|grant| ChangeRights::of(&grant, &self.next));
+        let permission = permission.transpose()?;
+        if let Some(permission) = &permission {
+            permission.check_command(&command)?;
+        }
         let mut changes = apply(&self.next, command, self.stamp)?;
+        if let Some(permission) = &permission {
+            permission.check_changes(&self.next, &changes)?;
+        }
         for change in &changes.entities {
             check_grammar(change)?;
         }
@@ -317,5 +330,39 @@ impl Touched {
             event_chunks: self.event_chunks,
             ..Commit::of(state)
         }
+    }
+}
+
+/// A log that takes everything and keeps nothing.
+#[cfg(test)]
+pub struct NoLog;
+
+#[cfg(test)]
+impl Log for NoLog {
+    fn load(
+        &self,
+        _: weir_storage::Table,
+        _: Option<u8>,
+        _: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        false
+    }
+
+    fn look_for_space(&mut self) {}
+
+    fn is_failed(&self) -> bool {
+        false
+    }
+
+    fn reopen(&mut self) -> Result<weir_storage::Opened, StoreError> {
+        unreachable!("it never fails")
     }
 }

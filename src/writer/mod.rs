@@ -11,6 +11,7 @@ mod commands;
 mod expiry;
 pub mod insert_buffer;
 mod machine;
+pub mod permission;
 mod published;
 pub mod tables;
 
@@ -40,6 +41,8 @@ use crate::state::event::NewEvent;
 use crate::state::retention::Retention;
 
 pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
+#[cfg(test)]
+pub use machine::NoLog;
 pub use machine::StateMachine;
 pub use published::Published;
 pub use tables::{entity_table, load, tables};

@@ -57,6 +57,7 @@ mod lists;
 mod loadtest;
 mod long_poll;
 mod paging;
+mod permission;
 mod readme;
 mod restart;
 mod restricted;

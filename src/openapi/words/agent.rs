@@ -1,8 +1,8 @@
 //! Agents, their layouts and commands to them.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
-    path, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, NOT_PERMITTED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE,
+    empty, json, path, refuse, saved,
 };
 use crate::error;
 use crate::openapi::model::{
@@ -75,7 +75,8 @@ pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Set the streamers of several agents",
     description: "Places agents that no stream uses yet, all of them or none. Agents with \
-         streams are skipped: they follow the layout of their streams.",
+         streams are skipped: they follow the layout of their streams. A token needs `write` on \
+         every agent.",
     request: Some(BodyDoc {
         shape: Shape::One("central_agent_layout_list"),
         description: "The streamers. Every agent must exist. At most 10,000.",
@@ -90,6 +91,7 @@ pub const BATCH_UPDATE_AGENTS_LAYOUTS: OperationDoc = OperationDoc {
             error::UNKNOWN_AGENT,
         ),
         UNAUTHORIZED,
+        NOT_PERMITTED,
         TOO_LARGE,
         UNAVAILABLE,
     ],
@@ -120,7 +122,8 @@ pub const AGENT_SAVE: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Register or change an agent",
     description: "Merges the body into the stored agent, or registers the agent if the \
-         identifier is new. The agent can connect from then on.",
+         identifier is new. The agent can connect from then on. To set `key` a token needs \
+         `execute` on the agent besides `write`, because the key opens its control connection.",
     parameters: &[ID],
     request: Some(BodyDoc {
         shape: Shape::One("central_agent_config"),
@@ -132,6 +135,7 @@ pub const AGENT_SAVE: OperationDoc = OperationDoc {
         saved("central_agent_config", AGENT_EXAMPLE),
         BAD_BODY,
         UNAUTHORIZED,
+        NOT_PERMITTED,
         TOO_LARGE,
         UNAVAILABLE,
     ],
@@ -142,9 +146,10 @@ pub const AGENT_DELETE: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Delete an agent and its streams",
     description: "Deletes the agent and every stream that uses it, in one transaction. When the \
-         device connects again, it is reset.",
+         device connects again, it is reset. A token needs `write` on the agent and on each of \
+         these streams.",
     parameters: &[ID],
-    responses: &[DELETED, UNAUTHORIZED, NO_AGENT, UNAVAILABLE],
+    responses: &[DELETED, UNAUTHORIZED, NOT_PERMITTED, NO_AGENT, UNAVAILABLE],
     ..OPERATION
 };
 

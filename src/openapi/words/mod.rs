@@ -132,6 +132,13 @@ const FORBIDDEN: ResponseDoc = refuse(
     error::FORBIDDEN,
 );
 
+const NOT_PERMITTED: ResponseDoc = refuse(
+    "The token lacks permission for something that this changes; `meta.needs` and `meta.on` name \
+     the action and the entity. Entities that the token does not see are counted in \
+     `meta.hidden`. Nothing was changed.",
+    error::FORBIDDEN,
+);
+
 const TOO_LARGE: ResponseDoc = refuse(
     "The body is larger than this operation accepts, or a batch has more items.",
     error::BODY_TOO_LARGE,

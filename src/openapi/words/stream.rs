@@ -1,8 +1,8 @@
 //! Streams and their layouts.
 
 use super::{
-    BAD_BODY, BAD_QUERY, LAYOUTER_OFF, NAME, NO_STREAM, OPERATION, TOO_LARGE, UNAUTHORIZED,
-    UNAVAILABLE, empty, json, refuse,
+    BAD_BODY, BAD_QUERY, LAYOUTER_OFF, NAME, NO_STREAM, NOT_PERMITTED, OPERATION, TOO_LARGE,
+    UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
 };
 use crate::error;
 use crate::openapi::model::{BodyDoc, OperationDoc, Shape};
@@ -33,7 +33,8 @@ pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Save several streams at once",
     description: "Creates the streams that do not exist and merges into those that do, in one \
-         transaction: one invalid item fails the batch. Every item has the `name` of its stream.",
+         transaction: one invalid item fails the batch. Every item has the `name` of its stream. \
+         A token needs `write` on every stream.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "central_stream_config",
@@ -50,6 +51,7 @@ pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
             error::MISSING_REQUIRED,
         ),
         UNAUTHORIZED,
+        NOT_PERMITTED,
         TOO_LARGE,
         UNAVAILABLE,
     ],
@@ -62,7 +64,7 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
     summary: "Set the layouts of several streams",
     description: "Places streams manually, all of them or none. The default of `change_reason` \
          is `relayout_by_api`. The layouter, if enabled, may move the streams again if the \
-         placement breaks a rule.",
+         placement breaks a rule. A token needs `write` on every stream.",
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_layout_list"),
         description: "The layouts. Every stream must exist. At most 10,000.",
@@ -77,6 +79,7 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
             error::UNKNOWN_STREAM,
         ),
         UNAUTHORIZED,
+        NOT_PERMITTED,
         TOO_LARGE,
         UNAVAILABLE,
     ],

@@ -1,8 +1,8 @@
 //! Nodes of the cluster.
 
 use super::{
-    BAD_BODY, BAD_QUERY, FORBIDDEN, HOSTNAME, LAYOUTER_OFF, NO_STREAMER, OPERATION, TOO_LARGE,
-    UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
+    BAD_BODY, BAD_QUERY, FORBIDDEN, HOSTNAME, LAYOUTER_OFF, NO_STREAMER, NOT_PERMITTED, OPERATION,
+    TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
 };
 use crate::error;
 use crate::openapi::model::{BodyDoc, OperationDoc, Shape};
@@ -31,7 +31,7 @@ pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
     summary: "Save several nodes at once",
     description: "Creates the nodes that do not exist and merges into those that do, in one \
          transaction: one invalid item fails the batch. Every item has the `hostname` of its \
-         node.",
+         node. A token needs the permissions of a single save for every item.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "streamer_config",
@@ -49,6 +49,7 @@ pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
             error::MISSING_REQUIRED,
         ),
         UNAUTHORIZED,
+        NOT_PERMITTED,
         TOO_LARGE,
         UNAVAILABLE,
     ],
@@ -81,7 +82,11 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
     summary: "Register or change a node",
     description: "Merges the body into the stored node, or registers the node if the hostname is \
          new; then `role` and `cluster_key` are required. The role determines the other fields. \
-         With `checks_enable` the server first requests the configuration of the node.",
+         With `checks_enable` the server first requests the configuration of the node.\n\n\
+         To set a credential (`cluster_key`, and `cluster_key`, `rproxy.endpoint_auth` and \
+         `rproxy.streampoint_key` of `config`) or to change `api_url`, where the key is sent, a \
+         token needs `execute` on the node besides `write`, because the cluster key opens what \
+         `execute` does. A mask that is written back keeps the credential and needs no more.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_config"),
@@ -103,6 +108,7 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
             error::UNKNOWN_ENUM_OPTION,
         ),
         UNAUTHORIZED,
+        NOT_PERMITTED,
         TOO_LARGE,
         UNAVAILABLE,
     ],
