@@ -111,6 +111,8 @@ error_codes! {
     SECRET_FIELD = 400 "secret_field" "Secrets can be neither filtered nor sorted by";
     STREAMER_CHECK_FAILED = 400 "streamer_check_failed"
         "The streamer did not return its configuration; nothing was changed";
+    KEY_NEEDED_FOR_CHECK = 400 "key_needed_for_check"
+        "The stored cluster key is not sent to a new address; the body must contain `cluster_key`";
     NOT_NUMBER = 400 "not_number" "Must be a number";
     INVALID_TYPE = 400 "invalid_type" "Must have the documented type";
     UNKNOWN_STREAM = 400 "stream_not_found" "No stream has this name";

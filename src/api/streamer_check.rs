@@ -5,11 +5,16 @@
 //! JSON object, nothing is stored. The save is validated before the call, and again when it is
 //! applied, because the streamer may have changed meanwhile. The reply is untrusted input: its size
 //! is bounded, and only its type is checked.
+//!
+//! The stored cluster key is not sent to an address that the same request gives: a signature made
+//! with it is valid for some minutes, also at this server. Only an administrator gets the reason
+//! of a failed check; to others it would reveal which hosts and ports can be reached from here.
 
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Context, Outcome, Pending, Step};
 use super::shared::ApiSettings;
+use crate::access::auth::Caller;
 use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::fleet::peer;
@@ -17,9 +22,12 @@ use crate::http::Response;
 use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundCall, OutboundError};
 use crate::query::params::Flag;
+use crate::schema;
+use crate::state::State;
 use crate::state::apply::{Stamp, apply};
 use crate::state::changes::Done;
 use crate::state::command::{AuditedCommand, Command};
+use crate::state::record::StreamerRecord;
 use crate::writer::permission::ChangeRights;
 
 pub const CHECKS_ENABLE: Flag = Flag::new(
@@ -27,7 +35,8 @@ pub const CHECKS_ENABLE: Flag = Flag::new(
     false,
     "Query the node for its configuration before anything is stored, at its `api_url` (or hostname) \
      and with its cluster key as they would be after the save; if it does not answer 200 with a \
-     JSON object within 5 s, nothing is stored.",
+     JSON object within 5 s, nothing is stored. A stored cluster key is not sent to a new address: \
+     with another `api_url` the body must contain `cluster_key`.",
 )
 .example("true");
 /// Deadline of the call.
@@ -39,6 +48,8 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 struct StreamerCheck {
     command: Option<AuditedCommand>,
     call: Option<OutboundCall>,
+    /// Whether the response has the reason of a failure.
+    reveals: bool,
     cancel: CancelToken,
 }
 
@@ -65,12 +76,27 @@ impl Pending for StreamerCheck {
         };
         match check(result) {
             Ok(()) => Step::Command(self.command.take().expect("one reply comes")),
-            Err(error) => error.into(),
+            Err(error) => self.shown(error).into(),
         }
     }
 
     fn on_timeout(&mut self, _: &Context<'_>) -> Response {
-        failed("timed_out").into()
+        self.shown(failed("timed_out")).into()
+    }
+}
+
+impl StreamerCheck {
+    fn shown(&self, error: ApiError) -> ApiError {
+        shown(error, self.reveals)
+    }
+}
+
+/// The error of a failed check as its caller gets it.
+fn shown(error: ApiError, reveals: bool) -> ApiError {
+    if reveals || error.status != error::STREAMER_CHECK_FAILED.status {
+        error
+    } else {
+        failed("check_failed")
     }
 }
 
@@ -93,6 +119,8 @@ pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     let Done::Streamer(streamer) = changes.done else {
         unreachable!("a save of a streamer comes to a streamer");
     };
+    check_destination(call.state, &command, &streamer)?;
+    let reveals = matches!(call.caller, Caller::Administrator);
     let deadline = Instant::now() + WAIT;
     let path = "/streamer/api/v3/config";
     let now = super::now_seconds();
@@ -100,10 +128,34 @@ pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
         Some(to_streamer) => Ok(Outcome::Pending(Box::new(StreamerCheck {
             command: Some(call.audited(command)),
             call: Some(to_streamer),
+            reveals,
             cancel: CancelToken::default(),
         }))),
-        None => Err(failed("no_address")),
+        None => Err(shown(failed("no_address"), reveals)),
     }
+}
+
+/// Refuses to send the stored key of a streamer to another address than the stored one.
+fn check_destination(
+    state: &State,
+    command: &Command,
+    saved: &StreamerRecord,
+) -> Result<(), ApiError> {
+    let Command::SaveStreamer { hostname, patch } = command else {
+        return Ok(());
+    };
+    let gives_key =
+        matches!(patch.get("cluster_key"), Some(Value::String(key)) if **key != *schema::MASK);
+    let Some(stored) = state.streamer(hostname) else {
+        return Ok(());
+    };
+    let destination = peer::key_destination(saved);
+    if gives_key || destination.is_none() || destination == peer::key_destination(stored) {
+        return Ok(());
+    }
+    Err(error::KEY_NEEDED_FOR_CHECK
+        .error()
+        .at_pointer("/cluster_key"))
 }
 
 fn check(outcome: CallResult) -> Result<(), ApiError> {

@@ -4,6 +4,7 @@
 //! as streamers call each other; a user in the URL replaces the key. `outbound` makes the call and
 //! decides whether the address may be called.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use sha1::{Digest as _, Sha1};
@@ -22,6 +23,24 @@ fn cluster_authorization(cluster_key: &str, now_seconds: u64) -> String {
     value
 }
 
+/// The URL at which a streamer is called.
+fn url_of(streamer: &ArchivedStreamer) -> Option<Cow<'_, str>> {
+    match scan::member(&streamer.config, "api_url") {
+        Some(url) => scan::string(url),
+        None => Some(format!("http://{}", streamer.hostname.as_str()).into()),
+    }
+}
+
+/// Whether calls to `url` are made with the cluster key: a user in the URL replaces it.
+fn sends_key(url: &str) -> bool {
+    !url.contains('@')
+}
+
+/// Where the cluster key of a streamer is sent; `None` if it is not sent.
+pub fn key_destination(streamer: &ArchivedStreamer) -> Option<Cow<'_, str>> {
+    url_of(streamer).filter(|url| sends_key(url))
+}
+
 /// The call `GET api_url` + `path`, or `None` if the URL of the node is not valid.
 pub fn get(
     streamer: &ArchivedStreamer,
@@ -30,13 +49,10 @@ pub fn get(
     deadline: Instant,
     response_bytes_max: usize,
 ) -> Option<OutboundCall> {
-    let api_url = match scan::member(&streamer.config, "api_url") {
-        Some(url) => scan::string(url)?,
-        None => format!("http://{}", streamer.hostname.as_str()).into(),
-    };
+    let api_url = url_of(streamer)?;
     let url = format!("{}{path}", api_url.trim_end_matches('/'));
     let mut headers = Vec::new();
-    if !streamer.cluster_key.is_empty() && !api_url.contains('@') {
+    if !streamer.cluster_key.is_empty() && sends_key(&api_url) {
         let key = cluster_authorization(&streamer.cluster_key, now_seconds);
         headers.push(("authorization", key));
     }

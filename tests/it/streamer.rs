@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
 use crate::stub::{Call, Stub, StubResponse};
-use weir_testkit::{Response, TestServer};
+use weir_testkit::{PREFIX, Response, TestServer};
 
 #[test]
 fn a_node_needs_role_and_key_at_creation_only() {
@@ -276,7 +276,7 @@ fn node_is_saved_if_the_check_reads_its_configuration() {
     server.put(path, json!({"cluster_key": "k2"})).expect(200);
     expect_config_request(&node.call(), "k2");
     let elsewhere = Stub::new(StubResponse::with(200, "", CONFIG));
-    let moved = json!({"api_url": elsewhere.url(""), "cluster_key": "***"});
+    let moved = json!({"api_url": elsewhere.url(""), "cluster_key": "k2"});
     server.put(path, moved).expect(200);
     expect_config_request(&elsewhere.call(), "k2");
     assert_eq!(node.calls(), 0);
@@ -327,6 +327,82 @@ fn node_is_not_saved_if_the_check_fails() {
     let answer = server.put(path, json!({"channel_limit": "many"}));
     assert_eq!(answer.expect(400).errors(), ["not_integer /channel_limit"]);
     assert_eq!(node.calls(), 0);
+}
+
+#[test]
+fn stored_key_is_not_sent_to_an_address_in_the_same_request() {
+    let mut server = TestServer::with(&["--outbound-loopback"]);
+    let node = Stub::new(StubResponse::with(200, "", CONFIG));
+    let elsewhere = Stub::new(StubResponse::with(200, "", CONFIG));
+    let stored = json!({"role": "streamer", "cluster_key": "k1", "api_url": node.url("")});
+    server.put("/streamers/s1", stored).expect(200);
+    let path = "/streamers/s1?checks_enable=true";
+    for round in ["before", "after a restart"] {
+        for key in [json!({}), json!({"cluster_key": "***"})] {
+            for url in [
+                json!(elsewhere.url("")),
+                json!(elsewhere.url("/below")),
+                json!(node.url("/tenant")),
+                json!(null),
+            ] {
+                let mut body = key.clone();
+                body["api_url"] = url;
+                let answer = server.put(path, body).expect(400);
+                let error = ["key_needed_for_check /cluster_key"];
+                assert_eq!(answer.errors(), error, "{round}");
+            }
+        }
+        assert_eq!((node.calls(), elsewhere.calls()), (0, 0), "{round}");
+        server.restart();
+    }
+    // A check at the stored address needs no key; a user in the URL replaces it.
+    server.put(path, json!({"channel_limit": 5})).expect(200);
+    expect_config_request(&node.call(), "k1");
+    let own = elsewhere.url("").replace("http://", "http://user:pw@");
+    server.put(path, json!({"api_url": own})).expect(200);
+    let sent = elsewhere.call().headers["authorization"].clone();
+    assert!(sent.starts_with("Basic "), "{sent}");
+    // The key was not sent there, so a URL without the user is a new address for it.
+    let bare = json!({"api_url": elsewhere.url("")});
+    let answer = server.put(path, bare).expect(400);
+    assert_eq!(answer.errors(), ["key_needed_for_check /cluster_key"]);
+    assert_eq!(elsewhere.calls(), 0);
+}
+
+#[test]
+fn failed_checks_look_alike_to_tokens() {
+    let server = TestServer::with(&["--outbound-loopback"]);
+    let body =
+        json!({"permissions": [{"scopes": ["streamers/*"], "write": true, "execute": true}]});
+    let token = crate::restricted::token(&server, "t", body);
+    let save = |url: String| {
+        let body = json!({"role": "streamer", "cluster_key": "k1", "api_url": url}).to_string();
+        let path = format!("{PREFIX}/streamers/s1?checks_enable=true");
+        let fields = [("Authorization", token.as_str())];
+        let answer = server
+            .connect()
+            .request("PUT", &path, &fields, body.as_bytes());
+        answer.expect(400).json()["errors"].clone()
+    };
+    let node = Stub::new(StubResponse::Close);
+    let mut seen = vec![
+        save("http://127.0.0.1:1".to_owned()),
+        save("http://169.254.169.254".to_owned()),
+    ];
+    for response in [
+        StubResponse::Close,
+        StubResponse::status(403),
+        StubResponse::with(200, "", "[]"),
+    ] {
+        node.respond_with(response);
+        seen.push(save(node.url("")));
+    }
+    // A call whose connection breaks is repeated.
+    assert!(node.calls() >= 3);
+    for errors in &seen {
+        assert_eq!(errors[0]["code"], "streamer_check_failed", "{errors}");
+        assert_eq!(errors, &seen[0]);
+    }
 }
 
 #[test]

@@ -104,7 +104,8 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
         refuse(
             "The body is not JSON, or a field is invalid, or with `checks_enable` the node did \
                  not return its configuration (`streamer_check_failed`, with the cause in \
-                 `meta.reason`). Nothing was changed.",
+                 `meta.reason`, for administrators only), or a check at a new address lacks \
+                 the key (`key_needed_for_check`). Nothing was changed.",
             error::UNKNOWN_ENUM_OPTION,
         ),
         UNAUTHORIZED,
