@@ -101,8 +101,8 @@ means `true`. All filters must match. Parameters that name no field are ignored.
 sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid value.
 
 **Secrets.** Passwords and keys are returned only when an administrator reads the object itself. \
-Elsewhere they are masked as `***`, also inside URLs; a mask that is sent back keeps the stored \
-value.
+Elsewhere they are masked as `***`, also inside URLs: the password, a user without a password, \
+and parameters such as `token`, `key` or `api_key`. A mask that is sent back keeps the stored value.
 
 **Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. \
 `updated_at` grows in the order of commits and never repeats.";

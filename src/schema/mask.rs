@@ -1,10 +1,11 @@
 //! Masks secrets as `***`, and restores them when a patch contains the mask.
 //!
 //! A secret is every scalar in a member marked `x-secret`, and, in any string of a document, the
-//! password of a URL (`scheme://user:PASSWORD@host`) and the parameters `password`, `passphrase`
-//! and `token` of a URL. Empty secrets are not masked: an empty text must not look as if it were
-//! set. URLs of cameras are often malformed (`/`, `#` and `?` unescaped in the password); if a URL
-//! can be read in two ways, the reading that masks more is taken.
+//! password of a URL (`scheme://user:PASSWORD@host`), its user information if that has no colon
+//! (`scheme://KEY@host`), and the parameters in [`SECRET_PARAMETERS`]. Empty secrets are not masked:
+//! an empty text must not look as if it were set. URLs of cameras are often malformed (`/`, `#`,
+//! `?` and `@` unescaped in the password); if a URL can be read in two ways, the reading that masks
+//! more is taken.
 //!
 //! A secret is restored only in its context: the text around it (host, path, other members of an
 //! array element) must be the stored one. A mask that cannot be restored stays, and `check` refuses
@@ -13,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem;
+use percent_encoding::percent_decode;
 
 use super::Schema;
 use super::tree::{NodeId, Tree};
@@ -20,6 +22,38 @@ use crate::json::{self, Object, Value};
 
 /// Shown instead of a secret.
 pub const MASK: &str = "***";
+
+/// Names of URL parameters whose values are secret, in lower case.
+pub const SECRET_PARAMETERS: [&str; 28] = [
+    "access_key",
+    "access_token",
+    "api_key",
+    "api_token",
+    "apikey",
+    "auth",
+    "auth_token",
+    "authorization",
+    "client_secret",
+    "cluster_key",
+    "credential",
+    "jwt",
+    "key",
+    "pass",
+    "passphrase",
+    "passwd",
+    "password",
+    "private_key",
+    "psw",
+    "pwd",
+    "secret",
+    "secret_key",
+    "sig",
+    "sign_key",
+    "signature",
+    "streampoint_key",
+    "token",
+    "wmsauthsign",
+];
 
 /// The secret members of a schema as an automaton. A member that is secret in one variant of a
 /// union is masked in all of them. States are sets of nodes, determinized once, so a text is masked
@@ -467,8 +501,12 @@ fn url_secrets(text: &str) -> Vec<(usize, usize)> {
             word_at = memchr::memrchr(b'@', &bytes[start..word_end]).map(|at| start + at);
         }
         let last_at = word_at.filter(|at| *at >= start).map(|at| at - start);
+        // An at sign after the next `://` probably belongs to that URL.
+        let own = &bytes[start..word_end];
+        let own = &own[..memmem::find(own, b"://").unwrap_or(own.len())];
+        let own_at = memchr::memrchr(b'@', own);
         let mut after = start;
-        if let Some((first, last)) = password(&text[start..word_end], last_at) {
+        if let Some((first, last)) = password(&text[start..word_end], own_at, last_at) {
             spans.push((start + first, start + last));
             after = start + last;
         }
@@ -481,28 +519,30 @@ fn url_secrets(text: &str) -> Vec<(usize, usize)> {
     spans
 }
 
-/// The password in the text after `://`. `last_at` is its last at sign.
-fn password(rest: &str, last_at: Option<usize>) -> Option<(usize, usize)> {
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    // In `user:pa/ss@host` the text after the colon is not a port, so the authority extends to the
-    // at sign.
-    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
-    let split = !authority.contains('@')
-        && !port.bytes().all(|byte| byte.is_ascii_digit())
-        && !rest.starts_with('[');
-    let at = if split {
-        last_at?
+/// The secret part of the user information in the text after `://`. `last_at` is its last at sign,
+/// `own_at` the last one before another `://`.
+fn password(rest: &str, own_at: Option<usize>, last_at: Option<usize>) -> Option<(usize, usize)> {
+    let mut at = last_at?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = &rest[..end];
+    if authority.contains('@') {
+        at = own_at?;
     } else {
-        authority.rfind('@')?
-    };
-    let colon = rest[..at].find(':')?;
-    (colon + 1 < at).then_some((colon + 1, at))
+        // In `user:pa/ss@host` the text after the colon is not a port, so the authority extends to
+        // the at sign. A port is followed by a path.
+        let (_, port) = authority.rsplit_once(':')?;
+        let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+        if rest.starts_with('[') || is_port && rest[end..].starts_with('/') {
+            return None;
+        }
+    }
+    let start = rest[..at].find(':').map_or(0, |colon| colon + 1);
+    (start < at).then_some((start, at))
 }
 
 /// Finds the values of secret parameters that begin between `from` and `to`. `url` ends where the
 /// URL does. Returns the position to continue at.
 fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)>) -> usize {
-    const NAMES: [&[u8]; 3] = [b"password", b"passphrase", b"token"];
     let mut at = from;
     while at < to {
         let Some(found) = url[at..to]
@@ -512,14 +552,8 @@ fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)
             return to;
         };
         at += found + 1;
-        let named = NAMES.iter().find(|name| {
-            let end = at + name.len();
-            url.get(at..end)
-                .is_some_and(|found| found.eq_ignore_ascii_case(name))
-                && url.get(end) == Some(&b'=')
-        });
-        if let Some(name) = named {
-            let start = at + name.len() + 1;
+        if let Some(length) = secret_name(&url[at..]) {
+            let start = at + length + 1;
             // Up to the next parameter or the end. The value may contain anything else, even a URL.
             at = url[start..]
                 .iter()
@@ -531,6 +565,27 @@ fn parameters(url: &[u8], from: usize, to: usize, spans: &mut Vec<(usize, usize)
         }
     }
     at
+}
+
+/// The length of the name of a secret parameter that the text begins with; `=` follows it. A name
+/// with escapes is read as servers read it.
+fn secret_name(text: &[u8]) -> Option<usize> {
+    /// Bytes of the longest name with each byte escaped.
+    const NAME_BYTES_MAX: usize = 3 * 16;
+    let head = &text[..text.len().min(NAME_BYTES_MAX + 1)];
+    let length = head.iter().position(|byte| !is_of_name(*byte))?;
+    if head[length] != b'=' {
+        return None;
+    }
+    let name = percent_decode(&head[..length]).decode_utf8().ok()?;
+    let mut known = SECRET_PARAMETERS.iter();
+    known
+        .any(|known| known.eq_ignore_ascii_case(&name))
+        .then_some(length)
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'%')
 }
 
 /// Copies a canonical text with its secrets replaced. The text is written by this crate, so it is

@@ -517,7 +517,18 @@ fn passwords_in_malformed_urls_are_masked() {
         ("rtsp://admin:se?cr#et@h/1", "rtsp://admin:***@h/1"),
         ("rtsp://:secret@h/1", "rtsp://:***@h/1"),
         ("rtsp://admin:@h/1", "rtsp://admin:@h/1"),
-        ("rtsp://admin@h/1", "rtsp://admin@h/1"),
+        ("rtsp://KEY@h/1", "rtsp://***@h/1"),
+        ("http://KEY@h:8080", "http://***@h:8080"),
+        ("rtsp://u:P@x#SECRET@h/s", "rtsp://u:***@h/s"),
+        ("rtsp://u:P@x/SECRET@h/s", "rtsp://u:***@h/s"),
+        ("rtsp://u:P@x?SECRET@h/s", "rtsp://u:***@h/s"),
+        ("rtsp://u:12#SECRET@h/s", "rtsp://u:***@h/s"),
+        ("rtsp://u:12?SECRET@h/s", "rtsp://u:***@h/s"),
+        ("rtsp://KEY@x/SECRET@h/s", "rtsp://***@h/s"),
+        ("http://h?mail=a@b", "http://h?mail=a@b"),
+        ("http://h/x?to%6ben=abc", "http://h/x?to%6ben=***"),
+        ("http://h/x?KEY=abc&keys=1", "http://h/x?KEY=***&keys=1"),
+        ("http://h/x?a=1;auth=abc", "http://h/x?a=1;auth=***"),
         ("http://h:8080/@user/x.m3u8", "http://h:8080/@user/x.m3u8"),
         ("http://[fe80::1]/a@b", "http://[fe80::1]/a@b"),
         ("http://h/a:b@c", "http://h/a:b@c"),
@@ -571,6 +582,25 @@ fn passwords_in_malformed_urls_are_masked() {
 }
 
 #[test]
+fn secret_parameters_of_urls_are_masked() {
+    let mut names = mask::SECRET_PARAMETERS.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, mask::SECRET_PARAMETERS);
+    for name in names {
+        assert_eq!(name, name.to_lowercase());
+        for (before, name) in [("?", name.to_owned()), ("?a=1&", name.to_uppercase())] {
+            let url = |value: &str| format!("http://h/x{before}{name}={value}&b=2");
+            assert_eq!(shown(&url("secret")), url("***"));
+            assert_eq!(shown(&url("")), url(""));
+        }
+        // A longer name is another one.
+        let other = format!("http://h/x?not_{name}=1&{name}_not=2");
+        assert_eq!(shown(&other), other);
+    }
+}
+
+#[test]
 fn masking_hostile_text_takes_linear_time() {
     // With quadratic work these would take minutes.
     for piece in [
@@ -579,6 +609,8 @@ fn masking_hostile_text_takes_linear_time() {
         "://a:b",
         "?token=",
         "://x?token=a",
+        "://k@",
+        "?to%6ben%",
         ":// ",
         "@://a:b@",
         "://a:b@c?token=d&",

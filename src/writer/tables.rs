@@ -13,6 +13,7 @@ use imbl::OrdMap;
 use tracing::error;
 use weir_storage::{Log, Op, Opened, StoreError, Table};
 
+use crate::schema;
 use crate::state::apply::{Changes, Lost};
 use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName, shard_of};
@@ -106,6 +107,21 @@ pub(super) fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
     }
 }
 
+/// Decodes a record. One without a mark for secrets gets it if it has any: an earlier version may
+/// have known fewer forms of secrets, and lists mask only records with the mark.
+macro_rules! marked {
+    ($record:ident, $value:expr, $schema:expr) => {{
+        let record = $record::from_bytes($value)?;
+        if record.has_secrets || $schema.mask(&record.config) == *record.config {
+            record
+        } else {
+            let mut owned = record.to_owned();
+            owned.has_secrets = true;
+            $record::new(&owned)
+        }
+    }};
+}
+
 type ShardStreams = OrdMap<StreamName, StreamRecord>;
 
 /// Reads every record, on all processors, and builds the state.
@@ -119,7 +135,7 @@ pub fn load<L: Log>(
         loader.shard(shard, streams);
     }
     load_table(log, STREAMERS, None, |_, value| {
-        loader.streamer(StreamerRecord::from_bytes(value)?);
+        loader.streamer(marked!(StreamerRecord, value, schema::streamer()));
         Ok(())
     })?;
     let mut marks: Vec<(Hostname, NodeMark)> = Vec::new();
@@ -131,7 +147,7 @@ pub fn load<L: Log>(
     })?;
     for kind in KINDS {
         load_table(log, entity_table(kind), None, |_, value| {
-            loader.entity(kind, EntityRecord::from_bytes(value)?);
+            loader.entity(kind, marked!(EntityRecord, value, kind.schema()));
             Ok(())
         })?;
     }
@@ -157,7 +173,7 @@ fn load_streams<L: Log>(log: &L) -> Result<Vec<(usize, ShardStreams)>, StoreErro
                 }
                 let mut streams = OrdMap::new();
                 load_table(log, STREAMS, Some(shard as u8), |_, value| {
-                    let record = StreamRecord::from_bytes(value)?;
+                    let record = marked!(StreamRecord, value, schema::stream());
                     streams.insert(StreamName::trusted(&record.name), record);
                     Ok(())
                 })?;
@@ -211,5 +227,33 @@ fn unreadable(table: Table, key: Vec<u8>, why: &RecordError) -> StoreError {
             key,
             what: why.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::record::Stream;
+
+    #[test]
+    fn secrets_that_an_earlier_version_did_not_know_are_marked() {
+        for (config, has_secrets) in [
+            (r#"{"inputs":[{"url":"http://KEY@h/x"}]}"#, true),
+            (r#"{"inputs":[{"url":"http://h/x?api_key=k"}]}"#, true),
+            (r#"{"inputs":[{"url":"http://h/x"}]}"#, false),
+        ] {
+            let stored = StreamRecord::new(&Stream {
+                name: "a".into(),
+                config: config.into(),
+                has_secrets: false,
+                ..Stream::default()
+            });
+            let read = |bytes: &[u8]| -> Result<StreamRecord, RecordError> {
+                Ok(marked!(StreamRecord, bytes, schema::stream()))
+            };
+            let record = read(stored.bytes()).expect("a record");
+            assert_eq!(record.has_secrets, has_secrets, "{config}");
+            assert_eq!(&*record.config, config);
+        }
     }
 }
