@@ -154,6 +154,9 @@ error_codes! {
         "The agent did not reply in time; the command may or may not have been executed";
     NO_STREAMER_AVAILABLE = 503 "no_streamer_available"
         "No streamer of this load balancer is eligible now" 5;
+    NO_PUBLIC_ADDRESS = 503 "no_public_address"
+        "The streamers of this load balancer have no address for players; set `public_payload_url`"
+        5;
     AGENT_BUSY = 503 "agent_busy" "The agent cannot take another command now; repeat the request" 1;
     SHUTTING_DOWN = 503 "shutting_down" "The server is stopping; repeat the request" 1;
     LAYOUTER_BUSY = 503 "layouter_busy"

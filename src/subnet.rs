@@ -16,6 +16,13 @@ pub struct Subnets {
 }
 
 impl Subnets {
+    /// The addresses of this machine.
+    pub const LOOPBACK: [&'static str; 2] = ["127.0.0.0/8", "::1"];
+
+    pub fn loopback() -> Self {
+        Self::parse(Self::LOOPBACK).expect("the addresses are well-formed")
+    }
+
     /// Parses texts such as `10.0.0.1`, `10.10.0.0/24` and `2001:db8::/32`. Bits after the prefix
     /// are ignored. The error is the index of the first invalid text.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, usize> {

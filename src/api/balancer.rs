@@ -7,8 +7,9 @@
 //! countries accepts those, and with `countries_default` also clients whose country is in no list
 //! of the balancer. The least loaded eligible server is chosen, at random among equals.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -16,11 +17,12 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode
 use super::{Call, Outcome, entity, router};
 use crate::access::rules::{Country, country};
 use crate::error::{self, ApiError};
-use crate::http::{Request, Response};
+use crate::http::Response;
 use crate::json::{self, Object, Value};
 use crate::state::apply::stream_not_found;
 use crate::state::entity::{Key, Kind};
-use crate::subnet::parse_address;
+use crate::state::record::StreamerRecord;
+use crate::subnet::{Subnets, parse_address};
 
 /// The measure by which the load of servers is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -214,22 +216,86 @@ const UNSAFE: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// The URL of a streamer for viewers, without credentials: its `public_payload_url`, else its
-/// `api_url`, else its hostname.
-pub fn public_url(config: &Object, hostname: &str) -> String {
-    let given = ["public_payload_url", "api_url"].iter().find_map(|field| {
-        let url = config.get(field).and_then(Value::as_str)?;
-        let (scheme, rest) = url.split_once("://")?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return None;
-        }
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        let end = rest.find('/').unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
-        let host = authority.rsplit('@').next().unwrap_or_default();
-        (!host.is_empty()).then(|| format!("{scheme}://{host}{}", path.trim_end_matches('/')))
+/// The URL of a streamer for players, without credentials: its `public_payload_url`; else its
+/// `api_url`, else its hostname, if that is an address in the internet. Internal addresses are
+/// shown to no player.
+pub fn public_url(config: &Object, hostname: &str) -> Option<String> {
+    let given = |field: &str| config.get(field).and_then(Value::as_str);
+    if let Some((base, _)) = given("public_payload_url").and_then(http_base) {
+        return Some(base);
+    }
+    let default = format!("http://{hostname}");
+    let (base, host) = http_base(given("api_url").unwrap_or(&default))?;
+    is_public(host).then_some(base)
+}
+
+/// A URL of HTTP without credentials and query, and its host.
+fn http_base(url: &str) -> Option<(String, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let base = format!("{scheme}://{authority}{}", path.trim_end_matches('/'));
+    (!host.is_empty()).then_some((base, host))
+}
+
+/// Endings of names that the public DNS does not have.
+const INTERNAL_ENDINGS: [&str; 10] = [
+    "corp",
+    "home",
+    "home.arpa",
+    "internal",
+    "intranet",
+    "lan",
+    "local",
+    "localdomain",
+    "localhost",
+    "svc",
+];
+
+/// Whether players in the internet can reach a host: a name with a domain of the public DNS, or an
+/// address that is not reserved for internal networks.
+fn is_public(host: &str) -> bool {
+    if let Some(address) = parse_address(host) {
+        return !internal_networks().contains(address);
+    }
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_internal = INTERNAL_ENDINGS.iter().any(|ending| {
+        let rest = host.strip_suffix(ending);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     });
-    given.unwrap_or_else(|| format!("http://{hostname}"))
+    host.contains('.') && !is_internal
+}
+
+/// Addresses that routers of the internet do not forward.
+fn internal_networks() -> &'static Subnets {
+    static NETWORKS: LazyLock<Subnets> = LazyLock::new(|| {
+        let networks = [
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "224.0.0.0/3",
+            "::/128",
+            "::1",
+            "fc00::/7",
+            "fe80::/10",
+            "ff00::/8",
+        ];
+        Subnets::parse(networks).expect("the networks are well-formed")
+    });
+    &NETWORKS
 }
 
 /// The URL of a redirect. `stream` is decoded; `suffix` and `query` are passed on as they were
@@ -280,9 +346,12 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let shared = call.shared;
     let from = balancer
         .has_countries()
-        .then(|| shared.access.countries.of(client_address(call.request)))
+        .then(|| shared.access.countries.of(call.request.peer))
         .flatten();
     let now = Instant::now();
+    let base_of =
+        |hostname: &str, streamer: &StreamerRecord| public_url(&object(&streamer.config), hostname);
+    let without_address = Cell::new(false);
     let load = |hostname: &str| {
         let streamer = call.state.streamer(hostname)?;
         // Viewers are redirected only within the namespace of the stream.
@@ -290,6 +359,10 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
             return None;
         }
         let stats = shared.fleet.streamer(hostname, now)?;
+        if base_of(hostname, streamer).is_none() {
+            without_address.set(true);
+            return None;
+        }
         Some(Load {
             clients: stats.clients.unwrap_or(0),
             bitrate_kbit: stats.output_kbit.unwrap_or(0),
@@ -297,10 +370,17 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
         })
     };
     let chosen = balancer.choose(load, from, call.local.random());
-    let chosen = chosen.ok_or_else(|| error::NO_STREAMER_AVAILABLE.error())?;
-    let streamer = call.state.streamer(&chosen.hostname);
-    let config = streamer.map_or_else(Object::new, |streamer| object(&streamer.config));
-    let base = public_url(&config, &chosen.hostname);
+    let base = chosen.and_then(|chosen| {
+        let streamer = call.state.streamer(&chosen.hostname)?;
+        base_of(&chosen.hostname, streamer)
+    });
+    let base = base.ok_or_else(|| {
+        if without_address.get() {
+            error::NO_PUBLIC_ADDRESS.error()
+        } else {
+            error::NO_STREAMER_AVAILABLE.error()
+        }
+    })?;
     let location = redirect(&base, &stream_name, target.suffix, call.request.query);
     let response = Response::new(302)
         .header("Location", location)
@@ -314,21 +394,6 @@ fn object(text: &str) -> Object {
         Ok(Value::Object(object)) => object,
         _ => Object::new(),
     }
-}
-
-/// The address of the client: the peer, or `X-Real-IP` if the peer is local or in a private
-/// network.
-fn client_address(request: &Request<'_>) -> IpAddr {
-    let peer = request.peer.to_canonical();
-    let is_near = match peer {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private(),
-        IpAddr::V6(v6) => v6.is_loopback() || (v6.segments()[0] & 0xfe00) == 0xfc00,
-    };
-    let named = request.headers.get("x-real-ip").filter(|_| is_near);
-    let named = named.and_then(|value| std::str::from_utf8(value).ok());
-    named
-        .and_then(|text| parse_address(text.trim()))
-        .unwrap_or(peer)
 }
 
 #[cfg(test)]
@@ -525,22 +590,42 @@ mod tests {
             (
                 r#"{"public_payload_url":"https://edge.example.com:8443/live/",
                     "api_url":"http://10.0.0.1"}"#,
-                "https://edge.example.com:8443/live",
+                Some("https://edge.example.com:8443/live"),
+            ),
+            // What is set for players may be anything.
+            (
+                r#"{"public_payload_url":"http://10.0.0.1:80"}"#,
+                Some("http://10.0.0.1:80"),
             ),
             (
-                r#"{"api_url":"http://user:secret@10.0.0.1:8080/"}"#,
-                "http://10.0.0.1:8080",
+                r#"{"api_url":"http://user:secret@203.0.113.1:8080/"}"#,
+                Some("http://203.0.113.1:8080"),
             ),
             (
                 r#"{"public_payload_url":"rtmp://x/",
-                    "api_url":"http://10.0.0.1?cluster_key=secret"}"#,
-                "http://10.0.0.1",
+                    "api_url":"http://edge.example.com?cluster_key=secret"}"#,
+                Some("http://edge.example.com"),
             ),
-            (r#"{"public_payload_url":null}"#, "http://s1"),
-            ("{}", "http://s1"),
+            (
+                r#"{"api_url":"http://[2001:db8::1]:80/x/"}"#,
+                Some("http://[2001:db8::1]:80/x"),
+            ),
+            (r#"{"api_url":"http://user:secret@10.0.0.1:8080/"}"#, None),
+            (r#"{"api_url":"http://[fd00::1]"}"#, None),
+            (r#"{"api_url":"http://[::ffff:192.168.0.1]:80"}"#, None),
+            (
+                r#"{"api_url":"http://streamer-0.streamers.default.svc.cluster.local"}"#,
+                None,
+            ),
+            (r#"{"api_url":"http://EDGE.lan."}"#, None),
+            (r#"{"api_url":"http://edge:8080"}"#, None),
+            (r#"{"public_payload_url":null}"#, None),
         ] {
-            assert_eq!(public_url(&object(config), "s1"), base, "{config}");
+            let url = public_url(&object(config), "s1");
+            assert_eq!(url.as_deref(), base, "{config}");
         }
+        let url = public_url(&object("{}"), "s1.example.com");
+        assert_eq!(url.as_deref(), Some("http://s1.example.com"));
         assert_eq!(
             redirect(
                 "http://s1:80",
@@ -558,7 +643,7 @@ mod tests {
     /// The response to `path`, where `s1` and `s2` are alive and `s2` has fewer clients.
     fn response_to(path: &str, fields: &str) -> Response {
         use crate::fleet::report::StreamerReport;
-        use crate::http::{Method, head};
+        use crate::http::{Method, Request, head};
         use crate::state::State;
         use crate::state::apply::{Stamp, apply};
         use crate::state::command::{Command, EntitySave, StreamPatch, streamer_patch};
@@ -590,7 +675,8 @@ mod tests {
             ),
             streamer(
                 "s3",
-                r#"{"role":"streamer","cluster_key":"k","namespace":"other"}"#,
+                r#"{"role":"streamer","cluster_key":"k","namespace":"other",
+                    "public_payload_url":"http://s3"}"#,
             ),
             stream("sports/hd1", "{}"),
             stream("theirs", r#"{"namespace":"other"}"#),
@@ -621,7 +707,7 @@ mod tests {
             query: head.query,
             headers: head.headers,
             body: b"",
-            peer: IpAddr::from([127, 0, 0, 1]),
+            peer: std::net::IpAddr::from([127, 0, 0, 1]),
             body_late: false,
             may_upgrade: false,
         };

@@ -213,7 +213,7 @@ fn with_headers(state: &State, response: Response) -> Response {
     let response = response
         .header("X-Config-Server-Separate-Endpoints", "true")
         .header("X-Config-Server-Episodes", "true")
-        .header("Cache-Control", "no-cache");
+        .header("Cache-Control", "no-store");
     if state.settings().restreaming == Restreaming::Off {
         response.header("X-Config-Server-Dynamic-Streams", "false")
     } else {

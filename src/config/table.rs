@@ -15,8 +15,8 @@ use super::setting::{
 };
 use super::value::{
     API_KEY, API_URL, BALANCE, CORS, DIRECTORY, FILE, LABEL_KEY, LISTEN, LOG_LEVEL, LOGIN,
-    LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PinThreads, RESTREAMING, SUBNETS, Secret,
-    Shown as _, URL_TOKEN,
+    LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PROXIES, PinThreads, RESTREAMING, SUBNETS,
+    Secret, Shown as _, URL_TOKEN,
 };
 use crate::http::Cors;
 use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
@@ -93,6 +93,11 @@ settings! {
         /// higher.
         connections_max("connections_max"): usize =
             number(16, 10_000_000), Default "100000", AtStart;
+        /// Addresses of proxies in front of this server. What they send as `X-Real-IP` (or, without
+        /// it, `X-Forwarded-For`) is the address of the client, in the event log, the request log,
+        /// limits and rules about countries. A proxy must set or remove `X-Real-IP`. `loopback` is
+        /// 127.0.0.0/8 and ::1; `none` trusts no address.
+        trusted_proxies("trusted_proxies"): Subnets = PROXIES, Default "loopback", AtStart;
         /// Longest time a request with `poll_timeout` waits; a longer timeout is shortened to this.
         /// Keep it below the read timeout of a proxy in front (60 s in nginx).
         poll_wait_max("poll_wait_max"): Duration = time(secs(1), secs(600)), Default "50s", AtStart;

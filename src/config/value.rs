@@ -158,6 +158,26 @@ pub(super) const SUBNETS: SettingRule<Subnets> = list(
     },
 );
 
+pub(super) const PROXIES: SettingRule<Subnets> = list(
+    "`loopback`, `none`, and addresses and subnets such as 10.0.0.5 or fd00::/8, at most 256",
+    |texts| {
+        let texts = (1..=256).contains(&texts.len()).then_some(texts)?;
+        let is_none = texts.iter().any(|text| text == "none");
+        if is_none && texts.len() > 1 {
+            return None;
+        }
+        let mut nets: Vec<&str> = Vec::new();
+        for text in texts {
+            match text.as_str() {
+                "none" => {}
+                "loopback" => nets.extend(Subnets::LOOPBACK),
+                net => nets.push(net),
+            }
+        }
+        Subnets::parse(nets).ok()
+    },
+);
+
 pub(super) const LABEL_KEY: SettingRule<Option<String>> = text(
     "the key of a label, 1 to 40 characters out of letters, digits and - . _",
     |text| is_word(text, 40, b"-._").then(|| Some(text.to_owned())),

@@ -374,6 +374,7 @@ impl Core {
 
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
+        let response = uncached(response);
         let status = response.status;
         self.count_answer(status);
         self.held.borrow_mut().remove(ticket);
@@ -409,6 +410,16 @@ fn restrict(call: &Call<'_>, list: &mut ListRequest) -> bool {
         }));
     }
     true
+}
+
+/// Keeps a response out of caches: it may contain secrets, and it is outdated by the next commit.
+fn uncached(response: Response) -> Response {
+    const FIELD: &str = "Cache-Control";
+    if response.headers.iter().any(|(name, _)| *name == FIELD) {
+        response
+    } else {
+        response.header(FIELD, "no-store")
+    }
 }
 
 /// The response of paths and methods without endpoint.
@@ -455,6 +466,10 @@ impl Service for Core {
         let answer = self
             .answer(request, admitted, ticket)
             .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
+        let answer = match answer {
+            Answer::Reply(response) => Answer::Reply(uncached(response)),
+            other => other,
+        };
         match &answer {
             Answer::Reply(response) => self.count_answer(response.status),
             Answer::Upgrade(_) => self.count_answer(101),
@@ -467,7 +482,7 @@ impl Service for Core {
     }
 
     fn timeout_response(&self, ticket: Ticket) -> Response {
-        let response = self.timeout_answer(ticket);
+        let response = uncached(self.timeout_answer(ticket));
         self.count_answer(response.status);
         self.log_later(ticket, response.status);
         response

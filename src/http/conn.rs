@@ -26,6 +26,7 @@ use super::conn_table::{AnswerForm, Conn, Phase, Table};
 use super::connections::Connections;
 use super::cors::Cors;
 use super::counters::add;
+use super::forwarded::client_address;
 use super::head::{self, Head, Method};
 use super::input::{Input, NextRequest, Progress, next_request};
 use super::refusal::Refusal;
@@ -455,7 +456,11 @@ impl<S: Service> Served<S> {
             answers += 1;
             let mut fields = head::fields();
             let progress = mem::replace(&mut progress, Progress::Head);
-            let admit = |head: &Head<'_>| self.admit(head, conn.peer);
+            let client = |head: &Head<'_>| {
+                let trusted = &self.shared.trusted_proxies;
+                client_address(&head.headers, conn.peer, trusted)
+            };
+            let admit = |head: &Head<'_>| self.admit(head, client(head));
             match next_request(&bytes[used..], progress, &mut fields, admit) {
                 Ok(NextRequest::Complete {
                     head,
@@ -470,7 +475,7 @@ impl<S: Service> Served<S> {
                         slot: conn.slot,
                         epoch: *epoch,
                     };
-                    let request = request(&head, &body, conn.peer, body_late);
+                    let request = request(&head, &body, client(&head), body_late);
                     let answer = self.call(&request, admitted, ticket);
                     let more = used < bytes.len();
                     if let Some(batch) = self.shared.write_answer(answer, &head, used, more, out) {

@@ -23,12 +23,15 @@ use super::unsent::{Gone, Unsent, is_not_now};
 use crate::error::ApiError;
 use crate::limits::{Limits, READ_BYTES, UNSENT_BYTES_MAX};
 use crate::rt::sys;
+use crate::subnet::Subnets;
 
 /// How the connections of a core behave.
 #[derive(Debug, Clone)]
 pub struct ConnectionOptions {
     pub limits: Limits,
     pub cors: Cors,
+    /// Proxies that name their clients in header fields.
+    pub trusted_proxies: Subnets,
 }
 
 impl Default for ConnectionOptions {
@@ -36,6 +39,7 @@ impl Default for ConnectionOptions {
         Self {
             limits: Limits::DEFAULT,
             cors: Cors::Any,
+            trusted_proxies: Subnets::loopback(),
         }
     }
 }
@@ -45,6 +49,7 @@ impl Default for ConnectionOptions {
 pub struct Connections<A> {
     pub(super) limits: Limits,
     pub(super) cors: Cors,
+    pub(super) trusted_proxies: Subnets,
     pub(super) table: RefCell<Table<A>>,
     /// Fields of every response, see `response::common`.
     pub(super) common: RefCell<Vec<u8>>,
@@ -70,6 +75,7 @@ impl<A> Connections<A> {
         Rc::new(Self {
             limits: options.limits,
             cors: options.cors,
+            trusted_proxies: options.trusted_proxies,
             table: RefCell::new(Table {
                 conns: SegmentedVec::new(),
                 free: Vec::new(),

@@ -18,6 +18,7 @@ mod counters;
 mod deadline;
 pub mod encoding;
 pub mod error;
+mod forwarded;
 mod framing;
 pub mod head;
 pub mod input;
@@ -52,6 +53,7 @@ pub struct Request<'a> {
     pub headers: Headers<'a>,
     /// Chunked bodies arrive decoded.
     pub body: &'a [u8],
+    /// The address of the client: the peer of the connection, or what a trusted proxy names.
     pub peer: IpAddr,
     /// The body arrived after `admit` had returned: what `admit` found may be outdated.
     pub body_late: bool,

@@ -206,6 +206,7 @@ pub(super) fn start_cores(
     let options = ConnectionOptions {
         limits,
         cors: settings.http.cors.clone(),
+        trusted_proxies: settings.http.trusted_proxies.clone(),
     };
     let (drained_sender, drained) = mpsc::channel();
     // The first core replaces port 0 by a free port; the others listen on the same.

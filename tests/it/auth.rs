@@ -399,3 +399,39 @@ fn secrets_show_only_on_their_own_entity() {
         "requests are in the log"
     );
 }
+
+#[test]
+fn answers_with_secrets_are_not_cached() {
+    let server = TestServer::new();
+    server.put("/streamers/batch", nodes()).expect(204);
+    server
+        .put("/agents/a", json!({"key": "agent-key"}))
+        .expect(200);
+    server.put("/api_tokens/t", json!({})).expect(200);
+    server.put("/streams/s", json!({})).expect(200);
+    let lists = [
+        "/config",
+        "/api_tokens",
+        "/streamers",
+        "/agents",
+        "/streams",
+        "/auth_backends",
+    ];
+    let single = [
+        "/api_tokens/t",
+        "/agents/a",
+        "/streams/s",
+        "/streamers/nothing",
+    ];
+    for path in lists.iter().chain(&single) {
+        let answer = server.get(path);
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+    }
+    // Also those that come later: of the writer, and of a poll.
+    let saved = server.put("/streams/s", json!({"title": "t"})).expect(200);
+    assert_eq!(saved.header("cache-control"), Some("no-store"));
+    let poll = server
+        .get("/streams?name=nothing&poll_timeout=1")
+        .expect(200);
+    assert_eq!(poll.header("cache-control"), Some("no-store"));
+}

@@ -99,7 +99,7 @@ fn viewers_and_publishers_go_to_the_least_loaded_node() {
         (1, "http://u:p@10.0.0.1:8080"),
         (2, "http://10.0.0.2/live/"),
     ] {
-        let node = json!({"role": "streamer", "cluster_key": "k", "api_url": url});
+        let node = json!({"role": "streamer", "cluster_key": "k", "public_payload_url": url});
         server.put(&format!("/streamers/s{n}"), node).expect(200);
     }
     let body = json!({
@@ -136,4 +136,82 @@ fn viewers_and_publishers_go_to_the_least_loaded_node() {
     assert_eq!(sent("GET", "10.78.0.1"), second);
     server.delete("/streamers/s2").expect(204);
     assert_eq!(sent("GET", "10.78.0.1"), "no_streamer_available");
+}
+
+#[test]
+fn players_are_not_sent_to_internal_addresses() {
+    for arguments in [&[][..], &["--layouter-enabled"]] {
+        let server = TestServer::with(arguments);
+        server.put("/streams/a", json!({})).expect(200);
+        let servers = json!({"mode": "clients", "servers": [{"name": "s1"}, {"name": "s2"}]});
+        server.put("/load-balancers/main", servers).expect(200);
+        let play = || server.call_as("GET", "/lb/main/a/index.m3u8", None);
+        let save = |hostname: &str, urls: serde_json::Value| {
+            let mut node = json!({"role": "streamer", "cluster_key": "k"});
+            for (name, url) in urls.as_object().expect("an object") {
+                node[name] = url.clone();
+            }
+            server
+                .put(&format!("/streamers/{hostname}"), node)
+                .expect(200);
+        };
+        save("s1", json!({"api_url": "http://10.0.0.1:8080"}));
+        assert_eq!(play().expect(503).errors(), ["no_streamer_available"]);
+        report(&server, "s1", 1, 1);
+        let refused = play().expect(503);
+        assert_eq!(refused.errors(), ["no_public_address"]);
+        assert!(refused.header("retry-after").is_some());
+        assert!(!refused.text().contains("10.0.0.1"));
+        // Another streamer takes the players, however many it has.
+        save("s2", json!({"api_url": "http://203.0.113.2:80"}));
+        report(&server, "s2", 500, 1);
+        let sent = play().expect(302);
+        let location = sent.header("location").map(str::to_owned);
+        assert_eq!(
+            location.as_deref(),
+            Some("http://203.0.113.2:80/a/index.m3u8")
+        );
+        save("s1", json!({"public_payload_url": "http://10.0.0.1:8080"}));
+        let sent = play().expect(302);
+        let location = sent.header("location").map(str::to_owned);
+        assert_eq!(
+            location.as_deref(),
+            Some("http://10.0.0.1:8080/a/index.m3u8")
+        );
+    }
+}
+
+#[test]
+fn only_trusted_proxies_name_the_client() {
+    // Goal: the address of a client is what a trusted proxy names, in every use of it. Method: the
+    // event of a change has the address.
+    let change = |server: &TestServer, field: &str| {
+        let fields = [
+            (
+                "Authorization",
+                &*format!("Bearer {}", weir_testkit::API_KEY),
+            ),
+            (field, "198.51.100.7"),
+        ];
+        let path = format!("{}/streams/a", weir_testkit::PREFIX);
+        let saved = server.connect().request("PUT", &path, &fields, b"{}");
+        saved.expect(200);
+        let event = server.get("/events?operation_id=stream_save").json();
+        server.delete("/streams/a").expect(204);
+        event["events"][0]["ip"]
+            .as_str()
+            .expect("an address")
+            .to_owned()
+    };
+    for (arguments, client) in [
+        (&[][..], "198.51.100.7"),
+        (&["--trusted-proxies", "none"], "127.0.0.1"),
+        (&["--trusted-proxies", "10.0.0.0/8"], "127.0.0.1"),
+        (&["--trusted-proxies", "127.0.0.0/30"], "198.51.100.7"),
+    ] {
+        for field in ["X-Real-IP", "X-Forwarded-For"] {
+            let server = TestServer::with(arguments);
+            assert_eq!(change(&server, field), client, "{arguments:?} {field}");
+        }
+    }
 }
