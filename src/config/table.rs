@@ -94,8 +94,8 @@ settings! {
         connections_max("connections_max"): usize =
             number(16, 10_000_000), Default "100000", AtStart;
         /// Addresses of proxies in front of this server. What they send as `X-Real-IP` (or, without
-        /// it, `X-Forwarded-For`) is the address of the client, in the event log, the request log,
-        /// limits and rules about countries. A proxy must set or remove `X-Real-IP`. `loopback` is
+        /// it, `X-Forwarded-For`) is the address of the client, in the event log, the request log
+        /// and rules about countries. A proxy must set or remove `X-Real-IP`. `loopback` is
         /// 127.0.0.0/8 and ::1; `none` trusts no address.
         trusted_proxies("trusted_proxies"): Subnets = PROXIES, Default "loopback", AtStart;
         /// Longest time a request with `poll_timeout` waits; a longer timeout is shortened to this.

@@ -456,11 +456,7 @@ impl<S: Service> Served<S> {
             answers += 1;
             let mut fields = head::fields();
             let progress = mem::replace(&mut progress, Progress::Head);
-            let client = |head: &Head<'_>| {
-                let trusted = &self.shared.trusted_proxies;
-                client_address(&head.headers, conn.peer, trusted)
-            };
-            let admit = |head: &Head<'_>| self.admit(head, client(head));
+            let admit = |head: &Head<'_>| self.admit(head, conn.peer);
             match next_request(&bytes[used..], progress, &mut fields, admit) {
                 Ok(NextRequest::Complete {
                     head,
@@ -475,7 +471,7 @@ impl<S: Service> Served<S> {
                         slot: conn.slot,
                         epoch: *epoch,
                     };
-                    let request = request(&head, &body, client(&head), body_late);
+                    let request = self.request(&head, &body, conn.peer, body_late);
                     let answer = self.call(&request, admitted, ticket);
                     let more = used < bytes.len();
                     if let Some(batch) = self.shared.write_answer(answer, &head, used, more, out) {
@@ -523,9 +519,32 @@ impl<S: Service> Served<S> {
         if head.method == Method::Options {
             return Ok((AHEAD_BYTES_MAX as u64, None));
         }
-        let admission = catch_unwind(AssertUnwindSafe(|| self.service.admit(head, peer)))
+        let client = self.shared.client(head, peer);
+        let admission = catch_unwind(AssertUnwindSafe(|| self.service.admit(head, client)))
             .unwrap_or_else(|payload| Err(self.shared.panicked("admit", payload.as_ref())))?;
         Ok((admission.body_bytes_max, Some(admission.admitted)))
+    }
+
+    fn request<'a>(
+        &self,
+        head: &Head<'a>,
+        body: &'a [u8],
+        peer: IpAddr,
+        body_late: bool,
+    ) -> Request<'a> {
+        Request {
+            method: match head.method {
+                Method::Head => Method::Get,
+                method => method,
+            },
+            path: head.path,
+            query: head.query,
+            headers: head.headers,
+            body,
+            peer: self.shared.client(head, peer),
+            body_late,
+            may_upgrade: head.keep_alive && !head.is_1_0,
+        }
     }
 
     fn call(&self, request: &Request<'_>, admitted: Option<S::Admitted>, ticket: Ticket) -> Answer {
@@ -699,22 +718,6 @@ impl<S: Service> Served<S> {
     }
 }
 
-fn request<'a>(head: &Head<'a>, body: &'a [u8], peer: IpAddr, body_late: bool) -> Request<'a> {
-    Request {
-        method: match head.method {
-            Method::Head => Method::Get,
-            method => method,
-        },
-        path: head.path,
-        query: head.query,
-        headers: head.headers,
-        body,
-        peer,
-        body_late,
-        may_upgrade: head.keep_alive && !head.is_1_0,
-    }
-}
-
 impl<A> Connections<A> {
     /// Appends the answer, if there is one already. Returns the batch if it ends with this request.
     /// `used`: bytes of the batch up to here. `more`: bytes follow.
@@ -782,6 +785,11 @@ impl<A> Connections<A> {
             linger: head.keep_alive || more,
         });
         (large, end)
+    }
+
+    /// The address of the client of a request.
+    fn client(&self, head: &Head<'_>, peer: IpAddr) -> IpAddr {
+        client_address(&head.headers, peer, &self.trusted_proxies)
     }
 
     fn refuse(&self, refusal: Refusal, out: &mut Vec<u8>) {

@@ -1,9 +1,9 @@
 //! The address of a client behind proxies: `X-Real-IP` and `X-Forwarded-For`, where a trusted proxy
 //! sends them.
 //!
-//! Anybody can send these fields, so they count only on connections from a trusted proxy. A proxy
-//! must set or remove `X-Real-IP`. In `X-Forwarded-For` each proxy appends the address that it saw:
-//! the last one that is not a trusted proxy is the client.
+//! Any client can send these fields, so they count only on connections from a trusted proxy. A
+//! proxy must set or remove `X-Real-IP`. In `X-Forwarded-For` each proxy appends the address that
+//! it saw: the last one that is not a trusted proxy is the client.
 
 use std::net::IpAddr;
 

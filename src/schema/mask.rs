@@ -2,10 +2,10 @@
 //!
 //! A secret is every scalar in a member marked `x-secret`, and, in any string of a document, the
 //! password of a URL (`scheme://user:PASSWORD@host`), its user information if that has no colon
-//! (`scheme://KEY@host`), and the parameters in [`SECRET_PARAMETERS`]. Empty secrets are not masked:
-//! an empty text must not look as if it were set. URLs of cameras are often malformed (`/`, `#`,
-//! `?` and `@` unescaped in the password); if a URL can be read in two ways, the reading that masks
-//! more is taken.
+//! (`scheme://KEY@host`), and the parameters in [`SECRET_PARAMETERS`]. Empty secrets are not
+//! masked: an empty text must not look as if it were set. URLs of cameras are often malformed (`/`,
+//! `#`, `?` and `@` unescaped in the password); if a URL can be read in two ways, the reading that
+//! masks more is taken.
 //!
 //! A secret is restored only in its context: the text around it (host, path, other members of an
 //! array element) must be the stored one. A mask that cannot be restored stays, and `check` refuses

@@ -114,15 +114,16 @@ const UNKNOWN: ResponseDoc = refuse(
 );
 const NOT_ELIGIBLE: ResponseDoc = refuse(
     "No streamer of the load balancer is eligible: alive, below its limit, serving the country of \
-         the client, and with an address for players (`no_public_address` if only that is missing).",
+         the client, and with an address for players (`no_public_address` if only that is \
+         missing).",
     error::NO_STREAMER_AVAILABLE,
 );
 
 pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Redirect a viewer to a streamer",
-    description: "Redirects to the least loaded streamer that accepts viewers from this country, at its \
-         `public_payload_url`, else at its `api_url` or hostname if that is not internal. \
+    description: "Redirects to the least loaded streamer that accepts viewers from this country, \
+         at its `public_payload_url`, else at its `api_url` or hostname if that is not internal. \
          For protocols over HTTP: HLS, DASH, WHEP. Requires no credentials, although the \
          reference has no such exception: players have none for this server, and the streamer \
          checks those of the viewer. It reveals only whether a load balancer and a stream of \
