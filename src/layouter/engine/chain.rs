@@ -10,7 +10,6 @@ use super::Engine;
 use super::class::NONE;
 use super::cow::FixedHash;
 use super::event::{MoveReason, SlotKind};
-use super::slot::RECORDED;
 use super::tree::{LAST_RESORT, Need};
 
 /// Slots of a bucket that are tried for another node, and for a swap.
@@ -180,7 +179,7 @@ impl Engine {
             let other = *self.slot(at);
             if self.node(node).fits_instead(&other.need(), &need) {
                 // Before the rest of the chain, which records a first placement otherwise.
-                let recorded = self.slot(at).has(RECORDED);
+                let recorded = self.log.moved.len();
                 self.record_move(at, MoveReason::MakeRoom);
                 self.unassign(at);
                 let moved = if i + 1 == path.len() {
@@ -202,9 +201,7 @@ impl Engine {
                     return true;
                 }
                 self.assign(at, node);
-                if !recorded {
-                    self.forget_move(at);
-                }
+                self.forget_moves(recorded);
             }
             at = other.next;
         }

@@ -24,19 +24,10 @@ impl Engine {
         self.record_move_from(s, self.slot(s).node, reason);
     }
 
-    /// Takes back the last record of a slot, which did not move.
-    pub(super) fn forget_move(&mut self, s: u32) {
-        let members: Vec<u32> = if self.slot(s).has(UNIT) {
-            self.members_of(s).collect()
-        } else {
-            vec![s]
-        };
-        for s in members {
-            let at = self.log.moved.iter().rposition(|(slot, ..)| *slot == s);
-            if let Some(at) = at {
-                self.log.moved.remove(at);
-                self.set_flag(s, RECORDED, false);
-            }
+    /// Takes back the records from this number on: their slots are where they were.
+    pub(super) fn forget_moves(&mut self, from: usize) {
+        for (s, ..) in self.log.moved.split_off(from) {
+            self.set_flag(s, RECORDED, false);
         }
     }
 
