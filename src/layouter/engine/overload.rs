@@ -25,11 +25,11 @@ pub(super) struct Overloaded {
 }
 
 impl Engine {
-    /// Whether a slot's need was measured; of a unit, that of any member.
+    /// Whether a slot's need was measured; of a unit, that of any active member.
     fn is_measured(&self, s: u32) -> bool {
         if self.slot(s).has(UNIT) {
-            self.members_of(s)
-                .any(|member| self.slot(member).has(MEASURED))
+            let mut active = self.active_members(s).into_iter();
+            active.any(|member| self.slot(member).has(MEASURED))
         } else {
             self.slot(self.ingest_of(s)).has(MEASURED)
         }
