@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::bad_json::Pipeline;
 use crate::described::{Document, Operation};
 use crate::values::{Case, Conformance, Fate, cases};
-use weir_testkit::TestServer;
+use weir_testkit::{Response, TestServer};
 
 /// Places at which an operation checks more than its schema. The rest of the table is the
 /// reason.
@@ -240,6 +240,24 @@ fn every_valid_value_is_saved_and_read_back() {
     assert!(kept > 3000, "{kept}");
 }
 
+/// Whether a report was used without an invalid value: a number that is rounded or clamped, or a
+/// part that the response names as dropped.
+fn is_repaired(case: &Case, answer: &Response) -> bool {
+    let of_case = |dropped: &Value| {
+        let pointer = dropped["pointer"].as_str();
+        pointer.is_some_and(|pointer| case.pointer.starts_with(pointer))
+    };
+    match answer.status {
+        204 => case.value.is_number(),
+        200 => {
+            let answer = answer.json();
+            let dropped = answer["dropped"].as_array();
+            dropped.is_some_and(|dropped| dropped.iter().any(of_case))
+        }
+        _ => false,
+    }
+}
+
 #[test]
 fn every_invalid_value_is_refused_with_its_pointer() {
     let document = Document::new();
@@ -247,7 +265,7 @@ fn every_invalid_value_is_refused_with_its_pointer() {
     let server = with_one_of_each_and(&document, &["--layouter-enabled=true"]);
     let mut pipeline = Pipeline::new(&server);
     let mut faults = Vec::new();
-    let mut refused = 0;
+    let (mut refused, mut repaired) = (0, 0);
     for operation in document.with_bodies() {
         let all = cases(&document, operation.body.as_ref().expect("it has a body"));
         // Invalid values in an excused place are refused as well. Items of a batch and previews
@@ -258,6 +276,8 @@ fn every_invalid_value_is_refused_with_its_pointer() {
             .iter()
             .filter(|case| matches!(case.fate, Fate::Refused(_)))
             .filter(|case| !about_key(&operation, case))
+            // Counts as not given: a key is generated.
+            .filter(|case| operation.id != "api_token_save" || case.value != "")
             .step_by(step)
             .collect();
         let answers = pipeline.send(&requests(&operation, &document, &sent));
@@ -271,6 +291,10 @@ fn every_invalid_value_is_refused_with_its_pointer() {
                 cut(&case.body.to_string()),
                 case.pointer
             );
+            if operation.id == "streamer_stats_report" && is_repaired(case, &answer) {
+                repaired += 1;
+                continue;
+            }
             // The key of an item may be valid without an entity.
             if !matches!(answer.status, 400 | 404) {
                 faults.push(format!(
@@ -297,7 +321,7 @@ fn every_invalid_value_is_refused_with_its_pointer() {
         }
     }
     report(&faults);
-    assert!(refused > 3000, "{refused}");
+    assert!(refused > 2500 && repaired > 300, "{refused} {repaired}");
 }
 
 fn cut(text: &str) -> String {
