@@ -242,11 +242,19 @@ fn streams_swap_full_streamers_when_both_gain() {
     for (host, dc) in [("s1", "x"), ("s2", "y"), ("s3", "x")] {
         cluster.streamer(host, json!({"labels": {"dc": dc}, "channel_limit": 1}));
     }
-    for (name, dc, host) in [("a", "y", "s1"), ("b", "x", "s2"), ("c", "x", "s3")] {
-        let wish =
-            json!({"static": true, "labels": {"preferred.dc": dc}, "layout": {"ingest": host}});
-        cluster.stream(name, wish);
-    }
+    // In one commit: between two saves a stream could move to the streamer that is still free.
+    let wishes = [("a", "y", "s1"), ("b", "x", "s2"), ("c", "x", "s3")].map(|(name, dc, host)| {
+        json!({
+            "name": name,
+            "static": true,
+            "labels": {"preferred.dc": dc},
+            "layout": {"ingest": host},
+        })
+    });
+    cluster
+        .server
+        .put("/streams/batch", json!(wishes))
+        .expect(204);
     cluster.until(&[("s1", &["b"]), ("s2", &["a"]), ("s3", &["c"])]);
     let after = cluster.rest();
     assert_eq!(
