@@ -104,6 +104,7 @@ impl State {
         &self.settings
     }
 
+    #[inline]
     pub fn stream(&self, name: &str) -> Option<&StreamRecord> {
         self.streams[name::shard_of(name)].get(name)
     }

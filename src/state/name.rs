@@ -106,6 +106,7 @@ impl Hostname {
 }
 
 /// Shard of a stream name. Part of the format on disk: never change it.
+#[inline]
 pub fn shard_of(name: &str) -> usize {
     (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) >> 60) as usize
 }
