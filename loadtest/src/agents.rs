@@ -227,7 +227,7 @@ impl AgentThread<'_> {
         }
     }
 
-    #[allow(clippy::needless_pass_by_value)] // `send_line(slot, json!({..}))` reads better without a `&`
+    #[allow(clippy::needless_pass_by_value)] // called with `json!({..})`
     fn send_line(&mut self, slot: usize, line: Value) {
         if let Some(conn) = &mut self.conns[slot] {
             conn.out.extend_from_slice(line.to_string().as_bytes());

@@ -446,8 +446,8 @@ impl Cli {
         let foreign = addresses.iter().find(|address| !is_loopback(address.ip()));
         if let Some(foreign) = foreign.filter(|_| !self.common.i_own_this_host) {
             return Err(format!(
-                "{authority} is {foreign}, which is not this machine: load against another owner's host is an attack. \
-                 If it is yours, say --i-own-this-host"
+                "{authority} is {foreign}, which is not this machine: load against another owner's \
+                 host is an attack. If it is yours, say --i-own-this-host"
             ));
         }
         let key = &self.common.api_key;

@@ -91,7 +91,8 @@ fn save_settings(
         {
             tracing::warn!(
                 %error,
-                "cannot remove a failed change from the settings journal; its event may be logged at the next start"
+                "cannot remove a failed change from the settings journal; its event may be logged \
+                 at the next start"
             );
         }
     });

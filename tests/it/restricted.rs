@@ -1,4 +1,4 @@
-//! Visibility: restricted tokens on every list, and previews that reach beyond the scope of a token.
+//! Visibility: restricted tokens on every list, and previews beyond the scope of a token.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -128,7 +128,8 @@ const NO_STREAMER: ResponseDoc = refuse(
 );
 
 const FORBIDDEN: ResponseDoc = refuse(
-    "The credentials are not valid for this node: a cluster key is valid for its own hostname only.",
+    "The credentials are not valid for this node: a cluster key is valid for its own hostname \
+     only.",
     error::FORBIDDEN,
 );
 
