@@ -153,21 +153,24 @@ pub const AGENT_DELETE: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
+/// Responses of commands that the agent confirms.
+const COMMANDED: &[ResponseDoc] = &[
+    empty(204, "The agent has confirmed it."),
+    UNAUTHORIZED,
+    NO_AGENT,
+    OFFLINE,
+    REFUSED,
+    UNAVAILABLE,
+    NO_REPLY,
+];
+
 pub const AGENT_REBOOT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Restart the device of an agent",
     description: "Sends the agent a command to restart its device. It connects again afterwards. \
          There is no body.",
     parameters: &[ID],
-    responses: &[
-        empty(204, "The agent has confirmed it."),
-        UNAUTHORIZED,
-        NO_AGENT,
-        OFFLINE,
-        REFUSED,
-        UNAVAILABLE,
-        NO_REPLY,
-    ],
+    responses: COMMANDED,
     ..OPERATION
 };
 
@@ -177,15 +180,7 @@ pub const AGENT_RESET: OperationDoc = OperationDoc {
     description: "Sends the agent a command to return to its factory settings. It must then be \
          activated again. There is no body.",
     parameters: &[ID],
-    responses: &[
-        empty(204, "The agent has confirmed it."),
-        UNAUTHORIZED,
-        NO_AGENT,
-        OFFLINE,
-        REFUSED,
-        UNAVAILABLE,
-        NO_REPLY,
-    ],
+    responses: COMMANDED,
     ..OPERATION
 };
 

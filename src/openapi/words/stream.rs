@@ -5,7 +5,7 @@ use super::{
     UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, OperationDoc, Shape};
+use crate::openapi::model::{BodyDoc, OperationDoc, ResponseDoc, Shape};
 
 pub const STREAMS_LIST: OperationDoc = OperationDoc {
     tag: "stream",
@@ -172,6 +172,21 @@ pub const STREAM_LAYOUTS_GET: OperationDoc = OperationDoc {
 
 const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"changes":[{"name":"harbour/cam1","ingest":"streamer2.example.com","change_reason":"node_misses_stream_required_labels","originator":"layouter"}]}"#;
 
+/// Responses of both previews.
+const PREVIEWED: &[ResponseDoc] = &[
+    json(
+        200,
+        "The changes.",
+        Shape::One("central_stream_layout_prediction"),
+        PREDICTION_EXAMPLE,
+    ),
+    BAD_BODY,
+    UNAUTHORIZED,
+    LAYOUTER_OFF,
+    TOO_LARGE,
+    UNAVAILABLE,
+];
+
 pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Preview the layout changes of saving a stream",
@@ -185,19 +200,7 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG: OperationDoc = OperationDoc {
         example: r#"{"labels":{"required.zone":"north"}}"#,
         partial: true,
     }),
-    responses: &[
-        json(
-            200,
-            "The changes.",
-            Shape::One("central_stream_layout_prediction"),
-            PREDICTION_EXAMPLE,
-        ),
-        BAD_BODY,
-        UNAUTHORIZED,
-        LAYOUTER_OFF,
-        TOO_LARGE,
-        UNAVAILABLE,
-    ],
+    responses: PREVIEWED,
     ..OPERATION
 };
 
@@ -215,19 +218,7 @@ pub const BATCH_STREAM_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
         example: r#"[{"name":"harbour/cam1","labels":{"required.zone":"north"}}]"#,
         partial: true,
     }),
-    responses: &[
-        json(
-            200,
-            "The changes.",
-            Shape::One("central_stream_layout_prediction"),
-            PREDICTION_EXAMPLE,
-        ),
-        BAD_BODY,
-        UNAUTHORIZED,
-        LAYOUTER_OFF,
-        TOO_LARGE,
-        UNAVAILABLE,
-    ],
+    responses: PREVIEWED,
     extension: true,
     ..OPERATION
 };

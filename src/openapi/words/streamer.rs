@@ -5,7 +5,7 @@ use super::{
     TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json, refuse,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, OperationDoc, Shape};
+use crate::openapi::model::{BodyDoc, OperationDoc, ResponseDoc, Shape};
 
 pub const STREAMERS_LIST: OperationDoc = OperationDoc {
     tag: "streamer",
@@ -172,6 +172,21 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
 
 const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21}]}"#;
 
+/// Responses of both previews.
+const PREVIEWED: &[ResponseDoc] = &[
+    json(
+        200,
+        "The changes.",
+        Shape::One("central_streamer_layout_prediction"),
+        PREDICTION_EXAMPLE,
+    ),
+    BAD_BODY,
+    UNAUTHORIZED,
+    LAYOUTER_OFF,
+    TOO_LARGE,
+    UNAVAILABLE,
+];
+
 pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Preview the load changes of saving a node",
@@ -184,19 +199,7 @@ pub const PREVIEW_LAYOUT_CHANGE_FOR_STREAMER_CONFIG: OperationDoc = OperationDoc
         example: r#"{"role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":300}"#,
         partial: true,
     }),
-    responses: &[
-        json(
-            200,
-            "The changes.",
-            Shape::One("central_streamer_layout_prediction"),
-            PREDICTION_EXAMPLE,
-        ),
-        BAD_BODY,
-        UNAUTHORIZED,
-        LAYOUTER_OFF,
-        TOO_LARGE,
-        UNAVAILABLE,
-    ],
+    responses: PREVIEWED,
     ..OPERATION
 };
 
@@ -214,19 +217,7 @@ pub const BATCH_STREAMER_LAYOUT_PREVIEW: OperationDoc = OperationDoc {
         example: r#"[{"hostname":"streamer1.example.com","role":"streamer","cluster_key":"xS6i6Q3DCc5nEvnu","channel_limit":300}]"#,
         partial: true,
     }),
-    responses: &[
-        json(
-            200,
-            "The changes.",
-            Shape::One("central_streamer_layout_prediction"),
-            PREDICTION_EXAMPLE,
-        ),
-        BAD_BODY,
-        UNAUTHORIZED,
-        LAYOUTER_OFF,
-        TOO_LARGE,
-        UNAVAILABLE,
-    ],
+    responses: PREVIEWED,
     extension: true,
     ..OPERATION
 };
