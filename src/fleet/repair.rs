@@ -10,8 +10,10 @@ use crate::schema::{Schema, Violation};
 
 /// Dropped parts that the response lists; more are only counted.
 const LISTED_MAX: usize = 100;
-/// Each pass repairs as many violations as the schema reports at once.
-const PASSES_MAX: usize = 64;
+/// Each pass checks the whole value and repairs as many violations as the schema reports at once.
+/// A value that has more than all passes repair is dropped as a whole: a report may have 16 MiB,
+/// and the core does nothing else meanwhile.
+const PASSES_MAX: usize = 8;
 
 /// What was dropped from a report.
 #[derive(Debug, Clone, Default)]
@@ -181,5 +183,40 @@ fn remove(value: &mut Value, position: &[String]) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+    use crate::schema;
+
+    /// Partitions of a streamer, some of them invalid; how many are kept, and how many dropped.
+    fn partitions(valid: usize, invalid: usize) -> (Option<usize>, u64) {
+        let invalid = vec![r#"{"usage":"full"}"#; invalid];
+        let all = [vec![r#"{"usage":5}"#; valid], invalid].concat().join(",");
+        let body = format!(r#"{{"partitions":[{all}]}}"#);
+        let stats = json::parse(body.as_bytes()).expect("JSON");
+        let mut dropped = Dropped::default();
+        let kept = repaired(stats, schema::streamer_stats(), "/stats", &mut dropped);
+        let kept = kept.map(|stats| {
+            let partitions = stats.get("partitions").and_then(Value::as_array);
+            partitions.expect("partitions").len()
+        });
+        (kept, dropped.count)
+    }
+
+    #[test]
+    fn value_with_very_many_faults_is_dropped_as_a_whole() {
+        assert_eq!(partitions(3, 0), (Some(3), 0));
+        assert_eq!(
+            partitions(3, 100),
+            (Some(103), 100),
+            "only the wrong members"
+        );
+        let (kept, dropped) = partitions(3, 10_000);
+        assert_eq!(kept, None);
+        assert!((100..1000).contains(&dropped), "{dropped}");
     }
 }
