@@ -34,9 +34,9 @@ pub const CHECKS_ENABLE: Flag = Flag::new(
     "checks_enable",
     false,
     "Query the node for its configuration before anything is stored, at its `api_url` (or \
-     hostname) and with its cluster key as they would be after the save; if it does not answer 200 with a \
-     JSON object within 5 s, nothing is stored. A stored cluster key is not sent to a new address: \
-     with another `api_url` the body must contain `cluster_key`.",
+     hostname) and with its cluster key as they would be after the save; if it does not answer \
+     200 with a JSON object within 5 s, nothing is stored. A stored cluster key is not sent to a \
+     new address: with another `api_url` the body must contain `cluster_key`.",
 )
 .example("true");
 /// Deadline of the call.
