@@ -63,7 +63,11 @@ error_codes! {
     REQUEST_TIMEOUT = 408 "request_timeout" "The request did not arrive in time";
     TOO_MANY_CONNECTIONS = 503 "too_many_connections"
         "The server has no room for more connections" 1;
+    ADDRESS_CONNECTIONS = 503 "too_many_connections_of_address"
+        "This address has half of all connections, the most that one address may have" 1;
     // Authorization.
+    TOO_MANY_FAILURES = 429 "too_many_failures"
+        "Too many wrong credentials from this address; repeat the request later" 1;
     UNAUTHORIZED = 401 "unauthorized" "Invalid credentials";
     AGENT_CHALLENGE = 401 "agent_challenge"
         "The agent must prove that it knows its key: see X-Nonce and X-Salt";

@@ -72,6 +72,9 @@ pub const EPISODES_DELAY_MS_MAX: u32 = 10_000;
 /// Most saves of episodes that may wait; bounds their memory, together with the largest body.
 pub const EPISODES_LIMIT_MAX: usize = 10_000;
 
+/// Longest time from a connection that is reserved for probes to the first byte of its request.
+pub const PROBE_FIRST_BYTE_MS_MAX: u32 = 1_000;
+
 /// Pause of `accept` when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 

@@ -44,6 +44,17 @@ impl Subnets {
     }
 }
 
+/// The address under which a client is counted: a host with IPv6 has a whole /64.
+pub fn counted_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let bits = u128::from(v6) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(bits))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// The IPv6 form of an address.
 fn mapped(address: IpAddr) -> Ipv6Addr {
     match address {

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod auth;
 pub mod compiled;
 pub mod geo;
+pub mod guesses;
 pub mod rights;
 pub mod rules;
 pub mod sessions;

@@ -2,6 +2,8 @@
 //!
 //! Every core has its own counters, which are summed here. The counters of the writer are shared.
 
+use std::sync::PoisonError;
+
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;
 use crate::metrics::MetricKind::{Counter, Gauge};
@@ -26,7 +28,7 @@ type CoreCounter = fn(&CoreMetrics) -> u64;
 
 /// Name, type, unit, help, value.
 #[rustfmt::skip]
-const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 15] = [
+const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 16] = [
     ("weir_http_requests", Counter, "", "Requests received.", |core| core.http.requests),
     ("weir_http_refused", Counter, "", "Malformed requests.", |core| core.http.refused),
     ("weir_http_too_slow", Counter, "", "Connections closed because a request arrived too slowly.",
@@ -42,6 +44,9 @@ const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 15] = [
         |core| core.http.connections.accepted),
     ("weir_http_connections_shed", Counter, "", "Connections closed at once over the limit.",
         |core| core.http.connections.shed),
+    ("weir_http_connections_shed_by_address", Counter, "",
+        "Connections closed at once over the share of their address.",
+        |core| core.http.connections.shed_by_address),
     ("weir_http_connections_open", Gauge, "", "Open connections.",
         |core| core.http.connections.open),
     ("weir_http_connections_upgraded", Counter, "", "Connections upgraded by agents.",
@@ -77,6 +82,10 @@ fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {
 fn write_process(shared: &Shared, out: &mut Exposition) {
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     out.one("weir_build", MetricKind::Info, "", "Version of the program.", &version, 1_u64);
+    let failed = shared.access.failed_credentials.lock();
+    let delayed = failed.unwrap_or_else(PoisonError::into_inner).delayed();
+    let help = "Wrong credentials over the limit of their address, answered later.";
+    out.one("weir_auth_failures_delayed", Counter, "", help, &[], delayed);
     let uptime = super::now_seconds().saturating_sub(shared.identity.started_at_seconds);
     out.one("weir_uptime_seconds", Gauge, "seconds", "Time since the start.", &[], uptime);
 }

@@ -1,13 +1,15 @@
 //! Shared by all io cores: published state, channels to other threads, settings, identity.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::stream_doc::Around;
 use crate::access::auth::Auth;
 use crate::access::geo::Countries;
+use crate::access::guesses::FailedCredentials;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::config::journal::Journal;
@@ -61,6 +63,8 @@ pub struct ServerIdentity {
 /// Credentials of callers, and decisions about viewers.
 pub struct AccessControl {
     pub auth: Auth,
+    /// Taken for wrong credentials only, and for metrics.
+    pub failed_credentials: Mutex<FailedCredentials>,
     pub sessions: Sessions,
     pub countries: Countries,
 }
@@ -97,6 +101,13 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Counts wrong credentials of a client. True if they are one too many.
+    pub fn count_failure(&self, client: IpAddr) -> bool {
+        let failed = self.access.failed_credentials.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        failed.add(client, Instant::now())
+    }
+
     /// Wakes the lists that wait for a change of streamer or agent statistics.
     pub fn reported(&self) {
         self.watches.reported(&self.cores);
@@ -136,6 +147,7 @@ pub(crate) mod tests {
             commands,
             access: AccessControl {
                 auth: Auth::new("k", None),
+                failed_credentials: Mutex::default(),
                 sessions: Sessions::new(1 << 20),
                 countries: Countries::default(),
             },

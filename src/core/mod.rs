@@ -32,6 +32,7 @@ use self::pending::PendingRequests;
 use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
 pub use self::wake::YieldBudget;
 use crate::access::auth::{Access, Caller, Needs, TokenNeed};
+use crate::access::guesses::FAILURE_DELAY;
 use crate::access::rights::{Action, Listable};
 use crate::access::token::{Demand, Tokens};
 use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
@@ -272,6 +273,27 @@ impl Core {
         self.pending.borrow_mut().remove(ticket);
     }
 
+    /// Counts a refusal of wrong credentials. Returns the response to one too many of its address,
+    /// which is sent later.
+    fn too_many_failures(
+        &self,
+        error: &ApiError,
+        has_credentials: bool,
+        client: IpAddr,
+    ) -> Option<Response> {
+        let code = error.items[0].code;
+        let is_failure = [error::WRONG_CLUSTER_KEY, error::AUTHENTICATION_FAILED]
+            .iter()
+            .any(|failure| failure.code == code)
+            || has_credentials && code == error::UNAUTHORIZED.code;
+        if !is_failure || !self.shared.count_failure(client) {
+            return None;
+        }
+        let mut response = Response::from(error::TOO_MANY_FAILURES.error());
+        response.delay = Some(FAILURE_DELAY);
+        Some(response)
+    }
+
     /// Sends a command to the writer, whose reply becomes the response.
     fn change(&self, ticket: Ticket, command: AuditedCommand, masks: bool) -> Result<(), ApiError> {
         self.shared.commands.send(Envelope {
@@ -446,12 +468,17 @@ impl Service for Core {
                 admitted: Admitted(None),
             }),
             Err(error) => {
-                self.count_answer(error.status);
+                let delayed = self.too_many_failures(&error, authorization.is_some(), peer);
+                let response = delayed.unwrap_or_else(|| Response::from(error));
+                // One that is delayed is counted when it is sent.
+                if response.delay.is_none() {
+                    self.count_answer(response.status);
+                }
                 if self.shared.settings.running.logs_requests() {
                     let method = head.method.as_str();
-                    request_log::log(method, head.path, peer, error.status, Instant::now());
+                    request_log::log(method, head.path, peer, response.status, Instant::now());
                 }
-                Err(Response::from(error))
+                Err(response)
             }
         }
     }
@@ -463,9 +490,18 @@ impl Service for Core {
             .running
             .logs_requests()
             .then(Instant::now);
-        let answer = self
-            .answer(request, admitted, ticket)
-            .unwrap_or_else(|error| Answer::Reply(Response::from(error)));
+        let answer = self.answer(request, admitted, ticket);
+        let answer = answer.unwrap_or_else(|error| {
+            let has_credentials = request.headers.authorization().is_some();
+            match self.too_many_failures(&error, has_credentials, request.peer) {
+                None => Answer::Reply(Response::from(error)),
+                Some(response) => {
+                    let deadline = response.delay;
+                    self.on_delayed(ticket, response);
+                    Answer::Wait { deadline }
+                }
+            }
+        });
         let answer = match answer {
             Answer::Reply(response) => Answer::Reply(uncached(response)),
             other => other,
@@ -479,6 +515,15 @@ impl Service for Core {
             self.log.log(request, ticket, &answer, since);
         }
         answer
+    }
+
+    fn is_probe(&self, head: &Head<'_>) -> bool {
+        let path = router::strip_prefix(head.path);
+        path.is_some_and(|path| path.starts_with("/monitoring/"))
+    }
+
+    fn on_delayed(&self, ticket: Ticket, response: Response) {
+        self.pending.borrow_mut().delay(ticket, response);
     }
 
     fn timeout_response(&self, ticket: Ticket) -> Response {

@@ -15,6 +15,8 @@ use crate::rt;
 #[derive(Default)]
 pub struct PendingRequests {
     requests: HashMap<Ticket, PendingRequest>,
+    /// Refusals that are sent later.
+    delayed: HashMap<Ticket, Response>,
 }
 
 struct PendingRequest {
@@ -27,6 +29,16 @@ struct PendingRequest {
 impl PendingRequests {
     pub fn remove(&mut self, ticket: Ticket) {
         self.requests.remove(&ticket);
+        self.delayed.remove(&ticket);
+    }
+
+    /// Keeps a response until the deadline of its request.
+    pub fn delay(&mut self, ticket: Ticket, response: Response) {
+        self.delayed.insert(ticket, response);
+    }
+
+    pub fn take_delayed(&mut self, ticket: Ticket) -> Option<Response> {
+        self.delayed.remove(&ticket)
     }
 
     fn insert(&mut self, ticket: Ticket, pending: Box<dyn Pending>, masks: bool) {

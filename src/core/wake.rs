@@ -320,6 +320,10 @@ impl Core {
     pub(super) fn timeout_answer(&self, ticket: Ticket) -> Response {
         self.held.borrow_mut().remove(ticket);
         self.masked.borrow_mut().remove(&ticket);
+        let delayed = self.pending.borrow_mut().take_delayed(ticket);
+        if let Some(response) = delayed {
+            return response;
+        }
         if let Some(response) = self.pending_timeout(ticket) {
             return response;
         }

@@ -1,7 +1,8 @@
 //! Accepting: connections of one listening socket, until the drain.
 //!
 //! Promises: a pending accept is never dropped (that would leak a descriptor); connections that the
-//! kernel has accepted before a drain are served; beyond `connections_max` a client gets 503.
+//! kernel has accepted before a drain are served; beyond `connections_max`, or the share of its
+//! address in it, a client gets 503.
 
 use std::io;
 use std::mem;
@@ -14,9 +15,10 @@ use super::conn::{Served, connection};
 use super::conn_table::Conn;
 use super::connections::Connections;
 use super::counters::add;
+use super::shares::{Full, Share};
 use super::{Service, response};
 use crate::error;
-use crate::limits::{ACCEPT_PAUSE_MS, SENDS_PER_YIELD};
+use crate::limits::{ACCEPT_PAUSE_MS, PROBE_FIRST_BYTE_MS_MAX, SENDS_PER_YIELD};
 use crate::rt::{self, Listener, Socket, sys};
 
 /// Accepts connections and serves them until `Connections::drain`. Returns while the last
@@ -82,12 +84,16 @@ fn open<S: Service + 'static>(served: &Rc<Served<S>>, socket: Socket, peer: IpAd
     add(&shared.count.accepted, 1);
     let fd = socket.as_raw_fd();
     let mut table = shared.table.borrow_mut();
-    if table.open >= shared.limits.connections_max {
-        drop(table);
-        add(&shared.count.shed, 1);
-        shared.shed(fd);
-        return;
-    }
+    let (sharer, open) = (shared.sharer(peer), table.open);
+    let max = shared.limits.connections_max;
+    let share = match table.shares.enter(sharer, open, max) {
+        Ok(share) => share,
+        Err(full) => {
+            drop(table);
+            shared.shed(fd, full);
+            return;
+        }
+    };
     table.open += 1;
     let slot = table.free.pop().unwrap_or_else(|| {
         table.conns.push(None);
@@ -96,9 +102,13 @@ fn open<S: Service + 'static>(served: &Rc<Served<S>>, socket: Socket, peer: IpAd
     });
     table.wheel.add(slot);
     let epoch = table.epochs[slot];
-    table.conns[slot] = Some(Conn::new(fd, epoch, peer));
+    let mut conn = Conn::new(fd, epoch, peer);
+    conn.for_probes = share == Share::Probes;
+    table.conns[slot] = Some(conn);
     let due = if shared.is_draining() {
         shared.limits.linger_ms
+    } else if share == Share::Probes {
+        shared.limits.first_byte_ms.min(PROBE_FIRST_BYTE_MS_MAX)
     } else {
         shared.limits.first_byte_ms
     };
@@ -109,10 +119,17 @@ fn open<S: Service + 'static>(served: &Rc<Served<S>>, socket: Socket, peer: IpAd
 
 impl<A> Connections<A> {
     /// Answers 503 to a connection too many, if that needs no waiting, and closes it.
-    fn shed(&self, socket: RawFd) {
+    fn shed(&self, socket: RawFd, full: Full) {
         let mut out = self.take_out();
-        let full = error::TOO_MANY_CONNECTIONS.error();
-        self.write_last(full.into(), &mut out);
+        let why = match full {
+            Full::All => {
+                add(&self.count.shed, 1);
+                error::TOO_MANY_CONNECTIONS
+            }
+            // Counted where it was found.
+            Full::Address => error::ADDRESS_CONNECTIONS,
+        };
+        self.write_last(why.error().into(), &mut out);
         // If the socket does not take the answer, the client sees the close alone.
         drop(self.send(socket, &out, None));
         self.return_out(out);

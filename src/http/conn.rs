@@ -278,7 +278,22 @@ struct ConnRef {
     slot: u32,
     socket: RawFd,
     peer: IpAddr,
+    for_probes: bool,
 }
+
+impl ConnRef {
+    /// The ticket of the next request, whose epoch `epoch` becomes.
+    fn next_ticket(&self, epoch: &mut u32) -> Ticket {
+        *epoch = epoch.wrapping_add(1);
+        Ticket {
+            slot: self.slot,
+            epoch: *epoch,
+        }
+    }
+}
+
+/// The longest body that a request may have, and what the service found out about it.
+type Admitted<S> = Result<(u64, Option<<S as Service>::Admitted>), Response>;
 
 /// A service and the connections it answers.
 pub(super) struct Served<S: Service> {
@@ -329,6 +344,7 @@ impl<S: Service> Served<S> {
                     slot,
                     socket: conn.socket,
                     peer: conn.peer,
+                    for_probes: conn.for_probes,
                 };
                 drop(table);
                 match input {
@@ -456,21 +472,18 @@ impl<S: Service> Served<S> {
             answers += 1;
             let mut fields = head::fields();
             let progress = mem::replace(&mut progress, Progress::Head);
-            let admit = |head: &Head<'_>| self.admit(head, conn.peer);
+            let admit = |head: &Head<'_>| self.admit_on(conn, head);
             match next_request(&bytes[used..], progress, &mut fields, admit) {
                 Ok(NextRequest::Complete {
-                    head,
+                    mut head,
                     body,
                     len,
                     body_late,
                     admitted,
                 }) => {
                     used += len;
-                    *epoch = epoch.wrapping_add(1);
-                    let ticket = Ticket {
-                        slot: conn.slot,
-                        epoch: *epoch,
-                    };
+                    head.keep_alive &= !conn.for_probes;
+                    let ticket = conn.next_ticket(epoch);
                     let request = self.request(&head, &body, conn.peer, body_late);
                     let answer = self.call(&request, admitted, ticket);
                     let more = used < bytes.len();
@@ -479,7 +492,7 @@ impl<S: Service> Served<S> {
                     }
                 }
                 Ok(NextRequest::Rejected {
-                    head,
+                    mut head,
                     reason: mut response,
                     len,
                     body_missing,
@@ -488,7 +501,7 @@ impl<S: Service> Served<S> {
                     // Reading a body that is not here yet would be for nothing.
                     response.close |= body_missing;
                     let more = used < bytes.len() || body_missing;
-                    let answer = Answer::Reply(response);
+                    let answer = self.rejected(response, &mut head, || conn.next_ticket(epoch));
                     if let Some(batch) = self.shared.write_answer(answer, &head, used, more, out) {
                         return batch;
                     }
@@ -511,10 +524,35 @@ impl<S: Service> Served<S> {
         Batch::new(used, BatchEnd::Empty)
     }
 
+    /// Admits a request, if its connection may be used for it.
+    fn admit_on(&self, conn: ConnRef, head: &Head<'_>) -> Admitted<S> {
+        if conn.for_probes && !self.service.is_probe(head) {
+            return Err(self.shared.keep_for_probes());
+        }
+        self.admit(head, conn.peer)
+    }
+
+    /// The answer to a request that `admit` refused, now or after the delay of the response.
+    fn rejected(
+        &self,
+        mut response: Response,
+        head: &mut Head<'_>,
+        ticket: impl FnOnce() -> Ticket,
+    ) -> Answer {
+        let Some(delay) = response.delay.take() else {
+            return Answer::Reply(response);
+        };
+        head.keep_alive &= !response.close;
+        self.service.on_delayed(ticket(), response);
+        Answer::Wait {
+            deadline: Some(delay),
+        }
+    }
+
     /// Returns the longest body the request may have, and what the service found out about it:
     /// `None` for `OPTIONS`, which is answered without the service, because browsers send it
     /// without credentials.
-    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<(u64, Option<S::Admitted>), Response> {
+    fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Admitted<S> {
         add(&self.shared.count.requests, 1);
         if head.method == Method::Options {
             return Ok((AHEAD_BYTES_MAX as u64, None));
@@ -692,6 +730,7 @@ impl<S: Service> Served<S> {
         table.epochs[slot] = conn.epoch;
         table.free.push(slot);
         table.open -= 1;
+        table.shares.leave(shared.sharer(conn.peer));
         drop(table);
         let ticket = Ticket {
             slot,
@@ -790,6 +829,14 @@ impl<A> Connections<A> {
     /// The address of the client of a request.
     fn client(&self, head: &Head<'_>, peer: IpAddr) -> IpAddr {
         client_address(&head.headers, peer, &self.trusted_proxies)
+    }
+
+    /// The response to a request on a connection that is reserved for probes.
+    fn keep_for_probes(&self) -> Response {
+        add(&self.count.shed, 1);
+        let mut response = Response::from(error::TOO_MANY_CONNECTIONS.error());
+        response.close = true;
+        response
     }
 
     fn refuse(&self, refusal: Refusal, out: &mut Vec<u8>) {

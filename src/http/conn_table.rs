@@ -7,6 +7,7 @@ use std::task::Waker;
 use super::deadline::Wheel;
 use super::input::Input;
 use super::segmented_vec::SegmentedVec;
+use super::shares::ConnectionShares;
 use super::unsent::Unsent;
 use super::{Accepts, Ended, Ticket};
 use crate::rt::sys;
@@ -45,6 +46,8 @@ pub(super) struct Conn<A> {
     /// The client has ended its sending side.
     pub(super) half_closed: bool,
     pub(super) woken: bool,
+    /// Only probes are answered.
+    pub(super) for_probes: bool,
     pub(super) form: AnswerForm,
     /// The tick in which the body began, the bytes read while lingering, or the ticks that an
     /// upgraded connection may be silent.
@@ -88,6 +91,7 @@ impl<A> Conn<A> {
             upgraded: false,
             half_closed: false,
             woken: false,
+            for_probes: false,
             form: AnswerForm {
                 head_only: false,
                 keep_alive: true,
@@ -129,6 +133,7 @@ pub(super) struct Table<A> {
     pub(super) epochs: SegmentedVec<u32>,
     pub(super) wheel: Wheel,
     pub(super) open: usize,
+    pub(super) shares: ConnectionShares,
 }
 
 impl<A> Table<A> {

@@ -19,6 +19,7 @@ use super::counters::{CounterCells, Counters, add};
 use super::deadline::Wheel;
 use super::response::{self, Body, Response};
 use super::segmented_vec::SegmentedVec;
+use super::shares::ConnectionShares;
 use super::unsent::{Gone, Unsent, is_not_now};
 use crate::error::ApiError;
 use crate::limits::{Limits, READ_BYTES, UNSENT_BYTES_MAX};
@@ -82,6 +83,7 @@ impl<A> Connections<A> {
                 epochs: SegmentedVec::new(),
                 wheel: Wheel::new(),
                 open: 0,
+                shares: ConnectionShares::default(),
             }),
             common: RefCell::new(common),
             scratch: Cell::new(None),
@@ -95,6 +97,11 @@ impl<A> Connections<A> {
             drained: RefCell::new(Vec::new()),
             count: CounterCells::default(),
         })
+    }
+
+    /// The address whose share a connection counts to; a trusted proxy has none.
+    pub(super) fn sharer(&self, peer: IpAddr) -> Option<IpAddr> {
+        (!self.trusted_proxies.contains(peer)).then_some(peer)
     }
 
     pub(super) fn take_scratch(&self) -> Box<[u8]> {
@@ -224,7 +231,8 @@ impl<A> Connections<A> {
     }
 
     pub fn counters(&self) -> Counters {
-        self.count.read(self.table.borrow().open)
+        let table = self.table.borrow();
+        self.count.read(table.open, table.shares.refused())
     }
 
     /// Logs a panic of the service, and returns the 500 that carries the id of the log line.

@@ -29,8 +29,11 @@ pub struct Counters {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionCounters {
     pub accepted: u64,
-    /// Closed at once because of `connections_max`.
+    /// Closed because of `connections_max`: at once, or because one that is reserved for probes
+    /// was used for something else.
     pub shed: u64,
+    /// Closed at once because their address has its share.
+    pub shed_by_address: u64,
     /// Calls of `accept` that failed because descriptors were exhausted.
     pub exhausted: u64,
     /// Ended because the client did not take its answers.
@@ -40,7 +43,7 @@ pub struct ConnectionCounters {
     pub upgraded: u64,
 }
 
-/// The counters of a running core; `open` is a field of the table.
+/// The counters of a running core; the others belong to the table.
 #[derive(Default)]
 pub(super) struct CounterCells {
     pub(super) accepted: Cell<u64>,
@@ -61,11 +64,12 @@ pub(super) struct CounterCells {
 }
 
 impl CounterCells {
-    pub(super) fn read(&self, open: usize) -> Counters {
+    pub(super) fn read(&self, open: usize, shed_by_address: u64) -> Counters {
         Counters {
             connections: ConnectionCounters {
                 accepted: self.accepted.get(),
                 shed: self.shed.get(),
+                shed_by_address,
                 exhausted: self.exhausted.get(),
                 stalled: self.stalled.get(),
                 open: open as u64,

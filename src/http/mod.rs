@@ -26,6 +26,7 @@ mod lines;
 pub mod refusal;
 pub mod response;
 mod segmented_vec;
+mod shares;
 #[cfg(test)]
 mod testing;
 mod unsent;
@@ -155,6 +156,18 @@ pub trait Service {
     /// that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the service: it
     /// needs no credentials.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Self::Admitted>, Response>;
+
+    /// Whether a request is a probe of an orchestrator, which has connections of its own.
+    fn is_probe(&self, head: &Head<'_>) -> bool {
+        let _ = head;
+        false
+    }
+
+    /// Keeps the response to a request that `admit` refused, because it has a `delay`:
+    /// `timeout_response` returns it.
+    fn on_delayed(&self, ticket: Ticket, response: Response) {
+        let _ = (ticket, response);
+    }
 
     /// Answers, or promises to complete `ticket`. The ticket can be completed as soon as this has
     /// returned `Wait`, not before.

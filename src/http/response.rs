@@ -60,6 +60,8 @@ pub struct Response {
     pub body: Body,
     /// End the connection after it.
     pub close: bool,
+    /// How long a refusal by `Service::admit` is delayed.
+    pub delay: Option<Duration>,
 }
 
 impl Response {
@@ -71,6 +73,7 @@ impl Response {
             headers: Vec::new(),
             body: Body::Empty,
             close: false,
+            delay: None,
         }
     }
 

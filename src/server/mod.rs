@@ -11,8 +11,8 @@ mod threads;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -358,6 +358,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         commands: parts.commands,
         access: AccessControl {
             auth: Auth::new(key.expose(), login(settings)),
+            failed_credentials: Mutex::default(),
             sessions: Sessions::new(settings.viewers.sessions_bytes),
             countries,
         },

@@ -381,11 +381,11 @@ fn operations_accept_exactly_the_documented_credentials() {
             path
         };
         for credential in &credentials {
-            let fields: Vec<(&str, &str)> = credential
-                .authorization
-                .iter()
-                .map(|value| ("Authorization", value.as_str()))
-                .collect();
+            // Wrong credentials are counted by client.
+            let address = weir_testkit::new_client_address();
+            let mut fields = vec![("X-Real-IP", &*address)];
+            let authorization = credential.authorization.iter();
+            fields.extend(authorization.map(|value| ("Authorization", value.as_str())));
             let target = format!("{}{path}", weir_testkit::PREFIX);
             let answer = client.request(method, &target, &fields, b"");
             if answer.header("connection") == Some("close") {

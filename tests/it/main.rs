@@ -42,6 +42,7 @@ mod bad_json;
 mod canaries;
 mod conformance;
 mod faults;
+mod guessing;
 mod held;
 mod import;
 mod layout_preview;

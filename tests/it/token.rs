@@ -258,10 +258,13 @@ fn token_changes_apply_at_once_to_open_connections() {
     let path = format!("{PREFIX}/streams");
     let mut statuses = |key: &str| -> Vec<u16> {
         let authorization = bearer(key);
-        let fields = [("Authorization", authorization.as_str())];
         let each = clients.iter_mut();
-        each.map(|client| client.request("GET", &path, &fields, b"").status)
-            .collect()
+        each.map(|client| {
+            let address = weir_testkit::new_client_address();
+            let fields = [("Authorization", &*authorization), ("X-Real-IP", &*address)];
+            client.request("GET", &path, &fields, b"").status
+        })
+        .collect()
     };
     assert_eq!(statuses(&old), [200; 8]);
     server

@@ -23,6 +23,8 @@ mod wait;
 pub use client::{Client, ClientError, KeepAlive};
 pub use request::encode_segment;
 pub use response::{Encoding, Frame, Response, ResponseParser, frame, header};
-pub use server::{API_KEY, EDIT_AUTH, PREFIX, STREAMER_PREFIX, TestServer, program, run};
+pub use server::{
+    API_KEY, EDIT_AUTH, PREFIX, STREAMER_PREFIX, TestServer, new_client_address, program, run,
+};
 pub use sys::Signal;
 pub use wait::{SetOnDrop, WAIT_MAX, wait_until};

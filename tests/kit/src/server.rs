@@ -6,9 +6,10 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -270,12 +271,12 @@ impl TestServer {
         self.connect().request(method, &below(path), &all, body)
     }
 
-    /// One request without credentials of its own.
+    /// One request without credentials of its own, of another client each time: behind a proxy on
+    /// this machine, so that limits per client do not add up.
     pub fn call_as(&self, method: &str, path: &str, authorization: Option<&str>) -> Response {
-        let fields: Vec<(&str, &str)> = authorization
-            .iter()
-            .map(|value| ("Authorization", *value))
-            .collect();
+        let client = new_client_address();
+        let mut fields = vec![("X-Real-IP", client.as_str())];
+        fields.extend(authorization.map(|value| ("Authorization", value)));
         self.connect().request(method, &below(path), &fields, b"")
     }
 
@@ -310,6 +311,13 @@ impl Drop for TestServer {
             eprintln!("--- the end of the server's log ---\n{}", last.join("\n"));
         }
     }
+}
+
+/// An address of a client that no request has had before, for `X-Real-IP`.
+pub fn new_client_address() -> String {
+    static CLIENTS: AtomicU32 = AtomicU32::new(1);
+    let number = CLIENTS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(10, number[1], number[2], number[3]).to_string()
 }
 
 /// Runs the program to its end with nothing but the given arguments and variables.
