@@ -381,8 +381,10 @@ fn credentials_are_checked_before_the_body_is_read() {
             "Transfer-Encoding: chunked\r\n",
             "Content-Length: 60000000\r\n",
         ] {
-            let fields = format!("{authorization}{length}");
             for path in ["/streams/a", "/streams/batch", "/streamers/a"] {
+                // Wrong credentials are counted by client.
+                let address = weir_testkit::new_client_address();
+                let fields = format!("X-Real-IP: {address}\r\n{authorization}{length}");
                 let mut client = server.connect();
                 client.send(expecting(path, &fields).as_bytes());
                 let answer = client.response(false).expect(401);
