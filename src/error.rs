@@ -137,6 +137,9 @@ error_codes! {
         "The changes since this revision are no longer kept; request the whole list";
     WALK_EXPIRED = 410 "walk_expired"
         "The revision of this cursor is no longer kept; begin with the first page";
+    // Conditions.
+    PRECONDITION_FAILED = 412 "precondition_failed"
+        "The stored version is not in `If-Match`: the entity was changed or does not exist";
     // The server and what it depends on.
     AGENT_OFFLINE = 409 "agent_offline" "The agent is not connected";
     LAYOUTER_DISABLED = 409 "layouter_disabled" "The layouter is switched off";

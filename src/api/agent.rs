@@ -14,8 +14,9 @@ use imbl::OrdMap;
 
 use super::call::{Call, Collection, Context, ListRequest, Outcome, Pending, Step};
 use super::control::append_event;
-use super::entity::list_kind;
+use super::entity::{found, list_kind};
 use super::shared::{ApiSettings, Shared};
+use super::tagged::BodySource;
 use crate::agents::messages::{AgentMessage, ReplyAddress};
 use crate::agents::protocol::{self, AgentReply, AgentRequest, CloseReason};
 use crate::agents::registry::Presence;
@@ -31,6 +32,7 @@ use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items
 use crate::state::entity::{Entities, Key, Kind};
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::record::EntityRecord;
+use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 use std::time::Duration;
 
 type Presences = OrdMap<Arc<str>, Arc<Presence>>;
@@ -212,23 +214,22 @@ impl Source for AgentSource<'_> {
 }
 
 /// Renders one agent. `masked` hides its key.
-pub fn render(agent: &EntityRecord, masked: bool, shared: &Shared, state: &State) -> Vec<u8> {
+pub fn render(
+    agent: &EntityRecord,
+    masked: bool,
+    shared: &Shared,
+    state: &State,
+    out: &mut Vec<u8>,
+) -> BodySource {
     let presences = shared.agents.presence.snapshot();
     let around = AgentContext {
         state,
         presences: &presences,
         server: &shared.identity.hostname,
     };
-    let mut body = Vec::new();
-    AgentDoc::new(agent, masked, around).render(&mut body);
-    body
-}
-
-/// The agent in the path, or 404.
-fn found<'a>(call: &Call<'a>) -> Result<&'a EntityRecord, ApiError> {
-    let key = call.key(Kind::Agent)?;
-    let agent = call.state.entities(Kind::Agent).get(&key);
-    agent.ok_or_else(|| Kind::Agent.not_found())
+    AgentDoc::new(agent, masked, around).render(out);
+    // Its connection, and the layout of its streams.
+    BodySource::Moment
 }
 
 /// Parameters of `GET /agents`.
@@ -257,8 +258,11 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let body = render(found(call)?, call.masks(), call.shared, call.state);
-    Ok(Outcome::Reply(Response::json(200, body)))
+    let agent = found(call, Kind::Agent)?;
+    let mut body = Vec::new();
+    let source = render(agent, call.masks(), call.shared, call.state, &mut body);
+    let answer = call.entity_answer(agent.tag(call.state), source, body)?;
+    Ok(Outcome::Reply(answer))
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -282,8 +286,16 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = agent_layout_items(call.json()?)?;
-    Ok(Outcome::Command(Command::SetAgentLayouts { items }))
+    let mut body = call.json()?;
+    let conditions = take_item_conditions(&mut body, "/layouts", "id", |id| {
+        let key = Key::parse(Kind::Agent, id).ok()?;
+        Some(EntityName::Entity(Kind::Agent, key))
+    })?;
+    let items = agent_layout_items(body)?;
+    Ok(Outcome::Batch(
+        Command::SetAgentLayouts { items },
+        conditions,
+    ))
 }
 
 pub fn reboot(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -402,7 +414,7 @@ impl AgentCommand {
 
 /// The connection of the agent in the path, or 404 or the error for an agent that is not connected.
 fn online(call: &Call<'_>) -> Result<Arc<Presence>, ApiError> {
-    let agent = found(call)?;
+    let agent = found(call, Kind::Agent)?;
     let presence = call.shared.agents.presence.online(&agent.key);
     presence.ok_or_else(offline)
 }

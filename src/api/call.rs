@@ -32,6 +32,7 @@ use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
 use crate::state::event::{Audit, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
+use crate::state::tag::Precondition;
 
 /// A state as one core holds it. Counting references to the published one would have all cores
 /// fight over a cache line with every request; this count is the core's own.
@@ -149,12 +150,15 @@ impl Call<'_> {
         }
     }
 
-    pub fn audited(&self, command: Command) -> AuditedCommand {
-        AuditedCommand {
+    /// The command with its origin, with what the caller may change, and with the conditions of
+    /// the request.
+    pub fn audited(&self, command: Command) -> Result<AuditedCommand, ApiError> {
+        Ok(AuditedCommand {
             audit: Some(Box::new(self.audit(Some(&command)))),
             grant: self.caller.grant(),
+            conditions: self.preconditions(&command)?,
             command,
-        }
+        })
     }
 
     fn audited_entity(&self, command: &Command) -> Option<(EntityType, Box<str>)> {
@@ -235,6 +239,8 @@ pub fn uuid(bits: u128) -> Box<str> {
 pub enum Outcome {
     Reply(Response),
     Command(Command),
+    /// A command about many entities, and conditions on some of them.
+    Batch(Command, Vec<Precondition>),
     List(ListRequest),
     /// A streamer already has the current configuration of its node.
     Park {

@@ -362,7 +362,7 @@ fn epoch(state: &State) -> u64 {
 // ---- deltas ----------------------------------------------------------------------------------
 
 /// A delta with the tag of the whole list that it leads to. It is small, so it is compressed like
-/// any other response, with a weak tag.
+/// any other response, which marks the tag with the coding.
 fn changes(
     state: &State,
     hostname: &Hostname,

@@ -3,7 +3,9 @@
 use std::ops::Deref;
 
 use super::call::{Call, Outcome};
-use super::operation::{BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, Operation, RequiredPermission};
+use super::operation::{
+    BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, Conditions, Operation, RequiredPermission,
+};
 use super::router::{self, Found, PathParameter, Route};
 use super::{
     agent, auth_backend, balancer, cluster, config, config_external, control, dvr, dvr_presence,
@@ -100,6 +102,18 @@ impl Endpoint {
         self.query(parameters)
     }
 
+    /// About one entity: its answers have a tag, and its conditions are judged.
+    const fn entity(mut self) -> Self {
+        self.operation.conditions = Conditions::Entity;
+        self
+    }
+
+    /// A batch whose items may have conditions.
+    const fn items(mut self) -> Self {
+        self.operation.conditions = Conditions::Items;
+        self
+    }
+
     const fn batch(self) -> Self {
         self.body_max(BATCH_BODY_BYTES_MAX)
     }
@@ -144,6 +158,7 @@ macro_rules! methods {
                 body_bytes_max: BODY_BYTES_MAX,
                 parameters: &[],
                 list_parameters: &[],
+                conditions: Conditions::None,
                 doc,
             };
             Endpoint { operation, handler }
@@ -160,10 +175,10 @@ pub const OPERATIONS: &[Endpoint] = &[
             .list(stream::LIST_PARAMETERS),
     put(("/streams/batch", NO_KEY, ""),
         "streams_batch_update", right("streams", Write), stream::save_batch,
-        &words::stream::STREAMS_BATCH_UPDATE).batch(),
+        &words::stream::STREAMS_BATCH_UPDATE).batch().items(),
     post(("/streams/layouts", NO_KEY, ""),
         "batch_update_streams_layouts", right("streams", Write), stream::set_layouts,
-        &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS).batch(),
+        &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS).batch().items(),
     post(("/streams/preview_layout_change", NO_KEY, ""),
         "batch_stream_layout_preview", right("streams", Execute), layout::preview_streams,
         &words::stream::BATCH_STREAM_LAYOUT_PREVIEW).page(&[]).batch(),
@@ -177,17 +192,18 @@ pub const OPERATIONS: &[Endpoint] = &[
         "stream_layouts_get", right("streams", Read), stream::layouts,
         &words::stream::STREAM_LAYOUTS_GET).page(stream::LAYOUTS_PARAMETERS),
     get(("/streams/", NAME, ""),
-        "stream_get", right("streams", Read), stream::get, &words::stream::STREAM_GET),
+        "stream_get", right("streams", Read), stream::get, &words::stream::STREAM_GET).entity(),
     put(("/streams/", NAME, ""),
-        "stream_save", right("streams", Write), stream::save, &words::stream::STREAM_SAVE),
+        "stream_save", right("streams", Write), stream::save, &words::stream::STREAM_SAVE).entity(),
     delete(("/streams/", NAME, ""),
-        "stream_delete", right("streams", Write), stream::delete, &words::stream::STREAM_DELETE),
+        "stream_delete", right("streams", Write), stream::delete, &words::stream::STREAM_DELETE)
+            .entity(),
     get(("/streamers", NO_KEY, ""),
         "streamers_list", right("streamers", List), streamer::list,
         &words::streamer::STREAMERS_LIST).list(&[]),
     put(("/streamers/batch", NO_KEY, ""),
         "streamers_batch_update", right("streamers", Write), streamer::save_batch,
-        &words::streamer::STREAMERS_BATCH_UPDATE).batch(),
+        &words::streamer::STREAMERS_BATCH_UPDATE).batch().items(),
     post(("/streamers/preview_layout_change", NO_KEY, ""),
         "batch_streamer_layout_preview", right("streamers", Execute), layout::preview_streamers,
         &words::streamer::BATCH_STREAMER_LAYOUT_PREVIEW).page(&[]).batch(),
@@ -222,33 +238,36 @@ pub const OPERATIONS: &[Endpoint] = &[
         "srt_port_resolve", NODE, srt_port::resolve, &words::config_external::SRT_PORT_RESOLVE)
             .query(&[&srt_port::MODE]),
     get(("/streamers/", HOSTNAME, ""),
-        "streamer_get", right("streamers", Read), streamer::get, &words::streamer::STREAMER_GET),
+        "streamer_get", right("streamers", Read), streamer::get, &words::streamer::STREAMER_GET)
+            .entity(),
     put(("/streamers/", HOSTNAME, ""),
         "streamer_save", right("streamers", Write), streamer::save,
-        &words::streamer::STREAMER_SAVE).query(&[&streamer_check::CHECKS_ENABLE]),
+        &words::streamer::STREAMER_SAVE).query(&[&streamer_check::CHECKS_ENABLE]).entity(),
     delete(("/streamers/", HOSTNAME, ""),
         "streamer_delete", right("streamers", Write), streamer::delete,
-        &words::streamer::STREAMER_DELETE),
+        &words::streamer::STREAMER_DELETE).entity(),
     get(("/episodes", NO_KEY, ""),
         "episodes_list", right("episodes", List), episode::list, &words::episode::EPISODES_LIST)
             .list(episode::LIST_PARAMETERS),
     get(("/episodes/", EPISODE_ID, ""),
         "episode_get", right("episodes", Read), episode::get, &words::episode::EPISODE_GET)
-            .query(&[&dvr_presence::DVR_PRESENCE_CHECK]),
+            .query(&[&dvr_presence::DVR_PRESENCE_CHECK]).entity(),
     put(("/episodes/", EPISODE_ID, ""),
-        "episode_save", right("episodes", Write), episode::save, &words::episode::EPISODE_SAVE),
+        "episode_save", right("episodes", Write), episode::save, &words::episode::EPISODE_SAVE)
+            .entity(),
     delete(("/episodes/", EPISODE_ID, ""),
         "episode_delete", right("episodes", Write), episode::delete,
-        &words::episode::EPISODE_DELETE),
+        &words::episode::EPISODE_DELETE).entity(),
     get(("/persons", NO_KEY, ""),
         "persons_list", right("persons", List), person::list, &words::person::PERSONS_LIST)
             .list(person::LIST_PARAMETERS),
     get(("/persons/", PERSON_ID, ""),
-        "person_get", right("persons", Read), person::get, &words::person::PERSON_GET),
+        "person_get", right("persons", Read), person::get, &words::person::PERSON_GET).entity(),
     put(("/persons/", PERSON_ID, ""),
-        "person_save", right("persons", Write), person::save, &words::person::PERSON_SAVE),
+        "person_save", right("persons", Write), person::save, &words::person::PERSON_SAVE).entity(),
     delete(("/persons/", PERSON_ID, ""),
-        "person_delete", right("persons", Write), person::delete, &words::person::PERSON_DELETE),
+        "person_delete", right("persons", Write), person::delete, &words::person::PERSON_DELETE)
+            .entity(),
     get(("/dvrs", NO_KEY, ""), "dvrs_list", whole("dvrs"), dvr::list, &words::dvr::DVRS_LIST)
             .list(&[]),
     get(("/events", NO_KEY, ""),
@@ -267,13 +286,13 @@ pub const OPERATIONS: &[Endpoint] = &[
         &words::auth::AUTH_BACKENDS_LIST).list(&[]),
     get(("/auth_backends/", ENTITY_NAME, ""),
         "auth_backend_get", right("auth_backends", Read), auth_backend::get,
-        &words::auth::AUTH_BACKEND_GET),
+        &words::auth::AUTH_BACKEND_GET).entity(),
     put(("/auth_backends/", ENTITY_NAME, ""),
         "auth_backend_save", right("auth_backends", Write), auth_backend::save,
-        &words::auth::AUTH_BACKEND_SAVE),
+        &words::auth::AUTH_BACKEND_SAVE).entity(),
     delete(("/auth_backends/", ENTITY_NAME, ""),
         "auth_backend_delete", right("auth_backends", Write), auth_backend::delete,
-        &words::auth::AUTH_BACKEND_DELETE),
+        &words::auth::AUTH_BACKEND_DELETE).entity(),
     get(("/auth", NO_KEY, ""),
         "auth_request", right("auth", Execute), session_auth::request, &words::auth::AUTH_REQUEST)
             .query(session_auth::PARAMETERS),
@@ -281,23 +300,24 @@ pub const OPERATIONS: &[Endpoint] = &[
         "api_tokens_list", right("api_tokens", List), token::list, &words::token::API_TOKENS_LIST)
             .list(&[]),
     get(("/api_tokens/", ENTITY_NAME, ""),
-        "api_token_get", right("api_tokens", Read), token::get, &words::token::API_TOKEN_GET),
+        "api_token_get", right("api_tokens", Read), token::get, &words::token::API_TOKEN_GET)
+            .entity(),
     put(("/api_tokens/", ENTITY_NAME, ""),
-        "api_token_save", ADMINISTRATOR, token::save, &words::token::API_TOKEN_SAVE),
+        "api_token_save", ADMINISTRATOR, token::save, &words::token::API_TOKEN_SAVE).entity(),
     delete(("/api_tokens/", ENTITY_NAME, ""),
-        "api_token_delete", ADMINISTRATOR, token::delete, &words::token::API_TOKEN_DELETE),
+        "api_token_delete", ADMINISTRATOR, token::delete, &words::token::API_TOKEN_DELETE).entity(),
     get(("/load-balancers", NO_KEY, ""),
         "load_balancers_list", right("load-balancers", List), balancer::list,
         &words::balancer::LOAD_BALANCERS_LIST).list(&[]),
     get(("/load-balancers/", ENTITY_NAME, ""),
         "load_balancer_get", right("load-balancers", Read), balancer::get,
-        &words::balancer::LOAD_BALANCER_GET),
+        &words::balancer::LOAD_BALANCER_GET).entity(),
     put(("/load-balancers/", ENTITY_NAME, ""),
         "load_balancer_save", right("load-balancers", Write), balancer::save,
-        &words::balancer::LOAD_BALANCER_SAVE),
+        &words::balancer::LOAD_BALANCER_SAVE).entity(),
     delete(("/load-balancers/", ENTITY_NAME, ""),
         "load_balancer_delete", right("load-balancers", Write), balancer::delete,
-        &words::balancer::LOAD_BALANCER_DELETE),
+        &words::balancer::LOAD_BALANCER_DELETE).entity(),
     get(("/lb/", PLAYBACK_PATH, ""),
         "streaming_lb_playback", PUBLIC, balancer::redirect_client,
         &words::balancer::STREAMING_LB_PLAYBACK),
@@ -309,7 +329,7 @@ pub const OPERATIONS: &[Endpoint] = &[
             .list(agent::LIST_PARAMETERS),
     post(("/agents/layouts", NO_KEY, ""),
         "batch_update_agents_layouts", right("agents", Write), agent::set_layouts,
-        &words::agent::BATCH_UPDATE_AGENTS_LAYOUTS).batch(),
+        &words::agent::BATCH_UPDATE_AGENTS_LAYOUTS).batch().items(),
     post(("/agents/", AGENT, "/reboot"),
         "agent_reboot", right("agents", Execute), agent::reboot, &words::agent::AGENT_REBOOT),
     post(("/agents/", AGENT, "/reset"),
@@ -320,11 +340,12 @@ pub const OPERATIONS: &[Endpoint] = &[
     get(("/agents/", AGENT, "/logs"),
         "agent_logs_get", right("agents", Execute), agent::logs, &words::agent::AGENT_LOGS_GET),
     get(("/agents/", AGENT, ""),
-        "agent_get", right("agents", Read), agent::get, &words::agent::AGENT_GET),
+        "agent_get", right("agents", Read), agent::get, &words::agent::AGENT_GET).entity(),
     put(("/agents/", AGENT, ""),
-        "agent_save", right("agents", Write), agent::save, &words::agent::AGENT_SAVE),
+        "agent_save", right("agents", Write), agent::save, &words::agent::AGENT_SAVE).entity(),
     delete(("/agents/", AGENT, ""),
-        "agent_delete", right("agents", Write), agent::delete, &words::agent::AGENT_DELETE),
+        "agent_delete", right("agents", Write), agent::delete, &words::agent::AGENT_DELETE)
+            .entity(),
     post(("/endpoint/connect", NO_KEY, ""),
         "endpoint_connect", AGENT_PROOF, control::connect, &words::agent::ENDPOINT_CONNECT),
     get(("/monitoring/liveness", NO_KEY, ""),

@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::ops::Bound;
 
+use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
-use crate::http::Response;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::query::params::Seconds;
 use crate::query::{Document, Hints, ListKind, Raw, ScanPosition, SearchField, Source};
@@ -18,10 +18,12 @@ use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Entities, KINDS, Key, Kind, bad_key};
 use crate::state::episode::EpisodeIndex;
 use crate::state::record::{ArchivedFacts, EntityRecord};
+use crate::state::tag::Versioned as _;
 
 /// Renders one entity. `masked` hides secrets.
-pub fn render(kind: Kind, entity: &EntityRecord, masked: bool, out: &mut Vec<u8>) {
+pub fn render(kind: Kind, entity: &EntityRecord, masked: bool, out: &mut Vec<u8>) -> BodySource {
     EntityDoc::new(kind, entity, masked).render(out);
+    BodySource::of_moment(masked && entity.has_secrets)
 }
 
 /// An entity as the API shows it.
@@ -317,17 +319,19 @@ pub fn polled_list(
     Ok(ListRequest { wait, ..list })
 }
 
-pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
+/// The entity in the path, or 404.
+pub fn found<'a>(call: &Call<'a>, kind: Kind) -> Result<&'a EntityRecord, ApiError> {
     let key = call.key(kind)?;
     let entity = call.state.entities(kind).get(&key);
+    entity.ok_or_else(|| kind.not_found())
+}
+
+pub fn get(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {
+    let entity = found(call, kind)?;
     let mut body = Vec::new();
-    render(
-        kind,
-        entity.ok_or_else(|| kind.not_found())?,
-        call.masks(),
-        &mut body,
-    );
-    Ok(Outcome::Reply(Response::json(200, body)))
+    let source = render(kind, entity, call.masks(), &mut body);
+    let answer = call.entity_answer(entity.tag(call.state), source, body)?;
+    Ok(Outcome::Reply(answer))
 }
 
 pub fn save(call: &Call<'_>, kind: Kind) -> Result<Outcome, ApiError> {

@@ -8,6 +8,7 @@
 use super::dvr_presence::{self, DVR_PRESENCE_CHECK};
 use super::{Call, Outcome, entity};
 use crate::error::ApiError;
+use crate::http::Response;
 use crate::query::params::{
     EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, ValueKind,
 };
@@ -51,12 +52,17 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let is_wanted = call.flag(&DVR_PRESENCE_CHECK)?;
-    Ok(match entity::get(call, Kind::Episode)? {
-        Outcome::Reply(episode) if is_wanted => match dvr_presence::complete(episode, call.state) {
-            Ok(episode) => Outcome::Reply(episode),
-            Err(pending) => Outcome::Pending(pending),
-        },
-        outcome => outcome,
+    if !is_wanted {
+        return entity::get(call, Kind::Episode);
+    }
+    // Without a tag: what the streamers report is not stored here.
+    let episode = entity::found(call, Kind::Episode)?;
+    let mut body = Vec::new();
+    entity::render(Kind::Episode, episode, call.masks(), &mut body);
+    let episode = Response::json(200, body);
+    Ok(match dvr_presence::complete(episode, call.state) {
+        Ok(episode) => Outcome::Reply(episode),
+        Err(pending) => Outcome::Pending(pending),
     })
 }
 

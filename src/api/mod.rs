@@ -18,6 +18,7 @@ pub mod dvr_presence;
 pub mod endpoint;
 pub mod entity;
 pub mod episode;
+pub mod etag;
 pub mod event;
 pub mod external_episodes;
 pub mod layout;
@@ -36,17 +37,20 @@ pub mod stream;
 pub mod stream_doc;
 pub mod streamer;
 pub mod streamer_check;
+pub mod tagged;
 pub mod token;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use self::call::{Call, Collection, CompletePage, ListRequest, LocalState, Outcome};
 use self::shared::Shared;
+use self::tagged::tagged;
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::state::State;
 use crate::state::changes::Done;
-use crate::state::entity::Kind;
+use crate::state::entity::{Key, Kind};
+use crate::state::tag::{EntityTag, Versioned};
 
 /// Deadline of a reply by another thread; its client then gets 503 `timed_out`.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
@@ -60,19 +64,45 @@ pub fn done(
 ) -> Response {
     let around = shared.around(state, shared.fleet.view(std::time::Instant::now()));
     let mut body = Vec::new();
-    match outcome {
-        Ok(Done::Stream(saved)) => stream_doc::render(&saved, masked, Some(around), &mut body),
-        Ok(Done::Streamer(saved)) => {
-            streamer::render(&saved, masked, Some(around.fleet), &mut body);
+    let (source, tag) = match outcome {
+        Ok(Done::Stream(saved)) => (
+            stream_doc::render(&saved, masked, Some(around), &mut body),
+            saved_tag(state, &saved, state.stream(&saved.name)),
+        ),
+        Ok(Done::Streamer(saved)) => (
+            streamer::render(&saved, masked, Some(around.fleet), &mut body),
+            saved_tag(state, &saved, state.streamer(&saved.hostname)),
+        ),
+        Ok(Done::Entity(kind, saved)) => {
+            let key = Key::trusted(kind, &saved.key);
+            let source = match kind {
+                Kind::Agent => agent::render(&saved, masked, shared, state, &mut body),
+                _ => entity::render(kind, &saved, masked, &mut body),
+            };
+            (
+                source,
+                saved_tag(state, &saved, state.entities(kind).get(&key)),
+            )
         }
-        Ok(Done::Entity(Kind::Agent, saved)) => {
-            body = agent::render(&saved, masked, shared, state);
-        }
-        Ok(Done::Entity(kind, saved)) => entity::render(kind, &saved, masked, &mut body),
         Ok(Done::Nothing | Done::Placed { .. }) => return Response::no_content(),
         Err(error) => return Response::from(error),
+    };
+    match tag {
+        Some(tag) => tagged(tag, source, body),
+        None => Response::json(200, body),
     }
-    Response::json(200, body)
+}
+
+/// The tag of a saved record. None if another change of the same commit replaced it: both have the
+/// same revision, and its client must not be taken to know the other.
+fn saved_tag<R: Versioned + PartialEq>(
+    state: &State,
+    saved: &R,
+    stored: Option<&R>,
+) -> Option<EntityTag> {
+    let tag = saved.tag(state);
+    let is_replaced = stored.is_some_and(|stored| stored.tag(state) == tag && stored != saved);
+    (!is_replaced).then_some(tag)
 }
 
 pub fn now_seconds() -> u64 {

@@ -22,8 +22,21 @@ pub struct Operation {
     pub parameters: &'static [&'static dyn Parameter],
     /// The query parameters that the query engine reads for every list.
     pub list_parameters: &'static [&'static dyn Parameter],
+    /// The conditions that a request may have.
+    pub conditions: Conditions,
     /// Its description in the OpenAPI document.
     pub doc: &'static OperationDoc,
+}
+
+/// Where the conditions of a request are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditions {
+    /// Nowhere; the fields are ignored.
+    None,
+    /// In `If-Match` and `If-None-Match`: they are about the entity in the path.
+    Entity,
+    /// In the member `if_match` of the items of the body.
+    Items,
 }
 
 /// The permission that an operation requires. Administrators may call all operations.

@@ -19,7 +19,9 @@ use crate::query::params::{
 use crate::query::{Document, Execution, KeyOrder, ListKind, Raw, Source};
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
+use crate::state::name::StreamName;
 use crate::state::record::{ArchivedLayout, StreamRecord};
+use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 
 /// Parameters of `GET /streams`.
 pub const LIST_PARAMETERS: &[&dyn Parameter] = &[
@@ -64,8 +66,9 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
     let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
     let mut body = Vec::new();
-    render(stream, call.masks(), Some(call.around()), &mut body);
-    Ok(Outcome::Reply(Response::json(200, body)))
+    let source = render(stream, call.masks(), Some(call.around()), &mut body);
+    let answer = call.entity_answer(stream.tag(call.state), source, body)?;
+    Ok(Outcome::Reply(answer))
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -81,14 +84,21 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = stream_items(call.json()?)?;
-    Ok(Outcome::Command(Command::SaveStreams { items }))
+    let mut body = call.json()?;
+    let conditions = take_item_conditions(&mut body, "", "name", stream_named)?;
+    let items = stream_items(body)?;
+    Ok(Outcome::Batch(Command::SaveStreams { items }, conditions))
 }
 
 pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    Ok(Outcome::Command(Command::SetLayouts {
-        items: layout_items(call.json()?)?,
-    }))
+    let mut body = call.json()?;
+    let conditions = take_item_conditions(&mut body, "/layouts", "name", stream_named)?;
+    let items = layout_items(body)?;
+    Ok(Outcome::Batch(Command::SetLayouts { items }, conditions))
+}
+
+fn stream_named(name: &str) -> Option<EntityName> {
+    Some(EntityName::Stream(StreamName::parse(name).ok()?))
 }
 
 /// One entry of the layout history of a stream.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Bound;
 
+use super::tagged::BodySource;
 use crate::agents::registry::Registry;
 use crate::agents::streampoint;
 use crate::fleet::stats::{AgentStatus, StreamAgent, StreamFacts, View};
@@ -21,8 +22,15 @@ use crate::state::{SHARDS, State};
 const NAMED_BY: &str = "config";
 
 /// Renders one stream. `masked` hides secrets.
-pub fn render(stream: &StreamRecord, masked: bool, around: Option<Around<'_>>, out: &mut Vec<u8>) {
-    StreamDoc::new(stream, masked, around).render(out);
+pub fn render(
+    stream: &StreamRecord,
+    masked: bool,
+    around: Option<Around<'_>>,
+    out: &mut Vec<u8>,
+) -> BodySource {
+    let document = StreamDoc::new(stream, masked, around);
+    let has_stats = document.write(out);
+    BodySource::of_moment(has_stats || document.masked)
 }
 
 /// What the document of a stream is rendered from besides its record.
@@ -244,6 +252,13 @@ impl Document for StreamDoc<'_> {
     }
 
     fn render(&self, out: &mut Vec<u8>) {
+        self.write(out);
+    }
+}
+
+impl StreamDoc<'_> {
+    /// Writes the document. Returns whether it has `stats`.
+    fn write(&self, out: &mut Vec<u8>) -> bool {
         out.reserve(self.config.len() * 2 + 256);
         out.extend_from_slice(b"{\"name\":");
         write_string(out, &self.stream.name);
@@ -260,7 +275,8 @@ impl Document for StreamDoc<'_> {
         out.extend_from_slice(b",\"named_by\":\"config\"");
         let begin = out.len();
         out.extend_from_slice(b",\"stats\":");
-        if !self.write_stats(out) {
+        let has_stats = self.write_stats(out);
+        if !has_stats {
             out.truncate(begin);
         }
         out.extend_from_slice(b",\"updated_at\":");
@@ -270,6 +286,7 @@ impl Document for StreamDoc<'_> {
                 .as_bytes(),
         );
         out.push(b'}');
+        has_stats
     }
 }
 

@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, streamer_check};
 use crate::error::ApiError;
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
-use crate::http::Response;
 use crate::json::{Number, scan, write_string};
 use crate::query::params::ParameterValues as _;
 use crate::query::{Document, KeyOrder, ListKind, Raw, SearchField, Source};
@@ -20,11 +20,20 @@ use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::command::{Command, streamer_items, streamer_patch};
+use crate::state::name::Hostname;
 use crate::state::record::StreamerRecord;
+use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 
 /// Renders one streamer. `masked` hides secrets.
-pub fn render(streamer: &StreamerRecord, masked: bool, fleet: Option<View<'_>>, out: &mut Vec<u8>) {
-    StreamerDoc::new(streamer, masked, fleet).render(out);
+pub fn render(
+    streamer: &StreamerRecord,
+    masked: bool,
+    fleet: Option<View<'_>>,
+    out: &mut Vec<u8>,
+) -> BodySource {
+    let document = StreamerDoc::new(streamer, masked, fleet);
+    document.render(out);
+    BodySource::of_moment(document.facts.is_some() || masked && streamer.has_secrets)
 }
 
 /// A streamer as the API shows it.
@@ -191,8 +200,9 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .streamer(&call.hostname()?)
         .ok_or_else(streamer_not_found)?;
     let mut body = Vec::new();
-    render(streamer, call.masks(), Some(call.fleet()), &mut body);
-    Ok(Outcome::Reply(Response::json(200, body)))
+    let source = render(streamer, call.masks(), Some(call.fleet()), &mut body);
+    let answer = call.entity_answer(streamer.tag(call.state), source, body)?;
+    Ok(Outcome::Reply(answer))
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -212,6 +222,10 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let items = streamer_items(call.json()?)?;
-    Ok(Outcome::Command(Command::SaveStreamers { items }))
+    let mut body = call.json()?;
+    let conditions = take_item_conditions(&mut body, "", "hostname", |hostname| {
+        Some(EntityName::Streamer(Hostname::parse(hostname).ok()?))
+    })?;
+    let items = streamer_items(body)?;
+    Ok(Outcome::Batch(Command::SaveStreamers { items }, conditions))
 }

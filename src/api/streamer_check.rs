@@ -28,6 +28,7 @@ use crate::state::apply::{Stamp, apply};
 use crate::state::changes::Done;
 use crate::state::command::{AuditedCommand, Command};
 use crate::state::record::StreamerRecord;
+use crate::state::tag;
 use crate::writer::permission::ChangeRights;
 
 pub const CHECKS_ENABLE: Flag = Flag::new(
@@ -102,31 +103,33 @@ fn shown(error: ApiError, reveals: bool) -> ApiError {
 
 /// Starts the call that precedes `command`. An invalid command is refused without a call.
 pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
+    let command = call.audited(command)?;
     let permission = call.caller.grant();
     let permission = permission.map(|grant| ChangeRights::of(&grant, call.state));
     let permission = permission.transpose()?;
     if let Some(permission) = &permission {
-        permission.check_command(&command)?;
+        permission.check_command(&command.command)?;
     }
     let stamp = Stamp {
         revision: call.state.revision() + 1,
         ms: call.state.stamp_ms() + 1,
     };
-    let changes = apply(call.state, command.clone(), stamp)?;
+    let changes = apply(call.state, command.command.clone(), stamp)?;
     if let Some(permission) = &permission {
         permission.check_changes(call.state, &changes)?;
     }
+    tag::judge(call.state, &command.conditions)?;
     let Done::Streamer(streamer) = changes.done else {
         unreachable!("a save of a streamer comes to a streamer");
     };
-    check_destination(call.state, &command, &streamer)?;
+    check_destination(call.state, &command.command, &streamer)?;
     let reveals = matches!(call.caller, Caller::Administrator);
     let deadline = Instant::now() + WAIT;
     let path = "/streamer/api/v3/config";
     let now = super::now_seconds();
     match peer::get(&streamer, path, now, deadline, ANSWER_BYTES_MAX) {
         Some(to_streamer) => Ok(Outcome::Pending(Box::new(StreamerCheck {
-            command: Some(call.audited(command)),
+            command: Some(command),
             call: Some(to_streamer),
             reveals,
             cancel: CancelToken::default(),

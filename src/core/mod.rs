@@ -190,12 +190,13 @@ impl Core {
         let ticket = call.ticket;
         match outcome {
             Outcome::Reply(response) => Ok(Answer::Reply(response)),
-            Outcome::Command(command) => {
-                // Also while the server stops: the writer ends after the cores.
-                self.change(ticket, call.audited(command), call.masks())?;
-                Ok(Answer::Wait {
-                    deadline: Some(ANSWER_WAIT_MAX),
-                })
+            Outcome::Command(command) => self.send_command(call, call.audited(command)?),
+            Outcome::Batch(command, conditions) => {
+                let command = AuditedCommand {
+                    conditions,
+                    ..call.audited(command)?
+                };
+                self.send_command(call, command)
             }
             Outcome::List(mut list) => {
                 let by_visibility = restrict(call, &mut list);
@@ -226,6 +227,14 @@ impl Core {
                 Ok(Answer::Upgrade(upgrade))
             }
         }
+    }
+
+    fn send_command(&self, call: &Call<'_>, command: AuditedCommand) -> Result<Answer, ApiError> {
+        // Also while the server stops: the writer ends after the cores.
+        self.change(call.ticket, command, call.masks())?;
+        Ok(Answer::Wait {
+            deadline: Some(ANSWER_WAIT_MAX),
+        })
     }
 
     fn park_node(

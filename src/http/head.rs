@@ -82,6 +82,7 @@ struct Known {
     authorization: u8,
     accept_encoding: u8,
     if_none_match: u8,
+    if_match: u8,
 }
 
 const ABSENT: u8 = u8::MAX;
@@ -105,6 +106,19 @@ impl<'a> Headers<'a> {
 
     pub fn if_none_match(&self) -> Option<&'a [u8]> {
         self.at(self.known.if_none_match)
+    }
+
+    /// Whether it has `If-Match` or `If-None-Match`.
+    pub fn has_conditions(&self) -> bool {
+        self.known.if_match != ABSENT || self.known.if_none_match != ABSENT
+    }
+
+    /// The values of all fields of this name, in their order.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let fields = self.all.iter();
+        fields
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
     }
 
     pub fn accept_encoding(&self) -> Option<&'a [u8]> {
@@ -296,6 +310,7 @@ impl FieldFacts {
                 authorization: ABSENT,
                 accept_encoding: ABSENT,
                 if_none_match: ABSENT,
+                if_match: ABSENT,
             },
             length: None,
             chunked: false,
@@ -337,6 +352,7 @@ impl FieldFacts {
                 }
                 self.expects_continue = !is_1_0;
             }
+            8 if is("if-match") => known.if_match = index,
             10 if is("connection") => {
                 for option in list(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");

@@ -200,13 +200,16 @@ pub(super) fn write(
         field(out, "Vary", "Accept-Encoding");
     }
     for (name, value) in &response.headers {
-        // A strong tag names one sequence of bytes, and compression has made another one.
-        if compressed.done && *name == "ETag" && !value.starts_with("W/") {
-            out.extend_from_slice(b"ETag: W/");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        } else {
-            field(out, name, value);
+        match (response.coding, value.strip_suffix('"')) {
+            // A strong tag names one sequence of bytes, and compression has made another one.
+            (Some(coding), Some(opened)) if compressed.done && *name == "ETag" => {
+                out.extend_from_slice(b"ETag: ");
+                out.extend_from_slice(opened.as_bytes());
+                out.push(b'-');
+                out.extend_from_slice(coding.as_str().as_bytes());
+                out.extend_from_slice(b"\"\r\n");
+            }
+            _ => field(out, name, value),
         }
     }
     style.write_end(out);
@@ -525,7 +528,7 @@ mod tests {
         );
         assert!(compressed.contains("Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"));
         assert!(
-            compressed.contains("ETag: W/\"5\"\r\n"),
+            compressed.contains("ETag: \"5-gzip\"\r\n"),
             "the bytes are not those of the tag"
         );
         let plain = text(

@@ -10,12 +10,13 @@
 //! discriminated by URL patterns keeps them as `x-discriminator`, because OpenAPI's `discriminator`
 //! would make tools look for a fixed value.
 
+mod conditions;
 pub mod model;
 pub mod words;
 
-use self::model::{BodyDoc, Content, ParameterIn, ResponseDoc, Security, Shape};
+use self::model::{BodyDoc, Content, HeaderDoc, ParameterIn, ResponseDoc, Security, Shape};
 use crate::api::endpoint::{Endpoint, OPERATIONS};
-use crate::api::operation::Operation;
+use crate::api::operation::{Conditions, Operation};
 use crate::api::router::PREFIXES;
 use crate::query::params::{self, ParameterSpec, ValueKind};
 use crate::schema::data::FILES;
@@ -86,6 +87,11 @@ merged, arrays are replaced as a whole, `null` removes a field. An object with `
 replaces the stored object. Unknown and read-only fields are ignored; an invalid value of a known \
 field fails the whole request. The response to a save is the effective configuration, with \
 defaults filled in. It is sent when the change is on disk.
+
+**Conditions.** `ETag` names the stored version of one entity. `If-Match` with it on `PUT` and \
+`DELETE` (in a batch: the member `if_match` of an item) changes that version or none: 412 if \
+another change came first. `If-None-Match: *` on `PUT` only creates. `If-None-Match` on `GET` is \
+answered with 304 if the whole answer is the same, reports included.
 
 **Collections.** Lists return `estimated_count`, `next`, `prev`, `timing` and the items. `limit` \
 sets the page size, `cursor` selects the page. `sort` takes fields separated by commas, `-` before \
@@ -220,6 +226,7 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
         }
         responses.insert(response.status.to_string(), rendered);
     }
+    conditions::add_responses(operation, &mut responses);
     responses.insert(
         "default".to_owned(),
         json!({
@@ -240,7 +247,11 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
         out.insert("parameters".to_owned(), parameters.collect());
     }
     if let Some(body) = &operation.doc.request {
-        out.insert("requestBody".to_owned(), request_body(body, schemas));
+        let mut body = request_body(body, schemas);
+        if operation.conditions == Conditions::Items {
+            conditions::add_to_items(&mut body, schemas);
+        }
+        out.insert("requestBody".to_owned(), body);
     }
     if operation.permission.security != Security::Administrator {
         out.insert(
@@ -257,6 +268,7 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
 /// The parameters of an operation: in the path and in headers, then of the query.
 fn parameters(operation: &Operation) -> Vec<(ParameterIn, &'static ParameterSpec)> {
     let documented = operation.doc.parameters.iter();
+    let documented = documented.chain(conditions::parameters(operation));
     let documented = documented.map(|parameter| (parameter.location, &parameter.spec));
     let query = operation.query_parameters();
     let query = query.map(|parameter| (ParameterIn::Query, parameter.spec()));
@@ -384,10 +396,13 @@ fn render_response(response: &ResponseDoc) -> Value {
         }
     }
     for header in response.headers {
-        out["headers"][header.name] =
-            json!({ "description": header.description, "schema": kind_schema(header.kind) });
+        out["headers"][header.name] = render_header(header);
     }
     out
+}
+
+fn render_header(header: &HeaderDoc) -> Value {
+    json!({ "description": header.description, "schema": kind_schema(header.kind) })
 }
 
 fn reference(name: &str) -> Value {

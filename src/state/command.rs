@@ -11,6 +11,7 @@ use super::invalid::invalid;
 use super::name::{Hostname, StreamName};
 use super::record::Publication;
 use super::retention::Retention;
+use super::tag::{EntityName, Precondition};
 use crate::access::rights::Grant;
 use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value, patch};
@@ -100,6 +101,30 @@ pub struct EntitySave {
 }
 
 impl Command {
+    /// The entity that it saves or deletes, if it is about one.
+    pub fn entity(&self) -> Option<EntityName> {
+        match self {
+            Self::SaveStream { name, .. } | Self::DeleteStream { name } => {
+                Some(EntityName::Stream(name.clone()))
+            }
+            Self::SaveStreamer { hostname, .. } | Self::DeleteStreamer { hostname } => {
+                Some(EntityName::Streamer(hostname.clone()))
+            }
+            Self::SaveEntity(save) | Self::SaveAgent { save, .. } => {
+                Some(EntityName::Entity(save.kind, save.key.clone()))
+            }
+            Self::DeleteEntity { kind, key } => Some(EntityName::Entity(*kind, key.clone())),
+            Self::SaveStreams { .. }
+            | Self::SetLayouts { .. }
+            | Self::SaveStreamers { .. }
+            | Self::Place { .. }
+            | Self::SetAgentLayouts { .. }
+            | Self::ReportPublication { .. }
+            | Self::ExpireEntities { .. }
+            | Self::AppendEvents { .. } => None,
+        }
+    }
+
     /// Whether the command deletes, and so makes room on a full disk.
     pub fn frees_space(&self) -> bool {
         matches!(
@@ -128,6 +153,8 @@ pub struct AuditedCommand {
     pub audit: Option<Box<Audit>>,
     /// `None`: everything.
     pub grant: Option<Box<Grant>>,
+    /// What must be true of the state that it is applied to.
+    pub conditions: Vec<Precondition>,
 }
 
 impl From<Command> for AuditedCommand {
@@ -136,6 +163,7 @@ impl From<Command> for AuditedCommand {
             command,
             audit: None,
             grant: None,
+            conditions: Vec::new(),
         }
     }
 }

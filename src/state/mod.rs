@@ -19,6 +19,7 @@ pub mod name;
 pub mod node;
 pub mod record;
 pub mod retention;
+pub mod tag;
 pub mod trusted_time;
 
 #[cfg(test)]

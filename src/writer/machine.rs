@@ -21,6 +21,7 @@ use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{EventChunk, EventChunkRecord};
+use crate::state::tag;
 
 /// A batch that is durable, and the outcome of each of its commands.
 pub struct Applied {
@@ -236,6 +237,7 @@ impl Draft {
             command,
             audit,
             grant,
+            conditions,
         } = command;
         let permission = grant.map(|grant| ChangeRights::of(&grant, &self.next));
         let permission = permission.transpose()?;
@@ -249,6 +251,8 @@ impl Draft {
         for change in &changes.entities {
             check_grammar(change)?;
         }
+        // Last: a request that would be refused anyway is refused for that reason.
+        tag::judge(&self.next, &conditions)?;
         self.events.append(&mut changes.events);
         if !changes.is_empty() {
             self.next.absorb(&changes);

@@ -26,6 +26,7 @@ mod cluster;
 mod config;
 mod config_external;
 mod episode;
+mod etag;
 mod event;
 mod metrics;
 mod openapi;
