@@ -102,6 +102,9 @@ enum Verb {
     /// Print a completion script for a shell.
     Completions { shell: Shell },
     /// Create streams from an extended M3U playlist through the API of a server.
+    ///
+    /// A second import of the same file changes nothing. Members and inputs that were added to a
+    /// stream since stay; a new address of a channel replaces only the one imported before.
     Import {
         #[command(flatten)]
         options: import::ImportOptions,

@@ -1,4 +1,4 @@
-//! Turns the channels of a playlist into streams: name, title, input and labels.
+//! Turns the channels of a playlist into streams: name, title, position, inputs and labels.
 //!
 //! A name depends on the file alone, so importing the same file again finds the same streams:
 //! * it is made from `tvg-id`, else the title, else `tvg-name`, else the path of the URL;
@@ -8,28 +8,48 @@
 //!   ... in the order of the file, also if an earlier one cannot be imported: fixing a line does
 //!   not rename other channels;
 //! * a name with a special meaning in a path or a filter starts at `-2`.
+//!
+//! What a label cannot hold, for instance a group title in another script, goes into the comment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use regex_automata::meta::Regex;
-use serde_json::json;
+use serde_json::{Map, json};
 
-use super::playlist::{PlaylistEntry, Problem};
+use super::address::input_url;
+use super::playlist::{PlaylistEntry, PlaylistInput, Problem};
 use crate::json::{Object, Value, parse};
-use crate::schema;
+use crate::schema::{self, Violation};
 use crate::state::name::StreamName;
+
+/// Lines of a comment: the beginning of the line, and its rest if the line is needed.
+pub type Notes = BTreeMap<String, Option<String>>;
 
 /// A stream made from a channel of a playlist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
     pub line: usize,
-    pub url_line: usize,
     pub name: String,
+    /// The name without its number. Channels with the same one are namesakes.
+    pub base: String,
     /// Empty: none.
     pub title: String,
-    pub url: String,
+    pub position: Option<i64>,
+    /// At least one.
+    pub inputs: Vec<PlaylistInput>,
     pub labels: BTreeMap<&'static str, String>,
+    pub notes: Notes,
+}
+
+impl Channel {
+    /// The line that a message about a part of the stream is about.
+    pub fn line_of(&self, pointer: &str) -> usize {
+        let rest = pointer.split_once("/inputs").map(|(_, rest)| rest);
+        let index = rest.map(|rest| rest.split('/').nth(1).and_then(|at| at.parse().ok()));
+        let input = index.and_then(|index: Option<usize>| self.inputs.get(index.unwrap_or(0)));
+        input.map_or(self.line, |input| input.line)
+    }
 }
 
 /// Words that mean "absent" in a filter.
@@ -45,22 +65,39 @@ const LABEL_CHARS_MAX: usize = 40;
 pub fn channels(entries: &[PlaylistEntry], prefix: &str) -> (Vec<Channel>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut channels = Vec::new();
-    for (entry, name) in entries.iter().zip(names(entries)) {
-        let Some(name) = name else {
+    for (entry, names) in entries.iter().zip(names(entries)) {
+        let Some((base, name)) = names else {
             problems.push(Problem {
                 line: entry.line,
+                code: "no_name",
                 reason: "has no title, attribute or address to make a name from".to_owned(),
             });
             continue;
         };
-        let channel = Channel {
+        let (labels, notes) = labels(entry);
+        let mut channel = Channel {
             line: entry.line,
-            url_line: entry.url_line,
             name: format!("{prefix}{name}"),
+            base: format!("{prefix}{base}"),
             title: entry.title.clone(),
-            url: entry.url.clone(),
-            labels: labels(entry),
+            position: position(entry),
+            inputs: Vec::new(),
+            labels,
+            notes,
         };
+        for input in &entry.inputs {
+            let input = PlaylistInput {
+                url: input_url(&input.url),
+                ..input.clone()
+            };
+            match check_input(&input) {
+                Ok(()) => channel.inputs.push(input),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if channel.inputs.is_empty() {
+            continue;
+        }
         match check(&channel) {
             Ok(()) => channels.push(channel),
             Err(problem) => problems.push(problem),
@@ -69,8 +106,16 @@ pub fn channels(entries: &[PlaylistEntry], prefix: &str) -> (Vec<Channel>, Vec<P
     (channels, problems)
 }
 
-/// A name for each entry, unique in the file.
-fn names(entries: &[PlaylistEntry]) -> Vec<Option<String>> {
+/// The name of the nth namesake.
+pub fn numbered(base: &str, number: u64) -> String {
+    match number {
+        1 => base.to_owned(),
+        _ => format!("{base}-{number}"),
+    }
+}
+
+/// A base and a name for each entry, the name unique in the file.
+fn names(entries: &[PlaylistEntry]) -> Vec<Option<(String, String)>> {
     let bases: Vec<Option<String>> = entries.iter().map(base_name).collect();
     // A channel with this name keeps it, also if a numbered name of an earlier channel would be
     // equal.
@@ -81,14 +126,14 @@ fn names(entries: &[PlaylistEntry]) -> Vec<Option<String>> {
     for base in &bases {
         named.push(base.as_ref().map(|base| {
             if !is_reserved(base) && borne.insert(base.clone()) {
-                return base.clone();
+                return (base.clone(), base.clone());
             }
             let number = next.entry(base).or_insert(2);
             loop {
-                let name = format!("{base}-{number}");
+                let name = numbered(base, *number);
                 *number += 1;
                 if taken.insert(name.clone()) {
-                    return name;
+                    return (base.clone(), name);
                 }
             }
         }));
@@ -111,7 +156,10 @@ fn base_name(entry: &PlaylistEntry) -> Option<String> {
         .into_iter()
         .flatten()
         .map(slug)
-        .chain(std::iter::once_with(|| slug(url_path(&entry.url))))
+        .chain(std::iter::once_with(|| {
+            let first = entry.inputs.first();
+            first.map_or_else(String::new, |input| slug(url_path(&input.url)))
+        }))
         .find(|name| !name.is_empty())
 }
 
@@ -179,23 +227,55 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
     Err("may contain letters, digits, _ . - and a / after each folder".to_owned())
 }
 
-fn labels(entry: &PlaylistEntry) -> BTreeMap<&'static str, String> {
+/// The number of a channel, if it is a whole one: `5.1` is not.
+fn position(entry: &PlaylistEntry) -> Option<i64> {
+    entry.attribute("tvg-chno")?.trim().parse().ok()
+}
+
+/// The labels of a channel, and the lines of the comment for what they cannot hold.
+fn labels(entry: &PlaylistEntry) -> (BTreeMap<&'static str, String>, Notes) {
     let group = entry.attribute("group-title").unwrap_or(&entry.group);
     let values = [
         ("country", entry.attribute("tvg-country").unwrap_or("")),
         ("group", group),
         ("language", entry.attribute("tvg-language").unwrap_or("")),
     ];
-    values
-        .into_iter()
-        .map(|(key, value)| (key, label(value)))
-        .filter(|(_, value)| !value.is_empty())
-        .collect()
+    let mut labels = BTreeMap::new();
+    let mut notes = BTreeMap::new();
+    if let Some(number) = entry.attribute("tvg-chno") {
+        let is_note = position(entry).is_none();
+        let note = is_note.then(|| number.to_owned());
+        notes.insert("Playlist number: ".to_owned(), note);
+    }
+    for (key, text) in values {
+        if text.is_empty() {
+            continue;
+        }
+        let value = label(text);
+        let is_lossy = value.is_empty()
+            || value.len() < label_untruncated(text).len()
+            || text.chars().any(|c| c.is_alphanumeric() && !c.is_ascii());
+        notes.insert(
+            format!("Playlist {key}: "),
+            is_lossy.then(|| text.to_owned()),
+        );
+        if !value.is_empty() {
+            labels.insert(key, value);
+        }
+    }
+    (labels, notes)
 }
 
 /// The value of a label: `News (EN)` becomes `News-EN`. Labels are ASCII; an empty value is
 /// omitted.
 fn label(text: &str) -> String {
+    let mut value = label_untruncated(text);
+    value.truncate(LABEL_CHARS_MAX);
+    value.trim_end_matches('-').to_owned()
+}
+
+/// The value of a label without the limit of its length.
+fn label_untruncated(text: &str) -> String {
     let mut value = String::new();
     for part in text
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'))
@@ -206,52 +286,75 @@ fn label(text: &str) -> String {
         }
         value.push_str(part);
     }
-    value.truncate(LABEL_CHARS_MAX);
-    value.trim_end_matches('-').to_owned()
+    value
 }
 
-/// Checks a channel as the server will: with the server's own checks of names and documents. The
-/// message shows no password.
-fn check(channel: &Channel) -> Result<(), Problem> {
-    let problem = |line, reason| Problem { line, reason };
-    if let Err(why) = StreamName::parse(&channel.name) {
-        return Err(problem(channel.line, format!("{:?}: {why}", channel.name)));
-    }
-    let document = json!({
-        "title": channel.title,
-        "inputs": [{ "url": channel.url }],
-        "labels": channel.labels,
-    });
-    let document = parse(document.to_string().as_bytes())
-        .map_err(|error| problem(channel.line, error.title))?;
+/// An input in the API.
+pub fn input_document(input: &PlaylistInput) -> Map<String, serde_json::Value> {
+    let mut document = Map::new();
+    document.insert("url".to_owned(), json!(input.url));
+    input.options.write(&mut document);
+    document
+}
+
+/// The first violation of the server's own rules by a stream with these members.
+fn violation(document: &serde_json::Value) -> Result<(), Violation> {
+    let document = parse(document.to_string().as_bytes()).map_err(|error| Violation {
+        pointer: String::new(),
+        code: error.code,
+        title: error.title,
+        meta: Vec::new(),
+    })?;
     let Err(violations) = schema::stream().check(&document) else {
         return Ok(());
     };
-    let violation = violations
-        .first()
-        .expect("a refused document has a violation");
-    if !violation.pointer.starts_with("/inputs") {
-        return Err(problem(
-            channel.line,
-            format!("{}: {}", violation.pointer, violation.title),
-        ));
-    }
-    let shown = shorten(&without_secrets(&channel.url));
+    let first = violations.into_iter().next();
+    Err(first.expect("a refused document has a violation"))
+}
+
+/// Checks an input as the server will. The message shows no password.
+fn check_input(input: &PlaylistInput) -> Result<(), Problem> {
+    let document = json!({ "inputs": [input_document(input)] });
+    let Err(violation) = violation(&document) else {
+        return Ok(());
+    };
+    let shown = shorten(&without_secrets(&input.url));
     let is_http = ["http://", "https://"]
         .iter()
-        .any(|scheme| channel.url.starts_with(scheme));
+        .any(|scheme| input.url.starts_with(scheme));
     let why = match violation.code {
         "discriminator_unmapped" if is_http => HTTP_ENDINGS,
         "discriminator_unmapped" => "no input type has such an address",
         _ => &violation.title,
     };
-    Err(problem(
-        channel.url_line,
-        format!("{shown:?} is not an input: {why}"),
-    ))
+    Err(Problem {
+        line: input.line,
+        code: "not_an_input",
+        reason: format!("{shown:?} is not an input: {why}"),
+    })
 }
 
-pub const HTTP_ENDINGS: &str = "http addresses of inputs end in .m3u8, .ts or /mpegts";
+/// Checks the other members of a channel as the server will.
+fn check(channel: &Channel) -> Result<(), Problem> {
+    let problem = |reason| Problem {
+        line: channel.line,
+        code: "invalid_value",
+        reason,
+    };
+    if let Err(why) = StreamName::parse(&channel.name) {
+        return Err(problem(format!("{:?}: {why}", channel.name)));
+    }
+    let document = json!({
+        "title": channel.title,
+        "position": channel.position,
+        "labels": channel.labels,
+    });
+    violation(&document)
+        .map_err(|violation| problem(format!("{}: {}", violation.pointer, violation.title)))
+}
+
+pub const HTTP_ENDINGS: &str =
+    "http addresses of inputs end in .m3u8, .ts or /mpegts, or are those of a relay (/udp/, /rtp/)";
 
 /// The URL as lists of the API show it: `rtsp://user:***@host/path?token=***`.
 pub fn without_secrets(url: &str) -> String {
@@ -280,11 +383,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn input(url: &str) -> PlaylistInput {
+        PlaylistInput {
+            line: 2,
+            url: url.to_owned(),
+            ..PlaylistInput::default()
+        }
+    }
+
     fn entry(id: &str, title: &str) -> PlaylistEntry {
         PlaylistEntry {
             line: 1,
-            url_line: 2,
-            url: "http://h/a.m3u8".to_owned(),
+            inputs: vec![input("http://h/a.m3u8")],
             title: title.to_owned(),
             attributes: vec![("tvg-id".to_owned(), id.to_owned())],
             ..PlaylistEntry::default()
@@ -295,7 +405,7 @@ mod tests {
         let entries: Vec<PlaylistEntry> = list.iter().map(|(id, title)| entry(id, title)).collect();
         names(&entries)
             .into_iter()
-            .map(|name| name.expect("something makes a name"))
+            .map(|names| names.expect("something makes a name").1)
             .collect()
     }
 
@@ -336,7 +446,7 @@ mod tests {
             ("rtsp://user:hidden@h:554/", "h-554"),
         ] {
             let bare = PlaylistEntry {
-                url: url.to_owned(),
+                inputs: vec![input(url)],
                 ..PlaylistEntry::default()
             };
             assert_eq!(base_name(&bare).as_deref(), Some(name), "{url}");
@@ -363,7 +473,7 @@ mod tests {
     #[test]
     fn a_skipped_channel_keeps_its_number() {
         let mut entries = vec![entry("a", ""), entry("a", "")];
-        entries[0].url = "https://www.youtube.com/watch?v=1".to_owned();
+        entries[0].inputs = vec![input("https://www.youtube.com/watch?v=1")];
         let (channels, problems) = channels(&entries, "tv/");
         assert_eq!(channels.len(), 1);
         assert_eq!(channels[0].name, "tv/a-2");
@@ -372,7 +482,7 @@ mod tests {
 
     fn check_url(url: &str) -> Result<(), String> {
         let entry = PlaylistEntry {
-            url: url.to_owned(),
+            inputs: vec![input(url)],
             ..entry("a", "")
         };
         let (_, problems) = channels(&[entry], "");
@@ -386,6 +496,7 @@ mod tests {
     fn addresses_without_an_input_type_are_reported() {
         for url in [
             "http://h/a.m3u8",
+            "HTTP://h/a.m3u8",
             "https://h/a.m3u8?x=1",
             "http://h/a.m3u8#x",
             "http://h/a.ts",
@@ -403,7 +514,6 @@ mod tests {
             ("[NO PUBLIC STREAM]", "no input type has such an address"),
             ("seg.ts", "no input type has such an address"),
             ("mms://h/a", "no input type has such an address"),
-            ("HTTP://h/a.m3u8", "no input type has such an address"),
             ("https://www.youtube.com/@x/live", HTTP_ENDINGS),
             ("http://h/a.m3u8s", HTTP_ENDINGS),
             ("http://h/a.mpd", HTTP_ENDINGS),
@@ -468,7 +578,7 @@ mod tests {
             let entries: Vec<_> = list.iter().map(|(id, title)| entry(id, title)).collect();
             let first = names(&entries);
             prop_assert_eq!(&first, &names(&entries));
-            let given: Vec<&String> = first.iter().flatten().collect();
+            let given: Vec<&String> = first.iter().flatten().map(|(_, name)| name).collect();
             let unique: HashSet<&String> = given.iter().copied().collect();
             prop_assert_eq!(given.len(), unique.len());
             for name in given {

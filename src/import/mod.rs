@@ -1,37 +1,44 @@
 //! `weir import FILE.m3u8`: the channels of a playlist become streams, saved through the API of a
 //! running server.
 //!
-//! Only differences are saved: title, input and labels of each channel are compared with the
-//! server's stream of that name. So importing a file twice changes nothing, and running again after
-//! a failure finishes the work. An input counts as equal if its first URL is; other inputs, options
-//! and labels of the stream stay. Streams that are not in the file are not read.
+//! Only differences are saved: title, position, inputs and labels of each channel are compared with
+//! the server's stream. So importing a file twice changes nothing, and running again after a
+//! failure finishes the work. Members and inputs that an operator added stay. Streams that are not
+//! in the file do not change.
 //!
 //! Batches are saved whole or not at all. If the server refuses some channels of a batch, it is
 //! saved without them, and each is reported with its line. With `--strict` nothing is saved unless
 //! everything can be, in one batch. `playlist` reads the file, `channel` decides names, labels and
-//! addresses; this file compares, saves and reports.
+//! addresses, `stored` finds the streams of the channels, `compare` makes the changes; this file
+//! saves.
 
+mod address;
 pub mod channel;
+mod compare;
+mod player_options;
 pub mod playlist;
+mod report;
 mod server;
+mod stored;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::config::{self, Config, Settings};
 use crate::exit::{Exit, Failure};
-use crate::schema;
 use crate::stdout;
 
-use channel::{Channel, without_secrets};
+use channel::Channel;
+use compare::{ChannelChange, compare};
 use playlist::Problem;
+use report::{ImportReport, ProgressLine};
 use server::{ApiClient, BatchRefusal, ImportError};
 
 /// Largest playlist. It is read whole; the largest known ones have a tenth of this size.
@@ -42,10 +49,6 @@ const BATCH_MAX: usize = 10_000;
 
 /// Most bytes of one batch. Below the server's limit for a body.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-
-/// Most bytes of the names in one request. Percent-encoded in the target, they fit the server's
-/// limit for a request head.
-const NAMES_BYTES_MAX: usize = 4_000;
 
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,7 +62,7 @@ pub enum Output {
 /// Flags of `weir import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImportOptions {
-    /// The playlist; `-` reads stdin.
+    /// The playlist; `-` reads stdin. A file without a channel that can be imported is an error.
     pub file: PathBuf,
     /// Base URL of the server [default: the setting api_url, else the first address of listen].
     #[arg(long, value_name = "URL")]
@@ -189,132 +192,6 @@ fn api_key(settings: &Settings) -> Result<String, Failure> {
 }
 
 // -------------------------------------------------------------------------------------------------
-// Comparing
-
-/// A channel that has to be saved.
-#[derive(Debug, Clone)]
-struct ChannelChange {
-    line: usize,
-    url_line: usize,
-    name: String,
-    /// `None`: the stream is new.
-    before: Option<BTreeMap<String, String>>,
-    /// Fields for the report, secrets masked.
-    after: BTreeMap<String, String>,
-    /// The body: the name and the fields that differ.
-    patch: Value,
-}
-
-/// The change that makes the server's stream equal to the channel; `None`: they are equal.
-fn compare(channel: &Channel, current: Option<&Value>) -> Option<ChannelChange> {
-    let mut change = ChannelChange {
-        line: channel.line,
-        url_line: channel.url_line,
-        name: channel.name.clone(),
-        before: current.map(|_| BTreeMap::new()),
-        after: BTreeMap::new(),
-        patch: Value::Null,
-    };
-    let mut patch = Map::new();
-    let mut differs = |field: &str, now: Option<&str>, new: &str| {
-        if let Some(before) = &mut change.before {
-            before.insert(field.to_owned(), without_secrets(now.unwrap_or("")));
-        }
-        change.after.insert(field.to_owned(), without_secrets(new));
-    };
-    let text = |path: &str| {
-        current
-            .and_then(|stream| stream.pointer(path))
-            .and_then(Value::as_str)
-    };
-    let title = text("/title");
-    if !channel.title.is_empty() && title != Some(&channel.title) {
-        differs("title", title, &channel.title);
-        patch.insert("title".to_owned(), json!(channel.title));
-    }
-    let url = text("/inputs/0/url");
-    if !url.is_some_and(|url| same_url(url, &channel.url)) {
-        differs("inputs", url, &channel.url);
-        patch.insert("inputs".to_owned(), json!([{ "url": channel.url }]));
-    }
-    let mut labels = Map::new();
-    for (key, value) in &channel.labels {
-        let label = text(&format!("/labels/{key}"));
-        if label != Some(value) {
-            differs(&format!("labels.{key}"), label, value);
-            labels.insert((*key).to_owned(), json!(value));
-        }
-    }
-    if !labels.is_empty() {
-        patch.insert("labels".to_owned(), Value::Object(labels));
-    }
-    if patch.is_empty() && current.is_some() {
-        return None;
-    }
-    patch.insert("name".to_owned(), json!(channel.name));
-    change.patch = Value::Object(patch);
-    Some(change)
-}
-
-/// The server masks secrets in lists; then the visible parts are compared.
-fn same_url(current: &str, new: &str) -> bool {
-    current == new || (is_masked(current) && current == without_secrets(new))
-}
-
-fn is_masked(url: &str) -> bool {
-    url.contains(schema::MASK)
-}
-
-/// The server's streams of these names.
-fn current_streams(
-    server: &ApiClient,
-    channels: &[Channel],
-    progress: &ProgressLine,
-) -> Result<HashMap<String, Value>, ImportError> {
-    let mut streams = HashMap::new();
-    let mut rest = channels;
-    while !rest.is_empty() {
-        let mut names = String::new();
-        let mut count = 0;
-        for channel in rest {
-            let name = server::escape(&channel.name);
-            if count > 0 && names.len() + 1 + name.len() > NAMES_BYTES_MAX {
-                break;
-            }
-            if count > 0 {
-                names.push(',');
-            }
-            names.push_str(&name);
-            count += 1;
-        }
-        let response = server.get(&format!(
-            "/streams?select=name,title,inputs,labels&limit={count}&name={names}"
-        ))?;
-        let list = response
-            .get("streams")
-            .and_then(Value::as_array)
-            .ok_or_else(|| ImportError::Unexpected("a list without streams".to_owned()))?;
-        for stream in list {
-            let Some(name) = stream.get("name").and_then(Value::as_str) else {
-                return Err(ImportError::Unexpected(
-                    "a stream without a name".to_owned(),
-                ));
-            };
-            let mut stream = stream.clone();
-            // Lists hide secrets; the stream itself shows them to an administrator.
-            let url = stream.pointer("/inputs/0/url").and_then(Value::as_str);
-            if url.is_some_and(is_masked) {
-                stream = server.get(&format!("/streams/{}", server::escape(name)))?;
-            }
-            streams.insert(name.to_owned(), stream);
-        }
-        rest = &rest[count..];
-        progress.show("comparing", channels.len() - rest.len(), channels.len());
-    }
-    Ok(streams)
-}
-
-// -------------------------------------------------------------------------------------------------
 // Saving
 
 fn import(
@@ -324,27 +201,8 @@ fn import(
     report: &mut ImportReport,
 ) -> Result<(), Failure> {
     let progress = ProgressLine::new();
-    let playlist = playlist::parse(bytes).map_err(|problem| {
-        Failure::new(
-            Exit::Runtime,
-            format!(
-                "{} line {}: {}",
-                options.file.display(),
-                problem.line,
-                problem.reason
-            ),
-        )
-    })?;
-    let (channels, problems) = channel::channels(&playlist.entries, &options.prefix);
-    report.player_options = playlist.player_options;
-    report.skipped = playlist.problems;
-    report.skipped.extend(problems);
-    report.skipped.sort();
-    report.channels = channels.len() + report.skipped.len();
-    if options.strict && !report.skipped.is_empty() {
-        return Err(strict_failure(report.skipped.len()));
-    }
-    let current = current_streams(server, &channels, &progress)?;
+    let mut channels = read_channels(bytes, options, report)?;
+    let current = stored::find(server, &mut channels, &progress)?;
     let mut changes = Vec::new();
     for channel in &channels {
         match compare(channel, current.get(&channel.name)) {
@@ -381,6 +239,43 @@ fn import(
     }
     report.skipped.sort();
     Ok(())
+}
+
+/// The channels of a file that can be streams; the others are in the report.
+fn read_channels(
+    bytes: &[u8],
+    options: &ImportOptions,
+    report: &mut ImportReport,
+) -> Result<Vec<Channel>, Failure> {
+    let playlist = playlist::parse(bytes).map_err(|problem| {
+        Failure::new(
+            Exit::Runtime,
+            format!(
+                "{} line {}: {}",
+                options.file.display(),
+                problem.line,
+                problem.reason
+            ),
+        )
+    })?;
+    let (channels, problems) = channel::channels(&playlist.entries, &options.prefix);
+    report.player_options = playlist.player_options;
+    report.channels = playlist.entries.len() + playlist.problems.len();
+    report.skipped = playlist.problems;
+    report.skipped.extend(problems);
+    report.skipped.sort();
+    if options.strict && !report.skipped.is_empty() {
+        return Err(strict_failure(report.skipped.len()));
+    }
+    if channels.is_empty() {
+        let what = match report.channels {
+            0 => "has no channel".to_owned(),
+            count => format!("none of its {count} channels can be imported"),
+        };
+        let message = format!("{}: {what}", options.file.display());
+        return Err(Failure::new(Exit::Runtime, message));
+    }
+    Ok(channels)
 }
 
 fn strict_failure(count: usize) -> Failure {
@@ -430,17 +325,14 @@ fn save(
             else {
                 continue;
             };
-            let line = if refusal.pointer.contains("/inputs") {
-                change.url_line
-            } else {
-                change.line
-            };
+            let line = change.channel.line_of(&refusal.pointer);
             refused
                 .entry(index)
                 .and_modify(|problem| _ = write!(problem.reason, "; {refusal}"))
                 .or_insert_with(|| Problem {
                     line,
-                    reason: format!("the server refuses {:?}: {refusal}", change.name),
+                    code: "refused_by_server",
+                    reason: format!("the server refuses {:?}: {refusal}", change.channel.name),
                 });
         }
         if refused.is_empty() {
@@ -471,139 +363,6 @@ impl From<ImportError> for Failure {
             Exit::Runtime,
             format!("{error}. Run the import again when this is fixed: it saves what is missing"),
         )
-    }
-}
-
-// -------------------------------------------------------------------------------------------------
-// Reporting
-
-#[derive(Debug, Default)]
-struct ImportReport {
-    /// Channels of the file, with those that were skipped.
-    channels: usize,
-    /// Saved channels; with `--dry-run` those that would be saved.
-    changes: Vec<ChannelChange>,
-    unchanged: usize,
-    skipped: Vec<Problem>,
-    player_options: usize,
-    elapsed: Duration,
-}
-
-impl ImportReport {
-    fn created(&self) -> usize {
-        self.changes
-            .iter()
-            .filter(|change| change.before.is_none())
-            .count()
-    }
-
-    fn table(&self, options: &ImportOptions, complete: bool) -> String {
-        let mut out = String::new();
-        if options.dry_run {
-            for change in &self.changes {
-                let ChannelChange {
-                    name,
-                    line,
-                    before,
-                    after,
-                    ..
-                } = change;
-                let sign = if before.is_some() { '~' } else { '+' };
-                _ = writeln!(out, "{sign} {name} (line {line})");
-                for (field, value) in after {
-                    _ = match before.as_ref().and_then(|before| before.get(field)) {
-                        Some(now) => writeln!(out, "    {field}: {now:?} -> {value:?}"),
-                        None => writeln!(out, "    {field}: {value:?}"),
-                    };
-                }
-            }
-        }
-        if self.player_options > 0 {
-            _ = writeln!(
-                out,
-                "{} lines with player options (#EXTVLCOPT, #KODIPROP) ignored",
-                self.player_options
-            );
-        }
-        let created = self.created();
-        let would = if options.dry_run { "would be " } else { "" };
-        let ending = if complete { "" } else { ", not finished" };
-        _ = writeln!(
-            out,
-            "{} channels: {created} {would}created, {} {would}changed, {} unchanged, {} skipped \
-             in {:.2} s{ending}",
-            self.channels,
-            self.changes.len() - created,
-            self.unchanged,
-            self.skipped.len(),
-            self.elapsed.as_secs_f64(),
-        );
-        out
-    }
-
-    fn json(&self, options: &ImportOptions, failure: Option<&Failure>) -> String {
-        let created = self.created();
-        let changes: Vec<Value> = self
-            .changes
-            .iter()
-            .map(|change| {
-                let action = if change.before.is_some() {
-                    "change"
-                } else {
-                    "create"
-                };
-                let mut item = json!({
-                    "line": change.line,
-                    "name": change.name,
-                    "action": action,
-                    "after": change.after,
-                });
-                if let Some(before) = &change.before {
-                    item["before"] = json!(before);
-                }
-                item
-            })
-            .collect();
-        let skipped: Vec<Value> = self
-            .skipped
-            .iter()
-            .map(|problem| json!({ "line": problem.line, "reason": problem.reason }))
-            .collect();
-        let report = json!({
-            "file": options.file.to_string_lossy(),
-            "dry_run": options.dry_run,
-            "strict": options.strict,
-            "channels": self.channels,
-            "created": created,
-            "changed": self.changes.len() - created,
-            "unchanged": self.unchanged,
-            "player_options_ignored": self.player_options,
-            "seconds": self.elapsed.as_secs_f64(),
-            "error": failure.map(|failure| failure.message.as_str()),
-            "changes": changes,
-            "skipped": skipped,
-        });
-        format!("{report:#}\n")
-    }
-}
-
-/// A line on stderr that is overwritten; shown on a terminal only.
-struct ProgressLine {
-    on: bool,
-}
-
-impl ProgressLine {
-    fn new() -> Self {
-        Self {
-            on: io::stderr().is_terminal(),
-        }
-    }
-
-    fn show(&self, doing: &str, done: usize, all: usize) {
-        if self.on {
-            let end = if done == all { "\r\x1b[K" } else { "" };
-            eprint!("\r{doing} {done}/{all}{end}");
-        }
     }
 }
 

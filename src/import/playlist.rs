@@ -1,10 +1,13 @@
 //! Reads extended M3U: channels, and problems with their line numbers.
 //!
 //! The format has no specification, so this reads what players read: `#EXTINF:DURATION key="value"
-//! ...,TITLE` followed by a URL, attributes in any order and with or without quotes, `#EXTGRP`,
-//! URLs without `#EXTINF`, LF, CRLF or CR, a byte order mark. Unreadable lines are reported and
-//! skipped with the lines that belong to them. Whether a streamer can pull a URL is decided in
+//! ...,TITLE` followed by URLs, attributes in any order, in double, single or no quotes, `#EXTGRP`
+//! above channels or below their `#EXTINF`, options for players in lines of their own and behind a
+//! pipe, URLs without `#EXTINF`, LF, CRLF or CR, a byte order mark. Unreadable lines are reported
+//! and skipped with the lines that belong to them. Whether a streamer can pull a URL is decided in
 //! `channel`.
+
+use super::player_options::{InputOptions, plain};
 
 /// Most channels of a playlist. Limits memory; the largest playlists in use have a tenth of it.
 pub const ENTRIES_MAX: usize = 1_000_000;
@@ -14,7 +17,7 @@ pub const ENTRIES_MAX: usize = 1_000_000;
 pub struct Playlist {
     pub entries: Vec<PlaylistEntry>,
     pub problems: Vec<Problem>,
-    /// Lines with options for players (`#EXTVLCOPT`, `#KODIPROP`), which streamers do not use.
+    /// Options for players that streamers do not have.
     pub player_options: usize,
 }
 
@@ -23,14 +26,23 @@ pub struct Playlist {
 pub struct PlaylistEntry {
     /// Line of `#EXTINF`, or of the URL if it is absent.
     pub line: usize,
-    pub url_line: usize,
-    pub url: String,
+    /// At least one, in the order of the file.
+    pub inputs: Vec<PlaylistInput>,
     /// After the comma of `#EXTINF`; empty when absent.
     pub title: String,
     /// `#EXTGRP`, else empty.
     pub group: String,
     /// Names in lower case, in the order of the line.
     pub attributes: Vec<(String, String)>,
+}
+
+/// A URL of a channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlaylistInput {
+    pub line: usize,
+    /// Without the options behind its pipe.
+    pub url: String,
+    pub options: InputOptions,
 }
 
 impl PlaylistEntry {
@@ -48,24 +60,68 @@ impl PlaylistEntry {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub line: usize,
+    /// A word for programs, the same for every line with this reason.
+    pub code: &'static str,
     pub reason: String,
 }
 
 /// Reads a file. `Err`: the file as a whole is not a list of channels.
 pub fn parse(bytes: &[u8]) -> Result<Playlist, Problem> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Problem {
-            line: 1,
-            reason: "the file is UTF-16; save it as UTF-8".to_owned(),
-        });
+    if let Some(kind) = foreign_kind(bytes) {
+        return Err(not_a_list(1, kind));
     }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let mut reader = PlaylistReader::default();
     for (index, line) in lines(bytes).enumerate() {
         reader.line(index + 1, line)?;
     }
     reader.close_pending();
     Ok(reader.playlist)
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+fn not_a_list(line: usize, reason: impl Into<String>) -> Problem {
+    Problem {
+        line,
+        code: "not_a_playlist",
+        reason: reason.into(),
+    }
+}
+
+/// What a file is that is not a text of lines in UTF-8, by its first bytes.
+fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
+    const BEGINNINGS: [(&[u8], &str); 7] = [
+        (b"\xff\xfe", "the file is UTF-16; save it as UTF-8"),
+        (b"\xfe\xff", "the file is UTF-16; save it as UTF-8"),
+        (b"\x1f\x8b", "the file is compressed with gzip; unpack it"),
+        (b"BZh", "the file is compressed with bzip2; unpack it"),
+        (b"\xfd7zXZ", "the file is compressed with xz; unpack it"),
+        (
+            b"\x28\xb5\x2f\xfd",
+            "the file is compressed with zstd; unpack it",
+        ),
+        (b"PK\x03\x04", "the file is a zip archive; unpack it"),
+    ];
+    let mut beginnings = BEGINNINGS.iter();
+    if let Some((_, kind)) = beginnings.find(|(beginning, _)| bytes.starts_with(beginning)) {
+        return Some(kind);
+    }
+    let head = &bytes[..bytes.len().min(64)];
+    let letters = head.split(|byte| *byte == 0).flatten().count();
+    if (head.len() - letters) * 3 > head.len() {
+        return Some("the file is UTF-16 without a byte order mark; save it as UTF-8");
+    }
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let text = text.trim_ascii_start();
+    let begins = |word: &str| {
+        let beginning = text.get(..word.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    if begins("<!doctype html") || begins("<html") {
+        return Some("the file is an HTML page: the server sent no playlist");
+    }
+    begins("<").then_some("the file is XML, not a playlist")
 }
 
 /// Lines end with LF, or with CR if the file has no LF.
@@ -77,11 +133,20 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[derive(Default)]
 struct PlaylistReader {
     playlist: Playlist,
-    /// An `#EXTINF` whose URL was not read yet.
+    urls: usize,
+    /// An `#EXTINF` whose first URL was not read yet.
     pending: Option<PlaylistEntry>,
+    /// The last entry has an `#EXTINF`, so further URLs are inputs of it.
+    is_open: bool,
+    /// The `#EXTINF` above was reported, so its URLs are skipped.
+    swallow_urls: bool,
+    /// `#EXTGRP` before an `#EXTINF`: for all channels until the next.
     group: String,
-    /// The `#EXTINF` above was reported, so its URL is skipped.
-    swallow_url: bool,
+    /// `#EXTGRP` below an `#EXTINF`: for this channel.
+    own_group: Option<String>,
+    options: InputOptions,
+    /// A URL had the options, so they end with its channel.
+    options_are_used: bool,
 }
 
 impl PlaylistReader {
@@ -99,91 +164,112 @@ impl PlaylistReader {
         }
         let (tag, value) = text.split_once(':').unwrap_or((text, ""));
         match tag.to_ascii_uppercase().as_str() {
-            "#EXTINF" => {
-                self.close_pending();
-                match extinf(value) {
-                    Ok(entry) => {
-                        self.pending = Some(PlaylistEntry {
-                            line: number,
-                            ..entry
-                        });
-                        self.swallow_url = false;
-                    }
-                    Err(reason) => {
-                        self.problem(number, reason);
-                        self.swallow_url = true;
-                    }
-                }
-            }
-            "#EXTGRP" => value.trim().clone_into(&mut self.group),
-            "#EXTVLCOPT" | "#KODIPROP" => self.playlist.player_options += 1,
+            "#EXTINF" => self.extinf(number, value),
+            "#EXTGRP" if self.pending.is_some() => self.own_group = Some(plain(value)),
+            "#EXTGRP" => self.group = plain(value),
+            "#EXTVLCOPT" | "#KODIPROP" => self.option_line(|options| options.read_line(value)),
+            "#EXTHTTP" => self.option_line(|options| options.read_json(value)),
             "#EXT-X-TARGETDURATION" | "#EXT-X-STREAM-INF" | "#EXT-X-MEDIA-SEQUENCE" => {
-                return Err(Problem {
-                    line: number,
-                    reason: "this is the HLS playlist of one stream, not a list of channels"
-                        .to_owned(),
-                });
+                let reason = "this is the HLS playlist of one stream, not a list of channels";
+                return Err(not_a_list(number, reason));
             }
             _ => {} // #EXTM3U and comments
         }
         Ok(())
     }
 
+    fn extinf(&mut self, number: usize, text: &str) {
+        self.close_pending();
+        self.is_open = false;
+        self.end_used_options();
+        match extinf(text) {
+            Ok(entry) => {
+                let line = number;
+                self.pending = Some(PlaylistEntry { line, ..entry });
+                self.swallow_urls = false;
+            }
+            Err(reason) => {
+                self.problem(number, "open_quote", reason);
+                self.swallow_urls = true;
+            }
+        }
+    }
+
+    fn option_line(&mut self, read: impl FnOnce(&mut InputOptions) -> usize) {
+        self.end_used_options();
+        self.playlist.player_options += read(&mut self.options);
+    }
+
+    fn end_used_options(&mut self) {
+        if std::mem::take(&mut self.options_are_used) {
+            self.options = InputOptions::default();
+        }
+    }
+
     fn url(&mut self, number: usize, text: &str) -> Result<(), Problem> {
-        let group = std::mem::take(&mut self.group);
-        if std::mem::take(&mut self.swallow_url) {
+        if self.swallow_urls {
             return Ok(());
         }
-        if self.playlist.entries.len() == ENTRIES_MAX {
-            return Err(Problem {
+        if self.urls == ENTRIES_MAX {
+            let reason = format!("more than {ENTRIES_MAX} channels; divide the file");
+            return Err(not_a_list(number, reason));
+        }
+        self.urls += 1;
+        if let Some(mut entry) = self.pending.take() {
+            entry.group = self.own_group.take().unwrap_or_else(|| self.group.clone());
+            self.playlist.entries.push(entry);
+            self.is_open = true;
+        } else if !self.is_open {
+            self.end_used_options();
+            self.playlist.entries.push(PlaylistEntry {
                 line: number,
-                reason: format!("more than {ENTRIES_MAX} channels; divide the file"),
+                group: self.own_group.take().unwrap_or_else(|| self.group.clone()),
+                ..PlaylistEntry::default()
             });
         }
-        let entry = self.pending.take().unwrap_or(PlaylistEntry {
-            line: number,
-            ..PlaylistEntry::default()
-        });
-        self.playlist.entries.push(PlaylistEntry {
-            url_line: number,
-            url: text.to_owned(),
-            group,
-            ..entry
-        });
+        self.options_are_used = true;
+        let entry = self.playlist.entries.last_mut().expect("one was added");
+        let mut options = InputOptions::of_attributes(&entry.attributes);
+        options.add(&self.options);
+        let (url, ignored) = options.read_pipe(text);
+        self.playlist.player_options += ignored;
+        let (line, url) = (number, url.to_owned());
+        entry.inputs.push(PlaylistInput { line, url, options });
         Ok(())
     }
 
     fn not_utf8(&mut self, number: usize, line: &[u8]) {
-        self.problem(number, "is not UTF-8".to_owned());
-        if line.trim_ascii_start().starts_with(b"#") {
-            let info = line
-                .trim_ascii_start()
-                .get(..7)
-                .is_some_and(|tag| tag.eq_ignore_ascii_case(b"#EXTINF"));
-            if info {
+        self.problem(number, "not_utf8", "is not UTF-8".to_owned());
+        let line = line.trim_ascii_start();
+        if line.starts_with(b"#") {
+            let tag = line.get(..7);
+            if tag.is_some_and(|tag| tag.eq_ignore_ascii_case(b"#EXTINF")) {
                 self.close_pending();
-                self.swallow_url = true;
+                self.is_open = false;
+                self.end_used_options();
+                self.swallow_urls = true;
             }
-        } else {
-            self.pending = None;
-            self.swallow_url = false;
-            self.group.clear();
+        } else if self.pending.take().is_some() {
+            self.swallow_urls = true;
+            self.own_group = None;
+            self.options_are_used = true;
         }
     }
 
     fn close_pending(&mut self) {
         if let Some(entry) = self.pending.take() {
-            self.problem(entry.line, "has no URL after it".to_owned());
+            self.problem(entry.line, "no_url", "has no URL after it".to_owned());
         }
     }
 
-    fn problem(&mut self, line: usize, reason: String) {
-        self.playlist.problems.push(Problem { line, reason });
+    fn problem(&mut self, line: usize, code: &'static str, reason: String) {
+        let problem = Problem { line, code, reason };
+        self.playlist.problems.push(problem);
     }
 }
 
 /// Reads `DURATION key="value" key=value,TITLE`, the text after the tag. The duration is ignored:
-/// live channels have none.
+/// live channels have none. Commas between attributes, and a title without a comma, are read too.
 fn extinf(text: &str) -> Result<PlaylistEntry, String> {
     let mut entry = PlaylistEntry::default();
     let first = text.trim_start();
@@ -196,9 +282,14 @@ fn extinf(text: &str) -> Result<PlaylistEntry, String> {
     } else {
         &first[word_end..]
     };
+    let mut words = None;
     loop {
         rest = rest.trim_start();
         if let Some(title) = rest.strip_prefix(',') {
+            if is_quoted_attribute(title.trim_start()) {
+                rest = title;
+                continue;
+            }
             entry.title = plain(title);
             return Ok(entry);
         }
@@ -207,12 +298,15 @@ fn extinf(text: &str) -> Result<PlaylistEntry, String> {
             .unwrap_or(rest.len());
         let (key, tail) = rest.split_at(key_end);
         let Some(value) = tail.strip_prefix('=') else {
+            let words = *words.get_or_insert(rest);
             if tail.is_empty() {
-                return Ok(entry); // the end, without a title
+                entry.title = plain(words);
+                return Ok(entry);
             }
             rest = tail; // a word that is not an attribute
             continue;
         };
+        words = None;
         let (value, tail) = attribute_value(value)
             .ok_or_else(|| format!("the quote after {key:?} is never closed"))?;
         entry
@@ -222,19 +316,29 @@ fn extinf(text: &str) -> Result<PlaylistEntry, String> {
     }
 }
 
+/// Whether the text begins with `key="` or `key='`.
+fn is_quoted_attribute(text: &str) -> bool {
+    let key_end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+    key_end.is_some_and(|end| {
+        end > 0 && (text[end..].starts_with("=\"") || text[end..].starts_with("='"))
+    })
+}
+
 /// The value and what follows. Values with quotes inside are common, so a quote closes where the
 /// value can end: before the title's comma, the next attribute or the end of the line. Only when
 /// there is no such place, any space after a quote will do.
 fn attribute_value(text: &str) -> Option<(&str, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text
-            .find(|c: char| c.is_whitespace() || c == ',')
-            .unwrap_or(text.len());
-        return Some(text.split_at(end));
+    let quote = if text.starts_with('\'') { '\'' } else { '"' };
+    let word = || {
+        let end = text.find(|c: char| c.is_whitespace() || c == ',');
+        Some(text.split_at(end.unwrap_or(text.len())))
+    };
+    let Some(quoted) = text.strip_prefix(quote) else {
+        return word();
     };
     let ends = || {
         quoted
-            .match_indices('"')
+            .match_indices(quote)
             .map(|(at, _)| (&quoted[..at], &quoted[at + 1..]))
     };
     let before_next = |(_, tail): &(&str, &str)| {
@@ -247,12 +351,8 @@ fn attribute_value(text: &str) -> Option<(&str, &str)> {
     ends()
         .find(before_next)
         .or_else(|| ends().find(|(_, tail)| tail.starts_with(char::is_whitespace)))
-}
-
-/// Without control characters (a tab is a space) and outer spaces.
-fn plain(text: &str) -> String {
-    let spaced = text.replace('\t', " ");
-    spaced.trim().chars().filter(|c| !c.is_control()).collect()
+        // An apostrophe may begin a value that is not quoted.
+        .or_else(|| word().filter(|_| quote == '\''))
 }
 
 #[cfg(test)]
@@ -282,12 +382,12 @@ mod tests {
             "#EXTM3U\n#EXTINF:-1 tvg-id=\"A.al\" TVG-Country=AL group-title=\"News, all\",\
              A, the first\nhttp://h/a.m3u8\n",
         );
-        assert_eq!((entry.line, entry.url_line), (2, 3));
+        assert_eq!((entry.line, entry.inputs[0].line), (2, 3));
         assert_eq!(entry.attribute("tvg-id"), Some("A.al"));
         assert_eq!(entry.attribute("tvg-country"), Some("AL"));
         assert_eq!(entry.attribute("group-title"), Some("News, all"));
         assert_eq!(entry.title, "A, the first");
-        assert_eq!(entry.url, "http://h/a.m3u8");
+        assert_eq!(entry.inputs[0].url, "http://h/a.m3u8");
     }
 
     #[test]
@@ -320,11 +420,11 @@ mod tests {
     fn bare_urls_groups_and_missing_durations_are_accepted() {
         let entry = one("rtmp://h/live/a");
         assert_eq!(
-            (entry.line, entry.url_line, entry.title.as_str()),
+            (entry.line, entry.inputs[0].line, entry.title.as_str()),
             (1, 1, "")
         );
         let file = b"#EXTINF:tvg-id=\"x\",X\n#EXTGRP: Sport \n#EXTVLCOPT:http-user-agent=Y\n\
-            http://h/x.ts\nhttp://h/y.ts\n";
+            http://h/x.ts\n#EXTINF:,Y\nhttp://h/y.ts\n";
         let playlist = parse(file).expect("channels");
         assert_eq!(playlist.entries[0].attribute("tvg-id"), Some("x"));
         assert_eq!(playlist.entries[0].group, "Sport");
@@ -332,7 +432,9 @@ mod tests {
             playlist.entries[1].group, "",
             "a group applies to one channel"
         );
-        assert_eq!(playlist.player_options, 1);
+        let agent = |entry: usize| playlist.entries[entry].inputs[0].options.user_agent.clone();
+        assert_eq!((agent(0).as_deref(), agent(1)), (Some("Y"), None));
+        assert_eq!(playlist.player_options, 0);
     }
 
     #[test]
@@ -390,7 +492,7 @@ mod tests {
         #[test]
         fn no_bytes_panic_and_no_line_is_lost(bytes in bytes_of_playlists()) {
             if let Ok(playlist) = parse(&bytes) {
-                prop_assert!(playlist.entries.iter().all(|entry| !entry.url.is_empty()));
+                prop_assert!(playlist.entries.iter().all(|entry| !entry.inputs.is_empty()));
             }
         }
 

@@ -8,6 +8,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use super::channel::without_secrets;
 use super::*;
 
 /// Every nastiness of the playlists we met, with CRLF.
@@ -249,7 +250,7 @@ fn malformed_lines_of_a_playlist_are_reported() {
     assert_eq!(outcome, Ok(()));
     assert_eq!(counts(&report), (6, 0, 0, 3));
     assert_eq!(lines(&report), [11, 16, 19]);
-    assert_eq!((report.channels, report.player_options), (9, 1));
+    assert_eq!((report.channels, report.player_options), (9, 0));
     let streams = stub.streams();
     let names: Vec<&str> = streams.keys().map(String::as_str).collect();
     assert_eq!(
@@ -270,6 +271,7 @@ fn malformed_lines_of_a_playlist_are_reported() {
             "title": "One Ⓢ",
             "inputs": [{ "url": "http://one.example.com/live/index.m3u8" }],
             "labels": { "country": "IT", "group": "Italy" },
+            "meta": { "weir_import": "- http://one.example.com/live/index.m3u8" },
         })
     );
     assert_eq!(
@@ -327,7 +329,10 @@ fn only_what_differs_is_saved_and_what_others_added_stays() {
         [
             &json!({
                 "name": "Δέλτα-το-κανάλι",
-                "inputs": [{ "url": "rtsp://viewer:hidden@gr.example.com:554/delta" }],
+                "inputs": [{
+                    "url": "rtsp://viewer:hidden@gr.example.com:554/delta",
+                    "user_agent": "Player",
+                }],
             }),
             &json!({ "name": "Udp-one", "labels": { "group": "Sport" } }),
         ]
@@ -587,4 +592,54 @@ fn a_real_playlist_is_imported_whole() {
         counts(&again),
         (0, 0, report.created(), report.skipped.len())
     );
+}
+
+#[test]
+fn a_channel_is_found_by_its_url_before_its_number() {
+    let stub = Stub::start();
+    let list = |urls: &[&str]| {
+        urls.iter().fold(String::new(), |mut text, url| {
+            _ = writeln!(text, "#EXTINF:-1,A\nudp://{url}");
+            text
+        })
+    };
+    let url = |name: &str| stub.streams()[name]["inputs"][0]["url"].clone();
+    let import = |urls: &[&str]| {
+        let (outcome, report) = stub.import(list(urls).as_bytes(), |_| {});
+        assert_eq!(outcome, Ok(()));
+        counts(&report)
+    };
+    assert_eq!(import(&["1:1", "2:2", "3:3", "4:4"]), (4, 0, 0, 0));
+    assert_eq!(
+        import(&["4:4", "2:2"]),
+        (0, 0, 2, 0),
+        "also above the numbers of the file"
+    );
+    assert_eq!(import(&["3:3", "1:1", "2:2"]), (0, 0, 3, 0));
+    assert_eq!(
+        import(&["2:2", "9:9"]),
+        (0, 1, 1, 0),
+        "a new URL has the first free place"
+    );
+    assert_eq!(
+        (url("A"), url("A-2")),
+        (json!("udp://9:9"), json!("udp://2:2"))
+    );
+    assert_eq!(stub.streams().len(), 4);
+}
+
+#[test]
+fn many_channels_of_one_name_are_found_by_their_urls() {
+    const COUNT: usize = 2_000;
+    let stub = Stub::start();
+    let list = |first: usize| {
+        (first..COUNT).fold(String::new(), |mut text, n| {
+            _ = writeln!(text, "#EXTINF:-1,Live\nudp://239.0.0.1:{n}");
+            text
+        })
+    };
+    let (_, report) = stub.import(list(0).as_bytes(), |_| {});
+    assert_eq!(counts(&report), (COUNT, 0, 0, 0));
+    let (_, report) = stub.import(list(1).as_bytes(), |_| {});
+    assert_eq!(counts(&report), (0, 0, COUNT - 1, 0));
 }

@@ -28,9 +28,10 @@ fn import(server: &TestServer, file: &Path, flags: &[&str]) -> Output {
         file.to_str().expect("a path of text"),
         "--url",
         &url,
-        "--output",
-        "json",
     ];
+    if !flags.contains(&"--output") {
+        arguments.extend(["--output", "json"]);
+    }
     arguments.extend_from_slice(flags);
     run(&arguments, &[("CENTRAL_API_KEY", API_KEY)], scratch.path())
 }
@@ -40,6 +41,140 @@ fn report(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
     })
+}
+
+/// The number of events.
+fn events(server: &TestServer) -> Value {
+    server.get("/events?limit=1").expect(200).json()["estimated_count"].clone()
+}
+
+/// A stream as it is stored, without what the server and the importer note about it.
+fn stored(server: &TestServer, name: &str) -> Value {
+    let path = format!("/streams/{}", encode_segment(name));
+    let mut stream = server.get(&path).expect(200).json()["config_on_disk"].take();
+    let members = stream.as_object_mut().expect("a stream");
+    members.retain(|key, _| !["name", "updated_at", "meta"].contains(&key.as_str()));
+    stream
+}
+
+/// One playlist per convention, and beside it what becomes of it.
+#[test]
+fn playlists_of_every_convention_are_read() {
+    let server = TestServer::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/playlists");
+    let mut playlists: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "m3u8")
+        })
+        .collect();
+    playlists.sort();
+    assert!(playlists.len() >= 18, "{playlists:?}");
+    for path in playlists {
+        let expected = fs::read(path.with_extension("json")).expect("what becomes of it");
+        let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+        let stem = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .expect("a name");
+        let prefix = format!("{stem}/");
+        let output = import(&server, &path, &["--prefix", &prefix]);
+        assert_eq!(json!(output.status.code()), expected["exit"], "{stem}");
+        let first = report(&output);
+        let error = first["error"].as_str().unwrap_or_default();
+        let wanted = expected["error"].as_str().unwrap_or_default();
+        assert!(
+            error.contains(wanted) && error.is_empty() == wanted.is_empty(),
+            "{stem}: {error}"
+        );
+        let none = json!({});
+        let skipped = expected.get("skipped").unwrap_or(&none);
+        assert_eq!(&first["skipped_by_reason"], skipped, "{stem}: {first}");
+        let ignored = expected["player_options_ignored"].as_u64().unwrap_or(0);
+        assert_eq!(first["player_options_ignored"], ignored, "{stem}");
+        let streams = expected["streams"].as_object().cloned().unwrap_or_default();
+        let made: BTreeSet<&str> = first["changes"]
+            .as_array()
+            .expect("changes")
+            .iter()
+            .map(|change| change["name"].as_str().expect("a name"))
+            .collect();
+        let names: Vec<String> = streams
+            .keys()
+            .map(|name| format!("{prefix}{name}"))
+            .collect();
+        assert_eq!(made, names.iter().map(String::as_str).collect(), "{stem}");
+        for (name, (_, stream)) in names.iter().zip(&streams) {
+            assert_eq!(&stored(&server, name), stream, "{name}");
+        }
+        let (before, count) = (self::streams(&server), events(&server));
+        let again = report(&import(&server, &path, &["--prefix", &prefix]));
+        assert_eq!(again["unchanged"], streams.len(), "{stem}: {again}");
+        assert_eq!(self::streams(&server), before, "{stem}: the same stamps");
+        assert_eq!(events(&server), count, "{stem}: no event");
+    }
+}
+
+#[test]
+fn additions_of_an_operator_survive_a_changed_url() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let list = |url: &str| format!("#EXTINF:-1,One\n{url}\n#EXTINF:-1,Two\nudp://239.0.0.2:1\n");
+    let import = |url: &str, flags: &[&str]| {
+        let path = file(&scratch, list(url).as_bytes());
+        report(&import(&server, &path, flags))
+    };
+    import("http://u:old@h/one.m3u8", &[]);
+    let spare = json!({"url": "udp://239.0.0.9:1", "headers": {"X-Key": "secret"}});
+    let body = json!({"comment": "mine", "inputs": [
+        spare,
+        {"url": "http://u:old@h/one.m3u8", "user_agent": "Mine", "headers": {"Cookie": "c"}},
+    ]});
+    server.put("/streams/One", body).expect(200);
+    let inputs =
+        |url: &str| json!([spare, {"url": url, "user_agent": "Mine", "headers": {"Cookie": "c"}}]);
+    let dry = import("http://u:new@h/two.m3u8", &["--dry-run"]);
+    let change = &dry["changes"][0];
+    assert_eq!(dry["changes"].as_array().map(Vec::len), Some(1), "{dry}");
+    assert_eq!(
+        (&change["before"], &change["after"]),
+        (
+            &json!({"inputs.1.url": "http://u:***@h/one.m3u8",
+                    "meta.weir_import": "- http://u:***@h/one.m3u8"}),
+            &json!({"inputs.1.url": "http://u:***@h/two.m3u8",
+                    "meta.weir_import": "- http://u:***@h/two.m3u8"}),
+        ),
+        "every member that changes, and no other"
+    );
+    assert_eq!(
+        stored(&server, "One")["inputs"],
+        inputs("http://u:old@h/one.m3u8")
+    );
+    let done = import("http://u:new@h/two.m3u8", &[]);
+    assert_eq!(
+        (&done["changed"], &done["unchanged"]),
+        (&json!(1), &json!(1))
+    );
+    let one = stored(&server, "One");
+    assert_eq!(one["inputs"], inputs("http://u:new@h/two.m3u8"));
+    assert_eq!(one["comment"], "mine");
+}
+
+#[test]
+fn a_file_without_a_channel_fails_the_import() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let output = import(
+        &server,
+        &file(&scratch, b"<html>busy</html>"),
+        &["--output", "table"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        message.contains("list.m3u8 line 1: the file is an HTML page"),
+        "{message}"
+    );
 }
 
 /// Everything stored, walked page by page.
@@ -248,8 +383,13 @@ fn ambiguous_names_and_addresses_stay_distinct() {
             stored.keys()
         );
     }
-    // And nothing was held back that the server takes.
-    for (i, url) in urls.iter().enumerate() {
+    // And nothing was held back that the server takes. A scheme in capitals is written in lower
+    // case, which the server does not do.
+    for (i, url) in urls
+        .iter()
+        .enumerate()
+        .filter(|(_, url)| !url.starts_with("HTTP:"))
+    {
         let taken = server
             .put(
                 &format!("/streams/direct-{i}"),
