@@ -3,6 +3,8 @@
 Loaded through SCHEMATHESIS_HOOKS. Each change to what is generated has its reason beside it.
 """
 
+import itertools
+
 import schemathesis
 from hypothesis import strategies as st
 
@@ -45,10 +47,15 @@ for name, strategy in FORMATS.items():
     schemathesis.openapi.format(name, strategy)
 
 
+CLIENTS = itertools.count(1)
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Cursors come from answers only, so one that is made up is rightly refused. Nobody waits here for what does not happen, and made-up
+    """Each request is of another client, because wrong credentials are counted by client. Cursors come from answers only, so one that is made up is rightly refused. Nobody waits here for what does not happen, and made-up
     streamers are not called."""
+    client = next(CLIENTS)
+    case.headers = {**(case.headers or {}), "X-Real-IP": f"10.{client >> 16}.{client >> 8 & 255}.{client & 255}"}
     query = case.query if isinstance(case.query, dict) else {}
     positive = case.meta is None or case.meta.generation.mode.is_positive
     if positive:
