@@ -52,8 +52,8 @@ CLIENTS = itertools.count(1)
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Each request is of another client, because wrong credentials are counted by client. Cursors come from answers only, so one that is made up is rightly refused. Nobody waits here for what does not happen, and made-up
-    streamers are not called."""
+    """Each request is of another client, because wrong credentials are counted by client. Cursors come from answers only, so
+    one that is made up is rightly refused. Nobody waits here for what does not happen, and made-up streamers are not called."""
     client = next(CLIENTS)
     case.headers = {**(case.headers or {}), "X-Real-IP": f"10.{client >> 16}.{client >> 8 & 255}.{client & 255}"}
     query = case.query if isinstance(case.query, dict) else {}
