@@ -63,6 +63,8 @@ error_codes! {
     REQUEST_TIMEOUT = 408 "request_timeout" "The request did not arrive in time";
     TOO_MANY_CONNECTIONS = 503 "too_many_connections"
         "The server has no room for more connections" 1;
+    BUFFERS_FULL = 503 "server_busy"
+        "The server holds too much of unfinished requests and unsent answers" 1;
     ADDRESS_CONNECTIONS = 503 "too_many_connections_of_address"
         "This address has half of all connections, the most that one address may have" 1;
     // Authorization.

@@ -55,6 +55,12 @@ pub const LINES_UNSENT_BYTES_MAX: usize = 256 * 1024;
 /// socket is not read, so TCP slows it down.
 pub const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes buffered for such a client when the core has no memory for arriving requests.
+pub const AHEAD_BYTES_MIN: usize = 4 * 1024;
+
+/// Longest body of a request that needs no credentials: a body there is of no use.
+pub const PUBLIC_BODY_BYTES_MAX: u64 = 4 * 1024;
+
 /// Bytes read and discarded after a response that ends a connection, so that a reset does not
 /// overtake the response.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
@@ -94,10 +100,13 @@ pub struct Limits {
     pub first_byte_ms: u32,
     /// From the first byte of a request to the end of its head, all reads together. Then 408.
     pub head_ms: u32,
-    /// How long a body may take before its rate is checked.
-    pub body_grace_ms: u32,
-    /// After the grace, the lowest average rate since its start. Below: 408.
+    /// In each window of this length, enough bytes of a body must arrive.
+    pub body_window_ms: u32,
+    /// The lowest rate of a body, on average over a window. Below: 408.
     pub body_bytes_per_second_min: u32,
+    /// Memory of one core for requests that are arriving (half of it) and for unsent answers,
+    /// bytes.
+    pub buffers_bytes_max: usize,
     /// An open connection without a request.
     pub idle_ms: u32,
     /// Unsent responses, since the socket last took bytes.
@@ -117,8 +126,9 @@ impl Limits {
         connections_max: 19_900,
         first_byte_ms: 10_000,
         head_ms: 10_000,
-        body_grace_ms: 5_000,
+        body_window_ms: 5_000,
         body_bytes_per_second_min: 512,
+        buffers_bytes_max: 256 * 1024 * 1024,
         idle_ms: 60_000,
         send_ms: 30_000,
         wait_ms_max: 60_000,

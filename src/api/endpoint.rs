@@ -17,6 +17,7 @@ use crate::access::rights::Action::{self, Execute, List, Read, Write};
 use crate::access::token::Demand;
 use crate::error::ApiError;
 use crate::http::Method;
+use crate::limits::PUBLIC_BODY_BYTES_MAX;
 use crate::openapi::model::{OperationDoc, Security};
 use crate::openapi::words;
 use crate::query::params::{LIST, PAGE, Parameter};
@@ -155,7 +156,10 @@ macro_rules! methods {
                 },
                 id,
                 permission,
-                body_bytes_max: BODY_BYTES_MAX,
+                body_bytes_max: match permission.access {
+                    Access::Public => PUBLIC_BODY_BYTES_MAX,
+                    Access::Admin | Access::Config => BODY_BYTES_MAX,
+                },
                 parameters: &[],
                 list_parameters: &[],
                 conditions: Conditions::None,

@@ -28,7 +28,7 @@ type CoreCounter = fn(&CoreMetrics) -> u64;
 
 /// Name, type, unit, help, value.
 #[rustfmt::skip]
-const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 16] = [
+const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 19] = [
     ("weir_http_requests", Counter, "", "Requests received.", |core| core.http.requests),
     ("weir_http_refused", Counter, "", "Malformed requests.", |core| core.http.refused),
     ("weir_http_too_slow", Counter, "", "Connections closed because a request arrived too slowly.",
@@ -51,6 +51,13 @@ const EDGE: [(&str, MetricKind, &str, &str, CoreCounter); 16] = [
         |core| core.http.connections.open),
     ("weir_http_connections_upgraded", Counter, "", "Connections upgraded by agents.",
         |core| core.http.connections.upgraded),
+    ("weir_http_arriving_bytes", Gauge, "bytes", "Memory for requests that are arriving.",
+        |core| core.http.buffers.arriving_bytes),
+    ("weir_http_unsent_bytes", Gauge, "bytes", "Answers that clients have not taken yet.",
+        |core| core.http.buffers.unsent_bytes),
+    ("weir_http_refused_by_memory", Counter, "",
+        "Requests refused because connection_buffers was used up.",
+        |core| core.http.buffers.refused),
     ("weir_http_lines_received", Counter, "", "Lines received on upgraded connections.",
         |core| core.http.lines_in),
     ("weir_http_requests_waiting", Gauge, "", "Waiting requests, including parked polls.",

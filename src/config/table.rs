@@ -94,6 +94,11 @@ settings! {
         /// last thirty-second part (at most 256 per thread) is reserved for probes.
         connections_max("connections_max"): usize =
             number(16, 10_000_000), Default "100000", AtStart;
+        /// Memory of each connection thread for requests that are arriving, and for answers that
+        /// clients have not taken yet. Each gets half. When it is used up, requests are refused
+        /// with 503 and `Retry-After`; one body of any size fits into an idle thread.
+        connection_buffers("connection_buffers"): usize =
+            bytes(16 * MIB, 64 * GIB), Default "256MiB", AtStart;
         /// Addresses of proxies in front of this server. What they send as `X-Real-IP` (or, without
         /// it, `X-Forwarded-For`) is the address of the client, in the event log, the request log
         /// and rules about countries. A proxy must set or remove `X-Real-IP`. `loopback` is

@@ -26,6 +26,7 @@ use super::conn_table::{AnswerForm, Conn, Phase, Table};
 use super::connections::Connections;
 use super::cors::Cors;
 use super::counters::add;
+use super::deadline::BodyPace;
 use super::forwarded::client_address;
 use super::head::{self, Head, Method};
 use super::input::{Input, NextRequest, Progress, next_request};
@@ -35,8 +36,8 @@ use super::unsent::{Flushed, Gone, Unsent, is_not_now};
 use super::{Accepts, Answer, Ended, Request, Service, Ticket, Upgrade};
 use crate::error::{self, ApiError};
 use crate::limits::{
-    AHEAD_BYTES_MAX, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, LINGER_BYTES_MAX, TURNS_PER_POLL,
-    UNSENT_BYTES_MAX,
+    AHEAD_BYTES_MAX, AHEAD_BYTES_MIN, ANSWERS_PER_WRITE_MAX, COMPRESS_BYTES_MIN, LINGER_BYTES_MAX,
+    PUBLIC_BODY_BYTES_MAX, TURNS_PER_POLL, UNSENT_BYTES_MAX,
 };
 use crate::rt::{self, Socket, sys};
 
@@ -368,7 +369,7 @@ impl<S: Service> Served<S> {
             Err(error) if is_not_now(&error) => shared.nothing_received(conn.slot),
             Err(_) => Next::Close,
         };
-        shared.scratch.set(Some(scratch));
+        shared.buffers.scratch.set(Some(scratch));
         next
     }
 
@@ -392,14 +393,15 @@ impl<S: Service> Served<S> {
                 // The client left within a request: an answer would not be read.
                 Ok(_) | Err(_) => return Next::Close,
             };
-            shared.scratch.set(Some(scratch));
+            shared.buffers.scratch.set(Some(scratch));
             match parse {
                 Ok(true) => {}
-                Ok(false) => {
+                Ok(false) if !shared.lacks_memory_for(&input) => {
                     shared.keep_input(conn.slot, input);
                     return Next::Readable;
                 }
-                Err(refusal) => {
+                refused => {
+                    let refusal = refused.err().unwrap_or(Refusal::BuffersFull);
                     let mut out = shared.take_out();
                     shared.refuse(refusal, &mut out);
                     let sent = shared.send(conn.socket, &out, None);
@@ -510,10 +512,8 @@ impl<S: Service> Served<S> {
                     input,
                     wants_continue,
                 }) => {
-                    if wants_continue {
-                        out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    }
-                    return Batch::new(used, BatchEnd::Incomplete(input));
+                    let end = self.shared.wait_for_rest(input, wants_continue, out);
+                    return Batch::new(used, end);
                 }
                 Err(refusal) => {
                     self.shared.refuse(refusal, out);
@@ -528,6 +528,10 @@ impl<S: Service> Served<S> {
     fn admit_on(&self, conn: ConnRef, head: &Head<'_>) -> Admitted<S> {
         if conn.for_probes && !self.service.is_probe(head) {
             return Err(self.shared.keep_for_probes());
+        }
+        if self.shared.buffers.is_full() && !self.service.is_probe(head) {
+            self.shared.buffers.count_refused();
+            return Err(error::BUFFERS_FULL.error().into());
         }
         self.admit(head, conn.peer)
     }
@@ -555,7 +559,7 @@ impl<S: Service> Served<S> {
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Admitted<S> {
         add(&self.shared.count.requests, 1);
         if head.method == Method::Options {
-            return Ok((AHEAD_BYTES_MAX as u64, None));
+            return Ok((PUBLIC_BODY_BYTES_MAX, None));
         }
         let client = self.shared.client(head, peer);
         let admission = catch_unwind(AssertUnwindSafe(|| self.service.admit(head, client)))
@@ -624,7 +628,15 @@ impl<S: Service> Served<S> {
             return Next::Woken;
         }
         let mut scratch = shared.take_scratch();
-        let room = (AHEAD_BYTES_MAX - kept).min(scratch.len());
+        let room = if shared.buffers.is_full_of_arriving() {
+            AHEAD_BYTES_MIN.saturating_sub(kept)
+        } else {
+            (AHEAD_BYTES_MAX - kept).min(scratch.len())
+        };
+        if room == 0 {
+            shared.buffers.scratch.set(Some(scratch));
+            return Next::Woken;
+        }
         let got = sys::recv(conn.socket, &mut scratch[..room]);
         let next = match got {
             Ok(0) => {
@@ -639,8 +651,9 @@ impl<S: Service> Served<S> {
                 add(&shared.count.bytes_in, got as u64);
                 if let Some(input) = &mut conn.input {
                     input.bytes.extend_from_slice(&scratch[..got]);
+                    shared.charge(input);
                 } else {
-                    conn.input = Some(Box::new(Input::unparsed(&scratch[..got])));
+                    conn.input = Some(Box::new(shared.charged(Input::unparsed(&scratch[..got]))));
                 }
                 if got == room {
                     Next::Woken
@@ -651,7 +664,7 @@ impl<S: Service> Served<S> {
             Err(error) if is_not_now(&error) => Next::Readable,
             Err(_) => Next::Close,
         };
-        shared.scratch.set(Some(scratch));
+        shared.buffers.scratch.set(Some(scratch));
         next
     }
 
@@ -758,6 +771,23 @@ impl<S: Service> Served<S> {
 }
 
 impl<A> Connections<A> {
+    /// Ends a batch with a request of which a part is missing.
+    fn wait_for_rest(
+        &self,
+        input: Box<Input<Option<A>>>,
+        wants_continue: bool,
+        out: &mut Vec<u8>,
+    ) -> BatchEnd<A> {
+        if self.lacks_memory_for(&input) {
+            self.refuse(Refusal::BuffersFull, out);
+            return BatchEnd::Last { linger: true };
+        }
+        if wants_continue {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        BatchEnd::Incomplete(input)
+    }
+
     /// Appends the answer, if there is one already. Returns the batch if it ends with this request.
     /// `used`: bytes of the batch up to here. `more`: bytes follow.
     fn write_answer(
@@ -840,7 +870,11 @@ impl<A> Connections<A> {
     }
 
     fn refuse(&self, refusal: Refusal, out: &mut Vec<u8>) {
-        add(&self.count.refused, 1);
+        // Those without memory are counted by the budget.
+        add(
+            &self.count.refused,
+            u64::from(refusal != Refusal::BuffersFull),
+        );
         let mut response = Response::from(ApiError::from(refusal));
         if refusal == Refusal::MethodRefused {
             response = response.header("Allow", response::ALLOW_ALL);
@@ -908,7 +942,7 @@ impl<A> Connections<A> {
         conn.phase = Phase::Idle;
         let keep_rest = |conn: &mut Conn<A>| {
             if !rest.is_empty() {
-                conn.input = Some(Box::new(Input::unparsed(rest)));
+                conn.input = Some(Box::new(self.charged(Input::unparsed(rest))));
             }
         };
         match end {
@@ -917,11 +951,13 @@ impl<A> Connections<A> {
                 keep_rest(conn);
                 idle_due
             }
-            BatchEnd::Incomplete(input) => {
+            BatchEnd::Incomplete(mut input) => {
+                self.charge(&mut input);
                 conn.phase = Phase::Receiving;
                 let due = if let Progress::Body { .. } = input.progress {
-                    conn.since = self.now.get();
-                    Some(self.body_deadline(conn.since, input.body_received))
+                    let now = self.now.get();
+                    input.pace = BodyPace::begin(now, input.body_received);
+                    Some(input.pace.due(now, input.body_received, &self.limits))
                 } else {
                     // Counted from the first byte: later ones do not move it.
                     fresh.then(|| self.after(self.limits.head_ms))
@@ -957,12 +993,13 @@ impl<A> Connections<A> {
         }
     }
 
-    /// Keeps the input of an incomplete request. Every byte of a body earns it time.
-    fn keep_input(&self, slot: u32, input: Box<Input<Option<A>>>) {
+    /// Keeps the input of an incomplete request. Enough bytes of a body earn it time.
+    fn keep_input(&self, slot: u32, mut input: Box<Input<Option<A>>>) {
+        self.charge(&mut input);
         let mut table = self.table.borrow_mut();
         if let Progress::Body { .. } = input.progress {
-            let since = table.get(slot).since;
-            let due = self.body_deadline(since, input.body_received);
+            let now = self.now.get();
+            let due = input.pace.due(now, input.body_received, &self.limits);
             table.wheel.set(slot, due);
         }
         table.get(slot).input = Some(input);
@@ -1018,7 +1055,7 @@ impl<A> Connections<A> {
                 Err(_) => break Next::Close,
             }
         };
-        self.scratch.set(Some(scratch));
+        self.buffers.scratch.set(Some(scratch));
         next
     }
 

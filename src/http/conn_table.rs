@@ -49,8 +49,7 @@ pub(super) struct Conn<A> {
     /// Only probes are answered.
     pub(super) for_probes: bool,
     pub(super) form: AnswerForm,
-    /// The tick in which the body began, the bytes read while lingering, or the ticks that an
-    /// upgraded connection may be silent.
+    /// The bytes read while lingering, or the ticks that an upgraded connection may be silent.
     pub(super) since: u32,
     pub(super) waker: Option<Waker>,
     pub(super) input: Option<Box<Input<Option<A>>>>,

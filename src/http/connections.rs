@@ -13,10 +13,12 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
 
+use super::buffers::Buffers;
 use super::conn_table::{Phase, Table};
 use super::cors::Cors;
 use super::counters::{CounterCells, Counters, add};
 use super::deadline::Wheel;
+use super::input::Input;
 use super::response::{self, Body, Response};
 use super::segmented_vec::SegmentedVec;
 use super::shares::ConnectionShares;
@@ -54,10 +56,6 @@ pub struct Connections<A> {
     pub(super) table: RefCell<Table<A>>,
     /// Fields of every response, see `response::common`.
     pub(super) common: RefCell<Vec<u8>>,
-    /// The buffer of every read.
-    pub(super) scratch: Cell<Option<Box<[u8]>>>,
-    /// The buffer of every batch of answers.
-    pub(super) out: Cell<Vec<u8>>,
     pub(super) started: Instant,
     /// Ticks since then.
     pub(super) now: Cell<u32>,
@@ -67,12 +65,14 @@ pub struct Connections<A> {
     /// Accepted by the drain, to be served by the task that accepts.
     pub(super) arrivals: RefCell<Vec<(TcpStream, IpAddr)>>,
     pub(super) drained: RefCell<Vec<Waker>>,
+    pub(super) buffers: Buffers,
     pub(super) count: CounterCells,
 }
 
 impl<A> Connections<A> {
     pub fn new(options: ConnectionOptions) -> Rc<Self> {
         let common = response::common(SystemTime::now(), &options.cors);
+        let buffers_bytes_max = options.limits.buffers_bytes_max;
         Rc::new(Self {
             limits: options.limits,
             cors: options.cors,
@@ -86,8 +86,6 @@ impl<A> Connections<A> {
                 shares: ConnectionShares::default(),
             }),
             common: RefCell::new(common),
-            scratch: Cell::new(None),
-            out: Cell::new(Vec::new()),
             started: Instant::now(),
             now: Cell::new(0),
             draining: Cell::new(false),
@@ -95,6 +93,7 @@ impl<A> Connections<A> {
             listeners: RefCell::new(Vec::new()),
             arrivals: RefCell::new(Vec::new()),
             drained: RefCell::new(Vec::new()),
+            buffers: Buffers::new(buffers_bytes_max),
             count: CounterCells::default(),
         })
     }
@@ -105,19 +104,20 @@ impl<A> Connections<A> {
     }
 
     pub(super) fn take_scratch(&self) -> Box<[u8]> {
-        self.scratch
+        self.buffers
+            .scratch
             .take()
             .unwrap_or_else(|| vec![0; READ_BYTES].into())
     }
 
     pub(super) fn take_out(&self) -> Vec<u8> {
-        self.out.take()
+        self.buffers.out.take()
     }
 
     pub(super) fn return_out(&self, mut out: Vec<u8>) {
         out.clear();
         if out.capacity() <= 2 * UNSENT_BYTES_MAX {
-            self.out.set(out);
+            self.buffers.out.set(out);
         }
     }
 
@@ -143,7 +143,7 @@ impl<A> Connections<A> {
         if sent == total {
             return Ok(None);
         }
-        let mut unsent = Unsent::default();
+        let mut unsent = Unsent::new(self.buffers.unsent_charge());
         if sent < bytes.len() {
             unsent.push(Body::Owned(bytes[sent..].to_vec()));
         } else {
@@ -151,6 +151,22 @@ impl<A> Connections<A> {
         }
         unsent.push(large.unwrap_or(Body::Empty));
         Ok(Some(Box::new(unsent)))
+    }
+
+    /// Counts the memory of an arriving request.
+    pub(super) fn charge(&self, input: &mut Input<Option<A>>) {
+        let bytes = input.held_bytes();
+        self.buffers.charge_arriving(&mut input.charge, bytes);
+    }
+
+    pub(super) fn charged(&self, mut input: Input<Option<A>>) -> Input<Option<A>> {
+        self.charge(&mut input);
+        input
+    }
+
+    /// Whether there is no memory to wait for the rest of this request.
+    pub(super) fn lacks_memory_for(&self, input: &Input<Option<A>>) -> bool {
+        self.buffers.refuses(&input.charge, input.held_bytes())
     }
 
     /// The first tick at which `ms` have passed for sure.
@@ -165,15 +181,6 @@ impl<A> Connections<A> {
             self.limits.idle_ms
         };
         ms.div_ceil(self.limits.tick_ms) + 1
-    }
-
-    /// The tick at which a body is too slow that began at tick `since` and has `received` bytes.
-    pub(super) fn body_deadline(&self, since: u32, received: u64) -> u32 {
-        let limits = &self.limits;
-        let earned_ms = received * 1000 / u64::from(limits.body_bytes_per_second_min.max(1));
-        let ms = u64::from(limits.body_grace_ms) + earned_ms;
-        let ticks = ms.div_ceil(u64::from(limits.tick_ms)) + 1;
-        since.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX / 2))
     }
 
     /// Ends the connections of this core: accepts no more, closes idle connections, lets requests
@@ -232,7 +239,9 @@ impl<A> Connections<A> {
 
     pub fn counters(&self) -> Counters {
         let table = self.table.borrow();
-        self.count.read(table.open, table.shares.refused())
+        let by_address = table.shares.refused();
+        self.count
+            .read(table.open, by_address, self.buffers.usage())
     }
 
     /// Logs a panic of the service, and returns the 500 that carries the id of the log line.

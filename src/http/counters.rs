@@ -4,9 +4,12 @@
 
 use std::cell::Cell;
 
+use super::buffers::BufferUsage;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     pub connections: ConnectionCounters,
+    pub buffers: BufferUsage,
     /// Requests with a well-formed head.
     pub requests: u64,
     /// Answers that were sent after a wait.
@@ -64,8 +67,9 @@ pub(super) struct CounterCells {
 }
 
 impl CounterCells {
-    pub(super) fn read(&self, open: usize, shed_by_address: u64) -> Counters {
+    pub(super) fn read(&self, open: usize, shed_by_address: u64, buffers: BufferUsage) -> Counters {
         Counters {
+            buffers,
             connections: ConnectionCounters {
                 accepted: self.accepted.get(),
                 shed: self.shed.get(),

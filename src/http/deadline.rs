@@ -5,6 +5,7 @@
 //! indices into the connection table, whose life is left to its owner.
 
 use super::segmented_vec::SegmentedVec;
+use crate::limits::Limits;
 
 /// Ticks of one turn of the wheel. Deadlines further away are visited once per turn.
 const BUCKETS: u32 = 1024;
@@ -28,6 +29,34 @@ const LOOSE: Link = Link {
     due: NONE,
     bucket_tick: NONE,
 };
+
+/// Progress of a body that is arriving: enough bytes in every window, not on average. A client that
+/// sends fast and then falls silent is found within one window.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BodyPace {
+    /// Tick at which the window began.
+    since: u32,
+    /// Bytes of the body that had arrived then.
+    received: u64,
+}
+
+impl BodyPace {
+    pub(super) fn begin(now: u32, received: u64) -> Self {
+        let since = now;
+        Self { since, received }
+    }
+
+    /// The tick at which the body is too slow, now that it has `received` bytes.
+    pub(super) fn due(&mut self, now: u32, received: u64, limits: &Limits) -> u32 {
+        let window_ms = u64::from(limits.body_window_ms);
+        let enough = u64::from(limits.body_bytes_per_second_min) * window_ms / 1000;
+        if received - self.received >= enough {
+            *self = Self::begin(now, received);
+        }
+        let ticks = limits.body_window_ms.div_ceil(limits.tick_ms) + 1;
+        self.since.saturating_add(ticks)
+    }
+}
 
 pub(super) struct Wheel {
     buckets: Box<[u32]>,
@@ -135,6 +164,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn body_is_too_slow_by_the_window() {
+        let limits = Limits {
+            body_window_ms: 5000,
+            body_bytes_per_second_min: 512,
+            tick_ms: 100,
+            ..Limits::DEFAULT
+        };
+        let mut pace = BodyPace::begin(1000, 10);
+        assert_eq!(pace.due(1000, 10, &limits), 1051);
+        // Too little for the window: it does not move.
+        assert_eq!(pace.due(1040, 10 + 2559, &limits), 1051);
+        assert_eq!(pace.due(1050, 10 + 2560, &limits), 1101);
+        // A megabyte earns no more time than one window.
+        assert_eq!(pace.due(1060, 1_000_000, &limits), 1111);
+        assert_eq!(pace.due(1100, 1_000_001, &limits), 1111);
+    }
 
     proptest! {
         #![proptest_config(crate::proptests::config())]

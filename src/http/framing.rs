@@ -99,6 +99,11 @@ impl PartialBody {
     pub(super) fn add(&mut self, fresh: &[u8], kept: &mut Vec<u8>) -> Result<bool, Refusal> {
         match self {
             PartialBody::Length { total } => {
+                if kept.len() + fresh.len() > kept.capacity() {
+                    // Doubled as usual, but never above what is needed.
+                    let wanted = (2 * kept.capacity()).min(*total);
+                    kept.reserve_exact(wanted.saturating_sub(kept.len()).max(fresh.len()));
+                }
                 kept.extend_from_slice(fresh);
                 Ok(kept.len() >= *total)
             }
@@ -107,6 +112,14 @@ impl PartialBody {
                 kept.extend_from_slice(&fresh[fed.used..]);
                 Ok(fed.complete)
             }
+        }
+    }
+
+    /// Bytes of memory besides those that `add` keeps.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self {
+            PartialBody::Length { .. } => 0,
+            PartialBody::Chunked(body) => body.decoded.capacity(),
         }
     }
 

@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 
+use super::buffers::Charge;
+use super::deadline::BodyPace;
 use super::framing::{self, Framed, PartialBody};
 use super::head::{self, Fields, Head};
 use super::refusal::Refusal;
@@ -98,6 +100,8 @@ pub fn next_request<'a, A, R>(
                 ready: false,
                 parsed: 0,
                 body_received: after.len() as u64,
+                pace: BodyPace::default(),
+                charge: Charge::default(),
                 progress: Progress::Body { body, admitted },
             }),
             wants_continue: head.expects_continue && after.is_empty(),
@@ -116,6 +120,8 @@ pub struct Input<A> {
     parsed: usize,
     /// Bytes of the body in progress, as sent.
     pub(super) body_received: u64,
+    pub(super) pace: BodyPace,
+    pub(super) charge: Charge,
     pub(super) progress: Progress<A>,
 }
 
@@ -127,6 +133,8 @@ impl<A> Input<A> {
             ready: false,
             parsed: bytes.len(),
             body_received: 0,
+            pace: BodyPace::default(),
+            charge: Charge::default(),
             progress: Progress::Head,
         }
     }
@@ -160,6 +168,15 @@ impl<A> Input<A> {
                 body.add(fresh, &mut self.bytes)
             }
         }
+    }
+
+    /// Bytes of memory that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        let decoded = match &self.progress {
+            Progress::Body { body, .. } => body.held_bytes(),
+            Progress::Head => 0,
+        };
+        self.bytes.capacity() + decoded
     }
 
     /// The arguments of [`next_request`].

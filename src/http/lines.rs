@@ -124,6 +124,7 @@ impl<S: Service> Served<S> {
                         {
                             self.handle_lines(ticket, socket, &input.bytes)
                         } else {
+                            shared.charge(&mut input);
                             shared.table.borrow_mut().get(ticket.slot).input = Some(input);
                             Next::Readable
                         }
@@ -140,7 +141,7 @@ impl<S: Service> Served<S> {
             }
             Err(_) => Next::Close,
         };
-        shared.scratch.set(Some(scratch));
+        shared.buffers.scratch.set(Some(scratch));
         next
     }
 
@@ -258,7 +259,7 @@ impl<A> Connections<A> {
             Err(Gone) => return Next::Close,
             Ok(Some(mut unsent)) => {
                 if let Some(queued) = conn.unsent.take() {
-                    unsent.parts.extend(queued.parts);
+                    unsent.append(*queued);
                 }
                 conn.unsent = Some(unsent);
             }
@@ -269,7 +270,7 @@ impl<A> Connections<A> {
         }
         if conn.unsent.is_some() {
             if !over && !rest.is_empty() {
-                conn.input = Some(Box::new(Input::unparsed(rest)));
+                conn.input = Some(Box::new(self.charged(Input::unparsed(rest))));
             }
             table.wheel.set(slot, self.after(self.limits.send_ms));
             return Next::Writable;
@@ -282,7 +283,7 @@ impl<A> Connections<A> {
             };
         }
         if !rest.is_empty() {
-            conn.input = Some(Box::new(Input::incomplete(rest)));
+            conn.input = Some(Box::new(self.charged(Input::incomplete(rest))));
         }
         if batch.received {
             // Bytes of a partial line do not move the deadline, or a client that sends single bytes

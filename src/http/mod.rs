@@ -7,9 +7,11 @@
 //!
 //! Reading order: `head`, `framing` and `input` find requests in bytes; `conn` is the state machine
 //! of one connection, `lines` that of an upgraded one; `accept`, `connections`, `deadline` and
-//! `unsent` serve all of them; `response`, `encoding` and `error` write what is sent.
+//! `unsent` serve all of them, within the memory of `buffers`; `response`, `encoding` and `error`
+//! write what is sent.
 
 mod accept;
+mod buffers;
 mod conn;
 mod conn_table;
 mod connections;

@@ -4,7 +4,8 @@
 
 use crate::error::{self, ApiError};
 
-/// Why a request is refused before its meaning is considered.
+/// Why a request is refused before its meaning is considered. All but the last are faults of the
+/// client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     RequestLine,
@@ -30,6 +31,7 @@ pub enum Refusal {
     ChunkEnd,
     Trailer,
     BodyLong,
+    BuffersFull,
 }
 
 impl From<Refusal> for ApiError {
@@ -58,6 +60,7 @@ impl From<Refusal> for ApiError {
             Refusal::ChunkEnd => error::BAD_CHUNK_END,
             Refusal::Trailer => error::BAD_TRAILER,
             Refusal::BodyLong => error::BODY_TOO_LARGE,
+            Refusal::BuffersFull => error::BUFFERS_FULL,
         };
         code.error()
     }

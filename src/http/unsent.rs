@@ -9,15 +9,24 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
+use super::buffers::Charge;
 use super::counters::add;
 use super::response::Body;
 use crate::rt::sys;
 
-#[derive(Default)]
 pub(super) struct Unsent {
-    pub(super) parts: VecDeque<Body>,
+    parts: VecDeque<Body>,
     /// Bytes of the first part that are sent.
     pub(super) sent: usize,
+    charge: Charge,
+}
+
+/// Bytes of a part that are counted. A shared one belongs to a cache.
+fn charged_bytes(part: &Body) -> usize {
+    match part {
+        Body::Owned(bytes) => bytes.len(),
+        Body::Shared(_) | Body::Empty => 0,
+    }
 }
 
 /// The client has closed the connection.
@@ -32,6 +41,21 @@ pub(super) enum Flushed {
 }
 
 impl Unsent {
+    pub(super) fn new(charge: Charge) -> Self {
+        Self {
+            parts: VecDeque::new(),
+            sent: 0,
+            charge,
+        }
+    }
+
+    /// Appends all parts of another one, none of which was sent in part.
+    pub(super) fn append(&mut self, mut other: Self) {
+        for part in other.parts.drain(..) {
+            self.push(part);
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         let all: usize = self.parts.iter().map(|part| part.bytes().len()).sum();
         all - self.sent
@@ -39,6 +63,7 @@ impl Unsent {
 
     pub(super) fn push(&mut self, part: Body) {
         if !part.bytes().is_empty() {
+            self.charge.add(charged_bytes(&part));
             self.parts.push_back(part);
         }
     }
@@ -63,7 +88,9 @@ impl Unsent {
                         }
                         sent -= left;
                         self.sent = 0;
-                        self.parts.pop_front();
+                        if let Some(part) = self.parts.pop_front() {
+                            self.charge.remove(charged_bytes(&part));
+                        }
                     }
                 }
                 Err(error) if is_not_now(&error) => return Flushed::Some(progress),

@@ -200,6 +200,7 @@ pub(super) fn start_cores(
         u32::try_from(settings.http.poll_wait_max.as_millis()).unwrap_or(u32::MAX);
     let limits = Limits {
         connections_max: connections_max.div_ceil(shared.cores.len()),
+        buffers_bytes_max: settings.http.connection_buffers,
         wait_ms_max: Limits::DEFAULT.wait_ms_max.max(poll_wait_ms_max),
         ..Limits::DEFAULT
     };

@@ -58,6 +58,7 @@ mod layouter_storm;
 mod lists;
 mod loadtest;
 mod long_poll;
+mod memory;
 mod paging;
 mod permission;
 mod readme;

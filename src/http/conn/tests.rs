@@ -377,7 +377,7 @@ fn idle_connections_are_closed_without_an_answer() {
 #[test]
 fn body_below_the_minimum_rate_gets_408() {
     let limits = Limits {
-        body_grace_ms: 50,
+        body_window_ms: 50,
         ..patient()
     };
     each(&limits, |server| {
@@ -395,21 +395,90 @@ fn body_below_the_minimum_rate_gets_408() {
 }
 
 #[test]
-fn body_above_the_minimum_rate_may_take_long() {
+fn body_that_stops_after_a_fast_start_gets_408() {
     let limits = Limits {
-        body_grace_ms: 0,
-        body_bytes_per_second_min: 1,
+        body_window_ms: 50,
         ..patient()
     };
     each(&limits, |server| {
-        // At one byte per second each piece earns a thousand seconds.
-        let body = vec![b'x'; 200_000];
-        let request = put("/echo", &body);
         let mut client = server.client();
-        for piece in request.chunks(1000) {
-            client.send(piece);
+        client.send("PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+        client.send(vec![b'x'; 999_999]);
+        assert_eq!(client.reply().status, 408);
+        server.wait_for(|counters| counters.buffers.arriving_bytes == 0);
+    });
+}
+
+#[test]
+fn arriving_bodies_are_refused_beyond_the_budget() {
+    let limits = Limits {
+        buffers_bytes_max: 1_000_000,
+        ..patient()
+    };
+    each(&limits, |server| {
+        let head = "PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 200001\r\n\r\n";
+        let mut silent = Vec::new();
+        for at in 1..=2 {
+            let mut client = server.client();
+            client.send(head);
+            client.send(vec![b'x'; 200_000]);
+            let held = at * 200_000;
+            server.wait_for(|counters| counters.buffers.arriving_bytes >= held);
+            silent.push(client);
         }
-        assert!(client.reply().body == body);
+        for request in [
+            head.to_owned(),
+            "PUT /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n30d41\r\n"
+                .to_owned(),
+        ] {
+            let mut refused = server.client();
+            refused.send(request);
+            refused.send(vec![b'x'; 120_000]);
+            let reply = refused.reply();
+            assert_eq!(reply.status, 503);
+            assert!(
+                reply.head.contains("\r\nRetry-After: 1\r\n"),
+                "{}",
+                reply.head
+            );
+            refused.is_over();
+        }
+        // Others are served, and those that hold the memory may finish.
+        assert_eq!(server.client().get("/hello?").status, 200);
+        for mut client in silent {
+            client.send("x");
+            assert_eq!(client.reply().body.len(), 200_001);
+        }
+        let counters = server.wait_for(|counters| counters.buffers.arriving_bytes == 0);
+        assert_eq!(counters.buffers.refused, 2);
+        assert_eq!(counters.refused, 0);
+    });
+}
+
+#[test]
+fn requests_are_refused_while_too_much_is_unsent() {
+    let limits = Limits {
+        buffers_bytes_max: 10_000_000,
+        ..patient()
+    };
+    each(&limits, |server| {
+        let mut slow = server.client();
+        slow.send(get("/owned?16000000"));
+        server.wait_for(|counters| counters.buffers.unsent_bytes > 5_000_000);
+        let mut client = server.client();
+        for _ in 0..2 {
+            let reply = client.get("/hello?");
+            assert_eq!(reply.status, 503);
+            assert!(
+                reply.head.contains("\r\nRetry-After: 1\r\n"),
+                "{}",
+                reply.head
+            );
+        }
+        assert_eq!(slow.reply().body.len(), 16_000_000);
+        server.wait_for(|counters| counters.buffers.unsent_bytes == 0);
+        assert_eq!(client.get("/hello?").status, 200);
+        assert_eq!(server.counters().buffers.refused, 2);
     });
 }
 

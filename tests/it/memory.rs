@@ -1,0 +1,85 @@
+//! What clients can take of memory is bounded and counted.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use weir_testkit::{API_KEY, Client, PREFIX, TestServer};
+
+/// Longest wait for what the server does at once when it runs.
+const WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// The value of a metric.
+fn metric(server: &TestServer, name: &str) -> u64 {
+    let text = server
+        .get("/cluster/stats?format=openmetrics")
+        .expect(200)
+        .text();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("{name}: {text}"))
+}
+
+fn put_head(length: usize) -> String {
+    format!(
+        "PUT {PREFIX}/streams/a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )
+}
+
+#[test]
+fn operations_without_credentials_take_small_bodies_only() {
+    let server = TestServer::new();
+    for path in ["/endpoint/connect", "/lb/stream/index.m3u8"] {
+        for (length, is_refused) in [(4096, false), (4097, true)] {
+            let mut client = server.connect();
+            let head = format!(
+                "POST {PREFIX}{path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\
+                 Content-Length: {length}\r\n\r\n"
+            );
+            client.send(head.as_bytes());
+            let status = client.response(false).status;
+            assert_eq!(status == 413, is_refused, "{path} {length}: {status}");
+        }
+    }
+    // Preflight requests of browsers, too.
+    let mut client = server.connect();
+    client.send(b"OPTIONS * HTTP/1.1\r\nHost: h\r\nContent-Length: 4097\r\n\r\n");
+    client.response(false).expect(413);
+}
+
+#[test]
+fn silent_senders_hold_no_more_than_the_budget() {
+    let server = TestServer::with(&["--io-threads", "1", "--connection-buffers", "16MiB"]);
+    let mut senders: Vec<Client> = Vec::new();
+    let piece = vec![b' '; 1_000_000];
+    let since = Instant::now();
+    while metric(&server, "weir_http_refused_by_memory_total") == 0 {
+        assert!(
+            since.elapsed() < WAIT_MAX,
+            "{} senders, none was refused",
+            senders.len()
+        );
+        let mut client = server.connect();
+        client.send(put_head(piece.len() + 2).as_bytes());
+        // The server may have closed the connection already.
+        let _ = client.stream().expect("a socket").write_all(&piece);
+        senders.push(client);
+    }
+    let held = metric(&server, "weir_http_arriving_bytes");
+    assert!((1_000_000..=8 << 20).contains(&held), "{held}");
+    assert!(senders.len() >= 8, "{}", senders.len());
+    // Small requests go on.
+    server.put("/streams/small", json!({})).expect(200);
+    drop(senders);
+    let since = Instant::now();
+    while metric(&server, "weir_http_arriving_bytes") > 0 {
+        assert!(
+            since.elapsed() < WAIT_MAX,
+            "memory of closed connections is still counted"
+        );
+    }
+}
