@@ -171,6 +171,8 @@ error_codes! {
     LAYOUTER_BUSY = 503 "layouter_busy"
         "The layouter does not answer in time; repeat the request" 2;
     OVERLOADED = 503 "overloaded" "The server is overloaded; repeat the request" 2;
+    TOO_EXPENSIVE = 503 "too_expensive"
+        "The list takes too long; use fewer filters, or repeat the request later" 2;
     TIMED_OUT = 503 "timed_out"
         "The request timed out. A change may or may not have taken effect; repeat the \
          request" 2;

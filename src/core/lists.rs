@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{ANSWER_WAIT_MAX, Core, SCAN_SLICE};
+use super::scans::SliceSize;
+use super::{ANSWER_WAIT_MAX, Core};
 use crate::api::agent::{AgentContext, AgentSource};
 use crate::api::call::{Collection, CompletePage, ListRequest, LocalState};
 use crate::api::entity::EntitySource;
@@ -14,6 +15,7 @@ use crate::api::external_episodes::ExternalEpisodes;
 use crate::api::shared::Shared;
 use crate::api::stream_doc::Streams;
 use crate::api::streamer::Streamers;
+use crate::error;
 use crate::http::{Accepts, Answer, Response, Ticket};
 use crate::query::{Execution, Page, Query};
 use crate::rt;
@@ -48,35 +50,83 @@ impl Poll {
     }
 }
 
-/// Scans one slice of a list.
-pub(super) fn step(
+/// Longest time for a list, with the turns of other lists. Then its client gets 503
+/// `too_expensive`.
+const LIST_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time for a list before other requests run: most are finished by then.
+const AT_ONCE_MAX: Duration = Duration::from_millis(1);
+
+/// A list that is being run, on one state.
+pub(super) struct Run {
+    of: Collection,
+    execution: Execution<Rc<Query>>,
+    pub(super) state: LocalState,
+    size: SliceSize,
+}
+
+impl Run {
+    pub(super) fn new(of: Collection, query: Rc<Query>, state: LocalState) -> Self {
+        Self {
+            of,
+            execution: Execution::new(query),
+            state,
+            size: SliceSize::default(),
+        }
+    }
+
+    /// Runs one slice.
+    pub(super) fn step(&mut self, shared: &Shared) -> Option<Page> {
+        let Self {
+            of,
+            execution,
+            state,
+            size,
+        } = self;
+        size.step(|documents| step(*of, execution, state, shared, documents))
+    }
+
+    /// Runs slices for some time.
+    pub(super) fn steps(&mut self, shared: &Shared, time: Duration) -> Option<Page> {
+        let began = Instant::now();
+        loop {
+            let page = self.step(shared);
+            if page.is_some() || began.elapsed() >= time {
+                return page;
+            }
+        }
+    }
+}
+
+/// Scans up to `documents` of a list.
+fn step(
     of: Collection,
     execution: &mut Execution<Rc<Query>>,
     state: &State,
     shared: &Shared,
+    documents: usize,
 ) -> Option<Page> {
     let fleet = shared.fleet.view(Instant::now());
     match of {
         Collection::Streams => {
             let around = shared.around(state, fleet);
             let streams = Streams::new(state, Some(around)).for_list(execution.query());
-            execution.step(&streams, SCAN_SLICE)
+            execution.step(&streams, documents)
         }
-        Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), SCAN_SLICE),
+        Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), documents),
         Collection::Entities(Kind::Agent) => {
             let around = AgentContext {
                 state,
                 presences: &shared.agents.presence.snapshot(),
                 server: &shared.identity.hostname,
             };
-            execution.step(&AgentSource::new(around), SCAN_SLICE)
+            execution.step(&AgentSource::new(around), documents)
         }
-        Collection::Entities(kind) => execution.step(&EntitySource::new(kind, state), SCAN_SLICE),
+        Collection::Entities(kind) => execution.step(&EntitySource::new(kind, state), documents),
         Collection::ExternalEpisodes => {
             let source = ExternalEpisodes::new(state, execution.query());
-            execution.step(&source, SCAN_SLICE)
+            execution.step(&source, documents)
         }
-        Collection::Events => execution.step(&Events::new(state), SCAN_SLICE),
+        Collection::Events => execution.step(&Events::new(state), documents),
     }
 }
 
@@ -105,15 +155,8 @@ impl Core {
             ticket,
             reports_seen: self.shared.watches.count(),
         };
-        let mut execution = Execution::new(list.query.clone());
-        let started = Instant::now();
-        for _ in 0..4 {
-            let Some(page) = step(list.of, &mut execution, &state, &self.shared) else {
-                if started.elapsed() > Duration::from_millis(1) {
-                    break;
-                }
-                continue;
-            };
+        let mut run = Run::new(list.of, list.query.clone(), state);
+        if let Some(page) = run.steps(&self.shared, AT_ONCE_MAX) {
             if page.items == 0
                 && let Some(wait) = list.wait
                 && self.park_list(&list)
@@ -122,47 +165,68 @@ impl Core {
                     deadline: Some(wait),
                 };
             }
-            let page = self.page(&list.query, page, &state);
-            return self.complete_page(ticket, list.complete, page, &state);
+            let page = self.page(&list.query, page, &run.state);
+            return self.complete_page(ticket, list.complete, page, &run.state);
         }
         let deadline = list.wait.unwrap_or(ANSWER_WAIT_MAX);
-        rt::spawn(self.clone().finish_list(execution, list, state));
+        // Parked from this revision on: what commits bring meanwhile is judged by itself, so the
+        // list is run once however often others save.
+        let is_parked =
+            list.wait.is_some() && Rc::ptr_eq(&self.state(), &run.state) && self.park_list(&list);
+        if is_parked {
+            self.lists.scanning.borrow_mut().insert(ticket);
+        }
+        rt::spawn(self.clone().finish_list(run, list, is_parked));
         Answer::Wait {
             deadline: Some(deadline),
         }
     }
 
-    /// Runs the rest of a long list. An empty poll is parked; after a commit meanwhile the list is
-    /// first run again, because that commit woke no poll.
-    async fn finish_list(
-        self: Rc<Self>,
-        mut execution: Execution<Rc<Query>>,
-        list: RequestedList,
-        mut state: LocalState,
-    ) {
+    /// Runs the rest of a long list. A poll that is not parked yet is parked if the list is empty;
+    /// after a commit meanwhile the list is first run again, because that commit woke no poll.
+    async fn finish_list(self: Rc<Self>, run: Run, list: RequestedList, is_parked: bool) {
+        let ticket = list.ticket;
+        self.clone().run_to_end(run, list, is_parked).await;
+        self.lists.scanning.borrow_mut().remove(&ticket);
+    }
+
+    async fn run_to_end(self: Rc<Self>, mut run: Run, list: RequestedList, is_parked: bool) {
+        let began = Instant::now();
         loop {
             let page = loop {
-                rt::yield_now().await;
+                let turn = self.lists.turns.next().await;
                 if !self.connections.is_waiting(list.ticket) {
                     return;
                 }
-                if let Some(page) = step(list.of, &mut execution, &state, &self.shared) {
+                let page = run.step(&self.shared);
+                drop(turn);
+                if let Some(page) = page {
                     break page;
                 }
+                if began.elapsed() > LIST_TIME_MAX {
+                    self.waiters.borrow_mut().remove(list.ticket);
+                    return self.complete(list.ticket, error::TOO_EXPENSIVE.error().into());
+                }
             };
+            if page.items == 0 && is_parked {
+                return;
+            }
             if page.items == 0 && list.wait.is_some() {
                 let newest = self.state();
-                if !Arc::ptr_eq(&newest, &state) {
-                    state = newest;
-                    execution = Execution::new(list.query.clone());
+                if !Arc::ptr_eq(&newest, &run.state) {
+                    run = Run::new(list.of, list.query.clone(), newest);
                     continue;
                 }
                 if self.park_list(&list) {
                     return;
                 }
             }
-            let page = self.page(&list.query, page, &state);
-            let answer = self.complete_page(list.ticket, list.complete, page, &state);
+            if is_parked && !self.waiters.borrow_mut().remove(list.ticket) {
+                // A commit brought a match, and its page is on the way.
+                return;
+            }
+            let page = self.page(&list.query, page, &run.state);
+            let answer = self.complete_page(list.ticket, list.complete, page, &run.state);
             if let Answer::Reply(response) = answer {
                 self.complete(list.ticket, response);
             }

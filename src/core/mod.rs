@@ -12,6 +12,7 @@ pub mod message;
 pub mod metrics;
 mod pending;
 mod request_log;
+mod scans;
 pub mod stats_watch;
 mod wake;
 
@@ -30,6 +31,7 @@ use self::message::{CoreMessage, Reply};
 use self::metrics::CoreMetrics;
 use self::pending::PendingRequests;
 use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
+use self::scans::ScanTurns;
 pub use self::wake::YieldBudget;
 use crate::access::auth::{Access, Caller, Needs, TokenNeed};
 use crate::access::guesses::FAILURE_DELAY;
@@ -53,8 +55,6 @@ use crate::state::command::AuditedCommand;
 use crate::state::name::Hostname;
 use crate::writer::{Envelope, Published, ReplyTo};
 
-/// Entities scanned before other requests of the core run: about a millisecond.
-const SCAN_SLICE: usize = 1024;
 /// Deadline of a change or a long list; its client then gets 503 `timed_out`.
 const ANSWER_WAIT_MAX: Duration = Duration::from_mins(1);
 const _: () = assert!(
@@ -69,8 +69,7 @@ pub struct Core {
     connections: Rc<Connections<Admitted>>,
     newest: RefCell<Newest>,
     waiters: RefCell<Waiters<Ticket, NodePoll, Rc<Poll>>>,
-    /// Polls for lists that are no longer parked and not answered yet.
-    answering: RefCell<HashMap<Ticket, Rc<Poll>>>,
+    lists: RunningLists,
     pending: RefCell<PendingRequests>,
     held: RefCell<HeldRequests>,
     log: RequestLog,
@@ -82,6 +81,16 @@ pub struct Core {
     local: CoreLocal,
     control: RefCell<Control>,
     this: std::rc::Weak<Core>,
+}
+
+/// Lists that are being run.
+#[derive(Default)]
+struct RunningLists {
+    /// Polls for lists that are no longer parked and not answered yet.
+    answering: RefCell<HashMap<Ticket, Rc<Poll>>>,
+    /// Parked polls whose list is still being scanned.
+    scanning: RefCell<HashSet<Ticket>>,
+    turns: ScanTurns,
 }
 
 struct Newest {
@@ -118,7 +127,7 @@ impl Core {
             shared,
             connections,
             waiters: RefCell::default(),
-            answering: RefCell::default(),
+            lists: RunningLists::default(),
             pending: RefCell::default(),
             held: RefCell::default(),
             log: RequestLog::default(),
@@ -276,7 +285,7 @@ impl Core {
     /// Removes a waiting request from all tables.
     fn forget(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
-        self.answering.borrow_mut().remove(&ticket);
+        self.lists.answering.borrow_mut().remove(&ticket);
         self.held.borrow_mut().remove(ticket);
         self.masked.borrow_mut().remove(&ticket);
         self.pending.borrow_mut().remove(ticket);
@@ -614,7 +623,8 @@ mod tests {
             (200, &*empty_list(&poll.query))
         );
         core.waiters.borrow_mut().remove(ticket(2));
-        core.answering
+        core.lists
+            .answering
             .borrow_mut()
             .insert(ticket(2), Rc::new(poll.clone()));
         assert_eq!(core.timeout_response(ticket(2)).status, 200);
@@ -628,7 +638,14 @@ mod tests {
             503,
             "a change under way"
         );
+        assert!(core.park(&poll, std::iter::once(ticket(5)), 0));
+        core.lists.scanning.borrow_mut().insert(ticket(5));
+        assert_eq!(
+            core.timeout_response(ticket(5)).status,
+            503,
+            "whether the list is empty is not known yet"
+        );
         assert_eq!(core.parked(), 0);
-        assert!(core.answering.borrow().is_empty());
+        assert!(core.lists.answering.borrow().is_empty());
     }
 }

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lists::{Poll, empty_list, step};
-use super::{Core, SCAN_SLICE, stats_watch};
-use crate::api::call::{Collection, LocalState};
+use super::lists::{Poll, Run, empty_list};
+use super::{Core, stats_watch};
+use crate::api::call::Collection;
 use crate::api::config_external;
 use crate::api::entity::EntityDoc;
 use crate::api::event::EventDoc;
@@ -19,18 +19,22 @@ use crate::api::streamer::StreamerDoc;
 use crate::error;
 use crate::feed::{Commit, QueryId};
 use crate::http::{Answer, Prepared, Response, Ticket};
-use crate::query::{Document, Execution, Page, Query};
+use crate::query::{Document, Page, Query};
 use crate::rt;
 use crate::state::entity::{KINDS, Kind};
 
 /// Answers sent in a row before other requests of the core run: about a millisecond.
 const SENDS_IN_A_ROW_MAX: usize = 256;
+/// Documents compared with a parked poll before the time is looked at.
+const COMPARED_IN_A_ROW: usize = 16;
+/// Time for comparisons before other requests of the core run.
+const COMPARING_MAX: Duration = Duration::from_micros(500);
 
 /// Lets other requests of the core run after a bounded amount of work.
 #[derive(Default)]
 pub struct YieldBudget {
     sent: usize,
-    scanned: usize,
+    compared: Duration,
 }
 
 impl YieldBudget {
@@ -39,13 +43,13 @@ impl YieldBudget {
         self.end().await;
     }
 
-    async fn scanned(&mut self, documents: usize) {
-        self.scanned += documents;
+    async fn compared(&mut self, took: Duration) {
+        self.compared += took;
         self.end().await;
     }
 
     async fn end(&mut self) {
-        if self.sent >= SENDS_IN_A_ROW_MAX || self.scanned >= SCAN_SLICE {
+        if self.sent >= SENDS_IN_A_ROW_MAX || self.compared >= COMPARING_MAX {
             *self = Self::default();
             rt::yield_now().await;
         }
@@ -171,35 +175,29 @@ impl Core {
                 continue;
             };
             self.mark_answering(&tickets, &poll);
-            let mut execution = Execution::new(poll.query.clone());
-            let state = self.state();
-            if let Some(page) = step(of, &mut execution, &state, &self.shared) {
+            let mut run = Run::new(of, poll.query.clone(), self.state());
+            if let Some(page) = run.step(&self.shared) {
                 self.send_page(&poll, page, tickets, budget).await;
             } else {
-                rt::spawn(self.clone().finish_poll(execution, poll, state, tickets));
+                rt::spawn(self.clone().finish_poll(run, poll, tickets));
             }
         }
     }
 
     /// The rest of a long list for polls.
-    async fn finish_poll(
-        self: Rc<Self>,
-        mut execution: Execution<Rc<Query>>,
-        poll: Rc<Poll>,
-        mut state: LocalState,
-        tickets: Vec<Ticket>,
-    ) {
+    async fn finish_poll(self: Rc<Self>, mut run: Run, poll: Rc<Poll>, tickets: Vec<Ticket>) {
         let page = loop {
-            rt::yield_now().await;
-            let Some(page) = step(poll.of, &mut execution, &state, &self.shared) else {
+            let turn = self.lists.turns.next().await;
+            let page = run.step(&self.shared);
+            drop(turn);
+            let Some(page) = page else {
                 continue;
             };
             let newest = self.state();
-            if page.items > 0 || Arc::ptr_eq(&newest, &state) {
+            if page.items > 0 || Arc::ptr_eq(&newest, &run.state) {
                 break page;
             }
-            state = newest;
-            execution = Execution::new(poll.query.clone());
+            run = Run::new(poll.of, poll.query.clone(), newest);
         };
         self.send_page(&poll, page, tickets, &mut YieldBudget::default())
             .await;
@@ -218,7 +216,7 @@ impl Core {
             let waiting = |ticket: &Ticket| self.connections.is_waiting(*ticket);
             // Runs the lists that wait for reports again: some may have arrived meanwhile.
             if self.park(poll, tickets.iter().copied().filter(waiting), u64::MAX) {
-                let mut answering = self.answering.borrow_mut();
+                let mut answering = self.lists.answering.borrow_mut();
                 for ticket in &tickets {
                     answering.remove(ticket);
                 }
@@ -229,7 +227,7 @@ impl Core {
         if poll.complete.is_some() {
             let state = self.state();
             for ticket in tickets {
-                self.answering.borrow_mut().remove(&ticket);
+                self.lists.answering.borrow_mut().remove(&ticket);
                 let answer = self.complete_page(ticket, poll.complete, response.clone(), &state);
                 if let Answer::Reply(response) = answer {
                     self.complete(ticket, response);
@@ -240,7 +238,7 @@ impl Core {
         }
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
-            self.answering.borrow_mut().remove(&ticket);
+            self.lists.answering.borrow_mut().remove(&ticket);
             self.held.borrow_mut().remove(ticket);
             if self.connections.complete_shared(ticket, &prepared) {
                 self.count_answer(200);
@@ -252,7 +250,7 @@ impl Core {
 
     fn mark_answering(&self, tickets: &[Ticket], poll: &Rc<Poll>) {
         let answering = tickets.iter().map(|ticket| (*ticket, poll.clone()));
-        self.answering.borrow_mut().extend(answering);
+        self.lists.answering.borrow_mut().extend(answering);
     }
 
     /// Runs the lists that depend on reports after each notification.
@@ -283,18 +281,18 @@ impl Core {
         let Some(poll) = self.waiters.borrow().query(id).cloned() else {
             return took;
         };
-        let (state, mut execution) = (self.state(), Execution::new(poll.query.clone()));
+        let mut run = Run::new(poll.of, poll.query.clone(), self.state());
         let page = loop {
+            let turn = self.lists.turns.next().await;
             let began = Instant::now();
-            let page = step(poll.of, &mut execution, &state, &self.shared);
+            let page = run.step(&self.shared);
             took += began.elapsed();
+            drop(turn);
             if let Some(page) = page {
                 break page;
             }
-            rt::yield_now().await;
         };
         if page.items == 0 {
-            rt::yield_now().await;
             return took;
         }
         let Some((_, tickets)) = self.waiters.borrow_mut().take_query(id) else {
@@ -330,7 +328,11 @@ impl Core {
         let mut waiters = self.waiters.borrow_mut();
         let response = if let Some((hostname, poll)) = waiters.node_poll(ticket) {
             config_external::expire(&self.shared, &self.state(), hostname, poll)
+        } else if self.lists.scanning.borrow().contains(&ticket) {
+            // Parked, but it is not known yet whether the list is empty.
+            error::TOO_EXPENSIVE.error().into()
         } else if let Some(poll) = self
+            .lists
             .answering
             .borrow_mut()
             .remove(&ticket)
@@ -346,9 +348,10 @@ impl Core {
 }
 
 async fn matches_any<D: Document>(query: &Query, touched: &[D], budget: &mut YieldBudget) -> bool {
-    for slice in touched.chunks(SCAN_SLICE) {
-        let is_match = slice.iter().any(|document| query.matches(document));
-        budget.scanned(slice.len()).await;
+    for part in touched.chunks(COMPARED_IN_A_ROW) {
+        let began = Instant::now();
+        let is_match = part.iter().any(|document| query.matches(document));
+        budget.compared(began.elapsed()).await;
         if is_match {
             return true;
         }

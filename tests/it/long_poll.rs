@@ -5,11 +5,13 @@
 //! and the answer to the probe is sent after everything that arrived with it was handled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::calls::{etag, get_request, lay_out, names, park, save_node};
+use crate::memory::metric;
 use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, encode_segment, wait_until};
 
 /// Longer than any test: only what is asserted may end the wait.
@@ -172,6 +174,46 @@ fn parked_list_without_a_match_is_empty_at_its_deadline() {
         let answer = server.get(&format!("/streams?poll_timeout={wrong}"));
         assert_eq!(answer.expect(400).errors(), ["not_integer poll_timeout"]);
     }
+}
+
+/// Ends the loop of another thread, also when the test fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn poll_that_scans_long_parks_while_others_save() {
+    let server = TestServer::with(&["--io-threads", "1"]);
+    // So many that commits come faster than the list is scanned.
+    for batch in 0..2 {
+        let streams: Vec<Value> = (0..10_000)
+            .map(|at| json!({"name": format!("{batch}-{at}"), "comment": "hay ".repeat(200)}))
+            .collect();
+        server.put("/streams/batch", json!(streams)).expect(204);
+    }
+    let mut poll = server.connect();
+    let request = get_request(&format!("/streams?q=needle&{LONG}"), "");
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut at = 0;
+            while !ended.load(Ordering::Relaxed) {
+                at += 1;
+                save(&server, "other", json!({"title": format!("hay {at}")}));
+            }
+        });
+        let _end = EndOnDrop(&ended);
+        poll.send(request.as_bytes());
+        let parked = || metric(&server, "weir_polls_parked");
+        wait_until("the poll is parked", parked, |parked| *parked == 1);
+        save(&server, "match", json!({"title": "needle"}));
+        let page = poll.response(false).expect(200);
+        assert_eq!(stream_names(&page), ["match"]);
+    });
 }
 
 #[test]
