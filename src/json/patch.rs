@@ -34,7 +34,11 @@ pub fn misused_reset(patch: &Value) -> Option<String> {
 /// deeper than the deeper of the two.
 pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(mut members) = patch else {
-        *target = without_controls(patch);
+        let value = without_controls(patch);
+        // Equal numbers may be written in two ways, and some clients write 1.0 as 1.
+        if *target != value {
+            *target = value;
+        }
         return;
     };
     if members.remove(RESET) == Some(Value::Bool(true)) {

@@ -34,6 +34,79 @@ impl Schema {
     }
 }
 
+impl Schema {
+    /// Drops the members of a merged document that repeat their default and are not in `stored`,
+    /// the document before the merge. The effective document stays the same, so a document that
+    /// was read can be saved without a change. A default that is in `stored` was saved on purpose
+    /// and stays.
+    pub fn drop_defaults(&self, merged: &mut Value, stored: &Value) {
+        DropDefaults { tree: &self.tree }.value(self.root, merged, Some(stored));
+    }
+}
+
+struct DropDefaults<'a> {
+    tree: &'a Tree,
+}
+
+impl DropDefaults<'_> {
+    fn value(&self, id: NodeId, value: &mut Value, stored: Option<&Value>) {
+        if !self.tree[id].fills {
+            return;
+        }
+        let Resolved::One(variant) = self.tree.resolve(id, value) else {
+            return;
+        };
+        let node = &self.tree[variant];
+        match value {
+            Value::Array(items) => {
+                let Some(rule) = node.array.as_ref().and_then(|rules| rules.items) else {
+                    return;
+                };
+                let stored = stored.and_then(Value::as_array).unwrap_or_default();
+                for (i, item) in items.iter_mut().enumerate() {
+                    self.value(rule, item, stored.get(i));
+                }
+            }
+            Value::Object(object) => {
+                if let Some(rules) = &node.object {
+                    self.object(id, rules, object, stored.and_then(Value::as_object));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn object(
+        &self,
+        id: NodeId,
+        rules: &ObjectRules,
+        object: &mut Object,
+        stored: Option<&Object>,
+    ) {
+        let mut from = 0;
+        object.retain_members(|key, value| {
+            let property = rules.next_property(key, &mut from);
+            let stored = stored.and_then(|stored| stored.member(key));
+            let Some(property) = property else {
+                if let Some(id) = rules.additional {
+                    self.value(id, value, stored);
+                }
+                return true;
+            };
+            let filling = property.filling.as_ref();
+            if stored.is_none()
+                && filling.is_some_and(|filling| filling.value == *value)
+                && !rules.is_required(from)
+                && !self.tree.is_discriminator(id, key)
+            {
+                return false;
+            }
+            self.value(property.node, value, stored);
+            true
+        });
+    }
+}
+
 /// Appends `text` without the filled spans.
 pub fn without_filled(text: &str, filled: impl Iterator<Item = (u32, u32)>, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
@@ -139,7 +212,7 @@ impl Fill<'_> {
             if progress.stored || (progress.any && progress.left == 0) {
                 self.out.push(b',');
             }
-            self.out.extend_from_slice(filling.as_bytes());
+            self.out.extend_from_slice(filling.text.as_bytes());
             if !progress.stored && progress.left > 0 {
                 self.out.push(b',');
             }

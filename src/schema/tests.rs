@@ -817,6 +817,56 @@ fn read_only_members_are_not_required() {
     );
 }
 
+#[test]
+fn repeated_defaults_are_dropped_where_none_was_stored() {
+    let table = [
+        ("{}", r#"{"static":true}"#, "{}"),
+        ("{}", r#"{"static":false}"#, r#"{"static":false}"#),
+        (
+            r#"{"static":true}"#,
+            r#"{"static":true}"#,
+            r#"{"static":true}"#,
+        ),
+        (
+            r#"{"static":false}"#,
+            r#"{"static":true}"#,
+            r#"{"static":true}"#,
+        ),
+        (
+            r#"{"inputs":[{"url":"publish://"}]}"#,
+            r#"{"inputs":[{"scte35":true,"url":"publish://"},{"scte35":true,"url":"publish://"}]}"#,
+            r#"{"inputs":[{"url":"publish://"},{"url":"publish://"}]}"#,
+        ),
+        (
+            r#"{"inputs":[{"scte35":true,"url":"publish://"}]}"#,
+            r#"{"inputs":[{"scte35":true,"url":"publish://"},{"scte35":true,"url":"publish://"}]}"#,
+            r#"{"inputs":[{"scte35":true,"url":"publish://"},{"url":"publish://"}]}"#,
+        ),
+        // The default of another variant is a value like any other.
+        (
+            "{}",
+            r#"{"inputs":[{"scte35":true,"url":"rtsp://h"}]}"#,
+            r#"{"inputs":[{"scte35":true,"url":"rtsp://h"}]}"#,
+        ),
+        (
+            "{}",
+            r#"{"thumbnails":{"enabled":true,"sizes":[]}}"#,
+            r#"{"thumbnails":{}}"#,
+        ),
+    ];
+    for (stored, merged, kept) in table {
+        let mut value = json(merged);
+        stream().drop_defaults(&mut value, &json(stored));
+        assert_eq!(value.to_text(), kept, "{merged} over {stored}");
+    }
+    let required = small(
+        r#"{"type":"object","required":["a"],"properties":{"a":{"type":"integer","default":1},"b":{"type":"integer","default":1}}}"#,
+    );
+    let mut value = json(r#"{"a":1,"b":1}"#);
+    required.drop_defaults(&mut value, &json("{}"));
+    assert_eq!(value.to_text(), r#"{"a":1}"#, "a required member stays");
+}
+
 /// Every example and default of the files is valid by its own schema, and a member with an example
 /// survives pruning.
 #[test]
@@ -1143,6 +1193,9 @@ proptest! {
         prop_assert_eq!(again.text, effective.text, "nothing is left to fill");
         prop_assert!(again.filled.is_empty());
         prop_assert!(wounds > 0 || schema.check(&full).is_ok(), "defaults are valid");
+        let mut sent_back = full;
+        schema.drop_defaults(&mut sent_back, &value);
+        prop_assert_eq!(sent_back, value, "a document that is sent back is what was stored");
     }
 
     #[test]

@@ -110,9 +110,15 @@ pub(super) struct Property {
     pub(super) name: Key,
     pub(super) node: NodeId,
     pub(super) read_only: bool,
-    /// Canonical text of the member filled in for an absent one in the effective document:
-    /// `"name":default`.
-    pub(super) filling: Option<Box<str>>,
+    /// The default that is filled in for an absent member in the effective document.
+    pub(super) filling: Option<Filling>,
+}
+
+/// A default that is filled in.
+pub(super) struct Filling {
+    /// Canonical text of the whole member: `"name":default`.
+    pub(super) text: Box<str>,
+    pub(super) value: Value,
 }
 
 /// A value that matches one of several nodes. `oneOf` and `anyOf` are equivalent: the first variant
@@ -203,6 +209,11 @@ impl ObjectRules {
         self.properties.is_empty() && self.additional.is_none() && !self.closed
     }
 
+    /// Whether input must have the property at an index.
+    pub(super) fn is_required(&self, property: usize) -> bool {
+        self.required.iter().any(|at| usize::from(*at) == property)
+    }
+
     pub(super) fn property(&self, name: &str) -> Option<&Property> {
         let at = self
             .properties
@@ -256,6 +267,14 @@ impl Tree {
                 None => return Resolved::Several,
             }
         }
+    }
+
+    /// Whether a member selects the variant of this union or of one inside it.
+    pub(super) fn is_discriminator(&self, id: NodeId, key: &Key) -> bool {
+        self[id].union.as_ref().is_some_and(|union| {
+            let mut variants = union.variants().iter();
+            union.member() == Some(key) || variants.any(|id| self.is_discriminator(*id, key))
+        })
     }
 
     /// The only variant that allows this type, if there is exactly one.
@@ -601,7 +620,7 @@ fn schemes_of(mut patterns: Vec<(usize, &str)>, all: &[NodeId]) -> Box<[Scheme]>
 }
 
 /// The text to fill in for an absent member. Deprecated and read-only members are not filled in.
-fn filling(name: &str, schema: &Json) -> Option<Box<str>> {
+fn filling(name: &str, schema: &Json) -> Option<Filling> {
     let marked = |mark: &str| schema.get(mark) == Some(&Json::Bool(true));
     let default = schema
         .get("default")
@@ -609,8 +628,10 @@ fn filling(name: &str, schema: &Json) -> Option<Box<str>> {
     let mut text = Vec::new();
     json::write_string(&mut text, name);
     text.push(b':');
-    value_of(default).write(&mut text);
-    Some(json::text_of(text).into())
+    let value = value_of(default);
+    value.write(&mut text);
+    let text = json::text_of(text).into();
+    Some(Filling { text, value })
 }
 
 fn text_rules(map: &Map<String, Json>) -> Option<Box<TextRules>> {

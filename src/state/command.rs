@@ -140,10 +140,30 @@ impl Command {
 /// Facts of an episode that a save carries beside its configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EpisodeProgress {
-    /// An open episode goes on: it gets a new stamp even if nothing else changed.
-    pub goes_on: bool,
+    pub continuation: Continuation,
     /// Progress of an automatic episode.
     pub publication: Option<Publication>,
+}
+
+/// Whether an open episode goes on: it gets a new stamp even if nothing else changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Continuation {
+    #[default]
+    No,
+    Yes,
+    /// It goes on if this stamp of the client is not the stored one: a document that was read and
+    /// is sent back has the stored one.
+    Stamped(u64),
+}
+
+impl Continuation {
+    pub fn goes_on(self, stored_ms: Option<u64>) -> bool {
+        match self {
+            Self::No => false,
+            Self::Yes => true,
+            Self::Stamped(stamp_ms) => Some(stamp_ms) != stored_ms,
+        }
+    }
 }
 
 /// A command, the caller that the event log names for it, and what the caller may change.
@@ -342,13 +362,17 @@ impl EntitySave {
         if let Some(stamp) = &stamp {
             check_moment(stamp, format!("{pointer}/updated_at"))?;
         }
+        let continuation = match stamp.as_ref().and_then(Value::as_u64) {
+            Some(stamp_ms) if kind == Kind::Episode => Continuation::Stamped(stamp_ms),
+            _ => Continuation::No,
+        };
         Ok(Self {
             kind,
             key,
             patch,
             on_create: Object::default(),
             episode: EpisodeProgress {
-                goes_on: stamp.is_some() && kind == Kind::Episode,
+                continuation,
                 publication: None,
             },
         })

@@ -65,5 +65,6 @@ mod readme;
 mod restart;
 mod restricted;
 mod round_trip;
+mod saved_again;
 mod schemathesis;
 mod validator;

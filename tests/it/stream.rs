@@ -106,8 +106,8 @@ fn defaults_are_shown_and_not_stored() {
         .json();
     assert_eq!(
         saved["config_on_disk"],
-        json!({"name": "a", "static": true}),
-        "a given value that equals the default stays stored"
+        json!({"name": "a"}),
+        "a given value that equals the default"
     );
 }
 
@@ -133,9 +133,7 @@ fn unknown_and_read_only_fields_are_dropped_silently() {
     assert_eq!(saved["named_by"], "config");
     assert!(saved["updated_at"].as_u64() > Some(1_000_000_000_000));
     // The document of a stream can be sent back, which changes nothing.
-    let mut shown = saved.clone();
-    shown.as_object_mut().expect("an object").remove("static");
-    let again = server.put("/streams/a", shown).expect(200).json();
+    let again = server.put("/streams/a", saved.clone()).expect(200).json();
     assert_eq!(again, saved);
 }
 

@@ -151,7 +151,13 @@ impl Model {
         {
             return Err(400);
         }
-        stream.config = object_of(merged);
+        let mut config = object_of(merged);
+        let had_default = old.is_some_and(|old| old.config.contains_key("static"));
+        if !had_default && config.get("static") == Some(&json!(true)) {
+            // A default is stored only where something else was stored before.
+            config.remove("static");
+        }
+        stream.config = config;
         match layout {
             None => {}
             Some(Value::Null) => {
@@ -297,7 +303,9 @@ impl Model {
         let mut episode = old.cloned().unwrap_or_default();
         let mut patch = patch.clone();
         let members = patch.as_object_mut().ok_or(400_u16)?;
-        let is_told_to_go_on = members.remove("updated_at").is_some();
+        let sent_ms = members
+            .remove("updated_at")
+            .and_then(|stamp| stamp.as_u64());
         for dropped in ["has_dvr", "no_such_field"] {
             members.remove(dropped);
         }
@@ -313,7 +321,9 @@ impl Model {
         if was_closed.is_some() && closed(&merged) != was_closed {
             return Err(400);
         }
-        let goes_on = is_told_to_go_on && closed(&merged).is_none();
+        let stored_ms = old.map(|old| old.updated_at);
+        let is_stamped = sent_ms.is_some_and(|sent_ms| Some(sent_ms) != stored_ms);
+        let goes_on = is_stamped && closed(&merged).is_none();
         episode.config = merged;
         if old != Some(&episode) || goes_on {
             (episode.revision, episode.updated_at) = (revision, stamp_ms);

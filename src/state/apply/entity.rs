@@ -106,7 +106,16 @@ pub(super) fn save_entity(
         merged.remove(name);
     }
     entity.facts = entity::facts(kind, &merged, old.map(|_| &entity.facts), "")?;
-    let goes_on = check_facts(state, &key, &mut entity.facts, episode)?;
+    check_facts(state, &key, &mut entity.facts, episode)?;
+    let stored_ms = old.map(|old| old.updated_at.to_native());
+    let is_open = matches!(
+        entity.facts,
+        Facts::Episode {
+            closed_at: None,
+            ..
+        }
+    );
+    let goes_on = is_open && episode.continuation.goes_on(stored_ms);
     let stored = stored(schema, merged);
     entity.has_secrets = stored.has_secrets;
     entity.config = stored.config;
@@ -176,28 +185,23 @@ fn add_appearance(patch: &mut Object, stamp_ms: u64) {
     }
 }
 
-/// Checks what the state decides about an entity's facts and completes them. True if the entity is
-/// an open episode that goes on.
+/// Checks what the state decides about an entity's facts and completes them.
 fn check_facts(
     state: &State,
     key: &Key,
     facts: &mut Facts,
     progress: EpisodeProgress,
-) -> Result<bool, ApiError> {
+) -> Result<(), ApiError> {
     match facts {
         Facts::Token { digest } if is_key_of_another(state, key, digest) => {
             let title = "Another token has this key";
             Err(error::NOT_UNIQUE.titled(title).at_pointer("/key"))
         }
-        Facts::Episode {
-            publication,
-            closed_at,
-            ..
-        } => {
+        Facts::Episode { publication, .. } => {
             *publication = progress.publication.or(*publication);
-            Ok(progress.goes_on && closed_at.is_none())
+            Ok(())
         }
-        _ => Ok(false),
+        _ => Ok(()),
     }
 }
 

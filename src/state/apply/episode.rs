@@ -6,7 +6,7 @@ use crate::error::ApiError;
 use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::changes::Done;
-use crate::state::command::{EntitySave, EpisodeProgress};
+use crate::state::command::{Continuation, EntitySave, EpisodeProgress};
 use crate::state::entity::{Key, Kind};
 use crate::state::episode::{self, EpisodeStep, OpenPublication, PublicationReport};
 use crate::state::name::StreamName;
@@ -74,7 +74,7 @@ fn open_automatic(
         patch,
         on_create: Object::default(),
         episode: EpisodeProgress {
-            goes_on: false,
+            continuation: Continuation::No,
             publication: Some(Publication { ended_at: None }),
         },
     };
@@ -103,7 +103,7 @@ pub(super) fn save_automatic(
         patch,
         on_create: Object::default(),
         episode: EpisodeProgress {
-            goes_on: true,
+            continuation: Continuation::Yes,
             publication: Some(Publication { ended_at }),
         },
     };

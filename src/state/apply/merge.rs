@@ -32,6 +32,7 @@ pub(super) fn merge_with(
     } else {
         json::parse(&stored_text).expect("a stored configuration is JSON that was written here")
     };
+    let before = stored.clone();
     let mut patch_value = Value::Object(std::mem::take(&mut patch));
     schema.unmask(&mut patch_value, &stored);
     patch::merge(&mut stored, patch_value);
@@ -46,6 +47,7 @@ pub(super) fn merge_with(
     schema
         .check(&stored)
         .map_err(|violations| invalid(violations, pointer))?;
+    schema.drop_defaults(&mut stored, &before);
     match stored {
         Value::Object(object) => Ok(object),
         _ => Err(error::NOT_OBJECT
