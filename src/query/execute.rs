@@ -245,12 +245,14 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         self.has_after = page.len() > query.limit;
         self.phase = ExecutionPhase::Render(0);
         if self.has_after {
-            let by_stamp = Some(query.sort[0].path.as_str()) == query.kind.stamp;
             let stamps = (
                 page[query.limit - 1].values.first(),
                 page[query.limit].values.first(),
             );
-            if by_stamp && stamps.0 == stamps.1 && matches!(stamps.0, Some(SortValue::Number(_))) {
+            if query.continues_by_stamp()
+                && stamps.0 == stamps.1
+                && matches!(stamps.0, Some(SortValue::Number(_)))
+            {
                 self.has_after = false;
                 self.scanned = ScanPosition::default();
                 self.phase = ExecutionPhase::CompleteGroup;

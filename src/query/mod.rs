@@ -17,8 +17,9 @@
 //! * filtering or sorting by a secret is refused, since the answers would reveal it;
 //! * a page starts at a position in the order of `sort`, made unique by the key: a document that
 //!   exists during the whole walk through the pages is seen exactly once ([`cursor`]);
-//! * sorted by the stamp of changes, a page never ends between documents of one stamp, because a
-//!   client that continues from the last stamp would miss the rest.
+//! * a client may continue from the last stamp of changes that it received (ascending, with a lower
+//!   bound of the stamp, without a cursor): such a page never ends between documents of one stamp,
+//!   because the client would miss the rest. Every other page has at most `limit` documents.
 //!
 //! The caller decides which documents are visible ([`Restriction`]), how they look and which
 //! revision is read.
@@ -201,6 +202,23 @@ impl Query {
             }
         }
         out.push(b'}');
+    }
+
+    /// Whether the client may continue from the last stamp of the page instead of its cursor.
+    fn continues_by_stamp(&self) -> bool {
+        let stamp = self.kind.stamp;
+        let is_lower_bound = |filter: &Filter| {
+            Some(filter.path.as_str()) == stamp
+                && matches!(
+                    filter.condition,
+                    Condition::Compare(Operator::Greater | Operator::GreaterEqual, _)
+                )
+        };
+        let first = &self.sort[0];
+        Some(first.path.as_str()) == stamp
+            && !first.descending
+            && self.position.is_none()
+            && self.filters.iter().any(is_lower_bound)
     }
 
     fn has_filters(&self) -> bool {

@@ -407,6 +407,47 @@ fn following_stamps_misses_nothing() {
 }
 
 #[test]
+fn limit_holds_after_a_batch_unless_a_walk_needs_its_stamp() {
+    let server = TestServer::new();
+    let streams: Value = (0..50)
+        .map(|i| json!({"name": format!("a{i:02}")}))
+        .collect();
+    server.put("/streams/batch", streams).expect(204);
+    for (query, count) in [
+        ("sort=-updated_at&limit=1", 1),
+        ("sort=updated_at&limit=1", 1),
+        ("sort=-updated_at&limit=7&updated_at_gt=0", 7),
+        ("sort=updated_at&limit=7&updated_at_lt=9000000000000", 7),
+        ("sort=name,updated_at&limit=7&updated_at_gt=0", 7),
+        ("sort=updated_at&limit=1&updated_at_gt=0", 50),
+        ("sort=updated_at,-name&limit=1&updated_at_gte=1", 50),
+    ] {
+        let page = server.get(&format!("/streams?{query}")).expect(200).json();
+        assert_eq!(
+            page["streams"].as_array().map(Vec::len),
+            Some(count),
+            "{query}"
+        );
+        assert_eq!(page["next"].is_string(), count < 50, "{query}");
+    }
+    // A cursor goes on inside a group.
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/streams?sort=-updated_at&limit=20{cursor}");
+        let page = server.get(&path).expect(200).json();
+        seen.extend(names(&page));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", next.replace('=', "%3D")),
+            None => break,
+        }
+    }
+    seen.sort();
+    assert_eq!(seen.len(), 50);
+    seen.dedup();
+    assert_eq!(seen.len(), 50);
+}
+
+#[test]
 fn streamer_lists_follow_the_same_rules_without_secrets() {
     let server = TestServer::new();
     let nodes = json!([

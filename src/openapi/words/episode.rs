@@ -26,7 +26,8 @@ pub const EPISODES_LIST: OperationDoc = OperationDoc {
          To receive every episode, set `updated_at_gt` to the largest `updated_at` received so \
          far, and `poll_timeout` to wait for the next. No episode is missed: the server assigns \
          stamps in the order in which episodes become readable, independently of the clocks of \
-         clients, and a page never ends between two equal stamps.",
+         clients, and a page of such a request never ends between two equal stamps: it may be \
+         longer than `limit`.",
     responses: &[
         json(
             200,

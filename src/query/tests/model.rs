@@ -383,10 +383,12 @@ impl Model {
         list
     }
 
-    pub(super) fn grouped(&self) -> bool {
-        self.sort
-            .first()
-            .is_some_and(|(path, _)| *path == "updated_at")
+    /// Whether a client may continue the first page from its last stamp.
+    pub(super) fn continues_by_stamp(&self) -> bool {
+        let is_lower_bound = |filter: &ModelFilter| {
+            filter.path == "updated_at" && ["_gt", "_gte"].contains(&filter.suffix)
+        };
+        self.sort.first() == Some(&("updated_at", false)) && self.filters.iter().any(is_lower_bound)
     }
 }
 
