@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::call::{Call, Context, LocalState, Outcome, Pending, Step};
 use super::shared::ApiSettings;
-use super::stats_format::{StatsFormat, stats_format, text_response};
+use super::stats_format::{StatsFormat, json_response, stats_format, text_response};
 use super::{ANSWER_WAIT_MAX, monitoring, server_metrics};
 use crate::agents::registry::Registry;
 use crate::core::message::{CoreMessage, Reply};
@@ -671,7 +671,7 @@ impl Pending for ClusterStats {
         }
         if self.format == StatsFormat::Json {
             let body = scan.to_json(&shared.identity.server_id).into_bytes();
-            return Step::Done(Response::json(200, body));
+            return Step::Done(json_response(body));
         }
         let mut text = Exposition::default();
         scan.write_metrics(&shared.identity.server_id, &mut text);

@@ -4,9 +4,8 @@ use super::call::{Call, Outcome};
 use super::config_document::{changes, render};
 use super::settings_save::SettingsSave;
 use super::shared::Shared;
-use super::stats_format::{StatsFormat, stats_format, text_response};
+use super::stats_format::{StatsFormat, json_response, stats_format, text_response};
 use crate::error::ApiError;
-use crate::http::Response;
 use crate::metrics::{Exposition, MetricKind as Metric};
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -16,7 +15,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Ok(Outcome::Reply(text_response(text)));
     }
     let body = render(shared, call.masks()).to_text();
-    Ok(Outcome::Reply(Response::json(200, body.into_bytes())))
+    Ok(Outcome::Reply(json_response(body.into_bytes())))
 }
 
 /// The settings that are numbers.

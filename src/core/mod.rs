@@ -475,7 +475,8 @@ impl Service for Core {
 
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
         let authorization = head.headers.authorization();
-        match self.find(head.method, head.path, authorization, &self.state()) {
+        let method = head.method.without_head();
+        match self.find(method, head.path, authorization, &self.state()) {
             Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
                 body_bytes_max: OPERATIONS[index].body_bytes_max,
                 admitted: Admitted(Some((&OPERATIONS[index], caller))),
@@ -487,7 +488,8 @@ impl Service for Core {
             }),
             Err(error) => {
                 let delayed = self.too_many_failures(&error, authorization.is_some(), peer);
-                let response = delayed.unwrap_or_else(|| Response::from(error));
+                let mut response = delayed.unwrap_or_else(|| Response::from(error));
+                response.for_any_origin = self.is_for_any_origin(head.path);
                 // One that is delayed is counted when it is sent.
                 if response.delay.is_none() {
                     self.count_answer(response.status);
@@ -521,7 +523,10 @@ impl Service for Core {
             }
         });
         let answer = match answer {
-            Answer::Reply(response) => Answer::Reply(uncached(response)),
+            Answer::Reply(mut response) => {
+                response.for_any_origin = self.is_for_any_origin(request.path);
+                Answer::Reply(uncached(response))
+            }
             other => other,
         };
         match &answer {
@@ -538,6 +543,11 @@ impl Service for Core {
     fn is_probe(&self, head: &Head<'_>) -> bool {
         let path = router::strip_prefix(head.path);
         path.is_some_and(|path| path.starts_with("/monitoring/"))
+    }
+
+    fn is_for_any_origin(&self, path: &str) -> bool {
+        // Players in web pages follow the public redirects.
+        router::strip_prefix(path).is_some_and(|path| path.starts_with("/lb/"))
     }
 
     fn on_delayed(&self, ticket: Ticket, response: Response) {

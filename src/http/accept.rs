@@ -129,7 +129,7 @@ impl<A> Connections<A> {
             // Counted where it was found.
             Full::Address => error::ADDRESS_CONNECTIONS,
         };
-        self.write_last(why.error().into(), &mut out);
+        self.write_last(why.error().into(), false, &mut out);
         // If the socket does not take the answer, the client sees the close alone.
         drop(self.send(socket, &out, None));
         self.return_out(out);

@@ -29,7 +29,7 @@ use super::counters::add;
 use super::deadline::BodyPace;
 use super::forwarded::client_address;
 use super::head::{self, Head, Method};
-use super::input::{Input, NextRequest, Progress, next_request};
+use super::input::{self, Input, NextRequest, Progress, next_request};
 use super::refusal::Refusal;
 use super::response::{self, Body, Prepared, Response, Style};
 use super::unsent::{Flushed, Gone, Unsent, is_not_now};
@@ -79,7 +79,7 @@ impl<A> Connections<A> {
 
     /// Formats an answer once for many `complete_shared`. `accepts`: codings all receivers take.
     pub fn prepare(&self, response: Response, accepts: Accepts) -> Prepared {
-        Prepared::new(response, accepts, &self.common.borrow())
+        Prepared::new(response, accepts, &self.cors, &self.common.borrow())
     }
 
     /// Sends an answer that other requests get as well, at little more than the cost of the system
@@ -114,6 +114,7 @@ impl<A> Connections<A> {
             is_1_0: conn.form.is_1_0,
             accepts: conn.form.accepts,
             origin: self.cors.allowed(conn.form.origin),
+            cors: &self.cors,
         }
     }
 
@@ -403,7 +404,7 @@ impl<S: Service> Served<S> {
                 refused => {
                     let refusal = refused.err().unwrap_or(Refusal::BuffersFull);
                     let mut out = shared.take_out();
-                    shared.refuse(refusal, &mut out);
+                    shared.refuse(refusal, input.is_of_head(), &mut out);
                     let sent = shared.send(conn.socket, &out, None);
                     shared.return_out(out);
                     let end = BatchEnd::Last { linger: true };
@@ -516,7 +517,8 @@ impl<S: Service> Served<S> {
                     return Batch::new(used, end);
                 }
                 Err(refusal) => {
-                    self.shared.refuse(refusal, out);
+                    self.shared
+                        .refuse(refusal, input::is_of_head(&bytes[used..]), out);
                     return Batch::new(used, BatchEnd::Last { linger: true });
                 }
             }
@@ -575,10 +577,7 @@ impl<S: Service> Served<S> {
         body_late: bool,
     ) -> Request<'a> {
         Request {
-            method: match head.method {
-                Method::Head => Method::Get,
-                method => method,
-            },
+            method: head.method.without_head(),
             path: head.path,
             query: head.query,
             headers: head.headers,
@@ -604,17 +603,16 @@ impl<S: Service> Served<S> {
             "*" => response::ALLOW_ALL,
             path => self.service.allowed(path),
         };
-        let response = Response::no_content().header("Allow", allow);
+        let mut response = Response::no_content().header("Allow", allow);
+        response.for_any_origin = self.service.is_for_any_origin(request.path);
         let preflight = request.headers.get("access-control-request-method");
-        if self.shared.cors == Cors::Off || preflight.is_none() {
+        let is_closed = self.shared.cors == Cors::Off && !response.for_any_origin;
+        if is_closed || preflight.is_none() {
             return response;
         }
         response
             .header("Access-Control-Allow-Methods", allow)
-            .header(
-                "Access-Control-Allow-Headers",
-                "Authorization, Content-Type, If-None-Match, If-Match",
-            )
+            .header("Access-Control-Allow-Headers", response::ALLOWED_FIELDS)
             .header("Access-Control-Max-Age", "86400")
     }
 
@@ -779,7 +777,7 @@ impl<A> Connections<A> {
         out: &mut Vec<u8>,
     ) -> BatchEnd<A> {
         if self.lacks_memory_for(&input) {
-            self.refuse(Refusal::BuffersFull, out);
+            self.refuse(Refusal::BuffersFull, input.is_of_head(), out);
             return BatchEnd::Last { linger: true };
         }
         if wants_continue {
@@ -847,6 +845,7 @@ impl<A> Connections<A> {
             is_1_0: head.is_1_0,
             accepts,
             origin: self.cors.allowed(self.cors.of(head)),
+            cors: &self.cors,
         };
         let large = response::write(response, style, &self.common.borrow(), out);
         // A client that wanted the end sends nothing more; another one may be sending right now.
@@ -869,7 +868,8 @@ impl<A> Connections<A> {
         response
     }
 
-    fn refuse(&self, refusal: Refusal, out: &mut Vec<u8>) {
+    /// `to_head`: the request is a `HEAD`, so no content follows.
+    fn refuse(&self, refusal: Refusal, to_head: bool, out: &mut Vec<u8>) {
         // Those without memory are counted by the budget.
         add(
             &self.count.refused,
@@ -879,16 +879,17 @@ impl<A> Connections<A> {
         if refusal == Refusal::MethodRefused {
             response = response.header("Allow", response::ALLOW_ALL);
         }
-        self.write_last(response, out);
+        self.write_last(response, to_head, out);
     }
 
-    pub(super) fn write_last(&self, response: Response, out: &mut Vec<u8>) {
+    pub(super) fn write_last(&self, response: Response, to_head: bool, out: &mut Vec<u8>) {
         let style = Style {
-            head_only: false,
+            head_only: to_head,
             close: true,
             is_1_0: false,
             accepts: Accepts::NONE,
             origin: None,
+            cors: &self.cors,
         };
         let large = response::write(response, style, &self.common.borrow(), out);
         debug_assert!(large.is_none(), "errors are small");
@@ -1074,8 +1075,9 @@ impl<A> Connections<A> {
     /// Answers a request that did not arrive in time with 408.
     fn time_out(&self, table: &mut Table<A>, slot: u32) {
         let mut out = self.take_out();
-        self.write_last(error::REQUEST_TIMEOUT.error().into(), &mut out);
         let conn = table.get(slot);
+        let to_head = conn.input.as_ref().is_some_and(|input| input.is_of_head());
+        self.write_last(error::REQUEST_TIMEOUT.error().into(), to_head, &mut out);
         conn.input = None;
         conn.ending.last = true;
         conn.ending.linger = true;

@@ -39,8 +39,13 @@ impl Accepts {
     /// Reads `Accept-Encoding`. A malformed element counts as absent: a response without a coding
     /// is acceptable to every client.
     pub fn parse(value: &[u8]) -> Self {
+        Self::parse_all(std::iter::once(value))
+    }
+
+    /// Reads the values of several fields, which are one list.
+    pub fn parse_all<'v>(values: impl Iterator<Item = &'v [u8]>) -> Self {
         let (mut gzip, mut zstd, mut identity, mut other) = (None, None, None, None);
-        for element in value.split(|byte| *byte == b',') {
+        for element in values.flat_map(|value| value.split(|byte| *byte == b',')) {
             let mut parts = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
             let name = parts.next().unwrap_or_default();
             let quality = match parts.next() {
@@ -104,7 +109,7 @@ impl Accepts {
 }
 
 /// `q=` with up to three decimals, in thousandths.
-fn quality(parameter: &[u8]) -> Option<u32> {
+pub fn quality(parameter: &[u8]) -> Option<u32> {
     let ([b'q' | b'Q', b'=', whole @ (b'0' | b'1')]
     | [b'q' | b'Q', b'=', whole @ (b'0' | b'1'), b'.', ..]) = parameter
     else {

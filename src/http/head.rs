@@ -26,6 +26,15 @@ pub enum Method {
 }
 
 impl Method {
+    /// The method that it is answered as: `HEAD` is `GET` without content.
+    #[must_use]
+    pub fn without_head(self) -> Self {
+        match self {
+            Method::Head => Method::Get,
+            other => other,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Method::Get => "GET",
@@ -127,8 +136,10 @@ impl<'a> Headers<'a> {
 
     /// The codings of `Accept-Encoding`.
     pub fn accepts(&self) -> super::Accepts {
-        self.accept_encoding()
-            .map_or(super::Accepts::NONE, super::Accepts::parse)
+        if self.accept_encoding().is_none() {
+            return super::Accepts::NONE;
+        }
+        super::Accepts::parse_all(self.values("accept-encoding"))
     }
 
     /// The first field of this name; case does not matter.
@@ -137,6 +148,12 @@ impl<'a> Headers<'a> {
             .iter()
             .find(|field| field.name.eq_ignore_ascii_case(name))
             .map(|field| field.value)
+    }
+
+    /// The values of all fields of this name, which are one list.
+    pub fn values(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        let is_it = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
+        self.all.iter().filter(is_it).map(|field| field.value)
     }
 
     /// `Connection: upgrade` together with `Upgrade: protocol`. Both are lists, which may be

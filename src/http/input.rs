@@ -109,6 +109,13 @@ pub fn next_request<'a, A, R>(
     })
 }
 
+/// Whether the request that begins here is a `HEAD`: then no content follows the head of its
+/// answer, also if the rest of the request is refused.
+pub(super) fn is_of_head(bytes: &[u8]) -> bool {
+    let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    line.starts_with(b"HEAD ")
+}
+
 /// The received part of a request that could not be answered yet.
 #[derive(Debug)]
 pub struct Input<A> {
@@ -126,6 +133,11 @@ pub struct Input<A> {
 }
 
 impl<A> Input<A> {
+    /// Whether the request in progress is a `HEAD`.
+    pub(super) fn is_of_head(&self) -> bool {
+        is_of_head(&self.bytes)
+    }
+
     /// The start of a head (or of a line, on an upgraded connection).
     pub(super) fn incomplete(bytes: &[u8]) -> Self {
         Self {

@@ -41,9 +41,9 @@ pub use accept::serve;
 pub use connections::{ConnectionOptions, Connections};
 pub use cors::Cors;
 pub use counters::Counters;
-pub use encoding::{Accepts, Coding};
+pub use encoding::{Accepts, Coding, quality};
 pub use head::{Head, Headers, Method};
-pub use response::{Body, Prepared, Response};
+pub use response::{Body, Prepared, Response, VARY};
 
 /// One complete request. It lives as long as the call: what is needed later must be copied.
 pub struct Request<'a> {
@@ -155,8 +155,8 @@ pub trait Service {
 
     /// Called when a head is complete, before its body is read or requested (`100-continue`).
     /// Determines the operation, authorises the caller and limits the body. The method is the one
-    /// that was sent, so `HEAD` may appear here. `OPTIONS` is answered without the service: it
-    /// needs no credentials.
+    /// that was sent, so `HEAD` may appear here, which is decided like `GET`. `OPTIONS` is answered
+    /// without the service: it needs no credentials.
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Self::Admitted>, Response>;
 
     /// Whether a request is a probe of an orchestrator, which has connections of its own.
@@ -204,6 +204,12 @@ pub trait Service {
     /// An upgraded connection has ended. Called once for each; the ticket is invalid afterwards.
     fn on_closed(&self, ticket: Ticket, why: Ended) {
         let _ = (ticket, why);
+    }
+
+    /// Whether web pages of every origin may read the answers of a path, whatever is configured.
+    fn is_for_any_origin(&self, path: &str) -> bool {
+        let _ = path;
+        false
     }
 
     /// The value of `Allow` that `OPTIONS` gets for a path.

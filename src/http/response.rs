@@ -22,6 +22,12 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 /// `Allow` of a path that serves every method.
 pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+/// The field that names the request fields that a response depends on.
+pub const VARY: &str = "Vary";
+/// The request fields that web pages may send.
+pub const ALLOWED_FIELDS: &str = "Authorization, Content-Type, If-None-Match, If-Match, Prefer, \
+                                  X-Trace-Id, X-Originator";
+
 /// The end of the year 9999, which is the last that the format of dates can express.
 const DATE_MAX: Duration = Duration::from_secs(253_402_300_799);
 
@@ -58,6 +64,8 @@ pub struct Response {
     pub coding: Option<Coding>,
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
     pub body: Body,
+    /// Web pages of every origin may read it, whatever is configured.
+    pub for_any_origin: bool,
     /// End the connection after it.
     pub close: bool,
     /// How long a refusal by `Service::admit` is delayed.
@@ -72,6 +80,7 @@ impl Response {
             coding: None,
             headers: Vec::new(),
             body: Body::Empty,
+            for_any_origin: false,
             close: false,
             delay: None,
         }
@@ -151,6 +160,7 @@ pub(super) struct Style<'a> {
     pub(super) accepts: Accepts,
     /// The origin that may read this response, if a list of origins is configured.
     pub(super) origin: Option<&'a str>,
+    pub(super) cors: &'a Cors,
 }
 
 impl Style<'_> {
@@ -196,8 +206,18 @@ pub(super) fn write(
     if let Some(coding) = response.coding {
         field(out, "Content-Encoding", coding.as_str());
     }
-    if compressed.varies || response.coding.is_some() {
-        field(out, "Vary", "Accept-Encoding");
+    // A body that others get as well was chosen by the codings, and a 304 has the fields that the
+    // answer with content would have.
+    let is_shared = matches!(response.body, Body::Shared(_));
+    let by_coding = compressed.varies || response.coding.is_some() || is_shared;
+    vary(
+        &response,
+        by_coding || response.status == 304,
+        style.cors,
+        out,
+    );
+    if response.for_any_origin && style.origin.is_none() && *style.cors != Cors::Any {
+        field(out, "Access-Control-Allow-Origin", "*");
     }
     for (name, value) in &response.headers {
         match (response.coding, value.strip_suffix('"')) {
@@ -209,6 +229,7 @@ pub(super) fn write(
                 out.extend_from_slice(coding.as_str().as_bytes());
                 out.extend_from_slice(b"\"\r\n");
             }
+            _ if *name == VARY => {}
             _ => field(out, name, value),
         }
     }
@@ -221,6 +242,25 @@ pub(super) fn write(
         None
     } else {
         Some(response.body)
+    }
+}
+
+/// Appends the names of the request fields that the response depends on, in one line.
+fn vary(response: &Response, by_coding: bool, cors: &Cors, out: &mut Vec<u8>) {
+    let own = response.headers.iter().find(|(name, _)| *name == VARY);
+    let named = [
+        matches!(cors, Cors::Origins(_)).then_some("Origin"),
+        by_coding.then_some("Accept-Encoding"),
+        own.map(|(_, value)| &**value),
+    ];
+    let mut separator: &[u8] = b"Vary: ";
+    for name in named.into_iter().flatten() {
+        out.extend_from_slice(separator);
+        out.extend_from_slice(name.as_bytes());
+        separator = b", ";
+    }
+    if separator == b", " {
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -294,13 +334,14 @@ pub struct Prepared {
 
 impl Prepared {
     /// `accepts`: codings all receivers take.
-    pub(super) fn new(response: Response, accepts: Accepts, common: &[u8]) -> Self {
+    pub(super) fn new(response: Response, accepts: Accepts, cors: &Cors, common: &[u8]) -> Self {
         let style = Style {
             head_only: false,
             close: false,
             is_1_0: false,
             accepts,
             origin: None,
+            cors,
         };
         let mut whole = Vec::new();
         let large = write(response, style, common, &mut whole);
@@ -334,12 +375,12 @@ pub(super) fn common(now: SystemTime, cors: &Cors) -> Vec<u8> {
     write!(out, "Date: {}\r\n", HttpDate::from(now)).expect("a Vec takes everything");
     out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
     match cors {
-        Cors::Off => {}
         Cors::Any => {
             field(&mut out, "Access-Control-Allow-Origin", "*");
             field(&mut out, "Access-Control-Expose-Headers", "*");
         }
-        Cors::Origins(_) => field(&mut out, "Vary", "Origin"),
+        // Depends on the request.
+        Cors::Off | Cors::Origins(_) => {}
     }
     out
 }
@@ -402,6 +443,7 @@ mod tests {
         is_1_0: false,
         accepts: Accepts::NONE,
         origin: None,
+        cors: &Cors::Off,
     };
 
     fn text(response: Response, style: Style<'_>) -> String {
@@ -448,7 +490,8 @@ mod tests {
         );
         assert_eq!(
             text(Response::new(304).header("ETag", "\"7\""), PLAIN),
-            "HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: \"7\"\r\n\r\n"
+            "HTTP/1.1 304 Not Modified\r\nDate: D\r\nVary: Accept-Encoding\r\n\
+             ETag: \"7\"\r\n\r\n"
         );
         let with_body = Response {
             body: Body::Owned(b"x".to_vec()),
@@ -507,13 +550,15 @@ mod tests {
         let common = |cors| String::from_utf8(common(UNIX_EPOCH, cors)).expect("ASCII");
         assert!(!common(&Cors::Off).contains("Origin"));
         assert!(common(&Cors::Any).contains("Access-Control-Allow-Origin: *\r\n"));
-        let several = common(&Cors::Origins(vec!["https://a".into(), "https://b".into()]));
-        assert!(several.contains("Vary: Origin\r\n") && !several.contains("https"));
+        let several = Cors::Origins(vec!["https://a".into(), "https://b".into()]);
+        assert!(!common(&several).contains("https"));
         let style = Style {
             origin: Some("https://b"),
+            cors: &several,
             ..PLAIN
         };
-        let answer = text(Response::no_content(), style);
+        let answer = text(Response::new(304).header(VARY, "Accept"), style);
+        assert!(answer.contains("\r\nVary: Origin, Accept-Encoding, Accept\r\n"));
         assert!(answer.contains("Access-Control-Allow-Origin: https://b\r\n"));
     }
 
@@ -544,7 +589,7 @@ mod tests {
             Response::with_body(200, "image/png", Body::Owned(body.clone())),
         ] {
             let untouched = text(untouched, style);
-            assert!(!untouched.contains("Content-Encoding") && !untouched.contains("Vary"));
+            assert!(!untouched.contains("Content-Encoding"));
         }
         let ready = text(
             Response::shared(200, Some(Coding::Zstd), body.clone().into()).header("ETag", "\"5\""),
@@ -574,11 +619,12 @@ mod tests {
     fn prepared_response_is_the_same_response() {
         let response = || Response::json(200, b"{\"a\":1}".repeat(200)).header("ETag", "\"1\"");
         for accepts in [Accepts::NONE, Accepts::parse(b"gzip")] {
-            let prepared = Prepared::new(response(), accepts, b"Date: D\r\n");
+            let prepared = Prepared::new(response(), accepts, &Cors::Off, b"Date: D\r\n");
             for close in [false, true] {
                 for is_1_0 in [false, true] {
                     for head_only in [false, true] {
                         let style = Style {
+                            cors: &Cors::Off,
                             head_only,
                             close,
                             is_1_0,
@@ -600,6 +646,7 @@ mod tests {
         let large = Prepared::new(
             Response::json(200, vec![b' '; BODY_COPY_BYTES_MAX * 2]),
             Accepts::NONE,
+            &Cors::Off,
             b"",
         );
         assert!(large.whole().len() > BODY_COPY_BYTES_MAX * 2);

@@ -29,6 +29,7 @@ mod episode;
 mod etag;
 mod event;
 mod metrics;
+mod negotiation;
 mod openapi;
 mod person;
 mod query;

@@ -24,7 +24,7 @@ fn cluster() -> TestServer {
 }
 
 /// `Authorization` of a streamer with this key, now.
-fn signed(key: &str) -> String {
+pub fn signed(key: &str) -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("it is after 1970")
