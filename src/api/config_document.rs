@@ -302,7 +302,7 @@ mod tests {
         for (setting, member) in members() {
             assert_eq!(setting.effect, Effect::AtOnce, "{}", setting.key);
             let path = member.pointer[1..].replace('/', ".");
-            assert!(schema::config().filter_type(&path).is_some(), "{path}");
+            assert!(schema::config().field(&path).is_some(), "{path}");
         }
     }
 

@@ -583,7 +583,7 @@ static KIND: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type: |path| crate::query::field_type(schema::stream(), path),
+    field: |path| crate::query::field(schema::stream(), path),
     secret: |path| schema::stream().is_secret(path),
 };
 

@@ -72,7 +72,7 @@ pub static KIND: ListKind = ListKind {
         path: "name",
         url: false,
     }],
-    field_type: |path| crate::query::field_type(schema::dvr(), path),
+    field: |path| crate::query::field(schema::dvr(), path),
     secret: |path| schema::dvr().is_secret(path),
 };
 

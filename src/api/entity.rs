@@ -12,7 +12,7 @@ use super::{Call, Collection, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::json::{FieldType, Number, scan, write_string};
 use crate::query::params::Seconds;
-use crate::query::{Document, Hints, ListKind, Raw, ScanPosition, SearchField, Source};
+use crate::query::{Document, Hints, ListField, ListKind, Raw, ScanPosition, SearchField, Source};
 use crate::state::State;
 use crate::state::command::{Command, EntitySave};
 use crate::state::entity::{Entities, KINDS, Key, Kind, bad_key};
@@ -260,7 +260,7 @@ macro_rules! list_kind {
             stamp: if $kind.row().stamp { Some("updated_at") } else { None },
             required: || $kind.schema().required(),
             search: &[$(text($search)),*],
-            field_type: |path| field_type($kind, path),
+            field: |path| list_field($kind, path),
             secret: |path| $kind.schema().is_secret(path),
         }
     };
@@ -285,14 +285,14 @@ pub fn list_kind(kind: Kind) -> &'static ListKind {
     &LIST_KINDS[kind as usize]
 }
 
-fn field_type(kind: Kind, path: &str) -> Option<FieldType> {
+fn list_field(kind: Kind, path: &str) -> Option<ListField> {
     if path == "updated_at" && kind.shows_stamp() {
-        return Some(FieldType::Integer);
+        return Some(ListField::top_level(path, FieldType::Integer));
     }
     if path == "stream" && kind == Kind::Agent {
-        return Some(FieldType::String);
+        return Some(ListField::top_level(path, FieldType::String));
     }
-    crate::query::field_type(kind.schema(), path)
+    crate::query::field(kind.schema(), path)
 }
 
 impl Call<'_> {

@@ -150,7 +150,7 @@ pub static KIND: ListKind = ListKind {
             url: false,
         },
     ],
-    field_type: |path| crate::query::field_type(schema::event(), path),
+    field: |path| crate::query::field(schema::event(), path),
     secret: |_| false,
 };
 

@@ -18,7 +18,9 @@ use super::{Call, Collection, LocalState, Outcome};
 use crate::error::{self, ApiError};
 use crate::json::{FieldType, Number, write_string};
 use crate::query::params::{EngineParameter, Integer, Parameter, ParameterValues as _, ValueKind};
-use crate::query::{Document, Hints, KeyOrder, ListKind, Query, Raw, ScanPosition, Source, pairs};
+use crate::query::{
+    Document, Hints, KeyOrder, ListField, ListKind, Query, Raw, ScanPosition, Source, pairs,
+};
 use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
@@ -44,10 +46,13 @@ pub static KIND: ListKind = ListKind {
     stamp: None,
     required: || &REQUIRED,
     search: &[],
-    field_type: |path| match path {
-        "episode_id" | "opened_at" | "closed_at" | "updated_at" => Some(FieldType::Integer),
-        "media" => Some(FieldType::String),
-        _ => None,
+    field: |path| {
+        let field_type = match path {
+            "episode_id" | "opened_at" | "closed_at" | "updated_at" => FieldType::Integer,
+            "media" => FieldType::String,
+            _ => return None,
+        };
+        Some(ListField::top_level(path, field_type))
     },
     secret: |_| false,
 };

@@ -16,7 +16,7 @@ use crate::json::{FieldType, scan};
 use crate::query::params::{
     Choice, EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, Text, ValueKind,
 };
-use crate::query::{Document, Execution, KeyOrder, ListKind, Raw, Source};
+use crate::query::{Document, Execution, KeyOrder, ListField, ListKind, Raw, Source};
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
 use crate::state::name::StreamName;
@@ -190,11 +190,14 @@ static LAYOUT_KIND: ListKind = ListKind {
     stamp: None,
     required: || &[],
     search: &[],
-    field_type: |path| match path {
-        "created_at" => Some(FieldType::Integer),
-        "ingest" | "inference" | "dvr_backups" | "failover_from" | "originator"
-        | "change_reason" => Some(FieldType::String),
-        _ => None,
+    field: |path| {
+        let field_type = match path {
+            "created_at" => FieldType::Integer,
+            "ingest" | "inference" | "dvr_backups" | "failover_from" | "originator"
+            | "change_reason" => FieldType::String,
+            _ => return None,
+        };
+        Some(ListField::top_level(path, field_type))
     },
     secret: |_| false,
 };

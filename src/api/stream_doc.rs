@@ -550,7 +550,7 @@ pub static KIND: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type: |path| crate::query::field_type(schema::stream(), path),
+    field: |path| crate::query::field(schema::stream(), path),
     secret: |path| schema::stream().is_secret(path),
 };
 

@@ -182,7 +182,7 @@ pub static KIND: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type: |path| crate::query::field_type(schema::streamer(), path),
+    field: |path| crate::query::field(schema::streamer(), path),
     secret: |path| schema::streamer().is_secret(path),
 };
 

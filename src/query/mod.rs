@@ -10,6 +10,7 @@
 //! Rules where the reference is silent or wrong:
 //! * a path maps over arrays, and a filter matches if any element does; an empty array counts as no
 //!   value;
+//! * below a map of free keys, such as labels, the rest of a path is the key, dots included;
 //! * missing, null, "null" and "undefined" are all absent; `_ne` matches absent values, comparisons
 //!   never do;
 //! * a parameter that names no known field is ignored; of a repeated operator on one field the last
@@ -49,8 +50,8 @@ use crate::json::{Number, write_string};
 
 pub use self::execute::Execution;
 pub use self::model::{
-    Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Raw, ScanPosition, SearchField, Source,
-    field_type,
+    Document, FieldPath, Hints, KeyOrder, Leaf, ListField, ListKind, Raw, ScanPosition,
+    SearchField, Source, field,
 };
 pub use self::order::{Position, SortKey};
 pub use self::page::Page;

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use crate::json::FieldType;
 use crate::json::scan::{self, Projection, Scalar};
 use crate::json::{Number, write_string};
-use crate::schema::Schema;
+use crate::schema::{Schema, SchemaField};
 
 pub use crate::state::kinds::KeyOrder;
 
@@ -26,29 +26,49 @@ pub struct ListKind {
     pub required: fn() -> &'static [Box<str>],
     /// Fields that `q` searches.
     pub search: &'static [SearchField],
-    /// Type of a dotted path, arrays mapped through; `None` for an unknown field.
-    pub field_type: fn(&str) -> Option<FieldType>,
-    /// Whether a path names or contains a secret.
-    pub secret: fn(&str) -> bool,
+    /// The field at a dotted path, arrays mapped through; `None` for an unknown one.
+    pub field: fn(&str) -> Option<ListField>,
+    /// Whether the members of a path name or contain a secret.
+    pub secret: fn(&[Box<str>]) -> bool,
 }
 
-/// How the query engine converts values for a field of a schema.
-pub fn field_type(schema: &Schema, path: &str) -> Option<FieldType> {
-    let kinds = schema.filter_type(path)?;
-    Some(
-        match (
-            kinds.is_integer(),
-            kinds.is_number(),
-            kinds.is_boolean(),
-            kinds.is_string(),
-        ) {
-            (true, false, false, false) => FieldType::Integer,
-            (_, true, false, false) => FieldType::Number,
-            (false, false, true, false) => FieldType::Boolean,
-            (false, false, false, true) => FieldType::String,
-            _ => FieldType::Other,
-        },
-    )
+/// A field that a query names.
+#[derive(Debug, Clone)]
+pub struct ListField {
+    /// The members on the way. A key of a map is one of them, dots included.
+    pub members: Vec<Box<str>>,
+    pub field_type: FieldType,
+}
+
+impl ListField {
+    /// A member of the document itself.
+    pub fn top_level(name: &str, field_type: FieldType) -> Self {
+        Self {
+            members: vec![name.into()],
+            field_type,
+        }
+    }
+}
+
+/// The field of a schema at a dotted path, with the way the query engine converts its values.
+pub fn field(schema: &Schema, path: &str) -> Option<ListField> {
+    let SchemaField { members, kinds } = schema.field(path)?;
+    let field_type = match (
+        kinds.is_integer(),
+        kinds.is_number(),
+        kinds.is_boolean(),
+        kinds.is_string(),
+    ) {
+        (true, false, false, false) => FieldType::Integer,
+        (_, true, false, false) => FieldType::Number,
+        (false, false, true, false) => FieldType::Boolean,
+        (false, false, false, true) => FieldType::String,
+        _ => FieldType::Other,
+    };
+    Some(ListField {
+        members,
+        field_type,
+    })
 }
 
 /// One field that `q` searches.
@@ -174,6 +194,11 @@ pub struct Hints<'q> {
     pub equal: Vec<(&'q str, &'q [Box<str>])>,
 }
 
+/// The parts of a path without keys of maps.
+pub(super) fn split(path: &str) -> Vec<Box<str>> {
+    path.split('.').map(Into::into).collect()
+}
+
 /// A dotted path to a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldPath {
@@ -185,7 +210,15 @@ impl FieldPath {
     pub fn new(text: &str) -> Self {
         Self {
             text: text.into(),
-            parts: text.split('.').map(Into::into).collect(),
+            parts: split(text).into(),
+        }
+    }
+
+    /// The path of this text with these parts.
+    pub(super) fn of_parts(text: &str, parts: Vec<Box<str>>) -> Self {
+        Self {
+            text: text.into(),
+            parts: parts.into(),
         }
     }
 

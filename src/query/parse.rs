@@ -5,7 +5,7 @@ use memchr::memmem::Finder;
 use super::canonical::write_number;
 use super::cursor::Cursor;
 use super::filter::{Comparand, Condition, Filter, Operator, ValueSet};
-use super::model::{FieldPath, ListKind};
+use super::model::{FieldPath, ListField, ListKind, split};
 use super::order::SortKey;
 use super::pairs::{pairs, printable};
 use super::params::Parameter;
@@ -122,13 +122,9 @@ impl Query {
                 !matches!(operator, Operator::Is | Operator::IsNot) || value == Some("null")
             })
             .unwrap_or((name, Operator::Equal));
-        if (self.kind.secret)(path) {
-            return Err(secret_field(name));
-        }
-        let Some(field_type) = (self.kind.field_type)(path) else {
+        let Some((path, field_type)) = known_field(self.kind, path, name)? else {
             return Ok(());
         };
-        let path = parse_path(path, name)?;
         let value = value.unwrap_or("true");
         let condition = match operator {
             Operator::Equal => Condition::In(ValueSet::parse(name, value, field_type)?),
@@ -182,15 +178,41 @@ fn too_many(parameter: &str, title: String, maximum: usize) -> ApiError {
         .with("maximum", maximum)
 }
 
-fn parse_path(path: &str, parameter: &str) -> Result<FieldPath, ApiError> {
-    if path.split('.').nth(PATH_DEPTH_MAX).is_some() {
+/// The field that a filter or an order names, unless it is unknown. Secrets are refused, known or
+/// not.
+fn known_field(
+    kind: &ListKind,
+    text: &str,
+    parameter: &str,
+) -> Result<Option<(FieldPath, FieldType)>, ApiError> {
+    let field = (kind.field)(text);
+    let secret = match &field {
+        Some(field) => (kind.secret)(&field.members),
+        None => (kind.secret)(&split(text)),
+    };
+    if secret {
+        return Err(secret_field(parameter));
+    }
+    let Some(ListField {
+        members,
+        field_type,
+    }) = field
+    else {
+        return Ok(None);
+    };
+    check_depth(&members, parameter)?;
+    Ok(Some((FieldPath::of_parts(text, members), field_type)))
+}
+
+fn check_depth(parts: &[Box<str>], parameter: &str) -> Result<(), ApiError> {
+    if parts.len() > PATH_DEPTH_MAX {
         let title = format!("A path has at most {PATH_DEPTH_MAX} parts");
         return Err(error::TOO_DEEP
             .titled(title)
             .at_parameter(printable(parameter))
             .with("maximum", PATH_DEPTH_MAX));
     }
-    Ok(FieldPath::new(path))
+    Ok(())
 }
 
 fn parse_limit(text: &str) -> Result<usize, ApiError> {
@@ -265,14 +287,10 @@ fn add_sort_key(piece: &str, kind: &ListKind, sort: &mut Vec<SortKey>) -> Result
         Some(path) => (path, true),
         None => (piece, false),
     };
-    if (kind.secret)(path) {
-        return Err(secret_field("sort"));
-    }
     // As with filters, an unknown field is ignored.
-    let Some(field_type) = (kind.field_type)(path) else {
+    let Some((path, field_type)) = known_field(kind, path, "sort")? else {
         return Ok(());
     };
-    let path = parse_path(path, "sort")?;
     if sort.iter().all(|known| known.path != path) {
         sort.push(SortKey {
             path,
@@ -292,7 +310,9 @@ fn parse_select(text: &str, kind: &ListKind) -> Result<Option<Vec<Projection>>, 
             let title = format!("At most {SELECT_PATHS_MAX} fields can be selected");
             return Err(too_many("select", title, SELECT_PATHS_MAX));
         }
-        add_path(&mut tree, parse_path(piece, "select")?.parts());
+        let parts = (kind.field)(piece).map_or_else(|| split(piece), |field| field.members);
+        check_depth(&parts, "select")?;
+        add_path(&mut tree, &parts);
     }
     if paths == 0 {
         return Ok(None);

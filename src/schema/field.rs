@@ -1,5 +1,5 @@
-//! Types of fields named in a query: `stats.bitrate_gt=187` compares numbers because the schema
-//! defines a number.
+//! Fields named in a query: `stats.bitrate_gt=187` compares numbers because the schema defines a
+//! number.
 
 use std::collections::BTreeSet;
 
@@ -32,41 +32,72 @@ impl FieldKinds {
     }
 }
 
+/// The field that a dotted path leads to.
+#[derive(Clone, Debug)]
+pub struct SchemaField {
+    /// The members on the way. A key of a map is one of them, dots included.
+    pub members: Vec<Box<str>>,
+    pub kinds: FieldKinds,
+}
+
 impl Schema {
-    /// Type of the field at a dotted path. Arrays are mapped over (`inputs.url`); a union has the
-    /// types of all its variants. `None` if there is no such field.
-    pub fn filter_type(&self, path: &str) -> Option<FieldKinds> {
+    /// The field at a dotted path. Arrays are mapped over (`inputs.url`); a union has the types of
+    /// all its variants. Below a map the path is a key, which may have dots
+    /// (`labels.required.zone`), or the longest key with which the rest leads to a member of the
+    /// map's values. `None` if there is no such field.
+    pub fn field(&self, path: &str) -> Option<SchemaField> {
         let mut nodes = BTreeSet::new();
         self.tree.spread(self.root, &mut nodes);
-        let mut rest = Some(path);
-        while let Some(path) = rest {
-            let (step, after) = path
-                .split_once('.')
-                .map_or((path, None), |(step, after)| (step, Some(after)));
-            let mut next = BTreeSet::new();
-            // Keys of maps of scalars, such as labels, may contain dots: nothing below them can be
-            // named.
-            let mut whole = false;
-            for id in through_arrays(&self.tree, &nodes) {
-                let Some(rules) = &self.tree[id].object else {
-                    continue;
-                };
-                if let Some(property) = rules.property(step) {
-                    self.tree.spread(property.node, &mut next);
-                } else if let Some(id) = rules.additional {
-                    whole |= self.tree[id].kinds & (tree::ARRAY | tree::OBJECT) == 0;
-                    self.tree.spread(id, &mut next);
-                }
+        let mut members = Vec::new();
+        let kinds = self.field_below(&nodes, path, &mut members)?;
+        Some(SchemaField { members, kinds })
+    }
+
+    fn field_below(
+        &self,
+        nodes: &BTreeSet<NodeId>,
+        path: &str,
+        members: &mut Vec<Box<str>>,
+    ) -> Option<FieldKinds> {
+        let nodes = through_arrays(&self.tree, nodes);
+        let (name, rest) = match path.split_once('.') {
+            Some((name, rest)) => (name, Some(rest)),
+            None => (path, None),
+        };
+        let (mut named, mut values) = (BTreeSet::new(), BTreeSet::new());
+        for rules in nodes.iter().filter_map(|id| self.tree[*id].object.as_ref()) {
+            if let Some(property) = rules.property(name) {
+                self.tree.spread(property.node, &mut named);
+            } else if let Some(id) = rules.additional {
+                self.tree.spread(id, &mut values);
             }
-            if next.is_empty() {
-                return None;
-            }
-            nodes = next;
-            rest = after.filter(|_| !whole);
         }
-        let all = through_arrays(&self.tree, &nodes);
+        if !named.is_empty() {
+            members.push(name.into());
+            return match rest {
+                Some(rest) => self.field_below(&named, rest, members),
+                None => Some(self.kinds(&named)),
+            };
+        }
+        if values.is_empty() {
+            return None;
+        }
+        let known = members.len();
+        for (dot, _) in path.rmatch_indices('.') {
+            members.push(path[..dot].into());
+            if let Some(kinds) = self.field_below(&values, &path[dot + 1..], members) {
+                return Some(kinds);
+            }
+            members.truncate(known);
+        }
+        members.push(path.into());
+        Some(self.kinds(&values))
+    }
+
+    fn kinds(&self, nodes: &BTreeSet<NodeId>) -> FieldKinds {
+        let all = through_arrays(&self.tree, nodes);
         let kinds = all.iter().fold(0, |kinds, id| kinds | self.tree[*id].kinds);
-        Some(FieldKinds { kinds })
+        FieldKinds { kinds }
     }
 }
 

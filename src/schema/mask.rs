@@ -251,10 +251,10 @@ impl Schema {
         self.masks.mask(self.masks.root, value);
     }
 
-    /// Whether a dotted path, arrays mapped over, names a secret or a part of one.
-    pub fn is_secret(&self, path: &str) -> bool {
+    /// Whether the members of a path, arrays mapped over, name a secret or a part of one.
+    pub fn is_secret(&self, path: &[Box<str>]) -> bool {
         let mut state = self.masks.root;
-        for step in path.split('.') {
+        for step in path {
             let direct = self.masks.member(state, step);
             state = if direct == PLAIN {
                 self.masks.member(self.masks.items(state), step)

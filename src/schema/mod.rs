@@ -26,6 +26,7 @@ mod tree;
 
 pub use check::Violation;
 pub use defaults::without_filled;
+pub use field::SchemaField;
 pub use mask::MASK;
 
 use std::sync::LazyLock;

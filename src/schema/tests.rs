@@ -417,7 +417,7 @@ fn defaults_are_filled_in_present_objects() {
 #[test]
 fn fields_of_queries_have_types() {
     let kinds = |path: &str| {
-        stream().filter_type(path).map(|it| {
+        stream().field(path).map(|SchemaField { kinds: it, .. }| {
             let flags = [
                 (it.is_boolean(), 'b'),
                 (it.is_integer(), 'i'),
@@ -441,6 +441,7 @@ fn fields_of_queries_have_types() {
         ("stats.alive", Some("b")),
         ("labels.zone", Some("s")),
         ("labels.required.zone", Some("s")),
+        ("labels..", Some("s")),
         ("clients_timeout", Some("bi")),
         ("dvr.reference", Some("s")),
         ("inputs", Some("")),
@@ -457,10 +458,32 @@ fn fields_of_queries_have_types() {
     for (path, expected) in table {
         assert_eq!(kinds(path).as_deref(), expected, "{path}");
     }
+    for (schema, path, expected) in [
+        (stream(), "labels.required.zone", "labels|required.zone"),
+        (stream(), "meta.a.b.c", "meta|a.b.c"),
+        (
+            streamer(),
+            "config.event_sinks.extra.a.b",
+            "config|event_sinks|extra|a.b",
+        ),
+        (
+            streamer(),
+            "config.rproxy.forward_ports.a.b",
+            "config|rproxy|forward_ports|a.b",
+        ),
+        (
+            streamer(),
+            "config.rproxy.forward_ports.a.b.handler",
+            "config|rproxy|forward_ports|a.b|handler",
+        ),
+    ] {
+        let field = schema.field(path).expect("a field");
+        assert_eq!(field.members.join("|"), expected);
+    }
     assert_eq!(
         streamer()
-            .filter_type("cluster_key")
-            .map(|it| it.is_string()),
+            .field("cluster_key")
+            .map(|it| it.kinds.is_string()),
         Some(true)
     );
 }
@@ -1378,7 +1401,8 @@ fn every_root_masks_its_secrets() {
         let masked = schema.mask(text);
         assert!(!masked.contains("canary"), "{text} -> {masked}");
         assert!(masked.contains(MASK), "{text} -> {masked}");
-        assert!(secret.is_empty() || schema.is_secret(secret), "{secret}");
+        let members: Vec<Box<str>> = secret.split('.').map(Into::into).collect();
+        assert!(secret.is_empty() || schema.is_secret(&members), "{secret}");
     }
 }
 

@@ -46,33 +46,42 @@ fn at<'a>(item: &'a Value, path: &str) -> Vec<&'a Value> {
 
 /// Like `at`, without mapping an array at the end.
 fn ends<'a>(item: &'a Value, path: &str) -> Vec<&'a Value> {
-    let mut found = vec![item];
-    for step in path.split('.') {
-        let spread = |value: &'a Value| match value {
-            Value::Array(items) => items.iter().collect(),
-            value => vec![value],
-        };
-        found = found
-            .into_iter()
-            .flat_map(spread)
-            .filter_map(|value| value.get(step))
-            .collect();
-    }
+    let mut found = Vec::new();
+    follow(item, path, &mut found);
     found.retain(|value| !value.is_null());
     found
 }
 
+fn follow<'a>(value: &'a Value, path: &str, found: &mut Vec<&'a Value>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| follow(item, path, found)),
+        value => match member(value, path) {
+            Some((member, "")) => found.push(member),
+            Some((member, rest)) => follow(member, rest, found),
+            None => {}
+        },
+    }
+}
+
+/// The member with the longest name that the path begins with, and the rest of the path.
+fn member<'a, 'p>(value: &'a Value, path: &'p str) -> Option<(&'a Value, &'p str)> {
+    let dots = path.rmatch_indices('.');
+    let names = dots.map(|(dot, _)| (&path[..dot], &path[dot + 1..]));
+    let mut names = std::iter::once((path, "")).chain(names);
+    names.find_map(|(name, rest)| Some((value.get(name)?, rest)))
+}
+
 /// Whether the path goes through an array.
 fn path_has_array(item: &Value, path: &str) -> bool {
-    let mut value = item;
-    for step in path.split('.') {
+    let (mut value, mut path) = (item, path);
+    while !path.is_empty() {
         if value.is_array() {
             return true;
         }
-        let Some(next) = value.get(step) else {
+        let Some((below, rest)) = member(value, path) else {
             return false;
         };
-        value = next;
+        (value, path) = (below, rest);
     }
     false
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::calls::names;
-use weir_testkit::TestServer;
+use crate::calls::{keys, names};
+use weir_testkit::{TestServer, encode_segment};
 
 /// Six streams that differ in every field of the queries below.
 fn with_streams() -> TestServer {
@@ -346,6 +346,94 @@ fn select_returns_named_and_required_fields() {
         one("config_on_disk")["config_on_disk"],
         full["config_on_disk"]
     );
+}
+
+#[test]
+fn keys_of_maps_may_have_dots() {
+    let server = TestServer::new();
+    let deep = "a.b.c.d.e.f.g.h.i.j";
+    for (name, zone, host) in [("a", "north", "x"), ("b", "south", "y"), ("c", "east", "z")] {
+        let stream = json!({
+            "labels": {"required.zone": zone, "required": "yes", "zone": host},
+            "meta": {deep: host, "a.b": zone},
+        });
+        server.put(&format!("/streams/{name}"), stream).expect(200);
+        let node = json!({
+            "role": "streamer", "cluster_key": "k", "labels": {"required.zone": zone},
+            "config": {
+                "rproxy": {
+                    "forward_ports": {"a.b": {"handler": host}, "a": {"handler": "q"}},
+                    "streampoint_key": "k",
+                },
+                "event_sinks": [{"name": "s", "url": "http://h/", "extra": {"x.y": zone}}],
+            },
+        });
+        server.put(&format!("/streamers/{name}"), node).expect(200);
+    }
+    for (query, expected) in [
+        ("/streams?labels.required.zone=south", "b"),
+        ("/streams?labels.required=yes&labels.zone=x", "a"),
+        ("/streams?labels.required.zone_ne=south,east", "a"),
+        ("/streams?labels.required.zone_like=th", "a b"),
+        ("/streams?labels.required.zone_gt=east", "a b"),
+        ("/streams?labels.required.zone_is=null", ""),
+        ("/streams?labels.required.zone_is_not=null", "a b c"),
+        ("/streams?labels.required.host_is=null", "a b c"),
+        ("/streams?sort=-labels.required.zone", "b a c"),
+        ("/streams?sort=meta.a.b&limit=10", "c a b"),
+        ("/streams?meta.a.b.c.d.e.f.g.h.i.j=y", "b"),
+        ("/streams?meta.a.b=north&labels.required.zone=north", "a"),
+        ("/streamers?labels.required.zone=south", "b"),
+        ("/streamers?sort=-labels.required.zone", "b a c"),
+        ("/streamers?config.event_sinks.extra.x.y=east", "c"),
+        ("/streamers?config.rproxy.forward_ports.a.b.handler=y", "b"),
+        (
+            "/streamers?config.rproxy.forward_ports.a.handler=q",
+            "a b c",
+        ),
+    ] {
+        let (list, key) = if query.starts_with("/streams?") {
+            ("streams", "name")
+        } else {
+            ("streamers", "hostname")
+        };
+        let page = server.get(query).expect(200).json();
+        assert_eq!(keys(&page, list, key).join(" "), expected, "{query}");
+    }
+    let one = |path: &str| server.get(path).expect(200).json();
+    let page = one(&format!(
+        "/streams?name=a&select=labels.required.zone,meta.{deep},meta.a.b"
+    ));
+    assert_eq!(
+        page["streams"][0]["labels"],
+        json!({"required.zone": "north"})
+    );
+    assert_eq!(
+        page["streams"][0]["meta"],
+        json!({deep: "x", "a.b": "north"})
+    );
+    let select = "config.rproxy.forward_ports.a.b.handler,config.event_sinks.extra.x.y";
+    let page = one(&format!("/streamers?hostname=a&select={select}"));
+    let node = &page["streamers"][0];
+    assert_eq!(
+        node["config"]["rproxy"],
+        json!({"forward_ports": {"a.b": {"handler": "x"}}})
+    );
+    assert_eq!(
+        node["config"]["event_sinks"],
+        json!([{"extra": {"x.y": "north"}}])
+    );
+    // A walk in an order by such a key.
+    let mut cursor = String::new();
+    let mut walked = Vec::new();
+    while walked.len() < 3 {
+        let page = one(&format!(
+            "/streams?sort=labels.required.zone&limit=1&cursor={cursor}"
+        ));
+        walked.extend(names(&page));
+        cursor = encode_segment(page["next"].as_str().unwrap_or_default());
+    }
+    assert_eq!(walked, ["c", "a", "b"]);
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Walk<'_> {
         let rest = &flat["additionalProperties"];
         if rest.is_object() {
             let rest = self.document.flat(rest);
-            self.value(&rest, &ValuePlace::Member(place, "key1", base.clone()));
+            self.value(&rest, &ValuePlace::Member(place, "key.1", base.clone()));
             if flat["propertyNames"]["pattern"].is_string() {
                 let value = self.document.minimal(&rest);
                 let place = ValuePlace::Member(place, "a b/c", base.clone());

@@ -187,7 +187,7 @@ impl PreviewPages {
 mod tests {
     use super::*;
     use crate::json::{self, FieldType};
-    use crate::query::KeyOrder;
+    use crate::query::{KeyOrder, ListField};
 
     static KIND: ListKind = ListKind {
         collection: "changes",
@@ -197,7 +197,7 @@ mod tests {
         stamp: None,
         required: || &[],
         search: &[],
-        field_type: |path| (path == "name").then_some(FieldType::String),
+        field: |path| (path == "name").then(|| ListField::top_level(path, FieldType::String)),
         secret: |_| false,
     };
 

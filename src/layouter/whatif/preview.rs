@@ -19,7 +19,7 @@ use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
     Engine, Event, LayoutChange, NodeState, Rows, SlotCounts, SlotKind, StreamLayout, StreamSpec,
 };
-use crate::query::{KeyOrder, ListKind};
+use crate::query::{KeyOrder, ListField, ListKind};
 use crate::schema;
 use crate::state::apply::{Stamp, apply, streamer_not_found};
 use crate::state::command::Command;
@@ -34,7 +34,7 @@ pub static LAYOUTS: ListKind = ListKind {
     stamp: None,
     required: schema_required_of_layouts,
     search: &[],
-    field_type: |path| crate::query::field_type(schema::layout_change(), path),
+    field: |path| crate::query::field(schema::layout_change(), path),
     secret: |_| false,
 };
 
@@ -47,9 +47,9 @@ pub static LOADS: ListKind = ListKind {
     stamp: None,
     required: || schema::load_change().required(),
     search: &[],
-    field_type: |path| match path {
-        "before" | "after" | "delta" => Some(FieldType::Integer),
-        _ => crate::query::field_type(schema::load_change(), path),
+    field: |path| match path {
+        "before" | "after" | "delta" => Some(ListField::top_level(path, FieldType::Integer)),
+        _ => crate::query::field(schema::load_change(), path),
     },
     secret: |_| false,
 };

@@ -29,6 +29,15 @@ fn field_type(path: &str) -> Option<FieldType> {
     })
 }
 
+fn field(path: &str) -> Option<ListField> {
+    let field_type = field_type(path)?;
+    let members = super::model::split(path);
+    Some(ListField {
+        members,
+        field_type,
+    })
+}
+
 fn required() -> &'static [Box<str>] {
     static REQUIRED: std::sync::LazyLock<Vec<Box<str>>> =
         std::sync::LazyLock::new(|| vec!["name".into(), "updated_at".into()]);
@@ -56,8 +65,8 @@ const THINGS: ListKind = ListKind {
             url: true,
         },
     ],
-    field_type,
-    secret: |path| path == "secret",
+    field,
+    secret: |path| *path == [Box::from("secret")],
 };
 static KIND: ListKind = THINGS;
 static KIND_DOWN: ListKind = ListKind {
