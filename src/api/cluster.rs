@@ -341,7 +341,9 @@ impl ClusterScan {
             .nodes
             .iter()
             .filter_map(|it| it.inputs.stats.as_deref());
-        stats.filter_map(of).fold(0, u64::saturating_add)
+        let sum = stats.filter_map(of).fold(0, u64::saturating_add);
+        // Integers of the API have a sign.
+        sum.min(i64::MAX as u64)
     }
 
     /// The statistics in the JSON form of the reference.

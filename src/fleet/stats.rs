@@ -508,7 +508,9 @@ impl<'v> StreamFacts<'v> {
     fn sum(&self, of: impl Fn(&StreamStats) -> OptionalNumber) -> Option<u64> {
         let mut numbers = self.current().filter_map(|report| of(&report.stats).get());
         let first = numbers.next()?;
-        Some(numbers.fold(first, u64::saturating_add))
+        let sum = numbers.fold(first, u64::saturating_add);
+        // Integers of the API have a sign.
+        Some(sum.min(i64::MAX as u64))
     }
 
     /// The nodes on which it runs.

@@ -381,7 +381,16 @@ impl<'a> Reader<'a> {
                 "A number must fit in a 64-bit float",
             ));
         }
-        Ok(Number::Float(value))
+        match exact_form(text) {
+            FloatText::Integer(integer) if value.abs() >= Number::EXACT_MAX => Ok(integer),
+            // Its fraction was rounded away.
+            FloatText::Fraction if value.fract() == 0.0 => Err(Fault::at(
+                "number_out_of_range",
+                start,
+                "A number with a fraction must not become an integer as a 64-bit float",
+            )),
+            _ => Ok(Number::Float(value)),
+        }
     }
 
     fn digits(&mut self) -> Read<()> {
@@ -575,4 +584,49 @@ pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
         .iter()
         .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))
         .map(|found| at + found)
+}
+
+/// What a number with a point or an exponent is exactly.
+enum FloatText {
+    Fraction,
+    Integer(Number),
+    /// An integer that does not fit in 64 bits.
+    LargeInteger,
+}
+
+fn exact_form(text: &str) -> FloatText {
+    let (negative, text) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{whole}{fraction}");
+    let digits = all.trim_end_matches('0');
+    let zeros = (all.len() - digits.len()) as i64 - fraction.len() as i64;
+    let digits = digits.trim_start_matches('0');
+    if digits.is_empty() {
+        return FloatText::Integer(Number::Unsigned(0));
+    }
+    let scale = match exponent.parse::<i64>() {
+        Ok(exponent) => exponent.saturating_add(zeros),
+        // More digits than a number can use: far too large or far too small.
+        Err(_) if exponent.starts_with('-') => return FloatText::Fraction,
+        Err(_) => return FloatText::LargeInteger,
+    };
+    if scale < 0 {
+        return FloatText::Fraction;
+    }
+    let integer = u32::try_from(scale)
+        .ok()
+        .and_then(|scale| 10_u64.checked_pow(scale))
+        .and_then(|scale| digits.parse::<u64>().ok()?.checked_mul(scale));
+    let integer = integer.and_then(|integer| {
+        if negative {
+            0_i64.checked_sub_unsigned(integer).map(Number::Negative)
+        } else {
+            Some(Number::Unsigned(integer))
+        }
+    });
+    integer.map_or(FloatText::LargeInteger, FloatText::Integer)
 }

@@ -1,7 +1,7 @@
 //! Reads JSON through the tape of simd-json, and returns only what the strict reader would return.
 //!
 //! The strict reader defines the language. For everything that it refuses or that the tape cannot
-//! decide (invalid JSON, duplicate keys, U+0000, deep nesting, floats that may have underflowed),
+//! decide (invalid JSON, duplicate keys, U+0000, deep nesting, floats that may have been rounded),
 //! `read` returns `None`, and the strict reader decides and explains. A property test and the fuzz
 //! target `json_body` compare the two.
 
@@ -17,9 +17,12 @@ use super::{Key, Number, Object, Value};
 /// bytes of buffers.
 const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// A shorter number without an exponent that becomes zero as a double is zero: the least double is
-/// 5e-324.
-const UNDERFLOW_CHARS_MIN: usize = 300;
+/// A shorter float has at most 15 digits, besides its point or `e`. It is an integer as a double
+/// only if it is one as text, because doubles keep 15 digits.
+const EXACT_CHARS_MAX: usize = 16;
+
+/// 2^64: a greater float is no integer of 64 bits.
+const BITS64: f64 = 18_446_744_073_709_551_616.0;
 
 /// Buffers of the reader, reused from body to body.
 struct Scratch {
@@ -70,16 +73,16 @@ fn value_of(tape: &Tape<'_>, body: &[u8]) -> Option<Value> {
         nodes: tape.0.iter(),
         names: key::names(),
         escapes: memchr::memchr(b'\\', body).is_some(),
-        floats: false,
+        chars_max: usize::MAX,
         zeros: false,
     };
     let mut value = Value::Null;
     builder.build(&mut value)?;
     // The tape has no text of numbers, and the strict reader refuses those that are too long or
-    // became zero.
-    let too_long = builder.floats && has_number_longer_than(body, NUMBER_CHARS_MAX);
-    let underflow = builder.zeros
-        && (has_negative_exponent(body) || has_number_longer_than(body, UNDERFLOW_CHARS_MIN));
+    // lost something.
+    let too_long =
+        builder.chars_max != usize::MAX && has_number_longer_than(body, builder.chars_max);
+    let underflow = builder.zeros && has_negative_exponent(body);
     (!too_long && !underflow).then_some(value)
 }
 
@@ -89,8 +92,8 @@ struct Builder<'a> {
     names: &'static Names,
     /// The body has a backslash, so a string may have U+0000.
     escapes: bool,
-    /// A float was read.
-    floats: bool,
+    /// The longest number of which nothing was lost.
+    chars_max: usize,
     /// A float was read that is zero.
     zeros: bool,
 }
@@ -110,8 +113,15 @@ impl<'a> Builder<'a> {
                 *slot = Value::Number(Number::from_signed(value));
             }
             Node::Static(StaticNode::F64(value)) => {
-                self.floats = true;
+                self.chars_max = self.chars_max.min(NUMBER_CHARS_MAX);
                 self.zeros |= value == 0.0;
+                if value.fract() == 0.0 {
+                    // It may be an integer that only the text has.
+                    if (Number::EXACT_MAX..BITS64).contains(&value.abs()) {
+                        return None;
+                    }
+                    self.chars_max = EXACT_CHARS_MAX;
+                }
                 *slot = Value::Number(Number::from_float(value)?);
             }
             Node::Static(StaticNode::Bool(value)) => *slot = Value::Bool(value),

@@ -329,15 +329,25 @@ impl Number {
         }
     }
 
+    /// Above 2^53 doubles skip integers. The reader returns integers from there on as integers.
+    pub(super) const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
     /// The same number as an integer, if it is exactly one.
     pub fn to_integer(self) -> Option<Number> {
-        /// Above 2^53 doubles skip integers, so an integral double may stand for several.
-        const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
         match self {
-            Number::Float(value) if value.fract() != 0.0 || value.abs() > EXACT_MAX => None,
+            Number::Float(value) if value.fract() != 0.0 || value.abs() > Self::EXACT_MAX => None,
             Number::Float(value) if value < 0.0 => Some(Number::Negative(value as i64)),
             Number::Float(value) => Some(Number::Unsigned(value as u64)),
             integer => Some(integer),
+        }
+    }
+
+    /// Whether an integer fits in 64 bits with a sign, as most clients read it.
+    pub fn fits_signed(self) -> bool {
+        match self {
+            Number::Unsigned(value) => i64::try_from(value).is_ok(),
+            Number::Negative(_) => true,
+            Number::Float(_) => false,
         }
     }
 

@@ -111,6 +111,9 @@ sentence in `title`, and in `source` the query parameter or the JSON pointer of 
 Elsewhere they are masked as `***`, also inside URLs: the password, a user without a password, \
 and parameters such as `token`, `key` or `api_key`. A mask that is sent back keeps the stored value.
 
+**Numbers.** Integers are signed and have 64 bits. They are kept exactly, however they are written \
+(`1e3`, `5.0`); one that does not fit, or that has a fraction, is refused, in bodies as in queries.
+
 **Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. \
 `updated_at` grows in the order of commits and never repeats.";
 

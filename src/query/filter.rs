@@ -8,7 +8,7 @@ use super::FILTER_VALUES_MAX;
 use super::model::{Document, FieldPath, any_leaf};
 use crate::error::{self, ApiError, ErrorCode};
 use crate::json::scan::{self, Scalar};
-use crate::json::{FieldType, Number};
+use crate::json::{self, FieldType, Number};
 
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -147,12 +147,10 @@ impl Comparand {
         let mut result = Self::default();
         match field_type {
             FieldType::Integer => match scan::number(text) {
-                Some(number @ (Number::Unsigned(_) | Number::Negative(_))) => {
-                    result.number = Some(number);
-                }
+                Some(number) if number.fits_signed() => result.number = Some(number),
                 _ => return refuse(error::NOT_INTEGER, "The field takes integers of 64 bits"),
             },
-            FieldType::Number => match scan::number(text) {
+            FieldType::Number => match exact_number(text) {
                 Some(number) => result.number = Some(number),
                 None => return refuse(error::NOT_NUMBER, "The field takes numbers"),
             },
@@ -162,7 +160,7 @@ impl Comparand {
             },
             FieldType::String => result.text = Some(text.into()),
             FieldType::Other => {
-                result.number = scan::number(text);
+                result.number = exact_number(text);
                 result.boolean = boolean(text);
                 result.text = Some(text.into());
             }
@@ -179,6 +177,17 @@ impl Comparand {
             Scalar::Bool(value) => Some(value.cmp(self.boolean.as_ref()?)),
             Scalar::Absent | Scalar::Array | Scalar::Object => None,
         }
+    }
+}
+
+/// A number, unless digits of it would be lost so that it became an integer.
+fn exact_number(text: &str) -> Option<Number> {
+    match scan::number(text)? {
+        Number::Float(_) => match json::parse(text.as_bytes()) {
+            Ok(json::Value::Number(number)) => Some(number),
+            _ => None,
+        },
+        integer => Some(integer),
     }
 }
 

@@ -258,7 +258,7 @@ impl Seconds {
         let Some(value) = present(&self.spec, value)? else {
             return Ok(None);
         };
-        let seconds: u64 = value.parse().map_err(|_| {
+        let seconds = whole_number(value).ok_or_else(|| {
             refuse(
                 &self.spec,
                 error::NOT_INTEGER,
@@ -279,7 +279,7 @@ impl Integer {
         Self {
             spec: ParameterSpec::new(name, kind, description),
             minimum: 0,
-            maximum: u64::MAX,
+            maximum: i64::MAX as u64,
         }
     }
 
@@ -301,10 +301,7 @@ impl Integer {
         let Some(value) = present(&self.spec, value)? else {
             return Ok(None);
         };
-        // The standard library also reads `+1`.
-        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
-        let number = value.parse().ok().filter(|_| digits);
-        let number: u64 = number
+        let number = whole_number(value)
             .ok_or_else(|| refuse(&self.spec, error::NOT_INTEGER, "must be a whole number"))?;
         if (self.minimum..=self.maximum).contains(&number) {
             return Ok(Some(number));
@@ -427,6 +424,12 @@ fn present<'v>(spec: &ParameterSpec, value: Option<&'v str>) -> Result<Option<&'
         _ => "is required".to_owned(),
     };
     Err(refuse(spec, error::MISSING_REQUIRED, &allowed))
+}
+
+/// Digits alone: the standard library also reads `+1`.
+fn whole_number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 /// An error whose sentence names the parameter and what is allowed.

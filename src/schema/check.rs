@@ -122,11 +122,16 @@ impl<'a> Check<'a> {
     }
 
     fn number(&mut self, node: &SchemaNode, number: Number, path: &DocumentPath<'_>) {
-        if node.minimum.is_some_and(|minimum| is_less(number, minimum))
-            || node.maximum.is_some_and(|maximum| is_less(maximum, number))
+        let (mut minimum, mut maximum) = (node.minimum, node.maximum);
+        if node.kinds & tree::FLOAT == 0 && !number.fits_signed() {
+            minimum = minimum.or(Some(Number::from_signed(i64::MIN)));
+            maximum = maximum.or(Some(Number::from_signed(i64::MAX)));
+        }
+        if minimum.is_some_and(|minimum| number < minimum)
+            || maximum.is_some_and(|maximum| maximum < number)
         {
             let text = |bound: Option<Number>| bound.map(|bound| Value::Number(bound).to_text());
-            let (minimum, maximum) = (text(node.minimum), text(node.maximum));
+            let (minimum, maximum) = (text(minimum), text(maximum));
             let title = bounds_title("Must be", minimum.as_deref(), maximum.as_deref(), "");
             self.report(
                 "input_out_of_range",
@@ -467,16 +472,5 @@ fn bounds_title(verb: &str, least: Option<&str>, most: Option<&str>, unit: &str)
         (Some(least), None) => format!("{verb} at least {least}{unit}."),
         (None, Some(most)) => format!("{verb} at most {most}{unit}."),
         (None, None) => unreachable!("a violated rule has a bound"),
-    }
-}
-
-/// Exact for two integers; compared as doubles if one of them is a double.
-fn is_less(a: Number, b: Number) -> bool {
-    match (a, b) {
-        (Number::Unsigned(a), Number::Unsigned(b)) => a < b,
-        (Number::Negative(a), Number::Negative(b)) => a < b,
-        (Number::Negative(_), Number::Unsigned(_)) => true,
-        (Number::Unsigned(_), Number::Negative(_)) => false,
-        (a, b) => a.as_f64() < b.as_f64(),
     }
 }

@@ -610,7 +610,7 @@ fn delta_with_gaps_is_refused() {
         .as_u64()
         .expect("a revision");
     let ask = |since: &str| server.get(&format!("/streamers/s1/streams?changes_since={since}"));
-    for since in ["0", "1000000", "18446744073709551615"] {
+    for since in ["0", "1000000", "9223372036854775807"] {
         assert_eq!(
             ask(since).expect(410).errors(),
             ["revision_gone changes_since"],

@@ -329,9 +329,16 @@ fn a_body_that_is_not_json_changes_nothing() {
 fn integers_are_kept_exactly() {
     let server = TestServer::new();
     for (sent, kept) in [
-        ("18446744073709551615", "18446744073709551615"),
+        ("9223372036854775807", "9223372036854775807"),
         ("-9223372036854775808", "-9223372036854775808"),
         ("9007199254740993", "9007199254740993"),
+        ("9007199254740992.0", "9007199254740992"),
+        ("9007199254740993.0", "9007199254740993"),
+        ("-9007199254740993.000", "-9007199254740993"),
+        ("9223372036854775807.0", "9223372036854775807"),
+        ("9.223372036854775807e18", "9223372036854775807"),
+        ("-9223372036854775808.0e0", "-9223372036854775808"),
+        ("100000e-2", "1000"),
         ("-0", "0"),
         ("1e3", "1000"),
         ("5.0", "5"),
@@ -346,6 +353,38 @@ fn integers_are_kept_exactly() {
             saved.text()
         );
     }
+}
+
+#[test]
+fn integers_that_cannot_be_kept_are_refused() {
+    let server = TestServer::new();
+    server.put("/streams/a", json!({"position": 1})).expect(200);
+    for (sent, error) in [
+        ("9223372036854775808", "input_out_of_range /position"),
+        ("18446744073709551615", "input_out_of_range /position"),
+        ("9223372036854775808.0", "input_out_of_range /position"),
+        ("-9223372036854775809.0", "not_integer /position"),
+        ("1e30", "not_integer /position"),
+        ("18446744073709551616", "number_out_of_range /position"),
+        ("-9223372036854775809", "number_out_of_range /position"),
+        ("1.5", "not_integer /position"),
+        ("0.99999999999999999", "number_out_of_range /position"),
+        ("4503599627370496.3", "number_out_of_range /position"),
+        ("9007199254740993.5", "number_out_of_range /position"),
+    ] {
+        // Short and long bodies have different readers.
+        for rest in ["", &" ".repeat(600)] {
+            let body = format!("{{\"position\":{sent}{rest}}}");
+            let answer = server.call("PUT", "/streams/a", body.as_bytes());
+            assert_eq!(answer.expect(400).errors(), [error], "{sent}");
+        }
+        let batch = format!("[{{\"name\":\"a\",\"position\":{sent}}}]");
+        let answer = server.call("PUT", "/streams/batch", batch.as_bytes());
+        let at_item = error.replace(" /", " /0/");
+        assert_eq!(answer.expect(400).errors(), [at_item], "{sent}");
+    }
+    let stored = server.get("/streams/a").expect(200).json();
+    assert_eq!(stored["position"], 1);
 }
 
 #[test]

@@ -364,8 +364,11 @@ fn wrong(flat: &Value) -> Vec<(Value, &'static str)> {
         }
         if let Some(most) = flat["maximum"].as_u64() {
             wrong.push((json!(most.saturating_add(1)), "input_out_of_range"));
-            wrong.push((json!(u64::MAX), "input_out_of_range"));
         }
+        wrong.push((json!(1_u64 << 63), "input_out_of_range"));
+        wrong.push((json!(u64::MAX), "input_out_of_range"));
+        wrong.push((json!(1e30), "not_integer"));
+        wrong.push((json!(-1e30), "not_integer"));
     } else {
         if let Some(least) = flat["minimum"].as_f64() {
             wrong.push((json!(least - 0.5), "input_out_of_range"));
@@ -453,7 +456,11 @@ impl Document {
                 (Some(least), Some(most)) => {
                     vec![json!(least), json!(most), json!(least.midpoint(most))]
                 }
-                (Some(least), None) => vec![json!(least), json!(9_007_199_254_740_993_u64)],
+                (Some(least), None) => vec![
+                    json!(least),
+                    json!(9_007_199_254_740_993_u64),
+                    json!(i64::MAX),
+                ],
                 (None, Some(most)) => vec![json!(most), json!(most - 1)],
                 (None, None) => vec![json!(0), json!(9_007_199_254_740_993_u64), json!(-7)],
             },

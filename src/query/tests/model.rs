@@ -201,7 +201,7 @@ const SORT_PATHS: &[&str] = &[
 const SUFFIXES: &[&str] =
     &["", "", "_ne", "_gt", "_gte", "_lt", "_lte", "_like", "_is", "_is_not"];
 #[rustfmt::skip]
-const INTEGERS: &[&str] = &["0", "1", "2", "1000", "105", "109", "18446744073709551615"];
+const INTEGERS: &[&str] = &["0", "1", "2", "1000", "105", "109", "9223372036854775807"];
 #[rustfmt::skip]
 const SEARCHES: &[&str] =
     &["MAIN", "stage", "größe", "rtsp://host", "USER", "user:pass", "1", "k00"];
