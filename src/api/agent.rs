@@ -28,7 +28,7 @@ use crate::query::params::{EngineParameter, Parameter, ValueKind};
 use crate::query::{Document, Raw, Source};
 use crate::schema;
 use crate::state::State;
-use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items};
+use crate::state::command::{Command, EntitySave, LayoutPatch, agent_layout_items, resets};
 use crate::state::entity::{Entities, Key, Kind};
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::record::EntityRecord;
@@ -272,7 +272,12 @@ pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
         Value::Object(object) => object.remove("layout"),
         _ => None,
     };
-    let layout = layout.map(|layout| LayoutPatch::from_body(&layout, "/layout"));
+    let mut layout = layout.map(|layout| LayoutPatch::from_body(&layout, "/layout"));
+    if let Some(Ok(layout)) = &mut layout
+        && resets(&body)
+    {
+        layout.replace_all();
+    }
     let save = EntitySave::from_body(Kind::Agent, key, body, "")?;
     Ok(Outcome::Command(Command::SaveAgent {
         save,

@@ -364,7 +364,7 @@ mod tests {
             (
                 r#"{"api_key":"key","layouter_sleeping_interval":-5}"#,
                 "/layouter_sleeping_interval",
-                "not_integer",
+                "input_out_of_range",
             ),
             (
                 r#"{"api_key":"key","layouter_sleeping_interval":1}"#,

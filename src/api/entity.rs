@@ -287,7 +287,7 @@ pub fn list_kind(kind: Kind) -> &'static ListKind {
 
 fn list_field(kind: Kind, path: &str) -> Option<ListField> {
     if path == "updated_at" && kind.shows_stamp() {
-        return Some(ListField::top_level(path, FieldType::Integer));
+        return Some(ListField::top_level(path, FieldType::Moment));
     }
     if path == "stream" && kind == Kind::Agent {
         return Some(ListField::top_level(path, FieldType::String));

@@ -28,10 +28,6 @@ use crate::state::record::{ArchivedFacts, EntityRecord};
 
 /// Most episodes in an answer without `limit`; an episode is about 100 bytes.
 const AT_ONCE_MAX: usize = 250_000;
-/// Range of valid times.
-const MS_MIN: u64 = 1_000_000_000_000;
-const MS_MAX: u64 = 10_000_000_000_000;
-
 static REQUIRED: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
     ["episode_id", "media", "opened_at", "updated_at"]
         .map(Box::from)
@@ -48,7 +44,8 @@ pub static KIND: ListKind = ListKind {
     search: &[],
     field: |path| {
         let field_type = match path {
-            "episode_id" | "opened_at" | "closed_at" | "updated_at" => FieldType::Integer,
+            "episode_id" => FieldType::Integer,
+            "opened_at" | "closed_at" | "updated_at" => FieldType::Moment,
             "media" => FieldType::String,
             _ => return None,
         };
@@ -67,15 +64,11 @@ const MEDIA: EngineParameter = EngineParameter::new(
 .required();
 const OPENED_BEFORE: Integer = Integer::moment(
     "opened_at_lt",
-    MS_MIN,
-    MS_MAX,
     "Only episodes that were opened before this time, in milliseconds.",
 )
 .example("1637094994000");
 const CLOSED_AFTER: Integer = Integer::moment(
     "closed_at_gt",
-    MS_MIN,
-    MS_MAX,
     "Only episodes that are open or were closed after this time, in milliseconds.",
 )
 .example("1637094994000");

@@ -192,7 +192,7 @@ static LAYOUT_KIND: ListKind = ListKind {
     search: &[],
     field: |path| {
         let field_type = match path {
-            "created_at" => FieldType::Integer,
+            "created_at" => FieldType::Moment,
             "ingest" | "inference" | "dvr_backups" | "failover_from" | "originator"
             | "change_reason" => FieldType::String,
             _ => return None,

@@ -610,7 +610,7 @@ mod tests {
         let poll = Poll {
             of: Collection::Streams,
             query: Rc::new(
-                Query::parse("updated_at_gt=1", &crate::api::stream_doc::KIND, &[])
+                Query::parse("updated_at_gt=0", &crate::api::stream_doc::KIND, &[])
                     .expect("a query"),
             ),
             complete: None,

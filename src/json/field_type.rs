@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldType {
     Integer,
+    /// An integer that is a time in milliseconds.
+    Moment,
     Number,
     Boolean,
     String,

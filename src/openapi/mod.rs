@@ -19,7 +19,7 @@ use crate::api::endpoint::{Endpoint, OPERATIONS};
 use crate::api::operation::{Conditions, Operation};
 use crate::api::router::PREFIXES;
 use crate::query::params::{self, ParameterSpec, ValueKind};
-use crate::schema::data::FILES;
+use crate::schema::data::{self, FILES};
 use crate::state::command::BATCH_ITEMS_MAX;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -84,9 +84,11 @@ read its own configuration with its cluster key.
 
 **Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): absent fields keep their values, objects are \
 merged, arrays are replaced as a whole, `null` removes a field. An object with `\"$reset\": true` \
-replaces the stored object. Unknown and read-only fields are ignored; an invalid value of a known \
-field fails the whole request. The response to a save is the effective configuration, with \
-defaults filled in. It is sent when the change is on disk.
+replaces the stored object; a `layout` that is sent with it is replaced as well, and stays if none \
+is sent. Unknown and read-only fields are ignored, whatever they hold; an invalid value of a known \
+field fails the whole request. What a body names and does not exist is 400 with its pointer, what \
+a path names 404. Sizes, rates, durations, limits and counts are not negative. The response to a \
+save is the effective configuration, with defaults filled in. It is sent when the change is on disk.
 
 **Conditions.** `ETag` names the stored version of one entity. `If-Match` with it on `PUT` and \
 `DELETE` (in a batch: the member `if_match` of an item) changes that version or none: 412 if \
@@ -114,7 +116,8 @@ and parameters such as `token`, `key` or `api_key`. A mask that is sent back kee
 **Numbers.** Integers are signed and have 64 bits. They are kept exactly, however they are written \
 (`1e3`, `5.0`); one that does not fit, or that has a fraction, is refused, in bodies as in queries.
 
-**Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise. \
+**Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise; in \
+queries they are 0 or 1000000000000 to 10000000000000, so that seconds are refused. \
 `updated_at` grows in the order of commits and never repeats.";
 
 /// The document of all operations, built once.
@@ -471,6 +474,7 @@ fn components() -> Map<String, Value> {
             panic!("{file} has no schemas");
         };
         for (name, mut schema) in schemas {
+            data::add_minimums(&mut schema);
             publish(&mut schema);
             all.insert(name, schema);
         }

@@ -150,6 +150,19 @@ impl Comparand {
                 Some(number) if number.fits_signed() => result.number = Some(number),
                 _ => return refuse(error::NOT_INTEGER, "The field takes integers of 64 bits"),
             },
+            FieldType::Moment => match scan::number(text) {
+                Some(number @ Number::Unsigned(moment)) if is_moment(moment) => {
+                    result.number = Some(number);
+                }
+                Some(number) if number.fits_signed() => {
+                    return Err(error::INPUT_OUT_OF_RANGE
+                        .titled(format!("The field takes {MOMENTS}"))
+                        .at_parameter(name)
+                        .with("minimum", MOMENT_MS_MIN)
+                        .with("maximum", MOMENT_MS_MAX));
+                }
+                _ => return refuse(error::NOT_INTEGER, "The field takes integers of 64 bits"),
+            },
             FieldType::Number => match exact_number(text) {
                 Some(number) => result.number = Some(number),
                 None => return refuse(error::NOT_NUMBER, "The field takes numbers"),
@@ -178,6 +191,17 @@ impl Comparand {
             Scalar::Absent | Scalar::Array | Scalar::Object => None,
         }
     }
+}
+
+/// Bounds that exclude moments in seconds and in microseconds.
+pub const MOMENT_MS_MIN: u64 = 1_000_000_000_000;
+pub const MOMENT_MS_MAX: u64 = 10_000_000_000_000;
+/// What [`is_moment`] accepts, for errors.
+pub const MOMENTS: &str = "milliseconds since 1970: 0, or 1000000000000 to 10000000000000";
+
+/// Whether a number is a moment in a query. 0 means the beginning.
+pub fn is_moment(number: u64) -> bool {
+    number == 0 || (MOMENT_MS_MIN..=MOMENT_MS_MAX).contains(&number)
 }
 
 /// A number, unless digits of it would be lost so that it became an integer.

@@ -59,6 +59,7 @@ pub fn field(schema: &Schema, path: &str) -> Option<ListField> {
         kinds.is_boolean(),
         kinds.is_string(),
     ) {
+        (true, false, false, false) if kinds.is_moment() => FieldType::Moment,
         (true, false, false, false) => FieldType::Integer,
         (_, true, false, false) => FieldType::Number,
         (false, false, true, false) => FieldType::Boolean,

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::filter::{MOMENT_MS_MAX, MOMENT_MS_MIN, MOMENTS};
 use super::pairs::pairs;
 use super::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::error::{self, ApiError, ErrorCode};
@@ -284,16 +285,11 @@ impl Integer {
     }
 
     /// A time in milliseconds since 1970, within bounds that exclude one in seconds.
-    pub const fn moment(
-        name: &'static str,
-        minimum: u64,
-        maximum: u64,
-        description: &'static str,
-    ) -> Self {
+    pub const fn moment(name: &'static str, description: &'static str) -> Self {
         Self {
             spec: ParameterSpec::new(name, ValueKind::Moment, description),
-            minimum,
-            maximum,
+            minimum: MOMENT_MS_MIN,
+            maximum: MOMENT_MS_MAX,
         }
     }
 
@@ -303,10 +299,15 @@ impl Integer {
         };
         let number = whole_number(value)
             .ok_or_else(|| refuse(&self.spec, error::NOT_INTEGER, "must be a whole number"))?;
-        if (self.minimum..=self.maximum).contains(&number) {
+        let is_moment_kind = matches!(self.spec.kind, ValueKind::Moment);
+        if (self.minimum..=self.maximum).contains(&number) || is_moment_kind && number == 0 {
             return Ok(Some(number));
         }
-        let allowed = format!("must be between {} and {}", self.minimum, self.maximum);
+        let allowed = if is_moment_kind {
+            format!("must be {MOMENTS}")
+        } else {
+            format!("must be between {} and {}", self.minimum, self.maximum)
+        };
         Err(refuse(&self.spec, error::INPUT_OUT_OF_RANGE, &allowed)
             .with("minimum", self.minimum)
             .with("maximum", self.maximum))
@@ -529,7 +530,7 @@ mod tests {
     const MODE: Choice = Choice::new("mode", &["play", "publish"], "What the port is for.");
     const WAIT: Seconds = Seconds::new("wait", "Seconds to wait.");
     const SINCE: Integer = Integer::new("since", "Revision to start from.");
-    const BEFORE: Integer = Integer::moment("before", 1000, 2000, "Upper bound of the time.");
+    const BEFORE: Integer = Integer::moment("before", "Upper bound of the time.");
     const NAME: Text = Text::new("name", "Name of the stream.").required();
     const UPPER: Text = Text::new("upper", "Upper case.").format(is_upper, "must be in upper case");
     const LENIENT: Flag = Flag::new("lenient", false, "Whether it is so.").lenient();
@@ -568,8 +569,10 @@ mod tests {
         assert_eq!(QueryString("wait=0").seconds(&WAIT).expect("ok"), None);
         assert_eq!(QueryString("since=7").integer(&SINCE).expect("ok"), Some(7));
         assert_eq!(
-            QueryString("before=2000").integer(&BEFORE).expect("ok"),
-            Some(2000)
+            QueryString("before=1637094994000")
+                .integer(&BEFORE)
+                .expect("ok"),
+            Some(1_637_094_994_000)
         );
         for (raw, expected) in [
             ("lenient=", true),
@@ -633,7 +636,8 @@ mod tests {
                 refused(QueryString("before=999").integer(&BEFORE)),
                 "before",
                 "input_out_of_range",
-                "Parameter `before` must be between 1000 and 2000",
+                "Parameter `before` must be milliseconds since 1970: 0, or 1000000000000 to \
+                 10000000000000",
             ),
             (
                 refused(QueryString("other=1").text(&NAME)),

@@ -295,7 +295,10 @@ fn add_sort_key(piece: &str, kind: &ListKind, sort: &mut Vec<SortKey>) -> Result
         sort.push(SortKey {
             path,
             descending,
-            numeric: matches!(field_type, FieldType::Integer | FieldType::Number),
+            numeric: matches!(
+                field_type,
+                FieldType::Integer | FieldType::Moment | FieldType::Number
+            ),
         });
     }
     Ok(())

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::Schema;
 use super::tree::{self, Kinds, NodeId, Tree};
+use super::{Schema, format};
 
 /// Types that the values of a field can have.
 #[derive(Clone, Debug)]
 pub struct FieldKinds {
     kinds: Kinds,
+    is_moment: bool,
 }
 
 impl FieldKinds {
@@ -20,6 +21,11 @@ impl FieldKinds {
     /// Integers are allowed, possibly among other numbers.
     pub fn is_integer(&self) -> bool {
         self.kinds & tree::INTEGER != 0
+    }
+
+    /// It is a time in milliseconds.
+    pub fn is_moment(&self) -> bool {
+        self.is_moment
     }
 
     /// Numbers with a fraction are allowed.
@@ -97,7 +103,16 @@ impl Schema {
     fn kinds(&self, nodes: &BTreeSet<NodeId>) -> FieldKinds {
         let all = through_arrays(&self.tree, nodes);
         let kinds = all.iter().fold(0, |kinds, id| kinds | self.tree[*id].kinds);
-        FieldKinds { kinds }
+        let bounds = format::range("utc_ms");
+        let mut numbers = all
+            .iter()
+            .map(|id| &self.tree[*id])
+            .filter(|node| node.kinds & tree::NUMBER != 0);
+        let is_moment = numbers.all(|node| node.minimum.zip(node.maximum) == bounds);
+        FieldKinds {
+            kinds,
+            is_moment: is_moment && kinds & tree::INTEGER != 0,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value as Json};
 
+use super::data;
 use super::format::{self, Format};
 use super::pattern::{self, Pattern};
 use crate::json::{self, Key, Number, Value};
@@ -335,7 +336,8 @@ pub(super) fn read(files: &[(&str, &str)]) -> Schemas {
         let Some(Json::Object(found)) = json.get("schemas").cloned() else {
             panic!("{file}: no object \"schemas\"")
         };
-        for (name, schema) in found {
+        for (name, mut schema) in found {
+            data::add_minimums(&mut schema);
             assert!(
                 schemas.insert(name.clone(), schema).is_none(),
                 "{file}: {name} is defined twice"

@@ -250,10 +250,13 @@ impl StreamPatch {
             _ => None,
         };
         let layout = match layout {
-            Some(layout) => Some(LayoutPatch::from_body(
-                &layout,
-                &format!("{pointer}/layout"),
-            )?),
+            Some(layout) => {
+                let mut patch = LayoutPatch::from_body(&layout, &format!("{pointer}/layout"))?;
+                if resets(&body) {
+                    patch.replace_all();
+                }
+                Some(patch)
+            }
             None => None,
         };
         schema::stream().prune(&mut body);
@@ -282,6 +285,7 @@ impl LayoutPatch {
         if body.is_null() {
             return Ok(Self::cleared());
         }
+        check_resets(body, pointer)?;
         let mut given = body.clone();
         schema::stream_layout().prune(&mut given);
         // `null` clears a member and is not checked as its value.
@@ -307,14 +311,26 @@ impl LayoutPatch {
                 .collect::<Result<Vec<_>, _>>()
         });
         let text = |field: &str| given.get(field).and_then(Value::as_str);
-        Ok(Self {
+        let mut patch = Self {
             ingest: host("ingest")?,
             inference: host("inference")?,
             dvr_backups: backups.transpose()?,
             failover_from: host("failover_from")?,
             change_reason: text("change_reason").map(str::to_owned),
             by_layouter: text("originator") == Some("layouter"),
-        })
+        };
+        if resets(body) {
+            patch.replace_all();
+        }
+        Ok(patch)
+    }
+
+    /// Clears the members that it does not name, as `$reset` demands.
+    pub fn replace_all(&mut self) {
+        self.ingest.get_or_insert_default();
+        self.inference.get_or_insert_default();
+        self.dvr_backups.get_or_insert_default();
+        self.failover_from.get_or_insert_default();
     }
 
     fn cleared() -> Self {
@@ -326,6 +342,11 @@ impl LayoutPatch {
             ..Self::default()
         }
     }
+}
+
+/// Whether an object replaces the stored one.
+pub fn resets(body: &Value) -> bool {
+    body.get(patch::RESET) == Some(&Value::Bool(true))
 }
 
 /// Reads a body for one streamer. Unknown and read-only fields are dropped.

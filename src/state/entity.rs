@@ -209,6 +209,16 @@ fn episode_facts(merged: &Object, old: Option<&Facts>, pointer: &str) -> Result<
             .titled("An episode is closed once; `closed_at` cannot be changed afterwards")
             .at_pointer(format!("{pointer}/closed_at")));
     }
+    let opened_at = stamp(merged, "opened_at").unwrap_or_default();
+    // What was stored before this rule stays readable and may be saved again.
+    let is_stored = matches!(old, Some(Facts::Episode { opened_at: before, .. })
+        if *before == opened_at && closed_before == closed_at);
+    if closed_at.is_some_and(|closed_at| closed_at < opened_at) && !is_stored {
+        return Err(error::INPUT_OUT_OF_RANGE
+            .titled("`closed_at` must not be before `opened_at`")
+            .at_pointer(format!("{pointer}/closed_at"))
+            .with("minimum", opened_at));
+    }
     let media = text(merged, "media");
     // Streamers query the episodes of their streams by name, so it must be a valid name.
     StreamName::parse(media).map_err(|why| {
@@ -218,7 +228,7 @@ fn episode_facts(merged: &Object, old: Option<&Facts>, pointer: &str) -> Result<
     })?;
     Ok(Facts::Episode {
         media: media.to_owned(),
-        opened_at: stamp(merged, "opened_at").unwrap_or_default(),
+        opened_at,
         closed_at,
         publication,
     })

@@ -129,7 +129,7 @@ fn reads_and_refused_changes_are_not_logged() {
             "POST",
             "/streams/layouts",
             r#"{"layouts":[{"name":"zzz","ingest":"s1"}]}"#,
-            404,
+            400,
         ),
         ("DELETE", "/agents/nobody", "", 404),
         ("POST", "/agents/nobody/reboot", "", 404),

@@ -66,6 +66,7 @@ mod readme;
 mod restart;
 mod restricted;
 mod round_trip;
+mod rules;
 mod saved_again;
 mod schemathesis;
 mod validator;

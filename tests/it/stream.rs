@@ -635,7 +635,7 @@ fn layouts_are_set_completely_or_not_at_all() {
         ),
         (
             second(json!({"name": "nobody", "ingest": "s1"})),
-            404,
+            400,
             "stream_not_found /layouts/1/name",
         ),
         (

@@ -21,6 +21,8 @@
 //! `facts.txt` the facts of the reference about each. The parent module compiles the files for
 //! validation, masking and defaults, and `openapi` makes the public document of them.
 
+use serde_json::Value;
+
 /// File name (without `.json`) and contents, in the order a reader should meet them.
 pub const FILES: &[(&str, &str)] = &[
     ("stream", include_str!("stream.json")),
@@ -52,6 +54,77 @@ pub const FILES: &[(&str, &str)] = &[
     ("event", include_str!("event.json")),
     ("common", include_str!("common.json")),
 ];
+
+/// Formats of integers that measure something, which is never less than nothing.
+const MEASURES: [&str; 5] = ["bytes", "microseconds", "milliseconds", "seconds", "speed"];
+/// Ends of the names of limits, counts and durations that have no format.
+const COUNTS: [&str; 16] = [
+    "_count",
+    "_delay",
+    "_depth",
+    "_limit",
+    "_retries",
+    "_sessions",
+    "_size",
+    "_timeout",
+    "bitrate",
+    "channels",
+    "connections",
+    "expires",
+    "height",
+    "sample_rate",
+    "timeout",
+    "width",
+];
+/// Differences, which may be negative.
+const DIFFERENCES: [&str; 2] = ["ahead_ms", "audio_add"];
+
+/// Gives sizes, rates, durations, limits and counts the minimum 0, unless they have their own.
+pub fn add_minimums(schema: &mut Value) {
+    add_minimums_to(schema, "");
+}
+
+fn add_minimums_to(schema: &mut Value, name: &str) {
+    if let Value::Array(variants) = schema {
+        for variant in variants {
+            add_minimums_to(variant, name);
+        }
+        return;
+    }
+    let Value::Object(members) = schema else {
+        return;
+    };
+    let is_measure = match members.get("format").and_then(Value::as_str) {
+        Some(format) => MEASURES.contains(&format),
+        None => COUNTS.iter().any(|end| name.ends_with(end)),
+    };
+    let is_number = matches!(
+        members.get("type").and_then(Value::as_str),
+        Some("integer" | "number")
+    );
+    if is_number
+        && is_measure
+        && !DIFFERENCES.contains(&name)
+        && ["minimum", "enum", "const"]
+            .iter()
+            .all(|key| !members.contains_key(*key))
+    {
+        members.insert("minimum".to_owned(), Value::from(0));
+    }
+    for (key, below) in members {
+        match (key.as_str(), below) {
+            ("properties", Value::Object(properties)) => {
+                for (name, property) in properties {
+                    add_minimums_to(property, name);
+                }
+            }
+            ("items" | "additionalProperties" | "oneOf" | "anyOf" | "allOf", below) => {
+                add_minimums_to(below, name);
+            }
+            _ => {}
+        }
+    }
+}
 
 #[cfg(test)]
 mod facts;

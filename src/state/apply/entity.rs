@@ -35,11 +35,7 @@ pub(super) fn set_agent_layouts(
     for (i, (key, layout)) in items.into_iter().enumerate() {
         let at = format!("/layouts/{i}");
         let Some(old) = state.entities(Kind::Agent).get(&key) else {
-            let error = Kind::Agent.not_found().at_pointer(format!("{at}/id"));
-            return Err(ApiError {
-                status: 400,
-                ..error
-            });
+            return Err(error::UNKNOWN_AGENT.error().at_pointer(format!("{at}/id")));
         };
         if state.agent_has_streams(&old.key) {
             continue;

@@ -2,9 +2,9 @@
 
 use rkyv::string::ArchivedString;
 
+use super::Changes;
 use super::node_views::finish;
 use super::streamer::node_of_role;
-use super::{Changes, stream_not_found};
 use crate::error::{self, ApiError};
 use crate::json;
 use crate::state::State;
@@ -22,9 +22,11 @@ pub(super) fn set(
 ) -> Result<Done, ApiError> {
     for (i, (name, layout)) in items.into_iter().enumerate() {
         let at = format!("/layouts/{i}");
-        let old = state
-            .stream(&name)
-            .ok_or_else(|| stream_not_found().at_pointer(format!("{at}/name")))?;
+        let old = state.stream(&name).ok_or_else(|| {
+            error::UNKNOWN_STREAM
+                .error()
+                .at_pointer(format!("{at}/name"))
+        })?;
         let mut stream = old.to_owned();
         place(state, &mut stream, &layout, changes.stamp_ms, &at)?;
         finish(state, &name, Some(old), stream, changes);

@@ -1,0 +1,221 @@
+//! Rules that hold for every kind: what `$reset` replaces, which numbers and moments are possible,
+//! how an unknown name is answered.
+
+use serde_json::{Value, json};
+
+use crate::calls::save_node;
+use crate::described::Document;
+use weir_testkit::TestServer;
+
+const OPENED_AT: u64 = 1_637_094_994_000;
+
+#[test]
+fn reset_replaces_the_layout_that_is_sent_with_it() {
+    let server = TestServer::new();
+    for host in ["s1", "s2", "s3"] {
+        save_node(&server, host);
+    }
+    let node = json!({"role": "inference", "cluster_key": "k"});
+    server.put("/streamers/v1", node).expect(200);
+    let whole = json!({"ingest": "s1", "dvr_backups": ["s2"], "inference": "v1",
+        "failover_from": "s3"});
+    let placed = |layout: &Value| {
+        let names = ["ingest", "dvr_backups", "inference", "failover_from"];
+        let of = |name: &str| layout.get(name).cloned().filter(|it| *it != json!([]));
+        names.map(|name| of(name).unwrap_or(Value::Null))
+    };
+    let only = [json!("s3"), Value::Null, Value::Null, Value::Null];
+    let before = [json!("s1"), json!(["s2"]), json!("v1"), json!("s3")];
+    let table = [
+        (json!({"$reset": true, "layout": {"ingest": "s3"}}), &only),
+        (json!({"layout": {"$reset": true, "ingest": "s3"}}), &only),
+        (json!({"$reset": true, "title": "t"}), &before),
+        (
+            json!({"$reset": false, "layout": {"ingest": "s1"}}),
+            &before,
+        ),
+        (
+            json!({"layout": {"$reset": false, "ingest": "s1"}}),
+            &before,
+        ),
+    ];
+    let restore = || {
+        let body = json!({"labels": {"a": "b"}, "layout": whole});
+        server.put("/streams/a", body).expect(200);
+    };
+    for (body, expected) in table {
+        restore();
+        let saved = server.put("/streams/a", body.clone()).expect(200).json();
+        assert_eq!(placed(&saved["layout"]), *expected, "{body}");
+        restore();
+        let mut item = body.clone();
+        item["name"] = json!("a");
+        server.put("/streams/batch", json!([item])).expect(204);
+        let saved = server.get("/streams/a").expect(200).json();
+        assert_eq!(placed(&saved["layout"]), *expected, "batch {body}");
+    }
+    restore();
+    let items = json!({"layouts": [{"name": "a", "$reset": true, "ingest": "s3"}]});
+    server.post("/streams/layouts", items).expect(204);
+    let saved = server.get("/streams/a").expect(200).json();
+    assert_eq!(placed(&saved["layout"]), only);
+
+    for (id, body) in [
+        (
+            "1",
+            json!({"$reset": true, "layout": {"failover_from": "s2"}}),
+        ),
+        ("2", json!({"layout": {"$reset": true}})),
+    ] {
+        let agent = json!({"layout": {"ingest": "s1"}});
+        let path = format!("/agents/{id}");
+        server.put(&path, agent).expect(200);
+        assert_eq!(server.get(&path).json()["layout"]["ingest"], "s1");
+        let saved = server.put(&path, body).expect(200).json();
+        assert_eq!(saved["layout"].get("ingest"), None, "{saved}");
+    }
+    for (path, body, error) in [
+        (
+            "/streams/a",
+            json!({"layout": {"$reset": 1}}),
+            "not_boolean /layout/$reset",
+        ),
+        (
+            "/agents/1",
+            json!({"layout": {"$reset": 1}}),
+            "not_boolean /layout/$reset",
+        ),
+    ] {
+        assert_eq!(server.put(path, body).expect(400).errors(), [error]);
+    }
+    let items = json!({"layouts": [{"name": "a", "$reset": "x"}]});
+    let answer = server.post("/streams/layouts", items).expect(400);
+    assert_eq!(answer.errors(), ["not_boolean /layouts/0/$reset"]);
+}
+
+#[test]
+fn episode_is_not_closed_before_it_was_opened() {
+    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
+    let episode = |members: &str| {
+        let text = format!(r#"{{"media": "a", "opened_at": {OPENED_AT}{members}}}"#);
+        serde_json::from_str::<Value>(&text).expect("JSON")
+    };
+    let early = episode(&format!(r#", "closed_at": {}"#, OPENED_AT - 1));
+    let error = "input_out_of_range /closed_at";
+    let put = |id: &str, body: Value| server.put(&format!("/episodes/{id}"), body);
+    assert_eq!(put("1", early.clone()).expect(400).errors(), [error]);
+    server.get("/episodes/1").expect(404);
+    put("1", episode("")).expect(200);
+    assert_eq!(put("1", early).expect(400).errors(), [error]);
+    let at_once = json!({"closed_at": OPENED_AT});
+    put("1", at_once).expect(200);
+    // Not by moving the beginning either.
+    let later = json!({"opened_at": OPENED_AT + 1});
+    assert_eq!(put("1", later).expect(400).errors(), [error]);
+}
+
+#[test]
+fn limits_and_durations_are_not_negative() {
+    let server = TestServer::new();
+    save_node(&server, "s1");
+    for (path, body, pointer) in [
+        (
+            "/streamers/s1",
+            json!({"channel_limit": -1}),
+            "/channel_limit",
+        ),
+        (
+            "/streamers/s1",
+            json!({"total_bandwidth": -1}),
+            "/total_bandwidth",
+        ),
+        (
+            "/streamers/s1",
+            json!({"fetch_timeout": -1}),
+            "/fetch_timeout",
+        ),
+        ("/streams/a", json!({"retry_limit": -1}), "/retry_limit"),
+        (
+            "/streams/a",
+            json!({"claims": {"bitrate": -1}}),
+            "/claims/bitrate",
+        ),
+        (
+            "/streams/a",
+            json!({"dvr": {"storage_limit": -1}}),
+            "/dvr/storage_limit",
+        ),
+        (
+            "/streams/a",
+            json!({"pushes": [{"url": "rtmp://h/a", "retry_limit": -1}]}),
+            "/pushes/0/retry_limit",
+        ),
+    ] {
+        let answer = server.put(path, body.clone()).expect(400);
+        assert_eq!(
+            answer.errors(),
+            [format!("input_out_of_range {pointer}")],
+            "{body}"
+        );
+    }
+    server
+        .put("/streams/a", json!({"position": -1}))
+        .expect(200);
+    let document = Document::new();
+    let limit = &document.schema("central_streamer_node")["properties"]["channel_limit"];
+    assert_eq!(limit["minimum"], 0);
+}
+
+#[test]
+fn moments_in_queries_are_milliseconds() {
+    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
+    save_node(&server, "s1");
+    server.put("/streams/a", json!({})).expect(200);
+    for (path, field) in [
+        ("/streams/a/layouts", "created_at_gt"),
+        ("/streams/a/layouts", "created_at_lt"),
+        ("/streams", "updated_at_gt"),
+        ("/streams", "updated_at"),
+        ("/streamers", "updated_at_gte"),
+        ("/agents", "updated_at_lt"),
+        ("/episodes", "opened_at_lte"),
+        ("/episodes", "closed_at_gt"),
+        ("/persons", "updated_at_gt"),
+        ("/events", "utc_ms_gt"),
+        ("/streamers/s1/episodes?media=a", "opened_at_lt"),
+        ("/streamers/s1/episodes?media=a", "closed_at_gt"),
+    ] {
+        let joined = if path.contains('?') { '&' } else { '?' };
+        let get = |value: &str| server.get(&format!("{path}{joined}{field}={value}"));
+        for value in ["5", "1637094994", "-1", "1637094994000000"] {
+            let answer = get(value).expect(400);
+            let code = answer.errors()[0].clone();
+            let is_refused = code == format!("input_out_of_range {field}")
+                || value == "-1" && code == format!("not_integer {field}");
+            assert!(is_refused, "{path} {field}={value}: {code}");
+        }
+        for value in ["0", "1637094994000", "10000000000000"] {
+            get(value).expect(200);
+        }
+    }
+}
+
+#[test]
+fn unknown_names_in_bodies_are_400_and_in_paths_404() {
+    let server = TestServer::new();
+    save_node(&server, "s1");
+    for (path, key, code) in [
+        ("/streams/layouts", "name", "stream_not_found"),
+        ("/agents/layouts", "id", "agent_not_found"),
+    ] {
+        let items = json!({"layouts": [{key: "1", "ingest": "s1"}]});
+        let answer = server.post(path, items).expect(400);
+        assert_eq!(answer.errors(), [format!("{code} /layouts/0/{key}")]);
+    }
+    let layout = json!({"layout": {"ingest": "none"}});
+    let answer = server.put("/streams/a", layout).expect(400);
+    assert_eq!(answer.errors(), ["streamer_not_found /layout/ingest"]);
+    server.get("/streams/none").expect(404);
+    server.get("/agents/none").expect(404);
+    server.get("/streamers/none").expect(404);
+}
