@@ -971,3 +971,55 @@ fn publication_is_recorded_as_an_episode() {
     assert_eq!(ended["close_reason"], "timeout");
     assert!(ended["closed_at"].as_u64() > Some(MOMENT), "{ended}");
 }
+
+#[test]
+fn detections_of_vehicles_are_checked_by_their_class() {
+    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
+    let save = |detection: Value| {
+        let body = json!({
+            "media": "a", "opened_at": MOMENT, "episode_type": "vehicle", "preview": "AAA=",
+            "detections": [{"object_class": "vehicle", "detected_at": MOMENT}, detection],
+        });
+        server.put("/episodes/1", body)
+    };
+    for (detection, error) in [
+        // Members that only one form has.
+        (
+            json!({"object_class": "license_plate", "detected_at": MOMENT, "plate_text": 5}),
+            "not_string /detections/1/plate_text",
+        ),
+        (
+            json!({"object_class": "vehicle", "detected_at": MOMENT, "purpose": 5}),
+            "not_string /detections/1/purpose",
+        ),
+        // Members that both have.
+        (
+            json!({"object_class": "vehicle", "detected_at": 5}),
+            "input_out_of_range /detections/1/detected_at",
+        ),
+        (
+            json!({"object_class": "license_plate"}),
+            "missing_required /detections/1/detected_at",
+        ),
+        (
+            json!({"detected_at": MOMENT}),
+            "discriminator_missing /detections/1/object_class",
+        ),
+        (
+            json!({"object_class": "boat", "detected_at": MOMENT}),
+            "unknown_enum_option /detections/1/object_class",
+        ),
+    ] {
+        assert_eq!(
+            save(detection.clone()).expect(400).errors(),
+            [error],
+            "{detection}"
+        );
+    }
+    // A member of the other form is unknown.
+    let plate = json!({"object_class": "license_plate", "detected_at": MOMENT, "purpose": 5});
+    let saved = save(plate).expect(200).json();
+    assert_eq!(saved["detections"][1].get("purpose"), None, "{saved}");
+    let face = json!({"object_class": "face", "detected_at": MOMENT});
+    save(face).expect(200);
+}
