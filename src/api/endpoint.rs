@@ -411,6 +411,8 @@ const ALLOWED: [&str; 16] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::entity::{Key, Kind};
+    use crate::state::name::{Hostname, RESERVED_KEYS, RESERVED_TAILS, StreamName};
 
     #[test]
     fn allow_header_lists_every_served_method() {
@@ -421,6 +423,37 @@ mod tests {
             }
             assert_eq!(listed.contains(&"GET"), listed.contains(&"HEAD"), "{at}");
             assert_eq!(listed.last(), Some(&"OPTIONS"), "{at}");
+        }
+    }
+
+    #[test]
+    fn every_fixed_tail_is_reserved() {
+        let keyed = |route: &Route| route.parameter != PathParameter::None;
+        let heads: Vec<&str> = ROUTES
+            .iter()
+            .filter(|it| keyed(it))
+            .map(|it| it.head)
+            .collect();
+        for route in ROUTES.iter() {
+            for head in &heads {
+                // A literal where a key could be.
+                if let Some(literal) = route.head.strip_prefix(head)
+                    && !literal.is_empty()
+                {
+                    assert!(RESERVED_KEYS.contains(&literal), "{}", route.template());
+                    assert!(StreamName::parse(literal).is_err());
+                    assert!(Hostname::parse(literal).is_err());
+                    assert!(Key::parse(Kind::Agent, literal).is_err());
+                }
+            }
+            // A literal where a longer key could go on.
+            if matches!(route.parameter, PathParameter::Tail(_)) && !route.tail.is_empty() {
+                let tail = &route.tail[1..];
+                assert!(RESERVED_TAILS.contains(&tail), "{}", route.template());
+                for name in [format!("a{}", route.tail), tail.to_owned()] {
+                    assert!(StreamName::parse(&name).is_err(), "{name}");
+                }
+            }
         }
     }
 }

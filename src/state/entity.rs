@@ -13,15 +13,13 @@ use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
 pub use super::kinds::{KINDS, Kind};
-use super::name::StreamName;
+use super::name::{RESERVED_KEYS, StreamName};
 use super::record::{EntityRecord, Facts};
 use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value};
 
 /// Longest key that is a text, bytes.
 const KEY_BYTES_MAX: usize = 255;
-/// Last segments of paths that name an operation of a collection.
-const RESERVED_KEYS: [&str; 3] = ["layouts", "batch", "preview_layout_change"];
 
 /// The key of an entity, in the order of its collection.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,9 +15,17 @@ const STREAM_NAME_BYTES_MAX: usize = 512;
 /// Longest hostname, bytes; the limit of DNS.
 const HOSTNAME_BYTES_MAX: usize = 253;
 
-/// Last segments that name an operation; no stream can have them: `PUT /streams/batch` is the
-/// batch.
-const RESERVED_SEGMENTS: [&str; 4] = ["layouts", "preview_layout_change", "batch", "layout"];
+/// Names of operations where the key of an entity could be: `PUT /streams/batch` is the batch.
+/// Every path of an operation that has one is here, and no entity has such a key.
+pub const RESERVED_KEYS: [&str; 3] = ["batch", "layouts", "preview_layout_change"];
+
+/// Names of operations behind the name of a stream, where a longer name could end. The same holds.
+pub const RESERVED_TAILS: [&str; 4] = [
+    "layout",
+    "layout/explain",
+    "layouts",
+    "preview_layout_change",
+];
 
 /// Unique across the cluster; also the sharding key. Case-sensitive. May hold slashes:
 /// `sports/hd/1`.
@@ -58,14 +66,14 @@ impl StreamName {
                 "A part of a stream name between slashes must not be empty, \".\" or \"..\"",
             );
         }
-        if text
-            .rsplit('/')
-            .next()
-            .is_some_and(|last| RESERVED_SEGMENTS.contains(&last))
-        {
+        let ends_in = |tail: &&str| {
+            let before = text.strip_suffix(*tail);
+            before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+        };
+        if RESERVED_KEYS.iter().chain(&RESERVED_TAILS).any(ends_in) {
             return Err(
-                "A stream name must not end in the name of an operation: batch, layout, layouts \
-                 or preview_layout_change",
+                "A stream name must not end in the name of an operation: batch, layout, \
+                 layout/explain, layouts or preview_layout_change",
             );
         }
         Ok(Self(Arc::from(text)))
@@ -93,7 +101,7 @@ impl Hostname {
         {
             return Err("A hostname must consist of letters, digits and . - _ :");
         }
-        if matches!(text, "." | "..") || RESERVED_SEGMENTS.contains(&text) {
+        if matches!(text, "." | "..") || RESERVED_KEYS.contains(&text) || text == "layout" {
             return Err("This hostname is reserved: it names an operation");
         }
         Ok(Self(Arc::from(text)))
@@ -173,7 +181,10 @@ mod tests {
             "a\nb",
             "a\u{0}",
             "x/layouts",
+            "x/layout/explain",
+            "layout/explain",
             "batch",
+            "x/batch",
             &"n".repeat(513),
         ] {
             assert!(StreamName::parse(bad).is_err(), "{bad:?} was accepted");
@@ -186,6 +197,10 @@ mod tests {
             "a..b",
             "...",
             "layouts/a",
+            "layout/explain/a",
+            "x/explain",
+            "my-layouts",
+            "xlayout/explain",
             "a%2Fb",
             "1+1=2",
             &"n".repeat(512),

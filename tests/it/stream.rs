@@ -475,6 +475,9 @@ fn ambiguous_names_are_refused() {
         "x/layout",
         "x/batch",
         "a%2Flayouts",
+        "a%2Flayout%2Fexplain",
+        "a%2Flayout/explain",
+        "layout/explain",
         &long,
     ];
     for name in names {
@@ -495,6 +498,12 @@ fn ambiguous_names_are_refused() {
             &["wrong_format path"],
         );
     }
+    let batch = json!([{"name": "x/layout/explain"}]);
+    let answer = server.put("/streams/batch", batch).expect(400);
+    assert_eq!(answer.errors(), ["wrong_format /0/name"]);
+    server
+        .put("/streams/x/layout/explain", json!({}))
+        .expect(405);
     let answer = server.put("/streams/x/layouts", json!({})).expect(405);
     assert_eq!(answer.header("allow"), Some("GET, HEAD, OPTIONS"));
     server.put("/streams/", json!({})).expect(404);
