@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::calls::save_node;
+use crate::calls::{names, save_node};
 use crate::described::Document;
 use weir_testkit::TestServer;
 
@@ -218,4 +218,65 @@ fn unknown_names_in_bodies_are_400_and_in_paths_404() {
     server.get("/streams/none").expect(404);
     server.get("/agents/none").expect(404);
     server.get("/streamers/none").expect(404);
+}
+
+#[test]
+fn root_of_a_recording_is_kept_shown_and_filtered() {
+    let server = TestServer::new();
+    save_node(&server, "s1");
+    save_node(&server, "s2");
+    let secret = "s3://key:canary@store.example/a";
+    for (name, root) in [("a", "/b"), ("b", "/a"), ("c", secret)] {
+        let layout = json!({"ingest": "s1", "dvr_backups": ["s2"]});
+        let body = json!({"dvr": {"root": root, "redundancy_factor": 2}, "layout": layout});
+        let saved = server
+            .put(&format!("/streams/{name}"), body)
+            .expect(200)
+            .json();
+        assert_eq!(saved["config_on_disk"]["dvr"]["root"], root);
+        assert_eq!(saved["dvr"]["root"], root);
+    }
+    server.put("/streams/d", json!({})).expect(200);
+    for (query, expected) in [
+        ("dvr.root=%2Fa", vec!["b"]),
+        ("dvr.root_is=null", vec!["d"]),
+        ("dvr.root_like=%2F&sort=-dvr.root", vec!["c", "a", "b"]),
+        ("dvr.root_like=canary", vec![]),
+    ] {
+        let page = server.get(&format!("/streams?{query}")).expect(200).json();
+        assert_eq!(names(&page), expected, "{query}");
+    }
+    let page = server
+        .get("/streams?select=name,dvr.root&sort=name")
+        .expect(200)
+        .json();
+    let masked = "s3://key:***@store.example/a";
+    let roots: Vec<&Value> = (0..3).map(|i| &page["streams"][i]["dvr"]["root"]).collect();
+    assert_eq!(roots, ["/b", "/a", masked]);
+    // The mask that was read keeps the secret, a storage elsewhere does not get it.
+    server
+        .put("/streams/c", json!({"dvr": {"root": masked}}))
+        .expect(200);
+    let other = json!({"dvr": {"root": "s3://key:***@other.example/a"}});
+    server.put("/streams/c", other).expect(400);
+    for host in ["s1", "s2"] {
+        let config = server
+            .get(&format!("/streamers/{host}/streams"))
+            .expect(200)
+            .json();
+        let stream = config["streams"].as_array().expect("a list");
+        let stream = stream
+            .iter()
+            .find(|it| it["name"] == "c")
+            .expect("is there");
+        assert_eq!(stream["dvr"]["root"], secret, "{host}");
+    }
+    server
+        .put("/streams/a", json!({"dvr": {"root": "a b://"}}))
+        .expect(400);
+    server
+        .put("/streams/a", json!({"dvr": {"root": null}}))
+        .expect(200);
+    let page = server.get("/streams?dvr.root_is=null").expect(200).json();
+    assert_eq!(names(&page), ["a", "d"]);
 }
