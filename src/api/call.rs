@@ -25,7 +25,7 @@ use crate::fleet::stats::View;
 use crate::http::{Coding, Request, Response, Ticket, Upgrade};
 use crate::json::{self, Value};
 use crate::outbound::{CancelToken, OutboundCall};
-use crate::query::params::{ParameterSpec, ParameterValues, Seconds, check_listed, last_value};
+use crate::query::params::{ParameterSpec, ParameterValues, Seconds, check_listed, value_in};
 use crate::query::{ListKind, Query};
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
@@ -57,7 +57,7 @@ pub struct Call<'a> {
 impl ParameterValues for Call<'_> {
     fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>> {
         check_listed(self.operation.parameters, spec);
-        last_value(self.request.query, spec.name)
+        value_in(self.request.query, spec)
     }
 }
 

@@ -97,9 +97,10 @@ answered with 304 if the whole answer is the same, reports included.
 
 **Collections.** Lists return `estimated_count`, `next`, `prev`, `timing` and the items. `limit` \
 sets the page size, `cursor` selects the page. `sort` takes fields separated by commas, `-` before \
-a field reverses its order; absent fields sort first. `select` takes the fields to return. Nested \
-fields are written with dots, also through the elements of arrays. Below a map of free keys, such \
-as `labels` or `meta`, the rest of the path is the key, dots included: `labels.required.zone`.
+a field reverses its order; absent fields sort first. `select` takes the fields to return. Both \
+may be repeated. Nested fields are written with dots, also through the elements of arrays. Below a \
+map of free keys, such as `labels` or `meta`, the rest of the path is the key, dots included: \
+`labels.required.zone`.
 
 **Filters.** Any other query parameter filters by the field of that name. `field=a,b` matches any \
 of the values; the suffixes `_ne`, `_gt`, `_gte`, `_lt`, `_lte`, `_like` (substring, \

@@ -14,7 +14,7 @@
 //! * missing, null, "null" and "undefined" are all absent; `_ne` matches absent values, comparisons
 //!   never do;
 //! * a parameter that names no known field is ignored; of a repeated operator on one field the last
-//!   one counts;
+//!   one counts, but repeated `select` and `sort` are joined;
 //! * filtering or sorting by a secret is refused, since the answers would reveal it;
 //! * a page starts at a position in the order of `sort`, made unique by the key: a document that
 //!   exists during the whole walk through the pages is seen exactly once ([`cursor`]);

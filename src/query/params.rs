@@ -5,7 +5,8 @@
 //! document takes schema, default and description. A handler that reads a parameter which its row
 //! does not name panics in debug builds, and so fails its test ([`check_listed`]).
 //!
-//! Of a parameter that is given several times the last one counts. Without `=` its value is `true`.
+//! Of a parameter that is given several times the last one counts; lists are joined. Without `=`
+//! its value is `true`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -405,14 +406,17 @@ pub trait ParameterValues {
     }
 }
 
-/// The last value under a name in a query string. Pairs that are not percent-encoded UTF-8 are
-/// ignored.
-pub fn last_value<'q>(raw: &'q str, name: &str) -> Option<Cow<'q, str>> {
+/// The last value of a parameter in a query string, or all values of a list. Pairs that are not
+/// percent-encoded UTF-8 are ignored.
+pub fn value_in<'q>(raw: &'q str, spec: &ParameterSpec) -> Option<Cow<'q, str>> {
     pairs(raw)
         .filter_map(Result::ok)
-        .filter(|(given, _)| given == name)
-        .last()
+        .filter(|(given, _)| given == spec.name)
         .map(|(_, value)| value.unwrap_or(Cow::Borrowed("true")))
+        .reduce(|before, value| match spec.kind {
+            ValueKind::List => Cow::Owned(format!("{before},{value}")),
+            _ => value,
+        })
 }
 
 /// The value, unless it is missing though required.
@@ -522,7 +526,7 @@ mod tests {
     impl ParameterValues for QueryString<'_> {
         fn value(&self, spec: &ParameterSpec) -> Option<Cow<'_, str>> {
             check_listed(NAMED, spec);
-            last_value(self.0, spec.name)
+            value_in(self.0, spec)
         }
     }
 

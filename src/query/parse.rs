@@ -8,7 +8,7 @@ use super::filter::{Comparand, Condition, Filter, Operator, ValueSet};
 use super::model::{FieldPath, ListField, ListKind, split};
 use super::order::SortKey;
 use super::pairs::{pairs, printable};
-use super::params::Parameter;
+use super::params::{Parameter, ValueKind};
 use super::search::Search;
 use super::{
     FILTERS_MAX, LIMIT_DEFAULT, LIMIT_MAX, PATH_DEPTH_MAX, Q_BYTES_MAX, Query, SELECT_PATHS_MAX,
@@ -27,7 +27,7 @@ impl Query {
         parameters: &'static [&'static dyn Parameter],
     ) -> Result<Self, ApiError> {
         let mut query = Self::empty(kind, parameters);
-        let mut sort = None;
+        let (mut sort, mut select) = (String::new(), String::new());
         let mut cursor = None;
         let mut filters_seen = 0;
         for pair in pairs(raw) {
@@ -39,8 +39,14 @@ impl Query {
             let value_or_true = value.as_deref().unwrap_or("true");
             let mut own = parameters.iter().map(|parameter| parameter.spec());
             if let Some(spec) = own.find(|spec| spec.name == name && !spec.of_engine) {
-                query.own.retain(|(known, _)| known.name != name);
-                query.own.push((spec, value_or_true.to_owned()));
+                let known = query.own.iter_mut().find(|(known, _)| known.name == name);
+                match known {
+                    Some((_, list)) if matches!(spec.kind, ValueKind::List) => {
+                        join(list, value.as_deref());
+                    }
+                    Some((_, last)) => value_or_true.clone_into(last),
+                    None => query.own.push((spec, value_or_true.to_owned())),
+                }
                 continue;
             }
             match &*name {
@@ -48,9 +54,9 @@ impl Query {
                     query.limit = parse_limit(value_or_true)?;
                     query.limit_given = true;
                 }
-                "sort" => sort = value,
+                "sort" => join(&mut sort, value.as_deref()),
                 "cursor" => cursor = value,
-                "select" => query.select = parse_select(value.as_deref().unwrap_or(""), kind)?,
+                "select" => join(&mut select, value.as_deref()),
                 "$reversed" => {
                     let comparand = Comparand::parse(&name, value_or_true, FieldType::Boolean)?;
                     query.reversed = comparand.boolean == Some(true);
@@ -69,7 +75,8 @@ impl Query {
             }
         }
         query.keys = query.keys_of_filters();
-        query.sort = parse_sort(sort.as_deref().unwrap_or(""), kind)?;
+        query.sort = parse_sort(&sort, kind)?;
+        query.select = parse_select(&select, kind)?;
         if let Some(text) = cursor.filter(|text| !text.is_empty()) {
             query.start_at(&text)?;
         }
@@ -213,6 +220,12 @@ fn check_depth(parts: &[Box<str>], parameter: &str) -> Result<(), ApiError> {
             .with("maximum", PATH_DEPTH_MAX));
     }
     Ok(())
+}
+
+/// Adds a value of a repeated parameter to a list joined by commas.
+fn join(list: &mut String, more: Option<&str>) {
+    list.push(',');
+    list.push_str(more.unwrap_or_default());
 }
 
 fn parse_limit(text: &str) -> Result<usize, ApiError> {

@@ -440,6 +440,54 @@ fn keys_of_maps_may_have_dots() {
 }
 
 #[test]
+fn repeated_select_and_sort_are_joined() {
+    let server = with_streams();
+    let get = |query: &str| server.get(&format!("/streams?{query}"));
+    for (repeated, joined) in [
+        ("sort=position&sort=-name", "sort=position,-name"),
+        (
+            "sort=-position&limit=3&sort=title,name",
+            "sort=-position,title,name&limit=3",
+        ),
+        (
+            "select=title&select=inputs.url,position",
+            "select=title,inputs.url,position",
+        ),
+        (
+            "select=&select=title&sort=&sort=-name&select",
+            "select=title&sort=-name",
+        ),
+        ("sort=position&sort=position", "sort=position"),
+    ] {
+        let (a, b) = (
+            get(repeated).expect(200).json(),
+            get(joined).expect(200).json(),
+        );
+        assert_eq!(a["streams"], b["streams"], "{repeated}");
+        assert_eq!(a["next"], b["next"], "{repeated}");
+    }
+    // The cursor of one form goes on in the other.
+    let page = get("sort=position&sort=-name&limit=2").json();
+    let cursor = encode_segment(page["next"].as_str().expect("a cursor"));
+    let next = get(&format!("sort=position,-name&limit=2&cursor={cursor}")).expect(200);
+    assert_eq!(joined_names(&next.json()), "b c");
+    // The maximum is that of all together, and secrets are refused in each.
+    let sorts = "sort=a,b&sort=c&sort=title,name";
+    assert_eq!(get(sorts).expect(400).errors(), ["too_many_items sort"]);
+    let sorts = "sort=jpeg_snapshot_sign_key&sort=name";
+    assert_eq!(get(sorts).expect(400).errors(), ["secret_field sort"]);
+    let fields: Vec<String> = (0..51).map(|i| format!("f{i}")).collect();
+    let select = format!("select={0}&select={0}", fields.join(","));
+    assert_eq!(get(&select).expect(400).errors(), ["too_many_items select"]);
+    // Lists of names as well: none is lost.
+    for names_of in ["name=a&name=c", "name=c&name=a"] {
+        let path = format!("/streamers/s1/dynamic-streams?{names_of}");
+        let config = server.get(&path).expect(200).json();
+        assert_eq!(names(&config), ["a"], "{names_of}");
+    }
+}
+
+#[test]
 fn limit_is_honoured_up_to_its_maximum() {
     let server = TestServer::new();
     let many: Value = (0..150)
