@@ -281,6 +281,43 @@ impl ApiError {
     }
 }
 
+/// Most bad items of a batch that one answer names.
+const BAD_ITEMS_MAX: usize = 20;
+
+/// The errors of the first bad items of a batch, in order. The answer has the status of the first
+/// one; items that would have another are left out.
+#[derive(Debug, Default)]
+pub struct BatchErrors {
+    error: Option<ApiError>,
+    bad_items: usize,
+}
+
+impl BatchErrors {
+    /// The result of an item, if it is good.
+    pub fn keep<T>(&mut self, result: Result<T, ApiError>) -> Option<T> {
+        let error = match result {
+            Ok(good) => return Some(good),
+            Err(error) => error,
+        };
+        match &mut self.error {
+            None => self.error = Some(error),
+            Some(first) if first.status == error.status => first.items.extend(error.items),
+            Some(_) => return None,
+        }
+        self.bad_items += 1;
+        None
+    }
+
+    /// Further items need not be looked at.
+    pub fn is_full(&self) -> bool {
+        self.bad_items >= BAD_ITEMS_MAX
+    }
+
+    pub fn finish(self) -> Result<(), ApiError> {
+        self.error.map_or(Ok(()), Err)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -108,7 +108,8 @@ case-sensitive), `_is=null` and `_is_not=null` select another comparison; `field
 means `true`. All filters must match. Parameters that name no field are ignored.
 
 **Errors.** Every response with status 400 or above has `errors`, each with a stable `code`, a \
-sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid value.
+sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid value. \
+Those of a batch are the errors of its first 20 bad items, in order; nothing of it is saved.
 
 **Secrets.** Passwords and keys are returned only when an administrator reads the object itself. \
 Elsewhere they are masked as `***`, also inside URLs: the password, a user without a password, \

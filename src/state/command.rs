@@ -13,7 +13,7 @@ use super::record::Publication;
 use super::retention::Retention;
 use super::tag::{EntityName, Precondition};
 use crate::access::rights::Grant;
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, BatchErrors};
 use crate::json::{Number, Object, Value, patch};
 use crate::schema;
 
@@ -422,14 +422,7 @@ fn batch_items<N: Ord + Clone, P>(
             .titled("A batch must be a JSON array of objects")
             .at_pointer(""));
     };
-    named_items(items, "", key, parse)?
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, item))| {
-            let patch = patch_of(item, &name, &format!("/{i}"))?;
-            Ok((name, patch))
-        })
-        .collect()
+    named_items(items, "", key, parse, patch_of)
 }
 
 /// Reads the items of `POST /streams/layouts`.
@@ -463,24 +456,19 @@ fn layouts<N: Ord + Clone>(
                 .at_pointer("/layouts"));
         }
     };
-    named_items(items, "/layouts", key, parse)?
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, item))| {
-            Ok((
-                name,
-                LayoutPatch::from_body(&item, &format!("/layouts/{i}"))?,
-            ))
-        })
-        .collect()
+    named_items(items, "/layouts", key, parse, |item, _, at| {
+        LayoutPatch::from_body(&item, at)
+    })
 }
 
-fn named_items<N: Ord + Clone>(
+/// The errors are those of the first bad items, in order.
+fn named_items<N: Ord + Clone, P>(
     items: Vec<Value>,
     pointer: &str,
     key: &'static str,
     parse: impl Fn(&str) -> Result<N, &'static str>,
-) -> Result<Vec<(N, Value)>, ApiError> {
+    patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
+) -> Result<Vec<(N, P)>, ApiError> {
     if items.len() > BATCH_ITEMS_MAX {
         let title = "A batch has at most 10,000 items";
         return Err(error::BATCH_TOO_LONG
@@ -489,43 +477,57 @@ fn named_items<N: Ord + Clone>(
             .with("maximum", BATCH_ITEMS_MAX));
     }
     let mut seen = std::collections::BTreeSet::new();
+    let mut errors = BatchErrors::default();
     let mut named = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
         let at = format!("{pointer}/{i}");
-        match item {
-            Value::Object(_) => {}
-            Value::Null => {
-                let title = "An item of a batch must not be null";
-                return Err(error::NULL_IN_ARRAY_OF_NON_NULLABLE
-                    .titled(title)
-                    .at_pointer(at));
+        let read = item_key(&item, &at, key, &parse).and_then(|name| {
+            if !seen.insert(name.clone()) {
+                return Err(error::DUPLICATE_ITEM
+                    .titled("A key occurs twice in the batch")
+                    .at_pointer(format!("{at}/{key}")));
             }
-            _ => return Err(not_an_object(&at)),
+            let patch = patch_of(item, &name, &at)?;
+            Ok((name, patch))
+        });
+        named.extend(errors.keep(read));
+        if errors.is_full() {
+            break;
         }
-        let at_key = format!("{at}/{key}");
-        let name = match item.get(key) {
-            Some(Value::String(name)) => {
-                parse(name).map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(&at_key))?
-            }
-            Some(_) => {
-                return Err(error::NOT_STRING
-                    .titled("The key of an item must be a string")
-                    .at_pointer(at_key));
-            }
-            None => {
-                return Err(error::MISSING_REQUIRED
-                    .titled("Every item of a batch needs its key")
-                    .at_pointer(at_key));
-            }
-        };
-        if !seen.insert(name.clone()) {
-            return Err(error::DUPLICATE_ITEM
-                .titled("A key occurs twice in the batch")
-                .at_pointer(at_key));
-        }
-        named.push((name, item));
     }
+    errors.finish()?;
     Ok(named)
+}
+
+/// The key of an item of a batch.
+fn item_key<N>(
+    item: &Value,
+    at: &str,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<N, &'static str>,
+) -> Result<N, ApiError> {
+    match item {
+        Value::Object(_) => {}
+        Value::Null => {
+            let title = "An item of a batch must not be null";
+            return Err(error::NULL_IN_ARRAY_OF_NON_NULLABLE
+                .titled(title)
+                .at_pointer(at));
+        }
+        _ => return Err(not_an_object(at)),
+    }
+    let at_key = format!("{at}/{key}");
+    match item.get(key) {
+        Some(Value::String(name)) => {
+            parse(name).map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_key))
+        }
+        Some(_) => Err(error::NOT_STRING
+            .titled("The key of an item must be a string")
+            .at_pointer(at_key)),
+        None => Err(error::MISSING_REQUIRED
+            .titled("Every item of a batch needs its key")
+            .at_pointer(at_key)),
+    }
 }
 
 fn parse_host(value: &Value, pointer: &str) -> Result<Hostname, ApiError> {

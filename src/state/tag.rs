@@ -13,7 +13,7 @@ use super::State;
 use super::entity::{Key, Kind};
 use super::name::{Hostname, StreamName};
 use super::record::{EntityRecord, StreamRecord, StreamerRecord};
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, BatchErrors};
 use crate::json::Value;
 
 /// The member of an item of a batch that has its condition.
@@ -347,6 +347,7 @@ pub fn take_item_conditions(
         return Ok(Vec::new());
     };
     let mut conditions = Vec::new();
+    let mut errors = BatchErrors::default();
     for (i, item) in items.iter_mut().enumerate() {
         let Value::Object(item) = item else {
             continue;
@@ -358,15 +359,9 @@ pub fn take_item_conditions(
             continue;
         };
         let at = format!("{pointer}/{i}/{IF_MATCH_MEMBER}");
-        let Some(text) = given.as_str() else {
-            let title = "`if_match` must be a string, as in the field `If-Match`";
-            return Err(error::NOT_STRING.titled(title).at_pointer(at));
-        };
-        let Some(tags) = TagList::parse([text.as_bytes()].into_iter()) else {
-            let title = "`if_match` must be `*` or a list of entity tags in double quotes";
-            return Err(error::WRONG_FORMAT.titled(title).at_pointer(at));
-        };
-        if let Some(of) = item.get(key).and_then(Value::as_str).and_then(&name_of) {
+        let tags = errors.keep(item_tags(&given, &at));
+        let of = item.get(key).and_then(Value::as_str).and_then(&name_of);
+        if let Some((of, tags)) = of.zip(tags) {
             conditions.push(Precondition {
                 of,
                 kind: ConditionKind::IfMatch,
@@ -374,8 +369,23 @@ pub fn take_item_conditions(
                 pointer: Some(at),
             });
         }
+        if errors.is_full() {
+            break;
+        }
     }
+    errors.finish()?;
     Ok(conditions)
+}
+
+fn item_tags(given: &Value, at: &str) -> Result<TagList, ApiError> {
+    let Some(text) = given.as_str() else {
+        let title = "`if_match` must be a string, as in the field `If-Match`";
+        return Err(error::NOT_STRING.titled(title).at_pointer(at));
+    };
+    TagList::parse([text.as_bytes()].into_iter()).ok_or_else(|| {
+        let title = "`if_match` must be `*` or a list of entity tags in double quotes";
+        error::WRONG_FORMAT.titled(title).at_pointer(at)
+    })
 }
 
 #[cfg(test)]

@@ -220,6 +220,153 @@ fn unknown_names_in_bodies_are_400_and_in_paths_404() {
     server.get("/streamers/none").expect(404);
 }
 
+/// A batch of 50 items, of which every second one is bad.
+fn half_bad(key: &str, good: &Value, bad: &Value) -> Value {
+    let item = |i: usize| {
+        let mut item = if i % 2 == 1 { bad } else { good }.clone();
+        item[key] = json!(format!("{}", i + 1));
+        item
+    };
+    (0..50).map(item).collect()
+}
+
+#[test]
+fn first_twenty_bad_items_of_a_batch_are_named_in_order() {
+    let server = TestServer::with(&["--layouter-enabled"]);
+    save_node(&server, "s1");
+    for i in 1..=50 {
+        let layout = json!({"layout": {"ingest": "s1"}});
+        server.put(&format!("/agents/{i}"), json!({})).expect(200);
+        server.put(&format!("/streams/{i}"), layout).expect(200);
+    }
+    let streamer = json!({"role": "streamer", "cluster_key": "k"});
+    let bad_streamer = json!({"role": "streamer", "cluster_key": 5});
+    let layout = json!({"ingest": "s1"});
+    for (method, path, member, key, good, bad, code, at) in [
+        (
+            "PUT",
+            "/streams/batch",
+            "",
+            "name",
+            json!({}),
+            json!({"title": 5}),
+            "not_string",
+            "/title",
+        ),
+        (
+            "POST",
+            "/streams/preview_layout_change",
+            "",
+            "name",
+            json!({}),
+            json!({"title": 5}),
+            "not_string",
+            "/title",
+        ),
+        (
+            "PUT",
+            "/streams/batch",
+            "",
+            "name",
+            json!({}),
+            json!({"layout": {"ingest": "none"}}),
+            "streamer_not_found",
+            "/layout/ingest",
+        ),
+        (
+            "PUT",
+            "/streams/batch",
+            "",
+            "name",
+            json!({}),
+            json!({"if_match": 5}),
+            "not_string",
+            "/if_match",
+        ),
+        (
+            "PUT",
+            "/streams/batch",
+            "",
+            "name",
+            json!({}),
+            json!({"$reset": 5}),
+            "not_boolean",
+            "/$reset",
+        ),
+        (
+            "PUT",
+            "/streamers/batch",
+            "",
+            "hostname",
+            streamer,
+            bad_streamer,
+            "not_string",
+            "/cluster_key",
+        ),
+        (
+            "POST",
+            "/streams/layouts",
+            "layouts",
+            "name",
+            layout.clone(),
+            json!({"ingest": "none"}),
+            "streamer_not_found",
+            "/ingest",
+        ),
+        (
+            "POST",
+            "/streams/layouts",
+            "layouts",
+            "name",
+            layout.clone(),
+            json!({"ingest": 5}),
+            "not_string",
+            "/ingest",
+        ),
+        (
+            "POST",
+            "/agents/layouts",
+            "layouts",
+            "id",
+            layout.clone(),
+            json!({"ingest": "none"}),
+            "streamer_not_found",
+            "/ingest",
+        ),
+    ] {
+        let items = half_bad(key, &good, &bad);
+        let (body, before) = match member {
+            "" => (items, String::new()),
+            member => (json!({member: items}), format!("/{member}")),
+        };
+        let answer = server
+            .call(method, path, body.to_string().as_bytes())
+            .expect(400);
+        let bad = (0..20).map(|n| format!("{code} {before}/{}{at}", 2 * n + 1));
+        assert_eq!(answer.errors(), bad.collect::<Vec<_>>(), "{path} {at}");
+    }
+    // Every error of an item is there, and duplicates are bad items too.
+    let body = json!([{"name": "a", "title": 5, "position": "x"}, {"name": "b", "title": 5}]);
+    let answer = server.put("/streams/batch", body).expect(400);
+    let errors = [
+        "not_integer /0/position",
+        "not_string /0/title",
+        "not_string /1/title",
+    ];
+    assert_eq!(answer.errors(), errors);
+    let body = json!([{"name": "a"}, {}, {"name": "a"}, null, {"name": "b,c"}]);
+    let answer = server.put("/streams/batch", body).expect(400);
+    let errors = [
+        "missing_required /1/name",
+        "duplicate_item /2/name",
+        "null_in_array_of_non_nullable /3",
+        "wrong_format /4/name",
+    ];
+    assert_eq!(answer.errors(), errors);
+    server.get("/streams/a").expect(404);
+    server.get("/streams/b").expect(404);
+}
+
 #[test]
 fn root_of_a_recording_is_kept_shown_and_filtered() {
     let server = TestServer::new();

@@ -1,7 +1,7 @@
 //! Assumed events of `POST /cluster/preview`: parsing, and the specs they stand for.
 
 use super::snapshot::WhatIfSnapshot;
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, BatchErrors};
 use crate::json::{Object, Value};
 use crate::layouter::intake::{CHANNEL_LIMIT_DEFAULT, node_spec, stream_spec};
 use crate::layouter::{NodeSpec, NodeState, PlacementRole, StreamSpec};
@@ -47,9 +47,17 @@ impl AssumedEvent {
             return Ok(Vec::new());
         };
         let mut streams_left = STREAMS_ADDED_MAX;
-        let each = events.into_iter().enumerate();
-        each.map(|(i, event)| Self::one(event, format!("/events/{i}"), &mut streams_left))
-            .collect()
+        let mut errors = BatchErrors::default();
+        let mut read = Vec::with_capacity(events.len());
+        for (i, event) in events.into_iter().enumerate() {
+            let one = Self::one(event, format!("/events/{i}"), &mut streams_left);
+            read.extend(errors.keep(one));
+            if errors.is_full() {
+                break;
+            }
+        }
+        errors.finish()?;
+        Ok(read)
     }
 
     fn one(event: Value, pointer: String, streams_left: &mut u64) -> Result<Self, ApiError> {

@@ -3,7 +3,7 @@
 use super::merge::{merge_with, stored};
 use super::streamer::node_of_role;
 use super::{Changes, EntityChange, node_views};
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, BatchErrors};
 use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::changes::Done;
@@ -32,19 +32,35 @@ pub(super) fn set_agent_layouts(
     items: Vec<(Key, LayoutPatch)>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
+    let mut errors = BatchErrors::default();
     for (i, (key, layout)) in items.into_iter().enumerate() {
         let at = format!("/layouts/{i}");
-        let Some(old) = state.entities(Kind::Agent).get(&key) else {
-            return Err(error::UNKNOWN_AGENT.error().at_pointer(format!("{at}/id")));
-        };
-        if state.agent_has_streams(&old.key) {
-            continue;
+        errors.keep(set_agent_layout(state, key, &layout, &at, changes));
+        if errors.is_full() {
+            break;
         }
-        let mut agent = old.to_owned();
-        place_agent(state, &mut agent.facts, &layout, changes.stamp_ms, &at)?;
-        finish(Kind::Agent, key, Some(old), agent, false, changes);
     }
+    errors.finish()?;
     Ok(Done::Nothing)
+}
+
+fn set_agent_layout(
+    state: &State,
+    key: Key,
+    layout: &LayoutPatch,
+    at: &str,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let Some(old) = state.entities(Kind::Agent).get(&key) else {
+        return Err(error::UNKNOWN_AGENT.error().at_pointer(format!("{at}/id")));
+    };
+    if state.agent_has_streams(&old.key) {
+        return Ok(());
+    }
+    let mut agent = old.to_owned();
+    place_agent(state, &mut agent.facts, layout, changes.stamp_ms, at)?;
+    finish(Kind::Agent, key, Some(old), agent, false, changes);
+    Ok(())
 }
 
 pub(super) fn delete(

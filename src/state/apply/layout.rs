@@ -5,7 +5,7 @@ use rkyv::string::ArchivedString;
 use super::Changes;
 use super::node_views::finish;
 use super::streamer::node_of_role;
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, BatchErrors};
 use crate::json;
 use crate::state::State;
 use crate::state::changes::Done;
@@ -20,18 +20,34 @@ pub(super) fn set(
     items: Vec<(StreamName, LayoutPatch)>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
+    let mut errors = BatchErrors::default();
     for (i, (name, layout)) in items.into_iter().enumerate() {
         let at = format!("/layouts/{i}");
-        let old = state.stream(&name).ok_or_else(|| {
-            error::UNKNOWN_STREAM
-                .error()
-                .at_pointer(format!("{at}/name"))
-        })?;
-        let mut stream = old.to_owned();
-        place(state, &mut stream, &layout, changes.stamp_ms, &at)?;
-        finish(state, &name, Some(old), stream, changes);
+        errors.keep(set_one(state, &name, &layout, &at, changes));
+        if errors.is_full() {
+            break;
+        }
     }
+    errors.finish()?;
     Ok(Done::Nothing)
+}
+
+fn set_one(
+    state: &State,
+    name: &StreamName,
+    layout: &LayoutPatch,
+    at: &str,
+    changes: &mut Changes,
+) -> Result<(), ApiError> {
+    let old = state.stream(name).ok_or_else(|| {
+        error::UNKNOWN_STREAM
+            .error()
+            .at_pointer(format!("{at}/name"))
+    })?;
+    let mut stream = old.to_owned();
+    place(state, &mut stream, layout, changes.stamp_ms, at)?;
+    finish(state, name, Some(old), stream, changes);
+    Ok(())
 }
 
 /// Carries out a plan of the layouter. Skips the rows whose stream changed since the decision and

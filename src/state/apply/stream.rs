@@ -4,7 +4,7 @@ use super::layout::place;
 use super::merge::{merge, namespace, stored};
 use super::node_views::{finish, remove};
 use super::{Changes, stream_not_found};
-use crate::error::ApiError;
+use crate::error::{ApiError, BatchErrors};
 use crate::json::Value;
 use crate::schema;
 use crate::state::State;
@@ -27,9 +27,14 @@ pub(super) fn save_all(
     items: Vec<(StreamName, StreamPatch)>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
+    let mut errors = BatchErrors::default();
     for (i, (name, patch)) in items.into_iter().enumerate() {
-        save(state, &name, patch, &format!("/{i}"), changes)?;
+        errors.keep(save(state, &name, patch, &format!("/{i}"), changes));
+        if errors.is_full() {
+            break;
+        }
     }
+    errors.finish()?;
     Ok(Done::Nothing)
 }
 

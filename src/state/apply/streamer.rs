@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::merge::{merge, namespace, stored};
 use super::{Changes, NodeChange, StreamerChange, streamer_not_found};
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, BatchErrors};
 use crate::json::{Object, Value};
 use crate::schema;
 use crate::state::changes::Done;
@@ -29,9 +29,14 @@ pub(super) fn save_all(
     items: Vec<(Hostname, Object)>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
+    let mut errors = BatchErrors::default();
     for (i, (hostname, patch)) in items.into_iter().enumerate() {
-        save(state, &hostname, patch, &format!("/{i}"), changes)?;
+        errors.keep(save(state, &hostname, patch, &format!("/{i}"), changes));
+        if errors.is_full() {
+            break;
+        }
     }
+    errors.finish()?;
     move_addresses(state, changes);
     Ok(Done::Nothing)
 }
