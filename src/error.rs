@@ -121,6 +121,9 @@ error_codes! {
         "The stored cluster key is not sent to a new address; the body must contain `cluster_key`";
     NOT_NUMBER = 400 "not_number" "Must be a number";
     INVALID_TYPE = 400 "invalid_type" "Must have the documented type";
+    UNKNOWN_PARAMETER = 400 "unknown_parameter" "Unknown query parameter";
+    UNKNOWN_FIELD = 400 "unknown_field" "Unknown field";
+    UNKNOWN_MEMBER = 400 "unknown_member" "Unknown member";
     UNKNOWN_STREAM = 400 "stream_not_found" "No stream has this name";
     UNKNOWN_STREAMER = 400 "streamer_not_found" "No streamer has this hostname";
     UNKNOWN_AGENT = 400 "agent_not_found" "No agent has this id";

@@ -26,7 +26,7 @@ use crate::http::{Coding, Request, Response, Ticket, Upgrade};
 use crate::json::{self, Value};
 use crate::outbound::{CancelToken, OutboundCall};
 use crate::query::params::{ParameterSpec, ParameterValues, Seconds, check_listed, value_in};
-use crate::query::{ListKind, Query};
+use crate::query::{ListKind, Query, check_names};
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
@@ -77,6 +77,11 @@ impl Call<'_> {
 
     /// The query string of a list, with the parameters that the row of the operation names.
     pub fn query(&self, kind: &'static ListKind) -> Result<Query, ApiError> {
+        if super::strict::is_preferred(self.request) {
+            let known = self.operation.query_parameters();
+            let known: Vec<&str> = known.map(|it| it.spec().name).collect();
+            check_names(self.request.query, kind, &known)?;
+        }
         Query::parse(self.request.query, kind, self.operation.parameters)
     }
 

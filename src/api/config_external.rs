@@ -585,6 +585,7 @@ static KIND: ListKind = ListKind {
     ],
     field: |path| crate::query::field(schema::stream(), path),
     secret: |path| schema::stream().is_secret(path),
+    schema: || Some(schema::stream()),
 };
 
 /// Parameters of the list of all streams. The limit, order and cursor differ from other lists.

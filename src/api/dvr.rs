@@ -74,6 +74,7 @@ pub static KIND: ListKind = ListKind {
     }],
     field: |path| crate::query::field(schema::dvr(), path),
     secret: |path| schema::dvr().is_secret(path),
+    schema: || Some(schema::dvr()),
 };
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -262,6 +262,7 @@ macro_rules! list_kind {
             search: &[$(text($search)),*],
             field: |path| list_field($kind, path),
             secret: |path| $kind.schema().is_secret(path),
+            schema: || Some($kind.schema()),
         }
     };
 }

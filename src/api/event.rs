@@ -152,6 +152,7 @@ pub static KIND: ListKind = ListKind {
     ],
     field: |path| crate::query::field(schema::event(), path),
     secret: |_| false,
+    schema: || Some(schema::event()),
 };
 
 /// Parameters of `GET /events`.

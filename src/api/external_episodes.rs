@@ -52,6 +52,7 @@ pub static KIND: ListKind = ListKind {
         Some(ListField::top_level(path, field_type))
     },
     secret: |_| false,
+    schema: || None,
 };
 
 /// A filter: by it the query engine finds the episodes.

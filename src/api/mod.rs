@@ -37,6 +37,7 @@ pub mod stream;
 pub mod stream_doc;
 pub mod streamer;
 pub mod streamer_check;
+pub mod strict;
 pub mod tagged;
 pub mod token;
 

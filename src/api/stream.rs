@@ -200,6 +200,7 @@ static LAYOUT_KIND: ListKind = ListKind {
         Some(ListField::top_level(path, field_type))
     },
     secret: |_| false,
+    schema: || None,
 };
 
 /// Parameters of `GET /streams/{name}/layouts`.

@@ -552,6 +552,7 @@ pub static KIND: ListKind = ListKind {
     ],
     field: |path| crate::query::field(schema::stream(), path),
     secret: |path| schema::stream().is_secret(path),
+    schema: || Some(schema::stream()),
 };
 
 /// The search in [`KIND`].

@@ -184,6 +184,7 @@ pub static KIND: ListKind = ListKind {
     ],
     field: |path| crate::query::field(schema::streamer(), path),
     secret: |path| schema::streamer().is_secret(path),
+    schema: || Some(schema::streamer()),
 };
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {

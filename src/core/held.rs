@@ -5,7 +5,7 @@
 //! replaced. The request then ends at once, without a partial response. Commands sent to the writer
 //! are not held: they can no longer be withdrawn.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::Core;
@@ -23,6 +23,8 @@ use crate::state::record::StreamerRecord;
 #[derive(Default)]
 pub struct HeldRequests {
     requests: HashMap<Ticket, Held>,
+    /// Waiting requests whose answers name the preference for strict handling.
+    strict: HashSet<Ticket>,
 }
 
 enum Held {
@@ -69,6 +71,16 @@ impl HeldRequests {
 
     pub fn remove(&mut self, ticket: Ticket) {
         self.requests.remove(&ticket);
+    }
+
+    pub fn prefer_strict(&mut self, ticket: Ticket) {
+        self.strict.insert(ticket);
+    }
+
+    /// Forgets a request that is answered or abandoned. Returns whether it was handled strictly.
+    pub fn end(&mut self, ticket: Ticket) -> bool {
+        self.requests.remove(&ticket);
+        self.strict.remove(&ticket)
     }
 
     pub fn by_administrator(&self) -> Vec<Ticket> {

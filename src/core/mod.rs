@@ -42,7 +42,7 @@ use crate::api::endpoint::{Endpoint, OPERATIONS, ROUTES, allowed, needs};
 use crate::api::operation::BODY_BYTES_MAX;
 use crate::api::router::{self, Found};
 use crate::api::shared::Shared;
-use crate::api::{config_external, done};
+use crate::api::{config_external, done, strict};
 use crate::error::{self, ApiError};
 use crate::feed::{NodePoll, Waiters};
 use crate::http::{
@@ -190,6 +190,9 @@ impl Core {
             caller: &caller,
             ticket,
         };
+        if strict::is_preferred(request) {
+            strict::check(&call)?;
+        }
         let outcome = (endpoint.handler)(&call)?;
         self.carry_out(&call, outcome)
     }
@@ -286,7 +289,7 @@ impl Core {
     fn forget(&self, ticket: Ticket) {
         self.waiters.borrow_mut().remove(ticket);
         self.lists.answering.borrow_mut().remove(&ticket);
-        self.held.borrow_mut().remove(ticket);
+        self.held.borrow_mut().end(ticket);
         self.masked.borrow_mut().remove(&ticket);
         self.pending.borrow_mut().remove(ticket);
     }
@@ -414,10 +417,12 @@ impl Core {
 
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
-        let response = uncached(response);
+        let mut response = uncached(response);
         let status = response.status;
         self.count_answer(status);
-        self.held.borrow_mut().remove(ticket);
+        if self.held.borrow_mut().end(ticket) {
+            response = response.header("Preference-Applied", strict::APPLIED);
+        }
         if self.connections.complete(ticket, response) {
             self.log_later(ticket, status);
         }
@@ -522,8 +527,15 @@ impl Service for Core {
                 }
             }
         });
+        let is_strict = strict::is_preferred(request);
+        if is_strict && matches!(answer, Answer::Wait { .. }) {
+            self.held.borrow_mut().prefer_strict(ticket);
+        }
         let answer = match answer {
             Answer::Reply(mut response) => {
+                if is_strict {
+                    response = response.header("Preference-Applied", strict::APPLIED);
+                }
                 response.for_any_origin = self.is_for_any_origin(request.path);
                 Answer::Reply(uncached(response))
             }

@@ -239,7 +239,7 @@ impl Core {
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.lists.answering.borrow_mut().remove(&ticket);
-            self.held.borrow_mut().remove(ticket);
+            self.held.borrow_mut().end(ticket);
             if self.connections.complete_shared(ticket, &prepared) {
                 self.count_answer(200);
                 self.log_later(ticket, 200);
@@ -316,7 +316,7 @@ impl Core {
     /// The response to a waiting request at its deadline. Fails closed: only a poll for a list that
     /// may be empty gets an empty list.
     pub(super) fn timeout_answer(&self, ticket: Ticket) -> Response {
-        self.held.borrow_mut().remove(ticket);
+        self.held.borrow_mut().end(ticket);
         self.masked.borrow_mut().remove(&ticket);
         let delayed = self.pending.borrow_mut().take_delayed(ticket);
         if let Some(response) = delayed {

@@ -77,7 +77,14 @@ const ITEM_FAILED: ResponseDoc = ResponseDoc {
     ..FAILED
 };
 
-/// The header fields that an operation takes.
+/// The header field that every operation takes.
+pub(super) const PREFER: ParamDoc = header(
+    "Prefer",
+    "`handling=strict`: query parameters, fields in `select` and `sort`, and members of the body \
+     that are unknown are refused with 400 and the nearest known name, instead of being ignored.",
+);
+
+/// The header fields that an operation takes for conditions.
 pub(super) fn parameters(operation: &Operation) -> &'static [ParamDoc] {
     match (operation.conditions, operation.route.method) {
         (Conditions::Entity, Method::Get) => READ,

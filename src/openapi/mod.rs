@@ -107,6 +107,10 @@ of the values; the suffixes `_ne`, `_gt`, `_gte`, `_lt`, `_lte`, `_like` (substr
 case-sensitive), `_is=null` and `_is_not=null` select another comparison; `field` without a value \
 means `true`. All filters must match. Parameters that name no field are ignored.
 
+**Strict handling.** `Prefer: handling=strict` (RFC 7240) refuses what is ignored otherwise: \
+unknown parameters, fields and members, with 400 `unknown_parameter`, `unknown_field` or \
+`unknown_member` and the nearest known name in `meta.nearest`. The answer has `Preference-Applied`.
+
 **Errors.** Every response with status 400 or above has `errors`, each with a stable `code`, a \
 sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid value. \
 Those of a batch are the errors of its first 20 bad items, in order; nothing of it is saved.
@@ -278,6 +282,7 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
 fn parameters(operation: &Operation) -> Vec<(ParameterIn, &'static ParameterSpec)> {
     let documented = operation.doc.parameters.iter();
     let documented = documented.chain(conditions::parameters(operation));
+    let documented = documented.chain([&conditions::PREFER]);
     let documented = documented.map(|parameter| (parameter.location, &parameter.spec));
     let query = operation.query_parameters();
     let query = query.map(|parameter| (ParameterIn::Query, parameter.spec()));
@@ -1007,6 +1012,7 @@ mod tests {
             .filter(|parameter| parameter["x-since"] == "later")
             .map(|parameter| parameter["name"].as_str().expect("it has a name"))
             .collect();
-        assert_eq!(marked, ["If-None-Match", "poll_timeout", "changes_since"]);
+        let expected = ["If-None-Match", "Prefer", "poll_timeout", "changes_since"];
+        assert_eq!(marked, expected);
     }
 }

@@ -56,6 +56,7 @@ pub use self::model::{
 pub use self::order::{Position, SortKey};
 pub use self::page::Page;
 pub(crate) use self::pairs::pairs;
+pub use self::parse::{check_names, unknown_name};
 pub use self::restriction::Restriction;
 
 /// Most documents on a page; a larger limit is refused, since one answer would hold the core for

@@ -30,6 +30,8 @@ pub struct ListKind {
     pub field: fn(&str) -> Option<ListField>,
     /// Whether the members of a path name or contain a secret.
     pub secret: fn(&[Box<str>]) -> bool,
+    /// The schema with the names of fields, for suggestions.
+    pub schema: fn() -> Option<&'static Schema>,
 }
 
 /// A field that a query names.

@@ -14,9 +14,10 @@ use super::{
     FILTERS_MAX, LIMIT_DEFAULT, LIMIT_MAX, PATH_DEPTH_MAX, Q_BYTES_MAX, Query, SELECT_PATHS_MAX,
     SORT_KEYS_MAX,
 };
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, ErrorCode};
 use crate::json::FieldType;
 use crate::json::scan::Projection;
+use crate::schema::{Schema, nearest};
 
 impl Query {
     /// Parses a query string. `parameters` are those of the operation: what the engine does not
@@ -112,23 +113,7 @@ impl Query {
     }
 
     fn add_filter(&mut self, name: &str, value: Option<&str>) -> Result<(), ApiError> {
-        const SUFFIXES: [(&str, Operator); 8] = [
-            ("_ne", Operator::NotEqual),
-            ("_gt", Operator::Greater),
-            ("_lt", Operator::Less),
-            ("_gte", Operator::GreaterEqual),
-            ("_lte", Operator::LessEqual),
-            ("_like", Operator::Like),
-            ("_is", Operator::Is),
-            ("_is_not", Operator::IsNot),
-        ];
-        let (path, operator) = SUFFIXES
-            .iter()
-            .find_map(|(suffix, operator)| Some((name.strip_suffix(suffix)?, *operator)))
-            .filter(|(_, operator)| {
-                !matches!(operator, Operator::Is | Operator::IsNot) || value == Some("null")
-            })
-            .unwrap_or((name, Operator::Equal));
+        let (path, operator) = filter_of(name, value);
         let Some((path, field_type)) = known_field(self.kind, path, name)? else {
             return Ok(());
         };
@@ -183,6 +168,85 @@ fn too_many(parameter: &str, title: String, maximum: usize) -> ApiError {
         .titled(title)
         .at_parameter(printable(parameter))
         .with("maximum", maximum)
+}
+
+/// The path and the operator of a filter.
+fn filter_of<'n>(name: &'n str, value: Option<&str>) -> (&'n str, Operator) {
+    const SUFFIXES: [(&str, Operator); 8] = [
+        ("_ne", Operator::NotEqual),
+        ("_gt", Operator::Greater),
+        ("_lt", Operator::Less),
+        ("_gte", Operator::GreaterEqual),
+        ("_lte", Operator::LessEqual),
+        ("_like", Operator::Like),
+        ("_is", Operator::Is),
+        ("_is_not", Operator::IsNot),
+    ];
+    SUFFIXES
+        .iter()
+        .find_map(|(suffix, operator)| Some((name.strip_suffix(suffix)?, *operator)))
+        .filter(|(_, operator)| {
+            !matches!(operator, Operator::Is | Operator::IsNot) || value == Some("null")
+        })
+        .unwrap_or((name, Operator::Equal))
+}
+
+/// Refuses filters, orders and selections of fields that the list does not have, and parameters
+/// that the operation does not have, which are ignored otherwise.
+pub fn check_names(
+    raw: &str,
+    kind: &ListKind,
+    parameters: &[&'static str],
+) -> Result<(), ApiError> {
+    const ENGINE: [&str; 6] = ["limit", "sort", "cursor", "select", "$reversed", "q"];
+    let is_field = |path: &str| (kind.field)(path).is_some();
+    for (name, value) in pairs(raw).flatten() {
+        let value = value.as_deref();
+        match &*name {
+            "sort" | "select" => {
+                let pieces = value.unwrap_or_default().split(',');
+                let paths = pieces.map(|piece| match &*name {
+                    "sort" => piece.strip_prefix('-').unwrap_or(piece),
+                    _ => piece,
+                });
+                for path in paths.filter(|path| !path.is_empty()) {
+                    if !is_field(path) {
+                        let known = (kind.schema)().map(Schema::paths).unwrap_or_default();
+                        let known = known.iter().map(String::as_str);
+                        return Err(unknown_name(error::UNKNOWN_FIELD, path, &name, known));
+                    }
+                }
+            }
+            known if parameters.contains(&known) || ENGINE.contains(&known) => {}
+            _ if is_field(filter_of(&name, value).0) => {}
+            _ => {
+                let fields = (kind.schema)().map(Schema::paths).unwrap_or_default();
+                let fields = fields.iter().map(String::as_str);
+                let known = parameters.iter().copied().chain(ENGINE).chain(fields);
+                let (path, _) = filter_of(&name, value);
+                return Err(unknown_name(error::UNKNOWN_PARAMETER, path, &name, known));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The error for an unknown name at a query parameter.
+pub fn unknown_name<'n>(
+    code: ErrorCode,
+    name: &str,
+    parameter: &str,
+    known: impl Iterator<Item = &'n str>,
+) -> ApiError {
+    let near = nearest(name, known);
+    let suggestion = near.map(|near| format!("; did you mean `{near}`?"));
+    let suggestion = suggestion.unwrap_or_default();
+    let title = format!("{} `{}`{suggestion}", code.title, printable(name));
+    let error = code.titled(title).at_parameter(printable(parameter));
+    match near {
+        Some(near) => error.with("nearest", near),
+        None => error,
+    }
 }
 
 /// The field that a filter or an order names, unless it is unknown. Secrets are refused, known or

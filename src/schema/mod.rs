@@ -12,7 +12,7 @@
 //! `mask`.
 //!
 //! * `tree` compiles the files; `pattern` and `format` are the rules for text.
-//! * `prune`, `check`, `defaults`, `mask` and `field` each use the tree for one purpose.
+//! * `prune`, `check`, `defaults`, `mask`, `unknown` and `field` each use the tree for one purpose.
 
 mod check;
 pub mod data;
@@ -23,11 +23,13 @@ mod mask;
 mod pattern;
 mod prune;
 mod tree;
+mod unknown;
 
 pub use check::Violation;
 pub use defaults::without_filled;
 pub use field::SchemaField;
 pub use mask::MASK;
+pub use unknown::nearest;
 
 use std::sync::LazyLock;
 
@@ -64,6 +66,9 @@ roots! {
     stream_stats: "stream_stats", [];
     /// The placement of a stream as requested by a client.
     stream_layout: "central_stream_layout", [];
+    /// Placements of streams, and of agents.
+    stream_layouts: "central_stream_layout_list", [];
+    agent_layouts: "central_agent_layout_list", [];
     /// An agent and the streamers it sends video to.
     agent: "central_agent_config", ["id"];
     /// An API token.
@@ -92,6 +97,26 @@ roots! {
     load_change: "central_streamer_layout_prediction_item", ["hostname", "role"];
     /// Assumed events of a layout preview.
     cluster_preview_request: "cluster_preview_request", [];
+}
+
+/// The root that describes the bodies of this name. Reports of streamers have none: what is unknown
+/// in them is dropped and named in the answer.
+pub fn of_body(name: &str) -> Option<&'static Schema> {
+    Some(match name {
+        "central_stream_config" => stream(),
+        "central_stream_layout_list" => stream_layouts(),
+        "streamer_config" => streamer(),
+        "central_agent_config" => agent(),
+        "central_agent_layout_list" => agent_layouts(),
+        "api_token" => api_token(),
+        "auth_backend_config" => auth_backend(),
+        "balancer_config" => balancer(),
+        "episode" => episode(),
+        "vision_person" => person(),
+        "central_config" => config(),
+        "cluster_preview_request" => cluster_preview_request(),
+        _ => return None,
+    })
 }
 
 /// A compiled schema of one kind of document.

@@ -17,7 +17,7 @@ use crate::error::{self, ApiError, BatchErrors};
 use crate::json::Value;
 
 /// The member of an item of a batch that has its condition.
-const IF_MATCH_MEMBER: &str = "if_match";
+pub const IF_MATCH_MEMBER: &str = "if_match";
 /// Most failed conditions of a batch that an error names.
 const NAMED_MAX: usize = 20;
 /// Two numbers in hexadecimal digits, one in decimal digits, two dashes.

@@ -14,6 +14,7 @@ mod python;
 #[allow(dead_code, reason = "other users of it need more")]
 #[path = "../sim/random.rs"]
 mod random;
+mod strict;
 mod stub;
 mod values;
 

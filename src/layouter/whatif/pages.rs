@@ -199,6 +199,7 @@ mod tests {
         search: &[],
         field: |path| (path == "name").then(|| ListField::top_level(path, FieldType::String)),
         secret: |_| false,
+        schema: || None,
     };
 
     fn items(count: usize, tag: &str) -> PreviewItems {

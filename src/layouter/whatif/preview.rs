@@ -36,6 +36,7 @@ pub static LAYOUTS: ListKind = ListKind {
     search: &[],
     field: |path| crate::query::field(schema::layout_change(), path),
     secret: |_| false,
+    schema: || Some(schema::layout_change()),
 };
 
 /// Changes of loads, one per node and role.
@@ -52,6 +53,7 @@ pub static LOADS: ListKind = ListKind {
         _ => crate::query::field(schema::load_change(), path),
     },
     secret: |_| false,
+    schema: || Some(schema::load_change()),
 };
 
 fn schema_required_of_layouts() -> &'static [Box<str>] {

@@ -67,6 +67,7 @@ const THINGS: ListKind = ListKind {
     ],
     field,
     secret: |path| *path == [Box::from("secret")],
+    schema: || None,
 };
 static KIND: ListKind = THINGS;
 static KIND_DOWN: ListKind = ListKind {
