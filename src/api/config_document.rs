@@ -163,7 +163,7 @@ pub fn changes(
             continue;
         }
         if !setting.accepts(&text) {
-            let title = format!("Must be {}", setting.form);
+            let title = format!("`{}` must be {}", name_of(member.pointer), setting.form);
             return Err(error::OUT_OF_RANGE.titled(title).at_pointer(member.pointer));
         }
         changes.push((setting.key, Some(text)));
@@ -235,32 +235,34 @@ fn text_of(member: &ConfigMember, value: &Value) -> Result<String, ApiError> {
         (MemberShape::Text | MemberShape::Word, Value::String(text)) => Ok(text.to_string()),
         (MemberShape::Flag, Value::Bool(on)) => Ok(on.to_string()),
         (MemberShape::Count, _) => {
-            whole("Must be an integer of at least 0").map(|count| count.to_string())
+            whole("must be an integer of at least 0").map(|count| count.to_string())
         }
         (MemberShape::Ms, _) => {
-            whole("Must be an integer of milliseconds, at least 0").map(|ms| format!("{ms}ms"))
+            whole("must be an integer of milliseconds, at least 0").map(|ms| format!("{ms}ms"))
         }
         (MemberShape::Login, Value::Object(login)) => login_text(login),
-        _ => Err((
-            error::INVALID_TYPE,
-            "The type differs from that of the setting",
-        )),
+        _ => Err((error::INVALID_TYPE, "has another type than the setting")),
     };
-    text.map_err(|(code, title)| code.titled(title).at_pointer(member.pointer))
+    text.map_err(|(code, title)| {
+        code.titled(format!("`{}` {title}", name_of(member.pointer)))
+            .at_pointer(member.pointer)
+    })
+}
+
+/// The name of the member that a pointer leads to.
+fn name_of(pointer: &str) -> &str {
+    pointer.rsplit('/').next().unwrap_or_default()
 }
 
 fn login_text(login: &Object) -> Result<String, (ErrorCode, &'static str)> {
     let part = |name: &str| login.get(name).and_then(Value::as_str);
     let (Some(name), Some(password)) = (part("login"), part("password")) else {
-        return Err((
-            error::MISSING_REQUIRED,
-            "`login` and `password` are required",
-        ));
+        return Err((error::MISSING_REQUIRED, "needs `login` and `password`"));
     };
     if name.contains([' ', ':']) {
         return Err((
             error::OUT_OF_RANGE,
-            "`login` must not contain a space or a colon",
+            "must not have a space or a colon in `login`",
         ));
     }
     Ok(format!("{name} {password}"))

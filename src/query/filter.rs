@@ -6,6 +6,7 @@ use memchr::memmem::Finder;
 
 use super::FILTER_VALUES_MAX;
 use super::model::{Document, FieldPath, any_leaf};
+use super::pairs::printable;
 use crate::error::{self, ApiError, ErrorCode};
 use crate::json::scan::{self, Scalar};
 use crate::json::{self, FieldType, Number};
@@ -143,12 +144,15 @@ impl ValueSet {
 
 impl Comparand {
     pub fn parse(name: &str, text: &str, field_type: FieldType) -> Result<Self, ApiError> {
-        let refuse = |code: ErrorCode, title| Err(code.titled(title).at_parameter(name));
+        let refuse = |code: ErrorCode, allowed| {
+            let title = format!("Parameter `{}` takes {allowed}", printable(name));
+            Err(code.titled(title).at_parameter(name))
+        };
         let mut result = Self::default();
         match field_type {
             FieldType::Integer => match scan::number(text) {
                 Some(number) if number.fits_signed() => result.number = Some(number),
-                _ => return refuse(error::NOT_INTEGER, "The field takes integers of 64 bits"),
+                _ => return refuse(error::NOT_INTEGER, "integers of 64 bits"),
             },
             FieldType::Moment => match scan::number(text) {
                 Some(number @ Number::Unsigned(moment)) if is_moment(moment) => {
@@ -156,19 +160,19 @@ impl Comparand {
                 }
                 Some(number) if number.fits_signed() => {
                     return Err(error::INPUT_OUT_OF_RANGE
-                        .titled(format!("The field takes {MOMENTS}"))
+                        .titled(format!("Parameter `{}` takes {MOMENTS}", printable(name)))
                         .at_parameter(name)
                         .with("minimum", MOMENT_MS_MIN)
                         .with("maximum", MOMENT_MS_MAX));
                 }
-                _ => return refuse(error::NOT_INTEGER, "The field takes integers of 64 bits"),
+                _ => return refuse(error::NOT_INTEGER, "integers of 64 bits"),
             },
             FieldType::Number => match exact_number(text) {
                 Some(number) => result.number = Some(number),
-                None => return refuse(error::NOT_NUMBER, "The field takes numbers"),
+                None => return refuse(error::NOT_NUMBER, "numbers"),
             },
             FieldType::Boolean => match boolean(text) {
-                None => return refuse(error::NOT_BOOLEAN, "The field takes true or false"),
+                None => return refuse(error::NOT_BOOLEAN, "true or false"),
                 boolean => result.boolean = boolean,
             },
             FieldType::String => result.text = Some(text.into()),

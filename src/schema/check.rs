@@ -79,6 +79,27 @@ impl DocumentPath<'_> {
     }
 }
 
+impl DocumentPath<'_> {
+    /// The subject of a sentence about the value.
+    fn subject(&self) -> String {
+        let printed = |key: &str| -> String {
+            let printable = key.chars().filter(|letter| !letter.is_control());
+            printable.take(PRINTED_KEY_CHARS_MAX).collect()
+        };
+        match self {
+            DocumentPath::Root => "The document".to_owned(),
+            DocumentPath::Member(_, key) => format!("`{}`", printed(key)),
+            DocumentPath::Item(DocumentPath::Member(_, key), index) => {
+                format!("Item {index} of `{}`", printed(key))
+            }
+            DocumentPath::Item(_, index) => format!("Item {index}"),
+        }
+    }
+}
+
+/// Longest member name that a title repeats, in characters.
+const PRINTED_KEY_CHARS_MAX: usize = 64;
+
 struct Check<'a> {
     tree: &'a Tree,
     found: Vec<Violation>,
@@ -132,7 +153,7 @@ impl<'a> Check<'a> {
         {
             let text = |bound: Option<Number>| bound.map(|bound| Value::Number(bound).to_text());
             let (minimum, maximum) = (text(minimum), text(maximum));
-            let title = bounds_title("Must be", minimum.as_deref(), maximum.as_deref(), "");
+            let title = bounds_title("must be", minimum.as_deref(), maximum.as_deref(), "");
             self.report(
                 "input_out_of_range",
                 path,
@@ -146,7 +167,8 @@ impl<'a> Check<'a> {
         let format = node.text.as_ref().and_then(|rules| rules.format);
         let address = format.is_some_and(super::format::Format::is_address);
         if (node.secret && text == mask::MASK) || (address && mask::has_masked_password(text)) {
-            let title = "The mask `***` does not match a stored secret; send the secret itself.";
+            let title =
+                "has the mask `***`, which does not match a stored secret; send the secret itself";
             self.report(
                 "wrong_format",
                 path,
@@ -175,7 +197,7 @@ impl<'a> Check<'a> {
             if let Some(code) = code {
                 let (least, most) = bounds();
                 let title = bounds_title(
-                    "Must have",
+                    "must have",
                     least.as_deref(),
                     most.as_deref(),
                     " characters",
@@ -191,7 +213,7 @@ impl<'a> Check<'a> {
         if let Some(pattern) = &rules.pattern
             && !pattern.matches(text)
         {
-            let title = format!("Must match the pattern {}.", pattern.source);
+            let title = format!("must match the pattern {}", pattern.source);
             self.report(
                 "nomatch_pattern",
                 path,
@@ -206,7 +228,7 @@ impl<'a> Check<'a> {
             self.report(
                 "wrong_format",
                 path,
-                format!("Must be {}.", format.allowed),
+                format!("must be {}", format.allowed),
                 [("format", Some(format.name.into()))],
             );
         }
@@ -222,7 +244,7 @@ impl<'a> Check<'a> {
         if let Some(code) = code {
             let text = |bound: Option<u64>| bound.map(|bound| bound.to_string());
             let (least, most) = (text(rules.items_min), text(rules.items_max));
-            let title = bounds_title("Must have", least.as_deref(), most.as_deref(), " items");
+            let title = bounds_title("must have", least.as_deref(), most.as_deref(), " items");
             self.report(code, path, title, [("minItems", least), ("maxItems", most)]);
         }
         let Some(id) = rules.items else { return };
@@ -232,7 +254,7 @@ impl<'a> Check<'a> {
                 return;
             }
             if item.is_null() && !nullable {
-                let title = "An element of this array must not be null.";
+                let title = "must not be null";
                 self.report(
                     "null_in_array_of_non_nullable",
                     &DocumentPath::Item(path, index),
@@ -247,7 +269,7 @@ impl<'a> Check<'a> {
 
     fn object(&mut self, rules: &ObjectRules, object: &Object, path: &DocumentPath<'_>) {
         if let Some(most) = rules.members_max.filter(|most| object.len() as u64 > *most) {
-            let title = format!("Must have at most {most} members.");
+            let title = format!("must have at most {most} members");
             self.report(
                 "too_many_items",
                 path,
@@ -261,7 +283,7 @@ impl<'a> Check<'a> {
                 self.report(
                     "missing_required",
                     &DocumentPath::Member(path, name),
-                    "This member is required.".into(),
+                    "is required".into(),
                     [],
                 );
             }
@@ -277,7 +299,7 @@ impl<'a> Check<'a> {
             }
             let path = DocumentPath::Member(path, key);
             if rules.closed {
-                self.report("extra_keys", &path, "Unknown member.".into(), []);
+                self.report("extra_keys", &path, "is unknown".into(), []);
                 continue;
             }
             if let Some(text) = rules.names.and_then(|id| self.tree[id].text.as_ref()) {
@@ -302,7 +324,7 @@ impl<'a> Check<'a> {
                     return;
                 }
                 let title = format!(
-                    "This member is required: it selects the variant of the object, one of: {}.",
+                    "is required: it selects the variant of the object, one of: {}",
                     known(union)
                 );
                 self.report(
@@ -317,14 +339,14 @@ impl<'a> Check<'a> {
                     self.value(variant, value, path);
                     return;
                 }
-                let title = format!("Must select a known variant, one of: {}.", known(union));
+                let title = format!("must select a known variant, one of: {}", known(union));
                 let path = DocumentPath::Member(path, member);
                 self.report("discriminator_unmapped", &path, title, []);
             }
             Some(_) => self.report(
                 "not_string",
                 &DocumentPath::Member(path, member),
-                "Must be a string.".into(),
+                "must be a string".into(),
                 [],
             ),
         }
@@ -357,7 +379,7 @@ impl<'a> Check<'a> {
             self.report(
                 "unmatched_any",
                 path,
-                format!("Must match one of the {count} documented variants."),
+                format!("must match one of the {count} documented variants"),
                 [],
             );
         }
@@ -366,13 +388,13 @@ impl<'a> Check<'a> {
     #[cold]
     fn wrong_kind(&mut self, allowed: Kinds, path: &DocumentPath<'_>) {
         let (code, title) = match allowed & !tree::NULL {
-            tree::BOOLEAN => ("not_boolean", "Must be true or false."),
-            tree::INTEGER => ("not_integer", "Must be an integer."),
-            tree::NUMBER => ("not_number", "Must be a number."),
-            tree::STRING => ("not_string", "Must be a string."),
-            tree::ARRAY => ("not_array", "Must be an array."),
-            tree::OBJECT => ("not_object", "Must be an object."),
-            0 => ("not_null", "Must be null."),
+            tree::BOOLEAN => ("not_boolean", "must be true or false"),
+            tree::INTEGER => ("not_integer", "must be an integer"),
+            tree::NUMBER => ("not_number", "must be a number"),
+            tree::STRING => ("not_string", "must be a string"),
+            tree::ARRAY => ("not_array", "must be an array"),
+            tree::OBJECT => ("not_object", "must be an object"),
+            0 => ("not_null", "must be null"),
             several => {
                 let names: Vec<&str> = KIND_NAMES
                     .iter()
@@ -383,7 +405,7 @@ impl<'a> Check<'a> {
                 self.report(
                     "invalid_type",
                     path,
-                    format!("Must have one of these types: {names}."),
+                    format!("must have one of these types: {names}"),
                     [("type", Some(names.clone()))],
                 );
                 return;
@@ -407,14 +429,14 @@ impl<'a> Check<'a> {
             self.report(
                 "not_const",
                 path,
-                format!("Must be {options}."),
+                format!("must be {options}"),
                 [("const", Some(options.clone()))],
             );
         } else {
             self.report(
                 "unknown_enum_option",
                 path,
-                format!("Must be one of: {options}."),
+                format!("must be one of: {options}"),
                 [("enum", Some(options.clone()))],
             );
         }
@@ -425,7 +447,7 @@ impl<'a> Check<'a> {
         &mut self,
         code: &'static str,
         path: &DocumentPath<'_>,
-        title: String,
+        predicate: String,
         meta: [(&'static str, Option<String>); N],
     ) {
         if !self.is_full() {
@@ -436,7 +458,7 @@ impl<'a> Check<'a> {
             self.found.push(Violation {
                 code,
                 pointer: path.pointer(),
-                title,
+                title: format!("{} {predicate}", path.subject()),
                 meta,
             });
         }
@@ -468,9 +490,9 @@ fn known(union: &Union) -> String {
 
 fn bounds_title(verb: &str, least: Option<&str>, most: Option<&str>, unit: &str) -> String {
     match (least, most) {
-        (Some(least), Some(most)) => format!("{verb} {least} to {most}{unit}."),
-        (Some(least), None) => format!("{verb} at least {least}{unit}."),
-        (None, Some(most)) => format!("{verb} at most {most}{unit}."),
+        (Some(least), Some(most)) => format!("{verb} {least} to {most}{unit}"),
+        (Some(least), None) => format!("{verb} at least {least}{unit}"),
+        (None, Some(most)) => format!("{verb} at most {most}{unit}"),
         (None, None) => unreachable!("a violated rule has a bound"),
     }
 }

@@ -293,7 +293,7 @@ fn violation_has_bounds_and_never_the_value() {
             "maximum=15000"
         ]
     );
-    assert_eq!(found[2].title, "Must be 1000 to 15000.");
+    assert_eq!(found[2].title, "`segment_duration` must be 1000 to 15000");
     assert!(
         found
             .iter()

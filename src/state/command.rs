@@ -571,15 +571,16 @@ pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
         }
         Value::Number(Number::Unsigned(_) | Number::Negative(_)) => (
             error::INPUT_OUT_OF_RANGE,
-            "Must be a time in milliseconds since 1970",
+            "must be a time in milliseconds since 1970",
         ),
         Value::Number(Number::Float(_))
         | Value::Bool(_)
         | Value::String(_)
         | Value::Array(_)
-        | Value::Object(_) => (error::NOT_INTEGER, "Must be an integer"),
+        | Value::Object(_) => (error::NOT_INTEGER, "must be an integer"),
     };
-    Err(code.titled(title).at_pointer(pointer))
+    let name = pointer.rsplit('/').next().unwrap_or_default();
+    Err(code.titled(format!("`{name}` {title}")).at_pointer(pointer))
 }
 
 /// Refuses a `$reset` that is not a boolean.
@@ -587,7 +588,7 @@ pub fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
     match patch::misused_reset(body) {
         None => Ok(()),
         Some(at) => Err(error::NOT_BOOLEAN
-            .error()
+            .titled("`$reset` must be true or false")
             .at_pointer(format!("{pointer}{at}"))),
     }
 }

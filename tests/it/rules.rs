@@ -427,3 +427,73 @@ fn root_of_a_recording_is_kept_shown_and_filtered() {
     let page = server.get("/streams?dvr.root_is=null").expect(200).json();
     assert_eq!(names(&page), ["a", "d"]);
 }
+
+#[test]
+fn titles_of_errors_name_the_field() {
+    let server = TestServer::new();
+    save_node(&server, "s1");
+    server.put("/streams/a", json!({})).expect(200);
+    for (path, body, title) in [
+        (
+            "/streams/a",
+            json!({"segment_duration": 5}),
+            "`segment_duration` must be 1000 to 15000",
+        ),
+        (
+            "/streams/a",
+            json!({"title": 5}),
+            "`title` must be a string",
+        ),
+        (
+            "/streams/a",
+            json!({"inputs": [null]}),
+            "Item 0 of `inputs` must not be null",
+        ),
+        (
+            "/streams/a",
+            json!({"inputs": [5]}),
+            "Item 0 of `inputs` must be an object",
+        ),
+        (
+            "/streams/a",
+            json!({"$reset": 5}),
+            "`$reset` must be true or false",
+        ),
+        (
+            "/streams/a",
+            json!({"retry_limit": -1}),
+            "`retry_limit` must be at least 0",
+        ),
+        (
+            "/streamers/s2",
+            json!({"role": "streamer"}),
+            "`cluster_key` is required",
+        ),
+        (
+            "/episodes/1",
+            json!({"updated_at": "x"}),
+            "`updated_at` must be an integer",
+        ),
+    ] {
+        let errors = server.put(path, body.clone()).expect(400).json();
+        assert_eq!(errors["errors"][0]["title"], title, "{path} {body}");
+    }
+    let config = json!({"api_key": weir_testkit::API_KEY, "layouter_enabled": 5});
+    let errors = server.put("/config", config).expect(400).json();
+    let title = errors["errors"][0]["title"].as_str().expect("a title");
+    assert!(title.starts_with("`layouter_enabled` "), "{title}");
+    for (query, title) in [
+        (
+            "position=x",
+            "Parameter `position` takes integers of 64 bits",
+        ),
+        ("static=x", "Parameter `static` takes true or false"),
+        (
+            "poll_timeout=x",
+            "Parameter `poll_timeout` must be a whole number of seconds",
+        ),
+    ] {
+        let errors = server.get(&format!("/streams?{query}")).expect(400).json();
+        assert_eq!(errors["errors"][0]["title"], title, "{query}");
+    }
+}
