@@ -192,7 +192,8 @@ settings! {
     /// Group commit and retention of episodes.
     episodes: EpisodeSettings, "Episodes" {
         /// Longest time a save of an episode waits for others, to be written to disk together with
-        /// them. The response is sent when the episode is on disk. 0 writes each at once.
+        /// them. The response is sent when the episode is on disk. While episodes are saved one
+        /// after another, none of them waits. 0 writes each at once.
         buffer_delay("episodes_buffer_delay"): Duration =
             time(ZERO, BUFFER_DELAY_MAX), Default "1s", AtOnce, Ms "/episodes_buffer_delay";
         /// When more saves of episodes than this wait, they are written at once. 0 writes each at

@@ -2,8 +2,10 @@
 //!
 //! Video analytics saves many small episodes, and each commit costs an fsync whatever its size. A
 //! save waits until the oldest waiting save has reached the delay, or until more than the limit
-//! wait; then all of them are committed. No reply is sent before, so that a 2xx still means
-//! durable. Pure: times are arguments, in any unit of a running clock.
+//! wait; then all of them are committed. A save that is alone, after one that was alone, does not
+//! wait: a client that saves one episode after another would pay the delay for each. No reply is
+//! sent before the commit, so that a 2xx still means durable. Pure: times are arguments, in any
+//! unit of a running clock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -66,6 +68,8 @@ pub struct InsertBuffer<T> {
     keys: HashMap<Key, usize>,
     /// When the oldest arrived.
     since: Duration,
+    /// How many saves were committed together last.
+    last_group: usize,
 }
 
 impl<T> Default for InsertBuffer<T> {
@@ -74,6 +78,7 @@ impl<T> Default for InsertBuffer<T> {
             waiting: Vec::new(),
             keys: HashMap::new(),
             since: Duration::ZERO,
+            last_group: 0,
         }
     }
 }
@@ -97,7 +102,8 @@ impl<T> InsertBuffer<T> {
         if self.waiting.is_empty() {
             return None;
         }
-        if settings.are_off() || self.waiting.len() > settings.limit() {
+        let is_alone = self.waiting.len() == 1 && self.last_group <= 1;
+        if settings.are_off() || is_alone || self.waiting.len() > settings.limit() {
             return Some(Duration::ZERO);
         }
         Some((self.since + settings.delay()).saturating_sub(now))
@@ -110,6 +116,9 @@ impl<T> InsertBuffer<T> {
     /// Takes all of them, in their order.
     pub fn take(&mut self) -> Vec<T> {
         self.keys.clear();
+        if !self.waiting.is_empty() {
+            self.last_group = self.waiting.len();
+        }
         std::mem::take(&mut self.waiting)
     }
 }
@@ -122,10 +131,42 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    /// A buffer that has just committed several saves together.
+    fn after_a_group<T: Default>() -> InsertBuffer<T> {
+        let mut buffer = InsertBuffer::default();
+        buffer.push(Key::Number(1), T::default(), ms(0));
+        buffer.push(Key::Number(2), T::default(), ms(0));
+        buffer.take();
+        buffer
+    }
+
+    #[test]
+    fn save_waits_only_while_others_save() {
+        let settings = BufferSettings::new(ms(1000), 250);
+        let mut buffer = InsertBuffer::default();
+        for n in 0..3 {
+            buffer.push(Key::Number(n), n, ms(n));
+            assert!(buffer.is_due(&settings, ms(n)), "{n}: no other save waits");
+            assert_eq!(buffer.take(), [n]);
+            assert!(buffer.take().is_empty());
+        }
+        buffer.push(Key::Number(1), 1, ms(10));
+        buffer.push(Key::Number(2), 2, ms(10));
+        assert!(!buffer.is_due(&settings, ms(10)));
+        assert_eq!(buffer.take(), [1, 2]);
+        // Of several clients that save in turn, one is always the first of its group.
+        buffer.push(Key::Number(1), 1, ms(1010));
+        assert_eq!(buffer.rest(&settings, ms(1010)), Some(ms(1000)));
+        assert_eq!(buffer.take(), [1]);
+        // It waited in vain: the next one does not wait.
+        buffer.push(Key::Number(1), 1, ms(2010));
+        assert!(buffer.is_due(&settings, ms(2010)));
+    }
+
     #[test]
     fn saves_are_due_when_the_oldest_reaches_the_delay() {
         let settings = BufferSettings::new(ms(1000), 250);
-        let mut buffer = InsertBuffer::default();
+        let mut buffer = after_a_group();
         assert_eq!(buffer.rest(&settings, ms(0)), None);
         buffer.push(Key::Number(1), "a", ms(5000));
         buffer.push(Key::Number(2), "b", ms(5900));
@@ -152,7 +193,7 @@ mod tests {
 
     #[test]
     fn no_save_waits_when_it_is_off_or_the_server_stops() {
-        let mut buffer = InsertBuffer::default();
+        let mut buffer = after_a_group();
         buffer.push(Key::Number(1), 1, ms(0));
         for (delay, limit) in [(0, 250), (1000, 0)] {
             let settings = BufferSettings::new(ms(delay), limit);

@@ -58,3 +58,37 @@ pub fn park_request(server: &TestServer, request: &str) -> Client {
     client.response(false).expect(200);
     client
 }
+
+/// Saves episodes from several clients until some of them were committed together: from then on a
+/// single save waits for others too.
+pub fn save_episodes_together(server: &TestServer) {
+    let body = json!({"media": "prime", "opened_at": 1_700_000_000_000_u64}).to_string();
+    let request = |id: u64| {
+        format!(
+            "PUT {PREFIX}/episodes/{id} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let ids = 9_000_000..9_000_008;
+    for _ in 0..100 {
+        let mut clients: Vec<Client> = ids.clone().map(|_| server.connect()).collect();
+        for (client, id) in clients.iter_mut().zip(ids.clone()) {
+            client.send(request(id).as_bytes());
+        }
+        let mut stamps: Vec<u64> = clients
+            .iter_mut()
+            .map(|client| client.response(false).expect(200).json()["updated_at"].clone())
+            .map(|stamp| stamp.as_u64().expect("a stamp"))
+            .collect();
+        stamps.sort_unstable();
+        let newest = stamps.len() - 2;
+        if stamps[newest] == stamps[newest + 1] {
+            for id in ids {
+                server.delete(&format!("/episodes/{id}")).expect(204);
+            }
+            return;
+        }
+    }
+    panic!("of 100 times eight saves no two were committed together");
+}

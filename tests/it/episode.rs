@@ -17,7 +17,7 @@ use weir::testing::writer::StateMachine;
 use weir::testing::writer::load;
 use weir_storage::Store;
 
-use crate::calls::{park, park_request, save_node};
+use crate::calls::{park, park_request, save_episodes_together, save_node};
 use weir_testkit::{
     API_KEY, Client, PREFIX, Response, TestServer, WAIT_MAX, encode_segment, wait_until,
 };
@@ -313,14 +313,11 @@ fn poll_for_episodes_of_a_stream_ignores_other_streams() {
 fn buffered_saves_are_committed_together_and_in_order() {
     // Goal: one more than the limit sends all of them; a deletion comes after the save it follows.
     // Method: a delay that no test waits for.
-    let server = TestServer::with(&[
-        "--episodes-buffer-delay",
-        "10s",
-        "--episodes-buffer-limit",
-        "2",
-        "--io-threads",
-        "1",
-    ]);
+    let server = TestServer::with(&["--episodes-buffer-delay", "100ms", "--io-threads", "1"]);
+    save_episodes_together(&server);
+    let mut settings = json!({"api_key": API_KEY, "episodes_buffer_delay": 10_000});
+    settings["episodes_buffer_limit"] = json!(2);
+    server.put("/config", settings).expect(200);
     let body = episode("a", MOMENT).to_string();
     let mut saves: Vec<Client> = (1..=3)
         .map(|id| park_request(&server, &head("PUT", &format!("/episodes/{id}"), &body)))
@@ -342,8 +339,27 @@ fn buffered_saves_are_committed_together_and_in_order() {
 }
 
 #[test]
+fn episodes_that_are_saved_one_after_another_do_not_wait() {
+    // Goal: a lone save is committed at once. Method: what another client saves after it does not
+    // overtake it, which it would if the episode waited.
+    let server = TestServer::with(&["--episodes-buffer-delay", "10s"]);
+    for id in 1..=8 {
+        let body = episode("a", MOMENT).to_string();
+        let request = head("PUT", &format!("/episodes/{id}"), &body);
+        let mut saved = park_request(&server, &request);
+        let other = server.put("/streams/other", json!({"title": id.to_string()}));
+        let other = other.expect(200).json()["updated_at"].as_u64();
+        let saved = saved.response(false).expect(200).json()["updated_at"].as_u64();
+        assert!(saved.is_some() && saved <= other, "{saved:?} {other:?}");
+    }
+}
+
+#[test]
 fn stop_commits_and_answers_buffered_saves() {
-    let mut server = TestServer::with(&["--episodes-buffer-delay", "10s"]);
+    let mut server = TestServer::with(&["--episodes-buffer-delay", "100ms"]);
+    save_episodes_together(&server);
+    let settings = json!({"api_key": API_KEY, "episodes_buffer_delay": 10_000});
+    server.put("/config", settings).expect(200);
     let body = episode("a", MOMENT).to_string();
     let mut saves: Vec<Client> = (1..=5)
         .map(|id| park_request(&server, &head("PUT", &format!("/episodes/{id}"), &body)))

@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::calls::{etag, get_request, lay_out, park_request, save_node};
+use crate::calls::{etag, get_request, lay_out, park_request, save_episodes_together, save_node};
 use crate::described::{Document, Operation};
 use crate::restricted::token;
 use crate::round_trip::{keyed, with_one_of_each};
@@ -278,6 +278,7 @@ fn saves_of_one_batch_do_not_share_a_tag() {
     // Goal: of two saves that are committed together, the answer to the first does not give its
     // client the tag of the second. Method: the buffer of episodes commits both at once.
     let server = TestServer::with(&["--episodes-buffer-delay", "400ms"]);
+    save_episodes_together(&server);
     let body = |n: u64| json!({"media": "a", "opened_at": 1_700_000_000_000_u64 + n});
     let request = |n: u64| {
         let body = body(n).to_string();

@@ -63,7 +63,8 @@ pub const EPISODE_SAVE: OperationDoc = OperationDoc {
     description: "Merges the body into the stored episode, or creates the episode if the number \
          is new; usually the body is a full copy. `closed_at` cannot be changed once it is set. \
          Episodes are committed in groups: the response is sent when the group is on disk, which \
-         is delayed by at most `episodes_buffer_delay`.",
+         is delayed by at most `episodes_buffer_delay`, and not at all while episodes are saved \
+         one after another.",
     parameters: &[ID],
     request: Some(BodyDoc {
         shape: Shape::One("episode"),
