@@ -87,9 +87,9 @@
 //! each other in no circle. Tests hold both.
 //!
 //! ```floors
-//! limits exit duration error stdout proptests
+//! limits exit duration error stdout proptests metrics offload
 //! json rt
-//! schema subnet metrics
+//! schema subnet
 //! http outbound
 //! access
 //! state
@@ -132,6 +132,7 @@ mod json;
 mod layouter;
 mod limits;
 mod metrics;
+mod offload;
 mod openapi;
 mod outbound;
 mod program;

@@ -87,9 +87,9 @@ pub const ACCEPT_PAUSE_MS: u64 = 10;
 /// Bodies below this are not worth compressing.
 pub const COMPRESS_BYTES_MIN: usize = 1024;
 
-/// Bodies above this are not compressed on the io core: at about 200 MB/s this limits the pause to
-/// 5 ms.
-pub const COMPRESS_BYTES_MAX: usize = 1024 * 1024;
+/// Bodies above this are compressed by another thread: at about 200 MB/s a core is busy for
+/// a millisecond with one.
+pub const COMPRESS_BYTES_MAX: usize = 256 * 1024;
 
 /// The limits that tests shorten and an operator may set. Times are milliseconds.
 #[derive(Debug, Clone)]

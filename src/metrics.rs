@@ -228,6 +228,7 @@ const BUCKETS_SECONDS: [f64; 12] = [
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS_SECONDS.len() + 1],
     sum_ns: AtomicU64,
+    longest_ns: AtomicU64,
 }
 
 impl Histogram {
@@ -237,6 +238,14 @@ impl Histogram {
         add(&self.buckets[bucket.count()], 1);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         add(&self.sum_ns, ns);
+        if ns > self.longest_ns.load(Ordering::Relaxed) {
+            self.longest_ns.store(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// The longest duration that was counted.
+    pub fn longest(&self) -> Duration {
+        Duration::from_nanos(self.longest_ns.load(Ordering::Relaxed))
     }
 }
 

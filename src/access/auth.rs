@@ -6,7 +6,6 @@
 //! length in constant time. All wrong credentials get the same response: an unknown login cannot be
 //! distinguished from a wrong password.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -69,7 +68,7 @@ pub enum Caller {
     Administrator,
     /// The streamer in the path, with the record of the cluster key that it used.
     Streamer(StreamerRecord),
-    Token(Rc<Token>),
+    Token(Arc<Token>),
 }
 
 impl Caller {
@@ -151,7 +150,7 @@ impl Auth {
         &self,
         needs: Needs<'_>,
         authorization: Option<&[u8]>,
-        token: impl FnOnce(&[u8; 32]) -> Option<Rc<Token>>,
+        token: impl FnOnce(&[u8; 32]) -> Option<Arc<Token>>,
         state: &State,
         now_seconds: fn() -> u64,
     ) -> Result<Caller, ApiError> {

@@ -1,7 +1,6 @@
 //! Compiled rules of saved authorization backends.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::rules::Rules;
@@ -14,12 +13,12 @@ const COMPILED_MAX: usize = 1024;
 /// Compiled rules of saved backends. Owned by one core; filled on first use.
 #[derive(Default)]
 pub struct CompiledRules {
-    by_name: HashMap<Box<str>, (EntityRecord, Rc<Rules>)>,
+    by_name: HashMap<Box<str>, (EntityRecord, Arc<Rules>)>,
 }
 
 impl CompiledRules {
     /// The rules of a backend, compiled again if its record has changed.
-    pub fn rules(&mut self, record: &EntityRecord) -> Rc<Rules> {
+    pub fn rules(&mut self, record: &EntityRecord) -> Arc<Rules> {
         let name: &str = &record.key;
         if let Some((of, rules)) = self.by_name.get(name)
             && Arc::ptr_eq(of.bytes(), record.bytes())
@@ -31,7 +30,7 @@ impl CompiledRules {
             _ => Object::new(),
         };
         // The rules were checked by the save; rules that cannot be parsed admit no session.
-        let rules = Rc::new(Rules::parse(&config, "").unwrap_or_default());
+        let rules = Arc::new(Rules::parse(&config, "").unwrap_or_default());
         if self.by_name.len() >= COMPILED_MAX {
             self.by_name.clear();
         }

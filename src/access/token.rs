@@ -1,7 +1,6 @@
 //! API tokens: the right that an operation requires, and compiled tokens.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -60,19 +59,19 @@ impl Token {
 #[derive(Default)]
 pub struct Tokens {
     of: OrdMap<Key, EntityRecord>,
-    by_digest: HashMap<[u8; 32], Rc<Token>>,
+    by_digest: HashMap<[u8; 32], Arc<Token>>,
 }
 
 impl Tokens {
     /// The token with this digest in `state`. Compiles all tokens again if one has changed.
-    pub fn find(&mut self, state: &State, digest: &[u8; 32]) -> Option<Rc<Token>> {
+    pub fn find(&mut self, state: &State, digest: &[u8; 32]) -> Option<Arc<Token>> {
         let newest = state.entities(Kind::ApiToken).by_key();
         if !self.of.ptr_eq(newest) {
             self.of = newest.clone();
             self.by_digest = newest
                 .values()
                 .filter_map(Token::of)
-                .map(|token| (token.digest, Rc::new(token)))
+                .map(|token| (token.digest, Arc::new(token)))
                 .collect();
         }
         self.by_digest.get(digest).cloned()

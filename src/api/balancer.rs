@@ -710,6 +710,8 @@ mod tests {
             peer: std::net::IpAddr::from([127, 0, 0, 1]),
             body_late: false,
             may_upgrade: false,
+            head: &[],
+            buffer: None,
         };
         let call = Call {
             shared: &shared,
@@ -720,6 +722,7 @@ mod tests {
             parameter: "",
             caller: &crate::access::auth::Caller::Anonymous,
             ticket: crate::http::Ticket { slot: 0, epoch: 1 },
+            is_offloaded: false,
         };
         match redirect_client(&call) {
             Ok(Outcome::Reply(response)) => response,

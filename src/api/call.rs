@@ -51,6 +51,8 @@ pub struct Call<'a> {
     pub caller: &'a Caller,
     /// Of the request on its core.
     pub ticket: Ticket,
+    /// The handler runs on a thread for long work, not on a core.
+    pub is_offloaded: bool,
 }
 
 /// The parameters of the query string.
@@ -259,6 +261,9 @@ pub enum Outcome {
         upgrade: Upgrade,
         connection: NewConnection,
     },
+    /// The handler would keep the core busy for milliseconds: it is called again on another thread,
+    /// where it must not return this.
+    Offload,
 }
 
 /// A list that is built in slices between other requests.
@@ -315,7 +320,7 @@ impl Collection {
 ///
 /// The core keeps it in a table, ends it when its caller loses the right to it, and drops it when
 /// the client disconnects. Dropping it must cancel its outbound calls.
-pub trait Pending {
+pub trait Pending: Send {
     /// Longest wait for the response.
     fn wait(&self, settings: &ApiSettings) -> Duration;
 
@@ -355,6 +360,8 @@ pub enum Step {
     Done(Response),
     /// A command, whose result is the response.
     Command(AuditedCommand),
+    /// Another pending request takes its place.
+    Replace(Box<dyn Pending>),
 }
 
 impl From<ApiError> for Step {
@@ -385,7 +392,7 @@ impl Context<'_> {
     pub fn call(&self, part: usize, call: OutboundCall, cancel: &CancelToken) {
         let completion = self.completion(part);
         let deliver = move |result| completion.send(Reply::Call(result));
-        let outbound = &self.shared.outbound;
+        let outbound = &self.shared.workers.outbound;
         outbound.call(call, cancel.clone(), Box::new(deliver));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::call::{Call, Context, LocalState, Outcome, Pending, Step};
+use super::call::{Call, Context, Outcome, Pending, Step};
 use super::shared::ApiSettings;
 use super::stats_format::{StatsFormat, json_response, stats_format, text_response};
 use super::{ANSWER_WAIT_MAX, monitoring, server_metrics};
@@ -629,7 +629,7 @@ fn inputs_of(record: &StreamerRecord, fleet: View<'_>) -> StreamerInputs {
 pub fn stats(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Pending(Box::new(ClusterStats {
         format: stats_format(call)?,
-        state: call.state.clone(),
+        state: Arc::clone(call.state),
         scan: None,
         metrics: None,
         cores: Vec::new(),
@@ -641,7 +641,7 @@ pub fn stats(call: &Call<'_>) -> Result<Outcome, ApiError> {
 struct ClusterStats {
     format: StatsFormat,
     /// All numbers are of this revision.
-    state: LocalState,
+    state: Arc<State>,
     scan: Option<ClusterScan>,
     metrics: Option<Exposition>,
     cores: Vec<CoreMetrics>,
@@ -668,8 +668,11 @@ impl Pending for ClusterStats {
     fn resume(&mut self, context: &Context<'_>) -> Step {
         let shared = context.shared;
         let scan = self.scan.as_mut().expect("it was started");
-        if !scan.step(&self.state, shared.fleet.view(Instant::now()), SCAN_SLICE) {
-            return Step::Continue;
+        let began = Instant::now();
+        while !scan.step(&self.state, shared.fleet.view(began), SCANNED_IN_A_ROW) {
+            if began.elapsed() >= SLICE {
+                return Step::Continue;
+            }
         }
         if self.format == StatsFormat::Json {
             let body = scan.to_json(&shared.identity.server_id).into_bytes();
@@ -687,6 +690,7 @@ impl Pending for ClusterStats {
     fn on_reply(&mut self, _: usize, reply: Reply, context: &Context<'_>) -> Step {
         if let Reply::Metrics(metrics) = reply {
             self.cores.push(*metrics);
+            self.cores.sort_by_key(|core| core.index);
         }
         if self.cores.len() < context.shared.cores.len() {
             return Step::Wait;
@@ -701,8 +705,10 @@ impl Pending for ClusterStats {
     }
 }
 
-/// Streams scanned before other requests of the core run: about a millisecond.
-const SCAN_SLICE: usize = 1024;
+/// Streams scanned before the time is looked at.
+const SCANNED_IN_A_ROW: usize = 128;
+/// Time before other requests of the core run.
+const SLICE: Duration = Duration::from_micros(500);
 
 #[cfg(test)]
 mod tests {

@@ -40,6 +40,11 @@ use crate::state::node::{Node, Restreaming, render, render_restream};
 
 /// Part of every ETag: increased when a new version renders the same configuration differently.
 const RENDER_EPOCH: u64 = 1;
+/// Streams that are rendered on a core in one piece, and compressed: about three milliseconds. More
+/// are rendered by another thread.
+const STREAMS_AT_ONCE_MAX: usize = 500;
+/// Streams of a node of which a delta is made on a core, at about 40 ns for each that is unchanged.
+const DELTA_STREAMS_MAX: usize = 20_000;
 /// Largest number of names in parameter `name`.
 const NAMES_MAX: usize = 10_000;
 
@@ -76,7 +81,8 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 wait,
             });
         }
-        return changes(call.state, &hostname, node, since).map(Outcome::Reply);
+        let answer = changes(call.state, &hostname, node, since, rendered_max(call))?;
+        return Ok(answer.map_or(Outcome::Offload, Outcome::Reply));
     }
     if known.is_some_and(|header| etag.is_among(header)) {
         return Ok(match request.wait {
@@ -96,6 +102,12 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
             None => Outcome::Reply(unchanged(call.state, &etag, call.coding())),
         });
     }
+    let kept = &call.shared.nodes;
+    if node.streams.len() > rendered_max(call)
+        && !kept.has_configuration(&runtime, node.generation, call.coding())
+    {
+        return Ok(Outcome::Offload);
+    }
     whole(
         call.shared,
         call.state,
@@ -107,31 +119,74 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     .map(Outcome::Reply)
 }
 
-/// The response to a parked poll after a commit; `None` if the node's generation is the same.
-pub fn wake(
+/// The response to a parked poll after a commit.
+pub enum Wake {
+    /// The generation of the node is the same.
+    Unchanged,
+    Answer(Result<Response, ApiError>),
+    /// [`answer_changed`] is to be called on another thread.
+    Offload,
+}
+
+/// Answers a parked poll after a commit.
+pub fn wake(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll) -> Wake {
+    let node = match known_node(state, hostname) {
+        Ok(node) => node,
+        Err(error) => return Wake::Answer(Err(error)),
+    };
+    if node.generation == poll.generation {
+        return Wake::Unchanged;
+    }
+    let runtime = poll.parked.node();
+    let answer = match poll.since {
+        Some(since) => changes(state, hostname, node, since, STREAMS_AT_ONCE_MAX).transpose(),
+        None if node.streams.len() > STREAMS_AT_ONCE_MAX
+            && !(shared.nodes).has_configuration(runtime, node.generation, poll.coding) =>
+        {
+            None
+        }
+        None => Some(whole(shared, state, node, runtime, hostname, poll.coding)),
+    };
+    let Some(answer) = answer else {
+        return Wake::Offload;
+    };
+    runtime.activity.sent(state.revision());
+    Wake::Answer(answer)
+}
+
+/// The response to a poll of a node whose generation has changed, however long it takes.
+pub fn answer_changed(
     shared: &Shared,
     state: &State,
     hostname: &Hostname,
     poll: &NodePoll,
-) -> Option<Result<Response, ApiError>> {
-    let node = match known_node(state, hostname) {
-        Ok(node) => node,
-        Err(error) => return Some(Err(error)),
-    };
-    if node.generation == poll.generation {
-        return None;
-    }
+) -> Result<Response, ApiError> {
+    let node = known_node(state, hostname)?;
     let runtime = poll.parked.node();
     runtime.activity.sent(state.revision());
-    Some(match poll.since {
-        Some(since) => changes(state, hostname, node, since),
+    match poll.since {
+        Some(since) => {
+            let answer = changes(state, hostname, node, since, usize::MAX)?;
+            Ok(answer.expect("any number of streams is rendered"))
+        }
         None => whole(shared, state, node, runtime, hostname, poll.coding),
-    })
+    }
 }
 
-/// The response to a parked poll at its deadline or when the server is stopping.
+/// How many streams this call may render.
+fn rendered_max(call: &Call<'_>) -> usize {
+    if call.is_offloaded {
+        usize::MAX
+    } else {
+        STREAMS_AT_ONCE_MAX
+    }
+}
+
+/// The response to a parked poll at its deadline or when the server is stopping. If its changes
+/// take long to render, it is that there were none when the poll was parked: the next request gets
+/// them.
 pub fn expire(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll) -> Response {
-    if let Some(response) = wake(shared, state, hostname, poll) {
+    if let Wake::Answer(response) = wake(shared, state, hostname, poll) {
         return response.unwrap_or_else(|error| Response::from(&error));
     }
     match poll.since {
@@ -362,25 +417,32 @@ fn epoch(state: &State) -> u64 {
 // ---- deltas ----------------------------------------------------------------------------------
 
 /// A delta with the tag of the whole list that it leads to. It is small, so it is compressed like
-/// any other response, which marks the tag with the coding.
+/// any other response, which marks the tag with the coding. `None`: more than `rendered_max`
+/// streams changed.
 fn changes(
     state: &State,
     hostname: &Hostname,
     node: &Node,
     since: u64,
-) -> Result<Response, ApiError> {
+    rendered_max: usize,
+) -> Result<Option<Response>, ApiError> {
+    if rendered_max < usize::MAX && node.streams.len() > DELTA_STREAMS_MAX {
+        return Ok(None);
+    }
     let etag = Etag::of(state, node.generation);
-    let body = delta(state, hostname, node, since)?;
-    Ok(with_headers(state, Response::json(200, body)).header("ETag", etag.text(None)))
+    let body = delta(state, hostname, node, since, rendered_max)?;
+    Ok(body
+        .map(|body| with_headers(state, Response::json(200, body)).header("ETag", etag.text(None))))
 }
 
-/// The changes for a node since a revision.
+/// The changes for a node since a revision. `None`: more than `rendered_max` streams changed.
 pub fn delta(
     state: &State,
     hostname: &Hostname,
     node: &Node,
     since: u64,
-) -> Result<Vec<u8>, ApiError> {
+    rendered_max: usize,
+) -> Result<Option<Vec<u8>>, ApiError> {
     if since < node.delta_floor || since > state.revision() {
         return Err(revision_gone(node));
     }
@@ -409,18 +471,21 @@ pub fn delta(
         "],\"revision\":{},\"streams\":[",
         node.generation
     );
-    let mut first = true;
+    let mut rendered = 0_usize;
     for (name, role) in &node.streams {
         let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
         if stream.rendered_at(*role) <= since {
             continue;
         }
+        if rendered == rendered_max {
+            return Ok(None);
+        }
         let before = body.len();
-        if !first {
+        if rendered > 0 {
             body.push(b',');
         }
         if render(state, stream, *role, hostname, &mut body) {
-            first = false;
+            rendered += 1;
         } else {
             body.truncate(before);
         }
@@ -430,7 +495,7 @@ pub fn delta(
         "],\"updated_at\":{}}}",
         node.updated_at
     );
-    Ok(body)
+    Ok(Some(body))
 }
 
 fn revision_gone(node: &Node) -> ApiError {
@@ -703,6 +768,9 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
         }
         _ => (&**call.state, node),
     };
+    if node.streams.len() > rendered_max(call) {
+        return Ok(Outcome::Offload);
+    }
     let mut docs = Vec::with_capacity(node.streams.len());
     for (name, role) in &node.streams {
         let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
@@ -747,6 +815,9 @@ fn named(
     runtime.activity.seen(uptime_ms());
     let mut query = call.query(&KIND)?;
     let mut names = names(&query, parameter)?;
+    if names.len() > rendered_max(call) {
+        return Ok(Outcome::Offload);
+    }
     names.sort_unstable();
     names.dedup();
     let mut docs = Vec::new();

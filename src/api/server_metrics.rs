@@ -16,6 +16,8 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     let mut out = text;
     write_responses(cores, &mut out);
     write_edge(cores, &mut out);
+    write_stalls(cores, &mut out);
+    write_offload(shared, &mut out);
     write_process(shared, &mut out);
     write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
@@ -76,6 +78,39 @@ fn write_responses(cores: &[CoreMetrics], out: &mut Exposition) {
         let all = cores.iter().map(|core| core.answers[i]).sum::<u64>();
         responses.sample(&[("class", class)], all);
     }
+}
+
+fn write_stalls(cores: &[CoreMetrics], out: &mut Exposition) {
+    let mut stalls = out.family(
+        "weir_core_stall_seconds",
+        MetricKind::Histogram,
+        "seconds",
+        "Time for which one task of a core ran while all others waited.",
+    );
+    for core in cores {
+        stalls.histogram(&[("core", &core.index.to_string())], &core.stalls);
+    }
+    let mut longest = out.family(
+        "weir_core_stall_max_seconds",
+        MetricKind::Gauge,
+        "seconds",
+        "Longest time for which one task of a core ran while all others waited.",
+    );
+    for core in cores {
+        let core_label = core.index.to_string();
+        longest.sample(&[("core", &core_label)], core.stalls.longest());
+    }
+}
+
+#[rustfmt::skip]
+fn write_offload(shared: &Shared, out: &mut Exposition) {
+    let offload = &shared.workers.offload;
+    let help = "Pieces of long work done by other threads than the cores.";
+    out.one("weir_offload_jobs", Counter, "", help, &[], offload.taken());
+    let (jobs, bytes) = offload.usage();
+    out.one("weir_offload_jobs_waiting", Gauge, "", "Jobs that have not ended.", &[], jobs as u64);
+    let help = "Bytes of the requests and responses of jobs that have not ended.";
+    out.one("weir_offload_bytes", Gauge, "bytes", help, &[], bytes as u64);
 }
 
 fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {

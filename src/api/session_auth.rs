@@ -18,7 +18,6 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -211,7 +210,7 @@ enum Policy {
     Rules {
         /// The namespace of user ids.
         backend: Box<str>,
-        rules: Rc<Rules>,
+        rules: Arc<Rules>,
         /// Changes with the rules; decisions of another version are not reused.
         version: u64,
     },
@@ -239,7 +238,7 @@ fn policy(state: &State, on_play: Option<&str>, compiled: &mut CompiledRules) ->
         "" | "true" => Policy::Open,
         _ => TargetUrl::parse(url).map_or(Policy::Closed, |target| Policy::Rules {
             backend: url.into(),
-            rules: Rc::new(Rules::of_url(target)),
+            rules: Arc::new(Rules::of_url(target)),
             version: xxh3_64_with_seed(url.as_bytes(), 0),
         }),
     }
@@ -250,7 +249,7 @@ struct AuthQuestion {
     session: SessionKey,
     version: u64,
     backend: Box<str>,
-    rules: Rc<Rules>,
+    rules: Arc<Rules>,
     is_new: bool,
     /// The expired decision.
     before: Option<Arc<SessionDecision>>,
@@ -536,7 +535,7 @@ mod tests {
                 session: SessionKey::new(&["s"]),
                 version: 1,
                 backend: "b".into(),
-                rules: Rc::new(rules),
+                rules: Arc::new(rules),
                 is_new,
                 before: before.map(Arc::new),
                 query: "name=a".into(),

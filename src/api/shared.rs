@@ -23,6 +23,7 @@ use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::thread::LayouterHandle;
 use crate::layouter::whatif::worker::WhatIfWorker;
+use crate::offload::Offload;
 use crate::outbound::Outbound;
 use crate::rt::Inbox;
 use crate::state::State;
@@ -76,6 +77,12 @@ pub struct LayouterAccess {
     pub whatif: WhatIfWorker,
 }
 
+/// Threads that work for requests besides the cores.
+pub struct WorkerThreads {
+    pub outbound: Outbound,
+    pub offload: Offload,
+}
+
 /// Shared by all io cores.
 pub struct Shared {
     pub published: Arc<Published>,
@@ -90,7 +97,7 @@ pub struct Shared {
     pub settings: SharedSettings,
     pub identity: ServerIdentity,
     pub draining: AtomicBool,
-    pub outbound: Outbound,
+    pub workers: WorkerThreads,
     pub agents: AgentsShared,
     /// The cores with lists that wait for reports.
     pub watches: StatsWatches,
@@ -168,7 +175,10 @@ pub(crate) mod tests {
                 data_dir: PathBuf::new(),
             },
             draining: AtomicBool::new(false),
-            outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
+            workers: WorkerThreads {
+                outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
+                offload: Offload::start(1).expect("a thread"),
+            },
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),
             cores: Vec::new(),

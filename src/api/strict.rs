@@ -35,9 +35,17 @@ pub fn is_preferred(request: &Request<'_>) -> bool {
     })
 }
 
+/// [`check`]s a request that prefers strict handling.
+pub fn check_preferred(call: &Call<'_>) -> Result<(), ApiError> {
+    if is_preferred(call.request) {
+        check(call)?;
+    }
+    Ok(())
+}
+
 /// Refuses query parameters and members of the body that the operation does not know. The names in
 /// the query of a list are checked by [`Call::query`], which knows its fields.
-pub fn check(call: &Call<'_>) -> Result<(), ApiError> {
+fn check(call: &Call<'_>) -> Result<(), ApiError> {
     if call.operation.list_parameters.is_empty() {
         let known = || call.operation.query_parameters().map(|it| it.spec().name);
         for (name, _) in pairs(call.request.query).flatten() {

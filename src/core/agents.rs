@@ -316,7 +316,7 @@ impl Core {
         };
         for ticket in concerned {
             self.review_agent(ticket);
-            budget.sent().await;
+            budget.end().await;
         }
     }
 

@@ -6,7 +6,7 @@
 //! are not held: they can no longer be withdrawn.
 
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Core;
 use crate::access::auth::{Caller, TokenNeed, check_token, lost_credentials};
@@ -35,7 +35,7 @@ enum Held {
         record: StreamerRecord,
     },
     Token {
-        token: Rc<Token>,
+        token: Arc<Token>,
         operation: &'static Operation,
         key: Box<str>,
         /// The response contains only what is visible to the token.

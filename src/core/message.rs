@@ -1,5 +1,6 @@
 //! Messages of other threads to a core: one inbox per core, one message type.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::agents::messages::AgentMessage;
@@ -49,6 +50,8 @@ pub enum Reply {
     Agent(Result<AgentReply, ApiError>),
     /// The metrics of one core.
     Metrics(Box<CoreMetrics>),
+    /// What another thread has done, of the type that the request expects.
+    Finished(Box<dyn Any + Send>),
 }
 
 /// Sends the reply to a pending request to its core, from any thread.

@@ -10,6 +10,7 @@ mod held;
 mod lists;
 pub mod message;
 pub mod metrics;
+mod offloaded;
 mod pending;
 mod request_log;
 mod scans;
@@ -29,6 +30,7 @@ use self::held::HeldRequests;
 use self::lists::Poll;
 use self::message::{CoreMessage, Reply};
 use self::metrics::CoreMetrics;
+use self::offloaded::{Offloaded, OffloadedCall, OffloadedCompression};
 use self::pending::PendingRequests;
 use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
 use self::scans::ScanTurns;
@@ -46,7 +48,8 @@ use crate::api::{config_external, done, strict};
 use crate::error::{self, ApiError};
 use crate::feed::{NodePoll, Waiters};
 use crate::http::{
-    Admission, Answer, Connections, Ended, Head, Lines, Method, Request, Response, Service, Ticket,
+    Accepts, Admission, Answer, Connections, Ended, Head, Lines, Method, Request, Response,
+    Service, Ticket,
 };
 use crate::query::Restriction;
 use crate::rt;
@@ -189,11 +192,22 @@ impl Core {
             parameter: &parameter,
             caller: &caller,
             ticket,
+            is_offloaded: false,
         };
-        if strict::is_preferred(request) {
-            strict::check(&call)?;
-        }
-        let outcome = (endpoint.handler)(&call)?;
+        let is_large = request.has_large_body() && request.method != Method::Get;
+        let outcome = if is_large {
+            Outcome::Offload
+        } else {
+            strict::check_preferred(&call)?;
+            (endpoint.handler)(&call)?
+        };
+        let outcome = match outcome {
+            Outcome::Offload => {
+                let call = OffloadedCall::new(&call, endpoint);
+                Outcome::Pending(Box::new(Offloaded::Call(Box::new(call))))
+            }
+            other => other,
+        };
         self.carry_out(&call, outcome)
     }
 
@@ -238,6 +252,7 @@ impl Core {
                 self.open_control(call, connection, upgrade.greeting.len());
                 Ok(Answer::Upgrade(upgrade))
             }
+            Outcome::Offload => unreachable!("it has become a pending request"),
         }
     }
 
@@ -369,10 +384,12 @@ impl Core {
         loop {
             match inbox.recv().await {
                 CoreMessage::Batch { commit, replies } => {
+                    let mut budget = YieldBudget::default();
                     for (ticket, outcome) in replies {
                         let masked = self.masked.borrow_mut().remove(&ticket);
                         let state = self.state();
                         self.complete(ticket, done(outcome, masked, &self.shared, &state));
+                        budget.end().await;
                     }
                     if let Some(commit) = commit {
                         commits.push(commit);
@@ -403,9 +420,11 @@ impl Core {
 
     fn metrics(&self) -> CoreMetrics {
         CoreMetrics {
+            index: self.index,
             http: self.connections.counters(),
             answers: self.answers.each_ref().map(Cell::get),
             parked: self.parked() as u64,
+            stalls: rt::stalls(),
         }
     }
 
@@ -417,7 +436,11 @@ impl Core {
 
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
-        let mut response = uncached(response);
+        let accepts = self.connections.accepts_of(ticket);
+        let mut response = match self.compress_elsewhere(ticket, response, accepts) {
+            Answer::Reply(response) => uncached(response),
+            _ => return,
+        };
         let status = response.status;
         self.count_answer(status);
         if self.held.borrow_mut().end(ticket) {
@@ -426,6 +449,18 @@ impl Core {
         if self.connections.complete(ticket, response) {
             self.log_later(ticket, status);
         }
+    }
+
+    /// Has another thread compress a response that would take a core long. Returns one that is to
+    /// be sent as it is.
+    fn compress_elsewhere(&self, ticket: Ticket, response: Response, accepts: Accepts) -> Answer {
+        let offload = &self.shared.workers.offload;
+        if !response.is_long_to_compress(accepts) || !offload.has_room() {
+            return Answer::Reply(response);
+        }
+        let this = self.this.upgrade().expect("a core lives while it serves");
+        let work = Offloaded::Compression(OffloadedCompression { response, accepts });
+        this.start(ticket, Box::new(work), false)
     }
 
     fn log_later(&self, ticket: Ticket, status: u16) {
@@ -515,6 +550,7 @@ impl Service for Core {
             .running
             .logs_requests()
             .then(Instant::now);
+        let accepts = request.headers.accepts();
         let answer = self.answer(request, admitted, ticket);
         let answer = answer.unwrap_or_else(|error| {
             let has_credentials = request.headers.authorization().is_some();
@@ -527,6 +563,10 @@ impl Service for Core {
                 }
             }
         });
+        let answer = match answer {
+            Answer::Reply(response) => self.compress_elsewhere(ticket, response, accepts),
+            other => other,
+        };
         let is_strict = strict::is_preferred(request);
         if is_strict && matches!(answer, Answer::Wait { .. }) {
             self.held.borrow_mut().prefer_strict(ticket);

@@ -74,6 +74,7 @@ impl Core {
                 };
             }
             Step::Wait => self.pending.borrow_mut().insert(ticket, pending, masks),
+            Step::Replace(pending) => return self.start(ticket, pending, masks),
             Step::Continue => {
                 self.pending.borrow_mut().insert(ticket, pending, masks);
                 rt::spawn(self.clone().resume(ticket));
@@ -139,6 +140,18 @@ impl Core {
                     self.complete(ticket, error.into());
                 }
             }
+            Step::Replace(pending) => self.replace(ticket, pending),
+        }
+    }
+
+    fn replace(self: &Rc<Self>, ticket: Ticket, pending: Box<dyn Pending>) {
+        let request = self.pending.borrow_mut().requests.remove(&ticket);
+        let masks = request.is_some_and(|request| request.masks);
+        if !pending.ends_with_right() {
+            self.held.borrow_mut().remove(ticket);
+        }
+        if let Answer::Reply(response) = self.start(ticket, pending, masks) {
+            self.complete(ticket, response);
         }
     }
 

@@ -9,49 +9,45 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lists::{Poll, Run, empty_list};
+use super::offloaded::{Offloaded, OffloadedPoll};
 use super::{Core, stats_watch};
 use crate::api::call::Collection;
-use crate::api::config_external;
+use crate::api::config_external::{self, Wake};
 use crate::api::entity::EntityDoc;
 use crate::api::event::EventDoc;
 use crate::api::stream_doc::StreamDoc;
 use crate::api::streamer::StreamerDoc;
 use crate::error;
 use crate::feed::{Commit, QueryId};
-use crate::http::{Answer, Prepared, Response, Ticket};
+use crate::http::{Accepts, Answer, Prepared, Response, Ticket};
 use crate::query::{Document, Page, Query};
 use crate::rt;
 use crate::state::entity::{KINDS, Kind};
 
-/// Answers sent in a row before other requests of the core run: about a millisecond.
-const SENDS_IN_A_ROW_MAX: usize = 256;
 /// Documents compared with a parked poll before the time is looked at.
 const COMPARED_IN_A_ROW: usize = 16;
-/// Time for comparisons before other requests of the core run.
-const COMPARING_MAX: Duration = Duration::from_micros(500);
+/// Time before other requests of the core run.
+const IN_A_ROW_MAX: Duration = Duration::from_millis(1);
 
-/// Lets other requests of the core run after a bounded amount of work.
-#[derive(Default)]
+/// Lets other requests of the core run after a bounded time of work.
 pub struct YieldBudget {
-    sent: usize,
-    compared: Duration,
+    began: Instant,
+}
+
+impl Default for YieldBudget {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
 }
 
 impl YieldBudget {
-    pub async fn sent(&mut self) {
-        self.sent += 1;
-        self.end().await;
-    }
-
-    async fn compared(&mut self, took: Duration) {
-        self.compared += took;
-        self.end().await;
-    }
-
-    async fn end(&mut self) {
-        if self.sent >= SENDS_IN_A_ROW_MAX || self.compared >= COMPARING_MAX {
-            *self = Self::default();
+    /// A piece of work has ended: lets others run if the time is over.
+    pub async fn end(&mut self) {
+        if self.began.elapsed() >= IN_A_ROW_MAX {
             rt::yield_now().await;
+            self.began = Instant::now();
         }
     }
 }
@@ -87,22 +83,38 @@ impl Core {
     }
 
     /// Answers the streamers whose configuration changed.
-    async fn wake_nodes(&self, commit: &Commit, budget: &mut YieldBudget) {
+    async fn wake_nodes(self: &Rc<Self>, commit: &Commit, budget: &mut YieldBudget) {
         for hostname in &commit.hostnames {
             let tickets = self.waiters.borrow().polls_of_node(hostname);
             for ticket in tickets {
-                let answer = match self.waiters.borrow().node_poll(ticket) {
-                    Some((hostname, poll)) => {
-                        config_external::wake(&self.shared, &self.state(), hostname, poll)
-                    }
-                    None => continue,
-                };
-                if let Some(answer) = answer {
-                    self.waiters.borrow_mut().remove(ticket);
-                    self.complete(ticket, answer.unwrap_or_else(Response::from));
-                    budget.sent().await;
+                self.wake_node(ticket);
+                budget.end().await;
+            }
+        }
+    }
+
+    /// Answers a parked poll for the configuration of a node, if that has changed.
+    fn wake_node(self: &Rc<Self>, ticket: Ticket) {
+        let state = self.state();
+        let (answer, offloaded) = match self.waiters.borrow().node_poll(ticket) {
+            Some((hostname, poll)) => {
+                match config_external::wake(&self.shared, &state, hostname, poll) {
+                    Wake::Unchanged => return,
+                    Wake::Answer(answer) => (Some(answer), None),
+                    Wake::Offload => (None, Some(OffloadedPoll::new(hostname, poll, &state))),
                 }
             }
+            None => return,
+        };
+        self.waiters.borrow_mut().remove(ticket);
+        if let Some(answer) = answer {
+            self.complete(ticket, answer.unwrap_or_else(Response::from));
+        }
+        if let Some(poll) = offloaded
+            && let Answer::Reply(response) =
+                self.start(ticket, Box::new(Offloaded::Poll(poll)), false)
+        {
+            self.complete(ticket, response);
         }
     }
 
@@ -232,10 +244,11 @@ impl Core {
                 if let Answer::Reply(response) = answer {
                     self.complete(ticket, response);
                 }
-                budget.sent().await;
+                budget.end().await;
             }
             return;
         }
+        let response = self.compressed_elsewhere(response, poll.accepts).await;
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.lists.answering.borrow_mut().remove(&ticket);
@@ -244,7 +257,22 @@ impl Core {
                 self.count_answer(200);
                 self.log_later(ticket, 200);
             }
-            budget.sent().await;
+            budget.end().await;
+        }
+    }
+
+    /// The response after another thread has compressed it, if that would take a core long.
+    async fn compressed_elsewhere(&self, response: Response, accepts: Accepts) -> Response {
+        let offload = &self.shared.workers.offload;
+        if !response.is_long_to_compress(accepts) || !offload.has_room() {
+            return response;
+        }
+        let (compressed, uncompressed) = (Arc::new(rt::Inbox::new()), response.clone());
+        let results = compressed.clone();
+        let work = move || results.push(response.compressed(accepts));
+        match offload.run(uncompressed.body.bytes().len(), work) {
+            Ok(()) => compressed.recv().await,
+            Err(_) => uncompressed,
         }
     }
 
@@ -349,9 +377,8 @@ impl Core {
 
 async fn matches_any<D: Document>(query: &Query, touched: &[D], budget: &mut YieldBudget) -> bool {
     for part in touched.chunks(COMPARED_IN_A_ROW) {
-        let began = Instant::now();
         let is_match = part.iter().any(|document| query.matches(document));
-        budget.compared(began.elapsed()).await;
+        budget.end().await;
         if is_match {
             return true;
         }

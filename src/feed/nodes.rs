@@ -151,6 +151,16 @@ impl NodeTable {
         shard.write().entry(hostname.clone()).or_default().clone()
     }
 
+    /// Whether the configuration of a node at a generation is kept, in a coding.
+    pub fn has_configuration(
+        &self,
+        node: &NodeRuntime,
+        generation: u64,
+        coding: Option<Coding>,
+    ) -> bool {
+        node.rendered.has_coded(generation, coding)
+    }
+
     /// The configuration of a node at a generation, rendered now if it is not kept.
     pub fn configuration<E>(
         &self,

@@ -25,6 +25,13 @@ impl RenderedSlot {
             .is_some_and(|it| it.generation == generation)
     }
 
+    /// Whether the answer of a generation is there in a coding.
+    pub fn has_coded(&self, generation: u64, coding: Option<Coding>) -> bool {
+        let rendered = self.0.load();
+        let of_generation = rendered.as_ref().filter(|it| it.generation == generation);
+        of_generation.is_some_and(|rendered| rendered.is_coded(coding))
+    }
+
     /// Stores an answer, unless a newer generation is there: a core may still be at an older state.
     fn store(&self, rendered: &Arc<Rendered>) {
         self.0.rcu(|old| match old {
@@ -88,6 +95,14 @@ impl Rendered {
         match encoded {
             Some(encoded) => (coding, encoded.clone()),
             None => (None, self.identity.clone()),
+        }
+    }
+
+    fn is_coded(&self, coding: Option<Coding>) -> bool {
+        match coding {
+            None => true,
+            Some(Coding::Gzip) => self.gzip.get().is_some(),
+            Some(Coding::Zstd) => self.zstd.get().is_some(),
         }
     }
 

@@ -12,6 +12,7 @@
 //! service ends one connection. What requests mean is left to the `Service`, lines of upgraded
 //! connections to `lines`, the table and the clock to `connections`.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::mem;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -75,6 +77,13 @@ impl<A> Connections<A> {
     /// Whether the request still waits for its answer.
     pub fn is_waiting(&self, ticket: Ticket) -> bool {
         self.table.borrow_mut().waiting(ticket).is_some()
+    }
+
+    /// The codings that the client of a waiting request takes.
+    pub fn accepts_of(&self, ticket: Ticket) -> Accepts {
+        let mut table = self.table.borrow_mut();
+        let conn = table.waiting(ticket);
+        conn.map_or(Accepts::NONE, |conn| conn.form.accepts)
     }
 
     /// Formats an answer once for many `complete_shared`. `accepts`: codings all receivers take.
@@ -294,6 +303,56 @@ impl ConnRef {
     }
 }
 
+/// Bytes that were received and not answered yet.
+#[derive(Clone, Copy)]
+struct Received<'b> {
+    bytes: &'b [u8],
+    /// The buffer that they are in, if it was filled for one request.
+    buffer: Option<&'b Arc<Vec<u8>>>,
+    /// The first byte is the first of a request.
+    fresh: bool,
+}
+
+impl Received<'_> {
+    /// Without the first `used` bytes.
+    fn from(&self, used: usize) -> Self {
+        Self {
+            bytes: &self.bytes[used..],
+            ..*self
+        }
+    }
+}
+
+/// A complete body in a buffer that other threads can share.
+enum CompleteBody<'b> {
+    Part(&'b [u8], Option<&'b Arc<Vec<u8>>>),
+    Decoded(Arc<Vec<u8>>),
+}
+
+impl<'b> CompleteBody<'b> {
+    /// `buffer`: what a borrowed body is a part of.
+    fn new(body: Cow<'b, [u8]>, buffer: Option<&'b Arc<Vec<u8>>>) -> Self {
+        match body {
+            Cow::Borrowed(part) => Self::Part(part, buffer.filter(|_| !part.is_empty())),
+            Cow::Owned(decoded) => Self::Decoded(Arc::new(decoded)),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Part(part, _) => part,
+            Self::Decoded(decoded) => decoded,
+        }
+    }
+
+    fn buffer(&self) -> Option<&Arc<Vec<u8>>> {
+        match self {
+            Self::Part(_, buffer) => *buffer,
+            Self::Decoded(decoded) => Some(decoded),
+        }
+    }
+}
+
 /// The longest body that a request may have, and what the service found out about it.
 type Admitted<S> = Result<(u64, Option<<S as Service>::Admitted>), Response>;
 
@@ -365,7 +424,12 @@ impl<S: Service> Served<S> {
             Ok(0) => Next::Close,
             Ok(got) => {
                 add(&shared.count.bytes_in, got as u64);
-                self.answer(conn, epoch, &scratch[..got], Progress::Head, true)
+                let received = Received {
+                    bytes: &scratch[..got],
+                    buffer: None,
+                    fresh: true,
+                };
+                self.answer(conn, epoch, received, Progress::Head)
             }
             Err(error) if is_not_now(&error) => shared.nothing_received(conn.slot),
             Err(_) => Next::Close,
@@ -413,24 +477,30 @@ impl<S: Service> Served<S> {
             }
         }
         let (bytes, progress) = input.into_parts();
-        self.answer(conn, epoch, &bytes, progress, fresh)
+        let buffer = Arc::new(bytes);
+        let received = Received {
+            bytes: &buffer,
+            buffer: Some(&buffer),
+            fresh,
+        };
+        self.answer(conn, epoch, received, progress)
     }
 
-    /// Answers all complete requests in `bytes`, in as few writes as the limits allow. `fresh`: the
-    /// first byte is the first of a request.
+    /// Answers all complete requests among the received bytes, in as few writes as the limits
+    /// allow.
     fn answer(
         &self,
         conn: ConnRef,
         mut epoch: u32,
-        bytes: &[u8],
+        received: Received<'_>,
         mut progress: Progress<Option<S::Admitted>>,
-        fresh: bool,
     ) -> Next {
+        let Received { bytes, fresh, .. } = received;
         let shared = &*self.shared;
         let mut out = shared.take_out();
         let mut used = 0;
         let (end, sent) = loop {
-            let batch = self.batch(conn, &mut epoch, &bytes[used..], progress, &mut out);
+            let batch = self.batch(conn, &mut epoch, received.from(used), progress, &mut out);
             used += batch.used;
             let sent = shared.send(conn.socket, &out, batch.large);
             out.clear();
@@ -463,10 +533,11 @@ impl<S: Service> Served<S> {
         &self,
         conn: ConnRef,
         epoch: &mut u32,
-        bytes: &[u8],
+        received: Received<'_>,
         mut progress: Progress<Option<S::Admitted>>,
         out: &mut Vec<u8>,
     ) -> Batch<S::Admitted> {
+        let Received { bytes, buffer, .. } = received;
         let (mut used, mut answers) = (0, 0);
         while used < bytes.len() {
             if answers == ANSWERS_PER_WRITE_MAX || out.len() >= UNSENT_BYTES_MAX {
@@ -484,10 +555,13 @@ impl<S: Service> Served<S> {
                     body_late,
                     admitted,
                 }) => {
+                    let head_bytes = &bytes[used..used + head.len];
                     used += len;
                     head.keep_alive &= !conn.for_probes;
                     let ticket = conn.next_ticket(epoch);
-                    let request = self.request(&head, &body, conn.peer, body_late);
+                    let body = CompleteBody::new(body, buffer);
+                    let mut request = self.request(&head, body.bytes(), conn.peer, body_late);
+                    (request.head, request.buffer) = (head_bytes, body.buffer());
                     let answer = self.call(&request, admitted, ticket);
                     let more = used < bytes.len();
                     if let Some(batch) = self.shared.write_answer(answer, &head, used, more, out) {
@@ -585,6 +659,8 @@ impl<S: Service> Served<S> {
             peer: self.shared.client(head, peer),
             body_late,
             may_upgrade: head.keep_alive && !head.is_1_0,
+            head: &[],
+            buffer: None,
         }
     }
 

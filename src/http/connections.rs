@@ -25,6 +25,7 @@ use super::shares::ConnectionShares;
 use super::unsent::{Gone, Unsent, is_not_now};
 use crate::error::ApiError;
 use crate::limits::{Limits, READ_BYTES, UNSENT_BYTES_MAX};
+use crate::rt;
 use crate::rt::sys;
 use crate::subnet::Subnets;
 
@@ -247,19 +248,22 @@ impl<A> Connections<A> {
     /// Logs a panic of the service, and returns the 500 that carries the id of the log line.
     pub(super) fn panicked(&self, place: &'static str, payload: &(dyn Any + Send)) -> Response {
         add(&self.count.panics, 1);
-        let message = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("(not a text)");
-        let id = getrandom::u64().unwrap_or_else(|_| {
-            // Without randomness the time is unique enough to find a line in a log.
-            self.started.elapsed().as_nanos() as u64
-        });
-        let id = format!("{id:016x}");
-        tracing::error!(id, place, message, "panic while handling a request");
-        let mut response = Response::from(ApiError::internal(&id));
+        let mut response = Response::from(panicked(place, payload));
         response.close = true;
         response
     }
+}
+
+/// The error for a request whose handler panicked; the log has its id and the message.
+pub fn panicked(place: &'static str, payload: &(dyn Any + Send)) -> ApiError {
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(not a text)");
+    // Without randomness the time is unique enough to find a line in a log.
+    let id = getrandom::u64().unwrap_or_else(|_| rt::uptime_ms());
+    let id = format!("{id:016x}");
+    tracing::error!(id, place, message, "panic while handling a request");
+    ApiError::internal(&id)
 }

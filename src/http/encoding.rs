@@ -8,8 +8,6 @@ use std::cell::RefCell;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-use crate::limits::{COMPRESS_BYTES_MAX, COMPRESS_BYTES_MIN};
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Coding {
     Gzip,
@@ -36,8 +34,17 @@ impl Accepts {
     const ZSTD: u8 = 2;
     const GZIP_FIRST: u8 = 4;
 
+    /// One coding.
+    pub fn only(coding: Coding) -> Self {
+        Self(match coding {
+            Coding::Gzip => Self::GZIP,
+            Coding::Zstd => Self::ZSTD,
+        })
+    }
+
     /// Reads `Accept-Encoding`. A malformed element counts as absent: a response without a coding
     /// is acceptable to every client.
+    #[cfg(test)]
     pub fn parse(value: &[u8]) -> Self {
         Self::parse_all(std::iter::once(value))
     }
@@ -126,11 +133,6 @@ pub fn quality(parameter: &[u8]) -> Option<u32> {
         unit /= 10;
     }
     (thousandths <= 1000).then_some(thousandths)
-}
-
-/// Whether a body is large enough to gain and small enough not to delay the core.
-pub fn is_worth_it(bytes: usize) -> bool {
-    (COMPRESS_BYTES_MIN..=COMPRESS_BYTES_MAX).contains(&bytes)
 }
 
 thread_local! {

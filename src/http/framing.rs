@@ -14,6 +14,19 @@ use crate::limits::{
     HEAD_BYTES_MAX,
 };
 
+/// From this size on the buffer of a body is reserved whole. It would take milliseconds to copy it
+/// to larger ones, and memory that was never written to is not used up.
+const RESERVED_BYTES_MIN: usize = 1024 * 1024;
+
+/// Bytes of memory that a buffer uses.
+pub(super) fn written_bytes(buffer: &Vec<u8>) -> usize {
+    if buffer.capacity() > RESERVED_BYTES_MIN {
+        buffer.len().max(RESERVED_BYTES_MIN)
+    } else {
+        buffer.capacity()
+    }
+}
+
 /// The body of a request whose head is complete.
 #[derive(Debug)]
 pub(super) enum Framed<'a> {
@@ -101,14 +114,24 @@ impl PartialBody {
             PartialBody::Length { total } => {
                 if kept.len() + fresh.len() > kept.capacity() {
                     // Doubled as usual, but never above what is needed.
-                    let wanted = (2 * kept.capacity()).min(*total);
+                    let wanted = if kept.capacity() < RESERVED_BYTES_MIN {
+                        (2 * kept.capacity()).min(*total)
+                    } else {
+                        *total
+                    };
                     kept.reserve_exact(wanted.saturating_sub(kept.len()).max(fresh.len()));
                 }
                 kept.extend_from_slice(fresh);
                 Ok(kept.len() >= *total)
             }
             PartialBody::Chunked(body) => {
-                let fed = body.decoder.feed(fresh, &mut body.decoded)?;
+                let decoded = &mut body.decoded;
+                let room = decoded.capacity() - decoded.len();
+                if room < fresh.len() && decoded.capacity() >= RESERVED_BYTES_MIN {
+                    let max = usize::try_from(body.decoder.body_bytes_max).unwrap_or(usize::MAX);
+                    decoded.reserve_exact(max.saturating_sub(decoded.len()).max(fresh.len()));
+                }
+                let fed = body.decoder.feed(fresh, decoded)?;
                 kept.extend_from_slice(&fresh[fed.used..]);
                 Ok(fed.complete)
             }
@@ -119,7 +142,7 @@ impl PartialBody {
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             PartialBody::Length { .. } => 0,
-            PartialBody::Chunked(body) => body.decoded.capacity(),
+            PartialBody::Chunked(body) => written_bytes(&body.decoded),
         }
     }
 

@@ -188,7 +188,7 @@ impl<A> Input<A> {
             Progress::Body { body, .. } => body.held_bytes(),
             Progress::Head => 0,
         };
-        self.bytes.capacity() + decoded
+        framing::written_bytes(&self.bytes) + decoded
     }
 
     /// The arguments of [`next_request`].

@@ -18,6 +18,7 @@ mod connections;
 mod cors;
 mod counters;
 mod deadline;
+mod detached;
 pub mod encoding;
 pub mod error;
 mod forwarded;
@@ -35,12 +36,14 @@ mod unsent;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use accept::serve;
-pub use connections::{ConnectionOptions, Connections};
+pub use connections::{ConnectionOptions, Connections, panicked};
 pub use cors::Cors;
 pub use counters::Counters;
+pub use detached::DetachedRequest;
 pub use encoding::{Accepts, Coding, quality};
 pub use head::{Head, Headers, Method};
 pub use response::{Body, Prepared, Response, VARY};
@@ -62,9 +65,26 @@ pub struct Request<'a> {
     pub body_late: bool,
     /// The connection can be upgraded: HTTP/1.1, without `Connection: close`.
     pub may_upgrade: bool,
+    /// The head as it was sent.
+    pub head: &'a [u8],
+    /// The buffer of which `body` is a part, if it is large.
+    pub buffer: Option<&'a Arc<Vec<u8>>>,
 }
 
+/// A body from this size on is read on another thread: at about 200 MB/s, reading and checking it
+/// takes a millisecond.
+const LARGE_BODY_BYTES: usize = 256 * 1024;
+
 impl Request<'_> {
+    pub fn has_large_body(&self) -> bool {
+        self.body.len() >= LARGE_BODY_BYTES
+    }
+
+    /// The request for another thread.
+    pub fn detach(&self) -> DetachedRequest {
+        DetachedRequest::of(self)
+    }
+
     /// Whether the client offers to switch to `protocol`.
     pub fn offers(&self, protocol: &str) -> bool {
         self.may_upgrade && self.headers.offers_upgrade(protocol)

@@ -15,7 +15,7 @@ use super::Upgrade;
 use super::cors::Cors;
 use super::encoding::{self, Accepts, Coding};
 use crate::error::{self, ApiError};
-use crate::limits::BODY_COPY_BYTES_MAX;
+use crate::limits::{BODY_COPY_BYTES_MAX, COMPRESS_BYTES_MAX, COMPRESS_BYTES_MIN};
 
 pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
@@ -64,6 +64,8 @@ pub struct Response {
     pub coding: Option<Coding>,
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
     pub body: Body,
+    /// Compressing it was tried, or is not worth it.
+    pub is_coded: bool,
     /// Web pages of every origin may read it, whatever is configured.
     pub for_any_origin: bool,
     /// End the connection after it.
@@ -80,6 +82,7 @@ impl Response {
             coding: None,
             headers: Vec::new(),
             body: Body::Empty,
+            is_coded: false,
             for_any_origin: false,
             close: false,
             delay: None,
@@ -188,7 +191,18 @@ pub(super) fn write(
     out: &mut Vec<u8>,
 ) -> Option<Body> {
     let bodiless = matches!(response.status, 204 | 304);
-    let compressed = compress(&mut response, style.accepts);
+    // A body that others get as well was chosen by the codings, and a 304 has the fields that the
+    // answer with content would have.
+    let by_coding = response.coding.is_some()
+        || response.status == 304
+        || response.is_compressible()
+        || matches!(response.body, Body::Shared(_));
+    if !response.is_coded
+        && response.body.bytes().len() <= COMPRESS_BYTES_MAX
+        && response.is_compressible()
+    {
+        response.compress(style.accepts);
+    }
     status_line(response.status, out);
     out.extend_from_slice(common);
     if !bodiless {
@@ -206,31 +220,13 @@ pub(super) fn write(
     if let Some(coding) = response.coding {
         field(out, "Content-Encoding", coding.as_str());
     }
-    // A body that others get as well was chosen by the codings, and a 304 has the fields that the
-    // answer with content would have.
-    let is_shared = matches!(response.body, Body::Shared(_));
-    let by_coding = compressed.varies || response.coding.is_some() || is_shared;
-    vary(
-        &response,
-        by_coding || response.status == 304,
-        style.cors,
-        out,
-    );
+    vary(&response, by_coding, style.cors, out);
     if response.for_any_origin && style.origin.is_none() && *style.cors != Cors::Any {
         field(out, "Access-Control-Allow-Origin", "*");
     }
     for (name, value) in &response.headers {
-        match (response.coding, value.strip_suffix('"')) {
-            // A strong tag names one sequence of bytes, and compression has made another one.
-            (Some(coding), Some(opened)) if compressed.done && *name == "ETag" => {
-                out.extend_from_slice(b"ETag: ");
-                out.extend_from_slice(opened.as_bytes());
-                out.push(b'-');
-                out.extend_from_slice(coding.as_str().as_bytes());
-                out.extend_from_slice(b"\"\r\n");
-            }
-            _ if *name == VARY => {}
-            _ => field(out, name, value),
+        if *name != VARY {
+            field(out, name, value);
         }
     }
     style.write_end(out);
@@ -288,39 +284,50 @@ fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-struct Compressed {
-    done: bool,
-    /// Another client would get other bytes.
-    varies: bool,
-}
+impl Response {
+    /// The response in a coding that the client accepts, for a thread that may take its time. A
+    /// response that is not compressed here is compressed when it is sent, if it is small.
+    pub fn compressed(mut self, accepts: Accepts) -> Self {
+        if self.is_compressible() {
+            self.compress(accepts);
+        }
+        self.is_coded = true;
+        self
+    }
 
-fn compress(response: &mut Response, accepts: Accepts) -> Compressed {
-    let Body::Owned(body) = &response.body else {
-        return Compressed {
-            done: false,
-            varies: false,
-        };
-    };
-    let is_text = response.content_type == JSON || response.content_type.starts_with("text/");
-    if response.status != 200
-        || response.coding.is_some()
-        || !is_text
-        || !encoding::is_worth_it(body.len())
-    {
-        return Compressed {
-            done: false,
-            varies: false,
-        };
+    /// Whether compressing it for such a client takes too long for a core.
+    pub fn is_long_to_compress(&self, accepts: Accepts) -> bool {
+        !self.is_coded
+            && self.body.bytes().len() > COMPRESS_BYTES_MAX
+            && accepts.best().is_some()
+            && self.is_compressible()
     }
-    let small = accepts
-        .best()
-        .and_then(|coding| Some((coding, encoding::compress(body, coding)?)));
-    let done = small.is_some();
-    if let Some((coding, small)) = small {
-        response.coding = Some(coding);
-        response.body = Body::Owned(small);
+
+    /// Whether other clients may get another coding of it.
+    fn is_compressible(&self) -> bool {
+        let is_text = self.content_type == JSON || self.content_type.starts_with("text/");
+        self.status == 200
+            && self.coding.is_none()
+            && is_text
+            && matches!(&self.body, Body::Owned(body) if body.len() >= COMPRESS_BYTES_MIN)
     }
-    Compressed { done, varies: true }
+
+    fn compress(&mut self, accepts: Accepts) {
+        let coded = accepts
+            .best()
+            .and_then(|coding| Some((coding, encoding::compress(self.body.bytes(), coding)?)));
+        let Some((coding, small)) = coded else { return };
+        self.coding = Some(coding);
+        self.body = Body::Owned(small);
+        // A strong tag names one sequence of bytes, and compression has made another one.
+        for (name, value) in &mut self.headers {
+            if *name == "ETag"
+                && let Some(opened) = value.strip_suffix('"')
+            {
+                *value = format!("{opened}-{}\"", coding.as_str()).into();
+            }
+        }
+    }
 }
 
 /// A response for many connections: formatted once, head and body in one piece, for the usual

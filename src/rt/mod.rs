@@ -13,6 +13,7 @@
 mod inbox;
 mod net;
 pub mod processors;
+mod stalls;
 pub mod sys;
 
 use std::cell::{Cell, OnceCell};
@@ -27,6 +28,7 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 pub use inbox::Inbox;
 pub use net::{Listener, Socket, is_free, listen};
+pub use stalls::stalls;
 
 /// Submission entries of one ring. More would only help if more than this many operations started
 /// between two visits of the kernel; a ring of this size is charged about 105 KB of locked memory.
@@ -144,7 +146,7 @@ pub fn driver() -> Option<Driver> {
 /// Starts a task on this core. A panic in it ends the runtime, so foreign code in it needs a
 /// `catch_unwind`.
 pub fn spawn<F: Future<Output = ()> + 'static>(future: F) {
-    drop(monoio::spawn(future));
+    drop(monoio::spawn(stalls::Timed::new(future)));
 }
 
 /// Waits for a time, rounded up by 1-2 ms. Costs several hundred bytes while armed: for a few tasks

@@ -29,6 +29,7 @@ use crate::agents::messages::AgentsShared;
 use crate::api::settings_save;
 use crate::api::shared::{
     AccessControl, ApiSettings, LayouterAccess, ServerIdentity, Shared, SharedSettings,
+    WorkerThreads,
 };
 use crate::api::stream_doc::render_current_layout;
 use crate::config::journal::Journal;
@@ -44,6 +45,7 @@ use crate::feed::rendered::Rendered;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
+use crate::offload::Offload;
 use crate::openapi;
 use crate::outbound::{EgressPolicy, Outbound};
 use crate::rt::processors::{ThreadPlan, plan_threads};
@@ -348,6 +350,8 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
     };
     let outbound = Outbound::start(settings.outbound.threads, parts.egress)
         .map_err(cannot("start the threads for outbound calls"))?;
+    let offload = Offload::start(1 + parts.inboxes.len() / 8)
+        .map_err(cannot("start the threads for large requests"))?;
     let whatif = WhatIfWorker::start(parts.layouter.clone(), |record, out| {
         render_current_layout(record, out);
     })
@@ -383,7 +387,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone()),
         },
         draining: AtomicBool::new(false),
-        outbound,
+        workers: WorkerThreads { outbound, offload },
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,

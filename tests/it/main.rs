@@ -70,4 +70,5 @@ mod round_trip;
 mod rules;
 mod saved_again;
 mod schemathesis;
+mod stalls;
 mod validator;

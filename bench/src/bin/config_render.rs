@@ -30,7 +30,7 @@ fn main() {
     println!("{streams} streams, {} bytes", body.len());
     measure("whole list", 20, || render_whole(&state, &hostname, &node));
     measure("delta of one", 200, || {
-        delta(&state, &hostname, &node, before).expect("it is known")
+        delta(&state, &hostname, &node, before, usize::MAX).expect("it is known")
     });
     let etag = Etag::of(&state, node.generation).text(None);
     let nodes = NodeTable::new(1 << 30);
