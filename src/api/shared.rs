@@ -38,6 +38,8 @@ pub struct ApiSettings {
     pub auth_backend_timeout: Duration,
     /// Deadline of a command to an agent.
     pub agent_command_wait: Duration,
+    /// Size at which a page of a list ends.
+    pub page_bytes_max: usize,
     /// Silence after which the connection of an agent is closed.
     pub agent_silence_max: Duration,
 }
@@ -193,6 +195,7 @@ pub(crate) mod tests {
             api: ApiSettings {
                 poll_wait_max: Duration::from_secs(1),
                 streams_limit: 0,
+                page_bytes_max: 1 << 20,
                 auth_backend_timeout: Duration::from_secs(1),
                 agent_command_wait: Duration::from_secs(1),
                 agent_silence_max: Duration::from_mins(1),

@@ -99,6 +99,10 @@ settings! {
         /// with 503 and `Retry-After`; one body of any size fits into an idle thread.
         connection_buffers("connection_buffers"): usize =
             bytes(16 * MIB, 64 * GIB), Default "256MiB", AtStart;
+        /// Size at which a page of a list ends, whatever its limit: with the item that reaches it.
+        /// `next` leads to the rest. Lists that streamers read for their configuration have no such
+        /// end.
+        list_page_bytes("list_page_bytes"): usize = bytes(64 * 1024, GIB), Default "4MiB", AtStart;
         /// Addresses of proxies in front of this server. What they send as `X-Real-IP` (or, without
         /// it, `X-Forwarded-For`) is the address of the client, in the event log, the request log
         /// and rules about countries. A proxy must set or remove `X-Real-IP`. `loopback` is

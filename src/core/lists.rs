@@ -65,10 +65,20 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(of: Collection, query: Rc<Query>, state: LocalState) -> Self {
+    pub(super) fn new(
+        of: Collection,
+        query: Rc<Query>,
+        state: LocalState,
+        shared: &Shared,
+    ) -> Self {
+        // A streamer may take an episode that is missing from its list for one that has ended.
+        let page_bytes_max = match of {
+            Collection::ExternalEpisodes => usize::MAX,
+            _ => shared.settings.api.page_bytes_max,
+        };
         Self {
             of,
-            execution: Execution::new(query),
+            execution: Execution::new(query).with_page_bytes(page_bytes_max),
             state,
             size: SliceSize::default(),
         }
@@ -155,7 +165,7 @@ impl Core {
             ticket,
             reports_seen: self.shared.watches.count(),
         };
-        let mut run = Run::new(list.of, list.query.clone(), state);
+        let mut run = Run::new(list.of, list.query.clone(), state, &self.shared);
         if let Some(page) = run.steps(&self.shared, AT_ONCE_MAX) {
             if page.items == 0
                 && let Some(wait) = list.wait
@@ -214,7 +224,7 @@ impl Core {
             if page.items == 0 && list.wait.is_some() {
                 let newest = self.state();
                 if !Arc::ptr_eq(&newest, &run.state) {
-                    run = Run::new(list.of, list.query.clone(), newest);
+                    run = Run::new(list.of, list.query.clone(), newest, &self.shared);
                     continue;
                 }
                 if self.park_list(&list) {

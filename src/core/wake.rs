@@ -187,7 +187,7 @@ impl Core {
                 continue;
             };
             self.mark_answering(&tickets, &poll);
-            let mut run = Run::new(of, poll.query.clone(), self.state());
+            let mut run = Run::new(of, poll.query.clone(), self.state(), &self.shared);
             if let Some(page) = run.step(&self.shared) {
                 self.send_page(&poll, page, tickets, budget).await;
             } else {
@@ -209,7 +209,7 @@ impl Core {
             if page.items > 0 || Arc::ptr_eq(&newest, &run.state) {
                 break page;
             }
-            run = Run::new(poll.of, poll.query.clone(), newest);
+            run = Run::new(poll.of, poll.query.clone(), newest, &self.shared);
         };
         self.send_page(&poll, page, tickets, &mut YieldBudget::default())
             .await;
@@ -309,7 +309,7 @@ impl Core {
         let Some(poll) = self.waiters.borrow().query(id).cloned() else {
             return took;
         };
-        let mut run = Run::new(poll.of, poll.query.clone(), self.state());
+        let mut run = Run::new(poll.of, poll.query.clone(), self.state(), &self.shared);
         let page = loop {
             let turn = self.lists.turns.next().await;
             let began = Instant::now();

@@ -33,6 +33,8 @@ pub struct Execution<Q> {
     /// The beginning of the body with the rendered documents, and where each of them ends.
     list: Vec<u8>,
     ends: Vec<usize>,
+    /// The page ends with the document that reaches this size.
+    page_bytes_max: usize,
     timing: Timing,
 }
 
@@ -115,8 +117,16 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             last: None,
             list,
             ends: Vec::new(),
+            page_bytes_max: usize::MAX,
             timing: Timing::default(),
         }
+    }
+
+    /// Ends the page with the document that reaches this many bytes, too; `next` leads on.
+    #[must_use]
+    pub fn with_page_bytes(mut self, page_bytes_max: usize) -> Self {
+        self.page_bytes_max = page_bytes_max;
+        self
     }
 
     pub fn query(&self) -> &Query {
@@ -192,7 +202,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         let mut last: Option<D> = None;
         self.phase = ExecutionPhase::Finished;
         for (taken, document) in documents.enumerate() {
-            if self.ends.len() == self.query.limit {
+            if self.ends.len() == self.query.limit || self.is_large_enough() {
                 self.has_after = true;
                 break;
             }
@@ -245,19 +255,13 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         self.has_after = page.len() > query.limit;
         self.phase = ExecutionPhase::Render(0);
         if self.has_after {
-            let stamps = (
-                page[query.limit - 1].values.first(),
-                page[query.limit].values.first(),
-            );
-            if query.continues_by_stamp()
-                && stamps.0 == stamps.1
-                && matches!(stamps.0, Some(SortValue::Number(_)))
-            {
+            let limit = query.limit;
+            if self.is_within_group(limit) {
                 self.has_after = false;
                 self.scanned = ScanPosition::default();
                 self.phase = ExecutionPhase::CompleteGroup;
             }
-            page.truncate(query.limit);
+            self.best.positions.truncate(limit);
         }
     }
 
@@ -287,6 +291,11 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     fn render<S: Source>(&mut self, source: &S, from: usize, budget: usize) {
         let to = self.best.positions.len().min(from.saturating_add(budget));
         for i in from..to {
+            if self.is_large_enough() && !self.is_within_group(i) {
+                self.best.positions.truncate(i);
+                self.has_after = true;
+                break;
+            }
             // It exists, because all slices read one revision.
             if let Some(document) = source.get(&self.best.positions[i].key) {
                 self.add(&document);
@@ -305,6 +314,19 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             self.last.clone_from(&self.first);
         }
         self.phase = ExecutionPhase::Finished;
+    }
+
+    fn is_large_enough(&self) -> bool {
+        !self.ends.is_empty() && self.list.len() >= self.page_bytes_max
+    }
+
+    /// Whether a client that continues by the last stamp would miss the n-th document of the page
+    /// if the page ended before it.
+    fn is_within_group(&self, at: usize) -> bool {
+        let stamp = |at: usize| self.best.positions[at].values.first();
+        self.query.continues_by_stamp()
+            && stamp(at - 1) == stamp(at)
+            && matches!(stamp(at), Some(SortValue::Number(_)))
     }
 
     fn add<D: Document>(&mut self, document: &D) {

@@ -468,7 +468,8 @@ pub const LIMIT: EngineParameter = EngineParameter::new(
         maximum: Some(LIMIT_MAX as u64),
         default: Some(LIMIT_DEFAULT as u64),
     },
-    "Largest number of items on the page.",
+    "Largest number of items on the page. A page also ends with the item that reaches a size (4 MiB, \
+     setting `list_page_bytes`); `next` leads to the rest.",
 )
 .example("100");
 

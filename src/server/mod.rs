@@ -399,6 +399,7 @@ fn api_settings(settings: &Settings) -> ApiSettings {
     ApiSettings {
         poll_wait_max: settings.http.poll_wait_max,
         streams_limit: settings.feed.streams_limit,
+        page_bytes_max: settings.http.list_page_bytes,
         auth_backend_timeout: settings.viewers.auth_backend_timeout,
         agent_command_wait: settings.agents.command_timeout,
         agent_silence_max: settings.agents.silence_max,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use crate::calls::get_request;
 use serde_json::json;
 use weir_testkit::{API_KEY, Client, PREFIX, TestServer, wait_until};
 
@@ -71,4 +72,45 @@ fn silent_senders_hold_no_more_than_the_budget() {
     wait_until("memory of closed connections is free", arriving, |held| {
         *held == 0
     });
+}
+
+#[test]
+fn readers_that_take_nothing_hold_no_more_than_the_budget() {
+    // Goal: many clients that request large lists and read nothing cannot take memory without
+    // bound. Method: requests until one is refused; what is held then is counted.
+    let server = TestServer::with(&["--io-threads", "1", "--connection-buffers", "16MiB"]);
+    let comment = "x".repeat(4000);
+    let stream = |i: u32| json!({"name": format!("s{i:04}"), "comment": comment});
+    server
+        .put("/streams/batch", (0..1500).map(stream).collect())
+        .expect(204);
+    let resident = || {
+        let path = format!("/proc/{}/status", server.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = rss.and_then(|rss| rss.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("a number") * 1024
+    };
+    let before = resident();
+    let mut readers: Vec<Client> = Vec::new();
+    let read_one = || {
+        let mut client = server.connect();
+        client.send(get_request("/streams?limit=10000", "").as_bytes());
+        readers.push(client);
+        server.get("/streams/s0001").status
+    };
+    wait_until("a request is refused", read_one, |status| *status == 503);
+    for _ in 0..40 {
+        let mut client = server.connect();
+        client.send(get_request("/streams?limit=10000", "").as_bytes());
+        client.response(false).expect(503);
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown}");
+    drop(readers);
+    let status = || server.get("/streams/s0001").status;
+    wait_until("memory of closed connections is free", status, |status| {
+        *status == 200
+    });
+    assert!(metric(&server, "weir_http_refused_by_memory_total") > 40);
 }

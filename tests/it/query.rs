@@ -232,6 +232,85 @@ fn pages_in_both_directions_make_up_the_list() {
 }
 
 #[test]
+fn pages_end_at_a_size_as_well() {
+    // Goal: no page is much larger than the setting, and the pages make up the list, in each order
+    // and in both directions.
+    const BYTES_MAX: usize = 64 * 1024;
+    let server = TestServer::with(&["--list-page-bytes", "64KiB"]);
+    let stream = |i: u32| {
+        let comment = "x".repeat(700);
+        json!({"name": format!("s{i:03}"), "comment": comment, "position": 1000 - i})
+    };
+    // Two groups with the same stamp, each larger than a page.
+    for half in [0..150, 150..300] {
+        let streams: Value = half.map(stream).collect();
+        server.put("/streams/batch", streams).expect(204);
+    }
+    let expected = |descending: bool| -> Vec<String> {
+        let mut names: Vec<String> = (0..300).map(|i| format!("s{i:03}")).collect();
+        if descending {
+            names.reverse();
+        }
+        names
+    };
+    for (question, descending) in [
+        ("", false),
+        ("sort=-name", true),
+        ("sort=position", true),
+        ("comment_is_not=null", false),
+        ("q=s&sort=-position", false),
+    ] {
+        let get = |cursor: &str| {
+            let path = format!("/streams?{question}&limit=1000&cursor={cursor}");
+            let answer = server.get(&path).expect(200);
+            let bytes = answer.body.len();
+            assert!(bytes < BYTES_MAX + 2048, "{question}: {bytes}");
+            answer.json()
+        };
+        let mut pages = vec![get("")];
+        assert!(
+            pages[0]["streams"]
+                .as_array()
+                .is_some_and(|it| it.len() < 150)
+        );
+        assert_eq!(pages[0]["estimated_count"], 300);
+        while let Some(next) = pages.last().and_then(|page| page["next"].as_str()) {
+            let page = get(next);
+            pages.push(page);
+        }
+        let forward: Vec<String> = pages.iter().flat_map(names).collect();
+        assert_eq!(forward, expected(descending), "{question}");
+        // Back, where the pages may end elsewhere.
+        let mut page = pages.pop().expect("pages");
+        let mut backward = vec![names(&page)];
+        while let Some(prev) = page["prev"].as_str() {
+            page = get(prev);
+            backward.push(names(&page));
+        }
+        backward.reverse();
+        assert_eq!(backward.concat(), expected(descending), "{question}, back");
+    }
+    // A client that continues by the last stamp gets groups whole.
+    let mut seen = Vec::new();
+    let mut since = 0;
+    loop {
+        let path = format!("/streams?updated_at_gt={since}&sort=updated_at&limit=1000");
+        let page = server.get(&path).expect(200).json();
+        let streams = page["streams"].as_array().expect("streams");
+        let Some(last) = streams.last() else { break };
+        assert_eq!(streams.len(), 150);
+        since = last["updated_at"].as_u64().expect("a stamp");
+        seen.extend(names(&page));
+    }
+    assert_eq!(seen, expected(false));
+    // A poll is answered with a page as well.
+    let poll = server
+        .get("/streams?poll_timeout=5&q=s&limit=1000")
+        .expect(200);
+    assert!(poll.body.len() < BYTES_MAX + 2048);
+}
+
+#[test]
 fn paging_shows_constant_items_exactly_once() {
     let server = TestServer::new();
     let stays: Value = (0..40)
