@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::Engine;
-use super::class::{NONE, NodePool, static_reasons};
+use super::class::{NONE, static_reasons};
 use super::cow::FixedHash;
 use super::event::{MoveReason, Shed};
+use super::pool::NodePool;
 use super::slot::{DISABLED, LIVE, MEMBER};
 use super::tree::{LAST_RESORT, Need, ONE};
 
@@ -66,6 +67,7 @@ impl Engine {
 
     /// Finds slots for which a node class that was added later is better than theirs.
     pub(super) fn find_promoted(&mut self) {
+        self.classes.look_at_new_offers();
         let promoted = std::mem::take(&mut self.classes.promoted);
         if promoted.is_empty() {
             return;

@@ -46,7 +46,8 @@ impl Engine {
         }
         // A slot with siblings may have failed only because of where these are.
         if slot.sibling == s {
-            self.classes.classes.get_mut(slot.class).hopeless = Some((self.queue.gain_epoch, need));
+            let eligible = self.classes.eligible_of(slot.class);
+            self.classes.eligible.get_mut(eligible).hopeless = Some((self.queue.gain_epoch, need));
         }
         false
     }
@@ -54,7 +55,11 @@ impl Engine {
     /// Whether making room failed for a need that small, and no node gained capacity since.
     pub(super) fn is_hopeless(&self, s: u32) -> bool {
         let slot = self.slot(s);
-        let hopeless = &self.classes.classes.get(slot.class).hopeless;
+        let eligible = self.classes.classes.get(slot.class).eligible;
+        if eligible == NONE {
+            return false;
+        }
+        let hopeless = &self.classes.eligible.get(eligible).hopeless;
         hopeless.as_ref().is_some_and(|(epoch, need)| {
             *epoch == self.queue.gain_epoch && slot.need().covers(need)
         })

@@ -56,6 +56,11 @@ impl Engine {
         Some(self.slot(ingest).kbps)
     }
 
+    /// Work since the start, in comparisons.
+    pub fn work(&self) -> u64 {
+        self.classes.compared
+    }
+
     pub fn stream_classes_count(&self) -> usize {
         self.classes.classes_count()
     }

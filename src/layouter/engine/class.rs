@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::cow::{CowMap, CowVec};
 use super::event::{PlacementRole, Reasons};
 use super::label::LabelPair;
-use super::tree::Need;
+use super::pool::{EligibleNodes, NodePool};
 
 pub type LabelId = u32;
 /// Stands for no namespace, no node, no slot, no class.
@@ -102,48 +102,6 @@ pub fn score(demand: &SlotDemand, node: &NodeClass) -> u16 {
     score
 }
 
-/// Node classes of equal score, as runs `[low, high)` of their numbers.
-#[derive(Clone, Debug)]
-pub struct PoolTier {
-    pub score: u16,
-    pub runs: Vec<(u32, u32)>,
-}
-
-impl PoolTier {
-    fn add(&mut self, number: u32) {
-        match self.runs.last_mut() {
-            Some(last) if last.1 == number => last.1 = number + 1,
-            _ => self.runs.push((number, number + 1)),
-        }
-    }
-}
-
-/// The node classes that a stream class may be placed on, best score first.
-#[derive(Clone, Debug, Default)]
-pub struct NodePool {
-    pub tiers: Vec<PoolTier>,
-}
-
-impl NodePool {
-    pub fn best_score(&self) -> u16 {
-        self.tiers.first().map_or(0, |tier| tier.score)
-    }
-
-    /// Adds a node class. Numbers must come in ascending order within a score.
-    pub fn add(&mut self, score: u16, number: u32) {
-        match self.tiers.binary_search_by(|tier| score.cmp(&tier.score)) {
-            Ok(i) => self.tiers[i].add(number),
-            Err(i) => self.tiers.insert(
-                i,
-                PoolTier {
-                    score,
-                    runs: vec![(number, number + 1)],
-                },
-            ),
-        }
-    }
-}
-
 /// The waiting slots of a class, oldest first.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitingList {
@@ -163,18 +121,33 @@ impl Default for WaitingList {
 }
 
 /// A stream class, its pool and its slots that need attention.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct StreamClass {
     pub demand: Arc<SlotDemand>,
     /// Demands that are reduced to this class; with none it can be recycled.
     pub demands: u32,
-    /// Computed on first use.
+    /// Computed on first use, for the node classes below `pool_until`.
     pub pool: Option<Arc<NodePool>>,
+    pub pool_until: u32,
+    /// Number of its [`EligibleNodes`]; `NONE` before the first use.
+    pub eligible: u32,
     pub waiting: WaitingList,
     /// Slots placed below the best tier; may hold stale entries.
     pub below_best: Arc<Vec<u32>>,
-    /// Gain epoch and need of the last search for a chain of moves that failed.
-    pub hopeless: Option<(u64, Need)>,
+}
+
+impl Default for StreamClass {
+    fn default() -> Self {
+        Self {
+            demand: Arc::default(),
+            demands: 0,
+            pool: None,
+            pool_until: 0,
+            eligible: NONE,
+            waiting: WaitingList::default(),
+            below_best: Arc::default(),
+        }
+    }
 }
 
 /// A demand, with the number of its slots and its class.
@@ -197,6 +170,10 @@ struct LabelEntry {
     by_demands: bool,
     /// Numbers of the node classes that have it, ascending.
     carriers: Vec<u32>,
+    /// Numbers of the nodes that have it.
+    holders: Vec<u32>,
+    /// A node class requires it.
+    required: bool,
 }
 
 /// Labels that demands refer to for the first time: nodes with one of them need another class.
@@ -239,10 +216,18 @@ pub struct Classes {
     pub classes_dead: u32,
     node_class_ids: CowMap<NodeClass, u32>,
     pub node_classes: Arc<Vec<NodeClass>>,
+    /// Nodes in each node class.
+    members: Vec<u32>,
     /// Numbers of node classes by role and namespace.
-    by_place: CowMap<(PlacementRole, u32), Vec<u32>>,
-    /// Stream classes for which a new node class may be the best.
+    pub(super) by_place: CowMap<(PlacementRole, u32), Vec<u32>>,
+    pub(super) eligible_ids: CowMap<SlotDemand, u32, 256>,
+    pub(super) eligible: CowVec<EligibleNodes, 64>,
+    /// Node classes were added that may be the best of some pools.
+    pub has_new_offers: bool,
+    /// Stream classes for which a new node class is the best.
     pub promoted: BTreeSet<u32>,
+    /// Comparisons of a stream class with a node class, since the start.
+    pub compared: u64,
 }
 
 impl Classes {
@@ -260,8 +245,13 @@ impl Classes {
             classes_dead: 0,
             node_class_ids: CowMap::new(),
             node_classes: Arc::default(),
+            members: Vec::new(),
             by_place: CowMap::new(),
+            eligible_ids: CowMap::new(),
+            eligible: CowVec::new(),
+            has_new_offers: false,
             promoted: BTreeSet::new(),
+            compared: 0,
         };
         classes.add_node_class(NodeClass::placeholder());
         classes
@@ -323,24 +313,63 @@ impl Classes {
 
     // ---- nodes ----
 
-    /// Counts the labels of a node. Returns whether demands that have one of them must be
-    /// reclassified.
-    pub fn add_node_labels(&mut self, labels: impl Iterator<Item = LabelId>) -> bool {
-        let mut is_new = false;
-        for id in labels {
+    /// Counts the labels of node `n`, those that it requires included. Adds those to `news` that
+    /// no node had and demands refer to: these demands must be reclassified.
+    pub fn add_node_labels(&mut self, n: u32, full: &NodeClass, news: &mut Vec<LabelId>) {
+        for id in full.labels.iter().chain(&full.requires).copied() {
             let label = self.labels.entries.get_mut(id);
             label.nodes += 1;
-            is_new |= !label.by_nodes && label.demands > 0;
+            if !label.by_nodes && label.demands > 0 {
+                news.push(id);
+            }
             label.by_nodes = true;
         }
-        is_new
+        for id in &full.labels {
+            self.labels.entries.get_mut(*id).holders.push(n);
+        }
     }
 
-    pub fn remove_node_labels(&mut self, labels: impl Iterator<Item = LabelId>) {
-        for id in labels {
+    pub fn remove_node_labels(&mut self, n: u32, full: &NodeClass) {
+        for id in &full.labels {
+            let holders = &mut self.labels.entries.get_mut(*id).holders;
+            if let Some(i) = holders.iter().position(|holder| *holder == n) {
+                holders.swap_remove(i);
+            }
+        }
+        for id in full.labels.iter().chain(&full.requires).copied() {
             let label = self.labels.entries.get_mut(id);
             label.nodes -= 1;
             self.drop_unused_label(id);
+        }
+    }
+
+    /// The nodes that have a label.
+    pub fn holders(&self, label: LabelId) -> &[u32] {
+        &self.labels.entries.get(label).holders
+    }
+
+    /// Numbers of the node classes that have a label, ascending.
+    pub fn carriers(&self, label: LabelId) -> &[u32] {
+        &self.labels.entries.get(label).carriers
+    }
+
+    /// Whether a node class requires a label.
+    pub fn is_required(&self, label: LabelId) -> bool {
+        self.labels.entries.get(label).required
+    }
+
+    /// Nodes in a node class.
+    pub fn members(&self, class: u32) -> u32 {
+        self.members[class as usize]
+    }
+
+    /// A node leaves its class for another.
+    pub fn change_members(&mut self, from: Option<u32>, to: Option<u32>) {
+        if let Some(from) = from {
+            self.members[from as usize] -= 1;
+        }
+        if let Some(to) = to {
+            self.members[to as usize] += 1;
         }
     }
 
@@ -366,26 +395,26 @@ impl Classes {
         if let Some(number) = self.node_class_ids.get(&class) {
             return *number;
         }
+        self.has_new_offers = true;
         self.add_node_class(class)
     }
 
     fn add_node_class(&mut self, class: NodeClass) -> u32 {
         let number = self.node_classes.len() as u32;
-        for id in 0..self.classes.len() as u32 {
-            let entry = self.classes.get(id);
-            if entry.pool.is_some() && static_reasons(&entry.demand, &class).is_empty() {
-                let score = score(&entry.demand, &class);
-                let entry = self.classes.get_mut(id);
-                if let Some(pool) = &mut entry.pool {
-                    if score > pool.best_score() {
-                        self.promoted.insert(id);
-                    }
-                    Arc::make_mut(pool).add(score, number);
-                }
-            }
-        }
         for label in &class.labels {
             self.labels.entries.get_mut(*label).carriers.push(number);
+        }
+        for label in &class.requires {
+            let label = self.labels.entries.get_mut(*label);
+            if !label.required {
+                label.required = true;
+                // Which labels a node may require is part of the key.
+                self.eligible_ids.clear();
+                self.eligible.clear();
+                for id in 0..self.classes.len() as u32 {
+                    self.classes.get_mut(id).eligible = NONE;
+                }
+            }
         }
         let place = (class.role, class.namespace);
         match self.by_place.get_mut(&place) {
@@ -394,7 +423,36 @@ impl Classes {
         }
         self.node_class_ids.insert(class.clone(), number);
         Arc::make_mut(&mut self.node_classes).push(class);
+        self.members.push(0);
         number
+    }
+
+    /// Adds a label to a node class, all of whose nodes have it. No stream class mentions the label
+    /// yet, so that all pools stay as they are.
+    pub fn extend_node_class(&mut self, number: u32, label: LabelId) {
+        let class = &mut Arc::make_mut(&mut self.node_classes)[number as usize];
+        self.node_class_ids.remove(class);
+        if let Err(i) = class.labels.binary_search(&label) {
+            class.labels.insert(i, label);
+        }
+        self.node_class_ids.insert(class.clone(), number);
+        let carriers = &mut self.labels.entries.get_mut(label).carriers;
+        if let Err(i) = carriers.binary_search(&number) {
+            carriers.insert(i, number);
+        }
+    }
+
+    /// The class of the nodes of a node class that have a label which no stream class mentions yet.
+    /// It suits every demand as well as the old one.
+    pub fn split_node_class(&mut self, number: u32, label: LabelId) -> u32 {
+        let mut class = self.node_classes[number as usize].clone();
+        if let Err(i) = class.labels.binary_search(&label) {
+            class.labels.insert(i, label);
+        }
+        match self.node_class_ids.get(&class) {
+            Some(known) => *known,
+            None => self.add_node_class(class),
+        }
     }
 
     fn filter_labels(&self, labels: &[LabelId], by: impl Fn(&LabelEntry) -> bool) -> Vec<LabelId> {
@@ -513,12 +571,14 @@ impl Classes {
         id
     }
 
-    /// Reclassifies every demand; returns the demands whose class changed.
-    pub fn reclass_demands(&mut self) -> Vec<u32> {
+    /// Reclassifies the demands with one of these labels, which are sorted; returns those whose
+    /// class changed.
+    pub fn reclass_demands(&mut self, labels: &[LabelId]) -> Vec<u32> {
         let mut moved = Vec::new();
         for id in 0..self.demands.len() as u32 {
             let counted = self.demands.get(id);
-            if counted.slots == 0 {
+            let is_new = |label: LabelId| labels.binary_search(&label).is_ok();
+            if counted.slots == 0 || !demand_labels(&counted.demand).any(is_new) {
                 continue;
             }
             let (demand, old) = (counted.demand.clone(), counted.class);
@@ -555,13 +615,18 @@ impl Classes {
             label.by_nodes = label.nodes > 0;
             label.by_demands = label.demands > 0;
             label.carriers = Vec::new();
+            label.required = false;
             if label.pair.is_some() {
                 self.drop_unused_label(id);
             }
         }
         self.node_class_ids.clear();
         self.node_classes = Arc::default();
+        self.members.clear();
         self.by_place.clear();
+        self.eligible_ids.clear();
+        self.eligible.clear();
+        self.has_new_offers = false;
         self.class_ids.clear();
         self.classes.clear();
         self.classes_free.clear();
@@ -587,38 +652,6 @@ impl Classes {
                 self.demands.get_mut(id).class = self.class_of(&demand);
             }
         }
-    }
-
-    /// The node classes that slots of a class may be placed on.
-    pub fn pool(&mut self, class: u32) -> &Arc<NodePool> {
-        if self.classes.get(class).pool.is_none() {
-            let pool = Arc::new(self.make_pool(&self.classes.get(class).demand));
-            self.classes.get_mut(class).pool = Some(pool);
-        }
-        self.classes
-            .get(class)
-            .pool
-            .as_ref()
-            .expect("it was just computed")
-    }
-
-    /// Looks at the node classes with the rarest required label, or at all of the role and
-    /// namespace.
-    fn make_pool(&self, demand: &SlotDemand) -> NodePool {
-        let rarest = demand
-            .requires
-            .iter()
-            .map(|id| &self.labels.entries.get(*id).carriers)
-            .min_by_key(|carriers| carriers.len());
-        let all = || self.by_place.get(&(demand.role, demand.namespace));
-        let mut pool = NodePool::default();
-        for number in rarest.or_else(all).into_iter().flatten() {
-            let class = &self.node_classes[*number as usize];
-            if static_reasons(demand, class).is_empty() {
-                pool.add(score(demand, class), *number);
-            }
-        }
-        pool
     }
 
     #[cfg(any(test, feature = "testing"))]

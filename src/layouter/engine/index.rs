@@ -1,7 +1,8 @@
 //! The index of nodes: a tournament tree whose leaves are grouped by node class.
 
 use super::Engine;
-use super::class::{NONE, PoolTier};
+use super::class::NONE;
+use super::pool::PoolTier;
 use super::tree::{LeafSearch, Need, NodeTree, Vertex};
 
 /// The tree over the nodes and where each node is in it.

@@ -25,6 +25,7 @@ mod node;
 mod nodes;
 mod overload;
 mod place;
+mod pool;
 mod promote;
 mod restore;
 mod rows;

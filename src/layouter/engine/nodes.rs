@@ -4,7 +4,7 @@
 //! moves that satisfy it. Nodes that are lost together are evacuated together; while no streamer is
 //! running, nothing moves.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Engine;
@@ -55,7 +55,8 @@ impl Engine {
         n
     }
 
-    pub(super) fn save_node(&mut self, spec: NodeSpec) {
+    /// Adds labels to `news` that demands refer to and no node had.
+    pub(super) fn save_node(&mut self, spec: NodeSpec, news: &mut Vec<LabelId>) {
         let known = self.cluster.by_hostname.get(&spec.hostname).copied();
         let n = known.unwrap_or_else(|| self.new_node(&spec.hostname));
         let was_live = self.node(n).live;
@@ -78,21 +79,17 @@ impl Engine {
         };
         let old = self.node(n).full.clone();
         if full != old || !was_live {
-            let news = self.classes.add_node_labels(labels_of(&full));
+            self.classes.add_node_labels(n, &full, news);
             if was_live {
-                self.classes.remove_node_labels(labels_of(&old));
-            }
-            if news && !self.loading {
-                self.reclass_demands();
+                self.classes.remove_node_labels(n, &old);
             }
             let class = if self.loading {
                 0
             } else {
                 self.classes.node_class(&full)
             };
-            let node = self.node_mut(n);
-            node.full = full;
-            node.class = class;
+            self.set_node_class(n, class, was_live);
+            self.node_mut(n).full = full;
         }
         let limit = limits(&spec, &self.settings);
         let node = self.node_mut(n);
@@ -130,7 +127,8 @@ impl Engine {
             return;
         }
         let full = self.node(n).full.clone();
-        self.classes.remove_node_labels(labels_of(&full));
+        self.classes.remove_node_labels(n, &full);
+        self.classes.change_members(Some(self.node(n).class), None);
         for s in std::mem::take(&mut self.node_mut(n).displaced.slots) {
             if self.origin_of(s) == n {
                 self.clear_origin(s);
@@ -155,24 +153,41 @@ impl Engine {
         self.cluster.changed.insert(n);
     }
 
-    /// Reclassifies the nodes that have one of these labels.
+    /// Changes the class of a node, which was in one before if it `was_live`.
+    fn set_node_class(&mut self, n: u32, class: u32, was_live: bool) {
+        let before = was_live.then_some(self.node(n).class);
+        self.classes.change_members(before, Some(class));
+        self.node_mut(n).class = class;
+    }
+
+    /// Makes labels part of the classes of the nodes that have them: demands refer to them for the
+    /// first time.
     pub(super) fn reclass_nodes(&mut self, labels: &[LabelId]) {
-        for i in 0..self.cluster.nodes.len() {
-            let node = &self.cluster.nodes[i];
-            if !node.live || !labels.iter().any(|id| node.full.labels.contains(id)) {
-                continue;
+        for label in labels {
+            let mut by_class: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+            for n in self.classes.holders(*label) {
+                by_class.entry(self.node(*n).class).or_default().push(*n);
             }
-            let full = node.full.clone();
-            let class = self.classes.node_class(&full);
-            Arc::make_mut(&mut self.cluster.nodes[i]).class = class;
-            self.index.is_stale = true;
+            for (class, nodes) in by_class {
+                if nodes.len() == self.classes.members(class) as usize {
+                    self.classes.extend_node_class(class, *label);
+                    continue;
+                }
+                let new = self.classes.split_node_class(class, *label);
+                for n in nodes {
+                    self.set_node_class(n, new, true);
+                }
+                self.index.is_stale = true;
+            }
         }
     }
 
     /// Reclassifies demands after nodes carry a label for the first time, and moves their slots to
     /// the new class's lists.
-    fn reclass_demands(&mut self) {
-        let moved: HashSet<u32, FixedHash> = self.classes.reclass_demands().into_iter().collect();
+    pub(super) fn reclass_demands(&mut self, mut labels: Vec<LabelId>) {
+        labels.sort_unstable();
+        let moved = self.classes.reclass_demands(&labels);
+        let moved: HashSet<u32, FixedHash> = moved.into_iter().collect();
         if moved.is_empty() {
             return;
         }
@@ -460,9 +475,8 @@ impl Engine {
                 let mut full = self.node(n).full.clone();
                 full.domain = self.domain_of(&full.labels);
                 let class = self.classes.node_class(&full);
-                let node = self.node_mut(n);
-                node.full = full;
-                node.class = class;
+                self.set_node_class(n, class, true);
+                self.node_mut(n).full = full;
             }
             self.cluster.changed.insert(n);
         }
@@ -472,10 +486,6 @@ impl Engine {
         self.nodes_changed();
         self.settle();
     }
-}
-
-fn labels_of(class: &NodeClass) -> impl Iterator<Item = LabelId> {
-    class.labels.iter().chain(&class.requires).copied()
 }
 
 fn part(whole: u64, permille: u32) -> u32 {

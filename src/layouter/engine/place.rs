@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::class::{NONE, NodePool, PoolTier};
+use super::class::NONE;
 use super::event::{MoveReason, SlotKind};
+use super::pool::{NodePool, PoolTier};
 use super::slot::{FETCHED_TOGETHER, LIVE, PENDING, UNIT, WAITING};
 use super::tree::{LAST_RESORT, Need, ONE, UNLIMITED};
 

@@ -70,8 +70,12 @@ impl Engine {
         for hostname in &nodes_deleted {
             self.delete_node(hostname);
         }
+        let mut news = Vec::new();
         for spec in nodes {
-            self.save_node(spec);
+            self.save_node(spec, &mut news);
+        }
+        if !news.is_empty() && !self.loading {
+            self.reclass_demands(news);
         }
         for name in &streams_deleted {
             self.delete_stream(name);
@@ -411,7 +415,6 @@ impl Engine {
         } else {
             let n = self.unassign(s);
             self.set_demand_and_need(s, wanted);
-            self.refresh_tree();
             self.node_gained(n);
             let mut siblings = Vec::new();
             self.sibling_nodes(s, &mut siblings);
@@ -447,7 +450,6 @@ impl Engine {
         if slot.node == row && !loose && !slot.has(PENDING) {
             return true;
         }
-        self.refresh_tree();
         let mut siblings = Vec::new();
         self.sibling_nodes(s, &mut siblings);
         if row == NONE {
@@ -598,6 +600,9 @@ impl Engine {
             } else {
                 0
             };
+            if self.cluster.nodes[i].live {
+                self.classes.change_members(None, Some(class));
+            }
             let node = Arc::make_mut(&mut self.cluster.nodes[i]);
             node.class = class;
             node.buckets.clear();

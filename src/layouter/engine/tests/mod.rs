@@ -4,6 +4,7 @@ mod cases;
 mod exact;
 mod improving;
 mod invariants;
+mod work;
 
 #[path = "../../../../tests/sim/random.rs"]
 mod random;
