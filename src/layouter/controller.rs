@@ -218,6 +218,9 @@ impl Controller {
 
     /// When `advance` must be called next.
     pub fn due_ms(&self) -> u64 {
+        if self.engine.as_ref().is_some_and(Engine::has_work_left) {
+            return 0;
+        }
         let plan = self.plan.due_ms().unwrap_or(u64::MAX);
         let Deadlines {
             activity_ms,
@@ -384,15 +387,20 @@ impl Controller {
         }
     }
 
+    /// Looks for lost nodes if that is due, and moves their streams. Comes before everything else.
+    pub fn handle_losses(&mut self, now_ms: u64) {
+        if now_ms >= self.due.activity_ms {
+            self.due.activity_ms = now_ms + self.activity_pause_ms();
+            self.check_activity(now_ms);
+        }
+    }
+
     /// Does the work that is due at `now_ms`.
     pub fn advance(&mut self, now_ms: u64) {
         if now_ms >= self.reports.settling.until_ms && !self.reports.settling.nodes.is_empty() {
             self.stop_settling();
         }
-        if now_ms >= self.due.activity_ms {
-            self.due.activity_ms = now_ms + self.activity_pause_ms();
-            self.check_activity(now_ms);
-        }
+        self.handle_losses(now_ms);
         if now_ms >= self.due.step_ms {
             self.due.step_ms = now_ms + self.step_pause_ms();
             self.relieve_pressure();

@@ -1,6 +1,7 @@
 //! The layouter's thread: the channels, the clock and the restart after a panic around the
 //! [`Controller`].
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,9 @@ use crate::writer::{Commands, Envelope, Published, ReplyTo};
 
 /// Messages that may wait in the channel; more are refused.
 const MESSAGES_WAITING_MAX: usize = 1024;
+
+/// Rows of commits after which losses are looked for again.
+const ROWS_PER_SLICE: usize = 4096;
 
 /// Pause before a restart after a panic.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -120,38 +124,47 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
     let metrics = context.metrics.clone();
     let nodes = context.nodes.clone();
     let mut controller = Controller::new(state, nodes, settings.clone(), uptime_ms(), metrics);
-    let mut commits: Vec<Arc<Commit>> = Vec::new();
+    // Some of these wait for the next slice.
+    let mut commits: VecDeque<Arc<Commit>> = VecDeque::new();
     let mut reported: Vec<Hostname> = Vec::new();
-    let mut reply: Option<(u64, Result<Done, ApiError>)> = None;
+    let mut received: Vec<(u64, Result<Done, ApiError>)> = Vec::new();
     loop {
         send_commands(&mut controller, context, &replies);
         controller.update_gauges();
-        let pause = controller.due_ms().saturating_sub(uptime_ms());
+        let due_ms = if commits.is_empty() {
+            controller.due_ms()
+        } else {
+            0
+        };
+        let pause = due_ms.saturating_sub(uptime_ms());
         let mut message = None;
         select! {
             recv(context.commits) -> commit => match commit {
-                Ok(commit) => commits.push(commit),
+                Ok(commit) => commits.push_back(commit),
                 // The writer has ended.
                 Err(_) => return,
             },
             recv(context.reports) -> hostname => reported.extend(hostname),
-            recv(replied) -> received => reply = received.ok(),
-            recv(context.messages) -> received => message = received.ok(),
+            recv(replied) -> reply => received.extend(reply),
+            recv(context.messages) -> sent => message = sent.ok(),
             default(Duration::from_millis(pause)) => {}
         }
         if context.stop.load(Ordering::Acquire) {
             return;
         }
         let now_ms = uptime_ms();
+        controller.handle_losses(now_ms);
         // A commit is sent before the replies to its commands: in this order a reply finds its
         // rows.
         commits.extend(context.commits.try_iter());
-        if !commits.is_empty() {
-            controller.commit(&commits, now_ms);
-            commits.clear();
+        let slice = slice_of(&mut commits);
+        if !slice.is_empty() {
+            controller.commit(&slice, now_ms);
         }
-        if let Some((id, outcome)) = reply.take() {
-            controller.on_reply(id, &outcome, now_ms);
+        if commits.is_empty() {
+            for (id, outcome) in received.drain(..) {
+                controller.on_reply(id, &outcome, now_ms);
+            }
         }
         reported.extend(context.reports.try_iter());
         for hostname in reported.drain(..) {
@@ -174,6 +187,19 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
             context.metrics.count_tick(started.elapsed());
         }
     }
+}
+
+/// Takes the oldest commits: at least one, and more up to a bound of rows.
+fn slice_of(commits: &mut VecDeque<Arc<Commit>>) -> Vec<Arc<Commit>> {
+    let mut slice = Vec::new();
+    let mut rows = 0;
+    while rows < ROWS_PER_SLICE
+        && let Some(commit) = commits.pop_front()
+    {
+        rows += commit.streams.len() + commit.deleted_streams.len() + commit.streamers.len();
+        slice.push(commit);
+    }
+    slice
 }
 
 /// Sends the events and the batches that are ready to the writer.

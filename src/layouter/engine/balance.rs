@@ -12,14 +12,16 @@ use super::Engine;
 use super::class::{NONE, static_reasons};
 use super::cow::FixedHash;
 use super::event::{MoveReason, Shed};
+use super::node::ClassBucket;
 use super::pool::NodePool;
 use super::slot::{DISABLED, LIVE, MEMBER};
 use super::tree::{LAST_RESORT, Need, ONE};
 
 /// Failures in a row after which the other slots of a class are not tried in this tick.
 const MISSES_MAX: u32 = 8;
-/// Nodes, and slots of a bucket on each, that are tried as partners of a swap.
+/// Nodes, buckets of each, and slots of a bucket, that are tried as partners of a swap.
 const SWAP_NODES: usize = 8;
+const SWAP_BUCKETS: usize = 64;
 const SWAP_SLOTS: usize = 4;
 /// Slots of a bucket from which a balancing move is chosen, and how many of these are tried.
 const SAMPLE: usize = 16;
@@ -30,6 +32,8 @@ const TRIES: usize = 4;
 pub(super) struct Improving {
     /// Classes with slots that are placed below their best tier.
     pub below_best: BTreeSet<u32>,
+    /// The first of these that the next tick looks at: those before were looked at.
+    pub next_class: u32,
     /// Slots that balancing leaves alone, and until when.
     pub exempt: imbl::OrdMap<u32, u64>,
 }
@@ -59,8 +63,14 @@ impl Engine {
     /// Moves slots to better tiers. Returns whether some were left for the next tick.
     pub(super) fn upgrade(&mut self) -> bool {
         let mut left_over = false;
-        for class in self.improving.below_best.clone() {
+        let next = std::mem::take(&mut self.improving.next_class);
+        let classes: Vec<u32> = self.improving.below_best.range(next..).copied().collect();
+        for class in classes {
             left_over |= self.upgrade_class(class);
+            if self.slice.cut() {
+                self.improving.next_class = class + 1;
+                return true;
+            }
         }
         left_over
     }
@@ -120,6 +130,7 @@ impl Engine {
                 keep.push(s);
                 continue;
             }
+            self.slice.spend(1);
             if self.upgrade_slot(s, &pool) {
                 misses = 0;
                 if self.slot(s).score < best {
@@ -200,7 +211,10 @@ impl Engine {
                 break;
             }
             let gain = self.score_on(slot.class, there) - slot.score;
-            for bucket in self.node(there).buckets.clone() {
+            let buckets = &self.node(there).buckets;
+            let buckets: Vec<ClassBucket> = buckets.iter().take(SWAP_BUCKETS).copied().collect();
+            self.slice.spend(buckets.len());
+            for bucket in buckets {
                 let back = self.node(here).is_open()
                     && self.static_reasons_on(bucket.class, here).is_empty();
                 let score_here = self.score_on(bucket.class, here);
@@ -299,6 +313,10 @@ impl Engine {
                 break;
             }
             if self.move_one_off(node, load, gap, stop, round, &mut least_loaded) {
+                if self.slice.cut() {
+                    round.deferred = true;
+                    return false;
+                }
                 moved = true;
                 heap.push((self.node(node).load(balance), node, true));
             }
@@ -317,6 +335,7 @@ impl Engine {
         least_loaded: &mut HashMap<(u32, u16), (u64, u64), FixedHash>,
     ) -> bool {
         let mut candidates: Vec<(u64, u32)> = Vec::new();
+        self.slice.spend(self.node(node).buckets.len());
         for i in 0..self.node(node).buckets.len() {
             let bucket = self.node(node).buckets[i];
             let score = self.slot(bucket.head).score;

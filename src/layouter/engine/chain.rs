@@ -45,7 +45,9 @@ impl Engine {
             return true;
         }
         // A slot with siblings may have failed only because of where these are.
-        if slot.sibling == s {
+        if slot.sibling != s {
+            self.queue.hopeless.insert(s, self.queue.gain_epoch);
+        } else {
             let eligible = self.classes.eligible_of(slot.class);
             self.classes.eligible.get_mut(eligible).hopeless = Some((self.queue.gain_epoch, need));
         }
@@ -55,6 +57,9 @@ impl Engine {
     /// Whether making room failed for a need that small, and no node gained capacity since.
     pub(super) fn is_hopeless(&self, s: u32) -> bool {
         let slot = self.slot(s);
+        if self.queue.hopeless.get(&s) == Some(&self.queue.gain_epoch) {
+            return true;
+        }
         let eligible = self.classes.classes.get(slot.class).eligible;
         if eligible == NONE {
             return false;
@@ -79,12 +84,19 @@ impl Engine {
         // it.
         let mut stuck: HashMap<u32, u32, FixedHash> = HashMap::default();
         let mut tries = 0;
+        // Other classes that may go to the same nodes find no further nodes.
+        let mut expanded: HashSet<u32, FixedHash> = HashSet::default();
         while let Some(by) = queue.pop_front() {
             let depth = steps[&by].depth + 1;
             if depth > depth_max.min(self.budgets.make_room.left()) {
                 break;
             }
-            for node in self.open_nodes_of(by) {
+            if !expanded.insert(self.classes.eligible_of(by)) {
+                continue;
+            }
+            let open = self.open_nodes_of(by);
+            self.slice.spend(open.len());
+            for node in open {
                 if !nodes.insert(node) {
                     continue;
                 }
@@ -94,6 +106,7 @@ impl Engine {
                     .iter()
                     .map(|bucket| (bucket.class, bucket.head))
                     .collect();
+                self.slice.spend(classes.len());
                 for (other, head) in classes {
                     let known = steps.contains_key(&other);
                     if known && stuck.get(&other).is_none_or(|times| *times >= STUCK_MAX) {

@@ -56,9 +56,9 @@ impl Engine {
         Some(self.slot(ingest).kbps)
     }
 
-    /// Work since the start, in comparisons.
+    /// Work since the start: comparisons of classes, and nodes, lists and slots looked at.
     pub fn work(&self) -> u64 {
-        self.classes.compared
+        self.classes.compared + self.slice.done
     }
 
     pub fn stream_classes_count(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The lists of slots: every placed slot is in the list of its (node, class), every other live slot
 //! waits in its class.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Engine;
@@ -21,6 +21,8 @@ pub(super) struct PlacementQueue {
     pub classes: BTreeSet<u32>,
     /// Nodes that gained capacity since the last retry.
     pub gained: BTreeSet<u32>,
+    /// Slots with siblings for which no chain of moves was found, with the gain epoch of that.
+    pub hopeless: BTreeMap<u32, u64>,
     /// Incremented whenever a node gains capacity.
     pub gain_epoch: u64,
     /// Waiting slots are retried at the end of this event, not at the next tick.
@@ -34,6 +36,7 @@ impl PlacementQueue {
             waiting: 0,
             classes: BTreeSet::new(),
             gained: BTreeSet::new(),
+            hopeless: BTreeMap::new(),
             gain_epoch: 1,
             retry_now: false,
         }
@@ -232,6 +235,7 @@ impl Engine {
     pub(super) fn stop_waiting(&mut self, s: u32) {
         let slot = *self.slot(s);
         debug_assert!(slot.has(WAITING));
+        self.queue.hopeless.remove(&s);
         if slot.prev != NONE {
             self.slot_mut(slot.prev).next = slot.next;
         }

@@ -29,6 +29,7 @@ mod pool;
 mod promote;
 mod restore;
 mod rows;
+mod slice;
 mod slot;
 mod tree;
 mod units;
@@ -50,11 +51,15 @@ use log::MoveLog;
 use node::Cluster;
 use overload::Overloaded;
 use restore::Origins;
+use slice::WorkSlice;
 use slot::{PENDING, SlotTable};
 use units::Units;
 
 /// Unused classes that trigger a clean-up.
 const CLASSES_DEAD_MAX: u32 = 1024;
+
+/// Ticks of work that was left over, in one call.
+const SLICES_MAX: usize = 1000;
 
 /// Detects ticks that have nothing to do.
 #[derive(Clone)]
@@ -83,6 +88,7 @@ pub struct Engine {
     flights: Flights,
     budgets: Budgets,
     progress: Progress,
+    slice: WorkSlice,
     log: MoveLog,
 }
 
@@ -108,6 +114,7 @@ impl Engine {
                 epoch: 1,
                 settled: 0,
             },
+            slice: WorkSlice::new(),
             log: MoveLog::default(),
         }
     }
@@ -124,10 +131,18 @@ impl Engine {
         self.finish(emit);
     }
 
-    /// Applies several events as one: only the net changes are returned.
+    /// Applies several events as one, with all the work that they leave over: only the net changes
+    /// are returned.
     pub fn apply_all(&mut self, events: Vec<Event>) -> Vec<LayoutChange> {
         for event in events {
             self.handle(event);
+        }
+        for _ in 0..SLICES_MAX {
+            if !self.has_work_left() {
+                break;
+            }
+            let now_ms = self.now_ms;
+            self.handle(Event::Tick { now_ms });
         }
         self.finished()
     }
@@ -145,6 +160,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        self.slice.renew();
         match event {
             Event::Load(rows) => {
                 self.loading = true;
@@ -193,7 +209,9 @@ impl Engine {
         self.budgets
             .refill(&self.settings, self.table.streams, elapsed);
         self.expire_flights();
-        if self.is_frozen() || self.progress.settled == self.progress.epoch && !self.tick_wanted() {
+        let is_cut = std::mem::take(&mut self.slice.is_cut);
+        let is_settled = self.progress.settled == self.progress.epoch && !is_cut;
+        if self.is_frozen() || is_settled && !self.tick_wanted() {
             return;
         }
         if self.classes.classes_dead > CLASSES_DEAD_MAX {
@@ -224,7 +242,8 @@ impl Engine {
     /// Whether a tick should run now instead of at the end of the interval: waiting slots may fit.
     pub fn tick_wanted(&self) -> bool {
         !self.is_frozen()
-            && (!self.queue.gained.is_empty() && self.queue.waiting > 0
+            && (self.slice.is_cut
+                || !self.queue.gained.is_empty() && self.queue.waiting > 0
                 || self
                     .units
                     .partial

@@ -143,7 +143,14 @@ impl Engine {
             self.assign_scored(s, node, score);
             return true;
         }
-        if self.promote(s, true, MoveReason::Redundancy) || self.make_room(s) {
+        if self.promote(s, true, MoveReason::Redundancy) {
+            return true;
+        }
+        if self.search_must_wait(s) {
+            self.wait(s);
+            return false;
+        }
+        if self.make_room(s) {
             return true;
         }
         if self.forget_measurement(s) {

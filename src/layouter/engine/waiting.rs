@@ -3,8 +3,11 @@
 //! A slot for which no node has room waits in the list of its class. It is tried again only when a
 //! node of its pool gained capacity, and not if a slot with smaller needs was just refused.
 
+use std::collections::HashMap;
+
 use super::Engine;
 use super::class::{NONE, static_reasons};
+use super::cow::FixedHash;
 use super::event::MoveReason;
 use super::slot::UNIT;
 use super::tree::Need;
@@ -13,6 +16,9 @@ use super::tree::Need;
 const REFUSED_MAX: usize = 8;
 /// Failed searches after which the retry of a class ends if no node of its own pool gained.
 const MISSES_MAX: u32 = 4;
+
+/// Needs for which no node had room, by the nodes that were eligible.
+type RefusedNeeds = HashMap<u32, Vec<Need>, FixedHash>;
 
 impl Engine {
     /// Retries slots that nodes with more capacity could take. Returns whether some were left for
@@ -29,15 +35,25 @@ impl Engine {
             .collect();
         node_classes.sort_unstable();
         node_classes.dedup();
+        // Classes that may go to the same nodes are judged once.
+        let mut gaining: HashMap<u32, bool, FixedHash> = HashMap::default();
         let mut classes: Vec<(u8, bool, u32)> = self
             .queue
             .classes
             .iter()
             .map(|class| {
-                let demand = self.demand(*class);
-                let direct = node_classes.iter().any(|number| {
-                    static_reasons(demand, &self.classes.node_classes[*number as usize]).is_empty()
-                });
+                let eligible = self.classes.classes.get(*class).eligible;
+                let gains = || {
+                    let demand = self.demand(*class);
+                    node_classes.iter().any(|number| {
+                        let node = &self.classes.node_classes[*number as usize];
+                        static_reasons(demand, node).is_empty()
+                    })
+                };
+                let direct = match eligible {
+                    NONE => gains(),
+                    _ => *gaining.entry(eligible).or_insert_with(gains),
+                };
                 let head = self.classes.classes.get(*class).waiting.head;
                 (self.slot(head).kind() as u8, !direct, *class)
             })
@@ -46,8 +62,9 @@ impl Engine {
         classes.sort_unstable();
         let mut searches = self.settings.thresholds.chain_tries_max;
         let mut left_over = false;
+        let mut refused = RefusedNeeds::default();
         for (_, indirect, class) in classes {
-            left_over |= self.retry_class(class, !indirect, &mut searches);
+            left_over |= self.retry_class(class, !indirect, &mut searches, &mut refused);
         }
         if left_over {
             self.queue.gained.extend(gained);
@@ -57,8 +74,15 @@ impl Engine {
 
     /// `direct`: a node of the class's pool gained. If not, other slots may be able to leave such a
     /// node now.
-    fn retry_class(&mut self, class: u32, direct: bool, searches: &mut u32) -> bool {
-        let mut refused: Vec<Need> = Vec::new();
+    fn retry_class(
+        &mut self,
+        class: u32,
+        direct: bool,
+        searches: &mut u32,
+        all_refused: &mut RefusedNeeds,
+    ) -> bool {
+        let eligible = self.classes.eligible_of(class);
+        let refused = all_refused.entry(eligible).or_default();
         let mut misses = 0;
         let mut left_over = false;
         let mut at = self.classes.classes.get(class).waiting.head;
@@ -84,7 +108,8 @@ impl Engine {
             }
             misses += 1;
             if self.settings.thresholds.chain_depth_max > 0 && !self.is_hopeless(s) {
-                if *searches == 0 || self.budgets.make_room.left() == 0 {
+                let must_wait = *searches == 0 || self.budgets.make_room.left() == 0;
+                if must_wait || self.slice.cut() {
                     left_over = true;
                 } else {
                     *searches -= 1;
