@@ -54,6 +54,7 @@ impl Setting {
 
 const ZERO: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 const YEARS_10: Duration = Duration::from_hours(24 * 3650);
 
 const BUFFER_DELAY_MAX: Duration = ms(EPISODES_DELAY_MS_MAX as u64);
@@ -262,6 +263,18 @@ settings! {
         /// may run them.
         rebalance("layouter_rebalance"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_rebalance";
+        /// A stream that was moved to a preferred streamer or for balance, moved back, or placed by
+        /// an operator, is not moved again for such a reason for this long.
+        stream_pause("layouter_stream_pause"): Duration = time(ZERO, DAY),
+            Default "10m", AtOnce;
+        /// Moves to preferred streamers and for balance per hour, in percent of all streams; 100
+        /// moves an hour are always allowed.
+        moves_per_hour("layouter_moves_per_hour"): usize = number(0, 1000),
+            Default "20", AtOnce;
+        /// Streams that may move in a chain, each into the room that the next one leaves, so that
+        /// one more stream can be placed. `0`: none moves for another.
+        chain_length_max("layouter_chain_length_max"): usize = number(0, 16),
+            Default "8", AtOnce;
         /// How full a streamer is: the fullest of its channels, bandwidth and disk, or its channels
         /// alone.
         balance("layouter_balance"): LayouterBalance = BALANCE, Default "dominant", AtOnce;

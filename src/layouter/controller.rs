@@ -23,8 +23,8 @@ use super::metrics::LayouterMetrics;
 use super::plan::{Plan, matches_layout};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
 use super::{
-    Balance, Engine, EngineSettings, Event, LayoutChange, NodeSpec, NodeState, Rows, StoredLayout,
-    StreamSpec,
+    Balance, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, NodeSpec, NodeState, Rows,
+    StoredLayout, StreamSpec, Thresholds,
 };
 use crate::config::{LayouterBalance, LayouterSettings};
 use crate::error::ApiError;
@@ -69,6 +69,15 @@ impl From<&LayouterSettings> for ControllerSettings {
             failback: settings.failback,
             rebalance: settings.rebalance,
             failure_domain_key: settings.failure_domain_label.as_deref().map(Into::into),
+            thresholds: Thresholds {
+                chain_depth_max: settings.chain_length_max as u32,
+                ..Thresholds::default()
+            },
+            budgets: MoveBudgets {
+                exempt_ms: settings.stream_pause.as_millis() as u64,
+                improving_permille_per_hour: 10 * settings.moves_per_hour as u32,
+                ..MoveBudgets::default()
+            },
             ..EngineSettings::default()
         };
         Self {

@@ -44,6 +44,5 @@ pub use engine::event::{
     PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout, StreamLayout,
     StreamSpec,
 };
-#[cfg(any(test, feature = "testing"))]
 pub use engine::settings::{MoveBudgets, Thresholds};
 pub use engine::{Capacity, ClassReport, Engine, NodeDecision, SlotCounts};

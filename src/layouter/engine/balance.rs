@@ -120,13 +120,14 @@ impl Engine {
         let mut misses = 0;
         let mut left_over = false;
         for (_, s) in ordered {
-            if self.budgets.preferred.left() == 0 {
+            if self.budgets.preferred_left() == 0 {
                 left_over = true;
                 keep.push(s);
                 continue;
             }
             // A node that may be lost keeps what it has until that is certain.
-            if misses >= MISSES_MAX || !self.node(self.slot(s).node).is_reachable() {
+            let is_exempt = self.improving.exempt.contains_key(&s);
+            if is_exempt || misses >= MISSES_MAX || !self.node(self.slot(s).node).is_reachable() {
                 keep.push(s);
                 continue;
             }
@@ -170,17 +171,18 @@ impl Engine {
             if let Some((_, node)) =
                 self.least_loaded(tier, slot.need(), &avoid, below.min(LAST_RESORT))
             {
-                self.budgets.preferred.take(1);
+                self.budgets.take_preferred(1);
                 self.move_optional(s, node, MoveReason::Preferred);
+                self.exempt(s);
                 return true;
             }
         }
-        if self.budgets.preferred.left() < 2 {
+        if self.budgets.preferred_left() < 2 {
             return false;
         }
         for tier in better {
             if self.swap(s, &tier.runs, &avoid) {
-                self.budgets.preferred.take(2);
+                self.budgets.take_preferred(2);
                 return true;
             }
         }
@@ -224,6 +226,10 @@ impl Engine {
                         break;
                     }
                     let other = *self.slot(at);
+                    if self.improving.exempt.contains_key(&at) {
+                        at = other.next;
+                        continue;
+                    }
                     let loss = other.score.saturating_sub(score_here);
                     let target = if back && gain > loss && self.may_swap(s, at) {
                         Some(here)
@@ -239,6 +245,8 @@ impl Engine {
                         self.unassign(at);
                         self.assign(s, there);
                         self.assign(at, target);
+                        self.exempt(s);
+                        self.exempt(at);
                         self.node_gained(here);
                         self.node_gained(there);
                         return true;
@@ -356,7 +364,7 @@ impl Engine {
             return false;
         }
         let per_node_max = self.settings.budgets.rebalance_moves_per_node_max;
-        if self.budgets.rebalance.left() == 0
+        if self.budgets.rebalance_left() == 0
             || round.out.get(&node).is_some_and(|out| *out >= per_node_max)
         {
             round.deferred = true;
@@ -369,7 +377,7 @@ impl Engine {
                 };
                 self.move_optional(s, target, MoveReason::Rebalance);
                 self.exempt(s);
-                self.budgets.rebalance.take(1);
+                self.budgets.take_rebalance(1);
                 *round.out.entry(node).or_default() += 1;
                 *round.into.entry(target).or_default() += 1;
                 return true;
@@ -484,10 +492,10 @@ impl Engine {
 
     /// Exempts a slot from balancing for a while.
     pub(super) fn exempt(&mut self, s: u32) {
-        if self.settings.budgets.rebalance_exempt_ms > 0 {
+        if self.settings.budgets.exempt_ms > 0 {
             self.improving
                 .exempt
-                .insert(s, self.now_ms + self.settings.budgets.rebalance_exempt_ms);
+                .insert(s, self.now_ms + self.settings.budgets.exempt_ms);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use super::event::EngineSettings;
 
+const HOUR_MS: u64 = 3_600_000;
+
 /// A token bucket that fills up once per interval.
 #[derive(Clone, Debug, Default)]
 pub struct TokenBucket {
@@ -53,6 +55,8 @@ pub struct Budgets {
     pub restore: TokenBucket,
     pub preferred: TokenBucket,
     pub rebalance: TokenBucket,
+    /// Both of them together, per hour.
+    pub hourly: TokenBucket,
 }
 
 fn share(streams: u32, per_myriad: u32, least: u32) -> u32 {
@@ -71,6 +75,7 @@ impl Budgets {
             restore: TokenBucket::full(settings.budgets.restore_moves_max),
             preferred: TokenBucket::full(preferred),
             rebalance: TokenBucket::full(rebalance),
+            hourly: TokenBucket::full(Self::per_hour(settings, streams)),
         }
     }
 
@@ -82,7 +87,35 @@ impl Budgets {
         )
     }
 
+    fn per_hour(settings: &EngineSettings, streams: u32) -> u32 {
+        let budgets = &settings.budgets;
+        let per_myriad = budgets.improving_permille_per_hour * 10;
+        share(streams, per_myriad, budgets.improving_moves_min)
+    }
+
+    /// Moves for wishes that are left in this interval and this hour.
+    pub fn preferred_left(&self) -> u32 {
+        self.preferred.left().min(self.hourly.left())
+    }
+
+    /// Moves for balance that are left in this interval and this hour.
+    pub fn rebalance_left(&self) -> u32 {
+        self.rebalance.left().min(self.hourly.left())
+    }
+
+    pub fn take_preferred(&mut self, count: u32) {
+        self.preferred.take(count);
+        self.hourly.take(count);
+    }
+
+    pub fn take_rebalance(&mut self, count: u32) {
+        self.rebalance.take(count);
+        self.hourly.take(count);
+    }
+
     pub fn refill(&mut self, settings: &EngineSettings, streams: u32, elapsed_ms: u64) {
+        self.hourly.set_cap(Self::per_hour(settings, streams));
+        self.hourly.refill(elapsed_ms, HOUR_MS);
         let (preferred, rebalance) = Self::shares(settings, streams);
         for (bucket, cap) in [
             (&mut self.make_room, settings.budgets.make_room_moves_max),

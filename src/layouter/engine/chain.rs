@@ -15,6 +15,8 @@ use super::tree::{LAST_RESORT, Need};
 /// Slots of a bucket that are tried for another node, and for a swap.
 const SAMPLE: usize = 8;
 const SWAPS: usize = 16;
+/// Swaps that one search tries: a long chain has many variants.
+const SWAPS_MAX: u32 = 4096;
 /// Nodes on which a class is tried.
 const STUCK_MAX: u32 = 4;
 
@@ -84,6 +86,7 @@ impl Engine {
         // it.
         let mut stuck: HashMap<u32, u32, FixedHash> = HashMap::default();
         let mut tries = 0;
+        let mut swaps_left = SWAPS_MAX;
         // Other classes that may go to the same nodes find no further nodes.
         let mut expanded: HashSet<u32, FixedHash> = HashSet::default();
         while let Some(by) = queue.pop_front() {
@@ -119,7 +122,7 @@ impl Engine {
                     if self.can_leave(other, head, node) {
                         let mut path = path_to(by, class, &steps);
                         path.push((node, other));
-                        if self.displace(s, &path, 0) {
+                        if self.displace(s, &path, 0, &mut swaps_left) {
                             return true;
                         }
                         *stuck.entry(other).or_default() += 1;
@@ -178,7 +181,7 @@ impl Engine {
 
     /// Puts `s` onto the node of step `i` in exchange for a slot of that step's class, which goes
     /// one step further. Changes nothing if that fails.
-    fn displace(&mut self, s: u32, path: &[(u32, u32)], i: usize) -> bool {
+    fn displace(&mut self, s: u32, path: &[(u32, u32)], i: usize, swaps_left: &mut u32) -> bool {
         let (node, class) = path[i];
         let mut siblings = Vec::new();
         self.sibling_nodes(s, &mut siblings);
@@ -191,9 +194,11 @@ impl Engine {
         };
         let mut at = self.node(node).buckets[bucket].head;
         for _ in 0..SWAPS {
-            if at == NONE {
+            if at == NONE || *swaps_left == 0 {
                 break;
             }
+            *swaps_left -= 1;
+            self.slice.spend(1);
             let other = *self.slot(at);
             if self.node(node).fits_instead(&other.need(), &need) {
                 // Before the rest of the chain, which records a first placement otherwise.
@@ -209,7 +214,7 @@ impl Engine {
                         None => false,
                     }
                 } else {
-                    self.displace(at, path, i + 1)
+                    self.displace(at, path, i + 1, swaps_left)
                 };
                 if moved {
                     self.log.make_room_moves += 1;

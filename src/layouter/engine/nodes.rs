@@ -231,8 +231,12 @@ impl Engine {
         self.refresh_tree();
         let mut changed = std::mem::take(&mut self.cluster.changed);
         if self.is_frozen() {
+            // Nothing moves off nodes that may return; one that was deleted cannot.
             for n in changed {
                 self.touch(n);
+                if !self.node(n).live {
+                    self.evacuate(n, MoveReason::NodeDeleted);
+                }
             }
             return;
         }

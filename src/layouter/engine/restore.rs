@@ -162,6 +162,7 @@ impl Engine {
                 self.place_on(s, n, MoveReason::Restore);
             } else {
                 self.move_optional(s, n, MoveReason::Restore);
+                self.exempt(s);
             }
             self.clear_origin(s);
             self.budgets.restore.take(1);

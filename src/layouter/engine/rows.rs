@@ -134,13 +134,14 @@ impl Engine {
             let channels = u32::from(self.settings.backups_count_as_channels);
             (demand, Need { channels, ..need })
         });
-        // A stream's required and preferred labels concern its ingest; for inference only the
-        // node's required labels count.
+        // A stream's required labels bind all its slots; its preferred labels concern its ingest and
+        // its backups.
         let inference = (spec.inference || spec.layout.inference.is_some()).then(|| {
             let demand = SlotDemand {
                 role: PlacementRole::Inference,
                 namespace,
                 labels: ingest.labels.clone(),
+                requires: ingest.requires.clone(),
                 ..SlotDemand::default()
             };
             let need = Need {
@@ -466,7 +467,8 @@ impl Engine {
             self.main_reason(reasons, row)
         };
         self.record_row_node(s, row, reason);
-        if reasons.is_empty() && !slot.has(MEMBER) || self.is_frozen() && !slot.has(MEMBER) {
+        let keeps = self.is_frozen() && self.node(row).live;
+        if (reasons.is_empty() || keeps) && !slot.has(MEMBER) {
             if !loose {
                 self.unplace(s);
             }

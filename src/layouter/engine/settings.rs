@@ -72,9 +72,13 @@ pub struct MoveBudgets {
     pub rebalance_moves_per_myriad: u32,
     pub optional_moves_min: u32,
     pub rebalance_moves_per_node_max: u32,
-    /// A stream that was moved for balance, or placed by an operator, is exempt from balancing this
-    /// long.
-    pub rebalance_exempt_ms: u64,
+    /// A stream that was moved for a wish or for balance, restored, or placed by an operator, is
+    /// exempt from further such moves this long.
+    pub exempt_ms: u64,
+    /// Share of all streams that moves for wishes and for balance may interrupt per hour, permille,
+    /// but at least `improving_moves_min`.
+    pub improving_permille_per_hour: u32,
+    pub improving_moves_min: u32,
     /// No optional moves while more than this share of the streams is in flight, permille.
     pub in_flight_permille_max: u32,
     /// A move that was not confirmed after this time no longer counts as in flight.
@@ -108,7 +112,7 @@ impl Default for Thresholds {
             gap_channels_min: 2,
             upgrade_load_max_permille: 970,
             prefer_load_max_permille: 1000,
-            chain_depth_max: 3,
+            chain_depth_max: 8,
             chain_tries_max: 64,
         }
     }
@@ -124,7 +128,9 @@ impl Default for MoveBudgets {
             rebalance_moves_per_myriad: 50,
             optional_moves_min: 10,
             rebalance_moves_per_node_max: 50,
-            rebalance_exempt_ms: 600_000,
+            exempt_ms: 600_000,
+            improving_permille_per_hour: 200,
+            improving_moves_min: 100,
             in_flight_permille_max: 50,
             in_flight_ms_max: 60_000,
         }

@@ -1,5 +1,6 @@
 //! Tests of the engine's invariants on many small clusters.
 
+mod calm;
 mod cases;
 mod exact;
 mod improving;
