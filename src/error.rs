@@ -147,6 +147,8 @@ error_codes! {
         "The stored version is not in `If-Match`: the entity was changed or does not exist";
     // The server and what it depends on.
     AGENT_OFFLINE = 409 "agent_offline" "The agent is not connected";
+    ILLEGAL_LAYOUT = 409 "illegal_layout"
+        "The labels forbid the node to have the stream; `force` places it there all the same";
     LAYOUTER_DISABLED = 409 "layouter_disabled" "The layouter is switched off";
     CONFIG_FILE_INVALID = 409 "config_file_invalid"
         "The configuration file is invalid; see the log. Nothing was changed";

@@ -20,6 +20,7 @@ use crate::agents::messages::NewConnection;
 use crate::agents::refusals::Refusals;
 use crate::core::message::{Completion, Reply};
 use crate::error::ApiError;
+use crate::feed::nodes::{NodeRuntime, Parked};
 use crate::feed::{NodePoll, Subject};
 use crate::fleet::stats::View;
 use crate::http::{Coding, Request, Response, Ticket, Upgrade};
@@ -27,12 +28,16 @@ use crate::json::{self, Value};
 use crate::outbound::{CancelToken, OutboundCall};
 use crate::query::params::{ParameterSpec, ParameterValues, Seconds, check_listed, value_in};
 use crate::query::{ListKind, Query, check_names};
+use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
 use crate::state::event::{Audit, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
 use crate::state::tag::Precondition;
+
+/// Sent by pages for people: what they read is no sign of life of a streamer.
+const PAGE_HEADER: &str = "X-Weir-UI";
 
 /// A state as one core holds it. Counting references to the published one would have all cores
 /// fight over a cache line with every request; this count is the core's own.
@@ -64,6 +69,37 @@ impl ParameterValues for Call<'_> {
 }
 
 impl Call<'_> {
+    /// Whether the request comes from a page for people.
+    fn is_of_page(&self) -> bool {
+        self.request.headers.all(PAGE_HEADER).next().is_some()
+    }
+
+    /// Notes that a streamer's configuration was read. It is a sign of life with the streamer's own
+    /// credential, and the second time with another one; a page for people is none.
+    pub fn note_activity(&self, node: &NodeRuntime) {
+        let now_ms = uptime_ms();
+        if self.is_of_page() {
+            return;
+        }
+        if matches!(self.caller, Caller::Streamer(_)) {
+            node.activity.seen(now_ms);
+            return;
+        }
+        let config = self.shared.settings.running.config();
+        let within = config.settings.layouter.dead_timeout;
+        node.activity.read(now_ms, within.as_millis() as u64);
+    }
+
+    /// Parks a poll of a streamer's configuration. Who waits for changes is the streamer, unless it
+    /// is a page for people.
+    pub fn park(&self, node: &Arc<NodeRuntime>) -> Parked {
+        if self.is_of_page() {
+            node.park_unseen()
+        } else {
+            node.park()
+        }
+    }
+
     pub fn stream_name(&self) -> Result<StreamName, ApiError> {
         StreamName::parse(self.parameter).map_err(bad_stream_name)
     }

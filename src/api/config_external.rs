@@ -31,7 +31,6 @@ use crate::query::params::{
 use crate::query::{
     Document, Execution, KeyOrder, LIMIT_MAX, ListKind, Query, Raw, SearchField, Source,
 };
-use crate::rt::uptime_ms;
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
@@ -53,7 +52,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
     let runtime = call.shared.nodes.get(&hostname);
-    runtime.activity.seen(uptime_ms());
+    call.note_activity(&runtime);
     let Some(request) = WholeListRequest::parse(call)? else {
         return paged(call, &hostname, node);
     };
@@ -73,7 +72,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 coding: call.coding(),
                 generation: node.generation,
                 since: Some(since),
-                parked: runtime.park(),
+                parked: call.park(&runtime),
             };
             return Ok(Outcome::Park {
                 hostname,
@@ -91,7 +90,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                     coding: call.coding(),
                     generation: node.generation,
                     since: None,
-                    parked: runtime.park(),
+                    parked: call.park(&runtime),
                 };
                 Outcome::Park {
                     hostname,
@@ -812,7 +811,7 @@ fn named(
     let hostname = call.hostname()?;
     let node = known_node(call.state, &hostname)?;
     let runtime = call.shared.nodes.get(&hostname);
-    runtime.activity.seen(uptime_ms());
+    call.note_activity(&runtime);
     let mut query = call.query(&KIND)?;
     let mut names = names(&query, parameter)?;
     if names.len() > rendered_max(call) {

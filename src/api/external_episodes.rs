@@ -21,7 +21,6 @@ use crate::query::params::{EngineParameter, Integer, Parameter, ParameterValues 
 use crate::query::{
     Document, Hints, KeyOrder, ListField, ListKind, Query, Raw, ScanPosition, Source, pairs,
 };
-use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::{ArchivedFacts, EntityRecord};
@@ -81,7 +80,7 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let hostname = call.hostname()?;
     known_node(call.state, &hostname)?;
     let runtime = call.shared.nodes.get(&hostname);
-    runtime.activity.seen(uptime_ms());
+    call.note_activity(&runtime);
     if !call.shared.published.is_writable() {
         return Err(unknown(
             "The store fails, so the list of episodes may be incomplete; keep all recordings",

@@ -34,7 +34,18 @@ impl NodeRuntime {
     /// Marks the node as parked for as long as the result lives.
     pub fn park(self: &Arc<Self>) -> Parked {
         self.activity.parked.fetch_add(1, Ordering::Relaxed);
-        Parked(self.clone())
+        Parked {
+            node: self.clone(),
+            counts: true,
+        }
+    }
+
+    /// Keeps a poll that is not the node's own: no sign of life.
+    pub fn park_unseen(self: &Arc<Self>) -> Parked {
+        Parked {
+            node: self.clone(),
+            counts: false,
+        }
     }
 }
 
@@ -47,6 +58,8 @@ impl NodeRuntime {
 pub struct Activity {
     /// One more than the time of the last sign, so that 0 means never.
     seen_ms: AtomicU64,
+    /// Likewise, of the last request with a credential that is not the node's own.
+    read_ms: AtomicU64,
     parked: AtomicU32,
     /// The node was sent every change up to this revision.
     sent_revision: AtomicU64,
@@ -56,6 +69,16 @@ impl Activity {
     /// The node sent a request.
     pub fn seen(&self, now_ms: u64) {
         self.seen_ms.fetch_max(now_ms + 1, Ordering::Relaxed);
+    }
+
+    /// The node's configuration was read with a credential that is not its own. A second time
+    /// within `within_ms` is a sign of life: streamers may poll with the administrator's key, and
+    /// one look of a person is none.
+    pub fn read(&self, now_ms: u64, within_ms: u64) {
+        let before = self.read_ms.swap(now_ms + 1, Ordering::Relaxed);
+        if before > 0 && (now_ms + 1).saturating_sub(before) <= within_ms {
+            self.seen(now_ms);
+        }
     }
 
     /// The node has, or is being sent, its configuration as of a revision.
@@ -78,23 +101,33 @@ impl Activity {
 
 /// A parked poll of a node.
 #[derive(Debug)]
-pub struct Parked(Arc<NodeRuntime>);
+pub struct Parked {
+    node: Arc<NodeRuntime>,
+    /// It is a sign of life.
+    counts: bool,
+}
 
 impl Parked {
     pub fn node(&self) -> &NodeRuntime {
-        &self.0
+        &self.node
     }
 }
 
 impl Clone for Parked {
     fn clone(&self) -> Self {
-        self.0.park()
+        if self.counts {
+            self.node.park()
+        } else {
+            self.node.park_unseen()
+        }
     }
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        self.0.activity.parked.fetch_sub(1, Ordering::Relaxed);
+        if self.counts {
+            self.node.activity.parked.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

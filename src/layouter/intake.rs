@@ -10,13 +10,12 @@ use std::sync::Arc;
 use super::{DvrSpec, NodeSpec, NodeState, PlacementRole, StoredLayout, StreamSpec};
 use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
+use crate::state::label;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
 
 /// Channel limit of a node that configures none.
 pub const CHANNEL_LIMIT_DEFAULT: u32 = 6000;
-
-type Labels = Vec<(Arc<str>, Arc<str>)>;
 
 /// The layouter's view of a node's report. Values that were not reported are absent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,7 +56,7 @@ pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
             "inputs" => {
                 spec.agents = agents_of(config).into_iter().map(Arc::from).collect();
             }
-            "labels" => spec.labels = labels(value),
+            "labels" => spec.labels = label::pairs(value),
             "transcoder" => spec.transcoder = is_given(value),
             "vision" => spec.inference = is_given(value),
             _ => {}
@@ -101,7 +100,7 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
             ArchivedNodeRole::Identification => PlacementRole::Other,
         },
         namespace: namespace(record.namespace.as_ref()),
-        labels: scan::member(config, "labels").map_or_else(Vec::new, labels),
+        labels: scan::member(config, "labels").map_or_else(Vec::new, label::pairs),
         channel_limit: limit("channel_limit").unwrap_or(CHANNEL_LIMIT_DEFAULT),
         // 0 means no limit.
         bandwidth_kbps: limit("total_bandwidth").filter(|kbps| *kbps > 0),
@@ -123,15 +122,6 @@ pub fn cpu_limit_permille(record: &StreamerRecord) -> Option<u32> {
 
 fn namespace(name: Option<&rkyv::string::ArchivedString>) -> Option<Arc<str>> {
     name.map(|name| Arc::from(name.as_str()))
-}
-
-fn labels(object: &str) -> Labels {
-    scan::members(object)
-        .filter_map(|(key, value)| {
-            let value = scan::string(value)?;
-            Some((Arc::from(key), Arc::from(&*value)))
-        })
-        .collect()
 }
 
 fn dvr(dvr: &str) -> Option<DvrSpec> {

@@ -231,5 +231,6 @@ fn patch(row: &StoredLayout, wanted: &StreamLayout, reason: MoveReason) -> Layou
         failover_from: Some(wanted.failover_from.clone()),
         change_reason: reason.change_reason().map(str::to_owned),
         by_layouter: true,
+        force: true,
     }
 }

@@ -207,6 +207,8 @@ pub struct LayoutPatch {
     /// One of [`CHANGE_REASONS`]; absent: the change came through the API.
     pub change_reason: Option<String>,
     pub by_layouter: bool,
+    /// Placed even where a node may not have the stream.
+    pub force: bool,
 }
 
 /// One row of a plan: where the layouter places a stream.
@@ -318,6 +320,7 @@ impl LayoutPatch {
             failover_from: host("failover_from")?,
             change_reason: text("change_reason").map(str::to_owned),
             by_layouter: text("originator") == Some("layouter"),
+            force: false,
         };
         if resets(body) {
             patch.replace_all();
@@ -457,7 +460,17 @@ fn layouts<N: Ord + Clone>(
         }
     };
     named_items(items, "/layouts", key, parse, |item, _, at| {
-        LayoutPatch::from_body(&item, at)
+        let force = match item.get("force") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(force)) => *force,
+            Some(_) => {
+                return Err(error::NOT_BOOLEAN
+                    .titled("`force` must be true or false")
+                    .at_pointer(format!("{at}/force")));
+            }
+        };
+        let layout = LayoutPatch::from_body(&item, at)?;
+        Ok(LayoutPatch { force, ..layout })
     })
 }
 

@@ -13,6 +13,7 @@ pub mod episode;
 pub mod event;
 mod invalid;
 pub mod kinds;
+pub mod label;
 mod loader;
 mod merged;
 pub mod name;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::auth::cluster;
 use crate::metrics::Metrics;
 use weir_testkit::{API_KEY, Client, PREFIX, TestServer, WAIT_MAX, wait_until};
 
@@ -56,10 +57,11 @@ impl Streamer {
 /// Polls until stopped.
 fn poll(mut client: Client, host: &str, stop: &AtomicBool, sender: &Sender<News>) {
     let path = format!("{PREFIX}/streamers/{host}/streams?poll_timeout=50");
-    let bearer = format!("Bearer {API_KEY}");
     let mut tag = None::<String>;
     loop {
-        let mut fields = vec![("Authorization", bearer.as_str())];
+        // Its own credential: a signature with the key of `save_streamer`.
+        let own = cluster("key", 0);
+        let mut fields = vec![("Authorization", own.as_str())];
         fields.extend(tag.as_deref().map(|tag| ("If-None-Match", tag)));
         let answer = client.try_request("GET", &path, &fields, b"");
         if stop.load(Ordering::Acquire) {

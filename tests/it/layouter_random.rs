@@ -191,7 +191,7 @@ impl RandomWorld {
         if self.streams[&name].namespace != self.nodes[&host].namespace {
             return;
         }
-        let body = json!({"layouts": [{"name": name, "ingest": host}]});
+        let body = json!({"layouts": [{"name": name, "ingest": host, "force": true}]});
         self.story.push(format!("POST {body}"));
         self.server.post("/streams/layouts", body).expect(204);
     }

@@ -247,7 +247,7 @@ impl StormWorld {
             }
             17 => {
                 self.log(&format!("{name} by hand to {host}"));
-                let body = json!({"layouts": [{"name": name, "ingest": host}]});
+                let body = json!({"layouts": [{"name": name, "ingest": host, "force": true}]});
                 let status = self.server.post("/streams/layouts", body).status;
                 assert!([204, 400, 404].contains(&status), "{status}");
             }

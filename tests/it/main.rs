@@ -50,6 +50,7 @@ mod held;
 mod import;
 mod layout_preview;
 mod layouter;
+mod layouter_calm;
 mod layouter_failures;
 mod layouter_kinds;
 mod layouter_labels;

@@ -78,7 +78,7 @@ impl Engine {
     /// Finds slots for which a node class that was added later is better than theirs.
     pub(super) fn find_promoted(&mut self) {
         self.classes.look_at_new_offers();
-        let promoted = std::mem::take(&mut self.classes.promoted);
+        let promoted = std::mem::take(&mut self.classes.offers.promoted);
         if promoted.is_empty() {
             return;
         }

@@ -47,11 +47,12 @@ impl Engine {
             return true;
         }
         // A slot with siblings may have failed only because of where these are.
-        if slot.sibling != s {
-            self.queue.hopeless.insert(s, self.queue.gain_epoch);
-        } else {
+        if slot.sibling == s {
             let eligible = self.classes.eligible_of(slot.class);
-            self.classes.eligible.get_mut(eligible).hopeless = Some((self.queue.gain_epoch, need));
+            let failed = Some((self.queue.gain_epoch, need));
+            self.classes.eligible.all.get_mut(eligible).hopeless = failed;
+        } else {
+            self.queue.hopeless.insert(s, self.queue.gain_epoch);
         }
         false
     }
@@ -66,7 +67,7 @@ impl Engine {
         if eligible == NONE {
             return false;
         }
-        let hopeless = &self.classes.eligible.get(eligible).hopeless;
+        let hopeless = &self.classes.eligible.all.get(eligible).hopeless;
         hopeless.as_ref().is_some_and(|(epoch, need)| {
             *epoch == self.queue.gain_epoch && slot.need().covers(need)
         })

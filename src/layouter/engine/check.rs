@@ -200,7 +200,7 @@ impl Engine {
         let best = class.pool.as_ref().expect("its pool was made").best_score();
         assert!(
             slot.score >= best
-                || self.classes.promoted.contains(&slot.class)
+                || self.classes.offers.promoted.contains(&slot.class)
                 || class.below_best.contains(&s),
             "slots below the best tier are tracked"
         );

@@ -11,96 +11,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cow::{CowMap, CowVec};
-use super::event::{PlacementRole, Reasons};
-use super::label::LabelPair;
-use super::pool::{EligibleNodes, NodePool};
-
-pub type LabelId = u32;
-/// Stands for no namespace, no node, no slot, no class.
-pub const NONE: u32 = u32::MAX;
-
-/// Score of one matching preferred label, and of one property that both sides have.
-pub const PREFERRED_SCORE: u16 = 1000;
-pub const SHARED_SCORE: u16 = 1;
-
-/// What a slot requires of a node. Lists are sorted.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct SlotDemand {
-    pub role: PlacementRole,
-    pub dvr: bool,
-    pub transcoder: bool,
-    pub namespace: u32,
-    pub labels: Vec<LabelId>,
-    pub requires: Vec<LabelId>,
-    /// Preferred labels, with the score of each.
-    pub prefers: Vec<(LabelId, u16)>,
-}
-
-/// What a node offers and requires. Lists are sorted.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct NodeClass {
-    pub role: PlacementRole,
-    pub namespace: u32,
-    pub labels: Vec<LabelId>,
-    pub requires: Vec<LabelId>,
-    pub transcoder: bool,
-    pub dvr: bool,
-    /// Number of its failure-domain label.
-    pub domain: u32,
-}
-
-impl NodeClass {
-    /// Class 0, of placeholders: no live node is in it.
-    pub fn placeholder() -> Self {
-        Self {
-            role: PlacementRole::Other,
-            namespace: NONE,
-            domain: NONE,
-            ..Self::default()
-        }
-    }
-}
-
-/// Why nodes of a class can take no slot of a demand, whatever their load.
-pub fn static_reasons(demand: &SlotDemand, node: &NodeClass) -> Reasons {
-    let mut reasons = Reasons::NONE;
-    if demand.role != node.role || demand.dvr && !node.dvr {
-        reasons |= Reasons::ROLE;
-    }
-    if demand.namespace != node.namespace {
-        reasons |= Reasons::NAMESPACE;
-    }
-    if demand.transcoder && !node.transcoder {
-        reasons |= Reasons::TRANSCODING;
-    }
-    if !has_all(&node.labels, &demand.requires) {
-        reasons |= Reasons::NODE_MISSES_LABELS;
-    }
-    if !has_all(&demand.labels, &node.requires) {
-        reasons |= Reasons::STREAM_MISSES_LABELS;
-    }
-    reasons
-}
-
-fn has_all(all: &[LabelId], wanted: &[LabelId]) -> bool {
-    wanted.iter().all(|label| all.binary_search(label).is_ok())
-}
-
-/// How well nodes of a class suit a demand: higher is better.
-pub fn score(demand: &SlotDemand, node: &NodeClass) -> u16 {
-    let mut score = 0u16;
-    for (label, weight) in &demand.prefers {
-        if node.labels.binary_search(label).is_ok() {
-            score = score.saturating_add(*weight);
-        }
-    }
-    for label in &demand.labels {
-        if node.labels.binary_search(label).is_ok() {
-            score = score.saturating_add(SHARED_SCORE);
-        }
-    }
-    score
-}
+pub use super::demand::{
+    LabelId, NONE, NodeClass, PREFERRED_SCORE, SHARED_SCORE, SlotDemand, score, static_reasons,
+};
+use super::event::PlacementRole;
+use super::pool::{EligibleTable, NodePool};
+use crate::state::label::LabelPair;
 
 /// The waiting slots of a class, oldest first.
 #[derive(Clone, Copy, Debug)]
@@ -200,6 +116,25 @@ impl LabelTable {
     }
 }
 
+/// Where node classes are found.
+#[derive(Clone)]
+pub struct NodeClassTable {
+    ids: CowMap<NodeClass, u32>,
+    /// Nodes in each node class.
+    members: Vec<u32>,
+    /// Numbers of node classes by role and namespace.
+    pub by_place: CowMap<(PlacementRole, u32), Vec<u32>>,
+}
+
+/// What new node classes are to stream classes.
+#[derive(Clone, Default)]
+pub struct NewOffers {
+    /// Node classes were added that may be the best of some pools.
+    pub are_new: bool,
+    /// Stream classes for which a new node class is the best.
+    pub promoted: BTreeSet<u32>,
+}
+
 /// All stream classes and node classes.
 #[derive(Clone)]
 pub struct Classes {
@@ -214,18 +149,10 @@ pub struct Classes {
     classes_free: Vec<u32>,
     /// Classes without demands.
     pub classes_dead: u32,
-    node_class_ids: CowMap<NodeClass, u32>,
     pub node_classes: Arc<Vec<NodeClass>>,
-    /// Nodes in each node class.
-    members: Vec<u32>,
-    /// Numbers of node classes by role and namespace.
-    pub(super) by_place: CowMap<(PlacementRole, u32), Vec<u32>>,
-    pub(super) eligible_ids: CowMap<SlotDemand, u32, 256>,
-    pub(super) eligible: CowVec<EligibleNodes, 64>,
-    /// Node classes were added that may be the best of some pools.
-    pub has_new_offers: bool,
-    /// Stream classes for which a new node class is the best.
-    pub promoted: BTreeSet<u32>,
+    pub(super) node_table: NodeClassTable,
+    pub(super) eligible: EligibleTable,
+    pub offers: NewOffers,
     /// Comparisons of a stream class with a node class, since the start.
     pub compared: u64,
 }
@@ -243,14 +170,14 @@ impl Classes {
             classes: CowVec::new(),
             classes_free: Vec::new(),
             classes_dead: 0,
-            node_class_ids: CowMap::new(),
             node_classes: Arc::default(),
-            members: Vec::new(),
-            by_place: CowMap::new(),
-            eligible_ids: CowMap::new(),
-            eligible: CowVec::new(),
-            has_new_offers: false,
-            promoted: BTreeSet::new(),
+            node_table: NodeClassTable {
+                ids: CowMap::new(),
+                members: Vec::new(),
+                by_place: CowMap::new(),
+            },
+            eligible: EligibleTable::new(),
+            offers: NewOffers::default(),
             compared: 0,
         };
         classes.add_node_class(NodeClass::placeholder());
@@ -360,16 +287,16 @@ impl Classes {
 
     /// Nodes in a node class.
     pub fn members(&self, class: u32) -> u32 {
-        self.members[class as usize]
+        self.node_table.members[class as usize]
     }
 
     /// A node leaves its class for another.
     pub fn change_members(&mut self, from: Option<u32>, to: Option<u32>) {
         if let Some(from) = from {
-            self.members[from as usize] -= 1;
+            self.node_table.members[from as usize] -= 1;
         }
         if let Some(to) = to {
-            self.members[to as usize] += 1;
+            self.node_table.members[to as usize] += 1;
         }
     }
 
@@ -392,10 +319,10 @@ impl Classes {
             labels: self.filter_labels(&full.labels, |label| label.by_demands),
             ..full.clone()
         };
-        if let Some(number) = self.node_class_ids.get(&class) {
+        if let Some(number) = self.node_table.ids.get(&class) {
             return *number;
         }
-        self.has_new_offers = true;
+        self.offers.are_new = true;
         self.add_node_class(class)
     }
 
@@ -409,21 +336,21 @@ impl Classes {
             if !label.required {
                 label.required = true;
                 // Which labels a node may require is part of the key.
-                self.eligible_ids.clear();
-                self.eligible.clear();
+                self.eligible.ids.clear();
+                self.eligible.all.clear();
                 for id in 0..self.classes.len() as u32 {
                     self.classes.get_mut(id).eligible = NONE;
                 }
             }
         }
         let place = (class.role, class.namespace);
-        match self.by_place.get_mut(&place) {
+        match self.node_table.by_place.get_mut(&place) {
             Some(numbers) => numbers.push(number),
-            None => self.by_place.insert(place, vec![number]),
+            None => self.node_table.by_place.insert(place, vec![number]),
         }
-        self.node_class_ids.insert(class.clone(), number);
+        self.node_table.ids.insert(class.clone(), number);
         Arc::make_mut(&mut self.node_classes).push(class);
-        self.members.push(0);
+        self.node_table.members.push(0);
         number
     }
 
@@ -431,11 +358,11 @@ impl Classes {
     /// yet, so that all pools stay as they are.
     pub fn extend_node_class(&mut self, number: u32, label: LabelId) {
         let class = &mut Arc::make_mut(&mut self.node_classes)[number as usize];
-        self.node_class_ids.remove(class);
+        self.node_table.ids.remove(class);
         if let Err(i) = class.labels.binary_search(&label) {
             class.labels.insert(i, label);
         }
-        self.node_class_ids.insert(class.clone(), number);
+        self.node_table.ids.insert(class.clone(), number);
         let carriers = &mut self.labels.entries.get_mut(label).carriers;
         if let Err(i) = carriers.binary_search(&number) {
             carriers.insert(i, number);
@@ -449,7 +376,7 @@ impl Classes {
         if let Err(i) = class.labels.binary_search(&label) {
             class.labels.insert(i, label);
         }
-        match self.node_class_ids.get(&class) {
+        match self.node_table.ids.get(&class) {
             Some(known) => *known,
             None => self.add_node_class(class),
         }
@@ -620,18 +547,18 @@ impl Classes {
                 self.drop_unused_label(id);
             }
         }
-        self.node_class_ids.clear();
+        self.node_table.ids.clear();
         self.node_classes = Arc::default();
-        self.members.clear();
-        self.by_place.clear();
-        self.eligible_ids.clear();
-        self.eligible.clear();
-        self.has_new_offers = false;
+        self.node_table.members.clear();
+        self.node_table.by_place.clear();
+        self.eligible.ids.clear();
+        self.eligible.all.clear();
+        self.offers.are_new = false;
         self.class_ids.clear();
         self.classes.clear();
         self.classes_free.clear();
         self.classes_dead = 0;
-        self.promoted.clear();
+        self.offers.promoted.clear();
         self.add_node_class(NodeClass::placeholder());
         let mut keys: Vec<NodeClass> = nodes
             .map(|full| NodeClass {

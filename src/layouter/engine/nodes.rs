@@ -11,10 +11,10 @@ use super::Engine;
 use super::class::{LabelId, NONE, NodeClass};
 use super::cow::FixedHash;
 use super::event::{EngineSettings, MoveReason, NodeSpec, NodeState, SlotKind};
-use super::label::parse;
 use super::node::{DisplacedSlots, NodeCapacity, NodeShare, SlotNode, UsedCapacity, tie_of};
 use super::slot::{DISK_UNIT_BYTES, LIVE, MEMBER, PENDING, WAITING};
 use super::tree::{Need, UNLIMITED};
+use crate::state::label::parse;
 use crate::state::name::Hostname;
 
 impl Engine {

@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use super::class::{Classes, NONE, SHARED_SCORE, SlotDemand, StreamClass, static_reasons};
+use super::cow::{CowMap, CowVec};
+use super::demand::SlotDemand;
 use super::tree::Need;
 
 /// Node classes of equal score, as runs `[low, high)` of their numbers.
@@ -40,7 +41,7 @@ impl NodePool {
     }
 }
 
-fn add_to_runs(runs: &mut Vec<(u32, u32)>, number: u32) {
+pub(super) fn add_to_runs(runs: &mut Vec<(u32, u32)>, number: u32) {
     match runs.last_mut() {
         Some(last) if last.1 == number => last.1 = number + 1,
         _ => runs.push((number, number + 1)),
@@ -48,7 +49,7 @@ fn add_to_runs(runs: &mut Vec<(u32, u32)>, number: u32) {
 }
 
 /// The parts of ascending `runs` without the ascending `numbers`.
-fn without(runs: &[(u32, u32)], numbers: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
+pub(super) fn without(runs: &[(u32, u32)], numbers: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
     let mut rest = Vec::with_capacity(runs.len());
     let mut numbers = numbers.peekable();
     for (low, high) in runs {
@@ -73,151 +74,27 @@ fn without(runs: &[(u32, u32)], numbers: impl Iterator<Item = u32>) -> Vec<(u32,
 #[derive(Clone, Default)]
 pub struct EligibleNodes {
     /// Without preferences, and without labels that no node requires.
-    demand: Arc<SlotDemand>,
-    runs: Vec<(u32, u32)>,
+    pub demand: Arc<SlotDemand>,
+    pub runs: Vec<(u32, u32)>,
     /// Node classes from this number on were not compared yet.
-    until: u32,
+    pub until: u32,
     /// Gain epoch and need of the last search for a chain of moves that failed.
     pub hopeless: Option<(u64, Need)>,
 }
 
-impl Classes {
-    /// The pool of a class, with all node classes there are. If a new one is the best, the class is
-    /// noted as promoted.
-    pub fn pool(&mut self, class: u32) -> &Arc<NodePool> {
-        let until = self.node_classes.len() as u32;
-        let entry = self.classes.get(class);
-        if entry.pool.is_none() || entry.pool_until != until || entry.eligible == NONE {
-            let eligible = self.eligible_of(class);
-            let demand = self.classes.get(class).demand.clone();
-            let pool = self.make_pool(&demand, eligible);
-            let entry = self.classes.get_mut(class);
-            let before = entry.pool.as_ref().map(|pool| pool.best_score());
-            if before.is_some_and(|before| pool.best_score() > before) {
-                self.promoted.insert(class);
-            }
-            entry.pool = Some(Arc::new(pool));
-            entry.pool_until = until;
-        }
-        let pool = self.classes.get(class).pool.as_ref();
-        pool.expect("it was just computed")
-    }
+/// All [`EligibleNodes`] by number.
+#[derive(Clone)]
+pub struct EligibleTable {
+    pub ids: CowMap<SlotDemand, u32, 256>,
+    pub all: CowVec<EligibleNodes, 64>,
+}
 
-    /// Brings the pools of all classes up to date, so that `promoted` is complete.
-    pub fn look_at_new_offers(&mut self) {
-        if !std::mem::take(&mut self.has_new_offers) {
-            return;
+impl EligibleTable {
+    pub fn new() -> Self {
+        Self {
+            ids: CowMap::new(),
+            all: CowVec::new(),
         }
-        for class in 0..self.classes.len() as u32 {
-            let StreamClass { pool, demands, .. } = self.classes.get(class);
-            if pool.is_some() && *demands > 0 {
-                self.pool(class);
-            }
-        }
-    }
-
-    /// The number of the [`EligibleNodes`] of a class, which are brought up to date.
-    pub fn eligible_of(&mut self, class: u32) -> u32 {
-        let StreamClass {
-            eligible, demand, ..
-        } = self.classes.get(class);
-        let mut id = *eligible;
-        if id == NONE {
-            let required = |label: &&u32| self.is_required(**label);
-            let key = SlotDemand {
-                labels: demand.labels.iter().filter(required).copied().collect(),
-                requires: demand.requires.clone(),
-                prefers: Vec::new(),
-                ..**demand
-            };
-            id = match self.eligible_ids.get(&key) {
-                Some(id) => *id,
-                None => {
-                    let id = self.eligible.len() as u32;
-                    self.eligible.push(EligibleNodes {
-                        demand: Arc::new(key.clone()),
-                        ..EligibleNodes::default()
-                    });
-                    self.eligible_ids.insert(key, id);
-                    id
-                }
-            };
-            self.classes.get_mut(class).eligible = id;
-        }
-        self.update_eligible(id);
-        id
-    }
-
-    /// Compares the node classes that are new: those with the rarest required label, or all of the
-    /// role and namespace.
-    fn update_eligible(&mut self, id: u32) {
-        let until = self.node_classes.len() as u32;
-        let EligibleNodes {
-            demand,
-            until: from,
-            ..
-        } = self.eligible.get(id);
-        let (demand, from) = (demand.clone(), *from);
-        if from == until {
-            return;
-        }
-        let rarest = demand.requires.iter().map(|label| self.carriers(*label));
-        let rarest = rarest.min_by_key(|carriers| carriers.len());
-        let all = || self.by_place.get(&(demand.role, demand.namespace));
-        let numbers = rarest.or_else(|| all().map(Vec::as_slice)).unwrap_or(&[]);
-        let numbers = &numbers[numbers.partition_point(|number| *number < from)..];
-        let compared = numbers.len() as u64;
-        let fits = |number: &&u32| {
-            let class = &self.node_classes[**number as usize];
-            static_reasons(&demand, class).is_empty()
-        };
-        let found: Vec<u32> = numbers.iter().filter(fits).copied().collect();
-        self.compared += compared;
-        let entry = self.eligible.get_mut(id);
-        for number in found {
-            add_to_runs(&mut entry.runs, number);
-        }
-        entry.until = until;
-    }
-
-    fn make_pool(&mut self, demand: &SlotDemand, eligible: u32) -> NodePool {
-        let mut parts: Vec<(u32, u16)> = Vec::new();
-        for (label, weight) in &demand.prefers {
-            parts.extend(
-                self.carriers(*label)
-                    .iter()
-                    .map(|number| (*number, *weight)),
-            );
-        }
-        for label in &demand.labels {
-            let carriers = self.carriers(*label).iter();
-            parts.extend(carriers.map(|number| (*number, SHARED_SCORE)));
-        }
-        parts.sort_unstable();
-        let runs = &self.eligible.get(eligible).runs;
-        self.compared += (parts.len() + runs.len()) as u64;
-        let mut scored: Vec<(u32, u16)> = Vec::new();
-        for (number, part) in parts {
-            match scored.last_mut() {
-                Some(last) if last.0 == number => last.1 = last.1.saturating_add(part),
-                _ => scored.push((number, part)),
-            }
-        }
-        let is_eligible = |number: u32| {
-            let next = runs.partition_point(|(low, _)| *low <= number);
-            next > 0 && number < runs[next - 1].1
-        };
-        let mut pool = NodePool::default();
-        for (number, score) in &scored {
-            if is_eligible(*number) {
-                pool.add(*score, *number);
-            }
-        }
-        let runs = without(runs, scored.iter().map(|(number, _)| *number));
-        if !runs.is_empty() {
-            pool.tiers.push(PoolTier { score: 0, runs });
-        }
-        pool
     }
 }
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use super::Engine;
 use super::class::{NONE, PREFERRED_SCORE, SlotDemand};
 use super::event::{MoveReason, PlacementRole, Rows, SlotKind, StoredLayout, StreamSpec};
-use super::label::parse;
 use super::overload::MEASURABLE;
 use super::slot::{
     CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_RECORDED, PENDING, WAITING,
 };
 use super::tree::Need;
+use crate::state::label::parse;
 use crate::state::name::{Hostname, StreamName};
 
 /// Upper bound of backups of one stream: the schema allows a `redundancy_factor` of one more. Rows
@@ -134,8 +134,8 @@ impl Engine {
             let channels = u32::from(self.settings.backups_count_as_channels);
             (demand, Need { channels, ..need })
         });
-        // A stream's required labels bind all its slots; its preferred labels concern its ingest and
-        // its backups.
+        // A stream's required labels bind all its slots; its preferred labels concern its ingest
+        // and its backups.
         let inference = (spec.inference || spec.layout.inference.is_some()).then(|| {
             let demand = SlotDemand {
                 role: PlacementRole::Inference,

@@ -63,8 +63,10 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Set the layouts of several streams",
     description: "Places streams manually, all of them or none. The default of `change_reason` \
-         is `relayout_by_api`. The layouter, if enabled, may move the streams again if the \
-         placement breaks a rule. A token needs `write` on every stream.",
+         is `relayout_by_api`. A node that the `required.` labels of the stream or of the node \
+         forbid is refused, whether the layouter is enabled or not, unless `force` is `true`. The \
+         layouter, if enabled, moves streams again whose placement breaks a rule, forced ones \
+         too. A token needs `write` on every stream.",
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_layout_list"),
         description: "The layouts. Every stream must exist. At most 10,000.",
@@ -77,6 +79,10 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
             "At least one entry is invalid, for example because its stream does not exist. \
                  Nothing was changed.",
             error::UNKNOWN_STREAM,
+        ),
+        refuse(
+            "The labels of a stream or of a node forbid the placement. Nothing was changed.",
+            error::ILLEGAL_LAYOUT,
         ),
         UNAUTHORIZED,
         NOT_PERMITTED,

@@ -11,6 +11,7 @@ use crate::state::State;
 use crate::state::changes::Done;
 use crate::state::command::{CHANGE_REASONS, LayoutPatch, Placement};
 use crate::state::event::NewEvent;
+use crate::state::label;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Stream};
 
@@ -45,8 +46,57 @@ fn set_one(
             .at_pointer(format!("{at}/name"))
     })?;
     let mut stream = old.to_owned();
+    let before = stream.layouts.first().cloned().unwrap_or_default();
     place(state, &mut stream, layout, changes.stamp_ms, at)?;
+    if !layout.force {
+        check_labels(state, &stream, &before, at)?;
+    }
     finish(state, name, Some(old), stream, changes);
+    Ok(())
+}
+
+/// Refuses newly chosen nodes that the labels of the stream or of the node forbid: the layouter
+/// would move the stream away at once, and without it nothing else would show the mistake. Limits
+/// are not looked at: they are about room, which changes.
+fn check_labels(
+    state: &State,
+    stream: &Stream,
+    before: &Layout,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    let next = stream.layouts.first().cloned().unwrap_or_default();
+    let mut chosen: Vec<(&str, String)> = Vec::new();
+    for (field, host, old) in [
+        ("ingest", &next.ingest, &before.ingest),
+        ("inference", &next.inference, &before.inference),
+    ] {
+        let host = host.as_deref().filter(|_| host != old);
+        chosen.extend(host.map(|host| (host, format!("{pointer}/{field}"))));
+    }
+    for (i, host) in next.dvr_backups.iter().enumerate() {
+        if !before.dvr_backups.contains(host) {
+            chosen.push((host, format!("{pointer}/dvr_backups/{i}")));
+        }
+    }
+    let wants = label::of_config(&stream.config);
+    for (host, at) in chosen {
+        let Some(node) = state.streamer(host) else {
+            continue;
+        };
+        let offers = label::of_config(&node.config);
+        let reason = if !wants.required.iter().all(|it| offers.plain.contains(it)) {
+            "node_misses_stream_required_labels"
+        } else if !offers.required.iter().all(|it| wants.plain.contains(it)) {
+            "stream_misses_node_required_labels"
+        } else {
+            continue;
+        };
+        return Err(error::ILLEGAL_LAYOUT
+            .error()
+            .at_pointer(at)
+            .with("hostname", host)
+            .with("reason", reason));
+    }
     Ok(())
 }
 

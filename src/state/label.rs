@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use crate::json::scan;
+
 const REQUIRED: &str = "required.";
 const PREFERRED: &str = "preferred.";
 
@@ -18,6 +20,22 @@ pub struct ParsedLabels {
     pub plain: Vec<LabelPair>,
     pub required: Vec<LabelPair>,
     pub preferred: Vec<LabelPair>,
+}
+
+/// The labels of a `labels` object.
+pub fn pairs(object: &str) -> Vec<LabelPair> {
+    scan::members(object)
+        .filter_map(|(key, value)| {
+            let value = scan::string(value)?;
+            Some((Arc::from(key), Arc::from(&*value)))
+        })
+        .collect()
+}
+
+/// The labels of a stored configuration.
+pub fn of_config(config: &str) -> ParsedLabels {
+    let labels = scan::member(config, "labels");
+    parse(&labels.map_or_else(Vec::new, pairs))
 }
 
 pub fn parse(labels: &[LabelPair]) -> ParsedLabels {
