@@ -32,7 +32,7 @@ pub fn save_node(server: &TestServer, host: &str) {
 
 /// Sets the ingest of streams: pairs of stream and streamer.
 pub fn lay_out(server: &TestServer, places: &[(&str, &str)]) {
-    let layout = |(name, host): &(&str, &str)| json!({"name": name, "ingest": host});
+    let layout = |(name, host): &(&str, &str)| json!({"name": name, "ingest": host, "force": true});
     let layouts: Vec<Value> = places.iter().map(layout).collect();
     let body = json!({"layouts": layouts});
     server.post("/streams/layouts", body).expect(204);

@@ -346,11 +346,8 @@ fn inference_nodes_run_analytics_only() {
     let mut cluster = Cluster::new(&[]);
     cluster.streamer("s1", json!({"labels": {"zone": "north"}}));
     inference(&mut cluster, "i1", &[("channel_limit", json!(1))]);
-    inference(
-        &mut cluster,
-        "i2",
-        &[("labels", json!({"required.tenant": "t"}))],
-    );
+    let labels = json!({"required.tenant": "t", "zone": "north"});
+    inference(&mut cluster, "i2", &[("labels", labels)]);
     cluster.labelled(&["plain"], &json!({}));
     cluster.stream("v1", analysed());
     cluster.until(&[("s1", &["plain", "v1"]), ("i1", &["v1"]), ("i2", &[])]);
@@ -370,7 +367,7 @@ fn inference_nodes_run_analytics_only() {
     assert_eq!(cluster.against("v2", "inference"), expected);
     assert_eq!(cluster.against("v2", "ingest"), verdicts(&[("s1", &[])]));
 
-    // A node's demands count for analytics, too; a stream's are about where it is captured.
+    // The demands of the node and of the stream count for analytics, too.
     let tenant = json!({
         "static": true, "vision": {"alg": "faces"},
         "labels": {"tenant": "t", "required.zone": "north"},
