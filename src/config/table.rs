@@ -263,12 +263,13 @@ settings! {
         /// may run them.
         rebalance("layouter_rebalance"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_rebalance";
-        /// A stream that was moved to a preferred streamer or for balance, moved back, or placed by
-        /// an operator, is not moved again for such a reason for this long.
+        /// A stream that was moved to a preferred streamer or for balance, or moved back, is not
+        /// moved again for such a reason for this long; one that an operator placed, not for
+        /// balance.
         stream_pause("layouter_stream_pause"): Duration = time(ZERO, DAY),
             Default "10m", AtOnce;
-        /// Moves to preferred streamers and for balance per hour, in percent of all streams; 100
-        /// moves an hour are always allowed.
+        /// Moves to preferred streamers and for balance per hour, in percent of all streams, but at
+        /// least 100. `0`: none.
         moves_per_hour("layouter_moves_per_hour"): usize = number(0, 1000),
             Default "20", AtOnce;
         /// Streams that may move in a chain, each into the room that the next one leaves, so that

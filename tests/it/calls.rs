@@ -1,6 +1,8 @@
 //! Typed calls of the API that several files of tests make, and what they read from responses.
 
 use serde_json::{Value, json};
+
+use crate::auth::cluster;
 use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer};
 
 /// Names of the streams of a list, in its order.
@@ -91,4 +93,12 @@ pub fn save_episodes_together(server: &TestServer) {
         }
     }
     panic!("of 100 times eight saves no two were committed together");
+}
+
+/// A streamer with the cluster key `key` polls its configuration with that key, which is a sign of
+/// life.
+pub fn poll_as_streamer(server: &TestServer, host: &str) {
+    let path = format!("/streamers/{host}/streams");
+    let signature = cluster("key", 0);
+    server.call_as("GET", &path, Some(&signature)).expect(200);
 }

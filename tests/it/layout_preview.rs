@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::calls::poll_as_streamer;
 use weir_testkit::{TestServer, encode_segment};
 
 /// A cluster of three streamers that were seen, one of them in the north, with streams that are
@@ -19,10 +20,7 @@ fn cluster(streams: usize) -> TestServer {
             "role": "streamer", "cluster_key": "key", "labels": labels, "channel_limit": 100,
         });
         server.put(&format!("/streamers/{host}"), body).expect(200);
-        // A streamer that polls its configuration is alive.
-        server
-            .get(&format!("/streamers/{host}/streams"))
-            .expect(200);
+        poll_as_streamer(&server, host);
     }
     let items: Vec<Value> = (0..streams)
         .map(|i| json!({"name": format!("c{i:02}"), "static": true}))
@@ -37,7 +35,7 @@ fn cluster(streams: usize) -> TestServer {
 /// Waits until this many streams match. Each round waits for the next change.
 fn wait_for(server: &TestServer, question: &str, count: usize) {
     let mut newest = 0;
-    for _ in 0..10_000 {
+    for _ in 0..200 {
         let list = server
             .get(&format!("/streams?{question}&limit=1000"))
             .expect(200);

@@ -173,7 +173,8 @@ fn preferred_streamer_is_filled_first() {
 
 #[test]
 fn streams_move_to_a_node_with_more_preferred_labels() {
-    let mut cluster = Cluster::new(&[]);
+    // Twice within minutes.
+    let mut cluster = Cluster::new(&["--layouter-stream-pause", "0s"]);
     cluster.streamer("s1", json!({}));
     cluster.labelled(
         &["a", "b"],

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::bad_json::Pipeline;
+use crate::calls::poll_as_streamer;
 use crate::described::Document;
 use crate::lists::{collections, key_of};
 use crate::round_trip::{keyed, with_one_of_each_and};
@@ -153,8 +154,7 @@ fn three_streamers() -> TestServer {
     for host in ["a1", "b1", "b2"] {
         let body = json!({"role": "streamer", "cluster_key": "key", "channel_limit": 50});
         server.put(&format!("/streamers/{host}"), body).expect(200);
-        let config = format!("/streamers/{host}/streams");
-        server.get(&config).expect(200);
+        poll_as_streamer(&server, host);
     }
     let names = ["a", "b"]
         .iter()

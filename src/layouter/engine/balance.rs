@@ -34,8 +34,17 @@ pub(super) struct Improving {
     pub below_best: BTreeSet<u32>,
     /// The first of these that the next tick looks at: those before were looked at.
     pub next_class: u32,
-    /// Slots that balancing leaves alone, and until when.
-    pub exempt: imbl::OrdMap<u32, u64>,
+    /// Slots that optional moves leave alone.
+    pub exempt: imbl::OrdMap<u32, Exemption>,
+}
+
+/// Why and until when optional moves leave a slot alone.
+#[derive(Clone, Copy)]
+pub(super) struct Exemption {
+    pub until_ms: u64,
+    /// It was moved for its own good. Otherwise an operator placed it, and it may still move to
+    /// where its labels match better.
+    pub was_moved: bool,
 }
 
 /// Counts of one round of balancing: moves off and onto each node.
@@ -126,8 +135,10 @@ impl Engine {
                 continue;
             }
             // A node that may be lost keeps what it has until that is certain.
-            let is_exempt = self.improving.exempt.contains_key(&s);
-            if is_exempt || misses >= MISSES_MAX || !self.node(self.slot(s).node).is_reachable() {
+            if self.was_moved_lately(s)
+                || misses >= MISSES_MAX
+                || !self.node(self.slot(s).node).is_reachable()
+            {
                 keep.push(s);
                 continue;
             }
@@ -138,6 +149,8 @@ impl Engine {
                     keep.push(s);
                 }
             } else {
+                // A swap takes two moves.
+                left_over |= self.budgets.preferred_left() < 2;
                 misses += 1;
                 keep.push(s);
             }
@@ -216,46 +229,63 @@ impl Engine {
             let buckets = &self.node(there).buckets;
             let buckets: Vec<ClassBucket> = buckets.iter().take(SWAP_BUCKETS).copied().collect();
             self.slice.spend(buckets.len());
-            for bucket in buckets {
-                let back = self.node(here).is_open()
-                    && self.static_reasons_on(bucket.class, here).is_empty();
-                let score_here = self.score_on(bucket.class, here);
-                let mut at = bucket.head;
-                for _ in 0..SWAP_SLOTS {
-                    if at == NONE {
-                        break;
-                    }
-                    let other = *self.slot(at);
-                    if self.improving.exempt.contains_key(&at) {
-                        at = other.next;
-                        continue;
-                    }
-                    let loss = other.score.saturating_sub(score_here);
-                    let target = if back && gain > loss && self.may_swap(s, at) {
-                        Some(here)
-                    } else if self.node(there).fits_instead(&other.need(), &slot.need()) {
-                        self.find_elsewhere(at, gain)
-                    } else {
-                        None
-                    };
-                    if let Some(target) = target {
-                        self.record_move(s, MoveReason::Preferred);
-                        self.record_move(at, MoveReason::MakeRoom);
-                        self.unassign(s);
-                        self.unassign(at);
-                        self.assign(s, there);
-                        self.assign(at, target);
-                        self.exempt(s);
-                        self.exempt(at);
-                        self.node_gained(here);
-                        self.node_gained(there);
-                        return true;
-                    }
-                    at = other.next;
-                }
+            let partner = buckets
+                .iter()
+                .find_map(|bucket| self.swap_partner(s, there, bucket, gain));
+            if let Some((other, target)) = partner {
+                self.record_move(s, MoveReason::Preferred);
+                self.record_move(other, MoveReason::MakeRoom);
+                self.unassign(s);
+                self.unassign(other);
+                self.assign(s, there);
+                self.assign(other, target);
+                self.exempt(s);
+                self.exempt(other);
+                self.node_gained(here);
+                self.node_gained(there);
+                return true;
             }
         }
         false
+    }
+
+    /// A slot of a bucket that may give way to `s`, and the node it goes to.
+    fn swap_partner(
+        &mut self,
+        s: u32,
+        there: u32,
+        bucket: &ClassBucket,
+        gain: u16,
+    ) -> Option<(u32, u32)> {
+        let slot = *self.slot(s);
+        let here = slot.node;
+        let may_come_here =
+            self.node(here).is_open() && self.static_reasons_on(bucket.class, here).is_empty();
+        let score_here = self.score_on(bucket.class, here);
+        let mut at = bucket.head;
+        for _ in 0..SWAP_SLOTS {
+            if at == NONE {
+                break;
+            }
+            let other = *self.slot(at);
+            if !self.was_moved_lately(at) {
+                // What an operator placed gives way only if it gains as well.
+                let is_manual = self.improving.exempt.contains_key(&at);
+                let loss = other.score.saturating_sub(score_here);
+                let gains = gain > loss && (!is_manual || score_here > other.score);
+                if may_come_here && gains && self.may_swap(s, at) {
+                    return Some((at, here));
+                }
+                if !is_manual
+                    && self.node(there).fits_instead(&other.need(), &slot.need())
+                    && let Some(target) = self.find_elsewhere(at, gain)
+                {
+                    return Some((at, target));
+                }
+            }
+            at = other.next;
+        }
+        None
     }
 
     /// Another node for a placed slot that lowers its score by less than `gain`.
@@ -490,13 +520,31 @@ impl Engine {
         Some(target)
     }
 
-    /// Exempts a slot from balancing for a while.
+    /// Exempts a slot that was moved from further optional moves for a while.
     pub(super) fn exempt(&mut self, s: u32) {
+        self.exempt_as(s, true);
+    }
+
+    /// Exempts a slot that an operator placed from balancing for a while.
+    pub(super) fn exempt_manual(&mut self, s: u32) {
+        let was_moved = self.was_moved_lately(s);
+        self.exempt_as(s, was_moved);
+    }
+
+    fn exempt_as(&mut self, s: u32, was_moved: bool) {
         if self.settings.budgets.exempt_ms > 0 {
-            self.improving
-                .exempt
-                .insert(s, self.now_ms + self.settings.budgets.exempt_ms);
+            let until_ms = self.now_ms + self.settings.budgets.exempt_ms;
+            let exemption = Exemption {
+                until_ms,
+                was_moved,
+            };
+            self.improving.exempt.insert(s, exemption);
         }
+    }
+
+    fn was_moved_lately(&self, s: u32) -> bool {
+        let exemption = self.improving.exempt.get(&s);
+        exemption.is_some_and(|exemption| exemption.was_moved)
     }
 
     // ---- CPU ----

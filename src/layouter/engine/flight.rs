@@ -99,7 +99,8 @@ impl Engine {
         }
     }
 
-    /// Drops moves that were not confirmed in time, held capacity and exemptions from balancing.
+    /// Drops moves that were not confirmed in time, held capacity, and exemptions from optional
+    /// moves.
     pub(super) fn expire_flights(&mut self) {
         let oldest = self
             .now_ms
@@ -135,7 +136,7 @@ impl Engine {
             .improving
             .exempt
             .iter()
-            .filter(|(_, until)| **until <= self.now_ms)
+            .filter(|(_, exemption)| exemption.until_ms <= self.now_ms)
             .map(|(s, _)| *s)
             .collect();
         for s in over {

@@ -474,7 +474,7 @@ impl Engine {
             }
             self.assign(s, row);
             if is_manual {
-                self.exempt(s);
+                self.exempt_manual(s);
             }
             return true;
         }

@@ -72,8 +72,8 @@ pub struct MoveBudgets {
     pub rebalance_moves_per_myriad: u32,
     pub optional_moves_min: u32,
     pub rebalance_moves_per_node_max: u32,
-    /// A stream that was moved for a wish or for balance, restored, or placed by an operator, is
-    /// exempt from further such moves this long.
+    /// A stream that was moved for a wish or for balance, or restored, is exempt from further such
+    /// moves this long; one that an operator placed, from those for balance.
     pub exempt_ms: u64,
     /// Share of all streams that moves for wishes and for balance may interrupt per hour, permille,
     /// but at least `improving_moves_min`.

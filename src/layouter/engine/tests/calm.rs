@@ -179,3 +179,150 @@ fn wishes_interrupt_few_streams_per_hour_and_each_once() {
     assert!((290..=300).contains(&moves.len()), "{}", moves.len());
     assert!(moves.values().all(|count| *count == 1), "one move each");
 }
+
+fn zone(n: usize, channel_limit: u32, zone: &str) -> NodeSpec {
+    NodeSpec {
+        labels: vec![pair("zone", zone)],
+        ..node(n, channel_limit)
+    }
+}
+
+fn wish(s: usize, zones: &[&str]) -> StreamSpec {
+    let wishes = zones.iter().map(|zone| pair("preferred.zone", zone));
+    StreamSpec {
+        labels: wishes.collect(),
+        ..stream(s)
+    }
+}
+
+fn placed(spec: StreamSpec, n: usize, by_layouter: bool) -> StreamSpec {
+    StreamSpec {
+        layout: StoredLayout {
+            ingest: Some(node(n, 1).hostname),
+            by_layouter,
+            ..StoredLayout::default()
+        },
+        ..spec
+    }
+}
+
+fn hosts(engine: &Engine, streams: usize) -> Vec<Option<String>> {
+    (0..streams).map(|s| ingest(engine, s)).collect()
+}
+
+fn on(nodes: &[usize]) -> Vec<Option<String>> {
+    let host = |n: &usize| Some(format!("node{n:03}"));
+    nodes.iter().map(host).collect()
+}
+
+#[test]
+fn moved_stream_reaches_a_better_node_after_the_pause() {
+    let mut engine = Engine::default();
+    let spec = StreamSpec {
+        labels: vec![
+            pair("preferred.zone", "north"),
+            pair("preferred.disk", "ssd"),
+        ],
+        ..stream(0)
+    };
+    engine.apply(commit(vec![node(0, 10)], vec![spec]));
+    engine.apply(commit(vec![zone(1, 10, "north")], Vec::new()));
+    engine.apply(tick(30));
+    assert_eq!(hosts(&engine, 1), on(&[1]));
+    let mut best = zone(2, 10, "north");
+    best.labels.push(pair("disk", "ssd"));
+    engine.apply(commit(vec![best], Vec::new()));
+    for step in 2..=20 {
+        engine.apply(tick(step * 30));
+        assert_eq!(hosts(&engine, 1), on(&[1]), "{step}");
+    }
+    engine.apply(tick(630));
+    assert_eq!(hosts(&engine, 1), on(&[2]));
+    engine.check();
+}
+
+#[test]
+fn operators_stream_moves_for_its_wish_but_not_for_balance() {
+    let mut engine = Engine::default();
+    let mut streams: Vec<StreamSpec> = (1..=40).map(|s| placed(stream(s), 0, false)).collect();
+    streams.push(placed(wish(0, &["north"]), 0, false));
+    engine.apply(commit(vec![node(0, 50)], streams));
+    engine.apply(commit(vec![zone(1, 50, "north")], Vec::new()));
+    let mut moved = Vec::new();
+    for step in 1..=19 {
+        moved.extend(engine.apply(tick(step * 30)));
+    }
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    assert_eq!(moved[0].reason, MoveReason::Preferred);
+    assert_eq!(hosts(&engine, 1), on(&[1]));
+    engine.apply(tick(630));
+    let balanced = (1..=40).filter(|s| ingest(&engine, *s) == ingest(&engine, 0));
+    assert!(
+        balanced.count() > 5,
+        "an operator's choice is kept ten minutes"
+    );
+    engine.check();
+}
+
+#[test]
+fn operators_streams_swap_only_if_both_gain() {
+    let nodes = || vec![zone(0, 1, "x"), zone(1, 1, "y")];
+    for (other, expected) in [(wish(1, &["x"]), [1, 0]), (stream(1), [0, 1])] {
+        let mut engine = Engine::default();
+        let streams = vec![
+            placed(wish(0, &["y"]), 0, false),
+            placed(other.clone(), 1, false),
+        ];
+        engine.apply(commit(nodes(), streams));
+        for step in 1..=19 {
+            engine.apply(tick(step * 30));
+        }
+        assert_eq!(hosts(&engine, 2), on(&expected), "{other:?}");
+        for step in 20..=22 {
+            engine.apply(tick(step * 30));
+        }
+        assert_eq!(hosts(&engine, 2), on(&[1, 0]), "{other:?}");
+        engine.check();
+    }
+}
+
+#[test]
+fn swap_waits_until_the_budget_has_two_moves() {
+    let settings = EngineSettings {
+        budgets: MoveBudgets {
+            improving_permille_per_hour: 1,
+            improving_moves_min: 3,
+            ..MoveBudgets::default()
+        },
+        ..EngineSettings::default()
+    };
+    let mut engine = Engine::new(settings);
+    let nodes = vec![zone(0, 2, "x"), zone(1, 2, "y")];
+    let placed = |s, zone, n| placed(wish(s, &[zone]), n, true);
+    let streams = vec![
+        placed(0, "y", 0),
+        placed(1, "y", 0),
+        placed(2, "x", 1),
+        placed(3, "x", 1),
+    ];
+    engine.apply(commit(nodes, streams));
+    engine.apply(tick(30));
+    let after_one = hosts(&engine, 4);
+    assert_eq!(
+        after_one
+            .iter()
+            .filter(|host| **host == on(&[0])[0])
+            .count(),
+        2
+    );
+    assert_ne!(
+        after_one,
+        on(&[1, 1, 0, 0]),
+        "three moves an hour are one swap"
+    );
+    for step in 2..=60 {
+        engine.apply(tick(step * 30));
+    }
+    assert_eq!(hosts(&engine, 4), on(&[1, 1, 0, 0]));
+    engine.check();
+}
