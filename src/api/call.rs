@@ -78,7 +78,8 @@ impl Call<'_> {
     /// credential, and the second time with another one; a page for people is none.
     pub fn note_activity(&self, node: &NodeRuntime) {
         let now_ms = uptime_ms();
-        if self.is_of_page() {
+        // Its handler noted the request before it was offloaded.
+        if self.is_of_page() || self.is_offloaded {
             return;
         }
         if matches!(self.caller, Caller::Streamer(_)) {

@@ -118,12 +118,23 @@ fn layouts_that_labels_forbid_need_force() {
 
 #[test]
 fn one_look_of_a_person_is_no_sign_of_life() {
+    look_once("/streamers/s1/streams");
+    // Nor if the handler is called again on another thread.
+    let names: Vec<String> = (0..600).map(|n| format!("stream{n}")).collect();
+    look_once(&format!(
+        "/streamers/s1/update-streams?name={}",
+        names.join(",")
+    ));
+}
+
+/// Looks at a streamer that does not poll, and sees that it gets no stream.
+fn look_once(path: &str) {
     let server = server(&[]);
     save_streamer(&server, "s1", json!({}));
     save_streamer(&server, "s2", json!({}));
     server.put("/streams/c", json!({})).expect(200);
     let mut client = server.connect();
-    let path = format!("{PREFIX}/streamers/s1/streams");
+    let path = format!("{PREFIX}{path}");
     let bearer = format!("Bearer {API_KEY}");
     let administrator = ("Authorization", bearer.as_str());
     client
