@@ -183,9 +183,7 @@ impl Core {
         // list is run once however often others save.
         let is_parked =
             list.wait.is_some() && Rc::ptr_eq(&self.state(), &run.state) && self.park_list(&list);
-        if is_parked {
-            self.lists.scanning.borrow_mut().insert(ticket);
-        }
+        self.lists.scanning.borrow_mut().insert(ticket);
         rt::spawn(self.clone().finish_list(run, list, is_parked));
         Answer::Wait {
             deadline: Some(deadline),

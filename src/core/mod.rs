@@ -91,7 +91,7 @@ pub struct Core {
 struct RunningLists {
     /// Polls for lists that are no longer parked and not answered yet.
     answering: RefCell<HashMap<Ticket, Rc<Poll>>>,
-    /// Parked polls whose list is still being scanned.
+    /// Requests, and parked polls among them, whose list is still being scanned.
     scanning: RefCell<HashSet<Ticket>>,
     turns: ScanTurns,
 }

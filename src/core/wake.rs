@@ -357,7 +357,7 @@ impl Core {
         let response = if let Some((hostname, poll)) = waiters.node_poll(ticket) {
             config_external::expire(&self.shared, &self.state(), hostname, poll)
         } else if self.lists.scanning.borrow().contains(&ticket) {
-            // Parked, but it is not known yet whether the list is empty.
+            // It is not known yet whether the list is empty.
             error::TOO_EXPENSIVE.error().into()
         } else if let Some(poll) = self
             .lists
