@@ -107,7 +107,7 @@ impl Model {
             Op::DeleteStream(name) => self.streams.remove(name).map(|_| ()).ok_or(404),
             Op::SetLayouts(items) => items.iter().try_for_each(|item| {
                 let name = key(item, "name");
-                let mut stream = self.streams.get(&name).cloned().ok_or(404_u16)?;
+                let mut stream = self.streams.get(&name).cloned().ok_or(400_u16)?;
                 self.place(&mut stream, item, stamp_ms)?;
                 self.keep_stream(name, stream, revision, stamp_ms);
                 Ok(())
@@ -137,6 +137,7 @@ impl Model {
         let mut patch = patch.clone();
         let members = patch.as_object_mut().ok_or(400_u16)?;
         let layout = members.remove("layout");
+        let resets = members.get("$reset") == Some(&json!(true));
         for dropped in ["name", "no_such_field", "stats", "updated_at"] {
             members.remove(dropped);
         }
@@ -166,7 +167,12 @@ impl Model {
                 });
                 self.place(&mut stream, &nowhere, stamp_ms)?;
             }
-            Some(layout) => self.place(&mut stream, &layout, stamp_ms)?,
+            Some(mut layout) => {
+                if resets {
+                    layout["$reset"] = json!(true);
+                }
+                self.place(&mut stream, &layout, stamp_ms)?;
+            }
         }
         self.keep_stream(name.into(), stream, revision, stamp_ms);
         Ok(())
@@ -182,8 +188,13 @@ impl Model {
     fn place(&self, stream: &mut Stream, wanted: &Value, stamp_ms: u64) -> Result<(), Refused> {
         let current = stream.layouts.first().cloned().unwrap_or_default();
         let mut next = current.clone();
+        let resets = wanted.get("$reset") == Some(&json!(true));
+        if resets {
+            next.backups.clear();
+        }
         let host = |field: &str, to: &mut Option<String>| {
-            if let Some(value) = wanted.get(field) {
+            let absent = resets.then_some(&Value::Null);
+            if let Some(value) = wanted.get(field).or(absent) {
                 *to = value.as_str().map(str::to_owned);
             }
         };
