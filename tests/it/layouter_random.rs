@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, StreamNames, layouts, server};
 use crate::random::Random;
-use weir_testkit::{TestServer, WAIT_MAX};
+use weir_testkit::{TestServer, WAIT_MAX, wait_until};
 
 const HOSTS: u64 = 7;
 const STREAMS: u64 = 50;
@@ -257,6 +257,46 @@ impl RandomWorld {
         None
     }
 
+    /// Enabled streams without an ingest on a streamer that polls.
+    fn off_air(&self) -> u64 {
+        let layouts = layouts(&self.server);
+        let is_off_air = |name: &&String| {
+            let ingest = layouts[*name]["ingest"].as_str();
+            let polls = |host| self.fleet.streamers.contains_key(host);
+            !self.streams[*name].disabled && !ingest.is_some_and(polls)
+        };
+        self.streams.keys().filter(is_off_air).count() as u64
+    }
+
+    /// Loses one streamer after the other, also the last one: each time as many streams are off the
+    /// air as the preview of that loss said.
+    fn lose_all(&mut self) {
+        let hosts: Vec<String> = self.fleet.streamers.keys().cloned().collect();
+        for host in hosts {
+            let event = json!({"events": [{"event": "streamer_lost", "hostname": host}]});
+            let preview = self.server.post("/cluster/preview", event).expect(200);
+            let unplaced = preview.json()["unplaced"].as_u64();
+            self.story.push(format!("{host} is lost, for good"));
+            let down = format!("\"hostname\":\"{host}\",\"state\":\"down\"");
+            let losses = || self.server.log().matches(&down).count();
+            let before = losses();
+            self.fleet.stop(&host);
+            wait_until("the loss is noticed", losses, |count| *count > before);
+            wait_until(
+                &format!("{unplaced:?} streams are off the air"),
+                || Some(self.off_air()),
+                |off_air| *off_air == unplaced,
+            );
+        }
+        let enabled = self.streams.values().filter(|stream| !stream.disabled);
+        assert_eq!(self.off_air(), enabled.count() as u64);
+        let capacity = self.server.get("/cluster/capacity").expect(200).json();
+        for class in capacity["classes"].as_array().expect("classes") {
+            assert_eq!(class["streams_more"], 0, "{class}");
+            assert_eq!(class["unplaced"], class["streams"], "{class}");
+        }
+    }
+
     /// Waits until no rule is violated.
     fn rest(&mut self) {
         let guard = Instant::now() + WAIT_MAX;
@@ -312,4 +352,5 @@ fn random_operations_end_in_a_valid_layout() {
         assert!(Instant::now() < guard, "it never comes to rest");
     }
     assert_eq!(world.broken(), None);
+    world.lose_all();
 }

@@ -26,7 +26,8 @@
 //! I21 nothing is placed on a node that may be lost            TestCluster::check_overdue
 //! I22 a measurement costs no stream its ingest                TestCluster::measure
 //! I23 no ingest waits while its backup has a place            Engine::check_rest
-//! I24 capacity and preview agree with what happens then       TestCluster::check_survival
+//! I24 capacity and preview agree with what happens then       check_survival, check_capacity
+//! I25 no ingest waits while a node has room or a copy         TestCluster::check_no_ingest_..
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,7 +54,10 @@ fn sequence(seed: u64) -> (EngineSettings, Vec<ClusterOp>) {
 /// Runs a sequence, then until nothing moves.
 fn run(settings: &EngineSettings, ops: &[ClusterOp]) {
     let mut world = TestCluster::new(settings.clone());
-    for op in ops {
+    for (i, op) in ops.iter().enumerate() {
+        if i == ops.len() / 2 {
+            world.settle();
+        }
         world.step(op);
     }
     world.settle();

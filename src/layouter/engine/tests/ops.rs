@@ -521,6 +521,12 @@ impl TestCluster {
             );
             assert_eq!(sorted(&layout.dvr_backups), sorted(&row.layout.dvr_backups));
         }
+        if self.is_running() {
+            self.check_no_ingest_is_missing();
+        }
+        for chosen in 0..3 {
+            self.check_capacity(chosen);
+        }
     }
 
     pub fn is_running(&self) -> bool {
@@ -600,10 +606,109 @@ impl TestCluster {
         }
         let before = self.engine.unplaced();
         let mut after = self.engine.snapshot();
-        after.apply(Event::NodeStates(vec![(lost, NodeState::Down)]));
+        after.apply(Event::NodeStates(vec![(lost.clone(), NodeState::Down)]));
         let more = |kind| after.unplaced().of(kind).saturating_sub(before.of(kind));
         for kind in [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference] {
             assert_eq!(survival.unplaced.of(kind), more(kind), "{kind:?}");
+        }
+        let off_air = |engine: &Engine, lost: Option<&Hostname>| {
+            let is_off_air = |row: &&StreamSpec| {
+                let ingest = engine.layout(&row.name).expect("known").ingest;
+                !row.disabled && !ingest.is_some_and(|host| lost != Some(&host) && self.runs(&host))
+            };
+            self.streams.values().filter(is_off_air).count() as u64
+        };
+        // A loss can also bring what waited a place: a group moves to where all of it fits.
+        let more = off_air(&after, Some(&lost)).saturating_sub(off_air(&self.engine, None));
+        assert_eq!(survival.unplaced.streams, more);
+    }
+
+    /// As many more streams fit as reported, and no others have to move for them; one more
+    /// does not fit so.
+    fn check_capacity(&self, chosen: usize) {
+        let alike = |row: &&StreamSpec| !row.disabled && row.agents.is_empty();
+        let rows: Vec<&StreamSpec> = self.streams.values().filter(alike).collect();
+        if rows.is_empty() || self.engine.tick_wanted() {
+            return;
+        }
+        let spec = StreamSpec {
+            layout: StoredLayout::default(),
+            inference: false,
+            measured: false,
+            dvr: None,
+            ..rows[chosen % rows.len()].clone()
+        };
+        let fits = self.engine.capacity(&spec).fits;
+        if !self.is_running() {
+            assert_eq!(fits, 0, "there is no streamer");
+            return;
+        }
+        let add = |count: u64| {
+            let more = |i| StreamSpec {
+                name: StreamName::trusted(&format!("more{i}")),
+                ..spec.clone()
+            };
+            let mut engine = self.engine.snapshot();
+            let changes = engine.apply(Event::Commit(Rows {
+                streams: (0..count).map(more).collect(),
+                ..Rows::default()
+            }));
+            let is_more = |change: &&LayoutChange| change.stream.starts_with("more");
+            let placed = changes.iter().filter(is_more).count();
+            (placed as u64, changes.len() > placed)
+        };
+        let some = fits.min(STREAMS);
+        assert_eq!(add(some), (some, false), "{fits} fit: {spec:?}");
+        if fits < STREAMS {
+            let (placed, others_moved) = add(fits + 1);
+            assert!(placed == fits || others_moved, "{fits} fit: {spec:?}");
+        }
+    }
+
+    /// No ingest is missing while a node that may have it has room or holds a copy. Holds at rest.
+    fn check_no_ingest_is_missing(&self) {
+        let kbps = |row: &StreamSpec| u64::from(self.engine.kbps_of(&row.name).unwrap_or(0));
+        let a_copy = u64::from(self.settings.backups_count_as_channels);
+        let mut used: BTreeMap<Hostname, (u64, u64)> = BTreeMap::new();
+        let mut missing = Vec::new();
+        for row in self.streams.values().filter(|row| !row.disabled) {
+            let layout = self.engine.layout(&row.name).expect("every row is known");
+            for (host, channels) in (layout.ingest.iter().map(|host| (host, 1)))
+                .chain(layout.dvr_backups.iter().map(|host| (host, a_copy)))
+            {
+                let sum = used.entry(host.clone()).or_default();
+                *sum = (sum.0 + channels, sum.1 + kbps(row));
+            }
+            if layout.ingest.is_none() && row.agents.is_empty() {
+                missing.push((row, layout.dvr_backups));
+            }
+        }
+        for (row, copies) in missing {
+            for (host, node) in &self.nodes {
+                let (state, pressed) = self.states[host];
+                let is_copy = copies.contains(host);
+                let runs = matches!(state, NodeState::Up | NodeState::Probation);
+                // A node under pressure takes nothing new; the room on disks is not modelled.
+                if !runs || pressed && !is_copy || !may_be_on(row, node) {
+                    continue;
+                }
+                if row.dvr.is_some() && (node.disk_bytes.is_some() || !node.dvr) {
+                    continue;
+                }
+                let (mut channels, mut total) = used.get(host).copied().unwrap_or_default();
+                if is_copy {
+                    channels -= a_copy;
+                    total -= kbps(row);
+                }
+                let usable = node.bandwidth_kbps.map_or(u64::MAX, |limit| {
+                    u64::from(limit) * u64::from(self.settings.bandwidth_permille) / 1000
+                });
+                assert!(
+                    channels + 1 > u64::from(node.channel_limit) || total + kbps(row) > usable,
+                    "{} has no ingest; {host} could take it (holds a copy: {is_copy})",
+                    row.name
+                );
+            }
         }
     }
 
@@ -641,6 +746,9 @@ impl TestCluster {
         self.engine.check();
         self.check_unplaced();
         self.check_survival();
+        if self.revision.is_multiple_of(16) {
+            self.check_capacity(self.revision as usize / 16);
+        }
         if !self.is_running() {
             return;
         }
@@ -719,23 +827,8 @@ impl TestCluster {
         assert_eq!(node.role, role);
         assert_ne!(self.states[host].0, NodeState::Down, "{host} is lost");
         assert_eq!(node.namespace, row.namespace, "namespace");
-        let has = |labels: &[(Arc<str>, Arc<str>)], key: &str, value: &Arc<str>| {
-            labels.iter().any(|(k, v)| &**k == key && v == value)
-        };
-        for (key, value) in &node.labels {
-            if let Some(key) = key.strip_prefix("required.") {
-                assert!(has(&row.labels, key, value), "{host} requires {key}");
-            }
-        }
-        if role != PlacementRole::Streamer {
-            return;
-        }
-        assert!(node.transcoder || !row.transcoder);
-        for (key, value) in &row.labels {
-            if let Some(key) = key.strip_prefix("required.") {
-                assert!(has(&node.labels, key, value), "{} requires {key}", row.name);
-            }
-        }
+        assert!(node.transcoder || !row.transcoder || role != PlacementRole::Streamer);
+        assert!(labels_allow(row, node), "{host} and {}", row.name);
     }
 
     /// Streams that share an agent, directly or not, share their ingest.
@@ -774,6 +867,25 @@ impl TestCluster {
             }
         }
     }
+}
+
+/// Both sides carry what the other requires.
+fn labels_allow(row: &StreamSpec, node: &NodeSpec) -> bool {
+    let carries = |labels: &[(Arc<str>, Arc<str>)], required: &[(Arc<str>, Arc<str>)]| {
+        required.iter().all(|(key, value)| {
+            key.strip_prefix("required.")
+                .is_none_or(|key| labels.iter().any(|(k, v)| &**k == key && v == value))
+        })
+    };
+    carries(&row.labels, &node.labels) && carries(&node.labels, &row.labels)
+}
+
+/// Whether an ingest may be on a node, apart from room.
+fn may_be_on(row: &StreamSpec, node: &NodeSpec) -> bool {
+    node.role == PlacementRole::Streamer
+        && node.namespace == row.namespace
+        && (node.transcoder || !row.transcoder)
+        && labels_allow(row, node)
 }
 
 fn assert_all_keep_an_ingest(changes: &[LayoutChange]) {
