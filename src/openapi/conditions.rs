@@ -11,7 +11,7 @@ use crate::http::Method;
 use crate::query::params::{ParameterSpec, ValueKind};
 
 /// The member of an item of a batch.
-const IF_MATCH: &str = "if_match";
+pub(super) const IF_MATCH: &str = "if_match";
 
 const ETAG: HeaderDoc = HeaderDoc {
     name: "ETag",
@@ -111,38 +111,13 @@ pub(super) fn add_responses(operation: &Operation, responses: &mut Map<String, V
     }
 }
 
-/// Adds the condition of an item to the items of a body: of an array, or of the array in the one
-/// member of the referenced schema.
-pub(super) fn add_to_items(body: &mut Value, schemas: &mut Map<String, Value>) {
-    let Some(schema) = body.pointer_mut("/content/application~1json/schema") else {
-        return;
-    };
-    let target = schema["$ref"].as_str();
-    let name = target.and_then(|target| target.rsplit('/').next());
-    let items = match name.map(str::to_owned) {
-        None => &mut schema["items"],
-        Some(name) => {
-            let list = schemas.get_mut(&name).expect("a referenced schema exists");
-            let members = list["properties"].as_object_mut();
-            let member = members.and_then(|members| members.values_mut().next());
-            &mut member.expect("a batch has a member with its items")["items"]
-        }
-    };
-    let condition = json!({
-        "type": "object",
-        "properties": { IF_MATCH: {
-            "type": "string",
-            "description": "`*`, or entity tags as in the header field `If-Match`: unless the \
-                stored entity has one of them, nothing of the batch is changed. Not stored.",
-            "examples": ["\"0123456789abcdef-17-192301a2b3c-811c9dc5\""],
-            "x-since": "later",
-        } },
-    });
-    let item = items.take();
-    let mut parts = match &item["allOf"] {
-        Value::Array(parts) => parts.clone(),
-        _ => vec![item],
-    };
-    parts.push(condition);
-    *items = json!({ "allOf": parts });
+/// The member with the condition of an item of a batch.
+pub(super) fn item_condition() -> Value {
+    json!({
+        "type": "string",
+        "description": "`*`, or entity tags as in the header field `If-Match`: unless the stored \
+            entity has one of them, nothing of the batch is changed. Not stored.",
+        "examples": ["\"0123456789abcdef-17-192301a2b3c-811c9dc5\""],
+        "x-since": "later",
+    })
 }

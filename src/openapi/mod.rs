@@ -10,10 +10,12 @@
 //! discriminated by URL patterns keeps them as `x-discriminator`, because OpenAPI's `discriminator`
 //! would make tools look for a fixed value.
 
+mod bodies;
 mod conditions;
 pub mod model;
 pub mod words;
 
+use self::bodies::{Loose, loosen};
 use self::model::{BodyDoc, Content, HeaderDoc, ParameterIn, ResponseDoc, Security, Shape};
 use crate::api::endpoint::{Endpoint, OPERATIONS};
 use crate::api::operation::{Conditions, Operation};
@@ -260,10 +262,8 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
         out.insert("parameters".to_owned(), parameters.collect());
     }
     if let Some(body) = &operation.doc.request {
-        let mut body = request_body(body, schemas);
-        if operation.conditions == Conditions::Items {
-            conditions::add_to_items(&mut body, schemas);
-        }
+        let is_conditional = operation.conditions == Conditions::Items;
+        let body = request_body(body, is_conditional, schemas);
         out.insert("requestBody".to_owned(), body);
     }
     if operation.permission.security != Security::Administrator {
@@ -350,27 +350,18 @@ fn kind_schema(kind: ValueKind) -> Value {
     }
 }
 
-fn request_body(body: &BodyDoc, schemas: &mut Map<String, Value>) -> Value {
+fn request_body(body: &BodyDoc, is_conditional: bool, schemas: &mut Map<String, Value>) -> Value {
     let schema = match body.shape {
-        Shape::One(name) if body.partial => json!({
-            "allOf": [
-                reference(&patch_of(name, schemas, &mut Vec::new())),
-                {
-                    "type": "object",
-                    "properties": {
-                        "$reset": {
-                            "type": "boolean",
-                            "description": "`true` replaces what is stored with this body instead of merging the two.",
-                        },
-                    },
-                },
-            ],
-        }),
+        Shape::One(name) if body.partial => reference(&bodies::saved(name, schemas)),
         Shape::Batch { of, key } => json!({
             "type": "array",
             "maxItems": BATCH_ITEMS_MAX,
-            "items": { "allOf": [reference(&patch_of(of, schemas, &mut Vec::new())), { "required": [key] }] },
+            "items": reference(&bodies::item(of, key, is_conditional, schemas)),
         }),
+        Shape::One(name) if is_conditional => {
+            bodies::add_conditions(name, schemas);
+            reference(name)
+        }
         other => shape(other),
     };
     let mut out = json!({
@@ -487,7 +478,29 @@ fn components() -> Map<String, Value> {
         }
     }
     exclude_from_fallbacks(&mut all);
+    restrict_discriminators(&mut all);
     all
+}
+
+/// A discriminator of `OpenAPI` leads to objects. One that leads to a further union is ours.
+fn restrict_discriminators(all: &mut Map<String, Value>) {
+    let unions: BTreeSet<String> = all
+        .iter()
+        .filter(|(_, schema)| schema.get("oneOf").or(schema.get("anyOf")).is_some())
+        .map(|(name, _)| name.clone())
+        .collect();
+    let is_union = |target: &Value| {
+        let name = target.as_str().and_then(|target| target.rsplit('/').next());
+        name.is_some_and(|name| unions.contains(name))
+    };
+    for schema in all.values_mut().filter_map(Value::as_object_mut) {
+        let mapping = schema.get("discriminator").map(|it| &it["mapping"]);
+        let mut targets = mapping.and_then(Value::as_object).into_iter().flatten();
+        if targets.any(|(_, target)| is_union(target)) {
+            let ours = schema.remove("discriminator").expect("just seen");
+            schema.insert("x-discriminator".to_owned(), ours);
+        }
+    }
 }
 
 /// Excludes from the fallback variant of a union the values of the others: without that, such a
@@ -514,121 +527,6 @@ fn exclude_from_fallbacks(all: &mut Map<String, Value>) {
             rules.insert("not".to_owned(), json!({ "enum": named }));
         }
     }
-}
-
-/// Variants of a schema in which nothing is required.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loose {
-    /// A merge patch. Elements of arrays are not merged and keep their required members.
-    Patch,
-    /// An item of a list with selected members, at every depth.
-    Selected,
-}
-
-impl Loose {
-    fn name(self, whole: &str) -> String {
-        match self {
-            Self::Patch => format!("{whole}_patch"),
-            Self::Selected => format!("{whole}_selected"),
-        }
-    }
-
-    fn title(self, whole: &str) -> String {
-        match self {
-            Self::Patch => format!("{whole}, as a patch"),
-            Self::Selected => format!("{whole}, selected members"),
-        }
-    }
-}
-
-/// Name of the schema of merge patches of `name`, which is created if absent; `name` itself if it
-/// requires nothing.
-fn patch_of(name: &str, schemas: &mut Map<String, Value>, open: &mut Vec<String>) -> String {
-    loose_of(name, Loose::Patch, schemas, open)
-}
-
-fn loose_of(
-    name: &str,
-    how: Loose,
-    schemas: &mut Map<String, Value>,
-    open: &mut Vec<String>,
-) -> String {
-    let loose = how.name(name);
-    if schemas.contains_key(&loose) {
-        return loose;
-    }
-    if open.iter().any(|outer| outer == name) || name == "error_response" {
-        return name.to_owned();
-    }
-    open.push(name.to_owned());
-    let mut schema = schemas[name].clone();
-    let changed = loosen(&mut schema, how, schemas, open);
-    open.pop();
-    if !changed {
-        return name.to_owned();
-    }
-    if let Some(title) = schema["title"].as_str() {
-        schema["title"] = json!(how.title(title));
-    }
-    schemas.insert(loose.clone(), schema);
-    loose
-}
-
-/// Removes all requirements of a schema. Returns whether that changed it.
-fn loosen(
-    schema: &mut Value,
-    how: Loose,
-    schemas: &mut Map<String, Value>,
-    open: &mut Vec<String>,
-) -> bool {
-    let Value::Object(object) = schema else {
-        return false;
-    };
-    let required = object.remove("required");
-    let mut changed = required.is_some();
-    if let Some(Value::Object(properties)) = object.get_mut("properties") {
-        for (name, property) in properties {
-            changed |= loosen(property, how, schemas, open);
-            // Optional members may be null.
-            if let Some(Value::Array(required)) = &required
-                && required.iter().any(|required| required == name)
-                && let Value::Object(property) = property
-            {
-                admit_null(property);
-            }
-        }
-    }
-    if how == Loose::Selected {
-        for key in ["items", "additionalProperties"] {
-            if let Some(inner) = object.get_mut(key) {
-                changed |= loosen(inner, how, schemas, open);
-            }
-        }
-    }
-    for key in ["oneOf", "anyOf"] {
-        let Some(Value::Array(mut variants)) = object.remove(key) else {
-            continue;
-        };
-        let mut differ = false;
-        for variant in &mut variants {
-            differ |= loosen(variant, how, schemas, open);
-        }
-        changed |= differ;
-        // Without a required discriminator, several variants may match.
-        let key = if differ { "anyOf" } else { key };
-        if differ {
-            object.remove("discriminator");
-            object.remove("x-discriminator");
-        }
-        object.insert(key.to_owned(), Value::Array(variants));
-    }
-    if let Some(Value::String(target)) = object.get_mut("$ref") {
-        let name = target.rsplit('/').next().unwrap_or_default().to_owned();
-        let loose = loose_of(&name, how, schemas, open);
-        changed |= loose != name;
-        *target = format!("#/components/schemas/{loose}");
-    }
-    changed
 }
 
 /// Turns our extensions into their standard equivalents, at every level.
@@ -664,6 +562,7 @@ fn publish(schema: &mut Value) {
             object.insert("anyOf".to_owned(), variants);
         }
     }
+    split_by_type(object);
     if object.remove("x-nullable").is_some() {
         admit_null(object);
     }
@@ -686,6 +585,38 @@ fn publish(schema: &mut Value) {
     if let Some(Value::Object(values)) = object.get_mut("additionalProperties") {
         admit_null(values);
     }
+}
+
+/// An enumeration of values of several types becomes a union of enumerations: generators of code
+/// make one type of each.
+fn split_by_type(object: &mut Map<String, Value>) {
+    let Some(Value::Array(values)) = object.get("enum") else {
+        return;
+    };
+    let mut by_type: Vec<(&str, Vec<Value>)> = Vec::new();
+    for value in values {
+        let kind = match value {
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            _ => return,
+        };
+        match by_type.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, values)) => values.push(value.clone()),
+            None => by_type.push((kind, vec![value.clone()])),
+        }
+    }
+    if by_type.len() < 2 {
+        return;
+    }
+    let variant = |(kind, values): (&str, Vec<Value>)| match kind {
+        "boolean" if values.len() == 2 => json!({ "type": kind }),
+        _ => json!({ "type": kind, "enum": values }),
+    };
+    let variants: Vec<Value> = by_type.into_iter().map(variant).collect();
+    object.remove("enum");
+    object.remove("type");
+    object.insert("anyOf".to_owned(), Value::Array(variants));
 }
 
 fn admit_null(object: &mut Map<String, Value>) {

@@ -40,11 +40,7 @@ impl Document {
                     continue;
                 };
                 let schema = |at: &Value| at["content"]["application/json"].get("schema").cloned();
-                // A patch may omit required members; its values are those of the whole document.
-                let body = schema(&operation["requestBody"]).map(|schema| {
-                    let whole = schema.to_string().replace("_patch\"", "\"");
-                    serde_json::from_str(&whole).expect("it was JSON")
-                });
+                let body = schema(&operation["requestBody"]).map(|schema| self.whole(&schema));
                 all.push(Operation {
                     method: method.to_uppercase(),
                     template: template.clone(),
@@ -59,6 +55,31 @@ impl Document {
             }
         }
         all
+    }
+
+    /// The schema of a body with the whole entity in place of its patch: a patch may omit required
+    /// members, its values are those of the entity.
+    fn whole(&self, body: &Value) -> Value {
+        if body["items"].is_object() {
+            let mut list = body.clone();
+            list["items"] = self.whole(&body["items"]);
+            return list;
+        }
+        let target = body["$ref"].as_str().unwrap_or_default();
+        let uses = ["_save", "_batch_item", "_preview_item"];
+        let Some(whole) = uses.iter().find_map(|suffix| target.strip_suffix(suffix)) else {
+            return body.clone();
+        };
+        let patch = self.flat(body);
+        let patch = self.variants(&patch).into_iter().next().unwrap_or(patch);
+        let members = ["$reset", "if_match"];
+        let added = members.iter().filter_map(|member| {
+            let schema = patch["properties"].get(member)?;
+            Some(((*member).to_owned(), schema.clone()))
+        });
+        let added: Map<String, Value> = added.collect();
+        let required = patch["required"].as_array().cloned().unwrap_or_default();
+        json!({"allOf": [{"$ref": whole}, {"properties": added, "required": required}]})
     }
 
     /// Operations that take a JSON body.

@@ -567,12 +567,26 @@ fn document_describes_conditions_of_every_entity() {
             assert_eq!(names, ["If-Match", "If-None-Match"], "{shown}");
         }
     }
-    for (path, method) in [("/streams/batch", "put"), ("/streamers/batch", "put")] {
-        let operation = &document["paths"][path][method];
+    for (path, item) in [
+        ("/streams/batch", "central_stream_config_batch_item"),
+        ("/streamers/batch", "streamer_config_batch_item"),
+    ] {
+        let operation = &document["paths"][path]["put"];
         assert!(operation["responses"]["412"].is_object(), "{path}");
-        assert!(
-            operation["requestBody"].to_string().contains("if_match"),
-            "{path}"
-        );
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+        let named = format!("#/components/schemas/{item}");
+        assert_eq!(schema["items"]["$ref"], named, "{path}");
+    }
+    let schemas = &document["components"]["schemas"];
+    for item in [
+        "central_stream_config_batch_item",
+        "central_streamer_node_batch_item",
+        "central_inference_node_batch_item",
+        "central_identification_node_batch_item",
+        "central_stream_layout_list_item_batch_item",
+        "central_agent_layout_list_item_batch_item",
+    ] {
+        let condition = &schemas[item]["properties"]["if_match"];
+        assert_eq!(condition["type"], "string", "{item}");
     }
 }

@@ -7,8 +7,10 @@
 
 mod calls;
 mod described;
+mod environment;
 mod fleet;
 mod mmdb;
+mod node;
 mod placement;
 mod python;
 #[allow(dead_code, reason = "other users of it need more")]
@@ -43,6 +45,7 @@ mod token;
 
 mod bad_json;
 mod canaries;
+mod clients;
 mod conformance;
 mod faults;
 mod guessing;

@@ -2,13 +2,14 @@
 //! directory, made at first use and shared by all.
 //!
 //! Its packages are pinned in `tests/python/requirements.txt`; when that file changes a new
-//! environment is made beside the old one. A lock lets one test (of one process) make it while the
-//! others wait. Without Python and its `venv` module they are installed where that is possible
+//! environment is made beside the old one. Without Python and its `venv` module they are installed where that is possible
 //! unattended, on a Debian system as root; elsewhere the test fails and names what to install.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use crate::environment::{install_packages, made_once, run};
 
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/requirements.txt");
 /// Below the build directory.
@@ -36,42 +37,28 @@ pub fn script(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn clean(command: &mut Command) {
+fn clean(command: &mut Command) -> &mut Command {
     for variable in ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"] {
         command.env_remove(variable);
     }
-    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("PYTHONDONTWRITEBYTECODE", "1")
 }
 
 fn environment() -> PathBuf {
     let requirements = fs::read_to_string(REQUIREMENTS).expect("the requirements can be read");
-    let place = Path::new(PLACE);
-    fs::create_dir_all(place).expect("the build directory can be written");
-    let lock = File::create(place.join("lock")).expect("a lock file can be made");
-    // Released when the file is closed, also when this process ends early.
-    lock.lock().expect("the file can be locked");
-    let directory = place.join(format!("{:016x}", fingerprint(&requirements)));
-    // Written last: a directory without it is what an interrupted run left.
-    let complete = directory.join("complete");
-    if !complete.exists() {
-        if directory.exists() {
-            fs::remove_dir_all(&directory).expect("an unfinished environment can be removed");
-        }
-        make(&directory);
-        fs::write(&complete, "").expect("the build directory can be written");
-    }
-    directory
+    made_once(Path::new(PLACE), &requirements, make)
 }
 
 fn make(directory: &Path) {
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv"]).arg(directory);
-    if let Err(first) = run(&mut venv) {
-        install_python(&first);
+    if let Err(first) = run(clean(&mut venv)) {
+        install_packages(&["python3", "python3-venv"])
+            .unwrap_or_else(|error| panic!("{}", help(&format!("{first}\n{error}"))));
         if directory.exists() {
             fs::remove_dir_all(directory).expect("an unfinished environment can be removed");
         }
-        run(&mut venv).unwrap_or_else(|error| panic!("{}", help(&error)));
+        run(clean(&mut venv)).unwrap_or_else(|error| panic!("{}", help(&error)));
     }
     let mut install = Command::new(directory.join("bin/python"));
     install
@@ -85,7 +72,7 @@ fn make(directory: &Path) {
             "-r",
         ])
         .arg(REQUIREMENTS);
-    run(&mut install).unwrap_or_else(|error| {
+    run(clean(&mut install)).unwrap_or_else(|error| {
         panic!(
             "the packages of {REQUIREMENTS} could not be installed; is the package index \
          reachable?\n{error}"
@@ -93,51 +80,9 @@ fn make(directory: &Path) {
     });
 }
 
-fn install_python(why: &str) {
-    let root = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout.trim_ascii() == b"0");
-    let debian = Path::new("/etc/debian_version").exists();
-    assert!(root && debian, "{}", help(why));
-    for arguments in [
-        &["update", "-qq"][..],
-        &["install", "-y", "-qq", "python3", "python3-venv"],
-    ] {
-        let mut apt = Command::new("apt-get");
-        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        run(&mut apt).unwrap_or_else(|error| panic!("{}", help(&error)));
-    }
-}
-
 fn help(why: &str) -> String {
     format!(
         "this test needs python3 with its module venv (Debian: apt-get install python3 \
          python3-venv) and could not get it:\n{why}"
     )
-}
-
-/// Runs the command to its end; fails with the command and its output.
-fn run(command: &mut Command) -> Result<(), String> {
-    clean(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "{command:?}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    ))
-}
-
-/// Of a short text, the same in every build.
-fn fingerprint(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
