@@ -32,10 +32,16 @@ pub const STREAMER_PREFIX: &str = "/streamer/api/v3";
 pub fn program(name: &str) -> PathBuf {
     std::env::var_os(format!("CARGO_BIN_EXE_{name}")).map_or_else(
         || {
-            let test = std::env::current_exe().expect("a process has a program");
-            // target/debug/deps/it-0123 -> target/debug/weir
-            let directory = test.ancestors().nth(2).expect("a test is in a directory");
-            directory.join(name)
+            let own = std::env::current_exe().expect("a process has a program");
+            let directory = own.parent().expect("a program is in a directory");
+            // target/debug/deps/it-0123 and target/debug/compare -> target/debug/weir
+            let is_test = directory.ends_with("deps");
+            let directory = if is_test {
+                directory.parent()
+            } else {
+                Some(directory)
+            };
+            directory.expect("a test is in a directory").join(name)
         },
         PathBuf::from,
     )
