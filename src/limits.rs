@@ -109,6 +109,9 @@ pub struct Limits {
     pub buffers_bytes_max: usize,
     /// An open connection without a request.
     pub idle_ms: u32,
+    /// At the end of the process: from the first response that announces the end of its connection
+    /// to the end of those that are idle.
+    pub drain_delay_ms: u32,
     /// Unsent responses, since the socket last took bytes.
     pub send_ms: u32,
     /// Longest wait for the outcome of a pending request.
@@ -129,12 +132,21 @@ impl Limits {
         body_window_ms: 5_000,
         body_bytes_per_second_min: 512,
         buffers_bytes_max: 256 * 1024 * 1024,
-        idle_ms: 60_000,
+        // Longer than the 60 s of common load balancers, which then close first.
+        idle_ms: 75_000,
+        drain_delay_ms: 1_000,
         send_ms: 30_000,
         wait_ms_max: 60_000,
         linger_ms: 1_000,
         tick_ms: 100,
     };
+}
+
+impl Limits {
+    /// Whole seconds for which an open connection without a request is kept.
+    pub fn idle_seconds(&self) -> u32 {
+        self.idle_ms / 1000
+    }
 }
 
 impl Default for Limits {

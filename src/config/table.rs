@@ -95,6 +95,11 @@ settings! {
         /// last thirty-second part (at most 256 per thread) is reserved for probes.
         connections_max("connections_max"): usize =
             number(16, 10_000_000), Default "100000", AtStart;
+        /// How long an open connection is kept without a request; sent as `Keep-Alive`. Longer than
+        /// the time after which a load balancer in front of this server closes its side (often
+        /// 60 s), or it may send a request into a connection that is being closed.
+        connection_idle_timeout("connection_idle_timeout"): Duration =
+            time(secs(1), secs(3600)), Default "75s", AtStart;
         /// Memory of each connection thread for requests that are arriving, and for answers that
         /// clients have not taken yet. Each gets half. When it is used up, requests are refused
         /// with 503 and `Retry-After`; one body of any size fits into an idle thread.
@@ -112,7 +117,10 @@ settings! {
         /// Longest time a request with `poll_timeout` waits; a longer timeout is shortened to this.
         /// Keep it below the read timeout of a proxy in front (60 s in nginx).
         poll_wait_max("poll_wait_max"): Duration = time(secs(1), secs(600)), Default "50s", AtStart;
-        /// After TERM, how long running requests may take to finish before the process ends.
+        /// After TERM, how long idle connections stay open: what arrives on them is answered, with
+        /// `Connection: close`, so that no request is lost on its way. 0 closes them at once.
+        drain_delay("drain_delay"): Duration = time(ZERO, secs(60)), Default "1s", AtStart;
+        /// After that, how long running requests may take to finish before the process ends.
         drain_timeout("drain_timeout"): Duration = time(ZERO, secs(600)), Default "10s", AtStart;
     }
 

@@ -157,6 +157,9 @@ async fn tick<S: Service + 'static>(served: Rc<Served<S>>) {
             dated = second;
             *shared.common.borrow_mut() = response::common(date, &shared.cors);
         }
+        if (1..=now).contains(&shared.idle_end.get()) {
+            shared.end_idle();
+        }
         shared.table.borrow_mut().wheel.advance(now, &mut due);
         for (i, slot) in due.drain(..).enumerate() {
             if i % SENDS_PER_YIELD == SENDS_PER_YIELD - 1 {

@@ -88,7 +88,8 @@ impl<A> Connections<A> {
 
     /// Formats an answer once for many `complete_shared`. `accepts`: codings all receivers take.
     pub fn prepare(&self, response: Response, accepts: Accepts) -> Prepared {
-        Prepared::new(response, accepts, &self.cors, &self.common.borrow())
+        let common = (&self.cors, self.limits.idle_seconds());
+        Prepared::new(response, accepts, common, &self.common.borrow())
     }
 
     /// Sends an answer that other requests get as well, at little more than the cost of the system
@@ -99,7 +100,7 @@ impl<A> Connections<A> {
             return false;
         };
         let style = self.style_of(conn);
-        if style.close || style.is_1_0 || style.head_only || style.origin.is_some() {
+        if style.close || style.head_only || style.origin.is_some() {
             let mut out = self.take_out();
             prepared.write_variant(style, &mut out);
             self.deliver(&mut table, ticket.slot, style.close, &out, None);
@@ -120,10 +121,10 @@ impl<A> Connections<A> {
         Style {
             head_only: conn.form.head_only,
             close: !conn.form.keep_alive || conn.half_closed && conn.input.is_none(),
-            is_1_0: conn.form.is_1_0,
             accepts: conn.form.accepts,
             origin: self.cors.allowed(conn.form.origin),
             cors: &self.cors,
+            idle_seconds: self.limits.idle_seconds(),
         }
     }
 
@@ -885,7 +886,6 @@ impl<A> Connections<A> {
                 let form = AnswerForm {
                     head_only: head.method == Method::Head,
                     keep_alive: head.keep_alive,
-                    is_1_0: head.is_1_0,
                     accepts: head.headers.accepts(),
                     origin: self.cors.of(head),
                 };
@@ -918,10 +918,10 @@ impl<A> Connections<A> {
         let style = Style {
             head_only: head.method == Method::Head,
             close,
-            is_1_0: head.is_1_0,
             accepts,
             origin: self.cors.allowed(self.cors.of(head)),
             cors: &self.cors,
+            idle_seconds: self.limits.idle_seconds(),
         };
         let large = response::write(response, style, &self.common.borrow(), out);
         // A client that wanted the end sends nothing more; another one may be sending right now.
@@ -962,10 +962,10 @@ impl<A> Connections<A> {
         let style = Style {
             head_only: to_head,
             close: true,
-            is_1_0: false,
             accepts: Accepts::NONE,
             origin: None,
             cors: &self.cors,
+            idle_seconds: 0,
         };
         let large = response::write(response, style, &self.common.borrow(), out);
         debug_assert!(large.is_none(), "errors are small");
@@ -1138,7 +1138,7 @@ impl<A> Connections<A> {
 
     /// An idle connection was advanced and had received nothing. A drain does that, and ends it.
     fn nothing_received(&self, slot: u32) -> Next {
-        if !self.draining.get() {
+        if self.idle_end.get() > 0 {
             return Next::Readable;
         }
         let mut table = self.table.borrow_mut();

@@ -72,7 +72,6 @@ pub(super) struct Ending {
 pub(super) struct AnswerForm {
     pub(super) head_only: bool,
     pub(super) keep_alive: bool,
-    pub(super) is_1_0: bool,
     pub(super) accepts: Accepts,
     /// See `Cors::of`.
     pub(super) origin: u8,
@@ -94,7 +93,6 @@ impl<A> Conn<A> {
             form: AnswerForm {
                 head_only: false,
                 keep_alive: true,
-                is_1_0: false,
                 accepts: Accepts::NONE,
                 origin: 0,
             },

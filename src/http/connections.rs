@@ -61,6 +61,8 @@ pub struct Connections<A> {
     /// Ticks since then.
     pub(super) now: Cell<u32>,
     pub(super) draining: Cell<bool>,
+    /// The tick at which a drain ends idle connections; `u32::MAX` without a drain; 0 from then on.
+    pub(super) idle_end: Cell<u32>,
     pub(super) ticking: Cell<bool>,
     pub(super) listeners: RefCell<Vec<RawFd>>,
     /// Accepted by the drain, to be served by the task that accepts.
@@ -90,6 +92,7 @@ impl<A> Connections<A> {
             started: Instant::now(),
             now: Cell::new(0),
             draining: Cell::new(false),
+            idle_end: Cell::new(u32::MAX),
             ticking: Cell::new(false),
             listeners: RefCell::new(Vec::new()),
             arrivals: RefCell::new(Vec::new()),
@@ -184,9 +187,10 @@ impl<A> Connections<A> {
         ms.div_ceil(self.limits.tick_ms) + 1
     }
 
-    /// Ends the connections of this core: accepts no more, closes idle connections, lets requests
-    /// in flight finish with `Connection: close`. The service completes the requests that wait.
-    /// `drained` waits for the end of the last connection.
+    /// Ends the connections of this core: accepts no more, answers with `Connection: close`, and
+    /// closes idle connections after `Limits::drain_delay_ms`: a request may be on its way to them.
+    /// The service completes the requests that wait. `drained` waits for the end of the last
+    /// connection.
     pub fn drain(&self) {
         if self.draining.replace(true) {
             return;
@@ -199,12 +203,27 @@ impl<A> Connections<A> {
             sys::shutdown(*listener, sys::Side::Both);
         }
         for conn in self.table.borrow_mut().conns.iter_mut().flatten() {
-            if matches!(conn.phase, Phase::Idle | Phase::Upgraded) {
+            if conn.phase == Phase::Upgraded {
+                conn.wake();
+            }
+        }
+        if self.limits.drain_delay_ms == 0 {
+            self.end_idle();
+        } else {
+            self.idle_end.set(self.after(self.limits.drain_delay_ms));
+        }
+        self.notify_drained();
+    }
+
+    /// Ends the connections that are idle in a drain.
+    pub(super) fn end_idle(&self) {
+        self.idle_end.set(0);
+        for conn in self.table.borrow_mut().conns.iter_mut().flatten() {
+            if conn.phase == Phase::Idle {
                 // Its task reads once more: a request may have arrived.
                 conn.wake();
             }
         }
-        self.notify_drained();
     }
 
     pub fn is_draining(&self) -> bool {

@@ -158,12 +158,12 @@ impl From<ApiError> for Response {
 pub(super) struct Style<'a> {
     pub(super) head_only: bool,
     pub(super) close: bool,
-    /// HTTP/1.0: a connection that stays open must be announced.
-    pub(super) is_1_0: bool,
     pub(super) accepts: Accepts,
     /// The origin that may read this response, if a list of origins is configured.
     pub(super) origin: Option<&'a str>,
     pub(super) cors: &'a Cors,
+    /// How long the connection is kept open without a request.
+    pub(super) idle_seconds: u32,
 }
 
 impl Style<'_> {
@@ -175,8 +175,12 @@ impl Style<'_> {
         }
         if self.close {
             out.extend_from_slice(b"Connection: close\r\n");
-        } else if self.is_1_0 {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        } else {
+            // Proxies close before this time is over, instead of sending into a closed connection.
+            out.extend_from_slice(b"Connection: keep-alive\r\nKeep-Alive: timeout=");
+            let mut seconds = itoa::Buffer::new();
+            out.extend_from_slice(seconds.format(self.idle_seconds).as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -337,19 +341,28 @@ impl Response {
 pub struct Prepared {
     whole: Vec<u8>,
     head_len: usize,
+    /// The part of the head that is the same for every client.
+    fields_len: usize,
 }
 
 impl Prepared {
     /// `accepts`: codings all receivers take.
-    pub(super) fn new(response: Response, accepts: Accepts, cors: &Cors, common: &[u8]) -> Self {
+    pub(super) fn new(
+        response: Response,
+        accepts: Accepts,
+        (cors, idle_seconds): (&Cors, u32),
+        common: &[u8],
+    ) -> Self {
         let style = Style {
             head_only: false,
             close: false,
-            is_1_0: false,
             accepts,
             origin: None,
             cors,
+            idle_seconds,
         };
+        let mut end = Vec::new();
+        style.write_end(&mut end);
         let mut whole = Vec::new();
         let large = write(response, style, common, &mut whole);
         let head_len = memchr::memmem::find(&whole, b"\r\n\r\n")
@@ -358,7 +371,11 @@ impl Prepared {
         if let Some(body) = large {
             whole.extend_from_slice(body.bytes());
         }
-        Self { whole, head_len }
+        Self {
+            whole,
+            head_len,
+            fields_len: head_len - end.len(),
+        }
     }
 
     pub(super) fn whole(&self) -> &[u8] {
@@ -366,7 +383,7 @@ impl Prepared {
     }
 
     pub(super) fn write_variant(&self, style: Style<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.whole[..self.head_len - 2]);
+        out.extend_from_slice(&self.whole[..self.fields_len]);
         style.write_end(out);
         if !style.head_only {
             out.extend_from_slice(&self.whole[self.head_len..]);
@@ -447,10 +464,10 @@ mod tests {
     const PLAIN: Style<'static> = Style {
         head_only: false,
         close: false,
-        is_1_0: false,
         accepts: Accepts::NONE,
         origin: None,
         cors: &Cors::Off,
+        idle_seconds: 75,
     };
 
     fn text(response: Response, style: Style<'_>) -> String {
@@ -485,7 +502,7 @@ mod tests {
         assert_eq!(
             text(Response::json(200, b"{}".to_vec()), PLAIN),
             "HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: application/json\r\n\
-              Content-Length: 2\r\n\r\n{}"
+             Content-Length: 2\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n{}"
         );
     }
 
@@ -493,12 +510,13 @@ mod tests {
     fn no_content_and_not_modified_have_no_body() {
         assert_eq!(
             text(Response::no_content(), PLAIN),
-            "HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n"
+            "HTTP/1.1 204 No Content\r\nDate: D\r\n\
+             Connection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n"
         );
         assert_eq!(
             text(Response::new(304).header("ETag", "\"7\""), PLAIN),
             "HTTP/1.1 304 Not Modified\r\nDate: D\r\nVary: Accept-Encoding\r\n\
-             ETag: \"7\"\r\n\r\n"
+             ETag: \"7\"\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n"
         );
         let with_body = Response {
             body: Body::Owned(b"x".to_vec()),
@@ -537,19 +555,9 @@ mod tests {
             })
             .contains("Connection: close\r\n")
         );
-        assert!(
-            answer(Style {
-                is_1_0: true,
-                ..PLAIN
-            })
-            .contains("Connection: keep-alive\r\n")
-        );
-        let both = answer(Style {
-            is_1_0: true,
-            close: true,
-            ..PLAIN
-        });
-        assert!(both.contains("close") && !both.contains("keep-alive"));
+        let open = answer(PLAIN);
+        assert!(open.contains("Connection: keep-alive\r\nKeep-Alive: timeout=75\r\n"));
+        assert!(!open.contains("close"));
     }
 
     #[test]
@@ -626,26 +634,23 @@ mod tests {
     fn prepared_response_is_the_same_response() {
         let response = || Response::json(200, b"{\"a\":1}".repeat(200)).header("ETag", "\"1\"");
         for accepts in [Accepts::NONE, Accepts::parse(b"gzip")] {
-            let prepared = Prepared::new(response(), accepts, &Cors::Off, b"Date: D\r\n");
+            let prepared = Prepared::new(response(), accepts, (&Cors::Off, 75), b"Date: D\r\n");
             for close in [false, true] {
-                for is_1_0 in [false, true] {
-                    for head_only in [false, true] {
-                        let style = Style {
-                            cors: &Cors::Off,
-                            head_only,
-                            close,
-                            is_1_0,
-                            accepts,
-                            origin: head_only.then_some("https://a"),
-                        };
-                        let mut direct = Vec::new();
-                        write(response(), style, b"Date: D\r\n", &mut direct);
-                        let mut variant = Vec::new();
-                        prepared.write_variant(style, &mut variant);
-                        assert_eq!(variant, direct);
-                        if !close && !is_1_0 && !head_only {
-                            assert_eq!(prepared.whole(), direct);
-                        }
+                for head_only in [false, true] {
+                    let style = Style {
+                        head_only,
+                        close,
+                        accepts,
+                        origin: head_only.then_some("https://a"),
+                        ..PLAIN
+                    };
+                    let mut direct = Vec::new();
+                    write(response(), style, b"Date: D\r\n", &mut direct);
+                    let mut variant = Vec::new();
+                    prepared.write_variant(style, &mut variant);
+                    assert_eq!(variant, direct);
+                    if !close && !head_only {
+                        assert_eq!(prepared.whole(), direct);
                     }
                 }
             }
@@ -653,7 +658,7 @@ mod tests {
         let large = Prepared::new(
             Response::json(200, vec![b' '; BODY_COPY_BYTES_MAX * 2]),
             Accepts::NONE,
-            &Cors::Off,
+            (&Cors::Off, 75),
             b"",
         );
         assert!(large.whole().len() > BODY_COPY_BYTES_MAX * 2);

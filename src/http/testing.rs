@@ -421,6 +421,7 @@ pub(super) fn patient() -> Limits {
     Limits {
         tick_ms: 10,
         linger_ms: 100,
+        drain_delay_ms: 50,
         ..Limits::DEFAULT
     }
 }

@@ -256,7 +256,7 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     Ok(cores)
 }
 
-/// Completes parked polls, waits up to `drain_timeout` for running requests, closes the store.
+/// Completes parked polls, waits for idle connections and running requests, closes the store.
 fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Failure> {
     notify(ServiceState::Stopping);
     info!("draining: completing parked polls and running requests");
@@ -266,7 +266,7 @@ fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Fa
     for inbox in &threads.shared.cores {
         inbox.push(CoreMessage::Drain);
     }
-    let until = Instant::now() + settings.http.drain_timeout;
+    let until = Instant::now() + settings.http.drain_delay + settings.http.drain_timeout;
     for _ in &threads.shared.cores {
         let rest = until.saturating_duration_since(Instant::now());
         if cores.drained.recv_timeout(rest).is_err() {

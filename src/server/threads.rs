@@ -200,6 +200,8 @@ pub(super) fn start_cores(
         u32::try_from(settings.http.poll_wait_max.as_millis()).unwrap_or(u32::MAX);
     let limits = Limits {
         connections_max: connections_max.div_ceil(shared.cores.len()),
+        idle_ms: settings.http.connection_idle_timeout.as_millis() as u32,
+        drain_delay_ms: settings.http.drain_delay.as_millis() as u32,
         buffers_bytes_max: settings.http.connection_buffers,
         wait_ms_max: Limits::DEFAULT.wait_ms_max.max(poll_wait_ms_max),
         ..Limits::DEFAULT

@@ -235,3 +235,24 @@ fn preflights_allow_the_fields_of_our_clients() {
         assert!(allowed.contains(field), "{field} in {allowed}");
     }
 }
+
+#[test]
+fn kept_connections_have_an_idle_timeout_that_is_sent() {
+    for (arguments, seconds) in [(&[][..], 75), (&["--connection-idle-timeout", "1s"], 1)] {
+        let server = TestServer::with(arguments);
+        let mut client = server.connect();
+        client.send(crate::calls::get_request("/streams", "").as_bytes());
+        let kept = client.response(false).expect(200);
+        let timeout = format!("timeout={seconds}");
+        assert_eq!(kept.header("keep-alive"), Some(timeout.as_str()));
+        assert_eq!(kept.header("connection"), Some("keep-alive"));
+        if seconds == 1 {
+            assert!(client.is_ended(), "idle connections are closed");
+        }
+        let mut client = server.connect();
+        client.send(crate::calls::get_request("/streams", "Connection: close\r\n").as_bytes());
+        let last = client.response(false).expect(200);
+        assert_eq!(last.header("connection"), Some("close"));
+        assert_eq!(last.header("keep-alive"), None);
+    }
+}

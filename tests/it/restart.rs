@@ -532,3 +532,38 @@ fn invalid_settings_and_usage_have_own_exit_codes() {
         "nothing was made"
     );
 }
+
+#[test]
+fn requests_of_kept_connections_are_answered_until_the_end() {
+    // Goal: after TERM no client loses a request on a connection that it had kept. Method: clients
+    // send one request after another until an answer announces the end of its connection.
+    let mut server = TestServer::new();
+    let clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
+    let (started, all_started) = std::sync::mpsc::channel();
+    let threads: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            let started = started.clone();
+            std::thread::spawn(move || {
+                let request = crate::calls::get_request("/streams?limit=1", "");
+                for n in 0.. {
+                    client.send(request.as_bytes());
+                    let response = client.response(false).expect(200);
+                    if n == 0 {
+                        started.send(()).expect("the test waits");
+                    }
+                    if response.header("connection") == Some("close") {
+                        break;
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in &threads {
+        all_started.recv().expect("a client began");
+    }
+    assert!(server.terminate().success());
+    for thread in threads {
+        thread.join().expect("every request was answered");
+    }
+}
