@@ -17,9 +17,10 @@
 //!          | Command ------------------> -> replies, one Commit per core   |
 //!          | List    -> core::lists              |        |                v
 //!          | Park    -> feed::Waiters <----------+        +--> followers, layouter, writer
-//!          | Pending -> core::pending <--- outbound pool, what-if worker, settings, other cores
+//!          | Pending -> core::pending <--- outbound pool, offload, what-if worker, other cores
 //!
 //!   outbound pool    blocking HTTP calls to streamers and authorization backends
+//!   offload          work of milliseconds: large bodies, large configurations, compression
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
 //!   publications     a follower of commits: when streams began and ended
 //!   settings         one thread per saved change of settings
@@ -68,6 +69,7 @@
 //! delta, full resync      changes since a revision; the whole list, if a delta cannot express it
 //! pending request         a request that is answered later: by a server, a thread, another core
 //! ticket, outcome         names a waiting request; what a handler decided
+//! offload, stall          do work on another thread; time for which one task keeps a core
 //! scan, yield budget      a pass over all entities, in slices; work done before others run
 //! page, cursor            a part of a list; where the next part begins
 //! slot, placement, layout one need of a stream (ingest, backup, inference); its node; all of them

@@ -76,9 +76,9 @@ fn metrics(shared: &Shared) -> String {
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let running = &call.shared.settings.running;
-    let changes = changes(call.json()?, &running.config(), &running.api_key())?;
+    let (changes, warnings) = changes(call.json()?, &running.config(), &running.api_key())?;
     let audit = call.audit(None);
     Ok(Outcome::Pending(Box::new(SettingsSave::new(
-        changes, audit,
+        changes, warnings, audit,
     ))))
 }

@@ -121,12 +121,12 @@ fn stats(shared: &Shared) -> Value {
     ])
 }
 
-/// The changes that a body requests.
+/// The changes that a body requests, and the warnings about those that a stronger source overrides.
 pub fn changes(
     mut body: Value,
     config: &Config,
     api_key: &Secret,
-) -> Result<SettingChanges, ApiError> {
+) -> Result<(SettingChanges, Vec<Value>), ApiError> {
     let schema = schema::config();
     check_resets(&body, "")?;
     schema.prune(&mut body);
@@ -146,6 +146,7 @@ pub fn changes(
     object.retain(|_, value| !value.is_null());
     check_schema(&body)?;
     let object = object_of(&mut body)?;
+    let mut warnings = Vec::new();
     for (setting, member) in members() {
         let Some(value) = at(object, member.pointer) else {
             continue;
@@ -166,9 +167,34 @@ pub fn changes(
             let title = format!("`{}` must be {}", name_of(member.pointer), setting.form);
             return Err(error::OUT_OF_RANGE.titled(title).at_pointer(member.pointer));
         }
+        let effective = shown(setting, member, config, api_key, false);
+        if effective.as_ref() != Some(value) {
+            warnings.extend(overridden(config.effective(setting.key), member));
+        }
         changes.push((setting.key, Some(text)));
     }
-    Ok(changes)
+    Ok((changes, warnings))
+}
+
+/// The warning that a value in the file does not come into force.
+fn overridden(effective: &EffectiveValue, member: &ConfigMember) -> Option<Value> {
+    if !matches!(
+        effective.origin,
+        Origin::Environment { .. } | Origin::Flag { .. }
+    ) {
+        return None;
+    }
+    let name = member.pointer[1..].replace('/', ".");
+    let title = format!(
+        "`{name}` is saved in the configuration file, but not in force: {} overrides it",
+        effective.origin
+    );
+    Some(object([
+        ("by", source(effective)),
+        ("code", Value::from("overridden")),
+        ("setting", Value::from(name)),
+        ("title", Value::from(title)),
+    ]))
 }
 
 fn object_of(body: &mut Value) -> Result<&mut Object, ApiError> {
@@ -296,7 +322,7 @@ mod tests {
 
     fn changes_of(body: &str) -> Result<SettingChanges, ApiError> {
         let body = json::parse(body.as_bytes()).expect("JSON");
-        changes(body, &config(), &Secret::new("key"))
+        Ok(changes(body, &config(), &Secret::new("key"))?.0)
     }
 
     #[test]

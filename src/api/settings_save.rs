@@ -15,19 +15,21 @@ use crate::config::{SaveError, SettingChanges};
 use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
 use crate::http::Response;
+use crate::json::Value;
 use crate::state::command::Command;
 use crate::state::event::{Audit, NewEvent};
 use crate::writer::{Envelope, ReplyTo};
 
 /// A change of settings on its way to the file.
 pub struct SettingsSave {
-    change: Option<(SettingChanges, Audit)>,
+    change: Option<(SettingChanges, Vec<Value>, Audit)>,
 }
 
 impl SettingsSave {
-    pub fn new(changes: SettingChanges, audit: Audit) -> Self {
+    /// `warnings`: for the response, if the change is saved.
+    pub fn new(changes: SettingChanges, warnings: Vec<Value>, audit: Audit) -> Self {
         Self {
-            change: Some((changes, audit)),
+            change: Some((changes, warnings, audit)),
         }
     }
 }
@@ -43,11 +45,14 @@ impl Pending for SettingsSave {
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let (changes, audit) = self.change.take().expect("it is started once");
+        let (changes, warnings, audit) = self.change.take().expect("it is started once");
         let (shared, completion) = (context.shared.clone(), context.completion(0));
         let started = std::thread::Builder::new()
             .name("settings".into())
-            .spawn(move || completion.send(Reply::Body(save_settings(&shared, &changes, &audit))));
+            .spawn(move || {
+                let saved = save_settings(&shared, &changes, warnings, &audit);
+                completion.send(Reply::Body(saved));
+            });
         match started {
             Ok(_) => Step::Wait,
             Err(error) => {
@@ -75,6 +80,7 @@ impl Pending for SettingsSave {
 fn save_settings(
     shared: &Shared,
     changes: &SettingChanges,
+    warnings: Vec<Value>,
     audit: &Audit,
 ) -> Result<Vec<u8>, ApiError> {
     let journal = shared.settings.journal.lock();
@@ -101,9 +107,13 @@ fn save_settings(
     // The settings are saved, even if their event cannot be logged yet.
     let state = shared.published.state().load_full();
     log_settings(shared, &journal, journal.unlogged(&state));
-    Ok(super::config_document::render(shared, false)
-        .to_text()
-        .into_bytes())
+    let mut document = super::config_document::render(shared, false);
+    if let Value::Object(members) = &mut document
+        && !warnings.is_empty()
+    {
+        members.insert("warnings", Value::from(warnings));
+    }
+    Ok(document.to_text().into_bytes())
 }
 
 /// Reads the configuration file again. An invalid file is logged and changes nothing.

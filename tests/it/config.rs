@@ -339,3 +339,42 @@ fn hangup_reads_the_configuration_file_again() {
     wait_until("a refusal", refused, |refused| *refused);
     assert_eq!(status(NEW), 200);
 }
+
+#[test]
+fn save_warns_of_what_a_flag_or_variable_overrides() {
+    let server = TestServer::with_environment(
+        &["--log-level", "warning"],
+        &[("CENTRAL_STREAMER_DEAD_TIMEOUT", "90s")],
+    );
+    let save = |body: Value| server.put("/config", body).expect(200).json();
+    let body = json!({
+        "api_key": API_KEY,
+        "loglevel": "error",
+        "streamer_dead_timeout": 80_000,
+        "episodes_buffer_limit": 7,
+    });
+    let saved = save(body);
+    assert_eq!(saved["loglevel"], "warning");
+    assert_eq!(saved["episodes_buffer_limit"], 7);
+    let warnings = saved["warnings"].as_array().expect("warnings");
+    let mut named: Vec<(&str, &Value)> = warnings
+        .iter()
+        .map(|warning| {
+            assert_eq!(warning["code"], "overridden");
+            (warning["setting"].as_str().expect("a name"), &warning["by"])
+        })
+        .collect();
+    named.sort_by_key(|(setting, _)| *setting);
+    let flag = json!({"from": "flag", "name": "--log-level"});
+    let variable = json!({"from": "environment", "name": "CENTRAL_STREAMER_DEAD_TIMEOUT"});
+    assert_eq!(
+        named,
+        [("loglevel", &flag), ("streamer_dead_timeout", &variable)]
+    );
+    // A value that is in force is no reason for a warning, nor is a save of what was read.
+    let same = json!({"api_key": API_KEY, "loglevel": "warning"});
+    assert_eq!(save(same)["warnings"], Value::Null);
+    let read = server.get("/config").expect(200).json();
+    assert_eq!(read["warnings"], Value::Null);
+    assert_eq!(save(read)["warnings"], Value::Null);
+}

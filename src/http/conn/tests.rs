@@ -846,7 +846,7 @@ fn drain_ends_idle_connections_and_finishes_requests() {
 #[test]
 fn request_on_its_way_to_an_idle_connection_is_answered() {
     // Goal: a drain closes no connection to which a request is on its way. Method: a delay that the
-    // test does not outlast, unless nobody is answered.
+    // test outlasts only if no request is answered.
     for epoll in [false, true] {
         let server = TestServer::start(Setup {
             limits: Limits {
