@@ -266,6 +266,16 @@ impl ApiError {
     }
 
     #[must_use]
+    /// Names the item of a batch that the error is about.
+    #[must_use]
+    pub fn of_item(mut self, name: &str) -> Self {
+        for item in &mut self.items {
+            item.meta.push(("name", name.to_owned()));
+        }
+        self
+    }
+
+    #[must_use]
     pub fn at_pointer(mut self, pointer: impl Into<String>) -> Self {
         self.items[0].pointer = Some(pointer.into());
         self

@@ -494,6 +494,7 @@ fn named_items<N: Ord + Clone, P>(
     let mut named = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
         let at = format!("{pointer}/{i}");
+        let given = item.get(key).and_then(Value::as_str).map(str::to_owned);
         let read = item_key(&item, &at, key, &parse).and_then(|name| {
             if !seen.insert(name.clone()) {
                 return Err(error::DUPLICATE_ITEM
@@ -503,7 +504,10 @@ fn named_items<N: Ord + Clone, P>(
             let patch = patch_of(item, &name, &at)?;
             Ok((name, patch))
         });
-        named.extend(errors.keep(read));
+        named.extend(errors.keep(read.map_err(|error| match &given {
+            Some(name) => error.of_item(name),
+            None => error,
+        })));
         if errors.is_full() {
             break;
         }

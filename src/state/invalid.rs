@@ -1,6 +1,8 @@
 //! The error for an invalid document.
 
 use crate::error::{ApiError, ErrorItem};
+use crate::json::Value;
+use crate::schema::Schema;
 use crate::schema::Violation;
 
 /// The error for a document that violates its schema.
@@ -20,4 +22,44 @@ pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
         items,
         retry_after_seconds: None,
     }
+}
+
+/// Longest value in an error, bytes.
+const VALUE_BYTES_MAX: usize = 200;
+
+/// Adds the refused values to an error: those that the request brought, so that nothing of what is
+/// `stored` is shown, and masked. Objects and arrays are left out.
+pub fn with_values(
+    mut violations: Vec<Violation>,
+    schema: &Schema,
+    stored: &Value,
+    merged: &Value,
+) -> Vec<Violation> {
+    let mut shown = merged.clone();
+    schema.mask_value(&mut shown);
+    for violation in &mut violations {
+        let given = at(merged, &violation.pointer);
+        if given.is_none() || given == at(stored, &violation.pointer) {
+            continue;
+        }
+        let text = match at(&shown, &violation.pointer) {
+            Some(Value::String(text)) => text.to_string(),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_text(),
+            _ => continue,
+        };
+        let end = text.floor_char_boundary(VALUE_BYTES_MAX);
+        violation.meta.push(("value", text[..end].to_owned()));
+    }
+    violations
+}
+
+/// The value at a JSON pointer.
+fn at<'v>(value: &'v Value, pointer: &str) -> Option<&'v Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, step| {
+        let step = step.replace("~1", "/").replace("~0", "~");
+        match value {
+            Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+            _ => value.get(&step),
+        }
+    })
 }

@@ -497,3 +497,60 @@ fn titles_of_errors_name_the_field() {
         assert_eq!(errors["errors"][0]["title"], title, "{query}");
     }
 }
+
+#[test]
+fn errors_of_batches_have_the_name_and_the_value() {
+    let server = TestServer::new();
+    save_node(&server, "s1");
+    server.put("/streams/a", json!({})).expect(200);
+    let metas = |method: &str, path: &str, body: Value| -> Vec<(Value, Value)> {
+        let body = body.to_string();
+        let refused = server
+            .call(method, path, body.as_bytes())
+            .expect(400)
+            .json();
+        let errors = refused["errors"].as_array().expect("errors").clone();
+        let meta = |error: &Value| {
+            (
+                error["meta"]["name"].clone(),
+                error["meta"]["value"].clone(),
+            )
+        };
+        errors.iter().map(meta).collect()
+    };
+    let bad_url = json!([
+        {"name": "a"},
+        {"name": "b/1", "inputs": [{"url": "nothing://user:secret@h"}], "title": 5},
+    ]);
+    let found = metas("PUT", "/streams/batch", bad_url);
+    assert!(
+        found.len() == 2 && found.iter().all(|(name, _)| name == "b/1"),
+        "{found:?}"
+    );
+    let values: Vec<&str> = found
+        .iter()
+        .filter_map(|(_, value)| value.as_str())
+        .collect();
+    assert!(values.contains(&"5"), "{found:?}");
+    assert!(
+        values.iter().any(|value| value.contains("nothing://")),
+        "{found:?}"
+    );
+    assert!(
+        !values.iter().any(|value| value.contains("secret")),
+        "{found:?}"
+    );
+    let long = json!([{"hostname": "s2", "cluster_key": 5, "comment": ["x".repeat(1000)]}]);
+    let found = metas("PUT", "/streamers/batch", long);
+    assert!(found.iter().all(|(name, _)| name == "s2"), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|(_, value)| value.as_str().is_none_or(|it| it.len() <= 200))
+    );
+    // What only the stored state can refuse.
+    let layouts = json!({"layouts": [{"name": "a", "ingest": "gone"}]});
+    assert_eq!(metas("POST", "/streams/layouts", layouts)[0].0, "a");
+    let layouts = json!({"layouts": [{"name": "gone", "ingest": "s1"}]});
+    assert_eq!(metas("POST", "/streams/layouts", layouts)[0].0, "gone");
+}

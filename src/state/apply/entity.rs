@@ -35,7 +35,9 @@ pub(super) fn set_agent_layouts(
     let mut errors = BatchErrors::default();
     for (i, (key, layout)) in items.into_iter().enumerate() {
         let at = format!("/layouts/{i}");
-        errors.keep(set_agent_layout(state, key, &layout, &at, changes));
+        let id = key.to_string();
+        let result = set_agent_layout(state, key, &layout, &at, changes);
+        errors.keep(result.map_err(|error| error.of_item(&id)));
         if errors.is_full() {
             break;
         }

@@ -24,7 +24,8 @@ pub(super) fn set(
     let mut errors = BatchErrors::default();
     for (i, (name, layout)) in items.into_iter().enumerate() {
         let at = format!("/layouts/{i}");
-        errors.keep(set_one(state, &name, &layout, &at, changes));
+        let result = set_one(state, &name, &layout, &at, changes);
+        errors.keep(result.map_err(|error| error.of_item(&name)));
         if errors.is_full() {
             break;
         }

@@ -1,6 +1,6 @@
 //! Merge patches: applied to the stored configuration, and the result checked against its schema.
 
-use super::invalid;
+use super::{invalid, with_values};
 use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value, patch};
 use crate::schema::{self, Schema};
@@ -44,9 +44,9 @@ pub(super) fn merge_with(
             object.insert(*name, value.clone());
         }
     }
-    schema
-        .check(&stored)
-        .map_err(|violations| invalid(violations, pointer))?;
+    schema.check(&stored).map_err(|violations| {
+        invalid(with_values(violations, schema, &before, &stored), pointer)
+    })?;
     schema.drop_defaults(&mut stored, &before);
     match stored {
         Value::Object(object) => Ok(object),

@@ -23,6 +23,7 @@ pub use super::changes::{
     Changes, EntityChange, Lost, NodeChange, Stamp, StreamChange, StreamerChange,
 };
 pub use super::invalid::invalid;
+use super::invalid::with_values;
 
 /// Decides what `command` changes at `stamp`.
 #[rustfmt::skip]

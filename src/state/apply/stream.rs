@@ -29,7 +29,8 @@ pub(super) fn save_all(
 ) -> Result<Done, ApiError> {
     let mut errors = BatchErrors::default();
     for (i, (name, patch)) in items.into_iter().enumerate() {
-        errors.keep(save(state, &name, patch, &format!("/{i}"), changes));
+        let result = save(state, &name, patch, &format!("/{i}"), changes);
+        errors.keep(result.map_err(|error| error.of_item(&name)));
         if errors.is_full() {
             break;
         }

@@ -31,7 +31,8 @@ pub(super) fn save_all(
 ) -> Result<Done, ApiError> {
     let mut errors = BatchErrors::default();
     for (i, (hostname, patch)) in items.into_iter().enumerate() {
-        errors.keep(save(state, &hostname, patch, &format!("/{i}"), changes));
+        let result = save(state, &hostname, patch, &format!("/{i}"), changes);
+        errors.keep(result.map_err(|error| error.of_item(&hostname)));
         if errors.is_full() {
             break;
         }
