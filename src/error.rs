@@ -265,7 +265,6 @@ impl ApiError {
         self
     }
 
-    #[must_use]
     /// Names the item of a batch that the error is about.
     #[must_use]
     pub fn of_item(mut self, name: &str) -> Self {

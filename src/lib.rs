@@ -22,6 +22,7 @@
 //!   outbound pool    blocking HTTP calls to streamers and authorization backends
 //!   offload          work of milliseconds: large bodies, large configurations, compression
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
+//!   old states       a follower of commits: frees what no thread holds any more
 //!   publications     a follower of commits: when streams began and ended
 //!   settings         one thread per saved change of settings
 //!   signals          the main thread: waits for TERM, INT, HUP

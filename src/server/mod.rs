@@ -43,6 +43,7 @@ use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
 use crate::fleet::stats::FleetStats;
+use crate::followers::old_states;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::offload::Offload;
@@ -194,6 +195,7 @@ fn start(
         .with_episodes_buffer(episodes_buffer.clone())
         .with_expiry(retention);
     let (publications, layouter_commits) = (writer.follow(), writer.follow());
+    let old_commits = writer.follow();
 
     let (layouter, layouter_messages) = layouter::channel();
     let egress = Arc::new(EgressPolicy::new(
@@ -211,6 +213,7 @@ fn start(
     follow_settings(&shared, &episodes_buffer, set_log_level);
 
     start_publications(&shared, publications)?;
+    spawn("old-states", move || old_states::run(&old_commits))?;
     let writer = spawn("writer", move || {
         // All cores wait for a commit that waits for its processor.
         rt::sys::raise_priority();
