@@ -439,7 +439,7 @@ impl Source for Streams<'_> {
         let mut equal = hints.equal.iter();
         match equal.find(|(path, _)| *path == "layout.ingest") {
             Some((_, hosts)) => scan_ingest(self.state, hosts, place, budget, &mut visit),
-            None => scan_shards(self.state, place, budget, &mut visit),
+            None => scan_shards(self.state, hints, place, budget, &mut visit),
         }
     }
 }
@@ -496,18 +496,22 @@ fn scan_ingest<'a>(
     true
 }
 
-/// Visits all streams, one shard after the other.
+/// Visits all streams in the range of names, one shard after the other.
 fn scan_shards<'a>(
     state: &'a State,
+    hints: &Hints<'_>,
     position: &mut ScanPosition,
     mut left: usize,
     visit: &mut impl FnMut(&'a StreamRecord),
 ) -> bool {
     while position.part < SHARDS {
         let after = position.after.take();
-        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let from = after.as_deref().map_or(hints.key_from, Bound::Excluded);
         let shard = state.shard(position.part);
         for (name, stream) in shard.range::<_, str>((from, Bound::Unbounded)) {
+            if hints.ends_before(name) {
+                break;
+            }
             visit(stream);
             left -= 1;
             if left == 0 {

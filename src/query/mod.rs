@@ -41,6 +41,7 @@ mod search;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::ops::{Bound, RangeBounds};
 
 use self::filter::{Condition, Filter, Operator};
 use self::params::{Parameter, ParameterSpec, ParameterValues, check_listed};
@@ -156,6 +157,16 @@ impl Query {
                         hints.stamp_min = hints.stamp_min.max(Some(stamp));
                     }
                 }
+                Condition::Compare(operator, comparand)
+                    if filter.path.as_str() == self.kind.key
+                        && self.kind.key_order == KeyOrder::Text
+                        && comparand.number.is_none()
+                        && comparand.boolean.is_none() =>
+                {
+                    if let Some(text) = &comparand.text {
+                        narrow_keys(&mut hints, *operator, text);
+                    }
+                }
                 Condition::In(values) if values.has_only_texts() => {
                     hints.equal.push((filter.path.as_str(), &values.texts));
                 }
@@ -250,6 +261,22 @@ impl ParameterValues for Query {
         check_listed(self.parameters, spec);
         let mut own = self.own.iter().filter(|(known, _)| known.name == spec.name);
         own.next().map(|(_, value)| Cow::Borrowed(value.as_str()))
+    }
+}
+
+/// Narrows the range of keys by a comparison.
+fn narrow_keys<'q>(hints: &mut Hints<'q>, operator: Operator, with: &'q str) {
+    let range = (hints.key_from, hints.key_to);
+    if !RangeBounds::<str>::contains(&range, with) {
+        // It rules out nothing more, or everything, which the filter does.
+        return;
+    }
+    match operator {
+        Operator::Greater => hints.key_from = Bound::Excluded(with),
+        Operator::GreaterEqual => hints.key_from = Bound::Included(with),
+        Operator::Less => hints.key_to = Bound::Excluded(with),
+        Operator::LessEqual => hints.key_to = Bound::Included(with),
+        _ => {}
     }
 }
 

@@ -162,14 +162,16 @@ pub trait Source {
         budget: usize,
         each: &mut dyn FnMut(Self::Doc<'a>),
     ) -> bool {
-        let _ = hints;
-        let from = position.after.take();
-        let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let after = position.after.take();
+        let from = after.as_deref().map_or(hints.key_from, Bound::Excluded);
         let mut documents = self.ascending(from);
         for taken in 1.. {
             let Some(document) = documents.next() else {
                 return true;
             };
+            if hints.ends_before(document.key()) {
+                return true;
+            }
             if taken == budget.max(1) {
                 position.after = Some(document.key().into());
                 each(document);
@@ -189,12 +191,37 @@ pub struct ScanPosition {
 }
 
 /// Conditions that every matching document satisfies, for sources with an index for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hints<'q> {
     /// The stamp is at least this.
     pub stamp_min: Option<u64>,
+    /// The range of keys, if they are texts.
+    pub key_from: Bound<&'q str>,
+    pub key_to: Bound<&'q str>,
     /// The text at this path is one of these, which are sorted.
     pub equal: Vec<(&'q str, &'q [Box<str>])>,
+}
+
+impl Default for Hints<'_> {
+    fn default() -> Self {
+        Self {
+            stamp_min: None,
+            key_from: Bound::Unbounded,
+            key_to: Bound::Unbounded,
+            equal: Vec::new(),
+        }
+    }
+}
+
+impl Hints<'_> {
+    /// Whether the range of keys ends before a key.
+    pub fn ends_before(&self, key: &str) -> bool {
+        match self.key_to {
+            Bound::Included(last) => key > last,
+            Bound::Excluded(end) => key >= end,
+            Bound::Unbounded => false,
+        }
+    }
 }
 
 /// The parts of a path without keys of maps.

@@ -786,3 +786,29 @@ fn queries_cannot_distinguish_secrets() {
         assert!(matches!(&*found, "" | "x y"), "q={q}: {found}");
     }
 }
+
+#[test]
+fn ranges_of_names_have_exactly_the_names_in_them() {
+    let server = with_streams();
+    let all: Vec<String> = names(&server.get("/streams").expect(200).json());
+    let bounds = ["a", "b", "b/", "e/1", "e/1/", "f", "zz"];
+    for low in bounds {
+        for high in bounds {
+            for (from, is_above) in [("gt", false), ("gte", true)] {
+                for (to, is_below) in [("lt", false), ("lte", true)] {
+                    let path = format!("/streams?name_{from}={low}&name_{to}={high}&sort=-name");
+                    let page = server.get(&path).expect(200).json();
+                    let mut expected: Vec<String> = all
+                        .iter()
+                        .filter(|it| it.as_str() > low || is_above && it.as_str() == low)
+                        .filter(|it| it.as_str() < high || is_below && it.as_str() == high)
+                        .cloned()
+                        .collect();
+                    assert_eq!(page["estimated_count"], expected.len(), "{path}");
+                    expected.reverse();
+                    assert_eq!(names(&page), expected, "{path}");
+                }
+            }
+        }
+    }
+}

@@ -497,3 +497,31 @@ fn differently_restricted_queries_differ_in_canonical_text() {
     assert_eq!(different.len(), texts.len() + 1);
     assert_eq!(visible("", "a").canonical(), texts[1]);
 }
+
+#[test]
+fn comparisons_of_the_key_are_a_range_to_scan() {
+    let inside = |raw: &str| -> String {
+        let query = Query::parse(raw, &KIND, &[]).expect("valid");
+        let hints = query.hints();
+        let keys = ["a", "b", "c", "d"].into_iter();
+        let from = (hints.key_from, Bound::Unbounded);
+        keys.filter(|key| RangeBounds::<str>::contains(&from, *key))
+            .take_while(|key| !hints.ends_before(key))
+            .collect()
+    };
+    for (raw, expected) in [
+        ("n_gt=3", "abcd"),
+        ("name_gt=b", "cd"),
+        ("name_gte=b", "bcd"),
+        ("name_lt=c", "ab"),
+        ("name_lte=c", "abc"),
+        ("name_gte=b&name_lt=d", "bc"),
+        ("name_gt=a&name_gt=b&name_lte=d&name_lte=c", "c"),
+        ("name_gt=a&name_gte=a", "bcd"),
+        // Nothing matches, which the filters find out.
+        ("name_gt=c&name_lt=b", "d"),
+        ("name_ne=b", "abcd"),
+    ] {
+        assert_eq!(inside(raw), expected, "{raw}");
+    }
+}
