@@ -43,7 +43,6 @@ use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
 use crate::fleet::stats::FleetStats;
-use crate::followers::old_states;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::offload::Offload;
@@ -61,8 +60,7 @@ use crate::writer::{Commands, Envelope, Published, StateMachine, Writer, load};
 
 pub use offline::{backup, restore};
 use threads::{
-    Cores, LayouterThread, reserve_processor, spawn, start_cores, start_layouter,
-    start_publications,
+    Cores, LayouterThread, reserve_processor, spawn, start_cores, start_followers, start_layouter,
 };
 
 /// Runs until a signal. `set_log_level` is called when the level of the log changes.
@@ -194,8 +192,7 @@ fn start(
     let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
         .with_expiry(retention);
-    let (publications, layouter_commits) = (writer.follow(), writer.follow());
-    let old_commits = writer.follow();
+    let (followed, layouter_commits) = ([writer.follow(), writer.follow()], writer.follow());
 
     let (layouter, layouter_messages) = layouter::channel();
     let egress = Arc::new(EgressPolicy::new(
@@ -212,8 +209,7 @@ fn start(
     let shared = Arc::new(shared(config, recovered, parts)?);
     follow_settings(&shared, &episodes_buffer, set_log_level);
 
-    start_publications(&shared, publications)?;
-    spawn("old-states", move || old_states::run(&old_commits))?;
+    start_followers(&shared, followed)?;
     let writer = spawn("writer", move || {
         // All cores wait for a commit that waits for its processor.
         rt::sys::raise_priority();

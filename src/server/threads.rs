@@ -20,7 +20,7 @@ use crate::core::message::CoreMessage;
 use crate::exit::{Exit, Failure, cannot};
 use crate::feed::Commit;
 use crate::fleet::report::{Partition, StreamerStats};
-use crate::followers::publications;
+use crate::followers::{old_states, publications};
 use crate::http::{ConnectionOptions, Connections, serve};
 use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
@@ -63,10 +63,11 @@ impl Drop for EndsWithPanic {
     }
 }
 
-pub(super) fn start_publications(
+pub(super) fn start_followers(
     shared: &Arc<Shared>,
-    commits: Receiver<Arc<Commit>>,
+    [commits, old]: [Receiver<Arc<Commit>>; 2],
 ) -> Result<(), Failure> {
+    spawn("old-states", move || old_states::run(&old))?;
     let shared = shared.clone();
     spawn("publications", move || {
         // Loaded after the follower is registered: no commit is missed.
