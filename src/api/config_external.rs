@@ -56,8 +56,21 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let Some(request) = WholeListRequest::parse(call)? else {
         return paged(call, &hostname, node);
     };
-    // With any of the responses below, the node has all changes up to this revision.
-    runtime.activity.sent(call.state.revision());
+    let answer = list_or_changes(call, &request, hostname, node, &runtime)?;
+    if !matches!(answer, Outcome::Offload) {
+        // With any of these responses, the node has all changes up to this revision.
+        runtime.activity.sent(call.state.revision());
+    }
+    Ok(answer)
+}
+
+fn list_or_changes(
+    call: &Call<'_>,
+    request: &WholeListRequest,
+    hostname: Hostname,
+    node: &Node,
+    runtime: &Arc<NodeRuntime>,
+) -> Result<Outcome, ApiError> {
     let etag = Etag::of(call.state, node.generation);
     let known = call.request.headers.if_none_match();
     if let Some(since) = request.since {
@@ -72,7 +85,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                 coding: call.coding(),
                 generation: node.generation,
                 since: Some(since),
-                parked: call.park(&runtime),
+                parked: call.park(runtime),
             };
             return Ok(Outcome::Park {
                 hostname,
@@ -90,7 +103,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
                     coding: call.coding(),
                     generation: node.generation,
                     since: None,
-                    parked: call.park(&runtime),
+                    parked: call.park(runtime),
                 };
                 Outcome::Park {
                     hostname,
@@ -101,9 +114,8 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
             None => Outcome::Reply(unchanged(call.state, &etag, call.coding())),
         });
     }
-    let kept = &call.shared.nodes;
     if node.streams.len() > rendered_max(call)
-        && !kept.has_configuration(&runtime, node.generation, call.coding())
+        && !runtime.has_configuration(node.generation, call.coding())
     {
         return Ok(Outcome::Offload);
     }
@@ -111,7 +123,7 @@ pub fn streams(call: &Call<'_>) -> Result<Outcome, ApiError> {
         call.shared,
         call.state,
         node,
-        &runtime,
+        runtime,
         &hostname,
         call.coding(),
     )
@@ -140,7 +152,7 @@ pub fn wake(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll
     let answer = match poll.since {
         Some(since) => changes(state, hostname, node, since, STREAMS_AT_ONCE_MAX).transpose(),
         None if node.streams.len() > STREAMS_AT_ONCE_MAX
-            && !(shared.nodes).has_configuration(runtime, node.generation, poll.coding) =>
+            && !runtime.has_configuration(node.generation, poll.coding) =>
         {
             None
         }
@@ -162,14 +174,15 @@ pub fn answer_changed(
 ) -> Result<Response, ApiError> {
     let node = known_node(state, hostname)?;
     let runtime = poll.parked.node();
-    runtime.activity.sent(state.revision());
-    match poll.since {
+    let answer = match poll.since {
         Some(since) => {
             let answer = changes(state, hostname, node, since, usize::MAX)?;
-            Ok(answer.expect("any number of streams is rendered"))
+            answer.expect("any number of streams is rendered")
         }
-        None => whole(shared, state, node, runtime, hostname, poll.coding),
-    }
+        None => whole(shared, state, node, runtime, hostname, poll.coding)?,
+    };
+    runtime.activity.sent(state.revision());
+    Ok(answer)
 }
 
 /// How many streams this call may render.

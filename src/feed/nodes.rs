@@ -31,6 +31,11 @@ pub struct NodeRuntime {
 }
 
 impl NodeRuntime {
+    /// Whether its configuration at a generation is kept, in a coding.
+    pub fn has_configuration(&self, generation: u64, coding: Option<Coding>) -> bool {
+        self.rendered.has_coded(generation, coding)
+    }
+
     /// Marks the node as parked for as long as the result lives.
     pub fn park(self: &Arc<Self>) -> Parked {
         self.activity.parked.fetch_add(1, Ordering::Relaxed);
@@ -182,16 +187,6 @@ impl NodeTable {
             return node.clone();
         }
         shard.write().entry(hostname.clone()).or_default().clone()
-    }
-
-    /// Whether the configuration of a node at a generation is kept, in a coding.
-    pub fn has_configuration(
-        &self,
-        node: &NodeRuntime,
-        generation: u64,
-        coding: Option<Coding>,
-    ) -> bool {
-        node.rendered.has_coded(generation, coding)
     }
 
     /// The configuration of a node at a generation, rendered now if it is not kept.
