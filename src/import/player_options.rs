@@ -64,9 +64,12 @@ impl InputOptions {
     }
 
     /// Reads the options behind a pipe. Returns the URL without them, and how many were ignored.
+    /// A line without a URL before its pipe is returned whole, so that a report can quote it.
     pub fn read_pipe<'u>(&mut self, text: &'u str) -> (&'u str, usize) {
         match text.split_once('|') {
-            Some((url, options)) if is_pair(options) => (url.trim_end(), self.read_pairs(options)),
+            Some((url, options)) if !url.is_empty() && is_pair(options) => {
+                (url.trim_end(), self.read_pairs(options))
+            }
             _ => (text, 0),
         }
     }
