@@ -77,6 +77,10 @@ impl HeldRequests {
         self.strict.insert(ticket);
     }
 
+    pub fn is_strict(&self, ticket: Ticket) -> bool {
+        self.strict.contains(&ticket)
+    }
+
     /// Forgets a request that is answered or abandoned. Returns whether it was handled strictly.
     pub fn end(&mut self, ticket: Ticket) -> bool {
         self.requests.remove(&ticket);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::scans::SliceSize;
-use super::{ANSWER_WAIT_MAX, Core};
+use super::{ANSWER_WAIT_MAX, Admitted, Core, uncached};
 use crate::api::agent::{AgentContext, AgentSource};
 use crate::api::call::{Collection, CompletePage, ListRequest, LocalState};
 use crate::api::entity::EntitySource;
@@ -15,8 +15,9 @@ use crate::api::external_episodes::ExternalEpisodes;
 use crate::api::shared::Shared;
 use crate::api::stream_doc::Streams;
 use crate::api::streamer::Streamers;
+use crate::api::strict;
 use crate::error;
-use crate::http::{Accepts, Answer, Response, Ticket};
+use crate::http::{Accepts, Answer, ChunkedAnswer, Response, Ticket};
 use crate::query::{Execution, Page, Query};
 use crate::rt;
 use crate::state::State;
@@ -55,6 +56,13 @@ impl Poll {
 const LIST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for a list before other requests run: most are finished by then.
 const AT_ONCE_MAX: Duration = Duration::from_millis(1);
+/// A page from this size on is sent in pieces.
+const PIECES_BYTES_MIN: usize = 256 * 1024;
+/// Bytes of a piece. The next one is rendered when the client has taken it.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How long a client may take to receive a page before the rest of it is rendered at once, so that
+/// the state it is read from can be given up.
+const PIECES_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A list that is being run, on one state.
 pub(super) struct Run {
@@ -100,7 +108,8 @@ impl Run {
         let began = Instant::now();
         loop {
             let page = self.step(shared);
-            if page.is_some() || began.elapsed() >= time {
+            let is_large = self.execution.rendered_bytes() >= PIECES_BYTES_MIN;
+            if page.is_some() || is_large || began.elapsed() >= time {
                 return page;
             }
         }
@@ -200,11 +209,23 @@ impl Core {
 
     async fn run_to_end(self: Rc<Self>, mut run: Run, list: RequestedList, is_parked: bool) {
         let began = Instant::now();
+        let mut may_divide = list.complete.is_none() && list.of != Collection::ExternalEpisodes;
         loop {
             let page = loop {
                 let turn = self.lists.turns.next().await;
                 if !self.connections.is_waiting(list.ticket) {
                     return;
+                }
+                if may_divide && run.execution.rendered_bytes() >= PIECES_BYTES_MIN {
+                    if is_parked && !self.waiters.borrow_mut().remove(list.ticket) {
+                        return;
+                    }
+                    drop(turn);
+                    match self.begin_pieces(&run, list.ticket) {
+                        Some(answer) => return self.send_pieces(run, answer, list.ticket).await,
+                        None => may_divide = false,
+                    }
+                    continue;
                 }
                 let page = run.step(&self.shared);
                 drop(turn);
@@ -242,6 +263,57 @@ impl Core {
         }
     }
 
+    /// Begins a response that is sent in pieces, unless its client needs to know its length.
+    fn begin_pieces(&self, run: &Run, ticket: Ticket) -> Option<ChunkedAnswer<Admitted>> {
+        let mut response = uncached(Response::json(200, Vec::new()));
+        if self.held.borrow().is_strict(ticket) {
+            response = response.header("Preference-Applied", strict::APPLIED);
+        }
+        let held_bytes = run.execution.held_bytes();
+        let answer = self
+            .connections
+            .begin_chunks(ticket, response, held_bytes)?;
+        self.count_answer(200);
+        Some(answer)
+    }
+
+    /// Sends a page in pieces, each rendered when the client has taken the one before.
+    async fn send_pieces(&self, mut run: Run, mut answer: ChunkedAnswer<Admitted>, ticket: Ticket) {
+        let began = Instant::now();
+        let page = loop {
+            answer.write(&run.execution.take_rendered());
+            if began.elapsed() < PIECES_TIME_MAX && !answer.taken().await {
+                return;
+            }
+            if let Some(page) = self.next_piece(&mut run, ticket).await {
+                break page;
+            }
+            if !self.connections.is_waiting(ticket) {
+                return;
+            }
+        };
+        let rest = self.page_body(run.execution.query(), page, &run.state);
+        if answer.finish(&rest) {
+            self.held.borrow_mut().end(ticket);
+            self.log_later(ticket, 200);
+        }
+    }
+
+    /// Renders one piece. Returns the page when all of it is rendered.
+    async fn next_piece(&self, run: &mut Run, ticket: Ticket) -> Option<Page> {
+        loop {
+            let turn = self.lists.turns.next().await;
+            if !self.connections.is_waiting(ticket) {
+                return None;
+            }
+            let page = run.step(&self.shared);
+            drop(turn);
+            if page.is_some() || run.execution.rendered_bytes() >= PIECE_BYTES {
+                return page;
+            }
+        }
+    }
+
     /// Completes a page, with a pending request if its handler needs one.
     pub(super) fn complete_page(
         self: &Rc<Self>,
@@ -261,10 +333,14 @@ impl Core {
 
     /// A finished page. The state of a paged snapshot is kept for its other pages.
     fn page(&self, query: &Query, page: Page, state: &LocalState) -> Response {
+        Response::json(200, self.page_body(query, page, state))
+    }
+
+    fn page_body(&self, query: &Query, page: Page, state: &LocalState) -> Vec<u8> {
         if query.revision().is_some() && (page.next.is_some() || page.prev.is_some()) {
             self.shared.paged_snapshots.keep(state);
         }
-        Response::json(200, page.into_body(""))
+        page.into_body("")
     }
 
     /// False when the server is stopping: then nothing is parked any more.

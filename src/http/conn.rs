@@ -56,10 +56,14 @@ pub(super) enum Next {
 /// Answers to waiting requests, sent from the stack of the caller.
 impl<A> Connections<A> {
     /// Sends the answer of a waiting request. Returns false if the request does not wait any more.
-    /// May be called by the service, for other tickets than the one it is deciding.
+    /// May be called by the service, for other tickets than the one it is deciding. A request whose
+    /// answer has begun in chunks cannot get another one: its connection ends.
     pub fn complete(&self, ticket: Ticket, response: Response) -> bool {
         let mut table = self.table.borrow_mut();
         let Some(conn) = table.waiting(ticket) else {
+            if let Some(conn) = table.chunking(ticket) {
+                conn.kill();
+            }
             return false;
         };
         if response.close {
@@ -74,9 +78,10 @@ impl<A> Connections<A> {
         true
     }
 
-    /// Whether the request still waits for its answer.
+    /// Whether the request still waits for its answer, or for the rest of it.
     pub fn is_waiting(&self, ticket: Ticket) -> bool {
-        self.table.borrow_mut().waiting(ticket).is_some()
+        let mut table = self.table.borrow_mut();
+        table.waiting(ticket).is_some() || table.chunking(ticket).is_some()
     }
 
     /// The codings that the client of a waiting request takes.
@@ -111,7 +116,7 @@ impl<A> Connections<A> {
         true
     }
 
-    fn style_of(&self, conn: &mut Conn<A>) -> Style<'_> {
+    pub(super) fn style_of(&self, conn: &mut Conn<A>) -> Style<'_> {
         if self.draining.get() && conn.form.keep_alive {
             conn.form.keep_alive = false;
             conn.ending.linger = true;
@@ -128,8 +133,9 @@ impl<A> Connections<A> {
         }
     }
 
-    /// Sends the answer that was owed. Wakes the task only if it has something left to do.
-    fn deliver(
+    /// Sends the answer that was owed, or the end of it. Wakes the task only if it has something
+    /// left to do.
+    pub(super) fn deliver(
         &self,
         table: &mut Table<A>,
         slot: u32,
@@ -385,7 +391,7 @@ impl<S: Service> Served<S> {
         match conn.phase {
             Phase::Closed => Next::Close,
             Phase::Lingering => shared.discard(conn),
-            Phase::Waiting => {
+            Phase::Waiting | Phase::Chunking => {
                 drop(table);
                 self.read_ahead(slot)
             }
@@ -759,7 +765,7 @@ impl<S: Service> Served<S> {
         conn.half_closed = true;
         match conn.phase {
             // The socket would report its end of input for ever.
-            Phase::Waiting => Next::Woken,
+            Phase::Waiting | Phase::Chunking => Next::Woken,
             Phase::Closed => Next::Close,
             _ => Next::Readable,
         }
@@ -790,7 +796,8 @@ impl<S: Service> Served<S> {
                 drop(table);
                 self.close_silent(ticket, socket);
             }
-            Phase::Idle | Phase::Lingering | Phase::Closed => conn.kill(),
+            // The rest of an answer that has begun came too late.
+            Phase::Idle | Phase::Chunking | Phase::Lingering | Phase::Closed => conn.kill(),
             Phase::Receiving => {
                 add(&shared.count.too_slow, 1);
                 shared.time_out(&mut table, slot);
@@ -819,11 +826,12 @@ impl<S: Service> Served<S> {
         table.free.push(slot);
         table.open -= 1;
         table.shares.leave(shared.sharer(conn.peer));
-        drop(table);
         let ticket = Ticket {
             slot,
             epoch: conn.epoch,
         };
+        table.wake_producer(ticket);
+        drop(table);
         if conn.upgraded {
             shared.count.upgraded.set(shared.count.upgraded.get() - 1);
             let reported = catch_unwind(AssertUnwindSafe(|| {
@@ -887,6 +895,7 @@ impl<A> Connections<A> {
                     head_only: head.method == Method::Head,
                     keep_alive: head.keep_alive,
                     accepts: head.headers.accepts(),
+                    takes_chunks: !head.is_1_0,
                     origin: self.cors.of(head),
                 };
                 let end = BatchEnd::Waiting { deadline, form };
@@ -1101,6 +1110,12 @@ impl<A> Connections<A> {
                     Phase::Upgraded => {
                         let due = self.now.get().saturating_add(conn.since);
                         table.wheel.set(slot, due);
+                    }
+                    Phase::Chunking => {
+                        let due = self.after(self.limits.send_ms);
+                        let epoch = conn.epoch;
+                        table.wheel.set(slot, due);
+                        table.wake_producer(Ticket { slot, epoch });
                     }
                     Phase::Waiting | Phase::Lingering | Phase::Closed => {}
                 }

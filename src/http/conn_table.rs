@@ -1,5 +1,6 @@
 //! The table of the open connections of one core, and what is known of each.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::task::Waker;
@@ -21,6 +22,8 @@ pub(super) enum Phase {
     Receiving,
     /// The service owes an answer.
     Waiting,
+    /// An answer has begun that is sent in chunks.
+    Chunking,
     /// The connection carries lines instead of requests.
     Upgraded,
     /// The last answer is sent; what still arrives is thrown away.
@@ -73,6 +76,8 @@ pub(super) struct AnswerForm {
     pub(super) head_only: bool,
     pub(super) keep_alive: bool,
     pub(super) accepts: Accepts,
+    /// The client understands an answer in chunks.
+    pub(super) takes_chunks: bool,
     /// See `Cors::of`.
     pub(super) origin: u8,
 }
@@ -94,6 +99,7 @@ impl<A> Conn<A> {
                 head_only: false,
                 keep_alive: true,
                 accepts: Accepts::NONE,
+                takes_chunks: false,
                 origin: 0,
             },
             since: 0,
@@ -131,6 +137,8 @@ pub(super) struct Table<A> {
     pub(super) wheel: Wheel,
     pub(super) open: usize,
     pub(super) shares: ConnectionShares,
+    /// The tasks that wait until a client has taken a part of its answer.
+    pub(super) producers: HashMap<Ticket, Waker>,
 }
 
 impl<A> Table<A> {
@@ -142,17 +150,30 @@ impl<A> Table<A> {
 
     /// The connection on which this request waits for its answer.
     pub(super) fn waiting(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
-        self.conns
-            .get_mut(ticket.slot)?
-            .as_mut()
-            .filter(|conn| conn.phase == Phase::Waiting && conn.epoch == ticket.epoch)
+        self.in_phase(Phase::Waiting, ticket)
+    }
+
+    /// The connection on which the answer to this request has begun.
+    pub(super) fn chunking(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
+        self.in_phase(Phase::Chunking, ticket)
+    }
+
+    /// Lets the producer of an answer go on: the client has taken all, or is gone.
+    pub(super) fn wake_producer(&mut self, ticket: Ticket) {
+        if let Some(producer) = self.producers.remove(&ticket) {
+            producer.wake();
+        }
     }
 
     /// The upgraded connection with this ticket, while lines can be sent on it.
     pub(super) fn upgraded(&mut self, ticket: Ticket) -> Option<&mut Conn<A>> {
+        self.in_phase(Phase::Upgraded, ticket)
+    }
+
+    fn in_phase(&mut self, phase: Phase, ticket: Ticket) -> Option<&mut Conn<A>> {
         self.conns
             .get_mut(ticket.slot)?
             .as_mut()
-            .filter(|conn| conn.phase == Phase::Upgraded && conn.epoch == ticket.epoch)
+            .filter(|conn| conn.phase == phase && conn.epoch == ticket.epoch)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::RawFd;
@@ -87,6 +88,7 @@ impl<A> Connections<A> {
                 wheel: Wheel::new(),
                 open: 0,
                 shares: ConnectionShares::default(),
+                producers: HashMap::new(),
             }),
             common: RefCell::new(common),
             started: Instant::now(),

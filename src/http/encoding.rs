@@ -5,8 +5,10 @@
 //! save a few percent of the bytes for several times the processor.
 
 use std::cell::RefCell;
+use std::io;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+use zstd::stream::raw::{CParameter, Encoder, Operation, OutBuffer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Coding {
@@ -166,6 +168,97 @@ pub fn compress(body: &[u8], coding: Coding) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Memory of a [`StreamEncoder`], at most.
+pub const ENCODER_BYTES: usize = 768 * 1024;
+/// Logarithm of the bytes that the zstd encoder of an answer looks back. Its memory is a multiple.
+const ZSTD_WINDOW_LOG: u32 = 17;
+/// Room for the result of one call of an encoder.
+const STEP_BYTES: usize = 16 * 1024;
+
+/// Compresses a body part by part: what has been encoded can be decoded without the rest.
+pub enum StreamEncoder {
+    Gzip(Box<Compress>),
+    Zstd(Encoder<'static>),
+}
+
+impl StreamEncoder {
+    pub fn new(coding: Coding) -> Option<Self> {
+        Some(match coding {
+            Coding::Gzip => Self::Gzip(Box::new(Compress::new_gzip(Compression::fast(), 15))),
+            Coding::Zstd => {
+                let mut encoder = Encoder::new(1).ok()?;
+                let window = CParameter::WindowLog(ZSTD_WINDOW_LOG);
+                encoder.set_parameter(window).ok()?;
+                Self::Zstd(encoder)
+            }
+        })
+    }
+
+    pub fn coding(&self) -> Coding {
+        match self {
+            Self::Gzip(_) => Coding::Gzip,
+            Self::Zstd(_) => Coding::Zstd,
+        }
+    }
+
+    /// Appends the coded form of the next part to `out`, up to its last byte.
+    pub fn encode(&mut self, part: &[u8], is_last: bool, out: &mut Vec<u8>) {
+        match self {
+            Self::Gzip(gzip) => encode_gzip(gzip, part, is_last, out),
+            Self::Zstd(zstd) => encode_zstd(zstd, part, is_last, out)
+                .expect("compression into memory does not fail"),
+        }
+    }
+}
+
+fn encode_gzip(gzip: &mut Compress, part: &[u8], is_last: bool, out: &mut Vec<u8>) {
+    let flush = if is_last {
+        FlushCompress::Finish
+    } else {
+        FlushCompress::Sync
+    };
+    let before = gzip.total_in();
+    loop {
+        out.reserve(STEP_BYTES);
+        let read = usize::try_from(gzip.total_in() - before).expect("a part is in memory");
+        let status = gzip.compress_vec(&part[read..], out, flush);
+        let has_room = out.len() < out.capacity();
+        match status.expect("compression into memory does not fail") {
+            Status::StreamEnd => return,
+            // Room that is left over means that nothing is held back.
+            Status::Ok | Status::BufError if has_room && !is_last => return,
+            Status::Ok | Status::BufError => {}
+        }
+    }
+}
+
+fn encode_zstd(
+    zstd: &mut Encoder<'static>,
+    part: &[u8],
+    is_last: bool,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let mut step = [0; STEP_BYTES];
+    let mut read = 0;
+    while read < part.len() {
+        let status = zstd.run_on_buffers(&part[read..], &mut step)?;
+        read += status.bytes_read;
+        out.extend_from_slice(&step[..status.bytes_written]);
+    }
+    loop {
+        let mut buffer = OutBuffer::around(&mut step[..]);
+        let left = if is_last {
+            zstd.finish(&mut buffer, true)?
+        } else {
+            zstd.flush(&mut buffer)?
+        };
+        out.extend_from_slice(buffer.as_slice());
+        if left == 0 {
+            return Ok(());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,14 +311,50 @@ mod tests {
     }
 
     #[test]
-    fn incompressible_bodies_are_not_compressed() {
+    fn bodies_encoded_in_parts_decompress_to_the_original() {
+        let noise = noise(100_000);
+        for coding in [Coding::Gzip, Coding::Zstd] {
+            let mut encoder = StreamEncoder::new(coding).expect("memory");
+            let (mut plain, mut coded) = (Vec::new(), Vec::new());
+            for bytes in [0, 1, 70_000, 0, 100_000, 333] {
+                let json = b"{\"streams\":[\"one\",\"two\"]}".repeat(bytes / 27 + 1);
+                for part in [&json[..bytes], &noise[..bytes]] {
+                    encoder.encode(part, false, &mut coded);
+                    plain.extend_from_slice(part);
+                    assert_eq!(decoded(coding, &coded, plain.len()), plain, "{coding:?}");
+                }
+            }
+            encoder.encode(b"]}", true, &mut coded);
+            plain.extend_from_slice(b"]}");
+            // The end is there: nothing but this length is read.
+            assert_eq!(decoded(coding, &coded, usize::MAX), plain, "{coding:?}");
+        }
+    }
+
+    /// The first `bytes` of a coded text, or all of a complete one.
+    fn decoded(coding: Coding, coded: &[u8], bytes: usize) -> Vec<u8> {
+        let mut plain = Vec::new();
+        let decoder: Box<dyn Read> = match coding {
+            Coding::Gzip => Box::new(flate2::read::GzDecoder::new(coded)),
+            Coding::Zstd => Box::new(zstd::Decoder::new(coded).expect("memory")),
+        };
+        let mut decoder = decoder.take(bytes as u64);
+        decoder.read_to_end(&mut plain).expect("it is coded");
+        plain
+    }
+
+    fn noise(bytes: usize) -> Vec<u8> {
         let mut seed = 1_u64;
-        let noise: Vec<u8> = (0..4096)
-            .map(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (seed >> 56) as u8
-            })
-            .collect();
+        let mut next = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 56) as u8
+        };
+        (0..bytes).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn incompressible_bodies_are_not_compressed() {
+        let noise = noise(4096);
         assert_eq!(compress(&noise, Coding::Gzip), None);
         assert_eq!(compress(&noise, Coding::Zstd), None);
         let body = b"after a failure the encoder works".repeat(50);

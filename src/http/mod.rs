@@ -6,12 +6,13 @@
 //! ([`Answer::Upgrade`]), which the service handles until either side ends it.
 //!
 //! Reading order: `head`, `framing` and `input` find requests in bytes; `conn` is the state machine
-//! of one connection, `lines` that of an upgraded one; `accept`, `connections`, `deadline` and
-//! `unsent` serve all of them, within the memory of `buffers`; `response`, `encoding` and `error`
-//! write what is sent.
+//! of one connection, `chunks` sends answers of unknown length, `lines` handles an upgraded
+//! connection; `accept`, `connections`, `deadline` and `unsent` serve all of them, within the
+//! memory of `buffers`; `response`, `encoding` and `error` write what is sent.
 
 mod accept;
 mod buffers;
+mod chunks;
 mod conn;
 mod conn_table;
 mod connections;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use accept::serve;
+pub use chunks::ChunkedAnswer;
 pub use connections::{ConnectionOptions, Connections, panicked};
 pub use cors::Cors;
 pub use counters::Counters;

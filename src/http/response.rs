@@ -207,33 +207,11 @@ pub(super) fn write(
     {
         response.compress(style.accepts);
     }
-    status_line(response.status, out);
-    out.extend_from_slice(common);
-    if !bodiless {
-        if !response.content_type.is_empty() {
-            field(out, "Content-Type", response.content_type);
-        }
-        out.extend_from_slice(b"Content-Length: ");
-        out.extend_from_slice(
-            itoa::Buffer::new()
-                .format(response.body.bytes().len())
-                .as_bytes(),
-        );
-        out.extend_from_slice(b"\r\n");
-    }
-    if let Some(coding) = response.coding {
-        field(out, "Content-Encoding", coding.as_str());
-    }
-    vary(&response, by_coding, style.cors, out);
-    if response.for_any_origin && style.origin.is_none() && *style.cors != Cors::Any {
-        field(out, "Access-Control-Allow-Origin", "*");
-    }
-    for (name, value) in &response.headers {
-        if *name != VARY {
-            field(out, name, value);
-        }
-    }
-    style.write_end(out);
+    let framing = match &response.body {
+        _ if bodiless => Framing::NoBody,
+        body => Framing::Length(body.bytes().len()),
+    };
+    write_head(&response, framing, by_coding, style, common, out);
     if bodiless || style.head_only {
         return None;
     }
@@ -243,6 +221,62 @@ pub(super) fn write(
     } else {
         Some(response.body)
     }
+}
+
+/// How the client finds the end of a response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    NoBody,
+    Length(usize),
+    Chunked,
+}
+
+/// Appends the head of an answer that is sent in chunks, coded as the response says.
+pub(super) fn write_chunked_head(
+    response: &Response,
+    style: Style<'_>,
+    common: &[u8],
+    out: &mut Vec<u8>,
+) {
+    write_head(response, Framing::Chunked, true, style, common, out);
+}
+
+/// `by_coding`: other clients may get another coding of it.
+fn write_head(
+    response: &Response,
+    framing: Framing,
+    by_coding: bool,
+    style: Style<'_>,
+    common: &[u8],
+    out: &mut Vec<u8>,
+) {
+    status_line(response.status, out);
+    out.extend_from_slice(common);
+    if framing != Framing::NoBody && !response.content_type.is_empty() {
+        field(out, "Content-Type", response.content_type);
+    }
+    match framing {
+        Framing::NoBody => {}
+        Framing::Length(bytes) => {
+            out.extend_from_slice(b"Content-Length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => field(out, "Transfer-Encoding", "chunked"),
+    }
+    if let Some(coding) = response.coding {
+        field(out, "Content-Encoding", coding.as_str());
+    }
+    vary(response, by_coding, style.cors, out);
+    if response.for_any_origin && style.origin.is_none() && *style.cors != Cors::Any {
+        field(out, "Access-Control-Allow-Origin", "*");
+    }
+    for (name, value) in &response.headers {
+        if *name != VARY {
+            field(out, name, value);
+        }
+    }
+    style.write_end(out);
 }
 
 /// Appends the names of the request fields that the response depends on, in one line.

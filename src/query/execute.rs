@@ -33,6 +33,8 @@ pub struct Execution<Q> {
     /// The beginning of the body with the rendered documents, and where each of them ends.
     list: Vec<u8>,
     ends: Vec<usize>,
+    /// Bytes of the body that were taken before those of `list`.
+    taken: usize,
     /// The page ends with the document that reaches this size.
     page_bytes_max: usize,
     timing: Timing,
@@ -117,6 +119,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             last: None,
             list,
             ends: Vec::new(),
+            taken: 0,
             page_bytes_max: usize::MAX,
             timing: Timing::default(),
         }
@@ -131,6 +134,27 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
 
     pub fn query(&self) -> &Query {
         &self.query
+    }
+
+    /// Bytes of the body that are rendered and not taken. 0 if it is not rendered in its order.
+    pub fn rendered_bytes(&self) -> usize {
+        if self.query.reversed {
+            0
+        } else {
+            self.list.len()
+        }
+    }
+
+    /// Takes them. The page then has the rest of the body only.
+    pub fn take_rendered(&mut self) -> Vec<u8> {
+        self.taken += self.list.len();
+        std::mem::take(&mut self.list)
+    }
+
+    /// Memory for the positions of the page, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let position = |position: &Position| size_of::<Position>() + position.held_bytes();
+        self.best.positions.iter().map(position).sum()
     }
 
     /// Reads up to `budget` more documents. Returns the page when all is done; it must not be
@@ -317,7 +341,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     }
 
     fn is_large_enough(&self) -> bool {
-        !self.ends.is_empty() && self.list.len() >= self.page_bytes_max
+        !self.ends.is_empty() && self.taken + self.list.len() >= self.page_bytes_max
     }
 
     /// Whether a client that continues by the last stamp would miss the n-th document of the page

@@ -43,6 +43,18 @@ pub struct Position {
     pub key: Box<str>,
 }
 
+impl Position {
+    /// Memory that it holds beside its own size, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let text = |value: &SortValue<'_>| match value {
+            SortValue::Text(text) => text.len(),
+            _ => 0,
+        };
+        let texts: usize = self.values.iter().map(text).sum();
+        self.key.len() + size_of_val(&*self.values) + texts
+    }
+}
+
 impl<'a> SortValue<'a> {
     #[inline]
     pub fn text(text: Cow<'a, str>) -> Self {

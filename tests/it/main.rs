@@ -35,6 +35,7 @@ mod metrics;
 mod negotiation;
 mod openapi;
 mod person;
+mod pieces;
 mod query;
 mod session_auth;
 mod stats;
