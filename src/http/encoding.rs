@@ -317,7 +317,7 @@ mod tests {
             let mut encoder = StreamEncoder::new(coding).expect("memory");
             let (mut plain, mut coded) = (Vec::new(), Vec::new());
             for bytes in [0, 1, 70_000, 0, 100_000, 333] {
-                let json = b"{\"streams\":[\"one\",\"two\"]}".repeat(bytes / 27 + 1);
+                let json = b"{\"streams\":[\"one\",\"two\"]}".repeat(bytes / 25 + 1);
                 for part in [&json[..bytes], &noise[..bytes]] {
                     encoder.encode(part, false, &mut coded);
                     plain.extend_from_slice(part);

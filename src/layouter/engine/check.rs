@@ -323,6 +323,7 @@ impl Engine {
             .iter()
             .map(|class| class.below_best.capacity() * 4 + size_of::<super::class::StreamClass>())
             .sum();
+        let eligible = self.classes.eligible.all.len() * size_of::<super::pool::EligibleNodes>();
         let flights: usize = self
             .flights
             .by_time
@@ -331,6 +332,7 @@ impl Engine {
             .sum();
         slots
             + nodes
+            + eligible
             + below
             + flights
             + self.index.tree.vertices() * size_of::<super::tree::Vertex>()

@@ -409,6 +409,9 @@ impl Classes {
             }
             label.by_demands = true;
         }
+        for label in &stale.nodes_with {
+            self.forget_nodes_of(*label);
+        }
         let demand = Arc::new(demand);
         let class = self.class_of(&demand);
         let counted = CountedDemand {
@@ -425,6 +428,22 @@ impl Classes {
         };
         self.demand_ids.insert(demand, id);
         (id, stale)
+    }
+
+    /// Forgets what unused classes know of the nodes with a label. They were compared when no node
+    /// had it, and its number may have been that of another label.
+    fn forget_nodes_of(&mut self, label: LabelId) {
+        for id in 0..self.eligible.all.len() as u32 {
+            if self.eligible.all.get(id).demand.requires.contains(&label) {
+                let entry = self.eligible.all.get_mut(id);
+                (entry.runs, entry.until, entry.hopeless) = (Vec::new(), 0, None);
+            }
+        }
+        for id in 0..self.classes.len() as u32 {
+            if demand_labels(&self.classes.get(id).demand).any(|other| other == label) {
+                self.classes.get_mut(id).pool = None;
+            }
+        }
     }
 
     pub fn drop_demand(&mut self, id: u32) {

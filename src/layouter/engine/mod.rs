@@ -218,8 +218,9 @@ impl Engine {
         if self.classes.classes_dead > CLASSES_DEAD_MAX {
             self.classes.recycle();
         }
-        if self.classes.node_classes.len()
-            > CLASSES_DEAD_MAX as usize + 2 * self.cluster.nodes.len()
+        let unused_max = CLASSES_DEAD_MAX as usize;
+        if self.classes.node_classes.len() > unused_max + 2 * self.cluster.nodes.len()
+            || self.classes.eligible.all.len() > unused_max + 2 * self.classes.classes_count()
         {
             self.reclass_all();
         }

@@ -322,6 +322,55 @@ fn unreferenced_labels_create_no_classes() {
 }
 
 #[test]
+fn label_that_is_required_again_finds_its_nodes() {
+    // A stream required the label when no node had it. Then both were gone, and a node has it.
+    let requiring = |s| StreamSpec {
+        labels: vec![pair("required.zone", "a")],
+        ..stream(s)
+    };
+    let mut engine = cluster(1, 10, 0);
+    engine.apply(streams(vec![requiring(0)]));
+    assert_eq!(ingest(&engine, 0), None);
+    engine.apply(Event::Commit(Rows {
+        streams_deleted: vec![stream(0).name],
+        nodes_deleted: vec![node(0, 0).hostname],
+        ..Rows::default()
+    }));
+    engine.apply(nodes(vec![NodeSpec {
+        labels: vec![pair("zone", "a")],
+        ..node(1, 10)
+    }]));
+    engine.apply(streams(vec![requiring(1)]));
+    engine.check();
+    assert_eq!(ingest(&engine, 1).as_deref(), Some("node001"));
+}
+
+#[test]
+fn requirements_of_deleted_streams_take_no_memory() {
+    let mut engine = cluster(1, 10, 1);
+    let before = engine.memory_bytes();
+    let mut minutes = 0;
+    // Every set of these labels, one after the other.
+    for s in 0..1 << 15 {
+        let required = (0..15).filter(|bit| s >> bit & 1 == 1);
+        let requiring = StreamSpec {
+            labels: required
+                .map(|bit| pair(&format!("required.{bit}"), "a"))
+                .collect(),
+            ..stream(1)
+        };
+        engine.apply(streams(vec![requiring]));
+        if s % 100 == 0 {
+            minutes += 1;
+            engine.apply(tick(minutes));
+        }
+    }
+    let grown = engine.memory_bytes() - before;
+    assert!(grown < 1 << 20, "{grown}");
+    assert_eq!(ingest(&engine, 0).as_deref(), Some("node000"));
+}
+
+#[test]
 fn streams_move_to_a_new_preferred_node() {
     let mut engine = cluster(2, 100, 0);
     let wishes = (0..10).map(|s| StreamSpec {
