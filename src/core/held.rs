@@ -9,13 +9,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Core;
+use super::wake::YieldBudget;
 use crate::access::auth::{Caller, TokenNeed, check_token, lost_credentials};
 use crate::access::rights::{Action, Listable, Rights};
 use crate::access::token::{Demand, Token};
 use crate::api::endpoint::needs;
 use crate::api::operation::Operation;
 use crate::error::ApiError;
-use crate::http::{Response, Ticket};
+use crate::http::Ticket;
 use crate::state::State;
 use crate::state::name::Hostname;
 use crate::state::record::StreamerRecord;
@@ -97,27 +98,39 @@ impl HeldRequests {
 
 impl Core {
     /// Ends the requests whose callers have lost the right to them.
-    pub(super) fn end_without_right(&self, state: &State) {
-        let mut ended = Vec::new();
-        self.held.borrow_mut().requests.retain(|ticket, held| {
-            if !self.connections.is_waiting(*ticket) {
-                return false;
+    pub(super) async fn end_without_right(&self, state: &State, budget: &mut YieldBudget) {
+        let tickets: Vec<Ticket> = self.held.borrow().requests.keys().copied().collect();
+        for ticket in tickets {
+            self.end_if_without_right(ticket, state);
+            budget.end().await;
+        }
+    }
+
+    fn end_if_without_right(&self, ticket: Ticket, state: &State) {
+        let is_waiting = self.connections.is_waiting(ticket);
+        let outcome = {
+            let requests = &mut self.held.borrow_mut().requests;
+            let Some(held) = requests.get_mut(&ticket) else {
+                return;
+            };
+            let outcome = if is_waiting {
+                self.still_held(held, state)
+            } else {
+                Ok(false)
+            };
+            if outcome != Ok(true) {
+                requests.remove(&ticket);
             }
-            match self.still_held(held, state) {
-                Ok(true) => return true,
-                // Computed with other permissions: the client repeats the request.
-                Ok(false) => ended.push((*ticket, None)),
-                Err(error) => ended.push((*ticket, Some(Response::from(error)))),
-            }
-            false
-        });
-        for (ticket, error) in ended {
-            match error {
-                Some(error) => {
-                    self.forget(ticket);
-                    self.complete(ticket, error);
-                }
-                None => self.end_early(ticket),
+            outcome
+        };
+        match outcome {
+            Ok(true) => {}
+            Ok(false) if !is_waiting => {}
+            // Computed with other permissions: the client repeats the request.
+            Ok(false) => self.end_early(ticket),
+            Err(error) => {
+                self.forget(ticket);
+                self.complete(ticket, error.into());
             }
         }
     }
@@ -160,11 +173,13 @@ impl Core {
 
     /// Ends the requests with replaced credentials of the administrator. Clients repeat them with
     /// the new ones.
-    pub(super) fn end_administrator_requests(&self) {
-        self.end_polls();
+    pub(super) async fn end_administrator_requests(&self) {
+        self.end_polls().await;
+        let mut budget = YieldBudget::default();
         let held = self.held.borrow().by_administrator();
         for ticket in held {
             self.end_early(ticket);
+            budget.end().await;
         }
     }
 }

@@ -405,14 +405,14 @@ impl Core {
                 } => self.on_reply(ticket, part, reply),
                 CoreMessage::Agent(message) => self.on_agent_message(message),
                 CoreMessage::Reported => reports.push(()),
-                CoreMessage::CredentialsReplaced => self.end_administrator_requests(),
+                CoreMessage::CredentialsReplaced => self.end_administrator_requests().await,
                 CoreMessage::CollectMetrics(to) => {
                     to.send(Reply::Metrics(Box::new(self.metrics())));
                 }
                 CoreMessage::Drain => {
                     // First, so that every answer has `Connection: close`.
                     self.connections.drain();
-                    self.end_polls();
+                    self.end_polls().await;
                 }
             }
         }

@@ -72,7 +72,7 @@ impl Core {
         let mut budget = YieldBudget::default();
         // First, because callers that have lost their right must not see the commit.
         if !commit.entities[Kind::ApiToken as usize].is_empty() || !commit.streamers.is_empty() {
-            self.end_without_right(&self.state());
+            self.end_without_right(&self.state(), &mut budget).await;
         }
         self.update_agents(commit, &mut budget).await;
         if self.index == 0 {
@@ -121,61 +121,56 @@ impl Core {
     async fn wake_all_lists(self: &Rc<Self>, commit: &Commit, budget: &mut YieldBudget) {
         let (state, fleet) = (&commit.state, self.shared.fleet.view(Instant::now()));
         let around = self.shared.around(state, fleet);
-        let streams = || {
-            let touched = commit.streams.iter();
-            touched
-                .filter_map(|name| state.stream(name))
-                .map(|stream| StreamDoc::new(stream, true, Some(around)))
-                .collect::<Vec<_>>()
-        };
+        let touched = commit.streams.iter();
+        let streams = touched
+            .filter_map(|name| state.stream(name))
+            .map(|stream| StreamDoc::new(stream, true, Some(around)));
         let of = Collection::Streams;
         self.wake_lists(of, &commit.streams, streams, budget).await;
-        let streamers = || {
-            let touched = commit.streamers.iter();
-            touched
-                .filter_map(|hostname| state.streamer(hostname))
-                .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet)))
-                .collect::<Vec<_>>()
-        };
+        let touched = commit.streamers.iter();
+        let streamers = touched
+            .filter_map(|hostname| state.streamer(hostname))
+            .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet)));
         let of = Collection::Streamers;
         self.wake_lists(of, &commit.streamers, streamers, budget)
             .await;
         for (kind, keys) in KINDS.into_iter().zip(&commit.entities) {
-            let entities = || {
-                keys.iter()
-                    .filter_map(|key| state.entities(kind).get(key))
-                    .map(|entity| EntityDoc::new(kind, entity, true))
-                    .collect::<Vec<_>>()
-            };
+            let touched = keys.iter();
+            let entities = touched
+                .filter_map(|key| state.entities(kind).get(key))
+                .map(|entity| EntityDoc::new(kind, entity, true));
             self.wake_lists(Collection::Entities(kind), keys, entities, budget)
                 .await;
         }
-        let events = || {
-            let chunks = commit.event_chunks.iter();
-            chunks
-                .filter_map(|revision| state.events().get(revision))
-                .flat_map(EventDoc::all)
-                .collect::<Vec<_>>()
-        };
+        let chunks = commit.event_chunks.iter();
+        let events = chunks
+            .filter_map(|revision| state.events().get(revision))
+            .flat_map(EventDoc::all);
         let of = Collection::Events;
         self.wake_lists(of, &commit.event_chunks, events, budget)
             .await;
     }
 
-    /// Answers the polls whose lists one of the touched entities matches. `documents` renders the
-    /// touched entities; it is called only if there are such polls.
+    /// Answers the polls whose lists one of the touched entities matches. `documents` are the
+    /// touched entities, which are looked up only if there are such polls.
     async fn wake_lists<K: ToString, D: Document>(
         self: &Rc<Self>,
         of: Collection,
         touched: &[K],
-        documents: impl FnOnce() -> Vec<D>,
+        documents: impl Iterator<Item = D>,
         budget: &mut YieldBudget,
     ) {
         let parked = self.waiters.borrow().queries_about(of.subject(), touched);
         if parked.is_empty() {
             return;
         }
-        let touched = documents();
+        let mut touched = Vec::new();
+        for document in documents {
+            touched.push(document);
+            if touched.len() % COMPARED_IN_A_ROW == 0 {
+                budget.end().await;
+            }
+        }
         for id in parked {
             let Some(poll) = self.waiters.borrow().query(id).cloned() else {
                 continue;
@@ -333,11 +328,16 @@ impl Core {
     }
 
     /// Answers all parked polls early.
-    pub(super) fn end_polls(&self) {
+    pub(super) async fn end_polls(&self) {
+        let mut budget = YieldBudget::default();
         let parked = self.waiters.borrow().all();
         for ticket in parked {
-            let response = self.timeout_answer(ticket);
-            self.complete(ticket, response);
+            // A commit may have answered it meanwhile.
+            if self.waiters.borrow().is_parked(ticket) {
+                let response = self.timeout_answer(ticket);
+                self.complete(ticket, response);
+            }
+            budget.end().await;
         }
     }
 

@@ -258,6 +258,10 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         Some((parked.query, parked.waiters))
     }
 
+    pub fn is_parked(&self, waiter: W) -> bool {
+        self.parked.contains_key(&waiter)
+    }
+
     /// All parked polls, in no particular order.
     pub fn all(&self) -> Vec<W> {
         self.parked.keys().copied().collect()

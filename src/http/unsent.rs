@@ -1,6 +1,7 @@
 //! Unsent: answers that a socket has not taken yet.
 //!
-//! Promises: parts leave in order and are not copied again; two parts leave in one system call.
+//! Promises: parts leave in order and are not copied again; two parts leave in one system call; a
+//! flush copies a few MiB at most, so that a large answer does not keep the core from others.
 //! Bounds are left to the callers: `conn` answers no further requests while something is unsent,
 //! `lines` ends a connection whose queue is too long.
 
@@ -35,7 +36,7 @@ pub(super) struct Gone;
 /// Result of [`Unsent::flush`].
 pub(super) enum Flushed {
     All,
-    /// The socket is full. True if it took something.
+    /// The socket is full, or has taken enough for now. True if it took something.
     Some(bool),
     Gone,
 }
@@ -70,7 +71,11 @@ impl Unsent {
 
     pub(super) fn flush(&mut self, socket: RawFd, bytes_out: &Cell<u64>) -> Flushed {
         let mut progress = false;
+        let mut taken = 0;
         while let Some(first) = self.parts.front() {
+            if taken >= sys::SEND_BYTES_MAX {
+                return Flushed::Some(true);
+            }
             let first = &first.bytes()[self.sent..];
             let sent = match self.parts.get(1) {
                 Some(second) => sys::send_two(socket, first, second.bytes()),
@@ -79,6 +84,7 @@ impl Unsent {
             match sent {
                 Ok(mut sent) => {
                     progress |= sent > 0;
+                    taken += sent;
                     add(bytes_out, sent as u64);
                     while let Some(part) = self.parts.front() {
                         let left = part.bytes().len() - self.sent;

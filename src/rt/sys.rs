@@ -42,13 +42,23 @@ pub fn recv(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-/// Sends as much as the socket takes now.
+/// Bytes of one system call. A peer that reads at the same time makes room for ever more, and a
+/// call with 100 MB may copy all of them: 1 MiB takes a fraction of a millisecond.
+pub const SEND_BYTES_MAX: usize = 1 << 20;
+
+/// Sends as much as the socket takes now, at most [`SEND_BYTES_MAX`].
 pub fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let bytes = &bytes[..bytes.len().min(SEND_BYTES_MAX)];
     Ok(net::send(borrowed(socket), bytes, SEND)?)
 }
 
-/// Sends as much as the socket takes now of a head and a body that live apart.
+/// Sends as much as the socket takes now of a head and a body that live apart, at most
+/// [`SEND_BYTES_MAX`] of each.
 pub fn send_two(socket: RawFd, head: &[u8], body: &[u8]) -> io::Result<usize> {
+    if head.len() > SEND_BYTES_MAX {
+        return send(socket, head);
+    }
+    let body = &body[..body.len().min(SEND_BYTES_MAX)];
     let parts = [IoSlice::new(head), IoSlice::new(body)];
     let mut control = SendAncillaryBuffer::default();
     Ok(net::sendmsg(borrowed(socket), &parts, &mut control, SEND)?)
