@@ -5,16 +5,18 @@
 //! decided by the callers, so that the simulation tests it.
 
 use crate::StoreError;
+use crate::blocks::Blocks;
+use crate::entry::BLOCK;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::ops::Bound;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A directory that belongs to one store. Names are file names inside it.
@@ -45,6 +47,21 @@ pub trait Disk: Debug + Send + Sync {
     fn occupy(&self, name: &str, bytes: u64) -> io::Result<()>;
     /// An unguessable number, not 0.
     fn random(&self) -> io::Result<u64>;
+    /// Opens a file for whole blocks, and creates it if it is absent. `sync` makes its name
+    /// durable.
+    fn open_blocks(&self, name: &str) -> io::Result<Box<dyn BlockFile>>;
+}
+
+/// A file of whole blocks. Offsets, lengths and buffers are multiples of a block.
+pub trait BlockFile: Debug + Send + Sync {
+    fn length(&self) -> io::Result<u64>;
+    /// Writes blocks. They and the new length are durable when this returns. After an error any
+    /// part of them may be on the disk, now or later.
+    fn write_durably(&self, offset: u64, blocks: &[u8]) -> io::Result<()>;
+    /// Fills `out` with what is on the disk, as far as the file reaches, and returns how far.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize>;
+    /// Reads and writes pass the page cache.
+    fn is_direct(&self) -> bool;
 }
 
 /// A directory of the operating system.
@@ -223,11 +240,94 @@ impl Disk for Directory {
         })
     }
 
+    fn open_blocks(&self, name: &str) -> io::Result<Box<dyn BlockFile>> {
+        Ok(Box::new(BlocksOfFile::open(&self.at(name))?))
+    }
+
     fn random(&self) -> io::Result<u64> {
         // Zero is left out so that it can mean "none".
         getrandom::u64()
             .map(|number| number.max(1))
             .map_err(io::Error::other)
+    }
+}
+
+/// A file that is written past the page cache where the file system allows it.
+#[derive(Debug)]
+struct BlocksOfFile {
+    file: File,
+    is_direct: bool,
+}
+
+impl BlocksOfFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let open = |flags: OFlags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.custom_flags(flags.bits().cast_signed());
+            private(&mut options).open(path)
+        };
+        match open(OFlags::DIRECT | OFlags::DSYNC) {
+            Ok(file) if is_direct(&file)? => Ok(Self {
+                file,
+                is_direct: true,
+            }),
+            // The file system has no direct writes, or larger blocks.
+            _ => Ok(Self {
+                file: open(OFlags::empty())?,
+                is_direct: false,
+            }),
+        }
+    }
+}
+
+/// Whether a file takes direct reads of our blocks.
+fn is_direct(file: &File) -> io::Result<bool> {
+    let mut block = Blocks::default();
+    match file.read_at(block.zeros(BLOCK), 0) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl BlockFile for BlocksOfFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn write_durably(&self, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(blocks, offset)?;
+        if self.is_direct {
+            Ok(())
+        } else {
+            self.file.sync_data()
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        if !self.is_direct {
+            // After a failed sync the cache may have what the disk has not.
+            let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        }
+        let mut read = 0;
+        while read < out.len() {
+            match self.file.read_at(&mut out[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(bytes) => read += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if read % BLOCK != 0 {
+                // The end of a file that is not whole blocks.
+                break;
+            }
+        }
+        Ok(read)
+    }
+
+    fn is_direct(&self) -> bool {
+        self.is_direct
     }
 }
 

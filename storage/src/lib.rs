@@ -40,9 +40,14 @@
 //! This file (the vocabulary and the trait), `store` (life of a store), `tables` (the redb file),
 //! `record` (checksums), `backup`, `disk` (the directory), `sim` (a directory that loses power).
 
+mod append;
+mod applier;
 mod backup;
+mod blocks;
 pub mod disk;
+mod entry;
 mod error;
+mod overlay;
 mod record;
 pub mod sim;
 mod store;
@@ -99,6 +104,15 @@ pub struct Batch {
     pub frees_space: bool,
 }
 
+/// Where batches become durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogKind {
+    /// In the tables: one transaction of the engine each.
+    Redb,
+    /// In a log of their own; the tables follow.
+    Append,
+}
+
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Pages the engine keeps in memory. Loading passes through it once; commits profit from the
@@ -107,6 +121,12 @@ pub struct Options {
     /// After an unclean stop, a file up to this size is checked page by page before it is used; the
     /// check costs about 1 ms per MiB. Records are checked by `load` in any case.
     pub check_bytes_max: u64,
+    /// Where batches become durable.
+    pub log: LogKind,
+    /// The append log is eight files of this size, but for entries that are larger.
+    pub log_segment_bytes: u64,
+    /// A thread puts what is in the log into the tables. Otherwise `Store::apply_log` does.
+    pub applies_itself: bool,
     /// Space kept aside for the day the disk is full: enough for opening the store and for deletes,
     /// which need new pages before they free old ones. 0 = none.
     pub reserve_bytes: u64,
@@ -117,6 +137,9 @@ impl Default for Options {
         Options {
             cache_bytes: 64 << 20,
             check_bytes_max: 32 << 20,
+            log: LogKind::Redb,
+            log_segment_bytes: 64 << 20,
+            applies_itself: true,
             reserve_bytes: 64 << 20,
         }
     }

@@ -10,7 +10,7 @@
 //! without doing them, to prove that tests notice.
 
 use crate::StoreError;
-use crate::disk::Disk;
+use crate::disk::{BlockFile, Disk};
 use redb::StorageBackend;
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -457,6 +457,31 @@ impl StorageBackend for SimFile {
     }
 }
 
+impl BlockFile for SimFile {
+    fn length(&self) -> io::Result<u64> {
+        StorageBackend::len(self)
+    }
+
+    /// Two operations: a cut or a fault may come between the bytes and their barrier.
+    fn write_durably(&self, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        StorageBackend::write(self, offset, blocks)?;
+        self.sync_data()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let state = self.disk.state();
+        let length = state.files[self.inode].live.len() as u64;
+        drop(state);
+        let bytes = length.saturating_sub(offset).min(out.len() as u64) as usize;
+        StorageBackend::read(self, offset, &mut out[..bytes])?;
+        Ok(bytes)
+    }
+
+    fn is_direct(&self) -> bool {
+        true
+    }
+}
+
 #[derive(Debug)]
 struct Guard(SimDisk);
 
@@ -548,6 +573,15 @@ impl Disk for SimDisk {
             state.names_pending.clear();
         }
         Ok(())
+    }
+
+    fn open_blocks(&self, name: &str) -> io::Result<Box<dyn BlockFile>> {
+        if self.length(name)?.is_none() {
+            self.create(name)?;
+        }
+        let inode = *self.state().names.get(name).expect("it exists");
+        let disk = self.clone();
+        Ok(Box::new(SimFile { disk, inode }))
     }
 
     fn occupied(&self, name: &str) -> io::Result<u64> {

@@ -4,32 +4,52 @@
 //! nothing is written to it between a failure and `reopen`, and that a full disk can be emptied by
 //! deleting. Bytes and pages are `tables`' job.
 
+use crate::append::{AppendError, AppendLog};
+use crate::applier::{Applier, Progress, Shared};
 use crate::disk::{Directory, Disk};
-use crate::tables::{Found, Head, Opening, Tables};
-use crate::{Batch, Log, Op, Opened, Options, StoreError, Table};
+use crate::entry::{Change, Position};
+use crate::overlay::Overlay;
+use crate::tables::{Found, Head, LogRow, Opening, Tables};
+use crate::{Batch, Log, LogKind, Op, Opened, Options, StoreError, Table};
 use std::any::Any;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
-/// The file of the data directory that holds everything.
+/// The file of the data directory that holds the tables.
 pub const FILE_NAME: &str = "weir.redb";
 pub(crate) const FILE: &str = FILE_NAME;
 pub(crate) const FILE_NEW: &str = "weir.redb.new";
-const RESERVE: &str = "reserve";
+pub(crate) const RESERVE: &str = "reserve";
+
+/// Share of the ring, in percent, from which on commits wait for the applier.
+const SLOW_FROM_PERCENT: u64 = 80;
+/// Share of the ring, in percent, at which a pass begins at once.
+const PASS_FROM_PERCENT: u64 = 12;
+/// Longest wait of one commit for a log that is nearly full, and for one that is full.
+const SLOW_WAIT_MAX: Duration = Duration::from_millis(20);
+const FULL_WAIT: Duration = Duration::from_secs(5);
 
 pub struct Store {
-    disk: Arc<dyn Disk>,
-    options: Options,
+    shared: Arc<Shared>,
     /// `None` after a failure, until `reopen`.
-    tables: Option<Tables>,
-    /// `Some` while the disk is full: the reserve was given up and cannot be kept yet.
-    shortage: Option<Shortage>,
+    durable: Option<Durable>,
+    /// The last batch.
+    head: Head,
     _lock: Box<dyn Any + Send + Sync>,
 }
 
+/// Where a batch becomes durable.
+enum Durable {
+    /// In the tables themselves.
+    Tables,
+    /// In the log. The applier is absent if its work is done by hand.
+    Log(Box<AppendLog>, Option<Applier>),
+}
+
 /// What may be put while the disk is full.
-#[derive(Clone, Copy, Default)]
-struct Shortage {
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Shortage {
     /// Bytes inside the file that were taken by records and are free again.
     room_bytes: u64,
 }
@@ -39,6 +59,12 @@ impl Shortage {
     /// filled to its end.
     fn fits(self, bytes: u64) -> bool {
         bytes <= self.room_bytes / 2
+    }
+
+    /// Some changes are in the tables, which freed so many bytes.
+    pub fn apply(&mut self, freed: u64, changes: &[Change<'_>]) {
+        let room = self.room_bytes + freed;
+        self.room_bytes = room.saturating_sub(put_bytes(changes.iter().copied()));
     }
 }
 
@@ -52,66 +78,79 @@ impl Store {
     pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<(Store, Opened), StoreError> {
         disk.prepare()?;
         let lock = disk.lock()?;
-        let mut store = Store {
+        let shared = Shared {
             disk,
             options: options.clone(),
-            tables: None,
-            shortage: None,
+            tables: RwLock::new(None),
+            overlay: Mutex::default(),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        let mut store = Store {
+            shared: Arc::new(shared),
+            durable: None,
+            head: Head {
+                store_id: 0,
+                lsn: 0,
+                stamp_ms: 0,
+            },
             _lock: lock,
         };
         let opened = store.start()?;
         Ok((store, opened))
     }
 
+    fn disk(&self) -> &dyn Disk {
+        &*self.shared.disk
+    }
+
     fn start(&mut self) -> Result<Opened, StoreError> {
+        let reserve_bytes = self.shared.options.reserve_bytes;
         // Left behind by a creation or a restore that was cut short and never reported as done.
-        self.disk
-            .remove(FILE_NEW)
-            .map_err(self.io("remove the unfinished copy of"))?;
-        let created = self
-            .disk
-            .length(FILE)
-            .map_err(self.io("look at"))?
-            .is_none();
+        let removed = self.disk().remove(FILE_NEW);
+        removed.map_err(self.io("remove the unfinished copy of"))?;
+        let length = self.disk().length(FILE).map_err(self.io("look at"))?;
+        let created = length.is_none();
         if created {
-            let store_id = self.disk.random().map_err(self.io("draw an id for"))?;
+            let store_id = self.disk().random().map_err(self.io("draw an id for"))?;
             let head = Head {
                 store_id,
                 lsn: 0,
                 stamp_ms: 0,
             };
-            let file = self.disk.create(FILE_NEW).map_err(self.io("create"))?;
-            Tables::create(&self.file(), file, self.options.cache_bytes, head)?.close()?;
-            publish(&*self.disk)?;
+            let file = self.disk().create(FILE_NEW).map_err(self.io("create"))?;
+            let cache_bytes = self.shared.options.cache_bytes;
+            Tables::create(&self.file(), file, cache_bytes, head)?.close()?;
+            publish(self.disk())?;
         } else {
             // A creation may have failed between the rename and this. Without it everything
             // committed from here on would be durable under a name that is not.
-            self.disk.sync().map_err(self.io("sync the directory of"))?;
+            let synced = self.disk().sync();
+            synced.map_err(self.io("sync the directory of"))?;
         }
         let mut opened = match self.read() {
-            Err(StoreError::Full { .. }) if self.options.reserve_bytes > 0 => {
-                self.give_up_reserve();
+            Err(StoreError::Full { .. }) if reserve_bytes > 0 => {
+                self.shared.give_up_reserve();
                 self.read()?
             }
             other => other?,
         };
         opened.clean |= created;
-        if self.shortage.is_none() {
+        if self.shared.progress().shortage.is_none() {
             self.keep_reserve();
         }
-        if self.shortage.is_some() {
-            self.shortage = Some(Shortage {
-                room_bytes: self.unused_bytes()?,
-            });
+        if self.is_short_of_space() {
+            let room_bytes = self.unused_bytes()?;
+            self.shared.progress().shortage = Some(Shortage { room_bytes });
         }
         Ok(opened)
     }
 
     fn read(&mut self) -> Result<Opened, StoreError> {
-        let file = self.disk.open(FILE).map_err(self.io("open"))?;
+        let file = self.disk().open(FILE).map_err(self.io("open"))?;
         let opening = Opening {
-            cache_bytes: self.options.cache_bytes,
-            check_bytes_max: self.options.check_bytes_max,
+            cache_bytes: self.shared.options.cache_bytes,
+            check_bytes_max: self.shared.options.check_bytes_max,
             check: false,
         };
         let (tables, found) = Tables::open(&self.file(), file, &opening)?;
@@ -121,29 +160,151 @@ impl Store {
                 "it is a backup, put here without `restore`",
             ));
         }
-        let opened = opened(tables.head, found);
-        self.tables = Some(tables);
-        Ok(opened)
+        let (head, row) = (tables.head, tables.log);
+        let shortage = self.shared.progress().shortage;
+        *self.shared.progress() = Progress {
+            shortage,
+            ..Progress::default()
+        };
+        self.shared.put_tables(Some(tables));
+        self.head = head;
+        let log = match (self.shared.options.log, row) {
+            (LogKind::Redb, None) => None,
+            (LogKind::Append, None) => Some(self.attach_log()?),
+            (_, Some(row)) => Some(self.open_log(row)?),
+        };
+        self.durable = Some(match log {
+            None => Durable::Tables,
+            Some(_) if self.shared.options.log == LogKind::Redb => {
+                self.shared.apply()?;
+                self.with_tables(Tables::detach_log)?;
+                Durable::Tables
+            }
+            Some(log) => Durable::Log(Box::new(log), self.start_applier()?),
+        });
+        Ok(opened(self.head, found))
     }
 
-    /// Bytes of the file, for metrics.
+    /// Puts a new log in front of the tables.
+    fn attach_log(&mut self) -> Result<AppendLog, StoreError> {
+        let last = Position {
+            lsn: self.head.lsn,
+            stamp_ms: self.head.stamp_ms,
+            chain: 0,
+        };
+        let log_id = self.disk().random().map_err(self.io("draw an id for"))?;
+        let bytes = self.shared.options.log_segment_bytes;
+        let log = AppendLog::create(self.shared.disk.clone(), log_id, bytes, last)?;
+        let row = LogRow {
+            log_id,
+            newest_lsn: last.lsn,
+            chain: last.chain,
+        };
+        self.with_tables(|tables| tables.attach_log(row))?;
+        self.reset_overlay(last);
+        Ok(log)
+    }
+
+    /// Reads what the log has and the tables have not.
+    fn open_log(&mut self, row: LogRow) -> Result<AppendLog, StoreError> {
+        let complete = Position {
+            lsn: self.head.lsn,
+            stamp_ms: self.head.stamp_ms,
+            chain: row.chain,
+        };
+        self.reset_overlay(complete);
+        let shared = &self.shared;
+        let mut overlay = shared.overlay();
+        let log = AppendLog::open(
+            shared.disk.clone(),
+            row.log_id,
+            shared.options.log_segment_bytes,
+            complete,
+            row.newest_lsn,
+            &mut |entry| {
+                for change in entry.changes() {
+                    let lsn = entry.position.lsn;
+                    let change = change.ok_or_else(|| format!("entry {lsn} cannot be read"))?;
+                    overlay.add(change.table, change.key, change.value.map(Arc::from));
+                }
+                overlay.advance(entry.position);
+                Ok(())
+            },
+        )?;
+        self.head.lsn = log.last().lsn;
+        self.head.stamp_ms = log.last().stamp_ms;
+        Ok(log)
+    }
+
+    fn reset_overlay(&self, complete: Position) {
+        *self.shared.overlay() = Overlay::new(complete);
+        self.shared.progress().complete = complete;
+    }
+
+    fn start_applier(&self) -> Result<Option<Applier>, StoreError> {
+        if !self.shared.options.applies_itself {
+            return Ok(None);
+        }
+        let applier = Applier::start(self.shared.clone());
+        applier.map(Some).map_err(self.io("start the applier of"))
+    }
+
+    fn with_tables<T>(
+        &self,
+        change: impl FnOnce(&mut Tables) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let tables = self.shared.tables.write();
+        let mut tables = tables.unwrap_or_else(PoisonError::into_inner);
+        change(tables.as_mut().ok_or_else(|| self.failed())?)
+    }
+
+    fn tables_now(&self) -> RwLockReadGuard<'_, Option<Tables>> {
+        let tables = self.shared.tables.read();
+        tables.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts what is in the log into the tables now, for stores that do not do so themselves. After
+    /// an error see `is_failed`.
+    pub fn apply_log(&mut self) -> Result<(), StoreError> {
+        let applied = self.shared.apply();
+        if applied.is_err() {
+            self.fail();
+        }
+        applied
+    }
+
+    /// Nothing more is written until the store is opened again.
+    fn fail(&mut self) {
+        self.durable = None;
+        drop(self.shared.take_tables());
+    }
+
+    /// Bytes of the file of the tables, for metrics.
     pub fn file_bytes(&self) -> u64 {
-        self.disk.length(FILE).ok().flatten().unwrap_or(0)
+        self.disk().length(FILE).ok().flatten().unwrap_or(0)
     }
 
     /// Tables that have ever had a record.
     pub fn tables(&self) -> Vec<String> {
-        self.tables.as_ref().map_or_else(Vec::new, Tables::names)
+        let tables = self.tables_now();
+        let mut names = tables.as_ref().map_or_else(Vec::new, Tables::names);
+        names.extend(self.shared.overlay().tables());
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
-    /// Closes the store, so that the next open finds it clean. Dropping it does the same and hides
-    /// errors.
+    /// Closes the store, so that the next open finds it clean, with nothing in the log. Dropping it
+    /// leaves to the next open what is in the log, and hides errors.
     pub fn close(mut self) -> Result<(), StoreError> {
-        self.tables.take().map_or(Ok(()), Tables::close)
+        if self.durable.take().is_some() {
+            self.shared.apply()?;
+        }
+        self.shared.take_tables().map_or(Ok(()), Tables::close)
     }
 
     fn file(&self) -> PathBuf {
-        self.disk.path().join(FILE)
+        self.disk().path().join(FILE)
     }
 
     fn io(&self, during: &'static str) -> impl Fn(std::io::Error) -> StoreError + use<> {
@@ -153,7 +314,7 @@ impl Store {
 
     /// For messages.
     fn directory(&self) -> std::path::Display<'_> {
-        self.disk.path().display()
+        self.shared.disk.path().display()
     }
 
     fn failed(&self) -> StoreError {
@@ -161,34 +322,23 @@ impl Store {
     }
 
     fn keep_reserve(&mut self) {
-        if let Err(error) = self.disk.occupy(RESERVE, self.options.reserve_bytes) {
+        let bytes = self.shared.options.reserve_bytes;
+        if let Err(error) = self.disk().occupy(RESERVE, bytes) {
             tracing::warn!(directory = %self.directory(), %error, "cannot keep the space reserve");
-            self.shortage = (self.options.reserve_bytes > 0).then(Shortage::default);
-        }
-    }
-
-    fn give_up_reserve(&mut self) {
-        tracing::warn!(
-            directory = %self.directory(),
-            "no space left: giving up the reserve, only deleting works"
-        );
-        self.shortage = Some(Shortage::default());
-        if let Err(error) = self.disk.remove(RESERVE) {
-            let directory = self.directory();
-            tracing::warn!(%directory, %error, "cannot remove the space reserve");
+            self.shared.progress().shortage = (bytes > 0).then(Shortage::default);
         }
     }
 
     /// Tries to leave the state of shortage. Twice the reserve must be free: the reserve itself was
     /// just freed by us, and building it from that space would only lead into the next failure.
     fn regain_reserve(&mut self) -> bool {
-        let bytes = self.options.reserve_bytes;
+        let bytes = self.shared.options.reserve_bytes;
         let regained = self
-            .disk
+            .disk()
             .occupy(RESERVE, bytes * 2)
-            .and_then(|()| self.disk.occupy(RESERVE, bytes));
+            .and_then(|()| self.disk().occupy(RESERVE, bytes));
         if regained.is_ok() {
-            self.shortage = None;
+            self.shared.progress().shortage = None;
             tracing::info!(directory = %self.directory(), "space is back: writing resumes");
         }
         regained.is_ok()
@@ -197,18 +347,20 @@ impl Store {
     /// Bytes that the file takes from the disk and that hold nothing, above the reserve: the space
     /// that deleting needs. Holes of the file are not counted, since they have no space yet.
     fn unused_bytes(&self) -> Result<u64, StoreError> {
-        let Some(tables) = &self.tables else {
+        let tables = self.tables_now();
+        let Some(tables) = &*tables else {
             return Ok(0);
         };
-        let occupied = self.disk.occupied(FILE).map_err(self.io("look at"))?;
-        let used = tables.used_bytes()? + self.options.reserve_bytes;
+        let occupied = self.disk().occupied(FILE).map_err(self.io("look at"))?;
+        let used = tables.used_bytes()? + self.shared.options.reserve_bytes;
         Ok(occupied.saturating_sub(used))
     }
 
     /// Refuses a batch that the full disk has no room for.
     fn check_room(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let bytes = put_bytes(batch);
-        let fits = match self.shortage {
+        let bytes = put_bytes(batch.ops.iter().map(Op::change));
+        let shortage = self.shared.progress().shortage;
+        let fits = match shortage {
             None => true,
             Some(_) if bytes == 0 || batch.frees_space => true,
             Some(shortage) => shortage.fits(bytes) || self.regain_reserve(),
@@ -216,10 +368,98 @@ impl Store {
         if fits {
             return Ok(());
         }
-        Err(StoreError::Full {
+        Err(self.full())
+    }
+
+    fn full(&self) -> StoreError {
+        StoreError::Full {
             path: self.file(),
-            bytes: self.options.reserve_bytes * 2,
-        })
+            bytes: self.shared.options.reserve_bytes * 2,
+        }
+    }
+
+    fn commit_to_tables(&mut self, batch: &Batch, head: Head) -> Result<bool, StoreError> {
+        let freed = self.with_tables(|tables| tables.apply(&batch.ops, head))?;
+        if let Some(shortage) = &mut self.shared.progress().shortage {
+            let changes: Vec<Change<'_>> = batch.ops.iter().map(Op::change).collect();
+            shortage.apply(freed, &changes);
+        }
+        Ok(true)
+    }
+
+    /// Returns false if the log is full and nothing was written.
+    fn commit_to_log(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+        self.wait_for_room();
+        let position = loop {
+            let complete = self.shared.progress().complete;
+            let Some(Durable::Log(log, applier)) = &mut self.durable else {
+                return Err(self.failed());
+            };
+            log.trim(&complete);
+            match log.append(batch) {
+                Ok(position) => break position,
+                Err(AppendError::Unknown(error)) => return Err(error),
+                Err(AppendError::NoSpace) => {
+                    if self.is_short_of_space() {
+                        return Ok(false);
+                    }
+                    // With the space of the reserve deletions go on.
+                    self.shared.give_up_reserve();
+                    self.check_room(batch)?;
+                    continue;
+                }
+                Err(AppendError::Full) => {}
+            }
+            let is_waiting = applier.is_some();
+            if !is_waiting || !self.wait_for_pass(complete, FULL_WAIT) {
+                return Ok(false);
+            }
+        };
+        let mut overlay = self.shared.overlay();
+        for op in &batch.ops {
+            let value = match op {
+                Op::Put { value, .. } => Some(value.clone()),
+                Op::Delete { .. } => None,
+            };
+            overlay.add(op.table().0, op.key(), value);
+        }
+        overlay.advance(position);
+        Ok(true)
+    }
+
+    /// Begins passes early, and slows commits down while the applier falls behind: a little each,
+    /// instead of all of them for long when the log is full.
+    fn wait_for_room(&mut self) {
+        let Some(Durable::Log(log, applier)) = &self.durable else {
+            return;
+        };
+        let usage = log.usage();
+        let percent = usage.bytes * 100 / usage.bytes_max;
+        let has_applier = applier.is_some();
+        if percent >= PASS_FROM_PERCENT {
+            self.shared.want_pass();
+        }
+        if percent >= SLOW_FROM_PERCENT && has_applier {
+            let over = u32::try_from(percent - SLOW_FROM_PERCENT).unwrap_or(u32::MAX);
+            let all = u32::try_from(100 - SLOW_FROM_PERCENT).expect("a percentage");
+            let complete = self.shared.progress().complete;
+            self.wait_for_pass(complete, SLOW_WAIT_MAX * over.min(all) / all);
+        }
+    }
+
+    /// Waits until a pass has ended since the tables were complete up to `before`. Returns whether
+    /// one has.
+    fn wait_for_pass(&self, before: Position, longest: Duration) -> bool {
+        self.shared.want_pass();
+        let is_same =
+            |progress: &mut Progress| progress.complete == before && progress.failure.is_none();
+        let progress = self.shared.progress();
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(progress, longest, is_same);
+        let (progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        progress.complete != before
     }
 }
 
@@ -230,17 +470,45 @@ impl Log for Store {
         shard: Option<u8>,
         each: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<u64, StoreError> {
-        self.tables
-            .as_ref()
-            .ok_or_else(|| self.failed())?
-            .load(table.0, shard, each)
+        let tables = self.tables_now();
+        let tables = tables.as_ref().ok_or_else(|| self.failed())?;
+        let mut newer = self.shared.overlay().range(table.0, shard).into_iter();
+        let mut next = newer.next();
+        let mut count = 0;
+        let mut give = |key: &[u8], value: &[u8]| {
+            count += 1;
+            each(key, value);
+        };
+        tables.load(table.0, shard, &mut |key, value| {
+            while let Some((newer_key, newer_value)) = next.take_if(|(it, _)| **it < *key) {
+                if let Some(value) = newer_value {
+                    give(&newer_key, &value);
+                }
+                next = newer.next();
+            }
+            match next.take_if(|(it, _)| **it == *key) {
+                Some((_, newer_value)) => {
+                    if let Some(value) = newer_value {
+                        give(key, &value);
+                    }
+                    next = newer.next();
+                }
+                None => give(key, value),
+            }
+        })?;
+        for (key, value) in next.into_iter().chain(newer) {
+            if let Some(value) = value {
+                give(&key, &value);
+            }
+        }
+        Ok(count)
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let Some(tables) = &self.tables else {
+        let last = self.head;
+        if self.durable.is_none() {
             return Err(self.failed());
-        };
-        let last = tables.head;
+        }
         assert!(
             batch.lsn > last.lsn,
             "sequence numbers grow: {} after {}",
@@ -261,60 +529,67 @@ impl Log for Store {
                 op.table().0
             );
         }
+        let applier_failure = self.shared.progress().failure.take();
+        if let Some(failure) = applier_failure {
+            self.fail();
+            return Err(failure);
+        }
         self.check_room(batch)?;
         let head = Head {
             store_id: last.store_id,
             lsn: batch.lsn,
             stamp_ms: batch.stamp_ms,
         };
-        let result = self
-            .tables
-            .as_mut()
-            .expect("looked at above")
-            .apply(&batch.ops, head);
-        if let (Ok(freed), Some(shortage)) = (&result, &mut self.shortage) {
-            let room = shortage.room_bytes + freed;
-            shortage.room_bytes = room.saturating_sub(put_bytes(batch));
-        }
-        if let Err(error) = &result {
-            // What is on disk is unknown from here on. The engine writes nothing more after an I/O
-            // error, closing included.
-            self.tables = None;
-            let (directory, lsn) = (self.directory(), batch.lsn);
-            tracing::error!(%directory, lsn, %error, "commit failed");
-            if matches!(error, StoreError::Full { .. }) && self.options.reserve_bytes > 0 {
-                self.give_up_reserve();
+        let is_log = matches!(self.durable, Some(Durable::Log(..)));
+        let result = if is_log {
+            self.commit_to_log(batch)
+        } else {
+            self.commit_to_tables(batch, head)
+        };
+        match result {
+            Ok(true) => {
+                self.head = head;
+                Ok(())
+            }
+            Ok(false) => Err(self.full()),
+            Err(error) => {
+                // What is on disk is unknown from here on. The engine writes nothing more after an
+                // I/O error, closing included.
+                self.fail();
+                let (directory, lsn) = (self.directory(), batch.lsn);
+                tracing::error!(%directory, lsn, %error, "commit failed");
+                if matches!(error, StoreError::Full { .. }) && self.shared.options.reserve_bytes > 0
+                {
+                    self.shared.give_up_reserve();
+                }
+                Err(error)
             }
         }
-        result.map(drop)
     }
 
     fn is_short_of_space(&self) -> bool {
-        self.shortage.is_some()
+        self.shared.progress().shortage.is_some()
     }
 
     fn look_for_space(&mut self) {
-        if self.shortage.is_some() && self.tables.is_some() {
+        if self.is_short_of_space() && self.durable.is_some() {
             self.regain_reserve();
         }
     }
 
     fn is_failed(&self) -> bool {
-        self.tables.is_none()
+        self.durable.is_none()
     }
 
     fn reopen(&mut self) -> Result<Opened, StoreError> {
-        self.tables = None;
+        self.fail();
         self.start()
     }
 }
 
-/// Bytes of the records that a batch puts.
-fn put_bytes(batch: &Batch) -> u64 {
-    let puts = batch.ops.iter().filter_map(|op| match op {
-        Op::Put { key, value, .. } => Some((key.len() + value.len()) as u64),
-        Op::Delete { .. } => None,
-    });
+/// Bytes of the records that are put.
+fn put_bytes<'a>(changes: impl Iterator<Item = Change<'a>>) -> u64 {
+    let puts = changes.filter_map(|it| Some((it.key.len() + it.value?.len()) as u64));
     puts.sum()
 }
 

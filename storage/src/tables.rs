@@ -9,6 +9,7 @@
 //! while unwinding would end the process.
 
 use crate::disk::Backend;
+use crate::entry::Change;
 use crate::record::{Digest, Digests, SHARDS, Seed};
 use crate::{Op, StoreError};
 use redb::{
@@ -21,18 +22,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 /// What this program writes, and the newest it can read.
-pub const FORMAT: u16 = 1;
-/// The oldest program that may read what this one writes.
-const READER_MIN: u16 = 1;
+pub const FORMAT: u16 = 2;
+/// What it writes without a log: a program that knows none must not open tables that lack what is
+/// in theirs, but may open others. Each number is also that of the oldest program that can read it.
+const FORMAT_WITHOUT_LOG: u16 = 1;
 
 /// The table about the others. Rows, each sealed like a record:
 /// `format` = format u16, reader_min u16; `head` = store id u64, lsn u64, stamp u64;
-/// `digest/` + shard u8 + table name = count u64, sum u64; `backup` = see `Seal`.
+/// `digest/` + shard u8 + table name = count u64, sum u64; `backup` = see `Seal`; `log` = see
+/// `LogRow`.
 const META: &str = "weir.meta";
 const ROW_FORMAT: &[u8] = b"format";
 const ROW_HEAD: &[u8] = b"head";
 const ROW_BACKUP: &[u8] = b"backup";
 const ROW_DIGEST: &[u8] = b"digest/";
+const ROW_LOG: &[u8] = b"log";
 
 const HEADER_BYTES: usize = 512;
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
@@ -61,10 +65,21 @@ pub(crate) struct Seal {
     pub total: Digest,
 }
 
+/// The log in front of the tables. They are complete up to `Head::lsn`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LogRow {
+    pub log_id: u64,
+    /// No record is newer than this batch.
+    pub newest_lsn: u64,
+    /// Checksum of the entry `Head::lsn`.
+    pub chain: u64,
+}
+
 pub(crate) struct Tables {
     path: PathBuf,
     db: Option<Database>,
     pub head: Head,
+    pub log: Option<LogRow>,
     pub seal: Option<Seal>,
     pub format: u16,
     digests: Digests,
@@ -101,8 +116,9 @@ impl Tables {
             path: path.into(),
             db: None,
             head,
+            log: None,
             seal: None,
-            format: FORMAT,
+            format: FORMAT_WITHOUT_LOG,
             digests: Digests::default(),
             order: Vec::new(),
             record: Vec::new(),
@@ -110,13 +126,7 @@ impl Tables {
         };
         tables.db = Some(tables.engine_open(backend, cache_bytes, false)?);
         tables.transaction(|tables, txn| {
-            let mut format = [0; 4];
-            format[..2].copy_from_slice(&FORMAT.to_le_bytes());
-            format[2..].copy_from_slice(&READER_MIN.to_le_bytes());
-            tables.put_meta(
-                txn,
-                &[(ROW_FORMAT.to_vec(), format.to_vec()), head_row(head)],
-            )
+            tables.put_meta(txn, &[format_row(FORMAT_WITHOUT_LOG), head_row(head)])
         })?;
         Ok(tables)
     }
@@ -160,6 +170,7 @@ impl Tables {
                 lsn: 0,
                 stamp_ms: 0,
             },
+            log: None,
             seal: None,
             format: 0,
             digests: Digests::default(),
@@ -233,6 +244,11 @@ impl Tables {
         for (key, value) in &rows {
             if key == ROW_HEAD {
                 head = read_head(value);
+            } else if key == ROW_LOG {
+                self.log = read_log_row(value);
+                if self.log.is_none() {
+                    return Err(self.corrupt(META, key, "the row cannot be read"));
+                }
             } else if key == ROW_BACKUP {
                 self.seal = match (
                     read_head(value),
@@ -383,6 +399,50 @@ impl Tables {
         Ok(self.freed_bytes)
     }
 
+    /// Makes some records of a pass durable, no record of which is newer than `log.newest_lsn`.
+    /// With `complete` they are the last ones: the tables then have everything up to that.
+    ///
+    /// Errors and result: see `apply`.
+    pub fn put_pass(
+        &mut self,
+        changes: &[Change<'_>],
+        log: LogRow,
+        complete: Option<Head>,
+    ) -> Result<u64, StoreError> {
+        self.freed_bytes = 0;
+        self.transaction(|tables, txn| {
+            let mut rows = tables.put_changes(txn, changes)?;
+            rows.push(log_row(log));
+            rows.extend(complete.map(head_row));
+            tables.put_meta(txn, &rows)
+        })?;
+        self.log = Some(log);
+        self.head = complete.unwrap_or(self.head);
+        Ok(self.freed_bytes)
+    }
+
+    /// Puts a log in front of the tables. Programs that know none cannot open them from then on.
+    pub fn attach_log(&mut self, log: LogRow) -> Result<(), StoreError> {
+        self.transaction(|tables, txn| tables.put_meta(txn, &[format_row(FORMAT), log_row(log)]))?;
+        (self.log, self.format) = (Some(log), FORMAT);
+        Ok(())
+    }
+
+    /// Gives up the log, all of which must be in the tables.
+    pub fn detach_log(&mut self) -> Result<(), StoreError> {
+        self.transaction(|tables, txn| {
+            tables.put_meta(txn, &[format_row(FORMAT_WITHOUT_LOG)])?;
+            let mut meta = txn
+                .open_table(Definition::new(META))
+                .map_err(|error| tables.failed("write", error))?;
+            meta.remove(ROW_LOG)
+                .map_err(|error| tables.failed("write", error))?;
+            Ok(())
+        })?;
+        (self.log, self.format) = (None, FORMAT_WITHOUT_LOG);
+        Ok(())
+    }
+
     /// Bytes of the file's pages that hold something. Walks all of them.
     pub fn used_bytes(&self) -> Result<u64, StoreError> {
         let db = self.db()?;
@@ -435,14 +495,23 @@ impl Tables {
 
     /// Applies the operations and returns the rows of the digests they changed.
     fn put_ops(&mut self, txn: &WriteTransaction, ops: &[Op]) -> Result<Vec<Row>, StoreError> {
-        // In key order: neighbours share pages, and of several operations on one key only the last
+        let changes: Vec<Change<'_>> = ops.iter().map(Op::change).collect();
+        self.put_changes(txn, &changes)
+    }
+
+    fn put_changes(
+        &mut self,
+        txn: &WriteTransaction,
+        changes: &[Change<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        // In key order: neighbours share pages, and of several changes of one key only the last
         // counts.
         let mut order = std::mem::take(&mut self.order);
         order.clear();
-        order.extend(0..ops.len() as u32);
-        let at = |index: &u32| -> (&'static str, &[u8]) {
-            let op = &ops[*index as usize];
-            (op.table().0, op.key())
+        order.extend(0..changes.len() as u32);
+        let at = |index: &u32| {
+            let change = &changes[*index as usize];
+            (change.table, change.key)
         };
         order.sort_unstable_by(|a, b| at(a).cmp(&at(b)).then(a.cmp(b)));
         let mut rows = Vec::new();
@@ -459,12 +528,12 @@ impl Tables {
                     continue;
                 }
                 let digest = &mut self.digests.entry(name)[usize::from(key[0])];
-                let old = match &ops[*index as usize] {
-                    Op::Put { value, .. } => {
+                let old = match changes[*index as usize].value {
+                    Some(value) => {
                         digest.add(seed.seal(key, value, &mut self.record));
                         table.insert(key, self.record.as_slice())
                     }
-                    Op::Delete { .. } => table.remove(key),
+                    None => table.remove(key),
                 };
                 let old = match old {
                     Ok(old) => old,
@@ -625,25 +694,45 @@ fn panicked(path: &Path, during: &'static str, panic: &(dyn std::any::Any + Send
     )
 }
 
+fn format_row(format: u16) -> Row {
+    (ROW_FORMAT.to_vec(), [format.to_le_bytes(); 2].concat())
+}
+
 fn head_row(head: Head) -> Row {
-    let mut value = Vec::with_capacity(40);
-    for part in [head.store_id, head.lsn, head.stamp_ms] {
-        value.extend_from_slice(&part.to_le_bytes());
-    }
+    let value = write_words([head.store_id, head.lsn, head.stamp_ms]);
     (ROW_HEAD.to_vec(), value)
 }
 
 fn read_head(value: &[u8]) -> Option<Head> {
-    let word = |at: usize| {
-        value
-            .get(at..at + 8)?
-            .try_into()
-            .ok()
-            .map(u64::from_le_bytes)
-    };
     Some(Head {
-        store_id: word(0)?,
-        lsn: word(8)?,
-        stamp_ms: word(16)?,
+        store_id: read_word(value, 0)?,
+        lsn: read_word(value, 1)?,
+        stamp_ms: read_word(value, 2)?,
     })
+}
+
+fn log_row(log: LogRow) -> Row {
+    let value = write_words([log.log_id, log.newest_lsn, log.chain]);
+    (ROW_LOG.to_vec(), value)
+}
+
+fn read_log_row(value: &[u8]) -> Option<LogRow> {
+    Some(LogRow {
+        log_id: read_word(value, 0)?,
+        newest_lsn: read_word(value, 1)?,
+        chain: read_word(value, 2)?,
+    })
+}
+
+fn write_words(words: [u64; 3]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(40);
+    for word in words {
+        value.extend_from_slice(&word.to_le_bytes());
+    }
+    value
+}
+
+fn read_word(value: &[u8], index: usize) -> Option<u64> {
+    let bytes = value.get(index * 8..index * 8 + 8)?;
+    bytes.try_into().ok().map(u64::from_le_bytes)
 }

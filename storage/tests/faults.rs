@@ -10,21 +10,29 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use weir_storage::disk::Disk;
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Batch, Log, Op, Options, Store, StoreError, Table, backup, restore_on};
+use weir_storage::{
+    Batch, Log, LogKind, Op, Options, Store, StoreError, Table, backup, restore_on,
+};
 
 const TABLE: Table = Table("stream");
 const BATCHES: u64 = 12;
 
-fn options() -> Options {
+const LOGS: [LogKind; 2] = [LogKind::Redb, LogKind::Append];
+
+fn options(log: LogKind) -> Options {
     Options {
         cache_bytes: 1 << 20,
         check_bytes_max: 0,
         reserve_bytes: 16 << 10,
+        log,
+        // Two entries each, so that segments are used again.
+        log_segment_bytes: 12 << 10,
+        applies_itself: false,
     }
 }
 
-fn open(disk: &SimDisk) -> Result<(Store, weir_storage::Opened), StoreError> {
-    Store::open_on(Arc::new(disk.clone()), &options())
+fn open(log: LogKind, disk: &SimDisk) -> Result<(Store, weir_storage::Opened), StoreError> {
+    Store::open_on(Arc::new(disk.clone()), &options(log))
 }
 
 /// Batch `n` writes its number to some keys of its own and to one that all share.
@@ -77,20 +85,28 @@ fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
 #[test]
 fn creation_torn_at_any_point_does_not_hinder_the_next() {
     quiet_engine();
+    LOGS.into_iter().for_each(tear_creation);
+}
+
+fn tear_creation(log: LogKind) {
     let whole = SimDisk::new();
-    open(&whole).expect("creates").0.close().expect("closes");
+    open(log, &whole)
+        .expect("creates")
+        .0
+        .close()
+        .expect("closes");
     assert!(whole.operations() > 10);
     for at in 1..=whole.operations() {
         for seed in 0..20 {
             let disk = SimDisk::new();
             disk.set_fault(at, Fault::Cut);
-            let first = open(&disk).map(|(store, opened)| {
+            let first = open(log, &disk).map(|(store, opened)| {
                 drop(store);
                 opened.store_id
             });
             let after = disk.power_cut(seed);
-            let (mut store, opened) =
-                open(&after).unwrap_or_else(|error| panic!("operation {at}, seed {seed}: {error}"));
+            let (mut store, opened) = open(log, &after)
+                .unwrap_or_else(|error| panic!("operation {at}, seed {seed}: {error}"));
             assert_eq!(opened.lsn, 0);
             if let Ok(id) = first {
                 assert_eq!(opened.store_id, id, "operation {at}, seed {seed}");
@@ -104,13 +120,13 @@ fn creation_torn_at_any_point_does_not_hinder_the_next() {
 
 /// Opens, commits, closes; whenever something fails, opens again. Returns the sequence number
 /// acknowledged last.
-fn work(disk: &SimDisk, context: &str) {
+fn work(log: LogKind, disk: &SimDisk, context: &str) {
     let mut store = None;
     let (mut acked, mut unknown, mut failures) = (0, None, 0);
     while acked < BATCHES {
         assert!(failures < 4, "{context}: one fault, {failures} failures");
         let opened = match &mut store {
-            None => open(disk).map(|(new, opened)| {
+            None => open(log, disk).map(|(new, opened)| {
                 store = Some(new);
                 Some(opened)
             }),
@@ -148,6 +164,11 @@ fn work(disk: &SimDisk, context: &str) {
             continue;
         };
         while acked < BATCHES {
+            let is_due = log == LogKind::Append && acked % 5 == 4;
+            if is_due && store.apply_log().is_err() {
+                failures += 1;
+                break;
+            }
             match store.commit(&batch(acked + 1)) {
                 Ok(()) => acked += 1,
                 Err(StoreError::Corrupt { what, .. }) => panic!("{context}: {what}"),
@@ -169,7 +190,7 @@ fn work(disk: &SimDisk, context: &str) {
     // What was acknowledged after the fault is as durable as before it, though the failed sync
     // forgot what it held.
     let (store, opened) =
-        open(&disk.power_cut(1)).unwrap_or_else(|error| panic!("{context}: {error}"));
+        open(log, &disk.power_cut(1)).unwrap_or_else(|error| panic!("{context}: {error}"));
     assert_eq!(opened.lsn, BATCHES, "{context}");
     assert!(contents(&store) == model(BATCHES), "{context}");
 }
@@ -177,35 +198,50 @@ fn work(disk: &SimDisk, context: &str) {
 #[test]
 fn any_one_operation_may_fail_without_losing_anything() {
     quiet_engine();
+    LOGS.into_iter().for_each(fail_each_operation);
+}
+
+fn fail_each_operation(log: LogKind) {
     let whole = SimDisk::new();
-    work(&whole, "without a fault");
+    work(log, &whole, "without a fault");
     let (operations, reads) = (whole.operations(), whole.reads());
-    assert!(operations > 200, "{operations}");
+    assert!(operations > 100, "{log:?}: {operations}");
     for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
         for at in 1..=operations {
             let disk = SimDisk::new();
             disk.set_fault(at, Fault::Once(kind));
-            work(&disk, &format!("operation {at} of {operations}: {kind}"));
+            work(
+                log,
+                &disk,
+                &format!("{log:?}, operation {at} of {operations}: {kind}"),
+            );
         }
     }
     for at in 1..=reads {
         let disk = SimDisk::new();
         disk.set_read_fault(at, ErrorKind::Other);
-        work(&disk, &format!("read {at} of {reads}"));
+        work(log, &disk, &format!("{log:?}, read {at} of {reads}"));
     }
 }
 
 #[test]
 fn a_dead_disk_is_an_error_every_time_and_its_return_is_noticed() {
     quiet_engine();
-    for at in [1, 2, 7, 20] {
+    for (log, at) in LOGS
+        .into_iter()
+        .flat_map(|log| [1, 2, 7, 20].map(|at| (log, at)))
+    {
         let disk = SimDisk::new();
-        let (mut store, _) = open(&disk).expect("opens");
+        let (mut store, _) = open(log, &disk).expect("opens");
         store.commit(&batch(1)).expect("commits");
         disk.set_fault(at, Fault::Always(ErrorKind::Other));
         let mut acked = 1;
         while store.commit(&batch(acked + 1)).is_ok() {
             acked += 1;
+            // A log takes more as long as the tables follow.
+            if log == LogKind::Append && store.apply_log().is_err() {
+                break;
+            }
         }
         for _ in 0..3 {
             assert!(matches!(
@@ -272,7 +308,7 @@ fn on_a_full_disk() -> (SimDisk, Options, Store, u64) {
     let disk = SimDisk::new();
     let options = Options {
         reserve_bytes: 1 << 20,
-        ..options()
+        ..options(LogKind::Redb)
     };
     let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("opens");
     disk.set_bytes_max(disk.bytes_used() + (512 << 10));
@@ -322,7 +358,7 @@ fn a_full_disk_still_deletes_and_recovers_when_space_returns() {
     assert!(!store.is_short_of_space());
     assert_eq!(disk.length("reserve").expect("alive"), Some(1 << 20));
     drop(store);
-    assert_eq!(open(&disk).expect("opens").1.lsn, lsn);
+    assert_eq!(open(LogKind::Redb, &disk).expect("opens").1.lsn, lsn);
 }
 
 /// Goal: on a full disk the space of deleted records can be used, at once and after a restart.
@@ -375,7 +411,7 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
     let source = SimDisk::file(&std::fs::read(&file).expect("reads"));
     let prepared = || {
         let disk = SimDisk::new();
-        let (mut store, opened) = open(&disk).expect("creates");
+        let (mut store, opened) = open(LogKind::Redb, &disk).expect("creates");
         store.commit(&batch(1)).expect("commits");
         store.close().expect("closes");
         (disk, opened.store_id)
@@ -396,8 +432,8 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
             let result = restore_on(&disk, &file, &*source, true, 0);
             assert!(result.is_err() || fault != Fault::Cut, "operation {at}");
             let after = disk.power_cut(at);
-            let (store, opened) =
-                open(&after).unwrap_or_else(|error| panic!("operation {at}, {fault:?}: {error}"));
+            let (store, opened) = open(LogKind::Redb, &after)
+                .unwrap_or_else(|error| panic!("operation {at}, {fault:?}: {error}"));
             match result {
                 Ok(restored) => assert_eq!(opened.store_id, restored.opened.store_id),
                 Err(_) => assert!(

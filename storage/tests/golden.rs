@@ -1,11 +1,11 @@
 //! Files of every released format still open and hold what was written: `golden/v1.redb`,
-//! `golden/v1.backup`.
+//! `golden/v1.backup`, `golden/v2.redb` with `golden/v2.log`.
 //!
 //! They are made once per format by `WEIR_GOLDEN=write cargo test -p weir-storage --test golden`
 //! and never changed.
 
 use std::path::{Path, PathBuf};
-use weir_storage::{Batch, FORMAT, Log, Op, Options, Store, Table, backup, restore, verify};
+use weir_storage::{Batch, FORMAT, Log, LogKind, Op, Options, Store, Table, restore, verify};
 
 const TABLES: [Table; 2] = [Table("stream"), Table("streamer")];
 const LSN: u64 = 4_711;
@@ -47,65 +47,87 @@ fn check(store: &Store) {
     }
 }
 
+/// Makes the golden file of this format: some records in the tables, the others in the log.
+fn write_golden(dir: &Path) {
+    let ops: Vec<Op> = records()
+        .into_iter()
+        .map(|(table, key, value)| Op::Put { table, key, value })
+        .collect();
+    let (first, second) = ops.split_at(25);
+    for (log, lsn, ops) in [
+        (LogKind::Redb, LSN - 1, first),
+        (LogKind::Append, LSN, second),
+    ] {
+        let (mut store, _) = Store::open(dir, &options(log)).expect("opens");
+        let batch = Batch {
+            lsn,
+            stamp_ms: STAMP_MS,
+            ops: ops.to_vec(),
+            ..Batch::default()
+        };
+        store.commit(&batch).expect("commits");
+    }
+    for (file, kept) in [("weir.redb", "redb"), ("weir.log.0", "log")] {
+        let kept = golden(&format!("v{FORMAT}.{kept}"));
+        std::fs::copy(dir.join(file), kept).expect("copies");
+    }
+}
+
+fn options(log: LogKind) -> Options {
+    Options {
+        log,
+        log_segment_bytes: 64 << 10,
+        applies_itself: false,
+        ..Options::default()
+    }
+}
+
 #[test]
 fn files_of_every_released_format_still_open() {
     let dir = tempfile::tempdir().expect("scratch");
     if std::env::var("WEIR_GOLDEN").is_ok() {
-        let (mut store, opened) =
-            Store::open(&dir.path().join("new"), &Options::default()).expect("creates");
-        let ops = records()
-            .into_iter()
-            .map(|(table, key, value)| Op::Put { table, key, value })
-            .collect();
-        store
-            .commit(&Batch {
-                lsn: LSN,
-                stamp_ms: STAMP_MS,
-                ops,
-                ..Batch::default()
-            })
-            .expect("commits");
-        store.close().expect("closes");
-        std::fs::copy(
-            dir.path().join("new/weir.redb"),
-            golden(&format!("v{FORMAT}.redb")),
-        )
-        .expect("copies");
-        backup(
-            &golden(&format!("v{FORMAT}.backup")),
-            opened.store_id,
-            LSN,
-            STAMP_MS,
-            false,
-            records(),
-        )
-        .expect("saves");
+        write_golden(&dir.path().join("new"));
     }
-    for format in 1..=FORMAT {
-        let data = dir.path().join(format!("v{format}"));
+    for (format, log) in [
+        (1, LogKind::Redb),
+        (1, LogKind::Append),
+        (2, LogKind::Redb),
+        (2, LogKind::Append),
+    ] {
+        assert!(format <= FORMAT);
+        let data = dir.path().join(format!("v{format}-{log:?}"));
         std::fs::create_dir(&data).expect("creates");
         std::fs::copy(golden(&format!("v{format}.redb")), data.join("weir.redb"))
             .expect("the file of this format");
-        let (store, opened) = Store::open(&data, &Options::default()).expect("opens");
-        assert_eq!(
-            (opened.lsn, opened.stamp_ms, opened.clean),
-            (LSN, STAMP_MS, true)
-        );
+        if format == 2 {
+            std::fs::copy(golden("v2.log"), data.join("weir.log.0")).expect("its log");
+        }
+        // Twice: the first time it may be upgraded.
+        for _ in 0..2 {
+            let (store, opened) = Store::open(&data, &options(log)).expect("opens");
+            assert_eq!(
+                (opened.lsn, opened.stamp_ms, opened.clean),
+                (LSN, STAMP_MS, true)
+            );
+            check(&store);
+            store.close().expect("closes");
+        }
+    }
+    // Backups have no log, and their format is the first.
+    let file = dir.path().join("v1.backup");
+    std::fs::copy(golden("v1.backup"), &file).expect("the backup");
+    let saved = verify(&file).expect("verifies");
+    assert_eq!(
+        (saved.lsn, saved.stamp_ms, saved.records),
+        (LSN, STAMP_MS, 40)
+    );
+    for log in [LogKind::Redb, LogKind::Append] {
+        // Beside the log of the store that it replaces.
+        let data = dir.path().join("v2-Append");
+        let restored = restore(&file, &data, true, 0).expect("restores");
+        assert_eq!(restored.records, 40);
+        let (store, opened) = Store::open(&data, &options(log)).expect("opens");
+        assert_eq!(opened.lsn, LSN);
         check(&store);
-        drop(store);
-
-        let file = dir.path().join(format!("v{format}.backup"));
-        std::fs::copy(golden(&format!("v{format}.backup")), &file)
-            .expect("the backup of this format");
-        let saved = verify(&file).expect("verifies");
-        assert_eq!(
-            (saved.lsn, saved.stamp_ms, saved.records, saved.store_id),
-            (LSN, STAMP_MS, 40, opened.store_id)
-        );
-        assert_eq!(
-            restore(&file, &data, true, 0).expect("restores").records,
-            40
-        );
-        check(&Store::open(&data, &Options::default()).expect("opens").0);
     }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Batch, Log, Op, Opened, Options, Store, StoreError, Table};
+use weir_storage::{Batch, Log, LogKind, Op, Opened, Options, Store, StoreError, Table};
 
 const TABLES: [Table; 3] = [Table("stream"), Table("streamer"), Table("agent")];
 const LIVES: u64 = 6;
@@ -161,6 +161,15 @@ fn run(seed: u64, lying: bool, tally: &mut Tally) -> Result<(), String> {
                 0
             },
             reserve_bytes: if random.below(4) == 0 { 4096 } else { 0 },
+            // A store may change its kind of log at every start.
+            log: if random.below(3) == 0 {
+                LogKind::Redb
+            } else {
+                LogKind::Append
+            },
+            // So small that segments are used again, and that some entries exceed one.
+            log_segment_bytes: 4096 * (2 + random.below(7)),
+            applies_itself: false,
         };
         let mut opening = Store::open_on(Arc::new(disk.clone()), &options);
         if broken
@@ -182,10 +191,25 @@ fn run(seed: u64, lying: bool, tally: &mut Tally) -> Result<(), String> {
                 if !disk.is_dead() {
                     outcome.map_err(|what| format!("life {life}: {what}"))?;
                     for _ in 0..40 {
-                        let lsn = expected.lsn + 1 + random.below(3);
+                        let gap = match options.log {
+                            LogKind::Redb => random.below(3),
+                            LogKind::Append => 0,
+                        };
+                        let lsn = expected.lsn + 1 + gap;
                         let mut model = expected.model.clone();
                         let batch = random_batch(&mut random, lsn, &mut model);
-                        match store.commit(&batch) {
+                        // A full log takes a batch after a pass; some passes come earlier.
+                        let committed = if random.below(6) == 0 {
+                            store.apply_log().and_then(|()| store.commit(&batch))
+                        } else {
+                            match store.commit(&batch) {
+                                Err(StoreError::Full { .. }) if !store.is_failed() => {
+                                    store.apply_log().and_then(|()| store.commit(&batch))
+                                }
+                                other => other,
+                            }
+                        };
+                        match committed {
                             Ok(()) => {
                                 (expected.lsn, expected.model) = (lsn, model);
                                 tally.commits += 1;

@@ -21,6 +21,7 @@ fn open(disk: &SimDisk, check_bytes_max: u64) -> Result<(Store, weir_storage::Op
         cache_bytes: 4 << 20,
         check_bytes_max,
         reserve_bytes: 0,
+        ..Options::default()
     };
     Store::open_on(Arc::new(disk.clone()), &options)
 }

@@ -1,0 +1,209 @@
+//! The append log by itself: what is in it and not in the tables, and what damage does to it.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::quiet_engine;
+use weir_storage::sim::SimDisk;
+use weir_storage::{Batch, Log, LogKind, Op, Opened, Options, Store, StoreError, Table};
+
+const TABLE: Table = Table("stream");
+
+fn options(log: LogKind) -> Options {
+    Options {
+        cache_bytes: 1 << 20,
+        check_bytes_max: 0,
+        reserve_bytes: 0,
+        log,
+        log_segment_bytes: 16 << 10,
+        applies_itself: false,
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<(Store, Opened), StoreError> {
+    Store::open_on(Arc::new(disk.clone()), &options(LogKind::Append))
+}
+
+/// Batch `n`: one record of its own, one that all write, and the deletion of that of the one before.
+fn batch(n: u64) -> Batch {
+    let key = |n: u64| format!("\x01own-{n}").into_bytes();
+    let put = |key: Vec<u8>| Op::Put {
+        table: TABLE,
+        key: key.into(),
+        value: vec![n as u8; 300].into(),
+    };
+    let before = Op::Delete {
+        table: TABLE,
+        key: key(n - 1).into(),
+    };
+    Batch {
+        lsn: n,
+        stamp_ms: n,
+        ops: vec![put(key(n)), put(b"\0shared".to_vec()), before],
+        ..Batch::default()
+    }
+}
+
+fn model(n: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut model = BTreeMap::new();
+    for op in (1..=n).flat_map(|n| batch(n).ops) {
+        match op {
+            Op::Put { key, value, .. } => model.insert(key.to_vec(), value.to_vec()),
+            Op::Delete { key, .. } => model.remove(&*key),
+        };
+    }
+    model
+}
+
+fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let load = |shard, found: &mut BTreeMap<Vec<u8>, Vec<u8>>| {
+        let mut last: Vec<u8> = Vec::new();
+        let count = store.load(TABLE, shard, &mut |key, value| {
+            assert!(*key > *last, "in key order");
+            last = key.to_vec();
+            found.insert(key.to_vec(), value.to_vec());
+        });
+        count.expect("loads")
+    };
+    let count = load(None, &mut found);
+    assert_eq!(count, found.len() as u64);
+    let mut by_shard = BTreeMap::new();
+    for shard in [0, 1, 2, 255] {
+        load(Some(shard), &mut by_shard);
+    }
+    assert_eq!(by_shard, found);
+    found
+}
+
+#[test]
+fn records_of_log_and_tables_are_read_as_one() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let (mut store, _) = open(&disk).expect("creates");
+    for n in 1..=20 {
+        store.commit(&batch(n)).expect("commits");
+        assert_eq!(contents(&store), model(n));
+        if n % 7 == 0 {
+            store.apply_log().expect("applies");
+            assert_eq!(contents(&store), model(n));
+        }
+    }
+    assert_eq!(store.tables(), ["stream"]);
+    drop(store);
+    let (store, opened) = open(&disk).expect("opens");
+    assert_eq!((opened.lsn, opened.stamp_ms), (20, 20));
+    assert_eq!(contents(&store), model(20));
+}
+
+#[test]
+fn full_log_takes_more_once_the_tables_have_its_beginning() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let (mut store, _) = open(&disk).expect("creates");
+    let mut n = 0;
+    for _ in 0..3 {
+        let refused = loop {
+            match store.commit(&batch(n + 1)) {
+                Ok(()) => n += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+        assert!(!store.is_failed() && !store.is_short_of_space());
+        assert_eq!(contents(&store), model(n));
+        store.apply_log().expect("applies");
+    }
+    // Eight segments of three entries each, three times, and what is left of the last one.
+    assert!(n >= 66, "{n}");
+    let length = disk.contents("weir.log.3").expect("a segment").len();
+    assert_eq!(length, 16 << 10, "files do not grow");
+}
+
+#[test]
+fn applier_keeps_up_with_commits() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let options = Options {
+        applies_itself: true,
+        ..options(LogKind::Append)
+    };
+    let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("creates");
+    for n in 1..=500 {
+        store.commit(&batch(n)).expect("commits");
+    }
+    assert_eq!(contents(&store), model(500));
+    store.close().expect("closes");
+    let (store, opened) = open(&disk).expect("opens");
+    assert!(opened.clean);
+    assert_eq!(contents(&store), model(500));
+}
+
+#[test]
+fn flipped_bits_of_the_log_are_found_or_harmless() {
+    quiet_engine();
+    const BATCHES: u64 = 8;
+    let disk = SimDisk::new();
+    let (mut store, _) = open(&disk).expect("creates");
+    for n in 1..=BATCHES {
+        store.commit(&batch(n)).expect("commits");
+        if n == 2 {
+            store.apply_log().expect("applies");
+        }
+    }
+    drop(store);
+    let (mut found, mut harmless) = (0, 0);
+    for file in ["weir.log.0", "weir.log.1", "weir.log.2"] {
+        let whole = disk.contents(file).expect("a segment");
+        for at in 0..whole.len() {
+            // Every bit of headers, one of each other byte.
+            let bits = if at % 4096 < 64 {
+                0..8
+            } else {
+                at % 8..at % 8 + 1
+            };
+            for bit in bits {
+                let damaged = disk.power_cut(1);
+                let mut contents_of = whole.clone();
+                contents_of[at] ^= 1 << bit;
+                damaged.set_contents(file, &contents_of);
+                match open(&damaged) {
+                    Ok((store, opened)) => {
+                        assert_eq!(opened.lsn, BATCHES, "{file} byte {at} bit {bit}");
+                        assert!(contents(&store) == model(BATCHES));
+                        harmless += 1;
+                    }
+                    Err(error) => {
+                        let text = error.to_string();
+                        assert!(text.contains("weir.log"), "{file} byte {at}: {text}");
+                        found += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(found > 8 * 500 && harmless > 0, "{found} {harmless}");
+}
+
+#[test]
+fn a_lost_segment_is_found() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let (mut store, _) = open(&disk).expect("creates");
+    for n in 1..=10 {
+        store.commit(&batch(n)).expect("commits");
+        if n == 4 {
+            store.apply_log().expect("applies");
+        }
+    }
+    drop(store);
+    // The first file was used again, for the entries after those of the second.
+    for file in ["weir.log.0", "weir.log.1"] {
+        let damaged = disk.power_cut(1);
+        damaged.set_contents(file, &[]);
+        let error = open(&damaged).map(|_| ()).expect_err("entries are missing");
+        assert!(error.to_string().contains("entry"), "{error}");
+    }
+}
