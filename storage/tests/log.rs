@@ -158,33 +158,29 @@ fn flipped_bits_of_the_log_are_found_or_harmless() {
     for file in ["weir.log.0", "weir.log.1", "weir.log.2"] {
         let whole = disk.contents(file).expect("a segment");
         for at in 0..whole.len() {
-            // Every bit of headers, one of each other byte.
-            let bits = if at % 4096 < 64 {
-                0..8
-            } else {
-                at % 8..at % 8 + 1
-            };
-            for bit in bits {
-                let damaged = disk.power_cut(1);
-                let mut contents_of = whole.clone();
-                contents_of[at] ^= 1 << bit;
-                damaged.set_contents(file, &contents_of);
-                match open(&damaged) {
-                    Ok((store, opened)) => {
-                        assert_eq!(opened.lsn, BATCHES, "{file} byte {at} bit {bit}");
-                        assert!(contents(&store) == model(BATCHES));
-                        harmless += 1;
-                    }
-                    Err(error) => {
-                        let text = error.to_string();
-                        assert!(text.contains("weir.log"), "{file} byte {at}: {text}");
-                        found += 1;
-                    }
+            // One bit of each byte of a header, and of some others; `entry` tries every bit.
+            if at % 4096 >= 64 && at % 37 > 0 {
+                continue;
+            }
+            let damaged = disk.power_cut(1);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            damaged.set_contents(file, &flipped);
+            match open(&damaged) {
+                Ok((store, opened)) => {
+                    assert_eq!(opened.lsn, BATCHES, "{file} byte {at}");
+                    assert!(contents(&store) == model(BATCHES));
+                    harmless += 1;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("weir.log"), "{file} byte {at}: {text}");
+                    found += 1;
                 }
             }
         }
     }
-    assert!(found > 8 * 500 && harmless > 0, "{found} {harmless}");
+    assert!(found > 500 && harmless > 500, "{found} {harmless}");
 }
 
 #[test]
