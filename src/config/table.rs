@@ -15,13 +15,14 @@ use super::setting::{
 };
 use super::value::{
     API_KEY, API_URL, BALANCE, CORS, DIRECTORY, FILE, LABEL_KEY, LISTEN, LOG_LEVEL, LOGIN,
-    LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PROXIES, PinThreads, RESTREAMING, SUBNETS,
-    Secret, Shown as _, URL_TOKEN,
+    LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PROXIES, PinThreads, RESTREAMING,
+    STORAGE_LOG, SUBNETS, Secret, Shown as _, URL_TOKEN,
 };
 use crate::http::Cors;
 use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
 use crate::state::node::Restreaming;
 use crate::subnet::Subnets;
+use weir_storage::LogKind;
 
 /// One setting of this server.
 pub type Setting = setting::Setting<Settings>;
@@ -146,6 +147,11 @@ settings! {
         /// Memory for pages of the store. Requests never read from the store, so this speeds up
         /// writes and the start only.
         cache_bytes("store_cache"): usize = bytes(MIB, 64 * GIB), Default "64MiB", AtStart;
+        /// Where a save becomes durable before it is answered. `append`: in a log of its own
+        /// (`weir.log.*`, up to 512 MiB), from which the store is filled in the background.
+        /// `redb`: in the store itself, which is slower and writes more. Either opens what the
+        /// other left. Versions that know no log refuse a store that has one.
+        log("storage_log"): LogKind = STORAGE_LOG, Default "append", AtStart;
         /// Space on disk that is kept aside, so that a full disk can be emptied by deleting. Given
         /// up while the disk is full; saves are refused then. 0 keeps none.
         reserve_bytes("store_reserve"): usize = bytes(0, 64 * GIB), Default "64MiB", AtStart;

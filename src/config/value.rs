@@ -12,6 +12,7 @@ use crate::json::{Object, Value};
 use crate::schema::MASK;
 use crate::state::node::Restreaming;
 use crate::subnet::Subnets;
+use weir_storage::LogKind;
 
 /// A text that is never printed by accident. It is not compared in constant time; the check of
 /// credentials is.
@@ -195,6 +196,9 @@ pub(super) const BALANCE: SettingRule<LayouterBalance> = word(
 
 pub(super) const PIN_THREADS: SettingRule<PinThreads> =
     word(&["auto", "off"], &[PinThreads::Auto, PinThreads::Off]);
+
+pub(super) const STORAGE_LOG: SettingRule<LogKind> =
+    word(&["append", "redb"], &[LogKind::Append, LogKind::Redb]);
 
 pub(super) const LOG_LEVEL: SettingRule<LogLevel> = word(LogLevel::NAMES, LogLevel::ALL);
 

@@ -6,11 +6,12 @@
 //! ([`Answer::Upgrade`]), which the service handles until either side ends it.
 //!
 //! Reading order: `head`, `framing` and `input` find requests in bytes; `conn` is the state machine
-//! of one connection, `chunks` sends answers of unknown length, `lines` handles an upgraded
-//! connection; `accept`, `connections`, `deadline` and `unsent` serve all of them, within the
+//! of one connection, `answers` and `chunks` send what requests waited for, `lines` handles an
+//! upgraded connection; `accept`, `connections`, `deadline` and `unsent` serve all of them, within the
 //! memory of `buffers`; `response`, `encoding` and `error` write what is sent.
 
 mod accept;
+mod answers;
 mod buffers;
 mod chunks;
 mod conn;

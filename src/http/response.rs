@@ -207,11 +207,11 @@ pub(super) fn write(
     {
         response.compress(style.accepts);
     }
-    let framing = match &response.body {
-        _ if bodiless => Framing::NoBody,
-        body => Framing::Length(body.bytes().len()),
+    let end = match &response.body {
+        _ if bodiless => BodyEnd::NoBody,
+        body => BodyEnd::Length(body.bytes().len()),
     };
-    write_head(&response, framing, by_coding, style, common, out);
+    write_head(&response, end, by_coding, style, common, out);
     if bodiless || style.head_only {
         return None;
     }
@@ -225,26 +225,26 @@ pub(super) fn write(
 
 /// How the client finds the end of a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Framing {
+enum BodyEnd {
     NoBody,
     Length(usize),
     Chunked,
 }
 
-/// Appends the head of an answer that is sent in chunks, coded as the response says.
+/// Appends the head of an answer that is sent in chunks, in the coding of the response.
 pub(super) fn write_chunked_head(
     response: &Response,
     style: Style<'_>,
     common: &[u8],
     out: &mut Vec<u8>,
 ) {
-    write_head(response, Framing::Chunked, true, style, common, out);
+    write_head(response, BodyEnd::Chunked, true, style, common, out);
 }
 
 /// `by_coding`: other clients may get another coding of it.
 fn write_head(
     response: &Response,
-    framing: Framing,
+    end: BodyEnd,
     by_coding: bool,
     style: Style<'_>,
     common: &[u8],
@@ -252,17 +252,17 @@ fn write_head(
 ) {
     status_line(response.status, out);
     out.extend_from_slice(common);
-    if framing != Framing::NoBody && !response.content_type.is_empty() {
+    if end != BodyEnd::NoBody && !response.content_type.is_empty() {
         field(out, "Content-Type", response.content_type);
     }
-    match framing {
-        Framing::NoBody => {}
-        Framing::Length(bytes) => {
+    match end {
+        BodyEnd::NoBody => {}
+        BodyEnd::Length(bytes) => {
             out.extend_from_slice(b"Content-Length: ");
             out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        Framing::Chunked => field(out, "Transfer-Encoding", "chunked"),
+        BodyEnd::Chunked => field(out, "Transfer-Encoding", "chunked"),
     }
     if let Some(coding) = response.coding {
         field(out, "Content-Encoding", coding.as_str());

@@ -290,6 +290,7 @@ fn open_store(settings: &Settings) -> Result<(Store, Opened), Failure> {
     let options = StoreOptions {
         cache_bytes: settings.store.cache_bytes,
         reserve_bytes: settings.store.reserve_bytes as u64,
+        log: settings.store.log,
         ..StoreOptions::default()
     };
     Store::open(&settings.store.data_dir, &options).map_err(storage_failure)

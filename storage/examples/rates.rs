@@ -2,13 +2,13 @@
 //!
 //! Fills a store with 600 byte values under 27 byte keys, then opens, loads and commits random
 //! overwrites in groups of several sizes. The bare engine (quick repair, no checksums, no digests,
-//! unsorted) does the same in turns.
+//! unsorted) does the same in turns. With `WEIR_LOG=append` the store has a log in front.
 
 use redb::{Database, TableDefinition};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use weir_storage::{Batch, Log, Op, Options, Store, Table};
+use weir_storage::{Batch, Log, LogKind, Op, Options, Store, Table};
 
 const TABLE: Table = Table("stream");
 const BARE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("stream");
@@ -74,6 +74,10 @@ fn main() {
     let mut options = Options::default();
     if let Ok(text) = std::env::var("WEIR_CACHE_MIB") {
         options.cache_bytes = text.parse::<usize>().expect("MiB") << 20;
+    }
+
+    if std::env::var("WEIR_LOG").is_ok_and(|text| text == "append") {
+        options.log = LogKind::Append;
     }
 
     let directory = scratch.path().join("store");

@@ -105,9 +105,10 @@ pub struct Batch {
 }
 
 /// Where batches become durable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogKind {
     /// In the tables: one transaction of the engine each.
+    #[default]
     Redb,
     /// In a log of their own; the tables follow.
     Append,

@@ -359,13 +359,18 @@ impl Store {
     /// Refuses a batch that the full disk has no room for.
     fn check_room(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let bytes = put_bytes(batch.ops.iter().map(Op::change));
-        let shortage = self.shared.progress().shortage;
-        let fits = match shortage {
-            None => true,
-            Some(_) if bytes == 0 || batch.frees_space => true,
-            Some(shortage) => shortage.fits(bytes) || self.regain_reserve(),
+        let fits = |store: &Self| {
+            let shortage = store.shared.progress().shortage;
+            shortage.is_none_or(|shortage| shortage.fits(bytes))
         };
-        if fits {
+        if bytes == 0 || batch.frees_space || fits(self) || self.regain_reserve() {
+            return Ok(());
+        }
+        // Deletions in the log make room once they are in the tables.
+        let complete = self.shared.progress().complete;
+        let is_ahead = matches!(self.durable, Some(Durable::Log(_, Some(_))))
+            && !self.shared.overlay().is_empty();
+        if is_ahead && self.wait_for_pass(complete, FULL_WAIT) && fits(self) {
             return Ok(());
         }
         Err(self.full())

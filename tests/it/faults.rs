@@ -342,7 +342,8 @@ fn settings_change_is_logged_after_a_store_failure() {
     // Method: the store is down, so that the file is changed and the event is not written; the
     // process is killed in this condition.
     let key = "faults-key-0123456789";
-    let mut server = TestServer::with_file(&format!("api_key = \"{key}\"\n"));
+    let file = format!("api_key = \"{key}\"\nstorage_log = \"redb\"\n");
+    let mut server = TestServer::with_file(&file);
     let bearer = format!("Bearer {key}");
     let call = |server: &TestServer, method: &str, path: &str, trace_id: &str, body: &Value| {
         let fields = [("Authorization", bearer.as_str()), ("X-Trace-Id", trace_id)];
@@ -425,6 +426,7 @@ fn options() -> Options {
         cache_bytes: 1 << 20,
         check_bytes_max: 0,
         reserve_bytes: 16 << 10,
+        ..Options::default()
     }
 }
 

@@ -18,7 +18,7 @@ use weir::testing::state::node::RenderSettings;
 use weir::testing::writer::StateMachine;
 use weir::testing::writer::load;
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Opened, Options, Store, StoreError};
+use weir_storage::{LogKind, Opened, Options, Store, StoreError};
 
 use super::model::{self, Model};
 use super::op::Op;
@@ -83,6 +83,10 @@ fn open(
         cache_bytes: 1 << 20,
         check_bytes_max: if random.below(2) == 0 { u64::MAX } else { 0 },
         reserve_bytes: 4096,
+        // A store may change its kind of log at every start.
+        log: *random.pick(&[LogKind::Append, LogKind::Append, LogKind::Redb]),
+        log_segment_bytes: 128 << 10,
+        applies_itself: false,
     };
     let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options)?;
     let state = load(&store, &opened, settings())?;

@@ -600,7 +600,6 @@ impl Classes {
         }
     }
 
-    #[cfg(any(test, feature = "testing"))]
     pub fn classes_count(&self) -> usize {
         self.classes.len() - self.classes_free.len()
     }
