@@ -3,19 +3,27 @@
 //! # The promise
 //!
 //! * When [`Log::commit`] returns `Ok`, the whole [`Batch`], its sequence number and its stamp are
-//!   on the disk: two fsyncs went through, and neither a kill nor a power cut takes any of it back.
+//!   on the disk, behind a barrier: neither a kill nor a power cut takes any of it back.
 //! * A batch is all or nothing, at every moment, on every cut.
 //! * When `commit` returns an error after it began to write, whether the batch is on disk is
 //!   *unknown*. An fsync is never tried again, since the kernel may have dropped what it could not
 //!   write and report success the second time. The store refuses everything until [`Log::reopen`]
 //!   has read the truth from the disk, which is in [`Opened::lsn`]. `reopen` has rewritten and
-//!   synced the engine's header before it answers, so its answer is durable too.
+//!   synced the engine's header, or the end of the log, before it answers, so its answer is durable
+//!   too.
 //! * What [`Log::load`] gives is what was committed. Each record carries a checksum over its table,
 //!   key and value, each (table, shard) a count and a sum of them; a flipped bit, a lost, doubled
 //!   or misplaced record is [`StoreError::Corrupt`], never data. `load` hands out records as it
 //!   goes, so the caller must not believe them before it returned `Ok`.
 //! * One process at a time: a second one gets [`StoreError::Locked`].
 //! * Opening after a crash takes milliseconds at any size.
+//!
+//! With [`LogKind::Append`] a batch is an entry of a log, and a thread puts records into the tables
+//! behind it. The tables may then have records that are newer than the batch up to which they are
+//! complete, never newer than what is in the log; opening fails if the log does not reach that far.
+//! Entries name the one before them, so a lost, repeated or changed one is found; of the last entry a
+//! flipped bit is distinguished from a write that a crash cut off. The loss of the whole last segment
+//! file, with everything that the tables lack, is not noticed.
 //!
 //! What damage can still do: on some of it the engine panics, which is caught and becomes
 //! `Corrupt`, and rarely it panics again while cleaning up, which ends the process in the middle of
@@ -31,6 +39,7 @@
 //! | file           | what                                                                      |
 //! |----------------|---------------------------------------------------------------------------|
 //! | `weir.redb`    | the records; only ever appears complete, by rename                        |
+//! | `weir.log.0`-`7` | the append log: a ring of segments, see `append`                         |
 //! | `weir.redb.new`| a creation or a restore that is not finished; removed at the next start   |
 //! | `lock`         | held while open; contains the process id of the holder                    |
 //! | `reserve`      | space given up on a full disk, so that opening and deleting still work    |
@@ -38,7 +47,8 @@
 //! # Reading order
 //!
 //! This file (the vocabulary and the trait), `store` (life of a store), `tables` (the redb file),
-//! `record` (checksums), `backup`, `disk` (the directory), `sim` (a directory that loses power).
+//! `record` (checksums), `append` and `entry` (the log), `overlay` and `applier` (what the tables
+//! lack, and how it gets there), `backup`, `disk` (the directory), `sim` (a directory that loses power).
 
 mod append;
 mod applier;
