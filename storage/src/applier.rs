@@ -17,8 +17,6 @@ use crate::store::{FILE, Shortage};
 use crate::tables::{Head, LogRow, Opening, Tables};
 use crate::{Options, StoreError};
 
-/// Records of one transaction: bounds how long a scan of the tables waits for it.
-const CHUNK_RECORDS: usize = 2000;
 /// Pause between passes while little changes, and between attempts on a full disk.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -83,7 +81,7 @@ impl Shared {
             overlay.begin_pass()
         };
         let changes: Vec<Change<'_>> = pass.changes().collect();
-        let mut chunks: Vec<&[Change<'_>]> = changes.chunks(CHUNK_RECORDS).collect();
+        let mut chunks: Vec<&[Change<'_>]> = changes.chunks(self.options.pass_records).collect();
         let last = chunks.pop().unwrap_or_default();
         let put = || -> Result<bool, StoreError> {
             for chunk in chunks {

@@ -136,6 +136,9 @@ pub struct Options {
     pub log: LogKind,
     /// The append log is eight files of this size, but for entries that are larger.
     pub log_segment_bytes: u64,
+    /// Records that the applier puts into the tables in one transaction, not 0. A scan of the tables
+    /// waits for it.
+    pub pass_records: usize,
     /// A thread puts what is in the log into the tables. Otherwise `Store::apply_log` does.
     pub applies_itself: bool,
     /// Space kept aside for the day the disk is full: enough for opening the store and for deletes,
@@ -150,6 +153,7 @@ impl Default for Options {
             check_bytes_max: 32 << 20,
             log: LogKind::Redb,
             log_segment_bytes: 64 << 20,
+            pass_records: 2000,
             applies_itself: true,
             reserve_bytes: 64 << 20,
         }

@@ -27,6 +27,7 @@ fn options(log: LogKind) -> Options {
         log,
         // Two entries each, so that segments are used again.
         log_segment_bytes: 12 << 10,
+        pass_records: 4,
         applies_itself: false,
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::quiet_engine;
-use weir_storage::sim::SimDisk;
+use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{Batch, Log, LogKind, Op, Opened, Options, Store, StoreError, Table};
 
 const TABLE: Table = Table("stream");
@@ -18,6 +18,7 @@ fn options(log: LogKind) -> Options {
         reserve_bytes: 0,
         log,
         log_segment_bytes: 16 << 10,
+        pass_records: 2000,
         applies_itself: false,
     }
 }
@@ -181,6 +182,43 @@ fn flipped_bits_of_the_log_are_found_or_harmless() {
         }
     }
     assert!(found > 500 && harmless > 500, "{found} {harmless}");
+}
+
+#[test]
+fn tables_ahead_of_their_log_are_refused() {
+    // Goal: records of a pass that was cut are not believed without the entries that they are from.
+    quiet_engine();
+    let (mut refused, mut opened) = (0, 0);
+    for at in 1..80 {
+        let disk = SimDisk::new();
+        let options = Options {
+            pass_records: 1,
+            ..options(LogKind::Append)
+        };
+        let (mut store, _) = Store::open_on(Arc::new(disk.clone()), &options).expect("creates");
+        for n in 1..=3 {
+            store.commit(&batch(n)).expect("commits");
+        }
+        disk.set_fault(at, Fault::Cut);
+        let is_cut = store.apply_log().is_err();
+        drop(store);
+        let after = disk.power_cut(at);
+        let log = after.contents("weir.log.0").expect("a segment");
+        after.set_contents("weir.log.0", &log[..2 * 4096]);
+        match open(&after) {
+            Ok((store, _)) => {
+                assert!(is_cut, "operation {at}");
+                assert_eq!(contents(&store), model(1), "operation {at}");
+                opened += 1;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("the tables have records of 3"), "{text}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 10 && opened > 3, "{refused} {opened}");
 }
 
 #[test]

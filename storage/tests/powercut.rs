@@ -169,6 +169,7 @@ fn run(seed: u64, lying: bool, tally: &mut Tally) -> Result<(), String> {
             },
             // So small that segments are used again, and that some entries exceed one.
             log_segment_bytes: 4096 * (2 + random.below(7)),
+            pass_records: 1 + random.below(30) as usize,
             applies_itself: false,
         };
         let mut opening = Store::open_on(Arc::new(disk.clone()), &options);

@@ -86,6 +86,7 @@ fn open(
         // A store may change its kind of log at every start.
         log: *random.pick(&[LogKind::Append, LogKind::Append, LogKind::Redb]),
         log_segment_bytes: 128 << 10,
+        pass_records: 10,
         applies_itself: false,
     };
     let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options)?;
