@@ -32,7 +32,7 @@ use crate::rt::uptime_ms;
 use crate::state::State;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
-use crate::state::event::{Audit, EntityType};
+use crate::state::event::{Audit, AuditSubject, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
 use crate::state::tag::Precondition;
 
@@ -184,7 +184,7 @@ impl Call<'_> {
         Audit {
             operation: self.operation.id,
             path: Box::from(&path[..path.floor_char_boundary(1024)]),
-            entity: command.and_then(|command| self.audited_entity(command)),
+            subject: command.map_or(AuditSubject::Other, |command| self.audit_subject(command)),
             originator: self.header_text("x-originator"),
             trace_id: self.trace_id(),
             user: self.user(),
@@ -205,13 +205,13 @@ impl Call<'_> {
         })
     }
 
-    fn audited_entity(&self, command: &Command) -> Option<(EntityType, Box<str>)> {
+    fn audit_subject(&self, command: &Command) -> AuditSubject {
         match command {
             Command::SaveStream { name, .. } | Command::DeleteStream { name } => {
-                Some((EntityType::Stream, Box::from(name.as_str())))
+                AuditSubject::Entity(EntityType::Stream, Box::from(name.as_str()))
             }
             Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
-                Some((EntityType::Streamer, Box::from(hostname.as_str())))
+                AuditSubject::Entity(EntityType::Streamer, Box::from(hostname.as_str()))
             }
             Command::SaveEntity(EntitySave { kind, .. })
             | Command::SaveAgent {
@@ -221,9 +221,14 @@ impl Call<'_> {
             | Command::DeleteEntity { kind, .. }
                 if *kind == Kind::Agent =>
             {
-                Some((EntityType::Agent, Box::from(self.parameter)))
+                AuditSubject::Entity(EntityType::Agent, Box::from(self.parameter))
             }
-            _ => None,
+            Command::SaveStreams { .. } | Command::SetLayouts { .. } => {
+                AuditSubject::Batch(EntityType::Stream)
+            }
+            Command::SaveStreamers { .. } => AuditSubject::Batch(EntityType::Streamer),
+            Command::SetAgentLayouts { .. } => AuditSubject::Batch(EntityType::Agent),
+            _ => AuditSubject::Other,
         }
     }
 }

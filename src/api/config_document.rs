@@ -121,6 +121,12 @@ fn stats(shared: &Shared) -> Value {
     ])
 }
 
+/// Where the document has a setting.
+pub fn pointer_of(key: &str) -> &'static str {
+    let mut members = members().filter(|(setting, _)| setting.key == key);
+    members.next().map_or("", |(_, member)| member.pointer)
+}
+
 /// The changes that a body requests, and the warnings about those that a stronger source overrides.
 pub fn changes(
     mut body: Value,

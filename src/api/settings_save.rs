@@ -11,11 +11,12 @@ use super::call::{Context, Pending, Step};
 use super::shared::{ApiSettings, Shared};
 use crate::config::journal::{JournalEntry, JournalGuard};
 use crate::config::running::Saved;
-use crate::config::{SaveError, SettingChanges};
+use crate::config::{SaveError, SettingChanges, changed_keys};
 use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::json::Value;
+use crate::state::changed_members::ChangedMembers;
 use crate::state::command::Command;
 use crate::state::event::{Audit, NewEvent};
 use crate::writer::{Envelope, ReplyTo};
@@ -87,7 +88,12 @@ fn save_settings(
     let revision = shared.published.state().load().revision();
     let begun = Cell::new(false);
     let begin = |before: &str, after: &str| {
-        journal.begin(JournalEntry::new(before, after, revision, audit.event(200)))?;
+        let mut changed = ChangedMembers::default();
+        for key in changed_keys(before, changes) {
+            changed.add(super::config_document::pointer_of(key));
+        }
+        let event = changed.add_to(audit.event(200));
+        journal.begin(JournalEntry::new(before, after, revision, event))?;
         begun.set(true);
         Ok(())
     };

@@ -213,7 +213,7 @@ impl JournalGuard<'_> {
 mod tests {
     use super::*;
     use crate::state::command::Command;
-    use crate::state::event::Audit;
+    use crate::state::event::{Audit, AuditSubject};
     use crate::state::node::RenderSettings;
     use crate::writer::StateMachine;
     use std::time::Instant;
@@ -223,7 +223,7 @@ mod tests {
         let audit = Audit {
             operation: "config_save",
             path: "/central/api/v3/config".into(),
-            entity: None,
+            subject: AuditSubject::Other,
             originator: Some("pa\"nel".into()),
             trace_id: trace_id.into(),
             user: "api_key".into(),

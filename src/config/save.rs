@@ -24,6 +24,19 @@ pub enum SaveError {
     File(io::Error),
 }
 
+/// The keys of the changes that change the text of the file.
+pub fn changed_keys<'c>(
+    text: &'c str,
+    changes: &'c SettingChanges,
+) -> impl Iterator<Item = &'static str> + 'c {
+    let changes = changes.iter();
+    let changing = changes.filter(move |change| {
+        let alone = edited(text, &vec![(*change).clone()]);
+        alone.is_ok_and(|edited| edited != text)
+    });
+    changing.map(|(key, _)| *key)
+}
+
 /// The text of the file with the changes; comments, order and all other values stay.
 pub(super) fn edited(text: &str, changes: &SettingChanges) -> Result<String, String> {
     // The message alone: the rendered form would quote a line, which may hold a secret.

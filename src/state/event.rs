@@ -7,11 +7,41 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::event_streams::stream_digest;
 use super::record::EventChunkRecord;
 use crate::json::{Value, write_string};
 
+/// Elements of a list in an event, such as the entities of a batch, and their bytes.
+pub const LIST_MAX: usize = 100;
+pub const LIST_BYTES_MAX: usize = 16 * 1024;
 /// Most events of one batch. The id of an event is its revision times this, plus its index.
 pub const EVENTS_PER_BATCH_MAX: u64 = 1 << 16;
+
+/// The kinds of events, those of the reference first.
+pub const EVENT_KINDS: [&str; 22] = [
+    "server_starting",
+    "server_started",
+    "database_error",
+    API_CALL,
+    "agent_command_handling",
+    "agent_connect_failed",
+    "agent_connected",
+    "agent_disconnected",
+    "agent_make_streampoint_location_error",
+    "layouter_process_agents_success",
+    "layouter_process_agents_error",
+    "layouter_process_streams_success",
+    "layouter_process_streams_error",
+    "layouter_entity_fetched",
+    "layouter_processing_result",
+    "layouter_fetching_started",
+    "layouter_streamer_state",
+    "layouter_cpu_pressure",
+    "layouter_brake_on",
+    "layouter_brake_off",
+    "clock_doubted",
+    "clock_believed",
+];
 
 /// Bounds of the event log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +67,7 @@ pub struct Audit {
     pub operation: &'static str,
     /// Without the query.
     pub path: Box<str>,
-    pub entity: Option<(EntityType, Box<str>)>,
+    pub subject: AuditSubject,
     /// `X-Originator`: the program that the caller claims to be.
     pub originator: Option<Box<str>>,
     /// `X-Trace-Id`, or one generated here.
@@ -47,6 +77,15 @@ pub struct Audit {
     pub ip: IpAddr,
     pub user_agent: Option<Box<str>>,
     pub received: Instant,
+}
+
+/// The subject of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditSubject {
+    Entity(EntityType, Box<str>),
+    /// Many entities of this kind.
+    Batch(EntityType),
+    Other,
 }
 
 /// The kinds of entities that an event can name.
@@ -72,14 +111,26 @@ impl EntityType {
 pub struct NewEvent {
     pub event: &'static str,
     members: Vec<(&'static str, Box<str>)>,
+    /// Digests of the streams that it is about, in any order.
+    pub streams: Vec<u64>,
 }
 
 impl NewEvent {
+    /// `event` is one of [`EVENT_KINDS`].
     pub fn new(event: &'static str) -> Self {
+        debug_assert!(EVENT_KINDS.contains(&event), "`{event}` is no kind");
         Self {
             event,
             members: Vec::new(),
+            streams: Vec::new(),
         }
+    }
+
+    /// The streams by which the event is found, shown in it or not.
+    #[must_use]
+    pub fn about_streams<'a>(mut self, names: impl Iterator<Item = &'a str>) -> Self {
+        self.streams.extend(names.map(stream_digest));
+        self
     }
 
     #[must_use]
@@ -156,6 +207,56 @@ impl NewEvent {
     }
 }
 
+/// A JSON array in an event: the first elements, and the number of all.
+pub struct EventList {
+    text: Vec<u8>,
+    shown: usize,
+    count: usize,
+    items_max: usize,
+    bytes_max: usize,
+}
+
+impl EventList {
+    /// Shows up to `items_max` elements, until their text has `bytes_max` bytes.
+    pub fn new(items_max: usize, bytes_max: usize) -> Self {
+        Self {
+            text: vec![b'['],
+            shown: 0,
+            count: 0,
+            items_max,
+            bytes_max,
+        }
+    }
+
+    /// Counts an element, and writes it if there is room.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.is_cut() && self.shown < self.items_max && self.text.len() < self.bytes_max {
+            if self.shown > 0 {
+                self.text.push(b',');
+            }
+            write(&mut self.text);
+            self.shown += 1;
+        }
+        self.count += 1;
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count as u64
+    }
+
+    /// Whether elements were left out.
+    pub fn is_cut(&self) -> bool {
+        self.shown < self.count
+    }
+
+    /// The array as canonical JSON.
+    pub fn finish(mut self) -> Box<str> {
+        self.text.push(b']');
+        let text = String::from_utf8(self.text).expect("written JSON is UTF-8");
+        text.into()
+    }
+}
+
 fn object(members: &[(&'static str, Box<str>)]) -> String {
     let mut out = String::from("{");
     for (i, (name, value)) in members.iter().enumerate() {
@@ -172,8 +273,10 @@ fn object(members: &[(&'static str, Box<str>)]) -> String {
 }
 
 const API_CALL: &str = "api_call";
-/// The members of [`Audit::event`].
-const API_CALL_MEMBERS: [&str; 11] = [
+/// The members of the event of a change of settings.
+const API_CALL_MEMBERS: [&str; 13] = [
+    "changed",
+    "changed_count",
     "duration",
     "entity_id",
     "entity_type",
@@ -201,9 +304,9 @@ impl Audit {
             .text("trace_id", &self.trace_id)
             .text("user", &self.user)
             .maybe_text("user_agent", self.user_agent.as_deref());
-        match &self.entity {
-            Some((of, id)) => event.entity(*of, id),
-            None => event,
+        match &self.subject {
+            AuditSubject::Entity(of, id) => event.entity(*of, id),
+            AuditSubject::Batch(_) | AuditSubject::Other => event,
         }
     }
 }

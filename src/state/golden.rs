@@ -3,7 +3,8 @@
 //!
 //! A file is made once, by `WEIR_GOLDEN=write cargo test -p weir --lib golden`, and never changed:
 //! a released program wrote records like it. A new version adds a folder; the records of the older
-//! folders must then read as what their upgrade makes of them. The literals below name every field,
+//! folders must then read as what their upgrade makes of them. A kind whose shape did not change
+//! has no file in the new folder. The literals below name every field,
 //! so that a new field does not compile before it is thought of here.
 
 use std::collections::BTreeSet;
@@ -11,10 +12,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::entity::KINDS;
+use super::event_streams::stream_digest;
 use super::record::{
-    Entity, EntityRecord, EventChunk, EventChunkRecord, Facts, Layout, NodeMark, NodeMarkRecord,
-    NodeRole, Publication, RecordError, SCHEMA_VERSION, Stream, StreamRecord, Streamer,
-    StreamerRecord,
+    EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord, EventStream, Facts, Layout,
+    NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError, SCHEMA_VERSION, Stream,
+    StreamRecord, Streamer, StreamerRecord,
 };
 
 fn folder(version: u8) -> PathBuf {
@@ -26,6 +28,8 @@ type Check = Box<dyn Fn(&[u8])>;
 /// A golden file: what today's program writes in its place, and what it reads from given bytes.
 struct Golden {
     file: &'static str,
+    /// The version that is written today.
+    version: u8,
     written: Vec<u8>,
     /// Reads bytes and compares every field.
     check: Check,
@@ -38,6 +42,7 @@ macro_rules! golden {
         let record = $record;
         Golden {
             file: $file,
+            version: SCHEMA_VERSION,
             written: $view::new(&record).bytes().to_vec(),
             check: Box::new(move |bytes| {
                 let read = $view::from_bytes(bytes).expect($file);
@@ -131,19 +136,58 @@ fn streams_and_nodes() -> Vec<Golden> {
                 updated_at: 1_795_000_000_202,
             }
         ),
-        golden!(
-            EventChunkRecord,
-            "event.bin",
-            EventChunk {
-                revision: 4713,
-                stamp_ms: 1_795_000_000_203,
-                events: vec![
-                    r#"{"event":"api_call","event_id":308871168,"utc_ms":1795000000203}"#.into(),
-                    r#"{"event":"server_started","event_id":308871169}"#.into(),
-                ],
-            }
-        ),
+        events(),
     ]
+}
+
+fn events() -> Golden {
+    let records = golden!(
+        EventChunkRecord,
+        "event.bin",
+        EventChunk {
+            revision: 4713,
+            stamp_ms: 1_795_000_000_203,
+            events: vec![
+                r#"{"event":"api_call","event_id":308871168,"utc_ms":1795000000203}"#.into(),
+                r#"{"event":"server_started","event_id":308871169}"#.into(),
+            ],
+            streams: vec![
+                EventStream {
+                    event: 0,
+                    digest: 0x0123_4567_89ab_cdef,
+                },
+                EventStream {
+                    event: 1,
+                    digest: 17,
+                },
+            ],
+        }
+    );
+    Golden {
+        version: EVENT_VERSION,
+        ..records
+    }
+}
+
+/// The events of version 1: their streams come from their texts.
+fn events_v1() -> Golden {
+    let records = golden!(
+        EventChunkRecord,
+        "event.bin",
+        EventChunk {
+            revision: 4713,
+            stamp_ms: 1_795_000_000_203,
+            events: vec![
+                r#"{"event":"api_call","event_id":308871168,"utc_ms":1795000000203}"#.into(),
+                r#"{"event":"server_started","event_id":308871169}"#.into(),
+            ],
+            streams: Vec::new(),
+        }
+    );
+    Golden {
+        version: 1,
+        ..records
+    }
 }
 
 fn streamer(role: NodeRole) -> Streamer {
@@ -225,13 +269,15 @@ fn entities() -> Vec<Golden> {
 
 #[test]
 fn golden_records_of_every_version_read_back_whole() {
-    for version in 1..=SCHEMA_VERSION {
+    let mut goldens = all();
+    goldens.push(events_v1());
+    for version in 1..=EVENT_VERSION {
         let mut files: BTreeSet<String> = fs::read_dir(folder(version))
             .expect("every version has a folder")
             .map(|entry| entry.expect("is listed").file_name().into_string())
             .collect::<Result<_, _>>()
             .expect("names are ASCII");
-        for golden in all() {
+        for golden in goldens.iter().filter(|it| it.version == version) {
             let bytes = fs::read(folder(version).join(golden.file)).expect(golden.file);
             (golden.check)(&bytes);
             files.remove(golden.file);
@@ -242,9 +288,9 @@ fn golden_records_of_every_version_read_back_whole() {
 
 #[test]
 fn records_are_written_as_the_newest_golden_files() {
-    let folder = folder(SCHEMA_VERSION);
     let may_write = std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write");
     for golden in all() {
+        let folder = folder(golden.version);
         let path = folder.join(golden.file);
         if may_write && !path.exists() {
             fs::create_dir_all(&folder).expect("the folder is created");
@@ -260,6 +306,44 @@ fn records_are_written_as_the_newest_golden_files() {
 }
 
 #[test]
+fn streams_of_events_of_version_1_come_from_their_texts() {
+    // The record as version 1 wrote it, with texts of the same length.
+    let text = |event: &str, length: usize| format!("{event:<length$}");
+    let bytes = fs::read(folder(1).join("event.bin")).expect("the golden file");
+    let old = [
+        r#"{"event":"api_call","event_id":308871168,"utc_ms":1795000000203}"#,
+        r#"{"event":"server_started","event_id":308871169}"#,
+    ];
+    let new = [
+        r#"{"entity_id":"a","entity_type":"stream"}"#,
+        r#"{"relayouts":[{"name":"b"},{"name":"c"}]}"#,
+    ];
+    let mut bytes = bytes;
+    for (old, new) in old.iter().zip(new) {
+        let at = memchr::memmem::find(&bytes, old.as_bytes()).expect("the text of an event");
+        bytes[at..at + old.len()].copy_from_slice(text(new, old.len()).as_bytes());
+    }
+    let chunk = EventChunkRecord::from_bytes(&bytes).expect("a record of version 1");
+    for (event, name, found) in [
+        (0, "a", true),
+        (0, "b", false),
+        (1, "a", false),
+        (1, "b", true),
+        (1, "c", true),
+        (2, "c", false),
+    ] {
+        assert_eq!(
+            chunk.is_about(event, &[stream_digest(name)]),
+            found,
+            "{event} {name}"
+        );
+    }
+    let mut many: Vec<u64> = ["a", "x", "y", "z"].map(stream_digest).to_vec();
+    many.sort_unstable();
+    assert!(chunk.is_about(0, &many) && !chunk.is_about(1, &many));
+}
+
+#[test]
 fn every_kind_of_entity_has_a_golden_file() {
     let files: Vec<&str> = all().iter().map(|golden| golden.file).collect();
     for kind in KINDS {
@@ -271,21 +355,25 @@ fn every_kind_of_entity_has_a_golden_file() {
 #[test]
 fn record_of_unknown_version_is_refused_by_its_number() {
     for golden in all() {
-        for found in [0, SCHEMA_VERSION + 1, u8::MAX] {
+        let newest = golden.version;
+        for found in [0, newest + 1, u8::MAX] {
             let mut bytes = golden.written.clone();
             bytes[0] = found;
             let error = (golden.refusal)(&bytes);
             assert_eq!(
                 error,
-                Some(RecordError::Version { found }),
+                Some(RecordError::Version { found, newest }),
                 "{}",
                 golden.file
             );
         }
     }
-    let newer = RecordError::Version { found: 7 }.to_string();
+    let newer = RecordError::Version {
+        found: 7,
+        newest: 1,
+    };
     assert_eq!(
-        newer,
+        newer.to_string(),
         "the record has schema version 7, written by a newer program; this program reads versions \
          up to 1"
     );

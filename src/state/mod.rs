@@ -6,11 +6,14 @@
 
 pub mod agent;
 pub mod apply;
+pub mod call_event;
+pub mod changed_members;
 pub mod changes;
 pub mod command;
 pub mod entity;
 pub mod episode;
 pub mod event;
+pub mod event_streams;
 mod invalid;
 pub mod kinds;
 pub mod label;

@@ -17,8 +17,12 @@ use std::sync::Arc;
 use rkyv::rancor::Error as RkyvError;
 use rkyv::{Archive, Deserialize, Serialize};
 
-/// First byte of every record written by this version.
+use super::event_streams::streams_of_text;
+
+/// First byte of every record written by this version, except those of events.
 pub const SCHEMA_VERSION: u8 = 1;
+/// First byte of the records of events. Version 1 did not have their streams.
+pub const EVENT_VERSION: u8 = 2;
 
 /// Longest layout history kept per stream.
 pub const LAYOUTS_KEPT_MAX: usize = 100;
@@ -196,6 +200,29 @@ pub struct EventChunk {
     pub stamp_ms: u64,
     /// Canonical JSON objects, as the API shows them.
     pub events: Vec<String>,
+    /// The streams that the events are about, also those that their texts leave out; sorted.
+    pub streams: Vec<EventStream>,
+}
+
+/// A stream that an event is about.
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default,
+)]
+#[rkyv(compare(PartialEq))]
+pub struct EventStream {
+    /// Index of the event in its chunk.
+    pub event: u32,
+    /// [`stream_digest`](super::event_streams::stream_digest) of its name: ten thousand names of a
+    /// batch would push many older events out of the log.
+    pub digest: u64,
+}
+
+/// An [`EventChunk`] of version 1.
+#[derive(Archive, Serialize, Deserialize)]
+struct EventChunkV1 {
+    revision: u64,
+    stamp_ms: u64,
+    events: Vec<String>,
 }
 
 /// A node's generation at the removal of a stream: without it the generation would step back at a
@@ -212,19 +239,25 @@ pub struct NodeMark {
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordError {
-    Version { found: u8 },
+    Version {
+        found: u8,
+        /// The newest version of this kind of record.
+        newest: u8,
+    },
     Damaged,
 }
 
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version { found } if *found > SCHEMA_VERSION => write!(
+            Self::Version { found, newest } if found > newest => write!(
                 f,
                 "the record has schema version {found}, written by a newer program; this program \
-                 reads versions up to {SCHEMA_VERSION}"
+                 reads versions up to {newest}"
             ),
-            Self::Version { found } => write!(f, "the record has no known schema version: {found}"),
+            Self::Version { found, .. } => {
+                write!(f, "the record has no known schema version: {found}")
+            }
             Self::Damaged => f.write_str("the record does not decode"),
         }
     }
@@ -233,7 +266,7 @@ impl fmt::Display for RecordError {
 impl std::error::Error for RecordError {}
 
 macro_rules! view {
-    ($view:ident, $owned:ident, $archived:ident) => {
+    ($view:ident, $owned:ident, $archived:ident, $version:expr, $upgrade:expr) => {
         /// A stored record, shared and read in place.
         #[derive(Clone)]
         pub struct $view(Arc<[u8]>);
@@ -244,16 +277,22 @@ macro_rules! view {
                 let archive = rkyv::to_bytes::<RkyvError>(record)
                     .expect("serialising into memory cannot fail");
                 let mut bytes = Vec::with_capacity(archive.len() + 1);
-                bytes.push(SCHEMA_VERSION);
+                bytes.push($version);
                 bytes.extend_from_slice(&archive);
                 Self(Arc::from(bytes))
             }
 
-            /// Checks bytes that were read from disk.
+            /// Checks bytes that were read from disk. Those of an older version are upgraded.
             pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
                 let (&found, archive) = bytes.split_first().ok_or(RecordError::Damaged)?;
-                if found != SCHEMA_VERSION {
-                    return Err(RecordError::Version { found });
+                if found != $version {
+                    let upgrade: Upgrade<$owned> = $upgrade;
+                    let upgraded =
+                        upgrade(found, archive).unwrap_or(Err(RecordError::Version {
+                            found,
+                            newest: $version,
+                        }))?;
+                    return Ok(Self::new(&upgraded));
                 }
                 rkyv::access::<$archived, RkyvError>(archive).map_err(|_| RecordError::Damaged)?;
                 Ok(Self(Arc::from(bytes)))
@@ -294,11 +333,101 @@ macro_rules! view {
     };
 }
 
-view!(StreamRecord, Stream, ArchivedStream);
-view!(StreamerRecord, Streamer, ArchivedStreamer);
-view!(NodeMarkRecord, NodeMark, ArchivedNodeMark);
-view!(EntityRecord, Entity, ArchivedEntity);
-view!(EventChunkRecord, EventChunk, ArchivedEventChunk);
+/// Reads a record of an older version; `None` for a version that is not known.
+type Upgrade<T> = fn(u8, &[u8]) -> Option<Result<T, RecordError>>;
+
+/// For records that have been of one version only.
+fn no_upgrade<T>(_: u8, _: &[u8]) -> Option<Result<T, RecordError>> {
+    None
+}
+
+view!(
+    StreamRecord,
+    Stream,
+    ArchivedStream,
+    SCHEMA_VERSION,
+    no_upgrade
+);
+view!(
+    StreamerRecord,
+    Streamer,
+    ArchivedStreamer,
+    SCHEMA_VERSION,
+    no_upgrade
+);
+view!(
+    NodeMarkRecord,
+    NodeMark,
+    ArchivedNodeMark,
+    SCHEMA_VERSION,
+    no_upgrade
+);
+view!(
+    EntityRecord,
+    Entity,
+    ArchivedEntity,
+    SCHEMA_VERSION,
+    no_upgrade
+);
+view!(
+    EventChunkRecord,
+    EventChunk,
+    ArchivedEventChunk,
+    EVENT_VERSION,
+    upgraded_events
+);
+
+fn upgraded_events(found: u8, archive: &[u8]) -> Option<Result<EventChunk, RecordError>> {
+    (found == 1).then(|| events_of_version_1(archive))
+}
+
+/// The streams of older events are those that their texts name.
+fn events_of_version_1(archive: &[u8]) -> Result<EventChunk, RecordError> {
+    let old = rkyv::access::<ArchivedEventChunkV1, RkyvError>(archive)
+        .and_then(rkyv::deserialize::<EventChunkV1, RkyvError>)
+        .map_err(|_| RecordError::Damaged)?;
+    let texts = old.events.iter().enumerate();
+    let mut streams: Vec<EventStream> = texts
+        .flat_map(|(event, text)| {
+            let digests = streams_of_text(text).into_iter();
+            digests.map(move |digest| EventStream {
+                digest,
+                event: event as u32,
+            })
+        })
+        .collect();
+    streams.sort_unstable();
+    Ok(EventChunk {
+        revision: old.revision,
+        stamp_ms: old.stamp_ms,
+        events: old.events,
+        streams,
+    })
+}
+
+impl ArchivedEventChunk {
+    /// Whether one of its events is about one of these streams. `digests` are sorted.
+    pub fn is_about(&self, event: usize, digests: &[u64]) -> bool {
+        let begin = self.streams.partition_point(|it| it.event() < event);
+        let streams = &self.streams[begin..];
+        let streams = &streams[..streams.partition_point(|it| it.event() == event)];
+        if streams.len() < digests.len() {
+            let mut found = streams.iter().map(|it| it.digest.to_native());
+            return found.any(|digest| digests.binary_search(&digest).is_ok());
+        }
+        let has = |digest: &u64| {
+            let found = streams.binary_search_by_key(digest, |it| it.digest.to_native());
+            found.is_ok()
+        };
+        digests.iter().any(has)
+    }
+}
+
+impl ArchivedEventStream {
+    fn event(&self) -> usize {
+        self.event.to_native() as usize
+    }
+}
 
 impl ArchivedEntity {
     pub fn filled_spans(&self) -> impl Iterator<Item = (u32, u32)> {
@@ -439,7 +568,10 @@ mod tests {
         other_version[0] = 99;
         assert_eq!(
             StreamRecord::from_bytes(&other_version),
-            Err(RecordError::Version { found: 99 })
+            Err(RecordError::Version {
+                found: 99,
+                newest: SCHEMA_VERSION
+            })
         );
         assert_eq!(
             StreamRecord::from_bytes(&record.bytes()[..20]),

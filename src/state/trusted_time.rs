@@ -138,6 +138,7 @@ mod tests {
                 revision: 1,
                 stamp_ms: NOW,
                 events: vec![event.finish(event_id(1, 0), "s", NOW)],
+                streams: Vec::new(),
             }));
         }
         state.advance(stamp);

@@ -15,12 +15,13 @@ use crate::json::{self, Object, Value};
 use crate::state::State;
 use crate::state::agent::agents_of;
 use crate::state::apply::{Changes, EntityChange, Stamp, apply};
+use crate::state::call_event::call_event;
 use crate::state::changes::Done;
 use crate::state::command::AuditedCommand;
 use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::event::{EVENTS_PER_BATCH_MAX, EventLimits, NewEvent, event_id};
 use crate::state::name::{Hostname, StreamName};
-use crate::state::record::{EventChunk, EventChunkRecord};
+use crate::state::record::{EventChunk, EventChunkRecord, EventStream};
 use crate::state::tag;
 
 /// A batch that is durable, and the outcome of each of its commands.
@@ -173,19 +174,8 @@ impl<L: Log> StateMachine<L> {
         if draft.events.is_empty() || limits.bytes_max == 0 {
             return;
         }
-        let events = std::mem::take(&mut draft.events).into_iter();
-        let finish = |(index, event): (usize, NewEvent)| {
-            event.finish(event_id(stamp.revision, index), &self.server, stamp.ms)
-        };
-        let chunk = EventChunkRecord::new(&EventChunk {
-            revision: stamp.revision,
-            stamp_ms: stamp.ms,
-            events: events
-                .take(EVENTS_PER_BATCH_MAX as usize)
-                .enumerate()
-                .map(finish)
-                .collect(),
-        });
+        let events = std::mem::take(&mut draft.events);
+        let chunk = EventChunkRecord::new(&chunk_of(events, stamp, &self.server));
         draft.touched.event_chunks.push(stamp.revision);
         draft.ops.push(Op::Put {
             table: EVENTS,
@@ -255,15 +245,37 @@ impl Draft {
         tag::judge(&self.next, &conditions)?;
         self.events.append(&mut changes.events);
         if !changes.is_empty() {
+            let event = audit.map(|audit| call_event(&audit, &self.next, &changes));
             self.next.absorb(&changes);
             self.touched.add(&changes);
             collect_ops(&changes, &mut self.ops);
-            if let Some(audit) = audit {
-                self.events.push(audit.event(changes.done.status()));
-            }
+            self.events.extend(event);
         }
         Ok(changes.done)
     }
+}
+
+/// The events of a batch as their record.
+fn chunk_of(events: Vec<NewEvent>, stamp: Stamp, server: &str) -> EventChunk {
+    let mut chunk = EventChunk {
+        revision: stamp.revision,
+        stamp_ms: stamp.ms,
+        ..EventChunk::default()
+    };
+    let events = events.into_iter().take(EVENTS_PER_BATCH_MAX as usize);
+    for (index, mut event) in events.enumerate() {
+        let mut streams = std::mem::take(&mut event.streams);
+        streams.sort_unstable();
+        streams.dedup();
+        let streams = streams.into_iter().map(|digest| EventStream {
+            event: index as u32,
+            digest,
+        });
+        chunk.streams.extend(streams);
+        let id = event_id(stamp.revision, index);
+        chunk.events.push(event.finish(id, server, stamp.ms));
+    }
+    chunk
 }
 
 /// Refuses rights and rules that do not parse: their grammar belongs to `access`, not to the

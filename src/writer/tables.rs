@@ -19,8 +19,8 @@ use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName, shard_of};
 use crate::state::node::RenderSettings;
 use crate::state::record::{
-    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, SCHEMA_VERSION,
-    StreamRecord, StreamerRecord,
+    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
+    StreamerRecord,
 };
 use crate::state::{Loader, SHARDS, State};
 
@@ -214,12 +214,12 @@ fn unreadable(table: Table, key: Vec<u8>, why: &RecordError) -> StoreError {
     error!(table = table.0, key = %text.escape_debug(), error = %why, "record cannot be read");
     let (path, table) = ("weir.redb".into(), table.0.to_owned());
     match *why {
-        RecordError::Version { found } if found > SCHEMA_VERSION => StoreError::NewerRecord {
+        RecordError::Version { found, newest } if found > newest => StoreError::NewerRecord {
             path,
             table,
             key,
             version: found,
-            supported: SCHEMA_VERSION,
+            supported: newest,
         },
         RecordError::Version { .. } | RecordError::Damaged => StoreError::Corrupt {
             path,

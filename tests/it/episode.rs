@@ -908,7 +908,7 @@ fn store_with_old_episode(directory: &Path, newest: Duration) {
     let save = EntitySave::from_body(Kind::Episode, Key::Number(1), body, "");
     let save = Command::SaveEntity(save.expect("an episode"));
     machine.batch(vec![save], old).expect("commits");
-    let events = vec![NewEvent::new("newest")];
+    let events = vec![NewEvent::new("server_started")];
     machine
         .batch(vec![Command::AppendEvents { events }], at(newest))
         .expect("commits");

@@ -328,7 +328,7 @@ pub fn set(server: &TestServer, settings: Value) {
 
 /// The event log, from its beginning.
 pub fn events(server: &TestServer, query: &str) -> Vec<Value> {
-    let list = server.get(&format!("/events?limit=10000&{query}"));
+    let list = server.get(&format!("/events?limit=10000&sort=event_id&{query}"));
     let list = list.expect(200).json();
     list["events"].as_array().expect("a list").clone()
 }
@@ -354,6 +354,8 @@ pub fn moves(server: &TestServer, after: u64) -> Vec<Move> {
     let results = events(server, &query);
     let relayouts = results.iter().flat_map(|event| {
         let relayouts = event["relayouts"].as_array().expect("a list");
+        let count = event["relayouts_count"].as_u64().expect("a count");
+        assert_eq!(relayouts.len() as u64, count, "some moves are not shown");
         relayouts.clone()
     });
     relayouts

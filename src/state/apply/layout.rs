@@ -1,5 +1,7 @@
 //! Layouts: placing streams, by the API or by a plan of the layouter.
 
+use std::collections::BTreeMap;
+
 use rkyv::string::ArchivedString;
 
 use super::Changes;
@@ -10,7 +12,7 @@ use crate::json;
 use crate::state::State;
 use crate::state::changes::Done;
 use crate::state::command::{CHANGE_REASONS, LayoutPatch, Placement};
-use crate::state::event::NewEvent;
+use crate::state::event::{EventList, LIST_BYTES_MAX, LIST_MAX, NewEvent};
 use crate::state::label;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Stream};
@@ -117,42 +119,75 @@ pub(super) fn carry_out(state: &State, items: Vec<Placement>, changes: &mut Chan
         });
         match placed {
             Some((old, stream)) => {
-                relayouts.push(&item);
+                let changed_before = changes.streams.len();
                 finish(state, &item.name, Some(old), stream, changes);
+                if changes.streams.len() > changed_before {
+                    relayouts.push(&item, old.ingest());
+                }
             }
             None => refused.push(i),
         }
     }
-    changes.events.extend(relayouts.event());
+    changes.events.extend(relayouts.event(changes));
     Done::Placed { refused }
 }
 
-/// The moves of one plan, as one event.
-#[derive(Default)]
-struct Relayouts(Vec<u8>);
+/// The moves of one plan, as one event: the first of them, and the number of all by reason.
+struct Relayouts {
+    list: EventList,
+    why: BTreeMap<&'static str, u64>,
+}
+
+impl Default for Relayouts {
+    fn default() -> Self {
+        Self {
+            list: EventList::new(LIST_MAX, LIST_BYTES_MAX),
+            why: BTreeMap::new(),
+        }
+    }
+}
 
 impl Relayouts {
-    fn push(&mut self, item: &Placement) {
-        let out = &mut self.0;
-        out.push(if out.is_empty() { b'[' } else { b',' });
-        out.extend_from_slice(b"{\"name\":");
-        json::write_string(out, &item.name);
-        if let Some(Some(ingest)) = &item.layout.ingest {
-            out.extend_from_slice(b",\"ingest\":");
-            json::write_string(out, ingest);
-        }
-        out.extend_from_slice(b",\"why\":");
-        json::write_string(out, item.why);
-        out.push(b'}');
+    /// Adds a move. `from` is the ingest node before.
+    fn push(&mut self, item: &Placement, from: Option<&str>) {
+        *self.why.entry(item.why).or_default() += 1;
+        self.list.push(|out| {
+            let text = |out: &mut Vec<u8>, begin: &str, text: &str| {
+                out.extend_from_slice(begin.as_bytes());
+                json::write_string(out, text);
+            };
+            let wanted = item.layout.ingest.as_ref();
+            let ingest = wanted.map_or(from, |ingest| ingest.as_ref().map(Hostname::as_str));
+            out.push(b'{');
+            if let Some(from) = from.filter(|_| ingest != from) {
+                text(out, "\"from\":", from);
+                out.push(b',');
+            }
+            if let (Some(_), Some(ingest)) = (wanted, ingest) {
+                text(out, "\"ingest\":", ingest);
+                out.push(b',');
+            }
+            text(out, "\"name\":", &item.name);
+            text(out, ",\"why\":", item.why);
+            out.push(b'}');
+        });
     }
 
-    fn event(mut self) -> Option<NewEvent> {
-        if self.0.is_empty() {
+    fn event(self, changes: &Changes) -> Option<NewEvent> {
+        let count = self.list.count();
+        if count == 0 {
             return None;
         }
-        self.0.push(b']');
-        let relayouts = String::from_utf8(self.0).expect("written JSON is UTF-8");
-        Some(NewEvent::new("layouter_processing_result").json("relayouts", relayouts.into()))
+        let why = self
+            .why
+            .iter()
+            .map(|(why, count)| format!("\"{why}\":{count}"));
+        let why = format!("{{{}}}", why.collect::<Vec<_>>().join(","));
+        let event = NewEvent::new("layouter_processing_result")
+            .json("relayouts", self.list.finish())
+            .number("relayouts_count", count)
+            .json("relayouts_why", why.into());
+        Some(event.about_streams(changes.streams.iter().map(|change| &*change.name)))
     }
 }
 
