@@ -133,6 +133,7 @@ error_codes! {
     STREAM_NOT_FOUND = 404 "stream_not_found" "No stream has this name";
     STREAMER_NOT_FOUND = 404 "streamer_not_found" "No streamer has this hostname";
     EPISODE_NOT_FOUND = 404 "episode_not_found" "No episode has this id";
+    EVENT_NOT_FOUND = 404 "event_not_found" "No event that is kept has this id";
     PERSON_NOT_FOUND = 404 "person_not_found" "No person has this id";
     AGENT_NOT_FOUND = 404 "agent_not_found" "No agent has this id";
     AUTH_BACKEND_NOT_FOUND = 404 "auth_backend_not_found" "No authorization backend has this name";

@@ -130,6 +130,7 @@ const HOST_PORT: PathParameter = PathParameter::Pair("hostname", "port");
 const NAME: PathParameter = PathParameter::Tail("name");
 const HOSTNAME: PathParameter = PathParameter::Segment("hostname");
 const EPISODE_ID: PathParameter = PathParameter::Segment("episode_id");
+const EVENT_ID: PathParameter = PathParameter::Segment("event_id");
 const PERSON_ID: PathParameter = PathParameter::Segment("person_id");
 const ENTITY_NAME: PathParameter = PathParameter::Segment("name");
 /// Split by the handler, because a stream name must be one segment before it is decoded.
@@ -277,6 +278,9 @@ pub const OPERATIONS: &[Endpoint] = &[
     get(("/events", NO_KEY, ""),
         "central_events_list", right("events", List), event::list,
         &words::event::CENTRAL_EVENTS_LIST).list(event::PARAMETERS),
+    get(("/events/", EVENT_ID, ""),
+        "central_event_get", right("events", Read), event::get, &words::event::CENTRAL_EVENT_GET)
+            .entity(),
     get(("/config", NO_KEY, ""),
         "config_get", right("config", Read), config::get, &words::config::CONFIG_GET)
             .query(&[&stats_format::FORMAT]),

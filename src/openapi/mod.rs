@@ -819,6 +819,7 @@ mod tests {
                 "batch_streamer_layout_preview",
                 "batch_update_agents_layouts",
                 "batch_update_streams_layouts",
+                "central_event_get",
                 "central_events_list",
                 "cluster_capacity_get",
                 "cluster_preview",

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Query;
 use super::cursor::{Cursor, CursorScope};
-use super::filter::{Condition, Filter, Operator, ValueSet};
+use super::filter::{Condition, DigestSet, Filter, Operator, ValueSet};
 use super::order::Position;
 use super::pairs::encode_component;
 use crate::json::Number;
@@ -139,6 +139,13 @@ impl Filter {
             Condition::Contains(finder) => {
                 out.push_str("*=");
                 encode_component(&String::from_utf8_lossy(finder.needle()), out);
+            }
+            Condition::Digests(DigestSet { digests, includes }) => {
+                out.push_str(if *includes { "=#" } else { "!#" });
+                for digest in digests {
+                    out.push_str(itoa::Buffer::new().format(*digest));
+                    out.push(',');
+                }
             }
             Condition::Absent => out.push('!'),
             Condition::Present => out.push('?'),

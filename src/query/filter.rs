@@ -41,6 +41,15 @@ pub(super) enum Condition {
     Contains(Box<Finder<'static>>),
     Absent,
     Present,
+    Digests(DigestSet),
+}
+
+/// Digests of values, sorted.
+#[derive(Debug)]
+pub(super) struct DigestSet {
+    pub digests: Vec<u64>,
+    /// Documents with one of them pass; otherwise those with none of them.
+    pub includes: bool,
 }
 
 /// A set of values of several types. A text that may be a number is in it as both if the field
@@ -94,7 +103,20 @@ impl Filter {
             Condition::Present => any_leaf(document, path, false, &mut |leaf| {
                 !matches!(leaf, Scalar::Absent)
             }),
+            Condition::Digests(DigestSet { digests, includes }) => {
+                document.has_digest(digests) == *includes
+            }
         }
+    }
+}
+
+impl DigestSet {
+    pub fn new(values: &ValueSet, digest: Option<fn(&str) -> u64>, includes: bool) -> Self {
+        let texts = values.texts.iter();
+        let mut digests: Vec<u64> = texts.filter_map(|text| Some(digest?(text))).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        Self { digests, includes }
     }
 }
 

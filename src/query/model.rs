@@ -40,6 +40,9 @@ pub struct ListField {
     /// The members on the way. A key of a map is one of them, dots included.
     pub members: Vec<Box<str>>,
     pub field_type: FieldType,
+    /// For a field of which documents have only digests of the values, not the values: their
+    /// digest. It takes the filters `=` and `_ne`.
+    pub digest: Option<fn(&str) -> u64>,
 }
 
 impl ListField {
@@ -48,6 +51,7 @@ impl ListField {
         Self {
             members: vec![name.into()],
             field_type,
+            digest: None,
         }
     }
 }
@@ -71,6 +75,7 @@ pub fn field(schema: &Schema, path: &str) -> Option<ListField> {
     Some(ListField {
         members,
         field_type,
+        digest: None,
     })
 }
 
@@ -114,6 +119,13 @@ pub trait Document {
     fn leaf(&self, path: &FieldPath) -> Leaf<'_> {
         let _ = path;
         Leaf::Unknown
+    }
+
+    /// Whether the field with digests of values ([`ListField::digest`]) has one of these, which are
+    /// sorted.
+    fn has_digest(&self, digests: &[u64]) -> bool {
+        let _ = digests;
+        false
     }
 
     /// Texts that together contain every value that `q` searches, plain or as canonical JSON, and

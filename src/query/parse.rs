@@ -4,7 +4,7 @@ use memchr::memmem::Finder;
 
 use super::canonical::write_number;
 use super::cursor::Cursor;
-use super::filter::{Comparand, Condition, Filter, Operator, ValueSet};
+use super::filter::{Comparand, Condition, DigestSet, Filter, Operator, ValueSet};
 use super::model::{FieldPath, ListField, ListKind, split};
 use super::order::SortKey;
 use super::pairs::{pairs, printable};
@@ -114,11 +114,22 @@ impl Query {
 
     fn add_filter(&mut self, name: &str, value: Option<&str>) -> Result<(), ApiError> {
         let (path, operator) = filter_of(name, value);
-        let Some((path, field_type)) = known_field(self.kind, path, name)? else {
+        let Some(field) = known_field(self.kind, path, name)? else {
             return Ok(());
         };
+        let KnownField {
+            path,
+            field_type,
+            digest,
+        } = field;
         let value = value.unwrap_or("true");
         let condition = match operator {
+            Operator::Equal | Operator::NotEqual if digest.is_some() => {
+                let values = ValueSet::parse(name, value, field_type)?;
+                let includes = operator == Operator::Equal;
+                Condition::Digests(DigestSet::new(&values, digest, includes))
+            }
+            _ if digest.is_some() => return Err(only_equality(name, path.as_str())),
             Operator::Equal => Condition::In(ValueSet::parse(name, value, field_type)?),
             Operator::NotEqual => Condition::NotIn(ValueSet::parse(name, value, field_type)?),
             Operator::Like => Condition::Contains(Box::new(Finder::new(value).into_owned())),
@@ -160,6 +171,13 @@ impl Query {
 fn secret_field(parameter: &str) -> ApiError {
     error::SECRET_FIELD
         .error()
+        .at_parameter(printable(parameter))
+}
+
+fn only_equality(parameter: &str, field: &str) -> ApiError {
+    let title = format!("Field `{field}` is filtered by `{field}` and `{field}_ne` only");
+    error::UNKNOWN_PARAMETER
+        .titled(title)
         .at_parameter(printable(parameter))
 }
 
@@ -249,13 +267,20 @@ pub fn unknown_name<'n>(
     }
 }
 
+/// A field that a filter or an order names.
+struct KnownField {
+    path: FieldPath,
+    field_type: FieldType,
+    digest: Option<fn(&str) -> u64>,
+}
+
 /// The field that a filter or an order names, unless it is unknown. Secrets are refused, known or
 /// not.
 fn known_field(
     kind: &ListKind,
     text: &str,
     parameter: &str,
-) -> Result<Option<(FieldPath, FieldType)>, ApiError> {
+) -> Result<Option<KnownField>, ApiError> {
     let field = (kind.field)(text);
     let secret = match &field {
         Some(field) => (kind.secret)(&field.members),
@@ -267,12 +292,17 @@ fn known_field(
     let Some(ListField {
         members,
         field_type,
+        digest,
     }) = field
     else {
         return Ok(None);
     };
     check_depth(&members, parameter)?;
-    Ok(Some((FieldPath::of_parts(text, members), field_type)))
+    Ok(Some(KnownField {
+        path: FieldPath::of_parts(text, members),
+        field_type,
+        digest,
+    }))
 }
 
 fn check_depth(parts: &[Box<str>], parameter: &str) -> Result<(), ApiError> {
@@ -365,9 +395,13 @@ fn add_sort_key(piece: &str, kind: &ListKind, sort: &mut Vec<SortKey>) -> Result
         None => (piece, false),
     };
     // As with filters, an unknown field is ignored.
-    let Some((path, field_type)) = known_field(kind, path, "sort")? else {
+    let Some(field) = known_field(kind, path, "sort")?.filter(|field| field.digest.is_none())
+    else {
         return Ok(());
     };
+    let KnownField {
+        path, field_type, ..
+    } = field;
     if sort.iter().all(|known| known.path != path) {
         sort.push(SortKey {
             path,

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use super::State;
 use super::entity::{Key, Kind};
 use super::name::{Hostname, StreamName};
-use super::record::{EntityRecord, StreamRecord, StreamerRecord};
+use super::record::{EntityRecord, EventChunkRecord, StreamRecord, StreamerRecord};
 use crate::error::{self, ApiError, BatchErrors};
 use crate::json::Value;
 
@@ -61,6 +61,17 @@ macro_rules! versioned {
     )*};
 }
 versioned!(StreamRecord, StreamerRecord, EntityRecord);
+
+/// Events never change: all of a batch are of its version.
+impl Versioned for EventChunkRecord {
+    fn tag(&self, state: &State) -> EntityTag {
+        EntityTag {
+            store_id: state.store_id(),
+            revision: self.revision.to_native(),
+            stamp_ms: self.stamp_ms.to_native(),
+        }
+    }
+}
 
 /// One stored version of one entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

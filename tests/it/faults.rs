@@ -33,7 +33,7 @@ use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
 
 // ---- the real program ---------------------------------------------------------------------------
 
-fn limit_files(process: u32, bytes: Option<u64>) {
+pub fn limit_files(process: u32, bytes: Option<u64>) {
     weir_testkit::sys::limit_file_size(process, bytes).expect("the process is ours");
 }
 

@@ -70,7 +70,7 @@ const HOLDS: &[Hold] = &[
     },
     Hold {
         what: "a list of events",
-        path: "/events?event=never&poll_timeout=50",
+        path: "/events?event=layouter_fetching_started&poll_timeout=50",
         by: &[
             HeldCredential::Token,
             HeldCredential::ApiKey,

@@ -31,6 +31,7 @@ mod config_external;
 mod episode;
 mod etag;
 mod event;
+mod event_subjects;
 mod metrics;
 mod negotiation;
 mod openapi;

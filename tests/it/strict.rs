@@ -102,7 +102,7 @@ fn unknown_names_in_queries_are_refused() {
         "/streams?include_ingest_history=false&labels.required.zone_ne=x&scheme=http",
         "/streamers?role=streamer&labels.a.b=c&channel_limit_gt=5&dvrs.name=x",
         "/streamers/s1/streams?host=s1",
-        "/events?event=x&limit=1",
+        "/events?event=api_call&stream=a&limit=1",
         "/streams/a",
     ] {
         let answer = strictly(&server, "GET", path, "");

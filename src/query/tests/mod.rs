@@ -35,6 +35,7 @@ fn field(path: &str) -> Option<ListField> {
     Some(ListField {
         members,
         field_type,
+        digest: None,
     })
 }
 
