@@ -15,6 +15,9 @@ use crate::http::Response;
 /// version that is served.
 pub const BUILD: u32 = 241_100_292;
 
+/// Failed attempts in a row to open the store from which on readiness shows their number.
+const REOPEN_FAILURES_SHOWN: u64 = 3;
+
 #[allow(clippy::unnecessary_wraps)] // the type of all handlers
 pub fn liveness(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Reply(whoami(call)))
@@ -28,12 +31,24 @@ pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
             .retry_after(1));
     }
     if !shared.published.is_writable() {
-        return Err(error::NOT_READY.error());
+        return Err(store_failure(shared.published.reopen_failures()));
     }
     if shared.published.is_short_of_space() {
         return Err(error::DISK_FULL.error());
     }
     Ok(Outcome::Reply(whoami(call)))
+}
+
+/// A store that failed is usually back at once. If not, the operator must look at the disk.
+fn store_failure(reopen_failures: u64) -> ApiError {
+    if reopen_failures < REOPEN_FAILURES_SHOWN {
+        return error::NOT_READY.error();
+    }
+    let title = format!(
+        "The store does not accept writes: it could not be opened {reopen_failures} times in a row"
+    );
+    let error = error::NOT_READY.titled(title);
+    error.with("reopen_failures", reopen_failures)
 }
 
 fn whoami(call: &Call<'_>) -> Response {

@@ -56,7 +56,7 @@ const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// First and longest pause between attempts to open a failed store.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Pause between looks for space on a full disk.
+/// Pause between looks for space on a full disk, and between attempts to log a failure.
 const SPACE_LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// The thread's own part: the queue of commands, the clock, the cores.
@@ -70,7 +70,17 @@ pub struct Writer<L> {
     episodes: InsertBuffer<Envelope>,
     episodes_buffer: Arc<BufferSettings>,
     expiry: Expiry,
+    unlogged: Option<StoreFailure>,
     stop: Arc<AtomicBool>,
+}
+
+/// A failure of the store that the event log does not have yet.
+struct StoreFailure {
+    message: String,
+    /// Failed attempts to open the store after it.
+    reopen_failures: u64,
+    /// When to try to log it, on the writer's own clock.
+    due: Duration,
 }
 
 impl<L: Log> Writer<L> {
@@ -94,6 +104,7 @@ impl<L: Log> Writer<L> {
             followers: Vec::new(),
             episodes: InsertBuffer::default(),
             episodes_buffer: Arc::new(BufferSettings::new(Duration::ZERO, 0)),
+            unlogged: None,
             stop: stop.clone(),
         };
         (writer, handle, stop)
@@ -137,18 +148,19 @@ impl<L: Log> Writer<L> {
             // the event that reports the jump.
             let wall_ms = now_ms();
             self.add_own_commands(&mut batch, wall_ms, clock.elapsed());
-            if batch.is_empty() {
-                if is_ended {
-                    return self.machine;
-                }
-                continue;
+            let is_idle = batch.is_empty();
+            if !is_idle {
+                let (commands, began) = (batch.len(), Instant::now());
+                self.commit(std::mem::take(&mut batch), wall_ms);
+                delay.learn(commands + self.commands.len(), began.elapsed());
             }
-            let (commands, began) = (batch.len(), Instant::now());
-            self.commit(std::mem::take(&mut batch), wall_ms, &now_ms);
-            delay.learn(commands + self.commands.len(), began.elapsed());
+            self.log_failure(wall_ms, clock.elapsed());
             if self.machine.is_failed() {
                 // Stopped while the store was down: what arrived in the last moment is refused.
                 self.refuse_waiting();
+                return self.machine;
+            }
+            if is_idle && is_ended {
                 return self.machine;
             }
         }
@@ -223,7 +235,7 @@ impl<L: Log> Writer<L> {
 
     /// Commits a batch. On a full disk the deletions in it come first and by themselves, or a save
     /// would have them refused.
-    fn commit(&mut self, batch: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
+    fn commit(&mut self, batch: Vec<Envelope>, wall_ms: u64) {
         let (deletions, others) = if self.machine.is_short_of_space() {
             let frees_space = |it: &Envelope| it.command.command.frees_space();
             batch.into_iter().partition(frees_space)
@@ -237,7 +249,7 @@ impl<L: Log> Writer<L> {
                     .map(|it| (it.reply_to, Err(store_is_down())));
                 self.send(refused.collect(), None);
             } else if !part.is_empty() {
-                self.commit_part(part, wall_ms, now_ms);
+                self.commit_part(part, wall_ms);
             }
         }
         self.publish_space();
@@ -258,7 +270,7 @@ impl<L: Log> Writer<L> {
         }
     }
 
-    fn commit_part(&mut self, batch: Vec<Envelope>, wall_ms: u64, now_ms: &impl Fn() -> u64) {
+    fn commit_part(&mut self, batch: Vec<Envelope>, wall_ms: u64) {
         let (mut replies_to, mut commands) = (Vec::new(), Vec::new());
         for envelope in batch {
             replies_to.push(envelope.reply_to);
@@ -294,9 +306,7 @@ impl<L: Log> Writer<L> {
         error!(error = %failure, "the store failed; writes are refused until it is back");
         self.published.set_writable(false);
         self.send(refuse_all(outcome_is_unknown), None);
-        if self.recover() {
-            self.log_failure(&failure, now_ms);
-        }
+        self.recover(&failure);
     }
 
     /// Publishes a commit, then wakes every core at most once, with its replies and the commit.
@@ -330,26 +340,52 @@ impl<L: Log> Writer<L> {
     }
 
     /// Adds a failure of the store to the event log, now that the store is back. If that write
-    /// fails as well, the store is recovered once more and that failure is only logged.
-    fn log_failure(&mut self, failure: &StoreError, now_ms: &impl Fn() -> u64) {
-        let event = NewEvent::new("database_error").text("message", &failure.to_string());
+    /// fails as well, it is tried again later.
+    fn log_failure(&mut self, wall_ms: u64, clock: Duration) {
+        let is_failed = self.machine.is_failed() || self.machine.is_short_of_space();
+        let Some(failure) = self
+            .unlogged
+            .as_mut()
+            .filter(|it| !is_failed && it.due <= clock)
+        else {
+            return;
+        };
+        failure.due = clock + SPACE_LOOK_PAUSE;
+        let event = NewEvent::new("database_error").text("message", &failure.message);
+        let event = match failure.reopen_failures {
+            0 => event,
+            count => event.number("reopen_failures", count),
+        };
         let events = vec![event];
-        let command = Command::AppendEvents { events };
-        match self.machine.batch(vec![command], now_ms()) {
-            Ok(applied) => self.send(Vec::new(), applied.commit),
+        match self
+            .machine
+            .batch(vec![Command::AppendEvents { events }], wall_ms)
+        {
+            Ok(applied) => {
+                self.unlogged = None;
+                self.send(Vec::new(), applied.commit);
+            }
             Err(error) => {
-                error!(%error, "the store failed again");
+                self.published.metrics().count_failure();
+                error!(%error, "the store failed again; its failure is not logged yet");
                 if self.machine.is_failed() {
                     self.published.set_writable(false);
-                    self.recover();
+                    self.recover(&error);
                 }
+                self.publish_space();
             }
         }
     }
 
-    /// Opens the store until it works. False if the server is stopped before.
-    fn recover(&mut self) -> bool {
-        let mut pause = REOPEN_PAUSE.0;
+    /// Opens the store until it works, or the server is stopped. The failure is then to be logged.
+    fn recover(&mut self, failure: &StoreError) {
+        let unlogged = self.unlogged.get_or_insert_with(|| StoreFailure {
+            message: failure.to_string(),
+            reopen_failures: 0,
+            due: Duration::ZERO,
+        });
+        let failed_before = unlogged.reopen_failures;
+        let (mut pause, mut failed) = (REOPEN_PAUSE.0, 0);
         loop {
             // Refused now, not when the store is back.
             self.refuse_waiting();
@@ -358,20 +394,30 @@ impl<L: Log> Writer<L> {
                     let revision = self.machine.state().revision();
                     info!(revision, "the store is back");
                     self.send(Vec::new(), commit);
+                    self.published.set_reopen_failures(0);
                     self.published.set_writable(true);
-                    return true;
+                    return;
                 }
                 Err(failure) => {
-                    self.published.metrics().count_reopen_failure();
+                    failed += 1;
+                    self.count_reopen_failure(failed, failed_before + failed);
                     let retry_ms = pause.as_millis() as u64;
-                    warn!(error = %failure, retry_ms, "the store cannot be opened yet");
+                    warn!(error = %failure, failed, retry_ms, "the store cannot be opened yet");
                     if self.stop.load(Ordering::Acquire) {
-                        return false;
+                        return;
                     }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(REOPEN_PAUSE.1);
                 }
             }
+        }
+    }
+
+    fn count_reopen_failure(&mut self, in_a_row: u64, unlogged: u64) {
+        self.published.metrics().count_reopen_failure();
+        self.published.set_reopen_failures(in_a_row);
+        if let Some(failure) = &mut self.unlogged {
+            failure.reopen_failures = unlogged;
         }
     }
 }

@@ -15,6 +15,7 @@ pub struct Published {
     state: ArcSwap<State>,
     writable: AtomicBool,
     short_of_space: AtomicBool,
+    reopen_failures: AtomicU64,
     metrics: WriterMetrics,
 }
 
@@ -24,6 +25,7 @@ impl Published {
             state: ArcSwap::new(state),
             writable: AtomicBool::new(true),
             short_of_space: AtomicBool::new(false),
+            reopen_failures: AtomicU64::new(0),
             metrics: WriterMetrics::default(),
         }
     }
@@ -45,6 +47,15 @@ impl Published {
     /// True while the disk is full: saves are refused, deletions go on.
     pub fn is_short_of_space(&self) -> bool {
         self.short_of_space.load(Ordering::Acquire)
+    }
+
+    /// Failed attempts in a row to open the failed store; 0 while it takes writes.
+    pub fn reopen_failures(&self) -> u64 {
+        self.reopen_failures.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_reopen_failures(&self, in_a_row: u64) {
+        self.reopen_failures.store(in_a_row, Ordering::Release);
     }
 
     pub(super) fn set_short_of_space(&self, is_short: bool) {

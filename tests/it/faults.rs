@@ -25,9 +25,11 @@ use weir::testing::writer::{
     COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMachine, Writer,
 };
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Options, Store};
+use weir_storage::{Batch, Log, Opened, Options, Store, StoreError, Table};
 
 use crate::calls::{park, park_request};
+use crate::event::check_form;
+use crate::metrics::Metrics;
 use crate::stub::{Stub, StubResponse};
 use weir_testkit::{API_KEY, Client, PREFIX, Response, TestServer, wait_until};
 
@@ -277,6 +279,73 @@ fn server_with_a_failed_store_is_alive_and_not_ready() {
         message.is_some_and(|message| !message.is_empty()),
         "{logged}"
     );
+}
+
+#[test]
+fn store_that_stays_lost_is_reported_counted_and_logged() {
+    // Goal: a store that cannot be opened again is told from one that fails for a moment: by the
+    // readiness, a metric and afterwards an event; reads go on. Method: the limit is below what the
+    // store has, for as long as it takes to fail to open it three times.
+    let mut server = TestServer::new();
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    let layout = json!({"title": "One", "layout": {"ingest": "s1"}});
+    server.put("/streams/a", layout).expect(200);
+    let metric = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        Metrics::read(&answer).value("weir_store_reopen_failures_total", &[]) as u64
+    };
+    let reopens = || {
+        let answer = server.call_as("GET", "/monitoring/readiness", None);
+        (answer.status == 503).then(|| answer.json()["errors"][0].clone())
+    };
+    assert_eq!((metric(), reopens()), (0, None));
+    let mut poll = park(&server, "/streams?title=Two&poll_timeout=50", "");
+    limit_files(server.id(), Some(0));
+    server.delete("/streams/a").expect(503);
+    let is_lost = |error: &Option<Value>| {
+        let count = error
+            .as_ref()
+            .and_then(|error| error["meta"]["reopen_failures"].as_str());
+        count.is_some_and(|count| count.parse::<u64>().is_ok_and(|count| count >= 3))
+    };
+    let error = wait_until("three failed attempts", reopens, is_lost).expect("an error");
+    assert_eq!(error["code"], "not_ready", "{error}");
+    let title = error["title"].as_str().expect("a title");
+    assert!(title.contains("could not be opened"), "{title}");
+    let counted = metric();
+    assert!(counted >= 3, "{counted}");
+    // The process serves reads of all kinds, and refuses writes at once.
+    server
+        .call_as("GET", "/monitoring/liveness", None)
+        .expect(200);
+    assert_eq!(server.get("/streams/a").expect(200).json()["title"], "One");
+    assert_eq!(
+        server.get("/streams?q=one").expect(200).json()["estimated_count"],
+        1
+    );
+    let config = server.get("/streamers/s1/streams").expect(200).json();
+    assert_eq!(config["streams"][0]["name"], "a");
+    let refused = server
+        .put("/streams/a", json!({"title": "Two"}))
+        .expect(503);
+    assert_eq!(refused.errors(), ["storage_unavailable"]);
+    limit_files(server.id(), None);
+    wait_until("the store comes back", reopens, Option::is_none);
+    server
+        .put("/streams/a", json!({"title": "Two"}))
+        .expect(200);
+    poll.response(false).expect(200);
+    let failures = "/events?event=database_error&poll_timeout=50";
+    for _ in 0..2 {
+        let logged = server.get(failures).expect(200).json();
+        assert_eq!(logged["estimated_count"], 1, "{logged}");
+        let event = &logged["events"][0];
+        let failed = event["reopen_failures"].as_u64().expect("a count");
+        assert!(failed >= counted, "{event}");
+        check_form(std::slice::from_ref(event));
+        server.restart();
+    }
 }
 
 /// Sends a save of a streamer with a check and returns once the streamer was called.
@@ -618,6 +687,91 @@ fn stamps_rise_even_if_the_clock_steps_back() {
         }
         machine.into_log().close().expect("closes");
     }
+}
+
+/// A store on a disk that fails during some of its commits, which are counted from 1.
+struct FailingLog {
+    store: Store,
+    disk: SimDisk,
+    commits: u32,
+    failing: std::ops::RangeInclusive<u32>,
+}
+
+impl Log for FailingLog {
+    fn load(
+        &self,
+        table: Table,
+        prefix: Option<u8>,
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<u64, StoreError> {
+        self.store.load(table, prefix, each)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.commits += 1;
+        if self.failing.contains(&self.commits) {
+            self.disk.set_fault(1, Fault::Once(io::ErrorKind::Other));
+        }
+        self.store.commit(batch)
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        self.store.is_short_of_space()
+    }
+
+    fn look_for_space(&mut self) {
+        self.store.look_for_space();
+    }
+
+    fn is_failed(&self) -> bool {
+        self.store.is_failed()
+    }
+
+    fn reopen(&mut self) -> Result<Opened, StoreError> {
+        self.store.reopen()
+    }
+}
+
+#[test]
+fn failure_is_logged_although_the_store_fails_again() {
+    // Method: the commit of a save fails, and then that of the event of this failure.
+    let disk = SimDisk::new();
+    let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options()).expect("opens");
+    let state = load(&store, &opened, RenderSettings::default()).expect("loads");
+    let log = FailingLog {
+        store,
+        disk,
+        commits: 0,
+        failing: 2..=3,
+    };
+    let machine = StateMachine::new(state, log);
+    let published = Arc::new(Published::new(machine.state().clone()));
+    let (writer, commands, stop) = Writer::new(machine, published.clone(), Vec::new());
+    let writer = std::thread::spawn(move || writer.run(|| 1_000));
+    for title in ["one", "two"] {
+        let sent = commands.send(Envelope::unanswered(save("a", title)));
+        assert!(sent.is_ok());
+        let revision = || published.state().load().revision();
+        if title == "one" {
+            wait_until("the first save", revision, |revision| *revision == 1);
+        }
+    }
+    let logged = || {
+        let state = published.state().load();
+        let events = state.events().values();
+        let texts = events.flat_map(|chunk| chunk.events.iter().map(|it| it.to_string()));
+        texts.collect::<Vec<_>>()
+    };
+    let logged = wait_until("the event of the failure", logged, |texts| {
+        !texts.is_empty()
+    });
+    stop.store(true, Ordering::Release);
+    let machine = writer.join().expect("the writer ends in order");
+    assert_eq!(published.metrics().failures(), 2);
+    assert_eq!(titles(machine.state())["a"].0, "one");
+    assert_eq!(machine.state().events_count(), 1);
+    let event: Value = serde_json::from_str(&logged[0]).expect("JSON");
+    assert_eq!(event["event"], "database_error", "{event}");
 }
 
 #[test]

@@ -32,7 +32,9 @@ pub const READINESS_PROBE: OperationDoc = OperationDoc {
         ),
         ResponseDoc {
             status: 503,
-            description: "The server is starting or stopping.",
+            description: "The server is starting or stopping, its store does not accept writes, or \
+                 its disk is full. If the store could not be opened three times in a row or more, \
+                 `meta.reopen_failures` is their number. Reads are served meanwhile.",
             content: Content::Error(error::NOT_READY),
             headers: &[RETRY_AFTER],
         },
