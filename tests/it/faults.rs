@@ -348,6 +348,71 @@ fn store_that_stays_lost_is_reported_counted_and_logged() {
     }
 }
 
+#[test]
+fn offloaded_batch_on_a_full_disk_is_refused_and_later_saved() {
+    // Goal: a batch whose body another thread reads is answered, stored and logged like a small one
+    // if the disk is full. Method: the file of the store may not grow; the batch is the first write
+    // that fails, or the store has already failed at another write.
+    let count = 2000;
+    let item = |i: usize| json!({"name": format!("big/{i:04}"), "comment": "x".repeat(1000)});
+    let batch: Value = (0..count).map(item).collect();
+    for has_failed in [false, true] {
+        let server = TestServer::with(&["--io-threads", "2"]);
+        server.put("/streams/first", json!({})).expect(200);
+        let used = std::fs::metadata(server.data_dir().join("weir.redb"));
+        let used = used.expect("the store is a file").len();
+        let offloaded = || {
+            let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+            Metrics::read(&answer).value("weir_offload_jobs_total", &[]) as u64
+        };
+        let saved = || {
+            let page = server
+                .get("/streams?name_like=big/&limit=1")
+                .expect(200)
+                .json();
+            page["estimated_count"].as_u64().expect("a count")
+        };
+        let logged = || {
+            let page = server
+                .get("/events?operation_id=streams_batch_update")
+                .expect(200);
+            let of_stream = server.get("/events?stream=big/1999").expect(200).json();
+            let page = page.json();
+            assert_eq!(page["events"], of_stream["events"]);
+            page["events"].as_array().expect("a list").clone()
+        };
+        let before = offloaded();
+        limit_files(server.id(), Some(if has_failed { 0 } else { used }));
+        if has_failed {
+            let failed = server.put("/streams/second", json!({})).expect(503);
+            assert_eq!(failed.errors(), ["storage_failed"]);
+        }
+        let refused = server.put("/streams/batch", batch.clone()).expect(503);
+        assert!(offloaded() > before, "the body is read by another thread");
+        let code = if has_failed {
+            "storage_unavailable"
+        } else {
+            "storage_failed"
+        };
+        assert_eq!(refused.errors(), [code]);
+        assert!(matches!(refused.retry_after(), Some(1..=60)), "{refused:?}");
+        assert_eq!((saved(), logged().len()), (0, 0));
+        server.get("/streams/first").expect(200);
+        limit_files(server.id(), None);
+        let ready = || server.call_as("GET", "/monitoring/readiness", None).status;
+        wait_until("space", ready, |status| *status == 200);
+        // What was unknown is that nothing is stored.
+        assert_eq!((saved(), logged().len()), (0, 0));
+        server.put("/streams/batch", batch.clone()).expect(204);
+        assert_eq!(saved(), count as u64);
+        let events = logged();
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(events[0]["entities_count"], count);
+        let entities = events[0]["entities"].as_array().expect("a list");
+        assert_eq!((entities.len(), &entities[0]), (100, &json!("big/0000")));
+    }
+}
+
 /// Sends a save of a streamer with a check and returns once the streamer was called.
 fn pending_save(server: &TestServer, path: &str, body: &Value, node: &Stub) -> Client {
     let body = body.to_string();
@@ -759,7 +824,7 @@ fn failure_is_logged_although_the_store_fails_again() {
     let logged = || {
         let state = published.state().load();
         let events = state.events().values();
-        let texts = events.flat_map(|chunk| chunk.events.iter().map(|it| it.to_string()));
+        let texts = events.flat_map(|chunk| chunk.events.iter().map(ToString::to_string));
         texts.collect::<Vec<_>>()
     };
     let logged = wait_until("the event of the failure", logged, |texts| {
