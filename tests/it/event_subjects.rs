@@ -83,6 +83,12 @@ fn changed_members_are_in_the_event_without_their_values() {
     saw("/streams/batch", batch, json!(["/title", "/disabled"]));
     let batch = json!([{"hostname": "s1", "cluster_key": "***", "is_restreamer": true}]);
     saw("/streamers/batch", batch, json!(["/is_restreamer"]));
+    let layouts = json!({"layouts": [{"id": "a1", "ingest": null}]});
+    server.post("/agents/layouts", layouts).expect(204);
+    let event = last(&server);
+    assert_eq!(event["changed"], json!(["/layout/ingest"]), "{event}");
+    assert_eq!(event["entities"], json!(["a1"]), "{event}");
+    assert_eq!(event["entity_type"], "agent", "{event}");
     server.delete("/streams/a").expect(204);
     assert_eq!(last(&server)["changed"], Value::Null);
     let inputs = |port: usize| -> Value {
@@ -460,11 +466,20 @@ fn unknown_kind_of_event_is_refused_with_the_known_ones() {
             assert!(title.contains(known), "{title}");
         }
     }
-    // Every kind of the schema is known.
+    // Every kind of the schema is known, and every known kind is described.
     let document = server.get("/openapi.json").expect(200).json();
-    let union = &document["components"]["schemas"]["central_event"];
-    let kinds = &union["x-discriminator"]["mapping"];
-    for kind in kinds.as_object().expect("kinds").keys() {
+    let schemas = &document["components"]["schemas"];
+    let kinds = &schemas["central_event"]["x-discriminator"]["mapping"];
+    let kinds = kinds.as_object().expect("kinds");
+    let others = schemas["other_event"]["properties"]["event"]["description"].to_string();
+    let refused = server.get("/events?event=x").expect(400).json();
+    let title = refused["errors"][0]["title"].as_str().expect("a title");
+    let (_, known) = title.rsplit_once(": ").expect("a list");
+    for kind in known.split(", ") {
+        let is_described = kinds.contains_key(kind) || others.contains(&format!("`{kind}`"));
+        assert!(is_described, "{kind}");
+    }
+    for kind in kinds.keys() {
         server
             .get(&format!("/events?event={kind}&event_ne={kind}"))
             .expect(200);

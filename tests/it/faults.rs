@@ -502,6 +502,11 @@ fn settings_change_is_logged_after_a_store_failure() {
                 (&event["status"], &event["user"]),
                 (&json!(200), &json!("api_key"))
             );
+            assert_eq!(
+                event["changed"],
+                json!(["/episodes_buffer_limit"]),
+                "{event}"
+            );
             event["trace_id"].as_str().expect("an id").to_owned()
         };
         events.map(logged).collect::<Vec<_>>()
