@@ -118,12 +118,11 @@ impl ChangedMembers {
         if is_object(old) && is_object(new) {
             self.walk_objects(old, new, pointer);
         } else if is_array(old) && is_array(new) {
-            let old: Vec<&str> = scan::elements(old).collect();
-            let new: Vec<&str> = scan::elements(new).collect();
-            if old.len() != new.len() {
+            if scan::elements(old).count() != scan::elements(new).count() {
                 return self.add(pointer);
             }
-            for (i, (old, new)) in old.into_iter().zip(new).enumerate() {
+            let pairs = scan::elements(old).zip(scan::elements(new));
+            for (i, (old, new)) in pairs.enumerate() {
                 self.enter(old, new, itoa::Buffer::new().format(i), pointer);
             }
         } else {
