@@ -142,22 +142,23 @@ impl ChangedMembers {
         let mut old_members = scan::members(old).peekable();
         let mut new_members = scan::members(new).peekable();
         loop {
-            let (name, old, new) = match (old_members.peek(), new_members.peek()) {
+            // Canonical text is in the order of the names without escapes.
+            let order = match (old_members.peek(), new_members.peek()) {
                 (None, None) => return,
-                (Some(&(old_name, old)), Some(&(new_name, new))) => {
-                    match unescaped(old_name).cmp(&unescaped(new_name)) {
-                        Ordering::Less => (old_name, old, missing(old)),
-                        Ordering::Equal => (old_name, old, new),
-                        Ordering::Greater => (new_name, missing(new), new),
-                    }
-                }
-                (Some(&(name, old)), None) => (name, old, missing(old)),
-                (None, Some(&(name, new))) => (name, missing(new), new),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((old, _)), Some((new, _))) if old == new => Ordering::Equal,
+                (Some((old, _)), Some((new, _))) => unescaped(old).cmp(&unescaped(new)),
             };
-            let name = unescaped(name);
-            old_members.next_if(|(it, _)| unescaped(it) == name);
-            new_members.next_if(|(it, _)| unescaped(it) == name);
-            self.enter(old, new, &name, pointer);
+            let old = old_members.next_if(|_| order != Ordering::Greater);
+            let new = new_members.next_if(|_| order != Ordering::Less);
+            let (name, old, new) = match (old, new) {
+                (Some((name, old)), Some((_, new))) if old != new => (name, old, new),
+                (Some((name, old)), None) => (name, old, missing(old)),
+                (None, Some((name, new))) => (name, missing(new), new),
+                _ => continue,
+            };
+            self.enter(old, new, &unescaped(name), pointer);
         }
     }
 
