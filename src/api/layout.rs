@@ -14,6 +14,7 @@ use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::layouter::whatif::assumed::AssumedEvent;
+use crate::layouter::whatif::consequences::PreviewVisibility;
 use crate::layouter::whatif::worker::{PreviewRequest, WhatIfQuery, layouter_disabled};
 use crate::layouter::whatif::{explain, preview};
 use crate::query::{Query, pairs};
@@ -31,6 +32,13 @@ fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
     }
 }
 
+fn preview_visibility(call: &Call<'_>) -> PreviewVisibility {
+    PreviewVisibility {
+        streams: call.visible("streams"),
+        streamers: call.visible("streamers"),
+    }
+}
+
 fn preview_request(
     call: &Call<'_>,
     kind: &'static crate::query::ListKind,
@@ -39,12 +47,15 @@ fn preview_request(
     require_layouter(call)?;
     // Errors in the query string are reported at once, not by the worker.
     call.query(kind)?;
-    let visible = call.visible(kind_of(kind));
+    let visible = preview_visibility(call);
     let mut bytes = call.request.path.as_bytes().to_vec();
     bytes.push(0);
     bytes.extend_from_slice(call.request.body);
     bytes.push(0);
-    bytes.extend_from_slice(visible.canonical().as_bytes());
+    for visible in [&visible.streams, &visible.streamers] {
+        bytes.extend_from_slice(visible.canonical().as_bytes());
+        bytes.push(0);
+    }
     Ok(PreviewRequest {
         commands,
         visible,
@@ -86,7 +97,10 @@ pub fn preview_streamers(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn preview_cluster(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let events = AssumedEvent::from_body(call.json()?)?;
     require_layouter(call)?;
-    Ok(whatif(WhatIfQuery::Cluster(events)))
+    Ok(whatif(WhatIfQuery::Cluster(
+        events,
+        preview_visibility(call),
+    )))
 }
 
 pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -173,14 +187,5 @@ impl Pending for WhatIf {
 
     fn on_timeout(&mut self, _: &Context<'_>) -> Response {
         error::TIMED_OUT.error().into()
-    }
-}
-
-/// The collection to which the keys of a preview's items belong.
-fn kind_of(kind: &'static crate::query::ListKind) -> &'static str {
-    if std::ptr::eq(kind, &raw const preview::LOADS) {
-        "streamers"
-    } else {
-        "streams"
     }
 }

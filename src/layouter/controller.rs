@@ -216,6 +216,11 @@ impl Controller {
         self.health.get(hostname)
     }
 
+    /// Decisions that are not written yet.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     pub fn stats(&self, hostname: &str) -> Option<&NodeStats> {
         self.reports.stats.get(hostname)
     }

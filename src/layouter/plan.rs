@@ -94,6 +94,11 @@ impl Plan {
         (self.pending.len(), self.sent.len())
     }
 
+    /// Streams whose row the engine's decisions may change.
+    pub fn streams(&self) -> impl Iterator<Item = &StreamName> {
+        self.pending.keys().chain(self.sent.keys())
+    }
+
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.sent.is_empty()

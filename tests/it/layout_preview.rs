@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::calls::poll_as_streamer;
-use weir_testkit::{TestServer, encode_segment};
+use crate::calls::{lay_out, poll_as_streamer};
+use crate::fleet::{self, Fleet, Ingests, ingests};
+use crate::restricted::{strings, token};
+use weir_testkit::{PREFIX, TestServer, encode_segment, wait_until};
 
 /// A cluster of three streamers that were seen, one of them in the north, with streams that are
 /// placed.
@@ -363,4 +365,286 @@ fn losing_the_last_streamers_leaves_every_stream_unplaced() {
     let classes = capacity["classes"].as_array().expect("classes");
     let sum = |member: &str| -> u64 { classes.iter().filter_map(|it| it[member].as_u64()).sum() };
     assert_eq!((sum("streams"), sum("unplaced")), (12, 0), "{capacity}");
+}
+
+const HOSTS: [&str; 3] = ["s1", "s2", "s3"];
+
+/// Three streamers with eight streams each, half of those of s1 with a wish for gold. The layouter
+/// moves nothing for a wish before its interval is shortened.
+fn fleet_of_three(channel_limit: u64) -> (TestServer, Fleet) {
+    let server = fleet::server(&[
+        "--streamer-dead-timeout",
+        "2s",
+        "--layouter-rebalance=false",
+    ]);
+    fleet::set(&server, json!({"layouter_sleeping_interval": 3_600_000}));
+    let mut fleet = Fleet::new();
+    for host in HOSTS {
+        fleet::save_streamer(&server, host, json!({"channel_limit": channel_limit}));
+    }
+    fleet.join(&server, &HOSTS);
+    let item = |i: usize| {
+        let labels = match i % 6 {
+            0 => json!({"preferred.metal": "gold"}),
+            _ => json!({}),
+        };
+        json!({"name": format!("c{i:02}"), "static": true, "labels": labels})
+    };
+    let items: Vec<Value> = (0..24).map(item).collect();
+    server.put("/streams/batch", json!(items)).expect(204);
+    fleet.settle(&server);
+    let names: Vec<String> = (0..24).map(|i| format!("c{i:02}")).collect();
+    let places = names.iter().zip(HOSTS.iter().cycle());
+    let places: Vec<(&str, &str)> = places.map(|(name, host)| (&**name, *host)).collect();
+    lay_out(&server, &places);
+    let at: Ingests = names
+        .iter()
+        .zip(HOSTS.iter().cycle())
+        .map(|(name, host)| (name.clone(), Some((*host).to_owned())))
+        .collect();
+    fleet.until(|fleet| fleet.agrees(&at));
+    assert_eq!(ingests(&server), at);
+    (server, fleet)
+}
+
+fn lose(hosts: &[&str]) -> Value {
+    let events = hosts.iter();
+    let events = events.map(|host| json!({"event": "streamer_lost", "hostname": host}));
+    json!({"events": events.collect::<Vec<Value>>()})
+}
+
+fn preview(server: &TestServer, path: &str, body: &Value) -> Value {
+    server.post(path, body.clone()).expect(200).json()
+}
+
+/// Moves caused and pending, streams without a place with and without the change.
+fn numbers(preview: &Value) -> [u64; 4] {
+    let members = [
+        "moves_caused",
+        "moves_pending",
+        "unplaced",
+        "unplaced_before",
+    ];
+    members.map(|member| {
+        let number = preview[member].as_u64();
+        number.unwrap_or_else(|| panic!("no {member} in {preview}"))
+    })
+}
+
+/// Streams that had a place, and have another one or none.
+fn moved(before: &Ingests, after: &Ingests) -> u64 {
+    let moves = |(name, host): &(&String, &Option<String>)| {
+        host.is_some() && after.get(*name) != Some(*host)
+    };
+    before.iter().filter(moves).count() as u64
+}
+
+/// Streams that no running streamer has.
+fn off_air(ingests: &Ingests, fleet: &Fleet) -> u64 {
+    let runs = |host: &&Option<String>| {
+        let host = host.as_deref();
+        host.is_some_and(|host| fleet.streamers.contains_key(host))
+    };
+    (ingests.len() - ingests.values().filter(runs).count()) as u64
+}
+
+/// Waits until so many streams have moved, and so many are off the air.
+#[track_caller]
+fn until_moved(server: &TestServer, fleet: &Fleet, before: &Ingests, moves: u64, unplaced: u64) {
+    let look = || {
+        let now = ingests(server);
+        (moved(before, &now), off_air(&now, fleet))
+    };
+    wait_until("moves and streams off the air", look, |seen| {
+        *seen == (moves, unplaced)
+    });
+}
+
+/// Stops a streamer, and waits until its loss is logged.
+#[track_caller]
+fn stop(server: &TestServer, fleet: &mut Fleet, host: &str) {
+    let newest = fleet::last_event(server);
+    fleet.stop(host);
+    let query = format!("event=layouter_streamer_state&entity_id={host}");
+    let event = fleet::await_event(server, newest, &query);
+    assert_eq!(event["state"], "down", "{event}");
+}
+
+#[test]
+fn caused_and_pending_moves_are_those_that_follow() {
+    // Goal: moves that are due anyway are not taken for consequences, and both happen as counted.
+    // Method: s3 becomes gold, which four streams of s1 wait for; then s2 is lost.
+    let (server, mut fleet) = fleet_of_three(20);
+    let gold = json!({"labels": {"metal": "gold"}, "channel_limit": 20});
+    let path = "/streamers/s3/preview_layout_change";
+    let before = preview(&server, path, &gold);
+    assert_eq!(numbers(&before), [4, 0, 0, 0], "{before}");
+    assert_eq!(
+        changes(&before),
+        &[
+            json!({"hostname": "s1", "role": "ingest", "before": 8, "after": 4, "delta": -4,
+                "capacity": 20}),
+            json!({"hostname": "s3", "role": "ingest", "before": 8, "after": 12, "delta": 4,
+                "capacity": 20}),
+        ]
+    );
+    server.put("/streamers/s3", gold.clone()).expect(200);
+    let pending = preview(&server, path, &gold);
+    assert_eq!(
+        numbers(&pending),
+        [0, 4, 0, 0],
+        "now they are due: {pending}"
+    );
+    assert_eq!(changes(&pending).len(), 0, "{pending}");
+    let path = "/streams/c01/preview_layout_change";
+    let pending = preview(&server, path, &json!({"title": "new"}));
+    assert_eq!(numbers(&pending), [0, 4, 0, 0], "{pending}");
+    let all = preview(&server, "/cluster/preview", &lose(&HOSTS));
+    assert_eq!(
+        numbers(&all),
+        [0, 4, 24, 0],
+        "what stays on a lost streamer does not move: {all}"
+    );
+
+    let lost = preview(&server, "/cluster/preview", &lose(&["s2"]));
+    assert_eq!(numbers(&lost), [8, 4, 0, 0], "{lost}");
+    assert_eq!(lost["moves"], 8, "{lost}");
+    let placed = ingests(&server);
+    stop(&server, &mut fleet, "s2");
+    until_moved(&server, &fleet, &placed, 8, 0);
+    let again = preview(&server, "/cluster/preview", &lose(&["s2"]));
+    assert_eq!(numbers(&again), [0, 4, 0, 0], "it is down already: {again}");
+    let placed = ingests(&server);
+    fleet::set(&server, json!({"layouter_sleeping_interval": 100}));
+    until_moved(&server, &fleet, &placed, 4, 0);
+    fleet.rest(&server, 5);
+    until_moved(&server, &fleet, &placed, 4, 0);
+    let after = preview(&server, "/cluster/preview", &lose(&["s2"]));
+    assert_eq!(numbers(&after), [0, 0, 0, 0], "{after}");
+}
+
+#[test]
+fn losses_happen_as_previewed_until_no_streamer_is_left() {
+    let (server, mut fleet) = fleet_of_three(10);
+    let (full, offline) = ("node_channel_limit_exceeded", "node_offline");
+    for (gone, expected, reason) in [
+        (&["s2"][..], [8, 0, 4, 0], full),
+        (&["s2"], [0, 0, 4, 4], full),
+        (&["s2", "s1"], [10, 0, 14, 4], offline),
+        (&["s1", "s2"], [0, 0, 14, 14], offline),
+        (&["s1", "s2", "s3"], [0, 0, 24, 14], offline),
+        (&["s3"], [0, 0, 24, 24], offline),
+    ] {
+        let before = ingests(&server);
+        let preview = preview(&server, "/cluster/preview", &lose(gone));
+        assert_eq!(numbers(&preview), expected, "{gone:?}: {preview}");
+        let sample = preview["unplaced_sample"].as_array().expect("a sample");
+        assert_eq!(sample.len() as u64, expected[2].min(10), "{preview}");
+        for stream in sample {
+            assert_eq!(stream["reasons"][0], *reason, "{preview}");
+        }
+        for host in gone {
+            if fleet.streamers.contains_key(*host) {
+                stop(&server, &mut fleet, host);
+            }
+        }
+        until_moved(&server, &fleet, &before, expected[0], expected[2]);
+        // Those that lose their place now are named before those that have none already.
+        let now = ingests(&server);
+        let is_new = |name: &&str| expected[2] == expected[3] || before[*name].is_some();
+        let names = strings(&preview, "unplaced_sample", "name");
+        assert!(names.iter().all(is_new), "{preview}");
+        let runs = |name: &&str| {
+            let host = now[*name].as_deref();
+            host.is_some_and(|host| fleet.streamers.contains_key(host))
+        };
+        assert!(!names.iter().any(runs), "{preview} {now:?}");
+    }
+}
+
+#[test]
+fn preview_of_a_stream_counts_as_its_save_does() {
+    let (server, fleet) = fleet_of_three(20);
+    let nowhere = json!({"labels": {"required.zone": "moon"}});
+    let path = "/streams/c01/preview_layout_change";
+    let one = preview(&server, path, &nowhere);
+    assert_eq!(numbers(&one), [1, 0, 1, 0], "{one}");
+    let reasons = json!(["node_misses_stream_required_labels"]);
+    let expected = json!([{"name": "c01", "reasons": reasons}]);
+    assert_eq!(one["unplaced_sample"], expected);
+    assert_eq!(one["estimated_count"], 1, "{one}");
+    let batch = json!([
+        {"name": "c01", "labels": {"required.zone": "moon"}}, {"name": "new"},
+        {"name": "off", "disabled": true},
+    ]);
+    let batch = preview(&server, "/streams/preview_layout_change", &batch);
+    assert_eq!(
+        numbers(&batch),
+        [1, 0, 1, 0],
+        "a new stream does not move: {batch}"
+    );
+    let before = ingests(&server);
+    server.put("/streams/c01", nowhere).expect(200);
+    until_moved(&server, &fleet, &before, 1, 1);
+    // Streams that do not exist have no name, and those of one kind are one entry.
+    let added = json!({"events": [
+        {"event": "streams_added", "count": 30, "stream": {"labels": {"required.zone": "moon"}}},
+    ]});
+    let added = preview(&server, "/cluster/preview", &added);
+    assert_eq!(numbers(&added), [0, 0, 31, 1], "{added}");
+    assert_eq!(added["unplaced_sample"][0], json!({ "reasons": reasons }));
+    server.put("/streams/new", json!({})).expect(200);
+}
+
+#[test]
+fn preview_names_only_what_its_caller_may_see() {
+    let (server, _fleet) = fleet_of_three(10);
+    let post = |scopes: &[&str], path: &str, body: &Value| {
+        let permissions = scopes.iter();
+        let permissions = permissions.map(|scope| json!({"scopes": [scope], "execute": true}));
+        let body_of_token = json!({"permissions": permissions.collect::<Vec<Value>>()});
+        let authorization = token(&server, "restricted", body_of_token);
+        let fields = [("Authorization", authorization.as_str())];
+        let path = format!("{PREFIX}{path}");
+        let body = body.to_string();
+        let answer = server.connect();
+        let mut answer = answer;
+        answer
+            .request("POST", &path, &fields, body.as_bytes())
+            .expect(200)
+            .json()
+    };
+    let scopes = ["cluster", "cluster/*", "streams/c1*", "streamers/s1"];
+    let whole = preview(&server, "/cluster/preview", &lose(&["s2"]));
+    assert_eq!(
+        strings(&whole, "unplaced_sample", "name").len(),
+        4,
+        "{whole}"
+    );
+    assert!(whole["hidden"].is_null(), "{whole}");
+    let part = post(&scopes, "/cluster/preview", &lose(&["s2"]));
+    assert_eq!(
+        numbers(&part),
+        numbers(&whole),
+        "numbers name no one: {part}"
+    );
+    assert_eq!(strings(&part, "changes", "hostname"), ["s1"], "{part}");
+    assert_eq!(part["hidden"], 2, "{part}");
+    let visible = strings(&whole, "unplaced_sample", "name").into_iter();
+    let visible: Vec<&str> = visible.filter(|name| name.starts_with("c1")).collect();
+    assert_eq!(
+        strings(&part, "unplaced_sample", "name"),
+        visible,
+        "{whole} {part}"
+    );
+    assert!(visible.len() < 4 && !visible.is_empty(), "{whole}");
+
+    let less = json!({"channel_limit": 0});
+    let path = "/streamers/s1/preview_layout_change";
+    let part = post(&scopes, path, &less);
+    assert_eq!(numbers(&part), [8, 0, 4, 0], "{part}");
+    assert_eq!(strings(&part, "changes", "hostname"), ["s1"], "{part}");
+    assert_eq!(part["changes"][0]["capacity"], 0, "{part}");
+    let names = strings(&part, "unplaced_sample", "name");
+    assert!(names.iter().all(|name| name.starts_with("c1")), "{part}");
 }

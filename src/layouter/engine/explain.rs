@@ -445,6 +445,64 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Calls `visit` with each enabled stream whose ingest has no node that runs, in no particular
+    /// order.
+    pub fn each_unplaced(&self, mut visit: impl FnMut(&StreamName)) {
+        let mut visit = |s: u32| {
+            if let Some(name) = self.table.names.get(s) {
+                visit(name);
+            }
+        };
+        let is_ingest = |s: &u32| self.slot(*s).kind() == SlotKind::Ingest;
+        for class in &self.queue.classes {
+            let mut waiting = Vec::new();
+            self.bucket_slots(self.classes.classes.get(*class).waiting.head, &mut waiting);
+            for s in waiting.into_iter().filter(is_ingest) {
+                if self.slot(s).has(UNIT) {
+                    self.members_of(s).for_each(&mut visit);
+                } else {
+                    visit(s);
+                }
+            }
+        }
+        for u in self.units.partial.keys() {
+            if self.slot(*u).node != NONE {
+                let active = self.active_members(*u);
+                let waiting = self.members_of(*u).filter(|s| !active.contains(s));
+                waiting.for_each(&mut visit);
+            }
+        }
+        for (n, node) in self.cluster.nodes.iter().enumerate() {
+            if node.is_running() {
+                continue;
+            }
+            for s in self.slots_on(n as u32).into_iter().filter(is_ingest) {
+                if self.slot(s).has(UNIT) {
+                    self.active_members(s).into_iter().for_each(&mut visit);
+                } else {
+                    visit(s);
+                }
+            }
+        }
+    }
+
+    /// Whether the ingest of a known stream has a node that runs.
+    pub fn is_on_air(&self, stream: &str) -> bool {
+        let ingest = self.table.by_name.get(stream);
+        ingest.is_some_and(|ingest| {
+            let node = self.slot(*ingest).node;
+            node != NONE && self.node(node).is_running()
+        })
+    }
+
+    /// The channels that a node may use.
+    pub fn channel_limit(&self, hostname: &str) -> Option<u32> {
+        let node = self.cluster.by_hostname.get(hostname)?;
+        Some(self.node(*node).limit.channels)
+    }
+}
+
 /// How many streams of `copies` slots with this need fit, each slot of a stream on a different
 /// node.
 fn fits(engine: &Engine, nodes: &[u32], need: Need, copies: u64) -> u64 {

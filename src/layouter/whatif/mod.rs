@@ -3,6 +3,7 @@
 //! A worker thread answers them from a snapshot of the engine, so that they never delay the
 //! layouter. Nothing here changes anything.
 
+pub mod consequences;
 pub mod explain;
 pub mod preview;
 pub mod snapshot;

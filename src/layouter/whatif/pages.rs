@@ -23,17 +23,17 @@ const ITEMS_KEPT_MAX: usize = 1_000_000;
 /// The items of a preview, each a canonical JSON object. Their keys are their positions.
 pub struct PreviewItems {
     texts: Vec<(String, Box<str>)>,
-    /// Number of items that the caller may not see.
-    hidden: u64,
+    /// Further members of each page, without braces.
+    members: Box<str>,
 }
 
 impl PreviewItems {
-    pub fn new(texts: impl IntoIterator<Item = String>, hidden: u64) -> Self {
+    pub fn new(texts: impl IntoIterator<Item = String>, members: String) -> Self {
         let numbered = texts.into_iter().enumerate();
         let texts = numbered.map(|(position, text)| (position.to_string(), text.into()));
         Self {
             texts: texts.collect(),
-            hidden,
+            members: members.into(),
         }
     }
 
@@ -146,8 +146,8 @@ impl PreviewPages {
             query.pin_revision(self.last_number);
             items
         };
-        let hidden = items.hidden;
         let page = Execution::new(&query).run(&*items);
+        let members = items.members.clone();
         let is_new = !self
             .kept
             .iter()
@@ -161,11 +161,7 @@ impl PreviewPages {
                 items,
             });
         }
-        let extra = match hidden {
-            0 => String::new(),
-            hidden => format!("\"hidden\":{hidden}"),
-        };
-        Ok(page.into_body(&extra))
+        Ok(page.into_body(&members))
     }
 
     fn keep(&mut self, preview: KeptPreview) {
@@ -203,7 +199,8 @@ mod tests {
     };
 
     fn items(count: usize, tag: &str) -> PreviewItems {
-        PreviewItems::new((0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#)), 0)
+        let texts = (0..count).map(|i| format!(r#"{{"name":"{tag}{i}"}}"#));
+        PreviewItems::new(texts, String::new())
     }
 
     fn read(body: &[u8]) -> (Vec<String>, Option<String>, Option<String>) {

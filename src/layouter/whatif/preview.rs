@@ -2,22 +2,21 @@
 //! by node.
 //!
 //! Commands take the same path as real ones: `state::apply` checks and merges them,
-//! `layouter::intake` reads the records, the engine takes the rows. Moves that are due anyway are
-//! made first, and in a second engine that goes on without the commands or events: the differences
-//! between both are the consequences. A preview covers one tick of the layouter: everything urgent,
-//! and as many optional moves as the budgets of one interval allow.
+//! `layouter::intake` reads the records, the engine takes the rows. A preview covers one tick of
+//! the layouter: everything urgent, and as many optional moves as the budgets of one interval
+//! allow.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::assumed::{AssumedEvent, assumed_name, assumed_node, assumed_stream};
+use super::consequences::{Differing, LayoutPreview, PreviewVisibility, StreamNodes};
 use super::pages::PreviewItems;
 use super::snapshot::WhatIfSnapshot;
-use crate::access::rights::Visibility;
 use crate::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
-    Engine, Event, LayoutChange, NodeState, Rows, SlotCounts, SlotKind, StreamLayout, StreamSpec,
+    Event, LayoutChange, NodeState, Rows, SlotCounts, SlotKind, StreamLayout, StreamSpec,
 };
 use crate::query::{KeyOrder, ListField, ListKind};
 use crate::schema;
@@ -49,7 +48,9 @@ pub static LOADS: ListKind = ListKind {
     required: || schema::load_change().required(),
     search: &[],
     field: |path| match path {
-        "before" | "after" | "delta" => Some(ListField::top_level(path, FieldType::Integer)),
+        "after" | "before" | "capacity" | "delta" => {
+            Some(ListField::top_level(path, FieldType::Integer))
+        }
         _ => crate::query::field(schema::load_change(), path),
     },
     secret: |_| false,
@@ -60,95 +61,11 @@ fn schema_required_of_layouts() -> &'static [Box<str>] {
     schema::layout_change().required()
 }
 
-/// A snapshot to which commands or events were applied.
-struct LayoutPreview {
-    engine: Engine,
-    /// What the engine does without them, at the same time.
-    unchanged: Engine,
-    /// Streams that move anyway.
-    pending: usize,
-    changes: Vec<LayoutChange>,
-    /// Streams whose rows were touched, or that move.
-    touched: BTreeSet<StreamName>,
-}
-
-impl LayoutPreview {
-    /// Makes the moves that are due anyway.
-    fn new(snapshot: &WhatIfSnapshot) -> Self {
-        let mut engine = snapshot.engine.snapshot();
-        let due = engine.apply(Event::Tick {
-            now_ms: snapshot.now_ms,
-        });
-        let pending: BTreeSet<StreamName> = due.into_iter().map(|change| change.stream).collect();
-        Self {
-            unchanged: engine.snapshot(),
-            engine,
-            pending: pending.len(),
-            changes: Vec::new(),
-            touched: BTreeSet::new(),
-        }
-    }
-
-    /// Applies events, then the tick of the next interval.
-    fn apply(&mut self, snapshot: &WhatIfSnapshot, mut events: Vec<Event>) {
-        if events.is_empty() {
-            return;
-        }
-        let interval_ms = self.engine.settings().interval_ms;
-        let tick = Event::Tick {
-            now_ms: snapshot.now_ms + interval_ms,
-        };
-        let anyway = self.unchanged.apply(tick.clone());
-        self.touched.extend(anyway.into_iter().map(|it| it.stream));
-        events.push(tick);
-        self.changes = self.engine.apply_all(events);
-        let moved = self.changes.iter().map(|change| change.stream.clone());
-        self.touched.extend(moved);
-    }
-
-    /// Streams that are elsewhere because of the events, with their nodes without them and the
-    /// layout with them.
-    fn moved(&self) -> impl Iterator<Item = (&StreamName, StreamNodes, StreamLayout)> {
-        self.touched.iter().filter_map(|name| {
-            let before = self.unchanged.layout(name).unwrap_or_default();
-            let before = StreamNodes::of(&before);
-            let after = self.engine.layout(name).unwrap_or_default();
-            (before != StreamNodes::of(&after)).then_some((name, before, after))
-        })
-    }
-}
-
-/// The nodes of a stream's slots.
-#[derive(PartialEq, Eq, Default)]
-struct StreamNodes {
-    ingest: Option<Hostname>,
-    inference: Option<Hostname>,
-    dvr_backups: BTreeSet<Hostname>,
-}
-
-impl StreamNodes {
-    fn of(layout: &StreamLayout) -> Self {
-        Self {
-            ingest: layout.ingest.clone(),
-            inference: layout.inference.clone(),
-            dvr_backups: layout.dvr_backups.iter().cloned().collect(),
-        }
-    }
-
-    fn nodes(&self) -> impl Iterator<Item = (&Hostname, SlotKind)> {
-        let of = |kind| move |host| (host, kind);
-        let ingest = self.ingest.iter().map(of(SlotKind::Ingest));
-        let inference = self.inference.iter().map(of(SlotKind::Inference));
-        let backups = self.dvr_backups.iter().map(of(SlotKind::DvrBackup));
-        ingest.chain(inference).chain(backups)
-    }
-}
-
 /// Previews commands.
 fn preview_commands(
     snapshot: &WhatIfSnapshot,
     commands: Vec<Command>,
-) -> Result<LayoutPreview, ApiError> {
+) -> Result<LayoutPreview<'_>, ApiError> {
     let mut preview = LayoutPreview::new(snapshot);
     let mut next = (*snapshot.state).clone();
     let stamp = Stamp {
@@ -179,7 +96,7 @@ fn preview_commands(
     }
     let is_something = rows != Rows::default();
     let events = is_something.then_some(Event::Commit(rows));
-    preview.apply(snapshot, events.into_iter().collect());
+    preview.apply(events.into_iter().collect());
     Ok(preview)
 }
 
@@ -187,7 +104,7 @@ fn preview_commands(
 pub fn layouts(
     snapshot: &WhatIfSnapshot,
     commands: Vec<Command>,
-    visible: &Visibility,
+    visible: &PreviewVisibility,
 ) -> Result<PreviewItems, ApiError> {
     let preview = preview_commands(snapshot, commands)?;
     // The reason of a stream is that of its ingest's change if there is one, as in a save.
@@ -199,8 +116,8 @@ pub fn layouts(
         }
     }
     let mut hidden = 0;
-    let items = preview.moved().filter_map(|(name, _, after)| {
-        if !visible.shows(name) {
+    let items = preview.moved().filter_map(|Differing { name, after, .. }| {
+        if !visible.streams.shows(name) {
             hidden += 1;
             return None;
         }
@@ -209,10 +126,10 @@ pub fn layouts(
             Some(change) => change.change_reason(),
             None => Some("relayout_by_api"),
         };
-        Some(layout_text(name, &after, reason, change.is_some()))
+        Some(layout_text(name, after, reason, change.is_some()))
     });
     let items: Vec<String> = items.collect();
-    Ok(PreviewItems::new(items, hidden))
+    Ok(PreviewItems::new(items, preview.members(visible, hidden)))
 }
 
 /// A layout after the preview, as an item of the list.
@@ -249,13 +166,13 @@ fn layout_text(
 /// Change of the number of streams by node and role.
 type Loads = BTreeMap<(Hostname, SlotKind), i64>;
 
-fn deltas(preview: &LayoutPreview) -> Loads {
+fn deltas(preview: &LayoutPreview<'_>) -> Loads {
     let mut deltas = Loads::new();
-    for (_, before, after) in preview.moved() {
-        for (host, kind) in before.nodes() {
+    for Differing { anyway, after, .. } in &preview.differing {
+        for (host, kind) in anyway.nodes() {
             *deltas.entry((host.clone(), kind)).or_default() -= 1;
         }
-        for (host, kind) in StreamNodes::of(&after).nodes() {
+        for (host, kind) in StreamNodes::of(after).nodes() {
             *deltas.entry((host.clone(), kind)).or_default() += 1;
         }
     }
@@ -263,11 +180,18 @@ fn deltas(preview: &LayoutPreview) -> Loads {
     deltas
 }
 
-fn load_texts(preview: &LayoutPreview, deltas: Loads) -> Vec<String> {
+/// The changed loads that a caller may see, and the number of the others.
+fn load_texts(preview: &LayoutPreview<'_>, visible: &PreviewVisibility) -> (Vec<String>, usize) {
+    let mut deltas = deltas(preview);
+    let all = deltas.len();
+    deltas.retain(|(hostname, _), _| visible.streamers.shows(hostname));
+    let hidden = all - deltas.len();
     let texts = deltas.into_iter().map(|((hostname, kind), delta)| {
         let before = preview.unchanged.counts_on(&hostname).of(kind) as i64;
+        let capacity = preview.engine.channel_limit(&hostname).unwrap_or(0);
         let mut out = format!(
-            "{{\"after\":{},\"before\":{before},\"delta\":{delta},\"hostname\":",
+            "{{\"after\":{},\"before\":{before},\"capacity\":{capacity},\"delta\":{delta},\
+             \"hostname\":",
             before + delta
         )
         .into_bytes();
@@ -277,7 +201,7 @@ fn load_texts(preview: &LayoutPreview, deltas: Loads) -> Vec<String> {
         out.push(b'}');
         json::text_of(out)
     });
-    texts.collect()
+    (texts.collect(), hidden)
 }
 
 /// The API's name of a slot kind.
@@ -293,18 +217,19 @@ pub fn role_name(kind: SlotKind) -> &'static str {
 pub fn loads(
     snapshot: &WhatIfSnapshot,
     commands: Vec<Command>,
-    visible: &Visibility,
+    visible: &PreviewVisibility,
 ) -> Result<PreviewItems, ApiError> {
     let preview = preview_commands(snapshot, commands)?;
-    let mut deltas = deltas(&preview);
-    let all = deltas.len();
-    deltas.retain(|(hostname, _), _| visible.shows(hostname));
-    let hidden = (all - deltas.len()) as u64;
-    Ok(PreviewItems::new(load_texts(&preview, deltas), hidden))
+    let (items, hidden) = load_texts(&preview, visible);
+    Ok(PreviewItems::new(items, preview.members(visible, hidden)))
 }
 
 /// The consequences of assumed events.
-pub fn cluster(snapshot: &WhatIfSnapshot, assumed: Vec<AssumedEvent>) -> Result<Vec<u8>, ApiError> {
+pub fn cluster(
+    snapshot: &WhatIfSnapshot,
+    assumed: Vec<AssumedEvent>,
+    visible: &PreviewVisibility,
+) -> Result<Vec<u8>, ApiError> {
     let mut preview = LayoutPreview::new(snapshot);
     let mut events: Vec<Event> = Vec::new();
     let (mut lost, mut lost_at) = (Vec::new(), None);
@@ -351,31 +276,22 @@ pub fn cluster(snapshot: &WhatIfSnapshot, assumed: Vec<AssumedEvent>) -> Result<
     if let Some(at) = lost_at {
         events.insert(at, Event::NodeStates(lost));
     }
-    preview.apply(snapshot, events);
-    Ok(cluster_text(snapshot, &preview, added))
+    preview.apply(events);
+    Ok(cluster_text(&preview, added, visible))
 }
 
-fn cluster_text(snapshot: &WhatIfSnapshot, preview: &LayoutPreview, added: u64) -> Vec<u8> {
-    let moves = preview
-        .moved()
-        .filter(|(name, before, _)| {
-            snapshot.state.stream(name).is_some() && *before != StreamNodes::default()
-        })
-        .count();
-    let (before, after) = (preview.unchanged.unplaced(), preview.engine.unplaced());
-    let deltas = deltas(preview);
-    let summary = summary(moves, deltas.len(), added, before, after);
+fn cluster_text(preview: &LayoutPreview<'_>, added: u64, visible: &PreviewVisibility) -> Vec<u8> {
+    let (items, hidden) = load_texts(preview, visible);
+    let moves = preview.moves_caused();
+    let (before, after) = preview.unplaced();
+    let summary = summary(moves, items.len() + hidden, added, before, after);
     let mut out = b"{\"changes\":[".to_vec();
-    out.extend_from_slice(load_texts(preview, deltas).join(",").as_bytes());
-    let pending = preview.pending;
-    let numbers = format!("],\"moves\":{moves},\"moves_pending\":{pending},\"summary\":");
+    out.extend_from_slice(items.join(",").as_bytes());
+    let members = preview.members(visible, hidden);
+    let numbers = format!("],{members},\"moves\":{moves},\"summary\":");
     out.extend_from_slice(numbers.as_bytes());
     write_string(&mut out, &summary);
-    let numbers = format!(
-        ",\"unplaced\":{},\"unplaced_before\":{},\"unplaced_copies\":{}}}",
-        after.streams, before.streams, after.copies
-    );
-    out.extend_from_slice(numbers.as_bytes());
+    out.push(b'}');
     out
 }
 
@@ -395,7 +311,10 @@ fn summary(
     if added > 0 {
         text.push_str(&format!(", {} would be added", streams(added)));
     }
-    text.push_str(&format!("; {nodes} loads would change. "));
+    text.push_str(&format!(
+        "; {} would change. ",
+        count(nodes as u64, "load", "loads")
+    ));
     if after == SlotCounts::default() {
         text.push_str("Every stream and copy would have a running node.");
         return text;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::assumed::AssumedEvent;
+use super::consequences::PreviewVisibility;
 use super::pages::PreviewPages;
 use super::snapshot::{RenderLayout, WhatIfSnapshot};
 use super::{capacity, explain, preview};
-use crate::access::rights::Visibility;
 use crate::error::{self, ApiError};
 use crate::layouter::controller::Controller;
 use crate::layouter::thread::{LayouterHandle, LayouterMessage};
@@ -35,7 +35,7 @@ pub enum WhatIfQuery {
     /// Nodes whose number of streams these commands would change.
     Loads(PreviewRequest),
     /// Consequences of assumed events.
-    Cluster(Vec<AssumedEvent>),
+    Cluster(Vec<AssumedEvent>, PreviewVisibility),
     /// How many more streams fit.
     Capacity,
     /// The layout of a stream, with every node's decision about it.
@@ -49,7 +49,7 @@ pub enum WhatIfQuery {
 pub struct PreviewRequest {
     pub commands: Vec<Command>,
     /// Changes of hidden entities are counted, not named.
-    pub visible: Visibility,
+    pub visible: PreviewVisibility,
     /// Equal for equal commands.
     pub digest: u64,
     /// The query string: select, sort, limit, cursor.
@@ -155,7 +155,7 @@ fn answer(
                 preview::loads(&snapshot()?, request.commands, &request.visible)
             })
         }
-        WhatIfQuery::Cluster(events) => preview::cluster(&snapshot()?, events),
+        WhatIfQuery::Cluster(events, visible) => preview::cluster(&snapshot()?, events, &visible),
         WhatIfQuery::Capacity => Ok(capacity::render(&snapshot()?)),
         WhatIfQuery::Explain(name) => explain::render(&snapshot()?, &name, render),
         WhatIfQuery::Decisions { page } => Ok(explain::with_decisions(&snapshot()?, &page)),

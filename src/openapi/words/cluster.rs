@@ -35,7 +35,9 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
     tag: "cluster",
     summary: "Preview the effect of events",
     description: "The layout changes if streamers were lost, added or changed, or streams were \
-         added, in the given order. Nothing is changed.",
+         added, in the given order; all losses happen at once, with the first. Moves that are due \
+         anyway are counted apart. A token sees the names that it has a right to. Nothing is \
+         changed.",
     request: Some(BodyDoc {
         shape: Shape::One("cluster_preview_request"),
         description: "The assumed events.",
@@ -47,7 +49,7 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
             200,
             "The resulting changes.",
             Shape::One("cluster_preview"),
-            r#"{"moves":240,"moves_pending":0,"unplaced":3,"unplaced_before":0,"unplaced_copies":0,"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121}],"summary":"240 streams move, 3 find no place: the channels of zone north are used up."}"#,
+            r#"{"moves":240,"moves_caused":240,"moves_pending":2,"unplaced":3,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[{"name":"harbour/cam1","reasons":["node_channel_limit_exceeded","node_offline"]}],"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121,"capacity":500}],"summary":"240 streams would move; 1 load would change. 3 streams would be without a running node, 0 of them already now."}"#,
         ),
         BAD_BODY,
         UNAUTHORIZED,

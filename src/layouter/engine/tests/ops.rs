@@ -592,7 +592,16 @@ impl TestCluster {
             let layout = self.engine.layout(&row.name).expect("every row is known");
             !layout.ingest.is_some_and(|host| self.runs(&host))
         });
-        assert_eq!(self.engine.unplaced().streams, unplaced.count() as u64);
+        let unplaced: BTreeSet<&StreamName> = unplaced.map(|row| &row.name).collect();
+        assert_eq!(self.engine.unplaced().streams, unplaced.len() as u64);
+        let mut named = Vec::new();
+        self.engine.each_unplaced(|name| named.push(name.clone()));
+        assert_eq!(named.len(), unplaced.len(), "each is named once");
+        assert_eq!(named.iter().collect::<BTreeSet<_>>(), unplaced);
+        for row in self.streams.values().filter(|row| !row.disabled) {
+            let on_air = self.engine.is_on_air(&row.name);
+            assert_ne!(on_air, unplaced.contains(&row.name), "{}", row.name);
+        }
     }
 
     /// What the loss of a node would mean is what the engine then does.
