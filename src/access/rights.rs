@@ -281,9 +281,9 @@ impl Rights {
 fn scopes(items: &[Value], pointer: &str) -> Result<Vec<Scope>, ApiError> {
     let read = items.iter().enumerate().map(|(index, item)| {
         item.as_str().and_then(Scope::parse).ok_or_else(|| {
-            error::WRONG_FORMAT
-                .titled("Expected `*`, a collection, or a collection and keys like `streams/a%2F*`")
-                .at_pointer(format!("{pointer}/{index}"))
+            let allowed =
+                "must be `*`, a collection, or a collection and keys like `streams/a%2F*`";
+            error::WRONG_FORMAT.about(format!("{pointer}/{index}"), allowed)
         })
     });
     read.collect()

@@ -88,18 +88,16 @@ impl Rules {
         };
         let ips = |field| {
             Subnets::parse(texts(config, field, pointer)?).map_err(|index| {
-                error::WRONG_FORMAT
-                    .titled("Expected an address or a subnet such as 10.0.0.0/8 or 2001:db8::/32")
-                    .at_pointer(format!("{pointer}/{field}/{index}"))
+                let allowed = "must be an address or a subnet such as 10.0.0.0/8 or 2001:db8::/32";
+                error::WRONG_FORMAT.about(format!("{pointer}/{field}/{index}"), allowed)
             })
         };
         let countries = |field: &str| {
             let texts = texts(config, field, pointer)?;
             let known = texts.into_iter().enumerate().map(|(index, text)| {
                 country(text).ok_or_else(|| {
-                    error::WRONG_FORMAT
-                        .titled("Expected a two-letter country code of ISO 3166")
-                        .at_pointer(format!("{pointer}/{field}/{index}"))
+                    let allowed = "must be a country code of two letters (ISO 3166-1 alpha-2)";
+                    error::WRONG_FORMAT.about(format!("{pointer}/{field}/{index}"), allowed)
                 })
             });
             known.collect::<Result<HashSet<_>, _>>()
@@ -194,9 +192,8 @@ fn texts<'a>(config: &'a Object, field: &str, pointer: &str) -> Result<Vec<&'a s
             item.as_str()
                 .filter(|text| !text.is_empty())
                 .ok_or_else(|| {
-                    error::TOO_SHORT
-                        .titled("Must not be empty")
-                        .at_pointer(format!("{pointer}/{field}/{index}"))
+                    let at = format!("{pointer}/{field}/{index}");
+                    error::TOO_SHORT.about(at, "must not be empty")
                 })
         })
         .collect()
@@ -207,16 +204,13 @@ fn backends(config: &Object, pointer: &str) -> Result<Vec<TargetUrl>, ApiError> 
     let items = items.unwrap_or_default();
     if items.len() > BACKENDS_MAX {
         return Err(error::TOO_MANY_ITEMS
-            .titled("At most 16 HTTP backends are allowed")
-            .at_pointer(format!("{pointer}/backends"))
+            .about(format!("{pointer}/backends"), "must have at most 16 items")
             .with("maximum", BACKENDS_MAX));
     }
     let targets = items.iter().enumerate().map(|(index, item)| {
         let url = item.get("url").and_then(Value::as_str).unwrap_or_default();
-        TargetUrl::parse(url).map_err(|title| {
-            error::WRONG_FORMAT
-                .titled(title)
-                .at_pointer(format!("{pointer}/backends/{index}/url"))
+        TargetUrl::parse(url).map_err(|why| {
+            error::WRONG_FORMAT.about(format!("{pointer}/backends/{index}/url"), why)
         })
     });
     targets.collect()

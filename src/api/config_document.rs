@@ -170,8 +170,8 @@ pub fn changes(
             continue;
         }
         if !setting.accepts(&text) {
-            let title = format!("`{}` must be {}", name_of(member.pointer), setting.form);
-            return Err(error::OUT_OF_RANGE.titled(title).at_pointer(member.pointer));
+            let allowed = format!("must be {}", setting.form);
+            return Err(error::OUT_OF_RANGE.about(member.pointer, allowed));
         }
         let effective = shown(setting, member, config, api_key, false);
         if effective.as_ref() != Some(value) {
@@ -206,9 +206,7 @@ fn overridden(effective: &EffectiveValue, member: &ConfigMember) -> Option<Value
 fn object_of(body: &mut Value) -> Result<&mut Object, ApiError> {
     match body {
         Value::Object(object) => Ok(object),
-        _ => Err(error::NOT_OBJECT
-            .titled("Expected a JSON object")
-            .at_pointer("")),
+        _ => Err(error::NOT_OBJECT.at("")),
     }
 }
 
@@ -275,15 +273,7 @@ fn text_of(member: &ConfigMember, value: &Value) -> Result<String, ApiError> {
         (MemberShape::Login, Value::Object(login)) => login_text(login),
         _ => Err((error::INVALID_TYPE, "has another type than the setting")),
     };
-    text.map_err(|(code, title)| {
-        code.titled(format!("`{}` {title}", name_of(member.pointer)))
-            .at_pointer(member.pointer)
-    })
-}
-
-/// The name of the member that a pointer leads to.
-fn name_of(pointer: &str) -> &str {
-    pointer.rsplit('/').next().unwrap_or_default()
+    text.map_err(|(code, predicate)| code.about(member.pointer, predicate))
 }
 
 fn login_text(login: &Object) -> Result<String, (ErrorCode, &'static str)> {

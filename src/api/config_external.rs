@@ -762,12 +762,7 @@ fn paged(call: &Call<'_>, hostname: &Hostname, node: &Arc<Node>) -> Result<Outco
         } else {
             CHANGES_SINCE.name()
         };
-        return Err(error::NOT_COMBINABLE
-            .titled(
-                "`poll_timeout` and `changes_since` apply to the whole list; remove select, sort, \
-                 limit, cursor, q and filters",
-            )
-            .at_parameter(parameter));
+        return Err(error::NOT_COMBINABLE.error().at_parameter(parameter));
     }
     query.set_default_limit(call.shared.settings.api.streams_limit);
     let earlier;
@@ -860,13 +855,11 @@ fn names(query: &Query, parameter: &Text) -> Result<Vec<String>, ApiError> {
         .collect();
     if names.is_empty() {
         return Err(error::MISSING_REQUIRED
-            .titled("Parameter `name` is required: stream names joined by commas")
-            .at_parameter("name"));
+            .about_parameter("name", "is required: stream names joined by commas"));
     }
     if names.len() > NAMES_MAX {
         return Err(error::TOO_MANY_ITEMS
-            .titled("At most 10,000 streams can be requested at once")
-            .at_parameter("name")
+            .about_parameter("name", "must have at most 10,000 names")
             .with("maximum", NAMES_MAX));
     }
     Ok(names)

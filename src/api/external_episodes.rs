@@ -125,14 +125,12 @@ fn check_media(query: &str) -> Result<(), ApiError> {
     let named = lists.next().flatten();
     let named = named.filter(|list| list.split(',').any(|name| !name.is_empty()));
     let named = named.ok_or_else(|| {
-        error::MISSING_REQUIRED
-            .titled("Parameter `media` is required: names of streams, separated by commas")
-            .at_parameter(MEDIA.name())
+        let allowed = "is required: names of streams, separated by commas";
+        error::MISSING_REQUIRED.about_parameter(MEDIA.name(), allowed)
     })?;
     if lists.next().is_some() {
-        return Err(error::DUPLICATE_ITEM
-            .titled("Parameter `media` occurs twice; separate names by commas")
-            .at_parameter(MEDIA.name()));
+        let allowed = "occurs twice; separate names by commas";
+        return Err(error::DUPLICATE_ITEM.about_parameter(MEDIA.name(), allowed));
     }
     if named
         .split(',')

@@ -132,10 +132,9 @@ pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiErro
     require_layouter(call)?;
     query.set_default_limit(explain::DECISIONS_LIMIT_MAX);
     if query.limit() > explain::DECISIONS_LIMIT_MAX {
-        let title = "A list with layout decisions has at most 100 streams";
+        let allowed = "must be at most 100 in a list with layout decisions";
         return Err(error::INPUT_OUT_OF_RANGE
-            .titled(title)
-            .at_parameter("limit")
+            .about_parameter("limit", allowed)
             .with("maximum", explain::DECISIONS_LIMIT_MAX));
     }
     Ok(())

@@ -135,15 +135,15 @@ pub fn parameter<'p>(route: &Route, path: &'p str) -> Result<Cow<'p, str>, ApiEr
     decode(raw.unwrap_or_default())
 }
 
+const NOT_ENCODED: &str = "The path is not percent-encoded UTF-8";
+
 /// Decodes a part of a path, once.
 pub fn decode(raw: &str) -> Result<Cow<'_, str>, ApiError> {
-    let bad = |title| error::WRONG_FORMAT.titled(title).at_parameter("path");
+    let bad = || error::WRONG_FORMAT.titled(NOT_ENCODED).at_parameter("path");
     if has_broken_escape(raw) {
-        return Err(bad("A % in the path is not followed by two hex digits"));
+        return Err(bad());
     }
-    percent_decode_str(raw)
-        .decode_utf8()
-        .map_err(|_| bad("The path is not percent-encoded UTF-8"))
+    percent_decode_str(raw).decode_utf8().map_err(|_| bad())
 }
 
 fn has_broken_escape(raw: &str) -> bool {

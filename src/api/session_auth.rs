@@ -153,9 +153,7 @@ impl<'q> AuthParameters<'q> {
         let mut values = vec![None; parameters.len()];
         for pair in crate::query::pairs(raw) {
             let (name, value) = pair.map_err(|name| {
-                error::WRONG_FORMAT
-                    .titled("The parameter is not percent-encoded UTF-8")
-                    .at_parameter(name)
+                error::WRONG_FORMAT.about_parameter(&name, "is not percent-encoded UTF-8")
             })?;
             // Other parameters are ignored and not forwarded.
             if let Some(index) = index_of(parameters, &name) {
@@ -166,9 +164,8 @@ impl<'q> AuthParameters<'q> {
         for (parameter, value) in parameters.iter().zip(&values) {
             let value: Option<&str> = value.as_deref();
             if value.is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
-                let title = format!("The value has more than {VALUE_BYTES_MAX} bytes");
-                let name = parameter.spec().name;
-                return Err(error::TOO_LONG.titled(title).at_parameter(name));
+                let allowed = format!("must have at most {VALUE_BYTES_MAX} bytes");
+                return Err(error::TOO_LONG.about_parameter(parameter.spec().name, allowed));
             }
             parameter.check(value)?;
         }

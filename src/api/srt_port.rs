@@ -51,13 +51,11 @@ fn port(path: &str) -> Result<u16, ApiError> {
     let text = path.rsplit('/').next().unwrap_or_default();
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
-        let title = "The port must be an integer";
-        return Err(error::NOT_INTEGER.titled(title).at_parameter("port"));
+        return Err(error::NOT_INTEGER.about_parameter("port", "must be an integer"));
     }
     text.parse().map_err(|_| {
         error::INPUT_OUT_OF_RANGE
-            .titled("The port must be from 0 to 65535")
-            .at_parameter("port")
+            .about_parameter("port", "must be 0 to 65535")
             .with("minimum", 0)
             .with("maximum", u16::MAX)
     })

@@ -270,22 +270,18 @@ fn take_member(body: &mut Object, name: &str) -> Option<Value> {
 }
 
 fn not_an_object(pointer: &str) -> ApiError {
-    error::NOT_OBJECT
-        .titled("Expected a JSON object")
-        .at_pointer(pointer)
+    error::NOT_OBJECT.at(pointer)
 }
 
 fn too_many(pointer: &str, most: usize) -> ApiError {
     error::BATCH_TOO_LONG
-        .titled("Too many items in the report")
-        .at_pointer(pointer)
+        .about(pointer, format!("must have at most {most} items"))
         .with("maximum", most)
 }
 
 fn too_long(pointer: &str, bytes_max: usize) -> ApiError {
     error::TOO_LONG
-        .titled("The value is too long")
-        .at_pointer(pointer)
+        .about(pointer, format!("must have at most {bytes_max} bytes"))
         .with("maximum", bytes_max)
 }
 
@@ -338,9 +334,7 @@ fn streamer_stats(value: Value, received: Instant, dropped: &mut Dropped) -> Opt
 }
 
 fn not_an_array(pointer: &str) -> ApiError {
-    error::NOT_ARRAY
-        .titled("Expected an array of objects")
-        .at_pointer(pointer)
+    error::NOT_ARRAY.about(pointer, "must be an array of objects")
 }
 
 fn read_dvrs(value: Value, dropped: &mut Dropped) -> Result<Option<ReportedDvrs>, ApiError> {
@@ -395,15 +389,11 @@ fn read_dvrs(value: Value, dropped: &mut Dropped) -> Result<Option<ReportedDvrs>
 }
 
 fn no_name(pointer: String) -> ApiError {
-    error::MISSING_REQUIRED
-        .titled("`name` is required")
-        .at_pointer(pointer)
+    error::MISSING_REQUIRED.at(pointer)
 }
 
 fn duplicate(pointer: String) -> ApiError {
-    error::DUPLICATE_ITEM
-        .titled("The report has this name twice")
-        .at_pointer(pointer)
+    error::DUPLICATE_ITEM.about(pointer, "occurs twice in the report")
 }
 
 type NamedStats = Vec<(Box<str>, StreamStats)>;
@@ -442,15 +432,12 @@ fn take_name(item: &mut Value, i: usize) -> Result<Box<str>, ApiError> {
     let name = match item.as_object_mut().map(|item| item.remove("name")) {
         Some(Some(Value::String(name))) => name,
         Some(Some(_)) => {
-            return Err(error::NOT_STRING
-                .titled("Expected a string")
-                .at_pointer(at_name()));
+            return Err(error::NOT_STRING.at(at_name()));
         }
         Some(None) => return Err(no_name(at_name())),
         None => return Err(not_an_object(&format!("/streams/{i}"))),
     };
-    StreamName::parse(&name)
-        .map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_name()))?;
+    StreamName::parse(&name).map_err(|why| error::WRONG_FORMAT.about(at_name(), why))?;
     Ok(name)
 }
 

@@ -62,7 +62,7 @@ mod tests {
     fn error_is_json_whose_values_are_strings() {
         let mut out = Vec::new();
         let error = error::NOMATCH_PATTERN
-            .titled("No input type has this \"url\"\u{1}")
+            .titled("The \"url\"\u{1} must match the pattern x")
             .at_pointer("/inputs/0/url")
             .with("index", 0);
         write(&error, &mut out);
@@ -72,6 +72,6 @@ mod tests {
         assert_eq!(item["code"], "nomatch_pattern");
         assert_eq!(item["source"]["pointer"], "/inputs/0/url");
         assert_eq!(item["meta"]["index"], "0");
-        assert_eq!(item["title"], "No input type has this \"url\"\u{1}");
+        assert_eq!(item["title"], "The \"url\"\u{1} must match the pattern x");
     }
 }

@@ -652,7 +652,7 @@ mod tests {
     fn errors_have_the_fields_of_their_status() {
         let busy = text(error::WRITER_BUSY.error().retry_after(3).into(), PLAIN);
         assert!(busy.starts_with("HTTP/1.1 503 ") && busy.contains("Retry-After: 3\r\n"));
-        let unknown = text(error::UNAUTHORIZED.titled("Unknown").into(), PLAIN);
+        let unknown = text(error::UNAUTHORIZED.error().into(), PLAIN);
         assert!(unknown.contains("WWW-Authenticate: Bearer "));
         let method = text(Response::method_not_allowed("GET, HEAD"), PLAIN);
         assert!(method.contains("Allow: GET, HEAD\r\n"));

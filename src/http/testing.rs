@@ -57,7 +57,7 @@ impl Service for TestService {
 
     fn admit(&self, head: &Head<'_>, _peer: IpAddr) -> Result<Admission<Box<str>>, Response> {
         match head.path {
-            "/denied" => Err(error::UNAUTHORIZED.titled("No credentials").into()),
+            "/denied" => Err(error::UNAUTHORIZED.error().into()),
             "/panic-admit" => panic!("admit went wrong"),
             "/small" => Ok(Admission {
                 body_bytes_max: 10,

@@ -342,7 +342,7 @@ fn check(channel: &Channel) -> Result<(), Problem> {
         reason,
     };
     if let Err(why) = StreamName::parse(&channel.name) {
-        return Err(problem(format!("{:?}: {why}", channel.name)));
+        return Err(problem(format!("the name {:?} {why}", channel.name)));
     }
     let document = json!({
         "title": channel.title,

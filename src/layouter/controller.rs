@@ -1046,9 +1046,7 @@ mod tests {
         let mut world = ControllerTest::new(&["s1"]);
         world.save("a", "{}");
         let (id, _) = world.take().expect("a place for the stream");
-        let down = Err(crate::error::STORAGE_UNAVAILABLE
-            .titled("down")
-            .retry_after(1));
+        let down = Err(crate::error::STORAGE_UNAVAILABLE.error().retry_after(1));
         world.controller.on_reply(id, &down, world.now_ms);
         assert!(world.take().is_none(), "not at once");
         let due_ms = world.controller.due_ms();

@@ -93,15 +93,19 @@ pub(super) fn parameters(operation: &Operation) -> &'static [ParamDoc] {
     }
 }
 
-/// Adds the tag to the answers of an operation, and its answers to conditions.
-pub(super) fn add_responses(operation: &Operation, responses: &mut Map<String, Value>) {
-    let added: &[ResponseDoc] = match (operation.conditions, operation.route.method) {
+/// The answers of an operation to conditions.
+pub(super) fn responses(operation: &Operation) -> &'static [ResponseDoc] {
+    match (operation.conditions, operation.route.method) {
         (Conditions::Entity, Method::Get) => &[NOT_MODIFIED, FAILED],
         (Conditions::Entity, _) => &[FAILED],
         (Conditions::Items, _) => &[ITEM_FAILED],
         (Conditions::None, _) => &[],
-    };
-    for response in added {
+    }
+}
+
+/// Adds the tag to the answers of an operation, and its answers to conditions.
+pub(super) fn add_responses(operation: &Operation, responses: &mut Map<String, Value>) {
+    for response in self::responses(operation) {
         responses.insert(response.status.to_string(), render_response(response));
     }
     if operation.conditions == Conditions::Entity

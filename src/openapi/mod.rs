@@ -12,6 +12,7 @@
 
 mod bodies;
 mod conditions;
+mod errors;
 pub mod model;
 pub mod words;
 
@@ -114,8 +115,11 @@ unknown parameters, fields and members, with 400 `unknown_parameter`, `unknown_f
 `unknown_member` and the nearest known name in `meta.nearest`. The answer has `Preference-Applied`.
 
 **Errors.** Every response with status 400 or above has `errors`, each with a stable `code`, a \
-sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid value. \
-Those of a batch are the errors of its first 20 bad items, in order; nothing of it is saved.
+sentence in `title`, and in `source` the query parameter or the JSON pointer of the invalid \
+value. `x-errors` of this document has all codes with the forms of their titles, in which `{...}` \
+stands for a name or a value: `any` request may get them, all `changes`, all operations with \
+`input`, or those that list them in their own `x-errors`. Those of a batch are the errors of its \
+first 20 bad items, in order; nothing of it is saved.
 
 **Secrets.** Passwords and keys are returned only when an administrator reads the object itself. \
 Elsewhere they are masked as `***`, also inside URLs: the password, a user without a password, \
@@ -184,6 +188,7 @@ pub fn document(operations: &[Endpoint], server_version: &str) -> String {
         "security": security(Security::Administrator),
         "paths": paths,
         "components": { "schemas": schemas, "securitySchemes": security_schemes() },
+        "x-errors": errors::table(),
     })
     .to_string()
 }
@@ -271,6 +276,10 @@ fn render(operation: &Operation, schemas: &mut Map<String, Value>) -> Value {
             "security".to_owned(),
             security(operation.permission.security),
         );
+    }
+    let listed = errors::listed(operation);
+    if !listed.is_empty() {
+        out.insert("x-errors".to_owned(), json!(listed));
     }
     if operation.doc.extension {
         out.insert("x-since".to_owned(), json!("later"));
@@ -393,7 +402,8 @@ fn render_response(response: &ResponseDoc) -> Value {
             out["content"] = json!({ media_type: as_text(text) });
         }
         Content::Error(error) => {
-            let (status, code, title) = (error.status.to_string(), error.code, error.title);
+            let (status, code) = (error.status.to_string(), error.code);
+            let title = errors::example_title(error.title);
             let item = json!({ "id": null, "status": status, "code": code, "title": title });
             let schema = reference("error_response");
             let content = json!({ "schema": schema, "example": { "errors": [item] } });

@@ -14,6 +14,8 @@ pub struct OperationDoc {
     pub parameters: &'static [ParamDoc],
     pub request: Option<BodyDoc>,
     pub responses: &'static [ResponseDoc],
+    /// Further errors that not every operation has; the responses above have one for each status.
+    pub errors: &'static [ErrorCode],
     /// An addition to the reference API (`x-since: later`).
     pub extension: bool,
 }

@@ -36,27 +36,27 @@ impl fmt::Debug for TargetUrl {
 }
 
 impl TargetUrl {
-    /// Parses and checks a URL. The error does not repeat the URL.
+    /// Parses and checks a URL. The error is what it must be, and does not repeat it.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
         if url.len() > URL_BYTES_MAX {
-            return Err("The URL is longer than 2048 bytes");
+            return Err("must have at most 2048 bytes");
         }
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("The URL must not contain spaces, control or non-ASCII characters");
+            return Err("must not contain spaces, control or non-ASCII characters");
         }
         let (scheme, rest) = url
             .split_once("://")
-            .ok_or("The URL must begin with http:// or https://")?;
+            .ok_or("must be a URL that begins with http:// or https://")?;
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err("The scheme of the URL must be http or https");
+            return Err("must be a URL that begins with http:// or https://");
         }
         if rest.contains('#') {
-            return Err("The URL must not have a fragment");
+            return Err("must not have a fragment");
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if authority.contains('\\') || path.starts_with('\\') {
-            return Err("Invalid host in the URL");
+            return Err("must have a valid host");
         }
         let (user, host) = match authority.rsplit_once('@') {
             Some((user, host)) => (Some(user), host),
@@ -102,19 +102,19 @@ fn check_host(uri: &Uri, host: &str) -> Result<(), &'static str> {
     let parsed = uri.host().unwrap_or_default();
     let name = parsed.trim_end_matches('.').to_ascii_lowercase();
     if name.is_empty() || uri.authority().is_none_or(|a| a.as_str() != host) {
-        return Err("Invalid host in the URL");
+        return Err("must have a valid host");
     }
     let port = host.rsplit_once(':').map(|(_, port)| port);
     if let Some(port) = port.filter(|port| !port.ends_with(']'))
         && !port.parse::<u16>().is_ok_and(|number| number > 0)
     {
-        return Err("Invalid port in the URL");
+        return Err("must have a valid port");
     }
     if METADATA_NAMES.contains(&name.as_str()) {
-        return Err("The host of the URL is never called");
+        return Err("has an address that is never called");
     }
     match literal_address(parsed) {
-        Some(address) if never_called(address) => Err("The address in the URL is never called"),
+        Some(address) if never_called(address) => Err("has an address that is never called"),
         _ => Ok(()),
     }
 }

@@ -6,7 +6,6 @@ use memchr::memmem::Finder;
 
 use super::FILTER_VALUES_MAX;
 use super::model::{Document, FieldPath, any_leaf};
-use super::pairs::printable;
 use crate::error::{self, ApiError, ErrorCode};
 use crate::json::scan::{self, Scalar};
 use crate::json::{self, FieldType, Number};
@@ -126,10 +125,9 @@ impl ValueSet {
         let mut values = Self::default();
         for (i, piece) in text.split(',').enumerate() {
             if i == FILTER_VALUES_MAX {
-                let title = format!("A filter takes at most {FILTER_VALUES_MAX} values");
+                let allowed = format!("must have at most {FILTER_VALUES_MAX} values");
                 return Err(error::TOO_MANY_ITEMS
-                    .titled(title)
-                    .at_parameter(name)
+                    .about_parameter(name, allowed)
                     .with("maximum", FILTER_VALUES_MAX));
             }
             let comparand = Comparand::parse(name, piece, field_type)?;
@@ -166,9 +164,8 @@ impl ValueSet {
 
 impl Comparand {
     pub fn parse(name: &str, text: &str, field_type: FieldType) -> Result<Self, ApiError> {
-        let refuse = |code: ErrorCode, allowed| {
-            let title = format!("Parameter `{}` takes {allowed}", printable(name));
-            Err(code.titled(title).at_parameter(name))
+        let refuse = |code: ErrorCode, allowed: &str| {
+            Err(code.about_parameter(name, format!("takes {allowed}")))
         };
         let mut result = Self::default();
         match field_type {
@@ -182,8 +179,7 @@ impl Comparand {
                 }
                 Some(number) if number.fits_signed() => {
                     return Err(error::INPUT_OUT_OF_RANGE
-                        .titled(format!("Parameter `{}` takes {MOMENTS}", printable(name)))
-                        .at_parameter(name)
+                        .about_parameter(name, format!("takes {MOMENTS}"))
                         .with("minimum", MOMENT_MS_MIN)
                         .with("maximum", MOMENT_MS_MAX));
                 }

@@ -439,8 +439,7 @@ fn whole_number(text: &str) -> Option<u64> {
 
 /// An error whose sentence names the parameter and what is allowed.
 fn refuse(spec: &ParameterSpec, code: ErrorCode, allowed: &str) -> ApiError {
-    let title = format!("Parameter `{}` {allowed}", spec.name);
-    code.titled(title).at_parameter(spec.name)
+    code.about_parameter(spec.name, allowed)
 }
 
 // ---- parameters of every list ------------------------------------------------------------------

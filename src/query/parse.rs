@@ -33,9 +33,7 @@ impl Query {
         let mut filters_seen = 0;
         for pair in pairs(raw) {
             let (name, value) = pair.map_err(|name| {
-                error::WRONG_FORMAT
-                    .titled("The parameter is not percent-encoded UTF-8")
-                    .at_parameter(name)
+                error::WRONG_FORMAT.about_parameter(&name, "is not percent-encoded UTF-8")
             })?;
             let value_or_true = value.as_deref().unwrap_or("true");
             let mut own = parameters.iter().map(|parameter| parameter.spec());
@@ -68,8 +66,7 @@ impl Query {
                 _ => {
                     filters_seen += 1;
                     if filters_seen > FILTERS_MAX {
-                        let title = format!("A query takes at most {FILTERS_MAX} filters");
-                        return Err(too_many(&name, title, FILTERS_MAX));
+                        return Err(too_many_filters(&name));
                     }
                     query.add_filter(&name, value.as_deref())?;
                 }
@@ -169,23 +166,27 @@ impl Query {
 }
 
 fn secret_field(parameter: &str) -> ApiError {
-    error::SECRET_FIELD
-        .error()
-        .at_parameter(printable(parameter))
+    let predicate = "concerns a secret; secrets can be neither filtered nor sorted by";
+    error::SECRET_FIELD.about_parameter(&printable(parameter), predicate)
 }
 
 fn only_equality(parameter: &str, field: &str) -> ApiError {
-    let title = format!("Field `{field}` is filtered by `{field}` and `{field}_ne` only");
-    error::UNKNOWN_PARAMETER
-        .titled(title)
-        .at_parameter(printable(parameter))
+    let allowed = format!("must be `{field}` or `{field}_ne`");
+    error::UNKNOWN_PARAMETER.about_parameter(&printable(parameter), allowed)
 }
 
-fn too_many(parameter: &str, title: String, maximum: usize) -> ApiError {
+fn too_many_fields(parameter: &str, maximum: usize) -> ApiError {
+    let allowed = format!("must have at most {maximum} fields");
     error::TOO_MANY_ITEMS
-        .titled(title)
-        .at_parameter(printable(parameter))
+        .about_parameter(parameter, allowed)
         .with("maximum", maximum)
+}
+
+fn too_many_filters(parameter: &str) -> ApiError {
+    let predicate = format!("is one too many: a query must have at most {FILTERS_MAX} filters");
+    error::TOO_MANY_ITEMS
+        .about_parameter(&printable(parameter), predicate)
+        .with("maximum", FILTERS_MAX)
 }
 
 /// The path and the operator of a filter.
@@ -259,7 +260,11 @@ pub fn unknown_name<'n>(
     let near = nearest(name, known);
     let suggestion = near.map(|near| format!("; did you mean `{near}`?"));
     let suggestion = suggestion.unwrap_or_default();
-    let title = format!("{} `{}`{suggestion}", code.title, printable(name));
+    // Of a filter the parameter is shown, with its operator.
+    let is_parameter = code == error::UNKNOWN_PARAMETER;
+    let shown = printable(if is_parameter { parameter } else { name });
+    let title = code.title.replace("{name}", &shown);
+    let title = title.replace("{parameter}", &printable(parameter)) + &suggestion;
     let error = code.titled(title).at_parameter(printable(parameter));
     match near {
         Some(near) => error.with("nearest", near),
@@ -307,10 +312,9 @@ fn known_field(
 
 fn check_depth(parts: &[Box<str>], parameter: &str) -> Result<(), ApiError> {
     if parts.len() > PATH_DEPTH_MAX {
-        let title = format!("A path has at most {PATH_DEPTH_MAX} parts");
+        let allowed = format!("must have paths of at most {PATH_DEPTH_MAX} parts");
         return Err(error::TOO_DEEP
-            .titled(title)
-            .at_parameter(printable(parameter))
+            .about_parameter(&printable(parameter), allowed)
             .with("maximum", PATH_DEPTH_MAX));
     }
     Ok(())
@@ -325,18 +329,15 @@ fn join(list: &mut String, more: Option<&str>) {
 fn parse_limit(text: &str) -> Result<usize, ApiError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(error::NOT_INTEGER
-            .titled("The limit must be an integer")
-            .at_parameter("limit"));
+        return Err(error::NOT_INTEGER.about_parameter("limit", "must be an integer"));
     }
     text.parse()
         .ok()
         .filter(|limit| (1..=LIMIT_MAX).contains(limit))
         .ok_or_else(|| {
-            let title = format!("The limit must be between 1 and {LIMIT_MAX}");
+            let allowed = format!("must be between 1 and {LIMIT_MAX}");
             error::INPUT_OUT_OF_RANGE
-                .titled(title)
-                .at_parameter("limit")
+                .about_parameter("limit", allowed)
                 .with("minimum", 1)
                 .with("maximum", LIMIT_MAX)
         })
@@ -344,10 +345,9 @@ fn parse_limit(text: &str) -> Result<usize, ApiError> {
 
 fn parse_search(text: &str, kind: &ListKind) -> Result<Option<Search>, ApiError> {
     if text.len() > Q_BYTES_MAX {
-        let title = format!("The search text has at most {Q_BYTES_MAX} bytes");
+        let allowed = format!("must have at most {Q_BYTES_MAX} bytes");
         return Err(error::TOO_LONG
-            .titled(title)
-            .at_parameter("q")
+            .about_parameter("q", allowed)
             .with("maximum", Q_BYTES_MAX));
     }
     Ok((!text.is_empty()).then(|| Search::new(text, kind)))
@@ -359,8 +359,7 @@ fn parse_sort(text: &str, kind: &ListKind) -> Result<Vec<SortKey>, ApiError> {
     let requested = text.split(',').filter(|piece| !piece.is_empty());
     for (i, piece) in requested.enumerate() {
         if i == SORT_KEYS_MAX {
-            let title = format!("A list is sorted by at most {SORT_KEYS_MAX} fields");
-            return Err(too_many("sort", title, SORT_KEYS_MAX));
+            return Err(too_many_fields("sort", SORT_KEYS_MAX));
         }
         add_sort_key(piece, kind, &mut sort)?;
     }
@@ -421,8 +420,7 @@ fn parse_select(text: &str, kind: &ListKind) -> Result<Option<Vec<Projection>>, 
     for piece in text.split(',').filter(|piece| !piece.is_empty()) {
         paths += 1;
         if paths > SELECT_PATHS_MAX {
-            let title = format!("At most {SELECT_PATHS_MAX} fields can be selected");
-            return Err(too_many("select", title, SELECT_PATHS_MAX));
+            return Err(too_many_fields("select", SELECT_PATHS_MAX));
         }
         let parts = (kind.field)(piece).map_or_else(|| split(piece), |field| field.members);
         check_depth(&parts, "select")?;

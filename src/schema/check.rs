@@ -79,6 +79,9 @@ impl DocumentPath<'_> {
     }
 }
 
+/// The subject of a sentence about a whole document.
+pub const WHOLE: &str = "The document";
+
 impl DocumentPath<'_> {
     /// The subject of a sentence about the value.
     fn subject(&self) -> String {
@@ -87,7 +90,7 @@ impl DocumentPath<'_> {
             printable.take(PRINTED_KEY_CHARS_MAX).collect()
         };
         match self {
-            DocumentPath::Root => "The document".to_owned(),
+            DocumentPath::Root => WHOLE.to_owned(),
             DocumentPath::Member(_, key) => format!("`{}`", printed(key)),
             DocumentPath::Item(DocumentPath::Member(_, key), index) => {
                 format!("Item {index} of `{}`", printed(key))

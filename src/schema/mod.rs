@@ -25,7 +25,7 @@ mod prune;
 mod tree;
 mod unknown;
 
-pub use check::Violation;
+pub use check::{Violation, WHOLE};
 pub use defaults::without_filled;
 pub use field::SchemaField;
 pub use mask::MASK;

@@ -421,9 +421,7 @@ fn batch_items<N: Ord + Clone, P>(
     patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
 ) -> Result<Vec<(N, P)>, ApiError> {
     let Value::Array(items) = body else {
-        return Err(error::NOT_ARRAY
-            .titled("A batch must be a JSON array of objects")
-            .at_pointer(""));
+        return Err(error::NOT_ARRAY.about("", "must be an array of objects"));
     };
     named_items(items, "", key, parse, patch_of)
 }
@@ -449,14 +447,10 @@ fn layouts<N: Ord + Clone>(
     let items = match body.remove("layouts") {
         Some(Value::Array(items)) => items,
         Some(_) => {
-            return Err(error::NOT_ARRAY
-                .titled("`layouts` must be an array of objects")
-                .at_pointer("/layouts"));
+            return Err(error::NOT_ARRAY.about("/layouts", "must be an array of objects"));
         }
         None => {
-            return Err(error::MISSING_REQUIRED
-                .titled("`layouts` is required")
-                .at_pointer("/layouts"));
+            return Err(error::MISSING_REQUIRED.at("/layouts"));
         }
     };
     named_items(items, "/layouts", key, parse, |item, _, at| {
@@ -464,9 +458,7 @@ fn layouts<N: Ord + Clone>(
             None | Some(Value::Null) => false,
             Some(Value::Bool(force)) => *force,
             Some(_) => {
-                return Err(error::NOT_BOOLEAN
-                    .titled("`force` must be true or false")
-                    .at_pointer(format!("{at}/force")));
+                return Err(error::NOT_BOOLEAN.at(format!("{at}/force")));
             }
         };
         let layout = LayoutPatch::from_body(&item, at)?;
@@ -483,10 +475,8 @@ fn named_items<N: Ord + Clone, P>(
     patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
 ) -> Result<Vec<(N, P)>, ApiError> {
     if items.len() > BATCH_ITEMS_MAX {
-        let title = "A batch has at most 10,000 items";
         return Err(error::BATCH_TOO_LONG
-            .titled(title)
-            .at_pointer(pointer)
+            .about(pointer, "must have at most 10,000 items")
             .with("maximum", BATCH_ITEMS_MAX));
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -497,9 +487,7 @@ fn named_items<N: Ord + Clone, P>(
         let given = item.get(key).and_then(Value::as_str).map(str::to_owned);
         let read = item_key(&item, &at, key, &parse).and_then(|name| {
             if !seen.insert(name.clone()) {
-                return Err(error::DUPLICATE_ITEM
-                    .titled("A key occurs twice in the batch")
-                    .at_pointer(format!("{at}/{key}")));
+                return Err(error::DUPLICATE_ITEM.at(format!("{at}/{key}")));
             }
             let patch = patch_of(item, &name, &at)?;
             Ok((name, patch))
@@ -526,35 +514,26 @@ fn item_key<N>(
     match item {
         Value::Object(_) => {}
         Value::Null => {
-            let title = "An item of a batch must not be null";
-            return Err(error::NULL_IN_ARRAY_OF_NON_NULLABLE
-                .titled(title)
-                .at_pointer(at));
+            return Err(error::NULL_IN_ARRAY_OF_NON_NULLABLE.at(at));
         }
         _ => return Err(not_an_object(at)),
     }
     let at_key = format!("{at}/{key}");
     match item.get(key) {
         Some(Value::String(name)) => {
-            parse(name).map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(at_key))
+            parse(name).map_err(|why| error::WRONG_FORMAT.about(at_key, why))
         }
-        Some(_) => Err(error::NOT_STRING
-            .titled("The key of an item must be a string")
-            .at_pointer(at_key)),
-        None => Err(error::MISSING_REQUIRED
-            .titled("Every item of a batch needs its key")
-            .at_pointer(at_key)),
+        Some(_) => Err(error::NOT_STRING.at(at_key)),
+        None => Err(error::MISSING_REQUIRED.at(at_key)),
     }
 }
 
 fn parse_host(value: &Value, pointer: &str) -> Result<Hostname, ApiError> {
     match value {
         Value::String(host) => {
-            Hostname::parse(host).map_err(|why| error::WRONG_FORMAT.titled(why).at_pointer(pointer))
+            Hostname::parse(host).map_err(|why| error::WRONG_FORMAT.about(pointer, why))
         }
-        _ => Err(error::NOT_STRING
-            .titled("A hostname must be a string")
-            .at_pointer(pointer)),
+        _ => Err(error::NOT_STRING.at(pointer)),
     }
 }
 
@@ -577,7 +556,7 @@ pub fn is_unset(value: &Value) -> bool {
 }
 
 fn key_mismatch(pointer: String) -> ApiError {
-    error::KEY_MISMATCH.error().at_pointer(pointer)
+    error::KEY_MISMATCH.at(pointer)
 }
 
 /// Checks a client's own stamp, which the server's stamp replaces and no schema describes.
@@ -596,22 +575,17 @@ pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
         | Value::Array(_)
         | Value::Object(_) => (error::NOT_INTEGER, "must be an integer"),
     };
-    let name = pointer.rsplit('/').next().unwrap_or_default();
-    Err(code.titled(format!("`{name}` {title}")).at_pointer(pointer))
+    Err(code.about(pointer, title))
 }
 
 /// Refuses a `$reset` that is not a boolean.
 pub fn check_resets(body: &Value, pointer: &str) -> Result<(), ApiError> {
     match patch::misused_reset(body) {
         None => Ok(()),
-        Some(at) => Err(error::NOT_BOOLEAN
-            .titled("`$reset` must be true or false")
-            .at_pointer(format!("{pointer}{at}"))),
+        Some(at) => Err(error::NOT_BOOLEAN.at(format!("{pointer}{at}"))),
     }
 }
 
 fn not_an_object(pointer: &str) -> ApiError {
-    error::NOT_OBJECT
-        .titled("Expected a JSON object")
-        .at_pointer(pointer)
+    error::NOT_OBJECT.at(pointer)
 }

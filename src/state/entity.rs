@@ -41,25 +41,23 @@ impl Key {
                 {
                     Ok(Self::Number(number))
                 }
-                _ => Err(
-                    "An id must be an integer from 0 to 9223372036854775807, without leading zeros",
-                ),
+                _ => Err("must be an integer from 0 to 9223372036854775807, without leading zeros"),
             };
         }
         if text.is_empty() || text.len() > KEY_BYTES_MAX {
-            return Err("A key must have 1 to 255 bytes");
+            return Err("must have 1 to 255 bytes");
         }
         if text
             .chars()
             .any(|c| c.is_control() || matches!(c, ',' | '/'))
         {
-            return Err("A key must not contain control characters, commas or slashes");
+            return Err("must not contain control characters, commas or slashes");
         }
         if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
-            return Err("A key must not begin or end with white space");
+            return Err("must not begin or end with white space");
         }
         if matches!(text, "." | "..") || RESERVED_KEYS.contains(&text) {
-            return Err("This key is reserved: it names an operation");
+            return Err("is reserved: it names an operation");
         }
         Ok(Self::Text(Arc::from(text)))
     }
@@ -183,9 +181,8 @@ fn text<'a>(merged: &'a Object, field: &str) -> &'a str {
 fn token_facts(merged: &Object, pointer: &str) -> Result<Facts, ApiError> {
     let key = text(merged, "key");
     if !(1..=256).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(error::WRONG_FORMAT
-            .titled("A token's key must have 1 to 256 visible ASCII characters")
-            .at_pointer(format!("{pointer}/key")));
+        let allowed = "must have 1 to 256 visible ASCII characters";
+        return Err(error::WRONG_FORMAT.about(format!("{pointer}/key"), allowed));
     }
     Ok(Facts::Token {
         digest: Sha256::digest(key.as_bytes()).into(),
@@ -203,9 +200,8 @@ fn episode_facts(merged: &Object, old: Option<&Facts>, pointer: &str) -> Result<
         _ => (None, None),
     };
     if closed_before.is_some() && closed_at != closed_before {
-        return Err(error::IMMUTABLE_FIELD
-            .titled("An episode is closed once; `closed_at` cannot be changed afterwards")
-            .at_pointer(format!("{pointer}/closed_at")));
+        let predicate = "cannot be changed: an episode is closed once";
+        return Err(error::IMMUTABLE_FIELD.about(format!("{pointer}/closed_at"), predicate));
     }
     let opened_at = stamp(merged, "opened_at").unwrap_or_default();
     // What was stored before this rule stays readable and may be saved again.
@@ -213,17 +209,16 @@ fn episode_facts(merged: &Object, old: Option<&Facts>, pointer: &str) -> Result<
         if *before == opened_at && closed_before == closed_at);
     if closed_at.is_some_and(|closed_at| closed_at < opened_at) && !is_stored {
         return Err(error::INPUT_OUT_OF_RANGE
-            .titled("`closed_at` must not be before `opened_at`")
-            .at_pointer(format!("{pointer}/closed_at"))
+            .about(
+                format!("{pointer}/closed_at"),
+                "must not be before `opened_at`",
+            )
             .with("minimum", opened_at));
     }
     let media = text(merged, "media");
     // Streamers query the episodes of their streams by name, so it must be a valid name.
-    StreamName::parse(media).map_err(|why| {
-        error::WRONG_FORMAT
-            .titled(why)
-            .at_pointer(format!("{pointer}/media"))
-    })?;
+    StreamName::parse(media)
+        .map_err(|why| error::WRONG_FORMAT.about(format!("{pointer}/media"), why))?;
     Ok(Facts::Episode {
         media: media.to_owned(),
         opened_at,
@@ -234,9 +229,7 @@ fn episode_facts(merged: &Object, old: Option<&Facts>, pointer: &str) -> Result<
 
 /// The error for a path segment that is not a key of this kind.
 pub fn bad_key(kind: Kind, why: &'static str) -> ApiError {
-    error::WRONG_FORMAT
-        .titled(why)
-        .at_parameter(kind.key_field())
+    error::WRONG_FORMAT.about_parameter(kind.key_field(), why)
 }
 
 #[cfg(test)]

@@ -1,22 +1,27 @@
 //! The error for an invalid document.
 
-use crate::error::{ApiError, ErrorItem};
+use crate::error::{self, ApiError, ErrorItem};
 use crate::json::Value;
 use crate::schema::Schema;
-use crate::schema::Violation;
+use crate::schema::{Violation, WHOLE};
 
 /// The error for a document that violates its schema.
 pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
-    let items = violations
-        .into_iter()
-        .map(|violation| ErrorItem {
+    let item = |violation: Violation| {
+        // The schema does not know where in the body its document is.
+        let title = match (violation.title.strip_prefix(WHOLE), &*violation.pointer) {
+            (Some(predicate), "") => format!("{}{predicate}", error::subject(pointer)),
+            _ => violation.title,
+        };
+        ErrorItem {
             code: violation.code,
-            title: violation.title.into(),
+            title: title.into(),
             pointer: Some(format!("{pointer}{}", violation.pointer)),
             parameter: None,
             meta: violation.meta,
-        })
-        .collect();
+        }
+    };
+    let items = violations.into_iter().map(item).collect();
     ApiError {
         status: 400,
         items,

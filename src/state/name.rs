@@ -42,39 +42,33 @@ impl StreamName {
     /// operation.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
-            return Err("A stream name must not be empty");
+            return Err("must not be empty");
         }
         if text.len() > STREAM_NAME_BYTES_MAX {
-            return Err("A stream name must have at most 512 bytes");
+            return Err("must have at most 512 bytes");
         }
         if text.chars().any(char::is_control) {
-            return Err("A stream name must not contain control characters");
+            return Err("must not contain control characters");
         }
         if text.contains(',') {
-            return Err(
-                "A stream name must not contain a comma: lists of names are separated by commas",
-            );
+            return Err("must not contain a comma: lists of names are separated by commas");
         }
         if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
-            return Err("A stream name must not begin or end with white space");
+            return Err("must not begin or end with white space");
         }
         if text
             .split('/')
             .any(|segment| matches!(segment, "" | "." | ".."))
         {
-            return Err(
-                "A part of a stream name between slashes must not be empty, \".\" or \"..\"",
-            );
+            return Err("must not have a part between slashes that is empty, \".\" or \"..\"");
         }
         let ends_in = |tail: &&str| {
             let before = text.strip_suffix(*tail);
             before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
         };
         if RESERVED_KEYS.iter().chain(&RESERVED_TAILS).any(ends_in) {
-            return Err(
-                "A stream name must not end in the name of an operation: batch, layout, \
-                 layout/explain, layouts or preview_layout_change",
-            );
+            return Err("must not end in the name of an operation: batch, layout, \
+                 layout/explain, layouts or preview_layout_change");
         }
         Ok(Self(Arc::from(text)))
     }
@@ -93,16 +87,16 @@ impl Hostname {
     /// Letters, digits, `.`, `-`, `_` and `:`; at most 253 bytes.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() || text.len() > HOSTNAME_BYTES_MAX {
-            return Err("A hostname must have 1 to 253 bytes");
+            return Err("must have 1 to 253 bytes");
         }
         if !text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'))
         {
-            return Err("A hostname must consist of letters, digits and . - _ :");
+            return Err("must consist of letters, digits and . - _ :");
         }
         if matches!(text, "." | "..") || RESERVED_KEYS.contains(&text) || text == "layout" {
-            return Err("This hostname is reserved: it names an operation");
+            return Err("is reserved: it names an operation");
         }
         Ok(Self(Arc::from(text)))
     }
@@ -121,12 +115,12 @@ pub fn shard_of(name: &str) -> usize {
 
 /// The error for a path segment that is not a stream name.
 pub fn bad_stream_name(why: &'static str) -> ApiError {
-    error::WRONG_FORMAT.titled(why).at_parameter("name")
+    error::WRONG_FORMAT.about_parameter("name", why)
 }
 
 /// The error for a path segment that is not a hostname.
 pub fn bad_hostname(why: &'static str) -> ApiError {
-    error::WRONG_FORMAT.titled(why).at_parameter("hostname")
+    error::WRONG_FORMAT.about_parameter("hostname", why)
 }
 
 macro_rules! text_newtype {

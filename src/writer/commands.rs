@@ -72,8 +72,7 @@ impl Commands {
 }
 
 fn writer_is_busy() -> ApiError {
-    let title = "Too many changes are waiting to be written; repeat the request";
-    error::WRITER_BUSY.titled(title)
+    error::WRITER_BUSY.error()
 }
 
 fn server_is_stopping() -> ApiError {
@@ -94,9 +93,7 @@ pub(super) fn disk_is_full() -> ApiError {
 
 /// The error for a change that may or may not be on disk.
 pub(super) fn outcome_is_unknown() -> ApiError {
-    let title = "The store failed while this change was being written; it may or may not have \
-                 taken effect. Repeat the request";
-    error::STORAGE_FAILED.titled(title)
+    error::STORAGE_FAILED.error()
 }
 
 /// The records a command may change, for bounding a batch.

@@ -62,17 +62,12 @@ impl AssumedEvent {
 
     fn one(event: Value, pointer: String, streams_left: &mut u64) -> Result<Self, ApiError> {
         let Value::Object(mut event) = event else {
-            return Err(error::NOT_OBJECT
-                .titled("Expected a JSON object")
-                .at_pointer(pointer));
+            return Err(error::NOT_OBJECT.at(pointer));
         };
         let hostname = |event: &Object| {
             let text = event.get("hostname").and_then(Value::as_str);
-            Hostname::parse(text.unwrap_or_default()).map_err(|why| {
-                error::WRONG_FORMAT
-                    .titled(why)
-                    .at_pointer(format!("{pointer}/hostname"))
-            })
+            Hostname::parse(text.unwrap_or_default())
+                .map_err(|why| error::WRONG_FORMAT.about(format!("{pointer}/hostname"), why))
         };
         match event.get("event").and_then(Value::as_str) {
             Some("streamer_lost") => Ok(Self::StreamerLost {
@@ -86,10 +81,9 @@ impl AssumedEvent {
             _ => {
                 let count = event.get("count").and_then(Value::as_u64).unwrap_or(1);
                 *streams_left = streams_left.checked_sub(count).ok_or_else(|| {
-                    let title = "At most 1,000,000 streams can be added at once";
+                    let allowed = "must be at most 1,000,000 in all events together";
                     error::INPUT_OUT_OF_RANGE
-                        .titled(title)
-                        .at_pointer(format!("{pointer}/count"))
+                        .about(format!("{pointer}/count"), allowed)
                         .with("maximum", STREAMS_ADDED_MAX)
                 })?;
                 let stream = event.remove("stream");

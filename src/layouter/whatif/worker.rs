@@ -98,7 +98,7 @@ impl WhatIfWorker {
 }
 
 fn no_layouter() -> ApiError {
-    error::LAYOUTER_BUSY.titled("The layouter does not answer")
+    error::LAYOUTER_BUSY.error()
 }
 
 /// The error of queries while the layouter is disabled.

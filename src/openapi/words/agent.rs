@@ -4,7 +4,7 @@ use super::{
     BAD_BODY, BAD_QUERY, DELETED, NOT_PERMITTED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE,
     empty, json, path, refuse, saved,
 };
-use crate::error;
+use crate::error::{self, ErrorCode};
 use crate::openapi::model::{
     BodyDoc, Content, HeaderDoc, OperationDoc, ParamDoc, ParameterIn, ResponseDoc, Shape,
 };
@@ -164,6 +164,12 @@ const COMMANDED: &[ResponseDoc] = &[
     NO_REPLY,
 ];
 
+const COMMAND_ERRORS: &[ErrorCode] = &[
+    error::AGENT_BUSY,
+    error::AGENT_REFUSED,
+    error::AGENT_CONNECTION_CLOSED,
+];
+
 pub const AGENT_REBOOT: OperationDoc = OperationDoc {
     tag: "agent",
     summary: "Restart the device of an agent",
@@ -171,6 +177,7 @@ pub const AGENT_REBOOT: OperationDoc = OperationDoc {
          There is no body.",
     parameters: &[ID],
     responses: COMMANDED,
+    errors: COMMAND_ERRORS,
     ..OPERATION
 };
 
@@ -181,6 +188,7 @@ pub const AGENT_RESET: OperationDoc = OperationDoc {
          activated again. There is no body.",
     parameters: &[ID],
     responses: COMMANDED,
+    errors: COMMAND_ERRORS,
     ..OPERATION
 };
 
@@ -197,6 +205,7 @@ pub const AGENT_DISCONNECT: OperationDoc = OperationDoc {
         UNAVAILABLE,
         NO_REPLY,
     ],
+    errors: COMMAND_ERRORS,
     ..OPERATION
 };
 
@@ -220,6 +229,7 @@ pub const AGENT_LOGS_GET: OperationDoc = OperationDoc {
         UNAVAILABLE,
         NO_REPLY,
     ],
+    errors: COMMAND_ERRORS,
     ..OPERATION
 };
 
@@ -287,6 +297,7 @@ pub const ENDPOINT_CONNECT: OperationDoc = OperationDoc {
         ),
         UNAVAILABLE,
     ],
+    errors: &[error::AGENT_UNKNOWN],
     extension: true,
     ..OPERATION
 };

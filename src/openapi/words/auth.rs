@@ -154,5 +154,10 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
         ),
         UNAVAILABLE,
     ],
+    errors: &[
+        error::TOO_MANY_SESSIONS,
+        error::SESSION_STREAM_NOT_FOUND,
+        error::SESSION_BACKEND_NOT_FOUND,
+    ],
     ..OPERATION
 };

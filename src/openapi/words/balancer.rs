@@ -71,6 +71,7 @@ pub const LOAD_BALANCER_SAVE: OperationDoc = OperationDoc {
         UNAVAILABLE,
     ],
     extension: true,
+    ..OPERATION
 };
 
 pub const LOAD_BALANCER_DELETE: OperationDoc = OperationDoc {
@@ -130,6 +131,7 @@ pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
          this name exist.",
     parameters: STREAMING_PARAMETERS,
     responses: &[REDIRECT, UNKNOWN, NOT_ELIGIBLE],
+    errors: &[error::BALANCER_NOT_FOUND, error::NO_PUBLIC_ADDRESS],
     extension: true,
     ..OPERATION
 };
@@ -142,6 +144,7 @@ pub const STREAMING_LB_PUBLISH: OperationDoc = OperationDoc {
          of the publisher.",
     parameters: STREAMING_PARAMETERS,
     responses: &[REDIRECT, UNKNOWN, NOT_ELIGIBLE],
+    errors: &[error::BALANCER_NOT_FOUND, error::NO_PUBLIC_ADDRESS],
     extension: true,
     ..OPERATION
 };

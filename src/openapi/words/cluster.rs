@@ -3,6 +3,7 @@
 use super::{
     BAD_BODY, LAYOUTER_OFF, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json,
 };
+use crate::error;
 use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
 
 pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
@@ -57,6 +58,7 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
         TOO_LARGE,
         UNAVAILABLE,
     ],
+    errors: &[error::STREAMER_NOT_FOUND],
     extension: true,
     ..OPERATION
 };

@@ -61,5 +61,6 @@ pub const CONFIG_SAVE: OperationDoc = OperationDoc {
         TOO_LARGE,
         UNAVAILABLE,
     ],
+    errors: &[error::CONFIG_FILE_INVALID],
     ..OPERATION
 };

@@ -51,6 +51,7 @@ pub const STREAMER_STREAMS_LIST: OperationDoc = OperationDoc {
         ),
         UNAVAILABLE,
     ],
+    errors: &[error::INCONSISTENT_STATE],
     ..OPERATION
 };
 
@@ -74,6 +75,7 @@ pub const STREAMER_UPDATE_STREAMS_LIST: OperationDoc = OperationDoc {
         NO_STREAMER,
         UNAVAILABLE,
     ],
+    errors: &[error::INCONSISTENT_STATE],
     ..OPERATION
 };
 
@@ -98,6 +100,7 @@ pub const STREAMER_DYNAMIC_STREAMS_LIST: OperationDoc = OperationDoc {
         NO_STREAMER,
         UNAVAILABLE,
     ],
+    errors: &[error::INCONSISTENT_STATE],
     ..OPERATION
 };
 
@@ -124,6 +127,7 @@ pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
             error::EPISODES_UNKNOWN,
         ),
     ],
+    errors: &[error::INCONSISTENT_STATE],
     ..OPERATION
 };
 
@@ -152,6 +156,7 @@ pub const SRT_PORT_RESOLVE: OperationDoc = OperationDoc {
         ),
         UNAVAILABLE,
     ],
+    errors: &[error::STREAMER_NOT_FOUND, error::INCONSISTENT_STATE],
     ..OPERATION
 };
 

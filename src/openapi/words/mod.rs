@@ -33,6 +33,7 @@ const OPERATION: OperationDoc = OperationDoc {
     parameters: &[],
     request: None,
     responses: &[],
+    errors: &[],
     extension: false,
 };
 

@@ -39,6 +39,7 @@ pub const READINESS_PROBE: OperationDoc = OperationDoc {
             headers: &[RETRY_AFTER],
         },
     ],
+    errors: &[error::DISK_FULL],
     ..OPERATION
 };
 

@@ -26,6 +26,7 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
         UNAUTHORIZED,
         UNAVAILABLE,
     ],
+    errors: &[error::LAYOUTER_DISABLED],
     ..OPERATION
 };
 

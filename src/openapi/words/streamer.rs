@@ -53,6 +53,7 @@ pub const STREAMERS_BATCH_UPDATE: OperationDoc = OperationDoc {
         TOO_LARGE,
         UNAVAILABLE,
     ],
+    errors: &[error::STREAMER_CHECK_FAILED, error::KEY_NEEDED_FOR_CHECK],
     extension: true,
     ..OPERATION
 };
@@ -113,6 +114,7 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
         TOO_LARGE,
         UNAVAILABLE,
     ],
+    errors: &[error::STREAMER_CHECK_FAILED, error::KEY_NEEDED_FOR_CHECK],
     ..OPERATION
 };
 
@@ -168,6 +170,7 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
         TOO_LARGE,
     ],
     extension: true,
+    ..OPERATION
 };
 
 const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"moves_caused":21,"moves_pending":0,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[],"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21,"capacity":300},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21,"capacity":500}]}"#;

@@ -65,6 +65,7 @@ pub const API_TOKEN_SAVE: OperationDoc = OperationDoc {
         UNAVAILABLE,
     ],
     extension: true,
+    ..OPERATION
 };
 
 pub const API_TOKEN_DELETE: OperationDoc = OperationDoc {

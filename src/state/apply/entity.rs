@@ -54,7 +54,7 @@ fn set_agent_layout(
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
     let Some(old) = state.entities(Kind::Agent).get(&key) else {
-        return Err(error::UNKNOWN_AGENT.error().at_pointer(format!("{at}/id")));
+        return Err(error::UNKNOWN_AGENT.at(format!("{at}/id")));
     };
     if state.agent_has_streams(&old.key) {
         return Ok(());
@@ -208,8 +208,7 @@ fn check_facts(
 ) -> Result<(), ApiError> {
     match facts {
         Facts::Token { digest } if is_key_of_another(state, key, digest) => {
-            let title = "Another token has this key";
-            Err(error::NOT_UNIQUE.titled(title).at_pointer("/key"))
+            Err(error::NOT_UNIQUE.at("/key"))
         }
         Facts::Episode { publication, .. } => {
             *publication = progress.publication.or(*publication);

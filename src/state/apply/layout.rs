@@ -43,11 +43,9 @@ fn set_one(
     at: &str,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
-    let old = state.stream(name).ok_or_else(|| {
-        error::UNKNOWN_STREAM
-            .error()
-            .at_pointer(format!("{at}/name"))
-    })?;
+    let old = state
+        .stream(name)
+        .ok_or_else(|| error::UNKNOWN_STREAM.at(format!("{at}/name")))?;
     let mut stream = old.to_owned();
     let before = stream.layouts.first().cloned().unwrap_or_default();
     place(state, &mut stream, layout, changes.stamp_ms, at)?;
@@ -95,8 +93,7 @@ fn check_labels(
             continue;
         };
         return Err(error::ILLEGAL_LAYOUT
-            .error()
-            .at_pointer(at)
+            .at(at)
             .with("hostname", host)
             .with("reason", reason));
     }
@@ -278,10 +275,7 @@ fn check_nodes(
             check(host, NodeRole::Streamer, at.clone())?;
         }
         if next.ingest.as_ref() == Some(host) || next.dvr_backups[..i].contains(host) {
-            return Err(error::DUPLICATE_NODE
-                .error()
-                .at_pointer(at)
-                .with("hostname", host));
+            return Err(error::DUPLICATE_NODE.at(at).with("hostname", host));
         }
     }
     Ok(())
@@ -297,11 +291,7 @@ fn check_node(
     let node = node_of_role(state, host, role, at.clone())?;
     let namespace = node.namespace.as_ref().map(ArchivedString::as_str);
     if namespace != stream.namespace.as_deref() {
-        let title = "The stream and the node are in different namespaces";
-        return Err(error::NAMESPACE_MISMATCH
-            .titled(title)
-            .at_pointer(at)
-            .with("hostname", host));
+        return Err(error::NAMESPACE_MISMATCH.at(at).with("hostname", host));
     }
     Ok(())
 }

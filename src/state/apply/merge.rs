@@ -50,9 +50,7 @@ pub(super) fn merge_with(
     schema.drop_defaults(&mut stored, &before);
     match stored {
         Value::Object(object) => Ok(object),
-        _ => Err(error::NOT_OBJECT
-            .titled("Expected a JSON object")
-            .at_pointer(pointer)),
+        _ => Err(error::NOT_OBJECT.at(pointer)),
     }
 }
 
@@ -90,7 +88,5 @@ pub(super) fn namespace(
 }
 
 fn namespace_is_fixed(pointer: &str) -> ApiError {
-    error::IMMUTABLE_FIELD
-        .titled("A namespace is set at creation and cannot be changed")
-        .at_pointer(format!("{pointer}/namespace"))
+    error::IMMUTABLE_FIELD.at(format!("{pointer}/namespace"))
 }

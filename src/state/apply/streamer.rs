@@ -70,17 +70,12 @@ pub(super) fn node_of_role<'a>(
     pointer: String,
 ) -> Result<&'a StreamerRecord, ApiError> {
     let Some(streamer) = state.streamer(host) else {
-        return Err(error::UNKNOWN_STREAMER
-            .error()
-            .at_pointer(pointer)
-            .with("hostname", host));
+        return Err(error::UNKNOWN_STREAMER.at(pointer).with("hostname", host));
     };
     let found = streamer.role.as_str();
     if NodeRole::parse(found).unwrap_or_default() != role {
-        let title = "The node has another role";
         return Err(error::WRONG_NODE_ROLE
-            .titled(title)
-            .at_pointer(pointer)
+            .at(pointer)
             .with("hostname", host)
             .with("role", found));
     }

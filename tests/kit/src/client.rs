@@ -4,11 +4,13 @@
 //! or a response too many is noticed, and every read has a deadline. [`KeepAlive`] is a client that
 //! connects when it must.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::documented;
 use crate::request;
 use crate::response::{Response, ResponseParser};
 use crate::wait::WAIT_MAX;
@@ -55,6 +57,10 @@ pub struct Client {
     longest: Duration,
     /// Received and not yet part of a response.
     received: Vec<u8>,
+    /// Errors are compared with the API document.
+    is_checked: bool,
+    /// Method and target of the requests without a response yet. `None`: bytes that a test wrote.
+    sent: VecDeque<Option<(String, String)>>,
 }
 
 impl Client {
@@ -74,7 +80,16 @@ impl Client {
             stream,
             longest: WAIT_MAX,
             received: Vec::new(),
+            is_checked: false,
+            sent: VecDeque::new(),
         })
+    }
+
+    /// Compares every error from now on with the API document of the program.
+    #[must_use]
+    pub fn checked(mut self) -> Self {
+        self.is_checked = true;
+        self
     }
 
     /// Bounds the wait for each response from now on.
@@ -129,12 +144,19 @@ impl Client {
             &lines,
             has_body.then_some(body),
         );
-        self.send(&bytes);
+        self.sent
+            .push_back(Some((method.to_owned(), path.to_owned())));
+        self.write(&bytes);
     }
 
     /// Sends bytes as they are. A server that closed the connection meanwhile shows in its
     /// response, not here.
     pub fn send(&mut self, bytes: &[u8]) {
+        self.sent.push_back(None);
+        self.write(bytes);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
@@ -169,6 +191,7 @@ impl Client {
                     })?;
             self.received.drain(..used);
             if let Some(response) = response {
+                self.on_response(&response);
                 return Ok(response);
             }
             match self.receive(deadline) {
@@ -179,6 +202,18 @@ impl Client {
                 Err(error) => return Err(ClientError::Io(error)),
             }
         }
+    }
+
+    #[track_caller]
+    fn on_response(&mut self, response: &Response) {
+        let is_interim = response.status < 200;
+        if !self.is_checked || is_interim {
+            return;
+        }
+        // Bytes that a test wrote may be parts of a request, or several requests.
+        let is_known = self.sent.iter().all(Option::is_some);
+        let request = self.sent.pop_front().flatten();
+        documented::check(request.as_ref().filter(|_| is_known), response);
     }
 
     /// The next line, once the connection carries lines; `None` when it has ended. Fails the test

@@ -5,6 +5,7 @@
 //!  response   bytes -> responses: incremental parser and framer, over httparse
 //!  request    writes requests, percent-encodes path segments
 //!  client     blocking connections with a deadline on every read
+//!  documented compares errors with the API document of the program under test
 //!  server     starts and stops the real program on a scratch directory
 //!  wait       bounded waits that fail with what they saw
 //!  sys        epoll, sockets with a source address, limits, affinity, CPU time
@@ -14,6 +15,7 @@
 //! workspace.
 
 mod client;
+mod documented;
 pub mod request;
 mod response;
 mod server;

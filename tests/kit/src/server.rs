@@ -255,7 +255,7 @@ impl TestServer {
 
     /// A new connection.
     pub fn connect(&self) -> Client {
-        Client::new(self.address)
+        Client::new(self.address).checked()
     }
 
     /// One request as an administrator, below the first prefix, on a connection of its own.
