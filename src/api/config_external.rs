@@ -161,7 +161,9 @@ pub fn wake(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll
     let Some(answer) = answer else {
         return Wake::Offload;
     };
-    runtime.activity.sent(state.revision());
+    if answer.is_ok() {
+        runtime.activity.sent(state.revision());
+    }
     Wake::Answer(answer)
 }
 
@@ -933,5 +935,136 @@ mod tests {
         }
         assert!(held.is_among(b"*"));
         assert!(!held.is_among(b"") && !held.is_among(b"\"\xff\""));
+    }
+
+    /// A state in which `s1` has so many streams.
+    fn streams_of_s1(streams: usize) -> State {
+        use crate::json;
+        use crate::state::apply::{Stamp, apply};
+        use crate::state::command::{Command, stream_items, streamer_items};
+
+        let json = |text: &str| json::parse(text.as_bytes()).expect("JSON");
+        let item = |i: usize| format!(r#"{{"name":"c{i:04}","layout":{{"ingest":"s1"}}}}"#);
+        let items: Vec<String> = (0..streams).map(item).collect();
+        let items = stream_items(json(&format!("[{}]", items.join(",")))).expect("fit");
+        let node = r#"[{"hostname":"s1","role":"streamer","cluster_key":"k"}]"#;
+        let nodes = streamer_items(json(node)).expect("fit");
+        let mut state = State::new(1, crate::state::node::RenderSettings::default());
+        for command in [
+            Command::SaveStreamers { items: nodes },
+            Command::SaveStreams { items },
+        ] {
+            let stamp = Stamp {
+                revision: state.revision() + 1,
+                ms: state.stamp_ms() + 1,
+            };
+            let changes = apply(&state, command, stamp).expect("is saved");
+            state.absorb(&changes);
+        }
+        state
+    }
+
+    /// Handles a request of `s1` for its streams, on a core or on a thread for long work.
+    fn handle(
+        shared: &Arc<Shared>,
+        state: &State,
+        query: &str,
+        is_offloaded: bool,
+    ) -> Result<Outcome, ApiError> {
+        use crate::http::{Method, Request, Ticket, head};
+
+        let text = format!("GET /streamers/s1/streams{query} HTTP/1.1\r\nHost: t\r\n\r\n");
+        let mut fields = head::fields();
+        let head = head::parse(text.as_bytes(), &mut fields).expect("well formed");
+        let head = head.expect("complete");
+        let request = Request {
+            method: Method::Get,
+            path: head.path,
+            query: head.query,
+            headers: head.headers,
+            body: b"",
+            peer: std::net::IpAddr::from([127, 0, 0, 1]),
+            body_late: false,
+            may_upgrade: false,
+            head: &[],
+            buffer: None,
+        };
+        let mut operations = crate::api::endpoint::OPERATIONS.iter();
+        let operation = operations.find(|operation| operation.id == "streamer_streams_list");
+        streams(&Call {
+            shared,
+            state: &std::rc::Rc::new(Arc::new(state.clone())),
+            local: &crate::api::call::CoreLocal::default(),
+            operation: operation.expect("it is served"),
+            request: &request,
+            parameter: "s1",
+            caller: &crate::access::auth::Caller::Administrator,
+            ticket: Ticket { slot: 0, epoch: 1 },
+            is_offloaded,
+        })
+    }
+
+    #[test]
+    fn configuration_counts_as_sent_when_it_is_rendered() {
+        // Goal: the layouter takes a streamer to know only what it was answered. Method: requests
+        // that another thread has to render, and may fail to, then one that it rendered.
+        let state = streams_of_s1(STREAMS_AT_ONCE_MAX + 1);
+        let shared = crate::api::shared::tests::shared();
+        let hostname = Hostname::trusted("s1");
+        let runtime = shared.nodes.get(&hostname);
+        let sent = || runtime.activity.sent_revision();
+        for query in ["", "?changes_since=1"] {
+            let outcome = handle(&shared, &state, query, false);
+            assert!(matches!(outcome, Ok(Outcome::Offload)), "{query}");
+            assert_eq!(sent(), 0, "{query} waits for a thread");
+        }
+        // A revision that is not known: on the core, on the thread, and when a poll is woken.
+        for is_offloaded in [false, true] {
+            let refused = handle(&shared, &state, "?changes_since=99", is_offloaded);
+            let refused = refused.err().expect("its changes are not known");
+            assert_eq!((refused.items[0].code, sent()), ("revision_gone", 0));
+        }
+        let poll = |since| NodePoll {
+            coding: None,
+            generation: 1,
+            since,
+            parked: runtime.park(),
+        };
+        let woken = wake(&shared, &state, &hostname, &poll(Some(99)));
+        assert!(matches!(woken, Wake::Answer(Err(_))));
+        assert!(answer_changed(&shared, &state, &hostname, &poll(Some(99))).is_err());
+        assert!(matches!(
+            wake(&shared, &state, &hostname, &poll(None)),
+            Wake::Offload
+        ));
+        assert_eq!(sent(), 0);
+
+        let rendered = handle(&shared, &state, "?changes_since=1", true);
+        assert!(matches!(rendered, Ok(Outcome::Reply(_))));
+        assert_eq!(sent(), state.revision());
+        let runtime = shared.nodes.get(&Hostname::trusted("s2"));
+        assert_eq!(runtime.activity.sent_revision(), 0, "another streamer");
+    }
+
+    #[test]
+    fn poll_that_is_answered_elsewhere_counts_as_sent_then() {
+        let state = streams_of_s1(STREAMS_AT_ONCE_MAX + 1);
+        let hostname = Hostname::trusted("s1");
+        for since in [None, Some(1)] {
+            let shared = crate::api::shared::tests::shared();
+            let runtime = shared.nodes.get(&hostname);
+            let poll = NodePoll {
+                coding: None,
+                generation: 1,
+                since,
+                parked: runtime.park(),
+            };
+            let woken = wake(&shared, &state, &hostname, &poll);
+            assert!(matches!(woken, Wake::Offload), "{since:?}");
+            assert_eq!(runtime.activity.sent_revision(), 0, "{since:?}");
+            let answer = answer_changed(&shared, &state, &hostname, &poll);
+            assert_eq!(answer.expect("the list").status, 200);
+            assert_eq!(runtime.activity.sent_revision(), state.revision());
+        }
     }
 }
