@@ -296,7 +296,7 @@ pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
         let key = Key::parse(Kind::Agent, id).ok()?;
         Some(EntityName::Entity(Kind::Agent, key))
     })?;
-    let items = agent_layout_items(body)?;
+    let items = call.batch(agent_layout_items(body)?)?;
     Ok(Outcome::Batch(
         Command::SetAgentLayouts { items },
         conditions,

@@ -30,6 +30,7 @@ use crate::query::params::{ParameterSpec, ParameterValues, Seconds, check_listed
 use crate::query::{ListKind, Query, check_names};
 use crate::rt::uptime_ms;
 use crate::state::State;
+use crate::state::batch::BatchItems;
 use crate::state::command::{AuditedCommand, Command, EntitySave};
 use crate::state::entity::Kind;
 use crate::state::event::{Audit, AuditSubject, EntityType};
@@ -146,6 +147,16 @@ impl Call<'_> {
         match self.caller {
             Caller::Token(token) => Visibility::of(&token.rights, collection),
             _ => Visibility::ALL,
+        }
+    }
+
+    /// A batch on its way to the writer, which finds what else is wrong beside the items that were
+    /// refused. Without a store that accepts writes they are all that can be known.
+    pub fn batch<N, P>(&self, items: BatchItems<N, P>) -> Result<BatchItems<N, P>, ApiError> {
+        if self.shared.published.is_writable() {
+            Ok(items)
+        } else {
+            items.all_good()
         }
     }
 

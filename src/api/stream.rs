@@ -86,14 +86,14 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut body = call.json()?;
     let conditions = take_item_conditions(&mut body, "", "name", stream_named)?;
-    let items = stream_items(body)?;
+    let items = call.batch(stream_items(body)?)?;
     Ok(Outcome::Batch(Command::SaveStreams { items }, conditions))
 }
 
 pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut body = call.json()?;
     let conditions = take_item_conditions(&mut body, "/layouts", "name", stream_named)?;
-    let items = layout_items(body)?;
+    let items = call.batch(layout_items(body)?)?;
     Ok(Outcome::Batch(Command::SetLayouts { items }, conditions))
 }
 

@@ -227,6 +227,6 @@ pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let conditions = take_item_conditions(&mut body, "", "hostname", |hostname| {
         Some(EntityName::Streamer(Hostname::parse(hostname).ok()?))
     })?;
-    let items = streamer_items(body)?;
+    let items = call.batch(streamer_items(body)?)?;
     Ok(Outcome::Batch(Command::SaveStreamers { items }, conditions))
 }

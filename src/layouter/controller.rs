@@ -903,7 +903,7 @@ mod tests {
                 ..LayoutPatch::default()
             };
             self.commit(Command::SetLayouts {
-                items: vec![(StreamName::trusted(name), layout)],
+                items: vec![(StreamName::trusted(name), layout)].into(),
             });
         }
 
@@ -1064,7 +1064,7 @@ mod tests {
             (name, StreamPatch::default())
         });
         world.commit(Command::SaveStreams {
-            items: items.collect(),
+            items: items.collect::<Vec<_>>().into(),
         });
         let plans: Vec<_> = std::iter::from_fn(|| world.take()).collect();
         let sizes: Vec<usize> = plans.iter().map(|(_, items)| items.len()).collect();

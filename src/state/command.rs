@@ -4,6 +4,7 @@
 //! on the newest state. They are made from bodies here, so that every endpoint reports errors in
 //! the same way.
 
+use super::batch::BatchItems;
 use super::entity::{Key, Kind};
 use super::episode::PublicationReport;
 use super::event::{Audit, NewEvent};
@@ -13,7 +14,7 @@ use super::record::Publication;
 use super::retention::Retention;
 use super::tag::{EntityName, Precondition};
 use crate::access::rights::Grant;
-use crate::error::{self, ApiError, BatchErrors};
+use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value, patch};
 use crate::schema;
 
@@ -30,21 +31,21 @@ pub enum Command {
     },
     /// Create or change many streams, all or none.
     SaveStreams {
-        items: Vec<(StreamName, StreamPatch)>,
+        items: BatchItems<StreamName, StreamPatch>,
     },
     DeleteStream {
         name: StreamName,
     },
     /// Place many streams, all or none.
     SetLayouts {
-        items: Vec<(StreamName, LayoutPatch)>,
+        items: BatchItems<StreamName, LayoutPatch>,
     },
     SaveStreamer {
         hostname: Hostname,
         patch: Object,
     },
     SaveStreamers {
-        items: Vec<(Hostname, Object)>,
+        items: BatchItems<Hostname, Object>,
     },
     DeleteStreamer {
         hostname: Hostname,
@@ -67,7 +68,7 @@ pub enum Command {
     },
     /// Place many agents, all or none; those that streams use are skipped.
     SetAgentLayouts {
-        items: Vec<(Key, LayoutPatch)>,
+        items: BatchItems<Key, LayoutPatch>,
     },
     /// A streamer reported that a stream's publication began or ended.
     ReportPublication {
@@ -404,12 +405,12 @@ impl EntitySave {
 }
 
 /// Reads the items of `PUT /streams/batch`: an array of streams, no name twice.
-pub fn stream_items(body: Value) -> Result<Vec<(StreamName, StreamPatch)>, ApiError> {
+pub fn stream_items(body: Value) -> Result<BatchItems<StreamName, StreamPatch>, ApiError> {
     batch_items(body, "name", StreamName::parse, StreamPatch::from_body)
 }
 
 /// Reads the items of `PUT /streamers/batch`: an array of streamers, no hostname twice.
-pub fn streamer_items(body: Value) -> Result<Vec<(Hostname, Object)>, ApiError> {
+pub fn streamer_items(body: Value) -> Result<BatchItems<Hostname, Object>, ApiError> {
     batch_items(body, "hostname", Hostname::parse, streamer_patch)
 }
 
@@ -419,7 +420,7 @@ fn batch_items<N: Ord + Clone, P>(
     key: &'static str,
     parse: impl Fn(&str) -> Result<N, &'static str>,
     patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
-) -> Result<Vec<(N, P)>, ApiError> {
+) -> Result<BatchItems<N, P>, ApiError> {
     let Value::Array(items) = body else {
         return Err(error::NOT_ARRAY.about("", "must be an array of objects"));
     };
@@ -427,12 +428,12 @@ fn batch_items<N: Ord + Clone, P>(
 }
 
 /// Reads the items of `POST /streams/layouts`.
-pub fn layout_items(body: Value) -> Result<Vec<(StreamName, LayoutPatch)>, ApiError> {
+pub fn layout_items(body: Value) -> Result<BatchItems<StreamName, LayoutPatch>, ApiError> {
     layouts(body, "name", StreamName::parse)
 }
 
 /// Reads the items of `POST /agents/layouts`.
-pub fn agent_layout_items(body: Value) -> Result<Vec<(Key, LayoutPatch)>, ApiError> {
+pub fn agent_layout_items(body: Value) -> Result<BatchItems<Key, LayoutPatch>, ApiError> {
     layouts(body, "id", |id| Key::parse(Kind::Agent, id))
 }
 
@@ -440,7 +441,7 @@ fn layouts<N: Ord + Clone>(
     body: Value,
     key: &'static str,
     parse: impl Fn(&str) -> Result<N, &'static str>,
-) -> Result<Vec<(N, LayoutPatch)>, ApiError> {
+) -> Result<BatchItems<N, LayoutPatch>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(not_an_object(""));
     };
@@ -466,23 +467,21 @@ fn layouts<N: Ord + Clone>(
     })
 }
 
-/// The errors are those of the first bad items, in order.
+/// Fails if no item is good.
 fn named_items<N: Ord + Clone, P>(
     items: Vec<Value>,
     pointer: &str,
     key: &'static str,
     parse: impl Fn(&str) -> Result<N, &'static str>,
     patch_of: impl Fn(Value, &N, &str) -> Result<P, ApiError>,
-) -> Result<Vec<(N, P)>, ApiError> {
+) -> Result<BatchItems<N, P>, ApiError> {
     if items.len() > BATCH_ITEMS_MAX {
         return Err(error::BATCH_TOO_LONG
             .about(pointer, "must have at most 10,000 items")
             .with("maximum", BATCH_ITEMS_MAX));
     }
     let mut seen = std::collections::BTreeSet::new();
-    let mut errors = BatchErrors::default();
-    let mut named = Vec::with_capacity(items.len());
-    for (i, item) in items.into_iter().enumerate() {
+    BatchItems::read(items.into_iter().enumerate().map(|(i, item)| {
         let at = format!("{pointer}/{i}");
         let given = item.get(key).and_then(Value::as_str).map(str::to_owned);
         let read = item_key(&item, &at, key, &parse).and_then(|name| {
@@ -492,16 +491,11 @@ fn named_items<N: Ord + Clone, P>(
             let patch = patch_of(item, &name, &at)?;
             Ok((name, patch))
         });
-        named.extend(errors.keep(read.map_err(|error| match &given {
+        read.map_err(|error| match &given {
             Some(name) => error.of_item(name),
             None => error,
-        })));
-        if errors.is_full() {
-            break;
-        }
-    }
-    errors.finish()?;
-    Ok(named)
+        })
+    }))
 }
 
 /// The key of an item of a batch.

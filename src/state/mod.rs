@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod batch;
 pub mod call_event;
 pub mod changed_members;
 pub mod changes;

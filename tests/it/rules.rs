@@ -368,6 +368,105 @@ fn first_twenty_bad_items_of_a_batch_are_named_in_order() {
 }
 
 #[test]
+fn batch_names_unreadable_and_refused_items_in_order() {
+    // Goal: what is wrong with the form of an item does not hide what the rules refuse, and the
+    // other way round. Method: both kinds in turns, in every batch, also in a preview.
+    let server = TestServer::with(&["--layouter-enabled"]);
+    save_node(&server, "s1");
+    server.put("/streams/there", json!({})).expect(200);
+    let streams = json!([
+        {"name": "a", "title": 5}, {}, {"name": "b", "position": "x"}, {"name": "a"},
+        {"name": "good"}, {"name": "c", "inputs": 1},
+    ]);
+    let errors_of_streams: &[&str] = &[
+        "not_string /0/title",
+        "missing_required /1/name",
+        "not_integer /2/position",
+        "duplicate_item /3/name",
+        "not_array /5/inputs",
+    ];
+    for (method, path, body, errors) in [
+        ("PUT", "/streams/batch", &streams, errors_of_streams),
+        (
+            "POST",
+            "/streams/preview_layout_change",
+            &streams,
+            errors_of_streams,
+        ),
+        (
+            "PUT",
+            "/streamers/batch",
+            &json!([
+                {"hostname": "s2", "role": "none", "cluster_key": "k"}, null, {"hostname": "a b"},
+                {"hostname": "s1", "channel_limit": "x"},
+            ]),
+            &[
+                "discriminator_unmapped /0/role",
+                "null_in_array_of_non_nullable /1",
+                "wrong_format /2/hostname",
+                "not_integer /3/channel_limit",
+            ],
+        ),
+        (
+            "POST",
+            "/streams/layouts",
+            &json!({"layouts": [
+                {"name": "none", "ingest": "s1"}, {"name": 5}, {"name": "there", "ingest": "s1"},
+                {"name": "there", "ingest": "none"}, {"name": "gone"},
+            ]}),
+            &[
+                "stream_not_found /layouts/0/name",
+                "not_string /layouts/1/name",
+                "duplicate_item /layouts/3/name",
+                "stream_not_found /layouts/4/name",
+            ],
+        ),
+        (
+            "POST",
+            "/agents/layouts",
+            &json!({"layouts": [{"id": "none", "ingest": "s1"}, {"id": 5}]}),
+            &["agent_not_found /layouts/0/id", "not_string /layouts/1/id"],
+        ),
+    ] {
+        let answer = server.call(method, path, body.to_string().as_bytes());
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        assert_eq!(answer.errors(), errors, "{path}");
+    }
+    for name in ["a", "b", "c", "good"] {
+        server.get(&format!("/streams/{name}")).expect(404);
+    }
+    server.get("/streamers/s2").expect(404);
+    let there = server.get("/streams/there").expect(200).json();
+    assert!(there["layout"]["ingest"].is_null(), "{there}");
+    // A token that may write none of the streams gets no errors of rules.
+    let scopes = json!({"permissions": [{"scopes": ["streams"], "write": true}]});
+    let authorization = crate::restricted::token(&server, "none", scopes);
+    let fields = [("Authorization", authorization.as_str())];
+    let target = format!("{}/streams/batch", weir_testkit::PREFIX);
+    let body = streams.to_string();
+    let answer = server
+        .connect()
+        .request("PUT", &target, &fields, body.as_bytes());
+    let errors = answer.expect(403).errors();
+    assert!(
+        errors.iter().all(|error| error == "forbidden"),
+        "{errors:?}"
+    );
+    // No more than twenty in all.
+    let both = |i: usize| match i % 2 {
+        0 => json!({}),
+        _ => json!({"name": format!("n{i}"), "title": 5}),
+    };
+    let body = json!((0..100).map(both).collect::<Vec<_>>());
+    let expected = (0..20).map(|i| match i % 2 {
+        0 => format!("missing_required /{i}/name"),
+        _ => format!("not_string /{i}/title"),
+    });
+    let answer = server.put("/streams/batch", body).expect(400);
+    assert_eq!(answer.errors(), expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn root_of_a_recording_is_kept_shown_and_filtered() {
     let server = TestServer::new();
     save_node(&server, "s1");

@@ -160,7 +160,7 @@ pub fn assumed_stream(
         ms: state.stamp_ms() + 1,
     };
     let name = assumed_name(0);
-    let items = vec![(name, patch)];
+    let items = vec![(name, patch)].into();
     let changes = apply(state, Command::SaveStreams { items }, stamp).map_err(|mut error| {
         for item in &mut error.items {
             // The stream was item 0 of a batch.

@@ -3,9 +3,10 @@
 use super::merge::{merge_with, stored};
 use super::streamer::node_of_role;
 use super::{Changes, EntityChange, node_views};
-use crate::error::{self, ApiError, BatchErrors};
+use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value};
 use crate::state::State;
+use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
 use crate::state::command::{EntitySave, EpisodeProgress, LayoutPatch};
 use crate::state::entity::{self, Key, Kind};
@@ -29,20 +30,15 @@ pub(super) fn save_one(
 /// Places many agents, all or none. Agents that streams use are skipped: their streams decide.
 pub(super) fn set_agent_layouts(
     state: &State,
-    items: Vec<(Key, LayoutPatch)>,
+    items: BatchItems<Key, LayoutPatch>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
-    let mut errors = BatchErrors::default();
-    for (i, (key, layout)) in items.into_iter().enumerate() {
+    items.apply_each(|i, key, layout| {
         let at = format!("/layouts/{i}");
         let id = key.to_string();
         let result = set_agent_layout(state, key, &layout, &at, changes);
-        errors.keep(result.map_err(|error| error.of_item(&id)));
-        if errors.is_full() {
-            break;
-        }
-    }
-    errors.finish()?;
+        result.map_err(|error| error.of_item(&id))
+    })?;
     Ok(Done::Nothing)
 }
 

@@ -7,9 +7,10 @@ use rkyv::string::ArchivedString;
 use super::Changes;
 use super::node_views::finish;
 use super::streamer::node_of_role;
-use crate::error::{self, ApiError, BatchErrors};
+use crate::error::{self, ApiError};
 use crate::json;
 use crate::state::State;
+use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
 use crate::state::command::{CHANGE_REASONS, LayoutPatch, Placement};
 use crate::state::event::{EventList, LIST_BYTES_MAX, LIST_MAX, NewEvent};
@@ -20,19 +21,14 @@ use crate::state::record::{LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, 
 /// Places many streams, all or none.
 pub(super) fn set(
     state: &State,
-    items: Vec<(StreamName, LayoutPatch)>,
+    items: BatchItems<StreamName, LayoutPatch>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
-    let mut errors = BatchErrors::default();
-    for (i, (name, layout)) in items.into_iter().enumerate() {
+    items.apply_each(|i, name, layout| {
         let at = format!("/layouts/{i}");
         let result = set_one(state, &name, &layout, &at, changes);
-        errors.keep(result.map_err(|error| error.of_item(&name)));
-        if errors.is_full() {
-            break;
-        }
-    }
-    errors.finish()?;
+        result.map_err(|error| error.of_item(&name))
+    })?;
     Ok(Done::Nothing)
 }
 

@@ -4,10 +4,11 @@ use super::layout::place;
 use super::merge::{merge, namespace, stored};
 use super::node_views::{finish, remove};
 use super::{Changes, stream_not_found};
-use crate::error::{ApiError, BatchErrors};
+use crate::error::ApiError;
 use crate::json::Value;
 use crate::schema;
 use crate::state::State;
+use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
 use crate::state::command::StreamPatch;
 use crate::state::name::StreamName;
@@ -24,18 +25,13 @@ pub(super) fn save_one(
 
 pub(super) fn save_all(
     state: &State,
-    items: Vec<(StreamName, StreamPatch)>,
+    items: BatchItems<StreamName, StreamPatch>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
-    let mut errors = BatchErrors::default();
-    for (i, (name, patch)) in items.into_iter().enumerate() {
+    items.apply_each(|i, name, patch| {
         let result = save(state, &name, patch, &format!("/{i}"), changes);
-        errors.keep(result.map_err(|error| error.of_item(&name)));
-        if errors.is_full() {
-            break;
-        }
-    }
-    errors.finish()?;
+        result.map(drop).map_err(|error| error.of_item(&name))
+    })?;
     Ok(Done::Nothing)
 }
 

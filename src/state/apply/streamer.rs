@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::merge::{merge, namespace, stored};
 use super::{Changes, NodeChange, StreamerChange, streamer_not_found};
-use crate::error::{self, ApiError, BatchErrors};
+use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
 use crate::schema;
+use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
 use crate::state::name::Hostname;
 use crate::state::node::{holders, pull_authority, render};
@@ -26,18 +27,13 @@ pub(super) fn save_one(
 
 pub(super) fn save_all(
     state: &State,
-    items: Vec<(Hostname, Object)>,
+    items: BatchItems<Hostname, Object>,
     changes: &mut Changes,
 ) -> Result<Done, ApiError> {
-    let mut errors = BatchErrors::default();
-    for (i, (hostname, patch)) in items.into_iter().enumerate() {
+    items.apply_each(|i, hostname, patch| {
         let result = save(state, &hostname, patch, &format!("/{i}"), changes);
-        errors.keep(result.map_err(|error| error.of_item(&hostname)));
-        if errors.is_full() {
-            break;
-        }
-    }
-    errors.finish()?;
+        result.map(drop).map_err(|error| error.of_item(&hostname))
+    })?;
     move_addresses(state, changes);
     Ok(Done::Nothing)
 }
