@@ -298,6 +298,14 @@ pub fn ingests(server: &TestServer) -> Ingests {
         .collect()
 }
 
+/// Streams that had a place, and have another one or none.
+pub fn moved(before: &Ingests, after: &Ingests) -> u64 {
+    let moves = |(name, host): &(&String, &Option<String>)| {
+        host.is_some() && after.get(*name) != Some(*host)
+    };
+    before.iter().filter(moves).count() as u64
+}
+
 /// The streams of a streamer.
 pub fn on(ingests: &Ingests, host: &str) -> StreamNames {
     let there = ingests.iter().filter(|(_, on)| on.as_deref() == Some(host));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::calls::{lay_out, poll_as_streamer};
-use crate::fleet::{self, Fleet, Ingests, ingests};
+use crate::fleet::{self, Fleet, Ingests, ingests, moved};
 use crate::restricted::{strings, token};
 use weir_testkit::{PREFIX, TestServer, encode_segment, wait_until};
 
@@ -429,14 +429,6 @@ fn numbers(preview: &Value) -> [u64; 4] {
         let number = preview[member].as_u64();
         number.unwrap_or_else(|| panic!("no {member} in {preview}"))
     })
-}
-
-/// Streams that had a place, and have another one or none.
-fn moved(before: &Ingests, after: &Ingests) -> u64 {
-    let moves = |(name, host): &(&String, &Option<String>)| {
-        host.is_some() && after.get(*name) != Some(*host)
-    };
-    before.iter().filter(moves).count() as u64
 }
 
 /// Streams that no running streamer has.

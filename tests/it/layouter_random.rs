@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, StreamNames, layouts, server};
+use crate::fleet::{Fleet, StreamNames, ingests, layouts, moved, server};
 use crate::random::Random;
 use weir_testkit::{TestServer, WAIT_MAX, wait_until};
 
@@ -268,14 +268,34 @@ impl RandomWorld {
         self.streams.keys().filter(is_off_air).count() as u64
     }
 
+    /// How many streams the capacity says a loss would take off the air.
+    fn unplaced_by_loss(&self, host: &str) -> u64 {
+        let capacity = self.server.get("/cluster/capacity").expect(200).json();
+        let losses = capacity["losses"].as_array().expect("losses");
+        let loss = losses.iter().find(|loss| loss["hostname"] == *host);
+        let loss = loss.unwrap_or_else(|| panic!("{host} is not in {capacity}"));
+        let unplaced = loss["unplaced"].as_u64().expect("a number");
+        assert_eq!(loss["survives"], unplaced == 0, "{loss}");
+        unplaced
+    }
+
     /// Loses one streamer after the other, also the last one: each time as many streams are off the
-    /// air as the preview of that loss said.
+    /// air, and have moved, as the capacity and the preview of that loss say.
     fn lose_all(&mut self) {
         let hosts: Vec<String> = self.fleet.streamers.keys().cloned().collect();
         for host in hosts {
             let event = json!({"events": [{"event": "streamer_lost", "hostname": host}]});
-            let preview = self.server.post("/cluster/preview", event).expect(200);
-            let unplaced = preview.json()["unplaced"].as_u64();
+            let preview = || {
+                let preview = self.server.post("/cluster/preview", event.clone());
+                preview.expect(200).json()
+            };
+            let is_at_rest = |preview: &Value| preview["moves_pending"] == 0;
+            let preview = wait_until("nothing is pending", preview, is_at_rest);
+            let unplaced = preview["unplaced"].as_u64();
+            let placed = ingests(&self.server);
+            let more = self.unplaced_by_loss(&host);
+            assert_eq!(unplaced, Some(self.off_air() + more), "{preview}");
+            let moves = preview["moves_caused"].as_u64();
             self.story.push(format!("{host} is lost, for good"));
             let down = format!("\"hostname\":\"{host}\",\"state\":\"down\"");
             let losses = || self.server.log().matches(&down).count();
@@ -287,14 +307,28 @@ impl RandomWorld {
                 || Some(self.off_air()),
                 |off_air| *off_air == unplaced,
             );
+            wait_until(
+                &format!("{moves:?} streams have moved"),
+                || Some(moved(&placed, &ingests(&self.server))),
+                |moved| *moved == moves,
+            );
         }
         let enabled = self.streams.values().filter(|stream| !stream.disabled);
-        assert_eq!(self.off_air(), enabled.count() as u64);
+        let enabled = enabled.count() as u64;
+        assert_eq!(self.off_air(), enabled);
         let capacity = self.server.get("/cluster/capacity").expect(200).json();
-        for class in capacity["classes"].as_array().expect("classes") {
+        let classes = capacity["classes"].as_array().expect("classes");
+        for class in classes {
             assert_eq!(class["streams_more"], 0, "{class}");
             assert_eq!(class["unplaced"], class["streams"], "{class}");
         }
+        let streams = classes.iter().map(|class| class["streams"].as_u64());
+        let streams: Option<u64> = streams.sum();
+        assert_eq!(
+            streams,
+            Some(enabled),
+            "disabled ones do not count: {capacity}"
+        );
     }
 
     /// Waits until no rule is violated.
