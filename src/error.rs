@@ -304,7 +304,8 @@ error_codes! {
         5;
     AGENT_BUSY = 503 "agent_busy" "The agent cannot take another command now; repeat the request" 1;
     DISK_FULL = 503 "disk_full" "The disk is full: only deletions are accepted" 10;
-    NOT_READY = 503 "not_ready" "The store does not accept writes" | "The server is stopping" 2;
+    NOT_READY = 503 "not_ready" "The store does not accept writes" | "The server is stopping"
+        | "The store does not accept writes: it could not be opened {count} times in a row" 2;
   }
 }
 

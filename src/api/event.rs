@@ -217,9 +217,8 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let id = parse_id(call.parameter).ok_or_else(|| {
-        let title = "An event id must be an integer from 0 to 9223372036854775807, without leading \
-                     zeros";
-        error::WRONG_FORMAT.titled(title).at_parameter(KIND.key)
+        let allowed = "must be an integer from 0 to 9223372036854775807, without leading zeros";
+        error::WRONG_FORMAT.about_parameter(KIND.key, allowed)
     })?;
     let (revision, place) = place_of(id);
     let chunk = call.state.events().get(&revision);
@@ -247,10 +246,8 @@ fn check_kinds(raw: &str) -> Result<(), ApiError> {
         let value = value.as_deref().unwrap_or_default();
         if value.split(',').any(|kind| !EVENT_KINDS.contains(&kind)) {
             let known = EVENT_KINDS.join(", ");
-            let title = format!("Parameter `{name}` takes kinds of events: {known}");
-            return Err(error::UNKNOWN_ENUM_OPTION
-                .titled(title)
-                .at_parameter(&*name));
+            let allowed = format!("must be one of: {known}");
+            return Err(error::UNKNOWN_ENUM_OPTION.about_parameter(&name, allowed));
         }
     }
     Ok(())

@@ -7,8 +7,8 @@
 //!
 //! Reading order: `head`, `framing` and `input` find requests in bytes; `conn` is the state machine
 //! of one connection, `answers` and `chunks` send what requests waited for, `lines` handles an
-//! upgraded connection; `accept`, `connections`, `deadline` and `unsent` serve all of them, within the
-//! memory of `buffers`; `response`, `encoding` and `error` write what is sent.
+//! upgraded connection; `accept`, `connections`, `deadline` and `unsent` serve all of them, within
+//! the memory of `buffers`; `response`, `encoding` and `error` write what is sent.
 
 mod accept;
 mod answers;
