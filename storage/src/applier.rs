@@ -165,7 +165,7 @@ impl Shared {
     }
 
     fn run(&self) {
-        loop {
+        while !self.progress().is_stopping {
             let pass = catch_unwind(AssertUnwindSafe(|| match self.apply() {
                 Err(StoreError::Full { .. }) => self.make_room(),
                 other => other,
@@ -181,7 +181,7 @@ impl Shared {
                 progress.failure = Some(error);
                 self.changed.notify_all();
             }
-            if progress.failure.is_some() || progress.is_stopping {
+            if progress.failure.is_some() {
                 return;
             }
             let waits = |progress: &mut Progress| !progress.is_wanted && !progress.is_stopping;

@@ -68,6 +68,13 @@ impl Overlay {
         self.newest == self.complete
     }
 
+    /// Records that differ from the tables.
+    pub fn len(&self) -> usize {
+        let passing = self.pass.iter().map(|pass| &pass.records);
+        let all = passing.chain([&self.current]).flat_map(BTreeMap::values);
+        all.map(BTreeMap::len).sum()
+    }
+
     /// Tables with such records.
     pub fn tables(&self) -> Vec<String> {
         let passing = self.pass.iter().flat_map(|pass| pass.records.keys());

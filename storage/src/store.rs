@@ -26,6 +26,9 @@ pub(crate) const RESERVE: &str = "reserve";
 const SLOW_FROM_PERCENT: u64 = 80;
 /// Share of the ring, in percent, at which a pass begins at once.
 const PASS_FROM_PERCENT: u64 = 12;
+/// Records that are put into the tables when a store is closed: some seconds. More are left to the
+/// log, which the next start reads faster.
+const CLOSE_RECORDS_MAX: usize = 100_000;
 /// Longest wait of one commit for a log that is nearly full, and for one that is full.
 const SLOW_WAIT_MAX: Duration = Duration::from_millis(20);
 const FULL_WAIT: Duration = Duration::from_secs(5);
@@ -294,10 +297,11 @@ impl Store {
         names
     }
 
-    /// Closes the store, so that the next open finds it clean, with nothing in the log. Dropping it
-    /// leaves to the next open what is in the log, and hides errors.
+    /// Closes the store, so that the next open finds it clean, and nothing in the log unless that
+    /// would take long. Dropping it leaves to the next open what is in the log, and hides errors.
     pub fn close(mut self) -> Result<(), StoreError> {
-        if self.durable.take().is_some() {
+        let was_open = self.durable.take().is_some();
+        if was_open && self.shared.overlay().len() <= CLOSE_RECORDS_MAX {
             self.shared.apply()?;
         }
         self.shared.take_tables().map_or(Ok(()), Tables::close)
