@@ -165,6 +165,9 @@ fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     out.family("weir_store_bytes", Gauge, "bytes", "Size of the store on disk.")
         .known(&[], size.ok().map(|metadata| metadata.len()));
     out.one("weir_revision", Gauge, "", "Published revision.", &[], state.revision());
+    let applied = shared.published.applied_revision();
+    let help = "Revision that the tables of the store have; later ones are in its log.";
+    out.one("weir_store_applied_revision", Gauge, "", help, &[], applied);
     let mut entities = out.family("weir_entities", Gauge, "", "Stored entities by kind.");
     entities.sample(&[("kind", "stream")], state.streams_count());
     entities.sample(&[("kind", "streamer")], state.streamers().len());

@@ -151,6 +151,10 @@ struct Threads {
     egress: Arc<EgressPolicy>,
 }
 
+fn published(state: &Arc<State>, store: &Store) -> Published {
+    Published::new(state.clone()).with_applied_revision(store.applied_lsn())
+}
+
 /// Where the threads run, by the settings and the processors of this process.
 fn thread_plan(settings: &Settings) -> ThreadPlan {
     plan_threads(
@@ -172,7 +176,7 @@ fn start(
     let plan = thread_plan(settings);
     reserve_processor(&plan);
     let inboxes: Inboxes = plan.io.iter().map(|_| Arc::new(Inbox::new())).collect();
-    let published = Arc::new(Published::new(recovered.state.clone()));
+    let published = Arc::new(published(&recovered.state, &store));
     let events = EventLimits {
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
         bytes_max: settings.store.events_bytes_max,

@@ -16,6 +16,8 @@ pub struct Published {
     writable: AtomicBool,
     short_of_space: AtomicBool,
     reopen_failures: AtomicU64,
+    /// The newest revision that the tables of the store have; later ones are in its log.
+    applied_revision: Arc<AtomicU64>,
     metrics: WriterMetrics,
 }
 
@@ -26,8 +28,20 @@ impl Published {
             writable: AtomicBool::new(true),
             short_of_space: AtomicBool::new(false),
             reopen_failures: AtomicU64::new(0),
+            applied_revision: Arc::default(),
             metrics: WriterMetrics::default(),
         }
+    }
+
+    /// Sets where the store counts what its tables have.
+    #[must_use]
+    pub fn with_applied_revision(mut self, applied: Arc<AtomicU64>) -> Self {
+        self.applied_revision = applied;
+        self
+    }
+
+    pub fn applied_revision(&self) -> u64 {
+        self.applied_revision.load(Ordering::Relaxed)
     }
 
     pub fn metrics(&self) -> &WriterMetrics {

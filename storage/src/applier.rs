@@ -6,6 +6,7 @@
 //! records are whole, so replaying the log over them gives the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub overlay: Mutex<Overlay>,
     pub progress: Mutex<Progress>,
     pub changed: Condvar,
+    /// The last batch of which the tables have everything, for metrics.
+    pub applied_lsn: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +105,7 @@ impl Shared {
         self.overlay().end_pass();
         self.progress().complete = pass.upto;
         self.changed.notify_all();
+        self.applied_lsn.store(pass.upto.lsn, Ordering::Relaxed);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::tables::{Found, Head, LogRow, Opening, Tables};
 use crate::{Batch, Log, LogKind, Op, Opened, Options, StoreError, Table};
 use std::any::Any;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -88,6 +89,7 @@ impl Store {
             overlay: Mutex::default(),
             progress: Mutex::default(),
             changed: Condvar::new(),
+            applied_lsn: Arc::default(),
         };
         let mut store = Store {
             shared: Arc::new(shared),
@@ -170,6 +172,7 @@ impl Store {
             ..Progress::default()
         };
         self.shared.put_tables(Some(tables));
+        self.shared.applied_lsn.store(head.lsn, Ordering::Relaxed);
         self.head = head;
         let log = match (self.shared.options.log, row) {
             (LogKind::Redb, None) => None,
@@ -282,6 +285,11 @@ impl Store {
         drop(self.shared.take_tables());
     }
 
+    /// The number of the last batch of which the tables have everything; later ones are in the log.
+    pub fn applied_lsn(&self) -> Arc<AtomicU64> {
+        self.shared.applied_lsn.clone()
+    }
+
     /// Bytes of the file of the tables, for metrics.
     pub fn file_bytes(&self) -> u64 {
         self.disk().length(FILE).ok().flatten().unwrap_or(0)
@@ -389,6 +397,7 @@ impl Store {
 
     fn commit_to_tables(&mut self, batch: &Batch, head: Head) -> Result<bool, StoreError> {
         let freed = self.with_tables(|tables| tables.apply(&batch.ops, head))?;
+        self.shared.applied_lsn.store(head.lsn, Ordering::Relaxed);
         if let Some(shortage) = &mut self.shared.progress().shortage {
             let changes: Vec<Change<'_>> = batch.ops.iter().map(Op::change).collect();
             shortage.apply(freed, &changes);

@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use common::quiet_engine;
 use weir_storage::sim::{Fault, SimDisk};
@@ -84,12 +85,15 @@ fn records_of_log_and_tables_are_read_as_one() {
     quiet_engine();
     let disk = SimDisk::new();
     let (mut store, _) = open(&disk).expect("creates");
+    let applied = store.applied_lsn();
     for n in 1..=20 {
         store.commit(&batch(n)).expect("commits");
         assert_eq!(contents(&store), model(n));
+        assert_eq!(applied.load(Ordering::Relaxed), (n - 1) / 7 * 7);
         if n % 7 == 0 {
             store.apply_log().expect("applies");
             assert_eq!(contents(&store), model(n));
+            assert_eq!(applied.load(Ordering::Relaxed), n);
         }
     }
     assert_eq!(store.tables(), ["stream"]);

@@ -142,6 +142,14 @@ fn cluster_stats_and_metrics_agree() {
     assert!(metrics.value("weir_store_bytes", &[]) > 0.0);
     assert!(metrics.value("process_resident_memory_bytes", &[]) > 1e6);
     assert_eq!(metrics.value("weir_store_writable", &[]), 1.0);
+    // The tables follow the log.
+    let applied = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        let metrics = Metrics::read(&answer);
+        let value = |name| metrics.value(name, &[]);
+        (value("weir_store_applied_revision"), value("weir_revision"))
+    };
+    wait_until("an applied log", applied, |(applied, all)| applied == all);
 
     let accept = [(
         "Accept",
