@@ -28,7 +28,8 @@ fn open(disk: &SimDisk) -> Result<(Store, Opened), StoreError> {
     Store::open_on(Arc::new(disk.clone()), &options(LogKind::Append))
 }
 
-/// Batch `n`: one record of its own, one that all write, and the deletion of that of the one before.
+/// Batch `n`: two records of its own, one that all write, and the deletion of one of the batch
+/// before.
 fn batch(n: u64) -> Batch {
     let key = |n: u64| format!("\x01own-{n}").into_bytes();
     let put = |key: Vec<u8>| Op::Put {
@@ -43,7 +44,12 @@ fn batch(n: u64) -> Batch {
     Batch {
         lsn: n,
         stamp_ms: n,
-        ops: vec![put(key(n)), put(b"\0shared".to_vec()), before],
+        ops: vec![
+            put(key(n)),
+            put(b"\0shared".to_vec()),
+            put(format!("\0kept-{n}").into_bytes()),
+            before,
+        ],
         ..Batch::default()
     }
 }
