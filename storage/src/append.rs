@@ -307,6 +307,13 @@ impl AppendLog {
         self.last
     }
 
+    /// Whether entries pass the page cache. Otherwise each is written and then synced.
+    pub fn is_direct(&self) -> bool {
+        self.segments
+            .back()
+            .is_some_and(|newest| newest.blocks.is_direct())
+    }
+
     pub fn usage(&self) -> LogUsage {
         let older = self.segments.len().saturating_sub(1) as u64;
         LogUsage {

@@ -241,7 +241,7 @@ impl Disk for Directory {
     }
 
     fn open_blocks(&self, name: &str) -> io::Result<Box<dyn BlockFile>> {
-        Ok(Box::new(BlocksOfFile::open(&self.at(name))?))
+        Ok(Box::new(BlocksOfFile::open(&self.at(name), true)?))
     }
 
     fn random(&self) -> io::Result<u64> {
@@ -260,29 +260,30 @@ struct BlocksOfFile {
 }
 
 impl BlocksOfFile {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, direct: bool) -> io::Result<Self> {
         let open = |flags: OFlags| {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
             options.custom_flags(flags.bits().cast_signed());
             private(&mut options).open(path)
         };
-        match open(OFlags::DIRECT | OFlags::DSYNC) {
-            Ok(file) if is_direct(&file)? => Ok(Self {
-                file,
-                is_direct: true,
-            }),
-            // The file system has no direct writes, or larger blocks.
-            _ => Ok(Self {
-                file: open(OFlags::empty())?,
-                is_direct: false,
-            }),
+        if direct
+            && let Ok(file) = open(OFlags::DIRECT | OFlags::DSYNC)
+            && takes_direct_reads(&file)?
+        {
+            let is_direct = true;
+            return Ok(Self { file, is_direct });
         }
+        // Not wanted, or the file system has no direct writes, or larger blocks.
+        Ok(Self {
+            file: open(OFlags::empty())?,
+            is_direct: false,
+        })
     }
 }
 
 /// Whether a file takes direct reads of our blocks.
-fn is_direct(file: &File) -> io::Result<bool> {
+fn takes_direct_reads(file: &File) -> io::Result<bool> {
     let mut block = Blocks::default();
     match file.read_at(block.zeros(BLOCK), 0) {
         Ok(_) => Ok(true),
@@ -375,5 +376,36 @@ impl StorageBackend for Backend {
     }
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.0.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_the_same_past_the_cache_and_through_it() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("blocks");
+        for (n, (writes_direct, reads_direct)) in
+            [(true, false), (false, true), (false, false), (true, true)]
+                .into_iter()
+                .enumerate()
+        {
+            let file = BlocksOfFile::open(&path, writes_direct).expect("opens");
+            assert!(writes_direct || !file.is_direct());
+            let mut blocks = Blocks::default();
+            blocks.zeros(2 * BLOCK).fill(n as u8 + 1);
+            let offset = (n * BLOCK) as u64;
+            file.write_durably(offset, blocks.get()).expect("writes");
+            assert_eq!(file.length().expect("a length"), offset + 2 * BLOCK as u64);
+            drop(file);
+            let file = BlocksOfFile::open(&path, reads_direct).expect("opens");
+            let mut found = Blocks::default();
+            // Beyond the end nothing is read.
+            let read = file.read(offset, found.zeros(4 * BLOCK)).expect("reads");
+            assert_eq!(read, 2 * BLOCK);
+            assert_eq!(found.get()[..read], *blocks.get());
+        }
     }
 }

@@ -179,6 +179,10 @@ impl Store {
             (LogKind::Append, None) => Some(self.attach_log()?),
             (_, Some(row)) => Some(self.open_log(row)?),
         };
+        if let Some(log) = &log {
+            let (direct, records) = (log.is_direct(), self.shared.overlay().len());
+            tracing::info!(directory = %self.directory(), direct, records, "append log opened");
+        }
         self.durable = Some(match log {
             None => Durable::Tables,
             Some(_) if self.shared.options.log == LogKind::Redb => {
