@@ -35,6 +35,10 @@ pub enum Task {
         file: PathBuf,
         overwrite: bool,
     },
+    Check {
+        config: Config,
+        file: Option<PathBuf>,
+    },
     Print(Printable),
     Completions(Shell),
     Import {
@@ -94,6 +98,12 @@ enum Verb {
         /// Replace the store of the data directory.
         #[arg(long)]
         overwrite: bool,
+        #[command(flatten)]
+        configured: Configured<STORE>,
+    },
+    /// Read all of the store, or of the backup FILE, and check every checksum; exits with 0 or 74.
+    Check {
+        file: Option<PathBuf>,
         #[command(flatten)]
         configured: Configured<STORE>,
     },
@@ -270,6 +280,13 @@ pub fn read(
             file,
             overwrite,
         },
+        Some(Verb::Check {
+            file,
+            configured: own,
+        }) => Task::Check {
+            config: config(own.file.path, own.settings.0)?,
+            file,
+        },
         Some(Verb::Print { what }) => Task::Print(what),
         Some(Verb::Completions { shell }) => Task::Completions(shell),
         Some(Verb::Import {
@@ -393,6 +410,14 @@ mod tests {
                 overwrite: false,
                 ..
             })
+        ));
+        assert!(matches!(
+            run("check --data-dir /d"),
+            Ok(Task::Check { file: None, .. })
+        ));
+        assert!(matches!(
+            run("check /b"),
+            Ok(Task::Check { file: Some(_), .. })
         ));
         assert!(matches!(
             run("print unit"),

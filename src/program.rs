@@ -45,6 +45,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
             file,
             overwrite,
         } => server::restore(&config, &file, overwrite),
+        Task::Check { config, file } => server::check(&config, file.as_deref()),
         Task::Print(Printable::Openapi) => done(stdout::print(openapi::served())),
         Task::Print(Printable::Config) => done(stdout::print(&config::example())),
         Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),

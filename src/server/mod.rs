@@ -58,7 +58,7 @@ use crate::state::retention::Retention;
 use crate::writer::insert_buffer::BufferSettings;
 use crate::writer::{Commands, Envelope, Published, StateMachine, Writer, load};
 
-pub use offline::{backup, restore};
+pub use offline::{backup, check, restore};
 use threads::{
     Cores, LayouterThread, reserve_processor, spawn, start_cores, start_followers, start_layouter,
 };

@@ -1,4 +1,4 @@
-//! `weir backup` and `weir restore`, which need the store for themselves.
+//! `weir backup`, `weir restore` and `weir check`, which need the store for themselves.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,4 +44,33 @@ pub fn restore(config: &Config, file: &Path, overwrite: bool) -> Result<Exit, Fa
         directory.display()
     );
     Ok(Exit::Done)
+}
+
+/// `weir check`: reads every record of the store and of its log, or of a backup.
+pub fn check(config: &Config, file: Option<&Path>) -> Result<Exit, Failure> {
+    let (records, lsn) = match file {
+        Some(file) => {
+            let saved = weir_storage::verify(file).map_err(storage_failure)?;
+            (saved.records, saved.lsn)
+        }
+        None => check_store(config)?,
+    };
+    println!("{records} records at revision {lsn}, all checksums are right");
+    Ok(Exit::Done)
+}
+
+fn check_store(config: &Config) -> Result<(u64, u64), Failure> {
+    let directory = &config.settings.store.data_dir;
+    if !directory.join(weir_storage::FILE_NAME).exists() {
+        let message = format!("there is no store in {}", directory.display());
+        return Err(Failure::new(Exit::Storage, message));
+    }
+    let (store, opened) = open_store(&config.settings)?;
+    let mut records = 0;
+    for table in tables() {
+        let count = store.load(table, None, &mut |_, _| {});
+        records += count.map_err(storage_failure)?;
+    }
+    store.close().map_err(storage_failure)?;
+    Ok((records, opened.lsn))
 }

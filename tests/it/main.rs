@@ -34,6 +34,7 @@ mod event;
 mod event_subjects;
 mod metrics;
 mod negotiation;
+mod offline;
 mod openapi;
 mod person;
 mod pieces;

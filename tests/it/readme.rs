@@ -127,6 +127,7 @@ fn every_command_in_readme_exists() {
         "print unit",
         "backup",
         "restore",
+        "check",
         "print openapi",
         "import",
     ];
