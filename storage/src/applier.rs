@@ -42,6 +42,8 @@ pub(crate) struct Progress {
     pub failure: Option<StoreError>,
     /// `Some` while the disk is full: the reserve was given up and cannot be kept yet.
     pub shortage: Option<Shortage>,
+    /// The last pass found the disk full.
+    pub is_blocked: bool,
     /// A pass is to begin now.
     pub is_wanted: bool,
     pub is_stopping: bool,
@@ -170,8 +172,12 @@ impl Shared {
 
     fn run(&self) {
         while !self.progress().is_stopping {
+            let mut is_blocked = false;
             let pass = catch_unwind(AssertUnwindSafe(|| match self.apply() {
-                Err(StoreError::Full { .. }) => self.make_room(),
+                Err(StoreError::Full { .. }) => {
+                    is_blocked = true;
+                    self.make_room()
+                }
                 other => other,
             }));
             let result = pass.unwrap_or_else(|_| {
@@ -179,6 +185,10 @@ impl Shared {
                 Err(StoreError::file(&path, "the applier panicked"))
             });
             let mut progress = self.progress();
+            progress.is_blocked = is_blocked;
+            if is_blocked {
+                self.changed.notify_all();
+            }
             if let Err(error) = result {
                 let directory = self.disk.path().display();
                 tracing::error!(%directory, %error, "the log cannot be put into the tables");

@@ -469,12 +469,14 @@ impl Store {
         }
     }
 
-    /// Waits until a pass has ended since the tables were complete up to `before`. Returns whether
-    /// one has.
+    /// Has a pass begin, and waits until one has ended since the tables were complete up to `before`,
+    /// or found the disk full. Returns whether the tables have more.
     fn wait_for_pass(&self, before: Position, longest: Duration) -> bool {
+        self.shared.progress().is_blocked = false;
         self.shared.want_pass();
-        let is_same =
-            |progress: &mut Progress| progress.complete == before && progress.failure.is_none();
+        let is_same = |progress: &mut Progress| {
+            progress.complete == before && progress.failure.is_none() && !progress.is_blocked
+        };
         let progress = self.shared.progress();
         let waited = self
             .shared
