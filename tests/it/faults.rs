@@ -265,9 +265,9 @@ fn server_with_a_failed_store_is_alive_and_not_ready() {
     limit_files(server.id(), None);
     let status = || server.put("/streams/a", json!({"title": "Three"})).status;
     wait_until("the store comes back", status, |status| *status == 200);
-    server
-        .call_as("GET", "/monitoring/readiness", None)
-        .expect(200);
+    // The reserve may have been given up, and is kept again a little later.
+    let readiness = || server.call_as("GET", "/monitoring/readiness", None).status;
+    wait_until("readiness", readiness, |status| *status == 200);
     assert!(server.log().contains("the store is back"));
     assert_eq!(kept().expect(200).json()["episodes"][0]["episode_id"], 7);
     // The failure is in the event log, once the store is back.
