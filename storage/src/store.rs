@@ -313,8 +313,13 @@ impl Store {
     /// would take long. Dropping it leaves to the next open what is in the log, and hides errors.
     pub fn close(mut self) -> Result<(), StoreError> {
         let was_open = self.durable.take().is_some();
-        if was_open && self.shared.overlay().len() <= CLOSE_RECORDS_MAX {
-            self.shared.apply()?;
+        let is_quick = self.shared.overlay().len() <= CLOSE_RECORDS_MAX;
+        if was_open
+            && is_quick
+            && let Err(error) = self.shared.apply()
+        {
+            // It is durable in the log: on a full disk, for instance, the next start has it.
+            tracing::warn!(directory = %self.directory(), %error, "the log keeps what it has");
         }
         self.shared.take_tables().map_or(Ok(()), Tables::close)
     }

@@ -195,6 +195,22 @@ fn flipped_bits_of_the_log_are_found_or_harmless() {
 }
 
 #[test]
+fn store_is_closed_although_the_tables_cannot_take_the_log() {
+    quiet_engine();
+    let disk = SimDisk::new();
+    let (mut store, _) = open(&disk).expect("creates");
+    for n in 1..=5 {
+        store.commit(&batch(n)).expect("commits");
+    }
+    disk.set_fault(1, Fault::Always(std::io::ErrorKind::StorageFull));
+    store.close().expect("nothing is lost");
+    disk.clear_faults();
+    let (store, opened) = open(&disk).expect("opens");
+    assert_eq!(opened.lsn, 5);
+    assert_eq!(contents(&store), model(5));
+}
+
+#[test]
 fn tables_ahead_of_their_log_are_refused() {
     // Goal: records of a pass that was cut are not believed without the entries that they are from.
     quiet_engine();
