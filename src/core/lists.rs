@@ -16,8 +16,8 @@ use crate::api::shared::Shared;
 use crate::api::stream_doc::Streams;
 use crate::api::streamer::Streamers;
 use crate::api::strict;
-use crate::error;
-use crate::http::{Accepts, Answer, ChunkedAnswer, Response, Ticket};
+use crate::error::{self, ErrorCode};
+use crate::http::{Accepts, Answer, ChunkedAnswer, Reserved, Response, Ticket};
 use crate::query::{Execution, Page, Query};
 use crate::rt;
 use crate::state::State;
@@ -70,6 +70,8 @@ pub(super) struct Run {
     execution: Execution<Rc<Query>>,
     pub(super) state: LocalState,
     size: SliceSize,
+    /// Memory for what is found and rendered.
+    reserved: Reserved,
 }
 
 impl Run {
@@ -89,6 +91,7 @@ impl Run {
             execution: Execution::new(query).with_page_bytes(page_bytes_max),
             state,
             size: SliceSize::default(),
+            reserved: Reserved::default(),
         }
     }
 
@@ -99,6 +102,7 @@ impl Run {
             execution,
             state,
             size,
+            ..
         } = self;
         size.step(|documents| step(*of, execution, state, shared, documents))
     }
@@ -187,6 +191,9 @@ impl Core {
             let page = self.page(&list.query, page, &run.state);
             return self.complete_page(ticket, list.complete, page, &run.state);
         }
+        if !self.has_room(&mut run) {
+            return Answer::Reply(error::BUFFERS_FULL.error().into());
+        }
         let deadline = list.wait.unwrap_or(ANSWER_WAIT_MAX);
         // Parked from this revision on: what commits bring meanwhile is judged by itself, so the
         // list is run once however often others save.
@@ -216,6 +223,9 @@ impl Core {
                 if !self.connections.is_waiting(list.ticket) {
                     return;
                 }
+                if !self.has_room(&mut run) {
+                    return self.refuse(list.ticket, is_parked, &error::BUFFERS_FULL);
+                }
                 if may_divide && run.execution.rendered_bytes() >= PIECES_BYTES_MIN {
                     if is_parked && !self.waiters.borrow_mut().remove(list.ticket) {
                         return;
@@ -233,8 +243,7 @@ impl Core {
                     break page;
                 }
                 if began.elapsed() > LIST_TIME_MAX {
-                    self.waiters.borrow_mut().remove(list.ticket);
-                    return self.complete(list.ticket, error::TOO_EXPENSIVE.error().into());
+                    return self.refuse(list.ticket, is_parked, &error::TOO_EXPENSIVE);
                 }
             };
             if page.items == 0 && is_parked {
@@ -263,6 +272,19 @@ impl Core {
         }
     }
 
+    /// Counts the memory of a list. Returns false if there is no room for it.
+    fn has_room(&self, run: &mut Run) -> bool {
+        let held_bytes = run.execution.held_bytes();
+        self.connections.holds(&mut run.reserved, held_bytes)
+    }
+
+    /// Ends a list with an error, unless a commit brought a match: its page is on the way.
+    fn refuse(&self, ticket: Ticket, is_parked: bool, code: &ErrorCode) {
+        if !is_parked || self.waiters.borrow_mut().remove(ticket) {
+            self.complete(ticket, code.error().into());
+        }
+    }
+
     /// Begins a response that is sent in pieces, unless its client needs to know its length.
     fn begin_pieces(&self, run: &Run, ticket: Ticket) -> Option<ChunkedAnswer<Admitted>> {
         let mut response = uncached(Response::json(200, Vec::new()));
@@ -280,6 +302,8 @@ impl Core {
     /// Sends a page in pieces, each rendered when the client has taken the one before.
     async fn send_pieces(&self, mut run: Run, mut answer: ChunkedAnswer<Admitted>, ticket: Ticket) {
         let began = Instant::now();
+        // The answer counts it.
+        run.reserved = Reserved::default();
         let page = loop {
             answer.write(&run.execution.take_rendered());
             if began.elapsed() < PIECES_TIME_MAX && !answer.taken().await {

@@ -24,6 +24,8 @@ use crate::query::{Document, Page, Query};
 use crate::rt;
 use crate::state::entity::{KINDS, Kind};
 
+/// An answer up to this size is sent even while unsent ones fill their budget.
+const SMALL_BYTES: usize = 64 * 1024;
 /// Documents compared with a parked poll before the time is looked at.
 const COMPARED_IN_A_ROW: usize = 16;
 /// Time before other requests of the core run.
@@ -247,6 +249,10 @@ impl Core {
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {
             self.lists.answering.borrow_mut().remove(&ticket);
+            if self.connections.is_full() && prepared.whole().len() > SMALL_BYTES {
+                self.complete(ticket, error::BUFFERS_FULL.error().into());
+                continue;
+            }
             self.held.borrow_mut().end(ticket);
             if self.connections.complete_shared(ticket, &prepared) {
                 self.count_answer(200);

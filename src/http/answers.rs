@@ -3,6 +3,7 @@
 //! Promises: an answer to a waiting request leaves at once if the socket takes it; a request gets
 //! one answer at most; the task of the connection is woken only if it has something left to do.
 
+use super::buffers::Reserved;
 use super::conn_table::{Conn, Phase, Table};
 use super::connections::Connections;
 use super::counters::add;
@@ -38,6 +39,17 @@ impl<A> Connections<A> {
     pub fn is_waiting(&self, ticket: Ticket) -> bool {
         let mut table = self.table.borrow_mut();
         table.waiting(ticket).is_some() || table.chunking(ticket).is_some()
+    }
+
+    /// Counts `bytes` for the answer to a request that waits. Returns false if there is no room for
+    /// it: its client is then refused.
+    pub fn holds(&self, reserved: &mut Reserved, bytes: usize) -> bool {
+        self.buffers.holds(reserved, bytes)
+    }
+
+    /// Whether unsent answers leave no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.buffers.is_full()
     }
 
     /// The codings that the client of a waiting request takes.

@@ -50,6 +50,18 @@ impl Buffers {
         self.unsent.get() > self.max / 2
     }
 
+    /// Counts `bytes` for an answer that is being made. Returns false if the answers of others
+    /// leave no room for it. While they hold little, any one fits, or a long page could never be
+    /// sent.
+    pub(super) fn holds(&self, reserved: &mut Reserved, bytes: usize) -> bool {
+        let charge = &mut reserved.0;
+        charge.set(&self.unsent, bytes);
+        let others = self.unsent.get() - bytes;
+        let refuses = self.is_full() && others > self.max / 8;
+        self.refused.set(self.refused.get() + u64::from(refuses));
+        !refuses
+    }
+
     /// Whether arriving requests have used up their part.
     pub(super) fn is_full_of_arriving(&self) -> bool {
         self.arriving.get() > self.max / 2
@@ -79,6 +91,10 @@ impl Buffers {
         }
     }
 }
+
+/// Memory of an answer that is being made, counted like unsent ones until it is dropped.
+#[derive(Debug, Default)]
+pub struct Reserved(Charge);
 
 /// What the buffers of a core hold, and how often they were full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use accept::serve;
+pub use buffers::Reserved;
 pub use chunks::ChunkedAnswer;
 pub use connections::{ConnectionOptions, Connections, panicked};
 pub use cors::Cors;

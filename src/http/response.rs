@@ -412,7 +412,7 @@ impl Prepared {
         }
     }
 
-    pub(super) fn whole(&self) -> &[u8] {
+    pub fn whole(&self) -> &[u8] {
         &self.whole
     }
 

@@ -62,6 +62,8 @@ struct BestPositions {
     positions: Vec<Position>,
     /// The last of the first `wanted` is at their end; a position after it needs not be offered.
     bounded: bool,
+    /// Memory for them, in bytes.
+    held_bytes: usize,
 }
 
 impl BestPositions {
@@ -74,6 +76,7 @@ impl BestPositions {
     }
 
     fn offer(&mut self, position: Position, query: &Query) {
+        self.held_bytes += bytes_of(&position);
         self.positions.push(position);
         if self.positions.len() >= self.wanted.saturating_mul(2).max(64) {
             self.cut(query);
@@ -86,8 +89,13 @@ impl BestPositions {
                 .select_nth_unstable_by(self.wanted - 1, |a, b| query.order_of_positions(a, b));
             self.positions.truncate(self.wanted);
             self.bounded = true;
+            self.held_bytes = self.positions.iter().map(bytes_of).sum();
         }
     }
+}
+
+fn bytes_of(position: &Position) -> usize {
+    size_of::<Position>() + position.held_bytes()
 }
 
 impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
@@ -113,6 +121,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
                 wanted,
                 positions: Vec::new(),
                 bounded: false,
+                held_bytes: 0,
             },
             group: Vec::new(),
             first: None,
@@ -151,10 +160,9 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         std::mem::take(&mut self.list)
     }
 
-    /// Memory for the positions of the page, in bytes.
+    /// Memory for the positions of the page and for what is rendered of it, in bytes.
     pub fn held_bytes(&self) -> usize {
-        let position = |position: &Position| size_of::<Position>() + position.held_bytes();
-        self.best.positions.iter().map(position).sum()
+        self.best.held_bytes + self.list.capacity()
     }
 
     /// Reads up to `budget` more documents. Returns the page when all is done; it must not be
