@@ -838,12 +838,12 @@ mod tests {
     use crate::state::command::{Command, LayoutPatch, StreamPatch, streamer_patch};
     use crate::state::name::StreamName;
     use crate::state::node::RenderSettings;
-    use crate::writer::{NoLog, StateMachine};
+    use crate::writer::{NoStorage, StateMachine};
 
     /// The state machine of the writer and the controller on one clock; tests decide when batches
     /// are written.
     struct ControllerTest {
-        machine: StateMachine<NoLog>,
+        machine: StateMachine<NoStorage>,
         nodes: Arc<NodeTable>,
         controller: Controller,
         now_ms: u64,
@@ -858,7 +858,7 @@ mod tests {
             };
             let nodes = Arc::new(NodeTable::new(0));
             let mut world = Self {
-                machine: StateMachine::new(state.clone(), NoLog),
+                machine: StateMachine::new(state.clone(), NoStorage),
                 nodes: nodes.clone(),
                 controller: Controller::new(state, nodes, settings, 1000, Arc::default()),
                 now_ms: 1000,

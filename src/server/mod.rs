@@ -282,7 +282,7 @@ fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Fa
         .writer
         .join()
         .map_err(|_| Failure::new(Exit::Runtime, "the writer panicked"))?;
-    machine.into_log().close().map_err(storage_failure)?;
+    machine.into_storage().close().map_err(storage_failure)?;
     info!("stopped");
     Ok(Exit::Done)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use weir_storage::Log as _;
+use weir_storage::Storage as _;
 
 use super::{now_ms, open_store, storage_failure};
 use crate::config::Config;

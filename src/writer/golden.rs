@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rkyv::string::ArchivedString;
-use weir_storage::{FILE_NAME, Log, Options, Store};
+use weir_storage::{FILE_NAME, Options, Storage, Store};
 
 use super::{StateMachine, load, tables};
 use crate::json;
@@ -85,7 +85,7 @@ fn written(directory: &Path) -> Store {
             outcome.expect("is applied");
         });
     }
-    machine.into_log()
+    machine.into_storage()
 }
 
 /// The golden store, copied into a directory and opened.

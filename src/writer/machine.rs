@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use weir_storage::{Batch, Log, Op, StoreError};
+use weir_storage::{Batch, Op, Storage, StoreError};
 
 use super::permission::ChangeRights;
 use super::tables::{EVENTS, collect_ops, event_key};
@@ -32,9 +32,9 @@ pub struct Applied {
 }
 
 /// The newest durable state and the log it is written to.
-pub struct StateMachine<L> {
+pub struct StateMachine<S> {
     state: Arc<State>,
-    log: L,
+    storage: S,
     event_limits: EventLimits,
     /// The name of this server in events.
     server: Box<str>,
@@ -55,11 +55,11 @@ struct Draft {
     frees_space: bool,
 }
 
-impl<L: Log> StateMachine<L> {
-    pub fn new(state: Arc<State>, log: L) -> Self {
+impl<S: Storage> StateMachine<S> {
+    pub fn new(state: Arc<State>, storage: S) -> Self {
         Self {
             state,
-            log,
+            storage,
             event_limits: EventLimits::default(),
             server: Box::from(""),
             trusted_ms: u64::MAX,
@@ -86,27 +86,27 @@ impl<L: Log> StateMachine<L> {
     }
 
     #[cfg(any(test, feature = "testing"))]
-    pub fn log(&self) -> &L {
-        &self.log
+    pub fn storage(&self) -> &S {
+        &self.storage
     }
 
-    pub fn into_log(self) -> L {
-        self.log
+    pub fn into_storage(self) -> S {
+        self.storage
     }
 
     /// Whether the log failed and must be recovered before the next batch.
     pub fn is_failed(&self) -> bool {
-        self.log.is_failed()
+        self.storage.is_failed()
     }
 
     /// Whether the disk is full: only deletions are sure to be accepted.
     pub fn is_short_of_space(&self) -> bool {
-        self.log.is_short_of_space()
+        self.storage.is_short_of_space()
     }
 
     /// Looks whether a full disk has space again.
     pub fn look_for_space(&mut self) {
-        self.log.look_for_space();
+        self.storage.look_for_space();
     }
 
     /// Applies commands in order, each whole or not at all, and makes what they changed durable in
@@ -147,7 +147,7 @@ impl<L: Log> StateMachine<L> {
         let (stamp, mut next) = (draft.stamp, draft.next);
         next.advance(stamp);
         let commit = Arc::new(draft.touched.commit(Arc::new(next)));
-        let written = self.log.commit(&Batch {
+        let written = self.storage.commit(&Batch {
             lsn: stamp.revision,
             stamp_ms: stamp.ms,
             ops: draft.ops,
@@ -160,7 +160,7 @@ impl<L: Log> StateMachine<L> {
             }
             Err(error) => {
                 // A refusal before anything was written leaves everything as it was.
-                if self.log.is_failed() {
+                if self.storage.is_failed() {
                     self.unknown = Some(commit);
                 }
                 Err(error)
@@ -202,7 +202,7 @@ impl<L: Log> StateMachine<L> {
     /// Opens the failed log again and finds out what became of the failed batch. Returns its commit
     /// if the store holds it.
     pub fn recover(&mut self) -> Result<Option<Arc<Commit>>, StoreError> {
-        let opened = self.log.reopen()?;
+        let opened = self.storage.reopen()?;
         let Some(unknown) = self.unknown.take() else {
             return Ok(None);
         };
@@ -351,10 +351,10 @@ impl Touched {
 
 /// A log that takes everything and keeps nothing.
 #[cfg(test)]
-pub struct NoLog;
+pub struct NoStorage;
 
 #[cfg(test)]
-impl Log for NoLog {
+impl Storage for NoStorage {
     fn load(
         &self,
         _: weir_storage::Table,

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tracing::{error, info, warn};
-use weir_storage::{Log, StoreError};
+use weir_storage::{Storage, StoreError};
 
 use self::commands::{disk_is_full, outcome_is_unknown, store_is_down, weight};
 use self::expiry::Expiry;
@@ -42,7 +42,7 @@ use crate::state::retention::Retention;
 
 pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
 #[cfg(test)]
-pub use machine::NoLog;
+pub use machine::NoStorage;
 pub use machine::StateMachine;
 pub use published::Published;
 pub use tables::{entity_table, load, tables};
@@ -60,8 +60,8 @@ const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration:
 const SPACE_LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// The thread's own part: the queue of commands, the clock, the cores.
-pub struct Writer<L> {
-    machine: StateMachine<L>,
+pub struct Writer<S> {
+    machine: StateMachine<S>,
     commands: Receiver<Envelope>,
     published: Arc<Published>,
     cores: Vec<Arc<Inbox<CoreMessage>>>,
@@ -83,9 +83,9 @@ struct StoreFailure {
     due: Duration,
 }
 
-impl<L: Log> Writer<L> {
+impl<S: Storage> Writer<S> {
     pub fn new(
-        machine: StateMachine<L>,
+        machine: StateMachine<S>,
         published: Arc<Published>,
         cores: Vec<Arc<Inbox<CoreMessage>>>,
     ) -> (Self, Commands, Arc<AtomicBool>) {
@@ -132,7 +132,7 @@ impl<L: Log> Writer<L> {
     }
 
     /// Runs until `stop` is set and no command waits.
-    pub fn run(mut self, now_ms: impl Fn() -> u64) -> StateMachine<L> {
+    pub fn run(mut self, now_ms: impl Fn() -> u64) -> StateMachine<S> {
         let mut batch = Vec::new();
         let mut delay = GroupCommitDelay::default();
         let clock = Instant::now();

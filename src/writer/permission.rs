@@ -243,7 +243,7 @@ mod tests {
     use crate::state::command::{AuditedCommand, EntitySave, StreamPatch};
     use crate::state::name::StreamName;
     use crate::state::node::RenderSettings;
-    use crate::writer::NoLog;
+    use crate::writer::NoStorage;
     use crate::writer::StateMachine;
 
     const NOW_MS: u64 = 1_700_000_000_000;
@@ -302,7 +302,7 @@ mod tests {
         ];
         for (at, (scopes, meanwhile, refused)) in cases.into_iter().enumerate() {
             let state = State::new(1, RenderSettings::default());
-            let mut machine = StateMachine::new(Arc::new(state), NoLog);
+            let mut machine = StateMachine::new(Arc::new(state), NoStorage);
             let agent = entity(Kind::Agent, "a1", r#"{"key":"agent-key"}"#);
             let applied = machine.batch(vec![agent, token("k1", scopes)], NOW_MS);
             let applied = applied.expect("a log that takes everything");

@@ -11,7 +11,7 @@ use std::thread;
 
 use imbl::OrdMap;
 use tracing::error;
-use weir_storage::{Log, Op, Opened, StoreError, Table};
+use weir_storage::{Op, Opened, Storage, StoreError, Table};
 
 use crate::schema;
 use crate::state::apply::{Changes, Lost};
@@ -125,8 +125,8 @@ macro_rules! marked {
 type ShardStreams = OrdMap<StreamName, StreamRecord>;
 
 /// Reads every record, on all processors, and builds the state.
-pub fn load<L: Log>(
-    log: &L,
+pub fn load<S: Storage>(
+    log: &S,
     opened: &Opened,
     settings: RenderSettings,
 ) -> Result<Arc<State>, StoreError> {
@@ -160,7 +160,7 @@ pub fn load<L: Log>(
 
 /// Every shard of the streams, with its number. Each thread takes the next shard until none is
 /// left.
-fn load_streams<L: Log>(log: &L) -> Result<Vec<(usize, ShardStreams)>, StoreError> {
+fn load_streams<S: Storage>(log: &S) -> Result<Vec<(usize, ShardStreams)>, StoreError> {
     let next = AtomicUsize::new(0);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
@@ -193,8 +193,8 @@ fn load_streams<L: Log>(log: &L) -> Result<Vec<(usize, ShardStreams)>, StoreErro
 
 /// Gives every record of a table, or of one shard of it, to `read`; fails if it refused one of
 /// them.
-fn load_table<L: Log>(
-    log: &L,
+fn load_table<S: Storage>(
+    log: &S,
     table: Table,
     shard: Option<u8>,
     mut read: impl FnMut(&[u8], &[u8]) -> Result<(), RecordError>,

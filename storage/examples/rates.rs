@@ -8,7 +8,7 @@ use redb::{Database, TableDefinition};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use weir_storage::{Batch, Log, LogKind, Op, Options, Store, Table};
+use weir_storage::{Batch, LogKind, Op, Options, Storage, Store, Table};
 
 const TABLE: Table = Table("stream");
 const BARE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("stream");

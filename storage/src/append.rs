@@ -1,6 +1,6 @@
 //! The append log: a ring of segment files in which batches become durable, in order.
 //!
-//! Promises: when [`AppendLog::append`] returns `Ok`, the batch is on the disk; entries are
+//! Promises: when [`Log::append`] returns `Ok`, the batch is on the disk; entries are
 //! contiguous, each names the one before it, and none ever changes; what is found at the end after
 //! a crash is every acknowledged batch, and at most one that was not. After an error of `append`
 //! the log must be opened again, which finds out what is on the disk and makes that durable.
@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::blocks::Blocks;
 use crate::disk::{BlockFile, Disk};
 use crate::entry::{self, BLOCK, Entry, Invalid, Position};
+use crate::log::{AppendError, Appended, Log, LogUsage, Refusal};
 use crate::{Batch, StoreError};
 
 /// Files of the ring.
@@ -68,24 +69,6 @@ struct Segment {
     blocks: Box<dyn BlockFile>,
 }
 
-/// How much of the ring is in use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LogUsage {
-    pub bytes: u64,
-    pub bytes_max: u64,
-}
-
-/// Why a batch was not appended.
-#[derive(Debug)]
-pub enum AppendError {
-    /// The ring has no room until more is in the tables. Nothing was written.
-    Full,
-    /// The disk has no space for a longer file. Nothing was written.
-    NoSpace,
-    /// Whether the batch is on the disk is unknown.
-    Unknown(StoreError),
-}
-
 impl AppendLog {
     /// A new log behind `last`. Files of earlier logs are used again.
     pub fn create(
@@ -116,7 +99,7 @@ impl AppendLog {
     }
 
     /// Opens a log and gives `each` every entry behind `complete`, in order. The position of the
-    /// last one is then [`AppendLog::last`], and durable.
+    /// last one is then [`Log::head`], and durable.
     ///
     /// `newest_lsn`: the log must reach at least this far, because the tables have records of it.
     pub fn open(
@@ -303,52 +286,11 @@ impl AppendLog {
         Ok(())
     }
 
-    pub fn last(&self) -> Position {
-        self.last
-    }
-
     /// Whether entries pass the page cache. Otherwise each is written and then synced.
     pub fn is_direct(&self) -> bool {
         self.segments
             .back()
             .is_some_and(|newest| newest.blocks.is_direct())
-    }
-
-    pub fn usage(&self) -> LogUsage {
-        let older = self.segments.len().saturating_sub(1) as u64;
-        LogUsage {
-            bytes: older * self.segment_bytes + self.end,
-            bytes_max: SEGMENTS as u64 * self.segment_bytes,
-        }
-    }
-
-    /// Makes a batch durable.
-    pub fn append(&mut self, batch: &Batch) -> Result<Position, AppendError> {
-        assert_eq!(batch.lsn, self.last.lsn + 1, "entries are contiguous");
-        assert!(batch.stamp_ms >= self.last.stamp_ms, "stamps do not shrink");
-        let (log_id, last) = (self.log_id, self.last);
-        let position = self
-            .buffer
-            .write(|out| entry::write(log_id, &last, batch, out));
-        let bytes = self.buffer.get().len() as u64;
-        // One that is larger than a segment gets one alone.
-        if self.end + bytes > self.segment_bytes && self.end > BLOCK as u64 {
-            let (file, number) = self.next_segment().ok_or(AppendError::Full)?;
-            let buffer = std::mem::take(&mut self.buffer);
-            let begun = self.begin_segment(file, number);
-            self.buffer = buffer;
-            begun.map_err(before_the_entry)?;
-        }
-        self.fill(self.end + bytes)?;
-        let newest = self.segments.back().expect("a log has a segment");
-        let written = newest.blocks.write_durably(self.end, self.buffer.get());
-        written.map_err(|error| {
-            let path = self.disk.path().join(file_name(newest.file));
-            AppendError::Unknown(StoreError::io(&path, "append to", error))
-        })?;
-        self.end += bytes;
-        self.last = position;
-        Ok(position)
     }
 
     /// Writes zeros ahead, so that writing an entry changes no length and no block map, which would
@@ -368,13 +310,6 @@ impl AppendLog {
         }
         self.filled = self.filled.max(needed);
         Ok(())
-    }
-
-    /// Everything up to this position is in the tables: segments before it may be used again.
-    pub fn trim(&mut self, complete: &Position) {
-        while self.segments.len() > 1 && self.segments[1].before.lsn <= complete.lsn {
-            self.segments.pop_front();
-        }
     }
 
     /// A file that is not in use, and the number of the next segment.
@@ -410,10 +345,61 @@ impl AppendLog {
     }
 }
 
+impl Log for AppendLog {
+    fn head(&self) -> Position {
+        self.last
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<Appended, AppendError> {
+        assert_eq!(batch.lsn, self.last.lsn + 1, "entries are contiguous");
+        assert!(batch.stamp_ms >= self.last.stamp_ms, "stamps do not shrink");
+        let (log_id, last) = (self.log_id, self.last);
+        let position = self
+            .buffer
+            .write(|out| entry::write(log_id, &last, batch, out));
+        let bytes = self.buffer.get().len() as u64;
+        // One that is larger than a segment gets one alone.
+        if self.end + bytes > self.segment_bytes && self.end > BLOCK as u64 {
+            let (file, number) = self
+                .next_segment()
+                .ok_or(AppendError::Refused(Refusal::Full))?;
+            let buffer = std::mem::take(&mut self.buffer);
+            let begun = self.begin_segment(file, number);
+            self.buffer = buffer;
+            begun.map_err(before_the_entry)?;
+        }
+        self.fill(self.end + bytes)?;
+        let newest = self.segments.back().expect("a log has a segment");
+        let written = newest.blocks.write_durably(self.end, self.buffer.get());
+        written.map_err(|error| {
+            let path = self.disk.path().join(file_name(newest.file));
+            AppendError::Unknown(StoreError::io(&path, "append to", error))
+        })?;
+        self.end += bytes;
+        self.last = position;
+        Ok(Appended::Ahead)
+    }
+
+    /// Segments before the position may be used again.
+    fn trim(&mut self, complete: &Position) {
+        while self.segments.len() > 1 && self.segments[1].before.lsn <= complete.lsn {
+            self.segments.pop_front();
+        }
+    }
+
+    fn usage(&self) -> LogUsage {
+        let older = self.segments.len().saturating_sub(1) as u64;
+        LogUsage {
+            bytes: older * self.segment_bytes + self.end,
+            bytes_max: SEGMENTS as u64 * self.segment_bytes,
+        }
+    }
+}
+
 /// An error of preparations for an entry.
 fn before_the_entry(error: StoreError) -> AppendError {
     match error {
-        StoreError::Full { .. } => AppendError::NoSpace,
+        StoreError::Full { .. } => AppendError::Refused(Refusal::NoSpace),
         other => AppendError::Unknown(other),
     }
 }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::entry::{Change, Position};
+use crate::log::Tables as _;
 use crate::overlay::Overlay;
 use crate::store::{FILE, Shortage};
-use crate::tables::{Head, LogRow, Opening, Tables};
+use crate::tables::{Opening, RedbTables};
 use crate::{Options, StoreError};
 
 /// Pause between passes while little changes, and between attempts on a full disk.
@@ -30,7 +31,7 @@ pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub options: Options,
     /// `None` after a failure, until the store is opened again.
-    pub tables: RwLock<Option<Tables>>,
+    pub tables: RwLock<Option<RedbTables>>,
     pub overlay: Mutex<Overlay>,
     pub progress: Mutex<Progress>,
     pub changed: Condvar,
@@ -62,11 +63,11 @@ impl Shared {
         self.overlay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn put_tables(&self, new: Option<Tables>) {
+    pub fn put_tables(&self, new: Option<RedbTables>) {
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    pub fn take_tables(&self) -> Option<Tables> {
+    pub fn take_tables(&self) -> Option<RedbTables> {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.take()
     }
@@ -97,9 +98,9 @@ impl Shared {
                 if self.progress().is_stopping {
                     return Ok(false);
                 }
-                self.put(chunk, pass.upto, false)?;
+                self.put(chunk, pass.upto.lsn, None)?;
             }
-            self.put(last, pass.upto, true)?;
+            self.put(last, pass.upto.lsn, Some(pass.upto))?;
             Ok(true)
         };
         let is_done = put();
@@ -109,36 +110,29 @@ impl Shared {
         }
         // First the tables, then the overlay: a scan in between sees the records twice, not never.
         self.overlay().end_pass();
-        self.progress().complete = pass.upto;
-        self.changed.notify_all();
-        self.applied_lsn.store(pass.upto.lsn, Ordering::Relaxed);
+        self.set_complete(pass.upto);
         Ok(())
     }
 
-    fn put(&self, changes: &[Change<'_>], upto: Position, is_last: bool) -> Result<(), StoreError> {
+    /// Puts records into the tables, see [`Tables::put`].
+    pub fn put(
+        &self,
+        changes: &[Change<'_>],
+        newest_lsn: u64,
+        complete: Option<Position>,
+    ) -> Result<u64, StoreError> {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = tables.as_mut() else {
             return Err(StoreError::Failed {
                 path: self.disk.path().join(FILE),
             });
         };
-        let known = open.log.expect("tables with an overlay have a log");
-        let head = Head {
-            lsn: upto.lsn,
-            stamp_ms: upto.stamp_ms,
-            ..open.head
-        };
-        let log = LogRow {
-            newest_lsn: upto.lsn.max(known.newest_lsn),
-            chain: if is_last { upto.chain } else { known.chain },
-            ..known
-        };
-        match open.put_pass(changes, log, is_last.then_some(head)) {
+        match open.put(changes, newest_lsn, complete) {
             Ok(freed) => {
                 if let Some(shortage) = &mut self.progress().shortage {
                     shortage.apply(freed, changes);
                 }
-                Ok(())
+                Ok(freed)
             }
             Err(error) => {
                 // What is in the file is unknown until it is opened again.
@@ -146,6 +140,13 @@ impl Shared {
                 Err(error)
             }
         }
+    }
+
+    /// Everything up to here is in the tables.
+    pub fn set_complete(&self, upto: Position) {
+        self.progress().complete = upto;
+        self.changed.notify_all();
+        self.applied_lsn.store(upto.lsn, Ordering::Relaxed);
     }
 
     /// After a pass found the disk full: opens the tables again, with the space of the reserve.
@@ -161,7 +162,7 @@ impl Shared {
             check_bytes_max: self.options.check_bytes_max,
             check: false,
         };
-        *tables = Some(Tables::open(&path, file, &opening)?.0);
+        *tables = Some(RedbTables::open(&path, file, &opening)?.0);
         Ok(())
     }
 

@@ -10,9 +10,10 @@
 //! it as it was.
 
 use crate::disk::{Directory, Disk};
+use crate::log::Tables as _;
 use crate::record::Digest;
 use crate::store::{FILE, FILE_NEW, opened, publish};
-use crate::tables::{Head, Opening, Seal, Tables};
+use crate::tables::{Head, Opening, RedbTables, Seal};
 use crate::{Op, Opened, StoreError, Table};
 use redb::StorageBackend;
 use std::path::Path;
@@ -87,7 +88,7 @@ fn write(
     records: impl IntoIterator<Item = (Table, Box<[u8]>, Arc<[u8]>)>,
 ) -> Result<Saved, StoreError> {
     let io = |error| StoreError::io(dest, "write", error);
-    let mut tables = Tables::create(dest, disk.create(aside).map_err(io)?, CACHE_BYTES, head)?;
+    let mut tables = RedbTables::create(dest, disk.create(aside).map_err(io)?, CACHE_BYTES, head)?;
     let mut ops = records
         .into_iter()
         .map(|(table, key, value)| Op::Put { table, key, value });
@@ -171,6 +172,7 @@ pub fn restore_on(
             stamp_ms: seal.head.stamp_ms.max(stamp_floor_ms),
         };
         tables.finish(head, false)?;
+        let complete = tables.complete();
         tables.close()?;
         publish(disk)?;
         let found = crate::tables::Found {
@@ -178,7 +180,7 @@ pub fn restore_on(
             checked: true,
         };
         Ok(Restored {
-            opened: opened(head, found),
+            opened: opened(head.store_id, complete, found),
             records: seal.total.count,
         })
     });
@@ -207,13 +209,16 @@ fn copy(disk: &dyn Disk, source: &Path, file: &dyn StorageBackend) -> Result<(),
 }
 
 /// Opens a backup after checking every page, then every record, then the seal.
-fn open_verified(path: &Path, file: Box<dyn StorageBackend>) -> Result<(Tables, Seal), StoreError> {
+fn open_verified(
+    path: &Path,
+    file: Box<dyn StorageBackend>,
+) -> Result<(RedbTables, Seal), StoreError> {
     let opening = Opening {
         cache_bytes: CACHE_BYTES,
         check_bytes_max: 0,
         check: true,
     };
-    let (tables, _) = Tables::open(path, file, &opening)?;
+    let (tables, _) = RedbTables::open(path, file, &opening)?;
     let seal = tables
         .seal
         .ok_or_else(|| StoreError::file(path, "it is not a finished backup"))?;

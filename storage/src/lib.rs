@@ -2,16 +2,16 @@
 //!
 //! # The promise
 //!
-//! * When [`Log::commit`] returns `Ok`, the whole [`Batch`], its sequence number and its stamp are
+//! * When [`Storage::commit`] returns `Ok`, the whole [`Batch`], its sequence number and its stamp are
 //!   on the disk, behind a barrier: neither a kill nor a power cut takes any of it back.
 //! * A batch is all or nothing, at every moment, on every cut.
 //! * When `commit` returns an error after it began to write, whether the batch is on disk is
 //!   *unknown*. An fsync is never tried again, since the kernel may have dropped what it could not
-//!   write and report success the second time. The store refuses everything until [`Log::reopen`]
+//!   write and report success the second time. The store refuses everything until [`Storage::reopen`]
 //!   has read the truth from the disk, which is in [`Opened::lsn`]. `reopen` has rewritten and
 //!   synced the engine's header, or the end of the log, before it answers, so its answer is durable
 //!   too.
-//! * What [`Log::load`] gives is what was committed. Each record carries a checksum over its table,
+//! * What [`Storage::load`] gives is what was committed. Each record carries a checksum over its table,
 //!   key and value, each (table, shard) a count and a sum of them; a flipped bit, a lost, doubled
 //!   or misplaced record is [`StoreError::Corrupt`], never data. `load` hands out records as it
 //!   goes, so the caller must not believe them before it returned `Ok`.
@@ -46,9 +46,9 @@
 //!
 //! # Reading order
 //!
-//! This file (the vocabulary and the trait), `store` (life of a store), `tables` (the redb file),
-//! `record` (checksums), `append` and `entry` (the log), `overlay` and `applier` (what the tables
-//! lack, and how it gets there), `backup`, `disk` (the directory), `sim` (a directory that loses power).
+//! This file (the vocabulary and what a caller sees), `store` (life of a store), `log` (what a
+//! commit waits for), `append` and `entry` (a log of its own), `overlay` and `applier` (what the
+//! tables lack, and how it gets there), `tables` (the redb file), `record` (checksums), `backup`, `disk` (the directory), `sim` (a directory that loses power).
 
 mod append;
 mod applier;
@@ -57,6 +57,7 @@ mod blocks;
 pub mod disk;
 mod entry;
 mod error;
+mod log;
 mod overlay;
 mod record;
 pub mod sim;
@@ -175,9 +176,8 @@ pub struct Opened {
     pub checked: bool,
 }
 
-/// A durable log of batches and the records they leave. `Store` is one made of redb alone; an
-/// append-only file in front of it, or a log replicated over machines, would be others.
-pub trait Log: Send + Sync {
+/// Records that batches change durably. [`Store`] is a [`Log`] in front of [`Tables`].
+pub trait Storage: Send + Sync {
     /// Gives every record of a table, or of one shard of it, in key order, and returns how many.
     /// May run in several threads at once. What was given may be believed only when this returns
     /// `Ok`.

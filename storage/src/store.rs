@@ -4,13 +4,14 @@
 //! nothing is written to it between a failure and `reopen`, and that a full disk can be emptied by
 //! deleting. Bytes and pages are `tables`' job.
 
-use crate::append::{AppendError, AppendLog};
+use crate::append::AppendLog;
 use crate::applier::{Applier, Progress, Shared};
 use crate::disk::{Directory, Disk};
 use crate::entry::{Change, Position};
+use crate::log::{AppendError, Appended, Log, RedbLog, Refusal, Tables as _};
 use crate::overlay::Overlay;
-use crate::tables::{Found, Head, LogRow, Opening, Tables};
-use crate::{Batch, Log, LogKind, Op, Opened, Options, StoreError, Table};
+use crate::tables::{Found, Head, LogRow, Opening, RedbTables};
+use crate::{Batch, LogKind, Op, Opened, Options, Storage, StoreError, Table};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,18 +38,13 @@ const FULL_WAIT: Duration = Duration::from_secs(5);
 pub struct Store {
     shared: Arc<Shared>,
     /// `None` after a failure, until `reopen`.
-    durable: Option<Durable>,
+    log: Option<Box<dyn Log>>,
+    /// Puts into the tables what is ahead of them. `None` if that is done by hand, or nothing is.
+    applier: Option<Applier>,
+    store_id: u64,
     /// The last batch.
-    head: Head,
+    head: Position,
     _lock: Box<dyn Any + Send + Sync>,
-}
-
-/// Where a batch becomes durable.
-enum Durable {
-    /// In the tables themselves.
-    Tables,
-    /// In the log. The applier is absent if its work is done by hand.
-    Log(Box<AppendLog>, Option<Applier>),
 }
 
 /// What may be put while the disk is full.
@@ -93,12 +89,10 @@ impl Store {
         };
         let mut store = Store {
             shared: Arc::new(shared),
-            durable: None,
-            head: Head {
-                store_id: 0,
-                lsn: 0,
-                stamp_ms: 0,
-            },
+            log: None,
+            applier: None,
+            store_id: 0,
+            head: Position::default(),
             _lock: lock,
         };
         let opened = store.start()?;
@@ -125,7 +119,7 @@ impl Store {
             };
             let file = self.disk().create(FILE_NEW).map_err(self.io("create"))?;
             let cache_bytes = self.shared.options.cache_bytes;
-            Tables::create(&self.file(), file, cache_bytes, head)?.close()?;
+            RedbTables::create(&self.file(), file, cache_bytes, head)?.close()?;
             publish(self.disk())?;
         } else {
             // A creation may have failed between the rename and this. Without it everything
@@ -158,50 +152,55 @@ impl Store {
             check_bytes_max: self.shared.options.check_bytes_max,
             check: false,
         };
-        let (tables, found) = Tables::open(&self.file(), file, &opening)?;
+        let (tables, found) = RedbTables::open(&self.file(), file, &opening)?;
         if tables.seal.is_some() {
             return Err(StoreError::file(
                 &self.file(),
                 "it is a backup, put here without `restore`",
             ));
         }
-        let (head, row) = (tables.head, tables.log);
+        let (row, complete) = (tables.log, tables.complete());
+        self.store_id = tables.head.store_id;
         let shortage = self.shared.progress().shortage;
         *self.shared.progress() = Progress {
+            complete,
             shortage,
             ..Progress::default()
         };
+        *self.shared.overlay() = Overlay::new(complete);
         self.shared.put_tables(Some(tables));
-        self.shared.applied_lsn.store(head.lsn, Ordering::Relaxed);
-        self.head = head;
-        let log = match (self.shared.options.log, row) {
+        self.shared
+            .applied_lsn
+            .store(complete.lsn, Ordering::Relaxed);
+        let wanted = self.shared.options.log;
+        let append_log = match (wanted, row) {
             (LogKind::Redb, None) => None,
-            (LogKind::Append, None) => Some(self.attach_log()?),
-            (_, Some(row)) => Some(self.open_log(row)?),
+            (LogKind::Append, None) => Some(self.attach_log(complete)?),
+            (_, Some(row)) => Some(self.open_log(row, complete)?),
         };
-        if let Some(log) = &log {
+        if let Some(log) = &append_log {
             let (direct, records) = (log.is_direct(), self.shared.overlay().len());
             tracing::info!(directory = %self.directory(), direct, records, "append log opened");
         }
-        self.durable = Some(match log {
-            None => Durable::Tables,
-            Some(_) if self.shared.options.log == LogKind::Redb => {
-                self.shared.apply()?;
-                self.with_tables(Tables::detach_log)?;
-                Durable::Tables
+        self.head = append_log.as_ref().map_or(complete, Log::head);
+        self.log = Some(match append_log {
+            Some(log) if wanted == LogKind::Append => {
+                self.applier = self.start_applier()?;
+                Box::new(log)
             }
-            Some(log) => Durable::Log(Box::new(log), self.start_applier()?),
+            other => {
+                if other.is_some() {
+                    self.shared.apply()?;
+                    self.with_tables(RedbTables::detach_log)?;
+                }
+                Box::new(RedbLog::new(self.shared.clone(), self.head))
+            }
         });
-        Ok(opened(self.head, found))
+        Ok(opened(self.store_id, self.head, found))
     }
 
     /// Puts a new log in front of the tables.
-    fn attach_log(&mut self) -> Result<AppendLog, StoreError> {
-        let last = Position {
-            lsn: self.head.lsn,
-            stamp_ms: self.head.stamp_ms,
-            chain: 0,
-        };
+    fn attach_log(&mut self, last: Position) -> Result<AppendLog, StoreError> {
         let log_id = self.disk().random().map_err(self.io("draw an id for"))?;
         let bytes = self.shared.options.log_segment_bytes;
         let log = AppendLog::create(self.shared.disk.clone(), log_id, bytes, last)?;
@@ -211,21 +210,14 @@ impl Store {
             chain: last.chain,
         };
         self.with_tables(|tables| tables.attach_log(row))?;
-        self.reset_overlay(last);
         Ok(log)
     }
 
     /// Reads what the log has and the tables have not.
-    fn open_log(&mut self, row: LogRow) -> Result<AppendLog, StoreError> {
-        let complete = Position {
-            lsn: self.head.lsn,
-            stamp_ms: self.head.stamp_ms,
-            chain: row.chain,
-        };
-        self.reset_overlay(complete);
+    fn open_log(&mut self, row: LogRow, complete: Position) -> Result<AppendLog, StoreError> {
         let shared = &self.shared;
         let mut overlay = shared.overlay();
-        let log = AppendLog::open(
+        AppendLog::open(
             shared.disk.clone(),
             row.log_id,
             shared.options.log_segment_bytes,
@@ -240,15 +232,7 @@ impl Store {
                 overlay.advance(entry.position);
                 Ok(())
             },
-        )?;
-        self.head.lsn = log.last().lsn;
-        self.head.stamp_ms = log.last().stamp_ms;
-        Ok(log)
-    }
-
-    fn reset_overlay(&self, complete: Position) {
-        *self.shared.overlay() = Overlay::new(complete);
-        self.shared.progress().complete = complete;
+        )
     }
 
     fn start_applier(&self) -> Result<Option<Applier>, StoreError> {
@@ -261,14 +245,14 @@ impl Store {
 
     fn with_tables<T>(
         &self,
-        change: impl FnOnce(&mut Tables) -> Result<T, StoreError>,
+        change: impl FnOnce(&mut RedbTables) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let tables = self.shared.tables.write();
         let mut tables = tables.unwrap_or_else(PoisonError::into_inner);
         change(tables.as_mut().ok_or_else(|| self.failed())?)
     }
 
-    fn tables_now(&self) -> RwLockReadGuard<'_, Option<Tables>> {
+    fn tables_now(&self) -> RwLockReadGuard<'_, Option<RedbTables>> {
         let tables = self.shared.tables.read();
         tables.unwrap_or_else(PoisonError::into_inner)
     }
@@ -285,7 +269,8 @@ impl Store {
 
     /// Nothing more is written until the store is opened again.
     fn fail(&mut self) {
-        self.durable = None;
+        self.log = None;
+        self.applier = None;
         drop(self.shared.take_tables());
     }
 
@@ -299,10 +284,10 @@ impl Store {
         self.disk().length(FILE).ok().flatten().unwrap_or(0)
     }
 
-    /// Tables that have ever had a record.
+    /// RedbTables that have ever had a record.
     pub fn tables(&self) -> Vec<String> {
         let tables = self.tables_now();
-        let mut names = tables.as_ref().map_or_else(Vec::new, Tables::names);
+        let mut names = tables.as_ref().map_or_else(Vec::new, RedbTables::names);
         names.extend(self.shared.overlay().tables());
         names.sort_unstable();
         names.dedup();
@@ -312,7 +297,8 @@ impl Store {
     /// Closes the store, so that the next open finds it clean, and nothing in the log unless that
     /// would take long. Dropping it leaves to the next open what is in the log, and hides errors.
     pub fn close(mut self) -> Result<(), StoreError> {
-        let was_open = self.durable.take().is_some();
+        let was_open = self.log.take().is_some();
+        self.applier = None;
         let is_quick = self.shared.overlay().len() <= CLOSE_RECORDS_MAX;
         if was_open
             && is_quick
@@ -321,7 +307,7 @@ impl Store {
             // It is durable in the log: on a full disk, for instance, the next start has it.
             tracing::warn!(directory = %self.directory(), %error, "the log keeps what it has");
         }
-        self.shared.take_tables().map_or(Ok(()), Tables::close)
+        self.shared.take_tables().map_or(Ok(()), RedbTables::close)
     }
 
     fn file(&self) -> PathBuf {
@@ -389,8 +375,7 @@ impl Store {
         }
         // Deletions in the log make room once they are in the tables.
         let complete = self.shared.progress().complete;
-        let is_ahead = matches!(self.durable, Some(Durable::Log(_, Some(_))))
-            && !self.shared.overlay().is_empty();
+        let is_ahead = self.applier.is_some() && !self.shared.overlay().is_empty();
         if is_ahead && self.wait_for_pass(complete, FULL_WAIT) && fits(self) {
             return Ok(());
         }
@@ -404,69 +389,58 @@ impl Store {
         }
     }
 
-    fn commit_to_tables(&mut self, batch: &Batch, head: Head) -> Result<bool, StoreError> {
-        let freed = self.with_tables(|tables| tables.apply(&batch.ops, head))?;
-        self.shared.applied_lsn.store(head.lsn, Ordering::Relaxed);
-        if let Some(shortage) = &mut self.shared.progress().shortage {
-            let changes: Vec<Change<'_>> = batch.ops.iter().map(Op::change).collect();
-            shortage.apply(freed, &changes);
-        }
-        Ok(true)
-    }
-
-    /// Returns false if the log is full and nothing was written.
-    fn commit_to_log(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+    /// Returns the position of the batch, or `None` if there is no room for it and nothing was
+    /// written.
+    fn append(&mut self, batch: &Batch) -> Result<Option<Position>, StoreError> {
         self.wait_for_room();
-        let position = loop {
+        let appended = loop {
             let complete = self.shared.progress().complete;
-            let Some(Durable::Log(log, applier)) = &mut self.durable else {
+            let Some(log) = &mut self.log else {
                 return Err(self.failed());
             };
             log.trim(&complete);
             match log.append(batch) {
-                Ok(position) => break position,
+                Ok(appended) => break appended,
                 Err(AppendError::Unknown(error)) => return Err(error),
-                Err(AppendError::NoSpace) => {
+                Err(AppendError::Refused(Refusal::NoSpace)) => {
                     if self.is_short_of_space() {
-                        return Ok(false);
+                        return Ok(None);
                     }
                     // With the space of the reserve deletions go on.
                     self.shared.give_up_reserve();
                     self.check_room(batch)?;
-                    continue;
                 }
-                Err(AppendError::Full) => {}
-            }
-            let is_waiting = applier.is_some();
-            if !is_waiting || !self.wait_for_pass(complete, FULL_WAIT) {
-                return Ok(false);
+                Err(AppendError::Refused(Refusal::Full)) => {
+                    if self.applier.is_none() || !self.wait_for_pass(complete, FULL_WAIT) {
+                        return Ok(None);
+                    }
+                }
             }
         };
-        let mut overlay = self.shared.overlay();
-        for op in &batch.ops {
-            let value = match op {
-                Op::Put { value, .. } => Some(value.clone()),
-                Op::Delete { .. } => None,
-            };
-            overlay.add(op.table().0, op.key(), value);
+        let head = self.log.as_ref().map(|log| log.head());
+        let head = head.ok_or_else(|| self.failed())?;
+        if appended == Appended::Ahead {
+            let mut overlay = self.shared.overlay();
+            for op in &batch.ops {
+                let value = match op {
+                    Op::Put { value, .. } => Some(value.clone()),
+                    Op::Delete { .. } => None,
+                };
+                overlay.add(op.table().0, op.key(), value);
+            }
+            overlay.advance(head);
         }
-        overlay.advance(position);
-        Ok(true)
+        Ok(Some(head))
     }
 
     /// Begins passes early, and slows commits down while the applier falls behind: a little each,
     /// instead of all of them for long when the log is full.
     fn wait_for_room(&mut self) {
-        let Some(Durable::Log(log, applier)) = &self.durable else {
-            return;
-        };
-        let usage = log.usage();
-        let percent = usage.bytes * 100 / usage.bytes_max;
-        let has_applier = applier.is_some();
+        let percent = self.log.as_ref().map_or(0, |log| log.usage().percent());
         if percent >= PASS_FROM_PERCENT {
             self.shared.want_pass();
         }
-        if percent >= SLOW_FROM_PERCENT && has_applier {
+        if percent >= SLOW_FROM_PERCENT && self.applier.is_some() {
             let over = u32::try_from(percent - SLOW_FROM_PERCENT).unwrap_or(u32::MAX);
             let all = u32::try_from(100 - SLOW_FROM_PERCENT).expect("a percentage");
             let complete = self.shared.progress().complete;
@@ -492,7 +466,7 @@ impl Store {
     }
 }
 
-impl Log for Store {
+impl Storage for Store {
     fn load(
         &self,
         table: Table,
@@ -535,7 +509,7 @@ impl Log for Store {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let last = self.head;
-        if self.durable.is_none() {
+        if self.log.is_none() {
             return Err(self.failed());
         }
         assert!(
@@ -564,23 +538,12 @@ impl Log for Store {
             return Err(failure);
         }
         self.check_room(batch)?;
-        let head = Head {
-            store_id: last.store_id,
-            lsn: batch.lsn,
-            stamp_ms: batch.stamp_ms,
-        };
-        let is_log = matches!(self.durable, Some(Durable::Log(..)));
-        let result = if is_log {
-            self.commit_to_log(batch)
-        } else {
-            self.commit_to_tables(batch, head)
-        };
-        match result {
-            Ok(true) => {
+        match self.append(batch) {
+            Ok(Some(head)) => {
                 self.head = head;
                 Ok(())
             }
-            Ok(false) => Err(self.full()),
+            Ok(None) => Err(self.full()),
             Err(error) => {
                 // What is on disk is unknown from here on. The engine writes nothing more after an
                 // I/O error, closing included.
@@ -601,13 +564,13 @@ impl Log for Store {
     }
 
     fn look_for_space(&mut self) {
-        if self.is_short_of_space() && self.durable.is_some() {
+        if self.is_short_of_space() && self.log.is_some() {
             self.regain_reserve();
         }
     }
 
     fn is_failed(&self) -> bool {
-        self.durable.is_none()
+        self.log.is_none()
     }
 
     fn reopen(&mut self) -> Result<Opened, StoreError> {
@@ -622,9 +585,9 @@ fn put_bytes<'a>(changes: impl Iterator<Item = Change<'a>>) -> u64 {
     puts.sum()
 }
 
-pub(crate) fn opened(head: Head, found: Found) -> Opened {
+pub(crate) fn opened(store_id: u64, head: Position, found: Found) -> Opened {
     Opened {
-        store_id: head.store_id,
+        store_id,
         lsn: head.lsn,
         stamp_ms: head.stamp_ms,
         clean: found.clean,

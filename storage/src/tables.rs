@@ -1,6 +1,6 @@
 //! The redb file: tables of checksummed records, and one table about them.
 //!
-//! One call of `apply` is one engine transaction: the records, the digests of the shards they are
+//! One call of `put` is one engine transaction: the records, the digests of the shards they are
 //! in, and the head (log sequence number and stamp) become durable together or not at all. Knows
 //! nothing of directories, locks, creation or what to do after a failure: that is `store`.
 //!
@@ -9,7 +9,8 @@
 //! while unwinding would end the process.
 
 use crate::disk::Backend;
-use crate::entry::Change;
+use crate::entry::{Change, Position};
+use crate::log::Tables;
 use crate::record::{Digest, Digests, SHARDS, Seed};
 use crate::{Op, StoreError};
 use redb::{
@@ -75,7 +76,7 @@ pub(crate) struct LogRow {
     pub chain: u64,
 }
 
-pub(crate) struct Tables {
+pub(crate) struct RedbTables {
     path: PathBuf,
     db: Option<Database>,
     pub head: Head,
@@ -85,7 +86,7 @@ pub(crate) struct Tables {
     digests: Digests,
     order: Vec<u32>,
     record: Vec<u8>,
-    /// Of the batch that is being applied, see `apply`.
+    /// Of the records that are being put, see [`Tables::put`].
     freed_bytes: u64,
 }
 
@@ -104,15 +105,15 @@ pub(crate) struct Found {
     pub checked: bool,
 }
 
-impl Tables {
+impl RedbTables {
     /// Makes an empty database in an empty file.
     pub fn create(
         path: &Path,
         backend: Box<dyn StorageBackend>,
         cache_bytes: usize,
         head: Head,
-    ) -> Result<Tables, StoreError> {
-        let mut tables = Tables {
+    ) -> Result<RedbTables, StoreError> {
+        let mut tables = RedbTables {
             path: path.into(),
             db: None,
             head,
@@ -136,7 +137,7 @@ impl Tables {
         path: &Path,
         backend: Box<dyn StorageBackend>,
         opening: &Opening,
-    ) -> Result<(Tables, Found), StoreError> {
+    ) -> Result<(RedbTables, Found), StoreError> {
         let length = backend
             .len()
             .map_err(|error| StoreError::io(path, "open", error))?;
@@ -162,7 +163,7 @@ impl Tables {
             .and_then(|()| backend.sync_data())
             .map_err(|error| StoreError::io(path, "open", error))?;
         let check = opening.check || (!clean && length <= opening.check_bytes_max);
-        let mut tables = Tables {
+        let mut tables = RedbTables {
             path: path.into(),
             db: None,
             head: Head {
@@ -275,54 +276,6 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives every record of a table (or of one shard of it) in key order, after checking it. Fails
-    /// when a record is damaged, missing, doubled or out of order.
-    pub fn load(
-        &self,
-        table: &str,
-        shard: Option<u8>,
-        each: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<u64, StoreError> {
-        let seed = Seed::of(table);
-        let mut seen = [Digest::default(); SHARDS];
-        let mut last: Vec<u8> = Vec::new();
-        let mut count = 0;
-        self.scan(table, shard, &mut |key, record| {
-            let (checksum, value) = seed
-                .open(key, record)
-                .map_err(|what| self.corrupt(table, key, what))?;
-            if key <= last.as_slice() {
-                return Err(self.corrupt(table, key, "the key is out of order"));
-            }
-            last.clear();
-            last.extend_from_slice(key);
-            seen[usize::from(key[0])].add(checksum);
-            count += 1;
-            each(key, value);
-            Ok(())
-        })?;
-        let none = [Digest::default(); SHARDS];
-        let expected = self.digests.get(table).unwrap_or(&none);
-        for at in shard.map_or(0..SHARDS, |shard| {
-            usize::from(shard)..usize::from(shard) + 1
-        }) {
-            if seen[at] != expected[at] {
-                let what = format!(
-                    "shard {at} has {} records, {} were written{}",
-                    seen[at].count,
-                    expected[at].count,
-                    if seen[at].count == expected[at].count {
-                        ", and they are not the same ones"
-                    } else {
-                        ""
-                    }
-                );
-                return Err(self.corrupt(table, &[at as u8], what));
-            }
-        }
-        Ok(count)
-    }
-
     /// Iterates over what the engine returns, unchecked.
     fn scan(&self, table: &str, shard: Option<u8>, each: &mut Visit<'_>) -> Result<(), StoreError> {
         let db = self.db()?;
@@ -382,43 +335,6 @@ impl Tables {
         }
         discard(txn);
         result
-    }
-
-    /// Makes a group of operations and the new head durable: all of it or nothing.
-    ///
-    /// After an error the outcome is unknown and this value is of no more use. Returns the bytes of
-    /// the records that were deleted or replaced.
-    pub fn apply(&mut self, ops: &[Op], head: Head) -> Result<u64, StoreError> {
-        self.freed_bytes = 0;
-        self.transaction(|tables, txn| {
-            let mut rows = tables.put_ops(txn, ops)?;
-            rows.push(head_row(head));
-            tables.put_meta(txn, &rows)
-        })?;
-        self.head = head;
-        Ok(self.freed_bytes)
-    }
-
-    /// Makes some records of a pass durable, no record of which is newer than `log.newest_lsn`.
-    /// With `complete` they are the last ones: the tables then have everything up to that.
-    ///
-    /// Errors and result: see `apply`.
-    pub fn put_pass(
-        &mut self,
-        changes: &[Change<'_>],
-        log: LogRow,
-        complete: Option<Head>,
-    ) -> Result<u64, StoreError> {
-        self.freed_bytes = 0;
-        self.transaction(|tables, txn| {
-            let mut rows = tables.put_changes(txn, changes)?;
-            rows.push(log_row(log));
-            rows.extend(complete.map(head_row));
-            tables.put_meta(txn, &rows)
-        })?;
-        self.log = Some(log);
-        self.head = complete.unwrap_or(self.head);
-        Ok(self.freed_bytes)
     }
 
     /// Puts a log in front of the tables. Programs that know none cannot open them from then on.
@@ -586,7 +502,7 @@ impl Tables {
 
     fn transaction(
         &mut self,
-        write: impl FnOnce(&mut Tables, &WriteTransaction) -> Result<(), StoreError>,
+        write: impl FnOnce(&mut RedbTables, &WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let db = self.db()?;
         let mut txn = self.caught("write", || {
@@ -669,7 +585,92 @@ impl Tables {
     }
 }
 
-impl Drop for Tables {
+impl Tables for RedbTables {
+    fn complete(&self) -> Position {
+        Position {
+            lsn: self.head.lsn,
+            stamp_ms: self.head.stamp_ms,
+            chain: self.log.map_or(0, |log| log.chain),
+        }
+    }
+
+    /// Fails when a record is damaged, missing, doubled or out of order.
+    fn load(
+        &self,
+        table: &str,
+        shard: Option<u8>,
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<u64, StoreError> {
+        let seed = Seed::of(table);
+        let mut seen = [Digest::default(); SHARDS];
+        let mut last: Vec<u8> = Vec::new();
+        let mut count = 0;
+        self.scan(table, shard, &mut |key, record| {
+            let (checksum, value) = seed
+                .open(key, record)
+                .map_err(|what| self.corrupt(table, key, what))?;
+            if key <= last.as_slice() {
+                return Err(self.corrupt(table, key, "the key is out of order"));
+            }
+            last.clear();
+            last.extend_from_slice(key);
+            seen[usize::from(key[0])].add(checksum);
+            count += 1;
+            each(key, value);
+            Ok(())
+        })?;
+        let none = [Digest::default(); SHARDS];
+        let expected = self.digests.get(table).unwrap_or(&none);
+        for at in shard.map_or(0..SHARDS, |shard| {
+            usize::from(shard)..usize::from(shard) + 1
+        }) {
+            if seen[at] != expected[at] {
+                let what = format!(
+                    "shard {at} has {} records, {} were written{}",
+                    seen[at].count,
+                    expected[at].count,
+                    if seen[at].count == expected[at].count {
+                        ", and they are not the same ones"
+                    } else {
+                        ""
+                    }
+                );
+                return Err(self.corrupt(table, &[at as u8], what));
+            }
+        }
+        Ok(count)
+    }
+
+    fn put(
+        &mut self,
+        changes: &[Change<'_>],
+        newest_lsn: u64,
+        complete: Option<Position>,
+    ) -> Result<u64, StoreError> {
+        self.freed_bytes = 0;
+        let head = complete.map(|complete| Head {
+            lsn: complete.lsn,
+            stamp_ms: complete.stamp_ms,
+            ..self.head
+        });
+        let log = self.log.map(|known| LogRow {
+            newest_lsn: newest_lsn.max(known.newest_lsn),
+            chain: complete.map_or(known.chain, |complete| complete.chain),
+            ..known
+        });
+        self.transaction(|tables, txn| {
+            let mut rows = tables.put_changes(txn, changes)?;
+            rows.extend(log.map(log_row));
+            rows.extend(head.map(head_row));
+            tables.put_meta(txn, &rows)
+        })?;
+        self.log = log;
+        self.head = head.unwrap_or(self.head);
+        Ok(self.freed_bytes)
+    }
+}
+
+impl Drop for RedbTables {
     fn drop(&mut self) {
         if let Some(db) = self.db.take() {
             discard(db);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use weir_storage::disk::Disk;
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{
-    Batch, Log, LogKind, Op, Options, Store, StoreError, Table, backup, restore_on,
+    Batch, LogKind, Op, Options, Storage, Store, StoreError, Table, backup, restore_on,
 };
 
 const TABLE: Table = Table("stream");

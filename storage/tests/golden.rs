@@ -5,7 +5,7 @@
 //! and never changed.
 
 use std::path::{Path, PathBuf};
-use weir_storage::{Batch, FORMAT, Log, LogKind, Op, Options, Store, Table, restore, verify};
+use weir_storage::{Batch, FORMAT, LogKind, Op, Options, Storage, Store, Table, restore, verify};
 
 const TABLES: [Table; 2] = [Table("stream"), Table("streamer")];
 const LSN: u64 = 4_711;

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use common::kill::{KEYS, TABLE, open};
 use common::{Random, number};
-use weir_storage::Log as _;
+use weir_storage::Storage as _;
 
 #[test]
 fn killed_at_any_moment_nothing_acknowledged_is_lost() {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use common::quiet_engine;
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Batch, Log, LogKind, Op, Opened, Options, Store, StoreError, Table};
+use weir_storage::{Batch, LogKind, Op, Opened, Options, Storage, Store, StoreError, Table};
 
 const TABLE: Table = Table("stream");
 

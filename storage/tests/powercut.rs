@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Batch, Log, LogKind, Op, Opened, Options, Store, StoreError, Table};
+use weir_storage::{Batch, LogKind, Op, Opened, Options, Storage, Store, StoreError, Table};
 
 const TABLES: [Table; 3] = [Table("stream"), Table("streamer"), Table("agent")];
 const LIVES: u64 = 6;

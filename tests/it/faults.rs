@@ -25,7 +25,7 @@ use weir::testing::writer::{
     COMMANDS_WAITING_MAX, Envelope, Published, ReplyTo, StateMachine, Writer,
 };
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{Batch, Log, Opened, Options, Store, StoreError, Table};
+use weir_storage::{Batch, Opened, Options, Storage, Store, StoreError, Table};
 
 use crate::calls::{park, park_request};
 use crate::event::check_form;
@@ -666,7 +666,7 @@ fn unknown_commit_outcome_is_resolved_from_the_disk() {
             let now = titles(machine.state());
             assert!(now["d"].1 > stamp, "{context}");
             let revision = machine.state().revision();
-            machine.into_log().close().expect("closes");
+            machine.into_storage().close().expect("closes");
             let restarted = self::machine(&disk);
             assert_eq!(titles(restarted.state()), now, "{context}");
             assert_eq!(restarted.state().revision(), revision, "{context}");
@@ -755,19 +755,19 @@ fn stamps_rise_even_if_the_clock_steps_back() {
                 .expect("no commit");
             assert!(nothing.commit.is_none() && machine.state().stamp_ms() == last);
         }
-        machine.into_log().close().expect("closes");
+        machine.into_storage().close().expect("closes");
     }
 }
 
 /// A store on a disk that fails during some of its commits, which are counted from 1.
-struct FailingLog {
+struct FailingStorage {
     store: Store,
     disk: SimDisk,
     commits: u32,
     failing: std::ops::RangeInclusive<u32>,
 }
 
-impl Log for FailingLog {
+impl Storage for FailingStorage {
     fn load(
         &self,
         table: Table,
@@ -808,7 +808,7 @@ fn failure_is_logged_although_the_store_fails_again() {
     let disk = SimDisk::new();
     let (store, opened) = Store::open_on(Arc::new(disk.clone()), &options()).expect("opens");
     let state = load(&store, &opened, RenderSettings::default()).expect("loads");
-    let log = FailingLog {
+    let log = FailingStorage {
         store,
         disk,
         commits: 0,

@@ -24,7 +24,7 @@ use weir::testing::state::record::{
     ArchivedFacts, Entity, EntityRecord, Facts, Stream, StreamRecord,
 };
 use weir::testing::state::{Loader, SHARDS, State};
-use weir_storage::{Batch, Log as _, Op, Store};
+use weir_storage::{Batch, Op, Storage as _, Store};
 
 use weir_testkit::{API_KEY, PREFIX, TestServer};
 

@@ -373,7 +373,7 @@ impl World<'_> {
             clean: true,
             checked: true,
         };
-        match load(self.machine.log(), &opened, settings()) {
+        match load(self.machine.storage(), &opened, settings()) {
             Ok(loaded) => {
                 check_reloaded(state, &loaded);
                 for (host, copy) in &self.copies {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use weir_storage::{Batch, Log as _, Op, Opened, Options, Store, Table};
+use weir_storage::{Batch, Op, Opened, Options, Storage as _, Store, Table};
 
 pub const TABLE: Table = Table("stream");
 pub const KEYS: u64 = 50;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use weir_storage::sim::SimDisk;
-use weir_storage::{Batch, Log as _, Op, Options, Store, StoreError, Table};
+use weir_storage::{Batch, Op, Options, Storage as _, Store, StoreError, Table};
 
 use super::{Random, number, quiet_engine};
 
