@@ -15,6 +15,7 @@ use crate::disk::Disk;
 use crate::entry::{Change, Position};
 use crate::log::Tables as _;
 use crate::overlay::Overlay;
+use crate::planted::{Planted, is};
 use crate::store::{FILE, Shortage};
 use crate::tables::{Opening, RedbTables};
 use crate::{Options, StoreError};
@@ -98,7 +99,8 @@ impl Shared {
                 if self.progress().is_stopping {
                     return Ok(false);
                 }
-                self.put(chunk, pass.upto.lsn, None)?;
+                let too_early = is(Planted::CompleteTooEarly).then_some(pass.upto);
+                self.put(chunk, pass.upto.lsn, too_early)?;
             }
             self.put(last, pass.upto.lsn, Some(pass.upto))?;
             Ok(true)

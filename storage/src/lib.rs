@@ -48,7 +48,8 @@
 //!
 //! This file (the vocabulary and what a caller sees), `store` (life of a store), `log` (what a
 //! commit waits for), `append` and `entry` (a log of its own), `overlay` and `applier` (what the
-//! tables lack, and how it gets there), `tables` (the redb file), `record` (checksums), `backup`, `disk` (the directory), `sim` (a directory that loses power).
+//! tables lack, and how it gets there), `tables` (the redb file), `record` (checksums), `backup`,
+//! `disk` (the directory), `sim` (a directory that loses power), `planted` (bugs for tests to find).
 
 mod append;
 mod applier;
@@ -59,6 +60,8 @@ mod entry;
 mod error;
 mod log;
 mod overlay;
+#[cfg_attr(feature = "planted", doc(hidden))]
+pub mod planted;
 mod record;
 pub mod sim;
 mod store;

@@ -32,6 +32,18 @@ pub enum Fault {
     Always(io::ErrorKind),
 }
 
+/// What a disk does when it is to make something durable.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Barriers {
+    #[default]
+    Honest,
+    /// It acknowledges syncs without doing them.
+    Lying,
+    /// It acknowledges a durable write of blocks before its barrier, which the next one catches up
+    /// on.
+    Late,
+}
+
 /// A simulated directory. Clones are the same directory.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
@@ -52,7 +64,7 @@ struct State {
     reads: u64,
     syncs: u64,
     dead: bool,
-    lying: bool,
+    barriers: Barriers,
     bytes_max: u64,
     locked: bool,
 }
@@ -112,7 +124,7 @@ impl SimDisk {
                 reads: 0,
                 syncs: 0,
                 dead: false,
-                lying: false,
+                barriers: Barriers::Honest,
                 bytes_max: u64::MAX,
                 locked: false,
             })),
@@ -137,9 +149,9 @@ impl SimDisk {
         (state.fault, state.read_fault) = (None, None);
     }
 
-    /// Acknowledges syncs without doing them.
-    pub fn set_lying(&self, lying: bool) {
-        self.state().lying = lying;
+    /// How the disk keeps its word from here on.
+    pub fn set_barriers(&self, barriers: Barriers) {
+        self.state().barriers = barriers;
     }
 
     /// Space for all files together; `u64::MAX` is no limit.
@@ -203,7 +215,7 @@ impl SimDisk {
             new.files = files;
             new.names_durable = names.clone();
             new.names = names;
-            new.lying = state.lying;
+            new.barriers = state.barriers;
         }
         after
     }
@@ -438,7 +450,7 @@ impl StorageBackend for SimFile {
         let mut state = self.disk.state();
         let result = state.step();
         state.syncs += 1;
-        let lying = state.lying;
+        let lying = state.barriers == Barriers::Lying;
         let file = &mut state.files[self.inode];
         match result {
             Ok(false) if lying => Ok(()),
@@ -464,8 +476,12 @@ impl BlockFile for SimFile {
 
     /// Two operations: a cut or a fault may come between the bytes and their barrier.
     fn write_durably(&self, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        let is_late = self.disk.state().barriers == Barriers::Late;
+        if is_late {
+            self.sync_data()?;
+        }
         StorageBackend::write(self, offset, blocks)?;
-        self.sync_data()
+        if is_late { Ok(()) } else { self.sync_data() }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
@@ -568,7 +584,7 @@ impl Disk for SimDisk {
             return Err(cut());
         }
         state.syncs += 1;
-        if !state.lying {
+        if state.barriers != Barriers::Lying {
             state.names_durable = state.names.clone();
             state.names_pending.clear();
         }
