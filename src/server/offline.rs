@@ -48,18 +48,22 @@ pub fn restore(config: &Config, file: &Path, overwrite: bool) -> Result<Exit, Fa
 
 /// `weir check`: reads every record of the store and of its log, or of a backup.
 pub fn check(config: &Config, file: Option<&Path>) -> Result<Exit, Failure> {
-    let (records, lsn) = match file {
+    let (records, lsn, corrected) = match file {
         Some(file) => {
             let saved = weir_storage::verify(file).map_err(storage_failure)?;
-            (saved.records, saved.lsn)
+            (saved.records, saved.lsn, 0)
         }
         None => check_store(config)?,
     };
+    if corrected > 0 {
+        let entries = if corrected == 1 { "entry" } else { "entries" };
+        println!("{corrected} {entries} of the log had a flipped bit, which is corrected");
+    }
     println!("{records} records at revision {lsn}, all checksums are right");
     Ok(Exit::Done)
 }
 
-fn check_store(config: &Config) -> Result<(u64, u64), Failure> {
+fn check_store(config: &Config) -> Result<(u64, u64, u64), Failure> {
     let directory = &config.settings.store.data_dir;
     if !directory.join(weir_storage::FILE_NAME).exists() {
         let message = format!("there is no store in {}", directory.display());
@@ -72,5 +76,5 @@ fn check_store(config: &Config) -> Result<(u64, u64), Failure> {
         records += count.map_err(storage_failure)?;
     }
     store.close().map_err(storage_failure)?;
-    Ok((records, opened.lsn))
+    Ok((records, opened.lsn, opened.corrected))
 }

@@ -57,6 +57,8 @@ pub struct AppendLog {
     filled: u64,
     last: Position,
     buffer: Blocks,
+    /// Entries of which a flipped bit was corrected while opening.
+    corrected: u64,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl AppendLog {
             filled: 0,
             last,
             buffer: Blocks::default(),
+            corrected: 0,
         };
         log.begin_segment(0, newest + 1)?;
         Ok(log)
@@ -136,6 +139,7 @@ impl AppendLog {
             filled: 0,
             last: complete,
             buffer: Blocks::default(),
+            corrected: 0,
         };
         let mut last_at = BLOCK as u64;
         if let Some(first) = first {
@@ -190,9 +194,9 @@ impl AppendLog {
             segment.blocks.read(0, self.buffer.zeros(whole))
         });
         let read = read.map_err(|error| StoreError::io(&path, "read", error))?;
-        let bytes = &self.buffer.get()[..read];
         let (mut at, mut last_at) = (BLOCK, BLOCK);
         loop {
+            let bytes = &self.buffer.get()[..read];
             let rest = bytes.get(at..).unwrap_or_default();
             match entry::read(self.log_id, &self.last, rest) {
                 Ok(entry) => {
@@ -214,14 +218,16 @@ impl AppendLog {
                         supported: entry::FORMAT.into(),
                     });
                 }
-                Err(Invalid::Absent) => break,
+                Err(Invalid::Absent) => {
+                    let Some(corrected) = entry::corrected(self.log_id, &self.last, rest) else {
+                        break;
+                    };
+                    let written = self.correct(&segment, at, &corrected);
+                    written.map_err(|error| StoreError::io(&path, "correct", error))?;
+                }
             }
         }
-        let rest = bytes.get(at..).unwrap_or_default();
-        if entry::has_flipped_bit(self.log_id, &self.last, rest) {
-            let lost = self.last.lsn + 1;
-            return Err(damaged(format!("a bit of entry {lost} is flipped")));
-        }
+        let bytes = &self.buffer.get()[..read];
         // A crash leaves nothing behind the entry that it cut.
         for at in (at..bytes.len()).step_by(BLOCK) {
             if let Ok(later) = entry::read_any(self.log_id, &bytes[at..])
@@ -237,6 +243,21 @@ impl AppendLog {
         self.filled = (read / BLOCK * BLOCK) as u64;
         self.segments.push_back(segment);
         Ok(last_at as u64)
+    }
+
+    /// Replaces an entry, in the buffer and in its file.
+    fn correct(&mut self, segment: &Segment, at: usize, entry: &[u8]) -> io::Result<()> {
+        self.corrected += 1;
+        let (file, lsn) = (file_name(segment.file), self.last.lsn + 1);
+        tracing::warn!(
+            file,
+            lsn,
+            "a flipped bit of an entry of the log was corrected"
+        );
+        self.buffer.get_mut()[at..][..entry.len()].copy_from_slice(entry);
+        let mut blocks = Blocks::default();
+        blocks.zeros(entry.len().next_multiple_of(BLOCK))[..entry.len()].copy_from_slice(entry);
+        segment.blocks.write_durably(at as u64, blocks.get())
     }
 
     /// Makes sure that the end is what was found, whatever an earlier failure left in caches: the
@@ -285,6 +306,10 @@ impl AppendLog {
             }
         }
         Ok(())
+    }
+
+    pub fn corrected(&self) -> u64 {
+        self.corrected
     }
 
     /// Whether entries pass the page cache. Otherwise each is written and then synced.

@@ -46,6 +46,10 @@ impl Blocks {
         &self.bytes[self.start..]
     }
 
+    pub fn get_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.start = self.bytes.as_ptr().align_offset(BLOCK);

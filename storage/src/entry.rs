@@ -213,12 +213,11 @@ fn parity(bytes: &[u8]) -> u64 {
     high << 6 | low
 }
 
-/// Whether `bytes`, which are not a valid entry behind `last`, would be one without one flipped
-/// bit. An entry that was cut by a crash lacks whole sectors; one that was acknowledged does not.
-pub fn has_flipped_bit(log_id: u64, last: &Position, bytes: &[u8]) -> bool {
-    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
-        return false;
-    };
+/// The entry at the beginning of `bytes`, which are not a valid one behind `last`, with one bit
+/// flipped back: it is right then, as its checksum shows. Also a torn write may lack one bit only,
+/// over a former entry that differed in no other: it is then all of the entry that was written.
+pub fn corrected(log_id: u64, last: &Position, bytes: &[u8]) -> Option<Vec<u8>> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
     let body_of = |header: &[u8; HEADER]| {
         let bytes = u32::from_le_bytes(header[40..44].try_into().expect("four bytes"));
         rest.get(..bytes as usize)
@@ -233,20 +232,22 @@ pub fn has_flipped_bit(log_id: u64, last: &Position, bytes: &[u8]) -> bool {
     let is_whole = |header: &[u8; HEADER], body: &[u8]| {
         word(header, CHECKSUM_AT) == Some(checksum(header, body))
     };
-    let in_header = (0..HEADER * 8).any(|bit| {
+    for bit in 0..HEADER * 8 {
         let mut header = *header;
         header[bit / 8] ^= 1 << (bit % 8);
-        is_expected(&header) && body_of(&header).is_some_and(|body| is_whole(&header, body))
-    });
-    let in_body = || {
-        let body = body_of(header).filter(|_| is_expected(header))?;
-        let bit = (word(header, PARITY_AT)? ^ parity(body)).checked_sub(64)?;
-        let at = usize::try_from(bit / 8).ok()?;
-        let mut body = body.to_vec();
-        *body.get_mut(at)? ^= 1 << (bit % 8);
-        is_whole(header, &body).then_some(())
-    };
-    in_header || in_body().is_some()
+        if is_expected(&header)
+            && let Some(body) = body_of(&header)
+            && is_whole(&header, body)
+        {
+            return Some([&header, body].concat());
+        }
+    }
+    let body = body_of(header).filter(|_| is_expected(header))?;
+    let bit = (word(header, PARITY_AT)? ^ parity(body)).checked_sub(64)?;
+    let at = usize::try_from(bit / 8).ok()?;
+    let mut entry = [header, body].concat();
+    *entry[HEADER..].get_mut(at)? ^= 1 << (bit % 8);
+    is_whole(header, &entry[HEADER..]).then_some(entry)
 }
 
 impl<'a> Entry<'a> {
@@ -362,17 +363,20 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_bit_and_a_missing_byte_are_noticed() {
+    fn a_changed_bit_is_corrected_and_a_missing_byte_noticed() {
         let (last, mut out) = (Position::default(), Vec::new());
         write(LOG, &last, &batch(1), &mut out);
         let length = HEADER + read(LOG, &last, &out).expect("valid").body.len();
         for bit in 0..length * 8 {
             out[bit / 8] ^= 1 << (bit % 8);
             assert!(read(LOG, &last, &out).is_err(), "bit {bit}");
-            if bit < HEADER * 8 || bit % 61 == 0 {
-                assert!(has_flipped_bit(LOG, &last, &out), "bit {bit}");
-            }
+            let corrected = (bit < HEADER * 8 || bit % 61 == 0)
+                .then(|| corrected(LOG, &last, &out).expect("one bit"));
             out[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                corrected.is_none_or(|entry| entry == out[..length]),
+                "bit {bit}"
+            );
         }
         for cut in 0..length {
             assert!(read(LOG, &last, &out[..cut]).is_err(), "cut at {cut}");
@@ -382,7 +386,7 @@ mod tests {
             let mut torn = out.clone();
             let end = length.min(sector + 512);
             torn[sector..end].fill(0);
-            assert!(!has_flipped_bit(LOG, &last, &torn), "sector at {sector}");
+            assert_eq!(corrected(LOG, &last, &torn), None, "sector at {sector}");
         }
     }
 

@@ -21,9 +21,9 @@
 //! With [`LogKind::Append`] a batch is an entry of a log, and a thread puts records into the tables
 //! behind it. The tables may then have records that are newer than the batch up to which they are
 //! complete, never newer than what is in the log; opening fails if the log does not reach that far.
-//! Entries name the one before them, so a lost, repeated or changed one is found; of the last entry a
-//! flipped bit is distinguished from a write that a crash cut off. The loss of the whole last segment
-//! file, with everything that the tables lack, is not noticed.
+//! Entries name the one before them, so a lost, repeated or changed one is found; a single flipped
+//! bit of an entry is corrected. The loss of the whole last segment file, with everything that the
+//! tables lack, is not noticed.
 //!
 //! What damage can still do: on some of it the engine panics, which is caught and becomes
 //! `Corrupt`, and rarely it panics again while cleaning up, which ends the process in the middle of
@@ -177,6 +177,8 @@ pub struct Opened {
     pub clean: bool,
     /// Every page of the file was verified while opening.
     pub checked: bool,
+    /// Entries of the log of which a flipped bit was corrected.
+    pub corrected: u64,
 }
 
 /// Records that batches change durably. [`Store`] is a [`Log`] in front of [`Tables`].

@@ -182,6 +182,7 @@ impl Store {
             let (direct, records) = (log.is_direct(), self.shared.overlay().len());
             tracing::info!(directory = %self.directory(), direct, records, "append log opened");
         }
+        let corrected = append_log.as_ref().map_or(0, AppendLog::corrected);
         self.head = append_log.as_ref().map_or(complete, Log::head);
         self.log = Some(match append_log {
             Some(log) if wanted == LogKind::Append => {
@@ -196,7 +197,10 @@ impl Store {
                 Box::new(RedbLog::new(self.shared.clone(), self.head))
             }
         });
-        Ok(opened(self.store_id, self.head, found))
+        Ok(Opened {
+            corrected,
+            ..opened(self.store_id, self.head, found)
+        })
     }
 
     /// Puts a new log in front of the tables.
@@ -592,6 +596,7 @@ pub(crate) fn opened(store_id: u64, head: Position, found: Found) -> Opened {
         stamp_ms: head.stamp_ms,
         clean: found.clean,
         checked: found.checked,
+        corrected: 0,
     }
 }
 

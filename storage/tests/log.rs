@@ -186,12 +186,14 @@ fn flipped_bits_of_the_log_are_found_or_harmless() {
                 Err(error) => {
                     let text = error.to_string();
                     assert!(text.contains("weir.log"), "{file} byte {at}: {text}");
+                    // One of an entry is corrected.
+                    assert!(at < 64, "{file} byte {at}: {text}");
                     found += 1;
                 }
             }
         }
     }
-    assert!(found > 500 && harmless > 500, "{found} {harmless}");
+    assert!(found > 100 && harmless > 1000, "{found} {harmless}");
 }
 
 #[test]

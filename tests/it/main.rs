@@ -54,6 +54,7 @@ mod faults;
 mod guessing;
 mod held;
 mod import;
+mod kill;
 mod layout_preview;
 mod layouter;
 mod layouter_calm;

@@ -102,13 +102,24 @@ fn check_names_what_is_damaged() {
             fs::copy(whole.join(file), data.join(file)).expect("copied");
         }
     };
-    // The header of the log, and its first entry.
-    for at in [17, 4096 + 100] {
+    // The header of the log, and two bits of its first entry.
+    for places in [&[17][..], &[4096 + 100, 4096 + 201]] {
         restore();
-        flip(&data.join("weir.log.0"), at);
+        for at in places {
+            flip(&data.join("weir.log.0"), *at);
+        }
         let error = fails(&check());
-        assert!(error.contains("weir.log.0"), "{at}: {error}");
+        assert!(error.contains("weir.log.0"), "{places:?}: {error}");
     }
+    // A single bit of an entry is corrected.
+    restore();
+    flip(&data.join("weir.log.0"), 4096 + 100);
+    let text = succeeds(&check());
+    assert!(
+        text.contains("1 entry of the log had a flipped bit"),
+        "{text}"
+    );
+    assert!(text.contains("all checksums are right"), "{text}");
     restore();
     let lost = data.join("weir.log.0");
     fs::remove_file(&lost).expect("removed");

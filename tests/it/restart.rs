@@ -1,15 +1,11 @@
 //! Invariants over a restart: everything acknowledged is there, nothing is half there, stamps grow,
 //! ETags and revisions are unchanged.
 //!
-//! A kill is `SIGKILL` in the middle of traffic; the moment is chosen by the number of
-//! acknowledgements, not by a clock. It does not test the fsync (the page cache outlives the
-//! process): power cuts are `storage`'s tests.
+//! Kills in the middle of traffic are in `kill`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -29,171 +25,6 @@ pub fn request(
     let path = format!("{PREFIX}{path}");
     let fields = [("Authorization", bearer.as_str())];
     client.try_request(method, &path, &fields, body.as_bytes())
-}
-
-/// The acknowledged and the attempted value of one writer.
-#[derive(Clone, Copy, Default, Debug)]
-struct Known {
-    sent: u64,
-    acknowledged: u64,
-}
-
-const WRITERS: usize = 4;
-const BATCH: usize = 20;
-
-/// Writes numbered values until the server is gone: single streams, batches with one tag, and a
-/// stream that is deleted and created in turns.
-fn write(
-    address: SocketAddr,
-    writer: usize,
-    known: &mut BTreeMap<String, Known>,
-    n: &mut u64,
-    acknowledged: &mpsc::Sender<u64>,
-) -> Result<(), ClientError> {
-    let mut client = Client::connect(address).map_err(ClientError::Io)?;
-    loop {
-        *n += 1;
-        let (what, method, path, body) = match *n % 4 {
-            0 => {
-                let items: Vec<Value> = (0..BATCH)
-                    .map(|i| {
-                        json!({
-                            "name": format!("w{writer}/batch/{i}"), "comment": n.to_string(),
-                        })
-                    })
-                    .collect();
-                (
-                    "batch".to_owned(),
-                    "PUT",
-                    "/streams/batch".to_owned(),
-                    json!(items),
-                )
-            }
-            1 => {
-                let what = "comes-and-goes".to_owned();
-                let path = format!("/streams/w{writer}/{what}");
-                // An odd round saves, an even one deletes; another deletion is answered with 404.
-                if (*n / 4).is_multiple_of(2) {
-                    (what, "PUT", path, json!({"comment": n.to_string()}))
-                } else {
-                    (what, "DELETE", path, Value::Null)
-                }
-            }
-            _ => {
-                let what = format!("single-{}", *n % 7);
-                let path = format!("/streams/w{writer}/{what}");
-                (what, "PUT", path, json!({"comment": n.to_string()}))
-            }
-        };
-        let entry = known.entry(what).or_default();
-        entry.sent = *n;
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let answer = request(&mut client, method, &path, &body)?;
-        let status = answer.status;
-        assert!(
-            matches!(status, 200 | 204) || (method == "DELETE" && status == 404),
-            "{method} {path}: {status} {}",
-            answer.text()
-        );
-        entry.acknowledged = *n;
-        let stamp = (status == 200).then(|| answer.json()["updated_at"].as_u64());
-        let _ = acknowledged.send(stamp.flatten().unwrap_or(0));
-    }
-}
-
-#[test]
-fn acknowledged_changes_survive_kills_in_full() {
-    let mut server = TestServer::with(&["--io-threads", "2"]);
-    let mut writers: Vec<(BTreeMap<String, Known>, u64)> = vec![Default::default(); WRITERS];
-    let mut stamp_max = 0;
-    for round in 0..6 {
-        let address = server.address();
-        thread::scope(|scope| {
-            let (acknowledged, acknowledgements) = mpsc::channel();
-            for (writer, (known, n)) in writers.iter_mut().enumerate() {
-                let acknowledged = acknowledged.clone();
-                // It ends when the connection does.
-                scope.spawn(move || write(address, writer, known, n, &acknowledged));
-            }
-            drop(acknowledged);
-            for (count, stamp) in acknowledgements.iter().enumerate() {
-                stamp_max = stamp_max.max(stamp);
-                if count == 60 + 37 * round {
-                    server.kill();
-                }
-            }
-        });
-        server.start();
-        let list = server.get("/streams?limit=10000").expect(200).json();
-        let stored: BTreeMap<&str, (u64, u64)> = list["streams"]
-            .as_array()
-            .expect("streams")
-            .iter()
-            .map(|stream| {
-                let n = stream["comment"]
-                    .as_str()
-                    .expect("comment")
-                    .parse()
-                    .expect("number");
-                let at = stream["updated_at"].as_u64().expect("stamp");
-                (stream["name"].as_str().expect("name"), (n, at))
-            })
-            .collect();
-        for (writer, (known, _)) in writers.iter().enumerate() {
-            for (what, Known { sent, acknowledged }) in known {
-                let names: Vec<String> = if what == "batch" {
-                    (0..BATCH).map(|i| format!("w{writer}/batch/{i}")).collect()
-                } else {
-                    vec![format!("w{writer}/{what}")]
-                };
-                let found: BTreeSet<Option<u64>> = names
-                    .iter()
-                    .map(|name| stored.get(name.as_str()).map(|(n, _)| *n))
-                    .collect();
-                assert_eq!(
-                    found.len(),
-                    1,
-                    "a part of a batch of writer {writer}: {found:?}"
-                );
-                let found = found.into_iter().next().flatten();
-                if what == "comes-and-goes" {
-                    // Saved where (n / 4) is even, gone where it is odd.
-                    let is_saved = |n: u64| (n / 4).is_multiple_of(2);
-                    let possible =
-                        [*acknowledged, *sent].map(|n| (n > 0 && is_saved(n)).then_some(n));
-                    assert!(
-                        possible.contains(&found),
-                        "{what}: {found:?} of {possible:?}"
-                    );
-                } else {
-                    let found = found.unwrap_or(0);
-                    assert!(
-                        *acknowledged <= found && found <= *sent,
-                        "writer {writer}, {what}: {found} is not in {acknowledged}..={sent}"
-                    );
-                }
-            }
-        }
-        // Stamps of acknowledgements, and of everything stored, are below those written
-        // next.
-        stamp_max = stored
-            .values()
-            .map(|(_, at)| *at)
-            .max()
-            .unwrap_or(0)
-            .max(stamp_max);
-        let next = server
-            .put("/streams/probe", json!({"comment": round.to_string()}))
-            .expect(200);
-        let next = next.json()["updated_at"].as_u64().expect("stamp");
-        assert!(next > stamp_max, "{next} after {stamp_max}");
-        stamp_max = next;
-    }
-    assert!(server.terminate().success());
 }
 
 /// Revision, tag and whole answer of every node.

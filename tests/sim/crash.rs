@@ -372,6 +372,7 @@ impl World<'_> {
             stamp_ms: self.model.stamp_ms,
             clean: true,
             checked: true,
+            corrected: 0,
         };
         match load(self.machine.storage(), &opened, settings()) {
             Ok(loaded) => {
