@@ -115,6 +115,10 @@ error_codes! {
     OVERLOADED = 503 "overloaded" "The server is overloaded; repeat the request"
         | "The server has no resources for another thread; nothing was changed"
         | "Too many outbound calls are pending; nothing was changed" 2;
+    SAFE_MODE = 503 "safe_mode"
+        "Safe mode after failed starts: changes are refused; the server's log has the cause"
+        | "Safe mode after failed starts: the store cannot be read; the server's log has the cause"
+        30;
     TIMED_OUT = 503 "timed_out"
         "The request timed out. A change may or may not have taken effect; repeat the \
          request" 2;

@@ -30,6 +30,9 @@ pub fn readiness(call: &Call<'_>) -> Result<Outcome, ApiError> {
             .titled("The server is stopping")
             .retry_after(1));
     }
+    if let Some(safe_mode) = shared.published.safe_mode() {
+        return Err(safe_mode.error());
+    }
     if !shared.published.is_writable() {
         return Err(store_failure(shared.published.reopen_failures()));
     }

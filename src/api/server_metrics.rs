@@ -155,6 +155,9 @@ fn write_writer(shared: &Shared, out: &mut Exposition) {
 fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     let writable = u64::from(shared.published.is_writable());
     out.one("weir_store_writable", Gauge, "", "1 if the store takes writes.", &[], writable);
+    let safe = u64::from(shared.published.safe_mode().is_some());
+    let help = "1 in safe mode, after failed starts.";
+    out.one("weir_store_safe_mode", Gauge, "", help, &[], safe);
     let short = u64::from(shared.published.is_short_of_space());
     let help = "1 while the disk is full and saves are refused.";
     out.one("weir_store_short_of_space", Gauge, "", help, &[], short);

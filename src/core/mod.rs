@@ -514,6 +514,13 @@ impl Service for Core {
     type Admitted = Admitted;
 
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
+        if let Some(safe_mode) = self.shared.published.safe_mode()
+            && !safe_mode.is_readable
+            && !self.is_probe(head)
+        {
+            self.count_answer(error::SAFE_MODE.status);
+            return Err(safe_mode.error().into());
+        }
         let authorization = head.headers.authorization();
         let method = head.method.without_head();
         match self.find(method, head.path, authorization, &self.state()) {

@@ -5,6 +5,7 @@
 //! which waits for signals. No listener is open before the state is complete: a response from half
 //! a state would stop streams.
 
+mod failed_starts;
 mod offline;
 mod threads;
 
@@ -18,8 +19,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
+use weir_storage::shadow::Shadow;
 use weir_storage::{Opened, Options as StoreOptions, Store, StoreError};
 
 use crate::access::auth::Auth;
@@ -56,7 +58,7 @@ use crate::state::event::{EventLimits, NewEvent};
 use crate::state::node::RenderSettings;
 use crate::state::retention::Retention;
 use crate::writer::insert_buffer::BufferSettings;
-use crate::writer::{Commands, Envelope, Published, StateMachine, Writer, load};
+use crate::writer::{Commands, Envelope, Published, SafeMode, StateMachine, Writer, load};
 
 pub use offline::{backup, check, restore};
 use threads::{
@@ -71,7 +73,31 @@ pub fn run(
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let (store, recovered) = open(&config.settings)?;
+    let data_dir = &config.settings.store.data_dir;
+    let recovered = match open(&config.settings) {
+        Err(failure) if failure.exit == Exit::Storage => {
+            if failed_starts::count(data_dir) < failed_starts::BEFORE_SAFE_MODE {
+                if let Err(error) = failed_starts::add(data_dir, &failure.message) {
+                    warn!(%error, "cannot count failed starts");
+                }
+                return Err(failure);
+            }
+            let mut config = config.clone();
+            // It could not have its changes saved.
+            config.settings.layouter.enabled = false;
+            let recovered = open_in_safe_mode(&config.settings, failure)?;
+            return run_on(&config, recovered, set_log_level);
+        }
+        other => other?,
+    };
+    run_on(config, recovered, set_log_level)
+}
+
+fn run_on(
+    config: &Config,
+    (store, recovered): (Store, Recovered),
+    set_log_level: impl Fn(LogLevel) + Send + Sync + 'static,
+) -> Result<Exit, Failure> {
     let threads = start(config, store, &recovered, set_log_level)?;
     let cores = serve(config, &recovered, &threads)?;
     stop(&config.settings, threads, &cores)
@@ -84,6 +110,8 @@ struct Recovered {
     is_new: bool,
     key: ApiKey,
     state: Arc<State>,
+    /// Why the store is not written to.
+    safe_mode: Option<SafeMode>,
 }
 
 /// Opens the store and loads the state. Nothing has been started yet, so an error just ends the
@@ -99,27 +127,39 @@ fn open(settings: &Settings) -> Result<(Store, Recovered), Failure> {
     }
     survive_signals().map_err(cannot("handle signals"))?;
     let started = Instant::now();
-    let is_new = !settings
-        .store
-        .data_dir
-        .join(weir_storage::FILE_NAME)
-        .exists();
+    let data_dir = &settings.store.data_dir;
+    let is_new = !data_dir.join(weir_storage::FILE_NAME).exists();
     let (store, opened) = open_store(settings)?;
+    let recovered = load_store(settings, &store, opened, started)?;
+    failed_starts::clear(data_dir);
+    Ok((
+        store,
+        Recovered {
+            is_new,
+            ..recovered
+        },
+    ))
+}
+
+/// Loads the state of an open store.
+fn load_store(
+    settings: &Settings,
+    store: &Store,
+    opened: Opened,
+    started: Instant,
+) -> Result<Recovered, Failure> {
     let key = config::api_key(settings).map_err(|error| {
         Failure::new(
             Exit::Storage,
             format!("cannot read or store the API key: {error}"),
         )
     })?;
+    let pull_token = settings.feed.pull_token.as_ref();
     let render_settings = RenderSettings {
-        pull_token: settings
-            .feed
-            .pull_token
-            .as_ref()
-            .map(|token| token.expose().to_owned()),
+        pull_token: pull_token.map(|token| token.expose().to_owned()),
         restreaming: settings.feed.restreaming,
     };
-    let state = load(&store, &opened, render_settings).map_err(storage_failure)?;
+    let state = load(store, &opened, render_settings).map_err(storage_failure)?;
     info!(
         streams = state.streams_count(),
         streamers = state.streamers().len(),
@@ -128,15 +168,41 @@ fn open(settings: &Settings) -> Result<(Store, Recovered), Failure> {
         ms = started.elapsed().as_millis() as u64,
         "state loaded"
     );
-    Ok((
-        store,
-        Recovered {
-            opened,
-            is_new,
-            key,
-            state,
-        },
-    ))
+    Ok(Recovered {
+        opened,
+        is_new: false,
+        key,
+        state,
+        safe_mode: None,
+    })
+}
+
+/// Goes on after failed starts, without a change of the data directory: the supervisor sees a
+/// process that runs and is not ready, and clients see why.
+fn open_in_safe_mode(settings: &Settings, failure: Failure) -> Result<(Store, Recovered), Failure> {
+    let data_dir = &settings.store.data_dir;
+    failed_starts::clear(data_dir);
+    let started = Instant::now();
+    let on = |disk: Shadow| {
+        let options = StoreOptions {
+            applies_itself: false,
+            reserve_bytes: 0,
+            ..store_options(settings)
+        };
+        let (store, opened) = Store::open_on(Arc::new(disk), &options).map_err(storage_failure)?;
+        let recovered = load_store(settings, &store, opened, started)?;
+        Ok((store, recovered))
+    };
+    let readable: Result<(Store, Recovered), Failure> = on(Shadow::of(data_dir));
+    let is_readable = readable.is_ok();
+    let (store, mut recovered) = readable.or_else(|_| on(Shadow::empty(data_dir)))?;
+    let cause = failure.message;
+    error!(
+        cause,
+        is_readable, "safe mode: the store could not be opened three times in a row"
+    );
+    recovered.safe_mode = Some(SafeMode { is_readable });
+    Ok((store, recovered))
 }
 
 /// The threads of a running server, apart from its io cores.
@@ -151,8 +217,10 @@ struct Threads {
     egress: Arc<EgressPolicy>,
 }
 
-fn published(state: &Arc<State>, store: &Store) -> Published {
-    Published::new(state.clone()).with_applied_revision(store.applied_lsn())
+fn published(recovered: &Recovered, store: &Store) -> Published {
+    let published = Published::new(recovered.state.clone());
+    let published = published.with_applied_revision(store.applied_lsn());
+    published.with_safe_mode(recovered.safe_mode)
 }
 
 /// Where the threads run, by the settings and the processors of this process.
@@ -176,7 +244,7 @@ fn start(
     let plan = thread_plan(settings);
     reserve_processor(&plan);
     let inboxes: Inboxes = plan.io.iter().map(|_| Arc::new(Inbox::new())).collect();
-    let published = Arc::new(published(&recovered.state, &store));
+    let published = Arc::new(published(recovered, &store));
     let events = EventLimits {
         age_ms_max: settings.store.events_age_max.as_millis() as u64,
         bytes_max: settings.store.events_bytes_max,
@@ -291,13 +359,17 @@ fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Fa
 // The store
 
 fn open_store(settings: &Settings) -> Result<(Store, Opened), Failure> {
-    let options = StoreOptions {
+    let options = store_options(settings);
+    Store::open(&settings.store.data_dir, &options).map_err(storage_failure)
+}
+
+fn store_options(settings: &Settings) -> StoreOptions {
+    StoreOptions {
         cache_bytes: settings.store.cache_bytes,
         reserve_bytes: settings.store.reserve_bytes as u64,
         log: settings.store.log,
         ..StoreOptions::default()
-    };
-    Store::open(&settings.store.data_dir, &options).map_err(storage_failure)
+    }
 }
 
 fn storage_failure(error: StoreError) -> Failure {

@@ -59,6 +59,9 @@ impl Commands {
 
     /// Queues a command, or returns at once why it cannot be taken.
     pub fn send(&self, envelope: Envelope) -> Result<(), ApiError> {
+        if let Some(safe_mode) = self.published.safe_mode() {
+            return Err(safe_mode.error());
+        }
         if !self.published.is_writable() {
             return Err(store_is_down());
         }

@@ -44,7 +44,7 @@ pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
 #[cfg(test)]
 pub use machine::NoStorage;
 pub use machine::StateMachine;
-pub use published::Published;
+pub use published::{Published, SafeMode};
 pub use tables::{entity_table, load, tables};
 
 /// Commands in one batch: bounds how long the first of them waits for the last to be applied.

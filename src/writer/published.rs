@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::error::{self, ApiError};
 use crate::metrics::{Histogram, add};
 use crate::state::State;
 
@@ -19,6 +20,26 @@ pub struct Published {
     /// The newest revision that the tables of the store have; later ones are in its log.
     applied_revision: Arc<AtomicU64>,
     metrics: WriterMetrics,
+    safe_mode: Option<SafeMode>,
+}
+
+/// What a server does whose store could not be opened several times in a row.
+#[derive(Clone, Copy, Debug)]
+pub struct SafeMode {
+    /// All records could be read, so only changes are refused. Otherwise every request is: a list
+    /// without the records that are damaged would be taken for the whole.
+    pub is_readable: bool,
+}
+
+impl SafeMode {
+    pub fn error(self) -> ApiError {
+        if self.is_readable {
+            return error::SAFE_MODE.error();
+        }
+        let title = "Safe mode after failed starts: the store cannot be read; the server's log has \
+                     the cause";
+        error::SAFE_MODE.titled(title)
+    }
 }
 
 impl Published {
@@ -30,7 +51,20 @@ impl Published {
             reopen_failures: AtomicU64::new(0),
             applied_revision: Arc::default(),
             metrics: WriterMetrics::default(),
+            safe_mode: None,
         }
+    }
+
+    /// With a safe mode changes are refused from the beginning.
+    #[must_use]
+    pub fn with_safe_mode(mut self, safe_mode: Option<SafeMode>) -> Self {
+        self.writable = AtomicBool::new(safe_mode.is_none());
+        self.safe_mode = safe_mode;
+        self
+    }
+
+    pub fn safe_mode(&self) -> Option<SafeMode> {
+        self.safe_mode
     }
 
     /// Sets where the store counts what its tables have.

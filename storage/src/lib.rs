@@ -49,7 +49,8 @@
 //! This file (the vocabulary and what a caller sees), `store` (life of a store), `log` (what a
 //! commit waits for), `append` and `entry` (a log of its own), `overlay` and `applier` (what the
 //! tables lack, and how it gets there), `tables` (the redb file), `record` (checksums), `backup`,
-//! `disk` (the directory), `sim` (a directory that loses power), `planted` (bugs for tests to find).
+//! `disk` (the directory), `shadow` (one that is only read), `sim` (one that loses power), `planted`
+//! (bugs for tests to find).
 
 mod append;
 mod applier;
@@ -63,6 +64,7 @@ mod overlay;
 #[cfg_attr(feature = "planted", doc(hidden))]
 pub mod planted;
 mod record;
+pub mod shadow;
 pub mod sim;
 mod store;
 mod tables;

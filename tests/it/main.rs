@@ -76,6 +76,7 @@ mod restart;
 mod restricted;
 mod round_trip;
 mod rules;
+mod safe_mode;
 mod saved_again;
 mod schemathesis;
 mod stalls;
