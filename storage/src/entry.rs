@@ -251,30 +251,38 @@ pub fn corrected(log_id: u64, last: &Position, bytes: &[u8]) -> Option<Vec<u8>> 
 }
 
 impl<'a> Entry<'a> {
-    /// The changes in their order. `None` in place of one that cannot be read: the checksum is
-    /// right, so it was written like that.
-    pub fn changes(&self) -> impl Iterator<Item = Option<Change<'a>>> + use<'a> {
-        let mut rest = Some(self.body);
-        let mut left = self.operations;
-        std::iter::from_fn(move || {
-            let bytes = rest?;
-            if left == 0 {
-                rest = None;
-                return (!bytes.is_empty()).then_some(None);
-            }
-            left -= 1;
-            match read_change(bytes) {
-                Some((change, after)) => {
-                    rest = Some(after);
-                    Some(Some(change))
-                }
-                None => {
-                    rest = None;
-                    Some(None)
-                }
-            }
-        })
+    pub fn body(&self) -> &'a [u8] {
+        self.body
     }
+
+    pub fn operations(&self) -> u32 {
+        self.operations
+    }
+}
+
+/// The changes in the body of an entry, in their order. `None` in place of one that cannot be read:
+/// the checksum is right, so it was written like that.
+pub fn changes(body: &[u8], operations: u32) -> impl Iterator<Item = Option<Change<'_>>> {
+    let mut rest = Some(body);
+    let mut left = operations;
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        if left == 0 {
+            rest = None;
+            return (!bytes.is_empty()).then_some(None);
+        }
+        left -= 1;
+        match read_change(bytes) {
+            Some((change, after)) => {
+                rest = Some(after);
+                Some(Some(change))
+            }
+            None => {
+                rest = None;
+                Some(None)
+            }
+        }
+    })
 }
 
 fn read_change(bytes: &[u8]) -> Option<(Change<'_>, &[u8])> {
@@ -339,7 +347,7 @@ mod tests {
         assert_eq!(out.len(), 3 * BLOCK);
         let entry = read(LOG, &last, &out).expect("valid");
         assert_eq!((entry.position, entry.bytes), (position, out.len()));
-        let changes: Option<Vec<Change<'_>>> = entry.changes().collect();
+        let changes: Option<Vec<Change<'_>>> = changes(entry.body(), entry.operations()).collect();
         let expected: Vec<Change<'_>> = batch.ops.iter().map(Op::change).collect();
         assert_eq!(changes.expect("readable"), expected);
     }

@@ -47,10 +47,10 @@
 //! # Reading order
 //!
 //! This file (the vocabulary and what a caller sees), `store` (life of a store), `log` (what a
-//! commit waits for), `append` and `entry` (a log of its own), `overlay` and `applier` (what the
-//! tables lack, and how it gets there), `tables` (the redb file), `record` (checksums), `backup`,
-//! `disk` (the directory), `shadow` (one that is only read), `sim` (one that loses power), `planted`
-//! (bugs for tests to find).
+//! commit waits for), `append` and `entry` (a log of its own), `replay` (what it has), `overlay` and
+//! `applier` (what the tables lack, and how it gets there), `tables` (the redb file), `record`
+//! (checksums), `backup`, `disk` (the directory), `shadow` (one that is only read), `sim` (one that
+//! loses power), `planted` (bugs for tests to find).
 
 mod append;
 mod applier;
@@ -64,6 +64,7 @@ mod overlay;
 #[cfg_attr(feature = "planted", doc(hidden))]
 pub mod planted;
 mod record;
+mod replay;
 pub mod shadow;
 pub mod sim;
 mod store;

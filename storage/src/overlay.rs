@@ -44,6 +44,15 @@ impl Overlay {
         }
     }
 
+    /// Like [`Overlay::new`], with the newest values of all batches up to `newest`.
+    pub fn replayed(complete: Position, newest: Position, records: Records) -> Self {
+        Self {
+            current: records,
+            newest,
+            ..Self::new(complete)
+        }
+    }
+
     /// Adds a change of a batch. `value`: the bytes of a put, shared if possible.
     pub fn add(&mut self, table: &str, key: &[u8], value: Value) {
         if !self.current.contains_key(table) {

@@ -10,12 +10,14 @@ use crate::disk::{Directory, Disk};
 use crate::entry::{Change, Position};
 use crate::log::{AppendError, Appended, Log, RedbLog, Refusal, Tables as _};
 use crate::overlay::Overlay;
+use crate::replay::Replay;
 use crate::tables::{Found, Head, LogRow, Opening, RedbTables};
 use crate::{Batch, LogKind, Op, Opened, Options, Storage, StoreError, Table};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
 use std::time::Duration;
 
 /// The file of the data directory that holds the tables.
@@ -220,23 +222,22 @@ impl Store {
     /// Reads what the log has and the tables have not.
     fn open_log(&mut self, row: LogRow, complete: Position) -> Result<AppendLog, StoreError> {
         let shared = &self.shared;
-        let mut overlay = shared.overlay();
-        AppendLog::open(
-            shared.disk.clone(),
-            row.log_id,
-            shared.options.log_segment_bytes,
-            complete,
-            row.newest_lsn,
-            &mut |entry| {
-                for change in entry.changes() {
-                    let lsn = entry.position.lsn;
-                    let change = change.ok_or_else(|| format!("entry {lsn} cannot be read"))?;
-                    overlay.add(change.table, change.key, change.value.map(Arc::from));
-                }
-                overlay.advance(entry.position);
-                Ok(())
-            },
-        )
+        let (log, records) = thread::scope(|scope| {
+            let mut replay = Replay::new(scope);
+            let log = AppendLog::open(
+                shared.disk.clone(),
+                row.log_id,
+                shared.options.log_segment_bytes,
+                complete,
+                row.newest_lsn,
+                &mut |entry| replay.add(entry),
+            )?;
+            let records = replay.finish();
+            let records = records.map_err(|what| StoreError::file(&self.file(), what))?;
+            Ok::<_, StoreError>((log, records))
+        })?;
+        *shared.overlay() = Overlay::replayed(complete, log.head(), records);
+        Ok(log)
     }
 
     fn start_applier(&self) -> Result<Option<Applier>, StoreError> {
