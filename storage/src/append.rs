@@ -240,7 +240,8 @@ impl AppendLog {
             }
         }
         self.end = at as u64;
-        self.filled = (read / BLOCK * BLOCK) as u64;
+        // A short write may have left less than the last block, which `seal_end` makes whole.
+        self.filled = self.end.max((read / BLOCK * BLOCK) as u64);
         self.segments.push_back(segment);
         Ok(last_at as u64)
     }
@@ -273,10 +274,8 @@ impl AppendLog {
         blocks.write_durably(0, self.buffer.get())?;
         let bytes = usize::try_from(self.end - last_at).map_err(io::Error::other)?;
         if bytes > 0 {
-            let read = blocks.read(last_at, self.buffer.zeros(bytes))?;
-            if read < bytes {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            // Zeros of its last block may be missing.
+            blocks.read(last_at, self.buffer.zeros(bytes))?;
             blocks.write_durably(last_at, self.buffer.get())?;
         }
         let behind = self.buffer.zeros(BLOCK);

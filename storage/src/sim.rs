@@ -28,6 +28,8 @@ pub enum Fault {
     Cut,
     /// This one operation fails, the disk is healthy again afterwards.
     Once(io::ErrorKind),
+    /// Like `Once`, but a write has written the first half of its bytes.
+    Short(io::ErrorKind),
     /// This operation and all after it fail.
     Always(io::ErrorKind),
 }
@@ -354,7 +356,9 @@ impl State {
                 self.dead = true;
                 Ok(true)
             }
-            Some((at, Fault::Once(kind))) if self.operations == at => Err(kind.into()),
+            Some((at, Fault::Once(kind) | Fault::Short(kind))) if self.operations == at => {
+                Err(kind.into())
+            }
             Some((at, Fault::Always(kind))) if self.operations >= at => Err(kind.into()),
             _ => Ok(false),
         }
@@ -366,30 +370,47 @@ impl State {
 
     /// Does an operation on a file, unless the power goes with it; then it is only left pending.
     fn change(&mut self, inode: usize, operation: FileOp) -> io::Result<()> {
-        let cutting = self.step()?;
-        if !cutting {
-            let length = self.files[inode].live.len() as u64;
-            let needed = match &operation {
-                FileOp::Write(offset, data) => offset + data.len() as u64,
-                FileOp::Length(length) => *length,
-            };
-            if needed > length && self.bytes_used() - length + needed > self.bytes_max {
-                return Err(io::ErrorKind::StorageFull.into());
+        match (self.step(), operation) {
+            (Ok(false), operation) => self.make(inode, operation),
+            (Ok(true), operation) => {
+                self.files[inode].pending.push(operation);
+                Err(cut())
             }
-            let live = &mut self.files[inode].live;
-            match &operation {
-                FileOp::Write(offset, data) => {
-                    let start = *offset as usize;
-                    if live.len() < start + data.len() {
-                        live.resize(start + data.len(), 0);
-                    }
-                    live[start..start + data.len()].copy_from_slice(data);
+            (Err(error), FileOp::Write(offset, mut data)) => {
+                let is_short = matches!(self.fault, Some((_, Fault::Short(_))));
+                if is_short && !self.dead {
+                    data.truncate(data.len() / 2);
+                    self.make(inode, FileOp::Write(offset, data))?;
                 }
-                FileOp::Length(length) => live.resize(*length as usize, 0),
+                Err(error)
             }
+            (Err(error), FileOp::Length(_)) => Err(error),
+        }
+    }
+
+    /// Does an operation on a file, as far as the disk has room.
+    fn make(&mut self, inode: usize, operation: FileOp) -> io::Result<()> {
+        let length = self.files[inode].live.len() as u64;
+        let needed = match &operation {
+            FileOp::Write(offset, data) => offset + data.len() as u64,
+            FileOp::Length(length) => *length,
+        };
+        if needed > length && self.bytes_used() - length + needed > self.bytes_max {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let live = &mut self.files[inode].live;
+        match &operation {
+            FileOp::Write(offset, data) => {
+                let start = *offset as usize;
+                if live.len() < start + data.len() {
+                    live.resize(start + data.len(), 0);
+                }
+                live[start..start + data.len()].copy_from_slice(data);
+            }
+            FileOp::Length(length) => live.resize(*length as usize, 0),
         }
         self.files[inode].pending.push(operation);
-        if cutting { Err(cut()) } else { Ok(()) }
+        Ok(())
     }
 
     fn change_names(&mut self, operation: NameOp) -> io::Result<()> {

@@ -207,15 +207,17 @@ fn fail_each_operation(log: LogKind) {
     work(log, &whole, "without a fault");
     let (operations, reads) = (whole.operations(), whole.reads());
     assert!(operations > 100, "{log:?}: {operations}");
-    for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+    for fault in [
+        Fault::Once(ErrorKind::Other),
+        Fault::Once(ErrorKind::StorageFull),
+        Fault::Short(ErrorKind::Other),
+        Fault::Short(ErrorKind::StorageFull),
+    ] {
         for at in 1..=operations {
             let disk = SimDisk::new();
-            disk.set_fault(at, Fault::Once(kind));
-            work(
-                log,
-                &disk,
-                &format!("{log:?}, operation {at} of {operations}: {kind}"),
-            );
+            disk.set_fault(at, fault);
+            let context = format!("{log:?}, operation {at} of {operations}: {fault:?}");
+            work(log, &disk, &context);
         }
     }
     for at in 1..=reads {

@@ -610,6 +610,7 @@ fn unknown_commit_outcome_is_resolved_from_the_disk() {
     for fault in [
         Fault::Once(io::ErrorKind::Other),
         Fault::Once(io::ErrorKind::StorageFull),
+        Fault::Short(io::ErrorKind::StorageFull),
     ] {
         for at in 1.. {
             let disk = SimDisk::new();

@@ -152,7 +152,11 @@ pub fn run(seed: u64, barriers: Barriers, tally: &mut Tally) -> Result<(), Strin
                 } else {
                     ErrorKind::Other
                 };
-                disk.set_fault(at, Fault::Once(kind));
+                let fault = match random.below(2) {
+                    0 => Fault::Once(kind),
+                    _ => Fault::Short(kind),
+                };
+                disk.set_fault(at, fault);
                 broken = true;
             } else {
                 disk.set_fault(at, Fault::Cut);
