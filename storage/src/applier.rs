@@ -15,6 +15,7 @@ use crate::disk::Disk;
 use crate::entry::{Change, Position};
 use crate::log::Tables as _;
 use crate::overlay::Overlay;
+use crate::pace::Pace;
 use crate::planted::{Planted, is};
 use crate::store::{FILE, Shortage};
 use crate::tables::{Opening, RedbTables};
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub overlay: Mutex<Overlay>,
     pub progress: Mutex<Progress>,
     pub changed: Condvar,
+    /// How fast the applier writes.
+    pub pace: Arc<Pace>,
     /// The last batch of which the tables have everything, for metrics.
     pub applied_lsn: Arc<AtomicU64>,
 }
@@ -163,6 +166,7 @@ impl Shared {
             cache_bytes: self.options.cache_bytes,
             check_bytes_max: self.options.check_bytes_max,
             check: false,
+            pace: self.pace.clone(),
         };
         *tables = Some(RedbTables::open(&path, file, &opening)?.0);
         Ok(())
@@ -221,6 +225,7 @@ pub(crate) struct Applier {
 
 impl Applier {
     pub fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
+        shared.pace.limit(0);
         let its = shared.clone();
         let thread = thread::Builder::new()
             .name("applier".to_owned())
@@ -236,6 +241,7 @@ impl Applier {
 
 impl Drop for Applier {
     fn drop(&mut self) {
+        self.shared.pace.release();
         self.shared.progress().is_stopping = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {

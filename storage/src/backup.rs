@@ -217,6 +217,7 @@ fn open_verified(
         cache_bytes: CACHE_BYTES,
         check_bytes_max: 0,
         check: true,
+        pace: Arc::default(),
     };
     let (tables, _) = RedbTables::open(path, file, &opening)?;
     let seal = tables

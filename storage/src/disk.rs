@@ -7,6 +7,7 @@
 use crate::StoreError;
 use crate::blocks::Blocks;
 use crate::entry::BLOCK;
+use crate::pace::Pace;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use rustix::fs::{Advice, FallocateFlags, OFlags};
@@ -18,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::ops::Bound;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A directory that belongs to one store. Names are file names inside it.
 pub trait Disk: Debug + Send + Sync {
@@ -332,50 +334,59 @@ impl BlockFile for BlocksOfFile {
     }
 }
 
-/// A boxed file as the engine takes it.
+/// A file as the engine takes it.
 #[derive(Debug)]
-pub(crate) struct Backend(pub Box<dyn StorageBackend>);
+pub(crate) struct Backend {
+    pub file: Box<dyn StorageBackend>,
+    pub pace: Arc<Pace>,
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.file.read(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()?;
+        self.pace.synced();
+        Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.file.write(offset, data)?;
+        if self.pace.spend(data.len() as u64) {
+            self.sync_data()?;
+        }
+        Ok(())
     }
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.file.close()
     }
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.file.try_lock_range(start, end)
     }
     fn try_lock_shared_range(
         &self,
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.file.try_lock_shared_range(start, end)
     }
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.file.lock_range(start, end)
     }
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.file.lock_shared_range(start, end)
     }
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.file.unlock_range(start, end)
     }
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.file.query_lock_range(start, end)
     }
 }
 

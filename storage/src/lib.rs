@@ -48,7 +48,7 @@
 //!
 //! This file (the vocabulary and what a caller sees), `store` (life of a store), `log` (what a
 //! commit waits for), `append` and `entry` (a log of its own), `replay` (what it has), `overlay` and
-//! `applier` (what the tables lack, and how it gets there), `tables` (the redb file), `record`
+//! `applier` (what the tables lack, and how it gets there), `pace` (how fast), `tables` (the redb file), `record`
 //! (checksums), `backup`, `disk` (the directory), `shadow` (one that is only read), `sim` (one that
 //! loses power), `planted` (bugs for tests to find).
 
@@ -61,6 +61,7 @@ mod entry;
 mod error;
 mod log;
 mod overlay;
+mod pace;
 #[cfg_attr(feature = "planted", doc(hidden))]
 pub mod planted;
 mod record;

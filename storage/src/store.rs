@@ -87,6 +87,7 @@ impl Store {
             overlay: Mutex::default(),
             progress: Mutex::default(),
             changed: Condvar::new(),
+            pace: Arc::default(),
             applied_lsn: Arc::default(),
         };
         let mut store = Store {
@@ -153,6 +154,7 @@ impl Store {
             cache_bytes: self.shared.options.cache_bytes,
             check_bytes_max: self.shared.options.check_bytes_max,
             check: false,
+            pace: self.shared.pace.clone(),
         };
         let (tables, found) = RedbTables::open(&self.file(), file, &opening)?;
         if tables.seal.is_some() {
@@ -441,11 +443,15 @@ impl Store {
     /// Begins passes early, and slows commits down while the applier falls behind: a little each,
     /// instead of all of them for long when the log is full.
     fn wait_for_room(&mut self) {
+        if self.applier.is_none() {
+            return;
+        }
         let percent = self.log.as_ref().map_or(0, |log| log.usage().percent());
+        self.shared.pace.limit(percent);
         if percent >= PASS_FROM_PERCENT {
             self.shared.want_pass();
         }
-        if percent >= SLOW_FROM_PERCENT && self.applier.is_some() {
+        if percent >= SLOW_FROM_PERCENT {
             let over = u32::try_from(percent - SLOW_FROM_PERCENT).unwrap_or(u32::MAX);
             let all = u32::try_from(100 - SLOW_FROM_PERCENT).expect("a percentage");
             let complete = self.shared.progress().complete;

@@ -11,6 +11,7 @@
 use crate::disk::Backend;
 use crate::entry::{Change, Position};
 use crate::log::Tables;
+use crate::pace::Pace;
 use crate::record::{Digest, Digests, SHARDS, Seed};
 use crate::{Op, StoreError};
 use redb::{
@@ -21,6 +22,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What this program writes, and the newest it can read.
 pub const FORMAT: u16 = 2;
@@ -96,6 +98,8 @@ pub(crate) struct Opening {
     pub check_bytes_max: u64,
     /// Check whatever the size and however it was closed.
     pub check: bool,
+    /// How fast the file is written.
+    pub pace: Arc<Pace>,
 }
 
 /// How the file was found.
@@ -124,6 +128,10 @@ impl RedbTables {
             order: Vec::new(),
             record: Vec::new(),
             freed_bytes: 0,
+        };
+        let backend = Backend {
+            file: backend,
+            pace: Arc::default(),
         };
         tables.db = Some(tables.engine_open(backend, cache_bytes, false)?);
         tables.transaction(|tables, txn| {
@@ -179,6 +187,10 @@ impl RedbTables {
             record: Vec::new(),
             freed_bytes: 0,
         };
+        let backend = Backend {
+            file: backend,
+            pace: opening.pace.clone(),
+        };
         tables.db = Some(tables.engine_open(backend, opening.cache_bytes, check)?);
         tables.read_meta()?;
         Ok((
@@ -192,7 +204,7 @@ impl RedbTables {
 
     fn engine_open(
         &self,
-        backend: Box<dyn StorageBackend>,
+        backend: Backend,
         cache_bytes: usize,
         check: bool,
     ) -> Result<Database, StoreError> {
@@ -202,7 +214,7 @@ impl RedbTables {
                 .set_cache_size(cache_bytes)
                 .set_check_integrity_on_open(check);
             builder
-                .create_with_backend(Backend(backend))
+                .create_with_backend(backend)
                 .map_err(|error| self.failed("open", error))
         })
     }
